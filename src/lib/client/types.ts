@@ -1,0 +1,265 @@
+/** What the library takes and gives. One shape each, shared with `--json`. */
+import type {Descriptor, Digest, Platform} from '../oci/descriptor.ts';
+import type {
+  ContainerRecord,
+  ContentRecord,
+  ImageRecord,
+  Labels,
+  LeaseRecord,
+  NamespaceRecord,
+  SnapshotKind,
+  SnapshotRecord,
+} from '../store/records.ts';
+
+export type {
+  ContainerRecord,
+  ContentRecord,
+  Descriptor,
+  Digest,
+  ImageRecord,
+  Labels,
+  LeaseRecord,
+  NamespaceRecord,
+  Platform,
+  SnapshotKind,
+  SnapshotRecord,
+};
+
+export interface OpenOptions {
+  /** Persistent state. Default: `BERTH_ROOT`, else `/var/lib/berth`, else for other users `$XDG_DATA_HOME/berth`. */
+  readonly root?: string;
+  /** State that ends with the boot. Default: `BERTH_STATE`, else `/run/berth`, else for other users `$XDG_RUNTIME_DIR/berth`. */
+  readonly state?: string;
+  /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
+  readonly lockTimeoutMs?: number;
+}
+
+/** One descriptor's way through a pull, or the reference's resolution. Sent at each change of status and, while bytes move, at most every 100 ms. */
+export interface ProgressEvent {
+  /** The row: the reference itself, or `<kind>-<digest>`, such as `layer-sha256:…`. */
+  readonly ref: string;
+  readonly status: 'resolving' | 'resolved' | 'waiting' | 'downloading' | 'extracting' | 'committing' | 'exists' | 'done';
+  /** Bytes so far and in all; both 0 where there is nothing to count. */
+  readonly offset: number;
+  readonly total: number;
+}
+
+export interface ListOptions {
+  /** containerd's filter grammar; a list of filters is an "or". */
+  readonly filters?: readonly string[];
+}
+
+export interface RegistryOptions {
+  readonly plainHTTP?: boolean;
+  /** Skips the verification of TLS certificates. */
+  readonly skipVerify?: boolean;
+  /** `user:password`; only sent where the registry asks for it. */
+  readonly credentials?: {readonly username: string; readonly password: string};
+  /** A registry's refresh (identity) token. */
+  readonly refreshToken?: string;
+  /** Bounds each connection, in milliseconds. Default 30 000. */
+  readonly connectTimeoutMs?: number;
+}
+
+export interface PullOptions extends RegistryOptions {
+  /** Such as `linux/arm64`; several are allowed. Default: this machine's. */
+  readonly platforms?: readonly string[];
+  readonly allPlatforms?: boolean;
+  /** Default true. */
+  readonly unpack?: boolean;
+  readonly snapshotter?: string;
+  /** Labels of the image record. */
+  readonly labels?: Labels;
+  readonly maxConcurrentDownloads?: number;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface PullResult {
+  readonly image: ImageRecord;
+  /** Bytes that came over the network. */
+  readonly transferredBytes: number;
+  readonly elapsedMs: number;
+  /** Chain IDs that are unpacked now, one a platform; empty with `unpack: false`. */
+  readonly unpacked: readonly {readonly platform: string; readonly chainID: Digest; readonly snapshotter: string}[];
+}
+
+/** A row of `images ls`. */
+export interface ImageSummary extends ImageRecord {
+  /** Bytes of manifest, config and layers of this machine's platform, as compressed; `undefined` when they are not all known. */
+  readonly size?: number;
+  /** As `os/arch[/variant]`, sorted: those that the image offers and that are present here. */
+  readonly platforms: readonly string[];
+}
+
+export interface ImageCheck {
+  readonly name: string;
+  readonly target: Descriptor;
+  readonly status: 'complete' | 'incomplete' | 'unavailable' | 'error';
+  /** Objects that are here, and that are needed; `need` is absent when the manifest is missing. */
+  readonly have: number;
+  readonly need?: number;
+  readonly haveBytes: number;
+  readonly needBytes?: number;
+  readonly unpacked: boolean;
+  readonly missing: readonly Digest[];
+}
+
+export interface SnapshotUsage {
+  readonly key: string;
+  /** Bytes on disk. */
+  readonly size: number;
+  readonly inodes: number;
+}
+
+/** What a manifest tree holds, for `images inspect`. */
+export interface ImageTree {
+  readonly descriptor: Descriptor;
+  readonly present: boolean;
+  /** The document itself, parsed, for index, manifest and config; only with `content: true`. */
+  readonly content?: unknown;
+  readonly children: readonly ImageTree[];
+}
+
+export interface IngestStatus {
+  /** The key given to `content ingest`, or `<kind>-<digest>` for a download. */
+  readonly ref: string;
+  /** Bytes so far. */
+  readonly offset: number;
+  /** Bytes promised; 0 when unknown. */
+  readonly total: number;
+  readonly startedAt: string;
+  readonly updatedAt: string;
+}
+
+export interface Mount {
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+export interface MountSpec {
+  readonly type: string;
+  readonly source: string;
+  readonly destination: string;
+  readonly options: readonly string[];
+}
+
+export interface RunOptions {
+  /** Replaces the image's whole argv, Entrypoint included, as ctr does; empty: the image's own. */
+  readonly args?: readonly string[];
+  /** docker's way: replaces Entrypoint; `args` then follow it. */
+  readonly entrypoint?: string;
+  readonly rm?: boolean;
+  readonly tty?: boolean;
+  /** `KEY=value` sets, `KEY` alone removes. */
+  readonly env?: readonly string[];
+  readonly envFiles?: readonly string[];
+  readonly cwd?: string;
+  readonly user?: string;
+  readonly mounts?: readonly MountSpec[];
+  readonly netHost?: boolean;
+  readonly readOnly?: boolean;
+  readonly privileged?: boolean;
+  readonly capAdd?: readonly string[];
+  readonly capDrop?: readonly string[];
+  readonly hostname?: string;
+  readonly labels?: Labels;
+  readonly annotations?: Labels;
+  /** Bytes. */
+  readonly memoryLimit?: number;
+  readonly cpus?: number;
+  readonly pidFile?: string;
+  readonly platform?: string;
+  readonly snapshotter?: string;
+  /** Standard streams of the container; the caller's own by default. */
+  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+  readonly signal?: AbortSignal;
+}
+
+export interface RunResult {
+  readonly id: string;
+  /** The container's own; 128+n when it was ended by signal n. */
+  readonly exitStatus: number;
+}
+
+export interface DoctorCheck {
+  readonly name: string;
+  readonly status: 'ok' | 'warning' | 'error';
+  readonly detail: string;
+  /** What to do about it. */
+  readonly hint?: string;
+}
+
+export interface Client {
+  readonly root: string;
+  readonly state: string;
+  readonly namespaces: {
+    create(name: string, labels?: Labels): Promise<NamespaceRecord>;
+    list(options?: ListOptions): Promise<readonly NamespaceRecord[]>;
+    get(name: string): Promise<NamespaceRecord>;
+    /** An empty value removes its label. */
+    label(name: string, labels: Labels): Promise<NamespaceRecord>;
+    delete(name: string, options?: {readonly recursive?: boolean}): Promise<void>;
+  };
+  namespace(name: string): NamespaceClient;
+  doctor(): Promise<readonly DoctorCheck[]>;
+  /** Ends background work (worker threads, connections). The client is not used after it. */
+  close(): Promise<void>;
+}
+
+export interface NamespaceClient {
+  readonly name: string;
+  pull(ref: string, options?: PullOptions): Promise<PullResult>;
+  /** Runs a container in the foreground until it ends. */
+  run(ref: string, id: string, options?: RunOptions): Promise<RunResult>;
+  readonly images: {
+    list(options?: ListOptions): Promise<readonly ImageSummary[]>;
+    /** Names and targets only; reads no manifest. */
+    records(options?: ListOptions): Promise<readonly ImageRecord[]>;
+    get(name: string): Promise<ImageRecord>;
+    delete(name: string): Promise<void>;
+    tag(source: string, target: string, options?: {readonly force?: boolean}): Promise<ImageRecord>;
+    label(name: string, labels: Labels, options?: {readonly replaceAll?: boolean}): Promise<ImageRecord>;
+    inspect(name: string, options?: {readonly content?: boolean}): Promise<ImageTree>;
+    check(options?: ListOptions & {readonly snapshotter?: string}): Promise<readonly ImageCheck[]>;
+    usage(name: string, options?: {readonly snapshotter?: string}): Promise<readonly SnapshotUsage[]>;
+  };
+  readonly content: {
+    list(options?: ListOptions): Promise<readonly ContentRecord[]>;
+    get(digest: string): Promise<ContentRecord>;
+    /** Path of the blob for reading; stable while the namespace keeps it. */
+    open(digest: string): Promise<AsyncIterable<Uint8Array>>;
+    ingest(
+      key: string,
+      source: AsyncIterable<Uint8Array>,
+      options?: {readonly expectedSize?: number; readonly expectedDigest?: string; readonly labels?: Labels},
+    ): Promise<ContentRecord>;
+    active(): Promise<readonly IngestStatus[]>;
+    delete(digest: string): Promise<void>;
+    label(digest: string, labels: Labels): Promise<ContentRecord>;
+  };
+  snapshots(snapshotter?: string): {
+    readonly snapshotter: string;
+    list(options?: ListOptions): Promise<readonly SnapshotRecord[]>;
+    get(key: string): Promise<SnapshotRecord>;
+    usage(key: string): Promise<SnapshotUsage>;
+    prepare(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
+    view(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
+    commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
+    delete(key: string): Promise<void>;
+    mounts(key: string): Promise<readonly Mount[]>;
+    label(key: string, labels: Labels): Promise<SnapshotRecord>;
+  };
+  readonly leases: {
+    /** @param options.expiresMs lifetime in milliseconds; 0 is for ever; default 24 hours */
+    create(options?: {readonly id?: string; readonly expiresMs?: number; readonly labels?: Labels}): Promise<LeaseRecord>;
+    list(options?: ListOptions): Promise<readonly LeaseRecord[]>;
+    delete(id: string): Promise<void>;
+  };
+  readonly containers: {
+    list(options?: ListOptions): Promise<readonly ContainerRecord[]>;
+    get(id: string): Promise<ContainerRecord>;
+    delete(id: string, options?: {readonly keepSnapshot?: boolean}): Promise<void>;
+  };
+}

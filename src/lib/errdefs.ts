@@ -1,0 +1,277 @@
+/**
+ * Error classes that programs act on. Every failure of the library is an `ErrdefsError` with one of these codes; what is
+ * not one is a bug.
+ *
+ * Classes and their meaning after containerd, github.com/containerd/errdefs.
+ */
+
+/** Every class, with the numbers and words that other worlds have for it. The only table; all mappings derive from it. */
+export const CLASSES = {
+  unknown: {text: 'unknown', exit: 1, grpc: 2, http: 500},
+  invalid_argument: {text: 'invalid argument', exit: 3, grpc: 3, http: 400},
+  deadline_exceeded: {text: 'deadline exceeded', exit: 4, grpc: 4, http: 504},
+  not_found: {text: 'not found', exit: 5, grpc: 5, http: 404},
+  already_exists: {text: 'already exists', exit: 6, grpc: 6, http: 409},
+  permission_denied: {text: 'permission denied', exit: 7, grpc: 7, http: 403},
+  resource_exhausted: {text: 'resource exhausted', exit: 8, grpc: 8, http: 429},
+  failed_precondition: {text: 'failed precondition', exit: 9, grpc: 9, http: 412},
+  aborted: {text: 'aborted', exit: 10, grpc: 10, http: 409},
+  out_of_range: {text: 'out of range', exit: 11, grpc: 11, http: 416},
+  not_implemented: {text: 'not implemented', exit: 12, grpc: 12, http: 501},
+  internal: {text: 'internal', exit: 13, grpc: 13, http: 500},
+  unavailable: {text: 'unavailable', exit: 14, grpc: 14, http: 503},
+  data_loss: {text: 'data loss', exit: 15, grpc: 15, http: 500},
+  unauthenticated: {text: 'unauthenticated', exit: 16, grpc: 16, http: 401},
+  conflict: {text: 'conflict', exit: 17, grpc: 9, http: 409},
+  not_modified: {text: 'not modified', exit: 18, grpc: 9, http: 304},
+  canceled: {text: 'canceled', exit: 130, grpc: 1, http: 499},
+} as const satisfies Record<string, {text: string; exit: number; grpc: number; http: number}>;
+
+export type Code = keyof typeof CLASSES;
+
+export const CODES = Object.keys(CLASSES) as readonly Code[];
+
+const MARK = Symbol.for('berth.errdefs');
+
+export interface ErrorOptions {
+  readonly cause?: unknown;
+  /** One line that says what to do next; printed after the message. */
+  readonly hint?: string;
+  /** Facts for programs: plain JSON values, never secrets. */
+  readonly details?: Readonly<Record<string, unknown>>;
+}
+
+/** The JSON form of an error, as `--json` prints it. */
+export interface ErrorJSON {
+  readonly kind: Code;
+  /** Exit status of a command that ends with this error. */
+  readonly code: number;
+  readonly message: string;
+  readonly hint?: string;
+  readonly details?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * An error of a class.
+ *
+ * `message` reads `<what>: <class text>`; the class text is appended here, so callers give only what happened.
+ */
+export class ErrdefsError extends Error {
+  readonly code: Code;
+  readonly hint: string | undefined;
+  readonly details: Readonly<Record<string, unknown>> | undefined;
+  readonly [MARK] = true;
+
+  constructor(code: Code, what: string, options: ErrorOptions = {}) {
+    const text = CLASSES[code].text;
+    super(
+      what === '' ? text : what === text || what.endsWith(`: ${text}`) ? what : `${what}: ${text}`,
+      'cause' in options ? {cause: options.cause} : undefined,
+    );
+    this.name = 'ErrdefsError';
+    this.code = code;
+    this.hint = options.hint;
+    this.details = options.details;
+  }
+}
+
+/** Recognises our errors by mark, not by constructor: they may come from another copy of this module. */
+export function isErrdefs(err: unknown): err is ErrdefsError {
+  return (
+    typeof err === 'object' &&
+    err !== null &&
+    (err as {[MARK]?: unknown})[MARK] === true &&
+    Object.hasOwn(CLASSES, (err as {code: string}).code)
+  );
+}
+
+/** The error's own class, if it carries one: our mark, or the two classes that the platform throws (abort and timeout). */
+function ownCode(err: unknown): Code | undefined {
+  if (isErrdefs(err)) return err.code;
+  const name = (err as {name?: unknown} | null | undefined)?.name;
+  if (name === 'AbortError') return 'canceled';
+  if (name === 'TimeoutError') return 'deadline_exceeded';
+  return undefined;
+}
+
+/**
+ * The class of an error: depth first through causes and joined errors, the outermost class wins, the first of joined
+ * errors wins; `unknown` when nothing has one.
+ *
+ * Order of search after errdefs, resolve.go.
+ */
+export function resolve(err: unknown): Code {
+  const seen = new Set<unknown>();
+  const search = (e: unknown): Code | undefined => {
+    if (typeof e !== 'object' || e === null || seen.has(e)) return undefined;
+    seen.add(e);
+    const own = ownCode(e);
+    if (own !== undefined) return own;
+    for (const inner of [(e as {cause?: unknown}).cause, ...((e as {errors?: readonly unknown[]}).errors ?? [])]) {
+      const found = search(inner);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  };
+  return search(err) ?? 'unknown';
+}
+
+/** True when the class of `err` is `code`. */
+export const is = (err: unknown, code: Code): boolean => resolve(err) === code;
+
+/**
+ * Adds what was being attempted, keeps the class: `<what>: <message of err>`. Bugs (plain errors without a class) stay
+ * bugs: they are returned with class `unknown` and themselves as the cause.
+ */
+export function wrap(what: string, err: unknown): ErrdefsError {
+  const inner = isErrdefs(err) ? err : undefined;
+  const code = resolve(err);
+  const message = err instanceof Error ? err.message : String(err);
+  return new ErrdefsError(code, `${what}: ${message}`, {
+    cause: err,
+    ...(inner?.hint === undefined ? {} : {hint: inner.hint}),
+    ...(inner?.details === undefined ? {} : {details: inner.details}),
+  });
+}
+
+/** Class of each errno that a filesystem, a process or a socket gives us. What is not here is `unknown`. */
+const ERRNO: Readonly<Record<string, Code>> = {
+  ENOENT: 'not_found',
+  EEXIST: 'already_exists',
+  ENOTEMPTY: 'failed_precondition',
+  EACCES: 'permission_denied',
+  EPERM: 'permission_denied',
+  EROFS: 'permission_denied',
+  ENOSPC: 'resource_exhausted',
+  EDQUOT: 'resource_exhausted',
+  EMFILE: 'resource_exhausted',
+  ENFILE: 'resource_exhausted',
+  ENOMEM: 'resource_exhausted',
+  EFBIG: 'resource_exhausted',
+  EMLINK: 'resource_exhausted',
+  EINVAL: 'invalid_argument',
+  ENAMETOOLONG: 'invalid_argument',
+  ENOTDIR: 'failed_precondition',
+  EISDIR: 'failed_precondition',
+  ELOOP: 'failed_precondition',
+  EXDEV: 'failed_precondition',
+  EBUSY: 'failed_precondition',
+  ENOSYS: 'not_implemented',
+  ENOTSUP: 'not_implemented',
+  EOPNOTSUPP: 'not_implemented',
+  EIO: 'data_loss',
+  EUCLEAN: 'data_loss',
+  ECONNREFUSED: 'unavailable',
+  ECONNRESET: 'unavailable',
+  EPIPE: 'unavailable',
+  ENOTFOUND: 'unavailable',
+  EAI_AGAIN: 'unavailable',
+  EHOSTUNREACH: 'unavailable',
+  ENETUNREACH: 'unavailable',
+  EADDRNOTAVAIL: 'unavailable',
+  EAGAIN: 'unavailable',
+  ETIMEDOUT: 'deadline_exceeded',
+  ECANCELED: 'canceled',
+};
+
+/** Errno names that have a class, for tests that loop over them. */
+export const ERRNOS = Object.keys(ERRNO);
+
+/**
+ * An error of the operating system becomes ours, by its errno; an error that has a class already passes unchanged but
+ * wrapped, and a bug passes as it is.
+ *
+ * @param what the object it happened to, such as `image "redis:7"`
+ */
+export function fromErrno(err: unknown, what: string): unknown {
+  if (isErrdefs(err)) return err;
+  const {code, syscall, path} = (err ?? {}) as NodeJS.ErrnoException;
+  const mapped = typeof code === 'string' ? ERRNO[code] : undefined;
+  if (mapped === undefined) return typeof code === 'string' ? wrap(what, err) : err;
+  const details = {errno: code, ...(syscall === undefined ? {} : {syscall}), ...(path === undefined ? {} : {path})};
+  // ENOENT says nothing that "not found" does not; of every other errno a person wants the word.
+  const reason =
+    mapped === 'not_found' || mapped === 'already_exists'
+      ? what
+      : `${what}: ${String(code)}${path === undefined ? '' : ` (${syscall ?? 'access'} ${path})`}`;
+  return new ErrdefsError(mapped, reason, {cause: err, details});
+}
+
+/** Class of an HTTP status; total over 100–599. 2xx and 1xx are no errors and answer `unknown`. */
+export function fromHTTPStatus(status: number): Code {
+  switch (status) {
+    case 304:
+      return 'not_modified';
+    case 400:
+      return 'invalid_argument';
+    case 401:
+      return 'unauthenticated';
+    case 403:
+      return 'permission_denied';
+    case 404:
+    case 410:
+      return 'not_found';
+    case 405:
+    case 501:
+      return 'not_implemented';
+    case 408:
+    case 504:
+      return 'deadline_exceeded';
+    case 409:
+      return 'conflict';
+    case 412:
+      return 'failed_precondition';
+    case 413:
+    case 429:
+    case 507:
+      return 'resource_exhausted';
+    case 416:
+      return 'out_of_range';
+    case 499:
+      return 'canceled';
+    case 500:
+      return 'unknown';
+    case 502:
+    case 503:
+      return 'unavailable';
+    default:
+      return status >= 500 ? 'unavailable' : status >= 400 ? 'invalid_argument' : 'unknown';
+  }
+}
+
+export const toHTTPStatus = (code: Code): number => CLASSES[code].http;
+
+/** Exit status of a command that ends with this error. A signal's own status (128+n) is the command line's business. */
+export const exitStatus = (err: unknown): number => CLASSES[resolve(err)].exit;
+
+/** Class of an exit status; `unknown` for what no class has. */
+export const fromExitStatus = (status: number): Code => CODES.find((c) => CLASSES[c].exit === status) ?? 'unknown';
+
+export const toGRPC = (code: Code): number => CLASSES[code].grpc;
+
+/**
+ * Class of a gRPC code. Code 9 stands for three classes; the message's suffix, which is ours, tells them apart.
+ *
+ * After errdefs, pkg/errgrpc/grpc.go (ToNative).
+ */
+export function fromGRPC(code: number, message = ''): Code {
+  const same = CODES.filter((c) => CLASSES[c].grpc === code);
+  return same.find((c) => message === CLASSES[c].text || message.endsWith(`: ${CLASSES[c].text}`)) ?? same[0] ?? 'unknown';
+}
+
+export function toJSON(err: unknown): ErrorJSON {
+  const kind = resolve(err);
+  const {hint, details} = isErrdefs(err) ? err : {};
+  return {
+    kind,
+    code: CLASSES[kind].exit,
+    message: err instanceof Error ? err.message : String(err),
+    ...(hint === undefined ? {} : {hint}),
+    ...(details === undefined ? {} : {details}),
+  };
+}
+
+/** The error that `toJSON` described, without its cause. */
+export function fromJSON({kind, message, hint, details}: ErrorJSON): ErrdefsError {
+  return new ErrdefsError(kind, message, {...(hint === undefined ? {} : {hint}), ...(details === undefined ? {} : {details})});
+}

@@ -1,0 +1,29 @@
+/** Media types of OCI images and of docker's schema 2, and what each stands for. */
+
+export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';
+export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
+export const OCI_CONFIG = 'application/vnd.oci.image.config.v1+json';
+export const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
+export const DOCKER_LIST = 'application/vnd.docker.distribution.manifest.list.v2+json';
+export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json';
+export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json';
+export const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar';
+export const DOCKER_FOREIGN_LAYER = 'application/vnd.docker.image.rootfs.foreign.diff.tar';
+export const OCI_FOREIGN_LAYER = 'application/vnd.oci.image.layer.nondistributable.v1.tar';
+
+export type Kind = 'index' | 'manifest' | 'config' | 'layer' | 'unknown';
+
+const LAYERS = [OCI_LAYER, OCI_FOREIGN_LAYER, DOCKER_LAYER, DOCKER_FOREIGN_LAYER] as const;
+
+/** What a media type stands for; a layer's compression suffix (`+gzip`, `.gzip`, `+zstd`) does not matter here, its bytes tell. */
+export function kindOf(mediaType: string): Kind {
+  if (mediaType === OCI_INDEX || mediaType === DOCKER_LIST) return 'index';
+  if (mediaType === OCI_MANIFEST || mediaType === DOCKER_MANIFEST) return 'manifest';
+  if (mediaType === OCI_CONFIG || mediaType === DOCKER_CONFIG) return 'config';
+  if (LAYERS.some((l) => mediaType === l || mediaType.startsWith(`${l}+`) || mediaType.startsWith(`${l}.`))) return 'layer';
+  return 'unknown';
+}
+
+/** Layers that registries need not have: fetched through the descriptor's URLs. */
+export const isForeignLayer = (mediaType: string): boolean =>
+  mediaType.startsWith(OCI_FOREIGN_LAYER) || mediaType.startsWith(DOCKER_FOREIGN_LAYER);

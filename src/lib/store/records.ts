@@ -1,0 +1,66 @@
+/** The records that the store keeps, one small JSON file each. `schema.ts` is the only place that reads them from bytes. */
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+
+export type Labels = Readonly<Record<string, string>>;
+
+interface Dated {
+  /** RFC 3339, UTC. */
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+export interface NamespaceRecord extends Dated {
+  readonly name: string;
+  readonly labels: Labels;
+}
+
+export interface ImageRecord extends Dated {
+  /** The full reference, as the user gave it after normalisation. */
+  readonly name: string;
+  readonly target: Descriptor;
+  readonly labels: Labels;
+}
+
+/** That a namespace sees a blob; the blob itself is shared. */
+export interface ContentRecord extends Dated {
+  readonly digest: Digest;
+  /** Bytes. */
+  readonly size: number;
+  readonly labels: Labels;
+}
+
+export type SnapshotKind = 'active' | 'view' | 'committed';
+
+export interface SnapshotRecord extends Dated {
+  readonly snapshotter: string;
+  /** Key of an active snapshot or view, name of a committed one: for a layer of an image, its chain ID. */
+  readonly key: string;
+  readonly kind: SnapshotKind;
+  /** Name of a committed snapshot of the same snapshotter and namespace. */
+  readonly parent?: string;
+  /** Directory under `layers/` with this snapshot's own tree; a view has none. Several records, of any namespace, may name one. */
+  readonly layer?: string;
+  readonly labels: Labels;
+}
+
+export interface LeaseRecord extends Dated {
+  readonly id: string;
+  readonly labels: Labels;
+  /** RFC 3339, UTC; absent: never. */
+  readonly expiresAt?: string;
+  readonly content: readonly Digest[];
+  /** `<snapshotter>/<key>`. */
+  readonly snapshots: readonly string[];
+}
+
+export interface ContainerRecord extends Dated {
+  readonly id: string;
+  /** Name of the image; empty when there was none. */
+  readonly image: string;
+  readonly labels: Labels;
+  readonly runtime: {readonly name: string};
+  readonly snapshotter: string;
+  readonly snapshotKey: string;
+  /** OCI runtime specification. */
+  readonly spec: unknown;
+}
