@@ -1,0 +1,111 @@
+#!/bin/sh
+# Installs what this project needs and the machine lacks; says what, and why, before it does.
+#
+#   scripts/setup.sh quickstart|test|bench
+#
+# On Debian and its kin, as root, packages come from apt. Elsewhere it lists what is missing and exits with 1.
+# Whatever the machine's own Node is, npm installs the one that the project runs on (node_modules/.bin/node).
+set -eu
+cd "$(dirname "$0")/.."
+
+mode=${1:-quickstart}
+case $mode in
+  quickstart) modes='quickstart' ;;
+  test) modes='quickstart test' ;;
+  bench) modes='quickstart test bench' ;;
+  *)
+    echo "usage: scripts/setup.sh quickstart|test|bench" >&2
+    exit 3
+    ;;
+esac
+
+# mode, program, package on Debian, what for
+needs='
+quickstart runc            runc             to run containers
+quickstart conmon          conmon           to run containers in the background
+quickstart mkfs.erofs      erofs-utils      to index layers instead of extracting them
+quickstart igzip           isal             to inflate layers faster
+quickstart docker-registry docker-registry  the registry that images are pulled from
+quickstart busybox         busybox-static   the small image in it
+test       setpriv         util-linux       to end a registry with its test
+test       skopeo          skopeo           to compare digests and configurations with ours
+test       umoci           umoci            to compare unpacked trees with ours, and to make images
+test       ctr             containerd       to compare commands and trees with ours
+test       debootstrap     debootstrap      to make the redis image
+test       strace          strace           to see system calls, and to interrupt them
+test       getfattr        attr             to make and read extended attributes
+test       setcap          libcap2-bin      to make file capabilities
+test       mkfs.ext4       e2fsprogs        to make file systems that fill up
+bench      podman          podman           to compare with
+bench      curl            curl             the floor to compare with
+'
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+
+installed() {
+  case $1 in
+    # Only the static one runs in an image that holds nothing else.
+    busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
+missing=''
+packages=''
+while read -r m program package why; do
+  case " $modes " in *" $m "*) ;; *) continue ;; esac
+  installed "$program" && continue
+  missing="$missing$(printf '  %-16s %s' "$package" "$why")
+"
+  packages="$packages $package"
+done <<EOF_NEEDS
+$needs
+EOF_NEEDS
+
+install_packages() {
+  echo "setup: this machine lacks"
+  printf '%s' "$missing"
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "setup: install them and run this again; on Debian, as root: apt-get install --no-install-recommends$packages" >&2
+    exit 1
+  fi
+  echo "setup: installing with apt-get:$packages"
+
+  # Nothing here needs the services that some packages bring (docker-registry, containerd): they are kept from starting,
+  # now and at the next boot.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+  fi
+  log=$(mktemp)
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086 # a list
+  if ! apt-get install -y -q --no-install-recommends $packages >"$log" 2>&1 </dev/null; then
+    echo "setup: apt-get update"
+    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends $packages; } >"$log" 2>&1 </dev/null; then
+      tail -n 30 "$log" >&2
+      echo "setup: apt-get failed; its whole output is in $log" >&2
+      exit 1
+    fi
+  fi
+  rm -f "$log"
+  for service in docker-registry containerd; do
+    case " $packages " in
+      *" $service "*) if command -v systemctl >/dev/null; then systemctl disable "$service" >/dev/null 2>&1 || true; fi ;;
+    esac
+  done
+}
+
+if [ -n "$missing" ]; then install_packages; fi
+
+# Packages from npm: the versions of package-lock.json, Node and Bun among them.
+if ! npm ls --all >/dev/null 2>&1 || [ ! -x node_modules/.bin/node ]; then
+  echo 'setup: npm ci, for the packages of package-lock.json'
+  npm ci --no-audit --no-fund --loglevel=error </dev/null
+fi
+if [ ! -x node_modules/.bin/node ]; then
+  echo "setup: npm has no Node for this machine ($(uname -m)); scripts will use the one on PATH, which must be 22.19 or newer" >&2
+fi

@@ -1,0 +1,120 @@
+/**
+ * Runs the tests, after `scripts/test.sh` has set the machine up:
+ *
+ *     npm test [-- [--short] [FILE…] [options of node --test…]]
+ *
+ * Builds what the command-level tests run, makes the images, then has `node --test` run the files (default: all). Ends with a
+ * count of what was skipped and why, and fails if a test left a process, a mount or a file behind.
+ */
+import {execFileSync, spawn} from 'node:child_process';
+import {once} from 'node:events';
+import {mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync} from 'node:fs';
+import {availableParallelism, constants, tmpdir} from 'node:os';
+import {join} from 'node:path';
+
+/** One file may take as long. */
+const TIMEOUT_MS = 20 * 60_000;
+
+const root = join(import.meta.dirname, '..');
+
+interface Options {
+  readonly short: boolean;
+  readonly files: readonly string[];
+  /** Options for `node --test`. */
+  readonly node: readonly string[];
+}
+
+function parse(args: readonly string[]): Options {
+  const isFlag = (arg: string): boolean => arg.startsWith('-');
+  return {
+    short: args.includes('--short'),
+    files: args.filter((arg) => !isFlag(arg)),
+    node: args.filter((arg) => isFlag(arg) && arg !== '--short'),
+  };
+}
+
+/** Runs a command with our streams. @returns its exit status, 128+n when signal n ended it */
+async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'inherit', 'inherit']});
+  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+  return code ?? 128 + constants.signals[signal!];
+}
+
+/** Processes that have `marker` in their environment, with their command lines. */
+function processesWith(marker: string): Map<number, string> {
+  const found = new Map<number, string>();
+  for (const pid of readdirSync('/proc').map(Number)) {
+    try {
+      if (!Number.isInteger(pid) || !readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(marker)) continue;
+      found.set(pid, readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim() || readlinkSync(`/proc/${pid}/exe`));
+    } catch {
+      // gone in the meantime, or another user's
+    }
+  }
+  return found;
+}
+
+/** Undoes what the tests left behind and says what it was. */
+function sweep(marker: string, dir: string): string[] {
+  const left: string[] = [];
+  for (const [pid, command] of processesWith(marker)) {
+    left.push(`process ${pid}: ${command}`);
+    process.kill(pid, 'SIGKILL');
+  }
+  const points = readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .filter((point) => point.startsWith(`${dir}/`))
+    .sort((a, b) => b.length - a.length);
+  for (const point of points) {
+    left.push(`mount ${point}`);
+    execFileSync('umount', ['-l', point]);
+  }
+  // Node and Bun keep caches of their own in there.
+  for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}`);
+  rmSync(dir, {recursive: true, force: true});
+  return left;
+}
+
+async function main(): Promise<number> {
+  const {short, files, node} = parse(process.argv.slice(2));
+  const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-')));
+  const marker = `BERTH_TEST_RUN=${process.pid}.${Date.now()}`;
+  const env: NodeJS.ProcessEnv = {...process.env, TMPDIR: dir, ...(short ? {BERTH_TEST_SHORT: '1'} : {})};
+  // What the user has set for the command is not for the tests.
+  for (const name of Object.keys(env)) if (/^(BERTH_(?!TEST_)|CONTAINERD_)/.test(name)) delete env[name];
+
+  // Library tests run from source.
+  const runsSource = files.length > 0 && files.every((file) => /^(\.\/)?test\/(lib\/|[^/]*$)/.test(file));
+  try {
+    if (!runsSource) {
+      const built = await run('npm', ['run', 'build'], env);
+      if (built !== 0) return built;
+    }
+    if (files.length === 0) {
+      const made = await run(process.execPath, ['scripts/make-images.ts'], env);
+      if (made !== 0) return made;
+    }
+    const flags = [
+      '--test',
+      `--test-concurrency=${Math.max(2, availableParallelism())}`,
+      `--test-timeout=${TIMEOUT_MS}`,
+      '--test-reporter=./scripts/test-reporter.ts',
+      ...node,
+    ];
+    const patterns = files.length > 0 ? files : ['test/**/*.test.ts'];
+    const [name, value] = marker.split('=') as [string, string];
+    return await run(process.execPath, [...flags, ...patterns], {...env, [name]: value});
+  } finally {
+    const left = sweep(marker, dir);
+    if (left.length > 0) {
+      process.stderr.write(`the tests left behind:\n${left.map((line) => `  ${line}\n`).join('')}`);
+      process.exitCode = 1;
+    }
+  }
+}
+
+// An interrupt goes to the runner too; what it leaves is still swept.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
+const status = await main();
+process.exitCode ||= status;

@@ -1,0 +1,156 @@
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {existsSync, mkdirSync, statSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {ErrdefsError} from '../src/lib/errdefs.ts';
+import {is, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './helpers.ts';
+
+/** A scope that ends when it is told to. */
+function scope(): Scope & {end(): void} {
+  const hooks: (() => void | Promise<void>)[] = [];
+  return {
+    after: (fn) => {
+      hooks.push(fn);
+    },
+    end: () => {
+      for (const hook of hooks) void hook();
+    },
+  };
+}
+
+/** Sets a variable of the environment until the test ends. */
+function setenv(t: TestContext, name: string, value: string | undefined): void {
+  const before = process.env[name];
+  const set = (v: string | undefined): void => {
+    if (v === undefined) delete process.env[name];
+    else process.env[name] = v;
+  };
+  set(value);
+  t.after(() => set(before));
+}
+
+/** What a need does to a test: `true` to go on, else the reason that it skips with. */
+function outcome(need: (t: {skip(reason?: string): void}) => boolean): true | string {
+  let skipped: string | undefined;
+  const goesOn = need({
+    skip: (reason) => {
+      skipped = reason;
+    },
+  });
+  return goesOn || (skipped ?? 'no reason');
+}
+
+describe('needs', () => {
+  it('let a test go on when they are met', () => {
+    assert.equal(
+      outcome((t) => requiresProgram(t, 'sh', 'tar')),
+      true,
+    );
+  });
+
+  it('skip with the reason and its remedy', (t) => {
+    setenv(t, 'CI', undefined);
+    setenv(t, 'PATH', '/nowhere');
+    assert.equal(
+      outcome((s) => requiresProgram(s, 'sh', 'no-such-program')),
+      'needs sh, no-such-program (apt-get install sh no-such-program)',
+    );
+    t.mock.method(process, 'getuid', () => 1000);
+    assert.equal(outcome(requiresRoot), 'needs root');
+  });
+
+  it('fail with the reason under CI=true', (t) => {
+    setenv(t, 'CI', 'true');
+    assert.throws(() => outcome((s) => requiresProgram(s, 'no-such-program')), /needs no-such-program .*CI=true insists/);
+    t.mock.method(process, 'getuid', () => 1000);
+    assert.throws(() => outcome(requiresRoot), /needs root, and CI=true insists/);
+  });
+
+  it('leave slow tests out only under --short, and then under CI=true as well', (t) => {
+    setenv(t, 'CI', 'true');
+    setenv(t, 'BERTH_TEST_SHORT', undefined);
+    assert.equal(outcome(slow), true);
+    setenv(t, 'BERTH_TEST_SHORT', '1');
+    assert.equal(outcome(slow), 'slow, left out by --short');
+  });
+});
+
+describe('a temporary directory', () => {
+  it('is private, and gone with all that is in it when its scope ends', () => {
+    const s = scope();
+    const dir = temporaryDirectory(s);
+    assert.equal(statSync(dir).mode & 0o7777, 0o700);
+    mkdirSync(join(dir, 'a/b'), {recursive: true});
+    s.end();
+    assert.equal(existsSync(dir), false);
+  });
+
+  it('fails the test that leaves a mount in it, and does not delete what is behind the mount', (t) => {
+    if (!requiresRoot(t)) return;
+    const behind = temporaryDirectory(t);
+    writeFileSync(join(behind, 'precious'), '');
+    const s = scope();
+    const dir = temporaryDirectory(s);
+    mkdirSync(join(dir, 'a mount'));
+    execFileSync('mount', ['--bind', behind, join(dir, 'a mount')]);
+    assert.throws(() => s.end(), /mounts left behind/);
+    assert.equal(existsSync(join(behind, 'precious')), true);
+    assert.equal(existsSync(dir), false);
+  });
+});
+
+describe('is', () => {
+  it('accepts an error of the class and shows one of another', () => {
+    assert.equal(is('not_found')(new ErrdefsError('not_found', 'image "a"')), true);
+    assert.throws(
+      () => is('not_found')(new ErrdefsError('conflict', 'image "a"')),
+      /expected an error of class not_found, got conflict: .*image "a"/,
+    );
+    assert.throws(() => is('not_found')(new TypeError('a bug')), /got unknown: TypeError: a bug/);
+  });
+});
+
+describe('the reporter', () => {
+  const run = (t: TestContext, text: string): {status: number | null; lines: string[]} => {
+    const file = join(temporaryDirectory(t), 'some.test.js');
+    writeFileSync(file, `const {describe, it} = require('node:test');\n${text}`);
+    const {NODE_TEST_CONTEXT: _, ...env} = process.env;
+    const reporter = join(import.meta.dirname, '../scripts/test-reporter.ts');
+    const {status, stdout} = spawnSync(process.execPath, ['--test', `--test-reporter=${reporter}`, file], {env, encoding: 'utf8'});
+    return {status, lines: stdout.split('\n')};
+  };
+
+  it("counts skips by reason before the runner's own closing lines", (t) => {
+    const {status, lines} = run(
+      t,
+      "for (const why of ['x', 'needs y', 'x']) it('z', (t) => t.skip(why)); it('w', {skip: true}, () => {});",
+    );
+    assert.equal(status, 0);
+    const from = lines.indexOf('skipped:');
+    assert.deepEqual(lines.slice(from + 1, from + 5), ['  2 × x', '  1 × needs y', '  1 × no reason given', '']);
+    assert.deepEqual(lines.slice(from + 5, from + 12), [
+      'ℹ tests 4',
+      'ℹ suites 0',
+      'ℹ pass 0',
+      'ℹ fail 0',
+      'ℹ cancelled 0',
+      'ℹ skipped 4',
+      'ℹ todo 0',
+    ]);
+  });
+
+  it('shows a failure in full, names it with where it stands, and ends with a status that is not 0', (t) => {
+    const {status, lines} = run(t, "describe('a', () => { it('b', () => {}); it('c', () => { throw new Error('because'); }); });");
+    assert.equal(status, 1);
+    assert.ok(lines.some((line) => line.endsWith('Error: because')));
+    assert.match(lines[lines.indexOf('failed:') + 1]!, /some\.test\.js:2:?\d* a > c$/);
+    assert.ok(lines.some((line) => /^✖ .*some\.test\.js: 1 passed, 1 failed \(/.test(line)));
+  });
+
+  it('fails for a file that cannot be loaded', (t) => {
+    const {status, lines} = run(t, 'syntax error');
+    assert.equal(status, 1);
+    assert.match(lines[lines.indexOf('failed:') + 1]!, /some\.test\.js/);
+  });
+});
