@@ -8,12 +8,17 @@ import {inspect} from 'node:util';
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 
+/** An assertion's message has all that its properties would repeat. */
+const describe = (err: unknown): string => (err instanceof Error && 'generatedMessage' in err ? (err.stack ?? err.message) : inspect(err));
+
 const indent = (text: string): string => text.replaceAll(/^(?=.)/gm, '    ');
 
 export default async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {
   /** Names of the tests that contain the current one, by nesting. */
   const path: string[] = [];
   const failures: string[] = [];
+  /** How many of the failures belong to files that have ended: the events of a file come in one piece. */
+  let reported = 0;
   const skips = new Map<string, number>();
   const closing: string[] = [];
 
@@ -35,7 +40,7 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
         const where = data.file === undefined ? '' : `${relative('.', data.file)}${data.line === undefined ? '' : `:${data.line}`} `;
         const name = `${where}${[...path.slice(0, data.nesting), data.name].join(' > ')}`;
         failures.push(name);
-        yield `✖ ${name} (${seconds(data.details.duration_ms)})\n${indent(inspect(error.cause ?? error))}\n`;
+        yield `✖ ${name} (${seconds(data.details.duration_ms)})\n${indent(describe(error.cause ?? error))}\n`;
         break;
       }
       case 'test:stdout':
@@ -48,9 +53,10 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
         break;
       case 'test:summary': {
         if (data.file === undefined) break;
-        const {counts} = data;
-        const rest = [counts.failed > 0 ? `${counts.failed} failed` : '', counts.skipped > 0 ? `${counts.skipped} skipped` : ''];
-        const text = [`${counts.passed} passed`, ...rest.filter((part) => part !== '')].join(', ');
+        const {passed, skipped} = data.counts;
+        const failed = failures.length - reported;
+        reported = failures.length;
+        const text = `${passed} passed${failed > 0 ? `, ${failed} failed` : ''}${skipped > 0 ? `, ${skipped} skipped` : ''}`;
         yield `${data.success ? '✔' : '✖'} ${relative('.', data.file)}: ${text} (${seconds(data.duration_ms)})\n`;
         break;
       }

@@ -56,14 +56,14 @@ describe('needs', () => {
       outcome((s) => requiresProgram(s, 'sh', 'no-such-program')),
       'needs sh, no-such-program (apt-get install sh no-such-program)',
     );
-    t.mock.method(process, 'getuid', () => 1000);
+    t.mock.method(process as {getuid(): number}, 'getuid', () => 1000);
     assert.equal(outcome(requiresRoot), 'needs root');
   });
 
   it('fail with the reason under CI=true', (t) => {
     setenv(t, 'CI', 'true');
     assert.throws(() => outcome((s) => requiresProgram(s, 'no-such-program')), /needs no-such-program .*CI=true insists/);
-    t.mock.method(process, 'getuid', () => 1000);
+    t.mock.method(process as {getuid(): number}, 'getuid', () => 1000);
     assert.throws(() => outcome(requiresRoot), /needs root, and CI=true insists/);
   });
 

@@ -13,6 +13,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../src/lib/oci/descriptor.ts';
 import {kindOf} from '../src/lib/oci/mediatypes.ts';
 import {findProgram, requiresProgram, type Scope, type Skippable} from './helpers.ts';
+import {getTarget} from './layouts.ts';
 
 /** One line of the access log. */
 export interface AccessLogEntry {
@@ -190,7 +191,7 @@ export async function pushImage(
 ): Promise<Descriptor> {
   const headers = options.authorization === undefined ? {} : {authorization: options.authorization};
   const [, repository, tag] = /^(.+?)(?::([\w][\w.-]{0,127}))?$/.exec(name)!;
-  const target = (JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8')) as {manifests: Descriptor[]}).manifests[0]!;
+  const target = getTarget(layout);
   const base = `${registry.url}/v2/${repository}`;
   const blobFile = ({digest}: Descriptor): string => join(layout, 'blobs', ...digestParts(digest));
 
