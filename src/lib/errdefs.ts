@@ -107,7 +107,8 @@ export function resolve(err: unknown): Code {
     seen.add(e);
     const own = ownCode(e);
     if (own !== undefined) return own;
-    for (const inner of [(e as {cause?: unknown}).cause, ...((e as {errors?: readonly unknown[]}).errors ?? [])]) {
+    const {cause, errors} = e as {readonly cause?: unknown; readonly errors?: unknown};
+    for (const inner of [cause, ...(Array.isArray(errors) ? errors : [])]) {
       const found = search(inner);
       if (found !== undefined) return found;
     }
