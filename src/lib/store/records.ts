@@ -49,6 +49,8 @@ export interface LeaseRecord extends Dated {
   /** RFC 3339, UTC; absent: never. */
   readonly expiresAt?: string;
   readonly content: readonly Digest[];
+  /** Directories under `layers/`, there or in the making. */
+  readonly layers: readonly string[];
   /** `<snapshotter>/<key>`. */
   readonly snapshots: readonly string[];
 }

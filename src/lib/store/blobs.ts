@@ -1,0 +1,308 @@
+/** The bytes that all namespaces share: finished blobs by digest, and downloads under way. What a namespace sees of them stands in its content records. */
+import {createHash, type Hash} from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  createReadStream,
+  fstatSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {isTemporary, listIfPresent, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
+import {acquireLock, isLockHeld, type Lock, type LockOptions} from '../fs/lock.ts';
+import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import type {Layout} from './layout.ts';
+
+/** Hash for a digest's algorithm. */
+export const hashFor = (digest: Digest): Hash => createHash(digestParts(digest)[0]);
+
+/** What an ingest says of itself, beside its bytes. */
+export interface IngestInfo {
+  readonly ref: string;
+  readonly namespace: string;
+  /** Bytes promised; 0 when unknown. */
+  readonly total: number;
+  /** RFC 3339, UTC. */
+  readonly startedAt: string;
+}
+
+export interface IngestState extends IngestInfo {
+  readonly key: string;
+  /** Bytes so far. */
+  readonly offset: number;
+  readonly updatedAt: string;
+}
+
+/** Directory name of the download of a digest: one for all who want it. */
+export const downloadKey = (digest: Digest): string => digest.replace(':', '-');
+
+/** Directory name of an ingest that a user named: his namespace's alone. */
+export const ingestKey = (namespace: string, ref: string): string =>
+  `ref-${createHash('sha256').update(`${namespace}\0${ref}`).digest('hex')}`;
+
+export class BlobStore {
+  readonly #layout: Layout;
+
+  constructor(layout: Layout) {
+    this.#layout = layout;
+  }
+
+  path(digest: Digest): string {
+    return this.#layout.blob(digest);
+  }
+
+  /** Bytes of the blob, or `undefined` when it is not here. */
+  size(digest: Digest): number | undefined {
+    return statSync(this.path(digest), {throwIfNoEntry: false})?.size;
+  }
+
+  /** Whether the blob is here, whole. @throws data_loss a file of that name has another size */
+  has(desc: Pick<Descriptor, 'digest' | 'size'>): boolean {
+    const size = this.size(desc.digest);
+    if (size === undefined) return false;
+    if (size !== desc.size)
+      throw new ErrdefsError('data_loss', `content ${desc.digest} has ${size} B on disk, and should have ${desc.size} B`, {
+        hint: 'remove the file and pull the image again',
+        details: {path: this.path(desc.digest)},
+      });
+    return true;
+  }
+
+  /** A small blob, whole, or `undefined`. Its digest is checked. @throws data_loss */
+  readSmall(digest: Digest): Buffer | undefined {
+    let bytes: Buffer;
+    try {
+      bytes = readFileSync(this.path(digest));
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw fromErrno(err, `content ${digest}`);
+    }
+    const actual = `${digestParts(digest)[0]}:${hashFor(digest).update(bytes).digest('hex')}`;
+    if (actual !== digest)
+      throw new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {
+        hint: 'remove the file and pull the image again',
+        details: {path: this.path(digest)},
+      });
+    return bytes;
+  }
+
+  /** The blob's bytes in order. @throws not_found at the first read */
+  async *read(digest: Digest): AsyncIterable<Uint8Array> {
+    try {
+      yield* createReadStream(this.path(digest), {highWaterMark: 1 << 20});
+    } catch (err) {
+      throw fromErrno(err, `content ${digest}`);
+    }
+  }
+
+  /** Makes a small blob visible, durably. Content already there is success. @param bytes what `digest` names, as the caller has checked */
+  writeSmall(digest: Digest, bytes: Uint8Array): void {
+    if (this.size(digest) === bytes.length) return;
+    try {
+      writeAtomic(this.path(digest), bytes, {sync: true, mode: 0o444});
+    } catch (err) {
+      throw fromErrno(err, `content ${digest}`);
+    }
+  }
+
+  /** All finished blobs. */
+  list(): readonly Digest[] {
+    return listIfPresent(this.#layout.blobs).flatMap((algorithm) =>
+      listIfPresent(join(this.#layout.blobs, algorithm))
+        .filter((name) => !isTemporary(name))
+        .map((hex) => `${algorithm}:${hex}`)
+        .filter(isDigest),
+    );
+  }
+
+  /** Takes the ingest `key` for this process alone. Whoever waits here continues from the bytes that the other one got. */
+  lock(key: string, options: LockOptions): Promise<Lock> {
+    return acquireLock(this.#layout.lock(`ingest-${key}`), options);
+  }
+
+  isIngestHeld(key: string): boolean {
+    return isLockHeld(this.#layout.lock(`ingest-${key}`));
+  }
+
+  /** Directories of all ingests. */
+  ingests(): readonly string[] {
+    return listIfPresent(this.#layout.ingests);
+  }
+
+  /** @returns `undefined` when there is no such ingest, or its first step was not finished */
+  ingestState(key: string): IngestState | undefined {
+    const directory = this.#layout.ingest(key);
+    const text = readIfPresent(join(directory, 'info.json'));
+    const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
+    if (text === undefined) return undefined;
+    try {
+      const info = JSON.parse(text) as IngestInfo;
+      const updatedAt = data === undefined ? info.startedAt : data.mtime.toISOString();
+      return {...info, key, offset: data?.size ?? 0, updatedAt};
+    } catch {
+      return undefined; // written without a sync: after a power loss it may be torn, and its bytes will be hashed anyhow
+    }
+  }
+
+  discardIngest(key: string): void {
+    rmSync(this.#layout.ingest(key), {recursive: true, force: true});
+  }
+
+  /** Path of an ingest's bytes, for `Ingest.open` in whichever thread writes them. The caller holds its lock. */
+  beginIngest(key: string, info: Omit<IngestInfo, 'startedAt'>): string {
+    const directory = this.#layout.ingest(key);
+    try {
+      if (this.ingestState(key) === undefined)
+        writeAtomic(join(directory, 'info.json'), JSON.stringify({...info, startedAt: new Date().toISOString()}), {sync: false});
+    } catch (err) {
+      throw fromErrno(err, `ingest ${info.ref}`);
+    }
+    return join(directory, 'data');
+  }
+
+  /**
+   * Makes a finished ingest visible as a blob. Durable before visible: `Ingest.finish` has synced the bytes; here the file
+   * is renamed and the directory synced. Content already there is success.
+   *
+   * Order of steps after containerd, plugins/content/local/writer.go (Commit).
+   */
+  publish(key: string, digest: Digest): void {
+    const blob = this.path(digest);
+    try {
+      const data = join(this.#layout.ingest(key), 'data');
+      chmodSync(data, 0o444);
+      renameInto(data, blob);
+      syncPath(dirname(blob));
+    } catch (err) {
+      throw fromErrno(err, `content ${digest}`);
+    }
+    this.discardIngest(key);
+  }
+
+  /** Moves a blob out of sight; `trash.empty` gives its space back. The caller holds the store's lock. */
+  discard(digest: Digest, trash: string): void {
+    renameInto(this.path(digest), trash);
+  }
+}
+
+const CHUNK = 1 << 18;
+
+/** Bytes between two flushes of a download to the disk, so that the last one is short. */
+const FLUSH_EVERY = 32 << 20;
+
+/** What was promised of some bytes, as far as anything was. */
+export type Expected = Partial<Pick<Descriptor, 'digest' | 'size'>>;
+
+/**
+ * One download's bytes: appended, hashed as they come, flushed on the way. Synchronous, for a worker thread.
+ *
+ * An ingest survives its process. Opening it again hashes what is there, so that it goes on where the other one stopped.
+ */
+export class Ingest {
+  readonly #what: string;
+  readonly #expected: Expected;
+  readonly #algorithm: string;
+  readonly #hash: Hash;
+  #fd: number;
+  #offset = 0;
+  #flushed = 0;
+
+  private constructor(fd: number, expected: Expected, what: string) {
+    this.#fd = fd;
+    this.#expected = expected;
+    this.#what = what;
+    this.#algorithm = expected.digest === undefined ? 'sha256' : digestParts(expected.digest)[0];
+    this.#hash = createHash(this.#algorithm);
+  }
+
+  /**
+   * @param path as `BlobStore.beginIngest` gave it
+   * @param expected what was promised; bytes beyond a promised size are refused. Without a digest SHA-256 is taken.
+   * @param onExisting receives the bytes that are already there, in order; a chunk is valid during its call only
+   */
+  static open(path: string, expected: Expected, what: string, onExisting?: (chunk: Uint8Array) => void): Ingest {
+    let fd: number | undefined;
+    try {
+      fd = openSync(path, 'a+', 0o600);
+      const ingest = new Ingest(fd, expected, what);
+      const size = fstatSync(fd).size;
+      if (size > (expected.size ?? size)) ftruncateSync(fd, 0);
+      const buffer = Buffer.allocUnsafe(CHUNK);
+      for (;;) {
+        const n = readSync(fd, buffer, 0, CHUNK, ingest.#offset);
+        if (n === 0) break;
+        const chunk = buffer.subarray(0, n);
+        ingest.#hash.update(chunk);
+        ingest.#offset += n;
+        onExisting?.(chunk);
+      }
+      ingest.#flushed = ingest.#offset;
+      return ingest;
+    } catch (err) {
+      if (fd !== undefined) closeSync(fd);
+      throw fromErrno(err, what);
+    }
+  }
+
+  /** Bytes so far: where the download goes on. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /** @throws failed_precondition more bytes than promised @throws resource_exhausted the disk is full; the bytes so far are kept */
+  write(chunk: Uint8Array): void {
+    const {size} = this.#expected;
+    if (size !== undefined && this.#offset + chunk.length > size)
+      throw new ErrdefsError('failed_precondition', `${this.#what} is longer than the ${size} B promised`);
+    try {
+      for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
+    } catch (err) {
+      throw fromErrno(err, this.#what);
+    }
+    this.#hash.update(chunk);
+    this.#offset += chunk.length;
+    if (this.#offset - this.#flushed > FLUSH_EVERY) this.#flush();
+  }
+
+  #flush(): void {
+    try {
+      fsyncSync(this.#fd);
+      this.#flushed = this.#offset;
+    } catch (err) {
+      throw fromErrno(err, this.#what);
+    }
+  }
+
+  /**
+   * Checks what arrived against the promise and brings it to the disk.
+   *
+   * @throws failed_precondition size or digest differ; bytes of a wrong digest are thrown away, they cannot be completed
+   */
+  finish(): {digest: Digest; size: number} {
+    const {size, digest: promised} = this.#expected;
+    if (this.#offset !== (size ?? this.#offset))
+      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit size ${this.#offset}, expected ${size}`);
+    const digest = `${this.#algorithm}:${this.#hash.digest('hex')}` as Digest;
+    if (digest !== (promised ?? digest)) {
+      ftruncateSync(this.#fd, 0);
+      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit digest ${digest}, expected ${promised}`);
+    }
+    this.#flush();
+    return {digest, size: this.#offset};
+  }
+
+  /** Gives the descriptor back; the bytes stay. */
+  close(): void {
+    if (this.#fd < 0) return;
+    closeSync(this.#fd);
+    this.#fd = -1;
+  }
+}

@@ -1,0 +1,74 @@
+/** Where everything lies. No other module joins a path below the state directory. */
+import {createHash} from 'node:crypto';
+import {join} from 'node:path';
+import {type Digest, digestParts} from '../oci/descriptor.ts';
+
+/** Number of the on-disk format; see docs/STORE.md. */
+export const FORMAT_VERSION = 1;
+
+export type RecordKind = 'images' | 'containers' | 'content' | 'leases';
+
+const LONGEST_NAME = 200;
+
+/**
+ * A file name for any key: readable, reversible by eye, never `.` or `..`, unique. Long keys keep their beginning and
+ * get their SHA-256; the record inside holds the key itself.
+ */
+export function recordFile(key: string): string {
+  const name = encodeURIComponent(key.toWellFormed())
+    .replaceAll('%3A', ':')
+    .replaceAll('%40', '@')
+    .replaceAll('%2B', '+')
+    .replaceAll('~', '%7E')
+    .replace(/^\./, '%2E');
+  if (name.length <= LONGEST_NAME && key.isWellFormed()) return `${name}.json`;
+  return `${name.slice(0, 100)}~${createHash('sha256').update(key, 'utf16le').digest('hex')}.json`;
+}
+
+/** Paths of records, relative to the root: they are the keys of the journal. */
+export const recordPath = {
+  namespaces: 'namespaces',
+  namespace: (name: string): string => `namespaces/${name}/namespace.json`,
+  directory: (ns: string, kind: RecordKind): string => `namespaces/${ns}/${kind}`,
+  snapshotters: (ns: string): string => `namespaces/${ns}/snapshots`,
+  snapshots: (ns: string, snapshotter: string): string => `namespaces/${ns}/snapshots/${snapshotter}`,
+} as const;
+
+export interface Layout {
+  readonly root: string;
+  readonly version: string;
+  readonly journal: string;
+  readonly locks: string;
+  readonly trash: string;
+  /** Half-made layers; each entry begins with its maker's identity. */
+  readonly work: string;
+  readonly blobs: string;
+  readonly ingests: string;
+  readonly layers: string;
+  blob(digest: Digest): string;
+  ingest(key: string): string;
+  layer(id: string): string;
+  lock(name: string): string;
+}
+
+export function createLayout(root: string): Layout {
+  const blobs = join(root, 'content', 'blobs');
+  const ingests = join(root, 'content', 'ingest');
+  const layers = join(root, 'layers');
+  const locks = join(root, 'locks');
+  return {
+    root,
+    version: join(root, 'version'),
+    journal: join(root, 'journal'),
+    locks,
+    trash: join(root, 'trash'),
+    work: join(root, 'work'),
+    blobs,
+    ingests,
+    layers,
+    blob: (digest) => join(blobs, ...digestParts(digest)),
+    ingest: (key) => join(ingests, key),
+    layer: (id) => join(layers, id),
+    lock: (name) => join(locks, name),
+  };
+}

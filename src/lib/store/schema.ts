@@ -1,0 +1,175 @@
+/** The only place that knows the fields of a record: from bytes to values that cannot be wrong, or `data_loss` naming file and field. */
+import {ErrdefsError} from '../errdefs.ts';
+import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
+import type {
+  ContainerRecord,
+  ContentRecord,
+  ImageRecord,
+  Labels,
+  LeaseRecord,
+  NamespaceRecord,
+  SnapshotKind,
+  SnapshotRecord,
+} from './records.ts';
+
+/** Every record carries this number; records of a higher one come from a newer berth. */
+export const RECORD_VERSION = 1;
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/** Reads the fields of one record; every complaint names the file. */
+class RecordReader {
+  readonly #what: string;
+  readonly #fields: Fields;
+
+  constructor(value: unknown, what: string) {
+    this.#what = what;
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#bad('is not an object');
+    this.#fields = value as Fields;
+    const version = this.#fields.version;
+    if (version !== undefined && version !== RECORD_VERSION) {
+      if (typeof version === 'number' && version > RECORD_VERSION)
+        throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this berth knows ${RECORD_VERSION}`, {
+          hint: 'use the berth that wrote it, or a newer one',
+        });
+      throw this.#bad('has no valid "version"');
+    }
+  }
+
+  #bad(complaint: string): ErrdefsError {
+    return new ErrdefsError('data_loss', `${this.#what} ${complaint}`, {hint: 'restore the file, or remove it and make the object again'});
+  }
+
+  string(field: string): string {
+    const value = this.#fields[field];
+    if (typeof value !== 'string') throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  optionalString(field: string): string | undefined {
+    return this.#fields[field] === undefined ? undefined : this.string(field);
+  }
+
+  oneOf<T extends string>(field: string, values: readonly T[]): T {
+    const value = this.string(field);
+    if (!values.includes(value as T)) throw this.#bad(`has no valid "${field}"`);
+    return value as T;
+  }
+
+  size(field: string): number {
+    const value = this.#fields[field];
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  digest(field: string): Digest {
+    const value = this.#fields[field];
+    if (!isDigest(value)) throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  date(field: string): string {
+    const value = this.string(field);
+    if (Number.isNaN(Date.parse(value))) throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  strings(field: string): readonly string[] {
+    const value = this.#fields[field];
+    if (!Array.isArray(value) || !value.every((v) => typeof v === 'string')) throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  digests(field: string): readonly Digest[] {
+    const value = this.strings(field);
+    if (!value.every(isDigest)) throw this.#bad(`has no valid "${field}"`);
+    return value;
+  }
+
+  labels(field = 'labels'): Labels {
+    const value = this.#fields[field];
+    const valid =
+      typeof value === 'object' && value !== null && !Array.isArray(value) && Object.values(value).every((v) => typeof v === 'string');
+    if (!valid) throw this.#bad(`has no valid "${field}"`);
+    return value as Labels;
+  }
+
+  object(field: string): RecordReader {
+    return new RecordReader(this.#fields[field], `${this.#what} field "${field}"`);
+  }
+
+  raw(field: string): unknown {
+    return this.#fields[field];
+  }
+}
+
+const dated = (r: RecordReader) => ({createdAt: r.date('createdAt'), updatedAt: r.date('updatedAt')});
+
+const optional = <K extends string, V>(key: K, value: V | undefined): {readonly [P in K]?: V} =>
+  (value === undefined ? {} : {[key]: value}) as {readonly [P in K]?: V};
+
+function descriptor(r: RecordReader): Descriptor {
+  return {
+    mediaType: r.string('mediaType'),
+    digest: r.digest('digest'),
+    size: r.size('size'),
+    ...optional('annotations', r.raw('annotations') === undefined ? undefined : r.labels('annotations')),
+  };
+}
+
+export function parseNamespace(value: unknown, what: string): NamespaceRecord {
+  const r = new RecordReader(value, what);
+  return {name: r.string('name'), labels: r.labels(), ...dated(r)};
+}
+
+export function parseImage(value: unknown, what: string): ImageRecord {
+  const r = new RecordReader(value, what);
+  return {name: r.string('name'), target: descriptor(r.object('target')), labels: r.labels(), ...dated(r)};
+}
+
+export function parseContent(value: unknown, what: string): ContentRecord {
+  const r = new RecordReader(value, what);
+  return {digest: r.digest('digest'), size: r.size('size'), labels: r.labels(), ...dated(r)};
+}
+
+const KINDS: readonly SnapshotKind[] = ['active', 'view', 'committed'];
+
+export function parseSnapshot(value: unknown, what: string): SnapshotRecord {
+  const r = new RecordReader(value, what);
+  return {
+    snapshotter: r.string('snapshotter'),
+    key: r.string('key'),
+    kind: r.oneOf('kind', KINDS),
+    ...optional('parent', r.optionalString('parent')),
+    ...optional('layer', r.optionalString('layer')),
+    labels: r.labels(),
+    ...dated(r),
+  };
+}
+
+export function parseLease(value: unknown, what: string): LeaseRecord {
+  const r = new RecordReader(value, what);
+  return {
+    id: r.string('id'),
+    labels: r.labels(),
+    ...optional('expiresAt', r.raw('expiresAt') === undefined ? undefined : r.date('expiresAt')),
+    content: r.digests('content'),
+    layers: r.strings('layers'),
+    snapshots: r.strings('snapshots'),
+    ...dated(r),
+  };
+}
+
+export function parseContainer(value: unknown, what: string): ContainerRecord {
+  const r = new RecordReader(value, what);
+  return {
+    id: r.string('id'),
+    image: r.string('image'),
+    labels: r.labels(),
+    runtime: {name: r.object('runtime').string('name')},
+    snapshotter: r.string('snapshotter'),
+    snapshotKey: r.string('snapshotKey'),
+    spec: r.raw('spec'),
+    ...dated(r),
+  };
+}

@@ -1,0 +1,210 @@
+/**
+ * Snapshots of one namespace and one snapshotter: keys, parents and kinds as records, trees under `layers/`.
+ *
+ * Semantics after containerd, core/snapshots/snapshotter.go.
+ */
+import {randomBytes} from 'node:crypto';
+import {rmSync} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
+import {collect} from './gc.ts';
+import type {TreeUsage} from './layers.ts';
+import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
+import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
+import type {Collection, Store, StoreView} from './store.ts';
+
+const missing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
+
+/** A snapshot and all below it, nearest first. @throws not_found the first is missing @throws data_loss one below is */
+export function snapshotChain(snapshots: Collection<SnapshotRecord>, key: string): readonly SnapshotRecord[] {
+  const chain: SnapshotRecord[] = [];
+  for (let next: string | undefined = key; next !== undefined; ) {
+    const record: SnapshotRecord | undefined = snapshots.find(next);
+    if (record === undefined) {
+      if (chain.length === 0) throw missing(key);
+      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} needs ${JSON.stringify(next)}, which is missing`);
+    }
+    if (chain.includes(record) || chain.length > 4096)
+      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} is its own parent`);
+    chain.push(record);
+    next = record.parent;
+  }
+  return chain;
+}
+
+export class SnapshotStore {
+  readonly #store: Store;
+  readonly #namespace: string;
+  readonly #snapshotter: Snapshotter;
+
+  /** @throws not_found there is no such snapshotter */
+  constructor(store: Store, namespace: string, snapshotter: string) {
+    this.#store = store;
+    this.#namespace = namespace;
+    this.#snapshotter = getSnapshotter(snapshotter);
+  }
+
+  #records(tx: StoreView): Collection<SnapshotRecord> {
+    return tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+  }
+
+  get(key: string): SnapshotRecord {
+    return this.#store.view((tx) => {
+      const record = this.#records(tx).find(key);
+      if (record === undefined) throw missing(key);
+      return record;
+    });
+  }
+
+  list(): readonly SnapshotRecord[] {
+    return this.#store.view((tx) => this.#records(tx).list());
+  }
+
+  /** Layer directories of committed snapshots from `parent` down, nearest first. */
+  #parentDirectories(tx: StoreView, parent: string | undefined): readonly string[] {
+    if (parent === undefined) return [];
+    const chain = snapshotChain(this.#records(tx), parent);
+    if (chain[0]!.kind !== 'committed')
+      throw new ErrdefsError('invalid_argument', `parent ${JSON.stringify(parent)} is not a committed snapshot`);
+    return chain.map((record) => this.#store.layers.path(record.layer!));
+  }
+
+  /**
+   * Makes a writable snapshot of `parent`, or of nothing.
+   *
+   * @throws already_exists the key is taken @throws not_found no such parent @throws invalid_argument the parent is not committed
+   */
+  prepare(key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
+    return this.#create('active', key, parent, labels);
+  }
+
+  /** Makes a read-only snapshot of `parent`, or of nothing; errors as `prepare`. */
+  view(key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
+    return this.#create('view', key, parent, labels);
+  }
+
+  async #create(kind: SnapshotKind, key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
+    if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
+    const parents = this.#store.view((tx) => {
+      if (this.#records(tx).find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
+      return this.#parentDirectories(tx, parent);
+    });
+    // A view of something shows its parents and needs no tree of its own.
+    const layer = kind === 'view' && parent !== undefined ? undefined : `${this.#snapshotter.name}-own-${randomBytes(12).toString('hex')}`;
+    let work: string | undefined;
+    if (layer !== undefined) {
+      this.#store.prepare();
+      work = this.#store.layers.createWork();
+    }
+    try {
+      if (work !== undefined) seedLayer(this.#snapshotter, work, parents);
+      return await this.#store.update(`snapshot ${key}`, (tx) => {
+        const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+        if (records.find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
+        this.#parentDirectories(tx, parent);
+        if (layer !== undefined && work !== undefined) {
+          this.#store.layers.publish(work, layer, {snapshotter: this.#snapshotter.name});
+          work = undefined;
+        }
+        const now = new Date().toISOString();
+        const record: SnapshotRecord = {
+          snapshotter: this.#snapshotter.name,
+          key,
+          kind,
+          ...(parent === undefined ? {} : {parent}),
+          ...(layer === undefined ? {} : {layer}),
+          labels,
+          createdAt: now,
+          updatedAt: now,
+        };
+        records.put(record);
+        return record;
+      });
+    } finally {
+      if (work !== undefined) rmSync(work, {recursive: true, force: true});
+    }
+  }
+
+  /**
+   * Turns an active snapshot into the committed one `name`; its labels are replaced.
+   *
+   * @throws failed_precondition `key` is not active @throws already_exists `name` is taken @throws not_found
+   */
+  commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
+    if (name === '') return Promise.reject(new ErrdefsError('invalid_argument', 'snapshot name must not be empty'));
+    return this.#store.update(`commit of snapshot ${key}`, (tx) => {
+      const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+      const active = records.find(key);
+      if (active === undefined) throw missing(key);
+      if (active.kind !== 'active') throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active`);
+      if (records.find(name) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(name)}`);
+      const now = new Date().toISOString();
+      const committed: SnapshotRecord = {...active, key: name, kind: 'committed', labels, createdAt: now, updatedAt: now};
+      records.delete(key);
+      records.put(committed);
+      return committed;
+    });
+  }
+
+  /**
+   * Removes a snapshot, and its tree when nothing else names that.
+   *
+   * @throws failed_precondition another one is made from it, or a container uses it @throws not_found
+   */
+  async remove(key: string): Promise<void> {
+    await this.#store.update(`removal of snapshot ${key}`, (tx) => {
+      const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+      if (records.find(key) === undefined) throw missing(key);
+      const child = records.list().find((record) => record.parent === key);
+      if (child !== undefined)
+        throw new ErrdefsError('failed_precondition', `cannot remove snapshot ${JSON.stringify(key)} with child`, {
+          hint: `remove ${JSON.stringify(child.key)} first`,
+        });
+      const user = tx
+        .namespace(this.#namespace)
+        .containers.list()
+        .find((c) => c.snapshotter === this.#snapshotter.name && c.snapshotKey === key);
+      if (user !== undefined)
+        throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is used by container ${JSON.stringify(user.id)}`, {
+          hint: 'remove the container first',
+        });
+      records.delete(key);
+      collect(this.#store, tx);
+    });
+    this.#store.layers.emptyTrash();
+  }
+
+  /** Sets labels; an empty value removes its label. */
+  label(key: string, labels: Labels): Promise<SnapshotRecord> {
+    return this.#store.update(`labels of snapshot ${key}`, (tx) => {
+      const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+      const record = records.find(key);
+      if (record === undefined) throw missing(key);
+      const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
+      records.put(changed);
+      return changed;
+    });
+  }
+
+  /** Mounts that show the snapshot. @throws failed_precondition it is committed: prepare or view one of it @throws not_found */
+  mounts(key: string): readonly Mount[] {
+    return this.#store.view((tx) => {
+      const record = this.#records(tx).find(key);
+      if (record === undefined) throw missing(key);
+      if (record.kind === 'committed')
+        throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active or view`);
+      const own = record.layer === undefined ? undefined : this.#store.layers.path(record.layer);
+      return this.#snapshotter.mounts(own, this.#parentDirectories(tx, record.parent), record.kind === 'view');
+    });
+  }
+
+  /** What the snapshot itself adds to its parents; nothing for a view. */
+  usage(key: string): TreeUsage {
+    const {kind, layer} = this.get(key);
+    return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#store.layers.usage(layer);
+  }
+}
+
+/** `changes` over `labels`: an empty value removes its label. */
+export function mergeLabels(labels: Labels, changes: Labels): Labels {
+  return Object.fromEntries(Object.entries({...labels, ...changes}).filter(([, value]) => value !== ''));
+}

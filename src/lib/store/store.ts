@@ -1,0 +1,323 @@
+/**
+ * What is on this machine, and who may see it. Records belong to a namespace and are reached only through a handle that
+ * is bound to one; blobs and layers are shared underneath.
+ */
+import {readdirSync} from 'node:fs';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {sweepLocks} from '../fs/lock.ts';
+import type {Backend, Reader, Writer} from './backend.ts';
+import {BlobStore} from './blobs.ts';
+import {JournalBackend} from './journal.ts';
+import {LayerStore} from './layers.ts';
+import {createLayout, FORMAT_VERSION, type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
+import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
+import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
+
+export interface StoreOptions {
+  readonly root: string;
+  /** How long a change waits for another's, in milliseconds. */
+  readonly lockTimeoutMs: number;
+}
+
+/** One kind of record, read. */
+export interface Collection<T> {
+  /** The record, or `undefined`. @throws data_loss its file is damaged */
+  find(key: string): T | undefined;
+  /** @throws not_found */
+  get(key: string): T;
+  /** All of them, sorted by key. */
+  list(): readonly T[];
+  isEmpty(): boolean;
+}
+
+/** One kind of record, to be changed. */
+export interface WritableCollection<T> extends Collection<T> {
+  put(record: T): void;
+  /** @returns whether it was there */
+  delete(key: string): boolean;
+}
+
+/** One namespace's records. `C` is `Collection` in a view and `WritableCollection` in an update. */
+interface NamespaceOf<Images, Containers, Content, Leases, Snapshots> {
+  readonly name: string;
+  readonly images: Images;
+  readonly containers: Containers;
+  readonly content: Content;
+  readonly leases: Leases;
+  /** Names of snapshotters that have records here, sorted. */
+  snapshotters(): readonly string[];
+  snapshots(snapshotter: string): Snapshots;
+}
+
+export type NamespaceView = NamespaceOf<
+  Collection<ImageRecord>,
+  Collection<ContainerRecord>,
+  Collection<ContentRecord>,
+  Collection<LeaseRecord>,
+  Collection<SnapshotRecord>
+>;
+
+export type NamespaceTransaction = NamespaceOf<
+  WritableCollection<ImageRecord>,
+  WritableCollection<ContainerRecord>,
+  WritableCollection<ContentRecord>,
+  WritableCollection<LeaseRecord>,
+  WritableCollection<SnapshotRecord>
+>;
+
+export interface StoreView {
+  readonly namespaces: Collection<NamespaceRecord>;
+  namespace(name: string): NamespaceView;
+}
+
+export interface StoreTransaction {
+  readonly namespaces: WritableCollection<NamespaceRecord>;
+  /** A namespace appears when something is first written in it. */
+  namespace(name: string): NamespaceTransaction;
+  /** See `Writer.afterCommit`. */
+  afterCommit(action: () => void): void;
+}
+
+interface Kind<T> {
+  /** What one is called in messages. */
+  readonly noun: string;
+  readonly key: (record: T) => string;
+  readonly parse: (value: unknown, what: string) => T;
+}
+
+const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage};
+const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer};
+const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent};
+const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease};
+const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot};
+const NAMESPACE: Kind<NamespaceRecord> = {noun: 'namespace', key: (r) => r.name, parse: parseNamespace};
+
+class Records<T> implements WritableCollection<T> {
+  readonly #kind: Kind<T>;
+  readonly #directory: string;
+  readonly #io: Reader & Partial<Writer>;
+  readonly #beforePut: () => void;
+
+  constructor(kind: Kind<T>, directory: string, io: Reader & Partial<Writer>, beforePut: () => void) {
+    this.#kind = kind;
+    this.#directory = directory;
+    this.#io = io;
+    this.#beforePut = beforePut;
+  }
+
+  #path(key: string): string {
+    return `${this.#directory}/${recordFile(key)}`;
+  }
+
+  find(key: string): T | undefined {
+    const path = this.#path(key);
+    const document = this.#io.get(path);
+    return document === undefined ? undefined : this.#kind.parse(document, path);
+  }
+
+  get(key: string): T {
+    const record = this.find(key);
+    if (record === undefined) throw new ErrdefsError('not_found', `${this.#kind.noun} ${JSON.stringify(key)}`);
+    return record;
+  }
+
+  list(): readonly T[] {
+    const records: {key: string; record: T}[] = [];
+    for (const name of this.#io.list(this.#directory)) {
+      const path = `${this.#directory}/${name}`;
+      const document = name.endsWith('.json') ? this.#io.get(path) : undefined;
+      if (document === undefined) continue;
+      const record = this.#kind.parse(document, path);
+      records.push({key: this.#kind.key(record), record});
+    }
+    return records.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)).map(({record}) => record);
+  }
+
+  isEmpty(): boolean {
+    return !this.#io
+      .list(this.#directory)
+      .some((name) => name.endsWith('.json') && this.#io.get(`${this.#directory}/${name}`) !== undefined);
+  }
+
+  put(record: T): void {
+    this.#beforePut();
+    this.#io.put!(this.#path(this.#kind.key(record)), {version: RECORD_VERSION, ...record});
+  }
+
+  delete(key: string): boolean {
+    const path = this.#path(key);
+    if (this.#io.get(path) === undefined) return false;
+    this.#io.put!(path, undefined);
+    return true;
+  }
+}
+
+/** The records of all namespaces over a backend's reader or writer. */
+class Transaction implements StoreTransaction {
+  readonly #io: Reader & Partial<Writer>;
+  readonly namespaces: WritableCollection<NamespaceRecord>;
+
+  constructor(io: Reader & Partial<Writer>) {
+    this.#io = io;
+    this.namespaces = new Namespaces(io);
+  }
+
+  namespace(name: string): NamespaceTransaction {
+    const io = this.#io;
+    const appear = (): void => {
+      if (this.namespaces.find(name) !== undefined) return;
+      const now = new Date().toISOString();
+      this.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
+    };
+    const records = <T>(kind: Kind<T>, directory: RecordKind) => new Records(kind, recordPath.directory(name, directory), io, appear);
+    return {
+      name,
+      images: records(IMAGE, 'images'),
+      containers: records(CONTAINER, 'containers'),
+      content: records(CONTENT, 'content'),
+      leases: records(LEASE, 'leases'),
+      snapshotters: () => io.list(recordPath.snapshotters(name)),
+      snapshots: (snapshotter) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, appear),
+    };
+  }
+
+  afterCommit(action: () => void): void {
+    this.#io.afterCommit!(action);
+  }
+}
+
+/** Namespace records lie inside their namespace's directory, so that the directory is the whole of it and no name is reserved. */
+class Namespaces implements WritableCollection<NamespaceRecord> {
+  readonly #io: Reader & Partial<Writer>;
+
+  constructor(io: Reader & Partial<Writer>) {
+    this.#io = io;
+  }
+
+  find(name: string): NamespaceRecord | undefined {
+    const path = recordPath.namespace(name);
+    const document = this.#io.get(path);
+    return document === undefined ? undefined : NAMESPACE.parse(document, path);
+  }
+
+  get(name: string): NamespaceRecord {
+    const record = this.find(name);
+    if (record === undefined) throw new ErrdefsError('not_found', `namespace ${JSON.stringify(name)}`);
+    return record;
+  }
+
+  list(): readonly NamespaceRecord[] {
+    return this.#io.list(recordPath.namespaces).flatMap((name) => this.find(name) ?? []);
+  }
+
+  isEmpty(): boolean {
+    return this.list().length === 0;
+  }
+
+  put(record: NamespaceRecord): void {
+    this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
+  }
+
+  delete(name: string): boolean {
+    if (this.find(name) === undefined) return false;
+    this.#io.put!(recordPath.namespace(name), undefined);
+    return true;
+  }
+}
+
+export class Store {
+  readonly layout: Layout;
+  readonly blobs: BlobStore;
+  readonly layers: LayerStore;
+  readonly #backend: Backend;
+  #checked: 'missing' | 'usable' | undefined;
+
+  /** Opens a state directory; touches nothing until the first call. A missing one reads as empty and is made by the first change. */
+  constructor(options: StoreOptions, backend?: Backend) {
+    this.layout = createLayout(options.root);
+    this.blobs = new BlobStore(this.layout);
+    this.layers = new LayerStore(this.layout);
+    this.#backend = backend ?? new JournalBackend(this.layout, options);
+  }
+
+  /** Reads as of one moment, without waiting for anybody. @throws failed_precondition the state directory is of another version */
+  view<T>(fn: (tx: StoreView) => T): T {
+    this.#check();
+    return this.#backend.view((reader) => fn(new Transaction(reader)));
+  }
+
+  /**
+   * Runs `fn` alone, and makes all its changes visible at once, durably, or none of them. `fn` is synchronous, and may
+   * run again when another writer was faster.
+   *
+   * @param purpose what for, in a few words without secrets; shown to those who wait
+   */
+  async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
+    this.prepare();
+    return this.#backend.update(purpose, (writer) => fn(new Transaction(writer)));
+  }
+
+  /** Makes the state directory where it is missing. */
+  prepare(): void {
+    if (this.#check() === 'usable') return;
+    try {
+      writeAtomic(this.layout.version, `${FORMAT_VERSION}\n`, {sync: true, mode: 0o644});
+      this.#checked = 'usable';
+    } catch (err) {
+      throw fromErrno(err, `state directory ${this.layout.root}`);
+    }
+  }
+
+  /** Removes locks of processes that were killed. */
+  sweepLocks(): void {
+    sweepLocks(this.layout.locks);
+  }
+
+  #check(): 'missing' | 'usable' {
+    if (this.#checked !== undefined) return this.#checked;
+    const {root, version} = this.layout;
+    let text: string | undefined;
+    try {
+      text = readIfPresent(version);
+    } catch (err) {
+      throw fromErrno(err, `state directory ${root}`);
+    }
+    if (text === undefined) {
+      refuseForeignDirectory(root);
+      return 'missing';
+    }
+    if (!/^\d+\s*$/.test(text)) throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`);
+    if (Number(text) !== FORMAT_VERSION)
+      throw new ErrdefsError(
+        'failed_precondition',
+        `state directory ${root} has format ${Number(text)}, this berth knows ${FORMAT_VERSION}`,
+        {
+          hint: 'use the berth that made it, or another --root',
+          details: {found: Number(text), known: FORMAT_VERSION},
+        },
+      );
+    this.#checked = 'usable';
+    return 'usable';
+  }
+}
+
+/** A directory with anything in it but no `version` is not ours to write in. */
+function refuseForeignDirectory(root: string): void {
+  let names: string[];
+  try {
+    names = readdirSync(root);
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw fromErrno(err, `state directory ${root}`);
+  }
+  const foreign = names.find((name) => name !== 'lost+found' && !name.startsWith('.tmp.'));
+  if (foreign !== undefined)
+    throw new ErrdefsError(
+      'failed_precondition',
+      `directory ${root} has files, such as ${JSON.stringify(foreign)}, but no "version": not a state directory`,
+      {
+        hint: 'choose an empty or a new directory with --root',
+      },
+    );
+}
