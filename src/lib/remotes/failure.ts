@@ -1,0 +1,256 @@
+/** How the wire's failures become the library's errors: undici's and the system's codes, HTTP statuses, registries' codes. */
+import {type Code, ErrdefsError, type ErrorOptions, fromErrno, fromHTTPStatus, isErrdefs, resolve} from '../errdefs.ts';
+
+interface WireClass {
+  readonly code: Code;
+  /** Worth another try, now. */
+  readonly temporary: boolean;
+  readonly text: string;
+  readonly hint?: string;
+}
+
+/** What can befall a connection. */
+export const WIRE = {
+  refused: {code: 'unavailable', temporary: false, text: 'connection refused'},
+  unreachable: {code: 'unavailable', temporary: false, text: 'network unreachable'},
+  unresolved: {code: 'unavailable', temporary: false, text: 'the name does not resolve'},
+  connect_timeout: {code: 'deadline_exceeded', temporary: false, text: 'no connection within the time that --connect-timeout allows'},
+  untrusted: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the certificate is not trusted',
+    hint: 'make its CA known with NODE_EXTRA_CA_CERTS=FILE, or accept any certificate with --skip-verify',
+  },
+  tls: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'TLS was not answered in kind',
+    hint: 'if the registry serves plain HTTP, say so with --plain-http',
+  },
+  garbled: {code: 'unavailable', temporary: false, text: 'the answer is not HTTP'},
+  broken: {code: 'unavailable', temporary: true, text: 'the connection broke'},
+  stalled: {code: 'unavailable', temporary: true, text: 'the connection stalled'},
+} as const satisfies Record<string, WireClass>;
+
+export type WireKind = keyof typeof WIRE;
+
+/** A connection's failure before anybody knows what it interrupted; never leaves this room. */
+export class WireError extends Error {
+  readonly kind: WireKind;
+  /** Whose connection it was; not always that of the host that was asked first. */
+  url: URL | undefined;
+  constructor(kind: WireKind, cause?: unknown) {
+    super(kind, {cause});
+    this.kind = kind;
+  }
+}
+
+const BY_CODE: Readonly<Record<string, WireKind>> = {
+  ECONNREFUSED: 'refused',
+  EHOSTUNREACH: 'unreachable',
+  ENETUNREACH: 'unreachable',
+  ENETDOWN: 'unreachable',
+  EADDRNOTAVAIL: 'unreachable',
+  ENOTFOUND: 'unresolved',
+  EAI_AGAIN: 'unresolved',
+  EAI_FAIL: 'unresolved',
+  EAI_NODATA: 'unresolved',
+  EAI_NONAME: 'unresolved',
+  UND_ERR_CONNECT_TIMEOUT: 'connect_timeout',
+  ECONNRESET: 'broken',
+  ECONNABORTED: 'broken',
+  EPIPE: 'broken',
+  ETIMEDOUT: 'broken',
+  UND_ERR_SOCKET: 'broken',
+  UND_ERR_INFO: 'broken',
+  UND_ERR_RES_CONTENT_LENGTH_MISMATCH: 'broken',
+  UND_ERR_HEADERS_TIMEOUT: 'stalled',
+  UND_ERR_BODY_TIMEOUT: 'stalled',
+  UND_ERR_HEADERS_OVERFLOW: 'garbled',
+  EPROTO: 'tls',
+  // Verdicts on certificates: node's documentation of tls, "X509 certificate error codes".
+  ERR_TLS_CERT_ALTNAME_INVALID: 'untrusted',
+  UNABLE_TO_GET_ISSUER_CERT: 'untrusted',
+  UNABLE_TO_GET_CRL: 'untrusted',
+  UNABLE_TO_DECRYPT_CERT_SIGNATURE: 'untrusted',
+  UNABLE_TO_DECRYPT_CRL_SIGNATURE: 'untrusted',
+  UNABLE_TO_DECODE_ISSUER_PUBLIC_KEY: 'untrusted',
+  CERT_SIGNATURE_FAILURE: 'untrusted',
+  CRL_SIGNATURE_FAILURE: 'untrusted',
+  CERT_NOT_YET_VALID: 'untrusted',
+  CERT_HAS_EXPIRED: 'untrusted',
+  CRL_NOT_YET_VALID: 'untrusted',
+  CRL_HAS_EXPIRED: 'untrusted',
+  ERROR_IN_CERT_NOT_BEFORE_FIELD: 'untrusted',
+  ERROR_IN_CERT_NOT_AFTER_FIELD: 'untrusted',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'untrusted',
+  SELF_SIGNED_CERT_IN_CHAIN: 'untrusted',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'untrusted',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'untrusted',
+  CERT_CHAIN_TOO_LONG: 'untrusted',
+  CERT_REVOKED: 'untrusted',
+  INVALID_CA: 'untrusted',
+  PATH_LENGTH_EXCEEDED: 'untrusted',
+  INVALID_PURPOSE: 'untrusted',
+  CERT_UNTRUSTED: 'untrusted',
+  CERT_REJECTED: 'untrusted',
+  HOSTNAME_MISMATCH: 'untrusted',
+};
+
+/** An error of undici or of a socket: a `WireError`, or for what is not the wire's (no descriptors left, closed by us) ours. */
+export function fromTransport(err: unknown): unknown {
+  const {code, name} = err as {code?: string; name?: string};
+  if (code === 'UND_ERR_DESTROYED' || code === 'UND_ERR_CLOSED') return new ErrdefsError('canceled', 'the remote was closed', {cause: err});
+  const kind =
+    name === 'HTTPParserError' ? 'garbled' : code?.startsWith('ERR_SSL_') ? 'tls' : code === undefined ? undefined : BY_CODE[code];
+  return kind === undefined ? fromErrno(err, 'connection') : new WireError(kind, err);
+}
+
+/** What was asked, of whom, how often. */
+export interface Attempt {
+  /** Verb and object, such as `resolve docker.io/library/redis:7`. */
+  readonly what: string;
+  readonly url: URL;
+  readonly attempt: number;
+  /** Bytes of the body that have been delivered. */
+  readonly bytesDone?: number | undefined;
+}
+
+/** The URL as errors may show it: presigned ones carry secrets in their query. */
+export const shownURL = ({origin, pathname}: URL): string => origin + pathname;
+
+const facts = ({url, attempt, bytesDone}: Attempt): Record<string, unknown> => ({
+  host: url.host,
+  url: shownURL(url),
+  attempt,
+  ...(bytesDone === undefined ? {} : {bytesDone}),
+});
+
+/** A failure that has been found to be final, in words. */
+export function wireFailure(err: WireError, asked: Attempt): ErrdefsError {
+  const on = {...asked, url: err.url ?? asked.url};
+  const {code, text, hint}: WireClass = WIRE[err.kind];
+  const {code: errno} = (err.cause ?? {}) as {code?: unknown};
+  return new ErrdefsError(code, `${on.what}: ${on.url.host}: ${text}`, {
+    cause: err.cause,
+    ...(hint === undefined ? {} : {hint}),
+    details: {...facts(on), ...(typeof errno === 'string' ? {errno} : {})},
+  });
+}
+
+/** The answer is not what it has to be. */
+export const refusal = (on: Attempt, why: string, options: Pick<ErrorOptions, 'cause' | 'hint'> & {code?: Code} = {}): ErrdefsError =>
+  new ErrdefsError(options.code ?? 'failed_precondition', `${on.what}: ${on.url.host}: ${why}`, {...options, details: facts(on)});
+
+/** A signal's reason as one of our classes: `AbortSignal.timeout` is a deadline, everything without a class a cancellation. */
+export function interruption(what: string, reason: unknown): ErrdefsError {
+  if (isErrdefs(reason)) return reason;
+  return new ErrdefsError(resolve(reason) === 'deadline_exceeded' ? 'deadline_exceeded' : 'canceled', what, {cause: reason});
+}
+
+/** Codes of the distribution specification, "Error Codes", and of docker's registry. What is not here goes by the status. */
+export const REGISTRY_CODES: Readonly<Record<string, Code>> = {
+  BLOB_UNKNOWN: 'not_found',
+  BLOB_UPLOAD_INVALID: 'failed_precondition',
+  BLOB_UPLOAD_UNKNOWN: 'not_found',
+  DENIED: 'permission_denied',
+  DIGEST_INVALID: 'invalid_argument',
+  MANIFEST_BLOB_UNKNOWN: 'not_found',
+  MANIFEST_INVALID: 'invalid_argument',
+  MANIFEST_UNKNOWN: 'not_found',
+  MANIFEST_UNVERIFIED: 'invalid_argument',
+  NAME_INVALID: 'invalid_argument',
+  NAME_UNKNOWN: 'not_found',
+  PAGINATION_NUMBER_INVALID: 'invalid_argument',
+  RANGE_INVALID: 'out_of_range',
+  SIZE_INVALID: 'invalid_argument',
+  TAG_INVALID: 'invalid_argument',
+  TOOMANYREQUESTS: 'resource_exhausted',
+  UNAUTHORIZED: 'unauthenticated',
+  UNSUPPORTED: 'not_implemented',
+};
+
+/** What of an answer decides the error. */
+export interface Answer {
+  readonly status: number;
+  /** The first bytes of the body. */
+  readonly body: Buffer;
+  /** `none`: we have none for this registry; `withheld`: it came from a place that gets none. */
+  readonly credentials: 'sent' | 'none' | 'withheld';
+  /** The challenge says that they are valid but not enough. */
+  readonly insufficientScope: boolean;
+  /** How long the registry asks to wait. */
+  readonly retryAfterMs?: number | undefined;
+  /** The registry's count of what is left of a rate limit, as it wrote it. */
+  readonly rateLimitRemaining?: string | undefined;
+}
+
+/** First error of a body `{"errors": [{code, message}]}`; nothing when it is something else. */
+function firstError(body: Buffer): {code?: string; message?: string} {
+  try {
+    const {errors} = JSON.parse(body.toString()) as {errors?: {code?: unknown; message?: unknown}[]};
+    const {code, message} = errors?.[0] ?? {};
+    return {
+      ...(typeof code === 'string' && /^\w{1,64}$/.test(code) ? {code} : {}),
+      // A terminal will show it: no control characters, one line, not long.
+      ...(typeof message === 'string'
+        ? {
+            message: message
+              .replaceAll(/[\p{C}\s]+/gu, ' ')
+              .trim()
+              .slice(0, 200),
+          }
+        : {}),
+    };
+  } catch {
+    return {};
+  }
+}
+
+function answerClass({status, credentials, insufficientScope}: Answer, registryCode: string | undefined): Code {
+  if (status < 400) return 'failed_precondition';
+  if (status === 401) return credentials === 'sent' && insufficientScope ? 'permission_denied' : 'unauthenticated';
+  if (status === 429) return 'resource_exhausted';
+  if (status === 500) return 'unavailable';
+  if (status > 500) return fromHTTPStatus(status);
+  return (registryCode === undefined ? undefined : REGISTRY_CODES[registryCode]) ?? fromHTTPStatus(status);
+}
+
+const CREDENTIALS_HINT = {
+  sent: 'the registry does not accept these credentials for it',
+  none: 'give credentials with --user NAME; registries also answer like this where the repository does not exist',
+  withheld: undefined,
+} as const;
+
+function answerHint(code: Code, {credentials, retryAfterMs}: Answer): string | undefined {
+  if (code === 'unauthenticated' || code === 'permission_denied') return CREDENTIALS_HINT[credentials];
+  if (code === 'resource_exhausted' && retryAfterMs !== undefined) return `the registry asks to wait ${Math.ceil(retryAfterMs / 1000)} s`;
+  return undefined;
+}
+
+/**
+ * An answer that is final and no success.
+ *
+ * @param redact removes what must not be shown from the registry's own words: some repeat the request
+ */
+export function refusedBy(answer: Answer, on: Attempt, redact: (text: string) => string): ErrdefsError {
+  const {status, body, retryAfterMs, rateLimitRemaining} = answer;
+  const {code: registryCode, message} = firstError(body);
+  const code = answerClass(answer, registryCode);
+  const hint = answerHint(code, answer);
+  const registryMessage = message === undefined ? undefined : redact(message);
+  // "not found" and "unauthenticated" say what their messages say; of the others a person wants the registry's reason.
+  const reason = code === 'not_found' || code === 'unauthenticated' || !registryMessage ? '' : ` (${registryMessage})`;
+  const what = `${on.what}: ${on.url.host} answered ${status}${registryCode === undefined ? '' : ` ${registryCode}`}${reason}`;
+  return new ErrdefsError(code, what, {
+    ...(hint === undefined ? {} : {hint}),
+    details: {
+      httpStatus: status,
+      ...(registryCode === undefined ? {} : {registryCode}),
+      ...(registryMessage ? {registryMessage} : {}),
+      ...(retryAfterMs === undefined ? {} : {retryAfterMs}),
+      ...(rateLimitRemaining === undefined ? {} : {rateLimitRemaining}),
+      ...facts(on),
+    },
+  });
+}

@@ -1,0 +1,36 @@
+/** When a request is repeated, and how long after. */
+
+/** Requests made for one, the first included. */
+export const ATTEMPTS = 5;
+/** Openings of a blob in a row that may bring nothing. */
+export const IDLE_OPENINGS = 3;
+/** The longest wait that a registry may ask for; asked for more, the request fails at once and says so. */
+export const MAX_WAIT_MS = 60_000;
+
+/** Statuses that another try may cure. */
+export const isTemporary = (status: number): boolean => status === 408 || status === 429 || (status >= 500 && status !== 501);
+
+const UNIT_MS: Readonly<Record<string, number>> = {ns: 1e-6, us: 1e-3, µs: 1e-3, μs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000};
+
+/**
+ * The wait that a `Retry-After` header asks for, in milliseconds; undefined when it cannot be read.
+ *
+ * Besides the seconds and dates of RFC 9110 registries write Go's durations, as in `880µs` or `1m30s`.
+ *
+ * @param header as undici gives it, that is, its UTF-8 bytes as latin1 characters
+ */
+export function parseRetryAfter(header: string, now: number): number | undefined {
+  const text = Buffer.from(header, 'latin1').toString().trim();
+  if (/^\d+$/.test(text)) return Number(text) * 1000;
+  if (/^(?:\d+(?:\.\d+)?(?:ns|us|µs|μs|ms|s|m|h))+$/.test(text)) {
+    let ms = 0;
+    for (const [, count, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|s|m|h)/g)) ms += Number(count) * UNIT_MS[unit!]!;
+    return ms;
+  }
+  // Date.parse takes much that is no date; the header's three forms all begin with a day of the week.
+  const date = /^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text) ? Date.parse(text) : Number.NaN;
+  return Number.isNaN(date) ? undefined : Math.max(0, date - now);
+}
+
+/** Pause after the n-th failure (from 1), in milliseconds: doubling, and spread so that many clients do not return at once. */
+export const backoff = (n: number, baseMs: number): number => baseMs * 2 ** (n - 1) * (0.5 + Math.random());

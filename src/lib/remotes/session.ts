@@ -1,0 +1,254 @@
+/** A request until its final answer: redirects, challenges, repeats. */
+import {setTimeout as sleep} from 'node:timers/promises';
+import type {ErrdefsError} from '../errdefs.ts';
+import {Authorizer, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
+import {parseChallenges} from './challenge.ts';
+import type {CredentialSource} from './contract.ts';
+import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './failure.ts';
+import {ATTEMPTS, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
+import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
+
+export interface Request {
+  /** Verb and object, for messages. */
+  readonly what: string;
+  readonly method: 'GET' | 'HEAD' | 'POST';
+  readonly url: URL;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly form?: URLSearchParams | undefined;
+  /** The registry's realm, whose challenges are answered; without one the request goes without credentials. */
+  readonly realm?: Realm | undefined;
+  /** Credentials that are decided already. */
+  readonly authorization?: string | undefined;
+  readonly signal: AbortSignal | undefined;
+  /** Takes the body of a success. Called anew for every attempt. */
+  readonly onBody: (head: Head, on: Attempt) => BodySink;
+  /** A body that broke off is asked for again from its beginning. Otherwise that is thrown as `WireError`. */
+  readonly restartable: boolean;
+  /** The answer will be checked against a digest, so that its way need not be trusted: HTTPS may redirect to HTTP. */
+  readonly checked: boolean;
+}
+
+/** The final answer. */
+export interface Reply extends Head {
+  /** First bytes of the body of what is no success. */
+  readonly body: Buffer;
+  readonly on: Attempt;
+  /** It came from the origin that was asked, not from where that redirected. */
+  readonly home: boolean;
+}
+
+const MAX_REDIRECTS = 10;
+const REDIRECTS = new Set([301, 302, 303, 307, 308]);
+/** What is read of a body that is not the one that was asked for. */
+const ERROR_BODY_LIMIT = 8 * 1024;
+const TOKEN_LIMIT = 128 * 1024;
+
+/** @returns a sink that keeps what comes first */
+export function collect(chunks: Buffer[], limit: number): BodySink {
+  let room = limit;
+  return (chunk) => {
+    chunks.push(room < chunk.length ? chunk.subarray(0, room) : chunk);
+    room -= Math.min(room, chunk.length);
+    return room === 0 ? ENOUGH : undefined;
+  };
+}
+
+const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header);
+
+export interface SessionOptions {
+  readonly backoffMs: number;
+  readonly userAgent: string;
+}
+
+export class Session {
+  readonly #transport: Transport;
+  readonly #options: SessionOptions;
+  readonly #authorizer: Authorizer;
+  /** When an origin that asked for patience may be asked again, in milliseconds of `performance.now()`. */
+  readonly #notBefore = new Map<string, number>();
+
+  constructor(transport: Transport, source: CredentialSource, options: SessionOptions) {
+    this.#transport = transport;
+    this.#options = options;
+    this.#authorizer = new Authorizer(
+      {
+        exchange: (request) => this.#askToken(request),
+        refused: ({what, url}, {status, body}, credentials) =>
+          refusedBy({status, body, credentials, insufficientScope: false}, {what, url, attempt: 1}, (text) =>
+            this.#authorizer.redact(text),
+          ),
+      },
+      source,
+    );
+  }
+
+  /**
+   * Sends a request until its answer is final: any answer but one that a repeat may cure, or that one at the last attempt.
+   *
+   * @throws WireError a body that is not restartable broke off, or stalled
+   * @throws ErrdefsError every other failure
+   * @throws whatever `onBody` or its sink threw, as it is
+   */
+  async send(request: Request): Promise<Reply> {
+    const {what, url, signal, restartable} = request;
+    for (let attempt = 1; ; attempt++) {
+      let started = false;
+      let pause: number | undefined;
+      try {
+        await this.#patience(url.origin, signal);
+        const reply = await this.#follow(request, attempt, () => {
+          started = true;
+        });
+        pause = this.#pauseAfter(reply, attempt);
+        if (pause === undefined) return reply;
+      } catch (err) {
+        if (signal?.aborted) throw interruption(what, signal.reason);
+        if (!(err instanceof WireError)) throw err;
+        if (started && !restartable) throw err;
+        if (!WIRE[err.kind].temporary || attempt >= ATTEMPTS) throw wireFailure(err, {what, url, attempt});
+        pause = backoff(attempt, this.#options.backoffMs);
+      }
+      await this.pause(pause, what, signal);
+    }
+  }
+
+  /** @throws canceled or deadline_exceeded by the signal */
+  async pause(ms: number, what: string, signal: AbortSignal | undefined): Promise<void> {
+    try {
+      await sleep(ms, undefined, signal === undefined ? {} : {signal});
+    } catch {
+      throw interruption(what, signal?.reason);
+    }
+  }
+
+  /** The pause after the n-th pause-worthy event, jittered. */
+  backoff(n: number): number {
+    return backoff(n, this.#options.backoffMs);
+  }
+
+  /** The error that an answer without success is. */
+  async refused({status, headers, body, on, home}: Reply, realm: Realm | undefined): Promise<ErrdefsError> {
+    const retryAfter = first(headers['retry-after']);
+    const challenges = parseChallenges(headers['www-authenticate']);
+    return refusedBy(
+      {
+        status,
+        body,
+        credentials: !home || realm === undefined ? 'withheld' : (await this.#authorizer.hasCredentials(realm.host)) ? 'sent' : 'none',
+        insufficientScope: challenges.some(({params}) => params.get('error') === 'insufficient_scope'),
+        retryAfterMs: retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, Date.now()),
+        rateLimitRemaining: status === 429 ? first(headers['ratelimit-remaining']) : undefined,
+      },
+      on,
+      (text) => this.#authorizer.redact(text),
+    );
+  }
+
+  /** Waits out what an origin asked for, also when it asked it of another request. */
+  async #patience(origin: string, signal: AbortSignal | undefined): Promise<void> {
+    const ms = (this.#notBefore.get(origin) ?? 0) - performance.now();
+    if (ms > 0) await sleep(ms, undefined, signal === undefined ? {} : {signal});
+  }
+
+  /**
+   * The pause before an answer's request is repeated; undefined when the answer is final. So is one whose `Retry-After`
+   * is longer than a command may hang: to ask earlier would be what it forbids.
+   */
+  #pauseAfter({status, headers, on}: Reply, attempt: number): number | undefined {
+    if (!isTemporary(status) || attempt >= ATTEMPTS) return undefined;
+    const header = first(headers['retry-after']);
+    const asked = header === undefined ? undefined : parseRetryAfter(header, Date.now());
+    if (asked === undefined) return backoff(attempt, this.#options.backoffMs);
+    if (asked > MAX_WAIT_MS) return undefined;
+    this.#notBefore.set(on.url.origin, performance.now() + asked);
+    return Math.max(asked + Math.random() * this.#options.backoffMs, backoff(attempt, this.#options.backoffMs));
+  }
+
+  /**
+   * One attempt, through redirects and at most one answer to a challenge.
+   *
+   * Credentials stay with the origin (scheme, host and port) that the request was addressed to: once a redirect leaves it,
+   * they are not sent, not even back at home, and no challenge is answered.
+   */
+  async #follow(request: Request, attempt: number, onStart: () => void): Promise<Reply> {
+    const {what, method, form, realm, signal, onBody} = request;
+    let url = request.url;
+    let home = true;
+    let challenged = false;
+    let authorization = realm === undefined ? request.authorization : this.#authorizer.current(realm);
+    for (let redirects = 0; ; ) {
+      const on: Attempt = {what, url, attempt};
+      const chunks: Buffer[] = [];
+      let head: Head | undefined;
+      await this.#transport.exchange({
+        method,
+        url,
+        headers: {
+          'user-agent': this.#options.userAgent,
+          'accept-encoding': 'identity',
+          ...request.headers,
+          ...(form === undefined ? {} : {'content-type': 'application/x-www-form-urlencoded'}),
+          ...(home && authorization !== undefined ? {authorization} : {}),
+        },
+        body: form?.toString(),
+        signal,
+        onHead: (got) => {
+          head = got;
+          if (got.status >= 300) return collect(chunks, ERROR_BODY_LIMIT);
+          onStart();
+          return onBody(got, on);
+        },
+      });
+      const {status, headers} = head!;
+      const location = headers.location;
+      if (REDIRECTS.has(status) && location !== undefined && method !== 'POST') {
+        if (++redirects > MAX_REDIRECTS) throw refusal(on, `more than ${MAX_REDIRECTS} redirects`);
+        const next = redirectTarget(location, on, request.checked);
+        home &&= next.origin === url.origin;
+        url = next;
+        continue;
+      }
+      if (status === 401 && home && realm !== undefined && !challenged) {
+        challenged = true;
+        const answer = await this.#authorizer.answer(realm, parseChallenges(headers['www-authenticate']), authorization, signal);
+        if (answer !== undefined) {
+          authorization = answer;
+          continue;
+        }
+      }
+      return {status, headers, body: Buffer.concat(chunks), on, home};
+    }
+  }
+
+  async #askToken({what, method, url, authorization, form, signal}: TokenRequest): Promise<TokenReply> {
+    let chunks: Buffer[] = [];
+    const reply = await this.send({
+      what,
+      method,
+      url,
+      form,
+      authorization,
+      signal,
+      headers: {accept: 'application/json'},
+      onBody: () => {
+        chunks = [];
+        return collect(chunks, TOKEN_LIMIT);
+      },
+      restartable: true,
+      checked: false,
+    });
+    return {status: reply.status, body: reply.status < 300 ? Buffer.concat(chunks) : reply.body};
+  }
+}
+
+/** @throws failed_precondition the target is no place to go */
+function redirectTarget(location: string, on: Attempt, checked: boolean): URL {
+  const target = URL.parse(location, on.url.href);
+  if (target === null || (target.protocol !== 'https:' && target.protocol !== 'http:'))
+    throw refusal(on, 'redirects to what is no web address');
+  if (target.protocol === 'http:' && on.url.protocol === 'https:' && !checked)
+    throw refusal(on, `redirects from HTTPS to ${target.origin}`);
+  target.username = '';
+  target.password = '';
+  return target;
+}

@@ -1,0 +1,390 @@
+/**
+ * A registry on loopback that speaks the distribution specification as far as pulls go, over a map in memory, and fails as
+ * it is told: `registry.fault({path: /blobs/, times: 1, truncateAt: 1000})`. It remembers each request, with the
+ * `Authorization` that came with it, and the bytes of its answer.
+ */
+import {createHash, randomBytes} from 'node:crypto';
+import {once} from 'node:events';
+import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
+import {createServer as createSecureServer} from 'node:https';
+import type {AddressInfo} from 'node:net';
+import {setTimeout as sleep} from 'node:timers/promises';
+import type {Descriptor, Digest} from '../../src/lib/oci/descriptor.ts';
+import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
+import type {Scope} from '../helpers.ts';
+import type {Certificate} from './certificate.ts';
+
+export interface TokenAuth {
+  readonly kind: 'token';
+  /** Who may have a token; without one everybody may, and credentials are not looked at. */
+  readonly login?: {readonly username: string; readonly password: string};
+  /** A refresh token that is as good as the login. */
+  readonly refreshToken?: string;
+  /** Seconds in `expires_in`; left out of the answer when undefined. */
+  readonly expiresIn?: number;
+  /** What POST, oauth2's way, is answered with when it is not spoken. */
+  readonly postStatus?: 400 | 401 | 404 | 405;
+  /** Where the challenge says tokens are; default the registry's own `/token`. */
+  readonly realm?: string;
+}
+
+export interface BasicAuth {
+  readonly kind: 'basic';
+  readonly login: {readonly username: string; readonly password: string};
+}
+
+export interface FakeOptions {
+  readonly auth?: TokenAuth | BasicAuth;
+  readonly tls?: Certificate;
+  /** Such as `127.0.0.2`, to be another host for the same machine. Default `127.0.0.1`. */
+  readonly address?: string;
+}
+
+export interface RecordedRequest {
+  readonly method: string;
+  /** With query. */
+  readonly path: string;
+  readonly range: string | undefined;
+  readonly authorization: string | undefined;
+  readonly accept: string | undefined;
+  readonly userAgent: string | undefined;
+  /** What a POST brought. */
+  readonly body: string;
+  /** `performance.now()` at its arrival. */
+  readonly at: number;
+  /** Filled in as the answer goes out. */
+  status: number;
+  bytesSent: number;
+}
+
+/** Which requests, and what becomes of them. All that is given applies. */
+export interface Fault {
+  readonly method?: 'GET' | 'HEAD' | 'POST';
+  /** Matched against path and query. Default: every path. */
+  readonly path?: RegExp;
+  /** How many requests it befalls; default all. */
+  readonly times?: number;
+  /** Answers this status instead; with `code` in the registry's error body. */
+  readonly status?: number;
+  readonly code?: string;
+  readonly message?: string;
+  /** Headers that replace the answer's; null takes one away. */
+  readonly headers?: Readonly<Record<string, string | readonly string[] | null>>;
+  /** The answer's body, from the one that would be right. Headers stay as for the right one, unless `Content-Length` is replaced. */
+  readonly body?: (right: Buffer) => Buffer;
+  /** Without a length: chunked. */
+  readonly chunked?: boolean;
+  /** Closes the connection after so many bytes of body. */
+  readonly truncateAt?: number;
+  /** Resets it. */
+  readonly resetAt?: number;
+  /** Goes silent after so many bytes, or before the head when negative. */
+  readonly stallAt?: number;
+  /** Sends the body in such pieces, each after such a pause. */
+  readonly trickle?: {readonly bytes: number; readonly everyMs: number};
+  readonly ignoreRange?: boolean;
+  readonly redirect?: string | ((request: IncomingMessage) => string);
+  readonly delayMs?: number;
+}
+
+export interface FakeImage {
+  readonly manifest: Descriptor;
+  readonly config: Descriptor;
+  readonly layers: readonly Descriptor[];
+}
+
+interface Answer {
+  status: number;
+  headers: Record<string, string | readonly string[]>;
+  body: Buffer;
+}
+
+export const digestOf = (bytes: Buffer, algorithm = 'sha256'): Digest =>
+  `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}` as Digest;
+
+const errorBody = (code: string, message: string): Buffer => Buffer.from(JSON.stringify({errors: [{code, message}]}));
+const isBasic = (header: string | undefined, {username, password}: BasicAuth['login']): boolean =>
+  header === `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
+
+/** Starts one that ends with the scope. */
+export async function startFakeRegistry(scope: Scope, options: FakeOptions = {}): Promise<FakeRegistry> {
+  const registry = new FakeRegistry(options);
+  scope.after(() => registry.close());
+  await registry.listen();
+  return registry;
+}
+
+export class FakeRegistry {
+  /** Oldest first. */
+  readonly requests: RecordedRequest[] = [];
+  /** Connections that were ever made. */
+  connections = 0;
+  readonly #options: FakeOptions;
+  readonly #server: Server;
+  readonly #blobs = new Map<Digest, Buffer>();
+  /** By `<repository> <tag or digest>`. */
+  readonly #manifests = new Map<string, {bytes: Buffer; mediaType: string}>();
+  readonly #faults: {fault: Fault; left: number}[] = [];
+  readonly #tokens = new Map<string, {scopes: readonly string[]; expires: number}>();
+
+  constructor(options: FakeOptions) {
+    this.#options = options;
+    const listener = (request: IncomingMessage, response: ServerResponse): void => {
+      this.#serve(request, response).catch((err: unknown) => response.destroy(err as Error));
+    };
+    this.#server = options.tls === undefined ? createServer(listener) : createSecureServer({...options.tls}, listener);
+    this.#server.on('connection', () => {
+      this.connections++;
+    });
+  }
+
+  async listen(): Promise<void> {
+    this.#server.listen(0, this.#options.address ?? '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
+  async close(): Promise<void> {
+    if (!this.#server.listening) return;
+    const closed = once(this.#server, 'close');
+    this.#server.close();
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  /** Such as `127.0.0.1:41817`: a reference's domain. */
+  get host(): string {
+    const {address, port} = this.#server.address() as AddressInfo;
+    return `${address}:${port}`;
+  }
+
+  get url(): string {
+    return `${this.#options.tls === undefined ? 'http' : 'https'}://${this.host}`;
+  }
+
+  /** Puts a blob in; it is in every repository. */
+  addBlob(bytes: Buffer, mediaType = 'application/octet-stream', algorithm = 'sha256'): Descriptor {
+    const digest = digestOf(bytes, algorithm);
+    this.#blobs.set(digest, bytes);
+    return {mediaType, digest, size: bytes.length};
+  }
+
+  /** Puts a manifest or index in, under its digest and, if given, a tag. */
+  addManifest(repository: string, document: Buffer | object, mediaType: string, tag?: string, algorithm = 'sha256'): Descriptor {
+    const bytes = Buffer.isBuffer(document) ? document : Buffer.from(JSON.stringify(document));
+    const digest = digestOf(bytes, algorithm);
+    for (const key of tag === undefined ? [digest] : [digest, tag]) this.#manifests.set(`${repository} ${key}`, {bytes, mediaType});
+    return {mediaType, digest, size: bytes.length};
+  }
+
+  /** Puts an image of these layers in, whatever their bytes. */
+  addImage(repository: string, tag: string, layers: readonly Buffer[], config: object = {architecture: 'amd64', os: 'linux'}): FakeImage {
+    const configured = this.addBlob(Buffer.from(JSON.stringify(config)), OCI_CONFIG);
+    const layered = layers.map((bytes) => this.addBlob(bytes, OCI_LAYER));
+    const document = {schemaVersion: 2, mediaType: OCI_MANIFEST, config: configured, layers: layered};
+    return {manifest: this.addManifest(repository, document, OCI_MANIFEST, tag), config: configured, layers: layered};
+  }
+
+  addIndex(repository: string, tag: string, manifests: readonly Descriptor[]): Descriptor {
+    return this.addManifest(repository, {schemaVersion: 2, mediaType: OCI_INDEX, manifests}, OCI_INDEX, tag);
+  }
+
+  /** Makes requests fail from now on; the first fault that matches a request is its own. @returns undoes it */
+  fault(fault: Fault): () => void {
+    const entry = {fault, left: fault.times ?? Number.POSITIVE_INFINITY};
+    this.#faults.push(entry);
+    return () => {
+      entry.left = 0;
+    };
+  }
+
+  /** Requests so far, of a method and to paths like this. */
+  count(method: string, path = /./): number {
+    return this.requests.filter((r) => r.method === method && path.test(r.path)).length;
+  }
+
+  /** Bytes of bodies sent so far from paths like this. */
+  bytesSent(path = /./): number {
+    return this.requests.filter((r) => path.test(r.path)).reduce((sum, r) => sum + r.bytesSent, 0);
+  }
+
+  /** Every `Authorization` that has come, each once. */
+  get authorizations(): string[] {
+    return [...new Set(this.requests.flatMap(({authorization}) => authorization ?? []))];
+  }
+
+  /** Forgets requests and faults. */
+  clear(): void {
+    this.requests.length = 0;
+    this.#faults.length = 0;
+  }
+
+  /** Takes all tokens back, as a registry that restarts does. */
+  revokeTokens(): void {
+    this.#tokens.clear();
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk as Buffer);
+    const {method = '', url: path = '', headers} = request;
+    const record: RecordedRequest = {
+      method,
+      path,
+      range: headers.range,
+      authorization: headers.authorization,
+      accept: headers.accept,
+      userAgent: headers['user-agent'],
+      body: Buffer.concat(chunks).toString(),
+      at: performance.now(),
+      status: 0,
+      bytesSent: 0,
+    };
+    this.requests.push(record);
+    const fault = this.#faultFor(method, path);
+    if (fault.delayMs !== undefined) await sleep(fault.delayMs);
+    if ((fault.stallAt ?? 0) < 0) return;
+    const answer = this.#spoil(this.#answer(record, fault), fault, request);
+    record.status = answer.status;
+    await this.#send(answer, fault, record, response);
+  }
+
+  #faultFor(method: string, path: string): Fault {
+    const entry = this.#faults.find(
+      ({fault, left}) => left > 0 && (fault.method ?? method) === method && (fault.path === undefined || fault.path.test(path)),
+    );
+    if (entry === undefined) return {};
+    entry.left--;
+    return entry.fault;
+  }
+
+  #answer(record: RecordedRequest, fault: Fault): Answer {
+    const url = new URL(record.path, this.url);
+    if (url.pathname === '/token') return this.#answerToken(record, url);
+    const match = /^\/v2\/(?:(.+)\/(manifests|blobs)\/([^/]+))?$/.exec(url.pathname);
+    if (match === null) return refuse(404, 'NAME_UNKNOWN', 'no such path');
+    const [, repository, kind, reference] = match;
+    const challenge = this.#challenge(record.authorization, repository);
+    if (challenge !== undefined)
+      return {...refuse(401, 'UNAUTHORIZED', 'authentication required'), headers: {'www-authenticate': challenge}};
+    if (repository === undefined) return {status: 200, headers: {}, body: Buffer.from('{}')};
+    if (kind === 'manifests') {
+      const found = this.#manifests.get(`${repository} ${reference}`);
+      const isKnown = [...this.#manifests.keys()].some((key) => key.startsWith(`${repository} `));
+      if (found === undefined)
+        return isKnown ? refuse(404, 'MANIFEST_UNKNOWN', 'manifest unknown') : refuse(404, 'NAME_UNKNOWN', 'name unknown');
+      const digest = reference!.includes(':') ? reference! : digestOf(found.bytes);
+      return {status: 200, headers: {'content-type': found.mediaType, 'docker-content-digest': digest}, body: found.bytes};
+    }
+    const blob = this.#blobs.get(reference as Digest);
+    if (blob === undefined) return refuse(404, 'BLOB_UNKNOWN', 'blob unknown');
+    return ranged(blob, reference!, fault.ignoreRange ? undefined : record.range);
+  }
+
+  /** The challenge that a request has to answer; undefined when it may pass. */
+  #challenge(authorization: string | undefined, repository: string | undefined): string | undefined {
+    const {auth} = this.#options;
+    if (auth === undefined) return undefined;
+    if (auth.kind === 'basic') return isBasic(authorization, auth.login) ? undefined : 'Basic realm="fake"';
+    const scope = repository === undefined ? undefined : `repository:${repository}:pull`;
+    const token = this.#tokens.get(/^Bearer (.+)$/.exec(authorization ?? '')?.[1] ?? '');
+    const known = token !== undefined && token.expires > performance.now();
+    if (known && (scope === undefined || token.scopes.includes(scope))) return undefined;
+    return [
+      `Bearer realm="${auth.realm ?? `${this.url}/token`}",service="fake"`,
+      ...(scope === undefined ? [] : [`scope="${scope}"`]),
+      ...(known ? ['error="insufficient_scope"'] : []),
+    ].join(',');
+  }
+
+  #answerToken({method, authorization, body}: RecordedRequest, {searchParams}: URL): Answer {
+    const {auth} = this.#options;
+    if (auth?.kind !== 'token') return refuse(404, 'UNSUPPORTED', 'no tokens here');
+    const form = new URLSearchParams(body);
+    const isPost = method === 'POST';
+    if (isPost && auth.postStatus !== undefined) return refuse(auth.postStatus, 'UNSUPPORTED', 'no oauth2 here');
+    const scopes = isPost ? (form.get('scope') ?? '').split(' ') : searchParams.getAll('scope');
+    const {login} = auth;
+    const isRefresh = form.get('grant_type') === 'refresh_token';
+    const welcome = isPost
+      ? isRefresh
+        ? form.get('refresh_token') === auth.refreshToken
+        : form.get('username') === login?.username && form.get('password') === login?.password
+      : login === undefined || isBasic(authorization, login);
+    if (!welcome) return refuse(401, 'UNAUTHORIZED', 'who are you');
+    const token = `token-${randomBytes(12).toString('hex')}`;
+    const {expiresIn} = auth;
+    this.#tokens.set(token, {scopes, expires: performance.now() + (expiresIn ?? 3600) * 1000});
+    const field = isPost ? 'access_token' : 'token';
+    return {
+      status: 200,
+      headers: {'content-type': 'application/json'},
+      body: Buffer.from(JSON.stringify({[field]: token, ...(expiresIn === undefined ? {} : {expires_in: expiresIn})})),
+    };
+  }
+
+  /** The answer as the fault has it, body and head. */
+  #spoil(right: Answer, fault: Fault, request: IncomingMessage): Answer {
+    const {status, code = 'UNKNOWN', message = 'as told', redirect} = fault;
+    let answer = status === undefined ? right : refuse(status, code, message);
+    if (redirect !== undefined) {
+      const location = typeof redirect === 'string' ? redirect : redirect(request);
+      answer = {status: status ?? 307, headers: {location}, body: Buffer.from('elsewhere')};
+    }
+    const headers: Answer['headers'] = {'content-length': String(answer.body.length), ...answer.headers};
+    if (fault.chunked) delete headers['content-length'];
+    for (const [name, value] of Object.entries(fault.headers ?? {})) {
+      if (value === null) delete headers[name];
+      else headers[name] = value;
+    }
+    return {status: answer.status, headers, body: fault.body === undefined ? answer.body : fault.body(answer.body)};
+  }
+
+  async #send({status, headers, body}: Answer, fault: Fault, record: RecordedRequest, response: ServerResponse): Promise<void> {
+    const {truncateAt, resetAt, stallAt, trickle} = fault;
+    const {socket} = response;
+    response.strictContentLength = false;
+    response.writeHead(status, headers as Record<string, string | string[]>);
+    if (record.method === 'HEAD') {
+      response.end();
+      return;
+    }
+    const write = async (bytes: Buffer): Promise<void> => {
+      record.bytesSent += bytes.length;
+      if (!response.write(bytes)) await once(response, 'drain').catch(() => undefined);
+    };
+    const cut = Math.min(truncateAt ?? body.length, resetAt ?? body.length, stallAt ?? body.length);
+    const sent = body.subarray(0, cut);
+    response.flushHeaders();
+    if (trickle !== undefined) {
+      for (let at = 0; at < sent.length && !socket?.destroyed; at += trickle.bytes) {
+        await write(sent.subarray(at, at + trickle.bytes));
+        await sleep(trickle.everyMs);
+      }
+    } else if (sent.length > 0) {
+      await write(sent);
+    }
+    if (cut === body.length && truncateAt === undefined && resetAt === undefined && stallAt === undefined) {
+      response.end();
+      return;
+    }
+    if (stallAt !== undefined) return;
+    // What has been written must arrive: a reset takes back what the other side has not read.
+    await sleep(20);
+    if (resetAt !== undefined) socket?.resetAndDestroy();
+    else socket?.destroySoon();
+  }
+}
+
+function refuse(status: number, code: string, message: string): Answer {
+  return {status, headers: {'content-type': 'application/json'}, body: errorBody(code, message)};
+}
+
+function ranged(blob: Buffer, digest: string, range: string | undefined): Answer {
+  const headers = {'content-type': 'application/octet-stream', 'docker-content-digest': digest, 'accept-ranges': 'bytes'};
+  const match = /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
+  if (match === null) return {status: 200, headers, body: blob};
+  const start = Number(match[1]);
+  const end = Math.min(match[2] === '' ? blob.length : Number(match[2]) + 1, blob.length);
+  if (start >= end) return {status: 416, headers: {...headers, 'content-range': `bytes */${blob.length}`}, body: Buffer.alloc(0)};
+  return {status: 206, headers: {...headers, 'content-range': `bytes ${start}-${end - 1}/${blob.length}`}, body: blob.subarray(start, end)};
+}
