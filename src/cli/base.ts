@@ -1,0 +1,239 @@
+/** What every command has: the global flags, a client, one way to print and one to end. */
+import type {ArgInput, FlagInput, OutputArgs, OutputFlags} from '@oclif/core/parser';
+import type {Client, NamespaceClient} from '../lib/client/types.ts';
+import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
+import {splitArgv} from './argv.ts';
+import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
+import {GLOBAL_FLAGS} from './flags.ts';
+import {report} from './report.ts';
+import {formatTable} from './table.ts';
+import {defined} from './values.ts';
+
+export interface Exit {
+  readonly status: number;
+  /** The signal that ended the command; its parent should see that. */
+  readonly signal?: NodeJS.Signals;
+}
+
+type FlagsOf<T> = T extends FlagInput<infer F> ? F : never;
+export type GlobalFlags = FlagsOf<typeof GLOBAL_FLAGS>;
+
+const SIGNALS = {SIGHUP: 129, SIGINT: 130, SIGTERM: 143} as const;
+const SIGNAL_NAMES = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[];
+
+/** How long an interrupted command may clean up. Ending it then is safe: the store takes a kill at any moment. */
+const GRACE_MS = 5000;
+
+export interface CommandClass {
+  new (id: string, argv: readonly string[], context: Context): BaseCommand;
+  readonly summary: string;
+  readonly description: string | undefined;
+  readonly examples: readonly string[];
+  readonly flags: FlagInput;
+  readonly args: ArgInput;
+  readonly positionals: number;
+}
+
+/**
+ * A command parses, makes one call, prints. What `run` returns is what `--json` prints; what it passes to `print` and
+ * `table` is for people, and nothing is printed of it with `--json`.
+ *
+ * It has the shape that oclif's parser and help ask of a command, but is not built on oclif's `Command`: loading that
+ * touches the standard streams, which alone is a third of the start-up.
+ */
+export abstract class BaseCommand {
+  static summary = '';
+  static description: string | undefined;
+  static examples: readonly string[] = [];
+  static flags: FlagInput = {};
+  static args: ArgInput = {};
+  /** Positionals of its own; everything after them goes, as it is, to `this.tail`. */
+  static positionals = Number.POSITIVE_INFINITY;
+
+  protected readonly context: Context;
+  /** Exit status when nothing fails. */
+  protected status = 0;
+  protected tail: readonly string[] = [];
+  protected json = false;
+  #debug = false;
+  readonly #id: string;
+  #argv: readonly string[];
+  #client: Client | undefined;
+  #abort: AbortController | undefined;
+  #interruptedBy: keyof typeof SIGNALS | undefined;
+  #failure: {readonly err: unknown} | undefined;
+  #overdue: Promise<never>;
+  #giveUp!: (err: unknown) => void;
+  #timers: NodeJS.Timeout[] = [];
+
+  constructor(id: string, argv: readonly string[], context: Context) {
+    this.#id = id;
+    this.#argv = argv;
+    this.context = context;
+    this.#overdue = new Promise((_, reject) => {
+      this.#giveUp = reject;
+    });
+    this.#overdue.catch(() => {});
+  }
+
+  abstract run(): Promise<unknown>;
+
+  /** Runs the command to its end: prints the result or the error and tells how to exit. */
+  async execute(): Promise<Exit> {
+    const ctor = this.constructor as typeof BaseCommand;
+    this.#debug = this.#argv.includes('--debug');
+    try {
+      const {head, tail, help, json} = splitArgv(this.#argv, {...GLOBAL_FLAGS, ...ctor.flags}, ctor.positionals);
+      this.#argv = head;
+      this.#debug = head.includes('--debug');
+      this.tail = tail;
+      this.json = json;
+      if (help) {
+        const {showHelp} = await import('./help.ts');
+        await showHelp(this.#id, this.context);
+        return {status: 0};
+      }
+      const result = await Promise.race([this.run(), this.#overdue]);
+      if (this.json && result !== undefined) this.context.stdout(`${JSON.stringify(result, null, 2)}\n`);
+    } catch (err) {
+      if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
+      await this.fail(this.#abort?.signal.aborted ? this.#abort.signal.reason : err);
+    } finally {
+      await this.#end();
+    }
+    const signal = this.#failure === undefined ? undefined : this.#interruptedBy;
+    if (signal !== undefined) return {status: SIGNALS[signal], signal};
+    return {status: this.#failure === undefined ? this.status : this.statusOf(this.#failure.err)};
+  }
+
+  /** Exit status for an error of ours. */
+  protected statusOf(err: unknown): number {
+    return exitStatus(err);
+  }
+
+  /**
+   * Parses this command's words; from here on `--timeout` runs.
+   *
+   * @throws invalid_argument they do not fit its flags and arguments
+   */
+  protected async parse<F extends OutputFlags<FlagInput>, A extends OutputArgs<ArgInput>>(command: {
+    readonly flags?: FlagInput<F>;
+    readonly args?: ArgInput<A>;
+  }): Promise<{flags: F & GlobalFlags; args: A}> {
+    const {parse} = await import('@oclif/core/parser');
+    // Without this a missing argument is read from standard input.
+    const args = Object.fromEntries(
+      Object.entries(command.args ?? {}).map(([name, arg]) => [name, {...(arg as object), ignoreStdin: true}]),
+    );
+    const flags = {...GLOBAL_FLAGS, ...command.flags};
+    const parsed = await parse([...this.#argv], {flags, args} as never).catch((err: unknown) => {
+      throw this.#usageError(err);
+    });
+    const {timeout} = parsed.flags as GlobalFlags;
+    if (timeout > 0)
+      this.#timers.push(setTimeout(() => this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)), timeout));
+    return {flags: parsed.flags as F & GlobalFlags, args: parsed.args as A};
+  }
+
+  /** @param hint better advice than to read the help */
+  protected usage(message: string, hint = `see "${this.context.program} ${this.#id} --help"`): ErrdefsError {
+    return new ErrdefsError('invalid_argument', message, {hint});
+  }
+
+  protected async client(flags: GlobalFlags): Promise<Client> {
+    this.#client ??= await this.context.open({
+      ...defined({root: flags.root, state: flags.state}),
+      lockTimeoutMs: flags['lock-timeout'] === 0 ? Number.POSITIVE_INFINITY : flags['lock-timeout'],
+    });
+    return this.#client;
+  }
+
+  protected async namespace(flags: GlobalFlags): Promise<NamespaceClient> {
+    return (await this.client(flags)).namespace(flags.namespace);
+  }
+
+  /**
+   * Aborted by the first SIGINT, SIGTERM or SIGHUP and by `--timeout`. Whoever asks for it has something to clean up; of
+   * a command that does not ask, a signal ends the process at once.
+   */
+  protected get signal(): AbortSignal {
+    for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal).on(name, this.#onSignal);
+    return this.#abortController().signal;
+  }
+
+  /** Aborted by `--timeout` only, for a command that passes signals on. */
+  protected get deadline(): AbortSignal {
+    return this.#abortController().signal;
+  }
+
+  #abortController(): AbortController {
+    this.#abort ??= new AbortController();
+    return this.#abort;
+  }
+
+  readonly #onSignal = (name: NodeJS.Signals): void => {
+    if (this.#interruptedBy !== undefined) this.#giveUp(this.#abort?.signal.reason);
+    this.#interruptedBy = name as keyof typeof SIGNALS;
+    this.#interrupt(new ErrdefsError('canceled', `interrupted by ${name}`));
+  };
+
+  #interrupt(reason: ErrdefsError): void {
+    this.#abort?.abort(reason);
+    this.#timers.push(setTimeout(() => this.#giveUp(reason), this.#abort === undefined ? 0 : GRACE_MS));
+  }
+
+  /** Text for people. */
+  protected print(text: string): void {
+    if (!this.json) this.context.stdout(`${text}\n`);
+  }
+
+  /** One line a thing, for people and for scripts without JSON. */
+  protected list<T>(items: readonly T[], line: (item: T) => string): void {
+    if (!this.json) this.context.stdout(items.map((item) => `${line(item)}\n`).join(''));
+  }
+
+  /** A table for people. */
+  protected table<T>(columns: readonly string[], items: readonly T[], row: (item: T) => readonly string[]): void {
+    if (!this.json) this.context.stdout(formatTable(columns, items.map(row)));
+  }
+
+  /**
+   * Does the same to each of several things: every one is tried, each success printed at once, each failure too; the
+   * first failure decides the exit status.
+   *
+   * @param doing what is attempted, such as `delete`, for the message `unable to delete NAME: …`
+   * @returns the names of those that succeeded
+   */
+  protected async each(doing: string, names: readonly string[], fn: (name: string) => Promise<unknown>): Promise<string[]> {
+    const done: string[] = [];
+    for (const name of names) {
+      try {
+        await fn(name);
+      } catch (err) {
+        await this.fail(isErrdefs(err) ? wrap(`unable to ${doing} ${name}`, err) : err);
+        continue;
+      }
+      this.print(name);
+      done.push(name);
+    }
+    return done;
+  }
+
+  /** Reports an error and lets the command go on; the first one decides the exit status. */
+  protected async fail(err: unknown): Promise<void> {
+    this.#failure ??= {err};
+    await report(err, this.context, {json: this.json, debug: this.#debug});
+  }
+
+  #usageError(err: unknown): ErrdefsError {
+    // oclif's texts have several paragraphs and, at their end, a line of advice that the hint replaces.
+    const [first] = (err as Error).message.replace(/\nSee more help with --help$/, '').split('\n\n');
+    return this.usage(first!.replace(/\s+/g, ' '), isErrdefs(err) ? err.hint : undefined);
+  }
+
+  async #end(): Promise<void> {
+    for (const timer of this.#timers) clearTimeout(timer);
+    for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal);
+    if (this.#client !== undefined) await this.#client.close();
+  }
+}

@@ -1,0 +1,26 @@
+/** The program: `bin/` starts it, on Node from `dist/node/` or from here, or compiled. */
+import {processContext} from './context.ts';
+
+/** Node keeps compiled code here between runs; only where no other user can put code for us. */
+function codeCacheDirectory(): string | undefined {
+  if (process.getuid?.() === 0) return '/var/cache/berth/node';
+  const {XDG_CACHE_HOME, HOME} = process.env;
+  return XDG_CACHE_HOME ? `${XDG_CACHE_HOME}/berth/node` : HOME ? `${HOME}/.cache/berth/node` : undefined;
+}
+
+// The launcher says by which name it was called; what we start must not see that.
+const called = process.env.BERTH_PROGRAM ?? (process.versions.bun === undefined ? process.argv[1]! : process.argv0);
+delete process.env.BERTH_PROGRAM;
+const context = processContext(called);
+
+if (process.versions.bun === undefined) {
+  const directory = codeCacheDirectory();
+  const {enableCompileCache} = await import('node:module');
+  if (directory !== undefined) enableCompileCache(directory);
+}
+
+const {main} = await import('./main.ts');
+const {status, signal} = await main(process.argv.slice(2), context);
+// A shell that runs us in a loop must see that we ended by the signal, or Ctrl-C stops only this round.
+if (signal !== undefined) process.kill(process.pid, signal);
+process.exit(status);

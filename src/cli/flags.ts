@@ -1,0 +1,61 @@
+/** Flags that several commands take. */
+import * as Flags from '@oclif/core/flags';
+import {parseDecimal, parseDuration, parseSize} from './values.ts';
+
+/** A duration, in milliseconds. */
+export const duration = Flags.custom<number>({helpValue: '10s', parse: async (input) => parseDuration(input)});
+
+/** A size, in bytes. */
+export const size = Flags.custom<number>({helpValue: '512M', parse: async (input) => parseSize(input)});
+
+/** A decimal number above 0. */
+export const decimal = Flags.custom<number>({helpValue: '1.5', parse: async (input) => parseDecimal(input)});
+
+/** A flag that may be given several times, one value each. */
+export const repeated = Flags.custom<string>({multiple: true, multipleNonGreedy: true});
+
+const helpGroup = 'GLOBAL';
+
+/** Every command has these, and they may also stand before it: `ctr -n foo images ls`. */
+export const GLOBAL_FLAGS = {
+  namespace: Flags.string({char: 'n', env: 'CONTAINERD_NAMESPACE', default: 'default', description: 'namespace to work in', helpGroup}),
+  root: Flags.string({env: 'BERTH_ROOT', helpValue: 'DIR', description: 'directory of the persistent state', helpGroup}),
+  state: Flags.string({env: 'BERTH_STATE', helpValue: 'DIR', description: 'directory of the state that ends with the boot', helpGroup}),
+  timeout: duration({default: 0, description: 'bound of the whole command; 0 is none', helpGroup}),
+  'connect-timeout': duration({
+    default: 30_000,
+    defaultHelp: async () => '30s',
+    description: 'bound of each connection; 0 is none',
+    helpGroup,
+  }),
+  'lock-timeout': duration({
+    default: 10_000,
+    defaultHelp: async () => '10s',
+    description: 'how long to wait for a lock; 0 is without end',
+    helpGroup,
+  }),
+  progress: Flags.option({
+    options: ['auto', 'tty', 'plain', 'json', 'none'] as const,
+    default: 'auto' as const,
+    description: 'how progress is shown on standard error',
+    helpGroup,
+  })(),
+  json: Flags.boolean({description: 'print results, and errors, as JSON', helpGroup}),
+  debug: Flags.boolean({description: 'show the stack of an error', helpGroup}),
+  help: Flags.boolean({char: 'h', description: 'show this help', helpGroup}),
+};
+
+export const quiet = (what: string) => Flags.boolean({char: 'q', description: `print ${what} only`});
+
+export const snapshotter = () =>
+  Flags.string({env: 'CONTAINERD_SNAPSHOTTER', helpValue: 'NAME', description: "snapshotter; by default the namespace's"});
+
+export const label = (what: string) => repeated({helpValue: 'KEY=VALUE', description: `label of ${what}; may be repeated`});
+
+/** How to reach a registry. */
+export const REGISTRY_FLAGS = {
+  'plain-http': Flags.boolean({description: 'speak plain http to the registry'}),
+  'skip-verify': Flags.boolean({char: 'k', description: "do not verify the registry's TLS certificate"}),
+  user: Flags.string({char: 'u', helpValue: 'USER[:PASSWORD]', description: 'credentials; without a password it is asked for'}),
+  refresh: Flags.string({helpValue: 'TOKEN', description: "the registry's refresh token"}),
+};

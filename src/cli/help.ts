@@ -1,0 +1,117 @@
+/** Help and version, drawn by oclif's own classes from the command table. Loaded only when asked for. */
+
+import type {Command, Interfaces} from '@oclif/core';
+import {Help} from '@oclif/core/help';
+import type {ArgInput, FlagInput} from '@oclif/core/parser';
+import {COMMANDS} from '../commands/index.ts';
+import {CLASSES, CODES} from '../lib/errdefs.ts';
+import type {CommandClass} from './base.ts';
+import type {Context} from './context.ts';
+import {GLOBAL_FLAGS} from './flags.ts';
+import {defined} from './values.ts';
+import {type BuildInfo, buildInfo, userAgent} from './version.ts';
+
+const STATUSES = ['0  success', ...CODES.map((code) => `${CLASSES[code].exit}  ${CLASSES[code].text}`), '128+n  ended by signal n'];
+
+const DESCRIPTION = `Containers without a daemon: pull, keep, unpack, run and clean up OCI images, in namespaces.
+The global flags, listed by every command's --help, may also stand before the command.
+
+Exit status:
+${STATUSES.map((line) => `  ${line}`).join('\n')}
+"run" ends with the container's own status; there 125 is a failure of ours, 126 a command that cannot be executed and 127 one that is not found.`;
+
+/** Flags or arguments with their names, and defaults in words where they have them. */
+async function named(definitions: FlagInput | ArgInput): Promise<Record<string, object>> {
+  const entries = Object.entries(definitions).map(async ([name, definition]) => {
+    const defaultHelp = 'defaultHelp' in definition ? definition.defaultHelp : undefined;
+    const inWords = typeof defaultHelp === 'function' ? await defaultHelp({options: definition, flags: {}} as never) : undefined;
+    return [name, {...definition, name, ...defined({default: inWords})}] as const;
+  });
+  return Object.fromEntries(await Promise.all(entries));
+}
+
+/** `run [FLAGS] IMAGE ID [COMMAND...]` */
+function usageOf(id: string, {args, positionals}: CommandClass): string {
+  const words = Object.entries(args).map(([name, {required, multiple}]) => {
+    const word = `${name.toUpperCase()}${multiple ? '...' : ''}`;
+    return required ? word : `[${word}]`;
+  });
+  return [id, '[FLAGS]', ...words, ...(positionals === Number.POSITIVE_INFINITY ? [] : ['[COMMAND...]'])].join(' ');
+}
+
+/** The command as oclif's help wants to know it. */
+async function loadable(id: string, command: CommandClass): Promise<Command.Loadable> {
+  return {
+    id: id.replaceAll(' ', ':'),
+    summary: command.summary,
+    description: command.description,
+    examples: command.examples.map((example) => `<%= config.bin %> ${example}`),
+    usage: usageOf(id, command),
+    args: await named(command.args),
+    flags: await named({...GLOBAL_FLAGS, ...command.flags}),
+    strict: true,
+    hidden: false,
+    aliases: aliasesOf(id),
+    hiddenAliases: [],
+  } as unknown as Command.Loadable;
+}
+
+/** Other ways to write a command: by its own aliases, then by its topic's and its verb's. */
+function aliasesOf(id: string): string[] {
+  const {aliases, topicAliases, verbAliases} = COMMANDS;
+  const [topic, verb] = id.split(' ') as [string, string?];
+  if (verb === undefined) return [...(aliases[id] ?? [])];
+  const verbs = [verb, ...(verbAliases[verb] ?? [])];
+  const topics = [topic, ...(topicAliases[topic] ?? [])];
+  return [...(aliases[id] ?? []), ...topics.flatMap((t) => verbs.map((v) => `${t} ${v}`))].filter((alias) => alias !== id);
+}
+
+class TerminalHelp extends Help {
+  readonly #print: (text: string) => void;
+
+  constructor(config: Interfaces.Config, print: (text: string) => void) {
+    super(config, {hideAliasesFromRoot: true, hideCommandSummaryInDescription: true});
+    this.#print = print;
+  }
+
+  protected override log(...lines: string[]): void {
+    this.#print(`${lines.join(' ')}\n`);
+  }
+
+  async show(subject: string): Promise<void> {
+    const id = subject.replaceAll(' ', ':');
+    const command = this.config.findCommand(id);
+    if (command !== undefined) return this.showCommandHelp(command);
+    if (subject === '') return this.showRootHelp();
+    return this.showTopicHelp(this.config.findTopic(id, {must: true}));
+  }
+}
+
+/** The part of oclif's configuration that its help reads. */
+async function helpConfig(context: Context, info: BuildInfo): Promise<Interfaces.Config> {
+  const commands = await Promise.all(Object.entries(COMMANDS.commands).map(async ([id, load]) => loadable(id, (await load()).default)));
+  const topics = Object.entries(COMMANDS.topics).map(([name, description]) => ({name, description}));
+  const children = commands.filter(({id}) => id.includes(':')).map(({id, summary}) => ({name: id, description: summary}));
+  return {
+    bin: context.program,
+    commands,
+    commandIDs: commands.map(({id}) => id),
+    findCommand: (id: string) => commands.find((command) => command.id === id),
+    findTopic: (name: string) => topics.find((topic) => topic.name === name),
+    pjson: {oclif: {description: DESCRIPTION}},
+    plugins: new Map(),
+    platform: process.platform,
+    topics: [...topics, ...children],
+    topicSeparator: ' ',
+    userAgent: userAgent(info),
+  } as unknown as Interfaces.Config;
+}
+
+/** @param subject words of a command or topic; empty for the program */
+export async function showHelp(subject: string, context: Context): Promise<void> {
+  await new TerminalHelp(await helpConfig(context, await buildInfo()), context.stdout).show(subject);
+}
+
+export async function showVersion(context: Context): Promise<void> {
+  context.stdout(`${userAgent(await buildInfo())}\n`);
+}

@@ -1,0 +1,23 @@
+/** From the words of a command line to an exit status. */
+import {COMMANDS} from '../commands/index.ts';
+import {exitStatus} from '../lib/errdefs.ts';
+import type {Exit} from './base.ts';
+import type {Context} from './context.ts';
+import {dispatch} from './dispatch.ts';
+import {report} from './report.ts';
+
+export async function main(argv: readonly string[], context: Context): Promise<Exit> {
+  try {
+    const found = dispatch(argv, COMMANDS, context.program);
+    if (found.kind === 'command') {
+      const {default: Command} = await COMMANDS.commands[found.id]!();
+      return await new Command(found.id, found.argv, context).execute();
+    }
+    const {showHelp, showVersion} = await import('./help.ts');
+    await (found.kind === 'version' ? showVersion(context) : showHelp(found.id, context));
+    return {status: 0};
+  } catch (err) {
+    await report(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug')});
+    return {status: exitStatus(err)};
+  }
+}

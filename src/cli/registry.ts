@@ -1,0 +1,40 @@
+/** Flags about a registry, as the library wants them. */
+import type {RegistryOptions} from '../lib/client/types.ts';
+import {ErrdefsError} from '../lib/errdefs.ts';
+import type {GlobalFlags} from './base.ts';
+import {askSecret} from './stdin.ts';
+import {defined} from './values.ts';
+
+interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout'> {
+  readonly 'plain-http': boolean;
+  readonly 'skip-verify': boolean;
+  readonly user: string | undefined;
+  readonly refresh: string | undefined;
+}
+
+/**
+ * @param ref for whose registry a password is asked for
+ * @throws invalid_argument a user without a password, and no terminal to ask at
+ */
+export async function registryOptions(flags: RegistryFlags, ref: string): Promise<RegistryOptions> {
+  return {
+    plainHTTP: flags['plain-http'],
+    skipVerify: flags['skip-verify'],
+    ...defined({
+      credentials: flags.user === undefined ? undefined : await credentials(flags.user, ref),
+      refreshToken: flags.refresh,
+    }),
+    connectTimeoutMs: flags['connect-timeout'],
+  };
+}
+
+async function credentials(user: string, ref: string): Promise<{username: string; password: string}> {
+  const colon = user.indexOf(':');
+  if (colon !== -1) return {username: user.slice(0, colon), password: user.slice(colon + 1)};
+  const password = await askSecret('Password: ');
+  if (password === undefined)
+    throw new ErrdefsError('invalid_argument', `no password for user ${JSON.stringify(user)} of ${ref}`, {
+      hint: 'give --user USER:PASSWORD, or a terminal to ask at',
+    });
+  return {username: user, password};
+}

@@ -1,0 +1,16 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+
+export default class Remove extends BaseCommand {
+  static override summary = 'remove one or more containers';
+  static override args = {id: Args.string({required: true, multiple: true, description: 'container to remove'})};
+  static override flags = {'keep-snapshot': Flags.boolean({description: 'keep its snapshot'})};
+
+  async run(): Promise<{removed: string[]}> {
+    const {args, flags} = await this.parse(Remove);
+    const {containers} = await this.namespace(flags);
+    const keepSnapshot = flags['keep-snapshot'];
+    return {removed: await this.each('delete', args.id, (id) => containers.delete(id, {keepSnapshot}))};
+  }
+}

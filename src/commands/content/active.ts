@@ -1,0 +1,31 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {formatAge, formatSize} from '../../cli/values.ts';
+import type {IngestStatus} from '../../lib/client/types.ts';
+
+export default class Active extends BaseCommand {
+  static override summary = 'show transfers that are under way, or broken off';
+  static override args = {match: Args.string({description: 'regular expression for the names'})};
+
+  async run(): Promise<readonly IngestStatus[]> {
+    const {args, flags} = await this.parse(Active);
+    const match = this.regexp(args.match ?? '');
+    const {content} = await this.namespace(flags);
+    const active = (await content.active()).filter(({ref}) => match.test(ref));
+    const now = Date.now();
+    this.table(['REF', 'SIZE', 'AGE'], active, ({ref, offset, startedAt}) => [
+      ref,
+      formatSize(offset),
+      formatAge(now - Date.parse(startedAt)),
+    ]);
+    return active;
+  }
+
+  private regexp(text: string): RegExp {
+    try {
+      return new RegExp(text);
+    } catch {
+      throw this.usage(`regular expression ${JSON.stringify(text)}`);
+    }
+  }
+}

@@ -1,0 +1,28 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+import {label, size} from '../../cli/flags.ts';
+import {standardInput} from '../../cli/stdin.ts';
+import {defined, parseLabels} from '../../cli/values.ts';
+import type {ContentRecord} from '../../lib/client/types.ts';
+
+export default class Ingest extends BaseCommand {
+  static override summary = 'read a blob from standard input';
+  static override args = {key: Args.string({required: true, description: 'name of the transfer, by which a broken one is gone on with'})};
+  static override flags = {
+    'expected-size': size({description: 'refuse any other size, in bytes'}),
+    'expected-digest': Flags.string({helpValue: 'DIGEST', description: 'refuse any other digest'}),
+    label: label('the blob'),
+  };
+
+  async run(): Promise<ContentRecord> {
+    const {args, flags} = await this.parse(Ingest);
+    const {content} = await this.namespace(flags);
+    const blob = await content.ingest(args.key, standardInput(this.signal), {
+      ...defined({expectedSize: flags['expected-size'], expectedDigest: flags['expected-digest']}),
+      labels: parseLabels(flags.label ?? []),
+    });
+    this.print(blob.digest);
+    return blob;
+  }
+}

@@ -1,0 +1,20 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {formatLabels, parseLabels} from '../../cli/values.ts';
+import type {ContentRecord} from '../../lib/client/types.ts';
+
+export default class Label extends BaseCommand {
+  static override summary = 'show or set labels of a blob; an empty value removes one';
+  static override args = {
+    digest: Args.string({required: true, description: 'digest of the blob'}),
+    label: Args.string({multiple: true, description: 'label as KEY=VALUE'}),
+  };
+
+  async run(): Promise<ContentRecord> {
+    const {args, flags} = await this.parse(Label);
+    const {content} = await this.namespace(flags);
+    const blob = args.label === undefined ? await content.get(args.digest) : await content.label(args.digest, parseLabels(args.label));
+    this.print(formatLabels(blob.labels));
+    return blob;
+  }
+}

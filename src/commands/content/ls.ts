@@ -1,0 +1,27 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {quiet} from '../../cli/flags.ts';
+import {formatAge, formatLabels, formatSize} from '../../cli/values.ts';
+import type {ContentRecord} from '../../lib/client/types.ts';
+
+export default class List extends BaseCommand {
+  static override summary = 'list blobs';
+  static override args = {filter: Args.string({multiple: true, description: 'filter, such as labels.key==value'})};
+  static override flags = {quiet: quiet('the digests')};
+
+  async run(): Promise<readonly ContentRecord[]> {
+    const {args, flags} = await this.parse(List);
+    const {content} = await this.namespace(flags);
+    const blobs = await content.list({filters: args.filter ?? []});
+    const now = Date.now();
+    if (flags.quiet) this.list(blobs, ({digest}) => digest);
+    else
+      this.table(['DIGEST', 'SIZE', 'AGE', 'LABELS'], blobs, ({digest, size, createdAt, labels}) => [
+        digest,
+        formatSize(size),
+        formatAge(now - Date.parse(createdAt)),
+        formatLabels(labels),
+      ]);
+    return blobs;
+  }
+}

@@ -1,0 +1,22 @@
+import {BaseCommand} from '../cli/base.ts';
+import {printable} from '../cli/values.ts';
+import type {DoctorCheck} from '../lib/client/types.ts';
+import {ErrdefsError} from '../lib/errdefs.ts';
+
+export default class Doctor extends BaseCommand {
+  static override summary = 'check what this machine has and lacks';
+
+  async run(): Promise<readonly DoctorCheck[]> {
+    const {flags} = await this.parse(Doctor);
+    const client = await this.client(flags);
+    const checks = await client.doctor();
+    this.table(['CHECK', 'STATUS', 'DETAIL'], checks, ({name, status, detail}) => [name, status, detail]);
+    this.list(
+      checks.filter(({hint}) => hint !== undefined),
+      ({name, hint}) => `${name}: ${printable(hint!)}`,
+    );
+    const failed = checks.filter(({status}) => status === 'error').map(({name}) => name);
+    if (failed.length > 0) await this.fail(new ErrdefsError('failed_precondition', `not ready: ${failed.join(', ')}`));
+    return checks;
+  }
+}

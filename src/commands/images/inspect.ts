@@ -1,0 +1,30 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+import {formatTree} from '../../cli/tree.ts';
+import {formatSize} from '../../cli/values.ts';
+import type {ImageTree} from '../../lib/client/types.ts';
+
+export default class Inspect extends BaseCommand {
+  static override summary = 'show what an image consists of';
+  static override args = {ref: Args.string({required: true, description: 'image'})};
+  static override flags = {content: Flags.boolean({description: 'show the documents too'})};
+
+  async run(): Promise<ImageTree> {
+    const {args, flags} = await this.parse(Inspect);
+    const {images} = await this.namespace(flags);
+    const tree = await images.inspect(args.ref, {content: flags.content});
+    this.print(formatTree({text: [args.ref], children: [toNode(tree)]}));
+    return tree;
+  }
+}
+
+function toNode({descriptor, present, content, children}: ImageTree): Parameters<typeof formatTree>[0] {
+  const {mediaType, digest, size, platform} = descriptor;
+  const where = platform === undefined ? '' : ` ${[platform.os, platform.architecture, platform.variant].filter(Boolean).join('/')}`;
+  const documents = content === undefined ? [] : JSON.stringify(content, null, 2).split('\n');
+  return {
+    text: [`${mediaType} @${digest} (${formatSize(size)})${where}${present ? '' : ' not present'}`, ...documents],
+    children: children.map(toNode),
+  };
+}

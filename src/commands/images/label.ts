@@ -1,0 +1,22 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+import {formatLabels, parseLabels} from '../../cli/values.ts';
+import type {ImageRecord} from '../../lib/client/types.ts';
+
+export default class Label extends BaseCommand {
+  static override summary = 'set labels of an image; an empty value removes one';
+  static override args = {
+    ref: Args.string({required: true, description: 'image'}),
+    label: Args.string({multiple: true, description: 'label as KEY=VALUE'}),
+  };
+  static override flags = {'replace-all': Flags.boolean({char: 'r', description: 'remove all other labels'})};
+
+  async run(): Promise<ImageRecord> {
+    const {args, flags} = await this.parse(Label);
+    const {images} = await this.namespace(flags);
+    const image = await images.label(args.ref, parseLabels(args.label ?? []), {replaceAll: flags['replace-all']});
+    this.print(formatLabels(image.labels));
+    return image;
+  }
+}

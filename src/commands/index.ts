@@ -1,0 +1,73 @@
+/** Every command by its words. Only the one that is called is loaded. */
+import type {CommandClass} from '../cli/base.ts';
+import type {CommandTable} from '../cli/dispatch.ts';
+
+type Load = () => Promise<{readonly default: CommandClass}>;
+
+export const COMMANDS: CommandTable<Load> = {
+  commands: {
+    'containers info': () => import('./containers/info.ts'),
+    'containers ls': () => import('./containers/ls.ts'),
+    'containers rm': () => import('./containers/rm.ts'),
+    'content active': () => import('./content/active.ts'),
+    'content get': () => import('./content/get.ts'),
+    'content ingest': () => import('./content/ingest.ts'),
+    'content label': () => import('./content/label.ts'),
+    'content ls': () => import('./content/ls.ts'),
+    'content rm': () => import('./content/rm.ts'),
+    doctor: () => import('./doctor.ts'),
+    'images check': () => import('./images/check.ts'),
+    'images inspect': () => import('./images/inspect.ts'),
+    'images label': () => import('./images/label.ts'),
+    'images ls': () => import('./images/ls.ts'),
+    'images rm': () => import('./images/rm.ts'),
+    'images tag': () => import('./images/tag.ts'),
+    'images usage': () => import('./images/usage.ts'),
+    'leases create': () => import('./leases/create.ts'),
+    'leases ls': () => import('./leases/ls.ts'),
+    'leases rm': () => import('./leases/rm.ts'),
+    'namespaces create': () => import('./namespaces/create.ts'),
+    'namespaces label': () => import('./namespaces/label.ts'),
+    'namespaces ls': () => import('./namespaces/ls.ts'),
+    'namespaces rm': () => import('./namespaces/rm.ts'),
+    pull: () => import('./pull.ts'),
+    run: () => import('./run.ts'),
+    'snapshots commit': () => import('./snapshots/commit.ts'),
+    'snapshots info': () => import('./snapshots/info.ts'),
+    'snapshots label': () => import('./snapshots/label.ts'),
+    'snapshots ls': () => import('./snapshots/ls.ts'),
+    'snapshots mounts': () => import('./snapshots/mounts.ts'),
+    'snapshots prepare': () => import('./snapshots/prepare.ts'),
+    'snapshots rm': () => import('./snapshots/rm.ts'),
+    'snapshots tree': () => import('./snapshots/tree.ts'),
+    'snapshots usage': () => import('./snapshots/usage.ts'),
+    'snapshots view': () => import('./snapshots/view.ts'),
+    version: () => import('./version.ts'),
+  },
+  topics: {
+    containers: 'manage containers',
+    content: 'manage content',
+    images: 'manage images',
+    leases: 'manage leases',
+    namespaces: 'manage namespaces',
+    snapshots: 'manage snapshots',
+  },
+  topicAliases: {
+    containers: ['container', 'c'],
+    images: ['image', 'i'],
+    leases: ['lease'],
+    namespaces: ['namespace', 'ns'],
+    snapshots: ['snapshot'],
+  },
+  verbAliases: {
+    ls: ['list'],
+    rm: ['remove', 'delete', 'del'],
+  },
+  aliases: {
+    'images inspect': ['images i'],
+    'namespaces create': ['namespaces c'],
+    'namespaces label': ['namespaces set-labels'],
+    pull: ['images pull'],
+    'snapshots mounts': ['snapshots m', 'snapshots mount'],
+  },
+};

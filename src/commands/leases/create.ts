@@ -1,0 +1,29 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+import {duration} from '../../cli/flags.ts';
+import {defined, parseLabels} from '../../cli/values.ts';
+import type {LeaseRecord} from '../../lib/client/types.ts';
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+export default class Create extends BaseCommand {
+  static override summary = 'create a lease';
+  static override args = {label: Args.string({multiple: true, description: 'label as KEY=VALUE'})};
+  static override flags = {
+    id: Flags.string({description: 'identifier; by default one is made up'}),
+    expires: duration({char: 'x', default: DAY_MS, defaultHelp: async () => '24h', description: 'lifetime; 0 is for ever'}),
+  };
+
+  async run(): Promise<LeaseRecord> {
+    const {args, flags} = await this.parse(Create);
+    const {leases} = await this.namespace(flags);
+    const lease = await leases.create({
+      ...defined({id: flags.id}),
+      expiresMs: flags.expires,
+      labels: parseLabels(args.label ?? []),
+    });
+    this.print(lease.id);
+    return lease;
+  }
+}

@@ -1,0 +1,20 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {quiet} from '../../cli/flags.ts';
+import {formatLabels} from '../../cli/values.ts';
+import type {NamespaceRecord} from '../../lib/client/types.ts';
+
+export default class List extends BaseCommand {
+  static override summary = 'list namespaces';
+  static override args = {filter: Args.string({multiple: true, description: 'filter, such as labels.team==red'})};
+  static override flags = {quiet: quiet('the names')};
+
+  async run(): Promise<readonly NamespaceRecord[]> {
+    const {args, flags} = await this.parse(List);
+    const client = await this.client(flags);
+    const namespaces = await client.namespaces.list({filters: args.filter ?? []});
+    if (flags.quiet) this.list(namespaces, ({name}) => name);
+    else this.table(['NAME', 'LABELS'], namespaces, ({name, labels}) => [name, formatLabels(labels)]);
+    return namespaces;
+  }
+}

@@ -1,0 +1,15 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+
+export default class Remove extends BaseCommand {
+  static override summary = 'remove one or more empty namespaces';
+  static override args = {name: Args.string({required: true, multiple: true, description: 'namespace to remove'})};
+  static override flags = {recursive: Flags.boolean({description: 'empty them first'})};
+
+  async run(): Promise<{removed: string[]}> {
+    const {args, flags} = await this.parse(Remove);
+    const client = await this.client(flags);
+    return {removed: await this.each('delete', args.name, (name) => client.namespaces.delete(name, {recursive: flags.recursive}))};
+  }
+}

@@ -1,0 +1,53 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../cli/base.ts';
+import {label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/flags.ts';
+import {openProgress} from '../cli/progress.ts';
+import {registryOptions} from '../cli/registry.ts';
+import {defined, parseLabels} from '../cli/values.ts';
+import type {PullResult} from '../lib/client/types.ts';
+
+export default class Pull extends BaseCommand {
+  static override summary = 'pull an image from a registry and unpack it';
+  static override examples = ['pull docker.io/library/redis:latest', 'pull --platform linux/arm64 --no-unpack redis'];
+  static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
+  static override flags = {
+    ...REGISTRY_FLAGS,
+    platform: repeated({helpValue: 'OS/ARCH', description: "platform to pull; may be repeated; by default this machine's"}),
+    'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'pull every platform'}),
+    'no-unpack': Flags.boolean({description: 'only fetch, do not unpack'}),
+    snapshotter: snapshotter(),
+    label: label('the image'),
+    'max-concurrent-downloads': Flags.integer({min: 1, description: 'how many blobs are fetched at once'}),
+    'print-chainid': Flags.boolean({description: 'print the chain IDs of what is unpacked'}),
+    quiet: quiet('the reference'),
+  };
+
+  async run(): Promise<PullResult> {
+    const {args, flags} = await this.parse(Pull);
+    const namespace = await this.namespace(flags);
+    const registry = await registryOptions(flags, args.ref);
+    const progress = await openProgress(flags.quiet ? 'none' : flags.progress, this.context);
+    try {
+      const result = await namespace.pull(args.ref, {
+        ...registry,
+        ...defined({
+          platforms: flags.platform,
+          snapshotter: flags.snapshotter,
+          maxConcurrentDownloads: flags['max-concurrent-downloads'],
+        }),
+        allPlatforms: flags['all-platforms'],
+        unpack: !flags['no-unpack'],
+        labels: parseLabels(flags.label ?? []),
+        onEvent: (event) => progress.update(event),
+        signal: this.signal,
+      });
+      progress.finish(result);
+      if (flags.quiet) this.print(result.image.name);
+      if (flags['print-chainid']) this.list(result.unpacked, ({chainID}) => chainID);
+      return result;
+    } finally {
+      progress.close();
+    }
+  }
+}

@@ -1,0 +1,20 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {label, snapshotter} from '../../cli/flags.ts';
+import {parseLabels} from '../../cli/values.ts';
+import type {SnapshotRecord} from '../../lib/client/types.ts';
+
+export default class Commit extends BaseCommand {
+  static override summary = 'turn an active snapshot into a committed one';
+  static override args = {
+    name: Args.string({required: true, description: 'name of the committed snapshot'}),
+    key: Args.string({required: true, description: 'active snapshot'}),
+  };
+  static override flags = {label: label('the snapshot'), snapshotter: snapshotter()};
+
+  async run(): Promise<SnapshotRecord> {
+    const {args, flags} = await this.parse(Commit);
+    const client = await this.namespace(flags);
+    return client.snapshots(flags.snapshotter).commit(args.name, args.key, {labels: parseLabels(flags.label ?? [])});
+  }
+}

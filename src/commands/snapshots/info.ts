@@ -1,0 +1,18 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {snapshotter} from '../../cli/flags.ts';
+import type {SnapshotRecord} from '../../lib/client/types.ts';
+
+export default class Info extends BaseCommand {
+  static override summary = 'show a snapshot as JSON';
+  static override args = {key: Args.string({required: true, description: 'snapshot'})};
+  static override flags = {snapshotter: snapshotter()};
+
+  async run(): Promise<SnapshotRecord> {
+    const {args, flags} = await this.parse(Info);
+    const client = await this.namespace(flags);
+    const snapshot = await client.snapshots(flags.snapshotter).get(args.key);
+    this.print(JSON.stringify(snapshot, null, 2));
+    return snapshot;
+  }
+}

@@ -1,0 +1,22 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {snapshotter} from '../../cli/flags.ts';
+import {formatLabels, parseLabels} from '../../cli/values.ts';
+import type {SnapshotRecord} from '../../lib/client/types.ts';
+
+export default class Label extends BaseCommand {
+  static override summary = 'set labels of a snapshot; an empty value removes one';
+  static override args = {
+    key: Args.string({required: true, description: 'snapshot'}),
+    label: Args.string({multiple: true, description: 'label as KEY=VALUE'}),
+  };
+  static override flags = {snapshotter: snapshotter()};
+
+  async run(): Promise<SnapshotRecord> {
+    const {args, flags} = await this.parse(Label);
+    const client = await this.namespace(flags);
+    const snapshot = await client.snapshots(flags.snapshotter).label(args.key, parseLabels(args.label ?? []));
+    this.print(formatLabels(snapshot.labels));
+    return snapshot;
+  }
+}

@@ -1,0 +1,21 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {quiet, snapshotter} from '../../cli/flags.ts';
+import type {SnapshotRecord} from '../../lib/client/types.ts';
+
+const KINDS = {active: 'Active', view: 'View', committed: 'Committed'} as const;
+
+export default class List extends BaseCommand {
+  static override summary = 'list snapshots';
+  static override args = {filter: Args.string({multiple: true, description: 'filter, such as kind==active'})};
+  static override flags = {quiet: quiet('the keys'), snapshotter: snapshotter()};
+
+  async run(): Promise<readonly SnapshotRecord[]> {
+    const {args, flags} = await this.parse(List);
+    const client = await this.namespace(flags);
+    const snapshots = await client.snapshots(flags.snapshotter).list({filters: args.filter ?? []});
+    if (flags.quiet) this.list(snapshots, ({key}) => key);
+    else this.table(['KEY', 'PARENT', 'KIND'], snapshots, ({key, parent, kind}) => [key, parent ?? '', KINDS[kind]]);
+    return snapshots;
+  }
+}

@@ -1,0 +1,23 @@
+import * as Args from '@oclif/core/args';
+import {BaseCommand} from '../../cli/base.ts';
+import {snapshotter} from '../../cli/flags.ts';
+import {MOUNT_FLAGS, mountCommands} from '../../cli/mounts.ts';
+import type {Mount} from '../../lib/client/types.ts';
+
+export default class Prepare extends BaseCommand {
+  static override summary = 'prepare a snapshot to be changed, on a committed one';
+  static override args = {
+    key: Args.string({required: true, description: 'key of the new snapshot'}),
+    parent: Args.string({description: 'committed snapshot that it stands on'}),
+  };
+  static override flags = {...MOUNT_FLAGS, snapshotter: snapshotter()};
+
+  async run(): Promise<readonly Mount[]> {
+    const {args, flags} = await this.parse(Prepare);
+    const client = await this.namespace(flags);
+    const mounts = await client.snapshots(flags.snapshotter).prepare(args.key, args.parent);
+    if (flags.target !== undefined) this.list(mountCommands(mounts, flags.target), (line) => line);
+    if (flags.mounts) this.print(JSON.stringify(mounts, null, 2));
+    return mounts;
+  }
+}

@@ -1,0 +1,23 @@
+import {BaseCommand} from '../../cli/base.ts';
+import {snapshotter} from '../../cli/flags.ts';
+import {printable} from '../../cli/values.ts';
+import type {SnapshotRecord} from '../../lib/client/types.ts';
+
+export default class Tree extends BaseCommand {
+  static override summary = 'show which snapshot stands on which';
+  static override flags = {snapshotter: snapshotter()};
+
+  async run(): Promise<readonly SnapshotRecord[]> {
+    const {flags} = await this.parse(Tree);
+    const client = await this.namespace(flags);
+    const snapshots = await client.snapshots(flags.snapshotter).list();
+    const children = Map.groupBy(snapshots, ({parent}) => parent);
+    const draw = (parent: string | undefined, depth: number): string[] =>
+      (children.get(parent) ?? []).flatMap(({key}) => [
+        `${depth === 0 ? ' ' : `${'  '.repeat(depth)}\\_ `}${printable(key)}`,
+        ...draw(key, depth + 1),
+      ]);
+    this.list(draw(undefined, 0), (line) => line);
+    return snapshots;
+  }
+}

@@ -1,0 +1,25 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../../cli/base.ts';
+import {snapshotter} from '../../cli/flags.ts';
+import {formatSize} from '../../cli/values.ts';
+import type {SnapshotUsage} from '../../lib/client/types.ts';
+
+export default class Usage extends BaseCommand {
+  static override summary = 'show how much disk snapshots take';
+  static override args = {key: Args.string({multiple: true, description: 'snapshot; by default all'})};
+  static override flags = {bytes: Flags.boolean({char: 'b', description: 'show bytes'}), snapshotter: snapshotter()};
+
+  async run(): Promise<readonly SnapshotUsage[]> {
+    const {args, flags} = await this.parse(Usage);
+    const snapshots = (await this.namespace(flags)).snapshots(flags.snapshotter);
+    const keys = args.key ?? (await snapshots.list()).map(({key}) => key);
+    const usages = await Promise.all(keys.map((key) => snapshots.usage(key)));
+    this.table(['KEY', 'SIZE', 'INODES'], usages, ({key, size, inodes}) => [
+      key,
+      flags.bytes ? String(size) : formatSize(size),
+      String(inodes),
+    ]);
+    return usages;
+  }
+}

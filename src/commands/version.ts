@@ -1,0 +1,19 @@
+import {BaseCommand} from '../cli/base.ts';
+import {type BuildInfo, buildInfo} from '../cli/version.ts';
+
+export default class Version extends BaseCommand {
+  static override summary = 'print what this build is';
+
+  async run(): Promise<BuildInfo> {
+    await this.parse(Version);
+    const info = await buildInfo();
+    const {name, version, revision, engine, platform} = info;
+    this.print(`Client:
+  Name:     ${name}
+  Version:  ${version}
+  Revision: ${revision ?? '-'}
+  Engine:   ${engine.name} ${engine.version}
+  Platform: ${platform}`);
+    return info;
+  }
+}
