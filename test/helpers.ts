@@ -43,7 +43,7 @@ export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
 const insists = (): boolean => process.env.CI === 'true';
 
 /** Skips with the reason, or under `CI=true` fails with it. Always answers false. */
-export function unmet(t: Skippable, reason: string): false {
+function unmet(t: Skippable, reason: string): false {
   if (insists()) assert.fail(`${reason}, and CI=true insists on it`);
   t.skip(reason);
   return false;

@@ -23,7 +23,8 @@ import {
 import {join} from 'node:path';
 import type {Descriptor, Platform} from '../src/lib/oci/descriptor.ts';
 import {DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts';
-import {findProgram, isShort, requiresProgram, requiresRoot, type Skippable, unmet} from './helpers.ts';
+import {awkwardLayers, throughLayers} from './awkward.ts';
+import {findProgram, isShort, requiresProgram, requiresRoot, type Skippable} from './helpers.ts';
 import {ARCHITECTURE, addBlob, addImage, addIndex, addJSON, getTarget, type ImageSource, setTarget} from './layouts.ts';
 import {Workshop} from './workshop.ts';
 
@@ -32,7 +33,9 @@ interface Recipe {
   /** Raised whenever the recipe changes: images of another version are not used. */
   readonly version: number;
   readonly programs: readonly string[];
-  /** Takes minutes, root and a mirror, and is left out by `--short`. */
+  /** Made by programs that need root. */
+  readonly root?: boolean;
+  /** Takes a minute and a mirror, and is left out by `--short`. */
   readonly heavy?: boolean;
   /** Only built when it is asked for by name. */
   readonly onDemand?: boolean;
@@ -143,6 +146,7 @@ exec "$@"
 const redis: Recipe = {
   version: 1,
   programs: ['debootstrap', 'apt-get', 'umoci', 'skopeo', 'unshare'],
+  root: true,
   heavy: true,
   build: (layout, work) => {
     const shop = new Workshop(work);
@@ -176,6 +180,7 @@ const redis: Recipe = {
 const toolchain: Recipe = {
   version: 1,
   programs: redis.programs,
+  root: true,
   heavy: true,
   onDemand: true,
   build: (layout, work) => {
@@ -196,6 +201,16 @@ const toolchain: Recipe = {
   },
 };
 
+/** Layers as others seldom make them, by GNU tar; uncompressed sizes and names in `./awkward.ts`. */
+const awkwardImage = (layers: (work: string) => Buffer[]): Recipe => ({
+  version: 1,
+  programs: ['tar', 'setfattr', 'setcap'],
+  root: true,
+  build: (layout, work) => {
+    setTarget(layout, addImage(layout, {layers: layers(work), config: {Cmd: ['sh']}}));
+  },
+});
+
 // ---- all of them, and the cache --------------------------------------------------------------------------------------
 
 const RECIPES = {
@@ -205,6 +220,8 @@ const RECIPES = {
   'busybox-plain': busyboxImage({compression: 'none'}),
   'busybox-multi': busyboxIndex({docker: false}),
   'busybox-multi-docker': busyboxIndex({docker: true}),
+  awkward: awkwardImage(awkwardLayers),
+  'awkward-through': awkwardImage(throughLayers),
   redis,
   toolchain,
 } as const satisfies Record<string, Recipe>;
@@ -213,11 +230,11 @@ export type ImageName = keyof typeof RECIPES;
 
 export const IMAGE_NAMES = Object.keys(RECIPES) as readonly ImageName[];
 
-/** What the tests need: all but what is only built on demand, and under `--short` what is quickly built. */
+/** What the tests need and may build here: nothing large under `--short`, nothing that needs root without it. */
 export const imagesForTests = (): readonly ImageName[] =>
   IMAGE_NAMES.filter((name) => {
-    const recipe: Recipe = RECIPES[name];
-    return recipe.onDemand !== true && !(isShort() && recipe.heavy === true);
+    const {onDemand = false, heavy = false, root = false}: Recipe = RECIPES[name];
+    return !onDemand && !(heavy && isShort()) && !(root && process.getuid?.() !== 0);
   });
 
 const cacheDirectory = (): string => process.env.BERTH_TEST_CACHE ?? join(import.meta.dirname, '..', '.cache', 'images');
@@ -265,9 +282,10 @@ export function requiresImage(t: Skippable, name: ImageName): Image | undefined 
   const cached = cachedImage(name);
   if (cached !== undefined) return cached;
   const recipe: Recipe = RECIPES[name];
-  if (recipe.heavy === true) {
-    if (isShort()) return unmet(t, `needs the image ${name}, which --short does not build`) || undefined;
-    if (!requiresRoot(t)) return undefined;
+  if (recipe.heavy === true && isShort()) {
+    t.skip(`needs the image ${name}, which --short does not build`);
+    return undefined;
   }
+  if (recipe.root === true && !requiresRoot(t)) return undefined;
   return requiresProgram(t, ...recipe.programs) ? buildImage(name) : undefined;
 }
