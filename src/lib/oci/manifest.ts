@@ -347,15 +347,19 @@ export function gcLabels(desc: Pick<Descriptor, 'mediaType'>, pointedTo: readonl
 }
 
 /**
- * Checks that the config has one diff ID for each layer of the manifest.
+ * Each layer of a manifest with the digest that its tar has once it is inflated, the lowest first.
  *
- * @throws invalid_argument it has not
+ * @throws invalid_argument the config has not one diff ID for each layer
  *
  * Message after containerd, core/unpack/unpacker.go.
  */
-export function checkLayerCount({layers}: Pick<Manifest, 'layers'>, {rootfs}: Pick<ImageConfig, 'rootfs'>): void {
-  if (layers.length !== rootfs.diffIDs.length)
-    throw new ErrdefsError('invalid_argument', `number of layers and diffIDs don't match: ${layers.length} != ${rootfs.diffIDs.length}`);
+export function pairLayers(
+  {layers}: Pick<Manifest, 'layers'>,
+  {rootfs: {diffIDs}}: Pick<ImageConfig, 'rootfs'>,
+): readonly {readonly layer: Descriptor; readonly diffID: Digest}[] {
+  if (layers.length !== diffIDs.length)
+    throw new ErrdefsError('invalid_argument', `number of layers and diffIDs don't match: ${layers.length} != ${diffIDs.length}`);
+  return layers.map((layer, i) => ({layer, diffID: diffIDs[i]!}));
 }
 
 // node:crypto is looked up where it is needed: most commands hash nothing.

@@ -86,7 +86,8 @@ export function parseReference(text: string, {normalize = true}: {readonly norma
     throw invalid(text, 'a digest alone does not name a repository', 'write REPOSITORY@sha256:HEX');
 
   const at = text.indexOf('@');
-  if (at >= 0 && text.includes('/', at)) throw invalid(text, 'must not contain credentials');
+  if (at >= 0 && text.includes('/', at))
+    throw invalid(text, 'what follows "@" is not a digest', 'give credentials apart from the reference');
   const name = at < 0 ? text : text.slice(0, at);
   const slash = name.indexOf('/');
   if (slash === 0 || (slash < 0 && !normalize))
