@@ -89,7 +89,9 @@ class Parser {
 
   parse(): Node {
     const node = this.#alternatives();
-    if (this.#at < this.#chars.length) throw this.#error('unexpected )', 0);
+    const isWhole = this.#at === this.#chars.length;
+    this.#at = this.#chars.length;
+    if (!isWhole) throw this.#error('unexpected )', 0);
     return node;
   }
 
