@@ -105,6 +105,8 @@ if [ -n "$missing" ]; then install_packages; fi
 if ! npm ls --all >/dev/null 2>&1 || [ ! -x node_modules/.bin/node ]; then
   echo 'setup: npm ci, for the packages of package-lock.json'
   npm ci --no-audit --no-fund --loglevel=error </dev/null
+  # npm 9, which is Debian's, installs a workspace's optional packages without linking their programs.
+  if [ ! -x node_modules/.bin/node ]; then npm rebuild --ignore-scripts --loglevel=error </dev/null; fi
 fi
 if [ ! -x node_modules/.bin/node ]; then
   echo "setup: npm has no Node for this machine ($(uname -m)); scripts will use the one on PATH, which must be 22.19 or newer" >&2

@@ -123,14 +123,12 @@ export function is(code: Code): (err: unknown) => true {
 
 /** A client on a store of its own, with `root` and `state` as temporary directories unless they are given; closed when the scope ends. */
 export async function newClient(scope: Scope, options: OpenOptions = {}): Promise<Client> {
-  const {openClient} = (await import(new URL('../src/lib/client/index.ts', import.meta.url).href)) as {
-    openClient(options: OpenOptions): Promise<Client>;
-  };
+  const {openClient} = await import('../src/lib/client/index.ts');
   // Hooks run in the order they were given, and closing comes before removal.
   let client: Client | undefined;
   scope.after(() => client?.close());
   const root = options.root ?? temporaryDirectory(scope, 'berth-root-');
   const state = options.state ?? temporaryDirectory(scope, 'berth-state-');
-  client = await openClient({...options, root, state});
+  client = openClient({...options, root, state});
   return client;
 }
