@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {
   CLASSES,
@@ -230,5 +233,20 @@ describe('wrap', () => {
 
   it('takes what is no error', () => {
     assert.equal(wrap('pull', 'stop').message, 'pull: stop: unknown');
+  });
+});
+
+describe('docs/EXIT-STATUS.md', () => {
+  const root = join(import.meta.dirname, '../..');
+  const page = readFileSync(join(root, 'docs/EXIT-STATUS.md'), 'utf8');
+
+  it('is what scripts/exit-status.ts prints', () => {
+    assert.equal(page, execFileSync(process.execPath, [join(root, 'scripts/exit-status.ts')], {encoding: 'utf8'}));
+  });
+
+  it('has every class with its status, every errno, and the statuses of a container', () => {
+    for (const code of CODES) assert.ok(page.includes(`\n| ${CLASSES[code].exit} | \`${code}\` | `), code);
+    for (const errno of ERRNOS) assert.match(page, new RegExp(`[ |]${errno}[ |]`));
+    for (const status of [125, 126, 127]) assert.ok(page.includes(`\n| ${status} | `), String(status));
   });
 });
