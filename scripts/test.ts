@@ -6,11 +6,12 @@
  * Builds what the command-level tests run, makes the images, then has `node --test` run the files (default: all). Ends with a
  * count of what was skipped and why, and fails if a test left a process, a mount or a file behind.
  */
-import {execFileSync, spawn} from 'node:child_process';
+import {spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
+import {unmountBelow} from '../test/helpers.ts';
 
 /** One file may take as long. */
 const TIMEOUT_MS = 20 * 60_000;
@@ -61,15 +62,7 @@ function sweep(marker: string, dir: string): string[] {
     left.push(`process ${pid}: ${command}`);
     process.kill(pid, 'SIGKILL');
   }
-  const points = readFileSync('/proc/self/mountinfo', 'utf8')
-    .split('\n')
-    .map((line) => line.split(' ')[4] ?? '')
-    .filter((point) => point.startsWith(`${dir}/`))
-    .sort((a, b) => b.length - a.length);
-  for (const point of points) {
-    left.push(`mount ${point}`);
-    execFileSync('umount', ['-l', point]);
-  }
+  for (const point of unmountBelow(dir)) left.push(`mount ${point}`);
   // Node and Bun keep caches of their own in there.
   for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}`);
   rmSync(dir, {recursive: true, force: true});

@@ -81,29 +81,30 @@ export function slow(t: Skippable): boolean {
   return false;
 }
 
-/** Mount points at or below a directory, the deepest first. */
-function mountsBelow(dir: string): string[] {
-  return readFileSync('/proc/self/mountinfo', 'utf8')
+/** Undoes every mount at or below a directory. @returns the mount points, the deepest first */
+export function unmountBelow(dir: string): string[] {
+  const points = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
     .map((line) =>
       (line.split(' ')[4] ?? '').replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
     )
     .filter((point) => point === dir || point.startsWith(`${dir}/`))
     .sort((a, b) => b.length - a.length);
+  for (const point of points) execFileSync('umount', ['-l', point]);
+  return points;
 }
 
 /**
  * An empty directory, mode 0700, its path without symbolic links, removed when the scope ends.
  *
  * A mount that is still there then is undone and fails the test: nothing that runs here may leave one, and removing
- * through it would delete what is behind it.
+ * through it would delete what is behind it. What a test itself mounts, it unmounts before it ends, not in a hook.
  */
 export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), prefix)));
   chmodSync(dir, 0o700);
   scope.after(() => {
-    const left = mountsBelow(dir);
-    for (const point of left) execFileSync('umount', ['-l', point]);
+    const left = unmountBelow(dir);
     rmSync(dir, {recursive: true, force: true});
     assert.deepEqual(left, [], 'mounts left behind');
   });
