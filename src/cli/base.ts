@@ -1,5 +1,5 @@
 /** What every command has: the global flags, a client, one way to print and one to end. */
-import type {ArgInput, FlagInput, OutputArgs, OutputFlags} from '@oclif/core/parser';
+import {type ArgInput, type FlagInput, type OutputArgs, type OutputFlags, parse} from '@oclif/core/parser';
 import type {Client, NamespaceClient} from '../lib/client/types.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
 import {splitArgv} from './argv.ts';
@@ -120,7 +120,6 @@ export abstract class BaseCommand {
     readonly flags?: FlagInput<F>;
     readonly args?: ArgInput<A>;
   }): Promise<{flags: F & GlobalFlags; args: A}> {
-    const {parse} = await import('@oclif/core/parser');
     // Without this a missing argument is read from standard input.
     const args = Object.fromEntries(
       Object.entries(command.args ?? {}).map(([name, arg]) => [name, {...(arg as object), ignoreStdin: true}]),

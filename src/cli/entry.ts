@@ -11,9 +11,15 @@ function codeCacheDirectory(): string | undefined {
 // The launcher says by which name it was called; what we start must not see that.
 const called = process.env.BERTH_PROGRAM ?? (process.versions.bun === undefined ? process.argv[1]! : process.argv0);
 delete process.env.BERTH_PROGRAM;
+delete process.env.BERTH_ENGINE;
 const context = processContext(called);
 
 if (process.versions.bun === undefined) {
+  const [major, minor] = process.versions.node.split('.').map(Number) as [number, number];
+  if (major < 22 || (major === 22 && minor < 19)) {
+    context.stderr(`${context.program}: Node 22.19 or newer is needed, this is ${process.versions.node}\n`);
+    process.exit(14);
+  }
   const directory = codeCacheDirectory();
   const {enableCompileCache} = await import('node:module');
   if (directory !== undefined) enableCompileCache(directory);

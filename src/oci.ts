@@ -1,0 +1,7 @@
+/** The door to what the bytes of OCI images mean. */
+export * from './lib/oci/descriptor.ts';
+export * from './lib/oci/identifier.ts';
+export * from './lib/oci/manifest.ts';
+export * from './lib/oci/mediatypes.ts';
+export * from './lib/oci/platform.ts';
+export * from './lib/oci/reference.ts';
