@@ -37,7 +37,6 @@ test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
 test       mkfs.ext4       e2fsprogs        to make file systems that fill up
 bench      podman          podman           to compare with
-bench      curl            curl             the floor to compare with
 '
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
