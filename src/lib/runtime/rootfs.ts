@@ -1,0 +1,158 @@
+/**
+ * A container's tree as it will see it, read from outside and never left: each name is opened relative to its
+ * directory's descriptor, each symbolic link is resolved here, with `/` and `..` meaning the tree's own root. Nothing is
+ * ever created in it.
+ */
+import {Buffer} from 'node:buffer';
+import {closeSync, constants, fstatSync, openSync, readlinkSync, readSync, type Stats} from 'node:fs';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+
+const O_PATH = 0o10000000;
+/** The kernel's own limit for one path. */
+const MAX_LINKS = 40;
+const MAX_DEPTH = 256;
+
+/**
+ * What is mounted over the tree when the container runs: a path of the container, and the directory or file of this
+ * machine that is bound there, or `undefined` for what only the container will have, such as its /proc.
+ */
+export type MountPoints = ReadonlyMap<string, string | undefined>;
+
+const NO_MOUNTS: MountPoints = new Map();
+
+/** A file or directory that a path leads to, links resolved. */
+export interface Found {
+  /** Path in the tree, without links. */
+  readonly path: string;
+  readonly stats: Stats;
+  /** The directories that were searched on the way. */
+  readonly searched: readonly Stats[];
+  /** At most `length` bytes from `position` on; only of a regular file, or it throws. */
+  read(position: number, length: number): Buffer;
+}
+
+/** Paths are handled byte by byte, as latin1 text: an image's names need not be UTF-8. */
+const toBytes = (path: string): string => Buffer.from(path).toString('latin1');
+const fromBytes = (path: string): string => Buffer.from(path, 'latin1').toString();
+const names = (path: string): string[] => path.split('/').filter((name) => name !== '' && name !== '.');
+const errno = (code: string, path: string): Error => Object.assign(new Error(`${code}: ${path}`), {code, path});
+const open = (path: string, flags: number): number => openSync(Buffer.from(path, 'latin1'), flags);
+
+function read(fd: number, stats: Stats, path: string, position: number, length: number): Buffer {
+  if (!stats.isFile()) throw errno('EINVAL', path);
+  // Opened through the descriptor that was looked at, so it is that very file.
+  const file = openSync(`/proc/self/fd/${fd}`, constants.O_RDONLY);
+  try {
+    const buffer = Buffer.alloc(Math.max(0, Math.min(length, stats.size - position)));
+    let size = 0;
+    for (let n = -1; n !== 0 && size < buffer.length; size += n) n = readSync(file, buffer, size, buffer.length - size, position + size);
+    return buffer.subarray(0, size);
+  } finally {
+    closeSync(file);
+  }
+}
+
+export class RootFS {
+  readonly #root: number;
+
+  /** @param directory the tree's root; its own path is this machine's and is followed as usual. To be closed. */
+  constructor(directory: string) {
+    this.#root = openSync(directory, O_PATH | constants.O_DIRECTORY);
+  }
+
+  close(): void {
+    closeSync(this.#root);
+  }
+
+  /**
+   * Looks at what a path leads to. It may begin with `/` or not.
+   *
+   * @throws errors of the operating system (ENOENT, ENOTDIR, ELOOP, …); EXDEV when the way crosses a mount point whose content is not known yet
+   */
+  lookup<T>(path: string, use: (found: Found) => T, mounts: MountPoints = NO_MOUNTS): T {
+    return this.#walk(path, mounts, (at, rest, fd, searched) => {
+      if (rest !== undefined) throw rest;
+      const stats = fstatSync(fd);
+      return use({path: fromBytes(at), stats, searched, read: (position, length) => read(fd, stats, at, position, length)});
+    });
+  }
+
+  /** Path without links, as far as the tree goes; names beyond are taken as they are. That is where a mount on `path` would land. */
+  place(path: string, mounts: MountPoints = NO_MOUNTS): string {
+    return this.#walk(path, mounts, (at) => fromBytes(at));
+  }
+
+  /**
+   * Reads a whole file that the image brought along.
+   *
+   * @returns `undefined` when there is none
+   * @throws failed_precondition not a regular file, or more than `limit` bytes
+   */
+  readFile(path: string, limit: number): string | undefined {
+    const what = `${path} of the image`;
+    try {
+      return this.lookup(path, ({stats, read}) => {
+        if (!stats.isFile()) throw new ErrdefsError('failed_precondition', `${what} is not a regular file`);
+        if (stats.size > limit) throw new ErrdefsError('failed_precondition', `${what} exceeds ${limit} bytes`);
+        return read(0, limit).toString();
+      });
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+      throw fromErrno(err, what);
+    }
+  }
+
+  #walk<T>(path: string, mounts: MountPoints, use: (at: string, rest: Error | undefined, fd: number, searched: readonly Stats[]) => T): T {
+    const way: {readonly fd: number; readonly name: string}[] = [];
+    const searched: Stats[] = [];
+    const todo = names(toBytes(path)).reverse();
+    let links = 0;
+    let failure: Error | undefined;
+    const up = (): void => {
+      const last = way.pop();
+      if (last !== undefined && last.fd >= 0) closeSync(last.fd);
+    };
+    try {
+      for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
+        if (name === '..') {
+          up();
+          continue;
+        }
+        if (way.length === MAX_DEPTH) throw errno('ENAMETOOLONG', path);
+        if (failure !== undefined) {
+          way.push({fd: -1, name});
+          continue;
+        }
+        const at = `/${[...way.map((step) => step.name), name].join('/')}`;
+        const mountPoint = fromBytes(at);
+        const here = way.at(-1)?.fd ?? this.#root;
+        const file = `/proc/self/fd/${here}/${name}`;
+        searched.push(fstatSync(here));
+        try {
+          if (mounts.has(mountPoint)) {
+            const source = mounts.get(mountPoint);
+            if (source === undefined) throw errno('EXDEV', at);
+            way.push({fd: openSync(source, O_PATH), name});
+            continue;
+          }
+          const fd = open(file, O_PATH | constants.O_NOFOLLOW);
+          way.push({fd, name});
+          if (!fstatSync(fd).isSymbolicLink()) continue;
+          up();
+          if (++links > MAX_LINKS) throw errno('ELOOP', path);
+          const target = readlinkSync(Buffer.from(file, 'latin1'), {encoding: 'buffer'}).toString('latin1');
+          if (target.startsWith('/')) while (way.length > 0) up();
+          todo.push(...names(target).reverse());
+        } catch (err) {
+          // A directory that exists only to hold a mount point will be made by the runtime.
+          const holds = [...mounts.keys()].some((point) => point.startsWith(`${mountPoint}/`));
+          failure = holds && (err as NodeJS.ErrnoException).code === 'ENOENT' ? errno('EXDEV', at) : (err as Error);
+          way.push({fd: -1, name});
+        }
+      }
+      return use(`/${way.map((step) => step.name).join('/')}`, failure, way.at(-1)?.fd ?? this.#root, searched);
+    } finally {
+      while (way.length > 0) up();
+    }
+  }
+}

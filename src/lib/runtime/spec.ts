@@ -1,0 +1,326 @@
+/**
+ * The OCI runtime specification of a container: containerd's defaults, the image's config over them, the caller's
+ * options over both.
+ *
+ * Defaults and order after containerd, pkg/oci/spec.go, mounts.go and cmd/ctr/commands/run/run_unix.go; field names are
+ * those of opencontainers/runtime-spec.
+ */
+import {Buffer} from 'node:buffer';
+import {posix} from 'node:path';
+import {ErrdefsError} from '../errdefs.ts';
+import type {ExecConfig} from '../oci/manifest.ts';
+import type {User} from './user.ts';
+
+export interface SpecMount {
+  readonly destination: string;
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+export interface DeviceRule {
+  readonly allow: boolean;
+  readonly type?: 'c' | 'b';
+  readonly major?: number;
+  readonly minor?: number;
+  readonly access: string;
+}
+
+export interface Device {
+  readonly path: string;
+  readonly type: 'c' | 'b';
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface Spec {
+  readonly ociVersion: string;
+  readonly process: {
+    readonly terminal?: boolean;
+    readonly user: User;
+    readonly args: readonly string[];
+    readonly env: readonly string[];
+    readonly cwd: string;
+    /** No inheritable and no ambient set: they would survive into programs of other users (CVE-2022-24769). */
+    readonly capabilities: Readonly<Record<'bounding' | 'effective' | 'permitted', readonly string[]>>;
+    readonly rlimits: readonly {readonly type: string; readonly hard: number; readonly soft: number}[];
+    readonly noNewPrivileges: boolean;
+  };
+  readonly root: {readonly path: string; readonly readonly?: boolean};
+  readonly hostname?: string;
+  readonly mounts: readonly SpecMount[];
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly linux: {
+    readonly cgroupsPath: string;
+    readonly namespaces: readonly {readonly type: string}[];
+    readonly devices?: readonly Device[];
+    readonly resources: {
+      readonly devices: readonly DeviceRule[];
+      readonly memory?: {readonly limit: number};
+      readonly cpu?: {readonly quota: number; readonly period: number};
+    };
+    /** A profile of its own is a later option; as in containerd there is none by default. */
+    readonly seccomp?: unknown;
+    readonly maskedPaths?: readonly string[];
+    readonly readonlyPaths?: readonly string[];
+  };
+}
+
+/** What a caller may ask for; see the `run` command's flags of the same names. */
+export interface SpecOptions {
+  /** Replaces the image's whole argv, Entrypoint included; empty: the image's own. */
+  readonly args?: readonly string[];
+  /** Replaces Entrypoint, and Cmd by `args`; empty: no Entrypoint. */
+  readonly entrypoint?: string;
+  readonly tty?: boolean;
+  /** `KEY=value` sets, `KEY` alone removes. */
+  readonly env?: readonly string[];
+  readonly cwd?: string;
+  readonly mounts?: readonly SpecMount[];
+  readonly netHost?: boolean;
+  readonly readOnly?: boolean;
+  readonly privileged?: boolean;
+  /** `CAP_…`, or `ALL`. */
+  readonly capAdd?: readonly string[];
+  readonly capDrop?: readonly string[];
+  readonly hostname?: string;
+  /** Become annotations too, over those of the same name. */
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly annotations?: Readonly<Record<string, string>>;
+  /** Bytes; 0 is no limit. */
+  readonly memoryLimit?: number;
+  /** 0 is no limit. */
+  readonly cpus?: number;
+}
+
+/** Facts of this machine, as far as the options ask for them. */
+export interface Host {
+  readonly hostname: string;
+  /** Those of /etc/hosts and /etc/resolv.conf that exist. */
+  readonly files: readonly string[];
+  /** Capabilities that this process may pass on. */
+  readonly capabilities: readonly string[];
+  readonly devices: readonly Device[];
+}
+
+export interface SpecInput {
+  /** Such as `/<namespace>/<id>`. */
+  readonly cgroupsPath: string;
+  readonly image: ExecConfig;
+  readonly options: SpecOptions;
+  /** Lines of environment files, each as an entry of `options.env`, which comes over them. */
+  readonly envFile: readonly string[];
+  readonly user: User;
+  readonly host: Host;
+}
+
+/** Linux capabilities by number; see capabilities(7). */
+export const CAPABILITIES: readonly string[] = (
+  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST ' +
+  'NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE ' +
+  'SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM ' +
+  'BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
+)
+  .split(' ')
+  .map((name) => `CAP_${name}`);
+
+const DEFAULT_CAPABILITIES =
+  'CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE'
+    .split(' ')
+    .map((name) => `CAP_${name}`);
+
+const DEFAULT_ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
+
+const DEFAULT_MOUNTS: readonly SpecMount[] = [
+  {destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev']},
+  {destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k']},
+  {
+    destination: '/dev/pts',
+    type: 'devpts',
+    source: 'devpts',
+    options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5'],
+  },
+  {destination: '/dev/shm', type: 'tmpfs', source: 'shm', options: ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k']},
+  {destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev']},
+  {destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro']},
+  {destination: '/run', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k']},
+];
+
+const MASKED_PATHS = [
+  '/proc/acpi',
+  '/proc/asound',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/timer_list',
+  '/proc/timer_stats',
+  '/proc/sched_debug',
+  '/sys/firmware',
+  '/sys/devices/virtual/powercap',
+  '/proc/scsi',
+];
+
+const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
+
+/** null, random, full, tty, zero, urandom, console, the terminals of /dev/pts, ptmx. */
+const DEFAULT_DEVICES: readonly (readonly [major: number, minor?: number])[] = [
+  [1, 3],
+  [1, 8],
+  [1, 7],
+  [5, 0],
+  [1, 5],
+  [1, 9],
+  [5, 1],
+  [136],
+  [5, 2],
+];
+
+const invalid = (what: string): ErrdefsError => new ErrdefsError('invalid_argument', what);
+
+/**
+ * Environment with overrides: replaced in place by key, appended when new, removed by a bare key.
+ *
+ * After containerd, pkg/oci/spec_opts.go (replaceOrAppendEnvValues).
+ */
+export function mergeEnv(defaults: readonly string[], overrides: readonly string[]): readonly string[] {
+  const key = (entry: string): string => entry.split('=', 1)[0]!;
+  const result: (string | undefined)[] = [...defaults];
+  const places = new Map(defaults.map((entry, place) => [key(entry), place] as const));
+  for (const entry of overrides) {
+    const place = places.get(key(entry));
+    if (!entry.includes('=')) {
+      if (place !== undefined) result[place] = undefined;
+    } else if (place !== undefined) result[place] = entry;
+    else places.set(key(entry), result.push(entry) - 1);
+  }
+  return result.filter((entry) => entry !== undefined);
+}
+
+function checkEnv(entries: readonly string[]): readonly string[] {
+  for (const entry of entries)
+    if (entry === '' || entry.startsWith('=')) throw invalid(`environment entry ${JSON.stringify(entry)} has no name`);
+  return entries;
+}
+
+function capabilities(options: SpecOptions, host: Host): readonly string[] {
+  const add = options.capAdd ?? [];
+  const drop = options.capDrop ?? [];
+  for (const name of [...add, ...drop]) {
+    if (name === 'ALL' || CAPABILITIES.includes(name)) continue;
+    throw invalid(
+      name.startsWith('CAP_') ? `capability ${JSON.stringify(name)} is not known` : "capabilities must be specified with 'CAP_' prefix",
+    );
+  }
+  const everything = options.privileged === true || add.includes('ALL');
+  // Without everything, one adds what one names; so `ALL` is taken away before anything is added, the names after.
+  const base = everything ? host.capabilities : drop.includes('ALL') ? [] : DEFAULT_CAPABILITIES;
+  return [...new Set([...base, ...add])].filter((name) => name !== 'ALL' && !drop.includes(name));
+}
+
+function processArgs(image: ExecConfig, options: SpecOptions): readonly string[] {
+  const args = options.args ?? [];
+  if (options.entrypoint !== undefined) return [...(options.entrypoint === '' ? [] : [options.entrypoint]), ...args];
+  return args.length > 0 ? args : [...(image.Entrypoint ?? []), ...(image.Cmd ?? [])];
+}
+
+/**
+ * Refuses a working directory in /proc: by way of /proc/self/fd it would be a directory of this machine (CVE-2024-21626).
+ *
+ * @param cwd absolute path without links
+ * @throws invalid_argument
+ */
+export function checkWorkingDirectory(cwd: string): void {
+  if (/^\/proc(\/|$)/.test(cwd)) throw invalid(`working directory ${JSON.stringify(cwd)} must not be in /proc`);
+}
+
+/** A mount as asked for; `bind` may leave out that it is one. */
+function userMount(mount: SpecMount): SpecMount {
+  if (!posix.isAbsolute(mount.destination))
+    throw invalid(`mount destination ${JSON.stringify(mount.destination)} must be an absolute path`);
+  const implied = mount.type === 'bind' && !mount.options.some((option) => option === 'bind' || option === 'rbind');
+  return {...mount, destination: posix.resolve('/', mount.destination), options: implied ? ['rbind', ...mount.options] : mount.options};
+}
+
+function mounts(options: SpecOptions, host: Host): readonly SpecMount[] {
+  const own = (options.mounts ?? []).map(userMount);
+  const taken = new Set(own.map((mount) => mount.destination));
+  const defaults = DEFAULT_MOUNTS.map((mount) =>
+    options.privileged === true && mount.type === 'sysfs'
+      ? {...mount, options: mount.options.map((option) => (option === 'ro' ? 'rw' : option))}
+      : mount,
+  );
+  const files = options.netHost === true ? host.files : [];
+  const net = files.map((file) => ({destination: file, type: 'bind', source: file, options: ['rbind', 'ro']}));
+  return [...defaults.filter((m) => !taken.has(m.destination)), ...own, ...net.filter((m) => !taken.has(m.destination))];
+}
+
+function resources(options: SpecOptions): Spec['linux']['resources'] {
+  const {memoryLimit = 0, cpus = 0, privileged = false} = options;
+  if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
+  // The kernel takes no quota below 1 ms.
+  if (!Number.isFinite(cpus) || (cpus !== 0 && cpus < 0.01)) throw invalid(`cpus ${cpus} must be at least 0.01`);
+  const rules = DEFAULT_DEVICES.map(
+    ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
+  );
+  return {
+    devices: privileged ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules],
+    ...(memoryLimit === 0 ? {} : {memory: {limit: memoryLimit}}),
+    ...(cpus === 0 ? {} : {cpu: {quota: Math.trunc(cpus * 100_000), period: 100_000}}),
+  };
+}
+
+/**
+ * The specification that these inputs mean. Same inputs, same result.
+ *
+ * @throws invalid_argument an option that cannot be, or no command at all
+ */
+export function createSpec({cgroupsPath, image, options, envFile, user, host}: SpecInput): Spec {
+  const args = processArgs(image, options);
+  if (args.length === 0)
+    throw new ErrdefsError('invalid_argument', 'no command', {
+      hint: 'the image has neither Entrypoint nor Cmd: give a command after the ID',
+    });
+
+  const imageEnv = (image.Env ?? []).filter((entry) => entry.indexOf('=') > 0);
+  const requested = checkEnv([...envFile, ...(options.env ?? [])]);
+  const net = options.netHost === true ? [`HOSTNAME=${host.hostname}`] : [];
+  const env = mergeEnv(mergeEnv(imageEnv.length === 0 ? DEFAULT_ENV : imageEnv, net), requested);
+  const term = options.tty === true && !env.some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : [];
+
+  const cwd = posix.resolve('/', options.cwd || image.WorkingDir || '');
+  checkWorkingDirectory(cwd);
+
+  if (options.hostname !== undefined && Buffer.byteLength(options.hostname) > 64)
+    throw invalid(`hostname ${JSON.stringify(options.hostname)} is longer than 64 bytes`);
+  const granted = capabilities(options, host);
+  const annotations = {...options.annotations, ...options.labels};
+  const namespaces = ['pid', 'ipc', 'uts', 'mount', 'network'].filter((type) => type !== 'network' || options.netHost !== true);
+
+  return {
+    ociVersion: '1.1.0',
+    process: {
+      ...(options.tty === true ? {terminal: true} : {}),
+      user,
+      args,
+      env: [...env, ...term],
+      cwd,
+      capabilities: {bounding: granted, effective: granted, permitted: granted},
+      rlimits: [{type: 'RLIMIT_NOFILE', hard: 1024, soft: 1024}],
+      noNewPrivileges: true,
+    },
+    root: {path: 'rootfs', ...(options.readOnly === true ? {readonly: true} : {})},
+    ...(options.hostname === undefined || options.hostname === '' ? {} : {hostname: options.hostname}),
+    mounts: mounts(options, host),
+    ...(Object.keys(annotations).length === 0 ? {} : {annotations}),
+    linux: {
+      cgroupsPath,
+      namespaces: namespaces.map((type) => ({type})),
+      ...(options.privileged === true ? {devices: host.devices} : {}),
+      resources: resources(options),
+      ...(options.privileged === true ? {} : {maskedPaths: MASKED_PATHS, readonlyPaths: READONLY_PATHS}),
+    },
+  };
+}
