@@ -53,6 +53,7 @@ function parseOne(text: string): Challenge[] {
     const params = new Map<string, string>();
     challenges.push({scheme: scheme[0].toLowerCase(), params});
     if (take(BLANK)![0] === '' || take(TOKEN68) !== null) continue;
+    take(SEPARATOR);
     for (let param = takeParam(); param !== undefined; param = takeParam()) {
       if (!params.has(param[0])) params.set(...param);
       take(SEPARATOR);

@@ -123,6 +123,7 @@ export interface Remote {
    * The descriptor that a tag, or a digest, stands for now. One HEAD request where the registry tells digest, length and
    * type in its answer; otherwise the body is fetched and hashed here.
    *
+   * @throws failed_precondition also a manifest of more bytes than any may have (oci, MAX_MANIFEST_BYTES)
    * @throws not_found no such repository or tag, or the registry does not tell it from a private one
    * @throws not_implemented a schema 1 manifest
    */
@@ -133,6 +134,3 @@ export interface Remote {
   /** Ends every connection; what still runs ends as canceled. */
   close(): Promise<void>;
 }
-
-/** Most bytes of a manifest or index that `resolve` accepts. containerd's limit, core/remotes/docker/resolver.go (MaxManifestSize). */
-export const MANIFEST_LIMIT = 4_393_216;

@@ -3,6 +3,8 @@
  *
  * Now the registry itself; mirrors and certs.d/hosts.toml go before it, in this list.
  */
+import type {Reference} from '../oci/reference.ts';
+import type {Realm} from './auth.ts';
 import type {Host, HostSource} from './contract.ts';
 import {speaksTLS} from './probe.ts';
 
@@ -59,3 +61,6 @@ export function defaultHosts({plainHTTP, connectTimeoutMs}: {plainHTTP: boolean;
     return [host];
   };
 }
+
+/** What a pull from a repository asks for. */
+export const realmOf = (host: Host, {path}: Reference): Realm => ({host, scope: `repository:${path}:pull`});

@@ -5,5 +5,4 @@
  * answer, `transport.ts` has the connections. Where to ask is decided in `hosts.ts`, as whom in `auth.ts`.
  */
 export type * from './contract.ts';
-export {MANIFEST_LIMIT} from './contract.ts';
 export {openRemote} from './remote.ts';

@@ -174,6 +174,8 @@ export class Transport {
             watch = setInterval(watchForTrickle, stallTimeoutMs);
           },
           onResponseData(ctrl, chunk) {
+            // undici makes one of nothing when it resumes with nothing there; to pause for it would be for ever.
+            if (chunk.length === 0) return;
             received += chunk.length;
             // What undici had read before it was paused, when the server has closed the connection meanwhile.
             if (busy !== undefined) {
@@ -190,7 +192,8 @@ export class Transport {
               fail(err);
             }
           },
-          onResponseEnd: settle,
+          // undici takes its connection back one turn of the event loop later; a request before that would open another.
+          onResponseEnd: () => setImmediate(() => setImmediate(settle)),
           onResponseError(_, err) {
             failure ??= {reason: fromTransport(err)};
             settle();

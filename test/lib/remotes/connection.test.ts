@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict';
+import {spawn} from 'node:child_process';
+import {once} from 'node:events';
+import {writeFileSync} from 'node:fs';
+import {createServer, type Socket} from 'node:net';
+import {join} from 'node:path';
+import {text} from 'node:stream/consumers';
+import {describe, it, type TestContext} from 'node:test';
+import {fileURLToPath} from 'node:url';
+import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
+import {selfSigned} from '../../fakes/certificate.ts';
+import {startFakeRegistry} from '../../fakes/registry.ts';
+import {is, temporaryDirectory} from '../../helpers.ts';
+
+type Failure = Error & {hint?: string; details: Record<string, unknown>};
+
+async function server(t: TestContext, serve: (socket: Socket) => void): Promise<string> {
+  const sockets = new Set<Socket>();
+  const listening = createServer((socket) => {
+    sockets.add(socket);
+    socket.on('error', () => undefined);
+    serve(socket);
+  });
+  listening.listen(0, '127.0.0.1');
+  await once(listening, 'listening');
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    listening.close();
+  });
+  return `127.0.0.1:${(listening.address() as {port: number}).port}`;
+}
+
+/** Resolves at this address, and insists on a failure. */
+async function failure(t: TestContext, domain: string, options: RemoteOptions): Promise<{err: Failure; ms: number}> {
+  const remote = openRemote({backoffMs: 1, ...options});
+  t.after(() => remote.close());
+  const start = performance.now();
+  const err = await remote.resolve({domain, path: 'team/app', tag: 'v1'}).then(
+    () => assert.fail('resolved'),
+    (e: Failure) => e,
+  );
+  return {err, ms: performance.now() - start};
+}
+
+describe('a connection', () => {
+  it('that is refused is unavailable at once', async (t) => {
+    const gone = await startFakeRegistry(t);
+    const {host} = gone;
+    await gone.close();
+    for (const options of [{}, {plainHTTP: true}]) {
+      const {err} = await failure(t, host, {...options, backoffMs: 10_000});
+      is('unavailable')(err);
+      assert.equal(err.message, `resolve ${host}/team/app:v1: ${host}: connection refused: unavailable`);
+      assert.deepEqual([err.details.errno, err.details.attempt], ['ECONNREFUSED', 1]);
+    }
+  });
+  it('to a name that does not resolve is unavailable at once', async (t) => {
+    const {err} = await failure(t, 'registry.invalid', {backoffMs: 10_000});
+    is('unavailable')(err);
+    assert.match(err.message, /^resolve registry\.invalid\/team\/app:v1: registry\.invalid: the name does not resolve/);
+  });
+  it('that takes too long is a deadline, and not tried again', async (t) => {
+    let connections = 0;
+    const silent = await server(t, () => {
+      connections++;
+    });
+    const {err, ms} = await failure(t, silent, {connectTimeoutMs: 150});
+    is('deadline_exceeded')(err);
+    assert.equal(connections, 2, 'the probe and one');
+    assert.ok(ms < 2000, String(ms));
+  });
+  it('that is reset again and again is unavailable, after five tries', async (t) => {
+    let connections = 0;
+    const hostile = await server(t, (socket) => {
+      connections++;
+      socket.once('data', () => socket.resetAndDestroy());
+    });
+    const {err} = await failure(t, hostile, {plainHTTP: true});
+    is('unavailable')(err);
+    assert.deepEqual([connections, err.details.attempt, err.details.errno], [5, 5, 'ECONNRESET']);
+  });
+  it('to what does not speak HTTP is unavailable at once', async (t) => {
+    let connections = 0;
+    const other = await server(t, (socket) => {
+      connections++;
+      socket.end('220 mail.example ESMTP\r\n');
+    });
+    const {err} = await failure(t, other, {plainHTTP: true});
+    is('unavailable')(err);
+    assert.match(err.message, /not HTTP/);
+    assert.equal(connections, 1);
+  });
+  it('with headers without end is unavailable at once', async (t) => {
+    const other = await server(t, (socket) => {
+      socket.write('HTTP/1.1 200 OK\r\n');
+      const more = setInterval(() => socket.write(`X-${'y'.repeat(1000)}: z\r\n`), 1);
+      socket.on('close', () => clearInterval(more));
+    });
+    const {err} = await failure(t, other, {plainHTTP: true});
+    is('unavailable')(err);
+  });
+  it('that is still being made ends with the remote', async (t) => {
+    const silent = await server(t, () => undefined);
+    const remote = openRemote(
+      {connectTimeoutMs: 30_000, signal: AbortSignal.timeout(100)},
+      {
+        hosts: async (domain) => [{domain, origin: `https://${silent}`, path: '/v2'}],
+      },
+    );
+    await assert.rejects(remote.resolve({domain: 'd.example', path: 'a', tag: 'b'}), is('deadline_exceeded'));
+    await remote.close();
+    assert.deepEqual(
+      process.getActiveResourcesInfo().filter((kind) => kind === 'TLSWrap'),
+      [],
+    );
+  });
+});
+
+describe('TLS', () => {
+  it('with a certificate that nobody vouches for is refused, and its remedies named', async (t) => {
+    const registry = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1')});
+    const {err} = await failure(t, registry.host, {backoffMs: 10_000});
+    is('failed_precondition')(err);
+    assert.match(err.message, /certificate is not trusted/);
+    assert.match(err.hint ?? '', /NODE_EXTRA_CA_CERTS.*--skip-verify/);
+    assert.deepEqual(registry.requests, []);
+  });
+  it('with any certificate passes when it need not be verified', async (t) => {
+    const registry = await startFakeRegistry(t, {tls: selfSigned('elsewhere.example')});
+    const {manifest} = registry.addImage('team/app', 'v1', []);
+    const remote = openRemote({skipVerify: true});
+    t.after(() => remote.close());
+    assert.deepEqual(await remote.resolve({domain: registry.host, path: 'team/app', tag: 'v1'}), {descriptor: manifest});
+  });
+  it('that is not spoken is said so, with the remedy', async (t) => {
+    const registry = await startFakeRegistry(t);
+    const host = registry.host.replace('127.0.0.1', '0.0.0.0');
+    const {err} = await failure(t, host, {backoffMs: 10_000});
+    is('failed_precondition')(err);
+    assert.match(err.hint ?? '', /--plain-http/);
+    assert.deepEqual(registry.requests, []);
+  });
+
+  const script = `
+    const {openRemote} = await import(process.argv[1]);
+    const remote = openRemote();
+    const {descriptor} = await remote.resolve({domain: process.argv[2], path: 'team/app', tag: 'v1'});
+    console.log(descriptor.digest);
+    await remote.close();`;
+  const library = new URL('../../../src/lib/remotes/index.ts', import.meta.url).href;
+  const bun = fileURLToPath(
+    new URL(`../../../node_modules/@oven/bun-linux-${process.arch === 'arm64' ? 'aarch64' : 'x64'}/bin/bun`, import.meta.url),
+  );
+  for (const [engine, command] of [
+    ['Node', [process.execPath, '--input-type=module', '-e', script, library]],
+    ['Bun', [bun, '-e', script, fileURLToPath(library)]],
+  ] as const)
+    it(`with a certificate that NODE_EXTRA_CA_CERTS vouches for passes, on ${engine}`, async (t) => {
+      const certificate = selfSigned('127.0.0.1');
+      const registry = await startFakeRegistry(t, {tls: certificate});
+      const {manifest} = registry.addImage('team/app', 'v1', []);
+      const file = join(temporaryDirectory(t), 'ca.pem');
+      writeFileSync(file, certificate.cert);
+      const [program, ...args] = command;
+      const child = spawn(program, [...args, registry.host], {
+        env: {...process.env, NODE_EXTRA_CA_CERTS: file},
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      assert.equal((await text(child.stdout)).trim(), manifest.digest);
+    });
+});

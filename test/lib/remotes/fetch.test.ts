@@ -1,0 +1,294 @@
+import assert from 'node:assert/strict';
+import {randomBytes} from 'node:crypto';
+import {describe, it, type TestContext} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
+import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
+import {DOCKER_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
+import {digestOf, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
+import {is} from '../../helpers.ts';
+import {streamed} from '../../suites/resolver.ts';
+
+const SIZE = 300_000;
+
+async function open(t: TestContext, options: RemoteOptions = {}) {
+  const registry = await startFakeRegistry(t);
+  const bytes = randomBytes(SIZE);
+  const desc: Descriptor = registry.addBlob(bytes, OCI_LAYER);
+  const remote = openRemote({backoffMs: 1, ...options});
+  t.after(() => remote.close());
+  return {registry, remote, bytes, desc, fetcher: remote.fetcher({domain: registry.host, path: 'team/app'})};
+}
+
+type Failure = Error & {details: Record<string, unknown>};
+
+describe('a stream that breaks', () => {
+  for (const [title, fault] of [
+    ['is cut', {truncateAt: 100_000, times: 2}],
+    ['is reset', {resetAt: 100_000, times: 2}],
+    ['stalls', {stallAt: 100_000, times: 2}],
+    ['is cut without a length', {chunked: true, truncateAt: 100_000, times: 2}],
+  ] as const satisfies readonly (readonly [string, Fault])[])
+    it(`${title} goes on at the next byte`, async (t) => {
+      const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 200});
+      registry.fault(fault);
+      assert.ok((await streamed(fetcher, desc)).equals(bytes));
+      assert.deepEqual(
+        registry.requests.map(({range}) => range),
+        [undefined, 'bytes=100000-', 'bytes=200000-'],
+      );
+      assert.equal(registry.bytesSent(), SIZE, 'and no byte is sent twice');
+    });
+  it('goes on from where the caller is', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 1000, times: 1});
+    assert.ok((await streamed(fetcher, desc, 5)).equals(bytes.subarray(5)));
+    assert.deepEqual(
+      registry.requests.map(({range}) => range),
+      ['bytes=5-', 'bytes=1005-'],
+    );
+  });
+  it('skips what it has where Range is ignored', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 100_000, times: 1});
+    registry.fault({ignoreRange: true});
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+  });
+  it('skips what it has where ranges are refused', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 100_000, times: 1});
+    registry.fault({status: 416, times: 1});
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+    assert.deepEqual(
+      registry.requests.map(({range}) => range),
+      [undefined, 'bytes=100000-', undefined],
+    );
+  });
+  it('is unavailable after three openings that brought nothing, and says how far it came', async (t) => {
+    const {registry, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 100_000, times: 1});
+    registry.fault({truncateAt: 0});
+    await assert.rejects(streamed(fetcher, desc), (err: Failure) => {
+      is('unavailable')(err);
+      assert.match(err.message, /100000 of 300000 B/);
+      assert.deepEqual([err.details.bytesDone, err.details.attempt, err.details.host], [100_000, 4, registry.host]);
+      return true;
+    });
+    assert.equal(registry.requests.length, 4);
+  });
+  it('may break any number of times while it goes on', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 20_000});
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+    assert.equal(registry.requests.length, 15);
+  });
+  it('by a trickle is a stall: too little is not progress', async (t) => {
+    const {registry, desc, fetcher} = await open(t, {stallTimeoutMs: 150});
+    registry.fault({trickle: {bytes: 100, everyMs: 20}});
+    await assert.rejects(streamed(fetcher, desc), (err: Failure) => {
+      is('unavailable')(err);
+      assert.match(err.message, /stalled/);
+      return true;
+    });
+    assert.ok(registry.requests.length <= 4);
+  });
+  it('is not one whose sink takes longer than a stall', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 100});
+    const chunks: Buffer[] = [];
+    const sink = async (chunk: Buffer): Promise<void> => {
+      if (chunks.length === 0) await sleep(700);
+      chunks.push(chunk);
+    };
+    await fetcher.stream(desc, sink, {offset: 0});
+    assert.ok(Buffer.concat(chunks).equals(bytes));
+    assert.equal(registry.requests.length, 1);
+  });
+  it('while its sink is busy loses nothing of what has arrived', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({truncateAt: 100_000, times: 2});
+    const chunks: Buffer[] = [];
+    let running = 0;
+    const sink = async (chunk: Buffer): Promise<void> => {
+      assert.equal(++running, 1);
+      await sleep(60);
+      chunks.push(chunk);
+      running--;
+    };
+    await fetcher.stream(desc, sink, {offset: 0});
+    assert.ok(Buffer.concat(chunks).equals(bytes));
+  });
+  it('before its answer is asked for again', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 200});
+    registry.fault({status: 503, times: 2});
+    registry.fault({stallAt: -1, times: 1});
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+    assert.equal(registry.requests.length, 4);
+  });
+});
+
+describe('a stream refuses', () => {
+  for (const [title, fault, offset] of [
+    ['a range that begins elsewhere', {headers: {'content-range': `bytes 99-${SIZE - 1}/${SIZE}`}}, 100],
+    ['a range of another total', {headers: {'content-range': `bytes 100-${SIZE - 1}/${SIZE + 1}`}}, 100],
+    ['a range that cannot be read', {headers: {'content-range': 'bytes 100-'}}, 100],
+    ['a range without its place', {headers: {'content-range': null}}, 100],
+    ['a refused range of another total', {status: 416, headers: {'content-range': 'bytes */77'}}, 100],
+    ['a longer blob', {body: (right: Buffer) => Buffer.concat([right, right]), headers: {'content-length': String(2 * SIZE)}}, 0],
+    ['a longer blob that hides its length', {chunked: true, body: (right: Buffer) => Buffer.concat([right, right])}, 0],
+    ['a shorter blob', {body: (right: Buffer) => right.subarray(1), headers: {'content-length': String(SIZE - 1)}}, 0],
+    ['an encoding', {headers: {'content-encoding': 'gzip'}}, 0],
+  ] as const satisfies readonly (readonly [string, Fault, number])[])
+    it(title, async (t) => {
+      const {registry, desc, fetcher} = await open(t);
+      registry.fault(fault);
+      let got = 0;
+      const stream = fetcher.stream(
+        desc,
+        (chunk) => {
+          got += chunk.length;
+        },
+        {offset},
+      );
+      await assert.rejects(stream, is('failed_precondition'));
+      assert.ok(got <= SIZE - offset, 'and never gives more than was promised');
+      assert.equal(registry.requests.length, 1);
+    });
+  it('to go on for ever with a blob that only ever is too short', async (t) => {
+    const {registry, desc, fetcher} = await open(t);
+    registry.fault({chunked: true, ignoreRange: true, body: (right) => right.subarray(0, 1000)});
+    await assert.rejects(streamed(fetcher, desc), is('unavailable'));
+    assert.equal(registry.requests.length, 4);
+  });
+  it('a partial answer that it did not ask for, unless it begins at the beginning', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({times: 1, status: 206, headers: {'content-range': `bytes 5-${SIZE - 1}/${SIZE}`}});
+    await assert.rejects(streamed(fetcher, desc), is('failed_precondition'));
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+  });
+});
+
+describe('a stream', () => {
+  it('of nothing more asks for nothing', async (t) => {
+    const {registry, desc, fetcher} = await open(t);
+    assert.equal((await streamed(fetcher, desc, SIZE)).length, 0);
+    const empty: Descriptor = {mediaType: OCI_LAYER, size: 0, digest: digestOf(Buffer.alloc(0))};
+    assert.equal((await streamed(fetcher, empty)).length, 0);
+    assert.deepEqual(registry.requests, []);
+  });
+  it('takes what a range of unknown total brings', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    registry.fault({headers: {'content-range': `bytes 100-${SIZE - 1}/*`}});
+    assert.ok((await streamed(fetcher, desc, 100)).equals(bytes.subarray(100)));
+  });
+  it('has connections of its own, that are used again', async (t) => {
+    const {registry, desc, fetcher} = await open(t, {plainHTTP: true});
+    for (let i = 0; i < 3; i++) await Promise.all([streamed(fetcher, desc), streamed(fetcher, desc), streamed(fetcher, desc)]);
+    assert.equal(registry.connections, 3);
+  });
+  it('pauses its socket while the sink is busy', async (t) => {
+    const {registry, remote} = await open(t);
+    const bytes = Buffer.alloc(32 << 20, 7);
+    const desc = registry.addBlob(bytes, OCI_LAYER);
+    let release: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let got = 0;
+    let calls = 0;
+    const stream = remote.fetcher({domain: registry.host, path: 'a'}).stream(
+      desc,
+      (chunk) => {
+        calls++;
+        got += chunk.length;
+        return held;
+      },
+      {offset: 0},
+    );
+    await sleep(200);
+    assert.equal(calls, 1);
+    assert.ok(got <= 1 << 20 && registry.bytesSent() === bytes.length);
+    release();
+    await stream;
+    assert.equal(got, bytes.length);
+  });
+});
+
+describe('bytes', () => {
+  it('that break off are asked for again', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 200});
+    registry.fault({truncateAt: 1000, times: 1});
+    registry.fault({resetAt: 1000, times: 1});
+    registry.fault({stallAt: 1000, times: 1});
+    assert.ok((await fetcher.bytes(desc, {limit: SIZE})).equals(bytes));
+  });
+  for (const [title, fault] of [
+    ['of another digest', {body: (right: Buffer) => Buffer.concat([Buffer.from([right[0]! ^ 1]), right.subarray(1)])}],
+    ['of another length', {body: (right: Buffer) => right.subarray(1), headers: {'content-length': String(SIZE - 1)}}],
+    ['that are fewer, without a length', {chunked: true, body: (right: Buffer) => right.subarray(1)}],
+    ['that are more, without a length', {chunked: true, body: (right: Buffer) => Buffer.concat([right, right])}],
+    ['in an encoding', {headers: {'content-encoding': 'br'}}],
+  ] as const satisfies readonly (readonly [string, Fault])[])
+    it(`${title} are refused, once`, async (t) => {
+      const {registry, desc, fetcher} = await open(t);
+      registry.fault(fault);
+      await assert.rejects(fetcher.bytes(desc, {limit: SIZE}), is('failed_precondition'));
+      assert.equal(registry.requests.length, 1);
+    });
+  it('above the limit are not asked for', async (t) => {
+    const {registry, desc, fetcher} = await open(t);
+    await assert.rejects(fetcher.bytes(desc, {limit: SIZE - 1}), is('failed_precondition'));
+    assert.deepEqual(registry.requests, []);
+  });
+  it('of documents come from where documents are, of others from where blobs are', async (t) => {
+    const {registry, fetcher} = await open(t);
+    const manifest = registry.addManifest('team/app', {schemaVersion: 2}, OCI_MANIFEST);
+    const index = registry.addManifest('team/app', {schemaVersion: 2, manifests: []}, OCI_INDEX);
+    const other = registry.addBlob(Buffer.from('?'), 'application/x');
+    for (const desc of [manifest, index, other]) await fetcher.bytes(desc, {limit: 1000});
+    assert.deepEqual(
+      registry.requests.map(({path}) => path.split('/')[4]),
+      ['manifests', 'manifests', 'blobs'],
+    );
+  });
+  it('are verified by the algorithm of their digest', async (t) => {
+    const {registry, fetcher} = await open(t);
+    for (const algorithm of ['sha384', 'sha512']) {
+      const desc = registry.addBlob(Buffer.from('abc'), 'application/x', algorithm);
+      assert.equal((await fetcher.bytes(desc, {limit: 3})).toString(), 'abc');
+      const wrong = `${desc.digest.slice(0, -1)}${desc.digest.endsWith('0') ? 1 : 0}` as Digest;
+      registry.fault({path: new RegExp(wrong), redirect: `/v2/team/app/blobs/${desc.digest}`});
+      await assert.rejects(fetcher.bytes({...desc, digest: wrong}, {limit: 3}), is('failed_precondition'));
+    }
+  });
+});
+
+describe('the URLs of a foreign layer', () => {
+  const elsewhere = async (t: TestContext) => {
+    const opened = await open(t);
+    const other = await startFakeRegistry(t);
+    const bytes = randomBytes(SIZE);
+    const there = other.addBlob(bytes, DOCKER_FOREIGN_LAYER);
+    return {...opened, other, bytes, desc: {...there, urls: [`${other.url}/v2/x/blobs/${there.digest}`]}};
+  };
+  it('are where it comes from', async (t) => {
+    const {registry, other, bytes, desc, fetcher} = await elsewhere(t);
+    other.fault({truncateAt: 1000, times: 1});
+    assert.ok((await streamed(fetcher, desc)).equals(bytes));
+    assert.deepEqual([registry.requests.length, other.requests.length], [0, 2]);
+  });
+  it('are tried in order, and after them the registry, from the byte that is missing', async (t) => {
+    const {registry, other, bytes, desc, fetcher} = await elsewhere(t);
+    registry.addBlob(bytes);
+    other.fault({truncateAt: 1000, times: 1});
+    other.fault({status: 404});
+    const urls = ['file:///etc/passwd', 'nonsense', 'http://169.254.169.254/', `${other.url}/v2/x/blobs/${digestOf(Buffer.from('no'))}`];
+    const got = await streamed(fetcher, {...desc, urls: [...desc.urls, ...urls]});
+    assert.ok(got.equals(bytes));
+    assert.equal(registry.requests[0]?.range, 'bytes=1000-');
+  });
+  it('mean nothing for a layer that is not foreign', async (t) => {
+    const {other, desc, fetcher} = await elsewhere(t);
+    await assert.rejects(streamed(fetcher, {...desc, mediaType: OCI_LAYER}), is('not_found'));
+    assert.deepEqual(other.requests, []);
+  });
+});
