@@ -226,30 +226,44 @@ export class Ingest {
   /**
    * @param path as `BlobStore.beginIngest` gave it
    * @param expected what was promised; bytes beyond a promised size are refused. Without a digest SHA-256 is taken.
-   * @param onExisting receives the bytes that are already there, in order; a chunk is valid during its call only
    */
-  static open(path: string, expected: Expected, what: string, onExisting?: (chunk: Uint8Array) => void): Ingest {
+  static open(path: string, expected: Expected, what: string): Ingest {
+    const ingest = Ingest.reopen(path, expected, what);
+    for (const _ of ingest.existing());
+    return ingest;
+  }
+
+  /** As `open`, but `existing` is the caller's to exhaust before anything else. */
+  static reopen(path: string, expected: Expected, what: string): Ingest {
     let fd: number | undefined;
     try {
       fd = openSync(path, 'a+', 0o600);
-      const ingest = new Ingest(fd, expected, what);
       const size = fstatSync(fd).size;
       if (size > (expected.size ?? size)) ftruncateSync(fd, 0);
-      const buffer = Buffer.allocUnsafe(CHUNK);
-      for (;;) {
-        const n = readSync(fd, buffer, 0, CHUNK, ingest.#offset);
-        if (n === 0) break;
-        const chunk = buffer.subarray(0, n);
-        ingest.#hash.update(chunk);
-        ingest.#offset += n;
-        onExisting?.(chunk);
-      }
-      ingest.#flushed = ingest.#offset;
-      return ingest;
+      return new Ingest(fd, expected, what);
     } catch (err) {
       if (fd !== undefined) closeSync(fd);
       throw fromErrno(err, what);
     }
+  }
+
+  /** The bytes that an earlier attempt left, in order, hashed as they are taken; a chunk is valid until the next one. */
+  *existing(): Generator<Uint8Array> {
+    const buffer = Buffer.allocUnsafe(CHUNK);
+    for (;;) {
+      let n: number;
+      try {
+        n = readSync(this.#fd, buffer, 0, CHUNK, this.#offset);
+      } catch (err) {
+        throw fromErrno(err, this.#what);
+      }
+      if (n === 0) break;
+      const chunk = buffer.subarray(0, n);
+      this.#hash.update(chunk);
+      this.#offset += n;
+      yield chunk;
+    }
+    this.#flushed = this.#offset;
   }
 
   /** Bytes so far: where the download goes on. */

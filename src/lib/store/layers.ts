@@ -121,26 +121,25 @@ export class LayerStore {
       }
     }
   }
+}
 
-  /** Bytes on disk and inodes of everything under `fs` (or whatever the snapshotter names) of a layer. */
-  usage(id: string, subdirectory = 'fs'): TreeUsage {
-    const root = join(this.path(id), subdirectory);
-    const seen = new Set<number>();
-    let size = 0;
-    const visit = (path: Buffer): void => {
-      const stat = lstatSync(path);
-      if (seen.has(stat.ino)) return;
-      seen.add(stat.ino);
-      size += stat.blocks * 512;
-      if (!stat.isDirectory()) return;
-      for (const name of readdirSync(path, {encoding: 'buffer'})) visit(Buffer.concat([path, Buffer.from('/'), name]));
-    };
-    try {
-      visit(Buffer.from(root));
-    } catch (err) {
-      if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `layer ${id} is not on disk`, {cause: err});
-      throw fromErrno(err, `layer ${id}`);
-    }
-    return {size, inodes: seen.size};
+/** Bytes on disk and inodes of a tree; a file with several names counts once. @throws data_loss it is not there */
+export function treeUsage(root: string): TreeUsage {
+  const seen = new Set<number>();
+  let size = 0;
+  const visit = (path: Buffer): void => {
+    const stat = lstatSync(path);
+    if (seen.has(stat.ino)) return;
+    seen.add(stat.ino);
+    size += stat.blocks * 512;
+    if (!stat.isDirectory()) return;
+    for (const name of readdirSync(path, {encoding: 'buffer'})) visit(Buffer.concat([path, Buffer.from('/'), name]));
+  };
+  try {
+    visit(Buffer.from(root));
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `tree ${root} is not on disk`, {cause: err});
+    throw fromErrno(err, `tree ${root}`);
   }
+  return {size, inodes: seen.size};
 }

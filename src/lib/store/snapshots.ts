@@ -10,7 +10,7 @@ import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
-import type {Collection, Store, StoreView} from './store.ts';
+import type {Collection, Store, StoreTransaction, StoreView} from './store.ts';
 
 const missing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
 
@@ -71,10 +71,11 @@ export class SnapshotStore {
   /**
    * Makes a writable snapshot of `parent`, or of nothing.
    *
+   * @param within more changes for the same transaction
    * @throws already_exists the key is taken @throws not_found no such parent @throws invalid_argument the parent is not committed
    */
-  prepare(key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
-    return this.#create('active', key, parent, labels);
+  prepare(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
+    return this.#create('active', key, parent, labels, within);
   }
 
   /** Makes a read-only snapshot of `parent`, or of nothing; errors as `prepare`. */
@@ -82,7 +83,13 @@ export class SnapshotStore {
     return this.#create('view', key, parent, labels);
   }
 
-  async #create(kind: SnapshotKind, key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
+  async #create(
+    kind: SnapshotKind,
+    key: string,
+    parent: string | undefined,
+    labels: Labels,
+    within?: (tx: StoreTransaction) => void,
+  ): Promise<SnapshotRecord> {
     if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
     const parents = this.#store.view((tx) => {
       if (this.#records(tx).find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
@@ -117,6 +124,7 @@ export class SnapshotStore {
           updatedAt: now,
         };
         records.put(record);
+        within?.(tx);
         return record;
       });
     } finally {
@@ -200,7 +208,7 @@ export class SnapshotStore {
   /** What the snapshot itself adds to its parents; nothing for a view. */
   usage(key: string): TreeUsage {
     const {kind, layer} = this.get(key);
-    return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#store.layers.usage(layer);
+    return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#snapshotter.usage(this.#store.layers.path(layer));
   }
 }
 

@@ -2,11 +2,13 @@
  * How trees are kept and mounted. A snapshotter knows directories and mounts; keys, parents and namespaces are records
  * (`snapshots.ts`).
  */
-import {chownSync, mkdirSync, statSync} from 'node:fs';
+import {chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
 import type {Digest} from '../oci/descriptor.ts';
+import {EROFS_INDEX, EROFS_TAR, indexedUsage} from './erofs.ts';
+import {type TreeUsage, treeUsage} from './layers.ts';
 
 export interface Mount {
   readonly type: string;
@@ -14,10 +16,15 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
+/**
+ * How a layer is kept: `overlay`, a tree with whiteouts as overlayfs marks; `plain`, a tree with everything from below in
+ * it; `erofs`, the layer's own tar with an index for the kernel, or a tree as of `overlay` where that would not be the same.
+ */
+export type LayerForm = 'overlay' | 'plain' | 'erofs';
+
 export interface Snapshotter {
   readonly name: string;
-  /** How a layer's whiteouts are kept: as overlayfs marks, or by deleting in a tree that holds everything. */
-  readonly form: 'overlay' | 'plain';
+  readonly form: LayerForm;
   /**
    * Name under `layers/` of an image's layer: by its own content where its tree does not depend on what is below, else by
    * the chain.
@@ -33,8 +40,10 @@ export interface Snapshotter {
   seed(directory: string, parents: readonly string[]): void;
   /** Path of the tree inside a layer's directory. */
   tree(directory: string): string;
+  /** What a layer's directory takes of the disk. */
+  usage(directory: string): TreeUsage;
   /**
-   * Mounts that show a snapshot's tree.
+   * Mounts that show a snapshot's tree, the last one itself and those before it what it is made of; see runtime/mounts.ts.
    *
    * @param own layer directory of the snapshot itself; absent for a view of `parents`
    * @param parents layer directories below, nearest first
@@ -46,11 +55,18 @@ const hex = (digest: Digest): string => digest.replace(':', '-');
 const bind = (source: string, readonly: boolean): readonly Mount[] => [{type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']}];
 
 /** Directories stacked by the kernel's overlayfs. Layout and mounts after containerd, plugins/snapshots/overlay. */
+const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
+  const lower = `lowerdir=${lowers.map((path) => path.replaceAll(':', '\\:')).join(':')}`;
+  const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower];
+  return {type: 'overlay', source: 'overlay', options};
+};
+
 const overlayfs: Snapshotter = {
   name: 'overlayfs',
   form: 'overlay',
   layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `overlayfs-chain-${hex(chainID)}` : `overlayfs-${hex(diffID)}`),
   tree: (directory) => join(directory, 'fs'),
+  usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents) => {
     const tree = join(directory, 'fs');
     mkdirSync(tree, {mode: 0o755});
@@ -63,9 +79,36 @@ const overlayfs: Snapshotter = {
     const trees = parents.map((directory) => join(directory, 'fs'));
     if (own !== undefined && trees.length === 0) return bind(join(own, 'fs'), readonly);
     if (own === undefined && trees.length === 1) return bind(trees[0]!, true);
-    const lower = `lowerdir=${trees.join(':')}`;
-    const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower];
-    return [{type: 'overlay', source: 'overlay', options}];
+    return [overlay(own, trees)];
+  },
+};
+
+/**
+ * Layers that nobody extracted: the kernel reads the tar through an EROFS index. What a container writes goes to a
+ * directory, as with overlayfs. A layer that was extracted after all (see archive/scan.ts) stands among them as a tree.
+ */
+const erofs: Snapshotter = {
+  name: 'erofs',
+  form: 'erofs',
+  layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `erofs-chain-${hex(chainID)}` : `erofs-${hex(diffID)}`),
+  tree: overlayfs.tree,
+  seed: overlayfs.seed,
+  usage: (directory) => indexedUsage(directory) ?? treeUsage(join(directory, 'fs')),
+  mounts: (own, parents, readonly) => {
+    const indexed = parents.filter((directory) => existsSync(join(directory, EROFS_INDEX)));
+    if (indexed.length === 0) return overlayfs.mounts(own, parents, readonly);
+    const layers = indexed.map(
+      (directory): Mount => ({
+        type: 'erofs',
+        source: join(directory, EROFS_INDEX),
+        options: ['ro', `device=${join(directory, EROFS_TAR)}`],
+      }),
+    );
+    if (own === undefined && parents.length === 1) return layers;
+    const lowers = parents.map((directory) =>
+      indexed.includes(directory) ? `{{ mount ${indexed.indexOf(directory)} }}` : join(directory, 'fs'),
+    );
+    return [...layers, overlay(own, lowers)];
   },
 };
 
@@ -75,6 +118,7 @@ const native: Snapshotter = {
   form: 'plain',
   layerId: (_diffID, chainID) => `native-chain-${hex(chainID)}`,
   tree: (directory) => join(directory, 'fs'),
+  usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents) => {
     const tree = join(directory, 'fs');
     if (parents[0] === undefined) mkdirSync(tree, {mode: 0o755});
@@ -86,7 +130,7 @@ const native: Snapshotter = {
   mounts: (own, parents, readonly) => bind(join(own ?? parents[0]!, 'fs'), readonly || own === undefined),
 };
 
-const SNAPSHOTTERS: ReadonlyMap<string, Snapshotter> = new Map([overlayfs, native].map((s) => [s.name, s]));
+const SNAPSHOTTERS: ReadonlyMap<string, Snapshotter> = new Map([erofs, overlayfs, native].map((s) => [s.name, s]));
 
 /** Names of all snapshotters, sorted. */
 export const snapshotterNames = (): readonly string[] => [...SNAPSHOTTERS.keys()].sort();

@@ -1,0 +1,66 @@
+/** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
+import {ErrdefsError} from '../errdefs.ts';
+import {collect} from '../store/gc.ts';
+import type {ContainerRecord} from '../store/records.ts';
+import type {Context} from './context.ts';
+import {filtered} from './filtered.ts';
+import {notFoundIn} from './missing.ts';
+import type {NamespaceClient} from './types.ts';
+
+export function containersClient(context: Context, namespace: string): NamespaceClient['containers'] {
+  const {store} = context;
+  const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+  return {
+    list: async ({filters = []} = {}) =>
+      filtered(
+        store.view((tx) => tx.namespace(namespace).containers.list()),
+        filters,
+        ({id, image, labels, runtime}) => ({id, image, labels, runtime: {name: runtime.name}}),
+      ),
+
+    get: async (id) => {
+      const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+      if (record === undefined) throw missing(id);
+      return record;
+    },
+
+    delete: async (id, {keepSnapshot = false} = {}) => {
+      if ((await context.runningContainers(namespace)).includes(id))
+        throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {hint: 'stop it first'});
+      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing});
+    },
+  };
+}
+
+/**
+ * Removes a container's record and, with it, the snapshot that it wrote to.
+ *
+ * @param options.ifMissing makes the error for a container that is not there; without it that is success
+ */
+export async function deleteContainer(
+  {store}: Context,
+  namespace: string,
+  id: string,
+  options: {readonly keepSnapshot: boolean; readonly ifMissing?: (id: string) => ErrdefsError},
+): Promise<void> {
+  await store.update(`removal of container ${id}`, (tx) => {
+    const ns = tx.namespace(namespace);
+    const record: ContainerRecord | undefined = ns.containers.find(id);
+    if (record === undefined) {
+      if (options.ifMissing !== undefined) throw options.ifMissing(id);
+      return;
+    }
+    ns.containers.delete(id);
+    const snapshots = ns.snapshots(record.snapshotter);
+    const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+    if (snapshot !== undefined && options.keepSnapshot) {
+      // Nothing names it any more: without a root it would be gone with the next collection.
+      const now = new Date().toISOString();
+      snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
+    } else if (snapshot !== undefined) {
+      snapshots.delete(snapshot.key);
+    }
+    collect(store, tx);
+  });
+  store.layers.emptyTrash();
+}

@@ -1,0 +1,56 @@
+/** What of kernel, tools and state is in order, and what to do about the rest. */
+import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
+import {is} from '../errdefs.ts';
+import {checkRuntime} from '../runtime/doctor.ts';
+import type {Context} from './context.ts';
+import type {DoctorCheck} from './types.ts';
+
+/** Free space below which a pull is likely to fail, in bytes. */
+const LITTLE_SPACE = 1 << 30;
+
+function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
+  const {root} = store.layout;
+  const checks: DoctorCheck[] = [];
+  try {
+    const namespaces = store.view((tx) => tx.namespaces.list());
+    const detail = existsSync(store.layout.version)
+      ? `${root}, ${namespaces.length} namespaces`
+      : `${root} does not exist yet; the first change makes it`;
+    checks.push({name: 'state directory', status: 'ok', detail});
+  } catch (err) {
+    const hint = is(err, 'permission_denied') ? 'run as root, or choose another --root' : undefined;
+    checks.push({name: 'state directory', status: 'error', detail: (err as Error).message, ...(hint === undefined ? {} : {hint})});
+  }
+  for (const [name, directory] of [
+    ['disk space', root],
+    ['run directory', stateDir],
+  ] as const) {
+    const existing = nearestExisting(directory);
+    try {
+      accessSync(existing, constants.W_OK);
+      const {bavail, bsize} = statfsSync(existing);
+      const free = bavail * bsize;
+      const detail = `${Math.floor(free / (1 << 20))} MiB free in ${existing}`;
+      if (name === 'disk space' && free < LITTLE_SPACE) checks.push({name, status: 'warning', detail, hint: 'make room before you pull'});
+      else checks.push({name, status: 'ok', detail});
+    } catch (err) {
+      checks.push({
+        name,
+        status: 'error',
+        detail: `${existing} is not writable: ${(err as NodeJS.ErrnoException).code ?? ''}`,
+        hint: 'run as root, or choose another directory',
+      });
+    }
+  }
+  return checks;
+}
+
+function nearestExisting(path: string): string {
+  let existing = path;
+  while (!existsSync(existing)) existing = existing.slice(0, existing.lastIndexOf('/')) || '/';
+  return existing;
+}
+
+export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
+  return [...checkState(context), ...(await checkRuntime(context.stateDir))];
+}

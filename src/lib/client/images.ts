@@ -1,0 +1,231 @@
+/** Images of one namespace: names for descriptors, and what of their trees is here. */
+import {ErrdefsError, is} from '../errdefs.ts';
+import type {Descriptor} from '../oci/descriptor.ts';
+import {validateLabels} from '../oci/identifier.ts';
+import {children, parseImageConfig, parseIndex, parseManifest} from '../oci/manifest.ts';
+import {kindOf} from '../oci/mediatypes.ts';
+import {formatPlatform, hostPlatform, matcher, normalizePlatform} from '../oci/platform.ts';
+import {formatReference, parseReference} from '../oci/reference.ts';
+import {collect} from '../store/gc.ts';
+import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
+import {mergeLabels, SnapshotStore, snapshotChain} from '../store/snapshots.ts';
+import {getSnapshotter} from '../store/snapshotters.ts';
+import type {NamespaceTransaction, NamespaceView} from '../store/store.ts';
+import type {Context} from './context.ts';
+import {filtered} from './filtered.ts';
+import {notFoundIn} from './missing.ts';
+import {makePlan, type Plan, platformChoice} from './plan.ts';
+import type {ImageCheck, ImageSummary, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
+import {imagesOf, isUnpacked} from './unpack.ts';
+
+const fields = (image: ImageRecord) => ({
+  name: image.name,
+  target: {digest: image.target.digest, mediatype: image.target.mediaType},
+  labels: image.labels,
+  annotations: image.target.annotations ?? {},
+});
+
+/**
+ * The name under which a user's reference is kept: as he wrote it, where an image is called just that, else normalised
+ * as docker does.
+ */
+export function imageName(ns: NamespaceView, text: string): string {
+  if (text !== '' && ns.images.find(text) !== undefined) return text;
+  return formatReference(parseReference(text));
+}
+
+/** @throws not_found naming the namespace, and others that have the image */
+export function findImage(context: Context, namespace: string, text: string): ImageRecord {
+  const {store} = context;
+  return store.view((tx) => {
+    const ns = tx.namespace(namespace);
+    const name = imageName(ns, text);
+    const image = ns.images.find(name);
+    if (image === undefined) throw missingImage(context, namespace, name);
+    return image;
+  });
+}
+
+const missingImage = ({store}: Context, namespace: string, name: string): ErrdefsError =>
+  notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, `pull it: ctr images pull ${name}`);
+
+/** The plan of an image from what is here. @throws not_found a document is missing */
+export function planLocally(context: Context, image: ImageRecord, platform?: string): Promise<Plan> {
+  const source = async (desc: Descriptor): Promise<Buffer> => {
+    const bytes = context.store.blobs.readSmall(desc.digest);
+    if (bytes === undefined)
+      throw new ErrdefsError('not_found', `content ${desc.digest} of image ${JSON.stringify(image.name)}`, {
+        hint: `pull it: ctr images pull ${image.name}`,
+      });
+    return bytes;
+  };
+  return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));
+}
+
+export function imagesClient(context: Context, namespace: string): NamespaceClient['images'] {
+  const {store} = context;
+  const change = (purpose: string, text: string, fn: (ns: NamespaceTransaction, image: ImageRecord) => ImageRecord): Promise<ImageRecord> =>
+    store.update(purpose, (tx) => {
+      const ns = tx.namespace(namespace);
+      const name = imageName(ns, text);
+      const image = ns.images.find(name);
+      if (image === undefined) throw missingImage(context, namespace, name);
+      return fn(ns, image);
+    });
+
+  const records: NamespaceClient['images']['records'] = async ({filters = []} = {}) =>
+    filtered(
+      store.view((tx) => tx.namespace(namespace).images.list()),
+      filters,
+      fields,
+    );
+
+  return {
+    records,
+
+    list: async (options) => (await records(options)).map((image) => summarise(context, image)),
+
+    get: async (name) => findImage(context, namespace, name),
+
+    delete: (text) =>
+      store
+        .update(`removal of image ${text}`, (tx) => {
+          const ns = tx.namespace(namespace);
+          const name = imageName(ns, text);
+          if (!ns.images.delete(name)) throw missingImage(context, namespace, name);
+          collect(store, tx);
+        })
+        .then(() => store.layers.emptyTrash()),
+
+    tag: (source, target, {force = false} = {}) => {
+      const name = formatReference(parseReference(target));
+      return change(`tag ${name}`, source, (ns, image) => {
+        const before = ns.images.find(name);
+        if (before !== undefined && !force)
+          throw new ErrdefsError('already_exists', `image ${JSON.stringify(name)}`, {hint: 'replace it with --force'});
+        const now = new Date().toISOString();
+        const tagged: ImageRecord = {...image, name, createdAt: before?.createdAt ?? now, updatedAt: now};
+        ns.images.put(tagged);
+        return tagged;
+      });
+    },
+
+    label: async (text, labels, {replaceAll = false} = {}) => {
+      validateLabels(labels);
+      return change(`labels of image ${text}`, text, (ns, image) => {
+        const changed = {...image, labels: mergeLabels(replaceAll ? {} : image.labels, labels), updatedAt: new Date().toISOString()};
+        ns.images.put(changed);
+        return changed;
+      });
+    },
+
+    inspect: async (name, {content = false} = {}) => inspectTree(context, findImage(context, namespace, name).target, content),
+
+    check: async ({filters = [], snapshotter} = {}) => {
+      const backend = context.snapshotterName(namespace, snapshotter);
+      const images = await records({filters});
+      return Promise.all(images.map((image) => checkImage(context, namespace, image, backend)));
+    },
+
+    usage: async (name, {snapshotter} = {}) =>
+      imageUsage(context, namespace, findImage(context, namespace, name), context.snapshotterName(namespace, snapshotter)),
+  };
+}
+
+/** A document of an image, or `undefined` when it is not here. */
+const read = ({store}: Context, desc: Descriptor): Buffer | undefined => store.blobs.readSmall(desc.digest);
+
+function summarise(context: Context, image: ImageRecord): ImageSummary {
+  const manifests = manifestsHere(context, image.target);
+  const platforms = [...new Set(manifests.map(({platform}) => platform))].filter((platform) => platform !== undefined).sort();
+  const host = matcher([hostPlatform()]);
+  const own = manifests.find(({matches}) => matches(host)) ?? manifests[0];
+  return {...image, ...(own === undefined ? {} : {size: own.size}), platforms};
+}
+
+interface ManifestHere {
+  /** As `os/arch[/variant]`. */
+  readonly platform: string | undefined;
+  /** Bytes of manifest, config and layers. */
+  readonly size: number;
+  matches(host: ReturnType<typeof matcher>): boolean;
+}
+
+/** The manifests of an image that are here, with the platform that they are for. */
+function manifestsHere(context: Context, desc: Descriptor): readonly ManifestHere[] {
+  const kind = kindOf(desc.mediaType);
+  const bytes = kind === 'index' || kind === 'manifest' ? read(context, desc) : undefined;
+  if (bytes === undefined) return [];
+  if (kind === 'index') return parseIndex(bytes, desc).manifests.flatMap((child) => manifestsHere(context, child));
+  const manifest = parseManifest(bytes, desc);
+  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(context, manifest.config) : undefined;
+  const platform =
+    desc.platform ?? (configBytes === undefined ? undefined : normalizePlatform(parseImageConfig(configBytes, manifest.config)));
+  return [
+    {
+      platform: platform === undefined || platform.os === 'unknown' ? undefined : formatPlatform(platform),
+      size: [manifest.config, ...manifest.layers].reduce((sum, {size}) => sum + size, bytes.length),
+      matches: (host) => platform !== undefined && host.match(platform),
+    },
+  ];
+}
+
+function inspectTree(context: Context, desc: Descriptor, content: boolean): ImageTree {
+  const kind = kindOf(desc.mediaType);
+  const bytes = kind === 'layer' || kind === 'unknown' ? undefined : read(context, desc);
+  return {
+    descriptor: desc,
+    present: bytes !== undefined || context.store.blobs.size(desc.digest) === desc.size,
+    ...(content && bytes !== undefined ? {content: JSON.parse(bytes.toString()) as unknown} : {}),
+    children: bytes === undefined ? [] : children(kind, bytes, desc).map((child) => inspectTree(context, child, content)),
+  };
+}
+
+async function checkImage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
+  const {store} = context;
+  const base = {name: image.name, target: image.target};
+  let plan: Plan;
+  try {
+    plan = await planLocally(context, image);
+  } catch (err) {
+    const unavailable = is(err, 'not_found');
+    return {
+      ...base,
+      status: unavailable ? 'unavailable' : 'error',
+      have: 0,
+      haveBytes: 0,
+      unpacked: false,
+      missing: unavailable ? [image.target.digest] : [],
+    };
+  }
+  const needed = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
+  const here = needed.filter((desc) => store.blobs.size(desc.digest) === desc.size);
+  const missing = needed.filter((desc) => !here.includes(desc)).map(({digest}) => digest);
+  const bytes = (descs: readonly Descriptor[]): number => descs.reduce((sum, {size}) => sum + size, 0);
+  const unpacked = imagesOf(plan).every(({layers}) => {
+    const top = layers.at(-1);
+    return top === undefined || isUnpacked(context, namespace, snapshotter, top.chainID);
+  });
+  return {
+    ...base,
+    status: missing.length === 0 ? 'complete' : 'incomplete',
+    have: here.length,
+    need: needed.length,
+    haveBytes: bytes(here),
+    needBytes: bytes(needed),
+    unpacked,
+    missing,
+  };
+}
+
+async function imageUsage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<readonly SnapshotUsage[]> {
+  getSnapshotter(snapshotter);
+  const plan = await planLocally(context, image);
+  const top = imagesOf(plan)[0]?.layers.at(-1);
+  if (top === undefined) return [];
+  const snapshots = new SnapshotStore(context.store, namespace, snapshotter);
+  const chain: readonly SnapshotRecord[] = context.store.view((tx) =>
+    snapshotChain(tx.namespace(namespace).snapshots(snapshotter), top.chainID),
+  );
+  return chain.map(({key}) => ({key, ...snapshots.usage(key)}));
+}

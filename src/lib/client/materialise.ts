@@ -1,0 +1,319 @@
+/**
+ * Brings a plan's blobs and layers onto this machine: each blob crosses the wire once, whoever wants it, and each layer
+ * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
+ */
+import {rmSync} from 'node:fs';
+import {type ApplyResult, reconcile} from '../archive/apply.ts';
+import {ErrdefsError, wrap} from '../errdefs.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {kindOf} from '../oci/mediatypes.ts';
+import {downloadKey} from '../store/blobs.ts';
+import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
+import type {Store} from '../store/store.ts';
+import {findLayer} from './layers.ts';
+import type {Plan, PlannedImage, PlannedLayer} from './plan.ts';
+import type {ProgressEvent} from './types.ts';
+import type {LayerResult} from './worker.ts';
+import type {LayerTask, WorkerPool} from './workers.ts';
+
+/** Streams a blob's bytes from `offset` on; see remotes/contract.ts. */
+export type BlobSource = (
+  desc: Descriptor,
+  sink: (chunk: Buffer) => void | Promise<void>,
+  options: {offset: number; signal?: AbortSignal},
+) => Promise<void>;
+
+export interface MaterialiseOptions {
+  readonly store: Store;
+  readonly workers: WorkerPool;
+  readonly namespace: string;
+  readonly plan: Plan;
+  /** Absent: blobs are only stored. */
+  readonly snapshotter?: Snapshotter;
+  /** Absent: only what is here can be used. */
+  readonly source?: BlobSource;
+  readonly maxConcurrentDownloads: number;
+  /** How long to wait for another process that shows no sign of life while it has a blob that is wanted here, in milliseconds. */
+  readonly lockTimeoutMs: number;
+  readonly onEvent: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Materialised {
+  /** Bytes that came over the network. */
+  readonly transferredBytes: number;
+  /** Layer directory of each chain ID of the plan's images; empty without a snapshotter. */
+  readonly layers: ReadonlyMap<Digest, string>;
+  readonly warnings: readonly string[];
+}
+
+/** The row of a descriptor in progress and in `content active`. */
+export const refOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
+
+/** Milliseconds between two events of moving bytes. */
+const PROGRESS_MS = 100;
+
+/** A layer that was unpacked without knowing what lies below, and waits for that. */
+interface Floating {
+  readonly work: string;
+  readonly result: LayerResult;
+}
+
+/** Whether a layer's tree is what it is whatever lies below. */
+function isIndependent({needsLowers}: ApplyResult): boolean {
+  const {impliedParents, passed, missingLinks, opaqueRoot} = needsLowers;
+  return impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
+}
+
+export async function materialise(options: MaterialiseOptions): Promise<Materialised> {
+  const run = new Materialisation(options);
+  try {
+    return await run.run();
+  } finally {
+    run.dispose();
+  }
+}
+
+class Materialisation {
+  readonly #o: MaterialiseOptions;
+  readonly #layers = new Map<Digest, string>();
+  readonly #floating = new Map<Digest, Floating>();
+  readonly #works = new Set<string>();
+  readonly #warnings: string[] = [];
+  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
+  #transferred = 0;
+
+  constructor(options: MaterialiseOptions) {
+    this.#o = options;
+    this.#signal = options.signal === undefined ? this.#stop.signal : AbortSignal.any([options.signal, this.#stop.signal]);
+  }
+
+  async run(): Promise<Materialised> {
+    const {plan, snapshotter, maxConcurrentDownloads} = this.#o;
+    const images = snapshotter === undefined ? [] : plan.manifests.flatMap(({image}) => image ?? []);
+    // A layer that occurs twice, in one image or in two, is unpacked once.
+    const wanted = new Map<Digest, PlannedLayer>();
+    for (const image of images) for (const layer of image.layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
+    for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
+    await forEachLimited(plan.blobs, maxConcurrentDownloads, async (blob) => {
+      try {
+        await this.#fetch(blob, wanted.get(blob.digest));
+      } catch (err) {
+        this.#stop.abort(err);
+        throw err;
+      }
+    });
+    for (const image of images) await this.#stack(image);
+    return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
+  }
+
+  /** Removes what was half-made here. Blobs and bytes of blobs stay. */
+  dispose(): void {
+    for (const work of this.#works) rmSync(work, {recursive: true, force: true});
+  }
+
+  #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {
+    this.#o.onEvent({ref: refOf(desc), status, offset, total: desc.size});
+  }
+
+  #createWork(): string {
+    const work = this.#o.store.layers.createWork();
+    this.#works.add(work);
+    return work;
+  }
+
+  #publish(work: string, id: string, layer: PlannedLayer): void {
+    this.#o.store.layers.publish(work, id, {snapshotter: this.#o.snapshotter!.name, diffID: layer.diffID});
+    this.#works.delete(work);
+    this.#layers.set(layer.chainID, id);
+  }
+
+  /** Whether nothing is left to do for a blob and its layer. */
+  #isDone(blob: Descriptor, layer: PlannedLayer | undefined): boolean {
+    const {store, snapshotter} = this.#o;
+    if (!store.blobs.has(blob)) return false;
+    if (layer === undefined || snapshotter === undefined || snapshotter.form === 'plain') return true;
+    return findLayer(store, snapshotter, layer) !== undefined;
+  }
+
+  /** Gets one blob, and unpacks it where it can be unpacked before the layers below it are known. */
+  async #fetch(blob: Descriptor, layer: PlannedLayer | undefined): Promise<void> {
+    if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
+    const {store, namespace, lockTimeoutMs} = this.#o;
+    const key = downloadKey(blob.digest);
+    let following: NodeJS.Timeout | undefined;
+    const follow = (): void => {
+      // Somebody else gets it: his progress is ours.
+      this.#emit(blob, 'waiting', 0);
+      following = setInterval(() => this.#emit(blob, 'waiting', store.blobs.ingestState(key)?.offset ?? 0), 2.5 * PROGRESS_MS);
+    };
+    using _lock = await store.blobs
+      .lock(key, {timeoutMs: lockTimeoutMs, whileAlive: true, purpose: `download of ${blob.digest}`, signal: this.#signal, onWait: follow})
+      .finally(() => clearInterval(following));
+    if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
+    const here = store.blobs.has(blob);
+    if (!here && this.#o.source === undefined)
+      throw new ErrdefsError('not_found', `content ${blob.digest}`, {hint: 'pull the image again', details: {digest: blob.digest}});
+    const {snapshotter} = this.#o;
+    const unpack =
+      layer !== undefined && snapshotter !== undefined && snapshotter.form !== 'plain'
+        ? {layer, work: this.#createWork(), snapshotter}
+        : undefined;
+    if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, []);
+    const source = here
+      ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const)
+      : ({
+          kind: 'network',
+          ingestPath: store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size}),
+          expected: blob,
+        } as const);
+    const result = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer});
+    if (!here) {
+      this.#emit(blob, 'committing', blob.size);
+      store.blobs.publish(key, blob.digest);
+    }
+    if (unpack !== undefined) {
+      if (result.applied === undefined || isIndependent(result.applied))
+        this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
+      else this.#floating.set(blob.digest, {work: unpack.work, result});
+    }
+    this.#emit(blob, 'done', blob.size);
+  }
+
+  async #runJob(
+    blob: Descriptor,
+    source:
+      | {readonly kind: 'blob'; readonly path: string}
+      | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Descriptor},
+    unpack: {readonly directory: string; readonly layer: PlannedLayer; readonly lowers?: readonly string[]} | undefined,
+  ): Promise<LayerResult> {
+    const what = `${kindOf(blob.mediaType)} ${blob.digest}`;
+    let received = 0;
+    let lastEvent = 0;
+    const progress = (): void => {
+      const now = performance.now();
+      if (now - lastEvent < PROGRESS_MS) return;
+      lastEvent = now;
+      this.#emit(
+        blob,
+        source.kind === 'network' && received < blob.size ? 'downloading' : 'extracting',
+        source.kind === 'network' ? received : blob.size,
+      );
+    };
+    const task: LayerTask = await this.#o.workers.run(
+      {
+        what,
+        source,
+        ...(unpack === undefined
+          ? {}
+          : {
+              unpack: {
+                directory: unpack.directory,
+                form: this.#o.snapshotter!.form,
+                diffID: unpack.layer.diffID,
+                ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
+              },
+            }),
+      },
+      progress,
+    );
+    const onAbort = (): void => task.abort(this.#signal.reason);
+    this.#signal.addEventListener('abort', onAbort, {once: true});
+    if (this.#signal.aborted) onAbort();
+    // A worker that fails ends the transfer; a transfer that fails ends the worker.
+    const stopTransfer = new AbortController();
+    task.result.catch((err: unknown) => stopTransfer.abort(err));
+    try {
+      if (source.kind === 'network') {
+        const offset = await task.offset;
+        received = offset;
+        this.#emit(blob, 'downloading', offset);
+        const sink = (chunk: Buffer): void | Promise<void> => {
+          received += chunk.length;
+          this.#transferred += chunk.length;
+          progress();
+          return task.write(chunk);
+        };
+        try {
+          if (offset < blob.size) await this.#o.source!(blob, sink, {offset, signal: AbortSignal.any([this.#signal, stopTransfer.signal])});
+        } catch (err) {
+          task.abort(err);
+          throw stopTransfer.signal.aborted ? stopTransfer.signal.reason : err;
+        }
+        if (unpack !== undefined) this.#emit(blob, 'extracting', blob.size);
+        task.end();
+      }
+      const result = await task.result;
+      this.#warnings.push(...result.warnings);
+      return result;
+    } catch (err) {
+      throw this.#signal.aborted && !this.#stop.signal.aborted ? wrap(what, this.#signal.reason) : err;
+    } finally {
+      this.#signal.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Puts an image's layers on each other, bottom first: those that took something from below are settled here. */
+  async #stack({layers}: PlannedImage): Promise<void> {
+    const {store} = this.#o;
+    const snapshotter = this.#o.snapshotter!;
+    /** Layer directories so far, nearest first. */
+    const below: string[] = [];
+    for (const layer of layers) {
+      const known = findLayer(store, snapshotter, layer);
+      if (known !== undefined) this.#layers.set(layer.chainID, known);
+      else await this.#settle(layer, below);
+      below.unshift(store.layers.path(this.#layers.get(layer.chainID)!));
+    }
+  }
+
+  async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
+    const {store, lockTimeoutMs} = this.#o;
+    const snapshotter = this.#o.snapshotter!;
+    const id = snapshotter.layerId(layer.diffID, layer.chainID, true);
+    const lowers = below.map((directory) => snapshotter.tree(directory));
+    const floating = this.#floating.get(layer.blob.digest);
+    if (floating !== undefined) {
+      this.#floating.delete(layer.blob.digest);
+      if (reconcile(snapshotter.tree(floating.work), lowers, floating.result.applied!) !== 'redo')
+        return this.#publish(floating.work, id, layer);
+    }
+    using _lock = await store.blobs.lock(downloadKey(layer.blob.digest), {
+      timeoutMs: lockTimeoutMs,
+      whileAlive: true,
+      purpose: `unpacking of ${layer.blob.digest}`,
+      signal: this.#signal,
+    });
+    const known = findLayer(store, snapshotter, layer);
+    if (known !== undefined) {
+      this.#layers.set(layer.chainID, known);
+      return;
+    }
+    this.#emit(layer.blob, 'extracting', layer.blob.size);
+    const work = this.#createWork();
+    seedLayer(snapshotter, work, below);
+    const source = {kind: 'blob', path: store.blobs.path(layer.blob.digest)} as const;
+    await this.#runJob(layer.blob, source, {directory: work, layer, ...(snapshotter.form !== 'plain' ? {lowers} : {})});
+    this.#publish(work, id, layer);
+    this.#emit(layer.blob, 'done', layer.blob.size);
+  }
+}
+
+/** Runs `action` over all items, at most `limit` at a time, and waits for all that were begun; the first failure is thrown. */
+async function forEachLimited<T>(items: readonly T[], limit: number, action: (item: T) => Promise<void>): Promise<void> {
+  let next = 0;
+  let failure: {readonly err: unknown} | undefined;
+  const lane = async (): Promise<void> => {
+    while (next < items.length && failure === undefined) {
+      const item = items[next++]!;
+      try {
+        await action(item);
+      } catch (err) {
+        failure ??= {err};
+      }
+    }
+  };
+  await Promise.all(Array.from({length: Math.min(limit, items.length)}, lane));
+  if (failure !== undefined) throw failure.err;
+}

@@ -1,0 +1,97 @@
+/** Namespaces: who sees what. */
+import {ErrdefsError} from '../errdefs.ts';
+import {validateIdentifier, validateLabels} from '../oci/identifier.ts';
+import {collect} from '../store/gc.ts';
+import type {NamespaceRecord} from '../store/records.ts';
+import {mergeLabels} from '../store/snapshots.ts';
+import type {NamespaceTransaction} from '../store/store.ts';
+import type {Context} from './context.ts';
+import {filtered} from './filtered.ts';
+import type {Client} from './types.ts';
+
+/** Kinds of objects that keep a namespace from being deleted, as containerd's message names and orders them. */
+function remaining(ns: NamespaceTransaction): readonly string[] {
+  return [
+    ...(ns.images.isEmpty() ? [] : ['images']),
+    ...(ns.content.isEmpty() ? [] : ['blobs']),
+    ...(ns.containers.isEmpty() ? [] : ['containers']),
+    ...(ns.snapshotters().every((name) => ns.snapshots(name).isEmpty()) ? [] : ['snapshots']),
+  ];
+}
+
+function empty(ns: NamespaceTransaction): void {
+  for (const {id} of ns.containers.list()) ns.containers.delete(id);
+  for (const {name} of ns.images.list()) ns.images.delete(name);
+  for (const snapshotter of ns.snapshotters()) for (const {key} of ns.snapshots(snapshotter).list()) ns.snapshots(snapshotter).delete(key);
+  for (const {digest} of ns.content.list()) ns.content.delete(digest);
+}
+
+export function namespacesClient({store, runningContainers}: Context): Client['namespaces'] {
+  return {
+    create: async (name, labels = {}) => {
+      validateIdentifier(name);
+      validateLabels(labels);
+      return store.update(`creation of namespace ${name}`, (tx) => {
+        if (tx.namespaces.find(name) !== undefined) throw new ErrdefsError('already_exists', `namespace ${JSON.stringify(name)}`);
+        const now = new Date().toISOString();
+        const record: NamespaceRecord = {name, labels, createdAt: now, updatedAt: now};
+        tx.namespaces.put(record);
+        return record;
+      });
+    },
+
+    list: async ({filters = []} = {}) =>
+      filtered(
+        store.view((tx) => tx.namespaces.list()),
+        filters,
+        ({name, labels}) => ({name, labels}),
+      ),
+
+    get: async (name) => {
+      validateIdentifier(name);
+      return store.view((tx) => tx.namespaces.get(name));
+    },
+
+    label: async (name, labels) => {
+      validateIdentifier(name);
+      validateLabels(labels);
+      return store.update(`labels of namespace ${name}`, (tx) => {
+        const record = tx.namespaces.get(name);
+        const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
+        tx.namespaces.put(changed);
+        return changed;
+      });
+    },
+
+    delete: async (name, {recursive = false} = {}) => {
+      validateIdentifier(name);
+      const running = recursive ? await runningContainers(name) : [];
+      if (running.length > 0)
+        throw new ErrdefsError(
+          'failed_precondition',
+          `unable to delete ${name}: namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`,
+          {
+            hint: 'stop them first',
+          },
+        );
+      await store.update(`removal of namespace ${name}`, (tx) => {
+        tx.namespaces.get(name);
+        const ns = tx.namespace(name);
+        if (recursive) empty(ns);
+        // What only waits to be collected does not count; leases do not block, and go with their namespace.
+        collect(store, tx);
+        const kinds = remaining(ns);
+        if (kinds.length > 0)
+          throw new ErrdefsError(
+            'failed_precondition',
+            `unable to delete ${name}: namespace ${JSON.stringify(name)} must be empty, but it still has ${kinds.join(', ')}`,
+            {hint: 'remove them first, or all at once with --recursive', details: {namespace: name, remaining: kinds}},
+          );
+        for (const {id} of ns.leases.list()) ns.leases.delete(id);
+        tx.namespaces.delete(name);
+        collect(store, tx);
+      });
+      store.layers.emptyTrash();
+    },
+  };
+}

@@ -1,0 +1,213 @@
+/** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
+import {ErrdefsError, wrap} from '../errdefs.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {formatPlatform} from '../oci/platform.ts';
+import {formatReference, parseReference, type Reference} from '../oci/reference.ts';
+import {collect} from '../store/gc.ts';
+import type {ImageRecord, Labels} from '../store/records.ts';
+import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
+import type {NamespaceTransaction, Store, StoreTransaction} from '../store/store.ts';
+import type {Context} from './context.ts';
+import {findLayer} from './layers.ts';
+import {type Materialised, materialise, refOf} from './materialise.ts';
+import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
+import type {ProgressEvent, PullOptions, PullResult} from './types.ts';
+import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './unpack.ts';
+
+const UNCOMPRESSED = 'containerd.io/uncompressed';
+
+export async function pull(context: Context, namespace: string, text: string, options: PullOptions): Promise<PullResult> {
+  const ref = parseReference(text);
+  const name = formatReference(ref);
+  try {
+    return await new Pull(context, namespace, ref, name, options).run();
+  } catch (err) {
+    throw wrap(`unable to pull ${name}`, err);
+  }
+}
+
+class Pull {
+  readonly #context: Context;
+  readonly #store: Store;
+  readonly #namespace: string;
+  readonly #ref: Reference;
+  readonly #name: string;
+  readonly #o: PullOptions;
+  readonly #snapshotter: Snapshotter | undefined;
+  readonly #emit: (event: ProgressEvent) => void;
+  readonly #platforms: PlatformChoice;
+  #leaseID: string | undefined;
+  #transferred = 0;
+
+  constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions) {
+    this.#context = context;
+    this.#store = context.store;
+    this.#namespace = namespace;
+    this.#ref = ref;
+    this.#name = name;
+    this.#o = options;
+    this.#emit = options.onEvent ?? (() => {});
+    this.#platforms = platformChoice(options);
+    this.#snapshotter = options.unpack === false ? undefined : getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
+  }
+
+  async run(): Promise<PullResult> {
+    const started = performance.now();
+    const remote = await this.#context.openRemote(this.#o);
+    try {
+      this.#emit({ref: this.#name, status: 'resolving', offset: 0, total: 0});
+      const {descriptor, body} = await remote.resolve(this.#ref, this.#signalOption());
+      this.#emit({ref: this.#name, status: 'resolved', offset: 0, total: 0});
+      const fetcher = remote.fetcher(this.#ref);
+      const source = this.#documents(descriptor, body, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
+      const plan = await makePlan(descriptor, source, this.#platforms);
+      if (this.#snapshotter !== undefined) requireImages(plan);
+      let layers = this.#layersHere(plan);
+      if (layers === undefined) {
+        this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
+        for (const {descriptor: desc, bytes} of plan.documents.values()) this.#store.blobs.writeSmall(desc.digest, bytes);
+        const made = await this.#materialise(plan, (desc, sink, opts) => fetcher.stream(desc, sink, opts));
+        layers = made.layers;
+      } else {
+        for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
+      }
+      const image = await this.#commit(plan, layers);
+      return {image, transferredBytes: this.#transferred, elapsedMs: performance.now() - started, unpacked: this.#unpacked(plan)};
+    } finally {
+      await remote.close();
+    }
+  }
+
+  #signalOption(): {signal?: AbortSignal} {
+    return this.#o.signal === undefined ? {} : {signal: this.#o.signal};
+  }
+
+  /** Documents from the store where it has them, else from what resolving brought, else from the registry. */
+  #documents(root: Descriptor, body: Buffer | undefined, fetch: DocumentSource): DocumentSource {
+    return async (desc, limit) => {
+      const row = {ref: refOf(desc), offset: desc.size, total: desc.size};
+      const here = this.#store.blobs.readSmall(desc.digest);
+      if (here !== undefined) {
+        this.#emit({...row, status: 'exists'});
+        return here;
+      }
+      this.#emit({...row, status: 'downloading', offset: 0});
+      const bytes = desc.digest === root.digest && body !== undefined ? body : await fetch(desc, limit);
+      this.#transferred += bytes.length;
+      this.#emit({...row, status: 'done'});
+      return bytes;
+    };
+  }
+
+  /** Where every layer lies, when nothing is missing; `undefined` when something is. */
+  #layersHere(plan: Plan): ReadonlyMap<Digest, string> | undefined {
+    const blobs = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
+    if (!blobs.every((desc) => this.#store.blobs.has(desc))) return undefined;
+    const layers = new Map<Digest, string>();
+    for (const layer of this.#snapshotter === undefined ? [] : imagesOf(plan).flatMap((image) => image.layers)) {
+      const id = findLayer(this.#store, this.#snapshotter!, layer);
+      if (id === undefined) return undefined;
+      layers.set(layer.chainID, id);
+    }
+    return layers;
+  }
+
+  async #materialise(plan: Plan, source: Parameters<typeof materialise>[0]['source']): Promise<Materialised> {
+    const made = await materialise({
+      store: this.#store,
+      workers: this.#context.workers,
+      namespace: this.#namespace,
+      plan,
+      ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
+      ...(source === undefined ? {} : {source}),
+      maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
+      lockTimeoutMs: this.#context.lockTimeoutMs,
+      onEvent: this.#emit,
+      ...this.#signalOption(),
+    });
+    this.#transferred += made.transferredBytes;
+    return made;
+  }
+
+  /** One transaction makes all of it visible: content, snapshots, the image last. */
+  #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
+    return this.#store.update(`pull of ${this.#name}`, (tx) => {
+      const ns = tx.namespace(this.#namespace);
+      recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});
+      if (this.#snapshotter !== undefined) recordSnapshots(this.#store, ns, this.#snapshotter, imagesOf(plan), layers);
+      const before = ns.images.find(this.#name);
+      const now = new Date().toISOString();
+      const {mediaType, digest, size} = plan.root;
+      const image: ImageRecord = {
+        name: this.#name,
+        target: {mediaType, digest, size},
+        labels: {...before?.labels, ...this.#o.labels},
+        createdAt: before?.createdAt ?? now,
+        updatedAt: now,
+      };
+      ns.images.put(image);
+      endLease(ns, this.#name, this.#leaseID);
+      if (before !== undefined && before.target.digest !== digest) this.#collect(tx);
+      return image;
+    });
+  }
+
+  /** The tag has moved: what only the old image needed goes. */
+  #collect(tx: StoreTransaction): void {
+    collect(this.#store, tx);
+    tx.afterCommit(() => this.#store.layers.emptyTrash());
+  }
+
+  #unpacked(plan: Plan): PullResult['unpacked'] {
+    const snapshotter = this.#snapshotter;
+    if (snapshotter === undefined) return [];
+    return imagesOf(plan).flatMap(({platform, layers}) => {
+      const top = layers.at(-1);
+      return top === undefined ? [] : {platform: formatPlatform(platform), chainID: top.chainID, snapshotter: snapshotter.name};
+    });
+  }
+}
+
+function requireImages(plan: Plan): void {
+  for (const {descriptor, manifest, image} of plan.manifests) {
+    if (image === undefined && plan.manifests.length === 1)
+      throw new ErrdefsError(
+        'failed_precondition',
+        `manifest ${descriptor.digest} is no image: its config is ${JSON.stringify(manifest.config.mediaType)}`,
+        {
+          hint: 'pull it with --no-unpack',
+        },
+      );
+  }
+}
+
+/** Writes what a namespace sees of a plan's blobs, with the labels by which they keep each other. @throws not_found a blob is not here */
+function recordContent(
+  store: Store,
+  ns: NamespaceTransaction,
+  plan: Plan,
+  {snapshotter, source}: {readonly snapshotter: Snapshotter | undefined; readonly source: Reference},
+): void {
+  const sourceLabel = `containerd.io/distribution.source.${source.domain}`;
+  const labels = new Map<Digest, Record<string, string>>();
+  const label = (digest: Digest, more: Labels): void => void labels.set(digest, {...labels.get(digest), ...more});
+  for (const [digest, document] of plan.documents) label(digest, document.labels);
+  for (const {manifest, image} of plan.manifests) {
+    for (const {blob, diffID} of image?.layers ?? []) label(blob.digest, {[UNCOMPRESSED]: diffID});
+    const top = image?.layers.at(-1);
+    if (snapshotter !== undefined && top !== undefined) label(manifest.config.digest, {[snapshotLabel(snapshotter)]: top.chainID});
+  }
+  const now = new Date().toISOString();
+  for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]) {
+    if (!store.blobs.has(desc)) throw new ErrdefsError('aborted', `content ${desc.digest} was removed meanwhile`, {hint: 'pull again'});
+    const before = ns.content.find(desc.digest);
+    const sources = new Set([...(before?.labels[sourceLabel]?.split(',') ?? []), source.path]);
+    ns.content.put({
+      digest: desc.digest,
+      size: desc.size,
+      labels: {...before?.labels, ...labels.get(desc.digest), [sourceLabel]: [...sources].sort().join(',')},
+      createdAt: before?.createdAt ?? now,
+      updatedAt: now,
+    });
+  }
+}

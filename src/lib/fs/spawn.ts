@@ -1,0 +1,64 @@
+/**
+ * Runs one system program to its end, for code that must stay synchronous (a worker that unpacks a layer).
+ */
+
+import {constants} from 'node:os';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+
+export interface RunOptions {
+  /** Debian package that brings the program, for the hint when it is missing. */
+  readonly package: string;
+  /** Bytes for its standard input. */
+  readonly input?: Uint8Array;
+  /** Variables besides `PATH` and `LC_ALL=C`; nothing else is inherited, so that no `TAR_OPTIONS` or the like changes what it does. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly cwd?: string;
+  /** Open descriptors that it gets: the first as standard input, further ones from 3 on. */
+  readonly descriptors?: readonly number[];
+}
+
+export interface RunResult {
+  /** Exit status; 128+n when signal n ended it. */
+  readonly status: number;
+  readonly stdout: Buffer;
+  /** For people only: never to be matched. */
+  readonly stderr: string;
+}
+
+/** Standard output and error are kept in memory; more than this is a failure. */
+const MAX_OUTPUT = 256 * 1024 * 1024;
+
+/**
+ * Runs `program` and waits. A status other than 0 is the caller's to judge.
+ *
+ * @throws unavailable the program is not installed; the hint names its Debian package
+ * @throws resource_exhausted no process or memory to be had, or more output than is kept
+ */
+export function runSync(program: string, args: readonly string[], options: RunOptions): RunResult {
+  const {spawnSync} = process.getBuiltinModule('node:child_process');
+  const {input, env, cwd, descriptors = []} = options;
+  const [stdin, ...further] = descriptors;
+  const done = spawnSync(program, args, {
+    env: {PATH: process.env.PATH ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', ...env},
+    stdio: [stdin ?? 'pipe', 'pipe', 'pipe', ...further],
+    ...(stdin === undefined ? {input: input ?? new Uint8Array(0)} : {}),
+    maxBuffer: MAX_OUTPUT,
+    ...(cwd === undefined ? {} : {cwd}),
+  });
+  const code = (done.error as NodeJS.ErrnoException | undefined)?.code;
+  if (code === 'ENOENT')
+    throw new ErrdefsError('unavailable', `program ${program}`, {
+      cause: done.error,
+      hint: `install the Debian package ${options.package}`,
+      details: {program, package: options.package},
+    });
+  if (code === 'ENOBUFS') throw new ErrdefsError('resource_exhausted', `output of ${program} is over ${MAX_OUTPUT} B`, {cause: done.error});
+  // A program that ends before it has read its input closes the pipe; its status says more than EPIPE does.
+  if (done.error !== undefined && (code !== 'EPIPE' || (done.status === null && done.signal === null)))
+    throw fromErrno(done.error, `program ${program}`);
+  return {
+    status: done.status ?? 128 + (done.signal === null ? 0 : constants.signals[done.signal]),
+    stdout: done.stdout,
+    stderr: done.stderr.toString(),
+  };
+}

@@ -1,0 +1,140 @@
+/**
+ * Layers as EROFS images: the layer's inflated tar is kept as one file, and a small index beside it tells the kernel where
+ * in it each file lies. Nothing is extracted, and no path of the image is ever created on this machine.
+ */
+import {chownSync, closeSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {ErrdefsError, is} from '../errdefs.ts';
+import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {bootId} from '../fs/process.ts';
+import {runSync} from '../fs/spawn.ts';
+import type {TreeUsage} from './layers.ts';
+
+/** Names in a layer's directory. */
+export const EROFS_TAR = 'layer.tar';
+export const EROFS_INDEX = 'layer.erofs';
+
+/** The user and group that nobody is: what mkfs.erofs runs as. */
+const NOBODY = 65534;
+/** Bounds of mkfs.erofs: memory in bytes, processor time in seconds, size of the index in bytes. A layer of 100,000 files needs 40 MB and 0.3 s. */
+const LIMITS = ['--as=2147483648', '--cpu=120', '--fsize=4294967296', '--core=0'];
+
+/**
+ * Writes the index of `directory`'s tar. The tar is hostile input: mkfs.erofs reads and writes it through descriptors,
+ * as nobody, with no way to gain rights and with bounds.
+ *
+ * @returns false when mkfs.erofs refuses the tar: then the layer has to be extracted
+ * @throws unavailable mkfs.erofs is not installed
+ */
+export function indexTar(directory: string): boolean {
+  const tar = openSync(join(directory, EROFS_TAR), 'r');
+  const path = join(directory, EROFS_INDEX);
+  const index = openSync(path, 'wx+', 0o600);
+  try {
+    chownSync(path, NOBODY, NOBODY);
+    const unprivileged = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--no-new-privs', '--bounding-set=-all'];
+    const mkfs = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '/proc/self/fd/3'];
+    const {status} = runSync('prlimit', [...LIMITS, ...unprivileged, ...mkfs], {package: 'erofs-utils', descriptors: [tar, index]});
+    if (status !== 0) rmSync(path);
+    else chownSync(path, 0, 0);
+    return status === 0;
+  } finally {
+    closeSync(tar);
+    closeSync(index);
+  }
+}
+
+const SUPERBLOCK = 1024;
+const MAGIC = 0xe0f5e1e2;
+
+/** What an indexed layer takes, with the inodes that its superblock counts; `undefined` for a layer that was extracted. See the kernel's fs/erofs/erofs_fs.h. */
+export function indexedUsage(directory: string): TreeUsage | undefined {
+  const index = statSync(join(directory, EROFS_INDEX), {throwIfNoEntry: false});
+  if (index === undefined) return undefined;
+  const block = Buffer.alloc(128);
+  const fd = openSync(join(directory, EROFS_INDEX), 'r');
+  try {
+    readSync(fd, block, 0, block.length, SUPERBLOCK);
+  } finally {
+    closeSync(fd);
+  }
+  if (block.readUInt32LE(0) !== MAGIC) throw new ErrdefsError('data_loss', `${join(directory, EROFS_INDEX)} is no EROFS image`);
+  return {size: 512 * (index.blocks + statSync(join(directory, EROFS_TAR)).blocks), inodes: Number(block.readBigUInt64LE(16))};
+}
+
+interface Probe {
+  readonly bootId: string;
+  readonly usable: boolean;
+  readonly reason: string;
+}
+
+/**
+ * Whether this machine can index and mount layers so: tried once per boot with a real one, and remembered in `stateDir`.
+ *
+ * @returns `reason` says in a few words why not
+ */
+export function probeErofs(stateDir: string): {readonly usable: boolean; readonly reason: string} {
+  const file = join(stateDir, 'erofs.json');
+  try {
+    const known = JSON.parse(readIfPresent(file) ?? '{}') as Partial<Probe>;
+    if (known.bootId === bootId() && typeof known.usable === 'boolean') return {usable: known.usable, reason: known.reason ?? ''};
+  } catch {
+    // Torn or foreign: it is only a cache.
+  }
+  const reason = tryErofs();
+  const result: Probe = {bootId: bootId(), usable: reason === '', reason};
+  try {
+    writeAtomic(file, `${JSON.stringify(result)}\n`, {sync: false});
+  } catch {
+    // Not ours to write: it is asked again next time.
+  }
+  return result;
+}
+
+/** An archive with one directory: mkfs.erofs refuses an empty one. */
+function probeTar(): Buffer {
+  const header = Buffer.alloc(512);
+  const fields: readonly (readonly [offset: number, text: string])[] = [
+    [0, 'd/'],
+    [100, '0000755'],
+    [108, '0000000'],
+    [116, '0000000'],
+    [124, '00000000000'],
+    [136, '00000000000'],
+    [148, '        '],
+    [156, '5'],
+    [257, 'ustar'],
+    [263, '00'],
+  ];
+  for (const [offset, text] of fields) header.write(text, offset, 'latin1');
+  header.write(
+    header
+      .reduce((sum, byte) => sum + byte, 0)
+      .toString(8)
+      .padStart(6, '0'),
+    148,
+    'latin1',
+  );
+  return Buffer.concat([header, Buffer.alloc(1024)]);
+}
+
+/** @returns why it does not work; empty when it does */
+function tryErofs(): string {
+  if (process.geteuid?.() !== 0) return 'only root may mount';
+  const directory = mkdtempSync('/tmp/berth-erofs-');
+  try {
+    writeFileSync(join(directory, EROFS_TAR), probeTar());
+    if (!indexTar(directory)) return 'mkfs.erofs does not index tar archives: it is older than 1.8';
+    const mount = 'mount -t erofs -o ro,device=layer.tar layer.erofs /mnt';
+    const {status} = runSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', mount], {
+      package: 'util-linux',
+      cwd: directory,
+    });
+    return status === 0 ? '' : 'the kernel does not mount EROFS images from files: it is older than 6.12, or built without';
+  } catch (err) {
+    if (is(err, 'unavailable')) return 'mkfs.erofs is not installed';
+    throw err;
+  } finally {
+    rmSync(directory, {recursive: true, force: true});
+  }
+}
