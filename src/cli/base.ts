@@ -81,7 +81,9 @@ export abstract class BaseCommand {
   /** Runs the command to its end: prints the result or the error and tells how to exit. */
   async execute(): Promise<Exit> {
     const ctor = this.constructor as typeof BaseCommand;
+    // Until the words are split; they may not even allow that.
     this.#debug = this.#argv.includes('--debug');
+    this.json = this.#argv.includes('--json');
     try {
       const {head, tail, help, json} = splitArgv(this.#argv, {...GLOBAL_FLAGS, ...ctor.flags}, ctor.positionals);
       this.#argv = head;
@@ -128,6 +130,8 @@ export abstract class BaseCommand {
     const parsed = await parse([...this.#argv], {flags, args} as never).catch((err: unknown) => {
       throw this.#usageError(err);
     });
+    // oclif types an absent boolean flag as `false` and leaves it undefined.
+    for (const [name, flag] of Object.entries(flags)) if (flag.type === 'boolean') parsed.flags[name] ??= false;
     const {timeout} = parsed.flags as GlobalFlags;
     if (timeout > 0)
       this.#timers.push(setTimeout(() => this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)), timeout));

@@ -2,7 +2,7 @@
 import {COMMANDS} from '../commands/index.ts';
 import {exitStatus} from '../lib/errdefs.ts';
 import type {Exit} from './base.ts';
-import type {Context} from './context.ts';
+import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
 import {dispatch} from './dispatch.ts';
 import {report} from './report.ts';
 
@@ -17,6 +17,7 @@ export async function main(argv: readonly string[], context: Context): Promise<E
     await (found.kind === 'version' ? showVersion(context) : showHelp(found.id, context));
     return {status: 0};
   } catch (err) {
+    if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
     await report(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug')});
     return {status: exitStatus(err)};
   }

@@ -41,16 +41,15 @@ export function parseDecimal(text: string): number {
 }
 
 /** `k=v` words to labels; a word without `=` has the value `true`, as in ctr. */
-export function parseLabels(words: readonly string[]): Labels {
-  const labels: Record<string, string> = {};
-  for (const word of words) {
-    const equals = word.indexOf('=');
-    const key = equals === -1 ? word : word.slice(0, equals);
-    if (key === '') throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(word)} has no key`);
-    labels[key] = equals === -1 ? 'true' : word.slice(equals + 1);
-  }
-  return labels;
-}
+export const parseLabels = (words: readonly string[]): Labels =>
+  Object.fromEntries(
+    words.map((word) => {
+      const equals = word.indexOf('=');
+      const key = equals === -1 ? word : word.slice(0, equals);
+      if (key === '') throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(word)} has no key`);
+      return [key, equals === -1 ? 'true' : word.slice(equals + 1)];
+    }),
+  );
 
 /** `k=v,…` sorted by key; `-` for none. */
 export function formatLabels(labels: Labels): string {

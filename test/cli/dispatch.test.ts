@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import {describe, it} from 'node:test';
+import {type CommandTable, canonicalID, dispatch} from '../../src/cli/dispatch.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
+import {is} from '../helpers.ts';
+
+const command = (line: string) => {
+  const found = dispatch(line === '' ? [] : line.split(' '), COMMANDS, 'ctr');
+  assert.equal(found.kind, 'command', line);
+  return found.kind === 'command' ? `${found.id} | ${found.argv.join(' ')}` : '';
+};
+
+describe('command words', () => {
+  const same: readonly [string, readonly string[]][] = [
+    ['images ls', ['images list', 'image ls', 'i ls', 'i list']],
+    ['images rm', ['images remove', 'images delete', 'image del', 'i rm']],
+    ['images inspect', ['images i', 'i i', 'image inspect']],
+    ['namespaces ls', ['ns ls', 'namespace list']],
+    ['namespaces create', ['ns c', 'namespaces c']],
+    ['namespaces label', ['namespaces set-labels']],
+    ['containers ls', ['c ls', 'container list']],
+    ['content rm', ['content delete', 'content del', 'content remove']],
+    ['snapshots mounts', ['snapshots m', 'snapshot mount']],
+    ['pull', ['images pull', 'image pull', 'i pull']],
+  ];
+  for (const [id, lines] of same) {
+    for (const line of [id, ...lines]) it(`"${line}" is ${id}`, () => assert.equal(command(line), `${id} | `));
+  }
+
+  it('no command begins another, so that the first match is the longest', () => {
+    const ids = Object.keys(COMMANDS.commands);
+    for (const id of ids) for (const other of ids) assert.ok(id === other || !other.startsWith(`${id} `), `${id} begins ${other}`);
+  });
+
+  it('every alias leads to a command or topic and hides none', () => {
+    const {commands, topics, topicAliases, aliases} = COMMANDS;
+    for (const [topic, words] of Object.entries(topicAliases))
+      for (const word of words) {
+        assert.ok(Object.hasOwn(topics, topic), topic);
+        assert.ok(!Object.hasOwn(commands, word) && !Object.hasOwn(topics, word), word);
+      }
+    for (const [id, lines] of Object.entries(aliases))
+      for (const line of lines) {
+        assert.ok(Object.hasOwn(commands, id), id);
+        assert.ok(!Object.hasOwn(commands, line), line);
+        assert.equal(canonicalID(COMMANDS, line.split(' ')), id);
+      }
+  });
+});
+
+describe('flags before the command', () => {
+  const lines: readonly [string, string][] = [
+    ['-n foo images ls', 'images ls | -n foo'],
+    ['-nfoo images ls -q', 'images ls | -nfoo -q'],
+    ['--namespace=foo --debug images ls', 'images ls | --namespace=foo --debug'],
+    ['--namespace foo images --json ls x', 'images ls | --namespace foo --json x'],
+    ['--timeout 5s pull redis', 'pull | --timeout 5s redis'],
+    ['snapshots --snapshotter native ls', 'snapshots ls | --snapshotter native'],
+    // The namespace is called like a command.
+    ['-n images ns ls', 'namespaces ls | -n images'],
+  ];
+  for (const [line, expected] of lines) it(line, () => assert.equal(command(line), expected));
+
+  it('leaves everything after the command alone', () =>
+    assert.equal(command('run --rm img id sh -c help --help -v'), 'run | --rm img id sh -c help --help -v'));
+
+  for (const line of ['--nope images ls', '-a x images ls', '--rm run x y', '-qn foo images ls', '--=x images ls'])
+    it(`${line} is refused`, () => assert.throws(() => dispatch(line.split(' '), COMMANDS, 'ctr'), is('invalid_argument')));
+});
+
+describe('help and version', () => {
+  const lines: readonly [string, ReturnType<typeof dispatch>][] = [
+    ['', {kind: 'help', id: ''}],
+    ['--help', {kind: 'help', id: ''}],
+    ['-h', {kind: 'help', id: ''}],
+    ['help', {kind: 'help', id: ''}],
+    ['images', {kind: 'help', id: 'images'}],
+    ['i --help', {kind: 'help', id: 'images'}],
+    ['help images list', {kind: 'help', id: 'images ls'}],
+    ['images help ls', {kind: 'help', id: 'images ls'}],
+    ['--help pull', {kind: 'help', id: 'pull'}],
+    ['--version', {kind: 'version'}],
+    ['-v', {kind: 'version'}],
+  ];
+  for (const [line, expected] of lines)
+    it(`"${line}"`, () => assert.deepEqual(dispatch(line === '' ? [] : line.split(' '), COMMANDS, 'ctr'), expected));
+
+  it('an image may be called help', () => assert.equal(command('pull help'), 'pull | help'));
+});
+
+describe('unknown commands', () => {
+  const hints: readonly [string, RegExp][] = [
+    ['imges ls', /did you mean "ctr images"/],
+    ['images lss', /did you mean "ctr images ls"/],
+    ['ns craete', /did you mean "ctr namespaces create"/],
+    ['pulll redis', /did you mean "ctr pull"/],
+    ['images frobnicate', /^see "ctr images --help"$/],
+    ['xyzzy', /^see "ctr --help"$/],
+    ['constructor', /^see "ctr --help"$/],
+  ];
+  for (const [line, hint] of hints)
+    it(line, () =>
+      assert.throws(
+        () => dispatch(line.split(' '), COMMANDS, 'ctr'),
+        (err: {code: string; hint: string}) => err.code === 'invalid_argument' && hint.test(err.hint),
+      ),
+    );
+
+  it('suggests from a table of any size', () => {
+    const table: CommandTable<true> = {commands: {}, topics: {}, topicAliases: {}, verbAliases: {}, aliases: {}};
+    assert.throws(() => dispatch(['x'], table, 'ctr'), is('invalid_argument'));
+  });
+});

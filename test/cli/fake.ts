@@ -1,0 +1,61 @@
+/** A world for commands that run in the test's own process. */
+import type {Exit} from '../../src/cli/base.ts';
+import type {Context} from '../../src/cli/context.ts';
+import {main} from '../../src/cli/main.ts';
+import type {Client, NamespaceClient, OpenOptions} from '../../src/lib/client/types.ts';
+
+type DeepPartial<T> = T extends (...args: never[]) => unknown ? T : {[K in keyof T]?: DeepPartial<T[K]>};
+
+export interface FakeWorld {
+  /** What commands find behind the library's door; a member that is not given is missed loudly. */
+  readonly client?: DeepPartial<Omit<Client, 'namespace'>>;
+  readonly namespace?: DeepPartial<NamespaceClient>;
+  readonly stdout?: Context['stdout'];
+}
+
+export interface Outcome extends Exit {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly opened: readonly OpenOptions[];
+  /** Namespaces that were asked for. */
+  readonly namespaces: readonly string[];
+  readonly closed: number;
+}
+
+// What the user has set for the command is not for the tests.
+for (const name of ['BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER']) delete process.env[name];
+
+/** Runs a command line on fakes. */
+export async function runOnFakes(line: string | readonly string[], world: FakeWorld = {}): Promise<Outcome> {
+  let stdout = '';
+  let stderr = '';
+  let closed = 0;
+  const opened: OpenOptions[] = [];
+  const namespaces: string[] = [];
+  const context: Context = {
+    program: 'ctr',
+    stdout:
+      world.stdout ??
+      ((data) => {
+        stdout += Buffer.from(data as string).toString();
+      }),
+    stderr: (text) => {
+      stderr += text;
+    },
+    open: async (options) => {
+      opened.push(options);
+      return {
+        ...world.client,
+        namespace: (name: string) => {
+          namespaces.push(name);
+          return world.namespace;
+        },
+        close: async () => {
+          closed++;
+        },
+      } as Client;
+    },
+  };
+  const exit = await main(typeof line === 'string' ? line.split(' ') : line, context);
+  return {...exit, stdout, stderr, opened, namespaces, closed};
+}

@@ -1,0 +1,249 @@
+import assert from 'node:assert/strict';
+import {Writable} from 'node:stream';
+import {describe, it, type TestContext} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {stripVTControlCharacters} from 'node:util';
+import {openBars} from '../../src/cli/bars.ts';
+import {closingLines, openProgress, PlainProgress} from '../../src/cli/progress.ts';
+import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
+
+const REF = 'registry.example/library/redis:latest';
+const MiB = 1 << 20;
+const digest = (n: number): Digest => `sha256:${String(n).padStart(64, '0')}` as Digest;
+const layer = (n: number, status: ProgressEvent['status'], offset = 0, total = 0): ProgressEvent => ({
+  ref: `layer-${digest(n)}`,
+  status,
+  offset,
+  total,
+});
+
+const result: PullResult = {
+  image: {name: REF, target: {mediaType: 'm', digest: digest(1), size: 1}, labels: {}, createdAt: '', updatedAt: ''},
+  transferredBytes: 102_445_875,
+  elapsedMs: 900,
+  unpacked: [{platform: 'linux/amd64', chainID: digest(9), snapshotter: 'native'}],
+};
+
+describe('closing lines', () => {
+  it('tell time, bytes, rate and what is unpacked', () =>
+    assert.deepEqual(closingLines(result), ['elapsed: 0.9 s  total: 97.7 MiB (108.6 MiB/s)', `unpacked chain id: ${digest(9)}`]));
+  it('of a pull that had nothing to do', () =>
+    assert.deepEqual(closingLines({...result, transferredBytes: 0, elapsedMs: 0, unpacked: []}), [
+      'elapsed: 0.0 s  total: 0.0 B (0.0 B/s)',
+    ]));
+});
+
+describe('plain progress', () => {
+  it('is one line for each change of status', (t) => {
+    const lines: string[] = [];
+    const progress = new PlainProgress((line) => lines.push(line));
+    t.after(() => progress.close());
+    progress.update({ref: REF, status: 'resolving', offset: 0, total: 0});
+    progress.update({ref: REF, status: 'resolved', offset: 0, total: 0});
+    for (const offset of [0, 1, 2]) progress.update(layer(1, 'downloading', offset * MiB, 2 * MiB));
+    progress.update(layer(1, 'done', 2 * MiB, 2 * MiB));
+    progress.finish(result);
+    assert.deepEqual(lines, [
+      `${REF}: resolving`,
+      `${REF}: resolved`,
+      `layer-${digest(1)}: downloading 2.0 MiB`,
+      `layer-${digest(1)}: done 2.0 MiB`,
+      ...closingLines(result),
+    ]);
+  });
+
+  it('shows that a long transfer still moves, and nothing after its end', async () => {
+    const lines: string[] = [];
+    const progress = new PlainProgress((line) => lines.push(line), 5);
+    progress.update(layer(1, 'downloading', MiB, 2 * MiB));
+    progress.update(layer(2, 'done', MiB, MiB));
+    const heartbeat = `layer-${digest(1)}: downloading 1.0 MiB/2.0 MiB`;
+    while (!lines.includes(heartbeat)) await sleep(1);
+    assert.ok(!lines.some((line) => line.startsWith(`layer-${digest(2)}: done 1.0 MiB/`)));
+    progress.close();
+    const count = lines.length;
+    await sleep(20);
+    assert.equal(lines.length, count);
+  });
+});
+
+describe('progress for programs', () => {
+  it('is one versioned object a line, on standard error', async () => {
+    let text = '';
+    const context = {program: 'ctr', stdout: () => assert.fail('standard output is for data'), stderr: (s: string) => (text += s)};
+    const progress = await openProgress('json', context as never);
+    progress.update(layer(1, 'downloading', 1, 2));
+    progress.finish(result);
+    progress.close();
+    assert.deepEqual(
+      text
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line)),
+      [
+        {version: 1, type: 'progress', ref: `layer-${digest(1)}`, status: 'downloading', offset: 1, total: 2},
+        {version: 1, type: 'done', elapsedMs: 900, transferredBytes: 102_445_875, unpacked: result.unpacked},
+      ],
+    );
+  });
+  it('none is nothing', async () => {
+    const progress = await openProgress('none', {stderr: () => assert.fail('printed')} as never);
+    progress.update(layer(1, 'downloading', 1, 2));
+    progress.finish(result);
+    progress.close();
+  });
+});
+
+/** A terminal that keeps what it is sent, and shows what a person sees. */
+class FakeTerminal extends Writable {
+  readonly isTTY = true;
+  readonly columns: number;
+  readonly rows: number;
+  sent = '';
+
+  constructor(columns = 200, rows = 50) {
+    super({decodeStrings: false});
+    this.columns = columns;
+    this.rows = rows;
+  }
+
+  override _write(chunk: string, _encoding: string, done: () => void): void {
+    this.sent += chunk;
+    done();
+  }
+
+  /** Lines as they stand in the end, of a terminal as high as need be. */
+  get screen(): string[] {
+    const lines: string[] = [''];
+    let y = 0;
+    let x = 0;
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal is driven by them
+    for (const [token] of this.sent.matchAll(/\u001b\[\??(\d*)(?:;\d+)?[A-Za-z]|\n|[^\u001b\n]+/g)) {
+      if (token === '\n') {
+        y++;
+        x = 0;
+        lines[y] ??= '';
+      } else if (token.startsWith('\u001b')) {
+        const n = Number.parseInt(token.slice(2), 10) || 1;
+        if (token.endsWith('A')) y = Math.max(0, y - n);
+        if (token.endsWith('G')) x = n - 1;
+        if (token.endsWith('K')) lines[y] = lines[y]!.slice(0, x);
+      } else {
+        lines[y] = lines[y]!.padEnd(x).slice(0, x) + token + lines[y]!.slice(x + token.length);
+        x += token.length;
+      }
+    }
+    return lines;
+  }
+}
+
+const SHOW_CURSOR = '\u001b[?25h';
+const HIDE_CURSOR = '\u001b[?25l';
+
+describe('bars', () => {
+  const open = (t: TestContext, terminal: FakeTerminal) => {
+    const bars = openBars(terminal);
+    t.after(() => bars.close());
+    return bars;
+  };
+
+  it('are a row for each thing, full when it is done, and end with the closing lines', (t) => {
+    const terminal = new FakeTerminal();
+    const bars = open(t, terminal);
+    bars.update({ref: REF, status: 'resolved', offset: 0, total: 0});
+    bars.update(layer(1, 'done', MiB, MiB));
+    bars.update(layer(2, 'exists', MiB, MiB));
+    bars.finish(result);
+    const full = `|${'+'.repeat(38)}|`;
+    const rows = terminal.screen.map((line) => stripVTControlCharacters(line).replace(/: +(\w+) +\|/, ': $1 |'));
+    assert.deepEqual(rows, [
+      `${REF}: resolved ${full}`,
+      `layer-${digest(1)}: done ${full}`,
+      `layer-${digest(2)}: exists ${full}`,
+      ...closingLines(result),
+      '',
+    ]);
+  });
+
+  it('are seen to move', async (t) => {
+    const terminal = new FakeTerminal();
+    const bars = open(t, terminal);
+    bars.update(layer(1, 'downloading', 0, 2 * MiB));
+    while (!terminal.sent.includes('0.0 B/2.0 MiB')) await sleep(10);
+    bars.update(layer(1, 'downloading', MiB, 2 * MiB));
+    while (!terminal.sent.includes('1.0 MiB/2.0 MiB')) await sleep(10);
+    assert.match(terminal.screen[0]!, /\|\+{19}-{19}\| 1\.0 MiB\/2\.0 MiB/);
+  });
+
+  it('are drawn at most ten times a second', async (t) => {
+    const terminal = new FakeTerminal();
+    const bars = open(t, terminal);
+    const start = performance.now();
+    for (let i = 0; i < 300; i++) {
+      bars.update(layer(1, 'downloading', i, 300));
+      await sleep(1);
+    }
+    const frames = [...terminal.sent.matchAll(/downloading/g)].length;
+    assert.ok(frames >= 1 && frames <= (performance.now() - start) / 100 + 1, `${frames} frames`);
+  });
+
+  for (const [columns, name] of [
+    [200, 'wide'],
+    [100, 'usual'],
+    [80, 'narrow'],
+    [40, 'tiny'],
+  ] as const)
+    it(`fit a ${name} terminal of ${columns} columns`, (t) => {
+      const terminal = new FakeTerminal(columns);
+      const bars = open(t, terminal);
+      bars.update({ref: `${'deep/'.repeat(30)}redis:latest`, status: 'resolved', offset: 0, total: 0});
+      bars.update(layer(1, 'downloading', 1023.9 * MiB, 2000 * MiB));
+      bars.close();
+      const [first, second] = terminal.screen;
+      if (columns >= 80) for (const line of [first!, second!]) assert.ok(line.length <= columns, `${line.length}: ${line}`);
+      assert.match(first!, /redis:latest: +resolved/);
+      assert.match(second!, /^layer-sha256:0/);
+    });
+
+  it('of more things than the screen has lines show what moves, and all at the end', async (t) => {
+    const terminal = new FakeTerminal(200, 6);
+    const bars = open(t, terminal);
+    for (let i = 0; i < 30; i++) bars.update(layer(i, i < 20 ? 'done' : i < 22 ? 'downloading' : 'waiting', 1, 2));
+    while (!terminal.sent.includes('more')) await sleep(10);
+    await sleep(150);
+    const during = terminal.screen;
+    assert.equal(during.length, 5);
+    assert.deepEqual(
+      during.map((line) => /layer-sha256:0*(\d+): +(\w+)/.exec(line)?.slice(1, 3).join(' ') ?? line),
+      ['20 downloading', '21 downloading', '22 waiting', '23 waiting', '… and 26 more'],
+    );
+    bars.finish(result);
+    assert.equal(terminal.screen.filter((line) => line.startsWith('layer-')).length, 30);
+  });
+
+  for (const [name, end] of [
+    ['success', (bars: ReturnType<typeof openBars>) => bars.finish(result)],
+    ['failure', (bars: ReturnType<typeof openBars>) => bars.close()],
+    ['an exit that nobody announced', () => (process.listeners('exit').at(-1) as () => void)()],
+  ] as const)
+    it(`give the cursor back after ${name}`, async (t) => {
+      const terminal = new FakeTerminal();
+      const bars = open(t, terminal);
+      bars.update(layer(1, 'downloading', 1, 2));
+      assert.ok(terminal.sent.includes(HIDE_CURSOR));
+      end(bars);
+      assert.ok(terminal.sent.lastIndexOf(SHOW_CURSOR) > terminal.sent.lastIndexOf(HIDE_CURSOR));
+      const before = terminal.sent.length;
+      bars.close();
+      await sleep(150);
+      assert.equal(terminal.sent.length, before, 'something was drawn after the end');
+    });
+
+  it('show control characters of a name', (t) => {
+    const terminal = new FakeTerminal();
+    const bars = open(t, terminal);
+    bars.update({ref: 'a\u001b[31mb', status: 'resolving', offset: 0, total: 0});
+    bars.close();
+    assert.match(terminal.sent, /a\\x1b\[31mb/);
+  });
+});

@@ -1,0 +1,159 @@
+import assert from 'node:assert/strict';
+import {describe, it} from 'node:test';
+import {parseMount, runStatus} from '../../src/cli/run.ts';
+import {formatTable} from '../../src/cli/table.ts';
+import {formatTree} from '../../src/cli/tree.ts';
+import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize, printable} from '../../src/cli/values.ts';
+import {ErrdefsError} from '../../src/lib/errdefs.ts';
+import {is} from '../helpers.ts';
+
+const table = <T>(name: string, fn: (text: string) => T, rows: readonly (readonly [string, T])[], refused: readonly string[] = []) =>
+  describe(name, () => {
+    for (const [text, expected] of rows)
+      it(`${JSON.stringify(text)} is ${JSON.stringify(expected)}`, () => assert.deepEqual(fn(text), expected));
+    for (const text of refused) it(`${JSON.stringify(text)} is refused`, () => assert.throws(() => fn(text), is('invalid_argument')));
+  });
+
+table(
+  'durations, in milliseconds',
+  parseDuration,
+  [
+    ['0', 0],
+    ['0s', 0],
+    ['10s', 10_000],
+    ['1m30s', 90_000],
+    ['500ms', 500],
+    ['1.5h', 5_400_000],
+    ['2h45m0.5s', 9_900_500],
+    ['1500us', 1.5],
+    ['1500µs', 1.5],
+  ],
+  ['', '5', '-5s', 's', '5 s', '5x', '5s5', '1e3s', ' 5s', '5S'],
+);
+
+table(
+  'sizes, in bytes',
+  parseSize,
+  [
+    ['0', 0],
+    ['65536', 65_536],
+    ['512k', 512 * 1024],
+    ['512M', 512 * 1024 ** 2],
+    ['512mb', 512 * 1024 ** 2],
+    ['1.5GiB', 1.5 * 1024 ** 3],
+    ['2T', 2 * 1024 ** 4],
+    ['7B', 7],
+  ],
+  ['', '-1', 'M', '1X', '1 M', '0x10', '1MM', '.5M'],
+);
+
+table(
+  'numbers',
+  parseDecimal,
+  [
+    ['1', 1],
+    ['0.5', 0.5],
+    ['12.25', 12.25],
+  ],
+  ['', '0', '0.0', '-1', '1e3', '.5', '1.', 'x'],
+);
+
+table(
+  'labels',
+  (text) => parseLabels(text.split(' ')),
+  [
+    ['a=b c=d', {a: 'b', c: 'd'}],
+    ['a', {a: 'true'}],
+    ['a=', {a: ''}],
+    ['a=b=c', {a: 'b=c'}],
+    ['__proto__=x', JSON.parse('{"__proto__":"x"}')],
+  ],
+  ['=x', ''],
+);
+
+describe('labels in a table', () => {
+  it('are sorted by key', () => assert.equal(formatLabels({b: '2', a: '1', 'a-b': '3'}), 'a=1,a-b=3,b=2'));
+  it('are a dash when there are none', () => assert.equal(formatLabels({}), '-'));
+});
+
+table('sizes for people', (text) => formatSize(Number(text)), [
+  ['0', '0.0 B'],
+  ['1023', '1023.0 B'],
+  ['1024', '1.0 KiB'],
+  ['76231475', '72.7 MiB'],
+  ['1048575', '1.0 MiB'],
+  ['1099511627776', '1.0 TiB'],
+  ['5497558138880000', '5000.0 TiB'],
+]);
+
+const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+table('ages for people', (text) => formatAge(Number(text)), [
+  ['0', 'Less than a second'],
+  ['-5', 'Less than a second'],
+  ['1999', '1 second'],
+  ['59000', '59 seconds'],
+  [`${MINUTE}`, 'About a minute'],
+  [`${2 * MINUTE}`, '2 minutes'],
+  [`${HOUR}`, 'About an hour'],
+  [`${2 * HOUR}`, '2 hours'],
+  [`${48 * HOUR}`, '2 days'],
+  [`${14 * 24 * HOUR}`, '2 weeks'],
+  [`${60 * 24 * HOUR}`, '2 months'],
+  [`${730 * 24 * HOUR}`, '2 years'],
+]);
+
+table('text from outside', printable, [
+  ['plain é 漢', 'plain é 漢'],
+  ['a\u001b[31mb', 'a\\x1b[31mb'],
+  ['a\nb\rc\u009b', 'a\\x0ab\\x0dc\\x9b'],
+]);
+
+describe('tables', () => {
+  it('are as wide as their widest cells, one space apart, without spaces at the end', () =>
+    assert.equal(
+      formatTable(
+        ['NAME', 'LABELS'],
+        [
+          ['foo', 'mylabel=bar'],
+          ['default', ''],
+        ],
+      ),
+      'NAME    LABELS\nfoo     mylabel=bar\ndefault -\n',
+    ));
+  it('have a heading even without rows', () => assert.equal(formatTable(['A', 'B'], []), 'A B\n'));
+  it('show control characters', () =>
+    assert.equal(formatTable(['A', 'B'], [['\u001b[2J', 'x']]), 'A        B\n\\x1b[2J x\n'.replace('A        B', 'A       B')));
+});
+
+describe('trees', () => {
+  it('draw what belongs to what', () =>
+    assert.equal(
+      formatTree({
+        text: ['a'],
+        children: [
+          {text: ['b', '{'], children: [{text: ['c'], children: []}]},
+          {text: ['d', '{'], children: []},
+        ],
+      }),
+      'a\n├── b\n│   │   {\n│   └── c\n└── d\n        {',
+    ));
+});
+
+table(
+  'mounts',
+  parseMount,
+  [
+    ['type=bind,src=/a,dst=/b,options=rbind:ro', {type: 'bind', source: '/a', destination: '/b', options: ['rbind', 'ro']}],
+    ['type=tmpfs,destination=/t', {type: 'tmpfs', source: '', destination: '/t', options: []}],
+    ['source=/a=b,destination=/b', {type: 'bind', source: '/a=b', destination: '/b', options: []}],
+  ],
+  ['', 'src=/a', 'ro', 'type=bind,src=/a,dst=/b,mode=ro', 'constructor=x,dst=/b'],
+);
+
+describe('exit status of a run that we fail', () => {
+  it('is 125', () => assert.equal(runStatus(new ErrdefsError('not_found', 'image')), 125));
+  it('is what the library says of the command', () =>
+    assert.equal(runStatus(new ErrdefsError('not_found', 'command', {details: {exitStatus: 127}})), 127));
+  it('is 125 for a bug', () => assert.equal(runStatus(new TypeError('x')), 125));
+});
