@@ -1,7 +1,7 @@
 /** Namespaces: who sees what. */
 import {ErrdefsError} from '../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../oci/identifier.ts';
-import {collect} from '../store/gc.ts';
+import {collectAll} from '../store/gc.ts';
 import type {NamespaceRecord} from '../store/records.ts';
 import {mergeLabels} from '../store/snapshots.ts';
 import type {NamespaceTransaction} from '../store/store.ts';
@@ -67,29 +67,26 @@ export function namespacesClient({store, runningContainers}: Context): Client['n
       validateIdentifier(name);
       const running = recursive ? await runningContainers(name) : [];
       if (running.length > 0)
-        throw new ErrdefsError(
-          'failed_precondition',
-          `unable to delete ${name}: namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`,
-          {
-            hint: 'stop them first',
-          },
-        );
+        throw new ErrdefsError('failed_precondition', `namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`, {
+          hint: 'stop them first',
+          details: {namespace: name, running},
+        });
       await store.update(`removal of namespace ${name}`, (tx) => {
         tx.namespaces.get(name);
         const ns = tx.namespace(name);
         if (recursive) empty(ns);
         // What only waits to be collected does not count; leases do not block, and go with their namespace.
-        collect(store, tx);
+        collectAll(store, tx);
         const kinds = remaining(ns);
         if (kinds.length > 0)
           throw new ErrdefsError(
             'failed_precondition',
-            `unable to delete ${name}: namespace ${JSON.stringify(name)} must be empty, but it still has ${kinds.join(', ')}`,
+            `namespace ${JSON.stringify(name)} must be empty, but it still has ${kinds.join(', ')}`,
             {hint: 'remove them first, or all at once with --recursive', details: {namespace: name, remaining: kinds}},
           );
         for (const {id} of ns.leases.list()) ns.leases.delete(id);
         tx.namespaces.delete(name);
-        collect(store, tx);
+        collectAll(store, tx);
       });
       store.layers.emptyTrash();
     },

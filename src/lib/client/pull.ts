@@ -6,7 +6,7 @@ import {formatReference, parseReference, type Reference} from '../oci/reference.
 import {collect} from '../store/gc.ts';
 import type {ImageRecord, Labels} from '../store/records.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
-import type {NamespaceTransaction, Store, StoreTransaction} from '../store/store.ts';
+import type {NamespaceTransaction, Store} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {findLayer} from './layers.ts';
 import {type Materialised, materialise, refOf} from './materialise.ts';
@@ -130,8 +130,8 @@ class Pull {
   }
 
   /** One transaction makes all of it visible: content, snapshots, the image last. */
-  #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
-    return this.#store.update(`pull of ${this.#name}`, (tx) => {
+  async #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
+    const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
       const ns = tx.namespace(this.#namespace);
       recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});
       if (this.#snapshotter !== undefined) recordSnapshots(this.#store, ns, this.#snapshotter, imagesOf(plan), layers);
@@ -147,15 +147,12 @@ class Pull {
       };
       ns.images.put(image);
       endLease(ns, this.#name, this.#leaseID);
-      if (before !== undefined && before.target.digest !== digest) this.#collect(tx);
+      // Where the tag has moved, what only the old image needed goes; so does what only killed attempts kept.
+      collect(this.#store, tx);
       return image;
     });
-  }
-
-  /** The tag has moved: what only the old image needed goes. */
-  #collect(tx: StoreTransaction): void {
-    collect(this.#store, tx);
-    tx.afterCommit(() => this.#store.layers.emptyTrash());
+    this.#store.layers.emptyTrash();
+    return image;
   }
 
   #unpacked(plan: Plan): PullResult['unpacked'] {

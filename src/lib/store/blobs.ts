@@ -19,6 +19,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions} from '../fs/lock.ts';
 import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import {moveToTrash} from './layers.ts';
 import type {Layout} from './layout.ts';
 
 /** Hash for a digest's algorithm. */
@@ -187,9 +188,9 @@ export class BlobStore {
     this.discardIngest(key);
   }
 
-  /** Moves a blob out of sight; `trash.empty` gives its space back. The caller holds the store's lock. */
+  /** Moves a blob out of sight, if it is there. The caller holds the store's lock. */
   discard(digest: Digest, trash: string): void {
-    renameInto(this.path(digest), trash);
+    moveToTrash(this.path(digest), trash);
   }
 }
 

@@ -9,6 +9,7 @@ import {liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from './blobs.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
+import {containerNode, contentNode, EXPIRE, edges, FLAT, imageNode, labelled, type Node, ROOT, snapshotNode} from './refs.ts';
 import type {NamespaceView, Store, StoreTransaction} from './store.ts';
 
 /** One namespace's records, as far as collection looks at them. */
@@ -19,39 +20,6 @@ export interface Graph {
   readonly snapshots: readonly SnapshotRecord[];
   /** Those that have not expired. */
   readonly leases: readonly LeaseRecord[];
-}
-
-/** An object of a namespace, as a key: `content/<digest>`, `image/<name>`, `snapshot/<snapshotter>/<key>`, `container/<id>`. */
-export type Node = `content/${string}` | `image/${string}` | `snapshot/${string}` | `container/${string}`;
-
-export const contentNode = (digest: string): Node => `content/${digest}`;
-export const imageNode = (name: string): Node => `image/${name}`;
-export const snapshotNode = (snapshotter: string, key: string): Node => `snapshot/${snapshotter}/${key}`;
-export const containerNode = (id: string): Node => `container/${id}`;
-
-const ROOT = 'containerd.io/gc.root';
-const FLAT = 'containerd.io/gc.flat';
-const EXPIRE = 'containerd.io/gc.expire';
-
-/** `prefix` itself, or `prefix` followed by `.` or `/`: other suffixes are other labels. */
-const hasPrefix = (key: string, prefix: string): boolean => key === prefix || key.startsWith(`${prefix}.`) || key.startsWith(`${prefix}/`);
-
-/** The node that one label names, forwards (`ref`: I keep it) or backwards (`bref`: it keeps me). */
-function labelled(key: string, value: string, direction: 'ref' | 'bref'): Node | undefined {
-  const prefix = `containerd.io/gc.${direction}.`;
-  if (!key.startsWith(prefix)) return undefined;
-  if (hasPrefix(key, `${prefix}content`)) return contentNode(value);
-  if (hasPrefix(key, `${prefix}image`)) return imageNode(value);
-  if (direction === 'bref' && hasPrefix(key, `${prefix}container`)) return containerNode(value);
-  if (key.startsWith(`${prefix}snapshot.`)) {
-    const snapshotter = key.slice(`${prefix}snapshot.`.length).split('/', 1)[0]!;
-    return snapshotNode(snapshotter, value);
-  }
-  return undefined;
-}
-
-function edges(labels: Labels): readonly Node[] {
-  return Object.entries(labels).flatMap(([key, value]) => labelled(key, value, 'ref') ?? []);
 }
 
 const expired = (time: string | undefined, now: number): boolean => time !== undefined && Date.parse(time) <= now;
@@ -153,10 +121,57 @@ export interface Collected {
 const INGEST_LIFETIME_MS = 24 * 3600_000;
 
 /**
- * Drops the records that nothing keeps, in all namespaces, and, once that is committed, moves to the trash what no record
- * names any more. For use inside the transaction that made garbage; call `store.layers.emptyTrash()` after it.
+ * Drops what the changes of this transaction have left without a keeper, and, once that is committed, moves to the trash
+ * what no record names any more. For use inside the transaction that made garbage; call `store.layers.emptyTrash()` after it.
+ *
+ * It takes time in proportion to what goes. Where the counts cannot be believed it marks everything, and counts anew.
  */
-export function collect(store: Store, tx: StoreTransaction): Collected {
+export function collect(store: Store, tx: StoreTransaction): void {
+  const now = Date.now();
+  if (!dropReleased(tx, now)) {
+    collectAll(store, tx);
+    tx.rebuildRefs();
+    return;
+  }
+  const {releasedShared} = tx.refs;
+  tx.afterCommit(() => {
+    for (const key of releasedShared) {
+      const name = key.slice(key.indexOf('/') + 1);
+      if (key.startsWith('blob/')) store.blobs.discard(name as Digest, store.layers.trashName());
+      else store.layers.discard(name);
+    }
+    sweepLeftovers(store, now);
+  });
+}
+
+/** @returns false when counting is not enough: everything has to be marked */
+function dropReleased(tx: StoreTransaction, now: number): boolean {
+  for (const [name, released] of tx.refs.released) {
+    if (tx.namespaces.find(name) === undefined) continue;
+    const ns = tx.namespace(name);
+    for (const lease of ns.leases.list()) if (leaseExpired(lease, now)) ns.leases.delete(lease.id);
+    // Deleting releases more; a set hands out what is added to it meanwhile.
+    for (const node of released) {
+      if (!tx.refs.isSound(name)) return false;
+      const [kind, snapshotter = '', ...rest] = node.split('/');
+      const collection = kind === 'content' ? ns.content : kind === 'snapshot' ? ns.snapshots(snapshotter) : undefined;
+      const key = kind === 'content' ? node.slice('content/'.length) : rest.join('/');
+      const record = collection?.find(key);
+      if (record === undefined || record.labels[ROOT] !== undefined) continue;
+      // Somebody else may keep it in a way that is not counted.
+      if (Object.keys(record.labels).some((label) => label.startsWith('containerd.io/gc.bref.'))) return false;
+      collection?.delete(key);
+    }
+    if (!tx.refs.isSound(name)) return false;
+  }
+  return true;
+}
+
+/**
+ * Drops the records that nothing keeps, in all namespaces, and, once that is committed, moves to the trash everything on
+ * this machine that no record names.
+ */
+export function collectAll(store: Store, tx: StoreTransaction): Collected {
   const now = Date.now();
   const blobs = new Set<Digest>();
   const layers = new Set<string>();
@@ -193,19 +208,36 @@ export function collect(store: Store, tx: StoreTransaction): Collected {
       store.layers.discard(layer);
       dropped.layers++;
     }
-    sweepIngests(store, new Set([...blobs].map(downloadKey)), now);
-    store.layers.sweepWork();
-    store.sweepLocks();
+    sweepLeftovers(store, now);
   });
   return dropped;
 }
 
-/** Removes downloads that were left for long; a leased one, or one that somebody holds, is kept. */
-function sweepIngests(store: Store, leased: ReadonlySet<string>, now: number): void {
-  for (const key of store.blobs.ingests()) {
-    if (leased.has(key) || store.blobs.isIngestHeld(key)) continue;
+/** Removes what killed processes left. */
+function sweepLeftovers(store: Store, now: number): void {
+  sweepIngests(store, now);
+  store.layers.sweepWork();
+  store.sweepLocks();
+}
+
+/** Removes downloads that were left for long; one that somebody leases, or holds, is kept. */
+function sweepIngests(store: Store, now: number): void {
+  const old = store.blobs.ingests().filter((key) => {
     const updated = statSync(store.layout.ingest(key), {throwIfNoEntry: false})?.mtimeMs ?? now;
     const state = store.blobs.ingestState(key);
-    if (now - Math.max(updated, state === undefined ? 0 : Date.parse(state.updatedAt)) > INGEST_LIFETIME_MS) store.blobs.discardIngest(key);
-  }
+    return (
+      now - Math.max(updated, state === undefined ? 0 : Date.parse(state.updatedAt)) > INGEST_LIFETIME_MS && !store.blobs.isIngestHeld(key)
+    );
+  });
+  if (old.length === 0) return;
+  const leased = store.view((tx) =>
+    tx.namespaces.list().flatMap(({name}) =>
+      tx
+        .namespace(name)
+        .leases.list()
+        .flatMap(({content}) => content),
+    ),
+  );
+  const kept = new Set(leased.map(downloadKey));
+  for (const key of old) if (!kept.has(key)) store.blobs.discardIngest(key);
 }

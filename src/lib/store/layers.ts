@@ -2,7 +2,7 @@
  * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
  * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
  */
-import {lstatSync, mkdirSync, readdirSync, rmSync} from 'node:fs';
+import {existsSync, lstatSync, mkdirSync, readdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {listIfPresent, readIfPresent, renameInto, writeAtomic} from '../fs/durable.ts';
@@ -94,9 +94,9 @@ export class LayerStore {
     }
   }
 
-  /** Moves a layer out of sight; `emptyTrash` gives its space back. */
+  /** Moves a layer out of sight, if it is there; `emptyTrash` gives its space back. */
   discard(id: string): void {
-    renameInto(this.path(id), this.trashName());
+    moveToTrash(this.path(id), this.trashName());
   }
 
   /** A name in the trash that nobody else uses. */
@@ -114,12 +114,18 @@ export class LayerStore {
     for (const name of listIfPresent(this.#layout.work)) {
       const owner = parseIdentity(name);
       if (owner !== undefined && liveness(owner) !== 'dead') continue;
-      try {
-        renameInto(join(this.#layout.work, name), this.trashName());
-      } catch (err) {
-        if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err; // another sweeper was first
-      }
+      moveToTrash(join(this.#layout.work, name), this.trashName()); // another sweeper may have been first
     }
+  }
+}
+
+/** Renames `path` to `trash`; one that is not there is success. */
+export function moveToTrash(path: string, trash: string): void {
+  if (!existsSync(path)) return;
+  try {
+    renameInto(path, trash);
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, path);
   }
 }
 

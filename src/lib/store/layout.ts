@@ -30,6 +30,9 @@ export const recordPath = {
   namespaces: 'namespaces',
   namespace: (name: string): string => `namespaces/${name}/namespace.json`,
   directory: (ns: string, kind: RecordKind): string => `namespaces/${ns}/${kind}`,
+  /** Counts of references; see refs.ts. */
+  refs: (ns: string): string => `namespaces/${ns}/refs`,
+  sharedRefs: 'refs',
   snapshotters: (ns: string): string => `namespaces/${ns}/snapshots`,
   snapshots: (ns: string, snapshotter: string): string => `namespaces/${ns}/snapshots/${snapshotter}`,
 } as const;

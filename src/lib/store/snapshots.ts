@@ -9,6 +9,7 @@ import {ErrdefsError} from '../errdefs.ts';
 import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
+import {snapshotNode} from './refs.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
 import type {Collection, Store, StoreTransaction, StoreView} from './store.ts';
 
@@ -162,23 +163,29 @@ export class SnapshotStore {
     await this.#store.update(`removal of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       if (records.find(key) === undefined) throw missing(key);
-      const child = records.list().find((record) => record.parent === key);
-      if (child !== undefined)
-        throw new ErrdefsError('failed_precondition', `cannot remove snapshot ${JSON.stringify(key)} with child`, {
-          hint: `remove ${JSON.stringify(child.key)} first`,
-        });
-      const user = tx
-        .namespace(this.#namespace)
-        .containers.list()
-        .find((c) => c.snapshotter === this.#snapshotter.name && c.snapshotKey === key);
-      if (user !== undefined)
-        throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is used by container ${JSON.stringify(user.id)}`, {
-          hint: 'remove the container first',
-        });
+      if (tx.refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) > 0) this.#refuseIfUsed(tx, key);
       records.delete(key);
       collect(this.#store, tx);
     });
     this.#store.layers.emptyTrash();
+  }
+
+  #refuseIfUsed(tx: StoreTransaction, key: string): void {
+    const child = this.#records(tx)
+      .list()
+      .find((record) => record.parent === key);
+    if (child !== undefined)
+      throw new ErrdefsError('failed_precondition', `cannot remove snapshot ${JSON.stringify(key)} with child`, {
+        hint: `remove ${JSON.stringify(child.key)} first`,
+      });
+    const user = tx
+      .namespace(this.#namespace)
+      .containers.list()
+      .find((c) => c.snapshotter === this.#snapshotter.name && c.snapshotKey === key);
+    if (user !== undefined)
+      throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is used by container ${JSON.stringify(user.id)}`, {
+        hint: 'remove the container first',
+      });
   }
 
   /** Sets labels; an empty value removes its label. */

@@ -3,7 +3,7 @@
  * is bound to one; blobs and layers are shared underneath.
  */
 import {readdirSync} from 'node:fs';
-import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Backend, Reader, Writer} from './backend.ts';
@@ -12,6 +12,7 @@ import {JournalBackend} from './journal.ts';
 import {LayerStore} from './layers.ts';
 import {createLayout, FORMAT_VERSION, type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
+import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 
 export interface StoreOptions {
@@ -77,6 +78,10 @@ export interface StoreTransaction {
   namespace(name: string): NamespaceTransaction;
   /** See `Writer.afterCommit`. */
   afterCommit(action: () => void): void;
+  /** Who keeps whom, with this transaction's changes. */
+  readonly refs: RefCounts;
+  /** Counts anew who keeps whom. */
+  rebuildRefs(): void;
 }
 
 interface Kind<T> {
@@ -84,26 +89,34 @@ interface Kind<T> {
   readonly noun: string;
   readonly key: (record: T) => string;
   readonly parse: (value: unknown, what: string) => T;
+  readonly kept: (record: T) => Kept;
 }
 
-const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage};
-const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer};
-const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent};
-const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease};
-const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot};
-const NAMESPACE: Kind<NamespaceRecord> = {noun: 'namespace', key: (r) => r.name, parse: parseNamespace};
+const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage, kept: keptByImage};
+const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer, kept: keptByContainer};
+const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent, kept: keptByContent};
+const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease, kept: keptByLease};
+const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot, kept: keptBySnapshot};
+
+/** What happens around a change of a record. */
+interface RecordHooks {
+  beforePut(): void;
+  changed(before: Kept | undefined, after: Kept | undefined): void;
+  /** What a record kept cannot be read any more. */
+  doubt(): void;
+}
 
 class Records<T> implements WritableCollection<T> {
   readonly #kind: Kind<T>;
   readonly #directory: string;
   readonly #io: Reader & Partial<Writer>;
-  readonly #beforePut: () => void;
+  readonly #hooks: RecordHooks;
 
-  constructor(kind: Kind<T>, directory: string, io: Reader & Partial<Writer>, beforePut: () => void) {
+  constructor(kind: Kind<T>, directory: string, io: Reader & Partial<Writer>, hooks: RecordHooks) {
     this.#kind = kind;
     this.#directory = directory;
     this.#io = io;
-    this.#beforePut = beforePut;
+    this.#hooks = hooks;
   }
 
   #path(key: string): string {
@@ -141,15 +154,41 @@ class Records<T> implements WritableCollection<T> {
   }
 
   put(record: T): void {
-    this.#beforePut();
-    this.#io.put!(this.#path(this.#kind.key(record)), {version: RECORD_VERSION, ...record});
+    this.#hooks.beforePut();
+    const path = this.#path(this.#kind.key(record));
+    this.#hooks.changed(this.#keptAt(path), this.#kind.kept(record));
+    this.#io.put!(path, {version: RECORD_VERSION, ...record});
   }
 
   delete(key: string): boolean {
     const path = this.#path(key);
-    if (this.#io.get(path) === undefined) return false;
-    this.#io.put!(path, undefined);
-    return true;
+    const present = this.#isPresent(path);
+    if (present) {
+      this.#hooks.changed(this.#keptAt(path), undefined);
+      this.#io.put!(path, undefined);
+    }
+    return present;
+  }
+
+  /** A damaged record is there, and can be replaced or removed. */
+  #isPresent(path: string): boolean {
+    try {
+      return this.#io.get(path) !== undefined;
+    } catch (err) {
+      if (!is(err, 'data_loss')) throw err;
+      return true;
+    }
+  }
+
+  #keptAt(path: string): Kept | undefined {
+    try {
+      const document = this.#io.get(path);
+      return document === undefined ? undefined : this.#kind.kept(this.#kind.parse(document, path));
+    } catch (err) {
+      if (!is(err, 'data_loss')) throw err;
+      this.#hooks.doubt();
+      return undefined;
+    }
   }
 }
 
@@ -157,10 +196,12 @@ class Records<T> implements WritableCollection<T> {
 class Transaction implements StoreTransaction {
   readonly #io: Reader & Partial<Writer>;
   readonly namespaces: WritableCollection<NamespaceRecord>;
+  readonly refs: RefCounts;
 
   constructor(io: Reader & Partial<Writer>) {
     this.#io = io;
-    this.namespaces = new Namespaces(io);
+    this.refs = new RefCounts(io);
+    this.namespaces = new Namespaces(io, this.refs);
   }
 
   namespace(name: string): NamespaceTransaction {
@@ -170,7 +211,12 @@ class Transaction implements StoreTransaction {
       const now = new Date().toISOString();
       this.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
     };
-    const records = <T>(kind: Kind<T>, directory: RecordKind) => new Records(kind, recordPath.directory(name, directory), io, appear);
+    const hooks: RecordHooks = {
+      beforePut: appear,
+      changed: (before, after) => this.refs.change(name, before, after),
+      doubt: () => this.refs.doubt(),
+    };
+    const records = <T>(kind: Kind<T>, directory: RecordKind) => new Records(kind, recordPath.directory(name, directory), io, hooks);
     return {
       name,
       images: records(IMAGE, 'images'),
@@ -178,27 +224,44 @@ class Transaction implements StoreTransaction {
       content: records(CONTENT, 'content'),
       leases: records(LEASE, 'leases'),
       snapshotters: () => io.list(recordPath.snapshotters(name)),
-      snapshots: (snapshotter) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, appear),
+      snapshots: (snapshotter) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks),
     };
   }
 
   afterCommit(action: () => void): void {
     this.#io.afterCommit!(action);
   }
+
+  rebuildRefs(): void {
+    this.refs.rebuild(new Map(this.namespaces.list().map(({name}) => [name, allKept(this.namespace(name))])));
+  }
+}
+
+/** What each record of a namespace keeps. */
+function allKept(ns: NamespaceView): readonly Kept[] {
+  return [
+    ...ns.images.list().map(keptByImage),
+    ...ns.containers.list().map(keptByContainer),
+    ...ns.content.list().map(keptByContent),
+    ...ns.leases.list().map(keptByLease),
+    ...ns.snapshotters().flatMap((snapshotter) => ns.snapshots(snapshotter).list().map(keptBySnapshot)),
+  ];
 }
 
 /** Namespace records lie inside their namespace's directory, so that the directory is the whole of it and no name is reserved. */
 class Namespaces implements WritableCollection<NamespaceRecord> {
   readonly #io: Reader & Partial<Writer>;
+  readonly #refs: RefCounts;
 
-  constructor(io: Reader & Partial<Writer>) {
+  constructor(io: Reader & Partial<Writer>, refs: RefCounts) {
     this.#io = io;
+    this.#refs = refs;
   }
 
   find(name: string): NamespaceRecord | undefined {
     const path = recordPath.namespace(name);
     const document = this.#io.get(path);
-    return document === undefined ? undefined : NAMESPACE.parse(document, path);
+    return document === undefined ? undefined : parseNamespace(document, path);
   }
 
   get(name: string): NamespaceRecord {
@@ -216,11 +279,13 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   }
 
   put(record: NamespaceRecord): void {
+    if (this.find(record.name) === undefined) this.#refs.begin(record.name, this.isEmpty());
     this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
   }
 
   delete(name: string): boolean {
     if (this.find(name) === undefined) return false;
+    this.#refs.end(name);
     this.#io.put!(recordPath.namespace(name), undefined);
     return true;
   }
