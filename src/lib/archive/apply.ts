@@ -1,0 +1,496 @@
+/**
+ * Applies a layer's tar to a directory, in one pass and with synchronous calls.
+ *
+ * The rules after containerd, pkg/archive/tar.go (applyNaive, createTarFile); that whiteouts spare what their own layer holds
+ * after the OCI image specification and umoci, oci/layer/tar_extract.go; how they look on disk in overlay form after the
+ * kernel's Documentation/filesystems/overlayfs.rst.
+ *
+ * The process should have called `process.umask(0)`: with another umask modes come out right too, at one call more per file.
+ */
+
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  ftruncateSync,
+  futimesSync,
+  lchownSync,
+  linkSync,
+  lutimesSync,
+  openSync,
+  readFileSync,
+  symlinkSync,
+  writeSync,
+} from 'node:fs';
+import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {type Dir, join, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
+import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
+import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special.ts';
+import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
+
+export type {LayerForm} from './layertree.ts';
+
+export interface ApplierOptions {
+  /** Absolute path. For `overlay` an empty directory; for `plain` the tree that the layer changes, or an empty directory. */
+  readonly root: string;
+  /** `overlay`: whiteouts become 0/0 character devices and opaque marks. `plain`: they delete from the tree. */
+  readonly form: LayerForm;
+  /**
+   * For `overlay`: absolute paths of the trees below, nearest first, each a layer in overlay form, or one merged root; empty
+   * for the lowest layer. Absent while they are not known: see `needsLowers` and `reconcile`.
+   */
+  readonly lowers?: readonly string[];
+  /** Entries, and bytes by the headers' sizes, above which the layer is refused. */
+  readonly limits?: {readonly entries?: number; readonly bytes?: number};
+  /** Told what could not be kept: device nodes without the right to make them, attributes without a place. */
+  readonly warn?: (message: string) => void;
+}
+
+/** What was decided without knowing the trees below. Paths are binary strings, below the root. */
+export interface NeedsLowers {
+  /** Directories that the layer needs but does not carry, parents first: made with mode 0755 and the mtime of the entry that needed them. */
+  readonly impliedParents: readonly string[];
+  /** Those of them that hold nothing but whiteouts. */
+  readonly whiteoutParents: readonly string[];
+  /** Names that `..` in a link's text led through, taken for absent. */
+  readonly passed: readonly string[];
+  /** True when a hard link was left out, since its target is not in this layer. */
+  readonly missingLinks: boolean;
+  /** True when the layer hides all below its root, for which overlayfs has no mark. */
+  readonly opaqueRoot: boolean;
+}
+
+export interface ApplyResult {
+  /** Sum of the sizes in the headers, in bytes: what containerd answers. */
+  readonly size: number;
+  readonly entries: number;
+  readonly needsLowers: NeedsLowers;
+  /** True when `lowers` had a say in the tree: it fits no others. */
+  readonly usedLowers: boolean;
+}
+
+export interface Applier {
+  /**
+   * @throws data_loss the archive is damaged
+   * @throws invalid_argument, failed_precondition the layer asks for what cannot be done
+   * @throws resource_exhausted the disk is full, or a limit is reached
+   */
+  write(tarChunk: Uint8Array): void;
+  /** Completes the tree. @throws as `write` */
+  end(): ApplyResult;
+  /** Leaves nothing open; what there is of the tree is the caller's to remove. Harmless after `end`, and when repeated. */
+  abort(): void;
+}
+
+const WHITEOUT = '.wh.';
+const OPAQUE = '.wh..wh..opq';
+/** Bytes written at a time: on some filesystems larger writes are slower. */
+const MAX_WRITE = 128 * 1024;
+/** Last second that containerd keeps (in 2262); what is later or before 1970 becomes 1970. */
+const MAX_TIME = 9_223_372_036;
+const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+const CAP_MKNOD = 27n;
+
+/** The file of the entry in hand. */
+interface OpenFile {
+  readonly fd: number;
+  readonly header: TarHeader;
+  readonly chown: boolean;
+  /** Of a sparse file: the region that the next byte belongs to, and how much of it has come. */
+  region: number;
+  done: number;
+}
+
+export const createApplier = (options: ApplierOptions): Applier => new LayerApplier(options);
+
+class LayerApplier implements Applier {
+  readonly #root: string;
+  readonly #tree: LayerTree;
+  readonly #reader: TarReader;
+  readonly #limits: NonNullable<ApplierOptions['limits']>;
+  readonly #warn: (message: string) => void;
+  readonly #process = readProcess();
+  #file: OpenFile | undefined;
+  #size = 0;
+  #entries = 0;
+  #missingLinks = false;
+  #opaqueRoot = false;
+  #ended = false;
+
+  constructor({root, form, lowers, limits = {}, warn = () => {}}: ApplierOptions) {
+    this.#root = root;
+    this.#limits = limits;
+    this.#warn = warn;
+    const view = form === 'overlay' && lowers !== undefined ? new LowerView(lowers) : undefined;
+    try {
+      this.#tree = new LayerTree({root, form, view, warn}, this.#process.umask);
+    } catch (err) {
+      throw fromErrno(err, `layer tree ${root}`);
+    }
+    if (form === 'overlay' && !this.#tree.fresh) throw new ErrdefsError('failed_precondition', `layer tree ${root} is not empty`);
+    this.#reader = createTarReader({
+      entry: (header) => this.#entry(header),
+      data: (chunk) => this.#data(chunk),
+      entryEnd: () => this.#entryEnd(),
+    });
+  }
+
+  write(tarChunk: Uint8Array): void {
+    if (this.#ended) throw new Error('write to an applier that has ended');
+    try {
+      this.#reader.write(tarChunk);
+    } catch (err) {
+      this.abort();
+      throw err;
+    }
+  }
+
+  end(): ApplyResult {
+    if (this.#ended) throw new Error('end of an applier that has ended');
+    try {
+      this.#reader.end();
+      this.#tree.complete();
+      return {size: this.#size, entries: this.#entries, needsLowers: this.#needsLowers(), usedLowers: this.#tree.usedLowers};
+    } catch (err) {
+      throw fromErrno(err, `layer tree ${this.#root}`);
+    } finally {
+      this.abort();
+    }
+  }
+
+  abort(): void {
+    this.#ended = true;
+    const file = this.#file;
+    this.#file = undefined;
+    if (file !== undefined) closeSync(file.fd);
+  }
+
+  #entry(header: TarHeader): void {
+    this.#entries++;
+    this.#size += header.size;
+    const {entries = Number.POSITIVE_INFINITY, bytes = Number.POSITIVE_INFINITY} = this.#limits;
+    if (this.#entries > entries)
+      throw new ErrdefsError('resource_exhausted', `layer has more than ${entries} entries`, {details: {entries}});
+    if (this.#size > bytes) throw new ErrdefsError('resource_exhausted', `layer has more than ${bytes} B`, {details: {bytes}});
+    try {
+      this.#apply(header);
+    } catch (err) {
+      throw failed(err, header);
+    }
+  }
+
+  #data(chunk: Buffer): void {
+    const file = this.#file;
+    if (file === undefined) return;
+    try {
+      if (file.header.sparse === undefined) writeAll(file.fd, chunk, null);
+      else writeSparse(file, chunk);
+    } catch (err) {
+      throw failed(err, file.header);
+    }
+  }
+
+  #entryEnd(): void {
+    const file = this.#file;
+    if (file === undefined) return;
+    const {fd, header, chown} = file;
+    try {
+      if (header.sparse !== undefined) ftruncateSync(fd, header.size);
+      if (chown) fchownSync(fd, header.uid, header.gid);
+      if ((header.mode & (this.#process.umask | 0o7000)) !== 0) fchmodSync(fd, header.mode);
+      const time = seconds(header);
+      futimesSync(fd, time, time);
+      this.#file = undefined;
+      closeSync(fd);
+    } catch (err) {
+      throw failed(err, header);
+    }
+  }
+
+  #apply(original: TarHeader): void {
+    if (original.type === 'global') return;
+    const name = cleanName(original.name);
+    if (name === '') return; // the root is not the layer's to change
+    const slash = name.lastIndexOf('/');
+    const parent = slash < 0 ? '' : name.slice(0, slash);
+    const base = slash < 0 ? name : name.slice(slash + 1);
+    if (base.startsWith(WHITEOUT)) {
+      this.#hide(parent, base, original);
+      return;
+    }
+    const header = this.#settable(original);
+    const {type} = header;
+    if ((type === 'char' || type === 'block') && !this.#process.mknod) {
+      this.#warn(`device ${displayName(name)} left out: no right to make device nodes`);
+      return;
+    }
+    const dir = this.#tree.parent(parent, header);
+    if (type === 'file') this.#makeFile(dir, base, header);
+    else if (type === 'directory') this.#makeDirectory(dir, base, header);
+    else if (type === 'symlink') this.#makeSymlink(dir, base, header);
+    else if (type === 'link') this.#makeLink(dir, base, header);
+    else this.#makeStandIn(dir, base, {...header, type: type as 'char' | 'block' | 'fifo'});
+  }
+
+  /** The header with the time and the extended attributes that will be set. */
+  #settable(header: TarHeader): TarHeader {
+    const {mtimeSec, xattrs, type, name} = header;
+    const outside = mtimeSec < 0 || mtimeSec > MAX_TIME;
+    if (!outside && xattrs.size === 0) return header;
+    const kept = new Map<string, Buffer>();
+    for (const [key, value] of xattrs) {
+      const admin = key.startsWith('trusted.');
+      const user = key.startsWith('user.') && type !== 'file' && type !== 'directory' && type !== 'link';
+      const acl = key.startsWith('system.posix_acl_') && type !== 'directory';
+      if (admin || user || acl) this.#warn(`extended attribute ${key} of ${displayName(name)} left out`);
+      else kept.set(key, value);
+    }
+    return {...header, xattrs: kept, ...(outside ? {mtimeSec: 0, mtimeNs: 0} : {})};
+  }
+
+  #makeFile(dir: Dir, base: string, header: TarHeader): void {
+    const tree = this.#tree;
+    const path = tree.place(dir, base);
+    // No setuid before the owner is right.
+    const fd = tree.create(dir, base, () => openSync(path, CREATE, header.mode & 0o777));
+    this.#file = {fd, header, chown: tree.mustChown(dir, header), region: 0, done: 0};
+    if (needsProgram(header)) tree.addNode(dir, base, {...header, type: 'file'});
+  }
+
+  #makeDirectory(dir: Dir, base: string, header: TarHeader): void {
+    const child = this.#tree.mkdir(dir, base, header);
+    child.origin = 'entry';
+    child.attributes = header;
+    this.#tree.mark(child, true);
+  }
+
+  #makeSymlink(dir: Dir, base: string, header: TarHeader): void {
+    if (header.linkname === '') throw new ErrdefsError('invalid_argument', `layer entry ${displayName(header.name)}: link without text`);
+    const tree = this.#tree;
+    const path = tree.place(dir, base);
+    const target = fsPath(header.linkname);
+    tree.create(dir, base, () => symlinkSync(target, path));
+    if (tree.mustChown(dir, header)) lchownSync(path, header.uid, header.gid);
+    const time = seconds(header);
+    lutimesSync(path, time, time);
+    if (needsProgram(header)) tree.addNode(dir, base, {...header, type: 'symlink'});
+  }
+
+  /** What only a program can make is represented by an empty file until the end. */
+  #makeStandIn(dir: Dir, base: string, header: TarHeader & {readonly type: 'char' | 'block' | 'fifo'}): void {
+    const tree = this.#tree;
+    const path = tree.place(dir, base);
+    closeSync(tree.create(dir, base, () => openSync(path, CREATE, 0o600)));
+    tree.addNode(dir, base, header);
+    if (tree.form === 'overlay' && header.type === 'char' && header.devmajor === 0 && header.devminor === 0)
+      this.#warn(`device ${displayName(header.name)} is 0/0, with which overlayfs hides a name`);
+  }
+
+  #makeLink(dir: Dir, base: string, header: TarHeader): void {
+    const tree = this.#tree;
+    // As in containerd, what is in the way goes first, though it be the target itself.
+    if (dir.children?.has(base) === true || lstat(tree.absolute(dir, base)) !== undefined) tree.remove(dir, base);
+    const target = this.#linkTarget(header);
+    if (target === undefined) {
+      this.#missingLinks = true;
+      return;
+    }
+    tree.create(dir, base, () => linkSync(tree.place(target.dir, target.base), tree.place(dir, base)));
+    const node = tree.nodes.get(join(target.dir, target.base));
+    if (node !== undefined) {
+      node.paths.add(join(dir, base));
+      tree.nodes.set(join(dir, base), node);
+    }
+    this.#setLinkAttributes(dir, base, header);
+  }
+
+  /** Where a hard link's target is on disk; the last name is not followed. Undefined when it may be below, and that is not known. */
+  #linkTarget({name, linkname}: TarHeader): {readonly dir: Dir; readonly base: string} | undefined {
+    const tree = this.#tree;
+    const refused = (reason: string): ErrdefsError =>
+      new ErrdefsError('invalid_argument', `layer entry ${displayName(name)}: hard link to ${displayName(linkname)}, ${reason}`);
+    const path = linkname.replace(/\/+$/, '');
+    const slash = path.lastIndexOf('/');
+    const base = path.slice(slash + 1);
+    if (base === '' || base === '.' || base === '..') throw refused('a directory');
+    const {dir, missing} = tree.resolve(path.slice(0, Math.max(slash, 0)));
+    if (missing.length === 0) {
+      const stat = dir.disk === undefined ? undefined : lstat(tree.absolute(dir, base));
+      const below = stat === undefined ? tree.below(dir, base) : undefined;
+      if (stat?.isDirectory() === true || below?.kind === 'directory') throw refused('a directory');
+      if (stat !== undefined) return {dir, base};
+      if (below !== undefined) {
+        tree.make(dir, [], {mtimeSec: 0, mtimeNs: 0});
+        copyNode(below.path, tree.absolute(dir, base));
+        tree.wrote(dir, base);
+        return {dir, base};
+      }
+    }
+    if (tree.form === 'overlay' && tree.view === undefined) return undefined;
+    throw refused('which is not there');
+  }
+
+  /** A hard link's own header speaks for the inode, as in containerd. */
+  #setLinkAttributes(dir: Dir, base: string, header: TarHeader): void {
+    const tree = this.#tree;
+    const path = tree.place(dir, base);
+    const stat = lstat(tree.absolute(dir, base))!;
+    const now = attributesOf(stat);
+    const node = tree.nodes.get(join(dir, base));
+    const {mode, uid, gid, mtimeSec, mtimeNs} = header;
+    if (node !== undefined) {
+      const xattrs = new Map([...(node.entry.xattrs ?? []), ...header.xattrs]);
+      node.entry = {...node.entry, mode, uid, gid, mtimeSec, mtimeNs, xattrs};
+      if (node.entry.type !== 'file' && node.entry.type !== 'symlink') return;
+    } else if (stat.isFile() && (header.xattrs.size > 0 || !(sameTime(now, header) || isExactTime(mtimeSec, mtimeNs))))
+      tree.addNode(dir, base, {...header, type: 'file'});
+    const chown = now.uid !== uid || now.gid !== gid;
+    if (chown) lchownSync(path, uid, gid);
+    if (stat.isFile() && (now.mode !== mode || (chown && (mode & 0o6000) !== 0))) chmodSync(path, mode);
+    if (!sameTime(now, header)) {
+      const time = seconds(header);
+      lutimesSync(path, time, time);
+    }
+  }
+
+  #hide(parent: string, base: string, header: TarHeader): void {
+    const tree = this.#tree;
+    const hidden = base.slice(WHITEOUT.length);
+    if (hidden === '' || hidden === '.' || hidden === '..')
+      throw new ErrdefsError('invalid_argument', `layer entry ${displayName(header.name)}: invalid whiteout name`);
+    const {dir, missing} = tree.resolve(parent);
+    const blind = tree.form === 'overlay' && tree.view === undefined;
+    // Where nothing is, nothing has to be hidden.
+    if (missing.length > 0 && !blind) return;
+    const at = missing.length === 0 ? dir : tree.make(dir, missing, this.#settable(header));
+    if (base !== OPAQUE) tree.hide(at, hidden);
+    else {
+      tree.hideAll(at);
+      if (at === tree.top) this.#opaqueRoot = true;
+    }
+    if (blind) tree.mark(at, false);
+  }
+
+  #needsLowers(): NeedsLowers {
+    const {form, view, top, passed} = this.#tree;
+    const blind = form === 'overlay' && view === undefined;
+    const implied = blind ? [...onDisk(top)].filter(({dir, shut}) => dir.origin === 'implied' && !dir.replaced && !shut) : [];
+    return {
+      impliedParents: implied.map(({dir}) => dir.path),
+      whiteoutParents: implied.filter(({dir}) => !dir.real).map(({dir}) => dir.path),
+      passed: blind ? [...passed] : [],
+      missingLinks: this.#missingLinks,
+      opaqueRoot: blind && this.#opaqueRoot,
+    };
+  }
+}
+
+/**
+ * Completes a tree that was made without `lowers`, once they are there.
+ *
+ * @param lowers as for `createApplier`
+ * @returns `kept` the tree is as it would have been made with them; `fixed` it is now, having taken attributes of implied
+ *   parents from them, so that it fits no others; `redo` the layer must be applied again, with them
+ */
+export function reconcile(
+  root: string,
+  lowers: readonly string[],
+  {needsLowers}: Pick<ApplyResult, 'needsLowers'>,
+  warn: (message: string) => void = () => {},
+): 'kept' | 'fixed' | 'redo' {
+  const {impliedParents, passed, missingLinks, opaqueRoot} = needsLowers;
+  const whiteoutParents = new Set(needsLowers.whiteoutParents);
+  if (missingLinks || (opaqueRoot && lowers.length > 0)) return 'redo';
+  try {
+    const view = new LowerView(lowers);
+    for (const path of passed) {
+      const below = view.find(path);
+      if (below !== undefined && below.kind !== 'directory') return 'redo';
+    }
+    const changed: {readonly path: string; readonly attributes: Attributes; readonly from: string}[] = [];
+    for (const path of impliedParents) {
+      const below = view.find(path);
+      if (below === undefined ? whiteoutParents.has(path) : below.kind !== 'directory') return 'redo';
+      if (below?.kind === 'directory') changed.push({path, attributes: below.attributes, from: below.stack[0]!});
+    }
+    const base = Buffer.from(root).toString('latin1');
+    const inherited = readXattrs(changed.map(({from}) => from)).map(withoutTrusted);
+    const own = readXattrs(changed.map(({path}) => `${base}/${path}`));
+    const entries = changed.flatMap(({path, attributes}, i): SpecialEntry[] => {
+      const xattrs = inherited[i]!;
+      const now = attributesOf(lstat(`${base}/${path}`)!);
+      const {mode, uid, gid} = attributes;
+      const same =
+        now.mode === mode && now.uid === uid && now.gid === gid && sameTime(now, attributes) && sameXattrs(xattrs, withoutTrusted(own[i]!));
+      return same ? [] : [{...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...xattrs])}];
+    });
+    makeSpecial(root, entries, warn);
+    return entries.length === 0 ? 'kept' : 'fixed';
+  } catch (err) {
+    throw fromErrno(err, `layer tree ${root}`);
+  }
+}
+
+const seconds = ({mtimeSec, mtimeNs}: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>): number => mtimeSec + mtimeNs / 1e9;
+
+const needsProgram = ({xattrs, mtimeSec, mtimeNs}: TarHeader): boolean => xattrs.size > 0 || !isExactTime(mtimeSec, mtimeNs);
+
+function sameTime(a: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>, b: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>): boolean {
+  return a.mtimeSec === b.mtimeSec && a.mtimeNs === b.mtimeNs;
+}
+
+function sameXattrs(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean {
+  return a.size === b.size && [...a].every(([key, value]) => b.get(key)?.equals(value) === true);
+}
+
+/** A name without `.`, `..`, doubled and outer slashes, cleaned by its look as containerd does; empty for the root. */
+function cleanName(name: string): string {
+  const inner = name.replace(/^(?:\.?\/)+/, '').replace(/\/+$/, '');
+  if (!/(?:^|\/)\.{0,2}(?:\/|$)/.test(inner)) return inner;
+  const names: string[] = [];
+  for (const part of inner.split('/')) {
+    if (part === '..') names.pop();
+    else if (part !== '' && part !== '.') names.push(part);
+  }
+  return names.join('/');
+}
+
+function failed(err: unknown, {name}: TarHeader): unknown {
+  const mapped = fromErrno(err, `layer entry ${displayName(name)}`);
+  if (!isErrdefs(mapped) || mapped === err) return mapped;
+  const {code, message, hint, details} = mapped;
+  const entry = Buffer.from(name, 'latin1').toString();
+  return new ErrdefsError(code, message, {cause: err, details: {...details, entry}, ...(hint === undefined ? {} : {hint})});
+}
+
+function writeAll(fd: number, chunk: Uint8Array, position: number | null): void {
+  for (let at = 0; at < chunk.length; )
+    at += writeSync(fd, chunk, at, Math.min(MAX_WRITE, chunk.length - at), position === null ? null : position + at);
+}
+
+function writeSparse(file: OpenFile, chunk: Uint8Array): void {
+  const regions = file.header.sparse!;
+  for (let at = 0; at < chunk.length; ) {
+    const {offset, size} = regions[file.region]!;
+    const n = Math.min(size - file.done, chunk.length - at);
+    writeAll(file.fd, chunk.subarray(at, at + n), offset + file.done);
+    at += n;
+    file.done += n;
+    if (file.done === size) {
+      file.region++;
+      file.done = 0;
+    }
+  }
+}
+
+/** What this process may do: without a call, since reading the umask by one changes it for all threads for a moment. */
+function readProcess(): {readonly umask: number; readonly mknod: boolean} {
+  const status = readFileSync('/proc/self/status', 'latin1');
+  const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(status)?.[1] ?? '';
+  const capable = (BigInt(`0x${field('CapEff') || '0'}`) >> CAP_MKNOD) & 1n;
+  // In a user namespace the capability is there, but does not reach devices.
+  const initial = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
+  return {umask: Number.parseInt(field('Umask') || '777', 8), mknod: capable === 1n && initial};
+}

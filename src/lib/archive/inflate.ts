@@ -1,0 +1,504 @@
+/**
+ * Decompression of a layer as it arrives: gzip with any number of members, zstd with any number of frames, or neither, told
+ * apart by their first bytes.
+ *
+ * The synchronous inflater drives the handle inside node:zlib's streams, which is private (`_handle.writeSync`,
+ * `_writeState`): it costs no thread hop and no allocation per block. `inflatesSynchronously` tries it out; where an engine
+ * has changed it, `openInflater` answers the one that uses the public streams.
+ *
+ * Trailing bytes after the last gzip member or zstd frame are an error, as in Go; zeros after a gzip member are padding, as
+ * in gzip.
+ */
+
+import type {Gunzip, ZstdDecompress} from 'node:zlib';
+import {ErrdefsError, isErrdefs} from '../errdefs.ts';
+
+/** Gets what comes out. The chunk is valid during the call only: its memory is used again. */
+export type Sink = (chunk: Uint8Array) => void;
+
+export type Compression = 'gzip' | 'zstd' | 'none';
+
+export interface Inflater {
+  /** Undefined until the first four bytes are there. */
+  readonly kind: Compression | undefined;
+  /**
+   * @throws data_loss the compressed bytes are damaged
+   * @throws resource_exhausted they ask for more memory than zstd allows (a window over 128 MiB)
+   */
+  write(chunk: Uint8Array): void;
+  /** @throws data_loss the compressed bytes are cut short */
+  end(): void;
+  /** Frees memory; to be called in any case. */
+  close(): void;
+}
+
+/** As `Inflater`, but what is written must be awaited before the next call, and left alone until then. */
+export interface AsyncInflater {
+  readonly kind: Compression | undefined;
+  write(chunk: Uint8Array): void | Promise<void>;
+  end(): void | Promise<void>;
+  close(): void;
+}
+
+/** Bytes that come out at a time, at most. */
+const OUTPUT = 256 * 1024;
+const EMPTY = new Uint8Array(0);
+
+const GZIP_MAGIC = [0x1f, 0x8b, 0x08];
+const ZSTD_MAGIC = 0xfd2fb528;
+/** The low four bits of a skippable frame's magic are free. */
+const SKIPPABLE_MAGIC = 0x184d2a50;
+const ZSTD_MAGIC_BYTES = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd);
+
+function detect(head: Uint8Array): Compression {
+  if (GZIP_MAGIC.every((byte, i) => head[i] === byte)) return 'gzip';
+  if (head.length < 4) return 'none';
+  const magic = new DataView(head.buffer, head.byteOffset).getUint32(0, true);
+  return magic === ZSTD_MAGIC || (magic & 0xfffffff0) >>> 0 === SKIPPABLE_MAGIC ? 'zstd' : 'none';
+}
+
+const damaged = (reason: string, cause?: unknown): ErrdefsError =>
+  new ErrdefsError('data_loss', `compressed stream: ${reason}`, cause === undefined ? {} : {cause});
+
+/** An error of node:zlib, told apart by its code. */
+function fromZlib(err: {readonly code?: string | undefined; readonly message: string}): ErrdefsError {
+  const memory =
+    err.code === 'Z_MEM_ERROR' || err.code === 'ZSTD_error_memory_allocation' || err.code === 'ZSTD_error_frameParameter_windowTooLarge';
+  return memory ? new ErrdefsError('resource_exhausted', `compressed stream: ${err.message}`, {cause: err}) : damaged(err.message, err);
+}
+
+/** The private side of a zlib stream, and what this module relies on of it. */
+interface ZlibHandle {
+  onerror: (message: string, errno: number, code: string) => void;
+  /** Takes from `input`, puts into `output`, and leaves what is left of both in `_writeState`: [output, input]. */
+  writeSync(flush: number, input: Uint8Array, inAt: number, inLength: number, output: Uint8Array, outAt: number, outLength: number): void;
+}
+
+interface Engine {
+  write(chunk: Uint8Array): void;
+  end(): void;
+  close(): void;
+}
+
+/** A decompressor of node:zlib, driven by its handle. */
+class HandleEngine {
+  readonly #stream: Gunzip | ZstdDecompress;
+  readonly #handle: ZlibHandle;
+  readonly #state: Uint32Array;
+  readonly #output: Uint8Array;
+  readonly #sink: Sink;
+  #failure: ErrdefsError | undefined;
+
+  constructor(stream: Gunzip | ZstdDecompress, sink: Sink, output: Uint8Array) {
+    const {_handle: handle, _writeState: state} = stream as unknown as {_handle?: ZlibHandle; _writeState?: Uint32Array};
+    if (typeof handle?.writeSync !== 'function' || !(state instanceof Uint32Array))
+      throw new ErrdefsError('not_implemented', 'synchronous decompression on this engine');
+    handle.onerror = (message, _errno, code) => {
+      this.#failure = fromZlib({message, code});
+    };
+    this.#stream = stream;
+    this.#handle = handle;
+    this.#state = state;
+    this.#output = output;
+    this.#sink = sink;
+  }
+
+  /** Decompresses until the chunk is used up or nothing moves, which is past the end. Answers how many bytes were taken. */
+  drain(flush: number, chunk: Uint8Array): number {
+    const output = this.#output;
+    for (let at = 0; ; ) {
+      const offered = chunk.length - at;
+      this.#handle.writeSync(flush, chunk, at, offered, output, 0, output.length);
+      if (this.#failure !== undefined) throw this.#failure;
+      const room = this.#state[0]!;
+      const taken = offered - this.#state[1]!;
+      at += taken;
+      if (room < output.length) this.#sink(output.subarray(0, output.length - room));
+      // While the output was filled to its end, there may be more without more input.
+      if (room > 0 && (at === chunk.length || (taken === 0 && room === output.length))) return at;
+    }
+  }
+
+  close(): void {
+    this.#stream.close();
+  }
+}
+
+const zlib = (): typeof import('node:zlib') => process.getBuiltinModule('node:zlib');
+
+/** Zeros may follow the last gzip member, nothing else. */
+function checkPadding(chunk: Uint8Array, at: number): void {
+  for (let i = at; i < chunk.length; i++) if (chunk[i] !== 0) throw damaged('bytes follow the last gzip member');
+}
+
+class GzipEngine implements Engine {
+  readonly #engine: HandleEngine;
+  #padding = false;
+
+  constructor(sink: Sink, output: Uint8Array) {
+    this.#engine = new HandleEngine(zlib().createGunzip({chunkSize: 64}), sink, output);
+  }
+
+  write(chunk: Uint8Array): void {
+    // The handle goes on to a next member by itself, and stops in front of zeros.
+    const taken = this.#padding ? 0 : this.#engine.drain(zlib().constants.Z_NO_FLUSH, chunk);
+    this.#padding = taken < chunk.length;
+    checkPadding(chunk, taken);
+  }
+
+  end(): void {
+    if (!this.#padding) this.#engine.drain(zlib().constants.Z_FINISH, EMPTY);
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+type FrameState = 'magic' | 'skip-size' | 'skip' | 'descriptor' | 'header' | 'block' | 'content' | 'checksum';
+
+/**
+ * Finds the frames in a zstd stream by their headers and block headers, so that the end of a stream, and what follows it,
+ * are judged here and not by the engines, which differ. Skippable frames are left out.
+ *
+ * Format after RFC 8878, section 3.1.
+ */
+class ZstdFrames {
+  #state: FrameState = 'magic';
+  /** Bytes still to come in this state. */
+  #left = 4;
+  /** Value of the bytes that this state has had, little endian. */
+  #value = 0;
+  #factor = 1;
+  #inFrame = false;
+  #lastBlock = false;
+  #hasChecksum = false;
+
+  /** True between frames. */
+  get whole(): boolean {
+    return this.#state === 'magic' && this.#left === 4;
+  }
+
+  /** `emit` gets the bytes of frames with content, and whether a part is the last of its frame. */
+  split(chunk: Uint8Array, emit: (part: Uint8Array, last: boolean) => void): void {
+    let from = 0;
+    let at = 0;
+    while (at < chunk.length) {
+      if (this.#state === 'content' || this.#state === 'header' || this.#state === 'skip') {
+        const n = Math.min(this.#left, chunk.length - at);
+        this.#left -= n;
+        at += n;
+      } else {
+        this.#value += chunk[at]! * this.#factor;
+        this.#factor *= 256;
+        this.#left--;
+        at++;
+      }
+      if (this.#left > 0) continue;
+      const before = this.#inFrame;
+      this.#advance();
+      if (before === this.#inFrame) continue;
+      if (before) emit(chunk.subarray(from, at), true);
+      else emit(ZSTD_MAGIC_BYTES, false);
+      from = at;
+    }
+    if (this.#inFrame && from < chunk.length) emit(chunk.subarray(from), false);
+  }
+
+  #enter(state: FrameState, left: number): void {
+    this.#state = state;
+    this.#left = left;
+    this.#value = 0;
+    this.#factor = 1;
+  }
+
+  /** The bytes of a state have all come. */
+  #advance(): void {
+    const value = this.#value;
+    switch (this.#state) {
+      case 'magic':
+        if (value === ZSTD_MAGIC) {
+          this.#inFrame = true;
+          this.#enter('descriptor', 1);
+        } else if ((value & 0xfffffff0) >>> 0 === SKIPPABLE_MAGIC) this.#enter('skip-size', 4);
+        else throw damaged('bytes follow the last zstd frame');
+        break;
+      case 'skip-size':
+        if (value > 0) this.#enter('skip', value);
+        else this.#enter('magic', 4);
+        break;
+      case 'descriptor': {
+        const single = (value & 0x20) !== 0;
+        const contentSize = [single ? 1 : 0, 2, 4, 8][value >> 6]!;
+        this.#hasChecksum = (value & 0x04) !== 0;
+        this.#enter('header', (single ? 0 : 1) + [0, 1, 2, 4][value & 3]! + contentSize);
+        break;
+      }
+      case 'header':
+        this.#enter('block', 3);
+        break;
+      case 'block': {
+        this.#lastBlock = (value & 1) !== 0;
+        const type = (value >> 1) & 3;
+        const size = type === 1 ? 1 : value >> 3;
+        if (type === 3) throw damaged('reserved block type');
+        if (size > 0) this.#enter('content', size);
+        else this.#blockEnd();
+        break;
+      }
+      case 'content':
+        this.#blockEnd();
+        break;
+      case 'checksum':
+        this.#frameEnd();
+        break;
+      case 'skip':
+        this.#enter('magic', 4);
+    }
+  }
+
+  #blockEnd(): void {
+    if (!this.#lastBlock) this.#enter('block', 3);
+    else if (this.#hasChecksum) this.#enter('checksum', 4);
+    else this.#frameEnd();
+  }
+
+  #frameEnd(): void {
+    this.#inFrame = false;
+    this.#enter('magic', 4);
+  }
+}
+
+class ZstdEngine implements Engine {
+  readonly #frames = new ZstdFrames();
+  readonly #engine: HandleEngine;
+
+  constructor(sink: Sink, output: Uint8Array) {
+    this.#engine = new HandleEngine(zlib().createZstdDecompress({chunkSize: 64}), sink, output);
+  }
+
+  write(chunk: Uint8Array): void {
+    this.#frames.split(chunk, (part) => {
+      if (this.#engine.drain(zlib().constants.ZSTD_e_continue, part) < part.length) throw damaged('a zstd frame ends early');
+    });
+  }
+
+  end(): void {
+    if (!this.#frames.whole) throw damaged('cut short');
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+/** Tells the format by the first bytes, then hands everything to what `start` answers for it; `plain` gets what is not compressed. */
+class Detector<E extends {write(chunk: Uint8Array): unknown}> {
+  kind: Compression | undefined;
+  engine: E | undefined;
+  #head: Uint8Array = EMPTY;
+  readonly #start: (kind: 'gzip' | 'zstd') => E;
+
+  constructor(start: (kind: 'gzip' | 'zstd') => E) {
+    this.#start = start;
+  }
+
+  /** The bytes that may go on, once the format is known. @param ended no more will come */
+  take(chunk: Uint8Array, ended: boolean): Uint8Array {
+    if (this.kind !== undefined) return chunk;
+    const bytes = this.#head.length === 0 ? chunk : Buffer.concat([this.#head, chunk]);
+    if (bytes.length < 4 && !ended) {
+      this.#head = Uint8Array.from(bytes);
+      return EMPTY;
+    }
+    this.#head = EMPTY;
+    this.kind = detect(bytes);
+    if (this.kind !== 'none') this.engine = this.#start(this.kind);
+    return bytes;
+  }
+}
+
+/**
+ * Opens a synchronous inflater.
+ *
+ * @throws not_implemented (from `write`) the stream is compressed, and the engine does not let it be driven synchronously
+ */
+export function createInflater(sink: Sink): Inflater {
+  return inflaterWith(sink, OUTPUT);
+}
+
+function inflaterWith(sink: Sink, output: number): Inflater {
+  const detector = new Detector<Engine>((kind) => {
+    const buffer = Buffer.allocUnsafeSlow(output);
+    return kind === 'gzip' ? new GzipEngine(sink, buffer) : new ZstdEngine(sink, buffer);
+  });
+  const pass = (bytes: Uint8Array): void => {
+    if (bytes.length === 0) return;
+    if (detector.engine === undefined) sink(bytes);
+    else detector.engine.write(bytes);
+  };
+  return {
+    get kind() {
+      return detector.kind;
+    },
+    write(chunk) {
+      pass(detector.take(chunk, false));
+    },
+    end() {
+      pass(detector.take(EMPTY, true));
+      detector.engine?.end();
+    },
+    close() {
+      detector.engine?.close();
+    },
+  };
+}
+
+let works: boolean | undefined;
+
+/** Two gzip members and two zstd frames; each pair is `berth ` forty times. */
+const SAMPLES = [
+  'H4sIAAAAAAAC/0tKLSrJUEiiKQkAvqgBs2QAAAAfiwgAAAAAAAL/y1BISi0qyRgUJAAaMrdIjAAAAA==',
+  'KLUv/SBkbQAAMGJlcnRoIAEAm6kUASi1L/0gjG0AADBoIGJlcnQBAINQpQg=',
+];
+
+/** True when this engine's zlib can be driven synchronously: tried out once, in small steps, with small output. */
+export function inflatesSynchronously(): boolean {
+  works ??= SAMPLES.every((sample) => {
+    const expected = 'berth '.repeat(40);
+    let text = '';
+    const inflater = inflaterWith((chunk) => {
+      text += Buffer.from(chunk).toString();
+      if (text.length > expected.length) throw damaged('more comes out than went in');
+    }, 7);
+    try {
+      for (const byte of Buffer.from(sample, 'base64')) inflater.write(Uint8Array.of(byte));
+      inflater.end();
+      return text === expected;
+    } catch (err) {
+      if (!isErrdefs(err) && !(err instanceof TypeError)) throw err;
+      return false;
+    } finally {
+      inflater.close();
+    }
+  });
+  return works;
+}
+
+/** A decompressor by node:zlib's public streams. */
+class StreamEngine {
+  readonly #stream: Gunzip | ZstdDecompress;
+  #failure: unknown;
+
+  constructor(stream: Gunzip | ZstdDecompress, sink: Sink) {
+    this.#stream = stream;
+    stream.on('data', (chunk: Buffer) => {
+      try {
+        sink(chunk);
+      } catch (err) {
+        stream.destroy(err as Error);
+      }
+    });
+    stream.on('error', (err: NodeJS.ErrnoException) => {
+      this.#failure ??= isErrdefs(err) || err.code === undefined ? err : fromZlib(err);
+    });
+  }
+
+  /** Answers how many bytes were taken: fewer than given, once the compressed data has ended. */
+  async write(chunk: Uint8Array): Promise<number> {
+    const before = this.#stream.bytesWritten;
+    await this.#settled((done) => this.#stream.write(chunk, done));
+    return this.#stream.bytesWritten - before;
+  }
+
+  async end(): Promise<void> {
+    await this.#settled((done) => this.#stream.once('end', done).end());
+  }
+
+  async #settled(action: (done: () => void) => void): Promise<void> {
+    const {promise, resolve} = Promise.withResolvers<void>();
+    // A stream that fails closes, and then answers nothing else.
+    this.#stream.once('close', resolve);
+    action(resolve);
+    await promise;
+    this.#stream.off('close', resolve);
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
+  close(): void {
+    this.#stream.destroy();
+  }
+}
+
+interface AsyncEngine {
+  write(chunk: Uint8Array): Promise<void>;
+  end(): Promise<void>;
+  close(): void;
+}
+
+function gzipStream(sink: Sink): AsyncEngine {
+  const engine = new StreamEngine(zlib().createGunzip({chunkSize: OUTPUT}), sink);
+  let padding = false;
+  return {
+    async write(chunk) {
+      const taken = padding ? 0 : await engine.write(chunk);
+      padding = taken < chunk.length;
+      checkPadding(chunk, taken);
+    },
+    async end() {
+      if (!padding) await engine.end();
+    },
+    close: () => engine.close(),
+  };
+}
+
+function zstdStream(sink: Sink): AsyncEngine {
+  const frames = new ZstdFrames();
+  let engine: StreamEngine | undefined;
+  return {
+    async write(chunk) {
+      const parts: (readonly [part: Uint8Array, last: boolean])[] = [];
+      frames.split(chunk, (part, last) => parts.push([part, last]));
+      for (const [part, last] of parts) {
+        // A public stream ends with its first frame: each gets its own.
+        engine ??= new StreamEngine(zlib().createZstdDecompress({chunkSize: OUTPUT}), sink);
+        await engine.write(part);
+        if (!last) continue;
+        await engine.end();
+        engine = undefined;
+      }
+    },
+    async end() {
+      if (!frames.whole) throw damaged('cut short');
+    },
+    close: () => engine?.close(),
+  };
+}
+
+/** Inflates by node:zlib's public streams alone: slower, but it holds on any engine. */
+export function createStreamInflater(sink: Sink): AsyncInflater {
+  const detector = new Detector<AsyncEngine>((kind) => (kind === 'gzip' ? gzipStream(sink) : zstdStream(sink)));
+  const pass = async (bytes: Uint8Array): Promise<void> => {
+    if (bytes.length === 0) return;
+    if (detector.engine === undefined) sink(bytes);
+    else await detector.engine.write(bytes);
+  };
+  return {
+    get kind() {
+      return detector.kind;
+    },
+    async write(chunk) {
+      await pass(detector.take(chunk, false));
+    },
+    async end() {
+      await pass(detector.take(EMPTY, true));
+      await detector.engine?.end();
+    },
+    close() {
+      detector.engine?.close();
+    },
+  };
+}
+
+/** The synchronous inflater where the engine allows, else the other. Callers await what `write` and `end` answer, if anything. */
+export const openInflater = (sink: Sink): AsyncInflater => (inflatesSynchronously() ? createInflater(sink) : createStreamInflater(sink));

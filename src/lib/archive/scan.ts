@@ -1,0 +1,171 @@
+/**
+ * Decides from the headers alone, in the pass that everything else happens in, whether `mkfs.erofs --tar=i --aufs` makes of a
+ * layer what applying it makes. What it is not known to do alike goes the other way: the answer may be cautious, never
+ * hopeful.
+ *
+ * Where the two part was tried out with erofs-utils 1.8.6 and read there, lib/tar.c and lib/rebuild.c.
+ */
+
+import type {TarHandler, TarHeader} from './tar.ts';
+
+/**
+ * Why a layer must be applied entry by entry:
+ * `format` a header that readers understand differently; `dotdot` a name with `..`; `name` one of 255 bytes or more;
+ * `implied-parent` a parent that the layer does not carry, or only later; `symlink-parent` one that is a symbolic link;
+ * `type-change` one that is neither; `duplicate` a name that comes twice; `missing-link` a hard link to what is not in the
+ * layer so far; `link-attributes` one whose header disagrees with its target's; `whiteout` one of what the same layer has, of
+ * everything, or with content or no name; `device-zero` a node 0/0, which looks like a whiteout; `reserved` extended
+ * attributes `trusted.*`; `xattr` others that may not be settable there; `time` an mtime that is not kept; `root` other than
+ * the usual attributes for the root.
+ */
+export type Reason =
+  | 'format'
+  | 'dotdot'
+  | 'name'
+  | 'implied-parent'
+  | 'symlink-parent'
+  | 'type-change'
+  | 'duplicate'
+  | 'missing-link'
+  | 'link-attributes'
+  | 'whiteout'
+  | 'device-zero'
+  | 'reserved'
+  | 'xattr'
+  | 'time'
+  | 'root';
+
+export interface LayerScan extends TarHandler {
+  /** Empty as long as nothing speaks against indexing. */
+  readonly reasons: ReadonlySet<Reason>;
+  readonly entries: number;
+  /** Sum of the sizes in the headers, in bytes. */
+  readonly size: number;
+}
+
+/** What a name in a directory is: a directory, a whiteout, or something else with what its attributes add up to. */
+type Known = Directory | Leaf;
+type Directory = Map<string, Known>;
+/** Two bits of kind, the others of a checksum. */
+type Leaf = number;
+
+const SYMLINK = 1;
+const WHITEOUT = 2;
+const OTHER = 0;
+const KINDS = 4;
+
+const PREFIX = '.wh.';
+const OPAQUE = '.wh..wh..opq';
+/** Last second that applying keeps. */
+const MAX_TIME = 9_223_372_036;
+
+export function createLayerScan(): LayerScan {
+  const reasons = new Set<Reason>();
+  const root: Directory = new Map();
+  let entries = 0;
+  let size = 0;
+
+  /** The directory that a path of names leads to; undefined when it does not lead to one by directories alone. */
+  const walk = (names: readonly string[], missing: Reason, make: boolean): Directory | undefined => {
+    let at = root;
+    for (const name of names) {
+      let next = at.get(name);
+      if (next === undefined) {
+        reasons.add(missing);
+        if (!make) return undefined;
+        next = new Map();
+        at.set(name, next);
+      } else if (typeof next === 'number') {
+        reasons.add(next % KINDS === SYMLINK ? 'symlink-parent' : 'type-change');
+        return undefined;
+      }
+      at = next;
+    }
+    return at;
+  };
+
+  const scanWhiteout = (header: TarHeader, dir: Directory, base: string): void => {
+    const hidden = base.slice(PREFIX.length);
+    if (header.size > 0 || hidden === '' || hidden === '.' || hidden === '..') reasons.add('whiteout');
+    if (base === OPAQUE) {
+      if (dir === root) reasons.add('whiteout');
+      return;
+    }
+    if (dir.has(hidden)) reasons.add('whiteout');
+    dir.set(hidden, WHITEOUT);
+  };
+
+  const scanLink = (header: TarHeader): Known => {
+    const names = namesOf(header.linkname);
+    const base = names.pop();
+    if (base === undefined || base === '..' || names.includes('..')) {
+      reasons.add('dotdot');
+      return OTHER;
+    }
+    const target = walk(names, 'missing-link', false)?.get(base);
+    if (typeof target !== 'number' || target % KINDS === WHITEOUT) reasons.add('missing-link');
+    else if (header.xattrs.size > 0 || Math.floor(target / KINDS) !== checksum(header)) reasons.add('link-attributes');
+    return target ?? OTHER;
+  };
+
+  const scan = (header: TarHeader): void => {
+    const {name, type, xattrs, mtimeSec} = header;
+    if (header.quirks.length > 0 || type === 'global' || (type === 'symlink' && header.linkname === '')) reasons.add('format');
+    if (mtimeSec < 0 || mtimeSec > MAX_TIME) reasons.add('time');
+    for (const key of xattrs.keys()) {
+      if (key.startsWith('trusted.')) reasons.add('reserved');
+      else if (!key.startsWith('security.') && !(key.startsWith('user.') && (type === 'file' || type === 'directory')))
+        reasons.add('xattr');
+    }
+    const names = namesOf(name);
+    if (names.includes('..')) {
+      reasons.add('dotdot');
+      return;
+    }
+    if (names.some((part) => part.length >= 255)) reasons.add('name');
+    const base = names.pop();
+    if (base === undefined) {
+      if (type !== 'directory' || header.mode !== 0o755 || header.uid !== 0 || header.gid !== 0 || xattrs.size > 0) reasons.add('root');
+      return;
+    }
+    const dir = walk(names, 'implied-parent', true);
+    if (dir === undefined) return;
+    if (base.startsWith(PREFIX)) {
+      scanWhiteout(header, dir, base);
+      return;
+    }
+    const before = dir.get(base);
+    if (before !== undefined) reasons.add(before === WHITEOUT ? 'whiteout' : 'duplicate');
+    if ((type === 'char' || type === 'block') && header.devmajor === 0 && header.devminor === 0) reasons.add('device-zero');
+    if (type === 'directory') dir.set(base, before instanceof Map ? before : new Map());
+    else if (type === 'link') dir.set(base, scanLink(header));
+    else dir.set(base, checksum(header) * KINDS + (type === 'symlink' ? SYMLINK : OTHER));
+  };
+
+  return {
+    reasons,
+    get entries() {
+      return entries;
+    },
+    get size() {
+      return size;
+    },
+    entry(header) {
+      entries++;
+      size += header.size;
+      scan(header);
+    },
+    data() {},
+    entryEnd() {},
+  };
+}
+
+const namesOf = (path: string): string[] => path.split('/').filter((name) => name !== '' && name !== '.');
+
+/** Of what a hard link's header repeats; 32 bits. */
+function checksum({mode, uid, gid, mtimeSec, mtimeNs}: TarHeader): number {
+  let sum = 0;
+  for (const value of [mode, uid, gid, mtimeSec, Math.floor(mtimeSec / 2 ** 32), mtimeNs])
+    sum = (Math.imul(sum ^ value, 0x01000193) + 1) | 0;
+  return sum >>> 0;
+}
