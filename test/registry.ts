@@ -102,8 +102,8 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
   const fd = openSync(logFile, 'a');
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, 'serve', join(dir, 'config.yml')], {
     stdio: ['ignore', fd, fd],
-    // OTEL_… would make it look for a collector.
-    env: {PATH: process.env.PATH ?? '/usr/bin:/bin', OTEL_TRACES_EXPORTER: 'none'},
+    // Nothing of the caller's: REGISTRY_… would change its configuration. The runner looks for its own mark in what is left.
+    env: {OTEL_TRACES_EXPORTER: 'none', BERTH_TEST_RUN: process.env.BERTH_TEST_RUN ?? ''},
   });
   closeSync(fd);
   let forgotten = 0;
