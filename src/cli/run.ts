@@ -7,12 +7,12 @@ const OWN_FAILURE = 125;
 
 /**
  * Exit status of a `run` that failed before there was a container's own: 126 or 127 where the library says so in the
- * detail `exitStatus` (the command cannot be executed, is not found), else 125.
+ * detail `runExit` (the command cannot be executed, is not found), else 125.
  *
  * Numbers after docker run.
  */
 export function runStatus(err: unknown): number {
-  const status = isErrdefs(err) ? err.details?.exitStatus : undefined;
+  const status = isErrdefs(err) ? err.details?.runExit : undefined;
   return typeof status === 'number' ? status : OWN_FAILURE;
 }
 

@@ -286,7 +286,7 @@ describe('run', () => {
   it('its class is still in the JSON', async () => {
     const namespace = {
       run: async () => {
-        throw new ErrdefsError('not_found', 'command "x"', {details: {exitStatus: 127}});
+        throw new ErrdefsError('not_found', 'command "x"', {details: {runExit: 127}});
       },
     };
     const {status, stderr} = await runOnFakes('run --json img id', {namespace});

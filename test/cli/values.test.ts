@@ -154,6 +154,6 @@ table(
 describe('exit status of a run that we fail', () => {
   it('is 125', () => assert.equal(runStatus(new ErrdefsError('not_found', 'image')), 125));
   it('is what the library says of the command', () =>
-    assert.equal(runStatus(new ErrdefsError('not_found', 'command', {details: {exitStatus: 127}})), 127));
+    assert.equal(runStatus(new ErrdefsError('not_found', 'command', {details: {runExit: 127}})), 127));
   it('is 125 for a bug', () => assert.equal(runStatus(new TypeError('x')), 125));
 });

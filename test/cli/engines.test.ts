@@ -1,0 +1,138 @@
+/**
+ * The built program, on both engines, must be the one that stands in the source: in the build oclif is taken apart and
+ * its parts are loaded late, which an update of it may break. So every command is loaded, helped, misused and, where it
+ * needs nothing but an empty store, run; all three must agree to the letter.
+ */
+import assert from 'node:assert/strict';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {processContext} from '../../src/cli/context.ts';
+import {main} from '../../src/cli/main.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
+import {temporaryDirectory} from '../helpers.ts';
+import {engineEnvironment, type Result, root, run} from './harness.ts';
+
+/** From source in this process: a process each would take longest of all. */
+async function fromSource(argv: readonly string[], env: Readonly<Record<string, string>>): Promise<Result> {
+  const before = {...process.env};
+  let stdout = '';
+  let stderr = '';
+  Object.assign(process.env, env);
+  try {
+    const {open} = processContext('ctr');
+    const {status} = await main(argv, {
+      program: 'ctr',
+      stdout: (data) => {
+        stdout += Buffer.from(data as string).toString();
+      },
+      stderr: (text) => {
+        stderr += text;
+      },
+      open,
+    });
+    return {status, stdout, stderr};
+  } finally {
+    for (const name of Object.keys(env)) delete process.env[name];
+    Object.assign(process.env, before);
+  }
+}
+
+async function everywhere(line: string, env: Readonly<Record<string, string>> = {}): Promise<Result> {
+  const argv = line.split(' ').filter((word) => word !== '');
+  const results = [
+    await fromSource(argv, env),
+    await run(join(root, 'bin/ctr'), argv, {env: {...engineEnvironment('node'), ...env}}),
+    await run(join(root, 'bin/ctr'), argv, {env: {...engineEnvironment('executable'), ...env}}),
+  ];
+  const [source, ...others] = results.map(({status, stdout, stderr}) => ({
+    status,
+    // The engine's name and version, which are meant to differ, and the commit, which source does not know.
+    stdout: stdout
+      .replaceAll(/(node|bun)([/ ]|",\s+"version": ")\d+\.\d+\.\d+/g, 'ENGINE')
+      .replace(/^( *Revision: ).*$/m, '$1-')
+      .replace(/,\s+"revision": "\w+"/, ''),
+    stderr,
+  }));
+  for (const [i, other] of others.entries()) assert.deepEqual(other, source, `${['Node', 'executable'][i]}: ctr ${line}`);
+  return source!;
+}
+
+/** What a command says of a store that is empty; with arguments where it needs them. */
+const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
+  'containers info': ['containers info c1', 5],
+  'containers ls': ['containers ls', 0],
+  'containers rm': ['containers rm c1 c2', 5],
+  'content active': ['content active', 0],
+  'content get': [`content get sha256:${'0'.repeat(64)}`, 5],
+  'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
+  'content ls': ['content ls', 0],
+  'content rm': [`content rm sha256:${'0'.repeat(64)}`, 5],
+  'images check': ['images check', 0],
+  'images inspect': ['images inspect redis', 5],
+  'images label': ['images label redis a=b', 5],
+  'images ls': ['images ls', 0],
+  'images rm': ['images rm redis', 5],
+  'images tag': ['images tag redis other', 5],
+  'images usage': ['images usage redis', 5],
+  'leases create': ['leases create --expires 5x', 3],
+  'leases ls': ['leases ls', 0],
+  'leases rm': ['leases rm l1', 5],
+  'namespaces create': ['namespaces create -- -bad', 3],
+  'namespaces label': ['namespaces label foo a=b', 5],
+  'namespaces ls': ['namespaces ls', 0],
+  'namespaces rm': ['namespaces rm foo', 5],
+  pull: ['pull --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x:latest', 14],
+  run: ['run --rm nope r1 true', 125],
+  'snapshots commit': ['snapshots commit a b', 5],
+  'snapshots info': ['snapshots info a', 5],
+  'snapshots label': ['snapshots label a b=c', 5],
+  'snapshots ls': ['snapshots ls', 0],
+  'snapshots mounts': ['snapshots mounts /t a', 5],
+  'snapshots prepare': ['snapshots prepare a nope', 5],
+  'snapshots rm': ['snapshots rm a', 5],
+  'snapshots tree': ['snapshots tree', 0],
+  'snapshots usage': ['snapshots usage', 0],
+  'snapshots view': ['snapshots view a nope', 5],
+  version: ['version', 0],
+};
+
+/** What they answer is the machine's, or standard input's. */
+const NOT_REPEATABLE = ['content ingest', 'doctor'];
+
+describe('source, build and executable agree', () => {
+  it('on the commands there are', () =>
+    assert.deepEqual([...Object.keys(ON_EMPTY), ...NOT_REPEATABLE].sort(), Object.keys(COMMANDS.commands).sort()));
+
+  for (const line of [
+    '',
+    '--version',
+    'nope',
+    'images nope',
+    '--nope ns ls',
+    'ns ls --no-such-flag',
+    'images rm',
+    'version x',
+    'run --no-such-flag',
+    ...Object.keys(COMMANDS.topics).map((topic) => `${topic} --help`),
+  ])
+    it(`on "${line}"`, async (t) => {
+      await everywhere(line, {BERTH_ROOT: temporaryDirectory(t), BERTH_STATE: temporaryDirectory(t)});
+    });
+
+  for (const id of Object.keys(COMMANDS.commands)) {
+    it(`on the help of ${id}`, async () => {
+      const {status, stdout, stderr} = await everywhere(`${id} --help`);
+      assert.deepEqual([status, stderr], [0, '']);
+      assert.match(stdout, new RegExp(`\\$ ctr ${id} \\[FLAGS\\]`));
+    });
+  }
+
+  for (const [id, [line, expected]] of Object.entries(ON_EMPTY))
+    for (const json of ['', ' --json'])
+      it(`on "${id}"${json} of an empty store`, async (t) => {
+        const [head, ...tail] = line.split(' -- ');
+        const whole = [`${head}${json}`, ...tail].join(' -- ').replace(/^run (.*) --json$/, 'run --json $1');
+        const {status, stderr} = await everywhere(whole, {BERTH_ROOT: temporaryDirectory(t), BERTH_STATE: temporaryDirectory(t)});
+        assert.equal(status, expected, stderr);
+      });
+});

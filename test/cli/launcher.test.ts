@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict';
+import {chmodSync, cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {findProgram, type Scope, temporaryDirectory} from '../helpers.ts';
+import {executable, root, run} from './harness.ts';
+
+const NAMES = ['ctr', 'dist', 'berth'] as const;
+const exeName = `berth-linux-${process.arch}`;
+
+/** A program that tells how it was started. */
+function teller(file: string, what: string): void {
+  mkdirSync(join(file, '..'), {recursive: true});
+  writeFileSync(file, `#!/bin/sh\necho "${what} $BERTH_PROGRAM: $*"\n`);
+  chmodSync(file, 0o755);
+}
+
+/** A package with the launcher and nothing else. */
+function bare(scope: Scope): string {
+  const dir = join(temporaryDirectory(scope), 'node_modules/berth');
+  mkdirSync(join(dir, 'bin'), {recursive: true});
+  for (const name of NAMES) cpSync(join(root, 'bin', name), join(dir, 'bin', name));
+  return dir;
+}
+
+/** A PATH on which there is only what the launcher itself may use. */
+function lonelyPath(scope: Scope): string {
+  const dir = temporaryDirectory(scope);
+  for (const name of ['readlink']) symlinkSync(findProgram(name)!, join(dir, name));
+  return dir;
+}
+
+describe('launcher', () => {
+  it('is the same under its three names', () => {
+    const [first, ...others] = NAMES.map((name) => readFileSync(join(root, 'bin', name), 'utf8'));
+    for (const other of others) assert.equal(other, first);
+  });
+
+  for (const name of NAMES)
+    it(`tells the program that it is called ${name}, and its words as they are`, async (t) => {
+      const dir = bare(t);
+      teller(join(dir, 'dist', exeName), 'exe');
+      const {stdout} = await run(join(dir, 'bin', name), ['a b', '', '*', '--', '$x'], {env: {PATH: lonelyPath(t)}});
+      assert.equal(stdout, `exe ${name}: a b  * -- $x\n`);
+    });
+
+  const places: readonly [string, (dir: string) => string][] = [
+    ['built beside it', (dir) => join(dir, 'dist', exeName)],
+    ['in the package that npm put into its own modules', (dir) => join(dir, 'node_modules', exeName, 'bin/berth')],
+    ['in the package that npm put beside it', (dir) => join(dir, '..', exeName, 'bin/berth')],
+  ];
+  for (const [where, place] of places)
+    it(`finds the executable ${where}`, async (t) => {
+      const dir = bare(t);
+      teller(place(dir), 'exe');
+      assert.equal((await run(join(dir, 'bin/ctr'), [], {env: {PATH: lonelyPath(t)}})).stdout, 'exe ctr: \n');
+    });
+
+  it('finds its package through symbolic links, as npm makes them', async (t) => {
+    const dir = bare(t);
+    teller(join(dir, 'dist', exeName), 'exe');
+    const bin = temporaryDirectory(t);
+    symlinkSync(join(dir, 'bin/ctr'), join(bin, 'first'));
+    symlinkSync('first', join(bin, 'ctr'));
+    assert.equal((await run(join(bin, 'ctr'), ['x'], {env: {PATH: lonelyPath(t)}})).stdout, 'exe ctr: x\n');
+  });
+
+  it("runs on the package's Node rather than PATH's", async (t) => {
+    const dir = bare(t);
+    const path = lonelyPath(t);
+    writeFileSync(join(dir, 'package.json'), '{}');
+    mkdirSync(join(dir, 'dist/node'), {recursive: true});
+    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    teller(join(path, 'node'), 'path');
+    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `path ctr: ${dir}/bin/../dist/node/entry.js x\n`);
+    teller(join(dir, 'node_modules/.bin/node'), 'own');
+    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `own ctr: ${dir}/bin/../dist/node/entry.js x\n`);
+  });
+
+  it('passes over the executable when it is asked for Node', async (t) => {
+    const dir = bare(t);
+    const path = lonelyPath(t);
+    teller(join(dir, 'dist', exeName), 'exe');
+    mkdirSync(join(dir, 'dist/node'), {recursive: true});
+    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    teller(join(path, 'node'), 'node');
+    assert.match((await run(join(dir, 'bin/ctr'), [], {env: {PATH: path, BERTH_ENGINE: 'node'}})).stdout, /^node ctr: /);
+  });
+
+  it('runs a checkout that is not built from source', async (t) => {
+    const dir = bare(t);
+    teller(join(dir, 'node_modules/.bin/node'), 'node');
+    assert.match((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: lonelyPath(t)}})).stdout, /^node ctr: .*\/src\/cli\/entry\.ts x\n$/);
+  });
+
+  it('says in one line what is missing', async (t) => {
+    const dir = bare(t);
+    const nothing = await run(join(dir, 'bin/dist'), [], {env: {PATH: lonelyPath(t)}});
+    assert.equal(nothing.status, 14);
+    assert.match(nothing.stderr, /^dist: not built: run "npm ci && npm run build" in [^\n]*\n$/);
+    mkdirSync(join(dir, 'dist/node'), {recursive: true});
+    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    const noNode = await run(join(dir, 'bin/dist'), [], {env: {PATH: lonelyPath(t)}});
+    assert.deepEqual([noNode.status, noNode.stderr], [14, 'dist: Node 22.19 or newer is needed, or the package berth-linux-<cpu>\n']);
+  });
+});
+
+describe('the program', () => {
+  it('leaves no trace of the launcher in what it starts', async (t) => {
+    // The container runtime is the one thing that every command line may start; here it only tells its environment.
+    const path = temporaryDirectory(t);
+    const told = join(path, 'told');
+    writeFileSync(join(path, 'runc'), `#!/bin/sh\nenv >> ${told}\n`);
+    chmodSync(join(path, 'runc'), 0o755);
+    const env = {PATH: `${path}:${process.env.PATH}`, BERTH_ROOT: join(path, 'root'), BERTH_STATE: join(path, 'state')};
+    await run(join(root, 'bin/ctr'), ['doctor'], {env});
+    assert.doesNotMatch(readFileSync(told, 'utf8'), /^BERTH_(PROGRAM|ENGINE)=/m);
+  });
+
+  it('called by its own name is berth, and by a link whatever the link is called', async (t) => {
+    const dir = temporaryDirectory(t);
+    symlinkSync(executable, join(dir, 'dist'));
+    assert.match((await run(executable, ['nope'])).stderr, /^berth: unknown command/);
+    assert.match((await run(join(dir, 'dist'), ['nope'])).stderr, /^dist: unknown command/);
+  });
+
+  it('does not read settings from the directory it runs in', async (t) => {
+    const cwd = temporaryDirectory(t);
+    writeFileSync(join(cwd, '.env'), 'CONTAINERD_NAMESPACE=foreign\n');
+    writeFileSync(join(cwd, 'bunfig.toml'), 'preload = ["./preload.ts"]\n');
+    writeFileSync(join(cwd, 'preload.ts'), 'console.log("preloaded");\n');
+    const {stdout, stderr} = await run(executable, ['--root', join(cwd, 'root'), 'images', 'rm', 'x'], {cwd});
+    assert.equal(stdout, '');
+    assert.match(stderr, /in namespace "default": not found/);
+  });
+});

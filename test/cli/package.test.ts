@@ -1,0 +1,148 @@
+/** What is published works where nothing else is: without the checkout, without the network, the executable even without Node. */
+import assert from 'node:assert/strict';
+import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {after, before, describe, it} from 'node:test';
+import {findProgram, requiresProgram, temporaryDirectory} from '../helpers.ts';
+import {executable, type Result, root, run} from './harness.ts';
+
+const exeName = `berth-linux-${process.arch}`;
+
+async function must(program: string, args: readonly string[], options: Parameters<typeof run>[2]): Promise<Result> {
+  const result = await run(program, args, {timeoutMs: 180_000, ...options});
+  assert.equal(result.status, 0, `${program} ${args.join(' ')}: ${result.stderr}`);
+  return result;
+}
+
+/** A PATH with only these programs on it. */
+function path(dir: string, programs: Readonly<Record<string, string>>): string {
+  mkdirSync(dir, {recursive: true});
+  for (const [name, target] of Object.entries(programs)) symlinkSync(target, join(dir, name));
+  return dir;
+}
+
+describe('package', () => {
+  const dir = temporaryDirectory({after});
+  const npmEnv = {
+    // npm looks for Node on PATH.
+    PATH: `${dirname(process.execPath)}:${process.env.PATH}`,
+    npm_config_cache: join(dir, 'npm-cache'),
+    npm_config_offline: 'true',
+    npm_config_audit: 'false',
+    npm_config_fund: 'false',
+    npm_config_update_notifier: 'false',
+  };
+  let tarball: string;
+
+  before(async () => {
+    if (findProgram('npm') === undefined) return;
+    const {stdout} = await must('npm', ['pack', '--json', join(root, 'dist/npm/berth')], {cwd: dir, env: npmEnv});
+    tarball = join(dir, JSON.parse(stdout)[0].filename);
+  });
+
+  const install = async (prefix: string): Promise<string> => {
+    mkdirSync(prefix, {recursive: true});
+    await must('npm', ['install', '--global', '--omit=optional', '--prefix', prefix, tarball], {cwd: prefix, env: npmEnv});
+    return join(prefix, 'lib/node_modules');
+  };
+  const store = (name: string): Record<string, string> => ({BERTH_ROOT: join(dir, name, 'root'), BERTH_STATE: join(dir, name, 'state')});
+
+  it('installed into an empty prefix runs on the Node of PATH', async (t) => {
+    if (!requiresProgram(t, 'npm')) return;
+    const prefix = join(dir, 'with-node');
+    const modules = await install(prefix);
+    assert.deepEqual(readdirSync(modules), ['berth']);
+    assert.ok(!readdirSync(join(modules, 'berth')).includes('node_modules'), 'it brings no other package along');
+    const env = {...store('with-node'), PATH: path(join(dir, 'path-node'), {node: process.execPath, readlink: findProgram('readlink')!})};
+    for (const name of ['ctr', 'dist', 'berth']) {
+      const {stdout} = await must(join(prefix, 'bin', name), ['version'], {cwd: dir, env});
+      assert.match(stdout, /Engine: +node /);
+    }
+    await must(join(prefix, 'bin/ctr'), ['namespaces', 'create', 'foo', 'a=b'], {cwd: dir, env});
+    assert.equal((await must(join(prefix, 'bin/ctr'), ['ns', 'ls'], {cwd: dir, env})).stdout, 'NAME LABELS\nfoo  a=b\n');
+  });
+
+  it('with the executable beside it needs no Node', async (t) => {
+    if (!requiresProgram(t, 'npm')) return;
+    const prefix = join(dir, 'with-executable');
+    const modules = await install(prefix);
+    // As npm would: packing and unpacking its 110 MB takes longer than all the rest.
+    cpSync(join(root, 'dist/npm', exeName), join(modules, exeName), {recursive: true});
+    const env = {...store('with-executable'), PATH: path(join(dir, 'path-readlink'), {readlink: findProgram('readlink')!})};
+    const {stdout} = await must(join(prefix, 'bin/dist'), ['version'], {cwd: dir, env});
+    assert.match(stdout, /Engine: +bun /);
+  });
+
+  it('names the executables as optional, of its own version', () => {
+    const manifest = JSON.parse(readFileSync(join(root, 'dist/npm/berth/package.json'), 'utf8'));
+    assert.equal(manifest.optionalDependencies[exeName], manifest.version);
+    const optional = JSON.parse(readFileSync(join(root, 'dist/npm', exeName, 'package.json'), 'utf8'));
+    assert.equal(optional.version, manifest.version);
+    for (const file of optional.files) assert.ok(existsSync(join(root, 'dist/npm', exeName, file)), file);
+    assert.equal(manifest.dependencies, undefined);
+  });
+
+  it('carries the licences of what is bundled', () => {
+    const entries = readFileSync(join(root, 'dist/npm/berth/dist/node/THIRD-PARTY'), 'utf8').split(`${'-'.repeat(80)}\n\n`);
+    for (const entry of entries) assert.match(entry, /^\S+ \d+\.\d+\.\d+\S*: \S+\n\n\S/);
+    for (const name of ['@oclif/core', 'undici', 'proper-lockfile', 'chalk', 'cli-progress'])
+      assert.ok(
+        entries.some((entry) => entry.startsWith(`${name} `)),
+        name,
+      );
+  });
+
+  it('is a library with types, without the command line in it', async (t) => {
+    if (!requiresProgram(t, 'npm')) return;
+    const project = join(dir, 'project');
+    mkdirSync(project);
+    writeFileSync(join(project, 'package.json'), '{"type": "module", "private": true}\n');
+    await must('npm', ['install', '--omit=optional', tarball], {cwd: project, env: npmEnv});
+    writeFileSync(
+      join(project, 'use.ts'),
+      `import {openClient, type Client, type ImageRecord} from 'berth';
+import {ErrdefsError, exitStatus} from 'berth/errdefs';
+import {parseReference} from 'berth/oci';
+
+const client: Client = openClient({root: ${JSON.stringify(join(project, 'root'))}, state: ${JSON.stringify(join(project, 'state'))}});
+await client.namespaces.create('foo', {a: 'b'});
+const images: readonly ImageRecord[] = await client.namespace('foo').images.list();
+const status: number = exitStatus(new ErrdefsError('not_found', 'x'));
+await client.close();
+console.log(JSON.stringify({images, status, reference: String(parseReference('redis') !== undefined)}));
+`,
+    );
+    const {stdout} = await must(process.execPath, [join(project, 'use.ts')], {
+      cwd: project,
+      env: {NODE_V8_COVERAGE: join(project, 'coverage')},
+    });
+    assert.deepEqual(JSON.parse(stdout), {images: [], status: 5, reference: 'true'});
+    const coverage = readdirSync(join(project, 'coverage')).map((name) => readFileSync(join(project, 'coverage', name), 'utf8'));
+    assert.ok(coverage.some((text) => text.includes('/berth/dist/node/index.js')));
+    for (const text of coverage) assert.doesNotMatch(text, /oclif/);
+
+    const tsc = [join(root, 'node_modules/.bin/tsc'), '--noEmit', '--strict', '--module', 'nodenext', '--target', 'es2024'];
+    await must(
+      process.execPath,
+      [...tsc, '--ignoreConfig', '--types', 'node', '--typeRoots', join(root, 'node_modules/@types'), 'use.ts'],
+      {cwd: project},
+    );
+  });
+
+  it('keeps everything else private', async () => {
+    const {stderr} = await run(process.execPath, ['--input-type=module', '-e', "await import('berth/dist/node/entry.js')"], {
+      cwd: join(dir, 'project'),
+    });
+    assert.match(stderr, /ERR_PACKAGE_PATH_NOT_EXPORTED/);
+  });
+
+  it('its executable alone, copied to a machine with nothing else on PATH, works', async () => {
+    const alone = join(dir, 'alone');
+    mkdirSync(alone);
+    cpSync(executable, join(alone, 'ctr'));
+    const env = {...store('alone'), PATH: path(join(dir, 'path-empty'), {})};
+    await must(join(alone, 'ctr'), ['namespaces', 'create', 'foo'], {cwd: alone, env});
+    assert.equal((await must(join(alone, 'ctr'), ['ns', 'ls', '-q'], {cwd: alone, env})).stdout, 'foo\n');
+    assert.match((await run(join(alone, 'ctr'), ['nope'], {cwd: alone, env})).stderr, /^ctr: unknown command/);
+  });
+});

@@ -1,0 +1,96 @@
+/** Nothing is loaded that a command does not use; and what that gains, measured and printed. */
+import assert from 'node:assert/strict';
+import {readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {slow, temporaryDirectory} from '../helpers.ts';
+import {engineEnvironment, executable, root, run} from './harness.ts';
+
+const entry = join(root, 'dist/node/entry.js');
+
+interface Coverage {
+  readonly result: readonly {
+    readonly url: string;
+    readonly functions: readonly {readonly functionName: string; readonly ranges: readonly {readonly count: number}[]}[];
+  }[];
+}
+
+/** What one run of the built program on Node loaded: bundled packages' modules by path, our own chunks by name. */
+async function loadedBy(args: readonly string[], dir: string): Promise<{modules: string[]; chunks: string[]}> {
+  engineEnvironment('node');
+  await run(process.execPath, [entry, ...args], {
+    env: {NODE_V8_COVERAGE: dir, BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
+  });
+  const file = readdirSync(dir).find((name) => name.startsWith('coverage-'));
+  const {result} = JSON.parse(readFileSync(join(dir, file!), 'utf8')) as Coverage;
+  const ours = result.filter(({url}) => url.includes('/dist/node/'));
+  return {
+    chunks: ours.map(({url}) => url.slice(url.lastIndexOf('/') + 1).replace(/(-[A-Z0-9]{8})?\.js$/, '')),
+    // The bundler wraps each CommonJS module in a function that is named after its file.
+    modules: ours
+      .flatMap(({functions}) => functions)
+      .filter(({functionName, ranges}) => functionName.includes('node_modules/') && ranges[0]!.count > 0)
+      .map(({functionName}) => functionName.slice(functionName.lastIndexOf('node_modules/') + 'node_modules/'.length))
+      .sort(),
+  };
+}
+
+/** All of oclif that parsing a command line takes. A new name here is a part that an update made eager: see scripts/lazy.ts. */
+const PARSING = [
+  '@oclif/core/lib/args.js',
+  '@oclif/core/lib/cache.js',
+  '@oclif/core/lib/flags.js',
+  '@oclif/core/lib/parser/index.js',
+  '@oclif/core/lib/parser/parse.js',
+  '@oclif/core/lib/parser/validate.js',
+  '@oclif/core/lib/util/util.js',
+  '@oclif/core/package.json',
+];
+
+describe('start-up', () => {
+  for (const line of ['namespaces ls', 'images ls', 'images inspect x', '-n foo content ls -q'])
+    it(`"${line}" loads only what parsing takes of oclif, and no other package`, async (t) => {
+      const {modules} = await loadedBy(line.split(' '), temporaryDirectory(t));
+      assert.deepEqual(
+        modules.filter((module) => !PARSING.includes(module)),
+        [],
+      );
+      assert.ok(modules.includes('@oclif/core/lib/parser/parse.js'), 'the parser was used, or its name is no longer seen');
+    });
+
+  it('one command does not load another', async (t) => {
+    const {chunks} = await loadedBy(['namespaces', 'ls'], temporaryDirectory(t));
+    for (const name of ['pull', 'run', 'help', 'bars', 'doctor', 'remotes', 'agent', 'spawn-worker', 'worker', 'proper-lockfile'])
+      assert.ok(!chunks.includes(name), `${name} is loaded`);
+    assert.ok(chunks.includes('ls'));
+  });
+
+  it('is measured', {timeout: 120_000}, async (t) => {
+    if (!slow(t)) return;
+    engineEnvironment('executable');
+    const dir = temporaryDirectory(t);
+    const env = {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')};
+    await run(executable, ['namespaces', 'create', 'foo'], {env});
+    const programs: Readonly<Record<string, readonly [string, ...string[]]>> = {
+      'node -e 0': [process.execPath, '-e', '0'],
+      'ns ls, Node': [process.execPath, entry, 'namespaces', 'ls'],
+      'ns ls, executable': [executable, 'namespaces', 'ls'],
+      'ns ls, bin/ctr': [join(root, 'bin/ctr'), 'namespaces', 'ls'],
+    };
+    const times = new Map(Object.keys(programs).map((name) => [name, [] as number[]]));
+    // In turn, so that all of them see the same machine.
+    for (let round = 0; round < 25; round++)
+      for (const [name, [program, ...args]] of Object.entries(programs)) {
+        const start = performance.now();
+        await run(program, args, {env});
+        times.get(name)!.push(performance.now() - start);
+      }
+    // The fastest of a program is what it costs; the rest is what else the machine did.
+    const ms = (name: string): number => Math.min(...times.get(name)!);
+    for (const name of times.keys()) t.diagnostic(`${name}: ${ms(name).toFixed(1)} ms`);
+    const bare = ms('node -e 0');
+    assert.ok(ms('ns ls, Node') - bare < 35, 'Node: more than 35 ms above bare Node');
+    assert.ok(ms('ns ls, executable') < bare, 'the executable: slower than bare Node');
+    assert.ok(ms('ns ls, bin/ctr') - ms('ns ls, executable') < 6, 'the launcher: more than twice its 3 ms');
+  });
+});
