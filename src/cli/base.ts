@@ -99,13 +99,19 @@ export abstract class BaseCommand {
       if (this.json && result !== undefined) this.context.stdout(`${JSON.stringify(result, null, 2)}\n`);
     } catch (err) {
       if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
-      await this.fail(this.#abort?.signal.aborted ? this.#abort.signal.reason : err);
+      await this.fail(this.#interruption(err));
     } finally {
       await this.#end();
     }
     const signal = this.#failure === undefined ? undefined : this.#interruptedBy;
     if (signal !== undefined) return {status: SIGNALS[signal], signal};
     return {status: this.#failure === undefined ? this.status : this.statusOf(this.#failure.err)};
+  }
+
+  /** What an interrupted command says is why it was interrupted, with the library's words around it where it passed that on. */
+  #interruption(err: unknown): unknown {
+    const reason = this.#abort?.signal.reason as ErrdefsError | undefined;
+    return reason === undefined || (isErrdefs(err) && err.code === reason.code) ? err : reason;
   }
 
   /** Exit status for an error of ours. */

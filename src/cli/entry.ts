@@ -1,5 +1,7 @@
 /** The program: `bin/` starts it, on Node from `dist/node/` or from here, or compiled. */
+import {exitStatus} from '../lib/errdefs.ts';
 import {processContext} from './context.ts';
+import {report} from './report.ts';
 
 /** Node keeps compiled code here between runs; only where no other user can put code for us. */
 function codeCacheDirectory(): string | undefined {
@@ -25,8 +27,20 @@ if (process.versions.bun === undefined) {
   if (directory !== undefined) enableCompileCache(directory);
 }
 
+// What nobody waited for went wrong: still a bug of ours, in our words.
+for (const event of ['uncaughtException', 'unhandledRejection'] as const)
+  process.on(event, async (err: unknown) => {
+    await report(err, context, {json: process.argv.includes('--json'), debug: process.argv.includes('--debug')});
+    process.exit(exitStatus(err));
+  });
+
 const {main} = await import('./main.ts');
 const {status, signal} = await main(process.argv.slice(2), context);
 // A shell that runs us in a loop must see that we ended by the signal, or Ctrl-C stops only this round.
-if (signal !== undefined) process.kill(process.pid, signal);
+if (signal !== undefined) {
+  process.removeAllListeners(signal);
+  process.kill(process.pid, signal);
+  // It comes when it comes; as process 1 of a container it never does.
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+}
 process.exit(status);
