@@ -2,6 +2,7 @@
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
 import {is} from '../errdefs.ts';
 import {checkRuntime} from '../runtime/doctor.ts';
+import {probeErofs} from '../store/erofs.ts';
 import type {Context} from './context.ts';
 import type {DoctorCheck} from './types.ts';
 
@@ -52,5 +53,17 @@ function nearestExisting(path: string): string {
 }
 
 export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
-  return [...checkState(context), ...(await checkRuntime(context.stateDir))];
+  return [...checkState(context), ...(await checkRuntime(context.stateDir)), checkSnapshotter(context)];
+}
+
+function checkSnapshotter({stateDir}: Context): DoctorCheck {
+  const name = 'snapshotter';
+  const {usable, reason} = probeErofs(stateDir);
+  if (usable) return {name, status: 'ok', detail: 'erofs: layers are indexed, not extracted'};
+  return {
+    name,
+    status: 'warning',
+    detail: `overlayfs: layers are extracted, since ${reason}`,
+    hint: 'install erofs-utils 1.8 or newer, on Linux 6.12 or newer',
+  };
 }

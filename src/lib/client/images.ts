@@ -2,9 +2,8 @@
 import {ErrdefsError, is} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
-import {children, parseImageConfig, parseIndex, parseManifest} from '../oci/manifest.ts';
+import {children} from '../oci/manifest.ts';
 import {kindOf} from '../oci/mediatypes.ts';
-import {formatPlatform, hostPlatform, matcher, normalizePlatform} from '../oci/platform.ts';
 import {formatReference, parseReference} from '../oci/reference.ts';
 import {collect} from '../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
@@ -15,7 +14,8 @@ import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
 import {makePlan, type Plan, platformChoice} from './plan.ts';
-import type {ImageCheck, ImageSummary, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
+import {imageSummaries} from './summaries.ts';
+import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
 import {imagesOf, isUnpacked} from './unpack.ts';
 
 const fields = (image: ImageRecord) => ({
@@ -83,7 +83,7 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
   return {
     records,
 
-    list: async (options) => (await records(options)).map((image) => summarise(context, image)),
+    list: async ({filters = []} = {}) => filtered(imageSummaries(store, namespace), filters, fields),
 
     get: async (name) => findImage(context, namespace, name),
 
@@ -134,41 +134,6 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
 
 /** A document of an image, or `undefined` when it is not here. */
 const read = ({store}: Context, desc: Descriptor): Buffer | undefined => store.blobs.readSmall(desc.digest);
-
-function summarise(context: Context, image: ImageRecord): ImageSummary {
-  const manifests = manifestsHere(context, image.target);
-  const platforms = [...new Set(manifests.map(({platform}) => platform))].filter((platform) => platform !== undefined).sort();
-  const host = matcher([hostPlatform()]);
-  const own = manifests.find(({matches}) => matches(host)) ?? manifests[0];
-  return {...image, ...(own === undefined ? {} : {size: own.size}), platforms};
-}
-
-interface ManifestHere {
-  /** As `os/arch[/variant]`. */
-  readonly platform: string | undefined;
-  /** Bytes of manifest, config and layers. */
-  readonly size: number;
-  matches(host: ReturnType<typeof matcher>): boolean;
-}
-
-/** The manifests of an image that are here, with the platform that they are for. */
-function manifestsHere(context: Context, desc: Descriptor): readonly ManifestHere[] {
-  const kind = kindOf(desc.mediaType);
-  const bytes = kind === 'index' || kind === 'manifest' ? read(context, desc) : undefined;
-  if (bytes === undefined) return [];
-  if (kind === 'index') return parseIndex(bytes, desc).manifests.flatMap((child) => manifestsHere(context, child));
-  const manifest = parseManifest(bytes, desc);
-  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(context, manifest.config) : undefined;
-  const platform =
-    desc.platform ?? (configBytes === undefined ? undefined : normalizePlatform(parseImageConfig(configBytes, manifest.config)));
-  return [
-    {
-      platform: platform === undefined || platform.os === 'unknown' ? undefined : formatPlatform(platform),
-      size: [manifest.config, ...manifest.layers].reduce((sum, {size}) => sum + size, bytes.length),
-      matches: (host) => platform !== undefined && host.match(platform),
-    },
-  ];
-}
 
 function inspectTree(context: Context, desc: Descriptor, content: boolean): ImageTree {
   const kind = kindOf(desc.mediaType);

@@ -1,5 +1,6 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
+import {probeErofs} from '../store/erofs.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {containersClient} from './containers.ts';
@@ -15,7 +16,6 @@ import {WorkerPool} from './workers.ts';
 export type * from './types.ts';
 
 const DEFAULT_LOCK_TIMEOUT_MS = 10_000;
-const DEFAULT_SNAPSHOTTER = 'overlayfs';
 
 /** Where state lies unless the caller or the environment says otherwise. Root's places after the FHS, others' after the XDG base directories. */
 export function defaultDirectories(env: NodeJS.ProcessEnv = process.env): {readonly root: string; readonly state: string} {
@@ -54,7 +54,7 @@ export function openClient(options: OpenOptions = {}): Client {
     },
     snapshotterName: (namespace, asked) => {
       const label = asked ?? store.view((tx) => tx.namespaces.find(namespace)?.labels['containerd.io/defaults/snapshotter']);
-      return getSnapshotter(label ?? DEFAULT_SNAPSHOTTER).name;
+      return getSnapshotter(label ?? (probeErofs(state).usable ? 'erofs' : 'overlayfs')).name;
     },
   };
 

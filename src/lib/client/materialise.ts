@@ -3,6 +3,7 @@
  * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
  */
 import {rmSync} from 'node:fs';
+import {join} from 'node:path';
 import {type ApplyResult, reconcile} from '../archive/apply.ts';
 import {ErrdefsError, wrap} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
@@ -33,6 +34,8 @@ export interface MaterialiseOptions {
   /** Absent: only what is here can be used. */
   readonly source?: BlobSource;
   readonly maxConcurrentDownloads: number;
+  /** Where something may be mounted for a moment; below the state that ends with the boot. */
+  readonly scratchDir: string;
   /** How long to wait for another process that shows no sign of life while it has a blob that is wanted here, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly onEvent: (event: ProgressEvent) => void;
@@ -160,7 +163,7 @@ class Materialisation {
       layer !== undefined && snapshotter !== undefined && snapshotter.form !== 'plain'
         ? {layer, work: this.#createWork(), snapshotter}
         : undefined;
-    if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, []);
+    if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, [], false);
     const source = here
       ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const)
       : ({
@@ -269,16 +272,41 @@ class Materialisation {
   }
 
   async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
+    const {trees, close} = await this.#open(below);
+    try {
+      if (!this.#reconcile(layer, trees)) await this.#redo(layer, below, trees);
+    } finally {
+      await close();
+    }
+  }
+
+  /** The trees of layers, to be looked at; those that are indexed have to be mounted for it. */
+  async #open(layers: readonly string[]): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
+    const snapshotter = this.#o.snapshotter!;
+    if (snapshotter.form !== 'erofs' || layers.length === 0)
+      return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
+    const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
+    const {openView} = await import('../runtime/view.ts');
+    const {paths, close} = await openView(join(this.#o.scratchDir, `view-${process.pid}-${++views}`), mounts);
+    return {trees: paths, close};
+  }
+
+  /** Completes a layer that waited for those below it. @returns false when it has to be done again */
+  #reconcile(layer: PlannedLayer, trees: readonly string[]): boolean {
+    const floating = this.#floating.get(layer.blob.digest);
+    if (floating === undefined) return false;
+    this.#floating.delete(layer.blob.digest);
+    const snapshotter = this.#o.snapshotter!;
+    const done = reconcile(snapshotter.tree(floating.work), trees, floating.result.applied!, (message) => this.#warnings.push(message));
+    if (done === 'redo') return false;
+    this.#publish(floating.work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
+    return true;
+  }
+
+  /** Unpacks a layer onto the ones below it. */
+  async #redo(layer: PlannedLayer, below: readonly string[], trees: readonly string[]): Promise<void> {
     const {store, lockTimeoutMs} = this.#o;
     const snapshotter = this.#o.snapshotter!;
-    const id = snapshotter.layerId(layer.diffID, layer.chainID, true);
-    const lowers = below.map((directory) => snapshotter.tree(directory));
-    const floating = this.#floating.get(layer.blob.digest);
-    if (floating !== undefined) {
-      this.#floating.delete(layer.blob.digest);
-      if (reconcile(snapshotter.tree(floating.work), lowers, floating.result.applied!) !== 'redo')
-        return this.#publish(floating.work, id, layer);
-    }
     using _lock = await store.blobs.lock(downloadKey(layer.blob.digest), {
       timeoutMs: lockTimeoutMs,
       whileAlive: true,
@@ -292,13 +320,15 @@ class Materialisation {
     }
     this.#emit(layer.blob, 'extracting', layer.blob.size);
     const work = this.#createWork();
-    seedLayer(snapshotter, work, below);
+    seedLayer(snapshotter, work, below, false);
     const source = {kind: 'blob', path: store.blobs.path(layer.blob.digest)} as const;
-    await this.#runJob(layer.blob, source, {directory: work, layer, ...(snapshotter.form !== 'plain' ? {lowers} : {})});
-    this.#publish(work, id, layer);
+    await this.#runJob(layer.blob, source, {directory: work, layer, ...(snapshotter.form === 'plain' ? {} : {lowers: trees})});
+    this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     this.#emit(layer.blob, 'done', layer.blob.size);
   }
 }
+
+let views = 0;
 
 /** Runs `action` over all items, at most `limit` at a time, and waits for all that were begun; the first failure is thrown. */
 async function forEachLimited<T>(items: readonly T[], limit: number, action: (item: T) => Promise<void>): Promise<void> {

@@ -1,4 +1,5 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
+import {join} from 'node:path';
 import {ErrdefsError, wrap} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {formatPlatform} from '../oci/platform.ts';
@@ -121,6 +122,7 @@ class Pull {
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       ...(source === undefined ? {} : {source}),
       maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
+      scratchDir: join(this.#context.stateDir, 'views'),
       lockTimeoutMs: this.#context.lockTimeoutMs,
       onEvent: this.#emit,
       ...this.#signalOption(),

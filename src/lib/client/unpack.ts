@@ -1,5 +1,7 @@
 /** What pulling and running share: keeping a plan's parts while they are worked on, and making its snapshots visible. */
+
 import {randomBytes} from 'node:crypto';
+import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
@@ -135,6 +137,7 @@ export async function ensureUnpacked(
     plan,
     snapshotter,
     maxConcurrentDownloads: 3,
+    scratchDir: join(context.stateDir, 'views'),
     lockTimeoutMs,
     onEvent: () => {},
     ...(signal === undefined ? {} : {signal}),

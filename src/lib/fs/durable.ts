@@ -13,12 +13,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
-import {formatIdentity, liveness, ownIdentity, parseIdentity} from './process.ts';
-
-let counter = 0;
+import {liveness, parseIdentity, uniqueName} from './process.ts';
 
 /** A name beside `path` that no other process and no other call uses, and that tells whose it is (see `sweepTemporary`). */
-export const temporaryName = (path: string): string => join(dirname(path), `.tmp.${formatIdentity(ownIdentity())}.${++counter}`);
+const temporaryName = (path: string): string => join(dirname(path), `.tmp.${uniqueName()}`);
 
 const isErrno = (err: unknown, ...codes: string[]): boolean => codes.includes((err as NodeJS.ErrnoException | undefined)?.code ?? '');
 
@@ -60,6 +58,20 @@ export function syncPath(path: string): void {
   }
 }
 
+/**
+ * Makes a directory and those above it, as far as they are missing.
+ *
+ * @param options.sync whether their names are on the disk on return
+ * @returns whether anything was missing
+ */
+export function makeDirectories(path: string, options: {readonly sync: boolean; readonly mode?: number}): boolean {
+  const first = mkdirSync(path, {recursive: true, mode: options.mode ?? 0o700});
+  if (first === undefined) return false;
+  // The name of each new directory is an entry of the one above it.
+  for (let made = path; options.sync && made.length >= first.length; made = dirname(made)) syncPath(dirname(made));
+  return true;
+}
+
 function writeTemporary(path: string, data: string | Uint8Array, mode: number, sync: boolean): string {
   const temporary = temporaryName(path);
   const fd = openSync(temporary, 'wx', mode);
@@ -67,12 +79,21 @@ function writeTemporary(path: string, data: string | Uint8Array, mode: number, s
     writeFileSync(fd, data);
     if (sync) fsyncSync(fd);
   } catch (err) {
-    unlinkIfPresent(temporary);
+    unlinkQuietly(temporary);
     throw err;
   } finally {
     closeSync(fd);
   }
   return temporary;
+}
+
+/** Removes a file of ours that is in nobody's way: where that fails, `sweepTemporary` is there for it, and what was meant to be said stays said. */
+function unlinkQuietly(temporary: string): void {
+  try {
+    unlinkSync(temporary);
+  } catch {
+    // See above.
+  }
 }
 
 /**
@@ -81,62 +102,68 @@ function writeTemporary(path: string, data: string | Uint8Array, mode: number, s
  * @param options.sync whether the bytes and the name are on the disk on return; without it they may be lost with the power, and only then
  */
 export function writeAtomic(path: string, data: string | Uint8Array, options: {readonly sync: boolean; readonly mode?: number}): void {
-  const attempt = (): void => {
+  withParent(path, options, () => {
     const temporary = writeTemporary(path, data, options.mode ?? 0o600, options.sync);
     try {
       renameSync(temporary, path);
     } catch (err) {
-      unlinkIfPresent(temporary);
+      unlinkQuietly(temporary);
       throw err;
     }
-  };
-  withParent(path, attempt);
+  });
   if (options.sync) syncPath(dirname(path));
 }
 
 /**
- * Makes a file that must not exist yet, whole and durable.
+ * Makes a file that must not exist yet, whole. Its bytes are on the disk before it has its name; for the name, sync the
+ * directory.
  *
  * @returns false when a file of that name was there already; it is left as it was
  */
 export function createExclusive(path: string, data: string | Uint8Array, mode = 0o600): boolean {
-  return withParent(path, () => {
+  return withParent(path, {sync: true}, () => {
     const temporary = writeTemporary(path, data, mode, true);
     try {
       linkSync(temporary, path);
+      return true;
     } catch (err) {
       if (isErrno(err, 'EEXIST')) return false;
       throw err;
     } finally {
-      unlinkIfPresent(temporary);
+      unlinkQuietly(temporary);
     }
-    syncPath(dirname(path));
-    return true;
   });
 }
 
 /** Runs `action`; where it fails because the directory of `path` is missing, makes that and runs it again. */
-function withParent<T>(path: string, action: () => T): T {
+function withParent<T>(path: string, options: {readonly sync: boolean}, action: () => T): T {
   try {
     return action();
   } catch (err) {
     if (!isErrno(err, 'ENOENT')) throw err;
   }
-  mkdirSync(dirname(path), {recursive: true, mode: 0o700});
+  makeDirectories(dirname(path), {sync: options.sync});
   return action();
 }
 
-/** Renames, making missing directories of the target. */
-export const renameInto = (from: string, to: string): void => withParent(to, () => renameSync(from, to));
+/**
+ * Renames, making missing directories of the target.
+ *
+ * @param options.sync whether the new name is on the disk on return
+ */
+export function renameInto(from: string, to: string, options: {readonly sync: boolean} = {sync: false}): void {
+  withParent(to, options, () => renameSync(from, to));
+  if (options.sync) syncPath(dirname(to));
+}
 
 /** Removes the temporary names that dead processes left in `directory`. */
 export function sweepTemporary(directory: string): void {
   for (const name of listIfPresent(directory)) {
-    if (!name.startsWith('.tmp.')) continue;
+    if (!isTemporary(name)) continue;
     const owner = parseIdentity(name.slice('.tmp.'.length));
     if (owner === undefined || liveness(owner) === 'dead') rmSync(join(directory, name), {recursive: true, force: true});
   }
 }
 
-/** True for names that `temporaryName` makes: a listing passes over them. */
+/** True for names that a write in the making has: a listing passes over them. */
 export const isTemporary = (path: string): boolean => basename(path).startsWith('.tmp.');

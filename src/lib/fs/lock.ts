@@ -1,6 +1,7 @@
 /**
  * Locks between processes. proper-lockfile does the locking; this file gives it a filesystem in which a lock knows its
- * holder, so that one whose holder was killed is free at once and one whose holder is merely stopped is never broken.
+ * holder, so that one whose holder was killed is free at once and one whose holder is merely stopped is never broken, and
+ * lets those who wait form a queue.
  */
 import {
   mkdirSync,
@@ -16,8 +17,8 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, unlinkIfPresent} from './durable.ts';
-import {describeProcess, formatIdentity, liveness, ownIdentity, parseIdentity} from './process.ts';
+import {listIfPresent, makeDirectories} from './durable.ts';
+import {describeProcess, liveness, parseIdentity, uniqueName} from './process.ts';
 
 export interface LockOptions {
   /** How long to wait for another holder, in milliseconds; 0 does not wait. */
@@ -38,44 +39,202 @@ export interface Lock extends Disposable {
 
 /** The staleness that proper-lockfile applies, in milliseconds, where a holder's life cannot be seen (another pid namespace). */
 const STALE_MS = 10_000;
+/** Age at which what such a process left in the queue is swept, in milliseconds. One that still waits makes its ticket anew. */
+const ABANDONED_MS = 3600_000;
+/** Time without any movement after which those behind in the queue try for themselves, in milliseconds: its first may be stopped. */
+const STUCK_MS = 50;
+/** How long those who wait let others go before them who come while the lock is free, in milliseconds: it saves a change of processes. */
+const PATIENCE_MS = 200;
+/** Longest pause between two looks at a lock, in milliseconds: for the first in its queue, and for those behind. */
+const LONGEST_PAUSE_MS = {first: 4, behind: 100};
 
-interface Owner {
-  readonly file: string;
-  readonly purpose: string;
-  readonly since: number;
-}
-
+const codeOf = (err: unknown): string | undefined => (err as NodeJS.ErrnoException).code;
 const errno = (code: string, path: string): NodeJS.ErrnoException => Object.assign(new Error(`${code}: ${path}`), {code, path});
 
-/** The one owner file in a lock directory; `undefined` when the lock is free. */
-function readOwner(lockPath: string): Owner | undefined {
-  let names: string[];
+/** The one file in a lock's directory, named after the holder; `undefined` when the lock is free. */
+function ownerFile(lockPath: string): string | undefined {
   try {
-    names = readdirSync(lockPath);
+    const name = readdirSync(lockPath)[0];
+    return name === undefined ? undefined : join(lockPath, name);
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (codeOf(err) === 'ENOENT') return undefined;
     throw err;
-  }
-  const name = names[0];
-  if (name === undefined) return undefined;
-  const file = join(lockPath, name);
-  try {
-    const [since, ...purpose] = readFileSync(file, 'utf8').split(' ');
-    return {file, since: Number(since), purpose: purpose.join(' ')};
-  } catch {
-    return {file, since: Date.now(), purpose: ''};
   }
 }
 
+const identityOf = (file: string) => parseIdentity(basename(file));
+
+/** Whether the holder or waiter that a file or directory is named after lives. */
+function lifeOf(file: string): ReturnType<typeof liveness> {
+  const identity = identityOf(file);
+  return identity === undefined ? 'unknown' : liveness(identity);
+}
+
+/** Last sign of life, in milliseconds since the epoch; 0 when there is none. */
+const touchedAt = (file: string): number => statSync(file, {throwIfNoEntry: false})?.mtimeMs ?? 0;
+
 /**
- * proper-lockfile's `fs`: a lock is a directory that holds its owner's file. Taking it renames a private directory with
- * that file onto the lock's name, which the kernel allows only while the lock is missing or empty; so there is no moment
- * at which a lock is held and nobody knows by whom. A dead owner's file is unlinked by exact name, so two who find it
- * dead cannot both win, and neither can remove a third one's lock.
+ * One attempt at a lock. A lock is a directory that holds its owner's file. Taking it renames a private directory with
+ * that file, the ticket, onto the lock's name, which the kernel allows only while that is missing or empty; so there is no
+ * moment at which a lock is held and nobody knows by whom. A dead owner's file is unlinked by exact name, so two who find
+ * it dead cannot both win, and neither can remove a third one's lock.
+ *
+ * Tickets are beside the lock while their owners wait: there everybody sees who came first. They only order the attempts;
+ * nothing depends on them.
  */
-function ownedLockFs(lockPath: string, purpose: string) {
-  const name = `${formatIdentity(ownIdentity())}.${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`;
-  const owned = join(lockPath, name);
+class Ticket {
+  readonly #lockPath: string;
+  readonly #purpose: string;
+  readonly #name = uniqueName();
+  readonly #directory: string;
+  /** Our file while the lock is ours. */
+  readonly #owned: string;
+  #refreshedAt = 0;
+  /** Who was first in the queue at the last look, since when, and how many were before us. */
+  #first: string | undefined;
+  #movedAt = Date.now();
+  #ahead = 0;
+  #lookedAt = 0;
+  /** Time that each of those before us takes, as far as seen, in milliseconds. */
+  #pace = 2;
+
+  constructor(lockPath: string, purpose: string) {
+    this.#lockPath = lockPath;
+    this.#purpose = purpose;
+    this.#directory = `${lockPath}.${this.#name}`;
+    this.#owned = join(lockPath, this.#name);
+  }
+
+  /** Makes the ticket where it is missing, and shows once a second that its owner is there. */
+  draw(): void {
+    if (Date.now() - this.#refreshedAt < 1000) return;
+    const write = (): void => writeFileSync(join(this.#directory, this.#name), `${Date.now()} ${this.#purpose}`, {mode: 0o600});
+    try {
+      if (this.#refreshedAt === 0) mkdirSync(this.#directory, {mode: 0o700});
+      write();
+    } catch (err) {
+      if (codeOf(err) !== 'ENOENT') throw err;
+      makeDirectories(this.#directory, {sync: false});
+      write();
+    }
+    this.#refreshedAt = Date.now();
+  }
+
+  /** Removes the ticket of one who waits no longer. */
+  drop(): void {
+    rmSync(this.#directory, {recursive: true, force: true});
+  }
+
+  /** Whether it is our turn to try. What dead ones left at the head of the queue is removed. */
+  isFirst(): boolean {
+    const now = Date.now();
+    const ahead = this.#countAhead(now);
+    if (ahead < this.#ahead) this.#pace = (now - this.#lookedAt) / (this.#ahead - ahead);
+    this.#ahead = ahead;
+    const isNew = this.#lookedAt === 0;
+    this.#lookedAt = now;
+    if (ahead === 0 || now - this.#movedAt > STUCK_MS) return true;
+    return isNew && now - timeOf(this.#first!) < PATIENCE_MS;
+  }
+
+  /** Milliseconds to the next look: those behind do not take the processor from the one that they wait for. */
+  pause(attempts: number): number {
+    const longest = this.#ahead === 0 ? LONGEST_PAUSE_MS.first : LONGEST_PAUSE_MS.behind;
+    return Math.min(this.#ahead === 0 ? attempts : this.#ahead * this.#pace * 0.7, longest) * (0.75 + Math.random() / 2);
+  }
+
+  #countAhead(now: number): number {
+    const directory = dirname(this.#lockPath);
+    const before = ticketsOf(this.#lockPath).filter((name) => stampOf(name) < stampOf(this.#name));
+    for (;;) {
+      const first = before[0];
+      if (first !== undefined && hasGone(join(directory, `${basename(this.#lockPath)}.${first}`), first)) {
+        before.shift();
+        continue;
+      }
+      if (first !== this.#first) this.#movedAt = now;
+      this.#first = first;
+      return before.length;
+    }
+  }
+
+  /** @throws EEXIST somebody has the lock */
+  take(): void {
+    this.draw();
+    try {
+      renameSync(this.#directory, this.#lockPath);
+    } catch (err) {
+      const code = codeOf(err);
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') throw errno('EEXIST', this.#lockPath);
+      if (code !== 'ENOENT') throw err;
+      // Somebody has swept the ticket.
+      this.#refreshedAt = 0;
+      this.draw();
+      renameSync(this.#directory, this.#lockPath);
+    }
+  }
+
+  /** What proper-lockfile judges staleness by. A dead owner is removed here. @throws ENOENT the lock is free */
+  stat(): {mtime: Date} {
+    const file = ownerFile(this.#lockPath);
+    if (file === undefined) throw errno('ENOENT', this.#lockPath);
+    if (file === this.#owned) return statSync(file);
+    const life = lifeOf(file);
+    if (life === 'alive') return {mtime: new Date()};
+    if (life === 'unknown') return statSync(file);
+    unlinkSync(file); // ENOENT: another waiter was first; proper-lockfile then tries to take the lock anew
+    throw errno('ENOENT', this.#lockPath);
+  }
+
+  /** Removes an owner that shows no life, as proper-lockfile has judged it; or ourselves, where taking failed halfway. */
+  breakStale(): void {
+    const file = ownerFile(this.#lockPath);
+    if (file === this.#owned) this.free();
+    else if (file !== undefined && lifeOf(file) === 'unknown' && Date.now() - touchedAt(file) > STALE_MS) unlinkSync(file);
+  }
+
+  touch(atime: Date, mtime: Date): void {
+    utimesSync(this.#owned, atime, mtime);
+  }
+
+  /** Gives the lock back. One that was broken meanwhile is another's, and left to it. */
+  free(): void {
+    try {
+      unlinkSync(this.#owned);
+      rmdirSync(this.#lockPath);
+    } catch {
+      // Another has taken it already; or the file is still there, and is seen to be a dead one's when this process ends.
+    }
+  }
+}
+
+/** Names of the tickets of those who wait for a lock, the oldest first. */
+function ticketsOf(lockPath: string): string[] {
+  const prefix = `${basename(lockPath)}.`;
+  return listIfPresent(dirname(lockPath))
+    .filter((name) => name.startsWith(prefix))
+    .map((name) => name.slice(prefix.length))
+    .filter((name) => parseIdentity(name) !== undefined)
+    .sort(compareAge);
+}
+
+/** The end of a ticket's name: when it was made, and what makes it unique. */
+const stampOf = (name: string): string => name.slice(name.lastIndexOf('.') + 1);
+
+/** When a ticket was made, in milliseconds since the epoch; see `uniqueName`. */
+const timeOf = (name: string): number => Number.parseInt(stampOf(name).slice(0, 8), 36);
+
+const compareAge = (a: string, b: string): number => (stampOf(a) < stampOf(b) ? -1 : 1);
+
+/** Whether a ticket's owner waits no more; what a dead one left is removed. */
+function hasGone(directory: string, name: string): boolean {
+  const life = lifeOf(name);
+  if (life === 'dead') rmSync(directory, {recursive: true, force: true});
+  return life === 'dead' || (life === 'unknown' && Date.now() - touchedAt(join(directory, name)) > STALE_MS);
+}
+
+/** proper-lockfile's `fs` over a ticket. */
+function lockFs(ticket: Ticket) {
   const call =
     <T>(fn: () => T) =>
     (...args: unknown[]): void => {
@@ -89,47 +248,18 @@ function ownedLockFs(lockPath: string, purpose: string) {
       }
       callback(null, value);
     };
-
-  const take = (): void => {
-    const prepared = `${lockPath}.${name}`;
-    mkdirSync(prepared, {recursive: true, mode: 0o700});
-    try {
-      writeFileSync(join(prepared, name), `${Date.now()} ${purpose}`, {mode: 0o600});
-      renameSync(prepared, lockPath);
-    } catch (err) {
-      rmSync(prepared, {recursive: true, force: true});
-      const {code} = err as NodeJS.ErrnoException;
-      throw code === 'ENOTEMPTY' || code === 'EEXIST' ? errno('EEXIST', lockPath) : err;
-    }
-  };
-  const stat = (): {mtime: Date} => {
-    const owner = readOwner(lockPath);
-    if (owner === undefined) throw errno('ENOENT', lockPath);
-    const identity = parseIdentity(basename(owner.file));
-    const life = identity === undefined ? 'unknown' : liveness(identity);
-    if (owner.file !== owned && life === 'alive') return {mtime: new Date()};
-    if (life === 'dead') {
-      unlinkSync(owner.file); // ENOENT: another waiter was first; proper-lockfile then tries to take the lock anew
-      throw errno('ENOENT', lockPath);
-    }
-    return statSync(owner.file);
-  };
-  const free = (): void => {
-    unlinkIfPresent(owned);
-    removeIfEmpty(lockPath);
-  };
-  const breakStale = (): void => {
-    const owner = readOwner(lockPath);
-    if (owner === undefined || owner.file === owned) free();
-    else if (Date.now() - statSync(owner.file).mtimeMs > STALE_MS) unlinkSync(owner.file);
-  };
+  let probed = false;
   return {
-    mkdir: call(take),
-    stat: call(stat),
-    rmdir: call(breakStale),
-    rmdirSync: free,
-    utimes: (_path: string, atime: Date, mtime: Date, callback: (err: unknown) => void) =>
-      call(() => utimesSync(owned, atime, mtime))(callback),
+    mkdir: call(() => ticket.take()),
+    stat: call(() => ticket.stat()),
+    rmdir: call(() => ticket.breakStale()),
+    rmdirSync: () => ticket.free(),
+    utimes: (_path: string, atime: Date, mtime: Date, callback: (err: unknown) => void) => {
+      // The first call probes the precision of times, and needs none of its own: the file is new.
+      const action = probed ? () => ticket.touch(atime, mtime) : () => {};
+      probed = true;
+      call(action)(callback);
+    },
     realpath: (path: string, callback: (err: null, path: string) => void) => callback(null, path),
   };
 }
@@ -137,19 +267,23 @@ function ownedLockFs(lockPath: string, purpose: string) {
 /** What a timer can hold, in milliseconds. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** Lock paths that this process holds or waits for: its own callers queue here instead of polling the disk against each other. */
+/** Lock paths that this process holds or waits for: its own callers queue here instead of on the disk. */
 const queues = new Map<string, Promise<void>>();
 
 const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
   new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
     const stop = (): void => {
       clearTimeout(timer);
       reject(signal?.reason);
     };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', stop);
-      resolve();
-    }, ms);
+    const timer = setTimeout(
+      () => {
+        signal?.removeEventListener('abort', stop);
+        resolve();
+      },
+      Math.min(ms, LONGEST_TIMER_MS),
+    );
     signal?.addEventListener('abort', stop, {once: true});
   });
 
@@ -158,7 +292,7 @@ const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
  *
  * A holder that was killed costs nothing: the next one sees that the process is gone. A holder that is stopped or whose
  * event loop stands still keeps the lock. Only where a holder's life cannot be seen (another pid namespace) does
- * proper-lockfile's rule apply: no sign of life for 10 s.
+ * proper-lockfile's rule apply: no sign of life for 10 s. Those who wait are served in turn.
  *
  * @throws unavailable it was held for all of `timeoutMs`; the message names holder, purpose and age
  * @throws canceled | deadline_exceeded `signal` was aborted
@@ -166,16 +300,18 @@ const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
 export async function acquireLock(path: string, options: LockOptions): Promise<Lock> {
   const started = Date.now();
   const previous = queues.get(path);
-  let leaveQueue = (): void => {};
+  let leave = (): void => {};
   const turn = new Promise<void>((resolve) => {
-    leaveQueue = resolve;
+    leave = resolve;
   });
-  const queue = (previous ?? Promise.resolve()).then(() => turn);
+  const queue = (previous ?? Promise.resolve())
+    .then(() => turn)
+    .then(() => {
+      if (queues.get(path) === queue) queues.delete(path);
+    });
   queues.set(path, queue);
-  const leave = (): void => {
-    leaveQueue();
-    if (queues.get(path) === queue) queues.delete(path);
-  };
+  const ticket = new Ticket(path, options.purpose ?? '');
+  let taken = false;
   try {
     let waiting = false;
     const wait = (): void => {
@@ -186,96 +322,135 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       wait();
       const waited = new AbortController();
       const signal = options.signal === undefined ? waited.signal : AbortSignal.any([waited.signal, options.signal]);
-      const timeout = sleep(options.whileAlive ? LONGEST_TIMER_MS : Math.min(options.timeoutMs, LONGEST_TIMER_MS), signal).then(() =>
-        Promise.reject(held(path)),
-      );
+      const timeout = sleep(options.whileAlive ? LONGEST_TIMER_MS : options.timeoutMs, signal).then(() => Promise.reject(held(path)));
       await Promise.race([previous, timeout]).finally(() => waited.abort());
     }
     const {default: lockfile} = await import('proper-lockfile');
-    mkdirSync(dirname(path), {recursive: true, mode: 0o700});
-    for (let delay = 1; ; delay = Math.min(delay * 1.4, 25)) {
+    for (let attempts = 1; ; ) {
       options.signal?.throwIfAborted();
-      try {
-        const release = await lockfile.lock(path, {
-          lockfilePath: path,
-          realpath: false,
-          stale: STALE_MS,
-          fs: ownedLockFs(path, options.purpose ?? ''),
-          onCompromised: () => {}, // the commit itself refuses: see store/journal.ts
-        });
-        let released = false;
-        const give = (): void => {
-          if (released) return;
-          released = true;
-          void release().catch(() => {});
-          leave();
-        };
-        return {release: give, [Symbol.dispose]: give};
-      } catch (err) {
-        if ((err as {code?: unknown}).code !== 'ELOCKED') throw err;
+      ticket.draw();
+      if (options.timeoutMs === 0 || ticket.isFirst()) {
+        attempts++;
+        const release = await lockfile
+          .lock(path, {
+            lockfilePath: path,
+            realpath: false,
+            stale: STALE_MS,
+            fs: lockFs(ticket),
+            onCompromised: () => {}, // the commit itself refuses: see store/journal.ts
+          })
+          .catch((err: unknown) => {
+            if (codeOf(err) !== 'ELOCKED') throw err;
+          });
+        if (release !== undefined) {
+          taken = true;
+          const give = (): void => {
+            if (!taken) return;
+            taken = false;
+            ticket.free();
+            void release().catch(() => {}); // ends the signs of life; the lock itself is given back
+            leave();
+          };
+          return {release: give, [Symbol.dispose]: give};
+        }
       }
       wait();
       const deadline = Math.max(started, options.whileAlive ? lastSignOfLife(path) : 0) + options.timeoutMs;
       if (Date.now() >= deadline) throw held(path);
-      await sleep(Math.min(delay * (0.5 + Math.random()), Math.max(deadline - Date.now(), 0)), options.signal);
+      await sleep(Math.min(ticket.pause(attempts / 2), Math.max(deadline - Date.now(), 0)), options.signal);
     }
   } catch (err) {
     leave();
     throw fromErrno(err, `lock ${path}`);
+  } finally {
+    if (!taken) ticket.drop();
   }
 }
 
-/** When the holder last touched its file, in milliseconds since the epoch; 0 when there is none. proper-lockfile sets it up to a second into the future. */
 function lastSignOfLife(path: string): number {
-  const owner = readOwner(path);
-  return owner === undefined ? 0 : (statSync(owner.file, {throwIfNoEntry: false})?.mtimeMs ?? 0);
+  const file = ownerFile(path);
+  return file === undefined ? 0 : touchedAt(file);
 }
 
 function held(path: string): ErrdefsError {
-  const owner = readOwner(path);
-  if (owner === undefined) return new ErrdefsError('unavailable', `lock ${path} is held`);
-  const identity = parseIdentity(basename(owner.file));
+  const file = ownerFile(path);
+  if (file === undefined) return new ErrdefsError('unavailable', `lock ${path} is held`);
+  const identity = identityOf(file);
   const who = identity === undefined ? 'another process' : describeProcess(identity);
-  const ageMs = Math.max(0, Date.now() - owner.since);
+  const {since, purpose} = readOwner(file);
+  const ageMs = Math.max(0, Date.now() - since);
   return new ErrdefsError(
     'unavailable',
-    `lock ${path} is held by ${who}${owner.purpose === '' ? '' : ` for ${owner.purpose}`} since ${(ageMs / 1000).toFixed(1)} s`,
+    `lock ${path} is held by ${who}${purpose === '' ? '' : ` for ${purpose}`} since ${(ageMs / 1000).toFixed(1)} s`,
     {
       hint: 'wait for it, or give more time with --lock-timeout',
-      details: {path, ...(identity === undefined ? {} : {pid: identity.pid}), purpose: owner.purpose, ageMs},
+      details: {path, ...(identity === undefined ? {} : {pid: identity.pid}), purpose, ageMs},
     },
   );
 }
 
-/** Whether a living process holds the lock at `path`. */
-export function isLockHeld(path: string): boolean {
-  const owner = readOwner(path);
-  if (owner === undefined) return false;
-  const identity = parseIdentity(basename(owner.file));
-  return identity === undefined || liveness(identity) !== 'dead';
-}
-
-/** Removes what killed processes left among the locks of `directory`: locks, and attempts at them. */
-export function sweepLocks(directory: string): void {
-  for (const name of listIfPresent(directory)) {
-    const path = join(directory, name);
-    const attempt = /\.(\d+\.\d+\.[0-9a-f]{32}\.\d+)\.[0-9a-z]+$/.exec(name);
-    if (attempt !== null) {
-      if (liveness(parseIdentity(attempt[1]!)!) === 'dead') rmSync(path, {recursive: true, force: true});
-      continue;
-    }
-    const owner = readOwner(path);
-    const identity = owner === undefined ? undefined : parseIdentity(basename(owner.file));
-    if (identity === undefined || liveness(identity) !== 'dead') continue;
-    unlinkIfPresent(owner!.file);
-    removeIfEmpty(path);
+/** What an owner's file says: since when, in milliseconds since the epoch, and what for. */
+function readOwner(file: string): {since: number; purpose: string} {
+  try {
+    const [since, ...purpose] = readFileSync(file, 'utf8').split(' ');
+    return {since: Number(since), purpose: purpose.join(' ')};
+  } catch {
+    return {since: Date.now(), purpose: ''}; // it was given back this moment
   }
 }
 
-function removeIfEmpty(directory: string): void {
+/** Whether the lock at `path` is held, as far as one can see. */
+export function isLockHeld(path: string): boolean {
+  const file = ownerFile(path);
+  if (file === undefined) return false;
+  const life = lifeOf(file);
+  return life === 'alive' || (life === 'unknown' && Date.now() - touchedAt(file) <= STALE_MS);
+}
+
+/**
+ * Runs `action` under the lock at `path` if that is free, without waiting.
+ *
+ * @returns whether it ran
+ */
+export function withFreeLock(path: string, purpose: string, action: () => void): boolean {
+  if (isLockHeld(path)) return false;
+  const ticket = new Ticket(path, purpose);
   try {
-    rmdirSync(directory);
-  } catch {
-    // Somebody has taken the lock already, or has removed it: free is all it had to be.
+    try {
+      ticket.take();
+    } catch (err) {
+      if (codeOf(err) !== 'EEXIST') throw err;
+      return false;
+    }
+    try {
+      action();
+    } finally {
+      ticket.free();
+    }
+    return true;
+  } finally {
+    ticket.drop();
+  }
+}
+
+/** Removes what processes that are gone left among the locks of `directory`: locks, and places in queues. */
+export function sweepLocks(directory: string): void {
+  for (const name of listIfPresent(directory)) {
+    const path = join(directory, name);
+    const [, ticket] = /\.(\d+\.\d+\.[0-9a-f]{32}\.\d+\.[0-9a-z]+)$/.exec(name) ?? [];
+    if (ticket !== undefined) {
+      const life = lifeOf(ticket);
+      if (life === 'dead' || (life === 'unknown' && Date.now() - touchedAt(join(path, ticket)) > ABANDONED_MS))
+        rmSync(path, {recursive: true, force: true});
+      continue;
+    }
+    try {
+      const file = ownerFile(path);
+      if (file !== undefined && lifeOf(file) === 'dead') unlinkSync(file);
+      rmdirSync(path);
+    } catch (err) {
+      // Held, taken this moment, gone already, or no lock at all: nothing to sweep.
+      if (!['ENOTEMPTY', 'EEXIST', 'ENOENT', 'ENOTDIR'].includes(codeOf(err) ?? '')) throw err;
+    }
   }
 }

@@ -1,5 +1,6 @@
 /** Who a process is, so that others can tell whether it still lives: a pid alone is reused, and means nothing in another pid namespace or boot. */
 import {readFileSync, readlinkSync} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -13,33 +14,54 @@ export interface ProcessIdentity {
 
 let boot: string | undefined;
 let own: ProcessIdentity | undefined;
+/** Whether /proc shows the pid namespace that this process is in: `unshare --pid` without a new /proc leaves another's. */
+let procIsOurs = false;
 
-/** This boot's id: 32 hex digits. */
+/** This boot's id: 32 hex digits. @throws failed_precondition /proc is not mounted */
 export function bootId(): string {
-  boot ??= readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim().replaceAll('-', '');
+  boot ??= fromProc(() => readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim().replaceAll('-', ''));
   return boot;
 }
 
-/** State letter and start time of a process; `undefined` when there is none. See proc_pid_stat(5): the name in field 2 may hold anything, so count from its last `)`. */
-function processStat(pid: number | 'self'): {state: string; startTime: string} | undefined {
-  let stat: string;
+function fromProc<T>(read: () => T): T {
   try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    return read();
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+    throw new ErrdefsError('failed_precondition', '/proc is not mounted', {cause: err, hint: 'mount -t proc proc /proc'});
+  }
+}
+
+interface ProcessStat {
+  /** The pid as this /proc counts. */
+  readonly pid: number;
+  readonly state: string;
+  readonly startTime: string;
+}
+
+/** See proc_pid_stat(5): the name in field 2 may hold anything, so count from its last `)`. */
+function readStat(pid: number | 'self'): ProcessStat {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return {pid: Number.parseInt(stat, 10), state: fields[0]!, startTime: fields[19]!};
+}
+
+/** `undefined` where it cannot be known: the process is gone, or hidden from here, or there is no descriptor left to ask with. */
+function processStat(pid: number): ProcessStat | undefined {
+  try {
+    return readStat(pid);
   } catch {
     return undefined;
   }
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return {state: fields[0]!, startTime: fields[19]!};
 }
 
-/** This process. */
+/** This process. @throws failed_precondition /proc is not mounted */
 export function ownIdentity(): ProcessIdentity {
-  own ??= {
-    pid: process.pid,
-    startTime: processStat('self')?.startTime ?? '0',
-    bootId: bootId(),
-    pidNamespace: /\d+/.exec(readlinkSync('/proc/self/ns/pid'))?.[0] ?? '0',
-  };
+  if (own !== undefined) return own;
+  const stat = fromProc(() => readStat('self'));
+  const pidNamespace = fromProc(() => readlinkSync('/proc/self/ns/pid').replaceAll(/\D/g, ''));
+  procIsOurs = stat.pid === process.pid;
+  own = {pid: process.pid, startTime: stat.startTime, bootId: bootId(), pidNamespace};
   return own;
 }
 
@@ -52,15 +74,29 @@ export function parseIdentity(text: string): ProcessIdentity | undefined {
   return match === null ? undefined : {pid: Number(match[1]), startTime: match[2]!, bootId: match[3]!, pidNamespace: match[4]!};
 }
 
+/** A name that no other process and no other call uses, and that begins with this process's identity. Names of one process sort by age. */
+export const uniqueName = (): string =>
+  `${formatIdentity(ownIdentity())}.${Date.now().toString(36)}${Math.random().toString(36).slice(2, 12)}`;
+
 /**
- * Whether a process still lives; a zombie does not. `unknown` for one of another pid namespace of this boot, which
- * cannot be seen from here.
+ * Whether a process still lives; a zombie does not. `unknown` for one that cannot be seen from here: it is of another
+ * pid namespace of this boot, or /proc hides it.
  */
 export function liveness(id: ProcessIdentity): 'alive' | 'dead' | 'unknown' {
   if (id.bootId !== bootId()) return 'dead';
   if (id.pidNamespace !== ownIdentity().pidNamespace) return 'unknown';
-  const stat = processStat(id.pid);
-  return stat !== undefined && stat.startTime === id.startTime && stat.state !== 'Z' && stat.state !== 'X' ? 'alive' : 'dead';
+  const stat = procIsOurs ? processStat(id.pid) : undefined;
+  if (stat === undefined) return pidExists(id.pid) ? 'unknown' : 'dead';
+  return stat.startTime === id.startTime && stat.state !== 'Z' && stat.state !== 'X' ? 'alive' : 'dead';
+}
+
+function pidExists(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (err) {
+    return (err as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
 }
 
 /** A few words about a process for a person: `pid 123 (node, stopped)`. Never its arguments: they may hold secrets. */

@@ -8,7 +8,13 @@ export interface Reader {
   get(path: string): unknown;
   /** Names of the entries of `directory`, sorted; documents end in `.json`. */
   list(directory: string): readonly string[];
+  /** Number of the newest transaction that this reader sees. */
+  readonly generation: number;
+  /** Paths that the transactions after `generation` changed; `undefined` when that is not known any more. */
+  changesSince(generation: number): ReadonlySet<string> | undefined;
 }
+
+export type AfterCommit = (passed: () => boolean) => void;
 
 export interface Writer extends Reader {
   /** `undefined` removes. Seen at once by this transaction, by others when it has committed. */
@@ -16,8 +22,11 @@ export interface Writer extends Reader {
   /**
    * Runs after the commit and before anybody else can change anything: the place to rename away what the committed
    * records no longer name. Not run when the transaction fails; must be safe to lose.
+   *
+   * @param action `passed` tells whether another transaction was committed after all, by one who took the lock from a
+   *   process that showed no life for long: then what the action knows is old
    */
-  afterCommit(action: () => void): void;
+  afterCommit(action: AfterCommit): void;
 }
 
 export interface Backend {
@@ -36,11 +45,19 @@ export interface Backend {
 /** What one transaction has written so far, over what it reads from. */
 export class Overlay implements Writer {
   readonly writes = new Map<string, unknown>();
-  readonly actions: (() => void)[] = [];
+  readonly actions: AfterCommit[] = [];
   readonly #below: Reader;
 
   constructor(below: Reader) {
     this.#below = below;
+  }
+
+  get generation(): number {
+    return this.#below.generation;
+  }
+
+  changesSince(generation: number): ReadonlySet<string> | undefined {
+    return this.#below.changesSince(generation);
   }
 
   get(path: string): unknown {
@@ -64,7 +81,7 @@ export class Overlay implements Writer {
     this.writes.set(path, document);
   }
 
-  afterCommit(action: () => void): void {
+  afterCommit(action: AfterCommit): void {
     this.actions.push(action);
   }
 }
@@ -72,7 +89,11 @@ export class Overlay implements Writer {
 /** A backend without a disk, for tests and for scratch stores. */
 export class MemoryBackend implements Backend {
   readonly #documents = new Map<string, string>();
+  /** Paths that each transaction changed. */
+  readonly #history: (readonly string[])[] = [];
   readonly #reader: Reader = {
+    generation: 0,
+    changesSince: (generation) => (generation > this.#history.length ? undefined : new Set(this.#history.slice(generation).flat())),
     get: (path) => {
       const text = this.#documents.get(path);
       return text === undefined ? undefined : JSON.parse(text);
@@ -85,17 +106,18 @@ export class MemoryBackend implements Backend {
   };
 
   view<T>(fn: (reader: Reader) => T): T {
-    return fn(this.#reader);
+    return fn({...this.#reader, generation: this.#history.length});
   }
 
   async update<T>(_purpose: string, fn: (writer: Writer) => T): Promise<T> {
-    const overlay = new Overlay(this.#reader);
+    const overlay = new Overlay({...this.#reader, generation: this.#history.length});
     const result = fn(overlay);
     for (const [path, document] of overlay.writes) {
       if (document === undefined) this.#documents.delete(path);
       else this.#documents.set(path, JSON.stringify(document));
     }
-    for (const action of overlay.actions) action();
+    if (overlay.writes.size > 0) this.#history.push([...overlay.writes.keys()]);
+    for (const action of overlay.actions) action(() => false);
     return result;
   }
 }

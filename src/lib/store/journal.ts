@@ -9,13 +9,25 @@
  * Two who both believe that they hold the lock cannot both commit: the second link fails. Applied records stay for a
  * while (`KEEP`, `KEEP_MS`), so that a writer who slept through many generations still collides.
  *
+ * A record of the journal also has what was there before. A view during which others commit is taken again with their
+ * changes undone: it shows one moment, however long it takes, and waits for nobody.
+ *
  * Applying does not sync the record files. The journal is durable, and after a power loss (another boot id) everything
  * since the last checkpoint is applied again. A checkpoint syncs the files that changed since the one before.
  */
-import {closeSync, existsSync, fsyncSync, openSync, rmdirSync, statSync} from 'node:fs';
+import {closeSync, constants, existsSync, fsyncSync, openSync, rmdirSync, statSync, writeSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {createExclusive, isTemporary, listIfPresent, readIfPresent, sweepTemporary, unlinkIfPresent, writeAtomic} from '../fs/durable.ts';
+import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {
+  createExclusive,
+  isTemporary,
+  listIfPresent,
+  makeDirectories,
+  readIfPresent,
+  sweepTemporary,
+  unlinkIfPresent,
+  writeAtomic,
+} from '../fs/durable.ts';
 import {acquireLock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {type Backend, Overlay, type Reader, type Writer} from './backend.ts';
@@ -25,14 +37,18 @@ import type {Layout} from './layout.ts';
 const KEEP = 64;
 /** Age below which no applied record is removed, in milliseconds. */
 const KEEP_MS = 10 * 60_000;
-/** A view that sees this many commits go by takes what it has: every record in it was true at some moment of the view. */
-const VIEW_ATTEMPTS = 5;
+/** Other writers that a change gives way to. */
+const UPDATE_ATTEMPTS = 5;
+
+type Documents = Readonly<Record<string, unknown>>;
 
 interface RedoRecord {
   readonly version: 1;
   readonly generation: number;
   /** Path below the root → document, or null where it is removed. */
-  readonly writes: Readonly<Record<string, unknown>>;
+  readonly writes: Documents;
+  /** The same paths → what was there before, or null where nothing was. */
+  readonly before: Documents;
 }
 
 interface Checkpoint {
@@ -40,7 +56,9 @@ interface Checkpoint {
   readonly bootId: string;
 }
 
-const recordName = (generation: number): string => String(generation).padStart(16, '0');
+const digits = (generation: number): string => String(generation).padStart(16, '0');
+
+const isObject = (value: unknown): value is Documents => typeof value === 'object' && value !== null && !Array.isArray(value);
 
 export class JournalBackend implements Backend {
   readonly #layout: Layout;
@@ -57,170 +75,287 @@ export class JournalBackend implements Backend {
   }
 
   view<T>(fn: (reader: Reader) => T): T {
-    for (let attempt = 1; ; attempt++) {
-      const {reader, generation} = this.#snapshot();
+    const {reader, generation} = this.#snapshot();
+    const passed = (): boolean => existsSync(this.#file(generation + 1));
+    try {
       const result = fn(reader);
-      if (attempt >= VIEW_ATTEMPTS || !this.#exists(generation + 1)) return result;
+      if (!passed()) return result;
+    } catch (err) {
+      if (!passed()) throw err;
     }
+    // It may have seen half of a change.
+    return fn(this.#asOf(generation, reader));
   }
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
     using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
-    for (let attempt = 1; attempt <= VIEW_ATTEMPTS; attempt++) {
+    for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const generation = this.#catchUp();
-      const overlay = new Overlay(this.#disk);
+      const overlay = new Overlay(this.#disk(generation));
       const result = fn(overlay);
-      if (overlay.writes.size > 0) {
-        const writes = Object.fromEntries([...overlay.writes].map(([path, document]) => [path, document ?? null]));
-        const record: RedoRecord = {version: 1, generation: generation + 1, writes};
-        if (!this.#commit(record)) continue;
-        this.#apply(record);
-        this.#markApplied(record.generation);
-        if (record.generation % KEEP === 0) this.#checkpoint(record.generation);
-      }
-      for (const action of overlay.actions) action();
+      const changed = overlay.writes.size > 0;
+      if (changed && !this.#commit(overlay)) continue;
+      const passed = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
+      for (const action of overlay.actions) action(passed);
       return result;
     }
-    throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${VIEW_ATTEMPTS} times`, {hint: 'run it again'});
+    throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
   }
 
-  readonly #disk: Reader = {
-    get: (path) => {
-      let text: string | undefined;
-      try {
-        text = readIfPresent(join(this.#layout.root, path));
-      } catch (err) {
-        throw fromErrno(err, `record ${path}`);
-      }
-      return text === undefined ? undefined : parseJSON(text, join(this.#layout.root, path));
-    },
-    list: (directory) => {
-      try {
-        return listIfPresent(join(this.#layout.root, directory)).filter((name) => !isTemporary(name));
-      } catch (err) {
-        throw fromErrno(err, `directory ${directory}`);
-      }
-    },
-  };
+  /** The record files, once everything up to `generation` is applied. */
+  #disk(generation: number): Reader {
+    return {
+      generation,
+      changesSince: (since) => this.#changes(since, generation),
+      get: (path) => {
+        const file = join(this.#layout.root, path);
+        let text: string | undefined;
+        try {
+          text = readIfPresent(file);
+        } catch (err) {
+          throw fromErrno(err, `record ${path}`);
+        }
+        return text === undefined ? undefined : parseJSON(text, file, 'restore the file, or remove it and make the object again');
+      },
+      list: (directory) => {
+        try {
+          return listIfPresent(join(this.#layout.root, directory)).filter((name) => !isTemporary(name));
+        } catch (err) {
+          throw fromErrno(err, `directory ${directory}`);
+        }
+      },
+    };
+  }
+
+  /** Paths that the generations after `since` up to `until` changed; `undefined` when the journal does not reach back so far. */
+  #changes(since: number, until: number): ReadonlySet<string> | undefined {
+    if (since > until) return undefined;
+    const changed = new Set<string>();
+    for (let generation = since + 1; generation <= until; generation++) {
+      const record = this.#read(generation);
+      if (record === undefined) return undefined;
+      for (const path of Object.keys(record.writes)) changed.add(path);
+    }
+    return changed;
+  }
 
   #file(generation: number): string {
-    return join(this.#layout.journal, recordName(generation));
+    return join(this.#layout.journal, digits(generation));
   }
 
-  #exists(generation: number): boolean {
-    return existsSync(this.#file(generation));
-  }
-
+  /** @returns `undefined` when there is no such generation yet, or no more @throws data_loss */
   #read(generation: number): RedoRecord | undefined {
     const file = this.#file(generation);
-    const text = readIfPresent(file);
+    let text: string | undefined;
+    try {
+      text = readIfPresent(file);
+    } catch (err) {
+      throw fromErrno(err, `journal record ${file}`);
+    }
     if (text === undefined) return undefined;
-    const record = parseJSON(text, file) as Partial<RedoRecord> | null;
-    if (record?.version !== 1 || record.generation !== generation || typeof record.writes !== 'object')
-      throw new ErrdefsError('data_loss', `${file} is not a record of the journal`);
+    const hint = 'restore the file: it is a committed change';
+    const record = parseJSON(text, file, hint) as Partial<RedoRecord> | null;
+    if (record?.version !== 1 || record.generation !== generation || !isObject(record.writes) || !isObject(record.before))
+      throw new ErrdefsError('data_loss', `${file} is not a record of the journal`, {hint});
     return record as RedoRecord;
   }
 
   /** The last generation whose changes are in the record files, as far as anybody wrote down. */
-  #applied(): number {
-    const checkpoint = this.#readCheckpoint();
+  #applied(checkpoint: Checkpoint): number {
     // What was applied in another boot may not have reached the disk.
     if (checkpoint.bootId !== bootId()) return checkpoint.generation;
-    const applied = Number(readIfPresent(this.#appliedFile));
-    return Number.isSafeInteger(applied) ? Math.max(applied, checkpoint.generation) : checkpoint.generation;
-  }
-
-  #readCheckpoint(): Checkpoint {
-    const text = readIfPresent(this.#checkpointFile);
-    if (text === undefined) return {generation: 0, bootId: ''};
-    const {generation, bootId: boot} = parseJSON(text, this.#checkpointFile) as Checkpoint;
-    return {generation, bootId: boot};
+    // Written twice, in one call and in place: two equal numbers are whole.
+    const applied = /^(\d{16}) \1\n$/.exec(readIfPresent(this.#appliedFile) ?? '')?.[1];
+    return Math.max(Number(applied ?? 0), checkpoint.generation);
   }
 
   #markApplied(generation: number): void {
-    writeAtomic(this.#appliedFile, String(generation), {sync: false});
+    const number = digits(generation);
+    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      writeSync(fd, `${number} ${number}\n`, 0);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** A checkpoint that is lost or damaged costs only time: everything that the journal still has is applied again. */
+  #readCheckpoint(): Checkpoint {
+    const text = readIfPresent(this.#checkpointFile);
+    if (text !== undefined) {
+      const checkpoint = tryParse(text) as Partial<Checkpoint> | null | undefined;
+      if (Number.isSafeInteger(checkpoint?.generation) && typeof checkpoint?.bootId === 'string') return checkpoint as Checkpoint;
+    }
+    const generations = new Set(this.#generations());
+    let generation = Math.max(0, ...generations);
+    while (generations.has(generation)) generation--;
+    return {generation, bootId: ''};
+  }
+
+  #generations(): readonly number[] {
+    return listIfPresent(this.#layout.journal)
+      .filter((name) => /^\d{16}$/.test(name))
+      .map(Number);
   }
 
   /** What a reader sees: the record files, and over them what is committed and not applied. */
   #snapshot(): {reader: Reader; generation: number} {
-    let generation = this.#applied();
-    let overlay: Overlay | undefined;
+    let generation = this.#applied(this.#readCheckpoint());
+    const pending: Documents[] = [];
     for (let record = this.#read(generation + 1); record !== undefined; record = this.#read(generation + 1)) {
-      overlay ??= new Overlay(this.#disk);
-      for (const [path, document] of Object.entries(record.writes)) overlay.put(path, document ?? undefined);
+      pending.push(record.writes);
       generation++;
     }
-    return {reader: overlay ?? this.#disk, generation};
+    const disk = this.#disk(generation);
+    if (pending.length === 0) return {reader: disk, generation};
+    const overlay = new Overlay(disk);
+    for (const writes of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
+    return {reader: overlay, generation};
+  }
+
+  /** `reader` as it was at `generation`, with everything undone that was committed since, and while it is used. */
+  #asOf(generation: number, reader: Reader): Reader {
+    let seen = generation;
+    // A change is committed before any of it is in a record file: whoever looks after reading misses none.
+    const undo = (): void => {
+      for (let record = this.#read(seen + 1); record !== undefined; record = this.#read(seen + 1)) {
+        for (const [path, document] of Object.entries(record.before)) {
+          if (!past.writes.has(path)) past.put(path, document ?? undefined);
+        }
+        seen++;
+      }
+    };
+    const past = new Overlay({
+      generation,
+      changesSince: (since) => reader.changesSince(since),
+      get: (path) => {
+        const document = reader.get(path);
+        undo();
+        return past.writes.has(path) ? past.writes.get(path) : document;
+      },
+      list: (directory) => {
+        const names = reader.list(directory);
+        undo();
+        return names;
+      },
+    });
+    return past;
   }
 
   /** Under the lock: applies what is committed. @returns the newest generation */
   #catchUp(): number {
-    const afterBoot = this.#readCheckpoint().bootId !== bootId();
-    let generation = this.#applied();
-    const from = generation;
-    for (let record = this.#read(generation + 1); record !== undefined; record = this.#read(generation + 1)) {
-      this.#apply(record);
-      generation++;
+    try {
+      const checkpoint = this.#readCheckpoint();
+      const generation = this.#rollForward(this.#applied(checkpoint));
+      if (checkpoint.bootId !== bootId()) this.#checkpoint(checkpoint, generation);
+      return generation;
+    } catch (err) {
+      throw fromErrno(err, 'unable to apply what is committed');
     }
-    if (afterBoot) {
-      this.#checkpoint(generation);
-      sweepTemporary(this.#layout.journal);
-    }
-    if (generation > from) this.#markApplied(generation);
-    return generation;
   }
 
-  /** @returns false when that generation was committed by another */
-  #commit(record: RedoRecord): boolean {
+  /** Applies every committed record after `generation`. @param next the first of them, where it is known @returns the newest */
+  #rollForward(generation: number, next?: RedoRecord): number {
+    let applied = generation;
+    for (let record = next ?? this.#read(applied + 1); record !== undefined; record = this.#read(applied + 1)) {
+      this.#apply(record);
+      applied++;
+    }
+    if (applied > generation) this.#markApplied(applied);
+    return applied;
+  }
+
+  /** Commits and applies. @returns false when the next generation was committed by another */
+  #commit(overlay: Overlay): boolean {
+    const generation = overlay.generation + 1;
+    const documents = (reader: Pick<Reader, 'get'>): Documents =>
+      Object.fromEntries([...overlay.writes.keys()].map((path) => [path, reader.get(path) ?? null]));
+    const record: RedoRecord = {version: 1, generation, writes: documents(overlay), before: documents(this.#disk(overlay.generation))};
+    let checkpoint: Checkpoint;
     try {
-      return createExclusive(this.#file(record.generation), `${JSON.stringify(record)}\n`);
+      const directory = this.#openJournal();
+      try {
+        if (!createExclusive(this.#file(generation), `${JSON.stringify(record)}\n`)) return false;
+        checkpoint = this.#readCheckpoint();
+        if (checkpoint.generation >= generation) {
+          // We slept for so long that the record we should have collided with is pruned.
+          unlinkIfPresent(this.#file(generation));
+          return false;
+        }
+        fsyncSync(directory);
+      } finally {
+        closeSync(directory);
+      }
     } catch (err) {
       throw fromErrno(err, 'unable to commit a change');
+    }
+    try {
+      // A faster writer may have committed meanwhile: a late one never leaves older changes over newer ones.
+      const newest = this.#rollForward(overlay.generation, record);
+      if (newest - checkpoint.generation >= KEEP) this.#checkpoint(checkpoint, newest);
+    } catch (err) {
+      // The change is made, and everybody sees it; what is left to do is done by the next writer.
+      if (!isErrdefs(fromErrno(err, 'apply'))) throw err;
+    }
+    return true;
+  }
+
+  #openJournal(): number {
+    try {
+      return openSync(this.#layout.journal, 'r');
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+      makeDirectories(this.#layout.journal, {sync: true});
+      return openSync(this.#layout.journal, 'r');
     }
   }
 
   #apply(record: RedoRecord): void {
-    try {
-      for (const [path, document] of Object.entries(record.writes)) {
-        const file = join(this.#layout.root, path);
-        if (document === null) {
-          unlinkIfPresent(file);
-          removeEmptyDirectories(dirname(file), this.#layout.root);
-        } else {
-          writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false});
-        }
+    for (const [path, document] of Object.entries(record.writes)) {
+      const file = join(this.#layout.root, path);
+      if (document === null) {
+        unlinkIfPresent(file);
+        removeEmptyDirectories(dirname(file), this.#layout.root);
+      } else {
+        writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false});
       }
-    } catch (err) {
-      throw fromErrno(err, 'a change is committed, but not yet applied; the next command applies it');
     }
   }
 
-  /** Syncs every record file that changed since the last checkpoint, then forgets journal records that nobody needs. */
-  #checkpoint(generation: number): void {
-    const previous = this.#readCheckpoint().generation;
-    const touched = new Set<string>();
-    for (let g = previous + 1; g <= generation; g++) {
-      for (const path of Object.keys(this.#read(g)?.writes ?? {})) touched.add(join(this.#layout.root, path));
+  /** Syncs every record file that changed since `previous`, then forgets journal records that nobody needs, and what killed writers left. */
+  #checkpoint(previous: Checkpoint, generation: number): void {
+    const {root, journal} = this.#layout;
+    const files = new Set<string>();
+    for (let g = previous.generation + 1; g <= generation; g++) {
+      for (const path of Object.keys(this.#read(g)?.writes ?? {})) files.add(join(root, path));
     }
-    for (const path of [...touched, ...new Set([...touched].map(dirname))]) syncIfPresent(path);
+    // A directory that came or went is an entry of the one above it.
+    const directories = new Set([journal]);
+    for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
+    for (const path of [...files, ...directories]) syncIfPresent(path);
+    for (const directory of directories) sweepTemporary(directory);
     const checkpoint: Checkpoint = {generation, bootId: bootId()};
     writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
-    for (const name of listIfPresent(this.#layout.journal)) {
-      if (!/^\d{16}$/.test(name) || Number(name) > generation - KEEP) continue;
-      const file = join(this.#layout.journal, name);
-      if (Date.now() - statSync(file).mtimeMs > KEEP_MS) unlinkIfPresent(file);
+    for (const old of this.#generations()) {
+      const stat = old > generation - KEEP ? undefined : statSync(this.#file(old), {throwIfNoEntry: false});
+      if (stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS) unlinkIfPresent(this.#file(old));
     }
   }
 }
 
-function parseJSON(text: string, file: string): unknown {
+function tryParse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function parseJSON(text: string, file: string, hint: string): unknown {
   try {
     return JSON.parse(text);
   } catch (err) {
-    throw new ErrdefsError('data_loss', `${file} is not valid JSON`, {
-      cause: err,
-      hint: 'restore the file, or remove it and make the object again',
-    });
+    throw new ErrdefsError('data_loss', `${file} is not valid JSON`, {cause: err, hint});
   }
 }
 

@@ -43,6 +43,8 @@ export interface Layout {
   readonly journal: string;
   readonly locks: string;
   readonly trash: string;
+  /** What can be made anew from everything else; deleting it costs time only. */
+  readonly cache: string;
   /** Half-made layers; each entry begins with its maker's identity. */
   readonly work: string;
   readonly blobs: string;
@@ -65,6 +67,7 @@ export function createLayout(root: string): Layout {
     journal: join(root, 'journal'),
     locks,
     trash: join(root, 'trash'),
+    cache: join(root, 'cache'),
     work: join(root, 'work'),
     blobs,
     ingests,

@@ -104,7 +104,7 @@ export class SnapshotStore {
       work = this.#store.layers.createWork();
     }
     try {
-      if (work !== undefined) seedLayer(this.#snapshotter, work, parents);
+      if (work !== undefined) seedLayer(this.#snapshotter, work, parents, kind === 'active');
       return await this.#store.update(`snapshot ${key}`, (tx) => {
         const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
         if (records.find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);

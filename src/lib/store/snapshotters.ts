@@ -36,8 +36,9 @@ export interface Snapshotter {
    * Makes in `directory` (empty) the tree that a layer is applied to, or that a container writes to.
    *
    * @param parents layer directories below, nearest first
+   * @param writable a container will write to it
    */
-  seed(directory: string, parents: readonly string[]): void;
+  seed(directory: string, parents: readonly string[], writable: boolean): void;
   /** Path of the tree inside a layer's directory. */
   tree(directory: string): string;
   /** What a layer's directory takes of the disk. */
@@ -67,10 +68,10 @@ const overlayfs: Snapshotter = {
   layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `overlayfs-chain-${hex(chainID)}` : `overlayfs-${hex(diffID)}`),
   tree: (directory) => join(directory, 'fs'),
   usage: (directory) => treeUsage(join(directory, 'fs')),
-  seed: (directory, parents) => {
+  seed: (directory, parents, writable) => {
     const tree = join(directory, 'fs');
     mkdirSync(tree, {mode: 0o755});
-    mkdirSync(join(directory, 'work'), {mode: 0o711});
+    if (writable) mkdirSync(join(directory, 'work'), {mode: 0o711});
     // The upper directory's own attributes are what the container sees of `/`.
     const below = parents[0] === undefined ? undefined : statSync(join(parents[0], 'fs'));
     if (below !== undefined) chownSync(tree, below.uid, below.gid);
@@ -144,9 +145,9 @@ export function getSnapshotter(name: string): Snapshotter {
 }
 
 /** `seed` with the operating system's errors made ours. */
-export function seedLayer(snapshotter: Snapshotter, directory: string, parents: readonly string[]): void {
+export function seedLayer(snapshotter: Snapshotter, directory: string, parents: readonly string[], writable: boolean): void {
   try {
-    snapshotter.seed(directory, parents);
+    snapshotter.seed(directory, parents, writable);
   } catch (err) {
     throw fromErrno(err, `layer in ${directory}`);
   }

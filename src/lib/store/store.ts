@@ -27,6 +27,8 @@ export interface Collection<T> {
   find(key: string): T | undefined;
   /** @throws not_found */
   get(key: string): T;
+  /** The record in a file of the collection's directory, or `undefined`: for those who know which files changed. */
+  at(file: string): T | undefined;
   /** All of them, sorted by key. */
   list(): readonly T[];
   isEmpty(): boolean;
@@ -68,11 +70,14 @@ export type NamespaceTransaction = NamespaceOf<
 >;
 
 export interface StoreView {
+  /** See `Reader`. */
+  readonly generation: number;
+  changesSince(generation: number): ReadonlySet<string> | undefined;
   readonly namespaces: Collection<NamespaceRecord>;
   namespace(name: string): NamespaceView;
 }
 
-export interface StoreTransaction {
+export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince'> {
   readonly namespaces: WritableCollection<NamespaceRecord>;
   /** A namespace appears when something is first written in it. */
   namespace(name: string): NamespaceTransaction;
@@ -124,7 +129,11 @@ class Records<T> implements WritableCollection<T> {
   }
 
   find(key: string): T | undefined {
-    const path = this.#path(key);
+    return this.at(recordFile(key));
+  }
+
+  at(file: string): T | undefined {
+    const path = `${this.#directory}/${file}`;
     const document = this.#io.get(path);
     return document === undefined ? undefined : this.#kind.parse(document, path);
   }
@@ -204,6 +213,14 @@ class Transaction implements StoreTransaction {
     this.namespaces = new Namespaces(io, this.refs);
   }
 
+  get generation(): number {
+    return this.#io.generation;
+  }
+
+  changesSince(generation: number): ReadonlySet<string> | undefined {
+    return this.#io.changesSince(generation);
+  }
+
   namespace(name: string): NamespaceTransaction {
     const io = this.#io;
     const appear = (): void => {
@@ -256,6 +273,10 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   constructor(io: Reader & Partial<Writer>, refs: RefCounts) {
     this.#io = io;
     this.#refs = refs;
+  }
+
+  at(file: string): NamespaceRecord | undefined {
+    return this.find(file);
   }
 
   find(name: string): NamespaceRecord | undefined {

@@ -1,0 +1,148 @@
+/**
+ * Rows of `images ls`: a record, and what its manifests say. For many images they are cached; the cache says which
+ * transaction it is of, and only what later ones touched is read again. Deleting it changes nothing but time.
+ */
+import {join} from 'node:path';
+import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {parseImageConfig, parseIndex, parseManifest} from '../oci/manifest.ts';
+import {kindOf} from '../oci/mediatypes.ts';
+import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformMatcher} from '../oci/platform.ts';
+import {recordFile, recordPath} from '../store/layout.ts';
+import type {ImageRecord} from '../store/records.ts';
+import type {Store, StoreView} from '../store/store.ts';
+import type {ImageSummary} from './types.ts';
+
+/** Images below which reading everything is as fast as a cache. */
+const WORTH_CACHING = 256;
+/** Rows that may be read anew before the cache is written again. */
+const WORTH_WRITING = 64;
+
+interface Row {
+  readonly image: ImageSummary;
+  /** Beginnings of the hex of each digest that the row was made from, here or not. */
+  readonly from: readonly string[];
+}
+
+interface Cache {
+  readonly version: 1;
+  readonly generation: number;
+  readonly rows: readonly Row[];
+}
+
+/** Enough of a digest to tell when a row has to be made anew; one too many costs nothing but that. */
+const brief = (digest: Digest): string => digest.slice(digest.indexOf(':') + 1, digest.indexOf(':') + 13);
+
+/** All images of a namespace with what is known of them, sorted by name. */
+export function imageSummaries(store: Store, namespace: string): readonly ImageSummary[] {
+  const file = join(store.layout.cache, 'images', `${namespace}.json`);
+  const {cache, fresh} = store.view((tx) => {
+    const known = readCache(file);
+    const changes = known === undefined ? undefined : tx.changesSince(known.generation);
+    return known === undefined || changes === undefined ? readAll(store, tx, namespace) : refresh(store, tx, namespace, known, changes);
+  });
+  if (cache.rows.length >= WORTH_CACHING && fresh >= WORTH_WRITING) {
+    try {
+      writeAtomic(file, JSON.stringify(cache), {sync: false});
+    } catch {
+      // A reader that may not write, or a full disk: the next one reads it all again.
+    }
+  }
+  return cache.rows.map(({image}) => image);
+}
+
+function readCache(file: string): Cache | undefined {
+  try {
+    const cache = JSON.parse(readIfPresent(file) ?? 'null') as Cache | null;
+    return cache?.version === 1 && Array.isArray(cache.rows) ? cache : undefined;
+  } catch {
+    return undefined; // torn, or not ours to read
+  }
+}
+
+/** @returns the rows, and how many of them were made just now */
+function readAll(store: Store, tx: StoreView, namespace: string): {cache: Cache; fresh: number} {
+  const rows = tx
+    .namespace(namespace)
+    .images.list()
+    .map((image) => makeRow(store, image));
+  return {cache: {version: 1, generation: tx.generation, rows}, fresh: rows.length};
+}
+
+function refresh(
+  store: Store,
+  tx: StoreView,
+  namespace: string,
+  known: Cache,
+  changes: ReadonlySet<string>,
+): {cache: Cache; fresh: number} {
+  const images = `${recordPath.directory(namespace, 'images')}/`;
+  const content = `${recordPath.directory(namespace, 'content')}/`;
+  const touched = [...changes];
+  if (!touched.some((path) => path.startsWith(images) || path.startsWith(content))) return {cache: known, fresh: 0};
+  const digests = new Set(touched.filter((path) => path.startsWith(content)).map((path) => brief(path.slice(content.length) as Digest)));
+  const records = tx.namespace(namespace).images;
+  const rows = new Map<string, Row>();
+  let fresh = 0;
+  const remake = (image: ImageRecord | undefined): void => {
+    if (image === undefined) return;
+    rows.set(image.name, makeRow(store, image));
+    fresh++;
+  };
+  const seen = new Set<string>();
+  for (const row of known.rows) {
+    const path = images + recordFile(row.image.name);
+    if (changes.has(path)) {
+      seen.add(path);
+      remake(records.find(row.image.name));
+    } else if (row.from.some((digest) => digests.has(digest))) remake(row.image);
+    else rows.set(row.image.name, row);
+  }
+  // New ones: their names stand in the records.
+  const added = touched.filter((path) => path.startsWith(images) && !seen.has(path));
+  for (const path of added) remake(records.at(path.slice(images.length)));
+  const sorted = [...rows.values()].sort((a, b) => (a.image.name < b.image.name ? -1 : 1));
+  return {cache: {version: 1, generation: tx.generation, rows: sorted}, fresh};
+}
+
+function makeRow(store: Store, record: ImageRecord): Row {
+  const from: string[] = [];
+  const manifests = manifestsHere(store, record.target, from);
+  const platforms = [...new Set(manifests.map(({platform}) => platform))].filter((platform) => platform !== undefined).sort();
+  const host = matcher([hostPlatform()]);
+  const own = manifests.find(({matches}) => matches(host)) ?? manifests[0];
+  const {name, target, labels, createdAt, updatedAt} = record;
+  return {image: {name, target, labels, createdAt, updatedAt, ...(own === undefined ? {} : {size: own.size}), platforms}, from};
+}
+
+interface ManifestHere {
+  /** As `os/arch[/variant]`. */
+  readonly platform: string | undefined;
+  /** Bytes of manifest, config and layers. */
+  readonly size: number;
+  matches(host: PlatformMatcher): boolean;
+}
+
+/** The manifests of an image that are here, with the platform that they are for. @param from gets each digest that was looked for */
+function manifestsHere(store: Store, desc: Descriptor, from: string[]): readonly ManifestHere[] {
+  const kind = kindOf(desc.mediaType);
+  if (kind !== 'index' && kind !== 'manifest') return [];
+  const read = ({digest}: Descriptor): Buffer | undefined => {
+    from.push(brief(digest));
+    return store.blobs.readSmall(digest);
+  };
+  const bytes = read(desc);
+  if (bytes === undefined) return [];
+  if (kind === 'index') return parseIndex(bytes, desc).manifests.flatMap((child) => manifestsHere(store, child, from));
+  const manifest = parseManifest(bytes, desc);
+  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(manifest.config) : undefined;
+  const platform =
+    desc.platform ?? (configBytes === undefined ? undefined : normalizePlatform(parseImageConfig(configBytes, manifest.config)));
+  return [
+    {
+      platform: platform === undefined || platform.os === 'unknown' ? undefined : formatPlatform(platform),
+      size: [manifest.config, ...manifest.layers].reduce((sum, {size}) => sum + size, bytes.length),
+      matches: (host) => platform !== undefined && host.match(platform),
+    },
+  ];
+}
