@@ -105,6 +105,18 @@ forEachEngine('a question at the terminal', (engine) => {
     await terminal.ended;
     assert.doesNotMatch(terminal.output(), /secret/);
   });
+  for (const [key, typed] of [
+    ['Ctrl-C', '\x03'],
+    ['Ctrl-D', '\x04'],
+  ] as const)
+    it(`is not answered by ${key}, which ends the command`, async (t) => {
+      if (!requiresProgram(t, 'script')) return;
+      const terminal = onTerminal(ctr, ['pull', '--plain-http', '-u', 'bob', ref], {env: commandLine(t, engine).env});
+      await terminal.expect(/^Password: /);
+      terminal.type(typed);
+      assert.equal(await terminal.ended, 130);
+      assert.match(terminal.output(), /\r\nctr: password: canceled\r\n/);
+    });
   it('is not asked where there is none', async (t) => {
     const {status, stderr} = await commandLine(t, engine)(['pull', '--plain-http', '-u', 'bob', ref]);
     assert.equal(status, 3);
