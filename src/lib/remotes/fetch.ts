@@ -33,8 +33,6 @@ export function foreignPlaces({mediaType, urls = []}: Descriptor): Place[] {
   return urls.flatMap((text) => {
     const url = URL.parse(text);
     if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:') || isLinkLocal(url.hostname)) return [];
-    url.username = '';
-    url.password = '';
     return [{url}];
   });
 }

@@ -106,7 +106,7 @@ export class Resolution {
     return {descriptor: {mediaType, digest: this.#ref.digest ?? promised ?? hash(body, 'sha256'), size: body.length}, body};
   }
 
-  /** What a document says that it is, or has the shape of. */
+  /** What a document says that it is, or has the shape of; whether it is only that is for its reader to see. */
   #mediaTypeOfBody(body: Buffer, on: Attempt): string {
     let document: {mediaType?: unknown; schemaVersion?: unknown; manifests?: unknown; layers?: unknown} = {};
     try {
@@ -117,8 +117,8 @@ export class Resolution {
     const {mediaType, schemaVersion, manifests, layers} = document;
     if (schemaVersion === 1) throw new ErrdefsError('not_implemented', `${this.#what}: schema 1 manifest`);
     if (typeof mediaType === 'string') return mediaType;
-    if (Array.isArray(manifests) && layers === undefined) return OCI_INDEX;
-    if (Array.isArray(layers) && manifests === undefined) return OCI_MANIFEST;
+    if (Array.isArray(manifests)) return OCI_INDEX;
+    if (Array.isArray(layers)) return OCI_MANIFEST;
     throw refusal(on, 'the answer is no manifest');
   }
 }

@@ -248,7 +248,5 @@ function redirectTarget(location: string, on: Attempt, checked: boolean): URL {
     throw refusal(on, 'redirects to what is no web address');
   if (target.protocol === 'http:' && on.url.protocol === 'https:' && !checked)
     throw refusal(on, `redirects from HTTPS to ${target.origin}`);
-  target.username = '';
-  target.password = '';
   return target;
 }

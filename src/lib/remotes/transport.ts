@@ -25,6 +25,7 @@ export type BodySink = (chunk: Buffer) => ReturnType<Sink> | typeof ENOUGH;
 
 export interface Exchange {
   readonly method: 'GET' | 'HEAD' | 'POST';
+  /** Credentials in it are not sent. */
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: string | undefined;

@@ -76,6 +76,15 @@ describe('tokens', () => {
     await Promise.all(image.layers.map((desc) => streamed(fetcher, desc)));
     assert.equal(tokenRequests(registry).length, 1);
   });
+  it('that another request has renewed meanwhile are taken', async (t) => {
+    const {registry, remote, ref, image, fetcher} = await open(t, {auth: {kind: 'token'}});
+    await remote.resolve(ref);
+    registry.revokeTokens();
+    registry.clear();
+    registry.fault({path: new RegExp(image.layers[0]!.digest), status: 401, delayMs: 150, times: 1});
+    await Promise.all(image.layers.map((desc) => streamed(fetcher, desc)));
+    assert.equal(tokenRequests(registry).length, 1);
+  });
   it('that the registry does not take are no endless matter', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'token'}});
     registry.fault({path: /^\/v2/, status: 401, headers: {'www-authenticate': `Bearer realm="${registry.url}/token"`}});

@@ -6,11 +6,14 @@ import {createServer, type Socket} from 'node:net';
 import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
 import {describe, it, type TestContext} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
+import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
-import {startFakeRegistry} from '../../fakes/registry.ts';
+import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, temporaryDirectory} from '../../helpers.ts';
+import {streamed} from '../../suites/resolver.ts';
 
 type Failure = Error & {hint?: string; details: Record<string, unknown>};
 
@@ -99,8 +102,32 @@ describe('a connection', () => {
     const {err} = await failure(t, other, {plainHTTP: true});
     is('unavailable')(err);
   });
+  it('may announce its answer before it answers', async (t) => {
+    const piece = Buffer.alloc(16_384, 1);
+    const bytes = Buffer.concat(new Array<Buffer>(8).fill(piece));
+    let connections = 0;
+    const early = await server(t, (socket) => {
+      connections++;
+      socket.once('data', async () => {
+        socket.write(`HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: ${bytes.length}\r\n\r\n`);
+        for (let i = 0; i < 8; i++) {
+          socket.write(piece);
+          await sleep(100);
+        }
+      });
+    });
+    const remote = openRemote({plainHTTP: true, stallTimeoutMs: 300});
+    t.after(() => remote.close());
+    const desc = {mediaType: OCI_LAYER, digest: digestOf(bytes), size: bytes.length};
+    assert.ok((await streamed(remote.fetcher({domain: early, path: 'team/app'}), desc)).equals(bytes));
+    assert.equal(connections, 1);
+  });
   it('that is still being made ends with the remote', async (t) => {
-    const silent = await server(t, () => undefined);
+    let closed: () => void = () => undefined;
+    const whenClosed = new Promise<void>((resolve) => {
+      closed = resolve;
+    });
+    const silent = await server(t, (socket) => socket.resume().on('close', closed));
     const remote = openRemote(
       {connectTimeoutMs: 30_000, signal: AbortSignal.timeout(100)},
       {
@@ -109,10 +136,7 @@ describe('a connection', () => {
     );
     await assert.rejects(remote.resolve({domain: 'd.example', path: 'a', tag: 'b'}), is('deadline_exceeded'));
     await remote.close();
-    assert.deepEqual(
-      process.getActiveResourcesInfo().filter((kind) => kind === 'TLSWrap'),
-      [],
-    );
+    await whenClosed;
   });
 });
 

@@ -4,6 +4,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
 import {DOCKER_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import {foreignPlaces} from '../../../src/lib/remotes/fetch.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is} from '../../helpers.ts';
@@ -187,8 +188,9 @@ describe('a stream', () => {
   });
   it('pauses its socket while the sink is busy', async (t) => {
     const {registry, remote} = await open(t);
-    const bytes = Buffer.alloc(32 << 20, 7);
+    const bytes = Buffer.alloc(64 << 20, 7);
     const desc = registry.addBlob(bytes, OCI_LAYER);
+    registry.fault({trickle: {bytes: 1 << 20, everyMs: 0}});
     let release: () => void = () => undefined;
     const held = new Promise<void>((resolve) => {
       release = resolve;
@@ -204,9 +206,9 @@ describe('a stream', () => {
       },
       {offset: 0},
     );
-    await sleep(200);
+    await sleep(500);
     assert.equal(calls, 1);
-    assert.ok(got <= 1 << 20 && registry.bytesSent() === bytes.length);
+    assert.ok(registry.bytesSent() <= 32 << 20, 'what fits into sockets, and no more');
     release();
     await stream;
     assert.equal(got, bytes.length);
@@ -285,6 +287,38 @@ describe('the URLs of a foreign layer', () => {
     const got = await streamed(fetcher, {...desc, urls: [...desc.urls, ...urls]});
     assert.ok(got.equals(bytes));
     assert.equal(registry.requests[0]?.range, 'bytes=1000-');
+  });
+  it('end with the sink, as the registry does', async (t) => {
+    const {registry, desc, fetcher} = await elsewhere(t);
+    const mine = new Error('disk full');
+    await assert.rejects(
+      fetcher.stream(
+        desc,
+        () => {
+          throw mine;
+        },
+        {offset: 0},
+      ),
+      (err) => err === mine,
+    );
+    assert.deepEqual(registry.requests, []);
+  });
+  it('are web addresses, and none of the link', () => {
+    const urls = [
+      'https://a.example/x',
+      'http://b.example/',
+      'ftp://c.example/',
+      'file:///etc/passwd',
+      '/x',
+      '',
+      'http://169.254.169.254/',
+      'http://[fe80::1]/',
+    ];
+    const desc: Descriptor = {mediaType: DOCKER_FOREIGN_LAYER, size: 1, digest: digestOf(Buffer.from('x')), urls};
+    assert.deepEqual(
+      foreignPlaces(desc).map(({url}) => url.href),
+      urls.slice(0, 2),
+    );
   });
   it('mean nothing for a layer that is not foreign', async (t) => {
     const {other, desc, fetcher} = await elsewhere(t);

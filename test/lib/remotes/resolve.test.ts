@@ -104,6 +104,11 @@ describe('resolving', () => {
     await assert.rejects(remote.resolve(ref), is('failed_precondition'));
     await assert.rejects(remote.resolve({...ref, digest: image.manifest.digest}), is('failed_precondition'));
   });
+  it('refuses another manifest than the one that was asked for, where no digest is told', async (t) => {
+    const {registry, remote, ref, image} = await open(t);
+    registry.fault({headers: {'docker-content-digest': null}, body: (right) => Buffer.from(right.toString().replace('layers', 'Layers'))});
+    await assert.rejects(remote.resolve({...ref, digest: image.manifest.digest}), is('failed_precondition'));
+  });
   it('refuses a manifest that is too large, as soon as that is known', async (t) => {
     const {registry, remote, ref} = await open(t);
     const huge = Buffer.alloc(MAX_MANIFEST_BYTES + 1, ' ');
@@ -111,7 +116,7 @@ describe('resolving', () => {
     await assert.rejects(remote.resolve(ref), is('failed_precondition'));
     assert.deepEqual(asked(registry), ['HEAD 200']);
     registry.fault({method: 'HEAD', status: 405});
-    await assert.rejects(remote.resolve(ref), is('failed_precondition'));
+    await assert.rejects(remote.resolve(ref), new RegExp(`${huge.length} B.*failed precondition`));
     registry.clear();
     registry.fault({method: 'GET', chunked: true, trickle: {bytes: 1 << 20, everyMs: 5}, body: () => Buffer.alloc(64 << 20)});
     registry.fault({method: 'HEAD', chunked: true});
@@ -212,6 +217,12 @@ describe('what is temporary', () => {
       if (wait.endsWith('s')) assert.ok(ms >= 150 && ms < 1000, String(ms));
       else assert.ok(ms < 100, String(ms));
     });
+  it('backs off even so where Retry-After says next to nothing', async (t) => {
+    const {registry, remote, ref} = await open(t, {backoffMs: 200});
+    registry.fault({status: 429, times: 1, headers: {'retry-after': Buffer.from('880µs').toString('latin1')}});
+    await remote.resolve(ref);
+    assert.ok(registry.requests[1]!.at - registry.requests[0]!.at >= 100);
+  });
   it('waits for all requests when one is asked to', async (t) => {
     const {registry, remote, ref, image} = await open(t, {plainHTTP: true});
     registry.fault({status: 429, times: 1, headers: {'retry-after': '300ms'}});
