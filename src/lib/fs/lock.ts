@@ -45,8 +45,8 @@ const ABANDONED_MS = 3600_000;
 const STUCK_MS = 50;
 /** How long those who wait let others go before them who come while the lock is free, in milliseconds: it saves a change of processes. */
 const PATIENCE_MS = 200;
-/** Longest pause between two looks at a lock, in milliseconds: for the first in its queue, and for those behind. */
-const LONGEST_PAUSE_MS = {first: 4, behind: 100};
+/** Longest pause between two looks at a lock, in milliseconds. */
+const LONGEST_PAUSE_MS = 50;
 
 const codeOf = (err: unknown): string | undefined => (err as NodeJS.ErrnoException).code;
 const errno = (code: string, path: string): NodeJS.ErrnoException => Object.assign(new Error(`${code}: ${path}`), {code, path});
@@ -137,10 +137,9 @@ class Ticket {
     return isNew && now - timeOf(this.#first!) < PATIENCE_MS;
   }
 
-  /** Milliseconds to the next look: those behind do not take the processor from the one that they wait for. */
-  pause(attempts: number): number {
-    const longest = this.#ahead === 0 ? LONGEST_PAUSE_MS.first : LONGEST_PAUSE_MS.behind;
-    return Math.min(this.#ahead === 0 ? attempts : this.#ahead * this.#pace * 0.7, longest) * (0.75 + Math.random() / 2);
+  /** Milliseconds to the next look: those far behind do not take the processor from the one that they wait for. */
+  pause(): number {
+    return Math.min(Math.max(1, (this.#ahead - 1) * this.#pace * 0.5), LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
   }
 
   #countAhead(now: number): number {
@@ -326,11 +325,10 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       await Promise.race([previous, timeout]).finally(() => waited.abort());
     }
     const {default: lockfile} = await import('proper-lockfile');
-    for (let attempts = 1; ; ) {
+    for (;;) {
       options.signal?.throwIfAborted();
       ticket.draw();
       if (options.timeoutMs === 0 || ticket.isFirst()) {
-        attempts++;
         const release = await lockfile
           .lock(path, {
             lockfilePath: path,
@@ -357,7 +355,7 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       wait();
       const deadline = Math.max(started, options.whileAlive ? lastSignOfLife(path) : 0) + options.timeoutMs;
       if (Date.now() >= deadline) throw held(path);
-      await sleep(Math.min(ticket.pause(attempts / 2), Math.max(deadline - Date.now(), 0)), options.signal);
+      await sleep(Math.min(ticket.pause(), Math.max(deadline - Date.now(), 0)), options.signal);
     }
   } catch (err) {
     leave();
