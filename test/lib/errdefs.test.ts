@@ -227,7 +227,8 @@ describe('wrap', () => {
   });
 
   it('gives an abort and a timeout their class', () => {
-    assert.equal(wrap('pull', AbortSignal.abort().reason).message, 'pull: This operation was aborted: canceled');
+    const {reason} = AbortSignal.abort();
+    assert.equal(wrap('pull', reason).message, `pull: ${reason.message}: canceled`);
     assert.equal(wrap('pull', new DOMException('took 5 s', 'TimeoutError')).message, 'pull: took 5 s: deadline exceeded');
   });
 

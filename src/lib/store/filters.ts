@@ -95,7 +95,6 @@ class Scanner {
     }
     if (this.#value) {
       this.#run(VALUE);
-      this.#value = false;
       return 'value';
     }
     if (!FIELD.test(char)) return 'other';

@@ -97,7 +97,7 @@ class Parser {
 
   /** With the piece of the pattern from `from` to where reading stands, as Go shows it. */
   #error(reason: string, from: number): ErrdefsError {
-    const piece = this.#chars.slice(from, Math.max(this.#at, from + 1)).join('');
+    const piece = this.#chars.slice(from, this.#at).join('');
     return new ErrdefsError('invalid_argument', `error parsing regexp: ${reason}: \`${piece}\``);
   }
 

@@ -148,6 +148,15 @@ describe('documents', () => {
     });
   });
 
+  it('may be as large as the limits', () => {
+    const size = MAX_BLOB_BYTES - 1;
+    const layers = [desc(OCI_LAYER, 'l', {size}), desc('x/y', 'u', {size})];
+    const written = {mediaType: OCI_MANIFEST, config: {...CONFIG, size: MAX_CONFIG_BYTES}, layers};
+    assert.deepEqual(read('manifest', JSON.stringify(written).padEnd(MAX_MANIFEST_BYTES)), written);
+    const manifests = [desc(OCI_MANIFEST, 'm', {size: MAX_MANIFEST_BYTES})];
+    assert.deepEqual(read('index', JSON.stringify({manifests})), {mediaType: OCI_INDEX, manifests});
+  });
+
   it('drop entries of Env that are no assignment (CVE-2026-57231)', () => {
     const {config} = read(
       'config',
@@ -228,6 +237,7 @@ describe('malformed documents', () => {
     ['manifest', {layers: [{...LAYER, digest: `md5:${'a'.repeat(32)}`}]}, 'layers[0].digest must be a digest'],
     ['manifest', {layers: [{...LAYER, digest: `constructor:${'a'.repeat(64)}`}]}, 'layers[0].digest must be a digest'],
     ['manifest', {layers: [{...LAYER, digest: `${LAYER.digest}\n`}]}, 'layers[0].digest must be a digest'],
+    ['manifest', {layers: [{...LAYER, digest: 'x'.repeat(1000)}]}, `not "${'x'.repeat(128)}…": invalid`],
     ['manifest', {layers: [{...LAYER, digest: [LAYER.digest]}]}, 'layers[0].digest must be a digest'],
     ['manifest', {layers: [{...LAYER, urls: 'https://x'}]}, 'layers[0].urls must be a list'],
     ['manifest', {layers: [{...LAYER, urls: [null]}]}, 'layers[0].urls[0] must be a string'],
@@ -322,7 +332,10 @@ describe('malformed documents', () => {
           .map((r) => r.mediaType)
           .filter((m) => m !== mediaType),
       ])
-        assert.throws(() => read(sort, good, other), failure(sort, 'invalid_argument', `the media type "${other}" is not`));
+        assert.throws(
+          () => read(sort, good, other),
+          failure(sort, 'invalid_argument', `the media type "${other}" is not ${sort === 'index' ? 'an' : 'a'} ${sort}: `),
+        );
     });
 
     it(`${sort}: keys called __proto__ stay keys`, () => {

@@ -140,6 +140,8 @@ describe('a matcher for one platform', () => {
     ['linux/arm64/v8.1', words(`${ARM} linux/arm64 linux/arm64/v8 linux/arm64/v8.1`)],
     ['linux/arm64/v9', [...words(`${ARM} linux/arm64 linux/arm64/v8 linux/arm64/v9 linux/arm64/v9.0`), ...V8.slice(0, 5)]],
     ['linux/arm64/v9.6', [...words(`${ARM} linux/arm64 linux/arm64/v8 linux/arm64/v9 linux/arm64/v9.0`), ...V8, ...V9.slice(0, 6)]],
+    ['linux/arm64/v9.7', [...words(`${ARM} linux/arm64 linux/arm64/v8 linux/arm64/v9 linux/arm64/v9.0`), ...V8, ...V9]],
+    ['linux/arm64/v8.9', [...words(`${ARM} linux/arm64 linux/arm64/v8`), ...V8]],
     ['linux/arm64/v8.10', ['linux/arm64/v8.10']],
   ];
   for (const [text, expected] of FALLBACKS) {
@@ -199,6 +201,8 @@ describe('a matcher for one platform', () => {
     assert.ok(!matcher([{os: 'linux', architecture: 'amd64'}]).match(offers(['a'])));
     const windows = {os: 'windows', architecture: 'amd64'};
     assert.ok(matcher([windows]).match({...windows, 'os.features': ['win32k']}));
+    assert.ok(!matcher([windows]).match({...windows, 'os.features': ['other']}));
+    assert.ok(!matcher([offers(['a'])]).match(offers(['win32k'])));
   });
 
   // Host build, image build, whether it runs there.
@@ -214,6 +218,8 @@ describe('a matcher for one platform', () => {
     ['10.0.26200', '10.0.20348', false],
     ['10.0.26100', '10.0.26200', false],
     ['10.0.26100', '6.3.26100', false],
+    ['10.0.26100', '10.1.26100', false],
+    ['10.0.26100', '6.0.26100', false],
     ['10.0.26100', 'rubbish', false],
     ['rubbish', '10.0.26100', true],
   ];

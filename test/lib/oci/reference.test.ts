@@ -68,6 +68,7 @@ describe('parseReference', () => {
     [`docker.io/${HEX}`, `docker.io/library/${HEX}:latest`, `${HEX}:latest`],
     [HEX.slice(1), `docker.io/library/${HEX.slice(1)}:latest`, `${HEX.slice(1)}:latest`],
     [`docker.io/library/sha256:${HEX}`, `docker.io/library/sha256:${HEX}`, `library/sha256:${HEX}`],
+    [`${'a.'.repeat(126)}com/x`, `${'a.'.repeat(126)}com/x:latest`, `${'a.'.repeat(126)}com/x:latest`],
     ['docker.io/localhost/x', 'docker.io/localhost/x:latest', 'docker.io/localhost/x:latest'],
     ['docker.io/foo.bar/x', 'docker.io/foo.bar/x:latest', 'docker.io/foo.bar/x:latest'],
     [`a/${'a'.repeat(253)}`, `docker.io/a/${'a'.repeat(253)}:latest`, `a/${'a'.repeat(253)}:latest`],
@@ -194,6 +195,8 @@ describe('parseReference', () => {
       assert.match(message(text), /^reference "/);
     }
     assert.ok(message('A'.repeat(1_000_000)).length < 1000);
+    assert.match(message('redis@sha256:abc'), /^reference "redis@sha256:abc": /);
+    assert.match(message(`-redis:7@${DIGEST}`), new RegExp(`^reference "-redis:7@${DIGEST}": `));
   });
 
   const alphabet = 'ab1.:/@-_AZ[]% é\n?'.split('');

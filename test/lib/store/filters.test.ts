@@ -91,6 +91,8 @@ describe('filters', () => {
         parseFilters([text])(() => '牛'),
         text,
       );
+    assert.ok(parseFilters(['name=="\\U0010ffff\\303\\277"'])(() => '\u{10ffff}ÿ'));
+    assert.ok(parseFilters(['name=="\\377"'])(() => '\ufffd'));
     assert.ok(parseFilters(['name=="\\ud800"'])(() => '\ufffd'));
     assert.ok(parseFilters(['name=="\\a\\b\\f\\n\\r\\t\\v"'])(() => '\x07\b\f\n\r\t\v'));
   });
