@@ -42,7 +42,11 @@ export function validateLabels(labels: Readonly<Record<string, string>>): void {
   }
 }
 
-/** True for keys that containerd gives a meaning to; an image's own labels must not bring them along. After containerd, pkg/labels/validate.go. */
+/**
+ * True for keys that containerd gives a meaning to; an image's own labels must not bring them along.
+ *
+ * After containerd, pkg/labels/validate.go (IsReserved).
+ */
 export const isReservedLabel = (key: string): boolean => RESERVED_PREFIXES.some((prefix) => key.startsWith(prefix));
 
 /**

@@ -227,7 +227,10 @@ function open(document: string, source: unknown, desc: Target, kind: Exclude<Kin
   return {document, path: '', value};
 }
 
-/** Refuses what another reader could take for something else: both an index and a manifest, or not what the descriptor says (CVE-2021-41190). */
+/**
+ * Refuses what another reader could take for something else: both an index and a manifest, or not what the descriptor
+ * says (CVE-2021-41190).
+ */
 function openTyped(source: unknown, desc: Target, kind: 'index' | 'manifest'): Field {
   const document = `${kind} ${desc.digest}`;
   const root = open(document, source, desc, kind);
@@ -317,7 +320,7 @@ export function parseImageConfig(source: unknown, desc: Target): ImageConfig {
   });
 }
 
-/** What a blob of this kind points to: an index to its manifests, a manifest to its config and then its layers, anything else to nothing. */
+/** What a blob of this kind points to: an index to its manifests, a manifest to its config and then its layers, all else to nothing. */
 export function children(kind: Kind, source: unknown, desc: Target): readonly Descriptor[] {
   if (kind === 'index') return parseIndex(source, desc).manifests;
   if (kind !== 'manifest') return [];

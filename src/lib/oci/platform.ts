@@ -71,7 +71,10 @@ function build(os: string, architecture: string, variant: string, version = '', 
   };
 }
 
-/** The platform in the words that are compared: `aarch64` is `arm64`, `arm` is `arm/v7`, `arm64/v8` is `arm64`; features sorted, each once. */
+/**
+ * The platform in the words that are compared: `aarch64` is `arm64`, `arm` is `arm/v7`, `arm64/v8` is `arm64`; features
+ * sorted, each once.
+ */
 export function normalizePlatform(platform: Platform): Platform {
   const [architecture, variant] = normalizeArchitecture(platform.architecture, platform.variant);
   const features = [...new Set(platform['os.features'] ?? [])].sort();

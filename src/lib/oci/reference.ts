@@ -64,7 +64,7 @@ function checkPath(text: string, domain: string, path: string): void {
   if (wrong !== undefined) {
     throw invalid(
       text,
-      'a component of the repository name must be lower-case letters and digits, with single ".", one or two "_" or any number of "-" between them',
+      'a component of the repository name must be lower-case letters and digits, between them a ".", one or two "_", or any "-"',
     );
   }
 }

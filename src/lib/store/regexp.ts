@@ -21,7 +21,7 @@ type Node =
   | {readonly kind: 'cat' | 'or'; readonly nodes: readonly Node[]}
   | {readonly kind: 'repeat'; readonly node: Node; readonly min: number; readonly max: number};
 
-/** A step of the program: on to `next` on a character that passes, on a condition that holds, or unconditionally; without any, the match. */
+/** A step of the program: on to `next` on a character that passes, on a condition that holds, or in any case; without any, the match. */
 interface Instruction {
   readonly char?: CharTest;
   readonly assert?: (before: number, after: number) => boolean;
