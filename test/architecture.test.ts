@@ -1,0 +1,316 @@
+/** The layering of docs/DESIGN.md, held by reading every import of every file under src with the compiler's own parser. */
+import assert from 'node:assert/strict';
+import {readdirSync} from 'node:fs';
+import {builtinModules} from 'node:module';
+import {join, posix, relative} from 'node:path';
+import {after, describe, it} from 'node:test';
+import type {Node, SourceFile} from 'typescript/unstable/ast';
+import {
+  isCallExpression,
+  isExportDeclaration,
+  isExternalModuleReference,
+  isIdentifier,
+  isImportDeclaration,
+  isImportTypeNode,
+  isLiteralTypeNode,
+  isMetaProperty,
+  isModuleDeclaration,
+  isNewExpression,
+  isNoSubstitutionTemplateLiteral,
+  isPropertyAccessExpression,
+  isStringLiteral,
+  SyntaxKind,
+} from 'typescript/unstable/ast';
+import {createVirtualFileSystem, type FileSystem} from 'typescript/unstable/fs';
+import {API} from 'typescript/unstable/sync';
+
+const ROOT = join(import.meta.dirname, '..');
+
+const LIBRARY = ['client', 'store', 'remotes', 'archive', 'runtime', 'oci', 'fs', 'errdefs'] as const;
+type Room = 'program' | 'commands' | 'cli' | 'door' | (typeof LIBRARY)[number];
+
+/** Whom each room may import besides itself. */
+const MAY: Readonly<Record<Room, readonly Room[]>> = {
+  program: ['commands', 'cli', 'door', 'client', 'oci', 'errdefs'],
+  commands: ['cli', 'door', 'client', 'oci', 'errdefs'],
+  cli: ['door', 'client', 'oci', 'errdefs'],
+  door: LIBRARY,
+  client: ['store', 'remotes', 'archive', 'runtime', 'oci', 'fs', 'errdefs'],
+  store: ['oci', 'fs', 'errdefs'],
+  remotes: ['oci', 'fs', 'errdefs'],
+  archive: ['oci', 'fs', 'errdefs'],
+  runtime: ['oci', 'fs', 'errdefs'],
+  oci: ['errdefs'],
+  fs: ['errdefs'],
+  errdefs: [],
+};
+
+/** The rooms through which each outside package comes in. No other package does; Node's own modules do anywhere, save those named. */
+const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
+  '@oclif/core': ['cli', 'commands'],
+  chalk: ['cli'],
+  'cli-progress': ['cli'],
+  'proper-lockfile': ['fs'],
+  'smol-toml': ['remotes'],
+  'tar-stream': ['archive'],
+  undici: ['remotes'],
+  'node:child_process': ['fs', 'runtime'],
+};
+
+/** What is read, but is no code of ours: the package's own description. */
+const DATA: Readonly<Record<string, readonly Room[]>> = {'package.json': ['cli']};
+
+/** What the package offers to others; what else lies directly in src starts the program. */
+const DOORS = ['src/index.ts', 'src/oci.ts'];
+
+/** @param file such as `src/lib/oci/reference.ts` */
+function roomOf(file: string): Room | undefined {
+  if (DOORS.includes(file)) return 'door';
+  if (file === 'src/lib/errdefs.ts') return 'errdefs';
+  const [src, first, second, ...rest] = file.split('/');
+  if (src !== 'src') return undefined;
+  if (second === undefined) return 'program';
+  if (first === 'lib') return rest.length === 0 ? undefined : LIBRARY.find((room) => room === second);
+  return first === 'cli' || first === 'commands' ? first : undefined;
+}
+
+/** Why this import is not allowed; undefined when it is. @param specifier undefined: what is loaded cannot be read from the text */
+function objection(file: string, specifier: string | undefined): string | undefined {
+  const room = roomOf(file);
+  if (room === undefined) return 'lies in no room';
+  if (specifier === undefined) return 'loads what the text does not tell';
+  if (/^(?:\/|file:)/.test(specifier)) return 'leads out of the house';
+  if (specifier.startsWith('.')) {
+    const path = posix.join(posix.dirname(file), specifier);
+    if (DATA[path]?.includes(room)) return undefined;
+    if (!path.endsWith('.ts')) return 'does not end in .ts';
+    const target = roomOf(path);
+    if (target === undefined) return 'leads out of the house';
+    return target === room || MAY[room].includes(target) ? undefined : `${room} must not know ${target}`;
+  }
+  const outside = /^(?:node:[^/]+|@[^/]+\/[^/]+|[^/]+)/.exec(specifier)![0];
+  if (Object.hasOwn(OUTSIDE, outside)) return OUTSIDE[outside]!.includes(room) ? undefined : `${outside} has no door in ${room}`;
+  return outside.startsWith('node:') && builtinModules.includes(outside.slice('node:'.length))
+    ? undefined
+    : `${outside} has no door at all`;
+}
+
+const literal = (node: Node | undefined): string | undefined =>
+  node !== undefined && (isStringLiteral(node) || isNoSubstitutionTemplateLiteral(node)) ? node.text : undefined;
+
+/** Ways to load a module by a name that is known only when the program runs. */
+const LOADERS = ['require', 'createRequire', 'getBuiltinModule'];
+
+/** Everything that a file loads: imports and re-exports, of types too, dynamic ones, workers, and Node's modules by name. */
+function imports(source: SourceFile): readonly (string | undefined)[] {
+  const found: (string | undefined)[] = [];
+  const visit = (node: Node): void => {
+    if (isImportDeclaration(node)) found.push(literal(node.moduleSpecifier));
+    else if (isExportDeclaration(node)) {
+      if (node.moduleSpecifier !== undefined) found.push(literal(node.moduleSpecifier));
+    } else if (isExternalModuleReference(node)) found.push(literal(node.expression));
+    else if (isImportTypeNode(node)) found.push(isLiteralTypeNode(node.argument) ? literal(node.argument.literal) : undefined);
+    else if (isModuleDeclaration(node) && isStringLiteral(node.name)) found.push(node.name.text);
+    else if (isCallExpression(node) && node.expression.kind === SyntaxKind.ImportKeyword) found.push(literal(node.arguments[0]));
+    else if (isCallExpression(node) && isPropertyAccessExpression(node.expression) && node.expression.name.text === 'getBuiltinModule') {
+      found.push(literal(node.arguments[0]));
+      for (const argument of node.arguments) visit(argument);
+      return;
+    } else if (isNewExpression(node) && isIdentifier(node.expression)) {
+      const [first, base] = node.arguments ?? [];
+      const path = literal(first);
+      const isHere = base !== undefined && isPropertyAccessExpression(base) && isMetaProperty(base.expression);
+      const isCode = path !== undefined && /\.[cm]?[jt]s$/.test(path);
+      if (isCode && (node.expression.text === 'Worker' || (node.expression.text === 'URL' && isHere))) found.push(path);
+    } else if (isIdentifier(node) && LOADERS.includes(node.text)) found.push(undefined);
+    node.forEachChild(visit);
+  };
+  visit(source);
+  return found;
+}
+
+/** Parses a project. @returns source of each file under its src, by path such as `src/index.ts` */
+function parse(root: string, fs?: FileSystem): {readonly files: ReadonlyMap<string, SourceFile>; close(): void} {
+  const api = new API({cwd: root, ...(fs === undefined ? {} : {fs})});
+  const project = api.updateSnapshot({openProjects: [join(root, 'tsconfig.json')]}).getProjects()[0]!;
+  const names = project.program.getSourceFileNames().filter((name) => name.startsWith(join(root, 'src/')));
+  return {
+    files: new Map(names.sort().map((name) => [relative(root, name), project.program.getSourceFile(name)!])),
+    close: () => api.close(),
+  };
+}
+
+describe('the house', () => {
+  const {files, close} = parse(ROOT);
+  after(close);
+
+  it('is read whole, and every file lies in a room', () => {
+    const there = readdirSync(join(ROOT, 'src'), {recursive: true, withFileTypes: true}).filter((entry) => entry.isFile());
+    const names = there.map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
+    assert.deepEqual([...files.keys()], names.sort());
+    assert.deepEqual(
+      names.filter((file) => roomOf(file) === undefined),
+      [],
+    );
+  });
+
+  it('imports downwards only, and each outside package through its door', () => {
+    const found = [...files].flatMap(([file, source]) =>
+      imports(source).map((specifier) => ({file, specifier, objection: objection(file, specifier)})),
+    );
+    assert.deepEqual(
+      found.filter((one) => one.objection !== undefined),
+      [],
+    );
+    assert.ok(found.length > files.size, 'the reading found hardly any import');
+  });
+
+  it('has doors that only pass on what lib has', () => {
+    for (const door of DOORS) {
+      const others = files
+        .get(door)!
+        .statements.filter((node) => !isExportDeclaration(node) || !literal(node.moduleSpecifier)?.startsWith('./lib/'));
+      assert.deepEqual(
+        others.map((node) => node.getText(files.get(door)!)),
+        [],
+        door,
+      );
+    }
+  });
+});
+
+describe('the rules', () => {
+  const ROWS: readonly (readonly [file: string, specifier: string | undefined, objection: string | undefined])[] = [
+    ['src/main.ts', './commands/index.ts', undefined],
+    ['src/main.ts', './lib/store/store.ts', 'program must not know store'],
+    ['src/commands/images/ls.ts', '../../cli/base.ts', undefined],
+    ['src/commands/images/ls.ts', '../pull.ts', undefined],
+    ['src/commands/pull.ts', '../index.ts', undefined],
+    ['src/commands/pull.ts', '../lib/client/types.ts', undefined],
+    ['src/commands/pull.ts', '../lib/errdefs.ts', undefined],
+    ['src/commands/pull.ts', '../lib/store/records.ts', 'commands must not know store'],
+    ['src/commands/pull.ts', '../main.ts', 'commands must not know program'],
+    ['src/cli/base.ts', '../commands/pull.ts', 'cli must not know commands'],
+    ['src/cli/base.ts', '../lib/oci/platform.ts', undefined],
+    ['src/cli/base.ts', '../lib/remotes/index.ts', 'cli must not know remotes'],
+    ['src/cli/base.ts', '../lib/fs/lock.ts', 'cli must not know fs'],
+    ['src/index.ts', './lib/client/index.ts', undefined],
+    ['src/index.ts', './cli/base.ts', 'door must not know cli'],
+    ['src/lib/client/pull.ts', '../../index.ts', 'client must not know door'],
+    ['src/lib/client/pull.ts', '../../cli/progress.ts', 'client must not know cli'],
+    ['src/lib/client/pull.ts', '../archive/tar.ts', undefined],
+    ['src/lib/store/gc.ts', './sub/deep.ts', undefined],
+    ['src/lib/store/gc.ts', '../client/types.ts', 'store must not know client'],
+    ...(['store', 'remotes', 'archive', 'runtime'] as const).flatMap((from) =>
+      (['store', 'remotes', 'archive', 'runtime'] as const).map(
+        (to) => [`src/lib/${from}/x.ts`, `../${to}/y.ts`, from === to ? undefined : `${from} must not know ${to}`] as const,
+      ),
+    ),
+    ['src/lib/store/gc.ts', '../fs/durable.ts', undefined],
+    ['src/lib/oci/manifest.ts', '../errdefs.ts', undefined],
+    ['src/lib/oci/manifest.ts', '../fs/durable.ts', 'oci must not know fs'],
+    ['src/lib/fs/lock.ts', '../oci/descriptor.ts', 'fs must not know oci'],
+    ['src/lib/errdefs.ts', './oci/descriptor.ts', 'errdefs must not know oci'],
+    ['src/lib/store/gc.ts', './layout', 'does not end in .ts'],
+    ['src/lib/store/gc.ts', './layout.js', 'does not end in .ts'],
+    ['src/lib/store/gc.ts', '.', 'does not end in .ts'],
+    ['src/cli/version.ts', '../../package.json', undefined],
+    ['src/lib/client/index.ts', '../../../package.json', 'does not end in .ts'],
+    ['src/cli/version.ts', './table.json', 'does not end in .ts'],
+    ['src/cli/version.ts', 'file:///etc/x.ts', 'leads out of the house'],
+    ['src/cli/version.ts', '../../test/helpers.ts', 'leads out of the house'],
+    ['src/cli/version.ts', '../lib/other.ts', 'leads out of the house'],
+    ['src/cli/version.ts', '/etc/x.ts', 'leads out of the house'],
+    ['src/lib/other.ts', 'node:fs', 'lies in no room'],
+    ['src/lib/other/x.ts', 'node:fs', 'lies in no room'],
+    ['src/other/x.ts', 'node:fs', 'lies in no room'],
+    ['src/lib/oci/x.ts', undefined, 'loads what the text does not tell'],
+    ['src/lib/oci/x.ts', 'node:fs/promises', undefined],
+    ['src/lib/oci/x.ts', 'fs', 'fs has no door at all'],
+    ['src/lib/oci/x.ts', 'node:nothing', 'node:nothing has no door at all'],
+    ['src/lib/oci/x.ts', 'left-pad', 'left-pad has no door at all'],
+    ['src/lib/oci/x.ts', '#internal', '#internal has no door at all'],
+    ['src/lib/client/x.ts', 'bun:ffi', 'bun:ffi has no door at all'],
+    ['src/lib/client/x.ts', 'undici', 'undici has no door in client'],
+    ['src/lib/client/x.ts', 'undici/types/agent.d.ts', 'undici has no door in client'],
+    ['src/lib/remotes/x.ts', 'undici/lib/dispatcher/agent.js', undefined],
+    ['src/lib/client/x.ts', 'node:child_process', 'node:child_process has no door in client'],
+    ['src/lib/client/x.ts', '@oclif/core/flags', '@oclif/core has no door in client'],
+    ['src/cli/x.ts', '@oclif/core/flags', undefined],
+    ['src/cli/x.ts', '@oclif/plugin-help', '@oclif/plugin-help has no door at all'],
+    ['src/commands/x.ts', 'chalk', 'chalk has no door in commands'],
+  ];
+  for (const [file, specifier, expected] of ROWS)
+    it(`${file} → ${specifier}: ${expected ?? 'may'}`, () => assert.equal(objection(file, specifier), expected));
+
+  for (const [outside, rooms] of Object.entries(OUTSIDE))
+    it(`${outside} comes in through ${rooms.join(' and ')} only`, () => {
+      for (const room of Object.keys(MAY) as Room[]) {
+        const file = {
+          door: 'src/index.ts',
+          program: 'src/main.ts',
+          errdefs: 'src/lib/errdefs.ts',
+          cli: 'src/cli/x.ts',
+          commands: 'src/commands/x.ts',
+        };
+        const at = room in file ? file[room as keyof typeof file] : `src/lib/${room}/x.ts`;
+        assert.equal(objection(at, outside) === undefined, rooms.includes(room), room);
+      }
+    });
+});
+
+describe('the reading', () => {
+  it('sees every way to load something, and nothing in comments and strings', () => {
+    const text = `
+      /* import 'comment' */ // import 'comment'
+      const quoted = "import 'string'", pattern = /import 'regex'/, template = \`import 'template' \${import('in-template')}\`;
+      import 'bare';
+      import a, {type B} from 'default';
+      import type {C} from 'type';
+      import * as d from 'star';
+      import e = require('equals');
+      export * from 'reexport';
+      export type {F} from 'type-reexport';
+      export {a, quoted, pattern, template};
+      export const g = await import('dynamic'), h = await import(\`dynamic-template\`);
+      export const computed = await import(quoted + '.ts');
+      export type I = import('import-type').J<typeof import('typeof')>;
+      export type K = {l: Array<import('deep-type').M>};
+      declare module 'augmented' { import type {N} from 'nested'; }
+      export const worker = [new Worker('./worker.ts'), new Worker(new URL('./url.ts', import.meta.url))];
+      export const data = new URL('./data.json', import.meta.url);
+      export const builtin = process.getBuiltinModule('node:zlib'), hidden = process.getBuiltinModule(quoted);
+      export const {getBuiltinModule} = process;
+      export const required = require('cjs');
+      export const made = (await import('node:module')).createRequire(import.meta.url)('made');
+    `;
+    const {files, close} = parse('/', createVirtualFileSystem({'/tsconfig.json': '{"include": ["src"]}', '/src/x.ts': text}));
+    after(close);
+    assert.deepEqual(imports(files.get('src/x.ts')!), [
+      'in-template',
+      'bare',
+      'default',
+      'type',
+      'star',
+      'equals',
+      'reexport',
+      'type-reexport',
+      'dynamic',
+      'dynamic-template',
+      undefined,
+      'import-type',
+      'typeof',
+      'deep-type',
+      'augmented',
+      'nested',
+      './worker.ts',
+      './url.ts',
+      'node:zlib',
+      undefined,
+      undefined,
+      undefined,
+      'node:module',
+      undefined,
+    ]);
+  });
+});
