@@ -6,6 +6,7 @@ import {stripVTControlCharacters} from 'node:util';
 import {openBars} from '../../src/cli/bars.ts';
 import {closingLines, openProgress, PlainProgress} from '../../src/cli/progress.ts';
 import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
+import {Screen} from './terminal.ts';
 
 const REF = 'registry.example/library/redis:latest';
 const MiB = 1 << 20;
@@ -99,6 +100,7 @@ class FakeTerminal extends Writable {
   readonly isTTY = true;
   readonly columns: number;
   readonly rows: number;
+  readonly #screen = new Screen();
   sent = '';
 
   constructor(columns = 200, rows = 50) {
@@ -109,31 +111,13 @@ class FakeTerminal extends Writable {
 
   override _write(chunk: string, _encoding: string, done: () => void): void {
     this.sent += chunk;
+    // As the kernel's terminal does.
+    this.#screen.write(chunk.replaceAll('\n', '\r\n'));
     done();
   }
 
-  /** Lines as they stand in the end, of a terminal as high as need be. */
-  get screen(): string[] {
-    const lines: string[] = [''];
-    let y = 0;
-    let x = 0;
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: a terminal is driven by them
-    for (const [token] of this.sent.matchAll(/\u001b\[\??(\d*)(?:;\d+)?[A-Za-z]|\n|[^\u001b\n]+/g)) {
-      if (token === '\n') {
-        y++;
-        x = 0;
-        lines[y] ??= '';
-      } else if (token.startsWith('\u001b')) {
-        const n = Number.parseInt(token.slice(2), 10) || 1;
-        if (token.endsWith('A')) y = Math.max(0, y - n);
-        if (token.endsWith('G')) x = n - 1;
-        if (token.endsWith('K')) lines[y] = lines[y]!.slice(0, x);
-      } else {
-        lines[y] = lines[y]!.padEnd(x).slice(0, x) + token + lines[y]!.slice(x + token.length);
-        x += token.length;
-      }
-    }
-    return lines;
+  get screen(): readonly string[] {
+    return this.#screen.rows;
   }
 }
 
