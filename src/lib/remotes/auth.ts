@@ -11,7 +11,6 @@
 import {ErrdefsError} from '../errdefs.ts';
 import type {Challenge} from './challenge.ts';
 import type {CredentialSource, Credentials, Host} from './contract.ts';
-import {shownURL} from './failure.ts';
 import {isLinkLocal, isLoopback} from './hosts.ts';
 
 /** What a token server said; `body` has its first bytes. */
@@ -212,7 +211,7 @@ export class Authorizer {
     const url = checkRealm(params.get('realm'), host, credentials !== undefined);
     const service = params.get('service');
     const scopes = mergeScopes(scope, params.get('scope'));
-    const what = `token of ${new URL(host.origin).host} from ${shownURL(url)}`;
+    const what = 'token';
 
     const byGet = (): TokenRequest => {
       const query = new URL(url);
@@ -243,7 +242,7 @@ export class Authorizer {
       reply = await this.#client.exchange(request);
     }
     if (reply.status !== 200) throw this.#client.refused(request, reply, credentials === undefined ? 'none' : 'sent');
-    const {token, lifetimeMs} = parseToken(reply.body, what);
+    const {token, lifetimeMs} = parseToken(reply.body, `${what}: ${url.host}`);
     this.#secrets.add(token);
     return this.#remember({host, scope}, `Bearer ${token}`, lifetimeMs);
   }

@@ -117,7 +117,7 @@ export interface Attempt {
 }
 
 /** The URL as errors may show it: presigned ones carry secrets in their query. */
-export const shownURL = ({origin, pathname}: URL): string => origin + pathname;
+const shownURL = ({origin, pathname}: URL): string => origin + pathname;
 
 const facts = ({url, attempt, bytesDone}: Attempt): Record<string, unknown> => ({
   host: url.host,
@@ -172,6 +172,8 @@ export const REGISTRY_CODES: Readonly<Record<string, Code>> = {
 
 /** What of an answer decides the error. */
 export interface Answer {
+  /** A token server's "not found" says nothing about an image. */
+  readonly from: 'registry' | 'token server';
   readonly status: number;
   /** The first bytes of the body. */
   readonly body: Buffer;
@@ -207,12 +209,13 @@ function firstError(body: Buffer): {code?: string; message?: string} {
   }
 }
 
-function answerClass({status, credentials, insufficientScope}: Answer, registryCode: string | undefined): Code {
+function answerClass({from, status, credentials, insufficientScope}: Answer, registryCode: string | undefined): Code {
   if (status < 400) return 'failed_precondition';
   if (status === 401) return credentials === 'sent' && insufficientScope ? 'permission_denied' : 'unauthenticated';
   if (status === 429) return 'resource_exhausted';
   if (status === 500) return 'unavailable';
   if (status > 500) return fromHTTPStatus(status);
+  if (from === 'token server') return status === 403 || status === 408 ? fromHTTPStatus(status) : 'unauthenticated';
   return (registryCode === undefined ? undefined : REGISTRY_CODES[registryCode]) ?? fromHTTPStatus(status);
 }
 

@@ -1,6 +1,6 @@
 /** A request until its final answer: redirects, challenges, repeats. */
 import {setTimeout as sleep} from 'node:timers/promises';
-import type {ErrdefsError} from '../errdefs.ts';
+import {type ErrdefsError, wrap} from '../errdefs.ts';
 import {Authorizer, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
 import type {CredentialSource} from './contract.ts';
@@ -74,7 +74,7 @@ export class Session {
       {
         exchange: (request) => this.#askToken(request),
         refused: ({what, url}, {status, body}, credentials) =>
-          refusedBy({status, body, credentials, insufficientScope: false}, {what, url, attempt: 1}, (text) =>
+          refusedBy({from: 'token server', status, body, credentials, insufficientScope: false}, {what, url, attempt: 1}, (text) =>
             this.#authorizer.redact(text),
           ),
       },
@@ -132,6 +132,7 @@ export class Session {
     const challenges = parseChallenges(headers['www-authenticate']);
     return refusedBy(
       {
+        from: 'registry',
         status,
         body,
         credentials: !home || realm === undefined ? 'withheld' : (await this.#authorizer.hasCredentials(realm.host)) ? 'sent' : 'none',
@@ -210,7 +211,10 @@ export class Session {
       }
       if (status === 401 && home && realm !== undefined && !challenged) {
         challenged = true;
-        const answer = await this.#authorizer.answer(realm, parseChallenges(headers['www-authenticate']), authorization, signal);
+        const challenges = parseChallenges(headers['www-authenticate']);
+        const answer = await this.#authorizer.answer(realm, challenges, authorization, signal).catch((err: unknown) => {
+          throw wrap(what, err);
+        });
         if (answer !== undefined) {
           authorization = answer;
           continue;

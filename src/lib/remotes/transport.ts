@@ -90,9 +90,9 @@ export class Transport {
    */
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
-    exchange.signal?.throwIfAborted();
-    const agent = await this.open();
     const {method, url, headers, body, signal, onHead} = exchange;
+    const agent = await this.open();
+    signal?.throwIfAborted();
     const {stallTimeoutMs} = this.#options;
     await new Promise<void>((resolve, reject) => {
       let controller: Dispatcher.DispatchController | undefined;
@@ -194,7 +194,10 @@ export class Transport {
             }
           },
           // undici takes its connection back one turn of the event loop later; a request before that would open another.
-          onResponseEnd: () => setImmediate(() => setImmediate(settle)),
+          onResponseEnd() {
+            clearInterval(watch);
+            setImmediate(() => setImmediate(settle));
+          },
           onResponseError(_, err) {
             failure ??= {reason: fromTransport(err)};
             settle();

@@ -137,6 +137,19 @@ describe('tokens', () => {
     await remote.resolve(ref);
     assert.equal(tokenRequests(registry).length, 3);
   });
+  it('that are not to be had fail the request that needed them, by its name', async (t) => {
+    for (const [fault, expected] of [
+      [{status: 404, code: 'NAME_UNKNOWN'}, /: resolve \S+\/team\/app:v1: token: \S+ answered 404 NAME_UNKNOWN: unauthenticated$/],
+      [
+        {body: () => Buffer.from('{}'), headers: {'content-length': '2'}},
+        /: resolve \S+\/team\/app:v1: token: \S+: there is no token in the answer: /,
+      ],
+    ] as const) {
+      const {registry, remote, ref} = await open(t, {auth: {kind: 'token'}});
+      registry.fault({path: /^\/token/, ...fault});
+      await assert.rejects(remote.resolve(ref), expected);
+    }
+  });
   it('that a challenge asks more for have both scopes', () => {
     assert.deepEqual(mergeScopes('repository:b:pull', 'repository:a:pull,push repository:b:pull', undefined, ''), [
       'repository:a:pull,push',
