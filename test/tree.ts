@@ -58,14 +58,15 @@ function readAllXattrs(dir: string): Map<string, Record<string, string>> {
 export function readTree(dir: string): TreeEntry[] {
   const base = Buffer.from(dir).toString('latin1');
   const xattrs = readAllXattrs(dir);
-  const inodes = new Map<bigint, string[]>();
+  const inodes = new Map<string, string[]>();
   const entries: TreeEntry[] = [];
   const visit = (path: string): void => {
     const full = path === '.' ? base : `${base}/${path}`;
     const stat = lstatSync(latin1(full), {bigint: true});
     const type = typeOf(stat);
-    const names = inodes.get(stat.ino) ?? [];
-    if (type !== 'directory') inodes.set(stat.ino, names);
+    const inode = `${stat.dev}:${stat.ino}`;
+    const names = inodes.get(inode) ?? [];
+    if (type !== 'directory') inodes.set(inode, names);
     names.push(path);
     entries.push({
       path,

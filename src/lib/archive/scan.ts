@@ -6,17 +6,17 @@
  * Where the two part was tried out with erofs-utils 1.8.6 and read there, lib/tar.c and lib/rebuild.c.
  */
 
-import type {TarHandler, TarHeader} from './tar.ts';
+import type {TarHandler, TarHeader, TarType} from './tar.ts';
 
 /**
  * Why a layer must be applied entry by entry:
- * `format` a header that readers understand differently; `dotdot` a name with `..`; `name` one of 255 bytes or more;
+ * `format` a header that readers understand differently; `dotdot` a name with `..`; `name` one of more than 255 bytes;
  * `implied-parent` a parent that the layer does not carry, or only later; `symlink-parent` one that is a symbolic link;
- * `type-change` one that is neither; `duplicate` a name that comes twice; `missing-link` a hard link to what is not in the
- * layer so far; `link-attributes` one whose header disagrees with its target's; `whiteout` one of what the same layer has, of
- * everything, or with content or no name; `device-zero` a node 0/0, which looks like a whiteout; `reserved` extended
- * attributes `trusted.*`; `xattr` others that may not be settable there; `time` an mtime that is not kept; `root` other than
- * the usual attributes for the root.
+ * `type-change` one that is neither; `duplicate` a name that comes again as a directory, having been none, or with extended
+ * attributes; `missing-link` a hard link to what is not in the layer so far; `link-attributes` one whose header disagrees with
+ * its target's; `whiteout` one of what the same layer has, of everything, or with content or no name; `device-zero` a node
+ * 0/0, which looks like a whiteout; `reserved` extended attributes `trusted.*`; `xattr` others that may not be settable there;
+ * `time` an mtime that is not kept; `root` other than the usual attributes for the root.
  */
 export type Reason =
   | 'format'
@@ -46,13 +46,18 @@ export interface LayerScan extends TarHandler {
 /** What a name in a directory is: a directory, a whiteout, or something else with what its attributes add up to. */
 type Known = Directory | Leaf;
 type Directory = Map<string, Known>;
-/** Two bits of kind, the others of a checksum. */
+/** Two bits of kind, 16 of the extended attributes' checksum, 32 of the others'. */
 type Leaf = number;
 
+const OTHER = 0;
 const SYMLINK = 1;
 const WHITEOUT = 2;
-const OTHER = 0;
 const KINDS = 4;
+const XATTR_SUMS = 0x10000;
+
+const kindOf = (leaf: Leaf): number => leaf % KINDS;
+const xattrSumOf = (leaf: Leaf): number => Math.floor(leaf / KINDS) % XATTR_SUMS;
+const sumOf = (leaf: Leaf): number => Math.floor(leaf / KINDS / XATTR_SUMS);
 
 const PREFIX = '.wh.';
 const OPAQUE = '.wh..wh..opq';
@@ -62,6 +67,8 @@ const MAX_TIME = 9_223_372_036;
 export function createLayerScan(): LayerScan {
   const reasons = new Set<Reason>();
   const root: Directory = new Map();
+  /** Directories whose headers have extended attributes. */
+  const withXattrs = new WeakSet<Directory>();
   let entries = 0;
   let size = 0;
 
@@ -76,7 +83,7 @@ export function createLayerScan(): LayerScan {
         next = new Map();
         at.set(name, next);
       } else if (typeof next === 'number') {
-        reasons.add(next % KINDS === SYMLINK ? 'symlink-parent' : 'type-change');
+        reasons.add(kindOf(next) === SYMLINK ? 'symlink-parent' : 'type-change');
         return undefined;
       }
       at = next;
@@ -103,9 +110,21 @@ export function createLayerScan(): LayerScan {
       return OTHER;
     }
     const target = walk(names, 'missing-link', false)?.get(base);
-    if (typeof target !== 'number' || target % KINDS === WHITEOUT) reasons.add('missing-link');
-    else if (header.xattrs.size > 0 || Math.floor(target / KINDS) !== checksum(header)) reasons.add('link-attributes');
-    return target ?? OTHER;
+    if (typeof target !== 'number' || kindOf(target) === WHITEOUT || header.linkname.endsWith('/')) {
+      reasons.add('missing-link');
+      return OTHER;
+    }
+    const xattrs = header.xattrs.size === 0 || xattrSumOf(target) === sumXattrs(header);
+    if (!xattrs || sumOf(target) !== sum(header, kindOf(target))) reasons.add('link-attributes');
+    return target;
+  };
+
+  const scanDirectory = (header: TarHeader, before: Known | undefined): Directory => {
+    if (before !== undefined && (typeof before === 'number' || header.xattrs.size > 0 || withXattrs.has(before)))
+      reasons.add(before === WHITEOUT ? 'whiteout' : 'duplicate');
+    const dir: Directory = before instanceof Map ? before : new Map();
+    if (header.xattrs.size > 0) withXattrs.add(dir);
+    return dir;
   };
 
   const scan = (header: TarHeader): void => {
@@ -114,15 +133,14 @@ export function createLayerScan(): LayerScan {
     if (mtimeSec < 0 || mtimeSec > MAX_TIME) reasons.add('time');
     for (const key of xattrs.keys()) {
       if (key.startsWith('trusted.')) reasons.add('reserved');
-      else if (!key.startsWith('security.') && !(key.startsWith('user.') && (type === 'file' || type === 'directory')))
-        reasons.add('xattr');
+      else if (!key.startsWith('security.') && !(key.startsWith('user.') && USER_XATTRS.has(type))) reasons.add('xattr');
     }
     const names = namesOf(name);
     if (names.includes('..')) {
       reasons.add('dotdot');
       return;
     }
-    if (names.some((part) => part.length >= 255)) reasons.add('name');
+    if (names.some((part) => part.length > 255)) reasons.add('name');
     const base = names.pop();
     if (base === undefined) {
       if (type !== 'directory' || header.mode !== 0o755 || header.uid !== 0 || header.gid !== 0 || xattrs.size > 0) reasons.add('root');
@@ -135,11 +153,17 @@ export function createLayerScan(): LayerScan {
       return;
     }
     const before = dir.get(base);
-    if (before !== undefined) reasons.add(before === WHITEOUT ? 'whiteout' : 'duplicate');
+    if (before === WHITEOUT) reasons.add('whiteout');
     if ((type === 'char' || type === 'block') && header.devmajor === 0 && header.devminor === 0) reasons.add('device-zero');
-    if (type === 'directory') dir.set(base, before instanceof Map ? before : new Map());
-    else if (type === 'link') dir.set(base, scanLink(header));
-    else dir.set(base, checksum(header) * KINDS + (type === 'symlink' ? SYMLINK : OTHER));
+    if (type === 'directory') dir.set(base, scanDirectory(header, before));
+    else if (type === 'link') {
+      // What is in the way goes first, though it be the target.
+      dir.delete(base);
+      dir.set(base, scanLink(header));
+    } else {
+      const kind = type === 'symlink' ? SYMLINK : OTHER;
+      dir.set(base, (sum(header, kind) * XATTR_SUMS + sumXattrs(header)) * KINDS + kind);
+    }
   };
 
   return {
@@ -160,12 +184,21 @@ export function createLayerScan(): LayerScan {
   };
 }
 
+/** Types that may have extended attributes `user.*`. */
+const USER_XATTRS: ReadonlySet<TarType> = new Set(['file', 'directory', 'link']);
+
 const namesOf = (path: string): string[] => path.split('/').filter((name) => name !== '' && name !== '.');
 
-/** Of what a hard link's header repeats; 32 bits. */
-function checksum({mode, uid, gid, mtimeSec, mtimeNs}: TarHeader): number {
-  let sum = 0;
-  for (const value of [mode, uid, gid, mtimeSec, Math.floor(mtimeSec / 2 ** 32), mtimeNs])
-    sum = (Math.imul(sum ^ value, 0x01000193) + 1) | 0;
-  return sum >>> 0;
+const mix = (sum: number, value: number): number => (Math.imul(sum ^ value, 0x01000193) + 1) | 0;
+
+/** Of what a hard link's header repeats; 32 bits. The mode of a symbolic link is nothing. */
+function sum({mode, uid, gid, mtimeSec, mtimeNs}: TarHeader, kind: number): number {
+  return [kind === SYMLINK ? 0 : mode, uid, gid, mtimeSec, Math.floor(mtimeSec / 2 ** 32), mtimeNs].reduce(mix, 0) >>> 0;
+}
+
+/** 16 bits; 0 for none. */
+function sumXattrs({xattrs}: TarHeader): number {
+  let all = 0;
+  for (const [key, value] of xattrs) all ^= Buffer.concat([Buffer.from(`${key}=`, 'latin1'), value]).reduce(mix, 0);
+  return (all ^ (all >>> 16)) & (XATTR_SUMS - 1);
 }

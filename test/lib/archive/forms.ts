@@ -1,0 +1,92 @@
+/** Layers put together in each way that there is, and the tree that comes of it. */
+import {execFileSync} from 'node:child_process';
+import {mkdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {readTree, type TreeEntry} from '../../tree.ts';
+
+export interface ApplyOptions {
+  readonly form: LayerForm;
+  readonly lowers?: readonly string[];
+  readonly warn?: (message: string) => void;
+  /** Bytes given at a time. */
+  readonly chunk?: number;
+}
+
+export function apply(
+  root: string,
+  tar: Uint8Array,
+  {chunk = 65_536, ...options}: ApplyOptions,
+): ReturnType<ReturnType<typeof createApplier>['end']> {
+  const applier = createApplier({root, ...options});
+  for (let at = 0; at < tar.length; at += chunk) applier.write(tar.subarray(at, at + chunk));
+  return applier.end();
+}
+
+/** What overlayfs shows of trees, nearest first; nothing stays mounted. */
+export function readMerged(work: string, trees: readonly string[]): TreeEntry[] {
+  const [at, empty] = [join(work, 'merged'), join(work, 'empty')];
+  for (const dir of [at, empty]) mkdirSync(dir, {recursive: true});
+  execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${[...trees, empty].join(':')}`, at]);
+  try {
+    return readTree(at);
+  } finally {
+    execFileSync('umount', [at]);
+  }
+}
+
+export interface Form {
+  readonly name: string;
+  /** Applies layers, the bottom first, in an empty directory. */
+  run(work: string, layers: readonly Uint8Array[]): TreeEntry[];
+}
+
+function makeTree(work: string, name: string): string {
+  const tree = join(work, name);
+  mkdirSync(tree, {recursive: true, mode: 0o755});
+  return tree;
+}
+
+export const PLAIN: Form = {
+  name: 'plain',
+  run(work, layers) {
+    const root = makeTree(work, 'root');
+    for (const layer of layers) apply(root, layer, {form: 'plain'});
+    return readTree(root);
+  },
+};
+
+export const OVERLAY: Form = {
+  name: 'overlay, one after the other',
+  run(work, layers) {
+    const trees: string[] = [];
+    layers.forEach((layer, i) => {
+      const tree = makeTree(work, `layer${i}`);
+      apply(tree, layer, {form: 'overlay', lowers: trees});
+      trees.unshift(tree);
+    });
+    return readMerged(work, trees);
+  },
+};
+
+export const RECONCILED: Form = {
+  name: 'overlay, each by itself and then reconciled',
+  run(work, layers) {
+    const done = layers.map((layer, i) => {
+      const tree = makeTree(work, `layer${i}`);
+      return {tree, layer, result: apply(tree, layer, {form: 'overlay'})};
+    });
+    const trees: string[] = [];
+    done.forEach(({tree, layer, result}, i) => {
+      let at = tree;
+      if (reconcile(tree, trees, result) === 'redo') {
+        at = makeTree(work, `again${i}`);
+        apply(at, layer, {form: 'overlay', lowers: trees});
+      }
+      trees.unshift(at);
+    });
+    return readMerged(work, trees);
+  },
+};
+
+export const FORMS: readonly Form[] = [PLAIN, OVERLAY, RECONCILED];

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import {once} from 'node:events';
+import {describe, it} from 'node:test';
+import {createGzip, gzipSync, zstdCompressSync} from 'node:zlib';
+import {createInflater, createStreamInflater, inflatesSynchronously, openInflater} from '../../../src/lib/archive/inflate.ts';
+import {findBun, runInBun} from './engines.ts';
+import {inflate, inflateAll, OPENERS, type Outcome, PLAIN, STREAMS, sha256} from './streams.ts';
+
+const bun = (): {synchronous: boolean; outcomes: Record<string, Outcome>} => runInBun('streams.ts') as ReturnType<typeof bun>;
+
+function check(outcomes: Record<string, Outcome>): void {
+  for (const [name, outcome] of Object.entries(outcomes)) {
+    const {kind, error, plain = PLAIN} = STREAMS[name.slice(0, name.indexOf(';'))]!;
+    assert.deepEqual(outcome, {kind, ...(error === undefined ? {sha256: sha256(plain)} : {error})}, name);
+  }
+}
+
+describe('inflating', () => {
+  it('is synchronous on this Node: if not, the private part of zlib has changed', () => assert.equal(inflatesSynchronously(), true));
+
+  it('gives the same either way, however the bytes are cut', async () => check(await inflateAll()));
+
+  it('is synchronous on this Bun, and gives the same', (t) => {
+    if (findBun() === undefined) {
+      t.skip('needs Bun');
+      return;
+    }
+    const {synchronous, outcomes} = bun();
+    assert.equal(synchronous, true);
+    check(outcomes);
+  });
+
+  it('takes the synchronous way where it is', async () => {
+    const inflater = openInflater(() => {});
+    assert.equal(inflater.write(gzipSync('x')), undefined);
+    inflater.close();
+  });
+
+  for (const [way, open] of Object.entries(OPENERS))
+    it(`passes on an error of whom it feeds: ${way}`, async () => {
+      for (const bytes of [gzipSync('text'), zstdCompressSync('text'), Buffer.from('text')]) {
+        const inflater = open(() => {
+          throw new Error('from the sink');
+        });
+        await assert.rejects(async () => {
+          await inflater.write(bytes);
+          await inflater.end();
+        }, /from the sink/);
+        inflater.close();
+      }
+    });
+
+  it('does not grow with what comes out', async () => {
+    // 256 MiB of zeros in 260 kB.
+    const gzip = createGzip();
+    const parts: Buffer[] = [];
+    gzip.on('data', (chunk: Buffer) => parts.push(chunk));
+    const block = Buffer.alloc(1 << 20);
+    for (let i = 0; i < 256; i++) if (!gzip.write(block)) await once(gzip, 'drain');
+    await once(gzip.end(), 'end');
+    const bomb = Buffer.concat(parts);
+    for (const open of [createInflater, createStreamInflater]) {
+      let size = 0;
+      let largest = 0;
+      const inflater = open((chunk) => {
+        size += chunk.length;
+        largest = Math.max(largest, process.memoryUsage.rss());
+      });
+      const before = process.memoryUsage.rss();
+      await inflater.write(bomb);
+      await inflater.end();
+      inflater.close();
+      assert.equal(size, 256 << 20);
+      assert.ok(largest - before < 64 << 20, `${(largest - before) >> 20} MiB more`);
+    }
+  });
+
+  it('gives its output in the same memory each time', () => {
+    const buffers = new Set<ArrayBufferLike>();
+    const inflater = createInflater((chunk) => buffers.add(chunk.buffer));
+    inflater.write(gzipSync(Buffer.alloc(1 << 20)));
+    inflater.end();
+    inflater.close();
+    assert.equal(buffers.size, 1);
+  });
+
+  it('tells the format once four bytes are there', () => {
+    const inflater = createInflater(() => {});
+    inflater.write(Buffer.from([0x28, 0xb5]));
+    assert.equal(inflater.kind, undefined);
+    inflater.write(Buffer.from([0x2f, 0xfd]));
+    assert.equal(inflater.kind, 'zstd');
+    inflater.close();
+  });
+
+  it('answers random damage with data loss or with other bytes', async () => {
+    for (let seed = 1; seed <= 60; seed++) {
+      for (const source of [STREAMS['gzip, two members']!.bytes, STREAMS['zstd, skippable frames and two others']!.bytes]) {
+        const bytes = Buffer.from(source);
+        for (let i = 0; i < 4; i++) bytes[(seed * 7919 + i * 104_729) % bytes.length] = seed * 31 + i;
+        for (const open of Object.values(OPENERS)) {
+          const {error} = await inflate(open, bytes, 4096);
+          assert.ok([undefined, 'data_loss', 'resource_exhausted'].includes(error), `seed ${seed}: ${error}`);
+        }
+      }
+    }
+  });
+});

@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict';
+import {spawnSync} from 'node:child_process';
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {createLayerScan, type Reason} from '../../../src/lib/archive/scan.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../tartest.ts';
+import {diffTrees} from '../../tree.ts';
+import {PLAIN, readMerged} from './forms.ts';
+import {SCENARIOS} from './scenarios.ts';
+
+function scan(archive: Uint8Array): ReturnType<typeof createLayerScan> {
+  const handler = createLayerScan();
+  const reader = createTarReader(handler);
+  reader.write(archive);
+  reader.end();
+  return handler;
+}
+
+const X = {xattrs: {'user.a': '1'}};
+const LONGEST = 'm'.repeat(255);
+const ACL = Buffer.from('0200000001000600ffffffff04000400ffffffff20000400ffffffff', 'hex');
+const OPAQUE_D = [dir('d'), file('d/old', 'o')];
+
+/** Layers, the last of which is judged. Where nothing speaks against it, indexing is compared with applying. */
+const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...layers: readonly (readonly TarEntry[])[]])[] = [
+  ['names of 255 bytes', [], [file(LONGEST, 'x'), dir(`${LONGEST}`.slice(1)), file(`${LONGEST.slice(1)}/f`, 'x')]],
+  ['a name of 256 bytes', ['name'], [file(`${LONGEST}m`, 'x')]],
+  ['a file twice', [], [file('f', '1'), file('f', '22', 0o600)]],
+  ['a directory twice', [], [dir('d', 0o700), file('d/a', 'x'), dir('d', 0o711, {uid: 3})]],
+  ['a directory twice, with extended attributes at first', ['duplicate'], [dir('d', 0o700, X), dir('d', 0o711)]],
+  ['a directory twice, with extended attributes then', ['duplicate'], [dir('d', 0o700), dir('d', 0o711, X)]],
+  ['a directory, then a file', [], [dir('d'), file('d/a', 'x'), file('d', 'f')]],
+  ['a file, then a directory', ['duplicate'], [dir('d'), file('d/old', 'o')], [file('d', 'f'), dir('d'), file('d/b', 'y')]],
+  ['a link over a file', [], [file('a', 'a'), file('b', 'b'), link('a', 'b')]],
+  ['a file over a link', [], [file('a', 'a'), link('a', 'b'), file('b', 'new')]],
+  ['a file over a linked file', [], [file('a', 'a'), link('a', 'b'), file('a', 'new')]],
+  ['a link to a link that is replaced', [], [file('a', '1'), link('a', 'b'), file('c', '2'), link('c', 'a')]],
+  ['a parent that comes later', ['implied-parent'], [file('d/f', 'x'), dir('d', 0o700, {uid: 4})]],
+  ['no parent', ['implied-parent'], [dir('d', 0o700)], [file('d/f', 'x')]],
+  ['a link for a parent', ['symlink-parent'], [dir('d'), symlink('d', 'l'), file('l/f', 'x')]],
+  ['a file for a parent', ['type-change'], [file('d', 'x'), file('d/f', 'x')]],
+  ['a whiteout for a parent', ['type-change'], [dir('d')], [whiteout('d'), file('d/f', 'x')]],
+  ['..', ['dotdot'], [dir('d'), file('d/../f', 'x')]],
+  ['.. in a link', ['dotdot'], [file('f', 'x'), link('../f', 'l')]],
+  ['dots and slashes', [], [dir('./'), dir('./a'), file('./a/./b', '1'), file('//a//c', '2')]],
+  ['hard links, also by absolute name', [], [dir('d'), file('d/a', '1'), link('/d/a', 'b'), link('./d/a', 'c')]],
+  ['a hard link to a symbolic link', [], [symlink('x', 's'), link('s', 'l', {mode: 0o644})]],
+  ['a hard link to what comes later', ['missing-link'], [file('a')], [link('a', 'l'), file('a', 'x')]],
+  ['a hard link to a directory', ['missing-link'], [dir('d'), link('d', 'l')]],
+  ['a hard link to itself', ['missing-link'], [file('f'), link('f', 'f')]],
+  ['a hard link with a slash', ['missing-link'], [file('f'), link('f/', 'l')]],
+  ['a hard link by way of a link', ['symlink-parent', 'missing-link'], [dir('d'), file('d/f'), symlink('d', 'l'), link('l/f', 'g')]],
+  ['a hard link to what is hidden', ['missing-link'], [file('a')], [whiteout('a'), link('a', 'l')]],
+  ['a hard link of another mode', ['link-attributes'], [file('f', 'x', 0o600), link('f', 'l', {mode: 0o644})]],
+  ['a hard link of another owner', ['link-attributes'], [file('f'), link('f', 'l', {uid: 1})]],
+  ['a hard link of another time', ['link-attributes'], [file('f'), link('f', 'l', {mtime: 1})]],
+  ['a hard link with the same extended attributes, and one with none', [], [file('f', '', 0o644, X), link('f', 'l', X), link('f', 'm')]],
+  ['a hard link with others', ['link-attributes'], [file('f', '', 0o644, X), link('f', 'l', {xattrs: {'user.a': '2'}})]],
+  ['a whiteout', [], [file('a', 'o'), dir('d'), file('d/f', 'x')], [whiteout('a'), dir('d'), whiteout('d/f')]],
+  ['a whiteout before a file', ['whiteout'], [file('a', 'o')], [whiteout('a'), file('a', 'n')]],
+  ['a whiteout before a directory', ['whiteout'], [dir('a'), file('a/o')], [whiteout('a'), dir('a')]],
+  ['a whiteout after a file', ['whiteout'], [file('a', 'o')], [file('a', 'n'), whiteout('a')]],
+  ['a whiteout after a directory', ['whiteout'], [dir('a'), file('a/o')], [dir('a'), whiteout('a')]],
+  ['a whiteout with content', ['whiteout'], [file('a', 'o')], [file('.wh.a', 'x'), file('b')]],
+  ['a whiteout of nothing', ['whiteout'], [file('.wh.')]],
+  ['a whiteout in a new directory', [], [file('a')], [dir('new'), whiteout('new/x'), file('new/y')]],
+  ['an opaque mark, before and after', [], OPAQUE_D, [dir('d'), file('d/n', 'n'), opaque('d'), file('d/m', 'm'), opaque('d')]],
+  ['an opaque mark and extended attributes', [], OPAQUE_D, [dir('d', 0o755, X), opaque('d')]],
+  ['an opaque mark and a whiteout', [], OPAQUE_D, [dir('d'), opaque('d'), whiteout('d/old'), file('d/n')]],
+  ['an opaque mark with content', ['whiteout'], OPAQUE_D, [dir('d'), file('d/.wh..wh..opq', 'x')]],
+  ['an opaque mark for everything', ['whiteout'], OPAQUE_D, [file('.wh..wh..opq')]],
+  ["AUFS' own files", [], [file('a')], [file('.wh..wh.plnk'), file('.wh..wh.orph'), file('.wh..wh.aufs')]],
+  ['nodes', [], [char('null', 1, 3), char('large', 4095, 1_048_575), fifo('pipe', 0o622, {uid: 9})]],
+  ['a node 0/0', ['device-zero'], [file('a', 'o')], [char('a', 0, 0)]],
+  [
+    'extended attributes',
+    [],
+    [file('a', '', 0o644, {xattrs: {'user.e': '', 'security.capability': 'x'}}), symlink('x', 's', {xattrs: {'security.foo': '1'}})],
+  ],
+  ['extended attributes trusted.*', ['reserved'], [file('a', '', 0o644, {xattrs: {'trusted.overlay.opaque': 'y'}})]],
+  ['extended attributes user.* of a link', ['xattr'], [symlink('x', 's', X)]],
+  ['an ACL', ['xattr'], [file('a', '', 0o644, {xattrs: {'system.posix_acl_access': ACL}})]],
+  ['times', [], [file('a', '', 0o644, {mtime: 9_000_000_000}), file('b', '', 0o644, {pax: {mtime: '1600000000.012345678'}})]],
+  ['a time before 1970', ['time'], [file('a', '', 0o644, {pax: {mtime: '-5'}})]],
+  ['a time with other than nine decimals', ['format'], [file('a', '', 0o644, {pax: {mtime: '1600000000.5'}})]],
+  ['the root, of usual attributes', [], [dir('./', 0o755, {mtime: 1}), file('./f')]],
+  ['the root, private', ['root'], [dir('./', 0o700), file('./f')]],
+  [
+    'long names in each form',
+    [],
+    [
+      file('g'.repeat(200), 'x', 0o644, {format: 'gnu'}),
+      link('g'.repeat(200), 'h'.repeat(200), {format: 'gnu'}),
+      symlink('t'.repeat(300), 's', {format: 'gnu'}),
+      dir(`${'p'.repeat(120)}/`),
+      file(`${'p'.repeat(120)}/f`, 'x'),
+      dir('q'.repeat(90)),
+      file('foo', 'x', 0o644, {prefix: 'q'.repeat(90)}),
+    ],
+  ],
+  [
+    'numbers in each form',
+    [],
+    [file('a', '1', 0o100644, {uid: 4_294_967_294, gid: 70_000, format: 'gnu'}), file('b', '1', 0o644, {pax: {uid: '3000001'}})],
+  ],
+  ['old tar', ['format'], [file('a', '1', 0o644, {format: 'v7'})]],
+  ['a type of NUL', ['format'], [file('a', '1', 0o644, {typeflag: '\0'})]],
+  ['a size without content', ['format'], [dir('a', 0o755, {size: 512}), file('c', '2')]],
+  ['a global header', ['format'], [{name: 'g', typeflag: 'g', content: Buffer.from('10 mtime=5\n')}, file('f')]],
+  ['an empty name', ['format', 'root'], [file('')]],
+  ['a link without text', ['format'], [symlink('', 'l')]],
+  ['sizes', [], [file('a', 'x'.repeat(100_000)), file('b', 'y'.repeat(4096)), file('c', 'z'.repeat(4097)), file('d')]],
+];
+
+/** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
+function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof readMerged> | undefined {
+  const mounts: string[] = [];
+  try {
+    for (const [i, layer] of layers.entries()) {
+      const [archive, image, at] = ['tar', 'erofs', 'mount'].map((kind) => join(work, `${i}.${kind}`)) as [string, string, string];
+      writeFileSync(archive, layer);
+      mkdirSync(at);
+      const made = spawnSync('mkfs.erofs', ['--quiet', '--tar=i', '--aufs', image, archive], {encoding: 'utf8'});
+      assert.equal(made.status, 0, made.stderr);
+      if (spawnSync('mount', ['-t', 'erofs', '-o', `ro,device=${archive}`, image, at]).status !== 0) return undefined;
+      mounts.unshift(at);
+    }
+    return readMerged(work, mounts);
+  } finally {
+    for (const at of mounts) spawnSync('umount', [at]);
+  }
+}
+
+function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
+  const theirs = indexed(temporaryDirectory(t), layers);
+  if (theirs === undefined) {
+    t.skip('needs a kernel that mounts EROFS from files');
+    return;
+  }
+  // The root is whoever mounts it to make.
+  assert.deepEqual(diffTrees(PLAIN.run(temporaryDirectory(t), layers), theirs, {ignore: (path) => path === '.'}), []);
+}
+
+describe('a layer is indexed only where that gives the tree that applying gives', () => {
+  for (const [name, reasons, ...layers] of CASES)
+    it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
+      const tars = layers.map((entries) => tar(...entries));
+      assert.deepEqual([...scan(tars.at(-1)!).reasons], reasons);
+      if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'getfattr')) return;
+      assertIndexable(t, tars);
+    });
+
+  for (const {name, layers} of SCENARIOS)
+    it(name, (t) => {
+      const tars = layers.map((entries) => tar(...entries));
+      if (tars.some((archive) => scan(archive).reasons.size > 0) || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'getfattr'))
+        return;
+      assertIndexable(t, tars);
+    });
+});
+
+it('counts entries and their sizes as applying does', () => {
+  const {entries, size} = scan(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!')));
+  assert.deepEqual({entries, size}, {entries: 5, size: 9});
+});
