@@ -17,8 +17,6 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
   /** Names of the tests that contain the current one, by nesting. */
   const path: string[] = [];
   const failures: string[] = [];
-  /** How many of the failures belong to files that have ended: the events of a file come in one piece. */
-  let reported = 0;
   const skips = new Map<string, number>();
   const closing: string[] = [];
 
@@ -53,9 +51,8 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
         break;
       case 'test:summary': {
         if (data.file === undefined) break;
-        const {passed, skipped} = data.counts;
-        const failed = failures.length - reported;
-        reported = failures.length;
+        const {tests, passed, skipped, todo} = data.counts;
+        const failed = tests - passed - skipped - todo;
         const text = `${passed} passed${failed > 0 ? `, ${failed} failed` : ''}${skipped > 0 ? `, ${skipped} skipped` : ''}`;
         yield `${data.success ? '✔' : '✖'} ${relative('.', data.file)}: ${text} (${seconds(data.duration_ms)})\n`;
         break;

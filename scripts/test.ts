@@ -14,7 +14,7 @@ import {join} from 'node:path';
 import {unmountBelow} from '../test/helpers.ts';
 
 /** One file may take as long. */
-const TIMEOUT_MS = 20 * 60_000;
+const TIMEOUT_MS = 10 * 60_000;
 
 const root = join(import.meta.dirname, '..');
 
