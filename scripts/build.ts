@@ -58,7 +58,7 @@ async function buildNode(): Promise<void> {
   const {metafile} = await build({
     absWorkingDir: root,
     entryPoints: {
-      entry: 'src/cli/entry.ts',
+      main: 'src/main.ts',
       index: 'src/index.ts',
       errdefs: 'src/lib/errdefs.ts',
       oci: 'src/oci.ts',
@@ -118,7 +118,7 @@ function buildExecutable(): void {
       // In one piece all of it would be read at start, and every module of Bun that any of it imports.
       // A directory's files must not decide what the command does in it.
       ...['--no-compile-autoload-dotenv', '--no-compile-autoload-bunfig'],
-      ...[join(dist, 'node/entry.js'), join(dist, 'node/worker.js')],
+      ...[join(dist, 'node/main.js'), join(dist, 'node/worker.js')],
       ...['--outfile', outfile],
     ],
     {stdio: ['ignore', 'ignore', 'inherit']},

@@ -4,6 +4,7 @@ import type {Client, NamespaceClient} from '../lib/client/types.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
 import {splitArgv} from './argv.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
+import type {CommandTable} from './dispatch.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
 import {report} from './report.ts';
 import {formatTable} from './table.ts';
@@ -24,8 +25,21 @@ const SIGNAL_NAMES = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[];
 /** How long an interrupted command may clean up. Ending it then is safe: the store takes a kill at any moment. */
 const GRACE_MS = 5000;
 
+/** A command line, after it is known which command it calls. */
+export interface Call {
+  readonly id: string;
+  /** The words that are the command's own. */
+  readonly argv: readonly string[];
+  /** All there are, for the help. */
+  readonly commands: Commands;
+  readonly context: Context;
+}
+
+/** Every command by its words, loaded when it is called. */
+export type Commands = CommandTable<() => Promise<{readonly default: CommandClass}>>;
+
 export interface CommandClass {
-  new (id: string, argv: readonly string[], context: Context): BaseCommand;
+  new (call: Call): BaseCommand;
   readonly summary: string;
   readonly description: string | undefined;
   readonly examples: readonly string[];
@@ -56,7 +70,8 @@ export abstract class BaseCommand {
   protected tail: readonly string[] = [];
   protected json = false;
   #debug = false;
-  readonly #id: string;
+  readonly #call: Call;
+  /** The command's own part of it, once that is known. */
   #argv: readonly string[];
   #client: Client | undefined;
   #abort: AbortController | undefined;
@@ -66,10 +81,10 @@ export abstract class BaseCommand {
   #giveUp!: (err: unknown) => void;
   #timers: NodeJS.Timeout[] = [];
 
-  constructor(id: string, argv: readonly string[], context: Context) {
-    this.#id = id;
-    this.#argv = argv;
-    this.context = context;
+  constructor(call: Call) {
+    this.#call = call;
+    this.#argv = call.argv;
+    this.context = call.context;
     this.#overdue = new Promise((_, reject) => {
       this.#giveUp = reject;
     });
@@ -92,7 +107,7 @@ export abstract class BaseCommand {
       this.json = json;
       if (help) {
         const {showHelp} = await import('./help.ts');
-        await showHelp(this.#id, this.context);
+        await showHelp(this.#call.id, this.#call.commands, this.context);
         return {status: 0};
       }
       const result = await Promise.race([this.run(), this.#overdue]);
@@ -145,7 +160,7 @@ export abstract class BaseCommand {
   }
 
   /** @param hint better advice than to read the help */
-  protected usage(message: string, hint = `see "${this.context.program} ${this.#id} --help"`): ErrdefsError {
+  protected usage(message: string, hint = `see "${this.context.program} ${this.#call.id} --help"`): ErrdefsError {
     return new ErrdefsError('invalid_argument', message, {hint});
   }
 

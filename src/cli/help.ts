@@ -3,9 +3,8 @@
 import type {Command, Interfaces} from '@oclif/core';
 import {Help} from '@oclif/core/help';
 import type {ArgInput, FlagInput} from '@oclif/core/parser';
-import {COMMANDS} from '../commands/index.ts';
 import {CLASSES, CODES} from '../lib/errdefs.ts';
-import type {CommandClass} from './base.ts';
+import type {CommandClass, Commands} from './base.ts';
 import type {Context} from './context.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
 import {defined} from './values.ts';
@@ -40,7 +39,7 @@ function usageOf(id: string, {args, positionals}: CommandClass): string {
 }
 
 /** The command as oclif's help wants to know it. */
-async function loadable(id: string, command: CommandClass): Promise<Command.Loadable> {
+async function loadable(id: string, command: CommandClass, commands: Commands): Promise<Command.Loadable> {
   return {
     id: id.replaceAll(' ', ':'),
     summary: command.summary,
@@ -51,14 +50,13 @@ async function loadable(id: string, command: CommandClass): Promise<Command.Load
     flags: await named({...GLOBAL_FLAGS, ...command.flags}),
     strict: true,
     hidden: false,
-    aliases: aliasesOf(id),
+    aliases: aliasesOf(id, commands),
     hiddenAliases: [],
   } as unknown as Command.Loadable;
 }
 
 /** Other ways to write a command: by its own aliases, then by its topic's and its verb's. */
-function aliasesOf(id: string): string[] {
-  const {aliases, topicAliases, verbAliases} = COMMANDS;
+function aliasesOf(id: string, {aliases, topicAliases, verbAliases}: Commands): string[] {
   const [topic, verb] = id.split(' ') as [string, string?];
   if (verb === undefined) return [...(aliases[id] ?? [])];
   const verbs = [verb, ...(verbAliases[verb] ?? [])];
@@ -88,9 +86,9 @@ class TerminalHelp extends Help {
 }
 
 /** The part of oclif's configuration that its help reads. */
-async function helpConfig(context: Context, info: BuildInfo): Promise<Interfaces.Config> {
-  const commands = await Promise.all(Object.entries(COMMANDS.commands).map(async ([id, load]) => loadable(id, (await load()).default)));
-  const topics = Object.entries(COMMANDS.topics).map(([name, description]) => ({name, description}));
+async function helpConfig(table: Commands, context: Context, info: BuildInfo): Promise<Interfaces.Config> {
+  const commands = await Promise.all(Object.entries(table.commands).map(async ([id, load]) => loadable(id, (await load()).default, table)));
+  const topics = Object.entries(table.topics).map(([name, description]) => ({name, description}));
   const children = commands.filter(({id}) => id.includes(':')).map(({id, summary}) => ({name: id, description: summary}));
   return {
     bin: context.program,
@@ -108,8 +106,8 @@ async function helpConfig(context: Context, info: BuildInfo): Promise<Interfaces
 }
 
 /** @param subject words of a command or topic; empty for the program */
-export async function showHelp(subject: string, context: Context): Promise<void> {
-  await new TerminalHelp(await helpConfig(context, await buildInfo()), context.stdout).show(subject);
+export async function showHelp(subject: string, commands: Commands, context: Context): Promise<void> {
+  await new TerminalHelp(await helpConfig(commands, context, await buildInfo()), context.stdout).show(subject);
 }
 
 export async function showVersion(context: Context): Promise<void> {

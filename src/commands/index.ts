@@ -1,10 +1,7 @@
 /** Every command by its words. Only the one that is called is loaded. */
-import type {CommandClass} from '../cli/base.ts';
-import type {CommandTable} from '../cli/dispatch.ts';
+import type {Commands} from '../cli/base.ts';
 
-type Load = () => Promise<{readonly default: CommandClass}>;
-
-export const COMMANDS: CommandTable<Load> = {
+export const COMMANDS: Commands = {
   commands: {
     'containers info': () => import('./containers/info.ts'),
     'containers ls': () => import('./containers/ls.ts'),

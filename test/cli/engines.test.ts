@@ -6,8 +6,8 @@
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {runCommandLine} from '../../src/cli/command-line.ts';
 import {processContext} from '../../src/cli/context.ts';
-import {main} from '../../src/cli/main.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {temporaryDirectory} from '../helpers.ts';
 import {engineEnvironment, type Result, root, run} from './harness.ts';
@@ -20,7 +20,7 @@ async function fromSource(argv: readonly string[], env: Readonly<Record<string, 
   Object.assign(process.env, env);
   try {
     const {open} = processContext('ctr');
-    const {status} = await main(argv, {
+    const {status} = await runCommandLine(argv, COMMANDS, {
       program: 'ctr',
       stdout: (data) => {
         stdout += Buffer.from(data as string).toString();

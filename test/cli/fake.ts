@@ -1,7 +1,8 @@
 /** A world for commands that run in the test's own process. */
 import type {Exit} from '../../src/cli/base.ts';
+import {runCommandLine} from '../../src/cli/command-line.ts';
 import type {Context} from '../../src/cli/context.ts';
-import {main} from '../../src/cli/main.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
 import type {Client, NamespaceClient, OpenOptions} from '../../src/lib/client/types.ts';
 
 type DeepPartial<T> = T extends (...args: never[]) => unknown ? T : {[K in keyof T]?: DeepPartial<T[K]>};
@@ -56,6 +57,6 @@ export async function runOnFakes(line: string | readonly string[], world: FakeWo
       } as Client;
     },
   };
-  const exit = await main(typeof line === 'string' ? line.split(' ') : line, context);
+  const exit = await runCommandLine(typeof line === 'string' ? line.split(' ') : line, COMMANDS, context);
   return {...exit, stdout, stderr, opened, namespaces, closed};
 }

@@ -63,7 +63,7 @@ export async function run(program: string, args: readonly string[], options: Spa
 
 /** Environment that makes bin/ choose an engine. */
 export function engineEnvironment(engine: Engine): Record<string, string> {
-  const needed = engine === 'node' ? join(root, 'dist/node/entry.js') : executable;
+  const needed = engine === 'node' ? join(root, 'dist/node/main.js') : executable;
   assert.ok(existsSync(needed), `${needed} is missing: npm run build`);
   return engine === 'node' ? {BERTH_ENGINE: 'node'} : {};
 }

@@ -70,11 +70,11 @@ describe('launcher', () => {
     const path = lonelyPath(t);
     writeFileSync(join(dir, 'package.json'), '{}');
     mkdirSync(join(dir, 'dist/node'), {recursive: true});
-    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    writeFileSync(join(dir, 'dist/node/main.js'), '');
     teller(join(path, 'node'), 'path');
-    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `path ctr: ${dir}/bin/../dist/node/entry.js x\n`);
+    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `path ctr: ${dir}/bin/../dist/node/main.js x\n`);
     teller(join(dir, 'node_modules/.bin/node'), 'own');
-    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `own ctr: ${dir}/bin/../dist/node/entry.js x\n`);
+    assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `own ctr: ${dir}/bin/../dist/node/main.js x\n`);
   });
 
   it('passes over the executable when it is asked for Node', async (t) => {
@@ -82,7 +82,7 @@ describe('launcher', () => {
     const path = lonelyPath(t);
     teller(join(dir, 'dist', exeName), 'exe');
     mkdirSync(join(dir, 'dist/node'), {recursive: true});
-    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    writeFileSync(join(dir, 'dist/node/main.js'), '');
     teller(join(path, 'node'), 'node');
     assert.match((await run(join(dir, 'bin/ctr'), [], {env: {PATH: path, BERTH_ENGINE: 'node'}})).stdout, /^node ctr: /);
   });
@@ -90,7 +90,7 @@ describe('launcher', () => {
   it('runs a checkout that is not built from source', async (t) => {
     const dir = bare(t);
     teller(join(dir, 'node_modules/.bin/node'), 'node');
-    assert.match((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: lonelyPath(t)}})).stdout, /^node ctr: .*\/src\/cli\/entry\.ts x\n$/);
+    assert.match((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: lonelyPath(t)}})).stdout, /^node ctr: .*\/src\/main\.ts x\n$/);
   });
 
   it('says in one line what is missing', async (t) => {
@@ -99,7 +99,7 @@ describe('launcher', () => {
     assert.equal(nothing.status, 14);
     assert.match(nothing.stderr, /^dist: not built: run "npm ci && npm run build" in [^\n]*\n$/);
     mkdirSync(join(dir, 'dist/node'), {recursive: true});
-    writeFileSync(join(dir, 'dist/node/entry.js'), '');
+    writeFileSync(join(dir, 'dist/node/main.js'), '');
     const noNode = await run(join(dir, 'bin/dist'), [], {env: {PATH: lonelyPath(t)}});
     assert.deepEqual([noNode.status, noNode.stderr], [14, 'dist: Node 22.19 or newer is needed, or the package berth-linux-<cpu>\n']);
   });

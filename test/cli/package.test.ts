@@ -130,7 +130,7 @@ console.log(JSON.stringify({images, status, reference: String(parseReference('re
   });
 
   it('keeps everything else private', async () => {
-    const {stderr} = await run(process.execPath, ['--input-type=module', '-e', "await import('berth/dist/node/entry.js')"], {
+    const {stderr} = await run(process.execPath, ['--input-type=module', '-e', "await import('berth/dist/node/main.js')"], {
       cwd: join(dir, 'project'),
     });
     assert.match(stderr, /ERR_PACKAGE_PATH_NOT_EXPORTED/);

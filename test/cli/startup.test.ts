@@ -6,7 +6,7 @@ import {describe, it} from 'node:test';
 import {slow, temporaryDirectory} from '../helpers.ts';
 import {engineEnvironment, executable, root, run} from './harness.ts';
 
-const entry = join(root, 'dist/node/entry.js');
+const entry = join(root, 'dist/node/main.js');
 
 interface Coverage {
   readonly result: readonly {

@@ -1,7 +1,8 @@
 /** The program: `bin/` starts it, on Node from `dist/node/` or from here, or compiled. */
-import {exitStatus} from '../lib/errdefs.ts';
-import {processContext} from './context.ts';
-import {report} from './report.ts';
+
+import {processContext} from './cli/context.ts';
+import {report} from './cli/report.ts';
+import {exitStatus} from './lib/errdefs.ts';
 
 /** Node keeps compiled code here between runs; only where no other user can put code for us. */
 function codeCacheDirectory(): string | undefined {
@@ -34,8 +35,8 @@ for (const event of ['uncaughtException', 'unhandledRejection'] as const)
     process.exit(exitStatus(err));
   });
 
-const {main} = await import('./main.ts');
-const {status, signal} = await main(process.argv.slice(2), context);
+const [{runCommandLine}, {COMMANDS}] = await Promise.all([import('./cli/command-line.ts'), import('./commands/index.ts')]);
+const {status, signal} = await runCommandLine(process.argv.slice(2), COMMANDS, context);
 // A shell that runs us in a loop must see that we ended by the signal, or Ctrl-C stops only this round.
 if (signal !== undefined) {
   process.removeAllListeners(signal);

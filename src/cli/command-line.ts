@@ -1,20 +1,19 @@
 /** From the words of a command line to an exit status. */
-import {COMMANDS} from '../commands/index.ts';
 import {exitStatus} from '../lib/errdefs.ts';
-import type {Exit} from './base.ts';
+import type {Commands, Exit} from './base.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
 import {dispatch} from './dispatch.ts';
 import {report} from './report.ts';
 
-export async function main(argv: readonly string[], context: Context): Promise<Exit> {
+export async function runCommandLine(argv: readonly string[], commands: Commands, context: Context): Promise<Exit> {
   try {
-    const found = dispatch(argv, COMMANDS, context.program);
+    const found = dispatch(argv, commands, context.program);
     if (found.kind === 'command') {
-      const {default: Command} = await COMMANDS.commands[found.id]!();
-      return await new Command(found.id, found.argv, context).execute();
+      const {default: Command} = await commands.commands[found.id]!();
+      return await new Command({id: found.id, argv: found.argv, commands, context}).execute();
     }
     const {showHelp, showVersion} = await import('./help.ts');
-    await (found.kind === 'version' ? showVersion(context) : showHelp(found.id, context));
+    await (found.kind === 'version' ? showVersion(context) : showHelp(found.id, commands, context));
     return {status: 0};
   } catch (err) {
     if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
