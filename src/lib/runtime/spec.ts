@@ -40,6 +40,8 @@ export interface Spec {
   readonly ociVersion: string;
   readonly process: {
     readonly terminal?: boolean;
+    /** Characters. */
+    readonly consoleSize?: {readonly height: number; readonly width: number};
     readonly user: User;
     readonly args: readonly string[];
     readonly env: readonly string[];

@@ -1,0 +1,167 @@
+/**
+ * Whether a container's command can be started, known before it is tried: a runtime answers 1 for "not there", for
+ * "not executable" and for a container that itself ended with 1, and the kernel's own refusal comes too late to be told
+ * from it.
+ */
+import type {Buffer} from 'node:buffer';
+import {readdirSync, type Stats} from 'node:fs';
+import {arch} from 'node:os';
+import {ErrdefsError, is} from '../errdefs.ts';
+import type {Found, MountPoints, RootFS} from './rootfs.ts';
+import type {Spec} from './spec.ts';
+
+/** Exit statuses of a run that failed before the container's own command ran, as docker and POSIX shells have them. */
+export const RUN_FAILED = 125;
+export const NOT_EXECUTABLE = 126;
+export const COMMAND_NOT_FOUND = 127;
+
+/** BINPRM_BUF_SIZE: what the kernel reads of a file to know its format. */
+const HEAD = 256;
+/** How many interpreters of interpreters the kernel follows. */
+const MAX_INTERPRETERS = 5;
+const MAX_INTERPRETER_PATH = 4096;
+const MAX_PROGRAM_HEADERS = 65_536;
+const PT_INTERP = 3;
+
+/** ELF machines that a kernel runs without help, by Node's name of its architecture: its own, and where there is one the 32-bit one. */
+const MACHINES: Readonly<Record<string, readonly number[]>> = {
+  x64: [62, 3],
+  ia32: [3],
+  arm64: [183, 40],
+  arm: [40],
+  riscv64: [243],
+  ppc64: [21, 20],
+  s390x: [22],
+  loong64: [258],
+};
+
+/** Where the specification's mounts will land in the tree, and what will be seen there. */
+export function mountPoints(rootfs: RootFS, spec: Spec): MountPoints {
+  const points = new Map<string, string | undefined>();
+  for (const {destination, options, source} of spec.mounts)
+    points.set(rootfs.place(destination, points), options.includes('bind') || options.includes('rbind') ? source : undefined);
+  return points;
+}
+
+function missing(what: string, hint?: string): ErrdefsError {
+  return new ErrdefsError('not_found', what, {...(hint === undefined ? {} : {hint}), details: {runExit: COMMAND_NOT_FOUND}});
+}
+
+function denied(what: string, hint?: string): ErrdefsError {
+  return new ErrdefsError('permission_denied', what, {...(hint === undefined ? {} : {hint}), details: {runExit: NOT_EXECUTABLE}});
+}
+
+/** May the process use the execute (or search) bit? The runtime starts the command with the specification's capabilities in effect, whoever the user is. */
+function mayExecute(stats: Stats, {user, capabilities}: Spec['process']): boolean {
+  if (capabilities.effective.includes('CAP_DAC_OVERRIDE')) return stats.isDirectory() || (stats.mode & 0o111) !== 0;
+  if (stats.uid === user.uid) return (stats.mode & 0o100) !== 0;
+  const inGroup = stats.gid === user.gid || user.additionalGids.includes(stats.gid);
+  return (stats.mode & (inGroup ? 0o010 : 0o001)) !== 0;
+}
+
+/** Formats that somebody taught this kernel, such as another machine's by way of qemu; see binfmt_misc. */
+function knowsForeignFormats(): boolean {
+  try {
+    return readdirSync('/proc/sys/fs/binfmt_misc').some((name) => name !== 'register' && name !== 'status');
+  } catch {
+    return false;
+  }
+}
+
+interface Program {
+  /** Command or interpreter, for messages. */
+  readonly what: string;
+  readonly found: Found;
+}
+
+/** Path of the interpreter that a script or a dynamically linked program names; `undefined` when it needs none. See execve(2), elf(5). */
+function interpreterOf({what, found}: Program): string | undefined {
+  const head = found.read(0, HEAD);
+  if (head.toString('latin1', 0, 2) === '#!') {
+    const name = /^#![ \t]*([^ \t\n\0]+)[ \t\n\0]/.exec(head.toString().padEnd(HEAD + 1, '\0'))?.[1];
+    if (name === undefined) throw denied(`${what}: its first line names no interpreter`);
+    return name;
+  }
+  if (head.toString('latin1', 0, 4) !== '\x7fELF' || head.length < 64) {
+    if (knowsForeignFormats()) return undefined;
+    throw denied(`${what}: its format is none that the kernel executes`, 'a script needs a first line such as #!/bin/sh');
+  }
+  const wide = head[4] === 2;
+  const little = head[5] === 1;
+  const u16 = (buffer: Buffer, at: number): number => (little ? buffer.readUInt16LE(at) : buffer.readUInt16BE(at));
+  const u32 = (buffer: Buffer, at: number): number => (little ? buffer.readUInt32LE(at) : buffer.readUInt32BE(at));
+  const u64 = (buffer: Buffer, at: number): number => Number(little ? buffer.readBigUInt64LE(at) : buffer.readBigUInt64BE(at));
+  const word = wide ? u64 : u32;
+  const machine = u16(head, 18);
+  if (!(MACHINES[arch()]?.includes(machine) ?? true)) {
+    if (knowsForeignFormats()) return undefined;
+    throw denied(
+      `${what} is built for another machine (ELF ${machine}, this one is ${arch()})`,
+      'pull the image for the platform of this machine',
+    );
+  }
+  const size = u16(head, wide ? 54 : 42);
+  const entry = wide ? 56 : 32;
+  const table = found.read(word(head, wide ? 32 : 28), Math.min(size * u16(head, wide ? 56 : 44), MAX_PROGRAM_HEADERS));
+  for (let at = 0; size >= entry && at + entry <= table.length; at += size) {
+    if (u32(table, at) !== PT_INTERP) continue;
+    const length = Math.min(word(table, at + (wide ? 32 : 16)), MAX_INTERPRETER_PATH);
+    return found
+      .read(word(table, at + (wide ? 8 : 4)), length)
+      .toString()
+      .split('\0', 1)[0]!;
+  }
+  return undefined;
+}
+
+/**
+ * Refuses a command that the kernel would refuse. Says nothing about what cannot be seen from here, such as a program in
+ * a tmpfs of the container: that is left to the runtime.
+ *
+ * @throws not_found the command or its interpreter is not there; `details.runExit` 127
+ * @throws permission_denied it is there and cannot be executed; `details.runExit` 126
+ */
+export function checkCommand(rootfs: RootFS, {process}: Spec, mounts: MountPoints): void {
+  /** Runs `use` on the executable file at `path`; `undefined` when it cannot be known. */
+  const find = <T>(path: string, what: string, use: (program: Program) => T): T | undefined => {
+    const look = (found: Found): T => {
+      if (found.searched.some((directory) => !mayExecute(directory, process)))
+        throw denied(`${what}: the user may not search its directory`);
+      if (found.stats.isDirectory()) throw denied(`${what} is a directory`);
+      if (!found.stats.isFile() || !mayExecute(found.stats, process)) throw denied(`${what} is not executable`);
+      return use({what, found});
+    };
+    try {
+      return rootfs.lookup(path.startsWith('/') ? path : `${process.cwd}/${path}`, look, mounts);
+    } catch (err) {
+      const {code = ''} = err as NodeJS.ErrnoException;
+      if (code === 'EXDEV') return undefined;
+      if (code === 'ENOENT' || code === 'ENOTDIR') throw missing(what);
+      if (code === 'ELOOP' || code === 'ENAMETOOLONG') throw denied(`${what}: ${code}`);
+      throw err;
+    }
+  };
+
+  const name = process.args[0]!;
+  const command = `command ${JSON.stringify(name)}`;
+  const follow = (interpreter: string | undefined, depth: number): void => {
+    if (interpreter === undefined || depth === MAX_INTERPRETERS) return;
+    follow(find(interpreter, `interpreter ${JSON.stringify(interpreter)} of ${command}`, interpreterOf), depth + 1);
+  };
+  /** The first file of PATH that may be executed is the one, whether or not the kernel can make something of it. */
+  const search = (): string => {
+    const directories = process.env.findLast((entry) => entry.startsWith('PATH='))?.slice('PATH='.length) ?? '';
+    let refusal: unknown;
+    for (const directory of directories.split(':').filter((dir) => dir.startsWith('/'))) {
+      const path = `${directory}/${name}`;
+      try {
+        find(path, command, () => undefined);
+        return path;
+      } catch (err) {
+        if (!is(err, 'not_found')) refusal ??= err;
+      }
+    }
+    throw refusal ?? missing(command, `PATH in the container is ${JSON.stringify(directories)}`);
+  };
+  follow(find(name.includes('/') ? name : search(), command, interpreterOf), 0);
+}

@@ -1,0 +1,116 @@
+/** Whether this machine can run containers, tried rather than guessed. */
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
+import {join} from 'node:path';
+import {isErrdefs} from '../errdefs.ts';
+import {capture, findProgram, findRuntime, runtimeVersion} from './runc.ts';
+
+export interface Check {
+  readonly name: string;
+  readonly status: 'ok' | 'warning' | 'error';
+  readonly detail: string;
+  /** What to do about it. */
+  readonly hint?: string;
+}
+
+type Version = readonly [number, number, number];
+
+const older = (a: Version, b: Version): boolean => (a[0] !== b[0] ? a[0] < b[0] : a[1] !== b[1] ? a[1] < b[1] : a[2] < b[2]);
+
+/** CVE-2024-21626: before, a descriptor of this machine could reach the container. */
+const OLDEST_RUNC: Version = [1, 1, 12];
+/** CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: first fixed releases of the two older series; 1.4 began with the fix. */
+const FIXED_RUNC: readonly Version[] = [
+  [1, 2, 8],
+  [1, 3, 3],
+];
+
+/** What there is to say about a version of runc. */
+export function judgeRunc(version: Version): Pick<Check, 'status' | 'hint'> {
+  if (older(version, OLDEST_RUNC)) return {status: 'error', hint: 'install runc 1.1.12 or newer: CVE-2024-21626'};
+  const fixed = FIXED_RUNC.find(([major, minor]) => major === version[0] && minor >= version[1]);
+  if (fixed === undefined || !older(version, fixed)) return {status: 'ok'};
+  return {
+    status: 'warning',
+    hint: 'CVE-2025-31133, -52565 and -52881 are fixed in runc 1.2.8, 1.3.3 and 1.4.0; distributions mend older versions too, see the changelog of the package',
+  };
+}
+
+async function runtimeCheck(name: string | undefined): Promise<Check> {
+  try {
+    const runtime = findRuntime(name);
+    const version = await runtimeVersion(runtime);
+    if (version === undefined)
+      return {name: 'runtime', status: 'error', detail: `${runtime.path} does not tell its version`, hint: 'install runc'};
+    const judged: Pick<Check, 'status' | 'hint'> = runtime.name === 'runc' ? judgeRunc(version.numbers) : {status: 'ok'};
+    return {name: 'runtime', detail: `${runtime.name} ${version.text} (${runtime.path})`, ...judged};
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return {name: 'runtime', status: 'error', detail: err.message, ...(err.hint === undefined ? {} : {hint: err.hint})};
+  }
+}
+
+/** Makes a mount namespace, and in it an overlay whose writable layer lies where snapshots do. */
+async function mountCheck(directory: string): Promise<Check> {
+  const name = 'mounts';
+  const missing = ['unshare', 'mount'].filter((program) => findProgram(program) === undefined);
+  if (missing.length > 0)
+    return {name, status: 'error', detail: `${missing.join(' and ')} not installed`, hint: 'install util-linux and mount'};
+  let scratch: string;
+  try {
+    scratch = mkdtempSync(join(directory, '.doctor-'));
+  } catch (err) {
+    return {
+      name,
+      status: 'error',
+      detail: `${directory}: ${(err as NodeJS.ErrnoException).code}`,
+      hint: 'run it as root, or name another --root',
+    };
+  }
+  try {
+    for (const part of ['lower', 'upper', 'work', 'merged']) mkdirSync(join(scratch, part));
+    const isolate = ['--mount', '--propagation', 'slave', '/bin/sh', '-c'];
+    const unshared = await capture(findProgram('unshare')!, [...isolate, ':']);
+    if (unshared.status !== 0)
+      return {
+        name,
+        status: 'error',
+        detail: `no mount namespace: ${unshared.stderr.trim()}`,
+        hint: 'root, or CAP_SYS_ADMIN in a container, is needed',
+      };
+    const script = 'cd "$1" && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && : > merged/file';
+    const mounted = await capture(findProgram('unshare')!, [...isolate, script, 'sh', scratch]);
+    if (mounted.status === 0) return {name, status: 'ok', detail: `mount namespaces and overlayfs work in ${directory}`};
+    return {
+      name,
+      status: 'warning',
+      detail: `overlayfs does not work in ${directory}`,
+      hint: 'use --snapshotter native, or a root on ext4 or xfs',
+    };
+  } finally {
+    rmSync(scratch, {recursive: true, force: true});
+  }
+}
+
+/** Which cgroups there are; see cgroups(7). */
+function cgroupCheck(): Check {
+  const name = 'cgroups';
+  const unified = existsSync('/sys/fs/cgroup/cgroup.controllers');
+  const controllers = unified
+    ? readFileSync('/sys/fs/cgroup/cgroup.controllers', 'latin1').trim().split(' ')
+    : ['cpu', 'memory', 'pids', 'devices'].filter((controller) => existsSync(join('/sys/fs/cgroup', controller)));
+  const version = unified ? 'v2' : existsSync('/sys/fs/cgroup/unified') ? 'v1 (hybrid)' : 'v1';
+  if (!unified && controllers.length === 0)
+    return {name, status: 'error', detail: 'none mounted on /sys/fs/cgroup', hint: 'mount cgroup2 on /sys/fs/cgroup'};
+  const absent = ['cpu', 'memory', 'pids'].filter((controller) => !controllers.includes(controller));
+  const detail = `${version}: ${controllers.join(' ')}`;
+  if (absent.length === 0) return {name, status: 'ok', detail};
+  return {name, status: 'warning', detail, hint: `limits need the controllers ${absent.join(', ')}`};
+}
+
+/**
+ * @param directory where snapshots lie; it exists
+ * @param runtime as for `findRuntime`
+ */
+export async function checkRuntime(directory: string, runtime?: string): Promise<readonly Check[]> {
+  return [await runtimeCheck(runtime), await mountCheck(directory), cgroupCheck()];
+}

@@ -1,0 +1,109 @@
+/** What a specification needs from this machine – environment files, devices, capabilities – and, once it is mounted, from the image's tree. */
+import {existsSync, lstatSync, readdirSync, readFileSync, statSync} from 'node:fs';
+import {hostname} from 'node:os';
+import {join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
+import type {ExecConfig} from '../oci/manifest.ts';
+import {checkCommand, mountPoints} from './command.ts';
+import type {RootFS} from './rootfs.ts';
+import {CAPABILITIES, checkWorkingDirectory, createSpec, type Device, type Host, type Spec, type SpecOptions} from './spec.ts';
+import {imageUser, requestedUser} from './user.ts';
+
+export interface SpecRequest {
+  /** Such as `/<namespace>/<id>`. */
+  readonly cgroupsPath: string;
+  readonly image: ExecConfig;
+  readonly options: SpecOptions & {
+    /** Instead of the image's USER. */
+    readonly user?: string;
+    /** Paths on this machine; later ones come over earlier ones, `env` over all. */
+    readonly envFiles?: readonly string[];
+  };
+}
+
+/** Directories of /dev that every container has for itself, or that hold no devices. After containerd, pkg/oci/utils_unix.go (getDevices). */
+const NO_DEVICES = ['pts', 'shm', 'fd', 'mqueue', '.lxc', '.lxd-mounts', '.udev'];
+
+function hostDevices(directory: string): readonly Device[] {
+  return readdirSync(directory, {withFileTypes: true}).flatMap((entry): readonly Device[] => {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) return NO_DEVICES.includes(entry.name) ? [] : hostDevices(path);
+    if (entry.name === 'console' || !(entry.isCharacterDevice() || entry.isBlockDevice())) return [];
+    const stats = lstatSync(path, {bigint: true, throwIfNoEntry: false});
+    if (stats === undefined) return [];
+    // Bits of dev_t as makedev(3) of glibc and musl lays them.
+    const major = Number(((stats.rdev >> 32n) & 0xfffff000n) | ((stats.rdev >> 8n) & 0xfffn));
+    const minor = Number(((stats.rdev >> 12n) & 0xffffff00n) | (stats.rdev & 0xffn));
+    const type = entry.isBlockDevice() ? 'b' : 'c';
+    return [{path, type, major, minor, fileMode: Number(stats.mode & 0o7777n), uid: Number(stats.uid), gid: Number(stats.gid)}];
+  });
+}
+
+/** Names of the capabilities that this process has in effect; see proc_pid_status(5). */
+function ownCapabilities(): readonly string[] {
+  const mask = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'}`);
+  return CAPABILITIES.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
+}
+
+function hostFacts({privileged = false, netHost = false, capAdd = []}: SpecOptions): Host {
+  return {
+    hostname: hostname(),
+    files: netHost ? ['/etc/hosts', '/etc/resolv.conf'].filter((file) => existsSync(file)) : [],
+    capabilities: privileged || capAdd.includes('ALL') ? ownCapabilities() : [],
+    devices: privileged ? hostDevices('/dev') : [],
+  };
+}
+
+/** Entries of an environment file: one a line, empty lines and comments passed over. */
+function readEnvFile(path: string): readonly string[] {
+  try {
+    return readFileSync(path, 'utf8')
+      .split(/\r?\n/)
+      .filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
+  } catch (err) {
+    throw fromErrno(err, `env file ${JSON.stringify(path)}`);
+  }
+}
+
+/** A bind mount without its source would fail in the runtime, which has no class for it. */
+function checkSources(spec: Spec): void {
+  for (const {options, source} of spec.mounts) {
+    if (!options.includes('bind') && !options.includes('rbind')) continue;
+    try {
+      statSync(source);
+    } catch (err) {
+      throw fromErrno(err, `mount source ${JSON.stringify(source)}`);
+    }
+  }
+}
+
+/**
+ * Checks all that can be checked before anything exists, and answers with the rest: what to do with the container's tree.
+ *
+ * What it answers with throws not_found for a user or group that the image does not have, and for a command that is not
+ * there (`details.runExit` 127), permission_denied for one that cannot be executed (126), and the errors of `imageUser`.
+ *
+ * @throws invalid_argument an option that cannot be, or no command at all
+ * @throws not_found an environment file, or the source of a bind mount
+ */
+export function prepareSpec({cgroupsPath, image, options}: SpecRequest): (rootfs: RootFS) => Spec {
+  const envFile = (options.envFiles ?? []).flatMap(readEnvFile);
+  const root = {uid: 0, gid: 0, additionalGids: [0]};
+  const draft = createSpec({cgroupsPath, image, options, envFile, user: root, host: hostFacts(options)});
+  checkSources(draft);
+  return (rootfs) => {
+    const user =
+      options.user === undefined || options.user === '' ? imageUser(rootfs, image.User ?? '') : requestedUser(rootfs, options.user);
+    const spec = {...draft, process: {...draft.process, user}};
+    const mounts = mountPoints(rootfs, spec);
+    try {
+      rootfs.lookup(spec.process.cwd, () => undefined, mounts);
+    } catch (err) {
+      // Links may lead to /proc as well; a missing directory is made by the runtime, inside the container.
+      const {code, path = ''} = err as NodeJS.ErrnoException;
+      if (code === 'EXDEV') checkWorkingDirectory(path);
+    }
+    checkCommand(rootfs, spec, mounts);
+    return spec;
+  };
+}

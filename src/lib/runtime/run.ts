@@ -1,0 +1,295 @@
+/** A container in the foreground: mounted, started, fed with signals, waited for, and gone. */
+import {accessSync, constants, existsSync, readFileSync, renameSync, writeFileSync} from 'node:fs';
+import {constants as os} from 'node:os';
+import {basename, dirname, join, resolve} from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
+import {isatty} from 'node:tty';
+import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
+import {claimBundle, recordRuntime, removeBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
+import {RUN_FAILED} from './command.ts';
+import {layMounts, type Mount} from './mounts.ts';
+import {RootFS} from './rootfs.ts';
+import {capture, deleteContainer, findRuntime, type Runtime, runtimeErrors} from './runc.ts';
+import type {Spec} from './spec.ts';
+
+export interface ForegroundRun {
+  /** Of containerd's identifiers; one container of this ID runs in `stateDir` at a time. */
+  readonly id: string;
+  /** Directory of this machine that ends with the boot. Bundles and the runtime's state lie below it; see bundle.ts. */
+  readonly stateDir: string;
+  readonly mounts: readonly Mount[];
+  /** The snapshot is removed after the run, so its writes need not reach the disk. */
+  readonly volatile?: boolean;
+  /** Called when the tree is mounted and nothing runs yet. What it throws ends the run. */
+  readonly makeSpec: (rootfs: RootFS) => Spec | Promise<Spec>;
+  /** The container has a terminal of its own, connected to the one that is among `stdio`; as `process.terminal` of the specification. */
+  readonly tty?: boolean;
+  /** Default: the process's own standard streams. */
+  readonly stdio?: Stdio;
+  /** Gets the host's pid of the container's first process, once it runs; written whole or not at all. */
+  readonly pidFile?: string;
+  /** Program or path; default as `findRuntime`. */
+  readonly runtime?: string;
+  /** Passes the signals that this process gets on to the container. Default true. */
+  readonly forwardSignals?: boolean;
+  /** Kills the container. */
+  readonly signal?: AbortSignal;
+}
+
+export interface RunEnding {
+  /** The container's own; 128+n when signal n ended it. */
+  readonly exitStatus: number;
+}
+
+/**
+ * What reaches the container. Not those of faults, nor SIGCHLD and SIGURG, which are the process's own business, nor
+ * SIGPIPE, nor the terminal's stop signals. SIGWINCH makes the runtime take over the terminal's size.
+ */
+const FORWARDED: readonly NodeJS.Signals[] = [
+  'SIGHUP',
+  'SIGINT',
+  'SIGQUIT',
+  'SIGUSR1',
+  'SIGUSR2',
+  'SIGALRM',
+  'SIGTERM',
+  'SIGCONT',
+  'SIGTSTP',
+  'SIGIO',
+  'SIGPWR',
+  'SIGWINCH',
+];
+
+/** Signals that, when they come before the container runs, mean that it shall not. */
+const ENDING: readonly string[] = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'];
+
+const POLL_MS = 2;
+/** A runtime that has not started the container by then is given up when the run is to end. */
+const START_TIMEOUT_MS = 10_000;
+const STDIO: Stdio = [0, 1, 2];
+
+/** The same error, with the exit status that `run` has for a failure before the container ran. */
+function ownFailure(err: unknown, what: string): unknown {
+  if (!isErrdefs(err)) return err;
+  const {code, message, cause, hint, details} = wrap(what, err);
+  return new ErrdefsError(code, message, {cause, ...(hint === undefined ? {} : {hint}), details: {runExit: RUN_FAILED, ...details}});
+}
+
+/** Writes the file whole or not at all. */
+function writeAtomically(file: string, text: string): void {
+  const temporary = join(dirname(file), `.${basename(file)}.${process.pid}`);
+  try {
+    writeFileSync(temporary, text);
+    renameSync(temporary, file);
+  } catch (err) {
+    throw fromErrno(err, `pid file ${JSON.stringify(file)}`);
+  }
+}
+
+/** Index of the first standard stream that is a terminal. */
+function findTerminal(stdio: Stdio): number | undefined {
+  const index = stdio.findIndex((fd) => fd !== 'ignore' && isatty(fd));
+  return index < 0 ? undefined : index;
+}
+
+/** A runtime that was killed leaves the terminal as it used it. */
+async function restoreTerminal(fd: number, settings: string): Promise<void> {
+  const {spawnSync} = await import('node:child_process');
+  spawnSync('stty', [settings], {stdio: [fd, 'ignore', 'ignore']});
+}
+
+/** What can be known before anything exists. */
+function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): void {
+  if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
+  if (process.geteuid?.() !== 0)
+    throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
+  if (tty && findTerminal(stdio) === undefined)
+    throw new ErrdefsError('failed_precondition', 'a terminal is asked for, but no standard stream is one', {hint: 'leave out --tty'});
+  if (pidFile === undefined) return;
+  try {
+    accessSync(dirname(resolve(pidFile)), constants.W_OK);
+  } catch (err) {
+    throw fromErrno(err, `directory of pid file ${JSON.stringify(pidFile)}`);
+  }
+}
+
+/** Why a run is to end before its time: a signal that came before the container ran, or the caller's abort. */
+type Stop = {readonly signal: NodeJS.Signals} | {readonly reason: unknown};
+
+/** Signals and abort of one run: kept while nothing runs, passed on afterwards. */
+class Interruptions {
+  /** Set with the first that shall end the run. */
+  stop: Stop | undefined;
+  readonly stopped: Promise<Stop>;
+  #settle: (stop: Stop) => void = () => undefined;
+  #deliver: ((signal: NodeJS.Signals) => void) | undefined;
+  readonly #held: NodeJS.Signals[] = [];
+  readonly #listeners = new Map<NodeJS.Signals, () => void>();
+  readonly #abort: AbortSignal | undefined;
+  readonly #onAbort = (): void => this.#end({reason: this.#abort?.reason});
+
+  constructor({tty = false, forwardSignals = true, signal: abort}: ForegroundRun) {
+    this.stopped = new Promise((done) => {
+      this.#settle = done;
+    });
+    this.#abort = abort;
+    abort?.addEventListener('abort', this.#onAbort);
+    for (const signal of forwardSignals ? FORWARDED : []) {
+      if (signal === 'SIGWINCH' && !tty) continue;
+      const listener = (): void => this.#receive(signal);
+      this.#listeners.set(signal, listener);
+      process.on(signal, listener);
+    }
+  }
+
+  #end(stop: Stop): void {
+    this.stop ??= stop;
+    this.#settle(stop);
+  }
+
+  #receive(signal: NodeJS.Signals): void {
+    if (this.#deliver !== undefined) this.#deliver(signal);
+    else if (ENDING.includes(signal)) this.#end({signal});
+    else this.#held.push(signal);
+  }
+
+  /** From now on signals go here, those held back first. */
+  deliver(to: (signal: NodeJS.Signals) => void): void {
+    this.#deliver = to;
+    for (const signal of this.#held.splice(0)) to(signal);
+  }
+
+  dispose(): void {
+    this.#abort?.removeEventListener('abort', this.#onAbort);
+    for (const [signal, listener] of this.#listeners) process.off(signal, listener);
+  }
+}
+
+/** What a stopped run comes to. */
+function outcome(stop: Stop): RunEnding {
+  if ('signal' in stop) return {exitStatus: 128 + os.signals[stop.signal]};
+  throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
+}
+
+/** Waits for the tree, and writes the specification that it leads to. */
+async function configure(
+  chain: Chain,
+  bundle: string,
+  {makeSpec}: ForegroundRun,
+  interruptions: Interruptions,
+): Promise<Terminal | undefined> {
+  let terminal: Terminal | undefined;
+  await Promise.race([chain.mounted().then((found) => (terminal = found)), interruptions.stopped]);
+  if (interruptions.stop !== undefined) return undefined;
+  const rootfs = new RootFS(`/proc/${chain.pid}/cwd/rootfs`);
+  try {
+    const spec = await makeSpec(rootfs);
+    // The runtime sets the size again when it runs, but the container may have asked by then.
+    const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
+    writeFileSync(join(bundle, 'config.json'), JSON.stringify(sized), {mode: 0o600});
+  } finally {
+    rootfs.close();
+  }
+  recordRuntime(bundle, chain.pid);
+  return terminal;
+}
+
+/** Lets the container start, passes on what is meant for it, and waits for its end. */
+async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime: Runtime, interruptions: Interruptions): Promise<void> {
+  const initPid = join(bundle, 'init.pid');
+  let over = false;
+  /** The runtime takes signals for the container from here on; before, they would end the runtime itself. */
+  const started = async (): Promise<void> => {
+    while (!over && !existsSync(initPid)) await delay(POLL_MS);
+  };
+  const kill = async (): Promise<void> => {
+    await Promise.race([started(), delay(START_TIMEOUT_MS, undefined, {ref: false})]);
+    const {status} = await capture(runtime.path, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
+    if (status !== 0) chain.kill('SIGKILL');
+  };
+  const writePidFile = async (file: string): Promise<void> => {
+    await started();
+    try {
+      if (existsSync(initPid)) writeAtomically(file, readFileSync(initPid, 'latin1'));
+    } catch (err) {
+      await kill();
+      throw err;
+    }
+  };
+
+  let ready: Promise<void> | undefined;
+  interruptions.deliver((signal) => {
+    ready ??= started();
+    void ready.then(() => chain.kill(signal));
+  });
+  void interruptions.stopped.then(kill).catch(() => chain.kill('SIGKILL'));
+  chain.release();
+  const written = run.pidFile === undefined ? undefined : writePidFile(resolve(run.pidFile));
+  const ended = chain.ended.finally(() => {
+    over = true;
+  });
+  await Promise.all([ended, written]);
+}
+
+async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
+  const stdio = run.stdio ?? STDIO;
+  const tty = run.tty === true ? findTerminal(stdio) : undefined;
+  layMounts(bundle, run.mounts, {volatile: run.volatile ?? false});
+  const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
+  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {terminal: tty});
+  let terminal: Terminal | undefined;
+  try {
+    terminal = await configure(chain, bundle, run, interruptions);
+    if (interruptions.stop === undefined) await attend(chain, bundle, run, runtime, interruptions);
+  } finally {
+    chain.kill('SIGKILL');
+    const {signal} = await chain.ended;
+    if (signal !== null && terminal !== undefined && tty !== undefined) await restoreTerminal(stdio[tty] as number, terminal.settings);
+  }
+  if (interruptions.stop !== undefined) return outcome(interruptions.stop);
+  const {status, signal} = await chain.ended;
+  if (status === null) throw new ErrdefsError('aborted', `the runtime was ended by ${signal}, the status of the container is not known`);
+  if (!existsSync(join(bundle, 'init.pid'))) {
+    const messages = runtimeErrors(join(bundle, 'log.json'));
+    throw new ErrdefsError('unknown', messages.at(-1) ?? `${runtime.name} ended with status ${status} before the container ran`);
+  }
+  return {exitStatus: status};
+}
+
+/**
+ * Runs a container to its end. Whatever happens, nothing is mounted, running or left in `stateDir` afterwards; what
+ * survives a SIGKILL of this process is told by `listRuns`.
+ *
+ * Signals that come before the container runs end the run, with status 128+n; later ones are the container's.
+ *
+ * @throws errors with `details.runExit`: 125, 126 or 127, the status that a command line gives for them
+ * @throws permission_denied not root
+ * @throws unavailable a program that is needed is not installed
+ * @throws already_exists a container of this ID runs
+ * @throws failed_precondition no terminal, or the mounts fail
+ * @throws aborted the runtime was killed; the container's status is not known
+ * @throws canceled `signal` was aborted
+ * @throws unknown the runtime refused; its own words
+ */
+export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
+  const interruptions = new Interruptions(run);
+  try {
+    checkRun(run);
+    const runtime = findRuntime(run.runtime);
+    const bundle = await claimBundle(run.stateDir, run.id, runtime);
+    try {
+      return await supervise(run, runtime, bundle, interruptions);
+    } catch (err) {
+      await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
+      await removeStaleCgroup(bundle);
+      throw err;
+    } finally {
+      removeBundle(bundle);
+    }
+  } catch (err) {
+    throw ownFailure(err, `container ${JSON.stringify(run.id)}`);
+  } finally {
+    interruptions.dispose();
+  }
+}

@@ -1,0 +1,197 @@
+/** What is left when a process of a run is killed, and how it goes away. */
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {setTimeout as delay} from 'node:timers/promises';
+import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src/lib/fs/process.ts';
+import {bundlePath, claimBundle, cleanup, listRuns, removeBundle, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
+import {findRuntime} from '../../../src/lib/runtime/runc.ts';
+import {is, slow, temporaryDirectory} from '../../helpers.ts';
+import {ENGINES, eventually, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
+
+const initPid = (rig: Rig): Promise<number> =>
+  eventually('start', () => {
+    const file = join(rig.stateDir, 'bundles/c/init.pid');
+    return existsSync(file) && Number(readFileSync(file, 'utf8'));
+  });
+
+/** The pid of the runtime, which the chain has become. */
+const runtimePid = (rig: Rig): number =>
+  readdirSync(join(rig.stateDir, 'bundles/c'))
+    .filter((name) => name.startsWith('runtime.'))
+    .map((name) => parseIdentity(name.slice('runtime.'.length))!.pid)[0]!;
+
+const states = async (rig: Rig): Promise<readonly (readonly [string, string])[]> =>
+  (await listRuns(rig.stateDir, findRuntime())).map(({id, state}) => [id, state]);
+
+const isAlive = (pid: number): boolean =>
+  existsSync(`/proc/${pid}`) && !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
+
+for (const engine of ENGINES)
+  describe(`on ${engine.name}, when the tool is killed`, () => {
+    it('the container runs on, is told, and leaves files only', async (t) => {
+      if (!requiresRuntime(t)) return;
+      const rig = newRig(t);
+      const driven = rig.drive(engine, rig.waiting('echo done'));
+      const pid = await initPid(rig);
+      assert.deepEqual(await states(rig), [['c', 'running']]);
+      driven.child.kill('SIGKILL');
+      await eventually('the end of the tool', () => driven.child.signalCode === 'SIGKILL');
+
+      assert.ok(isAlive(pid));
+      assert.deepEqual(await states(rig), [['c', 'orphaned']]);
+      await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
+      await assert.rejects(cleanup(rig.stateDir, 'c', findRuntime()), is('failed_precondition'));
+
+      rig.open();
+      await driven.expect(/done/);
+      await eventually('the end of the container', () => !isAlive(pid));
+      await eventually('the end of the runtime', () => !existsSync(join(runtimeRoot(rig.stateDir), 'c')));
+      await delay(50);
+      assert.deepEqual(await states(rig), [['c', 'stale']]);
+      assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(rig.dir));
+
+      await cleanup(rig.stateDir, 'c', findRuntime());
+      await cleanup(rig.stateDir, 'c', findRuntime());
+      await rig.assertNothingLeft();
+    });
+  });
+
+describe('when the tool is killed', () => {
+  it('the container can be killed as well', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
+    const pid = await initPid(rig);
+    driven.child.kill('SIGKILL');
+    await eventually('the end of the tool', () => driven.child.signalCode !== null);
+    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: true});
+    assert.ok(!isAlive(pid));
+    await rig.assertNothingLeft();
+  });
+
+  it('before the container runs, nothing runs', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
+    await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/fstab')));
+    driven.child.kill('SIGKILL');
+    await driven.ended;
+    const run = (await listRuns(rig.stateDir, findRuntime()))[0]!;
+    // The release may have been given already; then it is a container like any other.
+    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: run.state === 'orphaned'});
+    await rig.assertNothingLeft();
+  });
+
+  it('the next run of that ID clears away what it left', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
+    const pid = await initPid(rig);
+    process.kill(runtimePid(rig), 'SIGKILL');
+    driven.child.kill('SIGKILL');
+    await driven.ended;
+    // Its runtime is dead too, so only the runtime's own record tells that it runs on.
+    assert.ok(isAlive(pid));
+    assert.deepEqual(await states(rig), [['c', 'orphaned']]);
+    await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
+    process.kill(pid, 'SIGKILL');
+    await eventually('the end of the container', () => !isAlive(pid));
+    assert.deepEqual(await states(rig), [['c', 'stale']]);
+    assert.equal((await rig.run({args: ['true']})).exitStatus, 0);
+    await rig.assertNothingLeft();
+  });
+
+  it('at any moment, the next run of that ID works', async (t) => {
+    if (!requiresRuntime(t) || !slow(t)) return;
+    const rig = newRig(t);
+    for (let n = 0; n < 12; n++) {
+      const driven = rig.drive(ENGINES.at(-1)!, {args: ['true']});
+      await eventually('bundle', () => driven.child.exitCode !== null || existsSync(join(rig.stateDir, 'bundles/c')));
+      await delay(n * 4);
+      driven.child.kill('SIGKILL');
+      await driven.ended;
+      await eventually('the end of the container', () => !isRunning(rig));
+      assert.equal((await rig.run({args: ['true']})).exitStatus, 0);
+      await rig.assertNothingLeft();
+    }
+  });
+  const isRunning = (rig: Rig): boolean => existsSync(join(rig.stateDir, 'bundles/c')) && isAlive(runtimePid(rig) ?? 0);
+});
+
+describe('when the runtime is killed', () => {
+  it('the run fails, and the container is ended with it', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const run = rig.run({args: ['sleep', '1000']});
+    const pid = await initPid(rig);
+    process.kill(runtimePid(rig), 'SIGKILL');
+    await assert.rejects(run, is('aborted'));
+    assert.ok(!isAlive(pid));
+    await rig.assertNothingLeft();
+  });
+
+  it('at any moment of its start, nothing is left', async (t) => {
+    if (!requiresRuntime(t) || !slow(t)) return;
+    const rig = newRig(t);
+    let kills = 0;
+    for (let n = 0; n < 20; n++) {
+      const run = rig.run({args: ['true']}).then(
+        () => 'ended',
+        (err: unknown) => is('aborted')(err) && 'killed',
+      );
+      await eventually('runtime', () => existsSync(join(rig.stateDir, 'bundles/c/config.json')) && runtimePid(rig));
+      const pid = runtimePid(rig);
+      await delay(n * 2);
+      if (isAlive(pid)) process.kill(pid, 'SIGKILL');
+      if ((await run) === 'killed') kills++;
+      await rig.assertNothingLeft();
+    }
+    assert.ok(kills > 0);
+  });
+});
+
+describe('a claim', () => {
+  /** A bundle of a process that is dead. */
+  const abandon = (bundle: string): void => {
+    mkdirSync(join(bundle, 'rootfs'), {recursive: true});
+    mkdirSync(join(bundle, 'm/0'), {recursive: true});
+    writeFileSync(join(bundle, `owner.${formatIdentity({...ownIdentity(), startTime: '1'})}`), '');
+    writeFileSync(join(bundle, 'config.json'), '{}');
+  };
+
+  it('is given to one of many who find an ID abandoned', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const dir = temporaryDirectory(t);
+    for (let round = 0; round < 20; round++) {
+      abandon(bundlePath(dir, 'c'));
+      const claims = await Promise.allSettled(Array.from({length: 8}, () => claimBundle(dir, 'c', findRuntime())));
+      const given = claims.filter((claim) => claim.status === 'fulfilled');
+      assert.equal(given.length, 1);
+      for (const claim of claims) if (claim.status === 'rejected') is('already_exists')(claim.reason);
+      removeBundle(given[0]!.value);
+      assert.deepEqual(readdirSync(join(dir, 'bundles')), []);
+    }
+  });
+
+  it('removes half-made and half-removed bundles of the dead, and of nobody else', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const dir = temporaryDirectory(t);
+    const dead = {...ownIdentity(), startTime: '1'};
+    assert.equal(liveness(dead), 'dead');
+    abandon(join(dir, 'bundles', `.${formatIdentity(dead)}.1`));
+    mkdirSync(join(dir, 'bundles', `.${formatIdentity(ownIdentity())}.99`));
+    removeBundle(await claimBundle(dir, 'c', findRuntime()));
+    assert.deepEqual(readdirSync(join(dir, 'bundles')), [`.${formatIdentity(ownIdentity())}.99`]);
+    assert.deepEqual(await listRuns(dir, findRuntime()), []);
+  });
+
+  it('never deletes what is mounted on a root', (t) => {
+    const dir = temporaryDirectory(t);
+    abandon(join(dir, 'c'));
+    writeFileSync(join(dir, 'c/rootfs/image'), 'canary');
+    assert.throws(() => removeBundle(join(dir, 'c')), {code: 'ENOTEMPTY'});
+    assert.equal(readFileSync(join(dir, 'c/rootfs/image'), 'utf8'), 'canary');
+  });
+});

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict';
+import {closeSync, mkdirSync, openSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
+import {checkRuntime, judgeRunc} from '../../../src/lib/runtime/doctor.ts';
+import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/runc.ts';
+import {is, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {newRig, requiresRuntime} from './rig.ts';
+
+function program(t: TestContext, text: string): string {
+  const file = join(temporaryDirectory(t), 'runtime');
+  writeFileSync(file, `#!/bin/sh\n${text}\n`, {mode: 0o755});
+  return file;
+}
+
+describe('the runtime', () => {
+  it('is the one that is named, and must be there', (t) => {
+    const file = program(t, '');
+    assert.deepEqual(findRuntime(file), {name: 'runtime', path: file});
+    assert.throws(() => findRuntime('no-such-runtime'), is('unavailable'));
+    writeFileSync(file, '', {mode: 0o644});
+    mkdirSync(`${file}.d`);
+    assert.throws(() => findRuntime(`${file}.d`), is('unavailable'));
+  });
+
+  it('tells its version, or nothing', async (t) => {
+    for (const [text, version] of [
+      ['runc version 1.1.15+ds1', {numbers: [1, 1, 15], text: '1.1.15+ds1'}],
+      ['crun version 1.21', {numbers: [1, 21, 0], text: '1.21'}],
+      ['runc version 1.4.0-rc.3', {numbers: [1, 4, 0], text: '1.4.0-rc.3'}],
+      ['something else', undefined],
+    ] as const)
+      assert.deepEqual(await runtimeVersion(findRuntime(program(t, `echo '${text}'`))), version);
+  });
+
+  it('has its log read as far as it was written', (t) => {
+    const file = join(temporaryDirectory(t), 'log.json');
+    assert.deepEqual(runtimeErrors(file), []);
+    writeFileSync(file, '{"level":"warning","msg":"w"}\n{"level":"error","msg":"e"}\n{"level":"error","msg":7}\n\n{"level":"err');
+    assert.deepEqual(runtimeErrors(file), ['e']);
+  });
+
+  it('is told in its own words when it refuses', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const words = `echo '{"level":"error","msg":"its own words"}' > log.json; exit 1`;
+    await assert.rejects(rig.run({args: ['true']}, {runtime: program(t, words)}), (err: ErrdefsError) => {
+      assert.equal(err.message, 'container "c": its own words: unknown');
+      return err.details?.runExit === 125;
+    });
+    await assert.rejects(rig.run({args: ['true']}, {runtime: program(t, 'exit 3')}), /ended with status 3 before the container ran/);
+    await rig.assertNothingLeft();
+  });
+
+  it('inherits no descriptor and no environment of ours', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const secret = openSync(join(rig.dir, 'secret'), 'w');
+    t.after(() => closeSync(secret));
+    process.env.BERTH_TEST_SECRET = 'secret';
+    t.after(() => delete process.env.BERTH_TEST_SECRET);
+    const spy = program(t, 'echo $$ > init.pid; for fd in /proc/$$/fd/*; do readlink $fd; done; env');
+    const {stdout} = await rig.run({args: ['true']}, {runtime: spy});
+    assert.match(stdout, /c\.out\n/);
+    assert.doesNotMatch(stdout, /secret|socket:/);
+    assert.match(stdout, /\nPATH=[^\n]*\nPWD=[^\n]*\n$/);
+  });
+});
+
+describe('doctor', () => {
+  for (const [version, status] of [
+    [[1, 1, 11], 'error'],
+    [[1, 0, 99], 'error'],
+    [[1, 1, 12], 'warning'],
+    [[1, 2, 7], 'warning'],
+    [[1, 2, 8], 'ok'],
+    [[1, 3, 2], 'warning'],
+    [[1, 3, 3], 'ok'],
+    [[1, 4, 0], 'ok'],
+    [[2, 0, 0], 'ok'],
+  ] as const)
+    it(`calls runc ${version.join('.')} ${status}`, () => assert.equal(judgeRunc(version).status, status));
+
+  it('says how each of its checks came out', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const checks = await checkRuntime(temporaryDirectory(t));
+    assert.deepEqual(
+      checks.map(({name}) => name),
+      ['runtime', 'mounts', 'cgroups'],
+    );
+    for (const {status, hint} of checks) assert.equal(hint === undefined, status === 'ok');
+  });
+
+  it('names the remedy', async (t) => {
+    if (!requiresRoot(t)) return;
+    const [runtime, mounts] = await checkRuntime('/nowhere', 'no-such-runtime');
+    for (const check of [runtime!, mounts!]) {
+      assert.equal(check.status, 'error');
+      assert.ok(check.hint);
+    }
+  });
+});

@@ -1,0 +1,106 @@
+/** A container with a terminal, in a pseudo-terminal that script(1) makes. */
+import assert from 'node:assert/strict';
+import {spawn} from 'node:child_process';
+import {existsSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {setTimeout as delay} from 'node:timers/promises';
+import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
+import {requiresProgram} from '../../helpers.ts';
+import {type Driven, ENGINES, type Engine, eventually, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
+
+const quote = (word: string): string => `'${word.replaceAll("'", `'\\''`)}'`;
+
+/** Runs the driver in the foreground of a terminal of 24 rows and 80 columns; prints its settings and the status around it. What is written to it is typed. */
+function inTerminal(rig: Rig, engine: Engine, options: SpecRequest['options']): Driven {
+  const driver = rig.argv(engine, options).map(quote).join(' ');
+  const script = `stty rows 24 cols 80; stty -g > ${rig.dir}/before; ${driver}; echo "status $?"; stty -g > ${rig.dir}/after`;
+  return watch(
+    spawn('script', ['--quiet', '--return', '--command', script, '/dev/null'], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+      env: {...process.env, SHELL: '/bin/sh'},
+    }),
+  );
+}
+
+const settings = (rig: Rig): readonly [string, string] => [
+  readFileSync(join(rig.dir, 'before'), 'utf8'),
+  readFileSync(join(rig.dir, 'after'), 'utf8'),
+];
+
+const sh = (script: string) => ({args: ['sh', '-c', script], tty: true});
+
+for (const engine of ENGINES)
+  describe(`on ${engine.name}, a terminal`, () => {
+    it("is the container's own, of the size of the caller's, and is given back as it was", async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+      const rig = newRig(t);
+      const driven = inTerminal(rig, engine, sh('tty; stty size; echo $TERM; exit 6'));
+      await driven.expect(/\/dev\/pts\/0\r\n24 80\r\nxterm\r\nstatus 6\r\n/);
+      await driven.ended;
+      const [before, after] = settings(rig);
+      assert.equal(after, before);
+      await rig.assertNothingLeft();
+    });
+
+    it('passes on what is typed, Ctrl-C as well, byte by byte', async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+      const rig = newRig(t);
+      const driven = inTerminal(rig, engine, sh("trap 'echo interrupted; exit 4' INT; echo ready; while :; do sleep 0.1; done"));
+      await driven.expect(/ready/);
+      driven.child.stdin!.write('\x03');
+      await driven.expect(/interrupted\r\nstatus 4/);
+      await driven.ended;
+      await rig.assertNothingLeft();
+    });
+
+    it('follows a change of size', async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+      const rig = newRig(t);
+      const driven = inTerminal(rig, engine, sh("trap 'stty size' WINCH; trap 'exit 3' INT; echo ready; while :; do sleep 0.1; done"));
+      await driven.expect(/ready/);
+      // The terminal of the tool, as any process of the user may name it.
+      const pid = await eventually(
+        'tool',
+        () => /^\d+/.exec(readFileSync(`/proc/${driven.child.pid}/task/${driven.child.pid}/children`, 'utf8'))?.[0],
+      );
+      spawn('stty', ['-F', `/proc/${pid}/fd/0`, 'rows', '50', 'cols', '120']);
+      await driven.expect(/50 120/);
+      driven.child.stdin!.write('\x03');
+      await driven.expect(/status 3/);
+      await driven.ended;
+      await rig.assertNothingLeft();
+    });
+
+    for (const victim of ['container', 'runtime'] as const)
+      it(`is given back when the ${victim} is killed`, async (t) => {
+        if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+        const rig = newRig(t);
+        const driven = inTerminal(rig, engine, sh('echo ready; sleep 1000'));
+        await driven.expect(/ready/);
+        const init = Number(readFileSync(join(rig.stateDir, 'bundles/c/init.pid'), 'utf8'));
+        const runtime = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${init}/status`, 'utf8'))![1]);
+        process.kill(victim === 'container' ? init : runtime, 'SIGKILL');
+        await driven.expect(victim === 'container' ? /status 137/ : /status 125/);
+        await driven.ended;
+        const [before, after] = settings(rig);
+        assert.equal(after, before);
+        await rig.assertNothingLeft();
+      });
+
+    it('that is the caller’s alone sends Ctrl-C once', async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+      const rig = newRig(t);
+      const script = "trap 'echo interrupted' INT; trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done";
+      const driven = inTerminal(rig, engine, {args: ['sh', '-c', script]});
+      await driven.expect(/ready/);
+      driven.child.stdin!.write('\x03');
+      await driven.expect(/interrupted/);
+      await delay(300);
+      assert.equal(driven.output().match(/interrupted/g)?.length, 1);
+      assert.ok(existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
+      process.kill(Number(readFileSync(join(rig.stateDir, 'bundles/c/init.pid'), 'utf8')), 'SIGUSR1');
+      await driven.ended;
+      await rig.assertNothingLeft();
+    });
+  });
