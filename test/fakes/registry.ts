@@ -36,7 +36,7 @@ export interface BasicAuth {
 export interface FakeOptions {
   readonly auth?: TokenAuth | BasicAuth;
   readonly tls?: Certificate;
-  /** Such as `127.0.0.2`, to be another host for the same machine. Default `127.0.0.1`. */
+  /** Such as `127.0.0.2` or `::1`, to be another host for the same machine. Default `127.0.0.1`. */
   readonly address?: string;
 }
 
@@ -154,7 +154,7 @@ export class FakeRegistry {
   /** Such as `127.0.0.1:41817`: a reference's domain. */
   get host(): string {
     const {address, port} = this.#server.address() as AddressInfo;
-    return `${address}:${port}`;
+    return `${address.includes(':') ? `[${address}]` : address}:${port}`;
   }
 
   get url(): string {

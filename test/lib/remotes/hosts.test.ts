@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import {once} from 'node:events';
 import {createServer, type Server} from 'node:net';
+import {networkInterfaces} from 'node:os';
 import {describe, it, type TestContext} from 'node:test';
 import {defaultHosts, isLinkLocal, isLoopback} from '../../../src/lib/remotes/hosts.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
@@ -43,6 +44,17 @@ describe('the address of a registry', () => {
     assert.equal(await origin(plain.host), plain.url);
     assert.equal(await origin(secure.host), secure.url);
     assert.deepEqual([plain.requests, secure.requests], [[], []]);
+  });
+  it('on loopback may be one of IPv6', async (t) => {
+    if (!Object.values(networkInterfaces()).some((addresses) => addresses?.some(({address}) => address === '::1'))) {
+      t.skip('needs IPv6');
+      return;
+    }
+    const registry = await startFakeRegistry(t, {address: '::1'});
+    const {manifest} = registry.addImage('a', 'b', []);
+    const remote = openRemote();
+    t.after(() => remote.close());
+    assert.deepEqual(await remote.resolve({domain: registry.host, path: 'a', tag: 'b'}), {descriptor: manifest});
   });
   it('on loopback is plain HTTP for docker-registry', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
