@@ -8,6 +8,8 @@ import type {FromWorker, LayerJob, LayerResult, ToWorker} from './worker.ts';
 const HIGH_WATER = 8 << 20;
 /** Chunks of the network are gathered up to this size, in bytes: a message costs as much as copying 100 kB. */
 const BATCH = 512 << 10;
+/** On a slow wire they are not held back longer than this, in milliseconds: what has not been handed over is lost with the process. */
+const BATCH_MS = 100;
 
 /** One layer's way through a worker. Bytes go in, the result comes out. */
 export interface LayerTask {
@@ -81,9 +83,11 @@ export class WorkerPool {
     let outstanding = 0;
     let batch: Uint8Array[] = [];
     let batched = 0;
+    let flushed = performance.now();
     let drained: (() => void) | undefined;
     const send = (message: ToWorker, transfer: ArrayBuffer[] = []): void => worker.postMessage(message, transfer);
     const flush = (): void => {
+      flushed = performance.now();
       if (batched === 0) return;
       const bytes = new Uint8Array(batched);
       let at = 0;
@@ -137,7 +141,7 @@ export class WorkerPool {
       write: (chunk) => {
         batch.push(Uint8Array.prototype.slice.call(chunk));
         batched += chunk.length;
-        if (batched < BATCH) return;
+        if (batched < BATCH && performance.now() - flushed < BATCH_MS) return;
         flush();
         if (outstanding <= HIGH_WATER || !running.has(id)) return;
         return new Promise<void>((resolve) => {

@@ -30,7 +30,7 @@ export async function openView(directory: string, mounts: readonly Mount[]): Pro
       removeBundle(directory);
     };
     try {
-      await chain.mounted;
+      await chain.mounted();
     } catch (err) {
       await close();
       throw err;
