@@ -1,0 +1,157 @@
+/**
+ * What is unpacked is what others unpack: entry by entry, attribute by attribute, seen through our own mounts, for every
+ * snapshotter on both engines, beside umoci and containerd.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {probeErofs} from '../../src/lib/store/erofs.ts';
+import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
+import {requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../helpers.ts';
+import type {ImageName} from '../images.ts';
+import {withMounted} from '../mounted.ts';
+import {diffTrees, readTree, type TreeEntry} from '../tree.ts';
+import {type Containerd, startContainerd} from './containerd.ts';
+import {fileScope, type Published, publishedImages} from './rig.ts';
+
+const published = publishedImages();
+const file = fileScope();
+
+/** Images whose layers are of all kinds, and the same small layer in every packing. */
+const TREES: readonly ImageName[] = ['redis', 'awkward', 'awkward-through'];
+const PACKINGS: readonly ImageName[] = [
+  'busybox',
+  'busybox-docker',
+  'busybox-zstd',
+  'busybox-plain',
+  'busybox-multi',
+  'busybox-multi-docker',
+];
+const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;
+
+/** umoci 0.4 knows no zstd; the same tar stands in for it. */
+const STAND_INS: Partial<Record<ImageName, ImageName>> = {'busybox-zstd': 'busybox'};
+
+/** Trees by umoci, each made once. skopeo brings them to it, since it reads no docker types and no index. */
+const umociTrees = new Map<string, TreeEntry[]>();
+
+function umociTree({ref}: Published): TreeEntry[] {
+  const known = umociTrees.get(ref);
+  if (known !== undefined) return known;
+  const dir = temporaryDirectory(file, 'berth-umoci-');
+  execFileSync('skopeo', ['copy', '--quiet', '--insecure-policy', '--src-tls-verify=false', `docker://${ref}`, `oci:${dir}/layout:latest`]);
+  execFileSync('umoci', ['unpack', '--image', `${dir}/layout:latest`, join(dir, 'bundle')], {stdio: ['ignore', 'ignore', 'inherit']});
+  const tree = readTree(join(dir, 'bundle/rootfs'));
+  umociTrees.set(ref, tree);
+  return tree;
+}
+
+/** An image's tree as our containers see it. */
+async function ourTree(ctr: CommandLine, ref: string, snapshotter: string): Promise<TreeEntry[]> {
+  const {unpacked} = JSON.parse(await ctr.ok(['pull', '--json', '--snapshotter', snapshotter, ref])) as {unpacked: {chainID: string}[]};
+  const view = ['snapshots', '--snapshotter', snapshotter, 'view', '--json', 'look', unpacked[0]!.chainID];
+  return withMounted(JSON.parse(await ctr.ok(view)), readTree);
+}
+
+const requiresTrees = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'umoci', 'skopeo', 'getfattr');
+
+function requiresSnapshotter(t: Skippable, snapshotter: string): boolean {
+  if (snapshotter !== 'erofs') return true;
+  const {usable, reason} = probeErofs(temporaryDirectory(file));
+  if (!usable) t.skip(`no EROFS here: ${reason}`);
+  return usable;
+}
+
+/** Something that differs, and why it may. `line` is that of `diffTrees`, ours first. */
+interface Exemption {
+  readonly image: ImageName;
+  readonly snapshotter?: string;
+  readonly line: RegExp;
+  readonly reason: string;
+}
+
+const UMOCI: readonly Exemption[] = [
+  {
+    image: 'awkward',
+    line: /^"xattrs\/file": xattrs .*"user\.empty":"0x".* ≠ (?!.*user\.empty)/,
+    reason: 'umoci drops attributes without a value',
+  },
+  {
+    image: 'awkward',
+    snapshotter: 'native',
+    line: /^"xattrs\/dir": xattrs \{"user\.dir":"\w+","user\.second":"0x32"\} ≠ \{"user\.second":"0x32"\}$/,
+    reason: "a directory that is there keeps the attributes that a layer does not name, as with containerd's native snapshotter",
+  },
+  {
+    image: 'awkward-through',
+    line: /^"(etc\/(to-lower|zz-linked)|usr\/(lib\/lower|share\/linked))": mtime \d+ ≠ \d+$/,
+    reason: "a hard link's own header speaks for the inode, as in containerd; umoci leaves the inode as it was",
+  },
+];
+
+const CONTAINERD: readonly Exemption[] = [
+  {
+    image: 'awkward',
+    line: /^"xattrs\/capable-too": xattrs \{"security\.capability":"\w+"\} ≠ \{\}$/,
+    reason: 'containerd gives the inode of a hard link its owner once more, at which the kernel drops file capabilities',
+  },
+];
+
+/**
+ * Compares ours with theirs. Where no layer says when a directory was changed, they leave the time at which they unpacked
+ * it, and so do all of us for the root; elsewhere ours must be a time that some layer knows.
+ */
+function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemptions: readonly Exemption[]): void {
+  const now = BigInt(Date.now()) * 1_000_000n;
+  const justNow = ({path, mtime}: TreeEntry): boolean => path === '.' || (mtime >= started && mtime <= now);
+  const unsaid = new Set(theirs.filter((entry) => entry.type === 'directory' && justNow(entry)).map(({path}) => path));
+  const lines = diffTrees(ours, theirs, {ignore: (path, field) => field === 'mtime' && unsaid.has(path)});
+  assert.deepEqual(
+    lines.filter((line) => !exemptions.some((exemption) => exemption.line.test(line))),
+    [],
+  );
+  const idle = exemptions.filter((exemption) => !lines.some((line) => exemption.line.test(line)));
+  assert.deepEqual(idle, [], 'what does not differ is not exempted');
+  assert.deepEqual(
+    ours.filter((entry) => entry.path !== '.' && justNow(entry)),
+    [],
+    'every time is one that a layer gave',
+  );
+}
+
+/** Nanoseconds, of the clock that filesystems use: it may be behind by a tick. */
+const started = BigInt(Date.now() - 20) * 1_000_000n;
+
+const exemptionsFor = (all: readonly Exemption[], image: ImageName, snapshotter: string): readonly Exemption[] =>
+  all.filter((exemption) => exemption.image === image && (exemption.snapshotter ?? snapshotter) === snapshotter);
+
+forEachEngine('unpacked trees', (engine) => {
+  for (const snapshotter of SNAPSHOTTERS)
+    for (const name of snapshotter === 'overlayfs' ? [...TREES, ...PACKINGS] : TREES)
+      it(`${snapshotter}: ${name} is what umoci unpacks`, async (t) => {
+        if (!requiresTrees(t) || !requiresSnapshotter(t, snapshotter)) return;
+        const image = await published(t, name);
+        const theirs = await published(t, STAND_INS[name] ?? name);
+        if (image === undefined || theirs === undefined) return;
+        const ours = await ourTree(commandLine(t, engine), image.ref, snapshotter);
+        compare(ours, umociTree(theirs), exemptionsFor(UMOCI, name, snapshotter));
+      });
+});
+
+describe('unpacked trees, containerd', () => {
+  let running: Promise<Containerd> | undefined;
+  // It cannot unpack a hard link to what only a lower layer has, as in awkward-through.
+  for (const name of ['redis', 'awkward', 'busybox'] as const)
+    it(`overlayfs: ${name} is what containerd unpacks`, async (t) => {
+      if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'getfattr')) return;
+      const image = await published(t, name);
+      if (image === undefined) return;
+      running ??= startContainerd(file);
+      const containerd = await running;
+      containerd.pull(image.ref);
+      const ours = await ourTree(commandLine(t, 'executable'), image.ref, 'overlayfs');
+      const theirs = await containerd.withImage(image.ref, readTree);
+      compare(ours, theirs, exemptionsFor(CONTAINERD, name, 'overlayfs'));
+    });
+});
