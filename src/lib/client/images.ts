@@ -14,7 +14,7 @@ import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
 import {makePlan, type Plan, platformChoice} from './plan.ts';
-import {imageSummaries} from './summaries.ts';
+import {imageRecords, imageSummaries} from './summaries.ts';
 import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
 import {imagesOf, isUnpacked} from './unpack.ts';
 
@@ -74,11 +74,7 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
     });
 
   const records: NamespaceClient['images']['records'] = async ({filters = []} = {}) =>
-    filtered(
-      store.view((tx) => tx.namespace(namespace).images.list()),
-      filters,
-      fields,
-    );
+    filtered(imageRecords(store, namespace), filters, fields);
 
   return {
     records,

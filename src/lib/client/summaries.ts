@@ -2,6 +2,7 @@
  * Rows of `images ls`: a record, and what its manifests say. For many images they are cached; the cache says which
  * transaction it is of, and only what later ones touched is read again. Deleting it changes nothing but time.
  */
+import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
@@ -35,7 +36,7 @@ const brief = (digest: Digest): string => digest.slice(digest.indexOf(':') + 1, 
 
 /** All images of a namespace with what is known of them, sorted by name. */
 export function imageSummaries(store: Store, namespace: string): readonly ImageSummary[] {
-  const file = join(store.layout.cache, 'images', `${namespace}.json`);
+  const file = cacheFile(store, namespace);
   const {cache, fresh} = store.view((tx) => {
     const known = readCache(file);
     const changes = known === undefined ? undefined : tx.changesSince(known.generation);
@@ -50,6 +51,15 @@ export function imageSummaries(store: Store, namespace: string): readonly ImageS
   }
   return cache.rows.map(({image}) => image);
 }
+
+/** The records of all images of a namespace, sorted by name; reads no manifest, and where there is a cache no record either. */
+export function imageRecords(store: Store, namespace: string): readonly ImageRecord[] {
+  return existsSync(cacheFile(store, namespace))
+    ? imageSummaries(store, namespace)
+    : store.view((tx) => tx.namespace(namespace).images.list());
+}
+
+const cacheFile = (store: Store, namespace: string): string => join(store.layout.cache, 'images', `${namespace}.json`);
 
 function readCache(file: string): Cache | undefined {
   try {
