@@ -1,0 +1,59 @@
+/**
+ * CVE-2024-9676 (podman): an image whose /etc/passwd or /etc/group is a link to a file of the machine has it read, and
+ * one that is a pipe or a device makes the reader wait for ever or take in without end. CVE-2026-47262 (containerd): one
+ * that is merely huge.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {rmSync, symlinkSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {is, requiresProgram} from '../helpers.ts';
+import {newRig, type Rig, requiresRuntime} from '../lib/runtime/rig.ts';
+
+/** Beside the image: an account that nobody inside must find. */
+const canary = (rig: Rig): string => {
+  const file = join(rig.dir, 'canary');
+  writeFileSync(file, 'victim:x:7:7::/:/bin/sh\n');
+  return file;
+};
+
+describe('an image whose accounts lie elsewhere', () => {
+  for (const file of ['etc/passwd', 'etc/group'])
+    for (const [name, target] of [
+      ['an absolute link', canary],
+      ['a relative link', () => '../../../../../../../../canary'],
+      ['a link into /proc', (rig: Rig) => `/proc/self/root${canary(rig)}`],
+    ] as const)
+      it(`is not read through ${name}: ${file}`, async (t) => {
+        if (!requiresRuntime(t)) return;
+        const rig = newRig(t);
+        rmSync(join(rig.lower, file));
+        symlinkSync(target(rig), join(rig.lower, file));
+        await assert.rejects(rig.run({args: ['id'], user: file === 'etc/passwd' ? 'victim' : '0:victim'}), is('not_found'));
+        await rig.assertNothingLeft();
+      });
+
+  it('is read through a link that stays inside, as on NixOS', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    rmSync(join(rig.lower, 'etc/passwd'));
+    symlinkSync('/tmp/../etc/../accounts', join(rig.lower, 'etc/passwd'));
+    writeFileSync(join(rig.lower, 'accounts'), 'inside:x:8:9::/:/bin/sh\n');
+    assert.equal((await rig.run({args: ['id', '-u'], user: 'inside'})).stdout, '8\n');
+  });
+
+  for (const [name, arrange] of [
+    ['a pipe', (file: string) => execFileSync('mkfifo', [file])],
+    ['a device', (file: string) => execFileSync('mknod', [file, 'c', '1', '5'])],
+    ['larger than any', (file: string) => execFileSync('truncate', ['--size=1T', file])],
+  ] as const)
+    it(`is refused when they are ${name}`, async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'mkfifo', 'mknod', 'truncate')) return;
+      const rig = newRig(t);
+      rmSync(join(rig.lower, 'etc/passwd'));
+      arrange(join(rig.lower, 'etc/passwd'));
+      await assert.rejects(rig.run({args: ['id'], user: 'guest'}), is('failed_precondition'));
+      await rig.assertNothingLeft();
+    });
+});
