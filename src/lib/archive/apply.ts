@@ -20,13 +20,13 @@ import {
   linkSync,
   lutimesSync,
   openSync,
-  readFileSync,
   symlinkSync,
   writeSync,
 } from 'node:fs';
-import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {type Dir, join, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
+import {readRights} from './rights.ts';
 import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
 
@@ -91,7 +91,6 @@ const MAX_WRITE = 128 * 1024;
 /** Last second that containerd keeps (in 2262); what is later or before 1970 becomes 1970. */
 const MAX_TIME = 9_223_372_036;
 const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
-const CAP_MKNOD = 27n;
 
 /** The file of the entry in hand. */
 interface OpenFile {
@@ -111,7 +110,7 @@ class LayerApplier implements Applier {
   readonly #reader: TarReader;
   readonly #limits: NonNullable<ApplierOptions['limits']>;
   readonly #warn: (message: string) => void;
-  readonly #process = readProcess();
+  readonly #rights = readRights();
   #file: OpenFile | undefined;
   #size = 0;
   #entries = 0;
@@ -125,7 +124,7 @@ class LayerApplier implements Applier {
     this.#warn = warn;
     const view = form === 'overlay' && lowers !== undefined ? new LowerView(lowers) : undefined;
     try {
-      this.#tree = new LayerTree({root, form, view, warn}, this.#process.umask);
+      this.#tree = new LayerTree({root, form, view, warn, rights: this.#rights});
     } catch (err) {
       throw fromErrno(err, `layer tree ${root}`);
     }
@@ -199,7 +198,7 @@ class LayerApplier implements Applier {
     try {
       if (header.sparse !== undefined) ftruncateSync(fd, header.size);
       if (chown) fchownSync(fd, header.uid, header.gid);
-      if ((header.mode & (this.#process.umask | 0o7000)) !== 0) fchmodSync(fd, header.mode);
+      if ((header.mode & (this.#rights.umask | 0o7000)) !== 0) fchmodSync(fd, header.mode);
       const time = seconds(header);
       futimesSync(fd, time, time);
       this.#file = undefined;
@@ -222,7 +221,7 @@ class LayerApplier implements Applier {
     }
     const header = this.#settable(original);
     const {type} = header;
-    if ((type === 'char' || type === 'block') && !this.#process.mknod) {
+    if ((type === 'char' || type === 'block') && !this.#rights.mknod) {
       this.#warn(`device ${displayName(name)} left out: no right to make device nodes`);
       return;
     }
@@ -267,7 +266,7 @@ class LayerApplier implements Applier {
   }
 
   #makeSymlink(dir: Dir, base: string, header: TarHeader): void {
-    if (header.linkname === '') throw new ErrdefsError('invalid_argument', `layer entry ${displayName(header.name)}: link without text`);
+    if (header.linkname === '') throw new ErrdefsError('invalid_argument', 'link without text');
     const tree = this.#tree;
     const path = tree.place(dir, base);
     const target = fsPath(header.linkname);
@@ -307,10 +306,10 @@ class LayerApplier implements Applier {
   }
 
   /** Where a hard link's target is on disk; the last name is not followed. Undefined when it may be below, and that is not known. */
-  #linkTarget({name, linkname}: TarHeader): {readonly dir: Dir; readonly base: string} | undefined {
+  #linkTarget({linkname}: TarHeader): {readonly dir: Dir; readonly base: string} | undefined {
     const tree = this.#tree;
     const refused = (reason: string): ErrdefsError =>
-      new ErrdefsError('invalid_argument', `layer entry ${displayName(name)}: hard link to ${displayName(linkname)}, ${reason}`);
+      new ErrdefsError('invalid_argument', `hard link to ${displayName(linkname)}, ${reason}`);
     const path = linkname.replace(/\/+$/, '');
     const slash = path.lastIndexOf('/');
     const base = path.slice(slash + 1);
@@ -358,8 +357,7 @@ class LayerApplier implements Applier {
   #hide(parent: string, base: string, header: TarHeader): void {
     const tree = this.#tree;
     const hidden = base.slice(WHITEOUT.length);
-    if (hidden === '' || hidden === '.' || hidden === '..')
-      throw new ErrdefsError('invalid_argument', `layer entry ${displayName(header.name)}: invalid whiteout name`);
+    if (hidden === '' || hidden === '.' || hidden === '..') throw new ErrdefsError('invalid_argument', 'invalid whiteout name');
     const {dir, missing} = tree.resolve(parent);
     const blind = tree.form === 'overlay' && tree.view === undefined;
     // Where nothing is, nothing has to be hidden.
@@ -457,9 +455,11 @@ function cleanName(name: string): string {
   return names.join('/');
 }
 
+/** The error with the entry it happened to. */
 function failed(err: unknown, {name}: TarHeader): unknown {
-  const mapped = fromErrno(err, `layer entry ${displayName(name)}`);
-  if (!isErrdefs(mapped) || mapped === err) return mapped;
+  const what = `layer entry ${displayName(name)}`;
+  const mapped = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
+  if (!isErrdefs(mapped)) return mapped;
   const {code, message, hint, details} = mapped;
   const entry = Buffer.from(name, 'latin1').toString();
   return new ErrdefsError(code, message, {cause: err, details: {...details, entry}, ...(hint === undefined ? {} : {hint})});
@@ -483,14 +483,4 @@ function writeSparse(file: OpenFile, chunk: Uint8Array): void {
       file.done = 0;
     }
   }
-}
-
-/** What this process may do: without a call, since reading the umask by one changes it for all threads for a moment. */
-function readProcess(): {readonly umask: number; readonly mknod: boolean} {
-  const status = readFileSync('/proc/self/status', 'latin1');
-  const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(status)?.[1] ?? '';
-  const capable = (BigInt(`0x${field('CapEff') || '0'}`) >> CAP_MKNOD) & 1n;
-  // In a user namespace the capability is there, but does not reach devices.
-  const initial = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
-  return {umask: Number.parseInt(field('Umask') || '777', 8), mknod: capable === 1n && initial};
 }

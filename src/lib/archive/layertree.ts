@@ -8,7 +8,8 @@
 
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
-import {attributesOf, fsPath, type LowerView, lstat, OPAQUE_XATTR, type Stack} from './lowers.ts';
+import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, type Stack} from './lowers.ts';
+import type {ProcessRights} from './rights.ts';
 import {type Attributes, isExactTime, makeSpecial, readXattrs, type SpecialEntry, setFileAttributes} from './special.ts';
 import {displayName} from './tar.ts';
 
@@ -20,8 +21,8 @@ const MAX_STEPS = 65_536;
 /** Whiteouts that share a device node; filesystems allow at least this many links. */
 const WHITEOUTS_PER_NODE = 30_000;
 
-/** Empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
-const ORIGIN_XATTR = 'trusted.overlay.origin';
+/** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
+const ORIGIN = 'overlay.origin';
 
 type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
 
@@ -87,6 +88,7 @@ export interface LayerTreeOptions {
   /** Overlay form: what is below, if it is known. */
   readonly view: LowerView | undefined;
   readonly warn: (message: string) => void;
+  readonly rights: ProcessRights;
 }
 
 export class LayerTree {
@@ -97,7 +99,7 @@ export class LayerTree {
   readonly fresh: boolean;
   readonly uid = process.geteuid!();
   readonly gid = process.getegid!();
-  readonly umask: number;
+  readonly #process: ProcessRights;
   readonly nodes = new Map<string, Node>();
   /** Names that `..` in a link's text led through, taken for absent while what is below is not known. */
   readonly passed = new Set<string>();
@@ -110,12 +112,12 @@ export class LayerTree {
   #lastName: string | undefined;
   #lastDir: Dir | undefined;
 
-  constructor({root, form, view, warn}: LayerTreeOptions, umask: number) {
+  constructor({root, form, view, warn, rights}: LayerTreeOptions) {
     this.#root = root;
     this.#base = Buffer.from(root).toString('latin1');
     this.form = form;
     this.view = view;
-    this.umask = umask;
+    this.#process = rights;
     this.#warn = warn;
     this.fresh = readdirSync(root).length === 0;
     const attributes = attributesOf(lstat(this.#base)!);
@@ -169,7 +171,7 @@ export class LayerTree {
     let links = 0;
     let steps = 0;
     for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
-      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', `too many links on the way to ${displayName(path)}`);
+      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
       if (name === '' || name === '.') continue;
       if (name === '..') {
         if (missing.length === 0) dir = dir.parent ?? dir;
@@ -182,10 +184,9 @@ export class LayerTree {
       const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#look(dir, name));
       if (found === undefined) missing.push(name);
       else if (found instanceof Dir) dir = found;
-      else if (found === 'other')
-        throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} on the way to ${displayName(path)} is no directory`);
+      else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is no directory`);
       else {
-        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', `too many links on the way to ${displayName(path)}`);
+        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
         if (found.target.startsWith('/')) dir = this.top;
         todo.push(...found.target.split('/').reverse());
       }
@@ -283,7 +284,7 @@ export class LayerTree {
     mkdirSync(this.place(dir, base), mode);
     // A directory with setgid passes group and bit on.
     const setgid = dir.disk!.mode & 0o2000;
-    return {mode: (mode & ~this.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
+    return {mode: (mode & ~this.#process.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
   }
 
   /** Puts a directory of the trees below on disk, so that something can be put into it. */
@@ -390,11 +391,17 @@ export class LayerTree {
     }
     // Their directories' mtimes are lost by it.
     for (const {path} of files) for (let at: Dir | undefined = this.#known(path); at !== undefined; at = at.parent) at.touched = true;
+    // A user other than root needs leave to write to them.
+    const others = this.uid === 0 ? [] : files.map(({path, mode}) => ({at: fsPath(`${this.#base}/${path}`), mode}));
+    for (const {at, mode} of others) chmodSync(at, mode | 0o600);
     setFileAttributes(this.#root, files, this.#warn);
+    for (const {at, mode} of others) chmodSync(at, mode);
 
     const dirs = [...onDisk(this.top)];
     const inherited = dirs.filter(({dir}) => dir.origin === 'below').map(({dir}) => dir);
     const xattrsBelow = new Map(readXattrs(inherited.map((dir) => dir.source!)).map((xattrs, i) => [inherited[i], withoutTrusted(xattrs)]));
+    // In a user namespace overlayfs takes its marks from `user.*` (mount option `userxattr`), since others cannot be set.
+    const prefix = this.#process.initial ? 'trusted.' : 'user.';
     const hidden: string[] = [];
     const late: SpecialEntry[] = [];
     const byCall: Dir[] = [];
@@ -402,10 +409,10 @@ export class LayerTree {
       if (dir.origin === 'found' && !dir.touched) continue;
       const {attributes} = dir;
       const xattrs = new Map(xattrsBelow.get(dir) ?? attributes.xattrs);
-      if (dir.opaque && !shut) xattrs.set(OPAQUE_XATTR, Buffer.from('y'));
+      if (dir.opaque && !shut) xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
       if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !shut) {
         hidden.push(...[...dir.whiteouts].map((name) => join(dir, name)));
-        xattrs.set(ORIGIN_XATTR, Buffer.alloc(0));
+        xattrs.set(`${prefix}${ORIGIN}`, Buffer.alloc(0));
       }
       const exact = isExactTime(attributes.mtimeSec, attributes.mtimeNs);
       if (dir === this.top || (xattrs.size === 0 && exact)) byCall.push(dir);

@@ -1,14 +1,15 @@
 /**
  * The trees below a layer, seen as one: what overlayfs would show of them. Read only, link by link, by lstat.
  *
- * A lower is a layer in overlay form (a 0/0 character device hides a name, `trusted.overlay.opaque` hides what is below a
- * directory), or one merged root, in which neither is to be seen.
+ * A lower is a layer in overlay form (a 0/0 character device hides a name, `trusted.overlay.opaque` or `user.overlay.opaque`
+ * hides what is below a directory), or one merged root, in which neither is to be seen.
  */
 
 import {type BigIntStats, lstatSync, readdirSync, readlinkSync} from 'node:fs';
 import {type Attributes, readXattrs} from './special.ts';
 
-export const OPAQUE_XATTR = 'trusted.overlay.opaque';
+/** Name of overlayfs' mark, behind `trusted.` or `user.`. */
+export const OPAQUE = 'overlay.opaque';
 
 /** A path of binary characters for a call of node:fs. */
 export const fsPath = (path: string): string | Buffer => (/[^ -~]/.test(path) ? Buffer.from(path, 'latin1') : path);
@@ -93,7 +94,8 @@ export class LowerView {
     const unknown = dirs.slice(0, -1).filter((dir) => !this.#opaque.has(dir));
     const xattrs = readXattrs(unknown);
     unknown.forEach((dir, i) => {
-      this.#opaque.set(dir, xattrs[i]!.get(OPAQUE_XATTR)?.toString() === 'y');
+      const mark = xattrs[i]!.get(`trusted.${OPAQUE}`) ?? xattrs[i]!.get(`user.${OPAQUE}`);
+      this.#opaque.set(dir, mark?.toString() === 'y');
     });
     const end = dirs.findIndex((dir) => this.#opaque.get(dir) === true);
     return end < 0 ? dirs : dirs.slice(0, end + 1);

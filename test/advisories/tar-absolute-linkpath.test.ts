@@ -1,0 +1,42 @@
+/** CVE-2026-23745 (node-tar before 7.5.3), CVE-2026-50163 (oras-go): a link's target taken from the host's root, or from where the program stands. */
+import assert from 'node:assert/strict';
+import {join} from 'node:path';
+import {it} from 'node:test';
+import {file, link, symlink} from '../tartest.ts';
+import {harmless, refused} from './tar-attack.ts';
+
+it('a hard link to an absolute path is looked for inside', (t) => {
+  refused(t, (outside) => [[link(join(outside, 'canary'), 'stolen')]], 'invalid_argument');
+  harmless(
+    t,
+    (outside) => [[file(join(outside, 'canary'), 'inside'), link(join(outside, 'canary'), 'kept')]],
+    (tree) => assert.equal(tree.at('kept').size, 6),
+  );
+});
+
+it('a hard link to a relative path is looked for from the root, not from here', (t) => {
+  const before = process.cwd();
+  t.after(() => process.chdir(before));
+  refused(
+    t,
+    (outside) => {
+      process.chdir(outside);
+      return [[link('canary', 'stolen')]];
+    },
+    'invalid_argument',
+  );
+  refused(t, () => [[link('../outside/canary', 'stolen'), link('../../outside/canary', 'stolen')]], 'invalid_argument');
+});
+
+it('a symbolic link keeps its text, and nothing follows it', (t) =>
+  harmless(
+    t,
+    (outside) => [
+      [symlink(join(outside, 'canary'), 'l'), file('l', 'written')],
+      [symlink(join(outside, 'canary'), 'm'), link('m', 'n', {mode: 0o777})],
+    ],
+    (tree) => {
+      assert.equal(tree.at('l').type, 'file');
+      assert.equal(tree.at('n').type, 'symlink');
+    },
+  ));

@@ -1,0 +1,66 @@
+/** Hostile layers against every form of a tree, with something outside of it that must stay as it is. */
+import assert from 'node:assert/strict';
+import {chmodSync, mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import type {TestContext} from 'node:test';
+import {type Code, resolve} from '../../src/lib/errdefs.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {FORMS} from '../lib/archive/forms.ts';
+import {Tree} from '../lib/archive/scenarios.ts';
+import {type TarEntry, tar} from '../tartest.ts';
+import {diffTrees, readTree} from '../tree.ts';
+
+/** What a layer has come to: a tree, or the class of the error. */
+export type Outcome = {readonly tree: Tree; readonly code?: never} | {readonly tree?: never; readonly code: Code};
+
+/**
+ * Applies layers in every form, and asserts that nothing outside has changed and that the forms agree.
+ *
+ * @param layers gets the absolute path of a directory outside with a file `canary` (mode 0400) and a directory `dir`
+ * @returns undefined when the test was skipped
+ */
+export function attack(t: TestContext, layers: (outside: string) => readonly (readonly (TarEntry | Buffer)[])[]): Outcome | undefined {
+  if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return undefined;
+  const outcomes = FORMS.map((form): Outcome => {
+    const work = temporaryDirectory(t);
+    const outside = join(work, 'outside');
+    mkdirSync(join(outside, 'dir'), {recursive: true});
+    writeFileSync(join(outside, 'canary'), 'canary');
+    chmodSync(join(outside, 'canary'), 0o400);
+    const inside = join(work, 'inside');
+    mkdirSync(inside);
+    const before = readTree(outside);
+    let outcome: Outcome;
+    try {
+      outcome = {
+        tree: new Tree(
+          form.run(
+            inside,
+            layers(outside).map((entries) => tar(...entries)),
+          ),
+        ),
+      };
+    } catch (err) {
+      outcome = {code: resolve(err)};
+    }
+    assert.deepEqual(diffTrees(before, readTree(outside)), [], `outside, after ${form.name}`);
+    return outcome;
+  });
+  const [first, ...others] = outcomes;
+  for (const other of others) assert.equal(other.code, first!.code);
+  return first;
+}
+
+/** As `attack`, where the layers must come to a tree. */
+export function harmless(t: TestContext, layers: Parameters<typeof attack>[1], check: (tree: Tree) => void = () => {}): void {
+  const outcome = attack(t, layers);
+  if (outcome === undefined) return;
+  assert.ok(outcome.tree, outcome.code);
+  check(outcome.tree);
+}
+
+/** As `attack`, where the layers must be refused. */
+export function refused(t: TestContext, layers: Parameters<typeof attack>[1], code: Code): void {
+  const outcome = attack(t, layers);
+  if (outcome !== undefined) assert.equal(outcome.code, code);
+}

@@ -1,0 +1,36 @@
+/** CVE-2025-47290 (containerd 2.1.0): what was a directory when it was checked is a link when it is used. */
+import assert from 'node:assert/strict';
+import {it} from 'node:test';
+import {dir, file, link, symlink, whiteout} from '../tartest.ts';
+import {harmless, refused} from './tar-attack.ts';
+
+it('a directory that turns into a link is not taken for one any more', (t) => {
+  harmless(
+    t,
+    (outside) => [[dir('a'), file('a/f', '1'), symlink(outside, 'a'), file('a/canary', 'written'), file('a/dir/x', 'written')]],
+    (tree) => assert.equal(tree.at('a').type, 'symlink'),
+  );
+  harmless(t, (outside) => [
+    [dir('a'), dir('a/b'), file('a/b/f', '1'), symlink(outside, 'a'), file('a/dir/f', 'written'), file('a/b/f', '2')],
+  ]);
+  harmless(t, (outside) => [
+    [dir('a'), file('a/f', '1')],
+    [file('a/g', '2'), symlink(outside, 'a'), file('a/canary', 'written')],
+  ]);
+});
+
+it('a parent on the way to a link that is replaced', (t) => {
+  harmless(t, (outside) => [[dir('x'), symlink('x', 'l'), file('l/f', '1'), symlink(outside, 'x'), file('l/canary', 'written')]]);
+  harmless(t, (outside) => [[dir('x'), symlink('x', 'l'), file('l/f', '1'), symlink(outside, 'l'), file('l/canary', 'written')]]);
+  harmless(t, (outside) => [
+    [dir('x'), symlink('x', 'l'), file('l/f', '1')],
+    [whiteout('x'), symlink(outside, 'x'), file('l/canary', 'written')],
+  ]);
+});
+
+it('a hard link over a directory that is in use', (t) => {
+  harmless(t, (outside) => [
+    [dir('a'), file('a/f', '1'), symlink(outside, 's'), link('s', 'a', {mode: 0o777}), file('a/canary', 'written')],
+  ]);
+  refused(t, (outside) => [[dir('a'), symlink(outside, 'a/s'), link('a/s', 'a')]], 'invalid_argument');
+});
