@@ -25,6 +25,9 @@ const SIGNAL_NAMES = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[];
 /** How long an interrupted command may clean up. Ending it then is safe: the store takes a kill at any moment. */
 const GRACE_MS = 5000;
 
+/** The longest that a timer takes, 24 days: no bound. */
+const LONGEST_MS = 2 ** 31 - 1;
+
 /** A command line, after it is known which command it calls. */
 export interface Call {
   readonly id: string;
@@ -77,16 +80,16 @@ export abstract class BaseCommand {
   #abort: AbortController | undefined;
   #interruptedBy: keyof typeof SIGNALS | undefined;
   #failure: {readonly err: unknown} | undefined;
-  #overdue: Promise<never>;
-  #giveUp!: (err: unknown) => void;
-  #timers: NodeJS.Timeout[] = [];
+  readonly #overdue: Promise<never>;
+  #endNow!: (reason: unknown) => void;
+  readonly #timers: NodeJS.Timeout[] = [];
 
   constructor(call: Call) {
     this.#call = call;
     this.#argv = call.argv;
     this.context = call.context;
     this.#overdue = new Promise((_, reject) => {
-      this.#giveUp = reject;
+      this.#endNow = reject;
     });
     this.#overdue.catch(() => {});
   }
@@ -155,7 +158,9 @@ export abstract class BaseCommand {
     for (const [name, flag] of Object.entries(flags)) if (flag.type === 'boolean') parsed.flags[name] ??= false;
     const {timeout} = parsed.flags as GlobalFlags;
     if (timeout > 0)
-      this.#timers.push(setTimeout(() => this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)), timeout));
+      this.#after(Math.min(timeout, LONGEST_MS), () =>
+        this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)),
+      );
     return {flags: parsed.flags as F & GlobalFlags, args: parsed.args as A};
   }
 
@@ -167,7 +172,7 @@ export abstract class BaseCommand {
   protected async client(flags: GlobalFlags): Promise<Client> {
     this.#client ??= await this.context.open({
       ...defined({root: flags.root, state: flags.state}),
-      lockTimeoutMs: flags['lock-timeout'] === 0 ? Number.POSITIVE_INFINITY : flags['lock-timeout'],
+      lockTimeoutMs: Math.min(flags['lock-timeout'] || LONGEST_MS, LONGEST_MS),
     });
     return this.#client;
   }
@@ -203,7 +208,17 @@ export abstract class BaseCommand {
 
   #interrupt(reason: ErrdefsError): void {
     this.#abort?.abort(reason);
-    this.#timers.push(setTimeout(() => this.#giveUp(reason), this.#abort === undefined ? 0 : GRACE_MS));
+    this.#after(this.#abort === undefined ? 0 : GRACE_MS, () => this.#giveUp(reason));
+  }
+
+  #after(ms: number, action: () => void): void {
+    this.#timers.push(setTimeout(action, ms));
+  }
+
+  /** What does not end by itself is not waited for, nor closed. */
+  #giveUp(reason: unknown): void {
+    this.#client = undefined;
+    this.#endNow(reason);
   }
 
   /** Text for people. */

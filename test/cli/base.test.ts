@@ -42,8 +42,8 @@ describe('global flags', () => {
   });
   it('leave what is not given to the library', async () =>
     assert.deepEqual((await runOnFakes('ns ls', listing)).opened, [{lockTimeoutMs: 10_000}]));
-  it('a lock time-out of 0 is none', async () =>
-    assert.deepEqual((await runOnFakes('ns ls --lock-timeout 0', listing)).opened, [{lockTimeoutMs: Number.POSITIVE_INFINITY}]));
+  it('a lock time-out of 0 is no bound', async () =>
+    assert.deepEqual((await runOnFakes('ns ls --lock-timeout 0', listing)).opened, [{lockTimeoutMs: 2 ** 31 - 1}]));
   it('the namespace comes from CONTAINERD_NAMESPACE, and is default when that is empty', async (t) => {
     const namespace = {leases: {list: async () => []}};
     t.after(() => delete process.env.CONTAINERD_NAMESPACE);
@@ -197,6 +197,25 @@ describe('time', () => {
       namespace: {run: (_ref: string, _id: string, options?: RunOptions) => never(options)},
     });
     assert.deepEqual([status, stderr], [125, 'ctr: not done after 20 ms: deadline exceeded\n']);
+  });
+  it('--timeout of a year is no time-out at once', async () =>
+    assert.equal((await runOnFakes('--timeout 9000h ns ls', listing)).status, 0));
+  it('the first signal lets a command clean up, the second ends it', async () => {
+    const pull = async (_ref: string, options?: PullOptions) => {
+      await never(options).catch(() => {});
+      return never();
+    };
+    // Only this command's own listener: others' are not to be told of signals that never came.
+    const interrupt = () => (process.listeners('SIGINT').at(-1) as (name: string) => void)('SIGINT');
+    const before = process.listenerCount('SIGINT');
+    const running = runOnFakes('--progress none pull x', {namespace: {pull}});
+    while (process.listenerCount('SIGINT') === before) await sleep(1);
+    interrupt();
+    assert.equal(await Promise.race([running, sleep(50, 'cleans up')]), 'cleans up');
+    interrupt();
+    const {status, signal, stderr, closed} = await running;
+    assert.deepEqual([status, signal, stderr, closed], [130, 'SIGINT', 'ctr: interrupted by SIGINT: canceled\n', 0]);
+    assert.equal(process.listenerCount('SIGINT'), before);
   });
   it('a command that is done in time is not disturbed', async () =>
     assert.equal((await runOnFakes('--timeout 5s ns ls', listing)).status, 0));
