@@ -113,6 +113,11 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     }
     const configBytes = await source(manifest.config, MAX_CONFIG_BYTES);
     documents.set(manifest.config.digest, {descriptor: manifest.config, bytes: configBytes, labels: {}});
+    // BuildKit's attestations have an image's config, and layers that are none.
+    if (manifest.layers.some((layer) => kindOf(layer.mediaType) !== 'layer')) {
+      manifests.push({descriptor: desc, manifest});
+      return;
+    }
     const image = planImage(desc, manifest, parseImageConfig(configBytes, manifest.config));
     if (depth === 1 && !platforms.all && !platforms.matchers.some((m) => m.match(image.platform)))
       throw noMatch(platforms, [image.platform], 'manifest');

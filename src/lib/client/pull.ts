@@ -168,16 +168,13 @@ class Pull {
 }
 
 function requireImages(plan: Plan): void {
-  for (const {descriptor, manifest, image} of plan.manifests) {
-    if (image === undefined && plan.manifests.length === 1)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `manifest ${descriptor.digest} is no image: its config is ${JSON.stringify(manifest.config.mediaType)}`,
-        {
-          hint: 'pull it with --no-unpack',
-        },
-      );
-  }
+  if (plan.manifests.length !== 1) return;
+  const {descriptor, manifest, image} = plan.manifests[0]!;
+  if (image !== undefined) return;
+  const types = [...new Set([manifest.config, ...manifest.layers].map(({mediaType}) => JSON.stringify(mediaType)))];
+  throw new ErrdefsError('failed_precondition', `manifest ${descriptor.digest} is no image: it is made of ${types.join(', ')}`, {
+    hint: 'pull it with --no-unpack',
+  });
 }
 
 /** Writes what a namespace sees of a plan's blobs, with the labels by which they keep each other. @throws not_found a blob is not here */
