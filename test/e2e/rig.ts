@@ -1,14 +1,16 @@
 /** What the proofs of the main job share: real images in a real registry, a wire that is slow on request, the disk as du and find see it. */
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
+import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {existsSync, readdirSync, readFileSync, statSync} from 'node:fs';
 import {type AddressInfo, connect, createServer, type Socket} from 'node:net';
+import {constants} from 'node:os';
 import {join} from 'node:path';
 import {Transform} from 'node:stream';
 import {after} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../../src/lib/oci/descriptor.ts';
+import {type CommandLine, environment, type Result, root} from '../cli/harness.ts';
 import type {Scope, Skippable} from '../helpers.ts';
 import {type Image, type ImageName, requiresImage} from '../images.ts';
 import {pushImage, type Registry, sharedRegistry} from '../registry.ts';
@@ -115,6 +117,9 @@ export async function slowWire(scope: Scope, registry: Registry, bytesPerSecond:
 /** Bytes that a directory takes of the disk, as du counts: by blocks, each inode once. */
 export const diskUsage = (dir: string): number => Number(execFileSync('du', ['-s', '-B1', dir], {encoding: 'utf8'}).split('\t')[0]);
 
+/** Bytes of a file; 0 when there is none. */
+export const sizeOf = (path: string): number => statSync(path, {throwIfNoEntry: false})?.size ?? 0;
+
 /** Every name in a directory with what a write would change: inode, size, times of content and of inode. */
 export const fingerprint = (dir: string): string =>
   existsSync(dir) ? execFileSync('find', [dir, '-printf', '%P %i %s %T@ %C@\\n'], {encoding: 'latin1', maxBuffer: 1 << 28}) : '';
@@ -144,4 +149,35 @@ export const tableRows = (text: string): string[][] =>
 export function assertNoRuns(stateDir: string): void {
   for (const namespace of names(stateDir))
     for (const kind of ['bundles', 'runtime']) assert.deepEqual(names(join(stateDir, namespace, kind)), [], `${kind} of ${namespace}`);
+}
+
+export interface Started {
+  readonly child: ChildProcess;
+  readonly ended: Promise<Result>;
+}
+
+/** Starts a command that a test means to interrupt; the process is the command itself. */
+export function start(ctr: CommandLine, args: readonly string[], env: Readonly<Record<string, string>> = {}): Started {
+  const child = spawn(join(root, 'bin/ctr'), args, {
+    cwd: root,
+    env: {...environment(), ...ctr.env, ...env},
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const output = {stdout: '', stderr: ''};
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name].setEncoding('utf8').on('data', (text: string) => {
+      output[name] += text;
+    });
+  const ended = new Promise<Result>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code, signal) => resolve({status: code ?? 128 + constants.signals[signal!], ...output}));
+  });
+  return {child, ended};
+}
+
+/** Every image of a namespace is complete and unpacked, and there is one. */
+export async function assertWhole(ctr: CommandLine, namespace = 'default'): Promise<void> {
+  const checks = JSON.parse(await ctr.ok(['-n', namespace, 'images', 'check', '--json'])) as {status: string; unpacked: boolean}[];
+  assert.ok(checks.length > 0, `no image in ${namespace}`);
+  for (const check of checks) assert.deepEqual([check.status, check.unpacked], ['complete', true], JSON.stringify(check));
 }
