@@ -11,7 +11,7 @@ import type {TarHandler, TarHeader, TarType} from './tar.ts';
 /**
  * Why a layer must be applied entry by entry:
  * `format` a header that readers understand differently; `dotdot` a name with `..`; `name` one of more than 255 bytes;
- * `implied-parent` a parent that the layer does not carry, or only later; `symlink-parent` one that is a symbolic link;
+ * `implied-parent` a parent that the layer carries only later than what is in it; `symlink-parent` one that is a symbolic link;
  * `type-change` one that is neither; `duplicate` a name that comes again as a directory, having been none, or with extended
  * attributes; `missing-link` a hard link to what is not in the layer so far; `link-attributes` one whose header disagrees with
  * its target's; `whiteout` one of what the same layer has, of everything, or with content or no name; `device-zero` a node
@@ -35,9 +35,22 @@ export type Reason =
   | 'time'
   | 'root';
 
+/** A directory that entries lie in and that the layer does not carry. */
+export interface ImpliedParent {
+  /** Binary string, below the root. */
+  readonly path: string;
+  /** The mtime of the entry that first needed it. */
+  readonly mtimeSec: number;
+  readonly mtimeNs: number;
+  /** It holds nothing but whiteouts: where there is nothing below, it is not made. */
+  readonly whiteoutsOnly: boolean;
+}
+
 export interface LayerScan extends TarHandler {
   /** Empty as long as nothing speaks against indexing. */
   readonly reasons: ReadonlySet<Reason>;
+  /** Parents first. An index needs entries for them, with the attributes that they have in the layers below: see `implied.ts`. */
+  impliedParents(): readonly ImpliedParent[];
   readonly entries: number;
   /** Sum of the sizes in the headers, in bytes. */
   readonly size: number;
@@ -69,19 +82,24 @@ export function createLayerScan(): LayerScan {
   const root: Directory = new Map();
   /** Directories whose headers have extended attributes. */
   const withXattrs = new WeakSet<Directory>();
+  /** Directories that the layer does not carry, as far as it is read. */
+  const implied = new Map<Directory, Omit<ImpliedParent, 'whiteoutsOnly'>>();
   let entries = 0;
   let size = 0;
 
   /** The directory that a path of names leads to; undefined when it does not lead to one by directories alone. */
-  const walk = (names: readonly string[], missing: Reason, make: boolean): Directory | undefined => {
+  const walk = (names: readonly string[], needing: TarHeader | 'missing-link'): Directory | undefined => {
     let at = root;
-    for (const name of names) {
+    for (const [i, name] of names.entries()) {
       let next = at.get(name);
       if (next === undefined) {
-        reasons.add(missing);
-        if (!make) return undefined;
+        if (needing === 'missing-link') {
+          reasons.add(needing);
+          return undefined;
+        }
         next = new Map();
         at.set(name, next);
+        implied.set(next, {path: names.slice(0, i + 1).join('/'), mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
       } else if (typeof next === 'number') {
         reasons.add(kindOf(next) === SYMLINK ? 'symlink-parent' : 'type-change');
         return undefined;
@@ -109,7 +127,7 @@ export function createLayerScan(): LayerScan {
       reasons.add('dotdot');
       return OTHER;
     }
-    const target = walk(names, 'missing-link', false)?.get(base);
+    const target = walk(names, 'missing-link')?.get(base);
     if (typeof target !== 'number' || kindOf(target) === WHITEOUT || header.linkname.endsWith('/')) {
       reasons.add('missing-link');
       return OTHER;
@@ -123,6 +141,7 @@ export function createLayerScan(): LayerScan {
     if (before !== undefined && (typeof before === 'number' || header.xattrs.size > 0 || withXattrs.has(before)))
       reasons.add(before === WHITEOUT ? 'whiteout' : 'duplicate');
     const dir: Directory = before instanceof Map ? before : new Map();
+    if (implied.delete(dir)) reasons.add('implied-parent');
     if (header.xattrs.size > 0) withXattrs.add(dir);
     return dir;
   };
@@ -146,7 +165,7 @@ export function createLayerScan(): LayerScan {
       if (type !== 'directory' || header.mode !== 0o755 || header.uid !== 0 || header.gid !== 0 || xattrs.size > 0) reasons.add('root');
       return;
     }
-    const dir = walk(names, 'implied-parent', true);
+    const dir = walk(names, header);
     if (dir === undefined) return;
     if (base.startsWith(PREFIX)) {
       scanWhiteout(header, dir, base);
@@ -154,6 +173,7 @@ export function createLayerScan(): LayerScan {
     }
     const before = dir.get(base);
     if (before === WHITEOUT) reasons.add('whiteout');
+    if (before instanceof Map && type !== 'directory' && implied.size > 0) reasons.add('type-change');
     if ((type === 'char' || type === 'block') && header.devmajor === 0 && header.devminor === 0) reasons.add('device-zero');
     if (type === 'directory') dir.set(base, scanDirectory(header, before));
     else if (type === 'link') {
@@ -168,6 +188,7 @@ export function createLayerScan(): LayerScan {
 
   return {
     reasons,
+    impliedParents: () => [...implied].map(([dir, parent]) => ({...parent, whiteoutsOnly: holdsOnlyWhiteouts(dir)})),
     get entries() {
       return entries;
     },
@@ -183,6 +204,10 @@ export function createLayerScan(): LayerScan {
     entryEnd() {},
   };
 }
+
+/** Whiteouts, and directories that are there for whiteouts alone. */
+const holdsOnlyWhiteouts = (dir: Directory): boolean =>
+  [...dir.values()].every((known) => known === WHITEOUT || (known instanceof Map && known.size > 0 && holdsOnlyWhiteouts(known)));
 
 /** Types that may have extended attributes `user.*`. */
 const USER_XATTRS: ReadonlySet<TarType> = new Set(['file', 'directory', 'link']);

@@ -81,6 +81,8 @@ export interface TarReader {
   write(chunk: Uint8Array): void;
   /** @throws data_loss the archive is cut short */
   end(): void;
+  /** Bytes up to the end of the last entry so far, its padding included: where a further one would begin. */
+  readonly entriesEnd: number;
 }
 
 const BLOCK = 512;
@@ -147,6 +149,7 @@ export function createTarReader(handler: TarHandler): TarReader {
   let state: State = 'header';
   /** Bytes of the archive before the chunk in hand, for messages. */
   let base = 0;
+  let entriesEnd = 0;
   const block = Buffer.alloc(BLOCK);
   let filled = 0;
   /** Bytes still to come: of content, then of padding. */
@@ -407,6 +410,7 @@ export function createTarReader(handler: TarHandler): TarReader {
           }
           case 'header':
           case 'zero':
+            if (filled === 0 && state === 'header' && !pending) entriesEnd = start + at;
             if (filled === 0 && b.length - at >= BLOCK) {
               at += BLOCK;
               blockDone(b, at - BLOCK);
@@ -436,6 +440,10 @@ export function createTarReader(handler: TarHandler): TarReader {
         }
       }
       base = start + b.length;
+    },
+    get entriesEnd() {
+      if (state === 'padding') return base + padding;
+      return state === 'header' && filled === 0 && !pending ? base : entriesEnd;
     },
     end() {
       if (state === 'drain') return;

@@ -4,11 +4,13 @@
  */
 import {rmSync} from 'node:fs';
 import {join} from 'node:path';
-import {type ApplyResult, reconcile} from '../archive/apply.ts';
+import {reconcile} from '../archive/apply.ts';
+import {encodeImpliedParents} from '../archive/implied.ts';
 import {ErrdefsError, wrap} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
 import {downloadKey} from '../store/blobs.ts';
+import {indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {findLayer} from './layers.ts';
@@ -63,8 +65,9 @@ interface Floating {
 }
 
 /** Whether a layer's tree is what it is whatever lies below. */
-function isIndependent({needsLowers}: ApplyResult): boolean {
-  const {impliedParents, passed, missingLinks, opaqueRoot} = needsLowers;
+function isIndependent({applied, unindexed}: LayerResult): boolean {
+  if (applied === undefined) return unindexed === undefined;
+  const {impliedParents, passed, missingLinks, opaqueRoot} = applied.needsLowers;
   return impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
 }
 
@@ -177,8 +180,7 @@ class Materialisation {
       store.blobs.publish(key, blob.digest);
     }
     if (unpack !== undefined) {
-      if (result.applied === undefined || isIndependent(result.applied))
-        this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
+      if (isIndependent(result)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
       else this.#floating.set(blob.digest, {work: unpack.work, result});
     }
     this.#emit(blob, 'done', blob.size);
@@ -297,9 +299,14 @@ class Materialisation {
     if (floating === undefined) return false;
     this.#floating.delete(layer.blob.digest);
     const snapshotter = this.#o.snapshotter!;
-    const done = reconcile(snapshotter.tree(floating.work), trees, floating.result.applied!, (message) => this.#warnings.push(message));
-    if (done === 'redo') return false;
-    this.#publish(floating.work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
+    const {work, result} = floating;
+    if (result.unindexed !== undefined) {
+      const {impliedParents, entriesEnd} = result.unindexed;
+      const bytes = encodeImpliedParents(impliedParents, trees);
+      if (bytes === undefined || !indexTar(work, {at: entriesEnd, bytes})) return false;
+    } else if (reconcile(snapshotter.tree(work), trees, result.applied!, (message) => this.#warnings.push(message)) === 'redo')
+      return false;
+    this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }
 

@@ -9,7 +9,7 @@ import {setImmediate} from 'node:timers/promises';
 import {parentPort} from 'node:worker_threads';
 import {type Applier, type ApplyResult, createApplier} from '../archive/apply.ts';
 import {type AsyncInflater, openInflater} from '../archive/inflate.ts';
-import {createLayerScan, type LayerScan} from '../archive/scan.ts';
+import {createLayerScan, type ImpliedParent, type LayerScan} from '../archive/scan.ts';
 import {createTarReader, type TarReader} from '../archive/tar.ts';
 import {ErrdefsError, type ErrorJSON, fromErrno, isErrdefs, resolve, toJSON} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
@@ -40,7 +40,16 @@ export interface LayerResult {
   readonly size: number;
   /** Absent when nothing was extracted: the layer was only stored, or indexed. */
   readonly applied?: ApplyResult;
+  /** Present when the layer can be indexed once the layers below are known. */
+  readonly unindexed?: Unindexed;
   readonly warnings: readonly string[];
+}
+
+/** What an index waits for. */
+export interface Unindexed {
+  readonly impliedParents: readonly ImpliedParent[];
+  /** Where the tar's entries end, in bytes. */
+  readonly entriesEnd: number;
 }
 
 export type ToWorker =
@@ -68,7 +77,7 @@ const MAX_WRITE = 128 << 10;
 /** Where an inflated layer goes. */
 interface Target {
   write(chunk: Uint8Array): void;
-  end(): Pick<LayerResult, 'applied'>;
+  end(): Pick<LayerResult, 'applied' | 'unindexed'>;
   close(): void;
 }
 
@@ -210,9 +219,14 @@ class IndexedTarget implements Target {
     this.#reader.write(chunk);
   }
 
-  end(): Pick<LayerResult, 'applied'> {
+  end(): Pick<LayerResult, 'applied' | 'unindexed'> {
     this.#reader.end();
-    if (this.#scan.reasons.size === 0 && indexTar(this.#directory)) return {};
+    const {entriesEnd} = this.#reader;
+    const impliedParents = this.#scan.impliedParents();
+    if (this.#scan.reasons.size === 0) {
+      if (impliedParents.length > 0) return {unindexed: {impliedParents, entriesEnd}};
+      if (indexTar(this.#directory)) return {};
+    }
     const tree = this.#applier();
     try {
       const buffer = Buffer.allocUnsafe(CHUNK);

@@ -2,7 +2,19 @@
  * Layers as EROFS images: the layer's inflated tar is kept as one file, and a small index beside it tells the kernel where
  * in it each file lies. Nothing is extracted, and no path of the image is ever created on this machine.
  */
-import {chownSync, closeSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {
+  chownSync,
+  closeSync,
+  fstatSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, is} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
@@ -19,22 +31,33 @@ const NOBODY = 65534;
 /** Bounds of mkfs.erofs: memory in bytes, processor time in seconds, size of the index in bytes. A layer of 100,000 files needs 40 MB and 0.3 s. */
 const LIMITS = ['--as=2147483648', '--cpu=120', '--fsize=4294967296', '--core=0'];
 
+/** Entries that an index takes besides the tar's own. */
+export interface FurtherEntries {
+  /** Where the tar's own entries end, in bytes. */
+  readonly at: number;
+  /** Entries without content, as an archive with its end. */
+  readonly bytes: Buffer;
+}
+
 /**
  * Writes the index of `directory`'s tar. The tar is hostile input: mkfs.erofs reads and writes it through descriptors,
  * as nobody, with no way to gain rights and with bounds.
  *
+ * @param further stands in the tar's place while it is indexed; the tar is afterwards what it was
  * @returns false when mkfs.erofs refuses the tar: then the layer has to be extracted
  * @throws unavailable mkfs.erofs is not installed
  */
-export function indexTar(directory: string): boolean {
-  const tar = openSync(join(directory, EROFS_TAR), 'r');
+export function indexTar(directory: string, further?: FurtherEntries): boolean {
   const path = join(directory, EROFS_INDEX);
+  const tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
   const index = openSync(path, 'wx+', 0o600);
   try {
     chownSync(path, NOBODY, NOBODY);
+    const restore = further === undefined ? () => {} : replaceEnd(tar, further);
     const unprivileged = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--no-new-privs', '--bounding-set=-all'];
     const mkfs = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '/proc/self/fd/3'];
     const {status} = runSync('prlimit', [...LIMITS, ...unprivileged, ...mkfs], {package: 'erofs-utils', descriptors: [tar, index]});
+    restore();
     if (status !== 0) rmSync(path);
     else chownSync(path, 0, 0);
     return status === 0;
@@ -42,6 +65,27 @@ export function indexTar(directory: string): boolean {
     closeSync(tar);
     closeSync(index);
   }
+}
+
+/** Bytes behind the entries of a tar: its end mark and what it is filled up with. More than a tape's record is no tar's habit. */
+const LONGEST_END = 1 << 20;
+
+/** Puts entries in the place of an archive's end. @returns what undoes it */
+function replaceEnd(tar: number, {at, bytes}: FurtherEntries): () => void {
+  const {size} = fstatSync(tar);
+  if (size - at > LONGEST_END) throw new ErrdefsError('invalid_argument', `tar archive with ${size - at} B behind its end`);
+  const end = Buffer.alloc(Math.max(size - at, 0));
+  readSync(tar, end, 0, end.length, at);
+  ftruncateSync(tar, Math.min(at, size));
+  writeAllAt(tar, bytes, at);
+  return () => {
+    ftruncateSync(tar, Math.min(at, size));
+    writeAllAt(tar, end, at);
+  };
+}
+
+function writeAllAt(fd: number, bytes: Buffer, at: number): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, bytes.length - done, at + done);
 }
 
 const SUPERBLOCK = 1024;

@@ -1,0 +1,32 @@
+/** Entries for the directories that a layer lies in and does not carry, so that an index can be made of it. */
+import {withoutTrusted} from './layertree.ts';
+import {type Below, LowerView} from './lowers.ts';
+import type {ImpliedParent} from './scan.ts';
+import {encode, readXattrs, type SpecialEntry} from './special.ts';
+
+/**
+ * What has to follow a layer's own entries: its implied parents with the attributes that they have below, where nothing
+ * is below with mode 0755, owner 0:0; then the end of the archive.
+ *
+ * @param lowers trees below, nearest first
+ * @returns `undefined` where one of them is no directory below: then the layer has to be applied
+ */
+export function encodeImpliedParents(parents: readonly ImpliedParent[], lowers: readonly string[]): Buffer | undefined {
+  const view = new LowerView(lowers);
+  const found: {readonly parent: ImpliedParent; readonly below: Below | undefined}[] = [];
+  for (const parent of parents) {
+    const below = view.find(parent.path);
+    if (below === undefined ? parent.whiteoutsOnly : below.kind !== 'directory') return undefined;
+    found.push({parent, below});
+  }
+  const directories = found.flatMap(({below}) => (below?.kind === 'directory' ? below : []));
+  const xattrs = new Map(
+    readXattrs(directories.map(({stack}) => stack[0]!)).map((all, i) => [directories[i] as Below, withoutTrusted(all)]),
+  );
+  return encode(
+    found.map(({parent: {path, mtimeSec, mtimeNs}, below}): SpecialEntry => {
+      const own = {path: `${path}/`, type: 'directory', mode: 0o755, uid: 0, gid: 0, mtimeSec, mtimeNs} as const;
+      return below?.kind === 'directory' ? {...own, ...below.attributes, xattrs: xattrs.get(below)} : own;
+    }),
+  );
+}
