@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {build, type Metafile} from 'esbuild';
-import {lazyCrypto, lazyOclif} from './lazy.ts';
+import {lazyOclif, sparingBuiltins} from './lazy.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -79,7 +79,7 @@ async function buildNode(): Promise<void> {
     define: {BERTH_WORKER: '"./worker.js"', BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()})},
     // proper-lockfile is given its file system; that it loads another one, patched, costs every change 2 ms.
     alias: {'graceful-fs': 'node:fs'},
-    plugins: [lazyCrypto, lazyOclif],
+    plugins: [lazyOclif, sparingBuiltins],
     logLevel: 'warning',
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));

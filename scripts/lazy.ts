@@ -1,5 +1,6 @@
 /**
- * Esbuild plugins that let parts of the program load when they are first used, without a word of it in the source.
+ * Esbuild plugins that let parts of the program load when they are first used, or not at all, without a word of it in the
+ * source.
  * test/cli/startup.test.ts holds what they gain.
  */
 import {readFileSync} from 'node:fs';
@@ -40,22 +41,31 @@ export const lazyOclif: Plugin = {
   },
 };
 
+/** Node's modules that load when one of their functions is first called. */
+const LATE = ['node:crypto'];
+
 /**
- * Makes node:crypto load at the first call of one of its functions: on Bun it brings the streams along, 2 ms that most
- * commands need not spend.
+ * Takes from Node's modules no more than is used. `import` of one reads all that it has, and of node:fs that loads the
+ * streams, readline and promises, 2 ms; here each name is read by itself, and unused ones are shaken off. node:crypto is
+ * late altogether: on Bun it brings the streams along, 2 ms that most commands need not spend.
  */
-export const lazyCrypto: Plugin = {
-  name: 'lazy-crypto',
+export const sparingBuiltins: Plugin = {
+  name: 'sparing-builtins',
   setup(build) {
-    const functions = Object.entries(process.getBuiltinModule('node:crypto')).filter(
-      ([name, value]) => typeof value === 'function' && /^[a-z]/.test(name),
+    const namespace = 'sparing-builtins';
+    build.onResolve({filter: /^node:/}, ({path, kind}) =>
+      kind === 'import-statement' ? {path, namespace, sideEffects: false} : undefined,
     );
-    const contents = functions.map(
-      ([name]) => `export const ${name} = (...args) => process.getBuiltinModule('node:crypto').${name}(...args);`,
-    );
-    build.onResolve({filter: /^node:crypto$/}, ({kind}) =>
-      kind === 'import-statement' ? {path: 'node:crypto', namespace: 'lazy-crypto', sideEffects: false} : undefined,
-    );
-    build.onLoad({filter: /.*/, namespace: 'lazy-crypto'}, () => ({contents: contents.join('\n'), loader: 'js'}));
+    build.onLoad({filter: /.*/, namespace}, ({path}) => {
+      const builtin = `process.getBuiltinModule(${JSON.stringify(path)})`;
+      const descriptors = Object.entries(Object.getOwnPropertyDescriptors(process.getBuiltinModule(path)!));
+      const names = descriptors.filter(([name]) => name !== 'default' && /^[A-Za-z_]\w*$/.test(name));
+      const contents = names.map(([name, {value}]) => {
+        const late = LATE.includes(path) && typeof value === 'function' && /^[a-z]/.test(name);
+        const access = late ? `(...args) => ${builtin}.${name}(...args)` : `/* @__PURE__ */ (() => ${builtin}.${name})()`;
+        return `const $${name} = ${access}; export {$${name} as ${name}};`;
+      });
+      return {contents: [...contents, `export default /* @__PURE__ */ (() => ${builtin})();`].join('\n'), loader: 'js'};
+    });
   },
 };
