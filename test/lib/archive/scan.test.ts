@@ -1,22 +1,25 @@
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {mkdirSync, writeFileSync} from 'node:fs';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {createLayerScan, type Reason} from '../../../src/lib/archive/scan.ts';
+import {createApplier} from '../../../src/lib/archive/apply.ts';
+import {encodeImpliedParents} from '../../../src/lib/archive/implied.ts';
+import {createLayerScan, type LayerScan, type Reason} from '../../../src/lib/archive/scan.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {EROFS_INDEX, EROFS_TAR, indexTar} from '../../../src/lib/store/erofs.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
 import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../tartest.ts';
 import {diffTrees} from '../../tree.ts';
 import {PLAIN, readMerged} from './forms.ts';
 import {SCENARIOS} from './scenarios.ts';
 
-function scan(archive: Uint8Array): ReturnType<typeof createLayerScan> {
-  const handler = createLayerScan();
-  const reader = createTarReader(handler);
+function scan(archive: Uint8Array): {readonly found: LayerScan; readonly entriesEnd: number} {
+  const found = createLayerScan();
+  const reader = createTarReader(found);
   reader.write(archive);
   reader.end();
-  return handler;
+  return {found, entriesEnd: reader.entriesEnd};
 }
 
 const X = {xattrs: {'user.a': '1'}};
@@ -39,7 +42,19 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
   ['a file over a linked file', [], [file('a', 'a'), link('a', 'b'), file('a', 'new')]],
   ['a link to a link that is replaced', [], [file('a', '1'), link('a', 'b'), file('c', '2'), link('c', 'a')]],
   ['a parent that comes later', ['implied-parent'], [file('d/f', 'x'), dir('d', 0o700, {uid: 4})]],
-  ['no parent', ['implied-parent'], [dir('d', 0o700)], [file('d/f', 'x')]],
+  ['no parent', [], [dir('d', 0o700, {uid: 5, xattrs: {'user.a': '1'}})], [file('d/f', 'x')]],
+  [
+    'no parents, of which the layers below have some',
+    [],
+    [dir('d', 0o711), dir('d/e', 0o1777)],
+    [file('d/e/new/f', 'x'), file('d/g', 'y')],
+  ],
+  ['no parent anywhere', [], [file('a')], [file('d/e/f', 'x')]],
+  ['no parent of a whiteout', [], [dir('d', 0o700), file('d/f', 'o')], [whiteout('d/f')]],
+  ['no parent of an opaque mark', [], [dir('d', 0o700), dir('d/e', 0o750), file('d/e/f', 'o')], [file('d/e/n', 'n'), opaque('d/e')]],
+  ['no parent in three layers', [], [dir('d', 0o700)], [file('d/f', 'x')], [file('d/g', 'y')]],
+  ['no parent, and a long name', [], [dir('d', 0o700), dir(`d/${LONGEST}`, 0o711)], [file(`d/${LONGEST}/${LONGEST}`, 'x')]],
+  ['a directory that is only implied, then a file', ['type-change'], [file('d/f', 'x'), file('d', 'y')]],
   ['a link for a parent', ['symlink-parent'], [dir('d'), symlink('d', 'l'), file('l/f', 'x')]],
   ['a file for a parent', ['type-change'], [file('d', 'x'), file('d/f', 'x')]],
   ['a whiteout for a parent', ['type-change'], [dir('d')], [whiteout('d'), file('d/f', 'x')]],
@@ -109,7 +124,7 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
   ['old tar', ['format'], [file('a', '1', 0o644, {format: 'v7'})]],
   ['a type of NUL', ['format'], [file('a', '1', 0o644, {typeflag: '\0'})]],
   ['a size without content', ['format'], [dir('a', 0o755, {size: 512}), file('c', '2')]],
-  ['a global header', ['format'], [{name: 'g', typeflag: 'g', content: Buffer.from('10 mtime=5\n')}, file('f')]],
+  ['a global header', ['format'], [{name: 'g', typeflag: 'g', content: Buffer.from('11 mtime=5\n')}, file('f')]],
   ['an empty name', ['format', 'root'], [file('')]],
   ['a link without text', ['format'], [symlink('', 'l')]],
   ['sizes', [], [file('a', 'x'.repeat(100_000)), file('b', 'y'.repeat(4096)), file('c', 'z'.repeat(4097)), file('d')]],
@@ -120,12 +135,17 @@ function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof
   const mounts: string[] = [];
   try {
     for (const [i, layer] of layers.entries()) {
-      const [archive, image, at] = ['tar', 'erofs', 'mount'].map((kind) => join(work, `${i}.${kind}`)) as [string, string, string];
-      writeFileSync(archive, layer);
-      mkdirSync(at);
-      const made = spawnSync('mkfs.erofs', ['--quiet', '--tar=i', '--aufs', image, archive], {encoding: 'utf8'});
-      assert.equal(made.status, 0, made.stderr);
-      if (spawnSync('mount', ['-t', 'erofs', '-o', `ro,device=${archive}`, image, at]).status !== 0) return undefined;
+      const directory = join(work, String(i));
+      const at = join(directory, 'mount');
+      mkdirSync(at, {recursive: true});
+      writeFileSync(join(directory, EROFS_TAR), layer);
+      const {found, entriesEnd} = scan(layer);
+      const bytes = encodeImpliedParents(found.impliedParents(), mounts);
+      assert.ok(bytes !== undefined, 'the layer can be indexed');
+      assert.ok(indexTar(directory, found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
+      assert.deepEqual(readFileSync(join(directory, EROFS_TAR)), Buffer.from(layer), 'the tar is what it was');
+      const options = `ro,device=${join(directory, EROFS_TAR)}`;
+      if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
       mounts.unshift(at);
     }
     return readMerged(work, mounts);
@@ -148,7 +168,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
   for (const [name, reasons, ...layers] of CASES)
     it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
       const tars = layers.map((entries) => tar(...entries));
-      assert.deepEqual([...scan(tars.at(-1)!).reasons], reasons);
+      assert.deepEqual([...scan(tars.at(-1)!).found.reasons], reasons);
       if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'getfattr')) return;
       assertIndexable(t, tars);
     });
@@ -156,13 +176,46 @@ describe('a layer is indexed only where that gives the tree that applying gives'
   for (const {name, layers} of SCENARIOS)
     it(name, (t) => {
       const tars = layers.map((entries) => tar(...entries));
-      if (tars.some((archive) => scan(archive).reasons.size > 0) || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'getfattr'))
+      if (
+        tars.some((archive) => scan(archive).found.reasons.size > 0 || scan(archive).found.impliedParents().length > 0) ||
+        !requiresRoot(t) ||
+        !requiresProgram(t, 'mkfs.erofs', 'getfattr')
+      )
         return;
       assertIndexable(t, tars);
     });
 });
 
 it('counts entries and their sizes as applying does', () => {
-  const {entries, size} = scan(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!')));
+  const {entries, size} = scan(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!'))).found;
   assert.deepEqual({entries, size}, {entries: 5, size: 9});
+});
+
+describe('a layer that does not carry its parents is applied', () => {
+  const CASES: readonly (readonly [name: string, below: readonly TarEntry[], layer: readonly TarEntry[]])[] = [
+    ['where one of them is a link below', [dir('usr'), symlink('usr', 'lib')], [file('lib/f', 'x')]],
+    ['where one of them is a file below', [file('d')], [file('d/f', 'x')]],
+    ['where it has only a whiteout for what is not below', [file('a')], [whiteout('d/f')]],
+  ];
+  for (const [name, below, layer] of CASES)
+    it(name, (t) => {
+      if (!requiresRoot(t)) return;
+      const root = temporaryDirectory(t);
+      const applier = createApplier({root, form: 'overlay', lowers: []});
+      applier.write(tar(...below));
+      applier.end();
+      assert.equal(encodeImpliedParents(scan(tar(...layer)).found.impliedParents(), [root]), undefined);
+    });
+});
+
+it('says where entries end, whatever follows them', () => {
+  const whole = tar(file('a', 'x'.repeat(700)));
+  const end = 512 + 1024;
+  for (const [what, archive] of [
+    ['an end mark', whole],
+    ['a record of zeros', Buffer.concat([whole, Buffer.alloc(8192)])],
+    ['nothing', whole.subarray(0, end)],
+    ['not even the last padding', whole.subarray(0, 512 + 700)],
+  ] as const)
+    assert.equal(scan(archive).entriesEnd, end, what);
 });
