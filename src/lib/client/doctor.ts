@@ -53,7 +53,7 @@ function nearestExisting(path: string): string {
 }
 
 export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
-  return [...checkState(context), ...(await checkRuntime(context.stateDir)), checkSnapshotter(context)];
+  return [...checkState(context), ...(await checkRuntime(nearestExisting(context.store.layout.root))), checkSnapshotter(context)];
 }
 
 function checkSnapshotter({stateDir}: Context): DoctorCheck {
