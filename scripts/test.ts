@@ -8,7 +8,7 @@
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync} from 'node:fs';
+import {chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {unmountBelow} from '../test/helpers.ts';
@@ -72,6 +72,8 @@ function sweep(marker: string, dir: string): string[] {
 async function main(): Promise<number> {
   const {short, files, node} = parse(process.argv.slice(2));
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-')));
+  // As /tmp: some tests go on as another user.
+  chmodSync(dir, 0o1777);
   const marker = `BERTH_TEST_RUN=${process.pid}.${Date.now()}`;
   const env: NodeJS.ProcessEnv = {...process.env, TMPDIR: dir, ...(short ? {BERTH_TEST_SHORT: '1'} : {})};
   // What the user has set for the command is not for the tests.
