@@ -65,11 +65,26 @@ export function syncPath(path: string): void {
  * @returns whether anything was missing
  */
 export function makeDirectories(path: string, options: {readonly sync: boolean; readonly mode?: number}): boolean {
-  const first = mkdirSync(path, {recursive: true, mode: options.mode ?? 0o700});
-  if (first === undefined) return false;
-  // The name of each new directory is an entry of the one above it.
-  for (let made = path; options.sync && made.length >= first.length; made = dirname(made)) syncPath(dirname(made));
-  return true;
+  const make = (): boolean => {
+    try {
+      mkdirSync(path, {mode: options.mode ?? 0o700});
+      return true;
+    } catch (err) {
+      if (isErrno(err, 'EEXIST')) return false;
+      throw err;
+    }
+  };
+  let made: boolean;
+  try {
+    made = make();
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT') || dirname(path) === path) throw err;
+    makeDirectories(dirname(path), options);
+    made = make();
+  }
+  // The name of a new directory is an entry of the one above it.
+  if (made && options.sync) syncPath(dirname(path));
+  return made;
 }
 
 function writeTemporary(path: string, data: string | Uint8Array, mode: number, sync: boolean): string {

@@ -33,6 +33,8 @@ export interface LockOptions {
 }
 
 export interface Lock extends Disposable {
+  /** Whether it was taken from one who died with it, and may have left something half done. */
+  readonly inherited: boolean;
   /** Gives the lock back; a second call does nothing. */
   release(): void;
 }
@@ -97,6 +99,7 @@ class Ticket {
   #lookedAt = 0;
   /** Time that each of those before us takes, as far as seen, in milliseconds. */
   #pace = 2;
+  inherited = false;
 
   constructor(lockPath: string, purpose: string) {
     this.#lockPath = lockPath;
@@ -182,6 +185,7 @@ class Ticket {
     if (life === 'alive') return {mtime: new Date()};
     if (life === 'unknown') return statSync(file);
     unlinkSync(file); // ENOENT: another waiter was first; proper-lockfile then tries to take the lock anew
+    this.inherited = true;
     throw errno('ENOENT', this.#lockPath);
   }
 
@@ -189,7 +193,10 @@ class Ticket {
   breakStale(): void {
     const file = ownerFile(this.#lockPath);
     if (file === this.#owned) this.free();
-    else if (file !== undefined && lifeOf(file) === 'unknown' && Date.now() - touchedAt(file) > STALE_MS) unlinkSync(file);
+    else if (file !== undefined && lifeOf(file) === 'unknown' && Date.now() - touchedAt(file) > STALE_MS) {
+      unlinkSync(file);
+      this.inherited = true;
+    }
   }
 
   touch(atime: Date, mtime: Date): void {
@@ -349,7 +356,7 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
             void release().catch(() => {}); // ends the signs of life; the lock itself is given back
             leave();
           };
-          return {release: give, [Symbol.dispose]: give};
+          return {inherited: ticket.inherited, release: give, [Symbol.dispose]: give};
         }
       }
       wait();

@@ -14,26 +14,18 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {isTemporary, listIfPresent, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
-import {acquireLock, isLockHeld, type Lock, type LockOptions} from '../fs/lock.ts';
-import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import {join} from 'node:path';
+import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {listIfPresent, readIfPresent, renameInto, sweepTemporary, writeAtomic} from '../fs/durable.ts';
+import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
+import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {moveToTrash} from './layers.ts';
 import type {Layout} from './layout.ts';
+import type {IngestInfo} from './records.ts';
+import {parseIngest, RECORD_VERSION} from './schema.ts';
 
 /** Hash for a digest's algorithm. */
 export const hashFor = (digest: Digest): Hash => createHash(digestParts(digest)[0]);
-
-/** What an ingest says of itself, beside its bytes. */
-export interface IngestInfo {
-  readonly ref: string;
-  readonly namespace: string;
-  /** Bytes promised; 0 when unknown. */
-  readonly total: number;
-  /** RFC 3339, UTC. */
-  readonly startedAt: string;
-}
 
 export interface IngestState extends IngestInfo {
   readonly key: string;
@@ -62,7 +54,11 @@ export class BlobStore {
 
   /** Bytes of the blob, or `undefined` when it is not here. */
   size(digest: Digest): number | undefined {
-    return statSync(this.path(digest), {throwIfNoEntry: false})?.size;
+    try {
+      return statSync(this.path(digest), {throwIfNoEntry: false})?.size;
+    } catch (err) {
+      throw fromErrno(err, `content ${digest}`);
+    }
   }
 
   /** Whether the blob is here, whole. @throws data_loss a file of that name has another size */
@@ -116,12 +112,16 @@ export class BlobStore {
 
   /** All finished blobs. */
   list(): readonly Digest[] {
-    return listIfPresent(this.#layout.blobs).flatMap((algorithm) =>
+    return Object.keys(DIGEST_HEX_LENGTH).flatMap((algorithm) =>
       listIfPresent(join(this.#layout.blobs, algorithm))
-        .filter((name) => !isTemporary(name))
         .map((hex) => `${algorithm}:${hex}`)
         .filter(isDigest),
     );
+  }
+
+  /** Removes what killed processes left half-written. */
+  sweep(): void {
+    for (const algorithm of Object.keys(DIGEST_HEX_LENGTH)) sweepTemporary(join(this.#layout.blobs, algorithm));
   }
 
   /** Takes the ingest `key` for this process alone. Whoever waits here continues from the bytes that the other one got. */
@@ -138,23 +138,43 @@ export class BlobStore {
     return listIfPresent(this.#layout.ingests);
   }
 
-  /** @returns `undefined` when there is no such ingest, or its first step was not finished */
+  /** Ingests that nobody holds, and that nobody has gone on with for a day. @param now milliseconds since the epoch */
+  staleIngests(now: number): readonly string[] {
+    return this.ingests().filter((key) => {
+      const made = statSync(this.#layout.ingest(key), {throwIfNoEntry: false})?.mtimeMs ?? now;
+      const state = this.ingestState(key);
+      const touched = Math.max(made, state === undefined ? 0 : Date.parse(state.updatedAt));
+      return now - touched > INGEST_LIFETIME_MS && !this.isIngestHeld(key);
+    });
+  }
+
+  /** @returns `undefined` when there is no such ingest, or its first step was not finished, or is lost */
   ingestState(key: string): IngestState | undefined {
     const directory = this.#layout.ingest(key);
-    const text = readIfPresent(join(directory, 'info.json'));
-    const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
-    if (text === undefined) return undefined;
+    const file = join(directory, 'info.json');
     try {
-      const info = JSON.parse(text) as IngestInfo;
-      const updatedAt = data === undefined ? info.startedAt : data.mtime.toISOString();
-      return {...info, key, offset: data?.size ?? 0, updatedAt};
-    } catch {
-      return undefined; // written without a sync: after a power loss it may be torn, and its bytes will be hashed anyhow
+      const text = readIfPresent(file);
+      if (text === undefined) return undefined;
+      const info = parseIngest(JSON.parse(text), file);
+      const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
+      return {...info, key, offset: data?.size ?? 0, updatedAt: data?.mtime.toISOString() ?? info.startedAt};
+    } catch (err) {
+      if (err instanceof SyntaxError || is(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
+      throw fromErrno(err, `ingest ${key}`);
     }
   }
 
   discardIngest(key: string): void {
-    rmSync(this.#layout.ingest(key), {recursive: true, force: true});
+    try {
+      rmSync(this.#layout.ingest(key), {recursive: true, force: true});
+    } catch (err) {
+      throw fromErrno(err, `ingest ${key}`);
+    }
+  }
+
+  /** As `discardIngest`, unless somebody works on it. @returns whether it is gone */
+  discardIdleIngest(key: string): boolean {
+    return withFreeLock(this.#layout.lock(`ingest-${key}`), 'removal of what was left for long', () => this.discardIngest(key));
   }
 
   /** Path of an ingest's bytes, for `Ingest.open` in whichever thread writes them. The caller holds its lock. */
@@ -162,7 +182,11 @@ export class BlobStore {
     const directory = this.#layout.ingest(key);
     try {
       if (this.ingestState(key) === undefined)
-        writeAtomic(join(directory, 'info.json'), JSON.stringify({...info, startedAt: new Date().toISOString()}), {sync: false});
+        writeAtomic(
+          join(directory, 'info.json'),
+          `${JSON.stringify({version: RECORD_VERSION, ...info, startedAt: new Date().toISOString()})}\n`,
+          {sync: false},
+        );
     } catch (err) {
       throw fromErrno(err, `ingest ${info.ref}`);
     }
@@ -180,8 +204,7 @@ export class BlobStore {
     try {
       const data = join(this.#layout.ingest(key), 'data');
       chmodSync(data, 0o444);
-      renameInto(data, blob);
-      syncPath(dirname(blob));
+      renameInto(data, blob, {sync: true});
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -193,6 +216,9 @@ export class BlobStore {
     moveToTrash(this.path(digest), trash);
   }
 }
+
+/** How long a download that nobody leases and nobody works on is kept, in milliseconds. */
+const INGEST_LIFETIME_MS = 24 * 3600_000;
 
 const CHUNK = 1 << 18;
 
@@ -211,7 +237,7 @@ export class Ingest {
   readonly #what: string;
   readonly #expected: Expected;
   readonly #algorithm: string;
-  readonly #hash: Hash;
+  #hash: Hash;
   #fd: number;
   #offset = 0;
   #flushed = 0;
@@ -277,17 +303,37 @@ export class Ingest {
     const {size} = this.#expected;
     if (size !== undefined && this.#offset + chunk.length > size)
       throw new ErrdefsError('failed_precondition', `${this.#what} is longer than the ${size} B promised`);
+    let done = 0;
     try {
-      for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done);
+      while (done < chunk.length) done += writeSync(this.#fd, chunk, done);
+    } catch (err) {
+      throw fromErrno(err, this.#what);
+    } finally {
+      this.#hash.update(done === chunk.length ? chunk : chunk.subarray(0, done));
+      this.#offset += done;
+    }
+    if (this.#offset - this.#flushed > FLUSH_EVERY) this.sync();
+  }
+
+  /** Digest of the bytes so far. */
+  digest(): Digest {
+    return `${this.#algorithm}:${this.#hash.copy().digest('hex')}` as Digest;
+  }
+
+  /** Throws the bytes away. */
+  truncate(): void {
+    try {
+      ftruncateSync(this.#fd, 0);
     } catch (err) {
       throw fromErrno(err, this.#what);
     }
-    this.#hash.update(chunk);
-    this.#offset += chunk.length;
-    if (this.#offset - this.#flushed > FLUSH_EVERY) this.#flush();
+    this.#hash = createHash(this.#algorithm);
+    this.#offset = 0;
+    this.#flushed = 0;
   }
 
-  #flush(): void {
+  /** Brings the bytes so far to the disk. */
+  sync(): void {
     try {
       fsyncSync(this.#fd);
       this.#flushed = this.#offset;
@@ -297,21 +343,33 @@ export class Ingest {
   }
 
   /**
-   * Checks what arrived against the promise and brings it to the disk.
+   * Checks what arrived against a promise; the bytes stay.
+   *
+   * @throws failed_precondition size or digest differ
+   */
+  verify({size, digest: promised}: Expected): {digest: Digest; size: number} {
+    if (this.#offset !== (size ?? this.#offset))
+      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit size ${this.#offset}, expected ${size}`);
+    const digest = this.digest();
+    if (digest !== (promised ?? digest))
+      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit digest ${digest}, expected ${promised}`);
+    return {digest, size: this.#offset};
+  }
+
+  /**
+   * Checks what arrived against what was promised at the beginning, and brings it to the disk.
    *
    * @throws failed_precondition size or digest differ; bytes of a wrong digest are thrown away, they cannot be completed
    */
   finish(): {digest: Digest; size: number} {
-    const {size, digest: promised} = this.#expected;
-    if (this.#offset !== (size ?? this.#offset))
-      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit size ${this.#offset}, expected ${size}`);
-    const digest = `${this.#algorithm}:${this.#hash.digest('hex')}` as Digest;
-    if (digest !== (promised ?? digest)) {
-      ftruncateSync(this.#fd, 0);
-      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit digest ${digest}, expected ${promised}`);
+    try {
+      return this.verify(this.#expected);
+    } catch (err) {
+      if (this.#offset === (this.#expected.size ?? this.#offset)) this.truncate();
+      throw err;
+    } finally {
+      this.sync();
     }
-    this.#flush();
-    return {digest, size: this.#offset};
   }
 
   /** Gives the descriptor back; the bytes stay. */

@@ -4,7 +4,8 @@
  * Roots, edges and labels after containerd, core/metadata/gc.go and docs/garbage-collection.md. There is no daemon that
  * would come later, so deleting commands collect before they return.
  */
-import {statSync} from 'node:fs';
+import {existsSync, statSync} from 'node:fs';
+import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from './blobs.ts';
@@ -27,13 +28,14 @@ const expired = (time: string | undefined, now: number): boolean => time !== und
 /** Label of a lease with the identity of the process that holds it: while that lives, the lease does not expire. */
 export const LEASE_OWNER = 'berth/owner';
 
-/** Whether the process that made a lease lives; `undefined` when the lease does not say who made it. */
+/** Whether the process that made a lease lives; `undefined` when the lease does not say who made it, or it cannot be seen from here. */
 export function leaseOwnerLives(lease: LeaseRecord): boolean | undefined {
   const owner = parseIdentity(lease.labels[LEASE_OWNER] ?? '');
-  return owner === undefined ? undefined : liveness(owner) === 'alive';
+  const life = owner === undefined ? 'unknown' : liveness(owner);
+  return life === 'unknown' ? undefined : life === 'alive';
 }
 
-const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
+export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
   expired(lease.expiresAt ?? lease.labels[EXPIRE], now) && leaseOwnerLives(lease) !== true;
 
 /**
@@ -128,14 +130,15 @@ const INGEST_LIFETIME_MS = 24 * 3600_000;
  */
 export function collect(store: Store, tx: StoreTransaction): void {
   const now = Date.now();
-  if (!dropReleased(tx, now)) {
+  if (existsSync(store.layout.unswept) || !dropReleased(tx, now)) {
     collectAll(store, tx);
     tx.rebuildRefs();
     return;
   }
   const {releasedShared} = tx.refs;
-  tx.afterCommit(() => {
+  tx.afterCommit((passed) => {
     for (const key of releasedShared) {
+      if (passed()) return;
       const name = key.slice(key.indexOf('/') + 1);
       if (key.startsWith('blob/')) store.blobs.discard(name as Digest, store.layers.trashName());
       else store.layers.discard(name);
@@ -197,18 +200,23 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
       else if (snapshot.layer !== undefined) layers.add(snapshot.layer);
     }
   }
-  tx.afterCommit(() => {
+  tx.afterCommit((passed) => {
     for (const digest of store.blobs.list()) {
       if (blobs.has(digest)) continue;
+      if (passed()) return;
       store.blobs.discard(digest, store.layers.trashName());
       dropped.blobs++;
     }
     for (const layer of store.layers.list()) {
       if (layers.has(layer)) continue;
+      if (passed()) return;
       store.layers.discard(layer);
       dropped.layers++;
     }
+    store.blobs.sweep();
+    sweepTemporary(store.layout.root);
     sweepLeftovers(store, now);
+    unlinkIfPresent(store.layout.unswept);
   });
   return dropped;
 }
@@ -225,9 +233,7 @@ function sweepIngests(store: Store, now: number): void {
   const old = store.blobs.ingests().filter((key) => {
     const updated = statSync(store.layout.ingest(key), {throwIfNoEntry: false})?.mtimeMs ?? now;
     const state = store.blobs.ingestState(key);
-    return (
-      now - Math.max(updated, state === undefined ? 0 : Date.parse(state.updatedAt)) > INGEST_LIFETIME_MS && !store.blobs.isIngestHeld(key)
-    );
+    return now - Math.max(updated, state === undefined ? 0 : Date.parse(state.updatedAt)) > INGEST_LIFETIME_MS;
   });
   if (old.length === 0) return;
   const leased = store.view((tx) =>
@@ -239,5 +245,5 @@ function sweepIngests(store: Store, now: number): void {
     ),
   );
   const kept = new Set(leased.map(downloadKey));
-  for (const key of old) if (!kept.has(key)) store.blobs.discardIngest(key);
+  for (const key of old) if (!kept.has(key)) store.blobs.discardIdleIngest(key);
 }

@@ -88,7 +88,8 @@ export class JournalBackend implements Backend {
   }
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
-    using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
+    using lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
+    if (lock.inherited) noteGarbage(this.#layout);
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const generation = this.#catchUp();
       const overlay = new Overlay(this.#disk(generation));
@@ -247,7 +248,10 @@ export class JournalBackend implements Backend {
     try {
       const checkpoint = this.#readCheckpoint();
       const generation = this.#rollForward(this.#applied(checkpoint));
-      if (checkpoint.bootId !== bootId()) this.#checkpoint(checkpoint, generation);
+      if (checkpoint.bootId !== bootId()) {
+        if (generation > 0) noteGarbage(this.#layout);
+        this.#checkpoint(checkpoint, generation);
+      }
       return generation;
     } catch (err) {
       throw fromErrno(err, 'unable to apply what is committed');
@@ -340,6 +344,18 @@ export class JournalBackend implements Backend {
       const stat = old > generation - KEEP ? undefined : statSync(this.#file(old), {throwIfNoEntry: false});
       if (stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS) unlinkIfPresent(this.#file(old));
     }
+  }
+}
+
+/**
+ * Says that somebody ended after a commit, perhaps before its `afterCommit`: what that would have removed no record names
+ * any more, and the next collection looks at everything. See gc.ts.
+ */
+export function noteGarbage(layout: Layout): void {
+  try {
+    writeAtomic(layout.unswept, '', {sync: false});
+  } catch (err) {
+    throw fromErrno(err, 'unable to note that a change was cut short');
   }
 }
 

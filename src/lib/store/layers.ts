@@ -2,12 +2,13 @@
  * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
  * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
  */
-import {existsSync, lstatSync, mkdirSync, readdirSync, rmSync} from 'node:fs';
+import {existsSync, lstatSync, readdirSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, readIfPresent, renameInto, writeAtomic} from '../fs/durable.ts';
-import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
-import type {Digest} from '../oci/descriptor.ts';
+import {listIfPresent, makeDirectories, readIfPresent, renameInto, writeAtomic} from '../fs/durable.ts';
+import {bootId, liveness, parseIdentity, uniqueName} from '../fs/process.ts';
+import {runSync} from '../fs/spawn.ts';
+import {type Digest, isDigest} from '../oci/descriptor.ts';
 import type {Layout} from './layout.ts';
 
 export interface LayerInfo {
@@ -21,14 +22,13 @@ export interface LayerInfo {
   readonly durable: boolean;
 }
 
+const LAYER_INFO = 'layer.json';
+
 export interface TreeUsage {
   /** Bytes on disk. */
   readonly size: number;
   readonly inodes: number;
 }
-
-let counter = 0;
-const uniqueName = (): string => `${formatIdentity(ownIdentity())}.${Date.now().toString(36)}.${++counter}`;
 
 export class LayerStore {
   readonly #layout: Layout;
@@ -43,21 +43,16 @@ export class LayerStore {
   }
 
   info(id: string): LayerInfo | undefined {
-    const file = join(this.path(id), 'layer.json');
-    const text = readIfPresent(file);
-    if (text === undefined) return undefined;
     try {
-      const info = JSON.parse(text) as LayerInfo;
-      return info.version === 1 && typeof info.bootId === 'string' ? info : undefined;
-    } catch {
-      return undefined; // torn by a power loss: then the layer is not to be trusted either
+      return readInfo(this.path(id));
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
     }
   }
 
   /** Whether the layer is here and can be believed: made in this boot, or known to be on the disk, or a user's own tree. */
   isUsable(id: string): boolean {
-    const info = this.info(id);
-    return info !== undefined && (info.durable || info.bootId === bootId() || info.diffID === undefined);
+    return isBelievable(this.info(id));
   }
 
   list(): readonly string[] {
@@ -68,7 +63,7 @@ export class LayerStore {
   createWork(): string {
     const directory = join(this.#layout.work, uniqueName());
     try {
-      mkdirSync(directory, {recursive: true, mode: 0o700});
+      makeDirectories(directory, {sync: false});
     } catch (err) {
       throw fromErrno(err, `state directory ${this.#layout.root}`);
     }
@@ -80,15 +75,101 @@ export class LayerStore {
    * removed: nobody can tell the two apart.
    */
   publish(work: string, id: string, info: Pick<LayerInfo, 'snapshotter' | 'diffID'>): void {
+    const full: LayerInfo = {version: 1, ...info, bootId: bootId(), durable: false};
     try {
-      if (this.isUsable(id)) {
-        rmSync(work, {recursive: true, force: true});
-        return;
+      writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, {sync: false});
+      while (!this.#rename(work, id)) {
+        if (this.isUsable(id)) {
+          rmSync(work, {recursive: true, force: true});
+          return;
+        }
+        this.#discardUnusable(id);
       }
-      const full: LayerInfo = {version: 1, ...info, bootId: bootId(), durable: false};
-      writeAtomic(join(work, 'layer.json'), `${JSON.stringify(full)}\n`, {sync: false});
-      if (this.list().includes(id)) this.discard(id);
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
+    }
+  }
+
+  /** @returns false when there is one of that name: the kernel replaces no directory that has entries */
+  #rename(work: string, id: string): boolean {
+    try {
       renameInto(work, this.path(id));
+      return true;
+    } catch (err) {
+      const {code} = err as NodeJS.ErrnoException;
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      throw err;
+    }
+  }
+
+  /** Another one who found the same layer unusable may have replaced it meanwhile: then that one is put back. */
+  #discardUnusable(id: string): void {
+    const trash = this.trashName();
+    moveToTrash(this.path(id), trash);
+    if (isBelievable(readInfo(trash))) this.#rename(trash, id);
+  }
+
+  /** Layers that are trusted in this boot only, by id, each with what tells it from a later one of that name. @param minAgeMs of the youngest, in milliseconds */
+  unsynced(minAgeMs: number): ReadonlyMap<string, string> {
+    const newest = Date.now() - minAgeMs;
+    const found = new Map<string, string>();
+    for (const id of this.list()) {
+      const info = this.info(id);
+      if (info === undefined || info.durable || info.diffID === undefined || info.bootId !== bootId()) continue;
+      const made = this.#stamp(id);
+      if (made !== undefined && made.mtimeMs <= newest) found.set(id, made.stamp);
+    }
+    return found;
+  }
+
+  /** Brings everything on the layers' filesystem to the disk. */
+  sync(): void {
+    if (!existsSync(this.#layout.layers)) return;
+    const {status, stderr} = runSync('sync', ['--file-system', this.#layout.layers], {package: 'coreutils'});
+    if (status !== 0) throw new ErrdefsError('data_loss', `sync of ${this.#layout.layers} ended with status ${status}: ${stderr.trim()}`);
+  }
+
+  /**
+   * Says of a layer that it is on the disk, so that it survives a reboot. The caller has synced it, holds the store's lock, and
+   * syncs once more.
+   *
+   * @param stamp as `unsynced` gave it before the sync
+   * @returns false when it is gone, or was replaced meanwhile
+   */
+  markDurable(id: string, stamp: string): boolean {
+    const info = this.info(id);
+    if (info === undefined || this.#stamp(id)?.stamp !== stamp) return false;
+    this.#writeInfo(id, {...info, durable: true}, false);
+    return true;
+  }
+
+  /** Says anew what a user's own tree is, where that was lost. */
+  describeOwn(id: string, snapshotter: string): void {
+    this.#writeInfo(id, {version: 1, snapshotter, bootId: bootId(), durable: false}, true);
+  }
+
+  #writeInfo(id: string, info: LayerInfo, sync: boolean): void {
+    try {
+      writeAtomic(join(this.path(id), LAYER_INFO), `${JSON.stringify(info)}\n`, {sync});
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
+    }
+  }
+
+  #stamp(id: string): {readonly stamp: string; readonly mtimeMs: number} | undefined {
+    try {
+      const stat = statSync(join(this.path(id), LAYER_INFO), {throwIfNoEntry: false});
+      return stat === undefined ? undefined : {stamp: `${stat.ino}:${stat.mtimeMs}`, mtimeMs: stat.mtimeMs};
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
+    }
+  }
+
+  /** Puts what was made in `directory`, with its layer.json, in the place of a layer. The caller holds the store's lock. */
+  replace(id: string, directory: string): void {
+    this.discard(id);
+    try {
+      renameInto(directory, this.path(id));
     } catch (err) {
       throw fromErrno(err, `layer ${id}`);
     }
@@ -106,7 +187,12 @@ export class LayerStore {
 
   /** Deletes what was moved to the trash, by whomever. Outside the lock: it may take long, and two may do it at once. */
   emptyTrash(): void {
-    for (const name of listIfPresent(this.#layout.trash)) rmSync(join(this.#layout.trash, name), {recursive: true, force: true});
+    const {trash} = this.#layout;
+    try {
+      for (const name of listIfPresent(trash)) rmSync(join(trash, name), {recursive: true, force: true});
+    } catch (err) {
+      throw fromErrno(err, `trash ${trash}`);
+    }
   }
 
   /** Moves to the trash what dead processes left half-made. */
@@ -116,6 +202,25 @@ export class LayerStore {
       if (owner !== undefined && liveness(owner) !== 'dead') continue;
       moveToTrash(join(this.#layout.work, name), this.trashName()); // another sweeper may have been first
     }
+  }
+}
+
+const isBelievable = (info: LayerInfo | undefined): boolean =>
+  info !== undefined && (info.durable || info.bootId === bootId() || info.diffID === undefined);
+
+function readInfo(directory: string): LayerInfo | undefined {
+  const text = readIfPresent(join(directory, LAYER_INFO));
+  if (text === undefined) return undefined;
+  try {
+    const info = JSON.parse(text) as LayerInfo | null;
+    const valid =
+      info?.version === 1 &&
+      [info.snapshotter, info.bootId].every((field) => typeof field === 'string') &&
+      typeof info.durable === 'boolean' &&
+      (info.diffID === undefined || isDigest(info.diffID));
+    return valid ? info : undefined;
+  } catch {
+    return undefined; // torn by a power loss: then the layer is not to be trusted either
   }
 }
 

@@ -1,6 +1,6 @@
 /** Where everything lies. No other module joins a path below the state directory. */
 import {createHash} from 'node:crypto';
-import {join} from 'node:path';
+import {join, resolve} from 'node:path';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 
 /** Number of the on-disk format; see docs/STORE.md. */
@@ -41,8 +41,12 @@ export interface Layout {
   readonly root: string;
   readonly version: string;
   readonly journal: string;
+  /** There when something died that may have left garbage; removed by the next full collection. */
+  readonly unswept: string;
   readonly locks: string;
   readonly trash: string;
+  /** What `check --repair` took out of the way; nothing reads it, and nothing removes it. */
+  readonly damaged: string;
   /** What can be made anew from everything else; deleting it costs time only. */
   readonly cache: string;
   /** Half-made layers; each entry begins with its maker's identity. */
@@ -56,7 +60,8 @@ export interface Layout {
   lock(name: string): string;
 }
 
-export function createLayout(root: string): Layout {
+export function createLayout(directory: string): Layout {
+  const root = resolve(directory);
   const blobs = join(root, 'content', 'blobs');
   const ingests = join(root, 'content', 'ingest');
   const layers = join(root, 'layers');
@@ -65,8 +70,10 @@ export function createLayout(root: string): Layout {
     root,
     version: join(root, 'version'),
     journal: join(root, 'journal'),
+    unswept: join(root, 'journal', 'unswept'),
     locks,
     trash: join(root, 'trash'),
+    damaged: join(root, 'damaged'),
     cache: join(root, 'cache'),
     work: join(root, 'work'),
     blobs,

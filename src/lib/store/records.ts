@@ -29,6 +29,16 @@ export interface ContentRecord extends Dated {
   readonly labels: Labels;
 }
 
+/** What an ingest says of itself, beside its bytes. */
+export interface IngestInfo {
+  readonly ref: string;
+  readonly namespace: string;
+  /** Bytes promised; 0 when unknown. */
+  readonly total: number;
+  /** RFC 3339, UTC. */
+  readonly startedAt: string;
+}
+
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
 export interface SnapshotRecord extends Dated {
@@ -63,6 +73,6 @@ export interface ContainerRecord extends Dated {
   readonly runtime: {readonly name: string};
   readonly snapshotter: string;
   readonly snapshotKey: string;
-  /** OCI runtime specification. */
+  /** OCI runtime specification; null while it is not made yet. */
   readonly spec: unknown;
 }

@@ -5,6 +5,7 @@ import type {
   ContainerRecord,
   ContentRecord,
   ImageRecord,
+  IngestInfo,
   Labels,
   LeaseRecord,
   NamespaceRecord,
@@ -26,14 +27,18 @@ class RecordReader {
     this.#what = what;
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#bad('is not an object');
     this.#fields = value as Fields;
-    const version = this.#fields.version;
-    if (version !== undefined && version !== RECORD_VERSION) {
-      if (typeof version === 'number' && version > RECORD_VERSION)
-        throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this berth knows ${RECORD_VERSION}`, {
-          hint: 'use the berth that wrote it, or a newer one',
-        });
-      throw this.#bad('has no valid "version"');
-    }
+  }
+
+  /** A whole record, whose version this berth must know. @throws failed_precondition it is newer */
+  static document(value: unknown, what: string): RecordReader {
+    const reader = new RecordReader(value, what);
+    const {version} = reader.#fields;
+    if (version === RECORD_VERSION) return reader;
+    if (typeof version === 'number' && version > RECORD_VERSION)
+      throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this berth knows ${RECORD_VERSION}`, {
+        hint: 'use the berth that wrote it, or a newer one',
+      });
+    throw reader.#bad('has no valid "version"');
   }
 
   #bad(complaint: string): ErrdefsError {
@@ -101,6 +106,11 @@ class RecordReader {
   raw(field: string): unknown {
     return this.#fields[field];
   }
+
+  objectOrNull(field: string): unknown {
+    if (this.raw(field) !== null) this.object(field);
+    return this.raw(field);
+  }
 }
 
 const dated = (r: RecordReader) => ({createdAt: r.date('createdAt'), updatedAt: r.date('updatedAt')});
@@ -118,37 +128,38 @@ function descriptor(r: RecordReader): Descriptor {
 }
 
 export function parseNamespace(value: unknown, what: string): NamespaceRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
   return {name: r.string('name'), labels: r.labels(), ...dated(r)};
 }
 
 export function parseImage(value: unknown, what: string): ImageRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
   return {name: r.string('name'), target: descriptor(r.object('target')), labels: r.labels(), ...dated(r)};
 }
 
 export function parseContent(value: unknown, what: string): ContentRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
   return {digest: r.digest('digest'), size: r.size('size'), labels: r.labels(), ...dated(r)};
 }
 
 const KINDS: readonly SnapshotKind[] = ['active', 'view', 'committed'];
 
 export function parseSnapshot(value: unknown, what: string): SnapshotRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
+  const kind = r.oneOf('kind', KINDS);
   return {
     snapshotter: r.string('snapshotter'),
     key: r.string('key'),
-    kind: r.oneOf('kind', KINDS),
+    kind,
     ...optional('parent', r.optionalString('parent')),
-    ...optional('layer', r.optionalString('layer')),
+    ...optional('layer', kind === 'view' ? r.optionalString('layer') : r.string('layer')),
     labels: r.labels(),
     ...dated(r),
   };
 }
 
 export function parseLease(value: unknown, what: string): LeaseRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
   return {
     id: r.string('id'),
     labels: r.labels(),
@@ -160,8 +171,14 @@ export function parseLease(value: unknown, what: string): LeaseRecord {
   };
 }
 
+/** What an ingest says of itself. It is written without a sync: after a power loss it may be torn. */
+export function parseIngest(value: unknown, what: string): IngestInfo {
+  const r = RecordReader.document(value, what);
+  return {ref: r.string('ref'), namespace: r.string('namespace'), total: r.size('total'), startedAt: r.date('startedAt')};
+}
+
 export function parseContainer(value: unknown, what: string): ContainerRecord {
-  const r = new RecordReader(value, what);
+  const r = RecordReader.document(value, what);
   return {
     id: r.string('id'),
     image: r.string('image'),
@@ -169,7 +186,7 @@ export function parseContainer(value: unknown, what: string): ContainerRecord {
     runtime: {name: r.object('runtime').string('name')},
     snapshotter: r.string('snapshotter'),
     snapshotKey: r.string('snapshotKey'),
-    spec: r.raw('spec'),
+    spec: r.objectOrNull('spec'),
     ...dated(r),
   };
 }

@@ -5,7 +5,9 @@
  */
 import {randomBytes} from 'node:crypto';
 import {rmSync} from 'node:fs';
+import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
+import {runSync} from '../fs/spawn.ts';
 import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
@@ -18,14 +20,15 @@ const missing = (key: string): ErrdefsError => new ErrdefsError('not_found', `sn
 /** A snapshot and all below it, nearest first. @throws not_found the first is missing @throws data_loss one below is */
 export function snapshotChain(snapshots: Collection<SnapshotRecord>, key: string): readonly SnapshotRecord[] {
   const chain: SnapshotRecord[] = [];
+  const seen = new Set<string>();
   for (let next: string | undefined = key; next !== undefined; ) {
     const record: SnapshotRecord | undefined = snapshots.find(next);
     if (record === undefined) {
       if (chain.length === 0) throw missing(key);
       throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} needs ${JSON.stringify(next)}, which is missing`);
     }
-    if (chain.includes(record) || chain.length > 4096)
-      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} is its own parent`);
+    if (seen.has(next)) throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} has ${JSON.stringify(next)} below itself`);
+    seen.add(next);
     chain.push(record);
     next = record.parent;
   }
@@ -69,11 +72,24 @@ export class SnapshotStore {
     return chain.map((record) => this.#store.layers.path(record.layer!));
   }
 
+  /** As `#parentDirectories`, for those who build on them. @throws data_loss one may be torn by a power loss */
+  #usableParents(tx: StoreView, parent: string | undefined): readonly string[] {
+    const directories = this.#parentDirectories(tx, parent);
+    const torn = directories.map((directory) => basename(directory)).find((layer) => !this.#store.layers.isUsable(layer));
+    if (torn !== undefined)
+      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(parent)}: layer ${torn} was not on the disk when the power went`, {
+        hint: 'pull the image again: it is unpacked anew from what is here',
+        details: {snapshot: parent, layer: torn},
+      });
+    return directories;
+  }
+
   /**
    * Makes a writable snapshot of `parent`, or of nothing.
    *
    * @param within more changes for the same transaction
    * @throws already_exists the key is taken @throws not_found no such parent @throws invalid_argument the parent is not committed
+   * @throws data_loss the parent's tree may be torn by a power loss @throws aborted the parent was replaced meanwhile
    */
   prepare(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
     return this.#create('active', key, parent, labels, within);
@@ -92,10 +108,11 @@ export class SnapshotStore {
     within?: (tx: StoreTransaction) => void,
   ): Promise<SnapshotRecord> {
     if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
-    const parents = this.#store.view((tx) => {
+    const look = (tx: StoreView): readonly string[] => {
       if (this.#records(tx).find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
-      return this.#parentDirectories(tx, parent);
-    });
+      return this.#usableParents(tx, parent);
+    };
+    const parents = this.#store.view(look);
     // A view of something shows its parents and needs no tree of its own.
     const layer = kind === 'view' && parent !== undefined ? undefined : `${this.#snapshotter.name}-own-${randomBytes(12).toString('hex')}`;
     let work: string | undefined;
@@ -103,12 +120,12 @@ export class SnapshotStore {
       this.#store.prepare();
       work = this.#store.layers.createWork();
     }
+    const hadWork = work !== undefined;
     try {
-      if (work !== undefined) seedLayer(this.#snapshotter, work, parents, kind === 'active');
+      if (work !== undefined) this.#seed(work, parents, kind === 'active', look);
       return await this.#store.update(`snapshot ${key}`, (tx) => {
-        const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
-        if (records.find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
-        this.#parentDirectories(tx, parent);
+        if (look(tx).some((directory, i) => directory !== parents[i]))
+          throw new ErrdefsError('aborted', `parent ${JSON.stringify(parent)} was replaced meanwhile`, {hint: 'run it again'});
         if (layer !== undefined && work !== undefined) {
           this.#store.layers.publish(work, layer, {snapshotter: this.#snapshotter.name});
           work = undefined;
@@ -124,28 +141,50 @@ export class SnapshotStore {
           createdAt: now,
           updatedAt: now,
         };
-        records.put(record);
+        tx.namespace(this.#namespace).snapshots(this.#snapshotter.name).put(record);
         within?.(tx);
         return record;
       });
+    } catch (err) {
+      if (hadWork && work === undefined) this.#store.noteGarbage();
+      throw err;
     } finally {
       if (work !== undefined) rmSync(work, {recursive: true, force: true});
     }
   }
 
+  /** Seeds a tree. Where that fails because a parent was removed meanwhile, `look` says so. */
+  #seed(work: string, parents: readonly string[], writable: boolean, look: (tx: StoreView) => unknown): void {
+    try {
+      seedLayer(this.#snapshotter, work, parents, writable);
+    } catch (err) {
+      this.#store.view(look);
+      throw err;
+    }
+  }
+
   /**
-   * Turns an active snapshot into the committed one `name`; its labels are replaced.
+   * Turns an active snapshot into the committed one `name`; its labels are replaced. Its tree is on the disk before it has
+   * that name: nothing could make it anew.
    *
-   * @throws failed_precondition `key` is not active @throws already_exists `name` is taken @throws not_found
+   * @throws failed_precondition `key` is not active, or a container uses it @throws already_exists `name` is taken @throws not_found
    */
-  commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
-    if (name === '') return Promise.reject(new ErrdefsError('invalid_argument', 'snapshot name must not be empty'));
-    return this.#store.update(`commit of snapshot ${key}`, (tx) => {
-      const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+  async commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
+    if (name === '') throw new ErrdefsError('invalid_argument', 'snapshot name must not be empty');
+    const look = (tx: StoreView): SnapshotRecord => {
+      const records = this.#records(tx);
       const active = records.find(key);
       if (active === undefined) throw missing(key);
       if (active.kind !== 'active') throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active`);
       if (records.find(name) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(name)}`);
+      this.#refuseContainers(tx, key);
+      return active;
+    };
+    const {layer} = this.#store.view(look);
+    syncFilesystem(this.#store.layers.path(layer!));
+    return this.#store.update(`commit of snapshot ${key}`, (tx) => {
+      const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
+      const active = look(tx);
       const now = new Date().toISOString();
       const committed: SnapshotRecord = {...active, key: name, kind: 'committed', labels, createdAt: now, updatedAt: now};
       records.delete(key);
@@ -163,7 +202,9 @@ export class SnapshotStore {
     await this.#store.update(`removal of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       if (records.find(key) === undefined) throw missing(key);
-      if (tx.refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) > 0) this.#refuseIfUsed(tx, key);
+      const {refs} = tx;
+      if (!refs.isSound(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) > 0)
+        this.#refuseIfUsed(tx, key);
       records.delete(key);
       collect(this.#store, tx);
     });
@@ -178,6 +219,10 @@ export class SnapshotStore {
       throw new ErrdefsError('failed_precondition', `cannot remove snapshot ${JSON.stringify(key)} with child`, {
         hint: `remove ${JSON.stringify(child.key)} first`,
       });
+    this.#refuseContainers(tx, key);
+  }
+
+  #refuseContainers(tx: StoreView, key: string): void {
     const user = tx
       .namespace(this.#namespace)
       .containers.list()
@@ -200,7 +245,12 @@ export class SnapshotStore {
     });
   }
 
-  /** Mounts that show the snapshot. @throws failed_precondition it is committed: prepare or view one of it @throws not_found */
+  /**
+   * Mounts that show the snapshot.
+   *
+   * @throws failed_precondition it is committed: prepare or view one of it @throws not_found
+   * @throws data_loss what it is made of may be torn by a power loss
+   */
   mounts(key: string): readonly Mount[] {
     return this.#store.view((tx) => {
       const record = this.#records(tx).find(key);
@@ -208,7 +258,7 @@ export class SnapshotStore {
       if (record.kind === 'committed')
         throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active or view`);
       const own = record.layer === undefined ? undefined : this.#store.layers.path(record.layer);
-      return this.#snapshotter.mounts(own, this.#parentDirectories(tx, record.parent), record.kind === 'view');
+      return this.#snapshotter.mounts(own, this.#usableParents(tx, record.parent), record.kind === 'view');
     });
   }
 
@@ -217,6 +267,12 @@ export class SnapshotStore {
     const {kind, layer} = this.get(key);
     return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#snapshotter.usage(this.#store.layers.path(layer));
   }
+}
+
+/** Flushes everything on the filesystem of `path` to the disk: one call, where a tree would take one a file. */
+function syncFilesystem(path: string): void {
+  const {status, stderr} = runSync('sync', ['--file-system', path], {package: 'coreutils'});
+  if (status !== 0) throw new ErrdefsError('data_loss', `sync of ${path} ended with status ${status}: ${stderr.trim()}`);
 }
 
 /** `changes` over `labels`: an empty value removes its label. */

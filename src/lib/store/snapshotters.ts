@@ -2,7 +2,7 @@
  * How trees are kept and mounted. A snapshotter knows directories and mounts; keys, parents and namespaces are records
  * (`snapshots.ts`).
  */
-import {chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
+import {chmodSync, chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
@@ -54,6 +54,14 @@ export interface Snapshotter {
 
 const hex = (digest: Digest): string => digest.replace(':', '-');
 const bind = (source: string, readonly: boolean): readonly Mount[] => [{type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']}];
+
+/** The directory that a container sees as `/`: open to all its users, whatever the umask here is. */
+function makeTree(directory: string): string {
+  const tree = join(directory, 'fs');
+  mkdirSync(tree);
+  chmodSync(tree, 0o755);
+  return tree;
+}
 
 /** Directories stacked by the kernel's overlayfs. Layout and mounts after containerd, plugins/snapshots/overlay. */
 const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
@@ -121,10 +129,10 @@ const native: Snapshotter = {
   tree: (directory) => join(directory, 'fs'),
   usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents) => {
-    const tree = join(directory, 'fs');
-    if (parents[0] === undefined) mkdirSync(tree, {mode: 0o755});
+    if (parents[0] === undefined) makeTree(directory);
     else {
-      const {status, stderr} = runSync('cp', ['-a', '--reflink=auto', join(parents[0], 'fs'), tree], {package: 'coreutils'});
+      const copy = ['-a', '--reflink=auto', join(parents[0], 'fs'), join(directory, 'fs')];
+      const {status, stderr} = runSync('cp', copy, {package: 'coreutils'});
       if (status !== 0) throw new ErrdefsError('unknown', `copy of ${parents[0]} ended with status ${status}: ${stderr.trim()}`);
     }
   },

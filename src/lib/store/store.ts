@@ -2,13 +2,13 @@
  * What is on this machine, and who may see it. Records belong to a namespace and are reached only through a handle that
  * is bound to one; blobs and layers are shared underneath.
  */
-import {readdirSync} from 'node:fs';
+import {chmodSync, existsSync, readdirSync} from 'node:fs';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
-import type {Backend, Reader, Writer} from './backend.ts';
+import type {AfterCommit, Backend, Reader, Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
-import {JournalBackend} from './journal.ts';
+import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
 import {createLayout, FORMAT_VERSION, type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
@@ -82,7 +82,7 @@ export interface StoreTransaction extends Pick<StoreView, 'generation' | 'change
   /** A namespace appears when something is first written in it. */
   namespace(name: string): NamespaceTransaction;
   /** See `Writer.afterCommit`. */
-  afterCommit(action: () => void): void;
+  afterCommit(action: AfterCommit): void;
   /** Who keeps whom, with this transaction's changes. */
   readonly refs: RefCounts;
   /** Counts anew who keeps whom. */
@@ -129,7 +129,9 @@ class Records<T> implements WritableCollection<T> {
   }
 
   find(key: string): T | undefined {
-    return this.at(recordFile(key));
+    const record = this.at(recordFile(key));
+    if (record !== undefined && this.#kind.key(record) !== key) throw misplaced(this.#path(key), this.#kind.key(record));
+    return record;
   }
 
   at(file: string): T | undefined {
@@ -201,6 +203,10 @@ class Records<T> implements WritableCollection<T> {
   }
 }
 
+/** Somebody has copied or renamed the file of a record. */
+const misplaced = (path: string, key: string): ErrdefsError =>
+  new ErrdefsError('data_loss', `${path} is the record of ${JSON.stringify(key)}`, {hint: 'remove the file, or give it its own name'});
+
 /** The records of all namespaces over a backend's reader or writer. */
 class Transaction implements StoreTransaction {
   readonly #io: Reader & Partial<Writer>;
@@ -234,18 +240,19 @@ class Transaction implements StoreTransaction {
       doubt: () => this.refs.doubt(),
     };
     const records = <T>(kind: Kind<T>, directory: RecordKind) => new Records(kind, recordPath.directory(name, directory), io, hooks);
+    const snapshots = (snapshotter: string) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks);
     return {
       name,
       images: records(IMAGE, 'images'),
       containers: records(CONTAINER, 'containers'),
       content: records(CONTENT, 'content'),
       leases: records(LEASE, 'leases'),
-      snapshotters: () => io.list(recordPath.snapshotters(name)),
-      snapshots: (snapshotter) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks),
+      snapshotters: () => io.list(recordPath.snapshotters(name)).filter((snapshotter) => !snapshots(snapshotter).isEmpty()),
+      snapshots,
     };
   }
 
-  afterCommit(action: () => void): void {
+  afterCommit(action: AfterCommit): void {
     this.#io.afterCommit!(action);
   }
 
@@ -282,7 +289,10 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   find(name: string): NamespaceRecord | undefined {
     const path = recordPath.namespace(name);
     const document = this.#io.get(path);
-    return document === undefined ? undefined : parseNamespace(document, path);
+    if (document === undefined) return undefined;
+    const record = parseNamespace(document, path);
+    if (record.name !== name) throw misplaced(path, record.name);
+    return record;
   }
 
   get(name: string): NamespaceRecord {
@@ -347,11 +357,23 @@ export class Store {
   /** Makes the state directory where it is missing. */
   prepare(): void {
     if (this.#check() === 'usable') return;
+    const {root} = this.layout;
     try {
+      // Others may go through it, to what a container shows them, and list nothing.
+      if (makeDirectories(root, {sync: true, mode: 0o711})) chmodSync(root, 0o711);
       writeAtomic(this.layout.version, `${FORMAT_VERSION}\n`, {sync: true, mode: 0o644});
       this.#checked = 'usable';
     } catch (err) {
-      throw fromErrno(err, `state directory ${this.layout.root}`);
+      throw fromErrno(err, `state directory ${root}`);
+    }
+  }
+
+  /** Says that something may be here that no record names: the next collection then looks at everything. */
+  noteGarbage(): void {
+    try {
+      noteGarbage(this.layout);
+    } catch {
+      // It is said on the way out of another failure, which counts for more. `prune` looks at everything anyhow.
     }
   }
 
@@ -370,8 +392,14 @@ export class Store {
       throw fromErrno(err, `state directory ${root}`);
     }
     if (text === undefined) {
-      refuseForeignDirectory(root);
-      return 'missing';
+      const foreign = foreignName(root);
+      if (foreign === undefined) return 'missing';
+      if (existsSync(version)) return this.#check(); // another process has made it this moment
+      throw new ErrdefsError(
+        'failed_precondition',
+        `directory ${root} has files, such as ${JSON.stringify(foreign)}, but no "version": not a state directory`,
+        {hint: 'choose an empty or a new directory with --root'},
+      );
     }
     if (!/^\d+\s*$/.test(text)) throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`);
     if (Number(text) !== FORMAT_VERSION)
@@ -388,22 +416,12 @@ export class Store {
   }
 }
 
-/** A directory with anything in it but no `version` is not ours to write in. */
-function refuseForeignDirectory(root: string): void {
-  let names: string[];
+/** A name in a directory that is not ours: one that has any and no `version` is not ours to write in. */
+function foreignName(root: string): string | undefined {
   try {
-    names = readdirSync(root);
+    return readdirSync(root).find((name) => name !== 'lost+found' && !isTemporary(name));
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw fromErrno(err, `state directory ${root}`);
   }
-  const foreign = names.find((name) => name !== 'lost+found' && !name.startsWith('.tmp.'));
-  if (foreign !== undefined)
-    throw new ErrdefsError(
-      'failed_precondition',
-      `directory ${root} has files, such as ${JSON.stringify(foreign)}, but no "version": not a state directory`,
-      {
-        hint: 'choose an empty or a new directory with --root',
-      },
-    );
 }

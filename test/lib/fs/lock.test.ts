@@ -1,0 +1,322 @@
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {ErrdefsError} from '../../../src/lib/errdefs.ts';
+import {acquireLock, isLockHeld, sweepLocks, withFreeLock} from '../../../src/lib/fs/lock.ts';
+import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
+import {type Script, startScript} from '../../children.ts';
+import {is, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
+
+const ACQUIRE = `const {acquireLock} = await lib('fs/lock.ts');`;
+
+/** A process that holds the lock until it is told to go, or killed. */
+async function holder(t: TestContext, path: string, through: readonly string[] = []): Promise<Script> {
+  const code = `${ACQUIRE}
+    const lock = await acquireLock(args[0], {timeoutMs: 60_000, purpose: 'a long story'});
+    say('held');
+    await go();
+    lock.release();
+    say('released');`;
+  const script = startScript(t, code, [path], {through});
+  assert.equal(await script.line(), 'held');
+  return script;
+}
+
+const rejection = async (promise: Promise<unknown>): Promise<ErrdefsError> => {
+  const err = await promise.then(
+    () => assert.fail('it was given'),
+    (e: unknown) => e,
+  );
+  assert.ok(err instanceof ErrdefsError, String(err));
+  return err;
+};
+
+describe('locks', () => {
+  it('are held by one at a time, however many processes want them', async (t) => {
+    const dir = temporaryDirectory(t);
+    const [processes, rounds] = [8, 25];
+    writeFileSync(join(dir, 'counter'), '0');
+    const code = `${ACQUIRE}
+      const fs = require('node:fs');
+      const [dir, rounds] = args;
+      say('up');
+      await go();
+      for (let i = 0; i < Number(rounds); i++) {
+        using lock = await acquireLock(dir + '/lock', {timeoutMs: 60_000});
+        fs.writeFileSync(dir + '/alone', '', {flag: 'wx'});
+        const n = Number(fs.readFileSync(dir + '/counter', 'utf8'));
+        if (i % 5 === 0) await sleep(1);
+        fs.writeFileSync(dir + '/counter', String(n + 1));
+        fs.unlinkSync(dir + '/alone');
+      }`;
+    const scripts = Array.from({length: processes}, () => startScript(t, code, [dir, String(rounds)]));
+    for (const script of scripts) await script.line();
+    for (const script of scripts) script.go();
+    for (const script of scripts) assert.deepEqual(await script.done, {status: 0, signal: null, stdout: '', stderr: ''});
+    assert.equal(readFileSync(join(dir, 'counter'), 'utf8'), String(processes * rounds));
+    assert.deepEqual(readdirSync(dir), ['counter'], 'nothing is left behind');
+  });
+
+  it('are free at once when their holder is killed', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    for (let round = 0; round < 5; round++) {
+      const dead = await holder(t, path);
+      const waiting = acquireLock(path, {timeoutMs: 10_000});
+      await sleep(30);
+      const killed = performance.now();
+      dead.process.kill('SIGKILL');
+      const lock = await waiting;
+      const ms = performance.now() - killed;
+      assert.ok(ms < 100, `it took ${ms} ms`);
+      assert.equal(lock.inherited, true, 'and it is known that somebody died with it');
+      lock.release();
+      const next = await acquireLock(path, {timeoutMs: 0});
+      assert.equal(next.inherited, false);
+      next.release();
+    }
+  });
+
+  it('stay with a holder that is stopped, and who waits in vain hears who it is, what for and since when', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const stopped = await holder(t, path);
+    stopped.process.kill('SIGSTOP');
+    // Far beyond the time after which proper-lockfile alone would take the lock away.
+    const file = join(path, readdirSync(path)[0]!);
+    utimesSync(file, 1, 1);
+    const err = await rejection(acquireLock(path, {timeoutMs: 300}));
+    assert.equal(err.code, 'unavailable');
+    assert.match(
+      err.message,
+      new RegExp(`is held by pid ${stopped.pid} \\(.*stopped\\) for a long story since \\d+\\.\\d s: unavailable$`),
+    );
+    assert.equal(err.details?.pid, stopped.pid);
+    assert.equal(err.details?.purpose, 'a long story');
+    assert.ok(Number(err.details?.ageMs) >= 300);
+    assert.match(err.hint ?? '', /--lock-timeout/);
+    assert.equal(isLockHeld(path), true);
+    stopped.process.kill('SIGCONT');
+    stopped.go();
+    assert.equal(await stopped.line(), 'released');
+    (await acquireLock(path, {timeoutMs: 1000})).release();
+  });
+
+  it('are not waited for with a timeout of 0', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    await holder(t, path);
+    const started = performance.now();
+    assert.equal((await rejection(acquireLock(path, {timeoutMs: 0}))).code, 'unavailable');
+    assert.ok(performance.now() - started < 200);
+  });
+
+  it('leave no place in the queue behind for one who gave up', async (t) => {
+    const dir = temporaryDirectory(t);
+    await holder(t, join(dir, 'lock'));
+    await rejection(acquireLock(join(dir, 'lock'), {timeoutMs: 50}));
+    assert.deepEqual(readdirSync(dir), ['lock']);
+  });
+
+  it('are waited for beyond the timeout while the holder shows life, and no longer', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const script = await holder(t, path);
+    const file = join(path, readdirSync(path)[0]!);
+    const alive = setInterval(() => utimesSync(file, new Date(), new Date()), 20);
+    t.after(() => clearInterval(alive));
+    let waited = 0;
+    const started = performance.now();
+    const waiting = rejection(acquireLock(path, {timeoutMs: 200, whileAlive: true, onWait: () => waited++}));
+    await sleep(600);
+    clearInterval(alive);
+    script.process.kill('SIGSTOP');
+    assert.equal((await waiting).code, 'unavailable');
+    const ms = performance.now() - started;
+    assert.ok(ms >= 700, `it gave up after ${ms} ms`);
+    assert.equal(waited, 1, 'and said once that it waits');
+  });
+
+  it('show a sign of life every few seconds', async (t) => {
+    if (!slow(t)) return;
+    const path = join(temporaryDirectory(t), 'lock');
+    using _lock = await acquireLock(path, {timeoutMs: 0});
+    const file = join(path, readdirSync(path)[0]!);
+    const before = statSync(file).mtimeMs;
+    await sleep(5500);
+    assert.ok(statSync(file).mtimeMs > before + 4000);
+  });
+
+  it('stop waiting when they are told to, and say why', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    await holder(t, path);
+    for (const [signal, code] of [
+      [AbortSignal.timeout(50), 'deadline_exceeded'],
+      [AbortSignal.abort(), 'canceled'],
+    ] as const)
+      await assert.rejects(acquireLock(path, {timeoutMs: 10_000, signal}), is(code));
+    // The same behind a caller of this process.
+    const own = join(temporaryDirectory(t), 'lock');
+    using _lock = await acquireLock(own, {timeoutMs: 0});
+    await assert.rejects(acquireLock(own, {timeoutMs: 10_000, signal: AbortSignal.timeout(50)}), is('deadline_exceeded'));
+    await assert.rejects(acquireLock(own, {timeoutMs: 10_000, signal: AbortSignal.abort()}), is('canceled'));
+  });
+
+  it('are given to callers of one process in turn, past those who gave up', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const order: number[] = [];
+    const first = await acquireLock(path, {timeoutMs: 0});
+    const others = [1, 2, 3].map(async (n) => {
+      using _lock = await acquireLock(path, {timeoutMs: 10_000});
+      order.push(n);
+      await sleep(5);
+    });
+    await assert.rejects(acquireLock(path, {timeoutMs: 20}), is('unavailable'));
+    const last = acquireLock(path, {timeoutMs: 10_000}).then((lock) => {
+      order.push(4);
+      lock.release();
+      lock.release();
+    });
+    first.release();
+    await Promise.all([...others, last]);
+    assert.deepEqual(order, [1, 2, 3, 4]);
+    assert.equal(existsSync(path), false);
+  });
+
+  it('are served in the order in which processes came', async (t) => {
+    const dir = temporaryDirectory(t);
+    const path = join(dir, 'lock');
+    const gate = await holder(t, path);
+    const code = `${ACQUIRE}
+      const lock = await acquireLock(args[0], {timeoutMs: 60_000, onWait: () => say('waits')});
+      require('node:fs').appendFileSync(args[1], args[2]);
+      lock.release();`;
+    const scripts: Script[] = [];
+    for (const letter of 'abcdef') {
+      const script = startScript(t, code, [path, join(dir, 'order'), letter]);
+      assert.equal(await script.line(), 'waits');
+      scripts.push(script);
+    }
+    await sleep(200); // now nobody lets another go first any more
+    gate.go();
+    for (const script of scripts) await script.done;
+    assert.equal(readFileSync(join(dir, 'order'), 'utf8'), 'abcdef');
+  });
+
+  it('are not kept from others by the first in the queue being stopped or killed', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const gate = await holder(t, path);
+    const code = `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 60_000, onWait: () => say('waits')});`;
+    for (const signal of ['SIGSTOP', 'SIGKILL'] as const) {
+      const first = startScript(t, code, [path]);
+      assert.equal(await first.line(), 'waits');
+      first.process.kill(signal);
+    }
+    const waiting = acquireLock(path, {timeoutMs: 10_000});
+    await sleep(100);
+    const started = performance.now();
+    gate.go();
+    (await waiting).release();
+    assert.ok(performance.now() - started < 500);
+  });
+
+  it('are taken from a holder of another pid namespace only when it shows no life for long', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
+    const path = join(temporaryDirectory(t), 'lock');
+    const foreign = await holder(t, path, ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc']);
+    const file = join(path, readdirSync(path)[0]!);
+    assert.notEqual(file.split('.').at(-2), ownIdentity().pidNamespace);
+    assert.equal((await rejection(acquireLock(path, {timeoutMs: 100}))).code, 'unavailable');
+    assert.equal(isLockHeld(path), true);
+    foreign.process.kill('SIGKILL');
+    await foreign.done;
+    assert.equal((await rejection(acquireLock(path, {timeoutMs: 100}))).code, 'unavailable', 'from here nobody sees that it is dead');
+    const past = Date.now() / 1000 - 11;
+    utimesSync(file, past, past);
+    assert.equal(isLockHeld(path), false);
+    using lock = await acquireLock(path, {timeoutMs: 100});
+    assert.equal(lock.inherited, true);
+  });
+
+  it('can be tried without waiting', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    let ran = 0;
+    assert.equal(
+      withFreeLock(path, 'a test', () => {
+        assert.equal(isLockHeld(path), true);
+        ran++;
+      }),
+      true,
+    );
+    assert.equal(isLockHeld(path), false);
+    assert.throws(
+      () =>
+        withFreeLock(path, 'a test', () => {
+          throw new Error('broken');
+        }),
+      /broken/,
+    );
+    assert.equal(isLockHeld(path), false, 'it is given back whatever happens');
+    const other = await holder(t, path);
+    assert.equal(
+      withFreeLock(path, 'a test', () => ran++),
+      false,
+    );
+    other.process.kill('SIGKILL');
+    await other.done;
+    sweepLocks(join(path, '..'));
+    assert.equal(
+      withFreeLock(path, 'a test', () => ran++),
+      true,
+    );
+    assert.equal(ran, 2);
+  });
+
+  it('that dead processes left are swept, and no others', async (t) => {
+    const dir = temporaryDirectory(t);
+    const dead = await holder(t, join(dir, 'dead'));
+    const waiter = startScript(t, `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 60_000, onWait: () => say('waits')});`, [
+      join(dir, 'dead'),
+    ]);
+    await waiter.line();
+    const alive = await holder(t, join(dir, 'alive'));
+    mkdirSync(join(dir, 'empty'));
+    mkdirSync(join(dir, 'foreign'));
+    writeFileSync(join(dir, 'foreign', 'file'), '');
+    writeFileSync(join(dir, 'file'), '');
+    const elsewhere = formatIdentity({...ownIdentity(), pidNamespace: '1'});
+    for (const [name, age] of [
+      [`old.${elsewhere}.0`, 4000],
+      [`new.${elsewhere}.0`, 20],
+    ] as const) {
+      mkdirSync(join(dir, name));
+      const file = join(dir, name, `${elsewhere}.0`);
+      writeFileSync(file, '');
+      utimesSync(file, Date.now() / 1000 - age, Date.now() / 1000 - age);
+    }
+    for (const script of [waiter, dead]) {
+      script.process.kill('SIGKILL');
+      await script.done;
+    }
+    sweepLocks(dir);
+    assert.deepEqual(readdirSync(dir), ['alive', 'file', 'foreign', `new.${elsewhere}.0`]);
+    alive.go();
+    assert.equal(await alive.line(), 'released');
+    sweepLocks(join(dir, 'no such directory'));
+  });
+
+  it('that cannot be made fail with the class of the reason, and name the place', async (t) => {
+    const dir = temporaryDirectory(t);
+    writeFileSync(join(dir, 'file'), '');
+    const err = await rejection(acquireLock(join(dir, 'file', 'lock'), {timeoutMs: 0}));
+    assert.equal(err.code, 'failed_precondition');
+    assert.match(err.message, /file\/lock/);
+    assert.equal((await rejection(acquireLock(join(dir, 'file'), {timeoutMs: 0}))).code, 'failed_precondition');
+  });
+
+  it('are given back when the process ends in the middle', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const code = `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 0}); process.exit(0);`;
+    const script = startScript(t, code, [path]);
+    assert.equal((await script.done).status, 0);
+    assert.equal(existsSync(path), false);
+  });
+});
