@@ -176,8 +176,12 @@ export function start(ctr: CommandLine, args: readonly string[], env: Readonly<R
 }
 
 /** Every image of a namespace is complete and unpacked, and there is one. */
-export async function assertWhole(ctr: CommandLine, namespace = 'default'): Promise<void> {
-  const checks = JSON.parse(await ctr.ok(['-n', namespace, 'images', 'check', '--json'])) as {status: string; unpacked: boolean}[];
+export async function assertWhole(ctr: CommandLine, namespace = 'default', snapshotter?: string): Promise<void> {
+  const flags = snapshotter === undefined ? [] : ['--snapshotter', snapshotter];
+  const checks = JSON.parse(await ctr.ok(['-n', namespace, 'images', 'check', '--json', ...flags])) as {
+    status: string;
+    unpacked: boolean;
+  }[];
   assert.ok(checks.length > 0, `no image in ${namespace}`);
   for (const check of checks) assert.deepEqual([check.status, check.unpacked], ['complete', true], JSON.stringify(check));
 }
