@@ -35,7 +35,6 @@ test       debootstrap     debootstrap      to make the redis image
 test       strace          strace           to see system calls, and to interrupt them
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
-test       mkfs.ext4       e2fsprogs        to make file systems that fill up
 bench      podman          podman           to compare with
 '
 

@@ -31,7 +31,6 @@ const PACKAGES: Readonly<Record<string, string>> = {
   getfattr: 'attr',
   setcap: 'libcap2-bin',
   getcap: 'libcap2-bin',
-  'mkfs.ext4': 'e2fsprogs',
   ctr: 'containerd',
   unshare: 'util-linux',
   script: 'bsdutils',
