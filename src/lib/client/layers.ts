@@ -1,4 +1,5 @@
-/** Where a planned layer lies, or will lie. */
+/** Where a planned layer lies, or will lie, and what is in it. */
+import {join} from 'node:path';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import type {PlannedLayer} from './plan.ts';
@@ -11,3 +12,24 @@ export function layerCandidates(snapshotter: Snapshotter, {diffID, chainID}: Pla
 /** The directory of a layer that is unpacked and can be believed, or `undefined`. */
 export const findLayer = (store: Store, snapshotter: Snapshotter, layer: PlannedLayer): string | undefined =>
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
+
+let views = 0;
+
+/**
+ * The trees of layers, to be looked at; those that are indexed have to be mounted for it.
+ *
+ * @param scratchDir where something may be mounted; below the state that ends with the boot
+ * @param layers directories
+ */
+export async function openTrees(
+  scratchDir: string,
+  snapshotter: Snapshotter,
+  layers: readonly string[],
+): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
+  if (snapshotter.form !== 'erofs' || layers.length === 0)
+    return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
+  const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
+  const {openView} = await import('../runtime/view.ts');
+  const {paths, close} = await openView(join(scratchDir, `view-${process.pid}-${++views}`), mounts);
+  return {trees: paths, close};
+}

@@ -3,7 +3,6 @@
  * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
  */
 import {rmSync} from 'node:fs';
-import {join} from 'node:path';
 import {reconcile} from '../archive/apply.ts';
 import {encodeImpliedParents} from '../archive/implied.ts';
 import {ErrdefsError, wrap} from '../errdefs.ts';
@@ -13,7 +12,7 @@ import {downloadKey} from '../store/blobs.ts';
 import {indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
-import {findLayer} from './layers.ts';
+import {findLayer, openTrees} from './layers.ts';
 import type {Plan, PlannedImage, PlannedLayer} from './plan.ts';
 import type {ProgressEvent} from './types.ts';
 import type {LayerResult} from './worker.ts';
@@ -274,23 +273,12 @@ class Materialisation {
   }
 
   async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
-    const {trees, close} = await this.#open(below);
+    const {trees, close} = await openTrees(this.#o.scratchDir, this.#o.snapshotter!, below);
     try {
       if (!this.#reconcile(layer, trees)) await this.#redo(layer, below, trees);
     } finally {
       await close();
     }
-  }
-
-  /** The trees of layers, to be looked at; those that are indexed have to be mounted for it. */
-  async #open(layers: readonly string[]): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
-    const snapshotter = this.#o.snapshotter!;
-    if (snapshotter.form !== 'erofs' || layers.length === 0)
-      return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
-    const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
-    const {openView} = await import('../runtime/view.ts');
-    const {paths, close} = await openView(join(this.#o.scratchDir, `view-${process.pid}-${++views}`), mounts);
-    return {trees: paths, close};
   }
 
   /** Completes a layer that waited for those below it. @returns false when it has to be done again */
@@ -334,8 +322,6 @@ class Materialisation {
     this.#emit(layer.blob, 'done', layer.blob.size);
   }
 }
-
-let views = 0;
 
 /** Runs `action` over all items, at most `limit` at a time, and waits for all that were begun; the first failure is thrown. */
 async function forEachLimited<T>(items: readonly T[], limit: number, action: (item: T) => Promise<void>): Promise<void> {

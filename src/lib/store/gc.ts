@@ -4,7 +4,7 @@
  * Roots, edges and labels after containerd, core/metadata/gc.go and docs/garbage-collection.md. There is no daemon that
  * would come later, so deleting commands collect before they return.
  */
-import {existsSync, statSync} from 'node:fs';
+import {existsSync} from 'node:fs';
 import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
@@ -119,9 +119,6 @@ export interface Collected {
   readonly layers: number;
 }
 
-/** How long a download that nobody leases and nobody works on is kept, in milliseconds. */
-const INGEST_LIFETIME_MS = 24 * 3600_000;
-
 /**
  * Drops what the changes of this transaction have left without a keeper, and, once that is committed, moves to the trash
  * what no record names any more. For use inside the transaction that made garbage; call `store.layers.emptyTrash()` after it.
@@ -230,11 +227,7 @@ function sweepLeftovers(store: Store, now: number): void {
 
 /** Removes downloads that were left for long; one that somebody leases, or holds, is kept. */
 function sweepIngests(store: Store, now: number): void {
-  const old = store.blobs.ingests().filter((key) => {
-    const updated = statSync(store.layout.ingest(key), {throwIfNoEntry: false})?.mtimeMs ?? now;
-    const state = store.blobs.ingestState(key);
-    return now - Math.max(updated, state === undefined ? 0 : Date.parse(state.updatedAt)) > INGEST_LIFETIME_MS;
-  });
+  const old = store.blobs.staleIngests(now);
   if (old.length === 0) return;
   const leased = store.view((tx) =>
     tx.namespaces.list().flatMap(({name}) =>

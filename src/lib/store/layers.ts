@@ -122,7 +122,7 @@ export class LayerStore {
     return found;
   }
 
-  /** Brings everything on the layers' filesystem to the disk. */
+  /** Brings everything on the layers' filesystem to the disk: one call, where a tree would take one a file. */
   sync(): void {
     if (!existsSync(this.#layout.layers)) return;
     const {status, stderr} = runSync('sync', ['--file-system', this.#layout.layers], {package: 'coreutils'});

@@ -7,7 +7,7 @@
  * Labels after containerd, docs/garbage-collection.md.
  */
 import type {Digest} from '../oci/descriptor.ts';
-import type {Reader, Writer} from './backend.ts';
+import {Overlay, type Reader, type Writer} from './backend.ts';
 import {recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
 
@@ -164,6 +164,15 @@ export class RefCounts {
     else this.#sound = false; // also where the count was no number
     return n;
   }
+}
+
+const NOTHING: Reader = {get: () => undefined, list: () => [], generation: 0, changesSince: () => undefined};
+
+/** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
+export function recount(namespaces: ReadonlyMap<string, readonly Kept[]>): ReadonlyMap<string, unknown> {
+  const counted = new Overlay(NOTHING);
+  new RefCounts(counted).rebuild(namespaces);
+  return counted.writes;
 }
 
 const nodePath = (ns: string, node: Node): string => `${recordPath.refs(ns)}/${recordFile(node)}`;

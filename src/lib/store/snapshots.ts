@@ -7,7 +7,6 @@ import {randomBytes} from 'node:crypto';
 import {rmSync} from 'node:fs';
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
-import {runSync} from '../fs/spawn.ts';
 import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
@@ -180,8 +179,8 @@ export class SnapshotStore {
       this.#refuseContainers(tx, key);
       return active;
     };
-    const {layer} = this.#store.view(look);
-    syncFilesystem(this.#store.layers.path(layer!));
+    this.#store.view(look);
+    this.#store.layers.sync();
     return this.#store.update(`commit of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       const active = look(tx);
@@ -267,12 +266,6 @@ export class SnapshotStore {
     const {kind, layer} = this.get(key);
     return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#snapshotter.usage(this.#store.layers.path(layer));
   }
-}
-
-/** Flushes everything on the filesystem of `path` to the disk: one call, where a tree would take one a file. */
-function syncFilesystem(path: string): void {
-  const {status, stderr} = runSync('sync', ['--file-system', path], {package: 'coreutils'});
-  if (status !== 0) throw new ErrdefsError('data_loss', `sync of ${path} ended with status ${status}: ${stderr.trim()}`);
 }
 
 /** `changes` over `labels`: an empty value removes its label. */

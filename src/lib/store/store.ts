@@ -2,11 +2,12 @@
  * What is on this machine, and who may see it. Records belong to a namespace and are reached only through a handle that
  * is bound to one; blobs and layers are shared underneath.
  */
-import {chmodSync, existsSync, readdirSync} from 'node:fs';
+import {chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
+import {dirname} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
-import type {AfterCommit, Backend, Reader, Writer} from './backend.ts';
+import {type AfterCommit, type Backend, Overlay, type Reader, type Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
@@ -14,6 +15,7 @@ import {createLayout, FORMAT_VERSION, type Layout, type RecordKind, recordFile, 
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
+import {type RecordSurvey, surveyRecords} from './survey.ts';
 
 export interface StoreOptions {
   readonly root: string;
@@ -75,9 +77,11 @@ export interface StoreView {
   changesSince(generation: number): ReadonlySet<string> | undefined;
   readonly namespaces: Collection<NamespaceRecord>;
   namespace(name: string): NamespaceView;
+  /** All records, as far as they can be read. */
+  survey(): RecordSurvey;
 }
 
-export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince'> {
+export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince' | 'survey'> {
   readonly namespaces: WritableCollection<NamespaceRecord>;
   /** A namespace appears when something is first written in it. */
   namespace(name: string): NamespaceTransaction;
@@ -87,6 +91,8 @@ export interface StoreTransaction extends Pick<StoreView, 'generation' | 'change
   readonly refs: RefCounts;
   /** Counts anew who keeps whom. */
   rebuildRefs(): void;
+  /** Says that the record at `path` (of a survey) is gone: whoever removed its file could not read what it kept. */
+  forget(path: string): void;
 }
 
 interface Kind<T> {
@@ -252,6 +258,15 @@ class Transaction implements StoreTransaction {
     };
   }
 
+  survey(): RecordSurvey {
+    return surveyRecords(this.#io);
+  }
+
+  forget(path: string): void {
+    this.refs.doubt();
+    this.#io.put!(path, undefined);
+  }
+
   afterCommit(action: AfterCommit): void {
     this.#io.afterCommit!(action);
   }
@@ -352,6 +367,28 @@ export class Store {
   async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
     this.prepare();
     return this.#backend.update(purpose, (writer) => fn(new Transaction(writer)));
+  }
+
+  /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */
+  rehearse<T>(fn: (tx: StoreTransaction) => T): T {
+    this.#check();
+    return this.#backend.view((reader) => fn(new Transaction(new Overlay(reader))));
+  }
+
+  /**
+   * A store for work in `directory`, with this one's blobs, and with layers of its own besides those that it borrows: what
+   * is unpacked in it is seen by nobody else.
+   */
+  scratch(directory: string, borrowed: readonly string[]): Store {
+    const store = new Store({root: directory, lockTimeoutMs: Number.POSITIVE_INFINITY});
+    try {
+      symlinkSync(dirname(this.layout.blobs), dirname(store.layout.blobs));
+      mkdirSync(store.layout.layers, {mode: 0o700});
+      for (const id of borrowed) symlinkSync(this.layers.path(id), store.layers.path(id));
+    } catch (err) {
+      throw fromErrno(err, `state directory ${directory}`);
+    }
+    return store;
   }
 
   /** Makes the state directory where it is missing. */

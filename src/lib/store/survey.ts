@@ -1,0 +1,273 @@
+/**
+ * Everything that is kept, as it is: for those who judge a store (client/check.ts) and must not stumble over what is wrong
+ * with it. Reads only, save `quarantine`.
+ */
+import {type Dirent, readdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {isTemporary, renameInto} from '../fs/durable.ts';
+import {liveness, parseIdentity} from '../fs/process.ts';
+import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
+import type {Reader} from './backend.ts';
+import {type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
+import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
+import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot} from './refs.ts';
+import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './schema.ts';
+import {snapshotterNames} from './snapshotters.ts';
+
+/** A record that cannot be used. */
+export interface Unreadable {
+  /** Below the root. */
+  readonly path: string;
+  readonly namespace: string;
+  readonly kind: 'namespaces' | 'snapshots' | RecordKind;
+  readonly error: ErrdefsError;
+}
+
+/** What of a namespace can be read. */
+export interface SurveyedNamespace {
+  readonly name: string;
+  /** Absent when its file is missing, or among the unreadable. */
+  readonly record?: NamespaceRecord;
+  readonly images: readonly ImageRecord[];
+  readonly containers: readonly ContainerRecord[];
+  readonly content: readonly ContentRecord[];
+  readonly leases: readonly LeaseRecord[];
+  /** Of all snapshotters. */
+  readonly snapshots: readonly SnapshotRecord[];
+}
+
+export interface RecordSurvey {
+  readonly namespaces: readonly SurveyedNamespace[];
+  readonly unreadable: readonly Unreadable[];
+  /** Counts of references, by path; one that cannot be read is `undefined`. See refs.ts. */
+  readonly counts: ReadonlyMap<string, unknown>;
+}
+
+/** Something else is where a file or a directory belongs: `surveyStructure` tells what. */
+const isNoFile = ({details}: ErrdefsError): boolean => ['EISDIR', 'ENOTDIR', 'ELOOP'].includes(String(details?.errno));
+
+const misplaced = (path: string, key: string): ErrdefsError =>
+  new ErrdefsError('data_loss', `${path} is the record of ${JSON.stringify(key)}`);
+
+const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+export function surveyRecords(io: Reader): RecordSurvey {
+  const unreadable: Unreadable[] = [];
+  const counts = new Map<string, unknown>();
+
+  /** One document; where it cannot be read, a note of that. */
+  const read = <T>(path: string, at: Pick<Unreadable, 'namespace' | 'kind'>, parse: (value: unknown, what: string) => T): T | undefined => {
+    try {
+      const document = io.get(path);
+      return document === undefined ? undefined : parse(document, path);
+    } catch (err) {
+      if (!isErrdefs(err)) throw err;
+      if (isNoFile(err)) return undefined;
+      if (err.code !== 'data_loss' && err.code !== 'failed_precondition') throw err;
+      unreadable.push({path, ...at, error: err});
+      return undefined;
+    }
+  };
+  const list = (directory: string): readonly string[] => {
+    try {
+      return io.list(directory);
+    } catch (err) {
+      if (!isErrdefs(err)) throw err;
+      if (!isNoFile(err)) throw err;
+      return [];
+    }
+  };
+  const readAll = <T>(
+    namespace: string,
+    kind: Unreadable['kind'],
+    directory: string,
+    parse: (value: unknown, what: string) => T,
+    key: (record: T) => string,
+  ): readonly T[] =>
+    list(directory)
+      .filter((file) => file.endsWith('.json'))
+      .flatMap((file) => {
+        const record = read(`${directory}/${file}`, {namespace, kind}, (value, what) => {
+          const parsed = parse(value, what);
+          if (recordFile(key(parsed)) !== file) throw misplaced(what, key(parsed));
+          return parsed;
+        });
+        return record ?? [];
+      })
+      .sort((a, b) => compare(key(a), key(b)));
+  const readCounts = (directory: string): void => {
+    for (const file of list(directory)) {
+      const path = `${directory}/${file}`;
+      try {
+        counts.set(path, io.get(path));
+      } catch (err) {
+        if (!isErrdefs(err)) throw err;
+        counts.set(path, undefined);
+      }
+    }
+  };
+
+  readCounts(recordPath.sharedRefs);
+  const namespaces = list(recordPath.namespaces).map((name): SurveyedNamespace => {
+    readCounts(recordPath.refs(name));
+    const record = read(recordPath.namespace(name), {namespace: name, kind: 'namespaces'}, (value, what) => {
+      const parsed = parseNamespace(value, what);
+      if (parsed.name !== name) throw misplaced(what, parsed.name);
+      return parsed;
+    });
+    const all = <T>(kind: RecordKind, parse: (value: unknown, what: string) => T, key: (r: T) => string): readonly T[] =>
+      readAll(name, kind, recordPath.directory(name, kind), parse, key);
+    return {
+      name,
+      ...(record === undefined ? {} : {record}),
+      images: all('images', parseImage, (r) => r.name),
+      containers: all('containers', parseContainer, (r) => r.id),
+      content: all('content', parseContent, (r) => r.digest),
+      leases: all('leases', parseLease, (r) => r.id),
+      snapshots: list(recordPath.snapshotters(name)).flatMap((snapshotter) =>
+        readAll(name, 'snapshots', recordPath.snapshots(name, snapshotter), parseSnapshot, (r) => r.key),
+      ),
+    };
+  });
+  return {namespaces, unreadable, counts};
+}
+
+/** What each record of a namespace keeps. */
+export const keptIn = ({images, containers, content, leases, snapshots}: SurveyedNamespace): readonly Kept[] => [
+  ...images.map(keptByImage),
+  ...containers.map(keptByContainer),
+  ...content.map(keptByContent),
+  ...leases.map(keptByLease),
+  ...snapshots.map(keptBySnapshot),
+];
+
+/** Something in the state directory that is not as it should be, whatever the records say. */
+export interface Oddity {
+  /** Absolute. */
+  readonly path: string;
+  /**
+   * `link`: a symbolic link where a file or a directory of ours belongs; `type`: a file where a directory belongs, or the
+   * other way round; `foreign`: nothing of ours has such a name; `leftover`: a killed process left it.
+   */
+  readonly kind: 'link' | 'type' | 'foreign' | 'leftover';
+  /** Something of that name is one of many: a record, a blob, a layer. */
+  readonly isItem: boolean;
+}
+
+/** What may lie in a directory. */
+interface Shelf {
+  readonly files?: (name: string) => boolean;
+  /** What is in a subdirectory; `anything` is not looked into, `undefined` has no place here. */
+  readonly directories?: (name: string) => Shelf | 'anything' | undefined;
+}
+
+const named =
+  (shelves: Readonly<Record<string, Shelf | 'anything'>>) =>
+  (name: string): Shelf | 'anything' | undefined =>
+    Object.hasOwn(shelves, name) ? shelves[name] : undefined;
+
+const ANY: Shelf = {directories: () => 'anything'};
+const RECORDS: Shelf = {files: (name) => name.endsWith('.json')};
+const NAMESPACE: Shelf = {
+  files: (name) => name === 'namespace.json',
+  directories: named({
+    images: RECORDS,
+    containers: RECORDS,
+    content: RECORDS,
+    leases: RECORDS,
+    refs: RECORDS,
+    snapshots: {directories: (name) => (snapshotterNames().includes(name) ? RECORDS : undefined)},
+  }),
+};
+const BLOBS: Shelf = {
+  directories: (algorithm) => {
+    const length = Object.hasOwn(DIGEST_HEX_LENGTH, algorithm) ? DIGEST_HEX_LENGTH[algorithm]! : undefined;
+    return length === undefined ? undefined : {files: (name) => name.length === length && /^[0-9a-f]+$/.test(name)};
+  },
+};
+const INGEST: Shelf = {files: (name) => name === 'info.json' || name === 'data'};
+const JOURNAL: Shelf = {files: (name) => /^\d{16}$/.test(name) || ['checkpoint', 'applied', 'unswept'].includes(name)};
+const ROOT: Shelf = {
+  files: (name) => name === 'version',
+  directories: named({
+    cache: 'anything',
+    content: {directories: named({blobs: BLOBS, ingest: {directories: () => INGEST}})},
+    damaged: 'anything',
+    journal: JOURNAL,
+    layers: ANY,
+    locks: ANY,
+    'lost+found': 'anything',
+    namespaces: {directories: () => NAMESPACE},
+    refs: RECORDS,
+    trash: 'anything',
+    work: ANY,
+  }),
+};
+
+/** Whether the process that a name begins with is known to be gone. */
+const isDead = (name: string): boolean => {
+  const identity = parseIdentity(name);
+  return identity !== undefined && liveness(identity) === 'dead';
+};
+
+/** What lies in the state directory where it does not belong. Follows no link, and looks into no layer. */
+export function surveyStructure(layout: Layout): readonly Oddity[] {
+  const found: Oddity[] = [];
+  const visit = (directory: string, shelf: Shelf): void => {
+    for (const entry of entriesOf(directory)) {
+      const {name} = entry;
+      const path = join(directory, name);
+      if (isTemporary(name)) {
+        if (isDead(name.slice('.tmp.'.length))) found.push({path, kind: 'leftover', isItem: true});
+        continue;
+      }
+      const isFile = shelf.files?.(name) ?? false;
+      const below = shelf.directories?.(name);
+      const isItem = directory !== layout.root && (isFile || below === 'anything');
+      if (!isFile && below === undefined) found.push({path, kind: 'foreign', isItem});
+      else if (entry.isSymbolicLink()) found.push({path, kind: 'link', isItem});
+      else if (isFile ? !entry.isFile() : !entry.isDirectory()) found.push({path, kind: 'type', isItem});
+      else if (below !== undefined && below !== 'anything') visit(path, below);
+    }
+  };
+  visit(layout.root, ROOT);
+  for (const directory of [layout.work, layout.trash])
+    for (const name of listSafely(directory)) if (isDead(name)) found.push({path: join(directory, name), kind: 'leftover', isItem: true});
+  for (const name of listSafely(layout.locks)) {
+    const path = join(layout.locks, name);
+    const owner = /\.(\d+\.\d+\.[0-9a-f]{32}\..*)$/.exec(name)?.[1] ?? listSafely(path)[0];
+    if (owner !== undefined && isDead(owner)) found.push({path, kind: 'leftover', isItem: true});
+  }
+  return found;
+}
+
+/** Entries of a directory with their types; none when it is gone, or none. */
+function entriesOf(directory: string): readonly Dirent[] {
+  try {
+    return readdirSync(directory, {withFileTypes: true}).sort((a, b) => compare(a.name, b.name));
+  } catch (err) {
+    if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
+    throw fromErrno(err, `directory ${directory}`);
+  }
+}
+
+const listSafely = (directory: string): readonly string[] => entriesOf(directory).map(({name}) => name);
+
+/**
+ * Moves something damaged out of the store's way, to where nothing reads it and nothing removes it.
+ *
+ * @param path absolute, below the root
+ * @returns where it is now; `undefined` when it is not there any more
+ */
+export function quarantine(layout: Layout, path: string): string | undefined {
+  const when = `${new Date().toISOString().replaceAll(':', '')}-${Math.random().toString(36).slice(2, 8)}`;
+  const target = join(layout.damaged, when, path.slice(layout.root.length + 1));
+  try {
+    renameInto(path, target, {sync: true});
+    return target;
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw fromErrno(err, path);
+  }
+}
