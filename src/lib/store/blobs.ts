@@ -19,6 +19,7 @@ import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {listIfPresent, readIfPresent, renameInto, sweepTemporary, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import {type Promised, verifyPromise} from './content.ts';
 import {moveToTrash} from './layers.ts';
 import type {Layout} from './layout.ts';
 import type {IngestInfo} from './records.ts';
@@ -225,9 +226,6 @@ const CHUNK = 1 << 18;
 /** Bytes between two flushes of a download to the disk, so that the last one is short. */
 const FLUSH_EVERY = 32 << 20;
 
-/** What was promised of some bytes, as far as anything was. */
-export type Expected = Partial<Pick<Descriptor, 'digest' | 'size'>>;
-
 /**
  * One download's bytes: appended, hashed as they come, flushed on the way. Synchronous, for a worker thread.
  *
@@ -235,14 +233,14 @@ export type Expected = Partial<Pick<Descriptor, 'digest' | 'size'>>;
  */
 export class Ingest {
   readonly #what: string;
-  readonly #expected: Expected;
+  readonly #expected: Promised;
   readonly #algorithm: string;
   #hash: Hash;
   #fd: number;
   #offset = 0;
   #flushed = 0;
 
-  private constructor(fd: number, expected: Expected, what: string) {
+  private constructor(fd: number, expected: Promised, what: string) {
     this.#fd = fd;
     this.#expected = expected;
     this.#what = what;
@@ -254,14 +252,14 @@ export class Ingest {
    * @param path as `BlobStore.beginIngest` gave it
    * @param expected what was promised; bytes beyond a promised size are refused. Without a digest SHA-256 is taken.
    */
-  static open(path: string, expected: Expected, what: string): Ingest {
+  static open(path: string, expected: Promised, what: string): Ingest {
     const ingest = Ingest.reopen(path, expected, what);
     for (const _ of ingest.existing());
     return ingest;
   }
 
   /** As `open`, but `existing` is the caller's to exhaust before anything else. */
-  static reopen(path: string, expected: Expected, what: string): Ingest {
+  static reopen(path: string, expected: Promised, what: string): Ingest {
     let fd: number | undefined;
     try {
       fd = openSync(path, 'a+', 0o600);
@@ -343,27 +341,13 @@ export class Ingest {
   }
 
   /**
-   * Checks what arrived against a promise; the bytes stay.
-   *
-   * @throws failed_precondition size or digest differ
-   */
-  verify({size, digest: promised}: Expected): {digest: Digest; size: number} {
-    if (this.#offset !== (size ?? this.#offset))
-      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit size ${this.#offset}, expected ${size}`);
-    const digest = this.digest();
-    if (digest !== (promised ?? digest))
-      throw new ErrdefsError('failed_precondition', `${this.#what}: unexpected commit digest ${digest}, expected ${promised}`);
-    return {digest, size: this.#offset};
-  }
-
-  /**
    * Checks what arrived against what was promised at the beginning, and brings it to the disk.
    *
    * @throws failed_precondition size or digest differ; bytes of a wrong digest are thrown away, they cannot be completed
    */
   finish(): {digest: Digest; size: number} {
     try {
-      return this.verify(this.#expected);
+      return {digest: verifyPromise(this.#what, {size: this.#offset, digest: () => this.digest()}, this.#expected), size: this.#offset};
     } catch (err) {
       if (this.#offset === (this.#expected.size ?? this.#offset)) this.truncate();
       throw err;

@@ -1,0 +1,311 @@
+/** A namespace's content on disk: shared blobs, and records that say which of them it sees. */
+import {closeSync, openSync, readSync} from 'node:fs';
+import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import type {Lock} from '../fs/lock.ts';
+import type {Digest} from '../oci/descriptor.ts';
+import {validateLabels} from '../oci/identifier.ts';
+import {Ingest, ingestKey} from './blobs.ts';
+import {
+  type ContentReader,
+  type ContentStatus,
+  type ContentStore,
+  type ContentWriter,
+  contentExists,
+  contentMissing,
+  ingestMissing,
+  type Promised,
+  validateRef,
+  verifyPromise,
+  writerClosed,
+} from './content.ts';
+import {collect} from './gc.ts';
+import type {ContentRecord, Labels} from './records.ts';
+import {mergeLabels} from './snapshots.ts';
+import type {Store} from './store.ts';
+
+const CHUNK = 1 << 18;
+
+export class LocalContentStore implements ContentStore {
+  readonly namespace: string;
+  readonly #store: Store;
+  readonly #lockTimeoutMs: number;
+
+  /** @param options.lockTimeoutMs how long `writer` waits for another one of its ref, in milliseconds */
+  constructor(store: Store, namespace: string, options: {readonly lockTimeoutMs?: number} = {}) {
+    this.#store = store;
+    this.namespace = namespace;
+    this.#lockTimeoutMs = options.lockTimeoutMs ?? 0;
+  }
+
+  #find(digest: Digest): ContentRecord | undefined {
+    return this.#store.view((tx) => tx.namespace(this.namespace).content.find(digest));
+  }
+
+  info(digest: Digest): ContentRecord {
+    const record = this.#find(digest);
+    if (record === undefined) throw contentMissing(digest);
+    return record;
+  }
+
+  list(): readonly ContentRecord[] {
+    return this.#store.view((tx) => tx.namespace(this.namespace).content.list());
+  }
+
+  /** Its record, with the blob seen to be there. */
+  #present(digest: Digest): ContentRecord {
+    const record = this.info(digest);
+    if (!this.#store.blobs.has(record))
+      throw new ErrdefsError('data_loss', `content ${digest} is not on disk`, {
+        hint: 'pull the image again, or remove the content',
+        details: {path: this.#store.blobs.path(digest)},
+      });
+    return record;
+  }
+
+  read(digest: Digest): AsyncIterable<Uint8Array> {
+    this.#present(digest);
+    return this.#store.blobs.read(digest);
+  }
+
+  open(digest: Digest): ContentReader {
+    const {size} = this.#present(digest);
+    const what = `content ${digest}`;
+    let fd: number;
+    try {
+      fd = openSync(this.#store.blobs.path(digest), 'r');
+    } catch (err) {
+      throw fromErrno(err, what);
+    }
+    const close = (): void => {
+      if (fd < 0) return;
+      closeSync(fd);
+      fd = -1;
+    };
+    return {
+      size,
+      read: (buffer, position) => {
+        try {
+          let done = 0;
+          for (let n = -1; n !== 0 && done < buffer.length; done += n)
+            n = readSync(fd, buffer, done, buffer.length - done, position + done);
+          return done;
+        } catch (err) {
+          throw fromErrno(err, what);
+        }
+      },
+      close,
+      [Symbol.dispose]: close,
+    };
+  }
+
+  async writer(ref: string, promised: Promised = {}): Promise<ContentWriter> {
+    validateRef(ref);
+    const {blobs} = this.#store;
+    const {digest} = promised;
+    if (digest !== undefined && this.#find(digest) !== undefined) throw contentExists(digest);
+    this.#store.prepare();
+    const key = ingestKey(this.namespace, ref);
+    const what = `ingest ${JSON.stringify(ref)}`;
+    const lock = await blobs.lock(key, {timeoutMs: this.#lockTimeoutMs, purpose: what});
+    try {
+      const before = blobs.ingestState(key);
+      const total = promised.size ?? before?.total ?? 0;
+      if (before !== undefined && before.total !== total) blobs.discardIngest(key);
+      const shared = digest === undefined ? undefined : blobs.size(digest);
+      const writer = new LocalWriter(this.#store, this.namespace, ref, {...promised, total}, lock);
+      if (shared !== undefined && shared === (promised.size ?? shared)) writer.share(shared);
+      else writer.open();
+      return writer;
+    } catch (err) {
+      lock.release();
+      throw err;
+    }
+  }
+
+  statuses(): readonly ContentStatus[] {
+    return this.#ingests()
+      .map(({ref, offset, total, startedAt, updatedAt}) => ({ref, offset, total, startedAt, updatedAt}))
+      .sort((a, b) => (a.ref < b.ref ? -1 : 1));
+  }
+
+  #ingests() {
+    const {blobs} = this.#store;
+    return blobs
+      .ingests()
+      .flatMap((key) => blobs.ingestState(key) ?? [])
+      .filter(({namespace}) => namespace === this.namespace);
+  }
+
+  status(ref: string): ContentStatus {
+    const status = this.statuses().find((s) => s.ref === ref);
+    if (status === undefined) throw ingestMissing(ref);
+    return status;
+  }
+
+  abort(ref: string): void {
+    const ingest = this.#ingests().find((i) => i.ref === ref);
+    if (ingest === undefined) throw ingestMissing(ref);
+    if (!this.#store.blobs.discardIdleIngest(ingest.key))
+      throw new ErrdefsError('unavailable', `ingest ${JSON.stringify(ref)} is being written`, {hint: 'end its writer first'});
+  }
+
+  async delete(digest: Digest): Promise<void> {
+    await this.#store.update(`removal of content ${digest}`, (tx) => {
+      if (!tx.namespace(this.namespace).content.delete(digest)) throw contentMissing(digest);
+      collect(this.#store, tx);
+    });
+    this.#store.layers.emptyTrash();
+  }
+
+  async label(digest: Digest, labels: Labels, {replaceAll = false}: {readonly replaceAll?: boolean} = {}): Promise<ContentRecord> {
+    validateLabels(labels);
+    return this.#store.update(`labels of content ${digest}`, (tx) => {
+      const {content} = tx.namespace(this.namespace);
+      const record = content.find(digest);
+      if (record === undefined) throw contentMissing(digest);
+      const merged = mergeLabels(replaceAll ? {} : record.labels, labels);
+      const changed: ContentRecord = {...record, labels: merged, updatedAt: new Date().toISOString()};
+      content.put(changed);
+      return changed;
+    });
+  }
+}
+
+class LocalWriter implements ContentWriter {
+  readonly ref: string;
+  readonly #store: Store;
+  readonly #namespace: string;
+  readonly #promised: Promised & {readonly total: number};
+  readonly #lock: Lock;
+  readonly #key: string;
+  readonly #what: string;
+  readonly #openedAt = new Date().toISOString();
+  /** Absent while the bytes are another namespace's, and when the writer is closed. */
+  #ingest: Ingest | undefined;
+  /** Size of the blob that stands for the bytes, as long as nobody adds to it. */
+  #shared: number | undefined;
+  #closed = false;
+
+  constructor(store: Store, namespace: string, ref: string, promised: Promised & {readonly total: number}, lock: Lock) {
+    this.ref = ref;
+    this.#store = store;
+    this.#namespace = namespace;
+    this.#promised = promised;
+    this.#lock = lock;
+    this.#key = ingestKey(namespace, ref);
+    this.#what = `ingest ${JSON.stringify(ref)}`;
+  }
+
+  share(size: number): void {
+    this.#shared = size;
+  }
+
+  open(): Ingest {
+    const {total, digest, size} = this.#promised;
+    const path = this.#store.blobs.beginIngest(this.#key, {ref: this.ref, namespace: this.#namespace, total});
+    const expected = {...(digest === undefined ? {} : {digest}), ...(size === undefined ? {} : {size})};
+    this.#ingest = Ingest.open(path, expected, this.#what);
+    this.#shared = undefined;
+    return this.#ingest;
+  }
+
+  #alive(): void {
+    if (this.#closed) throw writerClosed(this.ref);
+  }
+
+  get offset(): number {
+    return this.#shared ?? this.#ingest?.offset ?? 0;
+  }
+
+  write(chunk: Uint8Array): void {
+    this.#alive();
+    (this.#ingest ?? this.#ownBytes()).write(chunk);
+  }
+
+  /** What is to be added to a blob of another namespace is added to a copy. */
+  #ownBytes(): Ingest {
+    const ingest = this.open();
+    ingest.truncate();
+    const fd = openSync(this.#store.blobs.path(this.#promised.digest!), 'r');
+    try {
+      const buffer = Buffer.allocUnsafe(CHUNK);
+      for (let n = readSync(fd, buffer); n > 0; n = readSync(fd, buffer)) ingest.write(buffer.subarray(0, n));
+    } finally {
+      closeSync(fd);
+    }
+    return ingest;
+  }
+
+  digest(): Digest {
+    this.#alive();
+    return this.#ingest?.digest() ?? this.#promised.digest!;
+  }
+
+  status(): ContentStatus {
+    this.#alive();
+    const state = this.#ingest === undefined ? undefined : this.#store.blobs.ingestState(this.#key);
+    const {startedAt = this.#openedAt, updatedAt = this.#openedAt} = state ?? {};
+    return {ref: this.ref, offset: this.offset, total: this.#promised.total, startedAt, updatedAt};
+  }
+
+  truncate(): void {
+    this.#alive();
+    (this.#ingest ?? this.open()).truncate();
+  }
+
+  async commit(promised: Promised = {}, {labels = {}}: {readonly labels?: Labels} = {}): Promise<ContentRecord> {
+    this.#alive();
+    try {
+      validateLabels(labels);
+      const actual = {size: this.offset, digest: () => this.digest()};
+      for (const promise of [this.#promised, promised]) verifyPromise(this.#what, actual, promise);
+      this.#ingest?.sync();
+      return await this.#record({digest: this.digest(), size: this.offset}, labels);
+    } finally {
+      this.close();
+    }
+  }
+
+  /** One transaction: the blob gets its name in it, so that no collection can come between the two. */
+  async #record(got: Pick<ContentRecord, 'digest' | 'size'>, labels: Labels): Promise<ContentRecord> {
+    const {blobs} = this.#store;
+    let published = false;
+    try {
+      const made = await this.#store.update(this.#what, (tx) => {
+        const {content} = tx.namespace(this.#namespace);
+        if (content.find(got.digest) !== undefined) throw contentExists(got.digest);
+        if (this.#ingest !== undefined && !published) {
+          blobs.publish(this.#key, got.digest);
+          published = true;
+        }
+        if (!blobs.has(got)) throw new ErrdefsError('aborted', `content ${got.digest} was removed meanwhile`, {hint: 'write it again'});
+        const now = new Date().toISOString();
+        const record: ContentRecord = {...got, labels, createdAt: now, updatedAt: now};
+        content.put(record);
+        return record;
+      });
+      blobs.discardIngest(this.#key);
+      return made;
+    } catch (err) {
+      if (published) this.#store.noteGarbage();
+      else if (is(err, 'already_exists')) blobs.discardIngest(this.#key);
+      throw err;
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#ingest?.close();
+    this.#lock.release();
+  }
+
+  discard(): void {
+    this.close();
+    this.#store.blobs.discardIdleIngest(this.#key);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}

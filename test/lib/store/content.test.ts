@@ -1,0 +1,168 @@
+import assert from 'node:assert/strict';
+import {chmodSync, existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {Ingest} from '../../../src/lib/store/blobs.ts';
+import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
+import {MemoryContent, MemoryContentStore} from '../../../src/lib/store/content-memory.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {startScript} from '../../children.ts';
+import {is, temporaryDirectory} from '../../helpers.ts';
+import {contentSuite, sha} from '../../suites/content.ts';
+
+contentSuite('memory', () => {
+  const shared = new MemoryContent();
+  const stores = new Map<string, MemoryContentStore>();
+  return (namespace) => {
+    const store = stores.get(namespace) ?? new MemoryContentStore(namespace, shared);
+    stores.set(namespace, store);
+    return store;
+  };
+});
+
+const openStore = (t: TestContext): Store => new Store({root: join(temporaryDirectory(t), 'root'), lockTimeoutMs: 10_000});
+
+contentSuite('local', (t) => {
+  const store = openStore(t);
+  return (namespace) => new LocalContentStore(store, namespace);
+});
+
+describe('content on disk', () => {
+  const bytes = Buffer.from('some bytes');
+  const digest = sha(bytes);
+
+  async function stored(t: TestContext) {
+    const store = openStore(t);
+    const content = new LocalContentStore(store, 'default');
+    const writer = await content.writer('ref');
+    writer.write(bytes);
+    await writer.commit();
+    return {store, content, path: store.blobs.path(digest)};
+  }
+
+  it('lies once under its digest, to be read by its owner and written by nobody, with nothing beside it', async (t) => {
+    const {store, content, path} = await stored(t);
+    assert.equal(path, join(store.layout.root, 'content', 'blobs', 'sha256', digest.slice(7)));
+    assert.equal(statSync(path).mode & 0o7777, 0o444);
+    const second = new LocalContentStore(store, 'second');
+    await (await second.writer('ref', {digest})).commit();
+    await content.delete(digest);
+    assert.ok(existsSync(path));
+    await second.delete(digest);
+    assert.ok(!existsSync(path), 'the last one to forget it gives its space back');
+    assert.deepEqual(readdirSync(store.layout.ingests), []);
+    assert.deepEqual(readdirSync(store.layout.locks), []);
+    assert.deepEqual(readdirSync(store.layout.trash), []);
+  });
+
+  it('that is missing or cut is data loss, with the way out', async (t) => {
+    const {store, content, path} = await stored(t);
+    chmodSync(path, 0o644);
+    writeFileSync(path, 'some');
+    for (const action of [() => content.open(digest), () => content.read(digest)]) assert.throws(action, is('data_loss'));
+    assert.throws(() => store.blobs.has({digest, size: bytes.length}), /4 B on disk, and should have 10 B/);
+    store.blobs.discard(digest, store.layers.trashName());
+    assert.throws(
+      () => content.open(digest),
+      (err: Error & {hint?: string}) => is('data_loss')(err) && /pull/.test(err.hint ?? ''),
+    );
+  });
+
+  it('is not committed when what another namespace had was removed meanwhile', async (t) => {
+    const {store, content} = await stored(t);
+    const writer = await new LocalContentStore(store, 'second').writer('ref', {digest});
+    await content.delete(digest);
+    await assert.rejects(writer.commit(), is('aborted'));
+    assert.throws(() => new LocalContentStore(store, 'second').info(digest), is('not_found'));
+  });
+
+  it('is gone on with after its writer was killed, at once', async (t) => {
+    const store = openStore(t);
+    const code = `
+      const {Store} = await lib('store/store.ts');
+      const {LocalContentStore} = await lib('store/content-local.ts');
+      const content = new LocalContentStore(new Store({root: args[0], lockTimeoutMs: 1000}), 'default');
+      const writer = await content.writer('ref', {size: 10});
+      writer.write(Buffer.from('some '));
+      say('written');
+      await go();`;
+    const script = startScript(t, code, [store.layout.root]);
+    await script.line();
+    const content = new LocalContentStore(store, 'default');
+    await assert.rejects(content.writer('ref'), (err: Error) => is('unavailable')(err) && err.message.includes(`pid ${script.pid}`));
+    script.process.kill('SIGKILL');
+    await script.done;
+    const writer = await content.writer('ref', {size: 10});
+    assert.equal(writer.offset, 5);
+    writer.write(Buffer.from('bytes'));
+    assert.equal((await writer.commit()).digest, digest);
+  });
+
+  it('in the making is not lost when what it says of itself is torn', async (t) => {
+    const store = openStore(t);
+    const content = new LocalContentStore(store, 'default');
+    for (const torn of ['', '{', '{}', 'null', '[]', '{"version":1,"ref":7}']) {
+      const writer = await content.writer('ref');
+      writer.write(Buffer.from('some'));
+      writer.close();
+      const [key] = store.blobs.ingests();
+      writeFileSync(join(store.layout.ingest(key!), 'info.json'), torn);
+      assert.deepEqual(content.statuses(), [], torn);
+      const again = await content.writer('ref');
+      assert.equal(again.offset, 4, torn);
+      again.discard();
+    }
+  });
+
+  it('that is promised a size is cut back to nothing when more than that is there', async (t) => {
+    const path = join(temporaryDirectory(t), 'data');
+    writeFileSync(path, 'too long');
+    const ingest = Ingest.open(path, {size: 3}, 'test');
+    assert.equal(ingest.offset, 0);
+    ingest.write(Buffer.from('abc'));
+    assert.deepEqual(ingest.finish(), {digest: sha(Buffer.from('abc')), size: 3});
+    ingest.close();
+    ingest.close();
+    assert.equal(readFileSync(path, 'utf8'), 'abc');
+  });
+
+  it('of a wrong digest is thrown away by a download, of a wrong size it is kept', (t) => {
+    const path = join(temporaryDirectory(t), 'data');
+    const expected = {digest: sha(Buffer.from('abc')), size: 3};
+    const wrong = Ingest.open(path, expected, 'test');
+    wrong.write(Buffer.from('abd'));
+    assert.throws(() => wrong.finish(), is('failed_precondition'));
+    wrong.close();
+    assert.equal(statSync(path).size, 0);
+    const short = Ingest.open(path, expected, 'test');
+    short.write(Buffer.from('ab'));
+    assert.throws(() => short.finish(), is('failed_precondition'));
+    short.close();
+    const whole = Ingest.open(path, expected, 'test');
+    assert.equal(whole.offset, 2);
+    whole.write(Buffer.from('c'));
+    assert.equal(whole.finish().digest, expected.digest);
+    whole.close();
+  });
+
+  it('is found among foreign files, and small documents are checked when they are read', async (t) => {
+    const {store} = await stored(t);
+    const {blobs} = store;
+    for (const name of ['README', '.tmp.torn', 'sha256.txt', digest.slice(7, 20)])
+      writeFileSync(join(store.layout.blobs, 'sha256', name), '');
+    writeFileSync(join(store.layout.blobs, 'README'), '');
+    assert.deepEqual(blobs.list(), [digest]);
+    assert.ok(blobs.readSmall(digest)?.equals(bytes));
+    assert.equal(blobs.readSmall(sha(Buffer.from('absent'))), undefined);
+    blobs.writeSmall(digest, bytes);
+    chmodSync(blobs.path(digest), 0o644);
+    writeFileSync(blobs.path(digest), 'same bytes');
+    assert.throws(() => blobs.readSmall(digest), is('data_loss'));
+    writeFileSync(blobs.path(digest), 'cut');
+    blobs.writeSmall(digest, bytes);
+    assert.ok(blobs.readSmall(digest)?.equals(bytes), 'a cut one is replaced');
+    utimesSync(blobs.path(digest), 1, 1);
+    blobs.writeSmall(digest, bytes);
+    assert.equal(statSync(blobs.path(digest)).mtimeMs, 1000, 'and one that is there is left');
+  });
+});
