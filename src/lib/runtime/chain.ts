@@ -58,7 +58,7 @@ interface Child {
   readonly pid: number;
   readonly ended: Promise<Ending>;
   /** What the other side of descriptor 3 wrote, until it ends with `MOUNTED` or is closed. */
-  read(): Promise<string>;
+  readonly text: Promise<string>;
   write(text: string): void;
 }
 
@@ -90,7 +90,7 @@ async function spawnInNode(argv: readonly [string, ...string[]], options: SpawnO
     child.once('spawn', done);
     child.once('error', fail);
   });
-  return {pid: child.pid!, ended, read: () => text, write: (words) => socket.end(words)};
+  return {pid: child.pid!, ended, text, write: (words) => socket.end(words)};
 }
 
 /** As much of Bun's own API as is used here. Its node:child_process takes 4 ms to load and start a program with a fourth descriptor, this takes 0.5. */
@@ -116,8 +116,7 @@ function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): C
     onExit: ({exitCode, signalCode}) => settle({status: signalCode === null ? exitCode : null, signal: signalCode}),
   });
   const socket = child.stdio[3]!;
-  void ended.then(() => closeSync(socket));
-  const read = async (): Promise<string> => {
+  const text = (async (): Promise<string> => {
     const buffer = Buffer.alloc(4096);
     let received = '';
     for (;;) {
@@ -126,19 +125,25 @@ function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): C
         received += buffer.toString('utf8', 0, length);
         if (length === 0 || received.endsWith(MOUNTED)) return received;
       } catch (err) {
-        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return received; // closed
+        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') return received; // reset by its end
         await delay(1);
       }
     }
-  };
+  })();
+  // The last words are read before the end is told, and nothing is written after it.
+  let open = true;
+  void Promise.all([ended, text]).then(() => {
+    open = false;
+    closeSync(socket);
+  });
   const write = (words: string): void => {
     try {
-      writeSync(socket, words);
+      if (open) writeSync(socket, words);
     } catch (err) {
       if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err; // it has ended, which is told elsewhere
     }
   };
-  return {pid: child.pid, ended, read, write};
+  return {pid: child.pid, ended, text, write};
 }
 
 /**
@@ -182,7 +187,7 @@ export async function startChain(
       }
     },
     mounted: async () => {
-      const text = await child.read();
+      const text = await child.text;
       if (text.endsWith(MOUNTED)) {
         const [settings = '', size = ''] = text.split('\n');
         const [height = 0, width = 0] = size.split(' ').map(Number);

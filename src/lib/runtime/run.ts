@@ -3,7 +3,6 @@ import {accessSync, constants, existsSync, readFileSync, renameSync, writeFileSy
 import {constants as os} from 'node:os';
 import {basename, dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {isatty} from 'node:tty';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {claimBundle, recordRuntime, removeBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
@@ -88,7 +87,8 @@ function writeAtomically(file: string, text: string): void {
 }
 
 /** Index of the first standard stream that is a terminal. */
-function findTerminal(stdio: Stdio): number | undefined {
+async function findTerminal(stdio: Stdio): Promise<number | undefined> {
+  const {isatty} = await import('node:tty');
   const index = stdio.findIndex((fd) => fd !== 'ignore' && isatty(fd));
   return index < 0 ? undefined : index;
 }
@@ -100,11 +100,11 @@ async function restoreTerminal(fd: number, settings: string): Promise<void> {
 }
 
 /** What can be known before anything exists. */
-function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): void {
+async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): Promise<void> {
   if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
   if (process.geteuid?.() !== 0)
     throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
-  if (tty && findTerminal(stdio) === undefined)
+  if (tty && (await findTerminal(stdio)) === undefined)
     throw new ErrdefsError('failed_precondition', 'a terminal is asked for, but no standard stream is one', {hint: 'leave out --tty'});
   if (pidFile === undefined) return;
   try {
@@ -234,7 +234,7 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
 
 async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
   const stdio = run.stdio ?? STDIO;
-  const tty = run.tty === true ? findTerminal(stdio) : undefined;
+  const tty = run.tty === true ? await findTerminal(stdio) : undefined;
   layMounts(bundle, run.mounts, {volatile: run.volatile ?? false});
   const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
   const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {terminal: tty});
@@ -275,7 +275,7 @@ async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, i
 export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
   const interruptions = new Interruptions(run);
   try {
-    checkRun(run);
+    await checkRun(run);
     const runtime = findRuntime(run.runtime);
     const bundle = await claimBundle(run.stateDir, run.id, runtime);
     try {

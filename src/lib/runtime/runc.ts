@@ -1,5 +1,5 @@
 /** The OCI runtime as a program: where it is, which it is, and the few of its commands that outlive a run. */
-import {accessSync, constants, existsSync, readFileSync, statSync} from 'node:fs';
+import {existsSync, readFileSync, statSync} from 'node:fs';
 import {basename, isAbsolute, join, resolve} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 
@@ -20,10 +20,10 @@ export const searchPath = (): string =>
 
 const isExecutable = (file: string): boolean => {
   try {
-    accessSync(file, constants.X_OK);
-    return statSync(file).isFile();
+    const stats = statSync(file, {throwIfNoEntry: false});
+    return stats?.isFile() === true && (stats.mode & 0o111) !== 0;
   } catch {
-    return false;
+    return false; // not to be seen by us, so not to be executed
   }
 };
 

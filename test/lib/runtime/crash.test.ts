@@ -8,13 +8,7 @@ import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src
 import {bundlePath, claimBundle, cleanup, listRuns, removeBundle, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {is, slow, temporaryDirectory} from '../../helpers.ts';
-import {ENGINES, eventually, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
-
-const initPid = (rig: Rig): Promise<number> =>
-  eventually('start', () => {
-    const file = join(rig.stateDir, 'bundles/c/init.pid');
-    return existsSync(file) && Number(readFileSync(file, 'utf8'));
-  });
+import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
 
 /** The pid of the runtime, which the chain has become. */
 const runtimePid = (rig: Rig): number =>

@@ -3,6 +3,8 @@
  * `DriverRequest` in JSON, and ends with its status. Runs on Node and on Bun.
  */
 
+import {execFileSync} from 'node:child_process';
+import {writeFileSync} from 'node:fs';
 import {toJSON} from '../../../src/lib/errdefs.ts';
 import type {Mount} from '../../../src/lib/runtime/mounts.ts';
 import {prepareSpec, type SpecRequest} from '../../../src/lib/runtime/prepare.ts';
@@ -13,14 +15,24 @@ export interface DriverRequest extends SpecRequest {
   readonly stateDir: string;
   readonly mounts: readonly Mount[];
   readonly pidFile?: string;
+  readonly runtime?: string;
+  /** Gets the terminal's settings after the run: at its exit an engine sets them back by itself. */
+  readonly settingsFile?: string;
+}
+
+function writeSettings(): void {
+  if (request.settingsFile !== undefined)
+    writeFileSync(request.settingsFile, execFileSync('stty', ['-g'], {stdio: ['inherit', 'pipe', 'inherit']}));
 }
 
 const request = JSON.parse(process.argv[2]!) as DriverRequest;
 try {
   const makeSpec = prepareSpec(request);
   const {exitStatus} = await runForeground({...request, makeSpec, tty: request.options.tty ?? false});
+  writeSettings();
   process.exitCode = exitStatus;
 } catch (err) {
+  writeSettings();
   const {message, details} = toJSON(err);
   process.stderr.write(`driver: ${message}\n`);
   process.exitCode = (details?.runExit as number | undefined) ?? 1;

@@ -94,7 +94,14 @@ export async function eventually<T>(what: string | (() => string), probe: () => 
   }
 }
 
-/** Processes whose working directory or command line lies in `dir`, as `<pid> <command>`. */
+/** The machine's pid of the first process of container `c`, once there is one. */
+export const initPid = (rig: Rig): Promise<number> =>
+  eventually('start', () => {
+    const file = join(rig.stateDir, 'bundles/c/init.pid');
+    return existsSync(file) && Number(readFileSync(file, 'utf8'));
+  });
+
+/** Processes whose working directory or command line lies in `dir`, by their pids. */
 export function processesIn(dir: string): readonly string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
@@ -127,7 +134,10 @@ export function newRig(t: TestContext): Rig {
   writeFileSync(join(lower, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nguest:x:405:100:guest:/:/bin/sh\n');
   writeFileSync(join(lower, 'etc/group'), 'root:x:0:root\nwheel:x:10:root,guest\nguest:x:100:\n');
   const cgroup = `/${dir.split('/').at(-1)}`;
-  t.after(() => {
+  t.after(async () => {
+    // Only after a test that failed.
+    for (const pid of processesIn(dir)) process.kill(Number(pid), 'SIGKILL');
+    await eventually('the end of all processes', () => processesIn(dir).length === 0);
     for (const path of cgroups(cgroup)) rmdirSync(path);
   });
   const mounts: readonly Mount[] = [

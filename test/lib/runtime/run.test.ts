@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
+import {execFileSync, spawn} from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -19,7 +19,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import type {Code, ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
 import {is, requiresProgram, slow} from '../../helpers.ts';
-import {ENGINES, eventually, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
+import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
 
 const sh = (script: string): SpecRequest['options'] => ({args: ['sh', '-c', script]});
 
@@ -214,13 +214,29 @@ describe('a container', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     const run = rig.run(rig.waiting('grep overlay /proc/self/mountinfo'));
-    await eventually('start', () => existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
+    await initPid(rig);
     assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(rig.dir));
     assert.deepEqual(readdirSync(join(rig.stateDir, 'bundles/c/rootfs')), []);
     rig.open();
     const {stdout} = await run;
     assert.match(stdout, /overlay/);
     assert.ok(!stdout.includes(rig.dir));
+  });
+
+  it('is invisible also where mounts are shared', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const shared = 'mount --bind "$1" "$1" && mount --make-shared "$1" && shift && exec "$@"';
+    const argv = rig.argv(NODE, rig.waiting());
+    const driven = watch(
+      spawn('unshare', ['--mount', 'sh', '-c', shared, 'sh', rig.stateDir, ...argv], {stdio: ['ignore', 'pipe', 'pipe']}),
+    );
+    await initPid(rig);
+    const mountinfo = readFileSync(`/proc/${driven.child.pid}/mountinfo`, 'utf8');
+    rig.open();
+    assert.equal((await driven.ended).status, 0);
+    assert.match(mountinfo, new RegExp(`${rig.stateDir} .* shared:`));
+    assert.ok(!mountinfo.includes(join(rig.stateDir, 'bundles')));
   });
 
   it('runs as the user by name, with its groups', async (t) => {
@@ -294,7 +310,7 @@ describe('a container', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     const run = rig.run({...rig.waiting(), memoryLimit: 64 * 1024 * 1024, cpus: 0.5});
-    await eventually('start', () => existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
+    await initPid(rig);
     const memory = readFileSync(cgroupFile(rig, 'memory', 'memory.limit_in_bytes', 'memory.max'), 'utf8');
     const cpu = readFileSync(cgroupFile(rig, 'cpu', 'cpu.cfs_quota_us', 'cpu.max'), 'utf8');
     rig.open();
@@ -391,7 +407,7 @@ describe('one ID', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     const first = rig.run(rig.waiting('exit 3'));
-    await eventually('start', () => existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
+    await initPid(rig);
     await assert.rejects(rig.run({args: ['true']}), fails('already_exists', 125));
     rig.open();
     assert.equal((await first).exitStatus, 3);
@@ -421,7 +437,7 @@ describe('an aborted run', () => {
     const rig = newRig(t);
     const abort = new AbortController();
     const run = rig.run({args: ['sleep', '1000']}, {signal: abort.signal});
-    await eventually('start', () => existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
+    await initPid(rig);
     abort.abort();
     await assert.rejects(run, fails('canceled', 125));
     await rig.assertNothingLeft();
@@ -491,6 +507,19 @@ for (const engine of ENGINES)
       const zero = '0'.repeat(16);
       assert.equal(driven.output(), `SigBlk:\t${zero}\nSigIgn:\t${zero}\n0\n1\n2\n`);
     });
+  });
+
+for (const engine of ENGINES)
+  it(`on ${engine.name}, a mount that fails is told in its own words, and nothing is left`, async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const mounts = [{type: 'overlay', source: 'overlay', options: [`lowerdir=${rig.dir}/none:${rig.lower}`]}];
+    for (let n = 0; n < 4; n++) {
+      const driven = rig.drive(engine, {args: ['true']}, {mounts});
+      assert.equal((await driven.ended).status, 125);
+      assert.match(driven.output(), /^driver: container "c": unable to mount: mount: [^\n]+: failed precondition\n$/);
+    }
+    await rig.assertNothingLeft();
   });
 
 describe('a pid file', () => {

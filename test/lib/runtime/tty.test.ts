@@ -1,20 +1,24 @@
 /** A container with a terminal, in a pseudo-terminal that script(1) makes. */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
-import {existsSync, readFileSync} from 'node:fs';
+import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
 import {requiresProgram} from '../../helpers.ts';
-import {type Driven, ENGINES, type Engine, eventually, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
+import type {DriverRequest} from './driver.ts';
+import {type Driven, ENGINES, type Engine, eventually, initPid, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
 
 const quote = (word: string): string => `'${word.replaceAll("'", `'\\''`)}'`;
 
-/** Runs the driver in the foreground of a terminal of 24 rows and 80 columns; prints its settings and the status around it. What is written to it is typed. */
-function inTerminal(rig: Rig, engine: Engine, options: SpecRequest['options']): Driven {
-  const driver = rig.argv(engine, options).map(quote).join(' ');
-  const script = `stty rows 24 cols 80; stty -g > ${rig.dir}/before; ${driver}; echo "status $?"; stty -g > ${rig.dir}/after`;
+/** Runs the driver in the foreground of a terminal of 24 rows and 80 columns, and prints its status. What is written to it is typed. */
+function inTerminal(rig: Rig, engine: Engine, options: SpecRequest['options'], more: Partial<DriverRequest> = {}): Driven {
+  const driver = rig
+    .argv(engine, options, {...more, settingsFile: join(rig.dir, 'after')})
+    .map(quote)
+    .join(' ');
+  const script = `stty rows 24 cols 80; stty -g > ${rig.dir}/before; ${driver}; echo "status $?"`;
   return watch(
     spawn('script', ['--quiet', '--return', '--command', script, '/dev/null'], {
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -41,6 +45,16 @@ for (const engine of ENGINES)
       const [before, after] = settings(rig);
       assert.equal(after, before);
       await rig.assertNothingLeft();
+    });
+
+    it('has its size in the specification, for those who ask at once', async (t) => {
+      if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
+      const rig = newRig(t);
+      const runtime = join(rig.dir, 'runtime');
+      writeFileSync(runtime, '#!/bin/sh\necho $$ > init.pid; cat config.json\n', {mode: 0o755});
+      const driven = inTerminal(rig, engine, sh(':'), {runtime});
+      await driven.expect(/"consoleSize":\{"height":24,"width":80\}/);
+      await driven.ended;
     });
 
     it('passes on what is typed, Ctrl-C as well, byte by byte', async (t) => {
@@ -78,7 +92,7 @@ for (const engine of ENGINES)
         const rig = newRig(t);
         const driven = inTerminal(rig, engine, sh('echo ready; sleep 1000'));
         await driven.expect(/ready/);
-        const init = Number(readFileSync(join(rig.stateDir, 'bundles/c/init.pid'), 'utf8'));
+        const init = await initPid(rig);
         const runtime = Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${init}/status`, 'utf8'))![1]);
         process.kill(victim === 'container' ? init : runtime, 'SIGKILL');
         await driven.expect(victim === 'container' ? /status 137/ : /status 125/);
@@ -98,8 +112,11 @@ for (const engine of ENGINES)
       await driven.expect(/interrupted/);
       await delay(300);
       assert.equal(driven.output().match(/interrupted/g)?.length, 1);
-      assert.ok(existsSync(join(rig.stateDir, 'bundles/c/init.pid')));
-      process.kill(Number(readFileSync(join(rig.stateDir, 'bundles/c/init.pid'), 'utf8')), 'SIGUSR1');
+      // Two that are close would be taken for one; so see that the second has no way.
+      const init = await initPid(rig);
+      const runtime = /^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${init}/status`, 'utf8'))![1]!;
+      assert.match(readFileSync(`/proc/${runtime}/stat`, 'utf8'), new RegExp(`^${runtime} \\(runc\\) \\S \\d+ ${runtime} ${runtime} `));
+      process.kill(init, 'SIGUSR1');
       await driven.ended;
       await rig.assertNothingLeft();
     });
