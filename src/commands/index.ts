@@ -3,6 +3,7 @@ import type {Commands} from '../cli/base.ts';
 
 export const COMMANDS: Commands = {
   commands: {
+    check: () => import('./check.ts'),
     'containers info': () => import('./containers/info.ts'),
     'containers ls': () => import('./containers/ls.ts'),
     'containers rm': () => import('./containers/rm.ts'),
@@ -13,6 +14,7 @@ export const COMMANDS: Commands = {
     'content ls': () => import('./content/ls.ts'),
     'content rm': () => import('./content/rm.ts'),
     doctor: () => import('./doctor.ts'),
+    gc: () => import('./gc.ts'),
     'images check': () => import('./images/check.ts'),
     'images inspect': () => import('./images/inspect.ts'),
     'images label': () => import('./images/label.ts'),

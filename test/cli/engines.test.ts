@@ -59,6 +59,7 @@ async function everywhere(line: string, env: Readonly<Record<string, string>> = 
 
 /** What a command says of a store that is empty; with arguments where it needs them. */
 const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
+  check: ['check', 0],
   'containers info': ['containers info c1', 5],
   'containers ls': ['containers ls', 0],
   'containers rm': ['containers rm c1 c2', 5],
@@ -67,6 +68,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
   'content ls': ['content ls', 0],
   'content rm': [`content rm sha256:${'0'.repeat(64)}`, 5],
+  gc: ['gc', 0],
   'images check': ['images check', 0],
   'images inspect': ['images inspect redis', 5],
   'images label': ['images label redis a=b', 5],

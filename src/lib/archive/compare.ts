@@ -1,7 +1,7 @@
 /** Whether one unpacked tree is what another one is: name by name, attribute by attribute, byte by byte. */
 import {type BigIntStats, closeSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
-import {fromErrno} from '../errdefs.ts';
+import {type Code, fromErrno, isErrdefs} from '../errdefs.ts';
 import {fsPath, lstat} from './lowers.ts';
 import {readXattrs} from './special.ts';
 import {displayName} from './tar.ts';
@@ -24,7 +24,8 @@ const FIELDS: readonly Field[] = [
 
 /**
  * The first thing in `actual` that is not as in `expected`, in a few words that begin with its path below the roots;
- * `undefined` when there is none. Extended attributes are compared on directories, where overlayfs keeps its marks.
+ * `undefined` when there is none. Extended attributes are compared on directories, where overlayfs keeps its marks. The time
+ * of the roots themselves is that of their making, and not compared.
  *
  * Takes memory for the names of the directories on the way down, and for files with several names.
  *
@@ -35,9 +36,15 @@ export async function findDifference(expected: string, actual: string, signal?: 
   try {
     return (await comparison.directory('')) ?? comparison.xattrs();
   } catch (err) {
-    throw fromErrno(err, `comparison of ${actual}`);
+    const mapped = fromErrno(err, `comparison of ${actual}`);
+    const {code, path = actual} = err as NodeJS.ErrnoException;
+    if (!isErrdefs(mapped) || !UNREADABLE.includes(mapped.code) || !String(path).startsWith(actual)) throw mapped;
+    return `${show(String(path).slice(actual.length))} cannot be read: ${code}`;
   }
 }
+
+/** What a damaged filesystem answers: it was mounted from an index. */
+const UNREADABLE: readonly Code[] = ['data_loss', 'not_found', 'not_implemented', 'failed_precondition', 'invalid_argument'];
 
 class Comparison {
   readonly #roots: readonly [expected: string, actual: string];
@@ -86,6 +93,7 @@ class Comparison {
     const [expected, actual] = this.#both(path).map((one) => lstat(one));
     if (expected === undefined || actual === undefined) return `${show(path)} is missing`;
     for (const [name, of, text] of FIELDS) {
+      if (path === '' && name === 'mtime') continue;
       const [right, found] = [of(expected), of(actual)];
       if (right !== found) return `${show(path)} has ${name} ${text(found)}, not ${text(right)}`;
     }

@@ -67,6 +67,14 @@ export function openClient(options: OpenOptions = {}): Client {
       const {doctor} = await import('./doctor.ts');
       return doctor(context);
     },
+    check: async (options = {}) => {
+      const {check} = await import('./check.ts');
+      return check(context, options);
+    },
+    gc: async () => {
+      const {collectGarbage} = await import('./gc.ts');
+      return collectGarbage(context);
+    },
     close: () => workers.close(),
   };
 }

@@ -1,5 +1,7 @@
 /** Where a planned layer lies, or will lie, and what is in it. */
+import {existsSync} from 'node:fs';
 import {join} from 'node:path';
+import {listIfPresent} from '../fs/durable.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import type {PlannedLayer} from './plan.ts';
@@ -14,6 +16,16 @@ export const findLayer = (store: Store, snapshotter: Snapshotter, layer: Planned
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
 let views = 0;
+
+/** Places of `openTrees` whose process is gone. @param scratchDir as `openTrees` */
+export function abandonedViews(scratchDir: string): readonly string[] {
+  return listIfPresent(scratchDir)
+    .filter((name) => {
+      const pid = /^view-(\d+)-\d+$/.exec(name)?.[1];
+      return pid !== undefined && !existsSync(`/proc/${pid}`);
+    })
+    .map((name) => join(scratchDir, name));
+}
 
 /**
  * The trees of layers, to be looked at; those that are indexed have to be mounted for it.

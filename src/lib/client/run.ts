@@ -20,12 +20,13 @@ const RUNTIME = 'io.containerd.runc.v2';
 const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';
 
 /** Label of a container that goes when it ends: what a killed run left is then nobody's loss. */
-const TRANSIENT = 'berth/rm';
+export const TRANSIENT = 'berth/rm';
 
 /** Where a namespace's bundles and the runtime's own state lie. */
-const runDirectory = (context: Context, namespace: string): string => join(context.stateDir, namespace);
+export const runDirectory = (context: Context, namespace: string): string => join(context.stateDir, namespace);
 
-async function runs(context: Context, namespace: string): Promise<readonly Run[]> {
+/** What runs in a namespace, or was left behind. */
+export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {
   let runtime: ReturnType<typeof findRuntime>;
   try {
     runtime = findRuntime();
@@ -38,7 +39,7 @@ async function runs(context: Context, namespace: string): Promise<readonly Run[]
 
 /** Ids of a namespace's containers that have a living process. */
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
-  return (await runs(context, namespace)).filter(({state}) => state !== 'stale').map(({id}) => id);
+  return (await listNamespaceRuns(context, namespace)).filter(({state}) => state !== 'stale').map(({id}) => id);
 }
 
 export async function run(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {

@@ -38,7 +38,7 @@ export interface OpenOptions {
 export interface ProgressEvent {
   /** The row: the reference itself, or `<kind>-<digest>`, such as `layer-sha256:…`. */
   readonly ref: string;
-  readonly status: 'resolving' | 'resolved' | 'waiting' | 'downloading' | 'extracting' | 'committing' | 'exists' | 'done';
+  readonly status: 'resolving' | 'resolved' | 'waiting' | 'checking' | 'downloading' | 'extracting' | 'committing' | 'exists' | 'done';
   /** Bytes so far and in all; both 0 where there is nothing to count. */
   readonly offset: number;
   readonly total: number;
@@ -191,6 +191,63 @@ export interface DoctorCheck {
   readonly hint?: string;
 }
 
+/** What `check` found wrong with one thing. */
+export interface Finding {
+  /**
+   * `damage`: something that is counted on is missing or wrong. `suspect`: it may be, and whoever needs it next makes it
+   * anew. `garbage`: nobody needs it.
+   */
+  readonly severity: 'damage' | 'suspect' | 'garbage';
+  /** Such as `content sha256:…`. */
+  readonly object: string;
+  /** Whose it is; absent where namespaces share it. */
+  readonly namespace?: string;
+  /** What is wrong with it, in a few words. */
+  readonly problem: string;
+  /** Where it is seen, absolute. */
+  readonly path: string;
+  /** What was done about it, or why nothing could be; absent without `repair`. */
+  readonly action?: string;
+  /** It is in order now. */
+  readonly repaired: boolean;
+}
+
+export interface CheckOptions extends RegistryOptions {
+  /** Reads every byte as well: blobs are hashed, layers compared with what they were unpacked from. */
+  readonly deep?: boolean;
+  /** Fetches, rebuilds or takes away what is found wrong, and nothing else. */
+  readonly repair?: boolean;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface CheckResult {
+  /** The worst first. */
+  readonly findings: readonly Finding[];
+  /** How much there was to look at; bytes are those that were read with `deep`. */
+  readonly checked: {
+    readonly namespaces: number;
+    readonly records: number;
+    readonly blobs: number;
+    readonly layers: number;
+    readonly bytes: number;
+  };
+  /** Findings of damage that remain. */
+  readonly damage: number;
+}
+
+/** How many were dropped: records of each kind, and what no record names any more. */
+export interface GcResult {
+  readonly images: number;
+  readonly content: number;
+  readonly snapshots: number;
+  readonly leases: number;
+  readonly blobs: number;
+  readonly layers: number;
+  /** Layers that were brought to the disk. */
+  readonly settled: number;
+}
+
 export interface Client {
   readonly root: string;
   readonly state: string;
@@ -204,6 +261,10 @@ export interface Client {
   };
   namespace(name: string): NamespaceClient;
   doctor(): Promise<readonly DoctorCheck[]>;
+  /** Looks at everything of all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
+  check(options?: CheckOptions): Promise<CheckResult>;
+  /** Collects what nothing keeps, in all namespaces. */
+  gc(): Promise<GcResult>;
   /** Ends background work (worker threads, connections). The client is not used after it. */
   close(): Promise<void>;
 }

@@ -2,7 +2,7 @@
 
 import {randomBytes} from 'node:crypto';
 import {join} from 'node:path';
-import {ErrdefsError} from '../errdefs.ts';
+import {ErrdefsError, is} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {LEASE_OWNER, leaseOwnerLives} from '../store/gc.ts';
@@ -105,7 +105,12 @@ export function isUnpacked({store}: Context, namespace: string, snapshotter: str
   return store.view((tx) => {
     const records = tx.namespace(namespace).snapshots(snapshotter);
     if (records.find(chainID) === undefined) return false;
-    return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && store.layers.isUsable(layer));
+    try {
+      return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && store.layers.isUsable(layer));
+    } catch (err) {
+      if (!is(err, 'data_loss')) throw err;
+      return false; // one below is missing: unpacking makes it anew
+    }
   });
 }
 

@@ -1,0 +1,65 @@
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../cli/base.ts';
+import {REGISTRY_FLAGS} from '../cli/flags.ts';
+import {openProgress} from '../cli/progress.ts';
+import {registryOptions} from '../cli/registry.ts';
+import {printable} from '../cli/values.ts';
+import type {CheckResult, Finding} from '../lib/client/types.ts';
+import {ErrdefsError} from '../lib/errdefs.ts';
+
+export default class Check extends BaseCommand {
+  static override summary = 'look for damage in the store, and mend it';
+  static override description =
+    `All namespaces are looked at. A finding is damage (something that is counted on is missing or wrong), suspect (it may be, and is made anew when it is needed) or garbage (nobody needs it, and a collection takes it).
+With --repair what is damaged or suspect is fetched again from where it came from, or rebuilt from what is here; a record that cannot be read, or that names nothing that can be had, is moved to the directory "damaged" of the store. Nothing that a user made is deleted. The exit status is 15 while damage remains.`;
+  static override examples = ['check', 'check --deep', 'check --deep --repair --user me:secret'];
+  static override flags = {
+    deep: Flags.boolean({description: 'read every byte: hash blobs, compare layers with what they were unpacked from'}),
+    repair: Flags.boolean({description: 'mend what is found, and nothing else'}),
+    ...REGISTRY_FLAGS,
+  };
+
+  async run(): Promise<CheckResult> {
+    const {flags} = await this.parse(Check);
+    const client = await this.client(flags);
+    const registry = await registryOptions(flags, 'the registries of what is damaged');
+    const progress = await openProgress(flags.progress, this.context);
+    let result: CheckResult;
+    try {
+      result = await client.check({
+        ...registry,
+        deep: flags.deep,
+        repair: flags.repair,
+        onEvent: (event) => progress.update(event),
+        signal: this.signal,
+      });
+    } finally {
+      progress.close();
+    }
+    const {findings, checked, damage} = result;
+    this.list(findings, formatFinding);
+    const {namespaces, records, blobs, layers} = checked;
+    this.print(`${namespaces} namespaces, ${records} records, ${blobs} blobs, ${layers} layers: ${tally(findings)}`);
+    if (damage > 0)
+      await this.fail(
+        new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {
+          hint: flags.repair ? 'each line above says why' : 'mend it: check --repair',
+        }),
+      );
+    return result;
+  }
+}
+
+function formatFinding({severity, object, namespace, problem, path, action, repaired}: Finding): string {
+  const whose = namespace === undefined ? '' : `namespace ${JSON.stringify(namespace)} `;
+  return printable(
+    `${repaired ? 'repaired ' : ''}${severity}: ${whose}${object}: ${problem} (${path})${action === undefined ? '' : `: ${action}`}`,
+  );
+}
+
+function tally(findings: readonly Finding[]): string {
+  if (findings.length === 0) return 'nothing wrong';
+  const count = (severity: Finding['severity']): number => findings.filter((finding) => finding.severity === severity).length;
+  const repaired = findings.filter((finding) => finding.repaired).length;
+  return `${count('damage')} damage, ${count('suspect')} suspect, ${count('garbage')} garbage${repaired === 0 ? '' : `, ${repaired} repaired`}`;
+}

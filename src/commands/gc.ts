@@ -1,0 +1,16 @@
+import {BaseCommand} from '../cli/base.ts';
+import type {GcResult} from '../lib/client/types.ts';
+
+export default class Collect extends BaseCommand {
+  static override summary = 'collect what nothing keeps, in all namespaces';
+  static override description =
+    'Commands that remove something collect as they go; this also takes what killed commands left, counts references anew, and brings new layers to the disk, so that they need not be unpacked again after a reboot.';
+
+  async run(): Promise<GcResult> {
+    const {flags} = await this.parse(Collect);
+    const client = await this.client(flags);
+    const result = await client.gc();
+    this.list(Object.entries(result), ([kind, count]) => `${kind}: ${count}`);
+    return result;
+  }
+}

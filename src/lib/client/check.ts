@@ -1,0 +1,198 @@
+/** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
+import {readdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {is, isErrdefs} from '../errdefs.ts';
+import type {Digest} from '../oci/descriptor.ts';
+import type {RecordSurvey} from '../store/survey.ts';
+import type {Context} from './context.ts';
+import {type Inspection, inspect, isOwnLayer, keyOf, type Problem} from './findings.ts';
+import {abandonedViews} from './layers.ts';
+import {findOrigins} from './origins.ts';
+import {listNamespaceRuns, runDirectory, TRANSIENT} from './run.ts';
+import type {CheckOptions, CheckResult, Finding} from './types.ts';
+
+const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
+
+/** Age at which a container that goes with its run, and has none, is taken for left behind, in milliseconds: one may just begin. */
+const BEGINNING_MS = 10 * 60_000;
+
+/** Repairs that others make necessary: of what a record named that had to go, and of what that left. */
+const ROUNDS = 4;
+
+export async function check(context: Context, options: CheckOptions): Promise<CheckResult> {
+  return new Check(context, options).run();
+}
+
+class Check {
+  readonly #context: Context;
+  readonly #o: CheckOptions;
+  /** Everything that was found, by its key. */
+  readonly #problems = new Map<string, Problem>();
+  /** What was done about a problem, and whether that is known to have helped. */
+  readonly #actions = new Map<string, {readonly action: string; readonly done: boolean}>();
+  #bytes = 0;
+
+  constructor(context: Context, options: CheckOptions) {
+    this.#context = context;
+    this.#o = options;
+  }
+
+  async run(): Promise<CheckResult> {
+    const inspection = await this.#inspect();
+    const shallow = [...inspection.problems, ...(await this.#runs(inspection.survey))];
+    const deep = this.#o.deep === true ? await this.#deep(inspection) : [];
+    for (const problem of [...shallow, ...deep]) this.#problems.set(keyOf(problem), problem);
+    const unseen = new Set(deep.map(keyOf));
+    const remaining = this.#o.repair === true ? await this.#repair(inspection) : new Set(shallow.map(keyOf));
+    const findings = [...this.#problems]
+      .map(([key, {subject: _, ...problem}]): Finding => {
+        const {action, done} = this.#actions.get(key) ?? {};
+        const repaired = !remaining.has(key) && (done ?? !unseen.has(key));
+        return {...problem, ...(action === undefined ? {} : {action}), repaired};
+      })
+      .sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
+    const {namespaces} = inspection.survey;
+    const records = namespaces.reduce(
+      (sum, {images, containers, content, leases, snapshots}) =>
+        sum + [images, containers, content, leases, snapshots].reduce((all, kind) => all + kind.length, 1),
+      inspection.survey.unreadable.length,
+    );
+    return {
+      findings,
+      checked: {namespaces: namespaces.length, records, blobs: inspection.blobs.size, layers: inspection.layers.size, bytes: this.#bytes},
+      damage: findings.filter(({severity, repaired}) => severity === 'damage' && !repaired).length,
+    };
+  }
+
+  /** What others are about looks like damage or garbage: what is found is looked at again, alone. */
+  async #inspect(): Promise<Inspection> {
+    const {store} = this.#context;
+    const inspection = inspect(
+      store,
+      store.view((tx) => tx.survey()),
+    );
+    if (inspection.problems.length === 0) return inspection;
+    try {
+      return await store.update('check', (tx) => inspect(store, tx.survey()));
+    } catch (err) {
+      if (!isErrdefs(err) || !is(err, 'permission_denied')) throw err;
+      return inspection; // where we may not write, nor take a lock: on a filesystem that is read-only nobody does
+    }
+  }
+
+  /** What killed runs left. */
+  async #runs({namespaces}: RecordSurvey): Promise<readonly Problem[]> {
+    const problems: Problem[] = [];
+    const {stateDir} = this.#context;
+    const names = new Set(namespaces.map(({name}) => name));
+    for (const name of listDirectories(stateDir)) if (name !== 'views') names.add(name);
+    for (const namespace of [...names].sort()) {
+      const runs = await listNamespaceRuns(this.#context, namespace);
+      const add = (severity: Finding['severity'], id: string, problem: string): void => {
+        const path = join(runDirectory(this.#context, namespace), 'bundles', id);
+        problems.push({
+          severity,
+          object: `container ${JSON.stringify(id)}`,
+          namespace,
+          problem,
+          path,
+          subject: {kind: 'run', namespace, id},
+        });
+      };
+      for (const {id, state} of runs) {
+        if (state === 'stale') add('garbage', id, 'has ended, and files of its run are left');
+        if (state === 'orphaned') add('suspect', id, 'runs on, although the process that ran it is gone');
+      }
+      for (const {id, labels, createdAt} of namespaces.find(({name}) => name === namespace)?.containers ?? [])
+        if (labels[TRANSIENT] !== undefined && Date.now() - Date.parse(createdAt) > BEGINNING_MS && !runs.some((run) => run.id === id))
+          add('garbage', id, 'was to go with its run, which is gone');
+    }
+    for (const path of abandonedViews(join(stateDir, 'views')))
+      problems.push({
+        severity: 'garbage',
+        object: `entry ${path}`,
+        problem: 'was left by a process that is gone',
+        path,
+        subject: {kind: 'view'},
+      });
+    return problems;
+  }
+
+  async #deep(inspection: Inspection): Promise<readonly Problem[]> {
+    const {actualDigest, judgeLayer} = await import('./deep.ts');
+    const {store} = this.#context;
+    const {signal, onEvent = () => {}} = this.#o;
+    const problems: Problem[] = [];
+    const told = new Set(inspection.problems.map(({object}) => object));
+    const total = [...inspection.blobs.values()].reduce((sum, size) => sum + size, 0);
+    let last = 0;
+    const onBytes = (count: number): void => {
+      this.#bytes += count;
+      if (performance.now() - last < PROGRESS_MS) return;
+      last = performance.now();
+      onEvent({ref: 'content', status: 'checking', offset: Math.min(this.#bytes, total), total});
+    };
+    const bad = new Set<Digest>();
+    for (const digest of inspection.blobs.keys()) {
+      const object = `content ${digest}`;
+      const actual = told.has(object) ? undefined : await actualDigest(this.#context, digest, onBytes, signal);
+      if (actual === undefined || actual === digest) continue;
+      bad.add(digest);
+      const path = store.blobs.path(digest);
+      problems.push({severity: 'damage', object, problem: `is ${actual} on disk`, path, subject: {kind: 'blob', digest}});
+    }
+    const origins = await findOrigins(store, inspection.survey);
+    const doubtful = new Set([...inspection.layers.keys()].filter((id) => told.has(`layer ${id}`)));
+    let n = 0;
+    for (const id of [...inspection.layers.keys()].sort()) {
+      onEvent({ref: 'layers', status: 'checking', offset: n++, total: inspection.layers.size});
+      if (isOwnLayer(id) || doubtful.has(id)) continue;
+      const origin = origins.layers.get(id);
+      const isWhole =
+        origin !== undefined && !bad.has(origin.layer.blob.digest) && store.blobs.size(origin.layer.blob.digest) === origin.layer.blob.size;
+      const verdict = await judgeLayer(this.#context, id, isWhole ? origin : undefined, (other) => doubtful.has(other), onBytes, signal);
+      // That its blob is damaged is told already.
+      if (verdict === undefined || (origin !== undefined && !isWhole && verdict[0] === 'suspect')) continue;
+      const [severity, problem] = verdict;
+      if (severity === 'damage') doubtful.add(id);
+      problems.push({severity, object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
+    }
+    return problems;
+  }
+
+  /** @returns keys of the problems that are still there */
+  async #repair(first: Inspection): Promise<ReadonlySet<string>> {
+    const {Repair} = await import('./repair.ts');
+    let inspection = first;
+    let todo = [...this.#problems.values()];
+    let present = new Set<string>();
+    for (let round = 0; round < ROUNDS && todo.length > 0; round++) {
+      const repair = new Repair(this.#context, this.#o, inspection, this.#actions);
+      try {
+        await repair.run(todo);
+      } finally {
+        await repair.close();
+      }
+      inspection = await this.#inspect();
+      const now = [...inspection.problems, ...(await this.#runs(inspection.survey))];
+      present = new Set(now.map(keyOf));
+      todo = now.filter((problem) => !this.#problems.has(keyOf(problem)));
+      for (const problem of todo) this.#problems.set(keyOf(problem), problem);
+    }
+    return present;
+  }
+}
+
+/** Milliseconds between two events. */
+const PROGRESS_MS = 100;
+
+function listDirectories(path: string): readonly string[] {
+  try {
+    return readdirSync(path, {withFileTypes: true})
+      .filter((entry) => entry.isDirectory())
+      .map(({name}) => name);
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw err;
+  }
+}

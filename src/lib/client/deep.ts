@@ -1,0 +1,192 @@
+/** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
+import {createHash, type Hash} from 'node:crypto';
+import {createReadStream, existsSync, linkSync, mkdirSync, rmSync} from 'node:fs';
+import {join} from 'node:path';
+import {findDifference} from '../archive/compare.ts';
+import {fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {type Digest, digestParts} from '../oci/descriptor.ts';
+import {hashFor} from '../store/blobs.ts';
+import {EROFS_INDEX, EROFS_TAR, indexTar, isSameIndex} from '../store/erofs.ts';
+import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
+import type {Context} from './context.ts';
+import {layerCandidates, openTrees} from './layers.ts';
+import {materialise} from './materialise.ts';
+import type {LayerOrigin} from './origins.ts';
+
+/** Told of bytes that were read. */
+export type OnBytes = (count: number) => void;
+
+async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: AbortSignal | undefined): Promise<string> {
+  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20, signal})) {
+    hash.update(chunk as Buffer);
+    onBytes((chunk as Buffer).length);
+  }
+  return hash.digest('hex');
+}
+
+/** The digest that a blob's file has; `undefined` when it is gone. */
+export async function actualDigest({store}: Context, digest: Digest, onBytes: OnBytes, signal?: AbortSignal): Promise<Digest | undefined> {
+  try {
+    const hex = await hashFile(store.blobs.path(digest), hashFor(digest), onBytes, signal);
+    return `${digestParts(digest)[0]}:${hex}` as Digest;
+  } catch (err) {
+    signal?.throwIfAborted();
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw fromErrno(err, `content ${digest}`);
+  }
+}
+
+export interface Unpacked {
+  /** The name under `layers/` that it should have. */
+  readonly id: string;
+  /** The layer, whole, in a place of its own. */
+  readonly directory: string;
+}
+
+/**
+ * Unpacks a layer once more, beside what is there.
+ *
+ * @param work empty directory, for what is needed on the way; the caller removes it
+ * @param doubted layers that must not be built on: they are unpacked once more as well
+ * @throws not_found its blob is not here @throws failed_precondition its blob is not what it should be
+ */
+export async function unpackAgain(
+  context: Context,
+  {manifest, planned, layer, snapshotter, namespace}: LayerOrigin,
+  work: string,
+  doubted: (id: string) => boolean,
+  signal?: AbortSignal,
+): Promise<Unpacked> {
+  const {store} = context;
+  const layers = planned.layers.slice(0, planned.layers.indexOf(layer) + 1);
+  const own = layerCandidates(snapshotter, layer);
+  const borrowed = layers.flatMap((below) => layerCandidates(snapshotter, below)).filter((id) => !own.includes(id) && !doubted(id));
+  const scratch = store.scratch(
+    work,
+    [...new Set(borrowed)].filter((id) => store.layers.isUsable(id)),
+  );
+  const made = await materialise({
+    store: scratch,
+    workers: context.workers,
+    namespace,
+    plan: {
+      root: manifest.descriptor,
+      documents: new Map(),
+      manifests: [{...manifest, image: {...planned, layers}}],
+      blobs: [layer.blob],
+    },
+    snapshotter,
+    maxConcurrentDownloads: 1,
+    scratchDir: join(context.stateDir, 'views'),
+    lockTimeoutMs: context.lockTimeoutMs,
+    onEvent: () => {},
+    ...(signal === undefined ? {} : {signal}),
+  });
+  const id = made.layers.get(layer.chainID)!;
+  return {id, directory: scratch.layers.path(id)};
+}
+
+/**
+ * Indexes once more the tar of an indexed layer that is made from that alone; the tar must be what the layer's name says.
+ *
+ * @param work as `unpackAgain`
+ * @returns `undefined` where that cannot be: the layer is no such one, or its tar is damaged
+ */
+export async function indexAgain(
+  {store}: Context,
+  id: string,
+  snapshotterName: string,
+  work: string,
+  signal?: AbortSignal,
+): Promise<Unpacked | undefined> {
+  const tar = join(store.layers.path(id), EROFS_TAR);
+  if (!existsSync(tar)) return undefined;
+  const snapshotter = getSnapshotter(snapshotterName);
+  const diffID = `sha256:${await hashFile(tar, createHash('sha256'), () => {}, signal)}` as Digest;
+  if (!isAlone(snapshotter, id, diffID)) return undefined;
+  const scratch = store.scratch(work, []);
+  const directory = scratch.layers.createWork();
+  linkSync(tar, join(directory, EROFS_TAR));
+  if (!indexTar(directory)) return undefined;
+  scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
+  return {id, directory: scratch.layers.path(id)};
+}
+
+/**
+ * What is wrong with an unpacked layer; `undefined` when nothing is.
+ *
+ * @param origin where it came from, as far as that is known
+ * @param doubted as `unpackAgain`
+ * @throws not_found what it could be compared with is not here
+ */
+export async function judgeLayer(
+  context: Context,
+  id: string,
+  origin: LayerOrigin | undefined,
+  doubted: (id: string) => boolean,
+  onBytes: OnBytes,
+  signal?: AbortSignal,
+): Promise<readonly [severity: 'damage' | 'suspect', problem: string] | undefined> {
+  const {store} = context;
+  const {diffID, snapshotter: name} = store.layers.info(id)!;
+  const snapshotter = getSnapshotter(name);
+  const directory = store.layers.path(id);
+  const [tar, index] = [EROFS_TAR, EROFS_INDEX].map((file) => join(directory, file)) as [string, string];
+  const isIndexed = existsSync(tar);
+  if (origin !== undefined && origin.layer.diffID !== diffID)
+    return ['damage', `was unpacked from ${diffID}, and should be from ${origin.layer.diffID}`];
+  const work = store.layers.createWork();
+  try {
+    if (isIndexed) {
+      const hex = await hashFile(tar, createHash('sha256'), onBytes, signal);
+      if (`sha256:${hex}` !== diffID) return ['damage', `has sha256:${hex} in ${EROFS_TAR}, and should have ${diffID}`];
+    }
+    let reference: string;
+    if (isIndexed && isAlone(snapshotter, id, diffID!)) {
+      reference = join(work, 'index');
+      mkdirSync(reference);
+      linkSync(tar, join(reference, EROFS_TAR));
+      if (!indexTar(reference)) return ['damage', 'is indexed, although mkfs.erofs refuses its tar'];
+    } else if (origin === undefined) {
+      return ['suspect', 'cannot be compared with what it was unpacked from: no image here has it'];
+    } else {
+      const made = await unpackAgain(context, origin, work, doubted, signal);
+      if (made.id !== id) return ['damage', `should be ${made.id}, by what it takes from the layers below`];
+      reference = made.directory;
+    }
+    if (isIndexed && existsSync(join(reference, EROFS_INDEX)) && isSameIndex(join(reference, EROFS_INDEX), index)) return undefined;
+    const difference = await compare(context, snapshotter, reference, directory, signal);
+    return difference === undefined ? undefined : ['damage', difference];
+  } catch (err) {
+    signal?.throwIfAborted();
+    throw fromErrno(err, `layer ${id}`);
+  } finally {
+    rmSync(work, {recursive: true, force: true});
+  }
+}
+
+/** Whether a layer's tar is all that it was made from, as its name says: nothing of it comes from the layers below. */
+export const isAlone = (snapshotter: Snapshotter, id: string, diffID: Digest): boolean =>
+  snapshotter.layerId(diffID, diffID, true) !== id && snapshotter.layerId(diffID, diffID, false) === id;
+
+/** The first difference between the trees of two layers, in a few words. */
+async function compare(
+  context: Context,
+  snapshotter: Snapshotter,
+  reference: string,
+  directory: string,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> {
+  let opened: Awaited<ReturnType<typeof openTrees>>;
+  try {
+    opened = await openTrees(join(context.stateDir, 'views'), snapshotter, [reference, directory]);
+  } catch (err) {
+    if (!isErrdefs(err) || !is(err, 'failed_precondition')) throw err;
+    return 'cannot be mounted';
+  }
+  try {
+    return await findDifference(opened.trees[0]!, opened.trees[1]!, signal);
+  } finally {
+    await opened.close();
+  }
+}

@@ -1,0 +1,285 @@
+/** What is wrong with a store, as far as one sees without reading all its bytes. Looks, and touches nothing. */
+import {lstatSync, type Stats} from 'node:fs';
+import {join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
+import {type Digest, isDigest} from '../oci/descriptor.ts';
+import {downloadKey} from '../store/blobs.ts';
+import {EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
+import {leaseExpired} from '../store/gc.ts';
+import {recordPath} from '../store/layout.ts';
+import type {ContentRecord, SnapshotRecord} from '../store/records.ts';
+import {recount} from '../store/refs.ts';
+import {getSnapshotter, snapshotterNames} from '../store/snapshotters.ts';
+import type {Store} from '../store/store.ts';
+import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../store/survey.ts';
+import type {Finding} from './types.ts';
+
+/** What a finding is about, for those who repair. */
+export type Subject =
+  | {readonly kind: 'record'; readonly record: Unreadable}
+  | {readonly kind: 'namespace'; readonly name: string}
+  /** The bytes of a blob. */
+  | {readonly kind: 'blob'; readonly digest: Digest}
+  /** A namespace lacks the record of content that it needs. */
+  | {readonly kind: 'content'; readonly namespace: string; readonly digest: Digest}
+  | {readonly kind: 'layer'; readonly id: string}
+  /** A snapshot that somebody needs and that has no record. */
+  | {readonly kind: 'snapshot'; readonly namespace: string; readonly snapshotter: string; readonly key: string}
+  | {readonly kind: 'container'; readonly namespace: string; readonly id: string}
+  | {readonly kind: 'run'; readonly namespace: string; readonly id: string}
+  /** What a process mounted for a moment. */
+  | {readonly kind: 'view'}
+  | {readonly kind: 'counts'}
+  /** The next collection takes it. */
+  | {readonly kind: 'garbage'}
+  | {readonly kind: 'odd'; readonly oddity: Oddity}
+  | {readonly kind: 'none'};
+
+export interface Problem extends Pick<Finding, 'severity' | 'object' | 'namespace' | 'problem' | 'path'> {
+  readonly subject: Subject;
+}
+
+/** The same problem has the same key whenever it is seen. */
+export const keyOf = ({severity, object, namespace = '', problem, path}: Problem): string =>
+  [severity, namespace, object, problem, path].join('\n');
+
+export interface Inspection {
+  readonly survey: RecordSurvey;
+  readonly problems: readonly Problem[];
+  /** Blobs that a record names, with the size that it says. */
+  readonly blobs: ReadonlyMap<Digest, number>;
+  /** Layers that a record names, with the name of a snapshotter whose snapshot does. */
+  readonly layers: ReadonlyMap<string, string>;
+}
+
+/** An unpacked tree that some user wrote, not one that was unpacked from a blob; see store/snapshots.ts. */
+export const isOwnLayer = (id: string): boolean => /^[a-z]+-own-/.test(id);
+
+/** @param survey as it is now; blobs and layers are looked at after it */
+export function inspect(store: Store, survey: RecordSurvey): Inspection {
+  return new Inspector(store, survey).run();
+}
+
+const lstat = (path: string): Stats | undefined => {
+  try {
+    return lstatSync(path, {throwIfNoEntry: false});
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined;
+    throw fromErrno(err, path);
+  }
+};
+
+/** Keys of the labels by which a manifest keeps its config and its layers; see oci/manifest.ts (gcLabels). */
+const NEEDED = /^containerd\.io\/gc\.ref\.content\.(?:config|l\.\d+)$/;
+const CHILD = /^containerd\.io\/gc\.ref\.content\.m\.\d+$/;
+const UNPACKED = 'containerd.io/gc.ref.snapshot.';
+
+class Inspector {
+  readonly #store: Store;
+  readonly #survey: RecordSurvey;
+  readonly #problems: Problem[] = [];
+  readonly #blobs = new Map<Digest, number>();
+  readonly #layers = new Map<string, string>();
+  /** What only leases name: it need not be there. */
+  readonly #leased = {blobs: new Set<Digest>(), layers: new Set<string>()};
+
+  constructor(store: Store, survey: RecordSurvey) {
+    this.#store = store;
+    this.#survey = survey;
+  }
+
+  run(): Inspection {
+    const odd = surveyStructure(this.#store.layout);
+    this.#oddities(odd);
+    this.#unreadable(new Set(odd.map(({path}) => path)));
+    for (const ns of this.#survey.namespaces) this.#namespace(ns);
+    for (const [digest, size] of this.#blobs) this.#blob(digest, size);
+    for (const [id, snapshotter] of this.#layers) this.#layer(id, snapshotter);
+    this.#unnamed();
+    this.#ingests();
+    this.#counts();
+    return {survey: this.#survey, problems: this.#problems, blobs: this.#blobs, layers: this.#layers};
+  }
+
+  #add(severity: Finding['severity'], object: string, problem: string, path: string, subject: Subject, namespace?: string): void {
+    this.#problems.push({severity, object, problem, path, subject, ...(namespace === undefined ? {} : {namespace})});
+  }
+
+  #file(path: string): string {
+    return join(this.#store.layout.root, path);
+  }
+
+  #oddities(odd: readonly Oddity[]): void {
+    const words = {
+      link: ['damage', 'is a symbolic link'],
+      type: ['damage', 'is of another type than what belongs there'],
+      foreign: ['garbage', 'is nothing of ours'],
+      leftover: ['garbage', 'was left by a process that is gone'],
+    } as const;
+    for (const oddity of odd) {
+      const [severity, problem] = words[oddity.kind];
+      const object = `entry ${oddity.path.slice(this.#store.layout.root.length + 1)}`;
+      this.#add(severity, object, problem, oddity.path, oddity.kind === 'leftover' ? {kind: 'garbage'} : {kind: 'odd', oddity});
+    }
+  }
+
+  #unreadable(told: ReadonlySet<string>): void {
+    for (const record of this.#survey.unreadable) {
+      const file = this.#file(record.path);
+      if (told.has(file)) continue;
+      const {code, message} = record.error;
+      const words = [file, record.path].reduce((text, path) => text.replace(`${path} `, ''), message);
+      const severity = code === 'failed_precondition' ? 'suspect' : 'damage';
+      this.#add(severity, `record ${record.path}`, words.replace(/: [a-z ]+$/, ''), file, {kind: 'record', record}, record.namespace);
+    }
+  }
+
+  #namespace(ns: SurveyedNamespace): void {
+    const {name} = ns;
+    const file = recordPath.namespace(name);
+    if (ns.record === undefined && !this.#survey.unreadable.some(({path}) => path === file) && !isBare(ns))
+      this.#add('damage', `namespace ${JSON.stringify(name)}`, 'has no record', this.#file(file), {kind: 'namespace', name}, name);
+    const here = new Map(ns.content.map((record) => [record.digest as string, record]));
+    const snapshots = new Map(ns.snapshots.map((record) => [`${record.snapshotter}/${record.key}`, record]));
+    for (const {name: image, target} of ns.images)
+      if (!here.has(target.digest)) this.#lacks(name, `image ${JSON.stringify(image)}`, target.digest);
+    for (const record of ns.content) this.#content(name, record, here, snapshots);
+    for (const record of ns.snapshots) this.#snapshot(name, record, snapshots);
+    for (const {id, snapshotter, snapshotKey} of ns.containers) {
+      if (snapshotKey === '' || snapshots.has(`${snapshotter}/${snapshotKey}`)) continue;
+      const path = this.#file(recordPath.directory(name, 'containers'));
+      const object = `container ${JSON.stringify(id)}`;
+      const problem = `its snapshot ${JSON.stringify(snapshotKey)} has no record`;
+      this.#add('damage', object, problem, path, {kind: 'container', namespace: name, id}, name);
+    }
+    for (const lease of ns.leases) {
+      for (const digest of lease.content) this.#leased.blobs.add(digest);
+      for (const layer of lease.layers) this.#leased.layers.add(layer);
+      const path = this.#file(recordPath.directory(name, 'leases'));
+      if (leaseExpired(lease, Date.now()))
+        this.#add('garbage', `lease ${JSON.stringify(lease.id)}`, 'has expired', path, {kind: 'garbage'}, name);
+    }
+  }
+
+  /** A namespace needs content and has no record of it. */
+  #lacks(namespace: string, object: string, digest: Digest): void {
+    const path = this.#file(recordPath.directory(namespace, 'content'));
+    this.#add('damage', object, `its content ${digest} has no record`, path, {kind: 'content', namespace, digest}, namespace);
+  }
+
+  #content(
+    namespace: string,
+    {digest, size, labels}: ContentRecord,
+    here: ReadonlyMap<string, ContentRecord>,
+    snapshots: ReadonlyMap<string, SnapshotRecord>,
+  ): void {
+    this.#blobs.set(digest, size);
+    const object = `content ${digest}`;
+    const children: string[] = [];
+    for (const [label, value] of Object.entries(labels)) {
+      if (NEEDED.test(label) && isDigest(value) && !here.has(value)) this.#lacks(namespace, object, value);
+      if (CHILD.test(label)) children.push(value);
+      const snapshotter = label.startsWith(UNPACKED) ? label.slice(UNPACKED.length) : undefined;
+      if (snapshotter === undefined || !snapshotterNames().includes(snapshotter) || snapshots.has(`${snapshotter}/${value}`)) continue;
+      const path = this.#file(recordPath.snapshots(namespace, snapshotter));
+      const subject = {kind: 'snapshot', namespace, snapshotter, key: value} as const;
+      this.#add('suspect', object, `its snapshot ${value} has no record`, path, subject, namespace);
+    }
+    // Of an index one platform is enough.
+    const [first] = children.filter(isDigest);
+    if (first !== undefined && !children.some((child) => here.has(child))) this.#lacks(namespace, object, first);
+  }
+
+  #snapshot(namespace: string, {snapshotter, key, parent, layer}: SnapshotRecord, all: ReadonlyMap<string, SnapshotRecord>): void {
+    const path = this.#file(recordPath.snapshots(namespace, snapshotter));
+    const object = `snapshot ${JSON.stringify(key)}`;
+    if (layer !== undefined) this.#layers.set(layer, snapshotter);
+    if (parent === undefined) return;
+    const below = all.get(`${snapshotter}/${parent}`);
+    const subject = {kind: 'snapshot', namespace, snapshotter, key: parent} as const;
+    if (below === undefined) this.#add('damage', object, `its parent ${JSON.stringify(parent)} has no record`, path, subject, namespace);
+    else if (below.kind !== 'committed')
+      this.#add('damage', object, `its parent ${JSON.stringify(parent)} is not committed`, path, {kind: 'none'}, namespace);
+    else if (this.#isAbove(key, below, snapshotter, all))
+      this.#add('damage', object, 'it is below itself', path, {kind: 'none'}, namespace);
+  }
+
+  #isAbove(key: string, below: SnapshotRecord, snapshotter: string, all: ReadonlyMap<string, SnapshotRecord>): boolean {
+    const seen = new Set<SnapshotRecord>();
+    for (let at: SnapshotRecord | undefined = below; at !== undefined && !seen.has(at); ) {
+      if (at.key === key) return true;
+      seen.add(at);
+      at = at.parent === undefined ? undefined : all.get(`${snapshotter}/${at.parent}`);
+    }
+    return false;
+  }
+
+  #blob(digest: Digest, size: number): void {
+    const path = this.#store.blobs.path(digest);
+    const stat = lstat(path);
+    const problem =
+      stat === undefined
+        ? 'is missing'
+        : !stat.isFile()
+          ? 'is no file'
+          : stat.size === size
+            ? undefined
+            : `has ${stat.size} B on disk, and should have ${size} B`;
+    if (problem !== undefined) this.#add('damage', `content ${digest}`, problem, path, {kind: 'blob', digest});
+  }
+
+  #layer(id: string, snapshotter: string): void {
+    const path = this.#store.layers.path(id);
+    const verdict = this.#judgeLayer(id, path, snapshotter);
+    if (verdict !== undefined) this.#add(...verdict, path, {kind: 'layer', id});
+  }
+
+  #judgeLayer(id: string, path: string, snapshotter: string): [Finding['severity'], string, string] | undefined {
+    const object = `layer ${id}`;
+    const {layers} = this.#store;
+    const stat = /^[\w-]+$/.test(id) ? lstat(path) : undefined;
+    if (stat === undefined) return ['damage', object, 'is missing'];
+    if (!stat.isDirectory()) return ['damage', object, 'is no directory'];
+    const isIndexed = [EROFS_TAR, EROFS_INDEX].every((name) => lstat(join(path, name))?.isFile());
+    const hasTree = isIndexed || (snapshotterNames().includes(snapshotter) && lstat(getSnapshotter(snapshotter).tree(path))?.isDirectory());
+    if (!hasTree) return ['damage', object, 'has no tree'];
+    const info = layers.info(id);
+    if (info === undefined || (info.diffID === undefined) !== isOwnLayer(id))
+      return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json says nothing that can be believed'];
+    return layers.isUsable(id) ? undefined : ['suspect', object, 'was made in another boot and may not be whole on the disk'];
+  }
+
+  #unnamed(): void {
+    for (const digest of this.#store.blobs.list()) {
+      if (this.#blobs.has(digest) || this.#leased.blobs.has(digest)) continue;
+      this.#add('garbage', `content ${digest}`, 'no record names it', this.#store.blobs.path(digest), {kind: 'garbage'});
+    }
+    for (const id of this.#store.layers.list()) {
+      if (this.#layers.has(id) || this.#leased.layers.has(id)) continue;
+      this.#add('garbage', `layer ${id}`, 'no record names it', this.#store.layers.path(id), {kind: 'garbage'});
+    }
+  }
+
+  #ingests(): void {
+    const kept = new Set([...this.#leased.blobs].map(downloadKey));
+    for (const key of this.#store.blobs.staleIngests(Date.now()))
+      if (!kept.has(key))
+        this.#add('garbage', `ingest ${key}`, 'nobody has gone on with it for long', this.#store.layout.ingest(key), {kind: 'garbage'});
+  }
+
+  #counts(): void {
+    const {namespaces, unreadable, counts} = this.#survey;
+    // What a record that cannot be read keeps is counted, but not known.
+    if (unreadable.length > 0 || namespaces.some((ns) => ns.record === undefined && !isBare(ns))) return;
+    const right = recount(new Map(namespaces.filter(({record}) => record !== undefined).map((ns) => [ns.name, keptIn(ns)])));
+    const wrong = [...new Set([...right.keys(), ...counts.keys()])].filter(
+      (path) => JSON.stringify(right.get(path)) !== JSON.stringify(counts.get(path)),
+    );
+    if (wrong.length > 0)
+      this.#add('damage', 'counts of references', `${wrong.length} differ from a recount`, this.#file(wrong.sort()[0]!), {kind: 'counts'});
+  }
+}
+
+/** A directory without records: not worth a word. */
+const isBare = ({images, containers, content, leases, snapshots}: SurveyedNamespace): boolean =>
+  [images, containers, content, leases, snapshots].every((records) => records.length === 0);
