@@ -128,7 +128,7 @@ const exemptionsFor = (all: readonly Exemption[], image: ImageName, snapshotter:
 
 forEachEngine('unpacked trees', (engine) => {
   for (const snapshotter of SNAPSHOTTERS)
-    for (const name of snapshotter === 'overlayfs' ? [...TREES, ...PACKINGS] : TREES)
+    for (const name of [...TREES, ...(snapshotter === 'overlayfs' ? PACKINGS : (['busybox'] as const))])
       it(`${snapshotter}: ${name} is what umoci unpacks`, async (t) => {
         if (!requiresTrees(t) || !requiresSnapshotter(t, snapshotter)) return;
         const image = await published(t, name);

@@ -55,11 +55,14 @@ export function indexTar(directory: string, further?: FurtherEntries): boolean {
     chownSync(path, NOBODY, NOBODY);
     const restore = further === undefined ? () => {} : replaceEnd(tar, further);
     const unprivileged = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--no-new-privs', '--bounding-set=-all'];
-    const mkfs = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '/proc/self/fd/3'];
+    const mkfs = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '-Enosbcrc', '/proc/self/fd/3'];
     const {status} = runSync('prlimit', [...LIMITS, ...unprivileged, ...mkfs], {package: 'erofs-utils', descriptors: [tar, index]});
     restore();
     if (status !== 0) rmSync(path);
-    else chownSync(path, 0, 0);
+    else {
+      setRootMode(index);
+      chownSync(path, 0, 0);
+    }
     return status === 0;
   } finally {
     closeSync(tar);
@@ -89,6 +92,21 @@ function writeAllAt(fd: number, bytes: Buffer, at: number): void {
 }
 
 const SUPERBLOCK = 1024;
+const DIRECTORY_0755 = 0o40755;
+
+/**
+ * A root that the tar has no entry for gets mode 0777 of mkfs.erofs; a layer's root is 0755, as in containerd, whatever the
+ * tar says of it. Offsets as in the kernel's fs/erofs/erofs_fs.h.
+ */
+function setRootMode(index: number): void {
+  const block = Buffer.alloc(64);
+  readSync(index, block, 0, block.length, SUPERBLOCK);
+  const inode = block.readUInt32LE(40) * 2 ** block.readUInt8(12) + 32 * block.readUInt16LE(14);
+  const mode = Buffer.alloc(2);
+  mode.writeUInt16LE(DIRECTORY_0755);
+  writeAllAt(index, mode, inode + 4);
+}
+
 /** Fields of the superblock that are of the moment: its checksum, and seconds and nanoseconds of when it was made. [offset, length] */
 const OF_THE_MOMENT = [
   [4, 4],
