@@ -347,6 +347,9 @@ export function contentSuite(name: string, open: OpenContent): void {
       const [one, two] = [namespace('one'), namespace('two')];
       const b = blob(100_000);
       await put(one, b);
+      const earlier = await two.writer('ref');
+      earlier.write(Buffer.from('what an earlier writer left'));
+      earlier.close();
       const writer = await two.writer('ref', {digest: b.digest});
       assert.equal(writer.offset, b.size);
       writer.write(Buffer.from('more'));

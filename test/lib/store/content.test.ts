@@ -6,8 +6,8 @@ import {Ingest} from '../../../src/lib/store/blobs.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {MemoryContent, MemoryContentStore} from '../../../src/lib/store/content-memory.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {startScript} from '../../children.ts';
-import {is, temporaryDirectory} from '../../helpers.ts';
+import {runScript, startScript} from '../../children.ts';
+import {findProgram, is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
 import {contentSuite, sha} from '../../suites/content.ts';
 
 contentSuite('memory', () => {
@@ -53,6 +53,46 @@ describe('content on disk', () => {
     assert.deepEqual(readdirSync(store.layout.ingests), []);
     assert.deepEqual(readdirSync(store.layout.locks), []);
     assert.deepEqual(readdirSync(store.layout.trash), []);
+  });
+
+  it('is on the disk before it has its name, and has it before a record says so', async (t) => {
+    if (!requiresProgram(t, 'strace')) return;
+    const dir = temporaryDirectory(t);
+    const code = `
+      const {Store} = await lib('store/store.ts');
+      const {LocalContentStore} = await lib('store/content-local.ts');
+      const store = new Store({root: args[0], lockTimeoutMs: 1000});
+      await store.update('first', (tx) => tx.namespace('default'));
+      const writer = await new LocalContentStore(store, 'default').writer('ref');
+      writer.write(Buffer.from('some bytes'));
+      await writer.commit();`;
+    await runScript(t, code, [join(dir, 'root')], {
+      through: [findProgram('strace')!, '-f', '-y', '-qq', '-e', 'trace=fsync,rename,link', '-o', join(dir, 'trace')],
+    });
+    const calls = readFileSync(join(dir, 'trace'), 'utf8')
+      .split('\n')
+      .flatMap((line) => /(\w+)\((.*)\) += 0$/.exec(line)?.slice(1, 3).join(' ') ?? [])
+      .filter((call) => !call.includes('/locks/'))
+      .map((call) => call.replaceAll(`${dir}/root/`, '').replaceAll(/\d+<|[">]/g, ''));
+    const from = calls.findIndex((call) => call.startsWith('fsync content/ingest'));
+    assert.deepEqual(
+      calls.slice(from, from + 8).map((call) =>
+        call
+          .replaceAll(/ref-[0-9a-f]+/g, 'KEY')
+          .replaceAll(/\.tmp\.[\w.]+/g, 'TMP')
+          .replaceAll(/[0-9a-f]{64}/g, 'HEX'),
+      ),
+      [
+        'fsync content/ingest/KEY/data',
+        'fsync content',
+        'fsync content/blobs',
+        'rename content/ingest/KEY/data, content/blobs/sha256/HEX',
+        'fsync content/blobs/sha256',
+        'fsync journal/TMP',
+        'link journal/TMP, journal/0000000000000001',
+        'fsync journal',
+      ],
+    );
   });
 
   it('that is missing or cut is data loss, with the way out', async (t) => {
