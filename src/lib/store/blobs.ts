@@ -139,17 +139,20 @@ export class BlobStore {
     return listIfPresent(this.#layout.ingests);
   }
 
-  /** Ingests that nobody holds, and that nobody has gone on with for a day. @param now milliseconds since the epoch */
+  /**
+   * Ingests that nobody holds, and that nobody has gone on with for a day, or cannot: one without bytes has not begun, or
+   * is finished, and its process was killed before it was gone.
+   *
+   * @param now milliseconds since the epoch
+   */
   staleIngests(now: number): readonly string[] {
     return this.ingests().filter((key) => {
-      const made = statSync(this.#layout.ingest(key), {throwIfNoEntry: false})?.mtimeMs ?? now;
-      const state = this.ingestState(key);
-      const touched = Math.max(made, state === undefined ? 0 : Date.parse(state.updatedAt));
-      return now - touched > INGEST_LIFETIME_MS && !this.isIngestHeld(key);
+      const data = statSync(join(this.#layout.ingest(key), 'data'), {throwIfNoEntry: false});
+      return (data === undefined || now - data.mtimeMs > INGEST_LIFETIME_MS) && !this.isIngestHeld(key);
     });
   }
 
-  /** @returns `undefined` when there is no such ingest, or its first step was not finished, or is lost */
+  /** @returns `undefined` when there is no such ingest, or its first step was not finished or is lost, or its last one was done */
   ingestState(key: string): IngestState | undefined {
     const directory = this.#layout.ingest(key);
     const file = join(directory, 'info.json');
@@ -158,7 +161,7 @@ export class BlobStore {
       if (text === undefined) return undefined;
       const info = parseIngest(JSON.parse(text), file);
       const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
-      return {...info, key, offset: data?.size ?? 0, updatedAt: data?.mtime.toISOString() ?? info.startedAt};
+      return data === undefined ? undefined : {...info, key, offset: data.size, updatedAt: data.mtime.toISOString()};
     } catch (err) {
       if (err instanceof SyntaxError || is(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
       throw fromErrno(err, `ingest ${key}`);
