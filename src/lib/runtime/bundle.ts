@@ -19,6 +19,8 @@ import type {Spec} from './spec.ts';
 const CGROUPS = '/sys/fs/cgroup';
 /** How long what was killed may take to end. */
 const KILL_TIMEOUT_MS = 5000;
+/** How long what should end by itself may take. */
+const GRACE_MS = 1000;
 const POLL_MS = 5;
 
 export const bundlePath = (stateDir: string, id: string): string => join(stateDir, 'bundles', id);
@@ -207,6 +209,17 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   return bundle;
 }
 
+/** Waits for a runtime whose container is gone: it ends by itself and then lets go of the mounts. One that does not is killed. */
+async function endRuntime(bundle: string): Promise<void> {
+  const runtime = party(bundle, 'runtime');
+  if (runtime === undefined) return;
+  for (let waited = 0; liveness(runtime.identity) !== 'dead' && waited < KILL_TIMEOUT_MS; waited += POLL_MS) {
+    // It leads a process group of its own.
+    if (waited >= GRACE_MS) unless(['ESRCH'], () => process.kill(-runtime.identity.pid, 'SIGKILL'));
+    await delay(POLL_MS);
+  }
+}
+
 /**
  * Removes what a dead run left. That there is nothing is success.
  *
@@ -225,8 +238,7 @@ export async function cleanup(
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${state}`);
   if (state === 'orphaned') {
     await deleteContainer(runtime, runtimeRoot(stateDir), id);
-    // What it ran under ends by itself now, and then lets go of the mounts.
-    for (let waited = 0; mayLive(bundlePath(stateDir, id), 'runtime') && waited < KILL_TIMEOUT_MS; waited += POLL_MS) await delay(POLL_MS);
+    await endRuntime(bundlePath(stateDir, id));
   }
   removeBundle(await claimBundle(stateDir, id, runtime));
 }

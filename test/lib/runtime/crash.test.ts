@@ -65,6 +65,21 @@ describe('when the tool is killed', () => {
     await rig.assertNothingLeft();
   });
 
+  it('a runtime that has not made the container yet counts, and can be killed as well', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const runtime = join(rig.dir, 'slow');
+    writeFileSync(runtime, '#!/bin/sh\necho waits; sleep 1000\n', {mode: 0o755});
+    const driven = rig.drive(NODE, {args: ['true']}, {runtime});
+    await driven.expect(/waits/);
+    driven.child.kill('SIGKILL');
+    await eventually('the end of the tool', () => driven.child.signalCode !== null);
+    assert.deepEqual(await states(rig), [['c', 'orphaned']]);
+    await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
+    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: true});
+    await rig.assertNothingLeft();
+  });
+
   it('before the container runs, nothing runs', async (t) => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);

@@ -95,6 +95,12 @@ describe('a run that cannot be', () => {
     ],
     'a directory': ['permission_denied', 126, {args: ['/bin']}],
     'a file that is not executable': ['permission_denied', 126, {args: ['/etc/passwd']}],
+    'a script that is not executable': [
+      'permission_denied',
+      126,
+      {args: ['/plain']},
+      (rig) => writeFileSync(join(rig.lower, 'plain'), '#!/bin/sh\n'),
+    ],
     'a file in PATH that is not executable': ['permission_denied', 126, {args: ['passwd'], env: ['PATH=/etc:/bin']}],
     'a format that the kernel does not know': ['permission_denied', 126, {args: ['/script']}, (rig) => script(rig, 'echo hello\n')],
     'an empty file': ['permission_denied', 126, {args: ['/script']}, (rig) => script(rig, '')],
@@ -271,6 +277,16 @@ describe('a container', () => {
     const rig = newRig(t);
     assert.equal((await rig.run({...sh('touch /file'), readOnly: true})).exitStatus, 1);
     assert.ok(!existsSync(join(rig.upper, 'file')));
+  });
+
+  it('passes over what is not executable in PATH', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    mkdirSync(join(rig.lower, 'first/id'), {recursive: true});
+    writeFileSync(join(rig.lower, 'first/echo'), '#!/bin/false\n');
+    const env = ['PATH=/none:relative::/etc/passwd:/first:/bin'];
+    assert.equal((await rig.run({args: ['echo', 'found'], env})).stdout, 'found\n');
+    assert.equal((await rig.run({args: ['id', '-u'], env})).stdout, '0\n');
   });
 
   it('finds its command in what is mounted', async (t) => {
