@@ -17,7 +17,7 @@
  */
 import {closeSync, constants, existsSync, fsyncSync, openSync, rmdirSync, statSync, writeSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {
   createExclusive,
   isTemporary,
@@ -272,9 +272,11 @@ export class JournalBackend implements Backend {
   /** Commits and applies. @returns false when the next generation was committed by another */
   #commit(overlay: Overlay): boolean {
     const generation = overlay.generation + 1;
-    const documents = (reader: Pick<Reader, 'get'>): Documents =>
-      Object.fromEntries([...overlay.writes.keys()].map((path) => [path, reader.get(path) ?? null]));
-    const record: RedoRecord = {version: 1, generation, writes: documents(overlay), before: documents(this.#disk(overlay.generation))};
+    const disk = this.#disk(overlay.generation);
+    const documents = (get: (path: string) => unknown): Documents =>
+      Object.fromEntries([...overlay.writes.keys()].map((path) => [path, get(path) ?? null]));
+    const before = documents((path) => unlessDamaged(() => disk.get(path)));
+    const record: RedoRecord = {version: 1, generation, writes: documents((path) => overlay.get(path)), before};
     let checkpoint: Checkpoint;
     try {
       const directory = this.#openJournal();
@@ -356,6 +358,16 @@ export function noteGarbage(layout: Layout): void {
     writeAtomic(layout.unswept, '', {sync: false});
   } catch (err) {
     throw fromErrno(err, 'unable to note that a change was cut short');
+  }
+}
+
+/** A damaged document can be replaced: then nothing was there before. */
+function unlessDamaged(get: () => unknown): unknown {
+  try {
+    return get();
+  } catch (err) {
+    if (is(err, 'data_loss')) return undefined;
+    throw err;
   }
 }
 

@@ -1,0 +1,345 @@
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {MemoryBackend} from '../../../src/lib/store/backend.ts';
+import {JournalBackend} from '../../../src/lib/store/journal.ts';
+import {createLayout, type Layout} from '../../../src/lib/store/layout.ts';
+import {startScript} from '../../children.ts';
+import {is, temporaryDirectory} from '../../helpers.ts';
+import {metadataSuite} from '../../suites/metadata.ts';
+
+const openJournal = (root: string): JournalBackend => new JournalBackend(createLayout(root), {lockTimeoutMs: 10_000});
+
+metadataSuite('memory', () => new MemoryBackend());
+metadataSuite('journal', (t) => openJournal(temporaryDirectory(t)));
+
+const record = (layout: Layout, generation: number): string => join(layout.journal, String(generation).padStart(16, '0'));
+
+/** A store with `n` transactions: each counts `n.json` up and puts a document of its own. */
+async function counted(t: TestContext, n: number) {
+  const layout = createLayout(temporaryDirectory(t));
+  const backend = openJournal(layout.root);
+  for (let i = 1; i <= n; i++) await count(backend);
+  return {layout, backend};
+}
+
+const count = (backend: JournalBackend): Promise<number> =>
+  backend.update('count', (tx) => {
+    const n = ((tx.get('n.json') as number | undefined) ?? 0) + 1;
+    tx.put('n.json', n);
+    tx.put(`d/${n}.json`, {n});
+    return n;
+  });
+
+const seen = (root: string): unknown => openJournal(root).view((r) => [r.get('n.json'), r.list('d').length]);
+
+/** As if what is there had been written in another boot. */
+function reboot(layout: Layout): void {
+  const file = join(layout.journal, 'checkpoint');
+  writeFileSync(file, readFileSync(file, 'utf8').replace(/[0-9a-f]{32}/, '0'.repeat(32)));
+}
+
+describe('journal', () => {
+  it('shows a committed change before it is applied, and the next writer applies it', async (t) => {
+    const {layout, backend} = await counted(t, 3);
+    const next = {
+      version: 1,
+      generation: 4,
+      writes: {'n.json': 4, 'd/4.json': {n: 4}, 'd/1.json': null},
+      before: {'n.json': 3, 'd/4.json': null, 'd/1.json': {n: 1}},
+    };
+    writeFileSync(record(layout, 4), JSON.stringify(next));
+    assert.deepEqual(
+      backend.view((r) => [r.get('n.json'), r.list('d'), r.get('d/1.json'), r.generation]),
+      [4, ['2.json', '3.json', '4.json'], undefined, 4],
+    );
+    assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '3\n', 'a reader writes nothing');
+    assert.equal(await count(backend), 5);
+    assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '5\n');
+    assert.deepEqual(readdirSync(join(layout.root, 'd')).sort(), ['2.json', '3.json', '4.json', '5.json']);
+  });
+
+  it('applies everything since the checkpoint again after a power loss, whatever became of the record files', async (t) => {
+    for (const n of [3, 64, 70, 130]) {
+      const {layout} = await counted(t, n);
+      const {generation} = JSON.parse(readFileSync(join(layout.journal, 'checkpoint'), 'utf8')) as {generation: number};
+      assert.ok(n - generation < 64, `the checkpoint is at ${generation} after ${n}`);
+      reboot(layout);
+      // Since the checkpoint nothing was synced: it may be lost, empty, or be what it was before.
+      for (let i = generation + 1; i <= n; i++) {
+        const file = join(layout.root, 'd', `${i}.json`);
+        if (i % 3 === 0) rmSync(file);
+        else if (i % 3 === 1) writeFileSync(file, '');
+      }
+      writeFileSync(join(layout.root, 'n.json'), generation === 0 ? '' : String(generation));
+      writeFileSync(join(layout.journal, 'applied'), '');
+      assert.deepEqual(seen(layout.root), [n, n]);
+      const backend = openJournal(layout.root);
+      assert.equal(await count(backend), n + 1);
+      assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), `${n + 1}\n`);
+      for (let i = 1; i <= n + 1; i++) assert.equal(readFileSync(join(layout.root, 'd', `${i}.json`), 'utf8'), `{"n":${i}}\n`);
+      assert.ok(existsSync(layout.unswept), 'and it is known that something may have been cut short');
+    }
+  });
+
+  it('does not bring back after a power loss what was removed since the checkpoint', async (t) => {
+    const {layout, backend} = await counted(t, 2);
+    await backend.update('remove', (tx) => tx.put('d/1.json', undefined));
+    reboot(layout);
+    writeFileSync(join(layout.root, 'd', '1.json'), '{"n":1}\n');
+    assert.deepEqual(
+      openJournal(layout.root).view((r) => [r.list('d'), r.get('d/1.json')]),
+      [['2.json'], undefined],
+    );
+    await count(openJournal(layout.root));
+    assert.ok(!existsSync(join(layout.root, 'd', '1.json')));
+  });
+
+  it('applies everything that it has when its checkpoint or its mark is lost or damaged', async (t) => {
+    for (const [file, damage] of [
+      ['checkpoint', undefined],
+      ['checkpoint', ''],
+      ['checkpoint', '{"generation":"x"}'],
+      ['checkpoint', 'null'],
+      ['applied', undefined],
+      ['applied', '0000000000000099 0000000000000003\n'],
+      ['applied', 'torn'],
+    ] as const) {
+      const {layout} = await counted(t, 5);
+      const path = join(layout.journal, file);
+      if (damage === undefined) rmSync(path);
+      else writeFileSync(path, damage);
+      assert.deepEqual(seen(layout.root), [5, 5], `${file} ${damage}`);
+      assert.equal(await count(openJournal(layout.root)), 6);
+      assert.deepEqual(seen(layout.root), [6, 6]);
+      assert.ok(existsSync(record(layout, 6)), 'generations go on');
+    }
+  });
+
+  it('goes on from its newest record when only some old ones are left', async (t) => {
+    const {layout} = await counted(t, 5);
+    for (const file of ['checkpoint', 'applied', '0000000000000002']) rmSync(join(layout.journal, file));
+    assert.deepEqual(seen(layout.root), [5, 5]);
+    assert.equal(await count(openJournal(layout.root)), 6);
+    assert.ok(existsSync(record(layout, 6)));
+  });
+
+  it('lets the one who was late collide, and run again on what the other one made', async (t) => {
+    const {layout, backend} = await counted(t, 2);
+    let runs = 0;
+    const result = await backend.update('late', (tx) => {
+      // As if the lock had been taken away from us: another one commits in the meantime.
+      if (++runs === 1) {
+        const theirs = {version: 1, generation: 3, writes: {'n.json': 100}, before: {'n.json': 2}};
+        writeFileSync(record(layout, 3), JSON.stringify(theirs));
+      }
+      const n = (tx.get('n.json') as number) + 1;
+      tx.put('n.json', n);
+      return n;
+    });
+    assert.deepEqual([result, runs], [101, 2]);
+    assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '101\n');
+    assert.ok(existsSync(record(layout, 4)));
+  });
+
+  it('gives up after some faster writers, having changed nothing', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    let generation = 1;
+    const late = backend.update('late', (tx) => {
+      generation++;
+      writeFileSync(
+        record(layout, generation),
+        JSON.stringify({version: 1, generation, writes: {'n.json': generation}, before: {'n.json': null}}),
+      );
+      tx.put('mine.json', 1);
+    });
+    await assert.rejects(late, is('aborted'));
+    assert.equal(
+      openJournal(layout.root).view((r) => r.get('mine.json')),
+      undefined,
+    );
+  });
+
+  it('lets one collide who slept until the record that he would have met was pruned', async (t) => {
+    const {layout, backend} = await counted(t, 2);
+    let runs = 0;
+    await backend.update('sleeper', (tx) => {
+      if (++runs === 1) {
+        // Meanwhile another one went on to generation 200, and forgot the old ones.
+        const boot = /[0-9a-f]{32}/.exec(readFileSync(join(layout.journal, 'checkpoint'), 'utf8'))![0];
+        writeFileSync(join(layout.journal, 'checkpoint'), JSON.stringify({generation: 200, bootId: boot}));
+        writeFileSync(join(layout.root, 'n.json'), '200');
+      }
+      tx.put('n.json', (tx.get('n.json') as number) + 1);
+    });
+    assert.equal(runs, 2);
+    assert.deepEqual(
+      readdirSync(layout.journal).filter((name) => name.startsWith('0')),
+      ['0000000000000001', '0000000000000002', '0000000000000201'],
+    );
+    assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '201\n');
+  });
+
+  it('leaves newer changes over those of one who was late to apply his', async (t) => {
+    const {layout, backend} = await counted(t, 2);
+    // What a faster one commits between our commit and our applying it.
+    await backend.update('late to apply', (tx) => {
+      tx.put('n.json', 3);
+      writeFileSync(record(layout, 4), JSON.stringify({version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}}));
+    });
+    assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '4\n');
+    assert.deepEqual(
+      openJournal(layout.root).view((r) => [r.get('n.json'), r.generation]),
+      [4, 4],
+    );
+  });
+
+  it('tells what follows a commit that others went on meanwhile', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    const answers: boolean[] = [];
+    await backend.update('slow', (tx) => {
+      tx.put('n.json', 2);
+      tx.afterCommit((passed) => {
+        answers.push(passed());
+        writeFileSync(record(layout, 3), JSON.stringify({version: 1, generation: 3, writes: {}, before: {}}));
+        answers.push(passed());
+      });
+    });
+    await backend.update('looks only', (tx) => tx.afterCommit((passed) => answers.push(passed())));
+    assert.deepEqual(answers, [false, true, false]);
+  });
+
+  it('keeps the newest records, and old ones for as long as a sleeper could need them', async (t) => {
+    const {layout, backend} = await counted(t, 140);
+    const names = (): number => readdirSync(layout.journal).filter((name) => name.startsWith('0')).length;
+    assert.equal(names(), 140, 'all are young');
+    const past = Date.now() / 1000 - 11 * 60;
+    for (let i = 1; i <= 140; i++) utimesSync(record(layout, i), past, past);
+    for (let i = 141; i <= 200; i++) await count(backend);
+    const {generation} = JSON.parse(readFileSync(join(layout.journal, 'checkpoint'), 'utf8')) as {generation: number};
+    assert.equal(names(), 200 - (generation - 64));
+    assert.ok(existsSync(record(layout, generation - 63)) && !existsSync(record(layout, generation - 64)));
+    reboot(layout);
+    assert.deepEqual(seen(layout.root), [200, 200], 'and enough of them to recover');
+    assert.deepEqual(
+      backend.view((r) => r.changesSince(1)),
+      undefined,
+      'what is pruned is not known any more',
+    );
+    assert.equal(backend.view((r) => r.changesSince(199))?.size, 2);
+  });
+
+  it('shows one moment, however many commit during a view, and waits for none of them', async (t) => {
+    const {layout, backend} = await counted(t, 0);
+    // A token moves between two records; whoever looks must see it once.
+    await backend.update('begin', (tx) => tx.put('d/a.json', 'token'));
+    const code = `
+      const {JournalBackend} = await lib('store/journal.ts');
+      const {createLayout} = await lib('store/layout.ts');
+      const backend = new JournalBackend(createLayout(args[0]), {lockTimeoutMs: 10_000});
+      say('up');
+      for (let there = 'a';;) {
+        const next = there === 'a' ? 'b' : 'a';
+        await backend.update('move', (tx) => { tx.put('d/' + there + '.json', undefined); tx.put('d/' + next + '.json', 'token'); });
+        there = next;
+      }`;
+    const writer = startScript(t, code, [layout.root]);
+    await writer.line();
+    let generations = 0;
+    for (let i = 0; i < 30; i++) {
+      const before = backend.view((r) => r.generation);
+      const looks = backend.view((r) => {
+        const result: unknown[] = [];
+        for (let k = 0; k < 3; k++) {
+          const until = performance.now() + 4;
+          while (performance.now() < until);
+          result.push([r.get('d/a.json') ?? null, r.get('d/b.json') ?? null], r.list('d'));
+        }
+        return result;
+      });
+      generations += backend.view((r) => r.generation) - before;
+      assert.match(JSON.stringify(looks[0]), /^\["token",null\]$|^\[null,"token"\]$/);
+      const name = (looks[0] as unknown[])[0] === 'token' ? 'a.json' : 'b.json';
+      assert.deepEqual(looks, [looks[0], [name], looks[0], [name], looks[0], [name]]);
+    }
+    assert.ok(generations > 30, `only ${generations} commits went by`);
+  });
+
+  it('does not show an error that only half of a change could cause', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    let runs = 0;
+    const value = backend.view((r) => {
+      const before = r.get('n.json');
+      if (++runs === 1) {
+        writeFileSync(record(layout, 2), JSON.stringify({version: 1, generation: 2, writes: {'n.json': 2}, before: {'n.json': 1}}));
+        writeFileSync(join(layout.root, 'n.json'), '2');
+      }
+      if (r.get('n.json') !== before) throw new Error('half a change');
+      return before;
+    });
+    assert.deepEqual([value, runs], [1, 2]);
+  });
+
+  it('names the damaged file, with the way out', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    const message = (path: string) => (err: Error & {hint?: string}) =>
+      is('data_loss')(err) && err.message.includes(join(layout.root, path)) && /restore the file/.test(err.hint ?? '');
+    for (const text of ['', '{', '{"n":1}x', '\0\0\0\0']) {
+      writeFileSync(join(layout.root, 'd', '1.json'), text);
+      assert.throws(() => backend.view((r) => r.get('d/1.json')), message('d/1.json'));
+      await assert.rejects(
+        backend.update('read', (tx) => tx.get('d/1.json')),
+        message('d/1.json'),
+      );
+    }
+    await backend.update('replace', (tx) => tx.put('d/1.json', {n: 1}));
+    assert.deepEqual(
+      backend.view((r) => r.get('d/1.json')),
+      {n: 1},
+    );
+    for (const text of [
+      '',
+      'null',
+      '{"version":1,"generation":9,"writes":{},"before":{}}',
+      '{"version":1,"generation":3,"writes":[],"before":{}}',
+    ]) {
+      writeFileSync(record(layout, 3), text);
+      assert.throws(() => backend.view((r) => r.get('n.json')), message('journal/0000000000000003'));
+      await assert.rejects(count(backend), message('journal/0000000000000003'));
+    }
+  });
+
+  it('maps what the system says, and names the record', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    mkdirSync(join(layout.root, 'd', '2.json'));
+    assert.throws(() => backend.view((r) => r.get('d/2.json')), is('failed_precondition'));
+    assert.throws(() => backend.view((r) => r.list('n.json')), is('failed_precondition'));
+  });
+
+  it('is made and left for its owner alone, without anything else', async (t) => {
+    const {layout} = await counted(t, 70);
+    assert.deepEqual(readdirSync(layout.root).sort(), ['d', 'journal', 'locks', 'n.json']);
+    assert.deepEqual(readdirSync(layout.locks), []);
+    const others = readdirSync(layout.journal).filter((name) => !/^\d{16}$/.test(name));
+    assert.deepEqual(others, ['applied', 'checkpoint']);
+    assert.equal(statSync(layout.journal).mode & 0o777, 0o700);
+    assert.equal(statSync(join(layout.root, 'n.json')).mode & 0o777, 0o600);
+  });
+
+  it('sweeps what killed writers left beside the records that it checkpoints', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    for (const directory of [layout.journal, join(layout.root, 'd')]) writeFileSync(join(directory, `.tmp.1.1.${'0'.repeat(32)}.1.x`), '');
+    assert.deepEqual(
+      backend.view((r) => r.list('d')),
+      ['1.json'],
+      'nobody lists it meanwhile',
+    );
+    for (let i = 2; i <= 70; i++) await count(backend);
+    for (const directory of [layout.journal, join(layout.root, 'd')])
+      assert.deepEqual(
+        readdirSync(directory).filter((name) => name.startsWith('.')),
+        [],
+      );
+  });
+});
