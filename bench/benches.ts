@@ -1,0 +1,30 @@
+/** All benches, in the order in which they run and stand on the page. */
+import {hugeLayer, layers} from './layers.ts';
+import {locks} from './locks.ts';
+import {pull} from './pull.ts';
+import type {Report} from './report.ts';
+import {run} from './run.ts';
+import {scale} from './scale.ts';
+import type {Site} from './site.ts';
+import {startup} from './startup.ts';
+
+interface Bench {
+  readonly title: string;
+  run(site: Site): Promise<Report>;
+  /** Runs only when it is asked for by name. */
+  readonly onDemand?: boolean;
+}
+
+export type BenchName = 'pull' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g';
+
+export const BENCHES: Readonly<Record<BenchName, Bench>> = {
+  pull: {title: 'Pull', run: pull},
+  run: {title: 'Run', run},
+  startup: {title: 'Start-up', run: startup},
+  scale: {title: 'Scale', run: scale},
+  locks: {title: 'Locks', run: locks},
+  layers: {title: 'Layers, files, bytes', run: layers},
+  'layers-4g': {title: 'A layer of 4 GB', run: hugeLayer, onDemand: true},
+};
+
+export const isBench = (name: string): name is BenchName => Object.hasOwn(BENCHES, name);

@@ -1,0 +1,126 @@
+/** docs/BENCHMARKS.md and its plots, from what the benches found. */
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {BENCHES, type BenchName, isBench} from './benches.ts';
+import {formatGoals, formatReport, type Report} from './report.ts';
+import {plot} from './svg.ts';
+
+/** One bench's report, with when and on what it was found. */
+export interface Recorded extends Report {
+  readonly date: string;
+  readonly environment: readonly string[];
+}
+
+export type Findings = Partial<Readonly<Record<BenchName, Recorded>>>;
+
+const docs = join(import.meta.dirname, '../docs');
+const plots = join(docs, 'benchmarks');
+const results = join(plots, 'results.json');
+
+export const readFindings = (): Findings => (existsSync(results) ? (JSON.parse(readFileSync(results, 'utf8')) as Findings) : {});
+
+const HEAD = `# Benchmarks
+
+Generated from \`benchmarks/results.json\` by \`npm run bench -- --write\`; the text comes from \`bench/page.ts\`.
+
+## To repeat it
+
+On Debian 13 as root, with loop devices, a few GB of memory and 40 GB of disk free, and nothing else running:
+
+    npm run bench                                # everything but what is asked for by name only; takes most of an hour
+    npm run bench -- pull run startup            # some of it: NAMES
+    npm run bench -- layers-4g                   # asked for by name only: it writes much
+    npm run bench -- --write                     # and writes this page; benches that did not run keep their results
+    npm run bench -- --rounds 9 run              # more rounds
+
+It installs what is missing, builds, makes the images, starts a registry on loopback and the peers, and ends all of it.
+
+## How it is measured
+
+- Whole processes, from start to exit, as a user would start them: ours by its \`sh\` launcher where nothing else is said.
+- All contenders of a table in turn within a round, after one round to warm up; the median of the rounds. *Ratio* is the median
+  over the rounds of a contender's time over ours in the same round: above 1, we are faster.
+- Every pull starts from an empty store on an ext4 made for that run, on a loop device with direct I/O over a file that is kept.
+  Everything is flushed before the clock starts, and what a run leaves dirty is flushed after it has stopped.
+- Peak memory is watched in the round that warms up: of all processes together, containerd's included, pages that they share
+  counted once; and the most that one process ever had.
+- A contender that fails is named as such and takes no further part.
+
+Two traps, for whoever measures something here by hand:
+
+- *Deleted inodes.* ext4 does not give an inode out again for some seconds after it was deleted, and looks for another one by
+  one. Extracting ten thousands of files where as many were just removed can take ten times as long as in a new place. A store
+  that is removed and made again between runs measures this. Hence a new filesystem for each run.
+- *\`NODE_EXTRA_CA_CERTS\`.* Node 20 reads that file at each start, which takes several times as long as starting. It is taken
+  out of the environment of everything that is measured.
+
+## What is not like for like
+
+- *containerd* is running already and answers from memory; starting it is not counted. It comes without its part for Kubernetes.
+  Where \`unpigz\` is installed it inflates by that, which is faster than what is built in.
+- *podman* runs containers with \`--network none\`, because ours and containerd's have no network either.
+- Our layers are not extracted: with the \`erofs\` snapshotter the inflated layer is kept as one file and indexed. The peers make
+  every file. The tree that a container sees is the same (\`test/e2e/trees.test.ts\`). Ours with \`overlayfs\`, which extracts as
+  they do, stands beside it in the curves.
+- *Syncing.* We bring blobs and records to the disk before they are visible, and treat unpacked layers as a cache that is made
+  anew after a power loss. containerd syncs blobs and its database, and no layer; the others sync less.
+- *Shell tools* are what the same work takes with one program for each step: they check the layers' digests, and neither the
+  blobs' nor what hostile layers need checked; they keep no records and sync nothing; and they are told the layers' digests.
+  \`curl | tar\` takes whiteouts for files, checks no digest, and takes one layer after another.
+- \`unshare, mount, runc run\` has its root prepared, and removes nothing afterwards; \`run --rm\` makes and removes a snapshot and
+  a container.
+- *Locks:* the crowd under flock(2) makes the same system calls for its changes and nothing besides, in Perl; ours also reads,
+  checks and counts references.
+`;
+
+const heading = (title: string): string => `## ${title}\n`;
+const bullets = (lines: readonly string[]): string => `${lines.map((line) => `- ${line}`).join('\n')}\n`;
+
+/** Each bench's own date and machine, unless all have the same. */
+function provenance(recorded: Recorded, first: Recorded): string[] {
+  const same = recorded.date === first.date && recorded.environment.join() === first.environment.join();
+  return same ? [] : [`Measured on ${recorded.date}:\n`, bullets(recorded.environment)];
+}
+
+/** Writes what is known down. */
+export function writePage(record: Findings): void {
+  mkdirSync(plots, {recursive: true});
+  writeFileSync(results, `${JSON.stringify(record, null, 1)}\n`);
+  const known = Object.keys(BENCHES)
+    .filter(isBench)
+    .flatMap((name) => {
+      const recorded = record[name];
+      return recorded === undefined ? [] : [{name, recorded}];
+    });
+  const first = known[0]?.recorded;
+  if (first === undefined) throw new Error(`there are no results in ${results}`);
+  const curves = known.flatMap(({recorded}) => recorded.curves ?? []);
+  for (const file of readdirSync(plots)) if (file.endsWith('.svg')) rmSync(join(plots, file));
+  for (const curve of curves) writeFileSync(join(plots, `${curve.id}.svg`), plot(curve));
+  const goals = known.flatMap(({recorded}) => recorded.goals ?? []);
+  const missed = goals.filter(({met}) => !met);
+  const absent = Object.keys(BENCHES).filter((name) => isBench(name) && record[name] === undefined);
+  writeFileSync(
+    join(docs, 'BENCHMARKS.md'),
+    [
+      HEAD,
+      heading('Goals'),
+      `Measured on ${first.date}:\n`,
+      bullets(first.environment),
+      formatGoals(goals),
+      ...(absent.length === 0 ? [] : [`Not measured: ${absent.join(', ')}.\n`]),
+      ...(missed.length === 0 ? [] : [profile()]),
+      ...known.flatMap(({name, recorded}) => [
+        heading(BENCHES[name].title),
+        ...provenance(recorded, first),
+        formatReport({...recorded, goals: []}, 'benchmarks'),
+      ]),
+    ].join('\n'),
+  );
+}
+
+/** Where the time goes, written by hand for goals that are missed. */
+function profile(): string {
+  const file = join(plots, 'profile.md');
+  return existsSync(file) ? readFileSync(file, 'utf8') : 'Goals are missed: where the time goes belongs into `benchmarks/profile.md`.\n';
+}
