@@ -75,7 +75,7 @@ class Bars implements Progress {
     const rows = [...this.#rows.values()];
     if (rows.length <= this.#slots.length) return rows;
     const urgency = ({status}: ProgressEvent): number =>
-      status === 'downloading' || status === 'extracting' || status === 'committing' ? 0 : status === 'done' || status === 'exists' ? 2 : 1;
+      ['downloading', 'extracting', 'committing', 'checking'].includes(status) ? 0 : status === 'done' || status === 'exists' ? 2 : 1;
     const shown = new Set([...rows].sort((a, b) => urgency(a) - urgency(b)).slice(0, this.#slots.length - 1));
     return rows.filter((row) => shown.has(row));
   }

@@ -59,7 +59,8 @@ export class PlainProgress implements Progress {
 
   #beat(): void {
     for (const {ref, status, offset, total} of this.#rows.values())
-      if (status === 'downloading' || status === 'extracting') this.#print(`${ref}: ${status} ${formatSize(offset)}/${formatSize(total)}`);
+      if (status === 'downloading' || status === 'extracting' || status === 'checking')
+        this.#print(`${ref}: ${status} ${formatSize(offset)}/${formatSize(total)}`);
   }
 
   finish(result: PullResult): void {

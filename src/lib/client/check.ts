@@ -2,7 +2,8 @@
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {is, isErrdefs} from '../errdefs.ts';
-import type {Digest} from '../oci/descriptor.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import type {Store} from '../store/store.ts';
 import type {RecordSurvey} from '../store/survey.ts';
 import type {Context} from './context.ts';
 import {type Inspection, inspect, isOwnLayer, keyOf, type Problem} from './findings.ts';
@@ -119,12 +120,18 @@ class Check {
   }
 
   async #deep(inspection: Inspection): Promise<readonly Problem[]> {
-    const {actualDigest, judgeLayer} = await import('./deep.ts');
+    const blobs = await this.#hashBlobs(inspection);
+    const bad = [...inspection.problems, ...blobs].flatMap(({subject}) => (subject.kind === 'blob' ? [subject.digest] : []));
+    return [...blobs, ...(await this.#compareLayers(inspection, new Set(bad)))];
+  }
+
+  async #hashBlobs({blobs, problems}: Inspection): Promise<readonly Problem[]> {
+    const {actualDigest} = await import('./deep.ts');
     const {store} = this.#context;
     const {signal, onEvent = () => {}} = this.#o;
-    const problems: Problem[] = [];
-    const told = new Set(inspection.problems.map(({object}) => object));
-    const total = [...inspection.blobs.values()].reduce((sum, size) => sum + size, 0);
+    const told = new Set(problems.flatMap(({subject}) => (subject.kind === 'blob' ? [subject.digest] : [])));
+    const total = [...blobs.values()].reduce((sum, size) => sum + size, 0);
+    const found: Problem[] = [];
     let last = 0;
     const onBytes = (count: number): void => {
       this.#bytes += count;
@@ -132,32 +139,43 @@ class Check {
       last = performance.now();
       onEvent({ref: 'content', status: 'checking', offset: Math.min(this.#bytes, total), total});
     };
-    const bad = new Set<Digest>();
-    for (const digest of inspection.blobs.keys()) {
-      const object = `content ${digest}`;
-      const actual = told.has(object) ? undefined : await actualDigest(this.#context, digest, onBytes, signal);
+    for (const digest of blobs.keys()) {
+      const actual = told.has(digest) ? undefined : await actualDigest(this.#context, digest, onBytes, signal);
       if (actual === undefined || actual === digest) continue;
-      bad.add(digest);
       const path = store.blobs.path(digest);
-      problems.push({severity: 'damage', object, problem: `is ${actual} on disk`, path, subject: {kind: 'blob', digest}});
+      found.push({severity: 'damage', object: `content ${digest}`, problem: `is ${actual} on disk`, path, subject: {kind: 'blob', digest}});
     }
-    const origins = await findOrigins(store, inspection.survey);
-    const doubtful = new Set([...inspection.layers.keys()].filter((id) => told.has(`layer ${id}`)));
-    let n = 0;
-    for (const id of [...inspection.layers.keys()].sort()) {
-      onEvent({ref: 'layers', status: 'checking', offset: n++, total: inspection.layers.size});
-      if (isOwnLayer(id) || doubtful.has(id)) continue;
+    return found;
+  }
+
+  /** The lower before the upper: what is found damaged is not built on. @param bad blobs that are not what they should be */
+  async #compareLayers({layers, problems, survey}: Inspection, bad: ReadonlySet<Digest>): Promise<readonly Problem[]> {
+    const {judgeLayer} = await import('./deep.ts');
+    const {store} = this.#context;
+    const {signal, onEvent = () => {}} = this.#o;
+    const origins = await findOrigins(store, survey);
+    const depth = (id: string): number => {
       const origin = origins.layers.get(id);
-      const isWhole =
-        origin !== undefined && !bad.has(origin.layer.blob.digest) && store.blobs.size(origin.layer.blob.digest) === origin.layer.blob.size;
-      const verdict = await judgeLayer(this.#context, id, isWhole ? origin : undefined, (other) => doubtful.has(other), onBytes, signal);
-      // That its blob is damaged is told already.
-      if (verdict === undefined || (origin !== undefined && !isWhole && verdict[0] === 'suspect')) continue;
+      return origin === undefined ? 0 : origin.planned.layers.indexOf(origin.layer);
+    };
+    const doubted = new Set(problems.flatMap(({subject}) => (subject.kind === 'layer' ? [subject.id] : [])));
+    const todo = [...layers.keys()].filter((id) => !isOwnLayer(id) && !doubted.has(id)).sort((a, b) => depth(a) - depth(b));
+    const found: Problem[] = [];
+    onEvent({ref: 'layers', status: 'checking', offset: 0, total: 0});
+    for (const id of todo) {
+      const origin = origins.layers.get(id);
+      const source = origin !== undefined && isHere(store, origin.layer.blob) && !bad.has(origin.layer.blob.digest) ? origin : undefined;
+      const onBytes = (count: number): void => {
+        this.#bytes += count;
+      };
+      const verdict = await judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
+      // Where what it could be compared with is damaged, that is told already.
+      if (verdict === undefined || (verdict[0] === 'suspect' && bad.size > 0)) continue;
       const [severity, problem] = verdict;
-      if (severity === 'damage') doubtful.add(id);
-      problems.push({severity, object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
+      if (severity === 'damage') doubted.add(id);
+      found.push({severity, object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
     }
-    return problems;
+    return found;
   }
 
   /** @returns keys of the problems that are still there */
@@ -182,6 +200,8 @@ class Check {
     return present;
   }
 }
+
+const isHere = ({blobs}: Store, {digest, size}: Descriptor): boolean => blobs.size(digest) === size;
 
 /** Milliseconds between two events. */
 const PROGRESS_MS = 100;

@@ -71,6 +71,14 @@ export function openClient(options: OpenOptions = {}): Client {
       const {check} = await import('./check.ts');
       return check(context, options);
     },
+    df: async () => {
+      const {diskUsage} = await import('./df.ts');
+      return diskUsage(context);
+    },
+    prune: async (options = {}) => {
+      const {prune} = await import('./prune.ts');
+      return prune(context, options);
+    },
     gc: async () => {
       const {collectGarbage} = await import('./gc.ts');
       return collectGarbage(context);

@@ -236,6 +236,81 @@ export interface CheckResult {
   readonly damage: number;
 }
 
+export interface SpaceUsed {
+  /** Objects; of records and leftovers, inodes. */
+  readonly count: number;
+  /** Bytes in files, as long as they are. */
+  readonly size: number;
+  /** Bytes on disk, by blocks, with directories. */
+  readonly disk: number;
+}
+
+export interface ShareOfDisk extends SpaceUsed {
+  /** Bytes on disk of what no other namespace names; they are given back when this one goes. */
+  readonly unique: number;
+  /** The other bytes on disk. */
+  readonly shared: number;
+}
+
+export interface NamespaceUsage {
+  readonly name: string;
+  readonly images: number;
+  readonly containers: number;
+  readonly content: ShareOfDisk;
+  /** Unpacked layers of images, and committed snapshots. */
+  readonly snapshots: ShareOfDisk;
+  /** What containers and prepared snapshots hold themselves. */
+  readonly writable: ShareOfDisk;
+}
+
+/** Everything below the root, each thing once: the parts add up to `disk`, which is what du(1) says. */
+export interface DiskUsage {
+  readonly root: string;
+  readonly namespaces: readonly NamespaceUsage[];
+  readonly content: SpaceUsed;
+  readonly snapshots: SpaceUsed;
+  readonly writable: SpaceUsed;
+  /** Downloads that are under way, or broken off. */
+  readonly ingests: SpaceUsed;
+  /** Blobs and layers that no record names. */
+  readonly unnamed: SpaceUsed;
+  /** What waits to be deleted, or was left half-made. */
+  readonly leftovers: SpaceUsed;
+  /** What `check --repair` took out of the way. */
+  readonly damaged: SpaceUsed;
+  readonly records: SpaceUsed;
+  /** Bytes on disk. */
+  readonly disk: number;
+}
+
+export type PruneKind = 'images' | 'snapshots' | 'content' | 'ingests' | 'leases';
+
+export interface PruneOptions {
+  /** Default: all. */
+  readonly namespace?: string;
+  /** Default: all. What nothing keeps goes with any of them but `ingests`. */
+  readonly kinds?: readonly PruneKind[];
+  /** Images, leases and ingests that have changed since stay, in milliseconds. */
+  readonly olderThanMs?: number;
+  /** Images go, the oldest first, until the store takes no more than so many bytes on disk. */
+  readonly keepBytes?: number;
+  /** Only tells what would go. */
+  readonly dryRun?: boolean;
+}
+
+export interface Pruned {
+  readonly namespace: string;
+  readonly kind: 'image' | 'snapshot' | 'content' | 'ingest' | 'lease';
+  /** Of a snapshot, `<snapshotter>/<key>`. */
+  readonly key: string;
+}
+
+export interface PruneResult {
+  readonly pruned: readonly Pruned[];
+  /** Bytes on disk of blobs, layers and ingests that are given back. */
+  readonly freed: number;
+}
+
 /** How many were dropped: records of each kind, and what no record names any more. */
 export interface GcResult {
   readonly images: number;
@@ -263,6 +338,10 @@ export interface Client {
   doctor(): Promise<readonly DoctorCheck[]>;
   /** Looks at everything of all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
   check(options?: CheckOptions): Promise<CheckResult>;
+  /** @throws data_loss a record cannot be read */
+  df(): Promise<DiskUsage>;
+  /** Removes images that no container uses, ingests and leases that nobody works with, and what nothing keeps then. */
+  prune(options?: PruneOptions): Promise<PruneResult>;
   /** Collects what nothing keeps, in all namespaces. */
   gc(): Promise<GcResult>;
   /** Ends background work (worker threads, connections). The client is not used after it. */

@@ -144,8 +144,8 @@ export function collect(store: Store, tx: StoreTransaction): void {
   });
 }
 
-/** @returns false when counting is not enough: everything has to be marked */
-function dropReleased(tx: StoreTransaction, now: number): boolean {
+/** Drops what the changes so far have left without a keeper. @returns false when counting is not enough: everything has to be marked */
+export function dropReleased(tx: StoreTransaction, now: number): boolean {
   for (const [name, released] of tx.refs.released) {
     if (tx.namespaces.find(name) === undefined) continue;
     const ns = tx.namespace(name);

@@ -1,0 +1,44 @@
+import * as Args from '@oclif/core/args';
+import * as Flags from '@oclif/core/flags';
+import {BaseCommand} from '../cli/base.ts';
+import {duration, size} from '../cli/flags.ts';
+import {defined, formatSize} from '../cli/values.ts';
+import type {PruneKind, PruneResult} from '../lib/client/types.ts';
+
+const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
+
+export default class Prune extends BaseCommand {
+  static override summary = 'make room: remove images that no container uses, and what nothing keeps';
+  static override description =
+    'Removes images of the namespace from which no container was made, leases that have expired or whose process is gone, and downloads that nobody goes on with; or only what is named. Snapshots and content that nothing keeps go with any of them but "ingests". What is shared with other namespaces stays for them.';
+  static override examples = ['prune --dry-run', 'prune --all-namespaces --older-than 168h', 'prune --keep-size 20G images'];
+  static override args = {
+    kind: Args.string({multiple: true, options: KINDS, description: `what to remove: ${KINDS.join(', ')}; by default all`}),
+  };
+  static override flags = {
+    'all-namespaces': Flags.boolean({char: 'A', description: 'prune every namespace'}),
+    'older-than': duration({helpValue: '24h', description: 'only images, leases and downloads that have not changed for so long'}),
+    'keep-size': size({helpValue: '20G', description: 'remove images, the oldest first, only until the store takes no more than that'}),
+    'dry-run': Flags.boolean({description: 'only tell what would go'}),
+  };
+
+  async run(): Promise<PruneResult> {
+    const {args, flags} = await this.parse(Prune);
+    const kinds = (args.kind ?? []) as readonly PruneKind[];
+    if (flags['keep-size'] !== undefined && kinds.length > 0 && !kinds.includes('images'))
+      throw this.usage('--keep-size bounds what images take, and they are not named');
+    const client = await this.client(flags);
+    const result = await client.prune({
+      kinds,
+      dryRun: flags['dry-run'],
+      ...defined({
+        namespace: flags['all-namespaces'] ? undefined : flags.namespace,
+        olderThanMs: flags['older-than'],
+        keepBytes: flags['keep-size'],
+      }),
+    });
+    this.table(['NAMESPACE', 'KIND', 'KEY'], result.pruned, ({namespace, kind, key}) => [namespace, kind, key]);
+    this.print(`${flags['dry-run'] ? 'would give back' : 'given back'}: ${formatSize(result.freed)}`);
+    return result;
+  }
+}

@@ -1,0 +1,440 @@
+/** A store is spoilt in every way that one can think of: check names it, touches nothing, and repairs what can be repaired. */
+import assert from 'node:assert/strict';
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  cpSync,
+  lstatSync,
+  lutimesSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {describe, it} from 'node:test';
+import {requiresProgram, requiresRoot} from '../../helpers.ts';
+import {contents, DEAD, flip, fromAnotherBoot, LAYERS, names, pulled, type Rig, readJSON, says, saysAll, writeJSON} from './rig.ts';
+
+interface Damage {
+  readonly name: string;
+  spoil(rig: Rig): unknown;
+  /** What check says, each a beginning, with `…` for what differs from run to run. Empty: nothing. */
+  readonly finds: readonly string[];
+  /** What it says after a repair. Default: nothing. */
+  readonly remains?: readonly string[];
+  readonly deep?: boolean;
+}
+
+const HEX = /sha256[:-][0-9a-f]{64}/g;
+const general = (text: string): string =>
+  text
+    .replaceAll(HEX, 'sha256:…')
+    .replaceAll(/layer (?!.*-own-)[a-z]+-\S+:/g, 'layer …:')
+    .replaceAll(/127\.0\.0\.1:\d+/g, 'host')
+    .replaceAll(/-own-[0-9a-f]{24}/g, '-own-…');
+
+const SHALLOW: readonly Damage[] = [
+  {name: 'nothing', spoil: () => {}, finds: []},
+  {
+    name: 'a blob that is missing',
+    spoil: ({blob, image}) => rmSync(blob(image.layers[0]!.digest)),
+    finds: ['damage: content sha256:…: is missing'],
+  },
+  {
+    name: 'a manifest that is missing',
+    spoil: ({blob, image}) => rmSync(blob(image.manifest.digest)),
+    finds: ['damage: content sha256:…: is missing'],
+  },
+  {
+    name: 'every blob missing',
+    spoil: ({path}) => rmSync(path('content/blobs'), {recursive: true}),
+    finds: Array(4).fill('damage: content sha256:…: is missing'),
+  },
+  {
+    name: 'a blob that is cut',
+    spoil: ({blob, image}) => truncateSync(blob(image.layers[0]!.digest), 100),
+    finds: [`damage: content sha256:…: has 100 B on disk, and should have ${LAYERS[0]!.length} B`],
+  },
+  {
+    name: 'a blob of no bytes',
+    spoil: ({blob, image}) => truncateSync(blob(image.config.digest), 0),
+    finds: ['damage: content sha256:…: has 0 B on disk, and should have'],
+  },
+  {
+    name: 'a blob that is a symbolic link',
+    spoil: ({blob, path, image}) => {
+      renameSync(blob(image.config.digest), path('cache-elsewhere'));
+      symlinkSync(path('cache-elsewhere'), blob(image.config.digest));
+    },
+    finds: [
+      'damage: content sha256:…: is no file',
+      'damage: entry content/blobs/sha256/',
+      'garbage: entry cache-elsewhere: is nothing of ours',
+    ],
+    remains: ['garbage: entry cache-elsewhere: is nothing of ours'],
+  },
+  {
+    name: 'a blob that is a directory',
+    spoil: ({blob, image}) => {
+      rmSync(blob(image.config.digest));
+      mkdirSync(join(blob(image.config.digest), 'x'), {recursive: true});
+    },
+    finds: ['damage: content sha256:…: is no file', 'damage: entry content/blobs/sha256/'],
+  },
+  {
+    name: 'a record of content with another size',
+    spoil: ({record, image}) => {
+      const path = record('content', image.layers[0]!.digest);
+      writeJSON(path, {...readJSON(path), size: 1});
+    },
+    finds: [`damage: content sha256:…: has ${LAYERS[0]!.length} B on disk, and should have 1 B`],
+  },
+  {
+    name: "a layer's record of content that is missing",
+    spoil: ({record, image}) => rmSync(record('content', image.layers[1]!.digest)),
+    finds: [
+      'damage: content sha256:…: its content sha256:… has no record',
+      'damage: counts of references: ',
+      'garbage: content sha256:…: no record names it',
+    ],
+  },
+  {
+    name: "an image's record of content that is missing",
+    spoil: ({record, image}) => rmSync(record('content', image.manifest.digest)),
+    finds: [
+      'damage: counts of references: ',
+      'damage: image "host/app:latest": its content sha256:… has no record',
+      'garbage: content sha256:…: no record names it',
+    ],
+  },
+  {
+    name: 'a layer that is missing',
+    spoil: ({layer}) => rmSync(layer(0), {recursive: true}),
+    finds: ['damage: layer …: is missing'],
+  },
+  {
+    name: 'a layer that is a file',
+    spoil: ({layer}) => {
+      rmSync(layer(1), {recursive: true});
+      writeFileSync(layer(1), 'x');
+    },
+    finds: ['damage: entry layers/', 'damage: layer …: is no directory'],
+  },
+  {
+    name: 'a layer without a tree',
+    spoil: ({layer}) => {
+      for (const name of names(layer(1))) if (name !== 'layer.json') rmSync(join(layer(1), name), {recursive: true});
+    },
+    finds: ['damage: layer …: has no tree'],
+  },
+  {
+    name: 'layers of another boot',
+    spoil: ({layer}) => {
+      fromAnotherBoot(layer(0));
+      fromAnotherBoot(layer(1));
+    },
+    finds: Array(2).fill('suspect: layer …: was made in another boot and may not be whole on the disk'),
+  },
+  ...['', '{', 'null', '[]', '{"version":1}', '{"version":1,"snapshotter":"x","bootId":"y","durable":true}'].map(
+    (text): Damage => ({
+      name: `a layer.json that is ${JSON.stringify(text)}`,
+      spoil: ({layer}) => writeFileSync(join(layer(0), 'layer.json'), text),
+      finds: ['suspect: layer …: its layer.json says nothing that can be believed'],
+    }),
+  ),
+  {
+    name: 'a snapshot without a record',
+    spoil: async ({path, snapshotter, client}) => {
+      const {key} = (await client.namespace('default').snapshots(snapshotter).list()).find(({parent}) => parent !== undefined)!;
+      rmSync(path('namespaces/default/snapshots', snapshotter, `${key}.json`));
+    },
+    finds: [
+      'damage: counts of references: ',
+      'garbage: layer …: no record names it',
+      'suspect: content sha256:…: its snapshot sha256:… has no record',
+    ],
+  },
+  {
+    name: 'a parent without a record',
+    spoil: async ({path, snapshotter, client}) => {
+      const {key} = (await client.namespace('default').snapshots(snapshotter).list()).find(({parent}) => parent === undefined)!;
+      rmSync(path('namespaces/default/snapshots', snapshotter, `${key}.json`));
+    },
+    finds: [
+      'damage: counts of references: ',
+      'damage: snapshot "sha256:…": its parent "sha256:…" has no record',
+      'garbage: layer …: no record names it',
+    ],
+  },
+  {
+    name: 'counts that are too low, too high, and no numbers',
+    spoil: ({path}) => {
+      const [first, second, third] = names(path('namespaces/default/refs')).filter((name) => name !== 'complete.json');
+      rmSync(path('namespaces/default/refs', first!));
+      writeJSON(path('namespaces/default/refs', second!), {version: 1, n: 7});
+      writeFileSync(path('namespaces/default/refs', third!), '{');
+    },
+    finds: ['damage: counts of references: 3 differ from a recount'],
+  },
+  {
+    name: 'counts that are gone altogether',
+    spoil: ({path}) => {
+      rmSync(path('namespaces/default/refs'), {recursive: true});
+      rmSync(path('refs'), {recursive: true});
+    },
+    finds: ['damage: counts of references: '],
+  },
+  {
+    name: 'a namespace without a record',
+    spoil: ({path}) => rmSync(path('namespaces/default/namespace.json')),
+    finds: ['damage: namespace "default": has no record'],
+  },
+  ...['', '{"version":1,"name":', '[]', 'null', '"x"', '{"version":1,"name":"other"}', '\0\0\0'].map(
+    (text): Damage => ({
+      name: `a namespace record that is ${JSON.stringify(text)}`,
+      spoil: ({path}) => writeFileSync(path('namespaces/default/namespace.json'), text),
+      finds: ['damage: record namespaces/default/namespace.json: '],
+    }),
+  ),
+  {
+    name: 'what killed processes left',
+    spoil: ({path}) => {
+      mkdirSync(path('work', `${DEAD}.x`), {recursive: true});
+      mkdirSync(path('trash', `${DEAD}.x`), {recursive: true});
+      mkdirSync(path(`locks/store.${DEAD}.zz`), {recursive: true});
+      writeFileSync(path('namespaces/default/images', `.tmp.${DEAD}.x`), 'x');
+      writeFileSync(path(`.tmp.${DEAD}.x`), 'x');
+    },
+    finds: [
+      `garbage: entry .tmp.${DEAD}.x: was left by a process that is gone`,
+      `garbage: entry locks/store.${DEAD}.zz: was left`,
+      `garbage: entry namespaces/default/images/.tmp.${DEAD}.x: was left`,
+      `garbage: entry trash/${DEAD}.x: was left`,
+      `garbage: entry work/${DEAD}.x: was left`,
+    ],
+  },
+  {
+    name: 'what nobody names',
+    spoil: ({path, layer}) => {
+      writeFileSync(path('content/blobs/sha256', 'a'.repeat(64)), 'x');
+      cpSync(layer(0), path('layers/overlayfs-own-aaaaaaaaaaaaaaaaaaaaaaaa'), {recursive: true});
+    },
+    finds: ['garbage: content sha256:…: no record names it', 'garbage: layer overlayfs-own-…: no record names it'],
+  },
+  {
+    name: 'a download that nobody goes on with',
+    spoil: ({path}) => {
+      mkdirSync(path('content/ingest/old'), {recursive: true});
+      writeFileSync(path('content/ingest/old/data'), 'x');
+      utimesSync(path('content/ingest/old/data'), 0, 0);
+    },
+    finds: ['garbage: ingest old: nobody has gone on with it for long'],
+  },
+  {
+    name: 'foreign files and directories',
+    spoil: ({path}) => {
+      writeFileSync(path('README'), 'x');
+      mkdirSync(path('content/blobs/md5'));
+      mkdirSync(path('namespaces/default/volumes'));
+      writeFileSync(path('namespaces/default/images/notes.txt'), 'x');
+      symlinkSync('/etc', path('etc'));
+    },
+    finds: ['README', 'content/blobs/md5', 'etc', 'namespaces/default/images/notes.txt', 'namespaces/default/volumes'].map(
+      (name) => `garbage: entry ${name}: is nothing of ours`,
+    ),
+    remains: ['README', 'content/blobs/md5', 'etc', 'namespaces/default/images/notes.txt', 'namespaces/default/volumes'].map(
+      (name) => `garbage: entry ${name}: is nothing of ours`,
+    ),
+  },
+  {
+    name: 'symbolic links where directories belong',
+    spoil: ({path}) => {
+      renameSync(path('refs'), path('cache-refs'));
+      symlinkSync(path('cache-refs'), path('refs'));
+    },
+    finds: ['damage: entry refs: is a symbolic link', 'garbage: entry cache-refs: is nothing of ours'],
+    remains: ['damage: entry refs: is a symbolic link', 'garbage: entry cache-refs: is nothing of ours'],
+  },
+];
+
+const DEEP: readonly Damage[] = [
+  {
+    name: 'a bit of a blob',
+    deep: true,
+    spoil: ({blob, image}) => flip(blob(image.layers[0]!.digest), 700),
+    finds: ['damage: content sha256:…: is sha256:… on disk'],
+  },
+  {
+    name: 'a bit of a manifest',
+    deep: true,
+    spoil: ({blob, image}) => flip(blob(image.manifest.digest), 20),
+    finds: ['damage: content sha256:…: is sha256:… on disk'],
+  },
+];
+
+/** Changes a file, and gives it back the time that it had. */
+function inPlace(path: string, change: (path: string) => void): void {
+  const {atime, mtime} = statSync(path);
+  change(path);
+  utimesSync(path, atime, mtime);
+}
+
+/** How the trees of extracted layers may be wrong; what there is of them stands in LAYERS. */
+const TREES: readonly (readonly [name: string, spoil: (tree: string) => unknown, problem: string])[] = [
+  ['a file that is missing', (tree) => inPlace(join(tree, 'etc'), () => rmSync(join(tree, 'etc/b'))), '"/etc/b" is missing'],
+  ['a file too many', (tree) => writeFileSync(join(tree, 'more'), ''), '"/more" does not belong there'],
+  ['other bytes', (tree) => inPlace(join(tree, 'etc/a'), (path) => writeFileSync(path, 'hallo'.repeat(1000))), '"/etc/a" has other bytes'],
+  ['a file that is cut', (tree) => inPlace(join(tree, 'etc/a'), (path) => truncateSync(path, 10)), '"/etc/a" has 10 B, not 5000 B'],
+  ['another mode', (tree) => chmodSync(join(tree, 'etc'), 0o777), '"/etc" has mode 0777, not 0750'],
+  ['another owner', (tree) => chownSync(join(tree, 'etc/a'), 7, 0), '"/etc/a" has user 7, not 0'],
+  ['another group', (tree) => chownSync(join(tree, 'usr'), 0, 7), '"/usr" has group 7, not 0'],
+  [
+    'another time',
+    (tree) => utimesSync(join(tree, 'etc/a'), 1, 1),
+    '"/etc/a" has mtime 1970-01-01T00:00:01.000Z, not 2023-11-14T22:13:20.000Z',
+  ],
+  ['another target', (tree) => relink(tree, 'usr/e', '/etc'), '"/usr/e" leads to "/etc", not "../etc"'],
+  ['another type', (tree) => retype(tree), '"/usr/bin" has type 100000, not 40000'],
+  ['a name that is a copy', (tree) => copy(tree), '"/etc/b" is another file than "/etc/a"'],
+];
+
+function relink(tree: string, path: string, target: string): void {
+  const {mtime} = lstatSync(join(tree, path));
+  inPlace(join(tree, dirname(path)), () => {
+    rmSync(join(tree, path));
+    symlinkSync(target, join(tree, path));
+    lutimesSync(join(tree, path), mtime, mtime);
+  });
+}
+
+function retype(tree: string): void {
+  inPlace(join(tree, 'usr'), () => {
+    rmSync(join(tree, 'usr/bin'), {recursive: true});
+    writeFileSync(join(tree, 'usr/bin'), '');
+  });
+}
+
+function copy(tree: string): void {
+  const {atime, mtime} = statSync(join(tree, 'etc/a'));
+  inPlace(join(tree, 'etc'), () => {
+    rmSync(join(tree, 'etc/b'));
+    copyFileSync(join(tree, 'etc/a'), join(tree, 'etc/b'));
+    utimesSync(join(tree, 'etc/b'), atime, mtime);
+  });
+}
+
+const LAYER_DAMAGE: Readonly<Record<string, readonly Damage[]>> = {
+  erofs: [
+    {
+      name: 'a bit of a tar',
+      deep: true,
+      spoil: ({layer}) => flip(join(layer(0), 'layer.tar'), 5000),
+      finds: ['damage: layer …: has sha256:… in layer.tar, and should have sha256:…'],
+    },
+    {
+      name: 'a bit of the tar of a layer that depends on others',
+      deep: true,
+      spoil: ({layer}) => flip(join(layer(1), 'layer.tar'), 600),
+      finds: ['damage: layer …: has sha256:… in layer.tar, and should have sha256:…'],
+    },
+    {
+      name: 'a name in an index',
+      deep: true,
+      spoil: ({layer}) => respell(join(layer(0), 'layer.erofs'), 'usr', 'usx'),
+      finds: ['damage: layer …: "/usr" is missing'],
+    },
+    {
+      name: 'a name in an index that depends on others',
+      deep: true,
+      spoil: ({layer}) => respell(join(layer(1), 'layer.erofs'), 'etc', 'etx'),
+      finds: ['damage: layer …: "/etc" is missing'],
+    },
+    {
+      name: 'an index without its magic',
+      deep: true,
+      spoil: ({layer}) => flip(join(layer(0), 'layer.erofs'), 1024),
+      finds: ['damage: layer …: cannot be mounted'],
+    },
+    {
+      name: 'an index that is cut',
+      deep: true,
+      spoil: ({layer}) => truncateSync(join(layer(0), 'layer.erofs'), 1000),
+      finds: ['damage: layer …: cannot be mounted'],
+    },
+  ],
+  overlayfs: TREES.map(([name, spoil, problem]) => ({
+    name,
+    deep: true,
+    spoil: ({layer}) => spoil(join(layer(0), 'fs')),
+    finds: [`damage: layer …: ${problem}`],
+  })),
+  native: TREES.map(([name, spoil, problem]) => ({
+    name,
+    deep: true,
+    spoil: ({layer}) => spoil(join(layer(0), 'fs')),
+    finds: [`damage: layer …: ${problem}`],
+  })),
+};
+
+/** Replaces text of the same length wherever it stands. */
+function respell(path: string, from: string, to: string): void {
+  writeFileSync(path, Buffer.from(readFileSync(path, 'latin1').replaceAll(from, to), 'latin1'));
+}
+
+function assertSays(actual: readonly string[], expected: readonly string[]): void {
+  const found = actual.map(general);
+  const matches = found.length === expected.length && [...expected].sort().every((beginning, i) => found[i]!.startsWith(beginning));
+  if (!matches) assert.deepEqual(found, [...expected].sort());
+}
+
+/** Looks, looks whether the look has changed anything, repairs, and looks whether all is as it was. */
+async function judge(rig: Rig, {spoil, finds, remains = [], deep = false}: Damage): Promise<void> {
+  const {client} = rig;
+  await spoil(rig);
+  const before = contents(client.root);
+  const found = await client.check({deep});
+  assertSays(saysAll(found), finds);
+  assert.equal(contents(client.root), before, 'a look changes nothing');
+  assert.equal(found.damage, finds.filter((text) => text.startsWith('damage')).length);
+  assert.ok(found.findings.every(({repaired, action}) => !repaired && action === undefined));
+
+  const {findings, damage} = await client.check({deep, repair: true});
+  assertSays(findings.map(says).sort(), finds);
+  assertSays(
+    findings
+      .filter(({repaired}) => !repaired)
+      .map(says)
+      .sort(),
+    remains,
+  );
+  assert.ok(
+    findings.every(({repaired, action}) => !repaired || action !== undefined),
+    'who repairs says how',
+  );
+  assert.equal(damage, remains.filter((text) => text.startsWith('damage')).length);
+
+  assertSays(saysAll(await client.check({deep: true})), remains);
+  const [image] = await client.namespace('default').images.check({snapshotter: rig.snapshotter});
+  assert.deepEqual([image?.status, image?.unpacked], ['complete', true]);
+}
+
+describe('check', () => {
+  for (const damage of SHALLOW)
+    it(`names and repairs ${damage.name}`, async (t) => {
+      if (requiresRoot(t)) await judge(await pulled(t, 'overlayfs'), damage);
+    });
+
+  for (const [snapshotter, damages] of Object.entries(LAYER_DAMAGE))
+    for (const damage of [...DEEP, ...damages])
+      it(`names and repairs ${damage.name}, ${snapshotter}`, async (t) => {
+        if (!requiresRoot(t) || (snapshotter === 'erofs' && !requiresProgram(t, 'mkfs.erofs'))) return;
+        await judge(await pulled(t, snapshotter), damage);
+      });
+});

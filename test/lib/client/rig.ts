@@ -1,0 +1,109 @@
+/** A store with an image of two layers, as a registry on loopback gave it, to be spoilt by hand and looked at again. */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import type {CheckResult, Client, Finding, OpenOptions} from '../../../src/lib/client/types.ts';
+import {bootId} from '../../../src/lib/fs/process.ts';
+import {type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
+import {recordFile} from '../../../src/lib/store/layout.ts';
+import {digestOf, type FakeImage, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {newClient, type Scope} from '../../helpers.ts';
+import {dir, file, link, symlink, tar} from '../../tartest.ts';
+
+/** The upper one leaves parents to the lower, and so depends on it. */
+export const LAYERS = [
+  tar(
+    dir('etc', 0o750),
+    file('etc/a', 'hello'.repeat(1000)),
+    link('etc/a', 'etc/b'),
+    dir('usr'),
+    dir('usr/bin'),
+    symlink('../etc', 'usr/e'),
+  ),
+  tar(file('b', 'world'), file('etc/c', 'below')),
+];
+export const DIFF_IDS = LAYERS.map((layer) => digestOf(layer));
+
+const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
+export const CONFIG = {architecture, os: 'linux', config: {Cmd: ['/b']}, rootfs: {type: 'layers', diff_ids: DIFF_IDS}};
+
+/** Begins the names of what a process left that was of another boot. */
+export const DEAD = `1.1.${'0'.repeat(32)}.1`;
+
+export interface Rig {
+  readonly registry: FakeRegistry;
+  readonly image: FakeImage;
+  readonly ref: string;
+  readonly client: Client;
+  readonly snapshotter: string;
+  /** Below the root. */
+  path(...parts: string[]): string;
+  blob(digest: Digest): string;
+  /** File of a record in namespace `default`. */
+  record(kind: string, key: string): string;
+  /** Directories under `layers/`, sorted: those of the image's layers, bottom first. */
+  layer(n: number): string;
+}
+
+export async function pulled(scope: Scope, snapshotter: string, options: OpenOptions = {}): Promise<Rig> {
+  const registry = await startFakeRegistry(scope);
+  const image = registry.addImage('app', 'latest', LAYERS, CONFIG);
+  const ref = `${registry.host}/app:latest`;
+  const client = await newClient(scope, options);
+  await client.namespace('default').pull(ref, {snapshotter});
+  const path = (...parts: string[]): string => join(client.root, ...parts);
+  const chain = await client.namespace('default').snapshots(snapshotter).list();
+  const bottomFirst = [...chain].sort((a, b) => (a.parent === undefined ? -1 : b.parent === undefined ? 1 : 0));
+  return {
+    registry,
+    image,
+    ref,
+    client,
+    snapshotter,
+    path,
+    blob: (digest) => path('content/blobs', ...digestParts(digest)),
+    record: (kind, key) => path('namespaces/default', kind, recordFile(key)),
+    layer: (n) => path('layers', bottomFirst[n]!.layer!),
+  };
+}
+
+export const readJSON = (path: string): Record<string, unknown> => JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>;
+export const writeJSON = (path: string, value: unknown): void => writeFileSync(path, `${JSON.stringify(value)}\n`);
+
+/** Turns one bit of a file. */
+export function flip(path: string, at: number): void {
+  const bytes = readFileSync(path);
+  bytes[at < 0 ? bytes.length + at : at]! ^= 1;
+  rmSync(path);
+  writeFileSync(path, bytes);
+}
+
+/** As if the machine had been started anew since a layer was made. */
+export function fromAnotherBoot(layer: string): void {
+  const info = readJSON(join(layer, 'layer.json'));
+  assert.equal(info.bootId, bootId());
+  writeJSON(join(layer, 'layer.json'), {...info, bootId: 'f'.repeat(32)});
+}
+
+/** Changes with every lock that is taken. */
+const UNSTEADY = '-path ./locks -prune -o';
+
+/** Everything below a directory: names, types, bytes, attributes; not the times, which a mere look may change. */
+export const contents = (path: string): string =>
+  execFileSync(
+    'sh',
+    ['-c', `find . ${UNSTEADY} -printf "%P %y %m %s %l\\n" | sort; find . ${UNSTEADY} -type f -print0 | sort -z | xargs -0 sha256sum`],
+    {
+      cwd: path,
+      encoding: 'latin1',
+      maxBuffer: 1 << 28,
+    },
+  );
+
+/** What a finding says, without where. */
+export const says = ({severity, object, problem}: Finding): string => `${severity}: ${object}: ${problem}`;
+
+export const saysAll = ({findings}: CheckResult): readonly string[] => findings.map(says).sort();
+
+export const names = (path: string): readonly string[] => readdirSync(path).sort();
