@@ -45,9 +45,9 @@ export interface Chain {
 }
 
 // Descriptor 3 is a socket to us. Every program but the runtime writes its complaints there, and the runtime does not
-// inherit it (CVE-2024-21626). libmount's newer way takes no option longer than 255 bytes.
+// inherit it (CVE-2024-21626). libmount's newer way takes no option longer than 255 bytes. Options are those that busybox has as well.
 const SCRIPT = `
-LIBMOUNT_FORCE_MOUNT2=always mount --all --fstab fstab >&3 2>&3 || exit
+LIBMOUNT_FORCE_MOUNT2=always mount -a -T fstab >&3 2>&3 || exit
 { test "$1" = - || { stty -g && stty size; } <&"$1"; echo mounted; } >&3 2>&3
 read -r go <&3 || exit
 shift
@@ -162,7 +162,7 @@ export async function startChain(
 ): Promise<Chain> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount (util-linux)');
-  const argv = [unshare, '--mount', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
+  const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
   const options: SpawnOptions = {cwd: bundle, env: {PATH: searchPath()}, stdio: [...stdio, 'pipe'], detached: true};
   const {Bun: bun} = globalThis as {readonly Bun?: Bun};
   let child: Child;
@@ -189,11 +189,12 @@ export async function startChain(
     mounted: async () => {
       const text = await child.text;
       if (text.endsWith(MOUNTED)) {
-        const [settings = '', size = ''] = text.split('\n');
-        const [height = 0, width = 0] = size.split(' ').map(Number);
-        return terminal === undefined ? undefined : {settings, size: {height, width}};
+        const found = /(?:^|\n)([^\n]+)\n(\d+) (\d+)\nmounted\n$/.exec(text);
+        return found === null ? undefined : {settings: found[1]!, size: {height: Number(found[2]), width: Number(found[3])}};
       }
-      throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'no mount namespace'}`);
+      throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'no mount namespace'}`, {
+        hint: 'the kernel may say more: dmesg',
+      });
     },
     release: () => child.write('go\n'),
   };

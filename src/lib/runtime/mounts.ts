@@ -23,7 +23,7 @@ const PATH_OPTIONS = ['lowerdir', 'upperdir', 'workdir', 'device'];
 const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
 
 /**
- * Writes `<bundle>/fstab`, from which `mount --all --fstab fstab` run in `bundle` mounts the tree on `<bundle>/rootfs`, and
+ * Writes `<bundle>/fstab`, from which `mount -a -T fstab` run in `bundle` mounts the tree on `<bundle>/rootfs`, and
  * the directories and links that it names.
  *
  * Paths in options become short links relative to `bundle`: the kernel takes one page of options, which 127 layers

@@ -86,7 +86,7 @@ describe('when the tool is killed', () => {
     const driven = rig.drive(NODE, {args: ['sleep', '1000']});
     await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/fstab')));
     driven.child.kill('SIGKILL');
-    await driven.ended;
+    await eventually('the end of the tool', () => driven.child.signalCode !== null);
     const run = (await listRuns(rig.stateDir, findRuntime()))[0]!;
     // The release may have been given already; then it is a container like any other.
     await cleanup(rig.stateDir, 'c', findRuntime(), {kill: run.state === 'orphaned'});
