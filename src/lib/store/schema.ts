@@ -34,7 +34,7 @@ class RecordReader {
     const reader = new RecordReader(value, what);
     const {version} = reader.#fields;
     if (version === RECORD_VERSION) return reader;
-    if (typeof version === 'number' && version > RECORD_VERSION)
+    if (Number.isSafeInteger(version) && (version as number) > RECORD_VERSION)
       throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this berth knows ${RECORD_VERSION}`, {
         hint: 'use the berth that wrote it, or a newer one',
       });

@@ -5,8 +5,8 @@ import {describe, it, type TestContext} from 'node:test';
 import {MemoryBackend} from '../../../src/lib/store/backend.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout, type Layout} from '../../../src/lib/store/layout.ts';
-import {startScript} from '../../children.ts';
-import {is, temporaryDirectory} from '../../helpers.ts';
+import {runScript, startScript} from '../../children.ts';
+import {findProgram, is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
 import {metadataSuite} from '../../suites/metadata.ts';
 
 const openJournal = (root: string): JournalBackend => new JournalBackend(createLayout(root), {lockTimeoutMs: 10_000});
@@ -325,6 +325,33 @@ describe('journal', () => {
     assert.deepEqual(others, ['applied', 'checkpoint']);
     assert.equal(statSync(layout.journal).mode & 0o777, 0o700);
     assert.equal(statSync(join(layout.root, 'n.json')).mode & 0o777, 0o600);
+  });
+
+  it('has every record of a checkpoint on the disk before it is one', async (t) => {
+    if (!requiresProgram(t, 'strace')) return;
+    const dir = temporaryDirectory(t);
+    const code = `
+      const {JournalBackend} = await lib('store/journal.ts');
+      const {createLayout} = await lib('store/layout.ts');
+      const backend = new JournalBackend(createLayout(args[0]), {lockTimeoutMs: 1000});
+      const put = (path, document) => backend.update('x', (tx) => tx.put(path, document));
+      for (let i = 1; i <= 62; i++) await put('d/' + i + '.json', i);
+      await put('gone/x.json', 1);
+      await put('gone/x.json', undefined);`;
+    await runScript(t, code, [join(dir, 'root')], {
+      through: [findProgram('strace')!, '-f', '-y', '-qq', '-e', 'trace=fsync,rename,link', '-o', join(dir, 'trace')],
+    });
+    const calls = readFileSync(join(dir, 'trace'), 'utf8')
+      .split('\n')
+      .flatMap((line) => /(\w+)\((.*)\) += 0$/.exec(line)?.slice(1, 3).join(' ') ?? [])
+      .map((call) => call.replaceAll(`${dir}/root`, '').replaceAll(/\d+<|[">]/g, ''));
+    const commit = calls.findIndex((call) => call.endsWith(', /journal/0000000000000064'));
+    const checkpoint = calls.findLastIndex((call) => call.endsWith(', /journal/checkpoint'));
+    assert.ok(commit > 0 && checkpoint > commit);
+    const synced = new Set(calls.slice(commit, checkpoint));
+    for (let i = 1; i <= 62; i++) assert.ok(synced.has(`fsync /d/${i}.json`), `d/${i}.json`);
+    // The directory that came and went is an entry of the root.
+    for (const directory of ['/d', '/journal', '']) assert.ok(synced.has(`fsync ${directory}`), directory);
   });
 
   it('sweeps what killed writers left beside the records that it checkpoints', async (t) => {
