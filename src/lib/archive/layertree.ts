@@ -433,9 +433,8 @@ export class LayerTree {
   #settle({path, attributes, disk}: Dir): void {
     const {mode, uid, gid, mtimeSec, mtimeNs} = attributes;
     const at = fsPath(`${this.#base}/${path}`);
-    const chown = disk!.uid !== uid || disk!.gid !== gid;
-    if (chown) lchownSync(at, uid, gid);
-    if (disk!.mode !== mode || (chown && (mode & 0o6000) !== 0)) chmodSync(at, mode);
+    if (disk!.uid !== uid || disk!.gid !== gid) lchownSync(at, uid, gid);
+    if (disk!.mode !== mode) chmodSync(at, mode);
     const time = mtimeSec + mtimeNs / 1e9;
     lutimesSync(at, time, time);
   }

@@ -3,6 +3,7 @@ import {once} from 'node:events';
 import {describe, it} from 'node:test';
 import {createGzip, gzipSync, zstdCompressSync} from 'node:zlib';
 import {createInflater, createStreamInflater, inflatesSynchronously, openInflater} from '../../../src/lib/archive/inflate.ts';
+import {is} from '../../helpers.ts';
 import {findBun, runInBun} from './engines.ts';
 import {inflate, inflateAll, OPENERS, type Outcome, PLAIN, STREAMS, sha256} from './streams.ts';
 
@@ -83,6 +84,15 @@ describe('inflating', () => {
     inflater.close();
     assert.equal(buffers.size, 1);
   });
+
+  for (const [way, open] of Object.entries(OPENERS))
+    it(`takes nothing but zeros after zeros, though it be another member: ${way}`, async () => {
+      const inflater = open(() => {});
+      await inflater.write(Buffer.concat([gzipSync('one'), Buffer.alloc(8)]));
+      await inflater.write(Buffer.alloc(8));
+      await assert.rejects(async () => inflater.write(gzipSync('another')), is('data_loss'));
+      inflater.close();
+    });
 
   it('tells the format once four bytes are there', () => {
     const inflater = createInflater(() => {});

@@ -1041,10 +1041,13 @@ const OURS: readonly Scenario[] = [
       [
         file('f', 'x', 0o644, {uid: 3_000_000, gid: 4_294_967_294, format: 'gnu'}),
         file('g', 'y', 0o644, {pax: {uid: '3000001', gid: '7'}}),
+        dir('d', 0o755, {uid: 3_000_000, gid: 4_000_000, mtime: 9_000_000_000, xattrs: {'user.x': '1'}}),
       ],
     ],
-    check: (tree) =>
-      assert.deepEqual([tree.at('f').uid, tree.at('f').gid, tree.at('g').uid, tree.at('g').gid], [3_000_000, 4_294_967_294, 3_000_001, 7]),
+    check: (tree) => {
+      assert.deepEqual([tree.at('f').uid, tree.at('f').gid, tree.at('g').uid, tree.at('g').gid], [3_000_000, 4_294_967_294, 3_000_001, 7]);
+      assert.deepEqual([tree.at('d').uid, tree.at('d').gid, tree.at('d').mtime], [3_000_000, 4_000_000, 9_000_000_000_000_000_000n]);
+    },
   },
   {
     name: 'PAX path, linkpath, size',
@@ -1088,6 +1091,71 @@ const OURS: readonly Scenario[] = [
         ['.', 'f'],
       ),
     umoci: 'umoci refuses them',
+  },
+  {
+    name: 'whiteouts in a directory that has nothing below it',
+    layers: [[file('f', 'x')], [dir('new', 0o700), whiteout('new/none'), file('new/g', 'y')]],
+    check: (tree) => assert.deepEqual(tree.names('new'), ['new/g']),
+  },
+  {
+    name: 'what an opaque mark hides is not looked into again',
+    layers: [
+      [dir('a'), dir('a/b', 0o700), file('a/b/f', 'f'), dir('a/c', 0o700)],
+      [whiteout('a/b/none'), opaque('a'), file('a/b/new', 'n'), file('a/c/new', 'n')],
+    ],
+    check: (tree) => {
+      assert.deepEqual([tree.names('a'), tree.names('a/b')], [['a/b', 'a/c'], ['a/b/new']]);
+      assert.deepEqual([tree.at('a/b').mode, tree.at('a/c').mode], ['0755', '0755']);
+    },
+    umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode'], 'a/c': ['mtime', 'mode']},
+  },
+  {
+    name: 'what a whiteout hides is not looked into again',
+    layers: [
+      [dir('a'), dir('a/b', 0o700), file('a/b/f', 'f')],
+      [file('a/x', 'x'), whiteout('a/b/none'), whiteout('a'), file('a/b/new', 'n')],
+    ],
+    check: (tree) => {
+      assert.deepEqual([tree.names('a'), tree.names('a/b')], [['a/b', 'a/x'], ['a/b/new']]);
+      assert.equal(tree.at('a/b').mode, '0755');
+    },
+    umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
+    containerd: 'containerd lets a whiteout remove what its own layer has',
+  },
+  {
+    name: 'a directory below a file below a directory is not seen',
+    layers: [[dir('a'), dir('a/b', 0o700), file('a/b/x', 'x')], [file('a', 'now a file')], [dir('a')], [file('a/b/new', 'n')]],
+    check: (tree) => {
+      assert.deepEqual(tree.names('a/b'), ['a/b/new']);
+      assert.equal(tree.at('a/b').mode, '0755');
+    },
+    umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
+  },
+  {
+    name: 'a link that is replaced by way of itself',
+    layers: [[symlink('.', 'l'), file('l/l', 'now a file'), file('l/x', 'x')]],
+    error: 'failed_precondition',
+  },
+  {
+    name: 'a chain of 200 links',
+    layers: [[dir('d'), symlink('d', 'l0'), ...Array.from({length: 199}, (_, i) => symlink(`l${i}`, `l${i + 1}`)), file('l199/f', 'x')]],
+    check: (tree) => assert.deepEqual(tree.names('d'), ['d/f']),
+  },
+  {
+    name: 'a chain of 300 links',
+    layers: [[dir('d'), symlink('d', 'l0'), ...Array.from({length: 299}, (_, i) => symlink(`l${i}`, `l${i + 1}`)), file('l299/f', 'x')]],
+    error: 'failed_precondition',
+  },
+  {
+    name: 'sparse files',
+    layers: [
+      [
+        file('s', 'abc', 0o640, {
+          pax: {'GNU.sparse.size': '1000', 'GNU.sparse.numblocks': '3', 'GNU.sparse.map': '5,1,7,0,10,2', 'GNU.sparse.name': 'real'},
+        }),
+      ],
+    ],
+    check: (tree) => content(tree, 'real', `${'\0'.repeat(5)}a${'\0'.repeat(4)}bc${'\0'.repeat(988)}`),
   },
   {
     name: 'setting a file aside by hard link and replacing it',

@@ -38,6 +38,7 @@ export const STREAMS: Readonly<
   'gzip and zeros': {bytes: Buffer.concat([GZIP, Buffer.alloc(1000)]), kind: 'gzip'},
   'zstd, skippable frames and two others': {bytes: ZSTD, kind: 'zstd'},
   'zstd, with a skippable frame of no length': {bytes: Buffer.concat([ZSTD, Buffer.from('502a4d1800000000', 'hex')]), kind: 'zstd'},
+  'zstd, one byte repeated': {bytes: zstdCompressSync(Buffer.alloc(500_000, 'a')), plain: Buffer.alloc(500_000, 'a'), kind: 'zstd'},
   'zstd, nothing in it': {bytes: zstdCompressSync(Buffer.alloc(0)), plain: Buffer.alloc(0), kind: 'zstd'},
   neither: {bytes: PLAIN, kind: 'none'},
   'three bytes': {bytes: Buffer.from('abc'), plain: Buffer.from('abc'), kind: 'none'},

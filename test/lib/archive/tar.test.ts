@@ -143,6 +143,16 @@ describe('the tar reader', () => {
       assert.deepEqual([mtimeSec, mtimeNs], [sec, ns]);
     });
 
+  it('tells of headers that readers understand differently', () => {
+    const quirks = (pax: TarEntry['pax']): readonly string[] => one(file('f', '', 0o644, {pax: pax!})).quirks;
+    assert.deepEqual(quirks({mtime: '1.123456789'}), []);
+    assert.deepEqual(quirks({mtime: '1.5'}), ['pax-fraction']);
+    assert.deepEqual(quirks({uid: ''}), ['pax-empty']);
+    assert.deepEqual(quirks({'LIBARCHIVE.xattr.user.x': 'eA=='}), ['libarchive-xattr']);
+    assert.deepEqual(quirks({path: '//'}), ['empty-name']);
+    assert.deepEqual(one(dir('d', 0o755, {size: 1})).quirks, ['header-size']);
+  });
+
   it('forgets a PAX header after its entry, and takes a record without value for none', () => {
     const [first, second] = read(tar(file('a', '', 0o644, {pax: {path: 'b', uid: '7'}}), file('c', '', 0o644, {pax: {path: '', uid: ''}})));
     assert.deepEqual([first!.header.name, first!.header.uid, second!.header.name, second!.header.uid], ['b', 7, 'c', 0]);
