@@ -412,6 +412,23 @@ describe('the tar reader refuses', () => {
       tar(file('f', 'aaaa', 0o644, {pax: {'GNU.sparse.size': '9', 'GNU.sparse.numblocks': '1', 'GNU.sparse.map': 'x,4'}})),
     ],
     [
+      'a sparse map over a mebibyte',
+      'invalid_argument',
+      tar(
+        file('f', Buffer.from(`999999\n${'1\n'.repeat(600_000)}`), 0o644, {
+          pax: {'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.realsize': '9'},
+        }),
+      ),
+    ],
+    [
+      "GNU's sparse headers without end",
+      'invalid_argument',
+      Buffer.concat([
+        encode({...file('f'), typeflag: 'S', format: 'gnu', patch: (b) => b.writeUInt8(1, 482)}),
+        ...Array.from({length: 3000}, () => Buffer.from('00000000001\0'.repeat(42).padEnd(512, '\x01'), 'latin1')),
+      ]),
+    ],
+    [
       'a sparse file without its size',
       'data_loss',
       tar(file('f', 'aaaa', 0o644, {pax: {'GNU.sparse.numblocks': '1', 'GNU.sparse.map': '0,4'}})),
