@@ -145,7 +145,8 @@ export function checkCommand(rootfs: RootFS, {process}: Spec, mounts: MountPoint
   const name = process.args[0]!;
   const command = `command ${JSON.stringify(name)}`;
   const follow = (interpreter: string | undefined, depth: number): void => {
-    if (interpreter === undefined || depth === MAX_INTERPRETERS) return;
+    if (interpreter === undefined) return;
+    if (depth === MAX_INTERPRETERS) throw denied(`${command}: its interpreters are scripts without end`);
     follow(find(interpreter, `interpreter ${JSON.stringify(interpreter)} of ${command}`, interpreterOf), depth + 1);
   };
   /** The first file of PATH that may be executed is the one, whether or not the kernel can make something of it. */
