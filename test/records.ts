@@ -1,6 +1,11 @@
 /** Records by hand, for tests that need no registry. */
 import {createHash, randomBytes} from 'node:crypto';
-import type {Digest} from '../src/lib/oci/descriptor.ts';
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import type {Descriptor, Digest} from '../src/lib/oci/descriptor.ts';
+import {chainIDs} from '../src/lib/oci/manifest.ts';
+import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts';
+import {hostPlatform} from '../src/lib/oci/platform.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from '../src/lib/store/records.ts';
 import type {Store} from '../src/lib/store/store.ts';
 
@@ -50,19 +55,21 @@ export const containerRecord = (id: string, over: Partial<ContainerRecord> = {})
   ...over,
 });
 
-/** An image in a namespace, as far as a store knows images: a manifest, a config and layers as content that keeps each other, unpacked snapshots. */
+/** An image in a namespace, as a pull leaves it, save that its layers are not what they say. */
 export interface MadeImage {
   readonly name: string;
   readonly manifest: Digest;
+  /** Manifest, config, layers. */
   readonly content: readonly Digest[];
-  readonly chainIDs: readonly string[];
+  /** Bottom first; so are the layers. */
+  readonly chainIDs: readonly Digest[];
   readonly layers: readonly string[];
 }
 
 /**
- * Puts an image with real blobs and layers, all in one transaction.
+ * Puts an image with real documents, blobs and layer directories, its records all in one transaction.
  *
- * @param seed same seed, same bytes: two images of one seed share everything
+ * @param options.seed same seed, same bytes: two images of one seed share everything
  */
 export async function makeImage(
   store: Store,
@@ -71,41 +78,41 @@ export async function makeImage(
   {seed = randomBytes(8).toString('hex'), layers: count = 2}: {readonly seed?: string; readonly layers?: number} = {},
 ): Promise<MadeImage> {
   store.prepare();
-  const blob = (text: string): {digest: Digest; size: number} => {
+  const blob = (text: string, mediaType: string): Descriptor => {
     const bytes = Buffer.from(text);
     store.blobs.writeSmall(digestOf(bytes), bytes);
-    return {digest: digestOf(bytes), size: bytes.length};
+    return {mediaType, digest: digestOf(bytes), size: bytes.length};
   };
-  const layers = Array.from({length: count}, (_, i) => blob(`layer ${i} of ${seed}`));
-  const chainIDs = layers.map((_, i) => digestOf(`chain ${i} of ${seed}`));
-  const ids = layers.map((_, i) => `overlayfs-sha256-${digestOf(`diff ${i} of ${seed}`).slice(7)}`);
+  const numbers = Array.from({length: count}, (_, i) => i);
+  const diffIDs = numbers.map((i) => digestOf(`diff ${i} of ${seed}`));
+  const chain = chainIDs(diffIDs);
+  const layers = numbers.map((i) => blob(`layer ${i} of ${seed}`, OCI_LAYER));
+  const ids = diffIDs.map((diffID) => `overlayfs-${diffID.replace(':', '-')}`);
   for (const [i, id] of ids.entries()) {
     const work = store.layers.createWork();
-    store.layers.publish(work, id, {snapshotter: 'overlayfs', diffID: digestOf(`diff ${i} of ${seed}`)});
+    mkdirSync(join(work, 'fs'), {mode: 0o755});
+    writeFileSync(join(work, 'fs', 'file'), `of layer ${i}`);
+    store.layers.publish(work, id, {snapshotter: 'overlayfs', diffID: diffIDs[i]!});
   }
-  const config = blob(`config of ${seed}`);
-  const manifest = blob(`manifest of ${seed}`);
+  const {os, architecture} = hostPlatform();
+  const config = blob(JSON.stringify({os, architecture, rootfs: {type: 'layers', diff_ids: diffIDs}}), OCI_CONFIG);
+  const manifest = blob(JSON.stringify({schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers}), OCI_MANIFEST);
   await store.update(`image ${name}`, (tx) => {
     const ns = tx.namespace(namespace);
-    for (const layer of layers) ns.content.put(contentRecord(layer.digest, {}, layer.size));
-    ns.content.put(contentRecord(config.digest, {'containerd.io/gc.ref.snapshot.overlayfs': chainIDs.at(-1)!}, config.size));
-    const children: [string, string][] = layers.map(({digest}, i) => [`containerd.io/gc.ref.content.l.${i}`, digest]);
-    ns.content.put(
-      contentRecord(
-        manifest.digest,
-        {'containerd.io/gc.ref.content.config': config.digest, ...Object.fromEntries(children)},
-        manifest.size,
-      ),
-    );
-    for (const [i, key] of chainIDs.entries())
-      ns.snapshots('overlayfs').put(snapshotRecord(key, {layer: ids[i]!, ...(i === 0 ? {} : {parent: chainIDs[i - 1]!})}));
-    ns.images.put({...imageRecord(name, manifest.digest), target: {...imageRecord(name, manifest.digest).target, size: manifest.size}});
+    const ref = 'containerd.io/gc.ref';
+    for (const {digest, size} of layers) ns.content.put(contentRecord(digest, {}, size));
+    ns.content.put(contentRecord(config.digest, count === 0 ? {} : {[`${ref}.snapshot.overlayfs`]: chain.at(-1)!}, config.size));
+    const children = Object.fromEntries(layers.map(({digest}, i) => [`${ref}.content.l.${i}`, digest]));
+    ns.content.put(contentRecord(manifest.digest, {[`${ref}.content.config`]: config.digest, ...children}, manifest.size));
+    for (const [i, key] of chain.entries())
+      ns.snapshots('overlayfs').put(snapshotRecord(key, {layer: ids[i]!, ...(i === 0 ? {} : {parent: chain[i - 1]!})}));
+    ns.images.put({...imageRecord(name, manifest.digest), target: manifest});
   });
   return {
     name,
     manifest: manifest.digest,
     content: [manifest.digest, config.digest, ...layers.map(({digest}) => digest)],
-    chainIDs,
+    chainIDs: chain,
     layers: ids,
   };
 }

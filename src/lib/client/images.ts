@@ -9,7 +9,7 @@ import {collect} from '../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
-import type {NamespaceTransaction, NamespaceView} from '../store/store.ts';
+import type {NamespaceTransaction, NamespaceView, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
@@ -64,13 +64,17 @@ export function planLocally(context: Context, image: ImageRecord, platform?: str
 
 export function imagesClient(context: Context, namespace: string): NamespaceClient['images'] {
   const {store} = context;
-  const change = (purpose: string, text: string, fn: (ns: NamespaceTransaction, image: ImageRecord) => ImageRecord): Promise<ImageRecord> =>
+  const change = (
+    purpose: string,
+    text: string,
+    fn: (ns: NamespaceTransaction, tx: StoreTransaction, image: ImageRecord) => ImageRecord,
+  ): Promise<ImageRecord> =>
     store.update(purpose, (tx) => {
       const ns = tx.namespace(namespace);
       const name = imageName(ns, text);
       const image = ns.images.find(name);
       if (image === undefined) throw missingImage(context, namespace, name);
-      return fn(ns, image);
+      return fn(ns, tx, image);
     });
 
   const records: NamespaceClient['images']['records'] = async ({filters = []} = {}) =>
@@ -93,22 +97,25 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
         })
         .then(() => store.layers.emptyTrash()),
 
-    tag: (source, target, {force = false} = {}) => {
+    tag: async (source, target, {force = false} = {}) => {
       const name = formatReference(parseReference(target));
-      return change(`tag ${name}`, source, (ns, image) => {
+      const tagged = await change(`tag ${name}`, source, (ns, tx, image) => {
         const before = ns.images.find(name);
         if (before !== undefined && !force)
           throw new ErrdefsError('already_exists', `image ${JSON.stringify(name)}`, {hint: 'replace it with --force'});
         const now = new Date().toISOString();
-        const tagged: ImageRecord = {...image, name, createdAt: before?.createdAt ?? now, updatedAt: now};
-        ns.images.put(tagged);
-        return tagged;
+        const moved: ImageRecord = {...image, name, createdAt: before?.createdAt ?? now, updatedAt: now};
+        ns.images.put(moved);
+        if (before !== undefined) collect(store, tx);
+        return moved;
       });
+      store.layers.emptyTrash();
+      return tagged;
     },
 
     label: async (text, labels, {replaceAll = false} = {}) => {
       validateLabels(labels);
-      return change(`labels of image ${text}`, text, (ns, image) => {
+      return change(`labels of image ${text}`, text, (ns, _tx, image) => {
         const changed = {...image, labels: mergeLabels(replaceAll ? {} : image.labels, labels), updatedAt: new Date().toISOString()};
         ns.images.put(changed);
         return changed;
