@@ -13,8 +13,11 @@ import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {unmountBelow} from '../test/helpers.ts';
 
-/** One file may take as long. */
-const TIMEOUT_MS = 10 * 60_000;
+/** One test may take as long … */
+const TEST_TIMEOUT_MS = 5 * 60_000;
+
+/** … and all tests. A file whose tests have ended, or timed out, goes on while something that it started does. */
+const TIMEOUT_MS = 60 * 60_000;
 
 const root = join(import.meta.dirname, '..');
 
@@ -34,10 +37,11 @@ function parse(args: readonly string[]): Options {
   };
 }
 
-/** Runs a command with our streams. @returns its exit status, 128+n when signal n ended it */
+/** Runs a command with our streams, for a limited time. @returns its exit status, 128+n when signal n ended it */
 async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'inherit', 'inherit']});
+  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'inherit', 'inherit'], timeout: TIMEOUT_MS});
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+  if (child.killed) process.stderr.write(`${[command, ...args].join(' ')} was ended after ${TIMEOUT_MS / 60_000} minutes\n`);
   return code ?? 128 + constants.signals[signal!];
 }
 
@@ -59,7 +63,7 @@ function processesWith(marker: string): Map<number, string> {
 function sweep(marker: string, dir: string): string[] {
   const left: string[] = [];
   for (const [pid, command] of processesWith(marker)) {
-    left.push(`process ${pid}: ${command}`);
+    left.push(`process ${pid}: ${command.slice(0, 200)}`);
     process.kill(pid, 'SIGKILL');
   }
   for (const point of unmountBelow(dir)) left.push(`mount ${point}`);
@@ -93,7 +97,7 @@ async function main(): Promise<number> {
     const flags = [
       '--test',
       `--test-concurrency=${Math.max(2, availableParallelism())}`,
-      `--test-timeout=${TIMEOUT_MS}`,
+      `--test-timeout=${TEST_TIMEOUT_MS}`,
       '--test-reporter=./scripts/test-reporter.ts',
       ...node,
     ];
