@@ -1,7 +1,11 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
 import {existsSync} from 'node:fs';
+import {join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
+import {removeBundle} from '../runtime/bundle.ts';
 import {collectAll} from '../store/gc.ts';
 import type {Context} from './context.ts';
+import {abandonedViews} from './layers.ts';
 import type {GcResult} from './types.ts';
 
 /** Age at which a layer has most likely reached the disk by itself, in milliseconds: then a sync costs little. */
@@ -11,8 +15,9 @@ const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs
 
 /** Collects in all namespaces, counts references anew, removes what killed processes left, and brings layers to the disk. */
 export async function collectGarbage(context: Context): Promise<GcResult> {
-  const {store} = context;
+  const {store, stateDir} = context;
   if (!existsSync(store.layout.version)) return NOTHING;
+  for (const view of abandonedViews(join(stateDir, 'views'))) removeView(view);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();
@@ -20,6 +25,15 @@ export async function collectGarbage(context: Context): Promise<GcResult> {
   });
   store.layers.emptyTrash();
   return {...collected, settled: await settleLayers(context, SETTLED_MS)};
+}
+
+/** Removes what a killed process mounted at, unless another collection was faster. */
+function removeView(path: string): void {
+  try {
+    removeBundle(path);
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, `view ${path}`);
+  }
 }
 
 /**
