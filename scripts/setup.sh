@@ -36,6 +36,9 @@ test       strace          strace           to see system calls, and to interrup
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
 bench      podman          podman           to compare with
+bench      curl            curl             to fetch as fast as a registry can serve
+bench      unpigz          pigz             what containerd and podman inflate with where it is
+bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
 '
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
