@@ -54,15 +54,12 @@ export function layMounts(bundle: string, mounts: readonly Mount[], {volatile = 
   const lines = mounts.map(({type, source, options}, index) => {
     const target = index === mounts.length - 1 ? 'rootfs' : `m/${index}`;
     if (target !== 'rootfs') mkdirSync(join(bundle, target));
-    const path = (text: string): string => earlier(text, index) ?? link(text.replaceAll('\\:', ':'));
+    const path = (text: string): string => earlier(text, index) ?? link(text);
     const words = options.map((option) => {
       const [, key = '', value = ''] = /^([^=]*)=(.*)$/s.exec(option) ?? [];
-      return PATH_OPTIONS.includes(key)
-        ? `${key}=${value
-            .split(/(?<!\\):/)
-            .map(path)
-            .join(':')}`
-        : option;
+      if (!PATH_OPTIONS.includes(key)) return option;
+      const paths = key === 'lowerdir' ? value.split(/(?<!\\):/).map((text) => text.replaceAll('\\:', ':')) : [value];
+      return `${key}=${paths.map(path).join(':')}`;
     });
     if (volatile && type === 'overlay' && options.some((option) => option.startsWith('upperdir='))) words.push('volatile');
     const from = earlier(source, index);

@@ -244,7 +244,13 @@ export function treeUsage(root: string): TreeUsage {
     seen.add(stat.ino);
     size += stat.blocks * 512;
     if (!stat.isDirectory()) return;
-    for (const name of readdirSync(path, {encoding: 'buffer'})) visit(Buffer.concat([path, Buffer.from('/'), name]));
+    for (const name of readdirSync(path, {encoding: 'buffer'})) {
+      try {
+        visit(Buffer.concat([path, Buffer.from('/'), name]));
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err; // a container has removed it this moment
+      }
+    }
   };
   try {
     visit(Buffer.from(root));

@@ -77,8 +77,7 @@ const overlayfs: Snapshotter = {
   tree: (directory) => join(directory, 'fs'),
   usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents, writable) => {
-    const tree = join(directory, 'fs');
-    mkdirSync(tree, {mode: 0o755});
+    const tree = makeTree(directory);
     if (writable) mkdirSync(join(directory, 'work'), {mode: 0o711});
     // The upper directory's own attributes are what the container sees of `/`.
     const below = parents[0] === undefined ? undefined : statSync(join(parents[0], 'fs'));
