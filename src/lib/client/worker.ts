@@ -202,6 +202,7 @@ class IndexedTarget implements Target {
   readonly #applier: () => Applier;
   readonly #scan: LayerScan = createLayerScan();
   readonly #reader: TarReader = createTarReader(this.#scan);
+  #size = 0;
   #fd: number;
 
   constructor(directory: string, applier: () => Applier) {
@@ -216,6 +217,7 @@ class IndexedTarget implements Target {
     } catch (err) {
       throw fromErrno(err, join(this.#directory, EROFS_TAR));
     }
+    this.#size += chunk.length;
     this.#reader.write(chunk);
   }
 
@@ -223,7 +225,9 @@ class IndexedTarget implements Target {
     this.#reader.end();
     const {entriesEnd} = this.#reader;
     const impliedParents = this.#scan.impliedParents();
-    if (this.#scan.reasons.size === 0) {
+    // Some writers leave out the last padding; the kernel does not read half a block.
+    const isWhole = this.#size >= entriesEnd;
+    if (this.#scan.reasons.size === 0 && isWhole) {
       if (impliedParents.length > 0) return {unindexed: {impliedParents, entriesEnd}};
       if (indexTar(this.#directory)) return {};
     }

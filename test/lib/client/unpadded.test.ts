@@ -1,0 +1,30 @@
+import assert from 'node:assert/strict';
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
+import {newClient, requiresProgram, requiresRoot} from '../../helpers.ts';
+import {withMounted} from '../../mounted.ts';
+import {dir, file, tar} from '../../tartest.ts';
+import {CONFIG} from './rig.ts';
+
+describe('a layer whose last file lacks its padding can be read to its end', () => {
+  const content = 'x'.repeat(700);
+  const cut = (archive: Buffer): Buffer => archive.subarray(0, archive.length - 1024 - 324);
+  for (const snapshotter of ['erofs', 'overlayfs'])
+    for (const [how, upper] of [
+      ['with its parents', [dir('d'), file('d/f', content)]],
+      ['without its parents', [file('d/f', content)]],
+    ] as const)
+      it(`${how}, ${snapshotter}`, async (t) => {
+        if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'unshare')) return;
+        const registry = await startFakeRegistry(t);
+        const layers = [tar(dir('d', 0o700)), cut(tar(...upper))];
+        const config = {...CONFIG, rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}};
+        registry.addImage('app', 'latest', layers, config);
+        const ns = (await newClient(t)).namespace('default');
+        const {unpacked} = await ns.pull(`${registry.host}/app:latest`, {snapshotter});
+        const mounts = await ns.snapshots(snapshotter).view('v', unpacked[0]!.chainID);
+        await withMounted(mounts, (root) => assert.equal(readFileSync(join(root, 'd/f'), 'utf8'), content));
+      });
+});
