@@ -78,12 +78,6 @@ const UMOCI: readonly Exemption[] = [
     reason: 'umoci drops attributes without a value',
   },
   {
-    image: 'awkward',
-    snapshotter: 'native',
-    line: /^"xattrs\/dir": xattrs \{"user\.dir":"\w+","user\.second":"0x32"\} ≠ \{"user\.second":"0x32"\}$/,
-    reason: "a directory that is there keeps the attributes that a layer does not name, as with containerd's native snapshotter",
-  },
-  {
     image: 'awkward-through',
     line: /^"(etc\/(to-lower|zz-linked)|usr\/(lib\/lower|share\/linked))": mtime \d+ ≠ \d+$/,
     reason: "a hard link's own header speaks for the inode, as in containerd; umoci leaves the inode as it was",

@@ -260,6 +260,7 @@ class LayerApplier implements Applier {
 
   #makeDirectory(dir: Dir, base: string, header: TarHeader): void {
     const child = this.#tree.mkdir(dir, base, header);
+    child.merged ||= child.origin === 'found';
     child.origin = 'entry';
     child.attributes = header;
     this.#tree.mark(child, true);

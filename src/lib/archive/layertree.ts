@@ -6,7 +6,7 @@
  * meanwhile.
  */
 
-import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, rmdirSync, unlinkSync} from 'node:fs';
+import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, type Stack} from './lowers.ts';
 import type {ProcessRights} from './rights.ts';
@@ -21,6 +21,8 @@ const MAX_STEPS = 65_536;
 /** Whiteouts that share a device node; filesystems allow at least this many links. */
 const WHITEOUTS_PER_NODE = 30_000;
 
+/** Set by the host's security policy, not by layers. */
+const HOST_XATTR = 'security.selinux';
 /** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
 const ORIGIN = 'overlay.origin';
 
@@ -48,6 +50,8 @@ export class Dir {
   /** The layer has put something here or further down: anything, and anything but whiteouts. */
   active = false;
   real = false;
+  /** It was in the tree before the layer came with it. */
+  merged = false;
   /** Names were added or removed: its mtime has to be set again. */
   touched = false;
   /** Nothing of what the trees below have in it is to be seen. */
@@ -382,6 +386,7 @@ export class LayerTree {
   /** Makes what only programs can, and gives every directory its attributes. */
   complete(): void {
     if (this.top.opaque) this.#hideRoot();
+    this.#renewMerged();
     const files: SpecialEntry[] = [];
     const special: SpecialEntry[] = [];
     for (const node of new Set(this.nodes.values())) {
@@ -437,6 +442,30 @@ export class LayerTree {
     if (disk!.mode !== mode) chmodSync(at, mode);
     const time = mtimeSec + mtimeNs / 1e9;
     lutimesSync(at, time, time);
+  }
+
+  /**
+   * Directories that were there and that the layer carries are replaced by new ones with the same content if they have extended
+   * attributes that the layer does not name: those do not show through an upper directory of overlayfs either.
+   */
+  #renewMerged(): void {
+    const merged = [...onDisk(this.top)].map(({dir}) => dir).filter((dir) => dir.merged);
+    const xattrs = readXattrs(merged.map((dir) => `${this.#base}/${dir.path}`));
+    merged.forEach((dir, i) => {
+      const own = [...withoutTrusted(xattrs[i]!).keys()].filter((key) => key !== HOST_XATTR);
+      if (own.some((key) => dir.attributes.xattrs?.has(key) !== true)) this.#renew(dir);
+    });
+  }
+
+  #renew(dir: Dir): void {
+    const [parent, old] = [dir.parent!, `${this.#base}/${dir.path}`];
+    const fresh = `${this.absolute(parent, '')}.wh..renewed`;
+    mkdirSync(fsPath(fresh), 0o700);
+    for (const name of readdirSync(fsPath(old), {encoding: 'latin1'})) renameSync(fsPath(`${old}/${name}`), fsPath(`${fresh}/${name}`));
+    rmdirSync(fsPath(old));
+    renameSync(fsPath(fresh), fsPath(old));
+    dir.disk = attributesOf(lstat(old)!);
+    parent.touched = true;
   }
 
   /** overlayfs has no opaque mark for its root: each name is hidden by itself. */

@@ -1,7 +1,7 @@
 /** Layers put together in each way that there is, and the tree that comes of it. */
 import {execFileSync} from 'node:child_process';
 import {mkdirSync} from 'node:fs';
-import {join} from 'node:path';
+import {join, relative} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
 import {readTree, type TreeEntry} from '../../tree.ts';
 
@@ -27,7 +27,9 @@ export function apply(
 export function readMerged(work: string, trees: readonly string[]): TreeEntry[] {
   const [at, empty] = [join(work, 'merged'), join(work, 'empty')];
   for (const dir of [at, empty]) mkdirSync(dir, {recursive: true});
-  execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${[...trees, empty].join(':')}`, at]);
+  // Relative, since an option may have 256 bytes.
+  const below = [...trees, empty].map((tree) => relative(work, tree)).join(':');
+  execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${below}`, at], {cwd: work});
   try {
     return readTree(at);
   } finally {

@@ -954,6 +954,29 @@ const OURS: readonly Scenario[] = [
     umoci: 'umoci leaves empty ones out',
   },
   {
+    name: 'a directory that comes again has the extended attributes that it comes with',
+    layers: [
+      [
+        dir('a', 0o755, {xattrs: {'user.old': '1', 'user.both': '1'}}),
+        dir('a/b\n\xff', 0o2755, {gid: 5, xattrs: {'user.old': '1'}}),
+        file('a/b\n\xff/f', 'f'),
+        dir('a/c', 0o755, {xattrs: {'user.old': '1'}}),
+      ],
+      [
+        dir('a', 0o750, {uid: 3, xattrs: {'user.both': '2', 'user.new': '1'}}),
+        dir('a/b\n\xff', 0o711, {mtime: 5}),
+        file('a/b\n\xff/g', 'g', 0o644, {xattrs: {'user.x': '1'}}),
+      ],
+    ],
+    check: (tree) => {
+      assert.deepEqual([tree.at('a').xattrs, tree.at('a').mode, tree.at('a').uid], [{'user.both': '0x32', 'user.new': '0x31'}, '0750', 3]);
+      assert.deepEqual([tree.at('a/b\n\xff').xattrs, tree.at('a/b\n\xff').mode, tree.at('a/b\n\xff').gid], [{}, '0711', 0]);
+      assert.deepEqual(tree.names('a/b\n\xff'), ['a/b\n\xff/f', 'a/b\n\xff/g']);
+      assert.deepEqual(tree.at('a/c').xattrs, {'user.old': '0x31'});
+    },
+    containerd: "containerd's native snapshotter keeps the others, its overlayfs snapshotter does not",
+  },
+  {
     name: 'extended attributes that a layer may not set, or that have no place, are left out',
     layers: [
       [file('f', '', 0o644, {xattrs: {'trusted.overlay.opaque': 'y', 'user.ok': '1'}}), symlink('f', 's', {xattrs: {'user.no': '1'}})],
