@@ -117,6 +117,33 @@ async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: Foregroun
 /** Why a run is to end before its time: a signal that came before the container ran, or the caller's abort. */
 type Stop = {readonly signal: NodeJS.Signals} | {readonly reason: unknown};
 
+interface Subscribers {
+  readonly all: Set<() => void>;
+  readonly listener: () => void;
+}
+
+/** Who wants which signal. One listener serves all runs of a process: Node takes more than ten for a leak. */
+const subscribers = new Map<NodeJS.Signals, Subscribers>();
+
+/** Calls `receive` for each signal that this process gets. @returns what ends it */
+function subscribe(signal: NodeJS.Signals, receive: () => void): () => void {
+  let found = subscribers.get(signal);
+  if (found === undefined) {
+    const all = new Set<() => void>();
+    found = {all, listener: () => [...all].forEach((one) => void one())};
+    subscribers.set(signal, found);
+    process.on(signal, found.listener);
+  }
+  const {all, listener} = found;
+  all.add(receive);
+  return () => {
+    all.delete(receive);
+    if (all.size > 0) return;
+    process.off(signal, listener);
+    subscribers.delete(signal);
+  };
+}
+
 /** Signals and abort of one run: kept while nothing runs, passed on afterwards. */
 class Interruptions {
   /** Set with the first that shall end the run. */
@@ -125,7 +152,7 @@ class Interruptions {
   #settle: (stop: Stop) => void = () => undefined;
   #deliver: ((signal: NodeJS.Signals) => void) | undefined;
   readonly #held: NodeJS.Signals[] = [];
-  readonly #listeners = new Map<NodeJS.Signals, () => void>();
+  readonly #subscriptions: (() => void)[] = [];
   readonly #abort: AbortSignal | undefined;
   readonly #onAbort = (): void => this.#end({reason: this.#abort?.reason});
 
@@ -137,9 +164,7 @@ class Interruptions {
     abort?.addEventListener('abort', this.#onAbort);
     for (const signal of forwardSignals ? FORWARDED : []) {
       if (signal === 'SIGWINCH' && !tty) continue;
-      const listener = (): void => this.#receive(signal);
-      this.#listeners.set(signal, listener);
-      process.on(signal, listener);
+      this.#subscriptions.push(subscribe(signal, () => this.#receive(signal)));
     }
   }
 
@@ -162,7 +187,7 @@ class Interruptions {
 
   dispose(): void {
     this.#abort?.removeEventListener('abort', this.#onAbort);
-    for (const [signal, listener] of this.#listeners) process.off(signal, listener);
+    for (const unsubscribe of this.#subscriptions) unsubscribe();
   }
 }
 
