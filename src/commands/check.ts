@@ -38,8 +38,9 @@ With --repair what is damaged or suspect is fetched again from where it came fro
     }
     const {findings, checked, damage} = result;
     this.list(findings, formatFinding);
-    const {namespaces, records, blobs, layers} = checked;
+    const {namespaces, records, blobs, layers, uncompared} = checked;
     this.print(`${namespaces} namespaces, ${records} records, ${blobs} blobs, ${layers} layers: ${tally(findings)}`);
+    if (uncompared > 0) this.print(`${uncompared} layers could not be compared with anything: their images are not here`);
     if (damage > 0)
       await this.fail(
         new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {

@@ -32,6 +32,7 @@ class Check {
   /** What was done about a problem, and whether that is known to have helped. */
   readonly #actions = new Map<string, {readonly action: string; readonly done: boolean}>();
   #bytes = 0;
+  #uncompared = 0;
 
   constructor(context: Context, options: CheckOptions) {
     this.#context = context;
@@ -60,7 +61,14 @@ class Check {
     );
     return {
       findings,
-      checked: {namespaces: namespaces.length, records, blobs: inspection.blobs.size, layers: inspection.layers.size, bytes: this.#bytes},
+      checked: {
+        namespaces: namespaces.length,
+        records,
+        blobs: inspection.blobs.size,
+        layers: inspection.layers.size,
+        bytes: this.#bytes,
+        uncompared: this.#uncompared,
+      },
       damage: findings.filter(({severity, repaired}) => severity === 'damage' && !repaired).length,
     };
   }
@@ -168,12 +176,11 @@ class Check {
       const onBytes = (count: number): void => {
         this.#bytes += count;
       };
-      const verdict = await judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
-      // Where what it could be compared with is damaged, that is told already.
-      if (verdict === undefined || (verdict[0] === 'suspect' && bad.size > 0)) continue;
-      const [severity, problem] = verdict;
-      if (severity === 'damage') doubted.add(id);
-      found.push({severity, object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
+      const {compared, problem} = await judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
+      if (!compared) this.#uncompared++;
+      if (problem === undefined) continue;
+      doubted.add(id);
+      found.push({severity: 'damage', object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
     }
     return found;
   }
@@ -194,10 +201,18 @@ class Check {
       inspection = await this.#inspect();
       const now = [...inspection.problems, ...(await this.#runs(inspection.survey))];
       present = new Set(now.map(keyOf));
-      todo = now.filter((problem) => !this.#problems.has(keyOf(problem)));
-      for (const problem of todo) this.#problems.set(keyOf(problem), problem);
+      const helped = todo.some((problem) => this.#actions.get(keyOf(problem))?.done);
+      const fresh = now.filter((problem) => !this.#problems.has(keyOf(problem)) && !this.#isTold(problem));
+      for (const problem of fresh) this.#problems.set(keyOf(problem), problem);
+      // What has been mended may be what others lacked.
+      todo = helped ? now : fresh;
     }
     return present;
+  }
+
+  /** Whether something else is known to be wrong with the same object: wrong bytes that were put aside are missing. */
+  #isTold({object}: Problem): boolean {
+    return [...this.#problems].some(([key, problem]) => problem.object === object && this.#actions.get(key)?.done === false);
   }
 }
 

@@ -112,8 +112,16 @@ export async function indexAgain(
   return {id, directory: scratch.layers.path(id)};
 }
 
+/** What was found out about a layer. */
+export interface Verdict {
+  /** False when nothing here tells what it should be. */
+  readonly compared: boolean;
+  /** What is wrong with it, in a few words. */
+  readonly problem?: string;
+}
+
 /**
- * What is wrong with an unpacked layer; `undefined` when nothing is.
+ * Compares an unpacked layer with what it was unpacked from.
  *
  * @param origin where it came from, as far as that is known
  * @param doubted as `unpackAgain`
@@ -126,7 +134,8 @@ export async function judgeLayer(
   doubted: (id: string) => boolean,
   onBytes: OnBytes,
   signal?: AbortSignal,
-): Promise<readonly [severity: 'damage' | 'suspect', problem: string] | undefined> {
+): Promise<Verdict> {
+  const wrong = (problem: string): Verdict => ({compared: true, problem});
   const {store} = context;
   const {diffID, snapshotter: name} = store.layers.info(id)!;
   const snapshotter = getSnapshotter(name);
@@ -134,29 +143,29 @@ export async function judgeLayer(
   const [tar, index] = [EROFS_TAR, EROFS_INDEX].map((file) => join(directory, file)) as [string, string];
   const isIndexed = existsSync(tar);
   if (origin !== undefined && origin.layer.diffID !== diffID)
-    return ['damage', `was unpacked from ${diffID}, and should be from ${origin.layer.diffID}`];
+    return wrong(`was unpacked from ${diffID}, and should be from ${origin.layer.diffID}`);
   const work = store.layers.createWork();
   try {
     if (isIndexed) {
       const hex = await hashFile(tar, createHash('sha256'), onBytes, signal);
-      if (`sha256:${hex}` !== diffID) return ['damage', `has sha256:${hex} in ${EROFS_TAR}, and should have ${diffID}`];
+      if (`sha256:${hex}` !== diffID) return wrong(`has sha256:${hex} in ${EROFS_TAR}, and should have ${diffID}`);
     }
     let reference: string;
     if (isIndexed && isAlone(snapshotter, id, diffID!)) {
       reference = join(work, 'index');
       mkdirSync(reference);
       linkSync(tar, join(reference, EROFS_TAR));
-      if (!indexTar(reference)) return ['damage', 'is indexed, although mkfs.erofs refuses its tar'];
+      if (!indexTar(reference)) return wrong('is indexed, although mkfs.erofs refuses its tar');
     } else if (origin === undefined) {
-      return ['suspect', 'cannot be compared with what it was unpacked from: no image here has it'];
+      return {compared: false};
     } else {
       const made = await unpackAgain(context, origin, work, doubted, signal);
-      if (made.id !== id) return ['damage', `should be ${made.id}, by what it takes from the layers below`];
+      if (made.id !== id) return wrong(`should be ${made.id}, by what it takes from the layers below`);
       reference = made.directory;
     }
-    if (isIndexed && existsSync(join(reference, EROFS_INDEX)) && isSameIndex(join(reference, EROFS_INDEX), index)) return undefined;
+    if (isIndexed && existsSync(join(reference, EROFS_INDEX)) && isSameIndex(join(reference, EROFS_INDEX), index)) return {compared: true};
     const difference = await compare(context, snapshotter, reference, directory, signal);
-    return difference === undefined ? undefined : ['damage', difference];
+    return difference === undefined ? {compared: true} : wrong(difference);
   } catch (err) {
     signal?.throwIfAborted();
     throw fromErrno(err, `layer ${id}`);

@@ -39,6 +39,12 @@ export interface Problem extends Pick<Finding, 'severity' | 'object' | 'namespac
   readonly subject: Subject;
 }
 
+export type ProblemOf<K extends Subject['kind']> = Problem & {readonly subject: Extract<Subject, {readonly kind: K}>};
+
+/** Those of `problems` that are about such subjects. */
+export const problemsOf = <K extends Subject['kind']>(problems: readonly Problem[], ...kinds: readonly K[]): readonly ProblemOf<K>[] =>
+  problems.filter((problem): problem is ProblemOf<K> => (kinds as readonly string[]).includes(problem.subject.kind));
+
 /** The same problem has the same key whenever it is seen. */
 export const keyOf = ({severity, object, namespace = '', problem, path}: Problem): string =>
   [severity, namespace, object, problem, path].join('\n');
@@ -50,6 +56,8 @@ export interface Inspection {
   readonly blobs: ReadonlyMap<Digest, number>;
   /** Layers that a record names, with the name of a snapshotter whose snapshot does. */
   readonly layers: ReadonlyMap<string, string>;
+  /** Blobs and layers that no record names. */
+  readonly unnamed: {readonly blobs: readonly Digest[]; readonly layers: readonly string[]};
 }
 
 /** An unpacked tree that some user wrote, not one that was unpacked from a blob; see store/snapshots.ts. */
@@ -80,6 +88,7 @@ class Inspector {
   readonly #problems: Problem[] = [];
   readonly #blobs = new Map<Digest, number>();
   readonly #layers = new Map<string, string>();
+  readonly #unnamed = {blobs: [] as Digest[], layers: [] as string[]};
   /** What only leases name: it need not be there. */
   readonly #leased = {blobs: new Set<Digest>(), layers: new Set<string>()};
 
@@ -95,10 +104,10 @@ class Inspector {
     for (const ns of this.#survey.namespaces) this.#namespace(ns);
     for (const [digest, size] of this.#blobs) this.#blob(digest, size);
     for (const [id, snapshotter] of this.#layers) this.#layer(id, snapshotter);
-    this.#unnamed();
+    this.#unnamedThings();
     this.#ingests();
     this.#counts();
-    return {survey: this.#survey, problems: this.#problems, blobs: this.#blobs, layers: this.#layers};
+    return {survey: this.#survey, problems: this.#problems, blobs: this.#blobs, layers: this.#layers, unnamed: this.#unnamed};
   }
 
   #add(severity: Finding['severity'], object: string, problem: string, path: string, subject: Subject, namespace?: string): void {
@@ -249,14 +258,17 @@ class Inspector {
     return layers.isUsable(id) ? undefined : ['suspect', object, 'was made in another boot and may not be whole on the disk'];
   }
 
-  #unnamed(): void {
-    for (const digest of this.#store.blobs.list()) {
+  #unnamedThings(): void {
+    const {blobs, layers} = this.#store;
+    for (const digest of blobs.list()) {
       if (this.#blobs.has(digest) || this.#leased.blobs.has(digest)) continue;
-      this.#add('garbage', `content ${digest}`, 'no record names it', this.#store.blobs.path(digest), {kind: 'garbage'});
+      this.#unnamed.blobs.push(digest);
+      this.#add('garbage', `content ${digest}`, 'no record names it', blobs.path(digest), {kind: 'garbage'});
     }
-    for (const id of this.#store.layers.list()) {
+    for (const id of layers.list()) {
       if (this.#layers.has(id) || this.#leased.layers.has(id)) continue;
-      this.#add('garbage', `layer ${id}`, 'no record names it', this.#store.layers.path(id), {kind: 'garbage'});
+      this.#unnamed.layers.push(id);
+      this.#add('garbage', `layer ${id}`, 'no record names it', layers.path(id), {kind: 'garbage'});
     }
   }
 

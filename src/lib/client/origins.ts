@@ -35,6 +35,9 @@ export interface Origins {
 
 const SOURCE = 'containerd.io/distribution.source.';
 
+/** Label of content with the repositories of a registry that it came from. */
+export const sourceLabel = (domain: string): string => `${SOURCE}${domain}`;
+
 /** The document, if it is here and whole. */
 function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | undefined {
   const limit = kindOf(mediaType) === 'config' ? MAX_CONFIG_BYTES : MAX_MANIFEST_BYTES;

@@ -1,5 +1,4 @@
 /** Mends what `check` found: fetches or rebuilds what can be had, and takes out of the way what cannot. Nothing that a user made is deleted. */
-import {randomBytes} from 'node:crypto';
 import {existsSync, rmSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
@@ -10,27 +9,22 @@ import type {Remote} from '../remotes/contract.ts';
 import {cleanup, removeBundle} from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
 import {downloadKey, Ingest} from '../store/blobs.ts';
-import {leaseExpired, mark} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
-import {contentNode, snapshotNode} from '../store/refs.ts';
+import {contentNode} from '../store/refs.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import type {StoreTransaction} from '../store/store.ts';
 import {quarantine} from '../store/survey.ts';
 import {deleteContainer} from './containers.ts';
 import type {Context} from './context.ts';
 import {actualDigest, indexAgain, unpackAgain} from './deep.ts';
-import {type Inspection, isOwnLayer, keyOf, type Problem, type Subject} from './findings.ts';
+import {type Inspection, isOwnLayer, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './findings.ts';
 import {collectGarbage, settleLayers} from './gc.ts';
 import {refOf} from './materialise.ts';
-import {findOrigins, type LayerOrigin, type Origins} from './origins.ts';
+import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './origins.ts';
+import {recoverRecords} from './recover.ts';
 import {runDirectory, runningContainers, TRANSIENT} from './run.ts';
-import type {CheckOptions, Labels} from './types.ts';
-import {ensureUnpacked} from './unpack.ts';
-
-type Of<K extends Subject['kind']> = Problem & {readonly subject: Extract<Subject, {readonly kind: K}>};
-
-/** Label of the lease that keeps what a record kept that could not be read. */
-const RECOVERED = 'berth/recovered';
+import type {CheckOptions} from './types.ts';
+import {ensureUnpacked, snapshotLabel} from './unpack.ts';
 
 export class Repair {
   readonly #context: Context;
@@ -61,6 +55,7 @@ export class Repair {
     await this.#content();
     await this.#layers();
     await this.#snapshots();
+    if (problemsOf(problems, 'layer', 'snapshot').length > 0) await settleLayers(this.#context, 0);
     await this.#empty();
     await this.#counts();
     await this.#runs();
@@ -71,80 +66,18 @@ export class Repair {
     await this.#remote?.close();
   }
 
-  #of<K extends Subject['kind']>(...kinds: readonly K[]): readonly Of<K>[] {
-    return this.#problems.filter((problem): problem is Of<K> => kinds.includes(problem.subject.kind as K));
+  /** Problems about such subjects that nothing has helped against yet. */
+  #of<K extends Subject['kind']>(...kinds: readonly K[]): readonly ProblemOf<K>[] {
+    return problemsOf(this.#problems, ...kinds).filter((problem) => this.#actions.get(keyOf(problem))?.done !== true);
   }
 
   #did(problem: Problem, action: string, done = true): void {
     this.#actions.set(keyOf(problem), {action, done});
   }
 
-  /** What is no record is moved away, what it kept is kept on, and namespaces get a record again. */
   async #records(): Promise<void> {
-    const {store} = this.#context;
-    const records = this.#of('record').filter(({severity}) => severity === 'damage');
-    const odd = this.#of('odd').filter(({subject: {oddity}}) => oddity.isItem && oddity.kind !== 'foreign');
-    const namespaces = this.#of('namespace');
-    for (const problem of this.#of('record', 'odd'))
-      if (!records.includes(problem as Of<'record'>) && !odd.includes(problem as Of<'odd'>)) this.#did(problem, 'left alone', false);
-    if (records.length + odd.length + namespaces.length === 0) return;
-    const moved = new Map<string, string>();
-    const leases = await store.update('repair of records', (tx) => {
-      for (const problem of [...records, ...odd]) {
-        const target = quarantine(store.layout, problem.path);
-        if (target !== undefined) moved.set(problem.path, target);
-        tx.forget(problem.path.slice(store.layout.root.length + 1));
-      }
-      const touched = new Set([...records.map(({subject}) => subject.record.namespace), ...namespaces.map(({subject}) => subject.name)]);
-      for (const problem of odd) {
-        const [, kind, name] = problem.path.slice(store.layout.root.length).split('/');
-        if (kind === recordPath.namespaces && name !== undefined) touched.add(name);
-      }
-      return new Map([...touched].map((name) => [name, this.#keepOn(tx, name, records)]));
-    });
-    for (const problem of [...records, ...odd]) {
-      const lease = leases.get(problem.namespace ?? '');
-      const kept = lease === undefined ? '' : `; lease ${lease} keeps what it may have kept`;
-      const target = moved.get(problem.path);
-      this.#did(problem, target === undefined ? 'is gone' : `moved to ${target}${kept}`);
-    }
-    for (const problem of namespaces) this.#did(problem, 'has a record again, without labels');
-  }
-
-  /** Nobody knows what a damaged record kept: all that nothing else keeps is leased until a person has looked. @returns the lease's id */
-  #keepOn(tx: StoreTransaction, name: string, records: readonly Of<'record'>[]): string | undefined {
-    const now = new Date();
-    const found = tx.survey().namespaces.find((ns) => ns.name === name);
-    if (found === undefined) return undefined;
-    const ns = tx.namespace(name);
-    if (found.record === undefined) tx.namespaces.put({name, labels: {}, createdAt: now.toISOString(), updatedAt: now.toISOString()});
-    const graph = {...found, leases: found.leases.filter((lease) => !leaseExpired(lease, now.getTime()))};
-    const live = mark(graph, now.getTime());
-    const kinds = new Set(records.filter(({subject}) => subject.record.namespace === name).map(({subject}) => subject.record.kind));
-    const unnamed = (prefix: string): readonly string[] =>
-      this.#inspection.problems
-        .filter(({severity, subject, object}) => severity === 'garbage' && subject.kind === 'garbage' && object.startsWith(prefix))
-        .map(({object}) => object.slice(prefix.length));
-    const content = [
-      ...found.content.map(({digest}) => digest).filter((digest) => !live.has(contentNode(digest))),
-      ...(kinds.has('content') ? (unnamed('content ') as Digest[]) : []),
-    ];
-    const snapshots = found.snapshots
-      .filter(({snapshotter, key}) => !live.has(snapshotNode(snapshotter, key)))
-      .map(({snapshotter, key}) => `${snapshotter}/${key}`);
-    const layers = kinds.has('snapshots') ? unnamed('layer ').filter(isOwnLayer) : [];
-    if (content.length + snapshots.length + layers.length === 0) return undefined;
-    const id = `recovered-${randomBytes(8).toString('hex')}`;
-    ns.leases.put({
-      id,
-      labels: {[RECOVERED]: now.toISOString()},
-      content,
-      layers,
-      snapshots,
-      createdAt: now.toISOString(),
-      updatedAt: now.toISOString(),
-    });
-    return id;
+    for (const [problem, action, done] of await recoverRecords(this.#context, this.#inspection, this.#problems))
+      this.#did(problem, action, done);
   }
 
   /** Blobs first, then the records that need them; a document that is whole again tells of more. */
@@ -157,7 +90,7 @@ export class Repair {
         const action =
           problem.subject.kind === 'blob'
             ? await this.#blob(problem.subject.digest, origins)
-            : await this.#missingContent(problem as Of<'content'>, origins);
+            : await this.#missingContent(problem as ProblemOf<'content'>, origins);
         if (action === undefined) continue;
         this.#did(problem, action);
         todo.delete(problem);
@@ -237,24 +170,29 @@ export class Repair {
   }
 
   /** A namespace gets the record of content that it needs. */
-  async #missingContent({subject: {namespace, digest}}: Of<'content'>, origins: Origins): Promise<string | undefined> {
+  async #missingContent({subject: {namespace, digest}}: ProblemOf<'content'>, origins: Origins): Promise<string | undefined> {
     const {store} = this.#context;
-    const known = origins.content.get(digest);
-    if (known === undefined) return undefined;
-    const {descriptor, labels} = known;
+    const descriptor = origins.content.get(digest)?.descriptor;
+    if (descriptor === undefined) return undefined;
     const isHere = store.blobs.size(digest) === descriptor.size;
     const action = isHere ? 'its bytes are here: record made anew' : await this.#fetch(descriptor, origins.sources(digest));
     if (action === undefined) return undefined;
-    const sources: Labels = Object.fromEntries(
-      origins.sources(digest).map(({domain, path}) => [`containerd.io/distribution.source.${domain}`, path]),
-    );
+    // A document that has just come says itself what it keeps.
+    const now = isHere ? origins : await findOrigins(store, this.#survey());
     await store.update(`repair of content ${digest}`, (tx) => {
-      const now = new Date().toISOString();
       if (!store.blobs.has(descriptor))
         throw new ErrdefsError('aborted', `content ${digest} was removed meanwhile`, {hint: 'run it again'});
-      const {content} = tx.namespace(namespace);
-      if (content.find(digest) !== undefined) return;
-      content.put({digest, size: descriptor.size, labels: {...sources, ...labels}, createdAt: now, updatedAt: now});
+      const ns = tx.namespace(namespace);
+      const date = new Date().toISOString();
+      const labels: Record<string, string> = {...now.content.get(digest)?.labels};
+      for (const {domain, path} of now.sources(digest))
+        labels[sourceLabel(domain)] = [labels[sourceLabel(domain)] ?? [], path].flat().join(',');
+      for (const {snapshotter, planned, manifest, ...origin} of now.snapshots.values()) {
+        const top = planned.layers.at(-1)!.chainID;
+        const isConfig = origin.namespace === namespace && manifest.manifest.config.digest === digest;
+        if (isConfig && ns.snapshots(snapshotter.name).find(top) !== undefined) labels[snapshotLabel(snapshotter)] = top;
+      }
+      if (ns.content.find(digest) === undefined) ns.content.put({digest, size: descriptor.size, labels, createdAt: date, updatedAt: date});
     });
     return action;
   }
@@ -270,9 +208,7 @@ export class Repair {
   async #layers(): Promise<void> {
     const problems = this.#of('layer');
     if (problems.length === 0) return;
-    const {store} = this.#context;
-    const {signal} = this.#o;
-    const origins = await findOrigins(store, this.#survey());
+    const origins = await findOrigins(this.#context.store, this.#survey());
     const inUse = await this.#layersInUse();
     const doubted = new Set(problems.map(({subject}) => subject.id));
     for (const problem of problems) {
@@ -286,19 +222,13 @@ export class Repair {
         this.#did(problem, `left alone: container ${JSON.stringify(container)} runs on it`, false);
         continue;
       }
-      try {
-        const action = await this.#rebuild(id, origins.layers.get(id), (other) => doubted.has(other));
-        this.#did(problem, action ?? 'no image here has it, so that nothing can make it anew', action !== undefined);
-        if (action !== undefined) doubted.delete(id);
-      } catch (err) {
-        if (!isErrdefs(err) || signal?.aborted || is(err, 'resource_exhausted')) throw err;
-        this.#did(problem, err.message, false);
-      }
+      const rebuild = (): Promise<string | undefined> => this.#rebuild(id, origins.layers.get(id), (other) => doubted.has(other));
+      if (await this.#try(problem, rebuild, 'no image here has it, so that nothing can make it anew')) doubted.delete(id);
     }
   }
 
   /** A user's own tree can be described anew, not made anew. */
-  #describe(problem: Of<'layer'>): void {
+  #describe(problem: ProblemOf<'layer'>): void {
     const {layers} = this.#context.store;
     const {id} = problem.subject;
     const snapshotter = this.#inspection.layers.get(id)!;
@@ -350,28 +280,37 @@ export class Repair {
   /** Snapshots of images are made again from what is here. */
   async #snapshots(): Promise<void> {
     const problems = this.#of('snapshot');
-    if (problems.length > 0) {
-      const origins = await findOrigins(this.#context.store, this.#survey());
-      for (const problem of problems) {
-        const {namespace, snapshotter, key} = problem.subject;
-        const origin = origins.snapshots.get(`${namespace}/${snapshotter}/${key}`);
-        if (origin === undefined) {
-          this.#did(problem, 'no image here tells how to make it', false);
-          continue;
-        }
-        const {manifest, planned} = origin;
-        const blobs = planned.layers.map(({blob}) => blob);
-        const plan = {root: manifest.descriptor, documents: new Map(), manifests: [manifest], blobs};
-        try {
-          await ensureUnpacked(this.#context, namespace, origin.image, plan, origin.snapshotter, this.#o.signal);
-          this.#did(problem, 'unpacked anew');
-        } catch (err) {
-          if (!isErrdefs(err) || this.#o.signal?.aborted || is(err, 'resource_exhausted')) throw err;
-          this.#did(problem, err.message, false);
-        }
+    if (problems.length === 0) return;
+    const {signal} = this.#o;
+    const origins = await findOrigins(this.#context.store, this.#survey());
+    for (const problem of problems) {
+      const {namespace, snapshotter, key} = problem.subject;
+      const origin = origins.snapshots.get(`${namespace}/${snapshotter}/${key}`);
+      if (origin === undefined) {
+        this.#did(problem, 'no image here tells how to make it', false);
+        continue;
       }
+      const {manifest, planned, image} = origin;
+      const blobs = planned.layers.map(({blob}) => blob);
+      const plan = {root: manifest.descriptor, documents: new Map(), manifests: [manifest], blobs};
+      await this.#try(problem, async () => {
+        await ensureUnpacked(this.#context, namespace, image, plan, origin.snapshotter, signal);
+        return 'unpacked anew';
+      });
     }
-    if (problems.length + this.#of('layer').length > 0) await settleLayers(this.#context, 0);
+  }
+
+  /** Where one thing cannot be mended the others can; a full disk or an interruption ends it all. @param mend says what it did; `undefined` when it could do nothing */
+  async #try(problem: Problem, mend: () => Promise<string | undefined>, otherwise = ''): Promise<boolean> {
+    try {
+      const action = await mend();
+      this.#did(problem, action ?? otherwise, action !== undefined);
+      return action !== undefined;
+    } catch (err) {
+      if (!isErrdefs(err) || this.#o.signal?.aborted || is(err, 'resource_exhausted')) throw err;
+      this.#did(problem, err.message, false);
+      return false;
+    }
   }
 
   /** Records that name nothing that can be had are moved away. */
@@ -449,7 +388,7 @@ export class Repair {
     const problems = this.#of('counts');
     const {store} = this.#context;
     // Where records were moved away, what they kept was counted.
-    if (problems.length + this.#of('record', 'odd', 'namespace').length === 0) return;
+    if (problems.length === 0 && !this.#problems.some(({subject}) => RECORDS.includes(subject.kind))) return;
     const counted = await store.update('recount of references', (tx) => {
       const isReadable = tx.survey().unreadable.length === 0;
       if (isReadable) tx.rebuildRefs();
@@ -490,6 +429,9 @@ export class Repair {
     }
   }
 }
+
+/** Subjects whose repair changes records without counting what they keep. */
+const RECORDS: readonly Subject['kind'][] = ['record', 'odd', 'namespace', 'content', 'snapshot', 'container'];
 
 /** A record that names nothing that can be had. */
 interface Emptied {

@@ -224,13 +224,14 @@ export interface CheckOptions extends RegistryOptions {
 export interface CheckResult {
   /** The worst first. */
   readonly findings: readonly Finding[];
-  /** How much there was to look at; bytes are those that were read with `deep`. */
+  /** How much there was to look at; with `deep` also how many bytes were read, and how many layers nothing here could be compared with: their image is gone. */
   readonly checked: {
     readonly namespaces: number;
     readonly records: number;
     readonly blobs: number;
     readonly layers: number;
     readonly bytes: number;
+    readonly uncompared: number;
   };
   /** Findings of damage that remain. */
   readonly damage: number;

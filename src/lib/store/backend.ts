@@ -40,6 +40,8 @@ export interface Backend {
    * @throws aborted other writers were faster too often
    */
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
+  /** The document that was last written at `path`, whatever is there now; `undefined` when that is not known, or it was removed. */
+  recall(path: string): unknown;
 }
 
 /** What one transaction has written so far, over what it reads from. */
@@ -107,6 +109,10 @@ export class MemoryBackend implements Backend {
 
   view<T>(fn: (reader: Reader) => T): T {
     return fn({...this.#reader, generation: this.#history.length});
+  }
+
+  recall(path: string): unknown {
+    return this.#reader.get(path);
   }
 
   async update<T>(_purpose: string, fn: (writer: Writer) => T): Promise<T> {

@@ -103,6 +103,14 @@ export class JournalBackend implements Backend {
     throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
   }
 
+  recall(path: string): unknown {
+    for (const generation of this.#generations().toSorted((a, b) => b - a)) {
+      const writes = this.#read(generation)?.writes;
+      if (writes !== undefined && Object.hasOwn(writes, path)) return writes[path] ?? undefined;
+    }
+    return undefined;
+  }
+
   /** The record files, once everything up to `generation` is applied. */
   #disk(generation: number): Reader {
     return {

@@ -91,8 +91,8 @@ export interface StoreTransaction extends Pick<StoreView, 'generation' | 'change
   readonly refs: RefCounts;
   /** Counts anew who keeps whom. */
   rebuildRefs(): void;
-  /** Says that the record at `path` (of a survey) is gone: whoever removed its file could not read what it kept. */
-  forget(path: string): void;
+  /** Puts a document in the place of a record (by a path of a survey) that cannot be read, or that is missing; `undefined` puts none there. Counts are to be rebuilt. */
+  replace(path: string, document: unknown): void;
 }
 
 interface Kind<T> {
@@ -262,9 +262,9 @@ class Transaction implements StoreTransaction {
     return surveyRecords(this.#io);
   }
 
-  forget(path: string): void {
+  replace(path: string, document: unknown): void {
     this.refs.doubt();
-    this.#io.put!(path, undefined);
+    this.#io.put!(path, document);
   }
 
   afterCommit(action: AfterCommit): void {
@@ -367,6 +367,12 @@ export class Store {
   async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
     this.prepare();
     return this.#backend.update(purpose, (writer) => fn(new Transaction(writer)));
+  }
+
+  /** The record that was last written at `path` (of a survey), as far as the journal still has it; `undefined` when it was removed. */
+  recall(path: string): unknown {
+    this.#check();
+    return this.#backend.recall(path);
   }
 
   /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */

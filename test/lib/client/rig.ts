@@ -3,11 +3,14 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import type {CheckResult, Client, Finding, OpenOptions} from '../../../src/lib/client/types.ts';
+import type {CheckResult, Client, Finding, PullOptions} from '../../../src/lib/client/types.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {recordFile} from '../../../src/lib/store/layout.ts';
-import {digestOf, type FakeImage, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import type {ContainerRecord} from '../../../src/lib/store/records.ts';
+import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {digestOf, type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient, type Scope} from '../../helpers.ts';
 import {dir, file, link, symlink, tar} from '../../tartest.ts';
 
@@ -46,12 +49,12 @@ export interface Rig {
   layer(n: number): string;
 }
 
-export async function pulled(scope: Scope, snapshotter: string, options: OpenOptions = {}): Promise<Rig> {
-  const registry = await startFakeRegistry(scope);
+export async function pulled(scope: Scope, snapshotter: string, {auth, ...options}: FakeOptions & PullOptions = {}): Promise<Rig> {
+  const registry = await startFakeRegistry(scope, auth === undefined ? {} : {auth});
   const image = registry.addImage('app', 'latest', LAYERS, CONFIG);
   const ref = `${registry.host}/app:latest`;
-  const client = await newClient(scope, options);
-  await client.namespace('default').pull(ref, {snapshotter});
+  const client = await newClient(scope);
+  await client.namespace('default').pull(ref, {...options, snapshotter});
   const path = (...parts: string[]): string => join(client.root, ...parts);
   const chain = await client.namespace('default').snapshots(snapshotter).list();
   const bottomFirst = [...chain].sort((a, b) => (a.parent === undefined ? -1 : b.parent === undefined ? 1 : 0));
@@ -107,3 +110,38 @@ export const says = ({severity, object, problem}: Finding): string => `${severit
 export const saysAll = ({findings}: CheckResult): readonly string[] => findings.map(says).sort();
 
 export const names = (path: string): readonly string[] => readdirSync(path).sort();
+
+/** A container that was never run, with a file in the snapshot that it would write to. */
+export async function withContainer({client, snapshotter, ref}: Rig, id = 'c1'): Promise<{readonly layer: string}> {
+  const store = new Store({root: client.root, lockTimeoutMs: 10_000});
+  const snapshots = new SnapshotStore(store, 'default', snapshotter);
+  const top = snapshots.list().find(({key, parent}) => parent !== undefined && !snapshots.list().some((other) => other.parent === key));
+  const now = new Date().toISOString();
+  const record: ContainerRecord = {
+    id,
+    image: ref,
+    labels: {},
+    runtime: {name: 'io.containerd.runc.v2'},
+    snapshotter,
+    snapshotKey: id,
+    spec: null,
+    createdAt: now,
+    updatedAt: now,
+  };
+  const {layer} = await snapshots.prepare(id, top!.key, {}, (tx) => tx.namespace('default').containers.put(record));
+  writeFileSync(join(client.root, 'layers', layer!, 'fs/mine'), 'what a user made');
+  return {layer: layer!};
+}
+
+/** Every record of namespace `default`, by its path below the root. */
+export function records(root: string): Map<string, string> {
+  const found = readdirSync(join(root, 'namespaces/default'), {recursive: true, encoding: 'utf8'})
+    .filter((name) => name.endsWith('.json') && !name.startsWith('refs/'))
+    .sort();
+  return new Map(found.map((name) => [`namespaces/default/${name}`, readFileSync(join(root, 'namespaces/default', name), 'utf8')]));
+}
+
+/** As if so much had been changed since that the journal has nothing of it any more. */
+export function forgetJournal(root: string): void {
+  for (const name of readdirSync(join(root, 'journal'))) if (/^\d{16}$/.test(name)) rmSync(join(root, 'journal', name));
+}

@@ -1,0 +1,359 @@
+/** What a repair owes to those whose things are damaged: what can be had comes back, and nothing that a user made is lost. */
+import assert from 'node:assert/strict';
+import {copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
+import {basename, join} from 'node:path';
+import {Readable} from 'node:stream';
+import {describe, it} from 'node:test';
+import type {Digest} from '../../../src/lib/oci/descriptor.ts';
+import {is, requiresProgram, requiresRoot} from '../../helpers.ts';
+import {
+  contents,
+  flip,
+  forgetJournal,
+  fromAnotherBoot,
+  names,
+  pulled,
+  type Rig,
+  readJSON,
+  records,
+  saysAll,
+  withContainer,
+  writeJSON,
+} from './rig.ts';
+
+const TEXTS = ['', '{', '{"version":1,', 'null', '[]', '"x"', '0', '{}', '{"version":1}', '{"version":"1"}', '\0\0\0\0'];
+
+/** Image, content, snapshots, a container, a lease, ingested content. */
+async function furnished(rig: Rig): Promise<{layer: string; ingested: string}> {
+  const {layer} = await withContainer(rig);
+  const ns = rig.client.namespace('default');
+  await ns.leases.create({id: 'mine', expiresMs: 0});
+  const {digest} = await ns.content.ingest('key', Readable.from([Buffer.from('what a user brought')]));
+  return {layer, ingested: digest};
+}
+
+describe('repair of records', () => {
+  it('gives each one back that the journal has, whatever has become of it', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {client} = rig;
+    await furnished(rig);
+    const before = records(client.root);
+    assert.ok(before.size > 10);
+    let n = 0;
+    for (const path of before.keys()) writeFileSync(join(client.root, path), TEXTS[n++ % TEXTS.length]!);
+    const found = await client.check();
+    const bad = found.findings.filter(({object}) => object.startsWith('record '));
+    assert.deepEqual(
+      bad.map(({object, severity}) => `${severity} ${object}`).sort(),
+      [...before.keys()].map((path) => `damage record ${path}`).sort(),
+    );
+    assert.ok(
+      bad.every(({problem}) => /is not valid JSON|has no valid|is not an object/.test(problem)),
+      JSON.stringify(bad),
+    );
+
+    const {findings, damage} = await client.check({repair: true});
+    assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+    assert.deepEqual(records(client.root), before);
+    assert.deepEqual((await client.check({deep: true})).findings, []);
+    for (const {action = '', object} of findings.filter(({object}) => object.startsWith('record '))) {
+      const [, target] = /^moved to (\S+); restored from the journal$/.exec(action)!;
+      assert.ok(TEXTS.includes(readFileSync(target!, 'utf8')), `${object} is where it was said to be`);
+    }
+  });
+
+  it('gives each one back that is missing, and that others need', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {client} = rig;
+    await furnished(rig);
+    const before = records(client.root);
+    for (const path of before.keys()) if (/namespace\.json|content.*sha256:(?!.*)|snapshots/.test(path)) rmSync(join(client.root, path));
+    const {damage, findings} = await client.check({repair: true});
+    assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+    assert.deepEqual(records(client.root), before);
+    assert.deepEqual((await client.check({deep: true})).findings, []);
+  });
+
+  it('leaves those of a newer berth alone', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const path = rig.record('images', rig.ref);
+    writeJSON(path, {...readJSON(path), version: 2});
+    const before = contents(rig.client.root);
+    for (const repair of [false, true]) {
+      const {findings, damage} = await rig.client.check({repair});
+      assert.deepEqual(
+        [findings.map(({severity, problem, repaired}) => [severity, problem, repaired]), damage],
+        [[['suspect', 'has version 2, this berth knows 1', false]], 0],
+      );
+    }
+    assert.equal(contents(rig.client.root), before);
+  });
+
+  it('keeps fields that it does not know', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const path = rig.record('images', rig.ref);
+    writeJSON(path, {...readJSON(path), later: {a: 1}});
+    assert.deepEqual((await rig.client.check({repair: true})).findings, []);
+    assert.deepEqual(readJSON(path).later, {a: 1});
+  });
+
+  it('tells a copy from a record', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    copyFileSync(rig.record('images', rig.ref), rig.record('images', 'other'));
+    const {findings, damage} = await rig.client.check({repair: true});
+    assert.deepEqual(
+      [findings.map(({object, problem}) => `${object}: ${problem}`), damage],
+      [[`record namespaces/default/images/other.json: is the record of "${rig.ref}"`], 0],
+    );
+    assert.deepEqual(
+      (await rig.client.namespace('default').images.records()).map(({name}) => name),
+      [rig.ref],
+    );
+  });
+
+  /** The journal is of no help: each kind, and what must be there afterwards. */
+  const LOST: Readonly<
+    Record<string, {file(rig: Rig, made: {layer: string; ingested: string}): string; stays: 'image' | 'content' | 'container' | 'own'}>
+  > = {
+    'an image': {file: ({record, ref}) => record('images', ref), stays: 'content'},
+    'a container': {file: ({record}) => record('containers', 'c1'), stays: 'own'},
+    'the snapshot of a container': {
+      file: ({path, snapshotter}) => path('namespaces/default/snapshots', snapshotter, 'c1.json'),
+      stays: 'own',
+    },
+    'ingested content': {file: ({record}, {ingested}) => record('content', ingested), stays: 'content'},
+    'a lease': {file: ({record}) => record('leases', 'mine'), stays: 'image'},
+    'a namespace': {file: ({path}) => path('namespaces/default/namespace.json'), stays: 'image'},
+  };
+  for (const [what, {file, stays}] of Object.entries(LOST))
+    it(`loses nothing but the record where the journal has no more of ${what}`, async (t) => {
+      if (!requiresRoot(t)) return;
+      const rig = await pulled(t, 'overlayfs');
+      const {client} = rig;
+      const made = await furnished(rig);
+      forgetJournal(client.root);
+      const blobs = names(rig.path('content/blobs/sha256'));
+      const layers = names(rig.path('layers'));
+      writeFileSync(file(rig, made), '{"version":1,"labels":{"mine":"x"');
+      const {damage, findings} = await client.check({repair: true});
+      assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+      await client.gc();
+      assert.deepEqual([names(rig.path('content/blobs/sha256')), names(rig.path('layers'))], [blobs, layers], 'bytes and trees are kept');
+      assert.equal(readFileSync(rig.path('layers', made.layer, 'fs/mine'), 'utf8'), 'what a user made');
+      assert.deepEqual(saysAll(await client.check({deep: true})), []);
+      const [moved] = findings.map(({action = ''}) => /moved to (\S+?);? ?/.exec(action)?.[1]);
+      assert.ok(moved !== undefined);
+      const leases = (await client.namespace('default').leases.list()).filter(({labels}) => labels['berth/recovered'] !== undefined);
+      assert.equal(leases.length, ['image'].includes(stays) ? 0 : 1, 'a lease keeps what only that record kept');
+
+      for (const {id} of leases) await client.namespace('default').leases.delete(id);
+      await client.gc();
+      const left = (await client.namespace('default').images.records()).length > 0;
+      assert.equal(left, what !== 'an image');
+      assert.deepEqual(saysAll(await client.check({deep: true})), []);
+    });
+});
+
+describe('repair of content', () => {
+  const fault = (rig: Rig, status: number): (() => void) =>
+    rig.registry.fault({method: 'GET', status, code: status === 404 ? 'BLOB_UNKNOWN' : 'DENIED'});
+
+  it('asks for what is bad, and for nothing else', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {digest, size} = rig.image.layers[1]!;
+    truncateSync(rig.blob(digest), 0);
+    rig.registry.clear();
+    await rig.client.check({repair: true});
+    const gets = rig.registry.requests.filter(({method}) => method === 'GET');
+    assert.deepEqual(
+      gets.map(({path, range, bytesSent}) => [path, range, bytesSent]),
+      [[`/v2/app/blobs/${digest}`, undefined, size]],
+    );
+  });
+
+  it('does not go on from bytes that an earlier download left', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {digest} = rig.image.layers[1]!;
+    rmSync(rig.blob(digest));
+    const ingest = rig.path('content/ingest', digest.replace(':', '-'));
+    mkdirSync(ingest, {recursive: true});
+    writeFileSync(join(ingest, 'data'), 'wrong');
+    const {damage} = await rig.client.check({repair: true});
+    assert.deepEqual([damage, saysAll(await rig.client.check({deep: true}))], [0, []]);
+  });
+
+  it('puts wrong bytes aside where right ones cannot be had now, and has them later', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {digest} = rig.image.layers[1]!;
+    flip(rig.blob(digest), 600);
+    const wrong = readFileSync(rig.blob(digest));
+    const undo = fault(rig, 403);
+    const {findings, damage} = await rig.client.check({deep: true, repair: true});
+    assert.deepEqual([damage, findings.map(({repaired}) => repaired)], [1, [false]]);
+    const [, target] = /permission denied; moved to (\S+)$/.exec(findings[0]!.action!)!;
+    assert.deepEqual(readFileSync(target!), wrong);
+    assert.deepEqual(saysAll(await rig.client.check()), [`damage: content ${digest}: is missing`]);
+    undo();
+    await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  for (const [what, status, stays] of [
+    ['keeps an image that the registry does not give now', 403, true],
+    ['moves an image away that is nowhere any more', 404, false],
+  ] as const)
+    it(what, async (t) => {
+      if (!requiresRoot(t)) return;
+      const rig = await pulled(t, 'overlayfs');
+      forgetJournal(rig.client.root);
+      const {digest} = rig.image.manifest;
+      rmSync(rig.blob(digest));
+      rmSync(rig.record('content', digest));
+      fault(rig, status);
+      const {damage, findings} = await rig.client.check({repair: true});
+      assert.equal(damage, stays ? 1 : 0, JSON.stringify(findings, null, 1));
+      assert.equal((await rig.client.namespace('default').images.records()).length, stays ? 1 : 0);
+      if (stays) return;
+      const moved = findings.find(({object}) => object.startsWith('image'))!.action!;
+      assert.equal(readJSON(/^moved to (\S+)$/.exec(moved)![1]!).name, rig.ref);
+    });
+
+  it('moves away the record of ingested content that is gone', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {ingested} = await furnished(rig);
+    rmSync(rig.blob(ingested as Digest));
+    const {damage, findings} = await rig.client.check({repair: true});
+    assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+    await assert.rejects(rig.client.namespace('default').content.get(ingested), is('not_found'));
+    assert.deepEqual(saysAll(await rig.client.check()), []);
+  });
+
+  it('gives credentials to a registry that asks for them, and says none', async (t) => {
+    if (!requiresRoot(t)) return;
+    const login = {username: 'me', password: 'hunter2secret'};
+    const rig = await pulled(t, 'overlayfs', {auth: {kind: 'basic', login}, credentials: login});
+    const {digest} = rig.image.layers[0]!;
+    rmSync(rig.blob(digest));
+    const refused = await rig.client.check({repair: true});
+    assert.match(refused.findings[0]!.action!, /unauthenticated$/);
+    const {damage, findings} = await rig.client.check({repair: true, credentials: login});
+    assert.equal(damage, 0);
+    assert.ok(!JSON.stringify([refused, findings]).includes(login.password));
+  });
+
+  it('mends a manifest before what only that tells of', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    forgetJournal(rig.client.root);
+    for (const {digest} of [rig.image.manifest, rig.image.config, ...rig.image.layers]) {
+      rmSync(rig.blob(digest));
+      rmSync(rig.record('content', digest));
+    }
+    rmSync(rig.path('layers'), {recursive: true});
+    const {damage, findings} = await rig.client.check({repair: true});
+    assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+    await rig.client.gc();
+    const [image] = await rig.client.namespace('default').images.check({snapshotter: 'overlayfs'});
+    assert.deepEqual([image?.status, image?.unpacked], ['complete', true], 'all of it is kept as it was');
+  });
+});
+
+describe('repair of layers', () => {
+  const infoOf = (rig: Rig, n: number) => readJSON(join(rig.layer(n), 'layer.json'));
+
+  it('rebuilds those of another boot, which then outlast the next one', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    for (const n of [0, 1]) fromAnotherBoot(rig.layer(n));
+    truncateSync(join(rig.layer(0), 'fs/etc/a'), 0);
+    const {findings} = await rig.client.check({repair: true});
+    assert.deepEqual(
+      findings.map(({severity, action, repaired}) => [severity, action, repaired]),
+      Array(2).fill(['suspect', 'rebuilt from its blob', true]),
+    );
+    assert.deepEqual(
+      [0, 1].map((n) => infoOf(rig, n).durable),
+      [true, true],
+    );
+    writeJSON(join(rig.layer(0), 'layer.json'), {...infoOf(rig, 0), bootId: 'e'.repeat(32)});
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('indexes a tar anew whose image is gone, and says so of a tree', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs')) return;
+    for (const [snapshotter, action] of [
+      ['erofs', 'indexed anew'],
+      ['overlayfs', 'no image here has it, so that nothing can make it anew'],
+    ] as const) {
+      const rig = await pulled(t, snapshotter);
+      await withContainer(rig);
+      await rig.client.namespace('default').images.delete(rig.ref);
+      const lower = rig.layer(0);
+      fromAnotherBoot(lower);
+      const {findings} = await rig.client.check({repair: true});
+      assert.deepEqual(
+        findings.map(({object, ...f}) => [object, f.action, f.repaired]),
+        [[`layer ${basename(lower)}`, action, snapshotter === 'erofs']],
+      );
+      assert.ok(existsSync(lower));
+    }
+  });
+
+  it('describes anew what a user made, and never takes it away', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {layer} = await withContainer(rig);
+    for (const text of ['', '{"version":1', 'null']) {
+      writeFileSync(rig.path('layers', layer, 'layer.json'), text);
+      const {findings, damage} = await rig.client.check({repair: true});
+      assert.deepEqual(
+        [findings.map(({severity, action}) => [severity, action]), damage],
+        [[['damage', 'its layer.json is written anew']], 0],
+      );
+      assert.equal(readFileSync(rig.path('layers', layer, 'fs/mine'), 'utf8'), 'what a user made');
+    }
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('moves away a snapshot whose tree is gone, and the container that it was for', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {layer} = await withContainer(rig);
+    rmSync(rig.path('layers', layer), {recursive: true});
+    const {findings, damage} = await rig.client.check({repair: true});
+    assert.equal(damage, 0, JSON.stringify(findings, null, 1));
+    assert.deepEqual(await rig.client.namespace('default').containers.list(), []);
+    const moved = findings.flatMap(({action = ''}) => /moved to (\S+)/.exec(action)?.[1] ?? []);
+    assert.deepEqual(
+      moved.map((path) => readJSON(path).key ?? readJSON(path).id),
+      ['c1', 'c1'],
+    );
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('leaves a snapshot whose tree is gone while others are made from it', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const snapshots = rig.client.namespace('default').snapshots('overlayfs');
+    await snapshots.prepare('base-work');
+    const {layer} = await snapshots.commit('base', 'base-work');
+    await snapshots.prepare('work', 'base');
+    rmSync(rig.path('layers', layer!), {recursive: true});
+    const {damage} = await rig.client.check({repair: true});
+    assert.equal(damage, 1);
+    assert.deepEqual(
+      (await snapshots.list()).map(({key}) => key).filter((key) => !key.startsWith('sha256:')),
+      ['base', 'work'],
+    );
+  });
+});
