@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, makeDirectories} from './durable.ts';
+import {listIfPresent, makeDirectories, unlinkIfPresent} from './durable.ts';
 import {describeProcess, liveness, parseIdentity, uniqueName} from './process.ts';
 
 export interface LockOptions {
@@ -418,24 +418,23 @@ export function isLockHeld(path: string): boolean {
  * @returns whether it ran
  */
 export function withFreeLock(path: string, purpose: string, action: () => void): boolean {
-  if (isLockHeld(path)) return false;
+  const file = ownerFile(path);
+  if (file !== undefined && isLockHeld(path)) return false;
   const ticket = new Ticket(path, purpose);
   try {
-    try {
-      ticket.take();
-    } catch (err) {
-      if (codeOf(err) !== 'EEXIST') throw err;
-      return false;
-    }
-    try {
-      action();
-    } finally {
-      ticket.free();
-    }
-    return true;
-  } finally {
+    if (file !== undefined) unlinkIfPresent(file); // of one who is gone, by its exact name
+    ticket.take();
+  } catch (err) {
     ticket.drop();
+    if (codeOf(err) !== 'EEXIST') throw err;
+    return false;
   }
+  try {
+    action();
+  } finally {
+    ticket.free();
+  }
+  return true;
 }
 
 /** Removes what processes that are gone left among the locks of `directory`: locks, and places in queues. */

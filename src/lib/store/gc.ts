@@ -46,12 +46,13 @@ export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
 export function mark(graph: Graph, now: number): ReadonlySet<Node> {
   const refs = new Map<Node, Node[]>();
   const flatRefs = new Map<Node, Node[]>();
+  const keep = (node: Node, ...to: readonly Node[]): void => void refs.set(node, [...(refs.get(node) ?? []), ...to]);
   const add = (node: Node, to: readonly Node[], labels: Labels): void => {
     flatRefs.set(node, [...to]);
-    refs.set(node, [...to, ...edges(labels)]);
+    keep(node, ...to, ...edges(labels));
     for (const [key, value] of Object.entries(labels)) {
       const keeper = labelled(key, value, 'bref');
-      if (keeper !== undefined) refs.set(keeper, [...(refs.get(keeper) ?? []), node]);
+      if (keeper !== undefined) keep(keeper, node);
     }
   };
   const roots: Node[] = [];

@@ -1,0 +1,567 @@
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../../src/lib/fs/process.ts';
+import type {Digest} from '../../../src/lib/oci/descriptor.ts';
+import {MemoryBackend} from '../../../src/lib/store/backend.ts';
+import {downloadKey} from '../../../src/lib/store/blobs.ts';
+import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
+import {collect, collectAll, type Graph, LEASE_OWNER, leaseOwnerLives, mark} from '../../../src/lib/store/gc.ts';
+import type {Labels} from '../../../src/lib/store/records.ts';
+import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
+import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
+import {startScript} from '../../children.ts';
+import {isShort, temporaryDirectory} from '../../helpers.ts';
+import {checkStore} from '../../invariants.ts';
+import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
+
+const ROOT = {'containerd.io/gc.root': '2026-01-01T00:00:00Z'};
+const NOW = Date.parse('2026-06-01T00:00:00Z');
+const PAST = '2026-05-31T23:59:59Z';
+const FUTURE = '2026-06-01T00:00:01Z';
+
+const d = (name: string): Digest => digestOf(name);
+const ref = (name: string, suffix = ''): Labels => ({[`containerd.io/gc.ref.content${suffix}`]: d(name)});
+const content = (name: string, labels: Labels = {}) => contentRecord(d(name), labels);
+const image = (name: string, target: string, labels: Labels = {}) => imageRecord(name, d(target), labels);
+const snapshot = (key: string, parent?: string, labels: Labels = {}) =>
+  snapshotRecord(key, {labels, ...(parent === undefined ? {} : {parent})});
+
+const EMPTY: Graph = {images: [], containers: [], content: [], snapshots: [], leases: []};
+
+/** What `mark` keeps of a graph, by the names given here. */
+function kept(graph: Partial<Graph>): string[] {
+  const whole = {...EMPTY, ...graph};
+  const names = new Map<string, string>([
+    ...whole.content.map(({digest}): [string, string] => [`content/${digest}`, `content ${[...NAMES].find((name) => d(name) === digest)}`]),
+    ...whole.snapshots.map(({snapshotter, key}): [string, string] => [`snapshot/${snapshotter}/${key}`, `snapshot ${key}`]),
+    ...whole.images.map(({name}): [string, string] => [`image/${name}`, `image ${name}`]),
+  ]);
+  const live = mark(whole, NOW);
+  return [...names].flatMap(([node, name]) => (live.has(node as never) ? name : [])).sort();
+}
+
+const NAMES = 'abcdefghijklmnopqrstuvwxyz';
+
+describe('mark', () => {
+  const ROWS: readonly (readonly [what: string, graph: Partial<Graph>, live: readonly string[]])[] = [
+    ['nothing', {content: [content('a')], snapshots: [snapshot('s')]}, []],
+    ['an image keeps its target', {images: [image('i', 'a')], content: [content('a'), content('b')]}, ['content a', 'image i']],
+    [
+      'content keeps what its labels name, and so on',
+      {images: [image('i', 'a')], content: [content('a', ref('b')), content('b', ref('c')), content('c'), content('x')]},
+      ['content a', 'content b', 'content c', 'image i'],
+    ],
+    [
+      'a label may have any suffix after a dot or a slash',
+      {
+        images: [image('i', 'a')],
+        content: [
+          content('a', {...ref('b', '.l.0'), ...ref('c', '/x'), ...ref('e', 'bad'), ...ref('f', '-x')}),
+          ...['b', 'c', 'e', 'f'].map((n) => content(n)),
+        ],
+      },
+      ['content a', 'content b', 'content c', 'image i'],
+    ],
+    [
+      'content with gc.root is kept, whatever its value',
+      {content: [content('a', {'containerd.io/gc.root': ''}), content('b')]},
+      ['content a'],
+    ],
+    [
+      'a snapshot with gc.root is kept, and its parents',
+      {snapshots: [snapshot('top', 'mid', ROOT), snapshot('mid', 'low'), snapshot('low'), snapshot('x')]},
+      ['snapshot low', 'snapshot mid', 'snapshot top'],
+    ],
+    [
+      'every container is kept, with its snapshot and its parents',
+      {containers: [containerRecord('c', {snapshotKey: 'own'})], snapshots: [snapshot('own', 'low'), snapshot('low'), snapshot('x')]},
+      ['snapshot low', 'snapshot own'],
+    ],
+    [
+      'a container keeps what its labels name',
+      {
+        containers: [containerRecord('c', {labels: {...ref('a'), 'containerd.io/gc.ref.image': 'i'}})],
+        content: [content('a'), content('b')],
+        images: [image('i', 'b', {'containerd.io/gc.expire': PAST})],
+      },
+      ['content a', 'content b', 'image i'],
+    ],
+    [
+      'content keeps the snapshot of its snapshotter',
+      {
+        content: [
+          content('a', {
+            ...ROOT,
+            'containerd.io/gc.ref.snapshot.overlayfs': 's',
+            'containerd.io/gc.ref.snapshot.overlayfs/x': 't',
+            'containerd.io/gc.ref.snapshot.native': 'u',
+          }),
+        ],
+        snapshots: ['s', 't', 'u'].map((k) => snapshot(k)),
+      },
+      ['content a', 'snapshot s', 'snapshot t'],
+    ],
+    [
+      'a snapshot keeps what its labels name',
+      {snapshots: [snapshot('s', undefined, {...ROOT, ...ref('a')})], content: [content('a')]},
+      ['content a', 'snapshot s'],
+    ],
+    [
+      'an image that has expired is no root',
+      {
+        images: [
+          image('i', 'a', {'containerd.io/gc.expire': PAST}),
+          image('j', 'b', {'containerd.io/gc.expire': FUTURE}),
+          image('k', 'c', {'containerd.io/gc.expire': 'never'}),
+        ],
+        content: ['a', 'b', 'c'].map((n) => content(n)),
+      },
+      ['content b', 'content c', 'image j', 'image k'],
+    ],
+    [
+      'an image that has expired is kept by what names it',
+      {
+        images: [image('i', 'a', {'containerd.io/gc.expire': PAST})],
+        content: [content('a'), content('b', {...ROOT, 'containerd.io/gc.ref.image.x': 'i'})],
+      },
+      ['content a', 'content b', 'image i'],
+    ],
+    [
+      'a lease keeps what it names, and what that names',
+      {
+        leases: [leaseRecord('l', {content: [d('a')], snapshots: ['overlayfs/s']})],
+        content: [content('a', ref('b')), content('b'), content('x')],
+        snapshots: [snapshot('s', 'p', ref('c')), snapshot('p')],
+      },
+      ['content a', 'content b', 'snapshot p', 'snapshot s'],
+    ],
+    [
+      'a lease keeps what its labels name',
+      {leases: [leaseRecord('l', {labels: ref('a')})], content: [content('a'), content('b')]},
+      ['content a'],
+    ],
+    [
+      'a flat lease keeps what it names and what that stands on, and follows no label',
+      {
+        leases: [leaseRecord('l', {content: [d('a')], snapshots: ['overlayfs/s'], labels: {'containerd.io/gc.flat': '', ...ref('e')}})],
+        content: [content('a', ref('b')), content('b'), content('c'), content('e')],
+        snapshots: [snapshot('s', 'p', ref('c')), snapshot('p')],
+      },
+      ['content a', 'snapshot p', 'snapshot s'],
+    ],
+    [
+      'what a flat lease names is followed when something else keeps it',
+      {
+        leases: [leaseRecord('l', {content: [d('a')], labels: {'containerd.io/gc.flat': ''}})],
+        content: [content('a', {...ROOT, ...ref('b')}), content('b')],
+      },
+      ['content a', 'content b'],
+    ],
+    [
+      'a back reference lives while what it names lives',
+      {
+        images: [image('i', 'a')],
+        containers: [containerRecord('c')],
+        content: [
+          content('a'),
+          content('b', {'containerd.io/gc.bref.content': d('a')}),
+          content('c', {'containerd.io/gc.bref.image': 'i'}),
+          content('e', {'containerd.io/gc.bref.container.x': 'c'}),
+          content('f', {'containerd.io/gc.bref.content': d('x')}),
+          content('g', {'containerd.io/gc.bref.contentbad': d('a')}),
+        ],
+        snapshots: [
+          snapshot('s', undefined, {'containerd.io/gc.bref.snapshot.overlayfs': 't'}),
+          snapshot('t', undefined, {'containerd.io/gc.bref.content': d('b')}),
+        ],
+      },
+      ['content a', 'content b', 'content c', 'content e', 'image i', 'snapshot s', 'snapshot t'],
+    ],
+    [
+      'a container cannot be kept by a reference forwards',
+      {content: [content('a', {'containerd.io/gc.ref.container': 'c'})], containers: []},
+      [],
+    ],
+    [
+      'circles are kept from outside only',
+      {
+        images: [image('i', 'a')],
+        content: [content('a', ref('b')), content('b', ref('a')), content('c', ref('e')), content('e', ref('c'))],
+      },
+      ['content a', 'content b', 'image i'],
+    ],
+    [
+      'what is named and not there is passed over',
+      {images: [image('i', 'x')], content: [content('a')], leases: [leaseRecord('l', {content: [d('y')], snapshots: ['overlayfs/z']})]},
+      ['image i'],
+    ],
+  ];
+  for (const [what, graph, live] of ROWS)
+    it(what, () => {
+      assert.deepEqual(kept(graph), live);
+    });
+});
+
+const openStore = (t: TestContext): Store => new Store({root: join(temporaryDirectory(t), 'root'), lockTimeoutMs: 10_000});
+
+async function collected(store: Store, change: (tx: StoreTransaction) => void): Promise<void> {
+  await store.update('a change and its collection', (tx) => {
+    change(tx);
+    collect(store, tx);
+  });
+  store.layers.emptyTrash();
+}
+
+const OWNER = (identity: ProcessIdentity): Labels => ({[LEASE_OWNER]: formatIdentity(identity)});
+const DEAD = {...ownIdentity(), startTime: '1'};
+const FOREIGN = {...ownIdentity(), pidNamespace: '1'};
+
+describe('collection', () => {
+  it('takes what nobody keeps of two namespaces, and the bytes when neither shows them', async (t) => {
+    const store = openStore(t);
+    const one = await makeImage(store, 'one', 'image', {seed: 'shared'});
+    await makeImage(store, 'two', 'image', {seed: 'shared'});
+    const only = await makeImage(store, 'two', 'only');
+    await collected(store, (tx) => tx.namespace('two').images.delete('only'));
+    assert.deepEqual(store.blobs.list(), one.content.toSorted());
+    assert.deepEqual(store.layers.list(), one.layers.toSorted());
+    assert.ok(only.content.every((digest) => store.blobs.size(digest) === undefined));
+    await collected(store, (tx) => tx.namespace('one').images.delete('image'));
+    assert.equal(store.blobs.list().length, 4);
+    assert.deepEqual(
+      store.view((tx) => [tx.namespace('one').content.list(), tx.namespace('one').snapshotters()]),
+      [[], []],
+    );
+    await collected(store, (tx) => tx.namespace('two').images.delete('image'));
+    assert.deepEqual([store.blobs.list(), store.layers.list()], [[], []]);
+    assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
+  });
+
+  it('changes nothing when its transaction fails', async (t) => {
+    const store = openStore(t);
+    await makeImage(store, 'default', 'image');
+    await assert.rejects(
+      store.update('fails', (tx) => {
+        tx.namespace('default').images.delete('image');
+        collect(store, tx);
+        throw new Error('no');
+      }),
+    );
+    assert.equal(store.blobs.list().length, 4);
+    assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
+  });
+
+  it('keeps for a lease what has no record, and takes it with the lease', async (t) => {
+    const store = openStore(t);
+    store.prepare();
+    const bytes = Buffer.from('of a pull under way');
+    const digest = digestOf(bytes);
+    store.blobs.writeSmall(digest, bytes);
+    const work = store.layers.createWork();
+    store.layers.publish(work, 'a-layer', {snapshotter: 'overlayfs', diffID: digest});
+    await store.update('lease', (tx) =>
+      tx.namespace('default').leases.put(leaseRecord('l', {content: [digest], layers: ['a-layer', 'in the making']})),
+    );
+    await makeImage(store, 'default', 'image');
+    await collected(store, (tx) => tx.namespace('default').images.delete('image'));
+    await store.update('everything', (tx) => collectAll(store, tx));
+    assert.deepEqual([store.blobs.list(), store.layers.list()], [[digest], ['a-layer']]);
+    await collected(store, (tx) => tx.namespace('default').leases.delete('l'));
+    assert.deepEqual([store.blobs.list(), store.layers.list()], [[], []]);
+  });
+
+  for (const everything of [false, true])
+    it(`drops leases that have expired and whose owner is gone, others not (${everything ? 'all' : 'what was touched'})`, async (t) => {
+      const store = openStore(t);
+      const past = new Date(Date.now() - 1000).toISOString();
+      const future = new Date(Date.now() + 60_000).toISOString();
+      const {manifest} = await makeImage(store, 'default', 'image');
+      await store.update('leases', (tx) => {
+        const {leases} = tx.namespace('default');
+        leases.put(leaseRecord('expired', {expiresAt: past, content: [manifest]}));
+        leases.put(leaseRecord('expired by label', {labels: {'containerd.io/gc.expire': past}}));
+        leases.put(leaseRecord('expired, owner dead', {expiresAt: past, labels: OWNER(DEAD)}));
+        leases.put(leaseRecord('expired, owner elsewhere', {expiresAt: past, labels: OWNER(FOREIGN)}));
+        leases.put(leaseRecord('kept: for ever'));
+        leases.put(leaseRecord('kept: not yet', {expiresAt: future}));
+        leases.put(leaseRecord('kept: not yet, owner dead', {expiresAt: future, labels: OWNER(DEAD)}));
+        leases.put(leaseRecord('kept: owner alive', {expiresAt: past, labels: OWNER(ownIdentity())}));
+      });
+      if (everything)
+        await store.update('everything', (tx) => {
+          tx.namespace('default').images.delete('image');
+          collectAll(store, tx);
+        });
+      else await collected(store, (tx) => tx.namespace('default').images.delete('image'));
+      const left = store.view((tx) =>
+        tx
+          .namespace('default')
+          .leases.list()
+          .map(({id}) => id),
+      );
+      assert.deepEqual(left, ['kept: for ever', 'kept: not yet', 'kept: not yet, owner dead', 'kept: owner alive']);
+      assert.deepEqual(store.blobs.list(), []);
+    });
+
+  it('knows whether the owner of a lease lives, or that it cannot know', () => {
+    const lives = (labels: Labels) => leaseOwnerLives(leaseRecord('l', {labels}));
+    assert.deepEqual(
+      [lives(OWNER(ownIdentity())), lives(OWNER(DEAD)), lives(OWNER(FOREIGN)), lives({}), lives({[LEASE_OWNER]: 'x'})],
+      [true, false, undefined, undefined, undefined],
+    );
+  });
+
+  it('sweeps what ended processes left, and nothing of the living', async (t) => {
+    const store = openStore(t);
+    await makeImage(store, 'default', 'image');
+    const {layout} = store;
+    const mine = store.layers.createWork();
+    const dead = `${formatIdentity(DEAD)}.x`;
+    const old = Date.now() / 1000 - 25 * 3600;
+    mkdirSync(join(layout.work, dead));
+    mkdirSync(join(layout.lock(`ingest-x.${dead}`)), {recursive: true});
+    mkdirSync(layout.lock('stale'));
+    writeFileSync(join(layout.lock('stale'), dead), '');
+    writeFileSync(join(layout.blobs, 'sha256', `.tmp.${dead}`), '');
+    const ingest = (key: string, age: number): void => {
+      const path = store.blobs.beginIngest(key, {ref: key, namespace: 'default', total: 0});
+      writeFileSync(path, 'x', {mode: 0o600});
+      for (const file of [path, join(layout.ingest(key), 'info.json'), layout.ingest(key)]) utimesSync(file, age, age);
+    };
+    ingest('old', old);
+    ingest('young', Date.now() / 1000 - 3600);
+    const wanted = digestOf('leased');
+    ingest(downloadKey(wanted), old);
+    ingest('held', old);
+    mkdirSync(layout.ingest('empty'));
+    utimesSync(layout.ingest('empty'), old, old);
+    const holder = startScript(
+      t,
+      `const {acquireLock} = await lib('fs/lock.ts'); await acquireLock(args[0], {timeoutMs: 0}); say('held'); await go();`,
+      [layout.lock('ingest-held')],
+    );
+    await holder.line();
+    await store.update('lease', (tx) => tx.namespace('default').leases.put(leaseRecord('l', {content: [wanted]})));
+    await store.update('everything', (tx) => collectAll(store, tx));
+    store.layers.emptyTrash();
+    assert.deepEqual(readdirSync(layout.ingests), ['held', downloadKey(wanted), 'young']);
+    assert.deepEqual(readdirSync(layout.work), [mine.slice(layout.work.length + 1)]);
+    assert.deepEqual(readdirSync(layout.locks), ['ingest-held']);
+    assert.deepEqual(
+      readdirSync(join(layout.blobs, 'sha256')).filter((name) => name.startsWith('.')),
+      [],
+    );
+    holder.process.kill('SIGKILL');
+    await holder.done;
+    await collected(store, (tx) => tx.namespace('default').images.delete('image'));
+    assert.deepEqual(readdirSync(layout.ingests), [downloadKey(wanted), 'young'], 'a small collection sweeps as well');
+    rmSync(mine, {recursive: true});
+    assert.deepEqual(checkStore(layout.root, {litter: true}), []);
+  });
+
+  it('looks at everything after somebody died with the lock, and gives back what he would have', async (t) => {
+    const store = openStore(t);
+    const gone = await makeImage(store, 'default', 'gone');
+    await makeImage(store, 'other', 'image');
+    // A removal that is killed between its commit and its sweep.
+    const code = `
+      const {Store} = await lib('store/store.ts');
+      const {collect} = await lib('store/gc.ts');
+      const store = new Store({root: args[0], lockTimeoutMs: 1000});
+      await store.update('killed', (tx) => {
+        tx.namespace('default').images.delete('gone');
+        tx.afterCommit(() => process.kill(process.pid, 'SIGKILL'));
+        collect(store, tx);
+      });`;
+    assert.equal((await startScript(t, code, [store.layout.root]).done).signal, 'SIGKILL');
+    assert.deepEqual(checkStore(store.layout.root), []);
+    assert.equal(store.blobs.list().length, 8, 'the bytes of the removed image are still there');
+    assert.deepEqual(
+      store.view((tx) => tx.namespace('default').content.list()),
+      [],
+    );
+    // Any change finds the lock of the dead; the next collection, whatever it is about, gives the space back.
+    await store.update('unrelated', (tx) => tx.namespace('other').leases.put(leaseRecord('l')));
+    assert.ok(existsSync(store.layout.unswept));
+    await collected(store, (tx) => tx.namespace('other').leases.delete('l'));
+    assert.equal(store.blobs.list().length, 4);
+    assert.ok(gone.layers.every((layer) => !store.layers.list().includes(layer)));
+    assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
+  });
+
+  it('stops at once when it learns that another one has gone on without it', async (t) => {
+    for (const everything of [false, true]) {
+      const store = openStore(t);
+      const {content} = await makeImage(store, 'default', 'image');
+      await store.update('late', (tx) => {
+        tx.namespace('default').images.delete('image');
+        // One who took us for dead commits what may need just these blobs.
+        tx.afterCommit(() => {
+          const generation = String(tx.generation + 2).padStart(16, '0');
+          writeFileSync(
+            join(store.layout.journal, generation),
+            JSON.stringify({version: 1, generation: tx.generation + 2, writes: {}, before: {}}),
+          );
+        });
+        if (everything) collectAll(store, tx);
+        else collect(store, tx);
+      });
+      assert.deepEqual(store.blobs.list(), content.toSorted());
+    }
+  });
+
+  it('refuses to judge when a record cannot be read, and takes nothing', async (t) => {
+    const store = openStore(t);
+    await makeImage(store, 'one', 'image');
+    await makeImage(store, 'two', 'image');
+    const {root} = store.layout;
+    // A damaged record, and counts that cannot be believed: everything would have to be looked at.
+    writeFileSync(join(root, 'namespaces/two/images/image.json'), '');
+    rmSync(join(root, 'refs/complete.json'));
+    await assert.rejects(
+      collected(store, (tx) => tx.namespace('one').images.delete('image')),
+      /two\/images\/image\.json is not valid JSON/,
+    );
+    assert.equal(store.blobs.list().length, 8);
+    assert.equal(store.view((tx) => tx.namespace('one').images.get('image')).name, 'image');
+  });
+
+  it('counts anew where the counts cannot be believed, and comes to the same', async (t) => {
+    for (const damage of ['refs/complete.json', 'namespaces/default/refs/complete.json', 'a count']) {
+      const store = openStore(t);
+      const {root} = store.layout;
+      const kept = await makeImage(store, 'default', 'kept');
+      await makeImage(store, 'default', 'gone');
+      if (damage === 'a count') {
+        const directory = join(root, 'namespaces/default/refs');
+        for (const name of readdirSync(directory))
+          if (name.startsWith('content')) writeFileSync(join(directory, name), '{"version":1,"n":"x"}');
+      } else rmSync(join(root, damage));
+      await collected(store, (tx) => tx.namespace('default').images.delete('gone'));
+      assert.deepEqual(store.blobs.list(), kept.content.toSorted(), damage);
+      assert.match(readFileSync(join(root, 'namespaces/default/refs/complete.json'), 'utf8'), /"version":1/);
+      assert.deepEqual(
+        checkStore(root, {litter: true}).filter((line) => !line.includes('is not what generation')),
+        [],
+        damage,
+      );
+    }
+  });
+
+  it('by counting leaves exactly what marking keeps, whatever happened', async (t) => {
+    for (let seed = 1; seed <= (isShort() ? 10 : 60); seed++) await randomWalk(t, seed);
+  });
+});
+
+/** Random changes, each with its collection; after each, what is there is what `mark` keeps. */
+async function randomWalk(t: TestContext, seed: number): Promise<void> {
+  let state = seed * 2654435761;
+  const random = (n: number): number => {
+    state = (state * 1103515245 + 12345) % 2147483648;
+    return Math.floor((state / 2147483648) * n);
+  };
+  const pick = <T>(from: readonly T[]): T | undefined => from[random(from.length)];
+  const store = new Store({root: join(temporaryDirectory(t), 'root'), lockTimeoutMs: 1000}, new MemoryBackend());
+  store.prepare();
+  const steps: string[] = [];
+  for (let step = 0; step < 40; step++) {
+    const ns = pick(['one', 'two'])!;
+    await store.update('step', (tx) => {
+      const space = tx.namespace(ns);
+      const n = random(10);
+      const action = random(9);
+      steps.push(`${ns} ${action} ${n}`);
+      if (action <= 2) {
+        // An image with content that keeps content, as a pull would put it.
+        const names = [n, n + 1, n + 1 + random(3) + 1].map(String);
+        for (const [i, name] of names.entries()) {
+          store.blobs.writeSmall(d(`blob ${name}`), Buffer.from(`blob ${name}`));
+          const next = names[i + 1];
+          space.content.put({
+            ...contentRecord(d(`blob ${name}`), {
+              ...space.content.find(d(`blob ${name}`))?.labels,
+              ...(next === undefined ? {} : {[`containerd.io/gc.ref.content.${next}`]: d(`blob ${next}`)}),
+            }),
+            size: Buffer.byteLength(`blob ${name}`),
+          });
+        }
+        space.images.put(
+          imageRecord(`image-${n}`, d(`blob ${n}`), random(3) === 0 ? {'containerd.io/gc.ref.content.x': d(`blob ${random(10)}`)} : {}),
+        );
+      } else if (action === 3) space.images.delete(`image-${n}`);
+      else if (action === 4) space.images.delete(pick(space.images.list())?.name ?? '');
+      else if (action === 5) {
+        const target = pick(space.content.list());
+        if (target !== undefined) space.leases.put(leaseRecord(`lease-${n}`, {content: [target.digest], snapshots: [`overlayfs/s${n}`]}));
+      } else if (action === 6) space.leases.delete(pick(space.leases.list())?.id ?? '');
+      else if (action === 7) {
+        const parent = random(2) === 0 ? undefined : pick(space.snapshots('overlayfs').list())?.key;
+        if (space.snapshots('overlayfs').find(`s${n}`) === undefined)
+          space.snapshots('overlayfs').put(
+            snapshotRecord(`s${n}`, {
+              ...(parent === undefined ? {} : {parent}),
+              layer: `layer-${n}`,
+              labels: random(2) === 0 ? ROOT : {},
+            }),
+          );
+        space.containers.put(containerRecord(`c${n}`, {snapshotKey: `s${n}`}));
+      } else space.containers.delete(pick(space.containers.list())?.id ?? '');
+      collect(store, tx);
+    });
+    store.view((tx) => {
+      const blobs = new Set<string>();
+      for (const {name} of tx.namespaces.list()) {
+        const space = tx.namespace(name);
+        const graph: Graph = {
+          images: space.images.list(),
+          containers: space.containers.list(),
+          content: space.content.list(),
+          snapshots: space.snapshots('overlayfs').list(),
+          leases: space.leases.list(),
+        };
+        const live = mark(graph, Date.now());
+        const here = [
+          ...graph.content.map(({digest}) => `content/${digest}` as const),
+          ...graph.snapshots.map(({key}) => `snapshot/overlayfs/${key}` as const),
+        ];
+        assert.deepEqual(
+          here.filter((node) => !live.has(node)),
+          [],
+          `seed ${seed}: ${steps.join(', ')}`,
+        );
+        for (const {content: digests} of graph.leases) for (const digest of digests) blobs.add(digest);
+        for (const {digest} of graph.content) {
+          blobs.add(digest);
+          assert.ok(store.blobs.size(digest) !== undefined, `seed ${seed}: ${digest} is gone`);
+        }
+        for (const {target} of graph.images)
+          assert.ok(
+            graph.content.some(({digest}) => digest === target.digest),
+            `seed ${seed}: an image lost its target`,
+          );
+      }
+      assert.deepEqual(
+        store.blobs.list().filter((digest) => !blobs.has(digest)),
+        [],
+        `seed ${seed}: ${steps.join(', ')}`,
+      );
+    });
+  }
+}
+
+describe('what users of the library remove', () => {
+  it('gives its space back at once', async (t) => {
+    const store = openStore(t);
+    const blobs = new LocalContentStore(store, 'default');
+    const snapshots = new SnapshotStore(store, 'default', 'overlayfs');
+    const writer = await blobs.writer('ref');
+    writer.write(Buffer.from('bytes'));
+    const {digest} = await writer.commit();
+    await snapshots.prepare('key', undefined, {});
+    await blobs.delete(digest);
+    await snapshots.remove('key');
+    assert.deepEqual([store.blobs.list(), store.layers.list(), readdirSync(store.layout.trash)], [[], [], []]);
+  });
+});
