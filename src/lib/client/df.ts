@@ -2,7 +2,7 @@
 import {lstatSync, readdirSync, type Stats} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
-import type {Digest} from '../oci/descriptor.ts';
+import {DIGEST_HEX_LENGTH, type Digest} from '../oci/descriptor.ts';
 import type {Layout} from '../store/layout.ts';
 import type {SurveyedNamespace} from '../store/survey.ts';
 import type {Context} from './context.ts';
@@ -33,63 +33,72 @@ export interface Measured {
   readonly records: SpaceUsed;
 }
 
-/** Sizes as du(1) tells them: each inode once. What vanishes meanwhile counts for nothing. */
-function ruler(): {use(path: string | Buffer): SpaceUsed; tree(path: Buffer): SpaceUsed} {
-  const seen = new Set<string>();
-  const use = (path: string | Buffer): SpaceUsed => {
+/** Sizes as du(1) tells them: each inode once, no link followed. What vanishes meanwhile counts for nothing. */
+class Ruler {
+  readonly #seen = new Set<string>();
+
+  /** The path itself, and the names in it if it is a directory. Names in layers are any bytes. */
+  own(path: Buffer): {readonly used: SpaceUsed; readonly names: readonly Buffer[]} {
     const stat = lstat(path);
-    if (stat === undefined) return NOTHING;
+    if (stat === undefined) return {used: NOTHING, names: []};
+    const inode = `${stat.dev}:${stat.ino}`;
     if (stat.nlink > 1 && !stat.isDirectory()) {
-      const inode = `${stat.dev}:${stat.ino}`;
-      if (seen.has(inode)) return NOTHING;
-      seen.add(inode);
+      if (this.#seen.has(inode)) return {used: NOTHING, names: []};
+      this.#seen.add(inode);
     }
-    return {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
-  };
-  /** A directory with all in it. Names in layers are any bytes. */
-  const tree = (path: Buffer): SpaceUsed => {
-    const own = use(path);
-    const below = own.count === 0 ? [] : list(path);
-    return below.length === 0 ? own : {...sum([own, ...below.map((name) => tree(Buffer.concat([path, SLASH, name])))]), count: 1};
-  };
-  return {use, tree};
+    const used = {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
+    return {used, names: stat.isDirectory() ? list(path) : []};
+  }
+
+  /** The path with all below it, as one object. */
+  tree(path: Buffer): SpaceUsed {
+    const {used, names} = this.own(path);
+    return names.length === 0 ? used : {...sum([used, ...names.map((name) => this.tree(inside(path, name)))]), count: 1};
+  }
 }
 
+const inside = (path: Buffer, name: Buffer): Buffer => Buffer.concat([path, Buffer.from('/'), name]);
+
 /** A file, or a directory with all in it. */
-export const measureOne = (path: string): SpaceUsed => ruler().tree(Buffer.from(path));
+export const measureOne = (path: string): SpaceUsed => new Ruler().tree(Buffer.from(path));
 
 /** Measures everything below the root. */
 export function measure(layout: Layout): Measured {
-  const {use, tree} = ruler();
-  /** Each entry of a directory; the directory itself belongs to nobody. */
-  const entries = <K extends string>(directory: string, key: (name: string) => K): Map<K, SpaceUsed> =>
-    new Map(names(directory).map((name) => [key(name), tree(Buffer.from(join(directory, name)))]));
-
-  const algorithms = names(layout.blobs);
-  const blobs = new Map(
-    algorithms.flatMap((algorithm) => [...entries(join(layout.blobs, algorithm), (hex) => `${algorithm}:${hex}` as Digest)]),
+  const ruler = new Ruler();
+  const told = new Map<string, Map<string, SpaceUsed>>();
+  /** Each entry of a directory; the directory itself is nobody's. */
+  const entries = (directory: string): Map<string, SpaceUsed> => {
+    const path = Buffer.from(directory);
+    const isReal = lstat(path)?.isDirectory() ?? false;
+    const found = new Map((isReal ? list(path) : []).map((name) => [String(name), ruler.tree(inside(path, name))]));
+    told.set(directory, found);
+    return found;
+  };
+  const blobs = Object.keys(DIGEST_HEX_LENGTH).flatMap((algorithm) =>
+    [...entries(join(layout.blobs, algorithm))].map(([hex, used]) => [`${algorithm}:${hex}` as Digest, used] as const),
   );
-  const layers = entries(layout.layers, (id) => id);
-  const ingests = entries(layout.ingests, (key) => key);
-  const [trash, work, damaged] = [layout.trash, layout.work, layout.damaged].map((path) => sum(entries(path, String).values()));
-  /** Directories whose entries are told of. */
-  const told = new Set([layout.ingests, layout.layers, layout.trash, layout.work, layout.damaged]);
-  for (const algorithm of algorithms) told.add(join(layout.blobs, algorithm));
-  const rest = (path: string): SpaceUsed => sum([use(path), ...(told.has(path) ? [] : names(path).map((name) => rest(join(path, name))))]);
-  return {blobs, layers, ingests, leftovers: sum([trash!, work!]), damaged: damaged!, records: rest(layout.root)};
+  const [layers, ingests, trash, work, damaged] = [layout.layers, layout.ingests, layout.trash, layout.work, layout.damaged].map(entries);
+  const rest = (path: Buffer): SpaceUsed => {
+    const {used, names} = ruler.own(path);
+    return told.has(String(path)) ? used : sum([used, ...names.map((name) => rest(inside(path, name)))]);
+  };
+  return {
+    blobs: new Map(blobs),
+    layers: layers!,
+    ingests: ingests!,
+    leftovers: sum([...trash!.values(), ...work!.values()]),
+    damaged: sum(damaged!.values()),
+    records: rest(Buffer.from(layout.root)),
+  };
 }
 
-function lstat(path: string | Buffer): Stats | undefined {
+function lstat(path: Buffer): Stats | undefined {
   try {
     return lstatSync(path, {throwIfNoEntry: false});
   } catch (err) {
     throw fromErrno(err, String(path));
   }
 }
-
-const SLASH = Buffer.from('/');
-
-const names = (path: string): readonly string[] => list(Buffer.from(path)).map(String);
 
 function list(path: Buffer): readonly Buffer[] {
   try {

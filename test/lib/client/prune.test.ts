@@ -1,0 +1,202 @@
+/** prune makes the room that it says, takes the oldest first, and leaves to each what is his. */
+import assert from 'node:assert/strict';
+import {createHash} from 'node:crypto';
+import {mkdirSync, utimesSync, writeFileSync} from 'node:fs';
+import {describe, it} from 'node:test';
+import type {Pruned} from '../../../src/lib/client/types.ts';
+import {acquireLock} from '../../../src/lib/fs/lock.ts';
+import {diskUsage} from '../../e2e/rig.ts';
+import {newClient, requiresRoot} from '../../helpers.ts';
+import {file, tar} from '../../tartest.ts';
+import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
+
+const HOUR = 3600_000;
+
+/** What blobs, layers and downloads take, without the directories that hold them. */
+const taken = ({path}: Rig): number =>
+  ['content/blobs/sha256', 'layers', 'content/ingest']
+    .flatMap((kind) => {
+      try {
+        return names(path(kind)).map((name) => diskUsage(path(kind, name)));
+      } catch {
+        return [];
+      }
+    })
+    .reduce((sum, size) => sum + size, 0);
+
+const imagesOf = (pruned: readonly Pruned[]): readonly string[] => pruned.filter(({kind}) => kind === 'image').map(({key}) => key);
+
+/** Pulls an image with one layer of its own above those that all have; as if it had been pulled so long ago. */
+async function pullAnother(rig: Rig, name: string, size: number, ageMs: number, namespace = 'default'): Promise<string> {
+  const noise = Buffer.concat(Array.from({length: Math.ceil(size / 32)}, (_, i) => createHash('sha256').update(`${name}${i}`).digest()));
+  const layers = [...LAYERS, tar(file(name, noise))];
+  const diffIDs = layers.map((layer) => rig.registry.addBlob(layer).digest);
+  rig.registry.addImage(name, 'latest', layers, {...CONFIG, rootfs: {type: 'layers', diff_ids: diffIDs}});
+  const ref = `${rig.registry.host}/${name}:latest`;
+  await rig.client.namespace(namespace).pull(ref, {snapshotter: rig.snapshotter});
+  const path = rig.record('images', ref).replace('/default/', `/${namespace}/`);
+  writeJSON(path, {...readJSON(path), updatedAt: new Date(Date.now() - ageMs).toISOString()});
+  return ref;
+}
+
+describe('prune', () => {
+  it('of nothing does nothing', async (t) => {
+    assert.deepEqual(await (await newClient(t)).prune(), {pruned: [], freed: 0});
+  });
+
+  it('gives back what it says, and with dryRun only says it', async (t) => {
+    if (!requiresRoot(t)) return;
+    for (const snapshotter of ['erofs', 'overlayfs']) {
+      const rig = await pulled(t, snapshotter);
+      await pullAnother(rig, 'more', 100_000, HOUR);
+      const before = [contents(rig.client.root), taken(rig)] as const;
+      const said = await rig.client.prune({namespace: 'default', dryRun: true});
+      assert.deepEqual([contents(rig.client.root), taken(rig)], before);
+      const done = await rig.client.prune({namespace: 'default'});
+      assert.deepEqual(done, said);
+      assert.deepEqual([done.freed, taken(rig)], [before[1], 0]);
+      assert.deepEqual(names(rig.path('trash')), []);
+      assert.equal(done.pruned.length, 2 + 3 + 7, 'images, snapshots, content');
+      assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+    }
+  });
+
+  it('leaves images that containers were made from, by whatever name, and all that other namespaces have', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {client, ref} = rig;
+    await withContainer(rig);
+    await client.namespace('default').images.tag(ref, 'x.example/same:1');
+    const more = await pullAnother(rig, 'more', 1000, HOUR);
+    const others = await pullAnother(rig, 'others', 1000, HOUR, 'other');
+    const {pruned} = await client.prune({namespace: 'default'});
+    assert.deepEqual(imagesOf(pruned), [more]);
+    assert.deepEqual(
+      (await client.namespace('default').images.records()).map(({name}) => name),
+      [ref, 'x.example/same:1'],
+    );
+    assert.deepEqual(
+      (await client.namespace('other').images.records()).map(({name}) => name),
+      [others],
+    );
+    assert.ok(pruned.every(({namespace}) => namespace === 'default'));
+    assert.deepEqual(imagesOf((await client.prune()).pruned), [others], 'all namespaces where none is named');
+    assert.deepEqual(saysAll(await client.check({deep: true})), []);
+  });
+
+  it('leaves what is younger', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const old = await pullAnother(rig, 'old', 1000, 3 * HOUR);
+    await pullAnother(rig, 'young', 1000, HOUR);
+    assert.deepEqual(imagesOf((await rig.client.prune({olderThanMs: 2 * HOUR})).pruned), [old]);
+    assert.deepEqual(imagesOf((await rig.client.prune({olderThanMs: 2 * HOUR})).pruned), []);
+  });
+
+  it('takes the oldest first, and no more than is asked for', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const [b, a, c] = [
+      await pullAnother(rig, 'b', 200_000, 2 * HOUR),
+      await pullAnother(rig, 'a', 200_000, 3 * HOUR, 'other'),
+      await pullAnother(rig, 'c', 200_000, HOUR),
+    ];
+    const all = taken(rig);
+    for (const [keepBytes, goes] of [
+      [all, []],
+      [all - 1, [a]],
+      [all - 450_000, [a, b]],
+      [0, [a, b, c, rig.ref]],
+    ] as const) {
+      const {pruned, freed} = await rig.client.prune({keepBytes, dryRun: true});
+      assert.deepEqual([...imagesOf(pruned)].sort(), [...goes].sort(), `down to ${keepBytes}`);
+      assert.ok(all - freed <= keepBytes);
+    }
+    const {pruned, freed} = await rig.client.prune({keepBytes: all - 450_000});
+    assert.deepEqual([[...imagesOf(pruned)].sort(), taken(rig)], [[a, b].sort(), all - freed]);
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('counts as room what nothing names anyhow', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const before = taken(rig);
+    writeFileSync(rig.path('content/blobs/sha256', 'a'.repeat(64)), Buffer.alloc(100_000));
+    const {pruned, freed} = await rig.client.prune({keepBytes: before});
+    assert.deepEqual([pruned, freed, taken(rig)], [[], 102_400, before]);
+  });
+
+  it('takes images by their back references as well', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const old = await pullAnother(rig, 'old', 200_000, HOUR);
+    const path = rig.record('content', rig.image.layers[0]!.digest);
+    const {labels, ...record} = readJSON(path);
+    writeJSON(path, {...record, labels: {...(labels as object), 'containerd.io/gc.bref.image': rig.ref}});
+    const {pruned} = await rig.client.prune({keepBytes: taken(rig) - 1});
+    assert.deepEqual(imagesOf(pruned), [old]);
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('takes leases that have expired or whose process is gone, and what only they kept', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {leases} = rig.client.namespace('default');
+    await leases.create({id: 'stays', expiresMs: 0});
+    await leases.create({id: 'expired', expiresMs: 1});
+    await leases.create({id: 'dead', labels: {'berth/owner': DEAD}});
+    const {pruned} = await rig.client.prune({kinds: ['leases']});
+    assert.deepEqual(
+      pruned.map(({kind, key}) => `${kind} ${key}`),
+      ['lease dead', 'lease expired'],
+    );
+    assert.equal((await rig.client.namespace('default').images.records()).length, 1, 'images were not asked for');
+  });
+
+  it('takes downloads that nobody holds and nobody leases', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const begin = (key: string, ref: string, namespace: string, ageMs = HOUR): void => {
+      mkdirSync(rig.path('content/ingest', key), {recursive: true});
+      writeJSON(rig.path('content/ingest', key, 'info.json'), {version: 1, ref, namespace, total: 9, startedAt: new Date().toISOString()});
+      writeFileSync(rig.path('content/ingest', key, 'data'), 'x'.repeat(5000));
+      const at = (Date.now() - ageMs) / 1000;
+      utimesSync(rig.path('content/ingest', key, 'data'), at, at);
+    };
+    begin('idle', 'layer-1', 'default');
+    begin('young', 'layer-2', 'default', 0);
+    begin('others', 'layer-3', 'other');
+    begin('held', 'layer-4', 'default');
+    using _held = await acquireLock(rig.path('locks/ingest-held'), {timeoutMs: 0});
+    const options = {namespace: 'default', kinds: ['ingests'], olderThanMs: HOUR / 2} as const;
+    const said = await rig.client.prune({...options, dryRun: true});
+    const before = taken(rig);
+    const {pruned, freed} = await rig.client.prune(options);
+    assert.deepEqual(said, {pruned, freed});
+    assert.deepEqual(pruned, [{namespace: 'default', kind: 'ingest', key: 'layer-1'}]);
+    assert.equal(before - taken(rig), freed);
+    assert.deepEqual(names(rig.path('content/ingest')), ['held', 'others', 'young']);
+  });
+});
+
+describe('gc', () => {
+  it('takes what nobody names and what was left, and brings layers to the disk', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    writeFileSync(rig.path('content/blobs/sha256', 'a'.repeat(64)), 'x');
+    mkdirSync(rig.path('layers/overlayfs-own-aaaaaaaaaaaaaaaaaaaaaaaa'));
+    mkdirSync(rig.path('trash', `${DEAD}.x`), {recursive: true});
+    mkdirSync(rig.path('work', `${DEAD}.x`), {recursive: true});
+    const {settled, blobs, layers, images} = await rig.client.gc();
+    assert.deepEqual({settled, blobs, layers, images}, {settled: 0, blobs: 1, layers: 1, images: 0}, 'what is new is not synced');
+    for (const n of [0, 1]) utimesSync(`${rig.layer(n)}/layer.json`, 1, Date.now() / 1000 - 120);
+    assert.equal((await rig.client.gc()).settled, 2);
+    assert.equal((await rig.client.gc()).settled, 0);
+    for (const n of [0, 1]) {
+      const info = readJSON(`${rig.layer(n)}/layer.json`);
+      assert.equal(info.durable, true);
+      writeJSON(`${rig.layer(n)}/layer.json`, {...info, bootId: 'f'.repeat(32)});
+    }
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), [], 'they outlast the boot');
+  });
+});
