@@ -1,0 +1,113 @@
+/**
+ * A layer is trusted within the boot that made it, unless it is known to be on the disk. What meets one that is not makes it
+ * anew from its blob, whatever has become of it; what a user wrote is no cache, and is never taken away.
+ */
+import assert from 'node:assert/strict';
+import {existsSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
+import {basename, join} from 'node:path';
+import {describe, it} from 'node:test';
+import {bootId} from '../../../src/lib/fs/process.ts';
+import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {is, requiresProgram, requiresRoot, type Skippable} from '../../helpers.ts';
+import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
+
+/** As a power loss may leave it: a name without its bytes. */
+function tear(rig: Rig, n: number): void {
+  const layer = rig.layer(n);
+  if (rig.snapshotter === 'erofs') for (const name of ['layer.tar', 'layer.erofs']) truncateSync(join(layer, name), 0);
+  else truncateSync(join(layer, 'fs', n === 0 ? 'etc/a' : 'b'), 0);
+}
+
+const canUse = (t: Skippable, snapshotter: string): boolean =>
+  requiresRoot(t) && (snapshotter !== 'erofs' || requiresProgram(t, 'mkfs.erofs'));
+
+describe('a layer of another boot', () => {
+  for (const snapshotter of ['erofs', 'overlayfs', 'native'])
+    for (const torn of [[0], [1], [0, 1]])
+      it(`is made anew by the next pull, ${snapshotter}, ${torn.join(' and ')}`, async (t) => {
+        if (!canUse(t, snapshotter)) return;
+        const rig = await pulled(t, snapshotter);
+        for (const n of torn) {
+          tear(rig, n);
+          fromAnotherBoot(rig.layer(n));
+        }
+        rig.registry.clear();
+        await rig.client.namespace('default').pull(rig.ref, {snapshotter});
+        assert.equal(rig.registry.count('GET', /blobs/), 0, 'from the blob that is here');
+        assert.deepEqual(
+          [0, 1].map((n) => readJSON(join(rig.layer(n), 'layer.json')).bootId),
+          [bootId(), bootId()],
+        );
+        assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+        assert.deepEqual([names(rig.path('trash')), names(rig.path('work'))], [[], []], 'nothing of the old one is left');
+      });
+
+  it('is made anew by another namespace, and is then right for all', async (t) => {
+    if (!canUse(t, 'overlayfs')) return;
+    const rig = await pulled(t, 'overlayfs');
+    tear(rig, 0);
+    fromAnotherBoot(rig.layer(0));
+    await rig.client.namespace('other').pull(rig.ref, {snapshotter: 'overlayfs'});
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('is told of, not used, by what builds on it', async (t) => {
+    if (!canUse(t, 'overlayfs')) return;
+    const rig = await pulled(t, 'overlayfs');
+    fromAnotherBoot(rig.layer(0));
+    const snapshots = rig.client.namespace('default').snapshots('overlayfs');
+    const [top] = (await snapshots.list()).filter(({parent}) => parent !== undefined);
+    await assert.rejects(snapshots.prepare('work', top!.key), is('data_loss'));
+    const [image] = await rig.client.namespace('default').images.check({snapshotter: 'overlayfs'});
+    assert.deepEqual([image!.status, image!.unpacked], ['complete', false]);
+    await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});
+    await snapshots.prepare('work', top!.key);
+  });
+
+  it('that was brought to the disk is used as it is', async (t) => {
+    if (!canUse(t, 'overlayfs')) return;
+    const rig = await pulled(t, 'overlayfs');
+    for (const n of [0, 1]) {
+      const path = join(rig.layer(n), 'layer.json');
+      writeJSON(path, {...readJSON(path), bootId: 'f'.repeat(32), durable: true});
+    }
+    await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});
+    assert.deepEqual(
+      [0, 1].map((n) => readJSON(join(rig.layer(n), 'layer.json')).bootId),
+      ['f'.repeat(32), 'f'.repeat(32)],
+    );
+  });
+
+  it("with nothing readable to say for itself is made anew; a user's own is kept", async (t) => {
+    if (!canUse(t, 'overlayfs')) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {layer} = await withContainer(rig);
+    const own = rig.path('layers', layer);
+    for (const text of ['', '{"version":1,"snap', 'null', '{"version":2}']) {
+      for (const path of [rig.layer(0), rig.layer(1), own]) writeFileSync(join(path, 'layer.json'), text);
+      await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});
+      assert.deepEqual(
+        [0, 1].map((n) => readJSON(join(rig.layer(n), 'layer.json')).bootId),
+        [bootId(), bootId()],
+      );
+      assert.equal(readFileSync(join(own, 'fs/mine'), 'utf8'), 'what a user made');
+      await rig.client.gc();
+      await rig.client.namespace('default').images.tag(rig.ref, `x.example/${text.length}:1`);
+      await rig.client.namespace('default').images.delete(`x.example/${text.length}:1`);
+      assert.equal(readFileSync(join(own, 'fs/mine'), 'utf8'), 'what a user made', 'by collections neither');
+    }
+    const store = new Store({root: rig.client.root, lockTimeoutMs: 1000});
+    const mounts = new SnapshotStore(store, 'default', 'overlayfs').mounts('c1');
+    assert.ok(JSON.stringify(mounts).includes(basename(own)), 'and its container can still have it');
+    assert.ok(existsSync(own));
+  });
+
+  it('that is missing altogether is made anew, also where only a parent has no record', async (t) => {
+    if (!canUse(t, 'overlayfs')) return;
+    const rig = await pulled(t, 'overlayfs');
+    rmSync(rig.layer(0), {recursive: true});
+    await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+});
