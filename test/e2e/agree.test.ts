@@ -5,7 +5,7 @@ import {createHash} from 'node:crypto';
 import {describe, it} from 'node:test';
 import type {Descriptor, Platform} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
-import {requiresProgram} from '../helpers.ts';
+import {requiresProgram, slow} from '../helpers.ts';
 import {type ImageName, imagesForTests} from '../images.ts';
 import {ARCHITECTURE} from '../layouts.ts';
 import {document, type Published, publishedImages} from './rig.ts';
@@ -83,6 +83,7 @@ const MULTI: readonly ImageName[] = ['busybox-multi', 'busybox-multi-docker'];
 describe('with skopeo', () => {
   for (const name of SINGLE)
     it(`agrees on digest, config, layers and platform of ${name}`, async (t) => {
+      if (name.startsWith('awkward') && !slow(t)) return;
       if (!requiresProgram(t, 'skopeo')) return;
       const image = await published(t, name);
       if (image === undefined) return;

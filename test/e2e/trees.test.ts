@@ -8,7 +8,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {probeErofs} from '../../src/lib/store/erofs.ts';
 import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
-import {requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {requiresProgram, requiresRoot, type Skippable, slow, temporaryDirectory} from '../helpers.ts';
 import type {ImageName} from '../images.ts';
 import {withMounted} from '../mounted.ts';
 import {diffTrees, readTree, type TreeEntry} from '../tree.ts';
@@ -28,6 +28,8 @@ const PACKINGS: readonly ImageName[] = [
   'busybox-multi',
   'busybox-multi-docker',
 ];
+/** What --short is content with. */
+const SHORT: readonly ImageName[] = ['awkward', 'busybox'];
 const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;
 
 /** umoci 0.4 knows no zstd; the same tar stands in for it. */
@@ -124,6 +126,7 @@ forEachEngine('unpacked trees', (engine) => {
   for (const snapshotter of SNAPSHOTTERS)
     for (const name of [...TREES, ...(snapshotter === 'overlayfs' ? PACKINGS : (['busybox'] as const))])
       it(`${snapshotter}: ${name} is what umoci unpacks`, async (t) => {
+        if (!SHORT.includes(name) && !slow(t)) return;
         if (!requiresTrees(t) || !requiresSnapshotter(t, snapshotter)) return;
         const image = await published(t, name);
         const theirs = await published(t, STAND_INS[name] ?? name);
@@ -138,6 +141,7 @@ describe('unpacked trees, containerd', () => {
   // It cannot unpack a hard link to what only a lower layer has, as in awkward-through.
   for (const name of ['redis', 'awkward', 'busybox'] as const)
     it(`overlayfs: ${name} is what containerd unpacks`, async (t) => {
+      if (!SHORT.includes(name) && !slow(t)) return;
       if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'getfattr')) return;
       const image = await published(t, name);
       if (image === undefined) return;
