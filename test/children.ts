@@ -52,7 +52,6 @@ export function startScript(scope: Scope, code: string, args: readonly string[] 
     ...(options.through ?? []),
     process.execPath,
     ...(options.execArgv ?? []),
-    '--input-type=commonjs',
     '--eval',
     `${PRELUDE}(async () => {${code}\n})();`,
     '--',

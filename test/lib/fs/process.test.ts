@@ -90,7 +90,7 @@ describe('process identity', () => {
       const {execFileSync} = require('node:child_process');
       if (args.length > 0) { say(liveness(parseIdentity(args[0]))); return; }
       const script = process.execArgv[process.execArgv.indexOf('--eval') + 1];
-      say(execFileSync(process.execPath, ['--input-type=commonjs', '--eval', script, '--', formatIdentity(ownIdentity())], {encoding: 'utf8'}).trim());`;
+      say(execFileSync(process.execPath, ['--eval', script, '--', formatIdentity(ownIdentity())], {encoding: 'utf8'}).trim());`;
     const {stdout} = await runScript(t, code, [], {through: ['unshare', '--pid', '--fork']});
     assert.equal(stdout.trim(), 'unknown');
   });
