@@ -24,7 +24,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {type Dir, join, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
+import {type Dir, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
 import {readRights} from './rights.ts';
 import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special.ts';
@@ -255,7 +255,7 @@ class LayerApplier implements Applier {
     // No setuid before the owner is right.
     const fd = tree.create(dir, base, () => openSync(path, CREATE, header.mode & 0o777));
     this.#file = {fd, header, chown: tree.mustChown(dir, header), region: 0, done: 0};
-    if (needsProgram(header)) tree.addNode(dir, base, {...header, type: 'file'});
+    if (needsProgram(header)) tree.setNode(dir, base, {entry: {...header, type: 'file'}});
   }
 
   #makeDirectory(dir: Dir, base: string, header: TarHeader): void {
@@ -275,7 +275,7 @@ class LayerApplier implements Applier {
     if (tree.mustChown(dir, header)) lchownSync(path, header.uid, header.gid);
     const time = seconds(header);
     lutimesSync(path, time, time);
-    if (needsProgram(header)) tree.addNode(dir, base, {...header, type: 'symlink'});
+    if (needsProgram(header)) tree.setNode(dir, base, {entry: {...header, type: 'symlink'}});
   }
 
   /** What only a program can make is represented by an empty file until the end. */
@@ -283,7 +283,7 @@ class LayerApplier implements Applier {
     const tree = this.#tree;
     const path = tree.place(dir, base);
     closeSync(tree.create(dir, base, () => openSync(path, CREATE, 0o600)));
-    tree.addNode(dir, base, header);
+    tree.setNode(dir, base, {entry: header});
     if (tree.form === 'overlay' && header.type === 'char' && header.devmajor === 0 && header.devminor === 0)
       this.#warn(`device ${displayName(header.name)} is 0/0, with which overlayfs hides a name`);
   }
@@ -298,11 +298,8 @@ class LayerApplier implements Applier {
       return;
     }
     tree.create(dir, base, () => linkSync(tree.place(target.dir, target.base), tree.place(dir, base)));
-    const node = tree.nodes.get(join(target.dir, target.base));
-    if (node !== undefined) {
-      node.paths.add(join(dir, base));
-      tree.nodes.set(join(dir, base), node);
-    }
+    const node = target.dir.nodes?.get(target.base);
+    if (node !== undefined) tree.setNode(dir, base, node);
     this.#setLinkAttributes(dir, base, header);
   }
 
@@ -338,14 +335,14 @@ class LayerApplier implements Applier {
     const path = tree.place(dir, base);
     const stat = lstat(tree.absolute(dir, base))!;
     const now = attributesOf(stat);
-    const node = tree.nodes.get(join(dir, base));
+    const node = dir.nodes?.get(base);
     const {mode, uid, gid, mtimeSec, mtimeNs} = header;
     if (node !== undefined) {
       const xattrs = new Map([...(node.entry.xattrs ?? []), ...header.xattrs]);
       node.entry = {...node.entry, mode, uid, gid, mtimeSec, mtimeNs, xattrs};
       if (node.entry.type !== 'file' && node.entry.type !== 'symlink') return;
     } else if (stat.isFile() && (header.xattrs.size > 0 || !(sameTime(now, header) || isExactTime(mtimeSec, mtimeNs))))
-      tree.addNode(dir, base, {...header, type: 'file'});
+      tree.setNode(dir, base, {entry: {...header, type: 'file'}});
     const chown = now.uid !== uid || now.gid !== gid;
     if (chown) lchownSync(path, uid, gid);
     if (stat.isFile() && (now.mode !== mode || (chown && (mode & 0o6000) !== 0))) chmodSync(path, mode);

@@ -62,6 +62,8 @@ export class Dir {
   whiteouts: Set<string> | undefined;
   /** Names in it that the layer made; only where other names were there before. */
   written: Set<string> | undefined;
+  /** Names in it that a program has to complete. Names of one inode share one. */
+  nodes: Map<string, Node> | undefined;
   /** Directories below that show through. */
   stack: Stack | undefined;
   /** The directory below that it was made after. */
@@ -80,13 +82,11 @@ export class Dir {
 /** An inode that a program makes, or completes, at the end. Meanwhile a stand-in is on disk. */
 export interface Node {
   entry: Omit<SpecialEntry, 'path'>;
-  /** Every name of it. */
-  readonly paths: Set<string>;
 }
 
-export const join = (dir: Dir, base: string): string => (dir.path === '' ? base : `${dir.path}/${base}`);
+const join = (dir: Dir, base: string): string => (dir.path === '' ? base : `${dir.path}/${base}`);
 
-export interface LayerTreeOptions {
+interface LayerTreeOptions {
   readonly root: string;
   readonly form: LayerForm;
   /** Overlay form: what is below, if it is known. */
@@ -104,7 +104,6 @@ export class LayerTree {
   readonly uid = process.geteuid!();
   readonly gid = process.getegid!();
   readonly #process: ProcessRights;
-  readonly nodes = new Map<string, Node>();
   /** Names that `..` in a link's text led through, taken for absent while what is below is not known. */
   readonly passed = new Set<string>();
   /** What is below had a say. */
@@ -320,20 +319,15 @@ export class LayerTree {
     this.#lastName = undefined;
     dir.children?.delete(base);
     dir.written?.delete(base);
+    dir.nodes?.delete(base);
     if (dir.disk === undefined) return;
-    const path = join(dir, base);
-    for (const name of this.nodes.size === 0 ? [] : [...this.nodes.keys()])
-      if (name === path || name.startsWith(`${path}/`)) {
-        this.nodes.get(name)!.paths.delete(name);
-        this.nodes.delete(name);
-      }
     removeTree(this.absolute(dir, base));
     dir.touched = true;
   }
 
-  /** An inode for a program to complete. */
-  addNode(dir: Dir, base: string, entry: Node['entry']): void {
-    this.nodes.set(join(dir, base), {entry, paths: new Set([join(dir, base)])});
+  /** Leaves an inode for a program to complete. */
+  setNode(dir: Dir, base: string, node: Node): void {
+    dir.nodes = (dir.nodes ?? new Map()).set(base, node);
   }
 
   // ---- what is hidden ----
@@ -389,13 +383,18 @@ export class LayerTree {
     this.#renewMerged();
     const files: SpecialEntry[] = [];
     const special: SpecialEntry[] = [];
-    for (const node of new Set(this.nodes.values())) {
-      const [path, ...links] = node.paths as unknown as [string, ...string[]];
-      (node.entry.type === 'file' ? files : special).push({...node.entry, path});
-      if (node.entry.type !== 'file') special.push(...links.map((name) => linkEntry(name, path)));
-    }
-    // Their directories' mtimes are lost by it.
-    for (const {path} of files) for (let at: Dir | undefined = this.#known(path); at !== undefined; at = at.parent) at.touched = true;
+    const names = new Map<Node, string>();
+    for (const {dir} of onDisk(this.top))
+      for (const [base, node] of dir.nodes ?? []) {
+        const [path, first] = [join(dir, base), names.get(node)];
+        if (first === undefined) names.set(node, path);
+        if (node.entry.type !== 'file') special.push(first === undefined ? {...node.entry, path} : linkEntry(path, first));
+        else if (first === undefined) {
+          files.push({...node.entry, path});
+          // The mtimes of all directories on the way are lost by it.
+          for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) at.touched = true;
+        }
+      }
     // A user other than root needs leave to write to them.
     const others = this.uid === 0 ? [] : files.map(({path, mode}) => ({at: fsPath(`${this.#base}/${path}`), mode}));
     for (const {at, mode} of others) chmodSync(at, mode | 0o600);
@@ -425,14 +424,6 @@ export class LayerTree {
     }
     makeSpecial(this.#root, [...special, ...whiteouts(hidden), ...late], this.#warn);
     for (const dir of byCall) this.#settle(dir);
-  }
-
-  /** The directory that holds a path that was made. */
-  #known(path: string): Dir {
-    return path
-      .split('/')
-      .slice(0, -1)
-      .reduce((dir, name) => dir.children!.get(name)!, this.top);
   }
 
   #settle({path, attributes, disk}: Dir): void {
