@@ -8,7 +8,7 @@
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync} from 'node:fs';
+import {chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {unmountBelow} from '../test/helpers.ts';
@@ -59,6 +59,9 @@ function processesWith(marker: string): Map<number, string> {
   return found;
 }
 
+/** The first names below a directory, to tell whose it was. */
+const contents = (path: string): string => (statSync(path).isDirectory() ? readdirSync(path, {recursive: true}).slice(0, 5).join(' ') : '');
+
 /** Undoes what the tests left behind and says what it was. */
 function sweep(marker: string, dir: string): string[] {
   const left: string[] = [];
@@ -68,7 +71,7 @@ function sweep(marker: string, dir: string): string[] {
   }
   for (const point of unmountBelow(dir)) left.push(`mount ${point}`);
   // Node and Bun keep caches of their own in there.
-  for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}`);
+  for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}: ${contents(join(dir, name))}`);
   rmSync(dir, {recursive: true, force: true});
   return left;
 }
