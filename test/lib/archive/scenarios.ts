@@ -961,10 +961,12 @@ const OURS: readonly Scenario[] = [
         dir('a/b\n\xff', 0o2755, {gid: 5, xattrs: {'user.old': '1'}}),
         file('a/b\n\xff/f', 'f'),
         dir('a/c', 0o755, {xattrs: {'user.old': '1'}}),
+        dir('d', 0o711, {uid: 4, xattrs: {'user.old': '1'}}),
       ],
       [
         dir('a', 0o750, {uid: 3, xattrs: {'user.both': '2', 'user.new': '1'}}),
         dir('a/b\n\xff', 0o711, {mtime: 5}),
+        dir('d', 0o711, {uid: 4}),
         file('a/b\n\xff/g', 'g', 0o644, {xattrs: {'user.x': '1'}}),
       ],
     ],
@@ -973,6 +975,7 @@ const OURS: readonly Scenario[] = [
       assert.deepEqual([tree.at('a/b\n\xff').xattrs, tree.at('a/b\n\xff').mode, tree.at('a/b\n\xff').gid], [{}, '0711', 0]);
       assert.deepEqual(tree.names('a/b\n\xff'), ['a/b\n\xff/f', 'a/b\n\xff/g']);
       assert.deepEqual(tree.at('a/c').xattrs, {'user.old': '0x31'});
+      assert.deepEqual([tree.at('d').xattrs, tree.at('d').mode, tree.at('d').uid], [{}, '0711', 4]);
     },
     containerd: "containerd's native snapshotter keeps the others, its overlayfs snapshotter does not",
   },
