@@ -102,12 +102,24 @@ export function unmountBelow(dir: string): string[] {
 export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), prefix)));
   chmodSync(dir, 0o700);
+  if (removedAtExit.size === 0) process.once('exit', removeAgain);
+  removedAtExit.add(dir);
   scope.after(() => {
     const left = unmountBelow(dir);
     rmSync(dir, {recursive: true, force: true});
     assert.deepEqual(left, [], 'mounts left behind');
   });
   return dir;
+}
+
+/**
+ * Directories of this process. Hooks run in the order they were given, so a process that a test started later may still
+ * write while its directory goes; at the end of the file it is gone too.
+ */
+const removedAtExit = new Set<string>();
+
+function removeAgain(): void {
+  for (const dir of removedAtExit) rmSync(dir, {recursive: true, force: true});
 }
 
 /** For `assert.rejects` and `assert.throws`: the error is of this class. */
