@@ -283,6 +283,8 @@ class Inspector {
     const {namespaces, unreadable, counts} = this.#survey;
     // What a record that cannot be read keeps is counted, but not known.
     if (unreadable.length > 0 || namespaces.some((ns) => ns.record === undefined && !isBare(ns))) return;
+    // Counting begins with the first namespace.
+    if (namespaces.length + counts.size === 0) return;
     // The counts begin with the first namespace.
     if (namespaces.length === 0 && counts.size === 0) return;
     const right = recount(new Map(namespaces.filter(({record}) => record !== undefined).map((ns) => [ns.name, keptIn(ns)])));

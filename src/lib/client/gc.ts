@@ -1,5 +1,4 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
-import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from '../runtime/bundle.ts';
@@ -16,7 +15,7 @@ const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs
 /** Collects in all namespaces, counts references anew, removes what killed processes left, and brings layers to the disk. */
 export async function collectGarbage(context: Context): Promise<GcResult> {
   const {store, stateDir} = context;
-  if (!existsSync(store.layout.version)) return NOTHING;
+  if (!store.exists()) return NOTHING;
   for (const view of abandonedViews(join(stateDir, 'views'))) removeView(view);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);

@@ -1,5 +1,4 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
-import {existsSync} from 'node:fs';
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from '../store/blobs.ts';
 import {collectAll, dropReleased, leaseExpired, leaseOwnerLives} from '../store/gc.ts';
@@ -13,7 +12,7 @@ import type {Pruned, PruneKind, PruneOptions, PruneResult} from './types.ts';
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
 
 export async function prune(context: Context, options: PruneOptions): Promise<PruneResult> {
-  if (!existsSync(context.store.layout.version)) return {pruned: [], freed: 0};
+  if (!context.store.exists()) return {pruned: [], freed: 0};
   return new Prune(context, options).run();
 }
 

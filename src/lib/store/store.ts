@@ -397,6 +397,11 @@ export class Store {
     return store;
   }
 
+  /** Whether anything was ever written. @throws failed_precondition | data_loss as `view` */
+  exists(): boolean {
+    return this.#check() === 'usable';
+  }
+
   /** Makes the state directory where it is missing. */
   prepare(): void {
     if (this.#check() === 'usable') return;
@@ -411,13 +416,9 @@ export class Store {
     }
   }
 
-  /** Says that something may be here that no record names: the next collection then looks at everything. */
+  /** See `noteGarbage` of journal.ts. */
   noteGarbage(): void {
-    try {
-      noteGarbage(this.layout);
-    } catch {
-      // It is said on the way out of another failure, which counts for more. `prune` looks at everything anyhow.
-    }
+    noteGarbage(this.layout);
   }
 
   /** Removes locks of processes that were killed. */
@@ -432,7 +433,8 @@ export class Store {
     try {
       text = readIfPresent(version);
     } catch (err) {
-      throw fromErrno(err, `state directory ${root}`);
+      if ((err as NodeJS.ErrnoException).code !== 'EISDIR') throw fromErrno(err, `state directory ${root}`);
+      text = '';
     }
     if (text === undefined) {
       const foreign = foreignName(root);
@@ -444,7 +446,10 @@ export class Store {
         {hint: 'choose an empty or a new directory with --root'},
       );
     }
-    if (!/^\d+\s*$/.test(text)) throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`);
+    if (!/^\d+\s*$/.test(text))
+      throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`, {
+        hint: `it holds the number of the format: ${FORMAT_VERSION}, if this berth made the directory`,
+      });
     if (Number(text) !== FORMAT_VERSION)
       throw new ErrdefsError(
         'failed_precondition',
