@@ -48,7 +48,7 @@ describe('the check of a whole store', () => {
     ['the journal has a torn record', /is no record of the journal/, (root) => writeFileSync(join(root, 'journal/0000000000000002'), '{')],
     [
       'more is applied than there is',
-      /is no generation that there is/,
+      /is beyond the newest/,
       (root) => writeFileSync(join(root, 'journal/applied'), `${'9'.repeat(16)} ${'9'.repeat(16)}\n`),
     ],
     [

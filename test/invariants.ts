@@ -6,7 +6,7 @@ import {createHash} from 'node:crypto';
 import {lstatSync, readdirSync, readFileSync, statSync} from 'node:fs';
 import {basename, dirname, join, relative} from 'node:path';
 import {isDeepStrictEqual} from 'node:util';
-import {liveness, parseIdentity} from '../src/lib/fs/process.ts';
+import {bootId, liveness, parseIdentity} from '../src/lib/fs/process.ts';
 import {isDigest} from '../src/lib/oci/descriptor.ts';
 import {recordFile} from '../src/lib/store/layout.ts';
 import type {LeaseRecord, SnapshotRecord} from '../src/lib/store/records.ts';
@@ -100,14 +100,18 @@ function committedDocuments(root: string, bad: Bad): Map<string, unknown> {
     for (const [path, document] of Object.entries(record.writes)) changes.set(path, {generation: Number(name), document});
   }
   const newest = Number(generations.at(-1) ?? 0);
-  const checkpoint = parse(read(join(journal, 'checkpoint')) ?? '{"generation":0,"bootId":""}') as {generation?: number} | undefined;
+  const checkpoint = parse(read(join(journal, 'checkpoint')) ?? '{"generation":0,"bootId":""}') as
+    | {generation?: number; bootId?: string}
+    | undefined;
   if (!(Number(checkpoint?.generation) <= newest)) bad(join(journal, 'checkpoint'), 'is beyond the newest generation');
-  const applied = /^(\d{16}) \1\n$/.exec(read(join(journal, 'applied')) ?? `${'0'.repeat(16)} ${'0'.repeat(16)}\n`);
-  if (applied === null || Number(applied[1]) > newest) bad(join(journal, 'applied'), 'is no generation that there is');
+  // Written in place: one that is torn says nothing. What was applied in another boot says nothing either.
+  const mark = /^(\d{16}) \1\n$/.exec(read(join(journal, 'applied')) ?? '')?.[1];
+  if (Number(mark ?? 0) > newest) bad(join(journal, 'applied'), 'is beyond the newest generation');
+  const applied = checkpoint?.bootId === bootId() ? Number(mark ?? 0) : 0;
 
   for (const [path, text] of documents) documents.set(path, parse(text as string | undefined));
   for (const [path, {generation, document}] of changes) {
-    if (generation <= Number(applied?.[1]) && !isDeepStrictEqual(documents.get(path) ?? null, document))
+    if (generation <= applied && !isDeepStrictEqual(documents.get(path) ?? null, document))
       bad(join(root, path), `is not what generation ${generation} made it, and that is said to be applied`);
     if (document === null) documents.delete(path);
     else documents.set(path, document);

@@ -68,17 +68,17 @@ describe('failpoints', () => {
       fs.writeSync(fd, 'second');
       fs.writeFileSync(args[0] + '/another', '12345678');
       fs.writeFileSync(args[0] + '/last', '');`;
-    const run = async (action: string, at: number) => {
+    const run = async (at: number, torn = false) => {
       for (const name of readdirSync(below)) renameSync(join(below, name), join(temporaryDirectory(t), name));
-      const {status, signal} = await startScript(t, code, [below], failpointOptions({below, action, at})).done;
+      const {status, signal} = await startScript(t, code, [below], failpointOptions({below, action: 'kill', at, torn})).done;
       return [status ?? signal, ...readdirSync(below).map((name) => `${name}: ${readFileSync(join(below, name), 'utf8')}`)];
     };
-    assert.deepEqual(await run('kill', 1), ['SIGKILL']);
-    assert.deepEqual(await run('kill', 3), ['SIGKILL', 'file: first ']);
-    assert.deepEqual(await run('torn', 3), ['SIGKILL', 'file: first sec']);
-    assert.deepEqual(await run('torn', 4), ['SIGKILL', 'another: 1234', 'file: first second']);
-    assert.deepEqual(await run('kill', 5), ['SIGKILL', 'another: 12345678', 'file: first second']);
-    assert.deepEqual(await run('kill', 6), [0, 'another: 12345678', 'file: first second', 'last: ']);
+    assert.deepEqual(await run(1), ['SIGKILL']);
+    assert.deepEqual(await run(3), ['SIGKILL', 'file: first ']);
+    assert.deepEqual(await run(3, true), ['SIGKILL', 'file: first sec']);
+    assert.deepEqual(await run(4, true), ['SIGKILL', 'another: 1234', 'file: first second']);
+    assert.deepEqual(await run(5), ['SIGKILL', 'another: 12345678', 'file: first second']);
+    assert.deepEqual(await run(6), [0, 'another: 12345678', 'file: first second', 'last: ']);
   });
 
   it('count on in worker threads, and count programs that are given a path', async (t) => {

@@ -6,8 +6,8 @@
  * that ships. As a preload (`node --import`) it obeys the environment; in a test's own process it is `arm`ed.
  *
  *     FAILPOINT=kill:17      SIGKILL instead of the 17th call
- *     FAILPOINT=torn:17      as kill; of a write, half is done before
  *     FAILPOINT=ENOSPC:17    the 17th call throws this errno; `ENOSPC:17+` every one from there on
+ *     FAILPOINT=kill:17~     of a write, half is done before
  *     FAILPOINT_BELOW=DIR    the directory
  *     FAILPOINT_LOG=FILE     gets a line for each call; for the reader of a failure
  *
@@ -18,18 +18,24 @@
 import childProcess from 'node:child_process';
 import fs from 'node:fs';
 import {syncBuiltinESMExports} from 'node:module';
-import {isAbsolute, resolve} from 'node:path';
+import {isAbsolute, join, resolve} from 'node:path';
 import {getEnvironmentData, isMainThread, setEnvironmentData} from 'node:worker_threads';
+import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 
 export interface Failpoint {
   /** Paths below it count. */
   readonly below: string;
-  /** What happens: a signal to ourselves, or an errno. */
-  readonly action: 'kill' | 'torn' | string;
+  /** `kill`, or an errno. */
+  readonly action: string;
   /** Number of the call, from 1 on; 0 only counts. */
   readonly at: number;
-  /** An errno that stays from then on. */
+  /**
+   * The errno stays from then on: nothing more is changed. On the disk that is what a kill leaves, and it needs no process
+   * of its own; see `killedHere`.
+   */
   readonly lasting?: boolean;
+  /** Of a write, half is done before. */
+  readonly torn?: boolean;
 }
 
 /** Functions whose first argument is a path, and which change what it names. */
@@ -102,12 +108,12 @@ function isBelow(path: unknown): path is string {
 
 /** Counts a call, and does to it what is due. */
 function pass(name: string, path: string, half?: () => void): void {
-  const {action, at, lasting = false} = armed!;
+  const {action, at, lasting = false, torn = false} = armed!;
   const n = Atomics.add(counters, 0, 1) + 1;
   if (log !== undefined) realAppend(log, `${n} ${name} ${path.slice(armed!.below.length)}\n`);
   if (at === 0 || (lasting ? n < at : n !== at)) return;
-  if (action === 'kill' || action === 'torn') {
-    if (action === 'torn') half?.();
+  if (torn && n === at) half?.();
+  if (action === 'kill') {
     process.kill(process.pid, 'SIGKILL');
     for (;;); // it comes in a moment; nothing more may happen
   }
@@ -187,9 +193,10 @@ function halfWrite([fd, data, ...rest]: unknown[]): void {
 }
 
 /** Half of what `writeFileSync` was to write. */
-function halfFile([file, data]: unknown[]): void {
+function halfFile([file, data, options]: unknown[]): void {
   const bytes = typeof data === 'string' ? Buffer.from(data) : Buffer.from(data as Uint8Array);
-  const fd = typeof file === 'number' ? file : original.get('openSync')!(file, 'w');
+  const {mode} = (options ?? {}) as {readonly mode?: number};
+  const fd = typeof file === 'number' ? file : original.get('openSync')!(file, 'w', mode);
   realWrite(fd as number, bytes.subarray(0, bytes.length >> 1));
 }
 
@@ -207,26 +214,54 @@ export function disarm(): {readonly calls: number; readonly failures: number} {
   return counted();
 }
 
+/**
+ * Makes what this process left below a directory a dead one's: after everything failed from some call on, that is the
+ * state of the disk after a kill at this call.
+ */
+export function killedHere(directory: string): void {
+  const own = formatIdentity(ownIdentity());
+  const dead = formatIdentity({...ownIdentity(), startTime: '1'});
+  const visit = (path: string): void => {
+    for (const name of fs.readdirSync(path)) {
+      const file = join(path, name);
+      const stat = fs.lstatSync(file);
+      if (stat.isDirectory()) visit(file);
+      else if (name.endsWith('.json') || /^\d{16}$/.test(name)) {
+        const text = fs.readFileSync(file, 'utf8');
+        if (text.includes(own)) fs.writeFileSync(file, text.replaceAll(own, dead));
+      }
+      if (name.includes(own)) fs.renameSync(file, join(path, name.replaceAll(own, dead)));
+    }
+  };
+  if (fs.existsSync(directory)) visit(directory);
+}
+
 /** Environment and options for a child of Node that obeys `failpoint`. */
 export function failpointOptions(
-  {below, action, at, lasting = false}: Failpoint,
+  {below, action, at, lasting = false, torn = false}: Failpoint,
   logFile?: string,
 ): {env: Record<string, string>; execArgv: string[]} {
   return {
     execArgv: ['--import', import.meta.url],
     env: {
-      FAILPOINT: `${action}:${at}${lasting ? '+' : ''}`,
+      FAILPOINT: `${action}:${at}${lasting ? '+' : ''}${torn ? '~' : ''}`,
       FAILPOINT_BELOW: below,
       ...(logFile === undefined ? {} : {FAILPOINT_LOG: logFile}),
     },
   };
 }
 
-const asked = /^(\w+):(\d+)(\+?)$/.exec(process.env.FAILPOINT ?? '');
+const asked = /^(\w+):(\d+)(\+?)(~?)$/.exec(process.env.FAILPOINT ?? '');
 if (asked !== null) {
   if (isMainThread) setEnvironmentData('failpoint counters', counters.buffer);
   else counters = new Int32Array(getEnvironmentData('failpoint counters') as SharedArrayBuffer);
   log = process.env.FAILPOINT_LOG;
   install();
-  armed = {below: resolve(process.env.FAILPOINT_BELOW ?? '/'), action: asked[1]!, at: Number(asked[2]), lasting: asked[3] === '+'};
+  armed = {
+    below: resolve(process.env.FAILPOINT_BELOW ?? '/'),
+    action: asked[1]!,
+    at: Number(asked[2]),
+    lasting: asked[3] === '+',
+    torn: asked[4] === '~',
+  };
 }

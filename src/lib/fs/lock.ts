@@ -439,22 +439,31 @@ export function withFreeLock(path: string, purpose: string, action: () => void):
 
 /** Removes what processes that are gone left among the locks of `directory`: locks, and places in queues. */
 export function sweepLocks(directory: string): void {
-  for (const name of listIfPresent(directory)) {
-    const path = join(directory, name);
-    const [, ticket] = /\.(\d+\.\d+\.[0-9a-f]{32}\.\d+\.[0-9a-z]+)$/.exec(name) ?? [];
-    if (ticket !== undefined) {
-      const life = lifeOf(ticket);
-      if (life === 'dead' || (life === 'unknown' && Date.now() - touchedAt(join(path, ticket)) > ABANDONED_MS))
-        rmSync(path, {recursive: true, force: true});
-      continue;
+  try {
+    for (const name of listIfPresent(directory)) {
+      const ticket = /\.(\d+\.\d+\.[0-9a-f]{32}\.\d+\.[0-9a-z]+)$/.exec(name)?.[1];
+      if (ticket === undefined) sweepLock(join(directory, name));
+      else sweepTicket(join(directory, name), ticket);
     }
-    try {
-      const file = ownerFile(path);
-      if (file !== undefined && lifeOf(file) === 'dead') unlinkSync(file);
-      rmdirSync(path);
-    } catch (err) {
-      // Held, taken this moment, gone already, or no lock at all: nothing to sweep.
-      if (!['ENOTEMPTY', 'EEXIST', 'ENOENT', 'ENOTDIR'].includes(codeOf(err) ?? '')) throw err;
-    }
+  } catch (err) {
+    throw fromErrno(err, `locks ${directory}`);
+  }
+}
+
+function sweepTicket(path: string, name: string): void {
+  const life = lifeOf(name);
+  if (life === 'dead' || (life === 'unknown' && Date.now() - touchedAt(join(path, name)) > ABANDONED_MS))
+    rmSync(path, {recursive: true, force: true});
+}
+
+function sweepLock(path: string): void {
+  try {
+    const file = ownerFile(path);
+    if (file !== undefined && lifeOf(file) !== 'dead') return;
+    if (file !== undefined) unlinkSync(file);
+    rmdirSync(path);
+  } catch (err) {
+    // Taken this moment, gone already, or no lock at all: nothing to sweep.
+    if (!['ENOTEMPTY', 'EEXIST', 'ENOENT', 'ENOTDIR'].includes(codeOf(err) ?? '')) throw err;
   }
 }

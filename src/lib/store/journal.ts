@@ -17,7 +17,7 @@
  */
 import {closeSync, constants, existsSync, fsyncSync, openSync, rmdirSync, statSync, writeSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs, wrap} from '../errdefs.ts';
 import {
   createExclusive,
   isTemporary,
@@ -89,7 +89,10 @@ export class JournalBackend implements Backend {
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
     using lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
-    if (lock.inherited) noteGarbage(this.#layout);
+    if (lock.inherited) {
+      noteGarbage(this.#layout);
+      sweepTemporary(this.#layout.journal);
+    }
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const generation = this.#catchUp();
       const overlay = new Overlay(this.#disk(generation));
@@ -97,7 +100,7 @@ export class JournalBackend implements Backend {
       const changed = overlay.writes.size > 0;
       if (changed && !this.#commit(overlay)) continue;
       const passed = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
-      for (const action of overlay.actions) action(passed);
+      this.#follow(overlay, passed);
       return result;
     }
     throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
@@ -251,6 +254,17 @@ export class JournalBackend implements Backend {
     return past;
   }
 
+  /** Runs what is to follow a commit. */
+  #follow({actions}: Overlay, passed: () => boolean): void {
+    try {
+      for (const action of actions) action(passed);
+    } catch (err) {
+      noteGarbage(this.#layout);
+      const what = 'it is done, but what nobody needs any more could not be removed';
+      throw isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
+    }
+  }
+
   /** Under the lock: applies what is committed. @returns the newest generation */
   #catchUp(): number {
     try {
@@ -271,6 +285,7 @@ export class JournalBackend implements Backend {
     let applied = generation;
     for (let record = next ?? this.#read(applied + 1); record !== undefined; record = this.#read(applied + 1)) {
       this.#apply(record);
+      if (next === undefined) sweepTemporaries(Object.keys(record.writes).map((path) => join(this.#layout.root, path)));
       applied++;
     }
     if (applied > generation) this.#markApplied(applied);
@@ -347,7 +362,7 @@ export class JournalBackend implements Backend {
     const directories = new Set([journal]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
     for (const path of [...files, ...directories]) syncIfPresent(path);
-    for (const directory of directories) sweepTemporary(directory);
+    sweepTemporaries([...files, this.#checkpointFile]);
     const checkpoint: Checkpoint = {generation, bootId: bootId()};
     writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
     for (const old of this.#generations()) {
@@ -358,14 +373,15 @@ export class JournalBackend implements Backend {
 }
 
 /**
- * Says that somebody ended after a commit, perhaps before its `afterCommit`: what that would have removed no record names
- * any more, and the next collection looks at everything. See gc.ts.
+ * Says that something may be here that no record names: somebody ended after a commit, and perhaps before its
+ * `afterCommit`. The next collection then looks at everything. See gc.ts.
  */
 export function noteGarbage(layout: Layout): void {
   try {
     writeAtomic(layout.unswept, '', {sync: false});
   } catch (err) {
-    throw fromErrno(err, 'unable to note that a change was cut short');
+    // Garbage is in nobody's way, and what is being said or done meanwhile counts for more. `prune` looks at everything anyhow.
+    if (!isErrdefs(fromErrno(err, layout.unswept))) throw err;
   }
 }
 
@@ -393,6 +409,11 @@ function parseJSON(text: string, file: string, hint: string): unknown {
   } catch (err) {
     throw new ErrdefsError('data_loss', `${file} is not valid JSON`, {cause: err, hint});
   }
+}
+
+/** Removes what killed writers left half-written beside files. */
+function sweepTemporaries(files: readonly string[]): void {
+  for (const directory of new Set(files.map(dirname))) sweepTemporary(directory);
 }
 
 function syncIfPresent(path: string): void {

@@ -1,0 +1,141 @@
+/**
+ * A store that is stopped, or fails, at every call that changes something: what it leaves is whole, the next one works at
+ * once, and the same again succeeds.
+ *
+ * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's.
+ * That is what SIGKILL leaves; a sample of real ones says so. `BERTH_TORTURE=1` tries every n with every fault.
+ */
+import assert from 'node:assert/strict';
+import {chmodSync, copyFileSync, lstatSync, mkdirSync, readdirSync, rmSync, utimesSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {type Code, resolve} from '../../../src/lib/errdefs.ts';
+import {collectAll} from '../../../src/lib/store/gc.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {startScript} from '../../children.ts';
+import {arm, disarm, failpointOptions, killedHere} from '../../fakes/failpoints.ts';
+import {isShort, temporaryDirectory} from '../../helpers.ts';
+import {checkStore} from '../../invariants.ts';
+import {leaseRecord} from '../../records.ts';
+import {begin, run, SEQUENCES, visible} from './sequences.ts';
+
+const TORTURE = process.env.BERTH_TORTURE === '1';
+/** Every n-th of the calls is tried in this process, and in one of its own. */
+const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 8, child: 64} : {here: 1, child: 16};
+
+const FAULTS: Readonly<Record<string, Code>> = {
+  EIO: 'data_loss',
+  ENOSPC: 'resource_exhausted',
+  EACCES: 'permission_denied',
+  EMFILE: 'resource_exhausted',
+};
+
+/** Longest time that the next one may take because another was stopped, in milliseconds; generous to a busy machine. */
+const AT_ONCE_MS = 1500;
+
+/** Directories and files with their modes and times. */
+function copyTree(from: string, to: string): void {
+  const stat = lstatSync(from);
+  if (stat.isDirectory()) {
+    mkdirSync(to);
+    for (const name of readdirSync(from)) copyTree(join(from, name), join(to, name));
+  } else copyFileSync(from, to);
+  chmodSync(to, stat.mode);
+  utimesSync(to, stat.atime, stat.mtime);
+}
+
+describe('a store', () => {
+  for (const name of Object.keys(SEQUENCES)) {
+    describe(`in the middle of: ${name}`, () => {
+      async function rig(t: {after(fn: () => void): void}) {
+        const dir = temporaryDirectory(t);
+        const origin = join(dir, 'origin');
+        mkdirSync(origin);
+        await begin(join(origin, 'root'), name);
+        const fresh = (): string => {
+          const place = join(dir, 'place');
+          rmSync(place, {recursive: true, force: true});
+          copyTree(origin, place);
+          return join(place, 'root');
+        };
+        // The undisturbed run: how many calls there are, and where it leads.
+        const root = fresh();
+        arm({below: root, action: 'EIO', at: 0});
+        await run(root, name);
+        const {calls} = disarm();
+        assert.deepEqual(checkStore(root, {litter: name !== 'recovery after a power loss'}), []);
+        return {fresh, calls, goal: visible(root)};
+      }
+
+      /** What must hold of whatever a stop or a fault left. */
+      async function judge(root: string, goal: unknown, when: string): Promise<void> {
+        assert.deepEqual(checkStore(root), [], when);
+        const started = performance.now();
+        const store = new Store({root, lockTimeoutMs: 1000});
+        await store.update('a probe', (tx) => tx.namespace('other').leases.put(leaseRecord('probe')));
+        const ms = performance.now() - started;
+        assert.ok(ms < AT_ONCE_MS, `${when}: the next change took ${ms} ms`);
+        await store.update('a probe', (tx) => {
+          tx.namespace('other').leases.delete('probe');
+          if (name === 'the first change') tx.namespaces.delete('other');
+        });
+        await run(root, name);
+        assert.deepEqual(checkStore(root), [], `${when}, and again`);
+        assert.deepEqual(visible(root), goal, `${when}, and again`);
+        await store.update('everything', (tx) => collectAll(store, tx));
+        store.layers.emptyTrash();
+        assert.deepEqual(checkStore(root, {litter: true}), [], `${when}, and collected`);
+        assert.deepEqual(visible(root), goal, `${when}, and collected`);
+      }
+
+      it('leaves nothing broken and nothing in the way when it is stopped', async (t) => {
+        const {fresh, calls, goal} = await rig(t);
+        for (let at = 1; at <= calls; at += STRIDE.here) {
+          for (const torn of [false, true]) {
+            const root = fresh();
+            arm({below: root, action: 'EFROZEN', at, lasting: true, torn});
+            await run(root, name).catch(() => {});
+            const {failures} = disarm();
+            assert.ok(failures > 0);
+            if (torn && at % 2 === 0 && !TORTURE) continue;
+            killedHere(root);
+            await judge(root, goal, `stopped at call ${at} of ${calls}${torn ? ', a write half done' : ''}`);
+          }
+        }
+      });
+
+      it('leaves the same when it is killed', async (t) => {
+        const {fresh, calls, goal} = await rig(t);
+        const code = `const {run} = await import(${JSON.stringify(new URL('./sequences.ts', import.meta.url).href)}); await run(args[0], args[1]);`;
+        for (let at = 1 + (name.length % STRIDE.child); at <= calls; at += STRIDE.child) {
+          const root = fresh();
+          const {signal, stderr} = await startScript(t, code, [root, name], failpointOptions({below: root, action: 'kill', at, torn: true}))
+            .done;
+          assert.equal(signal, 'SIGKILL', stderr);
+          await judge(root, goal, `killed at call ${at} of ${calls}`);
+        }
+      });
+
+      it('says what went wrong and loses nothing when a call fails', async (t) => {
+        const {fresh, calls, goal} = await rig(t);
+        const faults = Object.entries(FAULTS);
+        for (let at = 1; at <= calls; at += STRIDE.here) {
+          for (const [i, [errno, expected]] of faults.entries()) {
+            if (!TORTURE && at % faults.length !== i) continue;
+            const root = fresh();
+            arm({below: root, action: errno, at, torn: at % 2 === 0});
+            const failure = await run(root, name).then(
+              () => undefined,
+              (err: unknown) => err,
+            );
+            assert.equal(disarm().failures, 1);
+            const when = `${errno} at call ${at} of ${calls}`;
+            if (failure === undefined) assert.deepEqual(visible(root), goal, `${when}, which nobody needed to hear of`);
+            else assert.equal(resolve(failure), expected, `${when}: ${(failure as Error).stack}`);
+            await judge(root, goal, when);
+          }
+        }
+      });
+    });
+  }
+});
