@@ -1,6 +1,6 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
 import {join} from 'node:path';
-import {ErrdefsError, wrap} from '../errdefs.ts';
+import {ErrdefsError, is, wrap} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {formatPlatform} from '../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../oci/reference.ts';
@@ -23,7 +23,7 @@ export async function pull(context: Context, namespace: string, text: string, op
   try {
     return await new Pull(context, namespace, ref, name, options).run();
   } catch (err) {
-    throw wrap(`unable to pull ${name}`, err);
+    throw is(err, 'not_modified') ? err : wrap(`unable to pull ${name}`, err);
   }
 }
 
@@ -71,12 +71,29 @@ class Pull {
         layers = made.layers;
       } else {
         for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
+        if (this.#o.ifChanged && this.#isCurrent(plan))
+          throw new ErrdefsError('not_modified', `image ${JSON.stringify(this.#name)} is current`);
       }
       const image = await this.#commit(plan, layers);
       return {image, transferredBytes: this.#transferred, elapsedMs: performance.now() - started, unpacked: this.#unpacked(plan)};
     } finally {
       await remote.close();
     }
+  }
+
+  /** Whether the namespace sees all of the plan under this name already. Its blobs and layers are here. */
+  #isCurrent(plan: Plan): boolean {
+    const digests = [...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)];
+    return this.#store.view((tx) => {
+      const ns = tx.namespace(this.#namespace);
+      const snapshotter = this.#snapshotter;
+      const tops = snapshotter === undefined ? [] : imagesOf(plan).flatMap(({layers}) => layers.at(-1)?.chainID ?? []);
+      return (
+        ns.images.find(this.#name)?.target.digest === plan.root.digest &&
+        digests.every((digest) => ns.content.find(digest) !== undefined) &&
+        tops.every((chainID) => ns.snapshots(snapshotter!.name).find(chainID) !== undefined)
+      );
+    });
   }
 
   #signalOption(): {signal?: AbortSignal} {

@@ -68,6 +68,8 @@ export interface PullOptions extends RegistryOptions {
   /** Default true. */
   readonly unpack?: boolean;
   readonly snapshotter?: string;
+  /** Ends with `not_modified` when the reference stands for what is here already, whole and unpacked. */
+  readonly ifChanged?: boolean;
   /** Labels of the image record. */
   readonly labels?: Labels;
   readonly maxConcurrentDownloads?: number;
