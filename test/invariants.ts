@@ -37,7 +37,8 @@ interface NamespaceFound {
 export function checkStore(root: string, {deep = true, litter = false}: CheckOptions = {}): string[] {
   const problems: string[] = [];
   const bad = (path: string, complaint: string): void => void problems.push(`${relative(root, path) || '.'}: ${complaint}`);
-  if (list(root).length === 0) return [];
+  // Nothing yet, or stopped before it was anything.
+  if (list(root).every(isTemporary)) return [];
 
   const version = read(join(root, 'version'));
   if (version?.trim() !== '1') bad(join(root, 'version'), `is ${JSON.stringify(version)}`);

@@ -1,12 +1,14 @@
 /** Records by hand, for tests that need no registry. */
 import {createHash, randomBytes} from 'node:crypto';
-import {mkdirSync, writeFileSync} from 'node:fs';
+import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {fromErrno} from '../src/lib/errdefs.ts';
 import type {Descriptor, Digest} from '../src/lib/oci/descriptor.ts';
 import {chainIDs} from '../src/lib/oci/manifest.ts';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts';
 import {hostPlatform} from '../src/lib/oci/platform.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from '../src/lib/store/records.ts';
+import {getSnapshotter, seedLayer} from '../src/lib/store/snapshotters.ts';
 import type {Store} from '../src/lib/store/store.ts';
 
 const AT = '2026-01-02T03:04:05.000Z';
@@ -90,8 +92,12 @@ export async function makeImage(
   const ids = diffIDs.map((diffID) => `overlayfs-${diffID.replace(':', '-')}`);
   for (const [i, id] of ids.entries()) {
     const work = store.layers.createWork();
-    mkdirSync(join(work, 'fs'), {mode: 0o755});
-    writeFileSync(join(work, 'fs', 'file'), `of layer ${i}`);
+    seedLayer(getSnapshotter('overlayfs'), work, [], false);
+    try {
+      writeFileSync(join(work, 'fs', 'file'), `of layer ${i}`);
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
+    }
     store.layers.publish(work, id, {snapshotter: 'overlayfs', diffID: diffIDs[i]!});
   }
   const {os, architecture} = hostPlatform();

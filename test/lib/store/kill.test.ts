@@ -6,9 +6,10 @@
  * That is what SIGKILL leaves; a sample of real ones says so. `BERTH_TORTURE=1` tries every n with every fault.
  */
 import assert from 'node:assert/strict';
-import {chmodSync, copyFileSync, lstatSync, mkdirSync, readdirSync, rmSync, utimesSync} from 'node:fs';
+import {chmodSync, copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync, utimesSync} from 'node:fs';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {describe, it} from 'node:test';
+import {after, describe, it} from 'node:test';
 import {type Code, resolve} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import {Store} from '../../../src/lib/store/store.ts';
@@ -21,7 +22,19 @@ import {begin, run, SEQUENCES, visible} from './sequences.ts';
 
 const TORTURE = process.env.BERTH_TORTURE === '1';
 /** Every n-th of the calls is tried in this process, and in one of its own. */
-const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 8, child: 64} : {here: 1, child: 16};
+const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 16, child: 64} : {here: 2, child: 32};
+
+/** So that one run after the other tries them all. */
+const OFFSET = 1 + (Math.floor(Date.now() / 1000) % STRIDE.here);
+
+/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+const before = process.env.TMPDIR;
+const memory = ['/dev/shm', tmpdir()].find((dir) => existsSync(dir))!;
+process.env.TMPDIR = memory;
+after(() => {
+  if (before === undefined) delete process.env.TMPDIR;
+  else process.env.TMPDIR = before;
+});
 
 const FAULTS: Readonly<Record<string, Code>> = {
   EIO: 'data_loss',
@@ -90,7 +103,7 @@ describe('a store', () => {
 
       it('leaves nothing broken and nothing in the way when it is stopped', async (t) => {
         const {fresh, calls, goal} = await rig(t);
-        for (let at = 1; at <= calls; at += STRIDE.here) {
+        for (let at = OFFSET; at <= calls; at += STRIDE.here) {
           for (const torn of [false, true]) {
             const root = fresh();
             arm({below: root, action: 'EFROZEN', at, lasting: true, torn});
@@ -107,7 +120,7 @@ describe('a store', () => {
       it('leaves the same when it is killed', async (t) => {
         const {fresh, calls, goal} = await rig(t);
         const code = `const {run} = await import(${JSON.stringify(new URL('./sequences.ts', import.meta.url).href)}); await run(args[0], args[1]);`;
-        for (let at = 1 + (name.length % STRIDE.child); at <= calls; at += STRIDE.child) {
+        for (let at = OFFSET; at <= calls; at += STRIDE.child) {
           const root = fresh();
           const {signal, stderr} = await startScript(t, code, [root, name], failpointOptions({below: root, action: 'kill', at, torn: true}))
             .done;
@@ -119,7 +132,7 @@ describe('a store', () => {
       it('says what went wrong and loses nothing when a call fails', async (t) => {
         const {fresh, calls, goal} = await rig(t);
         const faults = Object.entries(FAULTS);
-        for (let at = 1; at <= calls; at += STRIDE.here) {
+        for (let at = OFFSET; at <= calls; at += STRIDE.here) {
           for (const [i, [errno, expected]] of faults.entries()) {
             if (!TORTURE && at % faults.length !== i) continue;
             const root = fresh();
