@@ -175,6 +175,9 @@ const ERRNO: Readonly<Record<string, Code>> = {
   ECANCELED: 'canceled',
 };
 
+/** Names of those for which Node has only a number: Linux's, from errno(3). */
+const NAMELESS: Readonly<Record<number, string>> = {117: 'EUCLEAN', 122: 'EDQUOT'};
+
 /** Errno names that have a class, for tests that loop over them. */
 export const ERRNOS = Object.keys(ERRNO);
 
@@ -186,7 +189,8 @@ export const ERRNOS = Object.keys(ERRNO);
  */
 export function fromErrno(err: unknown, what: string): unknown {
   if (isErrdefs(err)) return err;
-  const {code, syscall, path} = (err ?? {}) as NodeJS.ErrnoException;
+  const {code: given, errno = 0, syscall, path} = (err ?? {}) as NodeJS.ErrnoException;
+  const code = NAMELESS[Math.abs(errno)] ?? given;
   const mapped = typeof code === 'string' ? ERRNO[code] : undefined;
   if (mapped === undefined) return typeof code === 'string' ? wrap(what, err) : err;
   const details = {errno: code, ...(syscall === undefined ? {} : {syscall}), ...(path === undefined ? {} : {path})};

@@ -3,6 +3,7 @@ import {execFileSync} from 'node:child_process';
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {getSystemErrorName} from 'node:util';
 import {
   CLASSES,
   CODES,
@@ -128,6 +129,17 @@ describe('errno', () => {
       assert.equal(err.cause, cause);
     });
   }
+
+  for (const [errno, name] of [
+    [117, 'EUCLEAN'],
+    [122, 'EDQUOT'],
+  ] as const)
+    it(`${name} has its class although Node has no name for it`, () => {
+      assert.equal(getSystemErrorName(-errno), `Unknown system error -${errno}`);
+      const err = Object.assign(new Error(name), {code: getSystemErrorName(-errno), errno: -errno, syscall: 'open', path: '/p'});
+      const named = Object.assign(new Error(name), {code: name, syscall: 'open', path: '/p'});
+      assert.equal((fromErrno(err, 'image "x"') as Error).message, (fromErrno(named, 'image "x"') as Error).message);
+    });
 
   const ROWS: readonly (readonly [string, Code, string])[] = [
     ['ENOENT', 'not_found', 'image "x": not found'],

@@ -1,7 +1,7 @@
 /** Whether one unpacked tree is what another one is: name by name, attribute by attribute, byte by byte. */
 import {type BigIntStats, closeSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
-import {type Code, fromErrno, isErrdefs} from '../errdefs.ts';
+import {type Code, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {fsPath, lstat} from './lowers.ts';
 import {readXattrs} from './special.ts';
 import {displayName} from './tar.ts';
@@ -37,9 +37,9 @@ export async function findDifference(expected: string, actual: string, signal?: 
     return (await comparison.directory('')) ?? comparison.xattrs();
   } catch (err) {
     const mapped = fromErrno(err, `comparison of ${actual}`);
-    const {code, path = actual} = err as NodeJS.ErrnoException;
+    const {path = actual} = err as NodeJS.ErrnoException;
     if (!isErrdefs(mapped) || !UNREADABLE.includes(mapped.code) || !String(path).startsWith(actual)) throw mapped;
-    return `${show(String(path).slice(actual.length))} cannot be read: ${code}`;
+    return `${show(String(path).slice(actual.length))} cannot be read: ${mapped.details?.errno}`;
   }
 }
 
@@ -105,6 +105,7 @@ class Comparison {
     if (attributes !== undefined) return attributes;
     const both = this.#both(path);
     const [expected, actual] = both.map((one) => lstat(one)!) as [BigIntStats, BigIntStats];
+    if (expected.nlink !== actual.nlink) return `${show(path)} has ${actual.nlink} names, not ${expected.nlink}`;
     if (expected.isSymbolicLink()) {
       const [right, found] = both.map((one) => readlinkSync(fsPath(one), {encoding: 'latin1'}));
       return right === found ? undefined : `${show(path)} leads to ${show(found!)}, not ${show(right!)}`;
@@ -115,7 +116,11 @@ class Comparison {
     if (first !== other) return `${show(path)} is another file than ${show(first === path ? other : first)}`;
     if (!expected.isFile() || first !== path) return undefined;
     if (expected.size !== actual.size) return `${show(path)} has ${actual.size} B, not ${expected.size} B`;
-    return this.#sameBytes(both) ? undefined : `${show(path)} has other bytes`;
+    try {
+      return this.#sameBytes(both) ? undefined : `${show(path)} has other bytes`;
+    } catch (err) {
+      throw Object.assign(err as NodeJS.ErrnoException, {path: both[1]});
+    }
   }
 
   #firstName(side: 0 | 1, {ino, nlink}: BigIntStats, path: string): string {
@@ -143,9 +148,20 @@ class Comparison {
   xattrs(): string | undefined {
     const paths = this.#pending;
     this.#pending = [];
-    const [expected, actual] = this.#roots.map((root) => readXattrs(paths.map((path) => root + path)));
+    const [expected, actual] = this.#roots.map((root) => marks(paths.map((path) => root + path)));
+    if (actual === undefined) return 'extended attributes cannot be read';
     const different = paths.findIndex((_, i) => !sameMarks(expected![i]!, actual![i]!));
     return different === -1 ? undefined : `${show(paths[different]!)} has other extended attributes`;
+  }
+}
+
+/** `undefined` where the filesystem fails. */
+function marks(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[] | undefined {
+  try {
+    return readXattrs(paths);
+  } catch (err) {
+    if (!is(err, 'internal')) throw err;
+    return undefined;
   }
 }
 
