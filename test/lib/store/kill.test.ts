@@ -22,7 +22,7 @@ import {begin, run, SEQUENCES, visible} from './sequences.ts';
 
 const TORTURE = process.env.BERTH_TORTURE === '1';
 /** Every n-th of the calls is tried in this process, and in one of its own. */
-const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 16, child: 64} : {here: 2, child: 32};
+const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 32, child: 128} : {here: 12, child: 64};
 
 /** So that one run after the other tries them all. */
 const OFFSET = 1 + (Math.floor(Date.now() / 1000) % STRIDE.here);
