@@ -276,7 +276,7 @@ function checkPermissions(root: string, bad: Bad): void {
     else if ((mode & 0o044) !== 0 && (mode & 0o222) !== 0) bad(path, `is open to others: mode ${mode.toString(8)}`);
   };
   if ((lstatSync(root).mode & 0o077 & ~0o011) !== 0) bad(root, `is open to others: mode ${(lstatSync(root).mode & 0o7777).toString(8)}`);
-  for (const name of list(root)) if (name !== 'version') visit(join(root, name));
+  for (const name of list(root)) if (name !== 'version' && !isTemporary(name)) visit(join(root, name));
 }
 
 /** What ended processes left, and what nobody names any more. Only to be asked when no collection is owed. */
