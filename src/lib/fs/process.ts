@@ -1,5 +1,6 @@
 /** Who a process is, so that others can tell whether it still lives: a pid alone is reused, and means nothing in another pid namespace or boot. */
 import {readFileSync, readlinkSync} from 'node:fs';
+import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 
 export interface ProcessIdentity {
@@ -102,12 +103,20 @@ function pidExists(pid: number): boolean {
 /** A few words about a process for a person: `pid 123 (node, stopped)`. Never its arguments: they may hold secrets. */
 export function describeProcess(id: ProcessIdentity): string {
   if (liveness(id) !== 'alive') return `pid ${id.pid}`;
-  let name = '';
-  try {
-    name = readFileSync(`/proc/${id.pid}/comm`, 'utf8').trim();
-  } catch {
-    // It ended this moment; the pid is all there is to say.
-  }
   const stopped = processStat(id.pid)?.state.toUpperCase() === 'T' ? ', stopped' : '';
-  return `pid ${id.pid} (${name}${stopped})`;
+  return `pid ${id.pid} (${programOf(id.pid)}${stopped})`;
+}
+
+/** Name of a process's program; what it calls itself where that may not be seen (Node's says `MainThread`). */
+function programOf(pid: number): string {
+  try {
+    return basename(readlinkSync(`/proc/${pid}/exe`));
+  } catch {
+    // Another user's.
+  }
+  try {
+    return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
+  } catch {
+    return 'ended this moment';
+  }
 }

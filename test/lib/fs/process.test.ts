@@ -99,7 +99,7 @@ describe('process identity', () => {
     const script = startScript(t, 'say("up"); await go();', ['--secret=hunter2']);
     await script.line();
     const identity = identityOf(script.pid);
-    assert.match(describeProcess(identity), new RegExp(`^pid ${script.pid} \\((node|MainThread)\\)$`));
+    assert.match(describeProcess(identity), new RegExp(`^pid ${script.pid} \\(node\\)$`));
     script.process.kill('SIGSTOP');
     while (!describeProcess(identity).includes('stopped')) await new Promise((resolve) => setTimeout(resolve, 5));
     assert.doesNotMatch(describeProcess(identity), /hunter2/);
