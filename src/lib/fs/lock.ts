@@ -55,13 +55,8 @@ const errno = (code: string, path: string): NodeJS.ErrnoException => Object.assi
 
 /** The one file in a lock's directory, named after the holder; `undefined` when the lock is free. */
 function ownerFile(lockPath: string): string | undefined {
-  try {
-    const name = readdirSync(lockPath)[0];
-    return name === undefined ? undefined : join(lockPath, name);
-  } catch (err) {
-    if (codeOf(err) === 'ENOENT') return undefined;
-    throw err;
-  }
+  const name = namesIn(lockPath)[0];
+  return name === undefined ? undefined : join(lockPath, name);
 }
 
 const identityOf = (file: string) => parseIdentity(basename(file));
@@ -147,16 +142,26 @@ class Ticket {
 
   #countAhead(now: number): number {
     const directory = dirname(this.#lockPath);
-    const before = ticketsOf(this.#lockPath).filter((name) => stampOf(name) < stampOf(this.#name));
+    const prefix = `${basename(this.#lockPath)}.`;
+    const own = stampOf(this.#name);
+    const gone = new Set<string>();
     for (;;) {
-      const first = before[0];
-      if (first !== undefined && hasGone(join(directory, `${basename(this.#lockPath)}.${first}`), first)) {
-        before.shift();
+      let ahead = 0;
+      let first: string | undefined;
+      for (const entry of namesIn(directory)) {
+        if (!entry.startsWith(prefix)) continue;
+        const name = entry.slice(prefix.length);
+        if (stampOf(name) >= own || gone.has(name)) continue;
+        ahead++;
+        if (first === undefined || stampOf(name) < stampOf(first)) first = name;
+      }
+      if (first !== undefined && hasGone(join(directory, prefix + first), first)) {
+        gone.add(first);
         continue;
       }
       if (first !== this.#first) this.#movedAt = now;
       this.#first = first;
-      return before.length;
+      return ahead;
     }
   }
 
@@ -214,14 +219,14 @@ class Ticket {
   }
 }
 
-/** Names of the tickets of those who wait for a lock, the oldest first. */
-function ticketsOf(lockPath: string): string[] {
-  const prefix = `${basename(lockPath)}.`;
-  return listIfPresent(dirname(lockPath))
-    .filter((name) => name.startsWith(prefix))
-    .map((name) => name.slice(prefix.length))
-    .filter((name) => parseIdentity(name) !== undefined)
-    .sort(compareAge);
+/** Names in a directory, in no order. */
+function namesIn(directory: string): readonly string[] {
+  try {
+    return readdirSync(directory);
+  } catch (err) {
+    if (codeOf(err) === 'ENOENT') return [];
+    throw err;
+  }
 }
 
 /** The end of a ticket's name: when it was made, and what makes it unique. */
@@ -229,8 +234,6 @@ const stampOf = (name: string): string => name.slice(name.lastIndexOf('.') + 1);
 
 /** When a ticket was made, in milliseconds since the epoch; see `uniqueName`. */
 const timeOf = (name: string): number => Number.parseInt(stampOf(name).slice(0, 8), 36);
-
-const compareAge = (a: string, b: string): number => (stampOf(a) < stampOf(b) ? -1 : 1);
 
 /** Whether a ticket's owner waits no more; what a dead one left is removed. */
 function hasGone(directory: string, name: string): boolean {
