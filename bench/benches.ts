@@ -1,6 +1,7 @@
 /** All benches, in the order in which they run and stand on the page. */
 import {hugeLayer, layers} from './layers.ts';
 import {locks} from './locks.ts';
+import {profile} from './profile.ts';
 import {pull} from './pull.ts';
 import type {Report} from './report.ts';
 import {run} from './run.ts';
@@ -15,7 +16,7 @@ interface Bench {
   readonly onDemand?: boolean;
 }
 
-export type BenchName = 'pull' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g';
+export type BenchName = 'pull' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
 
 export const BENCHES: Readonly<Record<BenchName, Bench>> = {
   pull: {title: 'Pull', run: pull},
@@ -24,6 +25,7 @@ export const BENCHES: Readonly<Record<BenchName, Bench>> = {
   scale: {title: 'Scale', run: scale},
   locks: {title: 'Locks', run: locks},
   layers: {title: 'Layers, files, bytes', run: layers},
+  profile: {title: 'Where a pull’s time goes', run: profile},
   'layers-4g': {title: 'A layer of 4 GB', run: hugeLayer, onDemand: true},
 };
 

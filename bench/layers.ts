@@ -88,7 +88,7 @@ function runs(site: Site, sizes: readonly number[]): Promise<Report> {
           const env = ours(site, site.path('berth'));
           prepareBy({command: [LAUNCHER, 'pull', '--snapshotter', snapshotter, ref], env});
           const command = [LAUNCHER, 'run', '--rm', '--snapshotter', snapshotter, ref, 'bench', 'true'];
-          return {name: `berth: ctr run --rm --snapshotter ${snapshotter}`, prepare: () => ({command, env})};
+          return {name: `berth: ctr run --rm, ${snapshotter}`, prepare: () => ({command, env})};
         }),
         {
           name: 'containerd: ctr run --rm',

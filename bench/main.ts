@@ -10,6 +10,7 @@
 import {existsSync} from 'node:fs';
 import {parseArgs} from 'node:util';
 import {BENCHES, type BenchName, isBench} from './benches.ts';
+import {interrupt} from './measure.ts';
 import {readFindings, writePage} from './page.ts';
 import {environment} from './peers.ts';
 import {formatReport} from './report.ts';
@@ -31,6 +32,9 @@ async function measure(names: readonly BenchName[], options: SiteOptions, write:
     }
   }
 }
+
+// What runs has process groups of its own, and what is mounted has to be unmounted.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, interrupt);
 
 const {values, positionals} = parseArgs({
   allowPositionals: true,

@@ -1,6 +1,5 @@
 /** Times commands side by side: all in turn within a round, so that a noisy moment meets all alike. */
 import {spawn, spawnSync} from 'node:child_process';
-import {once} from 'node:events';
 import {readdirSync, readFileSync} from 'node:fs';
 import {setTimeout as sleep} from 'node:timers/promises';
 
@@ -45,8 +44,10 @@ export interface CompareOptions {
   readonly memory?: boolean;
 }
 
-/** Node before 24 reads this bundle at each start, which is no part of what is measured. */
-const {NODE_EXTRA_CA_CERTS: _, ...ENV} = process.env;
+const {NODE_EXTRA_CA_CERTS: _, ...environment} = process.env;
+
+/** What is measured sees this. Node before 24 reads the bundle that is left out at each start, which is no part of it. */
+export const ENV: NodeJS.ProcessEnv = environment;
 
 /** What hangs is ended after that many milliseconds. */
 const TIMEOUT_MS = 15 * 60_000;
@@ -73,41 +74,84 @@ export const ratio = (theirs: Result, ours: Result): number | undefined => paire
 /** How many milliseconds more than `without` `with_` takes. */
 export const difference = (with_: Result, without: Result): number | undefined => paired(with_, without, (a, b) => a - b);
 
-interface Ended {
-  readonly status: number | null;
-  readonly signal: NodeJS.Signals | null;
-  readonly stderr: string;
-}
-
-function check(command: readonly string[], {status, signal, stderr}: Ended): void {
-  if (signal === 'SIGINT') throw new Interrupted('interrupted');
-  if (status === 0) return;
-  const lines = stderr.trim().split('\n');
-  const words = (lines.find((line) => /error/i.test(line)) ?? lines.at(-1)!).slice(0, 300);
-  throw new Failure(`${command[0]!.split('/').at(-1)} ended with ${status ?? signal}${words === '' ? '' : `: ${words}`}`);
-}
-
 /** A contender's own: it is reported, and the others go on. */
 class Failure extends Error {}
 
 /** The user's wish: everything ends. */
 class Interrupted extends Error {}
 
-/** @returns milliseconds */
-function runTimed({command, env, cwd}: Command, elapsed: Contender['elapsed']): number {
-  const start = performance.now();
-  const {status, signal, error, stderr} = spawnSync(command[0]!, command.slice(1), {
+let interrupted = false;
+let endRunning: (() => void) | undefined;
+
+/** Ends what runs, and the comparison with it. */
+export function interrupt(): void {
+  interrupted = true;
+  endRunning?.();
+}
+
+/**
+ * Runs a command to its end, in a process group of its own.
+ *
+ * @param whileRunning is called again and again with its process ID
+ * @returns its standard output
+ */
+async function execute({command, env, cwd}: Command, whileRunning?: (pid: number) => void): Promise<string> {
+  const child = spawn(command[0]!, command.slice(1), {
     env: {...ENV, ...env},
     ...(cwd === undefined ? {} : {cwd}),
-    stdio: ['ignore', 'ignore', 'pipe'],
-    maxBuffer: 64 << 20,
-    timeout: TIMEOUT_MS,
-    killSignal: 'SIGKILL',
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true,
   });
-  const all = performance.now() - start;
-  if (error !== undefined) throw new Failure(error.message);
-  check(command, {status, signal, stderr: stderr.toString()});
-  return elapsed?.(performance.timeOrigin + start) ?? all;
+  let running = true;
+  const output = {stdout: '', stderr: ''};
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name].setEncoding('utf8').on('data', (text: string) => {
+      output[name] += text;
+    });
+  const closed = new Promise<{status: number | null; signal: NodeJS.Signals | null}>((resolve, reject) => {
+    child.once('error', (err) => reject(new Failure(err.message)));
+    child.once('close', (status, signal) => resolve({status, signal}));
+  }).finally(() => {
+    running = false;
+  });
+  closed.catch(() => {}); // it is awaited below
+  const end = (): void => {
+    if (running && child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+  };
+  const timeout = setTimeout(end, TIMEOUT_MS);
+  endRunning = end;
+  try {
+    for (; running && whileRunning !== undefined && child.pid !== undefined; await sleep(SAMPLE_MS)) whileRunning(child.pid);
+    const {status, signal} = await closed;
+    if (interrupted) throw new Interrupted('interrupted');
+    if (status === 0) return output.stdout;
+    const lines = output.stderr.trim().split('\n');
+    const words = (lines.find((line) => /error/i.test(line)) ?? lines.at(-1)!).slice(0, 300);
+    throw new Failure(`ended with ${status ?? signal}${words === '' ? '' : `: ${words}`}`);
+  } finally {
+    clearTimeout(timeout);
+    endRunning = undefined;
+  }
+}
+
+/** Starts a program and prints when, and how long it took, in seconds. A process as small as this one starts others faster than Node does, and always alike. */
+const STOPWATCH = `
+start=$EPOCHREALTIME
+"$@" >/dev/null
+status=$?
+end=$EPOCHREALTIME
+echo "\${start/,/.} \${end/,/.}"
+exit $status`;
+
+/** @returns milliseconds */
+async function runTimed({command, env, cwd}: Command, elapsed: Contender['elapsed']): Promise<number> {
+  const said = await execute({
+    command: ['bash', '-c', STOPWATCH, 'bash', ...command],
+    ...(env === undefined ? {} : {env}),
+    ...(cwd === undefined ? {} : {cwd}),
+  });
+  const [start, end] = said.split(' ').map((seconds) => 1000 * Number(seconds)) as [number, number];
+  return elapsed?.(start) ?? end - start;
 }
 
 const readProc = (path: string): string => {
@@ -132,42 +176,19 @@ function processTree(pid: number): number[] {
 
 const kilobytes = (text: string, field: string): number => 1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0);
 
-async function runWatched({command, env, cwd}: Command, daemon: number | undefined): Promise<Memory> {
-  const child = spawn(command[0]!, command.slice(1), {
-    env: {...ENV, ...env},
-    ...(cwd === undefined ? {} : {cwd}),
-    stdio: ['ignore', 'ignore', 'pipe'],
-    timeout: TIMEOUT_MS,
-    killSignal: 'SIGKILL',
-  });
-  let stderr = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const closed = once(child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
-  let ended = false;
-  const end = closed.then(
-    () => undefined,
-    (err: Error) => err,
-  );
-  void end.then(() => {
-    ended = true;
-  });
+async function runWatched(command: Command, daemon: number | undefined): Promise<Memory> {
   let together = 0;
   let largest = 0;
-  while (!ended) {
-    const pids = [child.pid, daemon].flatMap((pid) => (pid === undefined ? [] : processTree(pid)));
+  await execute(command, (child) => {
+    const pids = [child, daemon].flatMap((pid) => (pid === undefined ? [] : processTree(pid)));
+    // By what it says of its memory: a child that has not become another program yet may still have its parent's.
+    const statuses = new Map(pids.map((pid) => [readProc(`${pid}/status`).match(/^Vm.*/gm)?.join('\n') ?? '', pid]));
     together = Math.max(
       together,
-      pids.reduce((sum, pid) => sum + kilobytes(readProc(`${pid}/smaps_rollup`), 'Pss'), 0),
+      [...statuses.values()].reduce((sum, pid) => sum + kilobytes(readProc(`${pid}/smaps_rollup`), 'Pss'), 0),
     );
-    largest = Math.max(largest, ...pids.map((pid) => kilobytes(readProc(`${pid}/status`), 'VmHWM')));
-    await sleep(SAMPLE_MS);
-  }
-  const failure = await end;
-  if (failure !== undefined) throw new Failure(failure.message);
-  const [status, signal] = await closed;
-  check(command, {status, signal, stderr});
+    largest = Math.max(largest, ...[...statuses.keys()].map((status) => kilobytes(status, 'VmHWM')));
+  });
   return {together, largest};
 }
 
@@ -186,9 +207,9 @@ export async function compare(contenders: readonly Contender[], {rounds, memory 
       try {
         const command = await prepare();
         try {
-          if (round > 0) entry.times.push(runTimed(command, elapsed));
+          if (round > 0) entry.times.push(await runTimed(command, elapsed));
           else if (memory) entry.memory = await runWatched(command, daemon?.());
-          else runTimed(command, elapsed);
+          else await runTimed(command, elapsed);
         } finally {
           await cleanUp?.();
         }

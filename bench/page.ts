@@ -25,10 +25,10 @@ Generated from \`benchmarks/results.json\` by \`npm run bench -- --write\`; the 
 
 ## To repeat it
 
-On Debian 13 as root, with loop devices, a few GB of memory and 40 GB of disk free, and nothing else running:
+On Debian 13 as root, with loop devices and 40 GB of disk free, and nothing else running:
 
-    npm run bench                                # everything but what is asked for by name only; takes most of an hour
-    npm run bench -- pull run startup            # some of it: NAMES
+    npm run bench                                # everything but what is asked for by name only: half an hour on two cores
+    npm run bench -- pull run startup            # some of it
     npm run bench -- layers-4g                   # asked for by name only: it writes much
     npm run bench -- --write                     # and writes this page; benches that did not run keep their results
     npm run bench -- --rounds 9 run              # more rounds
@@ -37,20 +37,22 @@ It installs what is missing, builds, makes the images, starts a registry on loop
 
 ## How it is measured
 
-- Whole processes, from start to exit, as a user would start them: ours by its \`sh\` launcher where nothing else is said.
+- Whole processes, from start to exit, as a user would start them: ours by its \`sh\` launcher where nothing else is said. A small
+  shell starts them and holds the clock, because a large process takes longer to start another.
 - All contenders of a table in turn within a round, after one round to warm up; the median of the rounds. *Ratio* is the median
-  over the rounds of a contender's time over ours in the same round: above 1, we are faster.
+  over the rounds of a contender's time over that of the table's first in the same round: above 1, the first is faster.
 - Every pull starts from an empty store on an ext4 made for that run, on a loop device with direct I/O over a file that is kept.
-  Everything is flushed before the clock starts, and what a run leaves dirty is flushed after it has stopped.
+  Everything is flushed before the clock starts, and what a run leaves dirty, and in the page cache, is gone before the next.
 - Peak memory is watched in the round that warms up: of all processes together, containerd's included, pages that they share
   counted once; and the most that one process ever had.
 - A contender that fails is named as such and takes no further part.
 
-Two traps, for whoever measures something here by hand:
+Traps, for whoever measures something here by hand:
 
-- *Deleted inodes.* ext4 does not give an inode out again for some seconds after it was deleted, and looks for another one by
-  one. Extracting ten thousands of files where as many were just removed can take ten times as long as in a new place. A store
-  that is removed and made again between runs measures this. Hence a new filesystem for each run.
+- *Deleted inodes.* ext4 without a journal does not give an inode out again for minutes after it was deleted, and looks for another
+  one by one. Extracting ten thousands of files where as many were just removed can take ten times as long as in a new place. A
+  store that is removed and made again between runs measures this. Hence a new filesystem for each run.
+- *A full page cache.* Pulls into ever new directories of one disk soon measure how the kernel finds memory.
 - *\`NODE_EXTRA_CA_CERTS\`.* Node 20 reads that file at each start, which takes several times as long as starting. It is taken
   out of the environment of everything that is measured.
 
@@ -63,7 +65,7 @@ Two traps, for whoever measures something here by hand:
   every file. The tree that a container sees is the same (\`test/e2e/trees.test.ts\`). Ours with \`overlayfs\`, which extracts as
   they do, stands beside it in the curves.
 - *Syncing.* We bring blobs and records to the disk before they are visible, and treat unpacked layers as a cache that is made
-  anew after a power loss. containerd syncs blobs and its database, and no layer; the others sync less.
+  anew after a power loss. containerd syncs blobs and its database, skopeo blobs, podman its database; nobody syncs a tree.
 - *Shell tools* are what the same work takes with one program for each step: they check the layers' digests, and neither the
   blobs' nor what hostile layers need checked; they keep no records and sync nothing; and they are told the layers' digests.
   \`curl | tar\` takes whiteouts for files, checks no digest, and takes one layer after another.
@@ -98,7 +100,6 @@ export function writePage(record: Findings): void {
   for (const file of readdirSync(plots)) if (file.endsWith('.svg')) rmSync(join(plots, file));
   for (const curve of curves) writeFileSync(join(plots, `${curve.id}.svg`), plot(curve));
   const goals = known.flatMap(({recorded}) => recorded.goals ?? []);
-  const missed = goals.filter(({met}) => !met);
   const absent = Object.keys(BENCHES).filter((name) => isBench(name) && record[name] === undefined);
   writeFileSync(
     join(docs, 'BENCHMARKS.md'),
@@ -109,7 +110,7 @@ export function writePage(record: Findings): void {
       bullets(first.environment),
       formatGoals(goals),
       ...(absent.length === 0 ? [] : [`Not measured: ${absent.join(', ')}.\n`]),
-      ...(missed.length === 0 ? [] : [profile()]),
+      ...(goals.every(({met}) => met) ? [] : [missed()]),
       ...known.flatMap(({name, recorded}) => [
         heading(BENCHES[name].title),
         ...provenance(recorded, first),
@@ -119,8 +120,8 @@ export function writePage(record: Findings): void {
   );
 }
 
-/** Where the time goes, written by hand for goals that are missed. */
-function profile(): string {
-  const file = join(plots, 'profile.md');
-  return existsSync(file) ? readFileSync(file, 'utf8') : 'Goals are missed: where the time goes belongs into `benchmarks/profile.md`.\n';
+/** Why goals are missed, and what was tried: written by hand. */
+function missed(): string {
+  const file = join(plots, 'missed.md');
+  return existsSync(file) ? readFileSync(file, 'utf8') : 'Some are missed: why, and what was tried, belongs into `benchmarks/missed.md`.\n';
 }

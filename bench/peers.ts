@@ -76,7 +76,7 @@ export const ours = (site: Site, dir: string): Record<string, string> => ({
 });
 
 export const berthPull = (site: Site, disk: Disk, ref: string, snapshotter?: string): Contender => ({
-  name: snapshotter === undefined ? 'berth: ctr pull' : `berth: ctr pull --snapshotter ${snapshotter}`,
+  name: snapshotter === undefined ? 'berth: ctr pull' : `berth: ctr pull, ${snapshotter}`,
   prepare: async () => ({
     command: [LAUNCHER, 'pull', ...(snapshotter === undefined ? [] : ['--snapshotter', snapshotter]), ref],
     env: ours(site, await disk.fresh()),

@@ -29,15 +29,24 @@ export interface Goal {
   readonly met: boolean;
 }
 
-/** Sentences that belong to the numbers. */
+/** Numbers of one contender alone. */
+export interface Grid {
+  readonly title: string;
+  readonly head: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+}
+
 export interface Report {
+  readonly grids?: readonly Grid[];
   readonly tables?: readonly Table[];
   readonly curves?: readonly Curve[];
   readonly goals?: readonly Goal[];
+  /** Sentences that belong to the numbers. */
   readonly notes?: readonly string[];
 }
 
 export const merge = (...reports: readonly Report[]): Report => ({
+  grids: reports.flatMap(({grids = []}) => grids),
   tables: reports.flatMap(({tables = []}) => tables),
   curves: reports.flatMap(({curves = []}) => curves),
   goals: reports.flatMap(({goals = []}) => goals),
@@ -113,9 +122,20 @@ export function formatGoals(goals: readonly Goal[]): string {
   return [row('', 'goal', 'wanted', 'measured'), row('---', '---', '--:', '--:'), ...rows, ''].join('\n');
 }
 
+const formatGrid = ({title, head, rows}: Grid): string =>
+  [
+    `### ${title}`,
+    '',
+    row(...head),
+    row('---', ...head.slice(1).map(() => '--:')),
+    ...rows.map((cells) => row(...cells.map(escaped))),
+    '',
+  ].join('\n');
+
 /** @param plots where the plots lie, seen from the page; without it they are left out */
-export function formatReport({tables = [], curves = [], goals = [], notes = []}: Report, plots?: string): string {
+export function formatReport({grids = [], tables = [], curves = [], goals = [], notes = []}: Report, plots?: string): string {
   return [
+    ...grids.map(formatGrid),
     ...tables.map(formatTable),
     ...curves.map((curve) => formatCurve(curve, plots, curve.id)),
     ...notes.map((note) => `${note}\n`),

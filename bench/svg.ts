@@ -1,7 +1,7 @@
 /** Plots of curves: logarithmic axes, a legend, colours that can be told apart and read on light and on dark. */
 import type {Curve, Series} from './report.ts';
 
-const WIDTH = 760;
+const WIDTH = 840;
 const HEIGHT = 420;
 const PLOT = {left: 72, right: 548, top: 44, bottom: 364} as const;
 
@@ -13,6 +13,8 @@ const COLOURS: readonly (readonly [light: string, dark: string])[] = [
   ['#a64d84', '#e08fc0'],
   ['#8a6d00', '#e6c229'],
   ['#555555', '#bbbbbb'],
+  ['#b3261e', '#ff8a80'],
+  ['#4527a0', '#b39ddb'],
 ];
 
 const MARKS: readonly ((x: number, y: number) => string)[] = [
@@ -22,9 +24,12 @@ const MARKS: readonly ((x: number, y: number) => string)[] = [
   (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5 -5z`,
   (x, y) => `M${x} ${y + 5}l5 -9h-10z`,
   (x, y) => `M${x - 5} ${y - 2}h10v4h-10z`,
+  (x, y) => `M${x - 2} ${y - 5}h4v10h-4z`,
+  (x, y) => `M${x - 5} ${y - 2}h3v-3h4v3h3v4h-3v3h-4v-3h-3z`,
 ];
 
-const escaped = (text: string): string => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
+const escaped = (text: string): string =>
+  text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 
 /** 1500 → 1.5k */
 export function short(value: number): string {
