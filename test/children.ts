@@ -2,7 +2,7 @@
 import {type ChildProcess, type SpawnOptions, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import type {Readable} from 'node:stream';
-import type {Scope} from './helpers.ts';
+import {onEnd, type Scope} from './helpers.ts';
 
 const SOURCE = new URL('../src/lib/', import.meta.url).href;
 
@@ -83,7 +83,7 @@ export function startScript(scope: Scope, code: string, args: readonly string[] 
     serve();
     return {status: status as number | null, signal: signal as NodeJS.Signals | null, stdout, stderr};
   });
-  scope.after(async () => {
+  onEnd(scope, async () => {
     child.kill('SIGCONT');
     child.kill('SIGKILL');
     await done;

@@ -4,17 +4,17 @@ import {existsSync, mkdirSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../src/lib/errdefs.ts';
-import {is, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './helpers.ts';
+import {is, onEnd, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './helpers.ts';
 
 /** A scope that ends when it is told to. */
-function scope(): Scope & {end(): void} {
+function scope(): Scope & {end(): Promise<void>} {
   const hooks: (() => void | Promise<void>)[] = [];
   return {
     after: (fn) => {
       hooks.push(fn);
     },
-    end: () => {
-      for (const hook of hooks) void hook();
+    end: async () => {
+      for (const hook of hooks) await hook();
     },
   };
 }
@@ -27,7 +27,7 @@ function setenv(t: TestContext, name: string, value: string | undefined): void {
     else process.env[name] = v;
   };
   set(value);
-  t.after(() => set(before));
+  onEnd(t, () => set(before));
 }
 
 /** What a need does to a test: `true` to go on, else the reason that it skips with. */
@@ -77,16 +77,16 @@ describe('needs', () => {
 });
 
 describe('a temporary directory', () => {
-  it('is private, and gone with all that is in it when its scope ends', () => {
+  it('is private, and gone with all that is in it when its scope ends', async () => {
     const s = scope();
     const dir = temporaryDirectory(s);
     assert.equal(statSync(dir).mode & 0o7777, 0o700);
     mkdirSync(join(dir, 'a/b'), {recursive: true});
-    s.end();
+    await s.end();
     assert.equal(existsSync(dir), false);
   });
 
-  it('fails the test that leaves a mount in it, and does not delete what is behind the mount', (t) => {
+  it('fails the test that leaves a mount in it, and does not delete what is behind the mount', async (t) => {
     if (!requiresRoot(t)) return;
     const behind = temporaryDirectory(t);
     writeFileSync(join(behind, 'precious'), '');
@@ -94,9 +94,28 @@ describe('a temporary directory', () => {
     const dir = temporaryDirectory(s);
     mkdirSync(join(dir, 'a mount'));
     execFileSync('mount', ['--bind', behind, join(dir, 'a mount')]);
-    assert.throws(() => s.end(), /mounts left behind/);
+    await assert.rejects(s.end(), /mounts left behind/);
     assert.equal(existsSync(join(behind, 'precious')), true);
     assert.equal(existsSync(dir), false);
+  });
+});
+
+describe('the end of a scope', () => {
+  it('undoes what was done last first, and all of it, whatever fails', async () => {
+    const s = scope();
+    const done: string[] = [];
+    onEnd(s, () => done.push('first'));
+    onEnd(s, async () => {
+      await Promise.resolve();
+      done.push('second');
+      throw new Error('second failed');
+    });
+    onEnd(s, () => {
+      done.push('third');
+      throw new Error('third failed');
+    });
+    await assert.rejects(s.end(), /third failed\n.*second failed/);
+    assert.deepEqual(done, ['third', 'second', 'first']);
   });
 });
 

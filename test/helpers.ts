@@ -18,6 +18,33 @@ export interface Scope {
   after(fn: () => void | Promise<void>): void;
 }
 
+const endings = new WeakMap<Scope, (() => unknown)[]>();
+
+/**
+ * Has `fn` run when the scope ends: the last given first, so that what uses a directory has ended before the directory goes, and
+ * each of them, whatever the others throw. Hooks of node:test itself run in the order they were given, up to the first that throws.
+ */
+export function onEnd(scope: Scope, fn: () => unknown): void {
+  const known = endings.get(scope);
+  if (known !== undefined) {
+    known.push(fn);
+    return;
+  }
+  const all = [fn];
+  endings.set(scope, all);
+  scope.after(async () => {
+    const errors: unknown[] = [];
+    for (let next = all.pop(); next !== undefined; next = all.pop()) {
+      try {
+        await next();
+      } catch (err) {
+        errors.push(err);
+      }
+    }
+    if (errors.length > 0) throw errors.length === 1 ? errors[0] : new AggregateError(errors, errors.map(String).join('\n'));
+  });
+}
+
 /** A test that can be skipped. */
 export type Skippable = Pick<TestContext, 'skip'>;
 
@@ -102,24 +129,12 @@ export function unmountBelow(dir: string): string[] {
 export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), prefix)));
   chmodSync(dir, 0o700);
-  if (removedAtExit.size === 0) process.once('exit', removeAgain);
-  removedAtExit.add(dir);
-  scope.after(() => {
+  onEnd(scope, () => {
     const left = unmountBelow(dir);
     rmSync(dir, {recursive: true, force: true});
     assert.deepEqual(left, [], 'mounts left behind');
   });
   return dir;
-}
-
-/**
- * Directories of this process. Hooks run in the order they were given, so a process that a test started later may still
- * write while its directory goes; at the end of the file it is gone too.
- */
-const removedAtExit = new Set<string>();
-
-function removeAgain(): void {
-  for (const dir of removedAtExit) rmSync(dir, {recursive: true, force: true});
 }
 
 /** For `assert.rejects` and `assert.throws`: the error is of this class. */
@@ -136,11 +151,9 @@ export function is(code: Code): (err: unknown) => true {
 /** A client on a store of its own, with `root` and `state` as temporary directories unless they are given; closed when the scope ends. */
 export async function newClient(scope: Scope, options: OpenOptions = {}): Promise<Client> {
   const {openClient} = await import('../src/lib/client/index.ts');
-  // Hooks run in the order they were given, and closing comes before removal.
-  let client: Client | undefined;
-  scope.after(() => client?.close());
   const root = options.root ?? temporaryDirectory(scope, 'berth-root-');
   const state = options.state ?? temporaryDirectory(scope, 'berth-state-');
-  client = openClient({...options, root, state});
+  const client = openClient({...options, root, state});
+  onEnd(scope, () => client.close());
   return client;
 }

@@ -12,7 +12,7 @@ import {after} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../src/lib/oci/descriptor.ts';
 import {kindOf} from '../src/lib/oci/mediatypes.ts';
-import {findProgram, requiresProgram, type Scope, type Skippable} from './helpers.ts';
+import {findProgram, onEnd, requiresProgram, type Scope, type Skippable} from './helpers.ts';
 import {getTarget} from './layouts.ts';
 
 /** One line of the access log. */
@@ -120,7 +120,7 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
     }
     rmSync(dir, {recursive: true, force: true});
   };
-  scope.after(stop);
+  onEnd(scope, stop);
   await once(child, 'spawn');
   const host = await waitUntilReady(child, log);
   // A test that dies must not be kept from ending.

@@ -8,14 +8,14 @@ import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../src/lib/oci/m
 import {kindOf, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {openRemote, type Resolved} from '../../src/lib/remotes/index.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {is} from '../helpers.ts';
+import {is, onEnd} from '../helpers.ts';
 import {streamed} from '../suites/resolver.ts';
 
 async function open(t: TestContext) {
   const registry = await startFakeRegistry(t);
   const image = registry.addImage('team/app', 'v1', [randomBytes(1000)]);
   const remote = openRemote({backoffMs: 1});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   const ref = {domain: registry.host, path: 'team/app', tag: 'v1'};
   const fetcher = remote.fetcher(ref);
   /** A document as a pull reads it: resolved, fetched, parsed. */
@@ -153,7 +153,7 @@ describe('what cannot be verified is not passed', () => {
     const secure = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1')});
     const {registry, image} = await open(t);
     const remote = openRemote({skipVerify: true});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     secure.fault({redirect: ({url}) => `${registry.url}${url}`});
     const ref = {domain: secure.host, path: 'team/app'};
     await assert.rejects(remote.resolve({...ref, tag: 'v1'}), is('failed_precondition'));

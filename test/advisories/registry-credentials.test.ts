@@ -5,7 +5,7 @@ import {DOCKER_FOREIGN_LAYER, OCI_LAYER} from '../../src/lib/oci/mediatypes.ts';
 import {openRemote} from '../../src/lib/remotes/index.ts';
 import {selfSigned} from '../fakes/certificate.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {is} from '../helpers.ts';
+import {is, onEnd} from '../helpers.ts';
 import {streamed} from '../suites/resolver.ts';
 
 const login = {username: 'victim', password: 'canary-password'};
@@ -16,7 +16,7 @@ async function open(t: TestContext, auth: FakeOptions['auth'] = {kind: 'basic', 
   const attacker = await startFakeRegistry(t);
   const image = registry.addImage('team/app', 'v1', [Buffer.alloc(1000, 1)]);
   const remote = openRemote({credentials: login, backoffMs: 1, skipVerify: true});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   const ref = {domain: registry.host, path: 'team/app', tag: 'v1'};
   return {registry, attacker, image, remote, ref, fetcher: remote.fetcher(ref)};
 }
@@ -119,7 +119,7 @@ describe('credentials stay with their registry', () => {
   it('CVE-2019-10214: the certificate is wrong, and plain HTTP would be answered', async (t) => {
     const registry = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1'), auth: {kind: 'basic', login}});
     const remote = openRemote({credentials: login});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     await assert.rejects(remote.resolve({domain: registry.host, path: 'team/app', tag: 'v1'}), is('failed_precondition'));
     assert.deepEqual(registry.requests, []);
   });
@@ -150,7 +150,7 @@ describe('credentials stay with their registry', () => {
   it('GHSA-28r5: the token server is a metadata service, and nobody has credentials', async (t) => {
     const {registry, ref} = await open(t);
     const anonymous = openRemote();
-    t.after(() => anonymous.close());
+    onEnd(t, () => anonymous.close());
     registry.fault({status: 401, headers: {'www-authenticate': 'Bearer realm="http://169.254.169.254/token",service="x"'}});
     await assert.rejects(anonymous.resolve(ref), is('failed_precondition'));
   });

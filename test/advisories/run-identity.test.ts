@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {is} from '../helpers.ts';
+import {is, onEnd} from '../helpers.ts';
 import {newRig, requiresRuntime} from '../lib/runtime/rig.ts';
 
 const image = (more: object) => ({image: {Env: ['PATH=/bin'], ...more}});
@@ -59,7 +59,7 @@ describe('an image', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     process.env.BERTH_TEST_SECRET = 'secret';
-    t.after(() => delete process.env.BERTH_TEST_SECRET);
+    onEnd(t, () => delete process.env.BERTH_TEST_SECRET);
     const {stdout} = await rig.run({args: ['env'], env: ['BERTH_TEST_SECRET']}, image({Env: ['PATH=/bin', 'BERTH_TEST_SECRET', 'HOME']}));
     assert.doesNotMatch(stdout, /secret|BERTH/i);
   });

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';
+import {onEnd} from '../helpers.ts';
 import {file, link, symlink} from '../tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
@@ -16,7 +17,7 @@ it('a hard link to an absolute path is looked for inside', (t) => {
 
 it('a hard link to a relative path is looked for from the root, not from here', (t) => {
   const before = process.cwd();
-  t.after(() => process.chdir(before));
+  onEnd(t, () => process.chdir(before));
   refused(
     t,
     (outside) => {

@@ -4,6 +4,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {BrokenPipe} from '../../src/cli/context.ts';
 import type {NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types.ts';
 import {CLASSES, CODES, ErrdefsError} from '../../src/lib/errdefs.ts';
+import {onEnd} from '../helpers.ts';
 import {runOnFakes} from './fake.ts';
 
 const FOO: NamespaceRecord = {name: 'foo', labels: {mylabel: 'bar'}, createdAt: '2026-01-01T00:00:00Z', updatedAt: '2026-01-01T00:00:00Z'};
@@ -46,7 +47,7 @@ describe('global flags', () => {
     assert.deepEqual((await runOnFakes('ns ls --lock-timeout 0', listing)).opened, [{lockTimeoutMs: 2 ** 31 - 1}]));
   it('the namespace comes from CONTAINERD_NAMESPACE, and is default when that is empty', async (t) => {
     const namespace = {leases: {list: async () => []}};
-    t.after(() => delete process.env.CONTAINERD_NAMESPACE);
+    onEnd(t, () => delete process.env.CONTAINERD_NAMESPACE);
     process.env.CONTAINERD_NAMESPACE = 'bar';
     assert.deepEqual((await runOnFakes('leases ls', {namespace})).namespaces, ['bar']);
     assert.deepEqual((await runOnFakes('-n foo leases ls', {namespace})).namespaces, ['foo']);

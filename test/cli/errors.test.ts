@@ -14,7 +14,7 @@ import {CLASSES, CODES, type Code, type ErrorJSON} from '../../src/lib/errdefs.t
 import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {assertWhole, eventually, names, start} from '../e2e/rig.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../helpers.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../helpers.ts';
 import {ARCHITECTURE} from '../layouts.ts';
 import {file, tar} from '../tartest.ts';
 import {type CommandLine, commandLine, forEachEngine, type Result, root, run} from './harness.ts';
@@ -101,7 +101,7 @@ const CASES: readonly Case[] = [
     prepare: async (world) => {
       const server = createServer();
       await new Promise<void>((done) => server.listen(join(rootOf(world), 'version'), done));
-      world.t.after(() => server.close());
+      onEnd(world.t, () => server.close());
     },
     fails: ({ctr}, flags) => ctr([...flags, 'images', 'ls']),
   },
@@ -188,7 +188,7 @@ const CASES: readonly Case[] = [
     fails: (world, flags) => {
       const full = join(rootOf(world), '..', `${rootOf(world).split('/').at(-1)}-full`);
       mkdirSync(full, {recursive: true});
-      world.t.after(() => rmSync(full, {recursive: true, force: true}));
+      onEnd(world.t, () => rmSync(full, {recursive: true, force: true}));
       const command = [join(root, 'bin/ctr'), ...flags, '--root', full, ...pull(world)];
       return run('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', FULL_DISK, 'sh', full, ...command], {env: world.ctr.env});
     },
@@ -271,7 +271,7 @@ const CASES: readonly Case[] = [
       await world.ctr.ok(['namespaces', 'create', 'first']);
       const lock = join(rootOf(world), 'locks', 'store');
       const holder = spawn(process.execPath, ['--input-type=module', '-e', HOLDER, lock], {stdio: ['ignore', 'pipe', 'inherit']});
-      world.t.after(() => void holder.kill('SIGKILL'));
+      onEnd(world.t, () => void holder.kill('SIGKILL'));
       await new Promise((done) => holder.stdout.once('data', done));
       await eventually('a stopped holder', () => / T /.test(readFileSync(`/proc/${holder.pid}/stat`, 'utf8')));
     },

@@ -6,6 +6,7 @@ import {stripVTControlCharacters} from 'node:util';
 import {openBars} from '../../src/cli/bars.ts';
 import {closingLines, openProgress, PlainProgress} from '../../src/cli/progress.ts';
 import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
+import {onEnd} from '../helpers.ts';
 import {Screen} from './terminal.ts';
 
 const REF = 'registry.example/library/redis:latest';
@@ -38,7 +39,7 @@ describe('plain progress', () => {
   it('is one line for each change of status', (t) => {
     const lines: string[] = [];
     const progress = new PlainProgress((line) => lines.push(line));
-    t.after(() => progress.close());
+    onEnd(t, () => progress.close());
     progress.update({ref: REF, status: 'resolving', offset: 0, total: 0});
     progress.update({ref: REF, status: 'resolved', offset: 0, total: 0});
     for (const offset of [0, 1, 2]) progress.update(layer(1, 'downloading', offset * MiB, 2 * MiB));
@@ -127,7 +128,7 @@ const HIDE_CURSOR = '\u001b[?25l';
 describe('bars', () => {
   const open = (t: TestContext, terminal: FakeTerminal) => {
     const bars = openBars(terminal);
-    t.after(() => bars.close());
+    onEnd(t, () => bars.close());
     return bars;
   };
 

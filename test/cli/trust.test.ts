@@ -110,7 +110,7 @@ forEachEngine('check', (engine) => {
       stdio: 'ignore',
     });
     try {
-      await eventually('container', () => existsSync(join(ctr.env.BERTH_STATE!, 'default/bundles/c1/init.pid')));
+      await eventually('container', () => existsSync(join(ctr.env.BERTH_STATE!, 'runs/default/bundles/c1/init.pid')));
       const [layer] = store.layers();
       const victim = join(layer!, 'fs/etc/group');
       writeFileSync(victim, 'x');
@@ -140,7 +140,7 @@ forEachEngine('check', (engine) => {
       env: {...environment(), ...ctr.env},
       stdio: 'ignore',
     });
-    const bundle = join(ctr.env.BERTH_STATE!, 'default/bundles/c1');
+    const bundle = join(ctr.env.BERTH_STATE!, 'runs/default/bundles/c1');
     const pid = await eventually('container', () => existsSync(join(bundle, 'init.pid')) && readFileSync(join(bundle, 'init.pid'), 'utf8'));
     child.kill('SIGKILL');
     await once(child, 'exit');

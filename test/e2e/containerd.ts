@@ -4,7 +4,7 @@ import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {findProgram, type Scope, temporaryDirectory} from '../helpers.ts';
+import {findProgram, onEnd, type Scope, temporaryDirectory} from '../helpers.ts';
 import {eventually} from './rig.ts';
 
 export interface Containerd {
@@ -21,15 +21,14 @@ const OWN_NAMESPACE = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--propagati
 
 export async function startContainerd(scope: Scope): Promise<Containerd> {
   let daemon: ChildProcess | undefined;
-  // Hooks run in the order they were given, and it must have ended before its directories go.
-  scope.after(async () => {
+  const dir = temporaryDirectory(scope, 'berth-containerd-');
+  onEnd(scope, async () => {
     if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
     daemon.ref();
     const exit = once(daemon, 'exit');
     daemon.kill('SIGKILL');
     await exit;
   });
-  const dir = temporaryDirectory(scope, 'berth-containerd-');
   const [config, socket, log, tmp] = ['config.toml', 'socket', 'log', 'tmp'].map((name) => join(dir, name)) as [
     string,
     string,

@@ -11,7 +11,7 @@ import {after} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, environment, type Result, root} from '../cli/harness.ts';
-import type {Scope, Skippable} from '../helpers.ts';
+import {onEnd, type Scope, type Skippable} from '../helpers.ts';
 import {type Image, type ImageName, requiresImage} from '../images.ts';
 import {pushImage, type Registry, sharedRegistry} from '../registry.ts';
 
@@ -103,7 +103,7 @@ export async function slowWire(scope: Scope, registry: Registry, bytesPerSecond:
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  scope.after(async () => {
+  onEnd(scope, async () => {
     const closed = once(server, 'close');
     server.close();
     for (const socket of sockets) socket.destroy();
@@ -147,8 +147,9 @@ export const tableRows = (text: string): string[][] =>
 
 /** What is left in a command line's state directory of containers that have ended: nothing. */
 export function assertNoRuns(stateDir: string): void {
-  for (const namespace of names(stateDir))
-    for (const kind of ['bundles', 'runtime']) assert.deepEqual(names(join(stateDir, namespace, kind)), [], `${kind} of ${namespace}`);
+  const runs = join(stateDir, 'runs');
+  for (const namespace of names(runs))
+    for (const kind of ['bundles', 'runtime']) assert.deepEqual(names(join(runs, namespace, kind)), [], `${kind} of ${namespace}`);
 }
 
 export interface Started {

@@ -11,7 +11,7 @@ import type {AddressInfo} from 'node:net';
 import {setTimeout as sleep} from 'node:timers/promises';
 import type {Descriptor, Digest} from '../../src/lib/oci/descriptor.ts';
 import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
-import type {Scope} from '../helpers.ts';
+import {onEnd, type Scope} from '../helpers.ts';
 import type {Certificate} from './certificate.ts';
 
 export interface TokenAuth {
@@ -109,7 +109,7 @@ const isBasic = (header: string | undefined, {username, password}: BasicAuth['lo
 /** Starts one that ends with the scope. */
 export async function startFakeRegistry(scope: Scope, options: FakeOptions = {}): Promise<FakeRegistry> {
   const registry = new FakeRegistry(options);
-  scope.after(() => registry.close());
+  onEnd(scope, () => registry.close());
   await registry.listen();
   return registry;
 }

@@ -16,7 +16,7 @@ import {
 import type {Reference} from '../../src/lib/oci/reference.ts';
 import type {Fetcher, Remote} from '../../src/lib/remotes/index.ts';
 import {digestOf} from '../fakes/registry.ts';
-import {is} from '../helpers.ts';
+import {is, onEnd} from '../helpers.ts';
 
 /** Blobs and documents to be put into a repository before it is asked for them. */
 export interface Content {
@@ -99,7 +99,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
         const opened = await open(t, content);
         if (opened === undefined) return;
         const {remote, domain} = opened;
-        t.after(() => remote.close());
+        onEnd(t, () => remote.close());
         const ref: Reference = {domain, path: REPOSITORY};
         await run({remote, ref, fetcher: remote.fetcher(ref)}, t);
       });

@@ -5,7 +5,7 @@ import {existsSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
-import {requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
+import {onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
 import {addImage, setTarget} from '../../layouts.ts';
 import {tar} from '../../tartest.ts';
 import {type DiffOptions, diffTrees, readTree} from '../../tree.ts';
@@ -53,7 +53,7 @@ async function startContainerd(t: TestContext, work: string): Promise<(...args: 
   ];
   writeFileSync(join(work, 'config.toml'), config.join('\n'));
   const daemon: ChildProcess = spawn('containerd', ['-c', join(work, 'config.toml')], {stdio: 'ignore'});
-  t.after(async () => {
+  onEnd(t, async () => {
     daemon.kill('SIGTERM');
     await once(daemon, 'exit');
   });

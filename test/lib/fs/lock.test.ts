@@ -7,7 +7,7 @@ import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {acquireLock, isLockHeld, sweepLocks, withFreeLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {type Script, startScript} from '../../children.ts';
-import {is, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
 
 const ACQUIRE = `const {acquireLock} = await lib('fs/lock.ts');`;
 
@@ -122,7 +122,7 @@ describe('locks', () => {
     const script = await holder(t, path);
     const file = join(path, readdirSync(path)[0]!);
     const alive = setInterval(() => utimesSync(file, new Date(), new Date()), 20);
-    t.after(() => clearInterval(alive));
+    onEnd(t, () => clearInterval(alive));
     let waited = 0;
     const started = performance.now();
     const waiting = rejection(acquireLock(path, {timeoutMs: 1000, whileAlive: true, onWait: () => waited++}));

@@ -14,7 +14,7 @@ import {
   uniqueName,
 } from '../../../src/lib/fs/process.ts';
 import {runScript, startScript} from '../../children.ts';
-import {requiresProgram, requiresRoot} from '../../helpers.ts';
+import {onEnd, requiresProgram, requiresRoot} from '../../helpers.ts';
 
 const identityOf = (pid: number): ProcessIdentity => {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
@@ -44,7 +44,7 @@ describe('process identity', () => {
   it('tells the living from the dead, from zombies and from those who have their pid now', async (t) => {
     assert.equal(liveness(ownIdentity()), 'alive');
     const child = spawn('sleep', ['60']);
-    t.after(() => child.kill('SIGKILL'));
+    onEnd(t, () => child.kill('SIGKILL'));
     const identity = identityOf(child.pid!);
     assert.equal(liveness(identity), 'alive');
     child.kill('SIGSTOP');
@@ -59,7 +59,7 @@ describe('process identity', () => {
 
   it('takes a zombie for dead', async (t) => {
     const parent = spawn('sh', ['-c', 'sleep 60 & echo $!; exec sleep 60'], {stdio: ['ignore', 'pipe', 'inherit']});
-    t.after(() => parent.kill('SIGKILL'));
+    onEnd(t, () => parent.kill('SIGKILL'));
     const [text] = (await once(parent.stdout, 'data')) as [Buffer];
     const pid = Number(text.toString());
     const identity = identityOf(pid);

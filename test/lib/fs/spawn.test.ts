@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {runSync} from '../../../src/lib/fs/spawn.ts';
-import {is, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
 
 const OPTIONS = {package: 'coreutils'};
 
@@ -29,7 +29,7 @@ describe('running a program', () => {
 
   it('hands down no variable that could change what it does', (t) => {
     process.env.TAR_OPTIONS = '--no-such-option';
-    t.after(() => delete process.env.TAR_OPTIONS);
+    onEnd(t, () => delete process.env.TAR_OPTIONS);
     assert.deepEqual(
       runSync('env', [], {...OPTIONS, env: {MORE: '1'}})
         .stdout.toString()

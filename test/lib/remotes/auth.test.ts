@@ -4,7 +4,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {checkRealm, mergeScopes, parseToken} from '../../../src/lib/remotes/auth.ts';
 import {type Credentials, openRemote, type Remote, type RemoteOptions, type RemoteSources} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {is} from '../../helpers.ts';
+import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
 
 const login = {username: 'mé', password: 'geheim:wort'};
@@ -14,7 +14,7 @@ async function open(t: TestContext, fake: FakeOptions, options: RemoteOptions = 
   const registry = await startFakeRegistry(t, fake);
   const image = registry.addImage('team/app', 'v1', [Buffer.alloc(1000, 1), Buffer.alloc(1000, 2)]);
   const remote: Remote = openRemote({backoffMs: 1, ...options}, sources);
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   const ref = {domain: registry.host, path: 'team/app', tag: 'v1'};
   return {registry, remote, ref, image, fetcher: remote.fetcher(ref)};
 }

@@ -12,7 +12,7 @@ import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
 
 type Failure = Error & {hint?: string; details: Record<string, unknown>};
@@ -26,7 +26,7 @@ async function server(t: TestContext, serve: (socket: Socket) => void): Promise<
   });
   listening.listen(0, '127.0.0.1');
   await once(listening, 'listening');
-  t.after(() => {
+  onEnd(t, () => {
     for (const socket of sockets) socket.destroy();
     listening.close();
   });
@@ -36,7 +36,7 @@ async function server(t: TestContext, serve: (socket: Socket) => void): Promise<
 /** Resolves at this address, and insists on a failure. */
 async function failure(t: TestContext, domain: string, options: RemoteOptions): Promise<{err: Failure; ms: number}> {
   const remote = openRemote({backoffMs: 1, ...options});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   const start = performance.now();
   const err = await remote.resolve({domain, path: 'team/app', tag: 'v1'}).then(
     () => assert.fail('resolved'),
@@ -117,7 +117,7 @@ describe('a connection', () => {
       });
     });
     const remote = openRemote({plainHTTP: true, stallTimeoutMs: 300});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     const desc = {mediaType: OCI_LAYER, digest: digestOf(bytes), size: bytes.length};
     assert.ok((await streamed(remote.fetcher({domain: early, path: 'team/app'}), desc)).equals(bytes));
     assert.equal(connections, 1);
@@ -153,7 +153,7 @@ describe('TLS', () => {
     const registry = await startFakeRegistry(t, {tls: selfSigned('elsewhere.example')});
     const {manifest} = registry.addImage('team/app', 'v1', []);
     const remote = openRemote({skipVerify: true});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     assert.deepEqual(await remote.resolve({domain: registry.host, path: 'team/app', tag: 'v1'}), {descriptor: manifest});
   });
   it('that is not spoken is said so, with the remedy', async (t) => {

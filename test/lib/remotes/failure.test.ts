@@ -4,13 +4,13 @@ import {CLASSES, ErrdefsError, isErrdefs, toJSON} from '../../../src/lib/errdefs
 import {interruption, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/failure.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is} from '../../helpers.ts';
+import {is, onEnd} from '../../helpers.ts';
 
 async function failing(t: TestContext, fault: Fault, options: RemoteOptions = {}, fake: FakeOptions = {}) {
   const registry = await startFakeRegistry(t, fake);
   registry.fault(fault);
   const remote = openRemote({backoffMs: 1, plainHTTP: true, ...options});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   const err = await remote.resolve({domain: registry.host, path: 'team/app', tag: 'v1'}).then(
     () => assert.fail('resolved'),
     (e: unknown) => e,
@@ -103,7 +103,7 @@ describe("the registry's words", () => {
     const registry = await startFakeRegistry(t, {auth: {kind: 'basic', login: credentials}});
     registry.addImage('team/app', 'v1', []);
     const remote = openRemote({credentials, plainHTTP: true});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     const ref = {domain: registry.host, path: 'team/app', tag: 'v1'};
     await remote.resolve(ref);
     registry.fault({status: 400, code: 'UNKNOWN', message: `bad header Basic ${basic}, password hunter2-secret`});

@@ -7,7 +7,7 @@ import {DOCKER_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../..
 import {foreignPlaces} from '../../../src/lib/remotes/fetch.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is} from '../../helpers.ts';
+import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
 
 const SIZE = 300_000;
@@ -17,7 +17,7 @@ async function open(t: TestContext, options: RemoteOptions = {}) {
   const bytes = randomBytes(SIZE);
   const desc: Descriptor = registry.addBlob(bytes, OCI_LAYER);
   const remote = openRemote({backoffMs: 1, ...options});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   return {registry, remote, bytes, desc, fetcher: remote.fetcher({domain: registry.host, path: 'team/app'})};
 }
 

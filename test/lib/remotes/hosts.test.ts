@@ -7,7 +7,7 @@ import {defaultHosts, isLinkLocal, isLoopback} from '../../../src/lib/remotes/ho
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
-import {is, requiresProgram} from '../../helpers.ts';
+import {is, onEnd, requiresProgram} from '../../helpers.ts';
 import {startRegistry} from '../../registry.ts';
 
 const origin = async (domain: string, plainHTTP = false): Promise<string> =>
@@ -16,7 +16,7 @@ const origin = async (domain: string, plainHTTP = false): Promise<string> =>
 async function listen(t: TestContext, server: Server): Promise<number> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  t.after(() => server.close());
+  onEnd(t, () => server.close());
   return (server.address() as {port: number}).port;
 }
 
@@ -53,7 +53,7 @@ describe('the address of a registry', () => {
     const registry = await startFakeRegistry(t, {address: '::1'});
     const {manifest} = registry.addImage('a', 'b', []);
     const remote = openRemote();
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     assert.deepEqual(await remote.resolve({domain: registry.host, path: 'a', tag: 'b'}), {descriptor: manifest});
   });
   it('on loopback is plain HTTP for docker-registry', async (t) => {
@@ -79,7 +79,7 @@ describe('the address of a registry', () => {
     const registry = await startFakeRegistry(t);
     registry.addImage('a', 'b', []);
     const remote = openRemote();
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     const ref = {domain: registry.host, path: 'a', tag: 'b'};
     await Promise.all([remote.resolve(ref), remote.resolve(ref)]);
     await remote.resolve(ref);
@@ -87,11 +87,11 @@ describe('the address of a registry', () => {
     const {host} = registry;
     await registry.close();
     const later = openRemote();
-    t.after(() => later.close());
+    onEnd(t, () => later.close());
     await assert.rejects(later.resolve(ref), is('unavailable'));
     const again = createServer((socket) => socket.end('HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n'));
     again.listen(Number(host.split(':')[1]), '127.0.0.1');
-    t.after(() => again.close());
+    onEnd(t, () => again.close());
     await once(again, 'listening');
     await assert.rejects(later.resolve(ref), is('not_found'));
   });

@@ -6,13 +6,13 @@ import {MAX_MANIFEST_BYTES} from '../../../src/lib/oci/manifest.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {type HostSource, openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is} from '../../helpers.ts';
+import {is, onEnd} from '../../helpers.ts';
 
 async function open(t: TestContext, options: RemoteOptions = {}) {
   const registry = await startFakeRegistry(t);
   const image = registry.addImage('team/app', 'v1', [randomBytes(100)]);
   const remote = openRemote({backoffMs: 1, ...options});
-  t.after(() => remote.close());
+  onEnd(t, () => remote.close());
   return {registry, remote, image, ref: {domain: registry.host, path: 'team/app', tag: 'v1'}};
 }
 
@@ -193,7 +193,7 @@ describe('what is temporary', () => {
     registry.fault({method: 'GET', truncateAt: 10, times: 1});
     registry.fault({method: 'GET', stallAt: 10, times: 1});
     const quick = openRemote({backoffMs: 1, stallTimeoutMs: 100});
-    t.after(() => quick.close());
+    onEnd(t, () => quick.close());
     assert.deepEqual((await quick.resolve(ref)).descriptor, image.manifest);
     assert.equal(registry.count('GET'), 4);
     await remote.close();
@@ -258,7 +258,7 @@ describe('what is temporary', () => {
     registry.clear();
     registry.fault({stallAt: -1});
     const other = openRemote({signal: AbortSignal.timeout(50)});
-    t.after(() => other.close());
+    onEnd(t, () => other.close());
     await assert.rejects(other.resolve(ref), is('deadline_exceeded'));
     assert.ok(performance.now() - start < 5000);
   });
@@ -278,7 +278,7 @@ describe('hosts', () => {
       {domain, origin: registry.url, path: '/v2'},
     ];
     const remote = openRemote({backoffMs: 1}, {hosts});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     const ref = {domain: 'registry.example', path: 'team/app', tag: 'v1'};
     assert.deepEqual((await remote.resolve(ref)).descriptor, image.manifest);
     const [layer] = image.layers;
@@ -302,7 +302,7 @@ describe('hosts', () => {
       {domain, origin: registry.url, path: '/v2'},
     ];
     const remote = openRemote({backoffMs: 1}, {hosts});
-    t.after(() => remote.close());
+    onEnd(t, () => remote.close());
     const chunks: Buffer[] = [];
     await remote.fetcher({domain: 'd.example', path: 'team/app'}).stream(desc, (chunk) => void chunks.push(chunk), {offset: 0});
     assert.ok(Buffer.concat(chunks).equals(bytes));

@@ -8,7 +8,7 @@ import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {checkCommand, mountPoints} from '../../../src/lib/runtime/command.ts';
 import {RootFS} from '../../../src/lib/runtime/rootfs.ts';
 import {createSpec} from '../../../src/lib/runtime/spec.ts';
-import {temporaryDirectory} from '../../helpers.ts';
+import {onEnd, temporaryDirectory} from '../../helpers.ts';
 
 const spec = createSpec({
   cgroupsPath: '/ns/id',
@@ -24,7 +24,7 @@ function judge(t: TestContext): (bytes: Uint8Array) => number {
   const dir = temporaryDirectory(t);
   mkdirSync(join(dir, 'proc'));
   const rootfs = new RootFS(dir);
-  t.after(() => rootfs.close());
+  onEnd(t, () => rootfs.close());
   const mounts = mountPoints(rootfs, spec);
   return (bytes) => {
     writeFileSync(join(dir, 'command'), bytes, {mode: 0o755});

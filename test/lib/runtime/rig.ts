@@ -22,7 +22,7 @@ import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
 import type {Mount} from '../../../src/lib/runtime/mounts.ts';
 import {prepareSpec, type SpecRequest} from '../../../src/lib/runtime/prepare.ts';
 import {type ForegroundRun, type RunEnding, runForeground} from '../../../src/lib/runtime/run.ts';
-import {findProgram, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
 import type {DriverRequest} from './driver.ts';
 
 const APPLETS = 'sh cat echo env false grep head id kill ls mkdir mount pwd readlink sleep stat stty test touch trap true tty wc'.split(
@@ -134,7 +134,7 @@ export function newRig(t: TestContext): Rig {
   writeFileSync(join(lower, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\nguest:x:405:100:guest:/:/bin/sh\n');
   writeFileSync(join(lower, 'etc/group'), 'root:x:0:root\nwheel:x:10:root,guest\nguest:x:100:\n');
   const cgroup = `/${dir.split('/').at(-1)}`;
-  t.after(async () => {
+  onEnd(t, async () => {
     // Only after a test that failed.
     for (const pid of processesIn(dir)) process.kill(Number(pid), 'SIGKILL');
     await eventually('the end of all processes', () => processesIn(dir).length === 0);

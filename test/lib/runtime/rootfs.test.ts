@@ -4,7 +4,7 @@ import {mkdirSync, readdirSync, symlinkSync, truncateSync, writeFileSync} from '
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {type MountPoints, RootFS} from '../../../src/lib/runtime/rootfs.ts';
-import {is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, temporaryDirectory} from '../../helpers.ts';
 
 interface Tree {
   readonly rootfs: RootFS;
@@ -21,7 +21,7 @@ function newTree(t: TestContext): Tree {
   writeFileSync(join(outside, 'passwd'), 'canary');
   writeFileSync(join(dir, 'etc/passwd'), 'inside');
   const rootfs = new RootFS(dir);
-  t.after(() => rootfs.close());
+  onEnd(t, () => rootfs.close());
   return {rootfs, dir, outside};
 }
 

@@ -18,7 +18,7 @@ import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import type {Code, ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
-import {is, requiresProgram, slow} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, slow} from '../../helpers.ts';
 import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
 
 const sh = (script: string): SpecRequest['options'] => ({args: ['sh', '-c', script]});
@@ -498,7 +498,7 @@ for (const engine of ENGINES)
       driven.child.kill('SIGTERM');
       // Where the container was faster after all, a first process without a handler yet takes no notice of it.
       const again = setInterval(() => driven.child.kill('SIGTERM'), 500);
-      t.after(() => clearInterval(again));
+      onEnd(t, () => clearInterval(again));
       assert.deepEqual(await driven.ended, {status: 143, signal: null});
       await rig.assertNothingLeft();
     });

@@ -5,7 +5,7 @@ import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {checkRuntime, judgeRunc} from '../../../src/lib/runtime/doctor.ts';
 import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/runc.ts';
-import {is, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresRoot, temporaryDirectory} from '../../helpers.ts';
 import {newRig, requiresRuntime} from './rig.ts';
 
 function program(t: TestContext, text: string): string {
@@ -57,9 +57,9 @@ describe('the runtime', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     const secret = openSync(join(rig.dir, 'secret'), 'w');
-    t.after(() => closeSync(secret));
+    onEnd(t, () => closeSync(secret));
     process.env.BERTH_TEST_SECRET = 'secret';
-    t.after(() => delete process.env.BERTH_TEST_SECRET);
+    onEnd(t, () => delete process.env.BERTH_TEST_SECRET);
     const spy = program(t, 'echo $$ > init.pid; for fd in /proc/$$/fd/*; do readlink $fd; done; env');
     const {stdout} = await rig.run({args: ['true']}, {runtime: spy});
     assert.match(stdout, /c\.out\n/);

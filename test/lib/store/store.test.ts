@@ -16,7 +16,7 @@ import {
 } from '../../../src/lib/store/schema.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../children.ts';
-import {is, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
 
@@ -53,7 +53,7 @@ describe('store', () => {
   it('is made by its first change, for its owner alone', async (t) => {
     const root = somewhere(t);
     const umask = process.umask(0);
-    t.after(() => void process.umask(umask));
+    onEnd(t, () => void process.umask(umask));
     for (const [n, mask] of [0o000, 0o022, 0o077].entries()) {
       process.umask(mask);
       const place = join(root, String(n));
@@ -244,7 +244,7 @@ describe('store', () => {
   it('finds its way from any working directory once it is opened', async (t) => {
     const dir = temporaryDirectory(t);
     const before = process.cwd();
-    t.after(() => process.chdir(before));
+    onEnd(t, () => process.chdir(before));
     process.chdir(dir);
     const store = openStore('relative');
     process.chdir('/');
