@@ -16,6 +16,9 @@ import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 /** Gets what comes out. The chunk is valid during the call only: its memory is used again. */
 export type Sink = (chunk: Uint8Array) => void;
 
+/** Memory to decompress into, asked for before each block: a sink that keeps a block answers with other memory from then on. */
+export type Output = () => Uint8Array;
+
 export type Compression = 'gzip' | 'zstd' | 'none';
 
 export interface Inflater {
@@ -85,11 +88,11 @@ class HandleEngine {
   readonly #stream: Gunzip | ZstdDecompress;
   readonly #handle: ZlibHandle;
   readonly #state: Uint32Array;
-  readonly #output: Uint8Array;
+  readonly #output: Output;
   readonly #sink: Sink;
   #failure: ErrdefsError | undefined;
 
-  constructor(stream: Gunzip | ZstdDecompress, sink: Sink, output: Uint8Array) {
+  constructor(stream: Gunzip | ZstdDecompress, sink: Sink, output: Output) {
     const {_handle: handle, _writeState: state} = stream as unknown as {_handle?: ZlibHandle; _writeState?: Uint32Array};
     if (typeof handle?.writeSync !== 'function' || !(state instanceof Uint32Array))
       throw new ErrdefsError('not_implemented', 'synchronous decompression on this engine');
@@ -105,17 +108,17 @@ class HandleEngine {
 
   /** Decompresses until the chunk is used up or nothing moves, which is past the end. Answers how many bytes were taken. */
   drain(flush: number, chunk: Uint8Array): number {
-    const output = this.#output;
     for (let at = 0; ; ) {
+      const block = this.#output();
       const offered = chunk.length - at;
-      this.#handle.writeSync(flush, chunk, at, offered, output, 0, output.length);
+      this.#handle.writeSync(flush, chunk, at, offered, block, 0, block.length);
       if (this.#failure !== undefined) throw this.#failure;
-      const room = this.#state[0]!;
+      const left = this.#state[0]!;
       const taken = offered - this.#state[1]!;
       at += taken;
-      if (room < output.length) this.#sink(output.subarray(0, output.length - room));
-      // While the output was filled to its end, there may be more without more input.
-      if (room > 0 && (at === chunk.length || (taken === 0 && room === output.length))) return at;
+      if (left < block.length) this.#sink(block.subarray(0, block.length - left));
+      // While the block was filled to its end, there may be more without more input.
+      if (left > 0 && (at === chunk.length || (taken === 0 && left === block.length))) return at;
     }
   }
 
@@ -135,7 +138,7 @@ class GzipEngine implements Engine {
   readonly #engine: HandleEngine;
   #padding = false;
 
-  constructor(sink: Sink, output: Uint8Array) {
+  constructor(sink: Sink, output: Output) {
     this.#engine = new HandleEngine(zlib().createGunzip({chunkSize: 64}), sink, output);
   }
 
@@ -273,7 +276,7 @@ class ZstdEngine implements Engine {
   readonly #frames = new ZstdFrames();
   readonly #engine: HandleEngine;
 
-  constructor(sink: Sink, output: Uint8Array) {
+  constructor(sink: Sink, output: Output) {
     this.#engine = new HandleEngine(zlib().createZstdDecompress({chunkSize: 64}), sink, output);
   }
 
@@ -318,20 +321,22 @@ class Detector<E extends {write(chunk: Uint8Array): unknown}> {
   }
 }
 
+/** Memory that is used again at once, from when it is first asked for. */
+function ownOutput(bytes: number): Output {
+  let buffer: Uint8Array | undefined;
+  return () => {
+    buffer ??= Buffer.allocUnsafeSlow(bytes);
+    return buffer;
+  };
+}
+
 /**
  * Opens a synchronous inflater.
  *
  * @throws not_implemented (from `write`) the stream is compressed, and the engine does not let it be driven synchronously
  */
-export function createInflater(sink: Sink): Inflater {
-  return inflaterWith(sink, OUTPUT);
-}
-
-function inflaterWith(sink: Sink, output: number): Inflater {
-  const detector = new Detector<Engine>((kind) => {
-    const buffer = Buffer.allocUnsafeSlow(output);
-    return kind === 'gzip' ? new GzipEngine(sink, buffer) : new ZstdEngine(sink, buffer);
-  });
+export function createInflater(sink: Sink, output: Output = ownOutput(OUTPUT)): Inflater {
+  const detector = new Detector<Engine>((kind) => (kind === 'gzip' ? new GzipEngine(sink, output) : new ZstdEngine(sink, output)));
   const pass = (bytes: Uint8Array): void => {
     if (bytes.length === 0) return;
     if (detector.engine === undefined) sink(bytes);
@@ -367,10 +372,10 @@ export function inflatesSynchronously(): boolean {
   works ??= SAMPLES.every((sample) => {
     const expected = 'berth '.repeat(40);
     let text = '';
-    const inflater = inflaterWith((chunk) => {
+    const inflater = createInflater((chunk) => {
       text += Buffer.from(chunk).toString();
       if (text.length > expected.length) throw damaged('more comes out than went in');
-    }, 7);
+    }, ownOutput(7));
     try {
       for (const byte of Buffer.from(sample, 'base64')) inflater.write(Uint8Array.of(byte));
       inflater.end();
@@ -500,5 +505,10 @@ export function createStreamInflater(sink: Sink): AsyncInflater {
   };
 }
 
-/** The synchronous inflater where the engine allows, else the other. Callers await what `write` and `end` answer, if anything. */
-export const openInflater = (sink: Sink): AsyncInflater => (inflatesSynchronously() ? createInflater(sink) : createStreamInflater(sink));
+/**
+ * The synchronous inflater where the engine allows, else the other. Callers await what `write` and `end` answer, if anything.
+ *
+ * @param output is used where the engine allows; what is not compressed comes as it was written
+ */
+export const openInflater = (sink: Sink, output?: Output): AsyncInflater =>
+  inflatesSynchronously() ? createInflater(sink, output) : createStreamInflater(sink);

@@ -7,6 +7,7 @@ import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 import {hashFor} from '../store/blobs.ts';
 import {EROFS_INDEX, EROFS_TAR, indexTar, isSameIndex} from '../store/erofs.ts';
+import {statePath} from '../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {Context} from './context.ts';
 import {layerCandidates, openTrees} from './layers.ts';
@@ -77,7 +78,7 @@ export async function unpackAgain(
     },
     snapshotter,
     maxConcurrentDownloads: 1,
-    scratchDir: join(context.stateDir, 'views'),
+    scratchDir: statePath.views(context.stateDir),
     lockTimeoutMs: context.lockTimeoutMs,
     onEvent: () => {},
     ...(signal === undefined ? {} : {signal}),
@@ -107,7 +108,7 @@ export async function indexAgain(
   const scratch = store.scratch(work, []);
   const directory = scratch.layers.createWork();
   linkSync(tar, join(directory, EROFS_TAR));
-  if (!indexTar(directory)) return undefined;
+  if (!(await indexTar(directory))) return undefined;
   scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
   return {id, directory: scratch.layers.path(id)};
 }
@@ -155,7 +156,7 @@ export async function judgeLayer(
       reference = join(work, 'index');
       mkdirSync(reference);
       linkSync(tar, join(reference, EROFS_TAR));
-      if (!indexTar(reference)) return wrong('is indexed, although mkfs.erofs refuses its tar');
+      if (!(await indexTar(reference))) return wrong('is indexed, although mkfs.erofs refuses its tar');
     } else if (origin === undefined) {
       return {compared: false};
     } else {
@@ -188,7 +189,7 @@ async function compare(
 ): Promise<string | undefined> {
   let opened: Awaited<ReturnType<typeof openTrees>>;
   try {
-    opened = await openTrees(join(context.stateDir, 'views'), snapshotter, [reference, directory]);
+    opened = await openTrees(statePath.views(context.stateDir), snapshotter, [reference, directory]);
   } catch (err) {
     if (!isErrdefs(err) || !is(err, 'failed_precondition')) throw err;
     return 'cannot be mounted';

@@ -5,7 +5,8 @@
 import {rmSync} from 'node:fs';
 import {reconcile} from '../archive/apply.ts';
 import {encodeImpliedParents} from '../archive/implied.ts';
-import {ErrdefsError, wrap} from '../errdefs.ts';
+import {type Code, ErrdefsError, resolve, wrap} from '../errdefs.ts';
+import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
 import {downloadKey} from '../store/blobs.ts';
@@ -13,10 +14,10 @@ import {indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {findLayer, openTrees} from './layers.ts';
+import type {Laid, LayingJob} from './laying.ts';
 import type {Plan, PlannedImage, PlannedLayer} from './plan.ts';
 import type {ProgressEvent} from './types.ts';
-import type {LayerResult} from './worker.ts';
-import type {LayerTask, WorkerPool} from './workers.ts';
+import type {WorkerPool} from './workers.ts';
 
 /** Streams a blob's bytes from `offset` on; see remotes/contract.ts. */
 export type BlobSource = (
@@ -54,17 +55,20 @@ export interface Materialised {
 /** The row of a descriptor in progress and in `content active`. */
 export const refOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
 
+/** Classes of failures that another attempt with the same layer ends with too. */
+const FOR_GOOD: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
+
 /** Milliseconds between two events of moving bytes. */
 const PROGRESS_MS = 100;
 
 /** A layer that was unpacked without knowing what lies below, and waits for that. */
 interface Floating {
   readonly work: string;
-  readonly result: LayerResult;
+  readonly laid: Laid;
 }
 
 /** Whether a layer's tree is what it is whatever lies below. */
-function isIndependent({applied, unindexed}: LayerResult): boolean {
+function isIndependent({applied, unindexed}: Laid): boolean {
   if (applied === undefined) return unindexed === undefined;
   const {impliedParents, passed, missingLinks, opaqueRoot} = applied.needsLowers;
   return impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
@@ -100,6 +104,7 @@ class Materialisation {
     // A layer that occurs twice, in one image or in two, is unpacked once.
     const wanted = new Map<Digest, PlannedLayer>();
     for (const image of images) for (const layer of image.layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
+    this.#requireRoom();
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
     await forEachLimited(plan.blobs, maxConcurrentDownloads, async (blob) => {
       try {
@@ -111,6 +116,16 @@ class Materialisation {
     });
     for (const image of images) await this.#stack(image);
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
+  }
+
+  /** What has to be downloaded fits on the disk, or nothing of it is. @throws resource_exhausted */
+  #requireRoom(): void {
+    const {plan, store, source} = this.#o;
+    const missing = source === undefined ? [] : plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
+    if (missing.length === 0) return;
+    const begun = ({digest}: Descriptor): number => store.blobs.ingestState(downloadKey(digest))?.offset ?? 0;
+    const needed = missing.reduce((sum, blob) => sum + Math.max(blob.size - begun(blob), 0), 0);
+    requireRoom(store.layout.root, needed, 'download');
   }
 
   /** Removes what was half-made here. Blobs and bytes of blobs stay. */
@@ -173,14 +188,18 @@ class Materialisation {
           ingestPath: store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size}),
           expected: blob,
         } as const);
-    const result = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer});
+    const laid = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
+      // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
+      if (!here && FOR_GOOD.has(resolve(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngest(key);
+      throw err;
+    });
     if (!here) {
       this.#emit(blob, 'committing', blob.size);
       store.blobs.publish(key, blob.digest);
     }
-    if (unpack !== undefined) {
-      if (isIndependent(result)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
-      else this.#floating.set(blob.digest, {work: unpack.work, result});
+    if (unpack !== undefined && laid !== undefined) {
+      if (isIndependent(laid)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
+      else this.#floating.set(blob.digest, {work: unpack.work, laid});
     }
     this.#emit(blob, 'done', blob.size);
   }
@@ -191,7 +210,7 @@ class Materialisation {
       | {readonly kind: 'blob'; readonly path: string}
       | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Descriptor},
     unpack: {readonly directory: string; readonly layer: PlannedLayer; readonly lowers?: readonly string[]} | undefined,
-  ): Promise<LayerResult> {
+  ): Promise<Laid | undefined> {
     const what = `${kindOf(blob.mediaType)} ${blob.digest}`;
     let received = 0;
     let lastEvent = 0;
@@ -205,23 +224,14 @@ class Materialisation {
         source.kind === 'network' ? received : blob.size,
       );
     };
-    const task: LayerTask = await this.#o.workers.run(
-      {
-        what,
-        source,
-        ...(unpack === undefined
-          ? {}
-          : {
-              unpack: {
-                directory: unpack.directory,
-                form: this.#o.snapshotter!.form,
-                diffID: unpack.layer.diffID,
-                ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
-              },
-            }),
-      },
-      progress,
-    );
+    const lay: LayingJob | undefined = unpack && {
+      what,
+      directory: unpack.directory,
+      form: this.#o.snapshotter!.form,
+      diffID: unpack.layer.diffID,
+      ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
+    };
+    const task = await this.#o.workers.run({job: {what, source}, size: blob.size, ...(lay && {lay})}, progress);
     const onAbort = (): void => task.abort(this.#signal.reason);
     this.#signal.addEventListener('abort', onAbort, {once: true});
     if (this.#signal.aborted) onAbort();
@@ -248,9 +258,9 @@ class Materialisation {
         if (unpack !== undefined) this.#emit(blob, 'extracting', blob.size);
         task.end();
       }
-      const result = await task.result;
-      this.#warnings.push(...result.warnings);
-      return result;
+      const {laid} = await task.result;
+      this.#warnings.push(...(laid?.warnings ?? []));
+      return laid;
     } catch (err) {
       throw this.#signal.aborted && !this.#stop.signal.aborted ? wrap(what, this.#signal.reason) : err;
     } finally {
@@ -275,25 +285,24 @@ class Materialisation {
   async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
     const {trees, close} = await openTrees(this.#o.scratchDir, this.#o.snapshotter!, below);
     try {
-      if (!this.#reconcile(layer, trees)) await this.#redo(layer, below, trees);
+      if (!(await this.#reconcile(layer, trees))) await this.#redo(layer, below, trees);
     } finally {
       await close();
     }
   }
 
   /** Completes a layer that waited for those below it. @returns false when it has to be done again */
-  #reconcile(layer: PlannedLayer, trees: readonly string[]): boolean {
+  async #reconcile(layer: PlannedLayer, trees: readonly string[]): Promise<boolean> {
     const floating = this.#floating.get(layer.blob.digest);
     if (floating === undefined) return false;
     this.#floating.delete(layer.blob.digest);
     const snapshotter = this.#o.snapshotter!;
-    const {work, result} = floating;
-    if (result.unindexed !== undefined) {
-      const {impliedParents, entriesEnd} = result.unindexed;
+    const {work, laid} = floating;
+    if (laid.unindexed !== undefined) {
+      const {impliedParents, entriesEnd} = laid.unindexed;
       const bytes = encodeImpliedParents(impliedParents, trees);
-      if (bytes === undefined || !indexTar(work, {at: entriesEnd, bytes})) return false;
-    } else if (reconcile(snapshotter.tree(work), trees, result.applied!, (message) => this.#warnings.push(message)) === 'redo')
-      return false;
+      if (bytes === undefined || !(await indexTar(work, {at: entriesEnd, bytes}))) return false;
+    } else if (reconcile(snapshotter.tree(work), trees, laid.applied!, (message) => this.#warnings.push(message)) === 'redo') return false;
     this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }

@@ -1,21 +1,17 @@
 /**
- * The worker thread's side: one pass over a blob's bytes – hash, blob file, inflate, diff ID, tree. Everything in it is
- * synchronous; jobs of one thread take turns chunk by chunk.
+ * The worker threads' side: one pass over a blob's bytes. One thread hashes them, keeps them as a blob and inflates them;
+ * what comes out goes to a second one, which lays the layer out (laying.ts). Jobs of one thread take turns chunk by chunk.
  */
-import {createHash, type Hash} from 'node:crypto';
-import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
-import {join} from 'node:path';
+import {closeSync, openSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
-import {parentPort} from 'node:worker_threads';
-import {type Applier, type ApplyResult, createApplier} from '../archive/apply.ts';
+import {type MessagePort, parentPort} from 'node:worker_threads';
 import {type AsyncInflater, openInflater} from '../archive/inflate.ts';
-import {createLayerScan, type ImpliedParent, type LayerScan} from '../archive/scan.ts';
-import {createTarReader, type TarReader} from '../archive/tar.ts';
-import {ErrdefsError, type ErrorJSON, fromErrno, isErrdefs, resolve, toJSON} from '../errdefs.ts';
-import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {fromErrno} from '../errdefs.ts';
+import type {Descriptor} from '../oci/descriptor.ts';
 import {Ingest} from '../store/blobs.ts';
-import {EROFS_TAR, indexTar} from '../store/erofs.ts';
-import type {LayerForm} from '../store/snapshotters.ts';
+import {type FromLaying, type Laid, type LayingJob, type Port, serveLaying, type ToLaying} from './laying.ts';
+import {type Ring, RingWriter, slotOf} from './ring.ts';
+import {fromThreadError, type ThreadError, toThreadError} from './thread-errors.ts';
 
 export interface LayerJob {
   /** The object, for messages: `layer sha256:…`. */
@@ -24,90 +20,108 @@ export interface LayerJob {
   readonly source:
     | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Pick<Descriptor, 'digest' | 'size'>}
     | {readonly kind: 'blob'; readonly path: string};
-  /** Absent: the bytes are only stored. */
-  readonly unpack?: {
-    /** The layer's directory; its tree is made in `fs` in it. */
-    readonly directory: string;
-    readonly form: LayerForm;
-    /** Trees below, nearest first; absent while they are not known. */
-    readonly lowers?: readonly string[];
-    readonly diffID: Digest;
-  };
 }
 
 export interface LayerResult {
   /** Bytes of the blob, in all. */
   readonly size: number;
-  /** Absent when nothing was extracted: the layer was only stored, or indexed. */
-  readonly applied?: ApplyResult;
-  /** Present when the layer can be indexed once the layers below are known. */
-  readonly unindexed?: Unindexed;
-  readonly warnings: readonly string[];
+  /** Absent when the bytes are only stored. */
+  readonly laid?: Laid;
 }
 
-/** What an index waits for. */
-export interface Unindexed {
-  readonly impliedParents: readonly ImpliedParent[];
-  /** Where the tar's entries end, in bytes. */
-  readonly entriesEnd: number;
+/** The way from the thread that inflates to the one that lays out; each of them gets one end of the port. */
+export interface Passage {
+  readonly port: MessagePort;
+  readonly ring: Ring;
 }
 
 export type ToWorker =
-  | {readonly type: 'start'; readonly id: number; readonly job: LayerJob}
-  | {readonly type: 'chunk'; readonly id: number; readonly bytes: Uint8Array}
+  /** `input` brings the chunks; without `passage` the bytes are only stored. */
+  | {readonly type: 'start'; readonly id: number; readonly job: LayerJob; readonly input: Ring; readonly passage?: Passage}
+  | {readonly type: 'lay'; readonly job: LayingJob; readonly passage: Passage}
+  | {readonly type: 'chunk'; readonly id: number; readonly slot: number; readonly length: number}
   | {readonly type: 'end'; readonly id: number}
   | {readonly type: 'abort'; readonly id: number};
 
 export type FromWorker =
   | {readonly type: 'started'; readonly id: number; readonly offset: number}
-  /** `bytes` of the blob are dealt with; `unpacked` bytes of the tree are made so far. */
-  | {readonly type: 'ack'; readonly id: number; readonly bytes: number; readonly unpacked: number}
+  /** As many chunks are dealt with; `unpacked` bytes have come out so far. */
+  | {readonly type: 'ack'; readonly id: number; readonly chunks: 0 | 1; readonly unpacked: number}
   | {readonly type: 'done'; readonly id: number; readonly result: LayerResult}
-  | {
-      readonly type: 'error';
-      readonly id: number;
-      readonly error: {readonly json?: ErrorJSON; readonly bug?: {readonly message: string; readonly stack: string}};
-    };
+  | {readonly type: 'error'; readonly id: number; readonly error: ThreadError};
 
 /** Bytes read from a blob at a time. */
 const CHUNK = 256 << 10;
-/** Bytes written at a time: on some filesystems larger writes are slower. */
-const MAX_WRITE = 128 << 10;
 
-/** Where an inflated layer goes. */
-interface Target {
-  write(chunk: Uint8Array): void;
-  end(): Pick<LayerResult, 'applied' | 'unindexed'>;
-  close(): void;
+/** Its reason is the other thread's to say. */
+class Refused extends Error {}
+
+/** The thread that lays a layer out, seen from the one that inflates it. */
+class LayingThread {
+  readonly #port: Port<ToLaying, FromLaying>;
+  readonly #writer: RingWriter;
+  readonly #answer: Promise<FromLaying>;
+
+  constructor({port, ring}: Passage) {
+    this.#port = port as Port<ToLaying, FromLaying>;
+    this.#writer = new RingWriter(ring, (length) => this.#port.postMessage(length));
+    this.#answer = new Promise((resolve) => void this.#port.on('message', resolve));
+  }
+
+  /** Memory to inflate into. */
+  get slot(): Uint8Array {
+    return this.#writer.slot;
+  }
+
+  write(chunk: Uint8Array): void {
+    if (!this.#writer.write(chunk)) throw new Refused();
+  }
+
+  async end(): Promise<Laid> {
+    this.#port.postMessage('end');
+    const {laid, error} = await this.#answer;
+    if (error !== undefined) throw fromThreadError(error);
+    return laid;
+  }
+
+  close(): void {
+    this.#port.postMessage('close');
+    this.#port.close();
+  }
 }
 
 class LayerPipeline {
   readonly #job: LayerJob;
   readonly #ingest: Ingest | undefined;
   readonly #inflater: AsyncInflater | undefined;
-  readonly #target: Target | undefined;
-  readonly #diffHash: Hash | undefined;
-  readonly #warnings: string[] = [];
+  readonly #laying: LayingThread | undefined;
   #unpackFailure: {readonly err: unknown} | undefined;
   #unpacked = 0;
   #size = 0;
+  #closed = false;
 
-  constructor(job: LayerJob) {
+  constructor(job: LayerJob, passage: Passage | undefined) {
     this.#job = job;
-    if (job.source.kind === 'network') this.#ingest = Ingest.reopen(job.source.ingestPath, job.source.expected, job.what);
-    if (job.unpack === undefined) return;
-    const target = openTarget(job.unpack, (message) => this.#warnings.push(message));
-    const hash = createHash('sha256');
-    this.#target = target;
-    this.#diffHash = hash;
-    this.#inflater = openInflater((chunk) => {
-      hash.update(chunk);
-      target.write(chunk);
-      this.#unpacked += chunk.length;
-    });
+    if (passage !== undefined) {
+      const laying = new LayingThread(passage);
+      this.#laying = laying;
+      this.#inflater = openInflater(
+        (chunk) => {
+          this.#unpacked += chunk.length;
+          laying.write(chunk);
+        },
+        () => laying.slot,
+      );
+    }
+    try {
+      if (job.source.kind === 'network') this.#ingest = Ingest.reopen(job.source.ingestPath, job.source.expected, job.what);
+    } catch (err) {
+      this.close();
+      throw err;
+    }
   }
 
-  /** Bytes of the tree's tar that are dealt with. */
+  /** Bytes that have come out so far. */
   get unpacked(): number {
     return this.#unpacked;
   }
@@ -115,6 +129,7 @@ class LayerPipeline {
   /** Takes what an earlier attempt left of a download. @returns bytes of the blob that are here */
   async resume(): Promise<number> {
     for (const chunk of this.#ingest?.existing() ?? []) {
+      if (this.#closed) break;
       this.#size += chunk.length;
       await this.#inflate(chunk);
     }
@@ -146,7 +161,8 @@ class LayerPipeline {
     try {
       fd = openSync(path, 'r');
       const buffer = Buffer.allocUnsafe(CHUNK);
-      for (let n = readSync(fd, buffer); n > 0; n = readSync(fd, buffer)) {
+      // A decompressor that is closed must not be used again: the process would die of it.
+      for (let n = readSync(fd, buffer); n > 0 && !this.#closed; n = readSync(fd, buffer)) {
         await this.write(buffer.subarray(0, n));
         onChunk();
         await setImmediate();
@@ -161,150 +177,72 @@ class LayerPipeline {
   /** The blob first: its digest is what the bytes are judged by, before anything is believed of what they unpack to. */
   async end(): Promise<LayerResult> {
     this.#ingest?.finish();
-    if (this.#unpackFailure !== undefined) throw this.#unpackFailure.err;
-    const result = {size: this.#size, warnings: this.#warnings};
-    if (this.#target === undefined) return result;
-    await this.#inflater!.end();
-    const diffID = `sha256:${this.#diffHash!.digest('hex')}`;
-    if (diffID !== this.#job.unpack!.diffID)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `${this.#job.what} unpacks to ${diffID}, the image's config says ${this.#job.unpack!.diffID}`,
-      );
-    return {...result, ...this.#target.end()};
+    const size = this.#size;
+    if (this.#laying === undefined) return {size};
+    if (this.#unpackFailure === undefined) await this.#inflater!.end();
+    else if (!(this.#unpackFailure.err instanceof Refused)) throw this.#unpackFailure.err;
+    return {size, laid: await this.#laying.end()};
   }
 
   close(): void {
+    this.#closed = true;
     this.#ingest?.close();
     this.#inflater?.close();
-    this.#target?.close();
-  }
-}
-
-function openTarget(unpack: NonNullable<LayerJob['unpack']>, warn: (message: string) => void): Target {
-  const {directory, form, lowers} = unpack;
-  const applier = (): Applier =>
-    createApplier({
-      root: join(directory, 'fs'),
-      form: form === 'plain' ? 'plain' : 'overlay',
-      ...(lowers === undefined ? {} : {lowers}),
-      warn,
-    });
-  // With the layers below at hand a layer is there to be extracted: it was found to need them.
-  if (form === 'erofs' && lowers === undefined) return new IndexedTarget(directory, applier);
-  const tree = applier();
-  return {write: (chunk) => tree.write(chunk), end: () => ({applied: tree.end()}), close: () => tree.abort()};
-}
-
-/** Keeps the tar as it is and indexes it; one that an index would not do right is extracted at the end. */
-class IndexedTarget implements Target {
-  readonly #directory: string;
-  readonly #applier: () => Applier;
-  readonly #scan: LayerScan = createLayerScan();
-  readonly #reader: TarReader = createTarReader(this.#scan);
-  #size = 0;
-  #fd: number;
-
-  constructor(directory: string, applier: () => Applier) {
-    this.#directory = directory;
-    this.#applier = applier;
-    this.#fd = openSync(join(directory, EROFS_TAR), 'wx+', 0o600);
-  }
-
-  write(chunk: Uint8Array): void {
-    try {
-      for (let done = 0; done < chunk.length; ) done += writeSync(this.#fd, chunk, done, Math.min(chunk.length - done, MAX_WRITE));
-    } catch (err) {
-      throw fromErrno(err, join(this.#directory, EROFS_TAR));
-    }
-    this.#size += chunk.length;
-    this.#reader.write(chunk);
-  }
-
-  end(): Pick<LayerResult, 'applied' | 'unindexed'> {
-    this.#reader.end();
-    const {entriesEnd} = this.#reader;
-    const impliedParents = this.#scan.impliedParents();
-    // Some writers leave out the last padding; the kernel does not read half a block.
-    const isWhole = this.#size >= entriesEnd;
-    if (this.#scan.reasons.size === 0 && isWhole) {
-      if (impliedParents.length > 0) return {unindexed: {impliedParents, entriesEnd}};
-      if (indexTar(this.#directory)) return {};
-    }
-    const tree = this.#applier();
-    try {
-      const buffer = Buffer.allocUnsafe(CHUNK);
-      for (let at = 0, n = 0; ; at += n) {
-        n = readSync(this.#fd, buffer, 0, CHUNK, at);
-        if (n === 0) break;
-        tree.write(buffer.subarray(0, n));
-      }
-      const applied = tree.end();
-      rmSync(join(this.#directory, EROFS_TAR));
-      return {applied};
-    } finally {
-      tree.abort();
-    }
-  }
-
-  close(): void {
-    if (this.#fd >= 0) closeSync(this.#fd);
-    this.#fd = -1;
+    this.#laying?.close();
   }
 }
 
 /** Serves one end of a thread's channel. Messages of one job are dealt with in order, jobs side by side. */
-export function serve(port: {
-  on(event: 'message', listener: (message: ToWorker) => void): unknown;
-  postMessage(message: FromWorker): void;
-}): void {
-  const jobs = new Map<number, {readonly pipeline: LayerPipeline; queue: Promise<void> | undefined}>();
+export function serve(port: Pick<Port<FromWorker, ToWorker>, 'on' | 'postMessage'>): void {
+  const jobs = new Map<number, {readonly pipeline: LayerPipeline; readonly input: Ring; queue: Promise<void> | undefined}>();
   const close = (id: number): void => {
     jobs.get(id)?.pipeline.close();
     jobs.delete(id);
   };
   const fail = (id: number, err: unknown): void => {
     close(id);
-    const known = isErrdefs(err) || resolve(err) !== 'unknown';
-    const bug = {message: String((err as Error)?.message ?? err), stack: String((err as Error)?.stack ?? '')};
-    port.postMessage({type: 'error', id, error: known ? {json: toJSON(err)} : {bug}});
+    port.postMessage({type: 'error', id, error: toThreadError(err)});
   };
   const finish = async (id: number, pipeline: LayerPipeline): Promise<void> => {
     const result = await pipeline.end();
+    if (!jobs.has(id)) return; // aborted meanwhile
     close(id);
     port.postMessage({type: 'done', id, result});
   };
   const start = async (id: number, pipeline: LayerPipeline, {source}: LayerJob): Promise<void> => {
     port.postMessage({type: 'started', id, offset: await pipeline.resume()});
     if (source.kind !== 'blob') return;
-    await pipeline.pump(source.path, () => {
-      if (!jobs.has(id)) throw new ErrdefsError('canceled', 'job');
-      port.postMessage({type: 'ack', id, bytes: 0, unpacked: pipeline.unpacked});
-    });
-    await finish(id, pipeline);
+    await pipeline.pump(source.path, () => port.postMessage({type: 'ack', id, chunks: 0, unpacked: pipeline.unpacked}));
+    if (jobs.has(id)) await finish(id, pipeline);
   };
-  const take = (message: ToWorker, pipeline: LayerPipeline): void | Promise<void> => {
+  type ForJob = Exclude<ToWorker, {readonly type: 'lay'}>;
+  const take = (message: ForJob, pipeline: LayerPipeline, input: Ring): void | Promise<void> => {
     const {id} = message;
     if (message.type === 'start') return start(id, pipeline, message.job);
     if (message.type === 'end') return finish(id, pipeline);
     if (message.type !== 'chunk') return close(id);
-    const ack = (): void => port.postMessage({type: 'ack', id, bytes: message.bytes.length, unpacked: pipeline.unpacked});
-    const written = pipeline.write(message.bytes);
+    const ack = (): void => port.postMessage({type: 'ack', id, chunks: 1, unpacked: pipeline.unpacked});
+    const written = pipeline.write(slotOf(input, message.slot, message.length));
     if (written instanceof Promise) return written.then(ack);
     ack();
   };
   port.on('message', (message) => {
+    if (message.type === 'lay') {
+      serveLaying(message.job, message.passage.ring, message.passage.port as Port<FromLaying, ToLaying>);
+      return;
+    }
     const {id} = message;
     try {
-      if (message.type === 'start') jobs.set(id, {pipeline: new LayerPipeline(message.job), queue: undefined});
+      if (message.type === 'start')
+        jobs.set(id, {pipeline: new LayerPipeline(message.job, message.passage), input: message.input, queue: undefined});
       const job = jobs.get(id);
       if (job === undefined) return; // it has failed already, and said so
       // An abort does not wait for what it aborts.
       if (message.type === 'abort') return close(id);
       const taken =
         job.queue === undefined
-          ? take(message, job.pipeline)
-          : job.queue.then(() => (jobs.has(id) ? take(message, job.pipeline) : undefined));
+          ? take(message, job.pipeline, job.input)
+          : job.queue.then(() => (jobs.has(id) ? take(message, job.pipeline, job.input) : undefined));
       if (!(taken instanceof Promise)) return;
       const queue = taken
         .catch((err: unknown) => {

@@ -1,17 +1,23 @@
 /** The threads in which bytes are hashed, inflated and laid out, so that the main thread has the network, the signals and the bars to itself. */
 import {availableParallelism} from 'node:os';
-import type {Worker} from 'node:worker_threads';
-import {ErrdefsError, type ErrorJSON, fromJSON} from '../errdefs.ts';
-import type {FromWorker, LayerJob, LayerResult, ToWorker} from './worker.ts';
+import {MessageChannel, type Worker} from 'node:worker_threads';
+import {ErrdefsError} from '../errdefs.ts';
+import type {LayingJob} from './laying.ts';
+import {createRing, type Ring, slotOf, stop} from './ring.ts';
+import {fromThreadError} from './thread-errors.ts';
+import type {FromWorker, LayerJob, LayerResult, Passage, ToWorker} from './worker.ts';
 
-/** Bytes that may be on their way to a worker before the network has to wait. */
-const HIGH_WATER = 8 << 20;
 /** Chunks of the network are gathered up to this size, in bytes: a message costs as much as copying 100 kB. */
 const BATCH = 512 << 10;
+/** So many of them may be on their way to a worker before the network has to wait. */
+const BATCHES = 8;
 /** On a slow wire they are not held back longer than this, in milliseconds: what has not been handed over is lost with the process. */
 const BATCH_MS = 100;
+/** What a layer inflates to goes from thread to thread in pieces of so many bytes, so many under way. */
+const PIECE = 512 << 10;
+const PIECES = 4;
 
-/** One layer's way through a worker. Bytes go in, the result comes out. */
+/** One layer's way through the workers. Bytes go in, the result comes out. */
 export interface LayerTask {
   /** Bytes of the blob that are already here: where the network goes on. */
   readonly offset: Promise<number>;
@@ -29,83 +35,87 @@ interface Running {
   fail(err: unknown): void;
 }
 
-interface Thread {
-  readonly worker: Worker;
+/** Two threads: one hashes and inflates, the other one lays out. A thread that did both would wait for itself. */
+interface Pair {
+  readonly inflating: Worker;
+  readonly laying: Worker;
   readonly running: Map<number, Running>;
 }
 
 export class WorkerPool {
   readonly #size: number;
-  readonly #threads: Promise<Thread>[] = [];
-  #load: number[] = [];
+  readonly #pairs: Promise<Pair>[] = [];
+  /** Bytes of blobs that each pair has before it. */
+  readonly #load: number[] = [];
   #nextId = 1;
   #closed = false;
 
-  /** @param size threads at most; each is started when it is first needed */
-  constructor(size = Math.max(2, Math.min(availableParallelism(), 4))) {
+  /** @param size pairs of threads at most; each is started when it is first needed */
+  constructor(size = Math.max(1, Math.min(Math.floor(availableParallelism() / 2), 2))) {
     this.#size = size;
   }
 
-  async #start(): Promise<Thread> {
+  async #start(): Promise<Pair> {
     const {spawnWorker} = await import('./spawn-worker.ts');
-    const worker = spawnWorker();
     const running = new Map<number, Running>();
-    worker.on('message', (message: FromWorker) => running.get(message.id)?.onMessage(message));
-    const stop = (err: unknown): void => {
+    const end = (err: unknown): void => {
       for (const task of running.values()) task.fail(err);
       running.clear();
     };
-    worker.on('error', stop);
-    worker.on('exit', (status) => stop(new ErrdefsError('internal', `worker thread ended with status ${status}`)));
-    worker.unref();
-    return {worker, running};
-  }
-
-  /** The thread with the least to do. */
-  #pick(): {index: number; thread: Promise<Thread>} {
-    let index = this.#load.indexOf(Math.min(...this.#load));
-    if (this.#threads.length < this.#size && (index < 0 || this.#load[index]! > 0)) {
-      index = this.#threads.push(this.#start()) - 1;
-      this.#load.push(0);
+    const [inflating, laying] = [spawnWorker(), spawnWorker()] as const;
+    for (const worker of [inflating, laying]) {
+      worker.on('error', end);
+      worker.on('exit', (status) => end(new ErrdefsError('internal', `worker thread ended with status ${status}`)));
+      worker.unref();
     }
-    this.#load[index]!++;
-    return {index, thread: this.#threads[index]!};
+    inflating.on('message', (message: FromWorker) => running.get(message.id)?.onMessage(message));
+    return {inflating, laying, running};
   }
 
-  /** Begins a job. Its weight on the pool ends with `result`. */
-  async run(job: LayerJob, onProgress: (bytes: number) => void): Promise<LayerTask> {
-    const {index, thread} = this.#pick();
-    const {worker, running} = await thread;
+  /** Starts the first threads while there is something else to wait for. */
+  warm(): void {
+    if (this.#pairs.length === 0) this.#add();
+  }
+
+  #add(): number {
+    this.#load.push(0);
+    return this.#pairs.push(this.#start()) - 1;
+  }
+
+  /** The pair with the least to do. */
+  #pick(): number {
+    const index = this.#load.indexOf(Math.min(...this.#load));
+    return index < 0 || (this.#load[index]! > 0 && this.#pairs.length < this.#size) ? this.#add() : index;
+  }
+
+  /**
+   * Begins a job. Its weight on the pool ends with `result`.
+   *
+   * @param size bytes of the blob
+   * @param lay absent: the bytes are only stored
+   */
+  async run(
+    {job, size, lay}: {readonly job: LayerJob; readonly size: number; readonly lay?: LayingJob},
+    onProgress: (bytes: number) => void,
+  ): Promise<LayerTask> {
+    const index = this.#pick();
+    this.#load[index]! += size + 1;
+    const {inflating, laying, running} = await this.#pairs[index]!;
     const id = this.#nextId++;
     const offset = Promise.withResolvers<number>();
     const result = Promise.withResolvers<LayerResult>();
     offset.promise.catch(() => {}); // whoever awaits `result` hears of it
-    let outstanding = 0;
-    let batch: Uint8Array[] = [];
-    let batched = 0;
-    let flushed = performance.now();
-    let drained: (() => void) | undefined;
-    const send = (message: ToWorker, transfer: ArrayBuffer[] = []): void => worker.postMessage(message, transfer);
-    const flush = (): void => {
-      flushed = performance.now();
-      if (batched === 0) return;
-      const bytes = new Uint8Array(batched);
-      let at = 0;
-      for (const chunk of batch) {
-        bytes.set(chunk, at);
-        at += chunk.length;
-      }
-      outstanding += batched;
-      batch = [];
-      batched = 0;
-      send({type: 'chunk', id, bytes}, [bytes.buffer]);
-    };
+    const input = createRing(BATCH, job.source.kind === 'network' ? BATCHES : 0);
+    const ring = lay === undefined ? undefined : createRing(PIECE, PIECES);
     const settle = (): void => {
       if (!running.delete(id)) return;
-      this.#load[index]!--;
-      if (running.size === 0) worker.unref();
-      drained?.();
+      this.#load[index]! -= size + 1;
+      if (ring !== undefined) stop(ring);
+      if (running.size === 0) for (const worker of [inflating, laying]) worker.unref();
+      batches.stop();
     };
+    const send = (message: ToWorker): void => inflating.postMessage(message);
+    const batches = new Batches(input, (slot, length) => send({type: 'chunk', id, slot, length}));
     const fail = (err: unknown): void => {
       settle();
       offset.reject(err);
@@ -119,40 +129,33 @@ export class WorkerPool {
             offset.resolve(message.offset);
             break;
           case 'ack':
-            outstanding -= message.bytes;
             onProgress(message.unpacked);
-            if (outstanding <= HIGH_WATER / 2) drained?.();
+            if (message.chunks > 0) batches.release();
             break;
           case 'done':
             settle();
             result.resolve(message.result);
             break;
           case 'error':
-            fail(fromWorkerError(message.error));
+            fail(fromThreadError(message.error));
             break;
         }
       },
     });
-    worker.ref();
-    send({type: 'start', id, job});
+    for (const worker of [inflating, laying]) worker.ref();
+    if (ring === undefined) send({type: 'start', id, job, input});
+    else {
+      const {port1, port2} = new MessageChannel();
+      const passages = [port1, port2].map((port): Passage => ({port, ring})) as [Passage, Passage];
+      laying.postMessage({type: 'lay', job: lay!, passage: passages[1]} satisfies ToWorker, [port2]);
+      inflating.postMessage({type: 'start', id, job, input, passage: passages[0]} satisfies ToWorker, [port1]);
+    }
     return {
       offset: offset.promise,
       result: result.promise,
-      write: (chunk) => {
-        batch.push(Uint8Array.prototype.slice.call(chunk));
-        batched += chunk.length;
-        if (batched < BATCH && performance.now() - flushed < BATCH_MS) return;
-        flush();
-        if (outstanding <= HIGH_WATER || !running.has(id)) return;
-        return new Promise<void>((resolve) => {
-          drained = () => {
-            drained = undefined;
-            resolve();
-          };
-        });
-      },
+      write: (chunk) => (running.has(id) ? batches.write(chunk) : undefined),
       end: () => {
-        flush();
+        batches.flush();
         send({type: 'end', id});
       },
       abort: (reason) => {
@@ -166,20 +169,81 @@ export class WorkerPool {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await Promise.all(this.#threads.map(async (thread) => (await thread).worker.terminate()));
+    for (const pair of this.#pairs) {
+      const {inflating, laying, running} = await pair;
+      for (const task of running.values()) task.fail(new ErrdefsError('canceled', 'job'));
+      await Promise.all([inflating.terminate(), laying.terminate()]);
+    }
   }
 }
 
-/** An error that crossed the thread boundary: a class of ours, or a bug with the stack that it had there. */
-function fromWorkerError({
-  json,
-  bug,
-}: {
-  readonly json?: ErrorJSON;
-  readonly bug?: {readonly message: string; readonly stack: string};
-}): Error {
-  if (json !== undefined) return fromJSON(json);
-  const err = new Error(bug?.message ?? 'worker failed');
-  if (bug !== undefined) err.stack = bug.stack;
-  return err;
+/** The main thread's end of a ring. It never blocks: it is told of free slots by message, and has its writer wait by promise. */
+class Batches {
+  readonly #ring: Ring;
+  readonly #send: (slot: number, length: number) => void;
+  /** Index of the slot that is being filled, and its bytes so far. */
+  #slot = 0;
+  #filled = 0;
+  #underWay = 0;
+  #flushed = performance.now();
+  /** What did not fit any more, and whoever waits until it does. */
+  #rest: Uint8Array = new Uint8Array(0);
+  #drained: (() => void) | undefined;
+  #stopped = false;
+
+  constructor(ring: Ring, send: (slot: number, length: number) => void) {
+    this.#ring = ring;
+    this.#send = send;
+  }
+
+  write(chunk: Uint8Array): void | Promise<void> {
+    const rest = this.#put(chunk);
+    if (performance.now() - this.#flushed >= BATCH_MS) this.flush();
+    if (this.#underWay < this.#ring.slots || this.#stopped) return;
+    this.#rest = Uint8Array.prototype.slice.call(rest);
+    return new Promise((resolve) => {
+      this.#drained = resolve;
+    });
+  }
+
+  /** @returns what has no room */
+  #put(bytes: Uint8Array): Uint8Array {
+    let at = 0;
+    while (at < bytes.length && this.#underWay < this.#ring.slots) {
+      const part = bytes.subarray(at, at + this.#ring.slotBytes - this.#filled);
+      slotOf(this.#ring, this.#slot).set(part, this.#filled);
+      at += part.length;
+      this.#filled += part.length;
+      if (this.#filled === this.#ring.slotBytes) this.flush();
+    }
+    return bytes.subarray(at);
+  }
+
+  flush(): void {
+    this.#flushed = performance.now();
+    if (this.#filled === 0) return;
+    this.#send(this.#slot, this.#filled);
+    this.#underWay++;
+    this.#slot = (this.#slot + 1) % this.#ring.slots;
+    this.#filled = 0;
+  }
+
+  /** The worker has dealt with the oldest slot. */
+  release(): void {
+    this.#underWay--;
+    if (this.#drained === undefined || this.#underWay > this.#ring.slots / 2) return;
+    this.#rest = this.#put(this.#rest);
+    if (this.#rest.length === 0) this.#resume();
+  }
+
+  /** Nobody takes any more: whoever waits goes on. */
+  stop(): void {
+    this.#stopped = true;
+    this.#resume();
+  }
+
+  #resume(): void {
+    this.#drained?.();
+    this.#drained = undefined;
+  }
 }

@@ -1,6 +1,4 @@
-/**
- * Runs one system program to its end, for code that must stay synchronous (a worker that unpacks a layer).
- */
+/** Runs one system program to its end. */
 
 import {constants} from 'node:os';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
@@ -28,8 +26,50 @@ export interface RunResult {
 /** Standard output and error are kept in memory; more than this is a failure. */
 const MAX_OUTPUT = 256 * 1024 * 1024;
 
+/** Nothing of ours is inherited but the way to programs. */
+const environment = (env: RunOptions['env']): NodeJS.ProcessEnv => ({
+  PATH: process.env.PATH ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  LC_ALL: 'C',
+  ...env,
+});
+
+const notInstalled = (program: string, options: RunOptions, cause: unknown): ErrdefsError =>
+  new ErrdefsError('unavailable', `program ${program}`, {
+    cause,
+    hint: `install the Debian package ${options.package}`,
+    details: {program, package: options.package},
+  });
+
+const statusOf = (status: number | null, signal: NodeJS.Signals | null): number =>
+  status ?? 128 + (signal === null ? 0 : constants.signals[signal]);
+
 /**
- * Runs `program` and waits. A status other than 0 is the caller's to judge.
+ * Runs `program` on descriptors that are given to it, without output of its own; others have the thread meanwhile. A status
+ * other than 0 is the caller's to judge.
+ *
+ * @returns exit status; 128+n when signal n ended it
+ * @throws unavailable the program is not installed; the hint names its Debian package
+ * @throws resource_exhausted no process or memory to be had
+ */
+export function runOn(program: string, args: readonly string[], options: Omit<RunOptions, 'input'>): Promise<number> {
+  const {spawn} = process.getBuiltinModule('node:child_process');
+  const {env, cwd, descriptors = []} = options;
+  const [stdin = 'ignore', ...further] = descriptors;
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      env: environment(env),
+      stdio: [stdin, 'ignore', 'ignore', ...further],
+      ...(cwd === undefined ? {} : {cwd}),
+    });
+    child.once('error', (err: NodeJS.ErrnoException) =>
+      reject(err.code === 'ENOENT' ? notInstalled(program, options, err) : fromErrno(err, `program ${program}`)),
+    );
+    child.once('exit', (status, signal) => resolve(statusOf(status, signal)));
+  });
+}
+
+/**
+ * Runs `program` and waits, for code that must stay synchronous. A status other than 0 is the caller's to judge.
  *
  * @throws unavailable the program is not installed; the hint names its Debian package
  * @throws resource_exhausted no process or memory to be had, or more output than is kept
@@ -39,25 +79,20 @@ export function runSync(program: string, args: readonly string[], options: RunOp
   const {input, env, cwd, descriptors = []} = options;
   const [stdin, ...further] = descriptors;
   const done = spawnSync(program, args, {
-    env: {PATH: process.env.PATH ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C', ...env},
+    env: environment(env),
     stdio: [stdin ?? 'pipe', 'pipe', 'pipe', ...further],
     ...(stdin === undefined ? {input: input ?? new Uint8Array(0)} : {}),
     maxBuffer: MAX_OUTPUT,
     ...(cwd === undefined ? {} : {cwd}),
   });
   const code = (done.error as NodeJS.ErrnoException | undefined)?.code;
-  if (code === 'ENOENT')
-    throw new ErrdefsError('unavailable', `program ${program}`, {
-      cause: done.error,
-      hint: `install the Debian package ${options.package}`,
-      details: {program, package: options.package},
-    });
+  if (code === 'ENOENT') throw notInstalled(program, options, done.error);
   if (code === 'ENOBUFS') throw new ErrdefsError('resource_exhausted', `output of ${program} is over ${MAX_OUTPUT} B`, {cause: done.error});
   // A program that ends before it has read its input closes the pipe; its status says more than EPIPE does.
   if (done.error !== undefined && (code !== 'EPIPE' || (done.status === null && done.signal === null)))
     throw fromErrno(done.error, `program ${program}`);
   return {
-    status: done.status ?? 128 + (done.signal === null ? 0 : constants.signals[done.signal]),
+    status: statusOf(done.status, done.signal),
     stdout: done.stdout,
     stderr: done.stderr.toString(),
   };

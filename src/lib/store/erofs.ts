@@ -19,8 +19,9 @@ import {join} from 'node:path';
 import {ErrdefsError, is} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
-import {runSync} from '../fs/spawn.ts';
+import {runOn, runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layers.ts';
+import {statePath} from './layout.ts';
 
 /** Names in a layer's directory. */
 export const EROFS_TAR = 'layer.tar';
@@ -47,26 +48,75 @@ export interface FurtherEntries {
  * @returns false when mkfs.erofs refuses the tar: then the layer has to be extracted
  * @throws unavailable mkfs.erofs is not installed
  */
-export function indexTar(directory: string, further?: FurtherEntries): boolean {
-  const path = join(directory, EROFS_INDEX);
-  const tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
-  const index = openSync(path, 'wx+', 0o600);
+export async function indexTar(directory: string, further?: FurtherEntries): Promise<boolean> {
+  const indexing = new Indexing(directory, further);
   try {
-    chownSync(path, NOBODY, NOBODY);
-    const restore = further === undefined ? () => {} : replaceEnd(tar, further);
-    const unprivileged = ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--no-new-privs', '--bounding-set=-all'];
-    const mkfs = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '-Enosbcrc', '/proc/self/fd/3'];
-    const {status} = runSync('prlimit', [...LIMITS, ...unprivileged, ...mkfs], {package: 'erofs-utils', descriptors: [tar, index]});
-    restore();
-    if (status !== 0) rmSync(path);
+    return indexing.end(await runOn('prlimit', MKFS, indexing.options));
+  } finally {
+    indexing.close();
+  }
+}
+
+/** As `indexTar`, but nothing else gets the thread meanwhile. */
+function indexTarSync(directory: string): boolean {
+  const indexing = new Indexing(directory, undefined);
+  try {
+    return indexing.end(runSync('prlimit', MKFS, indexing.options).status);
+  } finally {
+    indexing.close();
+  }
+}
+
+const MKFS = [
+  ...LIMITS,
+  'setpriv',
+  `--reuid=${NOBODY}`,
+  `--regid=${NOBODY}`,
+  '--clear-groups',
+  '--no-new-privs',
+  '--bounding-set=-all',
+  'mkfs.erofs',
+  '--quiet',
+  '--tar=i',
+  '--aufs',
+  '-Uclear',
+  '-Enosbcrc',
+  '/proc/self/fd/3',
+];
+
+/** What is around a run of mkfs.erofs. */
+class Indexing {
+  readonly #path: string;
+  readonly #tar: number;
+  readonly #index: number;
+  readonly #restore: () => void;
+
+  constructor(directory: string, further: FurtherEntries | undefined) {
+    this.#path = join(directory, EROFS_INDEX);
+    this.#tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
+    this.#index = openSync(this.#path, 'wx+', 0o600);
+    chownSync(this.#path, NOBODY, NOBODY);
+    this.#restore = further === undefined ? () => {} : replaceEnd(this.#tar, further);
+  }
+
+  get options(): {readonly package: string; readonly descriptors: readonly number[]} {
+    return {package: 'erofs-utils', descriptors: [this.#tar, this.#index]};
+  }
+
+  /** @param status of mkfs.erofs @returns whether there is an index */
+  end(status: number): boolean {
+    this.#restore();
+    if (status !== 0) rmSync(this.#path);
     else {
-      setRootMode(index);
-      chownSync(path, 0, 0);
+      setRootMode(this.#index);
+      chownSync(this.#path, 0, 0);
     }
     return status === 0;
-  } finally {
-    closeSync(tar);
-    closeSync(index);
+  }
+
+  close(): void {
+    closeSync(this.#tar);
+    closeSync(this.#index);
   }
 }
 
@@ -161,7 +211,7 @@ interface Probe {
  * @returns `reason` says in a few words why not
  */
 export function probeErofs(stateDir: string): {readonly usable: boolean; readonly reason: string} {
-  const file = join(stateDir, 'erofs.json');
+  const file = statePath.erofs(stateDir);
   try {
     const known = JSON.parse(readIfPresent(file) ?? '{}') as Partial<Probe>;
     if (known.bootId === bootId() && typeof known.usable === 'boolean') return {usable: known.usable, reason: known.reason ?? ''};
@@ -211,7 +261,7 @@ function tryErofs(): string {
   const directory = mkdtempSync('/tmp/berth-erofs-');
   try {
     writeFileSync(join(directory, EROFS_TAR), probeTar());
-    if (!indexTar(directory)) return 'mkfs.erofs does not index tar archives: it is older than 1.8';
+    if (!indexTarSync(directory)) return 'mkfs.erofs does not index tar archives: it is older than 1.8';
     const mount = 'mount -t erofs -o ro,device=layer.tar layer.erofs /mnt';
     const {status} = runSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', mount], {
       package: 'util-linux',

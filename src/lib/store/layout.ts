@@ -1,12 +1,13 @@
 /** Where everything lies. No other module joins a path below the state directory. */
 import {createHash} from 'node:crypto';
 import {join, resolve} from 'node:path';
-import {type Digest, digestParts} from '../oci/descriptor.ts';
+import {DIGEST_HEX_LENGTH, type Digest, digestParts} from '../oci/descriptor.ts';
 
 /** Number of the on-disk format; see docs/STORE.md. */
 export const FORMAT_VERSION = 1;
 
-export type RecordKind = 'images' | 'containers' | 'content' | 'leases';
+export const RECORD_KINDS = ['images', 'containers', 'content', 'leases'] as const;
+export type RecordKind = (typeof RECORD_KINDS)[number];
 
 const LONGEST_NAME = 200;
 
@@ -37,8 +38,20 @@ export const recordPath = {
   snapshots: (ns: string, snapshotter: string): string => `namespaces/${ns}/snapshots/${snapshotter}`,
 } as const;
 
+/** Paths below the directory of what ends with the boot. */
+export const statePath = {
+  /** Bundles of containers and the runtime's own, by namespace: one below, so that no namespace has the name of anything else. */
+  runs: (state: string): string => join(state, 'runs'),
+  /** Where trees are mounted for a moment. */
+  views: (state: string): string => join(state, 'views'),
+  /** What the probe of this kernel and its tools found; see erofs.ts. */
+  erofs: (state: string): string => join(state, 'erofs.json'),
+} as const;
+
 export interface Layout {
   readonly root: string;
+  /** Directories that others hang on, those above before those below. */
+  readonly skeleton: readonly string[];
   readonly version: string;
   readonly journal: string;
   /** There when something died that may have left garbage; removed by the next full collection. */
@@ -66,8 +79,11 @@ export function createLayout(directory: string): Layout {
   const ingests = join(root, 'content', 'ingest');
   const layers = join(root, 'layers');
   const locks = join(root, 'locks');
+  const names = ['namespaces', 'refs', 'content', 'content/blobs', 'content/ingest', 'layers', 'journal', 'locks', 'trash', 'work'];
+  const algorithms = Object.keys(DIGEST_HEX_LENGTH).map((algorithm) => join(blobs, algorithm));
   return {
     root,
+    skeleton: [...names.map((name) => join(root, name)), ...algorithms],
     version: join(root, 'version'),
     journal: join(root, 'journal'),
     unswept: join(root, 'journal', 'unswept'),

@@ -131,7 +131,7 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
 ];
 
 /** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
-function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof readMerged> | undefined {
+async function indexed(work: string, layers: readonly Uint8Array[]): Promise<ReturnType<typeof readMerged> | undefined> {
   const mounts: string[] = [];
   try {
     for (const [i, layer] of layers.entries()) {
@@ -142,7 +142,7 @@ function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof
       const {found, entriesEnd} = scan(layer);
       const bytes = encodeImpliedParents(found.impliedParents(), mounts);
       assert.ok(bytes !== undefined, 'the layer can be indexed');
-      assert.ok(indexTar(directory, found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
+      assert.ok(await indexTar(directory, found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
       assert.deepEqual(readFileSync(join(directory, EROFS_TAR)), Buffer.from(layer), 'the tar is what it was');
       const options = `ro,device=${join(directory, EROFS_TAR)}`;
       if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
@@ -154,8 +154,8 @@ function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof
   }
 }
 
-function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
-  const theirs = indexed(temporaryDirectory(t), layers);
+async function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): Promise<void> {
+  const theirs = await indexed(temporaryDirectory(t), layers);
   if (theirs === undefined) {
     t.skip('needs a kernel that mounts EROFS from files');
     return;
@@ -166,15 +166,15 @@ function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
 
 describe('a layer is indexed only where that gives the tree that applying gives', () => {
   for (const [name, reasons, ...layers] of CASES)
-    it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
+    it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, async (t) => {
       const tars = layers.map((entries) => tar(...entries));
       assert.deepEqual([...scan(tars.at(-1)!).found.reasons], reasons);
       if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'getfattr')) return;
-      assertIndexable(t, tars);
+      await assertIndexable(t, tars);
     });
 
   for (const {name, layers} of SCENARIOS)
-    it(name, (t) => {
+    it(name, async (t) => {
       const tars = layers.map((entries) => tar(...entries));
       if (
         tars.some((archive) => scan(archive).found.reasons.size > 0 || scan(archive).found.impliedParents().length > 0) ||
@@ -182,7 +182,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
         !requiresProgram(t, 'mkfs.erofs', 'getfattr')
       )
         return;
-      assertIndexable(t, tars);
+      await assertIndexable(t, tars);
     });
 });
 

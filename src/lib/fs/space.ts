@@ -1,0 +1,82 @@
+/** Room on a filesystem: bytes that a stranger sends must not take the last of it. */
+import {statfsSync} from 'node:fs';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+
+/** Part of a filesystem, and most bytes of it, that what comes from a stranger leaves free. */
+const RESERVED_PART = 1 / 50;
+const RESERVED_BYTES = 256 << 20;
+
+export interface Room {
+  /** Bytes that may still be written; the reserve is not among them. May be negative. */
+  readonly bytes: number;
+  /** Bytes that are kept free. */
+  readonly reserved: number;
+  /** False when the filesystem has no inodes left but those in reserve. */
+  readonly inodes: boolean;
+}
+
+/** @param path anything on the filesystem */
+export function roomAt(path: string): Room {
+  try {
+    const {bsize, blocks, bavail, files, ffree} = statfsSync(path);
+    const reserved = Math.floor(Math.min(blocks * bsize * RESERVED_PART, RESERVED_BYTES));
+    // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
+    const bytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize - reserved;
+    return {bytes, reserved, inodes: files === 0 || ffree > files * RESERVED_PART};
+  } catch (err) {
+    throw fromErrno(err, path);
+  }
+}
+
+const HINT = 'free some of the disk: prune, or images rm';
+
+/**
+ * Checks that so many bytes fit.
+ *
+ * @param what needs them
+ * @throws resource_exhausted with both numbers
+ */
+export function requireRoom(path: string, needed: number, what: string): void {
+  const {bytes} = roomAt(path);
+  if (needed > bytes)
+    throw new ErrdefsError('resource_exhausted', `${what}: ${needed} B needed, ${Math.max(bytes, 0)} B of the disk to be had`, {
+      hint: HINT,
+      details: {needed, available: Math.max(bytes, 0)},
+    });
+}
+
+/** Bytes that are written between two looks at the disk, at most; several may write side by side. */
+const LOOK_EVERY = 64 << 20;
+const LOOK_AFTER = 64 << 10;
+
+/** Watches the disk while bytes of unknown number are written. */
+export class RoomGuard {
+  readonly #path: string;
+  readonly #what: string;
+  /** Bytes at which the disk is looked at again. */
+  #next = 0;
+
+  /** @param path anything on the filesystem @param what is being written, for the message */
+  constructor(path: string, what: string) {
+    this.#path = path;
+    this.#what = what;
+  }
+
+  /**
+   * Asks the filesystem only now and then, and the oftener the less there is.
+   *
+   * @param written bytes so far
+   * @throws resource_exhausted only the reserve is left
+   */
+  check(written: number): void {
+    if (written < this.#next) return;
+    const {bytes, reserved, inodes} = roomAt(this.#path);
+    if (bytes <= 0 || !inodes)
+      throw new ErrdefsError(
+        'resource_exhausted',
+        `${this.#what} ended after ${written} B: the disk has ${bytes <= 0 ? `${bytes + reserved} B` : 'hardly an inode'} left`,
+        {hint: HINT, details: {written, path: this.#path}},
+      );
+    this.#next = written + Math.max(Math.min(LOOK_EVERY, bytes / 8), LOOK_AFTER);
+  }
+}

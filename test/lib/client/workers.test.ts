@@ -1,0 +1,155 @@
+/** The worker threads, with jobs given to them as pulls do. */
+import assert from 'node:assert/strict';
+import {randomBytes} from 'node:crypto';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {gzipSync} from 'node:zlib';
+import {WorkerPool} from '../../../src/lib/client/workers.ts';
+import {digestOf} from '../../fakes/registry.ts';
+import {is, onEnd, type Scope, temporaryDirectory} from '../../helpers.ts';
+import {file, tar} from '../../tartest.ts';
+
+const MIB = 1 << 20;
+
+/** A layer, and what two threads make of it. */
+function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB)))) {
+  const directory = temporaryDirectory(scope);
+  const pool = new WorkerPool(1);
+  onEnd(scope, () => pool.close());
+  const blob = gzipSync(layer, {level: 1});
+  const path = join(directory, 'blob');
+  writeFileSync(path, blob);
+  const ingestPath = join(directory, 'ingest');
+  let works = 0;
+  const newWork = (): string => {
+    const work = join(directory, `work-${works++}`);
+    mkdirSync(work);
+    return work;
+  };
+  const lay = (work: string) => ({what: 'layer', directory: work, form: 'erofs', diffID: digestOf(Buffer.from(layer))}) as const;
+  const expected = {digest: digestOf(blob), size: blob.length};
+  return {
+    pool,
+    layer,
+    blob,
+    ingestPath,
+    newWork,
+    fromBlob: (work = newWork(), onProgress: () => void = () => {}) =>
+      pool.run({job: {what: 'layer', source: {kind: 'blob', path}}, size: blob.length, lay: lay(work)}, onProgress),
+    fromNetwork: (work = newWork(), promised: typeof expected = expected) =>
+      pool.run(
+        {job: {what: 'layer', source: {kind: 'network', ingestPath, expected: promised}}, size: blob.length, lay: lay(work)},
+        () => {},
+      ),
+  };
+}
+
+describe('a layer that comes from the network', () => {
+  for (const step of [1, 1000, 64 << 10, 5 * MIB]) {
+    it(`is the blob and the tar that it should be, in chunks of ${step}`, async (t) => {
+      const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t, step === 1 ? tar(file('f', 'text')) : undefined);
+      const work = newWork();
+      const task = await fromNetwork(work);
+      assert.equal(await task.offset, 0);
+      const chunk = Buffer.alloc(step);
+      for (let at = 0; at < blob.length; at += step) {
+        // The memory of a chunk is its giver's again, once it is taken.
+        const part = chunk.subarray(0, blob.copy(chunk, 0, at, at + step));
+        await task.write(part);
+        chunk.fill(0xff);
+      }
+      task.end();
+      const {size, laid} = await task.result;
+      assert.deepEqual([size, laid?.applied, laid?.unindexed], [blob.length, undefined, undefined]);
+      assert.ok(readFileSync(ingestPath).equals(blob));
+      assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+    });
+  }
+
+  it('makes whoever writes wait while it is behind', async (t) => {
+    const {fromNetwork, blob} = rig(t, tar(file('random', randomBytes(16 * MIB))));
+    const task = await fromNetwork();
+    await task.offset;
+    let waits = 0;
+    for (let at = 0; at < blob.length; at += 64 << 10) {
+      const wait = task.write(blob.subarray(at, at + (64 << 10)));
+      if (wait !== undefined) waits++;
+      await wait;
+    }
+    task.end();
+    await task.result;
+    assert.ok(waits > 0);
+  });
+
+  it('goes on from what an earlier attempt left', async (t) => {
+    const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t);
+    writeFileSync(ingestPath, blob.subarray(0, 3 * MIB + 17));
+    const work = newWork();
+    const task = await fromNetwork(work);
+    const offset = await task.offset;
+    assert.equal(offset, 3 * MIB + 17);
+    await task.write(blob.subarray(offset));
+    task.end();
+    await task.result;
+    assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+  });
+
+  it('is judged as a blob first, and its bytes are kept when only the layer is wrong', async (t) => {
+    const {fromNetwork, newWork, ingestPath, blob} = rig(t);
+    const work = newWork();
+    writeFileSync(join(work, 'layer.tar'), 'in the way');
+    const task = await fromNetwork(work);
+    for (let at = 0; at < blob.length; at += MIB) await task.write(blob.subarray(at, at + MIB));
+    task.end();
+    await assert.rejects(task.result, is('already_exists'));
+    assert.ok(readFileSync(ingestPath).equals(blob));
+  });
+
+  it('is refused when it is another blob than promised, whatever it unpacks to', async (t) => {
+    const {fromNetwork, blob} = rig(t);
+    const task = await fromNetwork(undefined, {digest: digestOf(Buffer.from('another')), size: blob.length});
+    for (let at = 0; at < blob.length; at += MIB) await task.write(blob.subarray(at, at + MIB));
+    task.end();
+    await assert.rejects(task.result, is('failed_precondition'));
+  });
+});
+
+describe('a layer that is unpacked from its blob', () => {
+  it('can be given up between any two chunks, and the threads go on with others', async (t) => {
+    const {fromBlob, newWork, layer} = rig(t);
+    for (let acks = 1; acks <= 6; acks++) {
+      let heard = 0;
+      const task = await fromBlob(undefined, () => {
+        if (++heard === acks) task.abort(new Error('given up'));
+      });
+      await assert.rejects(task.result, /given up/);
+    }
+    const work = newWork();
+    await (await fromBlob(work)).result;
+    assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+  });
+
+  it('says by its class why its directory cannot be written', async (t) => {
+    const {fromBlob, newWork} = rig(t);
+    const work = newWork();
+    writeFileSync(join(work, 'layer.tar'), '');
+    await assert.rejects((await fromBlob(work)).result, is('already_exists'));
+  });
+
+  it('has its turn while others are under way', async (t) => {
+    const {fromBlob, newWork, layer} = rig(t);
+    const works = Array.from({length: 5}, newWork);
+    const tasks = await Promise.all(works.map((work) => fromBlob(work)));
+    await Promise.all(tasks.map(({result}) => result));
+    for (const work of works) assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+  });
+
+  it('does not keep the pool from ending', async (t) => {
+    const {fromBlob, pool} = rig(t, tar(file('random', randomBytes(32 * MIB))));
+    const task = await fromBlob();
+    const rejected = assert.rejects(task.result, is('canceled'));
+    await pool.close();
+    await rejected;
+  });
+});
