@@ -70,8 +70,9 @@ const STDIO: Stdio = [0, 1, 2];
 
 /** The same error, with the exit status that `run` has for a failure before the container ran. */
 function ownFailure(err: unknown, what: string): unknown {
-  if (!isErrdefs(err)) return err;
-  const {code, message, cause, hint, details} = wrap(what, err);
+  const known = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
+  if (!isErrdefs(known)) return known;
+  const {code, message, cause, hint, details} = known;
   return new ErrdefsError(code, message, {cause, ...(hint === undefined ? {} : {hint}), details: {runExit: RUN_FAILED, ...details}});
 }
 
