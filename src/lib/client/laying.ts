@@ -218,6 +218,8 @@ class IndexedTarget implements Target {
       const applied = tree.end();
       rmSync(join(this.#directory, EROFS_TAR));
       return applied;
+    } catch (err) {
+      throw fromErrno(err, join(this.#directory, EROFS_TAR));
     } finally {
       tree.abort();
     }

@@ -16,7 +16,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
 import {runOn, runSync} from '../fs/spawn.ts';
@@ -87,16 +87,21 @@ const MKFS = [
 /** What is around a run of mkfs.erofs. */
 class Indexing {
   readonly #path: string;
-  readonly #tar: number;
-  readonly #index: number;
-  readonly #restore: () => void;
+  #tar = -1;
+  #index = -1;
+  #restore: () => void = () => {};
 
   constructor(directory: string, further: FurtherEntries | undefined) {
     this.#path = join(directory, EROFS_INDEX);
-    this.#tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
-    this.#index = openSync(this.#path, 'wx+', 0o600);
-    chownSync(this.#path, NOBODY, NOBODY);
-    this.#restore = further === undefined ? () => {} : replaceEnd(this.#tar, further);
+    try {
+      this.#tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
+      this.#index = openSync(this.#path, 'wx+', 0o600);
+      chownSync(this.#path, NOBODY, NOBODY);
+      if (further !== undefined) this.#restore = replaceEnd(this.#tar, further);
+    } catch (err) {
+      this.close();
+      throw fromErrno(err, this.#path);
+    }
   }
 
   get options(): {readonly package: string; readonly descriptors: readonly number[]} {
@@ -105,18 +110,21 @@ class Indexing {
 
   /** @param status of mkfs.erofs @returns whether there is an index */
   end(status: number): boolean {
-    this.#restore();
-    if (status !== 0) rmSync(this.#path);
-    else {
-      setRootMode(this.#index);
-      chownSync(this.#path, 0, 0);
+    try {
+      this.#restore();
+      if (status !== 0) rmSync(this.#path);
+      else {
+        setRootMode(this.#index);
+        chownSync(this.#path, 0, 0);
+      }
+    } catch (err) {
+      throw fromErrno(err, this.#path);
     }
     return status === 0;
   }
 
   close(): void {
-    closeSync(this.#tar);
-    closeSync(this.#index);
+    for (const fd of [this.#tar, this.#index]) if (fd >= 0) closeSync(fd);
   }
 }
 
