@@ -1,6 +1,7 @@
 /** Mounts to look at from outside: held by a process in a mount namespace of its own, gone with it. */
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from './bundle.ts';
 import {startChain} from './chain.ts';
 import {layMounts, type Mount} from './mounts.ts';
@@ -18,35 +19,46 @@ export interface View {
  * @throws failed_precondition one could not be mounted @throws unavailable a program that is needed is not installed
  */
 export async function openView(directory: string, mounts: readonly Mount[]): Promise<View> {
-  mkdirSync(directory, {recursive: true, mode: 0o700});
-  mkdirSync(join(directory, 'rootfs'));
+  const what = `view ${directory}`;
   try {
+    mkdirSync(directory, {recursive: true, mode: 0o700});
+    mkdirSync(join(directory, 'rootfs'));
     layMounts(directory, mounts);
     // The chain waits for a release that never comes: what it would turn into does not matter.
     const chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
-    const close = async (): Promise<void> => {
+    const end = async (): Promise<void> => {
       chain.kill('SIGKILL');
       await chain.ended;
-      removeBundle(directory);
     };
     try {
       await chain.mounted();
     } catch (err) {
-      await close();
+      await end();
       throw err;
     }
     const last = mounts.length - 1;
-    return {paths: mounts.map((_, i) => `/proc/${chain.pid}/cwd/${i === last ? 'rootfs' : `m/${i}`}`), close};
+    return {
+      paths: mounts.map((_, i) => `/proc/${chain.pid}/cwd/${i === last ? 'rootfs' : `m/${i}`}`),
+      close: async () => {
+        await end();
+        try {
+          removeBundle(directory);
+        } catch (err) {
+          throw fromErrno(err, what);
+        }
+      },
+    };
   } catch (err) {
-    removeIfPresent(directory);
-    throw err;
+    removeQuietly(directory);
+    throw fromErrno(err, what);
   }
 }
 
-function removeIfPresent(directory: string): void {
+/** What cannot be removed is in nobody's way, and what was meant to be said stays said. */
+function removeQuietly(directory: string): void {
   try {
     removeBundle(directory);
-  } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+  } catch {
+    // A collection takes it, once this process is gone.
   }
 }
