@@ -3,7 +3,20 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {
+  MAX_ENTRIES,
+  MAX_HEADER_BYTES,
+  MAX_HEADERS_IN_A_ROW,
+  MAX_IMPLIED_STEPS,
+  MAX_LAYER_BYTES,
+  MAX_NAME_BYTES,
+  MAX_NAME_DEPTH,
+  MAX_PAX_RECORDS,
+} from '../src/lib/archive/limits.ts';
+import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/plan.ts';
+import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
+import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../src/lib/oci/manifest.ts';
 import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layers.ts';
@@ -86,5 +99,44 @@ describe('docs/STORE.md', () => {
     for (const name of readdirSync(join(store.layout.root, 'namespaces/default')))
       assert.ok(inNamespace.has(name.replace('.json', '')), name);
     assert.deepEqual(checkStore(store.layout.root), []);
+  });
+});
+
+describe('docs/LIMITS.md', () => {
+  const limits = readFileSync(new URL('../docs/LIMITS.md', import.meta.url), 'utf8');
+  const UNITS: Readonly<Record<string, number>> = {MiB: 2 ** 20, TiB: 2 ** 40};
+  const rows = [...limits.matchAll(/^\| ([^|]+) \| (\d+)(?: (MiB|TiB))? \| ([a-z_, ]+) \|$/gm)].map(([, what, n, unit, classes]) => ({
+    what: what!,
+    most: Number(n) * (unit === undefined ? 1 : UNITS[unit]!),
+    classes: classes!.split(', '),
+  }));
+
+  it('has the numbers that the code has', () => {
+    assert.deepEqual(
+      rows.map(({most}) => most),
+      [
+        MAX_MANIFEST_BYTES,
+        MAX_CONFIG_BYTES,
+        MAX_ANNOTATIONS_BYTES,
+        MAX_CHILDREN,
+        MAX_DEPTH,
+        MAX_DOCUMENTS,
+        MAX_DOCUMENTS_BYTES,
+        MAX_BLOB_BYTES,
+        MAX_ENTRIES,
+        MAX_LAYER_BYTES,
+        MAX_IMPLIED_STEPS,
+        MAX_NAME_BYTES,
+        MAX_NAME_DEPTH,
+        MAX_HEADER_BYTES,
+        MAX_PAX_RECORDS,
+        MAX_HEADERS_IN_A_ROW,
+        128 << 20,
+      ],
+    );
+  });
+
+  it('has no class that there is not', () => {
+    for (const {classes} of rows) for (const name of classes) assert.ok(Object.hasOwn(CLASSES, name), name);
   });
 });

@@ -25,6 +25,7 @@ import {
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {type Dir, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
+import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
 import {readRights} from './rights.ts';
 import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special.ts';
@@ -42,7 +43,7 @@ export interface ApplierOptions {
    * for the lowest layer. Absent while they are not known: see `needsLowers` and `reconcile`.
    */
   readonly lowers?: readonly string[];
-  /** Entries, and bytes by the headers' sizes, above which the layer is refused. */
+  /** Entries, and bytes by the headers' sizes, above which the layer is refused; default those of `limits.ts`. */
   readonly limits?: {readonly entries?: number; readonly bytes?: number};
   /** Told what could not be kept: device nodes without the right to make them, attributes without a place. */
   readonly warn?: (message: string) => void;
@@ -169,10 +170,9 @@ class LayerApplier implements Applier {
   #entry(header: TarHeader): void {
     this.#entries++;
     this.#size += header.size;
-    const {entries = Number.POSITIVE_INFINITY, bytes = Number.POSITIVE_INFINITY} = this.#limits;
-    if (this.#entries > entries)
-      throw new ErrdefsError('resource_exhausted', `layer has more than ${entries} entries`, {details: {entries}});
-    if (this.#size > bytes) throw new ErrdefsError('resource_exhausted', `layer has more than ${bytes} B`, {details: {bytes}});
+    const {entries = MAX_ENTRIES, bytes = MAX_LAYER_BYTES} = this.#limits;
+    if (this.#entries > entries) throw overLimit(`layer has more than ${entries} entries`, {entries});
+    if (this.#size > bytes) throw overLimit(`layer has more than ${bytes} B`, {bytes});
     try {
       this.#apply(header);
     } catch (err) {

@@ -8,6 +8,7 @@
 
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
+import {MAX_IMPLIED_STEPS, tooManyImplied} from './limits.ts';
 import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, type Stack} from './lowers.ts';
 import type {ProcessRights} from './rights.ts';
 import {type Attributes, isExactTime, makeSpecial, readXattrs, type SpecialEntry, setFileAttributes} from './special.ts';
@@ -108,6 +109,8 @@ export class LayerTree {
   readonly passed = new Set<string>();
   /** What is below had a say. */
   usedLowers = false;
+  /** What was made because something is in it, each directory counted with those above it. */
+  #implied = 0;
   readonly #root: string;
   readonly #base: string;
   readonly #warn: (message: string) => void;
@@ -158,8 +161,16 @@ export class LayerTree {
   /** Puts a directory on disk, and others into it. */
   make(dir: Dir, missing: readonly string[], time: Times): Dir {
     this.#materialise(dir);
+    if (missing.length > 0) this.#countImplied(dir, missing.length);
     const {mtimeSec, mtimeNs} = time;
     return missing.reduce((at, base) => this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid: this.gid, mtimeSec, mtimeNs}), dir);
+  }
+
+  #countImplied(dir: Dir, n: number): void {
+    let depth = 0;
+    for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) depth++;
+    this.#implied += n * depth + (n * (n - 1)) / 2;
+    if (this.#implied > MAX_IMPLIED_STEPS) throw tooManyImplied();
   }
 
   /**

@@ -6,6 +6,15 @@
  * Where the two part was tried out with erofs-utils 1.8.6 and read there, lib/tar.c and lib/rebuild.c.
  */
 
+import {
+  MAX_ENTRIES,
+  MAX_IMPLIED_STEPS,
+  MAX_INDEXED_IMPLIED,
+  MAX_INDEXED_NAMES,
+  MAX_LAYER_BYTES,
+  overLimit,
+  tooManyImplied,
+} from './limits.ts';
 import type {TarHandler, TarHeader, TarType} from './tar.ts';
 
 /**
@@ -16,7 +25,7 @@ import type {TarHandler, TarHeader, TarType} from './tar.ts';
  * attributes; `missing-link` a hard link to what is not in the layer so far; `link-attributes` one whose header disagrees with
  * its target's; `whiteout` one of what the same layer has, of everything, or with content or no name; `device-zero` a node
  * 0/0, which looks like a whiteout; `reserved` extended attributes `trusted.*`; `xattr` others that may not be settable there;
- * `time` an mtime that is not kept; `root` other than the usual attributes for the root.
+ * `time` an mtime that is not kept; `root` other than the usual attributes for the root; `large` more names than are looked at.
  */
 export type Reason =
   | 'format'
@@ -33,7 +42,8 @@ export type Reason =
   | 'reserved'
   | 'xattr'
   | 'time'
-  | 'root';
+  | 'root'
+  | 'large';
 
 /** A directory that entries lie in and that the layer does not carry. */
 export interface ImpliedParent {
@@ -46,6 +56,7 @@ export interface ImpliedParent {
   readonly whiteoutsOnly: boolean;
 }
 
+/** `entry` throws resource_exhausted where there are more entries or bytes than a layer may have. */
 export interface LayerScan extends TarHandler {
   /** Empty as long as nothing speaks against indexing. */
   readonly reasons: ReadonlySet<Reason>;
@@ -83,14 +94,18 @@ export function createLayerScan(): LayerScan {
   /** Directories whose headers have extended attributes. */
   const withXattrs = new WeakSet<Directory>();
   /** Directories that the layer does not carry, as far as it is read. */
-  const implied = new Map<Directory, Omit<ImpliedParent, 'whiteoutsOnly'>>();
+  const implied = new Map<Directory, Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'>>();
+  /** Names in the tree, those counted twice that came twice. */
+  let names = 0;
+  /** What the implied directories come to. */
+  let steps = 0;
   let entries = 0;
   let size = 0;
 
   /** The directory that a path of names leads to; undefined when it does not lead to one by directories alone. */
-  const walk = (names: readonly string[], needing: TarHeader | 'missing-link'): Directory | undefined => {
+  const walk = (path: readonly string[], needing: TarHeader | 'missing-link'): Directory | undefined => {
     let at = root;
-    for (const [i, name] of names.entries()) {
+    for (const [i, name] of path.entries()) {
       let next = at.get(name);
       if (next === undefined) {
         if (needing === 'missing-link') {
@@ -99,7 +114,10 @@ export function createLayerScan(): LayerScan {
         }
         next = new Map();
         at.set(name, next);
-        implied.set(next, {path: names.slice(0, i + 1).join('/'), mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
+        implied.set(next, {mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
+        names++;
+        steps += i + 1;
+        if (steps > MAX_IMPLIED_STEPS) throw tooManyImplied();
       } else if (typeof next === 'number') {
         reasons.add(kindOf(next) === SYMLINK ? 'symlink-parent' : 'type-change');
         return undefined;
@@ -121,13 +139,13 @@ export function createLayerScan(): LayerScan {
   };
 
   const scanLink = (header: TarHeader): Known => {
-    const names = namesOf(header.linkname);
-    const base = names.pop();
-    if (base === undefined || base === '..' || names.includes('..')) {
+    const path = namesOf(header.linkname);
+    const base = path.pop();
+    if (base === undefined || base === '..' || path.includes('..')) {
       reasons.add('dotdot');
       return OTHER;
     }
-    const target = walk(names, 'missing-link')?.get(base);
+    const target = walk(path, 'missing-link')?.get(base);
     if (typeof target !== 'number' || kindOf(target) === WHITEOUT || header.linkname.endsWith('/')) {
       reasons.add('missing-link');
       return OTHER;
@@ -154,19 +172,20 @@ export function createLayerScan(): LayerScan {
       if (key.startsWith('trusted.')) reasons.add('reserved');
       else if (!key.startsWith('security.') && !(key.startsWith('user.') && USER_XATTRS.has(type))) reasons.add('xattr');
     }
-    const names = namesOf(name);
-    if (names.includes('..')) {
+    const path = namesOf(name);
+    if (path.includes('..')) {
       reasons.add('dotdot');
       return;
     }
-    if (names.some((part) => part.length > 255)) reasons.add('name');
-    const base = names.pop();
+    if (path.some((part) => part.length > 255)) reasons.add('name');
+    const base = path.pop();
     if (base === undefined) {
       if (type !== 'directory' || header.mode !== 0o755 || header.uid !== 0 || header.gid !== 0 || xattrs.size > 0) reasons.add('root');
       return;
     }
-    const dir = walk(names, header);
+    const dir = walk(path, header);
     if (dir === undefined) return;
+    names++;
     if (base.startsWith(PREFIX)) {
       scanWhiteout(header, dir, base);
       return;
@@ -188,7 +207,7 @@ export function createLayerScan(): LayerScan {
 
   return {
     reasons,
-    impliedParents: () => [...implied].map(([dir, parent]) => ({...parent, whiteoutsOnly: holdsOnlyWhiteouts(dir)})),
+    impliedParents: () => (implied.size === 0 ? [] : [...impliedIn(root, '', implied)]),
     get entries() {
       return entries;
     },
@@ -198,11 +217,34 @@ export function createLayerScan(): LayerScan {
     entry(header) {
       entries++;
       size += header.size;
-      scan(header);
+      if (entries > MAX_ENTRIES) throw overLimit(`layer has more than ${MAX_ENTRIES} entries`, {entries: MAX_ENTRIES});
+      if (size > MAX_LAYER_BYTES) throw overLimit(`layer has more than ${MAX_LAYER_BYTES} B`, {bytes: MAX_LAYER_BYTES});
+      if (names <= MAX_INDEXED_NAMES && implied.size <= MAX_INDEXED_IMPLIED) scan(header);
+      else {
+        reasons.add('large');
+        names = Number.POSITIVE_INFINITY;
+        root.clear();
+        implied.clear();
+      }
     },
     data() {},
     entryEnd() {},
   };
+}
+
+/** The implied ones among the directories below `dir`, parents first. */
+function* impliedIn(
+  dir: Directory,
+  prefix: string,
+  implied: ReadonlyMap<Directory, Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'>>,
+): Generator<ImpliedParent> {
+  for (const [name, child] of dir) {
+    if (!(child instanceof Map)) continue;
+    const path = prefix + name;
+    const times = implied.get(child);
+    if (times !== undefined) yield {path, ...times, whiteoutsOnly: holdsOnlyWhiteouts(child)};
+    yield* impliedIn(child, `${path}/`, implied);
+  }
 }
 
 /** Whiteouts, and directories that are there for whiteouts alone. */

@@ -10,6 +10,7 @@
  */
 
 import {ErrdefsError} from '../errdefs.ts';
+import {MAX_HEADER_BYTES, MAX_HEADERS_IN_A_ROW, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS} from './limits.ts';
 
 export type TarType = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo' | 'global';
 
@@ -86,10 +87,6 @@ export interface TarReader {
 }
 
 const BLOCK = 512;
-/** Longest name or link target in bytes: Linux takes no longer one in a call. */
-const MAX_NAME = 4096;
-/** Largest PAX header, GNU long name or sparse map in bytes. */
-const MAX_META = 1 << 20;
 /** The highest id is (uid_t)-1, which means "leave it" to chown. */
 const MAX_ID = 0xfffffffe;
 /** What a Linux device number holds. */
@@ -162,6 +159,8 @@ export function createTarReader(handler: TarHandler): TarReader {
   let pax: Map<string, Buffer> | undefined;
   /** A header about the next one has been read, so there must be a next one. */
   let pending = false;
+  /** Headers about the next one so far. */
+  let inARow = 0;
   let raw: Raw | undefined;
   let regions: SparseRegion[] = [];
   let map = '';
@@ -234,7 +233,10 @@ export function createTarReader(handler: TarHandler): TarReader {
       case 'g':
       case 'L':
       case 'K':
-        if (raw.size > MAX_META) throw refused(`tar header of type ${typeflag} has ${raw.size} B, at most ${MAX_META} are read`);
+        if (raw.size > MAX_HEADER_BYTES)
+          throw refused(`tar header of type ${typeflag} has ${raw.size} B, at most ${MAX_HEADER_BYTES} are read`);
+        if (typeflag !== 'g' && ++inARow > MAX_HEADERS_IN_A_ROW)
+          throw refused(`tar entry with more than ${MAX_HEADERS_IN_A_ROW} headers in front of it`);
         metaType = typeflag;
         meta = Buffer.allocUnsafe(raw.size);
         filled = 0;
@@ -271,7 +273,7 @@ export function createTarReader(handler: TarHandler): TarReader {
 
   const sparseHeaderDone = (): void => {
     for (let i = 0; i < 21; i++) if (!addRegion(block, 24 * i)) break;
-    if (regions.length * 24 > MAX_META) throw refused('sparse file with too many regions');
+    if (regions.length * 24 > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
     filled = 0;
     if (block[504] === 0) open(left);
   };
@@ -337,7 +339,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     map += block.toString('latin1');
     for (const c of block) if (c === 0x0a) mapLines++;
     filled = 0;
-    if (map.length > MAX_META) throw refused('sparse file with too many regions');
+    if (map.length > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
     if (mapLines === 0) return;
     // The first line says how many pairs of lines follow.
     const count = map.slice(0, map.indexOf('\n'));
@@ -350,6 +352,7 @@ export function createTarReader(handler: TarHandler): TarReader {
   const start = (header: TarHeader, content: number): void => {
     raw = pax = longName = longLink = waiting = undefined;
     pending = false;
+    inARow = 0;
     left = content;
     padding = -content & (BLOCK - 1);
     handler.entry(header);
@@ -456,10 +459,10 @@ export function createTarReader(handler: TarHandler): TarReader {
 }
 
 function checkName(name: string, field: string): string {
-  if (name.length > MAX_NAME)
+  if (name.length > MAX_NAME_BYTES)
     throw new ErrdefsError(
       'invalid_argument',
-      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${MAX_NAME} are read`,
+      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${MAX_NAME_BYTES} are read`,
     );
   if (name.includes('\0')) throw new ErrdefsError('invalid_argument', `tar entry ${displayName(name)}: NUL in its ${field}`);
   return name;
@@ -492,6 +495,11 @@ function headerOf(raw: Raw, pax: Map<string, Buffer> | undefined, longName: stri
     }
   }
   name = checkName(longName ?? name, 'name');
+  if (name.length > MAX_NAME_DEPTH && name.split('/').length > MAX_NAME_DEPTH)
+    throw new ErrdefsError(
+      'invalid_argument',
+      `tar entry ${displayName(name.slice(0, 64))}…: name deeper than ${MAX_NAME_DEPTH} directories`,
+    );
   linkname = checkName(longLink ?? linkname, 'link target');
   const refused = (reason: string): ErrdefsError => new ErrdefsError('invalid_argument', `tar entry ${displayName(name)} has ${reason}`);
   let type: TarType = TYPES[typeflag] ?? 'global';
@@ -589,7 +597,8 @@ function parseRecords(b: Buffer, damaged: (reason: string) => ErrdefsError): Map
     if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') {
       if ((regions.length % 2 === 0) !== (key === 'GNU.sparse.offset')) throw damaged('invalid sparse map');
       regions.push(value.toString('latin1'));
-    } else records.set(key, value);
+    } else if (records.set(key, value).size > MAX_PAX_RECORDS)
+      throw new ErrdefsError('invalid_argument', `PAX header with more than ${MAX_PAX_RECORDS} records`);
     at = end;
   }
   if (regions.length > 0) records.set('GNU.sparse.map', Buffer.from(regions.join(','), 'latin1'));

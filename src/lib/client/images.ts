@@ -1,9 +1,9 @@
 /** Images of one namespace: names for descriptors, and what of their trees is here. */
-import {ErrdefsError, is} from '../errdefs.ts';
-import type {Descriptor} from '../oci/descriptor.ts';
+import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {children} from '../oci/manifest.ts';
-import {kindOf} from '../oci/mediatypes.ts';
+import {type Kind, kindOf} from '../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../oci/reference.ts';
 import {collect} from '../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
@@ -122,7 +122,7 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
       });
     },
 
-    inspect: async (name, {content = false} = {}) => inspectTree(context, findImage(context, namespace, name).target, content),
+    inspect: async (name, {content = false} = {}) => inspectTree(context, findImage(context, namespace, name).target, content, new Set()),
 
     check: async ({filters = [], snapshotter} = {}) => {
       const backend = context.snapshotterName(namespace, snapshotter);
@@ -138,15 +138,36 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
 /** A document of an image, or `undefined` when it is not here. */
 const read = ({store}: Context, desc: Descriptor): Buffer | undefined => store.blobs.readSmall(desc.digest);
 
-function inspectTree(context: Context, desc: Descriptor, content: boolean): ImageTree {
+/** @param shown digests of documents in the tree so far: one that comes again is shown without what is below it */
+function inspectTree(context: Context, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
   const kind = kindOf(desc.mediaType);
-  const bytes = kind === 'layer' || kind === 'unknown' ? undefined : read(context, desc);
+  const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(context, desc);
+  shown.add(desc.digest);
   return {
     descriptor: desc,
     present: bytes !== undefined || context.store.blobs.size(desc.digest) === desc.size,
-    ...(content && bytes !== undefined ? {content: JSON.parse(bytes.toString()) as unknown} : {}),
-    children: bytes === undefined ? [] : children(kind, bytes, desc).map((child) => inspectTree(context, child, content)),
+    ...(content && bytes !== undefined ? {content: parsed(bytes)} : {}),
+    children: bytes === undefined ? [] : pointedTo(kind, bytes, desc).map((child) => inspectTree(context, child, content, shown)),
   };
+}
+
+/** What a document points to; one that is not what it is called points to nothing. */
+function pointedTo(kind: Kind, bytes: Buffer, desc: Descriptor): readonly Descriptor[] {
+  try {
+    return children(kind, bytes, desc);
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [];
+  }
+}
+
+/** A document's value; of one that is no JSON its text. */
+function parsed(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString());
+  } catch {
+    return bytes.toString();
+  }
 }
 
 async function checkImage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {

@@ -89,7 +89,10 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
   for (const ns of survey.namespaces) {
     for (const image of ns.images) {
       const reference = attempt(() => parseReference(image.name));
+      const visited = new Set<Digest>();
       const visit = async (descriptor: Descriptor, depth: number): Promise<void> => {
+        if (visited.has(descriptor.digest)) return;
+        visited.add(descriptor.digest);
         const kind = kindOf(descriptor.mediaType);
         const bytes = kind === 'index' || kind === 'manifest' ? read(store, descriptor) : undefined;
         const below = bytes === undefined ? [] : (attempt(() => children(kind, bytes, descriptor)) ?? []);

@@ -77,26 +77,45 @@ export function platformChoice({
 }
 
 /** Indexes within indexes. The specification sets no bound; a person who nests needs two. */
-const MAX_DEPTH = 4;
+export const MAX_DEPTH = 4;
+/** Documents of one image, and their bytes: they are all in memory before anything is kept. */
+export const MAX_DOCUMENTS = 10_000;
+export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;
 
 /**
  * Reads the documents below `root` and chooses among the platforms.
  *
  * @throws not_found nothing matches; the hint names what is offered
  * @throws invalid_argument a document is malformed, or too large, or nested too deep
+ * @throws resource_exhausted there are too many of them, or they are too large together
  */
 export async function makePlan(root: Descriptor, source: DocumentSource, platforms: PlatformChoice): Promise<Plan> {
   const documents = new Map<Digest, {descriptor: Descriptor; bytes: Buffer; labels: Labels}>();
   const manifests: PlannedManifest[] = [];
   const blobs = new Map<Digest, Descriptor>();
+  let size = 0;
+
+  const read = (desc: Descriptor, limit: number): Promise<Buffer> => {
+    size += desc.size;
+    if (size > MAX_DOCUMENTS_BYTES || documents.size >= MAX_DOCUMENTS)
+      throw new ErrdefsError(
+        'resource_exhausted',
+        `index ${root.digest} leads to more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENTS_BYTES} B of them`,
+        {hint: 'pull fewer platforms at a time'},
+      );
+    return source(desc, limit);
+  };
 
   const visit = async (desc: Descriptor, depth: number): Promise<void> => {
     if (documents.has(desc.digest)) return;
-    if (depth > MAX_DEPTH) throw new ErrdefsError('invalid_argument', `index ${root.digest} is nested more than ${MAX_DEPTH} deep`);
+    if (depth > MAX_DEPTH)
+      throw new ErrdefsError('invalid_argument', `index ${root.digest} is nested more than ${MAX_DEPTH} deep`, {
+        hint: 'pull one of the indexes in it, by its digest',
+      });
     const kind = kindOf(desc.mediaType);
     if (kind !== 'index' && kind !== 'manifest')
       throw new ErrdefsError('not_implemented', `media type ${JSON.stringify(desc.mediaType)} of ${desc.digest}`);
-    const bytes = await source(desc, MAX_MANIFEST_BYTES);
+    const bytes = await read(desc, MAX_MANIFEST_BYTES);
     if (kind === 'index') {
       const {manifests: offered} = parseIndex(bytes, desc);
       documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, offered)});
@@ -111,7 +130,7 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
       manifests.push({descriptor: desc, manifest});
       return;
     }
-    const configBytes = await source(manifest.config, MAX_CONFIG_BYTES);
+    const configBytes = await read(manifest.config, MAX_CONFIG_BYTES);
     documents.set(manifest.config.digest, {descriptor: manifest.config, bytes: configBytes, labels: {}});
     // BuildKit's attestations have an image's config, and layers that are none.
     if (manifest.layers.some((layer) => kindOf(layer.mediaType) !== 'layer')) {

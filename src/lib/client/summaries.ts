@@ -4,6 +4,7 @@
  */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
+import {is, isErrdefs} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {parseImageConfig, parseIndex, parseManifest} from '../oci/manifest.ts';
@@ -133,19 +134,41 @@ interface ManifestHere {
   matches(host: PlatformMatcher): boolean;
 }
 
-/** The manifests of an image that are here, with the platform that they are for. @param from gets each digest that was looked for */
-function manifestsHere(store: Store, desc: Descriptor, from: string[]): readonly ManifestHere[] {
-  const kind = kindOf(desc.mediaType);
-  if (kind !== 'index' && kind !== 'manifest') return [];
-  const read = ({digest}: Descriptor): Buffer | undefined => {
-    from.push(brief(digest));
-    return store.blobs.readSmall(digest);
+/** The manifests of an image that are here, each once, with the platform that they are for. @param from gets each digest that was looked for */
+function manifestsHere(store: Store, root: Descriptor, from: string[]): readonly ManifestHere[] {
+  const found: ManifestHere[] = [];
+  const seen = new Set<Digest>();
+  const visit = (desc: Descriptor): void => {
+    const kind = kindOf(desc.mediaType);
+    if ((kind !== 'index' && kind !== 'manifest') || seen.has(desc.digest)) return;
+    seen.add(desc.digest);
+    try {
+      if (kind === 'index') for (const child of indexHere(store, desc, from)) visit(child);
+      else found.push(...manifestHere(store, desc, from));
+    } catch (err) {
+      // Nobody has looked at what an index offers for other platforms: it need not be what it is called.
+      if (!isErrdefs(err) || is(err, 'data_loss')) throw err;
+    }
   };
-  const bytes = read(desc);
+  visit(root);
+  return found;
+}
+
+function read(store: Store, {digest}: Descriptor, from: string[]): Buffer | undefined {
+  from.push(brief(digest));
+  return store.blobs.readSmall(digest);
+}
+
+function indexHere(store: Store, desc: Descriptor, from: string[]): readonly Descriptor[] {
+  const bytes = read(store, desc, from);
+  return bytes === undefined ? [] : parseIndex(bytes, desc).manifests;
+}
+
+function manifestHere(store: Store, desc: Descriptor, from: string[]): readonly ManifestHere[] {
+  const bytes = read(store, desc, from);
   if (bytes === undefined) return [];
-  if (kind === 'index') return parseIndex(bytes, desc).manifests.flatMap((child) => manifestsHere(store, child, from));
   const manifest = parseManifest(bytes, desc);
-  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(manifest.config) : undefined;
+  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(store, manifest.config, from) : undefined;
   const platform =
     desc.platform ?? (configBytes === undefined ? undefined : normalizePlatform(parseImageConfig(configBytes, manifest.config)));
   return [

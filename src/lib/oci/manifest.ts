@@ -18,6 +18,10 @@ export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 export const MAX_CONFIG_BYTES = 8 * 1024 * 1024;
 /** No blob is as large: a size from here on is a lie, and nothing is reserved for it. */
 export const MAX_BLOB_BYTES = 2 ** 40;
+/** The most manifests of an index, and layers of a manifest: each becomes a label of its parent and a file in the store. */
+export const MAX_CHILDREN = 1000;
+/** The most bytes that one object's annotations, or a config's labels, may have: their keys and values together. */
+export const MAX_ANNOTATIONS_BYTES = 1024 * 1024;
 
 export interface Index {
   readonly mediaType: string;
@@ -80,8 +84,12 @@ interface Field {
 
 const quote = (text: string): string => JSON.stringify(text.length > 128 ? `${text.slice(0, 128)}…` : text);
 
-const malformed = ({document, path}: Field, reason: string): ErrdefsError =>
-  new ErrdefsError('invalid_argument', `${document}: ${path === '' ? 'the document' : path} ${reason}`);
+const malformed = ({document, path}: Field, reason: string, hint?: string): ErrdefsError =>
+  new ErrdefsError('invalid_argument', `${document}: ${path === '' ? 'the document' : path} ${reason}`, hint === undefined ? {} : {hint});
+
+/** Well-formed, and more than is read. */
+const tooMuch = (field: Field, reason: string): ErrdefsError =>
+  malformed(field, reason, 'it is larger than any image needs, and is not read; whoever made it can make it smaller');
 
 const isAbsent = ({value}: Field): boolean => value === undefined || value === null;
 
@@ -136,7 +144,20 @@ const defined = <T extends object>(value: {readonly [K in keyof T]: T[K] | undef
 
 const texts = (field: Field): readonly string[] => list(field, text);
 const words = (field: Field): readonly string[] => list(field, word);
-const textMap = (field: Field): Readonly<Record<string, string>> => map(field, text);
+
+function annotations(field: Field): Readonly<Record<string, string>> {
+  const entries = map(field, text);
+  const size = Object.entries(entries).reduce((sum, [key, value]) => sum + Buffer.byteLength(key) + Buffer.byteLength(value), 0);
+  if (size > MAX_ANNOTATIONS_BYTES) throw tooMuch(field, `has ${size} bytes, and must not have more than ${MAX_ANNOTATIONS_BYTES}`);
+  return entries;
+}
+
+/** What a document points to. */
+function pointers(field: Field): readonly Descriptor[] {
+  if (Array.isArray(field.value) && field.value.length > MAX_CHILDREN)
+    throw tooMuch(field, `has ${field.value.length} entries, and must not have more than ${MAX_CHILDREN}`);
+  return list(field, descriptor);
+}
 
 const platformFields = (field: Field) => ({
   os: optional(member(field, 'os'), text) ?? '',
@@ -160,13 +181,13 @@ function descriptor(field: Field): Descriptor {
   const size = member(field, 'size');
   if (!Number.isSafeInteger(size.value) || (size.value as number) < 0) throw malformed(size, 'must be a whole number of bytes');
   const limit = LIMITS[kindOf(mediaType)];
-  if ((size.value as number) > limit) throw malformed(size, `must not be more than ${limit} bytes`);
+  if ((size.value as number) > limit) throw tooMuch(size, `must not be more than ${limit} bytes`);
   return defined<Descriptor>({
     mediaType,
     digest: digest(member(field, 'digest')),
     size: size.value as number,
     platform: optional(member(field, 'platform'), (p) => defined<Platform>(platformFields(p))),
-    annotations: optional(member(field, 'annotations'), textMap),
+    annotations: optional(member(field, 'annotations'), annotations),
     urls: optional(member(field, 'urls'), texts),
     artifactType: optional(member(field, 'artifactType'), text),
   });
@@ -261,10 +282,10 @@ export function parseIndex(source: unknown, desc: Target): Index {
   const root = openTyped(source, desc, 'index');
   return defined<Index>({
     mediaType: desc.mediaType,
-    manifests: list(member(root, 'manifests'), descriptor),
+    manifests: pointers(member(root, 'manifests')),
     artifactType: optional(member(root, 'artifactType'), text),
     subject: optional(member(root, 'subject'), descriptor),
-    annotations: optional(member(root, 'annotations'), textMap),
+    annotations: optional(member(root, 'annotations'), annotations),
   });
 }
 
@@ -274,10 +295,10 @@ export function parseManifest(source: unknown, desc: Target): Manifest {
   return defined<Manifest>({
     mediaType: desc.mediaType,
     config: descriptor(member(root, 'config')),
-    layers: list(member(root, 'layers'), descriptor),
+    layers: pointers(member(root, 'layers')),
     artifactType: optional(member(root, 'artifactType'), text),
     subject: optional(member(root, 'subject'), descriptor),
-    annotations: optional(member(root, 'annotations'), textMap),
+    annotations: optional(member(root, 'annotations'), annotations),
   });
 }
 
@@ -288,7 +309,7 @@ const execConfig = (field: Field): ExecConfig =>
     Entrypoint: optional(member(field, 'Entrypoint'), words),
     Cmd: optional(member(field, 'Cmd'), words),
     WorkingDir: optional(member(field, 'WorkingDir'), word),
-    Labels: optional(member(field, 'Labels'), textMap),
+    Labels: optional(member(field, 'Labels'), annotations),
     StopSignal: optional(member(field, 'StopSignal'), word),
     Volumes: optional(member(field, 'Volumes'), (volumes) => map(volumes, object)),
     ExposedPorts: optional(member(field, 'ExposedPorts'), (ports) => map(ports, object)),
