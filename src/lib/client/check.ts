@@ -1,12 +1,13 @@
 /** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {is, isErrdefs} from '../errdefs.ts';
+import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {statePath} from '../store/layout.ts';
 import type {Store} from '../store/store.ts';
-import type {RecordSurvey} from '../store/survey.ts';
+import {type RecordSurvey, surveyState} from '../store/survey.ts';
 import type {Context} from './context.ts';
-import {type Inspection, inspect, isOwnLayer, keyOf, type Problem} from './findings.ts';
+import {type Inspection, inspect, isOwnLayer, keyOf, oddities, type Problem} from './findings.ts';
 import {abandonedViews} from './layers.ts';
 import {findOrigins} from './origins.ts';
 import {listNamespaceRuns, runDirectory, TRANSIENT} from './run.ts';
@@ -94,7 +95,7 @@ class Check {
     const problems: Problem[] = [];
     const {stateDir} = this.#context;
     const names = new Set(namespaces.map(({name}) => name));
-    for (const name of listDirectories(stateDir)) if (name !== 'views') names.add(name);
+    for (const name of listDirectories(statePath.runs(stateDir))) names.add(name);
     for (const namespace of [...names].sort()) {
       const runs = await listNamespaceRuns(this.#context, namespace);
       const add = (severity: Finding['severity'], id: string, problem: string): void => {
@@ -116,7 +117,8 @@ class Check {
         if (labels[TRANSIENT] !== undefined && Date.now() - Date.parse(createdAt) > BEGINNING_MS && !runs.some((run) => run.id === id))
           add('garbage', id, 'was to go with its run, which is gone');
     }
-    for (const path of abandonedViews(join(stateDir, 'views')))
+    problems.push(...oddities(surveyState(stateDir), stateDir));
+    for (const path of abandonedViews(statePath.views(stateDir)))
       problems.push({
         severity: 'garbage',
         object: `entry ${path}`,
@@ -227,7 +229,8 @@ function listDirectories(path: string): readonly string[] {
       .filter((entry) => entry.isDirectory())
       .map(({name}) => name);
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw err;
+    // What is no directory is told of by surveyState.
+    if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
+    throw fromErrno(err, `directory ${path}`);
   }
 }

@@ -1,7 +1,8 @@
 /** What of kernel, tools and state is in order, and what to do about the rest. */
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
-import {is} from '../errdefs.ts';
+import {is, isErrdefs} from '../errdefs.ts';
 import {checkRuntime} from '../runtime/doctor.ts';
+import {MEND} from '../store/documents.ts';
 import {probeErofs} from '../store/erofs.ts';
 import type {Context} from './context.ts';
 import type {DoctorCheck} from './types.ts';
@@ -19,7 +20,12 @@ function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
       : `${root} does not exist yet; the first change makes it`;
     checks.push({name: 'state directory', status: 'ok', detail});
   } catch (err) {
-    const hint = is(err, 'permission_denied') ? 'run as root, or choose another --root' : undefined;
+    const hint =
+      isErrdefs(err) && err.hint !== undefined
+        ? err.hint
+        : is(err, 'permission_denied')
+          ? 'run as root, or choose another --root'
+          : undefined;
     checks.push({name: 'state directory', status: 'error', detail: (err as Error).message, ...(hint === undefined ? {} : {hint})});
   }
   for (const [name, directory] of [
@@ -46,6 +52,25 @@ function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
   return checks;
 }
 
+/** What `check` says of the store, where there is one that can be read. */
+async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
+  const name = 'store';
+  try {
+    if (!context.store.exists()) return [];
+    const {check} = await import('./check.ts');
+    const {findings, checked, damage} = await check(context, {});
+    const worst = findings.find(({severity}) => severity === 'damage');
+    if (worst !== undefined) {
+      const detail = `${damage} damaged, such as ${worst.object}: ${worst.problem} (${worst.path})`;
+      return [{name, status: 'error', detail, hint: MEND}];
+    }
+    return [{name, status: 'ok', detail: `${checked.records} records, ${checked.blobs} blobs, ${checked.layers} layers`}];
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [{name, status: 'error', detail: err.message, ...(err.hint === undefined ? {} : {hint: err.hint})}];
+  }
+}
+
 function nearestExisting(path: string): string {
   let existing = path;
   while (!existsSync(existing)) existing = existing.slice(0, existing.lastIndexOf('/')) || '/';
@@ -53,7 +78,12 @@ function nearestExisting(path: string): string {
 }
 
 export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
-  return [...checkState(context), ...(await checkRuntime(nearestExisting(context.store.layout.root))), checkSnapshotter(context)];
+  return [
+    ...checkState(context),
+    ...(await checkStore(context)),
+    ...(await checkRuntime(nearestExisting(context.store.layout.root))),
+    checkSnapshotter(context),
+  ];
 }
 
 function checkSnapshotter({stateDir}: Context): DoctorCheck {

@@ -1,12 +1,12 @@
 /** What is wrong with a store, as far as one sees without reading all its bytes. Looks, and touches nothing. */
 import {lstatSync, type Stats} from 'node:fs';
-import {join} from 'node:path';
+import {dirname, join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {downloadKey} from '../store/blobs.ts';
 import {EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
 import {leaseExpired} from '../store/gc.ts';
-import {recordPath} from '../store/layout.ts';
+import {recordFile, recordPath} from '../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../store/records.ts';
 import {recount} from '../store/refs.ts';
 import {getSnapshotter, snapshotterNames} from '../store/snapshotters.ts';
@@ -63,6 +63,22 @@ export interface Inspection {
 /** An unpacked tree that some user wrote, not one that was unpacked from a blob; see store/snapshots.ts. */
 export const isOwnLayer = (id: string): boolean => /^[a-z]+-own-/.test(id);
 
+const ODD = {
+  link: ['damage', 'is a symbolic link'],
+  type: ['damage', 'is of another type than what belongs there'],
+  foreign: ['garbage', 'is nothing of ours'],
+  leftover: ['garbage', 'was left by a process that is gone'],
+} as const satisfies Readonly<Record<Oddity['kind'], readonly [Finding['severity'], string]>>;
+
+/** What is odd below a directory, in words. */
+export const oddities = (odd: readonly Oddity[], top: string): readonly Problem[] =>
+  odd.map((oddity) => {
+    const {kind, path} = oddity;
+    const [severity, problem] = ODD[kind];
+    const object = `entry ${path.slice(top.length + 1)}`;
+    return {severity, object, problem, path, subject: kind === 'leftover' ? {kind: 'garbage'} : {kind: 'odd', oddity}};
+  });
+
 /** @param survey as it is now; blobs and layers are looked at after it */
 export function inspect(store: Store, survey: RecordSurvey): Inspection {
   return new Inspector(store, survey).run();
@@ -92,14 +108,18 @@ class Inspector {
   /** What only leases name: it need not be there. */
   readonly #leased = {blobs: new Set<Digest>(), layers: new Set<string>()};
 
+  /** Paths of records that are there and cannot be read, and of directories: what they say is not missing. */
+  readonly #unread: ReadonlySet<string>;
+
   constructor(store: Store, survey: RecordSurvey) {
     this.#store = store;
     this.#survey = survey;
+    this.#unread = new Set(survey.unreadable.map(({path}) => path));
   }
 
   run(): Inspection {
     const odd = surveyStructure(this.#store.layout);
-    this.#oddities(odd);
+    this.#problems.push(...oddities(odd, this.#store.layout.root));
     this.#unreadable(new Set(odd.map(({path}) => path)));
     for (const ns of this.#survey.namespaces) this.#namespace(ns);
     for (const [digest, size] of this.#blobs) this.#blob(digest, size);
@@ -114,22 +134,13 @@ class Inspector {
     this.#problems.push({severity, object, problem, path, subject, ...(namespace === undefined ? {} : {namespace})});
   }
 
-  #file(path: string): string {
-    return join(this.#store.layout.root, path);
+  /** Whether a record is there, or may be, and cannot be read. */
+  #isUnread(directory: string, key: string): boolean {
+    return [`${directory}/${recordFile(key)}`, directory, dirname(directory)].some((path) => this.#unread.has(path));
   }
 
-  #oddities(odd: readonly Oddity[]): void {
-    const words = {
-      link: ['damage', 'is a symbolic link'],
-      type: ['damage', 'is of another type than what belongs there'],
-      foreign: ['garbage', 'is nothing of ours'],
-      leftover: ['garbage', 'was left by a process that is gone'],
-    } as const;
-    for (const oddity of odd) {
-      const [severity, problem] = words[oddity.kind];
-      const object = `entry ${oddity.path.slice(this.#store.layout.root.length + 1)}`;
-      this.#add(severity, object, problem, oddity.path, oddity.kind === 'leftover' ? {kind: 'garbage'} : {kind: 'odd', oddity});
-    }
+  #file(path: string): string {
+    return join(this.#store.layout.root, path);
   }
 
   #unreadable(told: ReadonlySet<string>): void {
@@ -146,7 +157,7 @@ class Inspector {
   #namespace(ns: SurveyedNamespace): void {
     const {name} = ns;
     const file = recordPath.namespace(name);
-    if (ns.record === undefined && !this.#survey.unreadable.some(({path}) => path === file) && !isBare(ns))
+    if (ns.record === undefined && !this.#unread.has(file))
       this.#add('damage', `namespace ${JSON.stringify(name)}`, 'has no record', this.#file(file), {kind: 'namespace', name}, name);
     const here = new Map(ns.content.map((record) => [record.digest as string, record]));
     const snapshots = new Map(ns.snapshots.map((record) => [`${record.snapshotter}/${record.key}`, record]));
@@ -156,6 +167,7 @@ class Inspector {
     for (const record of ns.snapshots) this.#snapshot(name, record, snapshots);
     for (const {id, snapshotter, snapshotKey} of ns.containers) {
       if (snapshotKey === '' || snapshots.has(`${snapshotter}/${snapshotKey}`)) continue;
+      if (this.#isUnread(recordPath.snapshots(name, snapshotter), snapshotKey)) continue;
       const path = this.#file(recordPath.directory(name, 'containers'));
       const object = `container ${JSON.stringify(id)}`;
       const problem = `its snapshot ${JSON.stringify(snapshotKey)} has no record`;
@@ -172,7 +184,9 @@ class Inspector {
 
   /** A namespace needs content and has no record of it. */
   #lacks(namespace: string, object: string, digest: Digest): void {
-    const path = this.#file(recordPath.directory(namespace, 'content'));
+    const directory = recordPath.directory(namespace, 'content');
+    if (this.#isUnread(directory, digest)) return;
+    const path = this.#file(directory);
     this.#add('damage', object, `its content ${digest} has no record`, path, {kind: 'content', namespace, digest}, namespace);
   }
 
@@ -190,7 +204,9 @@ class Inspector {
       if (CHILD.test(label)) children.push(value);
       const snapshotter = label.startsWith(UNPACKED) ? label.slice(UNPACKED.length) : undefined;
       if (snapshotter === undefined || !snapshotterNames().includes(snapshotter) || snapshots.has(`${snapshotter}/${value}`)) continue;
-      const path = this.#file(recordPath.snapshots(namespace, snapshotter));
+      const directory = recordPath.snapshots(namespace, snapshotter);
+      if (this.#isUnread(directory, value)) continue;
+      const path = this.#file(directory);
       const subject = {kind: 'snapshot', namespace, snapshotter, key: value} as const;
       this.#add('suspect', object, `its snapshot ${value} has no record`, path, subject, namespace);
     }
@@ -200,14 +216,17 @@ class Inspector {
   }
 
   #snapshot(namespace: string, {snapshotter, key, parent, layer}: SnapshotRecord, all: ReadonlyMap<string, SnapshotRecord>): void {
-    const path = this.#file(recordPath.snapshots(namespace, snapshotter));
+    const directory = recordPath.snapshots(namespace, snapshotter);
+    const path = this.#file(directory);
     const object = `snapshot ${JSON.stringify(key)}`;
     if (layer !== undefined) this.#layers.set(layer, snapshotter);
     if (parent === undefined) return;
     const below = all.get(`${snapshotter}/${parent}`);
     const subject = {kind: 'snapshot', namespace, snapshotter, key: parent} as const;
-    if (below === undefined) this.#add('damage', object, `its parent ${JSON.stringify(parent)} has no record`, path, subject, namespace);
-    else if (below.kind !== 'committed')
+    if (below === undefined) {
+      if (this.#isUnread(directory, parent)) return;
+      this.#add('damage', object, `its parent ${JSON.stringify(parent)} has no record`, path, subject, namespace);
+    } else if (below.kind !== 'committed')
       this.#add('damage', object, `its parent ${JSON.stringify(parent)} is not committed`, path, {kind: 'none'}, namespace);
     else if (this.#isAbove(key, below, snapshotter, all))
       this.#add('damage', object, 'it is below itself', path, {kind: 'none'}, namespace);
@@ -282,12 +301,10 @@ class Inspector {
   #counts(): void {
     const {namespaces, unreadable, counts} = this.#survey;
     // What a record that cannot be read keeps is counted, but not known.
-    if (unreadable.length > 0 || namespaces.some((ns) => ns.record === undefined && !isBare(ns))) return;
+    if (unreadable.length > 0 || namespaces.some(({record}) => record === undefined)) return;
     // Counting begins with the first namespace.
     if (namespaces.length + counts.size === 0) return;
-    // The counts begin with the first namespace.
-    if (namespaces.length === 0 && counts.size === 0) return;
-    const right = recount(new Map(namespaces.filter(({record}) => record !== undefined).map((ns) => [ns.name, keptIn(ns)])));
+    const right = recount(new Map(namespaces.map((ns) => [ns.name, keptIn(ns)])));
     const wrong = [...new Set([...right.keys(), ...counts.keys()])].filter(
       (path) => JSON.stringify(right.get(path)) !== JSON.stringify(counts.get(path)),
     );
@@ -295,7 +312,3 @@ class Inspector {
       this.#add('damage', 'counts of references', `${wrong.length} differ from a recount`, this.#file(wrong.sort()[0]!), {kind: 'counts'});
   }
 }
-
-/** A directory without records: not worth a word. */
-const isBare = ({images, containers, content, leases, snapshots}: SurveyedNamespace): boolean =>
-  [images, containers, content, leases, snapshots].every((records) => records.length === 0);

@@ -1,8 +1,8 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
-import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from '../runtime/bundle.ts';
 import {collectAll} from '../store/gc.ts';
+import {statePath} from '../store/layout.ts';
 import type {Context} from './context.ts';
 import {abandonedViews} from './layers.ts';
 import type {GcResult} from './types.ts';
@@ -16,7 +16,7 @@ const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs
 export async function collectGarbage(context: Context): Promise<GcResult> {
   const {store, stateDir} = context;
   if (!store.exists()) return NOTHING;
-  for (const view of abandonedViews(join(stateDir, 'views'))) removeView(view);
+  for (const view of abandonedViews(statePath.views(stateDir))) removeView(view);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();

@@ -1,6 +1,7 @@
 /** Where a planned layer lies, or will lie, and what is in it. */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
@@ -19,7 +20,13 @@ let views = 0;
 
 /** Places of `openTrees` whose process is gone. @param scratchDir as `openTrees` */
 export function abandonedViews(scratchDir: string): readonly string[] {
-  return listIfPresent(scratchDir)
+  let names: readonly string[];
+  try {
+    names = listIfPresent(scratchDir);
+  } catch (err) {
+    throw fromErrno(err, `directory ${scratchDir}`);
+  }
+  return names
     .filter((name) => {
       const pid = /^view-(\d+)-\d+$/.exec(name)?.[1];
       return pid !== undefined && !existsSync(`/proc/${pid}`);

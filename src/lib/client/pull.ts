@@ -1,10 +1,10 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
-import {join} from 'node:path';
 import {ErrdefsError, is, wrap} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {formatPlatform} from '../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../oci/reference.ts';
 import {collect} from '../store/gc.ts';
+import {statePath} from '../store/layout.ts';
 import type {ImageRecord, Labels} from '../store/records.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../store/store.ts';
@@ -139,7 +139,7 @@ class Pull {
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       ...(source === undefined ? {} : {source}),
       maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
-      scratchDir: join(this.#context.stateDir, 'views'),
+      scratchDir: statePath.views(this.#context.stateDir),
       lockTimeoutMs: this.#context.lockTimeoutMs,
       onEvent: this.#emit,
       ...this.#signalOption(),

@@ -7,6 +7,7 @@ import {cleanup, listRuns, type Run} from '../runtime/bundle.ts';
 import {prepareSpec} from '../runtime/prepare.ts';
 import {runForeground} from '../runtime/run.ts';
 import {findRuntime} from '../runtime/runc.ts';
+import {statePath} from '../store/layout.ts';
 import type {ContainerRecord, Labels} from '../store/records.ts';
 import {SnapshotStore} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
@@ -23,7 +24,7 @@ const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';
 export const TRANSIENT = 'berth/rm';
 
 /** Where a namespace's bundles and the runtime's own state lie. */
-export const runDirectory = (context: Context, namespace: string): string => join(context.stateDir, namespace);
+export const runDirectory = (context: Context, namespace: string): string => join(statePath.runs(context.stateDir), namespace);
 
 /** What runs in a namespace, or was left behind. */
 export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {

@@ -1,11 +1,11 @@
 /** What pulling and running share: keeping a plan's parts while they are worked on, and making its snapshots visible. */
 
 import {randomBytes} from 'node:crypto';
-import {join} from 'node:path';
 import {ErrdefsError, is} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {LEASE_OWNER, leaseOwnerLives} from '../store/gc.ts';
+import {statePath} from '../store/layout.ts';
 import {snapshotChain} from '../store/snapshots.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../store/store.ts';
@@ -142,7 +142,7 @@ export async function ensureUnpacked(
     plan,
     snapshotter,
     maxConcurrentDownloads: 3,
-    scratchDir: join(context.stateDir, 'views'),
+    scratchDir: statePath.views(context.stateDir),
     lockTimeoutMs,
     onEvent: () => {},
     ...(signal === undefined ? {} : {signal}),

@@ -6,8 +6,12 @@
 export interface Reader {
   /** The document at `path`, or `undefined`. @throws data_loss it is there and cannot be read */
   get(path: string): unknown;
-  /** Names of the entries of `directory`, sorted; documents end in `.json`. */
+  /** Names of the documents in `directory`, sorted; they end in `.json`. @throws data_loss it cannot be read */
   list(directory: string): readonly string[];
+  /** Names of the directories in it, sorted. @throws data_loss it cannot be read */
+  directories(directory: string): readonly string[];
+  /** What the document at `path` is called in messages. */
+  locate(path: string): string;
   /** Number of the newest transaction that this reader sees. */
   readonly generation: number;
   /** Paths that the transactions after `generation` changed; `undefined` when that is not known any more. */
@@ -70,13 +74,26 @@ export class Overlay implements Writer {
     const prefix = `${directory}/`;
     const names = new Set(this.#below.list(directory));
     for (const [path, document] of this.writes) {
-      if (!path.startsWith(prefix)) continue;
-      const name = path.slice(prefix.length).split('/', 1)[0]!;
-      const isDocument = path.length === prefix.length + name.length;
-      if (document !== undefined) names.add(name);
-      else if (isDocument) names.delete(name);
+      const name = path.slice(prefix.length);
+      if (!path.startsWith(prefix) || name.includes('/')) continue;
+      if (document === undefined) names.delete(name);
+      else names.add(name);
     }
     return [...names].sort();
+  }
+
+  directories(directory: string): readonly string[] {
+    const prefix = `${directory}/`;
+    const names = new Set(this.#below.directories(directory));
+    for (const [path, document] of this.writes) {
+      const [name, ...rest] = path.startsWith(prefix) ? path.slice(prefix.length).split('/', 2) : [];
+      if (name !== undefined && rest.length > 0 && document !== undefined) names.add(name);
+    }
+    return [...names].sort();
+  }
+
+  locate(path: string): string {
+    return this.#below.locate(path);
   }
 
   put(path: string, document: unknown): void {
@@ -100,12 +117,21 @@ export class MemoryBackend implements Backend {
       const text = this.#documents.get(path);
       return text === undefined ? undefined : JSON.parse(text);
     },
-    list: (directory) => {
-      const prefix = `${directory}/`;
-      const below = [...this.#documents.keys()].filter((path) => path.startsWith(prefix));
-      return [...new Set(below.map((path) => path.slice(prefix.length).split('/', 1)[0]!))].sort();
-    },
+    list: (directory) => this.#below(directory).flatMap(([name, isDocument]) => (isDocument ? [name] : [])),
+    directories: (directory) => this.#below(directory).flatMap(([name, isDocument]) => (isDocument ? [] : [name])),
+    locate: (path) => path,
   };
+
+  /** Names in a directory, sorted, and whether they are documents. */
+  #below(directory: string): readonly (readonly [name: string, isDocument: boolean])[] {
+    const prefix = `${directory}/`;
+    const found = new Map<string, boolean>();
+    for (const path of this.#documents.keys()) {
+      const [name, ...rest] = path.startsWith(prefix) ? path.slice(prefix.length).split('/', 2) : [];
+      if (name !== undefined) found.set(name, rest.length === 0);
+    }
+    return [...found].sort(([a], [b]) => (a < b ? -1 : 1));
+  }
 
   view<T>(fn: (reader: Reader) => T): T {
     return fn({...this.#reader, generation: this.#history.length});

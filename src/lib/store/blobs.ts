@@ -12,6 +12,7 @@ import {
   readSync,
   rmSync,
   statSync,
+  type Stats,
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
@@ -22,6 +23,7 @@ import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} 
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
 import {type Promised, verifyPromise} from './content.ts';
 import {moveToTrash} from './layers.ts';
+import {MEND, MEND_BYTES} from './documents.ts';
 import type {Layout} from './layout.ts';
 import type {IngestInfo} from './records.ts';
 import {parseIngest, RECORD_VERSION} from './schema.ts';
@@ -44,6 +46,9 @@ export const ingestKey = (namespace: string, ref: string): string =>
   `ref-${createHash('sha256').update(`${namespace}\0${ref}`).digest('hex')}`;
 
 export class BlobStore {
+/** Whether an entry among the ingests can be one. */
+export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(name) || isDigest(name.replace('-', ':'));
+
   readonly #layout: Layout;
 
   constructor(layout: Layout) {
@@ -57,11 +62,18 @@ export class BlobStore {
   /** Bytes of the blob, or `undefined` when it is not here. */
   size(digest: Digest): number | undefined {
     try {
-      return statSync(this.path(digest), {throwIfNoEntry: false})?.size;
+    let stat: Stats | undefined;
+      stat = statSync(this.path(digest), {throwIfNoEntry: false});
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
   }
+    if (stat?.isFile() === false) throw this.#noFile(digest);
+    return stat?.size;
+  }
+
+  #noFile(digest: Digest): ErrdefsError {
+    return new ErrdefsError('data_loss', `content ${digest} is no file on disk`, {hint: MEND, details: {path: this.path(digest)}});
 
   /**
    * Whether the blob is here, whole.
@@ -79,7 +91,7 @@ export class BlobStore {
         hint: 'the image is malformed; whoever made it has to mend it',
       });
     throw new ErrdefsError('data_loss', `content ${desc.digest} has ${size} B on disk, and should have ${desc.size} B`, {
-      hint: 'remove the file and pull the image again',
+      hint: MEND,
       details: {path: this.path(desc.digest)},
     });
   }
@@ -117,13 +129,14 @@ export class BlobStore {
     try {
       bytes = readFileSync(this.path(digest));
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-      throw fromErrno(err, `content ${digest}`);
+      const {code} = err as NodeJS.ErrnoException;
+      if (code === 'ENOENT') return undefined;
+      throw code === 'EISDIR' ? this.#noFile(digest) : fromErrno(err, `content ${digest}`);
     }
     const actual = `${digestParts(digest)[0]}:${hashFor(digest).update(bytes).digest('hex')}`;
     if (actual !== digest)
       throw new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {
-        hint: 'remove the file and pull the image again',
+        hint: MEND_BYTES,
         details: {path: this.path(digest)},
       });
     return bytes;
@@ -173,7 +186,7 @@ export class BlobStore {
 
   /** Directories of all ingests. */
   ingests(): readonly string[] {
-    return listIfPresent(this.#layout.ingests);
+    return listIfPresent(this.#layout.ingests).filter(isIngestKey);
   }
 
   /**
@@ -280,6 +293,7 @@ export class Ingest {
   #offset = 0;
   #flushed = 0;
 
+  /** Bytes that are on the disk, or on their way. */
   private constructor(fd: number, expected: Promised, what: string) {
     this.#fd = fd;
     this.#expected = expected;

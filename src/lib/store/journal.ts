@@ -20,7 +20,6 @@ import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs, wrap} from '../errdefs.ts';
 import {
   createExclusive,
-  isTemporary,
   listIfPresent,
   makeDirectories,
   readIfPresent,
@@ -31,6 +30,7 @@ import {
 import {acquireLock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {type Backend, Overlay, type Reader, type Writer} from './backend.ts';
+import {isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
 import type {Layout} from './layout.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
@@ -119,23 +119,10 @@ export class JournalBackend implements Backend {
     return {
       generation,
       changesSince: (since) => this.#changes(since, generation),
-      get: (path) => {
-        const file = join(this.#layout.root, path);
-        let text: string | undefined;
-        try {
-          text = readIfPresent(file);
-        } catch (err) {
-          throw fromErrno(err, `record ${path}`);
-        }
-        return text === undefined ? undefined : parseJSON(text, file, 'restore the file, or remove it and make the object again');
-      },
-      list: (directory) => {
-        try {
-          return listIfPresent(join(this.#layout.root, directory)).filter((name) => !isTemporary(name));
-        } catch (err) {
-          throw fromErrno(err, `directory ${directory}`);
-        }
-      },
+      get: (path) => readDocument(this.#layout.root, path),
+      list: (directory) => listDocuments(this.#layout.root, directory),
+      directories: (directory) => listDirectories(this.#layout.root, directory),
+      locate: (path) => join(this.#layout.root, path),
     };
   }
 
@@ -250,6 +237,12 @@ export class JournalBackend implements Backend {
         undo();
         return names;
       },
+      directories: (directory) => {
+        const names = reader.directories(directory);
+        undo();
+        return names;
+      },
+      locate: (path) => reader.locate(path),
     });
     return past;
   }
@@ -385,12 +378,12 @@ export function noteGarbage(layout: Layout): void {
   }
 }
 
-/** A damaged document can be replaced: then nothing was there before. */
+/** A damaged document can be replaced: then nothing was there before. Something else in its place cannot. */
 function unlessDamaged(get: () => unknown): unknown {
   try {
     return get();
   } catch (err) {
-    if (is(err, 'data_loss')) return undefined;
+    if (is(err, 'data_loss') && !isMisfit(err)) return undefined;
     throw err;
   }
 }

@@ -24,6 +24,9 @@ export interface LayerInfo {
 
 const LAYER_INFO = 'layer.json';
 
+/** Whether an entry of `layers/` has a name as snapshotters give them. */
+export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|own)-/.test(name);
+
 export interface TreeUsage {
   /** Bytes on disk. */
   readonly size: number;
@@ -55,8 +58,9 @@ export class LayerStore {
     return isBelievable(this.info(id));
   }
 
+  /** All layers, sorted. What has neither the name of one nor says what it is is nothing of ours. */
   list(): readonly string[] {
-    return listIfPresent(this.#layout.layers);
+    return listIfPresent(this.#layout.layers).filter((name) => isLayerName(name) || this.info(name) !== undefined);
   }
 
   /** An empty private directory in which a layer is made; swept when this process is gone. */
@@ -97,7 +101,7 @@ export class LayerStore {
       return true;
     } catch (err) {
       const {code} = err as NodeJS.ErrnoException;
-      if (code === 'ENOTEMPTY' || code === 'EEXIST') return false;
+      if (code === 'ENOTEMPTY' || code === 'EEXIST' || code === 'ENOTDIR') return false;
       throw err;
     }
   }
@@ -161,6 +165,7 @@ export class LayerStore {
       const stat = statSync(join(this.path(id), LAYER_INFO), {throwIfNoEntry: false});
       return stat === undefined ? undefined : {stamp: `${stat.ino}:${stat.mtimeMs}`, mtimeMs: stat.mtimeMs};
     } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined;
       throw fromErrno(err, `layer ${id}`);
     }
   }
@@ -199,7 +204,7 @@ export class LayerStore {
   sweepWork(): void {
     for (const name of listIfPresent(this.#layout.work)) {
       const owner = parseIdentity(name);
-      if (owner !== undefined && liveness(owner) !== 'dead') continue;
+      if (owner === undefined || liveness(owner) !== 'dead') continue;
       moveToTrash(join(this.#layout.work, name), this.trashName()); // another sweeper may have been first
     }
   }
@@ -209,7 +214,13 @@ const isBelievable = (info: LayerInfo | undefined): boolean =>
   info !== undefined && (info.durable || info.bootId === bootId() || info.diffID === undefined);
 
 function readInfo(directory: string): LayerInfo | undefined {
-  const text = readIfPresent(join(directory, LAYER_INFO));
+  let text: string | undefined;
+  try {
+    text = readIfPresent(join(directory, LAYER_INFO));
+  } catch (err) {
+    // Something else is in its place, or in the layer's: that says nothing.
+    if (!['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+  }
   if (text === undefined) return undefined;
   try {
     const info = JSON.parse(text) as LayerInfo | null;

@@ -6,8 +6,10 @@
  *
  * Labels after containerd, docs/garbage-collection.md.
  */
+import {is} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {Overlay, type Reader, type Writer} from './backend.ts';
+import {isMisfit} from './documents.ts';
 import {recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
 
@@ -78,6 +80,9 @@ export const keptByLease = ({content, snapshots, layers, labels}: LeaseRecord): 
 /** Says that the counts of a namespace, or the shared ones, are complete. Without it they mean nothing. */
 const COMPLETE = 'complete.json';
 
+/** In the place of a count that cannot be read: it counts as wrong, and everything is looked at instead. */
+const UNREADABLE = Symbol('unreadable');
+
 /** The counts as one transaction sees and changes them. */
 export class RefCounts {
   readonly #io: Reader & Partial<Writer>;
@@ -93,11 +98,8 @@ export class RefCounts {
 
   /** Whether the counts of a namespace and the shared ones can be believed. */
   isSound(ns: string): boolean {
-    return (
-      this.#sound &&
-      this.#io.get(`${recordPath.refs(ns)}/${COMPLETE}`) !== undefined &&
-      this.#io.get(`${recordPath.sharedRefs}/${COMPLETE}`) !== undefined
-    );
+    const complete = [recordPath.refs(ns), recordPath.sharedRefs].map((directory) => this.#get(`${directory}/${COMPLETE}`));
+    return this.#sound && complete.every((document) => document !== undefined && document !== UNREADABLE);
   }
 
   count(ns: string, node: Node): number {
@@ -154,8 +156,20 @@ export class RefCounts {
   }
 
   #read(path: string): number {
-    const n = (this.#io.get(path) as {readonly n?: unknown} | undefined)?.n ?? 0;
+    const document = this.#get(path);
+    if (document === UNREADABLE) return Number.NaN;
+    const n = (document as {readonly n?: unknown} | undefined)?.n ?? 0;
     return typeof n === 'number' ? n : Number.NaN;
+  }
+
+  /** @throws data_loss something else is in the place of the file, so that it cannot be replaced */
+  #get(path: string): unknown {
+    try {
+      return this.#io.get(path);
+    } catch (err) {
+      if (!is(err, 'data_loss') || isMisfit(err)) throw err;
+      return UNREADABLE;
+    }
   }
 
   #add(path: string, by: number): number {
@@ -166,7 +180,14 @@ export class RefCounts {
   }
 }
 
-const NOTHING: Reader = {get: () => undefined, list: () => [], generation: 0, changesSince: () => undefined};
+const NOTHING: Reader = {
+  get: () => undefined,
+  list: () => [],
+  directories: () => [],
+  locate: (path) => path,
+  generation: 0,
+  changesSince: () => undefined,
+};
 
 /** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
 export function recount(namespaces: ReadonlyMap<string, readonly Kept[]>): ReadonlyMap<string, unknown> {

@@ -1,6 +1,7 @@
 /** The only place that knows the fields of a record: from bytes to values that cannot be wrong, or `data_loss` naming file and field. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
+import {MEND} from './documents.ts';
 import type {
   ContainerRecord,
   ContentRecord,
@@ -42,7 +43,7 @@ class RecordReader {
   }
 
   #bad(complaint: string): ErrdefsError {
-    return new ErrdefsError('data_loss', `${this.#what} ${complaint}`, {hint: 'restore the file, or remove it and make the object again'});
+    return new ErrdefsError('data_loss', `${this.#what} ${complaint}`, {hint: MEND});
   }
 
   string(field: string): string {

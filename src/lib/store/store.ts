@@ -9,9 +9,10 @@ import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/du
 import {sweepLocks} from '../fs/lock.ts';
 import {type AfterCommit, type Backend, Overlay, type Reader, type Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
+import {assertDirectory, MEND, misplaced} from './documents.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
-import {createLayout, FORMAT_VERSION, type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
+import {createLayout, FORMAT_VERSION, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
@@ -135,15 +136,17 @@ class Records<T> implements WritableCollection<T> {
   }
 
   find(key: string): T | undefined {
-    const record = this.at(recordFile(key));
-    if (record !== undefined && this.#kind.key(record) !== key) throw misplaced(this.#path(key), this.#kind.key(record));
-    return record;
+    return this.at(recordFile(key));
   }
 
   at(file: string): T | undefined {
     const path = `${this.#directory}/${file}`;
     const document = this.#io.get(path);
-    return document === undefined ? undefined : this.#kind.parse(document, path);
+    if (document === undefined) return undefined;
+    const record = this.#kind.parse(document, this.#io.locate(path));
+    const key = this.#kind.key(record);
+    if (recordFile(key) !== file) throw misplaced(this.#io.locate(path), key);
+    return record;
   }
 
   get(key: string): T {
@@ -153,21 +156,15 @@ class Records<T> implements WritableCollection<T> {
   }
 
   list(): readonly T[] {
-    const records: {key: string; record: T}[] = [];
-    for (const name of this.#io.list(this.#directory)) {
-      const path = `${this.#directory}/${name}`;
-      const document = name.endsWith('.json') ? this.#io.get(path) : undefined;
-      if (document === undefined) continue;
-      const record = this.#kind.parse(document, path);
-      records.push({key: this.#kind.key(record), record});
-    }
+    const records = this.#io.list(this.#directory).flatMap((file) => {
+      const record = this.at(file);
+      return record === undefined ? [] : [{key: this.#kind.key(record), record}];
+    });
     return records.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)).map(({record}) => record);
   }
 
   isEmpty(): boolean {
-    return !this.#io
-      .list(this.#directory)
-      .some((name) => name.endsWith('.json') && this.#io.get(`${this.#directory}/${name}`) !== undefined);
+    return !this.#io.list(this.#directory).some((name) => this.#io.get(`${this.#directory}/${name}`) !== undefined);
   }
 
   put(record: T): void {
@@ -200,7 +197,7 @@ class Records<T> implements WritableCollection<T> {
   #keptAt(path: string): Kept | undefined {
     try {
       const document = this.#io.get(path);
-      return document === undefined ? undefined : this.#kind.kept(this.#kind.parse(document, path));
+      return document === undefined ? undefined : this.#kind.kept(this.#kind.parse(document, this.#io.locate(path)));
     } catch (err) {
       if (!is(err, 'data_loss')) throw err;
       this.#hooks.doubt();
@@ -208,10 +205,6 @@ class Records<T> implements WritableCollection<T> {
     }
   }
 }
-
-/** Somebody has copied or renamed the file of a record. */
-const misplaced = (path: string, key: string): ErrdefsError =>
-  new ErrdefsError('data_loss', `${path} is the record of ${JSON.stringify(key)}`, {hint: 'remove the file, or give it its own name'});
 
 /** The records of all namespaces over a backend's reader or writer. */
 class Transaction implements StoreTransaction {
@@ -253,7 +246,7 @@ class Transaction implements StoreTransaction {
       containers: records(CONTAINER, 'containers'),
       content: records(CONTENT, 'content'),
       leases: records(LEASE, 'leases'),
-      snapshotters: () => io.list(recordPath.snapshotters(name)).filter((snapshotter) => !snapshots(snapshotter).isEmpty()),
+      snapshotters: () => io.directories(recordPath.snapshotters(name)).filter((snapshotter) => !snapshots(snapshotter).isEmpty()),
       snapshots,
     };
   }
@@ -305,8 +298,9 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
     const path = recordPath.namespace(name);
     const document = this.#io.get(path);
     if (document === undefined) return undefined;
-    const record = parseNamespace(document, path);
-    if (record.name !== name) throw misplaced(path, record.name);
+    const file = this.#io.locate(path);
+    const record = parseNamespace(document, file);
+    if (record.name !== name) throw misplaced(file, record.name);
     return record;
   }
 
@@ -317,7 +311,24 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   }
 
   list(): readonly NamespaceRecord[] {
-    return this.#io.list(recordPath.namespaces).flatMap((name) => this.find(name) ?? []);
+    return this.#io.directories(recordPath.namespaces).flatMap((name) => {
+      const record = this.find(name);
+      // Whoever lists takes the others for nobody's: what is in it would be collected.
+      if (record === undefined && this.#hasRecords(name))
+        throw new ErrdefsError('data_loss', `namespace ${JSON.stringify(name)} has no ${this.#io.locate(recordPath.namespace(name))}`, {
+          hint: MEND,
+        });
+      return record ?? [];
+    });
+  }
+
+  #hasRecords(name: string): boolean {
+    const snapshots = recordPath.snapshotters(name);
+    const directories = [
+      ...RECORD_KINDS.map((kind) => recordPath.directory(name, kind)),
+      ...this.#io.directories(snapshots).map((snapshotter) => recordPath.snapshots(name, snapshotter)),
+    ];
+    return directories.some((directory) => this.#io.list(directory).some((file) => this.#io.get(`${directory}/${file}`) !== undefined));
   }
 
   isEmpty(): boolean {
@@ -459,6 +470,8 @@ export class Store {
           details: {found: Number(text), known: FORMAT_VERSION},
         },
       );
+    // What seems to be empty because a disk is not mounted must not be collected.
+    for (const directory of this.layout.skeleton) assertDirectory(directory);
     this.#checked = 'usable';
     return 'usable';
   }

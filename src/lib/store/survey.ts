@@ -3,12 +3,15 @@
  * with it. Reads only, save `quarantine`.
  */
 import {type Dirent, readdirSync} from 'node:fs';
-import {join} from 'node:path';
-import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {join, relative} from 'node:path';
+import {type ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, renameInto} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
 import type {Reader} from './backend.ts';
+import {isIngestKey} from './blobs.ts';
+import {isDocument, isMisfit, misplaced} from './documents.ts';
+import {isLayerName} from './layers.ts';
 import {type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot} from './refs.ts';
@@ -44,12 +47,6 @@ export interface RecordSurvey {
   readonly counts: ReadonlyMap<string, unknown>;
 }
 
-/** Something else is where a file or a directory belongs: `surveyStructure` tells what. */
-const isNoFile = ({details}: ErrdefsError): boolean => ['EISDIR', 'ENOTDIR', 'ELOOP'].includes(String(details?.errno));
-
-const misplaced = (path: string, key: string): ErrdefsError =>
-  new ErrdefsError('data_loss', `${path} is the record of ${JSON.stringify(key)}`);
-
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 export function surveyRecords(io: Reader): RecordSurvey {
@@ -60,21 +57,23 @@ export function surveyRecords(io: Reader): RecordSurvey {
   const read = <T>(path: string, at: Pick<Unreadable, 'namespace' | 'kind'>, parse: (value: unknown, what: string) => T): T | undefined => {
     try {
       const document = io.get(path);
-      return document === undefined ? undefined : parse(document, path);
+      return document === undefined ? undefined : parse(document, io.locate(path));
     } catch (err) {
-      if (!isErrdefs(err)) throw err;
-      if (isNoFile(err)) return undefined;
-      if (err.code !== 'data_loss' && err.code !== 'failed_precondition') throw err;
-      unreadable.push({path, ...at, error: err});
+      note(err, {path, ...at});
       return undefined;
     }
   };
-  const list = (directory: string): readonly string[] => {
+  /** What cannot be read for what is in its place counts once, there. */
+  const note = (err: unknown, at: Omit<Unreadable, 'error'>): void => {
+    if (!isErrdefs(err) || (err.code !== 'data_loss' && err.code !== 'failed_precondition')) throw err;
+    const path = isMisfit(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
+    if (!unreadable.some((known) => known.path === path)) unreadable.push({...at, path, error: err});
+  };
+  const list = (of: 'list' | 'directories', at: Omit<Unreadable, 'error'>): readonly string[] => {
     try {
-      return io.list(directory);
+      return io[of](at.path);
     } catch (err) {
-      if (!isErrdefs(err)) throw err;
-      if (!isNoFile(err)) throw err;
+      note(err, at);
       return [];
     }
   };
@@ -85,8 +84,7 @@ export function surveyRecords(io: Reader): RecordSurvey {
     parse: (value: unknown, what: string) => T,
     key: (record: T) => string,
   ): readonly T[] =>
-    list(directory)
-      .filter((file) => file.endsWith('.json'))
+    list('list', {path: directory, namespace, kind})
       .flatMap((file) => {
         const record = read(`${directory}/${file}`, {namespace, kind}, (value, what) => {
           const parsed = parse(value, what);
@@ -96,20 +94,26 @@ export function surveyRecords(io: Reader): RecordSurvey {
         return record ?? [];
       })
       .sort((a, b) => compare(key(a), key(b)));
+  const unlessDamaged = <T>(get: () => T, otherwise: T): T => {
+    try {
+      return get();
+    } catch (err) {
+      if (!is(err, 'data_loss')) throw err;
+      return otherwise;
+    }
+  };
   const readCounts = (directory: string): void => {
-    for (const file of list(directory)) {
+    for (const file of unlessDamaged(() => io.list(directory), [])) {
       const path = `${directory}/${file}`;
-      try {
-        counts.set(path, io.get(path));
-      } catch (err) {
-        if (!isErrdefs(err)) throw err;
-        counts.set(path, undefined);
-      }
+      counts.set(
+        path,
+        unlessDamaged(() => io.get(path), undefined),
+      );
     }
   };
 
   readCounts(recordPath.sharedRefs);
-  const namespaces = list(recordPath.namespaces).map((name): SurveyedNamespace => {
+  const surveyed = io.directories(recordPath.namespaces).map((name): SurveyedNamespace => {
     readCounts(recordPath.refs(name));
     const record = read(recordPath.namespace(name), {namespace: name, kind: 'namespaces'}, (value, what) => {
       const parsed = parseNamespace(value, what);
@@ -125,11 +129,15 @@ export function surveyRecords(io: Reader): RecordSurvey {
       containers: all('containers', parseContainer, (r) => r.id),
       content: all('content', parseContent, (r) => r.digest),
       leases: all('leases', parseLease, (r) => r.id),
-      snapshots: list(recordPath.snapshotters(name)).flatMap((snapshotter) =>
+      snapshots: list('directories', {path: recordPath.snapshotters(name), namespace: name, kind: 'snapshots'}).flatMap((snapshotter) =>
         readAll(name, 'snapshots', recordPath.snapshots(name, snapshotter), parseSnapshot, (r) => r.key),
       ),
     };
   });
+  // A directory without records is no namespace.
+  const namespaces = surveyed.filter(
+    (ns) => ns.record !== undefined || keptIn(ns).length > 0 || unreadable.some(({namespace}) => namespace === ns.name),
+  );
   return {namespaces, unreadable, counts};
 }
 
@@ -158,6 +166,8 @@ export interface Oddity {
 /** What may lie in a directory. */
 interface Shelf {
   readonly files?: (name: string) => boolean;
+  /** Any name may be one of ours, so that what is no directory is a stranger's. */
+  readonly isOpen?: boolean;
   /** What is in a subdirectory; `anything` is not looked into, `undefined` has no place here. */
   readonly directories?: (name: string) => Shelf | 'anything' | undefined;
 }
@@ -167,8 +177,8 @@ const named =
   (name: string): Shelf | 'anything' | undefined =>
     Object.hasOwn(shelves, name) ? shelves[name] : undefined;
 
-const ANY: Shelf = {directories: () => 'anything'};
-const RECORDS: Shelf = {files: (name) => name.endsWith('.json')};
+const only = (isOurs: (name: string) => boolean): Shelf => ({directories: (name) => (isOurs(name) ? 'anything' : undefined)});
+const RECORDS: Shelf = {files: isDocument};
 const NAMESPACE: Shelf = {
   files: (name) => name === 'namespace.json',
   directories: named({
@@ -187,22 +197,29 @@ const BLOBS: Shelf = {
   },
 };
 const INGEST: Shelf = {files: (name) => name === 'info.json' || name === 'data'};
+const LOCKS = only((name) => name === 'store' || name.startsWith('store.') || name.startsWith('ingest-'));
 const JOURNAL: Shelf = {files: (name) => /^\d{16}$/.test(name) || ['checkpoint', 'applied', 'unswept'].includes(name)};
 const ROOT: Shelf = {
   files: (name) => name === 'version',
   directories: named({
     cache: 'anything',
-    content: {directories: named({blobs: BLOBS, ingest: {directories: () => INGEST}})},
+    content: {directories: named({blobs: BLOBS, ingest: {directories: (name) => (isIngestKey(name) ? INGEST : undefined)}})},
     damaged: 'anything',
     journal: JOURNAL,
-    layers: ANY,
-    locks: ANY,
+    layers: only(isLayerName),
+    locks: LOCKS,
     'lost+found': 'anything',
-    namespaces: {directories: () => NAMESPACE},
+    namespaces: {isOpen: true, directories: () => NAMESPACE},
     refs: RECORDS,
     trash: 'anything',
-    work: ANY,
+    work: only((name) => parseIdentity(name) !== undefined),
   }),
+};
+
+/** What ends with the boot; what is in a namespace's part is the runtime's, see runtime/bundle.ts. */
+const STATE: Shelf = {
+  files: (name) => name === 'erofs.json',
+  directories: named({runs: {directories: () => 'anything'}, views: 'anything'}),
 };
 
 /** Whether the process that a name begins with is known to be gone. */
@@ -211,8 +228,8 @@ const isDead = (name: string): boolean => {
   return identity !== undefined && liveness(identity) === 'dead';
 };
 
-/** What lies in the state directory where it does not belong. Follows no link, and looks into no layer. */
-export function surveyStructure(layout: Layout): readonly Oddity[] {
+/** What lies below a directory where it does not belong. Follows no link. */
+function misfits(top: string, all: Shelf): Oddity[] {
   const found: Oddity[] = [];
   const visit = (directory: string, shelf: Shelf): void => {
     for (const entry of entriesOf(directory)) {
@@ -224,14 +241,24 @@ export function surveyStructure(layout: Layout): readonly Oddity[] {
       }
       const isFile = shelf.files?.(name) ?? false;
       const below = shelf.directories?.(name);
-      const isItem = directory !== layout.root && (isFile || below === 'anything');
-      if (!isFile && below === undefined) found.push({path, kind: 'foreign', isItem});
+      const isItem = directory !== top && (isFile || below === 'anything');
+      const isStranger = shelf.isOpen === true && !entry.isDirectory() && !entry.isSymbolicLink();
+      if ((!isFile && below === undefined) || isStranger) found.push({path, kind: 'foreign', isItem});
       else if (entry.isSymbolicLink()) found.push({path, kind: 'link', isItem});
       else if (isFile ? !entry.isFile() : !entry.isDirectory()) found.push({path, kind: 'type', isItem});
       else if (below !== undefined && below !== 'anything') visit(path, below);
     }
   };
-  visit(layout.root, ROOT);
+  visit(top, all);
+  return found;
+}
+
+/** What does not belong in the directory of what ends with the boot. */
+export const surveyState = (state: string): readonly Oddity[] => misfits(state, STATE);
+
+/** What lies in the state directory where it does not belong. Looks into no layer. */
+export function surveyStructure(layout: Layout): readonly Oddity[] {
+  const found = misfits(layout.root, ROOT);
   for (const directory of [layout.work, layout.trash])
     for (const name of listSafely(directory)) if (isDead(name)) found.push({path: join(directory, name), kind: 'leftover', isItem: true});
   for (const name of listSafely(layout.locks)) {

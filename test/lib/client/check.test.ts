@@ -36,6 +36,8 @@ interface Damage {
   readonly deep?: boolean;
 }
 
+const IDLE = `ref-${'a'.repeat(64)}`;
+
 const HEX = /sha256[:-][0-9a-f]{64}/g;
 const general = (text: string): string =>
   text
@@ -235,11 +237,11 @@ const SHALLOW: readonly Damage[] = [
   {
     name: 'a download that nobody goes on with',
     spoil: ({path}) => {
-      mkdirSync(path('content/ingest/old'), {recursive: true});
-      writeFileSync(path('content/ingest/old/data'), 'x');
-      utimesSync(path('content/ingest/old/data'), 0, 0);
+      mkdirSync(path('content/ingest', IDLE), {recursive: true});
+      writeFileSync(path('content/ingest', IDLE, 'data'), 'x');
+      utimesSync(path('content/ingest', IDLE, 'data'), 0, 0);
     },
-    finds: ['garbage: ingest old: nobody has gone on with it for long'],
+    finds: [`garbage: ingest ${IDLE}: nobody has gone on with it for long`],
   },
   {
     name: 'foreign files and directories',

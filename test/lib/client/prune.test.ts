@@ -156,6 +156,12 @@ describe('prune', () => {
   it('takes downloads that nobody holds and nobody leases', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
+    const [idle, young, others, held] = ['a', 'b', 'c', 'd'].map((letter) => `ref-${letter.repeat(64)}`) as [
+      string,
+      string,
+      string,
+      string,
+    ];
     const begin = (key: string, ref: string, namespace: string, ageMs = HOUR): void => {
       mkdirSync(rig.path('content/ingest', key), {recursive: true});
       writeJSON(rig.path('content/ingest', key, 'info.json'), {version: 1, ref, namespace, total: 9, startedAt: new Date().toISOString()});
@@ -163,11 +169,11 @@ describe('prune', () => {
       const at = (Date.now() - ageMs) / 1000;
       utimesSync(rig.path('content/ingest', key, 'data'), at, at);
     };
-    begin('idle', 'layer-1', 'default');
-    begin('young', 'layer-2', 'default', 0);
-    begin('others', 'layer-3', 'other');
-    begin('held', 'layer-4', 'default');
-    using _held = await acquireLock(rig.path('locks/ingest-held'), {timeoutMs: 0});
+    begin(idle, 'layer-1', 'default');
+    begin(young, 'layer-2', 'default', 0);
+    begin(others, 'layer-3', 'other');
+    begin(held, 'layer-4', 'default');
+    using _held = await acquireLock(rig.path(`locks/ingest-${held}`), {timeoutMs: 0});
     const options = {namespace: 'default', kinds: ['ingests'], olderThanMs: HOUR / 2} as const;
     const said = await rig.client.prune({...options, dryRun: true});
     const before = taken(rig);
@@ -175,7 +181,7 @@ describe('prune', () => {
     assert.deepEqual(said, {pruned, freed});
     assert.deepEqual(pruned, [{namespace: 'default', kind: 'ingest', key: 'layer-1'}]);
     assert.equal(before - taken(rig), freed);
-    assert.deepEqual(names(rig.path('content/ingest')), ['held', 'others', 'young']);
+    assert.deepEqual(names(rig.path('content/ingest')), [young, others, held]);
   });
 });
 

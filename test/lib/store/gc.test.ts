@@ -330,25 +330,37 @@ describe('collection', () => {
       writeFileSync(path, 'x', {mode: 0o600});
       for (const file of [path, join(layout.ingest(key), 'info.json'), layout.ingest(key)]) utimesSync(file, age, age);
     };
-    ingest('old', old);
-    ingest('young', Date.now() / 1000 - 3600);
+    const [young, idle, held, empty] = ['a', 'b', 'c', 'd'].map((letter) => `ref-${letter.repeat(64)}`) as [string, string, string, string];
+    ingest(idle, old);
+    ingest(young, Date.now() / 1000 - 3600);
     const wanted = digestOf('leased');
     ingest(downloadKey(wanted), old);
-    ingest('held', old);
-    mkdirSync(layout.ingest('empty'));
-    utimesSync(layout.ingest('empty'), old, old);
+    ingest(held, old);
+    mkdirSync(layout.ingest(empty));
+    utimesSync(layout.ingest(empty), old, old);
+    const strangers = [
+      layout.ingest('README'),
+      join(layout.work, 'README'),
+      join(layout.layers, 'README'),
+      join(layout.layers, 'my-backup'),
+    ];
+    for (const path of strangers) writeFileSync(path, 'x', {mode: 0o600});
     const holder = startScript(
       t,
       `const {acquireLock} = await lib('fs/lock.ts'); await acquireLock(args[0], {timeoutMs: 0}); say('held'); await go();`,
-      [layout.lock('ingest-held')],
+      [layout.lock(`ingest-${held}`)],
     );
     await holder.line();
     await store.update('lease', (tx) => tx.namespace('default').leases.put(leaseRecord('l', {content: [wanted]})));
     await store.update('everything', (tx) => collectAll(store, tx));
     store.layers.emptyTrash();
-    assert.deepEqual(readdirSync(layout.ingests), ['held', downloadKey(wanted), 'young']);
+    for (const path of strangers) {
+      assert.ok(existsSync(path), `${path} is nothing of ours`);
+      rmSync(path);
+    }
+    assert.deepEqual(readdirSync(layout.ingests).sort(), [young, held, downloadKey(wanted)]);
     assert.deepEqual(readdirSync(layout.work), [mine.slice(layout.work.length + 1)]);
-    assert.deepEqual(readdirSync(layout.locks), ['ingest-held']);
+    assert.deepEqual(readdirSync(layout.locks), [`ingest-${held}`]);
     assert.deepEqual(
       readdirSync(join(layout.blobs, 'sha256')).filter((name) => name.startsWith('.')),
       [],
@@ -356,7 +368,7 @@ describe('collection', () => {
     holder.process.kill('SIGKILL');
     await holder.done;
     await collected(store, (tx) => tx.namespace('default').images.delete('image'));
-    assert.deepEqual(readdirSync(layout.ingests), [downloadKey(wanted), 'young'], 'a small collection sweeps as well');
+    assert.deepEqual(readdirSync(layout.ingests).sort(), [young, downloadKey(wanted)], 'a small collection sweeps as well');
     rmSync(mine, {recursive: true});
     assert.deepEqual(checkStore(layout.root, {litter: true}), []);
   });

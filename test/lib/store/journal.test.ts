@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
+import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {MemoryBackend} from '../../../src/lib/store/backend.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout, type Layout} from '../../../src/lib/store/layout.ts';
@@ -284,7 +285,9 @@ describe('journal', () => {
   it('names the damaged file, with the way out', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const message = (path: string) => (err: Error & {hint?: string}) =>
-      is('data_loss')(err) && err.message.includes(join(layout.root, path)) && /restore the file/.test(err.hint ?? '');
+      is('data_loss')(err) &&
+      err.message.includes(join(layout.root, path)) &&
+      (path.startsWith('d/') ? /check --repair/ : /restore the file/).test(err.hint ?? '');
     for (const text of ['', '{', '{"n":1}x', '\0\0\0\0']) {
       writeFileSync(join(layout.root, 'd', '1.json'), text);
       assert.throws(() => backend.view((r) => r.get('d/1.json')), message('d/1.json'));
@@ -310,11 +313,41 @@ describe('journal', () => {
     }
   });
 
-  it('maps what the system says, and names the record', async (t) => {
+  it('says what is in the place of a file or a directory, and overwrites none of it', async (t) => {
     const {layout, backend} = await counted(t, 1);
-    mkdirSync(join(layout.root, 'd', '2.json'));
-    assert.throws(() => backend.view((r) => r.get('d/2.json')), is('failed_precondition'));
-    assert.throws(() => backend.view((r) => r.list('n.json')), is('failed_precondition'));
+    const path = (name: string): string => join(layout.root, name);
+    mkdirSync(path('d/2.json'));
+    symlinkSync('nowhere', path('d/3.json'));
+    symlinkSync('nowhere', path('away'));
+    for (const [look, misfit] of [
+      ['d/2.json', 'd/2.json'],
+      ['d/3.json', 'd/3.json'],
+      ['n.json/x.json', 'n.json'],
+      ['away/x.json', 'away'],
+      ['away/deep/x.json', 'away'],
+    ] as const) {
+      const told = (err: ErrdefsError): boolean =>
+        err.code === 'data_loss' && err.details?.misfit === path(misfit) && err.hint !== undefined;
+      assert.throws(() => backend.view((r) => r.get(look)), told, look);
+      if (look !== misfit) assert.throws(() => backend.view((r) => r.list(dirname(look))), told, look);
+      await assert.rejects(
+        backend.update('a test', (tx) => tx.put(look, 1)),
+        told,
+        look,
+      );
+    }
+    assert.deepEqual(seen(layout.root), [1, 3], 'nothing was committed');
+  });
+
+  it('passes over what is no record of ours', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    const before = backend.view((r) => [r.list('d'), r.directories('d'), r.list('')]);
+    for (const name of ['README', '.hidden.json', 'd/1.json~']) writeFileSync(join(layout.root, name), '');
+    mkdirSync(join(layout.root, 'd', 'sub'));
+    assert.deepEqual(
+      backend.view((r) => [r.list('d'), r.directories('d'), r.list('')]),
+      [before[0], ['sub'], before[2]],
+    );
   });
 
   it('is made and left for its owner alone, without anything else', async (t) => {
