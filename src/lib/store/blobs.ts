@@ -11,8 +11,8 @@ import {
   readFileSync,
   readSync,
   rmSync,
-  statSync,
   type Stats,
+  statSync,
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
@@ -22,8 +22,8 @@ import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
 import {type Promised, verifyPromise} from './content.ts';
-import {moveToTrash} from './layers.ts';
 import {MEND, MEND_BYTES} from './documents.ts';
+import {moveToTrash} from './layers.ts';
 import type {Layout} from './layout.ts';
 import type {IngestInfo} from './records.ts';
 import {parseIngest, RECORD_VERSION} from './schema.ts';
@@ -45,10 +45,10 @@ export const downloadKey = (digest: Digest): string => digest.replace(':', '-');
 export const ingestKey = (namespace: string, ref: string): string =>
   `ref-${createHash('sha256').update(`${namespace}\0${ref}`).digest('hex')}`;
 
-export class BlobStore {
 /** Whether an entry among the ingests can be one. */
 export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(name) || isDigest(name.replace('-', ':'));
 
+export class BlobStore {
   readonly #layout: Layout;
 
   constructor(layout: Layout) {
@@ -61,19 +61,19 @@ export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(
 
   /** Bytes of the blob, or `undefined` when it is not here. */
   size(digest: Digest): number | undefined {
-    try {
     let stat: Stats | undefined;
+    try {
       stat = statSync(this.path(digest), {throwIfNoEntry: false});
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
-  }
     if (stat?.isFile() === false) throw this.#noFile(digest);
     return stat?.size;
   }
 
   #noFile(digest: Digest): ErrdefsError {
     return new ErrdefsError('data_loss', `content ${digest} is no file on disk`, {hint: MEND, details: {path: this.path(digest)}});
+  }
 
   /**
    * Whether the blob is here, whole.
@@ -293,7 +293,6 @@ export class Ingest {
   #offset = 0;
   #flushed = 0;
 
-  /** Bytes that are on the disk, or on their way. */
   private constructor(fd: number, expected: Promised, what: string) {
     this.#fd = fd;
     this.#expected = expected;
