@@ -13,11 +13,14 @@ import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {unmountBelow} from '../test/helpers.ts';
 
+/** What tries every call takes longer. */
+const PATIENCE = process.env.BERTH_TORTURE === '1' ? 6 : 1;
+
 /** One test may take as long … */
-const TEST_TIMEOUT_MS = 5 * 60_000;
+const TEST_TIMEOUT_MS = 5 * 60_000 * PATIENCE;
 
 /** … and all tests. */
-const TIMEOUT_MS = 40 * 60_000;
+const TIMEOUT_MS = 40 * 60_000 * PATIENCE;
 
 const root = join(import.meta.dirname, '..');
 

@@ -1,0 +1,404 @@
+/**
+ * Commands that are stopped, or fail, at every call that changes something: the next command works at once, `check --deep`
+ * finds nothing wrong, no other namespace loses anything, and the same command again ends where it would have ended.
+ *
+ * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's. A
+ * sample is killed for real. `BERTH_TORTURE=1` tries every n with every fault.
+ */
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {after, describe, it, type TestContext} from 'node:test';
+import '../fakes/threadless.ts';
+import {type Code, ErrdefsError, exitStatus} from '../../src/lib/errdefs.ts';
+import {probeErofs} from '../../src/lib/store/erofs.ts';
+import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
+import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {isShort, requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {checkStore} from '../invariants.ts';
+import {visible} from '../lib/store/sequences.ts';
+import {fileScope} from './rig.ts';
+import {child, command, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
+
+const TORTURE = process.env.BERTH_TORTURE === '1';
+/** Every n-th of the calls is tried, and of commands of few calls so many at least. */
+type Stride = readonly [every: number, least: number];
+
+/** Stopped or failed here, and killed in a process of its own. */
+const STRIDE: Readonly<Record<'here' | 'child', Stride>> = TORTURE
+  ? {here: [1, 1], child: [8, 1]}
+  : isShort()
+    ? {here: [96, 2], child: [256, 1]}
+    : {here: [32, 4], child: [128, 2]};
+/** The first of them: the same calls each time. */
+const OFFSET = TORTURE ? 1 : 5;
+
+/** Longest time that the next command may take because another was stopped, in milliseconds; generous to a busy machine. */
+const AT_ONCE_MS = 3000;
+/** The same for the stopped command itself; who waits for a lock that nobody gives back takes 10 s. */
+const AGAIN_MS = 8000;
+
+/** For what the tests below share. */
+const scope = fileScope();
+
+const onDisk = tmpdir();
+/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+const inMemory = ['/dev/shm', onDisk].find((directory) => existsSync(directory))!;
+after(() => {
+  process.env.TMPDIR = onDisk;
+});
+
+const FAULTS: Readonly<Record<string, Code>> = {
+  EIO: 'data_loss',
+  ENOSPC: 'resource_exhausted',
+  EACCES: 'permission_denied',
+  EMFILE: 'resource_exhausted',
+};
+
+interface Step {
+  readonly args: readonly string[];
+  readonly input?: string;
+  /** Status when nothing disturbs it; default 0. */
+  readonly status?: number;
+  /** What it may answer when it finds everything done: statuses. */
+  readonly again?: readonly number[];
+}
+
+interface Scenario {
+  /** Whether the machine has what it takes. */
+  readonly requires?: (t: Skippable) => boolean;
+  /** What is there before, besides the bystander. */
+  readonly origin?: (place: Place, registry: FakeRegistry) => Promise<void>;
+  /** Several are run at once. */
+  readonly steps: (registry: FakeRegistry) => readonly Step[];
+  /** Made in several changes, so that there is more than a before and an after. */
+  readonly inSteps?: boolean;
+  /** Needs a filesystem from which the kernel mounts EROFS images: not one in memory. */
+  readonly onDisk?: boolean;
+}
+
+const pull = (ref: string, ...more: readonly string[]): readonly string[] => ['pull', '--snapshotter', 'overlayfs', ...more, ref];
+const runs = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
+const run = (registry: FakeRegistry): Step => ({
+  args: ['run', '--rm', '--snapshotter', 'overlayfs', publish(registry, 'runnable'), 'r'],
+  status: 7,
+});
+
+const SCENARIOS: Readonly<Record<string, Scenario>> = {
+  pull: {
+    steps: (registry) => [{args: pull(publish(registry, 'app'))}],
+  },
+  'pull, indexed': {
+    requires: (t) => {
+      if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs')) return false;
+      const {usable} = probeErofs(temporaryDirectory(scope));
+      if (!usable) t.skip('this kernel has no EROFS');
+      return usable;
+    },
+    onDisk: true,
+    steps: (registry) => [{args: ['pull', '--snapshotter', 'erofs', publish(registry, 'app')]}],
+  },
+  'pull of a tag that has moved': {
+    origin: async (place, registry) => {
+      await ok(place, pull(publish(registry, 'old', 'moving')));
+      publish(registry, 'new', 'moving');
+    },
+    steps: (registry) => [{args: pull(`${registry.host}/moving:latest`)}],
+  },
+  'pull into a second namespace': {
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
+    steps: (registry) => [{args: ['-n', 'second', ...pull(publish(registry, 'app'))]}],
+  },
+  'images rm': {
+    origin: async (place, registry) => {
+      for (const name of ['app', 'old'] as const) await ok(place, pull(publish(registry, name)));
+    },
+    steps: (registry) => [{args: ['images', 'rm', publish(registry, 'app')], again: [5]}],
+  },
+  'namespaces rm --recursive': {
+    origin: async (place, registry) => {
+      await ok(place, ['-n', 'full', ...pull(publish(registry, 'app'))]);
+      await ok(place, ['-n', 'full', 'content', 'ingest', 'own'], 'of its own');
+      await ok(place, ['-n', 'full', 'snapshots', 'prepare', '--snapshotter', 'overlayfs', 'active']);
+      await ok(place, ['-n', 'full', 'leases', 'create', 'l']);
+    },
+    steps: () => [{args: ['namespaces', 'rm', '--recursive', 'full'], again: [5]}],
+  },
+  'run --rm': {
+    requires: runs,
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'runnable')))),
+    steps: (registry) => [run(registry)],
+    inSteps: true,
+  },
+  'run --rm of an image that is not unpacked': {
+    requires: runs,
+    origin: async (place, registry) => void (await ok(place, ['pull', '--no-unpack', publish(registry, 'runnable')])),
+    steps: (registry) => [run(registry)],
+    inSteps: true,
+  },
+  'snapshots commit': {
+    origin: async (place) => {
+      await ok(place, ['snapshots', 'prepare', '--snapshotter', 'overlayfs', 'work']);
+      writeInto(place, 'default', 'overlayfs', 'work', 'what a user made');
+    },
+    steps: () => [{args: ['snapshots', 'commit', '--snapshotter', 'overlayfs', 'made', 'work'], again: [5, 6]}],
+  },
+  'content ingest': {
+    steps: () => [{args: ['content', 'ingest', 'key', '--label', 'a=b'], input: 'some bytes', again: [6]}],
+  },
+  prune: {
+    origin: async (place, registry) => {
+      await ok(place, pull(publish(registry, 'app')));
+      await ok(place, ['content', 'ingest', 'kept', '--label', 'containerd.io/gc.root=x'], 'kept');
+      // Killed on its way: a lease, what is downloaded, and what is half unpacked.
+      arm({below: place, action: 'EFROZEN', at: 60, lasting: true});
+      assert.notEqual((await command(place, pull(publish(registry, 'old')))).status, 0);
+      disarm();
+      killedHere(place);
+    },
+    steps: () => [{args: ['prune']}],
+  },
+  'pull and images rm at once': {
+    // Of the same repository: content says from which ones it came, and that depends on who is first.
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'old', 'app', 'old')))),
+    steps: (registry) => [
+      {args: pull(publish(registry, 'app'))},
+      {args: ['images', 'rm', publish(registry, 'old', 'app', 'old')], again: [5]},
+    ],
+    inSteps: true,
+  },
+  'pull and prune at once': {
+    origin: async (place, registry) => {
+      for (const name of ['app', 'old'] as const) await ok(place, ['-n', 'second', ...pull(publish(registry, name))]);
+    },
+    steps: (registry) => [{args: pull(publish(registry, 'app'))}, {args: ['-n', 'second', 'prune']}],
+    inSteps: true,
+  },
+  'two pulls at once': {
+    steps: (registry) => [{args: pull(publish(registry, 'app'))}, {args: ['-n', 'second', ...pull(publish(registry, 'app'))]}],
+    inSteps: true,
+  },
+};
+
+/** What is seen in each namespace; one that is there and empty came with a lease that is gone. */
+const seen = (place: Place): ReadonlyMap<string, unknown> =>
+  new Map(
+    (visible(rootOf(place)) as {name: string}[])
+      .filter(({name, ...kinds}) => Object.values(kinds as Record<string, object>).some((kind) => Object.keys(kind).length > 0))
+      .map((namespace) => [namespace.name, namespace]),
+  );
+
+/** Removes what nobody goes on with, and nothing else. */
+async function giveUp(place: Place): Promise<void> {
+  await ok(place, ['prune', '--all-namespaces', 'snapshots', 'content', 'ingests', 'leases']);
+  await ok(place, ['gc']);
+}
+
+/** Of one command's error, as `--json` prints it, its class; of a container's own status none. */
+function classOf(stderr: string): Code | undefined {
+  const line = stderr.split('\n').find((text) => text.startsWith('{"error"'));
+  return line === undefined ? undefined : (JSON.parse(line) as {error: {kind: Code}}).error.kind;
+}
+
+class Trial {
+  readonly registry: FakeRegistry;
+  readonly scenario: Scenario;
+  readonly steps: readonly Step[];
+  readonly #origin: Place;
+  readonly #place: Place;
+  calls = 0;
+  /** What the undisturbed commands lead to. */
+  #goal: {readonly seen: unknown; readonly there: readonly string[]} | undefined;
+  #before: {readonly seen: ReadonlyMap<string, unknown>; readonly there: readonly string[]} | undefined;
+
+  private constructor(registry: FakeRegistry, scenario: Scenario) {
+    process.env.TMPDIR = scenario.onDisk === true ? onDisk : inMemory;
+    const directory = temporaryDirectory(scope);
+    this.#origin = join(directory, 'origin');
+    this.#place = join(directory, 'place');
+    mkdirSync(this.#origin);
+    this.registry = registry;
+    this.scenario = scenario;
+    this.steps = scenario.steps(registry);
+  }
+
+  static async begin(scenario: Scenario): Promise<Trial> {
+    const registry = await startFakeRegistry(scope);
+    const trial = new Trial(registry, scenario);
+    const origin = trial.#origin;
+    await ok(origin, ['-n', 'other', ...pull(publish(registry, 'bystander'))]);
+    await ok(origin, ['-n', 'other', 'snapshots', 'prepare', '--snapshotter', 'overlayfs', 'own']);
+    writeInto(origin, 'other', 'overlayfs', 'own', 'not to be lost');
+    await scenario.origin?.(origin, registry);
+    scenario.steps(registry);
+
+    const given = trial.fresh();
+    await giveUp(given);
+    trial.#before = {seen: seen(given), there: inventory(given)};
+    const place = trial.fresh();
+    arm({below: place, action: 'EIO', at: 0});
+    const results = await trial.perform(place);
+    trial.calls = disarm().calls;
+    for (const [i, {status, stderr}] of results.entries()) assert.equal(status, trial.steps[i]!.status ?? 0, stderr);
+    await giveUp(place);
+    assert.deepEqual(checkStore(rootOf(place), {litter: true}), []);
+    trial.#goal = {seen: seen(place), there: inventory(place)};
+    return trial;
+  }
+
+  fresh(): Place {
+    this.registry.clear();
+    return copyPlace(this.#origin, this.#place);
+  }
+
+  /** Numbers of the calls that are tried. @param least so many at least */
+  points(stride: number, least: number): readonly number[] {
+    const step = TORTURE ? stride : Math.min(stride * this.steps.length, Math.floor(this.calls / least));
+    return Array.from({length: Math.ceil((this.calls - OFFSET + 1) / step)}, (_, i) => OFFSET + i * step);
+  }
+
+  perform(place: Place): Promise<readonly Awaited<ReturnType<typeof command>>[]> {
+    return Promise.all(this.steps.map(({args, input}) => command(place, ['--json', ...args], input)));
+  }
+
+  isDone(place: Place): boolean {
+    try {
+      assert.deepEqual(seen(place), this.#goal!.seen);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** @returns whether that call came */
+  async stop(at: number, n: number): Promise<number> {
+    const place = this.fresh();
+    arm({below: place, action: 'EFROZEN', at, lasting: true, torn: n % 2 === 1});
+    await this.perform(place);
+    if (disarm().failures === 0) return 0;
+    await this.judge(place, `stopped at call ${at} of ${this.calls}`, n % 3 === 0);
+    return 1;
+  }
+
+  /** One of the commands is killed, each in a process of its own. @returns whether that call came */
+  async kill(scope: Scope, at: number, n: number): Promise<number> {
+    const place = this.fresh();
+    const victim = n % this.steps.length;
+    const ended = await Promise.all(
+      this.steps.map(
+        ({args, input}, i) => child(scope, place, args, {below: place, action: 'kill', at: i === victim ? at : 0, torn: true}, input).ended,
+      ),
+    );
+    const unlike = ended.filter(({status}, i) => status !== (this.steps[i]!.status ?? 0));
+    if (unlike.length === 0) return 0;
+    assert.deepEqual(
+      unlike.map((one) => [ended.indexOf(one), one.signal]),
+      [[victim, 'SIGKILL']],
+      unlike.map(({stderr}) => stderr).join(),
+    );
+    await this.judge(place, `killed at call ${at} of ${this.calls}`, n % 3 === 0);
+    return 1;
+  }
+
+  /** @returns whether that call came */
+  async fail(at: number, errno: string, expected: Code): Promise<number> {
+    const place = this.fresh();
+    arm({below: place, action: errno, at, torn: at % 2 === 0});
+    const results = await this.perform(place);
+    if (disarm().failures === 0) return 0;
+    const when = `${errno} at call ${at} of ${this.calls}`;
+    const failed = results.filter(({status}, i) => status !== (this.steps[i]!.status ?? 0));
+    for (const result of failed) {
+      const isRun = this.steps[results.indexOf(result)]!.args[0] === 'run';
+      assert.equal(classOf(result.stderr), expected, `${when}: ${result.stderr}`);
+      assert.equal(result.status, isRun ? 125 : exitStatus(new ErrdefsError(expected, when)), `${when}: ${result.stderr}`);
+    }
+    if (failed.length === 0) assert.ok(this.isDone(place), `${when}, which nobody needed to hear of`);
+    await this.judge(place, when, at % 3 === 0);
+    return 1;
+  }
+
+  /** What must hold of whatever a stop or a fault left. @param isGivenUp whether what was left is given up before it is done again */
+  async judge(place: Place, when: string, isGivenUp: boolean): Promise<void> {
+    killedHere(place);
+    assert.deepEqual(checkStore(rootOf(place)), [], when);
+    const started = performance.now();
+    await ok(place, ['namespaces', 'create', 'probe']);
+    const ms = performance.now() - started;
+    assert.ok(ms < AT_ONCE_MS, `${when}: the next command took ${ms} ms`);
+    await ok(place, ['namespaces', 'rm', 'probe']);
+    const {findings} = JSON.parse(await ok(place, ['check', '--deep', '--json'])) as {findings: {severity: string}[]};
+    assert.deepEqual(
+      findings.filter(({severity}) => severity !== 'garbage'),
+      [],
+      when,
+    );
+    assert.deepEqual(seen(place).get('other'), this.#before!.seen.get('other'), `${when}: the bystander`);
+    if (isGivenUp) {
+      await giveUp(place);
+      if (this.scenario.inSteps !== true) {
+        const isAfter = this.isDone(place);
+        if (!isAfter) assert.deepEqual(seen(place), this.#before!.seen, `${when}: neither before nor after`);
+        assert.deepEqual(inventory(place), (isAfter ? this.#goal! : this.#before!).there, `${when}: what was given up`);
+      }
+    }
+    const done = this.isDone(place);
+    const begun = performance.now();
+    for (const {args, input, status = 0, again = []} of this.steps) {
+      const result = await command(place, args, input);
+      // Of two commands one may have been done.
+      if (again.includes(result.status) && (done || this.steps.length > 1)) continue;
+      assert.equal(result.status, status, `${when}, and again: ${result.stderr}`);
+    }
+    const took = performance.now() - begun;
+    assert.ok(took < AGAIN_MS, `${when}, and again: it took ${took} ms`);
+    assert.deepEqual(seen(place), this.#goal!.seen, `${when}, and again`);
+    await giveUp(place);
+    assert.deepEqual(checkStore(rootOf(place), {litter: true}), [], `${when}, and collected`);
+    assert.deepEqual(inventory(place), this.#goal!.there, `${when}, and collected`);
+    assert.deepEqual(seen(place), this.#goal!.seen, `${when}, and collected`);
+  }
+}
+
+describe('a command', () => {
+  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+    describe(`in the middle of: ${name}`, () => {
+      let beginning: Promise<Trial> | undefined;
+      const begin = async (t: Skippable): Promise<Trial | undefined> => {
+        if (scenario.requires?.(t) === false) return undefined;
+        beginning ??= Trial.begin(scenario);
+        return beginning;
+      };
+
+      /** Tries some calls, or all. @param attempt answers whether anything came of it; two at once do not take the same turns each time */
+      const forEachCall = async (
+        t: TestContext,
+        [stride, least]: Stride,
+        attempt: (trial: Trial, at: number, n: number) => Promise<number>,
+      ) => {
+        const trial = await begin(t);
+        if (trial === undefined) return;
+        let tried = 0;
+        for (const [n, at] of trial.points(stride, least).entries()) tried += await attempt(trial, at, n);
+        t.diagnostic(`${tried}, at ${trial.calls} calls`);
+        assert.ok(tried > 0);
+      };
+
+      it('leaves nothing broken and nothing in the way when it is stopped', (t) =>
+        forEachCall(t, STRIDE.here, (trial, at, n) => trial.stop(at, n)));
+
+      it('leaves the same when it is killed, and what runs beside it goes on', (t) =>
+        forEachCall(t, STRIDE.child, (trial, at, n) => trial.kill(t, at, n)));
+
+      it('says what went wrong and loses nothing when a call fails', (t) =>
+        forEachCall(t, STRIDE.here, async (trial, at, n) => {
+          const faults = Object.entries(FAULTS);
+          let injected = 0;
+          for (const [errno, expected] of TORTURE ? faults : [faults[n % faults.length]!])
+            injected += await trial.fail(at, errno, expected);
+          return injected;
+        }));
+    });
+  }
+});

@@ -1,0 +1,58 @@
+/**
+ * Layers are unpacked in the thread of the test, so that whatever changes something is counted by one `arm` of failpoints.ts,
+ * and in the same order each time. To be imported before anything is unpacked. Only for layers that are smaller than what may
+ * be under way between two threads: a thread that waits for itself waits for ever.
+ */
+import {EventEmitter} from 'node:events';
+import {registerHooks} from 'node:module';
+import type {Transferable} from 'node:worker_threads';
+import {serve, type ToWorker} from '../../src/lib/client/worker.ts';
+
+/** What client/workers.ts asks of a thread. Messages are copied, and come later, as between threads. */
+class Threadless extends EventEmitter {
+  #receive: (message: ToWorker) => void = () => {};
+  readonly #jobs = new Set<number>();
+  #ended = false;
+
+  constructor() {
+    super();
+    serve({
+      on: (_event, listener) => {
+        this.#receive = listener;
+      },
+      postMessage: (message) => {
+        if (message.type === 'done' || message.type === 'error') this.#jobs.delete(message.id);
+        this.#later(message, [], (copy) => void this.emit('message', copy));
+      },
+    });
+  }
+
+  #later<T>(message: T, transfer: readonly Transferable[], deliver: (copy: T) => void): void {
+    const copy = structuredClone(message, {transfer: [...transfer]});
+    setImmediate(() => {
+      if (!this.#ended) deliver(copy);
+    });
+  }
+
+  postMessage(message: ToWorker, transfer: readonly Transferable[] = []): void {
+    if (message.type === 'start') this.#jobs.add(message.id);
+    this.#later(message, transfer, (copy) => this.#receive(copy));
+  }
+
+  ref(): void {}
+
+  unref(): void {}
+
+  /** With a thread its descriptors go. */
+  async terminate(): Promise<void> {
+    for (const id of this.#jobs) this.#receive({type: 'abort', id});
+    this.#ended = true;
+  }
+}
+
+export const spawnWorker = (): Threadless => new Threadless();
+
+registerHooks({
+  resolve: (specifier, context, next) =>
+    specifier === './spawn-worker.ts' ? {url: import.meta.url, shortCircuit: true} : next(specifier, context),
+});
