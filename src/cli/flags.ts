@@ -41,7 +41,7 @@ export const GLOBAL_FLAGS = {
     helpGroup,
   })(),
   json: Flags.boolean({description: 'print results, and errors, as JSON', helpGroup}),
-  debug: Flags.boolean({description: 'show the stack of an error', helpGroup}),
+  debug: Flags.boolean({description: 'show what registries answer, and the stack of an error', helpGroup}),
   help: Flags.boolean({char: 'h', description: 'show this help', helpGroup}),
 };
 
@@ -57,5 +57,10 @@ export const REGISTRY_FLAGS = {
   'plain-http': Flags.boolean({description: 'speak plain http to the registry'}),
   'skip-verify': Flags.boolean({char: 'k', description: "do not verify the registry's TLS certificate"}),
   user: Flags.string({char: 'u', helpValue: 'USER[:PASSWORD]', description: 'credentials; without a password it is asked for'}),
+  'hosts-dir': Flags.string({
+    env: 'BERTH_HOSTS_DIR',
+    helpValue: 'DIR',
+    description: "directory with each registry's hosts.toml or certificates; by default containerd's and docker's certs.d",
+  }),
   refresh: Flags.string({helpValue: 'TOKEN', description: "the registry's refresh token"}),
 };

@@ -17,8 +17,9 @@ export interface Progress {
 /** A log's reader wants to see that a long transfer still moves. */
 const HEARTBEAT_MS = 10_000;
 
-export async function openProgress(mode: ProgressMode, context: Context): Promise<Progress> {
-  switch (mode === 'auto' ? (isatty(2) && process.env.TERM !== 'dumb' ? 'tty' : 'plain') : mode) {
+/** @param otherLines standard error has lines of others, too, which bars would be drawn over */
+export async function openProgress(mode: ProgressMode, context: Context, otherLines = false): Promise<Progress> {
+  switch (mode === 'auto' ? (!otherLines && isatty(2) && process.env.TERM !== 'dumb' ? 'tty' : 'plain') : mode) {
     case 'tty':
       return (await import('./bars.ts')).openBars(process.stderr);
     case 'plain':

@@ -2,27 +2,32 @@
 import type {RegistryOptions} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {GlobalFlags} from './base.ts';
+import type {Context} from './context.ts';
 import {askSecret} from './stdin.ts';
-import {defined} from './values.ts';
+import {defined, printable} from './values.ts';
 
-interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout'> {
+interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
   readonly 'plain-http': boolean;
   readonly 'skip-verify': boolean;
   readonly user: string | undefined;
   readonly refresh: string | undefined;
+  readonly 'hosts-dir': string | undefined;
 }
 
 /**
  * @param ref for whose registry a password is asked for
  * @throws invalid_argument a user without a password, and no terminal to ask at
  */
-export async function registryOptions(flags: RegistryFlags, ref: string): Promise<RegistryOptions> {
+export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
+  const onDebug = (line: string): void => context.stderr(flags.json ? `${JSON.stringify({debug: line})}\n` : `debug: ${printable(line)}\n`);
   return {
     plainHTTP: flags['plain-http'],
     skipVerify: flags['skip-verify'],
     ...defined({
       credentials: flags.user === undefined ? undefined : await credentials(flags.user, ref),
       refreshToken: flags.refresh,
+      hostsDir: flags['hosts-dir'],
+      onDebug: flags.debug ? onDebug : undefined,
     }),
     connectTimeoutMs: flags['connect-timeout'],
   };

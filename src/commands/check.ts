@@ -22,8 +22,8 @@ With --repair what is damaged or suspect is fetched again from where it came fro
   async run(): Promise<CheckResult> {
     const {flags} = await this.parse(Check);
     const client = await this.client(flags);
-    const registry = await registryOptions(flags, 'the registries of what is damaged');
-    const progress = await openProgress(flags.progress, this.context);
+    const registry = await registryOptions(flags, 'the registries of what is damaged', this.context);
+    const progress = await openProgress(flags.progress, this.context, flags.debug);
     let result: CheckResult;
     try {
       result = await client.check({

@@ -27,8 +27,8 @@ export default class Pull extends BaseCommand {
   async run(): Promise<PullResult> {
     const {args, flags} = await this.parse(Pull);
     const namespace = await this.namespace(flags);
-    const registry = await registryOptions(flags, args.ref);
-    const progress = await openProgress(flags.quiet ? 'none' : flags.progress, this.context);
+    const registry = await registryOptions(flags, args.ref, this.context);
+    const progress = await openProgress(flags.quiet ? 'none' : flags.progress, this.context, flags.debug);
     try {
       const result = await namespace.pull(args.ref, {
         ...registry,

@@ -5,7 +5,7 @@
  */
 import {createHash, randomBytes} from 'node:crypto';
 import {once} from 'node:events';
-import {createServer, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
+import {createServer, type IncomingHttpHeaders, type IncomingMessage, type Server, type ServerResponse} from 'node:http';
 import {createServer as createSecureServer} from 'node:https';
 import type {AddressInfo} from 'node:net';
 import {setTimeout as sleep} from 'node:timers/promises';
@@ -36,6 +36,8 @@ export interface BasicAuth {
 export interface FakeOptions {
   readonly auth?: TokenAuth | BasicAuth;
   readonly tls?: Certificate;
+  /** PEM of the certificate that a client has to show. */
+  readonly clientCert?: string;
   /** Such as `127.0.0.2` or `::1`, to be another host for the same machine. Default `127.0.0.1`. */
   readonly address?: string;
 }
@@ -48,6 +50,7 @@ export interface RecordedRequest {
   readonly authorization: string | undefined;
   readonly accept: string | undefined;
   readonly userAgent: string | undefined;
+  readonly headers: IncomingHttpHeaders;
   /** What a POST brought. */
   readonly body: string;
   /** `performance.now()` at its arrival. */
@@ -132,7 +135,9 @@ export class FakeRegistry {
     const listener = (request: IncomingMessage, response: ServerResponse): void => {
       this.#serve(request, response).catch((err: unknown) => response.destroy(err as Error));
     };
-    this.#server = options.tls === undefined ? createServer(listener) : createSecureServer({...options.tls}, listener);
+    const {tls, clientCert} = options;
+    const clients = clientCert === undefined ? {} : {ca: clientCert, requestCert: true, rejectUnauthorized: true};
+    this.#server = tls === undefined ? createServer(listener) : createSecureServer({...tls, ...clients}, listener);
     this.#server.on('connection', () => {
       this.connections++;
     });
@@ -234,6 +239,7 @@ export class FakeRegistry {
       authorization: headers.authorization,
       accept: headers.accept,
       userAgent: headers['user-agent'],
+      headers,
       body: Buffer.concat(chunks).toString(),
       at: performance.now(),
       status: 0,

@@ -45,8 +45,8 @@ export function openClient(options: OpenOptions = {}): Client {
     lockTimeoutMs,
     workers,
     openRemote: async (registry) => {
-      const {openRemote} = await import('../remotes/index.ts');
-      return openRemote(registry);
+      const {hostsDirs, openRemote} = await import('../remotes/index.ts');
+      return openRemote({...registry, hostsDirs: hostsDirs(registry.hostsDir ?? process.env.BERTH_HOSTS_DIR)});
     },
     runningContainers: async (namespace) => {
       const {runningContainers} = await import('./run.ts');

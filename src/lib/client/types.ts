@@ -59,6 +59,13 @@ export interface RegistryOptions {
   readonly refreshToken?: string;
   /** Bounds each connection, in milliseconds. Default 30 000. */
   readonly connectTimeoutMs?: number;
+  /**
+   * Directory with a `hosts.toml` or certificates for each registry, as docs/HOSTS.md has it; none when empty. Default:
+   * `BERTH_HOSTS_DIR`, else containerd's and docker's.
+   */
+  readonly hostsDir?: string;
+  /** Is told, a line each, which hosts were asked for what and what they answered. No secrets. */
+  readonly onDebug?: (line: string) => void;
 }
 
 export interface PullOptions extends RegistryOptions {

@@ -21,6 +21,8 @@ export interface TokenReply {
 
 export interface TokenRequest {
   readonly what: string;
+  /** Who named the token server. */
+  readonly host: Host;
   readonly method: 'GET' | 'POST';
   readonly url: URL;
   readonly authorization?: string | undefined;
@@ -149,6 +151,12 @@ export class Authorizer {
     return (await this.#credentials.get(domain)?.catch(() => undefined)) !== undefined;
   }
 
+  /** What a configured header says may be a secret; what is too short to be one would only make other texts unreadable. */
+  keepHeaders(headers: Readonly<Record<string, readonly string[]>>): void {
+    for (const value of Object.values(headers).flat())
+      for (const text of [value, value.slice(value.indexOf(' ') + 1)]) if (text.length >= 8) this.#secrets.add(text);
+  }
+
   /** Takes every secret that has been in use out of a text that is not ours. */
   redact(text: string): string {
     let shown = text;
@@ -219,7 +227,7 @@ export class Authorizer {
       for (const one of scopes) query.searchParams.append('scope', one);
       const authorization =
         credentials !== undefined && 'username' in credentials ? basic(credentials.username, credentials.password) : undefined;
-      return {what, method: 'GET', url: query, authorization, signal};
+      return {what, host, method: 'GET', url: query, authorization, signal};
     };
     const byForm = (login: Credentials): TokenRequest => {
       const form = new URLSearchParams({client_id: CLIENT_ID, scope: scopes.join(' ')});
@@ -232,7 +240,7 @@ export class Authorizer {
         form.set('username', login.username);
         form.set('password', login.password);
       }
-      return {what, method: 'POST', url, form, signal};
+      return {what, host, method: 'POST', url, form, signal};
     };
 
     let request = credentials === undefined ? byGet() : byForm(credentials);

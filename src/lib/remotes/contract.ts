@@ -20,7 +20,7 @@ export interface RemoteOptions {
   readonly plainHTTP?: boolean | undefined;
   /** Accepts any TLS certificate. */
   readonly skipVerify?: boolean | undefined;
-  /** For the registries that the references given to this remote name; sent only after they ask. */
+  /** For the registries that the references given to this remote name, not for their mirrors; sent only after they ask. */
   readonly credentials?: {readonly username: string; readonly password: string} | undefined;
   /** A refresh (identity) token, exchanged at the registry's token server; taken before `credentials`. */
   readonly refreshToken?: string | undefined;
@@ -34,6 +34,10 @@ export interface RemoteOptions {
   /** First pause before a repeated request, in milliseconds; it doubles and is jittered. Default 200. */
   readonly backoffMs?: number | undefined;
   readonly userAgent?: string | undefined;
+  /** Directories with a `hosts.toml` or certificates for each registry, the first to be looked into first; default none. See `hosts-dir.ts`. */
+  readonly hostsDirs?: readonly string[] | undefined;
+  /** Is told, a line each, where content is looked for, what was asked and what came of it. No secrets, and of a query only `ns`. */
+  readonly onDebug?: ((line: string) => void) | undefined;
   /** Bounds everything that this remote does. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -41,19 +45,42 @@ export interface RemoteOptions {
 export type Credentials = {readonly username: string; readonly password: string} | {readonly refreshToken: string};
 
 /**
- * Looks up credentials for a registry, such as `docker.io`: flags now, credential stores later. Called only when that
- * registry has asked for some, at most once per remote and registry.
+ * Looks up credentials for a registry, such as `docker.io`, or for a mirror by its own name: flags now, credential stores
+ * later. Called only when that host has asked for some, at most once per remote and host.
  */
 export type CredentialSource = (domain: string, signal: AbortSignal | undefined) => Promise<Credentials | undefined>;
 
+/** What a host can be trusted with; to resolve is to decide what a tag stands for. */
+export const CAPABILITIES = ['pull', 'resolve', 'push', 'referrers'] as const;
+export type Capability = (typeof CAPABILITIES)[number];
+
+/** How a host is spoken to, where that is not how the remote's options have it. */
+export interface Connection {
+  /** PEM certificates that are trusted besides the system's. */
+  readonly ca: readonly string[];
+  /** PEM certificates of our own, no two with keys of one type. */
+  readonly client: readonly {readonly cert: string; readonly key: string}[];
+  readonly skipVerify: boolean | undefined;
+  /** Holds where it is shorter than the remote's own; 0 is no bound. */
+  readonly connectTimeoutMs: number | undefined;
+}
+
 /** One place where a registry's content may be had. */
 export interface Host {
-  /** The registry as references name it, such as `docker.io`; credentials are looked up under this name. */
+  /** The registry as references name it, such as `docker.io`, or a mirror's host; credentials are looked up under this name. */
   readonly domain: string;
   /** Scheme, host and port, such as `https://registry-1.docker.io`. */
   readonly origin: string;
-  /** What precedes `/<repository>/manifests/…`. */
-  readonly path: '/v2';
+  /** What precedes `/<repository>/manifests/…`, such as `/v2`. */
+  readonly path: string;
+  /** Default: all. */
+  readonly capabilities?: ReadonlySet<Capability> | undefined;
+  /** The registry whose content is asked for, where the host's own name does not tell it. */
+  readonly ns?: string | undefined;
+  /** Sent with every request to this origin. Names in lower case. Values may be secrets. */
+  readonly headers?: Readonly<Record<string, string[]>> | undefined;
+  /** Also holds for where this host sends us: redirects, token servers. */
+  readonly connection?: Connection | undefined;
 }
 
 /** Decides where a registry's content is looked for: in this order, mirrors before the registry itself. */

@@ -7,7 +7,7 @@ import {Collector, checkEncoding, checkKind, lengthOf, verify} from './answer.ts
 import type {Realm} from './auth.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './contract.ts';
 import {type Attempt, refusal, WireError, wireFailure} from './failure.ts';
-import {isLinkLocal, realmOf} from './hosts.ts';
+import {isLinkLocal, realmOf, urlOf} from './hosts.ts';
 import {IDLE_OPENINGS} from './retry.ts';
 import type {Reply, Session} from './session.ts';
 import {type BodySink, type Head, TRICKLE} from './transport.ts';
@@ -16,12 +16,14 @@ export interface Place {
   readonly url: URL;
   /** None for a place that gets no credentials. */
   readonly realm?: Realm;
+  /** There is another place to ask. */
+  readonly hasNext: boolean;
 }
 
-export function placeOf(host: Host, ref: Reference, {digest, mediaType}: Descriptor): Place {
+export function placeOf(host: Host, ref: Reference, {digest, mediaType}: Descriptor, hasNext: boolean): Place {
   const kind = kindOf(mediaType);
   const under = kind === 'manifest' || kind === 'index' ? 'manifests' : 'blobs';
-  return {url: new URL(`${host.origin}${host.path}/${ref.path}/${under}/${digest}`), realm: realmOf(host, ref)};
+  return {url: urlOf(host, `/${ref.path}/${under}/${digest}`), realm: realmOf(host, ref), hasNext};
 }
 
 /**
@@ -33,13 +35,13 @@ export function foreignPlaces({mediaType, urls = []}: Descriptor): Place[] {
   return urls.flatMap((text) => {
     const url = URL.parse(text);
     if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:') || isLinkLocal(url.hostname)) return [];
-    return [{url}];
+    return [{url, hasNext: false}];
   });
 }
 
 export async function fetchBytes(
   session: Session,
-  {url, realm}: Place,
+  {url, realm, hasNext}: Place,
   desc: Descriptor,
   what: string,
   {limit, signal}: BytesOptions,
@@ -61,6 +63,7 @@ export async function fetchBytes(
       return collector.start(head, desc.size, on, `not the ${desc.size} B promised`);
     },
     restartable: true,
+    hasNext,
     checked: true,
   });
   if (reply.status >= 300) throw await session.refused(reply, realm);
@@ -117,7 +120,7 @@ export class Download {
   }
 
   /** The rest of the blob from one place, over as many connections as it takes. */
-  async from({url, realm}: Place): Promise<void> {
+  async from({url, realm, hasNext}: Place): Promise<void> {
     const {mediaType, size} = this.#desc;
     let idle = 0;
     let ranges = true;
@@ -134,6 +137,7 @@ export class Download {
           signal: this.#signal,
           onBody: (head, on) => this.#receive(head, on),
           restartable: false,
+          hasNext,
           checked: true,
         });
         if (this.done) return;

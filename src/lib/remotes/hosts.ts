@@ -1,11 +1,9 @@
-/**
- * Where a registry's content is looked for.
- *
- * Now the registry itself; mirrors and certs.d/hosts.toml go before it, in this list.
- */
+/** Where a registry's content is looked for: at the hosts that a `hosts.toml` names, and at last at the registry itself. */
 import type {Reference} from '../oci/reference.ts';
 import type {Realm} from './auth.ts';
 import type {Host, HostSource} from './contract.ts';
+import type {HostConfig} from './hosts-config.ts';
+import {connectionOf, hasTLS, readRegistryConfig} from './hosts-dir.ts';
 import {speaksTLS} from './probe.ts';
 
 /** Docker Hub's name is not its address. */
@@ -22,6 +20,13 @@ export const isLoopback = (hostname: string): boolean =>
 export const isLinkLocal = (hostname: string): boolean =>
   /^169\.254\.\d+\.\d+$/.test(hostname) || /^\[fe[89ab][0-9a-f]:/.test(hostname) || hostname === '[fd00:ec2::254]';
 
+export interface HostsOptions {
+  readonly plainHTTP: boolean;
+  readonly connectTimeoutMs: number;
+  readonly hostsDirs?: readonly string[] | undefined;
+  readonly onDebug?: ((line: string) => void) | undefined;
+}
+
 /**
  * The rule without configuration: a registry speaks HTTPS.
  *
@@ -32,34 +37,79 @@ export const isLinkLocal = (hostname: string): boolean =>
  * to a port that is a tunnel to a TLS registry elsewhere. The answer is kept for the life of the source, so that a host is
  * probed once.
  *
- * Nothing but `plainHTTP` makes any other host speak plain HTTP: a failure of HTTPS is never a reason (CVE-2019-10214).
+ * Nothing but `plainHTTP`, or a configured address that begins with `http:`, makes any other host speak plain HTTP: a failure of
+ * HTTPS is never a reason (CVE-2019-10214). A host that is configured with such an address and with something about TLS speaks
+ * what its port speaks, except on port 80, as containerd has it.
  *
  * Rules after containerd, core/remotes/docker/config/hosts.go and registry.go (MatchLocalhost).
  */
-export function defaultHosts({plainHTTP, connectTimeoutMs}: {plainHTTP: boolean; connectTimeoutMs: number}): HostSource {
-  const schemes = new Map<string, Promise<string>>();
+export function registryHosts(options: HostsOptions): HostSource {
+  const {plainHTTP, connectTimeoutMs, hostsDirs = [], onDebug} = options;
+  const known = new Map<string, Promise<readonly [Host, ...Host[]]>>();
 
-  const schemeOf = async (domain: string): Promise<string> => {
-    const {hostname} = new URL(`https://${domain}`);
-    const port = /:(\d+)$/.exec(domain)?.[1];
-    if (plainHTTP) return 'http';
-    if (!isLoopback(hostname) || port === undefined || port === '443') return 'https';
-    if (port === '80') return 'http';
+  const probe = async (host: string): Promise<'https' | 'http'> => {
+    const {hostname, port} = new URL(`http://${host}`);
     const timeoutMs = connectTimeoutMs === 0 ? PROBE_TIMEOUT_MS : Math.min(PROBE_TIMEOUT_MS, connectTimeoutMs);
     return (await speaksTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port), timeoutMs)) ? 'https' : 'http';
   };
 
-  return async (domain) => {
-    let scheme = schemes.get(domain);
-    if (scheme === undefined) {
-      scheme = schemeOf(domain);
-      schemes.set(domain, scheme);
-      // A registry that was not there may come.
-      scheme.catch(() => schemes.delete(domain));
-    }
-    const host: Host = {domain, origin: new URL(`${await scheme}://${ADDRESSES[domain] ?? domain}`).origin, path: '/v2'};
-    return [host];
+  const schemeOf = async (domain: string): Promise<'https' | 'http'> => {
+    const {hostname} = new URL(`https://${domain}`);
+    const port = /:(\d+)$/.exec(domain)?.[1];
+    if (plainHTTP) return 'http';
+    if (!isLoopback(hostname) || port === undefined || port === '443') return 'https';
+    return port === '80' ? 'http' : probe(domain);
   };
+
+  const configured = async (domain: string, config: HostConfig, source: string, isMirror: boolean): Promise<Host> => {
+    const {address, capabilities, headers} = config;
+    const isAmbiguous = address?.scheme === 'http' && hasTLS(config) && /:\d+$/.test(address.host);
+    const asked = address === undefined ? schemeOf(domain) : isAmbiguous ? probe(address.host) : address.scheme;
+    // Where nobody answers the request will say so, when its turn comes.
+    const scheme = await Promise.resolve(asked).catch(() => 'https');
+    const {origin, host} = new URL(`${scheme}://${addressOf(address?.host ?? domain)}`);
+    const ns = host === new URL(`${scheme}://${addressOf(domain)}`).host ? undefined : domain;
+    return {
+      domain: isMirror && ns !== undefined ? host : domain,
+      origin,
+      path: address?.path ?? '/v2',
+      capabilities,
+      ns,
+      headers,
+      connection: connectionOf(config, source),
+    };
+  };
+
+  const find = async (domain: string): Promise<readonly [Host, ...Host[]]> => {
+    const found = await readRegistryConfig(hostsDirs, domain);
+    if (found === undefined) return [{domain, origin: new URL(`${await schemeOf(domain)}://${addressOf(domain)}`).origin, path: '/v2'}];
+    const {source, hosts} = found;
+    const list = await Promise.all(hosts.map((config, i) => configured(domain, config, source, i < hosts.length - 1)));
+    onDebug?.(`${domain}: ${source}: ${list.map(shown).join(', ')}`);
+    return list as [Host, ...Host[]];
+  };
+
+  return (domain) => {
+    let hosts = known.get(domain);
+    if (hosts === undefined) {
+      hosts = find(domain);
+      known.set(domain, hosts);
+      // A registry that was not there may come.
+      hosts.catch(() => known.delete(domain));
+    }
+    return hosts;
+  };
+}
+
+const addressOf = (domain: string): string => ADDRESSES[domain] ?? domain;
+
+const shown = ({origin, path, capabilities}: Host): string => `${origin}${path} (${[...capabilities!].join(' ')})`;
+
+/** @param path below the host's own, such as `/library/redis/manifests/7` */
+export function urlOf({origin, path: root, ns}: Host, path: string): URL {
+  const url = new URL(`${origin}${root}${path}`);
+  if (ns !== undefined) url.searchParams.set('ns', ns);
+  return url;
 }
 
 /** What a pull from a repository asks for. */

@@ -8,7 +8,7 @@ import {Collector, checkEncoding, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, ver
 import type {Realm} from './auth.ts';
 import type {Host, Resolved} from './contract.ts';
 import {type Attempt, refusal} from './failure.ts';
-import {realmOf} from './hosts.ts';
+import {realmOf, urlOf} from './hosts.ts';
 import {isTemporary} from './retry.ts';
 import type {Reply, Session} from './session.ts';
 import type {BodySink, Head} from './transport.ts';
@@ -25,14 +25,17 @@ export class Resolution {
   readonly #signal: AbortSignal | undefined;
   readonly #url: URL;
   readonly #realm: Realm;
+  readonly #hasNext: boolean;
 
-  constructor(session: Session, host: Host, ref: Reference, what: string, signal: AbortSignal | undefined) {
+  /** @param hasNext there is another host to ask */
+  constructor(session: Session, host: Host, ref: Reference, what: string, signal: AbortSignal | undefined, hasNext: boolean) {
     this.#session = session;
     this.#ref = ref;
     this.#what = what;
     this.#signal = signal;
-    this.#url = new URL(`${host.origin}${host.path}/${ref.path}/manifests/${ref.digest ?? ref.tag}`);
+    this.#url = urlOf(host, `/${ref.path}/manifests/${ref.digest ?? ref.tag}`);
     this.#realm = realmOf(host, ref);
+    this.#hasNext = hasNext;
   }
 
   /** HEAD, then GET where that says too little, or refuses without the reason that only a body can give. */
@@ -42,7 +45,9 @@ export class Resolution {
       const descriptor = this.#fromHead(reply);
       return descriptor === undefined ? this.#byGet() : {descriptor};
     }
-    if (reply.status === 401 || reply.status < 400 || isTemporary(reply.status)) throw await this.#session.refused(reply, this.#realm);
+    const isPlain = reply.status === 404 && this.#hasNext;
+    if (reply.status === 401 || reply.status < 400 || isTemporary(reply.status) || isPlain)
+      throw await this.#session.refused(reply, this.#realm);
     return this.#byGet();
   }
 
@@ -56,6 +61,7 @@ export class Resolution {
       signal: this.#signal,
       onBody,
       restartable: true,
+      hasNext: this.#hasNext,
       checked: this.#ref.digest !== undefined,
     });
   }

@@ -2,6 +2,8 @@
 
 /** Requests made for one, the first included. */
 export const ATTEMPTS = 5;
+/** The same, where there is another host to ask. */
+export const ATTEMPTS_BEFORE_NEXT = 2;
 /** Openings of a blob in a row that may bring nothing. */
 export const IDLE_OPENINGS = 3;
 /** The longest wait that a registry may ask for; asked for more, the request fails at once and says so. */
@@ -12,6 +14,15 @@ export const isTemporary = (status: number): boolean => status === 408 || status
 
 const UNIT_MS: Readonly<Record<string, number>> = {ns: 1e-6, us: 1e-3, µs: 1e-3, μs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000};
 
+/** Milliseconds of a duration as Go writes it, such as `1m30s` or `500ms`; undefined when it is none. */
+export function parseDuration(text: string): number | undefined {
+  if (text === '0') return 0;
+  if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|μs|ms|s|m|h))+$/.test(text)) return undefined;
+  let ms = 0;
+  for (const [, count, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|s|m|h)/g)) ms += Number(count) * UNIT_MS[unit!]!;
+  return ms;
+}
+
 /**
  * The wait that a `Retry-After` header asks for, in milliseconds; undefined when it cannot be read.
  *
@@ -21,12 +32,9 @@ const UNIT_MS: Readonly<Record<string, number>> = {ns: 1e-6, us: 1e-3, µs: 1e-3
  */
 export function parseRetryAfter(header: string, now: number): number | undefined {
   const text = Buffer.from(header, 'latin1').toString().trim();
-  if (/^\d+$/.test(text)) return Number(text) * 1000;
-  if (/^(?:\d+(?:\.\d+)?(?:ns|us|µs|μs|ms|s|m|h))+$/.test(text)) {
-    let ms = 0;
-    for (const [, count, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|s|m|h)/g)) ms += Number(count) * UNIT_MS[unit!]!;
-    return ms;
-  }
+  const asked = /^\d+$/.test(text) ? Number(text) * 1000 : parseDuration(text);
+  // Digits without end are no number that JSON has.
+  if (asked !== undefined) return Math.min(asked, Number.MAX_SAFE_INTEGER);
   // Date.parse takes much that is no date; the header's three forms all begin with a day of the week.
   const date = /^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text) ? Date.parse(text) : Number.NaN;
   return Number.isNaN(date) ? undefined : Math.max(0, date - now);

@@ -3,9 +3,9 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {type ErrdefsError, wrap} from '../errdefs.ts';
 import {Authorizer, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
-import type {CredentialSource} from './contract.ts';
+import type {CredentialSource, Host} from './contract.ts';
 import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './failure.ts';
-import {ATTEMPTS, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
+import {ATTEMPTS, ATTEMPTS_BEFORE_NEXT, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
 import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
 
 export interface Request {
@@ -17,6 +17,8 @@ export interface Request {
   readonly form?: URLSearchParams | undefined;
   /** The registry's realm, whose challenges are answered; without one the request goes without credentials. */
   readonly realm?: Realm | undefined;
+  /** Whose ways to connect hold, without a realm. */
+  readonly host?: Host | undefined;
   /** Credentials that are decided already. */
   readonly authorization?: string | undefined;
   readonly signal: AbortSignal | undefined;
@@ -24,6 +26,8 @@ export interface Request {
   readonly onBody: (head: Head, on: Attempt) => BodySink;
   /** A body that broke off is asked for again from its beginning. Otherwise that is thrown as `WireError`. */
   readonly restartable: boolean;
+  /** There is another host to ask, so that none is waited for: a temporary failure is final here, and a broken connection tried once more. */
+  readonly hasNext?: boolean | undefined;
   /** The answer will be checked against a digest, so that its way need not be trusted: HTTPS may redirect to HTTP. */
   readonly checked: boolean;
 }
@@ -58,6 +62,7 @@ const first = (header: string | string[] | undefined): string | undefined => (Ar
 export interface SessionOptions {
   readonly backoffMs: number;
   readonly userAgent: string;
+  readonly onDebug?: ((line: string) => void) | undefined;
 }
 
 export class Session {
@@ -90,7 +95,8 @@ export class Session {
    * @throws whatever `onBody` or its sink threw, as it is
    */
   async send(request: Request): Promise<Reply> {
-    const {what, url, signal, restartable} = request;
+    const {what, url, signal, restartable, hasNext = false} = request;
+    const attempts = hasNext ? ATTEMPTS_BEFORE_NEXT : ATTEMPTS;
     for (let attempt = 1; ; attempt++) {
       let started = false;
       let pause: number | undefined;
@@ -99,13 +105,13 @@ export class Session {
         const reply = await this.#follow(request, attempt, () => {
           started = true;
         });
-        pause = this.#pauseAfter(reply, attempt);
+        pause = hasNext ? undefined : this.#pauseAfter(reply, attempt);
         if (pause === undefined) return reply;
       } catch (err) {
         if (signal?.aborted) throw interruption(what, signal.reason);
         if (!(err instanceof WireError)) throw err;
         if (started && !restartable) throw err;
-        if (!WIRE[err.kind].temporary || attempt >= ATTEMPTS) throw wireFailure(err, {what, url, attempt});
+        if (!WIRE[err.kind].temporary || attempt >= attempts) throw wireFailure(err, {what, url, attempt});
         pause = backoff(attempt, this.#options.backoffMs);
       }
       await this.pause(pause, what, signal);
@@ -173,35 +179,46 @@ export class Session {
    */
   async #follow(request: Request, attempt: number, onStart: () => void): Promise<Reply> {
     const {what, method, form, realm, signal, onBody} = request;
+    const host = realm?.host ?? request.host;
+    const headers = host?.headers !== undefined && host.origin === request.url.origin ? host.headers : {};
+    this.#authorizer.keepHeaders(headers);
     let url = request.url;
     let home = true;
     let challenged = false;
     let authorization = realm === undefined ? request.authorization : this.#authorizer.current(realm);
     for (let redirects = 0; ; ) {
       const on: Attempt = {what, url, attempt};
+      const started = performance.now();
       const chunks: Buffer[] = [];
       let head: Head | undefined;
-      await this.#transport.exchange({
+      const exchange = this.#transport.exchange({
         method,
         url,
         headers: {
           'user-agent': this.#options.userAgent,
           'accept-encoding': 'identity',
+          ...(home ? headers : {}),
           ...request.headers,
           ...(form === undefined ? {} : {'content-type': 'application/x-www-form-urlencoded'}),
           ...(home && authorization !== undefined ? {authorization} : {}),
         },
+        connection: host?.connection,
         body: form?.toString(),
         signal,
         onHead: (got) => {
           head = got;
+          this.#debug(method, url, () => `${got.status} after ${Math.round(performance.now() - started)} ms`);
           if (got.status >= 300) return collect(chunks, ERROR_BODY_LIMIT);
           onStart();
           return onBody(got, on);
         },
       });
-      const {status, headers} = head!;
-      const location = headers.location;
+      await exchange.catch((err: unknown) => {
+        if (err instanceof WireError) this.#debug(method, url, () => WIRE[err.kind].text);
+        throw err;
+      });
+      const {status, headers: answered} = head!;
+      const {location} = answered;
       if (REDIRECTS.has(status) && location !== undefined && method !== 'POST') {
         if (++redirects > MAX_REDIRECTS) throw refusal(on, `more than ${MAX_REDIRECTS} redirects`);
         const next = redirectTarget(location, on, request.checked);
@@ -211,7 +228,7 @@ export class Session {
       }
       if (status === 401 && home && realm !== undefined && !challenged) {
         challenged = true;
-        const challenges = parseChallenges(headers['www-authenticate']);
+        const challenges = parseChallenges(answered['www-authenticate']);
         const answer = await this.#authorizer.answer(realm, challenges, authorization, signal).catch((err: unknown) => {
           throw wrap(what, err);
         });
@@ -220,14 +237,21 @@ export class Session {
           continue;
         }
       }
-      return {status, headers, body: Buffer.concat(chunks), on, home};
+      return {status, headers: answered, body: Buffer.concat(chunks), on, home};
     }
   }
 
-  async #askToken({what, method, url, authorization, form, signal}: TokenRequest): Promise<TokenReply> {
+  #debug(method: string, {origin, pathname, searchParams}: URL, what: () => string): void {
+    if (this.#options.onDebug === undefined) return;
+    const ns = searchParams.get('ns');
+    this.#options.onDebug(`${method} ${origin}${pathname}${ns === null ? '' : `?ns=${ns}`}: ${what()}`);
+  }
+
+  async #askToken({what, host, method, url, authorization, form, signal}: TokenRequest): Promise<TokenReply> {
     let chunks: Buffer[] = [];
     const reply = await this.send({
       what,
+      host,
       method,
       url,
       form,

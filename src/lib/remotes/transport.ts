@@ -8,9 +8,10 @@
  */
 import type {IncomingHttpHeaders} from 'node:http';
 import type {Socket} from 'node:net';
+import type {SecureContext} from 'node:tls';
 import type {Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
-import type {Sink} from './contract.ts';
+import type {Connection, Sink} from './contract.ts';
 import {fromTransport, WireError} from './failure.ts';
 
 export interface Head {
@@ -27,7 +28,9 @@ export interface Exchange {
   readonly method: 'GET' | 'HEAD' | 'POST';
   /** Credentials in it are not sent. */
   readonly url: URL;
-  readonly headers: Readonly<Record<string, string>>;
+  readonly headers: Record<string, string | string[]>;
+  /** Default: as the transport's options have it. */
+  readonly connection?: Connection | undefined;
   readonly body?: string | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Called once, when the answer begins; says who takes its body. What it throws ends the exchange. */
@@ -46,7 +49,8 @@ export const TRICKLE = 4096;
 export class Transport {
   readonly #options: TransportOptions;
   readonly #opening = new Set<Socket>();
-  #agent: Promise<Dispatcher> | undefined;
+  /** One for each way of connecting: connections of one are never used for another. */
+  readonly #agents = new Map<Connection | undefined, Promise<Dispatcher>>();
   #closed = false;
 
   constructor(options: TransportOptions) {
@@ -54,18 +58,28 @@ export class Transport {
   }
 
   /** Loads undici; `exchange` does it by itself, but whoever waits for something else may have it done meanwhile. */
-  open(): Promise<Dispatcher> {
-    this.#agent ??= this.#openAgent();
-    return this.#agent;
+  open(connection?: Connection): Promise<Dispatcher> {
+    let agent = this.#agents.get(connection);
+    if (agent === undefined) {
+      agent = this.#openAgent(connection);
+      this.#agents.set(connection, agent);
+    }
+    return agent;
   }
 
-  async #openAgent(): Promise<Dispatcher> {
+  async #openAgent(connection: Connection | undefined): Promise<Dispatcher> {
     const [{default: Agent}, {default: buildConnector}] = await Promise.all([
       import('undici/lib/dispatcher/agent.js'),
       import('undici/lib/core/connect.js'),
     ]);
     const {connectTimeoutMs, stallTimeoutMs, skipVerify} = this.#options;
-    const connect = buildConnector({timeout: connectTimeoutMs, rejectUnauthorized: !skipVerify, allowH2: false, autoSelectFamily: true});
+    const connect = buildConnector({
+      timeout: shorter(connectTimeoutMs, connection?.connectTimeoutMs ?? 0),
+      rejectUnauthorized: !(connection?.skipVerify ?? skipVerify),
+      allowH2: false,
+      autoSelectFamily: true,
+      ...(connection === undefined ? {} : secureContext(connection)),
+    });
     return new Agent({
       allowH2: false,
       headersTimeout: stallTimeoutMs,
@@ -90,8 +104,8 @@ export class Transport {
    */
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
-    const {method, url, headers, body, signal, onHead} = exchange;
-    const agent = await this.open();
+    const {method, url, headers, connection, body, signal, onHead} = exchange;
+    const agent = await this.open(connection);
     signal?.throwIfAborted();
     const {stallTimeoutMs} = this.#options;
     await new Promise<void>((resolve, reject) => {
@@ -210,8 +224,23 @@ export class Transport {
   /** Ends all connections, those included that are still being made. */
   async close(): Promise<void> {
     this.#closed = true;
-    const agent = await this.#agent?.catch(() => undefined);
+    const agents = await Promise.all([...this.#agents.values()].map((agent) => agent.catch(() => undefined)));
     for (const socket of this.#opening) socket.destroy();
-    await agent?.destroy();
+    await Promise.all(agents.map((agent) => agent?.destroy()));
   }
+}
+
+/** The shorter of two bounds; 0 is none. */
+const shorter = (a: number, b: number): number => (a === 0 || b === 0 ? a + b : Math.min(a, b));
+
+/** Made once: to read the system's certificates for every connection would cost each of them milliseconds. */
+function secureContext({ca, client}: Connection): {secureContext?: SecureContext} {
+  if (ca.length === 0 && client.length === 0) return {};
+  const {createSecureContext, getCACertificates} = process.getBuiltinModule('node:tls');
+  return {
+    secureContext: createSecureContext({
+      ...(ca.length === 0 ? {} : {ca: [...getCACertificates('default'), ...ca]}),
+      ...(client.length === 0 ? {} : {cert: client.map(({cert}) => cert), key: client.map(({key}) => key)}),
+    }),
+  };
 }

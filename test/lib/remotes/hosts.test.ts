@@ -3,7 +3,7 @@ import {once} from 'node:events';
 import {createServer, type Server} from 'node:net';
 import {networkInterfaces} from 'node:os';
 import {describe, it, type TestContext} from 'node:test';
-import {defaultHosts, isLinkLocal, isLoopback} from '../../../src/lib/remotes/hosts.ts';
+import {isLinkLocal, isLoopback, registryHosts} from '../../../src/lib/remotes/hosts.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
@@ -11,7 +11,7 @@ import {is, onEnd, requiresProgram} from '../../helpers.ts';
 import {startRegistry} from '../../registry.ts';
 
 const origin = async (domain: string, plainHTTP = false): Promise<string> =>
-  (await defaultHosts({plainHTTP, connectTimeoutMs: 0})(domain, undefined))[0].origin;
+  (await registryHosts({plainHTTP, connectTimeoutMs: 0})(domain, undefined))[0].origin;
 
 async function listen(t: TestContext, server: Server): Promise<number> {
   server.listen(0, '127.0.0.1');
@@ -72,7 +72,7 @@ describe('the address of a registry', () => {
       t,
       createServer((socket) => socket.destroy()),
     );
-    const hosts = defaultHosts({plainHTTP: false, connectTimeoutMs: 50});
+    const hosts = registryHosts({plainHTTP: false, connectTimeoutMs: 50});
     for (const port of [silent, rude]) assert.equal((await hosts(`127.0.0.1:${port}`, undefined))[0].origin, `https://127.0.0.1:${port}`);
   });
   it('on loopback is probed once, and again after nobody was there', async (t) => {
