@@ -15,7 +15,7 @@ import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {findLayer, openTrees} from './layers.ts';
 import type {Laid, LayingJob} from './laying.ts';
-import type {Plan, PlannedImage, PlannedLayer} from './plan.ts';
+import type {Plan, PlannedLayer} from './plan.ts';
 import type {ProgressEvent} from './types.ts';
 import type {WorkerPool} from './workers.ts';
 
@@ -67,6 +67,16 @@ interface Floating {
   readonly laid: Laid;
 }
 
+/** An image's layers while they are put on each other. */
+interface Stack {
+  /** Bottom first. */
+  readonly layers: readonly PlannedLayer[];
+  /** Index of the one whose turn it is. */
+  next: number;
+  /** Layer directories so far, nearest first. */
+  readonly below: string[];
+}
+
 /** Whether a layer's tree is what it is whatever lies below. */
 function isIndependent({applied, unindexed}: Laid): boolean {
   if (applied === undefined) return unindexed === undefined;
@@ -89,6 +99,10 @@ class Materialisation {
   readonly #floating = new Map<Digest, Floating>();
   readonly #works = new Set<string>();
   readonly #warnings: string[] = [];
+  readonly #stacks: readonly Stack[];
+  /** Blobs that still come. */
+  readonly #missing: Set<Digest>;
+  #stacking = Promise.resolve();
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
   #transferred = 0;
@@ -96,25 +110,35 @@ class Materialisation {
   constructor(options: MaterialiseOptions) {
     this.#o = options;
     this.#signal = options.signal === undefined ? this.#stop.signal : AbortSignal.any([options.signal, this.#stop.signal]);
+    const images = options.snapshotter === undefined ? [] : options.plan.manifests.flatMap(({image}) => image ?? []);
+    this.#missing = new Set(options.plan.blobs.map(({digest}) => digest));
+    this.#stacks = images.map(({layers}) => ({layers, next: 0, below: []}));
   }
 
   async run(): Promise<Materialised> {
-    const {plan, snapshotter, maxConcurrentDownloads} = this.#o;
-    const images = snapshotter === undefined ? [] : plan.manifests.flatMap(({image}) => image ?? []);
+    const {plan, maxConcurrentDownloads} = this.#o;
     // A layer that occurs twice, in one image or in two, is unpacked once.
     const wanted = new Map<Digest, PlannedLayer>();
-    for (const image of images) for (const layer of image.layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
+    for (const {layers} of this.#stacks)
+      for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
     this.#requireRoom();
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
-    await forEachLimited(plan.blobs, maxConcurrentDownloads, async (blob) => {
-      try {
-        await this.#fetch(blob, wanted.get(blob.digest));
-      } catch (err) {
-        this.#stop.abort(err);
-        throw err;
-      }
-    });
-    for (const image of images) await this.#stack(image);
+    this.#stackSoon();
+    try {
+      await forEachLimited(plan.blobs, maxConcurrentDownloads, async (blob) => {
+        try {
+          await this.#fetch(blob, wanted.get(blob.digest));
+          this.#missing.delete(blob.digest);
+          this.#stackSoon();
+        } catch (err) {
+          this.#stop.abort(err);
+          throw err;
+        }
+      });
+    } finally {
+      // What it works on is about to be removed, should anything have failed.
+      await this.#stacking;
+    }
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
   }
 
@@ -268,17 +292,29 @@ class Materialisation {
     }
   }
 
-  /** Puts an image's layers on each other, bottom first: those that took something from below are settled here. */
-  async #stack({layers}: PlannedImage): Promise<void> {
+  /** Goes on putting layers on each other, while those above still come; one at a time, whoever asks. */
+  #stackSoon(): void {
+    this.#stacking = this.#stacking.then(async () => {
+      for (const stack of this.#stacks) await this.#stack(stack);
+    });
+    // It is awaited at the end; until then its failure ends what would be for nothing.
+    this.#stacking.catch((err: unknown) => this.#stop.abort(err));
+  }
+
+  /** Puts an image's layers on each other, bottom first, as far as they are here: those that took something from below are settled. */
+  async #stack(stack: Stack): Promise<void> {
     const {store} = this.#o;
     const snapshotter = this.#o.snapshotter!;
-    /** Layer directories so far, nearest first. */
-    const below: string[] = [];
-    for (const layer of layers) {
+    for (
+      let layer = stack.layers[stack.next];
+      layer !== undefined && !this.#missing.has(layer.blob.digest);
+      layer = stack.layers[stack.next]
+    ) {
       const known = findLayer(store, snapshotter, layer);
       if (known !== undefined) this.#layers.set(layer.chainID, known);
-      else await this.#settle(layer, below);
-      below.unshift(store.layers.path(this.#layers.get(layer.chainID)!));
+      else await this.#settle(layer, stack.below);
+      stack.below.unshift(store.layers.path(this.#layers.get(layer.chainID)!));
+      stack.next++;
     }
   }
 

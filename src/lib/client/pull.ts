@@ -65,6 +65,7 @@ class Pull {
       if (this.#snapshotter !== undefined) requireImages(plan);
       let layers = this.#layersHere(plan);
       if (layers === undefined) {
+        this.#context.workers.warm();
         this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
         for (const {descriptor: desc, bytes} of plan.documents.values()) this.#store.blobs.writeSmall(desc.digest, bytes);
         const made = await this.#materialise(plan, (desc, sink, opts) => fetcher.stream(desc, sink, opts));

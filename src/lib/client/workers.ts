@@ -171,8 +171,11 @@ export class WorkerPool {
     this.#closed = true;
     for (const pair of this.#pairs) {
       const {inflating, laying, running} = await pair;
+      const isIdle = running.size === 0;
       for (const task of running.values()) task.fail(new ErrdefsError('canceled', 'job'));
-      await Promise.all([inflating.terminate(), laying.terminate()]);
+      const ended = Promise.all([inflating.terminate(), laying.terminate()]);
+      // Threads that write nothing any more are not waited for: an engine takes long to end one, and nothing to end the process.
+      if (!isIdle) await ended;
     }
   }
 }

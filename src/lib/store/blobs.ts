@@ -5,6 +5,7 @@ import {
   closeSync,
   createReadStream,
   fstatSync,
+  fsync,
   fsyncSync,
   ftruncateSync,
   openSync,
@@ -276,8 +277,8 @@ const INGEST_LIFETIME_MS = 24 * 3600_000;
 
 const CHUNK = 1 << 18;
 
-/** Bytes between two flushes of a download to the disk, so that the last one is short. */
-const FLUSH_EVERY = 32 << 20;
+/** Bytes after which a download's way to the disk is begun, so that the last wait for it is short. */
+const FLUSH_EVERY = 16 << 20;
 
 /**
  * One download's bytes: appended, hashed as they come, flushed on the way. Synchronous, for a worker thread.
@@ -288,12 +289,16 @@ export class Ingest {
   readonly #what: string;
   readonly #expected: Promised;
   readonly #algorithm: string;
+  readonly #path: string;
   #hash: Hash;
   #fd: number;
   #offset = 0;
+  /** Bytes that are on the disk, or on their way. */
   #flushed = 0;
+  #flushing = false;
 
-  private constructor(fd: number, expected: Promised, what: string) {
+  private constructor(path: string, fd: number, expected: Promised, what: string) {
+    this.#path = path;
     this.#fd = fd;
     this.#expected = expected;
     this.#what = what;
@@ -318,7 +323,7 @@ export class Ingest {
       fd = openSync(path, 'a+', 0o600);
       const size = fstatSync(fd).size;
       if (size > (expected.size ?? size)) ftruncateSync(fd, 0);
-      return new Ingest(fd, expected, what);
+      return new Ingest(path, fd, expected, what);
     } catch (err) {
       if (fd !== undefined) closeSync(fd);
       throw fromErrno(err, what);
@@ -363,7 +368,7 @@ export class Ingest {
       this.#hash.update(done === chunk.length ? chunk : chunk.subarray(0, done));
       this.#offset += done;
     }
-    if (this.#offset - this.#flushed > FLUSH_EVERY) this.sync();
+    if (this.#offset - this.#flushed > FLUSH_EVERY && !this.#flushing) this.#flush();
   }
 
   /** Digest of the bytes so far. */
@@ -381,6 +386,22 @@ export class Ingest {
     this.#hash = createHash(this.#algorithm);
     this.#offset = 0;
     this.#flushed = 0;
+  }
+
+  /** Begins to bring the bytes so far to the disk, while more come. What goes wrong with it, `sync` is told too. */
+  #flush(): void {
+    this.#flushed = this.#offset;
+    try {
+      // A descriptor of its own: it may take longer than this ingest is open.
+      const fd = openSync(this.#path, 'r');
+      this.#flushing = true;
+      fsync(fd, () => {
+        this.#flushing = false;
+        closeSync(fd);
+      });
+    } catch (err) {
+      throw fromErrno(err, this.#what);
+    }
   }
 
   /** Brings the bytes so far to the disk. */
