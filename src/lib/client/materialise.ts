@@ -5,7 +5,7 @@
 import {rmSync} from 'node:fs';
 import {reconcile} from '../archive/apply.ts';
 import {encodeImpliedParents} from '../archive/implied.ts';
-import {type Code, ErrdefsError, resolve, wrap} from '../errdefs.ts';
+import {type Code, ErrdefsError, is, resolve, wrap} from '../errdefs.ts';
 import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
@@ -98,6 +98,8 @@ class Materialisation {
   readonly #layers = new Map<Digest, string>();
   readonly #floating = new Map<Digest, Floating>();
   readonly #works = new Set<string>();
+  /** Downloads that went on from what an earlier attempt left. */
+  readonly #resumed = new Set<Digest>();
   readonly #warnings: string[] = [];
   readonly #stacks: readonly Stack[];
   /** Blobs that still come. */
@@ -184,7 +186,7 @@ class Materialisation {
   /** Gets one blob, and unpacks it where it can be unpacked before the layers below it are known. */
   async #fetch(blob: Descriptor, layer: PlannedLayer | undefined): Promise<void> {
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
-    const {store, namespace, lockTimeoutMs} = this.#o;
+    const {store, lockTimeoutMs} = this.#o;
     const key = downloadKey(blob.digest);
     let following: NodeJS.Timeout | undefined;
     const follow = (): void => {
@@ -196,6 +198,19 @@ class Materialisation {
       .lock(key, {timeoutMs: lockTimeoutMs, whileAlive: true, purpose: `download of ${blob.digest}`, signal: this.#signal, onWait: follow})
       .finally(() => clearInterval(following));
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
+    try {
+      await this.#obtain(blob, layer, key);
+    } catch (err) {
+      // Of what an earlier attempt left nobody knew whether it was right; it was not, and is gone.
+      const wasWrong = this.#resumed.delete(blob.digest) && is(err, 'failed_precondition') && store.blobs.ingestState(key)?.offset === 0;
+      if (!wasWrong) throw err;
+      await this.#obtain(blob, layer, key);
+    }
+  }
+
+  /** @param key as `downloadKey`; its lock is held */
+  async #obtain(blob: Descriptor, layer: PlannedLayer | undefined, key: string): Promise<void> {
+    const {store, namespace} = this.#o;
     const here = store.blobs.has(blob);
     if (!here && this.#o.source === undefined)
       throw new ErrdefsError('not_found', `content ${blob.digest}`, {hint: 'pull the image again', details: {digest: blob.digest}});
@@ -266,6 +281,7 @@ class Materialisation {
       if (source.kind === 'network') {
         const offset = await task.offset;
         received = offset;
+        if (offset > 0) this.#resumed.add(blob.digest);
         this.#emit(blob, 'downloading', offset);
         const sink = (chunk: Buffer): void | Promise<void> => {
           received += chunk.length;

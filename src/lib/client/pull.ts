@@ -151,6 +151,7 @@ class Pull {
 
   /** One transaction makes all of it visible: content, snapshots, the image last. */
   async #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
+    this.#store.settleBlobs([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
     const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
       const ns = tx.namespace(this.#namespace);
       recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});

@@ -177,6 +177,7 @@ export class Repair {
     const isHere = store.blobs.size(digest) === descriptor.size;
     const action = isHere ? 'its bytes are here: record made anew' : await this.#fetch(descriptor, origins.sources(digest));
     if (action === undefined) return undefined;
+    if (isHere) store.settleBlobs([digest]);
     // A document that has just come says itself what it keeps.
     const now = isHere ? origins : await findOrigins(store, this.#survey());
     await store.update(`repair of content ${digest}`, (tx) => {

@@ -11,6 +11,7 @@ import {statePath} from '../store/layout.ts';
 import type {ContainerRecord, Labels} from '../store/records.ts';
 import {SnapshotStore} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
+import type {StoreTransaction} from '../store/store.ts';
 import {deleteContainer} from './containers.ts';
 import type {Context} from './context.ts';
 import {findImage, planLocally} from './images.ts';
@@ -88,11 +89,12 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   const exists = (): ErrdefsError =>
     new ErrdefsError('already_exists', `container ${JSON.stringify(id)}`, {hint: `remove it: ctr -n ${namespace} containers rm ${id}`});
   if (store.view((tx) => tx.namespace(namespace).containers.find(id)) !== undefined) throw exists();
-  await snapshots.prepare(id, parent, {}, (tx) => {
+  const within = (tx: StoreTransaction): void => {
     const {containers} = tx.namespace(namespace);
     if (containers.find(id) !== undefined) throw exists();
     containers.put(record);
-  });
+  };
+  await snapshots.prepare(id, parent, {}, within, {transient: options.rm ?? false});
   try {
     const {exitStatus} = await runForeground({
       id,

@@ -16,9 +16,9 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import {join} from 'node:path';
+import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {listIfPresent, readIfPresent, renameInto, sweepTemporary, writeAtomic} from '../fs/durable.ts';
+import {listIfPresent, readIfPresent, renameInto, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
@@ -51,6 +51,8 @@ export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(
 
 export class BlobStore {
   readonly #layout: Layout;
+  /** Blobs whose names this process has brought to the disk, with their inodes: another may have replaced one since. */
+  readonly #settled = new Map<Digest, number>();
 
   constructor(layout: Layout) {
     this.#layout = layout;
@@ -157,6 +159,7 @@ export class BlobStore {
     if (this.size(digest) === bytes.length) return;
     try {
       writeAtomic(this.path(digest), bytes, {sync: true, mode: 0o444});
+      this.#noteSettled(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -260,10 +263,39 @@ export class BlobStore {
       const data = join(this.#layout.ingest(key), 'data');
       chmodSync(data, 0o444);
       renameInto(data, blob, {sync: true});
+      this.#noteSettled(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
     this.discardIngest(key);
+  }
+
+  #inode(digest: Digest): number | undefined {
+    return statSync(this.path(digest), {throwIfNoEntry: false})?.ino;
+  }
+
+  #noteSettled(digest: Digest): void {
+    const inode = this.#inode(digest);
+    if (inode !== undefined) this.#settled.set(digest, inode);
+  }
+
+  /** Whether this process knows that a blob's name is on the disk. */
+  isSettled(digest: Digest): boolean {
+    const known = this.#settled.get(digest);
+    return known !== undefined && known === this.#inode(digest);
+  }
+
+  /** Brings the names of these blobs to the disk; their bytes are, since before they had names. */
+  settle(digests: readonly Digest[]): void {
+    const directories = new Set<string>();
+    for (const digest of digests)
+      for (let path = dirname(this.path(digest)); path.length >= this.#layout.root.length; path = dirname(path)) directories.add(path);
+    try {
+      for (const directory of directories) syncPath(directory);
+    } catch (err) {
+      throw fromErrno(err, `content of ${this.#layout.root}`);
+    }
+    for (const digest of digests) this.#noteSettled(digest);
   }
 
   /** Moves a blob out of sight, if it is there. The caller holds the store's lock. */

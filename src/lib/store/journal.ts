@@ -351,8 +351,8 @@ export class JournalBackend implements Backend {
     for (let g = previous.generation + 1; g <= generation; g++) {
       for (const path of Object.keys(this.#read(g)?.writes ?? {})) files.add(join(root, path));
     }
-    // A directory that came or went is an entry of the one above it.
-    const directories = new Set([journal]);
+    // A directory that came or went is an entry of the one above it. Who made the journal's own may have died before he had synced that.
+    const directories = new Set([journal, root]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
     for (const path of [...files, ...directories]) syncIfPresent(path);
     sweepTemporaries([...files, this.#checkpointFile]);

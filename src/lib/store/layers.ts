@@ -5,7 +5,7 @@
 import {existsSync, lstatSync, readdirSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, makeDirectories, readIfPresent, renameInto, writeAtomic} from '../fs/durable.ts';
+import {listIfPresent, makeDirectories, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
 import {bootId, liveness, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
@@ -77,12 +77,19 @@ export class LayerStore {
   /**
    * Gives a layer that was made in `work` its name. One that is there already and can be believed is left, and `work`
    * removed: nobody can tell the two apart.
+   *
+   * @param options.sync whether its names are on the disk on return; of what is in its trees only `sync` says so
    */
-  publish(work: string, id: string, info: Pick<LayerInfo, 'snapshotter' | 'diffID'>): void {
+  publish(
+    work: string,
+    id: string,
+    info: Pick<LayerInfo, 'snapshotter' | 'diffID'>,
+    options: {readonly sync: boolean} = {sync: false},
+  ): void {
     const full: LayerInfo = {version: 1, ...info, bootId: bootId(), durable: false};
     try {
-      writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, {sync: false});
-      while (!this.#rename(work, id)) {
+      writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, options);
+      while (!this.#rename(work, id, options)) {
         if (this.isUsable(id)) {
           rmSync(work, {recursive: true, force: true});
           return;
@@ -95,9 +102,9 @@ export class LayerStore {
   }
 
   /** @returns false when there is one of that name: the kernel replaces no directory that has entries */
-  #rename(work: string, id: string): boolean {
+  #rename(work: string, id: string, options?: {readonly sync: boolean}): boolean {
     try {
-      renameInto(work, this.path(id));
+      renameInto(work, this.path(id), options);
       return true;
     } catch (err) {
       const {code} = err as NodeJS.ErrnoException;
@@ -192,9 +199,12 @@ export class LayerStore {
 
   /** Deletes what was moved to the trash, by whomever. Outside the lock: it may take long, and two may do it at once. */
   emptyTrash(): void {
-    const {trash} = this.#layout;
+    const {trash, layers} = this.#layout;
     try {
-      for (const name of listIfPresent(trash)) rmSync(join(trash, name), {recursive: true, force: true});
+      const names = listIfPresent(trash);
+      // What says of itself that it is whole, whatever happens, must not come back after a power loss without what is deleted here.
+      if (names.some((name) => readInfo(join(trash, name))?.durable)) for (const directory of [layers, trash]) syncPath(directory);
+      for (const name of names) rmSync(join(trash, name), {recursive: true, force: true});
     } catch (err) {
       throw fromErrno(err, `trash ${trash}`);
     }

@@ -84,19 +84,26 @@ export class SnapshotStore {
   }
 
   /**
-   * Makes a writable snapshot of `parent`, or of nothing.
+   * Makes a writable snapshot of `parent`, or of nothing. It is on the disk before its record is: the record could not make it anew.
    *
    * @param within more changes for the same transaction
+   * @param options.transient nobody will want it after a reboot: it need not be on the disk
    * @throws already_exists the key is taken @throws not_found no such parent @throws invalid_argument the parent is not committed
    * @throws data_loss the parent's tree may be torn by a power loss @throws aborted the parent was replaced meanwhile
    */
-  prepare(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
-    return this.#create('active', key, parent, labels, within);
+  prepare(
+    key: string,
+    parent: string | undefined,
+    labels: Labels,
+    within?: (tx: StoreTransaction) => void,
+    {transient = false}: {readonly transient?: boolean} = {},
+  ): Promise<SnapshotRecord> {
+    return this.#create('active', key, parent, labels, {within, transient});
   }
 
   /** Makes a read-only snapshot of `parent`, or of nothing; errors as `prepare`. */
   view(key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
-    return this.#create('view', key, parent, labels);
+    return this.#create('view', key, parent, labels, {within: undefined, transient: false});
   }
 
   async #create(
@@ -104,7 +111,7 @@ export class SnapshotStore {
     key: string,
     parent: string | undefined,
     labels: Labels,
-    within?: (tx: StoreTransaction) => void,
+    {within, transient}: {readonly within: ((tx: StoreTransaction) => void) | undefined; readonly transient: boolean},
   ): Promise<SnapshotRecord> {
     if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
     const look = (tx: StoreView): readonly string[] => {
@@ -122,11 +129,12 @@ export class SnapshotStore {
     const hadWork = work !== undefined;
     try {
       if (work !== undefined) this.#seed(work, parents, kind === 'active', look);
+      if (work !== undefined && parents.length > 0 && this.#snapshotter.form === 'plain' && !transient) this.#store.layers.sync();
       return await this.#store.update(`snapshot ${key}`, (tx) => {
         if (look(tx).some((directory, i) => directory !== parents[i]))
           throw new ErrdefsError('aborted', `parent ${JSON.stringify(parent)} was replaced meanwhile`, {hint: 'run it again'});
         if (layer !== undefined && work !== undefined) {
-          this.#store.layers.publish(work, layer, {snapshotter: this.#snapshotter.name});
+          this.#store.layers.publish(work, layer, {snapshotter: this.#snapshotter.name}, {sync: !transient});
           work = undefined;
         }
         const now = new Date().toISOString();

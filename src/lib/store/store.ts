@@ -4,9 +4,10 @@
  */
 import {chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
 import {dirname} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
+import type {Digest} from '../oci/descriptor.ts';
 import {type AfterCommit, type Backend, Overlay, type Reader, type Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
 import {assertDirectory, MEND, misplaced} from './documents.ts';
@@ -390,6 +391,25 @@ export class Store {
   rehearse<T>(fn: (tx: StoreTransaction) => T): T {
     this.#check();
     return this.#backend.view((reader) => fn(new Transaction(new Overlay(reader))));
+  }
+
+  /**
+   * For who is about to name blobs in a record that others have made: their names are on the disk on return. What a record
+   * names already is known to be there; what none names somebody may have renamed into place a moment ago, and died.
+   */
+  settleBlobs(digests: readonly Digest[]): void {
+    const unsure = digests.filter((digest) => !this.blobs.isSettled(digest));
+    if (unsure.length === 0) return;
+    try {
+      const areNamed = this.view((tx) => {
+        const namespaces = tx.namespaces.list().map(({name}) => tx.namespace(name));
+        return unsure.every((digest) => namespaces.some(({content}) => content.find(digest) !== undefined));
+      });
+      if (areNamed) return;
+    } catch (err) {
+      if (!isErrdefs(err)) throw err; // where a record cannot be read nobody knows
+    }
+    this.blobs.settle(unsure.filter((digest) => this.blobs.size(digest) !== undefined));
   }
 
   /**

@@ -1,0 +1,323 @@
+/**
+ * The power goes at every change that a command makes to the disk: whatever a filesystem may keep of it, what was committed
+ * is there and whole, nothing torn is believed, the same command succeeds, and what it needs is made anew.
+ *
+ * A child runs the commands and is recorded; each prefix of its log gives the states of fakes/powerloss.ts, in which this
+ * process, of another boot, looks around. By default some prefixes are tried, with `BERTH_TORTURE=1` all.
+ */
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readFileSync, rmSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {check} from '../../../src/lib/client/check.ts';
+import type {Context} from '../../../src/lib/client/context.ts';
+import {isOwnLayer} from '../../../src/lib/client/findings.ts';
+import {planLocally} from '../../../src/lib/client/images.ts';
+import {openClient} from '../../../src/lib/client/index.ts';
+import {pull} from '../../../src/lib/client/pull.ts';
+import type {Client} from '../../../src/lib/client/types.ts';
+import {ensureUnpacked} from '../../../src/lib/client/unpack.ts';
+import {WorkerPool} from '../../../src/lib/client/workers.ts';
+import {openRemote} from '../../../src/lib/remotes/index.ts';
+import {MemoryBackend} from '../../../src/lib/store/backend.ts';
+import {getSnapshotter} from '../../../src/lib/store/snapshotters.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {type RecordSurvey, surveyRecords} from '../../../src/lib/store/survey.ts';
+import {runScript} from '../../children.ts';
+import {
+  type Change,
+  compareTree,
+  Disk,
+  type DiskState,
+  fingerprint,
+  materialise,
+  randomNumbers,
+  readLog,
+  recorderOptions,
+} from '../../fakes/powerloss.ts';
+import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../../helpers.ts';
+import {checkStore} from '../../invariants.ts';
+import {digestOf} from '../../records.ts';
+import {file, tar} from '../../tartest.ts';
+import {visible as see} from '../store/sequences.ts';
+import {type Command, OWN_BYTES, OWN_FILE, SEQUENCES} from './commands.ts';
+import {CONFIG, LAYERS, says} from './rig.ts';
+
+const TORTURE = process.env.BERTH_TORTURE === '1';
+/** Every n-th prefix is tried, and the ends of commands; of its states, the extremes and so many at random, every `share`-th. */
+const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 97, samples: 1, share: 3};
+/** The same states each time: a run that fails can be had again. */
+const SEED = 20261124;
+
+/** The recorded process's boot. */
+const BOOT = 'b'.repeat(32);
+const LOCK_TIMEOUT_MS = 5000;
+
+/** In memory a sync costs nothing, and what is on the disk is the model's to say. */
+const MEMORY = ['/dev/shm', tmpdir()].find((dir) => existsSync(dir))!;
+
+/** The kernel mounts no image from a file in memory. */
+function directoryFor(t: Scope, snapshotter: string): string {
+  const before = process.env.TMPDIR;
+  if (snapshotter !== 'erofs') process.env.TMPDIR = MEMORY;
+  try {
+    return temporaryDirectory(t);
+  } finally {
+    if (before === undefined) delete process.env.TMPDIR;
+    else process.env.TMPDIR = before;
+  }
+}
+
+const CODE = `
+const [place, sequence, from, to, registry] = args;
+const here = (name) => import(new URL(name, ${JSON.stringify(import.meta.url)}).href);
+const [{SEQUENCES}, {mark}, {openClient}, {visible}] = await Promise.all(
+  ['./commands.ts', '../../fakes/powerloss.ts', '../../../src/lib/client/index.ts', '../store/sequences.ts'].map(here));
+const goals = [];
+const root = place + '/root';
+for (const {name, run} of SEQUENCES[sequence].commands.slice(Number(from), Number(to))) {
+  const client = openClient({root, state: place + '-state', lockTimeoutMs: ${LOCK_TIMEOUT_MS}});
+  await run({client, registry});
+  await client.close();
+  mark(name);
+  goals.push(visible(root));
+}
+say(JSON.stringify(goals));`;
+
+/** What the records said after each change, from none on. */
+async function historyOf(root: string, generations: number): Promise<readonly RecordSurvey[]> {
+  const memory = new MemoryBackend();
+  const history = [memory.view(surveyRecords)];
+  for (let generation = 1; generation <= generations; generation++) {
+    const text = readFileSync(join(root, 'journal', String(generation).padStart(16, '0')), 'utf8');
+    const {writes} = JSON.parse(text) as {writes: Readonly<Record<string, unknown>>};
+    await memory.update('', (tx) => {
+      for (const [path, document] of Object.entries(writes)) tx.put(path, document ?? undefined);
+    });
+    history.push(memory.view(surveyRecords));
+  }
+  return history;
+}
+
+/** What a user sees, as the recorded process told it. */
+const visible = (root: string): unknown => JSON.parse(JSON.stringify(see(root)));
+
+/** A client whose threads outlive it: starting them for each state would take most of the time. */
+function clientOn(place: string, workers: WorkerPool): {readonly client: Client; readonly context: Context} {
+  const root = join(place, 'root');
+  const state = join(place, 'state');
+  const own = openClient({root, state, lockTimeoutMs: LOCK_TIMEOUT_MS});
+  const store = new Store({root, lockTimeoutMs: LOCK_TIMEOUT_MS});
+  const context: Context = {
+    store,
+    stateDir: state,
+    lockTimeoutMs: LOCK_TIMEOUT_MS,
+    workers,
+    openRemote: async (options) => openRemote(options),
+    runningContainers: async () => [],
+    snapshotterName: (_namespace, asked) => asked ?? 'overlayfs',
+  };
+  const client: Client = {
+    ...own,
+    namespace: (name) => ({...own.namespace(name), pull: (ref, options = {}) => pull(context, name, ref, options)}),
+    check: (options = {}) => check(context, options),
+  };
+  return {client, context};
+}
+
+/** What may rightly be lost: an image's layer is made anew from its blob. */
+const isRecoverable = (problem: string): boolean => {
+  const layer = /has layer ([\w-]+), which is missing$/.exec(problem)?.[1];
+  return layer !== undefined && !isOwnLayer(layer);
+};
+
+interface Recorded {
+  readonly changes: readonly Change[];
+  /** What is seen after each command. */
+  readonly goals: readonly unknown[];
+}
+
+/** The images that the commands pull. */
+async function startRegistry(t: Scope): Promise<FakeRegistry> {
+  const registry = await startFakeRegistry(t);
+  registry.addImage('app', 'latest', LAYERS, CONFIG);
+  const layers = [LAYERS[0]!, tar(file('tool', 'x'.repeat(20_000)))];
+  const {architecture, os} = CONFIG;
+  registry.addImage('tool', 'latest', layers, {
+    architecture,
+    os,
+    rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))},
+  });
+  return registry;
+}
+
+/** Commands of a sequence, with what they make of the disk. */
+class Outage {
+  readonly #t: Scope;
+  readonly #sequence: string;
+  readonly #directory: string;
+  readonly #workers = new WorkerPool();
+  readonly #registry: FakeRegistry;
+  readonly #seen = new Set<string>();
+  #places = 0;
+  /** States that were looked at. */
+  states = 0;
+
+  constructor(t: Scope, sequence: string, registry: FakeRegistry) {
+    this.#t = t;
+    this.#sequence = sequence;
+    this.#registry = registry;
+    this.#directory = directoryFor(t, this.#snapshotter);
+    onEnd(t, () => this.#workers.close());
+  }
+
+  get #snapshotter(): string {
+    return SEQUENCES[this.#sequence]!.snapshotter;
+  }
+
+  get #commands(): readonly Command[] {
+    return SEQUENCES[this.#sequence]!.commands;
+  }
+
+  /** Runs the commands from `from` up to `to` where `disk` left off. */
+  async record(disk: Disk, from = 0, to = this.#commands.length): Promise<Recorded & {readonly root: string}> {
+    const place = join(this.#directory, `recorded-${++this.#places}`);
+    mkdirSync(place);
+    materialise(disk.now(), place);
+    const log = `${place}-log`;
+    const args = [place, this.#sequence, String(from), String(to), this.#registry.host];
+    const {stdout} = await runScript(this.#t, CODE, args, recorderOptions({below: place, log, boot: BOOT}));
+    return {changes: readLog(log), goals: JSON.parse(stdout) as unknown[], root: join(place, 'root')};
+  }
+
+  /** What is on the disk after `changes`. @throws when it is not what lies there: then something was not recorded */
+  verify(disk: Disk, root: string): void {
+    assert.deepEqual(compareTree(disk.now(), join(root, '..')), [], 'the log has everything');
+  }
+
+  /**
+   * Looks around in a state, runs a command in it, and whatever heals it.
+   *
+   * @param generations newest change that must be there, and that can be
+   * @param goal what is to be seen after the command
+   */
+  async judge(state: DiskState, command: Command, {generations: [ended, begun], history, goal, when}: Expected): Promise<void> {
+    const print = `${when.command} ${ended} ${fingerprint(state.tree)}`;
+    if (this.#seen.has(print)) return;
+    this.#seen.add(print);
+    this.states++;
+    const place = join(this.#directory, 'place');
+    rmSync(place, {recursive: true, force: true});
+    mkdirSync(place);
+    materialise(state.tree, place);
+    const root = join(place, 'root');
+    const {client, context} = clientOn(place, this.#workers);
+    try {
+      const {generation, survey} = context.store.view((tx) => ({generation: tx.generation, survey: tx.survey()}));
+      assert.ok(generation >= ended && generation <= begun, `generation ${generation}, of ${ended} to ${begun}`);
+      assert.deepEqual(survey, history[generation], 'records');
+      assert.deepEqual(
+        checkStore(root).filter((problem) => !isRecoverable(problem)),
+        [],
+      );
+      const isLayer = (object: string): boolean => object.startsWith('layer ') && !isOwnLayer(object.slice('layer '.length));
+      const found = (await client.check()).findings.filter(({severity, object}) => severity === 'damage' && !isLayer(object));
+      assert.deepEqual(found.map(says), []);
+
+      await command.run({client, registry: this.#registry.host});
+      assert.deepEqual(visible(root), goal, 'after the command');
+      this.#registry.clear();
+      for (const {name} of await client.namespaces.list())
+        for (const image of await client.namespace(name).images.records())
+          await ensureUnpacked(context, name, image.name, await planLocally(context, image), getSnapshotter(this.#snapshotter));
+      assert.equal(this.#registry.requests.length, 0, 'layers are made anew from what is here');
+      for (const {kind, layer} of await client.namespace('default').snapshots(this.#snapshotter).list())
+        if (kind === 'committed' && isOwnLayer(layer!))
+          assert.equal(readFileSync(join(root, 'layers', layer!, 'fs', OWN_FILE), 'utf8'), OWN_BYTES);
+      await client.gc();
+      assert.deepEqual((await client.check({deep: true})).findings.map(says), []);
+      assert.deepEqual(checkStore(root, {litter: true}), []);
+      assert.deepEqual(visible(root), goal, 'in the end');
+    } catch (err) {
+      throw new Error(`call ${when.call}, ${when.command}, ${state.name}: ${(err as Error).message}`, {cause: err});
+    }
+  }
+}
+
+interface Expected {
+  readonly generations: readonly [ended: number, begun: number];
+  readonly history: readonly RecordSurvey[];
+  readonly goal: unknown;
+  readonly when: {readonly call: string; readonly command: string};
+}
+
+const isCommit = (change: Change): boolean => change.op === 'link' && /^root\/journal\/\d{16}$/.test(change.path);
+const countCommits = (changes: readonly Change[]): number => changes.filter(isCommit).length;
+
+const canRun = (t: Skippable, snapshotter: string): boolean =>
+  requiresRoot(t) && (snapshotter !== 'erofs' || requiresProgram(t, 'mkfs.erofs'));
+
+describe('when the power goes', () => {
+  for (const [sequence, {snapshotter, commands}] of Object.entries(SEQUENCES))
+    it(`nothing is broken: ${sequence}`, async (t) => {
+      if (!canRun(t, snapshotter)) return;
+      const outage = new Outage(t, sequence, await startRegistry(t));
+      const {changes, goals, root} = await outage.record(new Disk());
+      const history = await historyOf(root, countCommits(changes));
+      const disk = new Disk();
+      const random = randomNumbers(SEED);
+      let done = 0;
+      let begun = 0;
+      let ended = 0;
+      let prefixes = 0;
+      for (const [i, change] of changes.entries()) {
+        disk.apply(change);
+        if (isCommit(change)) begun++;
+        if (change.op === 'mark') {
+          done++;
+          ended = begun;
+        }
+        if ((i + 1) % stride !== 0 && change.op !== 'mark') continue;
+        prefixes++;
+        const command = commands[done] ?? commands.at(-1)!;
+        const when = {call: `${i + 1} of ${changes.length}`, command: command.name};
+        for (const [n, state] of [...disk.states(random, samples)].entries())
+          if ((n + prefixes) % share === 0)
+            await outage.judge(state, command, {generations: [ended, begun], history, goal: goals[done] ?? goals.at(-1), when});
+      }
+      outage.verify(disk, root);
+      t.diagnostic(`${outage.states} states of ${prefixes} prefixes of ${changes.length} changes`);
+    });
+
+  // What a killed process had made visible, and not yet brought to the disk, the next one finds there and counts on.
+  for (const [sequence, first, second] of [
+    ['namespaces and content', 0, 0],
+    ['images, extracted', 0, 1],
+  ] as const)
+    it(`nothing is broken: after a kill, ${sequence}`, async (t) => {
+      const {snapshotter, commands} = SEQUENCES[sequence]!;
+      if (!canRun(t, snapshotter)) return;
+      const outage = new Outage(t, sequence, await startRegistry(t));
+      const {changes} = await outage.record(new Disk(), first, first + 1);
+      // The worst is a name that is there, and whose directory is not synced.
+      const isWorst = (i: number): boolean => changes[i]?.op === 'open' && changes[i + 1]?.op === 'sync';
+      const kills = changes.map((_, i) => i).filter((i) => i > 0 && (TORTURE || isWorst(i)));
+      const random = randomNumbers(SEED);
+      const command = commands[second]!;
+      for (const at of kills) {
+        const disk = new Disk();
+        for (const change of changes.slice(0, at)) disk.apply(change);
+        const {changes: next, goals, root} = await outage.record(disk, second, second + 1);
+        for (const change of next) disk.apply(change);
+        outage.verify(disk, root);
+        const commits = countCommits([...changes.slice(0, at), ...next]);
+        const history = await historyOf(root, commits);
+        const when = {call: `killed at ${at} of ${changes.length}`, command: command.name};
+        for (const state of TORTURE ? disk.states(random, samples) : [...disk.states(random, 0)].slice(0, 1))
+          await outage.judge(state, command, {generations: [commits, commits], history, goal: goals[0], when});
+      }
+      t.diagnostic(`${outage.states} states of ${kills.length} kills`);
+    });
+});
