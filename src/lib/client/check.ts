@@ -10,13 +10,10 @@ import type {Context} from './context.ts';
 import {type Inspection, inspect, isOwnLayer, keyOf, oddities, type Problem} from './findings.ts';
 import {abandonedViews} from './layers.ts';
 import {findOrigins} from './origins.ts';
-import {listNamespaceRuns, runDirectory, TRANSIENT} from './run.ts';
+import {isAbandoned, listNamespaceRuns, runDirectory} from './run.ts';
 import type {CheckOptions, CheckResult, Finding} from './types.ts';
 
 const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
-
-/** Age at which a container that goes with its run, and has none, is taken for left behind, in milliseconds: one may just begin. */
-const BEGINNING_MS = 10 * 60_000;
 
 /** Repairs that others make necessary: of what a record named that had to go, and of what that left. */
 const ROUNDS = 4;
@@ -113,9 +110,9 @@ class Check {
         if (state === 'stale') add('garbage', id, 'has ended, and files of its run are left');
         if (state === 'orphaned') add('suspect', id, 'runs on, although the process that ran it is gone');
       }
-      for (const {id, labels, createdAt} of namespaces.find(({name}) => name === namespace)?.containers ?? [])
-        if (labels[TRANSIENT] !== undefined && Date.now() - Date.parse(createdAt) > BEGINNING_MS && !runs.some((run) => run.id === id))
-          add('garbage', id, 'was to go with its run, which is gone');
+      for (const container of namespaces.find(({name}) => name === namespace)?.containers ?? [])
+        if (isAbandoned(container) && !runs.some(({id}) => id === container.id))
+          add('garbage', container.id, 'was to go with its run, which is gone');
     }
     problems.push(...oddities(surveyState(stateDir), stateDir));
     for (const path of abandonedViews(statePath.views(stateDir)))

@@ -1,7 +1,7 @@
 /** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
 import {ErrdefsError} from '../errdefs.ts';
 import {collect} from '../store/gc.ts';
-import type {ContainerRecord} from '../store/records.ts';
+import type {ContainerRecord, SnapshotRecord} from '../store/records.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
@@ -25,9 +25,12 @@ export function containersClient(context: Context, namespace: string): Namespace
     },
 
     delete: async (id, {keepSnapshot = false} = {}) => {
-      if ((await context.runningContainers(namespace)).includes(id))
+      const {ids, hasBegun} = await context.running(namespace);
+      const refuse = (): never => {
         throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {hint: 'stop it first'});
-      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing});
+      };
+      if (ids.includes(id)) refuse();
+      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only: () => !hasBegun(id) || refuse()});
     },
   };
 }
@@ -36,12 +39,17 @@ export function containersClient(context: Context, namespace: string): Namespace
  * Removes a container's record and, with it, the snapshot that it wrote to.
  *
  * @param options.ifMissing makes the error for a container that is not there; without it that is success
+ * @param options.only whether this container, and its snapshot, is the one that is meant; another is left
  */
 export async function deleteContainer(
   {store}: Context,
   namespace: string,
   id: string,
-  options: {readonly keepSnapshot: boolean; readonly ifMissing?: (id: string) => ErrdefsError},
+  options: {
+    readonly keepSnapshot: boolean;
+    readonly ifMissing?: (id: string) => ErrdefsError;
+    readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
+  },
 ): Promise<void> {
   await store.update(`removal of container ${id}`, (tx) => {
     const ns = tx.namespace(namespace);
@@ -50,9 +58,10 @@ export async function deleteContainer(
       if (options.ifMissing !== undefined) throw options.ifMissing(id);
       return;
     }
-    ns.containers.delete(id);
     const snapshots = ns.snapshots(record.snapshotter);
     const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+    if (options.only?.(record, snapshot) === false) return;
+    ns.containers.delete(id);
     if (snapshot !== undefined && options.keepSnapshot) {
       // Nothing names it any more: without a root it would be gone with the next collection.
       const now = new Date().toISOString();

@@ -4,6 +4,14 @@ import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types.ts';
 import type {WorkerPool} from './workers.ts';
 
+/** What runs of a namespace. */
+export interface Running {
+  /** Ids of containers that have a living process. */
+  readonly ids: readonly string[];
+  /** Whether one has begun to run by now: it has its ID before it has a record. For use under the store's lock. */
+  hasBegun(id: string): boolean;
+}
+
 export interface Context {
   readonly store: Store;
   /** State that ends with the boot: bundles, the runtime's own. */
@@ -12,8 +20,7 @@ export interface Context {
   readonly lockTimeoutMs: number;
   readonly workers: WorkerPool;
   openRemote(options: RegistryOptions & {readonly signal?: AbortSignal}): Promise<Remote>;
-  /** Ids of a namespace's containers that have a living process. */
-  runningContainers(namespace: string): Promise<readonly string[]>;
+  running(namespace: string): Promise<Running>;
   /** The snapshotter to use: the caller's, else the namespace's label, else the machine's default. */
   snapshotterName(namespace: string, asked: string | undefined): string;
 }

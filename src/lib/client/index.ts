@@ -48,9 +48,9 @@ export function openClient(options: OpenOptions = {}): Client {
       const {hostsDirs, openRemote} = await import('../remotes/index.ts');
       return openRemote({...registry, hostsDirs: hostsDirs(registry.hostsDir ?? process.env.BERTH_HOSTS_DIR)});
     },
-    runningContainers: async (namespace) => {
-      const {runningContainers} = await import('./run.ts');
-      return runningContainers(context, namespace);
+    running: async (namespace) => {
+      const {running} = await import('./run.ts');
+      return running(context, namespace);
     },
     snapshotterName: (namespace, asked) => {
       const label = asked ?? store.view((tx) => tx.namespaces.find(namespace)?.labels['containerd.io/defaults/snapshotter']);

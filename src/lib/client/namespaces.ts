@@ -5,7 +5,7 @@ import {collectAll} from '../store/gc.ts';
 import type {NamespaceRecord} from '../store/records.ts';
 import {mergeLabels} from '../store/snapshots.ts';
 import type {NamespaceTransaction} from '../store/store.ts';
-import type {Context} from './context.ts';
+import type {Context, Running} from './context.ts';
 import {filtered} from './filtered.ts';
 import type {Client} from './types.ts';
 
@@ -26,7 +26,17 @@ function empty(ns: NamespaceTransaction): void {
   for (const {digest} of ns.content.list()) ns.content.delete(digest);
 }
 
-export function namespacesClient({store, runningContainers}: Context): Client['namespaces'] {
+const NOTHING_RUNS: Running = {ids: [], hasBegun: () => false};
+
+function refuseRunning(name: string, running: readonly string[]): void {
+  if (running.length > 0)
+    throw new ErrdefsError('failed_precondition', `namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`, {
+      hint: 'stop them first',
+      details: {namespace: name, running},
+    });
+}
+
+export function namespacesClient({store, running}: Context): Client['namespaces'] {
   return {
     create: async (name, labels = {}) => {
       validateIdentifier(name);
@@ -65,16 +75,21 @@ export function namespacesClient({store, runningContainers}: Context): Client['n
 
     delete: async (name, {recursive = false} = {}) => {
       validateIdentifier(name);
-      const running = recursive ? await runningContainers(name) : [];
-      if (running.length > 0)
-        throw new ErrdefsError('failed_precondition', `namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`, {
-          hint: 'stop them first',
-          details: {namespace: name, running},
-        });
+      const {ids, hasBegun} = recursive ? await running(name) : NOTHING_RUNS;
+      refuseRunning(name, ids);
       await store.update(`removal of namespace ${name}`, (tx) => {
         tx.namespaces.get(name);
         const ns = tx.namespace(name);
-        if (recursive) empty(ns);
+        if (recursive) {
+          refuseRunning(
+            name,
+            ns.containers
+              .list()
+              .map(({id}) => id)
+              .filter(hasBegun),
+          );
+          empty(ns);
+        }
         // What only waits to be collected does not count; leases do not block, and go with their namespace.
         collectAll(store, tx);
         const kinds = remaining(ns);

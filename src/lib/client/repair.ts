@@ -22,7 +22,7 @@ import {collectGarbage, settleLayers} from './gc.ts';
 import {refOf} from './materialise.ts';
 import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './origins.ts';
 import {recoverRecords} from './recover.ts';
-import {runDirectory, runningContainers, TRANSIENT} from './run.ts';
+import {isAbandoned, runDirectory, runningContainers} from './run.ts';
 import type {CheckOptions} from './types.ts';
 import {ensureUnpacked, snapshotLabel} from './unpack.ts';
 
@@ -407,8 +407,7 @@ export class Repair {
         continue;
       }
       await cleanup(runDirectory(this.#context, namespace), id, findRuntime());
-      const record = this.#context.store.view((tx) => tx.namespace(namespace).containers.find(id));
-      if (record?.labels[TRANSIENT] !== undefined) await deleteContainer(this.#context, namespace, id, {keepSnapshot: false});
+      await deleteContainer(this.#context, namespace, id, {keepSnapshot: false, only: isAbandoned});
       this.#did(problem, 'removed');
     }
     for (const problem of this.#of('view')) {

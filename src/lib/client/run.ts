@@ -1,9 +1,11 @@
 /** `run REF ID`: image → snapshot and container record → specification → the runtime, in the foreground → and with `rm` all of it gone. */
 import {join} from 'node:path';
-import {ErrdefsError, isErrdefs, wrap} from '../errdefs.ts';
+import {ErrdefsError, isErrdefs} from '../errdefs.ts';
+import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../oci/identifier.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
-import {cleanup, listRuns, type Run} from '../runtime/bundle.ts';
+import {isClaimed, listRuns, type Run} from '../runtime/bundle.ts';
+import type {Mount} from '../runtime/mounts.ts';
 import {prepareSpec} from '../runtime/prepare.ts';
 import {runForeground} from '../runtime/run.ts';
 import {findRuntime} from '../runtime/runc.ts';
@@ -13,7 +15,7 @@ import {SnapshotStore} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import type {StoreTransaction} from '../store/store.ts';
 import {deleteContainer} from './containers.ts';
-import type {Context} from './context.ts';
+import type {Context, Running} from './context.ts';
 import {findImage, planLocally} from './images.ts';
 import type {RunOptions, RunResult} from './types.ts';
 import {ensureUnpacked, imagesOf} from './unpack.ts';
@@ -21,8 +23,15 @@ import {ensureUnpacked, imagesOf} from './unpack.ts';
 const RUNTIME = 'io.containerd.runc.v2';
 const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';
 
-/** Label of a container that goes when it ends: what a killed run left is then nobody's loss. */
-export const TRANSIENT = 'berth/rm';
+/** Label of a container that goes when it ends, with the identity of the process that sees to that. */
+const TRANSIENT = 'berth/rm';
+
+/** Whether a container was to go with its run, and that was killed: it is nobody's loss. */
+export function isAbandoned({labels: {[TRANSIENT]: owner}}: ContainerRecord): boolean {
+  if (owner === undefined) return false;
+  const identity = parseIdentity(owner);
+  return identity === undefined || liveness(identity) === 'dead';
+}
 
 /** Where a namespace's bundles and the runtime's own state lie. */
 export const runDirectory = (context: Context, namespace: string): string => join(statePath.runs(context.stateDir), namespace);
@@ -43,6 +52,11 @@ export async function listNamespaceRuns(context: Context, namespace: string): Pr
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
   return (await listNamespaceRuns(context, namespace)).filter(({state}) => state !== 'stale').map(({id}) => id);
 }
+
+export const running = async (context: Context, namespace: string): Promise<Running> => ({
+  ids: await runningContainers(context, namespace),
+  hasBegun: (id) => isClaimed(runDirectory(context, namespace), id),
+});
 
 export async function run(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {
   try {
@@ -70,7 +84,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is no image that can run`);
   const config = chosen.config.config;
   const makeSpec = prepareSpec({cgroupsPath: `/${namespace}/${id}`, image: config, options});
-  await removeTransient(context, namespace, id);
+  refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
 
   const snapshots = new SnapshotStore(store, namespace, snapshotter.name);
@@ -78,7 +92,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   const record: ContainerRecord = {
     id,
     image: image.name,
-    labels: {...containerLabels(config), ...options.labels, ...(options.rm ? {[TRANSIENT]: 'true'} : {})},
+    labels: {...containerLabels(config), ...options.labels, ...(options.rm ? {[TRANSIENT]: formatIdentity(ownIdentity())} : {})},
     runtime: {name: RUNTIME},
     snapshotter: snapshotter.name,
     snapshotKey: id,
@@ -86,55 +100,57 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     createdAt: now,
     updatedAt: now,
   };
-  const exists = (): ErrdefsError =>
-    new ErrdefsError('already_exists', `container ${JSON.stringify(id)}`, {hint: `remove it: ctr -n ${namespace} containers rm ${id}`});
-  if (store.view((tx) => tx.namespace(namespace).containers.find(id)) !== undefined) throw exists();
-  const within = (tx: StoreTransaction): void => {
-    const {containers} = tx.namespace(namespace);
-    if (containers.find(id) !== undefined) throw exists();
-    containers.put(record);
+  /** Of the snapshot that this run has made. */
+  let layer: string | undefined;
+  const begin = async (): Promise<readonly Mount[]> => {
+    // The ID is ours: whatever of that name was to go with its run has lost it.
+    if (refuseTaken(context, namespace, id, '')) await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
+    const within = (tx: StoreTransaction): void => {
+      const {containers} = tx.namespace(namespace);
+      if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
+      containers.put(record);
+    };
+    const prepared = await snapshots.prepare(id, parent, {}, within, {transient: options.rm ?? false});
+    layer = prepared.layer;
+    return snapshots.mounts(id);
   };
-  await snapshots.prepare(id, parent, {}, within, {transient: options.rm ?? false});
-  try {
-    const {exitStatus} = await runForeground({
-      id,
-      stateDir: runDirectory(context, namespace),
-      mounts: snapshots.mounts(id),
-      volatile: options.rm ?? false,
-      tty: options.tty ?? false,
-      ...(options.stdio === undefined || options.stdio === 'inherit' ? {} : {stdio: options.stdio}),
-      ...(options.pidFile === undefined ? {} : {pidFile: options.pidFile}),
-      ...(options.signal === undefined ? {} : {signal: options.signal}),
-      makeSpec: async (rootfs) => {
-        const spec = makeSpec(rootfs);
-        if (!options.rm)
-          await store.update(`specification of container ${id}`, (tx) =>
-            tx.namespace(namespace).containers.put({...record, spec, updatedAt: new Date().toISOString()}),
-          );
-        return spec;
-      },
-    });
-    return {id, exitStatus};
-  } catch (err) {
-    // It never ran: there is nothing in it to keep.
-    if (!options.rm && isErrdefs(err) && err.details?.runExit !== undefined)
-      await deleteContainer(context, namespace, id, {keepSnapshot: false});
-    throw err;
-  } finally {
-    if (options.rm) await deleteContainer(context, namespace, id, {keepSnapshot: false});
-  }
+  const {exitStatus} = await runForeground({
+    id,
+    stateDir: runDirectory(context, namespace),
+    mounts: begin,
+    settle: async (failed) => {
+      // What failed never ran: there is nothing in it to keep.
+      if (layer !== undefined && (options.rm || failed))
+        await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
+    },
+    volatile: options.rm ?? false,
+    tty: options.tty ?? false,
+    ...(options.stdio === undefined || options.stdio === 'inherit' ? {} : {stdio: options.stdio}),
+    ...(options.pidFile === undefined ? {} : {pidFile: options.pidFile}),
+    ...(options.signal === undefined ? {} : {signal: options.signal}),
+    makeSpec: async (rootfs) => {
+      const spec = makeSpec(rootfs);
+      if (!options.rm)
+        await store.update(`specification of container ${id}`, (tx) => {
+          const {containers} = tx.namespace(namespace);
+          containers.put({...containers.get(id), spec, updatedAt: new Date().toISOString()});
+        });
+      return spec;
+    },
+  });
+  return {id, exitStatus};
 }
 
-/** Clears away what a `run --rm` of this id left when it was killed. @throws already_exists its container still runs */
-async function removeTransient(context: Context, namespace: string, id: string): Promise<void> {
-  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
-  if (record?.labels[TRANSIENT] === undefined) return;
-  try {
-    await cleanup(runDirectory(context, namespace), id, findRuntime());
-  } catch (err) {
-    throw new ErrdefsError('already_exists', wrap(`container ${JSON.stringify(id)}`, err).message, {cause: err});
-  }
-  await deleteContainer(context, namespace, id, {keepSnapshot: false});
+/**
+ * @param what the container, where the message does not name it already
+ * @returns whether an abandoned container has the ID
+ * @throws already_exists another has it
+ */
+function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
+  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record === undefined || isAbandoned(record)) return record !== undefined;
+  const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it goes when it ends';
+  throw new ErrdefsError('already_exists', what, {hint});
 }
 
 /** The image's labels that its containers get: none that containerd gives a meaning to. */

@@ -60,6 +60,15 @@ const mayLive = (bundle: string, role: 'owner' | 'runtime'): boolean => {
   return found !== undefined && liveness(found.identity) !== 'dead';
 };
 
+/**
+ * Whether a run of this ID has begun and may not have ended. Reads files alone, so that it can be asked under a lock; of a
+ * container that outlived both its processes it knows nothing.
+ */
+export const isClaimed = (stateDir: string, id: string): boolean => {
+  const bundle = bundlePath(stateDir, id);
+  return mayLive(bundle, 'owner') || mayLive(bundle, 'runtime');
+};
+
 /** Notes in a bundle that this child of ours is its runtime. To be done before the child may start anything. */
 export function recordRuntime(bundle: string, pid: number): void {
   // proc_pid_stat(5): the start time is field 22; the name in field 2 may hold anything, so count from its last `)`.

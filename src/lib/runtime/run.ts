@@ -17,7 +17,10 @@ export interface ForegroundRun {
   readonly id: string;
   /** Directory of this machine that ends with the boot. Bundles and the runtime's state lie below it; see bundle.ts. */
   readonly stateDir: string;
-  readonly mounts: readonly Mount[];
+  /** Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted. What that throws ends the run. */
+  readonly mounts: readonly Mount[] | (() => Promise<readonly Mount[]>);
+  /** Called when nothing runs or is mounted any more, while the ID is still taken. */
+  readonly settle?: (failed: boolean) => Promise<void>;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
   /** Called when the tree is mounted and nothing runs yet. What it throws ends the run. */
@@ -261,7 +264,7 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
 async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
-  layMounts(bundle, run.mounts, {volatile: run.volatile ?? false});
+  layMounts(bundle, typeof run.mounts === 'function' ? await run.mounts() : run.mounts, {volatile: run.volatile ?? false});
   const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
   const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {terminal: tty});
   let terminal: Terminal | undefined;
@@ -305,11 +308,14 @@ export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
     const runtime = findRuntime(run.runtime);
     const bundle = await claimBundle(run.stateDir, run.id, runtime);
     try {
-      return await supervise(run, runtime, bundle, interruptions);
-    } catch (err) {
-      await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
-      await removeStaleCgroup(bundle);
-      throw err;
+      const ending = await supervise(run, runtime, bundle, interruptions).catch(async (err: unknown) => {
+        await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
+        await removeStaleCgroup(bundle);
+        if (isErrdefs(err)) await run.settle?.(true);
+        throw err;
+      });
+      await run.settle?.(false);
+      return ending;
     } finally {
       removeBundle(bundle);
     }

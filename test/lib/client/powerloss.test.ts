@@ -116,7 +116,7 @@ function clientOn(place: string, workers: WorkerPool): {readonly client: Client;
     lockTimeoutMs: LOCK_TIMEOUT_MS,
     workers,
     openRemote: async (options) => openRemote(options),
-    runningContainers: async () => [],
+    running: async () => ({ids: [], hasBegun: () => false}),
     snapshotterName: (_namespace, asked) => asked ?? 'overlayfs',
   };
   const client: Client = {
