@@ -6,7 +6,7 @@ import {existsSync, lstatSync, readdirSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {listIfPresent, makeDirectories, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
-import {bootId, liveness, parseIdentity, uniqueName} from '../fs/process.ts';
+import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import type {Layout} from './layout.ts';
@@ -197,11 +197,15 @@ export class LayerStore {
     return join(this.#layout.trash, uniqueName());
   }
 
-  /** Deletes what was moved to the trash, by whomever. Outside the lock: it may take long, and two may do it at once. */
+  /** Deletes what this process has moved to the trash, and what those left there that are gone. Outside the lock: it may take long. */
   emptyTrash(): void {
     const {trash, layers} = this.#layout;
     try {
-      const names = listIfPresent(trash);
+      const own = `${formatIdentity(ownIdentity())}.`;
+      const names = listIfPresent(trash).filter((name) => {
+        const mover = parseIdentity(name);
+        return name.startsWith(own) || mover === undefined || liveness(mover) !== 'alive';
+      });
       // What says of itself that it is whole, whatever happens, must not come back after a power loss without what is deleted here.
       if (names.some((name) => readInfo(join(trash, name))?.durable)) for (const directory of [layers, trash]) syncPath(directory);
       for (const name of names) rmSync(join(trash, name), {recursive: true, force: true});
