@@ -1,8 +1,11 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
 import {ErrdefsError, is, wrap} from '../errdefs.ts';
+import type {Lock} from '../fs/lock.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {formatPlatform} from '../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../oci/reference.ts';
+import type {Fetcher} from '../remotes/contract.ts';
+import {downloadKey} from '../store/blobs.ts';
 import {collect} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
 import type {ImageRecord, Labels} from '../store/records.ts';
@@ -61,25 +64,66 @@ class Pull {
       this.#emit({ref: this.#name, status: 'resolved', offset: 0, total: 0});
       const fetcher = remote.fetcher(this.#ref);
       const source = this.#documents(descriptor, body, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
-      const plan = await makePlan(descriptor, source, this.#platforms);
-      if (this.#snapshotter !== undefined) requireImages(plan);
-      let layers = this.#layersHere(plan);
-      if (layers === undefined) {
-        this.#context.workers.warm();
-        this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
-        for (const {descriptor: desc, bytes} of plan.documents.values()) this.#store.blobs.writeSmall(desc.digest, bytes);
-        const made = await this.#materialise(plan, (desc, sink, opts) => fetcher.stream(desc, sink, opts));
-        layers = made.layers;
-      } else {
-        for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
-        if (this.#o.ifChanged && this.#isCurrent(plan))
-          throw new ErrdefsError('not_modified', `image ${JSON.stringify(this.#name)} is current`);
+      const documents = await this.#lockDocuments(descriptor);
+      let plan: Plan;
+      let layers: ReadonlyMap<Digest, string> | undefined;
+      try {
+        plan = await makePlan(descriptor, source, this.#platforms);
+        if (this.#snapshotter !== undefined) requireImages(plan);
+        layers = this.#layersHere(plan);
+        if (layers === undefined) await this.#lease(plan);
+      } finally {
+        documents?.release();
       }
-      const image = await this.#commit(plan, layers);
+      const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
       return {image, transferredBytes: this.#transferred, elapsedMs: performance.now() - started, unpacked: this.#unpacked(plan)};
     } finally {
       await remote.close();
     }
+  }
+
+  /**
+   * Documents cross the wire once, too: who wants the same image waits until another has them here, or has failed.
+   *
+   * @returns `undefined` when they are here
+   */
+  async #lockDocuments(root: Descriptor): Promise<Lock | undefined> {
+    const {blobs} = this.#store;
+    if (blobs.size(root.digest) !== undefined) return undefined;
+    this.#store.prepare();
+    return blobs.lock(downloadKey(root.digest), {
+      timeoutMs: this.#context.lockTimeoutMs,
+      whileAlive: true,
+      purpose: `download of ${root.digest}`,
+      onWait: () => this.#emit({ref: refOf(root), status: 'waiting', offset: 0, total: root.size}),
+      ...this.#signalOption(),
+    });
+  }
+
+  async #lease(plan: Plan): Promise<void> {
+    this.#context.workers.warm();
+    this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
+    for (const {descriptor, bytes} of plan.documents.values()) this.#store.blobs.writeSmall(descriptor.digest, bytes);
+  }
+
+  /** Writes the records of what is here already. @returns `undefined` when a collection was faster; what is left is leased then */
+  async #adopt(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord | undefined> {
+    for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
+    if (this.#o.ifChanged && this.#isCurrent(plan))
+      throw new ErrdefsError('not_modified', `image ${JSON.stringify(this.#name)} is current`);
+    try {
+      return await this.#commit(plan, layers);
+    } catch (err) {
+      if (!is(err, 'aborted')) throw err;
+      await this.#lease(plan);
+      return undefined;
+    }
+  }
+
+  /** Gets what is missing of what is leased, and writes the records. */
+  async #bring(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
+    const {layers} = await this.#materialise(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
+    return this.#commit(plan, layers);
   }
 
   /** Whether the namespace sees all of the plan under this name already. Its blobs and layers are here. */
