@@ -1,0 +1,445 @@
+/**
+ * Stores that a bad disk or a person has been at, looked at and changed by every command: each either does what it would have
+ * done, or says which file is in its way, and what to do, with the class that is right. Never a stack, never a wrong answer.
+ *
+ * Commands run in this process; by default each damage meets every command that reads and some that change, with
+ * `BERTH_TORTURE=1` all.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import {basename, join} from 'node:path';
+import {describe, it} from 'node:test';
+import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
+import {type Digest, digestParts} from '../../src/lib/oci/descriptor.ts';
+import {fileScope} from '../e2e/rig.ts';
+import {requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {flip, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
+import {ctrHere, type Place} from './inprocess.ts';
+
+const TORTURE = process.env.BERTH_TORTURE === '1';
+
+/** What every damage meets. */
+const READS = ['images ls', 'ns ls', 'content ls', 'snapshots ls', 'leases ls', 'containers ls', 'df'] as const;
+const CHANGES = ['pull', 'tag', 'rm', 'gc', 'prune', 'ns create', 'ns rm'] as const;
+type Command = (typeof READS)[number] | (typeof CHANGES)[number];
+
+interface Spoilt extends Place {
+  readonly rig: Rig;
+  /** Below the root. */
+  path(...parts: string[]): string;
+}
+
+interface Damage {
+  readonly name: string;
+  /** @returns what every complaint names */
+  spoil(store: Spoilt): string;
+  /** Commands that cannot do what they are for, and say so. All others do it. */
+  readonly stops: readonly Command[];
+  /** Class of what they say; default `data_loss`. */
+  readonly code?: Code;
+  /** What `check` calls it; `none` is nobody's business, `error`: it says what all say. Default `damage`. */
+  readonly check?: 'damage' | 'suspect' | 'garbage' | 'none' | 'error';
+  /** Whether only `check --deep` sees it. */
+  readonly deep?: boolean;
+}
+
+const scope = fileScope();
+let made: Promise<Rig> | undefined;
+
+/** An image in two namespaces, one of which has a container and a lease as well. */
+async function origin(): Promise<Rig> {
+  const rig = await pulled(scope, 'overlayfs');
+  await withContainer(rig);
+  await rig.client.namespace('default').leases.create({id: 'kept'});
+  await rig.client.namespace('other').pull(rig.ref, {snapshotter: 'overlayfs'});
+  return rig;
+}
+
+function words(command: Command, {ref}: Rig): readonly string[] {
+  switch (command) {
+    case 'pull':
+      return ['pull', '--progress', 'none', '--snapshotter', 'overlayfs', ref];
+    case 'tag':
+      return ['images', 'tag', ref, 'another:1'];
+    case 'rm':
+      return ['images', 'rm', ref];
+    case 'ns create':
+      return ['namespaces', 'create', 'new'];
+    case 'ns rm':
+      return ['namespaces', 'rm', '--recursive', 'other'];
+    case 'gc':
+    case 'prune':
+      return [command];
+    // Sizes differ, and are measured elsewhere.
+    case 'df':
+      return ['df'];
+    case 'snapshots ls':
+      return ['snapshots', 'ls', '--snapshotter', 'overlayfs', '--json'];
+    default:
+      return [...command.split(' '), '--json'];
+  }
+}
+
+const replace = (path: string, make: (path: string) => void): string => {
+  rmSync(path, {recursive: true, force: true});
+  make(path);
+  return path;
+};
+
+/** The first record in a directory. */
+const first = (directory: string): string =>
+  join(
+    directory,
+    readdirSync(directory)
+      .filter((name) => name.endsWith('.json'))
+      .sort()[0]!,
+  );
+
+const EVERYTHING: readonly Command[] = [...READS, ...CHANGES];
+const COLLECTING: readonly Command[] = ['gc', 'prune', 'ns rm'];
+
+interface Kind {
+  readonly of: (store: Spoilt) => string;
+  /** Commands that need to read it. */
+  readonly stops: readonly Command[];
+}
+
+const KINDS: Readonly<Record<string, Kind>> = {
+  'an image': {
+    of: ({path}) => first(path('namespaces/default/images')),
+    stops: ['images ls', 'df', 'pull', 'tag', 'rm', ...COLLECTING],
+  },
+  content: {
+    of: ({path}) => first(path('namespaces/default/content')),
+    stops: ['content ls', 'df', 'pull', 'rm', ...COLLECTING],
+  },
+  'a snapshot': {
+    of: ({path}) => path('namespaces/default/snapshots/overlayfs/c1.json'),
+    stops: ['snapshots ls', 'df', ...COLLECTING],
+  },
+  'a lease': {
+    of: ({path}) => path('namespaces/default/leases/kept.json'),
+    stops: ['leases ls', 'df', 'pull', 'rm', ...COLLECTING],
+  },
+  'a container': {
+    of: ({path}) => path('namespaces/default/containers/c1.json'),
+    stops: ['containers ls', 'df', ...COLLECTING],
+  },
+  'a namespace': {
+    of: ({path}) => path('namespaces/default/namespace.json'),
+    stops: ['ns ls', 'df', 'pull', 'tag', 'rm', 'ns create', ...COLLECTING],
+  },
+};
+
+/** A record that is not what it should be. */
+const RECORDS: readonly Damage[] = Object.entries(KINDS).flatMap(([kind, {of, stops}]): Damage[] => {
+  const written = (what: string, text: string): Damage => ({
+    name: `the record of ${kind} that is ${what}`,
+    spoil: (store) => {
+      const file = of(store);
+      writeFileSync(file, text);
+      return file;
+    },
+    stops,
+  });
+  return [
+    written('empty', ''),
+    written('cut', '{"version":1,"na'),
+    written('a list', '[]'),
+    written('null', 'null'),
+    written('without fields', '{"version":1}'),
+    {...written('of a newer berth', '{"version":2}'), code: 'failed_precondition', check: 'suspect'},
+    {name: `the record of ${kind} that is a directory`, spoil: (store) => replace(of(store), (path) => mkdirSync(path)), stops},
+    {
+      name: `the record of ${kind} that is a link to nowhere`,
+      spoil: (store) => replace(of(store), (path) => symlinkSync('/nonesuch', path)),
+      stops,
+    },
+    {
+      name: `the record of ${kind} with a field that nobody knows`,
+      spoil: (store) => {
+        const file = of(store);
+        writeFileSync(file, JSON.stringify({...(JSON.parse(readFileSync(file, 'utf8')) as object), later: [1]}));
+        return file;
+      },
+      stops: [],
+      check: 'none',
+    },
+  ];
+});
+
+/** A count of references can be made anew. */
+const COUNTS: readonly Damage[] = (
+  [
+    ['empty', (file: string) => writeFileSync(file, '')],
+    ['no count', (file: string) => writeFileSync(file, '{"n":"many"}')],
+  ] as const
+).flatMap(([what, spoil]) =>
+  ['namespaces/default/refs', 'refs'].map(
+    (directory): Damage => ({
+      name: `a count in ${directory} that is ${what}`,
+      spoil: ({path}) => {
+        const file = first(path(directory));
+        spoil(file);
+        return file;
+      },
+      stops: [],
+    }),
+  ),
+);
+
+/** Whatever a person leaves where it does not belong. */
+const FOREIGN: readonly Damage[] = [
+  '',
+  'namespaces',
+  'namespaces/default',
+  'namespaces/default/images',
+  'namespaces/default/snapshots',
+  'namespaces/default/refs',
+  'content',
+  'content/blobs',
+  'content/blobs/sha256',
+  'content/ingest',
+  'layers',
+  'journal',
+  'locks',
+  'refs',
+  'work',
+].flatMap((directory): Damage[] => [
+  {
+    name: `a file in ${directory === '' ? 'the root' : directory}`,
+    spoil: ({path}) => {
+      mkdirSync(path(directory), {recursive: true, mode: 0o700});
+      writeFileSync(path(directory, 'README'), 'mine');
+      return path(directory, 'README');
+    },
+    stops: [],
+    check: 'garbage',
+  },
+  {
+    name: `a directory in ${directory === '' ? 'the root' : directory}`,
+    spoil: ({path}) => {
+      mkdirSync(path(directory, 'old.d'), {recursive: true, mode: 0o700});
+      writeFileSync(path(directory, 'old.d', 'README'), 'mine');
+      return path(directory, 'old.d');
+    },
+    stops: [],
+    check: 'garbage',
+  },
+]);
+
+/** Something else in the place of a directory. */
+const PLACES: readonly Damage[] = [
+  ...[
+    'namespaces',
+    'refs',
+    'content',
+    'content/blobs',
+    'content/blobs/sha256',
+    'content/ingest',
+    'layers',
+    'journal',
+    'locks',
+    'trash',
+    'work',
+  ].map((directory) => ({directory, stops: EVERYTHING, check: 'error' as const})),
+  {directory: 'namespaces/default/images', stops: KINDS['an image']!.stops, check: 'damage' as const},
+  {directory: 'namespaces/default/leases', stops: KINDS['a lease']!.stops, check: 'damage' as const},
+  {directory: 'namespaces/default/snapshots', stops: ['snapshots ls', 'df', 'pull', ...COLLECTING] as const, check: 'damage' as const},
+].flatMap(({directory, stops, check}): Damage[] => [
+  {
+    name: `a file in the place of ${directory}`,
+    spoil: ({path}) => replace(path(directory), (place) => writeFileSync(place, '')),
+    stops,
+    check,
+  },
+  {
+    name: `a link to nowhere in the place of ${directory}`,
+    spoil: ({path}) => replace(path(directory), (place) => symlinkSync('/nonesuch', place)),
+    stops,
+    check,
+  },
+  {
+    name: `a link to where ${directory} was moved`,
+    spoil: ({root, path}) => {
+      mkdirSync(path(directory), {recursive: true, mode: 0o700});
+      renameSync(path(directory), `${root}-moved`);
+      symlinkSync(`${root}-moved`, path(directory));
+      return path(directory);
+    },
+    stops: [],
+  },
+]);
+
+const blobOf = ({rig, path}: Spoilt, which: 'manifest' | 'config' | 'layer'): string => {
+  const digest: Digest = which === 'layer' ? rig.image.layers[0]!.digest : rig.image[which].digest;
+  return path('content/blobs', ...digestParts(digest));
+};
+
+/** Bytes that are not what they were. The complaint names the digest, which is the file's name. */
+const BLOBS: readonly Damage[] = (['manifest', 'config', 'layer'] as const).flatMap((which): Damage[] => {
+  const documentStops: readonly Command[] = which === 'layer' ? [] : ['images ls', 'pull'];
+  const blob = (what: string, spoil: (file: string) => void, stops: readonly Command[], deep = false): Damage => ({
+    name: `the blob of a ${which} ${what}`,
+    spoil: (store) => {
+      spoil(blobOf(store, which));
+      return basename(blobOf(store, which));
+    },
+    stops,
+    deep,
+  });
+  return [
+    blob('with a bit turned', (file) => flip(file, 20), documentStops, true),
+    blob('that is cut', (file) => truncateSync(file, 5), [...documentStops, 'pull']),
+    blob('that is a directory', (file) => void replace(file, (path) => mkdirSync(path)), [...documentStops, 'pull']),
+  ];
+});
+
+const layerOf = ({rig, path}: Spoilt): string => path('layers', basename(rig.layer(0)));
+
+/** Trees are seen through by `check --deep`, and judged by what lies beside them otherwise. */
+const LAYERS: readonly Damage[] = (
+  [
+    ['without one of its files', (layer: string) => rmSync(join(layer, 'fs/etc/a')), true, 'damage'],
+    ['without its tree', (layer: string) => rmSync(join(layer, 'fs'), {recursive: true}), false, 'damage'],
+    ['that is gone', (layer: string) => rmSync(layer, {recursive: true}), false, 'damage'],
+    ['that is a file', (layer: string) => void replace(layer, (path) => writeFileSync(path, '')), false, 'damage'],
+    ['whose layer.json is empty', (layer: string) => writeFileSync(join(layer, 'layer.json'), ''), false, 'suspect'],
+    [
+      'whose layer.json is a directory',
+      (layer: string) => void replace(join(layer, 'layer.json'), (path) => mkdirSync(path)),
+      false,
+      'suspect',
+    ],
+  ] as const
+).map(
+  ([what, spoil, deep, check]): Damage => ({
+    name: `a layer ${what}`,
+    spoil: (store) => {
+      spoil(layerOf(store));
+      return basename(layerOf(store));
+    },
+    stops: [],
+    deep,
+    check,
+  }),
+);
+
+/** Records that are others' copies, or gone. */
+const MISNAMED: readonly Damage[] = [
+  {
+    name: 'a copy of a record beside it',
+    spoil: ({path}) => {
+      const copy = path('namespaces/default/containers/copy.json');
+      cpSync(path('namespaces/default/containers/c1.json'), copy);
+      return copy;
+    },
+    stops: KINDS['a container']!.stops,
+  },
+  {
+    name: 'a namespace without its record',
+    spoil: ({path}) => {
+      rmSync(path('namespaces/default/namespace.json'));
+      return path('namespaces/default/namespace.json');
+    },
+    // What writes in it gives it one again.
+    stops: ['ns ls', ...COLLECTING],
+  },
+];
+
+const DAMAGES: readonly Damage[] = [...RECORDS, ...COUNTS, ...FOREIGN, ...PLACES, ...BLOBS, ...LAYERS, ...MISNAMED];
+
+let places = 0;
+
+async function spoilt(damage: Damage | undefined, directory: string): Promise<Spoilt & {readonly named: string}> {
+  made ??= origin();
+  const rig = await made;
+  const root = join(directory, `root-${places++}`);
+  execFileSync('cp', ['-a', rig.client.root, root]);
+  const store = {rig, root, state: join(directory, 'state'), path: (...parts: string[]) => join(root, ...parts)};
+  return {...store, named: damage?.spoil(store) ?? ''};
+}
+
+/** Of lines that people read, what does not differ from one copy of a store to the next. */
+const steady = (text: string, root: string): string => text.replaceAll(root, 'ROOT').replaceAll(/\d+(\.\d+)?( [KMG]i)?B?/g, '#');
+
+function assertComplaint(stderr: string, code: Code, named: string, what: string): void {
+  const error = stderr.startsWith('{') ? (JSON.parse(stderr) as {error: {message: string; hint?: string}}).error : undefined;
+  const [line = '', hint = ''] = error === undefined ? stderr.split('\n') : [`ctr: ${error.message}`, `hint: ${error.hint ?? ''}`];
+  assert.ok(line.startsWith('ctr: ') && line.endsWith(`: ${CLASSES[code].text}`), `${what}: ${stderr}`);
+  assert.ok(line.includes(named), `${what} does not name ${named}: ${stderr}`);
+  assert.match(hint, /^hint: \S/, `${what}: ${stderr}`);
+  assert.doesNotMatch(stderr, /\n {4}at /, what);
+}
+
+/** What each command says of a store that is whole. */
+const whole = new Map<Command, Promise<{readonly status: number; readonly stdout: string}>>();
+
+function undamaged(command: Command, directory: string): Promise<{readonly status: number; readonly stdout: string}> {
+  const run = async () => {
+    const store = await spoilt(undefined, directory);
+    const {status, stdout, stderr} = await ctrHere(store, words(command, store.rig));
+    assert.equal(status, 0, stderr);
+    return {status, stdout: steady(stdout, store.root)};
+  };
+  const known = whole.get(command) ?? run();
+  whole.set(command, known);
+  return known;
+}
+
+describe('a store with', () => {
+  for (const [i, damage] of DAMAGES.entries())
+    it(`${damage.name} gives right answers or clear errors`, async (t) => {
+      if (!requiresRoot(t)) return;
+      const {stops, code = 'data_loss', check = 'damage', deep = false} = damage;
+      const directory = temporaryDirectory(t);
+      const looked = await spoilt(damage, directory);
+      const changes = TORTURE ? CHANGES : CHANGES.filter((_, n) => n === i % CHANGES.length || n === (i * 3 + 1) % CHANGES.length);
+      for (const command of [...READS, ...changes]) {
+        const store = (READS as readonly string[]).includes(command) ? looked : await spoilt(damage, directory);
+        const {status, stdout, stderr} = await ctrHere(store, words(command, store.rig));
+        if (stops.includes(command)) {
+          assert.equal(status, CLASSES[code].exit, `${command}: ${stderr}`);
+          assertComplaint(stderr, code, store.named, command);
+        } else {
+          assert.equal(status, 0, `${command}: ${stderr}`);
+          const right = await undamaged(command, directory);
+          if (command !== 'df') assert.equal(steady(stdout, store.root), right.stdout, command);
+          if (check === 'garbage') assert.ok(existsSync(store.named), `${command} has taken ${store.named}`);
+        }
+      }
+
+      const found = await ctrHere(looked, ['check', ...(deep ? ['--deep', '--progress', 'none'] : [])]);
+      if (check === 'error') assertComplaint(found.stderr, code, looked.named, 'check');
+      else if (check === 'none') assert.match(found.stdout, /: nothing wrong\n$/);
+      else {
+        const about = found.stdout.split('\n').filter((line) => line.includes(looked.named));
+        assert.ok(about.length > 0 && about.every((line) => line.startsWith(check)), `${found.stdout}${found.stderr}`);
+      }
+      assert.equal(found.status, check === 'error' || check === 'damage' ? CLASSES.data_loss.exit : 0, found.stdout + found.stderr);
+
+      const doctor = await ctrHere(looked, ['doctor', '--json']);
+      const checks = JSON.parse(doctor.stdout) as {name: string; status: string; detail: string; hint?: string}[];
+      const told = checks.filter(({name, status}) => ['state directory', 'store'].includes(name) && status === 'error');
+      if (check === 'garbage' || check === 'none' || deep) assert.deepEqual(told, []);
+      else if (found.status !== 0) {
+        assert.equal(doctor.status, CLASSES.failed_precondition.exit);
+        assert.ok(
+          told.some(({hint}) => hint !== undefined),
+          doctor.stdout,
+        );
+      }
+    });
+});

@@ -1,0 +1,27 @@
+/** Commands in the test's own process, on a real store: what bin/ does, without the start of a program for each. */
+import {runCommandLine} from '../../src/cli/command-line.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
+import {openClient} from '../../src/lib/client/index.ts';
+import type {Result} from './harness.ts';
+
+export interface Place {
+  readonly root: string;
+  readonly state: string;
+}
+
+/** Runs `ctr` with these words. */
+export async function ctrHere({root, state}: Place, words: readonly string[]): Promise<Result> {
+  let stdout = '';
+  let stderr = '';
+  const {status} = await runCommandLine([...words, '--root', root, '--state', state], COMMANDS, {
+    program: 'ctr',
+    stdout: (data) => {
+      stdout += Buffer.from(data as string).toString();
+    },
+    stderr: (text) => {
+      stderr += text;
+    },
+    open: async (options) => openClient(options),
+  });
+  return {status, stdout, stderr};
+}
