@@ -20,7 +20,8 @@ import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, M
 import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layers.ts';
-import {createLayout, FORMAT_VERSION} from '../src/lib/store/layout.ts';
+import {createLayout} from '../src/lib/store/layout.ts';
+import {FORMAT_VERSION} from '../src/lib/store/migrations.ts';
 import {
   parseContainer,
   parseContent,

@@ -3,9 +3,6 @@ import {createHash} from 'node:crypto';
 import {join, resolve} from 'node:path';
 import {DIGEST_HEX_LENGTH, type Digest, digestParts} from '../oci/descriptor.ts';
 
-/** Number of the on-disk format; see docs/STORE.md. */
-export const FORMAT_VERSION = 1;
-
 export const RECORD_KINDS = ['images', 'containers', 'content', 'leases'] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 

@@ -13,7 +13,8 @@ import {BlobStore} from './blobs.ts';
 import {assertDirectory, MEND, misplaced} from './documents.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
-import {createLayout, FORMAT_VERSION, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
+import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
+import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
@@ -23,6 +24,8 @@ export interface StoreOptions {
   readonly root: string;
   /** How long a change waits for another's, in milliseconds. */
   readonly lockTimeoutMs: number;
+  /** From the first format to today's; those of this berth unless given. */
+  readonly migrations?: readonly Migration[];
 }
 
 /** One kind of record, read. */
@@ -333,7 +336,7 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   }
 
   isEmpty(): boolean {
-    return this.list().length === 0;
+    return this.#io.directories(recordPath.namespaces).every((name) => this.find(name) === undefined);
   }
 
   put(record: NamespaceRecord): void {
@@ -354,7 +357,9 @@ export class Store {
   readonly blobs: BlobStore;
   readonly layers: LayerStore;
   readonly #backend: Backend;
-  #checked: 'missing' | 'usable' | undefined;
+  readonly #formats: Formats;
+  /** Of the state directory, once it is known to be one of ours. */
+  #format: number | undefined;
 
   /** Opens a state directory; touches nothing until the first call. A missing one reads as empty and is made by the first change. */
   constructor(options: StoreOptions, backend?: Backend) {
@@ -362,12 +367,18 @@ export class Store {
     this.blobs = new BlobStore(this.layout);
     this.layers = new LayerStore(this.layout);
     this.#backend = backend ?? new JournalBackend(this.layout, options);
+    this.#formats = new Formats(options.migrations ?? MIGRATIONS);
   }
 
   /** Reads as of one moment, without waiting for anybody. @throws failed_precondition the state directory is of another version */
   view<T>(fn: (tx: StoreView) => T): T {
+    return this.#view((reader) => fn(new Transaction(reader)));
+  }
+
+  #view<T>(fn: (reader: Reader) => T): T {
     this.#check();
-    return this.#backend.view((reader) => fn(new Transaction(reader)));
+    const isOld = this.#format !== undefined && this.#format < this.#formats.known;
+    return this.#backend.view(isOld ? (reader) => fn(this.#formats.view(reader)) : fn);
   }
 
   /**
@@ -378,7 +389,12 @@ export class Store {
    */
   async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
     this.prepare();
-    return this.#backend.update(purpose, (writer) => fn(new Transaction(writer)));
+    const result = await this.#backend.update(purpose, (writer) => {
+      this.#formats.migrate(writer);
+      return fn(new Transaction(writer));
+    });
+    this.#format = this.#formats.known;
+    return result;
   }
 
   /** The record that was last written at `path` (of a survey), as far as the journal still has it; `undefined` when it was removed. */
@@ -389,8 +405,7 @@ export class Store {
 
   /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */
   rehearse<T>(fn: (tx: StoreTransaction) => T): T {
-    this.#check();
-    return this.#backend.view((reader) => fn(new Transaction(new Overlay(reader))));
+    return this.#view((reader) => fn(new Transaction(new Overlay(reader))));
   }
 
   /**
@@ -440,8 +455,8 @@ export class Store {
     try {
       // Others may go through it, to what a container shows them, and list nothing.
       if (makeDirectories(root, {sync: true, mode: 0o711})) chmodSync(root, 0o711);
-      writeAtomic(this.layout.version, `${FORMAT_VERSION}\n`, {sync: true, mode: 0o644});
-      this.#checked = 'usable';
+      writeAtomic(this.layout.version, `${this.#formats.known}\n`, {sync: true, mode: 0o644});
+      this.#format = this.#formats.known;
     } catch (err) {
       throw fromErrno(err, `state directory ${root}`);
     }
@@ -458,7 +473,7 @@ export class Store {
   }
 
   #check(): 'missing' | 'usable' {
-    if (this.#checked !== undefined) return this.#checked;
+    if (this.#format !== undefined) return 'usable';
     const {root, version} = this.layout;
     let text: string | undefined;
     try {
@@ -479,20 +494,12 @@ export class Store {
     }
     if (!/^\d+\s*$/.test(text))
       throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`, {
-        hint: `it holds the number of the format: ${FORMAT_VERSION}, if this berth made the directory`,
+        hint: `it holds the number of the format: ${this.#formats.known}, if this berth made the directory`,
       });
-    if (Number(text) !== FORMAT_VERSION)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `state directory ${root} has format ${Number(text)}, this berth knows ${FORMAT_VERSION}`,
-        {
-          hint: 'use the berth that made it, or another --root',
-          details: {found: Number(text), known: FORMAT_VERSION},
-        },
-      );
+    this.#formats.check(root, Number(text));
     // What seems to be empty because a disk is not mounted must not be collected.
     for (const directory of this.layout.skeleton) assertDirectory(directory);
-    this.#checked = 'usable';
+    this.#format = Number(text);
     return 'usable';
   }
 }
