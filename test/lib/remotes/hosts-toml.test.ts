@@ -205,6 +205,11 @@ describe('a hosts.toml', () => {
     assert.throws(() => parseHosts(`# ${'x'.repeat(MAX_HOSTS_FILE)}`, DIR), /more than 262144/);
   });
 
+  it('that is nested without end is refused, not followed', () => {
+    for (const deep of ['[', '{a='].map((open) => `ca = ${open.repeat(80_000)}`))
+      assert.throws(() => parseHosts(deep, DIR), is('invalid_argument'));
+  });
+
   it('shows nothing of its lines when it is not TOML, for a header is a secret', () => {
     try {
       parseHosts('[header]\nauthorization = "Basic c2VjcmV0" x', DIR);

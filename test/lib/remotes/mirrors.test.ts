@@ -156,6 +156,13 @@ describe('mirrors', () => {
     assert.equal(server.requests[0]?.range, 'bytes=60000-');
   });
 
+  it('give what they have of a registry that is not there to be asked how it is spoken to', async (t) => {
+    const mirror = await registry(t);
+    const domain = await nobody(t);
+    const {remote} = open(t, hostsDir(t, mirrors(mirror.url), {}, domain));
+    assert.deepEqual((await remote.resolve({...REF, domain})).descriptor, mirror.image.manifest);
+  });
+
   it('may have a path of their own, with /v2 or without', async (t) => {
     const mirror = await startFakeRegistry(t);
     const text = `server = "${mirror.url}/all/"\n[host."${mirror.url}/us"]\n[host."${mirror.url}/raw"]\noverride_path = true`;
