@@ -24,7 +24,8 @@ export interface Outcome extends Exit {
 }
 
 // What the user has set for the command is not for the tests.
-for (const name of ['BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER']) delete process.env[name];
+for (const name of ['BERTH_HOSTS_DIR', 'BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER'])
+  delete process.env[name];
 
 /** Runs a command line on fakes. */
 export async function runOnFakes(line: string | readonly string[], world: FakeWorld = {}): Promise<Outcome> {
