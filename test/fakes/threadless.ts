@@ -11,7 +11,6 @@ import {serve, type ToWorker} from '../../src/lib/client/worker.ts';
 /** What client/workers.ts asks of a thread. Messages are copied, and come later, as between threads. */
 class Threadless extends EventEmitter {
   #receive: (message: ToWorker) => void = () => {};
-  readonly #jobs = new Set<number>();
   #ended = false;
 
   constructor() {
@@ -19,10 +18,6 @@ class Threadless extends EventEmitter {
     serve({
       on: (_event, listener) => {
         this.#receive = listener;
-      },
-      postMessage: (message) => {
-        if (message.type === 'done' || message.type === 'error') this.#jobs.delete(message.id);
-        this.#later(message, [], (copy) => void this.emit('message', copy));
       },
     });
   }
@@ -35,7 +30,6 @@ class Threadless extends EventEmitter {
   }
 
   postMessage(message: ToWorker, transfer: readonly Transferable[] = []): void {
-    if (message.type === 'start') this.#jobs.add(message.id);
     this.#later(message, transfer, (copy) => this.#receive(copy));
   }
 
@@ -43,9 +37,7 @@ class Threadless extends EventEmitter {
 
   unref(): void {}
 
-  /** With a thread its descriptors go. */
   async terminate(): Promise<void> {
-    for (const id of this.#jobs) this.#receive({type: 'abort', id});
     this.#ended = true;
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The second thread of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. The first
- * one (worker.ts) inflates the next bytes meanwhile. Synchronous but for the end; layers of one thread take turns slot by slot.
+ * A thread's part of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. Another
+ * thread inflates the next bytes meanwhile. Synchronous but for the end; layers of one thread take turns slot by slot.
  */
 import {createHash} from 'node:crypto';
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
@@ -15,6 +15,7 @@ import {EROFS_TAR, indexTar} from '../store/erofs.ts';
 import type {LayerForm} from '../store/snapshotters.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
 import {type ThreadError, toThreadError} from './thread-errors.ts';
+import type {Port} from './worker.ts';
 
 export interface LayingJob {
   /** The object, for messages: `layer sha256:…`. */
@@ -48,13 +49,6 @@ export type ToLaying = number | 'end' | 'close';
 
 /** The answer to `end`; or before it, when nothing more is taken. */
 export type FromLaying = {readonly laid: Laid; readonly error?: undefined} | {readonly laid?: undefined; readonly error: ThreadError};
-
-/** One end of a channel between threads. */
-export interface Port<Out, In> {
-  on(event: 'message', listener: (message: In) => void): unknown;
-  postMessage(message: Out): void;
-  close(): void;
-}
 
 /** Lays out one layer, from the slots of a ring. */
 export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, ToLaying>): void {

@@ -14,7 +14,7 @@ import {indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {findLayer, openTrees} from './layers.ts';
-import type {Laid, LayingJob} from './laying.ts';
+import type {Laid} from './laying.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
 import type {ProgressEvent} from './types.ts';
 import type {WorkerPool} from './workers.ts';
@@ -263,14 +263,13 @@ class Materialisation {
         source.kind === 'network' ? received : blob.size,
       );
     };
-    const lay: LayingJob | undefined = unpack && {
-      what,
+    const lay = unpack && {
       directory: unpack.directory,
       form: this.#o.snapshotter!.form,
       diffID: unpack.layer.diffID,
       ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
     };
-    const task = await this.#o.workers.run({job: {what, source}, size: blob.size, ...(lay && {lay})}, progress);
+    const task = await this.#o.workers.run({what, size: blob.size, source, ...(lay && {lay})}, progress);
     const onAbort = (): void => task.abort(this.#signal.reason);
     this.#signal.addEventListener('abort', onAbort, {once: true});
     if (this.#signal.aborted) onAbort();
@@ -298,7 +297,7 @@ class Materialisation {
         if (unpack !== undefined) this.#emit(blob, 'extracting', blob.size);
         task.end();
       }
-      const {laid} = await task.result;
+      const laid = await task.result;
       this.#warnings.push(...(laid?.warnings ?? []));
       return laid;
     } catch (err) {

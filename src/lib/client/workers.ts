@@ -2,10 +2,12 @@
 import {availableParallelism} from 'node:os';
 import {MessageChannel, type Worker} from 'node:worker_threads';
 import {ErrdefsError} from '../errdefs.ts';
-import type {LayingJob} from './laying.ts';
+import type {Descriptor} from '../oci/descriptor.ts';
+import type {FromKeeping, ToKeeping} from './keeping.ts';
+import type {Laid, LayingJob} from './laying.ts';
 import {createRing, type Ring, slotOf, stop} from './ring.ts';
 import {fromThreadError} from './thread-errors.ts';
-import type {FromWorker, LayerJob, LayerResult, Passage, ToWorker} from './worker.ts';
+import type {FromInflating, Passage, Port, ToInflating, ToWorker} from './worker.ts';
 
 /** Chunks of the network are gathered up to this size, in bytes: a message costs as much as copying 100 kB. */
 const BATCH = 512 << 10;
@@ -17,12 +19,26 @@ const BATCH_MS = 100;
 const PIECE = 512 << 10;
 const PIECES = 4;
 
+export interface LayerJob {
+  /** The object, for messages: `layer sha256:…`. */
+  readonly what: string;
+  /** Bytes of the blob. */
+  readonly size: number;
+  /** Where the bytes come from: the network by way of the caller, into an ingest; or a blob that is here. */
+  readonly source:
+    | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Pick<Descriptor, 'digest' | 'size'>}
+    | {readonly kind: 'blob'; readonly path: string};
+  /** Absent: the bytes are only stored. */
+  readonly lay?: Omit<LayingJob, 'what'>;
+}
+
 /** One layer's way through the workers. Bytes go in, the result comes out. */
 export interface LayerTask {
   /** Bytes of the blob that are already here: where the network goes on. */
   readonly offset: Promise<number>;
-  readonly result: Promise<LayerResult>;
-  /** Hands over bytes; a promise means that the worker is behind, and resolves when it has caught up. */
+  /** What was made of it; `undefined` when the bytes are only stored. */
+  readonly result: Promise<Laid | undefined>;
+  /** Hands over bytes from `offset` on; a promise means that a worker is behind, and resolves when it has caught up. */
   write(chunk: Uint8Array): void | Promise<void>;
   /** No more bytes will come; `result` settles soon. */
   end(): void;
@@ -30,16 +46,12 @@ export interface LayerTask {
   abort(reason: unknown): void;
 }
 
-interface Running {
-  onMessage(message: FromWorker): void;
-  fail(err: unknown): void;
-}
-
-/** Two threads: one hashes and inflates, the other one lays out. A thread that did both would wait for itself. */
+/** Two threads: one inflates, the other one keeps blobs and lays layers out. A thread that did all would wait for itself. */
 interface Pair {
   readonly inflating: Worker;
   readonly laying: Worker;
-  readonly running: Map<number, Running>;
+  /** Ends each task under way. */
+  readonly running: Set<(err: unknown) => void>;
 }
 
 export class WorkerPool {
@@ -47,7 +59,6 @@ export class WorkerPool {
   readonly #pairs: Promise<Pair>[] = [];
   /** Bytes of blobs that each pair has before it. */
   readonly #load: number[] = [];
-  #nextId = 1;
   #closed = false;
 
   /** @param size pairs of threads at most; each is started when it is first needed */
@@ -57,10 +68,9 @@ export class WorkerPool {
 
   async #start(): Promise<Pair> {
     const {spawnWorker} = await import('./spawn-worker.ts');
-    const running = new Map<number, Running>();
+    const running = new Set<(err: unknown) => void>();
     const end = (err: unknown): void => {
-      for (const task of running.values()) task.fail(err);
-      running.clear();
+      for (const fail of running) fail(err);
     };
     const [inflating, laying] = [spawnWorker(), spawnWorker()] as const;
     for (const worker of [inflating, laying]) {
@@ -68,7 +78,6 @@ export class WorkerPool {
       worker.on('exit', (status) => end(new ErrdefsError('internal', `worker thread ended with status ${status}`)));
       worker.unref();
     }
-    inflating.on('message', (message: FromWorker) => running.get(message.id)?.onMessage(message));
     return {inflating, laying, running};
   }
 
@@ -91,79 +100,16 @@ export class WorkerPool {
   /**
    * Begins a job. Its weight on the pool ends with `result`.
    *
-   * @param size bytes of the blob
-   * @param lay absent: the bytes are only stored
+   * @param onProgress bytes that have been unpacked so far
    */
-  async run(
-    {job, size, lay}: {readonly job: LayerJob; readonly size: number; readonly lay?: LayingJob},
-    onProgress: (bytes: number) => void,
-  ): Promise<LayerTask> {
+  async run(job: LayerJob, onProgress: (bytes: number) => void): Promise<LayerTask> {
     const index = this.#pick();
-    this.#load[index]! += size + 1;
-    const {inflating, laying, running} = await this.#pairs[index]!;
-    const id = this.#nextId++;
-    const offset = Promise.withResolvers<number>();
-    const result = Promise.withResolvers<LayerResult>();
-    offset.promise.catch(() => {}); // whoever awaits `result` hears of it
-    const input = createRing(BATCH, job.source.kind === 'network' ? BATCHES : 0);
-    const ring = lay === undefined ? undefined : createRing(PIECE, PIECES);
-    const settle = (): void => {
-      if (!running.delete(id)) return;
-      this.#load[index]! -= size + 1;
-      if (ring !== undefined) stop(ring);
-      if (running.size === 0) for (const worker of [inflating, laying]) worker.unref();
-      batches.stop();
-    };
-    const send = (message: ToWorker): void => inflating.postMessage(message);
-    const batches = new Batches(input, (slot, length) => send({type: 'chunk', id, slot, length}));
-    const fail = (err: unknown): void => {
-      settle();
-      offset.reject(err);
-      result.reject(err);
-    };
-    running.set(id, {
-      fail,
-      onMessage: (message) => {
-        switch (message.type) {
-          case 'started':
-            offset.resolve(message.offset);
-            break;
-          case 'ack':
-            onProgress(message.unpacked);
-            if (message.chunks > 0) batches.release();
-            break;
-          case 'done':
-            settle();
-            result.resolve(message.result);
-            break;
-          case 'error':
-            fail(fromThreadError(message.error));
-            break;
-        }
-      },
+    const weight = job.size + 1;
+    this.#load[index]! += weight;
+    const pair = await this.#pairs[index]!;
+    return new Task(pair, job, onProgress, () => {
+      this.#load[index]! -= weight;
     });
-    for (const worker of [inflating, laying]) worker.ref();
-    if (ring === undefined) send({type: 'start', id, job, input});
-    else {
-      const {port1, port2} = new MessageChannel();
-      const passages = [port1, port2].map((port): Passage => ({port, ring})) as [Passage, Passage];
-      laying.postMessage({type: 'lay', job: lay!, passage: passages[1]} satisfies ToWorker, [port2]);
-      inflating.postMessage({type: 'start', id, job, input, passage: passages[0]} satisfies ToWorker, [port1]);
-    }
-    return {
-      offset: offset.promise,
-      result: result.promise,
-      write: (chunk) => (running.has(id) ? batches.write(chunk) : undefined),
-      end: () => {
-        batches.flush();
-        send({type: 'end', id});
-      },
-      abort: (reason) => {
-        if (!running.has(id)) return;
-        send({type: 'abort', id});
-        fail(reason);
-      },
-    };
   }
 
   async close(): Promise<void> {
@@ -172,7 +118,7 @@ export class WorkerPool {
     for (const pair of this.#pairs) {
       const {inflating, laying, running} = await pair;
       const isIdle = running.size === 0;
-      for (const task of running.values()) task.fail(new ErrdefsError('canceled', 'job'));
+      for (const fail of running) fail(new ErrdefsError('canceled', 'job'));
       const ended = Promise.all([inflating.terminate(), laying.terminate()]);
       // Threads that write nothing any more are not waited for: an engine takes long to end one, and nothing to end the process.
       if (!isIdle) await ended;
@@ -180,29 +126,208 @@ export class WorkerPool {
   }
 }
 
-/** The main thread's end of a ring. It never blocks: it is told of free slots by message, and has its writer wait by promise. */
+const EMPTY = createRing(0, 0);
+
+class Task implements LayerTask {
+  readonly #pair: Pair;
+  readonly #onEnd: () => void;
+  readonly #fail = (err: unknown): void => this.abort(err);
+  readonly #offset = Promise.withResolvers<number>();
+  readonly #result = Promise.withResolvers<Laid | undefined>();
+  readonly #kept = Promise.withResolvers<void>();
+  readonly #unpacked = Promise.withResolvers<Laid | undefined>();
+  readonly #batches: Batches;
+  /** Memory by which the threads hand a layer over. */
+  readonly #passage = createRing(PIECE, PIECES);
+  #keeping: Port<ToKeeping, FromKeeping> | undefined;
+  #inflating: Port<ToInflating, FromInflating> | undefined;
+  #over = false;
+
+  constructor(pair: Pair, job: LayerJob, onProgress: (bytes: number) => void, onEnd: () => void) {
+    this.#pair = pair;
+    this.#onEnd = onEnd;
+    pair.running.add(this.#fail);
+    for (const worker of [pair.inflating, pair.laying]) worker.ref();
+    // Whoever awaits `result` hears of it.
+    for (const {promise} of [this.#offset, this.#kept, this.#unpacked]) promise.catch(() => {});
+    const readers = job.source.kind === 'blob' || job.lay === undefined ? 1 : 2;
+    const input = job.source.kind === 'blob' ? EMPTY : createRing(BATCH, BATCHES);
+    this.#batches = new Batches(input, readers, (length) => {
+      this.#keeping?.postMessage(length);
+      this.#inflating?.postMessage(length);
+    });
+    const unpack = (file: {readonly path: string; readonly bytes: number} | undefined): void => this.#inflate(job, input, file, onProgress);
+    if (job.source.kind === 'network') this.#keep(job.what, job.source, input, unpack);
+    else {
+      this.#offset.resolve(job.size);
+      this.#kept.resolve();
+      unpack({path: job.source.path, bytes: job.size});
+      this.#inflating?.postMessage('end');
+    }
+    void this.#settle();
+  }
+
+  get offset(): Promise<number> {
+    return this.#offset.promise;
+  }
+
+  get result(): Promise<Laid | undefined> {
+    return this.#result.promise;
+  }
+
+  #keep(
+    what: string,
+    {ingestPath, expected}: Extract<LayerJob['source'], {readonly kind: 'network'}>,
+    input: Ring,
+    unpack: (file: {readonly path: string; readonly bytes: number} | undefined) => void,
+  ): void {
+    const {port1, port2} = new MessageChannel();
+    this.#pair.laying.postMessage({type: 'keep', job: {what, ingestPath, expected}, input, port: port2} satisfies ToWorker, [port2]);
+    const keeping = port1 as Port<ToKeeping, FromKeeping>;
+    this.#keeping = keeping;
+    keeping.on('message', (message) => {
+      switch (message.type) {
+        case 'started':
+          if (this.#over) break;
+          unpack(message.offset === 0 ? undefined : {path: ingestPath, bytes: message.offset});
+          this.#offset.resolve(message.offset);
+          break;
+        case 'slot':
+          this.#batches.release('keeping');
+          break;
+        case 'done':
+          this.#kept.resolve();
+          break;
+        case 'error':
+          this.#kept.reject(fromThreadError(message.error));
+      }
+    });
+  }
+
+  #inflate(
+    {what, lay}: LayerJob,
+    input: Ring,
+    file: {readonly path: string; readonly bytes: number} | undefined,
+    onProgress: (bytes: number) => void,
+  ): void {
+    if (lay === undefined) {
+      this.#unpacked.resolve(undefined);
+      return;
+    }
+    const [own, passage] = [new MessageChannel(), new MessageChannel()];
+    const ring = this.#passage;
+    this.#pair.laying.postMessage({type: 'lay', job: {what, ...lay}, passage: {port: passage.port2, ring}} satisfies ToWorker, [
+      passage.port2,
+    ]);
+    this.#pair.inflating.postMessage(
+      {
+        type: 'inflate',
+        job: {what, ...(file && {file})},
+        input,
+        port: own.port2,
+        passage: {port: passage.port1, ring} satisfies Passage,
+      } satisfies ToWorker,
+      [own.port2, passage.port1],
+    );
+    const inflating = own.port1 as Port<ToInflating, FromInflating>;
+    this.#inflating = inflating;
+    inflating.on('message', (message) => {
+      switch (message.type) {
+        case 'progress':
+          if (message.slot) this.#batches.release('inflating');
+          onProgress(message.unpacked);
+          break;
+        case 'done':
+          this.#unpacked.resolve(message.laid);
+          break;
+        case 'error':
+          this.#unpacked.reject(fromThreadError(message.error));
+          // The blob goes on: its bytes are worth keeping, and its digest tells whether the layer is wrong or only arrived so.
+          this.#batches.forget('inflating');
+      }
+    });
+  }
+
+  /** The blob first: its digest is what the bytes are judged by, before anything is believed of what they unpack to. */
+  async #settle(): Promise<void> {
+    try {
+      await this.#kept.promise;
+      const laid = await this.#unpacked.promise;
+      this.#end();
+      this.#result.resolve(laid);
+    } catch (err) {
+      this.abort(err);
+    }
+  }
+
+  write(chunk: Uint8Array): void | Promise<void> {
+    return this.#over ? undefined : this.#batches.write(chunk);
+  }
+
+  end(): void {
+    this.#batches.flush();
+    this.#keeping?.postMessage('end');
+    this.#inflating?.postMessage('end');
+  }
+
+  abort(reason: unknown): void {
+    if (this.#over) return;
+    this.#end();
+    this.#offset.reject(reason);
+    this.#result.reject(reason);
+  }
+
+  #end(): void {
+    this.#over = true;
+    const {running, inflating, laying} = this.#pair;
+    running.delete(this.#fail);
+    stop(this.#passage);
+    for (const port of [this.#keeping, this.#inflating]) {
+      port?.postMessage('close');
+      port?.close();
+    }
+    this.#batches.stop();
+    if (running.size === 0) for (const worker of [inflating, laying]) worker.unref();
+    this.#onEnd();
+  }
+}
+
+type Reader = 'keeping' | 'inflating';
+
+/**
+ * The main thread's end of a ring with one or two readers. It never blocks: it is told of free slots by message, and has its
+ * writer wait by promise.
+ */
 class Batches {
   readonly #ring: Ring;
-  readonly #send: (slot: number, length: number) => void;
+  readonly #send: (length: number) => void;
+  /** Slots that each reader has not dealt with yet. */
+  readonly #underWay: Record<Reader, number> = {keeping: 0, inflating: 0};
+  readonly #readers: Reader[];
   /** Index of the slot that is being filled, and its bytes so far. */
   #slot = 0;
   #filled = 0;
-  #underWay = 0;
   #flushed = performance.now();
   /** What did not fit any more, and whoever waits until it does. */
   #rest: Uint8Array = new Uint8Array(0);
   #drained: (() => void) | undefined;
   #stopped = false;
 
-  constructor(ring: Ring, send: (slot: number, length: number) => void) {
+  constructor(ring: Ring, readers: number, send: (length: number) => void) {
     this.#ring = ring;
+    this.#readers = readers === 2 ? ['keeping', 'inflating'] : ['keeping'];
     this.#send = send;
+  }
+
+  /** Slots that some reader has before it. */
+  get #behind(): number {
+    return Math.max(...this.#readers.map((reader) => this.#underWay[reader]));
   }
 
   write(chunk: Uint8Array): void | Promise<void> {
     const rest = this.#put(chunk);
     if (performance.now() - this.#flushed >= BATCH_MS) this.flush();
-    if (this.#underWay < this.#ring.slots || this.#stopped) return;
+    if (this.#behind < this.#ring.slots || this.#stopped) return;
     this.#rest = Uint8Array.prototype.slice.call(rest);
     return new Promise((resolve) => {
       this.#drained = resolve;
@@ -212,7 +337,7 @@ class Batches {
   /** @returns what has no room */
   #put(bytes: Uint8Array): Uint8Array {
     let at = 0;
-    while (at < bytes.length && this.#underWay < this.#ring.slots) {
+    while (at < bytes.length && this.#behind < this.#ring.slots) {
       const part = bytes.subarray(at, at + this.#ring.slotBytes - this.#filled);
       slotOf(this.#ring, this.#slot).set(part, this.#filled);
       at += part.length;
@@ -225,16 +350,26 @@ class Batches {
   flush(): void {
     this.#flushed = performance.now();
     if (this.#filled === 0) return;
-    this.#send(this.#slot, this.#filled);
-    this.#underWay++;
+    for (const reader of this.#readers) this.#underWay[reader]++;
+    this.#send(this.#filled);
     this.#slot = (this.#slot + 1) % this.#ring.slots;
     this.#filled = 0;
   }
 
-  /** The worker has dealt with the oldest slot. */
-  release(): void {
-    this.#underWay--;
-    if (this.#drained === undefined || this.#underWay > this.#ring.slots / 2) return;
+  /** A reader has dealt with its oldest slot. */
+  release(reader: Reader): void {
+    this.#underWay[reader]--;
+    this.#goOn();
+  }
+
+  /** A reader takes no more. */
+  forget(reader: Reader): void {
+    this.#readers.splice(this.#readers.indexOf(reader), 1);
+    this.#goOn();
+  }
+
+  #goOn(): void {
+    if (this.#drained === undefined || this.#behind > this.#ring.slots / 2) return;
     this.#rest = this.#put(this.#rest);
     if (this.#rest.length === 0) this.#resume();
   }
