@@ -4,7 +4,7 @@ import {randomBytes} from 'node:crypto';
 import {ErrdefsError, is} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {LEASE_OWNER, leaseOwnerLives} from '../store/gc.ts';
+import {collect, LEASE_OWNER, leaseOwnerLives} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
 import {snapshotChain} from '../store/snapshots.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
@@ -135,29 +135,40 @@ export async function ensureUnpacked(
   const {store, workers, lockTimeoutMs} = context;
   const lease = await leasePlan(store, namespace, name, plan, snapshotter);
   const {materialise} = await import('./materialise.ts');
-  const {layers} = await materialise({
-    store,
-    workers,
-    namespace,
-    plan,
-    snapshotter,
-    maxConcurrentDownloads: 3,
-    scratchDir: statePath.views(context.stateDir),
-    lockTimeoutMs,
-    onEvent: () => {},
-    ...(signal === undefined ? {} : {signal}),
-  });
-  await store.update(`unpacking of ${name}`, (tx) => {
-    const ns = tx.namespace(namespace);
-    endLease(ns, name, lease);
-    recordSnapshots(store, ns, snapshotter, images, layers);
-    for (const {manifest, image} of plan.manifests) {
-      const config = ns.content.find(manifest.config.digest);
-      const chainID = image?.layers.at(-1)?.chainID;
-      if (config !== undefined && chainID !== undefined)
-        ns.content.put({...config, labels: {...config.labels, [snapshotLabel(snapshotter)]: chainID}});
-    }
-  });
+  try {
+    const {layers} = await materialise({
+      store,
+      workers,
+      namespace,
+      plan,
+      snapshotter,
+      maxConcurrentDownloads: 3,
+      scratchDir: statePath.views(context.stateDir),
+      lockTimeoutMs,
+      onEvent: () => {},
+      ...(signal === undefined ? {} : {signal}),
+    });
+    await store.update(`unpacking of ${name}`, (tx) => {
+      const ns = tx.namespace(namespace);
+      endLease(ns, name, lease);
+      recordSnapshots(store, ns, snapshotter, images, layers);
+      for (const {manifest, image} of plan.manifests) {
+        const config = ns.content.find(manifest.config.digest);
+        const chainID = image?.layers.at(-1)?.chainID;
+        if (config !== undefined && chainID !== undefined)
+          ns.content.put({...config, labels: {...config.labels, [snapshotLabel(snapshotter)]: chainID}});
+      }
+    });
+  } catch (err) {
+    // Nothing was downloaded that another attempt should find. Where this fails too, the lease expires by itself.
+    await store
+      .update(`end of the unpacking of ${name}`, (tx) => {
+        if (tx.namespace(namespace).leases.delete(lease)) collect(store, tx);
+      })
+      .then(() => store.layers.emptyTrash())
+      .catch(() => {});
+    throw err;
+  }
   return top;
 }
 

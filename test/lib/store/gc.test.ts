@@ -576,4 +576,23 @@ describe('what users of the library remove', () => {
     await snapshots.remove('key');
     assert.deepEqual([store.blobs.list(), store.layers.list(), readdirSync(store.layout.trash)], [[], [], []]);
   });
+
+  it('is left to who has removed it, as long as he lives', async (t) => {
+    const store = openStore(t);
+    await store.update('a change', (tx) => tx.namespace('default').images.put(image('a', 'a')));
+    const code = `
+      const {uniqueName} = await lib('fs/process.ts');
+      require('node:fs').mkdirSync(args[0] + '/' + uniqueName(), {recursive: true});
+      say('moved');
+      await go();`;
+    const other = startScript(t, code, [store.layout.trash]);
+    assert.equal(await other.line(), 'moved');
+    mkdirSync(store.layers.trashName());
+    store.layers.emptyTrash();
+    assert.equal(readdirSync(store.layout.trash).length, 1, 'his is there, ours is not');
+    other.process.kill('SIGKILL');
+    await other.done;
+    store.layers.emptyTrash();
+    assert.deepEqual(readdirSync(store.layout.trash), []);
+  });
 });
