@@ -141,3 +141,18 @@ describe('docs/LIMITS.md', () => {
     for (const {classes} of rows) for (const name of classes) assert.ok(Object.hasOwn(CLASSES, name), name);
   });
 });
+
+describe('test/advisories/README.md', () => {
+  const table = readFileSync(new URL('advisories/README.md', import.meta.url), 'utf8');
+  const rows = [...table.matchAll(/^\| ((?:CVE|GHSA)-\S+) \| (.*) \| (.+) \|$/gm)].map(([, id, ...files]) => ({
+    id: id!,
+    files: files.flatMap((names) => names!.split(', ')).filter((name) => name.trim() !== ''),
+  }));
+
+  it('names tests that there are, each of which names the advisory', () => {
+    assert.ok(rows.length > 30);
+    for (const {id, files} of rows)
+      for (const name of files)
+        assert.ok(readFileSync(new URL(`advisories/${name}.test.ts`, import.meta.url), 'utf8').includes(id), `${id} in ${name}`);
+  });
+});

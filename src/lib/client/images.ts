@@ -135,8 +135,15 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
   };
 }
 
-/** A document of an image, or `undefined` when it is not here. */
-const read = ({store}: Context, desc: Descriptor): Buffer | undefined => store.blobs.readSmall(desc.digest);
+/** A document of an image, or `undefined` when it is not here, or is no document. @throws data_loss */
+function read({store}: Context, desc: Descriptor): Buffer | undefined {
+  try {
+    return store.blobs.readSmall(desc.digest);
+  } catch (err) {
+    if (is(err, 'failed_precondition')) return undefined;
+    throw err;
+  }
+}
 
 /** @param shown digests of documents in the tree so far: one that comes again is shown without what is below it */
 function inspectTree(context: Context, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {

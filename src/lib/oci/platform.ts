@@ -100,8 +100,11 @@ export function parsePlatform(text: string): Platform {
   if (wrong !== undefined) throw invalid(`${JSON.stringify(wrong)} must match ${COMPONENT.source}`);
 
   const decode = (option: string): string => {
-    if (/%(?![0-9A-Fa-f]{2})/.test(option)) throw invalid(`invalid escape in ${JSON.stringify(option)}`);
-    return option.includes('%') ? decodeURIComponent(option) : option;
+    try {
+      return option.includes('%') ? decodeURIComponent(option) : option;
+    } catch {
+      throw invalid(`invalid escape in ${JSON.stringify(option)}`);
+    }
   };
   const version = decode(match[2] ?? '');
   const features = (match[3] ?? '').split('+').slice(1).map(decode);

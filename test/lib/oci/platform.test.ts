@@ -61,6 +61,7 @@ describe('parsePlatform', () => {
     'linus',
     '__proto__',
     'linux(%zz)/amd64',
+    'linux(%ff)/amd64',
     'linux(+)/amd64',
     'linux(++a)/amd64',
     'linux(/amd64',

@@ -1,0 +1,279 @@
+/**
+ * Every published trick with a registry or a manifest, by the command: credentials go to nobody else, nothing is taken for what it is not,
+ * and the canary beside the store is as it was. Finer points are asserted one floor below, in `registry-*.test.ts`.
+ */
+import assert from 'node:assert/strict';
+import {it, type TestContext} from 'node:test';
+import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
+import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
+import {MAX_MANIFEST_BYTES} from '../../src/lib/oci/manifest.ts';
+import {DOCKER_FOREIGN_LAYER, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
+import type {Engine} from '../cli/harness.ts';
+import {selfSigned} from '../fakes/certificate.ts';
+import {digestOf, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {ARCHITECTURE} from '../layouts.ts';
+import {file, tar} from '../tartest.ts';
+import {besiege, besieged, type Siege} from './siege.ts';
+
+const login = {username: 'victim', password: 'canary-password'};
+const AS_VICTIM = {flags: ['--user', 'victim:canary-password', '--skip-verify']};
+const BASIC = {auth: {kind: 'basic', login}} as const;
+
+/** A siege with a victim who has credentials, and a place that should learn nothing of them. */
+async function open(
+  t: TestContext,
+  engine: Engine,
+  options: FakeOptions = BASIC,
+): Promise<(Siege & {readonly attacker: FakeRegistry}) | undefined> {
+  const siege = await besiege(t, engine, options);
+  return siege && {...siege, attacker: await startFakeRegistry(t)};
+}
+
+/** No header, no form, no URL that came has the password, nor does anything that the command has printed or kept. */
+function learntNothing({requests}: FakeRegistry): void {
+  for (const {authorization, body, path} of requests) {
+    assert.equal(authorization, undefined);
+    for (const secret of [login.password, Buffer.from(`victim:${login.password}`).toString('base64')])
+      assert.ok(!(body + path).includes(secret));
+  }
+}
+
+const publish = ({registry}: Siege, document: Buffer | object, mediaType: string): string => {
+  registry.addManifest('image', document, mediaType, 'document');
+  return `${registry.host}/image:document`;
+};
+
+const LAYER = tar(file('f', 'x'));
+
+function manifest(siege: Siege, layer: Partial<Descriptor> = {}): object {
+  const config = siege.registry.addBlob(
+    Buffer.from(JSON.stringify({architecture: ARCHITECTURE, os: 'linux', rootfs: {type: 'layers', diff_ids: [digestOf(LAYER)]}})),
+    OCI_CONFIG,
+  );
+  return {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [{...siege.registry.addBlob(LAYER, OCI_LAYER), ...layer}]};
+}
+
+besieged('credentials stay with their registry', (engine) => {
+  for (const challenge of ['Basic realm="x"', 'Bearer realm="ATTACKER/token",service="x"'])
+    it(`CVE-2020-15157: the URL of a foreign layer asks with ${challenge.split(' ')[0]}`, async (t) => {
+      const siege = await open(t, engine);
+      if (siege === undefined) return;
+      const {attacker} = siege;
+      attacker.fault({status: 401, headers: {'www-authenticate': challenge.replace('ATTACKER', attacker.url)}});
+      const layer = {mediaType: DOCKER_FOREIGN_LAYER, urls: [`${attacker.url}/v2/x/blobs/y`]};
+      await siege.harmless(publish(siege, manifest(siege, layer), OCI_MANIFEST), AS_VICTIM);
+      assert.equal(attacker.requests.length, 1);
+      learntNothing(attacker);
+    });
+
+  it('GHSA-vh4v: a blob redirects to the same host on another port', async (t) => {
+    const siege = await open(t, engine);
+    if (siege === undefined) return;
+    siege.attacker.addBlob(LAYER);
+    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${siege.attacker.url}${url}`});
+    await siege.harmless(publish(siege, manifest(siege), OCI_MANIFEST), AS_VICTIM);
+    assert.ok(siege.attacker.requests.length > 0);
+    learntNothing(siege.attacker);
+  });
+
+  it('opa#6580, c/image#641: the target of a redirect asks for credentials', async (t) => {
+    const siege = await open(t, engine);
+    if (siege === undefined) return;
+    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${siege.attacker.url}${url}`});
+    siege.attacker.fault({status: 401, headers: {'www-authenticate': 'Basic realm="x"'}});
+    await siege.refused(publish(siege, manifest(siege), OCI_MANIFEST), 'unauthenticated', AS_VICTIM);
+    learntNothing(siege.attacker);
+  });
+
+  it('CVE-2019-10214: HTTPS fails, and plain HTTP would be answered', async (t) => {
+    const siege = await open(t, engine);
+    if (siege === undefined) return;
+    const ref = siege.publish([[file('f')]]).replace('127.0.0.1', '0.0.0.0');
+    await siege.refused(ref, 'failed_precondition', AS_VICTIM);
+    assert.deepEqual(siege.registry.requests, []);
+  });
+
+  it('CVE-2026-48978: the token server is in plain HTTP, the registry is not', async (t) => {
+    const siege = await open(t, engine, {...BASIC, tls: selfSigned('127.0.0.1')});
+    if (siege === undefined) return;
+    const {attacker, registry} = siege;
+    registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${attacker.url}/token",service="x"`}});
+    await siege.refused(siege.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
+    assert.deepEqual(attacker.requests, []);
+  });
+
+  for (const realm of ['https://169.254.169.254/latest/meta-data/', 'https://10.0.0.1/token'])
+    it(`GHSA-28r5: the token server is ${realm}`, async (t) => {
+      const siege = await open(t, engine);
+      if (siege === undefined) return;
+      siege.registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${realm}",service="x"`}});
+      const started = performance.now();
+      await siege.refused(siege.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
+      assert.ok(performance.now() - started < 15_000, 'nobody was asked');
+    });
+
+  it('CVE-2026-50151: a server that has the password in hand redirects elsewhere', async (t) => {
+    const siege = await open(t, engine, {auth: {kind: 'token', login}});
+    if (siege === undefined) return;
+    siege.registry.fault({path: /^\/token/, redirect: `${siege.attacker.url}/token`, status: 308});
+    const {status} = await siege.pull(siege.publish([[file('f')]]), AS_VICTIM);
+    assert.notEqual(status, 0);
+    learntNothing(siege.attacker);
+  });
+});
+
+besieged('nothing is taken for what it is not', (engine) => {
+  const refusals = async (
+    t: TestContext,
+    document: (siege: Siege) => Buffer | object,
+    mediaType: string,
+    codes: readonly Code[],
+  ): Promise<void> => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    const {status, stderr} = await siege.pull(publish(siege, document(siege), mediaType));
+    const {error} = JSON.parse(stderr) as {error: ErrorJSON};
+    assert.ok(codes.includes(error.kind), stderr);
+    assert.equal(status, CLASSES[error.kind].exit);
+    await siege.assertUnharmed();
+  };
+
+  for (const mediaType of [OCI_INDEX, OCI_MANIFEST, 'application/json'])
+    it(`CVE-2021-41190: both an index and a manifest, as ${mediaType}`, (t) =>
+      refusals(t, (siege) => ({...manifest(siege), mediaType: undefined, manifests: []}), mediaType, ['invalid_argument']));
+
+  it('CVE-2021-41190: a document that says another type than the answer', (t) =>
+    refusals(t, () => ({schemaVersion: 2, mediaType: OCI_INDEX, manifests: []}), OCI_MANIFEST, ['invalid_argument']));
+
+  for (const digest of [
+    'sha256:../../../../etc/passwd',
+    'sha256:abc',
+    `md5:${'0'.repeat(32)}`,
+    `sha256:${'A'.repeat(64)}`,
+    `sha256:${'0'.repeat(64)}/../x`,
+  ])
+    it(`CVE-2024-3727: a layer ${JSON.stringify(digest.slice(0, 40))}`, async (t) => {
+      await refusals(t, (siege) => manifest(siege, {digest: digest as never}), OCI_MANIFEST, ['invalid_argument']);
+      const siege = await besiege(t, engine);
+      if (siege === undefined) return;
+      // The same in a header: the body is hashed instead.
+      siege.registry.fault({headers: {'docker-content-digest': digest}});
+      await siege.harmless(publish(siege, manifest(siege), OCI_MANIFEST));
+    });
+
+  it('CVE-2024-3727: a Location with another digest', async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    const other = siege.registry.addBlob(tar(file('f', 'other')));
+    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: `/v2/image/blobs/${other.digest}`});
+    await siege.refused(publish(siege, manifest(siege), OCI_MANIFEST), 'failed_precondition');
+  });
+
+  const deep = (opening: string, closing: string): Buffer => Buffer.from(opening.repeat(100_000) + closing.repeat(100_000));
+  for (const [name, bytes] of [
+    ['nothing', ''],
+    ['null', 'null'],
+    ['a list', '[]'],
+    ['half of a document', '{"schemaVersion":2,"layers":['],
+    ['nulls', '{"schemaVersion":null,"mediaType":null,"config":null,"layers":[null],"manifests":[null]}'],
+    ['deep lists', deep('[', ']')],
+    ['deep objects', Buffer.concat([deep('{"a":', ''), Buffer.from('1'), deep('', '}')])],
+    ['a prototype', '{"__proto__":{"mediaType":"x","layers":[]},"constructor":{"prototype":{"manifests":[]}}}'],
+    ['keys twice', '{"schemaVersion":2,"layers":[],"layers":[],"config":{}}'],
+  ] as const)
+    it(`CVE-2021-21285: ${name} for a manifest`, (t) =>
+      refusals(t, () => Buffer.from(bytes as string), OCI_MANIFEST, ['invalid_argument', 'failed_precondition']));
+
+  it('CVE-2023-25153: a manifest without end', async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    siege.registry.fault({method: 'HEAD', status: 405});
+    siege.registry.fault({method: 'GET', chunked: true, body: () => Buffer.alloc(64 << 20, ' '), trickle: {bytes: 1 << 20, everyMs: 2}});
+    await siege.refused(siege.publish([[file('f')]]), 'failed_precondition');
+    assert.ok(siege.registry.bytesSent() < 8 * MAX_MANIFEST_BYTES);
+  });
+
+  it('GHSA-f36w: a layer of nearly a tebibyte', async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    await siege.refused(publish(siege, manifest(siege, {size: 2 ** 40 - 1}), OCI_MANIFEST), 'resource_exhausted');
+    await siege.refused(publish(siege, manifest(siege, {size: 2 ** 40}), OCI_MANIFEST), 'invalid_argument');
+  });
+
+  for (const size of [LAYER.length - 1, LAYER.length + 1])
+    it(`a layer with the right digest and the size ${size}`, async (t) => {
+      const siege = await besiege(t, engine);
+      if (siege === undefined) return;
+      const ref = publish(siege, manifest(siege, {size}), OCI_MANIFEST);
+      const {status} = await siege.pull(ref);
+      assert.notEqual(status, 0);
+      await siege.assertUnharmed();
+      // Nor does it make the store doubt what it has.
+      await siege.harmless(siege.publish([LAYER]));
+      const error = await siege.refused(publish(siege, manifest(siege, {size}), OCI_MANIFEST), 'failed_precondition');
+      assert.match(error.message, /has \d+ B, the descriptor says \d+ B/);
+      assert.doesNotMatch(error.hint ?? '', /remove the file/);
+    });
+
+  it('an index that calls what it has chosen something else for another platform breaks no listing', async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    const chosen = siege.registry.addManifest('image', manifest(siege), OCI_MANIFEST);
+    const platform = {os: 'linux', architecture: ARCHITECTURE};
+    const other = {os: 'plan9', architecture: 'mips'};
+    const layer = siege.registry.addBlob(LAYER, OCI_LAYER);
+    const large = {...siege.registry.addBlob(tar(file('f', Buffer.alloc(9 << 20, 1))), OCI_LAYER), size: 5};
+    await siege.harmless(siege.publish([tar(file('f', Buffer.alloc(9 << 20, 1)))]));
+    const wrong = [layer, large, {...chosen, mediaType: OCI_INDEX}, {...chosen, size: 7}].map((desc) => ({
+      ...desc,
+      mediaType: desc.mediaType === OCI_INDEX ? OCI_INDEX : OCI_MANIFEST,
+      platform: other,
+    }));
+    siege.registry.addIndex('image', 'wrong', [...wrong, {...chosen, platform}]);
+    const ref = `${siege.registry.host}/image:wrong`;
+    await siege.harmless(ref);
+    for (const args of [
+      ['images', 'ls'],
+      ['images', 'check'],
+      ['images', 'inspect', '--content', ref],
+      ['df'],
+      ['prune', '--dry-run'],
+      ['check', '--deep', '--progress', 'none'],
+    ])
+      await siege.ctr.ok(args);
+    await siege
+      .refused(ref, 'failed_precondition', {flags: ['--platform', 'plan9/mips']})
+      .catch(() => siege.refused(ref, 'invalid_argument', {flags: ['--platform', 'plan9/mips']}));
+  });
+
+  it("a registry's words do not reach the terminal as they are", async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    const evil = '\u001b]0;owned\u0007\u001b[2J\u009b31m\r\nctr: all is well';
+    siege.registry.fault({status: 403, code: evil, message: evil});
+    const {stderr} = await siege.ctr(['pull', '--progress', 'none', siege.publish([[file('f')]])]);
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+    assert.doesNotMatch(stderr, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
+    assert.doesNotMatch(stderr, /^ctr: all is well/m);
+  });
+});
+
+besieged('what cannot be verified is not passed', (engine) => {
+  for (const status of [429, 503])
+    it(`GHSA-2v5f: ${status} to the question that would tell`, async (t) => {
+      const siege = await besiege(t, engine);
+      if (siege === undefined) return;
+      siege.registry.fault({method: 'HEAD', headers: {'docker-content-digest': null}});
+      siege.registry.fault({method: 'GET', status, headers: {'retry-after': '3600'}});
+      await siege.refused(siege.publish([[file('f')]]), status === 429 ? 'resource_exhausted' : 'unavailable');
+    });
+
+  it('kitops#290: a layer that ends early is not taken for whole', async (t) => {
+    const siege = await besiege(t, engine);
+    if (siege === undefined) return;
+    siege.registry.fault({path: /blobs/, chunked: true, ignoreRange: true, body: (right) => right.subarray(0, right.length - 1)});
+    const {status} = await siege.pull(siege.publish([[file('f', 'x'.repeat(5000))]]), {flags: ['--timeout', '20s']});
+    assert.ok(status === 14 || status === 9, String(status));
+    await siege.assertUnharmed();
+  });
+});
