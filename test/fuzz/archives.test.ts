@@ -1,0 +1,6 @@
+/** Layers: decompressed, read, and extracted beside a canary. */
+import {fuzz} from './fuzzer.ts';
+
+fuzz('tar', 1000);
+fuzz('inflate', 300);
+if (process.getuid?.() === 0) fuzz('apply', 100);

@@ -1,0 +1,93 @@
+/**
+ * Fuzzing that ends: so many inputs, from a seed, mutated from those that led somewhere new.
+ *
+ * A failure prints the seed, the number of the input and the input itself. `BERTH_FUZZ_SEED=<seed> node --test <file>` does the
+ * same once more; `BERTH_FUZZ_INPUT=<base64>` reads that input alone. `BERTH_FUZZ_SAVE=1` keeps what leads somewhere new in
+ * `corpus/`, from where a person picks. `BERTH_TORTURE=1` reads a hundred times as many, from a seed of the day.
+ */
+import assert from 'node:assert/strict';
+import {it} from 'node:test';
+import {Worker} from 'node:worker_threads';
+
+export interface Job {
+  readonly module: string;
+  readonly seed: number;
+  readonly cases: number;
+  /** Base64 of the only input to read. */
+  readonly input?: string | undefined;
+  readonly save?: string | undefined;
+  /** The number of the input that is being read. */
+  readonly progress: SharedArrayBuffer;
+}
+
+export interface Finished {
+  readonly failures: {readonly n: number; readonly failure: string; readonly input: string}[];
+  cases: number;
+  /** Inputs that were not refused. */
+  accepted: number;
+  /** Inputs that are built upon in the end. */
+  pool: number;
+  /** Places in the sources that were reached. */
+  places: number;
+  slowestMs: number;
+  /** Bytes of the heap that the second half of the inputs has left behind. */
+  growth: number;
+}
+
+const {BERTH_TORTURE, BERTH_FUZZ_SEED, BERTH_FUZZ_INPUT, BERTH_FUZZ_SAVE} = process.env;
+const TIMES = BERTH_TORTURE === '1' ? 100 : 1;
+const DAY_MS = 86_400_000;
+const SEED = BERTH_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : Math.floor(Date.now() / DAY_MS)) : Number(BERTH_FUZZ_SEED);
+
+/** An input that takes longer hangs, in milliseconds: most take less than one, and the machine may be busy. */
+const HANG_MS = 20_000;
+/** What may be left behind: code that was compiled, tables that grew. */
+const GROWTH_BYTES = 16 << 20;
+const HEAP_MB = 512;
+
+/**
+ * Declares a test.
+ *
+ * @param module a file in `targets/`
+ * @param cases inputs to read by default
+ */
+export function fuzz(module: string, cases: number): void {
+  it(`${module}: every input is read or refused with a class, soon, and leaves nothing in memory`, {timeout: 900_000}, async (t) => {
+    const progress = new SharedArrayBuffer(4);
+    const job: Job = {
+      module: new URL(`targets/${module}.ts`, import.meta.url).href,
+      seed: SEED,
+      cases: cases * TIMES,
+      input: BERTH_FUZZ_INPUT,
+      save: BERTH_FUZZ_SAVE,
+      progress,
+    };
+    const again = `BERTH_FUZZ_SEED=${SEED}${TIMES === 1 ? '' : ' BERTH_TORTURE=1'} node --test ${process.argv[1] ?? ''}`;
+    const result = await run(job, again);
+    for (const {n, failure, input} of result.failures)
+      assert.fail(`input ${n} of seed ${SEED}: ${failure}\nagain: ${again}\nalone: BERTH_FUZZ_INPUT=${input}`);
+    assert.ok(result.growth < GROWTH_BYTES, `${result.growth} B are left in memory of ${result.cases} inputs (seed ${SEED}): ${again}`);
+    t.diagnostic(
+      `${module}: ${result.cases} inputs of seed ${SEED}, ${result.accepted} accepted, ${result.pool} in the pool, ${result.places} places, slowest ${Math.ceil(result.slowestMs)} ms, ${result.growth} B left`,
+    );
+  });
+}
+
+function run(job: Job, again: string): Promise<Finished> {
+  const at = new Int32Array(job.progress);
+  const worker = new Worker(new URL('worker.ts', import.meta.url), {workerData: job, resourceLimits: {maxOldGenerationSizeMb: HEAP_MB}});
+  return new Promise<Finished>((resolve, reject) => {
+    let [seen, since] = [-1, performance.now()];
+    const watchdog = setInterval(() => {
+      const n = Atomics.load(at, 0);
+      if (n !== seen) [seen, since] = [n, performance.now()];
+      else if (performance.now() - since > HANG_MS) reject(new Error(`input ${n} of seed ${job.seed} hangs; again: ${again}`));
+    }, 1000);
+    worker.once('message', resolve);
+    worker.once('error', (err) =>
+      reject(new Error(`input ${Atomics.load(at, 0)} of seed ${job.seed}: ${err.message}; again: ${again}`, {cause: err})),
+    );
+    worker.once('exit', () => reject(new Error(`input ${Atomics.load(at, 0)} of seed ${job.seed} ended the thread; again: ${again}`)));
+    worker.once('exit', () => clearInterval(watchdog));
+  }).finally(() => worker.terminate());
+}

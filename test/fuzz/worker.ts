@@ -1,0 +1,128 @@
+/** The thread in which inputs are read: it may hang or run out of memory, and the test that started it still knows where. */
+import {createHash} from 'node:crypto';
+import {writeFileSync} from 'node:fs';
+import {Session} from 'node:inspector';
+import {join} from 'node:path';
+import {setTimeout} from 'node:timers/promises';
+import {setFlagsFromString} from 'node:v8';
+import {runInNewContext} from 'node:vm';
+import {parentPort, workerData} from 'node:worker_threads';
+import {isErrdefs, resolve} from '../../src/lib/errdefs.ts';
+import type {Finished, Job} from './fuzzer.ts';
+import {mutate} from './mutate.ts';
+import {randomOf} from './random.ts';
+import {CORPUS, corpusOf, type Target} from './target.ts';
+
+const {module, seed, cases, input, save, progress} = workerData as Job;
+const at = new Int32Array(progress);
+const {target} = (await import(module)) as {readonly target: Target};
+
+/** Inputs that are built upon; those that led to a new place in the sources are added. */
+const pool: Uint8Array[] = [...target.seeds, ...corpusOf(target.name)];
+const LARGEST_POOL = 1000;
+/** Inputs whose ways through the sources are looked at: by then hardly one leads somewhere new, and looking is most of the time. */
+const GUIDED = 10_000;
+
+/** Finds out whether an input has led somewhere new. */
+class Coverage {
+  readonly #session = new Session();
+  readonly #seen = new Set<string>();
+
+  constructor() {
+    this.#session.connect();
+    this.#session.post('Profiler.enable');
+    this.#session.post('Profiler.startPreciseCoverage', {callCount: false, detailed: true});
+    this.isNew();
+  }
+
+  isNew(): boolean {
+    let found = false;
+    this.#session.post('Profiler.takePreciseCoverage', (err, answer) => {
+      if (err !== null) throw err;
+      for (const {url, functions} of answer.result) {
+        if (!target.sources.some((source) => url.includes(source))) continue;
+        for (const {ranges} of functions)
+          for (const {startOffset, endOffset, count} of ranges) {
+            const place = `${url}:${startOffset}:${endOffset}:${count}`;
+            if (this.#seen.has(place)) continue;
+            this.#seen.add(place);
+            found = true;
+          }
+      }
+    });
+    return found;
+  }
+
+  get places(): number {
+    return this.#seen.size;
+  }
+
+  close(): void {
+    this.#session.disconnect();
+  }
+}
+
+function inputOf(n: number): Buffer {
+  if (n < pool.length && n < target.seeds.length) return Buffer.from(pool[n]!);
+  const random = randomOf(seed, n);
+  const mutated = mutate(random.pick(pool), random, pool, target.tokens);
+  return target.mend?.(mutated, random) ?? mutated;
+}
+
+function failureOf(err: unknown): string | undefined {
+  if (isErrdefs(err) && target.refuses.includes(resolve(err))) return undefined;
+  return isErrdefs(err) ? `refused as ${resolve(err)}: ${err.stack}` : String((err as Error)?.stack ?? err);
+}
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
+const heapUsed = async (): Promise<number> => {
+  // What buffers held is given back a little after they are gone.
+  for (let i = 0; i < 3; i++) {
+    collect();
+    await setTimeout(20);
+  }
+  return process.memoryUsage().heapUsed + process.memoryUsage().external;
+};
+
+const result: Finished = {failures: [], cases: 0, accepted: 0, pool: 0, places: 0, slowestMs: 0, growth: 0};
+const coverage = new Coverage();
+const inputs = input === undefined ? undefined : [Buffer.from(input, 'base64')];
+const last = inputs?.length ?? cases;
+/** Memory is compared between here and the end: what is loaded or learnt on the way is there by then. */
+const settled = Math.max(Math.floor(last / 2), last > GUIDED ? GUIDED + 1 : 0);
+let before = 0;
+let pooled = 0;
+let pooledBefore = 0;
+
+for (let n = 0; n < last && result.failures.length < 3; n++) {
+  Atomics.store(at, 0, n);
+  if (n === settled) {
+    before = await heapUsed();
+    pooledBefore = pooled;
+  }
+  const bytes = inputs?.[n] ?? inputOf(n);
+  const began = performance.now();
+  try {
+    await target.run(bytes);
+    result.accepted++;
+  } catch (err) {
+    const failure = failureOf(err);
+    if (failure !== undefined) result.failures.push({n, failure, input: bytes.toString('base64')});
+  }
+  result.slowestMs = Math.max(result.slowestMs, performance.now() - began);
+  result.cases++;
+  if (n === GUIDED) coverage.close();
+  if (n < GUIDED && coverage.isNew() && pool.length < LARGEST_POOL && bytes.length > 0) {
+    pool.push(bytes);
+    pooled += bytes.length;
+    if (save !== undefined && n >= target.seeds.length)
+      writeFileSync(join(CORPUS, `${target.name}-${createHash('sha256').update(bytes).digest('hex').slice(0, 12)}`), bytes);
+  }
+}
+if (last > 1) result.growth = (await heapUsed()) - before - (pooled - pooledBefore);
+result.pool = pool.length;
+result.places = coverage.places;
+if (last <= GUIDED) coverage.close();
+target.close?.();
+parentPort!.postMessage(result);
