@@ -71,7 +71,7 @@ describe('kill -9', () => {
       if (image === undefined) return;
       refs.set(name, image.ref);
     }
-    const snapshotters = SNAPSHOTTERS.filter((name) => name !== 'erofs' || probeErofs(temporaryDirectory(t)).usable);
+    const snapshotters = SNAPSHOTTERS.filter((name) => name !== 'erofs' || probeErofs(temporaryDirectory(t)).backing !== undefined);
     const ctr = commandLine(t, 'executable');
     const root = ctr.env.BERTH_ROOT!;
     const next = random(SEED);

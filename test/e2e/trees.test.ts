@@ -60,9 +60,9 @@ const requiresTrees = (t: Skippable): boolean => requiresRoot(t) && requiresProg
 
 function requiresSnapshotter(t: Skippable, snapshotter: string): boolean {
   if (snapshotter !== 'erofs') return true;
-  const {usable, reason} = probeErofs(temporaryDirectory(file));
-  if (!usable) t.skip(`no EROFS here: ${reason}`);
-  return usable;
+  const {backing, reason} = probeErofs(temporaryDirectory(file));
+  if (backing === undefined) t.skip(`no EROFS here: ${reason}`);
+  return backing !== undefined;
 }
 
 /** Something that differs, and why it may. `line` is that of `diffTrees`, ours first. */

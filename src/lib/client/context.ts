@@ -1,5 +1,6 @@
 /** What every use case works with. */
 import type {Remote} from '../remotes/contract.ts';
+import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types.ts';
 import type {WorkerPool} from './workers.ts';
@@ -23,4 +24,6 @@ export interface Context {
   running(namespace: string): Promise<Running>;
   /** The snapshotter to use: the caller's, else the namespace's label, else the machine's default. */
   snapshotterName(namespace: string, asked: string | undefined): string;
+  /** What the kernel is to read layers from that are indexed now. */
+  erofsBacking(): Backing;
 }

@@ -1,12 +1,12 @@
 /** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
 import {createHash, type Hash} from 'node:crypto';
-import {createReadStream, existsSync, linkSync, mkdirSync, rmSync} from 'node:fs';
-import {join} from 'node:path';
+import {createReadStream, rmSync} from 'node:fs';
+import {basename, join} from 'node:path';
 import {findDifference} from '../archive/compare.ts';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 import {hashFor} from '../store/blobs.ts';
-import {EROFS_INDEX, EROFS_TAR, indexTar, isSameIndex} from '../store/erofs.ts';
+import {comparableFile, EROFS_IMAGE, findTar, type IndexedTar, indexAnew, isSameIndex} from '../store/erofs.ts';
 import {statePath} from '../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {Context} from './context.ts';
@@ -17,12 +17,25 @@ import type {LayerOrigin} from './origins.ts';
 /** Told of bytes that were read. */
 export type OnBytes = (count: number) => void;
 
-async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: AbortSignal | undefined): Promise<string> {
-  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20, signal})) {
+async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: AbortSignal | undefined, start = 0): Promise<string> {
+  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20, signal, start})) {
     hash.update(chunk as Buffer);
     onBytes((chunk as Buffer).length);
   }
   return hash.digest('hex');
+}
+
+const hashTar = async ({path, start}: IndexedTar, onBytes: OnBytes, signal: AbortSignal | undefined): Promise<Digest> =>
+  `sha256:${await hashFile(path, createHash('sha256'), onBytes, signal, start)}` as Digest;
+
+/** As `findTar`; `lost` where an image does not say where its tar is. */
+function locateTar(directory: string): IndexedTar | 'lost' | undefined {
+  try {
+    return findTar(directory);
+  } catch (err) {
+    if (is(err, 'data_loss')) return 'lost';
+    throw err;
+  }
 }
 
 /** The digest that a blob's file has; `undefined` when it is gone. */
@@ -77,6 +90,7 @@ export async function unpackAgain(
       blobs: [layer.blob],
     },
     snapshotter,
+    erofsBacking: context.erofsBacking,
     maxConcurrentDownloads: 1,
     scratchDir: statePath.views(context.stateDir),
     lockTimeoutMs: context.lockTimeoutMs,
@@ -100,15 +114,14 @@ export async function indexAgain(
   work: string,
   signal?: AbortSignal,
 ): Promise<Unpacked | undefined> {
-  const tar = join(store.layers.path(id), EROFS_TAR);
-  if (!existsSync(tar)) return undefined;
+  const tar = locateTar(store.layers.path(id));
+  if (tar === undefined || tar === 'lost') return undefined;
   const snapshotter = getSnapshotter(snapshotterName);
-  const diffID = `sha256:${await hashFile(tar, createHash('sha256'), () => {}, signal)}` as Digest;
+  const diffID = await hashTar(tar, () => {}, signal);
   if (!isAlone(snapshotter, id, diffID)) return undefined;
   const scratch = store.scratch(work, []);
   const directory = scratch.layers.createWork();
-  linkSync(tar, join(directory, EROFS_TAR));
-  if (!(await indexTar(directory))) return undefined;
+  if (!(await indexAnew(tar, directory))) return undefined;
   scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
   return {id, directory: scratch.layers.path(id)};
 }
@@ -141,22 +154,20 @@ export async function judgeLayer(
   const {diffID, snapshotter: name} = store.layers.info(id)!;
   const snapshotter = getSnapshotter(name);
   const directory = store.layers.path(id);
-  const [tar, index] = [EROFS_TAR, EROFS_INDEX].map((file) => join(directory, file)) as [string, string];
-  const isIndexed = existsSync(tar);
   if (origin !== undefined && origin.layer.diffID !== diffID)
     return wrong(`was unpacked from ${diffID}, and should be from ${origin.layer.diffID}`);
   const work = store.layers.createWork();
   try {
-    if (isIndexed) {
-      const hex = await hashFile(tar, createHash('sha256'), onBytes, signal);
-      if (`sha256:${hex}` !== diffID) return wrong(`has sha256:${hex} in ${EROFS_TAR}, and should have ${diffID}`);
+    const tar = locateTar(directory);
+    if (tar === 'lost') return wrong(`has no index in ${EROFS_IMAGE}`);
+    if (tar !== undefined) {
+      const digest = await hashTar(tar, onBytes, signal);
+      if (digest !== diffID) return wrong(`has ${digest} in ${basename(tar.path)}, and should have ${diffID}`);
     }
     let reference: string;
-    if (isIndexed && isAlone(snapshotter, id, diffID!)) {
+    if (tar !== undefined && isAlone(snapshotter, id, diffID!)) {
       reference = join(work, 'index');
-      mkdirSync(reference);
-      linkSync(tar, join(reference, EROFS_TAR));
-      if (!(await indexTar(reference))) return wrong('is indexed, although mkfs.erofs refuses its tar');
+      if (!(await indexAnew(tar, reference))) return wrong('is indexed, although mkfs.erofs refuses its tar');
     } else if (origin === undefined) {
       return {compared: false};
     } else {
@@ -164,7 +175,8 @@ export async function judgeLayer(
       if (made.id !== id) return wrong(`should be ${made.id}, by what it takes from the layers below`);
       reference = made.directory;
     }
-    if (isIndexed && existsSync(join(reference, EROFS_INDEX)) && isSameIndex(join(reference, EROFS_INDEX), index)) return {compared: true};
+    const [made, here] = [reference, directory].map(comparableFile);
+    if (made !== undefined && here !== undefined && isSameIndex(made, here)) return {compared: true};
     const difference = await compare(context, snapshotter, reference, directory, signal);
     return difference === undefined ? {compared: true} : wrong(difference);
   } catch (err) {

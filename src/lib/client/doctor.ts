@@ -88,12 +88,14 @@ export async function doctor(context: Context): Promise<readonly DoctorCheck[]> 
 
 function checkSnapshotter({stateDir}: Context): DoctorCheck {
   const name = 'snapshotter';
-  const {usable, reason} = probeErofs(stateDir);
-  if (usable) return {name, status: 'ok', detail: 'erofs: layers are indexed, not extracted'};
+  const {backing, reason} = probeErofs(stateDir);
+  const detail = 'erofs: layers are indexed, not extracted';
+  if (backing === 'files') return {name, status: 'ok', detail};
+  if (backing === 'loop') return {name, status: 'ok', detail: `${detail}; mounted from loop devices, since ${reason}`};
   return {
     name,
     status: 'warning',
     detail: `overlayfs: layers are extracted, since ${reason}`,
-    hint: 'install erofs-utils 1.8 or newer, on Linux 6.12 or newer',
+    hint: 'install erofs-utils 1.8 or newer, on Linux 6.12 or newer, or on 6.4 with loop devices',
   };
 }

@@ -4,7 +4,7 @@ import {dirname, join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {downloadKey} from '../store/blobs.ts';
-import {EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
+import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
 import {leaseExpired} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../store/records.ts';
@@ -268,7 +268,8 @@ class Inspector {
     const stat = /^[\w-]+$/.test(id) ? lstat(path) : undefined;
     if (stat === undefined) return ['damage', object, 'is missing'];
     if (!stat.isDirectory()) return ['damage', object, 'is no directory'];
-    const isIndexed = [EROFS_TAR, EROFS_INDEX].every((name) => lstat(join(path, name))?.isFile());
+    const has = (...files: readonly string[]): boolean => files.every((name) => lstat(join(path, name))?.isFile());
+    const isIndexed = has(EROFS_TAR, EROFS_INDEX) || has(EROFS_IMAGE);
     const hasTree = isIndexed || (snapshotterNames().includes(snapshotter) && lstat(getSnapshotter(snapshotter).tree(path))?.isDirectory());
     if (!hasTree) return ['damage', object, 'has no tree'];
     const info = layers.info(id);

@@ -54,8 +54,9 @@ export function openClient(options: OpenOptions = {}): Client {
     },
     snapshotterName: (namespace, asked) => {
       const label = asked ?? store.view((tx) => tx.namespaces.find(namespace)?.labels['containerd.io/defaults/snapshotter']);
-      return getSnapshotter(label ?? (probeErofs(state).usable ? 'erofs' : 'overlayfs')).name;
+      return getSnapshotter(label ?? (probeErofs(state).backing === undefined ? 'overlayfs' : 'erofs')).name;
     },
+    erofsBacking: () => probeErofs(state).backing ?? 'files',
   };
 
   return {

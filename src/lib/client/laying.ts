@@ -11,7 +11,7 @@ import {createTarReader, type TarReader} from '../archive/tar.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {RoomGuard} from '../fs/space.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {EROFS_TAR, indexTar} from '../store/erofs.ts';
+import {type Backing, EROFS_TAR, indexTar} from '../store/erofs.ts';
 import type {LayerForm} from '../store/snapshotters.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
 import {type ThreadError, toThreadError} from './thread-errors.ts';
@@ -23,6 +23,8 @@ export interface LayingJob {
   /** The layer's directory; its tree is made in `fs` in it. */
   readonly directory: string;
   readonly form: LayerForm;
+  /** For the form `erofs`. */
+  readonly backing?: Backing;
   /** Trees below, nearest first; absent while they are not known. */
   readonly lowers?: readonly string[];
   readonly diffID: Digest;
@@ -139,7 +141,7 @@ class Laying {
   }
 }
 
-function openTarget({directory, form, lowers}: LayingJob, warn: (message: string) => void): Target {
+function openTarget({directory, form, backing, lowers}: LayingJob, warn: (message: string) => void): Target {
   const applier = (): Applier =>
     createApplier({
       root: join(directory, 'fs'),
@@ -148,7 +150,7 @@ function openTarget({directory, form, lowers}: LayingJob, warn: (message: string
       warn,
     });
   // With the layers below at hand a layer is there to be extracted: it was found to need them.
-  if (form === 'erofs' && lowers === undefined) return new IndexedTarget(directory, applier);
+  if (backing !== undefined && lowers === undefined) return new IndexedTarget(directory, backing, applier);
   const tree = applier();
   return {write: (chunk) => tree.write(chunk), end: () => ({applied: tree.end()}), close: () => tree.abort()};
 }
@@ -161,14 +163,16 @@ const MAX_WRITE = 128 << 10;
 /** Keeps the tar as it is and indexes it; one that an index would not do right is extracted at the end. */
 class IndexedTarget implements Target {
   readonly #directory: string;
+  readonly #backing: Backing;
   readonly #applier: () => Applier;
   readonly #scan: LayerScan = createLayerScan();
   readonly #reader: TarReader = createTarReader(this.#scan);
   #size = 0;
   #fd: number;
 
-  constructor(directory: string, applier: () => Applier) {
+  constructor(directory: string, backing: Backing, applier: () => Applier) {
     this.#directory = directory;
+    this.#backing = backing;
     this.#applier = applier;
     try {
       this.#fd = openSync(join(directory, EROFS_TAR), 'wx+', 0o600);
@@ -195,7 +199,7 @@ class IndexedTarget implements Target {
     const isWhole = this.#size >= entriesEnd;
     if (this.#scan.reasons.size === 0 && isWhole) {
       if (impliedParents.length > 0) return {unindexed: {impliedParents, entriesEnd}};
-      if (await indexTar(this.#directory)) return {};
+      if (await indexTar(this.#directory, this.#backing)) return {};
     }
     return {applied: this.#extract()};
   }

@@ -10,7 +10,7 @@ import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
 import {downloadKey} from '../store/blobs.ts';
-import {indexTar} from '../store/erofs.ts';
+import {type Backing, indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {findLayer, openTrees} from './layers.ts';
@@ -33,6 +33,8 @@ export interface MaterialiseOptions {
   readonly plan: Plan;
   /** Absent: blobs are only stored. */
   readonly snapshotter?: Snapshotter;
+  /** For layers that are indexed. */
+  readonly erofsBacking: () => Backing;
   /** Absent: only what is here can be used. */
   readonly source?: BlobSource;
   readonly maxConcurrentDownloads: number;
@@ -266,6 +268,7 @@ class Materialisation {
     const lay = unpack && {
       directory: unpack.directory,
       form: this.#o.snapshotter!.form,
+      ...(this.#o.snapshotter!.form === 'erofs' ? {backing: this.#o.erofsBacking()} : {}),
       diffID: unpack.layer.diffID,
       ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
     };
@@ -352,7 +355,7 @@ class Materialisation {
     if (laid.unindexed !== undefined) {
       const {impliedParents, entriesEnd} = laid.unindexed;
       const bytes = encodeImpliedParents(impliedParents, trees);
-      if (bytes === undefined || !(await indexTar(work, {at: entriesEnd, bytes}))) return false;
+      if (bytes === undefined || !(await indexTar(work, this.#o.erofsBacking(), {at: entriesEnd, bytes}))) return false;
     } else if (reconcile(snapshotter.tree(work), trees, laid.applied!, (message) => this.#warnings.push(message)) === 'redo') return false;
     this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;

@@ -183,6 +183,7 @@ class Pull {
       plan,
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       ...(source === undefined ? {} : {source}),
+      erofsBacking: this.#context.erofsBacking,
       maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
       scratchDir: statePath.views(this.#context.stateDir),
       lockTimeoutMs: this.#context.lockTimeoutMs,

@@ -142,6 +142,7 @@ export async function ensureUnpacked(
       namespace,
       plan,
       snapshotter,
+      erofsBacking: context.erofsBacking,
       maxConcurrentDownloads: 3,
       scratchDir: statePath.views(context.stateDir),
       lockTimeoutMs,

@@ -11,6 +11,8 @@ export interface RunOptions {
   /** Variables besides `PATH` and `LC_ALL=C`; nothing else is inherited, so that no `TAR_OPTIONS` or the like changes what it does. */
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
+  /** It is killed after so long, in milliseconds. */
+  readonly timeoutMs?: number;
   /** Open descriptors that it gets: the first as standard input, further ones from 3 on. */
   readonly descriptors?: readonly number[];
 }
@@ -53,7 +55,7 @@ const statusOf = (status: number | null, signal: NodeJS.Signals | null): number 
  */
 export function runOn(program: string, args: readonly string[], options: Omit<RunOptions, 'input'>): Promise<number> {
   const {spawn} = process.getBuiltinModule('node:child_process');
-  const {env, cwd, descriptors = []} = options;
+  const {env, cwd, timeoutMs, descriptors = []} = options;
   const [stdin = 'ignore', ...further] = descriptors;
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, {
@@ -64,7 +66,11 @@ export function runOn(program: string, args: readonly string[], options: Omit<Ru
     child.once('error', (err: NodeJS.ErrnoException) =>
       reject(err.code === 'ENOENT' ? notInstalled(program, options, err) : fromErrno(err, `program ${program}`)),
     );
-    child.once('exit', (status, signal) => resolve(statusOf(status, signal)));
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    child.once('exit', (status, signal) => {
+      clearTimeout(timer);
+      resolve(statusOf(status, signal));
+    });
   });
 }
 
@@ -76,13 +82,14 @@ export function runOn(program: string, args: readonly string[], options: Omit<Ru
  */
 export function runSync(program: string, args: readonly string[], options: RunOptions): RunResult {
   const {spawnSync} = process.getBuiltinModule('node:child_process');
-  const {input, env, cwd, descriptors = []} = options;
+  const {input, env, cwd, timeoutMs, descriptors = []} = options;
   const [stdin, ...further] = descriptors;
   const done = spawnSync(program, args, {
     env: environment(env),
     stdio: [stdin ?? 'pipe', 'pipe', 'pipe', ...further],
     ...(stdin === undefined ? {input: input ?? new Uint8Array(0)} : {}),
     maxBuffer: MAX_OUTPUT,
+    ...(timeoutMs === undefined ? {} : {timeout: timeoutMs, killSignal: 'SIGKILL' as const}),
     ...(cwd === undefined ? {} : {cwd}),
   });
   const code = (done.error as NodeJS.ErrnoException | undefined)?.code;

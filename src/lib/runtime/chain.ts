@@ -10,6 +10,8 @@ import {closeSync, readSync, writeSync} from 'node:fs';
 import type {Socket} from 'node:net';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {assertLoops, hasLoopDevice} from './loops.ts';
+import type {LoopMount} from './mounts.ts';
 import {requireProgram, searchPath} from './runc.ts';
 
 /** Descriptors of this process for the container's standard streams; `ignore` is /dev/null. */
@@ -35,6 +37,8 @@ export interface Chain {
    *
    * @returns what is known of the terminal, where one was given
    * @throws failed_precondition it could not be mounted
+   * @throws resource_exhausted there are no loop devices for it
+   * @throws aborted another image took a loop device in between
    */
   mounted(): Promise<Terminal | undefined>;
   /** Lets the runtime start. */
@@ -152,13 +156,14 @@ function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): C
  *
  * @param runtime the runtime's argv, its program as an absolute path
  * @param options.terminal a standard descriptor (0, 1 or 2) that is a terminal, whose settings are asked for
+ * @param options.loops as `layMounts` gave them
  * @throws unavailable unshare or mount is not installed
  */
 export async function startChain(
   bundle: string,
   runtime: readonly string[],
   stdio: Stdio,
-  {terminal}: {readonly terminal?: number | undefined} = {},
+  {terminal, loops = []}: {readonly terminal?: number | undefined; readonly loops?: readonly LoopMount[]} = {},
 ): Promise<Chain> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount (util-linux)');
@@ -189,9 +194,14 @@ export async function startChain(
     mounted: async () => {
       const text = await child.text;
       if (text.endsWith(MOUNTED)) {
+        assertLoops(pid, loops);
         const found = /(?:^|\n)([^\n]+)\n(\d+) (\d+)\nmounted\n$/.exec(text);
         return found === null ? undefined : {settings: found[1]!, size: {height: Number(found[2]), width: Number(found[3])}};
       }
+      if (loops.length > 0 && !(await hasLoopDevice()))
+        throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
+          hint: 'end other containers, or have more devices /dev/loopN',
+        });
       throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'no mount namespace'}`, {
         hint: 'the kernel may say more: dmesg',
       });

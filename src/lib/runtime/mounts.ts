@@ -16,6 +16,17 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
+/** One of the mounts that were laid, which goes by way of a loop device. */
+export interface LoopMount {
+  /** The file that is to be seen. */
+  readonly image: string;
+  /** Absolute path. */
+  readonly target: string;
+}
+
+/** How many layers overlayfs stacks: OVL_MAX_STACK of the kernel's fs/overlayfs. */
+const MAX_LOWERS = 500;
+
 /** Options whose value is a path or, for `lowerdir`, a list of them. */
 const PATH_OPTIONS = ['lowerdir', 'upperdir', 'workdir', 'device'];
 
@@ -31,9 +42,14 @@ const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\
  *
  * @param bundle absolute path
  * @param options.volatile the writable layer is thrown away after the run: an overlay need not sync it when it is unmounted
- * @throws invalid_argument no mounts, or one that names a later one
+ * @returns those that `startChain` has to look after
+ * @throws invalid_argument no mounts, or one that names a later one @throws failed_precondition more layers than the kernel stacks
  */
-export function layMounts(bundle: string, mounts: readonly Mount[], {volatile = false}: {readonly volatile?: boolean} = {}): void {
+export function layMounts(
+  bundle: string,
+  mounts: readonly Mount[],
+  {volatile = false}: {readonly volatile?: boolean} = {},
+): readonly LoopMount[] {
   if (mounts.length === 0) throw new ErrdefsError('invalid_argument', 'a snapshot without mounts');
   let links = 0;
   const link = (path: string): string => {
@@ -50,6 +66,7 @@ export function layMounts(bundle: string, mounts: readonly Mount[], {volatile = 
     return `m/${match[1]}`;
   };
 
+  const loops: LoopMount[] = [];
   if (mounts.length > 1) mkdirSync(join(bundle, 'm'));
   const lines = mounts.map(({type, source, options}, index) => {
     const target = index === mounts.length - 1 ? 'rootfs' : `m/${index}`;
@@ -59,9 +76,12 @@ export function layMounts(bundle: string, mounts: readonly Mount[], {volatile = 
       const [, key = '', value = ''] = /^([^=]*)=(.*)$/s.exec(option) ?? [];
       if (!PATH_OPTIONS.includes(key)) return option;
       const paths = key === 'lowerdir' ? value.split(/(?<!\\):/).map((text) => text.replaceAll('\\:', ':')) : [value];
+      if (paths.length > MAX_LOWERS)
+        throw new ErrdefsError('failed_precondition', `overlay of ${paths.length} layers, of which the kernel stacks ${MAX_LOWERS}`);
       return `${key}=${paths.map(path).join(':')}`;
     });
     if (volatile && type === 'overlay' && options.some((option) => option.startsWith('upperdir='))) words.push('volatile');
+    if (options.includes('loop')) loops.push({image: source, target: join(bundle, target)});
     const from = earlier(source, index);
     const fields = [
       from === undefined ? source : join(bundle, from),
@@ -72,4 +92,5 @@ export function layMounts(bundle: string, mounts: readonly Mount[], {volatile = 
     return `${fields.map(field).join(' ')} 0 0\n`;
   });
   writeFileSync(join(bundle, 'fstab'), lines.join(''));
+  return loops;
 }

@@ -264,9 +264,13 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
 async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
-  layMounts(bundle, typeof run.mounts === 'function' ? await run.mounts() : run.mounts, {volatile: run.volatile ?? false});
+  const mounts = typeof run.mounts === 'function' ? await run.mounts() : run.mounts;
+  const loops = layMounts(bundle, mounts, {volatile: run.volatile ?? false});
   const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
-  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {terminal: tty});
+  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {
+    terminal: tty,
+    loops,
+  });
   let terminal: Terminal | undefined;
   try {
     terminal = await configure(chain, bundle, run, interruptions);

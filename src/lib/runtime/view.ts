@@ -23,9 +23,9 @@ export async function openView(directory: string, mounts: readonly Mount[]): Pro
   try {
     mkdirSync(directory, {recursive: true, mode: 0o700});
     mkdirSync(join(directory, 'rootfs'));
-    layMounts(directory, mounts);
+    const loops = layMounts(directory, mounts);
     // The chain waits for a release that never comes: what it would turn into does not matter.
-    const chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
+    const chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore'], {loops});
     const end = async (): Promise<void> => {
       chain.kill('SIGKILL');
       await chain.ended;

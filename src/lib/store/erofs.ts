@@ -1,16 +1,21 @@
 /**
- * Layers as EROFS images: the layer's inflated tar is kept as one file, and a small index beside it tells the kernel where
- * in it each file lies. Nothing is extracted, and no path of the image is ever created on this machine.
+ * Layers as EROFS images: the layer's inflated tar is kept as it is, and a small index tells the kernel where in it each
+ * file lies. Nothing is extracted, and no path of the image is ever created on this machine.
  */
 import {
   chownSync,
   closeSync,
+  existsSync,
   fstatSync,
   ftruncateSync,
+  linkSync,
+  mkdirSync,
   mkdtempSync,
   openSync,
   readSync,
+  renameSync,
   rmSync,
+  statfsSync,
   statSync,
   writeFileSync,
   writeSync,
@@ -23,14 +28,30 @@ import {runOn, runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layers.ts';
 import {statePath} from './layout.ts';
 
-/** Names in a layer's directory. */
+/** Names in a layer's directory: tar and index, */
 export const EROFS_TAR = 'layer.tar';
 export const EROFS_INDEX = 'layer.erofs';
+/** or both in one file, the index first. */
+export const EROFS_IMAGE = 'layer.img';
 
-/** The user and group that nobody is: what mkfs.erofs runs as. */
-const NOBODY = 65534;
-/** Bounds of mkfs.erofs: memory in bytes, processor time in seconds, size of the index in bytes. A layer of 100,000 files needs 40 MB and 0.3 s. */
-const LIMITS = ['--as=2147483648', '--cpu=120', '--fsize=4294967296', '--core=0'];
+/**
+ * What the kernel reads an indexed layer from: its two files, as Linux can from 6.12 on, or one file by way of a loop device,
+ * which comes and goes with the mount.
+ */
+export type Backing = 'files' | 'loop';
+
+/**
+ * Users and groups that nobody is, and no other process: those of one user could reach into each other. Of them, systemd's list
+ * of users says that they are unused.
+ */
+const STRANGERS = {first: 0x70000000, count: 0x10000000};
+/** How long mkfs.erofs may take that neither computes nor ends, in milliseconds. */
+const TIMEOUT_MS = 600_000;
+/**
+ * Bounds of mkfs.erofs: memory in bytes, processor time in seconds, size of the index in bytes, and threads, of which it uses some. A
+ * layer of 100,000 files needs 40 MB and 0.3 s.
+ */
+const LIMITS = ['--as=2147483648', '--cpu=120', '--fsize=4294967296', '--core=0', '--nproc=256'];
 
 /** Entries that an index takes besides the tar's own. */
 export interface FurtherEntries {
@@ -41,90 +62,91 @@ export interface FurtherEntries {
 }
 
 /**
- * Writes the index of `directory`'s tar. The tar is hostile input: mkfs.erofs reads and writes it through descriptors,
- * as nobody, with no way to gain rights and with bounds.
+ * Writes the index of `directory`'s tar, and for a loop device makes one file of the two. The tar is hostile input: mkfs.erofs
+ * reads it and writes the index through descriptors, as a user that nobody else is, with no way to gain rights and with bounds.
  *
  * @param further stands in the tar's place while it is indexed; the tar is afterwards what it was
  * @returns false when mkfs.erofs refuses the tar: then the layer has to be extracted
  * @throws unavailable mkfs.erofs is not installed
  */
-export async function indexTar(directory: string, further?: FurtherEntries): Promise<boolean> {
-  const indexing = new Indexing(directory, further);
+export async function indexTar(directory: string, backing: Backing, further?: FurtherEntries): Promise<boolean> {
+  const indexing = new Indexing(directory, backing, further);
   try {
-    return indexing.end(await runOn('prlimit', MKFS, indexing.options));
+    return indexing.end(await runOn('prlimit', indexing.command, indexing.options));
   } finally {
     indexing.close();
   }
 }
 
 /** As `indexTar`, but nothing else gets the thread meanwhile. */
-function indexTarSync(directory: string): boolean {
-  const indexing = new Indexing(directory, undefined);
+function indexTarSync(directory: string, backing: Backing): boolean {
+  const indexing = new Indexing(directory, backing, undefined);
   try {
-    return indexing.end(runSync('prlimit', MKFS, indexing.options).status);
+    return indexing.end(runSync('prlimit', indexing.command, indexing.options).status);
   } finally {
     indexing.close();
   }
 }
 
-const MKFS = [
-  ...LIMITS,
-  'setpriv',
-  `--reuid=${NOBODY}`,
-  `--regid=${NOBODY}`,
-  '--clear-groups',
-  '--no-new-privs',
-  '--bounding-set=-all',
-  'mkfs.erofs',
-  '--quiet',
-  '--tar=i',
-  '--aufs',
-  '-Uclear',
-  '-Enosbcrc',
-  '/proc/self/fd/3',
-];
+const MKFS = ['mkfs.erofs', '--quiet', '--tar=i', '--aufs', '-Uclear', '-Enosbcrc', '/proc/self/fd/3'];
 
 /** What is around a run of mkfs.erofs. */
 class Indexing {
+  readonly #directory: string;
   readonly #path: string;
+  readonly #backing: Backing;
+  readonly #user = STRANGERS.first + Math.floor(Math.random() * STRANGERS.count);
   #tar = -1;
+  #end = -1;
   #index = -1;
   #restore: () => void = () => {};
 
-  constructor(directory: string, further: FurtherEntries | undefined) {
+  constructor(directory: string, backing: Backing, further: FurtherEntries | undefined) {
+    this.#directory = directory;
+    this.#backing = backing;
     this.#path = join(directory, EROFS_INDEX);
     try {
-      this.#tar = openSync(join(directory, EROFS_TAR), further === undefined ? 'r' : 'r+');
+      this.#tar = openSync(join(directory, EROFS_TAR), 'r');
       this.#index = openSync(this.#path, 'wx+', 0o600);
-      chownSync(this.#path, NOBODY, NOBODY);
-      if (further !== undefined) this.#restore = replaceEnd(this.#tar, further);
+      chownSync(this.#path, this.#user, this.#user);
+      if (further === undefined) return;
+      this.#end = openSync(join(directory, EROFS_TAR), 'r+');
+      this.#restore = replaceEnd(this.#end, further);
     } catch (err) {
       this.close();
       throw fromErrno(err, this.#path);
     }
   }
 
-  get options(): {readonly package: string; readonly descriptors: readonly number[]} {
-    return {package: 'erofs-utils', descriptors: [this.#tar, this.#index]};
+  /** Arguments of prlimit(1). */
+  get command(): readonly string[] {
+    const ids = [`--reuid=${this.#user}`, `--regid=${this.#user}`, '--clear-groups'];
+    return [...LIMITS, 'setpriv', ...ids, '--no-new-privs', '--bounding-set=-all', ...MKFS];
+  }
+
+  get options(): {readonly package: string; readonly descriptors: readonly number[]; readonly timeoutMs: number} {
+    return {package: 'erofs-utils', descriptors: [this.#tar, this.#index], timeoutMs: TIMEOUT_MS};
   }
 
   /** @param status of mkfs.erofs @returns whether there is an index */
   end(status: number): boolean {
     try {
       this.#restore();
-      if (status !== 0) rmSync(this.#path);
-      else {
-        setRootMode(this.#index);
-        chownSync(this.#path, 0, 0);
+      if (status !== 0 || !hasInodes(this.#index)) {
+        rmSync(this.#path);
+        return false;
       }
+      setRootMode(this.#index);
+      chownSync(this.#path, 0, 0);
+      if (this.#backing === 'loop') joinFiles(this.#directory, this.#index);
+      return true;
     } catch (err) {
       throw fromErrno(err, this.#path);
     }
-    return status === 0;
   }
 
   close(): void {
-    for (const fd of [this.#tar, this.#index]) if (fd >= 0) closeSync(fd);
+    for (const fd of [this.#tar, this.#end, this.#index]) if (fd >= 0) closeSync(fd);
   }
 }
 
@@ -165,13 +187,141 @@ function setRootMode(index: number): void {
   writeAllAt(index, mode, inode + 4);
 }
 
+/** The kernel's names and sizes; see fs/erofs/erofs_fs.h. */
+const MAGIC = 0xe0f5e1e2;
+const DEVICE_SLOT = 128;
+const UNIFIED_ADDRESS = 68;
+
+/** Of an image or index: the size of its blocks, in bytes, where in it the address of its first further device stands, and its inodes. @throws data_loss */
+function readSuperblock(fd: number, what: string): {readonly block: number; readonly slot: number; readonly inodes: number} {
+  const bytes = Buffer.alloc(128);
+  readSync(fd, bytes, 0, bytes.length, SUPERBLOCK);
+  const block = 2 ** bytes.readUInt8(12);
+  const slot = DEVICE_SLOT * bytes.readUInt16LE(88) + UNIFIED_ADDRESS;
+  if (bytes.readUInt32LE(0) !== MAGIC || bytes.readUInt16LE(86) !== 1 || slot + 4 > fstatSync(fd).size)
+    throw new ErrdefsError('data_loss', `${what} is no EROFS image`);
+  return {block, slot, inodes: Number(bytes.readBigUInt64LE(16))};
+}
+
+/** mkfs.erofs 1.8 ends with status 0 and an index without a root when it cannot start its threads. */
+function hasInodes(index: number): boolean {
+  try {
+    return readSuperblock(index, EROFS_INDEX).inodes > 0;
+  } catch (err) {
+    if (is(err, 'data_loss')) return false;
+    throw err;
+  }
+}
+
+/** Bytes moved at a time. */
+const CHUNK = 1 << 20;
+
+function copyBytes(from: number, start: number, to: number, at: number): void {
+  const buffer = Buffer.allocUnsafe(CHUNK);
+  for (let done = 0, n = 0; ; done += n) {
+    n = readSync(from, buffer, 0, CHUNK, start + done);
+    if (n === 0) return;
+    writeAllAt(to, buffer.subarray(0, n), at + done);
+  }
+}
+
+/**
+ * Makes one file of a tar and its index: a device that the index names need not be one of its own, it may follow in the same
+ * file where the index says (Linux 6.4). Nothing of the tar is written anew where the filesystem can make room before it.
+ */
+function joinFiles(directory: string, index: number): void {
+  const [tar, image] = [EROFS_TAR, EROFS_IMAGE].map((name) => join(directory, name)) as [string, string];
+  const {block, slot} = readSuperblock(index, join(directory, EROFS_INDEX));
+  const room = Math.max(statfsSync(directory).bsize, block);
+  const start = Math.ceil(fstatSync(index).size / room) * room;
+  const isInserted = makesRoom(tar, start);
+  const joined = openSync(isInserted ? tar : image, isInserted ? 'r+' : 'wx+', 0o600);
+  try {
+    if (!isInserted) copyFile(tar, joined, start);
+    copyBytes(index, 0, joined, 0);
+    const address = Buffer.alloc(4);
+    address.writeUInt32LE(start / block);
+    writeAllAt(joined, address, slot);
+  } finally {
+    closeSync(joined);
+  }
+  if (isInserted) renameSync(tar, image);
+  else rmSync(tar);
+  rmSync(join(directory, EROFS_INDEX));
+}
+
+/** @returns false where the filesystem, or this machine's fallocate, cannot: then the file is as it was */
+function makesRoom(path: string, length: number): boolean {
+  try {
+    return runSync('fallocate', ['--insert-range', '--length', String(length), path], {package: 'util-linux'}).status === 0;
+  } catch (err) {
+    if (is(err, 'unavailable')) return false;
+    throw err;
+  }
+}
+
+function copyFile(from: string, to: number, at: number): void {
+  const fd = openSync(from, 'r');
+  try {
+    copyBytes(fd, 0, to, at);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** The tar of an indexed layer. */
+export interface IndexedTar {
+  readonly path: string;
+  /** Where in the file it begins, in bytes. */
+  readonly start: number;
+  readonly backing: Backing;
+}
+
+/** @returns `undefined` for a layer that was extracted @throws data_loss an image does not say where its tar is */
+export function findTar(directory: string): IndexedTar | undefined {
+  const [tar, image] = [EROFS_TAR, EROFS_IMAGE].map((name) => join(directory, name)) as [string, string];
+  if (existsSync(tar)) return {path: tar, start: 0, backing: 'files'};
+  if (!existsSync(image)) return undefined;
+  const fd = openSync(image, 'r');
+  try {
+    const {block, slot} = readSuperblock(fd, image);
+    const address = Buffer.alloc(4);
+    readSync(fd, address, 0, address.length, slot);
+    const start = address.readUInt32LE() * block;
+    if (start > fstatSync(fd).size) throw new ErrdefsError('data_loss', `${image} ends before its tar`);
+    return {path: image, start, backing: 'loop'};
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Indexes a layer's tar once more, in `directory` (not there yet), as the layer itself was. @returns as `indexTar` */
+export async function indexAnew({path, start, backing}: IndexedTar, directory: string): Promise<boolean> {
+  mkdirSync(directory, {recursive: true});
+  const tar = join(directory, EROFS_TAR);
+  if (backing === 'files') linkSync(path, tar);
+  else {
+    const [from, to] = [openSync(path, 'r'), openSync(tar, 'wx', 0o600)];
+    try {
+      copyBytes(from, start, to, 0);
+    } finally {
+      for (const fd of [from, to]) closeSync(fd);
+    }
+  }
+  return indexTar(directory, backing);
+}
+
+/** The files of a layer that are the same for the same tar, but for the moment: its index, or the whole. */
+export const comparableFile = (directory: string): string | undefined =>
+  [EROFS_IMAGE, EROFS_INDEX].map((name) => join(directory, name)).find((path) => existsSync(path));
+
 /** Fields of the superblock that are of the moment: its checksum, and seconds and nanoseconds of when it was made. [offset, length] */
 const OF_THE_MOMENT = [
   [4, 4],
   [24, 12],
 ] as const;
 
-/** Whether two indexes are the same but for the moment that they were made in. */
+/** Whether two indexes, or images, are the same but for the moment that they were made in. */
 export function isSameIndex(one: string, other: string): boolean {
   const fds = [one, other].map((path) => openSync(path, 'r')) as [number, number];
   const buffers = [Buffer.alloc(1 << 18), Buffer.alloc(1 << 18)] as const;
@@ -190,46 +340,41 @@ export function isSameIndex(one: string, other: string): boolean {
   }
 }
 
-const MAGIC = 0xe0f5e1e2;
-
-/** What an indexed layer takes, with the inodes that its superblock counts; `undefined` for a layer that was extracted. See the kernel's fs/erofs/erofs_fs.h. */
+/** What an indexed layer takes, with the inodes that its superblock counts; `undefined` for a layer that was extracted. */
 export function indexedUsage(directory: string): TreeUsage | undefined {
-  const index = statSync(join(directory, EROFS_INDEX), {throwIfNoEntry: false});
-  if (index === undefined) return undefined;
-  const block = Buffer.alloc(128);
-  const fd = openSync(join(directory, EROFS_INDEX), 'r');
+  const path = comparableFile(directory);
+  if (path === undefined) return undefined;
+  const tar = path.endsWith(EROFS_IMAGE) ? 0 : statSync(join(directory, EROFS_TAR)).blocks;
+  const fd = openSync(path, 'r');
   try {
-    readSync(fd, block, 0, block.length, SUPERBLOCK);
+    return {size: 512 * (fstatSync(fd).blocks + tar), inodes: readSuperblock(fd, path).inodes};
   } finally {
     closeSync(fd);
   }
-  if (block.readUInt32LE(0) !== MAGIC) throw new ErrdefsError('data_loss', `${join(directory, EROFS_INDEX)} is no EROFS image`);
-  return {size: 512 * (index.blocks + statSync(join(directory, EROFS_TAR)).blocks), inodes: Number(block.readBigUInt64LE(16))};
 }
 
-interface Probe {
-  readonly bootId: string;
-  readonly usable: boolean;
+/** What this machine can do. */
+export interface ErofsSupport {
+  /** `undefined` when it cannot index and mount layers at all. */
+  readonly backing: Backing | undefined;
+  /** In a few words why it cannot, or cannot in the better way; empty when there is nothing to say. */
   readonly reason: string;
 }
 
-/**
- * Whether this machine can index and mount layers so: tried once per boot with a real one, and remembered in `stateDir`.
- *
- * @returns `reason` says in a few words why not
- */
-export function probeErofs(stateDir: string): {readonly usable: boolean; readonly reason: string} {
+/** Whether and how this machine can index and mount layers: tried once per boot with a real one, and remembered in `stateDir`. */
+export function probeErofs(stateDir: string): ErofsSupport {
   const file = statePath.erofs(stateDir);
   try {
-    const known = JSON.parse(readIfPresent(file) ?? '{}') as Partial<Probe>;
-    if (known.bootId === bootId() && typeof known.usable === 'boolean') return {usable: known.usable, reason: known.reason ?? ''};
+    const known = JSON.parse(readIfPresent(file) ?? '{}') as {bootId?: string; backing?: Backing | 'none'; reason?: string};
+    const {backing, reason = ''} = known;
+    if (known.bootId === bootId() && (backing === 'files' || backing === 'loop' || backing === 'none'))
+      return {backing: backing === 'none' ? undefined : backing, reason};
   } catch {
     // Torn or foreign: it is only a cache.
   }
-  const reason = tryErofs();
-  const result: Probe = {bootId: bootId(), usable: reason === '', reason};
+  const result = tryErofs();
   try {
-    writeAtomic(file, `${JSON.stringify(result)}\n`, {sync: false});
+    writeAtomic(file, `${JSON.stringify({bootId: bootId(), ...result, backing: result.backing ?? 'none'})}\n`, {sync: false});
   } catch {
     // Not ours to write: it is asked again next time.
   }
@@ -263,23 +408,28 @@ function probeTar(): Buffer {
   return Buffer.concat([header, Buffer.alloc(1024)]);
 }
 
-/** @returns why it does not work; empty when it does */
-function tryErofs(): string {
-  if (process.geteuid?.() !== 0) return 'only root may mount';
-  const directory = mkdtempSync('/tmp/berth-erofs-');
-  try {
+function tryErofs(): ErofsSupport {
+  const none = (reason: string): ErofsSupport => ({backing: undefined, reason});
+  if (process.geteuid?.() !== 0) return none('only root may mount');
+  const scratch = mkdtempSync('/tmp/berth-erofs-');
+  const mounts = (backing: Backing, options: string, file: string): boolean => {
+    const directory = join(scratch, backing);
+    mkdirSync(directory);
     writeFileSync(join(directory, EROFS_TAR), probeTar());
-    if (!indexTarSync(directory)) return 'mkfs.erofs does not index tar archives: it is older than 1.8';
-    const mount = 'mount -t erofs -o ro,device=layer.tar layer.erofs /mnt';
-    const {status} = runSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', mount], {
-      package: 'util-linux',
-      cwd: directory,
-    });
-    return status === 0 ? '' : 'the kernel does not mount EROFS images from files: it is older than 6.12, or built without';
+    if (!indexTarSync(directory, backing)) throw new ErrdefsError('not_implemented', 'mkfs.erofs --tar=i');
+    const mount = `mount -t erofs -o ro,${options} ${file} .`;
+    const isolated = ['--mount', '--propagation', 'private', 'sh', '-c', mount];
+    return runSync('unshare', isolated, {package: 'util-linux', cwd: directory}).status === 0;
+  };
+  try {
+    if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: ''};
+    const reason = 'the kernel does not mount EROFS images from files: it is older than 6.12, or built without';
+    return mounts('loop', 'loop', EROFS_IMAGE) ? {backing: 'loop', reason} : none(`${reason}; nor does it from loop devices`);
   } catch (err) {
-    if (is(err, 'unavailable')) return 'mkfs.erofs is not installed';
+    if (is(err, 'unavailable')) return none('mkfs.erofs is not installed');
+    if (is(err, 'not_implemented')) return none('mkfs.erofs does not index tar archives: it is older than 1.8');
     throw err;
   } finally {
-    rmSync(directory, {recursive: true, force: true});
+    rmSync(scratch, {recursive: true, force: true});
   }
 }

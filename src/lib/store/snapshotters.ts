@@ -7,7 +7,7 @@ import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {EROFS_INDEX, EROFS_TAR, indexedUsage} from './erofs.ts';
+import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './erofs.ts';
 import {type TreeUsage, treeUsage} from './layers.ts';
 
 export interface Mount {
@@ -91,6 +91,15 @@ const overlayfs: Snapshotter = {
   },
 };
 
+/** How an indexed layer is mounted; `undefined` for one that was extracted. */
+function indexedMount(directory: string): Mount | undefined {
+  const [image, index, tar] = [EROFS_IMAGE, EROFS_INDEX, EROFS_TAR].map((name) => join(directory, name)) as [string, string, string];
+  if (existsSync(index)) return {type: 'erofs', source: index, options: ['ro', `device=${tar}`]};
+  // mount(8) makes the loop device, and the kernel takes it away when the last mount of it goes.
+  if (existsSync(image)) return {type: 'erofs', source: image, options: ['ro', 'loop']};
+  return undefined;
+}
+
 /**
  * Layers that nobody extracted: the kernel reads the tar through an EROFS index. What a container writes goes to a
  * directory, as with overlayfs. A layer that was extracted after all (see archive/scan.ts) stands among them as a tree.
@@ -103,19 +112,13 @@ const erofs: Snapshotter = {
   seed: overlayfs.seed,
   usage: (directory) => indexedUsage(directory) ?? treeUsage(join(directory, 'fs')),
   mounts: (own, parents, readonly) => {
-    const indexed = parents.filter((directory) => existsSync(join(directory, EROFS_INDEX)));
-    if (indexed.length === 0) return overlayfs.mounts(own, parents, readonly);
-    const layers = indexed.map(
-      (directory): Mount => ({
-        type: 'erofs',
-        source: join(directory, EROFS_INDEX),
-        options: ['ro', `device=${join(directory, EROFS_TAR)}`],
-      }),
-    );
+    const layers: Mount[] = [];
+    const lowers = parents.map((directory) => {
+      const mount = indexedMount(directory);
+      return mount === undefined ? join(directory, 'fs') : `{{ mount ${layers.push(mount) - 1} }}`;
+    });
+    if (layers.length === 0) return overlayfs.mounts(own, parents, readonly);
     if (own === undefined && parents.length === 1) return layers;
-    const lowers = parents.map((directory) =>
-      indexed.includes(directory) ? `{{ mount ${indexed.indexOf(directory)} }}` : join(directory, 'fs'),
-    );
     return [...layers, overlay(own, lowers)];
   },
 };

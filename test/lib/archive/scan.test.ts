@@ -142,7 +142,7 @@ async function indexed(work: string, layers: readonly Uint8Array[]): Promise<Ret
       const {found, entriesEnd} = scan(layer);
       const bytes = encodeImpliedParents(found.impliedParents(), mounts);
       assert.ok(bytes !== undefined, 'the layer can be indexed');
-      assert.ok(await indexTar(directory, found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
+      assert.ok(await indexTar(directory, 'files', found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
       assert.deepEqual(readFileSync(join(directory, EROFS_TAR)), Buffer.from(layer), 'the tar is what it was');
       const options = `ro,device=${join(directory, EROFS_TAR)}`;
       if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;

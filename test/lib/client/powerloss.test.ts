@@ -118,6 +118,7 @@ function clientOn(place: string, workers: WorkerPool): {readonly client: Client;
     openRemote: async (options) => openRemote(options),
     running: async () => ({ids: [], hasBegun: () => false}),
     snapshotterName: (_namespace, asked) => asked ?? 'overlayfs',
+    erofsBacking: () => 'files',
   };
   const client: Client = {
     ...own,

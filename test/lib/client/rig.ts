@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import type {CheckResult, Client, Finding, PullOptions} from '../../../src/lib/client/types.ts';
+import type {CheckResult, Client, Finding, OpenOptions, PullOptions} from '../../../src/lib/client/types.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {recordFile} from '../../../src/lib/store/layout.ts';
@@ -49,11 +49,15 @@ export interface Rig {
   layer(n: number): string;
 }
 
-export async function pulled(scope: Scope, snapshotter: string, {auth, ...options}: FakeOptions & PullOptions = {}): Promise<Rig> {
+export async function pulled(
+  scope: Scope,
+  snapshotter: string,
+  {auth, root, state, ...options}: FakeOptions & PullOptions & Pick<OpenOptions, 'root' | 'state'> = {},
+): Promise<Rig> {
   const registry = await startFakeRegistry(scope, auth === undefined ? {} : {auth});
   const image = registry.addImage('app', 'latest', LAYERS, CONFIG);
   const ref = `${registry.host}/app:latest`;
-  const client = await newClient(scope);
+  const client = await newClient(scope, {...(root === undefined ? {} : {root}), ...(state === undefined ? {} : {state})});
   await client.namespace('default').pull(ref, {...options, snapshotter});
   const path = (...parts: string[]): string => join(client.root, ...parts);
   const chain = await client.namespace('default').snapshots(snapshotter).list();

@@ -1,0 +1,57 @@
+/**
+ * Loop devices, of which mount(8) makes one for an image, or takes the one that has it already, and the kernel unmakes it with
+ * its last mount: nothing here keeps one, so none can be left behind.
+ */
+import {Buffer} from 'node:buffer';
+import {closeSync, openSync, readFileSync, readSync, statSync} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
+import type {LoopMount} from './mounts.ts';
+import {capture, findProgram} from './runc.ts';
+
+/** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
+export async function hasLoopDevice(): Promise<boolean> {
+  const losetup = findProgram('losetup');
+  if (losetup === undefined) return true; // nobody can tell
+  const {stdout} = await capture(losetup, ['--find']);
+  const device = /^\/dev\/\S+/.exec(stdout)?.[0];
+  return device !== undefined && statSync(device, {throwIfNoEntry: false}) !== undefined;
+}
+
+/** An image's first bytes, with a superblock that tells it from others. */
+const HEAD = 4096;
+
+function head(path: string): Buffer {
+  const fd = openSync(path, 'r');
+  try {
+    const bytes = Buffer.alloc(HEAD);
+    readSync(fd, bytes, 0, HEAD, 0);
+    return bytes;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A field of proc_pid_mountinfo(5). */
+const plain = (text: string): string =>
+  text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+
+/**
+ * Looks whether each mount shows its image. A device that mount(8) found with that image may be unmade, and made anew with
+ * another one, before it is mounted.
+ *
+ * @param pid a process that has these mounts
+ * @throws aborted one does not
+ */
+export function assertLoops(pid: number, loops: readonly LoopMount[]): void {
+  if (loops.length === 0) return;
+  const devices = new Map(
+    readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
+      .split('\n')
+      .map((line) => [plain(line.split(' ', 5)[4] ?? ''), plain(/ - \S+ (\S+)/.exec(line)?.[1] ?? '')] as const),
+  );
+  for (const {image, target} of loops) {
+    const device = devices.get(target);
+    if (device === undefined || !head(device).equals(head(image)))
+      throw new ErrdefsError('aborted', `loop device of ${image} was taken by another image`, {hint: 'run it again'});
+  }
+}
