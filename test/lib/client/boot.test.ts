@@ -3,13 +3,14 @@
  * anew from its blob, whatever has become of it; what a user wrote is no cache, and is never taken away.
  */
 import assert from 'node:assert/strict';
-import {existsSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
+import {existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, requiresProgram, requiresRoot, type Skippable} from '../../helpers.ts';
+import {requiresLoopDevices, stateOnLoops} from '../../loops.ts';
 import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
 
 /** As a power loss may leave it: a name without its bytes. */
@@ -21,6 +22,39 @@ function tear(rig: Rig, n: number): void {
 
 const canUse = (t: Skippable, snapshotter: string): boolean =>
   requiresRoot(t) && (snapshotter !== 'erofs' || requiresProgram(t, 'mkfs.erofs'));
+
+/** What a power loss may make of a file whose bytes were not on the disk. */
+const TORN: Readonly<Record<string, (path: string) => void>> = {
+  gone: (path) => rmSync(path),
+  empty: (path) => truncateSync(path, 0),
+  cut: (path) => truncateSync(path, Math.floor(statSync(path).size / 2)),
+  zeroed: (path) => writeFileSync(path, Buffer.alloc(statSync(path).size)),
+};
+
+describe('an indexed layer that the power loss tore is made anew from its blob', () => {
+  for (const [backing, files] of [
+    ['files', ['layer.tar', 'layer.erofs', 'layer.json']],
+    ['loop', ['layer.img', 'layer.json']],
+  ] as const)
+    for (const name of files)
+      it(`${name}, of ${backing}, in any way`, async (t) => {
+        if (backing === 'loop' ? !(await requiresLoopDevices(t)) : !canUse(t, 'erofs')) return;
+        const rig = await pulled(t, 'erofs', backing === 'loop' ? {state: stateOnLoops(t)} : {});
+        const whole = [0, 1].map((n) => readFileSync(join(rig.layer(n), backing === 'loop' ? 'layer.img' : 'layer.tar')));
+        rig.registry.clear();
+        for (const [how, tear] of Object.entries(TORN))
+          for (const n of [0, 1]) {
+            fromAnotherBoot(rig.layer(n));
+            tear(join(rig.layer(n), name));
+            const {transferredBytes} = await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'erofs'});
+            assert.equal(transferredBytes, 0);
+            assert.deepEqual(names(rig.layer(n)), names(rig.layer(1 - n)), `${how}, layer ${n}`);
+            assert.equal(readFileSync(join(rig.layer(n), backing === 'loop' ? 'layer.img' : 'layer.tar')).length, whole[n]!.length);
+          }
+        assert.equal(rig.registry.count('GET', /blobs/), 0);
+        assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+      });
+});
 
 describe('a layer of another boot', () => {
   for (const snapshotter of ['erofs', 'overlayfs', 'native'])
