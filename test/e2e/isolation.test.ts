@@ -1,0 +1,313 @@
+/**
+ * Namespaces have names of their own, other users see nothing, and secrets are in no command line. What is changed is changed by
+ * the program, what is seen is read in this process.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
+import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
+import {ctrHere} from '../cli/inprocess.ts';
+import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../helpers.ts';
+import {eventually, type Started, start} from './rig.ts';
+
+const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
+const NOBODY = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
+
+const requirements = (t: TestContext): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount', 'busybox', 'setpriv');
+
+interface World {
+  readonly registry: FakeRegistry;
+  readonly ctr: CommandLine;
+  readonly place: {readonly root: string; readonly state: string};
+  readonly ref: string;
+}
+
+/** `ctr` with directories that it makes itself, in one that others may pass through, and a registry with an image that runs. */
+async function world(t: TestContext, options: FakeOptions = {}): Promise<World> {
+  const registry = await startFakeRegistry(t, options);
+  const stage = temporaryDirectory(t);
+  mkdirSync(join(stage, 'bin'));
+  writeFileSync(join(stage, 'bin/sh'), readFileSync(findProgram('busybox')!));
+  chmodSync(join(stage, 'bin/sh'), 0o755);
+  const layer = execFileSync('tar', ['-C', stage, '-cf', '-', 'bin'], {maxBuffer: 16 << 20});
+  const diffID = `sha256:${createHash('sha256').update(layer).digest('hex')}`;
+  registry.addImage('image', 'latest', [layer], {
+    architecture,
+    os: 'linux',
+    config: {Cmd: ['/bin/sh', '-c', 'exit 0'], Env: ['PATH=/bin']},
+    rootfs: {type: 'layers', diff_ids: [diffID]},
+  });
+  const {ctr, place} = program(t);
+  return {registry, ctr, place, ref: `${registry.host}/image:latest`};
+}
+
+function program(scope: Scope): Pick<World, 'ctr' | 'place'> {
+  const open = temporaryDirectory(scope);
+  chmodSync(open, 0o755);
+  const place = {root: join(open, 'root'), state: join(open, 'state')};
+  const env = {...engineEnvironment('executable'), BERTH_ROOT: place.root, BERTH_STATE: place.state};
+  const call = (args: readonly string[], options = {}): Promise<Result> => run(join(root, 'bin/ctr'), args, {...options, env});
+  const ok = async (args: readonly string[], options = {}): Promise<string> => {
+    const {status, stdout, stderr} = await call(args, options);
+    assert.equal(status, 0, `ctr ${args.join(' ')}: ${stderr}`);
+    return stdout;
+  };
+  return {ctr: Object.assign(call, {ok, env}), place};
+}
+
+const SNAPSHOTTER = ['--snapshotter', 'overlayfs'];
+
+/** Everything that a namespace shows, to the time of its last change. */
+async function visible({place}: World, namespace: string): Promise<unknown> {
+  const ask = async (...words: string[]): Promise<unknown> => {
+    const {status, stdout, stderr} = await ctrHere(place, ['-n', namespace, ...words, '--json']);
+    assert.equal(status, 0, `${words.join(' ')}: ${stderr}`);
+    return stdout;
+  };
+  const images = await ask('images', 'ls');
+  const names = (JSON.parse(images as string) as {name: string}[]).map(({name}) => name);
+  const containers = (JSON.parse((await ask('containers', 'ls')) as string) as {id: string}[]).map(({id}) => id);
+  const namespaces = JSON.parse((await ask('namespaces', 'ls')) as string) as {name: string}[];
+  const snapshots = JSON.parse((await ask('snapshots', 'ls', ...SNAPSHOTTER)) as string) as {key: string; kind: string}[];
+  const keys = snapshots.filter(({kind}) => kind !== 'committed').map(({key}) => key);
+  const each = (of: readonly string[], ...words: string[]): Promise<unknown[]> => Promise.all(of.map((one) => ask(...words, one)));
+  return [
+    images,
+    await each(names, 'images', 'inspect'),
+    await ask('images', 'check', ...SNAPSHOTTER),
+    await ask('content', 'ls'),
+    await ask('content', 'active'),
+    await ask('snapshots', 'ls', ...SNAPSHOTTER),
+    await each(keys, 'snapshots', 'mounts', ...SNAPSHOTTER, '/mnt'),
+    await ask('leases', 'ls'),
+    await each(containers, 'containers', 'info'),
+    namespaces.find(({name}) => name === namespace),
+  ];
+}
+
+const digestOf = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+
+/** Fills a namespace, and says its name in all that it makes. */
+async function fill({ctr, ref}: World, namespace: string): Promise<void> {
+  const ok = (words: readonly string[], options = {}): Promise<string> => ctr.ok(['-n', namespace, ...words], options);
+  await ok(['namespaces', 'create', namespace, `whose=${namespace}`]);
+  await ok(['pull', '--progress', 'none', ...SNAPSHOTTER, ref]);
+  await ok(['images', 'tag', ref, 'mine:1']);
+  await ok(['images', 'label', 'mine:1', `whose=${namespace}`]);
+  await ok(['content', 'ingest', 'notes'], {input: `notes of ${namespace}`});
+  await ok(['content', 'label', digestOf(`notes of ${namespace}`), `whose=${namespace}`]);
+  await ok(['leases', 'create', '--id', 'kept', `whose=${namespace}`]);
+  const [{key}] = JSON.parse(await ok(['snapshots', 'ls', ...SNAPSHOTTER, '--json'])) as [{key: string}];
+  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'active', key]);
+  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'work', key]);
+  await ok(['snapshots', 'commit', ...SNAPSHOTTER, 'committed', 'work']);
+  await ok(['snapshots', 'label', ...SNAPSHOTTER, 'committed', `whose=${namespace}`]);
+  await ok(['snapshots', 'view', ...SNAPSHOTTER, 'view', 'committed']);
+  await ok(['run', ...SNAPSHOTTER, ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
+}
+
+describe('a namespace', () => {
+  it('has names of its own: references, labels, leases, ingests, snapshots, containers', async (t) => {
+    if (!requirements(t)) return;
+    const w = await world(t);
+    for (const namespace of ['a', 'b']) await fill(w, namespace);
+    for (const namespace of ['a', 'b']) {
+      const other = namespace === 'a' ? 'b' : 'a';
+      const shown = JSON.stringify(await visible(w, namespace));
+      assert.ok(
+        shown.includes(`whose=${namespace}`) ||
+          shown.includes(`whose\\":\\"${namespace}`) ||
+          shown.includes(`\\"whose\\": \\"${namespace}`),
+      );
+      assert.doesNotMatch(shown, new RegExp(`whose[\\\\": =]+${other}\\b`));
+      assert.equal((await w.ctr(['-n', namespace, 'content', 'get', digestOf(`notes of ${other}`)])).status, 5);
+      const [layer] = (
+        JSON.parse(await w.ctr.ok(['-n', namespace, 'snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'c1', '--json'])) as {
+          options: string[];
+        }[]
+      )
+        .flatMap(({options}) => options)
+        .filter((option) => option.startsWith('upperdir='));
+      assert.equal(readFileSync(join(layer!.slice('upperdir='.length), 'whose'), 'utf8'), `${namespace}\n`);
+    }
+  });
+
+  it('runs containers of the same id as another, at the same time, whatever its name', async (t) => {
+    if (!requirements(t)) return;
+    const w = await world(t);
+    const names = ['a', 'views', 'erofs.json', 'runs', 'bundles', 'version'];
+    const runs: Started[] = [];
+    for (const namespace of names) {
+      validateIdentifier(namespace);
+      await w.ctr.ok(['-n', namespace, 'pull', '--progress', 'none', ...SNAPSHOTTER, w.ref]);
+      runs.push(
+        start(w.ctr, [
+          '-n',
+          namespace,
+          'run',
+          '--rm',
+          ...SNAPSHOTTER,
+          w.ref,
+          'c1',
+          '/bin/sh',
+          '-c',
+          'trap "exit 7" TERM; while :; do sleep 0.1; done',
+        ]),
+      );
+    }
+    const init = (namespace: string): string => join(w.place.state, 'runs', namespace, 'bundles/c1/init.pid');
+    for (const namespace of names) await eventually(`container of ${namespace}`, () => existsSync(init(namespace)));
+    const twice = await w.ctr(['-n', 'views', 'run', '--rm', ...SNAPSHOTTER, w.ref, 'c1']);
+    assert.equal(twice.status, 125);
+    assert.match(twice.stderr, /already exists\n/);
+    for (const [i, namespace] of names.entries()) {
+      runs[i]!.child.kill('SIGTERM');
+      const {status, stderr} = await runs[i]!.ended;
+      assert.ok(status === 7 || status === 143, `${namespace}: ${status} ${stderr}`);
+      for (const later of names.slice(i + 1)) assert.ok(existsSync(`/proc/${readFileSync(init(later), 'utf8')}`), `${later} runs on`);
+    }
+    assert.match(await w.ctr.ok(['check']), /nothing wrong\n$/);
+  });
+});
+
+/** Paths of everything below, and the directory itself. */
+function everything(directory: string): string[] {
+  const found = readdirSync(directory, {recursive: true, withFileTypes: true, encoding: 'utf8'});
+  return [directory, ...found.filter((entry) => entry.isFile() || entry.isDirectory()).map((entry) => join(entry.parentPath, entry.name))];
+}
+
+describe('another user of the machine', () => {
+  it('reads and lists nothing, whatever the umask was', async (t) => {
+    if (!requirements(t)) return;
+    const w = await world(t);
+    const open = {input: ''};
+    const umask = ['sh', '-c', 'umask 0; exec "$@"', 'sh', join(root, 'bin/ctr')];
+    const loose = async (...words: string[]): Promise<void> => {
+      const {status, stderr} = await run(umask[0]!, [...umask.slice(1), ...words], {...open, env: w.ctr.env});
+      assert.equal(status, 0, `${words.join(' ')}: ${stderr}`);
+    };
+    for (const snapshotter of ['overlayfs', 'native']) await loose('pull', '--progress', 'none', '--snapshotter', snapshotter, w.ref);
+    await loose('run', ...SNAPSHOTTER, '--env', 'SECRET=xyzzy', w.ref, 'kept', '/bin/sh', '-c', 'echo mine > /mine');
+    await loose('leases', 'create', '--id', 'l');
+    const running = start(w.ctr, ['run', '--rm', ...SNAPSHOTTER, w.ref, 'c1', '/bin/sh', '-c', 'while :; do sleep 0.1; done']);
+    await eventually('a container', () => existsSync(join(w.place.state, 'runs/default/bundles/c1/init.pid')));
+    const paths = [w.place.root, w.place.state].flatMap(everything);
+    assert.ok(paths.length > 60, 'there is something to be read');
+    const look =
+      'while IFS= read -r path; do { [ -d "$path" ] && ls -- "$path" || head -c 1 -- "$path"; } >/dev/null 2>&1 && printf "%s\\n" "$path"; done';
+    const {stdout, status} = spawnSync('setpriv', [...NOBODY, 'sh', '-c', look], {input: `${paths.join('\n')}\n`, encoding: 'utf8'});
+    process.kill(Number(readFileSync(join(w.place.state, 'runs/default/bundles/c1/init.pid'), 'utf8')), 'SIGKILL');
+    assert.equal((await running.ended).status, 137);
+    assert.ok(status !== null);
+    assert.deepEqual(
+      stdout.split('\n').filter((path) => path !== ''),
+      [join(w.place.root, 'version')],
+      'which says a number',
+    );
+  });
+});
+
+describe('a secret', () => {
+  const SECRET = 'hunter2-Zx9';
+
+  /** What of these is found in some text. */
+  const leaked = (text: string, secrets: readonly string[]): readonly string[] => secrets.filter((secret) => text.includes(secret));
+
+  function onDisk(place: World['place'], secrets: readonly string[]): readonly string[] {
+    return [place.root, place.state]
+      .filter((directory) => existsSync(directory))
+      .flatMap(everything)
+      .filter((path) => !readdirSafely(path) && leaked(readFileSync(path, 'latin1'), secrets).length > 0);
+  }
+
+  const readdirSafely = (path: string): boolean => {
+    try {
+      readdirSync(path);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+
+  it('is in no command line of what a pull or a run starts', async (t) => {
+    if (!requirements(t)) return;
+    const login = {username: 'me', password: SECRET};
+    const w = await world(t, {auth: {kind: 'basic', login}});
+    const own = `--user=me:${SECRET}`;
+    const seen = new Set<string>();
+    /** Command lines of a process's descendants, while it lives. */
+    const watch = async (started: Started): Promise<Result> => {
+      let isOver = false;
+      const ended = started.ended.finally(() => {
+        isOver = true;
+      });
+      while (!isOver) {
+        for (const pid of descendants(started.child.pid!)) {
+          const line = read(`/proc/${pid}/cmdline`);
+          if (line !== '') seen.add(line);
+        }
+        await new Promise((resolve) => setTimeout(resolve, 1));
+      }
+      return ended;
+    };
+    const pulled = await watch(start(w.ctr, ['pull', '--progress', 'none', ...SNAPSHOTTER, own, w.ref]));
+    assert.equal(pulled.status, 0, pulled.stderr);
+    const ran = await watch(
+      start(w.ctr, ['run', '--rm', ...SNAPSHOTTER, '--env', `TOKEN=${SECRET}`, w.ref, 'c1', '/bin/sh', '-c', 'sleep 0.3; [ -n "$TOKEN" ]']),
+    );
+    assert.equal(ran.status, 0, ran.stderr);
+    assert.ok(
+      [...seen].some((line) => /runc/.test(line)),
+      [...seen].join('\n'),
+    );
+    assert.deepEqual(
+      [...seen].filter((line) => line.includes(SECRET)),
+      [],
+    );
+    assert.deepEqual(onDisk(w.place, [SECRET]), [], 'nor in what a run with --rm has left');
+  });
+
+  it('of a container is in no error when it cannot be started', async (t) => {
+    if (!requirements(t)) return;
+    const w = await world(t);
+    await w.ctr.ok(['pull', '--progress', 'none', ...SNAPSHOTTER, w.ref]);
+    for (const flags of [[], ['--json'], ['--debug']])
+      for (const command of ['nonesuch', '/bin']) {
+        const {status, stdout, stderr} = await w.ctr([
+          'run',
+          '--rm',
+          ...flags,
+          ...SNAPSHOTTER,
+          '--env',
+          `TOKEN=${SECRET}`,
+          w.ref,
+          'c1',
+          command,
+        ]);
+        assert.ok(status === 127 || status === 126, stderr);
+        assert.deepEqual(leaked(stdout + stderr, [SECRET]), []);
+      }
+  });
+});
+
+const read = (path: string): string => {
+  try {
+    return readFileSync(path, 'latin1').replaceAll('\0', ' ').trim();
+  } catch {
+    return '';
+  }
+};
+
+/** Processes that a process has started, and theirs. */
+function descendants(pid: number): readonly number[] {
+  const children = read(`/proc/${pid}/task/${pid}/children`)
+    .split(' ')
+    .filter((word) => word !== '')
+    .map(Number);
+  return children.flatMap((child) => [child, ...descendants(child)]);
+}
