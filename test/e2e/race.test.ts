@@ -668,7 +668,7 @@ describe('a lock', () => {
     assert.ok(best.dying <= 100);
   });
 
-  /** Runs a command that stops itself, with all its threads, at the `n`-th of these system calls, before it is made. */
+  /** Runs a command that stops itself, with all its threads, at the `n`-th of these system calls: it is made, and nothing after it. */
   const stopped = (t: Scope, ctr: CommandLine, calls: string, n: number, args: readonly string[], through: readonly string[] = []) => {
     const inject = ['-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${calls}:signal=SIGSTOP:when=${n}`];
     const program = [...through, findProgram('strace')!, ...inject, join(repository, 'bin/ctr'), ...args];
@@ -711,16 +711,15 @@ describe('a lock', () => {
     assert.deepEqual(checkStore(rootOf(ctr)), []);
   });
 
-  /** Where in its change the sleeper is stopped: before it is committed, and while it is applied. */
+  /** Where in its change the sleeper is stopped: before it is committed, as soon as it is, and while it is applied. */
   const POINTS = [
+    ['fsync', 1],
     ['?link,linkat', 1],
     ['?rename,?renameat,renameat2', 2],
     ...(TORTURE
       ? ([
-          ['fsync', 1],
           ['fsync', 2],
           ['?unlink,unlinkat', 1],
-          ['?unlink,unlinkat', 2],
         ] as const)
       : []),
   ] as const;
