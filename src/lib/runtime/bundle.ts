@@ -9,7 +9,7 @@
  * and nothing runs, and the next claim of its ID, or `cleanup`, removes it.
  */
 import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, statSync, unlinkSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
@@ -132,6 +132,18 @@ export function removeBundle(bundle: string): void {
   rmdirSync(bundle);
 }
 
+let counter = 0;
+
+/** A name among bundles that no ID has and no other call uses, and that tells whose it is. */
+const temporaryIn = (bundles: string): string => join(bundles, `.${formatIdentity(ownIdentity())}.${++counter}`);
+
+/** Gives the ID of a bundle back and removes what was in it. At once: who wants that ID next must not meet half of it. */
+export function releaseBundle(bundle: string): void {
+  const old = temporaryIn(dirname(bundle));
+  renameSync(bundle, old);
+  removeBundle(old);
+}
+
 export interface Run {
   readonly id: string;
   /**
@@ -158,7 +170,6 @@ export async function listRuns(stateDir: string, runtime: Runtime): Promise<read
 }
 
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
-let counter = 0;
 
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
@@ -170,9 +181,8 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
   const bundle = bundlePath(stateDir, id);
-  const temporary = (): string => join(bundles, `.${formatIdentity(ownIdentity())}.${++counter}`);
   const claim = async (): Promise<void> => {
-    const mine = temporary();
+    const mine = temporaryIn(bundles);
     mkdirSync(mine, {mode: 0o700});
     try {
       mkdirSync(join(mine, 'rootfs'));
@@ -185,7 +195,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
         // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !unless(['ENOENT'], () => renameSync(owner.file, join(bundle, OWNER())))) continue;
         await removeStaleCgroup(bundle);
-        const old = temporary();
+        const old = temporaryIn(bundles);
         if (unless(['ENOENT'], () => renameSync(bundle, old))) removeBundle(old);
       }
     } catch (err) {
@@ -212,7 +222,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
       await deleteContainer(runtime, runtimeRoot(stateDir), id);
     }
   } catch (err) {
-    removeBundle(bundle);
+    releaseBundle(bundle);
     throw err;
   }
   return bundle;
@@ -249,5 +259,5 @@ export async function cleanup(
     await deleteContainer(runtime, runtimeRoot(stateDir), id);
     await endRuntime(bundlePath(stateDir, id));
   }
-  removeBundle(await claimBundle(stateDir, id, runtime));
+  releaseBundle(await claimBundle(stateDir, id, runtime));
 }

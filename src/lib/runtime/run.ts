@@ -4,7 +4,7 @@ import {constants as os} from 'node:os';
 import {basename, dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {claimBundle, recordRuntime, removeBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
 import {RUN_FAILED} from './command.ts';
 import {layMounts, type Mount} from './mounts.ts';
@@ -321,7 +321,7 @@ export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
       await run.settle?.(false);
       return ending;
     } finally {
-      removeBundle(bundle);
+      releaseBundle(bundle);
     }
   } catch (err) {
     throw ownFailure(err, `container ${JSON.stringify(run.id)}`);
