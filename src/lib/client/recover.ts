@@ -50,13 +50,13 @@ export async function recoverRecords(context: Context, inspection: Inspection, p
       if (isRecord(path) && !restore(problem, path)) tx.replace(path, undefined);
     }
     for (const {problem, path} of missing) restore(problem, path);
-    for (const {subject} of problemsOf(problems, 'namespace')) {
-      const now = new Date().toISOString();
-      if (tx.namespaces.find(subject.name) === undefined)
-        tx.namespaces.put({name: subject.name, labels: {}, createdAt: now, updatedAt: now});
-    }
     const lost = bad.filter((problem) => !back.has(problem)).map(below);
     const names = new Set(lost.filter((path) => path.startsWith(`${recordPath.namespaces}/`)).map((path) => path.split('/')[1]!));
+    const nameless = [...names].filter((name) => lost.includes(recordPath.namespace(name)));
+    for (const name of [...problemsOf(problems, 'namespace').map(({subject}) => subject.name), ...nameless]) {
+      const now = new Date().toISOString();
+      if (tx.namespaces.find(name) === undefined) tx.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
+    }
     return {restored: back, leases: new Map([...names].map((name) => [name, keepOn(tx, name, lost, inspection)]))};
   });
 
