@@ -175,6 +175,14 @@ const ERRNO: Readonly<Record<string, Code>> = {
   ECANCELED: 'canceled',
 };
 
+/** The next step, where the errno alone tells it. */
+const NEXT: Readonly<Record<string, string>> = {
+  ENOSPC: 'make room on that disk',
+  EDQUOT: 'make room, or have the quota raised',
+  EROFS: 'that filesystem is mounted read-only: mount it for writing',
+  EACCES: 'run as root, or as the owner of what is there',
+};
+
 /** Names of those for which Node has only a number: Linux's, from errno(3). */
 const NAMELESS: Readonly<Record<number, string>> = {117: 'EUCLEAN', 122: 'EDQUOT'};
 
@@ -199,7 +207,8 @@ export function fromErrno(err: unknown, what: string): unknown {
     mapped === 'not_found' || mapped === 'already_exists'
       ? what
       : `${what}: ${String(code)}${path === undefined ? '' : ` (${syscall ?? 'access'} ${path})`}`;
-  return new ErrdefsError(mapped, reason, {cause: err, details});
+  const hint = NEXT[String(code)];
+  return new ErrdefsError(mapped, reason, {cause: err, details, ...(hint === undefined ? {} : {hint})});
 }
 
 /** Class of an HTTP status; total over 100–599. 2xx and 1xx are no errors and answer `unknown`. */

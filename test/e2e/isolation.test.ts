@@ -1,6 +1,6 @@
 /**
- * Namespaces have names of their own, other users see nothing, and secrets are in no command line. What is changed is changed by
- * the program, what is seen is read in this process.
+ * Namespaces do not see each other, other users see nothing, and secrets are seen nowhere. What is changed is changed by the
+ * program, what is seen is read in this process.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
@@ -8,11 +8,13 @@ import {createHash} from 'node:crypto';
 import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
+import {COMMANDS} from '../../src/commands/index.ts';
 import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
 import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
 import {ctrHere} from '../cli/inprocess.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../helpers.ts';
+import {checkStore} from '../invariants.ts';
 import {eventually, type Started, start} from './rig.ts';
 
 const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
@@ -25,6 +27,8 @@ interface World {
   readonly ctr: CommandLine;
   readonly place: {readonly root: string; readonly state: string};
   readonly ref: string;
+  /** Key of its snapshot. */
+  readonly layer: string;
 }
 
 /** `ctr` with directories that it makes itself, in one that others may pass through, and a registry with an image that runs. */
@@ -43,7 +47,7 @@ async function world(t: TestContext, options: FakeOptions = {}): Promise<World> 
     rootfs: {type: 'layers', diff_ids: [diffID]},
   });
   const {ctr, place} = program(t);
-  return {registry, ctr, place, ref: `${registry.host}/image:latest`};
+  return {registry, ctr, place, ref: `${registry.host}/image:latest`, layer: diffID};
 }
 
 function program(scope: Scope): Pick<World, 'ctr' | 'place'> {
@@ -93,7 +97,7 @@ async function visible({place}: World, namespace: string): Promise<unknown> {
 const digestOf = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
 
 /** Fills a namespace, and says its name in all that it makes. */
-async function fill({ctr, ref}: World, namespace: string): Promise<void> {
+async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> {
   const ok = (words: readonly string[], options = {}): Promise<string> => ctr.ok(['-n', namespace, ...words], options);
   await ok(['namespaces', 'create', namespace, `whose=${namespace}`]);
   await ok(['pull', '--progress', 'none', ...SNAPSHOTTER, ref]);
@@ -102,16 +106,69 @@ async function fill({ctr, ref}: World, namespace: string): Promise<void> {
   await ok(['content', 'ingest', 'notes'], {input: `notes of ${namespace}`});
   await ok(['content', 'label', digestOf(`notes of ${namespace}`), `whose=${namespace}`]);
   await ok(['leases', 'create', '--id', 'kept', `whose=${namespace}`]);
-  const [{key}] = JSON.parse(await ok(['snapshots', 'ls', ...SNAPSHOTTER, '--json'])) as [{key: string}];
-  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'active', key]);
-  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'work', key]);
+  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'active', layer]);
+  await ok(['snapshots', 'prepare', ...SNAPSHOTTER, 'work', layer]);
   await ok(['snapshots', 'commit', ...SNAPSHOTTER, 'committed', 'work']);
   await ok(['snapshots', 'label', ...SNAPSHOTTER, 'committed', `whose=${namespace}`]);
   await ok(['snapshots', 'view', ...SNAPSHOTTER, 'view', 'committed']);
   await ok(['run', ...SNAPSHOTTER, ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
 }
 
+/** Commands that change nothing that anybody sees, or nothing at all. */
+const READING =
+  /^(version|doctor|df|completion|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
+
+/** Every command that changes something, in an order in which each can. */
+const changes = ({ref}: World, key: string): readonly (readonly [words: readonly string[], input?: string])[] => [
+  [['namespaces', 'label', 'a', 'whose=changed']],
+  [['images', 'label', 'mine:1', 'whose=changed', 'more=1']],
+  [['images', 'tag', ref, 'mine:2']],
+  [['pull', '--progress', 'none', ...SNAPSHOTTER, ref]],
+  [['content', 'ingest', 'notes-2'], 'more notes'],
+  [['content', 'label', digestOf('notes of a'), 'whose=changed']],
+  [['content', 'rm', digestOf('notes of a')]],
+  [['leases', 'create', '--id', 'second']],
+  [['leases', 'rm', 'second', 'kept']],
+  [['snapshots', 'prepare', ...SNAPSHOTTER, 'work', key]],
+  [['snapshots', 'label', ...SNAPSHOTTER, 'active', 'whose=changed']],
+  [['snapshots', 'commit', ...SNAPSHOTTER, 'committed-2', 'work']],
+  [['snapshots', 'view', ...SNAPSHOTTER, 'view-2', 'committed-2']],
+  [['snapshots', 'rm', ...SNAPSHOTTER, 'view', 'view-2', 'committed-2', 'active']],
+  [['run', '--rm', ...SNAPSHOTTER, ref, 'c2', '/bin/sh', '-c', 'echo a > /whose']],
+  [['containers', 'rm', 'c1']],
+  [['images', 'rm', 'mine:1', 'mine:2']],
+  [['check', '--deep', '--repair', '--progress', 'none']],
+  [['gc']],
+  [['images', 'rm', ref]],
+  [['prune']],
+  [['namespaces', 'create', 'new']],
+  [['namespaces', 'rm', '--recursive', 'a']],
+];
+
 describe('a namespace', () => {
+  it('sees nothing of what any command does in another', async (t) => {
+    if (!requirements(t)) return;
+    const w = await world(t);
+    await fill(w, 'a');
+    await fill(w, 'b');
+    const before = await visible(w, 'b');
+    const done = changes(w, w.layer);
+    const called = new Set(done.map(([[first, second]]) => (`${first} ${second}` in COMMANDS.commands ? `${first} ${second}` : first)));
+    assert.deepEqual(
+      Object.keys(COMMANDS.commands).filter((id) => !READING.test(id) && !called.has(id)),
+      [],
+      'each command that changes something is tried',
+    );
+    for (const [words, input = ''] of done) {
+      await w.ctr.ok(['-n', 'a', ...words], {input});
+      assert.deepEqual(await visible(w, 'b'), before, `after ctr -n a ${words.join(' ')}`);
+    }
+    assert.equal(await w.ctr.ok(['-n', 'b', 'content', 'get', digestOf('notes of b')]), 'notes of b');
+    const {stdout} = await ctrHere(w.place, ['check', '--deep', '--progress', 'none']);
+    assert.match(stdout, /nothing wrong\n$/);
+    assert.deepEqual(checkStore(w.place.root), []);
+  });
+
   it('has names of its own: references, labels, leases, ingests, snapshots, containers', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
@@ -214,6 +271,7 @@ describe('another user of the machine', () => {
 
 describe('a secret', () => {
   const SECRET = 'hunter2-Zx9';
+  const encoded = (user: string): string => Buffer.from(`${user}:${SECRET}`).toString('base64');
 
   /** What of these is found in some text. */
   const leaked = (text: string, secrets: readonly string[]): readonly string[] => secrets.filter((secret) => text.includes(secret));
@@ -233,6 +291,27 @@ describe('a secret', () => {
       return false;
     }
   };
+
+  for (const kind of ['basic', 'token'] as const)
+    it(`for a registry (${kind}) is in no log, error or record`, async (t) => {
+      if (!requirements(t)) return;
+      const login = {username: 'me', password: SECRET};
+      const w = await world(t, {auth: {kind, login}});
+      const bearer = (): string[] => w.registry.requests.flatMap(({authorization}) => authorization?.split(' ')[1] ?? []);
+      const said: string[] = [];
+      const say = async (words: readonly string[], expected: number): Promise<void> => {
+        const {status, stdout, stderr} = await w.ctr(words);
+        assert.equal(status, expected, stderr);
+        said.push(stdout, stderr);
+      };
+      const pull = ['pull', '--debug', '--progress', 'plain', ...SNAPSHOTTER, '--user', `me:${SECRET}`];
+      await say([...pull, w.ref], 0);
+      await say([...pull, '--json', '-n', 'other', w.ref], 0);
+      const secrets = [SECRET, encoded('me'), ...new Set(bearer())];
+      assert.ok(secrets.length > 2 && said.join('').includes('127.0.0.1'), 'there was something to say');
+      assert.deepEqual(leaked(said.join('\n'), secrets), []);
+      assert.deepEqual(onDisk(w.place, secrets), []);
+    });
 
   it('is in no command line of what a pull or a run starts', async (t) => {
     if (!requirements(t)) return;

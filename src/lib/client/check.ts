@@ -82,8 +82,9 @@ class Check {
     try {
       return await store.update('check', (tx) => inspect(store, tx.survey()));
     } catch (err) {
-      if (!isErrdefs(err) || !is(err, 'permission_denied')) throw err;
-      return inspection; // where we may not write, nor take a lock: on a filesystem that is read-only nobody does
+      // Where nothing can be written, no lock can be taken, and nobody else changes anything.
+      if (!isErrdefs(err) || !(is(err, 'permission_denied') || is(err, 'resource_exhausted'))) throw err;
+      return inspection;
     }
   }
 

@@ -120,7 +120,11 @@ class Ticket {
 
   /** Removes the ticket of one who waits no longer. */
   drop(): void {
-    rmSync(this.#directory, {recursive: true, force: true});
+    try {
+      rmSync(this.#directory, {recursive: true, force: true});
+    } catch {
+      // What went wrong with the lock counts for more; what is left is seen to be a dead one's when this process ends.
+    }
   }
 
   /** Whether it is our turn to try. What dead ones left at the head of the queue is removed. */
