@@ -6,6 +6,7 @@ import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {is, isErrdefs} from '../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {bootId} from '../fs/process.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {parseImageConfig, parseIndex, parseManifest} from '../oci/manifest.ts';
 import {kindOf} from '../oci/mediatypes.ts';
@@ -28,6 +29,8 @@ interface Row {
 
 interface Cache {
   readonly version: 1;
+  /** A change that was seen before it was on the disk may be lost with the power, and another have its number. */
+  readonly bootId: string;
   readonly generation: number;
   readonly rows: readonly Row[];
 }
@@ -65,7 +68,7 @@ const cacheFile = (store: Store, namespace: string): string => join(store.layout
 function readCache(file: string): Cache | undefined {
   try {
     const cache = JSON.parse(readIfPresent(file) ?? 'null') as Cache | null;
-    return cache?.version === 1 && Array.isArray(cache.rows) ? cache : undefined;
+    return cache?.version === 1 && cache.bootId === bootId() && Array.isArray(cache.rows) ? cache : undefined;
   } catch {
     return undefined; // torn, or not ours to read
   }
@@ -77,7 +80,7 @@ function readAll(store: Store, tx: StoreView, namespace: string): {cache: Cache;
     .namespace(namespace)
     .images.list()
     .map((image) => makeRow(store, image));
-  return {cache: {version: 1, generation: tx.generation, rows}, fresh: rows.length};
+  return {cache: {version: 1, bootId: bootId(), generation: tx.generation, rows}, fresh: rows.length};
 }
 
 function refresh(
@@ -113,7 +116,7 @@ function refresh(
   const added = touched.filter((path) => path.startsWith(images) && !seen.has(path));
   for (const path of added) remake(records.at(path.slice(images.length)));
   const sorted = [...rows.values()].sort((a, b) => (a.image.name < b.image.name ? -1 : 1));
-  return {cache: {version: 1, generation: tx.generation, rows: sorted}, fresh};
+  return {cache: {version: 1, bootId: bootId(), generation: tx.generation, rows: sorted}, fresh};
 }
 
 function makeRow(store: Store, record: ImageRecord): Row {
