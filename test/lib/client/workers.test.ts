@@ -27,7 +27,7 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
     mkdirSync(work);
     return work;
   };
-  const lay = (work: string) => ({directory: work, form: 'erofs', diffID: digestOf(Buffer.from(layer))}) as const;
+  const lay = (work: string) => ({directory: work, form: 'erofs', backing: 'files', diffID: digestOf(Buffer.from(layer))}) as const;
   const expected = {digest: digestOf(blob), size: blob.length};
   return {
     pool,
