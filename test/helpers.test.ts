@@ -117,6 +117,17 @@ describe('the end of a scope', () => {
     await assert.rejects(s.end(), /third failed\n.*second failed/);
     assert.deepEqual(done, ['third', 'second', 'first']);
   });
+
+  it('is one that may come again', async () => {
+    const hooks: (() => unknown)[] = [];
+    const again: Scope = {after: (fn) => void hooks.push(fn)};
+    const done: number[] = [];
+    for (let round = 0; round < 2; round++) {
+      onEnd(again, () => done.push(round));
+      for (const hook of hooks.splice(0)) await hook();
+    }
+    assert.deepEqual(done, [0, 1]);
+  });
 });
 
 describe('is', () => {

@@ -33,6 +33,8 @@ export function onEnd(scope: Scope, fn: () => unknown): void {
   const all = [fn];
   endings.set(scope, all);
   scope.after(async () => {
+    // A scope that ends more than once, as one of beforeEach does, begins anew.
+    endings.delete(scope);
     const errors: unknown[] = [];
     for (let next = all.pop(); next !== undefined; next = all.pop()) {
       try {
