@@ -18,6 +18,14 @@ const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbag
 /** Repairs that others make necessary: of what a record named that had to go, and of what that left. */
 const ROUNDS = 4;
 
+const NOTHING: Inspection = {
+  survey: {namespaces: [], unreadable: [], counts: new Map()},
+  problems: [],
+  blobs: new Map(),
+  layers: new Map(),
+  unnamed: {blobs: [], layers: []},
+};
+
 export async function check(context: Context, options: CheckOptions): Promise<CheckResult> {
   return new Check(context, options).run();
 }
@@ -38,8 +46,18 @@ class Check {
   }
 
   async run(): Promise<CheckResult> {
-    const inspection = await this.#inspect();
-    const shallow = [...inspection.problems, ...(await this.#runs(inspection.survey))];
+    const journal = await this.#journal();
+    const inspection = await this.#inspect().catch((err: unknown) => {
+      // Nothing can be read over a journal that cannot.
+      if (journal.length === 0 || !is(err, 'data_loss')) throw err;
+      return NOTHING;
+    });
+    const told = new Set(inspection.problems.map(({path}) => path));
+    const shallow = [
+      ...journal.filter(({path}) => !told.has(path)),
+      ...inspection.problems,
+      ...(inspection === NOTHING ? [] : await this.#runs(inspection.survey)),
+    ];
     const deep = this.#o.deep === true ? await this.#deep(inspection) : [];
     for (const problem of [...shallow, ...deep]) this.#problems.set(keyOf(problem), problem);
     const unseen = new Set(deep.map(keyOf));
@@ -69,6 +87,20 @@ class Check {
       },
       damage: findings.filter(({severity, repaired}) => severity === 'damage' && !repaired).length,
     };
+  }
+
+  /** What is wrong with the journal comes first: everything else is read and written over it. */
+  async #journal(): Promise<readonly Problem[]> {
+    const {store} = this.#context;
+    const problems = store.journalFaults().map(({path, problem}): Problem => {
+      const object = `entry ${path.slice(store.layout.root.length + 1)}`;
+      return {severity: 'damage', object, problem, path, subject: {kind: 'none'}};
+    });
+    if (problems.length === 0 || this.#o.repair !== true) return problems;
+    const actions = await store.mendJournal();
+    // Where nothing was done, another writer has got rid of it meanwhile.
+    for (const problem of problems) this.#actions.set(keyOf(problem), {action: actions.get(problem.path) ?? 'is gone', done: true});
+    return problems;
   }
 
   /** What others are about looks like damage or garbage: what is found is looked at again, alone. */

@@ -391,7 +391,9 @@ export class Repair {
     // Where records were moved away, what they kept was counted.
     if (problems.length === 0 && !this.#problems.some(({subject}) => RECORDS.includes(subject.kind))) return;
     const counted = await store.update('recount of references', (tx) => {
-      const isReadable = tx.survey().unreadable.length === 0;
+      const {unreadable, namespaces} = tx.survey();
+      // A namespace that has lost its record has it again in the next round.
+      const isReadable = unreadable.length === 0 && namespaces.every(({record}) => record !== undefined);
       if (isReadable) tx.rebuildRefs();
       return isReadable;
     });

@@ -33,6 +33,13 @@ export interface Writer extends Reader {
   afterCommit(action: AfterCommit): void;
 }
 
+export interface Fault {
+  /** Absolute. */
+  readonly path: string;
+  /** In a few words. */
+  readonly problem: string;
+}
+
 export interface Backend {
   /** Reads without waiting for anybody. `fn` may run more than once. */
   view<T>(fn: (reader: Reader) => T): T;
@@ -46,6 +53,15 @@ export interface Backend {
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
   /** The document that was last written at `path`, whatever is there now; `undefined` when that is not known, or it was removed. */
   recall(path: string): unknown;
+  /** What keeps committed changes from being read, or from being applied. */
+  faults(): readonly Fault[];
+  /**
+   * Takes its faults out of the way, and goes on with what is left.
+   *
+   * @param moveAway returns where something is now
+   * @returns what was done about each, by path
+   */
+  mend(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>>;
 }
 
 /** What one transaction has written so far, over what it reads from. */
@@ -139,6 +155,14 @@ export class MemoryBackend implements Backend {
 
   recall(path: string): unknown {
     return this.#reader.get(path);
+  }
+
+  faults(): readonly Fault[] {
+    return [];
+  }
+
+  async mend(): Promise<ReadonlyMap<string, string>> {
+    return new Map();
   }
 
   async update<T>(_purpose: string, fn: (writer: Writer) => T): Promise<T> {

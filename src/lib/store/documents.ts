@@ -63,15 +63,23 @@ export function assertDirectory(path: string): void {
   if (problem !== undefined) throw problem;
 }
 
-/** After a call on `path` failed: returns where that is absent and nothing but directories leads there. */
-function assertAbsent(err: unknown, root: string, path: string, wanted: keyof typeof WORDS): void {
-  const {code} = err as NodeJS.ErrnoException;
-  if (!ABSENT.includes(code)) throw fromErrno(err, path);
+/** @throws data_loss something else is at `path`, or in the place of a directory on the way to it from `root` */
+function assertWay(root: string, path: string, wanted: keyof typeof WORDS): void {
   for (let at = path, kind = wanted; at.length > root.length; at = dirname(at), kind = 'directory') {
     const problem = misfit(at, kind);
     if (problem !== undefined) throw problem;
     if (stat(at, lstatSync) !== undefined) break;
   }
+}
+
+/** @param path below `root` @throws data_loss something else is in the place of a document, or of a directory on the way to it */
+export const assertPlace = (root: string, path: string): void => assertWay(root, join(root, path), 'file');
+
+/** After a call on `path` failed: returns where that is absent and nothing but directories leads there. */
+function assertAbsent(err: unknown, root: string, path: string, wanted: keyof typeof WORDS): void {
+  const {code} = err as NodeJS.ErrnoException;
+  if (!ABSENT.includes(code)) throw fromErrno(err, path);
+  assertWay(root, path, wanted);
   if (code !== 'ENOENT') throw fromErrno(err, path); // it was so a moment ago
 }
 

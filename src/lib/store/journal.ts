@@ -15,8 +15,8 @@
  * Applying does not sync the record files. The journal is durable, and after a power loss (another boot id) everything
  * since the last checkpoint is applied again. A checkpoint syncs the files that changed since the one before.
  */
-import {closeSync, constants, existsSync, fsyncSync, openSync, rmdirSync, statSync, writeSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {closeSync, constants, existsSync, fsyncSync, openSync, readdirSync, rmdirSync, statSync, writeSync} from 'node:fs';
+import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs, wrap} from '../errdefs.ts';
 import {
   createExclusive,
@@ -29,9 +29,9 @@ import {
 } from '../fs/durable.ts';
 import {acquireLock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
-import {type Backend, Overlay, type Reader, type Writer} from './backend.ts';
-import {isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
-import type {Layout} from './layout.ts';
+import {type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
+import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
+import {type Layout, recordPath} from './layout.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
 const KEEP = 64;
@@ -114,6 +114,65 @@ export class JournalBackend implements Backend {
     return undefined;
   }
 
+  faults(): readonly Fault[] {
+    const checkpoint = this.#readCheckpoint();
+    const applied = this.#applied(checkpoint);
+    const generations = new Set(this.#generations());
+    const faults = new Map<string, string>();
+    const look = (path: string, action: () => void): void => {
+      try {
+        action();
+      } catch (err) {
+        if (!is(err, 'data_loss')) throw err;
+        const at = isMisfit(err) ? err.details.misfit : path;
+        faults.set(at, (err as Error).message.replace(`${at} `, '').replace(/: data loss$/, ''));
+      }
+    };
+    for (const generation of generations)
+      look(this.#file(generation), () => {
+        const {writes} = this.#read(generation) ?? {writes: {}};
+        if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertPlace(this.#layout.root, path));
+      });
+    for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
+      if (!generations.has(generation)) faults.set(this.#file(generation), 'is missing, and later ones are there');
+    return [...faults].map(([path, problem]) => ({path, problem}));
+  }
+
+  /**
+   * A record of the journal that is lost leaves the others as they are: each document in them is whole. What the record files have
+   * then, they are, and are brought to the disk; nothing before is needed any more.
+   */
+  async mend(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
+    using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose: 'repair of the journal'});
+    const done = new Map<string, string>();
+    const faults = this.faults();
+    if (faults.length === 0) return done;
+    const {root, journal} = this.#layout;
+    const isRecord = (path: string): boolean => dirname(path) === journal;
+    for (const {path} of faults) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
+    try {
+      const applied = this.#applied(this.#readCheckpoint());
+      const generations = this.#generations();
+      const lost = new Set(faults.map(({path}) => path));
+      const rest = generations.filter((generation) => generation > applied && !lost.has(this.#file(generation)));
+      for (const generation of rest) this.#apply(this.#read(generation)!);
+      const newest = Math.max(applied, ...generations);
+      for (const path of recordFiles(root)) syncIfPresent(path);
+      for (const path of [journal, root]) syncIfPresent(path);
+      writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: newest, bootId: bootId()})}\n`, {sync: true});
+      this.#markApplied(newest);
+      for (const {path} of faults.filter((fault) => isRecord(fault.path))) {
+        const place = moveAway(path);
+        const what = Number(basename(path)) <= applied ? 'the records have what it changed' : 'what it alone changed may be lost';
+        done.set(path, place === undefined ? what : `moved to ${place}; ${what}`);
+      }
+      noteGarbage(this.#layout);
+      return done;
+    } catch (err) {
+      throw fromErrno(err, 'unable to repair the journal');
+    }
+  }
+
   /** The record files, once everything up to `generation` is applied. */
   #disk(generation: number): Reader {
     return {
@@ -152,7 +211,7 @@ export class JournalBackend implements Backend {
       throw fromErrno(err, `journal record ${file}`);
     }
     if (text === undefined) return undefined;
-    const hint = 'restore the file: it is a committed change';
+    const hint = 'restore the file: it is a committed change; or go on without it: check --repair';
     const record = parseJSON(text, file, hint) as Partial<RedoRecord> | null;
     if (record?.version !== 1 || record.generation !== generation || !isObject(record.writes) || !isObject(record.before))
       throw new ErrdefsError('data_loss', `${file} is not a record of the journal`, {hint});
@@ -334,12 +393,18 @@ export class JournalBackend implements Backend {
 
   #apply(record: RedoRecord): void {
     for (const [path, document] of Object.entries(record.writes)) {
-      const file = join(this.#layout.root, path);
-      if (document === null) {
-        unlinkIfPresent(file);
-        removeEmptyDirectories(dirname(file), this.#layout.root);
-      } else {
-        writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false});
+      const {root} = this.#layout;
+      const file = join(root, path);
+      try {
+        if (document === null) {
+          unlinkIfPresent(file);
+          removeEmptyDirectories(dirname(file), root);
+        } else {
+          writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false});
+        }
+      } catch (err) {
+        assertPlace(root, path);
+        throw err;
       }
     }
   }
@@ -407,6 +472,21 @@ function parseJSON(text: string, file: string, hint: string): unknown {
 /** Removes what killed writers left half-written beside files. */
 function sweepTemporaries(files: readonly string[]): void {
   for (const directory of new Set(files.map(dirname))) sweepTemporary(directory);
+}
+
+/** Everything in which records lie, files before their directories. */
+function recordFiles(root: string): readonly string[] {
+  const found: string[] = [];
+  const visit = (path: string): void => {
+    for (const entry of readdirSync(path, {withFileTypes: true})) {
+      const below = join(path, entry.name);
+      if (entry.isDirectory()) visit(below);
+      else if (entry.isFile()) found.push(below);
+    }
+    found.push(path);
+  };
+  for (const top of [recordPath.namespaces, recordPath.sharedRefs]) if (existsSync(join(root, top))) visit(join(root, top));
+  return found;
 }
 
 function syncIfPresent(path: string): void {

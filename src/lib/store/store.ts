@@ -8,7 +8,7 @@ import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {type AfterCommit, type Backend, Overlay, type Reader, type Writer} from './backend.ts';
+import {type AfterCommit, type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
 import {assertDirectory, MEND, misplaced} from './documents.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
@@ -18,7 +18,7 @@ import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
-import {type RecordSurvey, surveyRecords} from './survey.ts';
+import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
 
 export interface StoreOptions {
   readonly root: string;
@@ -401,6 +401,17 @@ export class Store {
   recall(path: string): unknown {
     this.#check();
     return this.#backend.recall(path);
+  }
+
+  /** What is wrong with the journal itself. */
+  journalFaults(): readonly Fault[] {
+    return this.#check() === 'usable' ? this.#backend.faults() : [];
+  }
+
+  /** Takes the journal's faults out of the way. @returns what was done about each, by path */
+  mendJournal(): Promise<ReadonlyMap<string, string>> {
+    this.#check();
+    return this.#backend.mend((path) => quarantine(this.layout, path));
   }
 
   /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */

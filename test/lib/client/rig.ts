@@ -147,5 +147,9 @@ export function records(root: string): Map<string, string> {
 
 /** As if so much had been changed since that the journal has nothing of it any more. */
 export function forgetJournal(root: string): void {
-  for (const name of readdirSync(join(root, 'journal'))) if (/^\d{16}$/.test(name)) rmSync(join(root, 'journal', name));
+  const journal = join(root, 'journal');
+  const records = names(journal).filter((name) => /^\d{16}$/.test(name));
+  const checkpoint = join(journal, 'checkpoint');
+  writeJSON(checkpoint, {...readJSON(checkpoint), generation: Number(records.at(-1))});
+  for (const name of records) rmSync(join(journal, name));
 }
