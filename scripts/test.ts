@@ -19,6 +19,9 @@ const PATIENCE = process.env.BERTH_TORTURE === '1' ? 6 : 1;
 /** One test may take as long … */
 const TEST_TIMEOUT_MS = 5 * 60_000 * PATIENCE;
 
+/** … when nothing was said for so long, something hangs that is no test: a file goes on while something that it started does … */
+const SILENCE_MS = 7 * 60_000 * PATIENCE;
+
 /** … and all tests. */
 const TIMEOUT_MS = 40 * 60_000 * PATIENCE;
 
@@ -40,10 +43,21 @@ function parse(args: readonly string[]): Options {
   };
 }
 
-/** Runs a command with our streams, for a limited time. @returns its exit status, 128+n when signal n ended it */
-async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
-  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'inherit', 'inherit'], timeout: TIMEOUT_MS});
-  const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+/**
+ * Runs a command with our streams, for a limited time.
+ *
+ * @param onSilence ends what hangs below the process that it is given
+ * @returns its exit status, 128+n when signal n ended it
+ */
+async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv, onSilence?: (pid: number) => void): Promise<number> {
+  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'pipe', 'inherit'], timeout: TIMEOUT_MS});
+  const silence = setInterval(() => onSilence?.(child.pid!), SILENCE_MS);
+  child.stdout.on('data', (chunk: Buffer) => {
+    silence.refresh();
+    process.stdout.write(chunk);
+  });
+  const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+  clearInterval(silence);
   if (child.killed) process.stderr.write(`${[command, ...args].join(' ')} was ended after ${TIMEOUT_MS / 60_000} minutes\n`);
   return code ?? 128 + constants.signals[signal!];
 }
@@ -104,14 +118,19 @@ async function main(): Promise<number> {
       '--test',
       `--test-concurrency=${Math.max(2, availableParallelism())}`,
       `--test-timeout=${TEST_TIMEOUT_MS}`,
-      // A file ends with its tests, whatever they left running: that is found, and named, at the end.
-      '--test-force-exit',
       '--test-reporter=./scripts/test-reporter.ts',
       ...node,
     ];
     const patterns = files.length > 0 ? files : ['test/**/*.test.ts'];
     const [name, value] = marker.split('=') as [string, string];
-    return await run(process.execPath, [...flags, ...patterns], {...env, [name]: value});
+    const endOthers = (runner: number): void => {
+      for (const [pid, command] of processesWith(marker)) {
+        if (pid === runner) continue;
+        process.stderr.write(`nothing was said for ${SILENCE_MS / 60_000} minutes: process ${pid} is ended: ${command.slice(0, 200)}\n`);
+        process.kill(pid, 'SIGKILL');
+      }
+    };
+    return await run(process.execPath, [...flags, ...patterns], {...env, [name]: value}, endOthers);
   } finally {
     const left = sweep(marker, dir);
     if (left.length > 0) {
