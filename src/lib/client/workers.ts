@@ -138,7 +138,7 @@ class Task implements LayerTask {
   readonly #unpacked = Promise.withResolvers<Laid | undefined>();
   readonly #batches: Batches;
   /** Memory by which the threads hand a layer over. */
-  readonly #passage = createRing(PIECE, PIECES);
+  #passage: Ring | undefined;
   #keeping: Port<ToKeeping, FromKeeping> | undefined;
   #inflating: Port<ToInflating, FromInflating> | undefined;
   #over = false;
@@ -150,7 +150,7 @@ class Task implements LayerTask {
     for (const worker of [pair.inflating, pair.laying]) worker.ref();
     // Whoever awaits `result` hears of it.
     for (const {promise} of [this.#offset, this.#kept, this.#unpacked]) promise.catch(() => {});
-    const readers = job.source.kind === 'blob' || job.lay === undefined ? 1 : 2;
+    const readers: Reader[] = job.lay === undefined ? ['keeping'] : ['keeping', 'inflating'];
     const input = job.source.kind === 'blob' ? EMPTY : createRing(BATCH, BATCHES);
     this.#batches = new Batches(input, readers, (length) => {
       this.#keeping?.postMessage(length);
@@ -215,7 +215,8 @@ class Task implements LayerTask {
       return;
     }
     const [own, passage] = [new MessageChannel(), new MessageChannel()];
-    const ring = this.#passage;
+    const ring = createRing(PIECE, PIECES);
+    this.#passage = ring;
     this.#pair.laying.postMessage({type: 'lay', job: {what, ...lay}, passage: {port: passage.port2, ring}} satisfies ToWorker, [
       passage.port2,
     ]);
@@ -281,7 +282,7 @@ class Task implements LayerTask {
     this.#over = true;
     const {running, inflating, laying} = this.#pair;
     running.delete(this.#fail);
-    stop(this.#passage);
+    if (this.#passage !== undefined) stop(this.#passage);
     for (const port of [this.#keeping, this.#inflating]) {
       port?.postMessage('close');
       port?.close();
@@ -313,9 +314,9 @@ class Batches {
   #drained: (() => void) | undefined;
   #stopped = false;
 
-  constructor(ring: Ring, readers: number, send: (length: number) => void) {
+  constructor(ring: Ring, readers: readonly Reader[], send: (length: number) => void) {
     this.#ring = ring;
-    this.#readers = readers === 2 ? ['keeping', 'inflating'] : ['keeping'];
+    this.#readers = [...readers];
     this.#send = send;
   }
 
