@@ -19,6 +19,8 @@ const {target} = (await import(module)) as {readonly target: Target};
 
 /** Inputs that are built upon; those that led to a new place in the sources are added. */
 const pool: Uint8Array[] = [...target.seeds, ...corpusOf(target.name)];
+/** Inputs that are tried as they are, before any is changed. */
+const VERBATIM = pool.length;
 const LARGEST_POOL = 1000;
 /** Inputs whose ways through the sources are looked at: by then hardly one leads somewhere new, and looking is most of the time. */
 const GUIDED = 10_000;
@@ -63,7 +65,7 @@ class Coverage {
 }
 
 function inputOf(n: number): Buffer {
-  if (n < pool.length && n < target.seeds.length) return Buffer.from(pool[n]!);
+  if (n < VERBATIM) return Buffer.from(pool[n]!);
   const random = randomOf(seed, n);
   const mutated = mutate(random.pick(pool), random, pool, target.tokens);
   return target.mend?.(mutated, random) ?? mutated;
