@@ -11,10 +11,10 @@ import {once} from 'node:events';
 import {chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {unmountBelow} from '../test/helpers.ts';
+import {TORTURE, unmountBelow} from '../test/helpers.ts';
 
 /** What tries every call takes longer. */
-const PATIENCE = process.env.BERTH_TORTURE === '1' ? 6 : 1;
+const PATIENCE = TORTURE ? 6 : 1;
 
 /** One test may take as long … */
 const TEST_TIMEOUT_MS = 5 * 60_000 * PATIENCE;

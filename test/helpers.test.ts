@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
 import {existsSync, mkdirSync, statSync, writeFileSync} from 'node:fs';
+import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../src/lib/errdefs.ts';
@@ -73,6 +74,22 @@ describe('needs', () => {
     assert.equal(outcome(slow), true);
     setenv(t, 'BERTH_TEST_SHORT', '1');
     assert.equal(outcome(slow), 'slow, left out by --short');
+  });
+
+  it('are told of by variables that `npm test` lets through: it drops what a user has set for the command', () => {
+    const {torture} = (createRequire(import.meta.url)('../package.json') as {scripts: {torture: string}}).scripts;
+    const told = /^(\w+)=1 /.exec(torture)?.[1];
+    const says = (env: object): string =>
+      execFileSync(process.execPath, ['-e', 'import("./helpers.ts").then(({TORTURE}) => console.log(TORTURE))'], {
+        cwd: import.meta.dirname,
+        env: {...process.env, ...env},
+        encoding: 'utf8',
+      });
+    assert.equal(says({[told!]: '1'}), 'true\n', 'what the script sets is what tests look at');
+    assert.equal(says({[told!]: ''}), 'false\n');
+    const pattern = String.raw`process\.env\.BERTH_\w+|\bBERTH_\w+(?=[^=]*\} = process\.env)`;
+    const read = execFileSync('grep', ['-rohP', pattern, import.meta.dirname], {encoding: 'utf8'});
+    for (const name of new Set(read.trim().split('\n'))) assert.match(name, /BERTH_TEST_/, `${name} does not reach a test`);
   });
 });
 

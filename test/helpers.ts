@@ -68,6 +68,9 @@ const PACKAGES: Readonly<Record<string, string>> = {
 /** True for `npm test -- --short`: no slow tests, no large images. */
 export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
 
+/** `npm run torture`: what is tried by samples otherwise is tried whole. */
+export const TORTURE = process.env.BERTH_TEST_TORTURE === '1';
+
 const insists = (): boolean => process.env.CI === 'true';
 
 /** Skips with the reason, or under `CI=true` fails with it. Always answers false. */

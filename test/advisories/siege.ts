@@ -7,13 +7,13 @@ import {describe} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
 import {type CommandLine, commandLine, type Engine, type Result} from '../cli/harness.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {ARCHITECTURE} from '../layouts.ts';
 import {type TarEntry, tar} from '../tartest.ts';
 import {diffTrees, readTree} from '../tree.ts';
 
-/** Both engines under BERTH_TORTURE=1; by default the one that is installed. */
-const ENGINES: readonly Engine[] = process.env.BERTH_TORTURE === '1' ? ['node', 'executable'] : ['executable'];
+/** Both engines under BERTH_TEST_TORTURE=1; by default the one that is installed. */
+const ENGINES: readonly Engine[] = TORTURE ? ['node', 'executable'] : ['executable'];
 
 export const SNAPSHOTTERS = ['erofs', 'overlayfs', 'native'] as const;
 export type SnapshotterName = (typeof SNAPSHOTTERS)[number];

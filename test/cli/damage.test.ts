@@ -3,7 +3,7 @@
  * done, or says which file is in its way, and what to do, with the class that is right. Never a stack, never a wrong answer.
  *
  * Commands run in this process; by default each damage meets every command that reads and some that change, with
- * `BERTH_TORTURE=1` all.
+ * `BERTH_TEST_TORTURE=1` all.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
@@ -24,11 +24,9 @@ import {describe, it} from 'node:test';
 import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
 import {type Digest, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {fileScope} from '../e2e/rig.ts';
-import {requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {requiresRoot, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {flip, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
 import {ctrHere, type Place} from './inprocess.ts';
-
-const TORTURE = process.env.BERTH_TORTURE === '1';
 
 /** What every damage meets. */
 const READS = ['images ls', 'ns ls', 'content ls', 'snapshots ls', 'leases ls', 'containers ls', 'df'] as const;

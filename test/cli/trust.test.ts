@@ -1,6 +1,6 @@
 /**
  * check, df, prune and gc as their users type them, and stores that are not as they should be: all on the executable, a sample
- * on Node, with `BERTH_TORTURE=1` all on both. More stores that are not as they should be are in damage.test.ts.
+ * on Node, with `BERTH_TEST_TORTURE=1` all on both. More stores that are not as they should be are in damage.test.ts.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawn} from 'node:child_process';
@@ -10,7 +10,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {recordFile} from '../../src/lib/store/layout.ts';
 import {blobsOf, diskUsage, eventually, fileScope, publishedImages, tableRows} from '../e2e/rig.ts';
-import {requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {flip, fromAnotherBoot, readJSON, writeJSON} from '../lib/client/rig.ts';
 import {type CommandLine, commandLine, type Engine, environment, forEachEngine, root} from './harness.ts';
 
@@ -18,7 +18,7 @@ const published = publishedImages();
 
 /** As `forEachEngine`, on the executable alone unless all is asked for. */
 const forOneEngine: typeof forEachEngine = (name, declare) =>
-  process.env.BERTH_TORTURE === '1' ? forEachEngine(name, declare) : describe(`${name}, executable`, () => declare('executable'));
+  TORTURE ? forEachEngine(name, declare) : describe(`${name}, executable`, () => declare('executable'));
 
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
 

@@ -2,7 +2,7 @@
  * Whole processes at once: each ends with the right answer or an error of a class that says why, in bounded time, and
  * what they leave is whole. No lock is held over network, hashing, extraction or a child.
  *
- * By default 2 and 8 processes, and 32 once; `BERTH_TORTURE=1` has 32 everywhere.
+ * By default 2 and 8 processes, and 32 once; `BERTH_TEST_TORTURE=1` has 32 everywhere.
  */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
@@ -16,13 +16,12 @@ import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {startScript} from '../children.ts';
 import {type CommandLine, commandLine, environment, type Result, root as repository} from '../cli/harness.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {checkStore} from '../invariants.ts';
 import {ARCHITECTURE} from '../layouts.ts';
 import {dir, file, symlink, tar} from '../tartest.ts';
 import {assertNoRuns, assertWhole, eventually, names, type Started, start} from './rig.ts';
 
-const TORTURE = process.env.BERTH_TORTURE === '1';
 const CROWDS: readonly number[] = TORTURE ? [2, 8, 32] : [2, 8];
 /** Of actors that do one thing after another, in milliseconds. */
 const STORM_MS = TORTURE ? 20_000 : 2000;

@@ -3,7 +3,7 @@
  * finds nothing wrong, no other namespace loses anything, and the same command again ends where it would have ended.
  *
  * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's. A
- * sample is killed for real. `BERTH_TORTURE=1` tries every n with every fault.
+ * sample is killed for real. `BERTH_TEST_TORTURE=1` tries every n with every fault.
  */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync} from 'node:fs';
@@ -15,13 +15,12 @@ import {type Code, ErrdefsError, exitStatus} from '../../src/lib/errdefs.ts';
 import {probeErofs} from '../../src/lib/store/erofs.ts';
 import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {isShort, requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../helpers.ts';
+import {isShort, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {checkStore} from '../invariants.ts';
 import {visible} from '../lib/store/sequences.ts';
 import {fileScope} from './rig.ts';
 import {child, command, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
 
-const TORTURE = process.env.BERTH_TORTURE === '1';
 /** Every n-th of the calls is tried, and of commands of few calls so many at least. */
 type Stride = readonly [every: number, least: number];
 

@@ -1,13 +1,14 @@
 /**
  * Fuzzing that ends: so many inputs, from a seed, mutated from those that led somewhere new.
  *
- * A failure prints the seed, the number of the input and the input itself. `BERTH_FUZZ_SEED=<seed> node --test <file>` does the
- * same once more; `BERTH_FUZZ_INPUT=<base64>` reads that input alone. `BERTH_FUZZ_SAVE=1` keeps what leads somewhere new in
- * `corpus/`, from where a person picks. `BERTH_TORTURE=1` reads a hundred times as many, from a seed of the day.
+ * A failure prints the seed, the number of the input and the input itself. `BERTH_TEST_FUZZ_SEED=<seed> node --test <file>` does the
+ * same once more; `BERTH_TEST_FUZZ_INPUT=<base64>` reads that input alone. `BERTH_TEST_FUZZ_SAVE=1` keeps what leads somewhere new in
+ * `corpus/`, from where a person picks. `BERTH_TEST_TORTURE=1` reads a hundred times as many, from a seed of the day.
  */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {Worker} from 'node:worker_threads';
+import {TORTURE} from '../helpers.ts';
 
 export interface Job {
   readonly module: string;
@@ -34,10 +35,10 @@ export interface Finished {
   growth: number;
 }
 
-const {BERTH_TORTURE, BERTH_FUZZ_SEED, BERTH_FUZZ_INPUT, BERTH_FUZZ_SAVE} = process.env;
-const TIMES = BERTH_TORTURE === '1' ? 100 : 1;
+const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT, BERTH_TEST_FUZZ_SAVE} = process.env;
+const TIMES = TORTURE ? 100 : 1;
 const DAY_MS = 86_400_000;
-const SEED = BERTH_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : Math.floor(Date.now() / DAY_MS)) : Number(BERTH_FUZZ_SEED);
+const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : Math.floor(Date.now() / DAY_MS)) : Number(BERTH_TEST_FUZZ_SEED);
 
 /** An input that takes longer hangs, in milliseconds: most take less than one, and the machine may be busy. */
 const HANG_MS = 20_000;
@@ -58,14 +59,14 @@ export function fuzz(module: string, cases: number): void {
       module: new URL(`targets/${module}.ts`, import.meta.url).href,
       seed: SEED,
       cases: cases * TIMES,
-      input: BERTH_FUZZ_INPUT,
-      save: BERTH_FUZZ_SAVE,
+      input: BERTH_TEST_FUZZ_INPUT,
+      save: BERTH_TEST_FUZZ_SAVE,
       progress,
     };
-    const again = `BERTH_FUZZ_SEED=${SEED}${TIMES === 1 ? '' : ' BERTH_TORTURE=1'} node --test ${process.argv[1] ?? ''}`;
+    const again = `BERTH_TEST_FUZZ_SEED=${SEED}${TIMES === 1 ? '' : ' BERTH_TEST_TORTURE=1'} node --test ${process.argv[1] ?? ''}`;
     const result = await run(job, again);
     for (const {n, failure, input} of result.failures)
-      assert.fail(`input ${n} of seed ${SEED}: ${failure}\nagain: ${again}\nalone: BERTH_FUZZ_INPUT=${input}`);
+      assert.fail(`input ${n} of seed ${SEED}: ${failure}\nagain: ${again}\nalone: BERTH_TEST_FUZZ_INPUT=${input}`);
     assert.ok(result.growth < GROWTH_BYTES, `${result.growth} B are left in memory of ${result.cases} inputs (seed ${SEED}): ${again}`);
     t.diagnostic(
       `${module}: ${result.cases} inputs of seed ${SEED}, ${result.accepted} accepted, ${result.pool} in the pool, ${result.places} places, slowest ${Math.ceil(result.slowestMs)} ms, ${result.growth} B left`,

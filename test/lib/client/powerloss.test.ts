@@ -3,7 +3,7 @@
  * is there and whole, nothing torn is believed, the same command succeeds, and what it needs is made anew.
  *
  * A child runs the commands and is recorded; each prefix of its log gives the states of fakes/powerloss.ts, in which this
- * process, of another boot, looks around. By default some prefixes are tried, with `BERTH_TORTURE=1` all.
+ * process, of another boot, looks around. By default some prefixes are tried, with `BERTH_TEST_TORTURE=1` all.
  */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readFileSync, rmSync} from 'node:fs';
@@ -37,7 +37,7 @@ import {
   recorderOptions,
 } from '../../fakes/powerloss.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from '../../helpers.ts';
+import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {digestOf} from '../../records.ts';
 import {file, tar} from '../../tartest.ts';
@@ -45,7 +45,6 @@ import {visible as see} from '../store/sequences.ts';
 import {type Command, OWN_BYTES, OWN_FILE, SEQUENCES} from './commands.ts';
 import {CONFIG, LAYERS, says} from './rig.ts';
 
-const TORTURE = process.env.BERTH_TORTURE === '1';
 /** Every n-th prefix is tried, and the ends of commands; of its states, the extremes and so many at random, every `share`-th. */
 const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 97, samples: 1, share: 3};
 /** The same states each time: a run that fails can be had again. */

@@ -13,13 +13,12 @@ import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Migration} from '../../../src/lib/store/migrations.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
-import {onEnd, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {leaseRecord} from '../../records.ts';
 import {visible} from './sequences.ts';
 
 const FIXTURE = fileURLToPath(new URL('../../fixtures/store-v1', import.meta.url));
-const TORTURE = process.env.BERTH_TORTURE === '1';
 
 /** A copy of the fixture with what a checkout does not keep: modes, and the times of a layer. */
 function fixture(t: TestContext): string {

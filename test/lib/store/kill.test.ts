@@ -3,7 +3,7 @@
  * once, and the same again succeeds.
  *
  * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's.
- * That is what SIGKILL leaves; a sample of real ones says so. `BERTH_TORTURE=1` tries every n with every fault.
+ * That is what SIGKILL leaves; a sample of real ones says so. `BERTH_TEST_TORTURE=1` tries every n with every fault.
  */
 import assert from 'node:assert/strict';
 import {chmodSync, copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync, utimesSync} from 'node:fs';
@@ -15,12 +15,11 @@ import {collectAll} from '../../../src/lib/store/gc.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../children.ts';
 import {arm, disarm, failpointOptions, killedHere} from '../../fakes/failpoints.ts';
-import {isShort, temporaryDirectory} from '../../helpers.ts';
+import {isShort, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {leaseRecord} from '../../records.ts';
 import {begin, run, SEQUENCES, visible} from './sequences.ts';
 
-const TORTURE = process.env.BERTH_TORTURE === '1';
 /** Every n-th of the calls is tried in this process, and in one of its own. */
 const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 32, child: 128} : {here: 12, child: 64};
 
