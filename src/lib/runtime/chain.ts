@@ -1,7 +1,7 @@
 /**
- * The chain of programs that becomes a container: unshare(1) makes a mount namespace of its own, sh(1) mounts in it and
- * waits, and when it is released turns into the runtime. It is one process all along, so its end is the container's, and
- * with it the kernel drops the namespace and its mounts; nothing has to be undone.
+ * The chain of programs that becomes a container: unshare(1) makes a mount namespace of its own, sh(1) mounts in it when it
+ * is told to, waits, and when it is released turns into the runtime. It is one process all along, so its end is the
+ * container's, and with it the kernel drops the namespace and its mounts; nothing has to be undone.
  *
  * `slave`: what the machine unmounts later goes away here too; nothing made here is seen there.
  */
@@ -33,14 +33,15 @@ export interface Terminal {
 export interface Chain {
   readonly pid: number;
   /**
-   * The tree is mounted and the chain waits. It is seen below `/proc/<pid>/cwd`.
+   * Mounts what `layMounts` has laid in the bundle. Then the chain waits, and the tree is seen below `/proc/<pid>/cwd`.
    *
+   * @param loops as `layMounts` gave them
    * @returns what is known of the terminal, where one was given
    * @throws failed_precondition it could not be mounted
    * @throws resource_exhausted there are no loop devices for it
    * @throws aborted another image took a loop device in between
    */
-  mounted(): Promise<Terminal | undefined>;
+  mount(loops: readonly LoopMount[]): Promise<Terminal | undefined>;
   /** Lets the runtime start. */
   release(): void;
   /** Nothing happens when it has ended. SIGKILL ends its helpers as well, but not the container's processes, which have sessions of their own. */
@@ -51,6 +52,7 @@ export interface Chain {
 // Descriptor 3 is a socket to us. Every program but the runtime writes its complaints there, and the runtime does not
 // inherit it (CVE-2024-21626). libmount's newer way takes no option longer than 255 bytes. Options are those that busybox has as well.
 const SCRIPT = `
+read -r go <&3 || exit
 LIBMOUNT_FORCE_MOUNT2=always mount -a -T fstab >&3 2>&3 || exit
 { test "$1" = - || { stty -g && stty size; } <&"$1"; echo mounted; } >&3 2>&3
 read -r go <&3 || exit
@@ -94,7 +96,7 @@ async function spawnInNode(argv: readonly [string, ...string[]], options: SpawnO
     child.once('spawn', done);
     child.once('error', fail);
   });
-  return {pid: child.pid!, ended, text, write: (words) => socket.end(words)};
+  return {pid: child.pid!, ended, text, write: (words) => void socket.write(words)};
 }
 
 /** As much of Bun's own API as is used here. Its node:child_process takes 4 ms to load and start a program with a fourth descriptor, this takes 0.5. */
@@ -152,19 +154,13 @@ function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): C
 
 /**
  * Starts the chain in `bundle`, in a session of its own: signals of the caller's terminal reach it only when they are
- * passed on.
+ * passed on. It starts while there is something else to do: what is to be mounted need not be known yet.
  *
  * @param runtime the runtime's argv, its program as an absolute path
- * @param options.terminal a standard descriptor (0, 1 or 2) that is a terminal, whose settings are asked for
- * @param options.loops as `layMounts` gave them
+ * @param terminal a standard descriptor (0, 1 or 2) that is a terminal, whose settings are asked for
  * @throws unavailable unshare or mount is not installed
  */
-export async function startChain(
-  bundle: string,
-  runtime: readonly string[],
-  stdio: Stdio,
-  {terminal, loops = []}: {readonly terminal?: number | undefined; readonly loops?: readonly LoopMount[]} = {},
-): Promise<Chain> {
+export async function startChain(bundle: string, runtime: readonly string[], stdio: Stdio, terminal?: number): Promise<Chain> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount (util-linux)');
   const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
@@ -191,7 +187,8 @@ export async function startChain(
         if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err; // it has ended, and we are about to be told
       }
     },
-    mounted: async () => {
+    mount: async (loops) => {
+      child.write('mount\n');
       const text = await child.text;
       if (text.endsWith(MOUNTED)) {
         assertLoops(pid, loops);

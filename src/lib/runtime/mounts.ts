@@ -42,7 +42,7 @@ const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\
  *
  * @param bundle absolute path
  * @param options.volatile the writable layer is thrown away after the run: an overlay need not sync it when it is unmounted
- * @returns those that `startChain` has to look after
+ * @returns those that the chain has to look after
  * @throws invalid_argument no mounts, or one that names a later one @throws failed_precondition more layers than the kernel stacks
  */
 export function layMounts(

@@ -201,15 +201,17 @@ function outcome(stop: Stop): RunEnding {
   throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
 }
 
-/** Waits for the tree, and writes the specification that it leads to. */
+/** Has the tree mounted, and writes the specification that it leads to. */
 async function configure(
   chain: Chain,
   bundle: string,
-  {makeSpec}: ForegroundRun,
+  {mounts: known, volatile = false, makeSpec}: ForegroundRun,
   interruptions: Interruptions,
 ): Promise<Terminal | undefined> {
+  const mounts = typeof known === 'function' ? await known() : known;
+  const loops = layMounts(bundle, mounts, {volatile});
   let terminal: Terminal | undefined;
-  await Promise.race([chain.mounted().then((found) => (terminal = found)), interruptions.stopped]);
+  await Promise.race([chain.mount(loops).then((found) => (terminal = found)), interruptions.stopped]);
   if (interruptions.stop !== undefined) return undefined;
   const rootfs = new RootFS(`/proc/${chain.pid}/cwd/rootfs`);
   try {
@@ -264,13 +266,8 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
 async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
-  const mounts = typeof run.mounts === 'function' ? await run.mounts() : run.mounts;
-  const loops = layMounts(bundle, mounts, {volatile: run.volatile ?? false});
   const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
-  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, {
-    terminal: tty,
-    loops,
-  });
+  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, tty);
   let terminal: Terminal | undefined;
   try {
     terminal = await configure(chain, bundle, run, interruptions);

@@ -25,13 +25,13 @@ export async function openView(directory: string, mounts: readonly Mount[]): Pro
     mkdirSync(join(directory, 'rootfs'));
     const loops = layMounts(directory, mounts);
     // The chain waits for a release that never comes: what it would turn into does not matter.
-    const chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore'], {loops});
+    const chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
     const end = async (): Promise<void> => {
       chain.kill('SIGKILL');
       await chain.ended;
     };
     try {
-      await chain.mounted();
+      await chain.mount(loops);
     } catch (err) {
       await end();
       throw err;
