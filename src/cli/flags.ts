@@ -56,7 +56,12 @@ export const label = (what: string) => repeated({helpValue: 'KEY=VALUE', descrip
 export const REGISTRY_FLAGS = {
   'plain-http': Flags.boolean({description: 'speak plain http to the registry'}),
   'skip-verify': Flags.boolean({char: 'k', description: "do not verify the registry's TLS certificate"}),
-  user: Flags.string({char: 'u', helpValue: 'USER[:PASSWORD]', description: 'credentials; without a password it is asked for'}),
+  user: Flags.string({
+    char: 'u',
+    helpValue: 'USER[:PASSWORD]',
+    description: 'credentials; a password given here is seen by others for an instant, without one it is asked for',
+  }),
+  'password-stdin': Flags.boolean({description: "read the user's password from standard input", dependsOn: ['user']}),
   'hosts-dir': Flags.string({
     env: 'BERTH_HOSTS_DIR',
     helpValue: 'DIR',

@@ -3,20 +3,21 @@ import type {RegistryOptions} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {GlobalFlags} from './base.ts';
 import type {Context} from './context.ts';
-import {askSecret} from './stdin.ts';
+import {askSecret, readSecret} from './stdin.ts';
 import {defined, printable} from './values.ts';
 
 interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
   readonly 'plain-http': boolean;
   readonly 'skip-verify': boolean;
   readonly user: string | undefined;
+  readonly 'password-stdin': boolean;
   readonly refresh: string | undefined;
   readonly 'hosts-dir': string | undefined;
 }
 
 /**
  * @param ref for whose registry a password is asked for
- * @throws invalid_argument a user without a password, and no terminal to ask at
+ * @throws invalid_argument a user without a password, and no terminal to ask at, or with two
  */
 export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
   const onDebug = (line: string): void => context.stderr(flags.json ? `${JSON.stringify({debug: line})}\n` : `debug: ${printable(line)}\n`);
@@ -24,7 +25,7 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
     plainHTTP: flags['plain-http'],
     skipVerify: flags['skip-verify'],
     ...defined({
-      credentials: flags.user === undefined ? undefined : await credentials(flags.user, ref),
+      credentials: flags.user === undefined ? undefined : await credentials(flags.user, flags['password-stdin'], ref),
       refreshToken: flags.refresh,
       hostsDir: flags['hosts-dir'],
       onDebug: flags.debug ? onDebug : undefined,
@@ -33,13 +34,14 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
   };
 }
 
-async function credentials(user: string, ref: string): Promise<{username: string; password: string}> {
+async function credentials(user: string, isOnStdin: boolean, ref: string): Promise<{username: string; password: string}> {
   const colon = user.indexOf(':');
+  if (colon !== -1 && isOnStdin) throw new ErrdefsError('invalid_argument', 'a password both in --user and on standard input');
   if (colon !== -1) return {username: user.slice(0, colon), password: user.slice(colon + 1)};
-  const password = await askSecret('Password: ');
+  const password = await (isOnStdin ? readSecret() : askSecret('Password: '));
   if (password === undefined)
     throw new ErrdefsError('invalid_argument', `no password for user ${JSON.stringify(user)} of ${ref}`, {
-      hint: 'give --user USER:PASSWORD, or a terminal to ask at',
+      hint: 'give --password-stdin and write it to standard input, or a terminal to ask at',
     });
   return {username: user, password};
 }

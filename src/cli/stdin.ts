@@ -32,3 +32,14 @@ export async function askSecret(question: string): Promise<string | undefined> {
     stderr.write('\n');
   }
 }
+
+/** @returns all of standard input but the end of its last line; `undefined` when that is nothing */
+export async function readSecret(): Promise<string | undefined> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of process.stdin) chunks.push(chunk);
+  return (
+    Buffer.concat(chunks)
+      .toString()
+      .replace(/\r?\n$/, '') || undefined
+  );
+}

@@ -120,7 +120,7 @@ forEachEngine('a question at the terminal', (engine) => {
   it('is not asked where there is none', async (t) => {
     const {status, stderr} = await commandLine(t, engine)(['pull', '--plain-http', '-u', 'bob', ref]);
     assert.equal(status, 3);
-    assert.match(stderr, /^ctr: no password for user "bob" .*: invalid argument\nhint: give --user USER:PASSWORD/);
+    assert.match(stderr, /^ctr: no password for user "bob" .*: invalid argument\nhint: give --password-stdin /);
   });
 });
 

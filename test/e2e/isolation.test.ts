@@ -319,6 +319,7 @@ describe('a secret', () => {
     const w = await world(t, {auth: {kind: 'basic', login}});
     const own = `--user=me:${SECRET}`;
     const seen = new Set<string>();
+    const shown = new Set<string>();
     /** Command lines of a process's descendants, while it lives. */
     const watch = async (started: Started): Promise<Result> => {
       let isOver = false;
@@ -327,6 +328,7 @@ describe('a secret', () => {
       });
       while (!isOver) {
         const mine = read(`/proc/${started.child.pid}/cmdline`);
+        shown.add(mine);
         for (const pid of descendants(started.child.pid!)) {
           const line = read(`/proc/${pid}/cmdline`);
           // One that has not become its program yet has its parent's, which is what the user typed.
@@ -339,7 +341,10 @@ describe('a secret', () => {
     const pulled = await watch(start(w.ctr, ['pull', '--progress', 'none', ...SNAPSHOTTER, own, w.ref]));
     assert.equal(pulled.status, 0, pulled.stderr);
     const ran = await watch(
-      start(w.ctr, ['run', '--rm', ...SNAPSHOTTER, '--env', `TOKEN=${SECRET}`, w.ref, 'c1', '/bin/sh', '-c', 'sleep 0.3; [ -n "$TOKEN" ]']),
+      start(w.ctr, [
+        ...['run', '--rm', ...SNAPSHOTTER, '--user', '0:0', '--env', `TOKEN=${SECRET}`],
+        ...[w.ref, 'c1', '/bin/sh', '-c', 'sleep 0.3; [ -n "$TOKEN" ]'],
+      ]),
     );
     assert.equal(ran.status, 0, ran.stderr);
     assert.ok(
@@ -350,6 +355,8 @@ describe('a secret', () => {
       [...seen].filter((line) => line.includes(SECRET)),
       [],
     );
+    assert.ok([...shown].some((line) => line.includes(`--user=me:${'*'.repeat(SECRET.length)}`)));
+    assert.ok(![...shown].some((line) => line.includes('--user 0:*')), 'the user of a container is no secret');
     assert.deepEqual(onDisk(w.place, [SECRET]), [], 'nor in what a run with --rm has left');
   });
 

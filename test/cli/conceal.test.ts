@@ -1,0 +1,71 @@
+/** What is secret on a command line: other users of the machine do not find it in /proc while the command runs. */
+import assert from 'node:assert/strict';
+import {readFileSync} from 'node:fs';
+import {it} from 'node:test';
+import {eventually, start} from '../e2e/rig.ts';
+import {startFakeRegistry} from '../fakes/registry.ts';
+import {commandLine, forEachEngine} from './harness.ts';
+
+const LOGIN = {username: 'me', password: 'hünter2:=Zx 9'};
+const SECRET = LOGIN.password;
+const TOKEN = 'a-refresh-token';
+
+/** As it is given, and as it is shown. */
+const WAYS: readonly (readonly [given: readonly string[], shown: readonly string[]])[] = [
+  [
+    ['--user', `me:${SECRET}`],
+    ['--user', 'me:**************'],
+  ],
+  [[`--user=me:${SECRET}`], ['--user=me:**************']],
+  [
+    ['-u', `me:${SECRET}`],
+    ['-u', 'me:**************'],
+  ],
+  [[`-ume:${SECRET}`], ['-ume:**************']],
+  [[`-u=me:${SECRET}`], ['-u=me:**************']],
+  [
+    ['-kq', '-ku', `me:${SECRET}`],
+    ['-kq', '-ku', 'me:**************'],
+  ],
+  [
+    ['--refresh', TOKEN],
+    ['--refresh', '***************'],
+  ],
+  [[`--refresh=${TOKEN}`], [`--refresh=***************`]],
+];
+
+forEachEngine('a secret on the command line', (engine) => {
+  for (const [given, shown] of WAYS)
+    it(`is overwritten, and used: ${shown.join(' ')}`, async (t) => {
+      const registry = await startFakeRegistry(t, {auth: {kind: 'token', login: LOGIN, refreshToken: TOKEN}});
+      registry.addImage('image', 'latest', []);
+      registry.fault({path: /./, delayMs: 300});
+      const ref = `${registry.host}/image:latest`;
+      const ctr = commandLine(t, engine);
+      const {child, ended} = start(ctr, ['pull', '--plain-http', '--no-unpack', '--progress', 'none', ...given, ref, '--label', 'a:b=c']);
+      await eventually('a request', () => registry.requests.length > 0);
+      const words = readFileSync(`/proc/${child.pid}/cmdline`, 'utf8').split('\0');
+      assert.deepEqual(words.slice(words.indexOf('none') + 1), [...shown, ref, '--label', 'a:b=c', '']);
+      const {status, stderr} = await ended;
+      assert.equal(status, 0, stderr);
+      assert.ok(registry.requests.some(({path, method}) => /token/.test(path) && ['GET', 'POST'].includes(method)));
+    });
+
+  it('need not stand there: the password is read from standard input', async (t) => {
+    const registry = await startFakeRegistry(t, {auth: {kind: 'basic', login: LOGIN}});
+    registry.addImage('image', 'latest', []);
+    const ref = `${registry.host}/image:latest`;
+    const ctr = commandLine(t, engine);
+    const pull = ['pull', '--plain-http', '--no-unpack', '--progress', 'none', '--password-stdin'];
+    for (const input of [SECRET, `${SECRET}\n`, `${SECRET}\r\n`]) await ctr.ok([...pull, '--user', 'me', ref], {input});
+    for (const [words, input] of [
+      [['--user', 'me'], '\n'],
+      [['--user', 'me:too'], SECRET],
+      [[], SECRET],
+    ] as const) {
+      const {status, stderr} = await ctr([...pull, ...words, ref], {input});
+      assert.deepEqual([status, /password/.test(stderr)], [3, true], stderr);
+      assert.ok(!stderr.includes(SECRET));
+    }
+  });
+});
