@@ -8,28 +8,30 @@
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync} from 'node:fs';
 import {tmpdir} from 'node:os';
-import {join} from 'node:path';
+import {dirname, join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import '../fakes/threadless.ts';
 import {type Code, ErrdefsError, exitStatus} from '../../src/lib/errdefs.ts';
 import {probeErofs} from '../../src/lib/store/erofs.ts';
+import {type Engine, engineEnvironment, root} from '../cli/harness.ts';
 import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/strace.ts';
 import {isShort, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {checkStore} from '../invariants.ts';
 import {visible} from '../lib/store/sequences.ts';
 import {fileScope} from './rig.ts';
-import {child, command, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
+import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
 
 /** Every n-th of the calls is tried, and of commands of few calls so many at least. */
 type Stride = readonly [every: number, least: number];
 
-/** Stopped or failed here, and killed in a process of its own. */
-const STRIDE: Readonly<Record<'here' | 'child', Stride>> = TORTURE
-  ? {here: [1, 1], child: [8, 1]}
+/** Stopped or failed here, killed in a process of its own, and failed there at what it reads. */
+const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
+  ? {here: [1, 1], child: [8, 1], reads: [1, 1]}
   : isShort()
-    ? {here: [96, 2], child: [256, 1]}
-    : {here: [32, 4], child: [128, 2]};
+    ? {here: [96, 2], child: [256, 1], reads: [192, 1]}
+    : {here: [32, 4], child: [128, 2], reads: [96, 2]};
 /** The first of them: the same calls each time. */
 const OFFSET = TORTURE ? 1 : 5;
 
@@ -71,6 +73,8 @@ interface Scenario {
   readonly origin?: (place: Place, registry: FakeRegistry) => Promise<void>;
   /** Several are run at once. */
   readonly steps: (registry: FakeRegistry) => readonly Step[];
+  /** Its calls that read are tried as well; it is one step. */
+  readonly reads?: 'only' | 'too';
   /** Made in several changes, so that there is more than a before and an after. */
   readonly inSteps?: boolean;
   /** Needs a filesystem from which the kernel mounts EROFS images: not one in memory. */
@@ -86,6 +90,7 @@ const run = (registry: FakeRegistry): Step => ({
 
 const SCENARIOS: Readonly<Record<string, Scenario>> = {
   pull: {
+    reads: 'too',
     steps: (registry) => [{args: pull(publish(registry, 'app'))}],
   },
   'pull, indexed': {
@@ -106,10 +111,12 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     steps: (registry) => [{args: pull(`${registry.host}/moving:latest`)}],
   },
   'pull into a second namespace': {
+    reads: 'too',
     origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
     steps: (registry) => [{args: ['-n', 'second', ...pull(publish(registry, 'app'))]}],
   },
   'images rm': {
+    reads: 'too',
     origin: async (place, registry) => {
       for (const name of ['app', 'old'] as const) await ok(place, pull(publish(registry, name)));
     },
@@ -126,6 +133,7 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   },
   'run --rm': {
     requires: runs,
+    reads: 'too',
     origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'runnable')))),
     steps: (registry) => [run(registry)],
     inSteps: true,
@@ -147,6 +155,7 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     steps: () => [{args: ['content', 'ingest', 'key', '--label', 'a=b'], input: 'some bytes', again: [6]}],
   },
   prune: {
+    reads: 'too',
     origin: async (place, registry) => {
       await ok(place, pull(publish(registry, 'app')));
       await ok(place, ['content', 'ingest', 'kept', '--label', 'containerd.io/gc.root=x'], 'kept');
@@ -157,6 +166,16 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
       killedHere(place);
     },
     steps: () => [{args: ['prune']}],
+  },
+  'images ls': {
+    reads: 'only',
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
+    steps: () => [{args: ['images', 'ls']}],
+  },
+  check: {
+    reads: 'only',
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
+    steps: () => [{args: ['check', '--deep']}],
   },
   'pull and images rm at once': {
     // Of the same repository: content says from which ones it came, and that depends on who is first.
@@ -318,6 +337,45 @@ class Trial {
     return 1;
   }
 
+  #traced(place: Place, engine: Engine): Traced {
+    const [{args, input = ''}] = this.steps as readonly [Step];
+    return {
+      program: join(root, 'bin/ctr'),
+      args: commandOf(place, ['--json', ...args]),
+      options: {env: engineEnvironment(engine), input},
+      below: rootOf(place),
+      // What a runtime cannot read is not ours to name.
+      isWithChildren: args[0] !== 'run',
+    };
+  }
+
+  /** Where the command can fail to read. */
+  async reads(engine: Engine): Promise<Readings> {
+    const place = this.fresh();
+    return recordReadings(this.#traced(place, engine), dirname(place));
+  }
+
+  /** @returns whether that call came */
+  async misread(engine: Engine, readings: Readings, fault: ReadFault): Promise<number> {
+    const place = this.fresh();
+    const [{args, status = 0}] = this.steps as readonly [Step];
+    const result = await runWithFault(this.#traced(place, engine), dirname(place), readings, fault);
+    if (result.injected.length === 0) return 0;
+    const when = `${fault.errno} at ${fault.call} ${fault.at} on ${engine}: ${result.injected.join('; ')}`;
+    assert.doesNotMatch(result.stderr, /^ +at /m, when);
+    if (result.status !== status) {
+      // Bun calls every failure of socket(2) a connection that was refused.
+      const expected = fault.call === 'socket' && engine === 'executable' ? 'unavailable' : FAULTS[fault.errno]!;
+      assert.equal(classOf(result.stderr) ?? 'data_loss', expected, `${when}: ${result.stdout}${result.stderr}`);
+      assert.equal(result.status, args[0] === 'run' ? 125 : exitStatus(new ErrdefsError(expected, when)), `${when}: ${result.stderr}`);
+    } else {
+      assert.ok(this.isDone(place), `${when}, which nobody needed to hear of`);
+      if (args[1] === 'ls') assert.equal(result.stdout, (await command(place, ['--json', ...args])).stdout, when);
+    }
+    await this.judge(place, when, fault.at % 3 === 0);
+    return 1;
+  }
+
   /** What must hold of whatever a stop or a fault left. @param isGivenUp whether what was left is given up before it is done again */
   async judge(place: Place, when: string, isGivenUp: boolean): Promise<void> {
     killedHere(place);
@@ -383,6 +441,25 @@ describe('a command', () => {
         t.diagnostic(`${tried}, at ${trial.calls} calls`);
         assert.ok(tried > 0);
       };
+
+      if (scenario.reads !== undefined)
+        it('says what went wrong and loses nothing when a call that reads fails', async (t) => {
+          if (!requiresProgram(t, 'strace')) return;
+          const trial = await begin(t);
+          if (trial === undefined) return;
+          const [every, least] = STRIDE.reads;
+          let tried = 0;
+          let calls = 0;
+          for (const engine of ['executable', 'node'] as const) {
+            const readings = await trial.reads(engine);
+            const step = Math.min(every, Math.floor(readings.faults.length / least));
+            for (let i = OFFSET; i < readings.faults.length; i += step) tried += await trial.misread(engine, readings, readings.faults[i]!);
+            calls += readings.faults.length;
+          }
+          t.diagnostic(`${tried}, at ${calls} calls`);
+          assert.ok(tried > 0);
+        });
+      if (scenario.reads === 'only') return;
 
       it('leaves nothing broken and nothing in the way when it is stopped', (t) =>
         forEachCall(t, STRIDE.here, (trial, at, n) => trial.stop(at, n)));

@@ -34,7 +34,8 @@ export function copyPlace(from: Place, to: Place): Place {
   return to;
 }
 
-const at = (place: Place, args: readonly string[]): readonly string[] => [
+/** Its words, at a place. */
+export const commandOf = (place: Place, args: readonly string[]): readonly string[] => [
   '--root',
   rootOf(place),
   '--state',
@@ -50,7 +51,7 @@ export async function command(place: Place, args: readonly string[], input?: str
   const standard = Object.getOwnPropertyDescriptor(process, 'stdin')!;
   if (input !== undefined) Object.defineProperty(process, 'stdin', {value: Readable.from([Buffer.from(input)]), configurable: true});
   try {
-    const {status} = await runCommandLine(at(place, args), COMMANDS, {
+    const {status} = await runCommandLine(commandOf(place, args), COMMANDS, {
       program: 'ctr',
       stdout: (data) => {
         output.stdout += Buffer.from(data as string).toString();
@@ -84,7 +85,7 @@ const CHILD_MS = 120_000;
 /** Runs a command in a process of its own, on Node, in which all threads count calls. */
 export function child(scope: Scope, place: Place, args: readonly string[], failpoint: Failpoint, input = ''): Child {
   const {execArgv, env} = failpointOptions(failpoint);
-  const argv = [...execArgv, join(root, 'src/main.ts'), ...at(place, args)];
+  const argv = [...execArgv, join(root, 'src/main.ts'), ...commandOf(place, args)];
   const running = spawn(process.execPath, argv, {env: {...environment(), ...env}, timeout: CHILD_MS, killSignal: 'SIGABRT'});
   const output = {stdout: '', stderr: ''};
   for (const name of ['stdout', 'stderr'] as const)

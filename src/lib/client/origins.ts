@@ -1,5 +1,5 @@
 /** From what is here back to where it came from: which image a layer belongs to, and what a blob is called in a registry. */
-import {isErrdefs} from '../errdefs.ts';
+import {is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {children, gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../oci/manifest.ts';
 import {kindOf} from '../oci/mediatypes.ts';
@@ -45,12 +45,14 @@ function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | und
   return attempt(() => store.blobs.readSmall(digest));
 }
 
-/** What is damaged, malformed or of a kind that nobody here knows leads no further. */
+/** What is damaged, malformed or of a kind that nobody here knows leads no further; of what the machine has too little for nothing is known. */
+const leadsNowhere = (err: unknown): boolean => isErrdefs(err) && !is(err, 'resource_exhausted');
+
 function attempt<T>(action: () => T): T | undefined {
   try {
     return action();
   } catch (err) {
-    if (!isErrdefs(err)) throw err;
+    if (!leadsNowhere(err)) throw err;
     return undefined;
   }
 }
@@ -80,7 +82,7 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
     try {
       return await makePlan(desc, documents, platformChoice({allPlatforms: true}));
     } catch (err) {
-      if (err instanceof Missing || isErrdefs(err)) return undefined;
+      if (err instanceof Missing || leadsNowhere(err)) return undefined;
       throw err;
     }
   };

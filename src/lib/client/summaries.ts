@@ -150,7 +150,7 @@ function manifestsHere(store: Store, root: Descriptor, from: string[]): readonly
       else found.push(...manifestHere(store, desc, from));
     } catch (err) {
       // Nobody has looked at what an index offers for other platforms: it need not be what it is called.
-      if (!isErrdefs(err) || is(err, 'data_loss')) throw err;
+      if (!isErrdefs(err) || is(err, 'data_loss') || is(err, 'resource_exhausted')) throw err;
     }
   };
   visit(root);

@@ -13,6 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
+import {fromErrno} from '../errdefs.ts';
 import {liveness, parseIdentity, uniqueName} from './process.ts';
 
 /** A name beside `path` that no other process and no other call uses, and that tells whose it is (see `sweepTemporary`). */
@@ -20,13 +21,16 @@ const temporaryName = (path: string): string => join(dirname(path), `.tmp.${uniq
 
 const isErrno = (err: unknown, ...codes: string[]): boolean => codes.includes((err as NodeJS.ErrnoException | undefined)?.code ?? '');
 
-/** The file's text, or `undefined` when there is none. Other failures are thrown as they are. */
+/** What a failed read of `path` is thrown as. What the caller may know a reason for, something else in its place, stays as it is. */
+const unreadable = (err: unknown, path: string): unknown => (isErrno(err, 'ENOTDIR', 'EISDIR', 'ELOOP') ? err : fromErrno(err, path));
+
+/** The file's text, or `undefined` when there is none. */
 export function readIfPresent(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8');
   } catch (err) {
     if (isErrno(err, 'ENOENT')) return undefined;
-    throw err;
+    throw unreadable(err, path);
   }
 }
 
@@ -36,7 +40,7 @@ export function listIfPresent(path: string): readonly string[] {
     return readdirSync(path).sort();
   } catch (err) {
     if (isErrno(err, 'ENOENT')) return [];
-    throw err;
+    throw unreadable(err, path);
   }
 }
 

@@ -210,9 +210,14 @@ export class BlobStore {
   ingestState(key: string): IngestState | undefined {
     const directory = this.#layout.ingest(key);
     const file = join(directory, 'info.json');
+    let text: string | undefined;
     try {
-      const text = readIfPresent(file);
-      if (text === undefined) return undefined;
+      text = readIfPresent(file);
+    } catch (err) {
+      throw fromErrno(err, `ingest ${key}`);
+    }
+    if (text === undefined) return undefined;
+    try {
       const info = parseIngest(JSON.parse(text), file);
       const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
       return data === undefined ? undefined : {...info, key, offset: data.size, updatedAt: data.mtime.toISOString()};

@@ -138,9 +138,14 @@ export class RefCounts {
     for (const key of oldShared.difference(newShared)) if (this.#add(sharedPath(key), -1) === 0) this.releasedShared.add(key);
   }
 
-  /** A record was there that could not be read: what it kept is not known. */
+  /**
+   * A record or a count was there that could not be read: what is kept is not known, and is not even where it can be read again,
+   * until everything is counted anew.
+   */
   doubt(): void {
     this.#sound = false;
+    for (const ns of this.#io.directories(recordPath.namespaces)) this.end(ns);
+    this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, undefined);
   }
 
   /** Counts everything anew. @param namespaces all of them, with what each of their records keeps */
@@ -175,7 +180,7 @@ export class RefCounts {
   #add(path: string, by: number): number {
     const n = this.#read(path) + by;
     if (n >= 0) this.#io.put!(path, n === 0 ? undefined : {version: 1, n});
-    else this.#sound = false; // also where the count was no number
+    else this.doubt(); // also where the count was no number
     return n;
   }
 }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
+import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../../src/lib/fs/process.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {MemoryBackend} from '../../../src/lib/store/backend.ts';
@@ -9,6 +10,7 @@ import {downloadKey} from '../../../src/lib/store/blobs.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {collect, collectAll, type Graph, LEASE_OWNER, leaseOwnerLives, mark} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
+import {blobKey, contentNode, RefCounts} from '../../../src/lib/store/refs.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../children.ts';
@@ -562,6 +564,46 @@ async function randomWalk(t: TestContext, seed: number): Promise<void> {
     });
   }
 }
+
+describe('counts of references', () => {
+  it('are not believed any more, by nobody, once one could not be read', async () => {
+    const backend = new MemoryBackend();
+    await backend.update('a namespace', (writer) => {
+      writer.put('namespaces/a/namespace.json', {});
+      new RefCounts(writer).begin('a', true);
+    });
+    const keeper = {nodes: [contentNode(d('x'))], shared: [blobKey(d('x'))]};
+    for (const kind of ['content', 'blob']) {
+      await backend.update('a reference', (writer) => {
+        const get = (path: string): unknown => {
+          if (path.includes(`/${kind}%2F`)) throw new ErrdefsError('data_loss', path);
+          return writer.get(path);
+        };
+        const refs = new RefCounts({
+          generation: writer.generation,
+          get,
+          put: (path, document) => writer.put(path, document),
+          list: (directory) => writer.list(directory),
+          directories: (directory) => writer.directories(directory),
+          locate: (path) => path,
+          changesSince: () => undefined,
+        });
+        refs.change('a', undefined, keeper);
+        assert.equal(refs.isSound('a'), false);
+      });
+      assert.equal(
+        backend.view((reader) => new RefCounts(reader).isSound('a')),
+        false,
+        kind,
+      );
+      await backend.update('count anew', (writer) => new RefCounts(writer).rebuild(new Map([['a', [keeper]]])));
+      assert.equal(
+        backend.view((reader) => new RefCounts(reader).isSound('a')),
+        true,
+      );
+    }
+  });
+});
 
 describe('what users of the library remove', () => {
   it('gives its space back at once', async (t) => {
