@@ -37,8 +37,8 @@ interface Disk {
 
 const DISKS: readonly Disk[] = [
   {
-    name: 'that is full',
-    make: 'mount -t tmpfs -o size=2m,mode=711 tmpfs "$root"; cp -a "$origin/." "$root"; cat /dev/zero > "$root/filler" 2>/dev/null || :',
+    name: 'that is full, and nothing was kept back',
+    make: 'mount -t tmpfs -o size=2m,mode=711 tmpfs "$root"; cp -a "$origin/." "$root"; rm -rf "$root/cache"; cat /dev/zero > "$root/filler" 2>/dev/null || :',
     code: 'resource_exhausted',
   },
   {
@@ -125,4 +125,52 @@ forEachEngine('a disk', (engine) => {
         return (await run(join(root, 'bin/ctr'), [...words(command, ref), '--json'], {env})).stdout;
       }
     });
+});
+
+/** Shell: takes all that is left of the disk in `$disk`. */
+const FILL = {
+  bytes: 'cat /dev/zero > "$disk/filler" 2>/dev/null || :',
+  inodes: 'i=0; while true 2>/dev/null > "$disk/filler.$i"; do i=$((i + 1)); done',
+} as const;
+
+/** What removes something, and of which there is something here. */
+const REMOVALS = ['images rm', 'prune', 'namespaces rm', 'gc', 'check --repair'] as const;
+
+forEachEngine('a disk on which nothing is left', (engine) => {
+  for (const what of ['bytes', 'inodes'] as const)
+    for (const command of engine === 'executable' ? REMOVALS : (['images rm'] as const))
+      it(`of its ${what}: ${command} gives back what it is to give back`, async (t) => {
+        if (!requirements(t)) return;
+        made ??= pulled(scope, 'overlayfs');
+        const {client, ref} = await made;
+        const base = temporaryDirectory(t);
+        const [disk, state] = [join(base, 'disk'), join(base, 'state')];
+        mkdirSync(disk);
+        const store = join(disk, 'root');
+        const ctr = ['ctr', '--root', store, '--state', state].map((word, i) => (i === 0 ? join(root, 'bin/ctr') : word)).join(' ');
+        // Garbage for those that remove nothing else: a blob that no record names, as a kill leaves it.
+        const garbage = `"$disk/root/content/blobs/sha256/${'a'.repeat(64)}"`;
+        const script = `set -e; disk=$1
+          mount -t tmpfs -o size=4m,nr_inodes=400 tmpfs "$disk"
+          cp -a "$2" "$disk/root"; head -c 100000 /dev/zero > ${garbage}; : > "$disk/root/journal/unswept"
+          ${FILL[what]}
+          if (true > "$disk/one-more" && echo > "$disk/one-more") 2>/dev/null; then echo not full >&2; exit 1; fi
+          stat -f -c '%a %d' "$disk"
+          ${ctr} ${words(command, ref).join(' ')} >&2
+          stat -f -c '%a %d' "$disk"
+          ${ctr} check --json`;
+        const {status, stdout, stderr} = await run(
+          'unshare',
+          ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', disk, client.root],
+          {
+            env: engineEnvironment(engine),
+          },
+        );
+        assert.equal(status, 0, `${stdout}${stderr}`);
+        const [before, after, ...rest] = stdout.split('\n');
+        const [free, freeAfter] = [before, after].map((line) => Number(line!.split(' ')[what === 'bytes' ? 0 : 1]));
+        assert.ok(freeAfter! > free!, `${before}, ${after}`);
+        const {findings} = JSON.parse(rest.join('\n')) as {findings: unknown[]};
+        assert.deepEqual(findings, []);
+      });
 });

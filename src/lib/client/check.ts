@@ -1,9 +1,11 @@
 /** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
+
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {statePath} from '../store/layout.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {Store} from '../store/store.ts';
 import {type RecordSurvey, surveyState} from '../store/survey.ts';
 import type {Context} from './context.ts';
@@ -27,7 +29,8 @@ const NOTHING: Inspection = {
 };
 
 export async function check(context: Context, options: CheckOptions): Promise<CheckResult> {
-  return new Check(context, options).run();
+  const checking = (): Promise<CheckResult> => new Check(context, options).run();
+  return options.repair === true ? withReserve(context.store, checking) : checking();
 }
 
 class Check {

@@ -1,7 +1,9 @@
 /** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
+
 import {ErrdefsError} from '../errdefs.ts';
 import {collect} from '../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../store/records.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
@@ -30,7 +32,8 @@ export function containersClient(context: Context, namespace: string): Namespace
         throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {hint: 'stop it first'});
       };
       if (ids.includes(id)) refuse();
-      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only: () => !hasBegun(id) || refuse()});
+      const only = (): boolean => !hasBegun(id) || refuse();
+      await withReserve(context.store, () => deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only}));
     },
   };
 }

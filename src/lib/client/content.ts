@@ -1,8 +1,10 @@
 /** Content of one namespace: which of the shared blobs it sees, and its own labels for them. */
+
 import {type ErrdefsError, is} from '../errdefs.ts';
 import {type Digest, parseDigest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {LocalContentStore} from '../store/content-local.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
@@ -52,7 +54,7 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
 
     active: async () => content.statuses(),
 
-    delete: (text) => named(text, (digest) => content.delete(digest)),
+    delete: (text) => named(text, (digest) => withReserve(store, () => content.delete(digest))),
 
     label: (text, labels) => named(text, (digest) => content.label(digest, labels)),
   };

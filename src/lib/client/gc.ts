@@ -1,8 +1,10 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
+
 import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from '../runtime/bundle.ts';
 import {collectAll} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
 import {abandonedViews} from './layers.ts';
 import type {GcResult} from './types.ts';
@@ -14,8 +16,13 @@ const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs
 
 /** Collects in all namespaces, counts references anew, removes what killed processes left, and brings layers to the disk. */
 export async function collectGarbage(context: Context): Promise<GcResult> {
-  const {store, stateDir} = context;
+  const {store} = context;
   if (!store.exists()) return NOTHING;
+  return withReserve(store, () => collectEverything(context));
+}
+
+async function collectEverything(context: Context): Promise<GcResult> {
+  const {store, stateDir} = context;
   for (const view of abandonedViews(statePath.views(stateDir))) removeView(view);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);

@@ -1,4 +1,5 @@
 /** Images of one namespace: names for descriptors, and what of their trees is here. */
+
 import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
@@ -7,6 +8,7 @@ import {type Kind, kindOf} from '../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../oci/reference.ts';
 import {collect} from '../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
+import {withReserve} from '../store/reserve.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import type {NamespaceTransaction, NamespaceView, StoreTransaction} from '../store/store.ts';
@@ -88,14 +90,15 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
     get: async (name) => findImage(context, namespace, name),
 
     delete: (text) =>
-      store
-        .update(`removal of image ${text}`, (tx) => {
+      withReserve(store, async () => {
+        await store.update(`removal of image ${text}`, (tx) => {
           const ns = tx.namespace(namespace);
           const name = imageName(ns, text);
           if (!ns.images.delete(name)) throw missingImage(context, namespace, name);
           collect(store, tx);
-        })
-        .then(() => store.layers.emptyTrash()),
+        });
+        store.layers.emptyTrash();
+      }),
 
     tag: async (source, target, {force = false} = {}) => {
       const name = formatReference(parseReference(target));

@@ -1,6 +1,8 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
+
 import {validateIdentifier} from '../oci/identifier.ts';
 import {probeErofs} from '../store/erofs.ts';
+import {keepReserve} from '../store/reserve.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {containersClient} from './containers.ts';
@@ -94,7 +96,9 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     name,
     pull: async (ref, options = {}) => {
       const {pull} = await import('./pull.ts');
-      return pull(context, name, ref, options);
+      const result = await pull(context, name, ref, options);
+      keepReserve(context.store.layout);
+      return result;
     },
     run: async (ref, id, options = {}) => {
       const {run} = await import('./run.ts');

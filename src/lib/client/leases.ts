@@ -1,9 +1,11 @@
 /** Leases of one namespace: what is to be kept for a while although nothing names it. */
+
 import {randomBytes} from 'node:crypto';
 import {ErrdefsError} from '../errdefs.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {collect} from '../store/gc.ts';
 import type {LeaseRecord} from '../store/records.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
@@ -43,12 +45,14 @@ export function leasesClient({store}: Context, namespace: string): NamespaceClie
       ),
 
     delete: async (id) => {
-      await store.update(`removal of lease ${id}`, (tx) => {
-        if (!tx.namespace(namespace).leases.delete(id))
-          throw notFoundIn(store, namespace, 'lease', id, (ns) => ns.leases.find(id) !== undefined);
-        collect(store, tx);
+      await withReserve(store, async () => {
+        await store.update(`removal of lease ${id}`, (tx) => {
+          if (!tx.namespace(namespace).leases.delete(id))
+            throw notFoundIn(store, namespace, 'lease', id, (ns) => ns.leases.find(id) !== undefined);
+          collect(store, tx);
+        });
+        store.layers.emptyTrash();
       });
-      store.layers.emptyTrash();
     },
   };
 }

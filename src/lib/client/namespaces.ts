@@ -1,10 +1,12 @@
 /** Namespaces: who sees what. */
+
 import {ErrdefsError} from '../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../oci/identifier.ts';
 import {collectAll} from '../store/gc.ts';
 import type {NamespaceRecord} from '../store/records.ts';
+import {withReserve} from '../store/reserve.ts';
 import {mergeLabels} from '../store/snapshots.ts';
-import type {NamespaceTransaction} from '../store/store.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../store/store.ts';
 import type {Context, Running} from './context.ts';
 import {filtered} from './filtered.ts';
 import type {Client} from './types.ts';
@@ -77,7 +79,7 @@ export function namespacesClient({store, running}: Context): Client['namespaces'
       validateIdentifier(name);
       const {ids, hasBegun} = recursive ? await running(name) : NOTHING_RUNS;
       refuseRunning(name, ids);
-      await store.update(`removal of namespace ${name}`, (tx) => {
+      const remove = (tx: StoreTransaction): void => {
         tx.namespaces.get(name);
         const ns = tx.namespace(name);
         if (recursive) {
@@ -102,8 +104,11 @@ export function namespacesClient({store, running}: Context): Client['namespaces'
         for (const {id} of ns.leases.list()) ns.leases.delete(id);
         tx.namespaces.delete(name);
         collectAll(store, tx);
+      };
+      await withReserve(store, async () => {
+        await store.update(`removal of namespace ${name}`, remove);
+        store.layers.emptyTrash();
       });
-      store.layers.emptyTrash();
     },
   };
 }

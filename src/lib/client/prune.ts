@@ -1,9 +1,11 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
+
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from '../store/blobs.ts';
 import {collectAll, dropReleased, leaseExpired, leaseOwnerLives} from '../store/gc.ts';
 import type {ImageRecord} from '../store/records.ts';
 import {blobKey, layerKey, type Shared} from '../store/refs.ts';
+import {withReserve} from '../store/reserve.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {measure, measureOne} from './df.ts';
@@ -13,7 +15,8 @@ const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests'
 
 export async function prune(context: Context, options: PruneOptions): Promise<PruneResult> {
   if (!context.store.exists()) return {pruned: [], freed: 0};
-  return new Prune(context, options).run();
+  const pruning = (): Promise<PruneResult> => new Prune(context, options).run();
+  return options.dryRun === true ? pruning() : withReserve(context.store, pruning);
 }
 
 /** What a transaction has dropped, and what nothing names any more after it. */

@@ -1,6 +1,8 @@
 /** Snapshots of one namespace, for callers that make their own. */
+
 import {is} from '../errdefs.ts';
 import {validateLabels} from '../oci/identifier.ts';
+import {withReserve} from '../store/reserve.ts';
 import {SnapshotStore} from '../store/snapshots.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
@@ -40,7 +42,7 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
       validateLabels(labels);
       return named(key, () => snapshots.commit(name, key, rooted(labels)));
     },
-    delete: (key) => named(key, () => snapshots.remove(key)),
+    delete: (key) => named(key, () => withReserve(context.store, () => snapshots.remove(key))),
     mounts: (key) => named(key, () => snapshots.mounts(key)),
     label: async (key, labels) => {
       validateLabels(labels);
