@@ -4,6 +4,7 @@ import type {Descriptor} from '../oci/descriptor.ts';
 import {Ingest} from '../store/blobs.ts';
 import {type Ring, slotOf} from './ring.ts';
 import {type ThreadError, toThreadError} from './thread-errors.ts';
+import {inTurns} from './turns.ts';
 import type {Port} from './worker.ts';
 
 export interface KeepingJob {
@@ -54,7 +55,7 @@ export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Rin
     port.postMessage({type: 'started', offset: opened.offset});
   };
   let taken = 0;
-  port.on('message', (message) => {
+  inTurns(port, (message) => {
     if (message === 'close') {
       close();
       port.close();

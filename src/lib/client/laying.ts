@@ -15,6 +15,7 @@ import {type Backing, EROFS_TAR, indexTar} from '../store/erofs.ts';
 import type {LayerForm} from '../store/snapshotters.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
 import {type ThreadError, toThreadError} from './thread-errors.ts';
+import {inTurns} from './turns.ts';
 import type {Port} from './worker.ts';
 
 export interface LayingJob {
@@ -75,7 +76,7 @@ export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, T
     laying = new Laying(job);
   });
   let taken = 0;
-  port.on('message', (message) => {
+  inTurns(port, (message) => {
     if (message === 'close') {
       end();
       port.close();

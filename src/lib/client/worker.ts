@@ -12,6 +12,7 @@ import {type FromKeeping, type KeepingJob, serveKeeping, type ToKeeping} from '.
 import {type FromLaying, type Laid, type LayingJob, serveLaying, type ToLaying} from './laying.ts';
 import {type Ring, RingWriter, slotOf} from './ring.ts';
 import {fromThreadError, type ThreadError, toThreadError} from './thread-errors.ts';
+import {inTurns} from './turns.ts';
 
 /** One end of a channel between threads. */
 export interface Port<Out, In> {
@@ -175,36 +176,35 @@ function serveInflating(job: InflatingJob, input: Ring, passage: Passage, port: 
   const tell = (slot: boolean): void => port.postMessage({type: 'progress', unpacked: inflating.unpacked, slot});
   let isOver = false;
   let taken = 0;
-  /** Messages are dealt with in order; the next one is taken when the one before is done. */
-  let queue: Promise<void> = Promise.resolve();
-  const enqueue = (action: () => Promise<void>): void => {
-    queue = queue
-      .then(() => (isOver ? undefined : action()))
-      .catch((err: unknown) => {
-        if (isOver) return;
-        isOver = true;
-        inflating.close();
-        port.postMessage({type: 'error', error: toThreadError(err)});
-      });
+  const attempt = async (action: () => Promise<void>): Promise<void> => {
+    try {
+      if (!isOver) await action();
+    } catch (err) {
+      if (isOver) return;
+      isOver = true;
+      inflating.close();
+      port.postMessage({type: 'error', error: toThreadError(err)});
+    }
   };
-  enqueue(() => inflating.begin(() => tell(false)));
-  port.on('message', (message) => {
+  const begun = attempt(() => inflating.begin(() => tell(false)));
+  inTurns(port, async (message) => {
     if (message === 'close') {
       isOver = true;
       inflating.close();
       port.close();
-    } else if (message === 'end') {
-      enqueue(async () => {
+      return;
+    }
+    const slot = typeof message === 'number' ? slotOf(input, taken++ % input.slots, message) : undefined;
+    await begun;
+    await attempt(async () => {
+      if (slot === undefined) {
         const laid = await inflating.end();
         if (!isOver) port.postMessage({type: 'done', laid});
-      });
-    } else {
-      const slot = slotOf(input, taken++ % input.slots, message);
-      enqueue(async () => {
+      } else {
         await inflating.write(slot);
         tell(true);
-      });
-    }
+      }
+    });
   });
 }
 
