@@ -2,7 +2,7 @@
 import {withoutTrusted} from './layertree.ts';
 import {type Below, LowerView} from './lowers.ts';
 import type {ImpliedParent} from './scan.ts';
-import {encode, readXattrs, type SpecialEntry} from './special.ts';
+import {encode, type SpecialEntry} from './special.ts';
 
 /**
  * What has to follow a layer's own entries: its implied parents with the attributes that they have below, where nothing
@@ -13,6 +13,7 @@ import {encode, readXattrs, type SpecialEntry} from './special.ts';
  */
 export function encodeImpliedParents(parents: readonly ImpliedParent[], lowers: readonly string[]): Buffer | undefined {
   const view = new LowerView(lowers);
+  view.prepare(parents.map(({path}) => path));
   const found: {readonly parent: ImpliedParent; readonly below: Below | undefined}[] = [];
   for (const parent of parents) {
     const below = view.find(parent.path);
@@ -20,9 +21,8 @@ export function encodeImpliedParents(parents: readonly ImpliedParent[], lowers: 
     found.push({parent, below});
   }
   const directories = found.flatMap(({below}) => (below?.kind === 'directory' ? below : []));
-  const xattrs = new Map(
-    readXattrs(directories.map(({stack}) => stack[0]!)).map((all, i) => [directories[i] as Below, withoutTrusted(all)]),
-  );
+  const all = view.xattrs(directories.map(({stack}) => stack[0]!));
+  const xattrs = new Map(directories.map((below, i) => [below as Below, withoutTrusted(all[i]!)]));
   return encode(
     found.map(({parent: {path, mtimeSec, mtimeNs}, below}): SpecialEntry => {
       const own = {path: `${path}/`, type: 'directory', mode: 0o755, uid: 0, gid: 0, mtimeSec, mtimeNs} as const;

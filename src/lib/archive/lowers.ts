@@ -42,7 +42,8 @@ export function lstat(path: string): BigIntStats | undefined {
 
 export class LowerView {
   readonly root: Stack;
-  readonly #opaque = new Map<string, boolean>();
+  /** Of directories, by path. */
+  readonly #xattrs = new Map<string, ReadonlyMap<string, Buffer>>();
 
   /** @param lowers absolute paths of the trees, nearest first */
   constructor(lowers: readonly string[]) {
@@ -89,15 +90,35 @@ export class LowerView {
     return [...all].filter((name) => this.lookup(this.root, name) !== undefined).sort();
   }
 
+  /** Extended attributes of directories of the lowers, one answer for each, in order; each is asked for once. */
+  xattrs(dirs: readonly string[]): readonly ReadonlyMap<string, Buffer>[] {
+    const unknown = dirs.filter((dir) => !this.#xattrs.has(dir));
+    readXattrs(unknown).forEach((all, i) => void this.#xattrs.set(unknown[i]!, all));
+    return dirs.map((dir) => this.#xattrs.get(dir)!);
+  }
+
+  /** Learns in one go what `find` and `xattrs` will need of these paths: every question of its own is a program that is started. */
+  prepare(paths: readonly string[]): void {
+    const dirs = new Set<string>();
+    for (const root of this.root)
+      for (const path of paths) {
+        let dir = root;
+        for (const name of path.split('/')) {
+          dir += `/${name}`;
+          if (dirs.has(dir)) continue;
+          if (lstat(dir)?.isDirectory() !== true) break;
+          dirs.add(dir);
+        }
+      }
+    this.xattrs([...dirs]);
+  }
+
   #untilOpaque(dirs: readonly string[]): Stack {
     // The last one hides nothing, opaque or not.
-    const unknown = dirs.slice(0, -1).filter((dir) => !this.#opaque.has(dir));
-    const xattrs = readXattrs(unknown);
-    unknown.forEach((dir, i) => {
-      const mark = xattrs[i]!.get(`trusted.${OPAQUE}`) ?? xattrs[i]!.get(`user.${OPAQUE}`);
-      this.#opaque.set(dir, mark?.toString() === 'y');
+    const end = this.xattrs(dirs.slice(0, -1)).findIndex((all) => {
+      const mark = all.get(`trusted.${OPAQUE}`) ?? all.get(`user.${OPAQUE}`);
+      return mark?.toString() === 'y';
     });
-    const end = dirs.findIndex((dir) => this.#opaque.get(dir) === true);
     return end < 0 ? dirs : dirs.slice(0, end + 1);
   }
 }

@@ -10,7 +10,7 @@ import {comparableFile, EROFS_IMAGE, findTar, type IndexedTar, indexAnew, isSame
 import {statePath} from '../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {Context} from './context.ts';
-import {layerCandidates, openTrees} from './layers.ts';
+import {layerCandidates, openScratchPlace, openTrees} from './layers.ts';
 import {materialise} from './materialise.ts';
 import type {LayerOrigin} from './origins.ts';
 
@@ -201,7 +201,7 @@ async function compare(
 ): Promise<string | undefined> {
   let opened: Awaited<ReturnType<typeof openTrees>>;
   try {
-    opened = await openTrees(statePath.views(context.stateDir), snapshotter, [reference, directory]);
+    opened = await openTrees(snapshotter, [reference, directory], () => openScratchPlace(statePath.views(context.stateDir)));
   } catch (err) {
     if (!isErrdefs(err) || !is(err, 'failed_precondition')) throw err;
     return 'cannot be mounted';

@@ -3,6 +3,7 @@ import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
+import type {ViewPlace} from '../runtime/view.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import type {PlannedLayer} from './plan.ts';
@@ -16,9 +17,15 @@ export function layerCandidates(snapshotter: Snapshotter, {diffID, chainID}: Pla
 export const findLayer = (store: Store, snapshotter: Snapshotter, layer: PlannedLayer): string | undefined =>
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
-let views = 0;
+let places = 0;
 
-/** Places of `openTrees` whose process is gone. @param scratchDir as `openTrees` */
+/** Starts the process that holds a view. @param scratchDir where something may be mounted; below the state that ends with the boot */
+export async function openScratchPlace(scratchDir: string): Promise<ViewPlace> {
+  const {openPlace} = await import('../runtime/view.ts');
+  return openPlace(join(scratchDir, `view-${process.pid}-${++places}`));
+}
+
+/** Places of processes that are gone. @param scratchDir as `openScratchPlace` */
 export function abandonedViews(scratchDir: string): readonly string[] {
   let names: readonly string[];
   try {
@@ -37,18 +44,23 @@ export function abandonedViews(scratchDir: string): readonly string[] {
 /**
  * The trees of layers, to be looked at; those that are indexed have to be mounted for it.
  *
- * @param scratchDir where something may be mounted; below the state that ends with the boot
  * @param layers directories
+ * @param openPlace where; asked for when it is needed
  */
 export async function openTrees(
-  scratchDir: string,
   snapshotter: Snapshotter,
   layers: readonly string[],
+  openPlace: () => Promise<ViewPlace>,
 ): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
   if (snapshotter.form !== 'erofs' || layers.length === 0)
     return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
   const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
-  const {openView} = await import('../runtime/view.ts');
-  const {paths, close} = await openView(join(scratchDir, `view-${process.pid}-${++views}`), mounts);
-  return {trees: paths, close};
+  const {mount, close} = await openPlace();
+  try {
+    return {trees: await mount(mounts), close};
+  } catch (err) {
+    // What it leaves a collection takes, once this process is gone.
+    await close().catch(() => undefined);
+    throw err;
+  }
 }

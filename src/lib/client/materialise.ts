@@ -2,22 +2,23 @@
  * Brings a plan's blobs and layers onto this machine: each blob crosses the wire once, whoever wants it, and each layer
  * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
  */
-import {rmSync} from 'node:fs';
+import {existsSync, rmSync} from 'node:fs';
 import {reconcile} from '../archive/apply.ts';
 import {encodeImpliedParents} from '../archive/implied.ts';
 import {type Code, ErrdefsError, is, resolve, wrap} from '../errdefs.ts';
 import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
+import type {ViewPlace} from '../runtime/view.ts';
 import {downloadKey} from '../store/blobs.ts';
 import {type Backing, indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
-import {findLayer, openTrees} from './layers.ts';
+import {findLayer, openScratchPlace, openTrees} from './layers.ts';
 import type {Laid} from './laying.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
 import type {ProgressEvent} from './types.ts';
-import type {WorkerPool} from './workers.ts';
+import type {LayerJob, WorkerPool} from './workers.ts';
 
 /** Streams a blob's bytes from `offset` on; see remotes/contract.ts. */
 export type BlobSource = (
@@ -107,6 +108,10 @@ class Materialisation {
   /** Blobs that still come. */
   readonly #missing: Set<Digest>;
   #stacking = Promise.resolve();
+  /** For the trees below the layer that waits next. */
+  #place: Promise<ViewPlace> | undefined;
+  /** Places that have served. */
+  readonly #closing: Promise<void>[] = [];
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
   #transferred = 0;
@@ -140,8 +145,13 @@ class Materialisation {
         }
       });
     } finally {
-      // What it works on is about to be removed, should anything have failed.
-      await this.#stacking;
+      try {
+        // What it works on is about to be removed, should anything have failed.
+        await this.#stacking;
+      } finally {
+        const place = await this.#place?.catch(() => undefined);
+        await Promise.all([...this.#closing, place?.close()]);
+      }
     }
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
   }
@@ -222,13 +232,11 @@ class Materialisation {
         ? {layer, work: this.#createWork(), snapshotter}
         : undefined;
     if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, [], false);
-    const source = here
-      ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const)
-      : ({
-          kind: 'network',
-          ingestPath: store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size}),
-          expected: blob,
-        } as const);
+    const begin = (): Extract<LayerJob['source'], {readonly kind: 'network'}> => {
+      const ingestPath = store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size});
+      return {kind: 'network', ingestPath, expected: blob, isNew: !existsSync(ingestPath)};
+    };
+    const source = here ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const) : begin();
     const laid = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
       // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
       if (!here && FOR_GOOD.has(resolve(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngest(key);
@@ -236,20 +244,21 @@ class Materialisation {
     });
     if (!here) {
       this.#emit(blob, 'committing', blob.size);
-      store.blobs.publish(key, blob.digest);
+      store.blobs.publish(key, blob.digest, {settle: false});
     }
     if (unpack !== undefined && laid !== undefined) {
       if (isIndependent(laid)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
-      else this.#floating.set(blob.digest, {work: unpack.work, laid});
+      else {
+        this.#floating.set(blob.digest, {work: unpack.work, laid});
+        this.#openPlaceSoon();
+      }
     }
     this.#emit(blob, 'done', blob.size);
   }
 
   async #runJob(
     blob: Descriptor,
-    source:
-      | {readonly kind: 'blob'; readonly path: string}
-      | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Descriptor},
+    source: LayerJob['source'],
     unpack: {readonly directory: string; readonly layer: PlannedLayer; readonly lowers?: readonly string[]} | undefined,
   ): Promise<Laid | undefined> {
     const what = `${kindOf(blob.mediaType)} ${blob.digest}`;
@@ -336,12 +345,27 @@ class Materialisation {
     }
   }
 
+  /** While others come, or are settled: the next one that waits for those below it need not wait for a process as well. */
+  #openPlaceSoon(): void {
+    if (this.#floating.size === 0 || this.#o.snapshotter?.form !== 'erofs') return;
+    this.#place ??= openScratchPlace(this.#o.scratchDir);
+    this.#place.catch(() => {}); // whoever takes it hears of it
+  }
+
+  #takePlace(): Promise<ViewPlace> {
+    const place = this.#place ?? openScratchPlace(this.#o.scratchDir);
+    this.#place = undefined;
+    return place;
+  }
+
   async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
-    const {trees, close} = await openTrees(this.#o.scratchDir, this.#o.snapshotter!, below);
+    const {trees, close} = await openTrees(this.#o.snapshotter!, below, () => this.#takePlace());
     try {
       if (!(await this.#reconcile(layer, trees))) await this.#redo(layer, below, trees);
     } finally {
-      await close();
+      const closed = close();
+      closed.catch(() => {}); // it is awaited at the end
+      this.#closing.push(closed);
     }
   }
 
@@ -350,6 +374,7 @@ class Materialisation {
     const floating = this.#floating.get(layer.blob.digest);
     if (floating === undefined) return false;
     this.#floating.delete(layer.blob.digest);
+    this.#openPlaceSoon();
     const snapshotter = this.#o.snapshotter!;
     const {work, laid} = floating;
     if (laid.unindexed !== undefined) {

@@ -90,6 +90,8 @@ class Pull {
   async #lockDocuments(root: Descriptor): Promise<Lock | undefined> {
     const {blobs} = this.#store;
     if (blobs.size(root.digest) !== undefined) return undefined;
+    // There will be layers to unpack: threads start while the documents come.
+    this.#context.workers.warm();
     this.#store.prepare();
     return blobs.lock(downloadKey(root.digest), {
       timeoutMs: this.#context.lockTimeoutMs,

@@ -26,7 +26,13 @@ export interface LayerJob {
   readonly size: number;
   /** Where the bytes come from: the network by way of the caller, into an ingest; or a blob that is here. */
   readonly source:
-    | {readonly kind: 'network'; readonly ingestPath: string; readonly expected: Pick<Descriptor, 'digest' | 'size'>}
+    | {
+        readonly kind: 'network';
+        readonly ingestPath: string;
+        readonly expected: Pick<Descriptor, 'digest' | 'size'>;
+        /** No earlier attempt has left anything: the network need not wait for the thread that would look. */
+        readonly isNew: boolean;
+      }
     | {readonly kind: 'blob'; readonly path: string};
   /** Absent: the bytes are only stored. */
   readonly lay?: Omit<LayingJob, 'what'>;
@@ -177,7 +183,7 @@ class Task implements LayerTask {
 
   #keep(
     what: string,
-    {ingestPath, expected}: Extract<LayerJob['source'], {readonly kind: 'network'}>,
+    {ingestPath, expected, isNew}: Extract<LayerJob['source'], {readonly kind: 'network'}>,
     input: Ring,
     unpack: (file: {readonly path: string; readonly bytes: number} | undefined) => void,
   ): void {
@@ -185,12 +191,14 @@ class Task implements LayerTask {
     this.#pair.laying.postMessage({type: 'keep', job: {what, ingestPath, expected}, input, port: port2} satisfies ToWorker, [port2]);
     const keeping = port1 as Port<ToKeeping, FromKeeping>;
     this.#keeping = keeping;
+    const start = (offset: number): void => {
+      unpack(offset === 0 ? undefined : {path: ingestPath, bytes: offset});
+      this.#offset.resolve(offset);
+    };
     keeping.on('message', (message) => {
       switch (message.type) {
         case 'started':
-          if (this.#over) break;
-          unpack(message.offset === 0 ? undefined : {path: ingestPath, bytes: message.offset});
-          this.#offset.resolve(message.offset);
+          if (!this.#over && !isNew) start(message.offset);
           break;
         case 'slot':
           this.#batches.release('keeping');
@@ -202,6 +210,7 @@ class Task implements LayerTask {
           this.#kept.reject(fromThreadError(message.error));
       }
     });
+    if (isNew) start(0);
   }
 
   #inflate(

@@ -118,11 +118,16 @@ function unlinkQuietly(temporary: string): void {
 /**
  * Replaces or makes a file: readers see the old bytes or the new ones, never a part. Makes missing directories.
  *
- * @param options.sync whether the bytes and the name are on the disk on return; without it they may be lost with the power, and only then
+ * @param options.sync whether the bytes and the name are on the disk on return; `bytes`: they are before it has the name, which is
+ *   the caller's to sync; without it they may be lost with the power, and only then
  */
-export function writeAtomic(path: string, data: string | Uint8Array, options: {readonly sync: boolean; readonly mode?: number}): void {
-  withParent(path, options, () => {
-    const temporary = writeTemporary(path, data, options.mode ?? 0o600, options.sync);
+export function writeAtomic(
+  path: string,
+  data: string | Uint8Array,
+  options: {readonly sync: boolean | 'bytes'; readonly mode?: number},
+): void {
+  withParent(path, {sync: options.sync === true}, () => {
+    const temporary = writeTemporary(path, data, options.mode ?? 0o600, options.sync !== false);
     try {
       renameSync(temporary, path);
     } catch (err) {
@@ -130,7 +135,7 @@ export function writeAtomic(path: string, data: string | Uint8Array, options: {r
       throw err;
     }
   });
-  if (options.sync) syncPath(dirname(path));
+  if (options.sync === true) syncPath(dirname(path));
 }
 
 /**

@@ -53,6 +53,8 @@ export class BlobStore {
   readonly #layout: Layout;
   /** Blobs whose names this process has brought to the disk, with their inodes: another may have replaced one since. */
   readonly #settled = new Map<Digest, number>();
+  /** Blobs that this process has given names that may not be on the disk. */
+  readonly #loose = new Set<Digest>();
 
   constructor(layout: Layout) {
     this.#layout = layout;
@@ -154,12 +156,16 @@ export class BlobStore {
     }
   }
 
-  /** Makes a small blob visible, durably. Content already there is success. @param bytes what `digest` names, as the caller has checked */
+  /**
+   * Makes a small blob visible; its name is to be settled. Content already there is success.
+   *
+   * @param bytes what `digest` names, as the caller has checked
+   */
   writeSmall(digest: Digest, bytes: Uint8Array): void {
     if (this.size(digest) === bytes.length) return;
     try {
-      writeAtomic(this.path(digest), bytes, {sync: true, mode: 0o444});
-      this.#noteSettled(digest);
+      writeAtomic(this.path(digest), bytes, {sync: 'bytes', mode: 0o444});
+      this.#loose.add(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -260,15 +266,18 @@ export class BlobStore {
    * Makes a finished ingest visible as a blob. Durable before visible: `Ingest.finish` has synced the bytes; here the file
    * is renamed and the directory synced. Content already there is success.
    *
+   * @param options.settle default true; false: its name is to be settled before a record has it
+   *
    * Order of steps after containerd, plugins/content/local/writer.go (Commit).
    */
-  publish(key: string, digest: Digest): void {
+  publish(key: string, digest: Digest, {settle = true}: {readonly settle?: boolean} = {}): void {
     const blob = this.path(digest);
     try {
       const data = join(this.#layout.ingest(key), 'data');
       chmodSync(data, 0o444);
-      renameInto(data, blob, {sync: true});
-      this.#noteSettled(digest);
+      renameInto(data, blob, {sync: settle});
+      if (settle) this.#noteSettled(digest);
+      else this.#loose.add(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -282,12 +291,18 @@ export class BlobStore {
   #noteSettled(digest: Digest): void {
     const inode = this.#inode(digest);
     if (inode !== undefined) this.#settled.set(digest, inode);
+    this.#loose.delete(digest);
+  }
+
+  /** Whether this process has made a blob visible and its name is still to be settled. */
+  isLoose(digest: Digest): boolean {
+    return this.#loose.has(digest);
   }
 
   /** Whether this process knows that a blob's name is on the disk. */
   isSettled(digest: Digest): boolean {
     const known = this.#settled.get(digest);
-    return known !== undefined && known === this.#inode(digest);
+    return !this.#loose.has(digest) && known !== undefined && known === this.#inode(digest);
   }
 
   /** Brings the names of these blobs to the disk; their bytes are, since before they had names. */

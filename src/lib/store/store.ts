@@ -427,10 +427,12 @@ export class Store {
     const unsure = digests.filter((digest) => !this.blobs.isSettled(digest));
     if (unsure.length === 0) return;
     try {
-      const areNamed = this.view((tx) => {
-        const namespaces = tx.namespaces.list().map(({name}) => tx.namespace(name));
-        return unsure.every((digest) => namespaces.some(({content}) => content.find(digest) !== undefined));
-      });
+      const areNamed =
+        !unsure.some((digest) => this.blobs.isLoose(digest)) &&
+        this.view((tx) => {
+          const namespaces = tx.namespaces.list().map(({name}) => tx.namespace(name));
+          return unsure.every((digest) => namespaces.some(({content}) => content.find(digest) !== undefined));
+        });
       if (areNamed) return;
     } catch (err) {
       if (!isErrdefs(err)) throw err; // where a record cannot be read nobody knows

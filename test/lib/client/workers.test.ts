@@ -1,7 +1,7 @@
 /** The worker threads, with jobs given to them as pulls do. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
-import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';
@@ -38,7 +38,15 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
     fromBlob: (work = newWork(), onProgress: () => void = () => {}) =>
       pool.run({what: 'layer', size: blob.length, source: {kind: 'blob', path}, lay: lay(work)}, onProgress),
     fromNetwork: (work = newWork(), promised: typeof expected = expected) =>
-      pool.run({what: 'layer', size: blob.length, source: {kind: 'network', ingestPath, expected: promised}, lay: lay(work)}, () => {}),
+      pool.run(
+        {
+          what: 'layer',
+          size: blob.length,
+          source: {kind: 'network', ingestPath, expected: promised, isNew: !existsSync(ingestPath)},
+          lay: lay(work),
+        },
+        () => {},
+      ),
   };
 }
 
