@@ -69,6 +69,8 @@ export class Overlay implements Writer {
   readonly writes = new Map<string, unknown>();
   readonly actions: AfterCommit[] = [];
   readonly #below: Reader;
+  /** What was read of it: it does not change meanwhile. */
+  readonly #read = new Map<string, unknown>();
 
   constructor(below: Reader) {
     this.#below = below;
@@ -83,7 +85,9 @@ export class Overlay implements Writer {
   }
 
   get(path: string): unknown {
-    return this.writes.has(path) ? this.writes.get(path) : this.#below.get(path);
+    if (this.writes.has(path)) return this.writes.get(path);
+    if (!this.#read.has(path)) this.#read.set(path, this.#below.get(path));
+    return this.#read.get(path);
   }
 
   list(directory: string): readonly string[] {

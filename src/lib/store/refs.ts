@@ -148,16 +148,25 @@ export class RefCounts {
     this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, undefined);
   }
 
-  /** Counts everything anew. @param namespaces all of them, with what each of their records keeps */
+  /** Counts everything anew, and writes what is not as it should be. @param namespaces all of them, with what each of their records keeps */
   rebuild(namespaces: ReadonlyMap<string, readonly Kept[]>): void {
+    const counts = recount(namespaces);
     for (const directory of [recordPath.sharedRefs, ...[...namespaces.keys()].map(recordPath.refs)])
-      for (const name of this.#io.list(directory)) this.#io.put!(`${directory}/${name}`, undefined);
-    this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, {version: 1});
-    for (const [ns, kept] of namespaces) {
-      this.#io.put!(`${recordPath.refs(ns)}/${COMPLETE}`, {version: 1});
-      for (const one of kept) this.change(ns, undefined, one);
-    }
+      for (const name of this.#io.list(directory)) {
+        const path = `${directory}/${name}`;
+        if (!counts.has(path)) this.#io.put!(path, undefined);
+      }
+    for (const [path, count] of counts) if (!this.#holds(path, count)) this.#io.put!(path, count);
     this.#sound = true;
+  }
+
+  #holds(path: string, count: unknown): boolean {
+    try {
+      return JSON.stringify(this.#io.get(path)) === JSON.stringify(count);
+    } catch (err) {
+      if (is(err, 'data_loss')) return false;
+      throw err;
+    }
   }
 
   #read(path: string): number {
@@ -197,7 +206,12 @@ const NOTHING: Reader = {
 /** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
 export function recount(namespaces: ReadonlyMap<string, readonly Kept[]>): ReadonlyMap<string, unknown> {
   const counted = new Overlay(NOTHING);
-  new RefCounts(counted).rebuild(namespaces);
+  const counts = new RefCounts(counted);
+  for (const [ns, kept] of namespaces) {
+    counts.begin(ns, false);
+    for (const one of kept) counts.change(ns, undefined, one);
+  }
+  counted.put(`${recordPath.sharedRefs}/${COMPLETE}`, {version: 1});
   return counted.writes;
 }
 
