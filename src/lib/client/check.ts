@@ -33,6 +33,20 @@ export async function check(context: Context, options: CheckOptions): Promise<Ch
   return options.repair === true ? withReserve(context.store, checking) : checking();
 }
 
+/** What a killed run was to take along is not brought to the disk, and may be torn after a power loss: that is nobody's loss. */
+function excuse(inspection: Inspection): Inspection {
+  const transient = new Set<string | undefined>();
+  for (const {containers, snapshots} of inspection.survey.namespaces) {
+    const keys = new Set(containers.filter(isAbandoned).map(({snapshotter, snapshotKey}) => `${snapshotter}/${snapshotKey}`));
+    for (const {snapshotter, key, layer} of snapshots) if (keys.has(`${snapshotter}/${key}`)) transient.add(layer);
+  }
+  const problems = inspection.problems.map((found): Problem => {
+    if (found.subject.kind !== 'layer' || !transient.has(found.subject.id)) return found;
+    return {...found, severity: 'garbage', problem: `${found.problem}, and was to go with a run that is gone`, subject: {kind: 'garbage'}};
+  });
+  return {...inspection, problems};
+}
+
 class Check {
   readonly #context: Context;
   readonly #o: CheckOptions;
@@ -109,13 +123,15 @@ class Check {
   /** What others are about looks like damage or garbage: what is found is looked at again, alone. */
   async #inspect(): Promise<Inspection> {
     const {store} = this.#context;
-    const inspection = inspect(
-      store,
-      store.view((tx) => tx.survey()),
+    const inspection = excuse(
+      inspect(
+        store,
+        store.view((tx) => tx.survey()),
+      ),
     );
     if (inspection.problems.length === 0) return inspection;
     try {
-      return await store.update('check', (tx) => inspect(store, tx.survey()));
+      return await store.update('check', (tx) => excuse(inspect(store, tx.survey())));
     } catch (err) {
       // Where nothing can be written, no lock can be taken, and nobody else changes anything.
       if (!isErrdefs(err) || !(is(err, 'permission_denied') || is(err, 'resource_exhausted'))) throw err;

@@ -23,7 +23,7 @@ export async function collectGarbage(context: Context): Promise<GcResult> {
 
 async function collectEverything(context: Context): Promise<GcResult> {
   const {store, stateDir} = context;
-  for (const view of abandonedViews(statePath.views(stateDir))) removeView(view);
+  removeAbandonedViews(stateDir);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();
@@ -33,12 +33,14 @@ async function collectEverything(context: Context): Promise<GcResult> {
   return {...collected, settled: await settleLayers(context, SETTLED_MS)};
 }
 
-/** Removes what a killed process mounted at, unless another collection was faster. */
-function removeView(path: string): void {
-  try {
-    removeBundle(path);
-  } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, `view ${path}`);
+/** Removes what killed processes mounted at, unless another collection is faster. */
+export function removeAbandonedViews(stateDir: string): void {
+  for (const path of abandonedViews(statePath.views(stateDir))) {
+    try {
+      removeBundle(path);
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, `view ${path}`);
+    }
   }
 }
 

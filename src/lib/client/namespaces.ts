@@ -104,6 +104,7 @@ export function namespacesClient({store, running}: Context): Client['namespaces'
         for (const {id} of ns.leases.list()) ns.leases.delete(id);
         tx.namespaces.delete(name);
         collectAll(store, tx);
+        if (!tx.namespaces.list().every((other) => tx.refs.isSound(other.name))) tx.rebuildRefs();
       };
       await withReserve(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);

@@ -9,6 +9,8 @@ import {withReserve} from '../store/reserve.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {measure, measureOne} from './df.ts';
+import {removeAbandonedViews} from './gc.ts';
+import {isAbandoned, runningContainers} from './run.ts';
 import type {Pruned, PruneKind, PruneOptions, PruneResult} from './types.ts';
 
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
@@ -34,6 +36,8 @@ class Prune {
   readonly #sizes = new Map<Shared, number>();
   /** Bytes that the store takes. */
   #total = 0;
+  /** Namespace and id of containers that have a living process. */
+  #running: ReadonlySet<string> = new Set();
 
   constructor(context: Context, options: PruneOptions) {
     this.#context = context;
@@ -46,6 +50,7 @@ class Prune {
     const {dryRun = false, keepBytes} = this.#o;
     if (keepBytes !== undefined) this.#measureAll();
     let outcome: Outcome = {pruned: [], released: []};
+    if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();
     if (this.#kinds.some((kind) => kind !== 'ingests')) {
       // The rehearsal also tells what has to be measured, which takes longer than the lock should be held.
       outcome = store.rehearse((tx) => this.#sweep(tx));
@@ -54,7 +59,10 @@ class Prune {
     }
     const freed = outcome.released.reduce((sum, key) => sum + this.#size(key), 0);
     const ingests = this.#kinds.includes('ingests') ? this.#ingests(dryRun) : {pruned: [], freed: 0};
-    if (!dryRun) store.layers.emptyTrash();
+    if (!dryRun) {
+      removeAbandonedViews(this.#context.stateDir);
+      store.layers.emptyTrash();
+    }
     return {pruned: [...outcome.pruned, ...ingests.pruned], freed: freed + ingests.freed};
   }
 
@@ -86,10 +94,28 @@ class Prune {
     const all = tx.namespaces.list().map(({name}) => tx.namespace(name));
     const namespaces = all.filter(({name}) => name === (namespace ?? name));
     if (this.#kinds.includes('leases')) for (const ns of namespaces) this.#dropLeases(ns);
+    if (this.#kinds.includes('snapshots')) for (const ns of namespaces) this.#dropAbandoned(ns);
     if (this.#kinds.includes('images')) this.#dropImages(tx, namespaces);
     collectAll(store, tx);
+    if (!tx.namespaces.list().every(({name}) => tx.refs.isSound(name))) tx.rebuildRefs();
     const after = new Set(recordsOf(tx).map(keyOf));
     return {pruned: before.filter((record) => !after.has(keyOf(record))), released: this.#unnamed(tx)};
+  }
+
+  async #runningContainers(): Promise<ReadonlySet<string>> {
+    const abandoned = this.#context.store.view((tx) =>
+      tx.namespaces.list().filter(({name}) => tx.namespace(name).containers.list().some(isAbandoned)),
+    );
+    const running = new Set<string>();
+    for (const {name} of abandoned) for (const id of await runningContainers(this.#context, name)) running.add(`${name}/${id}`);
+    return running;
+  }
+
+  /** Containers that were to go with a run that was killed, and with them what they wrote to. */
+  #dropAbandoned({name, containers}: NamespaceTransaction): void {
+    for (const container of containers.list())
+      if (isAbandoned(container) && this.#isOld(container.createdAt) && !this.#running.has(`${name}/${container.id}`))
+        containers.delete(container.id);
   }
 
   /** Those that have expired, and those whose process is gone. */

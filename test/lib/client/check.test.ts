@@ -22,7 +22,21 @@ import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import {publishedImages} from '../../e2e/rig.ts';
 import {newClient, requiresProgram, requiresRoot, slow} from '../../helpers.ts';
-import {contents, DEAD, flip, fromAnotherBoot, LAYERS, names, pulled, type Rig, readJSON, says, saysAll, writeJSON} from './rig.ts';
+import {
+  contents,
+  DEAD,
+  flip,
+  fromAnotherBoot,
+  LAYERS,
+  names,
+  pulled,
+  type Rig,
+  readJSON,
+  says,
+  saysAll,
+  withContainer,
+  writeJSON,
+} from './rig.ts';
 
 const published = publishedImages();
 
@@ -179,6 +193,22 @@ const SHALLOW: readonly Damage[] = [
       'garbage: layer …: no record names it',
     ],
   },
+  ...(['is missing', 'has no tree', 'its layer.json says nothing that can be believed'] as const).map(
+    (problem): Damage => ({
+      name: `a container that was to go with a run that is gone, whose layer ${problem}`,
+      spoil: async (rig) => {
+        const {layer} = await withContainer(rig, 'c1', {'berth/rm': DEAD});
+        const path = rig.path('layers', layer);
+        if (problem === 'is missing') rmSync(path, {recursive: true});
+        else if (problem === 'has no tree') rmSync(join(path, 'fs'), {recursive: true});
+        else truncateSync(join(path, 'layer.json'));
+      },
+      finds: [
+        'garbage: container "c1": was to go with its run, which is gone',
+        `garbage: layer overlayfs-own-…: ${problem}, and was to go with a run that is gone`,
+      ],
+    }),
+  ),
   {
     name: 'counts that are too low, too high, and no numbers',
     spoil: ({path}) => {

@@ -5,6 +5,7 @@ import {Readable} from 'node:stream';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {type Code, is} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../records.ts';
+import {DEAD, withContainer} from './rig.ts';
 
 export interface Place {
   readonly client: Client;
@@ -112,6 +113,15 @@ const both = (snapshotter: Sequence['snapshotter']): readonly Command[] => [
   gc,
 ];
 
+/** A container that was to go with its run, as that leaves it when it is killed: what it wrote to is never synced. */
+const killedRun: Command = {
+  name: 'run --rm, killed',
+  run: ({client, registry}) => withContainer({client, snapshotter: 'overlayfs', ref: `${registry}/app:latest`}, 'r', {'berth/rm': DEAD}),
+};
+
+/** Of it something is left in the end. */
+export const KILLED_RUN = 'a run that was killed';
+
 export const SEQUENCES: Readonly<Record<string, Sequence>> = {
   'namespaces and content': {
     snapshotter: 'overlayfs',
@@ -132,6 +142,7 @@ export const SEQUENCES: Readonly<Record<string, Sequence>> = {
     snapshotter: 'overlayfs',
     commands: [pull('default', 'app', 'overlayfs'), ...commit('overlayfs'), gc],
   },
+  [KILLED_RUN]: {snapshotter: 'overlayfs', commands: [pull('default', 'app', 'overlayfs'), killedRun]},
   'layers on the disk, removed and pulled again': {
     snapshotter: 'overlayfs',
     commands: [

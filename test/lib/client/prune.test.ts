@@ -1,10 +1,12 @@
 /** prune makes the room that it says, takes the oldest first, and leaves to each what is his. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
-import {mkdirSync, utimesSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, utimesSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Pruned} from '../../../src/lib/client/types.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
+import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {diskUsage} from '../../e2e/rig.ts';
 import {newClient, requiresRoot} from '../../helpers.ts';
 import {file, tar} from '../../tartest.ts';
@@ -151,6 +153,25 @@ describe('prune', () => {
       ['lease dead', 'lease expired'],
     );
     assert.equal((await rig.client.namespace('default').images.records()).length, 1, 'images were not asked for');
+  });
+
+  it('takes what a killed run was to take along, and what killed processes mounted at', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const {layer} = await withContainer(rig, 'gone', {'berth/rm': DEAD});
+    await withContainer(rig, 'alive', {'berth/rm': formatIdentity(ownIdentity())});
+    await withContainer(rig, 'kept');
+    const view = join(rig.client.state, 'views', `view-${2 ** 22 + 1}-1`);
+    mkdirSync(view, {recursive: true});
+    const said = await rig.client.prune({dryRun: true, kinds: ['snapshots']});
+    assert.ok(existsSync(view));
+    const done = await rig.client.prune({kinds: ['snapshots']});
+    assert.deepEqual(done, said);
+    assert.deepEqual(done.pruned, [{namespace: 'default', kind: 'snapshot', key: 'overlayfs/gone'}]);
+    assert.deepEqual([existsSync(view), existsSync(rig.path('layers', layer))], [false, false]);
+    const left = (await rig.client.namespace('default').containers.list()).map(({id}) => id);
+    assert.deepEqual(left, ['alive', 'kept']);
+    assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
   it('takes downloads that nobody holds and nobody leases', async (t) => {

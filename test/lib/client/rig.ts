@@ -9,7 +9,7 @@ import {type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {recordFile} from '../../../src/lib/store/layout.ts';
 import type {ContainerRecord} from '../../../src/lib/store/records.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
-import {Store} from '../../../src/lib/store/store.ts';
+import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {digestOf, type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient, type Scope} from '../../helpers.ts';
 import {dir, file, link, symlink, tar} from '../../tartest.ts';
@@ -116,15 +116,20 @@ export const saysAll = ({findings}: CheckResult): readonly string[] => findings.
 export const names = (path: string): readonly string[] => readdirSync(path).sort();
 
 /** A container that was never run, with a file in the snapshot that it would write to. */
-export async function withContainer({client, snapshotter, ref}: Rig, id = 'c1'): Promise<{readonly layer: string}> {
+export async function withContainer(
+  {client, snapshotter, ref}: Pick<Rig, 'client' | 'snapshotter' | 'ref'>,
+  id = 'c1',
+  labels: Readonly<Record<string, string>> = {},
+): Promise<{readonly layer: string}> {
   const store = new Store({root: client.root, lockTimeoutMs: 10_000});
   const snapshots = new SnapshotStore(store, 'default', snapshotter);
-  const top = snapshots.list().find(({key, parent}) => parent !== undefined && !snapshots.list().some((other) => other.parent === key));
+  const committed = snapshots.list().filter(({kind}) => kind === 'committed');
+  const top = committed.find(({key, parent}) => parent !== undefined && !committed.some((other) => other.parent === key));
   const now = new Date().toISOString();
   const record: ContainerRecord = {
     id,
     image: ref,
-    labels: {},
+    labels,
     runtime: {name: 'io.containerd.runc.v2'},
     snapshotter,
     snapshotKey: id,
@@ -132,7 +137,8 @@ export async function withContainer({client, snapshotter, ref}: Rig, id = 'c1'):
     createdAt: now,
     updatedAt: now,
   };
-  const {layer} = await snapshots.prepare(id, top!.key, {}, (tx) => tx.namespace('default').containers.put(record));
+  const within = (tx: StoreTransaction): void => void tx.namespace('default').containers.put(record);
+  const {layer} = await snapshots.prepare(id, top!.key, {}, within, {transient: labels['berth/rm'] !== undefined});
   writeFileSync(join(client.root, 'layers', layer!, 'fs/mine'), 'what a user made');
   return {layer: layer!};
 }
