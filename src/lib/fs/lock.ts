@@ -45,8 +45,13 @@ const STALE_MS = 10_000;
 const ABANDONED_MS = 3600_000;
 /** Time without any movement after which those behind in the queue try for themselves, in milliseconds: its first may be stopped. */
 const STUCK_MS = 50;
-/** How long those who wait let others go before them who come while the lock is free, in milliseconds: it saves a change of processes. */
-const PATIENCE_MS = 200;
+/**
+ * How long those who wait let others go before them who come while the lock is free, in milliseconds: one who makes change after
+ * change has all at hand, and needs no change of processes. It bounds the wait: who has waited so long is served in turn.
+ */
+const PATIENCE_MS = 400;
+/** Time that each in the queue is taken to need at least, in milliseconds: more looks would only take the processor from it. */
+const UNHURRIED_MS = 8;
 /** Longest pause between two looks at a lock, in milliseconds. */
 const LONGEST_PAUSE_MS = 50;
 
@@ -87,8 +92,9 @@ class Ticket {
   /** Our file while the lock is ours. */
   readonly #owned: string;
   #refreshedAt = 0;
-  /** Who was first in the queue at the last look, since when, and how many were before us. */
+  /** Who was first in the queue at the last look, and who had the lock; since when; and how many were before us. */
   #first: string | undefined;
+  #owner: string | undefined;
   #movedAt = Date.now();
   #ahead = 0;
   #lookedAt = 0;
@@ -141,7 +147,9 @@ class Ticket {
 
   /** Milliseconds to the next look: those far behind do not take the processor from the one that they wait for. */
   pause(): number {
-    return Math.min(Math.max(1, (this.#ahead - 1) * this.#pace * 0.5), LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
+    return (
+      Math.min(Math.max(1, (this.#ahead - 1) * Math.max(this.#pace, UNHURRIED_MS) * 0.5), LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2)
+    );
   }
 
   #countAhead(now: number): number {
@@ -163,8 +171,10 @@ class Ticket {
         gone.add(first);
         continue;
       }
-      if (first !== this.#first) this.#movedAt = now;
+      const owner = ownerFile(this.#lockPath);
+      if (first !== this.#first || owner !== this.#owner) this.#movedAt = now;
       this.#first = first;
+      this.#owner = owner;
       return ahead;
     }
   }
