@@ -10,7 +10,7 @@ import {speaksTLS} from './probe.ts';
 const ADDRESSES: Readonly<Record<string, string>> = {'docker.io': 'registry-1.docker.io'};
 
 /** The most that a probe of this machine's own port may take before the port counts as TLS. */
-const PROBE_TIMEOUT_MS = 1000;
+const PROBE_TIMEOUT_MS = 10_000;
 
 /** True for this machine's own names: localhost, 127/8, [::1]. @param hostname as a URL has it, so that an address is in its one form */
 export const isLoopback = (hostname: string): boolean =>
@@ -35,7 +35,7 @@ export interface HostsOptions {
  * connection asks first (`probe.ts`), which gives the same verdict in under a millisecond where the failed request costs the
  * set-up of TLS and its certificates (3 to 13 ms). Plain HTTP first would be as fast, but would send the request unprotected
  * to a port that is a tunnel to a TLS registry elsewhere. The answer is kept for the life of the source, so that a host is
- * probed once.
+ * probed once. A port that says nothing for a second is asked in HTTP as well.
  *
  * Nothing but `plainHTTP`, or a configured address that begins with `http:`, makes any other host speak plain HTTP: a failure of
  * HTTPS is never a reason (CVE-2019-10214). A host that is configured with such an address and with something about TLS speaks

@@ -1,4 +1,5 @@
 /** Finds out whether a port speaks TLS, for a millisecond instead of a handshake. */
+import type {Socket} from 'node:net';
 import {fromTransport} from './failure.ts';
 
 const u16 = (n: number): number[] => [n >> 8, n & 255];
@@ -29,28 +30,66 @@ export function clientHello(): Buffer {
 const ALERT = 0x15;
 const HANDSHAKE = 0x16;
 
+/** How long a port may say nothing before it is asked in HTTP as well, in milliseconds. */
+const PATIENCE_MS = 1000;
+
+const NOTHING = Buffer.alloc(0);
+
+/** @param first what came back to the hello; nothing when the connection ended without a word */
+const heard = ([first]: Buffer): 'tls' | 'http' | undefined =>
+  first === undefined ? undefined : first === HANDSHAKE || first === ALERT ? 'tls' : 'http';
+
+/** The same of what came back to a request; with 400 a server of TLS says, in HTTP, that it is none of HTTP. */
+const answered = (first: Buffer): 'http' | undefined => (/^HTTP\/1\.\d (?!400)\d{3}/.test(first.toString('latin1')) ? 'http' : undefined);
+
 /**
  * True unless what answers on the port is something else than TLS; a port that says nothing counts as TLS, the safe side.
  *
+ * One that is silent for a while is asked in HTTP, too, on a second connection and without a word of what is wanted: the first
+ * answer to either decides. So a registry that is slow gets the time that it needs, and one that waits for the end of a
+ * request finds it.
+ *
+ * @param timeoutMs the most that all of it may take
  * @throws WireError nobody answers there
+ *
+ * containerd falls back when HTTP comes back, containers/image and docker after any failure of TLS, docker's time-out of 10 s included.
  */
 export async function speaksTLS(host: string, port: number, timeoutMs: number): Promise<boolean> {
   const {connect} = await import('node:net');
-  const socket = connect({host, port, autoSelectFamily: true});
-  try {
-    return await new Promise<boolean>((resolve, reject) => {
+  const sockets: Socket[] = [];
+  const timers: NodeJS.Timeout[] = [];
+  const after = (ms: number): Promise<undefined> =>
+    new Promise((resolve) => {
+      timers.push(setTimeout(() => resolve(undefined), ms));
+    });
+  /** The first that comes back to some words; nothing when the connection ends before. */
+  const say = (words: Uint8Array | string): Promise<Buffer> =>
+    new Promise((resolve, reject) => {
+      const socket = connect({host, port, autoSelectFamily: true});
+      sockets.push(socket);
       let connected = false;
       socket
-        .setTimeout(timeoutMs, () => resolve(true))
         .on('connect', () => {
           connected = true;
-          socket.write(clientHello());
+          socket.write(words);
         })
-        .on('data', ([first]) => resolve(first === HANDSHAKE || first === ALERT))
-        .on('error', (err) => (connected ? resolve(true) : reject(fromTransport(err))))
-        .on('close', () => resolve(true));
+        .on('data', resolve)
+        .on('error', (err) => (connected ? resolve(NOTHING) : reject(fromTransport(err))))
+        .on('close', () => resolve(NOTHING));
     });
+  try {
+    const hello = say(clientHello()).then(heard);
+    const soon = await Promise.race([hello.then((verdict) => verdict ?? 'tls'), after(Math.min(PATIENCE_MS, timeoutMs))]);
+    if (soon !== undefined) return soon === 'tls';
+    if (timeoutMs <= PATIENCE_MS) return true;
+    const request = say(`GET /v2/ HTTP/1.1\r\nHost: ${host.includes(':') ? `[${host}]` : host}:${port}\r\nConnection: close\r\n\r\n`);
+    const verdicts = [hello, request.then(answered)].map(
+      async (verdict) => (await verdict) ?? Promise.reject(new Error('nothing was said')),
+    );
+    const first = Promise.any(verdicts).catch(() => 'tls' as const);
+    return ((await Promise.race([first, after(timeoutMs - PATIENCE_MS)])) ?? 'tls') === 'tls';
   } finally {
-    socket.destroy();
+    for (const timer of timers) clearTimeout(timer);
+    for (const socket of sockets) socket.destroy();
   }
 }

@@ -75,6 +75,35 @@ describe('the address of a registry', () => {
     const hosts = registryHosts({plainHTTP: false, connectTimeoutMs: 50});
     for (const port of [silent, rude]) assert.equal((await hosts(`127.0.0.1:${port}`, undefined))[0].origin, `https://127.0.0.1:${port}`);
   });
+  it('on loopback is plain HTTP also where that is slow, or waits for the end of a request', async (t) => {
+    const answer = 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n';
+    const refusal = 'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n';
+    const servers = {
+      slow: createServer((socket) => socket.on('error', () => {}).once('data', () => setTimeout(() => socket.end(refusal), 1800))),
+      waiting: createServer((socket) =>
+        socket.on('error', () => {}).on('data', (data) => (data.includes('\r\n\r\n') ? socket.end(answer) : undefined)),
+      ),
+    };
+    const hosts = registryHosts({plainHTTP: false, connectTimeoutMs: 5000});
+    const origins = async (name: keyof typeof servers): Promise<void> => {
+      const host = `127.0.0.1:${await listen(t, servers[name])}`;
+      assert.equal((await hosts(host, undefined))[0].origin, `http://${host}`, name);
+    };
+    await Promise.all([origins('slow'), origins('waiting')]);
+  });
+  it('on loopback is HTTPS where TLS is slow, and says in HTTP that it is none', async (t) => {
+    const slow = createServer((socket) =>
+      socket
+        .on('error', () => {})
+        .once('data', ([first]) => {
+          if (first === 0x16) setTimeout(() => socket.end(Buffer.from([0x15, 3, 3, 0, 2, 2, 40])), 1500);
+          else socket.end('HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n');
+        }),
+    );
+    const host = `127.0.0.1:${await listen(t, slow)}`;
+    const hosts = registryHosts({plainHTTP: false, connectTimeoutMs: 5000});
+    assert.equal((await hosts(host, undefined))[0].origin, `https://${host}`);
+  });
   it('on loopback is probed once, and again after nobody was there', async (t) => {
     const registry = await startFakeRegistry(t);
     registry.addImage('a', 'b', []);
