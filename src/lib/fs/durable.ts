@@ -3,11 +3,13 @@ import {
   closeSync,
   fsyncSync,
   linkSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   unlinkSync,
   writeFileSync,
@@ -47,6 +49,35 @@ export function listIfPresent(path: string): readonly string[] {
 export function unlinkIfPresent(path: string): void {
   try {
     unlinkSync(path);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT')) throw err;
+  }
+}
+
+/** Errno of an error for which Node's `rmSync` has no name: nearly all. */
+const UV_UNKNOWN = -4094;
+
+/** Removes a file, or a directory with everything in it; one that is not there is success. Errors say why. */
+export function removeTree(path: string): void {
+  try {
+    rmSync(path, {recursive: true, force: true});
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).errno !== UV_UNKNOWN) throw err;
+    removeSlowly(path);
+  }
+}
+
+/** The same by calls that tell the errno. */
+function removeSlowly(path: string): void {
+  const stat = lstatSync(path, {throwIfNoEntry: false});
+  if (stat === undefined) return;
+  if (!stat.isDirectory()) {
+    unlinkIfPresent(path);
+    return;
+  }
+  for (const name of listIfPresent(path)) removeSlowly(join(path, name));
+  try {
+    rmdirSync(path);
   } catch (err) {
     if (!isErrno(err, 'ENOENT')) throw err;
   }
@@ -185,7 +216,7 @@ export function sweepTemporary(directory: string): void {
   for (const name of listIfPresent(directory)) {
     if (!isTemporary(name)) continue;
     const owner = parseIdentity(name.slice('.tmp.'.length));
-    if (owner === undefined || liveness(owner) === 'dead') rmSync(join(directory, name), {recursive: true, force: true});
+    if (owner === undefined || liveness(owner) === 'dead') removeTree(join(directory, name));
   }
 }
 

@@ -11,14 +11,13 @@ import {
   openSync,
   readFileSync,
   readSync,
-  rmSync,
   type Stats,
   statSync,
   writeSync,
 } from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {listIfPresent, readIfPresent, renameInto, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
+import {listIfPresent, readIfPresent, removeTree, renameInto, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
@@ -235,7 +234,7 @@ export class BlobStore {
 
   discardIngest(key: string): void {
     try {
-      rmSync(this.#layout.ingest(key), {recursive: true, force: true});
+      removeTree(this.#layout.ingest(key));
     } catch (err) {
       throw fromErrno(err, `ingest ${key}`);
     }

@@ -5,7 +5,7 @@
 import {existsSync, lstatSync, readdirSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, makeDirectories, readIfPresent, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
+import {listIfPresent, makeDirectories, readIfPresent, removeTree, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
@@ -208,7 +208,7 @@ export class LayerStore {
       });
       // What says of itself that it is whole, whatever happens, must not come back after a power loss without what is deleted here.
       if (names.some((name) => readInfo(join(trash, name))?.durable)) for (const directory of [layers, trash]) syncPath(directory);
-      for (const name of names) rmSync(join(trash, name), {recursive: true, force: true});
+      for (const name of names) removeTree(join(trash, name));
     } catch (err) {
       throw fromErrno(err, `trash ${trash}`);
     }

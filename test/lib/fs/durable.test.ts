@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import {spawnSync} from 'node:child_process';
 import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
@@ -8,6 +9,7 @@ import {
   listIfPresent,
   makeDirectories,
   readIfPresent,
+  removeTree,
   renameInto,
   sweepTemporary,
   unlinkIfPresent,
@@ -33,6 +35,28 @@ describe('durable files', () => {
     // Every other failure is one.
     for (const action of [readIfPresent, listIfPresent, unlinkIfPresent])
       assert.throws(() => action(join(dir, 'b', 'c')), {code: 'ENOTDIR'});
+  });
+
+  it('are removed with all below, and errors have the name of their reason', (t) => {
+    const dir = temporaryDirectory(t);
+    const make = () => mkdirSync(join(dir, 'a', 'b', 'c'), {recursive: true});
+    make();
+    writeFileSync(join(dir, 'a', 'file'), '');
+    removeTree(join(dir, 'a', 'file'));
+    for (const path of [join(dir, 'a'), join(dir, 'a'), join(dir, 'none')]) removeTree(path);
+    assert.deepEqual(readdirSync(dir), []);
+    if (!requiresProgram(t, 'strace')) return;
+    make();
+    const code = `
+      import {removeTree} from ${JSON.stringify(new URL('../../../src/lib/fs/durable.ts', import.meta.url).href)};
+      try { removeTree(process.argv[1]); } catch (err) { console.log(err.details?.errno ?? err.code ?? err.errno); }`;
+    for (const when of ['1+', '1']) {
+      const inject = ['-P', join(dir, 'a/b'), '-e', 'trace=openat', '-e', `inject=openat:error=EMFILE:when=${when}`];
+      const argv = [...inject, process.execPath, '--input-type=module', '-e', code, join(dir, 'a')];
+      const {stdout} = spawnSync('strace', ['-qq', '-o', join(dir, 'log'), ...argv], {encoding: 'utf8'});
+      assert.equal(stdout.trim(), when === '1+' ? 'EMFILE' : '', 'and what failed for a moment is tried again');
+    }
+    assert.deepEqual(readdirSync(dir), ['log']);
   });
 
   it('are replaced whole, with directories made where they are missing, for their owner alone', (t) => {
