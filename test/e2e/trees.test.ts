@@ -6,10 +6,12 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import type {Mount} from '../../src/lib/runtime/mounts.ts';
 import {probeErofs} from '../../src/lib/store/erofs.ts';
-import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
-import {requiresProgram, requiresRoot, type Skippable, slow, temporaryDirectory} from '../helpers.ts';
+import {commandLine, type Engine, forEachEngine} from '../cli/harness.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, slow, temporaryDirectory} from '../helpers.ts';
 import type {ImageName} from '../images.ts';
+import {requiresLoopDevices, stateOnLoops} from '../loops.ts';
 import {withMounted} from '../mounted.ts';
 import {diffTrees, readTree, type TreeEntry} from '../tree.ts';
 import {type Containerd, startContainerd} from './containerd.ts';
@@ -30,7 +32,9 @@ const PACKINGS: readonly ImageName[] = [
 ];
 /** What --short is content with. */
 const SHORT: readonly ImageName[] = ['awkward', 'busybox'];
-const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;
+/** `loop`: snapshotter `erofs` as on a machine whose kernel mounts its images from loop devices only. */
+const WAYS = ['overlayfs', 'native', 'erofs', 'loop'] as const;
+type Way = (typeof WAYS)[number];
 
 /** umoci 0.4 knows no zstd; the same tar stands in for it. */
 const STAND_INS: Partial<Record<ImageName, ImageName>> = {'busybox-zstd': 'busybox'};
@@ -50,16 +54,25 @@ function umociTree({ref}: Published): TreeEntry[] {
 }
 
 /** An image's tree as our containers see it. */
-async function ourTree(ctr: CommandLine, ref: string, snapshotter: string): Promise<TreeEntry[]> {
+async function ourTree(t: Scope, engine: Engine, ref: string, way: Way): Promise<TreeEntry[]> {
+  const ctr = commandLine(t, engine);
+  if (way === 'loop') stateOnLoops(t, ctr.env.BERTH_STATE);
+  const snapshotter = way === 'loop' ? 'erofs' : way;
   const {unpacked} = JSON.parse(await ctr.ok(['pull', '--json', '--snapshotter', snapshotter, ref])) as {unpacked: {chainID: string}[]};
   const view = ['snapshots', '--snapshotter', snapshotter, 'view', '--json', 'look', unpacked[0]!.chainID];
-  return withMounted(JSON.parse(await ctr.ok(view)), readTree);
+  const mounts = JSON.parse(await ctr.ok(view)) as readonly Mount[];
+  assert.equal(
+    mounts.some(({options}) => options.includes('loop')),
+    way === 'loop',
+  );
+  return withMounted(mounts, readTree);
 }
 
 const requiresTrees = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'umoci', 'skopeo', 'getfattr');
 
-function requiresSnapshotter(t: Skippable, snapshotter: string): boolean {
-  if (snapshotter !== 'erofs') return true;
+async function requiresWay(t: Skippable, way: Way): Promise<boolean> {
+  if (way === 'loop') return requiresLoopDevices(t);
+  if (way !== 'erofs') return true;
   const {backing, reason} = probeErofs(temporaryDirectory(file));
   if (backing === undefined) t.skip(`no EROFS here: ${reason}`);
   return backing !== undefined;
@@ -68,7 +81,6 @@ function requiresSnapshotter(t: Skippable, snapshotter: string): boolean {
 /** Something that differs, and why it may. `line` is that of `diffTrees`, ours first. */
 interface Exemption {
   readonly image: ImageName;
-  readonly snapshotter?: string;
   readonly line: RegExp;
   readonly reason: string;
 }
@@ -119,20 +131,19 @@ function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemp
 /** Nanoseconds, of the clock that filesystems use: it may be behind by a tick. */
 const started = BigInt(Date.now() - 20) * 1_000_000n;
 
-const exemptionsFor = (all: readonly Exemption[], image: ImageName, snapshotter: string): readonly Exemption[] =>
-  all.filter((exemption) => exemption.image === image && (exemption.snapshotter ?? snapshotter) === snapshotter);
+const exemptionsFor = (all: readonly Exemption[], image: ImageName): readonly Exemption[] =>
+  all.filter((exemption) => exemption.image === image);
 
 forEachEngine('unpacked trees', (engine) => {
-  for (const snapshotter of SNAPSHOTTERS)
-    for (const name of [...TREES, ...(snapshotter === 'overlayfs' ? PACKINGS : (['busybox'] as const))])
-      it(`${snapshotter}: ${name} is what umoci unpacks`, async (t) => {
+  for (const way of WAYS)
+    for (const name of [...TREES, ...(way === 'overlayfs' ? PACKINGS : (['busybox'] as const))])
+      it(`${way}: ${name} is what umoci unpacks`, async (t) => {
         if (!SHORT.includes(name) && !slow(t)) return;
-        if (!requiresTrees(t) || !requiresSnapshotter(t, snapshotter)) return;
+        if (!requiresTrees(t) || !(await requiresWay(t, way))) return;
         const image = await published(t, name);
         const theirs = await published(t, STAND_INS[name] ?? name);
         if (image === undefined || theirs === undefined) return;
-        const ours = await ourTree(commandLine(t, engine), image.ref, snapshotter);
-        compare(ours, umociTree(theirs), exemptionsFor(UMOCI, name, snapshotter));
+        compare(await ourTree(t, engine, image.ref, way), umociTree(theirs), exemptionsFor(UMOCI, name));
       });
 });
 
@@ -148,8 +159,8 @@ describe('unpacked trees, containerd', () => {
       running ??= startContainerd(file);
       const containerd = await running;
       containerd.pull(image.ref);
-      const ours = await ourTree(commandLine(t, 'executable'), image.ref, 'overlayfs');
+      const ours = await ourTree(t, 'executable', image.ref, 'overlayfs');
       const theirs = await containerd.withImage(image.ref, readTree);
-      compare(ours, theirs, exemptionsFor(CONTAINERD, name, 'overlayfs'));
+      compare(ours, theirs, exemptionsFor(CONTAINERD, name));
     });
 });
