@@ -17,10 +17,12 @@ export async function requiresLoopDevices(t: Skippable): Promise<boolean> {
 
 /** A state directory (by default a new one) that says of this machine that it mounts EROFS images only from loop devices. */
 export function stateOnLoops(scope: Scope, state = temporaryDirectory(scope, 'berth-state-')): string {
-  probeErofs(state);
+  probeErofs(state, state);
   const name = readdirSync(state, {recursive: true, encoding: 'utf8'}).find((path) => path.endsWith('erofs.json'))!;
   const file = join(state, name);
-  writeFileSync(file, JSON.stringify({...(JSON.parse(readFileSync(file, 'utf8')) as object), backing: 'loop', reason: 'a test says so'}));
+  const known = JSON.parse(readFileSync(file, 'utf8')) as {readonly filesystems: object};
+  const says = Object.keys(known.filesystems).map((filesystem) => [filesystem, {backing: 'loop', reason: 'a test says so'}]);
+  writeFileSync(file, JSON.stringify({...known, filesystems: Object.fromEntries(says)}));
   return state;
 }
 

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -71,7 +72,9 @@ describe('kill -9', () => {
       if (image === undefined) return;
       refs.set(name, image.ref);
     }
-    const snapshotters = SNAPSHOTTERS.filter((name) => name !== 'erofs' || probeErofs(temporaryDirectory(t)).backing !== undefined);
+    const snapshotters = SNAPSHOTTERS.filter(
+      (name) => name !== 'erofs' || probeErofs(temporaryDirectory(t), tmpdir()).backing !== undefined,
+    );
     const ctr = commandLine(t, 'executable');
     const root = ctr.env.BERTH_ROOT!;
     const next = random(SEED);

@@ -96,7 +96,7 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   'pull, indexed': {
     requires: (t) => {
       if (!requiresProgram(t, 'mkfs.erofs')) return false;
-      const {backing} = probeErofs(temporaryDirectory(scope));
+      const {backing} = probeErofs(temporaryDirectory(scope), tmpdir());
       if (backing === undefined) t.skip('this kernel has no EROFS');
       return backing !== undefined;
     },

@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Mount} from '../../src/lib/runtime/mounts.ts';
@@ -73,7 +74,7 @@ const requiresTrees = (t: Skippable): boolean => requiresRoot(t) && requiresProg
 async function requiresWay(t: Skippable, way: Way): Promise<boolean> {
   if (way === 'loop') return requiresLoopDevices(t);
   if (way !== 'erofs') return true;
-  const {backing, reason} = probeErofs(temporaryDirectory(file));
+  const {backing, reason} = probeErofs(temporaryDirectory(file), tmpdir());
   if (backing === undefined) t.skip(`no EROFS here: ${reason}`);
   return backing !== undefined;
 }

@@ -1,6 +1,7 @@
 /** What of kernel, tools and state is in order, and what to do about the rest. */
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
 import {is, isErrdefs} from '../errdefs.ts';
+import {nearestExisting} from '../fs/durable.ts';
 import {checkRuntime} from '../runtime/doctor.ts';
 import {MEND} from '../store/documents.ts';
 import {probeErofs} from '../store/erofs.ts';
@@ -71,12 +72,6 @@ async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
   }
 }
 
-function nearestExisting(path: string): string {
-  let existing = path;
-  while (!existsSync(existing)) existing = existing.slice(0, existing.lastIndexOf('/')) || '/';
-  return existing;
-}
-
 export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
   return [
     ...checkState(context),
@@ -86,9 +81,9 @@ export async function doctor(context: Context): Promise<readonly DoctorCheck[]> 
   ];
 }
 
-function checkSnapshotter({stateDir}: Context): DoctorCheck {
+function checkSnapshotter({store, stateDir}: Context): DoctorCheck {
   const name = 'snapshotter';
-  const {backing, reason} = probeErofs(stateDir);
+  const {backing, reason} = probeErofs(stateDir, store.layout.root);
   const detail = 'erofs: layers are indexed, not extracted';
   if (backing === 'files') return {name, status: 'ok', detail};
   if (backing === 'loop') return {name, status: 'ok', detail: `${detail}; mounted from loop devices, since ${reason}`};

@@ -1,6 +1,7 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
 
 import {fromErrno} from '../errdefs.ts';
+import {sweepTemporary} from '../fs/durable.ts';
 import {removeBundle} from '../runtime/bundle.ts';
 import {collectAll} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
@@ -23,7 +24,7 @@ export async function collectGarbage(context: Context): Promise<GcResult> {
 
 async function collectEverything(context: Context): Promise<GcResult> {
   const {store, stateDir} = context;
-  removeAbandonedViews(stateDir);
+  sweepState(stateDir);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();
@@ -33,8 +34,13 @@ async function collectEverything(context: Context): Promise<GcResult> {
   return {...collected, settled: await settleLayers(context, SETTLED_MS)};
 }
 
-/** Removes what killed processes mounted at, unless another collection is faster. */
-export function removeAbandonedViews(stateDir: string): void {
+/** Removes what killed processes left in what ends with the boot, unless another collection is faster. */
+export function sweepState(stateDir: string): void {
+  try {
+    sweepTemporary(stateDir);
+  } catch (err) {
+    throw fromErrno(err, `directory ${stateDir}`);
+  }
   for (const path of abandonedViews(statePath.views(stateDir))) {
     try {
       removeBundle(path);

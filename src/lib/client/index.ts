@@ -56,9 +56,9 @@ export function openClient(options: OpenOptions = {}): Client {
     },
     snapshotterName: (namespace, asked) => {
       const label = asked ?? store.view((tx) => tx.namespaces.find(namespace)?.labels['containerd.io/defaults/snapshotter']);
-      return getSnapshotter(label ?? (probeErofs(state).backing === undefined ? 'overlayfs' : 'erofs')).name;
+      return getSnapshotter(label ?? (probeErofs(state, root).backing === undefined ? 'overlayfs' : 'erofs')).name;
     },
-    erofsBacking: () => probeErofs(state).backing ?? 'files',
+    erofsBacking: () => probeErofs(state, root).backing ?? 'files',
   };
 
   return {
@@ -97,7 +97,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     pull: async (ref, options = {}) => {
       const {pull} = await import('./pull.ts');
       const result = await pull(context, name, ref, options);
-      keepReserve(context.store.layout);
+      keepReserve(context.store);
       return result;
     },
     run: async (ref, id, options = {}) => {

@@ -9,7 +9,7 @@ import {withReserve} from '../store/reserve.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {measure, measureOne} from './df.ts';
-import {removeAbandonedViews} from './gc.ts';
+import {sweepState} from './gc.ts';
 import {isAbandoned, runningContainers} from './run.ts';
 import type {Pruned, PruneKind, PruneOptions, PruneResult} from './types.ts';
 
@@ -60,7 +60,7 @@ class Prune {
     const freed = outcome.released.reduce((sum, key) => sum + this.#size(key), 0);
     const ingests = this.#kinds.includes('ingests') ? this.#ingests(dryRun) : {pruned: [], freed: 0};
     if (!dryRun) {
-      removeAbandonedViews(this.#context.stateDir);
+      sweepState(this.#context.stateDir);
       store.layers.emptyTrash();
     }
     return {pruned: [...outcome.pruned, ...ingests.pruned], freed: freed + ingests.freed};

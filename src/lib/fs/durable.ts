@@ -1,6 +1,7 @@
 /** How bytes become durable. Synchronous on purpose: a transaction is a few of these in a row, and a thread-pool hop costs more than the call. */
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   linkSync,
   lstatSync,
@@ -19,7 +20,7 @@ import {fromErrno} from '../errdefs.ts';
 import {liveness, parseIdentity, uniqueName} from './process.ts';
 
 /** A name beside `path` that no other process and no other call uses, and that tells whose it is (see `sweepTemporary`). */
-const temporaryName = (path: string): string => join(dirname(path), `.tmp.${uniqueName()}`);
+export const temporaryName = (path: string): string => join(dirname(path), `.tmp.${uniqueName()}`);
 
 const isErrno = (err: unknown, ...codes: string[]): boolean => codes.includes((err as NodeJS.ErrnoException | undefined)?.code ?? '');
 
@@ -44,6 +45,13 @@ export function listIfPresent(path: string): readonly string[] {
     if (isErrno(err, 'ENOENT')) return [];
     throw unreadable(err, path);
   }
+}
+
+/** The path, or where it is not there the nearest one above it that is. @param path absolute */
+export function nearestExisting(path: string): string {
+  let existing = path;
+  while (!existsSync(existing)) existing = dirname(existing);
+  return existing;
 }
 
 export function unlinkIfPresent(path: string): void {

@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {nearestExisting, readIfPresent, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
 import {runOn, runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layers.ts';
@@ -361,24 +361,59 @@ export interface ErofsSupport {
   readonly reason: string;
 }
 
-/** Whether and how this machine can index and mount layers: tried once per boot with a real one, and remembered in `stateDir`. */
-export function probeErofs(stateDir: string): ErofsSupport {
-  const file = statePath.erofs(stateDir);
+/** What the probe has found, by the number of the filesystem's device. */
+interface Probed {
+  readonly bootId: string;
+  readonly filesystems: Readonly<Record<string, {readonly backing: Backing | 'none'; readonly reason: string}>>;
+}
+
+/** @returns what was found in this boot; what is torn or foreign is nothing: it is only a cache */
+function readProbed(file: string): Probed {
+  const nothing: Probed = {bootId: bootId(), filesystems: {}};
   try {
-    const known = JSON.parse(readIfPresent(file) ?? '{}') as {bootId?: string; backing?: Backing | 'none'; reason?: string};
-    const {backing, reason = ''} = known;
-    if (known.bootId === bootId() && (backing === 'files' || backing === 'loop' || backing === 'none'))
-      return {backing: backing === 'none' ? undefined : backing, reason};
+    const known = JSON.parse(readIfPresent(file) ?? 'null') as Partial<Probed> | null;
+    const {bootId, filesystems} = known ?? {};
+    return bootId === nothing.bootId && typeof filesystems === 'object' && filesystems !== null ? {bootId, filesystems} : nothing;
   } catch {
-    // Torn or foreign: it is only a cache.
+    return nothing;
   }
-  const result = tryErofs();
+}
+
+/**
+ * Whether and how this machine can index and mount layers that lie below `root`: tried with a real one once per boot and
+ * filesystem, since not all can be mounted from, and remembered in `stateDir`.
+ *
+ * @param root a store's; it need not be there yet
+ */
+export function probeErofs(stateDir: string, root: string): ErofsSupport {
+  if (process.geteuid?.() !== 0) return {backing: undefined, reason: 'only root may mount'};
+  const file = statePath.erofs(stateDir);
+  const place = nearestExisting(root);
+  const filesystem = String(statSync(place).dev);
+  const known = readProbed(file).filesystems[filesystem];
+  if (known?.backing === 'files' || known?.backing === 'loop') return {backing: known.backing, reason: String(known.reason)};
+  if (known?.backing === 'none') return {backing: undefined, reason: String(known.reason)};
+  const scratch = makeScratch(place);
+  if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
+  const {backing = 'none', reason} = tryErofs(scratch);
   try {
-    writeAtomic(file, `${JSON.stringify({bootId: bootId(), ...result, backing: result.backing ?? 'none'})}\n`, {sync: false});
+    const {bootId, filesystems} = readProbed(file);
+    writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});
   } catch {
     // Not ours to write: it is asked again next time.
   }
-  return result;
+  return {backing: backing === 'none' ? undefined : backing, reason};
+}
+
+/** @returns `undefined` where nothing can be made */
+function makeScratch(directory: string): string | undefined {
+  const scratch = temporaryName(join(directory, 'probe'));
+  try {
+    mkdirSync(scratch, {mode: 0o700});
+    return scratch;
+  } catch {
+    return undefined;
+  }
 }
 
 /** An archive with one directory: mkfs.erofs refuses an empty one. */
@@ -408,10 +443,9 @@ function probeTar(): Buffer {
   return Buffer.concat([header, Buffer.alloc(1024)]);
 }
 
-function tryErofs(): ErofsSupport {
+/** @param scratch an empty directory; it is removed */
+function tryErofs(scratch: string): ErofsSupport {
   const none = (reason: string): ErofsSupport => ({backing: undefined, reason});
-  if (process.geteuid?.() !== 0) return none('only root may mount');
-  const scratch = mkdtempSync('/tmp/berth-erofs-');
   const mounts = (backing: Backing, options: string, file: string): boolean => {
     const directory = join(scratch, backing);
     mkdirSync(directory);
@@ -423,7 +457,8 @@ function tryErofs(): ErofsSupport {
   };
   try {
     if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: ''};
-    const reason = 'the kernel does not mount EROFS images from files: it is older than 6.12, or built without';
+    const reason =
+      'the kernel does not mount EROFS images from files of this filesystem: it is older than 6.12, or built without, or cannot';
     return mounts('loop', 'loop', EROFS_IMAGE) ? {backing: 'loop', reason} : none(`${reason}; nor does it from loop devices`);
   } catch (err) {
     if (is(err, 'unavailable')) return none('mkfs.erofs is not installed');

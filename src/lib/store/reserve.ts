@@ -25,15 +25,16 @@ function isLittleLeft({root}: Layout): boolean {
 const directory = ({cache}: Layout): string => join(cache, 'reserve');
 
 /** Makes the reserve where it is missing, there is a store, and the disk has room for it. Never fails. */
-export function keepReserve(layout: Layout): void {
+export function keepReserve(store: Store): void {
   try {
+    const {layout} = store;
     const files = Array.from({length: FILES}, (_, i) => join(directory(layout), String(i)));
-    if (existsSync(files.at(-1)!) || !existsSync(layout.version) || isLittleLeft(layout)) return;
+    if (existsSync(files.at(-1)!) || !store.exists() || isLittleLeft(layout)) return;
     makeDirectories(directory(layout), {sync: false});
     // Not zeros: some filesystems would keep none of them.
     for (const file of files) writeFileSync(file, randomBytes(FILE_BYTES), {mode: 0o600});
   } catch {
-    // A disk that is full or not to be written: then there is none.
+    // A disk that is full or not to be written, or a store that is not for us: then there is none.
   }
 }
 
@@ -41,15 +42,15 @@ export function keepReserve(layout: Layout): void {
  * Runs what removes something. When the disk is all but full, the whole cache is given up for it before, with the reserve; that
  * is made anew when there is room again.
  */
-export async function withReserve<T>({layout}: Store, action: () => Promise<T>): Promise<T> {
+export async function withReserve<T>(store: Store, action: () => Promise<T>): Promise<T> {
   try {
-    if (isLittleLeft(layout)) rmSync(layout.cache, {recursive: true, force: true});
+    if (store.exists() && isLittleLeft(store.layout)) rmSync(store.layout.cache, {recursive: true, force: true});
   } catch {
     // It is not there, or not ours: the action says what is wrong.
   }
   try {
     return await action();
   } finally {
-    keepReserve(layout);
+    keepReserve(store);
   }
 }

@@ -1,7 +1,7 @@
 /** mkfs.erofs reads what anybody may have written: what it is given, and what it is not. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {
@@ -14,7 +14,7 @@ import {
   isSameIndex,
   probeErofs,
 } from '../../../src/lib/store/erofs.ts';
-import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
 import {dir, file, tar} from '../../tartest.ts';
 import {ENGINES} from '../runtime/rig.ts';
 
@@ -221,24 +221,54 @@ describe('the probe', () => {
   it('asks once a boot, and believes nothing else that lies there', (t) => {
     if (!canIndex(t)) return;
     const state = temporaryDirectory(t);
-    const found = probeErofs(state);
+    const root = temporaryDirectory(t);
+    const found = probeErofs(state, root);
     const known = join(state, 'erofs.json');
     const {bootId} = JSON.parse(readFileSync(known, 'utf8')) as {bootId: string};
     const say = (text: string): ReturnType<typeof probeErofs> => {
       writeFileSync(known, text);
-      return probeErofs(state);
+      return probeErofs(state, root);
     };
-    assert.deepEqual(say(JSON.stringify({bootId, backing: 'loop', reason: 'said'})), {backing: 'loop', reason: 'said'});
-    assert.deepEqual(say(JSON.stringify({bootId, backing: 'none', reason: 'said'})), {backing: undefined, reason: 'said'});
+    const said = (backing: string, boot = bootId, filesystem = statSync(root).dev): string =>
+      JSON.stringify({bootId: boot, filesystems: {[filesystem]: {backing, reason: 'said'}}});
+    assert.deepEqual(say(said('loop')), {backing: 'loop', reason: 'said'});
+    assert.deepEqual(say(said('none')), {backing: undefined, reason: 'said'});
     for (const text of [
       '',
       'null',
       '{',
-      JSON.stringify({bootId, usable: true, reason: ''}),
-      JSON.stringify({bootId, backing: 'other', reason: ''}),
-      JSON.stringify({bootId: '0'.repeat(32), backing: 'none', reason: 'said'}),
+      '[]',
+      JSON.stringify({bootId, filesystems: null}),
+      JSON.stringify({bootId, backing: 'none', reason: 'of an earlier version'}),
+      said('other'),
+      said('none', '0'.repeat(32)),
+      said('none', bootId, 0),
     ])
       assert.deepEqual(say(text), found, text);
+  });
+
+  it('asks of the filesystem that the layers will lie on: not all can be mounted from', (t) => {
+    if (!canIndex(t)) return;
+    const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
+    const found = probeErofs(state, root);
+    const memory = join(root, 'memory');
+    mkdirSync(memory);
+    execFileSync('mount', ['-t', 'tmpfs', 'none', memory]);
+    onEnd(t, () => execFileSync('umount', [memory]));
+    // The kernel has no file of tmpfs for a filesystem.
+    assert.notEqual(probeErofs(state, join(memory, 'not/there/yet')).backing, 'files');
+    assert.deepEqual(probeErofs(state, root), found, 'what was found of another one stays');
+    assert.deepEqual(readdirSync(memory), []);
+  });
+
+  it('leaves nothing where it has tried, and does not need to write there', (t) => {
+    if (!canIndex(t)) return;
+    const root = temporaryDirectory(t);
+    probeErofs(temporaryDirectory(t), root);
+    assert.deepEqual(readdirSync(root), []);
+    const file = join(root, 'file');
+    writeFileSync(file, '');
+    assert.notEqual(probeErofs(temporaryDirectory(t), join(file, 'root')).backing, undefined);
   });
 
   /** As on a kernel that refuses what is asked of it: mount(8) gives way to a script that does. */
@@ -251,7 +281,7 @@ describe('the probe', () => {
     writeFileSync(join(bin, 'mkfs.erofs'), `#!/bin/sh\nPATH='${PATH}' exec mkfs.erofs "$@"\n`);
     process.env.PATH = `${bin}:${PATH}`;
     try {
-      return probeErofs(temporaryDirectory(t));
+      return probeErofs(temporaryDirectory(t), temporaryDirectory(t));
     } finally {
       process.env.PATH = PATH;
     }
