@@ -163,3 +163,13 @@ export function encode(entry: TarEntry): Buffer {
 export function tar(...entries: readonly (TarEntry | Buffer)[]): Buffer {
   return Buffer.concat([...entries.map((entry) => (Buffer.isBuffer(entry) ? entry : encode(entry))), Buffer.alloc(2 * BLOCK)]);
 }
+
+/** A small layer with a directory of its own mode, a hard link and a symbolic link. */
+export const BASE_LAYER = tar(
+  dir('etc', 0o750),
+  file('etc/a', 'hello'.repeat(1000)),
+  link('etc/a', 'etc/b'),
+  dir('usr'),
+  dir('usr/bin'),
+  symlink('../etc', 'usr/e'),
+);

@@ -15,7 +15,7 @@ import {type Failpoint, failpointOptions} from '../fakes/failpoints.ts';
 import {digestOf, type FakeRegistry} from '../fakes/registry.ts';
 import {onEnd, type Scope} from '../helpers.ts';
 import {ARCHITECTURE} from '../layouts.ts';
-import {dir, file, link, symlink, tar, whiteout} from '../tartest.ts';
+import {BASE_LAYER, dir, file, tar, whiteout} from '../tartest.ts';
 import {names} from './rig.ts';
 
 // What the user has set for the command is not for the tests.
@@ -134,14 +134,6 @@ export function writeInto(place: Place, namespace: string, snapshotter: string, 
 
 // ---- images ----------------------------------------------------------------------------------------------------------
 
-const BASE = tar(
-  dir('etc', 0o750),
-  file('etc/a', 'hello'.repeat(1000)),
-  link('etc/a', 'etc/b'),
-  dir('usr'),
-  dir('usr/bin'),
-  symlink('../etc', 'usr/e'),
-);
 /** Leaves its parent to the layer below, and so waits for that. */
 const MIDDLE = tar(file('etc/c', 'on top of another'));
 const top = (text: string): Buffer => tar(dir('etc', 0o750), whiteout('etc/a'), file('top', text));
@@ -183,10 +175,10 @@ function program(): Buffer {
 }
 
 const IMAGES: Readonly<Record<ImageName, () => readonly Buffer[]>> = {
-  app: () => [BASE, MIDDLE, top('of app')],
-  old: () => [BASE, top('of old')],
-  new: () => [BASE, top('of new')],
-  bystander: () => [BASE, tar(file('bystander', 'stands by'))],
+  app: () => [BASE_LAYER, MIDDLE, top('of app')],
+  old: () => [BASE_LAYER, top('of old')],
+  new: () => [BASE_LAYER, top('of new')],
+  bystander: () => [BASE_LAYER, tar(file('bystander', 'stands by'))],
   runnable: () => [tar(dir('bin'), file('bin/seven', program(), 0o755), dir('proc'), dir('dev'), dir('sys')), tar(file('runs', 'here'))],
 };
 

@@ -1,8 +1,7 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
 
 import type {Digest} from '../oci/descriptor.ts';
-import {downloadKey} from '../store/blobs.ts';
-import {collectAll, dropReleased, leaseExpired, leaseOwnerLives} from '../store/gc.ts';
+import {collectAll, dropReleased, leasedDownloads, leaseExpired, leaseOwnerLives} from '../store/gc.ts';
 import type {ImageRecord} from '../store/records.ts';
 import {blobKey, layerKey, type Shared} from '../store/refs.ts';
 import {withReserve} from '../store/reserve.ts';
@@ -177,15 +176,7 @@ class Prune {
   #ingests(dryRun: boolean): PruneResult {
     const {store} = this.#context;
     const {namespace} = this.#o;
-    const leased = store.view((tx) =>
-      tx.namespaces.list().flatMap(({name}) =>
-        tx
-          .namespace(name)
-          .leases.list()
-          .flatMap(({content}) => content),
-      ),
-    );
-    const kept = new Set(leased.map(downloadKey));
+    const kept = leasedDownloads(store);
     const pruned: Pruned[] = [];
     let freed = 0;
     for (const key of store.blobs.ingests()) {

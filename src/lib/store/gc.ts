@@ -226,10 +226,8 @@ function sweepLeftovers(store: Store, now: number): void {
   store.sweepLocks();
 }
 
-/** Removes downloads that were left for long; one that somebody leases, or holds, is kept. */
-function sweepIngests(store: Store, now: number): void {
-  const old = store.blobs.staleIngests(now);
-  if (old.length === 0) return;
+/** Keys of the downloads whose content somebody leases, there or not. */
+export function leasedDownloads(store: Store): ReadonlySet<string> {
   const leased = store.view((tx) =>
     tx.namespaces.list().flatMap(({name}) =>
       tx
@@ -238,6 +236,13 @@ function sweepIngests(store: Store, now: number): void {
         .flatMap(({content}) => content),
     ),
   );
-  const kept = new Set(leased.map(downloadKey));
+  return new Set(leased.map(downloadKey));
+}
+
+/** Removes downloads that were left for long; one that somebody leases, or holds, is kept. */
+function sweepIngests(store: Store, now: number): void {
+  const old = store.blobs.staleIngests(now);
+  if (old.length === 0) return;
+  const kept = leasedDownloads(store);
   for (const key of old) if (!kept.has(key)) store.blobs.discardIdleIngest(key);
 }
