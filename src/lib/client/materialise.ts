@@ -2,10 +2,11 @@
  * Brings a plan's blobs and layers onto this machine: each blob crosses the wire once, whoever wants it, and each layer
  * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
  */
-import {existsSync, rmSync} from 'node:fs';
+import {existsSync} from 'node:fs';
 import {reconcile} from '../archive/apply.ts';
 import {encodeImpliedParents} from '../archive/implied.ts';
 import {type Code, ErrdefsError, is, resolve, wrap} from '../errdefs.ts';
+import {removeTree} from '../fs/durable.ts';
 import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
@@ -168,7 +169,11 @@ class Materialisation {
 
   /** Removes what was half-made here. Blobs and bytes of blobs stay. */
   dispose(): void {
-    for (const work of this.#works) rmSync(work, {recursive: true, force: true});
+    try {
+      for (const work of this.#works) removeTree(work);
+    } catch {
+      // A collection takes it, once this process is gone; what was meant to be said stays said.
+    }
   }
 
   #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {

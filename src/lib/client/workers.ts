@@ -1,7 +1,7 @@
 /** The threads in which bytes are hashed, inflated and laid out, so that the main thread has the network, the signals and the bars to itself. */
 import {availableParallelism} from 'node:os';
 import {MessageChannel, type Worker} from 'node:worker_threads';
-import {ErrdefsError} from '../errdefs.ts';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import type {FromKeeping, ToKeeping} from './keeping.ts';
 import type {Laid, LayingJob} from './laying.ts';
@@ -58,6 +58,8 @@ interface Pair {
   readonly laying: Worker;
   /** Ends each task under way. */
   readonly running: Set<(err: unknown) => void>;
+  /** Why no more tasks can be done: a thread that did not start, or has died, takes messages all the same. */
+  failure: {readonly reason: unknown} | undefined;
 }
 
 export class WorkerPool {
@@ -73,18 +75,21 @@ export class WorkerPool {
   }
 
   async #start(): Promise<Pair> {
-    const {spawnWorker} = await import('./spawn-worker.ts');
-    const running = new Set<(err: unknown) => void>();
-    const end = (err: unknown): void => {
-      for (const fail of running) fail(err);
-    };
+    const {spawnWorker} = await import('./spawn-worker.ts').catch((err: unknown) => {
+      throw noThread(err);
+    });
     const [inflating, laying] = [spawnWorker(), spawnWorker()] as const;
+    const pair: Pair = {inflating, laying, running: new Set(), failure: undefined};
+    const end = (reason: unknown): void => {
+      pair.failure ??= {reason};
+      for (const fail of pair.running) fail(reason);
+    };
     for (const worker of [inflating, laying]) {
-      worker.on('error', end);
+      worker.on('error', (err) => end(noThread(err)));
       worker.on('exit', (status) => end(new ErrdefsError('internal', `worker thread ended with status ${status}`)));
       worker.unref();
     }
-    return {inflating, laying, running};
+    return pair;
   }
 
   /** Starts the first threads while there is something else to wait for. */
@@ -93,8 +98,10 @@ export class WorkerPool {
   }
 
   #add(): number {
+    const pair = this.#start();
+    pair.catch(() => {}); // whoever has a job for it hears of it
     this.#load.push(0);
-    return this.#pairs.push(this.#start()) - 1;
+    return this.#pairs.push(pair) - 1;
   }
 
   /** The pair with the least to do. */
@@ -121,8 +128,10 @@ export class WorkerPool {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    for (const pair of this.#pairs) {
-      const {inflating, laying, running} = await pair;
+    for (const started of this.#pairs) {
+      const pair = await started.catch(() => undefined);
+      if (pair === undefined) continue;
+      const {inflating, laying, running} = pair;
       const isIdle = running.size === 0;
       for (const fail of running) fail(new ErrdefsError('canceled', 'job'));
       const ended = Promise.all([inflating.terminate(), laying.terminate()]);
@@ -131,6 +140,12 @@ export class WorkerPool {
     }
   }
 }
+
+/** What kept a thread from starting, or ended it. */
+const noThread = (err: unknown): unknown =>
+  (err as NodeJS.ErrnoException).code === 'ERR_WORKER_INIT_FAILED'
+    ? new ErrdefsError('resource_exhausted', `worker thread: ${(err as Error).message}`, {cause: err})
+    : fromErrno(err, 'worker thread');
 
 const EMPTY = createRing(0, 0);
 
@@ -171,6 +186,7 @@ class Task implements LayerTask {
       this.#inflating?.postMessage('end');
     }
     void this.#settle();
+    if (pair.failure !== undefined) this.abort(pair.failure.reason);
   }
 
   get offset(): Promise<number> {

@@ -400,7 +400,8 @@ export class JournalBackend implements Backend {
           unlinkIfPresent(file);
           removeEmptyDirectories(dirname(file), root);
         } else {
-          writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false});
+          // Others may read the number of the format, and nothing else.
+          writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false, ...(file === this.#layout.version ? {mode: 0o644} : {})});
         }
       } catch (err) {
         assertPlace(root, path);

@@ -2,7 +2,7 @@
  * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
  * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
  */
-import {existsSync, lstatSync, readdirSync, rmSync, statSync} from 'node:fs';
+import {existsSync, lstatSync, readdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {listIfPresent, makeDirectories, readIfPresent, removeTree, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
@@ -91,7 +91,7 @@ export class LayerStore {
       writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, options);
       while (!this.#rename(work, id, options)) {
         if (this.isUsable(id)) {
-          rmSync(work, {recursive: true, force: true});
+          removeTree(work);
           return;
         }
         this.#discardUnusable(id);

@@ -4,9 +4,9 @@
  * Semantics after containerd, core/snapshots/snapshotter.go.
  */
 import {randomBytes} from 'node:crypto';
-import {rmSync} from 'node:fs';
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
+import {removeTree} from '../fs/durable.ts';
 import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
@@ -156,7 +156,7 @@ export class SnapshotStore {
       if (hadWork && work === undefined) this.#store.noteGarbage();
       throw err;
     } finally {
-      if (work !== undefined) rmSync(work, {recursive: true, force: true});
+      if (work !== undefined) removeTree(work);
     }
   }
 

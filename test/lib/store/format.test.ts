@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {chmodSync, cpSync, lstatSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {chmodSync, cpSync, lstatSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {fileURLToPath} from 'node:url';
@@ -186,6 +186,7 @@ describe('migration', () => {
     const store = open(root, counted, TO_3);
     await store.update('lease', (tx) => tx.namespace('other').leases.put(leaseRecord('l')));
     assert.deepEqual([version(root), runs], ['3\n', 1]);
+    assert.equal(statSync(join(root, 'version')).mode & 0o777, 0o644, 'as in a new store');
     await store.update('lease', (tx) => tx.namespace('other').leases.delete('l'));
     await open(root, counted, TO_3).update('lease', (tx) => tx.namespace('other').leases.put(leaseRecord('m')));
     assert.deepEqual(moved(open(root, counted, TO_3)), BOTH);

@@ -1,0 +1,42 @@
+/** Commands that may have only a few open files: what cannot be opened ends them, with its class; it never keeps them waiting. */
+import assert from 'node:assert/strict';
+import {join} from 'node:path';
+import {it} from 'node:test';
+import {CLASSES} from '../../src/lib/errdefs.ts';
+import {commandLine, forEachEngine, root, run} from '../cli/harness.ts';
+import {requiresProgram, requiresRoot} from '../helpers.ts';
+import {assertWhole, publishedImages} from './rig.ts';
+
+const published = publishedImages();
+
+/** Below, an engine may end itself before a command has begun; Bun has by then what it needs, Node is far from starting threads. */
+const FEWEST = 26;
+const MOST = 42;
+/** A whole pull takes less than one; what waits for ever is ended, in milliseconds. */
+const TIMEOUT_MS = 60_000;
+
+forEachEngine('a pull with few descriptors', (engine) => {
+  it('ends, with a pulled image or with what there was too little of, and the next one succeeds', {timeout: 10 * TIMEOUT_MS}, async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'prlimit')) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const ends = new Map<number, number>();
+    for (let files = FEWEST; files <= MOST; files += 4) {
+      const ctr = commandLine(t, engine);
+      const pull = ['pull', '--progress', 'none', image.ref];
+      const limited = ['--signal=KILL', String(TIMEOUT_MS / 1000), 'prlimit', `--nofile=${files}`, join(root, 'bin/ctr'), ...pull];
+      const {status, stderr} = await run('timeout', limited, {env: ctr.env});
+      ends.set(status, (ends.get(status) ?? 0) + 1);
+      assert.ok([0, CLASSES.resource_exhausted.exit].includes(status), `${files} files: ${status} ${stderr}`);
+      if (status !== 0) assert.match(stderr, /EMFILE/);
+      await ctr.ok(pull);
+      await assertWhole(ctr);
+      assert.equal((await ctr(['check', '--deep'])).status, 0);
+    }
+    assert.ok(
+      (ends.get(CLASSES.resource_exhausted.exit) ?? 0) > 0 || engine === 'executable',
+      'nothing was refused for want of descriptors',
+    );
+    t.diagnostic([...ends].map(([status, count]) => `status ${status}: ${count}`).join(', '));
+  });
+});
