@@ -71,6 +71,9 @@ export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
 /** `npm run torture`: what is tried by samples otherwise is tried whole. */
 export const TORTURE = process.env.BERTH_TEST_TORTURE === '1';
 
+/** Days since the epoch: what takes too long for one run takes turns. */
+export const DAY = Math.floor(Date.now() / 86_400_000);
+
 const insists = (): boolean => process.env.CI === 'true';
 
 /** Skips with the reason, or under `CI=true` fails with it. Always answers false. */

@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {Worker} from 'node:worker_threads';
-import {TORTURE} from '../helpers.ts';
+import {DAY, TORTURE} from '../helpers.ts';
 
 export interface Job {
   readonly module: string;
@@ -37,8 +37,7 @@ export interface Finished {
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT, BERTH_TEST_FUZZ_SAVE} = process.env;
 const TIMES = TORTURE ? 100 : 1;
-const DAY_MS = 86_400_000;
-const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : Math.floor(Date.now() / DAY_MS)) : Number(BERTH_TEST_FUZZ_SEED);
+const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : DAY) : Number(BERTH_TEST_FUZZ_SEED);
 
 /** An input that takes longer hangs, in milliseconds: most take less than one, and the machine may be busy. */
 const HANG_MS = 20_000;
