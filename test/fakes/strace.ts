@@ -77,7 +77,11 @@ export async function runWithFault(traced: Traced, directory: string, {paths}: R
   const log = join(directory, 'strace');
   const only = call === 'socket' ? [] : paths.flatMap((path) => ['-P', path]);
   const what = ['-e', `trace=${call}`, '-e', `inject=${call}:error=${errno}:when=${at}`];
-  const result = await run('strace', [...words(traced, log), ...only, ...what, traced.program, ...traced.args], traced.options);
+  const start = (): ReturnType<typeof run> =>
+    run('strace', [...words(traced, log), ...only, ...what, traced.program, ...traced.args], traced.options);
+  let result = await start();
+  // It gives up where a thread that it means to hold ends at that moment.
+  for (let again = 0; /^strace: /m.test(result.stderr) && again < 3; again++) result = await start();
   const injected = readFileSync(log, 'utf8')
     .split('\n')
     .filter((line) => line.includes('(INJECTED)'));

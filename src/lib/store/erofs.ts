@@ -22,7 +22,7 @@ import {
 } from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {nearestExisting, readIfPresent, temporaryName, writeAtomic} from '../fs/durable.ts';
+import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
 import {runOn, runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layers.ts';
@@ -396,6 +396,8 @@ export function probeErofs(stateDir: string, root: string): ErofsSupport {
   const scratch = makeScratch(place);
   if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
   const {backing = 'none', reason} = tryErofs(scratch);
+  // On a disk that is full nothing can be indexed, and there will be room again.
+  if (backing === 'none' && isAllButFull(place)) return {backing: undefined, reason};
   try {
     const {bootId, filesystems} = readProbed(file);
     writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});
@@ -403,6 +405,14 @@ export function probeErofs(stateDir: string, root: string): ErofsSupport {
     // Not ours to write: it is asked again next time.
   }
   return {backing: backing === 'none' ? undefined : backing, reason};
+}
+
+/** Free bytes below which a probe says nothing about the machine. */
+const LITTLE = 1 << 20;
+
+function isAllButFull(directory: string): boolean {
+  const {bavail, bsize, blocks} = statfsSync(directory);
+  return blocks > 0 && bavail * bsize < LITTLE; // a filesystem without bounds counts no blocks
 }
 
 /** @returns `undefined` where nothing can be made */
@@ -463,8 +473,12 @@ function tryErofs(scratch: string): ErofsSupport {
   } catch (err) {
     if (is(err, 'unavailable')) return none('mkfs.erofs is not installed');
     if (is(err, 'not_implemented')) return none('mkfs.erofs does not index tar archives: it is older than 1.8');
-    throw err;
+    throw fromErrno(err, `probe ${scratch}`);
   } finally {
-    rmSync(scratch, {recursive: true, force: true});
+    try {
+      removeTree(scratch);
+    } catch {
+      // A collection takes it, once this process is gone.
+    }
   }
 }
