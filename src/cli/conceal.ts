@@ -28,6 +28,7 @@ export function concealSecrets(): void {
       writeSync(memory, Buffer.alloc(to - from, '*'), 0, to - from, start + from);
     }
   } catch {
+    // See above.
   } finally {
     if (memory !== undefined) closeSync(memory);
   }

@@ -1,5 +1,4 @@
 /** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
-
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';

@@ -1,5 +1,4 @@
 /** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
-
 import {ErrdefsError} from '../errdefs.ts';
 import {collect} from '../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../store/records.ts';

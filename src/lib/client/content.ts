@@ -1,5 +1,4 @@
 /** Content of one namespace: which of the shared blobs it sees, and its own labels for them. */
-
 import {type ErrdefsError, is} from '../errdefs.ts';
 import {type Digest, parseDigest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';

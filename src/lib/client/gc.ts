@@ -1,5 +1,4 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
-
 import {fromErrno} from '../errdefs.ts';
 import {sweepTemporary} from '../fs/durable.ts';
 import {removeBundle} from '../runtime/bundle.ts';

@@ -1,5 +1,4 @@
 /** Images of one namespace: names for descriptors, and what of their trees is here. */
-
 import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';

@@ -1,5 +1,4 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
-
 import {validateIdentifier} from '../oci/identifier.ts';
 import {probeErofs} from '../store/erofs.ts';
 import {keepReserve} from '../store/reserve.ts';

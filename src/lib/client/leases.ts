@@ -1,5 +1,4 @@
 /** Leases of one namespace: what is to be kept for a while although nothing names it. */
-
 import {randomBytes} from 'node:crypto';
 import {ErrdefsError} from '../errdefs.ts';
 import {validateLabels} from '../oci/identifier.ts';

@@ -1,8 +1,7 @@
 /** Namespaces: who sees what. */
-
 import {ErrdefsError} from '../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../oci/identifier.ts';
-import {collectAll} from '../store/gc.ts';
+import {collectAll, recountDoubtful} from '../store/gc.ts';
 import type {NamespaceRecord} from '../store/records.ts';
 import {withReserve} from '../store/reserve.ts';
 import {mergeLabels} from '../store/snapshots.ts';
@@ -104,7 +103,7 @@ export function namespacesClient({store, running}: Context): Client['namespaces'
         for (const {id} of ns.leases.list()) ns.leases.delete(id);
         tx.namespaces.delete(name);
         collectAll(store, tx);
-        if (!tx.namespaces.list().every((other) => tx.refs.isSound(other.name))) tx.rebuildRefs();
+        recountDoubtful(tx);
       };
       await withReserve(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);

@@ -1,7 +1,6 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
-
 import type {Digest} from '../oci/descriptor.ts';
-import {collectAll, dropReleased, leasedDownloads, leaseExpired, leaseOwnerLives} from '../store/gc.ts';
+import {collectAll, dropReleased, leasedDownloads, leaseExpired, leaseOwnerLives, recountDoubtful} from '../store/gc.ts';
 import type {ImageRecord} from '../store/records.ts';
 import {blobKey, layerKey, type Shared} from '../store/refs.ts';
 import {withReserve} from '../store/reserve.ts';
@@ -96,7 +95,7 @@ class Prune {
     if (this.#kinds.includes('snapshots')) for (const ns of namespaces) this.#dropAbandoned(ns);
     if (this.#kinds.includes('images')) this.#dropImages(tx, namespaces);
     collectAll(store, tx);
-    if (!tx.namespaces.list().every(({name}) => tx.refs.isSound(name))) tx.rebuildRefs();
+    recountDoubtful(tx);
     const after = new Set(recordsOf(tx).map(keyOf));
     return {pruned: before.filter((record) => !after.has(keyOf(record))), released: this.#unnamed(tx)};
   }

@@ -1,5 +1,4 @@
 /** Snapshots of one namespace, for callers that make their own. */
-
 import {is} from '../errdefs.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {withReserve} from '../store/reserve.ts';

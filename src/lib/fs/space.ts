@@ -80,3 +80,14 @@ export class RoomGuard {
     this.#next = written + Math.max(Math.min(LOOK_EVERY, bytes / 8), LOOK_AFTER);
   }
 }
+
+/** Free bytes and inodes below which a filesystem is as good as full. */
+const LITTLE_BYTES = 1 << 20;
+const LITTLE_INODES = 64;
+
+/** Whether next to nothing more can be written where `path` lies. @throws an error of node:fs: `path` is not there, or not to be asked */
+export function isAllButFull(path: string): boolean {
+  const {bavail, bsize, blocks, files, ffree} = statfsSync(path);
+  // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
+  return (blocks > 0 && bavail * bsize < LITTLE_BYTES) || (files > 0 && ffree < LITTLE_INODES);
+}

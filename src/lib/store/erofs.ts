@@ -24,6 +24,7 @@ import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
+import {isAllButFull} from '../fs/space.ts';
 import {runOn, runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layers.ts';
 import {statePath} from './layout.ts';
@@ -405,14 +406,6 @@ export function probeErofs(stateDir: string, root: string): ErofsSupport {
     // Not ours to write: it is asked again next time.
   }
   return {backing: backing === 'none' ? undefined : backing, reason};
-}
-
-/** Free bytes below which a probe says nothing about the machine. */
-const LITTLE = 1 << 20;
-
-function isAllButFull(directory: string): boolean {
-  const {bavail, bsize, blocks} = statfsSync(directory);
-  return blocks > 0 && bavail * bsize < LITTLE; // a filesystem without bounds counts no blocks
 }
 
 /** @returns `undefined` where nothing can be made */

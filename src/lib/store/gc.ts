@@ -219,6 +219,11 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
   return dropped;
 }
 
+/** Counts anew who keeps whom where the counts cannot be believed; for use after `collectAll`, which does not need them. */
+export function recountDoubtful(tx: StoreTransaction): void {
+  if (!tx.namespaces.list().every(({name}) => tx.refs.isSound(name))) tx.rebuildRefs();
+}
+
 /** Removes what killed processes left. */
 function sweepLeftovers(store: Store, now: number): void {
   sweepIngests(store, now);

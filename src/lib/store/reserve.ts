@@ -3,24 +3,15 @@
  * record of the journal first, which are new files. It lies in the cache, because it, too, may be deleted at any time.
  */
 import {randomBytes} from 'node:crypto';
-import {existsSync, rmSync, statfsSync, writeFileSync} from 'node:fs';
+import {existsSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {makeDirectories} from '../fs/durable.ts';
+import {isAllButFull} from '../fs/space.ts';
 import type {Layout} from './layout.ts';
 import type {Store} from './store.ts';
 
 const FILES = 8;
 const FILE_BYTES = 32 << 10;
-
-/** Free bytes and inodes below which a removal gives up what it can. */
-const LITTLE_BYTES = 1 << 20;
-const LITTLE_INODES = 64;
-
-function isLittleLeft({root}: Layout): boolean {
-  const {bavail, bsize, blocks, files, ffree} = statfsSync(root);
-  // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
-  return (blocks > 0 && bavail * bsize < LITTLE_BYTES) || (files > 0 && ffree < LITTLE_INODES);
-}
 
 const directory = ({cache}: Layout): string => join(cache, 'reserve');
 
@@ -29,7 +20,7 @@ export function keepReserve(store: Store): void {
   try {
     const {layout} = store;
     const files = Array.from({length: FILES}, (_, i) => join(directory(layout), String(i)));
-    if (existsSync(files.at(-1)!) || !store.exists() || isLittleLeft(layout)) return;
+    if (existsSync(files.at(-1)!) || !store.exists() || isAllButFull(layout.root)) return;
     makeDirectories(directory(layout), {sync: false});
     // Not zeros: some filesystems would keep none of them.
     for (const file of files) writeFileSync(file, randomBytes(FILE_BYTES), {mode: 0o600});
@@ -44,7 +35,7 @@ export function keepReserve(store: Store): void {
  */
 export async function withReserve<T>(store: Store, action: () => Promise<T>): Promise<T> {
   try {
-    if (store.exists() && isLittleLeft(store.layout)) rmSync(store.layout.cache, {recursive: true, force: true});
+    if (store.exists() && isAllButFull(store.layout.root)) rmSync(store.layout.cache, {recursive: true, force: true});
   } catch {
     // It is not there, or not ours: the action says what is wrong.
   }
