@@ -27,8 +27,10 @@ forEachEngine('a pull with few descriptors', (engine) => {
       const limited = ['--signal=KILL', String(TIMEOUT_MS / 1000), 'prlimit', `--nofile=${files}`, join(root, 'bin/ctr'), ...pull];
       const {status, stderr} = await run('timeout', limited, {env: ctr.env});
       ends.set(status, (ends.get(status) ?? 0) + 1);
-      assert.ok([0, CLASSES.resource_exhausted.exit].includes(status), `${files} files: ${status} ${stderr}`);
-      if (status !== 0) assert.match(stderr, /EMFILE/);
+      // Node's own loader, where it is the one who finds none left, says so in words alone: that has no class.
+      const isLoaders = engine === 'node' && status === CLASSES.unknown.exit;
+      assert.ok(status === 0 || status === CLASSES.resource_exhausted.exit || isLoaders, `${files} files: ${status} ${stderr}`);
+      if (status !== 0) assert.match(stderr, isLoaders ? /EMFILE|too many open files/ : /EMFILE/);
       await ctr.ok(pull);
       await assertWhole(ctr);
       assert.equal((await ctr(['check', '--deep'])).status, 0);
