@@ -22,7 +22,9 @@ const LONG = 'n'.repeat(120);
 const LONGEST = 'm'.repeat(255);
 const DEEP = Array.from({length: 60}, (_, i) => `level${i}`).join('/');
 
-const PAX = ['--format=pax', '--xattrs', '--xattrs-include=*', '--pax-option=delete=atime,delete=ctime'];
+/** Attributes that the recipes set, and none that the filesystem on which they are made gives on its own. */
+const ATTRIBUTES = ['--xattrs', '--xattrs-include=user.*', '--xattrs-include=security.capability'];
+const PAX = ['--format=pax', ...ATTRIBUTES, '--pax-option=delete=atime,delete=ctime'];
 
 const AWKWARD: readonly Layer[] = [
   {

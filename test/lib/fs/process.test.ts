@@ -63,6 +63,8 @@ describe('process identity', () => {
     const [text] = (await once(parent.stdout, 'data')) as [Buffer];
     const pid = Number(text.toString());
     const identity = identityOf(pid);
+    // A shell would still take note of its end.
+    while (readFileSync(`/proc/${parent.pid}/comm`, 'latin1') !== 'sleep\n') await new Promise((resolve) => setTimeout(resolve, 5));
     process.kill(pid, 'SIGKILL');
     while (readFileSync(`/proc/${pid}/stat`, 'latin1').split(' ')[2] !== 'Z') await new Promise((resolve) => setTimeout(resolve, 5));
     assert.equal(liveness(identity), 'dead');
