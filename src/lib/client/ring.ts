@@ -28,6 +28,31 @@ export const slotOf = ({memory, slotBytes}: Ring, index: number, length = slotBy
 
 const stateOf = ({memory}: Ring): Int32Array => new Int32Array(memory, 0, 2);
 
+/**
+ * Rings of one size that are used again. What threads share is given back to the system only when each of them happens to have
+ * collected its garbage, and it does not count as any: a ring a layer adds up to gigabytes.
+ */
+export class RingPool {
+  readonly #slotBytes: number;
+  readonly #slots: number;
+  readonly #idle: Ring[] = [];
+
+  constructor(slotBytes: number, slots: number) {
+    this.#slotBytes = slotBytes;
+    this.#slots = slots;
+  }
+
+  take(): Ring {
+    return this.#idle.pop() ?? createRing(this.#slotBytes, this.#slots);
+  }
+
+  /** @param ring that no thread reads or writes any more */
+  giveBack(ring: Ring): void {
+    stateOf(ring).fill(0);
+    this.#idle.push(ring);
+  }
+}
+
 /** The reader has dealt with one more slot. */
 export function release(ring: Ring): void {
   const state = stateOf(ring);

@@ -5,7 +5,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import type {FromKeeping, ToKeeping} from './keeping.ts';
 import type {Laid, LayingJob} from './laying.ts';
-import {createRing, type Ring, slotOf, stop} from './ring.ts';
+import {createRing, type Ring, RingPool, slotOf, stop} from './ring.ts';
 import {fromThreadError} from './thread-errors.ts';
 import type {FromInflating, Passage, Port, ToInflating, ToWorker} from './worker.ts';
 
@@ -62,11 +62,18 @@ interface Pair {
   failure: {readonly reason: unknown} | undefined;
 }
 
+/** Memory between the threads: from the network to a pair, and within a pair. */
+interface Rings {
+  readonly input: RingPool;
+  readonly passage: RingPool;
+}
+
 export class WorkerPool {
   readonly #size: number;
   readonly #pairs: Promise<Pair>[] = [];
   /** Bytes of blobs that each pair has before it. */
   readonly #load: number[] = [];
+  readonly #rings: Rings = {input: new RingPool(BATCH, BATCHES), passage: new RingPool(PIECE, PIECES)};
   #closed = false;
 
   /** @param size pairs of threads at most; each is started when it is first needed */
@@ -120,7 +127,7 @@ export class WorkerPool {
     const weight = job.size + 1;
     this.#load[index]! += weight;
     const pair = await this.#pairs[index]!;
-    return new Task(pair, job, onProgress, () => {
+    return new Task(pair, job, this.#rings, onProgress, () => {
       this.#load[index]! -= weight;
     });
   }
@@ -158,21 +165,26 @@ class Task implements LayerTask {
   readonly #kept = Promise.withResolvers<void>();
   readonly #unpacked = Promise.withResolvers<Laid | undefined>();
   readonly #batches: Batches;
+  readonly #rings: Rings;
+  /** Absent where there is no network. */
+  readonly #input: Ring | undefined;
   /** Memory by which the threads hand a layer over. */
   #passage: Ring | undefined;
   #keeping: Port<ToKeeping, FromKeeping> | undefined;
   #inflating: Port<ToInflating, FromInflating> | undefined;
   #over = false;
 
-  constructor(pair: Pair, job: LayerJob, onProgress: (bytes: number) => void, onEnd: () => void) {
+  constructor(pair: Pair, job: LayerJob, rings: Rings, onProgress: (bytes: number) => void, onEnd: () => void) {
     this.#pair = pair;
+    this.#rings = rings;
     this.#onEnd = onEnd;
     pair.running.add(this.#fail);
     for (const worker of [pair.inflating, pair.laying]) worker.ref();
     // Whoever awaits `result` hears of it.
     for (const {promise} of [this.#offset, this.#kept, this.#unpacked]) promise.catch(() => {});
     const readers: Reader[] = job.lay === undefined ? ['keeping'] : ['keeping', 'inflating'];
-    const input = job.source.kind === 'blob' ? EMPTY : createRing(BATCH, BATCHES);
+    this.#input = job.source.kind === 'blob' ? undefined : rings.input.take();
+    const input = this.#input ?? EMPTY;
     this.#batches = new Batches(input, readers, (length) => {
       this.#keeping?.postMessage(length);
       this.#inflating?.postMessage(length);
@@ -240,7 +252,7 @@ class Task implements LayerTask {
       return;
     }
     const [own, passage] = [new MessageChannel(), new MessageChannel()];
-    const ring = createRing(PIECE, PIECES);
+    const ring = this.#rings.passage.take();
     this.#passage = ring;
     this.#pair.laying.postMessage({type: 'lay', job: {what, ...lay}, passage: {port: passage.port2, ring}} satisfies ToWorker, [
       passage.port2,
@@ -280,6 +292,9 @@ class Task implements LayerTask {
       await this.#kept.promise;
       const laid = await this.#unpacked.promise;
       this.#end();
+      // All readers have said that they are done; of a task that failed nobody knows who still reads or writes.
+      if (this.#input !== undefined) this.#rings.input.giveBack(this.#input);
+      if (this.#passage !== undefined) this.#rings.passage.giveBack(this.#passage);
       this.#result.resolve(laid);
     } catch (err) {
       this.abort(err);

@@ -1,7 +1,7 @@
 /** The worker threads, with jobs given to them as pulls do. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
-import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';
@@ -119,6 +119,50 @@ describe('a layer that comes from the network', () => {
     for (let at = 0; at < blob.length; at += MIB) await task.write(blob.subarray(at, at + MIB));
     task.end();
     await assert.rejects(task.result, is('failed_precondition'));
+  });
+});
+
+describe('memory between threads', () => {
+  /** Counts what is made while `action` runs. */
+  async function made(action: () => Promise<void>): Promise<number> {
+    const Real = globalThis.SharedArrayBuffer;
+    let count = 0;
+    globalThis.SharedArrayBuffer = class extends Real {
+      constructor(bytes: number) {
+        super(bytes);
+        count++;
+      }
+    } as typeof Real;
+    try {
+      await action();
+    } finally {
+      globalThis.SharedArrayBuffer = Real;
+    }
+    return count;
+  }
+
+  it('is that of an earlier layer, if that has ended well, and never one that failed', async (t) => {
+    const {fromNetwork, fromBlob, newWork, ingestPath, blob, layer} = rig(t);
+    const pull = async (): Promise<void> => {
+      rmSync(ingestPath, {force: true});
+      const work = newWork();
+      const task = await fromNetwork(work);
+      await task.offset;
+      for (let at = 0; at < blob.length; at += MIB) await task.write(blob.subarray(at, at + MIB));
+      task.end();
+      await task.result;
+      assert.ok(readFileSync(ingestPath).equals(blob));
+      assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+    };
+    assert.equal(await made(pull), 2);
+    const more = await made(async () => {
+      for (let n = 0; n < 5; n++) await pull();
+      await (await fromBlob()).result;
+    });
+    assert.equal(more, 0);
+    const failed = await fromBlob(undefined, () => failed.abort(new Error('given up')));
+    await assert.rejects(failed.result, /given up/);
+    assert.equal(await made(pull), 1);
   });
 });
 
