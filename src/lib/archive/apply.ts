@@ -412,15 +412,16 @@ export function reconcile(
       if (below?.kind === 'directory') changed.push({path, attributes: below.attributes, from: below.stack[0]!});
     }
     const base = Buffer.from(root).toString('latin1');
-    const inherited = readXattrs(changed.map(({from}) => from)).map(withoutTrusted);
-    const own = readXattrs(changed.map(({path}) => `${base}/${path}`));
+    const xattrs = readXattrs([...changed.map(({from}) => from), ...changed.map(({path}) => `${base}/${path}`)]);
+    const inherited = xattrs.slice(0, changed.length).map(withoutTrusted);
+    const own = xattrs.slice(changed.length);
     const entries = changed.flatMap(({path, attributes}, i): SpecialEntry[] => {
-      const xattrs = inherited[i]!;
+      const from = inherited[i]!;
       const now = attributesOf(lstat(`${base}/${path}`)!);
       const {mode, uid, gid} = attributes;
       const same =
-        now.mode === mode && now.uid === uid && now.gid === gid && sameTime(now, attributes) && sameXattrs(xattrs, withoutTrusted(own[i]!));
-      return same ? [] : [{...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...xattrs])}];
+        now.mode === mode && now.uid === uid && now.gid === gid && sameTime(now, attributes) && sameXattrs(from, withoutTrusted(own[i]!));
+      return same ? [] : [{...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...from])}];
     });
     makeSpecial(root, entries, warn);
     return entries.length === 0 ? 'kept' : 'fixed';

@@ -148,9 +148,9 @@ class Comparison {
   xattrs(): string | undefined {
     const paths = this.#pending;
     this.#pending = [];
-    const [expected, actual] = this.#roots.map((root) => marks(paths.map((path) => root + path)));
-    if (actual === undefined) return 'extended attributes cannot be read';
-    const different = paths.findIndex((_, i) => !sameMarks(expected![i]!, actual![i]!));
+    const all = marks(this.#roots.flatMap((root) => paths.map((path) => root + path)));
+    if (all === undefined) return 'extended attributes cannot be read';
+    const different = paths.findIndex((_, i) => !sameMarks(all[i]!, all[paths.length + i]!));
     return different === -1 ? undefined : `${show(paths[different]!)} has other extended attributes`;
   }
 }
