@@ -18,7 +18,7 @@ import {
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {listIfPresent, makeDirectories, unlinkIfPresent} from './durable.ts';
-import {describeProcess, liveness, parseIdentity, uniqueName} from './process.ts';
+import {describeProcess, isRunning, liveness, parseIdentity, uniqueName} from './process.ts';
 
 export interface LockOptions {
   /** How long to wait for another holder, in milliseconds; 0 does not wait. */
@@ -50,10 +50,15 @@ const STUCK_MS = 50;
  * change has all at hand, and needs no change of processes. It bounds the wait: who has waited so long is served in turn.
  */
 const PATIENCE_MS = 400;
-/** Time that each in the queue is taken to need at least, in milliseconds: more looks would only take the processor from it. */
-const UNHURRIED_MS = 8;
-/** Longest pause between two looks at a lock, in milliseconds. */
-const LONGEST_PAUSE_MS = 50;
+/**
+ * Pauses between two looks at a lock of which nobody told that it is free, in milliseconds: of the first in the queue; of those
+ * behind, for each before them; and the longest. More looks would only take the processor from those who change something.
+ */
+const PAUSE_MS = 8;
+const PAUSE_BEHIND_MS = 40;
+const LONGEST_PAUSE_MS = 250;
+/** Tells one who waits that a lock is free. To a process that does not expect it, it means nothing. */
+const FREE_SIGNAL = 'SIGURG';
 
 const codeOf = (err: unknown): string | undefined => (err as NodeJS.ErrnoException).code;
 const errno = (code: string, path: string): NodeJS.ErrnoException => Object.assign(new Error(`${code}: ${path}`), {code, path});
@@ -96,10 +101,7 @@ class Ticket {
   #first: string | undefined;
   #owner: string | undefined;
   #movedAt = Date.now();
-  #ahead = 0;
-  #lookedAt = 0;
-  /** Time that each of those before us takes, as far as seen, in milliseconds. */
-  #pace = 2;
+  #ahead: number | undefined;
   inherited = false;
 
   constructor(lockPath: string, purpose: string) {
@@ -136,47 +138,22 @@ class Ticket {
   /** Whether it is our turn to try. What dead ones left at the head of the queue is removed. */
   isFirst(): boolean {
     const now = Date.now();
-    const ahead = this.#countAhead(now);
-    if (ahead < this.#ahead) this.#pace = (now - this.#lookedAt) / (this.#ahead - ahead);
-    this.#ahead = ahead;
-    const isNew = this.#lookedAt === 0;
-    this.#lookedAt = now;
-    if (ahead === 0 || now - this.#movedAt > STUCK_MS) return true;
-    return isNew && now - timeOf(this.#first!) < PATIENCE_MS;
+    const isNew = this.#ahead === undefined;
+    const before = waitersFor(this.#lockPath, this.#name);
+    const [first] = before;
+    const owner = ownerFile(this.#lockPath);
+    if (first !== this.#first || owner !== this.#owner) this.#movedAt = now;
+    this.#first = first;
+    this.#owner = owner;
+    this.#ahead = before.length;
+    if (first === undefined || now - this.#movedAt > STUCK_MS) return true;
+    return isNew && now - timeOf(first) < PATIENCE_MS;
   }
 
-  /** Milliseconds to the next look: those far behind do not take the processor from the one that they wait for. */
+  /** Milliseconds to the next look, unless somebody tells before that the lock is free. */
   pause(): number {
-    return (
-      Math.min(Math.max(1, (this.#ahead - 1) * Math.max(this.#pace, UNHURRIED_MS) * 0.5), LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2)
-    );
-  }
-
-  #countAhead(now: number): number {
-    const directory = dirname(this.#lockPath);
-    const prefix = `${basename(this.#lockPath)}.`;
-    const own = stampOf(this.#name);
-    const gone = new Set<string>();
-    for (;;) {
-      let ahead = 0;
-      let first: string | undefined;
-      for (const entry of namesIn(directory)) {
-        if (!entry.startsWith(prefix)) continue;
-        const name = entry.slice(prefix.length);
-        if (stampOf(name) >= own || gone.has(name)) continue;
-        ahead++;
-        if (first === undefined || stampOf(name) < stampOf(first)) first = name;
-      }
-      if (first !== undefined && hasGone(join(directory, prefix + first), first)) {
-        gone.add(first);
-        continue;
-      }
-      const owner = ownerFile(this.#lockPath);
-      if (first !== this.#first || owner !== this.#owner) this.#movedAt = now;
-      this.#first = first;
-      this.#owner = owner;
-      return ahead;
-    }
+    const ahead = this.#ahead ?? 0;
+    return (ahead === 0 ? PAUSE_MS : Math.min(ahead * PAUSE_BEHIND_MS, LONGEST_PAUSE_MS)) * (0.75 + Math.random() / 2);
   }
 
   /** @throws EEXIST somebody has the lock */
@@ -222,6 +199,12 @@ class Ticket {
     utimesSync(this.#owned, atime, mtime);
   }
 
+  /** What proper-lockfile does as the process ends. */
+  abandon(): void {
+    this.free();
+    tellFirst(this.#lockPath);
+  }
+
   /** Gives the lock back. One that was broken meanwhile is another's, and left to it. */
   free(): void {
     try {
@@ -248,6 +231,56 @@ const stampOf = (name: string): string => name.slice(name.lastIndexOf('.') + 1);
 
 /** When a ticket was made, in milliseconds since the epoch; see `uniqueName`. */
 const timeOf = (name: string): number => Number.parseInt(stampOf(name).slice(0, 8), 36);
+
+/**
+ * Those who wait for a lock, first come first. What dead ones left before the first is removed.
+ *
+ * @param before only those whose ticket is older than this one
+ */
+function waitersFor(lockPath: string, before?: string): readonly string[] {
+  const directory = dirname(lockPath);
+  const prefix = `${basename(lockPath)}.`;
+  const waiters = namesIn(directory)
+    .filter((entry) => entry.startsWith(prefix))
+    .map((entry) => entry.slice(prefix.length))
+    .filter((name) => before === undefined || stampOf(name) < stampOf(before))
+    .sort((a, b) => (stampOf(a) < stampOf(b) ? -1 : 1));
+  const first = waiters.findIndex((name) => !hasGone(join(directory, prefix + name), name));
+  return first === -1 ? [] : waiters.slice(first);
+}
+
+/** Locks that this process holds, and those that it gave back and of which it has yet to tell. */
+const holding = new Set<string>();
+const toTell = new Set<string>();
+
+/** Has a lock that was given back told of, unless this process takes it again before it does anything else. */
+function tellSoon(lockPath: string): void {
+  if (toTell.size === 0) {
+    process.once('exit', tell);
+    setImmediate(tell);
+  }
+  toTell.add(lockPath);
+}
+
+function tell(): void {
+  process.off('exit', tell);
+  for (const lockPath of toTell) if (!holding.has(lockPath)) tellFirst(lockPath);
+  toTell.clear();
+}
+
+/** Tells the first one who can hear it. Nothing depends on it but time: everybody looks every now and then. */
+function tellFirst(lockPath: string): void {
+  try {
+    for (const name of waitersFor(lockPath)) {
+      const identity = parseIdentity(name);
+      if (identity === undefined || !isRunning(identity)) continue;
+      process.kill(identity.pid, FREE_SIGNAL);
+      return;
+    }
+  } catch {
+    // Gone this moment.
+  }
+}
 
 /** Whether a ticket's owner waits no more; what a dead one left is removed. */
 function hasGone(directory: string, name: string): boolean {
@@ -276,7 +309,7 @@ function lockFs(ticket: Ticket) {
     mkdir: call(() => ticket.take()),
     stat: call(() => ticket.stat()),
     rmdir: call(() => ticket.breakStale()),
-    rmdirSync: () => ticket.free(),
+    rmdirSync: () => ticket.abandon(),
     utimes: (_path: string, atime: Date, mtime: Date, callback: (err: unknown) => void) => {
       // The first call probes the precision of times, and needs none of its own: the file is new.
       const action = probed ? () => ticket.touch(atime, mtime) : () => {};
@@ -310,6 +343,35 @@ const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
     signal?.addEventListener('abort', stop, {once: true});
   });
 
+/** One who waits for a lock of another process, and hears when some lock is given back. */
+class Listener {
+  static readonly #all = new Set<Listener>();
+  static readonly #tellAll = (): void => {
+    for (const listener of Listener.#all) listener.#told.abort();
+  };
+  #told = new AbortController();
+
+  constructor() {
+    if (Listener.#all.size === 0) process.on(FREE_SIGNAL, Listener.#tellAll);
+    Listener.#all.add(this);
+  }
+
+  /** Sleeps for `ms`, or until told since the last call. @returns whether it was told @throws `signal`'s reason */
+  async sleep(ms: number, signal?: AbortSignal): Promise<boolean> {
+    const told = this.#told.signal;
+    await sleep(ms, signal === undefined ? told : AbortSignal.any([told, signal])).catch((err: unknown) => {
+      if (signal?.aborted || !told.aborted) throw err;
+    });
+    if (told.aborted) this.#told = new AbortController();
+    return told.aborted;
+  }
+
+  [Symbol.dispose](): void {
+    Listener.#all.delete(this);
+    if (Listener.#all.size === 0) process.off(FREE_SIGNAL, Listener.#tellAll);
+  }
+}
+
 /**
  * Takes the lock at `path`, a directory that is made where it is missing.
  *
@@ -335,6 +397,8 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
   queues.set(path, queue);
   const ticket = new Ticket(path, options.purpose ?? '');
   let taken = false;
+  let listener: Listener | undefined;
+  let isTold = false;
   try {
     let waiting = false;
     const wait = (): void => {
@@ -352,7 +416,8 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
     for (;;) {
       options.signal?.throwIfAborted();
       ticket.draw();
-      if (options.timeoutMs === 0 || ticket.isFirst()) {
+      // Who is told of it tries though others came first: they are stopped.
+      if (ticket.isFirst() || isTold || options.timeoutMs === 0) {
         const release = await lockfile
           .lock(path, {
             lockfilePath: path,
@@ -366,12 +431,15 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
           });
         if (release !== undefined) {
           taken = true;
+          holding.add(path);
           const give = (): void => {
             if (!taken) return;
             taken = false;
             ticket.free();
             void release().catch(() => {}); // ends the signs of life; the lock itself is given back
             leave();
+            holding.delete(path);
+            tellSoon(path);
           };
           return {inherited: ticket.inherited, release: give, [Symbol.dispose]: give};
         }
@@ -379,12 +447,16 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       wait();
       const deadline = Math.max(started, options.whileAlive ? lastSignOfLife(path) : 0) + options.timeoutMs;
       if (Date.now() >= deadline) throw held(path);
-      await sleep(Math.min(ticket.pause(), Math.max(deadline - Date.now(), 0)), options.signal);
+      // What was told before we listen is not heard: the first pause is short.
+      const pause = listener === undefined ? 1 : ticket.pause();
+      listener ??= new Listener();
+      isTold = await listener.sleep(Math.min(pause, Math.max(deadline - Date.now(), 0)), options.signal);
     }
   } catch (err) {
     leave();
     throw fromErrno(err, `lock ${path}`);
   } finally {
+    listener?.[Symbol.dispose]();
     if (!taken) ticket.drop();
   }
 }

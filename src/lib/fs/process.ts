@@ -100,10 +100,15 @@ function pidExists(pid: number): boolean {
   }
 }
 
+/** Whether a process lives, as far as can be seen, and is not stopped. */
+export const isRunning = (id: ProcessIdentity): boolean => liveness(id) === 'alive' && !isStopped(id);
+
+const isStopped = ({pid}: ProcessIdentity): boolean => processStat(pid)?.state.toUpperCase() === 'T';
+
 /** A few words about a process for a person: `pid 123 (node, stopped)`. Never its arguments: they may hold secrets. */
 export function describeProcess(id: ProcessIdentity): string {
   if (liveness(id) !== 'alive') return `pid ${id.pid}`;
-  const stopped = processStat(id.pid)?.state.toUpperCase() === 'T' ? ', stopped' : '';
+  const stopped = isStopped(id) ? ', stopped' : '';
   return `pid ${id.pid} (${programOf(id.pid)}${stopped})`;
 }
 

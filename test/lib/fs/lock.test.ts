@@ -198,6 +198,46 @@ describe('locks', () => {
     assert.ok(performance.now() - started < 500);
   });
 
+  it('are told of when they are given back: to the first who waits and can hear it', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const waiter = `const {uniqueName} = await lib('fs/process.ts');
+      process.on('SIGURG', () => say('told'));
+      require('node:fs').mkdirSync(args[0] + '.' + uniqueName());
+      say('waits');
+      await go();`;
+    const waiters: Script[] = [];
+    for (let i = 0; i < 3; i++) {
+      const script = startScript(t, waiter, [path]);
+      assert.equal(await script.line(), 'waits');
+      waiters.push(script);
+    }
+    const [stopped, first, last] = waiters as [Script, Script, Script];
+    stopped.process.kill('SIGSTOP');
+    for (const ends of ['lock.release(); await go();', 'lock.release(); process.exit();', 'process.exit();']) {
+      // One that begins while they have not waited for long may go first.
+      startScript(t, `${ACQUIRE} const lock = await acquireLock(args[0], {timeoutMs: 5000}); ${ends}`, [path]);
+      assert.equal(await first.line(), 'told', ends);
+    }
+    for (const script of [stopped, last]) {
+      script.process.kill('SIGCONT');
+      script.go();
+      assert.equal((await script.done).stdout, '');
+    }
+  });
+
+  it('take a signal of the process only while it waits', async (t) => {
+    const path = join(temporaryDirectory(t), 'lock');
+    const gate = await holder(t, path);
+    const listening = (): number => process.listenerCount('SIGURG');
+    const waiting = acquireLock(path, {timeoutMs: 10_000, onWait: () => assert.equal(listening(), 0)});
+    const inVain = acquireLock(`${path}-of-another`, {timeoutMs: 0});
+    await sleep(50);
+    assert.equal(listening(), 1);
+    gate.go();
+    for (const lock of await Promise.all([waiting, inVain])) lock.release();
+    assert.equal(listening(), 0);
+  });
+
   it('are taken from a holder of another pid namespace only when it shows no life for long', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
     const path = join(temporaryDirectory(t), 'lock');
