@@ -24,6 +24,7 @@ import {
   makeDirectories,
   readIfPresent,
   sweepTemporary,
+  syncPath,
   unlinkIfPresent,
   writeAtomic,
 } from '../fs/durable.ts';
@@ -259,15 +260,12 @@ export class JournalBackend implements Backend {
   /** What a reader sees: the record files, and over them what is committed and not applied. */
   #snapshot(): {reader: Reader; generation: number} {
     let generation = this.#applied(this.#readCheckpoint());
-    const pending: Documents[] = [];
-    for (let record = this.#read(generation + 1); record !== undefined; record = this.#read(generation + 1)) {
-      pending.push(record.writes);
-      generation++;
-    }
+    const pending = this.#after(generation);
+    generation += pending.length;
     const disk = this.#disk(generation);
     if (pending.length === 0) return {reader: disk, generation};
     const overlay = new Overlay(disk);
-    for (const writes of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
+    for (const {writes} of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
     return {reader: overlay, generation};
   }
 
@@ -335,13 +333,25 @@ export class JournalBackend implements Backend {
   /** Applies every committed record after `generation`. @param next the first of them, where it is known @returns the newest */
   #rollForward(generation: number, next?: RedoRecord): number {
     let applied = generation;
-    for (let record = next ?? this.#read(applied + 1); record !== undefined; record = this.#read(applied + 1)) {
-      this.#apply(record);
-      if (next === undefined) sweepTemporaries(Object.keys(record.writes).map((path) => join(this.#layout.root, path)));
-      applied++;
+    for (let pending = next === undefined ? this.#after(applied) : [next]; pending.length > 0; pending = this.#after(applied)) {
+      // Whoever linked it may have been killed before he synced the directory: from here on it is counted on, and so on the disk.
+      if (pending[0] !== next) syncPath(this.#layout.journal);
+      for (const record of pending) {
+        this.#apply(record);
+        if (next === undefined) sweepTemporaries(Object.keys(record.writes).map((path) => join(this.#layout.root, path)));
+        applied++;
+      }
     }
     if (applied > generation) this.#markApplied(applied);
     return applied;
+  }
+
+  /** Every record after `generation`. */
+  #after(generation: number): readonly RedoRecord[] {
+    const records: RedoRecord[] = [];
+    for (let record = this.#read(generation + 1); record !== undefined; record = this.#read(generation + records.length + 1))
+      records.push(record);
+    return records;
   }
 
   /** Commits and applies. @returns false when the next generation was committed by another */

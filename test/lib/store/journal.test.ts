@@ -3,10 +3,12 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, syml
 import {dirname, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
+import {bootId} from '../../../src/lib/fs/process.ts';
 import {MemoryBackend} from '../../../src/lib/store/backend.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout, type Layout} from '../../../src/lib/store/layout.ts';
 import {runScript, startScript} from '../../children.ts';
+import {readLog, recorderOptions} from '../../fakes/powerloss.ts';
 import {findProgram, is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
 import {metadataSuite} from '../../suites/metadata.ts';
 
@@ -59,6 +61,25 @@ describe('journal', () => {
     assert.equal(await count(backend), 5);
     assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '5\n');
     assert.deepEqual(readdirSync(join(layout.root, 'd')).sort(), ['2.json', '3.json', '4.json', '5.json']);
+  });
+
+  it('brings to the disk what somebody committed, before it is applied: he may have been killed before he had', async (t) => {
+    const {layout} = await counted(t, 3);
+    const {root} = layout;
+    const next = {version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}};
+    writeFileSync(record(layout, 4), JSON.stringify(next));
+    const log = join(temporaryDirectory(t), 'log');
+    const code = `
+      const [{JournalBackend}, {createLayout}] = [await lib('store/journal.ts'), await lib('store/layout.ts')];
+      await new JournalBackend(createLayout(args[0]), {lockTimeoutMs: 10_000}).update('nothing', () => {});`;
+    await runScript(t, code, [root], recorderOptions({below: root, log, boot: bootId()}));
+    const changes = readLog(log);
+    const synced = changes.findIndex(
+      (change, i) =>
+        change.op === 'sync' && changes.slice(0, i).some((c) => c.op === 'open' && c.handle === change.handle && c.path === 'journal'),
+    );
+    const applied = changes.findIndex((change) => change.op === 'rename' && change.path === 'n.json');
+    assert.ok(synced >= 0 && synced < applied, JSON.stringify(changes));
   });
 
   it('applies everything since the checkpoint again after a power loss, whatever became of the record files', async (t) => {
