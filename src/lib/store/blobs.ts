@@ -182,6 +182,7 @@ export class BlobStore {
   /** Removes what killed processes left half-written. */
   sweep(): void {
     for (const algorithm of Object.keys(DIGEST_HEX_LENGTH)) sweepTemporary(join(this.#layout.blobs, algorithm));
+    for (const key of this.ingests()) sweepTemporary(this.#layout.ingest(key));
   }
 
   /** Takes the ingest `key` for this process alone. Whoever waits here continues from the bytes that the other one got. */

@@ -335,6 +335,7 @@ describe('collection', () => {
     const [young, idle, held, empty] = ['a', 'b', 'c', 'd'].map((letter) => `ref-${letter.repeat(64)}`) as [string, string, string, string];
     ingest(idle, old);
     ingest(young, Date.now() / 1000 - 3600);
+    writeFileSync(join(layout.ingest(young), `.tmp.${dead}`), '');
     const wanted = digestOf('leased');
     ingest(downloadKey(wanted), old);
     ingest(held, old);
