@@ -41,13 +41,20 @@ export const lazyOclif: Plugin = {
   },
 };
 
-/** Node's modules that load when one of their functions is first called. */
-const LATE = ['node:crypto'];
+/** Node's modules that load when one of their functions is first called, or something of their objects first read. */
+const LATE = ['node:crypto', 'node:os'];
+
+/** Code that reads `path`; only when it is needed, where `late` is a function or an object like its value. */
+function access(path: string, name: string, late: unknown): string {
+  if (typeof late === 'function' && /^[a-z]/.test(name)) return `(...args) => ${path}(...args)`;
+  if (typeof late === 'object' && late !== null) return `/* @__PURE__ */ new Proxy({}, {get: (_, key) => ${path}[key]})`;
+  return `/* @__PURE__ */ (() => ${path})()`;
+}
 
 /**
  * Takes from Node's modules no more than is used. `import` of one reads all that it has, and of node:fs that loads the
- * streams, readline and promises, 2 ms; here each name is read by itself, and unused ones are shaken off. node:crypto is
- * late altogether: on Bun it brings the streams along, 2 ms that most commands need not spend.
+ * streams, readline and promises, 2 ms; here each name is read by itself, and unused ones are shaken off. Some are
+ * late altogether: on Bun node:crypto brings the streams along, 2 ms that most commands need not spend, and node:os takes 0.5 ms.
  */
 export const sparingBuiltins: Plugin = {
   name: 'sparing-builtins',
@@ -61,9 +68,7 @@ export const sparingBuiltins: Plugin = {
       const descriptors = Object.entries(Object.getOwnPropertyDescriptors(process.getBuiltinModule(path)!));
       const names = descriptors.filter(([name]) => name !== 'default' && /^[A-Za-z_]\w*$/.test(name));
       const contents = names.map(([name, {value}]) => {
-        const late = LATE.includes(path) && typeof value === 'function' && /^[a-z]/.test(name);
-        const access = late ? `(...args) => ${builtin}.${name}(...args)` : `/* @__PURE__ */ (() => ${builtin}.${name})()`;
-        return `const $${name} = ${access}; export {$${name} as ${name}};`;
+        return `const $${name} = ${access(`${builtin}.${name}`, name, LATE.includes(path) ? value : undefined)}; export {$${name} as ${name}};`;
       });
       return {contents: [...contents, `export default /* @__PURE__ */ (() => ${builtin})();`].join('\n'), loader: 'js'};
     });

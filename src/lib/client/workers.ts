@@ -1,6 +1,6 @@
 /** The threads in which bytes are hashed, inflated and laid out, so that the main thread has the network, the signals and the bars to itself. */
 import {availableParallelism} from 'node:os';
-import {MessageChannel, type Worker} from 'node:worker_threads';
+import type {Worker} from 'node:worker_threads';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import type {FromKeeping, ToKeeping} from './keeping.ts';
@@ -69,15 +69,15 @@ interface Rings {
 }
 
 export class WorkerPool {
-  readonly #size: number;
+  #size: number | undefined;
   readonly #pairs: Promise<Pair>[] = [];
   /** Bytes of blobs that each pair has before it. */
   readonly #load: number[] = [];
   readonly #rings: Rings = {input: new RingPool(BATCH, BATCHES), passage: new RingPool(PIECE, PIECES)};
   #closed = false;
 
-  /** @param size pairs of threads at most; each is started when it is first needed */
-  constructor(size = Math.max(1, Math.min(Math.floor(availableParallelism() / 2), 2))) {
+  /** @param size pairs of threads at most, by default as the machine has processors; each is started when it is first needed */
+  constructor(size?: number) {
     this.#size = size;
   }
 
@@ -113,6 +113,7 @@ export class WorkerPool {
 
   /** The pair with the least to do. */
   #pick(): number {
+    this.#size ??= Math.max(1, Math.min(Math.floor(availableParallelism() / 2), 2));
     const index = this.#load.indexOf(Math.min(...this.#load));
     return index < 0 || (this.#load[index]! > 0 && this.#pairs.length < this.#size) ? this.#add() : index;
   }
@@ -215,6 +216,7 @@ class Task implements LayerTask {
     input: Ring,
     unpack: (file: {readonly path: string; readonly bytes: number} | undefined) => void,
   ): void {
+    // The global one: to import it is to load threads, which most commands need not.
     const {port1, port2} = new MessageChannel();
     this.#pair.laying.postMessage({type: 'keep', job: {what, ingestPath, expected}, input, port: port2} satisfies ToWorker, [port2]);
     const keeping = port1 as Port<ToKeeping, FromKeeping>;

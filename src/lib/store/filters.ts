@@ -27,12 +27,13 @@ interface Token {
   readonly text: string;
 }
 
-const SPACE = /^\p{White_Space}$/u;
-const FIELD = /^[A-Za-z0-9_]$/;
-const VALUE = /^(?!\ufffd)[\p{L}\p{M}\p{N}\p{P}\p{S}]$/u;
-const OPERATOR = /^[=!~]$/;
-const SEPARATOR = /^[,.]$/;
-const QUOTE = /^["/|]$/;
+// Functions, since an engine reads Unicode's tables for a pattern when it makes it, and few listings have a filter.
+const isSpace = (char: string): boolean => /^\p{White_Space}$/u.test(char);
+const isField = (char: string): boolean => /^[A-Za-z0-9_]$/.test(char);
+const isValue = (char: string): boolean => /^(?!\ufffd)[\p{L}\p{M}\p{N}\p{P}\p{S}]$/u.test(char);
+const isOperator = (char: string): boolean => /^[=!~]$/.test(char);
+const isSeparator = (char: string): boolean => /^[,.]$/.test(char);
+const isQuote = (char: string): boolean => /^["/|]$/.test(char);
 
 class Scanner {
   readonly #chars: readonly string[];
@@ -69,12 +70,12 @@ class Scanner {
     this.error ||= reason;
   }
 
-  #run(one: RegExp): void {
-    while (one.test(this.peek() ?? '') && this.peek() !== ',') this.#at++;
+  #run(isOne: (char: string) => boolean): void {
+    while (isOne(this.peek() ?? '') && this.peek() !== ',') this.#at++;
   }
 
   scan(): Token {
-    this.#run(SPACE);
+    this.#run(isSpace);
     const at = this.#at;
     const kind = this.#kind(at);
     return {kind, at, text: this.#chars.slice(at, this.#at).join('')};
@@ -83,22 +84,22 @@ class Scanner {
   #kind(from: number): Kind {
     const char = this.#next();
     if (char === undefined) return this.#at === from ? 'end' : 'illegal';
-    if (QUOTE.test(char)) return this.#quoted(char) ? 'quoted' : 'illegal';
-    if (SEPARATOR.test(char)) {
+    if (isQuote(char)) return this.#quoted(char) ? 'quoted' : 'illegal';
+    if (isSeparator(char)) {
       this.#value = false;
       return 'separator';
     }
-    if (OPERATOR.test(char)) {
-      this.#run(OPERATOR);
+    if (isOperator(char)) {
+      this.#run(isOperator);
       this.#value = true;
       return 'operator';
     }
     if (this.#value) {
-      this.#run(VALUE);
+      this.#run(isValue);
       return 'value';
     }
-    if (!FIELD.test(char)) return 'other';
-    this.#run(FIELD);
+    if (!isField(char)) return 'other';
+    this.#run(isField);
     return 'field';
   }
 
