@@ -44,7 +44,7 @@ export const lazyOclif: Plugin = {
 /** Node's modules that load when one of their functions is first called, or something of their objects first read. */
 const LATE = ['node:crypto', 'node:os'];
 
-/** Code that reads `path`; only when it is needed, where `late` is a function or an object like its value. */
+/** Code that reads `path`; only when it is needed, where `late` is its value, and a function or an object. */
 function access(path: string, name: string, late: unknown): string {
   if (typeof late === 'function' && /^[a-z]/.test(name)) return `(...args) => ${path}(...args)`;
   if (typeof late === 'object' && late !== null) return `/* @__PURE__ */ new Proxy({}, {get: (_, key) => ${path}[key]})`;
@@ -65,12 +65,14 @@ export const sparingBuiltins: Plugin = {
     );
     build.onLoad({filter: /.*/, namespace}, ({path}) => {
       const builtin = `process.getBuiltinModule(${JSON.stringify(path)})`;
-      const descriptors = Object.entries(Object.getOwnPropertyDescriptors(process.getBuiltinModule(path)!));
+      const module = process.getBuiltinModule(path)!;
+      const isLate = LATE.includes(path);
+      const descriptors = Object.entries(Object.getOwnPropertyDescriptors(module));
       const names = descriptors.filter(([name]) => name !== 'default' && /^[A-Za-z_]\w*$/.test(name));
-      const contents = names.map(([name, {value}]) => {
-        return `const $${name} = ${access(`${builtin}.${name}`, name, LATE.includes(path) ? value : undefined)}; export {$${name} as ${name}};`;
-      });
-      return {contents: [...contents, `export default /* @__PURE__ */ (() => ${builtin})();`].join('\n'), loader: 'js'};
+      const contents = names.map(
+        ([name, {value}]) => `const $${name} = ${access(`${builtin}.${name}`, name, isLate && value)}; export {$${name} as ${name}};`,
+      );
+      return {contents: [...contents, `export default ${access(builtin, 'default', isLate && module)};`].join('\n'), loader: 'js'};
     });
   },
 };

@@ -58,6 +58,17 @@ describe('start-up', () => {
       assert.ok(modules.includes('@oclif/core/lib/parser/parse.js'), 'the parser was used, or its name is no longer seen');
     });
 
+  it('a listing does not ask for what of Node itself takes long', async (t) => {
+    const dir = temporaryDirectory(t);
+    const watch = `data:text/javascript,const get = process.getBuiltinModule; const asked = new Set();
+      process.getBuiltinModule = (id) => { asked.add(id); return get(id); };
+      process.on('exit', () => console.error([...asked].sort().join(' ')));`;
+    const {stderr} = await run(process.execPath, ['--import', watch, entry, 'namespaces', 'ls'], {
+      env: {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
+    });
+    assert.equal(stderr.trim(), 'node:buffer node:fs node:path');
+  });
+
   it('one command does not load another', async (t) => {
     const {chunks} = await loadedBy(['namespaces', 'ls'], temporaryDirectory(t));
     for (const name of ['pull', 'run', 'help', 'bars', 'doctor', 'remotes', 'agent', 'spawn-worker', 'worker', 'proper-lockfile'])
