@@ -1,10 +1,11 @@
 /** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
-import {createHash, type Hash} from 'node:crypto';
+
 import {createReadStream, rmSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../archive/compare.ts';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
+import {createHash, type Hash} from '../oci/hash.ts';
 import {hashFor} from '../store/blobs.ts';
 import {comparableFile, EROFS_IMAGE, findTar, type IndexedTar, indexAnew, isSameIndex} from '../store/erofs.ts';
 import {statePath} from '../store/layout.ts';

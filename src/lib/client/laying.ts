@@ -2,7 +2,7 @@
  * A thread's part of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. Another
  * thread inflates the next bytes meanwhile. Synchronous but for the end; layers of one thread take turns slot by slot.
  */
-import {createHash} from 'node:crypto';
+
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Applier, type ApplyResult, createApplier} from '../archive/apply.ts';
@@ -11,6 +11,7 @@ import {createTarReader, type TarReader} from '../archive/tar.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {RoomGuard} from '../fs/space.ts';
 import type {Digest} from '../oci/descriptor.ts';
+import {createHash} from '../oci/hash.ts';
 import {type Backing, EROFS_TAR, indexTar} from '../store/erofs.ts';
 import type {LayerForm} from '../store/snapshotters.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';

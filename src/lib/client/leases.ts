@@ -1,6 +1,7 @@
 /** Leases of one namespace: what is to be kept for a while although nothing names it. */
-import {randomBytes} from 'node:crypto';
+
 import {ErrdefsError} from '../errdefs.ts';
+import {randomHex} from '../oci/hash.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {collect} from '../store/gc.ts';
 import type {LeaseRecord} from '../store/records.ts';
@@ -14,7 +15,7 @@ const DEFAULT_LIFETIME_MS = 24 * 3600_000;
 
 export function leasesClient({store}: Context, namespace: string): NamespaceClient['leases'] {
   return {
-    create: async ({id = randomBytes(8).toString('hex'), expiresMs = DEFAULT_LIFETIME_MS, labels = {}} = {}) => {
+    create: async ({id = randomHex(8), expiresMs = DEFAULT_LIFETIME_MS, labels = {}} = {}) => {
       if (id === '') throw new ErrdefsError('invalid_argument', 'lease id must not be empty');
       validateLabels(labels);
       return store.update(`creation of lease ${id}`, (tx) => {

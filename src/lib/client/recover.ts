@@ -1,5 +1,5 @@
 /** Records that are lost or cannot be read: as the journal has them, or out of the way, with what they may have kept. */
-import {randomBytes} from 'node:crypto';
+import {randomHex} from '../oci/hash.ts';
 import {leaseExpired, mark} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import {contentNode, snapshotNode} from '../store/refs.ts';
@@ -119,7 +119,7 @@ function keepOn(tx: StoreTransaction, name: string, lost: readonly string[], {un
     .map(({snapshotter, key}) => `${snapshotter}/${key}`);
   const layers = lacks('snapshots') ? unnamed.layers.filter(isOwnLayer) : [];
   if (content.length + snapshots.length + layers.length === 0) return undefined;
-  const id = `recovered-${randomBytes(8).toString('hex')}`;
+  const id = `recovered-${randomHex(8)}`;
   const createdAt = now.toISOString();
   tx.namespace(name).leases.put({id, labels: {[RECOVERED]: createdAt}, content, layers, snapshots, createdAt, updatedAt: createdAt});
   return id;

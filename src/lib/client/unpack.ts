@@ -1,9 +1,9 @@
 /** What pulling and running share: keeping a plan's parts while they are worked on, and making its snapshots visible. */
 
-import {randomBytes} from 'node:crypto';
 import {ErrdefsError, is} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
+import {randomHex} from '../oci/hash.ts';
 import {collect, LEASE_OWNER, leaseOwnerLives} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
 import {snapshotChain} from '../store/snapshots.ts';
@@ -35,7 +35,7 @@ export async function leasePlan(
   plan: Plan,
   snapshotter: Snapshotter | undefined,
 ): Promise<string> {
-  const id = `pull-${randomBytes(8).toString('hex')}`;
+  const id = `pull-${randomHex(8)}`;
   const now = Date.now();
   const layers =
     snapshotter === undefined ? [] : imagesOf(plan).flatMap((i) => i.layers.flatMap((layer) => layerCandidates(snapshotter, layer)));

@@ -8,8 +8,10 @@
  * Shapes after the OCI image specification (image-index.md, manifest.md, config.md, descriptor.md) and docker's manifest
  * v2 schema 2; the checks that tell an index from a manifest after containerd, core/images/image.go (validateMediaType).
  */
+
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest, type Platform} from './descriptor.ts';
+import {createHash} from './hash.ts';
 import {type Kind, kindOf} from './mediatypes.ts';
 
 /** The most bytes that a manifest or an index may have. */
@@ -386,10 +388,8 @@ export function pairLayers(
   return layers.map((layer, i) => ({layer, diffID: diffIDs[i]!}));
 }
 
-// node:crypto is looked up where it is needed: most commands hash nothing.
-function hash(algorithm: string, data: Uint8Array | string): Digest {
-  return `${algorithm}:${process.getBuiltinModule('node:crypto').createHash(algorithm).update(data).digest('hex')}` as Digest;
-}
+const hash = (algorithm: string, data: Uint8Array | string): Digest =>
+  `${algorithm}:${createHash(algorithm).update(data).digest('hex')}` as Digest;
 
 /** @returns the bytes' sha256 */
 export const digestOf = (bytes: Uint8Array): Digest => hash('sha256', bytes);

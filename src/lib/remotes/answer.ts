@@ -1,5 +1,7 @@
 /** What is read out of an answer, and what of it is believed. */
+
 import {type Descriptor, type Digest, digestParts} from '../oci/descriptor.ts';
+import {createHash} from '../oci/hash.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';
 import {type Attempt, refusal} from './failure.ts';
 import type {BodySink, Head} from './transport.ts';
@@ -24,7 +26,7 @@ export function checkEncoding({headers}: Head, on: Attempt): void {
 }
 
 export const hash = (body: Buffer, algorithm: string): Digest =>
-  `${algorithm}:${process.getBuiltinModule('node:crypto').createHash(algorithm).update(body).digest('hex')}` as Digest;
+  `${algorithm}:${createHash(algorithm).update(body).digest('hex')}` as Digest;
 
 /** @throws failed_precondition another digest */
 export function verify(body: Buffer, digest: Digest, on: Attempt): void {

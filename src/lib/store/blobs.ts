@@ -1,5 +1,5 @@
 /** The bytes that all namespaces share: finished blobs by digest, and downloads under way. What a namespace sees of them stands in its content records. */
-import {createHash, type Hash} from 'node:crypto';
+
 import {
   chmodSync,
   closeSync,
@@ -20,6 +20,7 @@ import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {listIfPresent, readIfPresent, removeTree, renameInto, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import {createHash, type Hash} from '../oci/hash.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
 import {type Promised, verifyPromise} from './content.ts';
 import {MEND, MEND_BYTES} from './documents.ts';

@@ -1,7 +1,8 @@
 /** Content without a disk, for tests and for scratch stores. */
-import {createHash} from 'node:crypto';
+
 import {ErrdefsError} from '../errdefs.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
+import {createHash} from '../oci/hash.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {
   type ContentReader,

@@ -1,7 +1,8 @@
 /** Where everything lies. No other module joins a path below the state directory. */
-import {createHash} from 'node:crypto';
+
 import {join, resolve} from 'node:path';
 import {DIGEST_HEX_LENGTH, type Digest, digestParts} from '../oci/descriptor.ts';
+import {createHash} from '../oci/hash.ts';
 
 export const RECORD_KINDS = ['images', 'containers', 'content', 'leases'] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
@@ -20,7 +21,7 @@ export function recordFile(key: string): string {
     .replaceAll('~', '%7E')
     .replace(/^\./, '%2E');
   if (name.length <= LONGEST_NAME && key.isWellFormed()) return `${name}.json`;
-  return `${name.slice(0, 100)}~${createHash('sha256').update(key, 'utf16le').digest('hex')}.json`;
+  return `${name.slice(0, 100)}~${createHash('sha256').update(Buffer.from(key, 'utf16le')).digest('hex')}.json`;
 }
 
 /** Paths of records, relative to the root: they are the keys of the journal. */

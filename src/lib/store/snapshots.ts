@@ -3,10 +3,11 @@
  *
  * Semantics after containerd, core/snapshots/snapshotter.go.
  */
-import {randomBytes} from 'node:crypto';
+
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
+import {randomHex} from '../oci/hash.ts';
 import {collect} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
@@ -120,7 +121,7 @@ export class SnapshotStore {
     };
     const parents = this.#store.view(look);
     // A view of something shows its parents and needs no tree of its own.
-    const layer = kind === 'view' && parent !== undefined ? undefined : `${this.#snapshotter.name}-own-${randomBytes(12).toString('hex')}`;
+    const layer = kind === 'view' && parent !== undefined ? undefined : `${this.#snapshotter.name}-own-${randomHex(12)}`;
     let work: string | undefined;
     if (layer !== undefined) {
       this.#store.prepare();
