@@ -203,7 +203,7 @@ const toolchain: Recipe = {
 
 /** Layers as others seldom make them, by GNU tar; uncompressed sizes and names in `./awkward.ts`. */
 const awkwardImage = (layers: (work: string) => Buffer[]): Recipe => ({
-  version: 2,
+  version: 3,
   programs: ['tar', 'setfattr', 'setcap'],
   root: true,
   build: (layout, work) => {
