@@ -85,7 +85,11 @@ export class Overlay implements Writer {
   }
 
   get(path: string): unknown {
-    if (this.writes.has(path)) return this.writes.get(path);
+    return this.writes.has(path) ? this.writes.get(path) : this.before(path);
+  }
+
+  /** What is there without what was written. */
+  before(path: string): unknown {
     if (!this.#read.has(path)) this.#read.set(path, this.#below.get(path));
     return this.#read.get(path);
   }

@@ -357,10 +357,9 @@ export class JournalBackend implements Backend {
   /** Commits and applies. @returns false when the next generation was committed by another */
   #commit(overlay: Overlay): boolean {
     const generation = overlay.generation + 1;
-    const disk = this.#disk(overlay.generation);
     const documents = (get: (path: string) => unknown): Documents =>
       Object.fromEntries([...overlay.writes.keys()].map((path) => [path, get(path) ?? null]));
-    const before = documents((path) => unlessDamaged(() => disk.get(path)));
+    const before = documents((path) => unlessDamaged(() => overlay.before(path)));
     const record: RedoRecord = {version: 1, generation, writes: documents((path) => overlay.get(path)), before};
     let checkpoint: Checkpoint;
     try {
