@@ -264,6 +264,8 @@ export class JournalBackend implements Backend {
     generation += pending.length;
     const disk = this.#disk(generation);
     if (pending.length === 0) return {reader: disk, generation};
+    // As in #rollForward: somebody may be told of it.
+    syncPath(this.#layout.journal);
     const overlay = new Overlay(disk);
     for (const {writes} of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
     return {reader: overlay, generation};

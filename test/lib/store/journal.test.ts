@@ -63,24 +63,32 @@ describe('journal', () => {
     assert.deepEqual(readdirSync(join(layout.root, 'd')).sort(), ['2.json', '3.json', '4.json', '5.json']);
   });
 
-  it('brings to the disk what somebody committed, before it is applied: he may have been killed before he had', async (t) => {
-    const {layout} = await counted(t, 3);
-    const {root} = layout;
-    const next = {version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}};
-    writeFileSync(record(layout, 4), JSON.stringify(next));
-    const log = join(temporaryDirectory(t), 'log');
-    const code = `
-      const [{JournalBackend}, {createLayout}] = [await lib('store/journal.ts'), await lib('store/layout.ts')];
-      await new JournalBackend(createLayout(args[0]), {lockTimeoutMs: 10_000}).update('nothing', () => {});`;
-    await runScript(t, code, [root], recorderOptions({below: root, log, boot: bootId()}));
-    const changes = readLog(log);
-    const synced = changes.findIndex(
-      (change, i) =>
-        change.op === 'sync' && changes.slice(0, i).some((c) => c.op === 'open' && c.handle === change.handle && c.path === 'journal'),
-    );
-    const applied = changes.findIndex((change) => change.op === 'rename' && change.path === 'n.json');
-    assert.ok(synced >= 0 && synced < applied, JSON.stringify(changes));
-  });
+  for (const [what, use] of [
+    ['applied', `update('nothing', () => {})`],
+    ['told of', `view((reader) => mark(String(reader.get('n.json'))))`],
+  ] as const)
+    it(`brings to the disk what somebody committed, before it is ${what}: he may have been killed before he had`, async (t) => {
+      const {layout} = await counted(t, 3);
+      const {root} = layout;
+      const next = {version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}};
+      writeFileSync(record(layout, 4), JSON.stringify(next));
+      const log = join(temporaryDirectory(t), 'log');
+      const code = `
+        const [{JournalBackend}, {createLayout}] = [await lib('store/journal.ts'), await lib('store/layout.ts')];
+        const {mark} = await import(args[1]);
+        await new JournalBackend(createLayout(args[0]), {lockTimeoutMs: 10_000}).${use};`;
+      const recorder = import.meta.resolve('../../fakes/powerloss.ts');
+      await runScript(t, code, [root, recorder], recorderOptions({below: root, log, boot: bootId()}));
+      const changes = readLog(log);
+      const synced = changes.findIndex(
+        (change, i) =>
+          change.op === 'sync' && changes.slice(0, i).some((c) => c.op === 'open' && c.handle === change.handle && c.path === 'journal'),
+      );
+      const used = changes.findIndex(
+        (change) => (change.op === 'rename' && change.path === 'n.json') || (change.op === 'mark' && change.name === '4'),
+      );
+      assert.ok(synced >= 0 && synced < used, JSON.stringify(changes));
+    });
 
   it('applies everything since the checkpoint again after a power loss, whatever became of the record files', async (t) => {
     for (const n of [3, 64, 70, 130]) {
