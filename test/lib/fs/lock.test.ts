@@ -231,7 +231,7 @@ describe('locks', () => {
     const listening = (): number => process.listenerCount('SIGURG');
     const waiting = acquireLock(path, {timeoutMs: 10_000, onWait: () => assert.equal(listening(), 0)});
     const inVain = acquireLock(`${path}-of-another`, {timeoutMs: 0});
-    await sleep(50);
+    while (listening() === 0) await sleep(1);
     assert.equal(listening(), 1);
     gate.go();
     for (const lock of await Promise.all([waiting, inVain])) lock.release();
