@@ -70,9 +70,13 @@ export const sparingBuiltins: Plugin = {
       const descriptors = Object.entries(Object.getOwnPropertyDescriptors(module));
       const names = descriptors.filter(([name]) => name !== 'default' && /^[A-Za-z_]\w*$/.test(name));
       const contents = names.map(
-        ([name, {value}]) => `const $${name} = ${access(`${builtin}.${name}`, name, isLate && value)}; export {$${name} as ${name}};`,
+        ([name, {value}]) =>
+          `const $${name} = ${access(`${builtin}.${name}`, name, isLate ? value : undefined)}; export {$${name} as ${name}};`,
       );
-      return {contents: [...contents, `export default ${access(builtin, 'default', isLate && module)};`].join('\n'), loader: 'js'};
+      return {
+        contents: [...contents, `export default ${access(builtin, 'default', isLate ? module : undefined)};`].join('\n'),
+        loader: 'js',
+      };
     });
   },
 };

@@ -7,7 +7,6 @@
  *
  * The process should have called `process.umask(0)`: with another umask modes come out right too, at one call more per file.
  */
-
 import {
   chmodSync,
   closeSync,

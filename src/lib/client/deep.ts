@@ -1,5 +1,4 @@
 /** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
-
 import {createReadStream, rmSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../archive/compare.ts';

@@ -2,7 +2,6 @@
  * A thread's part of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. Another
  * thread inflates the next bytes meanwhile. Synchronous but for the end; layers of one thread take turns slot by slot.
  */
-
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Applier, type ApplyResult, createApplier} from '../archive/apply.ts';

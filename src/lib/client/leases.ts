@@ -1,5 +1,4 @@
 /** Leases of one namespace: what is to be kept for a while although nothing names it. */
-
 import {ErrdefsError} from '../errdefs.ts';
 import {randomHex} from '../oci/hash.ts';
 import {validateLabels} from '../oci/identifier.ts';

@@ -1,5 +1,4 @@
 /** What pulling and running share: keeping a plan's parts while they are worked on, and making its snapshots visible. */
-
 import {ErrdefsError, is} from '../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';

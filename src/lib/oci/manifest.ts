@@ -8,7 +8,6 @@
  * Shapes after the OCI image specification (image-index.md, manifest.md, config.md, descriptor.md) and docker's manifest
  * v2 schema 2; the checks that tell an index from a manifest after containerd, core/images/image.go (validateMediaType).
  */
-
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest, type Platform} from './descriptor.ts';
 import {createHash} from './hash.ts';

@@ -1,5 +1,4 @@
 /** What is read out of an answer, and what of it is believed. */
-
 import {type Descriptor, type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';

@@ -1,5 +1,4 @@
 /** The bytes that all namespaces share: finished blobs by digest, and downloads under way. What a namespace sees of them stands in its content records. */
-
 import {
   chmodSync,
   closeSync,

@@ -1,5 +1,4 @@
 /** Content without a disk, for tests and for scratch stores. */
-
 import {ErrdefsError} from '../errdefs.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';

@@ -322,6 +322,12 @@ const OF_THE_MOMENT = [
   [24, 12],
 ] as const;
 
+/** Blanks what is of the moment. @param bytes of an index or image, from its beginning; too few of them have nothing of it */
+export function blankMoment(bytes: Buffer): void {
+  if (bytes.length <= SUPERBLOCK + 128) return;
+  for (const [offset, length] of OF_THE_MOMENT) bytes.fill(0, SUPERBLOCK + offset, SUPERBLOCK + offset + length);
+}
+
 /** Whether two indexes, or images, are the same but for the moment that they were made in. */
 export function isSameIndex(one: string, other: string): boolean {
   const fds = [one, other].map((path) => openSync(path, 'r')) as [number, number];
@@ -329,9 +335,7 @@ export function isSameIndex(one: string, other: string): boolean {
   try {
     for (let at = 0; ; ) {
       const [a, b] = buffers.map((buffer, i) => buffer.subarray(0, readSync(fds[i]!, buffer, 0, buffer.length, at))) as [Buffer, Buffer];
-      if (at === 0 && a.length > SUPERBLOCK + 128 && b.length > SUPERBLOCK + 128)
-        for (const [offset, length] of OF_THE_MOMENT)
-          for (const block of [a, b]) block.fill(0, SUPERBLOCK + offset, SUPERBLOCK + offset + length);
+      if (at === 0) for (const block of [a, b]) blankMoment(block);
       if (!a.equals(b)) return false;
       if (a.length === 0) return true;
       at += a.length;

@@ -1,5 +1,4 @@
 /** Where everything lies. No other module joins a path below the state directory. */
-
 import {join, resolve} from 'node:path';
 import {DIGEST_HEX_LENGTH, type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';

@@ -3,7 +3,6 @@
  *
  * Semantics after containerd, core/snapshots/snapshotter.go.
  */
-
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
