@@ -77,6 +77,22 @@ describe('launcher', () => {
     assert.equal((await run(join(dir, 'bin/ctr'), ['x'], {env: {PATH: path}})).stdout, `own ctr: ${dir}/bin/../dist/node/main.js x\n`);
   });
 
+  for (const entries of [':', '.:', ':.:', 'planted:', '::planted:', './planted:planted/../planted:', ''])
+    it(`starts nothing from the current directory with PATH ${JSON.stringify(`${entries}…`)}`, async (t) => {
+      const dir = bare(t);
+      writeFileSync(join(dir, 'package.json'), '{}');
+      mkdirSync(join(dir, 'dist/node'), {recursive: true});
+      writeFileSync(join(dir, 'dist/node/main.js'), '');
+      const [cwd, good] = [temporaryDirectory(t), lonelyPath(t)];
+      teller(join(good, 'node'), 'good');
+      for (const place of ['.', 'planted']) for (const name of ['node', 'readlink']) teller(join(cwd, place, name), 'planted');
+      const link = join(cwd, 'ctr');
+      symlinkSync(join(dir, 'bin/ctr'), link);
+      const {stdout} = await run(link, ['x'], {cwd, env: {PATH: `${entries}${good}`}});
+      assert.equal(stdout, `good ctr: ${dir}/bin/../dist/node/main.js x\n`);
+      assert.equal((await run(link, ['x'], {cwd, env: {PATH: `${good}:${entries}`}})).stdout, stdout);
+    });
+
   it('passes over the executable when it is asked for Node', async (t) => {
     const dir = bare(t);
     const path = lonelyPath(t);

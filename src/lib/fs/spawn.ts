@@ -1,7 +1,38 @@
-/** Runs one system program to its end. */
+/** Finds system programs, and runs one to its end. */
 
+import {statSync} from 'node:fs';
 import {constants} from 'node:os';
+import {isAbsolute, join, resolve as resolvePath} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
+
+/** Searched after PATH: that of a user's shell leaves out the directories of the administrator's programs. */
+const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
+
+/**
+ * PATH for every program that we start, and for those that it starts: the absolute entries of this process's own, then the
+ * system's directories. An empty or relative entry would run, as root, what somebody left in the current directory.
+ */
+export const searchPath = (): string =>
+  [...new Set([...(process.env.PATH ?? '').split(':').filter((dir) => isAbsolute(dir)), ...SYSTEM_DIRECTORIES])].join(':');
+
+const isExecutable = (file: string): boolean => {
+  try {
+    const stats = statSync(file, {throwIfNoEntry: false});
+    return stats?.isFile() === true && (stats.mode & 0o111) !== 0;
+  } catch {
+    return false; // not to be seen by us, so not to be executed
+  }
+};
+
+/** Absolute path of a program in `searchPath`, or `undefined`. A name with a slash is a path. */
+export function findProgram(name: string): string | undefined {
+  const files = name.includes('/')
+    ? [resolvePath(name)]
+    : searchPath()
+        .split(':')
+        .map((dir) => join(dir, name));
+  return files.find(isExecutable);
+}
 
 export interface RunOptions {
   /** Debian package that brings the program, for the hint when it is missing. */
@@ -30,17 +61,20 @@ const MAX_OUTPUT = 256 * 1024 * 1024;
 
 /** Nothing of ours is inherited but the way to programs. */
 const environment = (env: RunOptions['env']): NodeJS.ProcessEnv => ({
-  PATH: process.env.PATH ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  PATH: searchPath(),
   LC_ALL: 'C',
   ...env,
 });
 
-const notInstalled = (program: string, options: RunOptions, cause: unknown): ErrdefsError =>
-  new ErrdefsError('unavailable', `program ${program}`, {
-    cause,
-    hint: `install the Debian package ${options.package}`,
-    details: {program, package: options.package},
+/** @throws unavailable it is not installed; the hint names its Debian package */
+function requireProgram(program: string, {package: name}: Pick<RunOptions, 'package'>): string {
+  const path = findProgram(program);
+  if (path !== undefined) return path;
+  throw new ErrdefsError('unavailable', `program ${program}`, {
+    hint: `install the Debian package ${name}`,
+    details: {program, package: name},
   });
+}
 
 const statusOf = (status: number | null, signal: NodeJS.Signals | null): number =>
   status ?? 128 + (signal === null ? 0 : constants.signals[signal]);
@@ -53,20 +87,22 @@ const statusOf = (status: number | null, signal: NodeJS.Signals | null): number 
  * @throws unavailable the program is not installed; the hint names its Debian package
  * @throws resource_exhausted no process or memory to be had
  */
-export function runOn(program: string, args: readonly string[], options: Omit<RunOptions, 'input'>): Promise<number> {
+export async function runOn(program: string, args: readonly string[], options: Omit<RunOptions, 'input'>): Promise<number> {
   const {spawn} = process.getBuiltinModule('node:child_process');
   const {env, cwd, timeoutMs, descriptors = []} = options;
   const [stdin = 'ignore', ...further] = descriptors;
+  const path = requireProgram(program, options);
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, {
+    const child = spawn(path, args, {
       env: environment(env),
       stdio: [stdin, 'ignore', 'ignore', ...further],
       ...(cwd === undefined ? {} : {cwd}),
     });
-    child.once('error', (err: NodeJS.ErrnoException) =>
-      reject(err.code === 'ENOENT' ? notInstalled(program, options, err) : fromErrno(err, `program ${program}`)),
-    );
     const timer = timeoutMs === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    child.once('error', (err) => {
+      clearTimeout(timer);
+      reject(fromErrno(err, `program ${program}`));
+    });
     child.once('exit', (status, signal) => {
       clearTimeout(timer);
       resolve(statusOf(status, signal));
@@ -84,7 +120,7 @@ export function runSync(program: string, args: readonly string[], options: RunOp
   const {spawnSync} = process.getBuiltinModule('node:child_process');
   const {input, env, cwd, timeoutMs, descriptors = []} = options;
   const [stdin, ...further] = descriptors;
-  const done = spawnSync(program, args, {
+  const done = spawnSync(requireProgram(program, options), args, {
     env: environment(env),
     stdio: [stdin ?? 'pipe', 'pipe', 'pipe', ...further],
     ...(stdin === undefined ? {input: input ?? new Uint8Array(0)} : {}),
@@ -93,7 +129,6 @@ export function runSync(program: string, args: readonly string[], options: RunOp
     ...(cwd === undefined ? {} : {cwd}),
   });
   const code = (done.error as NodeJS.ErrnoException | undefined)?.code;
-  if (code === 'ENOENT') throw notInstalled(program, options, done.error);
   if (code === 'ENOBUFS') throw new ErrdefsError('resource_exhausted', `output of ${program} is over ${MAX_OUTPUT} B`, {cause: done.error});
   // A program that ends before it has read its input closes the pipe; its status says more than EPIPE does.
   if (done.error !== undefined && (code !== 'EPIPE' || (done.status === null && done.signal === null)))

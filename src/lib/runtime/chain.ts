@@ -10,9 +10,10 @@ import {closeSync, readSync, writeSync} from 'node:fs';
 import type {Socket} from 'node:net';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {searchPath} from '../fs/spawn.ts';
 import {assertLoops, hasLoopDevice} from './loops.ts';
 import type {LoopMount} from './mounts.ts';
-import {requireProgram, searchPath} from './runc.ts';
+import {requireProgram} from './runc.ts';
 
 /** Descriptors of this process for the container's standard streams; `ignore` is /dev/null. */
 export type Stdio = readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];

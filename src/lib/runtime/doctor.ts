@@ -2,7 +2,8 @@
 import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
-import {capture, findProgram, findRuntime, runtimeVersion} from './runc.ts';
+import {findProgram} from '../fs/spawn.ts';
+import {capture, findRuntime, runtimeVersion} from './runc.ts';
 
 export interface Check {
   readonly name: string;

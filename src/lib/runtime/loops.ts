@@ -5,8 +5,9 @@
 import {Buffer} from 'node:buffer';
 import {closeSync, openSync, readFileSync, readSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
+import {findProgram} from '../fs/spawn.ts';
 import type {LoopMount} from './mounts.ts';
-import {capture, findProgram} from './runc.ts';
+import {capture} from './runc.ts';
 
 /** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
 export async function hasLoopDevice(): Promise<boolean> {

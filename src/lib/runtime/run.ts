@@ -4,6 +4,7 @@ import {constants as os} from 'node:os';
 import {basename, dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
+import {runOn} from '../fs/spawn.ts';
 import {claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
 import {RUN_FAILED} from './command.ts';
@@ -99,8 +100,7 @@ async function findTerminal(stdio: Stdio): Promise<number | undefined> {
 
 /** A runtime that was killed leaves the terminal as it used it. */
 async function restoreTerminal(fd: number, settings: string): Promise<void> {
-  const {spawnSync} = await import('node:child_process');
-  spawnSync('stty', [settings], {stdio: [fd, 'ignore', 'ignore']});
+  await runOn('stty', [settings], {package: 'coreutils', descriptors: [fd]}).catch(() => undefined); // nothing else depends on it
 }
 
 /** What can be known before anything exists. */

@@ -1,7 +1,8 @@
 /** The OCI runtime as a program: where it is, which it is, and the few of its commands that outlive a run. */
-import {existsSync, readFileSync, statSync} from 'node:fs';
-import {basename, isAbsolute, join, resolve} from 'node:path';
+import {existsSync, readFileSync} from 'node:fs';
+import {basename, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
+import {findProgram, searchPath} from '../fs/spawn.ts';
 
 export interface Runtime {
   /** `runc`, `crun`, or whatever the file is called. */
@@ -11,31 +12,6 @@ export interface Runtime {
 
 /** Default program names, the first that is installed. */
 const RUNTIMES = ['runc', 'crun'] as const;
-/** Where system programs are also when PATH, as of a user's shell, does not say so. */
-const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
-
-/** PATH for the programs we start: this process's own, and the system's directories. */
-export const searchPath = (): string =>
-  [...new Set([...(process.env.PATH ?? '').split(':').filter((dir) => isAbsolute(dir)), ...SYSTEM_DIRECTORIES])].join(':');
-
-const isExecutable = (file: string): boolean => {
-  try {
-    const stats = statSync(file, {throwIfNoEntry: false});
-    return stats?.isFile() === true && (stats.mode & 0o111) !== 0;
-  } catch {
-    return false; // not to be seen by us, so not to be executed
-  }
-};
-
-/** Absolute path of a program, or `undefined`. A name with a slash is a path. */
-export function findProgram(name: string): string | undefined {
-  const files = name.includes('/')
-    ? [resolve(name)]
-    : searchPath()
-        .split(':')
-        .map((dir) => join(dir, name));
-  return files.find(isExecutable);
-}
 
 /**
  * @param name program or path; default: environment variable `RUNC`, else runc, else crun

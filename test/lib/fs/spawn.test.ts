@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
-import {runSync} from '../../../src/lib/fs/spawn.ts';
+import {runOn, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
 import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
 
 const OPTIONS = {package: 'coreutils'};
@@ -35,12 +37,46 @@ describe('running a program', () => {
         .stdout.toString()
         .split('\n')
         .sort(),
-      ['', 'LC_ALL=C', 'MORE=1', `PATH=${process.env.PATH}`],
+      ['', 'LC_ALL=C', 'MORE=1', `PATH=${searchPath()}`],
     );
   });
 
   it('runs where it is told to', (t) => {
     const dir = temporaryDirectory(t);
     assert.equal(runSync('pwd', [], {...OPTIONS, cwd: dir}).stdout.toString(), `${dir}\n`);
+  });
+
+  it('leaves no timer behind, however the program ends or fails to start', async (t) => {
+    const broken = join(temporaryDirectory(t), 'broken');
+    writeFileSync(broken, '#!/no/such/interpreter\n', {mode: 0o755});
+    const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
+    const before = timers();
+    assert.equal(await runOn('true', [], {...OPTIONS, timeoutMs: 60_000}), 0);
+    for (const program of ['no-such-program', broken]) await assert.rejects(runOn(program, [], {...OPTIONS, timeoutMs: 60_000}));
+    assert.equal(timers(), before);
+  });
+
+  /** What PATH may hold besides absolute directories; `here` is relative to the current directory. */
+  const RELATIVE = ['', '.', './', '..', 'here', './here', 'here/../here', '~'];
+
+  it('never starts what lies in the current directory, whatever PATH says', async (t) => {
+    const [dir, cwd, path] = [temporaryDirectory(t), process.cwd(), process.env.PATH];
+    mkdirSync(join(dir, 'down/here'), {recursive: true});
+    for (const place of ['.', 'down', 'down/here', 'down/~']) {
+      mkdirSync(join(dir, place), {recursive: true});
+      for (const program of ['sh', 'env', 'true']) writeFileSync(join(dir, place, program), '#!/bin/sh\necho planted\n', {mode: 0o755});
+    }
+    process.chdir(join(dir, 'down'));
+    onEnd(t, () => {
+      process.chdir(cwd);
+      process.env.PATH = path;
+    });
+    for (const entry of RELATIVE)
+      for (const value of [entry, `${entry}:${path}`, `${path}:${entry}`, `${entry}:${entry}`]) {
+        process.env.PATH = value;
+        // The program, and what it starts itself.
+        assert.equal(runSync('sh', ['-c', 'env true; env sh -c :'], OPTIONS).stdout.toString(), '', `PATH=${value}`);
+        assert.equal(await runOn('sh', ['-c', 'test -z "$(env true)"'], OPTIONS), 0, `PATH=${value}`);
+      }
   });
 });
