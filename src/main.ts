@@ -1,6 +1,7 @@
 /** The program: `bin/` starts it, on Node from `dist/node/` or from here, or compiled. */
 
 import {processContext} from './cli/context.ts';
+import {lines} from './cli/output.ts';
 import {report} from './cli/report.ts';
 import {exitStatus} from './lib/errdefs.ts';
 
@@ -20,7 +21,7 @@ const context = processContext(called);
 if (process.versions.bun === undefined) {
   const [major, minor] = process.versions.node.split('.').map(Number) as [number, number];
   if (major < 22 || (major === 22 && minor < 19)) {
-    context.stderr(`${context.program}: Node 22.19 or newer is needed, this is ${process.versions.node}\n`);
+    context.stderr(lines([`${context.program}: Node 22.19 or newer is needed, this is ${process.versions.node}`]));
     process.exit(14);
   }
   const directory = codeCacheDirectory();

@@ -2,8 +2,9 @@
 import {Chalk, chalkStderr} from 'chalk';
 import {MultiBar, type SingleBar} from 'cli-progress';
 import type {ProgressEvent, PullResult} from '../lib/client/types.ts';
+import {lines, printable} from './output.ts';
 import {closingLines, type Progress} from './progress.ts';
-import {formatSize, printable} from './values.ts';
+import {formatSize} from './values.ts';
 
 /** What the bars need of a terminal. */
 export type Screen = NodeJS.WritableStream & {readonly columns?: number; readonly rows?: number};
@@ -47,7 +48,7 @@ class Bars implements Progress {
     this.#finished = true;
     this.#fillSlots();
     this.close();
-    this.#screen.write(`${closingLines(result).join('\n')}\n`);
+    this.#screen.write(lines(closingLines(result)));
   }
 
   close(): void {

@@ -6,6 +6,7 @@ import {splitArgv} from './argv.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
 import type {CommandTable} from './dispatch.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
+import {formatJSON, lines, type Printable} from './output.ts';
 import {report} from './report.ts';
 import {formatTable} from './table.ts';
 import {defined} from './values.ts';
@@ -114,7 +115,7 @@ export abstract class BaseCommand {
         return {status: 0};
       }
       const result = await Promise.race([this.run(), this.#overdue]);
-      if (this.json && result !== undefined) this.context.stdout(`${JSON.stringify(result, null, 2)}\n`);
+      if (this.json && result !== undefined) this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
     } catch (err) {
       if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
       await this.fail(this.#interruption(err));
@@ -221,19 +222,24 @@ export abstract class BaseCommand {
     this.#endNow(reason);
   }
 
-  /** Text for people. */
-  protected print(text: string): void {
-    if (!this.json) this.context.stdout(`${text}\n`);
+  /** One line for people. */
+  protected print(line: string): void {
+    this.list([line], (text) => text);
   }
 
   /** One line a thing, for people and for scripts without JSON. */
   protected list<T>(items: readonly T[], line: (item: T) => string): void {
-    if (!this.json) this.context.stdout(items.map((item) => `${line(item)}\n`).join(''));
+    if (!this.json) this.context.stdout(lines(items.map(line)));
+  }
+
+  /** A document that is JSON for people, too. */
+  protected printJSON(value: unknown): void {
+    if (!this.json) this.context.stdout(`${formatJSON(value, 2)}\n` as Printable);
   }
 
   /** A table for people. */
   protected table<T>(columns: readonly string[], items: readonly T[], row: (item: T) => readonly string[]): void {
-    if (!this.json) this.context.stdout(formatTable(columns, items.map(row)));
+    this.list(formatTable(columns, items.map(row)), (line) => line);
   }
 
   /**

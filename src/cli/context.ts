@@ -1,14 +1,15 @@
 /** What a command has of the world outside the library. Tests give their own. */
 import {writeSync} from 'node:fs';
 import type {Client, OpenOptions} from '../lib/client/types.ts';
+import type {Printable} from './output.ts';
 
 export interface Context {
   /** The name that the program was called by: `ctr`, `dist` or `berth`. */
   readonly program: string;
-  /** @throws BrokenPipe the reader has gone */
-  stdout(data: string | Uint8Array): void;
+  /** Text, or the bytes of a blob. @throws BrokenPipe the reader has gone */
+  stdout(data: Printable | Uint8Array): void;
   /** Never throws: there is no further place to complain. */
-  stderr(text: string): void;
+  stderr(text: Printable): void;
   open(options: OpenOptions): Promise<Client>;
 }
 

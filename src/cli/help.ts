@@ -7,6 +7,7 @@ import {CLASSES, CODES} from '../lib/errdefs.ts';
 import type {CommandClass, Commands} from './base.ts';
 import type {Context} from './context.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
+import {lines, ownText} from './output.ts';
 import {defined} from './values.ts';
 import {type BuildInfo, buildInfo, userAgent} from './version.ts';
 
@@ -107,9 +108,9 @@ async function helpConfig(table: Commands, context: Context, info: BuildInfo): P
 
 /** @param subject words of a command or topic; empty for the program */
 export async function showHelp(subject: string, commands: Commands, context: Context): Promise<void> {
-  await new TerminalHelp(await helpConfig(commands, context, await buildInfo()), context.stdout).show(subject);
+  await new TerminalHelp(await helpConfig(commands, context, await buildInfo()), (text) => context.stdout(ownText(text))).show(subject);
 }
 
 export async function showVersion(context: Context): Promise<void> {
-  context.stdout(`${userAgent(await buildInfo())}\n`);
+  context.stdout(lines([userAgent(await buildInfo())]));
 }

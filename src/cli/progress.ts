@@ -2,6 +2,7 @@
 import {isatty} from 'node:tty';
 import type {ProgressEvent, PullResult} from '../lib/client/types.ts';
 import type {Context} from './context.ts';
+import {formatJSON, lines, type Printable} from './output.ts';
 import {formatSize} from './values.ts';
 
 export type ProgressMode = 'auto' | 'tty' | 'plain' | 'json' | 'none';
@@ -23,9 +24,9 @@ export async function openProgress(mode: ProgressMode, context: Context, otherLi
     case 'tty':
       return (await import('./bars.ts')).openBars(process.stderr);
     case 'plain':
-      return new PlainProgress((line) => context.stderr(`${line}\n`));
+      return new PlainProgress((line) => context.stderr(lines([line])));
     case 'json':
-      return new JSONProgress((line) => context.stderr(`${line}\n`));
+      return new JSONProgress((line) => context.stderr(`${line}\n` as Printable));
     case 'none':
       return {update: () => {}, finish: () => {}, close: () => {}};
   }
@@ -78,14 +79,14 @@ const JSON_VERSION = 1;
 
 /** One object a line: every event, then what came of it. */
 class JSONProgress implements Progress {
-  readonly #print: (line: string) => void;
+  readonly #print: (line: Printable) => void;
 
-  constructor(print: (line: string) => void) {
+  constructor(print: (line: Printable) => void) {
     this.#print = print;
   }
 
   #send(type: string, fields: object): void {
-    this.#print(JSON.stringify({version: JSON_VERSION, type, ...fields}));
+    this.#print(formatJSON({version: JSON_VERSION, type, ...fields}));
   }
 
   update({ref, status, offset, total}: ProgressEvent): void {

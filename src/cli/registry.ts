@@ -3,8 +3,9 @@ import type {RegistryOptions} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {GlobalFlags} from './base.ts';
 import type {Context} from './context.ts';
+import {formatJSON, lines, type Printable} from './output.ts';
 import {askSecret, readSecret} from './stdin.ts';
-import {defined, printable} from './values.ts';
+import {defined} from './values.ts';
 
 interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
   readonly 'plain-http': boolean;
@@ -20,7 +21,8 @@ interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 
  * @throws invalid_argument a user without a password, and no terminal to ask at, or with two
  */
 export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
-  const onDebug = (line: string): void => context.stderr(flags.json ? `${JSON.stringify({debug: line})}\n` : `debug: ${printable(line)}\n`);
+  const onDebug = (line: string): void =>
+    context.stderr(flags.json ? (`${formatJSON({debug: line})}\n` as Printable) : lines([`debug: ${line}`]));
   return {
     plainHTTP: flags['plain-http'],
     skipVerify: flags['skip-verify'],

@@ -1,7 +1,7 @@
 /** Errors on standard error: one line, then where there is one a second with the next step; or one line of JSON. */
 import {isErrdefs, resolve, toJSON} from '../lib/errdefs.ts';
 import type {Context} from './context.ts';
-import {printable} from './values.ts';
+import {formatJSON, lines, type Printable} from './output.ts';
 
 interface ReportOptions {
   readonly json: boolean;
@@ -25,12 +25,14 @@ export async function report(err: unknown, context: Context, {json, debug}: Repo
   const stack = debug ? (await import('node:util')).inspect(err) : undefined;
   if (json) {
     const object = {...error, message, ...(hint === undefined ? {} : {hint}), ...(stack === undefined ? {} : {stack})};
-    context.stderr(`${JSON.stringify({error: object})}\n`);
+    context.stderr(`${formatJSON({error: object})}\n` as Printable);
     return;
   }
-  context.stderr(`${context.program}: ${oneLine(message)}\n`);
-  if (hint !== undefined) context.stderr(`hint: ${oneLine(hint)}\n`);
-  if (stack !== undefined) context.stderr(`${stack}\n`);
+  const texts = [`${context.program}: ${oneLine(message)}`];
+  if (hint !== undefined) texts.push(`hint: ${oneLine(hint)}`);
+  // Indented: a line of a message in it is no line of ours.
+  if (stack !== undefined) texts.push(...stack.split('\n').map((line) => `    ${line}`));
+  context.stderr(lines(texts));
 }
 
-const oneLine = (text: string): string => printable(text.trim().replace(/\s*\n\s*/g, ' '));
+const oneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, ' ');

@@ -1,24 +1,22 @@
 /** Trees as `tree` draws them. */
-import {printable} from './values.ts';
-
 export interface TreeNode {
   /** The node's own line, and lines that belong to it. */
   readonly text: readonly string[];
   readonly children: readonly TreeNode[];
 }
 
-/** @returns lines without the last one's end */
-export function formatTree(root: TreeNode): string {
+/** @returns lines */
+export function formatTree(root: TreeNode): string[] {
   const lines: string[] = [];
   const draw = ({text: [first, ...more], children}: TreeNode, own: string, below: string): void => {
-    lines.push(own + printable(first!));
+    lines.push(own + first!);
     const stem = children.length > 0 ? '│   ' : '    ';
-    for (const line of more) lines.push(below + stem + printable(line));
+    for (const line of more) lines.push(below + stem + line);
     children.forEach((child, i) => {
       const last = i === children.length - 1;
       draw(child, `${below}${last ? '└── ' : '├── '}`, `${below}${last ? '    ' : '│   '}`);
     });
   };
   draw(root, '', '');
-  return lines.join('\n');
+  return lines;
 }

@@ -92,8 +92,3 @@ export function formatAge(ms: number): string {
 /** The object without its undefined members, for options that may be absent but not undefined. */
 export const defined = <T extends object>(object: T): {[K in keyof T]?: Exclude<T[K], undefined>} =>
   Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined)) as never;
-
-/** Text from outside (a name, a label, a server's message) for a terminal: control characters are shown, not obeyed. */
-export const printable = (text: string): string =>
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, '0')}`);

@@ -3,7 +3,6 @@ import {BaseCommand} from '../cli/base.ts';
 import {REGISTRY_FLAGS} from '../cli/flags.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry.ts';
-import {printable} from '../cli/values.ts';
 import type {CheckResult, Finding} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
@@ -53,9 +52,7 @@ With --repair what is damaged or suspect is fetched again from where it came fro
 
 function formatFinding({severity, object, namespace, problem, path, action, repaired}: Finding): string {
   const whose = namespace === undefined ? '' : `namespace ${JSON.stringify(namespace)} `;
-  return printable(
-    `${repaired ? 'repaired ' : ''}${severity}: ${whose}${object}: ${problem} (${path})${action === undefined ? '' : `: ${action}`}`,
-  );
+  return `${repaired ? 'repaired ' : ''}${severity}: ${whose}${object}: ${problem} (${path})${action === undefined ? '' : `: ${action}`}`;
 }
 
 function tally(findings: readonly Finding[]): string {

@@ -1,5 +1,4 @@
 import {BaseCommand} from '../cli/base.ts';
-import {printable} from '../cli/values.ts';
 import type {DoctorCheck} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
@@ -13,7 +12,7 @@ export default class Doctor extends BaseCommand {
     this.table(['CHECK', 'STATUS', 'DETAIL'], checks, ({name, status, detail}) => [name, status, detail]);
     this.list(
       checks.filter(({hint}) => hint !== undefined),
-      ({name, hint}) => `${name}: ${printable(hint!)}`,
+      ({name, hint}) => `${name}: ${hint!}`,
     );
     const failed = checks.filter(({status}) => status === 'error').map(({name}) => name);
     if (failed.length > 0) await this.fail(new ErrdefsError('failed_precondition', `not ready: ${failed.join(', ')}`));

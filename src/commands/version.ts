@@ -8,12 +8,17 @@ export default class Version extends BaseCommand {
     await this.parse(Version);
     const info = await buildInfo();
     const {name, version, revision, engine, platform} = info;
-    this.print(`Client:
-  Name:     ${name}
-  Version:  ${version}
-  Revision: ${revision ?? '-'}
-  Engine:   ${engine.name} ${engine.version}
-  Platform: ${platform}`);
+    this.print('Client:');
+    this.list(
+      Object.entries({
+        Name: name,
+        Version: version,
+        Revision: revision ?? '-',
+        Engine: `${engine.name} ${engine.version}`,
+        Platform: platform,
+      }),
+      ([key, value]) => `  ${`${key}:`.padEnd(9)} ${value}`,
+    );
     return info;
   }
 }

@@ -3,7 +3,7 @@ import {describe, it} from 'node:test';
 import {parseMount, runStatus} from '../../src/cli/run.ts';
 import {formatTable} from '../../src/cli/table.ts';
 import {formatTree} from '../../src/cli/tree.ts';
-import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize, printable} from '../../src/cli/values.ts';
+import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/values.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {is} from '../helpers.ts';
 
@@ -103,15 +103,9 @@ table('ages for people', (text) => formatAge(Number(text)), [
   [`${730 * 24 * HOUR}`, '2 years'],
 ]);
 
-table('text from outside', printable, [
-  ['plain é 漢', 'plain é 漢'],
-  ['a\u001b[31mb', 'a\\x1b[31mb'],
-  ['a\nb\rc\u009b', 'a\\x0ab\\x0dc\\x9b'],
-]);
-
 describe('tables', () => {
   it('are as wide as their widest cells, one space apart, without spaces at the end', () =>
-    assert.equal(
+    assert.deepEqual(
       formatTable(
         ['NAME', 'LABELS'],
         [
@@ -119,16 +113,15 @@ describe('tables', () => {
           ['default', ''],
         ],
       ),
-      'NAME    LABELS\nfoo     mylabel=bar\ndefault -\n',
+      ['NAME    LABELS', 'foo     mylabel=bar', 'default -'],
     ));
-  it('have a heading even without rows', () => assert.equal(formatTable(['A', 'B'], []), 'A B\n'));
-  it('show control characters', () =>
-    assert.equal(formatTable(['A', 'B'], [['\u001b[2J', 'x']]), 'A        B\n\\x1b[2J x\n'.replace('A        B', 'A       B')));
+  it('have a heading even without rows', () => assert.deepEqual(formatTable(['A', 'B'], []), ['A B']));
+  it('show control characters', () => assert.deepEqual(formatTable(['A', 'B'], [['\u001b[2J', 'x']]), ['A       B', '\\x1b[2J x']));
 });
 
 describe('trees', () => {
   it('draw what belongs to what', () =>
-    assert.equal(
+    assert.deepEqual(
       formatTree({
         text: ['a'],
         children: [
@@ -136,7 +129,7 @@ describe('trees', () => {
           {text: ['d', '{'], children: []},
         ],
       }),
-      'a\n├── b\n│   │   {\n│   └── c\n└── d\n        {',
+      ['a', '├── b', '│   │   {', '│   └── c', '└── d', '        {'],
     ));
 });
 

@@ -12,7 +12,7 @@ export default class Info extends BaseCommand {
     const {containers} = await this.namespace(flags);
     const container = await containers.get(args.id);
     const shown = flags.spec ? container.spec : container;
-    this.print(JSON.stringify(shown, null, 2));
+    this.printJSON(shown);
     return shown;
   }
 }

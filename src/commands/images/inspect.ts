@@ -1,6 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
+import {formatJSON} from '../../cli/output.ts';
 import {formatTree} from '../../cli/tree.ts';
 import {formatSize} from '../../cli/values.ts';
 import type {ImageTree} from '../../lib/client/types.ts';
@@ -14,7 +15,7 @@ export default class Inspect extends BaseCommand {
     const {args, flags} = await this.parse(Inspect);
     const {images} = await this.namespace(flags);
     const tree = await images.inspect(args.ref, {content: flags.content});
-    this.print(formatTree({text: [args.ref], children: [toNode(tree)]}));
+    this.list(formatTree({text: [args.ref], children: [toNode(tree)]}), (line) => line);
     return tree;
   }
 }
@@ -22,7 +23,7 @@ export default class Inspect extends BaseCommand {
 function toNode({descriptor, present, content, children}: ImageTree): Parameters<typeof formatTree>[0] {
   const {mediaType, digest, size, platform} = descriptor;
   const where = platform === undefined ? '' : ` ${[platform.os, platform.architecture, platform.variant].filter(Boolean).join('/')}`;
-  const documents = content === undefined ? [] : JSON.stringify(content, null, 2).split('\n');
+  const documents = content === undefined ? [] : formatJSON(content, 2).split('\n');
   return {
     text: [`${mediaType} @${digest} (${formatSize(size)})${where}${present ? '' : ' not present'}`, ...documents],
     children: children.map(toNode),

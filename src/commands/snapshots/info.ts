@@ -12,7 +12,7 @@ export default class Info extends BaseCommand {
     const {args, flags} = await this.parse(Info);
     const client = await this.namespace(flags);
     const snapshot = await client.snapshots(flags.snapshotter).get(args.key);
-    this.print(JSON.stringify(snapshot, null, 2));
+    this.printJSON(snapshot);
     return snapshot;
   }
 }

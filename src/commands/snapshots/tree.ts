@@ -1,6 +1,5 @@
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import {printable} from '../../cli/values.ts';
 import type {SnapshotRecord} from '../../lib/client/types.ts';
 
 export default class Tree extends BaseCommand {
@@ -14,7 +13,7 @@ export default class Tree extends BaseCommand {
     const children = Map.groupBy(snapshots, ({parent}) => parent);
     const draw = (parent: string | undefined, depth: number): string[] =>
       (children.get(parent) ?? []).flatMap(({key}) => [
-        `${depth === 0 ? ' ' : `${'  '.repeat(depth)}\\_ `}${printable(key)}`,
+        `${depth === 0 ? ' ' : `${'  '.repeat(depth)}\\_ `}${key}`,
         ...draw(key, depth + 1),
       ]);
     this.list(draw(undefined, 0), (line) => line);

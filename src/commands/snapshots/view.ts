@@ -17,7 +17,7 @@ export default class View extends BaseCommand {
     const client = await this.namespace(flags);
     const mounts = await client.snapshots(flags.snapshotter).view(args.key, args.parent);
     if (flags.target !== undefined) this.list(mountCommands(mounts, flags.target), (line) => line);
-    if (flags.mounts) this.print(JSON.stringify(mounts, null, 2));
+    if (flags.mounts) this.printJSON(mounts);
     return mounts;
   }
 }
