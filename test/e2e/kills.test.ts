@@ -8,6 +8,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
+import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {probeErofs} from '../../src/lib/store/erofs.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
 import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../helpers.ts';
@@ -157,8 +158,8 @@ describe('kill -9', () => {
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'default']);
     const views = join(ctr.env.BERTH_STATE!, 'views');
-    // No process has this number: it is above the largest there can be.
-    mkdirSync(join(views, `view-${2 ** 22 + 1}-1`, 'rootfs'), {recursive: true});
+    // This test's own process has the pid, but started later.
+    mkdirSync(join(views, `view-${formatIdentity({...ownIdentity(), startTime: '1'})}.1`, 'rootfs'), {recursive: true});
     assert.equal((await checkStore(ctr)).length, 1);
     await ctr.ok(['gc']);
     assert.deepEqual(names(views), []);

@@ -226,7 +226,6 @@ export function disarm(): {readonly calls: number; readonly failures: number} {
 export function killedHere(directory: string): void {
   const own = formatIdentity(ownIdentity());
   const dead = formatIdentity({...ownIdentity(), startTime: '1'});
-  const view = `view-${process.pid}-`;
   const visit = (path: string): void => {
     for (const name of fs.readdirSync(path)) {
       const file = join(path, name);
@@ -237,8 +236,6 @@ export function killedHere(directory: string): void {
         if (text.includes(own)) fs.writeFileSync(file, text.replaceAll(own, dead));
       }
       if (name.includes(own)) fs.renameSync(file, join(path, name.replaceAll(own, dead)));
-      // These say no more than the pid: let it be one above the largest there can be.
-      if (name.startsWith(view)) fs.renameSync(file, join(path, name.replace(view, `view-${2 ** 22 + 1}-`)));
     }
   };
   if (fs.existsSync(directory)) visit(directory);

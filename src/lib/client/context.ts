@@ -15,7 +15,7 @@ export interface Running {
 
 export interface Context {
   readonly store: Store;
-  /** State that ends with the boot: bundles, the runtime's own. */
+  /** State that ends with the boot: bundles, the runtime's own. Asking throws permission_denied where it may be another user's. */
   readonly stateDir: string;
   /** How long to wait for a lock, in milliseconds. */
   readonly lockTimeoutMs: number;

@@ -1,17 +1,26 @@
 /** What of kernel, tools and state is in order, and what to do about the rest. */
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
-import {is, isErrdefs} from '../errdefs.ts';
+import {type ErrdefsError, is, isErrdefs} from '../errdefs.ts';
 import {nearestExisting} from '../fs/durable.ts';
 import {checkRuntime} from '../runtime/doctor.ts';
 import {MEND} from '../store/documents.ts';
-import {probeErofs} from '../store/erofs.ts';
+import {type ErofsSupport, probeErofs} from '../store/erofs.ts';
 import type {Context} from './context.ts';
 import type {DoctorCheck} from './types.ts';
 
 /** Free space below which a pull is likely to fail, in bytes. */
 const LITTLE_SPACE = 1 << 30;
 
-function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
+/** An error as a check's outcome. */
+const failed = (name: string, {message, hint}: ErrdefsError): DoctorCheck => ({
+  name,
+  status: 'error',
+  detail: message,
+  ...(hint === undefined ? {} : {hint}),
+});
+
+function checkState(context: Context): readonly DoctorCheck[] {
+  const {store} = context;
   const {root} = store.layout;
   const checks: DoctorCheck[] = [];
   try {
@@ -30,11 +39,12 @@ function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
     checks.push({name: 'state directory', status: 'error', detail: (err as Error).message, ...(hint === undefined ? {} : {hint})});
   }
   for (const [name, directory] of [
-    ['disk space', root],
-    ['run directory', stateDir],
+    ['disk space', () => root],
+    ['run directory', () => context.stateDir],
   ] as const) {
-    const existing = nearestExisting(directory);
+    let existing = '';
     try {
+      existing = nearestExisting(directory());
       accessSync(existing, constants.W_OK);
       const {bavail, bsize} = statfsSync(existing);
       const free = bavail * bsize;
@@ -42,12 +52,14 @@ function checkState({store, stateDir}: Context): readonly DoctorCheck[] {
       if (name === 'disk space' && free < LITTLE_SPACE) checks.push({name, status: 'warning', detail, hint: 'make room before you pull'});
       else checks.push({name, status: 'ok', detail});
     } catch (err) {
-      checks.push({
-        name,
-        status: 'error',
-        detail: `${existing} is not writable: ${(err as NodeJS.ErrnoException).code ?? ''}`,
-        hint: 'run as root, or choose another directory',
-      });
+      if (isErrdefs(err)) checks.push(failed(name, err));
+      else
+        checks.push({
+          name,
+          status: 'error',
+          detail: `${existing} is not writable: ${(err as NodeJS.ErrnoException).code ?? ''}`,
+          hint: 'run as root, or choose another directory',
+        });
     }
   }
   return checks;
@@ -68,7 +80,7 @@ async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
     return [{name, status: 'ok', detail: `${checked.records} records, ${checked.blobs} blobs, ${checked.layers} layers`}];
   } catch (err) {
     if (!isErrdefs(err)) throw err;
-    return [{name, status: 'error', detail: err.message, ...(err.hint === undefined ? {} : {hint: err.hint})}];
+    return [failed(name, err)];
   }
 }
 
@@ -81,9 +93,16 @@ export async function doctor(context: Context): Promise<readonly DoctorCheck[]> 
   ];
 }
 
-function checkSnapshotter({store, stateDir}: Context): DoctorCheck {
+function checkSnapshotter(context: Context): DoctorCheck {
   const name = 'snapshotter';
-  const {backing, reason} = probeErofs(stateDir, store.layout.root);
+  let support: ErofsSupport;
+  try {
+    support = probeErofs(context.stateDir, context.store.layout.root);
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return failed(name, err);
+  }
+  const {backing, reason} = support;
   const detail = 'erofs: layers are indexed, not extracted';
   if (backing === 'files') return {name, status: 'ok', detail};
   if (backing === 'loop') return {name, status: 'ok', detail: `${detail}; mounted from loop devices, since ${reason}`};

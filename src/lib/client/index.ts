@@ -1,12 +1,13 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
-import {probeErofs} from '../store/erofs.ts';
+import {type ErofsSupport, probeErofs} from '../store/erofs.ts';
 import {keepReserve} from '../store/reserve.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {containersClient} from './containers.ts';
 import {contentClient} from './content.ts';
 import type {Context} from './context.ts';
+import {assertState, findDirectories} from './directories.ts';
 import {imagesClient} from './images.ts';
 import {leasesClient} from './leases.ts';
 import {namespacesClient} from './namespaces.ts';
@@ -18,36 +19,32 @@ export type * from './types.ts';
 
 const DEFAULT_LOCK_TIMEOUT_MS = 10_000;
 
-/** Where state lies unless the caller or the environment says otherwise. Root's places after the FHS, others' after the XDG base directories. */
-export function defaultDirectories(env: NodeJS.ProcessEnv = process.env): {readonly root: string; readonly state: string} {
-  const home = env.HOME ?? '/';
-  const isRoot = process.getuid?.() === 0;
-  const userState = env.XDG_RUNTIME_DIR ?? `/tmp/berth-${process.getuid?.() ?? 0}`;
-  return {
-    root: env.BERTH_ROOT ?? (isRoot ? '/var/lib/berth' : `${env.XDG_DATA_HOME ?? `${home}/.local/share`}/berth`),
-    state: env.BERTH_STATE ?? (isRoot ? '/run/berth' : `${userState}/berth`),
-  };
-}
-
 /**
  * Opens the state of this machine. Touches nothing yet: a missing state directory reads as empty and is made by the
  * first change.
+ *
+ * @throws invalid_argument an empty path is given
  */
 export function openClient(options: OpenOptions = {}): Client {
-  const defaults = defaultDirectories();
-  const root = options.root ?? defaults.root;
-  const state = options.state ?? defaults.state;
+  const directories = findDirectories(options);
+  const {root, state} = directories;
   const lockTimeoutMs = options.lockTimeoutMs ?? DEFAULT_LOCK_TIMEOUT_MS;
   const store = new Store({root, lockTimeoutMs});
   const workers = new WorkerPool();
+  let trusted: string | undefined;
+  /** Only root can mount, so nobody else needs the state for this. */
+  const support = (): ErofsSupport => probeErofs(process.geteuid?.() === 0 ? context.stateDir : state, root);
   const context: Context = {
     store,
-    stateDir: state,
+    get stateDir() {
+      trusted ??= assertState(directories);
+      return trusted;
+    },
     lockTimeoutMs,
     workers,
     openRemote: async (registry) => {
       const {hostsDirs, openRemote} = await import('../remotes/index.ts');
-      return openRemote({...registry, hostsDirs: hostsDirs(registry.hostsDir ?? process.env.BERTH_HOSTS_DIR)});
+      return openRemote({...registry, hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined)});
     },
     running: async (namespace) => {
       const {running} = await import('./run.ts');
@@ -55,9 +52,9 @@ export function openClient(options: OpenOptions = {}): Client {
     },
     snapshotterName: (namespace, asked) => {
       const label = asked ?? store.view((tx) => tx.namespaces.find(namespace)?.labels['containerd.io/defaults/snapshotter']);
-      return getSnapshotter(label ?? (probeErofs(state, root).backing === undefined ? 'overlayfs' : 'erofs')).name;
+      return getSnapshotter(label ?? (support().backing === undefined ? 'overlayfs' : 'erofs')).name;
     },
-    erofsBacking: () => probeErofs(state, root).backing ?? 'files',
+    erofsBacking: () => support().backing ?? 'files',
   };
 
   return {

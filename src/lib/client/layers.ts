@@ -1,8 +1,8 @@
 /** Where a planned layer lies, or will lie, and what is in it. */
-import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
+import {liveness, parseIdentity, uniqueName} from '../fs/process.ts';
 import type {ViewPlace} from '../runtime/view.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
@@ -17,15 +17,13 @@ export function layerCandidates(snapshotter: Snapshotter, {diffID, chainID}: Pla
 export const findLayer = (store: Store, snapshotter: Snapshotter, layer: PlannedLayer): string | undefined =>
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
-let places = 0;
-
 /** Starts the process that holds a view. @param scratchDir where something may be mounted; below the state that ends with the boot */
 export async function openScratchPlace(scratchDir: string): Promise<ViewPlace> {
   const {openPlace} = await import('../runtime/view.ts');
-  return openPlace(join(scratchDir, `view-${process.pid}-${++places}`));
+  return openPlace(join(scratchDir, `view-${uniqueName()}`));
 }
 
-/** Places of processes that are gone. @param scratchDir as `openScratchPlace` */
+/** Places of processes that are gone, found by the identities in their names. @param scratchDir as `openScratchPlace` */
 export function abandonedViews(scratchDir: string): readonly string[] {
   let names: readonly string[];
   try {
@@ -35,8 +33,8 @@ export function abandonedViews(scratchDir: string): readonly string[] {
   }
   return names
     .filter((name) => {
-      const pid = /^view-(\d+)-\d+$/.exec(name)?.[1];
-      return pid !== undefined && !existsSync(`/proc/${pid}`);
+      const owner = name.startsWith('view-') ? parseIdentity(name.slice('view-'.length)) : undefined;
+      return owner !== undefined && liveness(owner) === 'dead';
     })
     .map((name) => join(scratchDir, name));
 }

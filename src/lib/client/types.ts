@@ -28,7 +28,10 @@ export type {
 export interface OpenOptions {
   /** Persistent state. Default: `BERTH_ROOT`, else `/var/lib/berth`, else for other users `$XDG_DATA_HOME/berth`. */
   readonly root?: string;
-  /** State that ends with the boot. Default: `BERTH_STATE`, else `/run/berth`, else for other users `$XDG_RUNTIME_DIR/berth`. */
+  /**
+   * State that ends with the boot. Default: `BERTH_STATE`, else `/run/berth`, else for other users `$XDG_RUNTIME_DIR/berth`, else
+   * `/tmp/berth-UID/berth`. What belongs to another user, or is writable by others, is refused when it is needed.
+   */
   readonly state?: string;
   /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
   readonly lockTimeoutMs?: number;

@@ -161,7 +161,7 @@ describe('prune', () => {
     const {layer} = await withContainer(rig, 'gone', {'berth/rm': DEAD});
     await withContainer(rig, 'alive', {'berth/rm': formatIdentity(ownIdentity())});
     await withContainer(rig, 'kept');
-    const view = join(rig.client.state, 'views', `view-${2 ** 22 + 1}-1`);
+    const view = join(rig.client.state, 'views', `view-${DEAD}.1`);
     mkdirSync(view, {recursive: true});
     const said = await rig.client.prune({dryRun: true, kinds: ['snapshots']});
     assert.ok(existsSync(view));

@@ -1,0 +1,52 @@
+/** Where state lies unless the caller says otherwise. */
+import {isAbsolute, join, resolve} from 'node:path';
+import {ErrdefsError} from '../errdefs.ts';
+import {assertPrivate} from '../fs/private.ts';
+
+export interface Directories {
+  readonly root: string;
+  readonly state: string;
+  /** Those that `assertState` looks at, outermost first. */
+  readonly guarded: readonly string[];
+}
+
+/** Absolute path of a directory that the caller names. @throws invalid_argument it is empty */
+function named(directory: string | undefined, what: 'root' | 'state'): string | undefined {
+  if (directory === '') throw new ErrdefsError('invalid_argument', `--${what} is empty`, {hint: 'name a directory, or leave it out'});
+  return directory === undefined ? undefined : resolve(directory);
+}
+
+/**
+ * Root's places after the FHS, others' after the XDG base directories. A variable that is empty counts as unset, and so
+ * does one of theirs that is no absolute path; a relative BERTH_ROOT or BERTH_STATE is one from the current directory.
+ *
+ * @param given by the caller; comes over the environment
+ * @returns absolute paths
+ * @throws invalid_argument an empty path is given
+ */
+export function findDirectories(
+  given: {readonly root?: string; readonly state?: string},
+  env: NodeJS.ProcessEnv = process.env,
+  uid = process.getuid?.() ?? 0,
+): Directories {
+  const absolute = (name: string): string | undefined => (isAbsolute(env[name] ?? '') ? env[name] : undefined);
+  const variable = (name: string): string | undefined => (env[name] ? resolve(env[name]) : undefined);
+  const data = (): string => (uid === 0 ? '/var/lib' : (absolute('XDG_DATA_HOME') ?? join(absolute('HOME') ?? '/', '.local/share')));
+  const root = named(given.root, 'root') ?? variable('BERTH_ROOT') ?? join(data(), 'berth');
+  const chosen = named(given.state, 'state') ?? variable('BERTH_STATE');
+  if (chosen !== undefined) return {root, state: chosen, guarded: [chosen]};
+  const runtime = uid === 0 ? '/run' : absolute('XDG_RUNTIME_DIR');
+  const shared = `/tmp/berth-${uid}`;
+  const state = join(runtime ?? shared, 'berth');
+  return {root, state, guarded: runtime === undefined ? [shared, state] : [state]};
+}
+
+/**
+ * The directory of what ends with the boot, once it is known to be this user's.
+ *
+ * @throws permission_denied it, or its place in /tmp, belongs to another user or is writable by others
+ */
+export function assertState({state, guarded}: Directories): string {
+  for (const directory of guarded) assertPrivate(directory, `state directory ${directory}`);
+  return state;
+}
