@@ -2,7 +2,7 @@
 import {type ArgInput, type FlagInput, type OutputArgs, type OutputFlags, parse} from '@oclif/core/parser';
 import type {Client, NamespaceClient} from '../lib/client/types.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
-import {splitArgv} from './argv.ts';
+import {canonicalWords, type ForeignFlags, plainValue, type SplitArgv, splitArgv} from './argv.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
 import type {CommandTable} from './dispatch.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
@@ -50,6 +50,17 @@ export interface CommandClass {
   readonly flags: FlagInput;
   readonly args: ArgInput;
   readonly positionals: number;
+  readonly foreign: ForeignFlags;
+}
+
+/** A value that a flag refuses, on its way through oclif's parser, which changes the messages of errors. */
+class Refused extends Error {
+  readonly error: ErrdefsError;
+
+  constructor(error: ErrdefsError) {
+    super();
+    this.error = error;
+  }
 }
 
 /**
@@ -68,6 +79,9 @@ export abstract class BaseCommand {
   /** Positionals of its own; everything after them goes, as it is, to `this.tail`. */
   static positionals = Number.POSITIVE_INFINITY;
 
+  /** Hints for flags that other tools have for the same. */
+  static foreign: ForeignFlags = {};
+
   protected readonly context: Context;
   /** Exit status when nothing fails. */
   protected status = 0;
@@ -75,8 +89,7 @@ export abstract class BaseCommand {
   protected json = false;
   #debug = false;
   readonly #call: Call;
-  /** The command's own part of it, once that is known. */
-  #argv: readonly string[];
+  #split!: SplitArgv;
   #client: Client | undefined;
   #abort: AbortController | undefined;
   #interruptedBy: keyof typeof SIGNALS | undefined;
@@ -87,7 +100,6 @@ export abstract class BaseCommand {
 
   constructor(call: Call) {
     this.#call = call;
-    this.#argv = call.argv;
     this.context = call.context;
     this.#overdue = new Promise((_, reject) => {
       this.#endNow = reject;
@@ -100,22 +112,19 @@ export abstract class BaseCommand {
   /** Runs the command to its end: prints the result or the error and tells how to exit. */
   async execute(): Promise<Exit> {
     const ctor = this.constructor as typeof BaseCommand;
-    // Until the words are split; they may not even allow that.
-    this.#debug = this.#argv.includes('--debug');
-    this.json = this.#argv.includes('--json');
+    this.#split = splitArgv(this.#call.argv, {...GLOBAL_FLAGS, ...ctor.flags}, ctor.positionals, ctor.foreign);
+    const {flags, tail} = this.#split;
+    this.#debug = flags.get('debug') === true;
+    this.json = flags.get('json') === true;
+    this.tail = tail;
     try {
-      const {head, tail, help, json} = splitArgv(this.#argv, {...GLOBAL_FLAGS, ...ctor.flags}, ctor.positionals);
-      this.#argv = head;
-      this.#debug = head.includes('--debug');
-      this.tail = tail;
-      this.json = json;
-      if (help) {
+      if (flags.get('help') === true) {
         const {showHelp} = await import('./help.ts');
         await showHelp(this.#call.id, this.#call.commands, this.context);
         return {status: 0};
       }
       const result = await Promise.race([this.run(), this.#overdue]);
-      if (this.json && result !== undefined) this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
+      if (this.json && result !== undefined) this.printResult(result);
     } catch (err) {
       if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
       await this.fail(this.#interruption(err));
@@ -147,13 +156,17 @@ export abstract class BaseCommand {
     readonly flags?: FlagInput<F>;
     readonly args?: ArgInput<A>;
   }): Promise<{flags: F & GlobalFlags; args: A}> {
-    // Without this a missing argument is read from standard input.
-    const args = Object.fromEntries(
-      Object.entries(command.args ?? {}).map(([name, arg]) => [name, {...(arg as object), ignoreStdin: true}]),
-    );
-    const flags = {...GLOBAL_FLAGS, ...command.flags};
-    const parsed = await parse([...this.#argv], {flags, args} as never).catch((err: unknown) => {
-      throw this.#usageError(err);
+    const flags = {...GLOBAL_FLAGS, ...command.flags} as FlagInput;
+    const args = (command.args ?? {}) as ArgInput;
+    this.#check(flags, args);
+    const parsed = await parse(canonicalWords(this.#split), {
+      flags: mapValues(flags, (flag, name) =>
+        flag.type === 'boolean' ? flag : {...flag, options: undefined, parse: this.#reader(name, flag)},
+      ),
+      // Without this a missing argument is read from standard input.
+      args: mapValues(args, (arg) => ({...arg, ignoreStdin: true})),
+    } as never).catch((err: unknown) => {
+      throw err instanceof Refused ? err.error : err;
     });
     // oclif types an absent boolean flag as `false` and leaves it undefined.
     for (const [name, flag] of Object.entries(flags)) if (flag.type === 'boolean') parsed.flags[name] ??= false;
@@ -168,6 +181,47 @@ export abstract class BaseCommand {
   /** @param hint better advice than to read the help */
   protected usage(message: string, hint = `see "${this.context.program} ${this.#call.id} --help"`): ErrdefsError {
     return new ErrdefsError('invalid_argument', message, {hint});
+  }
+
+  /** What can be said of the words before any value is read. @throws invalid_argument */
+  #check(flags: FlagInput, args: ArgInput): void {
+    const {flags: given, positionals, error} = this.#split;
+    if (error !== undefined) throw this.usage(error.message, error.hint);
+    const isGiven = (name: string): boolean => given.has(name) && given.get(name) !== false;
+    for (const name of given.keys())
+      if (isGiven(name)) {
+        const {exclusive = [], dependsOn = []} = flags[name] as {exclusive?: readonly string[]; dependsOn?: readonly string[]};
+        const other = exclusive.find(isGiven);
+        if (other !== undefined) throw this.usage(`--${name} and --${other} exclude each other`);
+        const needed = dependsOn.find((needs) => !isGiven(needs));
+        if (needed !== undefined) throw this.usage(`--${name} needs --${needed}`);
+      }
+    const names = Object.keys(args);
+    const missing = names.filter((name, i) => args[name]!.required && positionals[i] === undefined);
+    if (missing.length > 0)
+      throw this.usage(`missing argument${missing.length === 1 ? '' : 's'}: ${missing.map((name) => name.toUpperCase()).join(', ')}`);
+    const many = names.findIndex((name) => args[name]!.multiple);
+    if (many === -1 && positionals.length > names.length)
+      throw this.usage(`unexpected argument ${JSON.stringify(positionals[names.length])}`);
+    for (const [i, text] of positionals.entries()) {
+      const name = names[many === -1 ? i : Math.min(i, many)]!;
+      const {options} = args[name] as {options?: readonly string[]};
+      if (options !== undefined && !options.includes(text)) throw this.usage(notOneOf(name.toUpperCase(), text, options));
+    }
+  }
+
+  /** Reads a flag's value; what is wrong with it names the flag. */
+  #reader(name: string, flag: FlagInput[string]): (text: string, context: unknown, definition: unknown) => Promise<unknown> {
+    const {options, parse: read} = flag as {options?: readonly string[]; parse(...args: unknown[]): Promise<unknown>};
+    return async (given, context, definition) => {
+      const text = plainValue(given);
+      if (options !== undefined && !options.includes(text)) throw new Refused(this.usage(notOneOf(`--${name}`, text, options)));
+      try {
+        return await read(text, context, definition);
+      } catch (err) {
+        throw new Refused(this.usage(`--${name}: ${(err as Error).message}`, isErrdefs(err) ? err.hint : undefined));
+      }
+    };
   }
 
   protected async client(flags: GlobalFlags): Promise<Client> {
@@ -222,6 +276,11 @@ export abstract class BaseCommand {
     this.#endNow(reason);
   }
 
+  /** What `--json` prints in the end. */
+  protected printResult(result: unknown): void {
+    this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
+  }
+
   /** One line for people. */
   protected print(line: string): void {
     this.list([line], (text) => text);
@@ -270,15 +329,15 @@ export abstract class BaseCommand {
     await report(err, this.context, {json: this.json, debug: this.#debug});
   }
 
-  #usageError(err: unknown): ErrdefsError {
-    // oclif's texts have several paragraphs and, at their end, a line of advice that the hint replaces.
-    const [first] = (err as Error).message.replace(/\nSee more help with --help$/, '').split('\n\n');
-    return this.usage(first!.replace(/\s+/g, ' '), isErrdefs(err) ? err.hint : undefined);
-  }
-
   async #end(): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal);
     if (this.#client !== undefined) await this.#client.close();
   }
 }
+
+const notOneOf = (what: string, text: string, options: readonly string[]): string =>
+  `${what}: ${JSON.stringify(text)} is not one of ${options.join(', ')}`;
+
+const mapValues = <T, U>(object: Readonly<Record<string, T>>, fn: (value: T, key: string) => U): Record<string, U> =>
+  Object.fromEntries(Object.entries(object).map(([key, value]) => [key, fn(value, key)]));

@@ -10,7 +10,7 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
     const found = dispatch(argv, commands, context.program);
     if (found.kind === 'command') {
       // The user of a container is no secret.
-      if (found.id !== 'run' && found.argv.some((word) => /^(?:--user|--refresh|-\w*u)/.test(word)))
+      if (found.id !== 'run' && found.argv.some((word) => /^--?(?:user|refresh|\w*u)/.test(word)))
         (await import('./conceal.ts')).concealSecrets();
       const {default: Command} = await commands.commands[found.id]!();
       return await new Command({id: found.id, argv: found.argv, commands, context}).execute();

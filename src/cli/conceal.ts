@@ -2,7 +2,7 @@
 import {closeSync, openSync, readFileSync, readSync, writeSync} from 'node:fs';
 
 /** After NULs: of `--user` and `-u`, which may share its word with flags that have no value, what follows the colon; of `--refresh` all. */
-const SECRET = /\0(?:(?:--user[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--refresh[=\0])([^\0]+)/dg;
+const SECRET = /\0(?:(?:--?user[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?refresh[=\0])([^\0]+)/dg;
 
 /**
  * Overwrites what is secret in the process's own arguments with stars. `process.argv` keeps it. Between the start of the

@@ -1,6 +1,9 @@
 /** Which command the words of a command line name. */
+import type {FlagInput} from '@oclif/core/parser';
 import {ErrdefsError} from '../lib/errdefs.ts';
-import {GLOBAL_FLAGS} from './flags.ts';
+import {readFlag} from './argv.ts';
+import {GLOBAL_FLAGS, snapshotter} from './flags.ts';
+import {nearest} from './nearest.ts';
 
 /** Commands by their words, and other words for the same. */
 export interface CommandTable<T> {
@@ -22,23 +25,8 @@ export type Dispatch =
   | {readonly kind: 'help'; readonly id: string}
   | {readonly kind: 'version'};
 
-/** Flags that may stand before the command; `true`: a value follows. `snapshots` has taken its own there since ever. */
-const EARLY_FLAGS: ReadonlyMap<string, boolean> = new Map([
-  ['--snapshotter', true],
-  ...Object.entries(GLOBAL_FLAGS).flatMap(([name, flag]): [string, boolean][] => [
-    [`--${name}`, flag.type === 'option'],
-    ...(flag.char === undefined ? [] : ([[`-${flag.char}`, flag.type === 'option']] as [string, boolean][])),
-  ]),
-]);
-
-/** Words of the flag at `argv[i]`: 1, or 2 with its value; 0 when it may not stand before a command. */
-function earlyFlagLength(argv: readonly string[], i: number): number {
-  const word = argv[i]!;
-  const takesValue = EARLY_FLAGS.get(word);
-  if (takesValue !== undefined) return takesValue ? 2 : 1;
-  const attached = word.startsWith('--') ? word.slice(0, word.indexOf('=')) : word.slice(0, 2);
-  return EARLY_FLAGS.get(attached) === true ? 1 : 0;
-}
+/** Flags that may stand before the command: the global ones, and ctr's `snapshots --snapshotter NAME ls`. */
+const EARLY_FLAGS: FlagInput = {snapshotter: snapshotter(), ...GLOBAL_FLAGS};
 
 const canonical = (aliases: Readonly<Record<string, readonly string[]>>, word: string): string =>
   Object.keys(aliases).find((name) => aliases[name]!.includes(word)) ?? word;
@@ -59,6 +47,8 @@ export function canonicalID<T>(table: CommandTable<T>, words: readonly string[])
 export function dispatch<T>(argv: readonly string[], table: CommandTable<T>, program: string): Dispatch {
   const early: string[] = [];
   const words: string[] = [];
+  /** Values of early flags that are words of their own, by the flag's. */
+  const taken = new Map<string, string>();
   let help = false;
   let i = 0;
   while (i < argv.length) {
@@ -70,11 +60,8 @@ export function dispatch<T>(argv: readonly string[], table: CommandTable<T>, pro
     }
     if ((word === '--version' || word === '-v') && words.length === 0) return {kind: 'version'};
     if (word.startsWith('-')) {
-      const length = earlyFlagLength(argv, i);
-      if (length === 0)
-        throw new ErrdefsError('invalid_argument', `unknown flag ${word} before the command`, {
-          hint: /^(-a|--address\b)/.test(word) ? 'there is no daemon, so there is no address' : `see "${program} --help"`,
-        });
+      const length = earlyFlagLength(argv, i, program);
+      if (length === 2) taken.set(word, argv[i + 1]!);
       early.push(...argv.slice(i, i + length));
       i += length;
       continue;
@@ -83,36 +70,67 @@ export function dispatch<T>(argv: readonly string[], table: CommandTable<T>, pro
     i++;
     const id = canonicalID(table, words);
     if (Object.hasOwn(table.commands, id)) return help ? {kind: 'help', id} : {kind: 'command', id, argv: [...early, ...argv.slice(i)]};
-    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, table, program);
+    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, taken, table, program);
   }
   return {kind: 'help', id: words.length === 0 ? '' : canonicalID(table, words)};
 }
 
-function unknownCommand<T>(words: readonly string[], table: CommandTable<T>, program: string): ErrdefsError {
-  const given = canonicalID(table, words);
-  const topic = given.split(' ')[0]!;
-  const candidates = Object.hasOwn(table.topics, topic)
-    ? Object.keys(table.commands).filter((id) => id.startsWith(`${topic} `))
-    : [...Object.keys(table.commands), ...Object.keys(table.topics)];
-  const [nearest] = candidates.map((id) => ({id, distance: editDistance(id, given)})).sort((a, b) => a.distance - b.distance);
-  const help = `see "${program} ${Object.hasOwn(table.topics, topic) ? `${topic} ` : ''}--help"`;
-  const close = nearest !== undefined && nearest.distance <= Math.max(2, Math.floor(given.length / 4));
-  return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {
-    hint: close ? `did you mean "${program} ${nearest.id}"? Otherwise ${help}` : help,
-  });
+/** Words of the flag at `argv[i]`. @throws invalid_argument it may not stand before a command */
+function earlyFlagLength(argv: readonly string[], i: number, program: string): number {
+  try {
+    return readFlag(argv, i, EARLY_FLAGS).length;
+  } catch (err) {
+    const {message, hint} = err as ErrdefsError;
+    if (/^(-a|--?address)\b/.test(argv[i]!))
+      throw new ErrdefsError('invalid_argument', message, {hint: 'there is no daemon, so there is no address'});
+    throw new ErrdefsError('invalid_argument', message, {
+      hint: hint ?? `only global flags may stand before the command: see "${program} --help"`,
+    });
+  }
 }
 
-/** Insertions, deletions, replacements and swaps of neighbours that turn one word into the other. */
-function editDistance(a: string, b: string): number {
-  const rows: number[][] = [Array.from({length: b.length + 1}, (_, j) => j)];
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = rows[i - 1]![j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1] ? rows[i - 2]![j - 2]! + 1 : replaced;
-      row.push(Math.min(rows[i - 1]![j]! + 1, row[j - 1]! + 1, replaced, swapped));
-    }
-    rows.push(row);
+/** Commands of other tools, and ours for the same. */
+const FOREIGN: Readonly<Record<string, string>> = {
+  inspect: 'images inspect',
+  ps: 'containers ls',
+  rm: 'containers rm',
+  rmi: 'images rm',
+  tag: 'images tag',
+};
+
+function unknownCommand<T>(
+  words: readonly string[],
+  taken: ReadonlyMap<string, string>,
+  table: CommandTable<T>,
+  program: string,
+): ErrdefsError {
+  const [first = '', verb] = words;
+  const topic = canonical(table.topicAliases, first);
+  const isTopic = Object.hasOwn(table.topics, topic);
+  const help = `see "${program} ${isTopic ? `${topic} ` : ''}--help"`;
+  const swallowed = [...taken].find(([, value]) =>
+    [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
+  );
+  const near = suggestion(table, isTopic ? topic : undefined, verb ?? first);
+  const hint =
+    swallowed !== undefined
+      ? `${swallowed[0]} has taken "${swallowed[1]}" as its value`
+      : near === undefined
+        ? help
+        : `did you mean "${program} ${near}"? Otherwise ${help}`;
+  return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {hint});
+}
+
+/** @param topic whose verb the word should be; `undefined` when it is a first word */
+function suggestion<T>(table: CommandTable<T>, topic: string | undefined, word: string): string | undefined {
+  if (topic === undefined) {
+    if (Object.hasOwn(FOREIGN, word) && Object.hasOwn(table.commands, FOREIGN[word]!)) return FOREIGN[word];
+    return nearest(word, [...Object.keys(table.commands).filter((id) => !id.includes(' ')), ...Object.keys(table.topics)]);
   }
-  return rows[a.length]![b.length]!;
+  const prefix = `${topic} `;
+  const verb = nearest(
+    word,
+    Object.keys(table.commands).flatMap((id) => (id.startsWith(prefix) ? [id.slice(prefix.length)] : [])),
+  );
+  return verb === undefined ? undefined : prefix + verb;
 }

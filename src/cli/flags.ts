@@ -1,6 +1,6 @@
 /** Flags that several commands take. */
 import * as Flags from '@oclif/core/flags';
-import {parseDecimal, parseDuration, parseSize} from './values.ts';
+import {parseCount, parseDecimal, parseDuration, parseSize} from './values.ts';
 
 /** A duration, in milliseconds. */
 export const duration = Flags.custom<number>({helpValue: '10s', parse: async (input) => parseDuration(input)});
@@ -10,6 +10,9 @@ export const size = Flags.custom<number>({helpValue: '512M', parse: async (input
 
 /** A decimal number above 0. */
 export const decimal = Flags.custom<number>({helpValue: '1.5', parse: async (input) => parseDecimal(input)});
+
+/** A whole number above 0. */
+export const count = Flags.custom<number>({helpValue: 'N', parse: async (input) => parseCount(input)});
 
 /** A flag that may be given several times, one value each. */
 export const repeated = Flags.custom<string>({multiple: true, multipleNonGreedy: true});
@@ -21,17 +24,17 @@ export const GLOBAL_FLAGS = {
   namespace: Flags.string({char: 'n', env: 'CONTAINERD_NAMESPACE', default: 'default', description: 'namespace to work in', helpGroup}),
   root: Flags.string({env: 'BERTH_ROOT', helpValue: 'DIR', description: 'directory of the persistent state', helpGroup}),
   state: Flags.string({env: 'BERTH_STATE', helpValue: 'DIR', description: 'directory of the state that ends with the boot', helpGroup}),
-  timeout: duration({default: 0, description: 'bound of the whole command; 0 is none', helpGroup}),
+  timeout: duration({default: 0, description: 'time limit for the whole command; 0 means none', helpGroup}),
   'connect-timeout': duration({
     default: 30_000,
     defaultHelp: async () => '30s',
-    description: 'bound of each connection; 0 is none',
+    description: 'time limit for each connection; 0 means none',
     helpGroup,
   }),
   'lock-timeout': duration({
     default: 10_000,
     defaultHelp: async () => '10s',
-    description: 'how long to wait for a lock; 0 is without end',
+    description: 'how long to wait for a lock; 0 waits forever',
     helpGroup,
   }),
   progress: Flags.option({

@@ -18,7 +18,7 @@ The global flags, listed by every command's --help, may also stand before the co
 
 Exit status:
 ${STATUSES.map((line) => `  ${line}`).join('\n')}
-"run" ends with the container's own status; there 125 is a failure of ours, 126 a command that cannot be executed and 127 one that is not found.`;
+"run" ends with the container's own status; there 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.`;
 
 /** Flags or arguments with their names, and defaults in words where they have them. */
 async function named(definitions: FlagInput | ArgInput): Promise<Record<string, object>> {

@@ -1,6 +1,7 @@
 /** Words of the `run` command. */
 import type {MountSpec} from '../lib/client/types.ts';
 import {ErrdefsError, isErrdefs} from '../lib/errdefs.ts';
+import type {ForeignFlags} from './argv.ts';
 
 /** Exit status when we fail, not the container. */
 const OWN_FAILURE = 125;
@@ -15,6 +16,26 @@ export function runStatus(err: unknown): number {
   const status = isErrdefs(err) ? err.details?.runExit : undefined;
   return typeof status === 'number' ? status : OWN_FAILURE;
 }
+
+/** What docker's users ask for by its flags. */
+export const DOCKER_FLAGS: ForeignFlags = {
+  '-i': 'standard input is always connected',
+  '--interactive': 'standard input is always connected',
+  '-it': 'write -t: standard input is always connected',
+  '-d': 'containers run in the foreground only',
+  '--detach': 'containers run in the foreground only',
+  '-v': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
+  '--volume': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
+  '-p': "ports are not published; --net-host gives the container the host's network",
+  '--publish': "ports are not published; --net-host gives the container the host's network",
+  '--net': "write --net-host for the host's network",
+  '--network': "write --net-host for the host's network",
+  '--name': 'the name is the second argument: run [FLAGS] IMAGE NAME [COMMAND...]',
+  '-w': 'write --cwd DIR',
+  '--workdir': 'write --cwd DIR',
+  '-m': 'write --memory-limit SIZE',
+  '--memory': 'write --memory-limit SIZE',
+};
 
 const KEYS = {type: 'type', source: 'source', src: 'source', destination: 'destination', dst: 'destination', options: 'options'} as const;
 

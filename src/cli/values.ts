@@ -3,20 +3,31 @@
 import type {Labels} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
-const DURATION_MS: Readonly<Record<string, number>> = {ns: 1e-6, us: 1e-3, µs: 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000};
+const DURATION_MS: Readonly<Record<string, number>> = {
+  ns: 1e-6,
+  us: 1e-3,
+  µs: 1e-3,
+  μs: 1e-3,
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+};
+const DURATION_PART = /(\d+\.?\d*|\.\d+)(ns|[uµμ]s|ms|[smhd])/g;
 
 /**
- * Milliseconds of a duration such as `10s`, `1m30s`, `1.5h` or `500ms`; `0` needs no unit.
+ * Milliseconds of a duration such as `10s`, `1m30s`, `1.5h`, `7d` or `500ms`; `0` needs no unit.
  *
  * @throws invalid_argument
  *
- * Syntax of Go's time.ParseDuration, which ctr's flags take.
+ * Syntax of Go's time.ParseDuration, which ctr's flags take, without signs; days are ours.
  */
 export function parseDuration(text: string): number {
   if (text === '0') return 0;
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)];
+  const parts = [...text.matchAll(DURATION_PART)];
   if (parts.length === 0 || parts.map(([whole]) => whole).join('') !== text)
-    throw new ErrdefsError('invalid_argument', `duration ${JSON.stringify(text)}`, {hint: 'write it like 10s, 1m30s or 500ms'});
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a duration (try ${/^\d+$/.test(text) ? text : '10'}s)`);
   return parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * DURATION_MS[unit!]!, 0);
 }
 
@@ -29,14 +40,21 @@ const SIZE_SUFFIXES = ['', 'k', 'm', 'g', 't'];
  */
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?$/.exec(text.toLowerCase());
-  if (match === null)
-    throw new ErrdefsError('invalid_argument', `size ${JSON.stringify(text)}`, {hint: 'write it like 65536, 512M or 1.5GiB'});
+  if (match === null) throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a size (try 512M)`);
   return Math.round(Number(match[1]) * 1024 ** SIZE_SUFFIXES.indexOf(match[2]!));
 }
 
 /** @throws invalid_argument not a decimal number above 0 */
 export function parseDecimal(text: string): number {
-  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0) throw new ErrdefsError('invalid_argument', `number ${JSON.stringify(text)}`);
+  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0)
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a number above 0`);
+  return Number(text);
+}
+
+/** @throws invalid_argument not a whole number above 0 */
+export function parseCount(text: string): number {
+  if (!/^\d{1,15}$/.test(text) || Number(text) === 0)
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a whole number above 0`);
   return Number(text);
 }
 

@@ -7,14 +7,14 @@ import type {CheckResult, Finding} from '../lib/client/types.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 export default class Check extends BaseCommand {
-  static override summary = 'look for damage in the store, and mend it';
+  static override summary = 'look for damage in the store, and repair it';
   static override description =
     `All namespaces are looked at. A finding is damage (something that is counted on is missing or wrong), suspect (it may be, and is made anew when it is needed) or garbage (nobody needs it, and a collection takes it).
 With --repair what is damaged or suspect is fetched again from where it came from, or rebuilt from what is here; a record that cannot be read, or that names nothing that can be had, is moved to the directory "damaged" of the store. Nothing that a user made is deleted. The exit status is 15 while damage remains.`;
   static override examples = ['check', 'check --deep', 'check --deep --repair --user me:secret'];
   static override flags = {
     deep: Flags.boolean({description: 'read every byte: hash blobs, compare layers with what they were unpacked from'}),
-    repair: Flags.boolean({description: 'mend what is found, and nothing else'}),
+    repair: Flags.boolean({description: 'repair what is found; change nothing else'}),
     ...REGISTRY_FLAGS,
   };
 
@@ -43,7 +43,7 @@ With --repair what is damaged or suspect is fetched again from where it came fro
     if (damage > 0)
       await this.fail(
         new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {
-          hint: flags.repair ? 'each line above says why' : 'mend it: check --repair',
+          hint: flags.repair ? 'each line above says why' : 'repair it: check --repair',
         }),
       );
     return result;

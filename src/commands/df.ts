@@ -12,7 +12,7 @@ interface Row extends Partial<ShareOfDisk> {
 }
 
 export default class DiskFree extends BaseCommand {
-  static override summary = 'show what takes how much of the disk';
+  static override summary = 'show disk usage';
   static override description =
     'SIZE is what files hold, DISK what they take; of that, UNIQUE is named by one namespace only, SHARED by several. The rows without a namespace have each thing once: together they are the total, which is what du(1) says of the store.';
   static override flags = {bytes: Flags.boolean({char: 'b', description: 'print sizes in bytes'})};

@@ -2,7 +2,7 @@ import {BaseCommand} from '../cli/base.ts';
 import type {GcResult} from '../lib/client/types.ts';
 
 export default class Collect extends BaseCommand {
-  static override summary = 'collect what nothing keeps, in all namespaces';
+  static override summary = 'remove unreferenced data, in all namespaces';
   static override description =
     'Commands that remove something collect as they go; this also takes what killed commands left, counts references anew, and brings new layers to the disk, so that they need not be unpacked again after a reboot.';
 

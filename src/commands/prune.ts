@@ -8,7 +8,7 @@ import type {PruneKind, PruneResult} from '../lib/client/types.ts';
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
 
 export default class Prune extends BaseCommand {
-  static override summary = 'make room: remove images that no container uses, and what nothing keeps';
+  static override summary = 'free space: remove unused images and data';
   static override description =
     'Removes images of the namespace from which no container was made, leases that have expired or whose process is gone, and downloads that nobody goes on with; or only what is named. Snapshots and content that nothing keeps go with any of them but "ingests". What is shared with other namespaces stays for them.';
   static override examples = ['prune --dry-run', 'prune --all-namespaces --older-than 168h', 'prune --keep-size 20G images'];
@@ -19,7 +19,7 @@ export default class Prune extends BaseCommand {
     'all-namespaces': Flags.boolean({char: 'A', description: 'prune every namespace'}),
     'older-than': duration({helpValue: '24h', description: 'only images, leases and downloads that have not changed for so long'}),
     'keep-size': size({helpValue: '20G', description: 'remove images, the oldest first, only until the store takes no more than that'}),
-    'dry-run': Flags.boolean({description: 'only tell what would go'}),
+    'dry-run': Flags.boolean({description: 'show what would be removed'}),
   };
 
   async run(): Promise<PruneResult> {
@@ -38,7 +38,7 @@ export default class Prune extends BaseCommand {
       }),
     });
     this.table(['NAMESPACE', 'KIND', 'KEY'], result.pruned, ({namespace, kind, key}) => [namespace, kind, key]);
-    this.print(`${flags['dry-run'] ? 'would give back' : 'given back'}: ${formatSize(result.freed)}`);
+    this.print(`${flags['dry-run'] ? 'would free' : 'freed'}: ${formatSize(result.freed)}`);
     return result;
   }
 }

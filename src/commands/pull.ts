@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../cli/base.ts';
-import {label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/flags.ts';
+import {count, label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/flags.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry.ts';
 import {defined, parseLabels} from '../cli/values.ts';
@@ -19,7 +19,7 @@ export default class Pull extends BaseCommand {
     snapshotter: snapshotter(),
     'if-changed': Flags.boolean({description: 'end with status 18 when what is here is current'}),
     label: label('the image'),
-    'max-concurrent-downloads': Flags.integer({min: 1, description: 'how many blobs are fetched at once'}),
+    'max-concurrent-downloads': count({description: 'how many blobs are fetched at once'}),
     'print-chainid': Flags.boolean({description: 'print the chain IDs of what is unpacked'}),
     quiet: quiet('the reference'),
   };

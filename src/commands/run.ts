@@ -2,22 +2,24 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../cli/base.ts';
 import {decimal, label, repeated, size, snapshotter} from '../cli/flags.ts';
-import {parseMount, runStatus} from '../cli/run.ts';
+import {formatJSON, type Printable} from '../cli/output.ts';
+import {DOCKER_FLAGS, parseMount, runStatus} from '../cli/run.ts';
 import {defined, parseLabels} from '../cli/values.ts';
+import type {RunResult} from '../lib/client/types.ts';
 
 export default class Run extends BaseCommand {
   static override summary = 'run a container in the foreground';
-  static override description =
-    "Everything after IMAGE and ID is the container's command and replaces the image's whole own, Entrypoint included.";
+  static override description = "Everything after IMAGE and ID is the container's command. It replaces the image's ENTRYPOINT and CMD.";
   static override examples = ['run --rm redis r1 redis-server --version', 'run --rm -t alpine a1 sh'];
   static override positionals = 2;
+  static override foreign = DOCKER_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
     id: Args.string({required: true, description: 'name of the new container'}),
   };
   static override flags = {
     rm: Flags.boolean({description: 'remove the container when it ends'}),
-    tty: Flags.boolean({char: 't', description: 'give it a terminal'}),
+    tty: Flags.boolean({char: 't', description: 'allocate a terminal'}),
     env: repeated({char: 'e', helpValue: 'KEY[=VALUE]', description: 'set a variable, or without a value remove it; may be repeated'}),
     'env-file': repeated({helpValue: 'FILE', description: 'file of variables, one a line; may be repeated'}),
     cwd: Flags.string({helpValue: 'DIR', description: 'working directory'}),
@@ -31,23 +33,28 @@ export default class Run extends BaseCommand {
     hostname: Flags.string({helpValue: 'NAME', description: 'its host name'}),
     label: label('the container'),
     annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of its specification; may be repeated'}),
-    'memory-limit': size({description: 'bound of its memory'}),
-    cpus: decimal({description: 'bound of its processors'}),
+    'memory-limit': size({description: 'memory limit'}),
+    cpus: decimal({description: 'CPU limit'}),
     'pid-file': Flags.string({helpValue: 'FILE', description: 'write its process ID there'}),
-    entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's Entrypoint, and only that, as docker does"}),
+    entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's ENTRYPOINT only, as docker does"}),
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
     snapshotter: snapshotter(),
   };
+
+  /** The container has standard output. */
+  protected override printResult(result: unknown): void {
+    this.context.stderr(`${formatJSON({result})}\n` as Printable);
+  }
 
   /** Its own failures must not look like the container's. */
   protected override statusOf(err: unknown): number {
     return runStatus(err);
   }
 
-  async run(): Promise<void> {
+  async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Run);
     const namespace = await this.namespace(flags);
-    const {exitStatus} = await namespace.run(args.image, args.id, {
+    const result = await namespace.run(args.image, args.id, {
       args: this.tail,
       ...defined({
         entrypoint: flags.entrypoint,
@@ -74,6 +81,7 @@ export default class Run extends BaseCommand {
       labels: parseLabels(flags.label ?? []),
       annotations: parseLabels(flags.annotation ?? []),
     });
-    this.status = exitStatus;
+    this.status = result.exitStatus;
+    return result;
   }
 }

@@ -2,7 +2,7 @@ import {BaseCommand} from '../cli/base.ts';
 import {type BuildInfo, buildInfo} from '../cli/version.ts';
 
 export default class Version extends BaseCommand {
-  static override summary = 'print what this build is';
+  static override summary = 'print version information';
 
   async run(): Promise<BuildInfo> {
     await this.parse(Version);

@@ -106,19 +106,32 @@ describe('errors', () => {
 
 describe('usage errors', () => {
   const lines: readonly [string, RegExp][] = [
-    ['ns ls --nope', /^ctr: Nonexistent flag: --nope: invalid argument\nhint: see "ctr namespaces ls --help"\n$/],
-    ['ns rm', /^ctr: Missing 1 required arg: name .*: invalid argument\nhint: see "ctr namespaces rm --help"\n$/],
-    ['images tag a', /^ctr: Missing 1 required arg: target .*: invalid argument\nhint: [^\n]*\n$/],
-    ['version x', /^ctr: Unexpected argument: x: invalid argument\nhint: [^\n]*\n$/],
+    ['ns ls --nope', /^ctr: unknown flag --nope: invalid argument\nhint: see "ctr namespaces ls --help"\n$/],
+    ['ns rm --recursiv x', /^ctr: unknown flag --recursiv: invalid argument\nhint: did you mean --recursive\?\n$/],
+    ['ns rm', /^ctr: missing argument: NAME: invalid argument\nhint: see "ctr namespaces rm --help"\n$/],
+    ['images tag', /^ctr: missing arguments: SOURCE, TARGET: invalid argument\nhint: [^\n]*\n$/],
+    ['version x', /^ctr: unexpected argument "x": invalid argument\nhint: [^\n]*\n$/],
+    ['prune x', /^ctr: KIND: "x" is not one of images, snapshots, content, ingests, leases: invalid argument\nhint: [^\n]*\n$/],
+    ['ns ls --progress bars', /^ctr: --progress: "bars" is not one of auto, tty, plain, json, none: invalid argument\nhint: [^\n]*\n$/],
+    ['ns ls --timeout 5', /^ctr: --timeout: "5" is not a duration \(try 5s\): invalid argument\nhint: [^\n]*\n$/],
+    ['ns ls --timeout', /^ctr: flag --timeout needs a value: invalid argument\nhint: [^\n]*\n$/],
+    ['ns ls -n', /^ctr: flag --namespace \(-n\) needs a value: invalid argument\nhint: [^\n]*\n$/],
+    ['-n', /^ctr: flag --namespace \(-n\) needs a value: invalid argument\nhint: [^\n]*\n$/],
+    ['-n images ls', /^ctr: unknown command "ls": invalid argument\nhint: -n has taken "images" as its value\n$/],
+    ['ns ls -n --json', /^{"error":{"kind":"invalid_argument",.*--namespace \(-n\) needs a value.*"hint":"--json is a flag;.*\n$/],
+    ['ns ls -n a -n b', /^ctr: flag --namespace is given more than once: invalid argument\nhint: [^\n]*\n$/],
+    ['pull --all-platforms --platform x y', /^ctr: --all-platforms and --platform exclude each other: invalid argument\nhint: [^\n]*\n$/],
+    ['pull --password-stdin y', /^ctr: --password-stdin needs --user: invalid argument\nhint: [^\n]*\n$/],
     [
-      'ns ls --progress bars',
-      /^ctr: Expected --progress=bars to be one of: auto, tty, plain, json, none: invalid argument\nhint: [^\n]*\n$/,
+      'pull --max-concurrent-downloads 0 y',
+      /^ctr: --max-concurrent-downloads: "0" is not a whole number above 0: invalid argument\nhint: [^\n]*\n$/,
     ],
-    ['ns ls --timeout 5x', /^ctr: Parsing --timeout duration "5x": invalid argument\nhint: write it like 10s, 1m30s or 500ms\n$/],
-    ['ns ls --timeout', /^ctr: Flag --timeout expects a value: invalid argument\nhint: [^\n]*\n$/],
-    ['pull --all-platforms --platform x y', /^ctr: The following error occurred: .*--all-platforms: invalid argument\nhint: [^\n]*\n$/],
     ['nope', /^ctr: unknown command "nope": invalid argument\nhint: see "ctr --help"\n$/],
-    ['images ls --quiet=maybe', /^ctr: flag --quiet=maybe is not true or false: invalid argument\n$/],
+    ['images ls --quiet=maybe', /^ctr: flag --quiet takes no value but true or false, not "maybe": invalid argument\nhint: [^\n]*\n$/],
+    [
+      '--user me:secret pull x',
+      /^ctr: unknown flag --user: invalid argument\nhint: only global flags may stand before the command[^\n]*\n$/,
+    ],
   ];
   for (const [line, stderr] of lines)
     it(`"${line}" exits with 3, one line and a hint`, async () => {
@@ -257,9 +270,20 @@ describe('run', () => {
   };
   it("ends with the container's status and prints nothing of its own", async () => {
     const {namespace} = running(7);
-    const {status, stdout, stderr} = await runOnFakes('run --json --rm redis r1', {namespace});
+    const {status, stdout, stderr} = await runOnFakes('run --rm redis r1', {namespace});
     assert.deepEqual([status, stdout, stderr], [7, '', '']);
   });
+  it("with --json has its result as the last line of standard error: standard output is the container's", async () => {
+    const {namespace} = running(7);
+    const {status, stdout, stderr} = await runOnFakes('run --json --rm redis r1', {namespace});
+    assert.deepEqual([status, stdout, stderr], [7, '', '{"result":{"id":"r1","exitStatus":7}}\n']);
+  });
+  for (const flags of ['-it', '-ti', '-i', '-d', '-v /a:/b', '-p 80:80', '--name x', '--volume=/a:/b', '-w /x', '--memory 1g'])
+    it(`says what docker's ${flags} is here`, async () => {
+      const {status, stderr} = await runOnFakes(`run ${flags} img id`);
+      assert.equal(status, 125);
+      assert.match(stderr, /^ctr: unknown flag -{1,2}\w+( in -ti)?: invalid argument\nhint: (?!see|did)[^\n]+\n$/);
+    });
   it('passes everything after the name to the container', async () => {
     const {namespace, calls} = running(0);
     await runOnFakes(['run', '--rm', 'redis', 'r1', 'sh', '-c', 'exit 7', '--json', '-h', 'sh'], {namespace});

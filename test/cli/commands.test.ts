@@ -118,8 +118,12 @@ forEachEngine('leases', (engine) => {
     assert.equal(await ctr.ok(['leases', 'create', '--id', 'mine', '-x', '0', 'a=b']), 'mine\n');
     const made = (await ctr.ok(['leases', 'create'])).trim();
     assert.match(made, /^\S+$/);
+    const [heading, row] = lines(await ctr.ok(['leases', 'ls', `id==${made}`]));
+    assert.match(heading!, /^ID +CREATED AT +EXPIRES AT +LABELS$/);
+    const [, created, expires] = row!.split(/ +/) as [string, string, string];
+    assert.equal(Date.parse(expires) - Date.parse(created), 24 * 3600_000);
     assert.deepEqual((await ctr.ok(['leases', 'ls', '-q'])).trim().split('\n').sort(), ['mine', made].sort());
-    assert.match(lines(await ctr.ok(['leases', 'ls', 'id==mine']))[1]!, /^mine \d{4}-\d\d-\d\dT\S+Z a=b$/);
+    assert.match(lines(await ctr.ok(['leases', 'ls', 'id==mine']))[1]!, /^mine \d{4}-\d\d-\d\dT\S+Z - +a=b$/);
     const [record] = JSON.parse(await ctr.ok(['leases', 'ls', '--json', 'id==mine']));
     assert.equal(record.expiresAt, undefined);
     assert.equal(await ctr.ok(['leases', 'delete', '--sync', 'mine', made]), `mine\n${made}\n`);

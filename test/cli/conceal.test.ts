@@ -32,6 +32,11 @@ const WAYS: readonly (readonly [given: readonly string[], shown: readonly string
     ['--refresh', '***************'],
   ],
   [[`--refresh=${TOKEN}`], [`--refresh=***************`]],
+  [[`-user=me:${SECRET}`], ['-user=me:**************']],
+  [
+    ['-refresh', TOKEN],
+    ['-refresh', '***************'],
+  ],
 ];
 
 forEachEngine('a secret on the command line', (engine) => {

@@ -90,6 +90,14 @@ describe('help and version', () => {
 
 describe('unknown commands', () => {
   const hints: readonly [string, RegExp][] = [
+    ['pul x', /did you mean "ctr pull"/],
+    ['pu x', /did you mean "ctr pull"/],
+    ['x', /^see "ctr --help"$/],
+    ['gv', /^see "ctr --help"$/],
+    ['images l', /^see "ctr images --help"$/],
+    ['images xy', /^see "ctr images --help"$/],
+    ['ps -a', /did you mean "ctr containers ls"/],
+    ['rmi x', /did you mean "ctr images rm"/],
     ['imges ls', /did you mean "ctr images"/],
     ['images lss', /did you mean "ctr images ls"/],
     ['ns craete', /did you mean "ctr namespaces create"/],

@@ -85,7 +85,7 @@ forEachEngine('check of damage', (engine) => {
     assert.equal(status, 15);
     assert.match(lines(stdout)[0]!, /^damage: content sha256:[0-9a-f]{64}: has 0 B on disk, and should have \d+ B \(\/\S+\)$/);
     assert.equal(lines(stdout)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage');
-    assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: mend it: check --repair\n');
+    assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: repair it: check --repair\n');
 
     const repaired = await ctr.ok(['check', '--repair', '--progress', 'none']);
     assert.match(
@@ -222,8 +222,8 @@ forOneEngine('prune', (engine) => {
       ['default', 'image', ref],
     ]);
     assert.equal(rows.length, 1 + 1 + 1 + 3 + 1);
-    assert.match(said, /\nwould give back: \d+\.\d MiB\n$/);
-    assert.equal(await ctr.ok(['prune']), said.replace('would give back', 'given back'));
+    assert.match(said, /\nwould free: \d+\.\d MiB\n$/);
+    assert.equal(await ctr.ok(['prune']), said.replace('would free', 'freed'));
     const after = diskUsage(store.path('layers')) + diskUsage(store.path('content/blobs/sha256'));
     assert.equal(JSON.parse(await ctr.ok(['prune', '--json'])).freed, 0);
     assert.ok(before - after > 1_000_000);
@@ -234,7 +234,7 @@ forOneEngine('prune', (engine) => {
     const store = await trusted(t, engine);
     if (store === undefined) return;
     const {ctr, ref} = store;
-    assert.equal(await ctr.ok(['-n', 'foo', 'prune']), 'NAMESPACE KIND KEY\ngiven back: 0.0 B\n');
+    assert.equal(await ctr.ok(['-n', 'foo', 'prune']), 'NAMESPACE KIND KEY\nfreed: 0.0 B\n');
     assert.equal(await ctr.ok(['images', 'ls', '-q']), `${ref}\n`);
     await ctr.ok(['-n', 'foo', 'prune', '-A', 'images']);
     assert.equal(await ctr.ok(['images', 'ls', '-q']), '');

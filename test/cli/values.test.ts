@@ -5,6 +5,7 @@ import {formatTable} from '../../src/cli/table.ts';
 import {formatTree} from '../../src/cli/tree.ts';
 import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/values.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
+import {randomOf} from '../fuzz/random.ts';
 import {is} from '../helpers.ts';
 
 const table = <T>(name: string, fn: (text: string) => T, rows: readonly (readonly [string, T])[], refused: readonly string[] = []) =>
@@ -27,9 +28,67 @@ table(
     ['2h45m0.5s', 9_900_500],
     ['1500us', 1.5],
     ['1500µs', 1.5],
+    ['.5s', 500],
+    ['1.s', 1000],
+    ['7d', 604_800_000],
+    ['1d12h', 129_600_000],
   ],
-  ['', '5', '-5s', 's', '5 s', '5x', '5s5', '1e3s', ' 5s', '5S'],
+  ['', '5', '-5s', 's', '5 s', '5x', '5s5', '1e3s', ' 5s', '5S', '.s', '1..5s', '.', 's5', '1w'],
 );
+
+/** Nanoseconds by Go's grammar, read a character at a time; `undefined` for what it refuses. Days are ours. */
+function goDuration(text: string): bigint | undefined {
+  const units: Readonly<Record<string, bigint>> = {
+    ns: 1n,
+    us: 1000n,
+    ms: 1_000_000n,
+    s: 10n ** 9n,
+    m: 60n * 10n ** 9n,
+    h: 3600n * 10n ** 9n,
+    d: 86_400n * 10n ** 9n,
+  };
+  if (text === '0') return 0n;
+  let rest = text;
+  let sum = 0n;
+  const digits = (): string => {
+    let end = 0;
+    while (end < rest.length && rest[end]! >= '0' && rest[end]! <= '9') end++;
+    const found = rest.slice(0, end);
+    rest = rest.slice(end);
+    return found;
+  };
+  if (rest === '') return undefined;
+  while (rest !== '') {
+    const whole = digits();
+    let fraction = '';
+    if (rest.startsWith('.')) {
+      rest = rest.slice(1);
+      fraction = digits();
+    }
+    if (whole === '' && fraction === '') return undefined;
+    let end = 0;
+    while (end < rest.length && rest[end] !== '.' && !(rest[end]! >= '0' && rest[end]! <= '9')) end++;
+    const unit = units[rest.slice(0, end)];
+    if (unit === undefined) return undefined;
+    rest = rest.slice(end);
+    sum += BigInt(whole || '0') * unit + (BigInt(fraction || '0') * unit) / 10n ** BigInt(fraction.length);
+  }
+  return sum;
+}
+
+it('durations are what Go reads', () => {
+  const seed = 7;
+  for (let n = 0; n < 5000; n++) {
+    const random = randomOf(seed, n);
+    const text = Array.from({length: random.below(8)}, () =>
+      random.pick(['0', '1', '5', '12', '.', 'ns', 'us', 'ms', 's', 'm', 'h', 'd', ' ', 'x', '-']),
+    ).join('');
+    const expected = goDuration(text);
+    const what = `seed ${seed}, ${n}: ${JSON.stringify(text)}`;
+    if (expected === undefined) assert.throws(() => parseDuration(text), is('invalid_argument'), what);
+    else assert.ok(Math.abs(parseDuration(text) - Number(expected) / 1e6) <= 1e-6 + Number(expected) / 1e18, what);
+  }
+});
 
 table(
   'sizes, in bytes',

@@ -4,7 +4,7 @@ import {formatAge, formatSize} from '../../cli/values.ts';
 import type {IngestStatus} from '../../lib/client/types.ts';
 
 export default class Active extends BaseCommand {
-  static override summary = 'show transfers that are under way, or broken off';
+  static override summary = 'show transfers that are in progress or interrupted';
   static override args = {match: Args.string({description: 'regular expression for the names'})};
 
   async run(): Promise<readonly IngestStatus[]> {

@@ -8,7 +8,7 @@ import type {ContentRecord} from '../../lib/client/types.ts';
 
 export default class Ingest extends BaseCommand {
   static override summary = 'read a blob from standard input';
-  static override args = {key: Args.string({required: true, description: 'name of the transfer, by which a broken one is gone on with'})};
+  static override args = {key: Args.string({required: true, description: 'name of the transfer; reuse it to resume an interrupted one'})};
   static override flags = {
     'expected-size': size({description: 'refuse any other size, in bytes'}),
     'expected-digest': Flags.string({helpValue: 'DIGEST', description: 'refuse any other digest'}),

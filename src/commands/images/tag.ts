@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 
 export default class Tag extends BaseCommand {
-  static override summary = 'give an image further references';
+  static override summary = 'add references to an image';
   static override args = {
     source: Args.string({required: true, description: 'image'}),
     target: Args.string({required: true, multiple: true, description: 'new reference'}),

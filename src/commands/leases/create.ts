@@ -12,7 +12,7 @@ export default class Create extends BaseCommand {
   static override args = {label: Args.string({multiple: true, description: 'label as KEY=VALUE'})};
   static override flags = {
     id: Flags.string({description: 'identifier; by default one is made up'}),
-    expires: duration({char: 'x', default: DAY_MS, defaultHelp: async () => '24h', description: 'lifetime; 0 is for ever'}),
+    expires: duration({char: 'x', default: DAY_MS, defaultHelp: async () => '24h', description: 'lifetime; 0 means forever'}),
   };
 
   async run(): Promise<LeaseRecord> {

@@ -14,7 +14,13 @@ export default class List extends BaseCommand {
     const client = await this.namespace(flags);
     const leases = await client.leases.list({filters: args.filter ?? []});
     if (flags.quiet) this.list(leases, ({id}) => id);
-    else this.table(['ID', 'CREATED AT', 'LABELS'], leases, ({id, createdAt, labels}) => [id, createdAt, formatLabels(labels)]);
+    else
+      this.table(['ID', 'CREATED AT', 'EXPIRES AT', 'LABELS'], leases, ({id, createdAt, expiresAt, labels}) => [
+        id,
+        createdAt,
+        expiresAt ?? '',
+        formatLabels(labels),
+      ]);
     return leases;
   }
 }

@@ -5,10 +5,10 @@ import {MOUNT_FLAGS, mountCommands} from '../../cli/mounts.ts';
 import type {Mount} from '../../lib/client/types.ts';
 
 export default class Prepare extends BaseCommand {
-  static override summary = 'prepare a snapshot to be changed, on a committed one';
+  static override summary = 'create a writable snapshot from a committed one';
   static override args = {
     key: Args.string({required: true, description: 'key of the new snapshot'}),
-    parent: Args.string({description: 'committed snapshot that it stands on'}),
+    parent: Args.string({description: 'committed snapshot to start from'}),
   };
   static override flags = {...MOUNT_FLAGS, snapshotter: snapshotter()};
 

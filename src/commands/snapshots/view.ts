@@ -5,10 +5,10 @@ import {MOUNT_FLAGS, mountCommands} from '../../cli/mounts.ts';
 import type {Mount} from '../../lib/client/types.ts';
 
 export default class View extends BaseCommand {
-  static override summary = 'make a read-only snapshot of a committed one';
+  static override summary = 'create a read-only snapshot from a committed one';
   static override args = {
     key: Args.string({required: true, description: 'key of the new snapshot'}),
-    parent: Args.string({description: 'committed snapshot that it stands on'}),
+    parent: Args.string({description: 'committed snapshot to start from'}),
   };
   static override flags = {...MOUNT_FLAGS, snapshotter: snapshotter()};
 

@@ -42,13 +42,13 @@ export function findImage(context: Context, namespace: string, text: string): Im
     const ns = tx.namespace(namespace);
     const name = imageName(ns, text);
     const image = ns.images.find(name);
-    if (image === undefined) throw missingImage(context, namespace, name);
+    if (image === undefined) throw missingImage(context, namespace, name, `pull it: ctr images pull ${name}`);
     return image;
   });
 }
 
-const missingImage = ({store}: Context, namespace: string, name: string): ErrdefsError =>
-  notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, `pull it: ctr images pull ${name}`);
+const missingImage = ({store}: Context, namespace: string, name: string, hint?: string): ErrdefsError =>
+  notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, hint);
 
 /** The plan of an image from what is here. @throws not_found a document is missing */
 export function planLocally(context: Context, image: ImageRecord, platform?: string): Promise<Plan> {

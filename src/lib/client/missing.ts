@@ -20,7 +20,9 @@ export function notFoundIn(
   const others = store.view((tx) => tx.namespaces.list().filter(({name}) => name !== namespace && has(tx.namespace(name))));
   const elsewhere = others.map(({name}) => name);
   const advice =
-    elsewhere.length > 0 ? `namespace ${elsewhere.map((n) => JSON.stringify(n)).join(', ')} has it: use -n ${elsewhere[0]}` : hint;
+    elsewhere.length > 0
+      ? `it exists in namespace${elsewhere.length === 1 ? '' : 's'} ${elsewhere.map((n) => JSON.stringify(n)).join(', ')}: use -n ${elsewhere[0]}`
+      : hint;
   return new ErrdefsError('not_found', `${noun} ${JSON.stringify(key)} in namespace ${JSON.stringify(namespace)}`, {
     ...(advice === undefined ? {} : {hint: advice}),
     details: {[noun]: key, namespace, elsewhere},

@@ -5,10 +5,10 @@ import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import {isTemporary} from '../fs/durable.ts';
 
 /** The next step of whoever meets damage that `check --repair` can mend. */
-export const MEND = 'mend it: check --repair';
+export const MEND = 'repair it: check --repair';
 
 /** The same of damage that is seen only where every byte is read. */
-export const MEND_BYTES = 'mend it: check --deep --repair';
+export const MEND_BYTES = 'repair it: check --deep --repair';
 
 /** Whether a file of a directory of records may be one: others are passed over. A key's leading dot is encoded. */
 export const isDocument = (name: string): boolean => name.endsWith('.json') && !name.startsWith('.');

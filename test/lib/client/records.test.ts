@@ -140,7 +140,7 @@ describe('images', () => {
     assert.equal((await ns.images.get('plain')).name, 'plain');
     const err = await rejection(client.namespace('foo').images.get('redis:7'));
     assert.equal(err.message, 'image "docker.io/library/redis:7" in namespace "foo": not found');
-    assert.match(err.hint ?? '', /namespace "default" has it: use -n default/);
+    assert.match(err.hint ?? '', /it exists in namespace "default": use -n default/);
     assert.deepEqual(err.details?.elsewhere, ['default']);
     assert.match((await rejection(ns.images.get('absent'))).hint ?? '', /images pull/);
   });
@@ -317,7 +317,7 @@ describe('content', () => {
 
   it('of another namespace is said to be there', async () => {
     const {digest} = await ns.content.ingest('key', chunks('x'));
-    assert.match((await rejection(client.namespace('foo').content.get(digest))).hint ?? '', /namespace "default" has it/);
+    assert.match((await rejection(client.namespace('foo').content.get(digest))).hint ?? '', /it exists in namespace "default"/);
   });
 });
 
