@@ -1,9 +1,9 @@
-/** Progress bars on a terminal, a row for each thing that is on its way. */
+/** Progress bars on a terminal, a row for each thing that is on its way, and a last one for all of them. */
 import {Chalk, chalkStderr} from 'chalk';
 import {MultiBar, type SingleBar} from 'cli-progress';
 import type {ProgressEvent, PullResult} from '../lib/client/types.ts';
 import {lines, printable} from './output.ts';
-import {closingLines, type Progress} from './progress.ts';
+import {closingLines, type Progress, Totals} from './progress.ts';
 import {formatSize} from './values.ts';
 
 /** What the bars need of a terminal. */
@@ -13,6 +13,9 @@ const BAR = 40;
 const NARROW_BAR = 10;
 const STATUS = 'downloading'.length;
 const SIZES = '1023.9 MiB/1023.9 MiB'.length;
+/** Columns below which there is no bar; and below which there is a share in place of the sizes. */
+const WIDE = 60;
+const NARROW = 46;
 
 export const openBars = (screen: Screen): Progress => new Bars(screen);
 
@@ -22,7 +25,9 @@ class Bars implements Progress {
   readonly #slots: SingleBar[] = [];
   readonly #rows = new Map<string, ProgressEvent>();
   readonly #green: (text: string) => string;
-  #finished = false;
+  readonly #totals = new Totals();
+  /** The last row, once it is known. */
+  #closing: string | undefined;
   #open = true;
 
   constructor(screen: Screen) {
@@ -40,15 +45,17 @@ class Bars implements Progress {
 
   update(event: ProgressEvent): void {
     this.#rows.set(event.ref, event);
+    this.#totals.update(event);
     this.#fillSlots();
   }
 
   finish(result: PullResult): void {
     // The last frame is never redrawn, so it may be higher than the screen.
-    this.#finished = true;
+    const [summary, ...more] = closingLines(result);
+    this.#closing = summary;
     this.#fillSlots();
     this.close();
-    this.#screen.write(lines(closingLines(result)));
+    this.#screen.write(lines(more));
   }
 
   close(): void {
@@ -63,36 +70,43 @@ class Bars implements Progress {
 
   /** Rows that fit: a frame higher than the screen could not be drawn over. */
   get #height(): number {
-    return this.#finished ? Number.POSITIVE_INFINITY : Math.max(1, (this.#screen.rows ?? 24) - 1);
+    return this.#closing !== undefined ? Number.POSITIVE_INFINITY : Math.max(1, (this.#screen.rows ?? 24) - 1);
   }
 
   #fillSlots(): void {
-    while (this.#slots.length < Math.min(this.#rows.size, this.#height))
+    while (this.#slots.length < Math.min(this.#rows.size + 1, this.#height))
       this.#slots.push(this.#multibar.create(1, 0, {slot: this.#slots.length}));
   }
 
   /** What is shown: everything, or what moves before what waits and what is done, in the order in which it appeared. */
   #visible(): readonly ProgressEvent[] {
     const rows = [...this.#rows.values()];
-    if (rows.length <= this.#slots.length) return rows;
+    const room = this.#slots.length - 1;
+    if (rows.length <= room) return rows;
     const urgency = ({status}: ProgressEvent): number =>
       ['downloading', 'extracting', 'committing', 'checking'].includes(status) ? 0 : status === 'done' || status === 'exists' ? 2 : 1;
-    const shown = new Set([...rows].sort((a, b) => urgency(a) - urgency(b)).slice(0, this.#slots.length - 1));
+    const shown = new Set([...rows].sort((a, b) => urgency(a) - urgency(b)).slice(0, Math.max(0, room - 1)));
     return rows.filter((row) => shown.has(row));
   }
 
   #draw(slot: number, width: number): string {
+    if (slot === this.#slots.length - 1) return this.#closing?.slice(0, width) ?? this.#totals.line(width);
     const visible = this.#visible();
     const row = visible[slot];
-    if (row === undefined) return `… and ${this.#rows.size - visible.length} more`;
-    const full = Math.max(...visible.map(({ref}) => ref.length + 1));
+    if (row === undefined) return `… and ${this.#rows.size - visible.length} more`.slice(0, width);
+    const {ref, status, offset, total} = row;
+    const share = status === 'done' || status === 'exists' || status === 'resolved' ? 1 : total === 0 ? 0 : Math.min(1, offset / total);
+    const sizes = total > 0 && share < 1 ? ` ${formatSize(offset)}/${formatSize(total)}` : '';
+    if (width < WIDE) {
+      const figures = width < NARROW ? (sizes === '' ? '' : ` ${Math.floor(share * 100)}%`) : sizes;
+      const name = Math.max(8, width - STATUS - 2 - (width < NARROW ? ' 100%'.length : SIZES + 1));
+      return `${`${shorten(ref, name)}:`.padEnd(name + 1)} ${status.padEnd(STATUS)}${figures}`.trimEnd().slice(0, width);
+    }
+    const full = Math.max(...visible.map((other) => other.ref.length + 1));
     const others = STATUS + SIZES + 3;
     const name = Math.max(20, Math.min(full, width - others - NARROW_BAR - 2));
     const bar = Math.max(0, Math.min(BAR, width - others - name) - 2);
-    const {ref, status, offset, total} = row;
-    const share = status === 'done' || status === 'exists' || status === 'resolved' ? 1 : total === 0 ? 0 : Math.min(1, offset / total);
     const filled = Math.round(bar * share);
-    const sizes = total > 0 && share < 1 ? ` ${formatSize(offset)}/${formatSize(total)}` : '';
     return (
       `${shorten(ref, name - 1)}: `.padEnd(name + 1) +
       `${status.padEnd(STATUS)} |${this.#green('+'.repeat(filled))}${'-'.repeat(bar - filled)}|${sizes}`

@@ -21,10 +21,10 @@ With --repair what is damaged or suspect is fetched again from where it came fro
   async run(): Promise<CheckResult> {
     const {flags} = await this.parse(Check);
     const client = await this.client(flags);
-    const registry = await registryOptions(flags, 'the registries of what is damaged', this.context);
-    const progress = await openProgress(flags.progress, this.context, flags.debug);
+    const progress = await openProgress(flags, this.context);
     let result: CheckResult;
     try {
+      const registry = await registryOptions(flags, 'the registries of what is damaged', this.context);
       result = await client.check({
         ...registry,
         deep: flags.deep,

@@ -27,9 +27,9 @@ export default class Pull extends BaseCommand {
   async run(): Promise<PullResult> {
     const {args, flags} = await this.parse(Pull);
     const namespace = await this.namespace(flags);
-    const registry = await registryOptions(flags, args.ref, this.context);
-    const progress = await openProgress(flags.quiet ? 'none' : flags.progress, this.context, flags.debug);
+    const progress = await openProgress(flags.quiet ? {...flags, progress: 'none'} : flags, this.context);
     try {
+      const registry = await registryOptions(flags, args.ref, this.context);
       const result = await namespace.pull(args.ref, {
         ...registry,
         ...defined({

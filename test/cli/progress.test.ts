@@ -2,11 +2,13 @@ import assert from 'node:assert/strict';
 import {Writable} from 'node:stream';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
+import {isatty} from 'node:tty';
 import {stripVTControlCharacters} from 'node:util';
 import {openBars} from '../../src/cli/bars.ts';
-import {closingLines, openProgress, PlainProgress} from '../../src/cli/progress.ts';
+import {closingLines, openProgress, PlainProgress, Totals} from '../../src/cli/progress.ts';
 import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
-import {onEnd} from '../helpers.ts';
+import {randomOf} from '../fuzz/random.ts';
+import {is, onEnd} from '../helpers.ts';
 import {Screen} from './terminal.ts';
 
 const REF = 'registry.example/library/redis:latest';
@@ -33,6 +35,53 @@ describe('closing lines', () => {
     assert.deepEqual(closingLines({...result, transferredBytes: 0, elapsedMs: 0, unpacked: []}), [
       'elapsed: 0.0 s  total: 0.0 B (0.0 B/s)',
     ]));
+});
+
+describe('what all rows have come to', () => {
+  it('is what came over the network, and how long the rest takes', () => {
+    const seed = 11;
+    for (let n = 0; n < 200; n++) {
+      const random = randomOf(seed, n);
+      let now = 0;
+      const totals = new Totals(() => now);
+      // Each row begins where an earlier attempt ended; all move at their own even speed, with a pause of the same length.
+      const rows = Array.from({length: 1 + random.below(4)}, (_, i) => {
+        const total = 1000 + random.below(1_000_000);
+        return {ref: `layer-${i}`, total, first: random.below(total), speed: 1 + random.below(500)};
+      });
+      for (const {ref, total, first} of rows) {
+        if (random.chance(0.5)) totals.update({ref, status: 'waiting', offset: 0, total});
+        totals.update({ref, status: 'downloading', offset: first, total});
+      }
+      const steps = 20 + random.below(100);
+      const at = ({first, speed, total}: (typeof rows)[number]): number => Math.min(total, first + speed * (now / 100));
+      for (let i = 0; i < steps; i++) {
+        now += 100;
+        for (const row of rows)
+          totals.update({ref: row.ref, status: at(row) < row.total ? 'downloading' : 'extracting', offset: at(row), total: row.total});
+      }
+      const moved = rows.reduce((sum, row) => sum + at(row) - row.first, 0);
+      const what = `seed ${seed}, ${n}`;
+      assert.ok(Math.abs(totals.transferred - moved) < 1e-3, what);
+      const left = rows.reduce((sum, row) => sum + row.total - at(row), 0);
+      const remaining = totals.remainingMs;
+      if (left === 0) assert.equal(remaining, undefined, what);
+      // Rows that have ended since make the rate of the last seconds too high, never too low.
+      else if (remaining !== undefined && rows.every((row) => at(row) < row.total)) {
+        const speed = rows.reduce((sum, row) => sum + row.speed / 100, 0);
+        assert.ok(Math.abs(remaining * speed - left) < 0.01 * left + 1, `${what}: ${remaining} ms for ${left} at ${speed}/ms`);
+      }
+    }
+  });
+  it('leaves out what was here, and what another process brings', () => {
+    const totals = new Totals(() => 0);
+    totals.update(layer(1, 'exists', MiB, MiB));
+    totals.update(layer(2, 'waiting', 0, MiB));
+    totals.update(layer(2, 'waiting', MiB / 2, MiB));
+    totals.update(layer(2, 'exists', MiB, MiB));
+    assert.equal(totals.transferred, 0);
+    assert.equal(totals.line(), 'elapsed: 0.0 s  total: 0.0 B (0.0 B/s)');
+  });
 });
 
 describe('plain progress', () => {
@@ -73,7 +122,7 @@ describe('progress for programs', () => {
   it('is one versioned object a line, on standard error', async () => {
     let text = '';
     const context = {program: 'ctr', stdout: () => assert.fail('standard output is for data'), stderr: (s: string) => (text += s)};
-    const progress = await openProgress('json', context as never);
+    const progress = await openProgress({progress: 'json', json: false, debug: false}, context as never);
     progress.update(layer(1, 'downloading', 1, 2));
     progress.finish(result);
     progress.close();
@@ -88,8 +137,19 @@ describe('progress for programs', () => {
       ],
     );
   });
+  it('is the same where results are JSON and nothing else is asked for', async () => {
+    let text = '';
+    const progress = await openProgress({progress: 'auto', json: true, debug: true}, {stderr: (s: string) => (text += s)} as never);
+    progress.update(layer(1, 'downloading', 1, 2));
+    progress.close();
+    assert.equal(JSON.parse(text).type, 'progress');
+  });
+  it('bars where there is no terminal are refused', async (t) => {
+    if (isatty(2)) return t.skip('standard error is a terminal');
+    await assert.rejects(openProgress({progress: 'tty', json: false, debug: false}, {} as never), is('invalid_argument'));
+  });
   it('none is nothing', async () => {
-    const progress = await openProgress('none', {stderr: () => assert.fail('printed')} as never);
+    const progress = await openProgress({progress: 'none', json: false, debug: false}, {stderr: () => assert.fail('printed')} as never);
     progress.update(layer(1, 'downloading', 1, 2));
     progress.finish(result);
     progress.close();
@@ -172,23 +232,60 @@ describe('bars', () => {
     assert.ok(frames >= 1 && frames <= (performance.now() - start) / 100 + 1, `${frames} frames`);
   });
 
-  for (const [columns, name] of [
-    [200, 'wide'],
-    [100, 'usual'],
-    [80, 'narrow'],
-    [40, 'tiny'],
-  ] as const)
-    it(`fit a ${name} terminal of ${columns} columns`, (t) => {
-      const terminal = new FakeTerminal(columns);
+  it('fit every terminal, whatever they are of', (t) => {
+    const seed = 3;
+    const states: readonly ProgressEvent['status'][] = [
+      'resolving',
+      'resolved',
+      'waiting',
+      'checking',
+      'downloading',
+      'extracting',
+      'committing',
+      'exists',
+      'done',
+    ];
+    for (let columns = 1; columns <= 200; columns++) {
+      const random = randomOf(seed, columns);
+      const terminal = new FakeTerminal(columns, 2 + random.below(12));
       const bars = open(t, terminal);
-      bars.update({ref: `${'deep/'.repeat(30)}redis:latest`, status: 'resolved', offset: 0, total: 0});
-      bars.update(layer(1, 'downloading', 1023.9 * MiB, 2000 * MiB));
+      bars.update({ref: `${'deep/'.repeat(random.below(30))}redis:latest`, status: 'resolved', offset: 0, total: 0});
+      for (let i = random.below(8); i >= 0; i--) {
+        const total = random.below(3) * random.below(2 ** 31);
+        bars.update(layer(random.below(100), random.pick(states), random.below(total + 1), total));
+      }
+      bars.update(layer(101, 'downloading', 1023.9 * MiB, 2000 * MiB));
       bars.close();
-      const [first, second] = terminal.screen;
-      if (columns >= 80) for (const line of [first!, second!]) assert.ok(line.length <= columns, `${line.length}: ${line}`);
-      assert.match(first!, /redis:latest: +resolved/);
-      assert.match(second!, /^layer-sha256:0/);
-    });
+      for (const line of terminal.screen) {
+        const seen = stripVTControlCharacters(line);
+        assert.ok(seen.length <= columns, `seed ${seed}: ${seen.length} columns of ${columns}: ${seen}`);
+      }
+      if (columns < 30 || terminal.rows < 12) continue;
+      assert.match(terminal.screen[0]!, /latest: +resolved/);
+      assert.ok(
+        terminal.screen.some((line) => /^layer-sh[^:]*:.* downloading/.test(line)),
+        terminal.screen.join('\n'),
+      );
+      assert.ok(
+        terminal.screen.some((line) => (columns < 46 ? / 51%/ : /1023\.9 MiB\/2\.0 GiB/).test(line)),
+        terminal.screen.join('\n'),
+      );
+    }
+  });
+
+  it('have a last row with what all of it has come to, while it comes', async (t) => {
+    const terminal = new FakeTerminal();
+    const bars = open(t, terminal);
+    bars.update(layer(1, 'downloading', 0, 40 * MiB));
+    for (let i = 1; i <= 12; i++) {
+      await sleep(60);
+      bars.update(layer(1, 'downloading', i * MiB, 40 * MiB));
+    }
+    await sleep(150);
+    assert.match(terminal.screen.at(-1)!, /^elapsed: \d+\.\d s {2}total: 12\.0 MiB \(\d+\.\d MiB\/s\) {2}remaining: \d+ s$/);
+    bars.finish(result);
+    assert.equal(terminal.screen.filter((line) => line.startsWith('elapsed')).length, 1);
+  });
 
   it('of more things than the screen has lines show what moves, and all at the end', async (t) => {
     const terminal = new FakeTerminal(200, 6);
@@ -198,9 +295,10 @@ describe('bars', () => {
     await sleep(150);
     const during = terminal.screen;
     assert.equal(during.length, 5);
+    assert.match(during.at(-1)!, /^elapsed: /);
     assert.deepEqual(
-      during.map((line) => /layer-sha256:0*(\d+): +(\w+)/.exec(line)?.slice(1, 3).join(' ') ?? line),
-      ['20 downloading', '21 downloading', '22 waiting', '23 waiting', '… and 26 more'],
+      during.slice(0, -1).map((line) => /layer-sha256:0*(\d+): +(\w+)/.exec(line)?.slice(1, 3).join(' ') ?? line),
+      ['20 downloading', '21 downloading', '22 waiting', '… and 27 more'],
     );
     bars.finish(result);
     assert.equal(terminal.screen.filter((line) => line.startsWith('layer-')).length, 30);
