@@ -1,10 +1,12 @@
 /** Every command that keeps or shows something, as its users type it, on both engines: what it prints, and what it leaves. */
 import assert from 'node:assert/strict';
+import {mkdirSync} from 'node:fs';
+import {join} from 'node:path';
 import {after, describe, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresRoot} from '../helpers.ts';
+import {requiresRoot, temporaryDirectory} from '../helpers.ts';
 import {dir, file, tar} from '../tartest.ts';
-import {type CommandLine, commandLine, forEachEngine} from './harness.ts';
+import {type CommandLine, commandLine, forEachEngine, run} from './harness.ts';
 
 const LAYERS = [tar(dir('etc'), file('etc/a', 'hello')), tar(file('b', 'world'))];
 const DIFF_ID = digestOf(LAYERS[0]!);
@@ -220,6 +222,14 @@ forEachEngine('images', (engine) => {
     const mount = await ctr.ok(['snapshots', 'prepare', ...native, '-t', '/mnt/a b', 'work', chainID]);
     assert.match(mount, /^mount -t bind \S+ '\/mnt\/a b' -o rbind,rw\n$|^mount -t bind \S+ '\/mnt\/a b' -o \S+\n$/);
     assert.equal(await ctr.ok(['snapshots', 'mounts', ...native, '/mnt/a b', 'work']), mount);
+    const cwd = temporaryDirectory(t);
+    mkdirSync(join(cwd, '-o\u202e\n'));
+    const script = await ctr.ok(['snapshots', 'mount', ...native, '--', '-o\u202e\n', 'work'], {cwd});
+    assert.ok((await ctr.ok(['snapshots', 'prepare', ...native, '--target=-o', 'other'], {cwd})).endsWith(` ${cwd}/-o -o rw,rbind\n`));
+    assert.equal(await ctr.ok(['snapshots', 'rm', ...native, 'other']), 'other\n');
+    const typed = await run('unshare', ['-m', 'sh', '-c', `${script}\nls -d -- "$1"/*`, 'sh', join(cwd, '-o\u202e\n')]);
+    assert.deepEqual([typed.status, typed.stderr], [0, '']);
+    assert.match(typed.stdout, /\/b\n.*\/etc\n$/s);
     assert.equal(JSON.parse(await ctr.ok(['snapshots', 'view', ...native, '--mounts', 'look', chainID]))[0].type, 'bind');
     assert.equal(JSON.parse(await ctr.ok(['snapshots', 'info', ...native, 'look'])).kind, 'view');
     assert.match(await ctr.ok(['snapshots', 'usage', ...native, '-b', 'work']), /^KEY +SIZE +INODES\nwork +\d+ +\d+\n$/);

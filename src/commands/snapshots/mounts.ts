@@ -1,7 +1,6 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import {mountCommands} from '../../cli/mounts.ts';
 import type {Mount} from '../../lib/client/types.ts';
 
 export default class Mounts extends BaseCommand {
@@ -15,8 +14,9 @@ export default class Mounts extends BaseCommand {
   async run(): Promise<readonly Mount[]> {
     const {args, flags} = await this.parse(Mounts);
     const client = await this.namespace(flags);
-    const mounts = await client.snapshots(flags.snapshotter).mounts(args.key);
-    this.list(mountCommands(mounts, args.target), (line) => line);
+    const snapshots = client.snapshots(flags.snapshotter);
+    const mounts = await snapshots.mounts(args.key);
+    this.list(await snapshots.mountScript(args.key, args.target), (line) => line);
     return mounts;
   }
 }

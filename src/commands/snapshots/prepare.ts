@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import {MOUNT_FLAGS, mountCommands} from '../../cli/mounts.ts';
+import {MOUNT_FLAGS} from '../../cli/mounts.ts';
 import type {Mount} from '../../lib/client/types.ts';
 
 export default class Prepare extends BaseCommand {
@@ -15,8 +15,9 @@ export default class Prepare extends BaseCommand {
   async run(): Promise<readonly Mount[]> {
     const {args, flags} = await this.parse(Prepare);
     const client = await this.namespace(flags);
-    const mounts = await client.snapshots(flags.snapshotter).prepare(args.key, args.parent);
-    if (flags.target !== undefined) this.list(mountCommands(mounts, flags.target), (line) => line);
+    const snapshots = client.snapshots(flags.snapshotter);
+    const mounts = await snapshots.prepare(args.key, args.parent);
+    if (flags.target !== undefined) this.list(await snapshots.mountScript(args.key, flags.target), (line) => line);
     if (flags.mounts) this.printJSON(mounts);
     return mounts;
   }

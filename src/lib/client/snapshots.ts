@@ -43,6 +43,11 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
     },
     delete: (key) => named(key, () => withReserve(context.store, () => snapshots.remove(key))),
     mounts: (key) => named(key, () => snapshots.mounts(key)),
+    mountScript: async (key, target) => {
+      const {absoluteTarget, mountScript, planMounts} = await import('../runtime/mounts.ts');
+      const path = absoluteTarget(target);
+      return named(key, () => mountScript(planMounts(snapshots.mounts(key), {literal: true}), path));
+    },
     label: async (key, labels) => {
       validateLabels(labels);
       return named(key, () => snapshots.label(key, labels));

@@ -402,6 +402,12 @@ export interface NamespaceClient {
     commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
     delete(key: string): Promise<void>;
     mounts(key: string): Promise<readonly Mount[]>;
+    /**
+     * Lines of a script for a POSIX shell that mounts the snapshot at a directory; what it leaves is that one mount.
+     *
+     * @param target may be called anything; a relative path is taken from the working directory of this process
+     */
+    mountScript(key: string, target: string): Promise<readonly string[]>;
     label(key: string, labels: Labels): Promise<SnapshotRecord>;
   };
   readonly leases: {

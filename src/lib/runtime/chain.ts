@@ -8,11 +8,12 @@
 import {Buffer} from 'node:buffer';
 import {closeSync, readSync, writeSync} from 'node:fs';
 import type {Socket} from 'node:net';
+import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {searchPath} from '../fs/spawn.ts';
 import {assertLoops, hasLoopDevice} from './loops.ts';
-import type {LoopMount} from './mounts.ts';
+import {loopMounts, type Mounter, writeFstab} from './mounts.ts';
 import {requireProgram} from './runc.ts';
 
 /** Descriptors of this process for the container's standard streams; `ignore` is /dev/null. */
@@ -31,18 +32,12 @@ export interface Terminal {
   readonly size: {readonly height: number; readonly width: number};
 }
 
-export interface Chain {
+/**
+ * Mounts once, on the bundle's `rootfs`. Then the chain waits, and the tree is seen below `/proc/<pid>/cwd`. Mounting gives what is
+ * known of the terminal, where one was given; it throws aborted where another image took a loop device in between.
+ */
+export interface Chain extends Mounter<Terminal | undefined> {
   readonly pid: number;
-  /**
-   * Mounts what `layMounts` has laid in the bundle. Then the chain waits, and the tree is seen below `/proc/<pid>/cwd`.
-   *
-   * @param loops as `layMounts` gave them
-   * @returns what is known of the terminal, where one was given
-   * @throws failed_precondition it could not be mounted
-   * @throws resource_exhausted there are no loop devices for it
-   * @throws aborted another image took a loop device in between
-   */
-  mount(loops: readonly LoopMount[]): Promise<Terminal | undefined>;
   /** Lets the runtime start. */
   release(): void;
   /** Nothing happens when it has ended. SIGKILL ends its helpers as well, but not the container's processes, which have sessions of their own. */
@@ -188,7 +183,10 @@ export async function startChain(bundle: string, runtime: readonly string[], std
         if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err; // it has ended, and we are about to be told
       }
     },
-    mount: async (loops) => {
+    mount: async (plan) => {
+      const rootfs = join(bundle, 'rootfs');
+      const loops = loopMounts(plan).map(({image, place}) => ({image, target: place === undefined ? rootfs : join(bundle, place)}));
+      writeFstab(bundle, plan, rootfs);
       child.write('mount\n');
       const text = await child.text;
       if (text.endsWith(MOUNTED)) {

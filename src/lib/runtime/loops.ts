@@ -6,7 +6,6 @@ import {Buffer} from 'node:buffer';
 import {closeSync, openSync, readFileSync, readSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
-import type {LoopMount} from './mounts.ts';
 import {capture} from './runc.ts';
 
 /** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
@@ -16,6 +15,13 @@ export async function hasLoopDevice(): Promise<boolean> {
   const {stdout} = await capture(losetup, ['--find']);
   const device = /^\/dev\/\S+/.exec(stdout)?.[0];
   return device !== undefined && statSync(device, {throwIfNoEntry: false}) !== undefined;
+}
+
+export interface LoopMount {
+  /** The file that is to be seen. */
+  readonly image: string;
+  /** Where, as an absolute path. */
+  readonly target: string;
 }
 
 /** An image's first bytes, with a superblock that tells it from others. */

@@ -1,7 +1,18 @@
-/** A snapshot's mounts, made in one call of mount(8) inside a private mount namespace. */
+/**
+ * How a snapshot's mounts are made: a plan that every way of mounting carries out, and its two texts, fstab(5) and a shell script.
+ *
+ * The kernel takes one page of options, which 127 layers exceed. mount(8) splits options at commas, overlayfs splits `lowerdir` at
+ * colons, and a container can read all of them. So a plan names paths by short links, relative to the directory in which it is
+ * carried out:
+ *
+ *     l/<n>   links to paths of options
+ *     m/<n>   mount points of all mounts but the last
+ *
+ * Once the last mount is made, the others may be unmounted and the directory removed: overlayfs keeps its layers by itself.
+ */
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
-import {ErrdefsError} from '../errdefs.ts';
+import {isAbsolute, join} from 'node:path';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /**
  * One mount, as snapshotters give them. Of a list the last shows the tree; each before it is mounted at a place of its
@@ -12,52 +23,61 @@ import {ErrdefsError} from '../errdefs.ts';
 export interface Mount {
   readonly type: string;
   readonly source: string;
-  /** In a list of paths, a colon that belongs to a path is written `\:`, as overlayfs itself has it. */
+  /** In `lowerdir`, a list of paths, `\:` and `\\` stand for a colon and a backslash of a path, as overlayfs itself has it. */
   readonly options: readonly string[];
 }
 
-/** One of the mounts that were laid, which goes by way of a loop device. */
-export interface LoopMount {
-  /** The file that is to be seen. */
-  readonly image: string;
-  /** Absolute path. */
-  readonly target: string;
+/** A mount with every name in its place. Relative paths are those of the plan's directory. */
+export interface PlannedMount extends Mount {
+  /** Relative; absent for the last mount, whose target is the caller's. */
+  readonly place?: string;
+}
+
+export interface MountPlan {
+  /** Targets of the links `l/0`, `l/1`, … */
+  readonly links: readonly string[];
+  /** In the order in which they are made; the last shows the tree. */
+  readonly mounts: readonly [...PlannedMount[], PlannedMount];
+}
+
+/**
+ * A way of mounting. There are two, both by programs: a process with a mount namespace of its own (chain.ts), and the caller's own
+ * namespace (host.ts). System calls or a user namespace would be further ones.
+ */
+export interface Mounter<T = void> {
+  /** @throws failed_precondition it could not be mounted @throws resource_exhausted there are no loop devices for it */
+  mount(plan: MountPlan): Promise<T>;
 }
 
 /** How many layers overlayfs stacks: OVL_MAX_STACK of the kernel's fs/overlayfs. */
 const MAX_LOWERS = 500;
+/** Bytes of options that are written out: less than the page that the kernel takes. */
+const MAX_LITERAL = 4000;
 
 /** Options whose value is a path or, for `lowerdir`, a list of them. */
 const PATH_OPTIONS = ['lowerdir', 'upperdir', 'workdir', 'device'];
 
-/** A field of fstab(5). */
-const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
+/** Whether neither mount(8) nor overlayfs sees anything but a path in it. */
+const isPlain = (path: string): boolean => /^[^\s,:\\"'\p{C}]+$/u.test(path);
+
+function pathsOf(key: string, value: string): readonly string[] {
+  if (key !== 'lowerdir') return [value];
+  const paths = [...value.matchAll(/(?:\\.|[^:\\])+/gs)].map(([path]) => path.replaceAll(/\\(.)/gs, '$1'));
+  if (paths.length > MAX_LOWERS)
+    throw new ErrdefsError('failed_precondition', `overlay of ${paths.length} layers, of which the kernel stacks ${MAX_LOWERS}`);
+  return paths;
+}
 
 /**
- * Writes `<bundle>/fstab`, from which `mount -a -T fstab` run in `bundle` mounts the tree on `<bundle>/rootfs`, and
- * the directories and links that it names.
- *
- * Paths in options become short links relative to `bundle`: the kernel takes one page of options, which 127 layers
- * would exceed, it splits them at commas and colons, and a container can read them.
- *
- * @param bundle absolute path
- * @param options.volatile the writable layer is thrown away after the run: an overlay need not sync it when it is unmounted
- * @returns those that the chain has to look after
+ * @param options.volatile what is written is thrown away later: an overlay need not sync it when it is unmounted
+ * @param options.literal for people to read: a single mount whose options need no links has none
  * @throws invalid_argument no mounts, or one that names a later one @throws failed_precondition more layers than the kernel stacks
  */
-export function layMounts(
-  bundle: string,
+export function planMounts(
   mounts: readonly Mount[],
-  {volatile = false}: {readonly volatile?: boolean} = {},
-): readonly LoopMount[] {
-  if (mounts.length === 0) throw new ErrdefsError('invalid_argument', 'a snapshot without mounts');
-  let links = 0;
-  const link = (path: string): string => {
-    if (links === 0) mkdirSync(join(bundle, 'l'));
-    const name = `l/${links++}`;
-    symlinkSync(path, join(bundle, name));
-    return name;
-  };
+  {volatile = false, literal = false}: {readonly volatile?: boolean; readonly literal?: boolean} = {},
+): MountPlan {
+  const links: string[] = [];
   const earlier = (text: string, index: number): string | undefined => {
     const match = /^\{\{ mount (\d+) \}\}$/.exec(text);
     if (match === null) return undefined;
@@ -65,32 +85,142 @@ export function layMounts(
       throw new ErrdefsError('invalid_argument', `mount ${index} names ${text}, which does not come before it`);
     return `m/${match[1]}`;
   };
-
-  const loops: LoopMount[] = [];
-  if (mounts.length > 1) mkdirSync(join(bundle, 'm'));
-  const lines = mounts.map(({type, source, options}, index) => {
-    const target = index === mounts.length - 1 ? 'rootfs' : `m/${index}`;
-    if (target !== 'rootfs') mkdirSync(join(bundle, target));
-    const path = (text: string): string => earlier(text, index) ?? link(text);
+  const plan = ({type, source, options}: Mount, index: number, name: (path: string) => string): PlannedMount => {
     const words = options.map((option) => {
       const [, key = '', value = ''] = /^([^=]*)=(.*)$/s.exec(option) ?? [];
       if (!PATH_OPTIONS.includes(key)) return option;
-      const paths = key === 'lowerdir' ? value.split(/(?<!\\):/).map((text) => text.replaceAll('\\:', ':')) : [value];
-      if (paths.length > MAX_LOWERS)
-        throw new ErrdefsError('failed_precondition', `overlay of ${paths.length} layers, of which the kernel stacks ${MAX_LOWERS}`);
-      return `${key}=${paths.map(path).join(':')}`;
+      return `${key}=${pathsOf(key, value)
+        .map((path) => earlier(path, index) ?? name(path))
+        .join(':')}`;
     });
     if (volatile && type === 'overlay' && options.some((option) => option.startsWith('upperdir='))) words.push('volatile');
-    if (options.includes('loop')) loops.push({image: source, target: join(bundle, target)});
-    const from = earlier(source, index);
-    const fields = [
-      from === undefined ? source : join(bundle, from),
-      join(bundle, target),
-      type === 'bind' ? 'none' : type,
-      words.join(',') || 'defaults',
-    ];
+    const isLast = index === mounts.length - 1;
+    return {type, source: earlier(source, index) ?? source, options: words, ...(isLast ? {} : {place: `m/${index}`})};
+  };
+
+  const [first] = mounts;
+  if (first === undefined) throw new ErrdefsError('invalid_argument', 'a snapshot without mounts');
+  if (literal && mounts.length === 1) {
+    const paths: string[] = [];
+    const mount = plan(first, 0, (path) => paths[paths.push(path) - 1]!);
+    if (paths.every(isPlain) && Buffer.byteLength(mount.options.join(',')) <= MAX_LITERAL) return {links, mounts: [mount]};
+  }
+  const planned = mounts.map((mount, index) => plan(mount, index, (path) => `l/${links.push(path) - 1}`));
+  return {links, mounts: planned as [...PlannedMount[], PlannedMount]};
+}
+
+/** Mounts that go by way of a loop device, with the image that each is to show. */
+export const loopMounts = ({mounts}: MountPlan): readonly {readonly image: string; readonly place: string | undefined}[] =>
+  mounts.flatMap(({source, options, place}) => (options.includes('loop') ? {image: source, place} : []));
+
+/** Makes the links and places of a plan in a directory. */
+export function makePlaces(directory: string, {links, mounts}: MountPlan): void {
+  if (links.length > 0) mkdirSync(join(directory, 'l'));
+  for (const [i, target] of links.entries()) symlinkSync(target, join(directory, 'l', String(i)));
+  if (mounts.length > 1) mkdirSync(join(directory, 'm'));
+  for (const {place} of mounts) if (place !== undefined) mkdirSync(join(directory, place));
+}
+
+/** A field of fstab(5). */
+const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
+
+/**
+ * Makes the links and places of a plan in `directory`, and `fstab`, from which `mount -a -T fstab` run there mounts the tree: one
+ * process for all of them.
+ *
+ * @param directory absolute path
+ * @param target of the last mount, absolute
+ */
+export function writeFstab(directory: string, plan: MountPlan, target: string): void {
+  makePlaces(directory, plan);
+  const lines = plan.mounts.map(({type, source, options, place}) => {
+    const from = /^m\/\d+$/.test(source) ? join(directory, source) : source;
+    const to = place === undefined ? target : join(directory, place);
+    const fields = [from, to, type === 'bind' ? 'none' : type, options.join(',') || 'defaults'];
     return `${fields.map(field).join(' ')} 0 0\n`;
   });
-  writeFileSync(join(bundle, 'fstab'), lines.join(''));
-  return loops;
+  writeFileSync(join(directory, 'fstab'), lines.join(''));
+}
+
+/**
+ * Where a mount shall be, as an absolute path: one that is no option of mount(8), whatever its first character, and is the same from
+ * any directory. It is not normalised, since `..` after a symbolic link is the kernel's to follow.
+ *
+ * @throws invalid_argument it is empty, or has a NUL
+ */
+export function absoluteTarget(target: string): string {
+  if (target === '' || target.includes('\0')) throw new ErrdefsError('invalid_argument', `directory ${JSON.stringify(target)}`);
+  if (isAbsolute(target)) return target;
+  try {
+    return `${process.cwd()}/${target}`;
+  } catch (err) {
+    throw fromErrno(err, 'working directory');
+  }
+}
+
+/** What a terminal obeys or hides, save line ends. */
+const UNSAFE = /((?:(?!\n)[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}])+)/u;
+
+const octal = (text: string): string => Array.from(Buffer.from(text), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
+
+/** A word for a POSIX shell, written so that a terminal shows all of it. */
+function quote(word: string): string {
+  if (/^[\w@%+=:,./-]+$/.test(word)) return word;
+  return word
+    .split(UNSAFE)
+    .map((part, i) => (part === '' ? '' : i % 2 === 0 ? `'${part.replaceAll("'", `'\\''`)}'` : `"$(printf '${octal(part)}')"`))
+    .join('');
+}
+
+/**
+ * libmount's newer way takes no option longer than 255 bytes; versions before 2.39 have only the older one, and do not know the
+ * variable.
+ */
+const OLD_WAY = 'LIBMOUNT_FORCE_MOUNT2=always';
+
+/**
+ * The mounts as simple commands of a POSIX shell, run in the plan's directory with its links and places and with `OLD_WAY` in the
+ * environment.
+ *
+ * @param target of the last mount, absolute: it may be called anything
+ */
+const mountCommands = ({mounts}: MountPlan, target: string): readonly string[] =>
+  mounts.map(({type, source, options, place}) => {
+    const words = ['-t', type, source, place ?? target, ...(options.length === 0 ? [] : ['-o', options.join(',')])];
+    return ['mount', ...words].map(quote).join(' ');
+  });
+
+/**
+ * A script for a POSIX shell that leaves one mount, at `target`, or nothing. What it needs meanwhile is in a temporary directory of
+ * its own.
+ *
+ * @param target absolute path
+ * @returns lines, of which a name may take several; a single command where that is enough, as ctr prints it
+ */
+export function mountScript(plan: MountPlan, target: string): readonly string[] {
+  const commands = mountCommands(plan, target);
+  const places = plan.mounts.flatMap(({place}) => place ?? []);
+  if (plan.links.length + places.length === 0)
+    // By env(1), so that sudo(8) and a bare command substitution run it as well.
+    return commands.flatMap((command) => (plan.mounts[0].type === 'bind' ? command : `env ${OLD_WAY} ${command}`).split('\n'));
+  const directories = [...(plan.links.length > 0 ? ['l'] : []), ...(places.length > 0 ? ['m', ...places] : [])];
+  const steps = [
+    `export ${OLD_WAY}`,
+    ['mkdir', ...directories].join(' '),
+    ...plan.links.map((path, i) => `ln -s ${quote(path)} l/${i}`),
+    ...commands,
+  ];
+  const tidy = [
+    ...(places.length > 0 ? ['umount -l m/* 2>/dev/null', 'rmdir m/* m'] : []),
+    ...(plan.links.length > 0 ? ['rm -f l/*', 'rmdir l'] : []),
+    'rmdir "$d"',
+  ];
+  return [
+    '(',
+    'd=$(mktemp -d) && cd "$d" || exit',
+    `trap '${tidy.join('; ')}' EXIT`,
+    "trap 'exit 1' HUP INT TERM",
+    ...steps.map((step, i) => (i < steps.length - 1 ? `${step} &&` : step)),
+    ')',
+  ].flatMap((text) => text.split('\n'));
 }

@@ -8,7 +8,7 @@ import {runOn} from '../fs/spawn.ts';
 import {claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
 import {RUN_FAILED} from './command.ts';
-import {layMounts, type Mount} from './mounts.ts';
+import {type Mount, planMounts} from './mounts.ts';
 import {RootFS} from './rootfs.ts';
 import {capture, deleteContainer, findRuntime, type Runtime, runtimeErrors} from './runc.ts';
 import type {Spec} from './spec.ts';
@@ -209,9 +209,9 @@ async function configure(
   interruptions: Interruptions,
 ): Promise<Terminal | undefined> {
   const mounts = typeof known === 'function' ? await known() : known;
-  const loops = layMounts(bundle, mounts, {volatile});
+  const plan = planMounts(mounts, {volatile});
   let terminal: Terminal | undefined;
-  await Promise.race([chain.mount(loops).then((found) => (terminal = found)), interruptions.stopped]);
+  await Promise.race([chain.mount(plan).then((found) => (terminal = found)), interruptions.stopped]);
   if (interruptions.stop !== undefined) return undefined;
   const rootfs = new RootFS(`/proc/${chain.pid}/cwd/rootfs`);
   try {

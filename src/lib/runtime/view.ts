@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from './bundle.ts';
 import {type Chain, startChain} from './chain.ts';
-import {layMounts, type Mount} from './mounts.ts';
+import {type Mount, planMounts} from './mounts.ts';
 
 export interface View {
   /** Where each mount is seen, in the order of the mounts. Paths lead through /proc; links inside must not be followed by the kernel. */
@@ -40,7 +40,7 @@ export async function openPlace(directory: string): Promise<ViewPlace> {
   return {
     mount: async (mounts) => {
       try {
-        await chain.mount(layMounts(directory, mounts));
+        await chain.mount(planMounts(mounts));
       } catch (err) {
         throw fromErrno(err, what);
       }

@@ -65,7 +65,7 @@ function makeTree(directory: string): string {
 
 /** Directories stacked by the kernel's overlayfs. Layout and mounts after containerd, plugins/snapshots/overlay. */
 const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
-  const lower = `lowerdir=${lowers.map((path) => path.replaceAll(':', '\\:')).join(':')}`;
+  const lower = `lowerdir=${lowers.map((path) => path.replaceAll(/[\\:]/g, '\\$&')).join(':')}`;
   const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower];
   return {type: 'overlay', source: 'overlay', options};
 };

@@ -380,7 +380,7 @@ describe('mounts', () => {
       mkdirSync(join(layer, 'n'), {recursive: true});
       writeFileSync(join(layer, 'n', String(n)), '');
     }
-    const lowerdir = `lowerdir=${[...layers.map((layer) => layer.replaceAll(':', '\\:')), rig.lower].join(':')}`;
+    const lowerdir = `lowerdir=${[...layers.map((layer) => layer.replaceAll(/[\\:]/g, '\\$&')), rig.lower].join(':')}`;
     const options = [...rig.mounts[0]!.options.slice(0, 2), lowerdir];
     assert.equal((await rig.run(sh('ls /n | wc -l'), {mounts: [{type: 'overlay', source: 'overlay', options}]})).stdout, '126\n');
     await rig.assertNothingLeft();
