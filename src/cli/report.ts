@@ -9,19 +9,20 @@ interface ReportOptions {
   readonly debug: boolean;
 }
 
-/** An error that nobody foresaw: it has no class, nor has what it came from, and no system call made it. */
-function isBug(err: unknown): boolean {
-  if (resolve(err) !== 'unknown') return false;
+/** What nobody foresaw, where an error comes from that: it has no class, nor has what it came from, and no system call made it. */
+function bugBehind(err: unknown): {readonly message: string} | undefined {
+  if (resolve(err) !== 'unknown') return undefined;
   let root = err;
   while (isErrdefs(root) && root.cause !== undefined) root = root.cause;
-  return !isErrdefs(root) && (root as {code?: unknown} | undefined)?.code === undefined;
+  if (isErrdefs(root) || (root as {code?: unknown} | undefined)?.code !== undefined) return undefined;
+  return {message: root instanceof Error ? root.message : String(root)};
 }
 
 export async function report(err: unknown, context: Context, {json, debug}: ReportOptions): Promise<void> {
   const error = toJSON(err);
-  const bug = isBug(err);
-  const message = bug ? `${error.message}: this is a bug` : error.message;
-  const hint = bug && !debug ? 'run it again with --debug and report the stack' : error.hint;
+  const bug = bugBehind(err);
+  const message = bug === undefined ? error.message : `${bug.message}: this is a bug`;
+  const hint = bug !== undefined && !debug ? 'run it again with --debug and report the stack' : error.hint;
   const stack = debug ? (await import('node:util')).inspect(err) : undefined;
   if (json) {
     const object = {...error, message, ...(hint === undefined ? {} : {hint}), ...(stack === undefined ? {} : {stack})};

@@ -8,6 +8,7 @@ import {containersClient} from './containers.ts';
 import {contentClient} from './content.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './directories.ts';
+import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './guard.ts';
 import {imagesClient} from './images.ts';
 import {leasesClient} from './leases.ts';
 import {namespacesClient} from './namespaces.ts';
@@ -26,6 +27,7 @@ const DEFAULT_LOCK_TIMEOUT_MS = 10_000;
  * @throws invalid_argument an empty path is given
  */
 export function openClient(options: OpenOptions = {}): Client {
+  checkArguments('openClient', [OPEN_OPTIONS], [options]);
   const directories = findDirectories(options);
   const {root, state} = directories;
   const lockTimeoutMs = options.lockTimeoutMs ?? DEFAULT_LOCK_TIMEOUT_MS;
@@ -57,7 +59,8 @@ export function openClient(options: OpenOptions = {}): Client {
     erofsBacking: () => support().backing ?? 'files',
   };
 
-  return {
+  const closing: Closing = {closed: false};
+  const client: Client = {
     root,
     state,
     namespaces: namespacesClient(context),
@@ -82,8 +85,12 @@ export function openClient(options: OpenOptions = {}): Client {
       const {collectGarbage} = await import('./gc.ts');
       return collectGarbage(context);
     },
-    close: () => workers.close(),
+    close: () => {
+      closing.closed = true;
+      return workers.close();
+    },
   };
+  return guard(client, CLIENT, closing);
 }
 
 function namespaceClient(context: Context, name: string): NamespaceClient {

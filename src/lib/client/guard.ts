@@ -1,0 +1,351 @@
+/**
+ * What every method of the library does before and after its work: it checks what it is given, refuses after `close()`, and fails
+ * with an `ErrdefsError` only. Every method has an entry in `CLIENT`, every option one in its group: the types insist on it.
+ */
+import {CLASSES, type Code, ErrdefsError, fromErrno, isErrdefs, resolve} from '../errdefs.ts';
+import type {
+  CheckOptions,
+  Client,
+  ListOptions,
+  NamespaceClient,
+  OpenOptions,
+  PruneOptions,
+  PullOptions,
+  RegistryOptions,
+  RunOptions,
+} from './types.ts';
+
+/** A kind of argument. */
+export interface Kind {
+  /** Such as `a string`. */
+  readonly wants: string;
+  readonly accepts: (value: unknown) => boolean;
+  /** What is wrong inside of a value that is not of this kind, where that can be said: `.signal must be …`. */
+  readonly explain?: (value: unknown) => string | undefined;
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
+
+export const text: Kind = {wants: 'a string', accepts: (value) => typeof value === 'string'};
+export const flag: Kind = {wants: 'true or false', accepts: (value) => typeof value === 'boolean'};
+/** Milliseconds or bytes. */
+export const amount: Kind = {wants: 'a number, 0 or above', accepts: (value) => isNumber(value) && value >= 0};
+export const positive: Kind = {wants: 'a number above 0', accepts: (value) => isNumber(value) && value > 0};
+export const count: Kind = {wants: 'a whole number above 0', accepts: (value) => Number.isSafeInteger(value) && (value as number) > 0};
+export const callback: Kind = {wants: 'a function', accepts: (value) => typeof value === 'function'};
+export const abortSignal: Kind = {
+  wants: 'an AbortSignal',
+  accepts: (value) => isObject(value) && typeof value.aborted === 'boolean' && typeof value.addEventListener === 'function',
+};
+export const labels: Kind = {
+  wants: 'an object of strings',
+  accepts: (value) => isObject(value) && !Array.isArray(value) && Object.values(value).every((inner) => typeof inner === 'string'),
+};
+export const bytes: Kind = {wants: 'an async iterable of bytes', accepts: (value) => isObject(value) && Symbol.asyncIterator in value};
+
+export const optional = (kind: Kind): Kind => ({
+  wants: kind.wants,
+  accepts: (value) => value === undefined || kind.accepts(value),
+  ...(kind.explain === undefined ? {} : {explain: kind.explain}),
+});
+export const list = (kind: Kind): Kind => ({
+  wants: `an array, each of it ${kind.wants}`,
+  accepts: (value) => Array.isArray(value) && value.every((inner) => kind.accepts(inner)),
+});
+export const oneOf = (...values: readonly unknown[]): Kind => ({
+  wants: `one of ${values.map((value) => JSON.stringify(value)).join(', ')}`,
+  accepts: (value) => values.includes(value),
+});
+
+type Members<T> = {readonly [K in keyof Required<T>]: Kind};
+
+/** An object with these members. Others are not looked at. */
+export function members<T>(kinds: Members<T>): Kind {
+  const entries = Object.entries(kinds) as [string, Kind][];
+  return {
+    wants: 'an object',
+    accepts: (value) => isObject(value) && !Array.isArray(value) && entries.every(([name, kind]) => kind.accepts(value[name])),
+    explain: (value) => {
+      if (!isObject(value) || Array.isArray(value)) return undefined;
+      const wrong = entries.find(([name, kind]) => !kind.accepts(value[name]));
+      return wrong && `.${wrong[0]}${wrong[1].explain?.(value[wrong[0]]) ?? ` must be ${wrong[1].wants}, not ${nounFor(value[wrong[0]])}`}`;
+    },
+  };
+}
+
+/** Options of a method: all of it may be left out. */
+const options = <T>(kinds: Members<T>): Kind => optional(members<T>(kinds));
+
+function nounFor(value: unknown): string {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'number') return String(value);
+  return value === undefined ? 'undefined' : `${typeof value === 'object' ? 'an' : 'a'} ${typeof value}`;
+}
+
+const registry: Members<RegistryOptions> = {
+  plainHTTP: optional(flag),
+  skipVerify: optional(flag),
+  credentials: options<{username: string; password: string}>({username: text, password: text}),
+  refreshToken: optional(text),
+  connectTimeoutMs: optional(amount),
+  hostsDir: optional(text),
+  onDebug: optional(callback),
+};
+const listing = options<ListOptions>({filters: optional(list(text))});
+const labelled = options<{labels?: unknown}>({labels: optional(labels)});
+const stream: Kind = {
+  wants: 'a file descriptor or "ignore"',
+  accepts: (value) => value === 'ignore' || (Number.isSafeInteger(value) && (value as number) >= 0),
+};
+const streams: Kind = {
+  wants: '"inherit" or three streams',
+  accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
+};
+
+export const OPEN_OPTIONS = options<OpenOptions>({root: optional(text), state: optional(text), lockTimeoutMs: optional(amount)});
+
+/** Kinds of a method's arguments, or of a method's that returns further methods, or methods below a name. */
+export type Guards<T> = {
+  readonly [K in keyof T as T[K] extends string | (() => Promise<void>) ? never : K]: T[K] extends (...args: never[]) => infer R
+    ? R extends Promise<unknown>
+      ? readonly Kind[]
+      : {readonly takes: readonly Kind[]; readonly gives: Guards<R>}
+    : Guards<T[K]>;
+};
+
+const NAMESPACE: Guards<NamespaceClient> = {
+  pull: [
+    text,
+    options<PullOptions>({
+      ...registry,
+      platforms: optional(list(text)),
+      allPlatforms: optional(flag),
+      unpack: optional(flag),
+      snapshotter: optional(text),
+      ifChanged: optional(flag),
+      labels: optional(labels),
+      maxConcurrentDownloads: optional(count),
+      onEvent: optional(callback),
+      signal: optional(abortSignal),
+    }),
+  ],
+  run: [
+    text,
+    text,
+    options<RunOptions>({
+      args: optional(list(text)),
+      entrypoint: optional(text),
+      rm: optional(flag),
+      tty: optional(flag),
+      env: optional(list(text)),
+      envFiles: optional(list(text)),
+      cwd: optional(text),
+      user: optional(text),
+      mounts: optional(
+        list(
+          members<{type: string; source: string; destination: string; options: string[]}>({
+            type: text,
+            source: text,
+            destination: text,
+            options: list(text),
+          }),
+        ),
+      ),
+      netHost: optional(flag),
+      readOnly: optional(flag),
+      privileged: optional(flag),
+      capAdd: optional(list(text)),
+      capDrop: optional(list(text)),
+      hostname: optional(text),
+      labels: optional(labels),
+      annotations: optional(labels),
+      memoryLimit: optional(positive),
+      cpus: optional(positive),
+      pidFile: optional(text),
+      platform: optional(text),
+      snapshotter: optional(text),
+      stdio: optional(streams),
+      signal: optional(abortSignal),
+    }),
+  ],
+  images: {
+    list: [listing],
+    records: [listing],
+    get: [text],
+    delete: [text],
+    tag: [text, text, options<{force?: boolean}>({force: optional(flag)})],
+    label: [text, labels, options<{replaceAll?: boolean}>({replaceAll: optional(flag)})],
+    inspect: [text, options<{content?: boolean}>({content: optional(flag)})],
+    check: [options<ListOptions & {snapshotter?: string}>({filters: optional(list(text)), snapshotter: optional(text)})],
+    usage: [text, options<{snapshotter?: string}>({snapshotter: optional(text)})],
+  },
+  content: {
+    list: [listing],
+    get: [text],
+    open: [text],
+    ingest: [
+      text,
+      bytes,
+      options<{expectedSize?: number; expectedDigest?: string; labels?: unknown}>({
+        expectedSize: optional(amount),
+        expectedDigest: optional(text),
+        labels: optional(labels),
+      }),
+    ],
+    active: [],
+    delete: [text],
+    label: [text, labels],
+  },
+  snapshots: {
+    takes: [optional(text)],
+    gives: {
+      list: [listing],
+      get: [text],
+      usage: [text],
+      prepare: [text, optional(text), labelled],
+      view: [text, optional(text), labelled],
+      commit: [text, text, labelled],
+      delete: [text],
+      mounts: [text],
+      mountScript: [text, text],
+      label: [text, labels],
+    },
+  },
+  leases: {
+    create: [
+      options<{id?: string; expiresMs?: number; labels?: unknown}>({
+        id: optional(text),
+        expiresMs: optional(amount),
+        labels: optional(labels),
+      }),
+    ],
+    list: [listing],
+    delete: [text],
+  },
+  containers: {
+    list: [listing],
+    get: [text],
+    delete: [text, options<{keepSnapshot?: boolean}>({keepSnapshot: optional(flag)})],
+  },
+};
+
+export const CLIENT: Guards<Client> = {
+  namespaces: {
+    create: [text, optional(labels)],
+    list: [listing],
+    get: [text],
+    label: [text, labels],
+    delete: [text, options<{recursive?: boolean}>({recursive: optional(flag)})],
+  },
+  namespace: {takes: [text], gives: NAMESPACE},
+  doctor: [],
+  check: [
+    options<CheckOptions>({
+      ...registry,
+      deep: optional(flag),
+      repair: optional(flag),
+      onEvent: optional(callback),
+      signal: optional(abortSignal),
+    }),
+  ],
+  df: [],
+  prune: [
+    options<PruneOptions>({
+      namespace: optional(text),
+      kinds: optional(list(oneOf('images', 'snapshots', 'content', 'ingests', 'leases'))),
+      olderThanMs: optional(amount),
+      keepBytes: optional(amount),
+      dryRun: optional(flag),
+    }),
+  ],
+  gc: [],
+};
+
+/** @throws invalid_argument naming the method and the argument */
+export function checkArguments(method: string, kinds: readonly Kind[], args: readonly unknown[]): void {
+  for (const [i, kind] of kinds.entries()) {
+    const value = args[i];
+    if (kind.accepts(value)) continue;
+    const inner = kind.explain?.(value) ?? ` must be ${kind.wants}, not ${nounFor(value)}`;
+    throw new ErrdefsError('invalid_argument', `${method}: argument ${i + 1}${inner}`);
+  }
+}
+
+/** Whether the client is closed; one for all that came from it. */
+export interface Closing {
+  closed: boolean;
+}
+
+type Method = (...args: unknown[]) => unknown;
+
+/** The same object, each of its methods guarded. What is no method of the table stays as it is. */
+export function guard<T extends object>(target: T, guards: Guards<T>, closing: Closing, path = ''): T {
+  const guarded = {...target} as Record<string, unknown>;
+  for (const [name, entry] of Object.entries(guards) as [string, readonly Kind[] | {takes?: readonly Kind[]; gives?: object}][]) {
+    const value = (target as Record<string, unknown>)[name];
+    const method = path + name;
+    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closing);
+    else if ('takes' in entry)
+      guarded[name] = (...args: unknown[]) => {
+        checkArguments(method, entry.takes!, args);
+        return guard((value as Method)(...args) as object, entry.gives as never, closing, path === '' ? '' : `${method}.`);
+      };
+    else guarded[name] = guard(value as object, entry as never, closing, `${method}.`);
+  }
+  return guarded as T;
+}
+
+function guardMethod(method: Method, name: string, kinds: readonly Kind[], closing: Closing): Method {
+  return async (...args) => {
+    checkArguments(name, kinds, args);
+    if (closing.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
+    const signal = signalOf(args);
+    if (signal?.aborted) throw abortError(signal.reason, name);
+    try {
+      const result = await method(...args);
+      return isBytes(result) ? guardBytes(result, name) : result;
+    } catch (err) {
+      throw signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name);
+    }
+  };
+}
+
+function signalOf(args: readonly unknown[]): AbortSignal | undefined {
+  const found = args.find((arg): arg is {signal?: AbortSignal} => isObject(arg) && 'signal' in arg);
+  return found?.signal;
+}
+
+const isBytes = (value: unknown): value is AsyncIterable<unknown> => isObject(value) && Symbol.asyncIterator in value;
+
+async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncGenerator<unknown> {
+  try {
+    yield* source;
+  } catch (err) {
+    throw classified(err, name);
+  }
+}
+
+/**
+ * Why a call that was aborted ended, in the class of the signal's reason: `deadline_exceeded` for a time-out, an error's own class
+ * where it has one, else `canceled`.
+ *
+ * @param err what the call itself failed with: it stays as it is when it is of that class already
+ */
+function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError {
+  const found = resolve(reason);
+  const code: Code = found === 'unknown' ? 'canceled' : found;
+  if (isErrdefs(err) && err.code === code) return err;
+  return new ErrdefsError(code, isErrdefs(reason) ? reason.message : `${name}: ${CLASSES[code].text}`, {
+    cause: err ?? reason,
+    ...(isErrdefs(err) && err.details !== undefined ? {details: err.details} : {}),
+  });
+}
+
+/** An error without a class gets that of its errno, else `unknown`, which is a bug; its stack is in the cause. */
+function classified(err: unknown, name: string): ErrdefsError {
+  const known = fromErrno(err, name);
+  if (isErrdefs(known)) return known;
+  return new ErrdefsError(resolve(err), err instanceof Error ? err.message : String(err), {cause: err});
+}
