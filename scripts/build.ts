@@ -3,7 +3,7 @@
  *
  *     node    dist/node: JavaScript for Node: the program, the library's doors, the worker thread
  *     types   dist/types: the library's declarations
- *     exe     dist/berth-linux-<cpu>: the program as one executable, compiled by Bun from dist/node
+ *     exe     dist/berth-linux-<cpu>: the program as one executable, compiled by Bun from dist/node, which is built first
  *     npm     dist/npm/<package>: what is published: the package, and one for the executable that it names as optional
  */
 import {execFileSync} from 'node:child_process';
@@ -21,12 +21,13 @@ import {
   writeFileSync,
 } from 'node:fs';
 import {dirname, join, relative} from 'node:path';
-import {build, type Metafile} from 'esbuild';
+import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
 import {lazyOclif, sparingBuiltins} from './lazy.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown> & {
+  name: string;
   version: string;
   files: string[];
 };
@@ -34,6 +35,8 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
 /** CPUs as Node calls them, and the Bun that compiles for each. */
 const BUNS: Readonly<Record<string, string>> = {x64: '@oven/bun-linux-x64', arm64: '@oven/bun-linux-aarch64'};
 const executable = `berth-linux-${process.arch}`;
+/** The package of the executable for a CPU. */
+const executablePackage = (cpu: string): string => `${manifest.name}-linux-${cpu}`;
 
 /** Commit that is being built, when it is built from a checkout. */
 function revision(): string | undefined {
@@ -51,36 +54,71 @@ const REQUIRE = `const require = (id) => {
   return found;
 };`.replace(/\s+/g, ' ');
 
+const WORKER = 'berth-worker';
+
+const COMMON = {
+  absWorkingDir: root,
+  bundle: true,
+  platform: 'node',
+  target: 'node22',
+  // Names stay, so that stacks can be read.
+  minifySyntax: true,
+  minifyWhitespace: true,
+  legalComments: 'none',
+  logLevel: 'warning',
+} as const satisfies BuildOptions;
+
+/**
+ * proper-lockfile without what changes the program that it is part of. It is given its file system, so that the one which it loads for
+ * others (graceful-fs, which patches node:fs, and costs every change 2 ms) is not needed; and it only wants to know of an
+ * exit, for which signal-exit replaces process.emit and process.reallyExit.
+ */
+const unpatched: Plugin = {
+  name: 'unpatched',
+  setup({onResolve, onLoad}) {
+    onResolve({filter: /^graceful-fs$/}, () => ({path: 'node:fs', external: true}));
+    onResolve({filter: /^signal-exit$/}, ({path}) => ({path, namespace: 'unpatched'}));
+    onLoad({filter: /.*/, namespace: 'unpatched'}, () => ({contents: `module.exports = (fn) => process.on('exit', () => fn());`}));
+  },
+};
+
+/** The worker as one script, for programs that bundle the library: files beside it are not found there. */
+const workerCode: Plugin = {
+  name: 'worker-code',
+  setup({onResolve, onLoad}) {
+    onResolve({filter: /^berth:worker-code$/}, ({path}) => ({path, namespace: 'worker-code'}));
+    onLoad({filter: /.*/, namespace: 'worker-code'}, async () => {
+      const plugins = [sparingBuiltins, unpatched];
+      const {outputFiles} = await build({...COMMON, entryPoints: ['src/lib/client/worker.ts'], format: 'cjs', write: false, plugins});
+      return {contents: outputFiles[0]!.text, loader: 'text'};
+    });
+  },
+};
+
 async function buildNode(): Promise<void> {
   const outdir = join(dist, 'node');
   const built = `${outdir}.new`;
   rmSync(built, {recursive: true, force: true});
   const {metafile} = await build({
-    absWorkingDir: root,
+    ...COMMON,
     entryPoints: {
       main: 'src/main.ts',
       index: 'src/index.ts',
       errdefs: 'src/lib/errdefs.ts',
       oci: 'src/oci.ts',
-      worker: 'src/lib/client/worker.ts',
+      // The name is ours alone: in a program that bundles the library another file may lie where this one is looked for.
+      [WORKER]: 'src/lib/client/worker.ts',
     },
     outdir: built,
-    bundle: true,
     splitting: true,
-    platform: 'node',
     format: 'esm',
-    target: 'node22',
-    // Names stay, so that stacks can be read.
-    minifySyntax: true,
-    minifyWhitespace: true,
-    legalComments: 'none',
     metafile: true,
     banner: {js: REQUIRE},
-    define: {BERTH_WORKER: '"./worker.js"', BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()})},
-    // proper-lockfile is given its file system; that it loads another one, patched, costs every change 2 ms.
-    alias: {'graceful-fs': 'node:fs'},
-    plugins: [lazyOclif, sparingBuiltins],
-    logLevel: 'warning',
+    define: {
+      BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
+      BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
+    },
+    plugins: [lazyOclif, sparingBuiltins, unpatched, workerCode],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
   rmSync(outdir, {recursive: true, force: true});
@@ -118,7 +156,7 @@ function buildExecutable(): void {
       // In one piece all of it would be read at start, and every module of Bun that any of it imports.
       // A directory's files must not decide what the command does in it.
       ...['--no-compile-autoload-dotenv', '--no-compile-autoload-bunfig'],
-      ...[join(dist, 'node/main.js'), join(dist, 'node/worker.js')],
+      ...[join(dist, 'node/main.js'), join(dist, `node/${WORKER}.js`)],
       ...['--outfile', outfile],
     ],
     {stdio: ['ignore', 'ignore', 'inherit']},
@@ -133,17 +171,17 @@ function stage(): void {
   // Everything is bundled, so the published package needs no other.
   const {scripts: _scripts, dependencies: _bundled, devDependencies: _tools, workspaces: _workspaces, ...published} = manifest;
   const packages = {
-    berth: {
+    [manifest.name]: {
       files: [...manifest.files, 'README.md', 'LICENSE'].filter((path) => existsSync(join(root, path))),
       manifest: {
         ...published,
-        optionalDependencies: Object.fromEntries(Object.keys(BUNS).map((cpu) => [`berth-linux-${cpu}`, manifest.version])),
+        optionalDependencies: Object.fromEntries(Object.keys(BUNS).map((cpu) => [executablePackage(cpu), manifest.version])),
       },
     },
-    [executable]: {
+    [executablePackage(process.arch)]: {
       files: [],
       manifest: {
-        name: executable,
+        name: executablePackage(process.arch),
         version: manifest.version,
         description: `berth as one executable for linux on ${process.arch}`,
         license: manifest.license,
@@ -159,19 +197,32 @@ function stage(): void {
     mkdirSync(join(staged, name), {recursive: true});
     writeFileSync(join(staged, name, 'package.json'), `${JSON.stringify(content, null, 2)}\n`);
   }
-  const binary = join(staged, executable, 'bin/berth');
+  const binary = join(staged, executablePackage(process.arch), 'bin/berth');
   mkdirSync(dirname(binary), {recursive: true});
   linkSync(join(dist, executable), binary);
-  copyFileSync(join(dist, 'node/THIRD-PARTY'), join(staged, executable, 'THIRD-PARTY'));
+  copyFileSync(join(dist, 'node/THIRD-PARTY'), join(staged, executablePackage(process.arch), 'THIRD-PARTY'));
 }
 
-const PARTS: Readonly<Record<string, () => void | Promise<void>>> = {node: buildNode, types: buildTypes, exe: buildExecutable, npm: stage};
+interface Part {
+  /** Parts that it is made from: they are built first, so that nothing stale goes into it. */
+  readonly from: readonly string[];
+  make(): void | Promise<void>;
+}
+
+const PARTS: Readonly<Record<string, Part>> = {
+  node: {from: [], make: buildNode},
+  types: {from: [], make: buildTypes},
+  exe: {from: ['node'], make: buildExecutable},
+  npm: {from: ['node', 'types', 'exe'], make: stage},
+};
 
 const asked = process.argv.slice(2);
 const unknown = asked.filter((part) => !Object.hasOwn(PARTS, part));
 if (unknown.length > 0) throw new Error(`unknown part ${unknown.join(', ')}; there are ${Object.keys(PARTS).join(', ')}`);
-for (const part of asked.length === 0 ? Object.keys(PARTS) : asked) {
+const wanted = asked.length === 0 ? Object.keys(PARTS) : asked;
+const needed = new Set(wanted.flatMap((part) => [...PARTS[part]!.from, part]));
+for (const part of Object.keys(PARTS).filter((name) => needed.has(name))) {
   const start = performance.now();
-  await PARTS[part]!();
+  await PARTS[part]!.make();
   process.stdout.write(`built ${part} in ${Math.round(performance.now() - start)} ms: ${relative(root, dist)}/\n`);
 }

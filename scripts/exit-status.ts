@@ -48,9 +48,10 @@ for (let status = 300; status < 600; status++) {
   else statuses.push([status, status, code]);
 }
 
+/** As `ctr images inspect redis:7 --json` has it; a test compares the two. */
 const example = new ErrdefsError('not_found', 'image "docker.io/library/redis:7" in namespace "default"', {
-  hint: 'it is in namespace "foo": add -n foo',
-  details: {namespace: 'default', otherNamespaces: ['foo']},
+  hint: 'it exists in namespace "foo": use -n foo',
+  details: {image: 'docker.io/library/redis:7', namespace: 'default', elsewhere: ['foo']},
 });
 
 process.stdout.write(`<!-- Written by scripts/exit-status.ts; change it there. -->
@@ -75,7 +76,7 @@ whoever read its output went away.
 ${table(
   ['exit', 'meaning'],
   [
-    [125, 'a failure of ours, before or beside the container; the class is still in the JSON form'],
+    [125, 'an error in berth itself, before or beside the container; the class is still in the JSON form'],
     [126, 'the command was found, but cannot be executed'],
     [127, 'the command was not found'],
   ],
@@ -83,7 +84,8 @@ ${table(
 
 ## JSON
 
-With \`--json\` an error is one line on standard error. \`code\` is the exit status of its class, \`kind\` the class; \`hint\` and
+With \`--json\` an error is one line on standard error, and so is every other line there: progress, and with \`--debug\` what registries
+answer. \`run\` ends with \`{"result":{"id":…,"exitStatus":…}}\` on standard error, because standard output is the container's. \`code\` is the exit status of its class, \`kind\` the class; \`hint\` and
 \`details\` are there where there is something to say. With \`--debug\` there is also \`stack\`, a text for people.
 
 \`\`\`json
@@ -100,4 +102,7 @@ ${table(
   ['HTTP status', 'class'],
   statuses.map(([from, to, code]) => [from === to ? from : `${from}–${to}`, `\`${code}\``]),
 )}
+
+Below 500 an error code in the registry's answer (\`MANIFEST_UNKNOWN\`, \`DENIED\`, …) decides before the status does. A 304 is
+\`failed_precondition\` where nothing was asked about a change, and a token server's 4xx is \`unauthenticated\`, but for 403 and 408.
 `);

@@ -22,9 +22,7 @@ esac
 # mode, program, package on Debian, what for
 needs='
 quickstart runc            runc             to run containers
-quickstart conmon          conmon           to run containers in the background
 quickstart mkfs.erofs      erofs-utils      to index layers instead of extracting them
-quickstart igzip           isal             to inflate layers faster
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
 test       setpriv         util-linux       to end a registry with its test
@@ -35,6 +33,7 @@ test       debootstrap     debootstrap      to make the redis image
 test       strace          strace           to see system calls, and to interrupt them
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
+test       igzip           isal             to compare the time that inflating takes
 bench      podman          podman           to compare with
 bench      curl            curl             to fetch as fast as a registry can serve
 bench      unpigz          pigz             what containerd and podman inflate with where it is

@@ -55,6 +55,8 @@ const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   'tar-stream': ['archive'],
   undici: ['remotes'],
   'node:child_process': ['fs', 'runtime'],
+  // Made by scripts/build.ts.
+  'berth:worker-code': ['client'],
 };
 
 /** What is read, but is no code of ours: the package's own description. */

@@ -106,11 +106,14 @@ describe('docs/STORE.md', () => {
 describe('docs/LIMITS.md', () => {
   const limits = readFileSync(new URL('../docs/LIMITS.md', import.meta.url), 'utf8');
   const UNITS: Readonly<Record<string, number>> = {MiB: 2 ** 20, TiB: 2 ** 40};
-  const rows = [...limits.matchAll(/^\| ([^|]+) \| (\d+)(?: (MiB|TiB))? \| ([a-z_, ]+) \|$/gm)].map(([, what, n, unit, classes]) => ({
-    what: what!,
-    most: Number(n) * (unit === undefined ? 1 : UNITS[unit]!),
-    classes: classes!.split(', '),
-  }));
+  const rows = [...limits.matchAll(/^\| ([^|]+) \| (\d+)(?: (MiB|TiB))? \| ([a-z_, ]+) \| ([\w/–]+) \|$/gm)].map(
+    ([, what, n, unit, classes, test]) => ({
+      test: test!,
+      what: what!,
+      most: Number(n) * (unit === undefined ? 1 : UNITS[unit]!),
+      classes: classes!.split(', '),
+    }),
+  );
 
   it('has the numbers that the code has', () => {
     assert.deepEqual(
@@ -135,6 +138,12 @@ describe('docs/LIMITS.md', () => {
         128 << 20,
       ],
     );
+  });
+
+  it('names tests that there are', () => {
+    const names = new Set(rows.map(({test}) => test));
+    assert.deepEqual([...names].sort(), ['advisories/limits', 'lib/archive/inflate', 'lib/oci/manifest', '–']);
+    for (const name of names) if (name !== '–') readFileSync(new URL(`${name}.test.ts`, import.meta.url));
   });
 
   it('has no class that there is not', () => {

@@ -211,7 +211,10 @@ export function fromErrno(err: unknown, what: string): unknown {
   return new ErrdefsError(mapped, reason, {cause: err, details, ...(hint === undefined ? {} : {hint})});
 }
 
-/** Class of an HTTP status; total over 100–599. 2xx and 1xx are no errors and answer `unknown`. */
+/**
+ * Class of an HTTP status that ends a request; total over 100–599. 2xx and 1xx are no errors and answer `unknown`; a redirect that is not
+ * followed is an answer that cannot be used.
+ */
 export function fromHTTPStatus(status: number): Code {
   switch (status) {
     case 304:
@@ -243,13 +246,12 @@ export function fromHTTPStatus(status: number): Code {
       return 'out_of_range';
     case 499:
       return 'canceled';
-    case 500:
-      return 'unknown';
     case 502:
     case 503:
       return 'unavailable';
     default:
-      return status >= 500 ? 'unavailable' : status >= 400 ? 'invalid_argument' : 'unknown';
+      if (status >= 500) return 'unavailable';
+      return status >= 400 ? 'invalid_argument' : status >= 300 ? 'failed_precondition' : 'unknown';
   }
 }
 

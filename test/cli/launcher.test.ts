@@ -7,6 +7,7 @@ import {executable, root, run} from './harness.ts';
 
 const NAMES = ['ctr', 'dist', 'berth'] as const;
 const exeName = `berth-linux-${process.arch}`;
+const exePackage = `berth-oci-linux-${process.arch}`;
 
 /** A program that tells how it was started. */
 function teller(file: string, what: string): void {
@@ -46,8 +47,8 @@ describe('launcher', () => {
 
   const places: readonly [string, (dir: string) => string][] = [
     ['built beside it', (dir) => join(dir, 'dist', exeName)],
-    ['in the package that npm put into its own modules', (dir) => join(dir, 'node_modules', exeName, 'bin/berth')],
-    ['in the package that npm put beside it', (dir) => join(dir, '..', exeName, 'bin/berth')],
+    ['in the package that npm put into its own modules', (dir) => join(dir, 'node_modules', exePackage, 'bin/berth')],
+    ['in the package that npm put beside it', (dir) => join(dir, '..', exePackage, 'bin/berth')],
   ];
   for (const [where, place] of places)
     it(`finds the executable ${where}`, async (t) => {
@@ -117,7 +118,7 @@ describe('launcher', () => {
     mkdirSync(join(dir, 'dist/node'), {recursive: true});
     writeFileSync(join(dir, 'dist/node/main.js'), '');
     const noNode = await run(join(dir, 'bin/dist'), [], {env: {PATH: lonelyPath(t)}});
-    assert.deepEqual([noNode.status, noNode.stderr], [14, 'dist: Node 22.19 or newer is needed, or the package berth-linux-<cpu>\n']);
+    assert.deepEqual([noNode.status, noNode.stderr], [14, 'dist: Node 22.19 or newer is needed, or the package berth-oci-linux-<cpu>\n']);
   });
 });
 

@@ -42,7 +42,7 @@ class Threadless extends EventEmitter {
   }
 }
 
-export const spawnWorker = (): Threadless => new Threadless();
+export const spawnWorker = async (): Promise<Threadless> => new Threadless();
 
 registerHooks({
   resolve: (specifier, context, next) =>

@@ -24,6 +24,10 @@ import {
   toJSON,
   wrap,
 } from '../../src/lib/errdefs.ts';
+import {Store} from '../../src/lib/store/store.ts';
+import {ctrHere} from '../cli/inprocess.ts';
+import {temporaryDirectory} from '../helpers.ts';
+import {digestOf, imageRecord} from '../records.ts';
 
 const failure = (code: Code): ErrdefsError => new ErrdefsError(code, 'thing "x"', {hint: 'try y', details: {n: 1}});
 
@@ -72,8 +76,10 @@ describe('every class', () => {
     const shared: Partial<Record<Code, Code>> = {
       already_exists: 'conflict',
       aborted: 'conflict',
-      internal: 'unknown',
-      data_loss: 'unknown',
+      // A server that is broken.
+      unknown: 'unavailable',
+      internal: 'unavailable',
+      data_loss: 'unavailable',
     };
     for (const code of CODES) assert.equal(fromHTTPStatus(toHTTPStatus(code)), shared[code] ?? code, code);
   });
@@ -102,7 +108,6 @@ describe('HTTP statuses', () => {
     416: 'out_of_range',
     429: 'resource_exhausted',
     499: 'canceled',
-    500: 'unknown',
     501: 'not_implemented',
     502: 'unavailable',
     503: 'unavailable',
@@ -111,7 +116,7 @@ describe('HTTP statuses', () => {
   };
   it('have a class, each of them', () => {
     for (let status = 100; status < 600; status++) {
-      const rest = status < 400 ? 'unknown' : status < 500 ? 'invalid_argument' : 'unavailable';
+      const rest = status < 300 ? 'unknown' : status < 400 ? 'failed_precondition' : status < 500 ? 'invalid_argument' : 'unavailable';
       assert.equal(fromHTTPStatus(status), ROWS[status] ?? rest, String(status));
     }
   });
@@ -252,6 +257,16 @@ describe('wrap', () => {
 describe('docs/EXIT-STATUS.md', () => {
   const root = join(import.meta.dirname, '../..');
   const page = readFileSync(join(root, 'docs/EXIT-STATUS.md'), 'utf8');
+
+  it('has the JSON that a command prints', async (t) => {
+    const place = {root: temporaryDirectory(t), state: temporaryDirectory(t)};
+    const store = new Store({root: place.root, lockTimeoutMs: 1000});
+    await store.update('an image elsewhere', (tx) => {
+      tx.namespace('foo').images.put(imageRecord('docker.io/library/redis:7', digestOf('x')));
+    });
+    const {stderr} = await ctrHere(place, ['images', 'inspect', 'redis:7', '--json']);
+    assert.ok(page.includes(`\n${stderr}`), stderr);
+  });
 
   it('is what scripts/exit-status.ts prints', () => {
     assert.equal(page, execFileSync(process.execPath, [join(root, 'scripts/exit-status.ts')], {encoding: 'utf8'}));

@@ -85,7 +85,7 @@ export class WorkerPool {
     const {spawnWorker} = await import('./spawn-worker.ts').catch((err: unknown) => {
       throw noThread(err);
     });
-    const [inflating, laying] = [spawnWorker(), spawnWorker()] as const;
+    const [inflating, laying] = await Promise.all([spawnWorker(), spawnWorker()]);
     const pair: Pair = {inflating, laying, running: new Set(), failure: undefined};
     const end = (reason: unknown): void => {
       pair.failure ??= {reason};

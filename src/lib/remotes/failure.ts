@@ -213,8 +213,7 @@ function answerClass({from, status, credentials, insufficientScope}: Answer, reg
   if (status < 400) return 'failed_precondition';
   if (status === 401) return credentials === 'sent' && insufficientScope ? 'permission_denied' : 'unauthenticated';
   if (status === 429) return 'resource_exhausted';
-  if (status === 500) return 'unavailable';
-  if (status > 500) return fromHTTPStatus(status);
+  if (status >= 500) return fromHTTPStatus(status);
   if (from === 'token server') return status === 403 || status === 408 ? fromHTTPStatus(status) : 'unauthenticated';
   return (registryCode === undefined ? undefined : REGISTRY_CODES[registryCode]) ?? fromHTTPStatus(status);
 }
