@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import {execFileSync, spawn, spawnSync} from 'node:child_process';
 import {createHash, randomBytes} from 'node:crypto';
-import {chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {createServer} from 'node:net';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
@@ -176,6 +176,24 @@ const CASES: readonly Case[] = [
     prepare: ({ctr}) => ctr.ok(['namespaces', 'create', 'mine']),
     fails: ({ctr}, flags) => {
       return run('setpriv', [...NOBODY, join(root, 'bin/ctr'), ...flags, 'namespaces', 'create', 'theirs'], {env: ctr.env});
+    },
+  },
+  {
+    code: 'permission_denied',
+    name: 'a pull that would be unpacked, by another user than root: nothing is asked for',
+    requires: (t) => requiresRoot(t) && requiresProgram(t, 'setpriv') && requiresPassage(t),
+    fails: async ({ctr, ref, registry, t}, flags) => {
+      const home = temporaryDirectory(t);
+      chownSync(home, 65534, 65534);
+      const env = {...ctr.env, BERTH_ROOT: join(home, 'root'), BERTH_STATE: join(home, 'state')};
+      const asNobody = (...more: string[]): Promise<Result> =>
+        run('setpriv', [...NOBODY, join(root, 'bin/ctr'), ...flags, 'pull', '--progress', 'none', ...more, ref], {env, cwd: '/'});
+      const result = await asNobody();
+      assert.match(result.stderr, /--no-unpack/);
+      assert.deepEqual([registry.requests.length, existsSync(join(home, 'root'))], [0, false]);
+      assert.equal((await asNobody('--no-unpack')).status, 0, 'the way out is one');
+      registry.clear();
+      return result;
     },
   },
   answered('permission_denied', 'a registry that forbids it', {status: 403, code: 'DENIED'}),

@@ -9,14 +9,18 @@ export interface ProcessRights {
   readonly initial: boolean;
   /** True when device nodes can be made: in a user namespace the capability alone does not reach them. */
   readonly mknod: boolean;
+  /** True when a file can be given to another user. */
+  readonly chown: boolean;
 }
 
+const CAP_CHOWN = 0n;
 const CAP_MKNOD = 27n;
 
 export function readRights(): ProcessRights {
   const status = readFileSync('/proc/self/status', 'latin1');
   const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(status)?.[1] ?? '0';
   const initial = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
-  const capable = ((BigInt(`0x${field('CapEff')}`) >> CAP_MKNOD) & 1n) === 1n;
-  return {umask: Number.parseInt(field('Umask'), 8), initial, mknod: initial && capable};
+  const capable = (capability: bigint): boolean => ((BigInt(`0x${field('CapEff')}`) >> capability) & 1n) === 1n;
+  const umask = Number.parseInt(field('Umask'), 8);
+  return {umask, initial, mknod: initial && capable(CAP_MKNOD), chown: capable(CAP_CHOWN)};
 }

@@ -1,4 +1,5 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
+import {readRights} from '../archive/rights.ts';
 import {ErrdefsError, is, wrap} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
@@ -56,6 +57,7 @@ class Pull {
   }
 
   async run(): Promise<PullResult> {
+    if (this.#snapshotter !== undefined) requireRights();
     const started = performance.now();
     const remote = await this.#context.openRemote(this.#o);
     try {
@@ -231,6 +233,14 @@ class Pull {
       return top === undefined ? [] : {platform: formatPlatform(platform), chainID: top.chainID, snapshotter: snapshotter.name};
     });
   }
+}
+
+/** @throws permission_denied this user cannot unpack a layer, whose files belong to other users; said before anything is downloaded */
+function requireRights(): void {
+  if (process.geteuid?.() === 0 || readRights().chown) return;
+  throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
+    hint: 'run as root, or fetch the image only: --no-unpack',
+  });
 }
 
 function requireImages(plan: Plan): void {
