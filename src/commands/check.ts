@@ -9,8 +9,8 @@ import {ErrdefsError} from '../lib/errdefs.ts';
 export default class Check extends BaseCommand {
   static override summary = 'look for damage in the store, and repair it';
   static override description =
-    `All namespaces are looked at. A finding is damage (something that is counted on is missing or wrong), suspect (it may be, and is made anew when it is needed) or garbage (nobody needs it, and a collection takes it).
-With --repair what is damaged or suspect is fetched again from where it came from, or rebuilt from what is here; a record that cannot be read, or that names nothing that can be had, is moved to the directory "damaged" of the store. Nothing that a user made is deleted. The exit status is 15 while damage remains.`;
+    `Looks at all namespaces. A finding is damage (something in use is missing or wrong), suspect (it may be wrong, and is made again when it is needed) or garbage (it is unreferenced, and gc removes it).
+--repair fetches damaged and suspect data again, or rebuilds it from what is here. It moves records that cannot be read or restored to the directory "damaged" of the store. It deletes nothing that a user made. The exit status is 15 while damage remains.`;
   static override examples = ['check', 'check --deep', 'check --deep --repair --user me:secret'];
   static override flags = {
     deep: Flags.boolean({description: 'read every byte: hash blobs, compare layers with what they were unpacked from'}),

@@ -14,7 +14,7 @@ interface Row extends Partial<ShareOfDisk> {
 export default class DiskFree extends BaseCommand {
   static override summary = 'show disk usage';
   static override description =
-    'SIZE is what files hold, DISK what they take; of that, UNIQUE is named by one namespace only, SHARED by several. The rows without a namespace have each thing once: together they are the total, which is what du(1) says of the store.';
+    'SIZE is the length of files, DISK the blocks they take; UNIQUE is the part that one namespace uses, SHARED the part that several use. Rows without a namespace count everything once. Their sum is the total, as du(1) reports it.';
   static override flags = {bytes: Flags.boolean({char: 'b', description: 'print sizes in bytes'})};
 
   async run(): Promise<DiskUsage> {

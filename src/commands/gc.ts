@@ -4,7 +4,7 @@ import type {GcResult} from '../lib/client/types.ts';
 export default class Collect extends BaseCommand {
   static override summary = 'remove unreferenced data, in all namespaces';
   static override description =
-    'Commands that remove something collect as they go; this also takes what killed commands left, counts references anew, and brings new layers to the disk, so that they need not be unpacked again after a reboot.';
+    'Commands that remove something collect garbage themselves. gc also removes what killed commands left, recounts references, and syncs new layers to the disk, so that they need not be unpacked again after a reboot.';
 
   async run(): Promise<GcResult> {
     const {flags} = await this.parse(Collect);

@@ -10,7 +10,7 @@ const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests'
 export default class Prune extends BaseCommand {
   static override summary = 'free space: remove unused images and data';
   static override description =
-    'Removes images of the namespace from which no container was made, leases that have expired or whose process is gone, and downloads that nobody goes on with; or only what is named. Snapshots and content that nothing keeps go with any of them but "ingests". What is shared with other namespaces stays for them.';
+    'Removes images of the namespace from which no container was made, expired leases, leases of dead processes, and interrupted downloads; or only what is named. Unreferenced snapshots and content go with each kind but "ingests". Data that other namespaces use stays.';
   static override examples = ['prune --dry-run', 'prune --all-namespaces --older-than 168h', 'prune --keep-size 20G images'];
   static override args = {
     kind: Args.string({multiple: true, options: KINDS, description: `what to remove: ${KINDS.join(', ')}; by default all`}),

@@ -17,10 +17,10 @@ export default class Pull extends BaseCommand {
     'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'pull every platform'}),
     'no-unpack': Flags.boolean({description: 'only fetch, do not unpack'}),
     snapshotter: snapshotter(),
-    'if-changed': Flags.boolean({description: 'end with status 18 when what is here is current'}),
+    'if-changed': Flags.boolean({description: 'end with status 18 when the image is current'}),
     label: label('the image'),
-    'max-concurrent-downloads': count({description: 'how many blobs are fetched at once'}),
-    'print-chainid': Flags.boolean({description: 'print the chain IDs of what is unpacked'}),
+    'max-concurrent-downloads': count({description: 'number of blobs to fetch at once'}),
+    'print-chainid': Flags.boolean({description: 'print the chain IDs of the unpacked layers'}),
     quiet: quiet('the reference'),
   };
 

@@ -71,7 +71,6 @@ interface Rings {
 export class WorkerPool {
   #size: number | undefined;
   readonly #pairs: Promise<Pair>[] = [];
-  /** Bytes of blobs that each pair has before it. */
   readonly #load: number[] = [];
   readonly #rings: Rings = {input: new RingPool(BATCH, BATCHES), passage: new RingPool(PIECE, PIECES)};
   #closed = false;
@@ -97,6 +96,11 @@ export class WorkerPool {
       worker.unref();
     }
     return pair;
+  }
+
+  /** Bytes of blobs that each pair has before it, and one more for each job. */
+  get load(): readonly number[] {
+    return this.#load;
   }
 
   /** Starts the first threads while there is something else to wait for. */

@@ -143,6 +143,9 @@ describe('images', () => {
     assert.match(err.hint ?? '', /it exists in namespace "default": use -n default/);
     assert.deepEqual(err.details?.elsewhere, ['default']);
     assert.match((await rejection(ns.images.get('absent'))).hint ?? '', /images pull/);
+    // What is to go, or to have another name, need not be fetched for it.
+    for (const change of [ns.images.delete('absent'), ns.images.tag('absent', 'x'), ns.images.label('absent', {a: 'b'})])
+      assert.equal((await rejection(change)).hint, undefined);
   });
 
   it('are filtered: by name, labels, media type, and several filters are an or', async () => {

@@ -6,7 +6,9 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';
 import {WorkerPool} from '../../../src/lib/client/workers.ts';
+import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../fakes/registry.ts';
+import {randomOf} from '../../fuzz/random.ts';
 import {is, onEnd, type Scope, temporaryDirectory} from '../../helpers.ts';
 import {file, tar} from '../../tartest.ts';
 
@@ -202,5 +204,42 @@ describe('a layer that is unpacked from its blob', () => {
     const rejected = assert.rejects(task.result, is('canceled'));
     await pool.close();
     await rejected;
+  });
+});
+
+describe('jobs', () => {
+  it('go to the threads with the least to do, new ones before busy ones, and weigh nothing once they have ended', async (t) => {
+    const seed = 5;
+    const directory = temporaryDirectory(t);
+    const pool = new WorkerPool(2);
+    onEnd(t, () => pool.close());
+    const model: number[] = [];
+    const running: {readonly end: () => Promise<void>; readonly weight: number; readonly pair: number}[] = [];
+    const expected = {digest: digestOf(Buffer.alloc(0)), size: 0};
+    for (let n = 0; n < 200; n++) {
+      const random = randomOf(seed, n);
+      if (running.length > 0 && random.chance(running.length / 12)) {
+        const [job] = running.splice(random.below(running.length), 1);
+        await job!.end();
+        model[job!.pair]! -= job!.weight;
+      } else {
+        const size = random.below(1000);
+        const least = Math.min(...model);
+        const pair = model.length === 0 || (least > 0 && model.length < 2) ? model.push(0) - 1 : model.indexOf(least);
+        model[pair]! += size + 1;
+        const source = {kind: 'network', ingestPath: join(directory, `ingest-${n}`), expected, isNew: true} as const;
+        const task = await pool.run({what: 'layer', size, source}, () => {});
+        const end = async (): Promise<void> => {
+          // Some come to their end, others are given up.
+          if (random.chance(0.5)) task.end();
+          else task.abort(new ErrdefsError('canceled', 'job'));
+          await task.result.catch(() => {});
+        };
+        running.push({end, weight: size + 1, pair});
+      }
+      assert.deepEqual(pool.load, model, `seed ${seed}, step ${n}`);
+    }
+    for (const {end} of running) await end();
+    assert.deepEqual(pool.load, [0, 0]);
   });
 });
