@@ -11,7 +11,7 @@ import type {Context} from './context.ts';
 import {type Inspection, inspect, isOwnLayer, keyOf, oddities, type Problem} from './findings.ts';
 import {abandonedViews} from './layers.ts';
 import {findOrigins} from './origins.ts';
-import {isAbandoned, listNamespaceRuns, runDirectory} from './run.ts';
+import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from './run.ts';
 import type {CheckOptions, CheckResult, Finding} from './types.ts';
 
 const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
@@ -161,8 +161,10 @@ class Check {
         if (state === 'stale') add('garbage', id, 'has ended, and files of its run are left');
         if (state === 'orphaned') add('suspect', id, 'runs on, although the process that ran it is gone');
       }
-      for (const container of namespaces.find(({name}) => name === namespace)?.containers ?? [])
-        if (isAbandoned(container) && !runs.some(({id}) => id === container.id))
+      const abandoned = namespaces.find(({name}) => name === namespace)?.containers.filter(isAbandoned) ?? [];
+      const running = abandoned.length === 0 ? [] : await runningContainers(this.#context, namespace);
+      for (const container of abandoned)
+        if (!runs.some(({id}) => id === container.id) && !running.includes(container.id))
           add('garbage', container.id, 'was to go with its run, which is gone');
     }
     problems.push(...oddities(surveyState(stateDir), stateDir));

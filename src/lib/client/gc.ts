@@ -7,6 +7,7 @@ import {statePath} from '../store/layout.ts';
 import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
 import {abandonedViews} from './layers.ts';
+import {sweepRuns} from './run.ts';
 import type {GcResult} from './types.ts';
 
 /** Age at which a layer has most likely reached the disk by itself, in milliseconds: then a sync costs little. */
@@ -24,6 +25,7 @@ export async function collectGarbage(context: Context): Promise<GcResult> {
 async function collectEverything(context: Context): Promise<GcResult> {
   const {store, stateDir} = context;
   sweepState(stateDir);
+  await sweepRuns(context);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();

@@ -37,7 +37,8 @@ function refuseRunning(name: string, running: readonly string[]): void {
     });
 }
 
-export function namespacesClient({store, running}: Context): Client['namespaces'] {
+export function namespacesClient(context: Context): Client['namespaces'] {
+  const {store, running} = context;
   return {
     create: async (name, labels = {}) => {
       validateIdentifier(name);
@@ -107,6 +108,7 @@ export function namespacesClient({store, running}: Context): Client['namespaces'
       };
       await withReserve(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);
+        if (recursive) await (await import('./run.ts')).sweepRuns(context, name);
         store.layers.emptyTrash();
       });
     },

@@ -8,7 +8,7 @@ import type {NamespaceTransaction, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {measure, measureOne} from './df.ts';
 import {sweepState} from './gc.ts';
-import {isAbandoned, runningContainers} from './run.ts';
+import {isAbandoned, runningContainers, sweepRuns} from './run.ts';
 import type {Pruned, PruneKind, PruneOptions, PruneResult} from './types.ts';
 
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
@@ -46,6 +46,7 @@ class Prune {
   async run(): Promise<PruneResult> {
     const {store} = this.#context;
     const {dryRun = false, keepBytes} = this.#o;
+    if (!dryRun) await sweepRuns(this.#context);
     if (keepBytes !== undefined) this.#measureAll();
     let outcome: Outcome = {pruned: [], released: []};
     if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();

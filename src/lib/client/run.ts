@@ -1,10 +1,12 @@
 /** `run REF ID`: image → snapshot and container record → specification → the runtime, in the foreground → and with `rm` all of it gone. */
+import {rmdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {listIfPresent} from '../fs/durable.ts';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../oci/identifier.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
-import {isClaimed, listRuns, type Run} from '../runtime/bundle.ts';
+import {cgroupPath, cleanup, isClaimed, listRuns, livingCgroups, RUN_DIRECTORIES, type Run, sweepBundles} from '../runtime/bundle.ts';
 import type {Mount} from '../runtime/mounts.ts';
 import {prepareSpec} from '../runtime/prepare.ts';
 import {runForeground} from '../runtime/run.ts';
@@ -48,9 +50,55 @@ export async function listNamespaceRuns(context: Context, namespace: string): Pr
   return listRuns(runDirectory(context, namespace), runtime);
 }
 
-/** Ids of a namespace's containers that have a living process. */
+/** A container's cgroup, as its record tells it; `undefined` when it has not run. */
+function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord): string | undefined {
+  const owner = parseIdentity(labels[TRANSIENT] ?? '');
+  if (owner !== undefined) return cgroupPath(namespace, id, owner);
+  const path = (spec as {linux?: {cgroupsPath?: unknown}} | null)?.linux?.cgroupsPath;
+  return typeof path === 'string' ? path : undefined;
+}
+
+/** Ids of a namespace's containers that have a living process. One is also known by its cgroup: its state directory may have been removed. */
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
-  return (await listNamespaceRuns(context, namespace)).filter(({state}) => state !== 'stale').map(({id}) => id);
+  const runs = await listNamespaceRuns(context, namespace);
+  const ids = new Set(runs.filter(({state}) => state !== 'stale').map(({id}) => id));
+  const living = new Set(livingCgroups(namespace));
+  // What a dead runtime left half-made is no container.
+  for (const {cgroup = ''} of runs) living.delete(cgroup);
+  if (living.size > 0)
+    for (const record of context.store.view((tx) => tx.namespace(namespace).containers.list()))
+      if (living.has(cgroupOf(namespace, record) ?? '')) ids.add(record.id);
+  return [...ids].sort();
+}
+
+/**
+ * Removes what dead runs left: their bundles, cgroups with what a killed runtime left in them, and the runtime's state.
+ *
+ * @param only the namespace; default: all. It is about to be removed, and so are its directories, unless something runs
+ */
+export async function sweepRuns(context: Context, only?: string): Promise<void> {
+  for (const namespace of only === undefined ? listIfPresent(statePath.runs(context.stateDir)) : [only]) {
+    const directory = runDirectory(context, namespace);
+    for (const {id, state} of await listNamespaceRuns(context, namespace)) {
+      if (state !== 'stale') continue;
+      try {
+        await cleanup(directory, id, findRuntime());
+      } catch (err) {
+        // Somebody was faster, or has that ID now; what cannot be removed is told by `check`.
+        if (!isErrdefs(err)) throw err;
+      }
+    }
+    sweepBundles(directory);
+    if (only !== undefined) for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory]) removeIfEmpty(path);
+  }
+}
+
+function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (err) {
+    if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((err as NodeJS.ErrnoException).code ?? '')) throw fromErrno(err, directory);
+  }
 }
 
 export const running = async (context: Context, namespace: string): Promise<Running> => ({
@@ -83,7 +131,9 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   const chosen = imagesOf(plan)[0];
   if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is no image that can run`);
   const config = chosen.config.config;
-  const makeSpec = prepareSpec({cgroupsPath: `/${namespace}/${id}`, image: config, options});
+  const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
+  const {signal} = options;
+  const makeSpec = await prepareSpec({cgroupsPath, image: config, options, ...(signal === undefined ? {} : {signal})});
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
 
@@ -104,7 +154,10 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   let layer: string | undefined;
   const begin = async (): Promise<readonly Mount[]> => {
     // The ID is ours: whatever of that name was to go with its run has lost it.
-    if (refuseTaken(context, namespace, id, '')) await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
+    if (refuseTaken(context, namespace, id, '')) {
+      refuseLiving(context, namespace, id);
+      await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
+    }
     const within = (tx: StoreTransaction): void => {
       const {containers} = tx.namespace(namespace);
       if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
@@ -151,6 +204,14 @@ function refuseTaken({store}: Context, namespace: string, id: string, what: stri
   if (record === undefined || isAbandoned(record)) return record !== undefined;
   const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it goes when it ends';
   throw new ErrdefsError('already_exists', what, {hint});
+}
+
+/** @throws already_exists an abandoned container has the ID and runs on, though its state directory was removed */
+function refuseLiving({store}: Context, namespace: string, id: string): void {
+  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
+  if (cgroup !== undefined && livingCgroups(namespace).has(cgroup))
+    throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
 }
 
 /** The image's labels that its containers get: none that containerd gives a meaning to. */

@@ -1,12 +1,16 @@
 /**
- * The directory of a running container, and who it belongs to.
+ * The directory of a run: whose it is, and the bundle that its runtime works in.
  *
- *     <state>/bundles/<id>/   owner.<identity>, runtime.<identity>, fstab, l/ and m/ (see mounts.ts), config.json, rootfs/, log.json, init.pid
- *     <state>/runtime/<id>/   the runtime's own
+ *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, init.pid, log.json
+ *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mounts.ts), config.json, rootfs/
+ *     <state>/runtime/<id>/          the runtime's own
  *
- * The owner is the process that runs the container, `runtime` the program it started for that; identities are those of
- * fs/process.ts. Both are dead and the runtime knows of no running container: then the bundle is stale, nothing is mounted
- * and nothing runs, and the next claim of its ID, or `cleanup`, removes it.
+ * The owner is the process that runs the container, `runtime` the program it started for that, with the container's cgroup
+ * as the file's content; identities are those of fs/process.ts. Both are dead and the runtime knows of no running container:
+ * then the run is stale, nothing is mounted and nothing runs, and the next claim of its ID, or `cleanup`, removes it.
+ *
+ * A container may have got hold of its bundle. So nothing in it is read once the runtime has started, and what a later
+ * command ends and removes is found by the files beside it and by the runtime's state.
  */
 import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, statSync, unlinkSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
@@ -14,7 +18,6 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {containerState, deleteContainer, type Runtime} from './runc.ts';
-import type {Spec} from './spec.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
 /** How long what was killed may take to end. */
@@ -23,7 +26,13 @@ const KILL_TIMEOUT_MS = 5000;
 const GRACE_MS = 1000;
 const POLL_MS = 5;
 
-export const bundlePath = (stateDir: string, id: string): string => join(stateDir, 'bundles', id);
+/** Names of the directories that runs make in a state directory. */
+export const RUN_DIRECTORIES = ['bundles', 'runtime'] as const;
+
+/** A run's directory. */
+export const runPath = (stateDir: string, id: string): string => join(stateDir, 'bundles', id);
+/** The OCI bundle in a run's directory. */
+export const bundleIn = (run: string): string => join(run, 'bundle');
 export const runtimeRoot = (stateDir: string): string => join(stateDir, 'runtime');
 
 /** Runs a call of node:fs; false when it fails with one of these errnos. */
@@ -45,18 +54,18 @@ function list(directory: string): readonly string[] {
   return names;
 }
 
-/** The file in a bundle that tells who its owner, or its runtime, is. */
-function party(bundle: string, role: 'owner' | 'runtime'): {readonly file: string; readonly identity: ProcessIdentity} | undefined {
-  for (const name of list(bundle)) {
+/** The file in a run's directory that tells who its owner, or its runtime, is. */
+function party(run: string, role: 'owner' | 'runtime'): {readonly file: string; readonly identity: ProcessIdentity} | undefined {
+  for (const name of list(run)) {
     const identity = name.startsWith(`${role}.`) ? parseIdentity(name.slice(role.length + 1)) : undefined;
-    if (identity !== undefined) return {file: join(bundle, name), identity};
+    if (identity !== undefined) return {file: join(run, name), identity};
   }
   return undefined;
 }
 
 /** A process of another pid namespace cannot be seen from here; it gets the benefit of the doubt. */
-const mayLive = (bundle: string, role: 'owner' | 'runtime'): boolean => {
-  const found = party(bundle, role);
+const mayLive = (run: string, role: 'owner' | 'runtime'): boolean => {
+  const found = party(run, role);
   return found !== undefined && liveness(found.identity) !== 'dead';
 };
 
@@ -65,28 +74,31 @@ const mayLive = (bundle: string, role: 'owner' | 'runtime'): boolean => {
  * container that outlived both its processes it knows nothing.
  */
 export const isClaimed = (stateDir: string, id: string): boolean => {
-  const bundle = bundlePath(stateDir, id);
-  return mayLive(bundle, 'owner') || mayLive(bundle, 'runtime');
+  const run = runPath(stateDir, id);
+  return mayLive(run, 'owner') || mayLive(run, 'runtime');
 };
 
-/** Notes in a bundle that this child of ours is its runtime. To be done before the child may start anything. */
-export function recordRuntime(bundle: string, pid: number): void {
+/**
+ * Notes in a run's directory that this child of ours is its runtime. To be done before the child may start anything.
+ *
+ * @param cgroup the container's, as its specification has it
+ */
+export function recordRuntime(run: string, pid: number, cgroup: string): void {
   // proc_pid_stat(5): the start time is field 22; the name in field 2 may hold anything, so count from its last `)`.
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
   const startTime = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]!;
-  writeFileSync(join(bundle, `runtime.${formatIdentity({...ownIdentity(), pid, startTime})}`), '', {mode: 0o600});
+  writeFileSync(join(run, `runtime.${formatIdentity({...ownIdentity(), pid, startTime})}`), cgroup, {mode: 0o600});
 }
 
-/** What the specification in a bundle says, in so far as it was written whole. */
-function cgroupOf(bundle: string): string | undefined {
-  try {
-    const spec = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8')) as Partial<Spec>;
-    return spec.linux?.cgroupsPath;
-  } catch (err) {
-    // The tool died before, or while, it wrote it: then the runtime has not been started.
-    if (err instanceof SyntaxError || (err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw err;
-  }
+/** The container's cgroup; `undefined` when the runtime was not started. */
+function cgroupOf(run: string): string | undefined {
+  const runtime = party(run, 'runtime');
+  let path = '';
+  if (runtime !== undefined)
+    unless(['ENOENT'], () => {
+      path = readFileSync(runtime.file, 'utf8');
+    });
+  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)+$/.test(path) ? path : undefined;
 }
 
 /** Removes a cgroup and those below it, once what is in it has ended. */
@@ -105,8 +117,8 @@ async function removeCgroup(directory: string): Promise<void> {
  * Ends and removes what a runtime that was killed while it made the container left in its cgroups: of that it keeps no
  * record. See cgroups(7); version 1 has one tree for each controller.
  */
-export async function removeStaleCgroup(bundle: string): Promise<void> {
-  const path = cgroupOf(bundle);
+export async function removeStaleCgroup(run: string): Promise<void> {
+  const path = cgroupOf(run);
   if (path === undefined) return;
   for (const tree of ['', ...list(CGROUPS)]) {
     const directory = join(CGROUPS, tree, path);
@@ -114,14 +126,40 @@ export async function removeStaleCgroup(bundle: string): Promise<void> {
   }
 }
 
+/** A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's. */
+export const cgroupPath = (namespace: string, id: string, {pid, startTime, pidNamespace}: ProcessIdentity): string =>
+  `/${namespace}/${id}~${pid}.${startTime}.${pidNamespace}`;
+
+function hasProcesses(cgroup: string): boolean {
+  let procs = '';
+  unless(['ENOENT', 'ENOTDIR', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP'], () => {
+    procs = readFileSync(join(cgroup, 'cgroup.procs'), 'latin1');
+  });
+  if (procs !== '') return true;
+  return list(cgroup).some((name) => {
+    const below = join(cgroup, name);
+    return statSync(below, {throwIfNoEntry: false})?.isDirectory() === true && hasProcesses(below);
+  });
+}
+
+/** Those of `cgroupPath` that hold a process: what runs is seen here whatever became of its state directory. */
+export function livingCgroups(namespace: string): ReadonlySet<string> {
+  const living = new Set<string>();
+  for (const tree of ['', ...list(CGROUPS)])
+    for (const name of list(join(CGROUPS, tree, namespace)))
+      if (name.includes('~') && hasProcesses(join(CGROUPS, tree, namespace, name))) living.add(`/${namespace}/${name}`);
+  return living;
+}
+
 /**
- * Removes a bundle: its files and links, and those one directory below. Never what `rootfs` holds: were something still
- * mounted there, this would fail, not delete it.
+ * Removes a bundle, or a run's directory with its bundle: files and links, and those one directory below. Never what
+ * `rootfs` holds: were something still mounted there, this would fail, not delete it.
  */
 export function removeBundle(bundle: string): void {
   for (const entry of readdirSync(bundle, {withFileTypes: true})) {
     const path = join(bundle, entry.name);
     if (!entry.isDirectory()) unlinkSync(path);
+    else if (path === bundleIn(bundle)) removeBundle(path);
     else {
       for (const name of entry.name === 'l' || entry.name === 'm' ? readdirSync(path) : [])
         if (entry.name === 'l') unlinkSync(join(path, name));
@@ -137,11 +175,11 @@ let counter = 0;
 /** A name among bundles that no ID has and no other call uses, and that tells whose it is. */
 const temporaryIn = (bundles: string): string => join(bundles, `.${formatIdentity(ownIdentity())}.${++counter}`);
 
-/** Gives the ID of a bundle back and removes what was in it. At once: who wants that ID next must not meet half of it. */
-export function releaseBundle(bundle: string): void {
-  const old = temporaryIn(dirname(bundle));
-  renameSync(bundle, old);
-  removeBundle(old);
+/** Gives an ID back and removes its run's directory. At once: who wants that ID next must not meet half of it. */
+export function releaseBundle(run: string): void {
+  const old = temporaryIn(dirname(run));
+  // It is gone where somebody has removed the state directory.
+  if (unless(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
 }
 
 export interface Run {
@@ -151,15 +189,19 @@ export interface Run {
    * files are left.
    */
   readonly state: 'running' | 'orphaned' | 'stale';
+  /** The container's cgroup, of a stale run whose runtime was started. */
+  readonly cgroup?: string;
 }
 
 async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<Run> {
-  const bundle = bundlePath(stateDir, id);
-  if (mayLive(bundle, 'owner')) return {id, state: 'running'};
-  if (mayLive(bundle, 'runtime')) return {id, state: 'orphaned'};
+  const run = runPath(stateDir, id);
+  if (mayLive(run, 'owner')) return {id, state: 'running'};
+  if (mayLive(run, 'runtime')) return {id, state: 'orphaned'};
   const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
+  if (status === 'running' || status === 'paused') return {id, state: 'orphaned'};
   // One that was only created waits for a runtime that is gone.
-  return {id, state: status === 'running' || status === 'paused' ? 'orphaned' : 'stale'};
+  const cgroup = cgroupOf(run);
+  return {id, state: 'stale', ...(cgroup === undefined ? {} : {cgroup})};
 }
 
 /** What runs, or was left behind, below a state directory, sorted by ID. */
@@ -171,32 +213,41 @@ export async function listRuns(stateDir: string, runtime: Runtime): Promise<read
 
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
 
+/** Removes half-made and half-removed directories of dead processes. */
+export function sweepBundles(stateDir: string): void {
+  const bundles = join(stateDir, 'bundles');
+  for (const name of list(bundles)) {
+    const maker = name.startsWith('.') ? parseIdentity(name.slice(1)) : undefined;
+    if (maker !== undefined && liveness(maker) === 'dead') unless(['ENOENT'], () => removeBundle(join(bundles, name)));
+  }
+}
+
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
  *
- * @returns the bundle's path
+ * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
 export async function claimBundle(stateDir: string, id: string, runtime: Runtime): Promise<string> {
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
-  const bundle = bundlePath(stateDir, id);
+  const run = runPath(stateDir, id);
   const claim = async (): Promise<void> => {
     const mine = temporaryIn(bundles);
     mkdirSync(mine, {mode: 0o700});
     try {
-      mkdirSync(join(mine, 'rootfs'));
+      mkdirSync(join(bundleIn(mine), 'rootfs'), {recursive: true, mode: 0o700});
       writeFileSync(join(mine, OWNER()), '', {mode: 0o600});
-      // A bundle is never empty, so renaming onto one fails.
-      while (!unless(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, bundle))) {
-        const owner = party(bundle, 'owner');
+      // A run's directory is never empty, so renaming onto one fails.
+      while (!unless(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, run))) {
+        const owner = party(run, 'owner');
         const {state} = await inspect(stateDir, id, runtime);
         if (state !== 'stale') throw new ErrdefsError('already_exists', `${what} is ${state}`);
         // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
-        if (owner !== undefined && !unless(['ENOENT'], () => renameSync(owner.file, join(bundle, OWNER())))) continue;
-        await removeStaleCgroup(bundle);
+        if (owner !== undefined && !unless(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
+        await removeStaleCgroup(run);
         const old = temporaryIn(bundles);
-        if (unless(['ENOENT'], () => renameSync(bundle, old))) removeBundle(old);
+        if (unless(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
       }
     } catch (err) {
       removeBundle(mine);
@@ -206,10 +257,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   try {
     mkdirSync(bundles, {recursive: true, mode: 0o700});
     mkdirSync(runtimeRoot(stateDir), {recursive: true, mode: 0o700});
-    for (const name of list(bundles)) {
-      const maker = name.startsWith('.') ? parseIdentity(name.slice(1)) : undefined;
-      if (maker !== undefined && liveness(maker) === 'dead') unless(['ENOENT'], () => removeBundle(join(bundles, name)));
-    }
+    sweepBundles(stateDir);
     await claim();
   } catch (err) {
     throw fromErrno(err, what);
@@ -222,15 +270,15 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
       await deleteContainer(runtime, runtimeRoot(stateDir), id);
     }
   } catch (err) {
-    releaseBundle(bundle);
+    releaseBundle(run);
     throw err;
   }
-  return bundle;
+  return run;
 }
 
 /** Waits for a runtime whose container is gone: it ends by itself and then lets go of the mounts. One that does not is killed. */
-async function endRuntime(bundle: string): Promise<void> {
-  const runtime = party(bundle, 'runtime');
+async function endRuntime(run: string): Promise<void> {
+  const runtime = party(run, 'runtime');
   if (runtime === undefined) return;
   for (let waited = 0; liveness(runtime.identity) !== 'dead' && waited < KILL_TIMEOUT_MS; waited += POLL_MS) {
     // It leads a process group of its own.
@@ -251,13 +299,13 @@ export async function cleanup(
   runtime: Runtime,
   {kill = false}: {readonly kill?: boolean} = {},
 ): Promise<void> {
-  if (!existsSync(bundlePath(stateDir, id)) && !existsSync(join(runtimeRoot(stateDir), id))) return;
+  if (!existsSync(runPath(stateDir, id)) && !existsSync(join(runtimeRoot(stateDir), id))) return;
   const {state} = await inspect(stateDir, id, runtime);
   if (state === 'running' || (state === 'orphaned' && !kill))
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${state}`);
   if (state === 'orphaned') {
     await deleteContainer(runtime, runtimeRoot(stateDir), id);
-    await endRuntime(bundlePath(stateDir, id));
+    await endRuntime(runPath(stateDir, id));
   }
   releaseBundle(await claimBundle(stateDir, id, runtime));
 }

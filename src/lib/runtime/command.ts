@@ -3,12 +3,12 @@
  * "not executable" and for a container that itself ended with 1, and the kernel's own refusal comes too late to be told
  * from it.
  */
-import type {Buffer} from 'node:buffer';
-import {readdirSync, type Stats} from 'node:fs';
+import {Buffer} from 'node:buffer';
+import {readdirSync, readFileSync, type Stats} from 'node:fs';
 import {arch} from 'node:os';
 import {ErrdefsError, is} from '../errdefs.ts';
 import type {Found, MountPoints, RootFS} from './rootfs.ts';
-import type {Spec} from './spec.ts';
+import {isBind, type Spec} from './spec.ts';
 
 /** Exit statuses of a run that failed before the container's own command ran, as docker and POSIX shells have them. */
 export const RUN_FAILED = 125;
@@ -38,8 +38,7 @@ const MACHINES: Readonly<Record<string, readonly number[]>> = {
 /** Where the specification's mounts will land in the tree, and what will be seen there. */
 export function mountPoints(rootfs: RootFS, spec: Spec): MountPoints {
   const points = new Map<string, string | undefined>();
-  for (const {destination, options, source} of spec.mounts)
-    points.set(rootfs.place(destination, points), options.includes('bind') || options.includes('rbind') ? source : undefined);
+  for (const mount of spec.mounts) points.set(rootfs.place(mount.destination, points), isBind(mount) ? mount.source : undefined);
   return points;
 }
 
@@ -114,12 +113,51 @@ function interpreterOf({what, found}: Program): string | undefined {
   return undefined;
 }
 
+/** MAX_ARG_STRLEN of execve(2): bytes of one argument or variable, with the zero that ends it. */
+const MAX_STRING_BYTES = 128 << 10;
+const POINTER_BYTES = 8;
+
+/** Bytes of all arguments and variables with their pointers that execve(2) takes: a quarter of the limit of the stack, within bounds. */
+function spaceForStrings(): number {
+  const stack = /^Max stack size\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1];
+  const quarter = stack === 'unlimited' || stack === undefined ? Number.POSITIVE_INFINITY : Number(stack) / 4;
+  return Math.max(Math.min(quarter, 6 << 20), MAX_STRING_BYTES);
+}
+
+/** @throws invalid_argument the kernel would refuse with E2BIG; `details.runExit` 126 */
+function checkSize(args: readonly string[], env: readonly string[]): void {
+  const tooLarge = (what: string, hint: string): ErrdefsError =>
+    new ErrdefsError('invalid_argument', what, {hint, details: {runExit: NOT_EXECUTABLE, errno: 'E2BIG'}});
+  const size = (text: string): number => Buffer.byteLength(text) + 1;
+  const most = MAX_STRING_BYTES - 1;
+  for (const entry of env) {
+    if (size(entry) <= MAX_STRING_BYTES) continue;
+    const name = entry.split('=', 1)[0]!.slice(0, 100);
+    throw tooLarge(
+      `environment variable ${JSON.stringify(name)} has ${size(entry) - 1} B, and the kernel takes ${most} B`,
+      `remove it with --env ${name}, or set it with --env ${name}=VALUE`,
+    );
+  }
+  const long = args.findIndex((arg) => size(arg) > MAX_STRING_BYTES);
+  if (long >= 0)
+    throw tooLarge(`argument ${long} has ${size(args[long]!) - 1} B, and the kernel takes ${most} B`, 'pass it in a file of a mount');
+  const strings = [args[0]!, ...args, ...env].reduce((sum, text) => sum + size(text), 0);
+  const total = strings + POINTER_BYTES * (args.length + env.length);
+  const space = spaceForStrings();
+  if (total > space)
+    throw tooLarge(
+      `arguments and environment of the command have ${total} B, and the kernel takes ${space} B`,
+      'remove variables with --env NAME, or raise the limit of the stack: ulimit -s',
+    );
+}
+
 /**
  * Refuses a command that the kernel would refuse. Says nothing about what cannot be seen from here, such as a program in
  * a tmpfs of the container: that is left to the runtime.
  *
  * @throws not_found the command or its interpreter is not there; `details.runExit` 127
  * @throws permission_denied it is there and cannot be executed; `details.runExit` 126
+ * @throws invalid_argument its arguments and environment are too large; `details.runExit` 126
  */
 export function checkCommand(rootfs: RootFS, {process}: Spec, mounts: MountPoints): void {
   /** Runs `use` on the executable file at `path`; `undefined` when it cannot be known. */
@@ -165,4 +203,5 @@ export function checkCommand(rootfs: RootFS, {process}: Spec, mounts: MountPoint
     throw refusal ?? missing(command, `PATH in the container is ${JSON.stringify(directories)}`);
   };
   follow(find(name.includes('/') ? name : search(), command, interpreterOf), 0);
+  checkSize(process.args, process.env);
 }

@@ -1,16 +1,38 @@
 /** What a specification needs from this machine – environment files, devices, capabilities – and, once it is mounted, from the image's tree. */
-import {existsSync, lstatSync, readdirSync, readFileSync, statSync} from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+} from 'node:fs';
 import {hostname} from 'node:os';
-import {join} from 'node:path';
-import {fromErrno} from '../errdefs.ts';
+import {join, resolve} from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
+import {ErrdefsError, fromErrno, is, wrap} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import {checkCommand, mountPoints} from './command.ts';
 import type {RootFS} from './rootfs.ts';
-import {CAPABILITIES, checkWorkingDirectory, createSpec, type Device, type Host, type Spec, type SpecOptions} from './spec.ts';
+import {
+  CAPABILITIES,
+  checkWorkingDirectory,
+  createSpec,
+  type Device,
+  type Host,
+  isBind,
+  type Spec,
+  type SpecMount,
+  type SpecOptions,
+} from './spec.ts';
 import {imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {
-  /** Such as `/<namespace>/<id>`. */
   readonly cgroupsPath: string;
   readonly image: ExecConfig;
   readonly options: SpecOptions & {
@@ -19,6 +41,8 @@ export interface SpecRequest {
     /** Paths on this machine; later ones come over earlier ones, `env` over all. */
     readonly envFiles?: readonly string[];
   };
+  /** Ends the wait for an environment file that is a FIFO. */
+  readonly signal?: AbortSignal;
 }
 
 /** Directories of /dev that every container has for itself, or that hold no devices. After containerd, pkg/oci/utils_unix.go (getDevices). */
@@ -54,21 +78,63 @@ function hostFacts({privileged = false, netHost = false, capAdd = []}: SpecOptio
   };
 }
 
-/** Entries of an environment file: one a line, empty lines and comments passed over. */
-function readEnvFile(path: string): readonly string[] {
+/** The kernel starts no program with more. */
+const MAX_ENV_FILE_BYTES = 8 << 20;
+const POLL_MS = 5;
+
+/**
+ * Reads a file, a FIFO or a terminal to its end, without a call that blocks.
+ *
+ * @throws canceled `signal` was aborted
+ */
+async function readWhole(path: string, signal?: AbortSignal): Promise<string> {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
   try {
-    return readFileSync(path, 'utf8')
-      .split(/\r?\n/)
-      .filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
-  } catch (err) {
-    throw fromErrno(err, `env file ${JSON.stringify(path)}`);
+    // The end of a FIFO also means that nobody has opened it for writing yet. A pipe, as a shell's <(…), has no such time.
+    let begun = !fstatSync(fd).isFIFO() || readlinkSync(`/proc/self/fd/${fd}`).startsWith('pipe:');
+    const chunks: Buffer[] = [];
+    for (let size = 0; ; ) {
+      if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
+      const chunk = Buffer.alloc(64 << 10);
+      let length = 0;
+      try {
+        length = readSync(fd, chunk);
+        if (length === 0 && begun) return Buffer.concat(chunks).toString();
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code !== 'EAGAIN') throw err;
+        begun = true;
+      }
+      if (length === 0) {
+        await delay(POLL_MS);
+        continue;
+      }
+      begun = true;
+      chunks.push(chunk.subarray(0, length));
+      size += length;
+      if (size > MAX_ENV_FILE_BYTES) throw new ErrdefsError('invalid_argument', `more than ${MAX_ENV_FILE_BYTES} B`);
+    }
+  } finally {
+    closeSync(fd);
   }
 }
 
+/** Entries of an environment file: one a line, empty lines and comments passed over. */
+async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly string[]> {
+  try {
+    return (await readWhole(path, signal)).split(/\r?\n/).filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
+  } catch (err) {
+    const what = `env file ${JSON.stringify(path)}`;
+    throw is(err, 'invalid_argument') ? wrap(what, err) : fromErrno(err, what);
+  }
+}
+
+/** A bind mount's relative source is one in the current directory of the caller, and of nobody else. */
+const fromHere = (mount: SpecMount): SpecMount =>
+  isBind(mount) && mount.source !== '' ? {...mount, source: resolve(mount.source)} : mount;
+
 /** A bind mount without its source would fail in the runtime, which has no class for it. */
 function checkSources(spec: Spec): void {
-  for (const {options, source} of spec.mounts) {
-    if (!options.includes('bind') && !options.includes('rbind')) continue;
+  for (const {source} of spec.mounts.filter(isBind)) {
     try {
       statSync(source);
     } catch (err) {
@@ -85,25 +151,29 @@ function checkSources(spec: Spec): void {
  *
  * @throws invalid_argument an option that cannot be, or no command at all
  * @throws not_found an environment file, or the source of a bind mount
+ * @throws canceled `signal` was aborted
  */
-export function prepareSpec({cgroupsPath, image, options}: SpecRequest): (rootfs: RootFS) => Spec {
-  const envFile = (options.envFiles ?? []).flatMap(readEnvFile);
+export async function prepareSpec({cgroupsPath, image, options, signal}: SpecRequest): Promise<(rootfs: RootFS) => Spec> {
+  const envFile: string[] = [];
+  const mounts = options.mounts?.map(fromHere);
+  for (const path of options.envFiles ?? []) envFile.push(...(await readEnvFile(path, signal)));
   const root = {uid: 0, gid: 0, additionalGids: [0]};
-  const draft = createSpec({cgroupsPath, image, options, envFile, user: root, host: hostFacts(options)});
+  const given = mounts === undefined ? options : {...options, mounts};
+  const draft = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: hostFacts(options)});
   checkSources(draft);
   return (rootfs) => {
     const user =
       options.user === undefined || options.user === '' ? imageUser(rootfs, image.User ?? '') : requestedUser(rootfs, options.user);
     const spec = {...draft, process: {...draft.process, user}};
-    const mounts = mountPoints(rootfs, spec);
+    const points = mountPoints(rootfs, spec);
     try {
-      rootfs.lookup(spec.process.cwd, () => undefined, mounts);
+      rootfs.lookup(spec.process.cwd, () => undefined, points);
     } catch (err) {
       // Links may lead to /proc as well; a missing directory is made by the runtime, inside the container.
       const {code, path = ''} = err as NodeJS.ErrnoException;
       if (code === 'EXDEV') checkWorkingDirectory(path);
     }
-    checkCommand(rootfs, spec, mounts);
+    checkCommand(rootfs, spec, points);
     return spec;
   };
 }

@@ -1,11 +1,12 @@
 /** A container in the foreground: mounted, started, fed with signals, waited for, and gone. */
-import {accessSync, constants, existsSync, readFileSync, renameSync, writeFileSync} from 'node:fs';
+import {accessSync, constants, existsSync, lstatSync, readFileSync, writeFileSync} from 'node:fs';
 import {constants as os} from 'node:os';
-import {basename, dirname, join, resolve} from 'node:path';
+import {dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
+import {writeAtomic} from '../fs/durable.ts';
 import {runOn} from '../fs/spawn.ts';
-import {claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {bundleIn, claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
 import {RUN_FAILED} from './command.ts';
 import {type Mount, planMounts} from './mounts.ts';
@@ -80,15 +81,26 @@ function ownFailure(err: unknown, what: string): unknown {
   return new ErrdefsError(code, message, {cause, ...(hint === undefined ? {} : {hint}), details: {runExit: RUN_FAILED, ...details}});
 }
 
-/** Writes the file whole or not at all. */
-function writeAtomically(file: string, text: string): void {
-  const temporary = join(dirname(file), `.${basename(file)}.${process.pid}`);
+/** Written whole or not at all, by a rename: what the name led to before keeps its content. */
+function writePidFile(file: string, pid: string): void {
   try {
-    writeFileSync(temporary, text);
-    renameSync(temporary, file);
+    writeAtomic(file, pid, {sync: false, mode: 0o644});
   } catch (err) {
     throw fromErrno(err, `pid file ${JSON.stringify(file)}`);
   }
+}
+
+/** Whether a pid file could take this name. A link is replaced, not followed; a device, a FIFO or a directory is left alone. */
+function checkPidFile(file: string): void {
+  const what = `pid file ${JSON.stringify(file)}`;
+  try {
+    accessSync(dirname(resolve(file)), constants.W_OK);
+  } catch (err) {
+    throw fromErrno(err, `directory of ${what}`);
+  }
+  const there = lstatSync(file, {throwIfNoEntry: false});
+  if (there !== undefined && !there.isFile() && !there.isSymbolicLink())
+    throw new ErrdefsError('failed_precondition', `${what} is no regular file`, {hint: 'name another file'});
 }
 
 /** Index of the first standard stream that is a terminal. */
@@ -110,12 +122,7 @@ async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: Foregroun
     throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
   if (tty && (await findTerminal(stdio)) === undefined)
     throw new ErrdefsError('failed_precondition', 'a terminal is asked for, but no standard stream is one', {hint: 'leave out --tty'});
-  if (pidFile === undefined) return;
-  try {
-    accessSync(dirname(resolve(pidFile)), constants.W_OK);
-  } catch (err) {
-    throw fromErrno(err, `directory of pid file ${JSON.stringify(pidFile)}`);
-  }
+  if (pidFile !== undefined) checkPidFile(pidFile);
 }
 
 /** Why a run is to end before its time: a signal that came before the container ran, or the caller's abort. */
@@ -204,31 +211,34 @@ function outcome(stop: Stop): RunEnding {
 /** Has the tree mounted, and writes the specification that it leads to. */
 async function configure(
   chain: Chain,
-  bundle: string,
+  directory: string,
   {mounts: known, volatile = false, makeSpec}: ForegroundRun,
   interruptions: Interruptions,
 ): Promise<Terminal | undefined> {
+  const bundle = bundleIn(directory);
   const mounts = typeof known === 'function' ? await known() : known;
   const plan = planMounts(mounts, {volatile});
   let terminal: Terminal | undefined;
   await Promise.race([chain.mount(plan).then((found) => (terminal = found)), interruptions.stopped]);
   if (interruptions.stop !== undefined) return undefined;
   const rootfs = new RootFS(`/proc/${chain.pid}/cwd/rootfs`);
+  let cgroup: string;
   try {
     const spec = await makeSpec(rootfs);
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
     writeFileSync(join(bundle, 'config.json'), JSON.stringify(sized), {mode: 0o600});
+    cgroup = spec.linux.cgroupsPath;
   } finally {
     rootfs.close();
   }
-  recordRuntime(bundle, chain.pid);
+  recordRuntime(directory, chain.pid, cgroup);
   return terminal;
 }
 
 /** Lets the container start, passes on what is meant for it, and waits for its end. */
-async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime: Runtime, interruptions: Interruptions): Promise<void> {
-  const initPid = join(bundle, 'init.pid');
+async function attend(chain: Chain, directory: string, run: ForegroundRun, runtime: Runtime, interruptions: Interruptions): Promise<void> {
+  const initPid = join(directory, 'init.pid');
   let over = false;
   /** The runtime takes signals for the container from here on; before, they would end the runtime itself. */
   const started = async (): Promise<void> => {
@@ -239,10 +249,10 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
     const {status} = await capture(runtime.path, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
     if (status !== 0) chain.kill('SIGKILL');
   };
-  const writePidFile = async (file: string): Promise<void> => {
+  const tellPid = async (file: string): Promise<void> => {
     await started();
     try {
-      if (existsSync(initPid)) writeAtomically(file, readFileSync(initPid, 'latin1'));
+      if (existsSync(initPid)) writePidFile(file, readFileSync(initPid, 'latin1'));
     } catch (err) {
       await kill();
       throw err;
@@ -256,22 +266,22 @@ async function attend(chain: Chain, bundle: string, run: ForegroundRun, runtime:
   });
   void interruptions.stopped.then(kill).catch(() => chain.kill('SIGKILL'));
   chain.release();
-  const written = run.pidFile === undefined ? undefined : writePidFile(resolve(run.pidFile));
+  const written = run.pidFile === undefined ? undefined : tellPid(resolve(run.pidFile));
   const ended = chain.ended.finally(() => {
     over = true;
   });
   await Promise.all([ended, written]);
 }
 
-async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, interruptions: Interruptions): Promise<RunEnding> {
+async function supervise(run: ForegroundRun, runtime: Runtime, directory: string, interruptions: Interruptions): Promise<RunEnding> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
-  const options = ['--root', runtimeRoot(run.stateDir), '--log', 'log.json', '--log-format', 'json'];
-  const chain = await startChain(bundle, [runtime.path, ...options, 'run', '--pid-file', 'init.pid', run.id], stdio, tty);
+  const options = ['--root', runtimeRoot(run.stateDir), '--log', '../log.json', '--log-format', 'json'];
+  const chain = await startChain(bundleIn(directory), [runtime.path, ...options, 'run', '--pid-file', '../init.pid', run.id], stdio, tty);
   let terminal: Terminal | undefined;
   try {
-    terminal = await configure(chain, bundle, run, interruptions);
-    if (interruptions.stop === undefined) await attend(chain, bundle, run, runtime, interruptions);
+    terminal = await configure(chain, directory, run, interruptions);
+    if (interruptions.stop === undefined) await attend(chain, directory, run, runtime, interruptions);
   } finally {
     chain.kill('SIGKILL');
     const {signal} = await chain.ended;
@@ -280,8 +290,8 @@ async function supervise(run: ForegroundRun, runtime: Runtime, bundle: string, i
   if (interruptions.stop !== undefined) return outcome(interruptions.stop);
   const {status, signal} = await chain.ended;
   if (status === null) throw new ErrdefsError('aborted', `the runtime was ended by ${signal}, the status of the container is not known`);
-  if (!existsSync(join(bundle, 'init.pid'))) {
-    const messages = runtimeErrors(join(bundle, 'log.json'));
+  if (!existsSync(join(directory, 'init.pid'))) {
+    const messages = runtimeErrors(join(directory, 'log.json'));
     throw new ErrdefsError('unknown', messages.at(-1) ?? `${runtime.name} ended with status ${status} before the container ran`);
   }
   return {exitStatus: status};
@@ -307,18 +317,18 @@ export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
   try {
     await checkRun(run);
     const runtime = findRuntime(run.runtime);
-    const bundle = await claimBundle(run.stateDir, run.id, runtime);
+    const directory = await claimBundle(run.stateDir, run.id, runtime);
     try {
-      const ending = await supervise(run, runtime, bundle, interruptions).catch(async (err: unknown) => {
+      const ending = await supervise(run, runtime, directory, interruptions).catch(async (err: unknown) => {
         await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
-        await removeStaleCgroup(bundle);
+        await removeStaleCgroup(directory);
         if (isErrdefs(err)) await run.settle?.(true);
         throw err;
       });
       await run.settle?.(false);
       return ending;
     } finally {
-      releaseBundle(bundle);
+      releaseBundle(directory);
     }
   } catch (err) {
     throw ownFailure(err, `container ${JSON.stringify(run.id)}`);

@@ -81,6 +81,7 @@ export interface SpecOptions {
   /** `KEY=value` sets, `KEY` alone removes. */
   readonly env?: readonly string[];
   readonly cwd?: string;
+  /** Sources of bind mounts are absolute paths. */
   readonly mounts?: readonly SpecMount[];
   readonly netHost?: boolean;
   readonly readOnly?: boolean;
@@ -238,11 +239,24 @@ export function checkWorkingDirectory(cwd: string): void {
   if (/^\/proc(\/|$)/.test(cwd)) throw invalid(`working directory ${JSON.stringify(cwd)} must not be in /proc`);
 }
 
-/** A mount as asked for; `bind` may leave out that it is one. */
+/** Whether a mount's source is a path of this machine. */
+export const isBind = ({type, options}: SpecMount): boolean => type === 'bind' || options.includes('bind') || options.includes('rbind');
+
+/** Options whose value is a path of this machine. */
+const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
+
+/**
+ * A mount as asked for; `bind` may leave out that it is one. The runtime takes a relative path for one in the bundle, which
+ * no container must see, so there may be none.
+ */
 function userMount(mount: SpecMount): SpecMount {
+  const relative = isBind(mount) ? !posix.isAbsolute(mount.source) : /^\.\.?(?:\/|$)/.test(mount.source);
+  if (relative) throw invalid(`mount source ${JSON.stringify(mount.source)} must be an absolute path`);
+  const option = mount.options.find((text) => PATH_OPTION.test(text));
+  if (option !== undefined) throw invalid(`mount option ${JSON.stringify(option)} must have an absolute path`);
   if (!posix.isAbsolute(mount.destination))
     throw invalid(`mount destination ${JSON.stringify(mount.destination)} must be an absolute path`);
-  const implied = mount.type === 'bind' && !mount.options.some((option) => option === 'bind' || option === 'rbind');
+  const implied = isBind(mount) && !mount.options.some((option) => option === 'bind' || option === 'rbind');
   return {...mount, destination: posix.resolve('/', mount.destination), options: implied ? ['rbind', ...mount.options] : mount.options};
 }
 

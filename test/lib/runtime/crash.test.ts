@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src/lib/fs/process.ts';
-import {bundlePath, claimBundle, cleanup, listRuns, removeBundle, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
+import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {is, slow, temporaryDirectory} from '../../helpers.ts';
 import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
@@ -84,7 +84,7 @@ describe('when the tool is killed', () => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
     const driven = rig.drive(NODE, {args: ['sleep', '1000']});
-    await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/fstab')));
+    await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/bundle/fstab')));
     driven.child.kill('SIGKILL');
     await eventually('the end of the tool', () => driven.child.signalCode !== null);
     const run = (await listRuns(rig.stateDir, findRuntime()))[0]!;
@@ -150,7 +150,7 @@ describe('when the runtime is killed', () => {
         () => 'ended',
         (err: unknown) => is('aborted')(err) && 'killed',
       );
-      await eventually('runtime', () => existsSync(join(rig.stateDir, 'bundles/c/config.json')) && runtimePid(rig));
+      await eventually('runtime', () => existsSync(join(rig.stateDir, 'bundles/c/bundle/config.json')) && runtimePid(rig));
       const pid = runtimePid(rig);
       await delay(n * 2);
       if (isAlive(pid)) process.kill(pid, 'SIGKILL');
@@ -162,19 +162,19 @@ describe('when the runtime is killed', () => {
 });
 
 describe('a claim', () => {
-  /** A bundle of a process that is dead. */
-  const abandon = (bundle: string): void => {
-    mkdirSync(join(bundle, 'rootfs'), {recursive: true});
-    mkdirSync(join(bundle, 'm/0'), {recursive: true});
-    writeFileSync(join(bundle, `owner.${formatIdentity({...ownIdentity(), startTime: '1'})}`), '');
-    writeFileSync(join(bundle, 'config.json'), '{}');
+  /** The directory of a run of a process that is dead. */
+  const abandon = (run: string): void => {
+    mkdirSync(join(run, 'bundle/rootfs'), {recursive: true});
+    mkdirSync(join(run, 'bundle/m/0'), {recursive: true});
+    writeFileSync(join(run, `owner.${formatIdentity({...ownIdentity(), startTime: '1'})}`), '');
+    writeFileSync(join(run, 'bundle/config.json'), '{}');
   };
 
   it('is given to one of many who find an ID abandoned', async (t) => {
     if (!requiresRuntime(t)) return;
     const dir = temporaryDirectory(t);
     for (let round = 0; round < 20; round++) {
-      abandon(bundlePath(dir, 'c'));
+      abandon(runPath(dir, 'c'));
       const claims = await Promise.allSettled(Array.from({length: 8}, () => claimBundle(dir, 'c', findRuntime())));
       const given = claims.filter((claim) => claim.status === 'fulfilled');
       assert.equal(given.length, 1);
@@ -199,8 +199,8 @@ describe('a claim', () => {
   it('never deletes what is mounted on a root', (t) => {
     const dir = temporaryDirectory(t);
     abandon(join(dir, 'c'));
-    writeFileSync(join(dir, 'c/rootfs/image'), 'canary');
+    writeFileSync(join(dir, 'c/bundle/rootfs/image'), 'canary');
     assert.throws(() => removeBundle(join(dir, 'c')), {code: 'ENOTEMPTY'});
-    assert.equal(readFileSync(join(dir, 'c/rootfs/image'), 'utf8'), 'canary');
+    assert.equal(readFileSync(join(dir, 'c/bundle/rootfs/image'), 'utf8'), 'canary');
   });
 });

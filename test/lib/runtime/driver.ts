@@ -27,7 +27,7 @@ function writeSettings(): void {
 
 const request = JSON.parse(process.argv[2]!) as DriverRequest;
 try {
-  const makeSpec = prepareSpec(request);
+  const makeSpec = await prepareSpec(request);
   const {exitStatus} = await runForeground({...request, makeSpec, tty: request.options.tty ?? false});
   writeSettings();
   process.exitCode = exitStatus;

@@ -106,7 +106,7 @@ describe('loop devices', () => {
     let held = 0;
     for (let n = 0; n < 15; n++) {
       const {child} = rig.drive(ENGINES.at(-1)!, {args: ['sleep', '1000']}, {mounts});
-      await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/fstab')));
+      await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/bundle/fstab')));
       await delay(n * 4);
       held += loopsBelow(rig.dir).length;
       for (const pid of [`${child.pid}`, ...processesIn(rig.dir)]) killIfThere(Number(pid));

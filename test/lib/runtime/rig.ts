@@ -169,7 +169,7 @@ export function newRig(t: TestContext): Rig {
       writeFileSync(files[0]!, input);
       const stdio = [openSync(files[0]!, 'r'), openSync(files[1]!, 'w'), openSync(files[2]!, 'w')] as const;
       try {
-        const makeSpec = prepareSpec(request(id, options, image));
+        const makeSpec = await prepareSpec(request(id, options, image));
         const ending = await runForeground({id, stateDir, mounts, stdio, makeSpec, ...more});
         return {...ending, stdout: readFileSync(files[1]!, 'utf8'), stderr: readFileSync(files[2]!, 'utf8')};
       } finally {

@@ -222,7 +222,7 @@ describe('a container', () => {
     const run = rig.run(rig.waiting('grep overlay /proc/self/mountinfo'));
     await initPid(rig);
     assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(rig.dir));
-    assert.deepEqual(readdirSync(join(rig.stateDir, 'bundles/c/rootfs')), []);
+    assert.deepEqual(readdirSync(join(rig.stateDir, 'bundles/c/bundle/rootfs')), []);
     rig.open();
     const {stdout} = await run;
     assert.match(stdout, /overlay/);

@@ -44,7 +44,7 @@ describe('the runtime', () => {
   it('is told in its own words when it refuses', async (t) => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);
-    const words = `echo '{"level":"error","msg":"its own words"}' > log.json; exit 1`;
+    const words = `echo '{"level":"error","msg":"its own words"}' > ../log.json; exit 1`;
     await assert.rejects(rig.run({args: ['true']}, {runtime: program(t, words)}), (err: ErrdefsError) => {
       assert.equal(err.message, 'container "c": its own words: unknown');
       return err.details?.runExit === 125;
@@ -60,7 +60,7 @@ describe('the runtime', () => {
     onEnd(t, () => closeSync(secret));
     process.env.BERTH_TEST_SECRET = 'secret';
     onEnd(t, () => delete process.env.BERTH_TEST_SECRET);
-    const spy = program(t, 'echo $$ > init.pid; for fd in /proc/$$/fd/*; do readlink $fd; done; env');
+    const spy = program(t, 'echo $$ > ../init.pid; for fd in /proc/$$/fd/*; do readlink $fd; done; env');
     const {stdout} = await rig.run({args: ['true']}, {runtime: spy});
     assert.match(stdout, /c\.out\n/);
     assert.doesNotMatch(stdout, /secret|socket:/);

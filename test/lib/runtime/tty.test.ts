@@ -51,7 +51,7 @@ for (const engine of ENGINES)
       if (!requiresRuntime(t) || !requiresProgram(t, 'script', 'stty')) return;
       const rig = newRig(t);
       const runtime = join(rig.dir, 'runtime');
-      writeFileSync(runtime, '#!/bin/sh\necho $$ > init.pid; cat config.json\n', {mode: 0o755});
+      writeFileSync(runtime, '#!/bin/sh\necho $$ > ../init.pid; cat config.json\n', {mode: 0o755});
       const driven = inTerminal(rig, engine, sh(':'), {runtime});
       await driven.expect(/"consoleSize":\{"height":24,"width":80\}/);
       await driven.ended;
