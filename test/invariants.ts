@@ -265,7 +265,8 @@ function checkBlobs(root: string, deep: boolean, bad: Bad): void {
 /** Other users of the machine read nothing, and list nothing. */
 function checkPermissions(root: string, bad: Bad): void {
   const visit = (path: string): void => {
-    const stat = lstatSync(path);
+    // A directory may be a link to one.
+    const stat = statSync(path, {throwIfNoEntry: false}) ?? lstatSync(path);
     const mode = stat.mode & 0o7777;
     if (stat.isDirectory()) {
       if ((mode & 0o077) !== 0) bad(path, `is open to others: mode ${mode.toString(8)}`);

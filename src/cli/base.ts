@@ -7,7 +7,7 @@ import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';
 import type {CommandTable} from './dispatch.ts';
 import {GLOBAL_FLAGS} from './flags.ts';
 import {formatJSON, lines, type Printable} from './output.ts';
-import {report} from './report.ts';
+import {report, reportWarnings} from './report.ts';
 import {formatTable} from './table.ts';
 import {defined} from './values.ts';
 
@@ -94,6 +94,7 @@ export abstract class BaseCommand {
   #abort: AbortController | undefined;
   #interruptedBy: keyof typeof SIGNALS | undefined;
   #failure: {readonly err: unknown} | undefined;
+  readonly #warnings: Error[] = [];
   readonly #overdue: Promise<never>;
   #endNow!: (reason: unknown) => void;
   readonly #timers: NodeJS.Timeout[] = [];
@@ -228,6 +229,7 @@ export abstract class BaseCommand {
     this.#client ??= await this.context.open({
       ...defined({root: flags.root, state: flags.state}),
       lockTimeoutMs: Math.min(flags['lock-timeout'] || LONGEST_MS, LONGEST_MS),
+      onWarning: (warning) => void this.#warnings.push(warning),
     });
     return this.#client;
   }
@@ -333,6 +335,7 @@ export abstract class BaseCommand {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal);
     if (this.#client !== undefined) await this.#client.close();
+    reportWarnings(this.#warnings, this.context, {json: this.json});
   }
 }
 

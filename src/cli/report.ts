@@ -36,4 +36,17 @@ export async function report(err: unknown, context: Context, {json, debug}: Repo
   context.stderr(lines(texts));
 }
 
+/** One line for all of them, whatever their number: they change neither output nor exit status. */
+export function reportWarnings([first, ...rest]: readonly Error[], context: Context, {json}: Pick<ReportOptions, 'json'>): void {
+  if (first === undefined) return;
+  const {message, ...warning} = toJSON(first);
+  const text = rest.length === 0 ? message : `${message} (and ${rest.length} more)`;
+  if (json) {
+    context.stderr(`${formatJSON({warning: {...warning, message: text}})}\n` as Printable);
+    return;
+  }
+  const {hint} = warning;
+  context.stderr(lines([`${context.program}: warning: ${oneLine(text)}`, ...(hint === undefined ? [] : [`hint: ${oneLine(hint)}`])]));
+}
+
 const oneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, ' ');

@@ -278,6 +278,7 @@ const PLACES: readonly Damage[] = [
       return path(directory);
     },
     stops: [],
+    check: 'none',
   },
 ]);
 

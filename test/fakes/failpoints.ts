@@ -36,6 +36,8 @@ export interface Failpoint {
   readonly lasting?: boolean;
   /** Of a write, half is done before. */
   readonly torn?: boolean;
+  /** Calls that count. @param path below `below`, with a leading slash */
+  readonly only?: (name: string, path: string) => boolean;
 }
 
 /** Functions whose first argument is a path, and which change what it names. */
@@ -108,7 +110,8 @@ function isBelow(path: unknown): path is string {
 
 /** Counts a call, and does to it what is due. */
 function pass(name: string, path: string, half?: () => void): void {
-  const {action, at, lasting = false, torn = false} = armed!;
+  const {action, at, lasting = false, torn = false, only} = armed!;
+  if (only?.(name, path.slice(armed!.below.length)) === false) return;
   const n = Atomics.add(counters, 0, 1) + 1;
   if (log !== undefined) realAppend(log, `${n} ${name} ${path.slice(armed!.below.length)}\n`);
   if (at === 0 || (lasting ? n < at : n !== at)) return;

@@ -1,8 +1,9 @@
 /** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
-import {createReadStream, rmSync} from 'node:fs';
+import {createReadStream} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../archive/compare.ts';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {removeTree} from '../fs/durable.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash, type Hash} from '../oci/hash.ts';
 import {hashFor} from '../store/blobs.ts';
@@ -183,7 +184,7 @@ export async function judgeLayer(
     signal?.throwIfAborted();
     throw fromErrno(err, `layer ${id}`);
   } finally {
-    rmSync(work, {recursive: true, force: true});
+    store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
   }
 }
 
@@ -201,7 +202,9 @@ async function compare(
 ): Promise<string | undefined> {
   let opened: Awaited<ReturnType<typeof openTrees>>;
   try {
-    opened = await openTrees(snapshotter, [reference, directory], () => openScratchPlace(statePath.views(context.stateDir)));
+    opened = await openTrees(snapshotter, [reference, directory], () =>
+      openScratchPlace(statePath.views(context.stateDir), context.store.housekeeping),
+    );
   } catch (err) {
     if (!isErrdefs(err) || !is(err, 'failed_precondition')) throw err;
     return 'cannot be mounted';

@@ -1,5 +1,4 @@
 /** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
-import {fromErrno} from '../errdefs.ts';
 import {sweepTemporary} from '../fs/durable.ts';
 import {removeBundle} from '../runtime/bundle.ts';
 import {collectAll} from '../store/gc.ts';
@@ -23,9 +22,10 @@ export async function collectGarbage(context: Context): Promise<GcResult> {
 }
 
 async function collectEverything(context: Context): Promise<GcResult> {
-  const {store, stateDir} = context;
-  sweepState(stateDir);
+  const {store} = context;
+  sweepState(context);
   await sweepRuns(context);
+  store.sweepHalfWritten();
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();
@@ -36,19 +36,18 @@ async function collectEverything(context: Context): Promise<GcResult> {
 }
 
 /** Removes what killed processes left in what ends with the boot, unless another collection is faster. */
-export function sweepState(stateDir: string): void {
-  try {
-    sweepTemporary(stateDir);
-  } catch (err) {
-    throw fromErrno(err, `directory ${stateDir}`);
-  }
-  for (const path of abandonedViews(statePath.views(stateDir))) {
-    try {
-      removeBundle(path);
-    } catch (err) {
-      if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, `view ${path}`);
-    }
-  }
+export function sweepState({store: {housekeeping}, stateDir}: Context): void {
+  housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
+  housekeeping.attempt(`directory ${stateDir}`, () => {
+    for (const path of abandonedViews(statePath.views(stateDir)))
+      housekeeping.attempt(`view ${path}`, () => {
+        try {
+          removeBundle(path);
+        } catch (err) {
+          if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+        }
+      });
+  });
 }
 
 /**

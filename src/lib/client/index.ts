@@ -31,7 +31,8 @@ export function openClient(options: OpenOptions = {}): Client {
   const directories = findDirectories(options);
   const {root, state} = directories;
   const lockTimeoutMs = options.lockTimeoutMs ?? DEFAULT_LOCK_TIMEOUT_MS;
-  const store = new Store({root, lockTimeoutMs});
+  const {onWarning} = options;
+  const store = new Store({root, lockTimeoutMs, ...(onWarning === undefined ? {} : {onWarning})});
   const workers = new WorkerPool();
   let trusted: string | undefined;
   /** Only root can mount, so nobody else needs the state for this. */

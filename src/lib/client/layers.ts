@@ -4,6 +4,7 @@ import {fromErrno} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity, uniqueName} from '../fs/process.ts';
 import type {ViewPlace} from '../runtime/view.ts';
+import type {Housekeeping} from '../store/housekeeping.ts';
 import type {Snapshotter} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import type {PlannedLayer} from './plan.ts';
@@ -17,10 +18,17 @@ export function layerCandidates(snapshotter: Snapshotter, {diffID, chainID}: Pla
 export const findLayer = (store: Store, snapshotter: Snapshotter, layer: PlannedLayer): string | undefined =>
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
-/** Starts the process that holds a view. @param scratchDir where something may be mounted; below the state that ends with the boot */
-export async function openScratchPlace(scratchDir: string): Promise<ViewPlace> {
+/**
+ * Starts the process that holds a view.
+ *
+ * @param scratchDir where something may be mounted; below the state that ends with the boot
+ * @param housekeeping is told what is left after `close`
+ */
+export async function openScratchPlace(scratchDir: string, housekeeping: Housekeeping): Promise<ViewPlace> {
   const {openPlace} = await import('../runtime/view.ts');
-  return openPlace(join(scratchDir, `view-${uniqueName()}`));
+  const directory = join(scratchDir, `view-${uniqueName()}`);
+  const {mount, close} = await openPlace(directory);
+  return {mount, close: () => close().catch((err: unknown) => housekeeping.warn(`view ${directory}`, err))};
 }
 
 /** Places of processes that are gone, found by the identities in their names. @param scratchDir as `openScratchPlace` */

@@ -169,11 +169,7 @@ class Materialisation {
 
   /** Removes what was half-made here. Blobs and bytes of blobs stay. */
   dispose(): void {
-    try {
-      for (const work of this.#works) removeTree(work);
-    } catch {
-      // A collection takes it, once this process is gone; what was meant to be said stays said.
-    }
+    for (const work of this.#works) this.#o.store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
   }
 
   #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {
@@ -244,7 +240,7 @@ class Materialisation {
     const source = here ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const) : begin();
     const laid = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
       // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
-      if (!here && FOR_GOOD.has(resolve(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngest(key);
+      if (!here && FOR_GOOD.has(resolve(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngestQuietly(key);
       throw err;
     });
     if (!here) {
@@ -353,12 +349,12 @@ class Materialisation {
   /** While others come, or are settled: the next one that waits for those below it need not wait for a process as well. */
   #openPlaceSoon(): void {
     if (this.#floating.size === 0 || this.#o.snapshotter?.form !== 'erofs') return;
-    this.#place ??= openScratchPlace(this.#o.scratchDir);
+    this.#place ??= openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
     this.#place.catch(() => {}); // whoever takes it hears of it
   }
 
   #takePlace(): Promise<ViewPlace> {
-    const place = this.#place ?? openScratchPlace(this.#o.scratchDir);
+    const place = this.#place ?? openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
     this.#place = undefined;
     return place;
   }

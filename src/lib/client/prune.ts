@@ -59,7 +59,7 @@ class Prune {
     const freed = outcome.released.reduce((sum, key) => sum + this.#size(key), 0);
     const ingests = this.#kinds.includes('ingests') ? this.#ingests(dryRun) : {pruned: [], freed: 0};
     if (!dryRun) {
-      sweepState(this.#context.stateDir);
+      sweepState(this.#context);
       store.layers.emptyTrash();
     }
     return {pruned: [...outcome.pruned, ...ingests.pruned], freed: freed + ingests.freed};
@@ -185,11 +185,21 @@ class Prune {
       const isInScope = namespace === undefined || state?.namespace === namespace;
       if (!isInScope || kept.has(key) || store.blobs.isIngestHeld(key) || (state !== undefined && !this.#isOld(state.updatedAt))) continue;
       const {disk} = measureOne(store.layout.ingest(key));
-      if (!dryRun && !store.blobs.discardIdleIngest(key)) continue;
+      if (!dryRun && !this.#discardIngest(key)) continue;
       pruned.push({namespace: state?.namespace ?? '', kind: 'ingest', key: state?.ref ?? key});
       freed += disk;
     }
     return {pruned, freed};
+  }
+
+  /** @returns whether it is gone */
+  #discardIngest(key: string): boolean {
+    const {blobs, housekeeping} = this.#context.store;
+    let gone = false;
+    housekeeping.attempt(`ingest ${key}`, () => {
+      gone = blobs.discardIdleIngest(key);
+    });
+    return gone;
   }
 }
 

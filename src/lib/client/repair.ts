@@ -1,8 +1,8 @@
 /** Mends what `check` found: fetches or rebuilds what can be had, and takes out of the way what cannot. Nothing that a user made is deleted. */
-import {existsSync, rmSync} from 'node:fs';
+import {existsSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
-import {isTemporary, sweepTemporary} from '../fs/durable.ts';
+import {isTemporary, removeTree, sweepTemporary} from '../fs/durable.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
 import type {Remote} from '../remotes/contract.ts';
@@ -159,7 +159,7 @@ export class Repair {
         store.blobs.publish(key, digest);
         return `fetched from ${formatReference({domain: source.domain, path: source.path})}`;
       } catch (err) {
-        store.blobs.discardIngest(key);
+        store.blobs.discardIngestQuietly(key);
         if (!isErrdefs(err) || signal?.aborted || is(err, 'resource_exhausted')) throw err;
         this.#lost.set(digest, err);
       } finally {
@@ -242,6 +242,7 @@ export class Repair {
     const {store} = this.#context;
     const {signal} = this.#o;
     const work = store.layers.createWork();
+    let failure: unknown;
     try {
       const canUnpack = origin !== undefined && store.blobs.size(origin.layer.blob.digest) === origin.layer.blob.size;
       const made = canUnpack
@@ -250,11 +251,18 @@ export class Repair {
       if (made === undefined) return undefined;
       await store.update(`repair of layer ${id}`, (tx) => {
         if (made.id !== id) renameLayer(tx, id, made.id);
-        tx.afterCommit(() => store.layers.replace(made.id, made.directory));
+        tx.afterCommit(() => {
+          try {
+            store.layers.replace(made.id, made.directory);
+          } catch (err) {
+            failure = err;
+          }
+        });
       });
+      if (failure !== undefined) throw failure;
       return canUnpack ? 'rebuilt from its blob' : 'indexed anew';
     } finally {
-      rmSync(work, {recursive: true, force: true});
+      store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
     }
   }
 

@@ -1,7 +1,7 @@
 /** `run REF ID`: image → snapshot and container record → specification → the runtime, in the foreground → and with `rm` all of it gone. */
 import {rmdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../oci/identifier.ts';
@@ -77,6 +77,7 @@ export async function runningContainers(context: Context, namespace: string): Pr
  * @param only the namespace; default: all. It is about to be removed, and so are its directories, unless something runs
  */
 export async function sweepRuns(context: Context, only?: string): Promise<void> {
+  const {housekeeping} = context.store;
   for (const namespace of only === undefined ? listIfPresent(statePath.runs(context.stateDir)) : [only]) {
     const directory = runDirectory(context, namespace);
     for (const {id, state} of await listNamespaceRuns(context, namespace)) {
@@ -84,12 +85,14 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
       try {
         await cleanup(directory, id, findRuntime());
       } catch (err) {
-        // Somebody was faster, or has that ID now; what cannot be removed is told by `check`.
-        if (!isErrdefs(err)) throw err;
+        // Somebody was faster, or has that ID now.
+        if (!is(err, 'already_exists') && !is(err, 'failed_precondition')) housekeeping.warn(`container ${JSON.stringify(id)}`, err);
       }
     }
-    sweepBundles(directory);
-    if (only !== undefined) for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory]) removeIfEmpty(path);
+    sweepBundles(directory, (err) => housekeeping.warn(`directory ${directory}`, err));
+    if (only !== undefined)
+      for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
+        housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
   }
 }
 
@@ -176,6 +179,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
       if (layer !== undefined && (options.rm || failed))
         await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
     },
+    onLeftover: (err) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
     volatile: options.rm ?? false,
     tty: options.tty ?? false,
     ...(options.stdio === undefined || options.stdio === 'inherit' ? {} : {stdio: options.stdio}),

@@ -35,6 +35,11 @@ export interface OpenOptions {
   readonly state?: string;
   /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
   readonly lockTimeoutMs?: number;
+  /**
+   * Is told of what goes wrong beside a call and does not change its result: an entry of the trash that cannot be deleted, say. An
+   * `ErrdefsError`, whose `details` name the path.
+   */
+  readonly onWarning?: (warning: Error) => void;
 }
 
 /** One descriptor's way through a pull, or the reference's resolution. Sent at each change of status and, while bytes move, at most every 100 ms. */

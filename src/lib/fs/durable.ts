@@ -1,6 +1,7 @@
 /** How bytes become durable. Synchronous on purpose: a transaction is a few of these in a row, and a thread-pool hop costs more than the call. */
 import {
   closeSync,
+  copyFileSync,
   existsSync,
   fsyncSync,
   linkSync,
@@ -89,6 +90,47 @@ function removeSlowly(path: string): void {
   } catch (err) {
     if (!isErrno(err, 'ENOENT')) throw err;
   }
+}
+
+/**
+ * Removes a directory that cannot be renamed, `first` before everything else: from then on nobody takes it for a whole one.
+ *
+ * Everything is reached through the directory's descriptor. Should another process remove it too, and make a new one of that name
+ * meanwhile, the new one keeps what is in it.
+ *
+ * @param options.sync whether the removal of `first` is on the disk before anything else goes
+ * @param options.unless called once the directory is open, with a path that stays its own; true: it is left as it is
+ */
+export function removeInPlace(
+  path: string,
+  first: string,
+  options: {readonly sync: boolean; readonly unless?: (pinned: string) => boolean},
+): void {
+  const fd = openSync(path, 'r');
+  try {
+    const pinned = `/proc/self/fd/${fd}`;
+    if (options.unless?.(pinned) === true) return;
+    unlinkIfPresent(join(pinned, first));
+    if (options.sync) fsyncSync(fd);
+    for (const name of listIfPresent(pinned)) removeTree(join(pinned, name));
+  } finally {
+    closeSync(fd);
+  }
+  try {
+    rmdirSync(path);
+  } catch (err) {
+    if (!isErrno(err, 'ENOENT', 'ENOTEMPTY', 'EEXIST')) throw err;
+  }
+}
+
+/** Mount points at or below a directory. See proc_pid_mountinfo(5). */
+export function mountPointsBelow(directory: string): readonly string[] {
+  const points = (readIfPresent('/proc/self/mountinfo') ?? '')
+    .split('\n')
+    .map((line) =>
+      (line.split(' ', 5)[4] ?? '').replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
+    );
+  return points.filter((point) => point === directory || point.startsWith(`${directory}/`));
 }
 
 /** Flushes a file or a directory to the disk. */
@@ -219,13 +261,44 @@ export function renameInto(from: string, to: string, options: {readonly sync: bo
   if (options.sync) syncPath(dirname(to));
 }
 
-/** Removes the temporary names that dead processes left in `directory`. */
+/** As `renameInto`, of a file that may have to go to another filesystem: then its bytes are copied, and on the disk before it has its name. */
+export function moveInto(from: string, to: string, options: {readonly sync: boolean}): void {
+  try {
+    renameInto(from, to, options);
+  } catch (err) {
+    if (!isErrno(err, 'EXDEV')) throw err;
+    const temporary = temporaryName(to);
+    try {
+      copyFileSync(from, temporary);
+      syncPath(temporary);
+      renameInto(temporary, to, options);
+    } catch (failure) {
+      unlinkQuietly(temporary);
+      throw failure;
+    }
+    unlinkSync(from);
+  }
+}
+
+/** Removes the temporary names that dead processes left in `directory`: all that can be, then the first error is thrown. */
 export function sweepTemporary(directory: string): void {
-  for (const name of listIfPresent(directory)) {
-    if (!isTemporary(name)) continue;
+  forEachDespiteErrors(listIfPresent(directory).filter(isTemporary), (name) => {
     const owner = parseIdentity(name.slice('.tmp.'.length));
     if (owner === undefined || liveness(owner) === 'dead') removeTree(join(directory, name));
+  });
+}
+
+/** Runs `step` for each item, whatever becomes of the others, and then throws the first error. */
+export function forEachDespiteErrors<T>(items: readonly T[], step: (item: T) => void): void {
+  const errors: unknown[] = [];
+  for (const item of items) {
+    try {
+      step(item);
+    } catch (err) {
+      errors.push(err);
+    }
   }
+  if (errors.length > 0) throw errors[0];
 }
 
 /** True for names that a write in the making has: a listing passes over them. */

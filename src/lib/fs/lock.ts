@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, makeDirectories, unlinkIfPresent} from './durable.ts';
+import {forEachDespiteErrors, listIfPresent, makeDirectories, unlinkIfPresent} from './durable.ts';
 import {describeProcess, isRunning, liveness, parseIdentity, uniqueName} from './process.ts';
 
 export interface LockOptions {
@@ -282,10 +282,19 @@ function tellFirst(lockPath: string): void {
   }
 }
 
+/** What cannot be removed is in nobody's way; a collection tries again, and tells of it. */
+function removeQuietly(directory: string): void {
+  try {
+    rmSync(directory, {recursive: true, force: true});
+  } catch {
+    // See above.
+  }
+}
+
 /** Whether a ticket's owner waits no more; what a dead one left is removed. */
 function hasGone(directory: string, name: string): boolean {
   const life = lifeOf(name);
-  if (life === 'dead') rmSync(directory, {recursive: true, force: true});
+  if (life === 'dead') removeQuietly(directory);
   return life === 'dead' || (life === 'unknown' && Date.now() - touchedAt(join(directory, name)) > STALE_MS);
 }
 
@@ -529,11 +538,11 @@ export function withFreeLock(path: string, purpose: string, action: () => void):
 /** Removes what processes that are gone left among the locks of `directory`: locks, and places in queues. */
 export function sweepLocks(directory: string): void {
   try {
-    for (const name of listIfPresent(directory)) {
+    forEachDespiteErrors(listIfPresent(directory), (name) => {
       const ticket = /\.(\d+\.\d+\.[0-9a-f]{32}\.\d+\.[0-9a-z]+)$/.exec(name)?.[1];
       if (ticket === undefined) sweepLock(join(directory, name));
       else sweepTicket(join(directory, name), ticket);
-    }
+    });
   } catch (err) {
     throw fromErrno(err, `locks ${directory}`);
   }

@@ -213,22 +213,38 @@ export async function listRuns(stateDir: string, runtime: Runtime): Promise<read
 
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
 
-/** Removes half-made and half-removed directories of dead processes. */
-export function sweepBundles(stateDir: string): void {
+/** Is told what of a dead run could not be removed. */
+export type OnLeftover = (err: unknown) => void;
+
+const throwIt: OnLeftover = (err) => {
+  throw err;
+};
+
+function removeLeftover(path: string, onLeftover: OnLeftover): void {
+  try {
+    unless(['ENOENT'], () => removeBundle(path));
+  } catch (err) {
+    onLeftover(err);
+  }
+}
+
+/** Removes half-made and half-removed directories of dead processes. @param onLeftover as `claimBundle` */
+export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt): void {
   const bundles = join(stateDir, 'bundles');
   for (const name of list(bundles)) {
     const maker = name.startsWith('.') ? parseIdentity(name.slice(1)) : undefined;
-    if (maker !== undefined && liveness(maker) === 'dead') unless(['ENOENT'], () => removeBundle(join(bundles, name)));
+    if (maker !== undefined && liveness(maker) === 'dead') removeLeftover(join(bundles, name), onLeftover);
   }
 }
 
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
  *
+ * @param onLeftover is told what of dead runs could not be removed; without it that is thrown
  * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
-export async function claimBundle(stateDir: string, id: string, runtime: Runtime): Promise<string> {
+export async function claimBundle(stateDir: string, id: string, runtime: Runtime, onLeftover: OnLeftover = throwIt): Promise<string> {
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
   const run = runPath(stateDir, id);
@@ -247,7 +263,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
         if (owner !== undefined && !unless(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         await removeStaleCgroup(run);
         const old = temporaryIn(bundles);
-        if (unless(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
+        if (unless(['ENOENT'], () => renameSync(run, old))) removeLeftover(old, onLeftover);
       }
     } catch (err) {
       removeBundle(mine);
@@ -257,7 +273,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   try {
     mkdirSync(bundles, {recursive: true, mode: 0o700});
     mkdirSync(runtimeRoot(stateDir), {recursive: true, mode: 0o700});
-    sweepBundles(stateDir);
+    sweepBundles(stateDir, onLeftover);
     await claim();
   } catch (err) {
     throw fromErrno(err, what);

@@ -23,6 +23,8 @@ export interface ForegroundRun {
   readonly mounts: readonly Mount[] | (() => Promise<readonly Mount[]>);
   /** Called when nothing runs or is mounted any more, while the ID is still taken. */
   readonly settle?: (failed: boolean) => Promise<void>;
+  /** Is told what went wrong after the container had ended: that does not change what the run comes to. */
+  readonly onLeftover?: (err: unknown) => void;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
   /** Called when the tree is mounted and nothing runs yet. What it throws ends the run. */
@@ -314,21 +316,30 @@ async function supervise(run: ForegroundRun, runtime: Runtime, directory: string
  */
 export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
   const interruptions = new Interruptions(run);
+  const {onLeftover} = run;
+  const tidy = async (step: () => void | Promise<void>): Promise<void> => {
+    try {
+      await step();
+    } catch (err) {
+      if (onLeftover === undefined) throw err;
+      onLeftover(err);
+    }
+  };
   try {
     await checkRun(run);
     const runtime = findRuntime(run.runtime);
-    const directory = await claimBundle(run.stateDir, run.id, runtime);
+    const directory = await claimBundle(run.stateDir, run.id, runtime, onLeftover);
     try {
       const ending = await supervise(run, runtime, directory, interruptions).catch(async (err: unknown) => {
         await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
         await removeStaleCgroup(directory);
-        if (isErrdefs(err)) await run.settle?.(true);
+        if (isErrdefs(err)) await tidy(async () => run.settle?.(true));
         throw err;
       });
-      await run.settle?.(false);
+      await tidy(async () => run.settle?.(false));
       return ending;
     } finally {
-      releaseBundle(directory);
+      await tidy(() => releaseBundle(directory));
     }
   } catch (err) {
     throw ownFailure(err, `container ${JSON.stringify(run.id)}`);

@@ -16,13 +16,14 @@ import {
 } from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {listIfPresent, readIfPresent, removeTree, renameInto, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
+import {listIfPresent, moveInto, readIfPresent, removeTree, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {createHash, type Hash} from '../oci/hash.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
 import {type Promised, verifyPromise} from './content.ts';
 import {MEND, MEND_BYTES} from './documents.ts';
+import {Housekeeping} from './housekeeping.ts';
 import {moveToTrash} from './layers.ts';
 import type {Layout} from './layout.ts';
 import type {IngestInfo} from './records.ts';
@@ -50,13 +51,15 @@ export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(
 
 export class BlobStore {
   readonly #layout: Layout;
+  readonly #housekeeping: Housekeeping;
   /** Blobs whose names this process has brought to the disk, with their inodes: another may have replaced one since. */
   readonly #settled = new Map<Digest, number>();
   /** Blobs that this process has given names that may not be on the disk. */
   readonly #loose = new Set<Digest>();
 
-  constructor(layout: Layout) {
+  constructor(layout: Layout, housekeeping = new Housekeeping()) {
     this.#layout = layout;
+    this.#housekeeping = housekeeping;
   }
 
   path(digest: Digest): string {
@@ -181,8 +184,11 @@ export class BlobStore {
 
   /** Removes what killed processes left half-written. */
   sweep(): void {
-    for (const algorithm of Object.keys(DIGEST_HEX_LENGTH)) sweepTemporary(join(this.#layout.blobs, algorithm));
-    for (const key of this.ingests()) sweepTemporary(this.#layout.ingest(key));
+    const directories = [
+      ...Object.keys(DIGEST_HEX_LENGTH).map((algorithm) => join(this.#layout.blobs, algorithm)),
+      ...this.ingests().map((key) => this.#layout.ingest(key)),
+    ];
+    for (const directory of directories) this.#housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
   /** Takes the ingest `key` for this process alone. Whoever waits here continues from the bytes that the other one got. */
@@ -241,6 +247,11 @@ export class BlobStore {
     }
   }
 
+  /** As `discardIngest`, of what is done with: what cannot be removed is left to a collection, with a warning. */
+  discardIngestQuietly(key: string): void {
+    this.#housekeeping.attempt(`ingest ${key}`, () => this.discardIngest(key));
+  }
+
   /** As `discardIngest`, unless somebody works on it. @returns whether it is gone */
   discardIdleIngest(key: string): boolean {
     return withFreeLock(this.#layout.lock(`ingest-${key}`), 'removal of what was left for long', () => this.discardIngest(key));
@@ -275,13 +286,13 @@ export class BlobStore {
     try {
       const data = join(this.#layout.ingest(key), 'data');
       chmodSync(data, 0o444);
-      renameInto(data, blob, {sync: settle});
+      moveInto(data, blob, {sync: settle});
       if (settle) this.#noteSettled(digest);
       else this.#loose.add(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
-    this.discardIngest(key);
+    this.discardIngestQuietly(key);
   }
 
   #inode(digest: Digest): number | undefined {
@@ -318,9 +329,14 @@ export class BlobStore {
     for (const digest of digests) this.#noteSettled(digest);
   }
 
-  /** Moves a blob out of sight, if it is there. The caller holds the store's lock. */
+  /** Moves a blob out of sight, if it is there; where the trash is on another filesystem, deletes it. The caller holds the store's lock. */
   discard(digest: Digest, trash: string): void {
-    moveToTrash(this.path(digest), trash);
+    try {
+      moveToTrash(this.path(digest), trash);
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'EXDEV') throw fromErrno(err, `content ${digest}`);
+      removeTree(this.path(digest));
+    }
   }
 }
 

@@ -285,11 +285,11 @@ class LocalWriter implements ContentWriter {
         content.put(record);
         return record;
       });
-      blobs.discardIngest(this.#key);
+      blobs.discardIngestQuietly(this.#key);
       return made;
     } catch (err) {
       if (published) this.#store.noteGarbage();
-      else if (is(err, 'already_exists')) blobs.discardIngest(this.#key);
+      else if (is(err, 'already_exists')) blobs.discardIngestQuietly(this.#key);
       throw err;
     }
   }
@@ -303,7 +303,7 @@ class LocalWriter implements ContentWriter {
 
   discard(): void {
     this.close();
-    this.#store.blobs.discardIdleIngest(this.#key);
+    this.#store.housekeeping.attempt(this.#what, () => void this.#store.blobs.discardIdleIngest(this.#key));
   }
 
   [Symbol.dispose](): void {

@@ -138,8 +138,7 @@ export function collect(store: Store, tx: StoreTransaction): void {
     for (const key of releasedShared) {
       if (passed()) return;
       const name = key.slice(key.indexOf('/') + 1);
-      if (key.startsWith('blob/')) store.blobs.discard(name as Digest, store.layers.trashName());
-      else store.layers.discard(name);
+      if (!(key.startsWith('blob/') ? discardBlob(store, name as Digest) : discardLayer(store, name))) store.noteGarbage();
     }
     sweepLeftovers(store, now);
   });
@@ -199,25 +198,31 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
     }
   }
   tx.afterCommit((passed) => {
+    let isAllGone = true;
     for (const digest of store.blobs.list()) {
       if (blobs.has(digest)) continue;
       if (passed()) return;
-      store.blobs.discard(digest, store.layers.trashName());
-      dropped.blobs++;
+      if (discardBlob(store, digest)) dropped.blobs++;
+      else isAllGone = false;
     }
     for (const layer of store.layers.list()) {
       if (layers.has(layer)) continue;
       if (passed()) return;
-      store.layers.discard(layer);
-      dropped.layers++;
+      if (discardLayer(store, layer)) dropped.layers++;
+      else isAllGone = false;
     }
     store.blobs.sweep();
-    sweepTemporary(store.layout.root);
+    store.housekeeping.attempt(store.layout.root, () => sweepTemporary(store.layout.root));
     sweepLeftovers(store, now);
-    unlinkIfPresent(store.layout.unswept);
+    if (isAllGone) store.housekeeping.attempt(store.layout.unswept, () => unlinkIfPresent(store.layout.unswept));
   });
   return dropped;
 }
+
+const discardBlob = (store: Store, digest: Digest): boolean =>
+  store.housekeeping.attempt(`content ${digest}`, () => store.blobs.discard(digest, store.layers.trashName()));
+
+const discardLayer = (store: Store, id: string): boolean => store.housekeeping.attempt(`layer ${id}`, () => store.layers.discard(id));
 
 /** Counts anew who keeps whom where the counts cannot be believed; for use after `collectAll`, which does not need them. */
 export function recountDoubtful(tx: StoreTransaction): void {
@@ -226,9 +231,10 @@ export function recountDoubtful(tx: StoreTransaction): void {
 
 /** Removes what killed processes left. */
 function sweepLeftovers(store: Store, now: number): void {
-  sweepIngests(store, now);
-  store.layers.sweepWork();
-  store.sweepLocks();
+  const {housekeeping, layout} = store;
+  housekeeping.attempt(layout.ingests, () => sweepIngests(store, now));
+  housekeeping.attempt(layout.work, () => store.layers.sweepWork());
+  housekeeping.attempt(layout.locks, () => store.sweepLocks());
 }
 
 /** Keys of the downloads whose content somebody leases, there or not. */
@@ -249,5 +255,5 @@ function sweepIngests(store: Store, now: number): void {
   const old = store.blobs.staleIngests(now);
   if (old.length === 0) return;
   const kept = leasedDownloads(store);
-  for (const key of old) if (!kept.has(key)) store.blobs.discardIdleIngest(key);
+  for (const key of old) if (!kept.has(key)) store.housekeeping.attempt(`ingest ${key}`, () => void store.blobs.discardIdleIngest(key));
 }

@@ -17,7 +17,7 @@
  */
 import {closeSync, constants, existsSync, fsyncSync, openSync, readdirSync, rmdirSync, statSync, writeSync} from 'node:fs';
 import {basename, dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs, wrap} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {
   createExclusive,
   listIfPresent,
@@ -32,6 +32,7 @@ import {acquireLock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
 import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
+import {Housekeeping} from './housekeeping.ts';
 import {type Layout, recordPath} from './layout.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
@@ -64,13 +65,15 @@ const isObject = (value: unknown): value is Documents => typeof value === 'objec
 export class JournalBackend implements Backend {
   readonly #layout: Layout;
   readonly #lockTimeoutMs: number;
+  readonly #housekeeping: Housekeeping;
   readonly #checkpointFile: string;
   readonly #appliedFile: string;
 
   /** @param options.lockTimeoutMs how long a change waits for another's, in milliseconds */
-  constructor(layout: Layout, options: {readonly lockTimeoutMs: number}) {
+  constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping}) {
     this.#layout = layout;
     this.#lockTimeoutMs = options.lockTimeoutMs;
+    this.#housekeeping = options.housekeeping ?? new Housekeeping();
     this.#checkpointFile = join(layout.journal, 'checkpoint');
     this.#appliedFile = join(layout.journal, 'applied');
   }
@@ -92,7 +95,7 @@ export class JournalBackend implements Backend {
     using lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
     if (lock.inherited) {
       noteGarbage(this.#layout);
-      sweepTemporary(this.#layout.journal);
+      this.#sweepTemporary(this.#layout.journal);
     }
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const generation = this.#catchUp();
@@ -265,7 +268,11 @@ export class JournalBackend implements Backend {
     const disk = this.#disk(generation);
     if (pending.length === 0) return {reader: disk, generation};
     // As in #rollForward: somebody may be told of it.
-    syncPath(this.#layout.journal);
+    try {
+      syncPath(this.#layout.journal);
+    } catch (err) {
+      throw fromErrno(err, 'journal');
+    }
     const overlay = new Overlay(disk);
     for (const {writes} of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
     return {reader: overlay, generation};
@@ -306,15 +313,14 @@ export class JournalBackend implements Backend {
     return past;
   }
 
-  /** Runs what is to follow a commit. */
+  /** Runs what is to follow a commit, each whatever becomes of the others. */
   #follow({actions}: Overlay, passed: () => boolean): void {
-    try {
-      for (const action of actions) action(passed);
-    } catch (err) {
-      noteGarbage(this.#layout);
-      const what = 'it is done, but what nobody needs any more could not be removed';
-      throw isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
-    }
+    for (const action of actions) if (!this.#housekeeping.attempt(this.#layout.root, () => action(passed))) noteGarbage(this.#layout);
+  }
+
+  /** Removes what killed writers left half-written in these directories. */
+  #sweepTemporary(...directories: readonly string[]): void {
+    for (const directory of new Set(directories)) this.#housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
   /** Under the lock: applies what is committed. @returns the newest generation */
@@ -340,7 +346,7 @@ export class JournalBackend implements Backend {
       if (pending[0] !== next) syncPath(this.#layout.journal);
       for (const record of pending) {
         this.#apply(record);
-        if (next === undefined) sweepTemporaries(Object.keys(record.writes).map((path) => join(this.#layout.root, path)));
+        if (next === undefined) this.#sweepTemporary(...Object.keys(record.writes).map((path) => dirname(join(this.#layout.root, path))));
         applied++;
       }
     }
@@ -432,12 +438,13 @@ export class JournalBackend implements Backend {
     const directories = new Set([journal, root]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
     for (const path of [...files, ...directories]) syncIfPresent(path);
-    sweepTemporaries([...files, this.#checkpointFile]);
+    this.#sweepTemporary(...[...files, this.#checkpointFile].map((file) => dirname(file)));
     const checkpoint: Checkpoint = {generation, bootId: bootId()};
     writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
     for (const old of this.#generations()) {
       const stat = old > generation - KEEP ? undefined : statSync(this.#file(old), {throwIfNoEntry: false});
-      if (stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS) unlinkIfPresent(this.#file(old));
+      if (stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS)
+        this.#housekeeping.attempt(this.#file(old), () => unlinkIfPresent(this.#file(old)));
     }
   }
 }
@@ -479,11 +486,6 @@ function parseJSON(text: string, file: string, hint: string): unknown {
   } catch (err) {
     throw new ErrdefsError('data_loss', `${file} is not valid JSON`, {cause: err, hint});
   }
-}
-
-/** Removes what killed writers left half-written beside files. */
-function sweepTemporaries(files: readonly string[]): void {
-  for (const directory of new Set(files.map(dirname))) sweepTemporary(directory);
 }
 
 /** Everything in which records lie, files before their directories. */

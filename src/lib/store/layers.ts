@@ -2,13 +2,28 @@
  * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
  * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
  */
-import {existsSync, lstatSync, readdirSync, statSync} from 'node:fs';
+import {existsSync, lstatSync, readdirSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {listIfPresent, makeDirectories, readIfPresent, removeTree, renameInto, syncPath, writeAtomic} from '../fs/durable.ts';
+import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {
+  isTemporary,
+  listIfPresent,
+  makeDirectories,
+  mountPointsBelow,
+  readIfPresent,
+  removeInPlace,
+  removeTree,
+  renameInto,
+  sweepTemporary,
+  syncPath,
+  temporaryName,
+  unlinkIfPresent,
+  writeAtomic,
+} from '../fs/durable.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
+import {Housekeeping} from './housekeeping.ts';
 import type {Layout} from './layout.ts';
 
 export interface LayerInfo {
@@ -35,9 +50,13 @@ export interface TreeUsage {
 
 export class LayerStore {
   readonly #layout: Layout;
+  readonly #housekeeping: Housekeeping;
+  /** Whether what is made in `work/` can be renamed to `layers/`; unknown before the first layer. */
+  #canRenameWork: boolean | undefined;
 
-  constructor(layout: Layout) {
+  constructor(layout: Layout, housekeeping = new Housekeeping()) {
     this.#layout = layout;
+    this.#housekeeping = housekeeping;
   }
 
   /** The layer's own directory: `layer.json`, and the trees that its snapshotter keeps in it. */
@@ -60,18 +79,39 @@ export class LayerStore {
 
   /** All layers, sorted. What has neither the name of one nor says what it is is nothing of ours. */
   list(): readonly string[] {
-    return listIfPresent(this.#layout.layers).filter((name) => isLayerName(name) || this.info(name) !== undefined);
+    return listIfPresent(this.#layout.layers).filter((name) => isLayerName(name) || (!isTemporary(name) && this.info(name) !== undefined));
   }
 
   /** An empty private directory in which a layer is made; swept when this process is gone. */
   createWork(): string {
-    const directory = join(this.#layout.work, uniqueName());
+    const {work, layers, root} = this.#layout;
     try {
+      if (this.#canRenameWork !== false) {
+        const directory = join(work, uniqueName());
+        makeDirectories(directory, {sync: false});
+        this.#canRenameWork ??= this.#tryRename(directory);
+        if (this.#canRenameWork) return directory;
+        rmdirSync(directory);
+      }
+      const directory = temporaryName(join(layers, 'work'));
       makeDirectories(directory, {sync: false});
+      return directory;
     } catch (err) {
-      throw fromErrno(err, `state directory ${this.#layout.root}`);
+      throw fromErrno(err, `state directory ${root}`);
     }
-    return directory;
+  }
+
+  /** Tries it with an empty directory, which is back in its place on return. @returns false: `layers/` is on another filesystem */
+  #tryRename(directory: string): boolean {
+    const there = temporaryName(join(this.#layout.layers, 'work'));
+    try {
+      renameInto(directory, there);
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'EXDEV') return false;
+      throw err;
+    }
+    renameSync(there, directory);
+    return true;
   }
 
   /**
@@ -91,7 +131,7 @@ export class LayerStore {
       writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, options);
       while (!this.#rename(work, id, options)) {
         if (this.isUsable(id)) {
-          removeTree(work);
+          this.#housekeeping.attempt(`layer ${id}`, () => removeTree(work));
           return;
         }
         this.#discardUnusable(id);
@@ -115,9 +155,8 @@ export class LayerStore {
 
   /** Another one who found the same layer unusable may have replaced it meanwhile: then that one is put back. */
   #discardUnusable(id: string): void {
-    const trash = this.trashName();
-    moveToTrash(this.path(id), trash);
-    if (isBelievable(readInfo(trash))) this.#rename(trash, id);
+    const trash = this.#moveAway(this.path(id), (pinned) => isBelievable(readInfo(pinned)));
+    if (trash !== undefined && isBelievable(readInfo(trash))) this.#rename(trash, id);
   }
 
   /** Layers that are trusted in this boot only, by id, each with what tells it from a later one of that name. @param minAgeMs of the youngest, in milliseconds */
@@ -189,7 +228,11 @@ export class LayerStore {
 
   /** Moves a layer out of sight, if it is there; `emptyTrash` gives its space back. */
   discard(id: string): void {
-    moveToTrash(this.path(id), this.trashName());
+    try {
+      this.#moveAway(this.path(id));
+    } catch (err) {
+      throw fromErrno(err, `layer ${id}`);
+    }
   }
 
   /** A name in the trash that nobody else uses. */
@@ -197,31 +240,73 @@ export class LayerStore {
     return join(this.#layout.trash, uniqueName());
   }
 
-  /** Deletes what this process has moved to the trash, and what those left there that are gone. Outside the lock: it may take long. */
+  /**
+   * Moves something to the trash; that it is not there is success. Where the kernel does not rename it – the trash is on another
+   * filesystem, or the directory in the lower layer of an overlay – it is deleted in its place.
+   *
+   * @param unless as that of `removeInPlace`
+   * @returns where it is now; `undefined` when it is gone
+   */
+  #moveAway(path: string, unless?: (pinned: string) => boolean): string | undefined {
+    const trash = this.trashName();
+    try {
+      return moveToTrash(path, trash) ? trash : undefined;
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'EXDEV') throw err;
+    }
+    if (lstatSync(path).isDirectory()) {
+      refuseMounted(path, mountPointsBelow(realpathSync(path)));
+      removeInPlace(path, LAYER_INFO, {sync: readInfo(path)?.durable === true, ...(unless === undefined ? {} : {unless})});
+    } else unlinkIfPresent(path);
+    return undefined;
+  }
+
+  /**
+   * Deletes what this process has moved to the trash, and what those left there that are gone. Outside the lock: it may take long.
+   * What cannot be deleted stays, with a warning; so does what something is mounted on, whose files are another's.
+   */
   emptyTrash(): void {
     const {trash, layers} = this.#layout;
-    try {
+    this.#housekeeping.attempt(`trash ${trash}`, () => {
       const own = `${formatIdentity(ownIdentity())}.`;
       const names = listIfPresent(trash).filter((name) => {
         const mover = parseIdentity(name);
         return name.startsWith(own) || mover === undefined || liveness(mover) !== 'alive';
       });
+      if (names.length === 0) return;
       // What says of itself that it is whole, whatever happens, must not come back after a power loss without what is deleted here.
       if (names.some((name) => readInfo(join(trash, name))?.durable)) for (const directory of [layers, trash]) syncPath(directory);
-      for (const name of names) removeTree(join(trash, name));
-    } catch (err) {
-      throw fromErrno(err, `trash ${trash}`);
-    }
+      const real = realpathSync(trash);
+      const mounted = mountPointsBelow(real);
+      for (const name of names)
+        this.#housekeeping.attempt(`trash ${trash}`, () => {
+          const path = join(real, name);
+          refuseMounted(
+            path,
+            mounted.filter((at) => at === path || at.startsWith(`${path}/`)),
+          );
+          removeTree(path);
+        });
+    });
   }
 
   /** Moves to the trash what dead processes left half-made. */
   sweepWork(): void {
-    for (const name of listIfPresent(this.#layout.work)) {
+    const {work, layers} = this.#layout;
+    for (const name of listIfPresent(work)) {
       const owner = parseIdentity(name);
       if (owner === undefined || liveness(owner) !== 'dead') continue;
-      moveToTrash(join(this.#layout.work, name), this.trashName()); // another sweeper may have been first
+      // Another sweeper may have been first.
+      this.#housekeeping.attempt(`half-made layer ${join(work, name)}`, () => void this.#moveAway(join(work, name)));
     }
+    this.#housekeeping.attempt(`half-made layers in ${layers}`, () => sweepTemporary(layers));
   }
+}
+
+/** @param points mount points in `path`: what is behind them is not ours to delete @throws failed_precondition */
+function refuseMounted(path: string, [point]: readonly string[]): void {
+  if (point !== undefined)
+    throw new ErrdefsError('failed_precondition', `${path}: ${point} is a mount point`, {hint: `unmount it: umount ${point}`});
 }
 
 const isBelievable = (info: LayerInfo | undefined): boolean =>
@@ -232,8 +317,8 @@ function readInfo(directory: string): LayerInfo | undefined {
   try {
     text = readIfPresent(join(directory, LAYER_INFO));
   } catch (err) {
-    // Something else is in its place, or in the layer's: that says nothing.
-    if (!['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+    // Something else is in its place, or in the layer's, or the disk does not give it back: that says nothing.
+    if (!['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '') && !is(err, 'data_loss')) throw err;
   }
   if (text === undefined) return undefined;
   try {
@@ -249,13 +334,15 @@ function readInfo(directory: string): LayerInfo | undefined {
   }
 }
 
-/** Renames `path` to `trash`; one that is not there is success. */
-export function moveToTrash(path: string, trash: string): void {
-  if (!existsSync(path)) return;
+/** Renames `path` to `trash`. @returns false when it is not there */
+export function moveToTrash(path: string, trash: string): boolean {
+  if (lstatSync(path, {throwIfNoEntry: false}) === undefined) return false;
   try {
     renameInto(path, trash);
+    return true;
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, path);
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+    return false;
   }
 }
 

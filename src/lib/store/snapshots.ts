@@ -156,7 +156,8 @@ export class SnapshotStore {
       if (hadWork && work === undefined) this.#store.noteGarbage();
       throw err;
     } finally {
-      if (work !== undefined) removeTree(work);
+      const left = work;
+      if (left !== undefined) this.#store.housekeeping.attempt(`half-made snapshot ${left}`, () => removeTree(left));
     }
   }
 

@@ -2,15 +2,16 @@
  * What is on this machine, and who may see it. Records belong to a namespace and are reached only through a handle that
  * is bound to one; blobs and layers are shared underneath.
  */
-import {chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
-import {dirname} from 'node:path';
+import {chmodSync, type Dirent, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
-import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/durable.ts';
+import {isTemporary, makeDirectories, readIfPresent, sweepTemporary, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {type AfterCommit, type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
 import {BlobStore} from './blobs.ts';
 import {assertDirectory, MEND, misplaced} from './documents.ts';
+import {Housekeeping, type OnWarning} from './housekeeping.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
@@ -26,6 +27,8 @@ export interface StoreOptions {
   readonly lockTimeoutMs: number;
   /** From the first format to today's; those of this berth unless given. */
   readonly migrations?: readonly Migration[];
+  /** Is told what clean-up could not remove; see housekeeping.ts. */
+  readonly onWarning?: OnWarning;
 }
 
 /** One kind of record, read. */
@@ -356,6 +359,7 @@ export class Store {
   readonly layout: Layout;
   readonly blobs: BlobStore;
   readonly layers: LayerStore;
+  readonly housekeeping: Housekeeping;
   readonly #backend: Backend;
   readonly #formats: Formats;
   /** Of the state directory, once it is known to be one of ours. */
@@ -364,9 +368,11 @@ export class Store {
   /** Opens a state directory; touches nothing until the first call. A missing one reads as empty and is made by the first change. */
   constructor(options: StoreOptions, backend?: Backend) {
     this.layout = createLayout(options.root);
-    this.blobs = new BlobStore(this.layout);
-    this.layers = new LayerStore(this.layout);
-    this.#backend = backend ?? new JournalBackend(this.layout, options);
+    this.housekeeping = new Housekeeping(options.onWarning);
+    this.blobs = new BlobStore(this.layout, this.housekeeping);
+    this.layers = new LayerStore(this.layout, this.housekeeping);
+    const {lockTimeoutMs} = options;
+    this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping});
     this.#formats = new Formats(options.migrations ?? MIGRATIONS);
   }
 
@@ -480,6 +486,14 @@ export class Store {
     noteGarbage(this.layout);
   }
 
+  /** Removes what killed writers left half-written beside records, in the journal and in the cache. */
+  sweepHalfWritten(): void {
+    const {root, journal, cache} = this.layout;
+    const directories = [recordPath.namespaces, recordPath.sharedRefs].flatMap((top) => directoriesBelow(join(root, top)));
+    for (const directory of [...directories, journal, ...directoriesBelow(cache)])
+      this.housekeeping.attempt(directory, () => sweepTemporary(directory));
+  }
+
   /** Removes locks of processes that were killed. */
   sweepLocks(): void {
     sweepLocks(this.layout.locks);
@@ -515,6 +529,17 @@ export class Store {
     this.#format = Number(text);
     return 'usable';
   }
+}
+
+/** A directory and all below it; none where there is none. */
+function directoriesBelow(top: string): readonly string[] {
+  let entries: readonly Dirent[];
+  try {
+    entries = readdirSync(top, {withFileTypes: true});
+  } catch {
+    return []; // what is wrong with it, those say who need it
+  }
+  return [top, ...entries.flatMap((entry) => (entry.isDirectory() ? directoriesBelow(join(top, entry.name)) : []))];
 }
 
 /** A name in a directory that is not ours: one that has any and no `version` is not ours to write in. */

@@ -2,11 +2,12 @@
  * Everything that is kept, as it is: for those who judge a store (client/check.ts) and must not stumble over what is wrong
  * with it. Reads only, save `quarantine`.
  */
-import {type Dirent, readdirSync} from 'node:fs';
-import {join, relative} from 'node:path';
-import {type ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
-import {isTemporary, renameInto} from '../fs/durable.ts';
+import {type Dirent, lstatSync, mkdirSync, readdirSync, statSync} from 'node:fs';
+import {dirname, join, relative} from 'node:path';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {isTemporary, moveInto, removeTree, renameInto} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
+import {runSync} from '../fs/spawn.ts';
 import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
 import type {Reader} from './backend.ts';
 import {isIngestKey} from './blobs.ts';
@@ -155,7 +156,7 @@ export interface Oddity {
   /** Absolute. */
   readonly path: string;
   /**
-   * `link`: a symbolic link where a file or a directory of ours belongs; `type`: a file where a directory belongs, or the
+   * `link`: a symbolic link in the place of a record, a blob or a layer, or one that leads to no directory; `type`: a file where a directory belongs, or the
    * other way round; `foreign`: nothing of ours has such a name; `leftover`: a killed process left it.
    */
   readonly kind: 'link' | 'type' | 'foreign' | 'leftover';
@@ -228,7 +229,16 @@ const isDead = (name: string): boolean => {
   return identity !== undefined && liveness(identity) === 'dead';
 };
 
-/** What lies below a directory where it does not belong. Follows no link. */
+/** Whether a path leads to a directory. */
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+/** What lies below a directory where it does not belong. Follows links that stand for directories. */
 function misfits(top: string, all: Shelf): Oddity[] {
   const found: Oddity[] = [];
   const visit = (directory: string, shelf: Shelf): void => {
@@ -244,8 +254,8 @@ function misfits(top: string, all: Shelf): Oddity[] {
       const isItem = directory !== top && (isFile || below === 'anything');
       const isStranger = shelf.isOpen === true && !entry.isDirectory() && !entry.isSymbolicLink();
       if ((!isFile && below === undefined) || isStranger) found.push({path, kind: 'foreign', isItem});
-      else if (entry.isSymbolicLink()) found.push({path, kind: 'link', isItem});
-      else if (isFile ? !entry.isFile() : !entry.isDirectory()) found.push({path, kind: 'type', isItem});
+      else if (entry.isSymbolicLink() && (isItem || !isDirectory(path))) found.push({path, kind: 'link', isItem});
+      else if (!entry.isSymbolicLink() && (isFile ? !entry.isFile() : !entry.isDirectory())) found.push({path, kind: 'type', isItem});
       else if (below !== undefined && below !== 'anything') visit(path, below);
     }
   };
@@ -281,6 +291,23 @@ function entriesOf(directory: string): readonly Dirent[] {
 
 const listSafely = (directory: string): readonly string[] => entriesOf(directory).map(({name}) => name);
 
+/** To another filesystem a tree is copied. */
+function moveAnything(path: string, target: string): void {
+  try {
+    renameInto(path, target, {sync: true});
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'EXDEV') throw err;
+    if (lstatSync(path).isFile()) {
+      moveInto(path, target, {sync: true});
+      return;
+    }
+    mkdirSync(dirname(target), {recursive: true, mode: 0o700});
+    const {status, stderr} = runSync('cp', ['--archive', '--no-target-directory', '--', path, target], {package: 'coreutils'});
+    if (status !== 0) throw new ErrdefsError('data_loss', `copy of ${path} ended with status ${status}: ${stderr.trim()}`, {cause: err});
+    removeTree(path);
+  }
+}
+
 /**
  * Moves something damaged out of the store's way, to where nothing reads it and nothing removes it.
  *
@@ -291,7 +318,7 @@ export function quarantine(layout: Layout, path: string): string | undefined {
   const when = `${new Date().toISOString().replaceAll(':', '')}-${Math.random().toString(36).slice(2, 8)}`;
   const target = join(layout.damaged, when, path.slice(layout.root.length + 1));
   try {
-    renameInto(path, target, {sync: true});
+    moveAnything(path, target);
     return target;
   } catch (err) {
     if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
