@@ -104,7 +104,12 @@ const streams: Kind = {
   accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
 };
 
-export const OPEN_OPTIONS = options<OpenOptions>({root: optional(text), state: optional(text), lockTimeoutMs: optional(amount)});
+export const OPEN_OPTIONS = options<OpenOptions>({
+  root: optional(text),
+  state: optional(text),
+  lockTimeoutMs: optional(amount),
+  onWarning: optional(callback),
+});
 
 /** Kinds of a method's arguments, or of a method's that returns further methods, or methods below a name. */
 export type Guards<T> = {
