@@ -17,11 +17,13 @@ import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/p
 import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../src/lib/oci/manifest.ts';
+import {MemoryBackend} from '../src/lib/store/backend.ts';
 import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layers.ts';
 import {createLayout} from '../src/lib/store/layout.ts';
 import {FORMAT_VERSION} from '../src/lib/store/migrations.ts';
+import {RefCounts} from '../src/lib/store/refs.ts';
 import {
   parseContainer,
   parseContent,
@@ -57,7 +59,10 @@ describe('docs/STORE.md', () => {
   };
 
   it('has an example of every kind of document, and no fence without a name', () => {
-    assert.deepEqual(examples.map(({kind}) => kind).sort(), [...Object.keys(PARSERS), 'checkpoint', 'count', 'journal', 'layer'].sort());
+    assert.deepEqual(
+      examples.map(({kind}) => kind).sort(),
+      [...Object.keys(PARSERS), 'checkpoint', 'count', 'journal', 'layer', 'uncounted'].sort(),
+    );
     assert.equal([...text.matchAll(/^```/gm)].length, 2 * examples.length);
   });
 
@@ -82,6 +87,18 @@ describe('docs/STORE.md', () => {
     writeFileSync(join(layout.layers, 'x', 'layer.json'), JSON.stringify(example('layer')));
     assert.deepEqual(new LayerStore(layout).info('x'), example('layer'));
     assert.equal(new LayerStore(layout).isUsable('x'), false, 'it is of another boot');
+  });
+
+  it('has what counts do not tell in a form that the store takes as its own', async () => {
+    const backend = new MemoryBackend();
+    const {namespaces} = example('uncounted') as {namespaces: Record<string, {due: string}>};
+    const due = Date.parse(namespaces.ci!.due);
+    await backend.update('example', (writer) => {
+      const refs = new RefCounts(writer);
+      refs.begin('ci', true);
+      writer.put('refs/uncounted.json', example('uncounted'));
+      assert.deepEqual([refs.isSound('ci'), refs.due(due - 1), refs.due(due)], [true, [], ['ci']]);
+    });
   });
 
   it('names a process as processes are named, and the versions that there are', () => {

@@ -184,6 +184,7 @@ function readRecords(documents: ReadonlyMap<string, unknown>, bad: Bad): Found {
 /** No record points to a thing that is missing; counts of references say what the records say. */
 function checkReferences(root: string, {namespaces, documents}: Found, bad: Bad): void {
   const counts = new Map<string, number>();
+  const uncounted = new Map<string, {expiring: number; indirect: number; due: number}>();
   const add = (path: string): void => void counts.set(path, (counts.get(path) ?? 0) + 1);
   const blob = (digest: string): string => join(root, 'content', 'blobs', ...digest.split(':'));
   for (const [name, ns] of namespaces) {
@@ -199,6 +200,20 @@ function checkReferences(root: string, {namespaces, documents}: Found, bad: Bad)
         if (kind === undefined) return [];
         return snapshotter === undefined ? `${kind}/${value}` : `snapshot/${snapshotter}/${value}`;
       });
+    const aside = {expiring: 0, indirect: 0, due: Number.POSITIVE_INFINITY};
+    const expires = (time: string | undefined): void => {
+      if (!/^\d{4}-.*T.*(Z|[+-]\d\d:\d\d)$/.test(time ?? '') || Number.isNaN(Date.parse(time!))) return;
+      aside.expiring++;
+      aside.due = Math.min(aside.due, Date.parse(time!));
+    };
+    const isHeldBack = (labels: Readonly<Record<string, string>>): boolean =>
+      Object.keys(labels).some((key) => /^containerd\.io\/gc\.bref\.((container|content|image)($|[./])|snapshot\.)/.test(key));
+    for (const {labels} of ns.images.values()) expires(labels['containerd.io/gc.expire']);
+    for (const {labels, expiresAt} of ns.leases.values()) expires(expiresAt ?? labels['containerd.io/gc.expire']);
+    for (const records of [ns.images, ns.containers, ns.content, ns.snapshots])
+      for (const {labels} of records.values()) if (isHeldBack(labels)) aside.indirect++;
+    for (const {labels} of ns.leases.values()) if ('containerd.io/gc.flat' in labels) aside.indirect++;
+    if (aside.expiring + aside.indirect > 0) uncounted.set(name, aside);
     for (const image of ns.images.values()) {
       const {digest, size} = image.target;
       const content = ns.content.get(digest);
@@ -237,14 +252,32 @@ function checkReferences(root: string, {namespaces, documents}: Found, bad: Bad)
     }
     for (const {content, snapshots, layers, labels} of ns.leases.values())
       refs(
-        [...content.map((digest) => `content/${digest}`), ...snapshots.map((s) => `snapshot/${s}`), ...labelled(labels)],
+        [
+          ...content.map((digest) => `content/${digest}`),
+          ...snapshots.map((s) => `snapshot/${s}`),
+          ...('containerd.io/gc.flat' in labels ? [] : labelled(labels)),
+        ],
         [...content.map((digest) => `blob/${digest}`), ...layers.map((layer) => `layer/${layer}`)],
       );
   }
   const counted = [...documents].filter(([path]) => /(?:^|\/)refs\/[^/]+\.json$/.test(path));
-  const complete = (directory: string): boolean => documents.has(`${directory}/complete.json`);
+  const complete = (directory: string): boolean =>
+    (documents.get(`${directory}/complete.json`) as {rules?: unknown} | undefined)?.rules === 2;
+  const UNCOUNTED = 'refs/uncounted.json';
+  if (complete('refs') && [...namespaces.keys()].every((name) => complete(`namespaces/${name}/refs`))) {
+    const {namespaces: found = {}} = (documents.get(UNCOUNTED) ?? {}) as {
+      namespaces?: Record<string, {expiring: number; indirect: number; due?: string}>;
+    };
+    for (const name of new Set([...Object.keys(found), ...uncounted.keys()])) {
+      const {expiring = 0, indirect = 0, due} = found[name] ?? {};
+      const right = uncounted.get(name) ?? {expiring: 0, indirect: 0, due: Number.POSITIVE_INFINITY};
+      const isLate = (due === undefined ? Number.POSITIVE_INFINITY : Date.parse(due)) > right.due;
+      if (expiring !== right.expiring || indirect !== right.indirect || isLate)
+        bad(join(root, UNCOUNTED), `has ${JSON.stringify(found[name])} for ${name}, and there is ${JSON.stringify(right)}`);
+    }
+  }
   for (const [path, document] of counted) {
-    if (basename(path) === 'complete.json' || !complete(dirname(path))) continue;
+    if (basename(path) === 'complete.json' || path === UNCOUNTED || !complete(dirname(path))) continue;
     const n = (document as {n?: unknown} | undefined)?.n;
     if (n !== counts.get(path)) bad(join(root, path), `counts ${String(n)}, and there are ${counts.get(path) ?? 0}`);
   }

@@ -129,7 +129,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   },
   'a lease': {
     of: ({path}) => path('namespaces/default/leases/kept.json'),
-    stops: ['leases ls', 'df', 'pull', 'rm', ...COLLECTING],
+    stops: ['leases ls', 'df', 'pull', ...COLLECTING],
   },
   'a container': {
     of: ({path}) => path('namespaces/default/containers/c1.json'),

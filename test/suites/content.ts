@@ -321,7 +321,8 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.equal(writer.offset, b.size, 'all is here already');
       assert.equal(writer.digest(), b.digest);
       assert.equal(writer.status().offset, b.size);
-      const record = await writer.commit({}, {labels: {whose: 'two'}});
+      // Without a root a removal anywhere would collect it.
+      const record = await writer.commit({}, {labels: {whose: 'two', 'containerd.io/gc.root': 'yes'}});
       assert.equal(record.size, b.size);
       assert.ok((await bytesOf(two, b.digest)).equals(b.bytes));
       assert.deepEqual(

@@ -187,7 +187,8 @@ export function snapshotterSuite(snapshotter: string): void {
       await one.prepare('key', undefined, {whose: 'one'});
       assert.throws(() => two.get('key'), is('not_found'));
       await two.prepare('key', undefined, {whose: 'two'});
-      await one.commit('name', 'key', {});
+      // Without a root a removal anywhere would collect it.
+      await one.commit('name', 'key', {'containerd.io/gc.root': 'yes'});
       assert.equal(two.get('key').labels.whose, 'two');
       await assert.rejects(two.view('view', 'name', {}), is('not_found'));
       await two.remove('key');

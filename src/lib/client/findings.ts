@@ -8,7 +8,7 @@ import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
 import {leaseExpired} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../store/records.ts';
-import {recount} from '../store/refs.ts';
+import {miscounted} from '../store/refs.ts';
 import {getSnapshotter, snapshotterNames} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../store/survey.ts';
@@ -305,11 +305,8 @@ class Inspector {
     if (unreadable.length > 0 || namespaces.some(({record}) => record === undefined)) return;
     // Counting begins with the first namespace.
     if (namespaces.length + counts.size === 0) return;
-    const right = recount(new Map(namespaces.map((ns) => [ns.name, keptIn(ns)])));
-    const wrong = [...new Set([...right.keys(), ...counts.keys()])].filter(
-      (path) => JSON.stringify(right.get(path)) !== JSON.stringify(counts.get(path)),
-    );
+    const wrong = miscounted(new Map(namespaces.map((ns) => [ns.name, keptIn(ns)])), counts);
     if (wrong.length > 0)
-      this.#add('damage', 'counts of references', `${wrong.length} differ from a recount`, this.#file(wrong.sort()[0]!), {kind: 'counts'});
+      this.#add('damage', 'counts of references', `${wrong.length} differ from a recount`, this.#file(wrong[0]!), {kind: 'counts'});
   }
 }

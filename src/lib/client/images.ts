@@ -5,7 +5,7 @@ import {validateLabels} from '../oci/identifier.ts';
 import {children} from '../oci/manifest.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../oci/reference.ts';
-import {collect} from '../store/gc.ts';
+import {collect, collectIfTouched} from '../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
 import {withReserve} from '../store/reserve.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../store/snapshots.ts';
@@ -108,7 +108,7 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
         const now = new Date().toISOString();
         const moved: ImageRecord = {...image, name, createdAt: before?.createdAt ?? now, updatedAt: now};
         ns.images.put(moved);
-        if (before !== undefined) collect(store, tx);
+        collectIfTouched(store, tx);
         return moved;
       });
       store.layers.emptyTrash();
@@ -117,11 +117,14 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
 
     label: async (text, labels, {replaceAll = false} = {}) => {
       validateLabels(labels);
-      return change(`labels of image ${text}`, text, (ns, _tx, image) => {
+      const labelled = await change(`labels of image ${text}`, text, (ns, tx, image) => {
         const changed = {...image, labels: mergeLabels(replaceAll ? {} : image.labels, labels), updatedAt: new Date().toISOString()};
         ns.images.put(changed);
+        collectIfTouched(store, tx);
         return changed;
       });
+      store.layers.emptyTrash();
+      return labelled;
     },
 
     inspect: async (name, {content = false} = {}) => inspectTree(context, findImage(context, namespace, name).target, content, new Set()),

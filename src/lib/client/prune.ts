@@ -1,6 +1,6 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
 import type {Digest} from '../oci/descriptor.ts';
-import {collectAll, dropReleased, leasedDownloads, leaseExpired, leaseOwnerLives, recountDoubtful} from '../store/gc.ts';
+import {collectAll, dropUnreachable, leasedDownloads, leaseExpired, leaseOwnerLives, recountDoubtful} from '../store/gc.ts';
 import type {ImageRecord} from '../store/records.ts';
 import {blobKey, layerKey, type Shared} from '../store/refs.ts';
 import {withReserve} from '../store/reserve.ts';
@@ -147,7 +147,7 @@ class Prune {
     for (const {ns, image} of candidates) {
       if (left <= keepBytes) return;
       ns.images.delete(image.name);
-      if (!dropReleased(tx, this.#now)) countAll();
+      if (!dropUnreachable(tx, this.#now)) countAll();
       for (const key of releasedShared) {
         if (counted.has(key)) continue;
         counted.add(key);

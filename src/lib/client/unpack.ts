@@ -158,7 +158,9 @@ export async function ensureUnpacked(
         if (config !== undefined && chainID !== undefined)
           ns.content.put({...config, labels: {...config.labels, [snapshotLabel(snapshotter)]: chainID}});
       }
+      collect(store, tx);
     });
+    store.layers.emptyTrash();
   } catch (err) {
     // Nothing was downloaded that another attempt should find. Where this fails too, the lease expires by itself.
     await store

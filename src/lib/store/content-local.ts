@@ -18,7 +18,7 @@ import {
   verifyPromise,
   writerClosed,
 } from './content.ts';
-import {collect} from './gc.ts';
+import {collect, collectIfTouched} from './gc.ts';
 import type {ContentRecord, Labels} from './records.ts';
 import {mergeLabels} from './snapshots.ts';
 import type {Store} from './store.ts';
@@ -159,15 +159,18 @@ export class LocalContentStore implements ContentStore {
 
   async label(digest: Digest, labels: Labels, {replaceAll = false}: {readonly replaceAll?: boolean} = {}): Promise<ContentRecord> {
     validateLabels(labels);
-    return this.#store.update(`labels of content ${digest}`, (tx) => {
+    const labelled = await this.#store.update(`labels of content ${digest}`, (tx) => {
       const {content} = tx.namespace(this.namespace);
       const record = content.find(digest);
       if (record === undefined) throw contentMissing(digest);
       const merged = mergeLabels(replaceAll ? {} : record.labels, labels);
       const changed: ContentRecord = {...record, labels: merged, updatedAt: new Date().toISOString()};
       content.put(changed);
+      collectIfTouched(this.#store, tx);
       return changed;
     });
+    this.#store.layers.emptyTrash();
+    return labelled;
   }
 }
 

@@ -9,9 +9,23 @@ import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from './blobs.ts';
-import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
-import {containerNode, contentNode, EXPIRE, edges, FLAT, imageNode, labelled, type Node, ROOT, snapshotNode} from './refs.ts';
-import type {NamespaceView, Store, StoreTransaction} from './store.ts';
+import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, SnapshotRecord} from './records.ts';
+import {
+  contentNode,
+  imageNode,
+  isRootAt,
+  type Kept,
+  keptByContainer,
+  keptByContent,
+  keptByImage,
+  keptByLease,
+  keptBySnapshot,
+  type Node,
+  nodeParts,
+  reach,
+  snapshotNode,
+} from './refs.ts';
+import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from './store.ts';
 
 /** One namespace's records, as far as collection looks at them. */
 export interface Graph {
@@ -22,8 +36,6 @@ export interface Graph {
   /** Those that have not expired. */
   readonly leases: readonly LeaseRecord[];
 }
-
-const expired = (time: string | undefined, now: number): boolean => time !== undefined && Date.parse(time) <= now;
 
 /** Label of a lease with the identity of the process that holds it: while that lives, the lease does not expire. */
 export const LEASE_OWNER = 'berth/owner';
@@ -36,78 +48,53 @@ export function leaseOwnerLives(lease: LeaseRecord): boolean | undefined {
 }
 
 export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
-  expired(lease.expiresAt ?? lease.labels[EXPIRE], now) && leaseOwnerLives(lease) !== true;
+  !isRootAt(keptByLease(lease), now) && leaseOwnerLives(lease) !== true;
+
+/** What the objects of a graph keep. */
+const keptIn = ({images, containers, content, snapshots}: Graph): readonly Kept[] => [
+  ...images.map(keptByImage),
+  ...containers.map(keptByContainer),
+  ...content.map(keptByContent),
+  ...snapshots.map(keptBySnapshot),
+];
 
 /**
- * Everything that something keeps. Pure.
+ * Everything that something keeps. Pure, and linear in the number of references.
  *
  * @param now milliseconds since the epoch, for images that expire
  */
 export function mark(graph: Graph, now: number): ReadonlySet<Node> {
-  const refs = new Map<Node, Node[]>();
-  const flatRefs = new Map<Node, Node[]>();
-  const keep = (node: Node, ...to: readonly Node[]): void => void refs.set(node, [...(refs.get(node) ?? []), ...to]);
-  const add = (node: Node, to: readonly Node[], labels: Labels): void => {
-    flatRefs.set(node, [...to]);
-    keep(node, ...to, ...edges(labels));
-    for (const [key, value] of Object.entries(labels)) {
-      const keeper = labelled(key, value, 'bref');
-      if (keeper !== undefined) keep(keeper, node);
-    }
-  };
+  const records = new Map<Node, Kept>();
+  const keptBy = new Map<Node, Node[]>();
   const roots: Node[] = [];
-  for (const image of graph.images) {
-    const node = imageNode(image.name);
-    add(node, [contentNode(image.target.digest)], image.labels);
-    if (!expired(image.labels[EXPIRE], now)) roots.push(node);
-  }
-  for (const container of graph.containers) {
-    const node = containerNode(container.id);
-    const snapshot = container.snapshotKey === '' ? [] : [snapshotNode(container.snapshotter, container.snapshotKey)];
-    add(node, snapshot, container.labels);
-    roots.push(node);
-  }
-  for (const content of graph.content) {
-    const node = contentNode(content.digest);
-    add(node, [], content.labels);
-    if (content.labels[ROOT] !== undefined) roots.push(node);
-  }
-  for (const snapshot of graph.snapshots) {
-    const node = snapshotNode(snapshot.snapshotter, snapshot.key);
-    add(node, snapshot.parent === undefined ? [] : [snapshotNode(snapshot.snapshotter, snapshot.parent)], snapshot.labels);
-    if (snapshot.labels[ROOT] !== undefined) roots.push(node);
+  for (const record of keptIn(graph)) {
+    const node = record.node!;
+    records.set(node, record);
+    if (isRootAt(record, now)) roots.push(node);
+    for (const keeper of record.keepers) {
+      const others = keptBy.get(keeper);
+      if (others === undefined) keptBy.set(keeper, [node]);
+      else others.push(node);
+    }
   }
   const flat: Node[] = [];
-  for (const lease of graph.leases) {
-    const held: Node[] = [...lease.content.map(contentNode), ...lease.snapshots.map((s): Node => `snapshot/${s}`)];
-    if (lease.labels[FLAT] !== undefined) flat.push(...held);
-    else roots.push(...held, ...edges(lease.labels));
-  }
-  const live = reach(roots, refs);
+  for (const {nodes, isFlat} of graph.leases.map(keptByLease)) for (const node of nodes) (isFlat ? flat : roots).push(node);
+  const live = reach(roots, function* (node) {
+    yield* records.get(node)?.nodes ?? [];
+    yield* keptBy.get(node) ?? [];
+  });
   // A flat lease keeps what it names and what that is made of, and follows no labels.
-  for (const node of reach(flat, flatRefs)) live.add(node);
+  for (const node of reach(flat, (next) => records.get(next)?.own ?? [])) live.add(node);
   return live;
 }
 
-/** All nodes reachable from `roots`. */
-function reach(roots: readonly Node[], refs: ReadonlyMap<Node, readonly Node[]>): Set<Node> {
-  const live = new Set<Node>();
-  const queue = [...roots];
-  for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
-    if (live.has(node)) continue;
-    live.add(node);
-    queue.push(...(refs.get(node) ?? []));
-  }
-  return live;
-}
-
-function graphOf(ns: NamespaceView, now: number): Graph {
+function graphOf(ns: NamespaceView): Graph {
   return {
     images: ns.images.list(),
     containers: ns.containers.list(),
     content: ns.content.list(),
     snapshots: ns.snapshotters().flatMap((name) => ns.snapshots(name).list()),
-    leases: ns.leases.list().filter((lease) => !leaseExpired(lease, now)),
+    leases: ns.leases.list(),
   };
 }
 
@@ -121,19 +108,21 @@ export interface Collected {
 }
 
 /**
- * Drops what the changes of this transaction have left without a keeper, and, once that is committed, moves to the trash
- * what no record names any more. For use inside the transaction that made garbage; call `store.layers.emptyTrash()` after it.
+ * Drops what nothing keeps, and, once that is committed, moves to the trash what no record names any more. For use inside the
+ * transaction that made garbage; call `store.layers.emptyTrash()` after it.
  *
- * It takes time in proportion to what goes. Where the counts cannot be believed it marks everything, and counts anew.
+ * It takes time in proportion to what the transaction has touched. A namespace in which something has expired, or that counts do not
+ * describe, is marked as a whole; where the counts cannot be believed all are, and are counted anew.
  */
 export function collect(store: Store, tx: StoreTransaction): void {
   const now = Date.now();
-  if (existsSync(store.layout.unswept) || !dropReleased(tx, now)) {
+  if (existsSync(store.layout.unswept) || !dropUnreachable(tx, now)) {
     collectAll(store, tx);
     tx.rebuildRefs();
     return;
   }
   const {releasedShared} = tx.refs;
+  tx.refs.collectShared();
   tx.afterCommit((passed) => {
     for (const key of releasedShared) {
       if (passed()) return;
@@ -144,27 +133,68 @@ export function collect(store: Store, tx: StoreTransaction): void {
   });
 }
 
-/** Drops what the changes so far have left without a keeper. @returns false when counting is not enough: everything has to be marked */
-export function dropReleased(tx: StoreTransaction, now: number): boolean {
-  for (const [name, released] of tx.refs.released) {
+/** `collect`, when the transaction may have cut something off: for changes that mostly do not. */
+export function collectIfTouched(store: Store, tx: StoreTransaction): void {
+  if (tx.refs.touched.length > 0) collect(store, tx);
+}
+
+/** Drops what nothing keeps, as far as the counts tell. @returns false when they cannot be believed: everything has to be marked */
+export function dropUnreachable(tx: StoreTransaction, now: number): boolean {
+  const {refs} = tx;
+  if (!refs.isSharedSound()) return false;
+  const due = new Set(refs.due(now));
+  for (const name of new Set([...refs.touched, ...due])) {
     if (tx.namespaces.find(name) === undefined) continue;
-    const ns = tx.namespace(name);
-    for (const lease of ns.leases.list()) if (leaseExpired(lease, now)) ns.leases.delete(lease.id);
-    // Deleting releases more; a set hands out what is added to it meanwhile.
-    for (const node of released) {
-      if (!tx.refs.isSound(name)) return false;
-      const [kind, snapshotter = '', ...rest] = node.split('/');
-      const collection = kind === 'content' ? ns.content : kind === 'snapshot' ? ns.snapshots(snapshotter) : undefined;
-      const key = kind === 'content' ? node.slice('content/'.length) : rest.join('/');
-      const record = collection?.find(key);
-      if (record === undefined || record.labels[ROOT] !== undefined) continue;
-      // Somebody else may keep it in a way that is not counted.
-      if (Object.keys(record.labels).some((label) => label.startsWith('containerd.io/gc.bref.'))) return false;
-      collection?.delete(key);
+    if (!refs.isSound(name)) return false;
+    if (due.has(name) || refs.isIndirect(name)) {
+      dropUnmarked(tx, name, now);
+    } else {
+      const unreachable = refs.unreachable(name, now);
+      if (!refs.isSound(name)) return false;
+      const ns = tx.namespace(name);
+      for (const node of unreachable) deleteNode(ns, node);
+      refs.settle(name);
     }
-    if (!tx.refs.isSound(name)) return false;
+    if (!refs.isSound(name)) return false;
   }
   return true;
+}
+
+function deleteNode(ns: NamespaceTransaction, node: Node): void {
+  const {kind, snapshotter, key} = nodeParts(node);
+  if (kind === 'image') ns.images.delete(key);
+  else if (kind === 'content') ns.content.delete(key);
+  else ns.snapshots(snapshotter).delete(key);
+}
+
+/** Marks everything in a namespace and drops the rest. @returns what is left, and how many records went */
+function dropUnmarked(
+  tx: StoreTransaction,
+  name: string,
+  now: number,
+): {readonly left: Graph; readonly dropped: Pick<Collected, 'images' | 'content' | 'snapshots' | 'leases'>} {
+  const ns = tx.namespace(name);
+  const all = graphOf(ns);
+  const leases = all.leases.filter((lease) => !leaseExpired(lease, now));
+  const live = mark({...all, leases}, now);
+  const left: Graph = {
+    leases,
+    containers: all.containers,
+    images: all.images.filter((image) => live.has(imageNode(image.name))),
+    content: all.content.filter(({digest}) => live.has(contentNode(digest))),
+    snapshots: all.snapshots.filter(({snapshotter, key}) => live.has(snapshotNode(snapshotter, key))),
+  };
+  const stays = new Set<unknown>(Object.values(left).flat());
+  const drop = <T>(records: readonly T[], remove: (record: T) => boolean): number =>
+    records.filter((record) => !stays.has(record) && remove(record)).length;
+  const dropped = {
+    leases: drop(all.leases, ({id}) => ns.leases.delete(id)),
+    images: drop(all.images, (image) => ns.images.delete(image.name)),
+    content: drop(all.content, ({digest}) => ns.content.delete(digest)),
+    snapshots: drop(all.snapshots, ({snapshotter, key}) => ns.snapshots(snapshotter).delete(key)),
+  };
+  tx.refs.marked(name, [...keptIn(left), ...leases.map(keptByLease)]);
+  return {left, dropped};
 }
 
 /**
@@ -177,26 +207,16 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
   const layers = new Set<string>();
   const dropped = {content: 0, snapshots: 0, images: 0, leases: 0, blobs: 0, layers: 0};
   for (const {name} of tx.namespaces.list()) {
-    const ns = tx.namespace(name);
-    const graph = graphOf(ns, now);
-    const live = mark(graph, now);
-    const leases = new Set(graph.leases.map(({id}) => id));
-    for (const {id} of ns.leases.list()) if (!leases.has(id)) dropped.leases += Number(ns.leases.delete(id));
-    for (const lease of graph.leases) {
+    const {left, dropped: gone} = dropUnmarked(tx, name, now);
+    for (const kind of ['images', 'content', 'snapshots', 'leases'] as const) dropped[kind] += gone[kind];
+    for (const {digest} of left.content) blobs.add(digest);
+    for (const {layer} of left.snapshots) if (layer !== undefined) layers.add(layer);
+    for (const lease of left.leases) {
       for (const digest of lease.content) blobs.add(digest);
       for (const layer of lease.layers) layers.add(layer);
     }
-    for (const image of graph.images) if (!live.has(imageNode(image.name))) dropped.images += Number(ns.images.delete(image.name));
-    for (const content of graph.content) {
-      if (live.has(contentNode(content.digest))) blobs.add(content.digest);
-      else dropped.content += Number(ns.content.delete(content.digest));
-    }
-    for (const snapshot of graph.snapshots) {
-      if (!live.has(snapshotNode(snapshot.snapshotter, snapshot.key)))
-        dropped.snapshots += Number(ns.snapshots(snapshot.snapshotter).delete(snapshot.key));
-      else if (snapshot.layer !== undefined) layers.add(snapshot.layer);
-    }
   }
+  tx.refs.collectShared();
   tx.afterCommit((passed) => {
     let isAllGone = true;
     for (const digest of store.blobs.list()) {

@@ -7,7 +7,7 @@ import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
 import {randomHex} from '../oci/hash.ts';
-import {collect} from './gc.ts';
+import {collect, collectIfTouched} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {snapshotNode} from './refs.ts';
@@ -211,7 +211,7 @@ export class SnapshotStore {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       if (records.find(key) === undefined) throw missing(key);
       const {refs} = tx;
-      if (!refs.isSound(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) > 0)
+      if (!refs.isSound(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) !== 0)
         this.#refuseIfUsed(tx, key);
       records.delete(key);
       collect(this.#store, tx);
@@ -242,15 +242,18 @@ export class SnapshotStore {
   }
 
   /** Sets labels; an empty value removes its label. */
-  label(key: string, labels: Labels): Promise<SnapshotRecord> {
-    return this.#store.update(`labels of snapshot ${key}`, (tx) => {
+  async label(key: string, labels: Labels): Promise<SnapshotRecord> {
+    const labelled = await this.#store.update(`labels of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       const record = records.find(key);
       if (record === undefined) throw missing(key);
       const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
       records.put(changed);
+      collectIfTouched(this.#store, tx);
       return changed;
     });
+    this.#store.layers.emptyTrash();
+    return labelled;
   }
 
   /**

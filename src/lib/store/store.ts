@@ -17,7 +17,18 @@ import {LayerStore} from './layers.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
-import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot, RefCounts} from './refs.ts';
+import {
+  type Kept,
+  keptByContainer,
+  keptByContent,
+  keptByImage,
+  keptByLease,
+  keptBySnapshot,
+  type Node,
+  nodeParts,
+  RefCounts,
+  type Shared,
+} from './refs.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
 
@@ -221,7 +232,7 @@ class Transaction implements StoreTransaction {
 
   constructor(io: Reader & Partial<Writer>) {
     this.#io = io;
-    this.refs = new RefCounts(io);
+    this.refs = new RefCounts(io, (name, node) => this.#keptBy(name, node));
     this.namespaces = new Namespaces(io, this.refs);
   }
 
@@ -256,6 +267,25 @@ class Transaction implements StoreTransaction {
       snapshotters: () => io.directories(recordPath.snapshotters(name)).filter((snapshotter) => !snapshots(snapshotter).isEmpty()),
       snapshots,
     };
+  }
+
+  #keptBy(name: string, node: Node): Kept | undefined {
+    const ns = this.namespace(name);
+    const {kind, snapshotter, key} = nodeParts(node);
+    const of = <T>(records: Collection<T>, kept: (record: T) => Kept): Kept | undefined => {
+      const record = records.find(key);
+      return record === undefined ? undefined : kept(record);
+    };
+    switch (kind) {
+      case 'image':
+        return of(ns.images, keptByImage);
+      case 'content':
+        return of(ns.content, keptByContent);
+      case 'container':
+        return of(ns.containers, keptByContainer);
+      case 'snapshot':
+        return of(ns.snapshots(snapshotter), keptBySnapshot);
+    }
   }
 
   survey(): RecordSurvey {
@@ -397,10 +427,23 @@ export class Store {
     this.prepare();
     const result = await this.#backend.update(purpose, (writer) => {
       this.#formats.migrate(writer);
-      return fn(new Transaction(writer));
+      const tx = new Transaction(writer);
+      const result = fn(tx);
+      this.#leaveGarbage(tx);
+      return result;
     });
     this.#format = this.#formats.known;
     return result;
+  }
+
+  /** What a transaction leaves that nothing keeps is noted for the next collection. */
+  #leaveGarbage(tx: Transaction): void {
+    tx.refs.defer(Date.now());
+    const isHere = (key: Shared): boolean => {
+      const name = key.slice(key.indexOf('/') + 1);
+      return key.startsWith('blob/') ? this.blobs.size(name as Digest) !== undefined : existsSync(this.layers.path(name));
+    };
+    if (tx.refs.uncollected.some(isHere)) tx.afterCommit(() => this.noteGarbage());
   }
 
   /** The record that was last written at `path` (of a survey), as far as the journal still has it; `undefined` when it was removed. */

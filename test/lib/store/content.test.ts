@@ -45,7 +45,7 @@ describe('content on disk', () => {
     assert.equal(path, join(store.layout.root, 'content', 'blobs', 'sha256', digest.slice(7)));
     assert.equal(statSync(path).mode & 0o7777, 0o444);
     const second = new LocalContentStore(store, 'second');
-    await (await second.writer('ref', {digest})).commit();
+    await (await second.writer('ref', {digest})).commit({}, {labels: {'containerd.io/gc.root': 'yes'}});
     await content.delete(digest);
     assert.ok(existsSync(path));
     await second.delete(digest);
