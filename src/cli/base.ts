@@ -308,19 +308,22 @@ export abstract class BaseCommand {
    * first failure decides the exit status.
    *
    * @param doing what is attempted, such as `delete`, for the message `unable to delete NAME: …`
+   * @param fn gives the name to print, where it is another one
    * @returns the names of those that succeeded
    */
   protected async each(doing: string, names: readonly string[], fn: (name: string) => Promise<unknown>): Promise<string[]> {
     const done: string[] = [];
     for (const name of names) {
+      let shown: string;
       try {
-        await fn(name);
+        const made = await fn(name);
+        shown = typeof made === 'string' ? made : name;
       } catch (err) {
         await this.fail(isErrdefs(err) ? wrap(`unable to ${doing} ${name}`, err) : err);
         continue;
       }
-      this.print(name);
-      done.push(name);
+      this.print(shown);
+      done.push(shown);
     }
     return done;
   }

@@ -9,10 +9,11 @@ import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSy
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {COMMANDS} from '../../src/commands/index.ts';
+import type {Digest} from '../../src/lib/oci/descriptor.ts';
 import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
 import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
 import {ctrHere} from '../cli/inprocess.ts';
-import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../helpers.ts';
 import {checkStore} from '../invariants.ts';
 import {eventually, type Started, start} from './rig.ts';
@@ -29,6 +30,7 @@ interface World {
   readonly ref: string;
   /** Key of its snapshot. */
   readonly layer: string;
+  readonly image: FakeImage;
 }
 
 /** `ctr` with directories that it makes itself, in one that others may pass through, and a registry with an image that runs. */
@@ -40,14 +42,14 @@ async function world(t: TestContext, options: FakeOptions = {}): Promise<World> 
   chmodSync(join(stage, 'bin/sh'), 0o755);
   const layer = execFileSync('tar', ['-C', stage, '-cf', '-', 'bin'], {maxBuffer: 16 << 20});
   const diffID = `sha256:${createHash('sha256').update(layer).digest('hex')}`;
-  registry.addImage('image', 'latest', [layer], {
+  const image = registry.addImage('image', 'latest', [layer], {
     architecture,
     os: 'linux',
     config: {Cmd: ['/bin/sh', '-c', 'exit 0'], Env: ['PATH=/bin']},
     rootfs: {type: 'layers', diff_ids: [diffID]},
   });
   const {ctr, place} = program(t);
-  return {registry, ctr, place, ref: `${registry.host}/image:latest`, layer: diffID};
+  return {registry, ctr, place, ref: `${registry.host}/image:latest`, layer: diffID, image};
 }
 
 function program(scope: Scope): Pick<World, 'ctr' | 'place'> {
@@ -94,7 +96,7 @@ async function visible({place}: World, namespace: string): Promise<unknown> {
   ];
 }
 
-const digestOf = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+const digestOf = (text: string): Digest => `sha256:${createHash('sha256').update(text).digest('hex')}` as Digest;
 
 /** Fills a namespace, and says its name in all that it makes. */
 async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> {
@@ -112,6 +114,35 @@ async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> 
   await ok(['snapshots', 'label', ...SNAPSHOTTER, 'committed', `whose=${namespace}`]);
   await ok(['snapshots', 'view', ...SNAPSHOTTER, 'view', 'committed']);
   await ok(['run', ...SNAPSHOTTER, ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
+}
+
+/** What a namespace answers to each command that reads, status and message included; none of it a time. */
+async function answers(
+  {place}: World,
+  namespace: string,
+  images: readonly string[],
+  digests: readonly string[],
+): Promise<ReadonlyMap<string, unknown>> {
+  const all = new Map<string, unknown>();
+  const ask = async (...words: string[]): Promise<void> => {
+    const {status, stdout, stderr} = await ctrHere(place, ['-n', namespace, ...words, ...(words.includes('get') ? [] : ['--json'])]);
+    // A hint may tell of other namespaces: that is what it is for.
+    const error =
+      words.includes('get') || stderr === '' ? stderr.split('\n')[0] : (JSON.parse(stderr) as {error: {message: string}}).error.message;
+    all.set(words.join(' '), [status, stdout, error]);
+  };
+  for (const image of images) {
+    await ask('images', 'inspect', '--content', image);
+    await ask('images', 'usage', ...SNAPSHOTTER, image);
+  }
+  for (const kind of ['images ls', 'content ls', 'content active', 'leases ls', 'containers ls']) await ask(...kind.split(' '));
+  await ask('images', 'check', ...SNAPSHOTTER);
+  for (const digest of digests) await ask('content', 'get', digest);
+  for (const word of ['ls', 'tree']) await ask('snapshots', word, ...SNAPSHOTTER);
+  for (const word of ['info', 'usage']) await ask('snapshots', word, ...SNAPSHOTTER, 'mine');
+  await ask('snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'mine');
+  await ask('containers', 'info', 'c1');
+  return all;
 }
 
 /** Commands that change nothing that anybody sees, or nothing at all. */
@@ -191,6 +222,61 @@ describe('a namespace', () => {
         .flatMap(({options}) => options)
         .filter((option) => option.startsWith('upperdir='));
       assert.equal(readFileSync(join(layer!.slice('upperdir='.length), 'whose'), 'utf8'), `${namespace}\n`);
+    }
+  });
+
+  it('answers as if no other had the same bytes, whatever of them it lacks itself', async (t) => {
+    if (!requirements(t)) return;
+    for (const lacks of ['nothing', 'layer', 'config', 'manifest', 'index', 'manifest of another platform', 'layer of another platform']) {
+      const w = await world(t);
+      const host = w.registry.host;
+      const {manifest, config, layers} = w.image;
+      const foreign = w.registry.addImage('image', 'foreign', [Buffer.from('no layer')], {
+        architecture: 's390x',
+        os: 'linux',
+        rootfs: {type: 'layers', diff_ids: [digestOf('no layer')]},
+      });
+      const index = w.registry.addIndex('image', 'index', [
+        {...manifest, platform: {os: 'linux', architecture}},
+        {...foreign.manifest, platform: {os: 'linux', architecture: 's390x'}},
+      ]);
+      const images = ['latest', 'index', 'foreign'].map((tag) => `${host}/image:${tag}`);
+      const pull = async (namespace: string): Promise<void> => {
+        await w.ctr.ok(['-n', namespace, 'pull', '--progress', 'none', ...SNAPSHOTTER, images[0]!]);
+        await w.ctr.ok(['-n', namespace, 'pull', '--progress', 'none', ...SNAPSHOTTER, images[1]!]);
+        await w.ctr.ok(['-n', namespace, 'pull', '--progress', 'none', '--no-unpack', '--platform', 'linux/s390x', images[2]!]);
+      };
+      await pull('b');
+      await w.ctr.ok(['-n', 'b', 'snapshots', 'prepare', ...SNAPSHOTTER, 'mine', w.layer]);
+      await w.ctr.ok(['-n', 'b', 'run', ...SNAPSHOTTER, images[0]!, 'c1', '/bin/sh', '-c', 'exit 0']);
+      const lacking: Readonly<Record<string, Digest>> = {
+        layer: layers[0]!.digest,
+        config: config.digest,
+        manifest: manifest.digest,
+        index: index.digest,
+        'manifest of another platform': foreign.manifest.digest,
+        'layer of another platform': foreign.layers[0]!.digest,
+      };
+      if (lacks !== 'nothing') await w.ctr.ok(['-n', 'b', 'content', 'rm', lacking[lacks]!]);
+      const digests = Object.values(lacking);
+      const alone = await answers(w, 'b', images, digests);
+      const called = [...alone.keys()];
+      const GLOBAL = /^(version|doctor|df|completion|namespaces ls)$/;
+      const untried = Object.keys(COMMANDS.commands).filter(
+        (id) => READING.test(id) && !GLOBAL.test(id) && !called.some((words) => words.startsWith(id)),
+      );
+      assert.deepEqual(untried, [], 'each command that reads is tried');
+      await pull('a');
+      assert.deepEqual(await answers(w, 'b', images, digests), alone, `without ${lacks}, beside a`);
+      const cannot = await w.ctr(['-n', 'b', 'run', '--rm', '--snapshotter', 'native', images[0]!, 'c2', '/bin/sh', '-c', 'exit 0']);
+      assert.equal(cannot.status, ['layer', 'config', 'manifest'].includes(lacks) ? 125 : 0, `without ${lacks}: ${cannot.stderr}`);
+      await w.ctr.ok(['-n', 'a', 'images', 'rm', ...images]);
+      const withNative = (one: ReadonlyMap<string, unknown>): unknown => [...one].filter(([words]) => words !== 'content ls');
+      assert.deepEqual(withNative(await answers(w, 'b', images, digests)), withNative(alone), `without ${lacks}, after a has removed it`);
+      assert.deepEqual(
+        checkStore(w.place.root).filter((line) => !/points to content|content .* is missing/.test(line)),
+        [],
+      );
     }
   });
 

@@ -13,6 +13,7 @@ export default class Tag extends BaseCommand {
   async run(): Promise<{tagged: string[]}> {
     const {args, flags} = await this.parse(Tag);
     const {images} = await this.namespace(flags);
-    return {tagged: await this.each('tag', args.target, (target) => images.tag(args.source, target, {force: flags.force}))};
+    const tag = async (target: string): Promise<string> => (await images.tag(args.source, target, {force: flags.force})).name;
+    return {tagged: await this.each('tag', args.target, tag)};
   }
 }

@@ -10,14 +10,15 @@ import type {ImageRecord, SnapshotRecord} from '../store/records.ts';
 import {withReserve} from '../store/reserve.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../store/snapshots.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
-import type {NamespaceTransaction, NamespaceView, StoreTransaction} from '../store/store.ts';
+import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
-import {makePlan, type Plan, platformChoice} from './plan.ts';
+import {MAX_DEPTH, makePlan, type Plan, platformChoice} from './plan.ts';
 import {imageRecords, imageSummaries} from './summaries.ts';
 import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
 import {imagesOf, isUnpacked} from './unpack.ts';
+import {allVisibleAt, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from './visible.ts';
 
 const fields = (image: ImageRecord) => ({
   name: image.name,
@@ -50,14 +51,12 @@ export function findImage(context: Context, namespace: string, text: string): Im
 const missingImage = ({store}: Context, namespace: string, name: string, hint?: string): ErrdefsError =>
   notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, hint);
 
-/** The plan of an image from what is here. @throws not_found a document is missing */
-export function planLocally(context: Context, image: ImageRecord, platform?: string): Promise<Plan> {
+/** The plan of an image from what its namespace sees. @throws not_found a document is missing */
+export function planLocally(context: Context, namespace: string, image: ImageRecord, platform?: string): Promise<Plan> {
+  const isVisible = visibleIn(context.store, namespace);
   const source = async (desc: Descriptor): Promise<Buffer> => {
-    const bytes = context.store.blobs.readSmall(desc.digest);
-    if (bytes === undefined)
-      throw new ErrdefsError('not_found', `content ${desc.digest} of image ${JSON.stringify(image.name)}`, {
-        hint: `pull it: ctr images pull ${image.name}`,
-      });
+    const bytes = readVisible(context.store, isVisible, desc);
+    if (bytes === undefined) throw lacksContent(image.name, desc.digest);
     return bytes;
   };
   return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));
@@ -119,20 +118,24 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
       validateLabels(labels);
       const labelled = await change(`labels of image ${text}`, text, (ns, tx, image) => {
         const changed = {...image, labels: mergeLabels(replaceAll ? {} : image.labels, labels), updatedAt: new Date().toISOString()};
-        ns.images.put(changed);
+        const made = ns.images.put(changed);
         collectIfTouched(store, tx);
-        return changed;
+        return made;
       });
       store.layers.emptyTrash();
       return labelled;
     },
 
-    inspect: async (name, {content = false} = {}) => inspectTree(context, findImage(context, namespace, name).target, content, new Set()),
+    inspect: async (name, {content = false} = {}) => {
+      const {target} = findImage(context, namespace, name);
+      return inspectTree({store, isVisible: visibleIn(store, namespace)}, target, content, new Set());
+    },
 
     check: async ({filters = [], snapshotter} = {}) => {
       const backend = context.snapshotterName(namespace, snapshotter);
       const images = await records({filters});
-      return Promise.all(images.map((image) => checkImage(context, namespace, image, backend)));
+      const isVisible = store.view((tx) => allVisibleAt(tx, namespace));
+      return Promise.all(images.map((image) => checkImage({store, isVisible}, context, namespace, image, backend)));
     },
 
     usage: async (name, {snapshotter} = {}) =>
@@ -140,10 +143,16 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
   };
 }
 
+/** Where documents are looked for. */
+interface Here {
+  readonly store: Store;
+  readonly isVisible: IsVisible;
+}
+
 /** A document of an image, or `undefined` when it is not here, or is no document. @throws data_loss */
-function read({store}: Context, desc: Descriptor): Buffer | undefined {
+function read({store, isVisible}: Here, desc: Descriptor): Buffer | undefined {
   try {
-    return store.blobs.readSmall(desc.digest);
+    return readVisible(store, isVisible, desc);
   } catch (err) {
     if (is(err, 'failed_precondition')) return undefined;
     throw err;
@@ -151,15 +160,15 @@ function read({store}: Context, desc: Descriptor): Buffer | undefined {
 }
 
 /** @param shown digests of documents in the tree so far: one that comes again is shown without what is below it */
-function inspectTree(context: Context, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
+function inspectTree(here: Here, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
   const kind = kindOf(desc.mediaType);
-  const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(context, desc);
+  const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(here, desc);
   shown.add(desc.digest);
   return {
     descriptor: desc,
-    present: bytes !== undefined || context.store.blobs.size(desc.digest) === desc.size,
+    present: bytes !== undefined || hasBlob(here.store, here.isVisible, desc),
     ...(content && bytes !== undefined ? {content: parsed(bytes)} : {}),
-    children: bytes === undefined ? [] : pointedTo(kind, bytes, desc).map((child) => inspectTree(context, child, content, shown)),
+    children: bytes === undefined ? [] : pointedTo(kind, bytes, desc).map((child) => inspectTree(here, child, content, shown)),
   };
 }
 
@@ -182,46 +191,62 @@ function parsed(bytes: Buffer): unknown {
   }
 }
 
-async function checkImage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
-  const {store} = context;
-  const base = {name: image.name, target: image.target};
-  let plan: Plan;
+/**
+ * Judges an image by its manifest for this machine, as ctr does; where it offers none, by those that are here.
+ *
+ * What is missing is named as far as it is known: of a manifest that is missing nobody knows what it needs.
+ */
+async function checkImage(here: Here, context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
+  const documents = new Map<Digest, Descriptor>();
+  const missing = new Set<Digest>();
+  const source = async (desc: Descriptor): Promise<Buffer> => {
+    const bytes = readVisible(here.store, here.isVisible, desc);
+    if (bytes === undefined) {
+      missing.add(desc.digest);
+      throw lacksContent(image.name, desc.digest);
+    }
+    documents.set(desc.digest, desc);
+    return bytes;
+  };
+  const plans: Plan[] = [];
+  let status: ImageCheck['status'] | undefined;
   try {
-    plan = await planLocally(context, image);
+    plans.push(await makePlan(image.target, source, platformChoice({})));
   } catch (err) {
-    const unavailable = is(err, 'not_found');
-    return {
-      ...base,
-      status: unavailable ? 'unavailable' : 'error',
-      have: 0,
-      haveBytes: 0,
-      unpacked: false,
-      missing: unavailable ? [image.target.digest] : [],
-    };
+    const isForeign = is(err, 'not_found') && missing.size === 0;
+    try {
+      for (const manifest of isForeign ? manifestsHere(here, image.target) : [])
+        plans.push(await makePlan(manifest, source, platformChoice({allPlatforms: true})));
+    } catch {
+      // It is judged by what was found out.
+    }
+    if (plans.length === 0) status = is(err, 'not_found') ? 'unavailable' : 'error';
   }
-  const needed = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
-  const here = needed.filter((desc) => store.blobs.size(desc.digest) === desc.size);
-  const missing = needed.filter((desc) => !here.includes(desc)).map(({digest}) => digest);
-  const bytes = (descs: readonly Descriptor[]): number => descs.reduce((sum, {size}) => sum + size, 0);
-  const unpacked = imagesOf(plan).every(({layers}) => {
+  const parts = plans.flatMap((plan) => [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]);
+  const needed = new Map([...documents.values(), ...parts].map((desc) => [desc.digest, desc]));
+  const found = [...needed.values()].filter((desc) => hasBlob(here.store, here.isVisible, desc));
+  for (const {digest} of needed.values()) if (!found.some((desc) => desc.digest === digest)) missing.add(digest);
+  const bytes = (descs: Iterable<Descriptor>): number => [...descs].reduce((sum, {size}) => sum + size, 0);
+  const base = {name: image.name, target: image.target, have: found.length, haveBytes: bytes(found), missing: [...missing]};
+  if (status !== undefined) return {...base, ...(status === 'error' ? {have: 0, haveBytes: 0} : {}), status, unpacked: false};
+  const unpacked = plans.flatMap(imagesOf).every(({layers}) => {
     const top = layers.at(-1);
     return top === undefined || isUnpacked(context, namespace, snapshotter, top.chainID);
   });
-  return {
-    ...base,
-    status: missing.length === 0 ? 'complete' : 'incomplete',
-    have: here.length,
-    need: needed.length,
-    haveBytes: bytes(here),
-    needBytes: bytes(needed),
-    unpacked,
-    missing,
-  };
+  return {...base, status: missing.size === 0 ? 'complete' : 'incomplete', need: needed.size, needBytes: bytes(needed.values()), unpacked};
+}
+
+/** The manifests of an image that are here, without those that are for no platform: attestations. */
+function manifestsHere(here: Here, desc: Descriptor, depth = 1): readonly Descriptor[] {
+  const kind = kindOf(desc.mediaType);
+  if (kind === 'manifest') return hasBlob(here.store, here.isVisible, desc) && desc.platform?.os !== 'unknown' ? [desc] : [];
+  const bytes = kind === 'index' && depth <= MAX_DEPTH ? read(here, desc) : undefined;
+  return bytes === undefined ? [] : pointedTo(kind, bytes, desc).flatMap((child) => manifestsHere(here, child, depth + 1));
 }
 
 async function imageUsage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<readonly SnapshotUsage[]> {
   getSnapshotter(snapshotter);
-  const plan = await planLocally(context, image);
+  const plan = await planLocally(context, namespace, image);
   const top = imagesOf(plan)[0]?.layers.at(-1);
   if (top === undefined) return [];
   const snapshots = new SnapshotStore(context.store, namespace, snapshotter);

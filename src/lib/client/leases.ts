@@ -31,8 +31,7 @@ export function leasesClient({store}: Context, namespace: string): NamespaceClie
           createdAt: new Date(now).toISOString(),
           updatedAt: new Date(now).toISOString(),
         };
-        leases.put(lease);
-        return lease;
+        return leases.put(lease);
       });
     },
 

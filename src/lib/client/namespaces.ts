@@ -16,7 +16,7 @@ function remaining(ns: NamespaceTransaction): readonly string[] {
     ...(ns.images.isEmpty() ? [] : ['images']),
     ...(ns.content.isEmpty() ? [] : ['blobs']),
     ...(ns.containers.isEmpty() ? [] : ['containers']),
-    ...(ns.snapshotters().every((name) => ns.snapshots(name).isEmpty()) ? [] : ['snapshots']),
+    ...ns.snapshotters().map((name) => `snapshots on ${JSON.stringify(name)} snapshotter`),
   ];
 }
 
@@ -47,8 +47,7 @@ export function namespacesClient(context: Context): Client['namespaces'] {
         if (tx.namespaces.find(name) !== undefined) throw new ErrdefsError('already_exists', `namespace ${JSON.stringify(name)}`);
         const now = new Date().toISOString();
         const record: NamespaceRecord = {name, labels, createdAt: now, updatedAt: now};
-        tx.namespaces.put(record);
-        return record;
+        return tx.namespaces.put(record);
       });
     },
 
@@ -70,8 +69,7 @@ export function namespacesClient(context: Context): Client['namespaces'] {
       return store.update(`labels of namespace ${name}`, (tx) => {
         const record = tx.namespaces.get(name);
         const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
-        tx.namespaces.put(changed);
-        return changed;
+        return tx.namespaces.put(changed);
       });
     },
 

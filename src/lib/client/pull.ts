@@ -3,6 +3,7 @@ import {readRights} from '../archive/rights.ts';
 import {ErrdefsError, is, wrap} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {validateLabels} from '../oci/identifier.ts';
 import {formatPlatform} from '../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../oci/reference.ts';
 import type {Fetcher} from '../remotes/contract.ts';
@@ -10,6 +11,7 @@ import {downloadKey} from '../store/blobs.ts';
 import {collect} from '../store/gc.ts';
 import {statePath} from '../store/layout.ts';
 import type {ImageRecord, Labels} from '../store/records.ts';
+import {mergeLabels} from '../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../store/store.ts';
 import type {Context} from './context.ts';
@@ -22,6 +24,7 @@ import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './u
 const UNCOMPRESSED = 'containerd.io/uncompressed';
 
 export async function pull(context: Context, namespace: string, text: string, options: PullOptions): Promise<PullResult> {
+  validateLabels(options.labels ?? {});
   const ref = parseReference(text);
   const name = formatReference(ref);
   try {
@@ -211,15 +214,15 @@ class Pull {
       const image: ImageRecord = {
         name: this.#name,
         target: {mediaType, digest, size},
-        labels: {...before?.labels, ...this.#o.labels},
+        labels: mergeLabels(before?.labels ?? {}, this.#o.labels ?? {}),
         createdAt: before?.createdAt ?? now,
         updatedAt: now,
       };
-      ns.images.put(image);
+      const made = ns.images.put(image);
       endLease(ns, this.#name, this.#leaseID);
       // Where the tag has moved, what only the old image needed goes; so does what only killed attempts kept.
       collect(this.#store, tx);
-      return image;
+      return made;
     });
     this.#store.layers.emptyTrash();
     return image;

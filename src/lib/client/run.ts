@@ -130,7 +130,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   findRuntime();
   const image = findImage(context, namespace, ref);
   const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
-  const plan = await planLocally(context, image, options.platform);
+  const plan = await planLocally(context, namespace, image, options.platform);
   const chosen = imagesOf(plan)[0];
   if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is no image that can run`);
   const config = chosen.config.config;

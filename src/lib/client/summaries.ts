@@ -15,9 +15,12 @@ import {recordFile, recordPath} from '../store/layout.ts';
 import type {ImageRecord} from '../store/records.ts';
 import type {Store, StoreView} from '../store/store.ts';
 import type {ImageSummary} from './types.ts';
+import {allVisibleAt, type IsVisible, isVisibleAt, readVisible} from './visible.ts';
 
 /** Images below which reading everything is as fast as a cache. */
 const WORTH_CACHING = 256;
+/** 1 took documents for present that only another namespace had. */
+const CACHE_VERSION = 2;
 /** Rows that may be read anew before the cache is written again. */
 const WORTH_WRITING = 64;
 
@@ -28,7 +31,7 @@ interface Row {
 }
 
 interface Cache {
-  readonly version: 1;
+  readonly version: typeof CACHE_VERSION;
   /** A change that was seen before it was on the disk may be lost with the power, and another have its number. */
   readonly bootId: string;
   readonly generation: number;
@@ -68,7 +71,7 @@ const cacheFile = (store: Store, namespace: string): string => join(store.layout
 function readCache(file: string): Cache | undefined {
   try {
     const cache = JSON.parse(readIfPresent(file) ?? 'null') as Cache | null;
-    return cache?.version === 1 && cache.bootId === bootId() && Array.isArray(cache.rows) ? cache : undefined;
+    return cache?.version === CACHE_VERSION && cache.bootId === bootId() && Array.isArray(cache.rows) ? cache : undefined;
   } catch {
     return undefined; // torn, or not ours to read
   }
@@ -76,11 +79,12 @@ function readCache(file: string): Cache | undefined {
 
 /** @returns the rows, and how many of them were made just now */
 function readAll(store: Store, tx: StoreView, namespace: string): {cache: Cache; fresh: number} {
+  const here = {store, isVisible: allVisibleAt(tx, namespace)};
   const rows = tx
     .namespace(namespace)
     .images.list()
-    .map((image) => makeRow(store, image));
-  return {cache: {version: 1, bootId: bootId(), generation: tx.generation, rows}, fresh: rows.length};
+    .map((image) => makeRow(here, image));
+  return {cache: {version: CACHE_VERSION, bootId: bootId(), generation: tx.generation, rows}, fresh: rows.length};
 }
 
 function refresh(
@@ -96,11 +100,12 @@ function refresh(
   if (!touched.some((path) => path.startsWith(images) || path.startsWith(content))) return {cache: known, fresh: 0};
   const digests = new Set(touched.filter((path) => path.startsWith(content)).map((path) => brief(path.slice(content.length) as Digest)));
   const records = tx.namespace(namespace).images;
+  const here = {store, isVisible: isVisibleAt(tx, namespace)};
   const rows = new Map<string, Row>();
   let fresh = 0;
   const remake = (image: ImageRecord | undefined): void => {
     if (image === undefined) return;
-    rows.set(image.name, makeRow(store, image));
+    rows.set(image.name, makeRow(here, image));
     fresh++;
   };
   const seen = new Set<string>();
@@ -116,12 +121,21 @@ function refresh(
   const added = touched.filter((path) => path.startsWith(images) && !seen.has(path));
   for (const path of added) remake(records.at(path.slice(images.length)));
   const sorted = [...rows.values()].sort((a, b) => (a.image.name < b.image.name ? -1 : 1));
-  return {cache: {version: 1, bootId: bootId(), generation: tx.generation, rows: sorted}, fresh};
+  return {cache: {version: CACHE_VERSION, bootId: bootId(), generation: tx.generation, rows: sorted}, fresh};
 }
 
-function makeRow(store: Store, record: ImageRecord): Row {
-  const from: string[] = [];
-  const manifests = manifestsHere(store, record.target, from);
+/** Where documents are looked for. */
+interface Here {
+  readonly store: Store;
+  readonly isVisible: IsVisible;
+  /** Gets each digest that was looked for. */
+  readonly from: string[];
+}
+
+function makeRow(where: Omit<Here, 'from'>, record: ImageRecord): Row {
+  const here: Here = {...where, from: []};
+  const {from} = here;
+  const manifests = manifestsHere(here, record.target);
   const platforms = [...new Set(manifests.map(({platform}) => platform))].filter((platform) => platform !== undefined).sort();
   const host = matcher([hostPlatform()]);
   const own = manifests.find(({matches}) => matches(host)) ?? manifests[0];
@@ -137,8 +151,8 @@ interface ManifestHere {
   matches(host: PlatformMatcher): boolean;
 }
 
-/** The manifests of an image that are here, each once, with the platform that they are for. @param from gets each digest that was looked for */
-function manifestsHere(store: Store, root: Descriptor, from: string[]): readonly ManifestHere[] {
+/** The manifests of an image that are here, each once, with the platform that they are for. */
+function manifestsHere(here: Here, root: Descriptor): readonly ManifestHere[] {
   const found: ManifestHere[] = [];
   const seen = new Set<Digest>();
   const visit = (desc: Descriptor): void => {
@@ -146,8 +160,8 @@ function manifestsHere(store: Store, root: Descriptor, from: string[]): readonly
     if ((kind !== 'index' && kind !== 'manifest') || seen.has(desc.digest)) return;
     seen.add(desc.digest);
     try {
-      if (kind === 'index') for (const child of indexHere(store, desc, from)) visit(child);
-      else found.push(...manifestHere(store, desc, from));
+      if (kind === 'index') for (const child of indexHere(here, desc)) visit(child);
+      else found.push(...manifestHere(here, desc));
     } catch (err) {
       // Nobody has looked at what an index offers for other platforms: it need not be what it is called.
       if (!isErrdefs(err) || is(err, 'data_loss') || is(err, 'resource_exhausted')) throw err;
@@ -157,21 +171,21 @@ function manifestsHere(store: Store, root: Descriptor, from: string[]): readonly
   return found;
 }
 
-function read(store: Store, {digest}: Descriptor, from: string[]): Buffer | undefined {
-  from.push(brief(digest));
-  return store.blobs.readSmall(digest);
+function read({store, isVisible, from}: Here, desc: Descriptor): Buffer | undefined {
+  from.push(brief(desc.digest));
+  return readVisible(store, isVisible, desc);
 }
 
-function indexHere(store: Store, desc: Descriptor, from: string[]): readonly Descriptor[] {
-  const bytes = read(store, desc, from);
+function indexHere(here: Here, desc: Descriptor): readonly Descriptor[] {
+  const bytes = read(here, desc);
   return bytes === undefined ? [] : parseIndex(bytes, desc).manifests;
 }
 
-function manifestHere(store: Store, desc: Descriptor, from: string[]): readonly ManifestHere[] {
-  const bytes = read(store, desc, from);
+function manifestHere(here: Here, desc: Descriptor): readonly ManifestHere[] {
+  const bytes = read(here, desc);
   if (bytes === undefined) return [];
   const manifest = parseManifest(bytes, desc);
-  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(store, manifest.config, from) : undefined;
+  const configBytes = kindOf(manifest.config.mediaType) === 'config' ? read(here, manifest.config) : undefined;
   const platform =
     desc.platform ?? (configBytes === undefined ? undefined : normalizePlatform(parseImageConfig(configBytes, manifest.config)));
   return [

@@ -11,6 +11,7 @@ import type {NamespaceTransaction, Store} from '../store/store.ts';
 import type {Context} from './context.ts';
 import {layerCandidates} from './layers.ts';
 import type {Plan, PlannedImage} from './plan.ts';
+import {lacksContent, visibleIn} from './visible.ts';
 
 /** Lifetime of a lease whose process is gone: for so long another attempt finds what it downloaded. In milliseconds, as containerd's. */
 const LEASE_MS = 24 * 3600_000;
@@ -132,6 +133,9 @@ export async function ensureUnpacked(
   const top = images[0]?.layers.at(-1)?.chainID;
   if (top === undefined || isUnpacked(context, namespace, snapshotter.name, top)) return top;
   const {store, workers, lockTimeoutMs} = context;
+  const isVisible = visibleIn(store, namespace);
+  const lacking = plan.blobs.find((blob) => !isVisible(blob.digest));
+  if (lacking !== undefined) throw lacksContent(name, lacking.digest);
   const lease = await leasePlan(store, namespace, name, plan, snapshotter);
   const {materialise} = await import('./materialise.ts');
   try {

@@ -25,7 +25,8 @@ export function validateIdentifier(text: string): void {
 }
 
 /**
- * Checks that each label's key and value together are at most 4096 bytes in UTF-8. Any character is allowed.
+ * Checks that each label's value is a string, and that it and the key together are at most 4096 bytes in UTF-8. Any character is
+ * allowed.
  *
  * @throws invalid_argument naming the key, shortened to 64 characters
  *
@@ -33,6 +34,8 @@ export function validateIdentifier(text: string): void {
  */
 export function validateLabels(labels: Readonly<Record<string, string>>): void {
   for (const [key, value] of Object.entries(labels)) {
+    if (typeof value !== 'string')
+      throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(key.slice(0, SHOWN_KEY))} is no string`);
     const bytes = Buffer.byteLength(key) + Buffer.byteLength(value);
     if (bytes > MAX_LABEL_BYTES)
       throw new ErrdefsError(

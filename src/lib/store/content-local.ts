@@ -285,8 +285,7 @@ class LocalWriter implements ContentWriter {
         if (!blobs.has(got)) throw new ErrdefsError('aborted', `content ${got.digest} was removed meanwhile`, {hint: 'write it again'});
         const now = new Date().toISOString();
         const record: ContentRecord = {...got, labels, createdAt: now, updatedAt: now};
-        content.put(record);
-        return record;
+        return content.put(record);
       });
       blobs.discardIngestQuietly(this.#key);
       return made;

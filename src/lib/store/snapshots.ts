@@ -148,9 +148,9 @@ export class SnapshotStore {
           createdAt: now,
           updatedAt: now,
         };
-        tx.namespace(this.#namespace).snapshots(this.#snapshotter.name).put(record);
+        const made = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name).put(record);
         within?.(tx);
-        return record;
+        return made;
       });
     } catch (err) {
       if (hadWork && work === undefined) this.#store.noteGarbage();
@@ -196,8 +196,7 @@ export class SnapshotStore {
       const now = new Date().toISOString();
       const committed: SnapshotRecord = {...active, key: name, kind: 'committed', labels, createdAt: now, updatedAt: now};
       records.delete(key);
-      records.put(committed);
-      return committed;
+      return records.put(committed);
     });
   }
 

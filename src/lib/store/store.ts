@@ -16,7 +16,7 @@ import {JournalBackend, noteGarbage} from './journal.ts';
 import {LayerStore} from './layers.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
-import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
+import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type Kept,
   keptByContainer,
@@ -52,12 +52,15 @@ export interface Collection<T> {
   at(file: string): T | undefined;
   /** All of them, sorted by key. */
   list(): readonly T[];
+  /** Names of their files: for those who only ask which there are. */
+  files(): readonly string[];
   isEmpty(): boolean;
 }
 
 /** One kind of record, to be changed. */
 export interface WritableCollection<T> extends Collection<T> {
-  put(record: T): void;
+  /** @returns the record as it is kept: without labels that are empty, as in containerd @throws invalid_argument a label is no string */
+  put(record: T): T;
   /** @returns whether it was there */
   delete(key: string): boolean;
 }
@@ -136,7 +139,17 @@ interface RecordHooks {
   doubt(): void;
 }
 
-class Records<T> implements WritableCollection<T> {
+/** A record without its empty labels. What it is made of comes from callers whom no compiler has checked. */
+function withWholeLabels<T extends {readonly labels: Labels}>(record: T, what: string): T {
+  const labels = Object.entries(record.labels);
+  const [bad] = labels.find(([, value]) => typeof value !== 'string') ?? [];
+  if (bad !== undefined) throw new ErrdefsError('invalid_argument', `${what}: label ${JSON.stringify(bad)} is no string`);
+  return labels.every(([, value]) => value !== '')
+    ? record
+    : {...record, labels: Object.fromEntries(labels.filter(([, value]) => value !== ''))};
+}
+
+class Records<T extends {readonly labels: Labels}> implements WritableCollection<T> {
   readonly #kind: Kind<T>;
   readonly #directory: string;
   readonly #io: Reader & Partial<Writer>;
@@ -181,15 +194,21 @@ class Records<T> implements WritableCollection<T> {
     return records.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)).map(({record}) => record);
   }
 
+  files(): readonly string[] {
+    return this.#io.list(this.#directory);
+  }
+
   isEmpty(): boolean {
     return !this.#io.list(this.#directory).some((name) => this.#io.get(`${this.#directory}/${name}`) !== undefined);
   }
 
-  put(record: T): void {
+  put(given: T): T {
+    const record = withWholeLabels(given, `${this.#kind.noun} ${JSON.stringify(this.#kind.key(given))}`);
     this.#hooks.beforePut();
     const path = this.#path(this.#kind.key(record));
     this.#hooks.changed(this.#keptAt(path), this.#kind.kept(record));
     this.#io.put!(path, {version: RECORD_VERSION, ...record});
+    return record;
   }
 
   delete(key: string): boolean {
@@ -256,7 +275,8 @@ class Transaction implements StoreTransaction {
       changed: (before, after) => this.refs.change(name, before, after),
       doubt: () => this.refs.doubt(),
     };
-    const records = <T>(kind: Kind<T>, directory: RecordKind) => new Records(kind, recordPath.directory(name, directory), io, hooks);
+    const records = <T extends {readonly labels: Labels}>(kind: Kind<T>, directory: RecordKind) =>
+      new Records(kind, recordPath.directory(name, directory), io, hooks);
     const snapshots = (snapshotter: string) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks);
     return {
       name,
@@ -372,9 +392,15 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
     return this.#io.directories(recordPath.namespaces).every((name) => this.find(name) === undefined);
   }
 
-  put(record: NamespaceRecord): void {
+  files(): readonly string[] {
+    return this.#io.directories(recordPath.namespaces).filter((name) => this.find(name) !== undefined);
+  }
+
+  put(given: NamespaceRecord): NamespaceRecord {
+    const record = withWholeLabels(given, `namespace ${JSON.stringify(given.name)}`);
     if (this.find(record.name) === undefined) this.#refs.begin(record.name, this.isEmpty());
     this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
+    return record;
   }
 
   delete(name: string): boolean {

@@ -194,7 +194,7 @@ class Walk {
         break;
       }
       case 'lease': {
-        const flat = labels.hasIndirect && chance(0.5) ? {'containerd.io/gc.flat': ''} : {};
+        const flat = labels.hasIndirect && chance(0.5) ? {'containerd.io/gc.flat': 'yes'} : {};
         const [byLabel, byField] = [chance(0.2), chance(0.3)];
         leases.put(
           leaseRecord(pick(['l0', 'l1', 'l2']), {

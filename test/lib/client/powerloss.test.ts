@@ -291,7 +291,7 @@ class Outage {
       this.#registry.clear();
       for (const {name} of await client.namespaces.list())
         for (const image of await client.namespace(name).images.records())
-          await ensureUnpacked(context, name, image.name, await planLocally(context, image), getSnapshotter(this.#snapshotter));
+          await ensureUnpacked(context, name, image.name, await planLocally(context, name, image), getSnapshotter(this.#snapshotter));
       assert.equal(this.#registry.requests.length, 0, 'layers are made anew from what is here');
       for (const {kind, layer} of await client.namespace('default').snapshots(this.#snapshotter).list())
         if (kind === 'committed' && isOwnLayer(layer!))

@@ -282,7 +282,7 @@ describe('records', () => {
       for (const field of Object.keys(whole)) {
         const without = Object.fromEntries(Object.entries(whole).filter(([key]) => key !== field));
         const optional = ['parent', 'expiresAt'].includes(field);
-        const wrong: unknown[] = [7.5, [7], ...(field === 'spec' ? [] : [{x: 7}])];
+        const wrong: unknown[] = [7.5, [7], ...(['spec', 'labels'].includes(field) ? [] : [{x: 7}])];
         for (const damaged of [...(optional ? [] : [without]), ...wrong.map((value) => ({...whole, [field]: value}))]) {
           const err = thrown(() => read(damaged));
           assert.equal(err.code, 'data_loss', `${field}: ${err.message}`);
@@ -315,6 +315,11 @@ describe('records', () => {
     for (const value of ['sha256:ABC', 'md5:d41d8cd98f00b204e9800998ecf8427e', `${digest}0`, '../../etc/passwd']) bad({digest: value});
     for (const value of [-1, 0.5, 2 ** 53, '1', Number.NaN]) bad({size: value});
     for (const value of ['', 'yesterday']) bad({createdAt: value});
-    for (const value of [{a: 1}, ['a'], null, 'a']) bad({labels: value});
+    for (const value of [['a'], null, 'a']) bad({labels: value});
+  });
+
+  it('are read without labels that are no strings, as an earlier berth took them', () => {
+    const {labels} = parseContent({version: 1, ...contentRecord(digest), labels: {a: 1, b: 'x', c: null, d: {}}}, 'the file');
+    assert.deepEqual(labels, {b: 'x'});
   });
 });
