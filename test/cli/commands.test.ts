@@ -180,7 +180,7 @@ forEachEngine('images', (engine) => {
   it('can be asked for by the names that people use', async (t) => {
     const ctr = commandLine(t, engine);
     await ctr.ok(['pull', '-q', '--no-unpack', ref]);
-    await ctr.ok(['images', 'tag', ref, 'redis']);
+    assert.equal(await ctr.ok(['images', 'tag', ref, 'redis']), 'docker.io/library/redis:latest\n', 'the name that it is kept under');
     assert.equal(await ctr.ok(['images', 'ls', '-q', 'name~=redis']), 'docker.io/library/redis:latest\n');
     assert.equal(await ctr.ok(['images', 'rm', 'redis']), 'redis\n');
   });

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {existsSync, mkdirSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import type {Pruned} from '../../../src/lib/client/types.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
@@ -131,12 +132,24 @@ describe('prune', () => {
   it('takes images by their back references as well', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
+    const {content} = rig.client.namespace('default');
+    const before = new Set((await content.list()).map(({digest}) => digest));
     const old = await pullAnother(rig, 'old', 200_000, HOUR);
-    const path = rig.record('content', rig.image.layers[0]!.digest);
-    const {labels, ...record} = readJSON(path);
-    writeJSON(path, {...record, labels: {...(labels as object), 'containerd.io/gc.bref.image': rig.ref}});
-    const {pruned} = await rig.client.prune({keepBytes: taken(rig) - 1});
+    const ownLayer = (await content.list()).find(({digest, size}) => !before.has(digest) && size > 100_000)!.digest;
+    const ingest = async (text: string, image: string): Promise<string> => {
+      const labels = {'containerd.io/gc.root': '', 'containerd.io/gc.bref.image': image};
+      return (await content.ingest(text, Readable.from([Buffer.from(text)]), {labels})).digest;
+    };
+    await content.label(ownLayer, {'containerd.io/gc.bref.image': rig.ref});
+    const [goes, stays] = [await ingest('of the old one', old), await ingest('of the other', rig.ref)];
+    const all = taken(rig);
+    const {pruned, freed} = await rig.client.prune({keepBytes: all - 1});
     assert.deepEqual(imagesOf(pruned), [old]);
+    const keys = pruned.map(({key}) => key);
+    assert.deepEqual([keys.includes(goes), keys.includes(stays), keys.includes(ownLayer)], [true, false, false]);
+    assert.equal(all - taken(rig), freed);
+    const left = new Set((await content.list()).map(({digest}) => digest as string));
+    assert.deepEqual([left.has(goes), left.has(stays), left.has(ownLayer)], [false, true, true]);
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
@@ -172,6 +185,30 @@ describe('prune', () => {
     const left = (await rig.client.namespace('default').containers.list()).map(({id}) => id);
     assert.deepEqual(left, ['alive', 'kept']);
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
+  });
+
+  it('leaves what killed runs left that is younger', async (t) => {
+    if (!requiresRoot(t)) return;
+    const rig = await pulled(t, 'overlayfs');
+    const HOURS: Readonly<Record<string, number>> = {young: 1, old: 3, ancient: 9};
+    for (const [id, hours] of Object.entries(HOURS)) {
+      await withContainer(rig, id, {'berth/rm': DEAD});
+      const path = rig.record('containers', id);
+      writeJSON(path, {...readJSON(path), createdAt: new Date(Date.now() - hours * HOUR).toISOString()});
+    }
+    const {containers, snapshots} = rig.client.namespace('default');
+    const left = async (): Promise<unknown> => [
+      (await containers.list()).map(({id}) => id),
+      (await snapshots('overlayfs').list()).flatMap(({key, kind}) => (kind === 'active' ? key : [])),
+    ];
+    for (const [olderThan, stay] of [
+      [10, ['ancient', 'old', 'young']],
+      [2, ['young']],
+      [0, []],
+    ] as const) {
+      await rig.client.prune({kinds: ['snapshots'], olderThanMs: olderThan * HOUR});
+      assert.deepEqual(await left(), [stay, stay], `older than ${olderThan} hours`);
+    }
   });
 
   it('takes downloads that nobody holds and nobody leases', async (t) => {

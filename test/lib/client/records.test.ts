@@ -1,17 +1,18 @@
 /** What the library does with records alone: no registry, no runtime. Scenarios after containerd, core/metadata/*_test.go. */
 import assert from 'node:assert/strict';
-import {readdirSync} from 'node:fs';
+import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import {buffer} from 'node:stream/consumers';
 import {afterEach, beforeEach, describe, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
-import type {Client, NamespaceClient} from '../../../src/lib/client/types.ts';
+import type {Client, Labels, NamespaceClient} from '../../../src/lib/client/types.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, newClient, type Scope} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {containerRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
+import {readJSON} from './rig.ts';
 
 const hooks: (() => void | Promise<void>)[] = [];
 const scope: Scope = {after: (hook) => void hooks.push(hook)};
@@ -102,8 +103,11 @@ describe('namespaces', () => {
     });
     const err = await rejection(client.namespaces.delete('foo'));
     assert.equal(err.code, 'failed_precondition');
-    assert.match(err.message, /namespace "foo" must be empty, but it still has images, blobs, containers, snapshots/);
-    assert.deepEqual(err.details?.remaining, ['images', 'blobs', 'containers', 'snapshots']);
+    assert.match(
+      err.message,
+      /namespace "foo" must be empty, but it still has images, blobs, containers, snapshots on "overlayfs" snapshotter/,
+    );
+    assert.deepEqual(err.details?.remaining, ['images', 'blobs', 'containers', 'snapshots on "overlayfs" snapshotter']);
     assert.match(err.hint ?? '', /--recursive/);
     await client.namespaces.delete('foo', {recursive: true});
     assert.deepEqual([await client.namespaces.list(), blobCount(), layerCount()], [[], 0, 0]);
@@ -128,6 +132,86 @@ describe('namespaces', () => {
     assert.equal(layerCount(), 2);
     await client.namespace('b').images.delete('image');
     assert.deepEqual([blobCount(), layerCount()], [0, 0]);
+  });
+});
+
+describe('labels', () => {
+  const snapshots = () => ns.snapshots('native');
+  /** Every way by which labels come in. */
+  const WAYS: Readonly<Record<string, (labels: Labels) => Promise<{readonly labels: Labels}>>> = {
+    'namespaces.create': (labels) => client.namespaces.create('new', labels),
+    'namespaces.label': (labels) => client.namespaces.label('default', labels),
+    'images.label': (labels) => ns.images.label('image', labels),
+    pull: async (labels) => (await ns.pull('127.0.0.1:1/image', {plainHTTP: true, labels})).image,
+    'content.ingest': (labels) => ns.content.ingest('key', Readable.from([Buffer.from('bytes')]), {labels}),
+    'content.label': async (labels) => ns.content.label((await ns.content.list())[0]!.digest, labels),
+    'snapshots.prepare': async (labels) => {
+      await snapshots().prepare('new', undefined, {labels});
+      return snapshots().get('new');
+    },
+    'snapshots.view': async (labels) => {
+      await snapshots().view('new', 'committed', {labels});
+      return snapshots().get('new');
+    },
+    'snapshots.commit': (labels) => snapshots().commit('new', 'active', {labels}),
+    'snapshots.label': (labels) => snapshots().label('active', labels),
+    'leases.create': (labels) => ns.leases.create({id: 'new', labels}),
+  };
+  const prepare = async (): Promise<void> => {
+    await makeImage(store, 'default', 'image');
+    await snapshots().prepare('active', undefined);
+    await snapshots().prepare('work', undefined);
+    await snapshots().commit('committed', 'work');
+  };
+  const BAD: readonly Labels[] = [{n: 5}, {n: null}, {n: {}}, {n: ['x']}, {n: true}, {n: 'x'.repeat(4096)}] as never;
+
+  for (const [way, call] of Object.entries(WAYS)) {
+    it(`that are bad are refused by ${way}, and nothing is changed`, async () => {
+      await prepare();
+      for (const labels of BAD) {
+        const before = store.view(({generation}) => generation);
+        assert.equal((await rejection(call(labels))).code, 'invalid_argument', JSON.stringify(labels));
+        assert.equal(
+          store.view(({generation}) => generation),
+          before,
+        );
+      }
+    });
+    if (way !== 'pull')
+      it(`without a value are not kept by ${way}`, async () => {
+        await prepare();
+        const {labels} = await call({a: 'x', b: ''});
+        assert.deepEqual([labels.a, 'b' in labels], ['x', false]);
+      });
+  }
+
+  it('that are bad in a store do not keep anybody from using and emptying it', async () => {
+    await prepare();
+    await ns.leases.create({id: 'l'});
+    await store.update('container', (tx) => tx.namespace('default').containers.put(containerRecord('c')));
+    const spoil = (directory: string): void => {
+      for (const file of readdirSync(directory)) {
+        const path = join(directory, file);
+        const record = JSON.parse(readFileSync(path, 'utf8')) as {labels: object};
+        writeFileSync(path, JSON.stringify({...record, labels: {...record.labels, good: 'x', bad: 5}}));
+      }
+    };
+    for (const kind of ['images', 'content', 'leases', 'containers', 'snapshots/native', 'snapshots/overlayfs'])
+      spoil(join(client.root, 'namespaces/default', kind));
+    const all = [
+      await ns.images.list(),
+      await ns.content.list(),
+      await ns.leases.list(),
+      await snapshots().list(),
+      await ns.containers.list(),
+    ];
+    for (const {labels} of all.flat()) assert.deepEqual([labels.good, labels.bad], ['x', undefined]);
+    await ns.images.label('image', {bad: ''});
+    assert.deepEqual(readJSON(join(client.root, 'namespaces/default/images/image.json')).labels, {good: 'x'});
+    assert.deepEqual((await client.check()).findings, []);
+    assert.deepEqual(await client.gc(), {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0});
+    await client.namespaces.delete('default', {recursive: true});
+    assert.deepEqual([await client.namespaces.list(), blobCount(), layerCount()], [[], 0, 0]);
   });
 });
 
