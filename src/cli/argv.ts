@@ -95,7 +95,7 @@ export function readFlag(argv: readonly string[], i: number, flags: FlagInput, f
       const short = `-${char}`;
       // What follows may be a value, and a secret.
       const whole = /^-[\w-]+$/.test(bare) ? bare : undefined;
-      if (whole !== undefined && (given.length === 0 || Object.hasOwn(foreign, whole)) && !Object.hasOwn(foreign, short))
+      if (whole !== undefined && (Object.hasOwn(foreign, whole) || (given.length === 0 && !Object.hasOwn(foreign, short))))
         throw unknownFlag(whole, flags, foreign);
       const err = unknownFlag(short, {}, foreign);
       throw given.length > 0 && whole !== undefined ? invalid(`unknown flag ${shown(short)} in ${whole}`, err.hint) : err;

@@ -9,8 +9,7 @@ import {ErrdefsError} from '../lib/errdefs.ts';
 export default class Check extends BaseCommand {
   static override summary = 'look for damage in the store, and repair it';
   static override description =
-    `Looks at all namespaces. A finding is damage (something in use is missing or wrong), suspect (it may be wrong, and is made again when it is needed) or garbage (it is unreferenced, and gc removes it).
---repair fetches damaged and suspect data again, or rebuilds it from what is here. It moves records that cannot be read or restored to the directory "damaged" of the store. It deletes nothing that a user made. The exit status is 15 while damage remains.`;
+    `Looks at all namespaces. A finding is damage (something in use is missing or wrong), suspect (it may be wrong, and is made again when it is needed) or garbage (it is unreferenced, and gc removes it). --repair fetches damaged and suspect data again, or rebuilds it from what is here. It moves records that cannot be read or restored to the directory "damaged" of the store. It deletes nothing that a user made. The exit status is 15 while damage remains.`;
   static override examples = ['check', 'check --deep', 'check --deep --repair --user me:secret'];
   static override flags = {
     deep: Flags.boolean({description: 'read every byte: hash blobs, compare layers with what they were unpacked from'}),

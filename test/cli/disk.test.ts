@@ -1,7 +1,7 @@
 /** A state directory on a disk that is full, or read-only, or that is somebody else's: what reads goes on, what writes says why not. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {chmodSync, mkdirSync} from 'node:fs';
+import {chmodSync, chownSync, mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
@@ -90,11 +90,13 @@ forEachEngine('a disk', (engine) => {
       chmodSync(base, 0o755);
       const [dir, state] = [join(base, 'root'), join(base, 'state')];
       mkdirSync(dir);
-      mkdirSync(state, {mode: 0o777});
-      chmodSync(state, 0o777);
+      mkdirSync(state, {mode: 0o700});
+      if (as !== '') chownSync(state, 65534, 65534);
       const script = `set -e; root=$1 origin=$2; shift 2; ${make}; exec ${as} "$@"`;
       const ctr = (command: string) => {
         const call = [join(root, 'bin/ctr'), '--json', '--root', dir, '--state', state, ...words(command, ref)];
+        // Unpacking needs root wherever it is.
+        if (as !== '' && command === 'pull') call.push('--no-unpack');
         // Nothing but a mount namespace of its own, which takes the mounts along when it ends.
         return run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', dir, client.root, ...call], {
           env: engineEnvironment(engine),
