@@ -12,6 +12,7 @@ import {
   MAX_NAME_BYTES,
   MAX_NAME_DEPTH,
   MAX_PAX_RECORDS,
+  MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
 import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
@@ -148,6 +149,7 @@ describe('docs/LIMITS.md', () => {
         MAX_LAYER_BYTES,
         MAX_IMPLIED_STEPS,
         MAX_NAME_BYTES,
+        MAX_TARGET_BYTES,
         MAX_NAME_DEPTH,
         MAX_HEADER_BYTES,
         MAX_PAX_RECORDS,

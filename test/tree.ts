@@ -1,5 +1,6 @@
 /** Trees on disk, read with every attribute, and compared. Needs root for attributes that only root may read. */
-import {execFileSync} from 'node:child_process';
+import assert from 'node:assert/strict';
+import {spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
 import {type BigIntStats, lstatSync, readdirSync, readFileSync, readlinkSync} from 'node:fs';
 
@@ -39,10 +40,13 @@ function typeOf(stat: BigIntStats): TreeEntry['type'] {
   return stat.isFIFO() ? 'fifo' : 'socket';
 }
 
-/** Extended attributes of everything below a directory, by path, in one go. */
-function readAllXattrs(dir: string): Map<string, Record<string, string>> {
-  const args = ['-R', '-P', '-h', '-d', '-m', '-', '--absolute-names', '-e', 'hex', dir];
-  const text = execFileSync('getfattr', args, {maxBuffer: 1 << 30}).toString('latin1');
+/** Extended attributes of everything below directories, by path, in one go. */
+export function readAllXattrs(dirs: readonly string[]): Map<string, Record<string, string>> {
+  const args = ['-R', '-P', '-h', '-d', '-m', '-', '--absolute-names', '-e', 'hex', ...dirs];
+  const {status, stdout, stderr} = spawnSync('getfattr', args, {maxBuffer: 1 << 30, encoding: 'latin1'});
+  // A name that is listed and is not there is the reader's to tell of.
+  assert.ok(status === 0 || /No such file or directory/.test(stderr), stderr);
+  const text = stdout;
   const all = new Map<string, Record<string, string>>();
   for (const record of text.split('\n\n')) {
     const [head = '', ...lines] = record.split('\n').filter((line) => line !== '');
@@ -54,10 +58,14 @@ function readAllXattrs(dir: string): Map<string, Record<string, string>> {
   return all;
 }
 
-/** Everything in a directory, sorted by path, the directory itself first. */
-export function readTree(dir: string): TreeEntry[] {
+/**
+ * Everything in a directory, sorted by path, the directory itself first.
+ *
+ * @param xattrs as of `readAllXattrs`, for one of several trees
+ * @throws a name is listed and is not there
+ */
+export function readTree(dir: string, xattrs = readAllXattrs([dir])): TreeEntry[] {
   const base = Buffer.from(dir).toString('latin1');
-  const xattrs = readAllXattrs(dir);
   const inodes = new Map<string, string[]>();
   const entries: TreeEntry[] = [];
   const visit = (path: string): void => {

@@ -7,7 +7,14 @@ import {mkdirSync, readFileSync, statfsSync} from 'node:fs';
 import {join} from 'node:path';
 import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
-import {MAX_HEADER_BYTES, MAX_HEADERS_IN_A_ROW, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS} from '../../src/lib/archive/limits.ts';
+import {
+  MAX_HEADER_BYTES,
+  MAX_HEADERS_IN_A_ROW,
+  MAX_NAME_BYTES,
+  MAX_NAME_DEPTH,
+  MAX_PAX_RECORDS,
+  MAX_TARGET_BYTES,
+} from '../../src/lib/archive/limits.ts';
 import {MAX_DEPTH} from '../../src/lib/client/plan.ts';
 import type {ErrorJSON} from '../../src/lib/errdefs.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
@@ -124,11 +131,15 @@ besieged('documents', (engine) => {
 
 besieged('layers', (engine) => {
   const deep = (depth: number): string => 'd/'.repeat(depth - 1);
+  const longName = (length: number): string => `${'e'.repeat(250)}/`.repeat(Math.ceil(length / 251)).slice(0, length);
   const CASES = {
-    'a name is not longer than 4096 bytes': [[file(`${'d'.repeat(250)}/`.repeat(17))], /name of 4267 B, at most 4096/],
+    'a name is not longer than 3840 bytes': [[file(longName(MAX_NAME_BYTES + 1))], /name of 3841 B, at most 3840/],
     'a name is not deeper than 256 directories': [[file(`${deep(MAX_NAME_DEPTH + 1)}f`)], /deeper than 256/],
-    'a link target is not longer than 4096 bytes': [[symlink('x'.repeat(MAX_NAME_BYTES + 1), 's')], /link target of 4097 B/],
-    "a hard link's target is not longer than 4096 bytes": [[file('f'), link('x'.repeat(MAX_NAME_BYTES + 1), 'l')], /link target of 4097 B/],
+    'a link target is not longer than 4095 bytes': [[symlink('x'.repeat(MAX_TARGET_BYTES + 1), 's')], /link target of 4096 B/],
+    "a hard link's target is not longer than 4095 bytes": [
+      [file('f'), link('x'.repeat(MAX_TARGET_BYTES + 1), 'l')],
+      /link target of 4096 B/,
+    ],
     'a PAX header is not larger than 1 MiB': [
       [file('f', '', 0o644, {pax: {comment: 'x'.repeat(MAX_HEADER_BYTES)}})],
       /header of type x has \d+ B, at most 1048576/,
@@ -159,7 +170,8 @@ besieged('layers', (engine) => {
     const ref = siege.publish([
       [
         file(`${deep(MAX_NAME_DEPTH)}f`, 'x'),
-        symlink('x'.repeat(MAX_NAME_BYTES - 1), 's'),
+        file(longName(MAX_NAME_BYTES), 'x'),
+        symlink('x'.repeat(MAX_TARGET_BYTES), 's'),
         file('p', '', 0o644, {pax: Object.fromEntries(Array.from({length: MAX_PAX_RECORDS}, (_, i) => [`k${i}`, 'v']))}),
         ...Array.from({length: MAX_HEADERS_IN_A_ROW}, () => header('x', paxRecords({comment: 'x'}))),
         file('f'),

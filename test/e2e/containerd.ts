@@ -8,6 +8,8 @@ import {findProgram, onEnd, type Scope, temporaryDirectory} from '../helpers.ts'
 import {eventually} from './rig.ts';
 
 export interface Containerd {
+  /** Path of its socket. */
+  readonly socket: string;
   /** Runs containerd's own ctr. @returns what it printed */
   ctr(...args: readonly string[]): string;
   /** Pulls an image over plain http. */
@@ -69,6 +71,7 @@ path = ${quoted('opt')}
 
   let mounts = 0;
   return {
+    socket,
     ctr,
     pull: (ref) => void ctr('images', 'pull', '--plain-http', '--snapshotter', 'overlayfs', ref),
     withImage: async (ref, look) => {

@@ -23,7 +23,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {type Dir, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
+import {type Dir, inheritedGroup, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
 import {readRights} from './rights.ts';
@@ -54,7 +54,7 @@ export interface NeedsLowers {
   readonly impliedParents: readonly string[];
   /** Those of them that hold nothing but whiteouts. */
   readonly whiteoutParents: readonly string[];
-  /** Names that `..` in a link's text led through, taken for absent. */
+  /** Further names that were taken for absent: parents that are something else by now, and what `..` in a link's text led through. */
   readonly passed: readonly string[];
   /** True when a hard link was left out, since its target is not in this layer. */
   readonly missingLinks: boolean;
@@ -372,6 +372,7 @@ class LayerApplier implements Applier {
     const {form, view, top, passed} = this.#tree;
     const blind = form === 'overlay' && view === undefined;
     const implied = blind ? [...onDisk(top)].filter(({dir, shut}) => dir.origin === 'implied' && !dir.replaced && !shut) : [];
+    for (const {dir} of implied) passed.delete(dir.path);
     return {
       impliedParents: implied.map(({dir}) => dir.path),
       whiteoutParents: implied.filter(({dir}) => !dir.real).map(({dir}) => dir.path),
@@ -400,28 +401,38 @@ export function reconcile(
   if (missingLinks || (opaqueRoot && lowers.length > 0)) return 'redo';
   try {
     const view = new LowerView(lowers);
+    const found = new Map<string, Attributes>();
     for (const path of passed) {
       const below = view.find(path);
-      if (below !== undefined && below.kind !== 'directory') return 'redo';
+      if (below?.kind === 'directory') found.set(path, below.attributes);
+      else if (below !== undefined) return 'redo';
     }
     const changed: {readonly path: string; readonly attributes: Attributes; readonly from: string}[] = [];
+    const base = Buffer.from(root).toString('latin1');
+    const entries: SpecialEntry[] = [];
     for (const path of impliedParents) {
       const below = view.find(path);
       if (below === undefined ? whiteoutParents.has(path) : below.kind !== 'directory') return 'redo';
-      if (below?.kind === 'directory') changed.push({path, attributes: below.attributes, from: below.stack[0]!});
+      if (below?.kind === 'directory') {
+        found.set(path, below.attributes);
+        changed.push({path, attributes: below.attributes, from: below.stack[0]!});
+        continue;
+      }
+      const parent = found.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
+      const gid = parent && inheritedGroup(parent);
+      if (gid !== undefined) entries.push({...attributesOf(lstat(`${base}/${path}`)!), gid, path, type: 'directory'});
     }
-    const base = Buffer.from(root).toString('latin1');
     const xattrs = readXattrs([...changed.map(({from}) => from), ...changed.map(({path}) => `${base}/${path}`)]);
     const inherited = xattrs.slice(0, changed.length).map(withoutTrusted);
     const own = xattrs.slice(changed.length);
-    const entries = changed.flatMap(({path, attributes}, i): SpecialEntry[] => {
+    for (const [i, {path, attributes}] of changed.entries()) {
       const from = inherited[i]!;
       const now = attributesOf(lstat(`${base}/${path}`)!);
       const {mode, uid, gid} = attributes;
       const same =
         now.mode === mode && now.uid === uid && now.gid === gid && sameTime(now, attributes) && sameXattrs(from, withoutTrusted(own[i]!));
-      return same ? [] : [{...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...from])}];
-    });
+      if (!same) entries.push({...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...from])});
+    }
     makeSpecial(root, entries, warn);
     return entries.length === 0 ? 'kept' : 'fixed';
   } catch (err) {

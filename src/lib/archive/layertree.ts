@@ -9,7 +9,7 @@
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {MAX_IMPLIED_STEPS, tooManyImplied} from './limits.ts';
-import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, type Stack} from './lowers.ts';
+import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, ORIGIN, type Stack} from './lowers.ts';
 import type {ProcessRights} from './rights.ts';
 import {type Attributes, isExactTime, makeSpecial, readXattrs, type SpecialEntry, setFileAttributes} from './special.ts';
 import {displayName} from './tar.ts';
@@ -24,8 +24,6 @@ const WHITEOUTS_PER_NODE = 30_000;
 
 /** Set by the host's security policy, not by layers. */
 const HOST_XATTR = 'security.selinux';
-/** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
-const ORIGIN = 'overlay.origin';
 
 type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
 
@@ -80,6 +78,10 @@ export class Dir {
   }
 }
 
+/** Group of a directory that is made for what is in it: as with containerd a directory with setgid hands its group down, and not the bit. */
+export const inheritedGroup = ({mode, gid}: Pick<Attributes, 'mode' | 'gid'>): number | undefined =>
+  (mode & 0o2000) === 0 ? undefined : gid;
+
 /** An inode that a program makes, or completes, at the end. Meanwhile a stand-in is on disk. */
 export interface Node {
   entry: Omit<SpecialEntry, 'path'>;
@@ -105,7 +107,7 @@ export class LayerTree {
   readonly uid = process.geteuid!();
   readonly gid = process.getegid!();
   readonly #process: ProcessRights;
-  /** Names that `..` in a link's text led through, taken for absent while what is below is not known. */
+  /** Names that were taken for absent while what is below was not known: as a parent, or by `..` in a link's text. */
   readonly passed = new Set<string>();
   /** What is below had a say. */
   usedLowers = false;
@@ -163,7 +165,15 @@ export class LayerTree {
     this.#materialise(dir);
     if (missing.length > 0) this.#countImplied(dir, missing.length);
     const {mtimeSec, mtimeNs} = time;
-    return missing.reduce((at, base) => this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid: this.gid, mtimeSec, mtimeNs}), dir);
+    let shut = false;
+    for (let at: Dir | undefined = dir; at !== undefined && missing.length > 0; at = at.parent) shut ||= at.opaque;
+    return missing.reduce((at, base) => {
+      const gid = inheritedGroup(at.attributes) ?? this.gid;
+      const child = this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid, mtimeSec, mtimeNs});
+      shut ||= child.opaque;
+      if (!shut) this.passed.add(child.path);
+      return child;
+    }, dir);
   }
 
   #countImplied(dir: Dir, n: number): void {
@@ -348,8 +358,9 @@ export class LayerTree {
     this.#lastName = undefined;
     const child = dir.children?.get(base);
     if (this.form === 'plain') {
+      if (this.fresh) return;
       if (child?.active === true) this.#clear(child);
-      else if (!this.fresh && dir.written?.has(base) !== true) this.remove(dir, base);
+      else if (dir.written?.has(base) !== true) this.remove(dir, base);
       return;
     }
     if (child?.disk !== undefined) child.opaque = true;

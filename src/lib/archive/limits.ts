@@ -1,8 +1,10 @@
 /** What a layer, written by a stranger, may ask for. docs/LIMITS.md says the same to people. */
 import {ErrdefsError} from '../errdefs.ts';
 
-/** Longest name or link target in bytes: Linux takes no longer one in a call. */
-export const MAX_NAME_BYTES = 4096;
+/** Longest link target in bytes: `PATH_MAX` of Linux is 4096 and counts the NUL at the end. */
+export const MAX_TARGET_BYTES = 4095;
+/** Longest name in bytes: with the directory that the layer is unpacked in it has to be a path as well. */
+export const MAX_NAME_BYTES = 3840;
 /** Deepest name in components: each is a directory that is walked through and remembered. */
 export const MAX_NAME_DEPTH = 256;
 /** Largest header about the next entry – PAX records, GNU long name – and largest sparse map, in bytes. */

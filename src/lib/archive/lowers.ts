@@ -8,8 +8,11 @@
 import {type BigIntStats, lstatSync, readdirSync, readlinkSync} from 'node:fs';
 import {type Attributes, readXattrs} from './special.ts';
 
-/** Name of overlayfs' mark, behind `trusted.` or `user.`. */
+/** Names of overlayfs' marks, behind `trusted.` or `user.`. */
 export const OPAQUE = 'overlay.opaque';
+
+/** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
+export const ORIGIN = 'overlay.origin';
 
 /** A path of binary characters for a call of node:fs. */
 export const fsPath = (path: string): string | Buffer => (/[^ -~]/.test(path) ? Buffer.from(path, 'latin1') : path);

@@ -20,12 +20,14 @@ import type {TarHandler, TarHeader, TarType} from './tar.ts';
 /**
  * Why a layer must be applied entry by entry:
  * `format` a header that readers understand differently; `dotdot` a name with `..`; `name` one of more than 255 bytes;
- * `implied-parent` a parent that the layer carries only later than what is in it; `symlink-parent` one that is a symbolic link;
- * `type-change` one that is neither; `duplicate` a name that comes again as a directory, having been none, or with extended
- * attributes; `missing-link` a hard link to what is not in the layer so far; `link-attributes` one whose header disagrees with
- * its target's; `whiteout` one of what the same layer has, of everything, or with content or no name; `device-zero` a node
- * 0/0, which looks like a whiteout; `reserved` extended attributes `trusted.*`; `xattr` others that may not be settable there;
- * `time` an mtime that is not kept; `root` other than the usual attributes for the root; `large` more names than are looked at.
+ * `implied-parent` a parent that the layer carries only later than what is in it, or one below a directory with setgid;
+ * `symlink-parent` one that is a symbolic link; `type-change` one that is neither; `duplicate` a name that comes again as a
+ * directory, having been none, or with extended attributes; `missing-link` a hard link to what is not in the layer so far;
+ * `link-attributes` one whose header disagrees with its target's; `whiteout` one of what the same layer has, of everything, with
+ * content or no name, or a directory named like one; `device-zero` a node 0/0, which looks like a whiteout; `mode` a symbolic
+ * link of another mode than Linux gives it; `reserved` extended attributes `trusted.*`; `xattr` others that may not be settable
+ * there; `time` an mtime that is not kept; `root` other than the usual attributes for the root; `large` more names than are
+ * looked at.
  */
 export type Reason =
   | 'format'
@@ -39,6 +41,7 @@ export type Reason =
   | 'link-attributes'
   | 'whiteout'
   | 'device-zero'
+  | 'mode'
   | 'reserved'
   | 'xattr'
   | 'time'
@@ -93,6 +96,8 @@ export function createLayerScan(): LayerScan {
   const root: Directory = new Map();
   /** Directories whose headers have extended attributes. */
   const withXattrs = new WeakSet<Directory>();
+  /** Directories whose headers have setgid: one that is made in them takes their group. */
+  const withSetgid = new WeakSet<Directory>();
   /** Directories that the layer does not carry, as far as it is read. */
   const implied = new Map<Directory, Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'>>();
   /** Names in the tree, those counted twice that came twice. */
@@ -106,6 +111,8 @@ export function createLayerScan(): LayerScan {
   const walk = (path: readonly string[], needing: TarHeader | 'missing-link'): Directory | undefined => {
     let at = root;
     for (const [i, name] of path.entries()) {
+      // mkfs.erofs takes it for a whiteout wherever it stands in a name.
+      if (name.startsWith(PREFIX)) reasons.add('whiteout');
       let next = at.get(name);
       if (next === undefined) {
         if (needing === 'missing-link') {
@@ -114,6 +121,7 @@ export function createLayerScan(): LayerScan {
         }
         next = new Map();
         at.set(name, next);
+        if (withSetgid.has(at)) reasons.add('implied-parent');
         implied.set(next, {mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
         names++;
         steps += i + 1;
@@ -161,13 +169,16 @@ export function createLayerScan(): LayerScan {
     const dir: Directory = before instanceof Map ? before : new Map();
     if (implied.delete(dir)) reasons.add('implied-parent');
     if (header.xattrs.size > 0) withXattrs.add(dir);
+    if ((header.mode & 0o2000) === 0) withSetgid.delete(dir);
+    else withSetgid.add(dir);
     return dir;
   };
 
   const scan = (header: TarHeader): void => {
-    const {name, type, xattrs, mtimeSec} = header;
+    const {name, type, mode, xattrs, mtimeSec} = header;
     if (header.quirks.length > 0 || type === 'global' || (type === 'symlink' && header.linkname === '')) reasons.add('format');
     if (mtimeSec < 0 || mtimeSec > MAX_TIME) reasons.add('time');
+    if (type === 'symlink' && mode !== 0o777) reasons.add('mode');
     for (const key of xattrs.keys()) {
       if (key.startsWith('trusted.')) reasons.add('reserved');
       else if (!key.startsWith('security.') && !(key.startsWith('user.') && USER_XATTRS.has(type))) reasons.add('xattr');

@@ -10,7 +10,7 @@
  */
 
 import {ErrdefsError} from '../errdefs.ts';
-import {MAX_HEADER_BYTES, MAX_HEADERS_IN_A_ROW, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS} from './limits.ts';
+import {MAX_HEADER_BYTES, MAX_HEADERS_IN_A_ROW, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS, MAX_TARGET_BYTES} from './limits.ts';
 
 export type TarType = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo' | 'global';
 
@@ -314,7 +314,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     const records = pax!;
     const size = paxNumber(records, 'GNU.sparse.size') ?? paxNumber(records, 'GNU.sparse.realsize');
     if (size === undefined || size < 0) throw damaged('sparse file without its size');
-    const name = checkName(paxText(records, 'GNU.sparse.name') ?? header.name, 'name');
+    const name = checkName(paxText(records, 'GNU.sparse.name') ?? header.name, 'name', MAX_NAME_BYTES);
     const sparse: TarHeader = {...header, name, size, quirks: [...header.quirks, 'sparse']};
     if (format === '1.0') {
       waiting = sparse;
@@ -458,11 +458,11 @@ export function createTarReader(handler: TarHandler): TarReader {
   };
 }
 
-function checkName(name: string, field: string): string {
-  if (name.length > MAX_NAME_BYTES)
+function checkName(name: string, field: string, most: number): string {
+  if (name.length > most)
     throw new ErrdefsError(
       'invalid_argument',
-      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${MAX_NAME_BYTES} are read`,
+      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${most} are read`,
     );
   if (name.includes('\0')) throw new ErrdefsError('invalid_argument', `tar entry ${displayName(name)}: NUL in its ${field}`);
   return name;
@@ -494,13 +494,13 @@ function headerOf(raw: Raw, pax: Map<string, Buffer> | undefined, longName: stri
       if (point >= 0 && mtime.length - point !== 10) quirks.push('pax-fraction');
     }
   }
-  name = checkName(longName ?? name, 'name');
+  name = checkName(longName ?? name, 'name', MAX_NAME_BYTES);
   if (name.length > MAX_NAME_DEPTH && name.split('/').length > MAX_NAME_DEPTH)
     throw new ErrdefsError(
       'invalid_argument',
       `tar entry ${displayName(name.slice(0, 64))}…: name deeper than ${MAX_NAME_DEPTH} directories`,
     );
-  linkname = checkName(longLink ?? linkname, 'link target');
+  linkname = checkName(longLink ?? linkname, 'link target', MAX_TARGET_BYTES);
   const refused = (reason: string): ErrdefsError => new ErrdefsError('invalid_argument', `tar entry ${displayName(name)} has ${reason}`);
   let type: TarType = TYPES[typeflag] ?? 'global';
   // Before ustar a directory was a file whose name ends in a slash.

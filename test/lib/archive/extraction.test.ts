@@ -291,12 +291,18 @@ describe('what a layer needs of those below', () => {
     assert.deepEqual(needs(t, file('a/b\xff/f'), dir('c'), file('c/d/f'), file('late/f'), dir('late')), {
       ...NOTHING,
       impliedParents: ['c/d', 'a', 'a/b\xff'],
+      passed: ['late'],
     });
   });
 
   it('is not a parent that it made anew', (t) => {
     if (!requiresRoot(t)) return;
-    assert.deepEqual(needs(t, whiteout('a'), file('a/f'), dir('o'), file('o/p/f'), opaque('o')), NOTHING);
+    assert.deepEqual(needs(t, whiteout('a'), file('a/f'), dir('o'), opaque('o'), file('o/p/f')), NOTHING);
+  });
+
+  it('is a parent that it hides only later', (t) => {
+    if (!requiresRoot(t)) return;
+    assert.deepEqual(needs(t, dir('o'), file('o/p/f'), opaque('o')), {...NOTHING, passed: ['o/p']});
   });
 
   it('is told apart where only whiteouts are', (t) => {
@@ -327,6 +333,10 @@ describe('what a layer needs of those below', () => {
     ],
     ['a parent is a link below', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f')]],
     ['a parent is a file below', 'redo', [file('a')], [file('a/f')]],
+    ['a parent that the layer carries later is a link below', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f'), dir('a')]],
+    ['a parent that the layer replaces later is a file below', 'redo', [file('a')], [file('a/f'), file('a')]],
+    ['a parent that the layer carries later is a directory below', 'kept', [dir('a', 0o700)], [file('a/f'), dir('a')]],
+    ['a parent below hands its group down', 'fixed', [dir('a', 0o2755, {gid: 7})], [file('a/b/f')]],
     ['a whiteout is in what is not below', 'redo', [dir('x')], [whiteout('a/f')]],
     ['a target may be below', 'redo', [file('a')], [link('a', 'l')]],
     ['a name passed by is a link below', 'redo', [dir('x'), symlink('x', 'up')], [dir('y'), symlink('up/../y', 's'), file('s/f')]],

@@ -1119,6 +1119,40 @@ const OURS: readonly Scenario[] = [
     umoci: 'umoci refuses them',
   },
   {
+    name: 'a whiteout spares what its own layer has, in the lowest layer as well',
+    layers: [[dir('d'), file('d/f', 'x'), whiteout('d'), dir('e'), file('e/f', 'x'), opaque('e')]],
+    check: (tree) => assert.deepEqual([tree.names('d'), tree.names('e')], [['d/f'], ['e/f']]),
+    containerd: 'containerd lets a whiteout remove what its own layer has',
+  },
+  {
+    name: 'a directory that is named like a whiteout hides nothing',
+    layers: [
+      [dir('etc'), file('etc/passwd', 'inside'), dir('d'), file('d/f', 'x')],
+      [file('etc/.wh.passwd/note', 'n'), file('d/.wh..wh..opq/x', 'x')],
+    ],
+    check: (tree) => {
+      content(tree, 'etc/passwd', 'inside');
+      content(tree, 'etc/.wh.passwd/note', 'n');
+      assert.deepEqual(tree.names('d'), ['d/.wh..wh..opq', 'd/f']);
+    },
+  },
+  {
+    name: 'a directory that no layer carries takes the group of a directory with setgid, and not the bit',
+    layers: [[dir('d', 0o2750, {gid: 7}), file('d/e/f/g', 'x')], [file('d/h/i/j', 'x')]],
+    check: (tree) =>
+      assert.deepEqual(
+        ['d/e', 'd/e/f', 'd/h', 'd/h/i', 'd/h/i/j'].map((name) => [tree.at(name).mode, tree.at(name).gid]),
+        [
+          ['0755', 7],
+          ['0755', 0],
+          ['0755', 7],
+          ['0755', 0],
+          ['0644', 0],
+        ],
+      ),
+    umoci: 'umoci has it take the bit as well',
+  },
+  {
     name: 'whiteouts in a directory that has nothing below it',
     layers: [[file('f', 'x')], [dir('new', 0o700), whiteout('new/none'), file('new/g', 'y')]],
     check: (tree) => assert.deepEqual(tree.names('new'), ['new/g']),

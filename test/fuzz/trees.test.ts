@@ -1,0 +1,255 @@
+/**
+ * One tree, whatever makes it: generated layers are unpacked by each of our snapshotters, by containerd and by umoci, and what comes
+ * of them is compared entry by entry, attribute by attribute.
+ *
+ * A failure prints the image. `BERTH_TEST_FUZZ_SEED=<seed> BERTH_TEST_FUZZ_IMAGE=<n> node --test <file>` does that one alone.
+ */
+import assert from 'node:assert/strict';
+import {describe, it} from 'node:test';
+import {DAY, requiresProgram, requiresRoot, TORTURE} from '../helpers.ts';
+import type {TarEntry} from '../tartest.ts';
+import {type DiffOptions, diffTrees, type TreeEntry} from '../tree.ts';
+import {type GeneratedImage, generateImage} from './layers.ts';
+import {containerd, type Outcome, ours, type Unpacker, umoci} from './unpackers.ts';
+
+const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_IMAGE} = process.env;
+const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? DAY : 2));
+const FIRST = Number(BERTH_TEST_FUZZ_IMAGE ?? 0);
+const COUNT = BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : TORTURE ? 600 : 24;
+/** Images of one daemon and one mount namespace. */
+const BATCH = 100;
+
+type Peer = 'native' | 'containerd, overlayfs' | 'containerd, native' | 'umoci';
+
+/** A difference that is meant. `line` is that of `differences`. */
+interface Meant {
+  readonly peers: readonly Peer[];
+  readonly image: (image: GeneratedImage) => boolean;
+  readonly line: RegExp;
+  readonly reason: string;
+}
+
+const CONTAINERD: readonly Peer[] = ['containerd, overlayfs', 'containerd, native'];
+
+const MEANT: readonly Meant[] = [
+  {
+    peers: ['native', ...CONTAINERD, 'umoci'],
+    image: ({layers}) => layers.flat().some(({typeflag, devmajor, devminor}) => typeflag === '3' && devmajor === 0 && devminor === 0),
+    line: /./,
+    reason: 'overlayfs hides a name with a device 0/0: there a layer cannot have one, and extracting it warns',
+  },
+  {
+    peers: CONTAINERD,
+    image: hidesItsOwn,
+    line: /./,
+    reason: 'in containerd a whiteout removes what its own layer has; the image specification has it apply to lower layers only',
+  },
+  {
+    peers: ['containerd, overlayfs'],
+    image: (image) => baseNames(image).some((base) => base.startsWith('.wh.')),
+    line: /^refused: .*ENOENT.* lstat /,
+    reason: 'containerd leaves whiteouts visible in a directory that has nothing below: names are listed that are not there',
+  },
+  {
+    peers: CONTAINERD,
+    image: replacesDirectory,
+    line: /: mtime |^refused: .*(no such file or directory|not a directory|file exists)/s,
+    reason: 'containerd sets the times of directories at the end, by name, also where the layer has replaced one meanwhile',
+  },
+  {
+    peers: ['containerd, overlayfs'],
+    image: replacesDirectory,
+    line: /: only in the second/,
+    reason: 'containerd forgets with overlayfs that a layer has replaced a directory below, when it makes a directory there again',
+  },
+  {
+    peers: ['containerd, overlayfs'],
+    image: ({layers}) => layers.slice(1).some((entries) => entries.some(({name}) => cleaned(name).join('/') === '.wh..wh..opq')),
+    line: /: only in the second/,
+    reason: 'overlayfs has no mark that hides everything below the root; containerd sets one that does nothing',
+  },
+  {
+    peers: ['containerd, overlayfs'],
+    image: ({layers}) => layers.length > 1,
+    line: /^refused: .*not a directory/s,
+    reason: 'containerd fails with overlayfs where a layer puts a directory, and in it one that it does not carry, over a file below',
+  },
+  {
+    peers: [...CONTAINERD, 'umoci'],
+    image: hidesInNothing,
+    line: /: only in the second/,
+    reason: 'containerd and umoci make a directory for a whiteout to lie in; where there is none, nothing has to be hidden',
+  },
+  {
+    peers: CONTAINERD,
+    image: ({layers}) => layers.flat().some(({typeflag, linkname}) => typeflag === '2' && /[^./]\/\.\./.test(linkname!)),
+    line: /./,
+    reason: "containerd cleans a link's text by its look, a/../b to b; the kernel, and we, go to a first",
+  },
+  {
+    peers: ['containerd, native'],
+    image: ({features, layers}) => features.has('xattrs') && layers.length > 1,
+    line: /: xattrs /,
+    reason:
+      "containerd's native snapshotter keeps a directory's extended attributes that a later layer does not name; with overlayfs they are gone",
+  },
+  {
+    peers: ['containerd, overlayfs'],
+    image: ({layers}) => layers.slice(1).some((entries) => entries.some(({typeflag}) => typeflag === '1')),
+    line: /^refused: .*link/,
+    reason: 'containerd does not find the target of a hard link in a lower layer',
+  },
+  {
+    peers: ['umoci'],
+    image: (image) => baseNames(image).some((base) => /^\.wh\.|^$/.test(base)) || hidesItsOwn(image),
+    line: /./,
+    reason: 'umoci knows no opaque mark or whiteout of an odd name, and has whiteouts hide in its own order',
+  },
+  {
+    peers: ['umoci'],
+    image: () => true,
+    line: /^refused: .*refusing to change type of root directory|^"\.": |^taken/,
+    reason: 'umoci gives the root the attributes that a layer names and refuses another type for it; it takes names below a file',
+  },
+  {
+    peers: ['umoci'],
+    image: ({features}) => features.has('xattrs'),
+    line: /: xattrs /,
+    reason: 'umoci drops attributes without a value',
+  },
+  {
+    peers: ['umoci'],
+    image: ({features}) => features.has('times'),
+    line: /: mtime /,
+    reason: 'umoci keeps times before 1970 and after 2262',
+  },
+  {
+    peers: ['umoci'],
+    image: ({features}) => features.has('setgid'),
+    line: /: (mode|gid) /,
+    reason: 'umoci has directories inherit setgid that no layer carries; containerd has them inherit the group alone',
+  },
+  {
+    peers: ['umoci'],
+    image: ({features}) => features.has('link') || features.has('link-attributes'),
+    line: /./,
+    reason: "a hard link's own header speaks for the inode, as in containerd; umoci leaves the inode as it was",
+  },
+  {
+    peers: ['umoci'],
+    image: ({features}) => features.has('v7') || features.has('dotdot'),
+    line: /./,
+    reason: 'umoci looks at the type of names with .. and of old tar in another order',
+  },
+];
+
+/** A name cleaned as containerd does it, by its look. */
+const cleaned = (name: string): readonly string[] => {
+  const parts: string[] = [];
+  for (const part of name.split('/'))
+    if (part === '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  return parts;
+};
+
+const baseNames = ({layers}: GeneratedImage): string[] => layers.flat().map(({name}) => cleaned(name).at(-1) ?? '');
+
+const isWithin = (path: readonly string[], above: readonly string[]): boolean => above.every((part, i) => path[i] === part);
+
+/** Some layer has a whiteout for what it has as well, by any way to name it. */
+function hidesItsOwn({layers, features}: GeneratedImage): boolean {
+  return layers.some((entries) =>
+    entries.some(({name}) => {
+      const path = cleaned(name);
+      const base = path.at(-1) ?? '';
+      if (!base.startsWith('.wh.')) return false;
+      const hidden = base === '.wh..wh..opq' ? path.slice(0, -1) : [...path.slice(0, -1), base.slice('.wh.'.length)];
+      return features.has('symlink') || entries.some((other) => other.name !== name && isWithin(cleaned(other.name), hidden));
+    }),
+  );
+}
+
+/** Some layer has a whiteout, and not the directory of it. */
+function hidesInNothing({layers}: GeneratedImage): boolean {
+  return layers.some((entries) => {
+    const carried = new Set(entries.map(({name}) => cleaned(name).join('/')));
+    return [...carried].some((name) => /(^|\/)\.wh\.[^/]*$/.test(name) && !carried.has(name.slice(0, Math.max(name.lastIndexOf('/'), 0))));
+  });
+}
+
+/** Some layer has a name that is a directory at one moment, and something else at another. */
+function replacesDirectory({layers, features}: GeneratedImage): boolean {
+  return layers.some((entries) => {
+    const all = entries.map(({name, typeflag}) => ({path: cleaned(name), typeflag}));
+    return (
+      all.some(
+        ({path, typeflag}) =>
+          typeflag !== '5' &&
+          all.some((other) => isWithin(other.path, path) && (other.path.length > path.length || other.typeflag === '5')),
+      ) ||
+      (features.has('symlink') && features.has('dotdot'))
+    );
+  });
+}
+
+/** Lines in which a peer's outcome differs from ours. */
+function differences(mine: Outcome, theirs: Outcome, isPeer: boolean): string[] {
+  if ('error' in mine) {
+    if (!('error' in theirs)) return [`taken, and ours was refused: ${mine.error}`];
+    return isPeer || mine.code === theirs.code ? [] : [`refused: ${theirs.error}, and ours: ${mine.error}`];
+  }
+  if ('error' in theirs) return [`refused: ${theirs.error}`];
+  // Where a layer does not carry a directory, containerd and umoci leave the time at which they put something into it.
+  const directories = new Set(theirs.tree.filter(({type}) => type === 'directory').map(({path}) => path));
+  const ignore: DiffOptions['ignore'] = (path, field) => field === 'mtime' && (path === '.' || (isPeer && directories.has(path)));
+  return diffTrees(mine.tree, theirs.tree, {ignore});
+}
+
+/** An image for people. */
+const shown = ({name, features, layers}: GeneratedImage): string =>
+  [`image ${name}: ${[...features].join(', ')}`, ...layers.map((entries, i) => `  layer ${i}: ${entries.map(showEntry).join('  ')}`)].join(
+    '\n',
+  );
+
+function showEntry({name, typeflag, linkname, mode = 0, ...more}: TarEntry): string {
+  const {content: _content, ...rest} = more;
+  const short = (text: string): string => (text.length > 60 ? `${text.slice(0, 20)}…(${text.length})` : text);
+  const link = linkname === undefined ? '' : ` -> ${short(linkname)}`;
+  return `${typeflag} ${short(name)}${link} ${mode.toString(8)} ${JSON.stringify(rest)}`;
+}
+
+const batches = Array.from({length: Math.ceil(COUNT / BATCH)}, (_, i) => FIRST + i * BATCH);
+const imagesOf = (first: number): readonly GeneratedImage[] =>
+  Array.from({length: Math.min(BATCH, FIRST + COUNT - first)}, (_, i) => generateImage(SEED, first + i));
+
+const PEERS: Readonly<Record<Peer | 'erofs', Unpacker>> = {
+  erofs: ours('erofs'),
+  native: ours('native'),
+  'containerd, overlayfs': containerd('overlayfs'),
+  'containerd, native': containerd('native'),
+  umoci,
+};
+
+describe('generated layers come to one tree', () => {
+  for (const first of batches)
+    it(`images ${SEED}/${first} to ${SEED}/${Math.min(first + BATCH, FIRST + COUNT) - 1}`, {timeout: 1_800_000}, async (t) => {
+      if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'getfattr', 'mkfs.erofs', ...(TORTURE ? ['umoci'] : []))) return;
+      const images = imagesOf(first);
+      const tars = images.map((image) => image.tars);
+      const mine = await ours('overlayfs')(t, tars);
+      const failures: string[] = [];
+      for (const [name, unpack] of Object.entries(PEERS)) {
+        if (name === 'umoci' && !TORTURE) continue;
+        const theirs = await unpack(t, tars);
+        for (const [i, image] of images.entries()) {
+          const rows = MEANT.filter(({peers, image: isMeant}) => peers.includes(name as Peer) && isMeant(image));
+          const lines = differences(mine[i]!, theirs[i]!, !['erofs', 'native'].includes(name));
+          const unmeant = lines.filter((line) => !rows.some((row) => row.line.test(line)));
+          if (unmeant.length > 0) failures.push(`${shown(image)}\n${unmeant.map((line) => `    ${name}: ${line}`).join('\n')}`);
+        }
+      }
+      const trees = mine.flatMap((outcome) => ('tree' in outcome ? [outcome.tree as readonly TreeEntry[]] : []));
+      t.diagnostic(`${trees.length} of ${images.length} images have a tree, of ${trees.flat().length} entries`);
+      assert.equal(failures.length, 0, failures.join('\n\n'));
+    });
+});

@@ -1,0 +1,151 @@
+/** Tars in, trees out: the ways in which images are unpacked, ours and our peers', for many images at once. */
+import assert from 'node:assert/strict';
+import {type ChildProcess, execFileSync, spawn, spawnSync} from 'node:child_process';
+import {once} from 'node:events';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {type Code, resolve} from '../../src/lib/errdefs.ts';
+import type {Mount} from '../../src/lib/runtime/mounts.ts';
+import {startContainerd} from '../e2e/containerd.ts';
+import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
+import {findProgram, newClient, type Scope, temporaryDirectory} from '../helpers.ts';
+import {ARCHITECTURE, addImage, setTarget} from '../layouts.ts';
+import {readAllXattrs, readTree, type TreeEntry} from '../tree.ts';
+
+/** What became of an image: its tree, or why there is none. */
+export type Outcome = {readonly tree: readonly TreeEntry[]} | {readonly error: string; readonly code?: Code};
+
+/** @param images layers of each, the bottom first */
+export type Unpacker = (scope: Scope, images: readonly (readonly Buffer[])[]) => Promise<readonly Outcome[]>;
+
+/** Images pulled by one client at a time. */
+const AT_ONCE = 4;
+
+const quoted = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
+
+/**
+ * Runs a script for each image in one mount namespace of its own, and reads what it has mounted.
+ *
+ * @param scripts shell, `$1` is where to mount; `undefined` for an image that has failed already
+ */
+async function readMounted(scope: Scope, scripts: readonly (string | undefined)[]): Promise<readonly Outcome[]> {
+  const dir = temporaryDirectory(scope, 'berth-trees-');
+  const script = scripts.flatMap((own, i) => {
+    const at = join(dir, String(i));
+    if (own === undefined) return [];
+    mkdirSync(at);
+    return [`(set -e -- ${quoted(at)}; ${own}) >/dev/null 2>${quoted(`${at}.err`)} && touch ${quoted(`${at}.done`)}`];
+  });
+  const lines = [...script, 'echo mounted', 'read -r _'].join('\n');
+  writeFileSync(join(dir, 'script'), lines);
+  // Three paths are more than an option may be long in libmount's newer interface.
+  const env = {...process.env, LIBMOUNT_FORCE_MOUNT2: 'always'};
+  const own = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--propagation', 'private', 'sh', join(dir, 'script')];
+  const child: ChildProcess = spawn('setpriv', own, {env, stdio: ['pipe', 'pipe', 'inherit']});
+  const ended = once(child, 'exit');
+  try {
+    const [answer] = await Promise.race([once(child.stdout!, 'data'), ended]);
+    assert.equal(String(answer), 'mounted\n');
+    const root = `/proc/${child.pid}/root${dir}`;
+    const done = scripts.map((_, i) => spawnedWell(`${dir}/${i}.done`));
+    const xattrs = readAllXattrs(scripts.flatMap((_, i) => (done[i] === true ? [`${root}/${i}`] : [])));
+    return scripts.map((_, i): Outcome => {
+      if (done[i] !== true) return {error: scripts[i] === undefined ? 'not mounted' : readFileSync(`${dir}/${i}.err`, 'utf8')};
+      try {
+        return {tree: readTree(`${root}/${i}`, xattrs)};
+      } catch (err) {
+        return {error: String(err)};
+      }
+    });
+  } finally {
+    child.stdin!.end('\n');
+    await ended;
+  }
+}
+
+function spawnedWell(path: string): boolean {
+  try {
+    readFileSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Shell that mounts what a snapshot is made of below `$1`, and the snapshot itself at `$1`. */
+function mountScript(mounts: readonly Mount[]): string {
+  const at = (i: number): string => (i === mounts.length - 1 ? '"$1"' : `"$1.${i}"`);
+  return mounts
+    .map(({type, source, options}, i) => {
+      const resolved = options.join(',').replaceAll(/\{\{ mount (\d+) \}\}/g, (_, n: string) => `'"$1.${n}"'`);
+      return `mkdir -p ${at(i)}; mount -t ${type} -o '${resolved}' '${source}' ${at(i)}`;
+    })
+    .join('; ')
+    .replaceAll("''", '');
+}
+
+/** What our containers see. */
+export const ours =
+  (snapshotter: string): Unpacker =>
+  async (scope, images) => {
+    const registry = await startFakeRegistry(scope);
+    const client = await newClient(scope);
+    const namespace = client.namespace('default');
+    const snapshots = namespace.snapshots(snapshotter);
+    const scripts: string[] = [];
+    const failed = new Map<number, Outcome>();
+    const unpack = async (layers: readonly Buffer[], i: number): Promise<void> => {
+      const config = {architecture: ARCHITECTURE, os: 'linux', rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}};
+      registry.addImage('app', `n${i}`, layers, config);
+      try {
+        const {unpacked} = await namespace.pull(`${registry.host}/app:n${i}`, {snapshotter});
+        scripts[i] = mountScript(await snapshots.prepare(`c${i}`, unpacked[0]!.chainID));
+      } catch (err) {
+        failed.set(i, {error: String(err), code: resolve(err)});
+      }
+    };
+    const todo = images.map((layers, i) => [layers, i] as const).reverse();
+    const lane = async (): Promise<void> => {
+      for (let next = todo.pop(); next !== undefined; next = todo.pop()) await unpack(...next);
+    };
+    await Promise.all(Array.from({length: AT_ONCE}, lane));
+    const read = await readMounted(
+      scope,
+      images.map((_, i) => scripts[i]),
+    );
+    return read.map((outcome, i) => failed.get(i) ?? outcome);
+  };
+
+/** What `ctr images mount` of containerd shows. */
+export const containerd =
+  (snapshotter: string): Unpacker =>
+  async (scope, images) => {
+    const work = temporaryDirectory(scope);
+    const layout = join(work, 'layout');
+    const manifests = images.map((layers, i) => ({
+      ...addImage(layout, {layers, compression: 'none'}),
+      annotations: {'io.containerd.image.name': `trees.test/n:${i}`},
+    }));
+    writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
+    writeFileSync(join(layout, 'index.json'), JSON.stringify({schemaVersion: 2, manifests}));
+    execFileSync('tar', ['-C', layout, '-cf', join(work, 'images.tar'), '.']);
+    const {ctr, socket} = await startContainerd(scope);
+    ctr('images', 'import', '--no-unpack', join(work, 'images.tar'));
+    const mount = `${findProgram('ctr')} --address ${socket} images mount --snapshotter ${snapshotter}`;
+    return readMounted(
+      scope,
+      images.map((_, i) => `${mount} trees.test/n:${i} "$1"`),
+    );
+  };
+
+export const umoci: Unpacker = (scope, images) =>
+  Promise.resolve(
+    images.map((layers): Outcome => {
+      const work = temporaryDirectory(scope);
+      setTarget(join(work, 'layout'), addImage(join(work, 'layout'), {layers, compression: 'none'}));
+      const {status, stderr} = spawnSync('umoci', ['raw', 'unpack', '--image', `${work}/layout:latest`, join(work, 'tree')], {
+        encoding: 'utf8',
+      });
+      return status === 0 ? {tree: readTree(join(work, 'tree'))} : {error: stderr.trim()};
+    }),
+  );
