@@ -2,6 +2,7 @@
 import {lstatSync, readdirSync, type Stats} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
+import {Directory, walk} from '../fs/walk.ts';
 import {DIGEST_HEX_LENGTH, type Digest} from '../oci/descriptor.ts';
 import type {Layout} from '../store/layout.ts';
 import type {SurveyedNamespace} from '../store/survey.ts';
@@ -37,30 +38,40 @@ export interface Measured {
 class Ruler {
   readonly #seen = new Set<string>();
 
-  /** The path itself, and the names in it if it is a directory. Names in layers are any bytes. */
-  own(path: Buffer): {readonly used: SpaceUsed; readonly names: readonly Buffer[]} {
-    const stat = lstat(path);
-    if (stat === undefined) return {used: NOTHING, names: []};
+  /** What an inode takes; nothing where another of its names was counted. */
+  #own(stat: Stats): SpaceUsed {
     const inode = `${stat.dev}:${stat.ino}`;
     if (stat.nlink > 1 && !stat.isDirectory()) {
-      if (this.#seen.has(inode)) return {used: NOTHING, names: []};
+      if (this.#seen.has(inode)) return NOTHING;
       this.#seen.add(inode);
     }
-    const used = {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
-    return {used, names: stat.isDirectory() ? list(path) : []};
+    return {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
+  }
+
+  /** Each name from the path on; `isWhole` tells of a directory that what is below it is not asked for. */
+  all(path: string | Buffer, isWhole: (path: Buffer) => boolean = () => false): SpaceUsed {
+    let [count, size, disk] = [0, 0, 0];
+    try {
+      walk(path, (stat, at) => {
+        const used = this.#own(stat);
+        [count, size, disk] = [count + used.count, size + used.size, disk + used.disk];
+        return !isWhole(at);
+      });
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, String(path));
+    }
+    return {count, size, disk};
   }
 
   /** The path with all below it, as one object. */
-  tree(path: Buffer): SpaceUsed {
-    const {used, names} = this.own(path);
-    return names.length === 0 ? used : {...sum([used, ...names.map((name) => this.tree(inside(path, name)))]), count: 1};
+  tree(path: string | Buffer): SpaceUsed {
+    const used = this.all(path);
+    return {...used, count: Math.min(used.count, 1)};
   }
 }
 
-const inside = (path: Buffer, name: Buffer): Buffer => Buffer.concat([path, Buffer.from('/'), name]);
-
 /** A file, or a directory with all in it. */
-export const measureOne = (path: string): SpaceUsed => new Ruler().tree(Buffer.from(path));
+export const measureOne = (path: string): SpaceUsed => new Ruler().tree(path);
 
 /** Measures everything below the root. */
 export function measure(layout: Layout): Measured {
@@ -68,9 +79,8 @@ export function measure(layout: Layout): Measured {
   const told = new Map<string, Map<string, SpaceUsed>>();
   /** Each entry of a directory; the directory itself is nobody's. */
   const entries = (directory: string): Map<string, SpaceUsed> => {
-    const path = Buffer.from(directory);
-    const isReal = lstat(path)?.isDirectory() ?? false;
-    const found = new Map((isReal ? list(path) : []).map((name) => [String(name), ruler.tree(inside(path, name))]));
+    const path = new Directory(directory);
+    const found = new Map(list(directory).map((name) => [String(name), ruler.tree(path.at(name))]));
     told.set(directory, found);
     return found;
   };
@@ -78,34 +88,23 @@ export function measure(layout: Layout): Measured {
     [...entries(join(layout.blobs, algorithm))].map(([hex, used]) => [`${algorithm}:${hex}` as Digest, used] as const),
   );
   const [layers, ingests, trash, work, damaged] = [layout.layers, layout.ingests, layout.trash, layout.work, layout.damaged].map(entries);
-  const rest = (path: Buffer): SpaceUsed => {
-    const {used, names} = ruler.own(path);
-    return told.has(String(path)) ? used : sum([used, ...names.map((name) => rest(inside(path, name)))]);
-  };
   return {
     blobs: new Map(blobs),
     layers: layers!,
     ingests: ingests!,
     leftovers: sum([...trash!.values(), ...work!.values()]),
     damaged: sum(damaged!.values()),
-    records: rest(Buffer.from(layout.root)),
+    records: ruler.all(layout.root, (path) => told.has(String(path))),
   };
 }
 
-function lstat(path: Buffer): Stats | undefined {
+/** Names in a directory; none where it is not there, or is something else. */
+function list(path: string): readonly Buffer[] {
   try {
-    return lstatSync(path, {throwIfNoEntry: false});
-  } catch (err) {
-    throw fromErrno(err, String(path));
-  }
-}
-
-function list(path: Buffer): readonly Buffer[] {
-  try {
-    return readdirSync(path, {encoding: 'buffer'});
+    return lstatSync(path, {throwIfNoEntry: false})?.isDirectory() === true ? readdirSync(path, {encoding: 'buffer'}) : [];
   } catch (err) {
     if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
-    throw fromErrno(err, String(path));
+    throw fromErrno(err, path);
   }
 }
 

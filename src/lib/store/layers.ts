@@ -2,7 +2,7 @@
  * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
  * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
  */
-import {existsSync, lstatSync, readdirSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
+import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {
@@ -22,6 +22,7 @@ import {
 } from '../fs/durable.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
+import {walk} from '../fs/walk.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {Housekeeping} from './housekeeping.ts';
 import type {Layout} from './layout.ts';
@@ -350,22 +351,11 @@ export function moveToTrash(path: string, trash: string): boolean {
 export function treeUsage(root: string): TreeUsage {
   const seen = new Set<number>();
   let size = 0;
-  const visit = (path: Buffer): void => {
-    const stat = lstatSync(path);
-    if (seen.has(stat.ino)) return;
-    seen.add(stat.ino);
-    size += stat.blocks * 512;
-    if (!stat.isDirectory()) return;
-    for (const name of readdirSync(path, {encoding: 'buffer'})) {
-      try {
-        visit(Buffer.concat([path, Buffer.from('/'), name]));
-      } catch (err) {
-        if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err; // a container has removed it this moment
-      }
-    }
-  };
   try {
-    visit(Buffer.from(root));
+    walk(root, ({ino, blocks}) => {
+      if (!seen.has(ino)) size += blocks * 512;
+      seen.add(ino);
+    });
   } catch (err) {
     if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `tree ${root} is not on disk`, {cause: err});
     throw fromErrno(err, `tree ${root}`);

@@ -5,7 +5,7 @@
 import {chmodSync, chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {runSync} from '../fs/spawn.ts';
+import {copyTree} from '../fs/copy.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './erofs.ts';
 import {type TreeUsage, treeUsage} from './layers.ts';
@@ -132,11 +132,7 @@ const native: Snapshotter = {
   usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents) => {
     if (parents[0] === undefined) makeTree(directory);
-    else {
-      const copy = ['-a', '--reflink=auto', join(parents[0], 'fs'), join(directory, 'fs')];
-      const {status, stderr} = runSync('cp', copy, {package: 'coreutils'});
-      if (status !== 0) throw new ErrdefsError('unknown', `copy of ${parents[0]} ended with status ${status}: ${stderr.trim()}`);
-    }
+    else copyTree(join(parents[0], 'fs'), join(directory, 'fs'));
   },
   mounts: (own, parents, readonly) => bind(join(own ?? parents[0]!, 'fs'), readonly || own === undefined),
 };
