@@ -59,7 +59,7 @@ interface Pair {
   /** Ends each task under way. */
   readonly running: Set<(err: unknown) => void>;
   /** Why no more tasks can be done: a thread that did not start, or has died, takes messages all the same. */
-  failure: {readonly reason: unknown} | undefined;
+  readonly failure: {readonly reason: unknown} | undefined;
 }
 
 /** Memory between the threads: from the network to a pair, and within a pair. */
@@ -68,58 +68,90 @@ interface Rings {
   readonly passage: RingPool;
 }
 
+/** A pair in the pool. */
+interface Member {
+  readonly started: Promise<Pair>;
+  /** Bytes of blobs that it has before it. */
+  load: number;
+}
+
 export class WorkerPool {
   #size: number | undefined;
-  readonly #pairs: Promise<Pair>[] = [];
-  readonly #load: number[] = [];
+  /** Those that can take jobs: one that did not start, or has died, is none of them, and another takes its place. */
+  readonly #members: Member[] = [];
   readonly #rings: Rings = {input: new RingPool(BATCH, BATCHES), passage: new RingPool(PIECE, PIECES)};
+  readonly #spawn: () => Promise<Worker>;
   #closed = false;
 
-  /** @param size pairs of threads at most, by default as the machine has processors; each is started when it is first needed */
-  constructor(size?: number) {
+  /**
+   * @param size pairs of threads at most, by default as the machine has processors; each is started when it is first needed
+   * @param spawn starts a thread
+   */
+  constructor(size?: number, spawn = async () => (await import('./spawn-worker.ts')).spawnWorker()) {
     this.#size = size;
+    this.#spawn = spawn;
   }
 
-  async #start(): Promise<Pair> {
-    const {spawnWorker} = await import('./spawn-worker.ts').catch((err: unknown) => {
-      throw noThread(err);
-    });
-    const [inflating, laying] = await Promise.all([spawnWorker(), spawnWorker()]);
-    const pair: Pair = {inflating, laying, running: new Set(), failure: undefined};
+  async #start(onFailure: () => void): Promise<Pair> {
+    const workers: Worker[] = [];
+    const running = new Set<(err: unknown) => void>();
+    let failure: Pair['failure'];
     const end = (reason: unknown): void => {
-      pair.failure ??= {reason};
-      for (const fail of pair.running) fail(reason);
+      failure ??= {reason};
+      onFailure();
+      for (const fail of running) fail(reason);
+      for (const worker of workers) void worker.terminate();
     };
-    for (const worker of [inflating, laying]) {
+    const add = async (): Promise<Worker> => {
+      const worker = await this.#spawn();
+      workers.push(worker);
       worker.on('error', (err) => end(noThread(err)));
       worker.on('exit', (status) => end(new ErrdefsError('internal', `worker thread ended with status ${status}`)));
       worker.unref();
-    }
-    return pair;
+      return worker;
+    };
+    const [inflating, laying] = await Promise.allSettled([add(), add()]);
+    for (const started of [inflating, laying])
+      if (started.status === 'rejected') {
+        end(noThread(started.reason));
+        throw failure!.reason;
+      }
+    return {
+      inflating: (inflating as PromiseFulfilledResult<Worker>).value,
+      laying: (laying as PromiseFulfilledResult<Worker>).value,
+      running,
+      get failure() {
+        return failure;
+      },
+    };
   }
 
   /** Bytes of blobs that each pair has before it, and one more for each job. */
   get load(): readonly number[] {
-    return this.#load;
+    return this.#members.map(({load}) => load);
   }
 
   /** Starts the first threads while there is something else to wait for. */
   warm(): void {
-    if (this.#pairs.length === 0) this.#add();
+    if (this.#members.length === 0) this.#add();
   }
 
-  #add(): number {
-    const pair = this.#start();
-    pair.catch(() => {}); // whoever has a job for it hears of it
-    this.#load.push(0);
-    return this.#pairs.push(pair) - 1;
+  #add(): Member {
+    const drop = (): void => {
+      const index = this.#members.indexOf(member);
+      if (index >= 0) this.#members.splice(index, 1);
+    };
+    const member: Member = {started: this.#start(drop), load: 0};
+    member.started.catch(drop); // the caller with a job for it gets the error
+    this.#members.push(member);
+    return member;
   }
 
   /** The pair with the least to do. */
-  #pick(): number {
+  #pick(): Member {
     this.#size ??= Math.max(1, Math.min(Math.floor(availableParallelism() / 2), 2));
-    const index = this.#load.indexOf(Math.min(...this.#load));
-    return index < 0 || (this.#load[index]! > 0 && this.#pairs.length < this.#size) ? this.#add() : index;
+    const [least] = [...this.#members].sort((a, b) => a.load - b.load);
+    return least === undefined || (least.load > 0 && this.#members.length < this.#size) ? this.#add() : least;
   }
 
   /**
@@ -128,19 +160,19 @@ export class WorkerPool {
    * @param onProgress bytes that have been unpacked so far
    */
   async run(job: LayerJob, onProgress: (bytes: number) => void): Promise<LayerTask> {
-    const index = this.#pick();
+    const member = this.#pick();
     const weight = job.size + 1;
-    this.#load[index]! += weight;
-    const pair = await this.#pairs[index]!;
+    member.load += weight;
+    const pair = await member.started;
     return new Task(pair, job, this.#rings, onProgress, () => {
-      this.#load[index]! -= weight;
+      member.load -= weight;
     });
   }
 
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    for (const started of this.#pairs) {
+    for (const {started} of [...this.#members]) {
       const pair = await started.catch(() => undefined);
       if (pair === undefined) continue;
       const {inflating, laying, running} = pair;

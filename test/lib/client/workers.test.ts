@@ -4,7 +4,9 @@ import {randomBytes} from 'node:crypto';
 import {existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {Worker} from 'node:worker_threads';
 import {gzipSync} from 'node:zlib';
+import {spawnWorker} from '../../../src/lib/client/spawn-worker.ts';
 import {WorkerPool} from '../../../src/lib/client/workers.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../fakes/registry.ts';
@@ -15,9 +17,8 @@ import {file, tar} from '../../tartest.ts';
 const MIB = 1 << 20;
 
 /** A layer, and what two threads make of it. */
-function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB)))) {
+function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB))), pool = new WorkerPool(1)) {
   const directory = temporaryDirectory(scope);
-  const pool = new WorkerPool(1);
   onEnd(scope, () => pool.close());
   const blob = gzipSync(layer, {level: 1});
   const path = join(directory, 'blob');
@@ -241,5 +242,48 @@ describe('jobs', () => {
     }
     for (const {end} of running) await end();
     assert.deepEqual(pool.load, [0, 0]);
+  });
+});
+
+describe('a pair of threads that fails', () => {
+  const LAYER = tar(file('a', 'b'));
+  /** A pool whose n-th thread, from 0 on, does not come about in one of the ways there are. */
+  const failing = (n: number, spawnFailing: () => Worker): WorkerPool => {
+    let count = 0;
+    return new WorkerPool(1, async () => (count++ === n ? spawnFailing() : spawnWorker()));
+  };
+  const WAYS: Readonly<Record<string, () => Worker>> = {
+    'cannot be made': () => {
+      throw Object.assign(new Error('no thread'), {code: 'ERR_WORKER_INIT_FAILED'});
+    },
+    'throws at its start': () => new Worker('throw new Error("at once")', {eval: true}),
+    'ends at its start': () => new Worker('process.exit(3)', {eval: true}),
+  };
+  for (const [way, spawn] of Object.entries(WAYS))
+    for (const n of [0, 1])
+      it(`is replaced: thread ${n} ${way}`, {timeout: 60_000}, async (t) => {
+        const {fromBlob, newWork} = rig(t, LAYER, failing(n, spawn));
+        await assert.rejects(async () => (await fromBlob()).result);
+        const work = newWork();
+        await (await fromBlob(work)).result;
+        assert.ok(readFileSync(join(work, 'layer.tar')).equals(LAYER));
+      });
+
+  it('is replaced when it dies in the middle', {timeout: 60_000}, async (t) => {
+    const workers: Worker[] = [];
+    const spawn = async (): Promise<Worker> => {
+      const worker = await spawnWorker();
+      workers.push(worker);
+      return worker;
+    };
+    const {fromNetwork, fromBlob, newWork, blob, layer} = rig(t, undefined, new WorkerPool(1, spawn));
+    const task = await fromNetwork();
+    await task.write(blob.subarray(0, MIB));
+    await workers[1]!.terminate();
+    await assert.rejects(task.result, is('internal'));
+    const work = newWork();
+    await (await fromBlob(work)).result;
+    assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
+    assert.equal(workers.length, 4);
   });
 });
