@@ -14,7 +14,7 @@ import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from 
 import type {Context} from './context.ts';
 import {filtered} from './filtered.ts';
 import {notFoundIn} from './missing.ts';
-import {MAX_DEPTH, makePlan, type Plan, platformChoice} from './plan.ts';
+import {MAX_DEPTH, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
 import {imageRecords, imageSummaries} from './summaries.ts';
 import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from './types.ts';
 import {imagesOf, isUnpacked} from './unpack.ts';
@@ -192,12 +192,13 @@ function parsed(bytes: Buffer): unknown {
 }
 
 /**
- * Judges an image by its manifest for this machine, as ctr does; where it offers none, by those that are here.
+ * Judges an image by its manifest for this machine, as ctr does; where that is not here, and others are, by those: the image was
+ * pulled for another platform.
  *
- * What is missing is named as far as it is known: of a manifest that is missing nobody knows what it needs.
+ * What is missing is named as far as it is known: of a document that is missing nobody knows what it needs.
  */
 async function checkImage(here: Here, context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
-  const documents = new Map<Digest, Descriptor>();
+  const known = new Map<Digest, Descriptor>();
   const missing = new Set<Digest>();
   const source = async (desc: Descriptor): Promise<Buffer> => {
     const bytes = readVisible(here.store, here.isVisible, desc);
@@ -205,35 +206,36 @@ async function checkImage(here: Here, context: Context, namespace: string, image
       missing.add(desc.digest);
       throw lacksContent(image.name, desc.digest);
     }
-    documents.set(desc.digest, desc);
+    known.set(desc.digest, desc);
     return bytes;
   };
   const plans: Plan[] = [];
-  let status: ImageCheck['status'] | undefined;
-  try {
-    plans.push(await makePlan(image.target, source, platformChoice({})));
-  } catch (err) {
-    const isForeign = is(err, 'not_found') && missing.size === 0;
+  let failure: unknown;
+  const plan = async (root: Descriptor, choice: PlatformChoice): Promise<void> => {
     try {
-      for (const manifest of isForeign ? manifestsHere(here, image.target) : [])
-        plans.push(await makePlan(manifest, source, platformChoice({allPlatforms: true})));
-    } catch {
-      // It is judged by what was found out.
+      plans.push(await makePlan(root, source, choice));
+    } catch (err) {
+      failure = err;
     }
-    if (plans.length === 0) status = is(err, 'not_found') ? 'unavailable' : 'error';
-  }
-  const parts = plans.flatMap((plan) => [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]);
-  const needed = new Map([...documents.values(), ...parts].map((desc) => [desc.digest, desc]));
-  const found = [...needed.values()].filter((desc) => hasBlob(here.store, here.isVisible, desc));
-  for (const {digest} of needed.values()) if (!found.some((desc) => desc.digest === digest)) missing.add(digest);
-  const bytes = (descs: Iterable<Descriptor>): number => [...descs].reduce((sum, {size}) => sum + size, 0);
-  const base = {name: image.name, target: image.target, have: found.length, haveBytes: bytes(found), missing: [...missing]};
-  if (status !== undefined) return {...base, ...(status === 'error' ? {have: 0, haveBytes: 0} : {}), status, unpacked: false};
+  };
+  await plan(image.target, platformChoice({}));
+  const others = is(failure, 'not_found') ? manifestsHere(here, image.target) : [];
+  if (others.length > 0) missing.clear();
+  for (const manifest of others) await plan(manifest, platformChoice({allPlatforms: true}));
+
+  for (const {documents, blobs} of plans)
+    for (const desc of [...[...documents.values()].map(({descriptor}) => descriptor), ...blobs]) known.set(desc.digest, desc);
+  const all = [...known.values()];
+  const present = all.filter((desc) => hasBlob(here.store, here.isVisible, desc));
+  for (const {digest} of all.filter((desc) => !present.includes(desc))) missing.add(digest);
+  const bytes = (descs: readonly Descriptor[]): number => descs.reduce((sum, {size}) => sum + size, 0);
+  const base = {name: image.name, target: image.target, have: present.length, haveBytes: bytes(present), missing: [...missing]};
+  if (plans.length === 0) return {...base, status: is(failure, 'not_found') ? 'unavailable' : 'error', unpacked: false};
   const unpacked = plans.flatMap(imagesOf).every(({layers}) => {
     const top = layers.at(-1);
     return top === undefined || isUnpacked(context, namespace, snapshotter, top.chainID);
   });
-  return {...base, status: missing.size === 0 ? 'complete' : 'incomplete', need: needed.size, needBytes: bytes(needed.values()), unpacked};
+  return {...base, status: missing.size === 0 ? 'complete' : 'incomplete', need: all.length, needBytes: bytes(all), unpacked};
 }
 
 /** The manifests of an image that are here, without those that are for no platform: attestations. */

@@ -14,7 +14,7 @@ import {keptByLease, RefCounts} from '../../../src/lib/store/refs.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../children.ts';
-import {isShort, temporaryDirectory} from '../../helpers.ts';
+import {isShort, newClient, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
 
@@ -480,6 +480,44 @@ describe('collection', () => {
         damage,
       );
     }
+  });
+
+  it('takes with the next removal, of whatever, what a change has left that did not collect', async (t) => {
+    const store = openStore(t);
+    store.prepare();
+    const bytes = Buffer.from('leased');
+    store.blobs.writeSmall(digestOf(bytes), bytes);
+    await store.update('leases', (tx) => {
+      for (const id of ['l', 'empty']) tx.namespace('one').leases.put(leaseRecord(id, {content: id === 'l' ? [digestOf(bytes)] : []}));
+    });
+    await makeImage(store, 'two', 'image');
+    await store.update('no collection', (tx) => {
+      tx.namespace('one').leases.delete('l');
+      tx.namespace('two').images.delete('image');
+    });
+    assert.equal(store.blobs.list().length, 5);
+    await collected(store, (tx) => tx.namespace('one').leases.delete('empty'));
+    assert.deepEqual([store.blobs.list(), store.layers.list()], [[], []]);
+    assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
+  });
+
+  it('looks at everything the first time after a berth that counted less', async (t) => {
+    const store = openStore(t);
+    await makeImage(store, 'other', 'image');
+    await store.update('records', (tx) => {
+      const {images, leases} = tx.namespace('other');
+      images.put({...images.get('image'), labels: {'containerd.io/gc.expire': PAST}});
+      leases.put(leaseRecord('empty'));
+      tx.namespace('default').leases.put(leaseRecord('empty'));
+    });
+    const {root} = store.layout;
+    rmSync(join(root, 'refs/uncounted.json'));
+    for (const directory of ['refs', 'namespaces/other/refs', 'namespaces/default/refs'])
+      writeFileSync(join(root, directory, 'complete.json'), '{"version":1}\n');
+    assert.deepEqual((await (await newClient(t, {root})).check()).findings, [], 'it is as it should be');
+    await collected(store, (tx) => tx.namespace('default').leases.delete('empty'));
+    assert.deepEqual([store.blobs.list(), store.layers.list()], [[], []]);
+    assert.equal(readFileSync(join(root, 'refs/complete.json'), 'utf8').includes('"rules":2'), true);
   });
 
   it('by counting leaves exactly what marking keeps, whatever happened', async (t) => {
