@@ -12,6 +12,7 @@ import {after} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../src/lib/oci/descriptor.ts';
 import {kindOf} from '../src/lib/oci/mediatypes.ts';
+import type {Certificate} from './fakes/certificate.ts';
 import {findProgram, onEnd, requiresProgram, type Scope, type Skippable} from './helpers.ts';
 import {getTarget} from './layouts.ts';
 
@@ -30,6 +31,8 @@ export interface RegistryOptions {
   readonly storage?: string;
   /** `user:password` pairs that basic authentication accepts, each `user:<bcrypt hash>` as in an htpasswd file. */
   readonly htpasswd?: string;
+  /** Serves TLS with it; to clients that show a certificate which `clientCA` (PEM) has signed, where that is given. */
+  readonly tls?: Certificate & {readonly clientCA?: string};
 }
 
 export interface Registry {
@@ -53,31 +56,32 @@ const READY_TIMEOUT_MS = 20_000;
 /** Apache's combined format, as docker-registry writes it. */
 const ACCESS = /^\S+ - \S* ?\S* \[[^\]]+\] "([A-Z]+) (\S+) HTTP\/[\d.]+" (\d{3}) (\d+) /;
 
-const config = (storage: string, htpasswd: string | undefined): string =>
+const config = (storage: string, htpasswd: string | undefined, tls: object | undefined): string =>
   JSON.stringify({
     version: '0.1',
     log: {level: 'info', formatter: 'json', accesslog: {disabled: false}},
     storage: {filesystem: {rootdirectory: storage}, delete: {enabled: true}},
     // The kernel picks the port, so that two registries never want the same one.
-    http: {addr: '127.0.0.1:0'},
+    http: {addr: '127.0.0.1:0', ...(tls && {tls})},
     ...(htpasswd === undefined ? {} : {auth: {htpasswd: {realm: 'test', path: htpasswd}}}),
   });
 
 /** Address in the log line that announces it. */
 function listeningAddress(log: string): string | undefined {
   for (const line of log.split('\n')) {
-    const match = /^\{.*"msg":"listening on (127\.0\.0\.1:\d+)"/.exec(line);
+    const match = /^\{.*"msg":"listening on (127\.0\.0\.1:\d+)(?:, tls)?"/.exec(line);
     if (match !== null) return match[1];
   }
   return undefined;
 }
 
-async function waitUntilReady(child: ChildProcess, log: () => string): Promise<string> {
+async function waitUntilReady(child: ChildProcess, log: () => string, isTLS: boolean): Promise<string> {
   const deadline = Date.now() + READY_TIMEOUT_MS;
   while (Date.now() < deadline) {
     if (child.exitCode !== null || child.signalCode !== null) break;
     const host = listeningAddress(log());
     if (host !== undefined) {
+      if (isTLS) return host;
       // 401 is an answer too.
       const answer = await fetch(`http://${host}/v2/`).catch(() => undefined);
       await answer?.body?.cancel();
@@ -97,7 +101,16 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
   mkdirSync(storage, {recursive: true});
   const htpasswd = options.htpasswd === undefined ? undefined : join(dir, 'htpasswd');
   if (htpasswd !== undefined) writeFileSync(htpasswd, `${options.htpasswd}\n`);
-  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd));
+  const tlsFile = (name: string, text: string): string => {
+    writeFileSync(join(dir, name), text);
+    return join(dir, name);
+  };
+  const tls = options.tls && {
+    certificate: tlsFile('tls.crt', options.tls.cert),
+    key: tlsFile('tls.key', options.tls.key),
+    ...(options.tls.clientCA === undefined ? {} : {clientcas: [tlsFile('clients.crt', options.tls.clientCA)]}),
+  };
+  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd, tls));
   const logFile = join(dir, 'log');
   const fd = openSync(logFile, 'a');
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, 'serve', join(dir, 'config.yml')], {
@@ -122,12 +135,12 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
   };
   onEnd(scope, stop);
   await once(child, 'spawn');
-  const host = await waitUntilReady(child, log);
+  const host = await waitUntilReady(child, log, tls !== undefined);
   // A test that dies must not be kept from ending.
   child.unref();
   return {
     host,
-    url: `http://${host}`,
+    url: `${tls === undefined ? 'http' : 'https'}://${host}`,
     dir,
     log,
     requests: () =>

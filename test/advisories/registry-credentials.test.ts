@@ -4,6 +4,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {DOCKER_FOREIGN_LAYER, OCI_LAYER} from '../../src/lib/oci/mediatypes.ts';
 import {openRemote} from '../../src/lib/remotes/index.ts';
 import {selfSigned} from '../fakes/certificate.ts';
+import {fakeNetwork} from '../fakes/network.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {is, onEnd} from '../helpers.ts';
 import {streamed} from '../suites/resolver.ts';
@@ -148,11 +149,13 @@ describe('credentials stay with their registry', () => {
       assert.ok(performance.now() - start < 2000, 'nobody was asked');
     });
   it('GHSA-28r5: the token server is a metadata service, and nobody has credentials', async (t) => {
-    const {registry, ref} = await open(t);
-    const anonymous = openRemote();
+    const {registry, attacker, ref} = await open(t);
+    const network = fakeNetwork(attacker.host);
+    const anonymous = openRemote({}, {network});
     onEnd(t, () => anonymous.close());
     registry.fault({status: 401, headers: {'www-authenticate': 'Bearer realm="http://169.254.169.254/token",service="x"'}});
     await assert.rejects(anonymous.resolve(ref), is('failed_precondition'));
+    assert.deepEqual([network.reached, attacker.requests], [[], []]);
   });
   it('GHSA-28r5: a token server at another name of the same kind is right', async (t) => {
     const token = await startFakeRegistry(t, {auth: {kind: 'token', login}, address: '127.0.0.2'});

@@ -26,8 +26,16 @@ const COMMON_NAME = oid('550403');
 const BASIC_CONSTRAINTS = oid('551d13');
 const SUBJECT_ALT_NAME = oid('551d11');
 
+const DAY_MS = 86_400_000;
+
 /** @param names host names and IPv4 addresses that it is for */
-export function selfSigned(...names: string[]): Certificate {
+export const selfSigned = (...names: string[]): Certificate => certificate(names, -1, 1);
+
+/**
+ * @param from days from now on which it becomes valid
+ * @param until days from now on which it expires
+ */
+export function certificate(names: readonly string[], from: number, until: number): Certificate {
   const {privateKey, publicKey} = generateKeyPairSync('ec', {namedCurve: 'P-256'});
   const name = sequence(der(0x31, sequence(COMMON_NAME, der(0x0c, Buffer.from('berth test')))));
   const alternatives = names.map((n) => (isIPv4(n) ? der(0x87, Buffer.from(n.split('.').map(Number))) : der(0x82, Buffer.from(n))));
@@ -35,20 +43,19 @@ export function selfSigned(...names: string[]): Certificate {
     sequence(BASIC_CONSTRAINTS, der(0x01, Buffer.from([0xff])), der(0x04, sequence(der(0x01, Buffer.from([0xff]))))),
     sequence(SUBJECT_ALT_NAME, der(0x04, sequence(...alternatives))),
   );
-  const day = 86_400_000;
   const body = sequence(
     der(0xa0, der(0x02, Buffer.from([2]))),
     der(0x02, Buffer.concat([Buffer.from([1]), randomBytes(8)])),
     ECDSA_WITH_SHA256,
     name,
-    sequence(time(new Date(Date.now() - day)), time(new Date(Date.now() + day))),
+    sequence(time(new Date(Date.now() + from * DAY_MS)), time(new Date(Date.now() + until * DAY_MS))),
     name,
     publicKey.export({type: 'spki', format: 'der'}),
     der(0xa3, extensions),
   );
-  const certificate = sequence(body, ECDSA_WITH_SHA256, der(0x03, Buffer.concat([Buffer.from([0]), sign('sha256', body, privateKey)])));
+  const signed = sequence(body, ECDSA_WITH_SHA256, der(0x03, Buffer.concat([Buffer.from([0]), sign('sha256', body, privateKey)])));
   return {
     key: privateKey.export({type: 'pkcs8', format: 'pem'}) as string,
-    cert: `-----BEGIN CERTIFICATE-----\n${certificate.toString('base64').replaceAll(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
+    cert: `-----BEGIN CERTIFICATE-----\n${signed.toString('base64').replaceAll(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
   };
 }

@@ -9,6 +9,7 @@ import {createServer, type IncomingHttpHeaders, type IncomingMessage, type Serve
 import {createServer as createSecureServer} from 'node:https';
 import type {AddressInfo} from 'node:net';
 import {setTimeout as sleep} from 'node:timers/promises';
+import {deflateSync, gzipSync, zstdCompressSync} from 'node:zlib';
 import type {Descriptor, Digest} from '../../src/lib/oci/descriptor.ts';
 import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {onEnd, type Scope} from '../helpers.ts';
@@ -38,6 +39,10 @@ export interface FakeOptions {
   readonly tls?: Certificate;
   /** PEM of the certificate that a client has to show. */
   readonly clientCert?: string;
+  /** What becomes of a Range: another one comes (all of the blob, as a part of it), or none counts. Default: it is honoured. */
+  readonly ranges?: 'honoured' | 'ignored' | 'wrong';
+  /** Closes the connection after each answer. */
+  readonly closes?: boolean;
   /** Such as `127.0.0.2` or `::1`, to be another host for the same machine. Default `127.0.0.1`. */
   readonly address?: string;
 }
@@ -79,8 +84,13 @@ export interface Fault {
   readonly chunked?: boolean;
   /** Closes the connection after so many bytes of body. */
   readonly truncateAt?: number;
-  /** Resets it. */
+  /** Resets it; before the head when negative. */
   readonly resetAt?: number;
+  /** After so many bytes of body, or before the head when negative, the registry ends, and begins again after `restartMs`. */
+  readonly restartAt?: number;
+  readonly restartMs?: number;
+  /** Encodes the body, and says so. */
+  readonly encoding?: 'gzip' | 'deflate' | 'zstd';
   /** Goes silent after so many bytes, or before the head when negative. */
   readonly stallAt?: number;
   /** Sends the body in such pieces, each after such a pause. */
@@ -129,6 +139,11 @@ export class FakeRegistry {
   readonly #manifests = new Map<string, {bytes: Buffer; mediaType: string}>();
   readonly #faults: {fault: Fault; left: number}[] = [];
   readonly #tokens = new Map<string, {scopes: readonly string[]; expires: number}>();
+  #restarting: Promise<void> | undefined;
+  #port = 0;
+  readonly #stop = new AbortController();
+  /** Requests that a fault has befallen. */
+  faulted = 0;
 
   constructor(options: FakeOptions) {
     this.#options = options;
@@ -144,11 +159,29 @@ export class FakeRegistry {
   }
 
   async listen(): Promise<void> {
-    this.#server.listen(0, this.#options.address ?? '127.0.0.1');
+    this.#server.listen(this.#port, this.#options.address ?? '127.0.0.1');
     await once(this.#server, 'listening');
+    this.#port = (this.#server.address() as AddressInfo).port;
   }
 
   async close(): Promise<void> {
+    this.#stop.abort();
+    await this.#restarting;
+    await this.#end();
+  }
+
+  /** Ends it, and has it back at the same port. */
+  async restart(afterMs: number): Promise<void> {
+    this.#restarting ??= (async () => {
+      await this.#end();
+      await sleep(afterMs, undefined, {signal: this.#stop.signal}).catch(() => undefined);
+      this.#restarting = undefined;
+      if (!this.#stop.signal.aborted) await this.listen();
+    })();
+    await this.#restarting;
+  }
+
+  async #end(): Promise<void> {
     if (!this.#server.listening) return;
     const closed = once(this.#server, 'close');
     this.#server.close();
@@ -158,8 +191,8 @@ export class FakeRegistry {
 
   /** Such as `127.0.0.1:41817`: a reference's domain. */
   get host(): string {
-    const {address, port} = this.#server.address() as AddressInfo;
-    return `${address.includes(':') ? `[${address}]` : address}:${port}`;
+    const {address = '127.0.0.1'} = this.#options;
+    return `${address.includes(':') ? `[${address}]` : address}:${this.#port}`;
   }
 
   get url(): string {
@@ -249,6 +282,14 @@ export class FakeRegistry {
     const fault = this.#faultFor(method, path);
     if (fault.delayMs !== undefined) await sleep(fault.delayMs);
     if ((fault.stallAt ?? 0) < 0) return;
+    if ((fault.resetAt ?? 0) < 0) {
+      response.socket?.resetAndDestroy();
+      return;
+    }
+    if ((fault.restartAt ?? 0) < 0) {
+      void this.restart(fault.restartMs ?? 0);
+      return;
+    }
     const answer = this.#spoil(this.#answer(record, fault), fault, request);
     record.status = answer.status;
     await this.#send(answer, fault, record, response);
@@ -260,6 +301,7 @@ export class FakeRegistry {
     );
     if (entry === undefined) return {};
     entry.left--;
+    this.faulted++;
     return entry.fault;
   }
 
@@ -283,7 +325,10 @@ export class FakeRegistry {
     }
     const blob = this.#blobs.get(reference as Digest);
     if (blob === undefined) return refuse(404, 'BLOB_UNKNOWN', 'blob unknown');
-    return ranged(blob, reference!, fault.ignoreRange ? undefined : record.range);
+    const {ranges} = this.#options;
+    const answer = ranged(blob, reference!, fault.ignoreRange || ranges === 'ignored' ? undefined : record.range);
+    if (answer.status !== 206 || ranges !== 'wrong') return answer;
+    return {...answer, headers: {...answer.headers, 'content-range': `bytes 0-${blob.length - 1}/${blob.length}`}, body: blob};
   }
 
   /** The challenge that a request has to answer; undefined when it may pass. */
@@ -336,7 +381,12 @@ export class FakeRegistry {
       const location = typeof redirect === 'string' ? redirect : redirect(request);
       answer = {status: status ?? 307, headers: {location}, body: Buffer.from('elsewhere')};
     }
+    if (fault.encoding !== undefined && answer.status === 200) {
+      const encode = {gzip: gzipSync, deflate: deflateSync, zstd: zstdCompressSync}[fault.encoding];
+      answer = {...answer, headers: {...answer.headers, 'content-encoding': fault.encoding}, body: encode(answer.body)};
+    }
     const headers: Answer['headers'] = {'content-length': String(answer.body.length), ...answer.headers};
+    if (this.#options.closes) headers.connection = 'close';
     if (fault.chunked) delete headers['content-length'];
     for (const [name, value] of Object.entries(fault.headers ?? {})) {
       if (value === null) delete headers[name];
@@ -346,7 +396,7 @@ export class FakeRegistry {
   }
 
   async #send({status, headers, body}: Answer, fault: Fault, record: RecordedRequest, response: ServerResponse): Promise<void> {
-    const {truncateAt, resetAt, stallAt, trickle} = fault;
+    const {truncateAt, resetAt, restartAt, restartMs, stallAt, trickle} = fault;
     const {socket} = response;
     response.strictContentLength = false;
     response.writeHead(status, headers as Record<string, string | string[]>);
@@ -358,7 +408,7 @@ export class FakeRegistry {
       record.bytesSent += bytes.length;
       if (!response.write(bytes)) await once(response, 'drain').catch(() => undefined);
     };
-    const cut = Math.min(truncateAt ?? body.length, resetAt ?? body.length, stallAt ?? body.length);
+    const cut = Math.min(...[truncateAt, resetAt, restartAt, stallAt].map((at) => at ?? body.length));
     const sent = body.subarray(0, cut);
     response.flushHeaders();
     if (trickle !== undefined) {
@@ -369,14 +419,15 @@ export class FakeRegistry {
     } else if (sent.length > 0) {
       await write(sent);
     }
-    if (cut === body.length && truncateAt === undefined && resetAt === undefined && stallAt === undefined) {
+    if (cut === body.length && truncateAt === undefined && resetAt === undefined && restartAt === undefined && stallAt === undefined) {
       response.end();
       return;
     }
     if (stallAt !== undefined) return;
     // What has been written must arrive: a reset takes back what the other side has not read.
     await sleep(20);
-    if (resetAt !== undefined) socket?.resetAndDestroy();
+    if (restartAt !== undefined) void this.restart(restartMs ?? 0);
+    else if (resetAt !== undefined) socket?.resetAndDestroy();
     else socket?.destroySoon();
   }
 }

@@ -2,6 +2,7 @@
 import {type Descriptor, type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';
+import {encodingsOf} from './encoding.ts';
 import {type Attempt, refusal} from './failure.ts';
 import type {BodySink, Head} from './transport.ts';
 
@@ -11,17 +12,11 @@ export const SAYS_NOTHING = new Set(['', 'application/json', 'application/octet-
 /** A media type without its parameters. */
 export const mediaTypeOf = ({headers}: Head): string => (headers['content-type'] ?? '').split(';', 1)[0]!.trim();
 
-/** Bytes that the answer says it has; undefined when it does not, or not in digits. */
-export function lengthOf({headers}: Head): number | undefined {
-  const text = headers['content-length'];
+/** Bytes that the answer says its content has; undefined when it does not, not in digits, or of its encoded form. */
+export function lengthOf(head: Head): number | undefined {
+  const text = head.headers['content-length'];
+  if (encodingsOf(head).length > 0) return undefined;
   return text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
-}
-
-/** We ask for identity: other encodings make length, ranges and digest mean something else, so they are refused, not undone. */
-export function checkEncoding({headers}: Head, on: Attempt): void {
-  const encoding = headers['content-encoding'];
-  if (encoding !== undefined && encoding !== 'identity')
-    throw refusal(on, `answered in Content-Encoding ${JSON.stringify(encoding)}, unasked`);
 }
 
 export const hash = (body: Buffer, algorithm: string): Digest =>

@@ -9,13 +9,16 @@
  * and auth/fetch.go.
  */
 import {ErrdefsError} from '../errdefs.ts';
+import {canonicalAddress} from './addresses.ts';
 import type {Challenge} from './challenge.ts';
 import type {CredentialSource, Credentials, Host} from './contract.ts';
-import {isLinkLocal, isLoopback} from './hosts.ts';
+import {isLoopback} from './hosts.ts';
 
 /** What a token server said; `body` has its first bytes. */
 export interface TokenReply {
   readonly status: number;
+  /** It came from the origin that was asked, not from where that redirected. */
+  readonly home: boolean;
   readonly body: Buffer;
 }
 
@@ -56,7 +59,12 @@ const MARGIN_MS = 5000;
 /** Answers to the oauth2 form that mean "not this way", to be followed by the older GET. */
 const NO_FORM = new Set([400, 401, 404, 405]);
 
-const isAddress = (hostname: string): boolean => hostname.startsWith('[') || /^\d+\.\d+\.\d+\.\d+$/.test(hostname);
+const isOwn = (url: URL, registry: URL): boolean =>
+  url.hostname === registry.hostname || (isLoopback(url.hostname) && isLoopback(registry.hostname));
+
+/** True for a bare address or a name of this machine that is not the registry's own host: a registry could aim us at other people's services. */
+export const isStrangeAddress = (url: URL, {origin}: Host): boolean =>
+  !isOwn(url, new URL(origin)) && (canonicalAddress(url.hostname) !== undefined || isLoopback(url.hostname));
 
 /**
  * The token server that a challenge names, if credentials may be sent there.
@@ -64,8 +72,7 @@ const isAddress = (hostname: string): boolean => hostname.startsWith('[') || /^\
  * - It speaks HTTPS, unless the registry itself does not: else whoever can rewrite a challenge reads the password.
  * - It is no bare address and no name of this machine, unless it is the registry's own host: a registry must not aim us at
  *   other people's services. Another public host is right: auth.docker.io serves registry-1.docker.io.
- * - Never an address of the link-local range, with credentials or without: there live the metadata services of clouds,
- *   whose answer would go to the registry as a token.
+ * - What is never connected to, with credentials or without, is in `addresses.ts`.
  *
  * Rules after the advisories of oras-go that are named in the tests.
  *
@@ -80,12 +87,9 @@ export function checkRealm(realm: string | undefined, host: Host, withCredential
   const url = realm === undefined ? null : URL.parse(realm);
   if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw refuse('is not a URL to ask for tokens');
   if (url.username !== '' || url.password !== '') throw refuse('carries credentials of its own');
-  const own = url.hostname === registry.hostname || (isLoopback(url.hostname) && isLoopback(registry.hostname));
-  if (isLinkLocal(url.hostname) && !own) throw refuse('is a link-local address');
   if (!withCredentials) return url;
   if (url.protocol === 'http:' && registry.protocol === 'https:') throw refuse('would get the credentials without TLS');
-  if (!own && (isAddress(url.hostname) || isLoopback(url.hostname)))
-    throw refuse('is an address of its own; credentials are not sent there');
+  if (isStrangeAddress(url, host)) throw refuse('is an address of its own; credentials are not sent there');
   return url;
 }
 

@@ -14,6 +14,7 @@
  */
 import type {Descriptor} from '../oci/descriptor.ts';
 import type {Reference} from '../oci/reference.ts';
+import type {Network} from './transport.ts';
 
 export interface RemoteOptions {
   /** Speaks plain HTTP to every registry. Without it only a registry on this machine's loopback may, see `hosts.ts`. */
@@ -29,7 +30,10 @@ export interface RemoteOptions {
    * takes longer is not tried again: the kernel has repeated it all along.
    */
   readonly connectTimeoutMs?: number | undefined;
-  /** How long nothing, or next to nothing, may arrive before a connection counts as broken, in milliseconds. Default 30 000. */
+  /**
+   * How long nothing, or next to nothing, may arrive before a connection counts as broken, in milliseconds; the first byte included. 0 is
+   * no bound. Default 30 000.
+   */
   readonly stallTimeoutMs?: number | undefined;
   /** First pause before a repeated request, in milliseconds; it doubles and is jittered. Default 200. */
   readonly backoffMs?: number | undefined;
@@ -90,6 +94,8 @@ export type HostSource = (domain: string, signal: AbortSignal | undefined) => Pr
 export interface RemoteSources {
   readonly hosts?: HostSource;
   readonly credentials?: CredentialSource;
+  /** How sockets are opened. */
+  readonly network?: Network | undefined;
 }
 
 export interface ResolveOptions {

@@ -5,31 +5,92 @@ interface WireClass {
   readonly code: Code;
   /** Worth another try, now. */
   readonly temporary: boolean;
+  /** Worth another try where the host has answered before: it may be restarting. */
+  readonly restart?: boolean;
   readonly text: string;
   readonly hint?: string;
 }
 
+const ACCEPT_ANY = 'or accept any certificate with --skip-verify';
+
 /** What can befall a connection. */
 export const WIRE = {
-  refused: {code: 'unavailable', temporary: false, text: 'connection refused'},
-  unreachable: {code: 'unavailable', temporary: false, text: 'network unreachable'},
-  unresolved: {code: 'unavailable', temporary: false, text: 'the name does not resolve'},
-  connect_timeout: {code: 'deadline_exceeded', temporary: false, text: 'no connection within the time that --connect-timeout allows'},
+  refused: {code: 'unavailable', temporary: false, restart: true, text: 'connection refused'},
+  unreachable: {code: 'unavailable', temporary: false, restart: true, text: 'network unreachable'},
+  unresolved: {code: 'unavailable', temporary: false, restart: true, text: 'the name does not resolve'},
+  connect_timeout: {
+    code: 'deadline_exceeded',
+    temporary: false,
+    text: 'no connection within the time that --connect-timeout allows',
+  },
+  link_local: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'link-local addresses and metadata services are not asked',
+    hint: 'if a registry is there, name its address in hosts.toml',
+  },
   untrusted: {
     code: 'failed_precondition',
     temporary: false,
-    text: 'the certificate is not trusted',
-    hint: 'make its CA known with NODE_EXTRA_CA_CERTS=FILE, or accept any certificate with --skip-verify',
+    text: 'the certificate is signed by an unknown authority',
+    hint: `add its CA to the system's (update-ca-certificates or update-ca-trust), name it as ca in hosts.toml, ${ACCEPT_ANY}`,
+  },
+  expired: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the certificate has expired',
+    hint: `have the registry renew it, check this machine's clock, ${ACCEPT_ANY}`,
+  },
+  not_yet_valid: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the certificate is not valid yet',
+    hint: `check this machine's clock, ${ACCEPT_ANY}`,
+  },
+  wrong_name: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the certificate is for another name',
+    hint: `use a name that the certificate has, ${ACCEPT_ANY}`,
+  },
+  invalid_certificate: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the certificate is not valid',
+    hint: `have the registry replace it, ${ACCEPT_ANY}`,
+  },
+  client_certificate: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the registry requires a client certificate that it accepts',
+    hint: 'name the certificate and its key as client in hosts.toml',
   },
   tls: {
     code: 'failed_precondition',
     temporary: false,
-    text: 'TLS was not answered in kind',
-    hint: 'if the registry serves plain HTTP, say so with --plain-http',
+    text: 'the TLS handshake failed',
+    hint: 'the registry may require a client certificate (client in hosts.toml), or speak a version of TLS that is too old',
+  },
+  plain: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the port does not speak TLS',
+    hint: 'if the registry serves plain HTTP, use --plain-http, or an http:// address in hosts.toml',
+  },
+  secure: {
+    code: 'failed_precondition',
+    temporary: false,
+    text: 'the port speaks TLS, and was asked in plain HTTP',
+    hint: 'leave out --plain-http, or use an https:// address in hosts.toml',
   },
   garbled: {code: 'unavailable', temporary: false, text: 'the answer is not HTTP'},
   broken: {code: 'unavailable', temporary: true, text: 'the connection broke'},
-  stalled: {code: 'unavailable', temporary: true, text: 'the connection stalled'},
+  stalled: {
+    code: 'unavailable',
+    temporary: true,
+    text: 'the connection stalled',
+    hint: 'a slow registry may need a longer --stall-timeout',
+  },
 } as const satisfies Record<string, WireClass>;
 
 export type WireKind = keyof typeof WIRE;
@@ -68,41 +129,56 @@ const BY_CODE: Readonly<Record<string, WireKind>> = {
   UND_ERR_BODY_TIMEOUT: 'stalled',
   UND_ERR_HEADERS_OVERFLOW: 'garbled',
   EPROTO: 'tls',
+  ERR_SSL_WRONG_VERSION_NUMBER: 'plain',
+  ERR_SSL_PACKET_LENGTH_TOO_LONG: 'plain',
+  ERR_SSL_HTTP_REQUEST: 'plain',
   // Verdicts on certificates: node's documentation of tls, "X509 certificate error codes".
-  ERR_TLS_CERT_ALTNAME_INVALID: 'untrusted',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'wrong_name',
+  HOSTNAME_MISMATCH: 'wrong_name',
+  CERT_HAS_EXPIRED: 'expired',
+  CERT_NOT_YET_VALID: 'not_yet_valid',
   UNABLE_TO_GET_ISSUER_CERT: 'untrusted',
-  UNABLE_TO_GET_CRL: 'untrusted',
-  UNABLE_TO_DECRYPT_CERT_SIGNATURE: 'untrusted',
-  UNABLE_TO_DECRYPT_CRL_SIGNATURE: 'untrusted',
-  UNABLE_TO_DECODE_ISSUER_PUBLIC_KEY: 'untrusted',
-  CERT_SIGNATURE_FAILURE: 'untrusted',
-  CRL_SIGNATURE_FAILURE: 'untrusted',
-  CERT_NOT_YET_VALID: 'untrusted',
-  CERT_HAS_EXPIRED: 'untrusted',
-  CRL_NOT_YET_VALID: 'untrusted',
-  CRL_HAS_EXPIRED: 'untrusted',
-  ERROR_IN_CERT_NOT_BEFORE_FIELD: 'untrusted',
-  ERROR_IN_CERT_NOT_AFTER_FIELD: 'untrusted',
-  DEPTH_ZERO_SELF_SIGNED_CERT: 'untrusted',
-  SELF_SIGNED_CERT_IN_CHAIN: 'untrusted',
   UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'untrusted',
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'untrusted',
-  CERT_CHAIN_TOO_LONG: 'untrusted',
-  CERT_REVOKED: 'untrusted',
-  INVALID_CA: 'untrusted',
-  PATH_LENGTH_EXCEEDED: 'untrusted',
-  INVALID_PURPOSE: 'untrusted',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'untrusted',
+  SELF_SIGNED_CERT_IN_CHAIN: 'untrusted',
   CERT_UNTRUSTED: 'untrusted',
-  CERT_REJECTED: 'untrusted',
-  HOSTNAME_MISMATCH: 'untrusted',
+  UNABLE_TO_GET_CRL: 'invalid_certificate',
+  UNABLE_TO_DECRYPT_CERT_SIGNATURE: 'invalid_certificate',
+  UNABLE_TO_DECRYPT_CRL_SIGNATURE: 'invalid_certificate',
+  UNABLE_TO_DECODE_ISSUER_PUBLIC_KEY: 'invalid_certificate',
+  CERT_SIGNATURE_FAILURE: 'invalid_certificate',
+  CRL_SIGNATURE_FAILURE: 'invalid_certificate',
+  CRL_NOT_YET_VALID: 'invalid_certificate',
+  CRL_HAS_EXPIRED: 'invalid_certificate',
+  ERROR_IN_CERT_NOT_BEFORE_FIELD: 'invalid_certificate',
+  ERROR_IN_CERT_NOT_AFTER_FIELD: 'invalid_certificate',
+  CERT_CHAIN_TOO_LONG: 'invalid_certificate',
+  CERT_REVOKED: 'invalid_certificate',
+  INVALID_CA: 'invalid_certificate',
+  PATH_LENGTH_EXCEEDED: 'invalid_certificate',
+  INVALID_PURPOSE: 'invalid_certificate',
+  CERT_REJECTED: 'invalid_certificate',
 };
+
+/** Alerts by which a server turns down what a client has shown, or has not; RFC 8446, 6.2. Codes end with them on either engine. */
+const CLIENT_CERTIFICATE_ALERT =
+  /_ALERT_(?:NO_CERTIFICATE|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:REVOKED|EXPIRED|UNKNOWN|REQUIRED)|UNKNOWN_CA|ACCESS_DENIED)$/;
+
+function kindOf(code: string | undefined, name: string | undefined): WireKind | undefined {
+  if (name === 'HTTPParserError') return 'garbled';
+  if (code === undefined) return undefined;
+  const known = BY_CODE[code];
+  if (known !== undefined || !code.startsWith('ERR_SSL_')) return known;
+  return CLIENT_CERTIFICATE_ALERT.test(code) ? 'client_certificate' : 'tls';
+}
 
 /** An error of undici or of a socket: a `WireError`, or for what is not the wire's (no descriptors left, closed by us) ours. */
 export function fromTransport(err: unknown): unknown {
+  if (err instanceof WireError || isErrdefs(err)) return err;
   const {code, name} = err as {code?: string; name?: string};
   if (code === 'UND_ERR_DESTROYED' || code === 'UND_ERR_CLOSED') return new ErrdefsError('canceled', 'the remote was closed', {cause: err});
-  const kind =
-    name === 'HTTPParserError' ? 'garbled' : code?.startsWith('ERR_SSL_') ? 'tls' : code === undefined ? undefined : BY_CODE[code];
+  const kind = kindOf(code, name);
   return kind === undefined ? fromErrno(err, 'connection') : new WireError(kind, err);
 }
 
@@ -130,11 +206,16 @@ const facts = ({url, attempt, bytesDone}: Attempt): Record<string, unknown> => (
 export function wireFailure(err: WireError, asked: Attempt): ErrdefsError {
   const on = {...asked, url: err.url ?? asked.url};
   const {code, text, hint}: WireClass = WIRE[err.kind];
-  const {code: errno} = (err.cause ?? {}) as {code?: unknown};
+  const {code: errno, cert} = (err.cause ?? {}) as {code?: unknown; cert?: {subjectaltname?: unknown}};
+  const names = err.kind === 'wrong_name' && typeof cert?.subjectaltname === 'string' ? cert.subjectaltname : undefined;
   return new ErrdefsError(code, `${on.what}: ${on.url.host}: ${text}`, {
     cause: err.cause,
     ...(hint === undefined ? {} : {hint}),
-    details: {...facts(on), ...(typeof errno === 'string' ? {errno} : {})},
+    details: {
+      ...facts(on),
+      ...(typeof errno === 'string' ? {errno} : {}),
+      ...(names === undefined ? {} : {certificateNames: names.slice(0, 500)}),
+    },
   });
 }
 
@@ -177,7 +258,7 @@ export interface Answer {
   readonly status: number;
   /** The first bytes of the body. */
   readonly body: Buffer;
-  /** `none`: we have none for this registry; `withheld`: it came from a place that gets none. */
+  /** `none`: we have none for this registry; `withheld`: it came from a place that gets none, whose words are not shown either. */
   readonly credentials: 'sent' | 'none' | 'withheld';
   /** The challenge says that they are valid but not enough. */
   readonly insufficientScope: boolean;
@@ -237,7 +318,8 @@ function answerHint(code: Code, {credentials, retryAfterMs}: Answer): string | u
  */
 export function refusedBy(answer: Answer, on: Attempt, redact: (text: string) => string): ErrdefsError {
   const {status, body, retryAfterMs, rateLimitRemaining} = answer;
-  const {code: registryCode, message} = firstError(body);
+  // A registry could lead us to somebody else's service to have us read what that says.
+  const {code: registryCode, message} = answer.credentials === 'withheld' ? {} : firstError(body);
   const code = answerClass(answer, registryCode);
   const hint = answerHint(code, answer);
   const registryMessage = message === undefined ? undefined : redact(message);

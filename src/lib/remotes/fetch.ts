@@ -3,11 +3,12 @@ import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {isForeignLayer, kindOf} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import {Collector, checkEncoding, checkKind, lengthOf, verify} from './answer.ts';
+import {Collector, checkKind, lengthOf, verify} from './answer.ts';
 import type {Realm} from './auth.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './contract.ts';
+import {encodingsOf} from './encoding.ts';
 import {type Attempt, refusal, WireError, wireFailure} from './failure.ts';
-import {isLinkLocal, realmOf, urlOf} from './hosts.ts';
+import {realmOf, urlOf} from './hosts.ts';
 import {IDLE_OPENINGS} from './retry.ts';
 import type {Reply, Session} from './session.ts';
 import {type BodySink, type Head, TRICKLE} from './transport.ts';
@@ -28,13 +29,13 @@ export function placeOf(host: Host, ref: Reference, {digest, mediaType}: Descrip
 
 /**
  * The URLs of a layer that registries need not have. Only a foreign media type makes them count, and nobody's credentials
- * ever go there: a manifest's author could otherwise collect them (CVE-2020-15157). Link-local addresses are left out.
+ * ever go there: a manifest's author could otherwise collect them (CVE-2020-15157).
  */
 export function foreignPlaces({mediaType, urls = []}: Descriptor): Place[] {
   if (!isForeignLayer(mediaType)) return [];
   return urls.flatMap((text) => {
     const url = URL.parse(text);
-    if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:') || isLinkLocal(url.hostname)) return [];
+    if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) return [];
     return [{url, hasNext: false}];
   });
 }
@@ -58,7 +59,6 @@ export async function fetchBytes(
     realm,
     signal,
     onBody: (head, on) => {
-      checkEncoding(head, on);
       checkKind(head, desc, on);
       return collector.start(head, desc.size, on, `not the ${desc.size} B promised`);
     },
@@ -73,11 +73,14 @@ export async function fetchBytes(
   return body;
 }
 
-/** `bytes START-END/TOTAL`; an unknown total is undefined. */
-function parseContentRange(header: string | undefined): {start: number; total: number | undefined} | undefined {
-  const match = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)$/.exec(header ?? '');
-  return match === null ? undefined : {start: Number(match[1]), total: match[3] === '*' ? undefined : Number(match[3])};
+/** Whether `bytes START-END/TOTAL` is from `offset` on, of a blob of `size` bytes; an unknown total is `*`. */
+function isRangeFrom(offset: number, size: number, header: string | undefined): boolean {
+  const [, start, end, total] = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)$/.exec(header ?? '') ?? [];
+  return start !== undefined && Number(start) === offset && Number(end) < size && (total === '*' || Number(total) === size);
 }
+
+/** An answer with another range than the one that was asked for. */
+class OtherRange extends Error {}
 
 /** One blob on its way into a sink, from whatever places can give the next byte. */
 export class Download {
@@ -135,7 +138,7 @@ export class Download {
           headers: {accept: `${mediaType}, */*`, ...(before > 0 && ranges ? {range: `bytes=${before}-`} : {})},
           realm,
           signal: this.#signal,
-          onBody: (head, on) => this.#receive(head, on),
+          onBody: (head, on) => this.#receive(head, on, before > 0 && ranges),
           restartable: false,
           hasNext,
           checked: true,
@@ -150,6 +153,10 @@ export class Download {
         broken = new WireError('broken');
         broken.url = reply.on.url;
       } catch (err) {
+        if (err instanceof OtherRange) {
+          ranges = false;
+          continue;
+        }
         if (!(err instanceof WireError)) throw err;
         broken = err;
       }
@@ -173,21 +180,25 @@ export class Download {
     return refusal({...on, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B promised`);
   }
 
-  /** Checks how an answer begins, and takes its body from there. */
-  #receive(head: Head, on: Attempt): BodySink {
-    checkEncoding(head, on);
+  /**
+   * Checks how an answer begins, and takes its body from there.
+   *
+   * @param asked for a range; where its answer cannot be used, the whole is asked for instead
+   * @throws OtherRange
+   */
+  #receive(head: Head, on: Attempt, asked: boolean): BodySink {
     const {size} = this.#desc;
+    const range = head.headers['content-range'];
     const partial = head.status === 206;
-    const range = partial ? parseContentRange(head.headers['content-range']) : {start: 0, total: lengthOf(head)};
-    // RFC 9110, 14.2: a server may ignore Range, then the answer is 200 and begins at the beginning.
-    if (range === undefined || (partial && range.start !== this.#offset)) {
-      throw refusal(
-        {...on, bytesDone: this.#offset},
-        `asked for bytes from ${this.#offset}, got ${JSON.stringify(head.headers['content-range'] ?? '')}`,
-      );
+    // A part of an encoded body is not one of ours.
+    if (partial && !(isRangeFrom(this.#offset, size, range) && encodingsOf(head).length === 0)) {
+      if (asked) throw new OtherRange();
+      throw refusal({...on, bytesDone: this.#offset}, `asked for all bytes, got ${JSON.stringify(range ?? 'a part')}`);
     }
-    if (range.total !== undefined && range.total !== size) throw this.#wrongSize(on, `${range.total} B`);
-    let skip = this.#offset - range.start;
+    const total = partial ? size : lengthOf(head);
+    if (total !== undefined && total !== size) throw this.#wrongSize(on, `${total} B`);
+    // RFC 9110, 14.2: a server may ignore Range, then the answer is 200 and begins at the beginning.
+    let skip = partial ? 0 : this.#offset;
     return (chunk) => {
       let bytes = chunk;
       if (skip > 0) {

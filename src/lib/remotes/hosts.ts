@@ -16,10 +16,6 @@ const PROBE_TIMEOUT_MS = 10_000;
 export const isLoopback = (hostname: string): boolean =>
   hostname === 'localhost' || hostname === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(hostname);
 
-/** True for addresses that only the machine's own surroundings answer, such as a cloud's metadata service. */
-export const isLinkLocal = (hostname: string): boolean =>
-  /^169\.254\.\d+\.\d+$/.test(hostname) || /^\[fe[89ab][0-9a-f]:/.test(hostname) || hostname === '[fd00:ec2::254]';
-
 export interface HostsOptions {
   readonly plainHTTP: boolean;
   readonly connectTimeoutMs: number;

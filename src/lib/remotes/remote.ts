@@ -29,7 +29,8 @@ import {Transport} from './transport.ts';
 export function openRemote(options: RemoteOptions = {}, sources: RemoteSources = {}): Remote {
   const connectTimeoutMs = options.connectTimeoutMs ?? 30_000;
   const stallTimeoutMs = options.stallTimeoutMs ?? 30_000;
-  const transport = new Transport({connectTimeoutMs, stallTimeoutMs, skipVerify: options.skipVerify ?? false});
+  const {network} = sources;
+  const transport = new Transport({connectTimeoutMs, stallTimeoutMs, skipVerify: options.skipVerify ?? false, network});
   const {hostsDirs, onDebug} = options;
   const named = new Set<string>();
   const session = new Session(transport, sources.credentials ?? staticCredentials(options, named), {
@@ -118,7 +119,10 @@ class RegistryRemote implements Remote {
         const what = named(desc);
         const download = new Download(this.#session, desc, what, sink, {...options, signal});
         if (download.done) return;
-        for (const place of foreignPlaces(desc)) if (await download.tryFrom(place)) return;
+        const foreign = foreignPlaces(desc);
+        // Which addresses may be asked is for the configuration to say.
+        if (foreign.length > 0) await this.#hostsOf(ref, what, signal);
+        for (const place of foreign) if (await download.tryFrom(place)) return;
         await this.#eachHost(
           ref,
           what,
@@ -135,6 +139,15 @@ class RegistryRemote implements Remote {
     await this.#transport.close();
   }
 
+  async #hostsOf({domain}: Pick<Reference, 'domain'>, what: string, signal: AbortSignal | undefined): Promise<readonly Host[]> {
+    this.#named.add(domain);
+    const [hosts] = await Promise.all([this.#hosts(domain, signal), this.#transport.open()]).catch((err: unknown) => {
+      throw err instanceof WireError ? wireFailure(err, {what, url: new URL(`https://${domain}`), attempt: 1}) : err;
+    });
+    for (const {origin} of hosts) this.#transport.allow(new URL(origin).hostname);
+    return hosts;
+  }
+
   /** The first host that can. One that did not answer before is passed over while there are others: it may cost its whole time-out each time. */
   async #eachHost<T>(
     {domain}: Reference,
@@ -144,10 +157,7 @@ class RegistryRemote implements Remote {
     use: (host: Host, hasNext: boolean) => Promise<T>,
     isFinal: () => boolean = () => false,
   ): Promise<T> {
-    this.#named.add(domain);
-    const [all] = await Promise.all([this.#hosts(domain, signal), this.#transport.open()]).catch((err: unknown) => {
-      throw err instanceof WireError ? wireFailure(err, {what, url: new URL(`https://${domain}`), attempt: 1}) : err;
-    });
+    const all = await this.#hostsOf({domain}, what, signal);
     const able = all.filter(({capabilities}) => needed.every((capability) => capabilities?.has(capability) ?? true));
     if (able.length === 0)
       throw new ErrdefsError('failed_precondition', `${what}: no host of ${domain} may ${needed.join(' and ')}`, {

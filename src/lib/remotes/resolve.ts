@@ -4,7 +4,7 @@ import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descri
 import {MAX_MANIFEST_BYTES} from '../oci/manifest.ts';
 import {DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import {Collector, checkEncoding, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, verify} from './answer.ts';
+import {Collector, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, verify} from './answer.ts';
 import type {Realm} from './auth.ts';
 import type {Host, Resolved} from './contract.ts';
 import {type Attempt, refusal} from './failure.ts';
@@ -72,7 +72,7 @@ export class Resolution {
     this.#refuseSchema1(mediaType);
     const size = lengthOf(reply);
     const digest = this.#headerDigest(reply);
-    if (!size || digest === undefined || SAYS_NOTHING.has(mediaType) || reply.headers['content-encoding'] !== undefined) return undefined;
+    if (!size || digest === undefined || SAYS_NOTHING.has(mediaType)) return undefined;
     if (size > MAX_MANIFEST_BYTES) throw refusal(reply.on, `a manifest of ${size} B, more than the ${MAX_MANIFEST_BYTES} B allowed`);
     return {mediaType, digest: this.#ref.digest ?? digest, size};
   }
@@ -97,7 +97,6 @@ export class Resolution {
   async #byGet(): Promise<Resolved> {
     const collector = new Collector();
     const reply = await this.#send('GET', (head, on) => {
-      checkEncoding(head, on);
       this.#refuseSchema1(mediaTypeOf(head));
       return collector.start(head, MAX_MANIFEST_BYTES, on, `more than the ${MAX_MANIFEST_BYTES} B that a manifest may have`);
     });

@@ -1,10 +1,12 @@
 /** A request until its final answer: redirects, challenges, repeats. */
 import {setTimeout as sleep} from 'node:timers/promises';
 import {type ErrdefsError, wrap} from '../errdefs.ts';
-import {Authorizer, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
+import {Authorizer, isStrangeAddress, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
 import type {CredentialSource, Host} from './contract.ts';
+import {decode} from './encoding.ts';
 import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './failure.ts';
+import {answersTLS} from './probe.ts';
 import {ATTEMPTS, ATTEMPTS_BEFORE_NEXT, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
 import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
 
@@ -46,6 +48,8 @@ const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 /** What is read of a body that is not the one that was asked for. */
 const ERROR_BODY_LIMIT = 8 * 1024;
 const TOKEN_LIMIT = 128 * 1024;
+/** The most that it may take to find out why a plain request failed. */
+const PROBE_TIMEOUT_MS = 2000;
 
 /** @returns a sink that keeps what comes first */
 export function collect(chunks: Buffer[], limit: number): BodySink {
@@ -69,6 +73,14 @@ export class Session {
   readonly #transport: Transport;
   readonly #options: SessionOptions;
   readonly #authorizer: Authorizer;
+  /** Origins that have answered. */
+  readonly #seen = new Set<string>();
+  /** Origins that have at least taken a connection: one that is refused or unresolved later may be restarting. */
+  readonly #reached = new Set<string>();
+  /** Origins whose verdict on a connection has been asked for. */
+  readonly #asked = new Set<string>();
+  /** Whether an origin of plain HTTP speaks TLS. */
+  readonly #secure = new Map<string, Promise<boolean>>();
   /** When an origin that asked for patience may be asked again, in milliseconds of `performance.now()`. */
   readonly #notBefore = new Map<string, number>();
 
@@ -78,9 +90,17 @@ export class Session {
     this.#authorizer = new Authorizer(
       {
         exchange: (request) => this.#askToken(request),
-        refused: ({what, url}, {status, body}, credentials) =>
-          refusedBy({from: 'token server', status, body, credentials, insufficientScope: false}, {what, url, attempt: 1}, (text) =>
-            this.#authorizer.redact(text),
+        refused: ({what, host, url}, {status, body, home}, credentials) =>
+          refusedBy(
+            {
+              from: 'token server',
+              status,
+              body: home && !isStrangeAddress(url, host) ? body : Buffer.alloc(0),
+              credentials,
+              insufficientScope: false,
+            },
+            {what, url, attempt: 1},
+            (text) => this.#authorizer.redact(text),
           ),
       },
       source,
@@ -105,17 +125,50 @@ export class Session {
         const reply = await this.#follow(request, attempt, () => {
           started = true;
         });
+        // Servers of TLS answer so what is none.
+        if (reply.status === 400 && reply.on.url.protocol === 'http:' && (await this.#speaksTLS(reply.on.url)))
+          throw wireFailure(new WireError('secure'), reply.on);
         pause = hasNext ? undefined : this.#pauseAfter(reply, attempt);
         if (pause === undefined) return reply;
       } catch (err) {
         if (signal?.aborted) throw interruption(what, signal.reason);
         if (!(err instanceof WireError)) throw err;
         if (started && !restartable) throw err;
-        if (!WIRE[err.kind].temporary || attempt >= attempts) throw wireFailure(err, {what, url, attempt});
+        const at = err.url ?? url;
+        if (WIRE[err.kind].temporary) this.#reached.add(at.origin);
+        const reason = await this.#reasonOf(err, at, request.realm?.host ?? request.host);
+        if (reason !== undefined) throw wireFailure(reason, {what, url: at, attempt});
+        if (!this.#isTemporary(err, at) || attempt >= attempts) throw wireFailure(err, {what, url, attempt});
         pause = backoff(attempt, this.#options.backoffMs);
       }
       await this.pause(pause, what, signal);
     }
+  }
+
+  #isTemporary({kind}: WireError, {origin}: URL): boolean {
+    const {temporary, restart = false}: {readonly temporary: boolean; readonly restart?: boolean} = WIRE[kind];
+    return temporary || (restart && this.#reached.has(origin));
+  }
+
+  /** Why an origin that has never answered hangs up, or talks nonsense; undefined when that cannot be found out. Looked for once. */
+  async #reasonOf(err: WireError, url: URL, host: Host | undefined): Promise<WireError | undefined> {
+    const {origin, protocol} = url;
+    if ((err.kind !== 'broken' && err.kind !== 'garbled') || this.#seen.has(origin)) return undefined;
+    if (protocol === 'http:') return (await this.#speaksTLS(url)) ? new WireError('secure', err.cause) : undefined;
+    if (this.#asked.has(origin)) return undefined;
+    this.#asked.add(origin);
+    const verdict = await this.#transport.verdict(url, host?.connection);
+    return verdict instanceof WireError && verdict.kind === 'client_certificate' ? verdict : undefined;
+  }
+
+  /** Whether a port that was asked in plain HTTP speaks TLS. */
+  #speaksTLS({origin, hostname, port}: URL): Promise<boolean> {
+    let answer = this.#secure.get(origin);
+    if (answer === undefined) {
+      answer = answersTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port || 80), PROBE_TIMEOUT_MS, this.#transport.lookup);
+      this.#secure.set(origin, answer);
+    }
+    return answer;
   }
 
   /** @throws canceled or deadline_exceeded by the signal */
@@ -207,10 +260,12 @@ export class Session {
         signal,
         onHead: (got) => {
           head = got;
+          this.#seen.add(url.origin);
+          this.#reached.add(url.origin);
           this.#debug(method, url, () => `${got.status} after ${Math.round(performance.now() - started)} ms`);
           if (got.status >= 300) return collect(chunks, ERROR_BODY_LIMIT);
           onStart();
-          return onBody(got, on);
+          return decode(got, on, onBody(got, on));
         },
       });
       await exchange.catch((err: unknown) => {
@@ -265,7 +320,8 @@ export class Session {
       restartable: true,
       checked: false,
     });
-    return {status: reply.status, body: reply.status < 300 ? Buffer.concat(chunks) : reply.body};
+    const {status, home} = reply;
+    return {status, home, body: status < 300 ? Buffer.concat(chunks) : reply.body};
   }
 }
 

