@@ -386,7 +386,8 @@ class Batches {
   /** Index of the slot that is being filled, and its bytes so far. */
   #slot = 0;
   #filled = 0;
-  #flushed = performance.now();
+  /** Runs while bytes wait for a slot to be full: the next ones may be long in coming. */
+  #flushSoon: NodeJS.Timeout | undefined;
   /** What did not fit any more, and whoever waits until it does. */
   #rest: Uint8Array = new Uint8Array(0);
   #drained: (() => void) | undefined;
@@ -405,7 +406,7 @@ class Batches {
 
   write(chunk: Uint8Array): void | Promise<void> {
     const rest = this.#put(chunk);
-    if (performance.now() - this.#flushed >= BATCH_MS) this.flush();
+    if (this.#filled > 0) this.#flushSoon ??= setTimeout(() => this.flush(), BATCH_MS);
     if (this.#behind < this.#ring.slots || this.#stopped) return;
     this.#rest = Uint8Array.prototype.slice.call(rest);
     return new Promise((resolve) => {
@@ -427,7 +428,8 @@ class Batches {
   }
 
   flush(): void {
-    this.#flushed = performance.now();
+    clearTimeout(this.#flushSoon);
+    this.#flushSoon = undefined;
     if (this.#filled === 0) return;
     for (const reader of this.#readers) this.#underWay[reader]++;
     this.#send(this.#filled);
@@ -456,6 +458,7 @@ class Batches {
   /** Nobody takes any more: whoever waits goes on. */
   stop(): void {
     this.#stopped = true;
+    clearTimeout(this.#flushSoon);
     this.#resume();
   }
 
