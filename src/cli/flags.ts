@@ -71,4 +71,9 @@ export const REGISTRY_FLAGS = {
     description: "directory with each registry's hosts.toml or certificates; by default containerd's and docker's certs.d",
   }),
   refresh: Flags.string({helpValue: 'TOKEN', description: "the registry's refresh token"}),
+  'stall-timeout': duration({
+    default: 30_000,
+    defaultHelp: async () => '30s',
+    description: 'how long a registry may send nothing before the request is repeated; 0 means no limit',
+  }),
 };

@@ -13,6 +13,7 @@ interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 
   readonly user: string | undefined;
   readonly 'password-stdin': boolean;
   readonly refresh: string | undefined;
+  readonly 'stall-timeout': number;
   readonly 'hosts-dir': string | undefined;
 }
 
@@ -33,6 +34,7 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
       onDebug: flags.debug ? onDebug : undefined,
     }),
     connectTimeoutMs: flags['connect-timeout'],
+    stallTimeoutMs: flags['stall-timeout'],
   };
 }
 

@@ -2,6 +2,7 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../cli/base.ts';
 import {count, label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/flags.ts';
+import {lines} from '../cli/output.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry.ts';
 import {defined, parseLabels} from '../cli/values.ts';
@@ -45,6 +46,7 @@ export default class Pull extends BaseCommand {
         signal: this.signal,
       });
       progress.finish(result);
+      if (!flags.json) this.context.stderr(lines(result.warnings.map((warning) => `${this.context.program}: warning: ${warning}`)));
       if (flags.quiet) this.print(result.image.name);
       if (flags['print-chainid']) this.list(result.unpacked, ({chainID}) => chainID);
       return result;

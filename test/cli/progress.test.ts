@@ -26,6 +26,7 @@ const result: PullResult = {
   transferredBytes: 102_445_875,
   elapsedMs: 900,
   unpacked: [{platform: 'linux/amd64', chainID: digest(9), snapshotter: 'native'}],
+  warnings: [],
 };
 
 describe('closing lines', () => {

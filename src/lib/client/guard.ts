@@ -90,6 +90,7 @@ const registry: Members<RegistryOptions> = {
   credentials: options<{username: string; password: string}>({username: text, password: text}),
   refreshToken: optional(text),
   connectTimeoutMs: optional(amount),
+  stallTimeoutMs: optional(amount),
   hostsDir: optional(text),
   onDebug: optional(callback),
 };

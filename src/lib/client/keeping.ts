@@ -26,6 +26,9 @@ export type FromKeeping =
   | {readonly type: 'done'}
   | {readonly type: 'error'; readonly error: ThreadError};
 
+/** Those who wait for the blob see by its time that somebody works on it, while no bytes come; in milliseconds. */
+const TOUCH_MS = 1000;
+
 /** Keeps one blob, from the slots of a ring. */
 export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Ring, port: Port<FromKeeping, ToKeeping>): void {
   let ingest: Ingest | undefined;
@@ -48,9 +51,13 @@ export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Rin
     const opened = Ingest.reopen(ingestPath, expected, what);
     ingest = opened;
     // Others have their turn: an earlier attempt may have left gigabytes.
+    let touched = performance.now();
     for (const _ of opened.existing()) {
       await setImmediate();
       if (ingest === undefined) return;
+      if (performance.now() - touched < TOUCH_MS) continue;
+      touched = performance.now();
+      opened.touch();
     }
     port.postMessage({type: 'started', offset: opened.offset});
   };

@@ -11,10 +11,10 @@ import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
 import type {ViewPlace} from '../runtime/view.ts';
-import {downloadKey} from '../store/blobs.ts';
 import {type Backing, indexTar} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
+import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-lock.ts';
 import {findLayer, openScratchPlace, openTrees} from './layers.ts';
 import type {Laid} from './laying.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
@@ -42,7 +42,7 @@ export interface MaterialiseOptions {
   readonly maxConcurrentDownloads: number;
   /** Where something may be mounted for a moment; below the state that ends with the boot. */
   readonly scratchDir: string;
-  /** How long to wait for another process that shows no sign of life while it has a blob that is wanted here, in milliseconds. */
+  /** How long to wait for another process that makes no progress with a blob that is wanted here, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly onEvent: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
@@ -162,8 +162,7 @@ class Materialisation {
     const {plan, store, source} = this.#o;
     const missing = source === undefined ? [] : plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
     if (missing.length === 0) return;
-    const begun = ({digest}: Descriptor): number => store.blobs.ingestState(downloadKey(digest))?.offset ?? 0;
-    const needed = missing.reduce((sum, blob) => sum + Math.max(blob.size - begun(blob), 0), 0);
+    const needed = missing.reduce((sum, blob) => sum + Math.max(blob.size - bytesHere(store, blob.digest), 0), 0);
     requireRoom(store.layout.root, needed, 'download');
   }
 
@@ -200,16 +199,14 @@ class Materialisation {
   async #fetch(blob: Descriptor, layer: PlannedLayer | undefined): Promise<void> {
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
     const {store, lockTimeoutMs} = this.#o;
-    const key = downloadKey(blob.digest);
-    let following: NodeJS.Timeout | undefined;
-    const follow = (): void => {
+    using lock = await lockDownload(store, blob, {
+      timeoutMs: lockTimeoutMs,
+      purpose: `download of ${blob.digest}`,
+      signal: this.#signal,
       // Somebody else gets it: his progress is ours.
-      this.#emit(blob, 'waiting', 0);
-      following = setInterval(() => this.#emit(blob, 'waiting', store.blobs.ingestState(key)?.offset ?? 0), 2.5 * PROGRESS_MS);
-    };
-    using _lock = await store.blobs
-      .lock(key, {timeoutMs: lockTimeoutMs, whileAlive: true, purpose: `download of ${blob.digest}`, signal: this.#signal, onWait: follow})
-      .finally(() => clearInterval(following));
+      onWait: (offset) => this.#emit(blob, 'waiting', offset),
+    });
+    const {key} = lock;
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
     try {
       await this.#obtain(blob, layer, key);
@@ -221,7 +218,7 @@ class Materialisation {
     }
   }
 
-  /** @param key as `downloadKey`; its lock is held */
+  /** @param key of the ingest, whose lock is held */
   async #obtain(blob: Descriptor, layer: PlannedLayer | undefined, key: string): Promise<void> {
     const {store, namespace} = this.#o;
     const here = store.blobs.has(blob);
@@ -234,6 +231,7 @@ class Materialisation {
         : undefined;
     if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, [], false);
     const begin = (): Extract<LayerJob['source'], {readonly kind: 'network'}> => {
+      copyProgress(store, blob.digest, key);
       const ingestPath = store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size});
       return {kind: 'network', ingestPath, expected: blob, isNew: !existsSync(ingestPath)};
     };
@@ -246,6 +244,7 @@ class Materialisation {
     if (!here) {
       this.#emit(blob, 'committing', blob.size);
       store.blobs.publish(key, blob.digest, {settle: false});
+      discardOthers(store, blob.digest, key);
     }
     if (unpack !== undefined && laid !== undefined) {
       if (isIndependent(laid)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
@@ -391,9 +390,8 @@ class Materialisation {
   async #redo(layer: PlannedLayer, below: readonly string[], trees: readonly string[]): Promise<void> {
     const {store, lockTimeoutMs} = this.#o;
     const snapshotter = this.#o.snapshotter!;
-    using _lock = await store.blobs.lock(downloadKey(layer.blob.digest), {
+    using _lock = await lockDownload(store, layer.blob, {
       timeoutMs: lockTimeoutMs,
-      whileAlive: true,
       purpose: `unpacking of ${layer.blob.digest}`,
       signal: this.#signal,
     });

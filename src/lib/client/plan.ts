@@ -48,6 +48,8 @@ export interface Plan {
   readonly manifests: readonly PlannedManifest[];
   /** Layers, and configs of what is not an image; each once. */
   readonly blobs: readonly Descriptor[];
+  /** What a person should know of the choice; absent where there was none. */
+  readonly warnings?: readonly string[];
 }
 
 /** What to take where an image offers several platforms. */
@@ -83,7 +85,8 @@ export const MAX_DOCUMENTS = 10_000;
 export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;
 
 /**
- * Reads the documents below `root` and chooses among the platforms.
+ * Reads the documents below `root` and chooses among the platforms of an index. A manifest that is not in an index is taken whatever its
+ * platform, with a warning.
  *
  * @throws not_found nothing matches; the hint names what is offered
  * @throws invalid_argument a document is malformed, or too large, or nested too deep
@@ -93,6 +96,7 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
   const documents = new Map<Digest, {descriptor: Descriptor; bytes: Buffer; labels: Labels}>();
   const manifests: PlannedManifest[] = [];
   const blobs = new Map<Digest, Descriptor>();
+  const warnings: string[] = [];
   let size = 0;
 
   const read = (desc: Descriptor, limit: number): Promise<Buffer> => {
@@ -138,13 +142,16 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
       return;
     }
     const image = planImage(desc, manifest, parseImageConfig(configBytes, manifest.config));
-    if (depth === 1 && !platforms.all && !platforms.matchers.some((m) => m.match(image.platform)))
-      throw noMatch(platforms, [image.platform], 'manifest');
+    // An image that is not an index leaves nothing to choose: ctr takes it as it is, podman with a warning.
+    const {os, architecture} = image.platform;
+    const isNamed = os !== '' && architecture !== '';
+    if (depth === 1 && isNamed && !platforms.all && !platforms.matchers.some((m) => m.match(image.platform)))
+      warnings.push(`the image is for ${formatPlatform(image.platform)} only, not for ${platforms.wanted}`);
     manifests.push({descriptor: desc, manifest, image});
   };
 
   await visit(root, 1);
-  return {root, documents, manifests, blobs: [...blobs.values()]};
+  return {root, documents, manifests, blobs: [...blobs.values()], warnings};
 }
 
 function planImage(desc: Descriptor, manifest: Manifest, config: ImageConfig): PlannedImage {
@@ -168,16 +175,15 @@ function choose(offered: readonly Descriptor[], platforms: PlatformChoice): read
       throw noMatch(
         platforms,
         offered.flatMap(({platform}) => platform ?? []),
-        'index',
       );
     chosen.add(best);
   }
   return [...chosen];
 }
 
-function noMatch({wanted}: PlatformChoice, offered: readonly Platform[], where: string): ErrdefsError {
+function noMatch({wanted}: PlatformChoice, offered: readonly Platform[]): ErrdefsError {
   const names = [...new Set(offered.filter(({os}) => os !== 'unknown').map(formatPlatform))].sort();
-  return new ErrdefsError('not_found', `platform ${wanted} in ${where}`, {
+  return new ErrdefsError('not_found', `platform ${wanted} in index`, {
     hint: names.length === 0 ? 'it offers no platform' : `it offers ${names.join(', ')}; choose with --platform`,
     details: {wanted, offered: names},
   });

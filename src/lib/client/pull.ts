@@ -81,7 +81,9 @@ class Pull {
         documents?.release();
       }
       const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
-      return {image, transferredBytes: this.#transferred, elapsedMs: performance.now() - started, unpacked: this.#unpacked(plan)};
+      const {warnings = []} = plan;
+      const elapsedMs = performance.now() - started;
+      return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
     } finally {
       await remote.close();
     }
@@ -90,7 +92,7 @@ class Pull {
   /**
    * Documents cross the wire once, too: who wants the same image waits until another has them here, or has failed.
    *
-   * @returns `undefined` when they are here
+   * @returns `undefined` when they are here, or when the other one takes too long
    */
   async #lockDocuments(root: Descriptor): Promise<Lock | undefined> {
     const {blobs} = this.#store;
@@ -98,13 +100,18 @@ class Pull {
     // There will be layers to unpack: threads start while the documents come.
     this.#context.workers.warm();
     this.#store.prepare();
-    return blobs.lock(downloadKey(root.digest), {
-      timeoutMs: this.#context.lockTimeoutMs,
-      whileAlive: true,
-      purpose: `download of ${root.digest}`,
-      onWait: () => this.#emit({ref: refOf(root), status: 'waiting', offset: 0, total: root.size}),
-      ...this.#signalOption(),
-    });
+    return blobs
+      .lock(downloadKey(root.digest), {
+        timeoutMs: this.#context.lockTimeoutMs,
+        purpose: `download of ${root.digest}`,
+        onWait: () => this.#emit({ref: refOf(root), status: 'waiting', offset: 0, total: root.size}),
+        ...this.#signalOption(),
+      })
+      .catch((err: unknown) => {
+        // Its holder makes no progress; two that write the same documents do no harm.
+        if (is(err, 'unavailable')) return undefined;
+        throw err;
+      });
   }
 
   async #lease(plan: Plan): Promise<void> {

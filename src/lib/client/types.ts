@@ -67,6 +67,8 @@ export interface RegistryOptions {
   readonly refreshToken?: string;
   /** Bounds each connection, in milliseconds. Default 30 000. */
   readonly connectTimeoutMs?: number;
+  /** How long a registry may send nothing, or next to nothing, before its connection counts as broken, in milliseconds; 0 is no bound. Default 30 000. */
+  readonly stallTimeoutMs?: number;
   /**
    * Directory with a `hosts.toml` or certificates for each registry, as docs/HOSTS.md has it; none when empty. Default:
    * `BERTH_HOSTS_DIR`, else containerd's and docker's.
@@ -99,6 +101,8 @@ export interface PullResult {
   readonly elapsedMs: number;
   /** Chain IDs that are unpacked now, one a platform; empty with `unpack: false`. */
   readonly unpacked: readonly {readonly platform: string; readonly chainID: Digest; readonly snapshotter: string}[];
+  /** Such as an image that is for another platform. */
+  readonly warnings: readonly string[];
 }
 
 /** A row of `images ls`. */

@@ -7,6 +7,7 @@ import {
   fsync,
   fsyncSync,
   ftruncateSync,
+  futimesSync,
   openSync,
   readFileSync,
   readSync,
@@ -415,6 +416,11 @@ export class Ingest {
       yield chunk;
     }
     this.#flushed = this.#offset;
+  }
+
+  /** Shows that somebody works on it, while nothing is written. */
+  touch(): void {
+    futimesSync(this.#fd, new Date(), new Date());
   }
 
   /** Bytes so far: where the download goes on. */

@@ -1,0 +1,295 @@
+/**
+ * Registries that fail, and what a pull keeps whatever they do: faults × the request that they befall × authentication × what becomes
+ * of ranges × connections that end with each answer, generated. A pull succeeds with the right digests, or ends within its budget with
+ * a class of the table; another pull of the same blobs, whose registry is healthy, is not held up; bytes that have come are not asked
+ * for again; and the next pull has all.
+ *
+ * By default a sample, with `BERTH_TEST_TORTURE=1` all.
+ */
+import assert from 'node:assert/strict';
+import {randomBytes, randomInt} from 'node:crypto';
+import {readdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {gzipSync} from 'node:zlib';
+import type {Client, PullResult} from '../../../src/lib/client/types.ts';
+import {type Code, resolve} from '../../../src/lib/errdefs.ts';
+import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
+import {downloadKey} from '../../../src/lib/store/blobs.ts';
+import {sizeOf} from '../../e2e/rig.ts';
+import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
+import {is, newClient, type Scope, TORTURE, temporaryDirectory} from '../../helpers.ts';
+import {file, tar} from '../../tartest.ts';
+
+const LAYER = 200_000;
+const MIDDLE = 80_000;
+/** The most that a pull may take, in milliseconds: five requests, their stalls, and pauses of 4.5 s; the rest is for a busy machine. */
+const BUDGET_MS = 60_000;
+const LOCK_TIMEOUT_MS = 300;
+/** Of a pull whose registry fails, and of one whose registry does not. */
+const STALL_MS = 500;
+const PATIENT_MS = 600_000;
+
+interface Kind {
+  /** At the beginning of an answer. */
+  readonly start: Fault;
+  /** In the middle of a layer; absent where that is no different. */
+  readonly middle?: Fault;
+  /** What a pull may end with while the fault lasts; empty where it has to succeed even so. */
+  readonly codes: readonly Code[];
+  /** What befalls a request or two only is overcome. */
+  readonly isTransient: boolean;
+}
+
+const html = Buffer.from('<html>sign in</html>');
+const KINDS: Readonly<Record<string, Kind>> = {
+  silence: {start: {stallAt: -1}, middle: {stallAt: MIDDLE}, codes: ['unavailable'], isTransient: true},
+  reset: {start: {resetAt: -1}, middle: {resetAt: MIDDLE}, codes: ['unavailable'], isTransient: true},
+  cut: {start: {truncateAt: 0}, middle: {truncateAt: MIDDLE}, codes: ['unavailable'], isTransient: true},
+  restart: {start: {restartAt: -1, restartMs: 300}, middle: {restartAt: MIDDLE, restartMs: 300}, codes: ['unavailable'], isTransient: true},
+  '500': {start: {status: 500}, codes: ['unavailable'], isTransient: true},
+  '503': {start: {status: 503, headers: {'retry-after': '0'}}, codes: ['unavailable'], isTransient: true},
+  '429': {start: {status: 429, code: 'TOOMANYREQUESTS'}, codes: ['resource_exhausted'], isTransient: true},
+  '401': {start: {status: 401, code: 'UNAUTHORIZED'}, codes: ['unauthenticated'], isTransient: false},
+  '403': {start: {status: 403, code: 'DENIED'}, codes: ['permission_denied'], isTransient: false},
+  // Of a token server it says nothing about an image.
+  '404': {start: {status: 404, code: 'NAME_UNKNOWN'}, codes: ['not_found', 'unauthenticated'], isTransient: false},
+  page: {
+    start: {headers: {'content-type': 'text/html', 'content-length': String(html.length), 'docker-content-digest': null}, body: () => html},
+    codes: ['failed_precondition'],
+    isTransient: false,
+  },
+  'other bytes': {
+    start: {body: (right) => Buffer.concat([right.subarray(0, -1), Buffer.from([right.at(-1)! ^ 1])])},
+    codes: ['failed_precondition', 'invalid_argument'],
+    isTransient: false,
+  },
+  gzip: {start: {encoding: 'gzip'}, codes: [], isTransient: true},
+  zstd: {start: {encoding: 'zstd'}, codes: [], isTransient: true},
+  slowness: {start: {delayMs: 2 * STALL_MS}, codes: ['unavailable'], isTransient: true},
+};
+
+const PHASES = ['resolve', 'token', 'manifest', 'config', 'layer', 'middle of the layer'] as const;
+const AUTHS = ['none', 'token', 'basic'] as const;
+const RANGES = ['honoured', 'ignored', 'wrong'] as const;
+
+interface Case {
+  readonly kind: string;
+  readonly phase: (typeof PHASES)[number];
+  readonly auth: (typeof AUTHS)[number];
+  readonly ranges: (typeof RANGES)[number];
+  readonly closes: boolean;
+  readonly lasts: boolean;
+}
+
+const nameOf = ({kind, phase, auth, ranges, closes, lasts}: Case): string =>
+  `${kind} at ${phase}${lasts ? ', for good' : ', once'}; auth ${auth}, ranges ${ranges}${closes ? ', closing' : ''}`;
+
+const CASES: readonly Case[] = Object.entries(KINDS).flatMap(([kind, {middle, isTransient, codes}]) =>
+  PHASES.flatMap((phase) =>
+    AUTHS.flatMap((auth) =>
+      RANGES.flatMap((ranges) =>
+        [false, true].flatMap((closes) => [false, true].map((lasts) => ({kind, phase, auth, ranges, closes, lasts}))),
+      ),
+    ),
+  ).filter(
+    ({phase, auth, ranges, lasts}) =>
+      (phase !== 'token' || auth === 'token') &&
+      (phase !== 'middle of the layer' || middle !== undefined) &&
+      (lasts || (isTransient && codes.length > 0)) &&
+      // Ranges are asked for where a layer breaks off.
+      (phase === 'middle of the layer' || ranges === 'honoured'),
+  ),
+);
+
+/** What only a lock that is overtaken ends, at every request. */
+const isCore = ({kind, auth, ranges, closes, lasts, phase}: Case): boolean =>
+  kind === 'silence' && auth === (phase === 'token' ? 'token' : 'none') && ranges === 'honoured' && closes && lasts;
+
+/** The same for the same seed. */
+function sample<T>(items: readonly T[], count: number, seed: number): readonly T[] {
+  let state = seed;
+  const left = [...items];
+  return Array.from({length: count}, () => {
+    // Numerical Recipes' linear congruential generator.
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return left.splice(Math.floor((state / 2 ** 32) * left.length), 1)[0]!;
+  });
+}
+
+const login = {username: 'me', password: 'open sesame'};
+const OPTIONS: Readonly<Record<Case['auth'], FakeOptions>> = {
+  none: {},
+  token: {auth: {kind: 'token', login}},
+  basic: {auth: {kind: 'basic', login}},
+};
+
+/** Waits for one of them. */
+async function until(what: () => boolean, timeoutMs: number): Promise<void> {
+  for (const end = performance.now() + timeoutMs; !what() && performance.now() < end; ) await sleep(5);
+}
+
+type Outcome = {readonly result: PullResult} | {readonly err: unknown};
+
+class Trial {
+  readonly #case: Case;
+  readonly #name: string;
+  readonly #client: Client;
+  readonly #ingests: string;
+  readonly #layer = gzipSync(tar(file('f', randomBytes(LAYER))), {level: 0});
+  readonly #config;
+
+  constructor(client: Client, root: string, tried: Case, name: string) {
+    this.#case = tried;
+    this.#name = name;
+    this.#client = client;
+    this.#ingests = join(root, 'content/ingest');
+    const tree = tar(file('f', Buffer.alloc(0)));
+    this.#config = {architecture: 'amd64', os: 'linux', rootfs: {type: 'layers', diff_ids: [digestOf(tree)]}};
+  }
+
+  async #registry(scope: Scope, options: FakeOptions = {}): Promise<FakeRegistry> {
+    const registry = await startFakeRegistry(scope, options);
+    const config = registry.addBlob(Buffer.from(JSON.stringify(this.#config)), 'application/vnd.oci.image.config.v1+json');
+    const layer = registry.addBlob(this.#layer, `${OCI_LAYER}+gzip`);
+    const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+    registry.addManifest('team/app', {schemaVersion: 2, mediaType, config, layers: [layer]}, mediaType, 'v1');
+    return registry;
+  }
+
+  get #onDisk(): number {
+    return sizeOf(join(this.#ingests, downloadKey(digestOf(this.#layer)), 'data'));
+  }
+
+  #pull(namespace: string, {host}: FakeRegistry, stallTimeoutMs: number, signal?: AbortSignal): Promise<Outcome> {
+    return this.#client
+      .namespace(namespace)
+      .pull(`${host}/team/app:v1`, {unpack: false, credentials: login, stallTimeoutMs, ...(signal && {signal})})
+      .then(
+        (result) => ({result}),
+        (err: unknown) => ({err}),
+      );
+  }
+
+  async run(scope: Scope): Promise<void> {
+    const {kind, phase, auth, ranges, closes, lasts} = this.#case;
+    const {start, middle, codes, isTransient} = KINDS[kind]!;
+    const [faulty, healthy] = await Promise.all([this.#registry(scope, {...OPTIONS[auth], ranges, closes}), this.#registry(scope)]);
+    const path = {
+      resolve: /manifests\/v1/,
+      token: /^\/token/,
+      manifest: /manifests\/sha256/,
+      config: new RegExp(`blobs/${digestOf(Buffer.from(JSON.stringify(this.#config)))}`),
+      layer: new RegExp(`blobs/${digestOf(this.#layer)}`),
+      'middle of the layer': new RegExp(`blobs/${digestOf(this.#layer)}`),
+    }[phase];
+    faulty.fault({...(phase === 'middle of the layer' ? middle : start), path, times: lasts ? Number.POSITIVE_INFINITY : 1});
+
+    // One that is silent for good is waited for as long as it takes the others.
+    const isSilent = kind === 'silence' && lasts && closes;
+    const patience = new AbortController();
+    const begun = performance.now();
+    const first = this.#pull(`${this.#name}-a`, faulty, isSilent ? PATIENT_MS : STALL_MS, patience.signal);
+    let over = false;
+    void first.then(() => {
+      over = true;
+    });
+    await until(() => over || (faulty.faulted > 0 && (phase !== 'middle of the layer' || this.#onDisk >= MIDDLE)), 5000);
+
+    const before = kind === 'other bytes' ? 0 : this.#onDisk;
+    // One that is silent would keep it for ten minutes.
+    const second = await this.#pull(`${this.#name}-b`, healthy, PATIENT_MS, AbortSignal.timeout(BUDGET_MS));
+    if ('err' in second) throw second.err;
+    const sent = healthy.bytesSent(new RegExp(`blobs/${digestOf(this.#layer)}`));
+    assert.ok(sent <= this.#layer.length - before, `${sent} B came again, of ${this.#layer.length} B, though ${before} B were here`);
+
+    if (isSilent) patience.abort();
+    const outcome = await first;
+    const took = performance.now() - begun;
+    assert.ok(took < BUDGET_MS, `the pull took ${took} ms`);
+    const got = 'err' in outcome ? resolve(outcome.err) : 'ok';
+    if (isSilent) assert.ok(got === 'canceled' || got === 'ok', got);
+    else if (!lasts && isTransient) assert.equal(got, 'ok', String('err' in outcome && outcome.err));
+    else
+      assert.ok(
+        got === 'ok' || codes.includes(got),
+        `ended with ${got}, not ${codes}: ${'err' in outcome && (outcome.err as Error).stack}`,
+      );
+
+    const third = await this.#pull(`${this.#name}-a`, healthy, PATIENT_MS);
+    if ('err' in third) throw third.err;
+    assert.equal(third.result.transferredBytes, 0, 'all of it was here');
+  }
+}
+
+/** Cases at once: they mostly wait. */
+const LANES = 12;
+
+describe('a wire that is slow', () => {
+  for (const [what, fault, atLeast] of [
+    ['falls silent', {stallAt: 60_000}, 60_000],
+    ['brings a little at a time', {trickle: {bytes: 1000, everyMs: 30}}, 20_000],
+  ] as const satisfies readonly (readonly [string, Fault, number])[])
+    it(`and ${what} loses nothing that it has brought: it is on the disk within a moment`, async (t) => {
+      const registry = await startFakeRegistry(t);
+      const layer = randomBytes(300_000);
+      registry.addImage('team/app', 'v1', [layer], {
+        architecture: 'amd64',
+        os: 'linux',
+        rootfs: {type: 'layers', diff_ids: [digestOf(layer)]},
+      });
+      const path = new RegExp(digestOf(layer));
+      registry.fault({path, ...fault});
+      const root = temporaryDirectory(t, 'berth-root-');
+      const client = await newClient(t, {root});
+      const abort = new AbortController();
+      const pull = client
+        .namespace('default')
+        .pull(`${registry.host}/team/app:v1`, {unpack: false, stallTimeoutMs: PATIENT_MS, signal: abort.signal});
+      const ended = assert.rejects(pull, is('canceled'));
+      const data = join(root, 'content/ingest', downloadKey(digestOf(layer)), 'data');
+      await until(() => sizeOf(data) >= atLeast, 10_000);
+      // Less than a worker is given at once.
+      assert.ok(sizeOf(data) >= atLeast && sizeOf(data) <= registry.bytesSent(path), `${sizeOf(data)} B of ${registry.bytesSent(path)} B`);
+      assert.ok(registry.bytesSent(path) < layer.length, 'and the rest is still to come');
+      abort.abort();
+      await ended;
+    });
+});
+
+describe('a registry that fails', () => {
+  it('keeps a pull from nothing but its end', {timeout: TORTURE ? 3_000_000 : 300_000}, async (t) => {
+    const seed = randomInt(2 ** 31);
+    t.diagnostic(`seed ${seed}; ${CASES.length} cases`);
+    const chosen = TORTURE ? CASES : [...CASES.filter(isCore), ...sample(CASES, 24, seed)];
+    const root = temporaryDirectory(t, 'berth-root-');
+    const client = await newClient(t, {root, lockTimeoutMs: LOCK_TIMEOUT_MS});
+    const failures: string[] = [];
+    let next = 0;
+    const lane = async (): Promise<void> => {
+      while (next < chosen.length) {
+        const i = next++;
+        const endings: (() => void | Promise<void>)[] = [];
+        try {
+          await new Trial(client, root, chosen[i]!, `case${i}`).run({after: (fn) => void endings.push(fn)});
+        } catch (err) {
+          failures.push(`${nameOf(chosen[i]!)}: ${(err as Error).stack}`);
+        }
+        for (const end of endings.reverse()) await end();
+      }
+    };
+    await Promise.all(Array.from({length: LANES}, lane));
+    assert.deepEqual(failures, []);
+    const {findings} = await client.check({deep: true});
+    assert.deepEqual(
+      findings.filter(({severity}) => severity !== 'garbage'),
+      [],
+    );
+    assert.deepEqual(
+      readdirSync(join(root, 'content/ingest')).filter((name) => !name.startsWith('sha256-')),
+      [],
+      'what has overtaken is gone',
+    );
+  });
+});
