@@ -153,6 +153,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     createdAt: now,
     updatedAt: now,
   };
+  let overlaid = false;
   /** Of the snapshot that this run has made. */
   let layer: string | undefined;
   const begin = async (): Promise<readonly Mount[]> => {
@@ -168,7 +169,9 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     };
     const prepared = await snapshots.prepare(id, parent, {}, within, {transient: options.rm ?? false});
     layer = prepared.layer;
-    return snapshots.mounts(id);
+    const mounts = snapshots.mounts(id);
+    overlaid = mounts.some(({type}) => type === 'overlay');
+    return mounts;
   };
   const {exitStatus} = await runForeground({
     id,
@@ -194,6 +197,8 @@ async function runContainer(context: Context, namespace: string, ref: string, id
         });
       return spec;
     },
+  }).catch(async (err: unknown) => {
+    throw overlaid ? await explainMounts(err, store.layout.root) : err;
   });
   return {id, exitStatus};
 }
@@ -216,6 +221,15 @@ function refuseLiving({store}: Context, namespace: string, id: string): void {
   const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
   if (cgroup !== undefined && livingCgroups(namespace).has(cgroup))
     throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
+}
+
+/** The same error; or what `doctor` finds wrong with mounts in `root`, where it may be the reason. */
+async function explainMounts(err: unknown, root: string): Promise<unknown> {
+  if (!isErrdefs(err) || err.code !== 'failed_precondition') return err;
+  const {checkMounts} = await import('../runtime/doctor.ts');
+  const {status, detail, hint} = await checkMounts(root);
+  if (status === 'ok' || hint === undefined) return err;
+  return new ErrdefsError('failed_precondition', detail, {cause: err, hint, ...(err.details === undefined ? {} : {details: err.details})});
 }
 
 /** The image's labels that its containers get: none that containerd gives a meaning to. */

@@ -1,5 +1,5 @@
 /** Whether this machine can run containers, tried rather than guessed. */
-import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync} from 'node:fs';
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
@@ -50,8 +50,17 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
   }
 }
 
+/** What to do where containers cannot have a writable layer. */
+export const OVERLAY_HINT = 'use --snapshotter native, or a root on ext4 or xfs';
+
+/** OVERLAYFS_SUPER_MAGIC of statfs(2). */
+const OVERLAYFS = 0x794c7630;
+
+/** Whether a directory lies on overlayfs, as everything in most containers does: the kernel takes none for the writable layer of another. */
+export const isOnOverlay = (directory: string): boolean => statfsSync(directory).type === OVERLAYFS;
+
 /** Makes a mount namespace, and in it an overlay whose writable layer lies where snapshots do. */
-async function mountCheck(directory: string): Promise<Check> {
+export async function checkMounts(directory: string): Promise<Check> {
   const name = 'mounts';
   const missing = ['unshare', 'mount'].filter((program) => findProgram(program) === undefined);
   if (missing.length > 0)
@@ -84,8 +93,8 @@ async function mountCheck(directory: string): Promise<Check> {
     return {
       name,
       status: 'warning',
-      detail: `overlayfs does not work in ${directory}`,
-      hint: 'use --snapshotter native, or a root on ext4 or xfs',
+      detail: `overlayfs does not work in ${directory}${isOnOverlay(directory) ? ', which lies on overlayfs itself' : ''}`,
+      hint: OVERLAY_HINT,
     };
   } finally {
     rmSync(scratch, {recursive: true, force: true});
@@ -113,5 +122,5 @@ function cgroupCheck(): Check {
  * @param runtime as for `findRuntime`
  */
 export async function checkRuntime(directory: string, runtime?: string): Promise<readonly Check[]> {
-  return [await runtimeCheck(runtime), await mountCheck(directory), cgroupCheck()];
+  return [await runtimeCheck(runtime), await checkMounts(directory), cgroupCheck()];
 }

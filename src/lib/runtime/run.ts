@@ -292,7 +292,8 @@ async function supervise(run: ForegroundRun, runtime: Runtime, directory: string
   if (interruptions.stop !== undefined) return outcome(interruptions.stop);
   const {status, signal} = await chain.ended;
   if (status === null) throw new ErrdefsError('aborted', `the runtime was ended by ${signal}, the status of the container is not known`);
-  if (!existsSync(join(directory, 'init.pid'))) {
+  // Where somebody has removed the directory, the container most likely ran: what it wrote must not be taken for nothing.
+  if (existsSync(directory) && !existsSync(join(directory, 'init.pid'))) {
     const messages = runtimeErrors(join(directory, 'log.json'));
     throw new ErrdefsError('unknown', messages.at(-1) ?? `${runtime.name} ended with status ${status} before the container ran`);
   }

@@ -174,6 +174,35 @@ describe('a run that cannot be', () => {
     await rig.assertNothingLeft();
   });
 
+  it('says which variable is too large for the kernel, and runs what just fits', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const rig = newRig(t);
+    const PATH = 'PATH=/bin';
+    /** One string may have 128 KiB with its end. */
+    const longest = 131_071;
+    const variable = (name: string, bytes: number): string => `${name}=${'x'.repeat(bytes - name.length - 1)}`;
+    const command = {args: ['true']};
+    assert.equal((await rig.run(command, {image: {Env: [PATH, variable('BIG', longest)]}})).exitStatus, 0);
+    const image = {Env: [PATH, 'A=secret', variable('BIG', longest + 1)]};
+    await assert.rejects(rig.run(command, {image}), (err: ErrdefsError) => {
+      assert.match(err.message, /variable "BIG"/);
+      assert.doesNotMatch(err.message, /secret|xxx/);
+      assert.match(err.hint!, /--env BIG/);
+      return fails('invalid_argument', 126)(err);
+    });
+    // As the hint says.
+    assert.equal((await rig.run({...command, env: ['BIG']}, {image})).exitStatus, 0);
+    await assert.rejects(rig.run({args: ['true', 'x'.repeat(longest + 1)]}), fails('invalid_argument', 126));
+    // All of it: a quarter of the limit of the stack, 6 MiB at most. The answers on both sides of the edge are the kernel's.
+    const many = Array.from({length: 100}, (_, n) => variable(`V${n}`, longest));
+    await assert.rejects(rig.run(command, {image: {Env: [PATH, ...many]}}), fails('invalid_argument', 126));
+    const stack = /^Max stack size\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))![1];
+    const space = Math.min(stack === 'unlimited' ? Number.POSITIVE_INFINITY : Number(stack) / 4, 6 << 20);
+    const fitting = many.slice(0, Math.floor((space - 4096) / (longest + 9)));
+    assert.equal((await rig.run(command, {image: {Env: [PATH, ...fitting]}})).exitStatus, 0);
+    await rig.assertNothingLeft();
+  });
+
   it('fails without a runtime', async (t) => {
     if (!requiresRuntime(t)) return;
     const rig = newRig(t);

@@ -1,0 +1,205 @@
+/**
+ * kill -9 of the command, the runtime and the container, each and together, at every step of `run --rm`: after the next
+ * cleaning command there is no bundle, cgroup, state of the runtime, mount or process of it.
+ */
+import assert from 'node:assert/strict';
+import {existsSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {setTimeout as delay} from 'node:timers/promises';
+import {type CommandLine, commandLine} from '../cli/harness.ts';
+import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../helpers.ts';
+import {eventually, names, publishedImages, start} from './rig.ts';
+
+const published = publishedImages();
+const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
+const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
+const CGROUPS = '/sys/fs/cgroup';
+
+/** A namespace that no other test has: cgroups are the machine's. */
+const NAMESPACE = `left-${process.pid}`;
+const namespaceCgroups = (): readonly string[] =>
+  ['', ...readdirSync(CGROUPS)].map((tree) => join(CGROUPS, tree, NAMESPACE)).filter((path) => existsSync(path));
+const cgroups = (): readonly string[] =>
+  namespaceCgroups().flatMap((path) =>
+    readdirSync(path, {withFileTypes: true}).flatMap((entry) => (entry.isDirectory() ? [join(path, entry.name)] : [])),
+  );
+
+const runsOf = (ctr: CommandLine): string => join(ctr.env.BERTH_STATE!, 'runs', NAMESPACE);
+const directoryOf = (ctr: CommandLine): string => join(runsOf(ctr), 'bundles/r');
+
+/** The pid that a file of the run tells, or names. */
+function pidOf(ctr: CommandLine, who: 'runtime' | 'container'): number | undefined {
+  if (who === 'runtime')
+    return Number(/^runtime\.(\d+)\./.exec(names(directoryOf(ctr)).find((name) => name.startsWith('runtime.')) ?? '')?.[1]);
+  try {
+    return Number(readFileSync(join(directoryOf(ctr), 'init.pid'), 'latin1'));
+  } catch {
+    // Before it is told, it is among those in the cgroup.
+  }
+  for (const cgroup of cgroups()) {
+    try {
+      const pid = Number(readFileSync(join(cgroup, 'cgroup.procs'), 'latin1').split('\n')[0]);
+      if (pid > 0) return pid;
+    } catch {
+      // It has gone.
+    }
+  }
+  return undefined;
+}
+
+/** What can be seen of a run from outside, in the order in which it comes. */
+const STEPS: Readonly<Record<string, (ctr: CommandLine) => boolean>> = {
+  'has begun': () => true,
+  'has its id': (ctr) => existsSync(directoryOf(ctr)),
+  'has its snapshot': (ctr) => names(join(ctr.env.BERTH_ROOT!, 'namespaces', NAMESPACE, 'containers')).length > 0,
+  'has its specification': (ctr) => existsSync(join(directoryOf(ctr), 'bundle/config.json')),
+  'has told its runtime': (ctr) => names(directoryOf(ctr)).some((name) => name.startsWith('runtime.')),
+  'has the runtime’s own state': (ctr) => names(join(runsOf(ctr), 'runtime')).length > 0,
+  'has a cgroup': () => cgroups().length > 0,
+  'has a process in its cgroup': (ctr) => pidOf(ctr, 'container') !== undefined,
+  'has started': (ctr) => existsSync(join(directoryOf(ctr), 'init.pid')),
+};
+
+const VICTIMS: readonly (readonly ('command' | 'runtime' | 'container')[])[] = [
+  ['command'],
+  ['runtime'],
+  ['container'],
+  ['command', 'runtime'],
+  ['runtime', 'command'],
+  ['command', 'container'],
+  ['runtime', 'container'],
+  ['command', 'runtime', 'container'],
+];
+
+const CLEANERS: readonly (readonly string[])[] = [['prune'], ['gc'], ['namespaces', 'rm', '--recursive', NAMESPACE]];
+
+/** Processes that work in a directory, or were told of it. */
+function processesIn(directory: string): readonly string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .flatMap((pid) => {
+      try {
+        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        return readlinkSync(`/proc/${pid}/cwd`).startsWith(directory) || command.includes(directory) ? [`${pid} ${command}`] : [];
+      } catch {
+        return []; // it is gone
+      }
+    });
+}
+
+function leftovers(ctr: CommandLine): readonly string[] {
+  const state = ctr.env.BERTH_STATE!;
+  return [
+    ...['bundles', 'runtime'].flatMap((kind) => names(join(runsOf(ctr), kind)).map((name) => `${kind}/${name}`)),
+    ...cgroups(),
+    ...processesIn(state),
+    ...readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .filter((line) => line.includes(state) || line.includes(ctr.env.BERTH_ROOT!)),
+  ];
+}
+
+/** Ends and removes what a test that failed left. */
+function tidy(scope: Scope): void {
+  onEnd(scope, async () => {
+    for (const path of [...cgroups(), ...namespaceCgroups()])
+      for (let n = 0; existsSync(path) && n < 200; n++) {
+        try {
+          for (const pid of readFileSync(join(path, 'cgroup.procs'), 'latin1').split('\n'))
+            if (pid !== '') process.kill(Number(pid), 'SIGKILL');
+          rmdirSync(path);
+        } catch {
+          await delay(10);
+        }
+      }
+  });
+}
+
+/** All rounds there are, or for a short run some of each step, victim and cleaner. */
+function rounds(): readonly {readonly step: string; readonly victims: (typeof VICTIMS)[number]; readonly cleaner: readonly string[]}[] {
+  const steps = Object.keys(STEPS);
+  const all = steps.flatMap((step) => VICTIMS.flatMap((victims) => CLEANERS.map((cleaner) => ({step, victims, cleaner}))));
+  if (TORTURE) return all;
+  const count = isShort() ? 9 : 18;
+  return Array.from({length: count}, (_, n) => ({
+    step: steps[n % steps.length]!,
+    victims: VICTIMS[(n * 5 + SEED) % VICTIMS.length]!,
+    cleaner: CLEANERS[(n + Math.floor(n / steps.length) + SEED) % CLEANERS.length]!,
+  }));
+}
+
+describe('of a killed run --rm', () => {
+  it('nothing is left after the next cleaning command', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    tidy(t);
+    const ctr = commandLine(t, 'executable');
+    const run = ['-n', NAMESPACE, 'run', '--rm', image.ref, 'r', 'sleep', '0.2'];
+    let killed = 0;
+    for (const {step, victims, cleaner} of rounds())
+      await t.test(`seed ${SEED}: ${victims.join(' and ')} when it ${step}; ${cleaner[0]}`, async () => {
+        await ctr.ok(['-n', NAMESPACE, 'pull', '--progress', 'none', image.ref]);
+        const running = start(ctr, run);
+        let over = false;
+        void running.ended.then(() => {
+          over = true;
+        });
+        while (!over && !STEPS[step]!(ctr)) await new Promise((done) => setImmediate(done));
+        for (const victim of victims) {
+          const pid = victim === 'command' ? running.child.pid : pidOf(ctr, victim);
+          if (pid === undefined || !(pid > 0)) continue;
+          try {
+            process.kill(pid, 'SIGKILL');
+            killed++;
+          } catch {
+            // It has ended.
+          }
+        }
+        // A container that outlives its command goes on for its time.
+        await running.ended;
+        await eventually('the end of the container', () => processesIn(ctr.env.BERTH_STATE!).length === 0, 1500).catch(() => undefined);
+        await ctr.ok(cleaner[0] === 'namespaces' ? cleaner : ['-n', NAMESPACE, ...cleaner]);
+        assert.deepEqual(leftovers(ctr), []);
+        if (cleaner[0] === 'prune') assert.equal(await ctr.ok(['-n', NAMESPACE, 'containers', 'ls', '-q']), '');
+        if (cleaner[0] === 'namespaces') assert.ok(!existsSync(runsOf(ctr)));
+      });
+    t.diagnostic(`${killed} processes were killed`);
+    assert.ok(killed > 0);
+  });
+});
+
+describe('a container whose state directory was removed', () => {
+  for (const flags of [[], ['--rm']])
+    it(`keeps its snapshot as long as it runs ${flags.join('')}`, async (t) => {
+      if (!requiresRuntime(t)) return;
+      const image = await published(t, 'busybox');
+      if (image === undefined) return;
+      tidy(t);
+      const ctr = commandLine(t, 'executable');
+      const of = (...args: string[]): string[] => ['-n', NAMESPACE, ...args];
+      await ctr.ok(of('pull', '--progress', 'none', image.ref));
+      const running = start(ctr, of('run', ...flags, image.ref, 'r', 'sleep', '1000'));
+      const pid = await eventually('container', () => existsSync(join(directoryOf(ctr), 'init.pid')) && pidOf(ctr, 'container'));
+      for (const name of readdirSync(ctr.env.BERTH_STATE!)) rmSync(join(ctr.env.BERTH_STATE!, name), {recursive: true, force: true});
+      if (flags.length > 0) running.child.kill('SIGKILL');
+
+      const layers = names(join(ctr.env.BERTH_ROOT!, 'layers'));
+      assert.equal((await ctr(of('containers', 'rm', 'r'))).status, 9);
+      assert.equal((await ctr(['namespaces', 'rm', '--recursive', NAMESPACE])).status, 9);
+      await ctr.ok(of('prune'));
+      await ctr.ok(of('check', '--repair', '--progress', 'none'));
+      assert.equal(JSON.parse((await ctr(of('--json', 'run', ...flags, image.ref, 'r', 'true'))).stderr).error.kind, 'already_exists');
+      assert.deepEqual(names(join(ctr.env.BERTH_ROOT!, 'layers')), layers);
+      assert.equal(await ctr.ok(of('containers', 'ls', '-q')), 'r\n');
+      assert.ok(existsSync(`/proc/${pid}`));
+
+      process.kill(pid, 'SIGKILL');
+      assert.equal((await running.ended).status, 137);
+      await eventually('the end of the container', () => !existsSync(`/proc/${pid}`));
+      if (flags.length === 0) await ctr.ok(of('containers', 'rm', 'r'));
+      else await ctr.ok(of('prune', 'snapshots'));
+      assert.equal(await ctr.ok(of('containers', 'ls', '-q')), '');
+    });
+});

@@ -1,0 +1,45 @@
+/** A root that lies on overlayfs, as in most containers: pull and run say what doctor knows, and its advice works. */
+import assert from 'node:assert/strict';
+import {mkdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {it} from 'node:test';
+import {environment, type Result, root, run} from '../cli/harness.ts';
+import {findProgram, requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {publishedImages} from './rig.ts';
+
+const published = publishedImages();
+
+it('a root on overlayfs is told by doctor and run alike, and native works there', async (t) => {
+  if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
+  const image = await published(t, 'busybox');
+  if (image === undefined) return;
+  const dir = temporaryDirectory(t);
+  for (const name of ['lower', 'upper', 'work', 'merged', 'state']) mkdirSync(join(dir, name));
+  // The overlay is gone with the last process that sees it, so all commands are one script's.
+  const mount = 'mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged';
+  const ctr = async (script: string): Promise<Result> =>
+    run(findProgram('unshare')!, ['--mount', '--propagation', 'private', 'sh', '-c', `cd ${dir} && ${mount} && ${script}`], {
+      env: {
+        ...environment(),
+        BERTH_ROOT: join(dir, 'merged/root'),
+        BERTH_STATE: join(dir, 'state'),
+        ctr: join(root, 'bin/ctr'),
+        ref: image.ref,
+      },
+    });
+  const quiet = '--progress none';
+  const failing = await ctr(
+    `$ctr pull ${quiet} --snapshotter overlayfs $ref >&2; $ctr run --json --rm --snapshotter overlayfs $ref r true`,
+  );
+  assert.equal(failing.status, 125, failing.stderr);
+  const line = failing.stderr.split('\n').findLast((text) => text.startsWith('{'))!;
+  const {error} = JSON.parse(line) as {error: {kind: string; message: string; hint: string}};
+  assert.equal(error.kind, 'failed_precondition');
+  const doctor = await ctr('$ctr doctor --json');
+  const mounts = (JSON.parse(doctor.stdout) as {name: string; detail: string; hint: string}[]).find(({name}) => name === 'mounts')!;
+  assert.match(mounts.detail, /lies on overlayfs itself/);
+  assert.deepEqual([error.message, error.hint], [`${mounts.detail}: failed precondition`, mounts.hint]);
+  assert.match(mounts.hint, /--snapshotter native/);
+  const native = await ctr(`$ctr pull ${quiet} --snapshotter native $ref >&2 && $ctr run --rm --snapshotter native $ref r echo works`);
+  assert.deepEqual([native.status, native.stdout], [0, 'works\n'], native.stderr);
+});
