@@ -14,6 +14,7 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
+import {parseMountRecord} from '../src/lib/client/mounts.ts';
 import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
@@ -57,6 +58,7 @@ describe('docs/STORE.md', () => {
     container: parseContainer,
     lease: parseLease,
     ingest: parseIngest,
+    mount: parseMountRecord,
   };
 
   it('has an example of every kind of document, and no fence without a name', () => {

@@ -20,8 +20,10 @@ export const COMMANDS: Commands = {
     'images inspect': () => import('./images/inspect.ts'),
     'images label': () => import('./images/label.ts'),
     'images ls': () => import('./images/ls.ts'),
+    'images mount': () => import('./images/mount.ts'),
     'images rm': () => import('./images/rm.ts'),
     'images tag': () => import('./images/tag.ts'),
+    'images unmount': () => import('./images/unmount.ts'),
     'images usage': () => import('./images/usage.ts'),
     'leases create': () => import('./leases/create.ts'),
     'leases ls': () => import('./leases/ls.ts'),
@@ -66,6 +68,7 @@ export const COMMANDS: Commands = {
   },
   aliases: {
     'images inspect': ['images i'],
+    'images unmount': ['images umount', 'snapshots unmount', 'snapshots umount'],
     'namespaces create': ['namespaces c'],
     'namespaces label': ['namespaces set-labels'],
     pull: ['images pull'],

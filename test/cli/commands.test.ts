@@ -4,9 +4,9 @@ import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
 import {dir, file, tar} from '../tartest.ts';
-import {type CommandLine, commandLine, forEachEngine, run} from './harness.ts';
+import {type CommandLine, commandLine, forEachEngine, root, run} from './harness.ts';
 
 const LAYERS = [tar(dir('etc'), file('etc/a', 'hello')), tar(file('b', 'world'))];
 const DIFF_ID = digestOf(LAYERS[0]!);
@@ -239,6 +239,39 @@ forEachEngine('images', (engine) => {
     await refused(ctr, ['snapshots', 'rm', ...native, chainID], 9, /^ctr: unable to remove sha256:\S+: .*: failed precondition\n/);
     assert.equal(await ctr.ok(['snapshots', 'rm', ...native, 'look', 'done']), 'look\ndone\n');
     await refused(ctr, ['snapshots', 'info', ...native, 'done'], 5, /^ctr: snapshot "?done"?.*: not found\n/);
+  });
+
+  it('are mounted on the machine, and unmounted', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
+    const ctr = commandLine(t, engine);
+    await ctr.ok(['pull', '--progress', 'none', '--snapshotter', 'native', ref]);
+    const target = temporaryDirectory(t);
+    const script = `
+      ctr=$1; ref=$2; target=$3
+      $ctr images mount --snapshotter native "$ref" "$target" && cat "$target/b" && echo && $ctr images mount --json &&
+      $ctr images umount --rm --snapshotter native "$target" || exit
+      $ctr images unmount "$target"; echo $?
+      $ctr snapshots prepare --snapshotter native work "$($ctr snapshots --snapshotter native ls -q | head -n 1)" && $ctr images mount
+      cd "$target" && $ctr snapshots mount --mount --snapshotter native . work || exit
+      cd "$target" && test -d etc && $ctr images unmount .; echo $?; cd / && $ctr images unmount "$target"`;
+    const call = ['-m', 'sh', '-c', script, 'sh', join(root, 'bin/ctr'), ref, target];
+    const {status, stdout, stderr} = await run('unshare', call, {env: ctr.env});
+    assert.equal(status, 0, stderr);
+    const [printed, content, ...rest] = stdout.split('\n');
+    assert.deepEqual([printed, content], [target, 'world']);
+    const json = rest.slice(0, rest.indexOf(']') + 1).join('\n');
+    assert.deepEqual(
+      JSON.parse(json).map((mount: Record<string, unknown>) => [mount.target, mount.image, mount.state, mount.readOnly]),
+      [[target, ref, 'mounted', true]],
+    );
+    const after = rest.slice(rest.indexOf(']') + 1);
+    assert.deepEqual(after.slice(0, 2), [target, '5']);
+    assert.match(after[2]!, /^TARGET +IMAGE +SNAPSHOT +ACCESS +STATE$/);
+    assert.equal(after[3], '.');
+    assert.deepEqual(after.slice(4), ['9', target, '']);
+    assert.match(stderr, /not found\nhint: see "ctr images mount"/);
+    assert.match(stderr, /failed precondition\nhint: see who uses it: fuser/);
+    assert.equal(await ctr.ok(['images', 'mount', '-n', 'x', '--json']), '[]\n');
   });
 
   it('are reported with all that came of the pull, with --json', async (t) => {

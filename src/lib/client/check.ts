@@ -168,6 +168,16 @@ class Check {
           add('garbage', container.id, 'was to go with its run, which is gone');
     }
     problems.push(...oddities(surveyState(stateDir), stateDir));
+    const {staleMounts} = await import('./mounts.ts');
+    for (const {directory: path, record} of staleMounts(this.#context))
+      problems.push({
+        severity: 'garbage',
+        object: record === undefined ? `entry ${path}` : `mount ${JSON.stringify(record.target)}`,
+        ...(record === undefined ? {} : {namespace: record.namespace}),
+        problem: record === undefined ? 'is no record of a mount' : 'is recorded, and not mounted any more',
+        path,
+        subject: {kind: 'garbage'},
+      });
     for (const path of abandonedViews(statePath.views(stateDir)))
       problems.push({
         severity: 'garbage',

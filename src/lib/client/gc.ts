@@ -26,6 +26,8 @@ async function collectEverything(context: Context): Promise<GcResult> {
   sweepState(context);
   await sweepRuns(context);
   store.sweepHalfWritten();
+  const {sweepMounts} = await import('./mounts.ts');
+  await sweepMounts(context);
   const collected = await store.update('collection', (tx) => {
     const counts = collectAll(store, tx);
     tx.rebuildRefs();

@@ -6,6 +6,7 @@ import {CLASSES, type Code, ErrdefsError, fromErrno, isErrdefs, resolve} from '.
 import type {
   CheckOptions,
   Client,
+  ImageMountOptions,
   ListOptions,
   NamespaceClient,
   OpenOptions,
@@ -186,6 +187,18 @@ const NAMESPACE: Guards<NamespaceClient> = {
     inspect: [text, options<{content?: boolean}>({content: optional(flag)})],
     check: [options<ListOptions & {snapshotter?: string}>({filters: optional(list(text)), snapshotter: optional(text)})],
     usage: [text, options<{snapshotter?: string}>({snapshotter: optional(text)})],
+    mount: [
+      text,
+      text,
+      options<ImageMountOptions>({
+        rw: optional(flag),
+        snapshotter: optional(text),
+        platform: optional(text),
+        signal: optional(abortSignal),
+      }),
+    ],
+    mounts: [],
+    unmount: [text, options<{rm?: boolean}>({rm: optional(flag)})],
   },
   content: {
     list: [listing],
@@ -216,6 +229,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       delete: [text],
       mounts: [text],
       mountScript: [text, text],
+      mount: [text, text],
       label: [text, labels],
     },
   },

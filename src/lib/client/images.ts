@@ -138,6 +138,21 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
       return Promise.all(images.map((image) => checkImage({store, isVisible}, context, namespace, image, backend)));
     },
 
+    mount: async (name, target, options = {}) => {
+      const {mountImage} = await import('./mounts.ts');
+      return mountImage(context, namespace, name, target, options);
+    },
+
+    mounts: async () => {
+      const {listMounts} = await import('./mounts.ts');
+      return listMounts(context, namespace);
+    },
+
+    unmount: async (target, options = {}) => {
+      const {unmountTarget} = await import('./mounts.ts');
+      return unmountTarget(context, namespace, target, options);
+    },
+
     usage: async (name, {snapshotter} = {}) =>
       imageUsage(context, namespace, findImage(context, namespace, name), context.snapshotterName(namespace, snapshotter)),
   };

@@ -2,7 +2,7 @@
 import {ErrdefsError} from '../errdefs.ts';
 import {randomHex} from '../oci/hash.ts';
 import {validateLabels} from '../oci/identifier.ts';
-import {collect} from '../store/gc.ts';
+import {collect, isMountLease} from '../store/gc.ts';
 import type {LeaseRecord} from '../store/records.ts';
 import {withReserve} from '../store/reserve.ts';
 import type {Context} from './context.ts';
@@ -45,8 +45,13 @@ export function leasesClient({store}: Context, namespace: string): NamespaceClie
     delete: async (id) => {
       await withReserve(store, async () => {
         await store.update(`removal of lease ${id}`, (tx) => {
-          if (!tx.namespace(namespace).leases.delete(id))
-            throw notFoundIn(store, namespace, 'lease', id, (ns) => ns.leases.find(id) !== undefined);
+          const {leases} = tx.namespace(namespace);
+          const lease = leases.find(id);
+          if (lease !== undefined && isMountLease(lease))
+            throw new ErrdefsError('failed_precondition', `lease ${JSON.stringify(id)} keeps what is mounted there`, {
+              hint: 'unmount it first: ctr images unmount',
+            });
+          if (!leases.delete(id)) throw notFoundIn(store, namespace, 'lease', id, (ns) => ns.leases.find(id) !== undefined);
           collect(store, tx);
         });
         store.layers.emptyTrash();

@@ -1,7 +1,7 @@
 /** Namespaces: who sees what. */
 import {ErrdefsError} from '../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../oci/identifier.ts';
-import {collectAll, recountDoubtful} from '../store/gc.ts';
+import {collectAll, isMountLease, recountDoubtful} from '../store/gc.ts';
 import type {NamespaceRecord} from '../store/records.ts';
 import {withReserve} from '../store/reserve.ts';
 import {mergeLabels} from '../store/snapshots.ts';
@@ -88,6 +88,13 @@ export function namespacesClient(context: Context): Client['namespaces'] {
               .map(({id}) => id)
               .filter(hasBegun),
           );
+          const mounted = ns.leases.list().filter(isMountLease);
+          if (mounted.length > 0)
+            throw new ErrdefsError(
+              'failed_precondition',
+              `namespace ${JSON.stringify(name)} has snapshots mounted at ${mounted.map(({id}) => JSON.stringify(id)).join(', ')}`,
+              {hint: `unmount them first: ctr -n ${name} images unmount`},
+            );
           empty(ns);
         }
         // What only waits to be collected does not count; leases do not block, and go with their namespace.

@@ -1,6 +1,6 @@
 /** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
 import type {Digest} from '../oci/descriptor.ts';
-import {collectAll, dropUnreachable, leasedDownloads, leaseExpired, leaseOwnerLives, recountDoubtful} from '../store/gc.ts';
+import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountDoubtful} from '../store/gc.ts';
 import type {ImageRecord} from '../store/records.ts';
 import {blobKey, layerKey, type Shared} from '../store/refs.ts';
 import {withReserve} from '../store/reserve.ts';
@@ -46,7 +46,11 @@ class Prune {
   async run(): Promise<PruneResult> {
     const {store} = this.#context;
     const {dryRun = false, keepBytes} = this.#o;
-    if (!dryRun) await sweepRuns(this.#context);
+    if (!dryRun) {
+      await sweepRuns(this.#context);
+      const {sweepMounts} = await import('./mounts.ts');
+      await sweepMounts(this.#context);
+    }
     if (keepBytes !== undefined) this.#measureAll();
     let outcome: Outcome = {pruned: [], released: []};
     if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();
@@ -120,7 +124,7 @@ class Prune {
   /** Those that have expired, and those whose process is gone. */
   #dropLeases({leases}: NamespaceTransaction): void {
     for (const lease of leases.list())
-      if (this.#isOld(lease.createdAt) && (leaseExpired(lease, this.#now) || leaseOwnerLives(lease) === false)) leases.delete(lease.id);
+      if (this.#isOld(lease.createdAt) && (leaseExpired(lease, this.#now) || leaseAbandoned(lease))) leases.delete(lease.id);
   }
 
   #dropImages(tx: StoreTransaction, namespaces: readonly NamespaceTransaction[]): void {

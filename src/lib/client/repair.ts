@@ -9,6 +9,7 @@ import type {Remote} from '../remotes/contract.ts';
 import {cleanup, removeBundle} from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
 import {downloadKey, Ingest} from '../store/blobs.ts';
+import {isMountLease} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import {contentNode} from '../store/refs.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
@@ -218,9 +219,9 @@ export class Repair {
         this.#describe(problem);
         continue;
       }
-      const container = inUse.get(id);
-      if (container !== undefined) {
-        this.#did(problem, `left alone: container ${JSON.stringify(container)} runs on it`, false);
+      const why = inUse.get(id);
+      if (why !== undefined) {
+        this.#did(problem, `left alone: ${why}`, false);
         continue;
       }
       const rebuild = (): Promise<string | undefined> => this.#rebuild(id, origins.layers.get(id), (other) => doubted.has(other));
@@ -266,22 +267,26 @@ export class Repair {
     }
   }
 
-  /** Layers that running containers stand on, each with one of these: their trees must not be taken away. */
+  /** Layers below running containers and mounts, each with the reason: their trees must not be taken away. */
   async #layersInUse(): Promise<ReadonlyMap<string, string>> {
     const inUse = new Map<string, string>();
     for (const ns of this.#inspection.survey.namespaces) {
       const running = await runningContainers(this.#context, ns.name);
       const snapshots = new Map(ns.snapshots.map((record) => [`${record.snapshotter}/${record.key}`, record]));
-      for (const {id, snapshotter, snapshotKey} of ns.containers) {
-        if (!running.includes(id)) continue;
+      const use = (top: string, why: string): void => {
         const seen = new Set<string>();
-        for (let key: string | undefined = snapshotKey; key !== undefined && !seen.has(key); ) {
-          seen.add(key);
-          const record = snapshots.get(`${snapshotter}/${key}`);
-          if (record?.layer !== undefined) inUse.set(record.layer, id);
-          key = record?.parent;
+        const [snapshotter] = top.split('/', 1);
+        for (let node: string | undefined = top; node !== undefined && !seen.has(node); ) {
+          seen.add(node);
+          const record = snapshots.get(node);
+          if (record?.layer !== undefined) inUse.set(record.layer, why);
+          node = record?.parent === undefined ? undefined : `${snapshotter}/${record.parent}`;
         }
-      }
+      };
+      for (const {id, snapshotter, snapshotKey} of ns.containers)
+        if (running.includes(id)) use(`${snapshotter}/${snapshotKey}`, `container ${JSON.stringify(id)} runs on it`);
+      for (const lease of ns.leases.filter(isMountLease))
+        for (const snapshot of lease.snapshots) use(snapshot, `it is mounted at ${JSON.stringify(lease.id)}`);
     }
     return inUse;
   }

@@ -48,6 +48,10 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
       const path = absoluteTarget(target);
       return named(key, () => mountScript(planMounts(snapshots.mounts(key), {literal: true}), path));
     },
+    mount: async (key, target) => {
+      const {mountExisting} = await import('./mounts.ts');
+      return named(key, () => mountExisting(context, namespace, snapshotter, key, target));
+    },
     label: async (key, labels) => {
       validateLabels(labels);
       return named(key, () => snapshots.label(key, labels));

@@ -159,6 +159,33 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
+export interface ImageMountOptions {
+  /** Lets the tree be written to. Default false. */
+  readonly rw?: boolean;
+  readonly snapshotter?: string;
+  /** Such as `linux/arm64`. Default: this machine's. */
+  readonly platform?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** A snapshot that is, or was, mounted on this machine. */
+export interface HostMount {
+  /** Absolute, without symbolic links. */
+  readonly target: string;
+  readonly namespace: string;
+  readonly snapshotter: string;
+  /** Of the snapshot; for an image the target itself. */
+  readonly key: string;
+  /** Absent where a snapshot was mounted that somebody had made. */
+  readonly image?: string;
+  readonly readOnly: boolean;
+  /**
+   * `stale`: it is not mounted any more, and nobody has said so. `unknown`: it is of a mount namespace that cannot be seen from here.
+   */
+  readonly state: 'mounting' | 'mounted' | 'stale' | 'unknown' | 'unmounted';
+  readonly createdAt: string;
+}
+
 export interface MountSpec {
   readonly type: string;
   readonly source: string;
@@ -386,6 +413,15 @@ export interface NamespaceClient {
     inspect(name: string, options?: {readonly content?: boolean}): Promise<ImageTree>;
     check(options?: ListOptions & {readonly snapshotter?: string}): Promise<readonly ImageCheck[]>;
     usage(name: string, options?: {readonly snapshotter?: string}): Promise<readonly SnapshotUsage[]>;
+    /**
+     * Mounts an image's tree on this machine, where it stays until it is unmounted or the machine stops. Its snapshot has the target
+     * as key; a lease of that name keeps it meanwhile. A snapshot that an earlier mount has left there is used again.
+     */
+    mount(name: string, target: string, options?: ImageMountOptions): Promise<HostMount>;
+    /** What is mounted of this namespace, its snapshots included. */
+    mounts(): Promise<readonly HostMount[]>;
+    /** @param options.rm removes an image's snapshot, too; without it that is kept for 24 hours, and longer where it could be written to */
+    unmount(target: string, options?: {readonly rm?: boolean}): Promise<HostMount>;
   };
   readonly content: {
     list(options?: ListOptions): Promise<readonly ContentRecord[]>;
@@ -417,6 +453,8 @@ export interface NamespaceClient {
      * @param target may be called anything; a relative path is taken from the working directory of this process
      */
     mountScript(key: string, target: string): Promise<readonly string[]>;
+    /** Mounts an active snapshot or a view on this machine; `images.unmount` unmounts it. */
+    mount(key: string, target: string): Promise<HostMount>;
     label(key: string, labels: Labels): Promise<SnapshotRecord>;
   };
   readonly leases: {

@@ -66,6 +66,9 @@ export function ownIdentity(): ProcessIdentity {
   return own;
 }
 
+/** A child of this process. @throws what node:fs throws when it has ended and was waited for */
+export const identityOf = (pid: number): ProcessIdentity => ({...ownIdentity(), pid, startTime: readStat(pid).startTime});
+
 /** One file name for an identity, and back. */
 export const formatIdentity = (id: ProcessIdentity): string => `${id.pid}.${id.startTime}.${id.bootId}.${id.pidNamespace}`;
 

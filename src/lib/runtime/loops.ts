@@ -39,7 +39,7 @@ function head(path: string): Buffer {
 }
 
 /** A field of proc_pid_mountinfo(5). */
-const plain = (text: string): string =>
+export const unescapeField = (text: string): string =>
   text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 /**
@@ -54,7 +54,7 @@ export function assertLoops(pid: number, loops: readonly LoopMount[]): void {
   const devices = new Map(
     readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
       .split('\n')
-      .map((line) => [plain(line.split(' ', 5)[4] ?? ''), plain(/ - \S+ (\S+)/.exec(line)?.[1] ?? '')] as const),
+      .map((line) => [unescapeField(line.split(' ', 5)[4] ?? ''), unescapeField(/ - \S+ (\S+)/.exec(line)?.[1] ?? '')] as const),
   );
   for (const {image, target} of loops) {
     const device = devices.get(target);

@@ -190,6 +190,10 @@ const mountCommands = ({mounts}: MountPlan, target: string): readonly string[] =
     return ['mount', ...words].map(quote).join(' ');
   });
 
+/** One command of a POSIX shell that makes the mounts, run in a directory with the plan's links and places; see `makePlaces`. */
+export const mountCommand = (plan: MountPlan, target: string): string =>
+  [`export ${OLD_WAY}`, ...mountCommands(plan, target)].join(' &&\n');
+
 /**
  * A script for a POSIX shell that leaves one mount, at `target`, or nothing. What it needs meanwhile is in a temporary directory of
  * its own.

@@ -6,7 +6,7 @@
  */
 import {existsSync} from 'node:fs';
 import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
-import {liveness, parseIdentity} from '../fs/process.ts';
+import {bootId, liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {downloadKey} from './blobs.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, SnapshotRecord} from './records.ts';
@@ -47,8 +47,18 @@ export function leaseOwnerLives(lease: LeaseRecord): boolean | undefined {
   return life === 'unknown' ? undefined : life === 'alive';
 }
 
+/** Label of a lease that keeps what is mounted on this machine, with the id of the boot: the mount ends with it at the latest. */
+export const LEASE_MOUNT = 'berth/mount';
+
+/** Whether a lease is that of a mount which may be there. */
+export const isMountLease = ({labels}: LeaseRecord): boolean => labels[LEASE_MOUNT] === bootId();
+
+/** Whether nobody means to go on with what a lease keeps, as far as can be seen. */
+export const leaseAbandoned = (lease: LeaseRecord): boolean =>
+  leaseOwnerLives(lease) === false || (lease.labels[LEASE_MOUNT] !== undefined && !isMountLease(lease));
+
 export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
-  !isRootAt(keptByLease(lease), now) && leaseOwnerLives(lease) !== true;
+  !isRootAt(keptByLease(lease), now) && leaseOwnerLives(lease) !== true && !isMountLease(lease);
 
 /** What the objects of a graph keep. */
 const keptIn = ({images, containers, content, snapshots}: Graph): readonly Kept[] => [

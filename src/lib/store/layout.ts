@@ -41,6 +41,8 @@ export const statePath = {
   runs: (state: string): string => join(state, 'runs'),
   /** Where trees are mounted for a moment. */
   views: (state: string): string => join(state, 'views'),
+  /** What is mounted on this machine; see client/mounts.ts. */
+  mounts: (state: string): string => join(state, 'mounts'),
   /** What the probe of this kernel and its tools found; see erofs.ts. */
   erofs: (state: string): string => join(state, 'erofs.json'),
 } as const;

@@ -7,7 +7,7 @@ import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
 import {randomHex} from '../oci/hash.ts';
-import {collect, collectIfTouched} from './gc.ts';
+import {collect, collectIfTouched, isMountLease} from './gc.ts';
 import type {TreeUsage} from './layers.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {snapshotNode} from './refs.ts';
@@ -102,8 +102,8 @@ export class SnapshotStore {
   }
 
   /** Makes a read-only snapshot of `parent`, or of nothing; errors as `prepare`. */
-  view(key: string, parent: string | undefined, labels: Labels): Promise<SnapshotRecord> {
-    return this.#create('view', key, parent, labels, {within: undefined, transient: false});
+  view(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
+    return this.#create('view', key, parent, labels, {within, transient: false});
   }
 
   async #create(
@@ -175,7 +175,7 @@ export class SnapshotStore {
    * Turns an active snapshot into the committed one `name`; its labels are replaced. Its tree is on the disk before it has
    * that name: nothing could make it anew.
    *
-   * @throws failed_precondition `key` is not active, or a container uses it @throws already_exists `name` is taken @throws not_found
+   * @throws failed_precondition `key` is not active, or a container uses it, or it is mounted @throws already_exists `name` is taken @throws not_found
    */
   async commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
     if (name === '') throw new ErrdefsError('invalid_argument', 'snapshot name must not be empty');
@@ -186,6 +186,7 @@ export class SnapshotStore {
       if (active.kind !== 'active') throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active`);
       if (records.find(name) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(name)}`);
       this.#refuseContainers(tx, key);
+      this.#refuseMounts(tx, key);
       return active;
     };
     this.#store.view(look);
@@ -203,7 +204,7 @@ export class SnapshotStore {
   /**
    * Removes a snapshot, and its tree when nothing else names that.
    *
-   * @throws failed_precondition another one is made from it, or a container uses it @throws not_found
+   * @throws failed_precondition another one is made from it, or a container uses it, or it is mounted @throws not_found
    */
   async remove(key: string): Promise<void> {
     await this.#store.update(`removal of snapshot ${key}`, (tx) => {
@@ -227,6 +228,18 @@ export class SnapshotStore {
         hint: `remove ${JSON.stringify(child.key)} first`,
       });
     this.#refuseContainers(tx, key);
+    this.#refuseMounts(tx, key);
+  }
+
+  #refuseMounts(tx: StoreView, key: string): void {
+    const lease = tx
+      .namespace(this.#namespace)
+      .leases.list()
+      .find((one) => isMountLease(one) && one.snapshots.includes(`${this.#snapshotter.name}/${key}`));
+    if (lease !== undefined)
+      throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is mounted at ${JSON.stringify(lease.id)}`, {
+        hint: 'unmount it first: ctr images unmount',
+      });
   }
 
   #refuseContainers(tx: StoreView, key: string): void {

@@ -220,7 +220,7 @@ const ROOT: Shelf = {
 /** What ends with the boot; what is in a namespace's part is the runtime's, see runtime/bundle.ts. */
 const STATE: Shelf = {
   files: (name) => name === 'erofs.json',
-  directories: named({runs: {directories: () => 'anything'}, views: 'anything'}),
+  directories: named({runs: {directories: () => 'anything'}, mounts: 'anything', views: 'anything'}),
 };
 
 /** Whether the process that a name begins with is known to be gone. */
