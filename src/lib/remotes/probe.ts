@@ -1,5 +1,5 @@
 /** Finds out whether a port speaks TLS, for a millisecond instead of a handshake. */
-import type {LookupFunction, Socket} from 'node:net';
+import type {Socket} from 'node:net';
 import {fromTransport} from './failure.ts';
 
 const u16 = (n: number): number[] => [n >> 8, n & 255];
@@ -36,7 +36,7 @@ const PATIENCE_MS = 1000;
 const NOTHING = Buffer.alloc(0);
 
 /** @param first what came back to the hello; nothing when the connection ended without a word */
-const heard = ([first]: Buffer): 'tls' | 'http' | undefined =>
+export const heard = ([first]: Buffer): 'tls' | 'http' | undefined =>
   first === undefined ? undefined : first === HANDSHAKE || first === ALERT ? 'tls' : 'http';
 
 /** The same of what came back to a request; with 400 a server of TLS says, in HTTP, that it is none of HTTP. */
@@ -92,21 +92,4 @@ export async function speaksTLS(host: string, port: number, timeoutMs: number): 
     for (const timer of timers) clearTimeout(timer);
     for (const socket of sockets) socket.destroy();
   }
-}
-
-/** True when what answers on the port is TLS for certain. @param lookup what its name is resolved by */
-export async function answersTLS(host: string, port: number, timeoutMs: number, lookup: LookupFunction): Promise<boolean> {
-  const {connect} = await import('node:net');
-  return new Promise((resolve) => {
-    const socket = connect({host, port, lookup, autoSelectFamily: true, timeout: timeoutMs}, () => socket.write(clientHello()));
-    const end = (isTLS: boolean): void => {
-      socket.destroy();
-      resolve(isTLS);
-    };
-    socket
-      .on('data', (first) => end(heard(first) === 'tls'))
-      .on('timeout', () => end(false))
-      .on('error', () => end(false))
-      .on('close', () => end(false));
-  });
 }

@@ -6,7 +6,6 @@ import {parseChallenges} from './challenge.ts';
 import type {CredentialSource, Host} from './contract.ts';
 import {decode} from './encoding.ts';
 import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './failure.ts';
-import {answersTLS} from './probe.ts';
 import {ATTEMPTS, ATTEMPTS_BEFORE_NEXT, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
 import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
 
@@ -48,8 +47,6 @@ const REDIRECTS = new Set([301, 302, 303, 307, 308]);
 /** What is read of a body that is not the one that was asked for. */
 const ERROR_BODY_LIMIT = 8 * 1024;
 const TOKEN_LIMIT = 128 * 1024;
-/** The most that it may take to find out why a plain request failed. */
-const PROBE_TIMEOUT_MS = 2000;
 
 /** @returns a sink that keeps what comes first */
 export function collect(chunks: Buffer[], limit: number): BodySink {
@@ -158,15 +155,14 @@ export class Session {
     if (this.#asked.has(origin)) return undefined;
     this.#asked.add(origin);
     const verdict = await this.#transport.verdict(url, host?.connection);
-    return verdict instanceof WireError && verdict.kind === 'client_certificate' ? verdict : undefined;
+    return verdict?.kind === 'client_certificate' ? verdict : undefined;
   }
 
-  /** Whether a port that was asked in plain HTTP speaks TLS. */
-  #speaksTLS({origin, hostname, port}: URL): Promise<boolean> {
-    let answer = this.#secure.get(origin);
+  #speaksTLS(url: URL): Promise<boolean> {
+    let answer = this.#secure.get(url.origin);
     if (answer === undefined) {
-      answer = answersTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port || 80), PROBE_TIMEOUT_MS, this.#transport.lookup);
-      this.#secure.set(origin, answer);
+      answer = this.#transport.speaksTLS(url);
+      this.#secure.set(url.origin, answer);
     }
     return answer;
   }

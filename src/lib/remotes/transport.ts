@@ -13,6 +13,7 @@ import {ErrdefsError} from '../errdefs.ts';
 import {AddressRule, type Resolver} from './addresses.ts';
 import type {Connection, Sink} from './contract.ts';
 import {fromTransport, WireError} from './failure.ts';
+import {clientHello, heard} from './probe.ts';
 import {systemAuthorities} from './trust.ts';
 
 export interface Head {
@@ -92,18 +93,13 @@ export class Transport {
     this.#addresses.allow(host);
   }
 
-  /** A socket's `lookup` that leads to no address that is refused. */
-  get lookup(): LookupFunction {
-    return this.#addresses.lookup(this.#options.network?.resolve ?? process.getBuiltinModule('node:dns').lookup);
-  }
-
   async #openAgent(connection: Connection | undefined): Promise<Dispatcher> {
     const [{default: Agent}, {default: build}] = await Promise.all([
       import('undici/lib/dispatcher/agent.js'),
       import('undici/lib/core/connect.js'),
     ]);
     const {connectTimeoutMs, stallTimeoutMs, skipVerify: all, network} = this.#options;
-    const {lookup} = this;
+    const lookup = this.#addresses.lookup(network?.resolve ?? process.getBuiltinModule('node:dns').lookup);
     const options = {
       timeout: shorter(connectTimeoutMs, connection?.connectTimeoutMs ?? 0),
       allowH2: false,
@@ -131,31 +127,45 @@ export class Transport {
     return new Agent({allowH2: false, headersTimeout: stallTimeoutMs, bodyTimeout: stallTimeoutMs, connect});
   }
 
-  /**
-   * What a server says of a connection on which nobody asks anything. Since TLS 1.3 it turns down a client's certificate after the
-   * client's handshake, and where a request has crossed that, only a broken connection is seen.
-   *
-   * @returns undefined when it says nothing for a second
-   */
-  async verdict({protocol, hostname, host, port}: URL, connection: Connection | undefined): Promise<unknown> {
+  /** What comes first on a connection of which nobody asks anything: bytes, an error, or undefined when there is neither in a second. */
+  async #first(url: URL, connection: Connection | undefined, words?: Buffer): Promise<unknown> {
     await this.open(connection);
+    const {host, port} = url;
+    const hostname = url.hostname.replace(/^\[(.*)\]$/, '$1');
+    const protocol = words === undefined ? url.protocol : 'http:';
     return new Promise((resolve) => {
       this.#connectors.get(connection)!({protocol, hostname, host, port}, (err, socket) => {
         if (socket === null) {
           resolve(fromTransport(err));
           return;
         }
-        const end = (reason?: unknown): void => {
+        const end = (first?: unknown): void => {
           socket.destroy();
-          resolve(reason);
+          resolve(first);
         };
         socket
+          .on('data', end)
           .on('error', (reason) => end(fromTransport(reason)))
           .on('close', () => end())
-          .setTimeout(VERDICT_MS, () => end())
-          .resume();
+          .setTimeout(VERDICT_MS, () => end());
+        if (words !== undefined) socket.write(words);
       });
     });
+  }
+
+  /** Whether a port that was asked in plain HTTP speaks TLS for certain. */
+  async speaksTLS(url: URL): Promise<boolean> {
+    const first = await this.#first(url, undefined, clientHello());
+    return Buffer.isBuffer(first) && heard(first) === 'tls';
+  }
+
+  /**
+   * Why a server of TLS ends a connection. Since TLS 1.3 it turns down a client's certificate after the client's handshake, and where a
+   * request has crossed that, only a broken connection is seen.
+   */
+  async verdict(url: URL, connection: Connection | undefined): Promise<WireError | undefined> {
+    const first = await this.#first(url, connection);
+    return first instanceof WireError ? first : undefined;
   }
 
   /**
