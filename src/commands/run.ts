@@ -24,7 +24,10 @@ export default class Run extends BaseCommand {
     'env-file': repeated({helpValue: 'FILE', description: 'file of variables, one a line; may be repeated'}),
     cwd: Flags.string({helpValue: 'DIR', description: 'working directory'}),
     user: Flags.string({char: 'u', helpValue: 'USER[:GROUP]', description: 'user, by name or number'}),
-    mount: repeated({helpValue: 'KEY=VALUE,…', description: 'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; may be repeated'}),
+    mount: repeated({
+      helpValue: 'KEY=VALUE,…',
+      description: 'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; a relative src is in the current directory; may be repeated',
+    }),
     'net-host': Flags.boolean({description: "use the host's network"}),
     'read-only': Flags.boolean({description: 'make its root read-only'}),
     privileged: Flags.boolean({description: 'give it all capabilities and devices'}),

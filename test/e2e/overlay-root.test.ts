@@ -40,6 +40,8 @@ it('a root on overlayfs is told by doctor and run alike, and native works there'
   assert.match(mounts.detail, /lies on overlayfs itself/);
   assert.deepEqual([error.message, error.hint], [`${mounts.detail}: failed precondition`, mounts.hint]);
   assert.match(mounts.hint, /--snapshotter native/);
+  assert.ok(failing.stderr.includes(`lies on overlayfs; ${mounts.hint}\n`), `pull did not say it: ${failing.stderr}`);
   const native = await ctr(`$ctr pull ${quiet} --snapshotter native $ref >&2 && $ctr run --rm --snapshotter native $ref r echo works`);
   assert.deepEqual([native.status, native.stdout], [0, 'works\n'], native.stderr);
+  assert.doesNotMatch(native.stderr, /overlayfs/);
 });

@@ -2,6 +2,7 @@
 import {readRights} from '../archive/rights.ts';
 import {ErrdefsError, is, wrap} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
+import {isOnOverlay} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
 import {formatPlatform} from '../oci/platform.ts';
@@ -81,12 +82,20 @@ class Pull {
         documents?.release();
       }
       const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
-      const {warnings = []} = plan;
+      const warnings = [...(plan.warnings ?? []), ...(await this.#overlayWarning())];
       const elapsedMs = performance.now() - started;
       return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
     } finally {
       await remote.close();
     }
+  }
+
+  /** What `doctor` says of a root in which containers of this snapshotter cannot have a writable layer. */
+  async #overlayWarning(): Promise<readonly string[]> {
+    const {root} = this.#store.layout;
+    if (this.#snapshotter === undefined || this.#snapshotter.form === 'plain' || !isOnOverlay(root)) return [];
+    const {OVERLAY_HINT} = await import('../runtime/doctor.ts');
+    return [`containers of this image cannot run: ${root} lies on overlayfs; ${OVERLAY_HINT}`];
   }
 
   /**

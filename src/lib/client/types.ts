@@ -205,6 +205,7 @@ export interface RunOptions {
   readonly envFiles?: readonly string[];
   readonly cwd?: string;
   readonly user?: string;
+  /** A relative source of a bind mount is one in the current directory of this process. */
   readonly mounts?: readonly MountSpec[];
   readonly netHost?: boolean;
   readonly readOnly?: boolean;

@@ -91,3 +91,9 @@ export function isAllButFull(path: string): boolean {
   // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
   return (blocks > 0 && bavail * bsize < LITTLE_BYTES) || (files > 0 && ffree < LITTLE_INODES);
 }
+
+/** OVERLAYFS_SUPER_MAGIC of statfs(2). */
+const OVERLAYFS = 0x794c7630;
+
+/** Whether a directory lies on overlayfs, as everything in most containers does: the kernel takes none for the writable layer of another. */
+export const isOnOverlay = (directory: string): boolean => statfsSync(directory).type === OVERLAYFS;

@@ -48,7 +48,7 @@ function unless(codes: readonly string[], call: () => void): boolean {
 
 function list(directory: string): readonly string[] {
   let names: readonly string[] = [];
-  unless(['ENOENT'], () => {
+  unless(['ENOENT', 'ENOTDIR'], () => {
     names = readdirSync(directory);
   });
   return names;

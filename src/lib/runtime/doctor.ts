@@ -1,7 +1,8 @@
 /** Whether this machine can run containers, tried rather than guessed. */
-import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync} from 'node:fs';
+import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
+import {isOnOverlay} from '../fs/space.ts';
 import {findProgram} from '../fs/spawn.ts';
 import {capture, findRuntime, runtimeVersion} from './runc.ts';
 
@@ -52,12 +53,6 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
 
 /** What to do where containers cannot have a writable layer. */
 export const OVERLAY_HINT = 'use --snapshotter native, or a root on ext4 or xfs';
-
-/** OVERLAYFS_SUPER_MAGIC of statfs(2). */
-const OVERLAYFS = 0x794c7630;
-
-/** Whether a directory lies on overlayfs, as everything in most containers does: the kernel takes none for the writable layer of another. */
-export const isOnOverlay = (directory: string): boolean => statfsSync(directory).type === OVERLAYFS;
 
 /** Makes a mount namespace, and in it an overlay whose writable layer lies where snapshots do. */
 export async function checkMounts(directory: string): Promise<Check> {
