@@ -7,7 +7,7 @@ import {existsSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} 
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
-import {type CommandLine, commandLine} from '../cli/harness.ts';
+import {type CommandLine, commandLine, root, run as runProgram} from '../cli/harness.ts';
 import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../helpers.ts';
 import {eventually, names, publishedImages, start} from './rig.ts';
 
@@ -74,14 +74,25 @@ const VICTIMS: readonly (readonly ('command' | 'runtime' | 'container')[])[] = [
 
 const CLEANERS: readonly (readonly string[])[] = [['prune'], ['gc'], ['namespaces', 'rm', '--recursive', NAMESPACE]];
 
-/** Processes that work in a directory, or were told of it. */
-function processesIn(directory: string): readonly string[] {
+/** Cgroups with processes. */
+const populated = (): readonly string[] =>
+  cgroups().filter((path) => {
+    try {
+      return readFileSync(join(path, 'cgroup.procs'), 'latin1') !== '';
+    } catch {
+      return false; // it is gone
+    }
+  });
+
+/** Processes that were told of a directory, or work in it. */
+function processesIn(directory: string, working = true): readonly string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
     .flatMap((pid) => {
       try {
         const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
-        return readlinkSync(`/proc/${pid}/cwd`).startsWith(directory) || command.includes(directory) ? [`${pid} ${command}`] : [];
+        const isThere = working && readlinkSync(`/proc/${pid}/cwd`).startsWith(directory);
+        return isThere || command.includes(directory) ? [`${pid} ${command}`] : [];
       } catch {
         return []; // it is gone
       }
@@ -143,7 +154,7 @@ describe('of a killed run --rm', () => {
         await ctr.ok(['-n', NAMESPACE, 'pull', '--progress', 'none', image.ref]);
         const running = start(ctr, run);
         let over = false;
-        void running.ended.then(() => {
+        running.child.once('exit', () => {
           over = true;
         });
         while (!over && !STEPS[step]!(ctr)) await new Promise((done) => setImmediate(done));
@@ -157,9 +168,11 @@ describe('of a killed run --rm', () => {
             // It has ended.
           }
         }
-        // A container that outlives its command goes on for its time.
-        await running.ended;
-        await eventually('the end of the container', () => processesIn(ctr.env.BERTH_STATE!).length === 0, 1500).catch(() => undefined);
+        // A container that outlives its command goes on for its time, and has its standard streams.
+        await eventually('the end of the command', () => running.child.exitCode !== null || running.child.signalCode !== null);
+        await eventually('the end of the runtime', () => processesIn(ctr.env.BERTH_STATE!, false).length === 0);
+        // One whose runtime was killed before it started waits for ever.
+        await eventually('the end of the container', () => populated().length === 0, 1500).catch(() => undefined);
         await ctr.ok(cleaner[0] === 'namespaces' ? cleaner : ['-n', NAMESPACE, ...cleaner]);
         assert.deepEqual(leftovers(ctr), []);
         if (cleaner[0] === 'prune') assert.equal(await ctr.ok(['-n', NAMESPACE, 'containers', 'ls', '-q']), '');
@@ -202,4 +215,26 @@ describe('a container whose state directory was removed', () => {
       else await ctr.ok(of('prune', 'snapshots'));
       assert.equal(await ctr.ok(of('containers', 'ls', '-q')), '');
     });
+
+  it('is known where version 2 of cgroups alone is mounted', async (t) => {
+    if (!requiresRuntime(t)) return;
+    const unified = join(CGROUPS, 'unified');
+    if (!existsSync(join(unified, 'cgroup.procs'))) return t.skip('this machine has one version of cgroups, which all other tests meet');
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    tidy(t);
+    const ctr = commandLine(t, 'executable');
+    const script = `
+      mount --bind ${unified} ${CGROUPS} && $ctr pull --progress none $ref >&2 || exit
+      $ctr run $ref r sleep 2 &
+      until test -e $BERTH_STATE/runs/$CONTAINERD_NAMESPACE/bundles/r/init.pid; do sleep 0.02; done
+      $ctr containers rm r; echo $?
+      rm -rf $BERTH_STATE/*
+      $ctr containers rm r; echo $?
+      wait
+      $ctr containers rm r; echo $?`;
+    const env = {...ctr.env, CONTAINERD_NAMESPACE: NAMESPACE, ctr: join(root, 'bin/ctr'), ref: image.ref};
+    const {stdout, stderr} = await runProgram('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script], {env});
+    assert.equal(stdout, '9\n9\nr\n0\n', stderr);
+  });
 });
