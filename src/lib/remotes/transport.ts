@@ -135,7 +135,8 @@ export class Transport {
     const protocol = words === undefined ? url.protocol : 'http:';
     return new Promise((resolve) => {
       this.#connectors.get(connection)!({protocol, hostname, host, port}, (err, socket) => {
-        if (socket === null) {
+        // undici gives no socket at all with an error.
+        if (err !== null) {
           resolve(fromTransport(err));
           return;
         }

@@ -77,6 +77,14 @@ describe('a connection', () => {
     is('unavailable')(err);
     assert.deepEqual([connections, err.details.attempt, err.details.errno], [6, 5, 'ECONNRESET'], 'and one to see whether it speaks TLS');
   });
+  for (const plainHTTP of [true, false])
+    it(`that breaks at a server that is gone then is unavailable, over ${plainHTTP ? 'plain HTTP' : 'TLS'}`, async (t) => {
+      const leaving = await startFakeRegistry(t, plainHTTP ? {} : {tls: selfSigned('127.0.0.1')});
+      leaving.fault({restartAt: -1, restartMs: 60_000});
+      const {err} = await failure(t, leaving.host, {plainHTTP, skipVerify: true});
+      is('unavailable')(err);
+      assert.equal(err.details.errno, 'ECONNREFUSED');
+    });
   it('to what does not speak HTTP is unavailable at once', async (t) => {
     let connections = 0;
     const other = await server(t, (socket) => {
