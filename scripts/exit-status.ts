@@ -77,7 +77,7 @@ ${table(
   ['exit', 'meaning'],
   [
     [125, 'an error in berth itself, before or beside the container; the class is still in the JSON form'],
-    [126, 'the command was found, but cannot be executed'],
+    [126, 'the command was found, but cannot be executed, or not with so large an environment'],
     [127, 'the command was not found'],
   ],
 )}

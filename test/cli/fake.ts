@@ -45,7 +45,8 @@ export async function runOnFakes(line: string | readonly string[], world: FakeWo
       stderr += text;
     },
     open: async (options) => {
-      opened.push(options);
+      const {onWarning: _, ...given} = options;
+      opened.push(given);
       return {
         ...world.client,
         namespace: (name: string) => {
