@@ -96,11 +96,12 @@ class Ticket {
   readonly #directory: string;
   /** Our file while the lock is ours. */
   readonly #owned: string;
-  #refreshedAt = 0;
+  /** Of this process's own clock, as `#movedAt`: the machine's may be set at any time. */
+  #refreshedAt: number | undefined;
   /** Who was first in the queue at the last look, and who had the lock; since when; and how many were before us. */
   #first: string | undefined;
   #owner: string | undefined;
-  #movedAt = Date.now();
+  #movedAt = performance.now();
   #ahead: number | undefined;
   inherited = false;
 
@@ -113,17 +114,17 @@ class Ticket {
 
   /** Makes the ticket where it is missing, and shows once a second that its owner is there. */
   draw(): void {
-    if (Date.now() - this.#refreshedAt < 1000) return;
+    if (this.#refreshedAt !== undefined && performance.now() - this.#refreshedAt < 1000) return;
     const write = (): void => writeFileSync(join(this.#directory, this.#name), `${Date.now()} ${this.#purpose}`, {mode: 0o600});
     try {
-      if (this.#refreshedAt === 0) mkdirSync(this.#directory, {mode: 0o700});
+      if (this.#refreshedAt === undefined) mkdirSync(this.#directory, {mode: 0o700});
       write();
     } catch (err) {
       if (codeOf(err) !== 'ENOENT') throw err;
       makeDirectories(this.#directory, {sync: false});
       write();
     }
-    this.#refreshedAt = Date.now();
+    this.#refreshedAt = performance.now();
   }
 
   /** Removes the ticket of one who waits no longer. */
@@ -137,7 +138,7 @@ class Ticket {
 
   /** Whether it is our turn to try. What dead ones left at the head of the queue is removed. */
   isFirst(): boolean {
-    const now = Date.now();
+    const now = performance.now();
     const isNew = this.#ahead === undefined;
     const before = waitersFor(this.#lockPath, this.#name);
     const [first] = before;
@@ -147,7 +148,7 @@ class Ticket {
     this.#owner = owner;
     this.#ahead = before.length;
     if (first === undefined || now - this.#movedAt > STUCK_MS) return true;
-    return isNew && now - timeOf(first) < PATIENCE_MS;
+    return isNew && Date.now() - timeOf(first) < PATIENCE_MS;
   }
 
   /** Milliseconds to the next look, unless somebody tells before that the lock is free. */
@@ -166,7 +167,7 @@ class Ticket {
       if (code === 'ENOTEMPTY' || code === 'EEXIST') throw errno('EEXIST', this.#lockPath);
       if (code !== 'ENOENT') throw err;
       // Somebody has swept the ticket.
-      this.#refreshedAt = 0;
+      this.#refreshedAt = undefined;
       this.draw();
       renameSync(this.#directory, this.#lockPath);
     }
@@ -392,7 +393,9 @@ class Listener {
  * @throws canceled | deadline_exceeded `signal` was aborted
  */
 export async function acquireLock(path: string, options: LockOptions): Promise<Lock> {
-  const started = Date.now();
+  // The machine's clock may be set while we wait.
+  const started = performance.now();
+  let life: {readonly sign: number | undefined; readonly at: number} = {sign: undefined, at: started};
   const previous = queues.get(path);
   let leave = (): void => {};
   const turn = new Promise<void>((resolve) => {
@@ -454,12 +457,16 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
         }
       }
       wait();
-      const deadline = Math.max(started, options.whileAlive ? lastSignOfLife(path) : 0) + options.timeoutMs;
-      if (Date.now() >= deadline) throw held(path);
+      if (options.whileAlive) {
+        const sign = lastSignOfLife(path);
+        if (sign !== life.sign) life = {sign, at: life.sign === undefined ? started : performance.now()};
+      }
+      const deadline = life.at + options.timeoutMs;
+      if (performance.now() >= deadline) throw held(path);
       // What was told before we listen is not heard: the first pause is short.
       const pause = listener === undefined ? 1 : ticket.pause();
       listener ??= new Listener();
-      isTold = await listener.sleep(Math.min(pause, Math.max(deadline - Date.now(), 0)), options.signal);
+      isTold = await listener.sleep(Math.min(pause, Math.max(deadline - performance.now(), 0)), options.signal);
     }
   } catch (err) {
     leave();

@@ -135,6 +135,53 @@ describe('locks', () => {
     assert.equal(waited, 1, 'and said once that it waits');
   });
 
+  for (const [what, jump] of [
+    ['forward', 3600_000],
+    ['back', -3600_000],
+  ] as const)
+    it(`are waited for as long as was asked, though the machine's clock is set ${what}`, async (t) => {
+      const path = join(temporaryDirectory(t), 'lock');
+      await holder(t, path);
+      const now = Date.now;
+      onEnd(t, () => {
+        Date.now = now;
+      });
+      for (const whileAlive of [false, true]) {
+        const started = performance.now();
+        const waiting = rejection(
+          acquireLock(path, {
+            timeoutMs: 400,
+            whileAlive,
+            onWait: () => {
+              Date.now = () => now() + jump;
+            },
+          }),
+        );
+        const {code} = await Promise.race([waiting, sleep(10_000).then(() => ({code: 'it waits on'}))]);
+        Date.now = now;
+        assert.equal(code, 'unavailable');
+        assert.ok(performance.now() - started >= 390, `it gave up after ${performance.now() - started} ms`);
+      }
+    });
+
+  it('are not taken by a newcomer before one who has waited for long, and are before one who has not', async (t) => {
+    for (const [waitedMs, mayPass] of [
+      [0, true],
+      [150, true],
+      [800, false],
+      [5000, false],
+    ] as const) {
+      const path = join(temporaryDirectory(t), 'lock');
+      // Somebody who lives, and waits, and does not look: we ourselves.
+      const ticket = `${formatIdentity(ownIdentity())}.${(Date.now() - waitedMs).toString(36)}zzzz`;
+      mkdirSync(`${path}.${ticket}`, {recursive: true});
+      writeFileSync(join(`${path}.${ticket}`, ticket), '0 a long wait');
+      let waited = 0;
+      using _lock = await acquireLock(path, {timeoutMs: 10_000, onWait: () => waited++});
+      assert.equal(waited === 0, mayPass, `the first of the queue has waited ${waitedMs} ms`);
+    }
+  });
+
   it('show a sign of life every few seconds', async (t) => {
     if (!slow(t)) return;
     const path = join(temporaryDirectory(t), 'lock');
