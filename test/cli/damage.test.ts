@@ -25,7 +25,7 @@ import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
 import {type Digest, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {fileScope} from '../e2e/rig.ts';
 import {requiresRoot, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {flip, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
+import {flip, forgetJournal, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
 import {ctrHere, type Place} from './inprocess.ts';
 
 /** What every damage meets. */
@@ -153,7 +153,16 @@ const RECORDS: readonly Damage[] = Object.entries(KINDS).flatMap(([kind, {of, st
     stops,
   });
   return [
-    written('empty', ''),
+    // The journal makes up for it, as long as it has it.
+    {...written('empty', ''), stops: []},
+    {
+      name: `the record of ${kind} that is empty, and too old for the journal`,
+      spoil: (store) => {
+        forgetJournal(store.root);
+        return written('empty', '').spoil(store);
+      },
+      stops,
+    },
     written('cut', '{"version":1,"na'),
     written('a list', '[]'),
     written('null', 'null'),

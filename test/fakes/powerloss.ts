@@ -19,7 +19,7 @@ import childProcess, {type ChildProcess} from 'node:child_process';
 import {createHash} from 'node:crypto';
 import fs, {type Stats} from 'node:fs';
 import {syncBuiltinESMExports} from 'node:module';
-import {dirname, join, resolve} from 'node:path';
+import {basename, dirname, join, resolve} from 'node:path';
 import {getEnvironmentData, isMainThread, setEnvironmentData} from 'node:worker_threads';
 
 interface Meta {
@@ -285,7 +285,7 @@ function watchProgram([program, given, ...rest]: unknown[]): () => void {
   const paths = [...words, cwd].filter((word) => relative(word) !== undefined) as string[];
   const files = (Array.isArray(stdio) ? stdio : []).flatMap((fd) => recorder!.open.get(fd as number) ?? []);
   return () => {
-    if (program === 'sync') {
+    if (basename(String(program)) === 'sync') {
       if (paths.length > 0) note({op: 'syncfs'});
       return;
     }

@@ -62,7 +62,7 @@ class Check {
   }
 
   async run(): Promise<CheckResult> {
-    const journal = await this.#journal();
+    const journal = [...(await this.#journal()), ...(await this.#unapplied())];
     const inspection = await this.#inspect().catch((err: unknown) => {
       // Nothing can be read over a journal that cannot.
       if (journal.length === 0 || !is(err, 'data_loss')) throw err;
@@ -119,18 +119,47 @@ class Check {
     return problems;
   }
 
+  /** Committed changes that wait for room. Nothing is lost, and nothing is in the way of a removal, but each command reads them anew. */
+  async #unapplied(): Promise<readonly Problem[]> {
+    const {store} = this.#context;
+    const count = (): number => {
+      try {
+        return store.pending();
+      } catch (err) {
+        if (is(err, 'data_loss')) return 0; // a record of the journal is damaged, which is told already
+        throw err;
+      }
+    };
+    if (count() === 0) return [];
+    // Somebody may have been about to apply them, or have died: then this does it.
+    await store.settle().catch((err: unknown) => {
+      if (!isErrdefs(err)) throw err;
+    });
+    const pending = count();
+    if (pending === 0) return [];
+    const problem: Problem = {
+      severity: 'suspect',
+      object: 'entry journal',
+      problem: `has ${pending} committed change${pending === 1 ? '' : 's'} that the disk has no room to apply`,
+      path: store.layout.journal,
+      subject: {kind: 'none'},
+    };
+    this.#actions.set(keyOf(problem), {action: 'is applied when there is room', done: false});
+    return [problem];
+  }
+
   /** What others are about looks like damage or garbage: what is found is looked at again, alone. */
   async #inspect(): Promise<Inspection> {
     const {store} = this.#context;
     const inspection = excuse(
       inspect(
         store,
-        store.view((tx) => tx.survey()),
+        store.view((tx) => tx.survey(true)),
       ),
     );
     if (inspection.problems.length === 0) return inspection;
     try {
-      return await store.update('check', (tx) => excuse(inspect(store, tx.survey())));
+      return await store.update('check', (tx) => excuse(inspect(store, tx.survey(true))));
     } catch (err) {
       // Where nothing can be written, no lock can be taken, and nobody else changes anything.
       if (!isErrdefs(err) || !(is(err, 'permission_denied') || is(err, 'resource_exhausted'))) throw err;
@@ -238,7 +267,12 @@ class Check {
       const onBytes = (count: number): void => {
         this.#bytes += count;
       };
-      const {compared, problem} = await judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
+      const judge = judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
+      const {compared, problem} = await judge.catch((err: unknown) => {
+        // What there is no room to unpack again is not compared, as what has no blob.
+        if (!is(err, 'resource_exhausted')) throw err;
+        return {compared: false, problem: undefined};
+      });
       if (!compared) this.#uncompared++;
       if (problem === undefined) continue;
       doubted.add(id);

@@ -32,7 +32,7 @@ export function containersClient(context: Context, namespace: string): Namespace
       };
       if (ids.includes(id)) refuse();
       const only = (): boolean => !hasBegun(id) || refuse();
-      await withReserve(context.store, () => deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only}));
+      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
     },
   };
 }
@@ -53,25 +53,27 @@ export async function deleteContainer(
     readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
   },
 ): Promise<void> {
-  await store.update(`removal of container ${id}`, (tx) => {
-    const ns = tx.namespace(namespace);
-    const record: ContainerRecord | undefined = ns.containers.find(id);
-    if (record === undefined) {
-      if (options.ifMissing !== undefined) throw options.ifMissing(id);
-      return;
-    }
-    const snapshots = ns.snapshots(record.snapshotter);
-    const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
-    if (options.only?.(record, snapshot) === false) return;
-    ns.containers.delete(id);
-    if (snapshot !== undefined && options.keepSnapshot) {
-      // Nothing names it any more: without a root it would be gone with the next collection.
-      const now = new Date().toISOString();
-      snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
-    } else if (snapshot !== undefined) {
-      snapshots.delete(snapshot.key);
-    }
-    collect(store, tx);
+  await withReserve(store, async () => {
+    await store.update(`removal of container ${id}`, (tx) => {
+      const ns = tx.namespace(namespace);
+      const record: ContainerRecord | undefined = ns.containers.find(id);
+      if (record === undefined) {
+        if (options.ifMissing !== undefined) throw options.ifMissing(id);
+        return;
+      }
+      const snapshots = ns.snapshots(record.snapshotter);
+      const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+      if (options.only?.(record, snapshot) === false) return;
+      ns.containers.delete(id);
+      if (snapshot !== undefined && options.keepSnapshot) {
+        // Nothing names it any more: without a root it would be gone with the next collection.
+        const now = new Date().toISOString();
+        snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
+      } else if (snapshot !== undefined) {
+        snapshots.delete(snapshot.key);
+      }
+      collect(store, tx);
+    });
+    store.layers.emptyTrash();
   });
-  store.layers.emptyTrash();
 }

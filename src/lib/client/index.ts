@@ -101,7 +101,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     pull: async (ref, options = {}) => {
       const {pull} = await import('./pull.ts');
       const result = await pull(context, name, ref, options);
-      keepReserve(context.store);
+      await keepReserve(context.store);
       return result;
     },
     run: async (ref, id, options = {}) => {

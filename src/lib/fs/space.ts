@@ -82,14 +82,19 @@ export class RoomGuard {
 }
 
 /** Free bytes and inodes below which a filesystem is as good as full. */
-const LITTLE_BYTES = 1 << 20;
+export const ALL_BUT_FULL_BYTES = 1 << 20;
 const LITTLE_INODES = 64;
 
-/** Whether next to nothing more can be written where `path` lies. @throws an error of node:fs: `path` is not there, or not to be asked */
-export function isAllButFull(path: string): boolean {
+/**
+ * Whether next to nothing more can be written where `path` lies.
+ *
+ * @param needed bytes that are to be written, if that is more
+ * @throws an error of node:fs: `path` is not there, or not to be asked
+ */
+export function isAllButFull(path: string, needed = 0): boolean {
   const {bavail, bsize, blocks, files, ffree} = statfsSync(path);
   // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
-  return (blocks > 0 && bavail * bsize < LITTLE_BYTES) || (files > 0 && ffree < LITTLE_INODES);
+  return (blocks > 0 && bavail * bsize < Math.max(ALL_BUT_FULL_BYTES, needed)) || (files > 0 && ffree < LITTLE_INODES);
 }
 
 /** OVERLAYFS_SUPER_MAGIC of statfs(2). */

@@ -4,8 +4,13 @@
  */
 
 export interface Reader {
-  /** The document at `path`, or `undefined`. @throws data_loss it is there and cannot be read */
-  get(path: string): unknown;
+  /**
+   * The document at `path`, or `undefined`.
+   *
+   * @param asStored do not make up for a file that a lost disk has left empty
+   * @throws data_loss it is there and cannot be read
+   */
+  get(path: string, asStored?: boolean): unknown;
   /** Names of the documents in `directory`, sorted; they end in `.json`. @throws data_loss it cannot be read */
   list(directory: string): readonly string[];
   /** Names of the directories in it, sorted. @throws data_loss it cannot be read */
@@ -51,6 +56,10 @@ export interface Backend {
    * @throws aborted other writers were faster too often
    */
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
+  /** Committed transactions that are not applied: a few for a moment, or until there is room for them. */
+  pending(): number;
+  /** Sets the reserve aside anew, and then applies what is pending, as far as there is room for both. */
+  settle(): Promise<void>;
   /** The document that was last written at `path`, whatever is there now; `undefined` when that is not known, or it was removed. */
   recall(path: string): unknown;
   /** What keeps committed changes from being read, or from being applied. */
@@ -84,8 +93,9 @@ export class Overlay implements Writer {
     return this.#below.changesSince(generation);
   }
 
-  get(path: string): unknown {
-    return this.writes.has(path) ? this.writes.get(path) : this.before(path);
+  get(path: string, asStored = false): unknown {
+    if (this.writes.has(path)) return this.writes.get(path);
+    return asStored ? this.#below.get(path, true) : this.before(path);
   }
 
   /** What is there without what was written. */
@@ -164,6 +174,12 @@ export class MemoryBackend implements Backend {
   recall(path: string): unknown {
     return this.#reader.get(path);
   }
+
+  pending(): number {
+    return 0;
+  }
+
+  async settle(): Promise<void> {}
 
   faults(): readonly Fault[] {
     return [];

@@ -15,7 +15,7 @@
  * Applying does not sync the record files. The journal is durable, and after a power loss (another boot id) everything
  * since the last checkpoint is applied again. A checkpoint syncs the files that changed since the one before.
  */
-import {closeSync, constants, existsSync, fsyncSync, openSync, readdirSync, rmdirSync, statSync, writeSync} from 'node:fs';
+import {closeSync, constants, existsSync, fsyncSync, openSync, readdirSync, readFileSync, rmdirSync, statSync, writeSync} from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {
@@ -28,19 +28,28 @@ import {
   unlinkIfPresent,
   writeAtomic,
 } from '../fs/durable.ts';
-import {acquireLock} from '../fs/lock.ts';
+import {acquireLock, type Lock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
 import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
 import {Housekeeping} from './housekeeping.ts';
 import {type Layout, recordPath} from './layout.ts';
+import {Reserve, removalBytes} from './reserve.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
 const KEEP = 64;
 /** Age below which no applied record is removed, in milliseconds. */
 const KEEP_MS = 10 * 60_000;
+/** Bytes of records from which on the journal is checkpointed, and its old records removed before their time. */
+const KEEP_BYTES = 2 << 20;
+/** Bytes of a record from which on the whole journal is measured: `KEEP` smaller ones are far from `KEEP_BYTES`. */
+const LARGE_BYTES = 16 << 10;
 /** Other writers that a change gives way to. */
 const UPDATE_ATTEMPTS = 5;
+/** Views of which others remove, before they end, what undoes their changes. */
+const VIEW_ATTEMPTS = 5;
+/** Attempts of a removal to have its lock on a full disk on which others take what it gives up. */
+const LOCK_ATTEMPTS = 3;
 
 type Documents = Readonly<Record<string, unknown>>;
 
@@ -58,6 +67,15 @@ interface Checkpoint {
   readonly bootId: string;
 }
 
+/** What is committed and not applied, the oldest first. */
+interface Pending {
+  /** Before the first of them. */
+  readonly applied: number;
+  readonly records: readonly RedoRecord[];
+}
+
+const newest = ({applied, records}: Pending): number => applied + records.length;
+
 const digits = (generation: number): string => String(generation).padStart(16, '0');
 
 const isObject = (value: unknown): value is Documents => typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -66,12 +84,16 @@ export class JournalBackend implements Backend {
   readonly #layout: Layout;
   readonly #lockTimeoutMs: number;
   readonly #housekeeping: Housekeeping;
+  readonly #reserve: Reserve;
   readonly #checkpointFile: string;
   readonly #appliedFile: string;
+  /** Record files that were seen, and that never reached the disk. */
+  readonly #torn = new Set<string>();
 
   /** @param options.lockTimeoutMs how long a change waits for another's, in milliseconds */
-  constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping}) {
+  constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping; readonly reserve?: Reserve}) {
     this.#layout = layout;
+    this.#reserve = options.reserve ?? new Reserve(layout);
     this.#lockTimeoutMs = options.lockTimeoutMs;
     this.#housekeeping = options.housekeeping ?? new Housekeeping();
     this.#checkpointFile = join(layout.journal, 'checkpoint');
@@ -79,35 +101,77 @@ export class JournalBackend implements Backend {
   }
 
   view<T>(fn: (reader: Reader) => T): T {
-    const {reader, generation} = this.#snapshot();
-    const passed = (): boolean => existsSync(this.#file(generation + 1));
-    try {
-      const result = fn(reader);
-      if (!passed()) return result;
-    } catch (err) {
-      if (!passed()) throw err;
+    for (let attempt = 1; ; attempt++) {
+      const {reader, generation} = this.#snapshot();
+      // Old records go first: where this one is still there, none after it has come and gone.
+      const isOver = (): boolean =>
+        existsSync(this.#file(generation + 1)) || (!existsSync(this.#file(generation)) && this.#appliedNow() > generation);
+      try {
+        const result = fn(reader);
+        if (!isOver()) return result;
+      } catch (err) {
+        if (!isOver()) throw err;
+      }
+      // It may have seen half of a change.
+      const past = this.#asOf(generation, reader);
+      try {
+        const result = fn(past.reader);
+        if (past.isWhole()) return result;
+      } catch (err) {
+        if (past.isWhole()) throw err;
+      }
+      // We slept for so long that records which would undo those changes are gone.
+      if (attempt === VIEW_ATTEMPTS)
+        throw new ErrdefsError('aborted', `reading: other writers were faster ${VIEW_ATTEMPTS} times`, {hint: 'run it again'});
     }
-    // It may have seen half of a change.
-    return fn(this.#asOf(generation, reader));
   }
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
-    using lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
+    using lock = await this.#lock(purpose);
     if (lock.inherited) {
       noteGarbage(this.#layout);
       this.#sweepTemporary(this.#layout.journal);
     }
+    // Another removal may have taken it back meanwhile.
+    if (this.#reserve.isRemoving) this.#reserve.giveUp();
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
-      const generation = this.#catchUp();
-      const overlay = new Overlay(this.#disk(generation));
+      const pending = this.#catchUp();
+      const generation = newest(pending);
+      const overlay = new Overlay(this.#over(this.#disk(generation), pending.records));
       const result = fn(overlay);
       const changed = overlay.writes.size > 0;
-      if (changed && !this.#commit(overlay)) continue;
+      if (changed && !this.#commit(overlay, pending)) continue;
+      if (this.#torn.size > 0) this.#replay();
       const passed = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
       this.#follow(overlay, passed);
       return result;
     }
     throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
+  }
+
+  async #lock(purpose: string): Promise<Lock> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
+      } catch (err) {
+        if (!this.#reserve.isRemoving || !is(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
+        this.#reserve.giveUp();
+      }
+    }
+  }
+
+  pending(): number {
+    return this.#after(this.#appliedNow()).length;
+  }
+
+  async settle(): Promise<void> {
+    using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose: 'what a full disk left to do'});
+    const isMade = this.#reserve.isMade;
+    // Before what is pending takes the room: that is read, and removed, as it is.
+    if (isMade) this.#reserve.fill();
+    if (this.#catchUp().records.length > 0 || isMade) return;
+    this.#reserve.make();
+    this.#reserve.fill();
   }
 
   recall(path: string): unknown {
@@ -155,16 +219,17 @@ export class JournalBackend implements Backend {
     const isRecord = (path: string): boolean => dirname(path) === journal;
     for (const {path} of faults) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
     try {
-      const applied = this.#applied(this.#readCheckpoint());
+      const checkpoint = this.#readCheckpoint();
+      const applied = this.#applied(checkpoint);
       const generations = this.#generations();
       const lost = new Set(faults.map(({path}) => path));
-      const rest = generations.filter((generation) => generation > applied && !lost.has(this.#file(generation)));
-      for (const generation of rest) this.#apply(this.#read(generation)!);
-      const newest = Math.max(applied, ...generations);
+      const rest = generations.filter((generation) => generation > checkpoint.generation && !lost.has(this.#file(generation)));
+      this.#write(merged(rest.toSorted((a, b) => a - b).map((generation) => this.#read(generation)!)), true);
+      const last = Math.max(applied, ...generations);
       for (const path of recordFiles(root)) syncIfPresent(path);
       for (const path of [journal, root]) syncIfPresent(path);
-      writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: newest, bootId: bootId()})}\n`, {sync: true});
-      this.#markApplied(newest);
+      writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: last, bootId: bootId()})}\n`, {sync: true});
+      this.#markApplied(last);
       for (const {path} of faults.filter((fault) => isRecord(fault.path))) {
         const place = moveAway(path);
         const what = Number(basename(path)) <= applied ? 'the records have what it changed' : 'what it alone changed may be lost';
@@ -182,7 +247,7 @@ export class JournalBackend implements Backend {
     return {
       generation,
       changesSince: (since) => this.#changes(since, generation),
-      get: (path) => readDocument(this.#layout.root, path),
+      get: (path, asStored = false) => (asStored ? readDocument(this.#layout.root, path) : this.#document(path, generation)),
       list: (directory) => listDocuments(this.#layout.root, directory),
       directories: (directory) => listDirectories(this.#layout.root, directory),
       locate: (path) => join(this.#layout.root, path),
@@ -260,26 +325,58 @@ export class JournalBackend implements Backend {
       .map(Number);
   }
 
-  /** What a reader sees: the record files, and over them what is committed and not applied. */
-  #snapshot(): {reader: Reader; generation: number} {
-    let generation = this.#applied(this.#readCheckpoint());
-    const pending = this.#after(generation);
-    generation += pending.length;
-    const disk = this.#disk(generation);
-    if (pending.length === 0) return {reader: disk, generation};
-    // As in #rollForward: somebody may be told of it.
-    try {
-      syncPath(this.#layout.journal);
-    } catch (err) {
-      throw fromErrno(err, 'journal');
-    }
-    const overlay = new Overlay(disk);
-    for (const {writes} of pending) for (const [path, document] of Object.entries(writes)) overlay.put(path, document ?? undefined);
-    return {reader: overlay, generation};
+  #appliedNow(): number {
+    return this.#applied(this.#readCheckpoint());
   }
 
-  /** `reader` as it was at `generation`, with everything undone that was committed since, and while it is used. */
-  #asOf(generation: number, reader: Reader): Reader {
+  /** What a reader sees: the record files, and over them what is committed and not applied. */
+  #snapshot(): {reader: Reader; generation: number} {
+    const applied = this.#appliedNow();
+    const records = this.#after(applied);
+    const generation = newest({applied, records});
+    // As in #apply: somebody may be told of it.
+    if (records.length > 0) {
+      try {
+        syncPath(this.#layout.journal);
+      } catch (err) {
+        throw fromErrno(err, 'journal');
+      }
+    }
+    return {reader: this.#over(this.#disk(generation), records), generation};
+  }
+
+  #over(disk: Reader, records: readonly RedoRecord[]): Reader {
+    if (records.length === 0) return disk;
+    const overlay = new Overlay(disk);
+    for (const [path, document] of Object.entries(merged(records))) overlay.put(path, document ?? undefined);
+    return overlay;
+  }
+
+  /** The document at `path`, from the journal where its file never reached the disk. */
+  #document(path: string, generation: number): unknown {
+    try {
+      return readDocument(this.#layout.root, path);
+    } catch (err) {
+      if (!isUnwritten(join(this.#layout.root, path))) throw err;
+      const document = this.#recall(path, generation);
+      if (document === undefined) throw err;
+      this.#torn.add(path);
+      return document;
+    }
+  }
+
+  /** What was last written at `path` up to `generation`; `undefined` when it was removed, or is older than the journal. */
+  #recall(path: string, generation: number): unknown {
+    for (let g = generation, record = this.#read(g); record !== undefined; record = this.#read(--g))
+      if (Object.hasOwn(record.writes, path)) return record.writes[path] ?? undefined;
+    return undefined;
+  }
+
+  /**
+   * `reader` as it was at `generation`, with everything undone that was committed since, and while it is used. `isWhole` tells
+   * afterwards whether all of that was still there to be undone.
+   */
+  #asOf(generation: number, reader: Reader): {readonly reader: Reader; isWhole(): boolean} {
     let seen = generation;
     // A change is committed before any of it is in a record file: whoever looks after reading misses none.
     const undo = (): void => {
@@ -293,8 +390,8 @@ export class JournalBackend implements Backend {
     const past = new Overlay({
       generation,
       changesSince: (since) => reader.changesSince(since),
-      get: (path) => {
-        const document = reader.get(path);
+      get: (path, asStored) => {
+        const document = reader.get(path, asStored);
         undo();
         return past.writes.has(path) ? past.writes.get(path) : document;
       },
@@ -310,7 +407,12 @@ export class JournalBackend implements Backend {
       },
       locate: (path) => reader.locate(path),
     });
-    return past;
+    const isWhole = (): boolean => {
+      const applied = this.#appliedNow();
+      undo();
+      return seen >= applied;
+    };
+    return {reader: past, isWhole};
   }
 
   /** Runs what is to follow a commit, each whatever becomes of the others. */
@@ -323,79 +425,103 @@ export class JournalBackend implements Backend {
     for (const directory of new Set(directories)) this.#housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
-  /** Under the lock: applies what is committed. @returns the newest generation */
-  #catchUp(): number {
+  /** Under the lock: applies what is committed, as far as there is room. @returns what is left */
+  #catchUp(): Pending {
     try {
       const checkpoint = this.#readCheckpoint();
-      const generation = this.#rollForward(this.#applied(checkpoint));
-      if (checkpoint.bootId !== bootId()) {
-        if (generation > 0) noteGarbage(this.#layout);
-        this.#checkpoint(checkpoint, generation);
+      let applied = this.#applied(checkpoint);
+      let records = this.#after(applied);
+      // A removal needs what it has been given for its own record first.
+      while (records.length > 0 && !this.#reserve.isGivenUp && this.#apply(records)) {
+        applied += records.length;
+        records = this.#after(applied);
       }
-      return generation;
+      if (checkpoint.bootId !== bootId() && records.length === 0) {
+        if (applied > 0) noteGarbage(this.#layout);
+        unlessFull(() => this.#checkpoint(checkpoint, applied));
+      }
+      return {applied, records};
     } catch (err) {
       throw fromErrno(err, 'unable to apply what is committed');
     }
   }
 
-  /** Applies every committed record after `generation`. @param next the first of them, where it is known @returns the newest */
-  #rollForward(generation: number, next?: RedoRecord): number {
-    let applied = generation;
-    for (let pending = next === undefined ? this.#after(applied) : [next]; pending.length > 0; pending = this.#after(applied)) {
-      // Whoever linked it may have been killed before he synced the directory: from here on it is counted on, and so on the disk.
-      if (pending[0] !== next) syncPath(this.#layout.journal);
-      for (const record of pending) {
-        this.#apply(record);
-        if (next === undefined) this.#sweepTemporary(...Object.keys(record.writes).map((path) => dirname(join(this.#layout.root, path))));
-        applied++;
-      }
-    }
-    if (applied > generation) this.#markApplied(applied);
-    return applied;
+  /** Writes the record files that never reached the disk, and all others since the checkpoint that are not what they should be. */
+  #replay(): void {
+    const checkpoint = this.#readCheckpoint();
+    const applied = this.#applied(checkpoint);
+    const torn = [...this.#torn].map((path) => [path, this.#recall(path, applied) ?? null]);
+    const since = merged(this.#after(checkpoint.generation, applied));
+    if (unlessFull(() => this.#write({...Object.fromEntries(torn), ...since}, true))) this.#torn.clear();
   }
 
-  /** Every record after `generation`. */
-  #after(generation: number): readonly RedoRecord[] {
+  /** Every record after `generation`, up to `last`. */
+  #after(generation: number, last = Number.POSITIVE_INFINITY): readonly RedoRecord[] {
     const records: RedoRecord[] = [];
-    for (let record = this.#read(generation + 1); record !== undefined; record = this.#read(generation + records.length + 1))
+    for (let next = generation + 1; next <= last; next++) {
+      const record = this.#read(next);
+      if (record === undefined) break;
       records.push(record);
+    }
     return records;
   }
 
   /** Commits and applies. @returns false when the next generation was committed by another */
-  #commit(overlay: Overlay): boolean {
+  #commit(overlay: Overlay, pending: Pending): boolean {
     const generation = overlay.generation + 1;
     const documents = (get: (path: string) => unknown): Documents =>
       Object.fromEntries([...overlay.writes.keys()].map((path) => [path, get(path) ?? null]));
     const before = documents((path) => unlessDamaged(() => overlay.before(path)));
-    const record: RedoRecord = {version: 1, generation, writes: documents((path) => overlay.get(path)), before};
+    const writes = documents((path) => overlay.get(path));
+    const record: RedoRecord = {version: 1, generation, writes, before};
+    const [writesText, beforeText] = [JSON.stringify(writes), JSON.stringify(before)];
+    const text = `{"version":1,"generation":${generation},"writes":${writesText},"before":${beforeText}}\n`;
+    let growth = Buffer.byteLength(writesText) - Buffer.byteLength(beforeText);
+    for (const path of overlay.writes.keys())
+      growth += (Number(writes[path] !== null) - Number(before[path] !== null)) * removalBytes(path);
     let checkpoint: Checkpoint;
+    if (growth > 0) this.#reserve.grow(growth);
+    let committed = false;
     try {
       const directory = this.#openJournal();
       try {
-        if (!createExclusive(this.#file(generation), `${JSON.stringify(record)}\n`)) return false;
+        if (!createExclusive(this.#file(generation), text)) return false;
         checkpoint = this.#readCheckpoint();
         if (checkpoint.generation >= generation) {
           // We slept for so long that the record we should have collided with is pruned.
           unlinkIfPresent(this.#file(generation));
           return false;
         }
+        committed = true;
         fsyncSync(directory);
       } finally {
         closeSync(directory);
       }
     } catch (err) {
       throw fromErrno(err, 'unable to commit a change');
+    } finally {
+      if (committed !== growth > 0) this.#reserve.shrink(Math.abs(growth));
     }
     try {
+      const left = [...pending.records, record];
+      if (pending.records.length > 0 ? this.#reserve.isGivenUp || !this.#apply(left) : !this.#apply(left, true)) return true;
       // A faster writer may have committed meanwhile: a late one never leaves older changes over newer ones.
-      const newest = this.#rollForward(overlay.generation, record);
-      if (newest - checkpoint.generation >= KEEP) this.#checkpoint(checkpoint, newest);
+      let applied = generation;
+      for (let more = this.#after(applied); more.length > 0; more = this.#after(applied)) {
+        if (!this.#apply(more)) return true;
+        applied += more.length;
+      }
+      if (applied - checkpoint.generation >= KEEP || (text.length >= LARGE_BYTES && this.#bytesAfter(checkpoint.generation) > KEEP_BYTES))
+        this.#checkpoint(checkpoint, applied);
     } catch (err) {
       // The change is made, and everybody sees it; what is left to do is done by the next writer.
       if (!isErrdefs(fromErrno(err, 'apply'))) throw err;
     }
     return true;
+  }
+
+  #bytesAfter(generation: number): number {
+    return this.#generations().reduce((sum, g) => sum + (g > generation ? sizeOf(this.#file(g)) : 0), 0);
   }
 
   #openJournal(): number {
@@ -408,32 +534,60 @@ export class JournalBackend implements Backend {
     }
   }
 
-  #apply(record: RedoRecord): void {
-    for (const [path, document] of Object.entries(record.writes)) {
-      const {root} = this.#layout;
-      const file = join(root, path);
-      try {
-        if (document === null) {
-          unlinkIfPresent(file);
-          removeEmptyDirectories(dirname(file), root);
-        } else {
-          // Others may read the number of the format, and nothing else.
-          writeAtomic(file, `${JSON.stringify(document)}\n`, {sync: false, ...(file === this.#layout.version ? {mode: 0o644} : {})});
-        }
-      } catch (err) {
-        assertPlace(root, path);
-        throw err;
-      }
+  /**
+   * Applies records that follow each other, as one: of those that it cannot apply for want of room nobody takes notice, since they
+   * are read, and changed, through the journal.
+   *
+   * @param isOwn they are this transaction's alone, and are on the disk
+   * @returns false when there is no room
+   */
+  #apply(records: readonly RedoRecord[], isOwn = false): boolean {
+    const writes = merged(records);
+    if (!isOwn) {
+      // Whoever linked one may have been killed before he synced the directory: from here on it is counted on, and so on the disk.
+      syncPath(this.#layout.journal);
+      this.#sweepTemporary(...Object.keys(writes).map((path) => dirname(join(this.#layout.root, path))));
     }
+    return unlessFull(() => {
+      this.#write(writes, !isOwn);
+      this.#markApplied(records.at(-1)!.generation);
+    });
+  }
+
+  /** Writes documents to their files; first removes those that are to go, which makes room. @param compare leave those that are as they should be */
+  #write(writes: Documents, compare: boolean): void {
+    const {root} = this.#layout;
+    const each = (fn: (file: string, document: unknown) => void): void => {
+      for (const [path, document] of Object.entries(writes)) {
+        try {
+          fn(join(root, path), document);
+        } catch (err) {
+          assertPlace(root, path);
+          throw err;
+        }
+      }
+    };
+    each((file, document) => {
+      if (document !== null) return;
+      unlinkIfPresent(file);
+      removeEmptyDirectories(dirname(file), root);
+    });
+    each((file, document) => {
+      if (document === null) return;
+      const text = `${JSON.stringify(document)}\n`;
+      if (compare && hasText(file, text)) return;
+      // Others may read the number of the format, and nothing else.
+      writeAtomic(file, text, {sync: false, ...(file === this.#layout.version ? {mode: 0o644} : {})});
+    });
   }
 
   /** Syncs every record file that changed since `previous`, then forgets journal records that nobody needs, and what killed writers left. */
   #checkpoint(previous: Checkpoint, generation: number): void {
     const {root, journal} = this.#layout;
-    const files = new Set<string>();
-    for (let g = previous.generation + 1; g <= generation; g++) {
-      for (const path of Object.keys(this.#read(g)?.writes ?? {})) files.add(join(root, path));
-    }
+    const writes = merged(this.#after(previous.generation, generation));
+    // A disk that was lost and came back under this kernel may have lost some of them.
+    this.#write(writes, true);
+    const files = new Set(Object.keys(writes).map((path) => join(root, path)));
     // A directory that came or went is an entry of the one above it. Who made the journal's own may have died before he had synced that.
     const directories = new Set([journal, root]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
@@ -441,10 +595,15 @@ export class JournalBackend implements Backend {
     this.#sweepTemporary(...[...files, this.#checkpointFile].map((file) => dirname(file)));
     const checkpoint: Checkpoint = {generation, bootId: bootId()};
     writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
-    for (const old of this.#generations()) {
-      const stat = old > generation - KEEP ? undefined : statSync(this.#file(old), {throwIfNoEntry: false});
-      if (stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS)
-        this.#housekeeping.attempt(this.#file(old), () => unlinkIfPresent(this.#file(old)));
+    // A late writer whose generation is gone collides with the checkpoint: see #commit.
+    const old = this.#generations().filter((g) => g <= generation);
+    let bytes = old.reduce((sum, g) => sum + sizeOf(this.#file(g)), 0);
+    for (const g of old.toSorted((x, y) => x - y)) {
+      const stat = statSync(this.#file(g), {throwIfNoEntry: false});
+      const isOld = g <= generation - KEEP && stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS;
+      if (!isOld && bytes <= KEEP_BYTES) break;
+      if (this.#housekeeping.attempt(this.#file(g), () => unlinkIfPresent(this.#file(g)))) bytes -= stat?.size ?? 0;
+      else break;
     }
   }
 }
@@ -469,6 +628,42 @@ function unlessDamaged(get: () => unknown): unknown {
   } catch (err) {
     if (is(err, 'data_loss') && !isMisfit(err)) return undefined;
     throw err;
+  }
+}
+
+/** What records that follow each other leave written: of each path the last. */
+function merged(records: readonly RedoRecord[]): Documents {
+  return records.length === 1 ? records[0]!.writes : Object.assign({}, ...records.map(({writes}) => writes));
+}
+
+/** Runs `action`. @returns false when there is no room for it */
+function unlessFull(action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch (err) {
+    if (!is(fromErrno(err, 'apply'), 'resource_exhausted')) throw err;
+    return false;
+  }
+}
+
+const sizeOf = (file: string): number => statSync(file, {throwIfNoEntry: false})?.size ?? 0;
+
+function hasText(file: string, text: string): boolean {
+  try {
+    return readFileSync(file, 'utf8') === text;
+  } catch {
+    return false;
+  }
+}
+
+/** Whether a file has what a disk that was lost leaves of one that was not synced: nothing, or zeros. JSON has none. */
+function isUnwritten(file: string): boolean {
+  try {
+    const bytes = statSync(file).isFile() ? readFileSync(file) : undefined;
+    return bytes !== undefined && (bytes.length === 0 || bytes.includes(0));
+  } catch {
+    return false;
   }
 }
 

@@ -29,6 +29,7 @@ import {
   RefCounts,
   type Shared,
 } from './refs.ts';
+import {Reserve} from './reserve.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
 
@@ -99,8 +100,8 @@ export interface StoreView {
   changesSince(generation: number): ReadonlySet<string> | undefined;
   readonly namespaces: Collection<NamespaceRecord>;
   namespace(name: string): NamespaceView;
-  /** All records, as far as they can be read. */
-  survey(): RecordSurvey;
+  /** All records, as far as they can be read. See `surveyRecords`. */
+  survey(asStored?: boolean): RecordSurvey;
 }
 
 export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince' | 'survey'> {
@@ -308,8 +309,8 @@ class Transaction implements StoreTransaction {
     }
   }
 
-  survey(): RecordSurvey {
-    return surveyRecords(this.#io);
+  survey(asStored?: boolean): RecordSurvey {
+    return surveyRecords(this.#io, asStored);
   }
 
   replace(path: string, document: unknown): void {
@@ -416,6 +417,7 @@ export class Store {
   readonly blobs: BlobStore;
   readonly layers: LayerStore;
   readonly housekeeping: Housekeeping;
+  readonly reserve: Reserve;
   readonly #backend: Backend;
   readonly #formats: Formats;
   /** Of the state directory, once it is known to be one of ours. */
@@ -427,8 +429,9 @@ export class Store {
     this.housekeeping = new Housekeeping(options.onWarning);
     this.blobs = new BlobStore(this.layout, this.housekeeping);
     this.layers = new LayerStore(this.layout, this.housekeeping);
+    this.reserve = new Reserve(this.layout);
     const {lockTimeoutMs} = options;
-    this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping});
+    this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping, reserve: this.reserve});
     this.#formats = new Formats(options.migrations ?? MIGRATIONS);
   }
 
@@ -458,8 +461,19 @@ export class Store {
       this.#leaveGarbage(tx);
       return result;
     });
-    this.#format = this.#formats.known;
+    // Where somebody has removed the directory meanwhile, the change has made it anew.
+    if (existsSync(this.layout.version)) this.#format = this.#formats.known;
+    else this.#writeVersion();
     return result;
+  }
+
+  #writeVersion(): void {
+    try {
+      writeAtomic(this.layout.version, `${this.#formats.known}\n`, {sync: true, mode: 0o644});
+    } catch (err) {
+      throw fromErrno(err, `state directory ${this.layout.root}`);
+    }
+    this.#format = this.#formats.known;
   }
 
   /** What a transaction leaves that nothing keeps is noted for the next collection. */
@@ -476,6 +490,16 @@ export class Store {
   recall(path: string): unknown {
     this.#check();
     return this.#backend.recall(path);
+  }
+
+  /** See `Backend.pending`. */
+  pending(): number {
+    return this.#check() === 'usable' ? this.#backend.pending() : 0;
+  }
+
+  /** See `Backend.settle`. */
+  async settle(): Promise<void> {
+    if (this.#check() === 'usable') await this.#backend.settle();
   }
 
   /** What is wrong with the journal itself. */
@@ -543,8 +567,7 @@ export class Store {
     try {
       // Others may go through it, to what a container shows them, and list nothing.
       if (makeDirectories(root, {sync: true, mode: 0o711})) chmodSync(root, 0o711);
-      writeAtomic(this.layout.version, `${this.#formats.known}\n`, {sync: true, mode: 0o644});
-      this.#format = this.#formats.known;
+      this.#writeVersion();
     } catch (err) {
       throw fromErrno(err, `state directory ${root}`);
     }
@@ -569,8 +592,10 @@ export class Store {
   }
 
   #check(): 'missing' | 'usable' {
-    if (this.#format !== undefined) return 'usable';
     const {root, version} = this.layout;
+    // Somebody may have removed the directory since.
+    if (this.#format !== undefined && existsSync(version)) return 'usable';
+    this.#format = undefined;
     let text: string | undefined;
     try {
       text = readIfPresent(version);

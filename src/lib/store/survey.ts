@@ -50,14 +50,15 @@ export interface RecordSurvey {
 
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
-export function surveyRecords(io: Reader): RecordSurvey {
+/** @param asStored tell of files that a lost disk has left empty, though the journal makes up for them */
+export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   const unreadable: Unreadable[] = [];
   const counts = new Map<string, unknown>();
 
   /** One document; where it cannot be read, a note of that. */
   const read = <T>(path: string, at: Pick<Unreadable, 'namespace' | 'kind'>, parse: (value: unknown, what: string) => T): T | undefined => {
     try {
-      const document = io.get(path);
+      const document = io.get(path, asStored);
       return document === undefined ? undefined : parse(document, io.locate(path));
     } catch (err) {
       note(err, {path, ...at});
@@ -108,7 +109,7 @@ export function surveyRecords(io: Reader): RecordSurvey {
       const path = `${directory}/${file}`;
       counts.set(
         path,
-        unlessDamaged(() => io.get(path), undefined),
+        unlessDamaged(() => io.get(path, asStored), undefined),
       );
     }
   };

@@ -450,7 +450,7 @@ describe('collection', () => {
     await makeImage(store, 'two', 'image');
     const {root} = store.layout;
     // A damaged record, and counts that cannot be believed: everything would have to be looked at.
-    writeFileSync(join(root, 'namespaces/two/images/image.json'), '');
+    writeFileSync(join(root, 'namespaces/two/images/image.json'), '{');
     rmSync(join(root, 'refs/complete.json'));
     await assert.rejects(
       collected(store, (tx) => tx.namespace('one').images.delete('image')),

@@ -1,5 +1,17 @@
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync} from 'node:fs';
+import {execFileSync} from 'node:child_process';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
@@ -260,6 +272,43 @@ describe('journal', () => {
     assert.equal(backend.view((r) => r.changesSince(199))?.size, 2);
   });
 
+  it('is bounded by size, and lets one collide all the same who slept until the record that he would have met was gone', async (t) => {
+    const {layout, backend} = await counted(t, 1);
+    const code = `
+      const {JournalBackend} = await import(${JSON.stringify(import.meta.resolve('../../../src/lib/store/journal.ts'))});
+      const {createLayout} = await import(${JSON.stringify(import.meta.resolve('../../../src/lib/store/layout.ts'))});
+      const {readdirSync, statSync} = await import('node:fs');
+      const layout = createLayout(process.argv[1]);
+      const backend = new JournalBackend(layout, {lockTimeoutMs: 10_000});
+      let most = 0;
+      for (let i = 1; i <= 40; i++) {
+        await backend.update('large', (tx) => tx.put('large.json', i + 'x'.repeat(300_000)));
+        const bytes = readdirSync(layout.journal).reduce((sum, name) => sum + statSync(layout.journal + '/' + name).size, 0);
+        most = Math.max(most, bytes);
+      }
+      console.log(most);`;
+    let runs = 0;
+    let most = 0;
+    await backend.update('sleeper', (tx) => {
+      if (++runs === 1) {
+        // Others go on meanwhile, as if the lock had been taken from us.
+        const lock = layout.lock('store');
+        renameSync(lock, `${lock}.ours`);
+        most = Number(execFileSync(process.execPath, ['--input-type=module', '-e', code, layout.root], {encoding: 'utf8'}));
+        renameSync(`${lock}.ours`, lock);
+        assert.ok(!existsSync(record(layout, 2)), 'what he would have met is gone');
+      }
+      tx.put('late.json', [runs, (tx.get('large.json') as string | undefined)?.slice(0, 3)]);
+    });
+    assert.equal(runs, 2);
+    assert.deepEqual(
+      backend.view((r) => [r.generation, r.get('late.json')]),
+      [42, [2, '40x']],
+    );
+    assert.ok(!existsSync(record(layout, 2)));
+    assert.ok(most < 6 << 20, `the journal had ${most} B`);
+  });
+
   it('shows one moment, however many commit during a view, and waits for none of them', async (t) => {
     const {layout, backend} = await counted(t, 0);
     // A token moves between two records; whoever looks must see it once.
@@ -317,7 +366,7 @@ describe('journal', () => {
       is('data_loss')(err) &&
       err.message.includes(join(layout.root, path)) &&
       (path.startsWith('d/') ? /check --repair/ : /restore the file/).test(err.hint ?? '');
-    for (const text of ['', '{', '{"n":1}x', '\0\0\0\0']) {
+    for (const text of ['{', '{"n":1}x', 'null }']) {
       writeFileSync(join(layout.root, 'd', '1.json'), text);
       assert.throws(() => backend.view((r) => r.get('d/1.json')), message('d/1.json'));
       await assert.rejects(
@@ -340,6 +389,28 @@ describe('journal', () => {
       assert.throws(() => backend.view((r) => r.get('n.json')), message('journal/0000000000000003'));
       await assert.rejects(count(backend), message('journal/0000000000000003'));
     }
+  });
+
+  it('reads from the journal what a disk that was lost left empty, and writes it anew', async (t) => {
+    for (const text of ['', '\0\0\0\0\0\0\0\0']) {
+      const {layout} = await counted(t, 5);
+      const files = ['n.json', 'd/2.json', 'd/5.json'].map((path) => join(layout.root, path));
+      for (const file of files) writeFileSync(file, text);
+      assert.deepEqual(seen(layout.root), [5, 5]);
+      assert.equal(readFileSync(files[0]!, 'utf8'), text, 'a reader writes nothing');
+      const backend = openJournal(layout.root);
+      assert.deepEqual(await backend.update('look', (tx) => [tx.get('n.json'), tx.get('d/2.json')]), [5, {n: 2}]);
+      for (const file of files) assert.notEqual(readFileSync(file, 'utf8'), text, `${file} after the next change`);
+    }
+  });
+
+  it('has in the record files, at a checkpoint, what it is about to forget, whatever a lost disk made of them', async (t) => {
+    const {layout, backend} = await counted(t, 60);
+    for (let i = 2; i <= 60; i++) writeFileSync(join(layout.root, 'd', `${i}.json`), i % 2 === 0 ? '' : '{"n":0}\n');
+    rmSync(join(layout.root, 'd', '1.json'));
+    for (let i = 61; i <= 70; i++) await count(backend);
+    assert.ok((JSON.parse(readFileSync(join(layout.journal, 'checkpoint'), 'utf8')) as {generation: number}).generation > 60);
+    for (let i = 1; i <= 70; i++) assert.equal(readFileSync(join(layout.root, 'd', `${i}.json`), 'utf8'), `{"n":${i}}\n`);
   });
 
   it('says what is in the place of a file or a directory, and overwrites none of it', async (t) => {

@@ -1,10 +1,22 @@
 import assert from 'node:assert/strict';
-import {chmodSync, copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync} from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {createLayout, recordFile} from '../../../src/lib/store/layout.ts';
+import {withReserve} from '../../../src/lib/store/reserve.ts';
 import {
   parseContainer,
   parseContent,
@@ -321,5 +333,31 @@ describe('records', () => {
   it('are read without labels that are no strings, as an earlier berth took them', () => {
     const {labels} = parseContent({version: 1, ...contentRecord(digest), labels: {a: 1, b: 'x', c: null, d: {}}}, 'the file');
     assert.deepEqual(labels, {b: 'x'});
+  });
+
+  it('makes a state directory whole again whose files were removed while it is open', async (t) => {
+    for (const when of ['before a change', 'in a change', 'before a removal'] as const) {
+      const store = openStore(somewhere(t));
+      const {root, version} = store.layout;
+      const put = (id: string, meanwhile = (): void => {}) =>
+        store.update('put', (tx) => {
+          tx.namespace('a').leases.put(leaseRecord(id));
+          meanwhile();
+        });
+      const remove = (): void => rmSync(root, {recursive: true});
+      await put('one');
+      if (when !== 'in a change') remove();
+      assert.equal(store.exists(), when === 'in a change');
+      if (when === 'before a removal') {
+        await withReserve(store, async () => {});
+        assert.ok(!existsSync(root), 'a removal makes nothing');
+        continue;
+      }
+      await put('two', when === 'in a change' ? remove : undefined);
+      assert.ok(existsSync(version), when);
+      const again = openStore(root);
+      assert.ok(again.view((tx) => tx.namespace('a').leases.find('two')) !== undefined, when);
+      await again.update('more', (tx) => tx.namespace('a').leases.put(leaseRecord('three')));
+    }
   });
 });

@@ -1,0 +1,270 @@
+/**
+ * A disk on which nothing is left, whatever was done while it filled: what removes something still does, and gives its space back.
+ *
+ * Each case is a small filesystem of its own with an image and a container, filled up to a level; then a change, which may fail for
+ * want of room; then somebody takes all that is left, before each of the removals.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {after, describe, it, type TestContext} from 'node:test';
+import {openClient} from '../../../src/lib/client/index.ts';
+import type {Client} from '../../../src/lib/client/types.ts';
+import {is} from '../../../src/lib/errdefs.ts';
+import {hasLoopDevice} from '../../../src/lib/runtime/loops.ts';
+import {keepReserve} from '../../../src/lib/store/reserve.ts';
+import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import {fileScope} from '../../e2e/rig.ts';
+import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
+import {file, tar} from '../../tartest.ts';
+import {CONFIG} from './rig.ts';
+
+const SNAPSHOTTER = 'overlayfs';
+/** Bytes of a level that is free of all need. */
+const PLENTY = 3 << 20;
+
+interface Shape {
+  readonly layers: number;
+  /** Of a block. */
+  readonly bytes: number;
+  readonly inodes: number;
+}
+
+const imageOf = (name: string, count: number): {layers: Buffer[]; config: object} => {
+  const layers = Array.from({length: count}, (_, i) => tar(file(`${name}-${i}`, `${name} ${i} ${'x'.repeat(200)}`)));
+  return {layers, config: {...CONFIG, rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}}};
+};
+
+/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+const before = process.env.TMPDIR;
+process.env.TMPDIR = ['/dev/shm', tmpdir()].find((dir) => existsSync(dir))!;
+after(() => {
+  if (before === undefined) delete process.env.TMPDIR;
+  else process.env.TMPDIR = before;
+});
+
+const scope = fileScope();
+let registry: Promise<FakeRegistry> | undefined;
+
+/** Names of an image of so many layers, and of another one of as many. */
+async function images(layers: number): Promise<{readonly ref: string; readonly other: string}> {
+  registry ??= startFakeRegistry(scope);
+  const served = await registry;
+  const [ref, other] = ['app', 'other'].map((name) => {
+    const image = imageOf(`${name}${layers}`, layers);
+    served.addImage(name, String(layers), image.layers, image.config);
+    return `${served.host}/${name}:${layers}`;
+  });
+  return {ref: ref!, other: other!};
+}
+
+/** A container that was never run, with a file that it wrote. */
+async function makeContainer(client: Client, image: string, id: string): Promise<void> {
+  const store = new Store({root: client.root, lockTimeoutMs: 10_000});
+  const snapshots = new SnapshotStore(store, 'default', SNAPSHOTTER);
+  const committed = snapshots.list().filter(({kind}) => kind === 'committed');
+  const top = committed.find(({key}) => !committed.some(({parent}) => parent === key))!;
+  const now = new Date().toISOString();
+  const record = {
+    ...{id, image, labels: {}, runtime: {name: 'io.containerd.runc.v2'}, snapshotter: SNAPSHOTTER, snapshotKey: id},
+    ...{spec: null, createdAt: now, updatedAt: now},
+  };
+  const {layer} = await snapshots.prepare(id, top.key, {}, (tx) => tx.namespace('default').containers.put(record));
+  writeFileSync(join(client.root, 'layers', layer!, 'fs', 'written'), 'x'.repeat(5000));
+}
+
+/** A filesystem in a file, with a store that has an image and a container made of it. */
+async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promise<string> {
+  const dir = temporaryDirectory(t);
+  const [image, disk] = [join(dir, 'origin'), join(dir, 'disk')];
+  execFileSync('truncate', ['-s', String(60 << 20), image]);
+  execFileSync(findProgram('mkfs.ext4')!, ['-q', '-b', String(bytes), '-N', String(inodes), '-m', '0', '-O', '^resize_inode', image]);
+  mkdirSync(disk);
+  execFileSync('mount', ['-o', 'loop', image, disk]);
+  try {
+    const {ref} = await images(layers);
+    const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
+    await client.namespace('default').pull(ref, {snapshotter: SNAPSHOTTER});
+    await makeContainer(client, ref, 'c1');
+    await client.close();
+    // A copy of the mount that some other process's namespace has would keep it from the file.
+    execFileSync('sync', ['--file-system', disk]);
+  } finally {
+    execFileSync('umount', [disk]);
+  }
+  return image;
+}
+
+/** Takes all of a disk but so much. */
+function fill(disk: string, what: 'bytes' | 'inodes', left: number): void {
+  const to = join(disk, 'filler');
+  mkdirSync(to, {recursive: true});
+  const name = join(to, String(readdirSync(to).length));
+  const {bavail, bsize, ffree} = statfsSync(disk);
+  const size = bavail * bsize - left;
+  if (what === 'bytes' && size > 0) {
+    // What a directory and its extents take is not there any more when it comes to the last of it.
+    spawnSync('fallocate', ['--length', String(size), name]);
+    if (left > 0) return;
+  }
+  try {
+    if (what === 'inodes') for (let i = ffree; i > left; i--) writeFileSync(`${name}.${i}`, '');
+    else for (let i = 0; ; i++) writeFileSync(`${name}.${i}`, Buffer.alloc(bsize, 1));
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ENOSPC') throw err;
+  }
+}
+
+type Change = (client: Client, ref: string, other: string) => Promise<unknown>;
+
+const CHANGES: Readonly<Record<string, Change>> = {
+  'pull into another namespace': (client, ref) => client.namespace('b').pull(ref, {snapshotter: SNAPSHOTTER}),
+  'pull of another image': (client, _, other) => client.namespace('default').pull(other, {snapshotter: SNAPSHOTTER}),
+  tag: (client, ref) => client.namespace('default').images.tag(ref, 'example.com/tagged:1'),
+  container: (client, ref) => makeContainer(client, ref, 'c2'),
+  lease: (client) => client.namespace('c').leases.create({id: 'l'}),
+  labels: (client, ref) => client.namespace('default').images.label(ref, {note: 'x'.repeat(3000)}),
+};
+
+const REMOVALS: Readonly<Record<string, (client: Client, ref: string) => Promise<unknown>>> = {
+  'containers rm': (client) => client.namespace('default').containers.delete('c1'),
+  'images rm': (client, ref) => client.namespace('default').images.delete(ref),
+  'namespaces rm': (client) => client.namespaces.delete('default', {recursive: true}),
+  prune: (client) => client.prune(),
+  gc: (client) => client.gc(),
+  'check --deep --repair': (client) => client.check({deep: true, repair: true}),
+};
+
+/** Those that have something to give back when they come first: the image is in use. */
+const FREEING: readonly string[] = ['containers rm', 'namespaces rm'];
+
+interface Case {
+  readonly what: 'bytes' | 'inodes';
+  readonly level: number;
+  readonly change: string;
+  /** Removals begin with this one. */
+  readonly first: number;
+}
+
+async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Promise<void> {
+  const origin = await makeOrigin(t, shape);
+  const dir = temporaryDirectory(t);
+  const disk = join(dir, 'disk');
+  const {ref, other} = await images(shape.layers);
+  mkdirSync(disk);
+  for (const [i, {what, level, change, first}] of cases.entries()) {
+    // Another one each time: some other process's namespace may have a copy of the mount, and keep it.
+    const image = join(dir, String(i));
+    const when = `${shape.layers} layers, blocks of ${shape.bytes}, ${level} ${what} left, ${change}`;
+    execFileSync('cp', ['--sparse=always', origin, image]);
+    execFileSync('mount', ['-o', 'loop', image, disk]);
+    const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
+    try {
+      fill(disk, what, level);
+      const refused = await CHANGES[change]!(client, ref, other).then(
+        () => false,
+        (err: unknown) => {
+          assert.ok(is(err, 'resource_exhausted'), `${when}: ${(err as Error).stack}`);
+          return true;
+        },
+      );
+      if (what === 'bytes' && level >= PLENTY) assert.ok(!refused, `${when}: there was room`);
+      const names = Object.keys(REMOVALS);
+      const order = [...names.slice(first), ...names.slice(0, first)];
+      for (const name of order) {
+        fill(disk, what, 0);
+        const before = statfsSync(disk);
+        await REMOVALS[name]!(client, ref).catch((err: unknown) => {
+          // What another of them has taken already.
+          assert.ok(is(err, 'not_found'), `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`);
+        });
+        const after = statfsSync(disk);
+        if (name === order[0] && FREEING.includes(name))
+          assert.ok(what === 'bytes' ? after.bavail > before.bavail : after.ffree > before.ffree, `${when}: ${name} gave back nothing`);
+      }
+      rmSync(join(disk, 'filler'), {recursive: true});
+      for (const {name} of await client.namespaces.list()) await client.namespaces.delete(name, {recursive: true});
+      const {findings} = await client.check({deep: true});
+      assert.deepEqual(findings, [], when);
+      for (const place of ['layers', 'content/blobs/sha256', 'trash', 'locks'])
+        assert.deepEqual(readdirSync(join(disk, 'root', place)), [], when);
+    } finally {
+      await client.close();
+      execFileSync('umount', [disk]);
+      rmSync(image);
+    }
+  }
+}
+
+/** Of levels from nothing to plenty those that fall to this run, with a change and an order of removals each. */
+function cases(what: Case['what'], levels: readonly number[], share: number): readonly Case[] {
+  const changes = Object.keys(CHANGES);
+  const all = levels.flatMap((level, i) =>
+    changes.map((change, j): Case => ({what, level, change, first: (i + j) % Object.keys(REMOVALS).length})),
+  );
+  return all.filter((_, i) => i % (TORTURE ? 5 : share) === 0);
+}
+
+describe('a disk that fills up', () => {
+  for (const bytes of [1024, 4096])
+    for (const layers of [1, 24, 60]) {
+      it(`leaves removals what they need: ${layers} layers, blocks of ${bytes}`, async (t) => {
+        if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
+        if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+        const step = layers === 1 ? 16 << 10 : 64 << 10;
+        const levels = [...Array.from({length: 24}, (_, i) => i * step), PLENTY];
+        await sweep(t, {layers, bytes, inodes: 3000}, cases('bytes', levels, 61));
+      });
+
+      it(`leaves removals their inodes: ${layers} layers, blocks of ${bytes}`, async (t) => {
+        if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
+        if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+        const levels = Array.from({length: 24}, (_, i) => i * (layers === 1 ? 4 : 20));
+        await sweep(t, {layers, bytes, inodes: 3000}, cases('inodes', levels, 61));
+      });
+    }
+
+  it('lets a change wait that there is no room to apply, tells of it, and applies it when there is room', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
+    if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+    const dir = temporaryDirectory(t);
+    const [image, disk] = [join(dir, 'image'), join(dir, 'disk')];
+    execFileSync('truncate', ['-s', String(20 << 20), image]);
+    execFileSync(findProgram('mkfs.ext4')!, ['-q', '-b', '4096', '-N', '500', '-m', '0', image]);
+    mkdirSync(disk);
+    execFileSync('mount', ['-o', 'loop', image, disk]);
+    const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
+    try {
+      const store = new Store({root: client.root, lockTimeoutMs: 10_000});
+      const create = (id: string) => client.namespace(id).leases.create({id});
+      await create('first');
+      await keepReserve(store);
+      mkdirSync(join(disk, 'filler'));
+      for (let left = 0; store.pending() === 0; left++) {
+        assert.ok(left < 40, 'no level at which a change is committed and not applied');
+        rmSync(join(disk, 'filler'), {recursive: true});
+        fill(disk, 'bytes', left * 4096);
+        await create(`l${left}`).catch((err: unknown) => assert.ok(is(err, 'resource_exhausted')));
+      }
+      const waiting = store.view((tx) => tx.namespaces.list().map(({name}) => name)).at(-1)!;
+      const says = async () => (await client.check()).findings.map(({severity, object, problem}) => `${severity}: ${object} ${problem}`);
+      assert.deepEqual(await says(), ['suspect: entry journal has 1 committed change that the disk has no room to apply']);
+      assert.ok(!existsSync(join(client.root, 'namespaces', waiting, 'leases', `${waiting}.json`)));
+      await client.namespace('first').leases.delete('first');
+      assert.deepEqual((await client.namespace(waiting).leases.list()).length, 1, 'it is read all the while');
+      await client.namespace(waiting).leases.delete(waiting);
+      assert.deepEqual(await client.namespace(waiting).leases.list(), [], 'and changed');
+      rmSync(join(disk, 'filler'), {recursive: true});
+      assert.deepEqual(await says(), []);
+      assert.equal(store.pending(), 0);
+      assert.deepEqual(await client.namespaces.list().then((all) => all.map(({name}) => name)), ['first', waiting]);
+    } finally {
+      await client.close();
+      execFileSync('umount', [disk]);
+    }
+  });
+});

@@ -1,0 +1,160 @@
+/**
+ * A reader among writers, stopped before any of its calls for as long as it takes others to commit, apply, checkpoint and forget any
+ * number of changes: it shows one moment. The writers are a model of docs/STORE.md, so that each of their steps can be put between two
+ * calls of the reader.
+ */
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import {syncBuiltinESMExports} from 'node:module';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {is as isCode} from '../../../src/lib/errdefs.ts';
+import {bootId} from '../../../src/lib/fs/process.ts';
+import {JournalBackend} from '../../../src/lib/store/journal.ts';
+import {createLayout} from '../../../src/lib/store/layout.ts';
+import {TORTURE} from '../../helpers.ts';
+
+const SCHEDULES = TORTURE ? 10_000 : 200;
+const SEED = Number(process.env.BERTH_TEST_SEED ?? 20_261);
+
+/** Calls by which a reader learns what is on the disk. */
+const READS = ['readFileSync', 'readdirSync', 'existsSync', 'openSync', 'statSync', 'lstatSync'] as const;
+const real = {...fs};
+
+/** Numbers from 0 up to and without 1. After "mulberry32". */
+function random(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+const digits = (generation: number): string => String(generation).padStart(16, '0');
+
+/** All documents that generation `g` consists of: a count in two places, and one that every other generation has. */
+const documentsAt = (g: number): Record<string, unknown> => ({
+  'd/a.json': g,
+  'd/b.json': g,
+  'd/odd.json': g % 2 === 1 ? g : null,
+});
+
+/** A writer, a step at a time: a commit, each of its files, the mark, and now and then a checkpoint that forgets all before it. */
+function* writer(root: string): Generator<void> {
+  const journal = join(root, 'journal');
+  const put = (path: string, text: string): void => {
+    real.writeFileSync(join(root, '.tmp.model'), text);
+    real.renameSync(join(root, '.tmp.model'), join(root, path));
+  };
+  let oldest = 1;
+  for (let g = 1; ; g++) {
+    const writes = documentsAt(g);
+    const before = g === 1 ? Object.fromEntries(Object.keys(writes).map((path) => [path, null])) : documentsAt(g - 1);
+    put(`journal/${digits(g)}`, JSON.stringify({version: 1, generation: g, writes, before}));
+    yield;
+    for (const [path, document] of Object.entries(writes)) {
+      if (document === null) real.rmSync(join(root, path), {force: true});
+      else put(path, JSON.stringify(document));
+      yield;
+    }
+    real.writeFileSync(join(journal, 'applied'), `${digits(g)} ${digits(g)}\n`);
+    yield;
+    if (g % 5 !== 0) continue;
+    put('journal/checkpoint', JSON.stringify({generation: g, bootId: bootId()}));
+    yield;
+    for (; oldest <= g; oldest++) {
+      real.rmSync(join(journal, digits(oldest)));
+      yield;
+    }
+  }
+}
+
+/** Runs `fn` with `step` before every call by which something below `root` is read. */
+function interleaved<T>(root: string, step: () => void, fn: () => T): T {
+  let isStepping = false;
+  for (const name of READS) {
+    const original = real[name] as (...args: unknown[]) => unknown;
+    Object.assign(fs, {
+      [name]: (...args: unknown[]) => {
+        // The model's own calls may be made of these.
+        if (!isStepping && String(args[0]).startsWith(root)) {
+          isStepping = true;
+          step();
+          isStepping = false;
+        }
+        return original(...args);
+      },
+    });
+  }
+  syncBuiltinESMExports();
+  try {
+    return fn();
+  } finally {
+    Object.assign(fs, Object.fromEntries(READS.map((name) => [name, real[name]])));
+    syncBuiltinESMExports();
+  }
+}
+
+describe('a reader among writers', () => {
+  it('shows one moment, and never an earlier one than before, wherever it sleeps and however long', () => {
+    const memory = ['/dev/shm', tmpdir()].find((dir) => real.existsSync(dir))!;
+    let retries = 0;
+    let given = 0;
+    for (let schedule = 0; schedule < SCHEDULES; schedule++) {
+      const next = random(SEED + schedule);
+      const root = real.mkdtempSync(join(memory, 'berth-test-'));
+      const layout = createLayout(root);
+      for (const directory of [layout.journal, join(root, 'd')]) real.mkdirSync(directory, {recursive: true});
+      real.writeFileSync(join(layout.journal, 'checkpoint'), JSON.stringify({generation: 0, bootId: bootId()}));
+      const steps = writer(root);
+      const run = (count: number): void => {
+        for (let i = 0; i < count; i++) steps.next();
+      };
+      run(Math.floor(next() * 60));
+      // At most so many long sleeps: whoever is overtaken for ever is told so.
+      let sleeps = 1 + Math.floor(next() * 3);
+      const step = (): void => {
+        const dice = next();
+        if (dice < 0.08 && sleeps-- > 0) run(40 + Math.floor(next() * 200));
+        else if (dice < 0.3) run(1 + Math.floor(next() * 3));
+      };
+      const backend = new JournalBackend(layout, {lockTimeoutMs: 1000});
+      let newest = 0;
+      for (let look = 0; look < 3; look++) {
+        let runs = 0;
+        try {
+          const seen = interleaved(root, step, () =>
+            backend.view((reader) => {
+              runs++;
+              return {
+                a: reader.get('d/a.json') ?? 0,
+                names: reader.list('d'),
+                b: reader.get('d/b.json') ?? 0,
+                odd: reader.get('d/odd.json'),
+                again: reader.get('d/a.json') ?? 0,
+              };
+            }),
+          );
+          const g = seen.a as number;
+          const odd = g % 2 === 1;
+          const names = g === 0 ? [] : ['a.json', 'b.json', ...(odd ? ['odd.json'] : [])];
+          const when = `seed ${SEED}, schedule ${schedule}, look ${look}`;
+          assert.deepEqual(seen, {a: g, names, b: g, odd: odd ? g : undefined, again: g}, when);
+          assert.ok(g >= newest, `${when}: ${g} after ${newest}`);
+          newest = g;
+          given++;
+        } catch (err) {
+          if (!isCode(err, 'aborted')) throw err;
+        }
+        if (runs > 1) retries++;
+      }
+      real.rmSync(root, {recursive: true});
+    }
+    assert.ok(retries > SCHEDULES / 3, `only ${retries} views were overtaken`);
+    assert.ok(given > SCHEDULES * 2.9, `only ${given} of ${SCHEDULES * 3} views were given an answer`);
+  });
+});
