@@ -195,7 +195,7 @@ describe('kill -9', () => {
           await delay(20);
           again = await ctr(['--json', ...run]);
         }
-        assert.deepEqual(again, {status: 0, stdout: 'ran\n', stderr: ''});
+        assert.deepEqual(again, {status: 0, stdout: 'ran\n', stderr: '{"result":{"id":"r","exitStatus":0}}\n'});
         assertNoRuns(ctr.env.BERTH_STATE!);
         assert.equal(await ctr.ok(['containers', 'ls', '-q']), '');
       });
