@@ -23,6 +23,7 @@ import {
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
 import {lazyOclif, sparingBuiltins} from './lazy.ts';
+import {type Part, partsOf} from './parts.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -203,26 +204,10 @@ function stage(): void {
   copyFileSync(join(dist, 'node/THIRD-PARTY'), join(staged, executablePackage(process.arch), 'THIRD-PARTY'));
 }
 
-interface Part {
-  /** Parts that it is made from: they are built first, so that nothing stale goes into it. */
-  readonly from: readonly string[];
-  make(): void | Promise<void>;
-}
+const MAKE: Readonly<Record<Part, () => void | Promise<void>>> = {node: buildNode, types: buildTypes, exe: buildExecutable, npm: stage};
 
-const PARTS: Readonly<Record<string, Part>> = {
-  node: {from: [], make: buildNode},
-  types: {from: [], make: buildTypes},
-  exe: {from: ['node'], make: buildExecutable},
-  npm: {from: ['node', 'types', 'exe'], make: stage},
-};
-
-const asked = process.argv.slice(2);
-const unknown = asked.filter((part) => !Object.hasOwn(PARTS, part));
-if (unknown.length > 0) throw new Error(`unknown part ${unknown.join(', ')}; there are ${Object.keys(PARTS).join(', ')}`);
-const wanted = asked.length === 0 ? Object.keys(PARTS) : asked;
-const needed = new Set(wanted.flatMap((part) => [...PARTS[part]!.from, part]));
-for (const part of Object.keys(PARTS).filter((name) => needed.has(name))) {
+for (const part of partsOf(process.argv.slice(2))) {
   const start = performance.now();
-  await PARTS[part]!.make();
+  await MAKE[part]();
   process.stdout.write(`built ${part} in ${Math.round(performance.now() - start)} ms: ${relative(root, dist)}/\n`);
 }

@@ -5,6 +5,7 @@ import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, w
 import {dirname, join} from 'node:path';
 import {after, before, describe, it} from 'node:test';
 import {build} from 'esbuild';
+import {partsOf} from '../../scripts/parts.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, temporaryDirectory} from '../helpers.ts';
 import {ARCHITECTURE} from '../layouts.ts';
@@ -117,6 +118,13 @@ describe('package', () => {
     const env = {...store('with-executable'), PATH: path(join(dir, 'path-readlink'), {readlink: findProgram('readlink')!})};
     const {stdout} = await must(join(prefix, 'bin/dist'), ['version'], {cwd: dir, env});
     assert.match(stdout, /Engine: +bun /);
+  });
+
+  it('is built from what is there now: no part without those that it is made from', () => {
+    assert.deepEqual(partsOf(['exe']), ['node', 'exe']);
+    assert.deepEqual(partsOf(['npm']), ['node', 'types', 'exe', 'npm']);
+    assert.deepEqual(partsOf([]), ['node', 'types', 'exe', 'npm']);
+    assert.throws(() => partsOf(['nope']), /unknown part nope/);
   });
 
   it('names the executables as optional, of its own version', () => {

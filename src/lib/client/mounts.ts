@@ -414,7 +414,7 @@ export async function unmountTarget(
   const {record} = found;
   if (record.namespace !== namespace)
     throw new ErrdefsError('not_found', `${what} in namespace ${JSON.stringify(namespace)}`, {
-      hint: `namespace ${JSON.stringify(record.namespace)} has it: use -n ${record.namespace}`,
+      hint: `it exists in namespace ${JSON.stringify(record.namespace)}: use -n ${record.namespace}`,
     });
   const state = stateOf(record);
   const refuse = (why: string, hint: string): never => {
