@@ -1,14 +1,14 @@
 /** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {type ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {statePath} from '../store/layout.ts';
 import {withReserve} from '../store/reserve.ts';
 import type {Store} from '../store/store.ts';
 import {type RecordSurvey, surveyState} from '../store/survey.ts';
 import type {Context} from './context.ts';
-import {type Inspection, inspect, isOwnLayer, keyOf, oddities, type Problem} from './findings.ts';
+import {cannotBeRead, type Inspection, inspect, isOwnLayer, keyOf, oddities, type Problem} from './findings.ts';
 import {abandonedViews} from './layers.ts';
 import {findOrigins} from './origins.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from './run.ts';
@@ -62,6 +62,8 @@ class Check {
   }
 
   async run(): Promise<CheckResult> {
+    const blocked = this.#blocked();
+    if (blocked !== undefined) return this.#result(NOTHING, new Set([blocked]), new Set());
     const journal = [...(await this.#journal()), ...(await this.#unapplied())];
     const inspection = await this.#inspect().catch((err: unknown) => {
       // Nothing can be read over a journal that cannot.
@@ -78,6 +80,11 @@ class Check {
     for (const problem of [...shallow, ...deep]) this.#problems.set(keyOf(problem), problem);
     const unseen = new Set(deep.map(keyOf));
     const remaining = this.#o.repair === true ? await this.#repair(inspection) : new Set(shallow.map(keyOf));
+    return this.#result(inspection, remaining, unseen);
+  }
+
+  /** @param remaining keys of problems that are still there @param unseen those that only reading all bytes shows */
+  #result(inspection: Inspection, remaining: ReadonlySet<string>, unseen: ReadonlySet<string>): CheckResult {
     const findings = [...this.#problems]
       .map(([key, {subject: _, ...problem}]): Finding => {
         const {action, done} = this.#actions.get(key) ?? {};
@@ -103,6 +110,36 @@ class Check {
       },
       damage: findings.filter(({severity, repaired}) => severity === 'damage' && !repaired).length,
     };
+  }
+
+  /**
+   * What keeps the store as a whole from being read: its `version`, or something else in the place of a directory. The first can be
+   * written anew.
+   *
+   * @returns the key of the problem, when it is still there
+   */
+  #blocked(): string | undefined {
+    const {store} = this.#context;
+    try {
+      store.exists();
+      return undefined;
+    } catch (err) {
+      const path = isErrdefs(err) && is(err, 'data_loss') ? err.details?.misfit : undefined;
+      if (typeof path !== 'string') throw err;
+      const {message, hint} = err as ErrdefsError;
+      const object = `entry ${path.slice(store.layout.root.length + 1)}`;
+      const words = message
+        .replace(`${path} `, '')
+        .replace(`state directory ${store.layout.root}: `, '')
+        .replace(/: [a-z ]+$/, '');
+      const problem: Problem = {severity: 'damage', object, problem: words, path, subject: {kind: 'none'}};
+      const key = keyOf(problem);
+      this.#problems.set(key, problem);
+      if (this.#o.repair !== true) return key;
+      const done = path === store.layout.version && store.restoreVersion();
+      this.#actions.set(key, {action: done ? 'written anew' : `left alone: ${hint ?? 'it is nothing of ours'}`, done});
+      return done ? undefined : key;
+    }
   }
 
   /** What is wrong with the journal comes first: everything else is read and written over it. */
@@ -162,7 +199,8 @@ class Check {
       return await store.update('check', (tx) => excuse(inspect(store, tx.survey(true))));
     } catch (err) {
       // Where nothing can be written, no lock can be taken, and nobody else changes anything.
-      if (!isErrdefs(err) || !(is(err, 'permission_denied') || is(err, 'resource_exhausted'))) throw err;
+      // Where something else is in the place of the lock, nobody can take it.
+      if (!isErrdefs(err) || !['permission_denied', 'resource_exhausted', 'failed_precondition', 'data_loss'].includes(err.code)) throw err;
       return inspection;
     }
   }
@@ -239,10 +277,22 @@ class Check {
       onEvent({ref: 'content', status: 'checking', offset: Math.min(this.#bytes, total), total});
     };
     for (const digest of blobs.keys()) {
-      const actual = told.has(digest) ? undefined : await actualDigest(this.#context, digest, onBytes, signal);
-      if (actual === undefined || actual === digest) continue;
-      const path = store.blobs.path(digest);
-      found.push({severity: 'damage', object: `content ${digest}`, problem: `is ${actual} on disk`, path, subject: {kind: 'blob', digest}});
+      if (told.has(digest)) continue;
+      const problem = await actualDigest(this.#context, digest, onBytes, signal).then(
+        (actual) => (actual === undefined || actual === digest ? undefined : `is ${actual} on disk`),
+        (err: unknown) => {
+          signal?.throwIfAborted();
+          return cannotBeRead(err);
+        },
+      );
+      if (problem === undefined) continue;
+      found.push({
+        severity: 'damage',
+        object: `content ${digest}`,
+        problem,
+        path: store.blobs.path(digest),
+        subject: {kind: 'blob', digest},
+      });
     }
     return found;
   }
@@ -312,7 +362,14 @@ class Check {
   }
 }
 
-const isHere = ({blobs}: Store, {digest, size}: Descriptor): boolean => blobs.size(digest) === size;
+function isHere({blobs}: Store, {digest, size}: Descriptor): boolean {
+  try {
+    return blobs.size(digest) === size;
+  } catch (err) {
+    if (!is(err, 'data_loss')) throw err;
+    return false;
+  }
+}
 
 /** Milliseconds between two events. */
 const PROGRESS_MS = 100;

@@ -11,6 +11,7 @@ import {comparableFile, EROFS_IMAGE, findTar, type IndexedTar, indexAnew, isSame
 import {statePath} from '../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {Context} from './context.ts';
+import {cannotBeRead} from './findings.ts';
 import {layerCandidates, openScratchPlace, openTrees} from './layers.ts';
 import {materialise} from './materialise.ts';
 import type {LayerOrigin} from './origins.ts';
@@ -39,7 +40,11 @@ function locateTar(directory: string): IndexedTar | 'lost' | undefined {
   }
 }
 
-/** The digest that a blob's file has; `undefined` when it is gone. */
+/**
+ * The digest that a blob's file has; `undefined` when it is gone.
+ *
+ * @throws data_loss | permission_denied it cannot be read
+ */
 export async function actualDigest({store}: Context, digest: Digest, onBytes: OnBytes, signal?: AbortSignal): Promise<Digest | undefined> {
   try {
     const hex = await hashFile(store.blobs.path(digest), hashFor(digest), onBytes, signal);
@@ -182,7 +187,10 @@ export async function judgeLayer(
     return difference === undefined ? {compared: true} : wrong(difference);
   } catch (err) {
     signal?.throwIfAborted();
-    throw fromErrno(err, `layer ${id}`);
+    const failure = fromErrno(err, 'cannot be compared');
+    if (is(failure, 'not_found')) return {compared: false};
+    // What the disk does not give back, here or below, is damage, and the rest can still be looked at.
+    return wrong(cannotBeRead(failure));
   } finally {
     store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
   }

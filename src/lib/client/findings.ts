@@ -1,15 +1,14 @@
 /** What is wrong with a store, as far as one sees without reading all its bytes. Looks, and touches nothing. */
-import {lstatSync, type Stats} from 'node:fs';
+import {closeSync, lstatSync, openSync, readSync, type Stats} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {fromErrno} from '../errdefs.ts';
+import {type Code, fromErrno, isErrdefs} from '../errdefs.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {downloadKey} from '../store/blobs.ts';
-import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../store/erofs.ts';
 import {leaseExpired} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../store/records.ts';
 import {miscounted} from '../store/refs.ts';
-import {getSnapshotter, snapshotterNames} from '../store/snapshotters.ts';
+import {snapshotterNames} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../store/survey.ts';
 import type {Finding} from './types.ts';
@@ -30,6 +29,7 @@ export type Subject =
   /** What a process mounted for a moment. */
   | {readonly kind: 'view'}
   | {readonly kind: 'counts'}
+  | {readonly kind: 'ingest'; readonly key: string}
   /** The next collection takes it. */
   | {readonly kind: 'garbage'}
   | {readonly kind: 'odd'; readonly oddity: Oddity}
@@ -68,6 +68,7 @@ const ODD = {
   type: ['damage', 'is of another type than what belongs there'],
   foreign: ['garbage', 'is nothing of ours'],
   leftover: ['garbage', 'was left by a process that is gone'],
+  unreadable: ['damage', 'cannot be listed'],
 } as const satisfies Readonly<Record<Oddity['kind'], readonly [Finding['severity'], string]>>;
 
 /** What is odd below a directory, in words. */
@@ -92,6 +93,30 @@ const lstat = (path: string): Stats | undefined => {
     throw fromErrno(err, path);
   }
 };
+
+/** Whether a file gives back its first byte, in a few words why not. Reads no more: `check --deep` does. */
+function unreadable(path: string): string | undefined {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      readSync(fd, Buffer.alloc(1), 0, 1, 0);
+    } finally {
+      closeSync(fd);
+    }
+    return undefined;
+  } catch (err) {
+    return cannotBeRead(err);
+  }
+}
+
+/** The problem of something that the system does not give back. @throws err it is another one */
+export function cannotBeRead(err: unknown): string {
+  const failure = fromErrno(err, 'cannot be read');
+  if (!isErrdefs(failure) || !UNREADABLE.includes(failure.code)) throw failure;
+  return failure.message.replace(/: [a-z ]+$/, '');
+}
+
+const UNREADABLE: readonly Code[] = ['data_loss', 'permission_denied', 'failed_precondition', 'not_found', 'unknown'];
 
 /** Keys of the labels by which a manifest keeps its config and its layers; see oci/manifest.ts (gcLabels). */
 const NEEDED = /^containerd\.io\/gc\.ref\.content\.(?:config|l\.\d+)$/;
@@ -123,7 +148,7 @@ class Inspector {
     this.#unreadable(new Set(odd.map(({path}) => path)));
     for (const ns of this.#survey.namespaces) this.#namespace(ns);
     for (const [digest, size] of this.#blobs) this.#blob(digest, size);
-    for (const [id, snapshotter] of this.#layers) this.#layer(id, snapshotter);
+    for (const id of this.#layers.keys()) this.#layer(id);
     this.#unnamedThings();
     this.#ingests();
     this.#counts();
@@ -251,31 +276,28 @@ class Inspector {
         : !stat.isFile()
           ? 'is no file'
           : stat.size === size
-            ? undefined
+            ? unreadable(path)
             : `has ${stat.size} B on disk, and should have ${size} B`;
     if (problem !== undefined) this.#add('damage', `content ${digest}`, problem, path, {kind: 'blob', digest});
   }
 
-  #layer(id: string, snapshotter: string): void {
+  #layer(id: string): void {
     const path = this.#store.layers.path(id);
-    const verdict = this.#judgeLayer(id, path, snapshotter);
+    const verdict = this.#judgeLayer(id, path);
     if (verdict !== undefined) this.#add(...verdict, path, {kind: 'layer', id});
   }
 
-  #judgeLayer(id: string, path: string, snapshotter: string): [Finding['severity'], string, string] | undefined {
+  #judgeLayer(id: string, path: string): [Finding['severity'], string, string] | undefined {
     const object = `layer ${id}`;
     const {layers} = this.#store;
-    const stat = /^[\w-]+$/.test(id) ? lstat(path) : undefined;
-    if (stat === undefined) return ['damage', object, 'is missing'];
-    if (!stat.isDirectory()) return ['damage', object, 'is no directory'];
-    const has = (...files: readonly string[]): boolean => files.every((name) => lstat(join(path, name))?.isFile());
-    const isIndexed = has(EROFS_TAR, EROFS_INDEX) || has(EROFS_IMAGE);
-    const hasTree = isIndexed || (snapshotterNames().includes(snapshotter) && lstat(getSnapshotter(snapshotter).tree(path))?.isDirectory());
-    if (!hasTree) return ['damage', object, 'has no tree'];
-    const info = layers.info(id);
-    if (info === undefined || (info.diffID === undefined) !== isOwnLayer(id))
-      return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json says nothing that can be believed'];
-    return layers.isUsable(id) ? undefined : ['suspect', object, 'was made in another boot and may not be whole on the disk'];
+    const isName = /^[\w-]+$/.test(id);
+    if (!isName || !lstat(path)?.isDirectory())
+      return ['damage', object, isName && lstat(path) !== undefined ? 'is no directory' : 'is missing'];
+    const defect = layers.defect(id);
+    // A user's own tree is nowhere else.
+    if (defect !== undefined) return [isOwnLayer(id) ? 'damage' : defect.severity, object, defect.problem];
+    if ((layers.info(id)?.diffID === undefined) === isOwnLayer(id)) return undefined;
+    return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json says nothing that can be believed'];
   }
 
   #unnamedThings(): void {
@@ -293,8 +315,17 @@ class Inspector {
   }
 
   #ingests(): void {
+    const {blobs, layout} = this.#store;
+    const stale = new Set(blobs.staleIngests(Date.now()));
+    for (const key of blobs.ingests()) {
+      if (stale.has(key)) continue;
+      const directory = layout.ingest(key);
+      if (blobs.isIngestHeld(key) || !lstat(directory)?.isDirectory()) continue;
+      const problem = blobs.ingestState(key) === undefined ? 'lacks its bytes, or what they are' : unreadable(join(directory, 'data'));
+      if (problem !== undefined) this.#add('suspect', `ingest ${key}`, problem, directory, {kind: 'ingest', key});
+    }
     const kept = new Set([...this.#leased.blobs].map(downloadKey));
-    for (const key of this.#store.blobs.staleIngests(Date.now()))
+    for (const key of stale)
       if (!kept.has(key))
         this.#add('garbage', `ingest ${key}`, 'nobody has gone on with it for long', this.#store.layout.ingest(key), {kind: 'garbage'});
   }

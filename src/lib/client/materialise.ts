@@ -208,11 +208,13 @@ class Materialisation {
     });
     const {key} = lock;
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
+    const begun = store.blobs.ingestState(key)?.offset ?? 0;
     try {
       await this.#obtain(blob, layer, key);
     } catch (err) {
       // Of what an earlier attempt left nobody knew whether it was right; it was not, and is gone.
-      const wasWrong = this.#resumed.delete(blob.digest) && is(err, 'failed_precondition') && store.blobs.ingestState(key)?.offset === 0;
+      const isGone = begun > 0 && store.blobs.ingestState(key)?.offset === 0;
+      const wasWrong = isGone && (is(err, 'data_loss') || (this.#resumed.delete(blob.digest) && is(err, 'failed_precondition')));
       if (!wasWrong) throw err;
       await this.#obtain(blob, layer, key);
     }

@@ -41,8 +41,7 @@ export const sourceLabel = (domain: string): string => `${SOURCE}${domain}`;
 /** The document, if it is here and whole. */
 function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | undefined {
   const limit = kindOf(mediaType) === 'config' ? MAX_CONFIG_BYTES : MAX_MANIFEST_BYTES;
-  if (size > limit || store.blobs.size(digest) !== size) return undefined;
-  return attempt(() => store.blobs.readSmall(digest));
+  return size > limit ? undefined : attempt(() => (store.blobs.size(digest) === size ? store.blobs.readSmall(digest) : undefined));
 }
 
 /** What is damaged, malformed or of a kind that nobody here knows leads no further; of what the machine has too little for nothing is known. */

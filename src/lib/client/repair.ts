@@ -1,5 +1,5 @@
 /** Mends what `check` found: fetches or rebuilds what can be had, and takes out of the way what cannot. Nothing that a user made is deleted. */
-import {existsSync} from 'node:fs';
+import {existsSync, lstatSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, removeTree, sweepTemporary} from '../fs/durable.ts';
@@ -13,12 +13,12 @@ import {isMountLease} from '../store/gc.ts';
 import {recordFile, recordPath} from '../store/layout.ts';
 import {contentNode} from '../store/refs.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
-import type {StoreTransaction} from '../store/store.ts';
+import type {Store, StoreTransaction} from '../store/store.ts';
 import {quarantine} from '../store/survey.ts';
 import {deleteContainer} from './containers.ts';
 import type {Context} from './context.ts';
 import {actualDigest, indexAgain, unpackAgain} from './deep.ts';
-import {type Inspection, isOwnLayer, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './findings.ts';
+import {cannotBeRead, type Inspection, isOwnLayer, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './findings.ts';
 import {collectGarbage, settleLayers} from './gc.ts';
 import {refOf} from './materialise.ts';
 import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './origins.ts';
@@ -60,6 +60,7 @@ export class Repair {
     await this.#empty();
     await this.#counts();
     await this.#runs();
+    this.#ingests();
     await this.#garbage();
   }
 
@@ -112,10 +113,11 @@ export class Repair {
   async #blob(digest: Digest, origins: Origins): Promise<string | undefined> {
     const {store} = this.#context;
     const {signal} = this.#o;
-    const size = store.blobs.size(digest);
+    const size = sizeOf(store, digest);
     if (size !== undefined && size !== this.#inspection.blobs.get(digest)) {
       // Its bytes may be right, and a record wrong.
-      if ((await actualDigest(this.#context, digest, () => {}, signal)) === digest) {
+      const actual = await actualDigest(this.#context, digest, () => {}, signal).catch((err: unknown) => void cannotBeRead(err));
+      if (actual === digest) {
         await this.#resize(digest, size);
         return 'its bytes are right: record mended';
       }
@@ -152,6 +154,7 @@ export class Repair {
         ...(signal === undefined ? {} : {signal}),
       });
       store.blobs.discardIngest(key);
+      makeWay(store, digest);
       const ingest = Ingest.open(store.blobs.beginIngest(key, {ref: refOf(descriptor), namespace: '', total: size}), {digest, size}, what);
       try {
         const sink = (chunk: Buffer): void => ingest.write(chunk);
@@ -175,7 +178,7 @@ export class Repair {
     const {store} = this.#context;
     const descriptor = origins.content.get(digest)?.descriptor;
     if (descriptor === undefined) return undefined;
-    const isHere = store.blobs.size(digest) === descriptor.size;
+    const isHere = sizeOf(store, digest) === descriptor.size;
     const action = isHere ? 'its bytes are here: record made anew' : await this.#fetch(descriptor, origins.sources(digest));
     if (action === undefined) return undefined;
     if (isHere) store.settleBlobs([digest]);
@@ -245,7 +248,7 @@ export class Repair {
     const work = store.layers.createWork();
     let failure: unknown;
     try {
-      const canUnpack = origin !== undefined && store.blobs.size(origin.layer.blob.digest) === origin.layer.blob.size;
+      const canUnpack = origin !== undefined && sizeOf(store, origin.layer.blob.digest) === origin.layer.blob.size;
       const made = canUnpack
         ? await unpackAgain(this.#context, origin, work, doubted, signal)
         : await indexAgain(this.#context, id, this.#inspection.layers.get(id)!, work, signal);
@@ -431,6 +434,15 @@ export class Repair {
     }
   }
 
+  /** Whoever goes on with an ingest that is not whole begins anew. */
+  #ingests(): void {
+    const {blobs} = this.#context.store;
+    for (const problem of this.#of('ingest')) {
+      const done = blobs.discardIdleIngest(problem.subject.key);
+      this.#did(problem, done ? 'removed' : 'left alone: somebody works on it', done);
+    }
+  }
+
   async #garbage(): Promise<void> {
     const problems = this.#of('garbage');
     if (problems.length === 0) return;
@@ -454,6 +466,22 @@ interface Emptied {
   readonly key: string;
   /** Below the root. */
   readonly directory: string;
+}
+
+/** As `BlobStore.size`; what is no file has none. */
+function sizeOf({blobs}: Store, digest: Digest): number | undefined {
+  try {
+    return blobs.size(digest);
+  } catch (err) {
+    if (!is(err, 'data_loss')) throw err;
+    return undefined;
+  }
+}
+
+/** What is no file would be in the way of a rename. */
+function makeWay({blobs, layout}: Store, digest: Digest): void {
+  const path = blobs.path(digest);
+  if (lstatSync(path, {throwIfNoEntry: false})?.isFile() === false) quarantine(layout, path);
 }
 
 /** Snapshots of all namespaces name another layer from now on. */

@@ -427,7 +427,7 @@ export interface NamespaceClient {
   readonly content: {
     list(options?: ListOptions): Promise<readonly ContentRecord[]>;
     get(digest: string): Promise<ContentRecord>;
-    /** Path of the blob for reading; stable while the namespace keeps it. */
+    /** Its bytes, hashed as they go. @throws data_loss after the last of them: they are not what the digest says */
     open(digest: string): Promise<AsyncIterable<Uint8Array>>;
     ingest(
       key: string,

@@ -8,6 +8,7 @@ import {
   fsyncSync,
   ftruncateSync,
   futimesSync,
+  lstatSync,
   openSync,
   readFileSync,
   readSync,
@@ -142,21 +143,31 @@ export class BlobStore {
       throw code === 'EISDIR' ? this.#noFile(digest) : fromErrno(err, `content ${digest}`);
     }
     const actual = `${digestParts(digest)[0]}:${hashFor(digest).update(bytes).digest('hex')}`;
-    if (actual !== digest)
-      throw new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {
-        hint: MEND_BYTES,
-        details: {path: this.path(digest)},
-      });
+    if (actual !== digest) throw this.#wrongBytes(digest, actual);
     return bytes;
   }
 
-  /** The blob's bytes in order. @throws not_found at the first read */
+  #wrongBytes(digest: Digest, actual: string): ErrdefsError {
+    return new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {hint: MEND_BYTES, details: {path: this.path(digest)}});
+  }
+
+  /**
+   * The blob's bytes in order, hashed as they go.
+   *
+   * @throws not_found at the first read @throws data_loss after the last byte: they are not what `digest` says
+   */
   async *read(digest: Digest): AsyncIterable<Uint8Array> {
+    const hash = hashFor(digest);
     try {
-      yield* createReadStream(this.path(digest), {highWaterMark: 1 << 20});
+      for await (const chunk of createReadStream(this.path(digest), {highWaterMark: 1 << 20})) {
+        hash.update(chunk as Buffer);
+        yield chunk as Buffer;
+      }
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
+    const actual = `${digestParts(digest)[0]}:${hash.digest('hex')}`;
+    if (actual !== digest) throw this.#wrongBytes(digest, actual);
   }
 
   /**
@@ -214,7 +225,7 @@ export class BlobStore {
    */
   staleIngests(now: number): readonly string[] {
     return this.ingests().filter((key) => {
-      const data = statSync(join(this.#layout.ingest(key), 'data'), {throwIfNoEntry: false});
+      const data = this.#dataOf(key);
       return (data === undefined || now - data.mtimeMs > INGEST_LIFETIME_MS) && !this.isIngestHeld(key);
     });
   }
@@ -227,15 +238,28 @@ export class BlobStore {
     try {
       text = readIfPresent(file);
     } catch (err) {
-      throw fromErrno(err, `ingest ${key}`);
+      // Something else is in its place, or the disk does not give it back.
+      if (is(err, 'resource_exhausted')) throw err;
+      return undefined;
     }
     if (text === undefined) return undefined;
     try {
       const info = parseIngest(JSON.parse(text), file);
-      const data = statSync(join(directory, 'data'), {throwIfNoEntry: false});
+      const data = this.#dataOf(key);
       return data === undefined ? undefined : {...info, key, offset: data.size, updatedAt: data.mtime.toISOString()};
     } catch (err) {
       if (err instanceof SyntaxError || is(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
+      throw fromErrno(err, `ingest ${key}`);
+    }
+  }
+
+  /** The bytes of an ingest, where it has a file for them. */
+  #dataOf(key: string): Stats | undefined {
+    try {
+      const stat = lstatSync(join(this.#layout.ingest(key), 'data'), {throwIfNoEntry: false});
+      return stat?.isFile() ? stat : undefined;
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined;
       throw fromErrno(err, `ingest ${key}`);
     }
   }
@@ -261,17 +285,17 @@ export class BlobStore {
   /** Path of an ingest's bytes, for `Ingest.open` in whichever thread writes them. The caller holds its lock. */
   beginIngest(key: string, info: Omit<IngestInfo, 'startedAt'>): string {
     const directory = this.#layout.ingest(key);
+    const [file, data] = [join(directory, 'info.json'), join(directory, 'data')];
     try {
-      if (this.ingestState(key) === undefined)
-        writeAtomic(
-          join(directory, 'info.json'),
-          `${JSON.stringify({version: RECORD_VERSION, ...info, startedAt: new Date().toISOString()})}\n`,
-          {sync: false},
-        );
+      if (this.ingestState(key) === undefined) {
+        const misfit = [file, data].some((path) => isNoFile(path));
+        if (misfit) this.discardIngest(key);
+        writeAtomic(file, `${JSON.stringify({version: RECORD_VERSION, ...info, startedAt: new Date().toISOString()})}\n`, {sync: false});
+      }
     } catch (err) {
       throw fromErrno(err, `ingest ${info.ref}`);
     }
-    return join(directory, 'data');
+    return data;
   }
 
   /**
@@ -341,6 +365,16 @@ export class BlobStore {
   }
 }
 
+/** Whether something is at `path`, or on the way to it, that cannot be replaced by a file, or appended to. */
+function isNoFile(path: string): boolean {
+  try {
+    return lstatSync(path, {throwIfNoEntry: false})?.isFile() === false;
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOTDIR') return true;
+    throw err;
+  }
+}
+
 /** How long a download that nobody leases and nobody works on is kept, in milliseconds. */
 const INGEST_LIFETIME_MS = 24 * 3600_000;
 
@@ -407,6 +441,8 @@ export class Ingest {
       try {
         n = readSync(this.#fd, buffer, 0, CHUNK, this.#offset);
       } catch (err) {
+        // What the disk does not give back is fetched again.
+        this.truncate();
         throw fromErrno(err, this.#what);
       }
       if (n === 0) break;

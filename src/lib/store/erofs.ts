@@ -9,6 +9,7 @@ import {
   fstatSync,
   ftruncateSync,
   linkSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -21,7 +22,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
 import {isAllButFull} from '../fs/space.ts';
@@ -193,8 +194,16 @@ const MAGIC = 0xe0f5e1e2;
 const DEVICE_SLOT = 128;
 const UNIFIED_ADDRESS = 68;
 
-/** Of an image or index: the size of its blocks, in bytes, where in it the address of its first further device stands, and its inodes. @throws data_loss */
-function readSuperblock(fd: number, what: string): {readonly block: number; readonly slot: number; readonly inodes: number} {
+interface Superblock {
+  /** Size of a block, in bytes. */
+  readonly block: number;
+  /** Where in it the address of its first further device stands. */
+  readonly slot: number;
+  readonly inodes: number;
+}
+
+/** Of an image or index. @throws data_loss */
+function readSuperblock(fd: number, what: string): Superblock {
   const bytes = Buffer.alloc(128);
   readSync(fd, bytes, 0, bytes.length, SUPERBLOCK);
   const block = 2 ** bytes.readUInt8(12);
@@ -294,6 +303,37 @@ export function findTar(directory: string): IndexedTar | undefined {
   } finally {
     closeSync(fd);
   }
+}
+
+/** The files of an indexed layer, and their sizes in bytes; none for a layer that was extracted. */
+export function indexedFiles(directory: string): Readonly<Record<string, number>> {
+  const sizes: Record<string, number> = {};
+  for (const name of [EROFS_IMAGE, EROFS_INDEX, EROFS_TAR]) {
+    const stat = lstatSync(join(directory, name), {throwIfNoEntry: false});
+    if (stat !== undefined) sizes[name] = stat.size;
+  }
+  return sizes;
+}
+
+/**
+ * What an indexed layer lacks, in a few words, as far as names and sizes tell.
+ *
+ * @param expected as `indexedFiles` when it was made; absent where that was not noted
+ * @returns `undefined` when it lacks nothing; `extracted` for a layer that is not indexed
+ */
+export function indexedDefect(directory: string, expected: Readonly<Record<string, number>> | undefined): string | undefined {
+  const found = indexedFiles(directory);
+  const names = Object.keys(expected ?? found);
+  if (names.length === 0) return 'extracted';
+  const wanted = names.includes(EROFS_IMAGE) ? [EROFS_IMAGE] : [EROFS_INDEX, EROFS_TAR];
+  for (const name of wanted) {
+    if (found[name] === undefined) return `lacks ${name}`;
+    if (!lstatSync(join(directory, name)).isFile()) return `${name} is no file`;
+    if (expected !== undefined && found[name] !== expected[name])
+      return `${name} has ${found[name]} B, and should have ${expected[name]} B`;
+    closeSync(openSync(join(directory, name), 'r'));
+  }
+  return undefined;
 }
 
 /** Indexes a layer's tar once more, in `directory` (not there yet), as the layer itself was. @returns as `indexTar` */
@@ -400,9 +440,9 @@ export function probeErofs(stateDir: string, root: string): ErofsSupport {
   if (known?.backing === 'none') return {backing: undefined, reason: String(known.reason)};
   const scratch = makeScratch(place);
   if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
-  const {backing = 'none', reason} = tryErofs(scratch);
+  const {backing = 'none', reason, isLasting} = tryErofs(scratch);
   // On a disk that is full nothing can be indexed, and there will be room again.
-  if (backing === 'none' && isAllButFull(place)) return {backing: undefined, reason};
+  if (backing === 'none' && (!isLasting || isAllButFull(place))) return {backing: undefined, reason};
   try {
     const {bootId, filesystems} = readProbed(file);
     writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});
@@ -450,9 +490,42 @@ function probeTar(): Buffer {
   return Buffer.concat([header, Buffer.alloc(1024)]);
 }
 
+interface Tried extends ErofsSupport {
+  /** Whether another try in this boot would end in the same way: it is due to the kernel, or to a program that says how old it is. */
+  readonly isLasting: boolean;
+}
+
+/** The first release of erofs-utils that indexes tar archives. */
+const OLDEST_MKFS = [1, 8] as const;
+
+/** Exit status of mount(8) when the kernel refuses. */
+const MOUNT_REFUSED = 32;
+
+/** @returns e.g. `[1, 8, 6]`; `undefined` when it does not say @throws unavailable it is not installed */
+function mkfsVersion(): readonly number[] | undefined {
+  const {stdout} = runSync('mkfs.erofs', ['--version'], {package: 'erofs-utils'});
+  return /\b\d+(?:\.\d+)+/.exec(stdout.toString())?.[0].split('.').map(Number);
+}
+
+/** Whether the kernel has the filesystem at all, once somebody has tried to mount one. */
+const knowsErofs = (): boolean => /\terofs$/m.test(readIfPresent('/proc/filesystems') ?? '');
+
+/** Why mkfs.erofs has made no index: it is too old, which lasts, or something else, which may pass. */
+function mkfsFailure(): Tried {
+  const [major, minor = 0] = mkfsVersion() ?? [];
+  const [oldest, since] = OLDEST_MKFS;
+  if (major !== undefined && (major < oldest || (major === oldest && minor < since)))
+    return {
+      backing: undefined,
+      reason: `mkfs.erofs ${major}.${minor} does not index tar archives: 1.8 is the oldest that does`,
+      isLasting: true,
+    };
+  return {backing: undefined, reason: 'mkfs.erofs failed this time: it may lack processes or memory', isLasting: false};
+}
+
 /** @param scratch an empty directory; it is removed */
-function tryErofs(scratch: string): ErofsSupport {
-  const none = (reason: string): ErofsSupport => ({backing: undefined, reason});
+function tryErofs(scratch: string): Tried {
+  const none = (reason: string, isLasting: boolean): Tried => ({backing: undefined, reason, isLasting});
   const mounts = (backing: Backing, options: string, file: string): boolean => {
     const directory = join(scratch, backing);
     mkdirSync(directory);
@@ -460,17 +533,31 @@ function tryErofs(scratch: string): ErofsSupport {
     if (!indexTarSync(directory, backing)) throw new ErrdefsError('not_implemented', 'mkfs.erofs --tar=i');
     const mount = `mount -t erofs -o ro,${options} ${file} .`;
     const isolated = ['--mount', '--propagation', 'private', 'sh', '-c', mount];
-    return runSync('unshare', isolated, {package: 'util-linux', cwd: directory}).status === 0;
+    const {status} = runSync('unshare', isolated, {package: 'util-linux', cwd: directory});
+    if (status !== 0 && status !== MOUNT_REFUSED)
+      throw new ErrdefsError('resource_exhausted', `mount ended with status ${status} this time`);
+    return status === 0;
+  };
+  const failed = (err: unknown): Tried => {
+    // A program that is missing can be installed at any time.
+    if (is(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);
+    if (is(err, 'resource_exhausted')) return none((err as Error).message, false);
+    throw fromErrno(err, `probe ${scratch}`);
   };
   try {
-    if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: ''};
+    if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: '', isLasting: true};
     const reason =
       'the kernel does not mount EROFS images from files of this filesystem: it is older than 6.12, or built without, or cannot';
-    return mounts('loop', 'loop', EROFS_IMAGE) ? {backing: 'loop', reason} : none(`${reason}; nor does it from loop devices`);
+    return mounts('loop', 'loop', EROFS_IMAGE)
+      ? {backing: 'loop', reason, isLasting: true}
+      : none(`${reason}; nor does it from loop devices`, !knowsErofs()); // all of those may be in use
   } catch (err) {
-    if (is(err, 'unavailable')) return none('mkfs.erofs is not installed');
-    if (is(err, 'not_implemented')) return none('mkfs.erofs does not index tar archives: it is older than 1.8');
-    throw fromErrno(err, `probe ${scratch}`);
+    if (!is(err, 'not_implemented')) return failed(err);
+    try {
+      return mkfsFailure();
+    } catch (cause) {
+      return failed(cause);
+    }
   } finally {
     try {
       removeTree(scratch);

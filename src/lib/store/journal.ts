@@ -15,7 +15,19 @@
  * Applying does not sync the record files. The journal is durable, and after a power loss (another boot id) everything
  * since the last checkpoint is applied again. A checkpoint syncs the files that changed since the one before.
  */
-import {closeSync, constants, existsSync, fsyncSync, openSync, readdirSync, readFileSync, rmdirSync, statSync, writeSync} from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fsyncSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {
@@ -191,14 +203,22 @@ export class JournalBackend implements Backend {
       try {
         action();
       } catch (err) {
-        if (!is(err, 'data_loss')) throw err;
+        if (!is(err, 'data_loss') && !is(err, 'permission_denied') && !is(err, 'failed_precondition')) throw err;
         const at = isMisfit(err) ? err.details.misfit : path;
-        faults.set(at, (err as Error).message.replace(`${at} `, '').replace(/: data loss$/, ''));
+        faults.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
       }
     };
+    for (const [path, parse] of [
+      [this.#checkpointFile, parseCheckpoint],
+      [this.#appliedFile, parseApplied],
+    ] as const)
+      if (lstatSync(path, {throwIfNoEntry: false}) !== undefined && parse(readLoosely(path)) === undefined)
+        faults.set(path, 'says nothing that can be believed');
     for (const generation of generations)
       look(this.#file(generation), () => {
+        const file = this.#file(generation);
         const {writes} = this.#read(generation) ?? {writes: {}};
+        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) faults.set(file, 'is a symbolic link');
         if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertPlace(this.#layout.root, path));
       });
     for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
@@ -216,7 +236,7 @@ export class JournalBackend implements Backend {
     const faults = this.faults();
     if (faults.length === 0) return done;
     const {root, journal} = this.#layout;
-    const isRecord = (path: string): boolean => dirname(path) === journal;
+    const isRecord = (path: string): boolean => dirname(path) === journal && /^\d{16}$/.test(basename(path));
     for (const {path} of faults) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
     try {
       const checkpoint = this.#readCheckpoint();
@@ -291,9 +311,7 @@ export class JournalBackend implements Backend {
   #applied(checkpoint: Checkpoint): number {
     // What was applied in another boot may not have reached the disk.
     if (checkpoint.bootId !== bootId()) return checkpoint.generation;
-    // Written twice, in one call and in place: two equal numbers are whole.
-    const applied = /^(\d{16}) \1\n$/.exec(readIfPresent(this.#appliedFile) ?? '')?.[1];
-    return Math.max(Number(applied ?? 0), checkpoint.generation);
+    return Math.max(parseApplied(readLoosely(this.#appliedFile)) ?? 0, checkpoint.generation);
   }
 
   #markApplied(generation: number): void {
@@ -308,11 +326,8 @@ export class JournalBackend implements Backend {
 
   /** A checkpoint that is lost or damaged costs only time: everything that the journal still has is applied again. */
   #readCheckpoint(): Checkpoint {
-    const text = readIfPresent(this.#checkpointFile);
-    if (text !== undefined) {
-      const checkpoint = tryParse(text) as Partial<Checkpoint> | null | undefined;
-      if (Number.isSafeInteger(checkpoint?.generation) && typeof checkpoint?.bootId === 'string') return checkpoint as Checkpoint;
-    }
+    const checkpoint = parseCheckpoint(readLoosely(this.#checkpointFile));
+    if (checkpoint !== undefined) return checkpoint;
     const generations = new Set(this.#generations());
     let generation = Math.max(0, ...generations);
     while (generations.has(generation)) generation--;
@@ -626,7 +641,7 @@ function unlessDamaged(get: () => unknown): unknown {
   try {
     return get();
   } catch (err) {
-    if (is(err, 'data_loss') && !isMisfit(err)) return undefined;
+    if ((is(err, 'data_loss') || is(err, 'permission_denied')) && !isMisfit(err)) return undefined;
     throw err;
   }
 }
@@ -665,6 +680,27 @@ function isUnwritten(file: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** The file's text; `undefined` when there is none, or something else, or the disk does not give it back. */
+function readLoosely(path: string): string | undefined {
+  try {
+    return readIfPresent(path);
+  } catch (err) {
+    if (is(err, 'resource_exhausted')) throw err;
+    return undefined;
+  }
+}
+
+function parseCheckpoint(text: string | undefined): Checkpoint | undefined {
+  const checkpoint = tryParse(text ?? '') as Partial<Checkpoint> | null | undefined;
+  return Number.isSafeInteger(checkpoint?.generation) && typeof checkpoint?.bootId === 'string' ? (checkpoint as Checkpoint) : undefined;
+}
+
+/** Of `applied`, written twice: two equal numbers are whole. */
+function parseApplied(text: string | undefined): number | undefined {
+  const applied = /^(\d{16}) \1\n$/.exec(text ?? '')?.[1];
+  return applied === undefined ? undefined : Number(applied);
 }
 
 function tryParse(text: string): unknown {

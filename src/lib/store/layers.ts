@@ -4,7 +4,7 @@
  */
 import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {
   isTemporary,
   listIfPresent,
@@ -24,6 +24,7 @@ import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName
 import {runSync} from '../fs/spawn.ts';
 import {walk} from '../fs/walk.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
+import {indexedDefect, indexedFiles} from './erofs.ts';
 import {Housekeeping} from './housekeeping.ts';
 import type {Layout} from './layout.ts';
 
@@ -36,9 +37,21 @@ export interface LayerInfo {
   readonly bootId: string;
   /** Known to be on the disk whole, whatever happened since. */
   readonly durable: boolean;
+  /** Of a layer that is indexed, its files and their sizes in bytes. */
+  readonly files?: Readonly<Record<string, number>>;
 }
 
 const LAYER_INFO = 'layer.json';
+/** The directory of a layer that was extracted, and of a user's own. */
+const TREE = 'fs';
+
+/** Why a layer cannot be used. */
+export interface LayerDefect {
+  /** `suspect`: it may be whole. */
+  readonly severity: 'damage' | 'suspect';
+  /** In a few words. */
+  readonly problem: string;
+}
 
 /** Whether an entry of `layers/` has a name as snapshotters give them. */
 export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|own)-/.test(name);
@@ -73,9 +86,31 @@ export class LayerStore {
     }
   }
 
-  /** Whether the layer is here and can be believed: made in this boot, or known to be on the disk, or a user's own tree. */
+  /** Whether the layer is here with all its files, and can be believed: see `defect`. */
   isUsable(id: string): boolean {
-    return isBelievable(this.info(id));
+    return this.defect(id) === undefined;
+  }
+
+  /** Why a layer cannot be used, as far as one sees without reading all its bytes; `undefined` when it can. */
+  defect(id: string): LayerDefect | undefined {
+    const damage = (problem: string): LayerDefect => ({severity: 'damage', problem});
+    const path = this.path(id);
+    try {
+      const stat = statSync(path, {throwIfNoEntry: false});
+      if (stat === undefined) return damage('is missing');
+      if (!stat.isDirectory()) return damage('is no directory');
+      const info = readInfo(path);
+      const missing = indexedDefect(path, info?.files);
+      if (missing === 'extracted' && !lstatSync(join(path, TREE), {throwIfNoEntry: false})?.isDirectory()) return damage('has no tree');
+      if (missing !== undefined && missing !== 'extracted') return damage(missing);
+      if (info === undefined) return {severity: 'suspect', problem: 'its layer.json says nothing that can be believed'};
+      if (isBelievable(info)) return undefined;
+      return {severity: 'suspect', problem: 'was made in another boot and may not be whole on the disk'};
+    } catch (err) {
+      const failure = fromErrno(err, 'cannot be read');
+      if (!isErrdefs(failure) || is(failure, 'resource_exhausted')) throw failure;
+      return damage(failure.message.replace(/: [a-z ]+$/, ''));
+    }
   }
 
   /** All layers, sorted. What has neither the name of one nor says what it is is nothing of ours. */
@@ -127,8 +162,15 @@ export class LayerStore {
     info: Pick<LayerInfo, 'snapshotter' | 'diffID'>,
     options: {readonly sync: boolean} = {sync: false},
   ): void {
-    const full: LayerInfo = {version: 1, ...info, bootId: bootId(), durable: false};
     try {
+      const files = indexedFiles(work);
+      const full: LayerInfo = {
+        version: 1,
+        ...info,
+        bootId: bootId(),
+        durable: false,
+        ...(Object.keys(files).length === 0 ? {} : {files}),
+      };
       writeAtomic(join(work, LAYER_INFO), `${JSON.stringify(full)}\n`, options);
       while (!this.#rename(work, id, options)) {
         if (this.isUsable(id)) {
@@ -328,7 +370,8 @@ function readInfo(directory: string): LayerInfo | undefined {
       info?.version === 1 &&
       [info.snapshotter, info.bootId].every((field) => typeof field === 'string') &&
       typeof info.durable === 'boolean' &&
-      (info.diffID === undefined || isDigest(info.diffID));
+      (info.diffID === undefined || isDigest(info.diffID)) &&
+      (info.files === undefined || (typeof info.files === 'object' && info.files !== null));
     return valid ? info : undefined;
   } catch {
     return undefined; // torn by a power loss: then the layer is not to be trusted either

@@ -429,7 +429,7 @@ export class RefCounts {
     try {
       return JSON.stringify(this.#io.get(path)) === JSON.stringify(count);
     } catch (err) {
-      if (is(err, 'data_loss')) return false;
+      if (is(err, 'data_loss') || is(err, 'permission_denied')) return false;
       throw err;
     }
   }
@@ -446,7 +446,7 @@ export class RefCounts {
     try {
       return this.#io.get(path);
     } catch (err) {
-      if (!is(err, 'data_loss') || isMisfit(err)) throw err;
+      if (!(is(err, 'data_loss') || is(err, 'permission_denied')) || isMisfit(err)) throw err;
       return UNREADABLE;
     }
   }

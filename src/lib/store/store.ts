@@ -573,6 +573,32 @@ export class Store {
     }
   }
 
+  #versionDamaged(what: string): ErrdefsError {
+    const {root, version} = this.layout;
+    return new ErrdefsError('data_loss', `state directory ${root}: file "version" ${what}`, {hint: MEND, details: {misfit: version}});
+  }
+
+  /** Whether a directory without a `version` is a state directory all the same: nobody else has such a file. */
+  #isOurs(): boolean {
+    const {journal} = this.layout;
+    return /^(\d{16}) \1\n$/.test(readQuietly(join(journal, 'applied')) ?? '');
+  }
+
+  /** Writes the number of the format anew. @returns false where that is not known: several would fit */
+  restoreVersion(): boolean {
+    const {root, version} = this.layout;
+    const recalled = this.#backend.recall('version');
+    const format = typeof recalled === 'number' ? recalled : this.#formats.known === 1 ? 1 : undefined;
+    if (format === undefined || !this.#isOurs()) return false;
+    try {
+      quarantine(this.layout, version);
+      writeAtomic(version, `${format}\n`, {sync: true, mode: 0o644});
+      return true;
+    } catch (err) {
+      throw fromErrno(err, `state directory ${root}`);
+    }
+  }
+
   /** See `noteGarbage` of journal.ts. */
   noteGarbage(): void {
     noteGarbage(this.layout);
@@ -600,28 +626,34 @@ export class Store {
     try {
       text = readIfPresent(version);
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code !== 'EISDIR') throw fromErrno(err, `state directory ${root}`);
+      if ((err as NodeJS.ErrnoException).code !== 'EISDIR' && !is(err, 'data_loss')) throw fromErrno(err, `state directory ${root}`);
       text = '';
     }
     if (text === undefined) {
       const foreign = foreignName(root);
       if (foreign === undefined) return 'missing';
       if (existsSync(version)) return this.#check(); // another process has made it this moment
+      if (this.#isOurs()) throw this.#versionDamaged('is missing');
       throw new ErrdefsError(
         'failed_precondition',
         `directory ${root} has files, such as ${JSON.stringify(foreign)}, but no "version": not a state directory`,
         {hint: 'choose an empty or a new directory with --root'},
       );
     }
-    if (!/^\d+\s*$/.test(text))
-      throw new ErrdefsError('data_loss', `state directory ${root}: file "version" is damaged`, {
-        hint: `it holds the number of the format: ${this.#formats.known}, if this berth made the directory`,
-      });
+    if (!/^\d+\s*$/.test(text)) throw this.#versionDamaged('is damaged');
     this.#formats.check(root, Number(text));
     // What seems to be empty because a disk is not mounted must not be collected.
     for (const directory of this.layout.skeleton) assertDirectory(directory);
     this.#format = Number(text);
     return 'usable';
+  }
+}
+
+function readQuietly(path: string): string | undefined {
+  try {
+    return readIfPresent(path);
+  } catch {
+    return undefined;
   }
 }
 

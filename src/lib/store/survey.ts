@@ -67,7 +67,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   };
   /** What cannot be read for what is in its place counts once, there. */
   const note = (err: unknown, at: Omit<Unreadable, 'error'>): void => {
-    if (!isErrdefs(err) || (err.code !== 'data_loss' && err.code !== 'failed_precondition')) throw err;
+    if (!isErrdefs(err) || !['data_loss', 'failed_precondition', 'permission_denied'].includes(err.code)) throw err;
     const path = isMisfit(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
     if (!unreadable.some((known) => known.path === path)) unreadable.push({...at, path, error: err});
   };
@@ -100,7 +100,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
     try {
       return get();
     } catch (err) {
-      if (!is(err, 'data_loss')) throw err;
+      if (!is(err, 'data_loss') && !is(err, 'permission_denied')) throw err;
       return otherwise;
     }
   };
@@ -158,9 +158,10 @@ export interface Oddity {
   readonly path: string;
   /**
    * `link`: a symbolic link in the place of a record, a blob or a layer, or one that leads to no directory; `type`: a file where a directory belongs, or the
-   * other way round; `foreign`: nothing of ours has such a name; `leftover`: a killed process left it.
+   * other way round; `foreign`: nothing of ours has such a name; `leftover`: a killed process left it; `unreadable`: a directory
+   * that cannot be listed.
    */
-  readonly kind: 'link' | 'type' | 'foreign' | 'leftover';
+  readonly kind: 'link' | 'type' | 'foreign' | 'leftover' | 'unreadable';
   /** Something of that name is one of many: a record, a blob, a layer. */
   readonly isItem: boolean;
 }
@@ -243,7 +244,15 @@ function isDirectory(path: string): boolean {
 function misfits(top: string, all: Shelf): Oddity[] {
   const found: Oddity[] = [];
   const visit = (directory: string, shelf: Shelf): void => {
-    for (const entry of entriesOf(directory)) {
+    let entries: readonly Dirent[];
+    try {
+      entries = entriesOf(directory);
+    } catch (err) {
+      if (directory === top || !isErrdefs(err)) throw err;
+      found.push({path: directory, kind: 'unreadable', isItem: false});
+      return;
+    }
+    for (const entry of entries) {
       const {name} = entry;
       const path = join(directory, name);
       if (isTemporary(name)) {
@@ -290,7 +299,15 @@ function entriesOf(directory: string): readonly Dirent[] {
   }
 }
 
-const listSafely = (directory: string): readonly string[] => entriesOf(directory).map(({name}) => name);
+/** Names in a directory; what cannot be listed is told by `misfits`. */
+function listSafely(directory: string): readonly string[] {
+  try {
+    return entriesOf(directory).map(({name}) => name);
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [];
+  }
+}
 
 /** To another filesystem a tree is copied. */
 function moveAnything(path: string, target: string): void {

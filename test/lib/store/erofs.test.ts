@@ -1,7 +1,7 @@
 /** mkfs.erofs reads what anybody may have written: what it is given, and what it is not. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {
@@ -14,7 +14,7 @@ import {
   isSameIndex,
   probeErofs,
 } from '../../../src/lib/store/erofs.ts';
-import {is, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {findProgram, is, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
 import {dir, file, tar} from '../../tartest.ts';
 import {ENGINES} from '../runtime/rig.ts';
 
@@ -286,6 +286,47 @@ describe('the probe', () => {
       process.env.PATH = PATH;
     }
   };
+
+  it('remembers only what lasts, and says which it was', (t) => {
+    if (!canIndex(t)) return;
+    const {PATH} = process.env;
+    const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
+    const source = new URL('../../../src/lib/store/erofs.ts', import.meta.url).href;
+    const ask = `import {probeErofs} from ${JSON.stringify(source)};
+      console.log(JSON.stringify(probeErofs(${JSON.stringify(state)}, ${JSON.stringify(root)})))`;
+    /** As where mkfs.erofs is not installed: there is nothing that can be executed in its place. */
+    const withoutProgram = (): ReturnType<typeof probeErofs> => {
+      const script = 'mount --bind /dev/null "$1" && exec "$2" --input-type=module -e "$3"';
+      const words = ['--mount', 'sh', '-c', script, 'sh', findProgram('mkfs.erofs')!, process.execPath, ask];
+      return JSON.parse(execFileSync('unshare', words, {encoding: 'utf8'})) as ReturnType<typeof probeErofs>;
+    };
+    const tried = (script: string | undefined): ReturnType<typeof probeErofs> => {
+      rmSync(join(state, 'erofs.json'), {force: true});
+      if (script === undefined) return withoutProgram();
+      const bin = temporaryDirectory(t);
+      writeFileSync(join(bin, 'mkfs.erofs'), `#!/bin/sh\n${script}\n`, {mode: 0o755});
+      chmodSync(bin, 0o755); // mkfs.erofs runs as a user that nobody is
+      process.env.PATH = `${bin}:${PATH}`;
+      try {
+        return probeErofs(state, root);
+      } finally {
+        process.env.PATH = PATH;
+      }
+    };
+    const version = (number: string): string => `case "$*" in --version) echo "mkfs.erofs (erofs-utils) ${number}"; exit 0;; esac; exit 1`;
+    for (const [script, reason, isLasting] of [
+      [version('1.7.1'), /1\.7 does not index/, true],
+      [version('1.8.6'), /failed this time/, false],
+      [version('2.0'), /failed this time/, false],
+      [undefined, /is not installed/, false],
+    ] as const) {
+      const found = tried(script);
+      assert.equal(found.backing, undefined, String(reason));
+      assert.match(found.reason, reason);
+      assert.equal(existsSync(join(state, 'erofs.json')), isLasting, found.reason);
+      assert.equal(probeErofs(state, root).backing === undefined, isLasting, `${found.reason}: asked again`);
+    }
+  });
 
   it('takes loop devices where the kernel mounts no files, and gives up where it mounts neither', (t) => {
     if (!canIndex(t)) return;
