@@ -28,7 +28,10 @@ const NOTHING: Inspection = {
 };
 
 export async function check(context: Context, options: CheckOptions): Promise<CheckResult> {
-  const checking = (): Promise<CheckResult> => new Check(context, options).run();
+  const one = new Check(context, options);
+  const blocked = one.unblock();
+  if (blocked !== undefined) return blocked;
+  const checking = (): Promise<CheckResult> => one.run();
   return options.repair === true ? withReserve(context.store, checking) : checking();
 }
 
@@ -61,9 +64,13 @@ class Check {
     this.#o = options;
   }
 
-  async run(): Promise<CheckResult> {
+  /** Takes out of the way what keeps the store as a whole from being read. @returns the result, where that stays in the way */
+  unblock(): CheckResult | undefined {
     const blocked = this.#blocked();
-    if (blocked !== undefined) return this.#result(NOTHING, new Set([blocked]), new Set());
+    return blocked === undefined ? undefined : this.#result(NOTHING, new Set([blocked]), new Set());
+  }
+
+  async run(): Promise<CheckResult> {
     const journal = [...(await this.#journal()), ...(await this.#unapplied())];
     const inspection = await this.#inspect().catch((err: unknown) => {
       // Nothing can be read over a journal that cannot.
