@@ -95,7 +95,7 @@ class Walk {
         this.#now += this.#random.below(5) * MINUTE;
         this.#setTime(this.#now);
       }
-      if (this.#random.chance(0.05)) this.#age();
+      if (this.#random.chance(0.05)) await this.#age();
       await this.#remove(ns);
     }
     await this.#store.update('the last', (tx) => tx.namespace('three').images.put(imageRecord('last', DIGESTS[0]!)));
@@ -138,14 +138,14 @@ class Walk {
   }
 
   /** Makes the counts those of a berth that knew neither expiry nor what may wait for a collection. */
-  #age(): void {
+  async #age(): Promise<void> {
     this.#log.push('an older berth');
+    await this.#store.update('older', (tx) => tx.replace('refs/uncounted.json', undefined));
     const {root} = this.#client;
     for (const directory of ['refs', 'namespaces/one/refs', 'namespaces/two/refs']) {
       const path = join(root, directory, 'complete.json');
-      if (existsSync(path)) writeFileSync(path, '{"version":1}');
+      if (existsSync(dirname(path))) writeFileSync(path, '{"version":1}');
     }
-    rmSync(join(root, 'refs/uncounted.json'), {force: true});
   }
 
   /** Adds records, kept by something or not, as pulls and users of the library do. */
@@ -365,7 +365,7 @@ const shape = (worlds: ReadonlyMap<string, World>): unknown =>
   ]);
 
 describe('after a command that removes something', () => {
-  const walks = TORTURE ? 1000 : isShort() ? 3 : 12;
+  const walks = TORTURE ? 400 : isShort() ? 3 : 12;
   for (const hasIndirect of [false, true])
     it(`what is there is what containerd would keep, and gc finds nothing (${hasIndirect ? 'with' : 'without'} back references and flat leases)`, async (t) => {
       t.mock.timers.enable({apis: ['Date'], now: START});
