@@ -36,6 +36,18 @@ const FEATURES = [
 ] as const;
 export type Feature = (typeof FEATURES)[number];
 
+const COMPANIONS: Partial<Record<Feature, Feature>> = {
+  whiteout: 'again',
+  opaque: 'again',
+  'whiteout-parent': 'no-parents',
+  symlink: 'no-parents',
+  'link-attributes': 'link',
+  'no-parents': 'again',
+  setgid: 'no-parents',
+  long: 'symlink',
+  root: 'xattrs',
+};
+
 export interface GeneratedImage {
   /** `seed/n`: the same again. */
   readonly name: string;
@@ -64,7 +76,11 @@ const LONG_TARGET = 4096;
 
 export function generateImage(seed: number, n: number): GeneratedImage {
   const random = randomOf(seed, n);
-  const features = new Set<Feature>(Array.from({length: 1 + random.below(4)}, () => random.pick(FEATURES)));
+  // As many images as there are features have each of them at least once, mostly with what it needs to matter.
+  const first = FEATURES[n % FEATURES.length]!;
+  const companion = random.chance(0.8) ? COMPANIONS[first] : undefined;
+  const more = Array.from({length: random.below(3)}, () => random.pick(FEATURES));
+  const features = new Set<Feature>([first, ...(companion === undefined ? [] : [companion]), ...more]);
   const writer = new LayerWriter(random, features);
   const layers = Array.from({length: 1 + random.below(3)}, () => writer.layer());
   return {name: `${seed}/${n}`, features, layers, tars: layers.map((entries) => tar(...entries))};
@@ -97,12 +113,13 @@ class LayerWriter {
           this.#dirs.add(parent);
           entries.push(dir(parent, 0o755, this.#attributes('dir')));
         }
-      const entry = this.#entry(parts.join('/'));
+      const entry = this.#has('again', 0.3) ? this.#sameAgain(entries, parts) : this.#entry(parts.join('/'));
       if (carried.has(entry.name) && !this.#has('again', 0.8)) continue;
       carried.add(entry.name);
       if (entry.typeflag === '0') this.#files.set(entry.name, entry);
       entries.push(entry);
     }
+    if (this.#has('again', 0.6)) entries.push(this.#sameAgain(entries, NAMES));
     return entries;
   }
 
@@ -138,6 +155,16 @@ class LayerWriter {
       ...(this.#features.has('device-zero') ? [(at: string) => char(at, 0, 0)] : []),
     ];
     return random.pick(kinds)(name);
+  }
+
+  /** A name of this layer once more, as anything, or a whiteout of it. */
+  #sameAgain(entries: readonly TarEntry[], otherwise: readonly string[]): TarEntry {
+    const names = entries.map(({name}) => name.split('/'));
+    const path = names.length === 0 ? otherwise : this.#random.pick(names);
+    const own = path.slice(0, 1 + this.#random.below(path.length));
+    if (this.#has('opaque', 0.5)) return file([...own, '.wh..wh..opq'].join('/'));
+    if (this.#has('whiteout', 0.7)) own.push(`.wh.${own.pop()}`);
+    return this.#entry(own.join('/'));
   }
 
   #directory(name: string): TarEntry {

@@ -26,6 +26,7 @@ const WHITEOUTS_PER_NODE = 30_000;
 const HOST_XATTR = 'security.selinux';
 
 type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
+const timesOf = ({mtimeSec, mtimeNs}: Times): Times => ({mtimeSec, mtimeNs});
 
 /** Owner and mode that something has on disk now. */
 type Disk = Pick<Attributes, 'mode' | 'uid' | 'gid'>;
@@ -154,6 +155,9 @@ export class LayerTree {
   parent(name: string, time: Times): Dir {
     if (name === this.#lastName) return this.#lastDir!;
     const {dir, missing} = this.resolve(name);
+    // Made for whiteouts alone, it would not be there if nothing was below: then this is the first entry that needs it.
+    for (let at: Dir | undefined = dir; at?.origin === 'implied' && !at.real; at = at.parent)
+      at.attributes = {...at.attributes, ...timesOf(time)};
     const parent = this.make(dir, missing, time);
     this.#lastName = name;
     this.#lastDir = parent;
@@ -164,12 +168,11 @@ export class LayerTree {
   make(dir: Dir, missing: readonly string[], time: Times): Dir {
     this.#materialise(dir);
     if (missing.length > 0) this.#countImplied(dir, missing.length);
-    const {mtimeSec, mtimeNs} = time;
     let shut = false;
     for (let at: Dir | undefined = dir; at !== undefined && missing.length > 0; at = at.parent) shut ||= at.opaque;
     return missing.reduce((at, base) => {
       const gid = inheritedGroup(at.attributes) ?? this.gid;
-      const child = this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid, mtimeSec, mtimeNs});
+      const child = this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid, ...timesOf(time)});
       shut ||= child.opaque;
       if (!shut) this.passed.add(child.path);
       return child;
@@ -484,6 +487,7 @@ export class LayerTree {
   /** overlayfs has no opaque mark for its root: each name is hidden by itself. */
   #hideRoot(): void {
     this.top.opaque = false;
+    this.top.touched = true;
     for (const name of this.view?.names() ?? []) {
       const child = this.top.children?.get(name);
       if (child?.disk !== undefined) child.opaque = true;

@@ -52,11 +52,16 @@ export type Reason =
 export interface ImpliedParent {
   /** Binary string, below the root. */
   readonly path: string;
-  /** The mtime of the entry that first needed it. */
+  /** The mtime of the entry that first needed it; of a whiteout where nothing else does. */
   readonly mtimeSec: number;
   readonly mtimeNs: number;
   /** It holds nothing but whiteouts: where there is nothing below, it is not made. */
   readonly whiteoutsOnly: boolean;
+}
+
+/** The entry that gives an implied parent its time. */
+interface Needed extends Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'> {
+  readonly isWhiteout: boolean;
 }
 
 /** `entry` throws resource_exhausted where there are more entries or bytes than a layer may have. */
@@ -99,7 +104,7 @@ export function createLayerScan(): LayerScan {
   /** Directories whose headers have setgid: one that is made in them takes their group. */
   const withSetgid = new WeakSet<Directory>();
   /** Directories that the layer does not carry, as far as it is read. */
-  const implied = new Map<Directory, Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'>>();
+  const implied = new Map<Directory, Needed>();
   /** Names in the tree, those counted twice that came twice. */
   let names = 0;
   /** What the implied directories come to. */
@@ -108,8 +113,11 @@ export function createLayerScan(): LayerScan {
   let size = 0;
 
   /** The directory that a path of names leads to; undefined when it does not lead to one by directories alone. */
-  const walk = (path: readonly string[], needing: TarHeader | 'missing-link'): Directory | undefined => {
+  const walk = (path: readonly string[], needing: TarHeader | 'missing-link', isWhiteout = false): Directory | undefined => {
     let at = root;
+    const need = (dir: Directory): void => {
+      if (needing !== 'missing-link') implied.set(dir, {mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs, isWhiteout});
+    };
     for (const [i, name] of path.entries()) {
       // mkfs.erofs takes it for a whiteout wherever it stands in a name.
       if (name.startsWith(PREFIX)) reasons.add('whiteout');
@@ -122,14 +130,14 @@ export function createLayerScan(): LayerScan {
         next = new Map();
         at.set(name, next);
         if (withSetgid.has(at)) reasons.add('implied-parent');
-        implied.set(next, {mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
+        need(next);
         names++;
         steps += i + 1;
         if (steps > MAX_IMPLIED_STEPS) throw tooManyImplied();
       } else if (typeof next === 'number') {
         reasons.add(kindOf(next) === SYMLINK ? 'symlink-parent' : 'type-change');
         return undefined;
-      }
+      } else if (!isWhiteout && implied.size > 0 && implied.get(next)?.isWhiteout === true) need(next);
       at = next;
     }
     return at;
@@ -194,7 +202,7 @@ export function createLayerScan(): LayerScan {
       if (type !== 'directory' || header.mode !== 0o755 || header.uid !== 0 || header.gid !== 0 || xattrs.size > 0) reasons.add('root');
       return;
     }
-    const dir = walk(path, header);
+    const dir = walk(path, header, base.startsWith(PREFIX));
     if (dir === undefined) return;
     names++;
     if (base.startsWith(PREFIX)) {
@@ -244,16 +252,12 @@ export function createLayerScan(): LayerScan {
 }
 
 /** The implied ones among the directories below `dir`, parents first. */
-function* impliedIn(
-  dir: Directory,
-  prefix: string,
-  implied: ReadonlyMap<Directory, Pick<ImpliedParent, 'mtimeSec' | 'mtimeNs'>>,
-): Generator<ImpliedParent> {
+function* impliedIn(dir: Directory, prefix: string, implied: ReadonlyMap<Directory, Needed>): Generator<ImpliedParent> {
   for (const [name, child] of dir) {
     if (!(child instanceof Map)) continue;
     const path = prefix + name;
     const times = implied.get(child);
-    if (times !== undefined) yield {path, ...times, whiteoutsOnly: holdsOnlyWhiteouts(child)};
+    if (times !== undefined) yield {path, mtimeSec: times.mtimeSec, mtimeNs: times.mtimeNs, whiteoutsOnly: holdsOnlyWhiteouts(child)};
     yield* impliedIn(child, `${path}/`, implied);
   }
 }

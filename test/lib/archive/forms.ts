@@ -1,8 +1,13 @@
 /** Layers put together in each way that there is, and the tree that comes of it. */
-import {execFileSync} from 'node:child_process';
-import {mkdirSync} from 'node:fs';
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join, relative} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {encodeImpliedParents} from '../../../src/lib/archive/implied.ts';
+import {createLayerScan, type LayerScan} from '../../../src/lib/archive/scan.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {EROFS_INDEX, EROFS_TAR, indexTar} from '../../../src/lib/store/erofs.ts';
 import {readTree, type TreeEntry} from '../../tree.ts';
 
 export interface ApplyOptions {
@@ -92,3 +97,39 @@ export const RECONCILED: Form = {
 };
 
 export const FORMS: readonly Form[] = [PLAIN, OVERLAY, RECONCILED];
+
+/** Reads a layer's headers as the decision does whether it can be indexed. */
+export function scan(archive: Uint8Array): {readonly found: LayerScan; readonly entriesEnd: number} {
+  const found = createLayerScan();
+  const reader = createTarReader(found);
+  reader.write(archive);
+  reader.end();
+  return {found, entriesEnd: reader.entriesEnd};
+}
+
+/** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
+export async function indexed(
+  work: string,
+  layers: readonly Uint8Array[],
+): Promise<ReturnType<typeof readMerged> | 'extracted' | undefined> {
+  const mounts: string[] = [];
+  try {
+    for (const [i, layer] of layers.entries()) {
+      const directory = join(work, String(i));
+      const at = join(directory, 'mount');
+      mkdirSync(at, {recursive: true});
+      writeFileSync(join(directory, EROFS_TAR), layer);
+      const {found, entriesEnd} = scan(layer);
+      const bytes = encodeImpliedParents(found.impliedParents(), mounts);
+      if (bytes === undefined) return 'extracted';
+      assert.ok(await indexTar(directory, 'files', found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
+      assert.deepEqual(readFileSync(join(directory, EROFS_TAR)), Buffer.from(layer), 'the tar is what it was');
+      const options = `ro,device=${join(directory, EROFS_TAR)}`;
+      if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
+      mounts.unshift(at);
+    }
+    return readMerged(work, mounts);
+  } finally {
+    for (const at of mounts) spawnSync('umount', [at]);
+  }
+}

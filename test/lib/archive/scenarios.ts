@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import type {Code} from '../../../src/lib/errdefs.ts';
-import {block, bytes, char, dir, fifo, file, link, opaque, symlink, type TarEntry, whiteout} from '../../tartest.ts';
+import {block, bytes, char, dir, fifo, file, link, MTIME, opaque, symlink, type TarEntry, whiteout} from '../../tartest.ts';
 import type {Field, TreeEntry} from '../../tree.ts';
 
 /** A finished tree, with paths resolved in it as in a root of its own. */
@@ -1125,6 +1125,17 @@ const OURS: readonly Scenario[] = [
     containerd: 'containerd lets a whiteout remove what its own layer has',
   },
   {
+    name: 'a layer that does nothing but hide all that is below',
+    layers: [[dir('d'), file('d/f', 'x')], [file('.wh..wh..opq')], [dir('d')]],
+    check: (tree) => assert.deepEqual(tree.names('d'), []),
+  },
+  {
+    name: 'a directory that is there first for a whiteout, then for a file',
+    layers: [[file('f')], [file('d/e/.wh.x', '', 0, {mtime: 5}), dir('d/e')]],
+    check: (tree) => assert.equal(tree.at('d').mtime, BigInt(MTIME) * 1_000_000_000n),
+    umoci: {d: ['mtime']},
+  },
+  {
     name: 'a directory that is named like a whiteout hides nothing',
     layers: [
       [dir('etc'), file('etc/passwd', 'inside'), dir('d'), file('d/f', 'x')],
@@ -1135,6 +1146,7 @@ const OURS: readonly Scenario[] = [
       content(tree, 'etc/.wh.passwd/note', 'n');
       assert.deepEqual(tree.names('d'), ['d/.wh..wh..opq', 'd/f']);
     },
+    umoci: {etc: ['mtime'], 'etc/.wh.passwd': ['mtime'], d: ['mtime'], 'd/.wh..wh..opq': ['mtime']},
   },
   {
     name: 'a directory that no layer carries takes the group of a directory with setgid, and not the bit',
