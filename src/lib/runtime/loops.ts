@@ -3,9 +3,10 @@
  * its last mount: nothing here keeps one, so none can be left behind.
  */
 import {Buffer} from 'node:buffer';
-import {closeSync, openSync, readFileSync, readSync, statSync} from 'node:fs';
+import {closeSync, openSync, readSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
+import {mountsOf} from './mountinfo.ts';
 import {capture} from './runc.ts';
 
 /** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
@@ -38,10 +39,6 @@ function head(path: string): Buffer {
   }
 }
 
-/** A field of proc_pid_mountinfo(5). */
-export const unescapeField = (text: string): string =>
-  text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-
 /**
  * Looks whether each mount shows its image. A device that mount(8) found with that image may be unmade, and made anew with
  * another one, before it is mounted.
@@ -51,11 +48,7 @@ export const unescapeField = (text: string): string =>
  */
 export function assertLoops(pid: number, loops: readonly LoopMount[]): void {
   if (loops.length === 0) return;
-  const devices = new Map(
-    readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
-      .split('\n')
-      .map((line) => [unescapeField(line.split(' ', 5)[4] ?? ''), unescapeField(/ - \S+ (\S+)/.exec(line)?.[1] ?? '')] as const),
-  );
+  const devices = new Map(mountsOf(pid).map(({target, source}) => [target, source]));
   for (const {image, target} of loops) {
     const device = devices.get(target);
     if (device === undefined || !head(device).equals(head(image)))

@@ -137,13 +137,15 @@ const SCENARIOS: Readonly<Record<string, () => Promise<void>>> = {
   'another boot': async () => {
     const target = newDirectory('a');
     await ns().images.mount(ref, target, {snapshotter});
-    execFileSync('umount', [target]);
     const [id] = mountsDirectory();
     const file = join(state, 'mounts', id!, 'mount.json');
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim().replaceAll('-', '');
     writeFileSync(file, readFileSync(file, 'utf8').replaceAll(boot, '0'.repeat(32)));
     assert.deepEqual(await states(), ['stale']);
     await client.gc();
+    execFileSync('umount', [target]);
+    await ns().leases.create({labels: {'berth/mount': '0'.repeat(32)}});
+    await client.prune({kinds: ['leases']});
     await assertNothingLeft();
   },
 

@@ -1,10 +1,11 @@
 /** Mounts on this machine, each test in a mount namespace of its own. */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
-import {mkdirSync} from 'node:fs';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
+import {failpointOptions} from '../../fakes/failpoints.ts';
 import {randomOf} from '../../fuzz/random.ts';
 import {DAY, is, newClient, onEnd, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {pulled} from './rig.ts';
@@ -15,12 +16,18 @@ const SNAPSHOTTERS = ['erofs', 'overlayfs', 'native'] as const;
 const canUse = (t: TestContext, snapshotter: string): boolean =>
   requiresRoot(t) && requiresProgram(t, 'unshare', 'nsenter', 'mount', ...(snapshotter === 'erofs' ? ['mkfs.erofs'] : []));
 
+interface Outcome {
+  readonly status: number | null;
+  readonly stderr: string;
+  readonly calls: number;
+}
+
 interface Machine {
   readonly base: string;
   /** Ends the mount namespace. */
   stop(): Promise<void>;
-  /** Runs a scenario of the driver to its end. @param killAfterMs kills it then @returns its status; null when it was killed */
-  run(scenario: string, killAfterMs?: number): Promise<{readonly status: number | null; readonly stderr: string}>;
+  /** Runs a scenario of the driver to its end. @returns its status, null when it was killed, and how many calls that change something it made */
+  run(scenario: string, stop?: {readonly action: string; readonly at: number}): Promise<Outcome>;
   ok(scenario: string): Promise<void>;
 }
 
@@ -41,16 +48,17 @@ async function newMachine(t: TestContext, snapshotter: string, seed = 0): Promis
   };
   onEnd(t, stop);
   await new Promise((done) => holder.stdout.once('data', done));
-  const run: Machine['run'] = async (scenario, killAfterMs) => {
+  const run: Machine['run'] = async (scenario, stop = {action: 'kill', at: 0}) => {
     const request = JSON.stringify({scenario, base, ref, snapshotter, seed});
-    const child = spawn('nsenter', ['--mount', '-t', String(holder.pid), process.execPath, DRIVER, request], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
+    const log = join(base, 'calls');
+    writeFileSync(log, '');
+    const {execArgv, env} = failpointOptions({below: base, ...stop}, log);
+    const argv = ['--mount', '-t', String(holder.pid), process.execPath, ...execArgv, DRIVER, request];
+    const child = spawn('nsenter', argv, {stdio: ['ignore', 'ignore', 'pipe'], env: {...process.env, ...env}});
     let stderr = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    const status = new Promise<number | null>((done) => child.once('close', done));
-    if (killAfterMs !== undefined) void delay(killAfterMs).then(() => child.kill('SIGKILL'));
-    return {status: await status, stderr};
+    const status = await new Promise<number | null>((done) => child.once('close', done));
+    return {status, stderr, calls: readFileSync(log, 'utf8').split('\n').length - 1};
   };
   const ok: Machine['ok'] = async (scenario) => {
     const {status, stderr} = await run(scenario);
@@ -73,21 +81,25 @@ for (const snapshotter of SNAPSHOTTERS)
     scenario('many at once', 'is made, and unmade, by one of many');
     scenario('a failure', 'leaves nothing where it fails, and what others mount alone');
 
-    it(`is found, or leaves what is found, when its command is killed, seed ${DAY}`, async (t) => {
+    it(`is found, or leaves what is found, when its command is killed or fails at any call, seed ${DAY}`, async (t) => {
       if (!canUse(t, snapshotter)) return;
       const machine = await newMachine(t, snapshotter);
       const {below} = randomOf(DAY, SNAPSHOTTERS.indexOf(snapshotter));
-      const began = performance.now();
-      await machine.ok('mount');
-      const length = Math.round(performance.now() - began);
-      await machine.ok('mend');
-      for (let n = 0; n < (TORTURE ? 60 : 3); n++) {
-        const isMount = n % 2 === 0;
-        if (!isMount) await machine.ok('mount');
-        await machine.run(isMount ? 'mount' : 'unmount', Math.round(length * 0.4) + below(Math.round(length * 0.6)));
-        // The shell that mounts may go on for a moment.
-        await delay(300);
+      for (const scenario of ['mount', 'unmount']) {
+        if (scenario === 'unmount') await machine.ok('mount');
+        const {calls} = await machine.run(scenario);
         await machine.ok('mend');
+        assert.ok(calls > 10, `${calls} calls`);
+        const all = Array.from({length: calls}, (_, i) => i + 1);
+        for (const action of ['kill', 'ENOSPC'])
+          for (const at of TORTURE ? all : [1 + below(calls)]) {
+            if (scenario === 'unmount') await machine.ok('mount');
+            await machine.run(scenario, {action, at});
+            // The shell that mounts goes on for a moment.
+            if (action === 'kill') await delay(300);
+            const {status, stderr} = await machine.run('mend');
+            assert.equal(status, 0, `${scenario}, ${action} at call ${at} of ${calls}: ${stderr}`);
+          }
       }
     });
   });

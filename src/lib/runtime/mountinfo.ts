@@ -1,0 +1,51 @@
+/** What the kernel says is mounted, in the mount namespace of this process and in others. */
+import {readdirSync, readFileSync, readlinkSync} from 'node:fs';
+
+/** What mountinfo says of a mount, in so far as it tells it from another one at the same place. */
+export interface Mounted {
+  readonly target: string;
+  /** `major:minor`. */
+  readonly device: string;
+  /** Path within its filesystem. */
+  readonly root: string;
+  readonly type: string;
+  readonly source: string;
+}
+
+const unescapeField = (text: string): string =>
+  text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+
+/** Mounts that a process sees, the topmost of each place last. See proc_pid_mountinfo(5). */
+export const mountsOf = (pid: number | 'self'): readonly Mounted[] =>
+  readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => {
+      const [, , device = '', root = '', target = ''] = line.split(' ', 5);
+      const [, type = '', source = ''] = / - (\S+) (\S*)/.exec(line) ?? [];
+      return {target: unescapeField(target), device, root: unescapeField(root), type, source: unescapeField(source)};
+    });
+
+/** Inode number of a process's mount namespace. */
+export const mountNamespace = (pid: number | 'self' = 'self'): string => readlinkSync(`/proc/${pid}/ns/mnt`).replaceAll(/\D/g, '');
+
+/**
+ * Mounts of a mount namespace that may be another one.
+ *
+ * @returns `undefined` when no process that can be seen from here is in it
+ */
+export function mountsIn(namespace: string): readonly Mounted[] | undefined {
+  if (namespace === mountNamespace()) return mountsOf('self');
+  for (const name of readdirSync('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      if (mountNamespace(Number(name)) === namespace) return mountsOf(Number(name));
+    } catch {
+      // It has ended, or is another user's.
+    }
+  }
+  return undefined;
+}
+
+/** Whether a file holds a mount namespace, so that it lives on without a process; see namespaces(7). */
+export const isPinned = (namespace: string): boolean => mountsOf('self').some(({root}) => root === `mnt:[${namespace}]`);
