@@ -11,8 +11,8 @@ export interface Room {
   readonly bytes: number;
   /** Bytes that are kept free. */
   readonly reserved: number;
-  /** False when the filesystem has no inodes left but those in reserve. */
-  readonly inodes: boolean;
+  /** Inodes that may still be made; the reserve is not among them. May be negative. */
+  readonly inodes: number;
 }
 
 /** @param path anything on the filesystem */
@@ -22,7 +22,7 @@ export function roomAt(path: string): Room {
     const reserved = Math.floor(Math.min(blocks * bsize * RESERVED_PART, RESERVED_BYTES));
     // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
     const bytes = blocks === 0 ? Number.POSITIVE_INFINITY : bavail * bsize - reserved;
-    return {bytes, reserved, inodes: files === 0 || ffree > files * RESERVED_PART};
+    return {bytes, reserved, inodes: files === 0 ? Number.POSITIVE_INFINITY : ffree - Math.ceil(files * RESERVED_PART)};
   } catch (err) {
     throw fromErrno(err, path);
   }
@@ -48,6 +48,8 @@ export function requireRoom(path: string, needed: number, what: string): void {
 /** Bytes that are written between two looks at the disk, at most; several may write side by side. */
 const LOOK_EVERY = 64 << 20;
 const LOOK_AFTER = 64 << 10;
+/** Of an archive, the fewest that make an inode: a tar header. */
+const ENTRY_BYTES = 512;
 
 /** Watches the disk while bytes of unknown number are written. */
 export class RoomGuard {
@@ -71,13 +73,13 @@ export class RoomGuard {
   check(written: number): void {
     if (written < this.#next) return;
     const {bytes, reserved, inodes} = roomAt(this.#path);
-    if (bytes <= 0 || !inodes)
+    if (bytes <= 0 || inodes <= 0)
       throw new ErrdefsError(
         'resource_exhausted',
         `${this.#what} ended after ${written} B: the disk has ${bytes <= 0 ? `${bytes + reserved} B` : 'hardly an inode'} left`,
         {hint: HINT, details: {written, path: this.#path}},
       );
-    this.#next = written + Math.max(Math.min(LOOK_EVERY, bytes / 8), LOOK_AFTER);
+    this.#next = written + Math.max(Math.min(LOOK_EVERY, bytes / 8, (inodes / 8) * ENTRY_BYTES), LOOK_AFTER);
   }
 }
 
