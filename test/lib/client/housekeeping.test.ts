@@ -42,7 +42,7 @@ const BYTES = 'bytes that a user keeps';
 interface Result {
   readonly status: number;
   readonly stdout: string;
-  /** One for each line of standard error that is a warning. */
+  /** One for each line of standard error that warns of clean-up. */
   readonly warnings: readonly string[];
   readonly stderr: string;
 }
@@ -143,7 +143,7 @@ type Command = (place: Place & Origin) => Promise<Result>;
 
 async function ctr(place: Place, words: readonly string[]): Promise<Result> {
   const {status, stdout, stderr} = await ctrHere(place, words);
-  return {status, stdout, stderr, warnings: stderr.split('\n').filter((line) => line.startsWith('ctr: warning: '))};
+  return {status, stdout, stderr, warnings: stderr.split('\n').filter((line) => line.startsWith('ctr: warning: clean-up is incomplete'))};
 }
 
 const ingest: Command = async ({root, state}) => {
