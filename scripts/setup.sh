@@ -22,13 +22,13 @@ esac
 # mode, program, package on Debian, what for
 needs='
 quickstart runc            runc             to run containers
-quickstart mkfs.erofs      erofs-utils      to index layers instead of extracting them
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
 test       setpriv         util-linux       to end a registry with its test
 test       skopeo          skopeo           to compare digests and configurations with ours
 test       umoci           umoci            to compare unpacked trees with ours, and to make images
 test       ctr             containerd       to compare commands and trees with ours
+test       mkfs.erofs      erofs-utils      to compare its indexes of layers with ours
 test       debootstrap     debootstrap      to make the redis image
 test       strace          strace           to see system calls, and to interrupt them
 test       getfattr        attr             to make and read extended attributes

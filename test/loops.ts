@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
+import {probeErofs} from '../src/lib/client/erofs-probe.ts';
 import {hasLoopDevice} from '../src/lib/runtime/loops.ts';
-import {probeErofs} from '../src/lib/store/erofs.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from './helpers.ts';
 
 /** True when the test may go on: layers can be indexed, and mounted from loop devices. */

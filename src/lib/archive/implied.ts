@@ -1,35 +1,60 @@
-/** Entries for the directories that a layer lies in and does not carry, so that an index can be made of it. */
+/** Attributes for the directories that entries of a layer lie in and that the layer does not carry. */
+import {type ImpliedParent, INODE_FIELDS} from './erofs-index.ts';
 import {inheritedGroup, withoutTrusted} from './layertree.ts';
-import {type Below, LowerView} from './lowers.ts';
-import type {ImpliedParent} from './scan.ts';
-import {encode, type SpecialEntry} from './special.ts';
+import {findBelow, type LowerTree} from './lower-tree.ts';
+import type {Attributes} from './special.ts';
+
+const S_IFDIR = 0o040000;
+
+/** Bytes of an index, and where they go. */
+export interface Patch {
+  readonly offset: number;
+  readonly bytes: Buffer;
+}
 
 /**
- * What has to follow a layer's own entries: its implied parents with the attributes that they have below, where nothing
- * is below with mode 0755, owner 0:0; then the end of the archive.
+ * What gives a layer's implied parents the attributes that they have below. Those that nothing is below keep theirs.
  *
- * @param lowers trees below, nearest first
- * @returns `undefined` where one of them is no directory below: then the layer has to be applied
+ * @param lowers trees below, topmost first
+ * @returns `undefined` where an index cannot say it: a parent is no directory below, or it has extended attributes there, or it holds
+ * nothing but whiteouts and nothing is below
  */
-export function encodeImpliedParents(parents: readonly ImpliedParent[], lowers: readonly string[]): Buffer | undefined {
-  const view = new LowerView(lowers);
-  view.prepare(parents.map(({path}) => path));
-  const found: {readonly parent: ImpliedParent; readonly below: Below | undefined}[] = [];
-  for (const parent of parents) {
-    const below = view.find(parent.path);
-    if (below === undefined ? parent.whiteoutsOnly : below.kind !== 'directory') return undefined;
-    found.push({parent, below});
+export function inheritAttributes(parents: readonly ImpliedParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {
+  const all: Patch[] = [];
+  const found = new Map<string, Attributes>();
+  for (const {path, whiteoutsOnly, inode} of parents) {
+    const below = findBelow(lowers, path);
+    if (below === undefined && !whiteoutsOnly) {
+      const parent = found.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
+      const gid = parent && inheritedGroup(parent);
+      if (gid !== undefined) all.push({offset: inode + INODE_FIELDS.gid, bytes: uint32(gid)});
+      continue;
+    }
+    if (below?.kind !== 'directory' || withoutTrusted(below.xattrs).size > 0) return undefined;
+    found.set(path, below.attributes);
+    all.push(...patches(inode, below.attributes));
   }
-  const byPath = new Map(found.map(({parent, below}) => [parent.path, below]));
-  const directories = found.flatMap(({below}) => (below?.kind === 'directory' ? below : []));
-  const all = view.xattrs(directories.map(({stack}) => stack[0]!));
-  const xattrs = new Map(directories.map((below, i) => [below as Below, withoutTrusted(all[i]!)]));
-  return encode(
-    found.map(({parent: {path, mtimeSec, mtimeNs}, below}): SpecialEntry => {
-      const above = byPath.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
-      const gid = (above?.kind === 'directory' ? inheritedGroup(above.attributes) : undefined) ?? 0;
-      const own = {path: `${path}/`, type: 'directory', mode: 0o755, uid: 0, gid, mtimeSec, mtimeNs} as const;
-      return below?.kind === 'directory' ? {...own, ...below.attributes, xattrs: xattrs.get(below)} : own;
-    }),
-  );
+  return all;
+}
+
+function uint32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value);
+  return bytes;
+}
+
+function patches(inode: number, {mode, uid, gid, mtimeSec, mtimeNs}: Attributes): readonly Patch[] {
+  const modeField = Buffer.alloc(2);
+  modeField.writeUInt16LE(S_IFDIR | mode);
+  // Owner, group and time follow each other.
+  const rest = Buffer.alloc(INODE_FIELDS.mtimeNs + 4 - INODE_FIELDS.uid);
+  const at = (field: number): number => field - INODE_FIELDS.uid;
+  rest.writeUInt32LE(uid, at(INODE_FIELDS.uid));
+  rest.writeUInt32LE(gid, at(INODE_FIELDS.gid));
+  rest.writeBigInt64LE(BigInt(mtimeSec), at(INODE_FIELDS.mtimeSec));
+  rest.writeUInt32LE(mtimeNs, at(INODE_FIELDS.mtimeNs));
+  return [
+    {offset: inode + INODE_FIELDS.mode, bytes: modeField},
+    {offset: inode + INODE_FIELDS.uid, bytes: rest},
+  ];
 }

@@ -67,7 +67,8 @@ export interface TarHeader {
 
 /** Called in order: `entry`, its content in any number of `data`, `entryEnd`; `end` once, when the archive has ended. */
 export interface TarHandler {
-  entry(header: TarHeader): void;
+  /** @param contentStart where in the archive the entry's content begins, in bytes */
+  entry(header: TarHeader, contentStart: number): void;
   /** The chunk is valid during the call only. */
   data(chunk: Buffer): void;
   entryEnd(): void;
@@ -146,6 +147,8 @@ export function createTarReader(handler: TarHandler): TarReader {
   let state: State = 'header';
   /** Bytes of the archive before the chunk in hand, for messages. */
   let base = 0;
+  /** Bytes of the archive up to where it is read. */
+  let position = 0;
   let entriesEnd = 0;
   const block = Buffer.alloc(BLOCK);
   let filled = 0;
@@ -284,7 +287,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     else if (metaType === 'x') pax = parseRecords(meta, damaged);
     else {
       parseRecords(meta, damaged);
-      handler.entry({...headerOf(raw!, undefined, undefined, undefined), type: 'global', size: 0});
+      handler.entry({...headerOf(raw!, undefined, undefined, undefined), type: 'global', size: 0}, position);
       handler.entryEnd();
     }
     pending = metaType !== 'g' || pending;
@@ -355,7 +358,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     inARow = 0;
     left = content;
     padding = -content & (BLOCK - 1);
-    handler.entry(header);
+    handler.entry(header, position);
     state = 'data';
     if (left === 0) dataDone();
   };
@@ -416,9 +419,11 @@ export function createTarReader(handler: TarHandler): TarReader {
             if (filled === 0 && state === 'header' && !pending) entriesEnd = start + at;
             if (filled === 0 && b.length - at >= BLOCK) {
               at += BLOCK;
+              position = start + at;
               blockDone(b, at - BLOCK);
             } else {
               at += collect(b, at);
+              position = start + at;
               if (filled === BLOCK) blockDone(block, 0);
             }
             break;
@@ -427,15 +432,18 @@ export function createTarReader(handler: TarHandler): TarReader {
             b.copy(meta, meta.length - left, at, at + n);
             left -= n;
             at += n;
+            position = start + at;
             if (left === 0) metaDone();
             break;
           }
           case 'sparse-header':
             at += collect(b, at);
+            position = start + at;
             if (filled === BLOCK) sparseHeaderDone();
             break;
           case 'sparse-map':
             at += collect(b, at);
+            position = start + at;
             if (filled === BLOCK) sparseMapDone();
             break;
           case 'drain':

@@ -7,11 +7,12 @@ import {removeTree} from '../fs/durable.ts';
 import {type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash, type Hash} from '../oci/hash.ts';
 import {hashFor} from '../store/blobs.ts';
-import {comparableFile, EROFS_IMAGE, findTar, type IndexedTar, indexAnew, isSameIndex} from '../store/erofs.ts';
+import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, placeTar} from '../store/erofs.ts';
 import {statePath} from '../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../store/snapshotters.ts';
 import type {Context} from './context.ts';
 import {cannotBeRead} from './findings.ts';
+import {indexTar} from './layer-index.ts';
 import {layerCandidates, openScratchPlace, openTrees} from './layers.ts';
 import {materialise} from './materialise.ts';
 import type {LayerOrigin} from './origins.ts';
@@ -29,6 +30,12 @@ async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: Abor
 
 const hashTar = async ({path, start}: IndexedTar, onBytes: OnBytes, signal: AbortSignal | undefined): Promise<Digest> =>
   `sha256:${await hashFile(path, createHash('sha256'), onBytes, signal, start)}` as Digest;
+
+/** Indexes a layer's tar once more, in `directory`, which is made. @returns as `indexTar` */
+async function indexAnew(tar: IndexedTar, directory: string): Promise<boolean> {
+  placeTar(tar, directory);
+  return indexTar(directory, tar.backing);
+}
 
 /** As `findTar`; `lost` where an image does not say where its tar is. */
 function locateTar(directory: string): IndexedTar | 'lost' | undefined {
@@ -173,7 +180,7 @@ export async function judgeLayer(
     let reference: string;
     if (tar !== undefined && isAlone(snapshotter, id, diffID!)) {
       reference = join(work, 'index');
-      if (!(await indexAnew(tar, reference))) return wrong('is indexed, although mkfs.erofs refuses its tar');
+      if (!(await indexAnew(tar, reference))) return wrong('is indexed, although its tar has to be extracted');
     } else if (origin === undefined) {
       return {compared: false};
     } else {
@@ -181,7 +188,7 @@ export async function judgeLayer(
       if (made.id !== id) return wrong(`should be ${made.id}, by what it takes from the layers below`);
       reference = made.directory;
     }
-    const [made, here] = [reference, directory].map(comparableFile);
+    const [made, here] = [reference, directory].map(indexFile);
     if (made !== undefined && here !== undefined && isSameIndex(made, here)) return {compared: true};
     const difference = await compare(context, snapshotter, reference, directory, signal);
     return difference === undefined ? {compared: true} : wrong(difference);

@@ -4,8 +4,8 @@ import {type ErrdefsError, is, isErrdefs} from '../errdefs.ts';
 import {nearestExisting} from '../fs/durable.ts';
 import {checkRuntime} from '../runtime/doctor.ts';
 import {MEND} from '../store/documents.ts';
-import {type ErofsSupport, probeErofs} from '../store/erofs.ts';
 import type {Context} from './context.ts';
+import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
 import type {DoctorCheck} from './types.ts';
 
 /** Free space below which a pull is likely to fail, in bytes. */
@@ -110,6 +110,6 @@ function checkSnapshotter(context: Context): DoctorCheck {
     name,
     status: 'warning',
     detail: `overlayfs: layers are extracted, since ${reason}`,
-    hint: 'install erofs-utils 1.8 or newer, on Linux 6.12 or newer, or on 6.4 with loop devices',
+    hint: 'indexed layers need Linux 6.12 or newer, or 6.4 with loop devices',
   };
 }

@@ -1,6 +1,5 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
-import {type ErofsSupport, probeErofs} from '../store/erofs.ts';
 import {keepReserve} from '../store/reserve.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
@@ -8,6 +7,7 @@ import {containersClient} from './containers.ts';
 import {contentClient} from './content.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './directories.ts';
+import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
 import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './guard.ts';
 import {imagesClient} from './images.ts';
 import {leasesClient} from './leases.ts';

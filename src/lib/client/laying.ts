@@ -1,18 +1,19 @@
 /**
  * A thread's part of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. Another
- * thread inflates the next bytes meanwhile. Synchronous but for the end; layers of one thread take turns slot by slot.
+ * thread inflates the next bytes meanwhile. Synchronous; layers of one thread take turns slot by slot.
  */
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Applier, type ApplyResult, createApplier} from '../archive/apply.ts';
-import {createLayerScan, type ImpliedParent, type LayerScan} from '../archive/scan.ts';
+import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../archive/erofs-index.ts';
 import {createTarReader, type TarReader} from '../archive/tar.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {RoomGuard} from '../fs/space.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';
-import {type Backing, EROFS_TAR, indexTar} from '../store/erofs.ts';
+import {type Backing, EROFS_TAR} from '../store/erofs.ts';
 import type {LayerForm} from '../store/snapshotters.ts';
+import {writeLayerIndex} from './layer-index.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
 import {type ThreadError, toThreadError} from './thread-errors.ts';
 import {inTurns} from './turns.ts';
@@ -35,16 +36,9 @@ export interface LayingJob {
 export interface Laid {
   /** Absent when nothing was extracted: the layer was only stored, or indexed. */
   readonly applied?: ApplyResult;
-  /** Present when the layer can be indexed once the layers below are known. */
-  readonly unindexed?: Unindexed;
+  /** Present when the layer's index needs attributes from the layers below. */
+  readonly impliedParents?: readonly ImpliedParent[];
   readonly warnings: readonly string[];
-}
-
-/** What an index waits for. */
-export interface Unindexed {
-  readonly impliedParents: readonly ImpliedParent[];
-  /** Where the tar's entries end, in bytes. */
-  readonly entriesEnd: number;
 }
 
 /** From the thread that inflates: a number is the length of the next slot's bytes. */
@@ -81,16 +75,11 @@ export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, T
       end();
       port.close();
     } else if (message === 'end') {
-      const ending = laying;
-      ending?.end().then(
-        (laid) => {
-          if (laying === ending) port.postMessage({laid});
-          end();
-        },
-        (err: unknown) => {
-          if (laying === ending) fail(err);
-        },
-      );
+      attempt(() => {
+        const laid = laying?.end();
+        if (laid !== undefined) port.postMessage({laid});
+        end();
+      });
     } else {
       attempt(() => laying?.write(slotOf(ring, taken % ring.slots, message)));
       taken++;
@@ -102,7 +91,7 @@ export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, T
 /** Where an inflated layer goes. */
 interface Target {
   write(chunk: Uint8Array): void;
-  end(): Pick<Laid, 'applied' | 'unindexed'> | Promise<Pick<Laid, 'applied' | 'unindexed'>>;
+  end(): Pick<Laid, 'applied' | 'impliedParents'>;
   close(): void;
 }
 
@@ -129,12 +118,12 @@ class Laying {
   }
 
   /** @throws failed_precondition it is not the layer that the image's config names */
-  async end(): Promise<Laid> {
+  end(): Laid {
     const {what, diffID: expected} = this.#job;
     const diffID = `sha256:${this.#hash.digest('hex')}`;
     if (diffID !== expected)
       throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, the image's config says ${expected}`);
-    return {...(await this.#target.end()), warnings: this.#warnings};
+    return {...this.#target.end(), warnings: this.#warnings};
   }
 
   close(): void {
@@ -166,8 +155,8 @@ class IndexedTarget implements Target {
   readonly #directory: string;
   readonly #backing: Backing;
   readonly #applier: () => Applier;
-  readonly #scan: LayerScan = createLayerScan();
-  readonly #reader: TarReader = createTarReader(this.#scan);
+  readonly #index: ErofsIndex = createErofsIndex();
+  readonly #reader: TarReader = createTarReader(this.#index);
   #size = 0;
   #fd: number;
 
@@ -192,17 +181,13 @@ class IndexedTarget implements Target {
     this.#reader.write(chunk);
   }
 
-  async end(): Promise<Pick<Laid, 'applied' | 'unindexed'>> {
+  end(): Pick<Laid, 'applied' | 'impliedParents'> {
     this.#reader.end();
-    const {entriesEnd} = this.#reader;
-    const impliedParents = this.#scan.impliedParents();
     // Some writers leave out the last padding; the kernel does not read half a block.
-    const isWhole = this.#size >= entriesEnd;
-    if (this.#scan.reasons.size === 0 && isWhole) {
-      if (impliedParents.length > 0) return {unindexed: {impliedParents, entriesEnd}};
-      if (await indexTar(this.#directory, this.#backing)) return {};
-    }
-    return {applied: this.#extract()};
+    const isWhole = this.#size >= this.#reader.entriesEnd;
+    if (this.#index.reasons.size > 0 || !isWhole) return {applied: this.#extract()};
+    const impliedParents = writeLayerIndex(this.#directory, this.#backing, this.#index, this.#size);
+    return impliedParents.length === 0 ? {} : {impliedParents};
   }
 
   #extract(): ApplyResult {

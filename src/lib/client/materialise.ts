@@ -4,17 +4,17 @@
  */
 import {existsSync} from 'node:fs';
 import {reconcile} from '../archive/apply.ts';
-import {encodeImpliedParents} from '../archive/implied.ts';
 import {type Code, ErrdefsError, is, resolve, wrap} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
 import {requireRoom} from '../fs/space.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {kindOf} from '../oci/mediatypes.ts';
 import type {ViewPlace} from '../runtime/view.ts';
-import {type Backing, indexTar} from '../store/erofs.ts';
+import type {Backing} from '../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../store/snapshotters.ts';
 import type {Store} from '../store/store.ts';
 import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-lock.ts';
+import {completeIndex} from './layer-index.ts';
 import {findLayer, openScratchPlace, openTrees} from './layers.ts';
 import type {Laid} from './laying.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
@@ -82,10 +82,10 @@ interface Stack {
 }
 
 /** Whether a layer's tree is what it is whatever lies below. */
-function isIndependent({applied, unindexed}: Laid): boolean {
-  if (applied === undefined) return unindexed === undefined;
-  const {impliedParents, passed, missingLinks, opaqueRoot} = applied.needsLowers;
-  return impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
+function isIndependent({applied, impliedParents}: Laid): boolean {
+  if (applied === undefined) return impliedParents === undefined;
+  const {passed, missingLinks, opaqueRoot} = applied.needsLowers;
+  return applied.needsLowers.impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
 }
 
 export async function materialise(options: MaterialiseOptions): Promise<Materialised> {
@@ -349,7 +349,8 @@ class Materialisation {
 
   /** While others come, or are settled: the next one that waits for those below it need not wait for a process as well. */
   #openPlaceSoon(): void {
-    if (this.#floating.size === 0 || this.#o.snapshotter?.form !== 'erofs') return;
+    const needsMounts = [...this.#floating.values()].some(({laid}) => laid.applied !== undefined);
+    if (!needsMounts || this.#o.snapshotter?.form !== 'erofs') return;
     this.#place ??= openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
     this.#place.catch(() => {}); // whoever takes it hears of it
   }
@@ -361,9 +362,10 @@ class Materialisation {
   }
 
   async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
+    if (this.#inherit(layer, below)) return;
     const {trees, close} = await openTrees(this.#o.snapshotter!, below, () => this.#takePlace());
     try {
-      if (!(await this.#reconcile(layer, trees))) await this.#redo(layer, below, trees);
+      if (!this.#reconcile(layer, trees)) await this.#redo(layer, below, trees);
     } finally {
       const closed = close();
       closed.catch(() => {}); // it is awaited at the end
@@ -371,19 +373,27 @@ class Materialisation {
     }
   }
 
-  /** Completes a layer that waited for those below it. @returns false when it has to be done again */
-  async #reconcile(layer: PlannedLayer, trees: readonly string[]): Promise<boolean> {
+  /** Completes an indexed layer that waited for the attributes of those below it. @returns false when that is not enough */
+  #inherit(layer: PlannedLayer, below: readonly string[]): boolean {
+    const floating = this.#floating.get(layer.blob.digest);
+    if (floating?.laid.impliedParents === undefined) return false;
+    const {work, laid} = floating;
+    if (!completeIndex(work, laid.impliedParents!, below)) return false;
+    this.#floating.delete(layer.blob.digest);
+    this.#publish(work, this.#o.snapshotter!.layerId(layer.diffID, layer.chainID, true), layer);
+    return true;
+  }
+
+  /** Completes an extracted layer that waited for those below it. @returns false when it has to be done again */
+  #reconcile(layer: PlannedLayer, trees: readonly string[]): boolean {
     const floating = this.#floating.get(layer.blob.digest);
     if (floating === undefined) return false;
     this.#floating.delete(layer.blob.digest);
     this.#openPlaceSoon();
     const snapshotter = this.#o.snapshotter!;
     const {work, laid} = floating;
-    if (laid.unindexed !== undefined) {
-      const {impliedParents, entriesEnd} = laid.unindexed;
-      const bytes = encodeImpliedParents(impliedParents, trees);
-      if (bytes === undefined || !(await indexTar(work, this.#o.erofsBacking(), {at: entriesEnd, bytes}))) return false;
-    } else if (reconcile(snapshotter.tree(work), trees, laid.applied!, (message) => this.#warnings.push(message)) === 'redo') return false;
+    if (laid.applied === undefined) return false;
+    if (reconcile(snapshotter.tree(work), trees, laid.applied, (message) => this.#warnings.push(message)) === 'redo') return false;
     this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }

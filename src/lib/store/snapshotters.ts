@@ -102,7 +102,7 @@ function indexedMount(directory: string): Mount | undefined {
 
 /**
  * Layers that nobody extracted: the kernel reads the tar through an EROFS index. What a container writes goes to a
- * directory, as with overlayfs. A layer that was extracted after all (see archive/scan.ts) stands among them as a tree.
+ * directory, as with overlayfs. A layer that was extracted after all (see archive/erofs-index.ts) stands among them as a tree.
  */
 const erofs: Snapshotter = {
   name: 'erofs',

@@ -1,6 +1,7 @@
-/** The tar reader, whole and in pieces, with the scan that decides about indexing. */
+/** The tar reader, whole and in pieces, with the index that is made of what it reads. */
 import assert from 'node:assert/strict';
-import {createLayerScan} from '../../../src/lib/archive/scan.ts';
+import {createHash} from 'node:crypto';
+import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader, type TarHandler} from '../../../src/lib/archive/tar.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Target} from '../target.ts';
@@ -10,16 +11,18 @@ import {resign, SEEDS, TOKENS} from '../tars.ts';
 function events(bytes: Buffer, chunk: number): {readonly told: readonly string[]; readonly end: string; readonly err?: unknown} {
   const told: string[] = [];
   let content = 0;
-  const scan = createLayerScan();
+  const index = createErofsIndex();
+  const hash = createHash('sha256');
   const handler: TarHandler = {
-    entry(header) {
+    entry(header, contentStart) {
       const {name, linkname, type, mode, uid, gid, size, mtimeSec, mtimeNs, devmajor, devminor, xattrs, sparse} = header;
       assert.ok(size >= 0 && uid >= 0 && gid >= 0 && mtimeNs >= 0 && mtimeNs < 1e9 && mode <= 0o7777);
       assert.ok([size, uid, gid, mtimeSec].every(Number.isSafeInteger));
       assert.ok(!name.includes('\0') && !linkname.includes('\0'));
       told.push([type, name, linkname, mode, uid, gid, size, mtimeSec, mtimeNs, devmajor, devminor, xattrs.size, sparse?.length].join(' '));
       content = sparse === undefined ? (type === 'file' ? size : 0) : sparse.reduce((sum, region) => sum + region.size, 0);
-      scan.entry(header);
+      assert.equal(contentStart % 512, 0);
+      index.entry(header, contentStart);
     },
     data(piece) {
       content -= piece.length;
@@ -34,7 +37,10 @@ function events(bytes: Buffer, chunk: number): {readonly told: readonly string[]
     for (let at = 0; at < bytes.length; at += chunk) reader.write(bytes.subarray(at, at + chunk));
     reader.end();
     assert.ok(reader.entriesEnd <= bytes.length + 511);
-    return {told, end: `${[...scan.reasons].sort()} ${scan.impliedParents().map(({path}) => path)} ${reader.entriesEnd}`};
+    const {bytes: pieces, impliedParents} = index.encode(bytes.length);
+    for (const piece of pieces) hash.update(piece);
+    const parents = impliedParents.map(({path}) => path);
+    return {told, end: `${[...index.reasons].sort()} ${parents} ${reader.entriesEnd} ${hash.digest('hex')}`};
   } catch (err) {
     if (!isErrdefs(err)) throw err;
     return {told, end: err.code, err};
@@ -45,7 +51,7 @@ export const target: Target = {
   name: 'tar',
   seeds: SEEDS,
   tokens: TOKENS,
-  sources: ['/archive/tar.ts', '/archive/scan.ts'],
+  sources: ['/archive/tar.ts', '/archive/erofs-index.ts'],
   refuses: ['data_loss', 'invalid_argument', 'resource_exhausted'],
   mend: resign,
   run(bytes) {

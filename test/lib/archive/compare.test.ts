@@ -5,10 +5,11 @@ import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {findDifference} from '../../../src/lib/archive/compare.ts';
-import {createLayerScan} from '../../../src/lib/archive/scan.ts';
+import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {indexTar} from '../../../src/lib/client/layer-index.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
-import {EROFS_INDEX, EROFS_TAR, indexTar} from '../../../src/lib/store/erofs.ts';
+import {EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
 import {generateImage} from '../../fuzz/layers.ts';
 import {requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {char, dir, file, link, opaque, symlink, tar, whiteout} from '../../tartest.ts';
@@ -18,8 +19,8 @@ const SEED = 1;
 const COUNT = TORTURE ? 2000 : 100;
 
 function isIndexable(layer: Uint8Array): boolean {
-  const scan = createLayerScan();
-  const reader = createTarReader(scan);
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
   try {
     reader.write(layer);
     reader.end();
@@ -27,7 +28,7 @@ function isIndexable(layer: Uint8Array): boolean {
     assert.ok(err instanceof ErrdefsError);
     return false;
   }
-  return scan.reasons.size === 0 && scan.impliedParents().length === 0;
+  return index.reasons.size === 0 && index.encode(layer.length).impliedParents.length === 0;
 }
 
 /** Calls `look` with the tree of a layer that is extracted, and of one that is indexed. @returns false where the kernel mounts no index from a file */

@@ -1,13 +1,14 @@
 /** Layers put together in each way that there is, and the tree that comes of it. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
-import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, relative} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
-import {encodeImpliedParents} from '../../../src/lib/archive/implied.ts';
-import {createLayerScan, type LayerScan} from '../../../src/lib/archive/scan.ts';
+import {createErofsIndex, type ErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
-import {EROFS_INDEX, EROFS_TAR, indexTar} from '../../../src/lib/store/erofs.ts';
+import {completeIndex, writeLayerIndex} from '../../../src/lib/client/layer-index.ts';
+import {EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
+import {findProgram} from '../../helpers.ts';
 import {readTree, type TreeEntry} from '../../tree.ts';
 
 export interface ApplyOptions {
@@ -98,35 +99,36 @@ export const RECONCILED: Form = {
 
 export const FORMS: readonly Form[] = [PLAIN, OVERLAY, RECONCILED];
 
-/** Reads a layer's headers as the decision does whether it can be indexed. */
-export function scan(archive: Uint8Array): {readonly found: LayerScan; readonly entriesEnd: number} {
-  const found = createLayerScan();
-  const reader = createTarReader(found);
+/** The index of a layer, and where its entries end. */
+export function indexOf(archive: Uint8Array): {readonly index: ErofsIndex; readonly entriesEnd: number} {
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
   reader.write(archive);
   reader.end();
-  return {found, entriesEnd: reader.entriesEnd};
+  return {index, entriesEnd: reader.entriesEnd};
 }
 
 /** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
-export async function indexed(
-  work: string,
-  layers: readonly Uint8Array[],
-): Promise<ReturnType<typeof readMerged> | 'extracted' | undefined> {
+export function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof readMerged> | 'extracted' | undefined {
   const mounts: string[] = [];
+  const below: string[] = [];
   try {
     for (const [i, layer] of layers.entries()) {
       const directory = join(work, String(i));
       const at = join(directory, 'mount');
       mkdirSync(at, {recursive: true});
       writeFileSync(join(directory, EROFS_TAR), layer);
-      const {found, entriesEnd} = scan(layer);
-      const bytes = encodeImpliedParents(found.impliedParents(), mounts);
-      if (bytes === undefined) return 'extracted';
-      assert.ok(await indexTar(directory, 'files', found.impliedParents().length === 0 ? undefined : {at: entriesEnd, bytes}));
-      assert.deepEqual(readFileSync(join(directory, EROFS_TAR)), Buffer.from(layer), 'the tar is what it was');
+      const parents = writeLayerIndex(directory, 'files', indexOf(layer).index, layer.length);
+      if (!completeIndex(directory, parents, below)) return 'extracted';
+      if (findProgram('fsck.erofs') !== undefined) {
+        const args = [`--device=${join(directory, EROFS_TAR)}`, join(directory, EROFS_INDEX)];
+        const {status, stderr} = spawnSync('fsck.erofs', args, {encoding: 'utf8'});
+        assert.equal(status, 0, stderr);
+      }
       const options = `ro,device=${join(directory, EROFS_TAR)}`;
       if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
       mounts.unshift(at);
+      below.unshift(directory);
     }
     return readMerged(work, mounts);
   } finally {

@@ -69,7 +69,7 @@ describe('a layer that comes from the network', () => {
       }
       task.end();
       const laid = await task.result;
-      assert.deepEqual([laid?.applied, laid?.unindexed], [undefined, undefined]);
+      assert.deepEqual([laid?.applied, laid?.impliedParents], [undefined, undefined]);
       assert.ok(readFileSync(ingestPath).equals(blob));
       assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
     });

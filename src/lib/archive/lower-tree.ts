@@ -1,0 +1,77 @@
+/** Trees below a layer, in which directories are looked up one by one: an index, or a directory in overlay form. */
+import {attributesOf, lstat, OPAQUE} from './lowers.ts';
+import {type Attributes, readXattrs} from './special.ts';
+
+export type LowerEntry =
+  | {readonly kind: 'directory'; readonly attributes: Attributes; readonly xattrs: ReadonlyMap<string, Buffer>}
+  | {readonly kind: 'whiteout' | 'other'};
+
+export interface LowerTree {
+  /**
+   * What the tree has at a path, by directories alone.
+   *
+   * @param names binary strings, from the root on
+   * @throws data_loss the tree is damaged
+   */
+  lookup(names: readonly string[]): LowerEntry | undefined;
+  close(): void;
+}
+
+/** @param path absolute @param expected paths that will be looked up: their attributes are read at one go */
+export function extractedTree(path: string, expected: readonly (readonly string[])[]): LowerTree {
+  const root = Buffer.from(path).toString('latin1');
+  const place = (names: readonly string[]): string => [root, ...names].join('/');
+  const directories = new Set<string>();
+  for (const names of expected)
+    for (let length = 1; length <= names.length; length++) {
+      const at = place(names.slice(0, length));
+      if (lstat(at)?.isDirectory() !== true) break;
+      directories.add(at);
+    }
+  const paths = [...directories];
+  const all = new Map(readXattrs(paths).map((xattrs, i) => [paths[i]!, xattrs]));
+  return {
+    lookup(names) {
+      const at = place(names);
+      const stat = lstat(at);
+      if (stat === undefined) return undefined;
+      if (stat.isDirectory()) return {kind: 'directory', attributes: attributesOf(stat), xattrs: all.get(at) ?? readXattrs([at])[0]!};
+      return {kind: stat.isCharacterDevice() && stat.rdev === 0n ? 'whiteout' : 'other'};
+    },
+    close() {},
+  };
+}
+
+const isOpaque = (xattrs: ReadonlyMap<string, Buffer>): boolean =>
+  (xattrs.get(`trusted.${OPAQUE}`) ?? xattrs.get(`user.${OPAQUE}`))?.toString() === 'y';
+
+/**
+ * What overlayfs would show at a path.
+ *
+ * @param lowers topmost first
+ * @param path binary string, below the root
+ * @returns `undefined` when nothing is there
+ */
+export function findBelow(lowers: readonly LowerTree[], path: string): Exclude<LowerEntry, {readonly kind: 'whiteout'}> | undefined {
+  const names = path.split('/');
+  let stack = lowers;
+  let found: LowerEntry | undefined;
+  for (let length = 1; length <= names.length; length++) {
+    const visible: LowerTree[] = [];
+    found = undefined;
+    for (const tree of stack) {
+      const entry = tree.lookup(names.slice(0, length));
+      if (entry === undefined) continue;
+      if (entry.kind !== 'directory') {
+        if (found === undefined && entry.kind === 'other') found = entry;
+        break;
+      }
+      found ??= entry;
+      visible.push(tree);
+      if (isOpaque(entry.xattrs)) break;
+    }
+    if (found?.kind !== 'directory') return length === names.length && found?.kind === 'other' ? found : undefined;
+    stack = visible;
+  }
+  return found?.kind === 'directory' ? found : undefined;
+}

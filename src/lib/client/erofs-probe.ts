@@ -1,0 +1,124 @@
+/** Whether this machine can mount indexed layers. */
+import {mkdirSync, mkdtempSync, statSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {createErofsIndex} from '../archive/erofs-index.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
+import {bootId} from '../fs/process.ts';
+import {isAllButFull} from '../fs/space.ts';
+import {runSync} from '../fs/spawn.ts';
+import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/erofs.ts';
+import {statePath} from '../store/layout.ts';
+
+/** What this machine can do. */
+export interface ErofsSupport {
+  /** `undefined` when it cannot index and mount layers at all. */
+  readonly backing: Backing | undefined;
+  /** In a few words why it cannot, or cannot in the better way; empty when there is nothing to say. */
+  readonly reason: string;
+}
+
+/** What the probe has found, by the number of the filesystem's device. */
+interface Probed {
+  readonly bootId: string;
+  readonly filesystems: Readonly<Record<string, {readonly backing: Backing | 'none'; readonly reason: string}>>;
+}
+
+/** @returns what was found in this boot; what is torn or foreign is nothing: it is only a cache */
+function readProbed(file: string): Probed {
+  const nothing: Probed = {bootId: bootId(), filesystems: {}};
+  try {
+    const known = JSON.parse(readIfPresent(file) ?? 'null') as Partial<Probed> | null;
+    const {bootId, filesystems} = known ?? {};
+    return bootId === nothing.bootId && typeof filesystems === 'object' && filesystems !== null ? {bootId, filesystems} : nothing;
+  } catch {
+    return nothing;
+  }
+}
+
+/**
+ * Whether and how this machine can index and mount layers that lie below `root`: tried with a real one once per boot and
+ * filesystem, since not all can be mounted from, and remembered in `stateDir`.
+ *
+ * @param root a store's; it need not be there yet
+ */
+export function probeErofs(stateDir: string, root: string): ErofsSupport {
+  if (process.geteuid?.() !== 0) return {backing: undefined, reason: 'only root may mount'};
+  const file = statePath.erofs(stateDir);
+  const place = nearestExisting(root);
+  const filesystem = String(statSync(place).dev);
+  const known = readProbed(file).filesystems[filesystem];
+  if (known?.backing === 'files' || known?.backing === 'loop') return {backing: known.backing, reason: String(known.reason)};
+  if (known?.backing === 'none') return {backing: undefined, reason: String(known.reason)};
+  const scratch = makeScratch(place);
+  if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
+  const {backing = 'none', reason, isLasting} = tryErofs(scratch);
+  // On a disk that is full nothing can be indexed, and there will be room again.
+  if (backing === 'none' && (!isLasting || isAllButFull(place))) return {backing: undefined, reason};
+  try {
+    const {bootId, filesystems} = readProbed(file);
+    writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});
+  } catch {
+    // Not ours to write: it is asked again next time.
+  }
+  return {backing: backing === 'none' ? undefined : backing, reason};
+}
+
+/** @returns `undefined` where nothing can be made */
+function makeScratch(directory: string): string | undefined {
+  const scratch = temporaryName(join(directory, 'probe'));
+  try {
+    mkdirSync(scratch, {mode: 0o700});
+    return scratch;
+  } catch {
+    return undefined;
+  }
+}
+
+interface Tried extends ErofsSupport {
+  /** Whether another try in this boot would end in the same way: it is due to the kernel. */
+  readonly isLasting: boolean;
+}
+
+/** Exit status of mount(8) when the kernel refuses. */
+const MOUNT_REFUSED = 32;
+
+/** Whether the kernel has the filesystem at all, once somebody has tried to mount one. */
+const knowsErofs = (): boolean => /\terofs$/m.test(readIfPresent('/proc/filesystems') ?? '');
+
+/** @param scratch an empty directory; it is removed */
+function tryErofs(scratch: string): Tried {
+  const none = (reason: string, isLasting: boolean): Tried => ({backing: undefined, reason, isLasting});
+  const mounts = (backing: Backing, options: string, file: string): boolean => {
+    const directory = join(scratch, backing);
+    mkdirSync(directory);
+    const tar = Buffer.alloc(1024);
+    writeFileSync(join(directory, EROFS_TAR), tar);
+    writeIndex(directory, backing, (alignment) => createErofsIndex().encode(tar.length, alignment).bytes);
+    const mount = `mount -t erofs -o ro,${options} ${file} .`;
+    const isolated = ['--mount', '--propagation', 'private', 'sh', '-c', mount];
+    const {status} = runSync('unshare', isolated, {package: 'util-linux', cwd: directory});
+    if (status !== 0 && status !== MOUNT_REFUSED)
+      throw new ErrdefsError('resource_exhausted', `mount ended with status ${status} this time`);
+    return status === 0;
+  };
+  try {
+    if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: '', isLasting: true};
+    const reason =
+      'the kernel does not mount EROFS images from files of this filesystem: it is older than 6.12, or built without, or cannot';
+    return mounts('loop', 'loop', EROFS_IMAGE)
+      ? {backing: 'loop', reason, isLasting: true}
+      : none(`${reason}; nor does it from loop devices`, !knowsErofs()); // all of those may be in use
+  } catch (err) {
+    // A program that is missing can be installed at any time.
+    if (is(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);
+    if (is(err, 'resource_exhausted')) return none((err as Error).message, false);
+    throw fromErrno(err, `probe ${scratch}`);
+  } finally {
+    try {
+      removeTree(scratch);
+    } catch {
+      // A collection takes it, once this process is gone.
+    }
+  }
+}

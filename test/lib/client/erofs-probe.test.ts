@@ -1,0 +1,112 @@
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {probeErofs} from '../../../src/lib/client/erofs-probe.ts';
+import {onEnd, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+
+describe('the probe', () => {
+  it('asks once a boot, and believes nothing else that lies there', (t) => {
+    if (!requiresRoot(t)) return;
+    const state = temporaryDirectory(t);
+    const root = temporaryDirectory(t);
+    const found = probeErofs(state, root);
+    const known = join(state, 'erofs.json');
+    const {bootId} = JSON.parse(readFileSync(known, 'utf8')) as {bootId: string};
+    const say = (text: string): ReturnType<typeof probeErofs> => {
+      writeFileSync(known, text);
+      return probeErofs(state, root);
+    };
+    const said = (backing: string, boot = bootId, filesystem = statSync(root).dev): string =>
+      JSON.stringify({bootId: boot, filesystems: {[filesystem]: {backing, reason: 'said'}}});
+    assert.deepEqual(say(said('loop')), {backing: 'loop', reason: 'said'});
+    assert.deepEqual(say(said('none')), {backing: undefined, reason: 'said'});
+    for (const text of [
+      '',
+      'null',
+      '{',
+      '[]',
+      JSON.stringify({bootId, filesystems: null}),
+      JSON.stringify({bootId, backing: 'none', reason: 'of an earlier version'}),
+      said('other'),
+      said('none', '0'.repeat(32)),
+      said('none', bootId, 0),
+    ])
+      assert.deepEqual(say(text), found, text);
+  });
+
+  it('asks of the filesystem that the layers will lie on: not all can be mounted from', (t) => {
+    if (!requiresRoot(t)) return;
+    const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
+    const found = probeErofs(state, root);
+    const memory = join(root, 'memory');
+    mkdirSync(memory);
+    execFileSync('mount', ['-t', 'tmpfs', 'none', memory]);
+    onEnd(t, () => execFileSync('umount', [memory]));
+    // The kernel has no file of tmpfs for a filesystem.
+    assert.notEqual(probeErofs(state, join(memory, 'not/there/yet')).backing, 'files');
+    assert.deepEqual(probeErofs(state, root), found, 'what was found of another one stays');
+    assert.deepEqual(readdirSync(memory), []);
+  });
+
+  it('leaves nothing where it has tried, and does not need to write there', (t) => {
+    if (!requiresRoot(t)) return;
+    const root = temporaryDirectory(t);
+    probeErofs(temporaryDirectory(t), root);
+    assert.deepEqual(readdirSync(root), []);
+    const file = join(root, 'file');
+    writeFileSync(file, '');
+    assert.notEqual(probeErofs(temporaryDirectory(t), join(file, 'root')).backing, undefined);
+  });
+
+  /** As on a kernel that refuses what is asked of it: mount(8) gives way to a script that does. */
+  const on = (t: TestContext, refuses: string): ReturnType<typeof probeErofs> => {
+    const {PATH} = process.env;
+    const bin = temporaryDirectory(t);
+    chmodSync(bin, 0o755);
+    writeFileSync(join(bin, 'mount'), `#!/bin/sh\ncase "$*" in ${refuses}) exit 32;; esac\nPATH='${PATH}' exec mount "$@"\n`, {
+      mode: 0o755,
+    });
+    process.env.PATH = `${bin}:${PATH}`;
+    try {
+      return probeErofs(temporaryDirectory(t), temporaryDirectory(t));
+    } finally {
+      process.env.PATH = PATH;
+    }
+  };
+
+  it('remembers only what lasts, and says which it was', (t) => {
+    if (!requiresRoot(t)) return;
+    const {PATH} = process.env;
+    const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
+    for (const [status, reason] of [
+      [1, /this time/],
+      [32, /loop devices/],
+    ] as const) {
+      const bin = temporaryDirectory(t);
+      writeFileSync(join(bin, 'unshare'), `#!/bin/sh\nexit ${status}\n`, {mode: 0o755});
+      process.env.PATH = `${bin}:${PATH}`;
+      try {
+        const found = probeErofs(state, root);
+        assert.equal(found.backing, undefined, String(status));
+        assert.match(found.reason, reason);
+      } finally {
+        process.env.PATH = PATH;
+      }
+      // A kernel that knows the filesystem may have had no loop device left.
+      const isLasting = status === 32 && !/\terofs$/m.test(readFileSync('/proc/filesystems', 'utf8'));
+      assert.equal(existsSync(join(state, 'erofs.json')), isLasting, String(status));
+    }
+  });
+
+  it('takes loop devices where the kernel mounts no files, and gives up where it mounts neither', (t) => {
+    if (!requiresRoot(t)) return;
+    const loop = on(t, '*device=*');
+    if (existsSync('/dev/loop-control')) assert.equal(loop.backing, 'loop');
+    assert.match(loop.reason, /older than 6\.12/);
+    const none = on(t, '*');
+    assert.equal(none.backing, undefined);
+    assert.match(none.reason, /loop devices/);
+  });
+});
