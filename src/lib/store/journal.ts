@@ -211,9 +211,12 @@ export class JournalBackend implements Backend {
     for (const [path, parse] of [
       [this.#checkpointFile, parseCheckpoint],
       [this.#appliedFile, parseApplied],
-    ] as const)
-      if (lstatSync(path, {throwIfNoEntry: false}) !== undefined && parse(readLoosely(path)) === undefined)
-        faults.set(path, 'says nothing that can be believed');
+    ] as const) {
+      const stat = lstatSync(path, {throwIfNoEntry: false});
+      // Of an earlier boot nobody believes it, and a power loss may have torn it: it is written in place, and not synced.
+      const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
+      if (stat !== undefined && !isVoid && parse(readLoosely(path)) === undefined) faults.set(path, 'says nothing that can be believed');
+    }
     for (const generation of generations)
       look(this.#file(generation), () => {
         const file = this.#file(generation);
