@@ -126,7 +126,8 @@ class Pull {
   async #lease(plan: Plan): Promise<void> {
     this.#context.workers.warm();
     this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
-    for (const {descriptor, bytes} of plan.documents.values()) this.#store.blobs.writeSmall(descriptor.digest, bytes);
+    // Referents first: another pull takes the root for the sign that all of them are here.
+    for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) this.#store.blobs.writeSmall(descriptor.digest, bytes);
   }
 
   /** Writes the records of what is here already. @returns `undefined` when a collection was faster; what is left is leased then */
