@@ -12,6 +12,14 @@ const CHUNK = 256 << 10;
 /** Directories whose extended attributes are asked for together. */
 const BATCH = 256;
 
+/** The last millisecond that a date may have, as may the first before 1970: a damaged index has any. */
+const MAX_DATE_MS = 8_640_000_000_000_000n;
+
+function showTime(ns: bigint): string {
+  const ms = ns / 1_000_000n;
+  return ms >= -MAX_DATE_MS && ms <= MAX_DATE_MS ? new Date(Number(ms)).toISOString() : `${ns} ns since 1970`;
+}
+
 type Field = readonly [name: string, of: (stat: BigIntStats) => bigint, show: (value: bigint) => string];
 
 const octal = (value: bigint): string => value.toString(8).padStart(4, '0');
@@ -20,7 +28,7 @@ const FIELDS: readonly Field[] = [
   ['mode', ({mode}) => mode & 0o7777n, octal],
   ['user', ({uid}) => uid, String],
   ['group', ({gid}) => gid, String],
-  ['mtime', ({mtimeNs}) => mtimeNs, (ns) => new Date(Number(ns / 1_000_000n)).toISOString()],
+  ['mtime', ({mtimeNs}) => mtimeNs, showTime],
 ];
 
 /**

@@ -164,7 +164,9 @@ export async function judgeLayer(
 ): Promise<Verdict> {
   const wrong = (problem: string): Verdict => ({compared: true, problem});
   const {store} = context;
-  const {diffID, snapshotter: name} = store.layers.info(id)!;
+  const info = store.layers.info(id);
+  if (info === undefined) return wrong('has no layer.json that can be read');
+  const {diffID, snapshotter: name} = info;
   const snapshotter = getSnapshotter(name);
   const directory = store.layers.path(id);
   if (origin !== undefined && origin.layer.diffID !== diffID)
