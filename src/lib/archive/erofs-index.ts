@@ -166,31 +166,52 @@ const ROOT: Id = 0;
 /** All whiteouts are names of one inode. */
 const WHITEOUT: Id = 1;
 
+/** A column that holds twice as much. */
+function doubled<T extends Uint16Array | Uint32Array | Float64Array>(column: T): T {
+  const more = new (column.constructor as new (length: number) => T)(2 * column.length);
+  more.set(column);
+  return more;
+}
+
+const FIRST_CAPACITY = 1024;
+
 /** The inodes, one column a field: a million of them must not be a million objects. */
 class Nodes {
-  readonly mode: number[] = [];
-  readonly uid: number[] = [];
-  readonly gid: number[] = [];
-  readonly mtimeSec: number[] = [];
-  readonly mtimeNs: number[] = [];
-  /** Of a file, in bytes; of a directory, its entries. */
-  readonly size: number[] = [];
+  count = 0;
+  mode = new Uint16Array(FIRST_CAPACITY);
+  uid = new Uint32Array(FIRST_CAPACITY);
+  gid = new Uint32Array(FIRST_CAPACITY);
+  mtimeSec = new Float64Array(FIRST_CAPACITY);
+  mtimeNs = new Uint32Array(FIRST_CAPACITY);
+  /** Of a file or a link's text, in bytes; of a directory, its entries. */
+  size = new Float64Array(FIRST_CAPACITY);
   /** Of a file, where in the tar it begins, in blocks; of a node, its device number. */
-  readonly place: number[] = [];
-  readonly nlink: number[] = [];
+  place = new Uint32Array(FIRST_CAPACITY);
+  nlink = new Uint32Array(FIRST_CAPACITY);
   readonly xattrs = new Map<Id, Xattrs>();
   readonly targets = new Map<Id, string>();
   readonly directories = new Map<Id, Map<string, Id>>([[ROOT, new Map()]]);
 
   add(mode: number, {uid, gid, mtimeSec, mtimeNs}: Pick<TarHeader, 'uid' | 'gid' | 'mtimeSec' | 'mtimeNs'>): Id {
-    this.uid.push(uid);
-    this.gid.push(gid);
-    this.mtimeSec.push(mtimeSec);
-    this.mtimeNs.push(mtimeNs);
-    this.size.push(0);
-    this.place.push(0);
-    this.nlink.push(0);
-    return this.mode.push(mode) - 1;
+    if (this.count === this.mode.length) this.#grow();
+    const id = this.count++;
+    this.mode[id] = mode;
+    this.uid[id] = uid;
+    this.gid[id] = gid;
+    this.mtimeSec[id] = mtimeSec;
+    this.mtimeNs[id] = mtimeNs;
+    return id;
+  }
+
+  #grow(): void {
+    this.mode = doubled(this.mode);
+    this.uid = doubled(this.uid);
+    this.gid = doubled(this.gid);
+    this.mtimeSec = doubled(this.mtimeSec);
+    this.mtimeNs = doubled(this.mtimeNs);
+    this.size = doubled(this.size);
+    this.place = doubled(this.place);
+    this.nlink = doubled(this.nlink);
   }
 
   kind(id: Id): number {
@@ -463,7 +484,7 @@ interface Layout {
   /** Directories with their parents, in the order in which their entries' inodes lie. */
   readonly directories: readonly (readonly [dir: Id, parent: Id])[];
   /** By id, the inode's offset in bytes; 0 for a node that has no name any more. */
-  readonly inodes: readonly number[];
+  readonly inodes: Float64Array;
   /** By id, the offset of a directory's or a link's data in bytes; absent where it lies behind the inode. */
   readonly data: ReadonlyMap<Id, number>;
   /** Names of a directory in the order of their bytes, `.` and `..` among them. */
@@ -479,7 +500,7 @@ const alignUp = (offset: number, unit: number): number => Math.ceil(offset / uni
 /** Gives every inode and every directory its place: the inodes of a directory's entries lie side by side. */
 function layOut(nodes: Nodes): Layout {
   const directories: (readonly [Id, Id])[] = [[ROOT, ROOT]];
-  const inodes = new Array<number>(nodes.mode.length).fill(0);
+  const inodes = new Float64Array(nodes.count);
   const names = new Map<Id, readonly string[]>();
   const external: Id[] = [];
   let at = SUPERBLOCK + SUPERBLOCK_BYTES + DEVICE_BYTES;
