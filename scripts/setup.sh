@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what this project needs and the machine lacks; says what, and why, before it does.
 #
-#   scripts/setup.sh quickstart|test|bench
+#   scripts/setup.sh quickstart|test|bench|clock
 #
 # On Debian and its kin, as root, packages come from apt. Elsewhere it lists what is missing and exits with 1.
 # Whatever the machine's own Node is, npm installs the one that the project runs on (node_modules/.bin/node).
@@ -13,8 +13,9 @@ case $mode in
   quickstart) modes='quickstart' ;;
   test) modes='quickstart test' ;;
   bench) modes='quickstart test bench' ;;
+  clock) modes='quickstart test clock' ;;
   *)
-    echo "usage: scripts/setup.sh quickstart|test|bench" >&2
+    echo "usage: scripts/setup.sh quickstart|test|bench|clock" >&2
     exit 3
     ;;
 esac
@@ -38,6 +39,7 @@ bench      podman          podman           to compare with
 bench      curl            curl             to fetch as fast as a registry can serve
 bench      unpigz          pigz             what containerd and podman inflate with where it is
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
+clock      faketime        faketime         to run the tests on another day
 '
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

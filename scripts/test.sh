@@ -1,8 +1,11 @@
 #!/bin/sh
-# npm test [-- --short] [FILE…] [options of node --test…]: sets the machine up, then runs scripts/test.ts, which see.
+# npm test [-- --short] [--clock=±DAYSd] [FILE…] [options of node --test…]: sets the machine up, then runs scripts/test.ts, which see.
 set -eu
 cd "$(dirname "$0")/.."
-sh scripts/setup.sh test
+case " $* " in
+  *' --clock='*) sh scripts/setup.sh clock ;;
+  *) sh scripts/setup.sh test ;;
+esac
 PATH=$PWD/node_modules/.bin:$PATH
 export PATH
 exec node scripts/test.ts "$@"

@@ -1,14 +1,16 @@
 /**
  * Runs the tests, after `scripts/test.sh` has set the machine up:
  *
- *     npm test [-- [--short] [FILE…] [options of node --test…]]
+ *     npm test [-- [--short] [--clock=±DAYSd] [FILE…] [options of node --test…]]
+ *
+ * `--clock=+400d` has the tests, and the programs that they start, see a date 400 days ahead (libfaketime): see `clockEnvironment`.
  *
  * Builds what the command-level tests run, makes the images, then has `node --test` run the files (default: all). Ends with a
  * count of what was skipped and why, and fails if a test left a process, a mount or a file behind.
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {chmodSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
+import {chmodSync, globSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {TORTURE, unmountBelow} from '../test/helpers.ts';
@@ -29,6 +31,8 @@ const root = join(import.meta.dirname, '..');
 
 interface Options {
   readonly short: boolean;
+  /** Days that the clock is ahead, as libfaketime reads them: "+400d"; `undefined` for the machine's own clock. */
+  readonly clock: string | undefined;
   readonly files: readonly string[];
   /** Options for `node --test`. */
   readonly node: readonly string[];
@@ -38,9 +42,23 @@ function parse(args: readonly string[]): Options {
   const isFlag = (arg: string): boolean => arg.startsWith('-');
   return {
     short: args.includes('--short'),
+    clock: args.find((arg) => arg.startsWith('--clock='))?.slice('--clock='.length),
     files: args.filter((arg) => !isFlag(arg)),
-    node: args.filter((arg) => isFlag(arg) && arg !== '--short'),
+    node: args.filter((arg) => isFlag(arg) && arg !== '--short' && !arg.startsWith('--clock=')),
   };
+}
+
+/**
+ * The environment in which a process sees another date. File times stay the kernel's, because Node and Bun ask for them without
+ * libc, and so do the clocks that only count seconds. Programs in Go read the clock without libc as well and see today.
+ *
+ * @param offset "+400d", or `undefined` for today
+ */
+function clockEnvironment(offset: string | undefined): NodeJS.ProcessEnv {
+  if (offset === undefined) return {};
+  const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
+  if (!/^[+-]\d+d$/.test(offset) || library === undefined) throw new Error(`--clock=${offset}: give it as +400d, and install libfaketime`);
+  return {BERTH_TEST_CLOCK: offset, FAKETIME: offset, FAKETIME_DONT_FAKE_MONOTONIC: '1', NO_FAKE_STAT: '1', LD_PRELOAD: library};
 }
 
 /**
@@ -94,7 +112,7 @@ function sweep(marker: string, dir: string): string[] {
 }
 
 async function main(): Promise<number> {
-  const {short, files, node} = parse(process.argv.slice(2));
+  const {short, clock, files, node} = parse(process.argv.slice(2));
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-')));
   // As /tmp: some tests go on as another user.
   chmodSync(dir, 0o1777);
@@ -130,7 +148,7 @@ async function main(): Promise<number> {
         process.kill(pid, 'SIGKILL');
       }
     };
-    return await run(process.execPath, [...flags, ...patterns], {...env, [name]: value}, endOthers);
+    return await run(process.execPath, [...flags, ...patterns], {...env, ...clockEnvironment(clock), [name]: value}, endOthers);
   } finally {
     const left = sweep(marker, dir);
     if (left.length > 0) {

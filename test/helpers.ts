@@ -83,6 +83,18 @@ function unmet(t: Skippable, reason: string): false {
   return false;
 }
 
+/**
+ * True when the test may go on: the processes' clock is the kernel's. Under `npm test -- --clock=…` the two differ by days, since
+ * only that of the processes can be moved.
+ *
+ * @param mixes where the test, or what it tests, compares the two
+ */
+export function requiresOneClock(t: Skippable, mixes: string): boolean {
+  if (process.env.BERTH_TEST_CLOCK === undefined) return true;
+  t.skip(`${mixes}, and --clock moves one of them only`);
+  return false;
+}
+
 /** True when the test may go on: it runs as root. */
 export const requiresRoot = (t: Skippable): boolean => process.getuid?.() === 0 || unmet(t, 'needs root');
 

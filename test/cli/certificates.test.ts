@@ -117,8 +117,8 @@ forEachEngine('certificates', (engine) => {
   };
 
   for (const [what, tls, reason, hint] of [
-    ['has expired', certificate(['127.0.0.1'], -3, -2), /the certificate has expired/, /renew/],
-    ['is not valid yet', certificate(['127.0.0.1'], 2, 3), /the certificate is not valid yet/, /clock/],
+    ['has expired', certificate(['127.0.0.1'], -3000, -2000), /the certificate has expired/, /renew/],
+    ['is not valid yet', certificate(['127.0.0.1'], 2000, 3000), /the certificate is not valid yet/, /clock/],
     ['is for another name', selfSigned('elsewhere.example'), /the certificate is for another name/, /name that the certificate has/],
   ] as const)
     it(`that ${what}: it is said, with the next step`, async (t) => {

@@ -7,7 +7,7 @@ import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {acquireLock, isLockHeld, sweepLocks, withFreeLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {type Script, startScript} from '../../children.ts';
-import {is, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresOneClock, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
 
 const ACQUIRE = `const {acquireLock} = await lib('fs/lock.ts');`;
 
@@ -287,6 +287,7 @@ describe('locks', () => {
 
   it('are taken from a holder of another pid namespace only when it shows no life for long', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
+    if (!requiresOneClock(t, 'a holder of another pid namespace shows life by file times')) return;
     const path = join(temporaryDirectory(t), 'lock');
     const foreign = await holder(t, path, ['unshare', '--pid', '--fork', '--kill-child', '--mount-proc']);
     const file = join(path, readdirSync(path)[0]!);
