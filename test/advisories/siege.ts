@@ -121,7 +121,6 @@ export async function onEverySnapshotter(
   attack: (siege: Siege, snapshotter: SnapshotterName) => Promise<void>,
 ): Promise<void> {
   for (const snapshotter of SNAPSHOTTERS) {
-    if (snapshotter === 'erofs' && !requiresProgram(t, 'mkfs.erofs')) return;
     const siege = await besiege(t, engine);
     if (siege === undefined) return;
     await attack(siege, snapshotter);

@@ -135,14 +135,15 @@ const CASES: readonly Case[] = [
     'none',
     `${registry.host}/image:other`,
   ]),
-  typed('not_found', 'a platform that the image does not have', (world) => [
-    'pull',
-    '--progress',
-    'none',
-    '--platform',
-    'linux/s390x',
-    world.ref,
-  ]),
+  typed(
+    'not_found',
+    'a platform that the image does not have',
+    ({ref}) => ['pull', '--progress', 'none', '--platform', 'linux/s390x', ref.replace(/latest$/, 'index')],
+    ({registry}) => {
+      const {manifest} = registry.addImage('image', 'latest', [Buffer.from('a layer')]);
+      registry.addIndex('image', 'index', [{...manifest, platform: {os: 'linux', architecture: 'amd64'}}]);
+    },
+  ),
 
   typed(
     'already_exists',

@@ -52,7 +52,7 @@ async function trusted(
   engine: Engine,
   snapshotter: 'erofs' | 'overlayfs' = 'overlayfs',
 ): Promise<Trusted | undefined> {
-  if (!requiresRoot(t) || (snapshotter === 'erofs' && !requiresProgram(t, 'mkfs.erofs'))) return undefined;
+  if (!requiresRoot(t)) return undefined;
   const image = await published(t, 'busybox');
   if (image === undefined) return undefined;
   const ctr = commandLine(t, engine);
@@ -339,8 +339,15 @@ forOneEngine('a store', (engine) => {
     it(`${name} is refused by every command, and left as it is`, async (t) => {
       const ctr = commandLine(t, engine);
       make(ctr.env.BERTH_ROOT!);
-      for (const args of [['check'], ['check', '--deep', '--repair'], ['df'], ['prune'], ['gc'], ['images', 'ls']]) {
+      const checks = [['check'], ['check', '--deep', '--repair']];
+      for (const args of [...checks, ['df'], ['prune'], ['gc'], ['images', 'ls']]) {
         const got = await ctr(args);
+        // What is damaged is for \`check\` to find, and nothing shows that the directory is ours to repair.
+        if (status === 15 && checks.includes(args)) {
+          assert.equal(got.status, status, got.stderr);
+          assert.match(got.stdout, /^damage: entry version: file "version" is damaged /);
+          continue;
+        }
         assert.deepEqual([got.status, got.stdout], [status, ''], `${args.join(' ')}: ${got.stderr}`);
         assert.match(got.stderr, message);
       }
@@ -362,7 +369,8 @@ forOneEngine('a store', (engine) => {
     if (store === undefined) return;
     const {ctr, ref, path} = store;
     const record = path('namespaces/default/images', recordFile(ref));
-    for (const text of ['', '{"version":1,"name":7}']) {
+    // An empty file is what a lost disk leaves, and is read from the journal.
+    for (const text of ['{', '{"version":1,"name":7}']) {
       writeFileSync(record, text);
       for (const args of [['check'], ['df'], ['images', 'ls'], ['gc'], ['prune']]) {
         const {status, stdout, stderr} = await ctr(args);

@@ -150,7 +150,7 @@ const READING =
   /^(version|doctor|df|completion|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
 
 /** Every command that changes something, in an order in which each can. */
-const changes = ({ref}: World, key: string): readonly (readonly [words: readonly string[], input?: string])[] => [
+const changes = ({ref}: World, key: string, mountpoint: string): readonly (readonly [words: readonly string[], input?: string])[] => [
   [['namespaces', 'label', 'a', 'whose=changed']],
   [['images', 'label', 'mine:1', 'whose=changed', 'more=1']],
   [['images', 'tag', ref, 'mine:2']],
@@ -167,6 +167,8 @@ const changes = ({ref}: World, key: string): readonly (readonly [words: readonly
   [['snapshots', 'rm', ...SNAPSHOTTER, 'view', 'view-2', 'committed-2', 'active']],
   [['run', '--rm', ...SNAPSHOTTER, ref, 'c2', '/bin/sh', '-c', 'echo a > /whose']],
   [['containers', 'rm', 'c1']],
+  [['images', 'mount', ...SNAPSHOTTER, ref, mountpoint]],
+  [['images', 'unmount', '--rm', mountpoint]],
   [['images', 'rm', 'mine:1', 'mine:2']],
   [['check', '--deep', '--repair', '--progress', 'none']],
   [['gc']],
@@ -183,7 +185,7 @@ describe('a namespace', () => {
     await fill(w, 'a');
     await fill(w, 'b');
     const before = await visible(w, 'b');
-    const done = changes(w, w.layer);
+    const done = changes(w, w.layer, temporaryDirectory(t));
     const called = new Set(done.map(([[first, second]]) => (`${first} ${second}` in COMMANDS.commands ? `${first} ${second}` : first)));
     assert.deepEqual(
       Object.keys(COMMANDS.commands).filter((id) => !READING.test(id) && !called.has(id)),

@@ -53,9 +53,14 @@ describe('two namespaces', () => {
     if (gzip === undefined || zstd === undefined) return;
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['pull', gzip.ref]);
-    const layers = fingerprint(join(ctr.env.BERTH_ROOT!, 'layers'));
+    // The directory itself is tried with a rename: a layer is made where one can be moved into place.
+    const layers = (): readonly string[] =>
+      fingerprint(join(ctr.env.BERTH_ROOT!, 'layers'))
+        .split('\n')
+        .filter((line) => !line.startsWith(' '));
+    const before = layers();
     await ctr.ok(['pull', zstd.ref]);
-    assert.equal(fingerprint(join(ctr.env.BERTH_ROOT!, 'layers')), layers);
+    assert.deepEqual(layers(), before);
   });
 });
 

@@ -128,7 +128,7 @@ describe('namespaces rm --recursive', () => {
     await ctr.ok(['-n', 'full', 'content', 'ingest', 'something'], {input: 'something'});
     const refused = await ctr(['namespaces', 'rm', 'full']);
     assert.equal(refused.status, 9);
-    assert.match(refused.stderr, /it still has images, blobs, containers, snapshots: failed precondition\n/);
+    assert.match(refused.stderr, /it still has images, blobs, containers, snapshots on "erofs" snapshotter: failed precondition\n/);
 
     assert.equal(await ctr.ok(['namespaces', 'rm', '--recursive', 'full']), 'full\n');
     assert.equal(await ctr.ok(['namespaces', 'ls', '-q']), 'default\nother\n');

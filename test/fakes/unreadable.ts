@@ -13,10 +13,11 @@ const spoilt = new Map<string, {readonly inode: number; readonly code: Errno}>()
 type Any = (...args: unknown[]) => unknown;
 
 function refuse(name: string, path: unknown): void {
-  const found = typeof path === 'string' ? spoilt.get(path) : undefined;
-  if (found === undefined || fs.lstatSync(path as string, {throwIfNoEntry: false})?.ino !== found.inode) return;
+  const file = Buffer.isBuffer(path) ? path.toString() : path;
+  const found = typeof file === 'string' ? spoilt.get(file) : undefined;
+  if (found === undefined || fs.lstatSync(file as string, {throwIfNoEntry: false})?.ino !== found.inode) return;
   const {code} = found;
-  throw Object.assign(new Error(`${code}: injected, ${name} '${path as string}'`), {code, syscall: name, path});
+  throw Object.assign(new Error(`${code}: injected, ${name} '${file as string}'`), {code, syscall: name, path: file});
 }
 
 function patch(name: 'openSync' | 'readFileSync' | 'createReadStream'): void {

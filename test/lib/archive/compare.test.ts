@@ -88,7 +88,7 @@ const CHANGES: Readonly<Record<string, readonly [script: string, says: RegExp]>>
 
 describe('two trees of one layer', () => {
   it(`are the same, extracted and indexed: ${COUNT} generated layers`, {timeout: 1_800_000}, async (t) => {
-    if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs')) return;
+    if (!requiresRoot(t)) return;
     let compared = 0;
     // Indexed by an earlier version, which left a symbolic link its mode.
     const odd = {name: 'mode', tars: [tar(symlink('x', 's', {mode: 0o644}))]};
@@ -109,7 +109,7 @@ describe('two trees of one layer', () => {
 
   for (const [what, [script, says]] of Object.entries(CHANGES))
     it(`are different by ${what}`, async (t) => {
-      if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'setfattr')) return;
+      if (!requiresRoot(t) || !requiresProgram(t, 'setfattr')) return;
       const mounts = await withTwins(temporaryDirectory(t), EVERYTHING, async (extracted, indexed) => {
         execFileSync('sh', ['-ec', script], {cwd: extracted});
         assert.match(String(await findDifference(extracted, indexed)), says);

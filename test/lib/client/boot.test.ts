@@ -9,7 +9,7 @@ import {describe, it} from 'node:test';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {is, requiresProgram, requiresRoot, type Skippable} from '../../helpers.ts';
+import {is, requiresRoot, type Skippable} from '../../helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../loops.ts';
 import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
 
@@ -20,8 +20,7 @@ function tear(rig: Rig, n: number): void {
   else truncateSync(join(layer, 'fs', n === 0 ? 'etc/a' : 'b'), 0);
 }
 
-const canUse = (t: Skippable, snapshotter: string): boolean =>
-  requiresRoot(t) && (snapshotter !== 'erofs' || requiresProgram(t, 'mkfs.erofs'));
+const canUse = (t: Skippable): boolean => requiresRoot(t);
 
 /** What a power loss may make of a file whose bytes were not on the disk. */
 const TORN: Readonly<Record<string, (path: string) => void>> = {
@@ -38,7 +37,7 @@ describe('an indexed layer that the power loss tore is made anew from its blob',
   ] as const)
     for (const name of files)
       it(`${name}, of ${backing}, in any way`, async (t) => {
-        if (backing === 'loop' ? !(await requiresLoopDevices(t)) : !canUse(t, 'erofs')) return;
+        if (backing === 'loop' ? !(await requiresLoopDevices(t)) : !canUse(t)) return;
         const rig = await pulled(t, 'erofs', backing === 'loop' ? {state: stateOnLoops(t)} : {});
         const whole = [0, 1].map((n) => readFileSync(join(rig.layer(n), backing === 'loop' ? 'layer.img' : 'layer.tar')));
         rig.registry.clear();
@@ -60,7 +59,7 @@ describe('a layer of another boot', () => {
   for (const snapshotter of ['erofs', 'overlayfs', 'native'])
     for (const torn of [[0], [1], [0, 1]])
       it(`is made anew by the next pull, ${snapshotter}, ${torn.join(' and ')}`, async (t) => {
-        if (!canUse(t, snapshotter)) return;
+        if (!canUse(t)) return;
         const rig = await pulled(t, snapshotter);
         for (const n of torn) {
           tear(rig, n);
@@ -78,7 +77,7 @@ describe('a layer of another boot', () => {
       });
 
   it('is made anew by another namespace, and is then right for all', async (t) => {
-    if (!canUse(t, 'overlayfs')) return;
+    if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     tear(rig, 0);
     fromAnotherBoot(rig.layer(0));
@@ -87,7 +86,7 @@ describe('a layer of another boot', () => {
   });
 
   it('is told of, not used, by what builds on it', async (t) => {
-    if (!canUse(t, 'overlayfs')) return;
+    if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     fromAnotherBoot(rig.layer(0));
     const snapshots = rig.client.namespace('default').snapshots('overlayfs');
@@ -100,7 +99,7 @@ describe('a layer of another boot', () => {
   });
 
   it('that was brought to the disk is used as it is', async (t) => {
-    if (!canUse(t, 'overlayfs')) return;
+    if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     for (const n of [0, 1]) {
       const path = join(rig.layer(n), 'layer.json');
@@ -114,7 +113,7 @@ describe('a layer of another boot', () => {
   });
 
   it("with nothing readable to say for itself is made anew; a user's own is kept", async (t) => {
-    if (!canUse(t, 'overlayfs')) return;
+    if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {layer} = await withContainer(rig);
     const own = rig.path('layers', layer);
@@ -138,7 +137,7 @@ describe('a layer of another boot', () => {
   });
 
   it('that is missing altogether is made anew, also where only a parent has no record', async (t) => {
-    if (!canUse(t, 'overlayfs')) return;
+    if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     rmSync(rig.layer(0), {recursive: true});
     await rig.client.namespace('default').pull(rig.ref, {snapshotter: 'overlayfs'});

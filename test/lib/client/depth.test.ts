@@ -17,7 +17,6 @@ type Way = (typeof WAYS)[number];
 
 async function canUse(t: TestContext, way: Way): Promise<boolean> {
   if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox', 'unshare', 'mount')) return false;
-  if (way === 'erofs') return requiresProgram(t, 'mkfs.erofs');
   return way !== 'erofs on loop devices' || (await requiresLoopDevices(t));
 }
 

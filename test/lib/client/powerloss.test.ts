@@ -39,7 +39,7 @@ import {
   recorderOptions,
 } from '../../fakes/powerloss.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../helpers.ts';
+import {isShort, onEnd, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../helpers.ts';
 import {checkStore} from '../../invariants.ts';
 import {digestOf} from '../../records.ts';
 import {file, tar} from '../../tartest.ts';
@@ -315,13 +315,12 @@ interface Expected {
 const isCommit = (change: Change): boolean => change.op === 'link' && /^root\/journal\/\d{16}$/.test(change.path);
 const countCommits = (changes: readonly Change[]): number => changes.filter(isCommit).length;
 
-const canRun = (t: Skippable, snapshotter: string): boolean =>
-  requiresRoot(t) && (snapshotter !== 'erofs' || requiresProgram(t, 'mkfs.erofs'));
+const canRun = (t: Skippable): boolean => requiresRoot(t);
 
 describe('when the power goes', () => {
-  for (const [sequence, {snapshotter, commands}] of Object.entries(SEQUENCES).filter(([name]) => name !== KILLED_RUN))
+  for (const [sequence, {commands}] of Object.entries(SEQUENCES).filter(([name]) => name !== KILLED_RUN))
     it(`nothing is broken: ${sequence}`, async (t) => {
-      if (!canRun(t, snapshotter)) return;
+      if (!canRun(t)) return;
       const outage = new Outage(t, sequence, await startRegistry(t));
       const {changes, goals, root} = await outage.record(new Disk());
       const history = await historyOf(root, countCommits(changes));
@@ -351,7 +350,7 @@ describe('when the power goes', () => {
     });
 
   it('what a run with --rm leaves, if it was killed, is garbage, and goes with a repair or a prune', async (t) => {
-    if (!canRun(t, 'overlayfs')) return;
+    if (!canRun(t)) return;
     const outage = new Outage(t, KILLED_RUN, await startRegistry(t));
     const {changes, root} = await outage.record(new Disk());
     const disk = new Disk();
@@ -369,8 +368,8 @@ describe('when the power goes', () => {
     ['images, extracted', 0, 1],
   ] as const)
     it(`nothing is broken: after a kill, ${sequence}`, async (t) => {
-      const {snapshotter, commands} = SEQUENCES[sequence]!;
-      if (!canRun(t, snapshotter)) return;
+      const {commands} = SEQUENCES[sequence]!;
+      if (!canRun(t)) return;
       const outage = new Outage(t, sequence, await startRegistry(t));
       const {changes} = await outage.record(new Disk(), first, first + 1);
       // The worst is a name that is there, and whose directory is not synced.
