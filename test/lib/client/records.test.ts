@@ -209,7 +209,8 @@ describe('labels', () => {
     await ns.images.label('image', {bad: ''});
     assert.deepEqual(readJSON(join(client.root, 'namespaces/default/images/image.json')).labels, {good: 'x'});
     assert.deepEqual((await client.check()).findings, []);
-    assert.deepEqual(await client.gc(), {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0});
+    const {settled: _, ...collected} = await client.gc();
+    assert.deepEqual(collected, {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0});
     await client.namespaces.delete('default', {recursive: true});
     assert.deepEqual([await client.namespaces.list(), blobCount(), layerCount()], [[], 0, 0]);
   });
