@@ -100,22 +100,6 @@ export class LowerView {
     return dirs.map((dir) => this.#xattrs.get(dir)!);
   }
 
-  /** Learns in one go what `find` and `xattrs` will need of these paths: every question of its own is a program that is started. */
-  prepare(paths: readonly string[]): void {
-    const dirs = new Set<string>();
-    for (const root of this.root)
-      for (const path of paths) {
-        let dir = root;
-        for (const name of path.split('/')) {
-          dir += `/${name}`;
-          if (dirs.has(dir)) continue;
-          if (lstat(dir)?.isDirectory() !== true) break;
-          dirs.add(dir);
-        }
-      }
-    this.xattrs([...dirs]);
-  }
-
   #untilOpaque(dirs: readonly string[]): Stack {
     // The last one hides nothing, opaque or not.
     const end = this.xattrs(dirs.slice(0, -1)).findIndex((all) => {
