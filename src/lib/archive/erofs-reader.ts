@@ -144,8 +144,8 @@ export function openErofs(path: string): LowerTree {
     for (let i = 0; i < shared; i++) {
       // mkfs.erofs keeps once what several inodes have.
       const at = sharedXattrs + 4 * bytes.readUInt32LE(XATTR_HEADER_BYTES + 4 * i);
-      const [nameLength, , ...size] = read(at, 4) as unknown as [number, number, number, number];
-      readXattr(read(at, 4 + nameLength + size[0]! + 256 * size[1]!), 0, xattrs);
+      const head = read(at, 4);
+      readXattr(read(at, head.length + head.readUInt8(0) + head.readUInt16LE(2)), 0, xattrs);
     }
     for (let at = XATTR_HEADER_BYTES + 4 * shared; at + 4 <= bytes.length; ) at = readXattr(bytes, at, xattrs);
     return xattrs;

@@ -104,7 +104,7 @@ const MAX_OCTAL_ID = 0o7777777;
 const MAX_OCTAL_TIME = 0o77777777777;
 
 /** The entries as an archive, with its end. */
-export function encode(entries: readonly SpecialEntry[]): Buffer {
+function encode(entries: readonly SpecialEntry[]): Buffer {
   const blocks: Buffer[] = [];
   for (const entry of entries) {
     const {path, linkname = '', xattrs, mtimeSec, mtimeNs, uid, gid} = entry;
