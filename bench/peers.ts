@@ -6,8 +6,8 @@ import {cpus, totalmem} from 'node:os';
 import {join} from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {type Descriptor, type Digest, digestParts} from '../src/lib/oci/descriptor.ts';
-import {findProgram} from '../test/helpers.ts';
-import {getTarget} from '../test/layouts.ts';
+import {findProgram} from '../test/support/helpers.ts';
+import {getTarget} from '../test/support/layouts.ts';
 import type {Contender} from './measure.ts';
 import {type Disk, EXECUTABLE, LAUNCHER, type Site} from './site.ts';
 

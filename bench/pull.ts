@@ -1,5 +1,5 @@
 /** `pull` to ready: real images of three sizes from a registry on loopback into an empty store, and again into a second namespace. */
-import {buildImage, type ImageName} from '../test/images.ts';
+import {buildImage, type ImageName} from '../test/support/images.ts';
 import {type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {berthPull, containerdPull, containerdPullAfresh, ours, podmanPull, shellTools, skopeoAndUmoci, startContainerd} from './peers.ts';
 import {atLeast, faster, type Goal, merge, type Report} from './report.ts';

@@ -1,8 +1,8 @@
 /** `run --rm` of a program that does nothing, against peers and against the fewest steps that run it; and how long we take to reach runc. */
 import {chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {findProgram} from '../test/helpers.ts';
-import {buildImage} from '../test/images.ts';
+import {findProgram} from '../test/support/helpers.ts';
+import {buildImage} from '../test/support/images.ts';
 import {type Contender, compare, difference, prepareBy, ratio} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atMost, faster, type Report} from './report.ts';

@@ -2,7 +2,7 @@
 import {spawnSync} from 'node:child_process';
 import {rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage} from '../test/images.ts';
+import {buildImage} from '../test/support/images.ts';
 import {fill, imageName} from './fill.ts';
 import {type Command, compare, prepareBy, type Result, ratio, time} from './measure.ts';
 import {ours} from './peers.ts';

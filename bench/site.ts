@@ -3,8 +3,8 @@ import {closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, readdirSync,
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
-import {unmountBelow} from '../test/helpers.ts';
-import {pushImage, type Registry, startRegistry} from '../test/registry.ts';
+import {unmountBelow} from '../test/support/helpers.ts';
+import {pushImage, type Registry, startRegistry} from '../test/support/registry.ts';
 import {prepareBy} from './measure.ts';
 
 const root = join(import.meta.dirname, '..');

@@ -2,7 +2,7 @@
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage} from '../test/images.ts';
+import {buildImage} from '../test/support/images.ts';
 import {type Command, type Contender, compare, difference, prepareBy, ratio} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atLeast, atMost, merge, type Report} from './report.ts';

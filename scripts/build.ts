@@ -90,7 +90,13 @@ const workerCode: Plugin = {
     onResolve({filter: /^berth:worker-code$/}, ({path}) => ({path, namespace: 'worker-code'}));
     onLoad({filter: /.*/, namespace: 'worker-code'}, async () => {
       const plugins = [sparingBuiltins, unpatched];
-      const {outputFiles} = await build({...COMMON, entryPoints: ['src/lib/client/worker.ts'], format: 'cjs', write: false, plugins});
+      const {outputFiles} = await build({
+        ...COMMON,
+        entryPoints: ['src/lib/client/workers/thread.ts'],
+        format: 'cjs',
+        write: false,
+        plugins,
+      });
       return {contents: outputFiles[0]!.text, loader: 'text'};
     });
   },
@@ -108,7 +114,7 @@ async function buildNode(): Promise<void> {
       errdefs: 'src/lib/errdefs.ts',
       oci: 'src/oci.ts',
       // The name is ours alone: in a program that bundles the library another file may lie where this one is looked for.
-      [WORKER]: 'src/lib/client/worker.ts',
+      [WORKER]: 'src/lib/client/workers/thread.ts',
     },
     outdir: built,
     splitting: true,

@@ -1,7 +1,7 @@
 /** Builds the images that tests and benchmarks use into the cache: `node scripts/make-images.ts [NAME…]`, by default what the tests need. */
 import {readdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage, cachedImage, IMAGE_NAMES, type ImageName, imagesForTests} from '../test/images.ts';
+import {buildImage, cachedImage, IMAGE_NAMES, type ImageName, imagesForTests} from '../test/support/images.ts';
 
 const isImageName = (name: string): name is ImageName => (IMAGE_NAMES as readonly string[]).includes(name);
 

@@ -13,7 +13,7 @@ import {once} from 'node:events';
 import {chmodSync, globSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {TORTURE, unmountBelow} from '../test/helpers.ts';
+import {TORTURE, unmountBelow} from '../test/support/helpers.ts';
 
 /** What tries every call takes longer. */
 const PATIENCE = TORTURE ? 6 : 1;

@@ -45,6 +45,15 @@ const MAY: Readonly<Record<Room, readonly Room[]>> = {
   errdefs: [],
 };
 
+/** The floors of the client, from the ground up: a folder imports from those before it only. The files beside the folders are the second. */
+const CLIENT_FLOORS = ['workers', '', 'pull', 'api', 'run', 'space', 'fsck', 'index.ts'] as const;
+
+/** @param file below src/lib/client @returns how high it lies; -1 when nowhere */
+function clientFloor(file: string): number {
+  const [first, ...rest] = file.split('/').slice(3);
+  return (CLIENT_FLOORS as readonly string[]).indexOf(first === 'index.ts' || rest.length > 0 ? first! : '');
+}
+
 /** The rooms through which each outside package comes in. No other package does; Node's own modules do anywhere, save those named. */
 const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   '@oclif/core': ['cli', 'commands'],
@@ -72,6 +81,7 @@ function roomOf(file: string): Room | undefined {
   const [src, first, second, ...rest] = file.split('/');
   if (src !== 'src') return undefined;
   if (second === undefined) return 'program';
+  if (first === 'lib' && second === 'client' && clientFloor(file) < 0) return undefined;
   if (first === 'lib') return rest.length === 0 ? undefined : LIBRARY.find((room) => room === second);
   return first === 'cli' || first === 'commands' ? first : undefined;
 }
@@ -88,6 +98,7 @@ function objection(file: string, specifier: string | undefined): string | undefi
     if (!path.endsWith('.ts')) return 'does not end in .ts';
     const target = roomOf(path);
     if (target === undefined) return 'leads out of the house';
+    if (room === 'client' && target === 'client' && clientFloor(path) > clientFloor(file)) return 'leads to a floor above';
     return target === room || MAY[room].includes(target) ? undefined : `${room} must not know ${target}`;
   }
   const outside = /^(?:node:[^/]+|@[^/]+\/[^/]+|[^/]+)/.exec(specifier)![0];
@@ -198,9 +209,16 @@ describe('the rules', () => {
     ['src/cli/base.ts', '../lib/fs/lock.ts', 'cli must not know fs'],
     ['src/index.ts', './lib/client/index.ts', undefined],
     ['src/index.ts', './cli/base.ts', 'door must not know cli'],
-    ['src/lib/client/pull.ts', '../../index.ts', 'client must not know door'],
-    ['src/lib/client/pull.ts', '../../cli/progress.ts', 'client must not know cli'],
-    ['src/lib/client/pull.ts', '../archive/tar.ts', undefined],
+    ['src/lib/client/pull/pull.ts', '../../../index.ts', 'client must not know door'],
+    ['src/lib/client/pull/pull.ts', '../../../cli/progress.ts', 'client must not know cli'],
+    ['src/lib/client/pull/pull.ts', '../../archive/tar.ts', undefined],
+    ['src/lib/client/pull/x.ts', '../workers/y.ts', undefined],
+    ['src/lib/client/pull/x.ts', '../types.ts', undefined],
+    ['src/lib/client/pull/x.ts', './y.ts', undefined],
+    ['src/lib/client/pull/x.ts', '../run/y.ts', 'leads to a floor above'],
+    ['src/lib/client/types.ts', './api/y.ts', 'leads to a floor above'],
+    ['src/lib/client/fsck/x.ts', '../index.ts', 'leads to a floor above'],
+    ['src/lib/client/other/x.ts', 'node:fs', 'lies in no room'],
     ['src/lib/store/gc.ts', './sub/deep.ts', undefined],
     ['src/lib/store/gc.ts', '../client/types.ts', 'store must not know client'],
     ...(['store', 'remotes', 'archive', 'runtime'] as const).flatMap((from) =>

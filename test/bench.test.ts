@@ -6,7 +6,7 @@ import {describe, it} from 'node:test';
 import {promisify} from 'node:util';
 import {type Curve, formatReport} from '../bench/report.ts';
 import {plot} from '../bench/svg.ts';
-import {findProgram, requiresProgram, requiresRoot, slow} from './helpers.ts';
+import {findProgram, requiresProgram, requiresRoot, slow} from './support/helpers.ts';
 
 const main = join(import.meta.dirname, '../bench/main.ts');
 

@@ -14,18 +14,18 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
-import {parseMountRecord} from '../src/lib/client/mounts.ts';
-import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/plan.ts';
+import {parseMountRecord} from '../src/lib/client/api/host-mounts.ts';
+import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../src/lib/oci/manifest.ts';
-import {MemoryBackend} from '../src/lib/store/backend.ts';
 import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
-import {LayerStore} from '../src/lib/store/layers.ts';
+import {LayerStore} from '../src/lib/store/layer-store.ts';
 import {createLayout} from '../src/lib/store/layout.ts';
+import {MemoryBackend} from '../src/lib/store/metadata-backend.ts';
 import {FORMAT_VERSION} from '../src/lib/store/migrations.ts';
-import {RefCounts} from '../src/lib/store/refs.ts';
+import {RefCounts} from '../src/lib/store/refcounts.ts';
 import {
   parseContainer,
   parseContent,
@@ -37,9 +37,9 @@ import {
   RECORD_VERSION,
 } from '../src/lib/store/schema.ts';
 import {Store} from '../src/lib/store/store.ts';
-import {temporaryDirectory} from './helpers.ts';
-import {checkStore} from './invariants.ts';
-import {makeImage} from './records.ts';
+import {temporaryDirectory} from './support/helpers.ts';
+import {checkStore} from './support/invariants.ts';
+import {makeImage} from './support/records.ts';
 
 const text = readFileSync(new URL('../docs/STORE.md', import.meta.url), 'utf8');
 

@@ -5,7 +5,7 @@ import {createRequire} from 'node:module';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../src/lib/errdefs.ts';
-import {is, onEnd, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './helpers.ts';
+import {is, onEnd, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './support/helpers.ts';
 
 /** A scope that ends when it is told to. */
 function scope(): Scope & {end(): Promise<void>} {
@@ -80,7 +80,7 @@ describe('needs', () => {
     const {torture} = (createRequire(import.meta.url)('../package.json') as {scripts: {torture: string}}).scripts;
     const told = /^(\w+)=1 /.exec(torture)?.[1];
     const says = (env: object): string =>
-      execFileSync(process.execPath, ['-e', 'import("./helpers.ts").then(({TORTURE}) => console.log(TORTURE))'], {
+      execFileSync(process.execPath, ['-e', 'import("./support/helpers.ts").then(({TORTURE}) => console.log(TORTURE))'], {
         cwd: import.meta.dirname,
         env: {...process.env, ...env},
         encoding: 'utf8',

@@ -5,9 +5,9 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Descriptor} from '../src/lib/oci/descriptor.ts';
 import {DOCKER_MANIFEST, kindOf} from '../src/lib/oci/mediatypes.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from './helpers.ts';
-import {type ImageName, imagesForTests, requiresImage} from './images.ts';
-import {blobGets, pushImage, sharedRegistry} from './registry.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from './support/helpers.ts';
+import {type ImageName, imagesForTests, requiresImage} from './support/images.ts';
+import {blobGets, pushImage, sharedRegistry} from './support/registry.ts';
 
 const registry = sharedRegistry();
 

@@ -4,9 +4,9 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {recordFile} from '../src/lib/store/layout.ts';
 import {Store} from '../src/lib/store/store.ts';
-import {temporaryDirectory} from './helpers.ts';
-import {checkStore} from './invariants.ts';
-import {containerRecord, leaseRecord, type MadeImage, makeImage} from './records.ts';
+import {temporaryDirectory} from './support/helpers.ts';
+import {checkStore} from './support/invariants.ts';
+import {containerRecord, leaseRecord, type MadeImage, makeImage} from './support/records.ts';
 
 const NS = 'namespaces/default';
 

@@ -15,7 +15,7 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../../src/lib/archive/limits.ts';
-import {MAX_DEPTH} from '../../src/lib/client/plan.ts';
+import {MAX_DEPTH} from '../../src/lib/client/pull/plan.ts';
 import type {ErrorJSON} from '../../src/lib/errdefs.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../src/lib/oci/manifest.ts';
@@ -23,9 +23,9 @@ import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/
 import {root, run} from '../cli/harness.ts';
 import {diskUsage} from '../e2e/rig.ts';
 import {digestOf} from '../fakes/registry.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {dir, encode, file, link, paxRecords, symlink} from '../tartest.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {dir, encode, file, link, paxRecords, symlink} from '../support/tartest.ts';
 import {besiege, besieged, type Siege, SNAPSHOTTERS} from './siege.ts';
 
 const limited = (error: ErrorJSON, message: RegExp): void => {

@@ -11,8 +11,8 @@ import {DOCKER_FOREIGN_LAYER, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} fr
 import type {Engine} from '../cli/harness.ts';
 import {selfSigned} from '../fakes/certificate.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {file, tar} from '../tartest.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 import {besiege, besieged, type Siege} from './siege.ts';
 
 const login = {username: 'victim', password: 'canary-password'};

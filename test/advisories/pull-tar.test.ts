@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import type {Code} from '../../src/lib/errdefs.ts';
-import {char, dir, encode, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../tartest.ts';
+import {char, dir, encode, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../support/tartest.ts';
 import {besieged, type ImageOptions, type Layer, onEverySnapshotter} from './siege.ts';
 
 interface Case extends ImageOptions {

@@ -8,8 +8,8 @@ import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../src/lib/oci/m
 import {kindOf, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {openRemote, type Resolved} from '../../src/lib/remotes/index.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {is, onEnd} from '../helpers.ts';
 import {streamed} from '../suites/resolver.ts';
+import {is, onEnd} from '../support/helpers.ts';
 
 async function open(t: TestContext) {
   const registry = await startFakeRegistry(t);

@@ -6,8 +6,8 @@ import {openRemote} from '../../src/lib/remotes/index.ts';
 import {selfSigned} from '../fakes/certificate.ts';
 import {fakeNetwork} from '../fakes/network.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {is, onEnd} from '../helpers.ts';
 import {streamed} from '../suites/resolver.ts';
+import {is, onEnd} from '../support/helpers.ts';
 
 const login = {username: 'victim', password: 'canary-password'};
 

@@ -8,8 +8,8 @@ import assert from 'node:assert/strict';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {is, onEnd} from '../helpers.ts';
 import {newRig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {is, onEnd} from '../support/helpers.ts';
 
 const image = (more: object) => ({image: {Env: ['PATH=/bin'], ...more}});
 

@@ -10,8 +10,8 @@ import {mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'nod
 import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import type {Engine, Result} from '../cli/harness.ts';
-import {findProgram, requiresProgram, temporaryDirectory} from '../helpers.ts';
-import {dir, fifo, file, symlink, type TarEntry} from '../tartest.ts';
+import {findProgram, requiresProgram, temporaryDirectory} from '../support/helpers.ts';
+import {dir, fifo, file, symlink, type TarEntry} from '../support/tartest.ts';
 import {besiege, besieged, type Siege} from './siege.ts';
 
 const ACCOUNTS = [

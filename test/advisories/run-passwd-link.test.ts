@@ -8,8 +8,8 @@ import {execFileSync} from 'node:child_process';
 import {rmSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {is, requiresProgram} from '../helpers.ts';
 import {newRig, type Rig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {is, requiresProgram} from '../support/helpers.ts';
 
 /** Beside the image: an account that nobody inside must find. */
 const canary = (rig: Rig): string => {

@@ -6,8 +6,8 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, statSync, symlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {is} from '../helpers.ts';
 import {newRig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {is} from '../support/helpers.ts';
 
 describe('a working directory', () => {
   for (const fd of ['3', '7', '8', '9'])

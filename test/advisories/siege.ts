@@ -7,10 +7,10 @@ import {describe} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
 import {type CommandLine, commandLine, type Engine, type Result} from '../cli/harness.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {type TarEntry, tar} from '../tartest.ts';
-import {diffTrees, readTree} from '../tree.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {type TarEntry, tar} from '../support/tartest.ts';
+import {diffTrees, readTree} from '../support/tree.ts';
 
 /** Both engines under BERTH_TEST_TORTURE=1; by default the one that is installed. */
 const ENGINES: readonly Engine[] = TORTURE ? ['node', 'executable'] : ['executable'];

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';
-import {onEnd} from '../helpers.ts';
-import {file, link, symlink} from '../tartest.ts';
+import {onEnd} from '../support/helpers.ts';
+import {file, link, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
 it('a hard link to an absolute path is looked for inside', (t) => {

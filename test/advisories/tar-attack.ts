@@ -4,11 +4,11 @@ import {chmodSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
 import {type Code, resolve} from '../../src/lib/errdefs.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {FORMS} from '../lib/archive/forms.ts';
+import {FORMS} from '../lib/archive/apply-modes.ts';
 import {Tree} from '../lib/archive/scenarios.ts';
-import {type TarEntry, tar} from '../tartest.ts';
-import {diffTrees, readTree} from '../tree.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {type TarEntry, tar} from '../support/tartest.ts';
+import {diffTrees, readTree} from '../support/tree.ts';
 
 /** What a layer has come to: a tree, or the class of the error. */
 export type Outcome = {readonly tree: Tree; readonly code?: never} | {readonly tree?: never; readonly code: Code};

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';
-import {dir, fifo, link, opaque, symlink, whiteout} from '../tartest.ts';
+import {dir, fifo, link, opaque, symlink, whiteout} from '../support/tartest.ts';
 import {harmless} from './tar-attack.ts';
 
 const MORE = {uid: 1000, gid: 1000, mtime: 5, xattrs: {'security.foo': 'x'}};

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {createApplier} from '../../src/lib/archive/apply.ts';
 import {createTarReader} from '../../src/lib/archive/tar.ts';
-import {is, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {dir, encode, file, tar} from '../tartest.ts';
+import {is, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {dir, encode, file, tar} from '../support/tartest.ts';
 
 const NOTHING = {entry() {}, data() {}, entryEnd() {}};
 

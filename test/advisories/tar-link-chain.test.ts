@@ -1,6 +1,6 @@
 /** CVE-2026-26960 (node-tar before 7.5.8): links that look harmless one by one lead out together. */
 import {it} from 'node:test';
-import {dir, file, link, symlink} from '../tartest.ts';
+import {dir, file, link, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
 const CHAIN = [dir('a'), dir('a/b'), dir('a/b/c'), symlink('../..', 'a/b/c/up'), symlink('c/up/../..', 'a/b/escape')];

@@ -1,7 +1,7 @@
 /** Names that unpackers lose, shorten or misread. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
-import {file, symlink} from '../tartest.ts';
+import {file, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
 it('names differ by their bytes, though they read alike', (t) => {

@@ -1,7 +1,7 @@
 /** CVE-2025-47290 (containerd 2.1.0): what was a directory when it was checked is a link when it is used. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
-import {dir, file, link, symlink, whiteout} from '../tartest.ts';
+import {dir, file, link, symlink, whiteout} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
 it('a directory that turns into a link is not taken for one any more', (t) => {

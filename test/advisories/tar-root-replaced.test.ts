@@ -1,7 +1,7 @@
 /** CVE-2021-29136 (umoci): a layer makes the root itself a link, and the next one writes through it. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
-import {file, link, opaque, symlink, whiteout} from '../tartest.ts';
+import {file, link, opaque, symlink, whiteout} from '../support/tartest.ts';
 import {harmless} from './tar-attack.ts';
 
 for (const name of ['.', '/', '/.', './', '', '..', 'a/..', './/../.'])

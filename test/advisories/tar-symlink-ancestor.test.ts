@@ -1,7 +1,7 @@
 /** A parent that is a link to the host: written, hidden and linked through. Found in several unpackers of 2026. */
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
-import {char, dir, file, link, opaque, symlink, type TarEntry, whiteout} from '../tartest.ts';
+import {char, dir, file, link, opaque, symlink, type TarEntry, whiteout} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
 const THROUGH: Readonly<Record<string, readonly TarEntry[]>> = {

@@ -5,8 +5,8 @@ import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {createApplier} from '../../src/lib/archive/apply.ts';
 import {createInflater} from '../../src/lib/archive/inflate.ts';
-import {is, temporaryDirectory} from '../helpers.ts';
-import {dir, file, tar} from '../tartest.ts';
+import {is, temporaryDirectory} from '../support/helpers.ts';
+import {dir, file, tar} from '../support/tartest.ts';
 
 const ARCHIVE = tar(dir('d'), file('d/f', Buffer.from(Array.from({length: 20_000}, (_, i) => i & 0xff))), file('g', 'x'));
 const openFiles = (): number => readdirSync('/proc/self/fd').length;

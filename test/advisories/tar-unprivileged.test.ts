@@ -4,10 +4,10 @@ import {spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {it} from 'node:test';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
 import {Tree} from '../lib/archive/scenarios.ts';
-import {char, dir, fifo, file, opaque, tar, whiteout} from '../tartest.ts';
-import {readTree} from '../tree.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {char, dir, fifo, file, opaque, tar, whiteout} from '../support/tartest.ts';
+import {readTree} from '../support/tree.ts';
 
 const APPLY = `
   import {readFileSync} from 'node:fs';

@@ -4,7 +4,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {BrokenPipe} from '../../src/cli/context.ts';
 import type {NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types.ts';
 import {CLASSES, CODES, ErrdefsError} from '../../src/lib/errdefs.ts';
-import {onEnd} from '../helpers.ts';
+import {onEnd} from '../support/helpers.ts';
 import {runOnFakes} from './fake.ts';
 
 const FOO: NamespaceRecord = {name: 'foo', labels: {mylabel: 'bar'}, createdAt: '2026-01-01T00:00:00Z', updatedAt: '2026-01-01T00:00:00Z'};

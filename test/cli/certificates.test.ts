@@ -9,8 +9,8 @@ import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import {type Certificate, certificate, selfSigned} from '../fakes/certificate.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {startRegistry} from '../registry.ts';
+import {onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {startRegistry} from '../support/registry.ts';
 import {commandLine, type Engine, forEachEngine, type Result, root, run} from './harness.ts';
 
 interface Served {

@@ -4,8 +4,8 @@ import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {dir, file, tar} from '../tartest.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {dir, file, tar} from '../support/tartest.ts';
 import {type CommandLine, commandLine, forEachEngine, root, run} from './harness.ts';
 
 const LAYERS = [tar(dir('etc'), file('etc/a', 'hello')), tar(file('b', 'world'))];

@@ -30,9 +30,9 @@ import {LocalContentStore} from '../../src/lib/store/content-local.ts';
 import {Store} from '../../src/lib/store/store.ts';
 import {fileScope} from '../e2e/rig.ts';
 import {makeUnreadable} from '../fakes/unreadable.ts';
-import {requiresRoot, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {checkStore} from '../invariants.ts';
 import {flip, forgetJournal, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
+import {requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {checkStore} from '../support/invariants.ts';
 import {ctrHere, type Place} from './inprocess.ts';
 
 /** What every damage meets. */

@@ -6,8 +6,8 @@ import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
 import {fileScope} from '../e2e/rig.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
 import {pulled, type Rig} from '../lib/client/rig.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, forEachEngine, root, run} from './harness.ts';
 
 const READS = [

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {type CommandTable, canonicalID, dispatch} from '../../src/cli/dispatch.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import {is} from '../helpers.ts';
+import {is} from '../support/helpers.ts';
 
 const command = (line: string) => {
   const found = dispatch(line === '' ? [] : line.split(' '), COMMANDS, 'ctr');

@@ -9,7 +9,7 @@ import {describe, it} from 'node:test';
 import {runCommandLine} from '../../src/cli/command-line.ts';
 import {processContext} from '../../src/cli/context.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import {temporaryDirectory} from '../helpers.ts';
+import {temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, type Result, root, run} from './harness.ts';
 
 /** From source in this process: a process each would take longest of all. */

@@ -14,9 +14,9 @@ import {CLASSES, CODES, type Code, type ErrorJSON} from '../../src/lib/errdefs.t
 import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {assertWhole, eventually, names, start} from '../e2e/rig.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {file, tar} from '../tartest.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 import {type CommandLine, commandLine, forEachEngine, type Result, root, run} from './harness.ts';
 
 /** Where a command line goes wrong: a store of its own, and a registry that does as it is told. */

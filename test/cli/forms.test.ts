@@ -10,7 +10,7 @@ import {runCommandLine} from '../../src/cli/command-line.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/flags.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {randomOf} from '../fuzz/random.ts';
-import {TORTURE} from '../helpers.ts';
+import {TORTURE} from '../support/helpers.ts';
 import {runOnFakes} from './fake.ts';
 
 /** What a command has understood. */

@@ -5,7 +5,7 @@ import {existsSync} from 'node:fs';
 import {constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe} from 'node:test';
-import {type Scope, temporaryDirectory} from '../helpers.ts';
+import {type Scope, temporaryDirectory} from '../support/helpers.ts';
 
 export const root = join(import.meta.dirname, '../..');
 export const executable = join(root, `dist/berth-linux-${process.arch}`);

@@ -6,7 +6,7 @@ import {it, type TestContext} from 'node:test';
 import {gzipSync} from 'node:zlib';
 import {selfSigned} from '../fakes/certificate.ts';
 import {digestOf, type FakeImage, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {temporaryDirectory} from '../helpers.ts';
+import {temporaryDirectory} from '../support/helpers.ts';
 import {commandLine, forEachEngine} from './harness.ts';
 
 const DOMAIN = 'upstream.example';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {chmodSync, cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {findProgram, type Scope, temporaryDirectory} from '../helpers.ts';
+import {findProgram, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {executable, root, run} from './harness.ts';
 
 const NAMES = ['ctr', 'dist', 'berth'] as const;

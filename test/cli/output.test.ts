@@ -14,9 +14,9 @@ import {COMMANDS} from '../../src/commands/index.ts';
 import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {Store} from '../../src/lib/store/store.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {TORTURE, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../records.ts';
+import {TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../support/records.ts';
 import type {Result} from './harness.ts';
 import {ctrHere, type Place} from './inprocess.ts';
 

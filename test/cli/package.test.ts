@@ -7,9 +7,9 @@ import {after, before, describe, it} from 'node:test';
 import {build} from 'esbuild';
 import {partsOf} from '../../scripts/parts.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, requiresProgram, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {file, tar} from '../tartest.ts';
+import {findProgram, requiresProgram, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 import {executable, type Result, root, run} from './harness.ts';
 
 const NAME = 'berth-oci';

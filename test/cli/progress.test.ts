@@ -8,7 +8,7 @@ import {openBars} from '../../src/cli/bars.ts';
 import {closingLines, openProgress, PlainProgress, Totals} from '../../src/cli/progress.ts';
 import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
 import {randomOf} from '../fuzz/random.ts';
-import {is, onEnd} from '../helpers.ts';
+import {is, onEnd} from '../support/helpers.ts';
 import {Screen} from './terminal.ts';
 
 const REF = 'registry.example/library/redis:latest';

@@ -9,7 +9,7 @@ import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
 import {after, before, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
-import {requiresProgram, temporaryDirectory} from '../helpers.ts';
+import {requiresProgram, temporaryDirectory} from '../support/helpers.ts';
 import {commandLine, environment, forEachEngine, root} from './harness.ts';
 import {onTerminal} from './terminal.ts';
 

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {slow, temporaryDirectory} from '../helpers.ts';
+import {slow, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, executable, root, run} from './harness.ts';
 
 const entry = join(root, 'dist/node/main.js');

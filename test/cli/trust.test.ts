@@ -10,8 +10,8 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {recordFile} from '../../src/lib/store/layout.ts';
 import {blobsOf, diskUsage, eventually, fileScope, publishedImages, tableRows} from '../e2e/rig.ts';
-import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
 import {flip, fromAnotherBoot, readJSON, writeJSON} from '../lib/client/rig.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {type CommandLine, commandLine, type Engine, environment, forEachEngine, root} from './harness.ts';
 
 const published = publishedImages();

@@ -6,7 +6,7 @@ import {formatTree} from '../../src/cli/tree.ts';
 import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/values.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {randomOf} from '../fuzz/random.ts';
-import {is} from '../helpers.ts';
+import {is} from '../support/helpers.ts';
 
 const table = <T>(name: string, fn: (text: string) => T, rows: readonly (readonly [string, T])[], refused: readonly string[] = []) =>
   describe(name, () => {

@@ -5,9 +5,9 @@ import {createHash} from 'node:crypto';
 import {describe, it} from 'node:test';
 import type {Descriptor, Platform} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
-import {requiresProgram, slow} from '../helpers.ts';
-import {type ImageName, imagesForTests} from '../images.ts';
-import {ARCHITECTURE} from '../layouts.ts';
+import {requiresProgram, slow} from '../support/helpers.ts';
+import {type ImageName, imagesForTests} from '../support/images.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
 import {document, type Published, publishedImages} from './rig.ts';
 
 const published = publishedImages();

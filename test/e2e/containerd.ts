@@ -4,7 +4,7 @@ import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {findProgram, onEnd, type Scope, temporaryDirectory} from '../helpers.ts';
+import {findProgram, onEnd, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {eventually} from './rig.ts';
 
 export interface Containerd {

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import {CLASSES} from '../../src/lib/errdefs.ts';
 import {commandLine, forEachEngine, root, run} from '../cli/harness.ts';
-import {requiresProgram, requiresRoot} from '../helpers.ts';
+import {requiresProgram, requiresRoot} from '../support/helpers.ts';
 import {assertWhole, publishedImages} from './rig.ts';
 
 const published = publishedImages();

@@ -14,8 +14,8 @@ import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
 import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
 import {ctrHere} from '../cli/inprocess.ts';
 import {type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../helpers.ts';
-import {checkStore} from '../invariants.ts';
+import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {checkStore} from '../support/invariants.ts';
 import {eventually, type Started, start} from './rig.ts';
 
 const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;

@@ -11,8 +11,8 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
-import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../helpers.ts';
-import {type ImageName, imagesForTests} from '../images.ts';
+import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../support/helpers.ts';
+import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './rig.ts';
 
 const published = publishedImages();

@@ -8,7 +8,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type CommandLine, commandLine, root, run as runProgram} from '../cli/harness.ts';
-import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../helpers.ts';
+import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../support/helpers.ts';
 import {eventually, names, publishedImages, start} from './rig.ts';
 
 const published = publishedImages();

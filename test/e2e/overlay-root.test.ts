@@ -4,7 +4,7 @@ import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {it} from 'node:test';
 import {environment, type Result, root, run} from '../cli/harness.ts';
-import {findProgram, requiresProgram, requiresRoot, temporaryDirectory} from '../helpers.ts';
+import {findProgram, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {publishedImages} from './rig.ts';
 
 const published = publishedImages();

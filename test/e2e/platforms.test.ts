@@ -4,9 +4,9 @@ import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';
 import {commandLine, run} from '../cli/harness.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresProgram, requiresRoot} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {file, tar} from '../tartest.ts';
+import {requiresProgram, requiresRoot} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 import {startContainerd} from './containerd.ts';
 
 const TREE = tar(file('f', 'x'));

@@ -13,13 +13,22 @@ import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {gzipSync} from 'node:zlib';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
-import {startScript} from '../children.ts';
 import {type CommandLine, commandLine, environment, type Result, root as repository} from '../cli/harness.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {checkStore} from '../invariants.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {dir, file, symlink, tar} from '../tartest.ts';
+import {startScript} from '../support/children.ts';
+import {
+  findProgram,
+  onEnd,
+  requiresProgram,
+  requiresRoot,
+  type Scope,
+  type Skippable,
+  TORTURE,
+  temporaryDirectory,
+} from '../support/helpers.ts';
+import {checkStore} from '../support/invariants.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {dir, file, symlink, tar} from '../support/tartest.ts';
 import {assertNoRuns, assertWhole, eventually, names, type Started, start} from './rig.ts';
 
 const CROWDS: readonly number[] = TORTURE ? [2, 8, 32] : [2, 8];

@@ -11,9 +11,9 @@ import {after} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, environment, type Result, root} from '../cli/harness.ts';
-import {onEnd, type Scope, type Skippable} from '../helpers.ts';
-import {type Image, type ImageName, requiresImage} from '../images.ts';
-import {pushImage, type Registry, sharedRegistry} from '../registry.ts';
+import {onEnd, type Scope, type Skippable} from '../support/helpers.ts';
+import {type Image, type ImageName, requiresImage} from '../support/images.ts';
+import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
 
 /** A scope that ends with the file: to be made at its top, for what its tests share. Hooks run in the order they were given, as a test's do. */
 export function fileScope(): Scope {

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {commandLine} from '../cli/harness.ts';
-import {requiresRoot} from '../helpers.ts';
-import {imagesForTests} from '../images.ts';
-import {blobGets} from '../registry.ts';
+import {requiresRoot} from '../support/helpers.ts';
+import {imagesForTests} from '../support/images.ts';
+import {blobGets} from '../support/registry.ts';
 import {assertWhole, blobsOf, diskUsage, eventually, fingerprint, names, publishedImages, sizeOf, slowWire, start, sum} from './rig.ts';
 
 const published = publishedImages();

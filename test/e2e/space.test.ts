@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {type CommandLine, commandLine} from '../cli/harness.ts';
-import {requiresProgram, requiresRoot, type Skippable} from '../helpers.ts';
-import {imagesForTests} from '../images.ts';
-import {pushImage} from '../registry.ts';
+import {requiresProgram, requiresRoot, type Skippable} from '../support/helpers.ts';
+import {imagesForTests} from '../support/images.ts';
+import {pushImage} from '../support/registry.ts';
 import {assertNoRuns, assertWhole, diskUsage, names, publishedImages, sizeOf} from './rig.ts';
 
 const published = publishedImages();

@@ -10,9 +10,9 @@ import {describe, it, type TestContext} from 'node:test';
 import {gzipSync} from 'node:zlib';
 import {commandLine} from '../cli/harness.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {requiresRoot, TORTURE} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {dir, file, tar} from '../tartest.ts';
+import {requiresRoot, TORTURE} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {dir, file, tar} from '../support/tartest.ts';
 import {assertWhole, eventually, names, sizeOf, start} from './rig.ts';
 
 const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;

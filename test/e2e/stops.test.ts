@@ -18,9 +18,9 @@ import {type Engine, engineEnvironment, root} from '../cli/harness.ts';
 import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/strace.ts';
-import {DAY, isShort, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {checkStore} from '../invariants.ts';
 import {visible} from '../lib/store/sequences.ts';
+import {DAY, isShort, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {checkStore} from '../support/invariants.ts';
 import {fileScope} from './rig.ts';
 import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
 

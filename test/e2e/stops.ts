@@ -13,9 +13,9 @@ import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.
 import {environment, type Result, root} from '../cli/harness.ts';
 import {type Failpoint, failpointOptions} from '../fakes/failpoints.ts';
 import {digestOf, type FakeRegistry} from '../fakes/registry.ts';
-import {onEnd, type Scope} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {BASE_LAYER, dir, file, tar, whiteout} from '../tartest.ts';
+import {onEnd, type Scope} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {BASE_LAYER, dir, file, tar, whiteout} from '../support/tartest.ts';
 import {names} from './rig.ts';
 
 // What the user has set for the command is not for the tests.

@@ -10,11 +10,11 @@ import {describe, it} from 'node:test';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import type {Mount} from '../../src/lib/runtime/mounts.ts';
 import {commandLine, type Engine, forEachEngine} from '../cli/harness.ts';
-import {requiresProgram, requiresRoot, type Scope, type Skippable, slow, temporaryDirectory} from '../helpers.ts';
-import type {ImageName} from '../images.ts';
-import {requiresLoopDevices, stateOnLoops} from '../loops.ts';
-import {withMounted} from '../mounted.ts';
-import {diffTrees, readTree, type TreeEntry} from '../tree.ts';
+import {requiresProgram, requiresRoot, type Scope, type Skippable, slow, temporaryDirectory} from '../support/helpers.ts';
+import type {ImageName} from '../support/images.ts';
+import {requiresLoopDevices, stateOnLoops} from '../support/loop-devices.ts';
+import {withMounted} from '../support/mounted-snapshot.ts';
+import {diffTrees, readTree, type TreeEntry} from '../support/tree.ts';
 import {type Containerd, startContainerd} from './containerd.ts';
 import {fileScope, type Published, publishedImages} from './rig.ts';
 

@@ -5,9 +5,9 @@ import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';
 import {commandLine} from '../cli/harness.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {requiresRoot} from '../helpers.ts';
-import {ARCHITECTURE} from '../layouts.ts';
-import {file, tar} from '../tartest.ts';
+import {requiresRoot} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 
 const MIB = 1 << 20;
 const sha256 = (bytes: Buffer): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;

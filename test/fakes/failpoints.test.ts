@@ -14,8 +14,8 @@ import {
 } from 'node:fs';
 import {join} from 'node:path';
 import {afterEach, describe, it} from 'node:test';
-import {startScript} from '../children.ts';
-import {temporaryDirectory} from '../helpers.ts';
+import {startScript} from '../support/children.ts';
+import {temporaryDirectory} from '../support/helpers.ts';
 import {arm, counted, disarm, failpointOptions} from './failpoints.ts';
 
 afterEach(() => void disarm());

@@ -12,7 +12,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {deflateSync, gzipSync, zstdCompressSync} from 'node:zlib';
 import type {Descriptor, Digest} from '../../src/lib/oci/descriptor.ts';
 import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
-import {onEnd, type Scope} from '../helpers.ts';
+import {onEnd, type Scope} from '../support/helpers.ts';
 import type {Certificate} from './certificate.ts';
 
 export interface TokenAuth {

@@ -6,9 +6,9 @@
 import {EventEmitter} from 'node:events';
 import {registerHooks} from 'node:module';
 import type {Transferable} from 'node:worker_threads';
-import {serve, type ToWorker} from '../../src/lib/client/worker.ts';
+import {serve, type ToWorker} from '../../src/lib/client/workers/thread.ts';
 
-/** What client/workers.ts asks of a thread. Messages are copied, and come later, as between threads. */
+/** What client/workers/pool.ts asks of a thread. Messages are copied, and come later, as between threads. */
 class Threadless extends EventEmitter {
   #receive: (message: ToWorker) => void = () => {};
   #ended = false;

@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {Worker} from 'node:worker_threads';
-import {DAY, TORTURE} from '../helpers.ts';
+import {DAY, TORTURE} from '../support/helpers.ts';
 
 export interface Job {
   readonly module: string;

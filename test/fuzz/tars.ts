@@ -1,5 +1,5 @@
 /** Archives to begin with, and what keeps a changed one readable. */
-import {block, char, dir, encode, fifo, file, link, opaque, paxRecords, sign, symlink, tar, whiteout} from '../tartest.ts';
+import {block, char, dir, encode, fifo, file, link, opaque, paxRecords, sign, symlink, tar, whiteout} from '../support/tartest.ts';
 import type {Random} from './random.ts';
 
 const sparseHeader = (pax: Readonly<Record<string, string>>, content: string) => file('sparse', content, 0o644, {pax});

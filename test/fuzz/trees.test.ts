@@ -7,10 +7,10 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {resolve} from '../../src/lib/errdefs.ts';
-import {DAY, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../helpers.ts';
-import {FORMS, indexed, indexOf} from '../lib/archive/forms.ts';
-import type {TarEntry} from '../tartest.ts';
-import {type DiffOptions, diffTrees, type TreeEntry} from '../tree.ts';
+import {FORMS, indexed, indexOf} from '../lib/archive/apply-modes.ts';
+import {DAY, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import type {TarEntry} from '../support/tartest.ts';
+import {type DiffOptions, diffTrees, type TreeEntry} from '../support/tree.ts';
 import {type GeneratedImage, generateImage} from './layers.ts';
 import {containerd, type Outcome, ours, type Unpacker, umoci} from './unpackers.ts';
 

@@ -8,9 +8,9 @@ import {type Code, resolve} from '../../src/lib/errdefs.ts';
 import type {Mount} from '../../src/lib/runtime/mounts.ts';
 import {startContainerd} from '../e2e/containerd.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {findProgram, newClient, type Scope, temporaryDirectory} from '../helpers.ts';
-import {ARCHITECTURE, addImage, setTarget} from '../layouts.ts';
-import {readAllXattrs, readTree, type TreeEntry} from '../tree.ts';
+import {findProgram, newClient, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE, addImage, setTarget} from '../support/layouts.ts';
+import {readAllXattrs, readTree, type TreeEntry} from '../support/tree.ts';
 
 /** What became of an image: its tree, or why there is none. */
 export type Outcome = {readonly tree: readonly TreeEntry[]} | {readonly error: string; readonly code?: Code};

@@ -26,8 +26,8 @@ import {
 } from '../../src/lib/errdefs.ts';
 import {Store} from '../../src/lib/store/store.ts';
 import {ctrHere} from '../cli/inprocess.ts';
-import {temporaryDirectory} from '../helpers.ts';
-import {digestOf, imageRecord} from '../records.ts';
+import {temporaryDirectory} from '../support/helpers.ts';
+import {digestOf, imageRecord} from '../support/records.ts';
 
 const failure = (code: Code): ErrdefsError => new ErrdefsError(code, 'thing "x"', {hint: 'try y', details: {n: 1}});
 

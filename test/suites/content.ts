@@ -7,7 +7,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import type {Digest} from '../../src/lib/oci/descriptor.ts';
 import type {ContentStore, ContentWriter} from '../../src/lib/store/content.ts';
 import type {Labels} from '../../src/lib/store/records.ts';
-import {is} from '../helpers.ts';
+import {is} from '../support/helpers.ts';
 
 /** Opens stores of several namespaces of one place that is the test's own. */
 export type OpenContent = (t: TestContext) => (namespace: string) => ContentStore;

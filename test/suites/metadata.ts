@@ -1,7 +1,7 @@
 /** What every metadata backend keeps: documents under paths, read as of one moment, changed all at once. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
-import type {Backend, Reader} from '../../src/lib/store/backend.ts';
+import type {Backend, Reader} from '../../src/lib/store/metadata-backend.ts';
 
 export type OpenBackend = (t: TestContext) => Backend;
 

@@ -16,7 +16,7 @@ import {
 import type {Reference} from '../../src/lib/oci/reference.ts';
 import type {Fetcher, Remote} from '../../src/lib/remotes/index.ts';
 import {digestOf} from '../fakes/registry.ts';
-import {is, onEnd} from '../helpers.ts';
+import {is, onEnd} from '../support/helpers.ts';
 
 /** Blobs and documents to be put into a repository before it is asked for them. */
 export interface Content {

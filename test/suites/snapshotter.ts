@@ -21,10 +21,10 @@ import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {SnapshotStore} from '../../src/lib/store/snapshots.ts';
 import {Store} from '../../src/lib/store/store.ts';
-import {is, requiresRoot, temporaryDirectory} from '../helpers.ts';
-import {checkStore} from '../invariants.ts';
-import {withMounted} from '../mounted.ts';
-import {containerRecord} from '../records.ts';
+import {is, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {checkStore} from '../support/invariants.ts';
+import {withMounted} from '../support/mounted-snapshot.ts';
+import {containerRecord} from '../support/records.ts';
 
 /** Every path below a directory, with what it is. */
 function tree(root: string): Record<string, string> {

@@ -23,14 +23,14 @@ import {
   writeSync,
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {type Dir, inheritedGroup, type LayerForm, LayerTree, onDisk, withoutTrusted} from './layertree.ts';
+import {type Dir, inheritedGroup, type LayerForm, LayerTree, onDisk, withoutTrusted} from './extraction-tree.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
-import {attributesOf, fsPath, LowerView, lstat} from './lowers.ts';
-import {readRights} from './rights.ts';
-import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special.ts';
+import {attributesOf, fsPath, LowerView, lstat} from './lowerdirs.ts';
+import {readRights} from './process-privileges.ts';
+import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
 
-export type {LayerForm} from './layertree.ts';
+export type {LayerForm} from './extraction-tree.ts';
 
 export interface ApplierOptions {
   /** Absolute path. For `overlay` an empty directory; for `plain` the tree that the layer changes, or an empty directory. */

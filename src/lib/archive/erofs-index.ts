@@ -8,7 +8,7 @@
  * Format after the kernel's fs/erofs/erofs_fs.h. Blocks have 512 bytes, as those of a tar (Linux 6.4). The tar is an extra device
  * that continues the index's block addresses, so that each file is one plain extent. The same tar gives the same bytes.
  */
-import {inheritedGroup} from './layertree.ts';
+import {inheritedGroup} from './extraction-tree.ts';
 import {
   MAX_ENTRIES,
   MAX_IMPLIED_STEPS,
@@ -62,7 +62,7 @@ export interface ImpliedParent {
 export interface EncodedIndex {
   /** The index, piece by piece; its length is a multiple of the alignment. */
   readonly bytes: Iterable<Buffer>;
-  /** Parents first. They have the attributes of a directory that nothing is below; see `implied.ts`. */
+  /** Parents first. They have the attributes of a directory that nothing is below; see `implicit-parents.ts`. */
   readonly impliedParents: readonly ImpliedParent[];
 }
 

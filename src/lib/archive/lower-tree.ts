@@ -1,6 +1,6 @@
 /** Trees below a layer, in which directories are looked up one by one: an index, or a directory in overlay form. */
-import {attributesOf, lstat, OPAQUE} from './lowers.ts';
-import {type Attributes, readXattrs} from './special.ts';
+import {attributesOf, lstat, OPAQUE} from './lowerdirs.ts';
+import {type Attributes, readXattrs} from './special-files.ts';
 
 export type LowerEntry =
   | {readonly kind: 'directory'; readonly attributes: Attributes; readonly xattrs: ReadonlyMap<string, Buffer>}

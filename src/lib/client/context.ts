@@ -3,7 +3,7 @@ import type {Remote} from '../remotes/contract.ts';
 import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types.ts';
-import type {WorkerPool} from './workers.ts';
+import type {WorkerPool} from './workers/pool.ts';
 
 /** What runs of a namespace. */
 export interface Running {

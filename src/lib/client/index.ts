@@ -1,20 +1,20 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
-import {keepReserve} from '../store/reserve.ts';
+import {keepReserve} from '../store/ballast.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
-import {containersClient} from './containers.ts';
-import {contentClient} from './content.ts';
+import {containersClient} from './api/containers.ts';
+import {contentClient} from './api/content.ts';
+import {imagesClient} from './api/images.ts';
+import {leasesClient} from './api/leases.ts';
+import {namespacesClient} from './api/namespaces.ts';
+import {snapshotsClient} from './api/snapshots.ts';
 import type {Context} from './context.ts';
-import {assertState, findDirectories} from './directories.ts';
+import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
-import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './guard.ts';
-import {imagesClient} from './images.ts';
-import {leasesClient} from './leases.ts';
-import {namespacesClient} from './namespaces.ts';
-import {snapshotsClient} from './snapshots.ts';
+import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
 import type {Client, NamespaceClient, OpenOptions} from './types.ts';
-import {WorkerPool} from './workers.ts';
+import {WorkerPool} from './workers/pool.ts';
 
 export type * from './types.ts';
 
@@ -50,7 +50,7 @@ export function openClient(options: OpenOptions = {}): Client {
       return openRemote({...registry, hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined)});
     },
     running: async (namespace) => {
-      const {running} = await import('./run.ts');
+      const {running} = await import('./running.ts');
       return running(context, namespace);
     },
     snapshotterName: (namespace, asked) => {
@@ -67,23 +67,23 @@ export function openClient(options: OpenOptions = {}): Client {
     namespaces: namespacesClient(context),
     namespace: (name) => namespaceClient(context, name),
     doctor: async () => {
-      const {doctor} = await import('./doctor.ts');
+      const {doctor} = await import('./fsck/doctor.ts');
       return doctor(context);
     },
     check: async (options = {}) => {
-      const {check} = await import('./check.ts');
+      const {check} = await import('./fsck/check.ts');
       return check(context, options);
     },
     df: async () => {
-      const {diskUsage} = await import('./df.ts');
+      const {diskUsage} = await import('./space/df.ts');
       return diskUsage(context);
     },
     prune: async (options = {}) => {
-      const {prune} = await import('./prune.ts');
+      const {prune} = await import('./space/prune.ts');
       return prune(context, options);
     },
     gc: async () => {
-      const {collectGarbage} = await import('./gc.ts');
+      const {collectGarbage} = await import('./space/gc.ts');
       return collectGarbage(context);
     },
     close: () => {
@@ -99,13 +99,13 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
   return {
     name,
     pull: async (ref, options = {}) => {
-      const {pull} = await import('./pull.ts');
+      const {pull} = await import('./pull/pull.ts');
       const result = await pull(context, name, ref, options);
       await keepReserve(context.store);
       return result;
     },
     run: async (ref, id, options = {}) => {
-      const {run} = await import('./run.ts');
+      const {run} = await import('./run/run.ts');
       return run(context, name, ref, id, options);
     },
     images: imagesClient(context, name),

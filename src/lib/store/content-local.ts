@@ -4,7 +4,7 @@ import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
-import {Ingest, ingestKey} from './blobs.ts';
+import {Ingest, ingestKey} from './blob-store.ts';
 import {
   type ContentReader,
   type ContentStatus,

@@ -8,7 +8,7 @@ import {existsSync} from 'node:fs';
 import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
 import {bootId, liveness, parseIdentity} from '../fs/process.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {downloadKey} from './blobs.ts';
+import {downloadKey} from './blob-store.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, SnapshotRecord} from './records.ts';
 import {
   contentNode,
@@ -24,7 +24,7 @@ import {
   nodeParts,
   reach,
   snapshotNode,
-} from './refs.ts';
+} from './refcounts.ts';
 import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from './store.ts';
 
 /** One namespace's records, as far as collection looks at them. */

@@ -42,11 +42,11 @@ import {
 } from '../fs/durable.ts';
 import {acquireLock, type Lock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
-import {type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
-import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './documents.ts';
+import {Reserve, removalBytes} from './ballast.ts';
 import {Housekeeping} from './housekeeping.ts';
 import {type Layout, recordPath} from './layout.ts';
-import {Reserve, removalBytes} from './reserve.ts';
+import {type Backend, type Fault, Overlay, type Reader, type Writer} from './metadata-backend.ts';
+import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './record-files.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
 const KEEP = 64;

@@ -28,7 +28,7 @@ export const recordPath = {
   namespaces: 'namespaces',
   namespace: (name: string): string => `namespaces/${name}/namespace.json`,
   directory: (ns: string, kind: RecordKind): string => `namespaces/${ns}/${kind}`,
-  /** Counts of references; see refs.ts. */
+  /** Counts of references; see refcounts.ts. */
   refs: (ns: string): string => `namespaces/${ns}/refs`,
   sharedRefs: 'refs',
   snapshotters: (ns: string): string => `namespaces/${ns}/snapshots`,
@@ -41,7 +41,7 @@ export const statePath = {
   runs: (state: string): string => join(state, 'runs'),
   /** Where trees are mounted for a moment. */
   views: (state: string): string => join(state, 'views'),
-  /** What is mounted on this machine; see client/mounts.ts. */
+  /** What is mounted on this machine; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
   /** What the probe of this kernel and its tools found; see erofs.ts. */
   erofs: (state: string): string => join(state, 'erofs.json'),

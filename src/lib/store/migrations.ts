@@ -3,7 +3,7 @@
  * first change, in the same transaction: a stop leaves it old or new.
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {Overlay, type Reader, type Writer} from './backend.ts';
+import {Overlay, type Reader, type Writer} from './metadata-backend.ts';
 
 /**
  * Rewrites documents of a format as those of the next. It depends on nothing but them: it runs for each look at a store that

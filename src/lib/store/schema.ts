@@ -1,7 +1,7 @@
 /** The only place that knows the fields of a record: from bytes to values that cannot be wrong, or `data_loss` naming file and field. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
-import {MEND} from './documents.ts';
+import {MEND} from './record-files.ts';
 import type {
   ContainerRecord,
   ContentRecord,

@@ -6,11 +6,10 @@
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
-import {randomHex} from '../oci/hash.ts';
 import {collect, collectIfTouched, isMountLease} from './gc.ts';
-import type {TreeUsage} from './layers.ts';
+import {ownLayerName, type TreeUsage} from './layer-store.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
-import {snapshotNode} from './refs.ts';
+import {snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
 import type {Collection, Store, StoreTransaction, StoreView} from './store.ts';
 
@@ -120,7 +119,7 @@ export class SnapshotStore {
     };
     const parents = this.#store.view(look);
     // A view of something shows its parents and needs no tree of its own.
-    const layer = kind === 'view' && parent !== undefined ? undefined : `${this.#snapshotter.name}-own-${randomHex(12)}`;
+    const layer = kind === 'view' && parent !== undefined ? undefined : ownLayerName(this.#snapshotter.name);
     let work: string | undefined;
     if (layer !== undefined) {
       this.#store.prepare();

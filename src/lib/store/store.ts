@@ -8,14 +8,15 @@ import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, sweepTemporary, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {type AfterCommit, type Backend, type Fault, Overlay, type Reader, type Writer} from './backend.ts';
-import {BlobStore} from './blobs.ts';
-import {assertDirectory, MEND, misplaced} from './documents.ts';
+import {Reserve} from './ballast.ts';
+import {BlobStore} from './blob-store.ts';
 import {Housekeeping, type OnWarning} from './housekeeping.ts';
 import {JournalBackend, noteGarbage} from './journal.ts';
-import {LayerStore} from './layers.ts';
+import {LayerStore} from './layer-store.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
+import {type AfterCommit, type Backend, type Fault, Overlay, type Reader, type Writer} from './metadata-backend.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
+import {assertDirectory, MEND, misplaced} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type Kept,
@@ -28,8 +29,7 @@ import {
   nodeParts,
   RefCounts,
   type Shared,
-} from './refs.ts';
-import {Reserve} from './reserve.ts';
+} from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
 

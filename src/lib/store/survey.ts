@@ -1,5 +1,5 @@
 /**
- * Everything that is kept, as it is: for those who judge a store (client/check.ts) and must not stumble over what is wrong
+ * Everything that is kept, as it is: for those who judge a store (client/fsck/check.ts) and must not stumble over what is wrong
  * with it. Reads only, save `quarantine`.
  */
 import {type Dirent, lstatSync, mkdirSync, readdirSync, statSync} from 'node:fs';
@@ -9,13 +9,13 @@ import {isTemporary, moveInto, removeTree, renameInto} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
-import type {Reader} from './backend.ts';
-import {isIngestKey} from './blobs.ts';
-import {isDocument, isMisfit, misplaced} from './documents.ts';
-import {isLayerName} from './layers.ts';
+import {isIngestKey} from './blob-store.ts';
+import {isLayerName} from './layer-store.ts';
 import {type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
+import type {Reader} from './metadata-backend.ts';
+import {isDocument, isMisfit, misplaced} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
-import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot} from './refs.ts';
+import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot} from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './schema.ts';
 import {snapshotterNames} from './snapshotters.ts';
 
@@ -44,7 +44,7 @@ export interface SurveyedNamespace {
 export interface RecordSurvey {
   readonly namespaces: readonly SurveyedNamespace[];
   readonly unreadable: readonly Unreadable[];
-  /** Counts of references, by path; one that cannot be read is `undefined`. See refs.ts. */
+  /** Counts of references, by path; one that cannot be read is `undefined`. See refcounts.ts. */
   readonly counts: ReadonlyMap<string, unknown>;
 }
 

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
-import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {tar} from '../../tartest.ts';
-import {diffTrees} from '../../tree.ts';
-import {FORMS, PLAIN} from './forms.ts';
+import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {tar} from '../../support/tartest.ts';
+import {diffTrees} from '../../support/tree.ts';
+import {FORMS, PLAIN} from './apply-modes.ts';
 import {SCENARIOS, Tree} from './scenarios.ts';
 
 describe('a layer comes to the same tree in every form', () => {

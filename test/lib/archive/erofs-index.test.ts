@@ -2,12 +2,12 @@ import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {createApplier} from '../../../src/lib/archive/apply.ts';
 import type {Reason} from '../../../src/lib/archive/erofs-index.ts';
-import {inheritAttributes} from '../../../src/lib/archive/implied.ts';
+import {inheritAttributes} from '../../../src/lib/archive/implicit-parents.ts';
 import {extractedTree} from '../../../src/lib/archive/lower-tree.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../tartest.ts';
-import {diffTrees} from '../../tree.ts';
-import {indexed, indexOf, PLAIN} from './forms.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
+import {diffTrees} from '../../support/tree.ts';
+import {indexed, indexOf, PLAIN} from './apply-modes.ts';
 import {SCENARIOS} from './scenarios.ts';
 
 const X = {xattrs: {'user.a': '1'}};

@@ -8,9 +8,9 @@ import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {openErofs} from '../../../src/lib/archive/erofs-reader.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {resolve} from '../../../src/lib/errdefs.ts';
-import {requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {char, dir, file, opaque, symlink, tar, whiteout} from '../../tartest.ts';
-import {readTree} from '../../tree.ts';
+import {requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {char, dir, file, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
+import {readTree} from '../../support/tree.ts';
 
 const MANY = Array.from({length: 3000}, (_, i) => file(`many/${i.toString(36)}-${'x'.repeat(i % 40)}`, ''));
 const XATTRS = {'user.a': 'a'.repeat(700), 'security.b': '', 'user.c': 'c'};

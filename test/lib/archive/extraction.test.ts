@@ -7,11 +7,11 @@ import {gzipSync} from 'node:zlib';
 import fc from 'fast-check';
 import {createApplier, reconcile} from '../../../src/lib/archive/apply.ts';
 import {isErrdefs, resolve} from '../../../src/lib/errdefs.ts';
-import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {bytes, char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../tartest.ts';
-import {diffTrees, readTree} from '../../tree.ts';
-import {findBun} from './engines.ts';
-import {apply} from './forms.ts';
+import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {bytes, char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
+import {diffTrees, readTree} from '../../support/tree.ts';
+import {apply} from './apply-modes.ts';
+import {findBun} from './bun.ts';
 import {SCENARIOS, Tree} from './scenarios.ts';
 
 /** A bit of everything that takes no other layer. */

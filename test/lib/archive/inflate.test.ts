@@ -3,8 +3,8 @@ import {once} from 'node:events';
 import {describe, it} from 'node:test';
 import {createGzip, gzipSync, zstdCompressSync} from 'node:zlib';
 import {createInflater, createStreamInflater, inflatesSynchronously, openInflater} from '../../../src/lib/archive/inflate.ts';
-import {is} from '../../helpers.ts';
-import {findBun, runInBun} from './engines.ts';
+import {is} from '../../support/helpers.ts';
+import {findBun, runInBun} from './bun.ts';
 import {inflate, inflateAll, OPENERS, type Outcome, PLAIN, STREAMS, sha256} from './streams.ts';
 
 const bun = (): {synchronous: boolean; outcomes: Record<string, Outcome>} => runInBun('streams.ts') as ReturnType<typeof bun>;

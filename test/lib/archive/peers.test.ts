@@ -5,11 +5,11 @@ import {existsSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
-import {onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
-import {addImage, setTarget} from '../../layouts.ts';
-import {tar} from '../../tartest.ts';
-import {type DiffOptions, diffTrees, readTree} from '../../tree.ts';
-import {PLAIN} from './forms.ts';
+import {onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../support/helpers.ts';
+import {addImage, setTarget} from '../../support/layouts.ts';
+import {tar} from '../../support/tartest.ts';
+import {type DiffOptions, diffTrees, readTree} from '../../support/tree.ts';
+import {PLAIN} from './apply-modes.ts';
 import {SCENARIOS, type Scenario} from './scenarios.ts';
 
 const tarsOf = (scenario: Scenario): Buffer[] => scenario.layers.map((entries) => tar(...entries));

@@ -7,8 +7,8 @@
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import type {Code} from '../../../src/lib/errdefs.ts';
-import {block, bytes, char, dir, fifo, file, link, MTIME, opaque, symlink, type TarEntry, whiteout} from '../../tartest.ts';
-import type {Field, TreeEntry} from '../../tree.ts';
+import {block, bytes, char, dir, fifo, file, link, MTIME, opaque, symlink, type TarEntry, whiteout} from '../../support/tartest.ts';
+import type {Field, TreeEntry} from '../../support/tree.ts';
 
 /** A finished tree, with paths resolved in it as in a root of its own. */
 export class Tree {

@@ -6,8 +6,22 @@ import {describe, it} from 'node:test';
 import fc from 'fast-check';
 import {createTarReader, type TarHeader} from '../../../src/lib/archive/tar.ts';
 import {resolve} from '../../../src/lib/errdefs.ts';
-import {is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
-import {bytes, char, dir, encode, file, link, padded, paxRecord, paxRecords, sign, symlink, type TarEntry, tar} from '../../tartest.ts';
+import {is, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {
+  bytes,
+  char,
+  dir,
+  encode,
+  file,
+  link,
+  padded,
+  paxRecord,
+  paxRecords,
+  sign,
+  symlink,
+  type TarEntry,
+  tar,
+} from '../../support/tartest.ts';
 
 interface Read {
   readonly header: TarHeader;

@@ -9,8 +9,8 @@ import {describe, it} from 'node:test';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {is, requiresRoot, type Skippable} from '../../helpers.ts';
-import {requiresLoopDevices, stateOnLoops} from '../../loops.ts';
+import {is, requiresRoot, type Skippable} from '../../support/helpers.ts';
+import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
 
 /** As a power loss may leave it: a name without its bytes. */

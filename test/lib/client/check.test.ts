@@ -21,7 +21,7 @@ import {basename, dirname, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import {publishedImages} from '../../e2e/rig.ts';
-import {newClient, requiresRoot, slow} from '../../helpers.ts';
+import {newClient, requiresRoot, slow} from '../../support/helpers.ts';
 import {
   contents,
   DEAD,

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {type Code, is} from '../../../src/lib/errdefs.ts';
-import {digestOf} from '../../records.ts';
+import {digestOf} from '../../support/records.ts';
 import {DEAD, withContainer} from './rig.ts';
 
 export interface Place {

@@ -6,10 +6,10 @@ import {describe, it, type TestContext} from 'node:test';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {openView} from '../../../src/lib/runtime/view.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../loops.ts';
-import {withMounted} from '../../mounted.ts';
-import {dir, file, symlink, tar, whiteout} from '../../tartest.ts';
+import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
+import {withMounted} from '../../support/mounted-snapshot.ts';
+import {dir, file, symlink, tar, whiteout} from '../../support/tartest.ts';
 import {CONFIG} from './rig.ts';
 
 const WAYS = ['erofs', 'erofs on loop devices', 'overlayfs', 'native'] as const;

@@ -5,8 +5,8 @@ import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {describe, it} from 'node:test';
 import type {DiskUsage, SpaceUsed} from '../../../src/lib/client/types.ts';
 import {diskUsage} from '../../e2e/rig.ts';
-import {is, newClient, requiresRoot} from '../../helpers.ts';
-import {dir, file, link, tar} from '../../tartest.ts';
+import {is, newClient, requiresRoot} from '../../support/helpers.ts';
+import {dir, file, link, tar} from '../../support/tartest.ts';
 import {CONFIG, DEAD, LAYERS, pulled, withContainer} from './rig.ts';
 
 const PARTS = ['content', 'snapshots', 'writable', 'ingests', 'unnamed', 'leftovers', 'damaged', 'records'] as const;

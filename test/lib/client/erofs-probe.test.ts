@@ -4,7 +4,7 @@ import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, w
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {probeErofs} from '../../../src/lib/client/erofs-probe.ts';
-import {onEnd, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 describe('the probe', () => {
   it('asks once a boot, and believes nothing else that lies there', (t) => {

@@ -14,13 +14,13 @@ import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {is} from '../../../src/lib/errdefs.ts';
 import {hasLoopDevice} from '../../../src/lib/runtime/loops.ts';
-import {keepReserve} from '../../../src/lib/store/reserve.ts';
+import {keepReserve} from '../../../src/lib/store/ballast.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {fileScope} from '../../e2e/rig.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {file, tar} from '../../tartest.ts';
+import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './rig.ts';
 
 const SNAPSHOTTER = 'overlayfs';

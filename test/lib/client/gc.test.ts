@@ -12,9 +12,9 @@ import {collectAll} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {type Random, randomOf} from '../../fuzz/random.ts';
-import {isShort, newClient, TORTURE} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../../records.ts';
+import {isShort, newClient, TORTURE} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../../support/records.ts';
 import {collectWorld, expiry, isRooted, named, type World} from './gc-model.ts';
 
 const START = Date.parse('2026-06-01T00:00:00Z');

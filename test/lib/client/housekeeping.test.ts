@@ -28,9 +28,18 @@ import {ctrHere, type Place} from '../../cli/inprocess.ts';
 import {fileScope} from '../../e2e/rig.ts';
 import {arm, disarm, type Failpoint, killedHere} from '../../fakes/failpoints.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, newClient, onEnd, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {dir, file, tar} from '../../tartest.ts';
+import {
+  findProgram,
+  newClient,
+  onEnd,
+  requiresProgram,
+  requiresRoot,
+  type Scope,
+  TORTURE,
+  temporaryDirectory,
+} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {dir, file, tar} from '../../support/tartest.ts';
 import {CONFIG, DEAD, LAYERS, withContainer} from './rig.ts';
 
 const SNAPSHOTTER = 'overlayfs';

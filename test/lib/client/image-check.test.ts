@@ -4,8 +4,8 @@ import {describe, it, type TestContext} from 'node:test';
 import type {ImageCheck, NamespaceClient} from '../../../src/lib/client/types.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {digestOf, type FakeImage, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {newClient} from '../../helpers.ts';
-import {file, tar} from '../../tartest.ts';
+import {newClient} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 
 const HOST = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
 const FOREIGN = 's390x';

@@ -5,8 +5,8 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {is, newClient, type Scope} from '../../helpers.ts';
-import {leaseRecord} from '../../records.ts';
+import {is, newClient, type Scope} from '../../support/helpers.ts';
+import {leaseRecord} from '../../support/records.ts';
 import {readJSON, says, writeJSON} from './rig.ts';
 
 /** A store with leases `1` to `n`, one change each. */

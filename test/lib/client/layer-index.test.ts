@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {indexTar} from '../../../src/lib/client/layer-index.ts';
+import {indexTar} from '../../../src/lib/client/workers/layer-index.ts';
 import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, findTar, indexedUsage, isSameIndex} from '../../../src/lib/store/erofs.ts';
-import {is, requiresRoot, temporaryDirectory} from '../../helpers.ts';
-import {dir, file, tar} from '../../tartest.ts';
+import {is, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {dir, file, tar} from '../../support/tartest.ts';
 
 const LAYER = tar(dir('d'), file('d/f', 'x'.repeat(10_000)), file('g', 'y'));
 

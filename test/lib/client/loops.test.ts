@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {diskUsage} from '../../e2e/rig.ts';
-import {requiresProgram} from '../../helpers.ts';
-import {assertNoLoops, loopsBelow, requiresLoopDevices, stateOnLoops} from '../../loops.ts';
-import {withMounted} from '../../mounted.ts';
-import {diffTrees, readTree} from '../../tree.ts';
+import {requiresProgram} from '../../support/helpers.ts';
+import {assertNoLoops, loopsBelow, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
+import {withMounted} from '../../support/mounted-snapshot.ts';
+import {diffTrees, readTree} from '../../support/tree.ts';
 import {names, pulled, saysAll} from './rig.ts';
 
 describe('layers on loop devices', () => {

@@ -1,4 +1,4 @@
-/** Mounts on a machine of its own: run by mounts.test.ts in a private mount namespace, so that nobody else sees them. */
+/** Mounts on a machine of its own: run by host-mounts.test.ts in a private mount namespace, so that nobody else sees them. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, symlinkSync, writeFileSync} from 'node:fs';
@@ -7,8 +7,8 @@ import {chdir} from 'node:process';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client, HostMount} from '../../../src/lib/client/types.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {is, TORTURE} from '../../helpers.ts';
-import {ODD_NAMES, oddName} from '../../odd-names.ts';
+import {is, TORTURE} from '../../support/helpers.ts';
+import {ODD_NAMES, oddName} from '../../support/odd-names.ts';
 
 interface Request {
   readonly scenario: string;

@@ -7,10 +7,10 @@ import {describe, it, type TestContext} from 'node:test';
 import {lines} from '../../../src/cli/output.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {DAY, findProgram, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {requiresLoopDevices, stateOnLoops} from '../../loops.ts';
-import {ODD_NAMES, oddName} from '../../odd-names.ts';
-import {dir, file, tar, whiteout} from '../../tartest.ts';
+import {DAY, findProgram, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
+import {ODD_NAMES, oddName} from '../../support/odd-names.ts';
+import {dir, file, tar, whiteout} from '../../support/tartest.ts';
 import {CONFIG} from './rig.ts';
 
 const WAYS = ['erofs', 'erofs on loop devices', 'overlayfs', 'native'] as const;

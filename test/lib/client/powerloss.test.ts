@@ -11,22 +11,21 @@ import {createHash} from 'node:crypto';
 import {existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {describe, it} from 'node:test';
-import {readXattrs} from '../../../src/lib/archive/special.ts';
-import {check} from '../../../src/lib/client/check.ts';
+import {readXattrs} from '../../../src/lib/archive/special-files.ts';
+import {planLocally} from '../../../src/lib/client/api/images.ts';
 import type {Context} from '../../../src/lib/client/context.ts';
-import {isOwnLayer} from '../../../src/lib/client/findings.ts';
-import {planLocally} from '../../../src/lib/client/images.ts';
+import {check} from '../../../src/lib/client/fsck/check.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
-import {pull} from '../../../src/lib/client/pull.ts';
+import {pull} from '../../../src/lib/client/pull/pull.ts';
+import {ensureUnpacked} from '../../../src/lib/client/pull/unpack.ts';
 import type {Client} from '../../../src/lib/client/types.ts';
-import {ensureUnpacked} from '../../../src/lib/client/unpack.ts';
-import {WorkerPool} from '../../../src/lib/client/workers.ts';
+import {WorkerPool} from '../../../src/lib/client/workers/pool.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
-import {MemoryBackend} from '../../../src/lib/store/backend.ts';
+import {isOwnLayer} from '../../../src/lib/store/layer-store.ts';
+import {MemoryBackend} from '../../../src/lib/store/metadata-backend.ts';
 import {getSnapshotter} from '../../../src/lib/store/snapshotters.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {type RecordSurvey, surveyRecords} from '../../../src/lib/store/survey.ts';
-import {runScript} from '../../children.ts';
 import {
   type Change,
   compareTree,
@@ -39,10 +38,11 @@ import {
   recorderOptions,
 } from '../../fakes/powerloss.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {isShort, onEnd, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {digestOf} from '../../records.ts';
-import {file, tar} from '../../tartest.ts';
+import {runScript} from '../../support/children.ts';
+import {isShort, onEnd, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {digestOf} from '../../support/records.ts';
+import {file, tar} from '../../support/tartest.ts';
 import {visible as see} from '../store/sequences.ts';
 import {type Command, KILLED_RUN, OWN_BYTES, OWN_FILE, SEQUENCES} from './commands.ts';
 import {CONFIG, LAYERS, says} from './rig.ts';

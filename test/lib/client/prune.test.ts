@@ -9,8 +9,8 @@ import type {Pruned} from '../../../src/lib/client/types.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {diskUsage} from '../../e2e/rig.ts';
-import {newClient, requiresOneClock, requiresRoot} from '../../helpers.ts';
-import {file, tar} from '../../tartest.ts';
+import {newClient, requiresOneClock, requiresRoot} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
 
 const HOUR = 3600_000;

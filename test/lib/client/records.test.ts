@@ -9,9 +9,9 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import type {Client, Labels, NamespaceClient} from '../../../src/lib/client/types.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {is, newClient, type Scope} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {containerRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
+import {is, newClient, type Scope} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {containerRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../support/records.ts';
 import {readJSON} from './rig.ts';
 
 const hooks: (() => void | Promise<void>)[] = [];

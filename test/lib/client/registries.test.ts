@@ -16,11 +16,11 @@ import {gzipSync} from 'node:zlib';
 import type {Client, PullResult} from '../../../src/lib/client/types.ts';
 import {type Code, resolve} from '../../../src/lib/errdefs.ts';
 import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
-import {downloadKey} from '../../../src/lib/store/blobs.ts';
+import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {sizeOf} from '../../e2e/rig.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, newClient, type Scope, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {file, tar} from '../../tartest.ts';
+import {is, newClient, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 
 const LAYER = 200_000;
 const MIDDLE = 80_000;

@@ -5,7 +5,7 @@ import {basename, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
-import {is, requiresRoot} from '../../helpers.ts';
+import {is, requiresRoot} from '../../support/helpers.ts';
 import {
   contents,
   flip,

@@ -11,8 +11,8 @@ import type {ContainerRecord} from '../../../src/lib/store/records.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {digestOf, type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {newClient, type Scope} from '../../helpers.ts';
-import {BASE_LAYER, file, tar} from '../../tartest.ts';
+import {newClient, type Scope} from '../../support/helpers.ts';
+import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
 
 /** The upper one leaves parents to the lower, and so depends on it. */
 export const LAYERS = [BASE_LAYER, tar(file('b', 'world'), file('etc/c', 'below'))];

@@ -3,9 +3,9 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {newClient, requiresProgram, requiresRoot} from '../../helpers.ts';
-import {withMounted} from '../../mounted.ts';
-import {dir, file, tar} from '../../tartest.ts';
+import {newClient, requiresProgram, requiresRoot} from '../../support/helpers.ts';
+import {withMounted} from '../../support/mounted-snapshot.ts';
+import {dir, file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './rig.ts';
 
 describe('a layer whose last file lacks its padding can be read to its end', () => {

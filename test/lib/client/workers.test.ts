@@ -6,13 +6,13 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {Worker} from 'node:worker_threads';
 import {gzipSync} from 'node:zlib';
-import {spawnWorker} from '../../../src/lib/client/spawn-worker.ts';
-import {WorkerPool} from '../../../src/lib/client/workers.ts';
+import {WorkerPool} from '../../../src/lib/client/workers/pool.ts';
+import {spawnWorker} from '../../../src/lib/client/workers/spawn.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {is, onEnd, type Scope, temporaryDirectory} from '../../helpers.ts';
-import {file, tar} from '../../tartest.ts';
+import {is, onEnd, type Scope, temporaryDirectory} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 
 const MIB = 1 << 20;
 

@@ -16,8 +16,8 @@ import {
   writeAtomic,
 } from '../../../src/lib/fs/durable.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
-import {runScript, startScript} from '../../children.ts';
-import {findProgram, requiresProgram, temporaryDirectory} from '../../helpers.ts';
+import {runScript, startScript} from '../../support/children.ts';
+import {findProgram, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
 
 const mode = (path: string): number => statSync(path).mode & 0o7777;
 

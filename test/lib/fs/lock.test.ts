@@ -6,8 +6,8 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {acquireLock, isLockHeld, sweepLocks, withFreeLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
-import {type Script, startScript} from '../../children.ts';
-import {is, onEnd, requiresOneClock, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../helpers.ts';
+import {type Script, startScript} from '../../support/children.ts';
+import {is, onEnd, requiresOneClock, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../../support/helpers.ts';
 
 const ACQUIRE = `const {acquireLock} = await lib('fs/lock.ts');`;
 

@@ -13,8 +13,8 @@ import {
   parseIdentity,
   uniqueName,
 } from '../../../src/lib/fs/process.ts';
-import {runScript, startScript} from '../../children.ts';
-import {onEnd, requiresProgram, requiresRoot} from '../../helpers.ts';
+import {runScript, startScript} from '../../support/children.ts';
+import {onEnd, requiresProgram, requiresRoot} from '../../support/helpers.ts';
 
 const identityOf = (pid: number): ProcessIdentity => {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');

@@ -4,7 +4,7 @@ import {mkdirSync, statfsSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {RoomGuard} from '../../../src/lib/fs/space.ts';
-import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 describe('room', () => {
   it('keeps its reserve of inodes from an archive that has nothing but names', (t) => {

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {runOn, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
-import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, temporaryDirectory} from '../../support/helpers.ts';
 
 const OPTIONS = {package: 'coreutils'};
 

@@ -4,12 +4,12 @@ import {execFileSync} from 'node:child_process';
 import {mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {findDifference} from '../../../src/lib/archive/compare.ts';
+import {findDifference} from '../../../src/lib/archive/compare-trees.ts';
 import {copyTree} from '../../../src/lib/fs/copy.ts';
 import {removeTree} from '../../../src/lib/fs/durable.ts';
 import {walk} from '../../../src/lib/fs/walk.ts';
-import {inDeepest, makeDeep} from '../../deep.ts';
-import {requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {inDeepest, makeDeep} from '../../support/deep-trees.ts';
+import {requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 const names = (depth: number, length: number): string[] => Array.from({length: depth}, () => 'd'.repeat(length));
 

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {familiarName, formatReference, parseReference, type Reference} from '../../../src/lib/oci/reference.ts';
-import {is} from '../../helpers.ts';
+import {is} from '../../support/helpers.ts';
 
 const HEX = 'dbcc1c35ac38df41fd2f5e4130b32ffdb93ebae8b3dbe638c23575912276fc9c';
 const DIGEST = `sha256:${HEX}` as Digest;

@@ -11,8 +11,8 @@ import {canonicalAddress, isLinkLocal} from '../../../src/lib/remotes/addresses.
 import {type HostSource, openRemote} from '../../../src/lib/remotes/index.ts';
 import {type FakeNetwork, fakeNetwork} from '../../fakes/network.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd, TORTURE} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd, TORTURE} from '../../support/helpers.ts';
 
 /** The same numbers for the same seed, from 0 to below `n`. */
 function dice(seed: number): (n: number) => number {

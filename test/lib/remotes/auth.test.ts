@@ -4,8 +4,8 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {checkRealm, mergeScopes, parseToken} from '../../../src/lib/remotes/auth.ts';
 import {type Credentials, openRemote, type Remote, type RemoteOptions, type RemoteSources} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 const login = {username: 'mé', password: 'geheim:wort'};
 const basicLogin = `Basic ${Buffer.from('mé:geheim:wort').toString('base64')}`;

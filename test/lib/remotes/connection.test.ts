@@ -7,8 +7,8 @@ import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 type Failure = Error & {hint?: string; details: Record<string, unknown>};
 

@@ -5,8 +5,8 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {deflateRawSync, gzipSync} from 'node:zlib';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 /** Half of it can be compressed. */
 const BYTES = Buffer.concat([randomBytes(400_000), Buffer.alloc(400_000, 'berth')]);

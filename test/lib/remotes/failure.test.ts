@@ -4,7 +4,7 @@ import {CLASSES, ErrdefsError, isErrdefs, toJSON} from '../../../src/lib/errdefs
 import {interruption, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/failure.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 async function failing(t: TestContext, fault: Fault, options: RemoteOptions = {}, fake: FakeOptions = {}) {
   const registry = await startFakeRegistry(t, fake);

@@ -7,8 +7,8 @@ import {DOCKER_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../..
 import {foreignPlaces} from '../../../src/lib/remotes/fetch.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 const SIZE = 300_000;
 

@@ -10,7 +10,7 @@ import {connectionOf, DEFAULT_HOSTS_DIRS, hostsDirs, namesOf, readRegistryConfig
 import {MAX_HOSTS_FILE, parseHosts, ROOT_FIELDS} from '../../../src/lib/remotes/hosts-toml.ts';
 import {parseTOML, positionOf} from '../../../src/lib/remotes/toml.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
-import {is, onEnd, TORTURE, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 
 const DIR = '/etc/certs.d/reg.example';
 const RUNS = TORTURE ? 20_000 : 500;

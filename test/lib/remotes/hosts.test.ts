@@ -7,8 +7,8 @@ import {isLoopback, registryHosts} from '../../../src/lib/remotes/hosts.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd, requiresProgram} from '../../helpers.ts';
-import {startRegistry} from '../../registry.ts';
+import {is, onEnd, requiresProgram} from '../../support/helpers.ts';
+import {startRegistry} from '../../support/registry.ts';
 
 const origin = async (domain: string, plainHTTP = false): Promise<string> =>
   (await registryHosts({plainHTTP, connectTimeoutMs: 0})(domain, undefined))[0].origin;

@@ -9,9 +9,9 @@ import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {openRemote, type Remote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {digestOf, type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd, requiresProgram, temporaryDirectory} from '../../helpers.ts';
-import {pushImage, startRegistry} from '../../registry.ts';
 import {streamed} from '../../suites/resolver.ts';
+import {is, onEnd, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {pushImage, startRegistry} from '../../support/registry.ts';
 
 const REF = {domain: 'upstream.example', path: 'team/app', tag: 'v1'};
 const LAYER = Buffer.alloc(100_000, 'layer');

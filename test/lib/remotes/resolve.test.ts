@@ -6,7 +6,7 @@ import {MAX_MANIFEST_BYTES} from '../../../src/lib/oci/manifest.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {type HostSource, openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, onEnd} from '../../helpers.ts';
+import {is, onEnd} from '../../support/helpers.ts';
 
 async function open(t: TestContext, options: RemoteOptions = {}) {
   const registry = await startFakeRegistry(t);

@@ -5,9 +5,9 @@ import type {TestContext} from 'node:test';
 import {digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type FakeOptions, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
-import {temporaryDirectory} from '../../helpers.ts';
-import {pushImage, type Registry, sharedRegistry} from '../../registry.ts';
 import {type Content, type Opened, REPOSITORY, resolverSuite} from '../../suites/resolver.ts';
+import {temporaryDirectory} from '../../support/helpers.ts';
+import {pushImage, type Registry, sharedRegistry} from '../../support/registry.ts';
 
 const registry = sharedRegistry();
 const pushed = new Map<Content, Promise<void>>();

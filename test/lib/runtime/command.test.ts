@@ -8,7 +8,7 @@ import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {checkCommand, mountPoints} from '../../../src/lib/runtime/command.ts';
 import {RootFS} from '../../../src/lib/runtime/rootfs.ts';
 import {createSpec} from '../../../src/lib/runtime/spec.ts';
-import {onEnd, temporaryDirectory} from '../../helpers.ts';
+import {onEnd, temporaryDirectory} from '../../support/helpers.ts';
 
 const spec = createSpec({
   cgroupsPath: '/ns/id',

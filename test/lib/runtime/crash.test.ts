@@ -7,7 +7,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src/lib/fs/process.ts';
 import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
-import {is, slow, temporaryDirectory} from '../../helpers.ts';
+import {is, slow, temporaryDirectory} from '../../support/helpers.ts';
 import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
 
 /** The pid of the runtime, which the chain has become. */

@@ -27,7 +27,7 @@ import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/bundle.ts';
 import {prepareSpec} from '../../../src/lib/runtime/prepare.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {createSpec, type SpecMount} from '../../../src/lib/runtime/spec.ts';
-import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
+import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {eventually, initPid, NODE, newRig, requiresRuntime} from './rig.ts';
 
 const NOBODY = 65_534;

@@ -5,15 +5,15 @@ import {existsSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
-import {indexTar} from '../../../src/lib/client/layer-index.ts';
+import {indexTar} from '../../../src/lib/client/workers/layer-index.ts';
 import {cleanup} from '../../../src/lib/runtime/bundle.ts';
 import {assertLoops} from '../../../src/lib/runtime/loops.ts';
 import type {Mount} from '../../../src/lib/runtime/mounts.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {openView} from '../../../src/lib/runtime/view.ts';
 import {EROFS_IMAGE, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
-import {is} from '../../helpers.ts';
-import {assertNoLoops, loopsBelow, requiresLoopDevices} from '../../loops.ts';
+import {is} from '../../support/helpers.ts';
+import {assertNoLoops, loopsBelow, requiresLoopDevices} from '../../support/loop-devices.ts';
 import {ENGINES, eventually, initPid, NODE, newRig, processesIn, type Rig, requiresRuntime, watch} from './rig.ts';
 
 /** A layer with one file, `name`; with `tree` also what is in that directory. */

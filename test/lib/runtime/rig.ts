@@ -22,7 +22,7 @@ import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
 import type {Mount} from '../../../src/lib/runtime/mounts.ts';
 import {prepareSpec, type SpecRequest} from '../../../src/lib/runtime/prepare.ts';
 import {type ForegroundRun, type RunEnding, runForeground} from '../../../src/lib/runtime/run.ts';
-import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import type {DriverRequest} from './driver.ts';
 
 const APPLETS = 'sh cat echo env false grep head id kill ls mkdir mount pwd readlink sleep stat stty test touch trap true tty wc'.split(

@@ -4,7 +4,7 @@ import {mkdirSync, readdirSync, symlinkSync, truncateSync, writeFileSync} from '
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {type MountPoints, RootFS} from '../../../src/lib/runtime/rootfs.ts';
-import {is, onEnd, requiresProgram, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
 
 interface Tree {
   readonly rootfs: RootFS;

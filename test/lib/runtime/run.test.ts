@@ -18,7 +18,7 @@ import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import type {Code, ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
-import {is, onEnd, requiresProgram, slow} from '../../helpers.ts';
+import {is, onEnd, requiresProgram, slow} from '../../support/helpers.ts';
 import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
 
 const sh = (script: string): SpecRequest['options'] => ({args: ['sh', '-c', script]});

@@ -5,7 +5,7 @@ import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {checkRuntime, judgeRunc} from '../../../src/lib/runtime/doctor.ts';
 import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/runc.ts';
-import {is, onEnd, requiresRoot, temporaryDirectory} from '../../helpers.ts';
+import {is, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {newRig, requiresRuntime} from './rig.ts';
 
 function program(t: TestContext, text: string): string {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
 import {CAPABILITIES, createSpec, type Host, mergeEnv, type Spec, type SpecInput, type SpecOptions} from '../../../src/lib/runtime/spec.ts';
-import {is} from '../../helpers.ts';
+import {is} from '../../support/helpers.ts';
 
 const host: Host = {
   hostname: 'machine',

@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import type {SpecRequest} from '../../../src/lib/runtime/prepare.ts';
-import {requiresProgram} from '../../helpers.ts';
+import {requiresProgram} from '../../support/helpers.ts';
 import type {DriverRequest} from './driver.ts';
 import {type Driven, ENGINES, type Engine, eventually, initPid, newRig, type Rig, requiresRuntime, watch} from './rig.ts';
 

@@ -10,7 +10,7 @@ import {
   type UserFiles,
   userByName,
 } from '../../../src/lib/runtime/user.ts';
-import {is} from '../../helpers.ts';
+import {is} from '../../support/helpers.ts';
 
 const files = (passwd?: string, group?: string): UserFiles => ({
   readFile: (path) => ({'/etc/passwd': passwd, '/etc/group': group})[path],

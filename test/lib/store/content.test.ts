@@ -2,13 +2,13 @@ import assert from 'node:assert/strict';
 import {chmodSync, existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {Ingest} from '../../../src/lib/store/blobs.ts';
+import {Ingest} from '../../../src/lib/store/blob-store.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
-import {MemoryContent, MemoryContentStore} from '../../../src/lib/store/content-memory.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {runScript, startScript} from '../../children.ts';
-import {findProgram, is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
 import {contentSuite, sha} from '../../suites/content.ts';
+import {runScript, startScript} from '../../support/children.ts';
+import {MemoryContent, MemoryContentStore} from '../../support/content-memory.ts';
+import {findProgram, is, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
 
 contentSuite('memory', () => {
   const shared = new MemoryContent();

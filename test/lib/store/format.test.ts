@@ -13,9 +13,9 @@ import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Migration} from '../../../src/lib/store/migrations.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
-import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {leaseRecord} from '../../records.ts';
+import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {leaseRecord} from '../../support/records.ts';
 import {visible} from './sequences.ts';
 
 const FIXTURE = fileURLToPath(new URL('../../fixtures/store-v1', import.meta.url));

@@ -13,11 +13,11 @@ import {after, describe, it} from 'node:test';
 import {type Code, resolve} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {startScript} from '../../children.ts';
 import {arm, disarm, failpointOptions, killedHere} from '../../fakes/failpoints.ts';
-import {isShort, TORTURE, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {leaseRecord} from '../../records.ts';
+import {startScript} from '../../support/children.ts';
+import {isShort, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {leaseRecord} from '../../support/records.ts';
 import {begin, run, SEQUENCES, visible} from './sequences.ts';
 
 /** Every n-th of the calls is tried in this process, and in one of its own. */

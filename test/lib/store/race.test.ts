@@ -4,10 +4,10 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {startScript} from '../../children.ts';
-import {isShort, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {makeImage} from '../../records.ts';
+import {startScript} from '../../support/children.ts';
+import {isShort, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {makeImage} from '../../support/records.ts';
 
 /** Of each process, in milliseconds. */
 const DURATION_MS = isShort() ? 1500 : 6000;

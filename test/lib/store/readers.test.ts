@@ -13,7 +13,7 @@ import {is as isCode} from '../../../src/lib/errdefs.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout} from '../../../src/lib/store/layout.ts';
-import {TORTURE} from '../../helpers.ts';
+import {TORTURE} from '../../support/helpers.ts';
 
 const SCHEDULES = TORTURE ? 10_000 : 200;
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 20_261);

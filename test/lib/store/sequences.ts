@@ -10,7 +10,7 @@ import type {Client} from '../../../src/lib/client/types.ts';
 import {type Code, is} from '../../../src/lib/errdefs.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {digestOf, leaseRecord, makeImage} from '../../records.ts';
+import {digestOf, leaseRecord, makeImage} from '../../support/records.ts';
 
 export interface Sequence {
   /** What is there before; the bystander's namespace `other` is always. */

@@ -3,14 +3,14 @@ import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {uniqueName} from '../../../src/lib/fs/process.ts';
-import {treeUsage} from '../../../src/lib/store/layers.ts';
+import {treeUsage} from '../../../src/lib/store/layer-store.ts';
 import {SnapshotStore, snapshotChain} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {runScript, startScript} from '../../children.ts';
-import {findProgram, is, requiresProgram, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {digestOf, makeImage, snapshotRecord} from '../../records.ts';
 import {snapshotterSuite} from '../../suites/snapshotter.ts';
+import {runScript, startScript} from '../../support/children.ts';
+import {findProgram, is, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {digestOf, makeImage, snapshotRecord} from '../../support/records.ts';
 
 for (const name of ['overlayfs', 'native', 'erofs']) snapshotterSuite(name);
 

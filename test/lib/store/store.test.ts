@@ -15,8 +15,8 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
+import {withReserve} from '../../../src/lib/store/ballast.ts';
 import {createLayout, recordFile} from '../../../src/lib/store/layout.ts';
-import {withReserve} from '../../../src/lib/store/reserve.ts';
 import {
   parseContainer,
   parseContent,
@@ -27,10 +27,10 @@ import {
   parseSnapshot,
 } from '../../../src/lib/store/schema.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {startScript} from '../../children.ts';
-import {is, onEnd, temporaryDirectory} from '../../helpers.ts';
-import {checkStore} from '../../invariants.ts';
-import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../records.ts';
+import {startScript} from '../../support/children.ts';
+import {is, onEnd, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../support/records.ts';
 
 const openStore = (root: string): Store => new Store({root, lockTimeoutMs: 10_000});
 const somewhere = (t: TestContext): string => join(temporaryDirectory(t), 'root');

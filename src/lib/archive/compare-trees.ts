@@ -1,0 +1,251 @@
+/** Whether one unpacked tree is what another one is: name by name, attribute by attribute, byte by byte. */
+import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
+import {setImmediate} from 'node:timers/promises';
+import {type Code, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {Directory} from '../fs/walk.ts';
+import {OPAQUE, ORIGIN} from './lowerdirs.ts';
+import {readXattrs} from './special-files.ts';
+import {displayName} from './tar.ts';
+
+/** Bytes of a file read at a time. */
+const CHUNK = 256 << 10;
+/** Directories whose extended attributes are asked for together. */
+const BATCH = 256;
+
+/** The last millisecond that a date may have, as may the first before 1970: a damaged index has any. */
+const MAX_DATE_MS = 8_640_000_000_000_000n;
+
+function showTime(ns: bigint): string {
+  const ms = ns / 1_000_000n;
+  return ms >= -MAX_DATE_MS && ms <= MAX_DATE_MS ? new Date(Number(ms)).toISOString() : `${ns} ns since 1970`;
+}
+
+type Field = readonly [name: string, of: (stat: BigIntStats) => bigint, show: (value: bigint) => string];
+
+const octal = (value: bigint): string => value.toString(8).padStart(4, '0');
+const FIELDS: readonly Field[] = [
+  ['type', ({mode}) => mode & 0o170000n, octal],
+  ['mode', ({mode}) => mode & 0o7777n, octal],
+  ['user', ({uid}) => uid, String],
+  ['group', ({gid}) => gid, String],
+  ['mtime', ({mtimeNs}) => mtimeNs, showTime],
+];
+
+/**
+ * The first thing in `actual` that is not as in `expected`, in a few words that begin with its path below the roots;
+ * `undefined` when there is none. Extended attributes are compared on directories, where overlayfs keeps its marks. The time
+ * of the roots themselves is that of their making, and not compared.
+ *
+ * Takes memory for the names of the directories on the way down, and for files with several names.
+ *
+ * @param expected, actual absolute paths of directories
+ */
+export async function findDifference(expected: string, actual: string, signal?: AbortSignal): Promise<string | undefined> {
+  const comparison = new Comparison(signal);
+  try {
+    return (await comparison.directory('', [new Directory(expected), new Directory(actual)])) ?? comparison.xattrs();
+  } catch (err) {
+    if (!(err instanceof Unreadable)) throw fromErrno(err, `comparison of ${actual}`);
+    const mapped = fromErrno(err.cause, `comparison of ${actual}`);
+    if (!isErrdefs(mapped) || !UNREADABLE.includes(mapped.code)) throw mapped;
+    return `${show(err.path)} cannot be read: ${mapped.details?.errno}`;
+  }
+}
+
+/** What a damaged filesystem answers: it was mounted from an index. */
+const UNREADABLE: readonly Code[] = ['data_loss', 'not_found', 'not_implemented', 'failed_precondition', 'invalid_argument'];
+
+/** The tree that is judged could not be read. */
+class Unreadable extends Error {
+  /** Below the root. */
+  readonly path: string;
+
+  constructor(path: string, cause: unknown) {
+    super('unreadable', {cause});
+    this.path = path;
+  }
+}
+
+/** What is compared, in both trees. */
+type Both<T> = readonly [expected: T, actual: T];
+
+const inBoth = <T, R>([expected, actual]: Both<T>, path: string, read: (one: T) => R): Both<R> => {
+  const right = read(expected);
+  try {
+    return [right, read(actual)];
+  } catch (err) {
+    throw new Unreadable(path, err);
+  }
+};
+
+const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
+
+/** A directory that is expected, and those above it. */
+interface Above {
+  readonly place: Buffer;
+  readonly parent: Above | undefined;
+}
+
+/**
+ * Whether a name that only one tree has is a whiteout where nothing below shows anyway: an index has those, an extraction leaves
+ * them out. One that cannot be read is none.
+ */
+function isVoid(above: Above, place: Buffer): boolean {
+  try {
+    if (!isWhiteout(lstatSync(place, {bigint: true}))) return false;
+  } catch {
+    return false;
+  }
+  const places: string[] = [];
+  for (let at: Above | undefined = above; at !== undefined; at = at.parent) places.push(at.place.toString('latin1'));
+  return marks(places)?.some((xattrs) => [...xattrs.keys()].some((key) => key.endsWith(`.${OPAQUE}`))) ?? false;
+}
+
+class Comparison {
+  readonly #signal: AbortSignal | undefined;
+  /** First name of each inode that has several: what is one file there is one file here. */
+  readonly #names: Both<Map<bigint, string>> = [new Map(), new Map()];
+  readonly #buffers: Both<Buffer> = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
+  /** Directories whose extended attributes are still to be compared. */
+  #pending: {readonly path: string; readonly places: Both<Buffer>}[] = [];
+
+  constructor(signal: AbortSignal | undefined) {
+    this.#signal = signal;
+  }
+
+  async directory(path: string, directories: Both<Directory>, parent?: Above): Promise<string | undefined> {
+    await setImmediate();
+    this.#signal?.throwIfAborted();
+    const different = this.#attributes(
+      path,
+      this.#stats(
+        path,
+        inBoth(directories, path, (one) => one.path),
+      ),
+    );
+    if (different !== undefined) return different;
+    this.#pending.push({path, places: [directories[0].path, directories[1].path]});
+    if (this.#pending.length >= BATCH) {
+      const marks = this.xattrs();
+      if (marks !== undefined) return marks;
+    }
+    const above: Above = {place: directories[0].path, parent};
+    const names = inBoth(directories, path, (one) => new Set(readdirSync(one.path, {encoding: 'latin1'})));
+    const [expected, actual] = names;
+    const missing = [...expected].find((name) => !actual.has(name) && !isVoid(above, directories[0].at(Buffer.from(name, 'latin1'))));
+    if (missing !== undefined) return `${show(`${path}/${missing}`)} is missing`;
+    const extra = [...actual].find((name) => !expected.has(name) && !isVoid(above, directories[1].at(Buffer.from(name, 'latin1'))));
+    if (extra !== undefined) return `${show(`${path}/${extra}`)} does not belong there`;
+    for (const name of [...expected].filter((one) => actual.has(one)).sort()) {
+      const found = await this.#entry(`${path}/${name}`, directories, Buffer.from(name, 'latin1'), above);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  async #entry(path: string, directories: Both<Directory>, name: Buffer, above: Above): Promise<string | undefined> {
+    const places = inBoth(directories, path, (one) => one.at(name));
+    const stats = this.#stats(path, places);
+    if (!stats[0].isDirectory() || !stats[1].isDirectory()) return this.#leaf(path, places, stats);
+    const entered: Directory[] = [];
+    try {
+      const both = inBoth(directories, path, (one) => {
+        const directory = one.enter(name);
+        entered.push(directory);
+        return directory;
+      });
+      const found = await this.directory(path, both, above);
+      // Paths that lead through what is open end with it.
+      return found === undefined && both.some(({isOpen}) => isOpen) ? this.xattrs() : found;
+    } finally {
+      for (const directory of entered) directory.close();
+    }
+  }
+
+  #stats(path: string, places: Both<Buffer>): Both<BigIntStats> {
+    return inBoth(places, path, (place) => lstatSync(place, {bigint: true}));
+  }
+
+  #attributes(path: string, [expected, actual]: Both<BigIntStats>): string | undefined {
+    for (const [name, of, text] of FIELDS) {
+      if (path === '' && name === 'mtime') continue;
+      // Linux gives a symbolic link no mode, whatever a filesystem says.
+      if (name === 'mode' && expected.isSymbolicLink()) continue;
+      const [right, found] = [of(expected), of(actual)];
+      if (right !== found) return `${show(path)} has ${name} ${text(found)}, not ${text(right)}`;
+    }
+    return undefined;
+  }
+
+  #leaf(path: string, places: Both<Buffer>, stats: Both<BigIntStats>): string | undefined {
+    const [expected, actual] = stats;
+    // Of a whiteout nothing else is ever seen; those that were extracted share an inode.
+    if (isWhiteout(expected) && isWhiteout(actual)) return undefined;
+    const attributes = this.#attributes(path, stats);
+    if (attributes !== undefined) return attributes;
+    if (expected.nlink !== actual.nlink) return `${show(path)} has ${actual.nlink} names, not ${expected.nlink}`;
+    if (expected.isSymbolicLink()) {
+      const [right, found] = inBoth(places, path, (place) => readlinkSync(place, {encoding: 'latin1'}));
+      return right === found ? undefined : `${show(path)} leads to ${show(found)}, not ${show(right)}`;
+    }
+    if (expected.isCharacterDevice() || expected.isBlockDevice())
+      return expected.rdev === actual.rdev ? undefined : `${show(path)} is another device`;
+    const [first, other] = [this.#firstName(0, expected, path), this.#firstName(1, actual, path)];
+    if (first !== other) return `${show(path)} is another file than ${show(first === path ? other : first)}`;
+    if (!expected.isFile() || first !== path) return undefined;
+    if (expected.size !== actual.size) return `${show(path)} has ${actual.size} B, not ${expected.size} B`;
+    return this.#sameBytes(path, places) ? undefined : `${show(path)} has other bytes`;
+  }
+
+  #firstName(side: 0 | 1, {ino, nlink}: BigIntStats, path: string): string {
+    if (nlink === 1n) return path;
+    const first = this.#names[side].get(ino);
+    if (first === undefined) this.#names[side].set(ino, path);
+    return first ?? path;
+  }
+
+  #sameBytes(path: string, places: Both<Buffer>): boolean {
+    const open: number[] = [];
+    try {
+      const fds = inBoth(places, path, (place) => {
+        open.push(openSync(place, 'r'));
+        return open.at(-1)!;
+      });
+      for (;;) {
+        const [a, b] = inBoth([0, 1] as const, path, (i) => this.#buffers[i]!.subarray(0, readSync(fds[i]!, this.#buffers[i]!)));
+        if (!a.equals(b)) return false;
+        if (a.length === 0) return true;
+      }
+    } finally {
+      for (const fd of open) closeSync(fd);
+    }
+  }
+
+  /** Compares the extended attributes of the directories seen so far. */
+  xattrs(): string | undefined {
+    const pending = this.#pending;
+    this.#pending = [];
+    const all = marks(([0, 1] as const).flatMap((side) => pending.map(({places}) => places[side].toString('latin1'))));
+    if (all === undefined) return 'extended attributes cannot be read';
+    const different = pending.find((_, i) => !sameMarks(all[i]!, all[pending.length + i]!));
+    return different === undefined ? undefined : `${show(different.path)} has other extended attributes`;
+  }
+}
+
+/** `undefined` where the filesystem fails. */
+function marks(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[] | undefined {
+  try {
+    return readXattrs(paths);
+  } catch (err) {
+    if (!is(err, 'internal')) throw err;
+    return undefined;
+  }
+}
+
+/** Where the origin of overlayfs is marked has no say in what it shows; indexes and extractions have it in other places. */
+function sameMarks(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean {
+  const [right, found] = [a, b].map((all) => [...all].filter(([key]) => !key.endsWith(`.${ORIGIN}`)));
+  return right!.length === found!.length && right!.every(([key, value]) => b.get(key)?.equals(value) ?? false);
+}
+
+const show = (path: string): string => displayName(path === '' ? '/' : path);

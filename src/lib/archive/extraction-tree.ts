@@ -1,0 +1,545 @@
+/**
+ * The tree that a layer is being extracted into, as far as the extraction knows it.
+ *
+ * Where a path lies is decided by what has been seen here, never by the look of a name: directories that were made or
+ * checked one by one, in which symbolic links are followed by hand and end at the root. Nobody else changes the tree
+ * meanwhile.
+ */
+
+import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
+import {MAX_IMPLIED_STEPS, tooManyImplied} from './limits.ts';
+import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, ORIGIN, type Stack} from './lowerdirs.ts';
+import type {ProcessRights} from './process-privileges.ts';
+import {type Attributes, isExactTime, makeSpecial, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
+import {displayName} from './tar.ts';
+
+export type LayerForm = 'overlay' | 'plain';
+
+/** Symbolic links followed for one name, and names walked through in all; as many as containerd allows of the first. */
+const MAX_LINKS = 255;
+const MAX_STEPS = 65_536;
+/** Whiteouts that share a device node; filesystems allow at least this many links. */
+const WHITEOUTS_PER_NODE = 30_000;
+
+/** Set by the host's security policy, not by layers. */
+const HOST_XATTR = 'security.selinux';
+
+type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
+const timesOf = ({mtimeSec, mtimeNs}: Times): Times => ({mtimeSec, mtimeNs});
+
+/** Owner and mode that something has on disk now. */
+type Disk = Pick<Attributes, 'mode' | 'uid' | 'gid'>;
+
+/** A directory of the tree. */
+export class Dir {
+  readonly parent: Dir | undefined;
+  readonly name: string;
+  /** Below the root, a binary string; empty for the root. */
+  readonly path: string;
+  children: Map<string, Dir> | undefined;
+  /**
+   * `found` was in the tree before; `entry` is carried by the layer; `implied` is needed by an entry, and nothing has it;
+   * `below` is in the trees below, and on disk only once something is put into it.
+   */
+  origin: 'found' | 'entry' | 'implied' | 'below';
+  /** What it is to be in the end. */
+  attributes: Attributes;
+  /** Undefined while it is not on disk. */
+  disk: Disk | undefined;
+  /** The layer has put something here or further down: anything, and anything but whiteouts. */
+  active = false;
+  real = false;
+  /** It was in the tree before the layer came with it. */
+  merged = false;
+  /** Names were added or removed: its mtime has to be set again. */
+  touched = false;
+  /** Nothing of what the trees below have in it is to be seen. */
+  opaque = false;
+  /** What was at its place before is gone: it is not the same directory as one below. */
+  replaced = false;
+  /** Names in it that the layer hides; overlay form only. */
+  whiteouts: Set<string> | undefined;
+  /** Names in it that the layer made; only where other names were there before. */
+  written: Set<string> | undefined;
+  /** Names in it that a program has to complete. Names of one inode share one. */
+  nodes: Map<string, Node> | undefined;
+  /** Directories below that show through. */
+  stack: Stack | undefined;
+  /** The directory below that it was made after. */
+  source: string | undefined;
+
+  constructor(parent: Dir | undefined, name: string, origin: Dir['origin'], attributes: Attributes, disk: Disk | undefined) {
+    this.parent = parent;
+    this.name = name;
+    this.path = parent === undefined ? '' : join(parent, name);
+    this.origin = origin;
+    this.attributes = attributes;
+    this.disk = disk;
+  }
+}
+
+/** Group of a directory that is made for what is in it: as with containerd a directory with setgid hands its group down, and not the bit. */
+export const inheritedGroup = ({mode, gid}: Pick<Attributes, 'mode' | 'gid'>): number | undefined =>
+  (mode & 0o2000) === 0 ? undefined : gid;
+
+/** An inode that a program makes, or completes, at the end. Meanwhile a stand-in is on disk. */
+export interface Node {
+  entry: Omit<SpecialEntry, 'path'>;
+}
+
+const join = (dir: Dir, base: string): string => (dir.path === '' ? base : `${dir.path}/${base}`);
+
+interface LayerTreeOptions {
+  readonly root: string;
+  readonly form: LayerForm;
+  /** Overlay form: what is below, if it is known. */
+  readonly view: LowerView | undefined;
+  readonly warn: (message: string) => void;
+  readonly rights: ProcessRights;
+}
+
+export class LayerTree {
+  readonly top: Dir;
+  readonly form: LayerForm;
+  readonly view: LowerView | undefined;
+  /** Nothing was in the tree at first. */
+  readonly fresh: boolean;
+  readonly uid = process.geteuid!();
+  readonly gid = process.getegid!();
+  readonly #process: ProcessRights;
+  /** Names that were taken for absent while what is below was not known: as a parent, or by `..` in a link's text. */
+  readonly passed = new Set<string>();
+  /** What is below had a say. */
+  usedLowers = false;
+  /** What was made because something is in it, each directory counted with those above it. */
+  #implied = 0;
+  readonly #root: string;
+  readonly #base: string;
+  readonly #warn: (message: string) => void;
+  /** Parent of the last entry: the next one's is mostly the same. */
+  #lastName: string | undefined;
+  #lastDir: Dir | undefined;
+
+  constructor({root, form, view, warn, rights}: LayerTreeOptions) {
+    this.#root = root;
+    this.#base = Buffer.from(root).toString('latin1');
+    this.form = form;
+    this.view = view;
+    this.#process = rights;
+    this.#warn = warn;
+    this.fresh = readdirSync(root).length === 0;
+    const attributes = attributesOf(lstat(this.#base)!);
+    this.top = new Dir(undefined, '', 'found', attributes, attributes);
+    this.top.stack = view?.root;
+  }
+
+  /** Absolute path for lstat and programs. */
+  absolute(dir: Dir, base: string): string {
+    return `${this.#base}/${join(dir, base)}`;
+  }
+
+  /** The same for calls of node:fs. */
+  place(dir: Dir, base: string): string | Buffer {
+    return fsPath(this.absolute(dir, base));
+  }
+
+  /** True when what is made in `dir` does not belong to `owner` by itself. */
+  mustChown(dir: Dir, owner: Pick<Attributes, 'uid' | 'gid'>): boolean {
+    return owner.uid !== this.uid || owner.gid !== this.gid || dir.disk!.gid !== this.gid;
+  }
+
+  // ---- where a name lies ----
+
+  /** The directory of an entry, made if need be. @param time mtime of a directory that nothing else gives one */
+  parent(name: string, time: Times): Dir {
+    if (name === this.#lastName) return this.#lastDir!;
+    const {dir, missing} = this.resolve(name);
+    // Made for whiteouts alone, it would not be there if nothing was below: then this is the first entry that needs it.
+    for (let at: Dir | undefined = dir; at?.origin === 'implied' && !at.real; at = at.parent)
+      at.attributes = {...at.attributes, ...timesOf(time)};
+    const parent = this.make(dir, missing, time);
+    this.#lastName = name;
+    this.#lastDir = parent;
+    return parent;
+  }
+
+  /** Puts a directory on disk, and others into it. */
+  make(dir: Dir, missing: readonly string[], time: Times): Dir {
+    this.#materialise(dir);
+    if (missing.length > 0) this.#countImplied(dir, missing.length);
+    let shut = false;
+    for (let at: Dir | undefined = dir; at !== undefined && missing.length > 0; at = at.parent) shut ||= at.opaque;
+    return missing.reduce((at, base) => {
+      const gid = inheritedGroup(at.attributes) ?? this.gid;
+      const child = this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid, ...timesOf(time)});
+      shut ||= child.opaque;
+      if (!shut) this.passed.add(child.path);
+      return child;
+    }, dir);
+  }
+
+  #countImplied(dir: Dir, n: number): void {
+    let depth = 0;
+    for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) depth++;
+    this.#implied += n * depth + (n * (n - 1)) / 2;
+    if (this.#implied > MAX_IMPLIED_STEPS) throw tooManyImplied();
+  }
+
+  /**
+   * Follows a path of directories and links to directories. `missing` are the names at its end that nothing has.
+   *
+   * @throws failed_precondition something on the way is no directory, or links lead in a circle
+   */
+  resolve(path: string): {dir: Dir; missing: string[]} {
+    let dir = this.top;
+    const missing: string[] = [];
+    const todo = path.split('/').reverse();
+    let links = 0;
+    let steps = 0;
+    for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
+      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
+      if (name === '' || name === '.') continue;
+      if (name === '..') {
+        if (missing.length === 0) dir = dir.parent ?? dir;
+        else {
+          this.passed.add(join(dir, missing.join('/')));
+          missing.pop();
+        }
+        continue;
+      }
+      const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#look(dir, name));
+      if (found === undefined) missing.push(name);
+      else if (found instanceof Dir) dir = found;
+      else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is no directory`);
+      else {
+        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
+        if (found.target.startsWith('/')) dir = this.top;
+        todo.push(...found.target.split('/').reverse());
+      }
+    }
+    return {dir, missing};
+  }
+
+  /** What is at a name that is no directory known so far. */
+  #look(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
+    if (dir.whiteouts?.has(name) === true) return undefined;
+    const stat = dir.disk === undefined ? undefined : lstat(this.absolute(dir, name));
+    if (stat?.isDirectory() === true) return this.#add(new Dir(dir, name, 'found', attributesOf(stat), attributesOf(stat)));
+    if (stat?.isSymbolicLink() === true) return {target: readlinkSync(this.place(dir, name), {encoding: 'latin1'})};
+    if (stat !== undefined) return 'other';
+    const below = this.below(dir, name);
+    if (below?.kind === 'symlink') return below;
+    if (below?.kind !== 'directory') return below?.kind;
+    const child = this.#add(new Dir(dir, name, 'below', below.attributes, undefined));
+    child.stack = below.stack;
+    return child;
+  }
+
+  /** What the trees below have at a name, as far as it shows. */
+  below(dir: Dir, name: string): ReturnType<LowerView['lookup']> {
+    if (this.view === undefined || this.view.root.length === 0 || dir.whiteouts?.has(name) === true) return undefined;
+    this.usedLowers = true;
+    return this.view.lookup(this.#stack(dir), name);
+  }
+
+  #stack(dir: Dir): Stack {
+    if (dir.opaque) return [];
+    if (dir.stack === undefined) {
+      const below = this.view!.lookup(this.#stack(dir.parent!), dir.name);
+      dir.stack = below?.kind === 'directory' ? below.stack : [];
+    }
+    return dir.stack;
+  }
+
+  #add(child: Dir): Dir {
+    const parent = child.parent!;
+    parent.children ??= new Map();
+    parent.children.set(child.name, child);
+    return child;
+  }
+
+  // ---- what is put there ----
+
+  /**
+   * Makes something other than a directory. What is in the way goes.
+   *
+   * @param make fails with EEXIST when something is there
+   */
+  create<T>(dir: Dir, base: string, make: () => T): T {
+    dir.whiteouts?.delete(base);
+    if (dir.children?.has(base) === true) this.remove(dir, base);
+    let made: T;
+    try {
+      made = make();
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
+      this.remove(dir, base);
+      made = make();
+    }
+    this.wrote(dir, base);
+    return made;
+  }
+
+  /** Makes a directory, or answers the one that is there. */
+  mkdir(dir: Dir, base: string, attributes: Attributes): Dir {
+    const known = dir.children?.get(base);
+    if (known?.disk !== undefined) return known;
+    if (known !== undefined) this.remove(dir, base);
+    let replaced = dir.whiteouts?.delete(base) ?? false;
+    let disk: Disk;
+    try {
+      disk = this.#mkdirAt(dir, base, attributes.mode);
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
+      const found = this.#look(dir, base);
+      if (found instanceof Dir) return found;
+      this.remove(dir, base);
+      replaced = true;
+      disk = this.#mkdirAt(dir, base, attributes.mode);
+    }
+    const child = this.#add(new Dir(dir, base, 'implied', attributes, disk));
+    child.replaced = replaced;
+    child.opaque = replaced && this.form === 'overlay';
+    dir.touched = true;
+    return child;
+  }
+
+  #mkdirAt(dir: Dir, base: string, wanted: number): Disk {
+    // Until it is complete, a user other than root must be able to write to it.
+    const mode = (wanted & 0o777) | (this.uid === 0 ? 0 : 0o700);
+    mkdirSync(this.place(dir, base), mode);
+    // A directory with setgid passes group and bit on.
+    const setgid = dir.disk!.mode & 0o2000;
+    return {mode: (mode & ~this.#process.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
+  }
+
+  /** Puts a directory of the trees below on disk, so that something can be put into it. */
+  #materialise(dir: Dir): void {
+    if (dir.disk !== undefined) return;
+    const parent = dir.parent!;
+    this.#materialise(parent);
+    dir.disk = this.#mkdirAt(parent, dir.name, dir.attributes.mode);
+    dir.source = dir.stack![0];
+    parent.touched = true;
+  }
+
+  /** Notes that the layer has put something here. */
+  wrote(dir: Dir, base: string): void {
+    if (!this.fresh) dir.written = (dir.written ?? new Set()).add(base);
+    dir.touched = true;
+    this.mark(dir, true);
+  }
+
+  mark(dir: Dir, real: boolean): void {
+    for (let at: Dir | undefined = dir; at !== undefined && !(real ? at.real : at.active); at = at.parent) {
+      at.active = true;
+      at.real ||= real;
+    }
+  }
+
+  /** Removes whatever is at a name, and forgets it. */
+  remove(dir: Dir, base: string): void {
+    this.#lastName = undefined;
+    dir.children?.delete(base);
+    dir.written?.delete(base);
+    dir.nodes?.delete(base);
+    if (dir.disk === undefined) return;
+    removeTree(this.absolute(dir, base));
+    dir.touched = true;
+  }
+
+  /** Leaves an inode for a program to complete. */
+  setNode(dir: Dir, base: string, node: Node): void {
+    dir.nodes = (dir.nodes ?? new Map()).set(base, node);
+  }
+
+  // ---- what is hidden ----
+
+  /** A whiteout: hides a name of the trees below, and spares what this layer has there. */
+  hide(dir: Dir, base: string): void {
+    this.#lastName = undefined;
+    const child = dir.children?.get(base);
+    if (this.form === 'plain') {
+      if (this.fresh) return;
+      if (child?.active === true) this.#clear(child);
+      else if (dir.written?.has(base) !== true) this.remove(dir, base);
+      return;
+    }
+    if (child?.disk !== undefined) child.opaque = true;
+    else if (dir.disk !== undefined && lstat(this.absolute(dir, base)) !== undefined) return;
+    else if (this.view === undefined || this.below(dir, base) !== undefined) {
+      this.#materialise(dir);
+      this.mark(dir, false);
+      dir.children?.delete(base);
+      dir.whiteouts = (dir.whiteouts ?? new Set()).add(base);
+      dir.touched = true;
+    }
+    if (child !== undefined) forgetBelow(child);
+  }
+
+  /** An opaque mark: hides all that the trees below have in a directory. */
+  hideAll(dir: Dir): void {
+    this.#lastName = undefined;
+    if (this.form === 'plain') {
+      if (!this.fresh) this.#clear(dir);
+      return;
+    }
+    this.#materialise(dir);
+    this.mark(dir, false);
+    dir.opaque = true;
+    forgetBelow(dir);
+  }
+
+  /** Removes what was there before the layer. */
+  #clear(dir: Dir): void {
+    for (const name of readdirSync(fsPath(`${this.#base}/${dir.path}`), {encoding: 'latin1'})) {
+      const child = dir.children?.get(name);
+      if (child?.active === true) this.#clear(child);
+      else if (dir.written?.has(name) !== true) this.remove(dir, name);
+    }
+  }
+
+  // ---- the end ----
+
+  /** Makes what only programs can, and gives every directory its attributes. */
+  complete(): void {
+    if (this.top.opaque) this.#hideRoot();
+    this.#renewMerged();
+    const files: SpecialEntry[] = [];
+    const special: SpecialEntry[] = [];
+    const names = new Map<Node, string>();
+    for (const {dir} of onDisk(this.top))
+      for (const [base, node] of dir.nodes ?? []) {
+        const [path, first] = [join(dir, base), names.get(node)];
+        if (first === undefined) names.set(node, path);
+        if (node.entry.type !== 'file') special.push(first === undefined ? {...node.entry, path} : linkEntry(path, first));
+        else if (first === undefined) {
+          files.push({...node.entry, path});
+          // The mtimes of all directories on the way are lost by it.
+          for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) at.touched = true;
+        }
+      }
+    // A user other than root needs leave to write to them.
+    const others = this.uid === 0 ? [] : files.map(({path, mode}) => ({at: fsPath(`${this.#base}/${path}`), mode}));
+    for (const {at, mode} of others) chmodSync(at, mode | 0o600);
+    setFileAttributes(this.#root, files, this.#warn);
+    for (const {at, mode} of others) chmodSync(at, mode);
+
+    const dirs = [...onDisk(this.top)];
+    const inherited = dirs.filter(({dir}) => dir.origin === 'below').map(({dir}) => dir);
+    const xattrsBelow = new Map(readXattrs(inherited.map((dir) => dir.source!)).map((xattrs, i) => [inherited[i], withoutTrusted(xattrs)]));
+    // In a user namespace overlayfs takes its marks from `user.*` (mount option `userxattr`), since others cannot be set.
+    const prefix = this.#process.initial ? 'trusted.' : 'user.';
+    const hidden: string[] = [];
+    const late: SpecialEntry[] = [];
+    const byCall: Dir[] = [];
+    for (const {dir, shut} of dirs) {
+      if (dir.origin === 'found' && !dir.touched) continue;
+      const {attributes} = dir;
+      const xattrs = new Map(xattrsBelow.get(dir) ?? attributes.xattrs);
+      if (dir.opaque && !shut) xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
+      if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !shut) {
+        hidden.push(...[...dir.whiteouts].map((name) => join(dir, name)));
+        xattrs.set(`${prefix}${ORIGIN}`, Buffer.alloc(0));
+      }
+      const exact = isExactTime(attributes.mtimeSec, attributes.mtimeNs);
+      if (dir === this.top || (xattrs.size === 0 && exact)) byCall.push(dir);
+      else late.push({...attributes, xattrs, type: 'directory', path: dir.path});
+    }
+    makeSpecial(this.#root, [...special, ...whiteouts(hidden), ...late], this.#warn);
+    for (const dir of byCall) this.#settle(dir);
+  }
+
+  #settle({path, attributes, disk}: Dir): void {
+    const {mode, uid, gid, mtimeSec, mtimeNs} = attributes;
+    const at = fsPath(`${this.#base}/${path}`);
+    if (disk!.uid !== uid || disk!.gid !== gid) lchownSync(at, uid, gid);
+    if (disk!.mode !== mode) chmodSync(at, mode);
+    const time = mtimeSec + mtimeNs / 1e9;
+    lutimesSync(at, time, time);
+  }
+
+  /**
+   * Directories that were there and that the layer carries are replaced by new ones with the same content if they have extended
+   * attributes that the layer does not name: those do not show through an upper directory of overlayfs either.
+   */
+  #renewMerged(): void {
+    const merged = [...onDisk(this.top)].map(({dir}) => dir).filter((dir) => dir.merged);
+    const xattrs = readXattrs(merged.map((dir) => `${this.#base}/${dir.path}`));
+    merged.forEach((dir, i) => {
+      const own = [...withoutTrusted(xattrs[i]!).keys()].filter((key) => key !== HOST_XATTR);
+      if (own.some((key) => dir.attributes.xattrs?.has(key) !== true)) this.#renew(dir);
+    });
+  }
+
+  #renew(dir: Dir): void {
+    const [parent, old] = [dir.parent!, `${this.#base}/${dir.path}`];
+    const fresh = `${this.absolute(parent, '')}.wh..renewed`;
+    mkdirSync(fsPath(fresh), 0o700);
+    for (const name of readdirSync(fsPath(old), {encoding: 'latin1'})) renameSync(fsPath(`${old}/${name}`), fsPath(`${fresh}/${name}`));
+    rmdirSync(fsPath(old));
+    renameSync(fsPath(fresh), fsPath(old));
+    dir.disk = attributesOf(lstat(old)!);
+    parent.touched = true;
+  }
+
+  /** overlayfs has no opaque mark for its root: each name is hidden by itself. */
+  #hideRoot(): void {
+    this.top.opaque = false;
+    this.top.touched = true;
+    for (const name of this.view?.names() ?? []) {
+      const child = this.top.children?.get(name);
+      if (child?.disk !== undefined) child.opaque = true;
+      else if (lstat(this.absolute(this.top, name)) === undefined) this.top.whiteouts = (this.top.whiteouts ?? new Set()).add(name);
+    }
+  }
+}
+
+/** Removes a file, or a directory with all in it, following nothing. What is not there is fine. */
+function removeTree(path: string): void {
+  const stat = lstat(path);
+  if (stat === undefined) return;
+  if (stat.isDirectory()) {
+    for (const name of readdirSync(fsPath(path), {encoding: 'latin1'})) removeTree(`${path}/${name}`);
+    rmdirSync(fsPath(path));
+  } else unlinkSync(fsPath(path));
+}
+
+/** Nothing below shows in this directory any more: what was known of it is void. */
+function forgetBelow(dir: Dir): void {
+  for (const [name, child] of dir.children ?? []) {
+    if (child.disk === undefined) dir.children!.delete(name);
+    else {
+      child.stack = [];
+      forgetBelow(child);
+    }
+  }
+}
+
+/** Directories on disk, parents first; `shut` when nothing below shows through to them. */
+export function* onDisk(top: Dir): Generator<{readonly dir: Dir; readonly shut: boolean}> {
+  const todo = [{dir: top, shut: false}];
+  for (let at = todo.pop(); at !== undefined; at = todo.pop()) {
+    yield at;
+    const shut = at.shut || at.dir.opaque;
+    for (const dir of at.dir.children?.values() ?? []) if (dir.disk !== undefined) todo.push({dir, shut});
+  }
+}
+
+function linkEntry(path: string, linkname: string): SpecialEntry {
+  return {path, type: 'link', linkname, mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0};
+}
+
+/** Device nodes 0/0, of which most are links to the first. */
+function whiteouts(paths: readonly string[]): SpecialEntry[] {
+  const node = {type: 'char', mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0, devmajor: 0, devminor: 0} as const;
+  return paths.map((path, i) => {
+    const first = i - (i % WHITEOUTS_PER_NODE);
+    return i === first ? {...node, path} : linkEntry(path, paths[first]!);
+  });
+}
+
+export function withoutTrusted(xattrs: ReadonlyMap<string, Buffer>): ReadonlyMap<string, Buffer> {
+  return new Map([...xattrs].filter(([key]) => !key.startsWith('trusted.')));
+}

@@ -1,0 +1,60 @@
+/** Attributes for the directories that entries of a layer lie in and that the layer does not carry. */
+import {type ImpliedParent, INODE_FIELDS} from './erofs-index.ts';
+import {inheritedGroup, withoutTrusted} from './extraction-tree.ts';
+import {findBelow, type LowerTree} from './lower-tree.ts';
+import type {Attributes} from './special-files.ts';
+
+const S_IFDIR = 0o040000;
+
+/** Bytes of an index, and where they go. */
+export interface Patch {
+  readonly offset: number;
+  readonly bytes: Buffer;
+}
+
+/**
+ * What gives a layer's implied parents the attributes that they have below. Those that nothing is below keep theirs.
+ *
+ * @param lowers trees below, topmost first
+ * @returns `undefined` where an index cannot say it: a parent is no directory below, or it has extended attributes there, or it holds
+ * nothing but whiteouts and nothing is below
+ */
+export function inheritAttributes(parents: readonly ImpliedParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {
+  const all: Patch[] = [];
+  const found = new Map<string, Attributes>();
+  for (const {path, whiteoutsOnly, inode} of parents) {
+    const below = findBelow(lowers, path);
+    if (below === undefined && !whiteoutsOnly) {
+      const parent = found.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
+      const gid = parent && inheritedGroup(parent);
+      if (gid !== undefined) all.push({offset: inode + INODE_FIELDS.gid, bytes: uint32(gid)});
+      continue;
+    }
+    if (below?.kind !== 'directory' || withoutTrusted(below.xattrs).size > 0) return undefined;
+    found.set(path, below.attributes);
+    all.push(...patches(inode, below.attributes));
+  }
+  return all;
+}
+
+function uint32(value: number): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32LE(value);
+  return bytes;
+}
+
+function patches(inode: number, {mode, uid, gid, mtimeSec, mtimeNs}: Attributes): readonly Patch[] {
+  const modeField = Buffer.alloc(2);
+  modeField.writeUInt16LE(S_IFDIR | mode);
+  // Owner, group and time follow each other.
+  const rest = Buffer.alloc(INODE_FIELDS.mtimeNs + 4 - INODE_FIELDS.uid);
+  const at = (field: number): number => field - INODE_FIELDS.uid;
+  rest.writeUInt32LE(uid, at(INODE_FIELDS.uid));
+  rest.writeUInt32LE(gid, at(INODE_FIELDS.gid));
+  rest.writeBigInt64LE(BigInt(mtimeSec), at(INODE_FIELDS.mtimeSec));
+  rest.writeUInt32LE(mtimeNs, at(INODE_FIELDS.mtimeNs));
+  return [
+    {offset: inode + INODE_FIELDS.mode, bytes: modeField},
+    {offset: inode + INODE_FIELDS.uid, bytes: rest},
+  ];
+}

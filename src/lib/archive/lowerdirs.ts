@@ -1,0 +1,111 @@
+/**
+ * The trees below a layer, seen as one: what overlayfs would show of them. Read only, link by link, by lstat.
+ *
+ * A lower is a layer in overlay form (a 0/0 character device hides a name, `trusted.overlay.opaque` or `user.overlay.opaque`
+ * hides what is below a directory), or one merged root, in which neither is to be seen.
+ */
+
+import {type BigIntStats, lstatSync, readdirSync, readlinkSync} from 'node:fs';
+import {type Attributes, readXattrs} from './special-files.ts';
+
+/** Names of overlayfs' marks, behind `trusted.` or `user.`. */
+export const OPAQUE = 'overlay.opaque';
+
+/** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
+export const ORIGIN = 'overlay.origin';
+
+/** A path of binary characters for a call of node:fs. */
+export const fsPath = (path: string): string | Buffer => (/[^ -~]/.test(path) ? Buffer.from(path, 'latin1') : path);
+
+/** Directories of lowers that lie at one path of the merged tree, nearest first; absolute, binary strings. */
+export type Stack = readonly string[];
+
+export type Below =
+  | {readonly kind: 'directory'; readonly stack: Stack; readonly attributes: Attributes}
+  /** `target` is a binary string. */
+  | {readonly kind: 'symlink'; readonly path: string; readonly target: string}
+  | {readonly kind: 'other'; readonly path: string};
+
+export function attributesOf(stat: BigIntStats): Attributes {
+  const {mode, uid, gid, mtimeNs} = stat;
+  const sec = mtimeNs / 1_000_000_000n - (mtimeNs % 1_000_000_000n < 0n ? 1n : 0n);
+  return {
+    mode: Number(mode & 0o7777n),
+    uid: Number(uid),
+    gid: Number(gid),
+    mtimeSec: Number(sec),
+    mtimeNs: Number(mtimeNs - sec * 1_000_000_000n),
+  };
+}
+
+/** Undefined when there is nothing. A name too long, or a parent that is not a directory, is an error as always. */
+export function lstat(path: string): BigIntStats | undefined {
+  return lstatSync(fsPath(path), {bigint: true, throwIfNoEntry: false});
+}
+
+export class LowerView {
+  readonly root: Stack;
+  /** Of directories, by path. */
+  readonly #xattrs = new Map<string, ReadonlyMap<string, Buffer>>();
+
+  /** @param lowers absolute paths of the trees, nearest first */
+  constructor(lowers: readonly string[]) {
+    this.root = lowers.map((path) => Buffer.from(path).toString('latin1'));
+  }
+
+  /** What is visible as `name` in the merged directory; undefined when nothing is. */
+  lookup(stack: Stack, name: string): Below | undefined {
+    const found: string[] = [];
+    let attributes: Attributes | undefined;
+    for (const dir of stack) {
+      const path = `${dir}/${name}`;
+      const stat = lstat(path);
+      if (stat === undefined) continue;
+      if (stat.isDirectory()) {
+        attributes ??= attributesOf(stat);
+        found.push(path);
+        continue;
+      }
+      if (found.length > 0 || (stat.isCharacterDevice() && stat.rdev === 0n)) break;
+      return stat.isSymbolicLink()
+        ? {kind: 'symlink', path, target: readlinkSync(fsPath(path), {encoding: 'latin1'})}
+        : {kind: 'other', path};
+    }
+    return attributes === undefined ? undefined : {kind: 'directory', stack: this.#untilOpaque(found), attributes};
+  }
+
+  /** As `lookup`, for a path of real directories; undefined also when one of them is none. */
+  find(path: string): Below | undefined {
+    const names = path.split('/');
+    const last = names.pop()!;
+    let stack: Stack = this.root;
+    for (const name of names) {
+      const below = this.lookup(stack, name);
+      if (below?.kind !== 'directory') return undefined;
+      stack = below.stack;
+    }
+    return this.lookup(stack, last);
+  }
+
+  /** Names visible in the merged root. */
+  names(): string[] {
+    const all = new Set(this.root.flatMap((dir) => readdirSync(fsPath(dir), {encoding: 'latin1'})));
+    return [...all].filter((name) => this.lookup(this.root, name) !== undefined).sort();
+  }
+
+  /** Extended attributes of directories of the lowers, one answer for each, in order; each is asked for once. */
+  xattrs(dirs: readonly string[]): readonly ReadonlyMap<string, Buffer>[] {
+    const unknown = dirs.filter((dir) => !this.#xattrs.has(dir));
+    readXattrs(unknown).forEach((all, i) => void this.#xattrs.set(unknown[i]!, all));
+    return dirs.map((dir) => this.#xattrs.get(dir)!);
+  }
+
+  #untilOpaque(dirs: readonly string[]): Stack {
+    // The last one hides nothing, opaque or not.
+    const end = this.xattrs(dirs.slice(0, -1)).findIndex((all) => {
+      const mark = all.get(`trusted.${OPAQUE}`) ?? all.get(`user.${OPAQUE}`);
+      return mark?.toString() === 'y';
+    });
+    return end < 0 ? dirs : dirs.slice(0, end + 1);
+  }
+}

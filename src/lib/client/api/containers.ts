@@ -1,0 +1,79 @@
+/** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
+import {ErrdefsError} from '../../errdefs.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {collect} from '../../store/gc.ts';
+import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
+import type {Context} from '../context.ts';
+import type {NamespaceClient} from '../types.ts';
+import {filtered} from './filter.ts';
+import {notFoundIn} from './not-found.ts';
+
+export function containersClient(context: Context, namespace: string): NamespaceClient['containers'] {
+  const {store} = context;
+  const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+  return {
+    list: async ({filters = []} = {}) =>
+      filtered(
+        store.view((tx) => tx.namespace(namespace).containers.list()),
+        filters,
+        ({id, image, labels, runtime}) => ({id, image, labels, runtime: {name: runtime.name}}),
+      ),
+
+    get: async (id) => {
+      const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+      if (record === undefined) throw missing(id);
+      return record;
+    },
+
+    delete: async (id, {keepSnapshot = false} = {}) => {
+      const {ids, hasBegun} = await context.running(namespace);
+      const refuse = (): never => {
+        throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {hint: 'stop it first'});
+      };
+      if (ids.includes(id)) refuse();
+      const only = (): boolean => !hasBegun(id) || refuse();
+      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
+    },
+  };
+}
+
+/**
+ * Removes a container's record and, with it, the snapshot that it wrote to.
+ *
+ * @param options.ifMissing makes the error for a container that is not there; without it that is success
+ * @param options.only whether this container, and its snapshot, is the one that is meant; another is left
+ */
+export async function deleteContainer(
+  {store}: Context,
+  namespace: string,
+  id: string,
+  options: {
+    readonly keepSnapshot: boolean;
+    readonly ifMissing?: (id: string) => ErrdefsError;
+    readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
+  },
+): Promise<void> {
+  await withReserve(store, async () => {
+    await store.update(`removal of container ${id}`, (tx) => {
+      const ns = tx.namespace(namespace);
+      const record: ContainerRecord | undefined = ns.containers.find(id);
+      if (record === undefined) {
+        if (options.ifMissing !== undefined) throw options.ifMissing(id);
+        return;
+      }
+      const snapshots = ns.snapshots(record.snapshotter);
+      const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+      if (options.only?.(record, snapshot) === false) return;
+      ns.containers.delete(id);
+      if (snapshot !== undefined && options.keepSnapshot) {
+        // Nothing names it any more: without a root it would be gone with the next collection.
+        const now = new Date().toISOString();
+        snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
+      } else if (snapshot !== undefined) {
+        snapshots.delete(snapshot.key);
+      }
+      collect(store, tx);
+    });
+    store.layers.emptyTrash();
+  });
+}

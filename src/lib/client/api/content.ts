@@ -1,0 +1,60 @@
+/** Content of one namespace: which of the shared blobs it sees, and its own labels for them. */
+import {type ErrdefsError, is} from '../../errdefs.ts';
+import {type Digest, parseDigest} from '../../oci/descriptor.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {LocalContentStore} from '../../store/content-local.ts';
+import type {Context} from '../context.ts';
+import type {NamespaceClient} from '../types.ts';
+import {filtered} from './filter.ts';
+import {notFoundIn} from './not-found.ts';
+
+/** Keeps content that no image names from being collected, as `ctr content ingest` does. */
+const ROOT_LABEL = 'containerd.io/gc.root';
+
+export function contentClient({store, lockTimeoutMs}: Context, namespace: string): NamespaceClient['content'] {
+  const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
+  const missing = (digest: Digest): ErrdefsError =>
+    notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);
+  /** Missing content is looked for in other namespaces. */
+  const named = async <T>(text: string, action: (digest: Digest) => T | Promise<T>): Promise<T> => {
+    const digest = parseDigest(text);
+    try {
+      return await action(digest);
+    } catch (err) {
+      throw is(err, 'not_found') ? missing(digest) : err;
+    }
+  };
+
+  return {
+    list: async ({filters = []} = {}) =>
+      filtered(content.list(), filters, ({digest, size, labels}) => ({digest, size: String(size), labels})),
+
+    get: (text) => named(text, (digest) => content.info(digest)),
+
+    open: (text) => named(text, (digest) => content.read(digest)),
+
+    ingest: async (key, source, {expectedSize, expectedDigest, labels = {}} = {}) => {
+      validateLabels(labels);
+      using writer = await content.writer(key, {
+        ...(expectedSize === undefined ? {} : {size: expectedSize}),
+        ...(expectedDigest === undefined ? {} : {digest: parseDigest(expectedDigest)}),
+      });
+      // A stream cannot be asked to go on where an earlier one stopped, nor is what it left of use to the next.
+      writer.truncate();
+      try {
+        for await (const chunk of source) writer.write(chunk);
+        return await writer.commit({}, {labels: {[ROOT_LABEL]: new Date().toISOString(), ...labels}});
+      } catch (err) {
+        writer.discard();
+        throw err;
+      }
+    },
+
+    active: async () => content.statuses(),
+
+    delete: (text) => named(text, (digest) => withReserve(store, () => content.delete(digest))),
+
+    label: (text, labels) => named(text, (digest) => content.label(digest, labels)),
+  };
+}

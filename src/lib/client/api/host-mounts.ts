@@ -1,0 +1,479 @@
+/**
+ * Snapshots that are mounted on this machine: the one thing that berth leaves there.
+ *
+ *     <state>/mounts/<id>/   mount.json, and while it is mounted l/ and m/ (see runtime/mounts.ts)
+ *
+ * The record is made first and removed last, so that whatever a killed process has left between is found by it. The lease keeps the
+ * snapshot, and with it the layers: it is named after the directory, as ctr's is.
+ */
+import {createHash} from 'node:crypto';
+import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
+import {join} from 'node:path';
+import {ErrdefsError, fromErrno, is} from '../../errdefs.ts';
+import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
+import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../../fs/process.ts';
+import {hostMounter, removePlaces, unmount} from '../../runtime/host.ts';
+import {isPinned, type Mounted, mountNamespace, mountsIn} from '../../runtime/mountinfo.ts';
+import {absoluteTarget, type Mount, planMounts} from '../../runtime/mounts.ts';
+import {collect, LEASE_MOUNT} from '../../store/gc.ts';
+import {statePath} from '../../store/layout.ts';
+import type {LeaseRecord} from '../../store/records.ts';
+import {SnapshotStore} from '../../store/snapshots.ts';
+import {getSnapshotter} from '../../store/snapshotters.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {Context} from '../context.ts';
+import {ensureUnpacked} from '../pull/unpack.ts';
+import type {HostMount, ImageMountOptions} from '../types.ts';
+import {findImage, planLocally} from './images.ts';
+
+/** How long an image's snapshot is kept after it was unmounted, in milliseconds: as ctr keeps it. */
+const KEPT_MS = 24 * 3600_000;
+
+const VERSION = 1;
+
+/** `mount.json`. */
+export interface MountRecord {
+  /** Canonical. */
+  readonly target: string;
+  /** The store's, since several may share a state directory. */
+  readonly root: string;
+  readonly namespace: string;
+  readonly snapshotter: string;
+  readonly key: string;
+  /** Name of the image; absent where a snapshot was mounted that somebody had made. */
+  readonly image?: string;
+  readonly readOnly: boolean;
+  /** Inode number of the mount namespace. */
+  readonly mountNamespace: string;
+  /** Identities of the processes that mount it: the command, and the shell that goes on without it. */
+  readonly makers: readonly string[];
+  /** How many mounts were there at the target before. */
+  readonly before: number;
+  /** What was mounted; absent until that is known. */
+  readonly mounted?: Mounted;
+  /** RFC 3339, UTC. */
+  readonly createdAt: string;
+}
+
+interface Found {
+  readonly directory: string;
+  readonly record: MountRecord;
+}
+
+const recordFile = (directory: string): string => join(directory, 'mount.json');
+
+const writeRecord = (directory: string, record: MountRecord): void =>
+  writeAtomic(recordFile(directory), `${JSON.stringify({version: VERSION, ...record})}\n`, {sync: false});
+
+/** @returns `undefined` for what is no record: it was never whole, or comes from another berth */
+export function parseMountRecord(value: unknown): MountRecord | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const {version, ...record} = value as {readonly version?: unknown} & Partial<MountRecord>;
+  const {target, root, namespace, snapshotter, key, image = '', mountNamespace: seen, createdAt} = record;
+  const texts = [target, root, namespace, snapshotter, key, image, seen, createdAt];
+  const isRecord = version === VERSION && texts.every((text) => typeof text === 'string') && Array.isArray(record.makers);
+  return isRecord ? (record as MountRecord) : undefined;
+}
+
+function readRecord(directory: string): MountRecord | undefined {
+  try {
+    return parseMountRecord(JSON.parse(readIfPresent(recordFile(directory)) ?? 'null'));
+  } catch (err) {
+    if (err instanceof SyntaxError) return undefined;
+    throw err;
+  }
+}
+
+/** Directories of records, half-made ones of dead processes included. */
+function recordDirectories(stateDir: string): readonly string[] {
+  const directory = statePath.mounts(stateDir);
+  return listIfPresent(directory).map((name) => join(directory, name));
+}
+
+function listRecords({store, stateDir}: Context): readonly Found[] {
+  return recordDirectories(stateDir).flatMap((directory) => {
+    const record = isTemporary(directory) ? undefined : readRecord(directory);
+    return record === undefined || record.root !== store.layout.root ? [] : [{directory, record}];
+  });
+}
+
+/** Whether this boot's processes that mount it may live. */
+const isMaking = ({makers}: MountRecord): boolean =>
+  makers.some((maker) => {
+    const identity = parseIdentity(maker);
+    return identity !== undefined && liveness(identity) !== 'dead';
+  });
+
+const bootOf = ({makers}: MountRecord): string | undefined => parseIdentity(makers[0] ?? '')?.bootId;
+
+const isSame = (a: Mounted, b: Mounted | undefined): boolean => a.device === b?.device && a.root === b.root && a.type === b.type;
+
+/** What is mounted now for a record, and whether that is on top; `undefined` when nothing is. */
+function findMounted(record: MountRecord, mounts: readonly Mounted[]): {readonly mounted: Mounted; readonly onTop: boolean} | undefined {
+  const there = mounts.filter(({target}) => target === record.target);
+  // Killed before it was noted, what came on top of what was there is ours.
+  const index = record.mounted === undefined ? record.before : there.findLastIndex((mount) => isSame(mount, record.mounted));
+  const mounted = there[index];
+  return mounted === undefined ? undefined : {mounted, onTop: index === there.length - 1};
+}
+
+function stateOf(record: MountRecord): HostMount['state'] {
+  if (bootOf(record) !== bootId()) return 'stale';
+  const mounts = mountsIn(record.mountNamespace);
+  if (isMaking(record) && record.mounted === undefined) return 'mounting';
+  if (mounts !== undefined) return findMounted(record, mounts) === undefined ? 'stale' : 'mounted';
+  const sameProcesses = parseIdentity(record.makers[0]!)?.pidNamespace === ownIdentity().pidNamespace;
+  // Of a namespace that other pids live in, or that a file holds, nothing is known from here.
+  return sameProcesses && !isPinned(record.mountNamespace) ? 'stale' : 'unknown';
+}
+
+function describe(record: MountRecord, state = stateOf(record)): HostMount {
+  const {target, namespace, snapshotter, key, image, readOnly, createdAt} = record;
+  return {target, namespace, snapshotter, key, ...(image === undefined ? {} : {image}), readOnly, state, createdAt};
+}
+
+export const listMounts = (context: Context, namespace: string): readonly HostMount[] =>
+  listRecords(context)
+    .filter(({record}) => record.namespace === namespace)
+    .map(({record}) => describe(record));
+
+/** The directory that a user means, canonical. @throws not_found @throws invalid_argument it is none */
+function canonicalTarget(target: string): string {
+  const path = absoluteTarget(target);
+  const what = `directory ${JSON.stringify(target)}`;
+  try {
+    if (!statSync(path).isDirectory()) throw new ErrdefsError('invalid_argument', `${what} is no directory`);
+    return realpathSync(path);
+  } catch (err) {
+    throw fromErrno(err, what);
+  }
+}
+
+function requireRoot(): void {
+  if (process.geteuid?.() !== 0) throw new ErrdefsError('permission_denied', 'only root may mount', {hint: 'run the command as root'});
+}
+
+/** @returns false where a record is there; its directory is never empty, so that renaming onto it fails */
+function put(mine: string, directory: string): boolean {
+  try {
+    renameSync(mine, directory);
+    return true;
+  } catch (err) {
+    if (['ENOTEMPTY', 'EEXIST'].includes((err as NodeJS.ErrnoException).code ?? '')) return false;
+    throw err;
+  }
+}
+
+/** Takes a target. @returns the record's directory @throws already_exists something is mounted there already */
+async function claim(context: Context, record: MountRecord): Promise<string> {
+  const parent = statePath.mounts(context.stateDir);
+  const id = createHash('sha256').update(`${record.mountNamespace}\0${record.target}`).digest('hex').slice(0, 32);
+  const directory = join(parent, id);
+  mkdirSync(parent, {recursive: true, mode: 0o700});
+  const mine = temporaryName(directory);
+  mkdirSync(mine, {mode: 0o700});
+  try {
+    writeRecord(mine, record);
+    for (;;) {
+      if (await context.store.update(`mount at ${record.target}`, () => put(mine, directory))) return directory;
+      const other = readRecord(directory);
+      const state = other === undefined ? 'stale' : stateOf(other);
+      if (state !== 'stale')
+        throw new ErrdefsError(
+          'already_exists',
+          `mount of ${JSON.stringify(other!.image ?? other!.key)} at ${JSON.stringify(record.target)}`,
+          {
+            hint: 'unmount it first: ctr images unmount',
+          },
+        );
+      if (other === undefined) await removePlaces(directory);
+      else await endMount(context, {directory, record: other}, 'drop');
+    }
+  } catch (err) {
+    rmSync(mine, {recursive: true, force: true});
+    throw fromErrno(err, `mount at ${JSON.stringify(record.target)}`);
+  }
+}
+
+/**
+ * Forgets a record, and what its making has left. Records are put and taken under the store's lock, so that nobody takes one that
+ * another process has put meanwhile in place of the one that it means.
+ */
+async function release({store}: Context, {directory, record}: Found): Promise<void> {
+  const old = temporaryName(directory);
+  const take = (): boolean => {
+    if (readRecord(directory)?.createdAt !== record.createdAt) return false;
+    renameSync(directory, old);
+    return true;
+  };
+  if (store.exists() ? await store.update(`end of the mount at ${record.target}`, take) : take()) await removePlaces(old);
+}
+
+/** Keeps what is mounted, or is about to be. */
+function putLease(ns: NamespaceTransaction, {target, snapshotter, key, createdAt}: MountRecord): void {
+  const before = ns.leases.find(target);
+  if (before !== undefined && before.labels[LEASE_MOUNT] === undefined)
+    throw new ErrdefsError('already_exists', `lease ${JSON.stringify(target)}`, {hint: 'a mount needs a lease of that name'});
+  ns.leases.put({
+    id: target,
+    labels: {[LEASE_MOUNT]: bootId()},
+    expiresAt: new Date(Date.parse(createdAt) + KEPT_MS).toISOString(),
+    content: [],
+    layers: [],
+    snapshots: [`${snapshotter}/${key}`],
+    createdAt,
+    updatedAt: createdAt,
+  });
+}
+
+/** The lease that a record made; not one of the same name that somebody else has made since. */
+function leaseOf(ns: NamespaceTransaction, {target, createdAt}: MountRecord): LeaseRecord | undefined {
+  const lease = ns.leases.find(target);
+  return lease?.labels[LEASE_MOUNT] !== undefined && lease.createdAt === createdAt ? lease : undefined;
+}
+
+/**
+ * Gives back what a mount kept, once it is gone.
+ *
+ * @param then `keep` lets the snapshot of an image be for a while; `drop` leaves it to whatever else keeps it; `remove` removes it
+ */
+async function endMount(context: Context, found: Found, then: 'keep' | 'drop' | 'remove'): Promise<void> {
+  const {store} = context;
+  const {record} = found;
+  const {namespace, snapshotter, key, image} = record;
+  const isThere = store.exists() && store.view((tx) => tx.namespaces.find(namespace)) !== undefined;
+  if (isThere) {
+    await store.update(`end of the mount at ${record.target}`, (tx) => {
+      const ns = tx.namespace(namespace);
+      const lease = leaseOf(ns, record);
+      if (lease === undefined) return;
+      const now = Date.now();
+      if (image === undefined || then !== 'keep') ns.leases.delete(lease.id);
+      else
+        ns.leases.put({
+          ...lease,
+          labels: {...lease.labels, [LEASE_MOUNT]: 'ended'},
+          expiresAt: new Date(now + KEPT_MS).toISOString(),
+          updatedAt: new Date(now).toISOString(),
+        });
+      collect(store, tx);
+    });
+    store.layers.emptyTrash();
+  }
+  if (isThere && image !== undefined && then === 'remove') await removeIfPresent(new SnapshotStore(store, namespace, snapshotter), key);
+  await release(context, found);
+}
+
+async function removeIfPresent(snapshots: SnapshotStore, key: string): Promise<void> {
+  try {
+    await snapshots.remove(key);
+  } catch (err) {
+    if (!is(err, 'not_found')) throw err;
+  }
+}
+
+/**
+ * Mounts a snapshot.
+ *
+ * @param make makes it, and `within` in the same transaction, once the target is taken
+ * @param undo removes what `make` has made, after a failure
+ */
+async function mountSnapshot(
+  context: Context,
+  wanted: Pick<MountRecord, 'target' | 'namespace' | 'snapshotter' | 'key' | 'image' | 'readOnly'>,
+  make: (within: (tx: StoreTransaction) => void) => Promise<readonly Mount[]>,
+  undo: () => Promise<void>,
+): Promise<HostMount> {
+  const {target, namespace} = wanted;
+  const ns = mountNamespace();
+  const there = (): readonly Mounted[] => (mountsIn(ns) ?? []).filter((mount) => mount.target === target);
+  let record: MountRecord = {
+    ...wanted,
+    root: context.store.layout.root,
+    mountNamespace: ns,
+    makers: [formatIdentity(ownIdentity())],
+    before: there().length,
+    createdAt: new Date().toISOString(),
+  };
+  const directory = await claim(context, record);
+  const note = (change: Partial<MountRecord>): void => {
+    record = {...record, ...change};
+    writeRecord(directory, record);
+  };
+  try {
+    const mounts = await make((tx) => putLease(tx.namespace(namespace), record));
+    const mounter = hostMounter(directory, target, (identity) => note({makers: [...record.makers, identity]}));
+    await mounter.mount(planMounts(mounts));
+    const mounted = there()[record.before];
+    if (mounted === undefined) throw new ErrdefsError('aborted', `mount at ${JSON.stringify(target)} is gone again`);
+    note({mounted});
+    return describe(record);
+  } catch (err) {
+    if (there()[record.before] !== undefined) await unmount(target);
+    await endMount(context, {directory, record}, 'drop');
+    await undo();
+    throw err;
+  }
+}
+
+/** @throws already_exists something is mounted there, or an earlier mount has left another snapshot */
+export async function mountImage(
+  context: Context,
+  namespace: string,
+  name: string,
+  directory: string,
+  {rw = false, snapshotter: asked, platform, signal}: ImageMountOptions,
+): Promise<HostMount> {
+  requireRoot();
+  const {store} = context;
+  const target = canonicalTarget(directory);
+  const image = findImage(context, namespace, name);
+  const snapshotter = getSnapshotter(context.snapshotterName(namespace, asked));
+  const plan = await planLocally(context, namespace, image, platform);
+  const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, signal);
+  const snapshots = new SnapshotStore(store, namespace, snapshotter.name);
+  const kind = rw ? 'active' : 'view';
+  let isOurs = false;
+  const make = async (within: (tx: StoreTransaction) => void): Promise<readonly Mount[]> => {
+    const left = store.view((tx) => tx.namespace(namespace).snapshots(snapshotter.name).find(target));
+    if (left !== undefined && (left.kind !== kind || left.parent !== parent))
+      throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(target)} of an earlier mount`, {
+        hint: `remove it first: ctr images unmount --rm ${target}`,
+      });
+    if (left !== undefined) await store.update(`mount at ${target}`, within);
+    else {
+      // What is written there is somebody's; a view can be made again.
+      const labels = rw ? {'containerd.io/gc.root': new Date().toISOString()} : {};
+      await snapshots[rw ? 'prepare' : 'view'](target, parent, labels, within);
+      isOurs = true;
+    }
+    return snapshots.mounts(target);
+  };
+  const undo = async (): Promise<void> => {
+    if (isOurs) await removeIfPresent(snapshots, target);
+  };
+  return mountSnapshot(
+    context,
+    {target, namespace, snapshotter: snapshotter.name, key: target, image: image.name, readOnly: !rw},
+    make,
+    undo,
+  );
+}
+
+/** Mounts an active snapshot or a view that is there. */
+export async function mountExisting(
+  context: Context,
+  namespace: string,
+  snapshotter: string,
+  key: string,
+  directory: string,
+): Promise<HostMount> {
+  requireRoot();
+  const {store} = context;
+  const target = canonicalTarget(directory);
+  const snapshots = new SnapshotStore(store, namespace, snapshotter);
+  const {kind} = snapshots.get(key);
+  const mounts = snapshots.mounts(key);
+  const make = async (within: (tx: StoreTransaction) => void): Promise<readonly Mount[]> => {
+    await store.update(`mount at ${target}`, (tx) => {
+      if (tx.namespace(namespace).snapshots(snapshotter).find(key) === undefined)
+        throw new ErrdefsError('aborted', `snapshot ${JSON.stringify(key)} was removed meanwhile`);
+      within(tx);
+    });
+    return mounts;
+  };
+  const wanted = {target, namespace, snapshotter, key, readOnly: kind === 'view'};
+  return mountSnapshot(context, wanted, make, async () => undefined);
+}
+
+/** @throws not_found nothing of ours is mounted there @throws failed_precondition it is in use, or cannot be reached from here */
+export async function unmountTarget(
+  context: Context,
+  namespace: string,
+  target: string,
+  {rm = false}: {readonly rm?: boolean},
+): Promise<HostMount> {
+  requireRoot();
+  const given = absoluteTarget(target);
+  let path = given;
+  try {
+    path = realpathSync(given);
+  } catch {
+    // It may have been removed, and what is kept for it be there still.
+  }
+  const what = `mount at ${JSON.stringify(path)}`;
+  const all = listRecords(context).filter(({record}) => record.target === path);
+  const found = all.find(({record}) => record.mountNamespace === mountNamespace()) ?? all[0];
+  if (found === undefined) {
+    const kept = rm ? await removeKept(context, namespace, path) : undefined;
+    if (kept !== undefined) return kept;
+    const isMounted = (mountsIn(mountNamespace()) ?? []).some((mount) => mount.target === path);
+    throw new ErrdefsError('not_found', what, {
+      hint: isMounted ? 'it was not mounted by this program: umount(8) unmounts it' : 'see "ctr images mount" for what is mounted',
+    });
+  }
+  const {record} = found;
+  if (record.namespace !== namespace)
+    throw new ErrdefsError('not_found', `${what} in namespace ${JSON.stringify(namespace)}`, {
+      hint: `it exists in namespace ${JSON.stringify(record.namespace)}: use -n ${record.namespace}`,
+    });
+  const state = stateOf(record);
+  const refuse = (why: string, hint: string): never => {
+    throw new ErrdefsError('failed_precondition', `${what} ${why}`, {hint});
+  };
+  if (state === 'mounting') refuse('is being made', 'try it again when that has ended');
+  if (state === 'unknown') refuse('belongs to a mount namespace that cannot be seen from here', 'unmount it where it was mounted');
+  if (state === 'mounted') {
+    if (record.mountNamespace !== mountNamespace()) refuse('is in another mount namespace', 'unmount it there: nsenter --mount');
+    const {onTop} = findMounted(record, mountsIn(record.mountNamespace) ?? [])!;
+    if (!onTop) refuse('has something else mounted over it', `unmount that first: umount ${path}`);
+    const complaint = await unmount(path);
+    // Where another process was faster that is no failure.
+    if (complaint !== '' && stateOf(record) === 'mounted')
+      refuse(`cannot be unmounted: ${complaint}`, `see who uses it: fuser --mount --verbose ${path}`);
+  }
+  await endMount(context, found, rm ? 'remove' : 'keep');
+  return describe(record, 'unmounted');
+}
+
+/** What an earlier `unmount` without `rm` has left. */
+async function removeKept(context: Context, namespace: string, target: string): Promise<HostMount | undefined> {
+  const {store} = context;
+  const lease = store.view((tx) => (tx.namespaces.find(namespace) === undefined ? undefined : tx.namespace(namespace).leases.find(target)));
+  const [, snapshotter, key] = /^([^/]+)\/(.*)$/s.exec(lease?.snapshots[0] ?? '') ?? [];
+  if (lease?.labels[LEASE_MOUNT] === undefined || snapshotter === undefined || key === undefined) return undefined;
+  await store.update(`end of the mount at ${target}`, (tx) => {
+    tx.namespace(namespace).leases.delete(target);
+    collect(store, tx);
+  });
+  store.layers.emptyTrash();
+  await removeIfPresent(new SnapshotStore(store, namespace, snapshotter), key);
+  return {target, namespace, snapshotter, key, readOnly: true, state: 'unmounted', createdAt: lease.createdAt};
+}
+
+interface StaleMount {
+  readonly directory: string;
+  /** `undefined` where there is none that can be read. */
+  readonly record: MountRecord | undefined;
+}
+
+/** Records of what is not mounted any more, and what killed processes left beside them. */
+export function staleMounts(context: Context): readonly StaleMount[] {
+  return recordDirectories(context.stateDir).flatMap((directory): readonly StaleMount[] => {
+    if (isTemporary(directory)) {
+      const owner = parseIdentity(directory.slice(directory.lastIndexOf('/.tmp.') + '/.tmp.'.length));
+      return owner === undefined || liveness(owner) === 'dead' ? [{directory, record: undefined}] : [];
+    }
+    const record = readRecord(directory);
+    if (record === undefined) return [{directory, record}];
+    return record.root === context.store.layout.root && stateOf(record) === 'stale' ? [{directory, record}] : [];
+  });
+}
+
+/** Forgets what is not mounted any more, and what was kept for it. */
+export async function sweepMounts(context: Context): Promise<void> {
+  for (const {directory, record} of staleMounts(context)) {
+    if (record !== undefined) await endMount(context, {directory, record}, 'drop');
+    else await removePlaces(directory);
+  }
+}

@@ -1,0 +1,274 @@
+/** Images of one namespace: names for descriptors, and what of their trees is here. */
+import {ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
+import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {children} from '../../oci/manifest.ts';
+import {type Kind, kindOf} from '../../oci/mediatypes.ts';
+import {formatReference, parseReference} from '../../oci/reference.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {collect, collectIfTouched} from '../../store/gc.ts';
+import type {ImageRecord, SnapshotRecord} from '../../store/records.ts';
+import {mergeLabels, SnapshotStore, snapshotChain} from '../../store/snapshots.ts';
+import {getSnapshotter} from '../../store/snapshotters.ts';
+import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from '../../store/store.ts';
+import type {Context} from '../context.ts';
+import {MAX_DEPTH, makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
+import {imagesOf, isUnpacked} from '../pull/unpack.ts';
+import {allVisibleAt, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
+import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from '../types.ts';
+import {filtered} from './filter.ts';
+import {imageRecords, imageSummaries} from './image-list-cache.ts';
+import {notFoundIn} from './not-found.ts';
+
+const fields = (image: ImageRecord) => ({
+  name: image.name,
+  target: {digest: image.target.digest, mediatype: image.target.mediaType},
+  labels: image.labels,
+  annotations: image.target.annotations ?? {},
+});
+
+/**
+ * The name under which a user's reference is kept: as he wrote it, where an image is called just that, else normalised
+ * as docker does.
+ */
+export function imageName(ns: NamespaceView, text: string): string {
+  if (text !== '' && ns.images.find(text) !== undefined) return text;
+  return formatReference(parseReference(text));
+}
+
+/** @throws not_found naming the namespace, and others that have the image */
+export function findImage(context: Context, namespace: string, text: string): ImageRecord {
+  const {store} = context;
+  return store.view((tx) => {
+    const ns = tx.namespace(namespace);
+    const name = imageName(ns, text);
+    const image = ns.images.find(name);
+    if (image === undefined) throw missingImage(context, namespace, name, `pull it: ctr images pull ${name}`);
+    return image;
+  });
+}
+
+const missingImage = ({store}: Context, namespace: string, name: string, hint?: string): ErrdefsError =>
+  notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, hint);
+
+/** The plan of an image from what its namespace sees. @throws not_found a document is missing */
+export function planLocally(context: Context, namespace: string, image: ImageRecord, platform?: string): Promise<Plan> {
+  const isVisible = visibleIn(context.store, namespace);
+  const source = async (desc: Descriptor): Promise<Buffer> => {
+    const bytes = readVisible(context.store, isVisible, desc);
+    if (bytes === undefined) throw lacksContent(image.name, desc.digest);
+    return bytes;
+  };
+  return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));
+}
+
+export function imagesClient(context: Context, namespace: string): NamespaceClient['images'] {
+  const {store} = context;
+  const change = (
+    purpose: string,
+    text: string,
+    fn: (ns: NamespaceTransaction, tx: StoreTransaction, image: ImageRecord) => ImageRecord,
+  ): Promise<ImageRecord> =>
+    store.update(purpose, (tx) => {
+      const ns = tx.namespace(namespace);
+      const name = imageName(ns, text);
+      const image = ns.images.find(name);
+      if (image === undefined) throw missingImage(context, namespace, name);
+      return fn(ns, tx, image);
+    });
+
+  const records: NamespaceClient['images']['records'] = async ({filters = []} = {}) =>
+    filtered(imageRecords(store, namespace), filters, fields);
+
+  return {
+    records,
+
+    list: async ({filters = []} = {}) => filtered(imageSummaries(store, namespace), filters, fields),
+
+    get: async (name) => findImage(context, namespace, name),
+
+    delete: (text) =>
+      withReserve(store, async () => {
+        await store.update(`removal of image ${text}`, (tx) => {
+          const ns = tx.namespace(namespace);
+          const name = imageName(ns, text);
+          if (!ns.images.delete(name)) throw missingImage(context, namespace, name);
+          collect(store, tx);
+        });
+        store.layers.emptyTrash();
+      }),
+
+    tag: async (source, target, {force = false} = {}) => {
+      const name = formatReference(parseReference(target));
+      const tagged = await change(`tag ${name}`, source, (ns, tx, image) => {
+        const before = ns.images.find(name);
+        if (before !== undefined && !force)
+          throw new ErrdefsError('already_exists', `image ${JSON.stringify(name)}`, {hint: 'replace it with --force'});
+        const now = new Date().toISOString();
+        const moved: ImageRecord = {...image, name, createdAt: before?.createdAt ?? now, updatedAt: now};
+        ns.images.put(moved);
+        collectIfTouched(store, tx);
+        return moved;
+      });
+      store.layers.emptyTrash();
+      return tagged;
+    },
+
+    label: async (text, labels, {replaceAll = false} = {}) => {
+      validateLabels(labels);
+      const labelled = await change(`labels of image ${text}`, text, (ns, tx, image) => {
+        const changed = {...image, labels: mergeLabels(replaceAll ? {} : image.labels, labels), updatedAt: new Date().toISOString()};
+        const made = ns.images.put(changed);
+        collectIfTouched(store, tx);
+        return made;
+      });
+      store.layers.emptyTrash();
+      return labelled;
+    },
+
+    inspect: async (name, {content = false} = {}) => {
+      const {target} = findImage(context, namespace, name);
+      return inspectTree({store, isVisible: visibleIn(store, namespace)}, target, content, new Set());
+    },
+
+    check: async ({filters = [], snapshotter} = {}) => {
+      const backend = context.snapshotterName(namespace, snapshotter);
+      const images = await records({filters});
+      const isVisible = store.view((tx) => allVisibleAt(tx, namespace));
+      return Promise.all(images.map((image) => checkImage({store, isVisible}, context, namespace, image, backend)));
+    },
+
+    mount: async (name, target, options = {}) => {
+      const {mountImage} = await import('./host-mounts.ts');
+      return mountImage(context, namespace, name, target, options);
+    },
+
+    mounts: async () => {
+      const {listMounts} = await import('./host-mounts.ts');
+      return listMounts(context, namespace);
+    },
+
+    unmount: async (target, options = {}) => {
+      const {unmountTarget} = await import('./host-mounts.ts');
+      return unmountTarget(context, namespace, target, options);
+    },
+
+    usage: async (name, {snapshotter} = {}) =>
+      imageUsage(context, namespace, findImage(context, namespace, name), context.snapshotterName(namespace, snapshotter)),
+  };
+}
+
+/** Where documents are looked for. */
+interface Here {
+  readonly store: Store;
+  readonly isVisible: IsVisible;
+}
+
+/** A document of an image, or `undefined` when it is not here, or is no document. @throws data_loss */
+function read({store, isVisible}: Here, desc: Descriptor): Buffer | undefined {
+  try {
+    return readVisible(store, isVisible, desc);
+  } catch (err) {
+    if (is(err, 'failed_precondition')) return undefined;
+    throw err;
+  }
+}
+
+/** @param shown digests of documents in the tree so far: one that comes again is shown without what is below it */
+function inspectTree(here: Here, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
+  const kind = kindOf(desc.mediaType);
+  const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(here, desc);
+  shown.add(desc.digest);
+  return {
+    descriptor: desc,
+    present: bytes !== undefined || hasBlob(here.store, here.isVisible, desc),
+    ...(content && bytes !== undefined ? {content: parsed(bytes)} : {}),
+    children: bytes === undefined ? [] : pointedTo(kind, bytes, desc).map((child) => inspectTree(here, child, content, shown)),
+  };
+}
+
+/** What a document points to; one that is not what it is called points to nothing. */
+function pointedTo(kind: Kind, bytes: Buffer, desc: Descriptor): readonly Descriptor[] {
+  try {
+    return children(kind, bytes, desc);
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [];
+  }
+}
+
+/** A document's value; of one that is no JSON its text. */
+function parsed(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString());
+  } catch {
+    return bytes.toString();
+  }
+}
+
+/**
+ * Judges an image by its manifest for this machine, as ctr does; where that is not here, and others are, by those: the image was
+ * pulled for another platform.
+ *
+ * What is missing is named as far as it is known: of a document that is missing nobody knows what it needs.
+ */
+async function checkImage(here: Here, context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
+  const known = new Map<Digest, Descriptor>();
+  const missing = new Set<Digest>();
+  const source = async (desc: Descriptor): Promise<Buffer> => {
+    const bytes = readVisible(here.store, here.isVisible, desc);
+    if (bytes === undefined) {
+      missing.add(desc.digest);
+      throw lacksContent(image.name, desc.digest);
+    }
+    known.set(desc.digest, desc);
+    return bytes;
+  };
+  const plans: Plan[] = [];
+  let failure: unknown;
+  const plan = async (root: Descriptor, choice: PlatformChoice): Promise<void> => {
+    try {
+      plans.push(await makePlan(root, source, choice));
+    } catch (err) {
+      failure = err;
+    }
+  };
+  await plan(image.target, platformChoice({}));
+  const others = is(failure, 'not_found') ? manifestsHere(here, image.target) : [];
+  if (others.length > 0) missing.clear();
+  for (const manifest of others) await plan(manifest, platformChoice({allPlatforms: true}));
+
+  for (const {documents, blobs} of plans)
+    for (const desc of [...[...documents.values()].map(({descriptor}) => descriptor), ...blobs]) known.set(desc.digest, desc);
+  const all = [...known.values()];
+  const present = all.filter((desc) => hasBlob(here.store, here.isVisible, desc));
+  for (const {digest} of all.filter((desc) => !present.includes(desc))) missing.add(digest);
+  const bytes = (descs: readonly Descriptor[]): number => descs.reduce((sum, {size}) => sum + size, 0);
+  const base = {name: image.name, target: image.target, have: present.length, haveBytes: bytes(present), missing: [...missing]};
+  if (plans.length === 0) return {...base, status: is(failure, 'not_found') ? 'unavailable' : 'error', unpacked: false};
+  const unpacked = plans.flatMap(imagesOf).every(({layers}) => {
+    const top = layers.at(-1);
+    return top === undefined || isUnpacked(context, namespace, snapshotter, top.chainID);
+  });
+  return {...base, status: missing.size === 0 ? 'complete' : 'incomplete', need: all.length, needBytes: bytes(all), unpacked};
+}
+
+/** The manifests of an image that are here, without those that are for no platform: attestations. */
+function manifestsHere(here: Here, desc: Descriptor, depth = 1): readonly Descriptor[] {
+  const kind = kindOf(desc.mediaType);
+  if (kind === 'manifest') return hasBlob(here.store, here.isVisible, desc) && desc.platform?.os !== 'unknown' ? [desc] : [];
+  const bytes = kind === 'index' && depth <= MAX_DEPTH ? read(here, desc) : undefined;
+  return bytes === undefined ? [] : pointedTo(kind, bytes, desc).flatMap((child) => manifestsHere(here, child, depth + 1));
+}
+
+async function imageUsage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<readonly SnapshotUsage[]> {
+  getSnapshotter(snapshotter);
+  const plan = await planLocally(context, namespace, image);
+  const top = imagesOf(plan)[0]?.layers.at(-1);
+  if (top === undefined) return [];
+  const snapshots = new SnapshotStore(context.store, namespace, snapshotter);
+  const chain: readonly SnapshotRecord[] = context.store.view((tx) =>
+    snapshotChain(tx.namespace(namespace).snapshots(snapshotter), top.chainID),
+  );
+  return chain.map(({key}) => ({key, ...snapshots.usage(key)}));
+}

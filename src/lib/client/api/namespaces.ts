@@ -1,0 +1,121 @@
+/** Namespaces: who sees what. */
+import {ErrdefsError} from '../../errdefs.ts';
+import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {collectAll, isMountLease, recountDoubtful} from '../../store/gc.ts';
+import type {NamespaceRecord} from '../../store/records.ts';
+import {mergeLabels} from '../../store/snapshots.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {Context, Running} from '../context.ts';
+import type {Client} from '../types.ts';
+import {filtered} from './filter.ts';
+
+/** Kinds of objects that keep a namespace from being deleted, as containerd's message names and orders them. */
+function remaining(ns: NamespaceTransaction): readonly string[] {
+  return [
+    ...(ns.images.isEmpty() ? [] : ['images']),
+    ...(ns.content.isEmpty() ? [] : ['blobs']),
+    ...(ns.containers.isEmpty() ? [] : ['containers']),
+    ...ns.snapshotters().map((name) => `snapshots on ${JSON.stringify(name)} snapshotter`),
+  ];
+}
+
+function empty(ns: NamespaceTransaction): void {
+  for (const {id} of ns.containers.list()) ns.containers.delete(id);
+  for (const {name} of ns.images.list()) ns.images.delete(name);
+  for (const snapshotter of ns.snapshotters()) for (const {key} of ns.snapshots(snapshotter).list()) ns.snapshots(snapshotter).delete(key);
+  for (const {digest} of ns.content.list()) ns.content.delete(digest);
+}
+
+const NOTHING_RUNS: Running = {ids: [], hasBegun: () => false};
+
+function refuseRunning(name: string, running: readonly string[]): void {
+  if (running.length > 0)
+    throw new ErrdefsError('failed_precondition', `namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`, {
+      hint: 'stop them first',
+      details: {namespace: name, running},
+    });
+}
+
+export function namespacesClient(context: Context): Client['namespaces'] {
+  const {store, running} = context;
+  return {
+    create: async (name, labels = {}) => {
+      validateIdentifier(name);
+      validateLabels(labels);
+      return store.update(`creation of namespace ${name}`, (tx) => {
+        if (tx.namespaces.find(name) !== undefined) throw new ErrdefsError('already_exists', `namespace ${JSON.stringify(name)}`);
+        const now = new Date().toISOString();
+        const record: NamespaceRecord = {name, labels, createdAt: now, updatedAt: now};
+        return tx.namespaces.put(record);
+      });
+    },
+
+    list: async ({filters = []} = {}) =>
+      filtered(
+        store.view((tx) => tx.namespaces.list()),
+        filters,
+        ({name, labels}) => ({name, labels}),
+      ),
+
+    get: async (name) => {
+      validateIdentifier(name);
+      return store.view((tx) => tx.namespaces.get(name));
+    },
+
+    label: async (name, labels) => {
+      validateIdentifier(name);
+      validateLabels(labels);
+      return store.update(`labels of namespace ${name}`, (tx) => {
+        const record = tx.namespaces.get(name);
+        const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
+        return tx.namespaces.put(changed);
+      });
+    },
+
+    delete: async (name, {recursive = false} = {}) => {
+      validateIdentifier(name);
+      const {ids, hasBegun} = recursive ? await running(name) : NOTHING_RUNS;
+      refuseRunning(name, ids);
+      const remove = (tx: StoreTransaction): void => {
+        tx.namespaces.get(name);
+        const ns = tx.namespace(name);
+        if (recursive) {
+          refuseRunning(
+            name,
+            ns.containers
+              .list()
+              .map(({id}) => id)
+              .filter(hasBegun),
+          );
+          const mounted = ns.leases.list().filter(isMountLease);
+          if (mounted.length > 0)
+            throw new ErrdefsError(
+              'failed_precondition',
+              `namespace ${JSON.stringify(name)} has snapshots mounted at ${mounted.map(({id}) => JSON.stringify(id)).join(', ')}`,
+              {hint: `unmount them first: ctr -n ${name} images unmount`},
+            );
+          empty(ns);
+        }
+        // What only waits to be collected does not count; leases do not block, and go with their namespace.
+        collectAll(store, tx);
+        const kinds = remaining(ns);
+        if (kinds.length > 0)
+          throw new ErrdefsError(
+            'failed_precondition',
+            `namespace ${JSON.stringify(name)} must be empty, but it still has ${kinds.join(', ')}`,
+            {hint: 'remove them first, or all at once with --recursive', details: {namespace: name, remaining: kinds}},
+          );
+        for (const {id} of ns.leases.list()) ns.leases.delete(id);
+        tx.namespaces.delete(name);
+        collectAll(store, tx);
+        recountDoubtful(tx);
+      };
+      await withReserve(store, async () => {
+        await store.update(`removal of namespace ${name}`, remove);
+        if (recursive) await (await import('../running.ts')).sweepRuns(context, name);
+        store.layers.emptyTrash();
+      });
+    },
+  };
+}

@@ -1,0 +1,60 @@
+/** Snapshots of one namespace, for callers that make their own. */
+import {is} from '../../errdefs.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {SnapshotStore} from '../../store/snapshots.ts';
+import type {Context} from '../context.ts';
+import type {Labels, NamespaceClient} from '../types.ts';
+import {filtered} from './filter.ts';
+import {notFoundIn} from './not-found.ts';
+
+/** Keeps a snapshot that nothing else names from being collected, as `ctr snapshots` does. */
+const rooted = (labels: Labels): Labels => ({'containerd.io/gc.root': new Date().toISOString(), ...labels});
+
+export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): ReturnType<NamespaceClient['snapshots']> {
+  const {store} = context;
+  const snapshotter = context.snapshotterName(namespace, asked);
+  const snapshots = new SnapshotStore(store, namespace, snapshotter);
+  /** A missing snapshot is looked for in other namespaces. */
+  const named = async <T>(key: string, action: () => T | Promise<T>): Promise<T> => {
+    try {
+      return await action();
+    } catch (err) {
+      if (!is(err, 'not_found')) throw err;
+      throw notFoundIn(store, namespace, 'snapshot', key, (ns) => ns.snapshots(snapshotter).find(key) !== undefined);
+    }
+  };
+  const create = async (kind: 'prepare' | 'view', key: string, parent: string | undefined, labels: Labels) => {
+    validateLabels(labels);
+    const record = await named(parent ?? key, () => snapshots[kind](key, parent, rooted(labels)));
+    return snapshots.mounts(record.key);
+  };
+  return {
+    snapshotter,
+    list: async ({filters = []} = {}) =>
+      filtered(snapshots.list(), filters, ({key, parent, kind, labels}) => ({name: key, parent: parent ?? '', kind, labels})),
+    get: (key) => named(key, () => snapshots.get(key)),
+    usage: (key) => named(key, () => ({key, ...snapshots.usage(key)})),
+    prepare: (key, parent, {labels = {}} = {}) => create('prepare', key, parent, labels),
+    view: (key, parent, {labels = {}} = {}) => create('view', key, parent, labels),
+    commit: async (name, key, {labels = {}} = {}) => {
+      validateLabels(labels);
+      return named(key, () => snapshots.commit(name, key, rooted(labels)));
+    },
+    delete: (key) => named(key, () => withReserve(context.store, () => snapshots.remove(key))),
+    mounts: (key) => named(key, () => snapshots.mounts(key)),
+    mountScript: async (key, target) => {
+      const {absoluteTarget, mountScript, planMounts} = await import('../../runtime/mounts.ts');
+      const path = absoluteTarget(target);
+      return named(key, () => mountScript(planMounts(snapshots.mounts(key), {literal: true}), path));
+    },
+    mount: async (key, target) => {
+      const {mountExisting} = await import('./host-mounts.ts');
+      return named(key, () => mountExisting(context, namespace, snapshotter, key, target));
+    },
+    label: async (key, labels) => {
+      validateLabels(labels);
+      return named(key, () => snapshots.label(key, labels));
+    },
+  };
+}

@@ -1,0 +1,115 @@
+/** What of kernel, tools and state is in order, and what to do about the rest. */
+import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
+import {type ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
+import {nearestExisting} from '../../fs/durable.ts';
+import {checkRuntime} from '../../runtime/doctor.ts';
+import {MEND} from '../../store/record-files.ts';
+import type {Context} from '../context.ts';
+import {type ErofsSupport, probeErofs} from '../erofs-probe.ts';
+import type {DoctorCheck} from '../types.ts';
+
+/** Free space below which a pull is likely to fail, in bytes. */
+const LITTLE_SPACE = 1 << 30;
+
+/** An error as a check's outcome. */
+const failed = (name: string, {message, hint}: ErrdefsError): DoctorCheck => ({
+  name,
+  status: 'error',
+  detail: message,
+  ...(hint === undefined ? {} : {hint}),
+});
+
+function checkState(context: Context): readonly DoctorCheck[] {
+  const {store} = context;
+  const {root} = store.layout;
+  const checks: DoctorCheck[] = [];
+  try {
+    const namespaces = store.view((tx) => tx.namespaces.list());
+    const detail = existsSync(store.layout.version)
+      ? `${root}, ${namespaces.length} namespaces`
+      : `${root} does not exist yet; the first change makes it`;
+    checks.push({name: 'state directory', status: 'ok', detail});
+  } catch (err) {
+    const hint =
+      isErrdefs(err) && err.hint !== undefined
+        ? err.hint
+        : is(err, 'permission_denied')
+          ? 'run as root, or choose another --root'
+          : undefined;
+    checks.push({name: 'state directory', status: 'error', detail: (err as Error).message, ...(hint === undefined ? {} : {hint})});
+  }
+  for (const [name, directory] of [
+    ['disk space', () => root],
+    ['run directory', () => context.stateDir],
+  ] as const) {
+    let existing = '';
+    try {
+      existing = nearestExisting(directory());
+      accessSync(existing, constants.W_OK);
+      const {bavail, bsize} = statfsSync(existing);
+      const free = bavail * bsize;
+      const detail = `${Math.floor(free / (1 << 20))} MiB free in ${existing}`;
+      if (name === 'disk space' && free < LITTLE_SPACE) checks.push({name, status: 'warning', detail, hint: 'make room before you pull'});
+      else checks.push({name, status: 'ok', detail});
+    } catch (err) {
+      if (isErrdefs(err)) checks.push(failed(name, err));
+      else
+        checks.push({
+          name,
+          status: 'error',
+          detail: `${existing} is not writable: ${(err as NodeJS.ErrnoException).code ?? ''}`,
+          hint: 'run as root, or choose another directory',
+        });
+    }
+  }
+  return checks;
+}
+
+/** What `check` says of the store, where there is one that can be read. */
+async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
+  const name = 'store';
+  try {
+    if (!context.store.exists()) return [];
+    const {check} = await import('./check.ts');
+    const {findings, checked, damage} = await check(context, {});
+    const worst = findings.find(({severity}) => severity === 'damage');
+    if (worst !== undefined) {
+      const detail = `${damage} damaged, such as ${worst.object}: ${worst.problem} (${worst.path})`;
+      return [{name, status: 'error', detail, hint: MEND}];
+    }
+    return [{name, status: 'ok', detail: `${checked.records} records, ${checked.blobs} blobs, ${checked.layers} layers`}];
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [failed(name, err)];
+  }
+}
+
+export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
+  return [
+    ...checkState(context),
+    ...(await checkStore(context)),
+    ...(await checkRuntime(nearestExisting(context.store.layout.root))),
+    checkSnapshotter(context),
+  ];
+}
+
+function checkSnapshotter(context: Context): DoctorCheck {
+  const name = 'snapshotter';
+  let support: ErofsSupport;
+  try {
+    support = probeErofs(context.stateDir, context.store.layout.root);
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return failed(name, err);
+  }
+  const {backing, reason} = support;
+  const detail = 'erofs: layers are indexed, not extracted';
+  if (backing === 'files') return {name, status: 'ok', detail};
+  if (backing === 'loop') return {name, status: 'ok', detail: `${detail}; mounted from loop devices, since ${reason}`};
+  return {
+    name,
+    status: 'warning',
+    detail: `overlayfs: layers are extracted, since ${reason}`,
+    hint: 'indexed layers need Linux 6.12 or newer, or 6.4 with loop devices',
+  };
+}

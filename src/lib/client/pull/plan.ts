@@ -1,0 +1,190 @@
+/** From a descriptor to everything that has to be here for it: the order of reading, wherever the documents come from. */
+import {ErrdefsError} from '../../errdefs.ts';
+import type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
+import {
+  chainIDs,
+  gcLabels,
+  type ImageConfig,
+  MAX_CONFIG_BYTES,
+  MAX_MANIFEST_BYTES,
+  type Manifest,
+  pairLayers,
+  parseImageConfig,
+  parseIndex,
+  parseManifest,
+} from '../../oci/manifest.ts';
+import {kindOf} from '../../oci/mediatypes.ts';
+import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformMatcher, parsePlatform} from '../../oci/platform.ts';
+import type {Labels} from '../../store/records.ts';
+
+/** Gives the bytes of a small object, whole and verified. @param limit bytes above which it is refused */
+export type DocumentSource = (desc: Descriptor, limit: number) => Promise<Buffer>;
+
+/** One manifest that was chosen. */
+export interface PlannedManifest {
+  readonly descriptor: Descriptor;
+  readonly manifest: Manifest;
+  /** Absent for what is not an image: an artifact has layers, but no root filesystem. */
+  readonly image?: PlannedImage;
+}
+
+export interface PlannedImage {
+  readonly platform: Platform;
+  readonly config: ImageConfig;
+  /** Bottom first, as many as the manifest has layers. */
+  readonly layers: readonly PlannedLayer[];
+}
+
+export interface PlannedLayer {
+  readonly blob: Descriptor;
+  readonly diffID: Digest;
+  readonly chainID: Digest;
+}
+
+export interface Plan {
+  readonly root: Descriptor;
+  /** Indexes, manifests and image configs, whole. */
+  readonly documents: ReadonlyMap<Digest, {readonly descriptor: Descriptor; readonly bytes: Buffer; readonly labels: Labels}>;
+  readonly manifests: readonly PlannedManifest[];
+  /** Layers, and configs of what is not an image; each once. */
+  readonly blobs: readonly Descriptor[];
+  /** What a person should know of the choice; absent where there was none. */
+  readonly warnings?: readonly string[];
+}
+
+/** What to take where an image offers several platforms. */
+export interface PlatformChoice {
+  /** One for each platform that is wanted. */
+  readonly matchers: readonly PlatformMatcher[];
+  /** Takes everything instead. */
+  readonly all: boolean;
+  /** For messages. */
+  readonly wanted: string;
+}
+
+/** Which platforms a caller wants; this machine's by default. @throws invalid_argument */
+export function platformChoice({
+  platforms = [],
+  allPlatforms = false,
+}: {
+  readonly platforms?: readonly string[];
+  readonly allPlatforms?: boolean;
+}): PlatformChoice {
+  const wanted = platforms.length === 0 ? [hostPlatform()] : platforms.map(parsePlatform);
+  return {
+    matchers: wanted.map((platform) => matcher([platform])),
+    all: allPlatforms,
+    wanted: wanted.map(formatPlatform).join(', '),
+  };
+}
+
+/** Indexes within indexes. The specification sets no bound; a person who nests needs two. */
+export const MAX_DEPTH = 4;
+/** Documents of one image, and their bytes: they are all in memory before anything is kept. */
+export const MAX_DOCUMENTS = 10_000;
+export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;
+
+/**
+ * Reads the documents below `root` and chooses among the platforms of an index. A manifest that is not in an index is taken whatever its
+ * platform, with a warning.
+ *
+ * @throws not_found nothing matches; the hint names what is offered
+ * @throws invalid_argument a document is malformed, or too large, or nested too deep
+ * @throws resource_exhausted there are too many of them, or they are too large together
+ */
+export async function makePlan(root: Descriptor, source: DocumentSource, platforms: PlatformChoice): Promise<Plan> {
+  const documents = new Map<Digest, {descriptor: Descriptor; bytes: Buffer; labels: Labels}>();
+  const manifests: PlannedManifest[] = [];
+  const blobs = new Map<Digest, Descriptor>();
+  const warnings: string[] = [];
+  let size = 0;
+
+  const read = (desc: Descriptor, limit: number): Promise<Buffer> => {
+    size += desc.size;
+    if (size > MAX_DOCUMENTS_BYTES || documents.size >= MAX_DOCUMENTS)
+      throw new ErrdefsError(
+        'resource_exhausted',
+        `index ${root.digest} leads to more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENTS_BYTES} B of them`,
+        {hint: 'pull fewer platforms at a time'},
+      );
+    return source(desc, limit);
+  };
+
+  const visit = async (desc: Descriptor, depth: number): Promise<void> => {
+    if (documents.has(desc.digest)) return;
+    if (depth > MAX_DEPTH)
+      throw new ErrdefsError('invalid_argument', `index ${root.digest} is nested more than ${MAX_DEPTH} deep`, {
+        hint: 'pull one of the indexes in it, by its digest',
+      });
+    const kind = kindOf(desc.mediaType);
+    if (kind !== 'index' && kind !== 'manifest')
+      throw new ErrdefsError('not_implemented', `media type ${JSON.stringify(desc.mediaType)} of ${desc.digest}`);
+    const bytes = await read(desc, MAX_MANIFEST_BYTES);
+    if (kind === 'index') {
+      const {manifests: offered} = parseIndex(bytes, desc);
+      documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, offered)});
+      for (const child of choose(offered, platforms)) await visit(child, depth + 1);
+      return;
+    }
+    const manifest = parseManifest(bytes, desc);
+    documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, [manifest.config, ...manifest.layers])});
+    for (const layer of manifest.layers) blobs.set(layer.digest, layer);
+    if (kindOf(manifest.config.mediaType) !== 'config') {
+      blobs.set(manifest.config.digest, manifest.config);
+      manifests.push({descriptor: desc, manifest});
+      return;
+    }
+    const configBytes = await read(manifest.config, MAX_CONFIG_BYTES);
+    documents.set(manifest.config.digest, {descriptor: manifest.config, bytes: configBytes, labels: {}});
+    // BuildKit's attestations have an image's config, and layers that are none.
+    if (manifest.layers.some((layer) => kindOf(layer.mediaType) !== 'layer')) {
+      manifests.push({descriptor: desc, manifest});
+      return;
+    }
+    const image = planImage(desc, manifest, parseImageConfig(configBytes, manifest.config));
+    // An image that is not an index leaves nothing to choose: ctr takes it as it is, podman with a warning.
+    const {os, architecture} = image.platform;
+    const isNamed = os !== '' && architecture !== '';
+    if (depth === 1 && isNamed && !platforms.all && !platforms.matchers.some((m) => m.match(image.platform)))
+      warnings.push(`the image is for ${formatPlatform(image.platform)} only, not for ${platforms.wanted}`);
+    manifests.push({descriptor: desc, manifest, image});
+  };
+
+  await visit(root, 1);
+  return {root, documents, manifests, blobs: [...blobs.values()], warnings};
+}
+
+function planImage(desc: Descriptor, manifest: Manifest, config: ImageConfig): PlannedImage {
+  const chain = chainIDs(config.rootfs.diffIDs);
+  return {
+    platform: desc.platform ?? normalizePlatform(config),
+    config,
+    layers: pairLayers(manifest, config).map(({layer, diffID}, i) => ({blob: layer, diffID, chainID: chain[i]!})),
+  };
+}
+
+/** What to take of an index: the best match of each wanted platform. Attestations (`unknown/unknown`) match no platform. */
+function choose(offered: readonly Descriptor[], platforms: PlatformChoice): readonly Descriptor[] {
+  if (platforms.all) return offered;
+  const chosen = new Set<Descriptor>();
+  for (const matcher of platforms.matchers) {
+    const matching = offered.filter(({platform}) => platform !== undefined && matcher.match(platform));
+    // Manifests that name no platform leave the choice to their configs; the first is as good as any.
+    const best = matching.sort((a, b) => matcher.less(a.platform!, b.platform!))[0] ?? offered.find(({platform}) => platform === undefined);
+    if (best === undefined)
+      throw noMatch(
+        platforms,
+        offered.flatMap(({platform}) => platform ?? []),
+      );
+    chosen.add(best);
+  }
+  return [...chosen];
+}
+
+function noMatch({wanted}: PlatformChoice, offered: readonly Platform[]): ErrdefsError {
+  const names = [...new Set(offered.filter(({os}) => os !== 'unknown').map(formatPlatform))].sort();
+  return new ErrdefsError('not_found', `platform ${wanted} in index`, {
+    hint: names.length === 0 ? 'it offers no platform' : `it offers ${names.join(', ')}; choose with --platform`,
+    details: {wanted, offered: names},
+  });
+}

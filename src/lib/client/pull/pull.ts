@@ -1,0 +1,305 @@
+/** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
+import {readRights} from '../../archive/process-privileges.ts';
+import {ErrdefsError, is, wrap} from '../../errdefs.ts';
+import type {Lock} from '../../fs/lock.ts';
+import {isOnOverlay} from '../../fs/space.ts';
+import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {formatPlatform} from '../../oci/platform.ts';
+import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
+import type {Fetcher} from '../../remotes/contract.ts';
+import {downloadKey} from '../../store/blob-store.ts';
+import {collect} from '../../store/gc.ts';
+import {statePath} from '../../store/layout.ts';
+import type {ImageRecord, Labels} from '../../store/records.ts';
+import {mergeLabels} from '../../store/snapshots.ts';
+import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
+import type {NamespaceTransaction, Store} from '../../store/store.ts';
+import type {Context} from '../context.ts';
+import type {ProgressEvent, PullOptions, PullResult} from '../types.ts';
+import {type Materialised, materialise, refOf} from './fetch-and-unpack.ts';
+import {findLayer} from './layer-lookup.ts';
+import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
+import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './unpack.ts';
+
+const UNCOMPRESSED = 'containerd.io/uncompressed';
+
+export async function pull(context: Context, namespace: string, text: string, options: PullOptions): Promise<PullResult> {
+  validateLabels(options.labels ?? {});
+  const ref = parseReference(text);
+  const name = formatReference(ref);
+  try {
+    return await new Pull(context, namespace, ref, name, options).run();
+  } catch (err) {
+    throw is(err, 'not_modified') ? err : wrap(`unable to pull ${name}`, err);
+  }
+}
+
+class Pull {
+  readonly #context: Context;
+  readonly #store: Store;
+  readonly #namespace: string;
+  readonly #ref: Reference;
+  readonly #name: string;
+  readonly #o: PullOptions;
+  readonly #snapshotter: Snapshotter | undefined;
+  readonly #emit: (event: ProgressEvent) => void;
+  readonly #platforms: PlatformChoice;
+  #leaseID: string | undefined;
+  #transferred = 0;
+
+  constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions) {
+    this.#context = context;
+    this.#store = context.store;
+    this.#namespace = namespace;
+    this.#ref = ref;
+    this.#name = name;
+    this.#o = options;
+    this.#emit = options.onEvent ?? (() => {});
+    this.#platforms = platformChoice(options);
+    this.#snapshotter = options.unpack === false ? undefined : getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
+  }
+
+  async run(): Promise<PullResult> {
+    if (this.#snapshotter !== undefined) requireRights();
+    const started = performance.now();
+    const remote = await this.#context.openRemote(this.#o);
+    try {
+      this.#emit({ref: this.#name, status: 'resolving', offset: 0, total: 0});
+      const {descriptor, body} = await remote.resolve(this.#ref, this.#signalOption());
+      this.#emit({ref: this.#name, status: 'resolved', offset: 0, total: 0});
+      const fetcher = remote.fetcher(this.#ref);
+      const source = this.#documents(descriptor, body, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
+      const documents = await this.#lockDocuments(descriptor);
+      let plan: Plan;
+      let layers: ReadonlyMap<Digest, string> | undefined;
+      try {
+        plan = await makePlan(descriptor, source, this.#platforms);
+        if (this.#snapshotter !== undefined) requireImages(plan);
+        layers = this.#layersHere(plan);
+        if (layers === undefined) await this.#lease(plan);
+      } finally {
+        documents?.release();
+      }
+      const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
+      const warnings = [...(plan.warnings ?? []), ...(await this.#overlayWarning())];
+      const elapsedMs = performance.now() - started;
+      return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
+    } finally {
+      await remote.close();
+    }
+  }
+
+  /** What `doctor` says of a root in which containers of this snapshotter cannot have a writable layer. */
+  async #overlayWarning(): Promise<readonly string[]> {
+    const {root} = this.#store.layout;
+    if (this.#snapshotter === undefined || this.#snapshotter.form === 'plain' || !isOnOverlay(root)) return [];
+    const {OVERLAY_HINT} = await import('../../runtime/doctor.ts');
+    return [`containers of this image cannot run: ${root} lies on overlayfs; ${OVERLAY_HINT}`];
+  }
+
+  /**
+   * Documents cross the wire once, too: who wants the same image waits until another has them here, or has failed.
+   *
+   * @returns `undefined` when they are here, or when the other one takes too long
+   */
+  async #lockDocuments(root: Descriptor): Promise<Lock | undefined> {
+    const {blobs} = this.#store;
+    if (blobs.size(root.digest) !== undefined) return undefined;
+    // There will be layers to unpack: threads start while the documents come.
+    this.#context.workers.warm();
+    this.#store.prepare();
+    return blobs
+      .lock(downloadKey(root.digest), {
+        timeoutMs: this.#context.lockTimeoutMs,
+        purpose: `download of ${root.digest}`,
+        onWait: () => this.#emit({ref: refOf(root), status: 'waiting', offset: 0, total: root.size}),
+        ...this.#signalOption(),
+      })
+      .catch((err: unknown) => {
+        // Its holder makes no progress; two that write the same documents do no harm.
+        if (is(err, 'unavailable')) return undefined;
+        throw err;
+      });
+  }
+
+  async #lease(plan: Plan): Promise<void> {
+    this.#context.workers.warm();
+    this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
+    // Referents first: another pull takes the root for the sign that all of them are here.
+    for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) this.#store.blobs.writeSmall(descriptor.digest, bytes);
+  }
+
+  /** Writes the records of what is here already. @returns `undefined` when a collection was faster; what is left is leased then */
+  async #adopt(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord | undefined> {
+    for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
+    if (this.#o.ifChanged && this.#isCurrent(plan))
+      throw new ErrdefsError('not_modified', `image ${JSON.stringify(this.#name)} is current`);
+    try {
+      return await this.#commit(plan, layers);
+    } catch (err) {
+      if (!is(err, 'aborted')) throw err;
+      await this.#lease(plan);
+      return undefined;
+    }
+  }
+
+  /** Gets what is missing of what is leased, and writes the records. */
+  async #bring(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
+    const {layers} = await this.#materialise(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
+    return this.#commit(plan, layers);
+  }
+
+  /** Whether the namespace sees all of the plan under this name already. Its blobs and layers are here. */
+  #isCurrent(plan: Plan): boolean {
+    const digests = [...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)];
+    return this.#store.view((tx) => {
+      const ns = tx.namespace(this.#namespace);
+      const snapshotter = this.#snapshotter;
+      const tops = snapshotter === undefined ? [] : imagesOf(plan).flatMap(({layers}) => layers.at(-1)?.chainID ?? []);
+      return (
+        ns.images.find(this.#name)?.target.digest === plan.root.digest &&
+        digests.every((digest) => ns.content.find(digest) !== undefined) &&
+        tops.every((chainID) => ns.snapshots(snapshotter!.name).find(chainID) !== undefined)
+      );
+    });
+  }
+
+  #signalOption(): {signal?: AbortSignal} {
+    return this.#o.signal === undefined ? {} : {signal: this.#o.signal};
+  }
+
+  /** Documents from the store where it has them, else from what resolving brought, else from the registry. */
+  #documents(root: Descriptor, body: Buffer | undefined, fetch: DocumentSource): DocumentSource {
+    return async (desc, limit) => {
+      const row = {ref: refOf(desc), offset: desc.size, total: desc.size};
+      const here = this.#store.blobs.readSmall(desc.digest);
+      if (here !== undefined) {
+        this.#emit({...row, status: 'exists'});
+        return here;
+      }
+      this.#emit({...row, status: 'downloading', offset: 0});
+      const bytes = desc.digest === root.digest && body !== undefined ? body : await fetch(desc, limit);
+      this.#transferred += bytes.length;
+      this.#emit({...row, status: 'done'});
+      return bytes;
+    };
+  }
+
+  /** Where every layer lies, when nothing is missing; `undefined` when something is. */
+  #layersHere(plan: Plan): ReadonlyMap<Digest, string> | undefined {
+    const blobs = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
+    if (!blobs.every((desc) => this.#store.blobs.has(desc))) return undefined;
+    const layers = new Map<Digest, string>();
+    for (const layer of this.#snapshotter === undefined ? [] : imagesOf(plan).flatMap((image) => image.layers)) {
+      const id = findLayer(this.#store, this.#snapshotter!, layer);
+      if (id === undefined) return undefined;
+      layers.set(layer.chainID, id);
+    }
+    return layers;
+  }
+
+  async #materialise(plan: Plan, source: Parameters<typeof materialise>[0]['source']): Promise<Materialised> {
+    const made = await materialise({
+      store: this.#store,
+      workers: this.#context.workers,
+      namespace: this.#namespace,
+      plan,
+      ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
+      ...(source === undefined ? {} : {source}),
+      erofsBacking: this.#context.erofsBacking,
+      maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
+      scratchDir: statePath.views(this.#context.stateDir),
+      lockTimeoutMs: this.#context.lockTimeoutMs,
+      onEvent: this.#emit,
+      ...this.#signalOption(),
+    });
+    this.#transferred += made.transferredBytes;
+    return made;
+  }
+
+  /** One transaction makes all of it visible: content, snapshots, the image last. */
+  async #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
+    this.#store.settleBlobs([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
+    const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
+      const ns = tx.namespace(this.#namespace);
+      recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});
+      if (this.#snapshotter !== undefined) recordSnapshots(this.#store, ns, this.#snapshotter, imagesOf(plan), layers);
+      const before = ns.images.find(this.#name);
+      const now = new Date().toISOString();
+      const {mediaType, digest, size} = plan.root;
+      const image: ImageRecord = {
+        name: this.#name,
+        target: {mediaType, digest, size},
+        labels: mergeLabels(before?.labels ?? {}, this.#o.labels ?? {}),
+        createdAt: before?.createdAt ?? now,
+        updatedAt: now,
+      };
+      const made = ns.images.put(image);
+      endLease(ns, this.#name, this.#leaseID);
+      // Where the tag has moved, what only the old image needed goes; so does what only killed attempts kept.
+      collect(this.#store, tx);
+      return made;
+    });
+    this.#store.layers.emptyTrash();
+    return image;
+  }
+
+  #unpacked(plan: Plan): PullResult['unpacked'] {
+    const snapshotter = this.#snapshotter;
+    if (snapshotter === undefined) return [];
+    return imagesOf(plan).flatMap(({platform, layers}) => {
+      const top = layers.at(-1);
+      return top === undefined ? [] : {platform: formatPlatform(platform), chainID: top.chainID, snapshotter: snapshotter.name};
+    });
+  }
+}
+
+/** @throws permission_denied this user cannot unpack a layer, whose files belong to other users; said before anything is downloaded */
+function requireRights(): void {
+  if (process.geteuid?.() === 0 || readRights().chown) return;
+  throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
+    hint: 'run as root, or fetch the image only: --no-unpack',
+  });
+}
+
+function requireImages(plan: Plan): void {
+  if (plan.manifests.length !== 1) return;
+  const {descriptor, manifest, image} = plan.manifests[0]!;
+  if (image !== undefined) return;
+  const types = [...new Set([manifest.config, ...manifest.layers].map(({mediaType}) => JSON.stringify(mediaType)))];
+  throw new ErrdefsError('failed_precondition', `manifest ${descriptor.digest} is no image: it is made of ${types.join(', ')}`, {
+    hint: 'pull it with --no-unpack',
+  });
+}
+
+/** Writes what a namespace sees of a plan's blobs, with the labels by which they keep each other. @throws not_found a blob is not here */
+function recordContent(
+  store: Store,
+  ns: NamespaceTransaction,
+  plan: Plan,
+  {snapshotter, source}: {readonly snapshotter: Snapshotter | undefined; readonly source: Reference},
+): void {
+  const sourceLabel = `containerd.io/distribution.source.${source.domain}`;
+  const labels = new Map<Digest, Record<string, string>>();
+  const label = (digest: Digest, more: Labels): void => void labels.set(digest, {...labels.get(digest), ...more});
+  for (const [digest, document] of plan.documents) label(digest, document.labels);
+  for (const {manifest, image} of plan.manifests) {
+    for (const {blob, diffID} of image?.layers ?? []) label(blob.digest, {[UNCOMPRESSED]: diffID});
+    const top = image?.layers.at(-1);
+    if (snapshotter !== undefined && top !== undefined) label(manifest.config.digest, {[snapshotLabel(snapshotter)]: top.chainID});
+  }
+  const now = new Date().toISOString();
+  for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]) {
+    if (!store.blobs.has(desc)) throw new ErrdefsError('aborted', `content ${desc.digest} was removed meanwhile`, {hint: 'pull again'});
+    const before = ns.content.find(desc.digest);
+    const sources = new Set([...(before?.labels[sourceLabel]?.split(',') ?? []), source.path]);
+    ns.content.put({
+      digest: desc.digest,
+      size: desc.size,
+      labels: {...before?.labels, ...labels.get(desc.digest), [sourceLabel]: [...sources].sort().join(',')},
+      createdAt: before?.createdAt ?? now,
+      updatedAt: now,
+    });
+  }
+}

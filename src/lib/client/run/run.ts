@@ -1,0 +1,154 @@
+/** `run REF ID`: image → snapshot and container record → specification → the runtime, in the foreground → and with `rm` all of it gone. */
+import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
+import {formatIdentity, ownIdentity} from '../../fs/process.ts';
+import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
+import type {ExecConfig} from '../../oci/manifest.ts';
+import {cgroupPath, livingCgroups} from '../../runtime/bundle.ts';
+import type {Mount} from '../../runtime/mounts.ts';
+import {prepareSpec} from '../../runtime/prepare.ts';
+import {runForeground} from '../../runtime/run.ts';
+import {findRuntime} from '../../runtime/runc.ts';
+import type {ContainerRecord, Labels} from '../../store/records.ts';
+import {SnapshotStore} from '../../store/snapshots.ts';
+import {getSnapshotter} from '../../store/snapshotters.ts';
+import type {StoreTransaction} from '../../store/store.ts';
+import {deleteContainer} from '../api/containers.ts';
+import {findImage, planLocally} from '../api/images.ts';
+import type {Context} from '../context.ts';
+import {ensureUnpacked, imagesOf} from '../pull/unpack.ts';
+import {cgroupOf, isAbandoned, runDirectory, TRANSIENT} from '../running.ts';
+import type {RunOptions, RunResult} from '../types.ts';
+
+const RUNTIME = 'io.containerd.runc.v2';
+const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';
+
+export async function run(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {
+  try {
+    return await runContainer(context, namespace, ref, id, options);
+  } catch (err) {
+    // What failed before the container ran is ours; a command line gives it a status of its own.
+    if (!isErrdefs(err) || err.details?.runExit !== undefined) throw err;
+    throw new ErrdefsError(err.code, err.message, {
+      cause: err,
+      ...(err.hint === undefined ? {} : {hint: err.hint}),
+      details: {...err.details, runExit: 125},
+    });
+  }
+}
+
+async function runContainer(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {
+  const {store} = context;
+  validateIdentifier(id);
+  validateLabels(options.labels ?? {});
+  findRuntime();
+  const image = findImage(context, namespace, ref);
+  const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
+  const plan = await planLocally(context, namespace, image, options.platform);
+  const chosen = imagesOf(plan)[0];
+  if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is no image that can run`);
+  const config = chosen.config.config;
+  const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
+  const {signal} = options;
+  const makeSpec = await prepareSpec({cgroupsPath, image: config, options, ...(signal === undefined ? {} : {signal})});
+  refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
+  const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
+
+  const snapshots = new SnapshotStore(store, namespace, snapshotter.name);
+  const now = new Date().toISOString();
+  const record: ContainerRecord = {
+    id,
+    image: image.name,
+    labels: {...containerLabels(config), ...options.labels, ...(options.rm ? {[TRANSIENT]: formatIdentity(ownIdentity())} : {})},
+    runtime: {name: RUNTIME},
+    snapshotter: snapshotter.name,
+    snapshotKey: id,
+    spec: null,
+    createdAt: now,
+    updatedAt: now,
+  };
+  let overlaid = false;
+  /** Of the snapshot that this run has made. */
+  let layer: string | undefined;
+  const begin = async (): Promise<readonly Mount[]> => {
+    // The ID is ours: whatever of that name was to go with its run has lost it.
+    if (refuseTaken(context, namespace, id, '')) {
+      refuseLiving(context, namespace, id);
+      await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
+    }
+    const within = (tx: StoreTransaction): void => {
+      const {containers} = tx.namespace(namespace);
+      if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
+      containers.put(record);
+    };
+    const prepared = await snapshots.prepare(id, parent, {}, within, {transient: options.rm ?? false});
+    layer = prepared.layer;
+    const mounts = snapshots.mounts(id);
+    overlaid = mounts.some(({type}) => type === 'overlay');
+    return mounts;
+  };
+  const {exitStatus} = await runForeground({
+    id,
+    stateDir: runDirectory(context, namespace),
+    mounts: begin,
+    settle: async (failed) => {
+      // What failed never ran: there is nothing in it to keep.
+      if (layer !== undefined && (options.rm || failed))
+        await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
+    },
+    onLeftover: (err) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
+    volatile: options.rm ?? false,
+    tty: options.tty ?? false,
+    ...(options.stdio === undefined || options.stdio === 'inherit' ? {} : {stdio: options.stdio}),
+    ...(options.pidFile === undefined ? {} : {pidFile: options.pidFile}),
+    ...(options.signal === undefined ? {} : {signal: options.signal}),
+    makeSpec: async (rootfs) => {
+      const spec = makeSpec(rootfs);
+      if (!options.rm)
+        await store.update(`specification of container ${id}`, (tx) => {
+          const {containers} = tx.namespace(namespace);
+          containers.put({...containers.get(id), spec, updatedAt: new Date().toISOString()});
+        });
+      return spec;
+    },
+  }).catch(async (err: unknown) => {
+    throw overlaid ? await explainMounts(err, store.layout.root) : err;
+  });
+  return {id, exitStatus};
+}
+
+/**
+ * @param what the container, where the message does not name it already
+ * @returns whether an abandoned container has the ID
+ * @throws already_exists another has it
+ */
+function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
+  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record === undefined || isAbandoned(record)) return record !== undefined;
+  const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it goes when it ends';
+  throw new ErrdefsError('already_exists', what, {hint});
+}
+
+/** @throws already_exists an abandoned container has the ID and runs on, though its state directory was removed */
+function refuseLiving({store}: Context, namespace: string, id: string): void {
+  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
+  if (cgroup !== undefined && livingCgroups(namespace).has(cgroup))
+    throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
+}
+
+/** The same error; or what `doctor` finds wrong with mounts in `root`, where it may be the reason. */
+async function explainMounts(err: unknown, root: string): Promise<unknown> {
+  if (!isErrdefs(err) || err.code !== 'failed_precondition') return err;
+  const {checkMounts} = await import('../../runtime/doctor.ts');
+  const {status, detail, hint} = await checkMounts(root);
+  if (status === 'ok' || hint === undefined) return err;
+  return new ErrdefsError('failed_precondition', detail, {cause: err, hint, ...(err.details === undefined ? {} : {details: err.details})});
+}
+
+/** The image's labels that its containers get: none that containerd gives a meaning to. */
+function containerLabels(config: ExecConfig): Labels {
+  const own = Object.entries(config.Labels ?? {}).filter(
+    ([key, value]) => !isReservedLabel(key) && !key.startsWith('berth/') && Buffer.byteLength(key + value) <= 4096,
+  );
+  return {...Object.fromEntries(own), ...(config.StopSignal === undefined ? {} : {[STOP_SIGNAL]: config.StopSignal})};
+}

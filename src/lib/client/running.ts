@@ -1,0 +1,95 @@
+/** What runs in a namespace, and what dead runs have left. */
+import {rmdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {listIfPresent} from '../fs/durable.ts';
+import {liveness, parseIdentity} from '../fs/process.ts';
+import {cgroupPath, cleanup, isClaimed, listRuns, livingCgroups, RUN_DIRECTORIES, type Run, sweepBundles} from '../runtime/bundle.ts';
+import {findRuntime} from '../runtime/runc.ts';
+import {statePath} from '../store/layout.ts';
+import type {ContainerRecord} from '../store/records.ts';
+import type {Context, Running} from './context.ts';
+
+/** Label of a container that goes when it ends, with the identity of the process that sees to that. */
+export const TRANSIENT = 'berth/rm';
+
+/** Whether a container was to go with its run, and that was killed: it is nobody's loss. */
+export function isAbandoned({labels: {[TRANSIENT]: owner}}: ContainerRecord): boolean {
+  if (owner === undefined) return false;
+  const identity = parseIdentity(owner);
+  return identity === undefined || liveness(identity) === 'dead';
+}
+
+/** Where a namespace's bundles and the runtime's own state lie. */
+export const runDirectory = (context: Context, namespace: string): string => join(statePath.runs(context.stateDir), namespace);
+
+/** What runs in a namespace, or was left behind. */
+export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {
+  let runtime: ReturnType<typeof findRuntime>;
+  try {
+    runtime = findRuntime();
+  } catch (err) {
+    if (isErrdefs(err) && err.code === 'unavailable') return []; // without a runtime nothing can run
+    throw err;
+  }
+  return listRuns(runDirectory(context, namespace), runtime);
+}
+
+/** A container's cgroup, as its record tells it; `undefined` when it has not run. */
+export function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord): string | undefined {
+  const owner = parseIdentity(labels[TRANSIENT] ?? '');
+  if (owner !== undefined) return cgroupPath(namespace, id, owner);
+  const path = (spec as {linux?: {cgroupsPath?: unknown}} | null)?.linux?.cgroupsPath;
+  return typeof path === 'string' ? path : undefined;
+}
+
+/** Ids of a namespace's containers that have a living process. One is also known by its cgroup: its state directory may have been removed. */
+export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
+  const runs = await listNamespaceRuns(context, namespace);
+  const ids = new Set(runs.filter(({state}) => state !== 'stale').map(({id}) => id));
+  const living = new Set(livingCgroups(namespace));
+  // What a dead runtime left half-made is no container.
+  for (const {cgroup = ''} of runs) living.delete(cgroup);
+  if (living.size > 0)
+    for (const record of context.store.view((tx) => tx.namespace(namespace).containers.list()))
+      if (living.has(cgroupOf(namespace, record) ?? '')) ids.add(record.id);
+  return [...ids].sort();
+}
+
+/**
+ * Removes what dead runs left: their bundles, cgroups with what a killed runtime left in them, and the runtime's state.
+ *
+ * @param only the namespace; default: all. It is about to be removed, and so are its directories, unless something runs
+ */
+export async function sweepRuns(context: Context, only?: string): Promise<void> {
+  const {housekeeping} = context.store;
+  for (const namespace of only === undefined ? listIfPresent(statePath.runs(context.stateDir)) : [only]) {
+    const directory = runDirectory(context, namespace);
+    for (const {id, state} of await listNamespaceRuns(context, namespace)) {
+      if (state !== 'stale') continue;
+      try {
+        await cleanup(directory, id, findRuntime());
+      } catch (err) {
+        // Somebody was faster, or has that ID now.
+        if (!is(err, 'already_exists') && !is(err, 'failed_precondition')) housekeeping.warn(`container ${JSON.stringify(id)}`, err);
+      }
+    }
+    sweepBundles(directory, (err) => housekeeping.warn(`directory ${directory}`, err));
+    if (only !== undefined)
+      for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
+        housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
+  }
+}
+
+function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (err) {
+    if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((err as NodeJS.ErrnoException).code ?? '')) throw fromErrno(err, directory);
+  }
+}
+
+export const running = async (context: Context, namespace: string): Promise<Running> => ({
+  ids: await runningContainers(context, namespace),
+  hasBegun: (id) => isClaimed(runDirectory(context, namespace), id),
+});

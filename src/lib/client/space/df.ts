@@ -1,0 +1,183 @@
+/** `df`: what the store takes of the disk, and whose it is. */
+import {lstatSync, readdirSync, type Stats} from 'node:fs';
+import {join} from 'node:path';
+import {fromErrno} from '../../errdefs.ts';
+import {Directory, walk} from '../../fs/walk.ts';
+import {DIGEST_HEX_LENGTH, type Digest} from '../../oci/descriptor.ts';
+import {isOwnLayer} from '../../store/layer-store.ts';
+import type {Layout} from '../../store/layout.ts';
+import type {SurveyedNamespace} from '../../store/survey.ts';
+import type {Context} from '../context.ts';
+import type {DiskUsage, NamespaceUsage, ShareOfDisk, SpaceUsed} from '../types.ts';
+
+const NOTHING: SpaceUsed = {count: 0, size: 0, disk: 0};
+
+const sum = (all: Iterable<SpaceUsed>): SpaceUsed => {
+  let [count, size, disk] = [0, 0, 0];
+  for (const one of all) {
+    count += one.count;
+    size += one.size;
+    disk += one.disk;
+  }
+  return {count, size, disk};
+};
+
+/** Sizes of what lies below the root. */
+export interface Measured {
+  readonly blobs: ReadonlyMap<Digest, SpaceUsed>;
+  readonly layers: ReadonlyMap<string, SpaceUsed>;
+  readonly ingests: ReadonlyMap<string, SpaceUsed>;
+  /** What waits to be deleted or was left half-made. */
+  readonly leftovers: SpaceUsed;
+  readonly damaged: SpaceUsed;
+  /** Records, the journal, locks, caches, and the directories that all the rest lies in. */
+  readonly records: SpaceUsed;
+}
+
+/** Sizes as du(1) tells them: each inode once, no link followed. What vanishes meanwhile counts for nothing. */
+class Ruler {
+  readonly #seen = new Set<string>();
+
+  /** What an inode takes; nothing where another of its names was counted. */
+  #own(stat: Stats): SpaceUsed {
+    const inode = `${stat.dev}:${stat.ino}`;
+    if (stat.nlink > 1 && !stat.isDirectory()) {
+      if (this.#seen.has(inode)) return NOTHING;
+      this.#seen.add(inode);
+    }
+    return {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
+  }
+
+  /** Each name from the path on; `isWhole` tells of a directory that what is below it is not asked for. */
+  all(path: string | Buffer, isWhole: (path: Buffer) => boolean = () => false): SpaceUsed {
+    let [count, size, disk] = [0, 0, 0];
+    try {
+      walk(path, (stat, at) => {
+        const used = this.#own(stat);
+        [count, size, disk] = [count + used.count, size + used.size, disk + used.disk];
+        return !isWhole(at);
+      });
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw fromErrno(err, String(path));
+    }
+    return {count, size, disk};
+  }
+
+  /** The path with all below it, as one object. */
+  tree(path: string | Buffer): SpaceUsed {
+    const used = this.all(path);
+    return {...used, count: Math.min(used.count, 1)};
+  }
+}
+
+/** A file, or a directory with all in it. */
+export const measureOne = (path: string): SpaceUsed => new Ruler().tree(path);
+
+/** Measures everything below the root. */
+export function measure(layout: Layout): Measured {
+  const ruler = new Ruler();
+  const told = new Map<string, Map<string, SpaceUsed>>();
+  /** Each entry of a directory; the directory itself is nobody's. */
+  const entries = (directory: string): Map<string, SpaceUsed> => {
+    const path = new Directory(directory);
+    const found = new Map(list(directory).map((name) => [String(name), ruler.tree(path.at(name))]));
+    told.set(directory, found);
+    return found;
+  };
+  const blobs = Object.keys(DIGEST_HEX_LENGTH).flatMap((algorithm) =>
+    [...entries(join(layout.blobs, algorithm))].map(([hex, used]) => [`${algorithm}:${hex}` as Digest, used] as const),
+  );
+  const [layers, ingests, trash, work, damaged] = [layout.layers, layout.ingests, layout.trash, layout.work, layout.damaged].map(entries);
+  return {
+    blobs: new Map(blobs),
+    layers: layers!,
+    ingests: ingests!,
+    leftovers: sum([...trash!.values(), ...work!.values()]),
+    damaged: sum(damaged!.values()),
+    records: ruler.all(layout.root, (path) => told.has(String(path))),
+  };
+}
+
+/** Names in a directory; none where it is not there, or is something else. */
+function list(path: string): readonly Buffer[] {
+  try {
+    return lstatSync(path, {throwIfNoEntry: false})?.isDirectory() === true ? readdirSync(path, {encoding: 'buffer'}) : [];
+  } catch (err) {
+    if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
+    throw fromErrno(err, path);
+  }
+}
+
+/** What a namespace names. */
+interface Named {
+  readonly content: ReadonlySet<Digest>;
+  readonly snapshots: ReadonlySet<string>;
+  readonly writable: ReadonlySet<string>;
+}
+
+function namedBy({content, snapshots, leases}: SurveyedNamespace): Named {
+  const layers = [...snapshots.flatMap(({layer}) => layer ?? []), ...leases.flatMap((lease) => lease.layers)];
+  const writable = new Set([
+    ...snapshots.filter(({kind}) => kind !== 'committed').flatMap(({layer}) => layer ?? []),
+    ...leases.flatMap((lease) => lease.layers.filter(isOwnLayer)),
+  ]);
+  return {
+    content: new Set([...content.map(({digest}) => digest), ...leases.flatMap((lease) => lease.content)]),
+    snapshots: new Set(layers.filter((id) => !writable.has(id))),
+    writable,
+  };
+}
+
+/** @throws data_loss a record cannot be read: whose the rest is would be a guess */
+export async function diskUsage({store}: Context): Promise<DiskUsage> {
+  const {namespaces, unreadable} = store.view((tx) => tx.survey());
+  if (unreadable[0] !== undefined) throw unreadable[0].error;
+  const measured = measure(store.layout);
+  const named = namespaces.map((ns) => ({ns, ...namedBy(ns)}));
+
+  /** One kind of what is shared: by namespace, in all, and what nobody names. */
+  const divide = <K extends string>(there: ReadonlyMap<K, SpaceUsed>, of: (one: (typeof named)[number]) => ReadonlySet<K>) => {
+    const owners = new Map<K, number>();
+    for (const one of named) for (const key of of(one)) owners.set(key, (owners.get(key) ?? 0) + 1);
+    const used = (keys: Iterable<K>): SpaceUsed => sum([...keys].flatMap((key) => there.get(key) ?? []));
+    const share = (one: (typeof named)[number]): ShareOfDisk => {
+      const keys = [...of(one)];
+      const {disk: unique} = used(keys.filter((key) => owners.get(key) === 1));
+      const all = used(keys);
+      return {...all, unique, shared: all.disk - unique};
+    };
+    return {share, all: used(owners.keys()), named: owners};
+  };
+  const content = divide(measured.blobs, (one) => one.content);
+  const snapshots = divide(measured.layers, (one) => one.snapshots);
+  const writable = divide(measured.layers, (one) => one.writable);
+  const unnamed = sum([
+    ...[...measured.blobs].filter(([digest]) => !content.named.has(digest)).map(([, used]) => used),
+    ...[...measured.layers].filter(([id]) => !snapshots.named.has(id) && !writable.named.has(id)).map(([, used]) => used),
+  ]);
+  const parts = {
+    content: content.all,
+    snapshots: snapshots.all,
+    writable: writable.all,
+    ingests: sum(measured.ingests.values()),
+    unnamed,
+    leftovers: measured.leftovers,
+    damaged: measured.damaged,
+    records: measured.records,
+  };
+  return {
+    root: store.layout.root,
+    namespaces: named.map(
+      (one): NamespaceUsage => ({
+        name: one.ns.name,
+        images: one.ns.images.length,
+        containers: one.ns.containers.length,
+        content: content.share(one),
+        snapshots: snapshots.share(one),
+        writable: writable.share(one),
+      }),
+    ),
+    ...parts,
+    disk: sum(Object.values(parts)).disk,
+  };
+}

@@ -1,0 +1,69 @@
+/** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
+import {sweepTemporary} from '../../fs/durable.ts';
+import {removeBundle} from '../../runtime/bundle.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {collectAll} from '../../store/gc.ts';
+import {statePath} from '../../store/layout.ts';
+import type {Context} from '../context.ts';
+import {abandonedViews} from '../pull/layer-lookup.ts';
+import {sweepRuns} from '../running.ts';
+import type {GcResult} from '../types.ts';
+
+/** Age at which a layer has most likely reached the disk by itself, in milliseconds: then a sync costs little. */
+const SETTLED_MS = 60_000;
+
+const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0};
+
+/** Collects in all namespaces, counts references anew, removes what killed processes left, and brings layers to the disk. */
+export async function collectGarbage(context: Context): Promise<GcResult> {
+  const {store} = context;
+  if (!store.exists()) return NOTHING;
+  return withReserve(store, () => collectEverything(context));
+}
+
+async function collectEverything(context: Context): Promise<GcResult> {
+  const {store} = context;
+  sweepState(context);
+  await sweepRuns(context);
+  store.sweepHalfWritten();
+  const {sweepMounts} = await import('../api/host-mounts.ts');
+  await sweepMounts(context);
+  const collected = await store.update('collection', (tx) => {
+    const counts = collectAll(store, tx);
+    tx.rebuildRefs();
+    return counts;
+  });
+  store.layers.emptyTrash();
+  return {...collected, settled: await settleLayers(context, SETTLED_MS)};
+}
+
+/** Removes what killed processes left in what ends with the boot, unless another collection is faster. */
+export function sweepState({store: {housekeeping}, stateDir}: Context): void {
+  housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
+  housekeeping.attempt(`directory ${stateDir}`, () => {
+    for (const path of abandonedViews(statePath.views(stateDir)))
+      housekeeping.attempt(`view ${path}`, () => {
+        try {
+          removeBundle(path);
+        } catch (err) {
+          if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
+        }
+      });
+  });
+}
+
+/**
+ * Layers that are trusted in this boot only are brought to the disk, and trusted from then on: after a reboot they need not
+ * be unpacked anew.
+ *
+ * @param minAgeMs of the youngest, in milliseconds
+ * @returns how many there were
+ */
+export async function settleLayers({store}: Context, minAgeMs: number): Promise<number> {
+  const made = store.layers.unsynced(minAgeMs);
+  if (made.size === 0) return 0;
+  store.layers.sync();
+  const settled = await store.update('layers on the disk', () => [...made].filter(([id, stamp]) => store.layers.markDurable(id, stamp)));
+  store.layers.sync();
+  return settled.length;
+}

@@ -1,0 +1,244 @@
+/** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
+import type {Digest} from '../../oci/descriptor.ts';
+import {withReserve} from '../../store/ballast.ts';
+import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountDoubtful} from '../../store/gc.ts';
+import type {ImageRecord} from '../../store/records.ts';
+import {blobKey, layerKey, type Shared} from '../../store/refcounts.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {Context} from '../context.ts';
+import {isAbandoned, runningContainers, sweepRuns} from '../running.ts';
+import type {Pruned, PruneKind, PruneOptions, PruneResult} from '../types.ts';
+import {measure, measureOne} from './df.ts';
+import {sweepState} from './gc.ts';
+
+const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
+
+export async function prune(context: Context, options: PruneOptions): Promise<PruneResult> {
+  if (!context.store.exists()) return {pruned: [], freed: 0};
+  const pruning = (): Promise<PruneResult> => new Prune(context, options).run();
+  return options.dryRun === true ? pruning() : withReserve(context.store, pruning);
+}
+
+/** What a transaction has dropped, and what nothing names any more after it. */
+interface Outcome {
+  readonly pruned: readonly Pruned[];
+  readonly released: readonly Shared[];
+}
+
+class Prune {
+  readonly #context: Context;
+  readonly #o: PruneOptions;
+  readonly #kinds: readonly PruneKind[];
+  readonly #now = Date.now();
+  /** Bytes on disk, as measured outside the lock. */
+  readonly #sizes = new Map<Shared, number>();
+  /** Bytes that the store takes. */
+  #total = 0;
+  /** Namespace and id of containers that have a living process. */
+  #running: ReadonlySet<string> = new Set();
+
+  constructor(context: Context, options: PruneOptions) {
+    this.#context = context;
+    this.#o = options;
+    this.#kinds = options.kinds === undefined || options.kinds.length === 0 ? KINDS : options.kinds;
+  }
+
+  async run(): Promise<PruneResult> {
+    const {store} = this.#context;
+    const {dryRun = false, keepBytes} = this.#o;
+    if (!dryRun) {
+      await sweepRuns(this.#context);
+      const {sweepMounts} = await import('../api/host-mounts.ts');
+      await sweepMounts(this.#context);
+    }
+    if (keepBytes !== undefined) this.#measureAll();
+    let outcome: Outcome = {pruned: [], released: []};
+    if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();
+    if (this.#kinds.some((kind) => kind !== 'ingests')) {
+      // The rehearsal also tells what has to be measured, which takes longer than the lock should be held.
+      outcome = store.rehearse((tx) => this.#sweep(tx));
+      for (const key of outcome.released) this.#size(key);
+      if (!dryRun) outcome = await store.update('prune', (tx) => this.#sweep(tx));
+    }
+    const freed = outcome.released.reduce((sum, key) => sum + this.#size(key), 0);
+    const ingests = this.#kinds.includes('ingests') ? this.#ingests(dryRun) : {pruned: [], freed: 0};
+    if (!dryRun) {
+      sweepState(this.#context);
+      store.layers.emptyTrash();
+    }
+    return {pruned: [...outcome.pruned, ...ingests.pruned], freed: freed + ingests.freed};
+  }
+
+  #isOld(date: string): boolean {
+    return this.#o.olderThanMs === undefined || this.#now - Date.parse(date) > this.#o.olderThanMs;
+  }
+
+  #measureAll(): void {
+    const {blobs, layers, ingests} = measure(this.#context.store.layout);
+    for (const [digest, {disk}] of blobs) this.#sizes.set(blobKey(digest), disk);
+    for (const [id, {disk}] of layers) this.#sizes.set(layerKey(id), disk);
+    for (const {disk} of [...blobs.values(), ...layers.values(), ...ingests.values()]) this.#total += disk;
+  }
+
+  #size(key: Shared): number {
+    const known = this.#sizes.get(key);
+    if (known !== undefined) return known;
+    const {blobs, layers} = this.#context.store;
+    const name = key.slice(key.indexOf('/') + 1);
+    const {disk} = measureOne(key.startsWith('blob/') ? blobs.path(name as Digest) : layers.path(name));
+    this.#sizes.set(key, disk);
+    return disk;
+  }
+
+  #sweep(tx: StoreTransaction): Outcome {
+    const {store} = this.#context;
+    const {namespace} = this.#o;
+    const before = recordsOf(tx);
+    const all = tx.namespaces.list().map(({name}) => tx.namespace(name));
+    const namespaces = all.filter(({name}) => name === (namespace ?? name));
+    if (this.#kinds.includes('leases')) for (const ns of namespaces) this.#dropLeases(ns);
+    if (this.#kinds.includes('snapshots')) for (const ns of namespaces) this.#dropAbandoned(ns);
+    if (this.#kinds.includes('images')) this.#dropImages(tx, namespaces);
+    collectAll(store, tx);
+    recountDoubtful(tx);
+    const after = new Set(recordsOf(tx).map(keyOf));
+    return {pruned: before.filter((record) => !after.has(keyOf(record))), released: this.#unnamed(tx)};
+  }
+
+  async #runningContainers(): Promise<ReadonlySet<string>> {
+    const abandoned = this.#context.store.view((tx) =>
+      tx.namespaces.list().filter(({name}) => tx.namespace(name).containers.list().some(isAbandoned)),
+    );
+    const running = new Set<string>();
+    for (const {name} of abandoned) for (const id of await runningContainers(this.#context, name)) running.add(`${name}/${id}`);
+    return running;
+  }
+
+  /** Containers that were to go with a run that was killed, and with them what they wrote to. */
+  #dropAbandoned({name, containers}: NamespaceTransaction): void {
+    for (const container of containers.list())
+      if (isAbandoned(container) && this.#isOld(container.createdAt) && !this.#running.has(`${name}/${container.id}`))
+        containers.delete(container.id);
+  }
+
+  /** Those that have expired, and those whose process is gone. */
+  #dropLeases({leases}: NamespaceTransaction): void {
+    for (const lease of leases.list())
+      if (this.#isOld(lease.createdAt) && (leaseExpired(lease, this.#now) || leaseAbandoned(lease))) leases.delete(lease.id);
+  }
+
+  #dropImages(tx: StoreTransaction, namespaces: readonly NamespaceTransaction[]): void {
+    const {keepBytes} = this.#o;
+    const candidates = namespaces
+      .flatMap((ns) => this.#unused(ns).map((image) => ({ns, image})))
+      .sort((a, b) => (a.image.updatedAt < b.image.updatedAt ? -1 : 1));
+    if (keepBytes === undefined) {
+      for (const {ns, image} of candidates) ns.images.delete(image.name);
+      return;
+    }
+    const {store} = this.#context;
+    // What goes anyhow goes first, and from then on each image's part is counted.
+    const {releasedShared} = tx.refs;
+    let counted = new Set<Shared>();
+    let left = 0;
+    const countAll = (): void => {
+      collectAll(store, tx);
+      tx.rebuildRefs();
+      counted = new Set(releasedShared);
+      left = this.#total - this.#unnamed(tx).reduce((sum, key) => sum + this.#size(key), 0);
+    };
+    countAll();
+    for (const {ns, image} of candidates) {
+      if (left <= keepBytes) return;
+      ns.images.delete(image.name);
+      if (!dropUnreachable(tx, this.#now)) countAll();
+      for (const key of releasedShared) {
+        if (counted.has(key)) continue;
+        counted.add(key);
+        left -= this.#size(key);
+      }
+    }
+  }
+
+  /** Images that no container was made from, under whatever name. */
+  #unused(ns: NamespaceTransaction): readonly ImageRecord[] {
+    const images = ns.images.list();
+    const names = new Set(ns.containers.list().map(({image}) => image));
+    const used = new Set(images.filter(({name}) => names.has(name)).map(({target}) => target.digest));
+    return images.filter(({target, updatedAt}) => !used.has(target.digest) && this.#isOld(updatedAt));
+  }
+
+  /** Blobs and layers on this machine that no record names. */
+  #unnamed(tx: StoreTransaction): readonly Shared[] {
+    const {blobs, layers} = this.#context.store;
+    const named = namedOf(tx);
+    const there: readonly Shared[] = [...blobs.list().map(blobKey), ...layers.list().map(layerKey)];
+    return there.filter((key) => !named.has(key));
+  }
+
+  /** Downloads that nobody works on, nor means to go on with. */
+  #ingests(dryRun: boolean): PruneResult {
+    const {store} = this.#context;
+    const {namespace} = this.#o;
+    const kept = leasedDownloads(store);
+    const pruned: Pruned[] = [];
+    let freed = 0;
+    for (const key of store.blobs.ingests()) {
+      const state = store.blobs.ingestState(key);
+      // What does not say whose it is, is nobody's.
+      const isInScope = namespace === undefined || state?.namespace === namespace;
+      if (!isInScope || kept.has(key) || store.blobs.isIngestHeld(key) || (state !== undefined && !this.#isOld(state.updatedAt))) continue;
+      const {disk} = measureOne(store.layout.ingest(key));
+      if (!dryRun && !this.#discardIngest(key)) continue;
+      pruned.push({namespace: state?.namespace ?? '', kind: 'ingest', key: state?.ref ?? key});
+      freed += disk;
+    }
+    return {pruned, freed};
+  }
+
+  /** @returns whether it is gone */
+  #discardIngest(key: string): boolean {
+    const {blobs, housekeeping} = this.#context.store;
+    let gone = false;
+    housekeeping.attempt(`ingest ${key}`, () => {
+      gone = blobs.discardIdleIngest(key);
+    });
+    return gone;
+  }
+}
+
+const keyOf = ({namespace, kind, key}: Pruned): string => `${namespace}/${kind}/${key}`;
+
+/** All records that a collection may drop. */
+function recordsOf(tx: StoreTransaction): readonly Pruned[] {
+  return tx.namespaces.list().flatMap(({name: namespace}): Pruned[] => {
+    const ns = tx.namespace(namespace);
+    return [
+      ...ns.images.list().map(({name: key}) => ({namespace, kind: 'image' as const, key})),
+      ...ns.snapshotters().flatMap((snapshotter) =>
+        ns
+          .snapshots(snapshotter)
+          .list()
+          .map(({key}) => ({namespace, kind: 'snapshot' as const, key: `${snapshotter}/${key}`})),
+      ),
+      ...ns.content.list().map(({digest: key}) => ({namespace, kind: 'content' as const, key})),
+      ...ns.leases.list().map(({id: key}) => ({namespace, kind: 'lease' as const, key})),
+    ];
+  });
+}
+
+/** Blobs and layers that a record names. */
+function namedOf(tx: StoreTransaction): ReadonlySet<Shared> {
+  const named = new Set<Shared>();
+  for (const {name} of tx.namespaces.list()) {
+    const ns = tx.namespace(name);
+    for (const {digest} of ns.content.list()) named.add(blobKey(digest));
+    for (const lease of ns.leases.list()) {
+      for (const digest of lease.content) named.add(blobKey(digest));
+      for (const id of lease.layers) named.add(layerKey(id));
+    }
+    for (const snapshotter of ns.snapshotters())
+      for (const {layer} of ns.snapshots(snapshotter).list()) if (layer !== undefined) named.add(layerKey(layer));
+  }
+  return named;
+}

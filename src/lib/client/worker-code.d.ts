@@ -1,5 +1,0 @@
-/** Made by scripts/build.ts: worker.ts with all that it imports, as one script. */
-declare module 'berth:worker-code' {
-  const code: string;
-  export default code;
-}

@@ -1,0 +1,66 @@
+/** Writes the index of a layer beside its tar: what the archive says, in the form that the store keeps. */
+import {createReadStream, statSync} from 'node:fs';
+import {join} from 'node:path';
+import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../archive/erofs-index.ts';
+import {openErofs} from '../../archive/erofs-reader.ts';
+import {inheritAttributes} from '../../archive/implicit-parents.ts';
+import {extractedTree, type LowerTree} from '../../archive/lower-tree.ts';
+import {createTarReader} from '../../archive/tar.ts';
+import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/erofs.ts';
+
+/**
+ * Writes the index of the tar in `directory`.
+ *
+ * @param tarBytes the tar's size
+ * @returns parents that the layer does not carry: they have their attributes once `completeIndex` has been called
+ */
+export function writeLayerIndex(directory: string, backing: Backing, index: ErofsIndex, tarBytes: number): readonly ImpliedParent[] {
+  let parents: readonly ImpliedParent[] = [];
+  writeIndex(directory, backing, (alignment) => {
+    const encoded = index.encode(tarBytes, alignment);
+    parents = encoded.impliedParents;
+    return encoded.bytes;
+  });
+  return parents;
+}
+
+/**
+ * Gives the parents that a layer does not carry the attributes that they have below.
+ *
+ * @param below directories of the layers below, topmost first
+ * @returns false when an index cannot say what is below: the layer has to be extracted
+ */
+export function completeIndex(directory: string, parents: readonly ImpliedParent[], below: readonly string[]): boolean {
+  const paths = parents.map(({path}) => path.split('/'));
+  const lowers: LowerTree[] = [];
+  try {
+    for (const layer of below) {
+      const index = indexFile(layer);
+      lowers.push(index === undefined ? extractedTree(join(layer, 'fs'), paths) : openErofs(index));
+    }
+    const patches = inheritAttributes(parents, lowers);
+    if (patches === undefined) return false;
+    patchIndex(directory, patches);
+    return true;
+  } finally {
+    for (const lower of lowers) lower.close();
+  }
+}
+
+/**
+ * Indexes the tar in `directory`, reading it whole.
+ *
+ * @param below directories of the layers below, topmost first
+ * @returns false when the layer has to be extracted
+ */
+export async function indexTar(directory: string, backing: Backing, below: readonly string[] = []): Promise<boolean> {
+  const path = join(directory, EROFS_TAR);
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
+  for await (const chunk of createReadStream(path, {highWaterMark: 1 << 20})) reader.write(chunk as Buffer);
+  reader.end();
+  const {size} = statSync(path);
+  if (index.reasons.size > 0 || size < reader.entriesEnd) return false;
+  const parents = writeLayerIndex(directory, backing, index, size);
+  return parents.length === 0 || completeIndex(directory, parents, below);
+}

@@ -1,0 +1,137 @@
+/** Layers put together in each way that there is, and the tree that comes of it. */
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {mkdirSync, writeFileSync} from 'node:fs';
+import {join, relative} from 'node:path';
+import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {createErofsIndex, type ErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {completeIndex, writeLayerIndex} from '../../../src/lib/client/workers/layer-index.ts';
+import {EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
+import {findProgram} from '../../support/helpers.ts';
+import {readTree, type TreeEntry} from '../../support/tree.ts';
+
+export interface ApplyOptions {
+  readonly form: LayerForm;
+  readonly lowers?: readonly string[];
+  readonly warn?: (message: string) => void;
+  /** Bytes given at a time. */
+  readonly chunk?: number;
+}
+
+export function apply(
+  root: string,
+  tar: Uint8Array,
+  {chunk = 65_536, ...options}: ApplyOptions,
+): ReturnType<ReturnType<typeof createApplier>['end']> {
+  const applier = createApplier({root, ...options});
+  for (let at = 0; at < tar.length; at += chunk) applier.write(tar.subarray(at, at + chunk));
+  return applier.end();
+}
+
+/** What overlayfs shows of trees, nearest first; nothing stays mounted. */
+export function readMerged(work: string, trees: readonly string[]): TreeEntry[] {
+  const [at, empty] = [join(work, 'merged'), join(work, 'empty')];
+  for (const dir of [at, empty]) mkdirSync(dir, {recursive: true});
+  // Relative, since an option may have 256 bytes.
+  const below = [...trees, empty].map((tree) => relative(work, tree)).join(':');
+  execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${below}`, at], {cwd: work});
+  try {
+    return readTree(at);
+  } finally {
+    execFileSync('umount', [at]);
+  }
+}
+
+export interface Form {
+  readonly name: string;
+  /** Applies layers, the bottom first, in an empty directory. */
+  run(work: string, layers: readonly Uint8Array[]): TreeEntry[];
+}
+
+function makeTree(work: string, name: string): string {
+  const tree = join(work, name);
+  mkdirSync(tree, {recursive: true, mode: 0o755});
+  return tree;
+}
+
+export const PLAIN: Form = {
+  name: 'plain',
+  run(work, layers) {
+    const root = makeTree(work, 'root');
+    for (const layer of layers) apply(root, layer, {form: 'plain'});
+    return readTree(root);
+  },
+};
+
+export const OVERLAY: Form = {
+  name: 'overlay, one after the other',
+  run(work, layers) {
+    const trees: string[] = [];
+    layers.forEach((layer, i) => {
+      const tree = makeTree(work, `layer${i}`);
+      apply(tree, layer, {form: 'overlay', lowers: trees});
+      trees.unshift(tree);
+    });
+    return readMerged(work, trees);
+  },
+};
+
+export const RECONCILED: Form = {
+  name: 'overlay, each by itself and then reconciled',
+  run(work, layers) {
+    const done = layers.map((layer, i) => {
+      const tree = makeTree(work, `layer${i}`);
+      return {tree, layer, result: apply(tree, layer, {form: 'overlay'})};
+    });
+    const trees: string[] = [];
+    done.forEach(({tree, layer, result}, i) => {
+      let at = tree;
+      if (reconcile(tree, trees, result) === 'redo') {
+        at = makeTree(work, `again${i}`);
+        apply(at, layer, {form: 'overlay', lowers: trees});
+      }
+      trees.unshift(at);
+    });
+    return readMerged(work, trees);
+  },
+};
+
+export const FORMS: readonly Form[] = [PLAIN, OVERLAY, RECONCILED];
+
+/** The index of a layer, and where its entries end. */
+export function indexOf(archive: Uint8Array): {readonly index: ErofsIndex; readonly entriesEnd: number} {
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
+  reader.write(archive);
+  reader.end();
+  return {index, entriesEnd: reader.entriesEnd};
+}
+
+/** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
+export function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof readMerged> | 'extracted' | undefined {
+  const mounts: string[] = [];
+  const below: string[] = [];
+  try {
+    for (const [i, layer] of layers.entries()) {
+      const directory = join(work, String(i));
+      const at = join(directory, 'mount');
+      mkdirSync(at, {recursive: true});
+      writeFileSync(join(directory, EROFS_TAR), layer);
+      const parents = writeLayerIndex(directory, 'files', indexOf(layer).index, layer.length);
+      if (!completeIndex(directory, parents, below)) return 'extracted';
+      if (findProgram('fsck.erofs') !== undefined) {
+        const args = [`--device=${join(directory, EROFS_TAR)}`, join(directory, EROFS_INDEX)];
+        const {status, stderr} = spawnSync('fsck.erofs', args, {encoding: 'utf8'});
+        assert.equal(status, 0, stderr);
+      }
+      const options = `ro,device=${join(directory, EROFS_TAR)}`;
+      if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
+      mounts.unshift(at);
+      below.unshift(directory);
+    }
+    return readMerged(work, mounts);
+  } finally {
+    for (const at of mounts) spawnSync('umount', [at]);
+  }
+}

@@ -1,0 +1,377 @@
+/**
+ * Every failure of the library is an `ErrdefsError` of the right class: whatever is passed to a method, after `close()`, and
+ * wherever a call is aborted. The methods are those of the table that guards them.
+ */
+import assert from 'node:assert/strict';
+import {getEventListeners} from 'node:events';
+import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {before, describe, it, type TestContext} from 'node:test';
+import {promiseHooks} from 'node:v8';
+import {openClient} from '../../../src/lib/client/index.ts';
+import {CLIENT, type Kind} from '../../../src/lib/client/method-guards.ts';
+import type {Client, ProgressEvent} from '../../../src/lib/client/types.ts';
+import {type Code, ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
+import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {findProgram, is, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {ARCHITECTURE} from '../../support/layouts.ts';
+import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
+
+type Method = (...args: unknown[]) => Promise<unknown>;
+
+interface Listed {
+  readonly name: string;
+  readonly kinds: readonly Kind[];
+  of(client: Client): Method;
+}
+
+/** Every guarded method, found below what gives it. */
+function methodsOf(guards: object, path: string, reach: (client: Client) => object): Listed[] {
+  return Object.entries(guards).flatMap(([name, entry]): Listed[] => {
+    const of = (client: Client) => (reach(client) as Record<string, never>)[name] as unknown;
+    if (Array.isArray(entry)) return [{name: path + name, kinds: entry, of: of as Listed['of']}];
+    if ('takes' in entry) {
+      const argument = name === 'namespace' ? 'default' : 'native';
+      return methodsOf(entry.gives, `${path}${name}().`, (client) => (of(client) as (text: string) => object)(argument));
+    }
+    return methodsOf(entry, `${path}${name}.`, of as (client: Client) => object);
+  });
+}
+
+const METHODS = methodsOf(CLIENT, '', (client) => client);
+
+const LIVE = new AbortController();
+async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+/** Odd things to pass; some are right for some arguments. */
+const ODD: readonly unknown[] = [
+  ...[undefined, null, 0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 10n, true, '', 'x', '\0', '../..', 'a'.repeat(5000), Symbol('s')],
+  ...[
+    [],
+    [1],
+    ['x'],
+    [undefined],
+    {},
+    {x: 1},
+    {x: Symbol('s')},
+    new Date(),
+    new Map(),
+    () => 1,
+    /x/,
+    Object.create(null),
+    new Proxy({}, {}),
+    nothing(),
+  ],
+  ...[
+    {signal: 1},
+    {signal: {}},
+    {signal: null},
+    {labels: 'x'},
+    {labels: {a: 1}},
+    {labels: null},
+    {filters: 'x'},
+    {filters: [1]},
+    {filters: ['(']},
+  ],
+  ...[
+    {onEvent: 1},
+    {platforms: 'linux'},
+    {platforms: [null]},
+    {snapshotter: 1},
+    {snapshotter: ''},
+    {expiresMs: 'x'},
+    {expiresMs: -1},
+    {kinds: ['x']},
+  ],
+  ...[
+    {credentials: 'me'},
+    {credentials: {username: 'me'}},
+    {maxConcurrentDownloads: 0},
+    {mounts: [1]},
+    {mounts: [{type: 'bind'}]},
+    {stdio: [0]},
+  ],
+  ...[
+    {expectedSize: '1'},
+    {expectedDigest: 1},
+    {keepBytes: Number.NaN},
+    {cpus: 0},
+    {memoryLimit: -1},
+    {env: 'A=b'},
+    {args: 'sh'},
+    {connectTimeoutMs: -1},
+  ],
+];
+
+/** Nobody listens there. */
+const REF = '127.0.0.1:1/x:1';
+const GOOD: Readonly<Record<string, unknown>> = {
+  'a string': REF,
+  'an object of strings': {},
+  'an async iterable of bytes': nothing(),
+  'an object': {},
+};
+
+/** Arguments that are right for all but one. */
+const argumentsOf = (kinds: readonly Kind[]): unknown[] => kinds.map(({wants, accepts}) => (accepts(undefined) ? undefined : GOOD[wants]));
+
+/** What a call fails with; `undefined` when it succeeds. */
+const failure = async (fn: () => Promise<unknown>): Promise<unknown> => {
+  try {
+    await fn();
+    return undefined;
+  } catch (err) {
+    return err ?? new Error('nothing was thrown');
+  }
+};
+
+describe('arguments of the wrong type', () => {
+  for (const {name, kinds, of} of METHODS)
+    it(`${name} are refused as such, and change nothing`, async (t) => {
+      const client = await newClient(t);
+      for (const [i, kind] of kinds.entries())
+        for (const odd of ODD) {
+          const args = argumentsOf(kinds);
+          args[i] = odd;
+          const err = await failure(() => of(client)(...args));
+          const what = `argument ${i + 1}, number ${ODD.indexOf(odd)}: ${String(err)}`;
+          if (kind.accepts(odd)) {
+            // Right by its type: whatever else is wrong with it has a class.
+            if (err !== undefined) assert.ok(isErrdefs(err) && !['unknown', 'internal'].includes(err.code), what);
+          } else {
+            assert.ok(isErrdefs(err) && err.code === 'invalid_argument', what);
+            assert.match(err.message, new RegExp(`${name.split('.').at(-1)}: argument ${i + 1}`), what);
+          }
+        }
+      // Nor did what was right reach beyond its own objects.
+      assert.deepEqual(checkStore(client.root), []);
+    });
+
+  it('are named down to the option', async (t) => {
+    const ns = (await newClient(t)).namespace('default');
+    for (const [options, message] of [
+      [{platforms: 'linux/amd64'}, 'pull: argument 2.platforms must be an array, each of it a string, not a string: invalid argument'],
+      [{credentials: {username: 'me'}}, 'pull: argument 2.credentials.password must be a string, not undefined: invalid argument'],
+      ['x', 'pull: argument 2 must be an object, not a string: invalid argument'],
+    ] as const)
+      await assert.rejects(ns.pull(REF, options as never), {code: 'invalid_argument', message});
+  });
+
+  it('of openClient, namespace and snapshots are refused at once', async (t) => {
+    const client = await newClient(t);
+    for (const odd of [null, 1, [], {}, Symbol('s'), () => 1]) {
+      if (odd !== null && (typeof odd !== 'object' || Array.isArray(odd)))
+        assert.throws(() => openClient(odd as never), is('invalid_argument'));
+      assert.throws(() => openClient({root: odd} as never), is('invalid_argument'));
+      assert.throws(() => client.namespace(odd as never), is('invalid_argument'));
+      assert.throws(() => client.namespace('x').snapshots(odd as never), is('invalid_argument'));
+    }
+  });
+});
+
+describe('a closed client', () => {
+  for (const {name, kinds, of} of METHODS)
+    it(`refuses ${name}`, async (t) => {
+      const client = openClient({root: temporaryDirectory(t), state: temporaryDirectory(t)});
+      const method = of(client);
+      await client.close();
+      for (const call of [method, of(client)]) await assert.rejects(call(...argumentsOf(kinds)), is('failed_precondition'));
+      await client.close();
+      assert.deepEqual(readdirSync(client.root), []);
+    });
+
+  it('fails what was under way, by its class', async (t) => {
+    const registry = await startFakeRegistry(t);
+    registry.addImage('app', 'latest', [BASE_LAYER]);
+    registry.fault({path: /blobs/, trickle: {bytes: 100, everyMs: 20}});
+    const client = openClient({root: temporaryDirectory(t), state: temporaryDirectory(t)});
+    const pulling = client.namespace('default').pull(`${registry.host}/app:latest`, {snapshotter: 'native', signal: LIVE.signal});
+    const ended = assert.rejects(pulling, (err) => isErrdefs(err) && err.code !== 'unknown');
+    while (registry.count('GET', /blobs/) === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await client.close();
+    registry.clear();
+    await ended;
+  });
+});
+
+/** Reasons that a caller may give, and the class that each stands for. */
+const REASONS: readonly (readonly [reason: unknown, code: Code])[] = [
+  [undefined, 'canceled'],
+  [new DOMException('too late', 'TimeoutError'), 'deadline_exceeded'],
+  [new Error('the user has gone'), 'canceled'],
+  ['a string', 'canceled'],
+  [new ErrdefsError('deadline_exceeded', 'the whole'), 'deadline_exceeded'],
+  [new ErrdefsError('canceled', 'interrupted by SIGINT'), 'canceled'],
+];
+
+interface World {
+  readonly t: TestContext;
+  readonly registry: FakeRegistry;
+  readonly client: Client;
+  readonly ref: string;
+}
+
+interface Operation {
+  readonly name: string;
+  readonly requires: (t: TestContext) => boolean;
+  prepare(world: World): Promise<unknown>;
+  call(world: World, signal: AbortSignal, n: number): Promise<unknown>;
+  /** What must not be there after it was aborted. */
+  left(world: World): Promise<readonly string[]>;
+}
+
+const pullIt = ({client, ref}: World, signal: AbortSignal): Promise<unknown> =>
+  client.namespace('default').pull(ref, {snapshotter: 'native', signal});
+
+const OPERATIONS: readonly Operation[] = [
+  {
+    name: 'pull',
+    requires: () => true,
+    prepare: async () => {},
+    call: async (world, signal) => {
+      // Each begins anew.
+      await world.client.namespaces.delete('default', {recursive: true}).catch(() => {});
+      return pullIt(world, signal);
+    },
+    // Its lease keeps what has come, for the next attempt.
+    left: async ({client}) => {
+      const ns = client.namespace('default');
+      return [
+        ...(await ns.images.records()).map(({name}) => `image ${name}`),
+        ...(await ns.snapshots('native').list()).map(({key}) => `snapshot ${key}`),
+      ];
+    },
+  },
+  {
+    name: 'check',
+    requires: () => true,
+    prepare: (world) => pullIt(world, LIVE.signal),
+    call: ({client}, signal) => client.check({deep: true, signal}),
+    left: async () => [],
+  },
+  {
+    name: 'run',
+    requires: (t) => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount', 'busybox'),
+    prepare: (world) => pullIt(world, LIVE.signal),
+    call: ({client, ref}, signal, n) =>
+      client.namespace('default').run(ref, `c${n}`, {
+        rm: true,
+        args: ['/busybox', 'sleep', '0.02'],
+        snapshotter: 'native',
+        stdio: ['ignore', 'ignore', 'ignore'],
+        signal,
+      }),
+    left: async ({client}) => {
+      const ns = client.namespace('default');
+      const below = ['bundles', 'runtime'].map((name) => join(client.state, 'runs/default', name));
+      return [
+        ...(await ns.containers.list()).map(({id}) => `container ${id}`),
+        ...(await ns.snapshots('native').list({filters: ['kind==active']})).map(({key}) => `snapshot ${key}`),
+        ...below.flatMap((dir) => (existsSync(dir) ? readdirSync(dir).map((name) => `run ${name}`) : [])),
+      ];
+    },
+  },
+];
+
+/** Calls, and aborts at the n-th continuation of a promise from then on. @returns how it ended, and how many there were */
+async function abortAt(
+  n: number,
+  reason: unknown,
+  call: (signal: AbortSignal) => Promise<unknown>,
+): Promise<{readonly err: unknown; readonly points: number; readonly signal: AbortSignal}> {
+  const controller = new AbortController();
+  let points = 0;
+  const stop = promiseHooks.onBefore(() => {
+    if (++points === n) queueMicrotask(() => controller.abort(reason));
+  });
+  try {
+    if (n === 0) controller.abort(reason);
+    return {err: await failure(() => call(controller.signal)), points, signal: controller.signal};
+  } finally {
+    stop();
+  }
+}
+
+for (const {name, requires, prepare, call, left} of OPERATIONS)
+  describe(`an aborted ${name}`, () => {
+    let layers: Buffer[];
+    before(() => {
+      const busybox = findProgram('busybox');
+      layers = [BASE_LAYER, tar(file('busybox', busybox === undefined ? 'none' : readFileSync(busybox), 0o755))];
+    });
+
+    async function world(t: TestContext): Promise<World> {
+      const registry = await startFakeRegistry(t);
+      const config = {
+        architecture: ARCHITECTURE,
+        os: 'linux',
+        config: {},
+        rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))},
+      };
+      registry.addImage('app', 'latest', layers, config);
+      const made = {t, registry, client: await newClient(t), ref: `${registry.host}/app:latest`};
+      await prepare(made);
+      return made;
+    }
+
+    it('is of the class of the reason before it starts, and does nothing', async (t) => {
+      if (!requires(t)) return;
+      const here = await world(t);
+      for (const [reason, code] of REASONS) {
+        const {err} = await abortAt(0, reason, (signal) => call(here, signal, 0));
+        assert.ok(isErrdefs(err) && err.code === code, `${String(reason)}: ${String(err)}`);
+        assert.deepEqual(await left(here), []);
+      }
+    });
+
+    it('is of the class of the reason wherever it is aborted, and leaves nothing', async (t) => {
+      if (!requires(t)) return;
+      const here = await world(t);
+      const {points, err} = await abortAt(-1, undefined, (signal) => call(here, signal, 1_000_000));
+      assert.equal(err, undefined);
+      assert.ok(points > 10, `${points} points`);
+      const tries = TORTURE ? Math.min(points, 400) : 24;
+      let aborted = 0;
+      for (let i = 0; i < tries; i++) {
+        const n = 1 + Math.floor((i * points) / tries);
+        const [reason, code] = REASONS[i % REASONS.length]!;
+        const {err, signal} = await abortAt(n, reason, (s) => call(here, s, n));
+        const what = `at point ${n} of ${points}, reason ${String(reason)}: ${err instanceof Error ? err.stack : String(err)}`;
+        assert.deepEqual(getEventListeners(signal, 'abort').length, 0, `${what}: listeners`);
+        if (err === undefined) continue; // it was over before, or too far to be stopped
+        aborted++;
+        assert.ok(isErrdefs(err) && err.code === code, what);
+        assert.deepEqual(await left(here), [], what);
+        assert.deepEqual(checkStore(here.client.root, {deep: false}), [], what);
+      }
+      // A check looks at its signal while it reads, and else comes to its end.
+      assert.ok(aborted > tries / 10, `only ${aborted} of ${tries} were aborted`);
+      assert.equal(await failure(() => call(here, LIVE.signal, points + 1)), undefined, 'and then it succeeds');
+      assert.deepEqual(await here.client.namespace('default').leases.list(), []);
+    });
+  });
+
+describe('an abort after the end', () => {
+  it('changes nothing', async (t) => {
+    const registry = await startFakeRegistry(t);
+    registry.addImage('app', 'latest', [BASE_LAYER], {
+      architecture: ARCHITECTURE,
+      os: 'linux',
+      rootfs: {type: 'layers', diff_ids: [digestOf(BASE_LAYER)]},
+    });
+    const ns = (await newClient(t)).namespace('default');
+    const controller = new AbortController();
+    const events: ProgressEvent[] = [];
+    await ns.pull(`${registry.host}/app:latest`, {
+      snapshotter: 'native',
+      signal: controller.signal,
+      onEvent: (event) => events.push(event),
+    });
+    const seen = events.length;
+    controller.abort();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal(events.length, seen);
+    assert.equal((await ns.images.records()).length, 1);
+  });
+});

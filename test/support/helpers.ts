@@ -1,0 +1,179 @@
+/**
+ * What every test may lean on: directories that vanish, needs that skip aloud, a client on a store of its own.
+ *
+ * A need that is not met skips the test with its reason, which the runner counts and prints at the end. Under `CI=true`
+ * nobody reads skips, so there it fails the test instead. Usage: `if (!requiresRoot(t)) return;`.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {accessSync, chmodSync, constants, mkdtempSync, readFileSync, realpathSync, rmSync, statSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import type {TestContext} from 'node:test';
+import type {Client, OpenOptions} from '../../src/lib/client/types.ts';
+import {type Code, resolve} from '../../src/lib/errdefs.ts';
+
+/** Whatever ends and then cleans up: a test's `t`, or `{after}` of node:test for a whole file. */
+export interface Scope {
+  after(fn: () => void | Promise<void>): void;
+}
+
+const endings = new WeakMap<Scope, (() => unknown)[]>();
+
+/**
+ * Has `fn` run when the scope ends: the last given first, so that what uses a directory has ended before the directory goes, and
+ * each of them, whatever the others throw. Hooks of node:test itself run in the order they were given, up to the first that throws.
+ */
+export function onEnd(scope: Scope, fn: () => unknown): void {
+  const known = endings.get(scope);
+  if (known !== undefined) {
+    known.push(fn);
+    return;
+  }
+  const all = [fn];
+  endings.set(scope, all);
+  scope.after(async () => {
+    // A scope that ends more than once, as one of beforeEach does, begins anew.
+    endings.delete(scope);
+    const errors: unknown[] = [];
+    for (let next = all.pop(); next !== undefined; next = all.pop()) {
+      try {
+        await next();
+      } catch (err) {
+        errors.push(err);
+      }
+    }
+    if (errors.length > 0) throw errors.length === 1 ? errors[0] : new AggregateError(errors, errors.map(String).join('\n'));
+  });
+}
+
+/** A test that can be skipped. */
+export type Skippable = Pick<TestContext, 'skip'>;
+
+/** Debian's package of each program that tests ask for, where the two differ. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  'mkfs.erofs': 'erofs-utils',
+  busybox: 'busybox-static',
+  igzip: 'isal',
+  unpigz: 'pigz',
+  setfattr: 'attr',
+  getfattr: 'attr',
+  setcap: 'libcap2-bin',
+  getcap: 'libcap2-bin',
+  ctr: 'containerd',
+  unshare: 'util-linux',
+  script: 'bsdutils',
+};
+
+/** True for `npm test -- --short`: no slow tests, no large images. */
+export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
+
+/** `npm run torture`: what is tried by samples otherwise is tried whole. */
+export const TORTURE = process.env.BERTH_TEST_TORTURE === '1';
+
+/** Days since the epoch: what takes too long for one run takes turns. */
+export const DAY = Math.floor(Date.now() / 86_400_000);
+
+const insists = (): boolean => process.env.CI === 'true';
+
+/** Skips with the reason, or under `CI=true` fails with it. Always answers false. */
+function unmet(t: Skippable, reason: string): false {
+  if (insists()) assert.fail(`${reason}, and CI=true insists on it`);
+  t.skip(reason);
+  return false;
+}
+
+/**
+ * True when the test may go on: the processes' clock is the kernel's. Under `npm test -- --clock=…` the two differ by days, since
+ * only that of the processes can be moved.
+ *
+ * @param mixes where the test, or what it tests, compares the two
+ */
+export function requiresOneClock(t: Skippable, mixes: string): boolean {
+  if (process.env.BERTH_TEST_CLOCK === undefined) return true;
+  t.skip(`${mixes}, and --clock moves one of them only`);
+  return false;
+}
+
+/** True when the test may go on: it runs as root. */
+export const requiresRoot = (t: Skippable): boolean => process.getuid?.() === 0 || unmet(t, 'needs root');
+
+/** Absolute path of a program on PATH or in the system's sbin directories, which PATH of a non-login shell may lack. */
+export function findProgram(name: string): string | undefined {
+  for (const dir of [...(process.env.PATH ?? '').split(':'), '/usr/local/sbin', '/usr/sbin', '/sbin']) {
+    const file = join(dir, name);
+    try {
+      accessSync(file, constants.X_OK);
+      if (dir !== '' && statSync(file).isFile()) return file;
+    } catch {
+      // not in this one
+    }
+  }
+  return undefined;
+}
+
+/** True when the test may go on: every one of these programs is installed. */
+export function requiresProgram(t: Skippable, ...names: string[]): boolean {
+  const missing = names.filter((name) => findProgram(name) === undefined);
+  if (missing.length === 0) return true;
+  const packages = [...new Set(missing.map((name) => PACKAGES[name] ?? name))].join(' ');
+  return unmet(t, `needs ${missing.join(', ')} (apt-get install ${packages})`);
+}
+
+/** True when the test may go on: slow tests are wanted, that is, not under `--short`. */
+export function slow(t: Skippable): boolean {
+  if (!isShort()) return true;
+  t.skip('slow, left out by --short');
+  return false;
+}
+
+/** Undoes every mount at or below a directory. @returns the mount points, the deepest first */
+export function unmountBelow(dir: string): string[] {
+  const points = readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) =>
+      (line.split(' ')[4] ?? '').replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
+    )
+    .filter((point) => point === dir || point.startsWith(`${dir}/`))
+    .sort((a, b) => b.length - a.length);
+  for (const point of points) execFileSync('umount', ['-l', point]);
+  return points;
+}
+
+/**
+ * An empty directory, mode 0700, its path without symbolic links, removed when the scope ends.
+ *
+ * A mount that is still there then is undone and fails the test: nothing that runs here may leave one, and removing
+ * through it would delete what is behind it. What a test itself mounts, it unmounts before it ends, not in a hook.
+ */
+export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string {
+  const dir = realpathSync(mkdtempSync(join(tmpdir(), prefix)));
+  chmodSync(dir, 0o700);
+  onEnd(scope, () => {
+    const left = unmountBelow(dir);
+    rmSync(dir, {recursive: true, force: true});
+    assert.deepEqual(left, [], 'mounts left behind');
+  });
+  return dir;
+}
+
+/** For `assert.rejects` and `assert.throws`: the error is of this class. */
+export function is(code: Code): (err: unknown) => true {
+  return (err) => {
+    const actual = resolve(err);
+    if (actual !== code) {
+      assert.fail(`expected an error of class ${code}, got ${actual}: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
+    }
+    return true;
+  };
+}
+
+/** A client on a store of its own, with `root` and `state` as temporary directories unless they are given; closed when the scope ends. */
+export async function newClient(scope: Scope, options: OpenOptions = {}): Promise<Client> {
+  const {openClient} = await import('../../src/lib/client/index.ts');
+  const root = options.root ?? temporaryDirectory(scope, 'berth-root-');
+  const state = options.state ?? temporaryDirectory(scope, 'berth-state-');
+  const client = openClient({...options, root, state});
+  onEnd(scope, () => client.close());
+  return client;
+}

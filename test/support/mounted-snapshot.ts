@@ -1,0 +1,26 @@
+/** A snapshot's tree as a container would see it: mounted by the runtime's own means in a mount namespace that ends with the look. */
+import {mkdtempSync, realpathSync, rmdirSync} from 'node:fs';
+import {tmpdir} from 'node:os';
+import {join} from 'node:path';
+import type {Mount} from '../../src/lib/runtime/mounts.ts';
+import {openView} from '../../src/lib/runtime/view.ts';
+
+/**
+ * Mounts, looks, and lets go. Needs root.
+ *
+ * @param mounts as `snapshots mounts` gives them
+ * @param look gets a path that is good until it is done
+ */
+export async function withMounted<T>(mounts: readonly Mount[], look: (root: string) => T | Promise<T>): Promise<T> {
+  const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-mounted-')));
+  try {
+    const {paths, close} = await openView(join(dir, 'view'), mounts);
+    try {
+      return await look(paths.at(-1)!);
+    } finally {
+      await close();
+    }
+  } finally {
+    rmdirSync(dir);
+  }
+}
