@@ -9,66 +9,66 @@ import {chmodSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, 
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {findRuntime} from '../../src/lib/runtime/runc.ts';
-import {eventually, newRig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {eventually, newHarness, requiresRuntime} from '../lib/runtime/run-harness.ts';
 
 const fingerprint = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex');
 
 describe('a container', () => {
   it('does not get at the runtime', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
+    const harness = newHarness(t);
     const before = fingerprint(findRuntime().path);
-    writeFileSync(join(rig.lower, 'bin/self'), '#!/proc/self/exe\n', {mode: 0o755});
-    writeFileSync(join(rig.lower, 'bin/attack'), '#!/bin/sh\nfor exe in /proc/[0-9]*/exe; do echo overwritten > $exe; done\nexit 0\n', {
+    writeFileSync(join(harness.lower, 'bin/self'), '#!/proc/self/exe\n', {mode: 0o755});
+    writeFileSync(join(harness.lower, 'bin/attack'), '#!/bin/sh\nfor exe in /proc/[0-9]*/exe; do echo overwritten > $exe; done\nexit 0\n', {
       mode: 0o755,
     });
-    await rig.run({args: ['self']}).catch(() => undefined);
-    await rig.run({args: ['/proc/self/exe']}).catch(() => undefined);
-    assert.equal((await rig.run({args: ['attack']})).exitStatus, 0);
+    await harness.run({args: ['self']}).catch(() => undefined);
+    await harness.run({args: ['/proc/self/exe']}).catch(() => undefined);
+    assert.equal((await harness.run({args: ['attack']})).exitStatus, 0);
     assert.equal(fingerprint(findRuntime().path), before);
-    await rig.assertNothingLeft();
+    await harness.assertNothingLeft();
   });
 
   it('gets its mounts inside, whatever links say', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const [outside, volume] = [join(rig.dir, 'outside'), join(rig.dir, 'volume')];
+    const harness = newHarness(t);
+    const [outside, volume] = [join(harness.dir, 'outside'), join(harness.dir, 'volume')];
     for (const dir of [outside, volume]) mkdirSync(dir);
     writeFileSync(join(volume, 'file'), 'volume\n');
-    symlinkSync(outside, join(rig.lower, 'absolute'));
-    symlinkSync('../../../../../..', join(rig.lower, 'tmp/up'));
+    symlinkSync(outside, join(harness.lower, 'absolute'));
+    symlinkSync('../../../../../..', join(harness.lower, 'tmp/up'));
     for (const destination of ['/absolute', '/absolute/deep', `/tmp/up${outside}`]) {
       const mounts = [{type: 'bind', source: volume, destination, options: []}];
-      assert.equal((await rig.run({args: ['cat', `${destination}/file`], mounts})).stdout, 'volume\n', destination);
+      assert.equal((await harness.run({args: ['cat', `${destination}/file`], mounts})).stdout, 'volume\n', destination);
     }
     assert.deepEqual(readdirSync(outside), []);
-    assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(rig.dir));
+    assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(harness.dir));
   });
 
   it('has its state where nobody else can look', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    chmodSync(rig.stateDir, 0o755);
-    const run = rig.run(rig.waiting());
+    const harness = newHarness(t);
+    chmodSync(harness.stateDir, 0o755);
+    const run = harness.run(harness.waiting());
     await eventually(
       'start',
-      () => readdirSync(rig.stateDir).includes('bundles') && readdirSync(join(rig.stateDir, 'bundles')).includes('c'),
+      () => readdirSync(harness.stateDir).includes('bundles') && readdirSync(join(harness.stateDir, 'bundles')).includes('c'),
     );
-    for (const dir of ['bundles', 'runtime', 'bundles/c']) assert.equal(statSync(join(rig.stateDir, dir)).mode & 0o777, 0o700, dir);
-    rig.open();
+    for (const dir of ['bundles', 'runtime', 'bundles/c']) assert.equal(statSync(join(harness.stateDir, dir)).mode & 0o777, 0o700, dir);
+    harness.open();
     await run;
   });
 
   it('can neither read what is masked nor write what is read-only', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
+    const harness = newHarness(t);
     // The image's own /dev/null, which a masked path is bound to, is not the one that counts.
-    writeFileSync(join(rig.lower, 'dev/null'), 'not null');
+    writeFileSync(join(harness.lower, 'dev/null'), 'not null');
     const script = [
       'for f in kcore keys latency_stats timer_list sched_debug; do test -s /proc/$f && echo readable $f; done',
       'for f in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/uevent_helper /proc/irq/0/smp_affinity; do (echo x > $f) 2> /tmp/err && echo writable $f; done',
       'head -c 1 /proc/kcore | wc -c',
     ];
-    assert.equal((await rig.run({args: ['sh', '-c', script.join('\n')]})).stdout, '0\n');
+    assert.equal((await harness.run({args: ['sh', '-c', script.join('\n')]})).stdout, '0\n');
   });
 });

@@ -8,12 +8,12 @@ import {execFileSync} from 'node:child_process';
 import {rmSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {newRig, type Rig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {newHarness, type RunHarness, requiresRuntime} from '../lib/runtime/run-harness.ts';
 import {is, requiresProgram} from '../support/helpers.ts';
 
 /** Beside the image: an account that nobody inside must find. */
-const canary = (rig: Rig): string => {
-  const file = join(rig.dir, 'canary');
+const canary = (harness: RunHarness): string => {
+  const file = join(harness.dir, 'canary');
   writeFileSync(file, 'victim:x:7:7::/:/bin/sh\n');
   return file;
 };
@@ -23,24 +23,24 @@ describe('an image whose accounts lie elsewhere', () => {
     for (const [name, target] of [
       ['an absolute link', canary],
       ['a relative link', () => '../../../../../../../../canary'],
-      ['a link into /proc', (rig: Rig) => `/proc/self/root${canary(rig)}`],
+      ['a link into /proc', (harness: RunHarness) => `/proc/self/root${canary(harness)}`],
     ] as const)
       it(`is not read through ${name}: ${file}`, async (t) => {
         if (!requiresRuntime(t)) return;
-        const rig = newRig(t);
-        rmSync(join(rig.lower, file));
-        symlinkSync(target(rig), join(rig.lower, file));
-        await assert.rejects(rig.run({args: ['id'], user: file === 'etc/passwd' ? 'victim' : '0:victim'}), is('not_found'));
-        await rig.assertNothingLeft();
+        const harness = newHarness(t);
+        rmSync(join(harness.lower, file));
+        symlinkSync(target(harness), join(harness.lower, file));
+        await assert.rejects(harness.run({args: ['id'], user: file === 'etc/passwd' ? 'victim' : '0:victim'}), is('not_found'));
+        await harness.assertNothingLeft();
       });
 
   it('is read through a link that stays inside, as on NixOS', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    rmSync(join(rig.lower, 'etc/passwd'));
-    symlinkSync('/tmp/../etc/../accounts', join(rig.lower, 'etc/passwd'));
-    writeFileSync(join(rig.lower, 'accounts'), 'inside:x:8:9::/:/bin/sh\n');
-    assert.equal((await rig.run({args: ['id', '-u'], user: 'inside'})).stdout, '8\n');
+    const harness = newHarness(t);
+    rmSync(join(harness.lower, 'etc/passwd'));
+    symlinkSync('/tmp/../etc/../accounts', join(harness.lower, 'etc/passwd'));
+    writeFileSync(join(harness.lower, 'accounts'), 'inside:x:8:9::/:/bin/sh\n');
+    assert.equal((await harness.run({args: ['id', '-u'], user: 'inside'})).stdout, '8\n');
   });
 
   for (const [name, arrange] of [
@@ -50,10 +50,10 @@ describe('an image whose accounts lie elsewhere', () => {
   ] as const)
     it(`is refused when they are ${name}`, async (t) => {
       if (!requiresRuntime(t) || !requiresProgram(t, 'mkfifo', 'mknod', 'truncate')) return;
-      const rig = newRig(t);
-      rmSync(join(rig.lower, 'etc/passwd'));
-      arrange(join(rig.lower, 'etc/passwd'));
-      await assert.rejects(rig.run({args: ['id'], user: 'guest'}), is('failed_precondition'));
-      await rig.assertNothingLeft();
+      const harness = newHarness(t);
+      rmSync(join(harness.lower, 'etc/passwd'));
+      arrange(join(harness.lower, 'etc/passwd'));
+      await assert.rejects(harness.run({args: ['id'], user: 'guest'}), is('failed_precondition'));
+      await harness.assertNothingLeft();
     });
 });

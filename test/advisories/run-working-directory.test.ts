@@ -6,50 +6,50 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, statSync, symlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {newRig, requiresRuntime} from '../lib/runtime/rig.ts';
+import {newHarness, requiresRuntime} from '../lib/runtime/run-harness.ts';
 import {is} from '../support/helpers.ts';
 
 describe('a working directory', () => {
   for (const fd of ['3', '7', '8', '9'])
     it(`is no descriptor: /proc/self/fd/${fd}`, async (t) => {
       if (!requiresRuntime(t)) return;
-      const rig = newRig(t);
+      const harness = newHarness(t);
       const image = {Env: ['PATH=/bin'], WorkingDir: `/proc/self/fd/${fd}`};
-      await assert.rejects(rig.run({args: ['pwd']}, {image}), is('invalid_argument'));
+      await assert.rejects(harness.run({args: ['pwd']}, {image}), is('invalid_argument'));
     });
 
   for (const target of ['/proc/self/fd/8', '/proc/self/fd/8/../../..', 'proc/1/root', '/bin/../proc/thread-self/cwd'])
     it(`is no descriptor by way of a link to ${target}`, async (t) => {
       if (!requiresRuntime(t)) return;
-      const rig = newRig(t);
-      symlinkSync(target, join(rig.lower, 'link'));
-      await assert.rejects(rig.run({args: ['pwd']}, {image: {Env: ['PATH=/bin'], WorkingDir: '/link'}}), is('invalid_argument'));
-      await rig.assertNothingLeft();
+      const harness = newHarness(t);
+      symlinkSync(target, join(harness.lower, 'link'));
+      await assert.rejects(harness.run({args: ['pwd']}, {image: {Env: ['PATH=/bin'], WorkingDir: '/link'}}), is('invalid_argument'));
+      await harness.assertNothingLeft();
     });
 
   it('is no descriptor by way of a link that the image lays over /proc', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    symlinkSync('/tmp', join(rig.lower, 'proc/self'));
-    symlinkSync('/proc/self/fd/8', join(rig.lower, 'link'));
-    await assert.rejects(rig.run({args: ['pwd']}, {image: {Env: ['PATH=/bin'], WorkingDir: '/link'}}), is('invalid_argument'));
+    const harness = newHarness(t);
+    symlinkSync('/tmp', join(harness.lower, 'proc/self'));
+    symlinkSync('/proc/self/fd/8', join(harness.lower, 'link'));
+    await assert.rejects(harness.run({args: ['pwd']}, {image: {Env: ['PATH=/bin'], WorkingDir: '/link'}}), is('invalid_argument'));
   });
 
   it('is made inside, whatever links say', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const outside = join(rig.dir, 'outside');
+    const harness = newHarness(t);
+    const outside = join(harness.dir, 'outside');
     mkdirSync(outside, {mode: 0o700});
-    symlinkSync(outside, join(rig.lower, 'absolute'));
-    symlinkSync('../../../../../../..', join(rig.lower, 'tmp/up'));
+    symlinkSync(outside, join(harness.lower, 'absolute'));
+    symlinkSync('../../../../../../..', join(harness.lower, 'tmp/up'));
     const before = statSync(outside);
     // runc follows no link to nothing.
-    await assert.rejects(rig.run({args: ['pwd'], cwd: '/absolute/made'}), is('unknown'));
-    assert.equal((await rig.run({args: ['pwd'], cwd: `/tmp/up${outside}/made`})).exitStatus, 0);
-    assert.equal((await rig.run({args: ['pwd'], cwd: '/absolute/other'})).exitStatus, 0);
+    await assert.rejects(harness.run({args: ['pwd'], cwd: '/absolute/made'}), is('unknown'));
+    assert.equal((await harness.run({args: ['pwd'], cwd: `/tmp/up${outside}/made`})).exitStatus, 0);
+    assert.equal((await harness.run({args: ['pwd'], cwd: '/absolute/other'})).exitStatus, 0);
     assert.deepEqual(readdirSync(outside), []);
     const after = statSync(outside);
     assert.deepEqual([after.uid, after.gid, after.mode, after.mtimeMs], [before.uid, before.gid, before.mode, before.mtimeMs]);
-    await rig.assertNothingLeft();
+    await harness.assertNothingLeft();
   });
 });

@@ -11,7 +11,7 @@ import {existsSync, mkdirSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
-import '../fakes/threadless.ts';
+import '../fakes/no-threads.ts';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {type Code, ErrdefsError, exitStatus} from '../../src/lib/errdefs.ts';
 import {type Engine, engineEnvironment, root} from '../cli/harness.ts';

@@ -8,7 +8,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
-import type {Mount} from '../../src/lib/runtime/mounts.ts';
+import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
 import {commandLine, type Engine, forEachEngine} from '../cli/harness.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, slow, temporaryDirectory} from '../support/helpers.ts';
 import type {ImageName} from '../support/images.ts';

@@ -5,7 +5,7 @@ import {once} from 'node:events';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Code, resolve} from '../../src/lib/errdefs.ts';
-import type {Mount} from '../../src/lib/runtime/mounts.ts';
+import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
 import {startContainerd} from '../e2e/containerd.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, newClient, type Scope, temporaryDirectory} from '../support/helpers.ts';

@@ -4,13 +4,13 @@ import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
-import {hasLoopDevice} from '../../src/lib/runtime/loops.ts';
+import {hasFreeLoopDevice} from '../../src/lib/runtime/loop-devices.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from './helpers.ts';
 
 /** True when the test may go on: layers can be indexed, and mounted from loop devices. */
 export async function requiresLoopDevices(t: Skippable): Promise<boolean> {
   if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'mount', 'losetup')) return false;
-  if (await hasLoopDevice()) return true;
+  if (await hasFreeLoopDevice()) return true;
   t.skip('needs loop devices');
   return false;
 }

@@ -2,8 +2,8 @@
 import {mkdtempSync, realpathSync, rmdirSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import type {Mount} from '../../src/lib/runtime/mounts.ts';
-import {openView} from '../../src/lib/runtime/view.ts';
+import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
+import {openPrivateMount} from '../../src/lib/runtime/private-mount.ts';
 
 /**
  * Mounts, looks, and lets go. Needs root.
@@ -14,7 +14,7 @@ import {openView} from '../../src/lib/runtime/view.ts';
 export async function withMounted<T>(mounts: readonly Mount[], look: (root: string) => T | Promise<T>): Promise<T> {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-mounted-')));
   try {
-    const {paths, close} = await openView(join(dir, 'view'), mounts);
+    const {paths, close} = await openPrivateMount(join(dir, 'view'), mounts);
     try {
       return await look(paths.at(-1)!);
     } finally {

@@ -1,5 +1,5 @@
 /** What every use case works with. */
-import type {Remote} from '../remotes/contract.ts';
+import type {Remote} from '../remotes/types.ts';
 import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types.ts';

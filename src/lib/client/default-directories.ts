@@ -1,7 +1,7 @@
 /** Where state lies unless the caller says otherwise. */
 import {isAbsolute, join, resolve} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
-import {assertPrivate} from '../fs/private.ts';
+import {assertPrivate} from '../fs/private-directory.ts';
 
 export interface Directories {
   readonly root: string;

@@ -4,8 +4,8 @@ import {join} from 'node:path';
 import {createErofsIndex} from '../archive/erofs-index.ts';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
+import {isNearlyFull} from '../fs/free-space.ts';
 import {bootId} from '../fs/process.ts';
-import {isAllButFull} from '../fs/space.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/erofs.ts';
 import {statePath} from '../store/layout.ts';
@@ -54,7 +54,7 @@ export function probeErofs(stateDir: string, root: string): ErofsSupport {
   if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
   const {backing = 'none', reason, isLasting} = tryErofs(scratch);
   // On a disk that is full nothing can be indexed, and there will be room again.
-  if (backing === 'none' && (!isLasting || isAllButFull(place))) return {backing: undefined, reason};
+  if (backing === 'none' && (!isLasting || isNearlyFull(place))) return {backing: undefined, reason};
   try {
     const {bootId, filesystems} = readProbed(file);
     writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {cgroupPath, cleanup, isClaimed, listRuns, livingCgroups, RUN_DIRECTORIES, type Run, sweepBundles} from '../runtime/bundle.ts';
+import {cgroupPath, cleanup, isClaimed, listRuns, populatedCgroups, RUN_DIRECTORIES, type Run, sweepBundles} from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
 import {statePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
@@ -47,7 +47,7 @@ export function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord)
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
   const runs = await listNamespaceRuns(context, namespace);
   const ids = new Set(runs.filter(({state}) => state !== 'stale').map(({id}) => id));
-  const living = new Set(livingCgroups(namespace));
+  const living = new Set(populatedCgroups(namespace));
   // What a dead runtime left half-made is no container.
   for (const {cgroup = ''} of runs) living.delete(cgroup);
   if (living.size > 0)

@@ -9,10 +9,10 @@
  * and auth/fetch.go.
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {canonicalAddress} from './addresses.ts';
+import {canonicalAddress} from './address-filter.ts';
 import type {Challenge} from './challenge.ts';
-import type {CredentialSource, Credentials, Host} from './contract.ts';
 import {isLoopback} from './hosts.ts';
+import type {CredentialSource, Credentials, Host} from './types.ts';
 
 /** What a token server said; `body` has its first bytes. */
 export interface TokenReply {
@@ -72,7 +72,7 @@ export const isStrangeAddress = (url: URL, {origin}: Host): boolean =>
  * - It speaks HTTPS, unless the registry itself does not: else whoever can rewrite a challenge reads the password.
  * - It is no bare address and no name of this machine, unless it is the registry's own host: a registry must not aim us at
  *   other people's services. Another public host is right: auth.docker.io serves registry-1.docker.io.
- * - What is never connected to, with credentials or without, is in `addresses.ts`.
+ * - What is never connected to, with credentials or without, is in `address-filter.ts`.
  *
  * Rules after the advisories of oras-go that are named in the tests.
  *

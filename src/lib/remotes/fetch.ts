@@ -3,15 +3,15 @@ import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {isForeignLayer, kindOf} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import {Collector, checkKind, lengthOf, verify} from './answer.ts';
 import type {Realm} from './auth.ts';
-import type {BytesOptions, Host, Sink, StreamOptions} from './contract.ts';
-import {encodingsOf} from './encoding.ts';
-import {type Attempt, refusal, WireError, wireFailure} from './failure.ts';
+import {encodingsOf} from './content-encoding.ts';
+import {type Attempt, refusal, WireError, wireFailure} from './errors.ts';
 import {realmOf, urlOf} from './hosts.ts';
+import type {Reply, Session} from './http-client.ts';
 import {IDLE_OPENINGS} from './retry.ts';
-import type {Reply, Session} from './session.ts';
 import {type BodySink, type Head, TRICKLE} from './transport.ts';
+import type {BytesOptions, Host, Sink, StreamOptions} from './types.ts';
+import {Collector, checkKind, lengthOf, verify} from './validate-response.ts';
 
 export interface Place {
   readonly url: URL;

@@ -1,5 +1,5 @@
 /** What can be said of a registry's hosts, whoever says it. */
-import {CAPABILITIES, type Capability} from './contract.ts';
+import {CAPABILITIES, type Capability} from './types.ts';
 
 export const HOSTS_FILE = 'hosts.toml';
 

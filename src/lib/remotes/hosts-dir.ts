@@ -7,8 +7,8 @@
 import {accessSync, constants, readdirSync, readFileSync, statSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import type {Connection} from './contract.ts';
 import {HOSTS_FILE, type HostConfig, PLAIN_CONFIG} from './hosts-config.ts';
+import type {Connection} from './types.ts';
 
 /** Looked into when nobody says otherwise, in this order. */
 export const DEFAULT_HOSTS_DIRS = ['/etc/containerd/certs.d', '/etc/docker/certs.d'] as const;

@@ -7,10 +7,10 @@
  */
 import {isAbsolute, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
-import {CAPABILITIES, type Capability} from './contract.ts';
 import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import {parseDuration} from './retry.ts';
-import {isTable, type Position, parseTOML, positionOf, SyntaxFault} from './toml.ts';
+import {isTable, type Position, parseTOML, positionOf, SyntaxFault} from './toml-positions.ts';
+import {CAPABILITIES, type Capability} from './types.ts';
 
 /** Characters. A real one has a few hundred. */
 export const MAX_HOSTS_FILE = 256 * 1024;

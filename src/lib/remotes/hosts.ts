@@ -1,10 +1,10 @@
 /** Where a registry's content is looked for: at the hosts that a `hosts.toml` names, and at last at the registry itself. */
 import type {Reference} from '../oci/reference.ts';
 import type {Realm} from './auth.ts';
-import type {Host, HostSource} from './contract.ts';
 import type {HostConfig} from './hosts-config.ts';
 import {connectionOf, hasTLS, readRegistryConfig} from './hosts-dir.ts';
-import {speaksTLS} from './probe.ts';
+import {speaksTLS} from './tls-probe.ts';
+import type {Host, HostSource} from './types.ts';
 
 /** Docker Hub's name is not its address. */
 const ADDRESSES: Readonly<Record<string, string>> = {'docker.io': 'registry-1.docker.io'};
@@ -28,7 +28,7 @@ export interface HostsOptions {
  *
  * A registry on loopback may speak plain HTTP, as containerd has it: never on port 443 or without a port, always on port 80,
  * and on others when it does not speak TLS. containerd learns that from a failed HTTPS request; here one TLS hello on a bare
- * connection asks first (`probe.ts`), which gives the same verdict in under a millisecond where the failed request costs the
+ * connection asks first (`tls-probe.ts`), which gives the same verdict in under a millisecond where the failed request costs the
  * set-up of TLS and its certificates (3 to 13 ms). Plain HTTP first would be as fast, but would send the request unprotected
  * to a port that is a tunnel to a TLS registry elsewhere. The answer is kept for the life of the source, so that a host is
  * probed once. A port that says nothing for a second is asked in HTTP as well.

@@ -2,6 +2,12 @@
 import {type Code, ErrdefsError, isErrdefs} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
+import {WireError, wireFailure} from './errors.ts';
+import {Download, fetchBytes, foreignPlaces, placeOf} from './fetch.ts';
+import {registryHosts} from './hosts.ts';
+import {Session} from './http-client.ts';
+import {Resolution} from './resolve.ts';
+import {Transport} from './transport.ts';
 import type {
   Capability,
   CredentialSource,
@@ -13,13 +19,7 @@ import type {
   RemoteSources,
   Resolved,
   ResolveOptions,
-} from './contract.ts';
-import {WireError, wireFailure} from './failure.ts';
-import {Download, fetchBytes, foreignPlaces, placeOf} from './fetch.ts';
-import {registryHosts} from './hosts.ts';
-import {Resolution} from './resolve.ts';
-import {Session} from './session.ts';
-import {Transport} from './transport.ts';
+} from './types.ts';
 
 /**
  * Opens a session with registries. Costs nothing until the first request, when the HTTP client is loaded.

@@ -4,14 +4,14 @@ import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descri
 import {MAX_MANIFEST_BYTES} from '../oci/manifest.ts';
 import {DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import {Collector, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, verify} from './answer.ts';
 import type {Realm} from './auth.ts';
-import type {Host, Resolved} from './contract.ts';
-import {type Attempt, refusal} from './failure.ts';
+import {type Attempt, refusal} from './errors.ts';
 import {realmOf, urlOf} from './hosts.ts';
+import type {Reply, Session} from './http-client.ts';
 import {isTemporary} from './retry.ts';
-import type {Reply, Session} from './session.ts';
 import type {BodySink, Head} from './transport.ts';
+import type {Host, Resolved} from './types.ts';
+import {Collector, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, verify} from './validate-response.ts';
 
 const MANIFEST_ACCEPT = [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, '*/*'].join(', ');
 const SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)$/;

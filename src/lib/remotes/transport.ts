@@ -10,11 +10,11 @@ import type {LookupFunction, Socket} from 'node:net';
 import type {SecureContext} from 'node:tls';
 import type {buildConnector, Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
-import {AddressRule, type Resolver} from './addresses.ts';
-import type {Connection, Sink} from './contract.ts';
-import {fromTransport, WireError} from './failure.ts';
-import {clientHello, heard} from './probe.ts';
-import {systemAuthorities} from './trust.ts';
+import {AddressRule, type Resolver} from './address-filter.ts';
+import {fromTransport, WireError} from './errors.ts';
+import {systemAuthorities} from './system-ca.ts';
+import {clientHello, heard} from './tls-probe.ts';
+import type {Connection, Sink} from './types.ts';
 
 export interface Head {
   readonly status: number;

@@ -2,7 +2,7 @@
  * The directory of a run: whose it is, and the bundle that its runtime works in.
  *
  *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, init.pid, log.json
- *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mounts.ts), config.json, rootfs/
+ *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json, rootfs/
  *     <state>/runtime/<id>/          the runtime's own
  *
  * The owner is the process that runs the container, `runtime` the program it started for that, with the container's cgroup
@@ -36,7 +36,7 @@ export const bundleIn = (run: string): string => join(run, 'bundle');
 export const runtimeRoot = (stateDir: string): string => join(stateDir, 'runtime');
 
 /** Runs a call of node:fs; false when it fails with one of these errnos. */
-function unless(codes: readonly string[], call: () => void): boolean {
+function ignoreErrno(codes: readonly string[], call: () => void): boolean {
   try {
     call();
     return true;
@@ -48,14 +48,14 @@ function unless(codes: readonly string[], call: () => void): boolean {
 
 function list(directory: string): readonly string[] {
   let names: readonly string[] = [];
-  unless(['ENOENT', 'ENOTDIR'], () => {
+  ignoreErrno(['ENOENT', 'ENOTDIR'], () => {
     names = readdirSync(directory);
   });
   return names;
 }
 
 /** The file in a run's directory that tells who its owner, or its runtime, is. */
-function party(run: string, role: 'owner' | 'runtime'): {readonly file: string; readonly identity: ProcessIdentity} | undefined {
+function recordedProcess(run: string, role: 'owner' | 'runtime'): {readonly file: string; readonly identity: ProcessIdentity} | undefined {
   for (const name of list(run)) {
     const identity = name.startsWith(`${role}.`) ? parseIdentity(name.slice(role.length + 1)) : undefined;
     if (identity !== undefined) return {file: join(run, name), identity};
@@ -64,8 +64,8 @@ function party(run: string, role: 'owner' | 'runtime'): {readonly file: string; 
 }
 
 /** A process of another pid namespace cannot be seen from here; it gets the benefit of the doubt. */
-const mayLive = (run: string, role: 'owner' | 'runtime'): boolean => {
-  const found = party(run, role);
+const mayBeAlive = (run: string, role: 'owner' | 'runtime'): boolean => {
+  const found = recordedProcess(run, role);
   return found !== undefined && liveness(found.identity) !== 'dead';
 };
 
@@ -75,7 +75,7 @@ const mayLive = (run: string, role: 'owner' | 'runtime'): boolean => {
  */
 export const isClaimed = (stateDir: string, id: string): boolean => {
   const run = runPath(stateDir, id);
-  return mayLive(run, 'owner') || mayLive(run, 'runtime');
+  return mayBeAlive(run, 'owner') || mayBeAlive(run, 'runtime');
 };
 
 /**
@@ -92,10 +92,10 @@ export function recordRuntime(run: string, pid: number, cgroup: string): void {
 
 /** The container's cgroup; `undefined` when the runtime was not started. */
 function cgroupOf(run: string): string | undefined {
-  const runtime = party(run, 'runtime');
+  const runtime = recordedProcess(run, 'runtime');
   let path = '';
   if (runtime !== undefined)
-    unless(['ENOENT'], () => {
+    ignoreErrno(['ENOENT'], () => {
       path = readFileSync(runtime.file, 'utf8');
     });
   return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)+$/.test(path) ? path : undefined;
@@ -105,10 +105,10 @@ function cgroupOf(run: string): string | undefined {
 async function removeCgroup(directory: string): Promise<void> {
   for (const entry of list(directory))
     if (statSync(join(directory, entry), {throwIfNoEntry: false})?.isDirectory() === true) await removeCgroup(join(directory, entry));
-  for (let waited = 0; !unless(['EBUSY'], () => unless(['ENOENT'], () => rmdirSync(directory))); waited += POLL_MS) {
+  for (let waited = 0; !ignoreErrno(['EBUSY'], () => ignoreErrno(['ENOENT'], () => rmdirSync(directory))); waited += POLL_MS) {
     if (waited >= KILL_TIMEOUT_MS) throw new ErrdefsError('unavailable', `cgroup ${directory} is still in use`);
     for (const pid of readFileSync(join(directory, 'cgroup.procs'), 'latin1').split('\n'))
-      if (pid !== '') unless(['ESRCH'], () => process.kill(Number(pid), 'SIGKILL'));
+      if (pid !== '') ignoreErrno(['ESRCH'], () => process.kill(Number(pid), 'SIGKILL'));
     await delay(POLL_MS);
   }
 }
@@ -132,7 +132,7 @@ export const cgroupPath = (namespace: string, id: string, {pid, startTime, pidNa
 
 function hasProcesses(cgroup: string): boolean {
   let procs = '';
-  unless(['ENOENT', 'ENOTDIR', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP'], () => {
+  ignoreErrno(['ENOENT', 'ENOTDIR', 'ENODEV', 'EOPNOTSUPP', 'ENOTSUP'], () => {
     procs = readFileSync(join(cgroup, 'cgroup.procs'), 'latin1');
   });
   if (procs !== '') return true;
@@ -143,7 +143,7 @@ function hasProcesses(cgroup: string): boolean {
 }
 
 /** Those of `cgroupPath` that hold a process: what runs is seen here whatever became of its state directory. */
-export function livingCgroups(namespace: string): ReadonlySet<string> {
+export function populatedCgroups(namespace: string): ReadonlySet<string> {
   const living = new Set<string>();
   for (const tree of ['', ...list(CGROUPS)])
     for (const name of list(join(CGROUPS, tree, namespace)))
@@ -179,7 +179,7 @@ const temporaryIn = (bundles: string): string => join(bundles, `.${formatIdentit
 export function releaseBundle(run: string): void {
   const old = temporaryIn(dirname(run));
   // It is gone where somebody has removed the state directory.
-  if (unless(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
+  if (ignoreErrno(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
 }
 
 export interface Run {
@@ -195,8 +195,8 @@ export interface Run {
 
 async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<Run> {
   const run = runPath(stateDir, id);
-  if (mayLive(run, 'owner')) return {id, state: 'running'};
-  if (mayLive(run, 'runtime')) return {id, state: 'orphaned'};
+  if (mayBeAlive(run, 'owner')) return {id, state: 'running'};
+  if (mayBeAlive(run, 'runtime')) return {id, state: 'orphaned'};
   const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
   if (status === 'running' || status === 'paused') return {id, state: 'orphaned'};
   // One that was only created waits for a runtime that is gone.
@@ -222,7 +222,7 @@ const throwIt: OnLeftover = (err) => {
 
 function removeLeftover(path: string, onLeftover: OnLeftover): void {
   try {
-    unless(['ENOENT'], () => removeBundle(path));
+    ignoreErrno(['ENOENT'], () => removeBundle(path));
   } catch (err) {
     onLeftover(err);
   }
@@ -255,15 +255,15 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
       mkdirSync(join(bundleIn(mine), 'rootfs'), {recursive: true, mode: 0o700});
       writeFileSync(join(mine, OWNER()), '', {mode: 0o600});
       // A run's directory is never empty, so renaming onto one fails.
-      while (!unless(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, run))) {
-        const owner = party(run, 'owner');
+      while (!ignoreErrno(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, run))) {
+        const owner = recordedProcess(run, 'owner');
         const {state} = await inspect(stateDir, id, runtime);
         if (state !== 'stale') throw new ErrdefsError('already_exists', `${what} is ${state}`);
         // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
-        if (owner !== undefined && !unless(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
+        if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         await removeStaleCgroup(run);
         const old = temporaryIn(bundles);
-        if (unless(['ENOENT'], () => renameSync(run, old))) removeLeftover(old, onLeftover);
+        if (ignoreErrno(['ENOENT'], () => renameSync(run, old))) removeLeftover(old, onLeftover);
       }
     } catch (err) {
       removeBundle(mine);
@@ -294,11 +294,11 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
 
 /** Waits for a runtime whose container is gone: it ends by itself and then lets go of the mounts. One that does not is killed. */
 async function endRuntime(run: string): Promise<void> {
-  const runtime = party(run, 'runtime');
+  const runtime = recordedProcess(run, 'runtime');
   if (runtime === undefined) return;
   for (let waited = 0; liveness(runtime.identity) !== 'dead' && waited < KILL_TIMEOUT_MS; waited += POLL_MS) {
     // It leads a process group of its own.
-    if (waited >= GRACE_MS) unless(['ESRCH'], () => process.kill(-runtime.identity.pid, 'SIGKILL'));
+    if (waited >= GRACE_MS) ignoreErrno(['ESRCH'], () => process.kill(-runtime.identity.pid, 'SIGKILL'));
     await delay(POLL_MS);
   }
 }

@@ -2,7 +2,7 @@
 import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
-import {isOnOverlay} from '../fs/space.ts';
+import {isOnOverlay} from '../fs/free-space.ts';
 import {findProgram} from '../fs/spawn.ts';
 import {capture, findRuntime, runtimeVersion} from './runc.ts';
 
@@ -27,7 +27,7 @@ const FIXED_RUNC: readonly Version[] = [
 ];
 
 /** What there is to say about a version of runc. */
-export function judgeRunc(version: Version): Pick<Check, 'status' | 'hint'> {
+export function checkRuncVersion(version: Version): Pick<Check, 'status' | 'hint'> {
   if (older(version, OLDEST_RUNC)) return {status: 'error', hint: 'install runc 1.1.12 or newer: CVE-2024-21626'};
   const fixed = FIXED_RUNC.find(([major, minor]) => major === version[0] && minor >= version[1]);
   if (fixed === undefined || !older(version, fixed)) return {status: 'ok'};
@@ -43,7 +43,7 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
     const version = await runtimeVersion(runtime);
     if (version === undefined)
       return {name: 'runtime', status: 'error', detail: `${runtime.path} does not tell its version`, hint: 'install runc'};
-    const judged: Pick<Check, 'status' | 'hint'> = runtime.name === 'runc' ? judgeRunc(version.numbers) : {status: 'ok'};
+    const judged: Pick<Check, 'status' | 'hint'> = runtime.name === 'runc' ? checkRuncVersion(version.numbers) : {status: 'ok'};
     return {name: 'runtime', detail: `${runtime.name} ${version.text} (${runtime.path})`, ...judged};
   } catch (err) {
     if (!isErrdefs(err)) throw err;

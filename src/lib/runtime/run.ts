@@ -7,10 +7,10 @@ import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
 import {runOn} from '../fs/spawn.ts';
 import {bundleIn, claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
-import {type Chain, type Stdio, startChain, type Terminal} from './chain.ts';
-import {RUN_FAILED} from './command.ts';
-import {type Mount, planMounts} from './mounts.ts';
-import {RootFS} from './rootfs.ts';
+import {RUN_FAILED} from './check-executable.ts';
+import {type Launcher, type Stdio, startLauncher, type Terminal} from './launcher.ts';
+import {type Mount, planMounts} from './mount-plan.ts';
+import {RootReader} from './path-in-root.ts';
 import {capture, deleteContainer, findRuntime, type Runtime, runtimeErrors} from './runc.ts';
 import type {Spec} from './spec.ts';
 
@@ -22,13 +22,13 @@ export interface ForegroundRun {
   /** Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted. What that throws ends the run. */
   readonly mounts: readonly Mount[] | (() => Promise<readonly Mount[]>);
   /** Called when nothing runs or is mounted any more, while the ID is still taken. */
-  readonly settle?: (failed: boolean) => Promise<void>;
+  readonly onExit?: (failed: boolean) => Promise<void>;
   /** Is told what went wrong after the container had ended: that does not change what the run comes to. */
   readonly onLeftover?: (err: unknown) => void;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
   /** Called when the tree is mounted and nothing runs yet. What it throws ends the run. */
-  readonly makeSpec: (rootfs: RootFS) => Spec | Promise<Spec>;
+  readonly makeSpec: (rootfs: RootReader) => Spec | Promise<Spec>;
   /** The container has a terminal of its own, connected to the one that is among `stdio`; as `process.terminal` of the specification. */
   readonly tty?: boolean;
   /** Default: the process's own standard streams. */
@@ -43,7 +43,7 @@ export interface ForegroundRun {
   readonly signal?: AbortSignal;
 }
 
-export interface RunEnding {
+export interface ContainerExit {
   /** The container's own; 128+n when signal n ended it. */
   readonly exitStatus: number;
 }
@@ -128,7 +128,7 @@ async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: Foregroun
 }
 
 /** Why a run is to end before its time: a signal that came before the container ran, or the caller's abort. */
-type Stop = {readonly signal: NodeJS.Signals} | {readonly reason: unknown};
+type StopReason = {readonly signal: NodeJS.Signals} | {readonly reason: unknown};
 
 interface Subscribers {
   readonly all: Set<() => void>;
@@ -158,11 +158,11 @@ function subscribe(signal: NodeJS.Signals, receive: () => void): () => void {
 }
 
 /** Signals and abort of one run: kept while nothing runs, passed on afterwards. */
-class Interruptions {
+class SignalForwarder {
   /** Set with the first that shall end the run. */
-  stop: Stop | undefined;
-  readonly stopped: Promise<Stop>;
-  #settle: (stop: Stop) => void = () => undefined;
+  stop: StopReason | undefined;
+  readonly stopped: Promise<StopReason>;
+  #onExit: (stop: StopReason) => void = () => undefined;
   #deliver: ((signal: NodeJS.Signals) => void) | undefined;
   readonly #held: NodeJS.Signals[] = [];
   readonly #subscriptions: (() => void)[] = [];
@@ -171,7 +171,7 @@ class Interruptions {
 
   constructor({tty = false, forwardSignals = true, signal: abort}: ForegroundRun) {
     this.stopped = new Promise((done) => {
-      this.#settle = done;
+      this.#onExit = done;
     });
     this.#abort = abort;
     abort?.addEventListener('abort', this.#onAbort);
@@ -181,9 +181,9 @@ class Interruptions {
     }
   }
 
-  #end(stop: Stop): void {
+  #end(stop: StopReason): void {
     this.stop ??= stop;
-    this.#settle(stop);
+    this.#onExit(stop);
   }
 
   #receive(signal: NodeJS.Signals): void {
@@ -205,25 +205,25 @@ class Interruptions {
 }
 
 /** What a stopped run comes to. */
-function outcome(stop: Stop): RunEnding {
+function stoppedExit(stop: StopReason): ContainerExit {
   if ('signal' in stop) return {exitStatus: 128 + os.signals[stop.signal]};
   throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
 }
 
 /** Has the tree mounted, and writes the specification that it leads to. */
 async function configure(
-  chain: Chain,
+  launcher: Launcher,
   directory: string,
   {mounts: known, volatile = false, makeSpec}: ForegroundRun,
-  interruptions: Interruptions,
+  signals: SignalForwarder,
 ): Promise<Terminal | undefined> {
   const bundle = bundleIn(directory);
   const mounts = typeof known === 'function' ? await known() : known;
   const plan = planMounts(mounts, {volatile});
   let terminal: Terminal | undefined;
-  await Promise.race([chain.mount(plan).then((found) => (terminal = found)), interruptions.stopped]);
-  if (interruptions.stop !== undefined) return undefined;
-  const rootfs = new RootFS(`/proc/${chain.pid}/cwd/rootfs`);
+  await Promise.race([launcher.mount(plan).then((found) => (terminal = found)), signals.stopped]);
+  if (signals.stop !== undefined) return undefined;
+  const rootfs = new RootReader(`/proc/${launcher.pid}/cwd/rootfs`);
   let cgroup: string;
   try {
     const spec = await makeSpec(rootfs);
@@ -234,12 +234,18 @@ async function configure(
   } finally {
     rootfs.close();
   }
-  recordRuntime(directory, chain.pid, cgroup);
+  recordRuntime(directory, launcher.pid, cgroup);
   return terminal;
 }
 
 /** Lets the container start, passes on what is meant for it, and waits for its end. */
-async function attend(chain: Chain, directory: string, run: ForegroundRun, runtime: Runtime, interruptions: Interruptions): Promise<void> {
+async function supervise(
+  launcher: Launcher,
+  directory: string,
+  run: ForegroundRun,
+  runtime: Runtime,
+  signals: SignalForwarder,
+): Promise<void> {
   const initPid = join(directory, 'init.pid');
   let over = false;
   /** The runtime takes signals for the container from here on; before, they would end the runtime itself. */
@@ -249,7 +255,7 @@ async function attend(chain: Chain, directory: string, run: ForegroundRun, runti
   const kill = async (): Promise<void> => {
     await Promise.race([started(), delay(START_TIMEOUT_MS, undefined, {ref: false})]);
     const {status} = await capture(runtime.path, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
-    if (status !== 0) chain.kill('SIGKILL');
+    if (status !== 0) launcher.kill('SIGKILL');
   };
   const tellPid = async (file: string): Promise<void> => {
     await started();
@@ -262,35 +268,40 @@ async function attend(chain: Chain, directory: string, run: ForegroundRun, runti
   };
 
   let ready: Promise<void> | undefined;
-  interruptions.deliver((signal) => {
+  signals.deliver((signal) => {
     ready ??= started();
-    void ready.then(() => chain.kill(signal));
+    void ready.then(() => launcher.kill(signal));
   });
-  void interruptions.stopped.then(kill).catch(() => chain.kill('SIGKILL'));
-  chain.release();
+  void signals.stopped.then(kill).catch(() => launcher.kill('SIGKILL'));
+  launcher.release();
   const written = run.pidFile === undefined ? undefined : tellPid(resolve(run.pidFile));
-  const ended = chain.ended.finally(() => {
+  const ended = launcher.ended.finally(() => {
     over = true;
   });
   await Promise.all([ended, written]);
 }
 
-async function supervise(run: ForegroundRun, runtime: Runtime, directory: string, interruptions: Interruptions): Promise<RunEnding> {
+async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: string, signals: SignalForwarder): Promise<ContainerExit> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
   const options = ['--root', runtimeRoot(run.stateDir), '--log', '../log.json', '--log-format', 'json'];
-  const chain = await startChain(bundleIn(directory), [runtime.path, ...options, 'run', '--pid-file', '../init.pid', run.id], stdio, tty);
+  const launcher = await startLauncher(
+    bundleIn(directory),
+    [runtime.path, ...options, 'run', '--pid-file', '../init.pid', run.id],
+    stdio,
+    tty,
+  );
   let terminal: Terminal | undefined;
   try {
-    terminal = await configure(chain, directory, run, interruptions);
-    if (interruptions.stop === undefined) await attend(chain, directory, run, runtime, interruptions);
+    terminal = await configure(launcher, directory, run, signals);
+    if (signals.stop === undefined) await supervise(launcher, directory, run, runtime, signals);
   } finally {
-    chain.kill('SIGKILL');
-    const {signal} = await chain.ended;
+    launcher.kill('SIGKILL');
+    const {signal} = await launcher.ended;
     if (signal !== null && terminal !== undefined && tty !== undefined) await restoreTerminal(stdio[tty] as number, terminal.settings);
   }
-  if (interruptions.stop !== undefined) return outcome(interruptions.stop);
-  const {status, signal} = await chain.ended;
+  if (signals.stop !== undefined) return stoppedExit(signals.stop);
+  const {status, signal} = await launcher.ended;
   if (status === null) throw new ErrdefsError('aborted', `the runtime was ended by ${signal}, the status of the container is not known`);
   // Where somebody has removed the directory, the container most likely ran: what it wrote must not be taken for nothing.
   if (existsSync(directory) && !existsSync(join(directory, 'init.pid'))) {
@@ -315,8 +326,8 @@ async function supervise(run: ForegroundRun, runtime: Runtime, directory: string
  * @throws canceled `signal` was aborted
  * @throws unknown the runtime refused; its own words
  */
-export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
-  const interruptions = new Interruptions(run);
+export async function runForeground(run: ForegroundRun): Promise<ContainerExit> {
+  const signals = new SignalForwarder(run);
   const {onLeftover} = run;
   const tidy = async (step: () => void | Promise<void>): Promise<void> => {
     try {
@@ -331,13 +342,13 @@ export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
     const runtime = findRuntime(run.runtime);
     const directory = await claimBundle(run.stateDir, run.id, runtime, onLeftover);
     try {
-      const ending = await supervise(run, runtime, directory, interruptions).catch(async (err: unknown) => {
+      const ending = await runInBundle(run, runtime, directory, signals).catch(async (err: unknown) => {
         await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
         await removeStaleCgroup(directory);
-        if (isErrdefs(err)) await tidy(async () => run.settle?.(true));
+        if (isErrdefs(err)) await tidy(async () => run.onExit?.(true));
         throw err;
       });
-      await tidy(async () => run.settle?.(false));
+      await tidy(async () => run.onExit?.(false));
       return ending;
     } finally {
       await tidy(() => releaseBundle(directory));
@@ -345,6 +356,6 @@ export async function runForeground(run: ForegroundRun): Promise<RunEnding> {
   } catch (err) {
     throw ownFailure(err, `container ${JSON.stringify(run.id)}`);
   } finally {
-    interruptions.dispose();
+    signals.dispose();
   }
 }

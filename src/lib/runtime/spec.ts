@@ -100,7 +100,7 @@ export interface SpecOptions {
 }
 
 /** Facts of this machine, as far as the options ask for them. */
-export interface Host {
+export interface HostFacts {
   readonly hostname: string;
   /** Those of /etc/hosts and /etc/resolv.conf that exist. */
   readonly files: readonly string[];
@@ -117,7 +117,7 @@ export interface SpecInput {
   /** Lines of environment files, each as an entry of `options.env`, which comes over them. */
   readonly envFile: readonly string[];
   readonly user: User;
-  readonly host: Host;
+  readonly host: HostFacts;
 }
 
 /** Linux capabilities by number; see capabilities(7). */
@@ -208,7 +208,7 @@ function checkEnv(entries: readonly string[]): readonly string[] {
   return entries;
 }
 
-function capabilities(options: SpecOptions, host: Host): readonly string[] {
+function capabilities(options: SpecOptions, host: HostFacts): readonly string[] {
   const add = options.capAdd ?? [];
   const drop = options.capDrop ?? [];
   for (const name of [...add, ...drop]) {
@@ -260,7 +260,7 @@ function userMount(mount: SpecMount): SpecMount {
   return {...mount, destination: posix.resolve('/', mount.destination), options: implied ? ['rbind', ...mount.options] : mount.options};
 }
 
-function mounts(options: SpecOptions, host: Host): readonly SpecMount[] {
+function mounts(options: SpecOptions, host: HostFacts): readonly SpecMount[] {
   const own = (options.mounts ?? []).map(userMount);
   const taken = new Set(own.map((mount) => mount.destination));
   const defaults = DEFAULT_MOUNTS.map((mount) =>

@@ -6,7 +6,7 @@
  */
 import {ErrdefsError} from '../errdefs.ts';
 
-/** How user.ts reads the image; `RootFS` is one. */
+/** How user.ts reads the image; `RootReader` is one. */
 export interface UserFiles {
   /** @returns `undefined` when there is no such file */
   readFile(path: string, limit: number): string | undefined;

@@ -25,7 +25,7 @@ import {
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
-import {ALL_BUT_FULL_BYTES, isAllButFull} from '../fs/space.ts';
+import {isNearlyFull, NEARLY_FULL_BYTES} from '../fs/free-space.ts';
 import {type Layout, recordPath} from './layout.ts';
 import type {Store} from './store.ts';
 
@@ -75,7 +75,7 @@ export class Reserve {
   giveUp(): void {
     try {
       const size = this.#open((fd) => fstatSync(fd).size) ?? 0;
-      if (!isAllButFull(this.#layout.root, size)) return;
+      if (!isNearlyFull(this.#layout.root, size)) return;
       this.#givenUp = true;
       for (const name of listIfPresent(this.#layout.cache))
         if (name !== 'reserve') rmSync(join(this.#layout.cache, name), {recursive: true, force: true});
@@ -106,7 +106,7 @@ export class Reserve {
           return;
         }
         // Where it has holes on a full disk, a removal that is about to begin counts on what is free.
-        const isFree = this.#isWhole(before) || !isAllButFull(this.#layout.root, 2 * Math.max(size, ALL_BUT_FULL_BYTES));
+        const isFree = this.#isWhole(before) || !isNearlyFull(this.#layout.root, 2 * Math.max(size, NEARLY_FULL_BYTES));
         ftruncateSync(fd, size + bytes);
         if (isFree && this.#fill(fd, size)) return;
         ftruncateSync(fd, size);

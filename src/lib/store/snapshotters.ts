@@ -44,7 +44,7 @@ export interface Snapshotter {
   /** What a layer's directory takes of the disk. */
   usage(directory: string): TreeUsage;
   /**
-   * Mounts that show a snapshot's tree, the last one itself and those before it what it is made of; see runtime/mounts.ts.
+   * Mounts that show a snapshot's tree, the last one itself and those before it what it is made of; see runtime/mount-plan.ts.
    *
    * @param own layer directory of the snapshot itself; absent for a view of `parents`
    * @param parents layer directories below, nearest first

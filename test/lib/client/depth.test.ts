@@ -4,7 +4,7 @@ import {closeSync, mkdirSync, openSync, readdirSync, readFileSync} from 'node:fs
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {Client} from '../../../src/lib/client/types.ts';
-import {openView} from '../../../src/lib/runtime/view.ts';
+import {openPrivateMount} from '../../../src/lib/runtime/private-mount.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
@@ -96,7 +96,7 @@ describe('an overlay', () => {
     const mount = (count: number) => ({type: 'overlay', source: 'overlay', options: [`lowerdir=${lowers.slice(0, count).join(':')}`]});
     await withMounted([mount(500)], (root) => assert.deepEqual(readdirSync(root), ['lowest']));
     await assert.rejects(
-      openView(join(base, 'view'), [mount(501)]),
+      openPrivateMount(join(base, 'view'), [mount(501)]),
       (err: Error) => is('failed_precondition')(err) && /501 layers.*500/.test(err.message),
     );
     assert.ok(!readdirSync(base).includes('view'));

@@ -13,7 +13,7 @@ import {after, describe, it, type TestContext} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types.ts';
 import {is} from '../../../src/lib/errdefs.ts';
-import {hasLoopDevice} from '../../../src/lib/runtime/loops.ts';
+import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
 import {keepReserve} from '../../../src/lib/store/ballast.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
@@ -214,7 +214,7 @@ describe('a disk that fills up', () => {
     for (const layers of [1, 24, 60]) {
       it(`leaves removals what they need: ${layers} layers, blocks of ${bytes}`, async (t) => {
         if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-        if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+        if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
         const step = layers === 1 ? 16 << 10 : 64 << 10;
         const levels = [...Array.from({length: 24}, (_, i) => i * step), PLENTY];
         await sweep(t, {layers, bytes, inodes: 3000}, cases('bytes', levels, 61));
@@ -222,7 +222,7 @@ describe('a disk that fills up', () => {
 
       it(`leaves removals their inodes: ${layers} layers, blocks of ${bytes}`, async (t) => {
         if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-        if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+        if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
         const levels = Array.from({length: 24}, (_, i) => i * (layers === 1 ? 4 : 20));
         await sweep(t, {layers, bytes, inodes: 3000}, cases('inodes', levels, 61));
       });
@@ -230,7 +230,7 @@ describe('a disk that fills up', () => {
 
   it('lets a change wait that there is no room to apply, tells of it, and applies it when there is room', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-    if (!(await hasLoopDevice())) return t.skip('needs loop devices');
+    if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
     const dir = temporaryDirectory(t);
     const [image, disk] = [join(dir, 'image'), join(dir, 'disk')];
     execFileSync('truncate', ['-s', String(20 << 20), image]);

@@ -8,7 +8,7 @@ import {type ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {HostConfig} from '../../../src/lib/remotes/hosts-config.ts';
 import {connectionOf, DEFAULT_HOSTS_DIRS, hostsDirs, namesOf, readRegistryConfig} from '../../../src/lib/remotes/hosts-dir.ts';
 import {MAX_HOSTS_FILE, parseHosts, ROOT_FIELDS} from '../../../src/lib/remotes/hosts-toml.ts';
-import {parseTOML, positionOf} from '../../../src/lib/remotes/toml.ts';
+import {parseTOML, positionOf} from '../../../src/lib/remotes/toml-positions.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {is, onEnd, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 

@@ -8,16 +8,16 @@ import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src
 import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {is, slow, temporaryDirectory} from '../../support/helpers.ts';
-import {ENGINES, eventually, initPid, NODE, newRig, type Rig, requiresRuntime} from './rig.ts';
+import {ENGINES, eventually, initPid, NODE, newHarness, type RunHarness, requiresRuntime} from './run-harness.ts';
 
 /** The pid of the runtime, which the chain has become. */
-const runtimePid = (rig: Rig): number =>
-  readdirSync(join(rig.stateDir, 'bundles/c'))
+const runtimePid = (harness: RunHarness): number =>
+  readdirSync(join(harness.stateDir, 'bundles/c'))
     .filter((name) => name.startsWith('runtime.'))
     .map((name) => parseIdentity(name.slice('runtime.'.length))!.pid)[0]!;
 
-const states = async (rig: Rig): Promise<readonly (readonly [string, string])[]> =>
-  (await listRuns(rig.stateDir, findRuntime())).map(({id, state}) => [id, state]);
+const states = async (harness: RunHarness): Promise<readonly (readonly [string, string])[]> =>
+  (await listRuns(harness.stateDir, findRuntime())).map(({id, state}) => [id, state]);
 
 const isAlive = (pid: number): boolean =>
   existsSync(`/proc/${pid}`) && !/^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'latin1'));
@@ -26,136 +26,136 @@ for (const engine of ENGINES)
   describe(`on ${engine.name}, when the tool is killed`, () => {
     it('the container runs on, is told, and leaves files only', async (t) => {
       if (!requiresRuntime(t)) return;
-      const rig = newRig(t);
-      const driven = rig.drive(engine, rig.waiting('echo done'));
-      const pid = await initPid(rig);
-      assert.deepEqual(await states(rig), [['c', 'running']]);
+      const harness = newHarness(t);
+      const driven = harness.drive(engine, harness.waiting('echo done'));
+      const pid = await initPid(harness);
+      assert.deepEqual(await states(harness), [['c', 'running']]);
       driven.child.kill('SIGKILL');
       await eventually('the end of the tool', () => driven.child.signalCode === 'SIGKILL');
 
       assert.ok(isAlive(pid));
-      assert.deepEqual(await states(rig), [['c', 'orphaned']]);
-      await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
-      await assert.rejects(cleanup(rig.stateDir, 'c', findRuntime()), is('failed_precondition'));
+      assert.deepEqual(await states(harness), [['c', 'orphaned']]);
+      await assert.rejects(harness.run({args: ['true']}), is('already_exists'));
+      await assert.rejects(cleanup(harness.stateDir, 'c', findRuntime()), is('failed_precondition'));
 
-      rig.open();
+      harness.open();
       await driven.expect(/done/);
       await eventually('the end of the container', () => !isAlive(pid));
-      await eventually('the end of the runtime', () => !existsSync(join(runtimeRoot(rig.stateDir), 'c')));
+      await eventually('the end of the runtime', () => !existsSync(join(runtimeRoot(harness.stateDir), 'c')));
       await delay(50);
-      assert.deepEqual(await states(rig), [['c', 'stale']]);
-      assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(rig.dir));
+      assert.deepEqual(await states(harness), [['c', 'stale']]);
+      assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(harness.dir));
 
-      await cleanup(rig.stateDir, 'c', findRuntime());
-      await cleanup(rig.stateDir, 'c', findRuntime());
-      await rig.assertNothingLeft();
+      await cleanup(harness.stateDir, 'c', findRuntime());
+      await cleanup(harness.stateDir, 'c', findRuntime());
+      await harness.assertNothingLeft();
     });
   });
 
 describe('when the tool is killed', () => {
   it('the container can be killed as well', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
-    const pid = await initPid(rig);
+    const harness = newHarness(t);
+    const driven = harness.drive(NODE, {args: ['sleep', '1000']});
+    const pid = await initPid(harness);
     driven.child.kill('SIGKILL');
     await eventually('the end of the tool', () => driven.child.signalCode !== null);
-    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: true});
+    await cleanup(harness.stateDir, 'c', findRuntime(), {kill: true});
     assert.ok(!isAlive(pid));
-    await rig.assertNothingLeft();
+    await harness.assertNothingLeft();
   });
 
   it('a runtime that has not made the container yet counts, and can be killed as well', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const runtime = join(rig.dir, 'slow');
+    const harness = newHarness(t);
+    const runtime = join(harness.dir, 'slow');
     writeFileSync(runtime, '#!/bin/sh\necho waits; sleep 1000\n', {mode: 0o755});
-    const driven = rig.drive(NODE, {args: ['true']}, {runtime});
+    const driven = harness.drive(NODE, {args: ['true']}, {runtime});
     await driven.expect(/waits/);
     driven.child.kill('SIGKILL');
     await eventually('the end of the tool', () => driven.child.signalCode !== null);
-    assert.deepEqual(await states(rig), [['c', 'orphaned']]);
-    await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
-    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: true});
-    await rig.assertNothingLeft();
+    assert.deepEqual(await states(harness), [['c', 'orphaned']]);
+    await assert.rejects(harness.run({args: ['true']}), is('already_exists'));
+    await cleanup(harness.stateDir, 'c', findRuntime(), {kill: true});
+    await harness.assertNothingLeft();
   });
 
   it('before the container runs, nothing runs', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
-    await eventually('bundle', () => existsSync(join(rig.stateDir, 'bundles/c/bundle/fstab')));
+    const harness = newHarness(t);
+    const driven = harness.drive(NODE, {args: ['sleep', '1000']});
+    await eventually('bundle', () => existsSync(join(harness.stateDir, 'bundles/c/bundle/fstab')));
     driven.child.kill('SIGKILL');
     await eventually('the end of the tool', () => driven.child.signalCode !== null);
-    const run = (await listRuns(rig.stateDir, findRuntime()))[0]!;
+    const run = (await listRuns(harness.stateDir, findRuntime()))[0]!;
     // The release may have been given already; then it is a container like any other.
-    await cleanup(rig.stateDir, 'c', findRuntime(), {kill: run.state === 'orphaned'});
-    await rig.assertNothingLeft();
+    await cleanup(harness.stateDir, 'c', findRuntime(), {kill: run.state === 'orphaned'});
+    await harness.assertNothingLeft();
   });
 
   it('the next run of that ID clears away what it left', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const driven = rig.drive(NODE, {args: ['sleep', '1000']});
-    const pid = await initPid(rig);
-    process.kill(runtimePid(rig), 'SIGKILL');
+    const harness = newHarness(t);
+    const driven = harness.drive(NODE, {args: ['sleep', '1000']});
+    const pid = await initPid(harness);
+    process.kill(runtimePid(harness), 'SIGKILL');
     driven.child.kill('SIGKILL');
     await driven.ended;
     // Its runtime is dead too, so only the runtime's own record tells that it runs on.
     assert.ok(isAlive(pid));
-    assert.deepEqual(await states(rig), [['c', 'orphaned']]);
-    await assert.rejects(rig.run({args: ['true']}), is('already_exists'));
+    assert.deepEqual(await states(harness), [['c', 'orphaned']]);
+    await assert.rejects(harness.run({args: ['true']}), is('already_exists'));
     process.kill(pid, 'SIGKILL');
     await eventually('the end of the container', () => !isAlive(pid));
-    assert.deepEqual(await states(rig), [['c', 'stale']]);
-    assert.equal((await rig.run({args: ['true']})).exitStatus, 0);
-    await rig.assertNothingLeft();
+    assert.deepEqual(await states(harness), [['c', 'stale']]);
+    assert.equal((await harness.run({args: ['true']})).exitStatus, 0);
+    await harness.assertNothingLeft();
   });
 
   it('at any moment, the next run of that ID works', async (t) => {
     if (!requiresRuntime(t) || !slow(t)) return;
-    const rig = newRig(t);
+    const harness = newHarness(t);
     for (let n = 0; n < 12; n++) {
-      const driven = rig.drive(ENGINES.at(-1)!, {args: ['true']});
-      await eventually('bundle', () => driven.child.exitCode !== null || existsSync(join(rig.stateDir, 'bundles/c')));
+      const driven = harness.drive(ENGINES.at(-1)!, {args: ['true']});
+      await eventually('bundle', () => driven.child.exitCode !== null || existsSync(join(harness.stateDir, 'bundles/c')));
       await delay(n * 4);
       driven.child.kill('SIGKILL');
       await driven.ended;
-      await eventually('the end of the container', () => !isRunning(rig));
-      assert.equal((await rig.run({args: ['true']})).exitStatus, 0);
-      await rig.assertNothingLeft();
+      await eventually('the end of the container', () => !isRunning(harness));
+      assert.equal((await harness.run({args: ['true']})).exitStatus, 0);
+      await harness.assertNothingLeft();
     }
   });
-  const isRunning = (rig: Rig): boolean => existsSync(join(rig.stateDir, 'bundles/c')) && isAlive(runtimePid(rig) ?? 0);
+  const isRunning = (harness: RunHarness): boolean => existsSync(join(harness.stateDir, 'bundles/c')) && isAlive(runtimePid(harness) ?? 0);
 });
 
 describe('when the runtime is killed', () => {
   it('the run fails, and the container is ended with it', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const run = rig.run({args: ['sleep', '1000']});
-    const pid = await initPid(rig);
-    process.kill(runtimePid(rig), 'SIGKILL');
+    const harness = newHarness(t);
+    const run = harness.run({args: ['sleep', '1000']});
+    const pid = await initPid(harness);
+    process.kill(runtimePid(harness), 'SIGKILL');
     await assert.rejects(run, is('aborted'));
     assert.ok(!isAlive(pid));
-    await rig.assertNothingLeft();
+    await harness.assertNothingLeft();
   });
 
   it('at any moment of its start, nothing is left', async (t) => {
     if (!requiresRuntime(t) || !slow(t)) return;
-    const rig = newRig(t);
+    const harness = newHarness(t);
     let kills = 0;
     for (let n = 0; n < 20; n++) {
-      const run = rig.run({args: ['true']}).then(
+      const run = harness.run({args: ['true']}).then(
         () => 'ended',
         (err: unknown) => is('aborted')(err) && 'killed',
       );
-      await eventually('runtime', () => existsSync(join(rig.stateDir, 'bundles/c/bundle/config.json')) && runtimePid(rig));
-      const pid = runtimePid(rig);
+      await eventually('runtime', () => existsSync(join(harness.stateDir, 'bundles/c/bundle/config.json')) && runtimePid(harness));
+      const pid = runtimePid(harness);
       await delay(n * 2);
       if (isAlive(pid)) process.kill(pid, 'SIGKILL');
       if ((await run) === 'killed') kills++;
-      await rig.assertNothingLeft();
+      await harness.assertNothingLeft();
     }
     assert.ok(kills > 0);
   });

@@ -6,8 +6,8 @@
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {toJSON} from '../../../src/lib/errdefs.ts';
-import type {Mount} from '../../../src/lib/runtime/mounts.ts';
-import {prepareSpec, type SpecRequest} from '../../../src/lib/runtime/prepare.ts';
+import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
+import {resolveSpec, type SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
 import {runForeground} from '../../../src/lib/runtime/run.ts';
 
 export interface DriverRequest extends SpecRequest {
@@ -27,7 +27,7 @@ function writeSettings(): void {
 
 const request = JSON.parse(process.argv[2]!) as DriverRequest;
 try {
-  const makeSpec = await prepareSpec(request);
+  const makeSpec = await resolveSpec(request);
   const {exitStatus} = await runForeground({...request, makeSpec, tty: request.options.tty ?? false});
   writeSettings();
   process.exitCode = exitStatus;

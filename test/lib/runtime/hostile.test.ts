@@ -24,11 +24,11 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {type Code, type ErrdefsError, resolve} from '../../../src/lib/errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/bundle.ts';
-import {prepareSpec} from '../../../src/lib/runtime/prepare.ts';
+import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {createSpec, type SpecMount} from '../../../src/lib/runtime/spec.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {eventually, initPid, NODE, newRig, requiresRuntime} from './rig.ts';
+import {eventually, initPid, NODE, newHarness, requiresRuntime} from './run-harness.ts';
 
 const NOBODY = 65_534;
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
@@ -86,9 +86,9 @@ describe('a pid file', () => {
   for (const [what, plant] of Object.entries(PLANTED))
     it(`where ${what} was is a file of its own, or refused before anything runs`, async (t) => {
       if (!requiresRuntime(t)) return;
-      const rig = newRig(t);
+      const harness = newHarness(t);
       const victim = canary(t);
-      const shared = join(rig.dir, 'shared');
+      const shared = join(harness.dir, 'shared');
       mkdirSync(shared);
       chmodSync(shared, 0o1777);
       const umask = process.umask();
@@ -101,7 +101,7 @@ describe('a pid file', () => {
         symlinkSync(join(victim.dir, 'file'), join(shared, `.pid-${mask}.${process.pid}`));
         process.umask(mask);
         try {
-          assert.equal((await rig.run({args: ['sh', '-c', 'echo >> /ran']}, {pidFile})).exitStatus, 0);
+          assert.equal((await harness.run({args: ['sh', '-c', 'echo >> /ran']}, {pidFile})).exitStatus, 0);
           const stat = lstatSync(pidFile);
           assert.ok(stat.isFile());
           assert.deepEqual([stat.mode & 0o777, stat.uid, stat.nlink], [0o644 & ~mask, 0, 1]);
@@ -109,25 +109,25 @@ describe('a pid file', () => {
         } catch (err) {
           if (err instanceof assert.AssertionError) throw err;
           assert.ok(REFUSED.includes(resolve(err)), String(err));
-          assert.ok(!existsSync(join(rig.upper, 'ran')), 'it ran');
+          assert.ok(!existsSync(join(harness.upper, 'ran')), 'it ran');
           assert.equal(lstatSync(pidFile, {throwIfNoEntry: false})?.ino, planted?.ino);
         } finally {
           process.umask(umask);
         }
         victim.assertUnchanged(`umask ${mask.toString(8)}`);
-        rmSync(join(rig.upper, 'ran'), {force: true});
+        rmSync(join(harness.upper, 'ran'), {force: true});
       }
       assert.deepEqual(
         readdirSync(shared).filter((name) => name.startsWith('.tmp.')),
         [],
       );
-      await rig.assertNothingLeft();
+      await harness.assertNothingLeft();
     });
 });
 
 describe('an environment file', () => {
   const request = (path: string, signal: AbortSignal) =>
-    prepareSpec({cgroupsPath: '/ns/id', image: {Env: ['B=2']}, options: {args: ['true'], envFiles: [path]}, signal});
+    resolveSpec({cgroupsPath: '/ns/id', image: {Env: ['B=2']}, options: {args: ['true'], envFiles: [path]}, signal});
 
   for (const [what, plant] of Object.entries(PLANTED))
     it(`that is ${what} is read or refused, and never waited for beyond the time limit`, async (t) => {
@@ -169,8 +169,8 @@ describe('a mount', () => {
 
   it('with a relative source is of the directory of the caller, not of the bundle', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    mkdirSync(join(rig.lower, 'mnt'));
+    const harness = newHarness(t);
+    mkdirSync(join(harness.lower, 'mnt'));
     const cwd = process.cwd();
     onEnd(t, () => process.chdir(cwd));
     for (const source of ['.', './', '..', 'sub', 'sub/..', './sub/../../here']) {
@@ -178,11 +178,11 @@ describe('a mount', () => {
       const here = join(above, 'here');
       mkdirSync(join(here, 'sub'), {recursive: true});
       process.chdir(here);
-      const run = rig.run({args: ['sh', '-c', 'echo {} > /mnt/config.json'], mounts: [bind(source)]});
+      const run = harness.run({args: ['sh', '-c', 'echo {} > /mnt/config.json'], mounts: [bind(source)]});
       const {exitStatus} = await run.finally(() => process.chdir(cwd));
       assert.equal(exitStatus, 0);
       assert.ok(existsSync(join(here, source, 'config.json')), source);
-      await rig.assertNothingLeft();
+      await harness.assertNothingLeft();
     }
   });
 
@@ -261,10 +261,10 @@ describe('a bundle that a container got hold of', () => {
       PLANTED['a FIFO']!,
     ];
     for (let round = 0; round < (TORTURE ? 40 : 4); round++) {
-      const rig = newRig(t);
-      const driven = rig.drive(NODE, {args: ['sleep', '1000']});
-      const pid = await initPid(rig);
-      const bundle = bundleIn(runPath(rig.stateDir, 'c'));
+      const harness = newHarness(t);
+      const driven = harness.drive(NODE, {args: ['sleep', '1000']});
+      const pid = await initPid(harness);
+      const bundle = bundleIn(runPath(harness.stateDir, 'c'));
       const said: string[] = [];
       for (const name of names) {
         // What once was believed comes often.
@@ -285,11 +285,11 @@ describe('a bundle that a container got hold of', () => {
         process.kill(pid, 'SIGKILL');
         await eventually('the end of the container', () => !existsSync(`/proc/${pid}`));
         await delay(50);
-        await cleanup(rig.stateDir, 'c', findRuntime(), {kill: true});
+        await cleanup(harness.stateDir, 'c', findRuntime(), {kill: true});
       }
       assert.ok(neighbour.isAlive(), what);
       victim.assertUnchanged(what);
-      await rig.assertNothingLeft();
+      await harness.assertNothingLeft();
     }
   });
 });

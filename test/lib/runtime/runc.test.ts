@@ -3,10 +3,10 @@ import {closeSync, mkdirSync, openSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
-import {checkRuntime, judgeRunc} from '../../../src/lib/runtime/doctor.ts';
+import {checkRuncVersion, checkRuntime} from '../../../src/lib/runtime/doctor.ts';
 import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/runc.ts';
 import {is, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
-import {newRig, requiresRuntime} from './rig.ts';
+import {newHarness, requiresRuntime} from './run-harness.ts';
 
 function program(t: TestContext, text: string): string {
   const file = join(temporaryDirectory(t), 'runtime');
@@ -43,25 +43,25 @@ describe('the runtime', () => {
 
   it('is told in its own words when it refuses', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
+    const harness = newHarness(t);
     const words = `echo '{"level":"error","msg":"its own words"}' > ../log.json; exit 1`;
-    await assert.rejects(rig.run({args: ['true']}, {runtime: program(t, words)}), (err: ErrdefsError) => {
+    await assert.rejects(harness.run({args: ['true']}, {runtime: program(t, words)}), (err: ErrdefsError) => {
       assert.equal(err.message, 'container "c": its own words: unknown');
       return err.details?.runExit === 125;
     });
-    await assert.rejects(rig.run({args: ['true']}, {runtime: program(t, 'exit 3')}), /ended with status 3 before the container ran/);
-    await rig.assertNothingLeft();
+    await assert.rejects(harness.run({args: ['true']}, {runtime: program(t, 'exit 3')}), /ended with status 3 before the container ran/);
+    await harness.assertNothingLeft();
   });
 
   it('inherits no descriptor and no environment of ours', async (t) => {
     if (!requiresRuntime(t)) return;
-    const rig = newRig(t);
-    const secret = openSync(join(rig.dir, 'secret'), 'w');
+    const harness = newHarness(t);
+    const secret = openSync(join(harness.dir, 'secret'), 'w');
     onEnd(t, () => closeSync(secret));
     process.env.BERTH_TEST_SECRET = 'secret';
     onEnd(t, () => delete process.env.BERTH_TEST_SECRET);
     const spy = program(t, 'echo $$ > ../init.pid; for fd in /proc/$$/fd/*; do readlink $fd; done; env');
-    const {stdout} = await rig.run({args: ['true']}, {runtime: spy});
+    const {stdout} = await harness.run({args: ['true']}, {runtime: spy});
     assert.match(stdout, /c\.out\n/);
     assert.doesNotMatch(stdout, /secret|socket:/);
     assert.match(stdout, /\nPATH=[^\n]*\nPWD=[^\n]*\n$/);
@@ -80,7 +80,7 @@ describe('doctor', () => {
     [[1, 4, 0], 'ok'],
     [[2, 0, 0], 'ok'],
   ] as const)
-    it(`calls runc ${version.join('.')} ${status}`, () => assert.equal(judgeRunc(version).status, status));
+    it(`calls runc ${version.join('.')} ${status}`, () => assert.equal(checkRuncVersion(version).status, status));
 
   it('says how each of its checks came out', async (t) => {
     if (!requiresRuntime(t)) return;

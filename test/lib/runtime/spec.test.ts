@@ -1,10 +1,18 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
-import {CAPABILITIES, createSpec, type Host, mergeEnv, type Spec, type SpecInput, type SpecOptions} from '../../../src/lib/runtime/spec.ts';
+import {
+  CAPABILITIES,
+  createSpec,
+  type HostFacts,
+  mergeEnv,
+  type Spec,
+  type SpecInput,
+  type SpecOptions,
+} from '../../../src/lib/runtime/spec.ts';
 import {is} from '../../support/helpers.ts';
 
-const host: Host = {
+const host: HostFacts = {
   hostname: 'machine',
   files: ['/etc/hosts', '/etc/resolv.conf'],
   capabilities: ['CAP_CHOWN', 'CAP_SYS_ADMIN'],

@@ -1,7 +1,7 @@
 /**
  * Snapshots that are mounted on this machine: the one thing that berth leaves there.
  *
- *     <state>/mounts/<id>/   mount.json, and while it is mounted l/ and m/ (see runtime/mounts.ts)
+ *     <state>/mounts/<id>/   mount.json, and while it is mounted l/ and m/ (see runtime/mount-plan.ts)
  *
  * The record is made first and removed last, so that whatever a killed process has left between is found by it. The lease keeps the
  * snapshot, and with it the layers: it is named after the directory, as ctr's is.
@@ -11,10 +11,10 @@ import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
+import {isNamespacePinned, type MountInfo, mountNamespace, mountsInNamespace} from '../../fs/mountinfo.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../../fs/process.ts';
-import {hostMounter, removePlaces, unmount} from '../../runtime/host.ts';
-import {isPinned, type Mounted, mountNamespace, mountsIn} from '../../runtime/mountinfo.ts';
-import {absoluteTarget, type Mount, planMounts} from '../../runtime/mounts.ts';
+import {hostMounter, removeMountDirectory, unmount} from '../../runtime/host-mount.ts';
+import {absoluteTarget, type Mount, planMounts} from '../../runtime/mount-plan.ts';
 import {collect, LEASE_MOUNT} from '../../store/gc.ts';
 import {statePath} from '../../store/layout.ts';
 import type {LeaseRecord} from '../../store/records.ts';
@@ -50,7 +50,7 @@ export interface MountRecord {
   /** How many mounts were there at the target before. */
   readonly before: number;
   /** What was mounted; absent until that is known. */
-  readonly mounted?: Mounted;
+  readonly mounted?: MountInfo;
   /** RFC 3339, UTC. */
   readonly createdAt: string;
 }
@@ -106,10 +106,13 @@ const isMaking = ({makers}: MountRecord): boolean =>
 
 const bootOf = ({makers}: MountRecord): string | undefined => parseIdentity(makers[0] ?? '')?.bootId;
 
-const isSame = (a: Mounted, b: Mounted | undefined): boolean => a.device === b?.device && a.root === b.root && a.type === b.type;
+const isSame = (a: MountInfo, b: MountInfo | undefined): boolean => a.device === b?.device && a.root === b.root && a.type === b.type;
 
 /** What is mounted now for a record, and whether that is on top; `undefined` when nothing is. */
-function findMounted(record: MountRecord, mounts: readonly Mounted[]): {readonly mounted: Mounted; readonly onTop: boolean} | undefined {
+function findMounted(
+  record: MountRecord,
+  mounts: readonly MountInfo[],
+): {readonly mounted: MountInfo; readonly onTop: boolean} | undefined {
   const there = mounts.filter(({target}) => target === record.target);
   // Killed before it was noted, what came on top of what was there is ours.
   const index = record.mounted === undefined ? record.before : there.findLastIndex((mount) => isSame(mount, record.mounted));
@@ -119,12 +122,12 @@ function findMounted(record: MountRecord, mounts: readonly Mounted[]): {readonly
 
 function stateOf(record: MountRecord): HostMount['state'] {
   if (bootOf(record) !== bootId()) return 'stale';
-  const mounts = mountsIn(record.mountNamespace);
+  const mounts = mountsInNamespace(record.mountNamespace);
   if (isMaking(record) && record.mounted === undefined) return 'mounting';
   if (mounts !== undefined) return findMounted(record, mounts) === undefined ? 'stale' : 'mounted';
   const sameProcesses = parseIdentity(record.makers[0]!)?.pidNamespace === ownIdentity().pidNamespace;
   // Of a namespace that other pids live in, or that a file holds, nothing is known from here.
-  return sameProcesses && !isPinned(record.mountNamespace) ? 'stale' : 'unknown';
+  return sameProcesses && !isNamespacePinned(record.mountNamespace) ? 'stale' : 'unknown';
 }
 
 function describe(record: MountRecord, state = stateOf(record)): HostMount {
@@ -186,7 +189,7 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
             hint: 'unmount it first: ctr images unmount',
           },
         );
-      if (other === undefined) await removePlaces(directory);
+      if (other === undefined) await removeMountDirectory(directory);
       else await endMount(context, {directory, record: other}, 'drop');
     }
   } catch (err) {
@@ -206,7 +209,7 @@ async function release({store}: Context, {directory, record}: Found): Promise<vo
     renameSync(directory, old);
     return true;
   };
-  if (store.exists() ? await store.update(`end of the mount at ${record.target}`, take) : take()) await removePlaces(old);
+  if (store.exists() ? await store.update(`end of the mount at ${record.target}`, take) : take()) await removeMountDirectory(old);
 }
 
 /** Keeps what is mounted, or is about to be. */
@@ -286,7 +289,7 @@ async function mountSnapshot(
 ): Promise<HostMount> {
   const {target, namespace} = wanted;
   const ns = mountNamespace();
-  const there = (): readonly Mounted[] => (mountsIn(ns) ?? []).filter((mount) => mount.target === target);
+  const there = (): readonly MountInfo[] => (mountsInNamespace(ns) ?? []).filter((mount) => mount.target === target);
   let record: MountRecord = {
     ...wanted,
     root: context.store.layout.root,
@@ -407,7 +410,7 @@ export async function unmountTarget(
   if (found === undefined) {
     const kept = rm ? await removeKept(context, namespace, path) : undefined;
     if (kept !== undefined) return kept;
-    const isMounted = (mountsIn(mountNamespace()) ?? []).some((mount) => mount.target === path);
+    const isMounted = (mountsInNamespace(mountNamespace()) ?? []).some((mount) => mount.target === path);
     throw new ErrdefsError('not_found', what, {
       hint: isMounted ? 'it was not mounted by this program: umount(8) unmounts it' : 'see "ctr images mount" for what is mounted',
     });
@@ -425,7 +428,7 @@ export async function unmountTarget(
   if (state === 'unknown') refuse('belongs to a mount namespace that cannot be seen from here', 'unmount it where it was mounted');
   if (state === 'mounted') {
     if (record.mountNamespace !== mountNamespace()) refuse('is in another mount namespace', 'unmount it there: nsenter --mount');
-    const {onTop} = findMounted(record, mountsIn(record.mountNamespace) ?? [])!;
+    const {onTop} = findMounted(record, mountsInNamespace(record.mountNamespace) ?? [])!;
     if (!onTop) refuse('has something else mounted over it', `unmount that first: umount ${path}`);
     const complaint = await unmount(path);
     // Where another process was faster that is no failure.
@@ -474,6 +477,6 @@ export function staleMounts(context: Context): readonly StaleMount[] {
 export async function sweepMounts(context: Context): Promise<void> {
   for (const {directory, record} of staleMounts(context)) {
     if (record !== undefined) await endMount(context, {directory, record}, 'drop');
-    else await removePlaces(directory);
+    else await removeMountDirectory(directory);
   }
 }

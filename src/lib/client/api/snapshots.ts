@@ -44,7 +44,7 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
     delete: (key) => named(key, () => withReserve(context.store, () => snapshots.remove(key))),
     mounts: (key) => named(key, () => snapshots.mounts(key)),
     mountScript: async (key, target) => {
-      const {absoluteTarget, mountScript, planMounts} = await import('../../runtime/mounts.ts');
+      const {absoluteTarget, mountScript, planMounts} = await import('../../runtime/mount-plan.ts');
       const path = absoluteTarget(target);
       return named(key, () => mountScript(planMounts(snapshots.mounts(key), {literal: true}), path));
     },

@@ -5,7 +5,7 @@ import {ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, removeTree, sweepTemporary} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {formatReference, type Reference} from '../../oci/reference.ts';
-import type {Remote} from '../../remotes/contract.ts';
+import type {Remote} from '../../remotes/types.ts';
 import {cleanup, removeBundle} from '../../runtime/bundle.ts';
 import {findRuntime} from '../../runtime/runc.ts';
 import {downloadKey, Ingest} from '../../store/blob-store.ts';

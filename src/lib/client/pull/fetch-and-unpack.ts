@@ -6,10 +6,10 @@ import {existsSync} from 'node:fs';
 import {reconcile} from '../../archive/apply.ts';
 import {type Code, ErrdefsError, is, resolve, wrap} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
-import {requireRoom} from '../../fs/space.ts';
+import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
-import type {ViewPlace} from '../../runtime/view.ts';
+import type {MountHolder} from '../../runtime/private-mount.ts';
 import type {Backing} from '../../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
@@ -21,7 +21,7 @@ import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-l
 import {findLayer, openScratchPlace, openTrees} from './layer-lookup.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
 
-/** Streams a blob's bytes from `offset` on; see remotes/contract.ts. */
+/** Streams a blob's bytes from `offset` on; see remotes/types.ts. */
 export type BlobSource = (
   desc: Descriptor,
   sink: (chunk: Buffer) => void | Promise<void>,
@@ -110,7 +110,7 @@ class Materialisation {
   readonly #missing: Set<Digest>;
   #stacking = Promise.resolve();
   /** For the trees below the layer that waits next. */
-  #place: Promise<ViewPlace> | undefined;
+  #place: Promise<MountHolder> | undefined;
   /** Places that have served. */
   readonly #closing: Promise<void>[] = [];
   readonly #stop = new AbortController();
@@ -131,7 +131,7 @@ class Materialisation {
     const wanted = new Map<Digest, PlannedLayer>();
     for (const {layers} of this.#stacks)
       for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
-    this.#requireRoom();
+    this.#requireFreeSpace();
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
     this.#stackSoon();
     try {
@@ -158,12 +158,12 @@ class Materialisation {
   }
 
   /** What has to be downloaded fits on the disk, or nothing of it is. @throws resource_exhausted */
-  #requireRoom(): void {
+  #requireFreeSpace(): void {
     const {plan, store, source} = this.#o;
     const missing = source === undefined ? [] : plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
     if (missing.length === 0) return;
     const needed = missing.reduce((sum, blob) => sum + Math.max(blob.size - bytesHere(store, blob.digest), 0), 0);
-    requireRoom(store.layout.root, needed, 'download');
+    requireFreeSpace(store.layout.root, needed, 'download');
   }
 
   /** Removes what was half-made here. Blobs and bytes of blobs stay. */
@@ -355,7 +355,7 @@ class Materialisation {
     this.#place.catch(() => {}); // whoever takes it hears of it
   }
 
-  #takePlace(): Promise<ViewPlace> {
+  #takePlace(): Promise<MountHolder> {
     const place = this.#place ?? openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
     this.#place = undefined;
     return place;

@@ -3,7 +3,7 @@ import {join} from 'node:path';
 import {fromErrno} from '../../errdefs.ts';
 import {listIfPresent} from '../../fs/durable.ts';
 import {liveness, parseIdentity, uniqueName} from '../../fs/process.ts';
-import type {ViewPlace} from '../../runtime/view.ts';
+import type {MountHolder} from '../../runtime/private-mount.ts';
 import type {Housekeeping} from '../../store/housekeeping.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
@@ -24,10 +24,10 @@ export const findLayer = (store: Store, snapshotter: Snapshotter, layer: Planned
  * @param scratchDir where something may be mounted; below the state that ends with the boot
  * @param housekeeping is told what is left after `close`
  */
-export async function openScratchPlace(scratchDir: string, housekeeping: Housekeeping): Promise<ViewPlace> {
-  const {openPlace} = await import('../../runtime/view.ts');
+export async function openScratchPlace(scratchDir: string, housekeeping: Housekeeping): Promise<MountHolder> {
+  const {startMountHolder} = await import('../../runtime/private-mount.ts');
   const directory = join(scratchDir, `view-${uniqueName()}`);
-  const {mount, close} = await openPlace(directory);
+  const {mount, close} = await startMountHolder(directory);
   return {mount, close: () => close().catch((err: unknown) => housekeeping.warn(`view ${directory}`, err))};
 }
 
@@ -51,17 +51,17 @@ export function abandonedViews(scratchDir: string): readonly string[] {
  * The trees of layers, to be looked at; those that are indexed have to be mounted for it.
  *
  * @param layers directories
- * @param openPlace where; asked for when it is needed
+ * @param startMountHolder where; asked for when it is needed
  */
 export async function openTrees(
   snapshotter: Snapshotter,
   layers: readonly string[],
-  openPlace: () => Promise<ViewPlace>,
+  startMountHolder: () => Promise<MountHolder>,
 ): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
   if (snapshotter.form !== 'erofs' || layers.length === 0)
     return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
   const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
-  const {mount, close} = await openPlace();
+  const {mount, close} = await startMountHolder();
   try {
     return {trees: await mount(mounts), close};
   } catch (err) {

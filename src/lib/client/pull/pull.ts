@@ -1,13 +1,13 @@
 /** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
 import {readRights} from '../../archive/process-privileges.ts';
 import {ErrdefsError, is, wrap} from '../../errdefs.ts';
+import {isOnOverlay} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
-import {isOnOverlay} from '../../fs/space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
-import type {Fetcher} from '../../remotes/contract.ts';
+import type {Fetcher} from '../../remotes/types.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
 import {statePath} from '../../store/layout.ts';

@@ -3,9 +3,9 @@ import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
-import {cgroupPath, livingCgroups} from '../../runtime/bundle.ts';
-import type {Mount} from '../../runtime/mounts.ts';
-import {prepareSpec} from '../../runtime/prepare.ts';
+import {cgroupPath, populatedCgroups} from '../../runtime/bundle.ts';
+import type {Mount} from '../../runtime/mount-plan.ts';
+import {resolveSpec} from '../../runtime/resolve-spec.ts';
 import {runForeground} from '../../runtime/run.ts';
 import {findRuntime} from '../../runtime/runc.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
@@ -49,7 +49,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   const config = chosen.config.config;
   const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
   const {signal} = options;
-  const makeSpec = await prepareSpec({cgroupsPath, image: config, options, ...(signal === undefined ? {} : {signal})});
+  const makeSpec = await resolveSpec({cgroupsPath, image: config, options, ...(signal === undefined ? {} : {signal})});
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
 
@@ -90,7 +90,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     id,
     stateDir: runDirectory(context, namespace),
     mounts: begin,
-    settle: async (failed) => {
+    onExit: async (failed) => {
       // What failed never ran: there is nothing in it to keep.
       if (layer !== undefined && (options.rm || failed))
         await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
@@ -132,7 +132,7 @@ function refuseTaken({store}: Context, namespace: string, id: string, what: stri
 function refuseLiving({store}: Context, namespace: string, id: string): void {
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
-  if (cgroup !== undefined && livingCgroups(namespace).has(cgroup))
+  if (cgroup !== undefined && populatedCgroups(namespace).has(cgroup))
     throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
 }
 

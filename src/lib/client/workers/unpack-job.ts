@@ -8,7 +8,7 @@ import {type Applier, type ApplyResult, createApplier} from '../../archive/apply
 import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../archive/erofs-index.ts';
 import {createTarReader, type TarReader} from '../../archive/tar.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {RoomGuard} from '../../fs/space.ts';
+import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {type Backing, EROFS_TAR} from '../../store/erofs.ts';
@@ -98,7 +98,7 @@ interface Target {
 class Laying {
   readonly #job: LayingJob;
   readonly #hash = createHash('sha256');
-  readonly #room: RoomGuard;
+  readonly #room: FreeSpaceGuard;
   readonly #target: Target;
   readonly #warnings: string[] = [];
   #size = 0;
@@ -106,7 +106,7 @@ class Laying {
   constructor(job: LayingJob) {
     this.#job = job;
     // How large a layer becomes nobody says before it has.
-    this.#room = new RoomGuard(job.directory, `${job.what}: unpacking`);
+    this.#room = new FreeSpaceGuard(job.directory, `${job.what}: unpacking`);
     this.#target = openTarget(job, (message) => this.#warnings.push(message));
   }
 

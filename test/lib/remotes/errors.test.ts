@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {CLASSES, ErrdefsError, isErrdefs, toJSON} from '../../../src/lib/errdefs.ts';
-import {interruption, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/failure.ts';
+import {interruption, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/errors.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, onEnd} from '../../support/helpers.ts';

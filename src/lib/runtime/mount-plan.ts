@@ -15,7 +15,7 @@ import {isAbsolute, join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /**
- * One mount, as snapshotters give them. Of a list the last shows the tree; each before it is mounted at a place of its
+ * One mount, as snapshotters give them. Of a list the last shows the tree; each before it is mounted at a mount point of its
  * own, which those after it name as `{{ mount N }}`, counted from 0, in their source and in paths of their options.
  *
  * After containerd, core/mount (Mount, and the templates of its manager).
@@ -30,7 +30,7 @@ export interface Mount {
 /** A mount with every name in its place. Relative paths are those of the plan's directory. */
 export interface PlannedMount extends Mount {
   /** Relative; absent for the last mount, whose target is the caller's. */
-  readonly place?: string;
+  readonly mountPoint?: string;
 }
 
 export interface MountPlan {
@@ -41,8 +41,8 @@ export interface MountPlan {
 }
 
 /**
- * A way of mounting. There are two, both by programs: a process with a mount namespace of its own (chain.ts), and the caller's own
- * namespace (host.ts). System calls or a user namespace would be further ones.
+ * A way of mounting. There are two, both by programs: a process with a mount namespace of its own (launcher.ts), and the caller's own
+ * namespace (host-mount.ts). System calls or a user namespace would be further ones.
  */
 export interface Mounter<T = void> {
   /** @throws failed_precondition it could not be mounted @throws resource_exhausted there are no loop devices for it */
@@ -95,7 +95,7 @@ export function planMounts(
     });
     if (volatile && type === 'overlay' && options.some((option) => option.startsWith('upperdir='))) words.push('volatile');
     const isLast = index === mounts.length - 1;
-    return {type, source: earlier(source, index) ?? source, options: words, ...(isLast ? {} : {place: `m/${index}`})};
+    return {type, source: earlier(source, index) ?? source, options: words, ...(isLast ? {} : {mountPoint: `m/${index}`})};
   };
 
   const [first] = mounts;
@@ -110,32 +110,32 @@ export function planMounts(
 }
 
 /** Mounts that go by way of a loop device, with the image that each is to show. */
-export const loopMounts = ({mounts}: MountPlan): readonly {readonly image: string; readonly place: string | undefined}[] =>
-  mounts.flatMap(({source, options, place}) => (options.includes('loop') ? {image: source, place} : []));
+export const loopMounts = ({mounts}: MountPlan): readonly {readonly image: string; readonly mountPoint: string | undefined}[] =>
+  mounts.flatMap(({source, options, mountPoint}) => (options.includes('loop') ? {image: source, mountPoint} : []));
 
-/** Makes the links and places of a plan in a directory. */
-export function makePlaces(directory: string, {links, mounts}: MountPlan): void {
+/** Makes the links and mount points of a plan in a directory. */
+export function makeMountPoints(directory: string, {links, mounts}: MountPlan): void {
   if (links.length > 0) mkdirSync(join(directory, 'l'));
   for (const [i, target] of links.entries()) symlinkSync(target, join(directory, 'l', String(i)));
   if (mounts.length > 1) mkdirSync(join(directory, 'm'));
-  for (const {place} of mounts) if (place !== undefined) mkdirSync(join(directory, place));
+  for (const {mountPoint} of mounts) if (mountPoint !== undefined) mkdirSync(join(directory, mountPoint));
 }
 
 /** A field of fstab(5). */
 const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\\${char.charCodeAt(0).toString(8).padStart(3, '0')}`);
 
 /**
- * Makes the links and places of a plan in `directory`, and `fstab`, from which `mount -a -T fstab` run there mounts the tree: one
+ * Makes the links and mount points of a plan in `directory`, and `fstab`, from which `mount -a -T fstab` run there mounts the tree: one
  * process for all of them.
  *
  * @param directory absolute path
  * @param target of the last mount, absolute
  */
 export function writeFstab(directory: string, plan: MountPlan, target: string): void {
-  makePlaces(directory, plan);
-  const lines = plan.mounts.map(({type, source, options, place}) => {
+  makeMountPoints(directory, plan);
+  const lines = plan.mounts.map(({type, source, options, mountPoint}) => {
     const from = /^m\/\d+$/.test(source) ? join(directory, source) : source;
-    const to = place === undefined ? target : join(directory, place);
+    const to = mountPoint === undefined ? target : join(directory, mountPoint);
     const fields = [from, to, type === 'bind' ? 'none' : type, options.join(',') || 'defaults'];
     return `${fields.map(field).join(' ')} 0 0\n`;
   });
@@ -179,18 +179,18 @@ function quote(word: string): string {
 const OLD_WAY = 'LIBMOUNT_FORCE_MOUNT2=always';
 
 /**
- * The mounts as simple commands of a POSIX shell, run in the plan's directory with its links and places and with `OLD_WAY` in the
+ * The mounts as simple commands of a POSIX shell, run in the plan's directory with its links and mount points and with `OLD_WAY` in the
  * environment.
  *
  * @param target of the last mount, absolute: it may be called anything
  */
 const mountCommands = ({mounts}: MountPlan, target: string): readonly string[] =>
-  mounts.map(({type, source, options, place}) => {
-    const words = ['-t', type, source, place ?? target, ...(options.length === 0 ? [] : ['-o', options.join(',')])];
+  mounts.map(({type, source, options, mountPoint}) => {
+    const words = ['-t', type, source, mountPoint ?? target, ...(options.length === 0 ? [] : ['-o', options.join(',')])];
     return ['mount', ...words].map(quote).join(' ');
   });
 
-/** One command of a POSIX shell that makes the mounts, run in a directory with the plan's links and places; see `makePlaces`. */
+/** One command of a POSIX shell that makes the mounts, run in a directory with the plan's links and mount points; see `makeMountPoints`. */
 export const mountCommand = (plan: MountPlan, target: string): string =>
   [`export ${OLD_WAY}`, ...mountCommands(plan, target)].join(' &&\n');
 
@@ -203,11 +203,11 @@ export const mountCommand = (plan: MountPlan, target: string): string =>
  */
 export function mountScript(plan: MountPlan, target: string): readonly string[] {
   const commands = mountCommands(plan, target);
-  const places = plan.mounts.flatMap(({place}) => place ?? []);
-  if (plan.links.length + places.length === 0)
+  const mountPoints = plan.mounts.flatMap(({mountPoint}) => mountPoint ?? []);
+  if (plan.links.length + mountPoints.length === 0)
     // By env(1), so that sudo(8) and a bare command substitution run it as well.
     return commands.flatMap((command) => (plan.mounts[0].type === 'bind' ? command : `env ${OLD_WAY} ${command}`).split('\n'));
-  const directories = [...(plan.links.length > 0 ? ['l'] : []), ...(places.length > 0 ? ['m', ...places] : [])];
+  const directories = [...(plan.links.length > 0 ? ['l'] : []), ...(mountPoints.length > 0 ? ['m', ...mountPoints] : [])];
   const steps = [
     `export ${OLD_WAY}`,
     ['mkdir', ...directories].join(' '),
@@ -215,7 +215,7 @@ export function mountScript(plan: MountPlan, target: string): readonly string[] 
     ...commands,
   ];
   const tidy = [
-    ...(places.length > 0 ? ['umount -l m/* 2>/dev/null', 'rmdir m/* m'] : []),
+    ...(mountPoints.length > 0 ? ['umount -l m/* 2>/dev/null', 'rmdir m/* m'] : []),
     ...(plan.links.length > 0 ? ['rm -f l/*', 'rmdir l'] : []),
     'rmdir "$d"',
   ];

@@ -2,12 +2,12 @@
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {readMountInfo} from '../fs/mountinfo.ts';
 import {formatIdentity, identityOf} from '../fs/process.ts';
 import {searchPath} from '../fs/spawn.ts';
 import {removeBundle} from './bundle.ts';
-import {assertLoops, hasLoopDevice} from './loops.ts';
-import {mountsOf} from './mountinfo.ts';
-import {loopMounts, type Mounter, makePlaces, mountCommand} from './mounts.ts';
+import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
+import {loopMounts, type Mounter, makeMountPoints, mountCommand} from './mount-plan.ts';
 import {capture, requireProgram} from './runc.ts';
 
 const SCRIPT = (command: string): string => `read -r go || exit\n${command}`;
@@ -23,9 +23,12 @@ export function hostMounter(directory: string, target: string, onStart: (identit
       const shell = requireProgram('sh', 'dash');
       requireProgram('mount', 'mount (util-linux)');
       const {spawn} = await import('node:child_process');
-      const loops = loopMounts(plan).map(({image, place}) => ({image, target: place === undefined ? target : join(directory, place)}));
+      const loops = loopMounts(plan).map(({image, mountPoint}) => ({
+        image,
+        target: mountPoint === undefined ? target : join(directory, mountPoint),
+      }));
       try {
-        makePlaces(directory, plan);
+        makeMountPoints(directory, plan);
         // In a session of its own: a terminal's interrupt must not leave half of the mounts.
         const child = spawn(shell, ['-c', SCRIPT(mountCommand(plan, target))], {
           cwd: directory,
@@ -43,7 +46,7 @@ export function hostMounter(directory: string, target: string, onStart: (identit
         if (child.pid !== undefined) onStart(formatIdentity(identityOf(child.pid)));
         child.stdin.end('go\n');
         if ((await ended) !== 0) {
-          if (loops.length > 0 && !(await hasLoopDevice()))
+          if (loops.length > 0 && !(await hasFreeLoopDevice()))
             throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
               hint: 'unmount other images, or have more devices /dev/loopN',
             });
@@ -51,7 +54,7 @@ export function hostMounter(directory: string, target: string, onStart: (identit
             hint: 'the kernel may say more: dmesg',
           });
         }
-        assertLoops(process.pid, loops);
+        verifyLoopDevices(process.pid, loops);
         await unmountBelow(directory);
       } catch (err) {
         throw fromErrno(err, target);
@@ -72,7 +75,7 @@ export async function unmount(target: string): Promise<string> {
 
 /** Detaches what is mounted below a directory of ours; who still uses it keeps it. */
 async function unmountBelow(directory: string): Promise<void> {
-  const below = mountsOf('self').filter(({target}) => target.startsWith(`${directory}/`));
+  const below = readMountInfo('self').filter(({target}) => target.startsWith(`${directory}/`));
   if (below.length === 0) return;
   const umount = requireProgram('umount', 'mount (util-linux)');
   const {status, stderr} = await capture(umount, ['-l', ...below.map(({target}) => target).reverse()]);
@@ -80,7 +83,7 @@ async function unmountBelow(directory: string): Promise<void> {
 }
 
 /** Removes a directory that a mounter used, with what it left mounted there. Never what is behind a mount. */
-export async function removePlaces(directory: string): Promise<void> {
+export async function removeMountDirectory(directory: string): Promise<void> {
   if (!existsSync(directory)) return;
   await unmountBelow(directory);
   removeBundle(directory);

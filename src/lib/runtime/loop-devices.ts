@@ -5,12 +5,12 @@
 import {Buffer} from 'node:buffer';
 import {closeSync, openSync, readSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
+import {readMountInfo} from '../fs/mountinfo.ts';
 import {findProgram} from '../fs/spawn.ts';
-import {mountsOf} from './mountinfo.ts';
 import {capture} from './runc.ts';
 
 /** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
-export async function hasLoopDevice(): Promise<boolean> {
+export async function hasFreeLoopDevice(): Promise<boolean> {
   const losetup = findProgram('losetup');
   if (losetup === undefined) return true; // nobody can tell
   const {stdout} = await capture(losetup, ['--find']);
@@ -46,9 +46,9 @@ function head(path: string): Buffer {
  * @param pid a process that has these mounts
  * @throws aborted one does not
  */
-export function assertLoops(pid: number, loops: readonly LoopMount[]): void {
+export function verifyLoopDevices(pid: number, loops: readonly LoopMount[]): void {
   if (loops.length === 0) return;
-  const devices = new Map(mountsOf(pid).map(({target, source}) => [target, source]));
+  const devices = new Map(readMountInfo(pid).map(({target, source}) => [target, source]));
   for (const {image, target} of loops) {
     const device = devices.get(target);
     if (device === undefined || !head(device).equals(head(image)))

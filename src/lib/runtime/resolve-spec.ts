@@ -17,14 +17,14 @@ import {join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, is, wrap} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
-import {checkCommand, mountPoints} from './command.ts';
-import type {RootFS} from './rootfs.ts';
+import {checkCommand, mountPoints} from './check-executable.ts';
+import type {RootReader} from './path-in-root.ts';
 import {
   CAPABILITIES,
   checkWorkingDirectory,
   createSpec,
   type Device,
-  type Host,
+  type HostFacts,
   isBind,
   type Spec,
   type SpecMount,
@@ -69,7 +69,7 @@ function ownCapabilities(): readonly string[] {
   return CAPABILITIES.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 
-function hostFacts({privileged = false, netHost = false, capAdd = []}: SpecOptions): Host {
+function readHostFacts({privileged = false, netHost = false, capAdd = []}: SpecOptions): HostFacts {
   return {
     hostname: hostname(),
     files: netHost ? ['/etc/hosts', '/etc/resolv.conf'].filter((file) => existsSync(file)) : [],
@@ -129,7 +129,7 @@ async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly
 }
 
 /** A bind mount's relative source is one in the current directory of the caller, and of nobody else. */
-const fromHere = (mount: SpecMount): SpecMount =>
+const withAbsoluteSource = (mount: SpecMount): SpecMount =>
   isBind(mount) && mount.source !== '' ? {...mount, source: resolve(mount.source)} : mount;
 
 /** A bind mount without its source would fail in the runtime, which has no class for it. */
@@ -153,13 +153,13 @@ function checkSources(spec: Spec): void {
  * @throws not_found an environment file, or the source of a bind mount
  * @throws canceled `signal` was aborted
  */
-export async function prepareSpec({cgroupsPath, image, options, signal}: SpecRequest): Promise<(rootfs: RootFS) => Spec> {
+export async function resolveSpec({cgroupsPath, image, options, signal}: SpecRequest): Promise<(rootfs: RootReader) => Spec> {
   const envFile: string[] = [];
-  const mounts = options.mounts?.map(fromHere);
+  const mounts = options.mounts?.map(withAbsoluteSource);
   for (const path of options.envFiles ?? []) envFile.push(...(await readEnvFile(path, signal)));
   const root = {uid: 0, gid: 0, additionalGids: [0]};
   const given = mounts === undefined ? options : {...options, mounts};
-  const draft = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: hostFacts(options)});
+  const draft = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
   checkSources(draft);
   return (rootfs) => {
     const user =

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readFileSync, readlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {absoluteTarget, type Mount, mountScript, planMounts, writeFstab} from '../../../src/lib/runtime/mounts.ts';
+import {absoluteTarget, type Mount, mountScript, planMounts, writeFstab} from '../../../src/lib/runtime/mount-plan.ts';
 import {is, temporaryDirectory} from '../../support/helpers.ts';
 
 /** The lines of fstab that a list of mounts becomes, `@` for the bundle, and the links that they name. */

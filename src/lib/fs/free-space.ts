@@ -1,4 +1,4 @@
-/** Room on a filesystem: bytes that a stranger sends must not take the last of it. */
+/** FreeSpace on a filesystem: bytes that a stranger sends must not take the last of it. */
 import {statfsSync} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
@@ -6,7 +6,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 const RESERVED_PART = 1 / 50;
 const RESERVED_BYTES = 256 << 20;
 
-export interface Room {
+export interface FreeSpace {
   /** Bytes that may still be written; the reserve is not among them. May be negative. */
   readonly bytes: number;
   /** Bytes that are kept free. */
@@ -16,7 +16,7 @@ export interface Room {
 }
 
 /** @param path anything on the filesystem */
-export function roomAt(path: string): Room {
+export function freeSpaceAt(path: string): FreeSpace {
   try {
     const {bsize, blocks, bavail, files, ffree} = statfsSync(path);
     const reserved = Math.floor(Math.min(blocks * bsize * RESERVED_PART, RESERVED_BYTES));
@@ -36,8 +36,8 @@ const HINT = 'free some of the disk: prune, or images rm';
  * @param what needs them
  * @throws resource_exhausted with both numbers
  */
-export function requireRoom(path: string, needed: number, what: string): void {
-  const {bytes} = roomAt(path);
+export function requireFreeSpace(path: string, needed: number, what: string): void {
+  const {bytes} = freeSpaceAt(path);
   if (needed > bytes)
     throw new ErrdefsError('resource_exhausted', `${what}: ${needed} B needed, ${Math.max(bytes, 0)} B of the disk to be had`, {
       hint: HINT,
@@ -52,7 +52,7 @@ const LOOK_AFTER = 64 << 10;
 const ENTRY_BYTES = 512;
 
 /** Watches the disk while bytes of unknown number are written. */
-export class RoomGuard {
+export class FreeSpaceGuard {
   readonly #path: string;
   readonly #what: string;
   /** Bytes at which the disk is looked at again. */
@@ -72,7 +72,7 @@ export class RoomGuard {
    */
   check(written: number): void {
     if (written < this.#next) return;
-    const {bytes, reserved, inodes} = roomAt(this.#path);
+    const {bytes, reserved, inodes} = freeSpaceAt(this.#path);
     if (bytes <= 0 || inodes <= 0)
       throw new ErrdefsError(
         'resource_exhausted',
@@ -84,7 +84,7 @@ export class RoomGuard {
 }
 
 /** Free bytes and inodes below which a filesystem is as good as full. */
-export const ALL_BUT_FULL_BYTES = 1 << 20;
+export const NEARLY_FULL_BYTES = 1 << 20;
 const LITTLE_INODES = 64;
 
 /**
@@ -93,10 +93,10 @@ const LITTLE_INODES = 64;
  * @param needed bytes that are to be written, if that is more
  * @throws an error of node:fs: `path` is not there, or not to be asked
  */
-export function isAllButFull(path: string, needed = 0): boolean {
+export function isNearlyFull(path: string, needed = 0): boolean {
   const {bavail, bsize, blocks, files, ffree} = statfsSync(path);
   // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
-  return (blocks > 0 && bavail * bsize < Math.max(ALL_BUT_FULL_BYTES, needed)) || (files > 0 && ffree < LITTLE_INODES);
+  return (blocks > 0 && bavail * bsize < Math.max(NEARLY_FULL_BYTES, needed)) || (files > 0 && ffree < LITTLE_INODES);
 }
 
 /** OVERLAYFS_SUPER_MAGIC of statfs(2). */

@@ -5,8 +5,8 @@ import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import fc from 'fast-check';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
-import {checkCommand, mountPoints} from '../../../src/lib/runtime/command.ts';
-import {RootFS} from '../../../src/lib/runtime/rootfs.ts';
+import {checkCommand, mountPoints} from '../../../src/lib/runtime/check-executable.ts';
+import {RootReader} from '../../../src/lib/runtime/path-in-root.ts';
 import {createSpec} from '../../../src/lib/runtime/spec.ts';
 import {onEnd, temporaryDirectory} from '../../support/helpers.ts';
 
@@ -23,7 +23,7 @@ const spec = createSpec({
 function judge(t: TestContext): (bytes: Uint8Array) => number {
   const dir = temporaryDirectory(t);
   mkdirSync(join(dir, 'proc'));
-  const rootfs = new RootFS(dir);
+  const rootfs = new RootReader(dir);
   onEnd(t, () => rootfs.close());
   const mounts = mountPoints(rootfs, spec);
   return (bytes) => {

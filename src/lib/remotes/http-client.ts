@@ -3,11 +3,11 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {type ErrdefsError, wrap} from '../errdefs.ts';
 import {Authorizer, isStrangeAddress, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
-import type {CredentialSource, Host} from './contract.ts';
-import {decode} from './encoding.ts';
-import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './failure.ts';
+import {decode} from './content-encoding.ts';
+import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './errors.ts';
 import {ATTEMPTS, ATTEMPTS_BEFORE_NEXT, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
 import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
+import type {CredentialSource, Host} from './types.ts';
 
 export interface Request {
   /** Verb and object, for messages. */

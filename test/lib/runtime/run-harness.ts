@@ -19,9 +19,9 @@ import type {TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
 import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
-import type {Mount} from '../../../src/lib/runtime/mounts.ts';
-import {prepareSpec, type SpecRequest} from '../../../src/lib/runtime/prepare.ts';
-import {type ForegroundRun, type RunEnding, runForeground} from '../../../src/lib/runtime/run.ts';
+import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
+import {resolveSpec, type SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
+import {type ContainerExit, type ForegroundRun, runForeground} from '../../../src/lib/runtime/run.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import type {DriverRequest} from './driver.ts';
 
@@ -32,7 +32,7 @@ const APPLETS = 'sh cat echo env false grep head id kill ls mkdir mount pwd read
 /** The programs that any real run needs. */
 export const requiresRuntime = (t: TestContext): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'busybox', 'unshare', 'mount');
 
-export interface Rig {
+export interface RunHarness {
   readonly dir: string;
   readonly stateDir: string;
   /** The lowest layer, to be changed by the test before it runs something. */
@@ -58,7 +58,7 @@ export interface Rig {
   assertNothingLeft(): Promise<void>;
 }
 
-export interface Output extends RunEnding {
+export interface Output extends ContainerExit {
   readonly stdout: string;
   readonly stderr: string;
 }
@@ -95,9 +95,9 @@ export async function eventually<T>(what: string | (() => string), probe: () => 
 }
 
 /** The machine's pid of the first process of container `c`, once there is one. */
-export const initPid = (rig: Rig): Promise<number> =>
+export const initPid = (harness: RunHarness): Promise<number> =>
   eventually('start', () => {
-    const file = join(rig.stateDir, 'bundles/c/init.pid');
+    const file = join(harness.stateDir, 'bundles/c/init.pid');
     return existsSync(file) && Number(readFileSync(file, 'utf8'));
   });
 
@@ -118,7 +118,7 @@ function cgroups(path: string): readonly string[] {
   return ['', ...readdirSync('/sys/fs/cgroup')].map((name) => join('/sys/fs/cgroup', name, path)).filter((dir) => existsSync(dir));
 }
 
-export function newRig(t: TestContext): Rig {
+export function newHarness(t: TestContext): RunHarness {
   const dir = temporaryDirectory(t);
   const [lower, upper, work, gate, stateDir] = ['lower', 'upper', 'work', 'gate', 'state'].map((name) => join(dir, name)) as [
     string,
@@ -143,8 +143,8 @@ export function newRig(t: TestContext): Rig {
   const mounts: readonly Mount[] = [
     {type: 'overlay', source: 'overlay', options: [`workdir=${work}`, `upperdir=${upper}`, `lowerdir=${lower}`]},
   ];
-  const request: Rig['request'] = (id, options, image = {Env: ['PATH=/bin']}) => ({cgroupsPath: `${cgroup}/${id}`, image, options});
-  const argv: Rig['argv'] = (engine, options, {id = 'c', ...more} = {}) => [
+  const request: RunHarness['request'] = (id, options, image = {Env: ['PATH=/bin']}) => ({cgroupsPath: `${cgroup}/${id}`, image, options});
+  const argv: RunHarness['argv'] = (engine, options, {id = 'c', ...more} = {}) => [
     ...engine.argv,
     fileURLToPath(new URL('driver.ts', import.meta.url)),
     JSON.stringify({id, stateDir, mounts, ...request(id, options), ...more} satisfies DriverRequest),
@@ -169,7 +169,7 @@ export function newRig(t: TestContext): Rig {
       writeFileSync(files[0]!, input);
       const stdio = [openSync(files[0]!, 'r'), openSync(files[1]!, 'w'), openSync(files[2]!, 'w')] as const;
       try {
-        const makeSpec = await prepareSpec(request(id, options, image));
+        const makeSpec = await resolveSpec(request(id, options, image));
         const ending = await runForeground({id, stateDir, mounts, stdio, makeSpec, ...more});
         return {...ending, stdout: readFileSync(files[1]!, 'utf8'), stderr: readFileSync(files[2]!, 'utf8')};
       } finally {

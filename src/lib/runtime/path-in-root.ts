@@ -21,7 +21,7 @@ export type MountPoints = ReadonlyMap<string, string | undefined>;
 const NO_MOUNTS: MountPoints = new Map();
 
 /** A file or directory that a path leads to, links resolved. */
-export interface Found {
+export interface ResolvedFile {
   /** Path in the tree, without links. */
   readonly path: string;
   readonly stats: Stats;
@@ -52,7 +52,7 @@ function read(fd: number, stats: Stats, path: string, position: number, length: 
   }
 }
 
-export class RootFS {
+export class RootReader {
   readonly #root: number;
 
   /** @param directory the tree's root; its own path is this machine's and is followed as usual. To be closed. */
@@ -69,7 +69,7 @@ export class RootFS {
    *
    * @throws errors of the operating system (ENOENT, ENOTDIR, ELOOP, …); EXDEV when the way crosses a mount point whose content is not known yet
    */
-  lookup<T>(path: string, use: (found: Found) => T, mounts: MountPoints = NO_MOUNTS): T {
+  lookup<T>(path: string, use: (found: ResolvedFile) => T, mounts: MountPoints = NO_MOUNTS): T {
     return this.#walk(path, mounts, (at, rest, fd, searched) => {
       if (rest !== undefined) throw rest;
       const stats = fstatSync(fd);

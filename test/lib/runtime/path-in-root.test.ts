@@ -3,11 +3,11 @@ import {execFileSync} from 'node:child_process';
 import {mkdirSync, readdirSync, symlinkSync, truncateSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {type MountPoints, RootFS} from '../../../src/lib/runtime/rootfs.ts';
+import {type MountPoints, RootReader} from '../../../src/lib/runtime/path-in-root.ts';
 import {is, onEnd, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
 
 interface Tree {
-  readonly rootfs: RootFS;
+  readonly rootfs: RootReader;
   /** The tree. */
   readonly dir: string;
   /** Beside the tree: what must never be read. */
@@ -20,12 +20,12 @@ function newTree(t: TestContext): Tree {
   for (const path of [outside, join(dir, 'etc'), join(dir, 'usr/bin')]) mkdirSync(path, {recursive: true});
   writeFileSync(join(outside, 'passwd'), 'canary');
   writeFileSync(join(dir, 'etc/passwd'), 'inside');
-  const rootfs = new RootFS(dir);
+  const rootfs = new RootReader(dir);
   onEnd(t, () => rootfs.close());
   return {rootfs, dir, outside};
 }
 
-const read = (rootfs: RootFS, path: string, mounts?: MountPoints): string =>
+const read = (rootfs: RootReader, path: string, mounts?: MountPoints): string =>
   rootfs.lookup(path, (found) => found.read(0, 100).toString(), mounts);
 
 describe('a tree read from outside', () => {

@@ -5,7 +5,7 @@
  */
 import type {LookupAddress, LookupAllOptions} from 'node:dns';
 import type {LookupFunction} from 'node:net';
-import {WireError} from './failure.ts';
+import {WireError} from './errors.ts';
 
 /** The 16-bit groups of an IPv6 address in the form that `URL` gives it. */
 function groupsOf(address: string): number[] {

@@ -1,5 +1,5 @@
 /**
- * The chain of programs that becomes a container: unshare(1) makes a mount namespace of its own, sh(1) mounts in it when it
+ * A chain of programs that becomes a container: unshare(1) makes a mount namespace of its own, sh(1) mounts in it when it
  * is told to, waits, and when it is released turns into the runtime. It is one process all along, so its end is the
  * container's, and with it the kernel drops the namespace and its mounts; nothing has to be undone.
  *
@@ -12,14 +12,14 @@ import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {searchPath} from '../fs/spawn.ts';
-import {assertLoops, hasLoopDevice} from './loops.ts';
-import {loopMounts, type Mounter, writeFstab} from './mounts.ts';
+import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
+import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
 import {requireProgram} from './runc.ts';
 
 /** Descriptors of this process for the container's standard streams; `ignore` is /dev/null. */
 export type Stdio = readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
 
-export interface Ending {
+export interface ProcessExit {
   /** Exit status; `null` when a signal ended it. */
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
@@ -33,16 +33,16 @@ export interface Terminal {
 }
 
 /**
- * Mounts once, on the bundle's `rootfs`. Then the chain waits, and the tree is seen below `/proc/<pid>/cwd`. Mounting gives what is
+ * Mounts once, on the bundle's `rootfs`. Then the launcher waits, and the tree is seen below `/proc/<pid>/cwd`. Mounting gives what is
  * known of the terminal, where one was given; it throws aborted where another image took a loop device in between.
  */
-export interface Chain extends Mounter<Terminal | undefined> {
+export interface Launcher extends Mounter<Terminal | undefined> {
   readonly pid: number;
   /** Lets the runtime start. */
   release(): void;
   /** Nothing happens when it has ended. SIGKILL ends its helpers as well, but not the container's processes, which have sessions of their own. */
   kill(signal: NodeJS.Signals): void;
-  readonly ended: Promise<Ending>;
+  readonly ended: Promise<ProcessExit>;
 }
 
 // Descriptor 3 is a socket to us. Every program but the runtime writes its complaints there, and the runtime does not
@@ -58,7 +58,7 @@ const MOUNTED = 'mounted\n';
 
 interface Child {
   readonly pid: number;
-  readonly ended: Promise<Ending>;
+  readonly ended: Promise<ProcessExit>;
   /** What the other side of descriptor 3 wrote, until it ends with `MOUNTED` or is closed. */
   readonly text: Promise<string>;
   write(text: string): void;
@@ -74,7 +74,7 @@ interface SpawnOptions {
 async function spawnInNode(argv: readonly [string, ...string[]], options: SpawnOptions): Promise<Child> {
   const {spawn} = await import('node:child_process');
   const child = spawn(argv[0], argv.slice(1), {...options, stdio: [...options.stdio]});
-  const ended = new Promise<Ending>((done) => {
+  const ended = new Promise<ProcessExit>((done) => {
     child.once('exit', (status, signal) => done({status, signal}));
   });
   const socket = child.stdio[3] as Socket;
@@ -109,8 +109,8 @@ interface BunChild {
 }
 
 function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): Child {
-  let settle: (ending: Ending) => void;
-  const ended = new Promise<Ending>((done) => {
+  let settle: (processExit: ProcessExit) => void;
+  const ended = new Promise<ProcessExit>((done) => {
     settle = done;
   });
   const child = bun.spawn(argv, {
@@ -149,14 +149,14 @@ function spawnInBun(bun: Bun, argv: readonly string[], options: SpawnOptions): C
 }
 
 /**
- * Starts the chain in `bundle`, in a session of its own: signals of the caller's terminal reach it only when they are
+ * Starts the launcher in `bundle`, in a session of its own: signals of the caller's terminal reach it only when they are
  * passed on. It starts while there is something else to do: what is to be mounted need not be known yet.
  *
  * @param runtime the runtime's argv, its program as an absolute path
  * @param terminal a standard descriptor (0, 1 or 2) that is a terminal, whose settings are asked for
  * @throws unavailable unshare or mount is not installed
  */
-export async function startChain(bundle: string, runtime: readonly string[], stdio: Stdio, terminal?: number): Promise<Chain> {
+export async function startLauncher(bundle: string, runtime: readonly string[], stdio: Stdio, terminal?: number): Promise<Launcher> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount (util-linux)');
   const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
@@ -185,16 +185,19 @@ export async function startChain(bundle: string, runtime: readonly string[], std
     },
     mount: async (plan) => {
       const rootfs = join(bundle, 'rootfs');
-      const loops = loopMounts(plan).map(({image, place}) => ({image, target: place === undefined ? rootfs : join(bundle, place)}));
+      const loops = loopMounts(plan).map(({image, mountPoint}) => ({
+        image,
+        target: mountPoint === undefined ? rootfs : join(bundle, mountPoint),
+      }));
       writeFstab(bundle, plan, rootfs);
       child.write('mount\n');
       const text = await child.text;
       if (text.endsWith(MOUNTED)) {
-        assertLoops(pid, loops);
+        verifyLoopDevices(pid, loops);
         const found = /(?:^|\n)([^\n]+)\n(\d+) (\d+)\nmounted\n$/.exec(text);
         return found === null ? undefined : {settings: found[1]!, size: {height: Number(found[2]), width: Number(found[3])}};
       }
-      if (loops.length > 0 && !(await hasLoopDevice()))
+      if (loops.length > 0 && !(await hasFreeLoopDevice()))
         throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
           hint: 'end other containers, or have more devices /dev/loopN',
         });

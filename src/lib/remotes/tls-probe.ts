@@ -1,6 +1,6 @@
 /** Finds out whether a port speaks TLS, for a millisecond instead of a handshake. */
 import type {Socket} from 'node:net';
-import {fromTransport} from './failure.ts';
+import {fromTransport} from './errors.ts';
 
 const u16 = (n: number): number[] => [n >> 8, n & 255];
 const sized = (bytes: readonly number[]): number[] => [...u16(bytes.length), ...bytes];

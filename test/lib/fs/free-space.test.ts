@@ -3,7 +3,7 @@ import {execFileSync} from 'node:child_process';
 import {mkdirSync, statfsSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {RoomGuard} from '../../../src/lib/fs/space.ts';
+import {FreeSpaceGuard} from '../../../src/lib/fs/free-space.ts';
 import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 describe('room', () => {
@@ -14,7 +14,7 @@ describe('room', () => {
     for (const inodes of [5000, 20_000]) {
       execFileSync('mount', ['-t', 'tmpfs', '-o', `size=1g,nr_inodes=${inodes}`, 'tmpfs', disk]);
       try {
-        const guard = new RoomGuard(disk, 'a layer');
+        const guard = new FreeSpaceGuard(disk, 'a layer');
         assert.throws(() => {
           // Each name takes one header of a tar, and one inode.
           for (let i = 0; ; i++) {

@@ -3,21 +3,21 @@ import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
 import {removeBundle} from './bundle.ts';
-import {type Chain, startChain} from './chain.ts';
-import {type Mount, planMounts} from './mounts.ts';
+import {type Launcher, startLauncher} from './launcher.ts';
+import {type Mount, planMounts} from './mount-plan.ts';
 
-export interface View {
+export interface PrivateMount {
   /** Where each mount is seen, in the order of the mounts. Paths lead through /proc; links inside must not be followed by the kernel. */
   readonly paths: readonly string[];
   close(): Promise<void>;
 }
 
 /** Where a view will be, and the process that will hold it: to start that takes longer than to mount. */
-export interface ViewPlace {
+export interface MountHolder {
   /**
    * Mounts each of `mounts` at a place of its own; once.
    *
-   * @returns as `View.paths`
+   * @returns as `PrivateMount.paths`
    * @throws failed_precondition one could not be mounted @throws resource_exhausted there are no loop devices for it
    */
   mount(mounts: readonly Mount[]): Promise<readonly string[]>;
@@ -25,14 +25,14 @@ export interface ViewPlace {
 }
 
 /** @param directory that does not exist yet; gone after `close` @throws unavailable a program that is needed is not installed */
-export async function openPlace(directory: string): Promise<ViewPlace> {
+export async function startMountHolder(directory: string): Promise<MountHolder> {
   const what = `view ${directory}`;
-  let chain: Chain;
+  let launcher: Launcher;
   try {
     mkdirSync(directory, {recursive: true, mode: 0o700});
     mkdirSync(join(directory, 'rootfs'));
-    // The chain waits for a release that never comes: what it would turn into does not matter.
-    chain = await startChain(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
+    // The launcher waits for a release that never comes: what it would turn into does not matter.
+    launcher = await startLauncher(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
   } catch (err) {
     removeQuietly(directory);
     throw fromErrno(err, what);
@@ -40,15 +40,15 @@ export async function openPlace(directory: string): Promise<ViewPlace> {
   return {
     mount: async (mounts) => {
       try {
-        await chain.mount(planMounts(mounts));
+        await launcher.mount(planMounts(mounts));
       } catch (err) {
         throw fromErrno(err, what);
       }
-      return mounts.map((_, i) => `/proc/${chain.pid}/cwd/${i === mounts.length - 1 ? 'rootfs' : `m/${i}`}`);
+      return mounts.map((_, i) => `/proc/${launcher.pid}/cwd/${i === mounts.length - 1 ? 'rootfs' : `m/${i}`}`);
     },
     close: async () => {
-      chain.kill('SIGKILL');
-      await chain.ended;
+      launcher.kill('SIGKILL');
+      await launcher.ended;
       try {
         removeBundle(directory);
       } catch (err) {
@@ -58,9 +58,9 @@ export async function openPlace(directory: string): Promise<ViewPlace> {
   };
 }
 
-/** A place with its mounts. @param directory as in `openPlace` @throws as `openPlace` and `ViewPlace.mount` */
-export async function openView(directory: string, mounts: readonly Mount[]): Promise<View> {
-  const {mount, close} = await openPlace(directory);
+/** A place with its mounts. @param directory as in `startMountHolder` @throws as `startMountHolder` and `MountHolder.mount` */
+export async function openPrivateMount(directory: string, mounts: readonly Mount[]): Promise<PrivateMount> {
+  const {mount, close} = await startMountHolder(directory);
   try {
     return {paths: await mount(mounts), close};
   } catch (err) {

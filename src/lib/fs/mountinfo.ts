@@ -2,7 +2,7 @@
 import {readdirSync, readFileSync, readlinkSync} from 'node:fs';
 
 /** What mountinfo says of a mount, in so far as it tells it from another one at the same place. */
-export interface Mounted {
+export interface MountInfo {
   readonly target: string;
   /** `major:minor`. */
   readonly device: string;
@@ -16,7 +16,7 @@ const unescapeField = (text: string): string =>
   text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 /** Mounts that a process sees, the topmost of each place last. See proc_pid_mountinfo(5). */
-export const mountsOf = (pid: number | 'self'): readonly Mounted[] =>
+export const readMountInfo = (pid: number | 'self'): readonly MountInfo[] =>
   readFileSync(`/proc/${pid}/mountinfo`, 'utf8')
     .split('\n')
     .filter((line) => line !== '')
@@ -34,12 +34,12 @@ export const mountNamespace = (pid: number | 'self' = 'self'): string => readlin
  *
  * @returns `undefined` when no process that can be seen from here is in it
  */
-export function mountsIn(namespace: string): readonly Mounted[] | undefined {
-  if (namespace === mountNamespace()) return mountsOf('self');
+export function mountsInNamespace(namespace: string): readonly MountInfo[] | undefined {
+  if (namespace === mountNamespace()) return readMountInfo('self');
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name)) continue;
     try {
-      if (mountNamespace(Number(name)) === namespace) return mountsOf(Number(name));
+      if (mountNamespace(Number(name)) === namespace) return readMountInfo(Number(name));
     } catch {
       // It has ended, or is another user's.
     }
@@ -48,4 +48,4 @@ export function mountsIn(namespace: string): readonly Mounted[] | undefined {
 }
 
 /** Whether a file holds a mount namespace, so that it lives on without a process; see namespaces(7). */
-export const isPinned = (namespace: string): boolean => mountsOf('self').some(({root}) => root === `mnt:[${namespace}]`);
+export const isNamespacePinned = (namespace: string): boolean => readMountInfo('self').some(({root}) => root === `mnt:[${namespace}]`);

@@ -2,8 +2,8 @@
 import {type Descriptor, type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';
-import {encodingsOf} from './encoding.ts';
-import {type Attempt, refusal} from './failure.ts';
+import {encodingsOf} from './content-encoding.ts';
+import {type Attempt, refusal} from './errors.ts';
 import type {BodySink, Head} from './transport.ts';
 
 /** Types that registries and proxies give to what they do not know: they say nothing. */

@@ -7,7 +7,7 @@ import {Buffer} from 'node:buffer';
 import {readdirSync, readFileSync, type Stats} from 'node:fs';
 import {arch} from 'node:os';
 import {ErrdefsError, is} from '../errdefs.ts';
-import type {Found, MountPoints, RootFS} from './rootfs.ts';
+import type {MountPoints, ResolvedFile, RootReader} from './path-in-root.ts';
 import {isBind, type Spec} from './spec.ts';
 
 /** Exit statuses of a run that failed before the container's own command ran, as docker and POSIX shells have them. */
@@ -36,7 +36,7 @@ const MACHINES: Readonly<Record<string, readonly number[]>> = {
 };
 
 /** Where the specification's mounts will land in the tree, and what will be seen there. */
-export function mountPoints(rootfs: RootFS, spec: Spec): MountPoints {
+export function mountPoints(rootfs: RootReader, spec: Spec): MountPoints {
   const points = new Map<string, string | undefined>();
   for (const mount of spec.mounts) points.set(rootfs.place(mount.destination, points), isBind(mount) ? mount.source : undefined);
   return points;
@@ -70,7 +70,7 @@ function knowsForeignFormats(): boolean {
 interface Program {
   /** Command or interpreter, for messages. */
   readonly what: string;
-  readonly found: Found;
+  readonly found: ResolvedFile;
 }
 
 /** Path of the interpreter that a script or a dynamically linked program names; `undefined` when it needs none. See execve(2), elf(5). */
@@ -159,10 +159,10 @@ function checkSize(args: readonly string[], env: readonly string[]): void {
  * @throws permission_denied it is there and cannot be executed; `details.runExit` 126
  * @throws invalid_argument its arguments and environment are too large; `details.runExit` 126
  */
-export function checkCommand(rootfs: RootFS, {process}: Spec, mounts: MountPoints): void {
+export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountPoints): void {
   /** Runs `use` on the executable file at `path`; `undefined` when it cannot be known. */
   const find = <T>(path: string, what: string, use: (program: Program) => T): T | undefined => {
-    const look = (found: Found): T => {
+    const look = (found: ResolvedFile): T => {
       if (found.searched.some((directory) => !mayExecute(directory, process)))
         throw denied(`${what}: the user may not search its directory`);
       if (found.stats.isDirectory()) throw denied(`${what} is a directory`);

@@ -7,7 +7,7 @@ import {randomBytes, randomInt} from 'node:crypto';
 import {BlockList} from 'node:net';
 import {describe, it, type TestContext} from 'node:test';
 import {DOCKER_FOREIGN_LAYER} from '../../../src/lib/oci/mediatypes.ts';
-import {canonicalAddress, isLinkLocal} from '../../../src/lib/remotes/addresses.ts';
+import {canonicalAddress, isLinkLocal} from '../../../src/lib/remotes/address-filter.ts';
 import {type HostSource, openRemote} from '../../../src/lib/remotes/index.ts';
 import {type FakeNetwork, fakeNetwork} from '../../fakes/network.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';

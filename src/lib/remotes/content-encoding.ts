@@ -3,7 +3,7 @@
  * and sizes are of what was encoded. Encodings as containerd has them, core/remotes/docker/fetcher.go.
  */
 import type {Transform} from 'node:stream';
-import {type Attempt, refusal} from './failure.ts';
+import {type Attempt, refusal} from './errors.ts';
 import {type BodySink, ENOUGH, type Head} from './transport.ts';
 
 /** Of several each may multiply by a thousand. */
