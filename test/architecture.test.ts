@@ -60,6 +60,7 @@ const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   chalk: ['cli'],
   'cli-progress': ['cli'],
   'proper-lockfile': ['fs'],
+  re2js: ['store'],
   'smol-toml': ['remotes'],
   'tar-stream': ['archive'],
   undici: ['remotes'],

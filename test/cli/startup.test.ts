@@ -76,6 +76,15 @@ describe('start-up', () => {
     assert.ok(chunks.includes('ls'));
   });
 
+  for (const [filter, expected] of [
+    ['labels.team==x', false],
+    ['name~=x', true],
+  ] as const)
+    it(`a listing with the filter ${filter} ${expected ? 'loads' : 'does not load'} the regular expressions`, async (t) => {
+      const {chunks} = await loadedBy(['content', 'ls', filter], temporaryDirectory(t));
+      assert.equal(chunks.includes('regexp'), expected);
+    });
+
   it('is measured', {timeout: 120_000}, async (t) => {
     if (!slow(t)) return;
     engineEnvironment('executable');

@@ -9,9 +9,8 @@ export default class Active extends BaseCommand {
 
   async run(): Promise<readonly IngestStatus[]> {
     const {args, flags} = await this.parse(Active);
-    const match = this.regexp(args.match ?? '');
     const {content} = await this.namespace(flags);
-    const active = (await content.active()).filter(({ref}) => match.test(ref));
+    const active = await content.active(args.match === undefined ? {} : {filters: [`ref~=${JSON.stringify(args.match)}`]});
     const now = Date.now();
     this.table(['REF', 'SIZE', 'AGE'], active, ({ref, offset, startedAt}) => [
       ref,
@@ -19,13 +18,5 @@ export default class Active extends BaseCommand {
       formatAge(now - Date.parse(startedAt)),
     ]);
     return active;
-  }
-
-  private regexp(text: string): RegExp {
-    try {
-      return new RegExp(text);
-    } catch {
-      throw this.usage(`regular expression ${JSON.stringify(text)}`);
-    }
   }
 }

@@ -434,7 +434,8 @@ export interface NamespaceClient {
       source: AsyncIterable<Uint8Array>,
       options?: {readonly expectedSize?: number; readonly expectedDigest?: string; readonly labels?: Labels},
     ): Promise<ContentRecord>;
-    active(): Promise<readonly IngestStatus[]>;
+    /** Filters see the field `ref`. */
+    active(options?: ListOptions): Promise<readonly IngestStatus[]>;
     delete(digest: string): Promise<void>;
     label(digest: string, labels: Labels): Promise<ContentRecord>;
   };

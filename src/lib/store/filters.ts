@@ -12,7 +12,6 @@
  */
 import {Buffer} from 'node:buffer';
 import {ErrdefsError, wrap} from '../errdefs.ts';
-import {compile} from './regexp.ts';
 
 /** Value of an object's field, such as `['labels', 'team']`; undefined where the object has no such field. */
 export type Adaptor = (path: readonly string[]) => string | undefined;
@@ -169,13 +168,18 @@ function unquote(literal: string): string | undefined {
   return Buffer.concat(bytes).toString();
 }
 
+type Compile = typeof import('./regexp.ts').compile;
+
 class Parser {
   readonly #text: string;
   readonly #scanner: Scanner;
+  readonly #compile: Compile | undefined;
 
-  constructor(text: string) {
+  /** @param compile needed for texts with `~=` */
+  constructor(text: string, compile: Compile | undefined) {
     this.#text = text;
     this.#scanner = new Scanner(text);
+    this.#compile = compile;
   }
 
   #error(at: number, reason: string): ErrdefsError {
@@ -244,7 +248,7 @@ class Parser {
   #expression(): (text: string) => boolean {
     const pattern = this.#value(true);
     try {
-      return compile(pattern);
+      return this.#compile!(pattern);
     } catch (err) {
       throw wrap('filters', err);
     }
@@ -266,8 +270,9 @@ class Parser {
  *
  * @throws invalid_argument with containerd's text, which points at the place
  */
-export function parseFilters(texts: readonly string[]): Filter {
+export async function parseFilters(texts: readonly string[]): Promise<Filter> {
   if (texts.length === 0) return () => true;
-  const filters = texts.map((text): Filter => (text === '' ? () => true : new Parser(text).selectors()));
+  const compile = texts.some((text) => text.includes('~=')) ? (await import('./regexp.ts')).compile : undefined;
+  const filters = texts.map((text): Filter => (text === '' ? () => true : new Parser(text, compile).selectors()));
   return (adaptor) => filters.some((filter) => filter(adaptor));
 }

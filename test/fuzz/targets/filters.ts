@@ -45,8 +45,8 @@ export const target: Target = {
   ],
   sources: ['/store/filters.ts', '/store/regexp.ts'],
   refuses: ['invalid_argument'],
-  run(bytes) {
-    const shows = parseFilters([bytes.toString()]);
+  async run(bytes) {
+    const shows = await parseFilters([bytes.toString()]);
     for (const value of VALUES) shows(() => value);
   },
 };

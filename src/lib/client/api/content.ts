@@ -51,7 +51,7 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
       }
     },
 
-    active: async () => content.statuses(),
+    active: async ({filters = []} = {}) => filtered(content.statuses(), filters, ({ref}) => ({ref})),
 
     delete: (text) => named(text, (digest) => withReserve(store, () => content.delete(digest))),
 

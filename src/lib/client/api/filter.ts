@@ -18,9 +18,9 @@ function lookup(fields: Fields, path: readonly string[]): string | undefined {
 }
 
 /** Those of `records` that any of `filters` shows; all without filters. @throws invalid_argument a filter is malformed */
-export function filtered<T>(records: readonly T[], filters: readonly string[], fields: (record: T) => Fields): readonly T[] {
+export async function filtered<T>(records: readonly T[], filters: readonly string[], fields: (record: T) => Fields): Promise<readonly T[]> {
   if (filters.length === 0) return records;
-  const shows = parseFilters(filters);
+  const shows = await parseFilters(filters);
   return records.filter((record) => {
     const view = fields(record);
     return shows((path) => lookup(view, path));
