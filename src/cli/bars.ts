@@ -1,7 +1,7 @@
 /** Progress bars on a terminal, a row for each thing that is on its way, and a last one for all of them. */
 import {Chalk, chalkStderr} from 'chalk';
 import {MultiBar, type SingleBar} from 'cli-progress';
-import type {ProgressEvent, PullResult} from '../lib/client/types.ts';
+import type {ProgressEvent, PullResult} from '../lib/client/types/index.ts';
 import {lines, printable} from './output.ts';
 import {closingLines, type Progress, Totals} from './progress.ts';
 import {formatSize} from './values.ts';

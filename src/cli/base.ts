@@ -1,6 +1,6 @@
 /** What every command has: the global flags, a client, one way to print and one to end. */
 import {type ArgInput, type FlagInput, type OutputArgs, type OutputFlags, parse} from '@oclif/core/parser';
-import type {Client, NamespaceClient} from '../lib/client/types.ts';
+import type {Client, NamespaceClient} from '../lib/client/types/index.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
 import {canonicalWords, type ForeignFlags, plainValue, type SplitArgv, splitArgv} from './argv.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './context.ts';

@@ -1,6 +1,6 @@
 /** What a command has of the world outside the library. Tests give their own. */
 import {writeSync} from 'node:fs';
-import type {Client, OpenOptions} from '../lib/client/types.ts';
+import type {Client, OpenOptions} from '../lib/client/types/index.ts';
 import type {Printable} from './output.ts';
 
 export interface Context {

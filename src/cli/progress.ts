@@ -1,6 +1,6 @@
 /** How far something is, on standard error: bars on a terminal, lines in a log, JSON for programs, or nothing. */
 import {isatty} from 'node:tty';
-import type {ProgressEvent, PullResult} from '../lib/client/types.ts';
+import type {ProgressEvent, PullResult} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {Context} from './context.ts';
 import {formatJSON, lines, type Printable} from './output.ts';

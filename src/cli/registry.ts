@@ -1,5 +1,5 @@
 /** Flags about a registry, as the library wants them. */
-import type {RegistryOptions} from '../lib/client/types.ts';
+import type {RegistryOptions} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {GlobalFlags} from './base.ts';
 import type {Context} from './context.ts';

@@ -1,5 +1,5 @@
 /** Words of the `run` command. */
-import type {MountSpec} from '../lib/client/types.ts';
+import type {MountSpec} from '../lib/client/types/index.ts';
 import {ErrdefsError, isErrdefs} from '../lib/errdefs.ts';
 import type {ForeignFlags} from './argv.ts';
 

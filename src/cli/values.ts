@@ -1,6 +1,6 @@
 /** Values as people write them, to the library's units and back. */
 
-import type {Labels} from '../lib/client/types.ts';
+import type {Labels} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 const DURATION_MS: Readonly<Record<string, number>> = {

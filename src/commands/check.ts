@@ -3,7 +3,7 @@ import {BaseCommand} from '../cli/base.ts';
 import {REGISTRY_FLAGS} from '../cli/flags.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry.ts';
-import type {CheckResult, Finding} from '../lib/client/types.ts';
+import type {CheckResult, Finding} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 export default class Check extends BaseCommand {

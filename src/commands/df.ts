@@ -1,7 +1,7 @@
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../cli/base.ts';
 import {formatSize} from '../cli/values.ts';
-import type {DiskUsage, ShareOfDisk, SpaceUsed} from '../lib/client/types.ts';
+import type {DiskUsage, ShareOfDisk, SpaceUsed} from '../lib/client/types/index.ts';
 
 /** What is no namespace's own, in the order of the last rows. */
 const PARTS = ['content', 'snapshots', 'writable', 'ingests', 'unnamed', 'leftovers', 'damaged', 'records'] as const;

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base.ts';
-import type {DoctorCheck} from '../lib/client/types.ts';
+import type {DoctorCheck} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 export default class Doctor extends BaseCommand {

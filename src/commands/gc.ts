@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base.ts';
-import type {GcResult} from '../lib/client/types.ts';
+import type {GcResult} from '../lib/client/types/index.ts';
 
 export default class Collect extends BaseCommand {
   static override summary = 'remove unreferenced data, in all namespaces';

@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../cli/base.ts';
 import {duration, size} from '../cli/flags.ts';
 import {defined, formatSize} from '../cli/values.ts';
-import type {PruneKind, PruneResult} from '../lib/client/types.ts';
+import type {PruneKind, PruneResult} from '../lib/client/types/index.ts';
 
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
 

@@ -6,7 +6,7 @@ import {lines} from '../cli/output.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry.ts';
 import {defined, parseLabels} from '../cli/values.ts';
-import type {PullResult} from '../lib/client/types.ts';
+import type {PullResult} from '../lib/client/types/index.ts';
 
 export default class Pull extends BaseCommand {
   static override summary = 'pull an image from a registry and unpack it';

@@ -5,7 +5,7 @@ import {decimal, label, repeated, size, snapshotter} from '../cli/flags.ts';
 import {formatJSON, type Printable} from '../cli/output.ts';
 import {DOCKER_FLAGS, parseMount, runStatus} from '../cli/run.ts';
 import {defined, parseLabels} from '../cli/values.ts';
-import type {RunResult} from '../lib/client/types.ts';
+import type {RunResult} from '../lib/client/types/index.ts';
 
 export default class Run extends BaseCommand {
   static override summary = 'run a container in the foreground';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {BrokenPipe} from '../../src/cli/context.ts';
-import type {NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types.ts';
+import type {NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types/index.ts';
 import {CLASSES, CODES, ErrdefsError} from '../../src/lib/errdefs.ts';
 import {onEnd} from '../support/helpers.ts';
 import {runOnFakes} from './fake.ts';

@@ -3,7 +3,7 @@ import type {Exit} from '../../src/cli/base.ts';
 import {runCommandLine} from '../../src/cli/command-line.ts';
 import type {Context} from '../../src/cli/context.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import type {Client, NamespaceClient, OpenOptions} from '../../src/lib/client/types.ts';
+import type {Client, NamespaceClient, OpenOptions} from '../../src/lib/client/types/index.ts';
 
 type DeepPartial<T> = T extends (...args: never[]) => unknown ? T : {[K in keyof T]?: DeepPartial<T[K]>};
 

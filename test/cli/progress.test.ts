@@ -6,7 +6,7 @@ import {isatty} from 'node:tty';
 import {stripVTControlCharacters} from 'node:util';
 import {openBars} from '../../src/cli/bars.ts';
 import {closingLines, openProgress, PlainProgress, Totals} from '../../src/cli/progress.ts';
-import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types.ts';
+import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types/index.ts';
 import {randomOf} from '../fuzz/random.ts';
 import {is, onEnd} from '../support/helpers.ts';
 import {Screen} from './terminal.ts';

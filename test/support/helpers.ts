@@ -10,7 +10,7 @@ import {accessSync, chmodSync, constants, mkdtempSync, readFileSync, realpathSyn
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
-import type {Client, OpenOptions} from '../../src/lib/client/types.ts';
+import type {Client, OpenOptions} from '../../src/lib/client/types/index.ts';
 import {type Code, resolve} from '../../src/lib/errdefs.ts';
 
 /** Whatever ends and then cleans up: a test's `t`, or `{after}` of node:test for a whole file. */

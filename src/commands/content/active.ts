@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {formatAge, formatSize} from '../../cli/values.ts';
-import type {IngestStatus} from '../../lib/client/types.ts';
+import type {IngestStatus} from '../../lib/client/types/index.ts';
 
 export default class Active extends BaseCommand {
   static override summary = 'show transfers that are in progress or interrupted';

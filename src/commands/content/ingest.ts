@@ -4,7 +4,7 @@ import {BaseCommand} from '../../cli/base.ts';
 import {label, size} from '../../cli/flags.ts';
 import {standardInput} from '../../cli/stdin.ts';
 import {defined, parseLabels} from '../../cli/values.ts';
-import type {ContentRecord} from '../../lib/client/types.ts';
+import type {ContentRecord} from '../../lib/client/types/index.ts';
 
 export default class Ingest extends BaseCommand {
   static override summary = 'read a blob from standard input';

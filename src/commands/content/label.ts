@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {formatLabels, parseLabels} from '../../cli/values.ts';
-import type {ContentRecord} from '../../lib/client/types.ts';
+import type {ContentRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {
   static override summary = 'show or set labels of a blob; an empty value removes one';

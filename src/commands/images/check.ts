@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {quiet, snapshotter} from '../../cli/flags.ts';
 import {defined, formatSize} from '../../cli/values.ts';
-import type {ImageCheck} from '../../lib/client/types.ts';
+import type {ImageCheck} from '../../lib/client/types/index.ts';
 
 export default class Check extends BaseCommand {
   static override summary = 'check whether images are complete and unpacked';

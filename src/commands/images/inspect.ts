@@ -4,7 +4,7 @@ import {BaseCommand} from '../../cli/base.ts';
 import {formatJSON} from '../../cli/output.ts';
 import {formatTree} from '../../cli/tree.ts';
 import {formatSize} from '../../cli/values.ts';
-import type {ImageTree} from '../../lib/client/types.ts';
+import type {ImageTree} from '../../lib/client/types/index.ts';
 
 export default class Inspect extends BaseCommand {
   static override summary = 'show what an image consists of';

@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 import {formatLabels, parseLabels} from '../../cli/values.ts';
-import type {ImageRecord} from '../../lib/client/types.ts';
+import type {ImageRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {
   static override summary = 'set labels of an image; an empty value removes one';

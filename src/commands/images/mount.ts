@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
 import {defined} from '../../cli/values.ts';
-import type {HostMount} from '../../lib/client/types.ts';
+import type {HostMount} from '../../lib/client/types/index.ts';
 
 export default class Mount extends BaseCommand {
   static override summary = 'mount an image at a directory, or list what is mounted';

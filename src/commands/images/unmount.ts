@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
-import type {HostMount} from '../../lib/client/types.ts';
+import type {HostMount} from '../../lib/client/types/index.ts';
 
 export default class Unmount extends BaseCommand {
   static override summary = 'unmount an image or snapshot';

@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
 import {defined, formatSize} from '../../cli/values.ts';
-import type {SnapshotUsage} from '../../lib/client/types.ts';
+import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
   static override summary = 'show how much disk the unpacked layers of an image take';

@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 import {duration} from '../../cli/flags.ts';
 import {defined, parseLabels} from '../../cli/values.ts';
-import type {LeaseRecord} from '../../lib/client/types.ts';
+import type {LeaseRecord} from '../../lib/client/types/index.ts';
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 

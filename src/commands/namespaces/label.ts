@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {parseLabels} from '../../cli/values.ts';
-import type {NamespaceRecord} from '../../lib/client/types.ts';
+import type {NamespaceRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {
   static override summary = 'set labels of a namespace; an empty value removes one';

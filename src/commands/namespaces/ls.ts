@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {quiet} from '../../cli/flags.ts';
 import {formatLabels} from '../../cli/values.ts';
-import type {NamespaceRecord} from '../../lib/client/types.ts';
+import type {NamespaceRecord} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {
   static override summary = 'list namespaces';

@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {label, snapshotter} from '../../cli/flags.ts';
 import {parseLabels} from '../../cli/values.ts';
-import type {SnapshotRecord} from '../../lib/client/types.ts';
+import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Commit extends BaseCommand {
   static override summary = 'turn an active snapshot into a committed one';

@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import type {SnapshotRecord} from '../../lib/client/types.ts';
+import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Info extends BaseCommand {
   static override summary = 'show a snapshot as JSON';

@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
 import {formatLabels, parseLabels} from '../../cli/values.ts';
-import type {SnapshotRecord} from '../../lib/client/types.ts';
+import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {
   static override summary = 'set labels of a snapshot; an empty value removes one';

@@ -1,7 +1,7 @@
 import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {quiet, snapshotter} from '../../cli/flags.ts';
-import type {SnapshotRecord} from '../../lib/client/types.ts';
+import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 const KINDS = {active: 'Active', view: 'View', committed: 'Committed'} as const;
 

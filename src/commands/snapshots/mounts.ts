@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import type {HostMount, Mount} from '../../lib/client/types.ts';
+import type {HostMount, Mount} from '../../lib/client/types/index.ts';
 
 export default class Mounts extends BaseCommand {
   static override summary = 'print a shell script that mounts a snapshot, or mount it';

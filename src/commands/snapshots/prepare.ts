@@ -2,7 +2,7 @@ import * as Args from '@oclif/core/args';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
 import {MOUNT_FLAGS} from '../../cli/mounts.ts';
-import type {Mount} from '../../lib/client/types.ts';
+import type {Mount} from '../../lib/client/types/index.ts';
 
 export default class Prepare extends BaseCommand {
   static override summary = 'create a writable snapshot from a committed one';

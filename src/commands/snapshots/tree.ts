@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
-import type {SnapshotRecord} from '../../lib/client/types.ts';
+import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Tree extends BaseCommand {
   static override summary = 'show which snapshot stands on which';

@@ -3,7 +3,7 @@ import * as Flags from '@oclif/core/flags';
 import {BaseCommand} from '../../cli/base.ts';
 import {snapshotter} from '../../cli/flags.ts';
 import {formatSize} from '../../cli/values.ts';
-import type {SnapshotUsage} from '../../lib/client/types.ts';
+import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
   static override summary = 'show how much disk snapshots take';

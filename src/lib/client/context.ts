@@ -2,7 +2,7 @@
 import type {Remote} from '../remotes/types.ts';
 import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
-import type {RegistryOptions} from './types.ts';
+import type {RegistryOptions} from './types/index.ts';
 import type {WorkerPool} from './workers/pool.ts';
 
 /** What runs of a namespace. */

@@ -13,10 +13,10 @@ import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
 import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
-import type {Client, NamespaceClient, OpenOptions} from './types.ts';
+import type {Client, NamespaceClient, OpenOptions} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
 
-export type * from './types.ts';
+export type * from './types/index.ts';
 
 const DEFAULT_LOCK_TIMEOUT_MS = 10_000;
 

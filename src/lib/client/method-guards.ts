@@ -14,7 +14,7 @@ import type {
   PullOptions,
   RegistryOptions,
   RunOptions,
-} from './types.ts';
+} from './types/index.ts';
 
 /** A kind of argument. */
 export interface Kind {

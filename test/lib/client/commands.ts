@@ -2,7 +2,7 @@
 import {existsSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {type Code, is} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../support/records.ts';
 import {DEAD, withContainer} from './rig.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {closeSync, mkdirSync, openSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {openPrivateMount} from '../../../src/lib/runtime/private-mount.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {describe, it} from 'node:test';
-import type {DiskUsage, SpaceUsed} from '../../../src/lib/client/types.ts';
+import type {DiskUsage, SpaceUsed} from '../../../src/lib/client/types/index.ts';
 import {diskUsage} from '../../e2e/rig.ts';
 import {is, newClient, requiresRoot} from '../../support/helpers.ts';
 import {dir, file, link, tar} from '../../support/tartest.ts';

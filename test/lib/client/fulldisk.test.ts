@@ -11,7 +11,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {is} from '../../../src/lib/errdefs.ts';
 import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
 import {keepReserve} from '../../../src/lib/store/ballast.ts';

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';

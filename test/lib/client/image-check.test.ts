@@ -1,7 +1,7 @@
 /** What `images check` says of an image, whatever of it is here. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
-import type {ImageCheck, NamespaceClient} from '../../../src/lib/client/types.ts';
+import type {ImageCheck, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {digestOf, type FakeImage, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient} from '../../support/helpers.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, newClient, type Scope} from '../../support/helpers.ts';
 import {leaseRecord} from '../../support/records.ts';

@@ -10,7 +10,7 @@ import {before, describe, it, type TestContext} from 'node:test';
 import {promiseHooks} from 'node:v8';
 import {openClient} from '../../../src/lib/client/index.ts';
 import {CLIENT, type Kind} from '../../../src/lib/client/method-guards.ts';
-import type {Client, ProgressEvent} from '../../../src/lib/client/types.ts';
+import type {Client, ProgressEvent} from '../../../src/lib/client/types/index.ts';
 import {type Code, ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';

@@ -5,7 +5,7 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync,
 import {join} from 'node:path';
 import {chdir} from 'node:process';
 import {openClient} from '../../../src/lib/client/index.ts';
-import type {Client, HostMount} from '../../../src/lib/client/types.ts';
+import type {Client, HostMount} from '../../../src/lib/client/types/index.ts';
 import {randomOf} from '../../fuzz/random.ts';
 import {is, TORTURE} from '../../support/helpers.ts';
 import {ODD_NAMES, oddName} from '../../support/odd-names.ts';

@@ -18,7 +18,7 @@ import {check} from '../../../src/lib/client/fsck/check.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import {pull} from '../../../src/lib/client/pull/pull.ts';
 import {ensureUnpacked} from '../../../src/lib/client/pull/unpack.ts';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {WorkerPool} from '../../../src/lib/client/workers/pool.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {isOwnLayer} from '../../../src/lib/store/layer-store.ts';

@@ -5,7 +5,7 @@ import {existsSync, mkdirSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
-import type {Pruned} from '../../../src/lib/client/types.ts';
+import type {Pruned} from '../../../src/lib/client/types/index.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {diskUsage} from '../../e2e/rig.ts';

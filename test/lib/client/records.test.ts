@@ -6,7 +6,7 @@ import {Readable} from 'node:stream';
 import {buffer} from 'node:stream/consumers';
 import {afterEach, beforeEach, describe, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
-import type {Client, Labels, NamespaceClient} from '../../../src/lib/client/types.ts';
+import type {Client, Labels, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, newClient, type Scope} from '../../support/helpers.ts';

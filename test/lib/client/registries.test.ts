@@ -13,7 +13,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {gzipSync} from 'node:zlib';
-import type {Client, PullResult} from '../../../src/lib/client/types.ts';
+import type {Client, PullResult} from '../../../src/lib/client/types/index.ts';
 import {type Code, resolve} from '../../../src/lib/errdefs.ts';
 import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {downloadKey} from '../../../src/lib/store/blob-store.ts';

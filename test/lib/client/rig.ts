@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import type {CheckResult, Client, Finding, OpenOptions, PullOptions} from '../../../src/lib/client/types.ts';
+import type {CheckResult, Client, Finding, OpenOptions, PullOptions} from '../../../src/lib/client/types/index.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {recordFile} from '../../../src/lib/store/layout.ts';

@@ -6,7 +6,7 @@ import {readdirSync, readFileSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import {openClient} from '../../../src/lib/client/index.ts';
-import type {Client} from '../../../src/lib/client/types.ts';
+import type {Client} from '../../../src/lib/client/types/index.ts';
 import {type Code, is} from '../../../src/lib/errdefs.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {Store} from '../../../src/lib/store/store.ts';

@@ -4,11 +4,11 @@ import {withReserve} from '../../store/ballast.ts';
 import {collect} from '../../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
 import type {Context} from '../context.ts';
-import type {NamespaceClient} from '../types.ts';
+import type {ContainersClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
-export function containersClient(context: Context, namespace: string): NamespaceClient['containers'] {
+export function containersClient(context: Context, namespace: string): ContainersClient {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   return {

@@ -5,14 +5,14 @@ import {validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
 import type {Context} from '../context.ts';
-import type {NamespaceClient} from '../types.ts';
+import type {ContentClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
 /** Keeps content that no image names from being collected, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
 
-export function contentClient({store, lockTimeoutMs}: Context, namespace: string): NamespaceClient['content'] {
+export function contentClient({store, lockTimeoutMs}: Context, namespace: string): ContentClient {
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);

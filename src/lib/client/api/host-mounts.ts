@@ -23,7 +23,7 @@ import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked} from '../pull/unpack.ts';
-import type {HostMount, ImageMountOptions} from '../types.ts';
+import type {HostMount, ImageMountOptions} from '../types/index.ts';
 import {findImage, planLocally} from './images.ts';
 
 /** How long an image's snapshot is kept after it was unmounted, in milliseconds: as ctr keeps it. */

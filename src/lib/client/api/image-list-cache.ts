@@ -15,7 +15,7 @@ import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store, StoreView} from '../../store/store.ts';
 import {allVisibleAt, type IsVisible, isVisibleAt, readVisible} from '../pull/visible-content.ts';
-import type {ImageSummary} from '../types.ts';
+import type {ImageSummary} from '../types/index.ts';
 
 /** Images below which reading everything is as fast as a cache. */
 const WORTH_CACHING = 256;

@@ -15,7 +15,7 @@ import type {Context} from '../context.ts';
 import {MAX_DEPTH, makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
 import {allVisibleAt, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
-import type {ImageCheck, ImageTree, NamespaceClient, SnapshotUsage} from '../types.ts';
+import type {ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {imageRecords, imageSummaries} from './image-list-cache.ts';
 import {notFoundIn} from './not-found.ts';
@@ -62,7 +62,7 @@ export function planLocally(context: Context, namespace: string, image: ImageRec
   return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));
 }
 
-export function imagesClient(context: Context, namespace: string): NamespaceClient['images'] {
+export function imagesClient(context: Context, namespace: string): ImagesClient {
   const {store} = context;
   const change = (
     purpose: string,
@@ -77,8 +77,7 @@ export function imagesClient(context: Context, namespace: string): NamespaceClie
       return fn(ns, tx, image);
     });
 
-  const records: NamespaceClient['images']['records'] = async ({filters = []} = {}) =>
-    filtered(imageRecords(store, namespace), filters, fields);
+  const records: ImagesClient['records'] = async ({filters = []} = {}) => filtered(imageRecords(store, namespace), filters, fields);
 
   return {
     records,

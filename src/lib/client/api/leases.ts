@@ -6,13 +6,13 @@ import {withReserve} from '../../store/ballast.ts';
 import {collect, isMountLease} from '../../store/gc.ts';
 import type {LeaseRecord} from '../../store/records.ts';
 import type {Context} from '../context.ts';
-import type {NamespaceClient} from '../types.ts';
+import type {LeasesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
 const DEFAULT_LIFETIME_MS = 24 * 3600_000;
 
-export function leasesClient({store}: Context, namespace: string): NamespaceClient['leases'] {
+export function leasesClient({store}: Context, namespace: string): LeasesClient {
   return {
     create: async ({id = randomHex(8), expiresMs = DEFAULT_LIFETIME_MS, labels = {}} = {}) => {
       if (id === '') throw new ErrdefsError('invalid_argument', 'lease id must not be empty');

@@ -7,7 +7,7 @@ import type {NamespaceRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
 import type {Context, Running} from '../context.ts';
-import type {Client} from '../types.ts';
+import type {NamespacesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 
 /** Kinds of objects that keep a namespace from being deleted, as containerd's message names and orders them. */
@@ -37,7 +37,7 @@ function refuseRunning(name: string, running: readonly string[]): void {
     });
 }
 
-export function namespacesClient(context: Context): Client['namespaces'] {
+export function namespacesClient(context: Context): NamespacesClient {
   const {store, running} = context;
   return {
     create: async (name, labels = {}) => {

@@ -4,14 +4,14 @@ import {validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
-import type {Labels, NamespaceClient} from '../types.ts';
+import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
 /** Keeps a snapshot that nothing else names from being collected, as `ctr snapshots` does. */
 const rooted = (labels: Labels): Labels => ({'containerd.io/gc.root': new Date().toISOString(), ...labels});
 
-export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): ReturnType<NamespaceClient['snapshots']> {
+export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): SnapshotsClient {
   const {store} = context;
   const snapshotter = context.snapshotterName(namespace, asked);
   const snapshots = new SnapshotStore(store, namespace, snapshotter);

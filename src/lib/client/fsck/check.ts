@@ -11,7 +11,7 @@ import {type RecordSurvey, surveyState} from '../../store/survey.ts';
 import type {Context} from '../context.ts';
 import {abandonedViews} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
-import type {CheckOptions, CheckResult, Finding} from '../types.ts';
+import type {CheckOptions, CheckResult, Finding} from '../types/index.ts';
 import {cannotBeRead, type Inspection, inspect, keyOf, oddities, type Problem} from './inspect-store.ts';
 import {findOrigins} from './provenance.ts';
 

@@ -6,7 +6,7 @@ import {checkRuntime} from '../../runtime/doctor.ts';
 import {MEND} from '../../store/record-files.ts';
 import type {Context} from '../context.ts';
 import {type ErofsSupport, probeErofs} from '../erofs-probe.ts';
-import type {DoctorCheck} from '../types.ts';
+import type {DoctorCheck} from '../types/index.ts';
 
 /** Free space below which a pull is likely to fail, in bytes. */
 const LITTLE_SPACE = 1 << 30;

@@ -12,7 +12,7 @@ import {miscounted} from '../../store/refcounts.ts';
 import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../../store/survey.ts';
-import type {Finding} from '../types.ts';
+import type {Finding} from '../types/index.ts';
 
 /** What a finding is about, for those who repair. */
 export type Subject =

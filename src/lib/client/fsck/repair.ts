@@ -22,7 +22,7 @@ import {refOf} from '../pull/fetch-and-unpack.ts';
 import {ensureUnpacked, snapshotLabel} from '../pull/unpack.ts';
 import {isAbandoned, runDirectory, runningContainers} from '../running.ts';
 import {collectGarbage, settleLayers} from '../space/gc.ts';
-import type {CheckOptions} from '../types.ts';
+import type {CheckOptions} from '../types/index.ts';
 import {cannotBeRead, type Inspection, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './inspect-store.ts';
 import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './provenance.ts';
 import {recoverRecords} from './repair-records.ts';

@@ -13,7 +13,7 @@ import type {MountHolder} from '../../runtime/private-mount.ts';
 import type {Backing} from '../../store/erofs.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
-import type {ProgressEvent} from '../types.ts';
+import type {ProgressEvent} from '../types/index.ts';
 import {completeIndex} from '../workers/layer-index.ts';
 import type {LayerJob, WorkerPool} from '../workers/pool.ts';
 import type {Laid} from '../workers/unpack-job.ts';

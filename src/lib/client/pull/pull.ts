@@ -16,7 +16,7 @@ import {mergeLabels} from '../../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../../store/store.ts';
 import type {Context} from '../context.ts';
-import type {ProgressEvent, PullOptions, PullResult} from '../types.ts';
+import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
 import {type Materialised, materialise, refOf} from './fetch-and-unpack.ts';
 import {findLayer} from './layer-lookup.ts';
 import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';

@@ -17,7 +17,7 @@ import {findImage, planLocally} from '../api/images.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, runDirectory, TRANSIENT} from '../running.ts';
-import type {RunOptions, RunResult} from '../types.ts';
+import type {RunOptions, RunResult} from '../types/index.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
 const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';

@@ -8,7 +8,7 @@ import {isOwnLayer} from '../../store/layer-store.ts';
 import type {Layout} from '../../store/layout.ts';
 import type {SurveyedNamespace} from '../../store/survey.ts';
 import type {Context} from '../context.ts';
-import type {DiskUsage, NamespaceUsage, ShareOfDisk, SpaceUsed} from '../types.ts';
+import type {DiskUsage, NamespaceUsage, ShareOfDisk, SpaceUsed} from '../types/index.ts';
 
 const NOTHING: SpaceUsed = {count: 0, size: 0, disk: 0};
 

@@ -7,7 +7,7 @@ import {statePath} from '../../store/layout.ts';
 import type {Context} from '../context.ts';
 import {abandonedViews} from '../pull/layer-lookup.ts';
 import {sweepRuns} from '../running.ts';
-import type {GcResult} from '../types.ts';
+import type {GcResult} from '../types/index.ts';
 
 /** Age at which a layer has most likely reached the disk by itself, in milliseconds: then a sync costs little. */
 const SETTLED_MS = 60_000;

@@ -7,7 +7,7 @@ import {blobKey, layerKey, type Shared} from '../../store/refcounts.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import {isAbandoned, runningContainers, sweepRuns} from '../running.ts';
-import type {Pruned, PruneKind, PruneOptions, PruneResult} from '../types.ts';
+import type {Pruned, PruneKind, PruneOptions, PruneResult} from '../types/index.ts';
 import {measure, measureOne} from './df.ts';
 import {sweepState} from './gc.ts';
 

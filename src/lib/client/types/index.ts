@@ -1,0 +1,77 @@
+/** What the library takes and gives. One shape each, shared with `--json`. */
+import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
+import type {ContentClient} from './content.ts';
+import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
+import type {ImagesClient, PullOptions, PullResult} from './images.ts';
+import type {LeasesClient} from './leases.ts';
+import type {NamespacesClient} from './namespaces.ts';
+import type {SnapshotsClient} from './snapshots.ts';
+import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
+
+export type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
+export type {
+  ContainerRecord,
+  ContentRecord,
+  ImageRecord,
+  Labels,
+  LeaseRecord,
+  NamespaceRecord,
+  SnapshotKind,
+  SnapshotRecord,
+} from '../../store/records.ts';
+export type * from './common.ts';
+export type * from './containers.ts';
+export type * from './content.ts';
+export type * from './fsck.ts';
+export type * from './images.ts';
+export type * from './leases.ts';
+export type * from './namespaces.ts';
+export type * from './snapshots.ts';
+export type * from './space.ts';
+
+export interface OpenOptions {
+  /** Persistent state. Default: `BERTH_ROOT`, else `/var/lib/berth`, else for other users `$XDG_DATA_HOME/berth`. */
+  readonly root?: string;
+  /**
+   * State that ends with the boot. Default: `BERTH_STATE`, else `/run/berth`, else for other users `$XDG_RUNTIME_DIR/berth`, else
+   * `/tmp/berth-UID/berth`. What belongs to another user, or is writable by others, is refused when it is needed.
+   */
+  readonly state?: string;
+  /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
+  readonly lockTimeoutMs?: number;
+  /**
+   * Is told of what goes wrong beside a call and does not change its result: an entry of the trash that cannot be deleted, say. An
+   * `ErrdefsError`, whose `details` name the path.
+   */
+  readonly onWarning?: (warning: Error) => void;
+}
+
+export interface Client {
+  readonly root: string;
+  readonly state: string;
+  readonly namespaces: NamespacesClient;
+  namespace(name: string): NamespaceClient;
+  doctor(): Promise<readonly DoctorCheck[]>;
+  /** Looks at everything of all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
+  check(options?: CheckOptions): Promise<CheckResult>;
+  /** @throws data_loss a record cannot be read */
+  df(): Promise<DiskUsage>;
+  /** Removes images that no container uses, ingests and leases that nobody works with, and what nothing keeps then. */
+  prune(options?: PruneOptions): Promise<PruneResult>;
+  /** Collects what nothing keeps, in all namespaces. */
+  gc(): Promise<GcResult>;
+  /** Ends background work (worker threads, connections). The client is not used after it. */
+  close(): Promise<void>;
+}
+
+export interface NamespaceClient {
+  readonly name: string;
+  pull(ref: string, options?: PullOptions): Promise<PullResult>;
+  /** Runs a container in the foreground until it ends. */
+  run(ref: string, id: string, options?: RunOptions): Promise<RunResult>;
+  readonly images: ImagesClient;
+  readonly content: ContentClient;
+  snapshots(snapshotter?: string): SnapshotsClient;
+  readonly leases: LeasesClient;
+  readonly containers: ContainersClient;
+}

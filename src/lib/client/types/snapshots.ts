@@ -1,0 +1,39 @@
+/** Snapshots, and what to mount for one. */
+import type {Labels, SnapshotRecord} from '../../store/records.ts';
+import type {ListOptions} from './common.ts';
+import type {HostMount} from './images.ts';
+
+export interface SnapshotUsage {
+  readonly key: string;
+  /** Bytes on disk. */
+  readonly size: number;
+  readonly inodes: number;
+}
+
+export interface Mount {
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+/** Snapshots of one namespace and one snapshotter. */
+export interface SnapshotsClient {
+  readonly snapshotter: string;
+  list(options?: ListOptions): Promise<readonly SnapshotRecord[]>;
+  get(key: string): Promise<SnapshotRecord>;
+  usage(key: string): Promise<SnapshotUsage>;
+  prepare(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
+  view(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
+  commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
+  delete(key: string): Promise<void>;
+  mounts(key: string): Promise<readonly Mount[]>;
+  /**
+   * Lines of a script for a POSIX shell that mounts the snapshot at a directory; what it leaves is that one mount.
+   *
+   * @param target may be called anything; a relative path is taken from the working directory of this process
+   */
+  mountScript(key: string, target: string): Promise<readonly string[]>;
+  /** Mounts an active snapshot or a view on this machine; `images.unmount` unmounts it. */
+  mount(key: string, target: string): Promise<HostMount>;
+  label(key: string, labels: Labels): Promise<SnapshotRecord>;
+}
