@@ -177,10 +177,10 @@ const ERRNO: Readonly<Record<string, Code>> = {
 
 /** The next step, where the errno alone tells it. */
 const NEXT: Readonly<Record<string, string>> = {
-  ENOSPC: 'make room on that disk',
-  EDQUOT: 'make room, or have the quota raised',
+  ENOSPC: 'free space on that disk',
+  EDQUOT: 'free space, or have the quota raised',
   EROFS: 'that filesystem is mounted read-only: mount it for writing',
-  EACCES: 'run as root, or as the owner of what is there',
+  EACCES: 'run as root, or as the owner of the directory',
 };
 
 /** Names of those for which Node has only a number: Linux's, from errno(3). */

@@ -157,11 +157,11 @@ forEachEngine('certificates', (engine) => {
 
   it('are none where plain HTTP is spoken to a port of TLS, or TLS to one of HTTP: it is said, with the next step', async (t) => {
     const {registry} = await serve(t);
-    await refuses(t, registry.host, /the port speaks TLS, and was asked in plain HTTP/, /leave out --plain-http/, ['--plain-http']);
+    await refuses(t, registry.host, /the port speaks TLS, but the request was plain HTTP/, /leave out --plain-http/, ['--plain-http']);
     if (requiresProgram(t, 'docker-registry')) {
       // Go's server answers in HTTP where node's hangs up.
       const {host} = await startRegistry(t, {tls: selfSigned('127.0.0.1')});
-      await refuses(t, host, /the port speaks TLS, and was asked in plain HTTP/, /leave out --plain-http/, ['--plain-http']);
+      await refuses(t, host, /the port speaks TLS, but the request was plain HTTP/, /leave out --plain-http/, ['--plain-http']);
     }
     const plain = await startFakeRegistry(t);
     const dir = temporaryDirectory(t);

@@ -270,7 +270,7 @@ forEachEngine('images', (engine) => {
     assert.equal(after[3], '.');
     assert.deepEqual(after.slice(4), ['9', target, '']);
     assert.match(stderr, /not found\nhint: see "ctr images mount"/);
-    assert.match(stderr, /failed precondition\nhint: see who uses it: fuser/);
+    assert.match(stderr, /failed precondition\nhint: see which processes use it: fuser/);
     assert.equal(await ctr.ok(['images', 'mount', '-n', 'x', '--json']), '[]\n');
   });
 

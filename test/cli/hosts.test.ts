@@ -77,12 +77,12 @@ forEachEngine('hosts.toml', (engine) => {
     assert.equal(status, 3);
     assert.equal(
       stderr,
-      `ctr: unable to pull ${REF}: hosts file "${dir}/${DOMAIN}/hosts.toml", line 2, column 1: capabilites is not a field that is known here: invalid argument\n` +
+      `ctr: unable to pull ${REF}: hosts file "${dir}/${DOMAIN}/hosts.toml", line 2, column 1: capabilites is an unknown field: invalid argument\n` +
         'hint: the fields are server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout\n',
     );
     assert.deepEqual(server.requests, []);
     const missing = await commandLine(t, engine)([...PULL, '--hosts-dir', join(dir, 'nosuch')]);
-    assert.deepEqual([missing.status, /hosts directory ".*nosuch" is not there/.test(missing.stderr)], [3, true], missing.stderr);
+    assert.deepEqual([missing.status, /hosts directory ".*nosuch" does not exist/.test(missing.stderr)], [3, true], missing.stderr);
   });
 
   it('is not looked for where the variable is empty', async (t) => {

@@ -83,14 +83,14 @@ forEachEngine('check of damage', (engine) => {
     truncateSync(layerBlob, 0);
     const {status, stdout, stderr} = await ctr(['check']);
     assert.equal(status, 15);
-    assert.match(lines(stdout)[0]!, /^damage: content sha256:[0-9a-f]{64}: has 0 B on disk, and should have \d+ B \(\/\S+\)$/);
+    assert.match(lines(stdout)[0]!, /^damage: content sha256:[0-9a-f]{64}: has 0 B on disk instead of \d+ B \(\/\S+\)$/);
     assert.equal(lines(stdout)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage');
     assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: repair it: check --repair\n');
 
     const repaired = await ctr.ok(['check', '--repair', '--progress', 'none']);
     assert.match(
       lines(repaired)[0]!,
-      /^repaired damage: content sha256:\S+ has 0 B on disk, and should have \d+ B \(\/\S+\): fetched from 127\.0\.0\.1:\d+\/library\/busybox$/,
+      /^repaired damage: content sha256:\S+ has 0 B on disk instead of \d+ B \(\/\S+\): fetched from 127\.0\.0\.1:\d+\/library\/busybox$/,
     );
     assert.equal(lines(repaired)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage, 1 repaired');
     assert.match(await ctr.ok(['check', '--deep', '--progress', 'none']), /nothing wrong\n$/);
@@ -170,17 +170,14 @@ forOneEngine('check', (engine) => {
     await once(child, 'exit');
     assert.match(
       await ctr.ok(['check']),
-      /^suspect: namespace "default" container "c1": runs on, although the process that ran it is gone \(/,
+      /^suspect: namespace "default" container "c1": is still running, although the berth process that supervised it has ended \(/,
     );
     process.kill(Number(pid), 'SIGKILL');
     const left = await eventually('its end', () => {
       const found = execFileSync(join(root, 'bin/ctr'), ['check'], {env: {...environment(), ...ctr.env}, encoding: 'utf8'});
       return found.startsWith('garbage') ? found : undefined;
     });
-    assert.match(
-      left,
-      /^garbage: namespace "default" container "c1": has ended, and files of its run are left \(\S+\/default\/bundles\/c1\)\n/,
-    );
+    assert.match(left, /^garbage: namespace "default" container "c1": has ended and left files behind \(\S+\/default\/bundles\/c1\)\n/);
     const cleared = await ctr.ok(['check', '--repair', '--progress', 'none']);
     assert.match(cleared, /^repaired garbage: namespace "default" container "c1": .*: removed\n/);
     assert.equal(existsSync(bundle), false);
@@ -278,7 +275,7 @@ forEachEngine('gc', (engine) => {
 });
 
 forOneEngine('a layer of another boot', (engine) => {
-  it('is unpacked anew by a run, and what containers wrote is kept', async (t) => {
+  it('is unpacked again by a run, and what containers wrote is kept', async (t) => {
     if (!requiresRuntime(t)) return;
     for (const snapshotter of ['erofs', 'overlayfs'] as const) {
       const store = await trusted(t, engine, snapshotter);
@@ -306,7 +303,7 @@ const STORES: readonly (readonly [name: string, make: (root: string) => void, st
     'of a newer format',
     (dir) => writeFileSync(join(dir, 'version'), '2\n'),
     9,
-    /^ctr: state directory \S+ has format 2, this berth knows 1: failed precondition\nhint: .*\n$/,
+    /^ctr: state directory \S+ has format 2, this version of berth knows 1: failed precondition\nhint: .*\n$/,
   ],
   [
     'with a damaged version',

@@ -119,7 +119,7 @@ export class MemoryContentStore implements ContentStore {
       },
       write: (chunk) => {
         if (ingest.bytes.length + chunk.length > (promised.size ?? Number.POSITIVE_INFINITY))
-          throw new ErrdefsError('failed_precondition', `${what} is longer than the ${promised.size} B promised`);
+          throw new ErrdefsError('failed_precondition', `${what} is longer than the ${promised.size} B expected`);
         set(Buffer.concat([ingest.bytes, chunk]));
       },
       digest,

@@ -221,7 +221,7 @@ class LayerApplier implements Applier {
     const header = this.#settable(original);
     const {type} = header;
     if ((type === 'char' || type === 'block') && !this.#rights.mknod) {
-      this.#warn(`device ${displayName(name)} left out: no right to make device nodes`);
+      this.#warn(`device ${displayName(name)} skipped: not permitted to make device nodes`);
       return;
     }
     const dir = this.#tree.parent(parent, header);
@@ -242,7 +242,7 @@ class LayerApplier implements Applier {
       const admin = key.startsWith('trusted.');
       const user = key.startsWith('user.') && type !== 'file' && type !== 'directory' && type !== 'link';
       const acl = key.startsWith('system.posix_acl_') && type !== 'directory';
-      if (admin || user || acl) this.#warn(`extended attribute ${key} of ${displayName(name)} left out`);
+      if (admin || user || acl) this.#warn(`extended attribute ${key} of ${displayName(name)} skipped: not permitted`);
       else kept.set(key, value);
     }
     return {...header, xattrs: kept, ...(outside ? {mtimeSec: 0, mtimeNs: 0} : {})};
@@ -266,7 +266,7 @@ class LayerApplier implements Applier {
   }
 
   #makeSymlink(dir: Dir, base: string, header: TarHeader): void {
-    if (header.linkname === '') throw new ErrdefsError('invalid_argument', 'link without text');
+    if (header.linkname === '') throw new ErrdefsError('invalid_argument', 'link without a target');
     const tree = this.#tree;
     const path = tree.place(dir, base);
     const target = fsPath(header.linkname);
@@ -284,7 +284,7 @@ class LayerApplier implements Applier {
     closeSync(tree.create(dir, base, () => openSync(path, CREATE, 0o600)));
     tree.setNode(dir, base, {entry: header});
     if (tree.form === 'overlay' && header.type === 'char' && header.devmajor === 0 && header.devminor === 0)
-      this.#warn(`device ${displayName(header.name)} is 0/0, with which overlayfs hides a name`);
+      this.#warn(`device ${displayName(header.name)} is 0/0, which overlayfs takes for a whiteout`);
   }
 
   #makeLink(dir: Dir, base: string, header: TarHeader): void {
@@ -325,7 +325,7 @@ class LayerApplier implements Applier {
       }
     }
     if (tree.form === 'overlay' && tree.view === undefined) return undefined;
-    throw refused('which is not there');
+    throw refused('which does not exist');
   }
 
   /** A hard link's own header speaks for the inode, as in containerd. */

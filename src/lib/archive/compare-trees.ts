@@ -186,15 +186,15 @@ class Comparison {
     if (expected.nlink !== actual.nlink) return `${show(path)} has ${actual.nlink} names, not ${expected.nlink}`;
     if (expected.isSymbolicLink()) {
       const [right, found] = inBoth(places, path, (place) => readlinkSync(place, {encoding: 'latin1'}));
-      return right === found ? undefined : `${show(path)} leads to ${show(found)}, not ${show(right)}`;
+      return right === found ? undefined : `${show(path)} points to ${show(found)}, not ${show(right)}`;
     }
     if (expected.isCharacterDevice() || expected.isBlockDevice())
-      return expected.rdev === actual.rdev ? undefined : `${show(path)} is another device`;
+      return expected.rdev === actual.rdev ? undefined : `${show(path)} is a different device`;
     const [first, other] = [this.#firstName(0, expected, path), this.#firstName(1, actual, path)];
-    if (first !== other) return `${show(path)} is another file than ${show(first === path ? other : first)}`;
+    if (first !== other) return `${show(path)} is not the same file as ${show(first === path ? other : first)}`;
     if (!expected.isFile() || first !== path) return undefined;
     if (expected.size !== actual.size) return `${show(path)} has ${actual.size} B, not ${expected.size} B`;
-    return this.#sameBytes(path, places) ? undefined : `${show(path)} has other bytes`;
+    return this.#sameBytes(path, places) ? undefined : `${show(path)} has different content`;
   }
 
   #firstName(side: 0 | 1, {ino, nlink}: BigIntStats, path: string): string {
@@ -228,7 +228,7 @@ class Comparison {
     const all = marks(([0, 1] as const).flatMap((side) => pending.map(({places}) => places[side].toString('latin1'))));
     if (all === undefined) return 'extended attributes cannot be read';
     const different = pending.find((_, i) => !sameMarks(all[i]!, all[pending.length + i]!));
-    return different === undefined ? undefined : `${show(different.path)} has other extended attributes`;
+    return different === undefined ? undefined : `${show(different.path)} has different extended attributes`;
   }
 }
 

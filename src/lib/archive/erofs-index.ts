@@ -28,7 +28,7 @@ import type {TarHandler, TarHeader, TarType} from './tar.ts';
  * else; `missing-link` a hard link to a file that the layer does not have so far; `link-attributes` a hard link whose header
  * disagrees with its target's; `whiteout` a whiteout of an entry of the same layer, of everything, or with content or no name;
  * `device-zero` a node 0/0, which looks like a whiteout; `reserved` extended attributes `trusted.*`; `xattr` others that may not be
- * settable there, or that are too large; `time` an mtime that is not kept; `root` an entry for the root that is no directory; `large`
+ * settable there, or that are too large; `time` an mtime that is not kept; `root` an entry for the root that is not a directory; `large`
  * more names than are kept in memory.
  */
 export type Reason =

@@ -55,7 +55,7 @@ export function openErofs(path: string): LowerTree {
     let done = 0;
     while (done < length) {
       const n = readSync(fd, bytes, done, length - done, offset + done);
-      if (n === 0) throw damaged('ends too early');
+      if (n === 0) throw damaged('is truncated');
       done += n;
     }
     return bytes;
@@ -154,7 +154,7 @@ export function openErofs(path: string): LowerTree {
   const superblock = (): Buffer => {
     try {
       const bytes = read(SUPERBLOCK, 128);
-      if (bytes.readUInt32LE(0) !== MAGIC || !BLOCK_BITS.includes(bytes.readUInt8(12))) throw damaged('is no EROFS image');
+      if (bytes.readUInt32LE(0) !== MAGIC || !BLOCK_BITS.includes(bytes.readUInt8(12))) throw damaged('is not an EROFS image');
       return bytes;
     } catch (err) {
       closeSync(fd);

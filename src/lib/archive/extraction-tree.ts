@@ -189,7 +189,7 @@ export class LayerTree {
   /**
    * Follows a path of directories and links to directories. `missing` are the names at its end that nothing has.
    *
-   * @throws failed_precondition something on the way is no directory, or links lead in a circle
+   * @throws failed_precondition something on the way is not a directory, or links lead in a circle
    */
   resolve(path: string): {dir: Dir; missing: string[]} {
     let dir = this.top;
@@ -198,7 +198,7 @@ export class LayerTree {
     let links = 0;
     let steps = 0;
     for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
-      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
+      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
       if (name === '' || name === '.') continue;
       if (name === '..') {
         if (missing.length === 0) dir = dir.parent ?? dir;
@@ -211,9 +211,9 @@ export class LayerTree {
       const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#look(dir, name));
       if (found === undefined) missing.push(name);
       else if (found instanceof Dir) dir = found;
-      else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is no directory`);
+      else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is not a directory`);
       else {
-        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many links on its way');
+        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
         if (found.target.startsWith('/')) dir = this.top;
         todo.push(...found.target.split('/').reverse());
       }
@@ -221,7 +221,7 @@ export class LayerTree {
     return {dir, missing};
   }
 
-  /** What is at a name that is no directory known so far. */
+  /** What is at a name that is not a directory known so far. */
   #look(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
     if (dir.whiteouts?.has(name) === true) return undefined;
     const stat = dir.disk === undefined ? undefined : lstat(this.absolute(dir, name));

@@ -16,7 +16,7 @@ export interface Patch {
  * What gives a layer's implied parents the attributes that they have below. Those that nothing is below keep theirs.
  *
  * @param lowers trees below, topmost first
- * @returns `undefined` where an index cannot say it: a parent is no directory below, or it has extended attributes there, or it holds
+ * @returns `undefined` where an index cannot say it: a parent is not a directory below, or it has extended attributes there, or it holds
  * nothing but whiteouts and nothing is below
  */
 export function inheritAttributes(parents: readonly ImpliedParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {

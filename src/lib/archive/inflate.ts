@@ -282,12 +282,12 @@ class ZstdEngine implements Engine {
 
   write(chunk: Uint8Array): void {
     this.#frames.split(chunk, (part) => {
-      if (this.#engine.drain(zlib().constants.ZSTD_e_continue, part) < part.length) throw damaged('a zstd frame ends early');
+      if (this.#engine.drain(zlib().constants.ZSTD_e_continue, part) < part.length) throw damaged('truncated zstd frame');
     });
   }
 
   end(): void {
-    if (!this.#frames.whole) throw damaged('cut short');
+    if (!this.#frames.whole) throw damaged('truncated');
   }
 
   close(): void {
@@ -374,7 +374,7 @@ export function inflatesSynchronously(): boolean {
     let text = '';
     const inflater = createInflater((chunk) => {
       text += Buffer.from(chunk).toString();
-      if (text.length > expected.length) throw damaged('more comes out than went in');
+      if (text.length > expected.length) throw damaged('the output is longer than the input was');
     }, ownOutput(7));
     try {
       for (const byte of Buffer.from(sample, 'base64')) inflater.write(Uint8Array.of(byte));
@@ -474,7 +474,7 @@ function zstdStream(sink: Sink): AsyncEngine {
       }
     },
     async end() {
-      if (!frames.whole) throw damaged('cut short');
+      if (!frames.whole) throw damaged('truncated');
     },
     close: () => engine?.close(),
   };

@@ -28,7 +28,6 @@ export const MAX_INDEXED_IMPLIED = 50_000;
 
 /** A layer that is well-formed and too much. */
 export const overLimit = (what: string, details: Readonly<Record<string, number>>): ErrdefsError =>
-  new ErrdefsError('resource_exhausted', what, {hint: 'with --no-unpack the image is kept as it is, and not unpacked', details});
+  new ErrdefsError('resource_exhausted', what, {hint: 'use --no-unpack to keep the image without unpacking it', details});
 
-export const tooManyImplied = (): ErrdefsError =>
-  overLimit('layer needs too many directories that it does not carry', {steps: MAX_IMPLIED_STEPS});
+export const tooManyImplied = (): ErrdefsError => overLimit('layer implies too many parent directories', {steps: MAX_IMPLIED_STEPS});

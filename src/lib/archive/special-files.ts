@@ -172,7 +172,7 @@ export function readXattrs(dirs: readonly string[]): ReadonlyMap<string, Buffer>
   const reader = createTarReader({entry: (header) => headers.push(header), data() {}, entryEnd() {}});
   reader.write(stdout);
   reader.end();
-  if (headers.length !== dirs.length) throw new ErrdefsError('internal', `tar answered ${headers.length} of ${dirs.length} directories`);
+  if (headers.length !== dirs.length) throw new ErrdefsError('internal', `tar listed ${headers.length} of ${dirs.length} directories`);
   return headers.map(({xattrs}) => xattrs);
 }
 

@@ -81,7 +81,7 @@ export interface TarReader {
    * @throws invalid_argument it is readable, but holds what is refused: an unknown type, a number out of range, too long a name
    */
   write(chunk: Uint8Array): void;
-  /** @throws data_loss the archive is cut short */
+  /** @throws data_loss the archive is truncated */
   end(): void;
   /** Bytes up to the end of the last entry so far, its padding included: where a further one would begin. */
   readonly entriesEnd: number;
@@ -239,7 +239,7 @@ export function createTarReader(handler: TarHandler): TarReader {
         if (raw.size > MAX_HEADER_BYTES)
           throw refused(`tar header of type ${typeflag} has ${raw.size} B, at most ${MAX_HEADER_BYTES} are read`);
         if (typeflag !== 'g' && ++inARow > MAX_HEADERS_IN_A_ROW)
-          throw refused(`tar entry with more than ${MAX_HEADERS_IN_A_ROW} headers in front of it`);
+          throw refused(`tar entry with more than ${MAX_HEADERS_IN_A_ROW} extended headers`);
         metaType = typeflag;
         meta = Buffer.allocUnsafe(raw.size);
         filled = 0;
@@ -249,7 +249,7 @@ export function createTarReader(handler: TarHandler): TarReader {
         if (left === 0) metaDone();
         return;
       case 'S': {
-        if (!gnu) throw damaged('sparse file in an archive that is not of GNU tar');
+        if (!gnu) throw damaged('sparse file in an archive not made by GNU tar');
         regions = [];
         for (let i = 0; i < 4; i++) if (!addRegion(b, at + 386 + 24 * i)) break;
         const stored = raw.size;
@@ -374,7 +374,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     if (isZero(b, at)) {
       if (state === 'zero') {
         state = 'drain';
-        if (pending) throw damaged('the archive ends after a header about the next entry');
+        if (pending) throw damaged('the archive ends after an extended header');
         handler.end?.();
       } else state = 'zero';
       return;
@@ -460,7 +460,7 @@ export function createTarReader(handler: TarHandler): TarReader {
       if (state === 'drain') return;
       // As with GNU tar and Go, the zero blocks at the end may be missing, and the last padding too.
       const whole = (state === 'header' || state === 'zero') && filled === 0;
-      if (pending || !(whole || state === 'padding')) throw damaged('the archive is cut short');
+      if (pending || !(whole || state === 'padding')) throw damaged('the archive is truncated');
       handler.end?.();
     },
   };

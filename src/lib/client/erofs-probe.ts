@@ -98,17 +98,16 @@ function tryErofs(scratch: string): Tried {
     const mount = `mount -t erofs -o ro,${options} ${file} .`;
     const isolated = ['--mount', '--propagation', 'private', 'sh', '-c', mount];
     const {status} = runSync('unshare', isolated, {package: 'util-linux', cwd: directory});
-    if (status !== 0 && status !== MOUNT_REFUSED)
-      throw new ErrdefsError('resource_exhausted', `mount ended with status ${status} this time`);
+    if (status !== 0 && status !== MOUNT_REFUSED) throw new ErrdefsError('resource_exhausted', `mount failed with status ${status}`);
     return status === 0;
   };
   try {
     if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: '', isLasting: true};
     const reason =
-      'the kernel does not mount EROFS images from files of this filesystem: it is older than 6.12, or built without, or cannot';
+      'the kernel cannot mount EROFS images from files on this filesystem: it is older than 6.12, was built without that, or the filesystem does not support it';
     return mounts('loop', 'loop', EROFS_IMAGE)
       ? {backing: 'loop', reason, isLasting: true}
-      : none(`${reason}; nor does it from loop devices`, !knowsErofs()); // all of those may be in use
+      : none(`${reason}; nor can it from loop devices`, !knowsErofs()); // all of those may be in use
   } catch (err) {
     // A program that is missing can be installed at any time.
     if (is(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);

@@ -28,7 +28,7 @@ export function freeSpaceAt(path: string): FreeSpace {
   }
 }
 
-const HINT = 'free some of the disk: prune, or images rm';
+const HINT = 'free disk space: prune, or images rm';
 
 /**
  * Checks that so many bytes fit.
@@ -39,7 +39,7 @@ const HINT = 'free some of the disk: prune, or images rm';
 export function requireFreeSpace(path: string, needed: number, what: string): void {
   const {bytes} = freeSpaceAt(path);
   if (needed > bytes)
-    throw new ErrdefsError('resource_exhausted', `${what}: ${needed} B needed, ${Math.max(bytes, 0)} B of the disk to be had`, {
+    throw new ErrdefsError('resource_exhausted', `${what}: ${needed} B needed, ${Math.max(bytes, 0)} B available`, {
       hint: HINT,
       details: {needed, available: Math.max(bytes, 0)},
     });
@@ -76,7 +76,7 @@ export class FreeSpaceGuard {
     if (bytes <= 0 || inodes <= 0)
       throw new ErrdefsError(
         'resource_exhausted',
-        `${this.#what} ended after ${written} B: the disk has ${bytes <= 0 ? `${bytes + reserved} B` : 'hardly an inode'} left`,
+        `${this.#what} stopped after ${written} B: the disk has ${bytes <= 0 ? `${bytes + reserved} B` : 'almost no inodes'} left`,
         {hint: HINT, details: {written, path: this.#path}},
       );
     this.#next = written + Math.max(Math.min(LOOK_EVERY, bytes / 8, (inodes / 8) * ENTRY_BYTES), LOOK_AFTER);

@@ -493,7 +493,7 @@ function held(path: string): ErrdefsError {
     'unavailable',
     `lock ${path} is held by ${who}${purpose === '' ? '' : ` for ${purpose}`} since ${(ageMs / 1000).toFixed(1)} s`,
     {
-      hint: 'wait for it, or give more time with --lock-timeout',
+      hint: 'wait for it, or wait longer with --lock-timeout',
       details: {path, ...(identity === undefined ? {} : {pid: identity.pid}), purpose, ageMs},
     },
   );

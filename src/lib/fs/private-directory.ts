@@ -39,7 +39,7 @@ export function assertPrivate(directory: string, what = `directory ${directory}`
     if (entry === undefined) return;
     const stats = entry.isSymbolicLink() && isOurs(entry) ? statSync(directory) : entry;
     if (!isOurs(stats)) throw new ErrdefsError('permission_denied', `${what} belongs to user ${stats.uid}`, {hint});
-    if (!stats.isDirectory()) throw new ErrdefsError('failed_precondition', `${what} is no directory`, {hint});
+    if (!stats.isDirectory()) throw new ErrdefsError('failed_precondition', `${what} is not a directory`, {hint});
     if (isOpen(stats))
       throw new ErrdefsError('permission_denied', `${what} is writable by others (mode ${(stats.mode & 0o7777).toString(8)})`, {
         hint: `chmod go-w ${directory}`,

@@ -125,6 +125,6 @@ function programOf(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
   } catch {
-    return 'ended this moment';
+    return 'has just ended';
   }
 }

@@ -81,7 +81,7 @@ interface Entered {
   readonly names: Buffer[];
 }
 
-/** @returns `undefined` where it is no directory any more */
+/** @returns `undefined` where it is not a directory any more */
 function enter(parent: Directory, name: Buffer): Entered | undefined {
   let directory: Directory | undefined;
   try {

@@ -35,7 +35,7 @@ export function validateIdentifier(text: string): void {
 export function validateLabels(labels: Readonly<Record<string, string>>): void {
   for (const [key, value] of Object.entries(labels)) {
     if (typeof value !== 'string')
-      throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(key.slice(0, SHOWN_KEY))} is no string`);
+      throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(key.slice(0, SHOWN_KEY))} is not a string`);
     const bytes = Buffer.byteLength(key) + Buffer.byteLength(value);
     if (bytes > MAX_LABEL_BYTES)
       throw new ErrdefsError(

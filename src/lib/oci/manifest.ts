@@ -90,7 +90,7 @@ const malformed = ({document, path}: Field, reason: string, hint?: string): Errd
 
 /** Well-formed, and more than is read. */
 const tooMuch = (field: Field, reason: string): ErrdefsError =>
-  malformed(field, reason, 'it is larger than any image needs, and is not read; whoever made it can make it smaller');
+  malformed(field, reason, 'it is larger than any image needs: ask the publisher for a smaller one');
 
 const isAbsent = ({value}: Field): boolean => value === undefined || value === null;
 

@@ -85,11 +85,11 @@ export function checkRealm(realm: string | undefined, host: Host, withCredential
       details: {host: registry.host},
     });
   const url = realm === undefined ? null : URL.parse(realm);
-  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw refuse('is not a URL to ask for tokens');
-  if (url.username !== '' || url.password !== '') throw refuse('carries credentials of its own');
+  if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw refuse('is not an HTTP URL');
+  if (url.username !== '' || url.password !== '') throw refuse('contains credentials');
   if (!withCredentials) return url;
   if (url.protocol === 'http:' && registry.protocol === 'https:') throw refuse('would get the credentials without TLS');
-  if (isStrangeAddress(url, host)) throw refuse('is an address of its own; credentials are not sent there');
+  if (isStrangeAddress(url, host)) throw refuse('is a private address; credentials are not sent there');
   return url;
 }
 

@@ -26,7 +26,7 @@ export const WIRE = {
   link_local: {
     code: 'failed_precondition',
     temporary: false,
-    text: 'link-local addresses and metadata services are not asked',
+    text: 'link-local addresses and metadata services are never contacted',
     hint: 'if a registry is there, name its address in hosts.toml',
   },
   untrusted: {
@@ -80,7 +80,7 @@ export const WIRE = {
   secure: {
     code: 'failed_precondition',
     temporary: false,
-    text: 'the port speaks TLS, and was asked in plain HTTP',
+    text: 'the port speaks TLS, but the request was plain HTTP',
     hint: 'leave out --plain-http, or use an https:// address in hosts.toml',
   },
   garbled: {code: 'unavailable', temporary: false, text: 'the answer is not HTTP'},
@@ -301,7 +301,7 @@ function answerClass({from, status, credentials, insufficientScope}: Answer, reg
 
 const CREDENTIALS_HINT = {
   sent: 'the registry does not accept these credentials for it',
-  none: 'give credentials with --user NAME; registries also answer like this where the repository does not exist',
+  none: 'give credentials with --user NAME; registries also answer this for a repository that does not exist',
   withheld: undefined,
 } as const;
 

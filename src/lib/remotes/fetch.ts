@@ -60,7 +60,7 @@ export async function fetchBytes(
     signal,
     onBody: (head, on) => {
       checkKind(head, desc, on);
-      return collector.start(head, desc.size, on, `not the ${desc.size} B promised`);
+      return collector.start(head, desc.size, on, `not the ${desc.size} B expected`);
     },
     restartable: true,
     hasNext,
@@ -68,7 +68,7 @@ export async function fetchBytes(
   });
   if (reply.status >= 300) throw await session.refused(reply, realm);
   const body = collector.body();
-  if (body.length !== desc.size) throw refusal(reply.on, `${body.length} B, not the ${desc.size} B promised`);
+  if (body.length !== desc.size) throw refusal(reply.on, `${body.length} B, not the ${desc.size} B expected`);
   verify(body, desc.digest, reply.on);
   return body;
 }
@@ -177,7 +177,7 @@ export class Download {
   }
 
   #wrongSize(on: Attempt, got: string): ErrdefsError {
-    return refusal({...on, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B promised`);
+    return refusal({...on, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B expected`);
   }
 
   /**

@@ -32,7 +32,7 @@ export function hostsDirs(given: string | undefined): readonly string[] {
   }
   const dir = resolve(given);
   if (!statSync(dir, {throwIfNoEntry: false})?.isDirectory())
-    throw new ErrdefsError('invalid_argument', `hosts directory ${JSON.stringify(dir)} is not there`, {
+    throw new ErrdefsError('invalid_argument', `hosts directory ${JSON.stringify(dir)} does not exist`, {
       hint: 'name one with a directory for each registry by --hosts-dir or BERTH_HOSTS_DIR',
     });
   return [dir];
@@ -141,7 +141,7 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
       return readFileSync(file, 'utf8');
     } catch (err) {
       const error = fromErrno(err, `${what} ${JSON.stringify(file)} of ${source}`);
-      throw is(error, 'not_found') ? bad(what, file, 'is not there', err) : error;
+      throw is(error, 'not_found') ? bad(what, file, 'does not exist', err) : error;
     }
   };
   const bad = (what: string, file: string, problem: string, cause: unknown): ErrdefsError =>

@@ -49,11 +49,11 @@ class HostsFile {
       root = parseTOML(this.#text);
     } catch (err) {
       if (!(err instanceof SyntaxFault)) throw err;
-      throw this.#fault(err.position, err.message, 'correct it as TOML has it; a text is quoted, a list is in brackets');
+      throw this.#fault(err.position, err.message, 'in TOML a string is quoted and a list is in brackets');
     }
     this.#checkFields(root, [], ROOT_FIELDS);
     const {server = '', host = Object.create(null)} = root;
-    if (typeof server !== 'string') throw this.#wrong(['server'], 'is not text', 'write it like server = "https://registry.example"');
+    if (typeof server !== 'string') throw this.#wrong(['server'], 'is not a string', 'write it like server = "https://registry.example"');
     if (!isTable(host)) throw this.#wrong(['host'], 'is not a table', 'write it like [host."https://mirror.example"]');
     return [
       ...Object.entries(host).map(([url, table]) => {
@@ -82,7 +82,7 @@ class HostsFile {
   #checkFields(table: Record<string, unknown>, path: Path, known: readonly string[]): void {
     const stranger = Object.keys(table).find((key) => !known.includes(key));
     if (stranger === undefined) return;
-    throw this.#wrong([...path, stranger], 'is not a field that is known here', `the fields are ${known.join(', ')}`);
+    throw this.#wrong([...path, stranger], 'is an unknown field', `the fields are ${known.join(', ')}`);
   }
 
   /** @param url undefined for the registry itself */
@@ -117,10 +117,10 @@ class HostsFile {
 
   #capabilities(value: unknown, path: Path): ReadonlySet<Capability> {
     const hint = `write it like capabilities = ["pull", "resolve"]; there are ${CAPABILITIES.join(', ')}`;
-    if (typeof value === 'string') throw this.#wrong(path, 'is not a list of texts', hint);
+    if (typeof value === 'string') throw this.#wrong(path, 'is not a list of strings', hint);
     const words = this.#texts(value, path, hint).map((word) => word.toLowerCase());
     const unknown = words.find((word) => !(CAPABILITIES as readonly string[]).includes(word));
-    if (unknown !== undefined) throw this.#wrong(path, `has ${JSON.stringify(unknown)}, which is none`, hint);
+    if (unknown !== undefined) throw this.#wrong(path, `has the unknown capability ${JSON.stringify(unknown)}`, hint);
     return new Set(words.length === 0 ? CAPABILITIES : (words as Capability[]));
   }
 
@@ -143,10 +143,10 @@ class HostsFile {
       const at = [...path, name];
       const lower = name.toLowerCase();
       if (!/^[!#$%&'*+.^_`|~\w-]+$/.test(name)) throw this.#wrong(at, 'is not the name of a header', 'write it like x-name = "value"');
-      if (RESERVED.has(lower)) throw this.#wrong(at, 'is a header that requests have of their own', 'leave it out');
+      if (RESERVED.has(lower)) throw this.#wrong(at, 'is a header that berth sets itself', 'leave it out');
       const texts = this.#texts(content, at, 'write it like x-name = "value" or x-name = ["one", "two"]');
       if (!texts.every((text) => /^[\t\x20-\x7e\x80-\xff]*$/.test(text)))
-        throw this.#wrong(at, 'has characters that no header can carry', 'it is one line of Latin-1');
+        throw this.#wrong(at, 'has characters that a header cannot carry', 'write one line of Latin-1');
       headers[lower] = [...(headers[lower] ?? []), ...texts];
     }
     return headers;
@@ -169,7 +169,7 @@ class HostsFile {
   /** One text or a list of them. */
   #texts(value: unknown, path: Path, hint: string): string[] {
     const texts = Array.isArray(value) ? value : value === undefined ? [] : [value];
-    if (!texts.every((text) => typeof text === 'string')) throw this.#wrong(path, 'is neither a text nor a list of texts', hint);
+    if (!texts.every((text) => typeof text === 'string')) throw this.#wrong(path, 'is neither a string nor a list of strings', hint);
     return texts;
   }
 

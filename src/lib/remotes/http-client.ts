@@ -325,7 +325,7 @@ export class Session {
 function redirectTarget(location: string, on: Attempt, checked: boolean): URL {
   const target = URL.parse(location, on.url.href);
   if (target === null || (target.protocol !== 'https:' && target.protocol !== 'http:'))
-    throw refusal(on, 'redirects to what is no web address');
+    throw refusal(on, 'redirects to a URL that is not HTTP');
   if (target.protocol === 'http:' && on.url.protocol === 'https:' && !checked)
     throw refusal(on, `redirects from HTTPS to ${target.origin}`);
   return target;

@@ -124,6 +124,6 @@ export class Resolution {
     if (typeof mediaType === 'string') return mediaType;
     if (Array.isArray(manifests)) return OCI_INDEX;
     if (Array.isArray(layers)) return OCI_MANIFEST;
-    throw refusal(on, 'the answer is no manifest');
+    throw refusal(on, 'the answer is not a manifest');
   }
 }

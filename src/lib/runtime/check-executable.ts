@@ -83,7 +83,7 @@ function interpreterOf({what, found}: Program): string | undefined {
   }
   if (head.toString('latin1', 0, 4) !== '\x7fELF' || head.length < 64) {
     if (knowsForeignFormats()) return undefined;
-    throw denied(`${what}: its format is none that the kernel executes`, 'a script needs a first line such as #!/bin/sh');
+    throw denied(`${what}: the kernel cannot execute its format`, 'a script needs a first line such as #!/bin/sh');
   }
   const wide = head[4] === 2;
   const little = head[5] === 1;
@@ -184,7 +184,7 @@ export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountP
   const command = `command ${JSON.stringify(name)}`;
   const follow = (interpreter: string | undefined, depth: number): void => {
     if (interpreter === undefined) return;
-    if (depth === MAX_INTERPRETERS) throw denied(`${command}: its interpreters are scripts without end`);
+    if (depth === MAX_INTERPRETERS) throw denied(`${command}: too many interpreters that are scripts themselves`);
     follow(find(interpreter, `interpreter ${JSON.stringify(interpreter)} of ${command}`, interpreterOf), depth + 1);
   };
   /** The first file of PATH that may be executed is the one, whether or not the kernel can make something of it. */

@@ -33,7 +33,7 @@ export function checkRuncVersion(version: Version): Pick<Check, 'status' | 'hint
   if (fixed === undefined || !older(version, fixed)) return {status: 'ok'};
   return {
     status: 'warning',
-    hint: 'CVE-2025-31133, -52565 and -52881 are fixed in runc 1.2.8, 1.3.3 and 1.4.0; distributions mend older versions too, see the changelog of the package',
+    hint: 'CVE-2025-31133, -52565 and -52881 are fixed in runc 1.2.8, 1.3.3 and 1.4.0; distributions patch older versions too: see the changelog of the package',
   };
 }
 
@@ -42,7 +42,7 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
     const runtime = findRuntime(name);
     const version = await runtimeVersion(runtime);
     if (version === undefined)
-      return {name: 'runtime', status: 'error', detail: `${runtime.path} does not tell its version`, hint: 'install runc'};
+      return {name: 'runtime', status: 'error', detail: `${runtime.path} does not report its version`, hint: 'install runc'};
     const judged: Pick<Check, 'status' | 'hint'> = runtime.name === 'runc' ? checkRuncVersion(version.numbers) : {status: 'ok'};
     return {name: 'runtime', detail: `${runtime.name} ${version.text} (${runtime.path})`, ...judged};
   } catch (err) {

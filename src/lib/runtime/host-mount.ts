@@ -47,8 +47,8 @@ export function hostMounter(directory: string, target: string, onStart: (identit
         child.stdin.end('go\n');
         if ((await ended) !== 0) {
           if (loops.length > 0 && !(await hasFreeLoopDevice()))
-            throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
-              hint: 'unmount other images, or have more devices /dev/loopN',
+            throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
+              hint: 'unmount other images, or create more devices /dev/loopN',
             });
           throw new ErrdefsError('failed_precondition', `unable to mount: ${complaint.trim().split('\n', 1)[0] || 'mount(8) was killed'}`, {
             hint: 'the kernel may say more: dmesg',

@@ -198,8 +198,8 @@ export async function startLauncher(bundle: string, runtime: readonly string[], 
         return found === null ? undefined : {settings: found[1]!, size: {height: Number(found[2]), width: Number(found[3])}};
       }
       if (loops.length > 0 && !(await hasFreeLoopDevice()))
-        throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
-          hint: 'end other containers, or have more devices /dev/loopN',
+        throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
+          hint: 'end other containers, or create more devices /dev/loopN',
         });
       throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'no mount namespace'}`, {
         hint: 'the kernel may say more: dmesg',

@@ -64,7 +64,7 @@ function pathsOf(key: string, value: string): readonly string[] {
   if (key !== 'lowerdir') return [value];
   const paths = [...value.matchAll(/(?:\\.|[^:\\])+/gs)].map(([path]) => path.replaceAll(/\\(.)/gs, '$1'));
   if (paths.length > MAX_LOWERS)
-    throw new ErrdefsError('failed_precondition', `overlay of ${paths.length} layers, of which the kernel stacks ${MAX_LOWERS}`);
+    throw new ErrdefsError('failed_precondition', `overlay of ${paths.length} layers, but the kernel stacks at most ${MAX_LOWERS}`);
   return paths;
 }
 
@@ -82,7 +82,7 @@ export function planMounts(
     const match = /^\{\{ mount (\d+) \}\}$/.exec(text);
     if (match === null) return undefined;
     if (Number(match[1]) >= index)
-      throw new ErrdefsError('invalid_argument', `mount ${index} names ${text}, which does not come before it`);
+      throw new ErrdefsError('invalid_argument', `mount ${index} refers to ${text}, which is not an earlier mount`);
     return `m/${match[1]}`;
   };
   const plan = ({type, source, options}: Mount, index: number, name: (path: string) => string): PlannedMount => {

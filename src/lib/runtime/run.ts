@@ -102,7 +102,7 @@ function checkPidFile(file: string): void {
   }
   const there = lstatSync(file, {throwIfNoEntry: false});
   if (there !== undefined && !there.isFile() && !there.isSymbolicLink())
-    throw new ErrdefsError('failed_precondition', `${what} is no regular file`, {hint: 'name another file'});
+    throw new ErrdefsError('failed_precondition', `${what} is not a regular file`, {hint: 'name another file'});
 }
 
 /** Index of the first standard stream that is a terminal. */
@@ -123,7 +123,7 @@ async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: Foregroun
   if (process.geteuid?.() !== 0)
     throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
   if (tty && (await findTerminal(stdio)) === undefined)
-    throw new ErrdefsError('failed_precondition', 'a terminal is asked for, but no standard stream is one', {hint: 'leave out --tty'});
+    throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
   if (pidFile !== undefined) checkPidFile(pidFile);
 }
 
@@ -302,7 +302,7 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
   }
   if (signals.stop !== undefined) return stoppedExit(signals.stop);
   const {status, signal} = await launcher.ended;
-  if (status === null) throw new ErrdefsError('aborted', `the runtime was ended by ${signal}, the status of the container is not known`);
+  if (status === null) throw new ErrdefsError('aborted', `the runtime was killed by ${signal}: the status of the container is unknown`);
   // Where somebody has removed the directory, the container most likely ran: what it wrote must not be taken for nothing.
   if (existsSync(directory) && !existsSync(join(directory, 'init.pid'))) {
     const messages = runtimeErrors(join(directory, 'log.json'));

@@ -110,8 +110,8 @@ export class Reserve {
         ftruncateSync(fd, size + bytes);
         if (isFree && this.#fill(fd, size)) return;
         ftruncateSync(fd, size);
-        throw new ErrdefsError('resource_exhausted', `no room to set aside what removals need below ${this.#layout.root}`, {
-          hint: 'free some of the disk: prune, or images rm',
+        throw new ErrdefsError('resource_exhausted', `no disk space to set aside for removals below ${this.#layout.root}`, {
+          hint: 'free disk space: prune, or images rm',
         });
       });
     } catch (err) {

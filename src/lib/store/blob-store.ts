@@ -81,7 +81,7 @@ export class BlobStore {
   }
 
   #noFile(digest: Digest): ErrdefsError {
-    return new ErrdefsError('data_loss', `content ${digest} is no file on disk`, {hint: MEND, details: {path: this.path(digest)}});
+    return new ErrdefsError('data_loss', `content ${digest} is not a file on disk`, {hint: MEND, details: {path: this.path(digest)}});
   }
 
   /**
@@ -96,10 +96,10 @@ export class BlobStore {
     if (size === desc.size) return true;
     // A stranger's manifest must not talk us into taking good bytes for damaged ones.
     if (this.#hash(desc.digest) === desc.digest)
-      throw new ErrdefsError('failed_precondition', `content ${desc.digest} has ${size} B, the descriptor says ${desc.size} B`, {
-        hint: 'the image is malformed; whoever made it has to mend it',
+      throw new ErrdefsError('failed_precondition', `content ${desc.digest} has ${size} B, but the descriptor says ${desc.size} B`, {
+        hint: 'the image is malformed: its publisher has to fix it',
       });
-    throw new ErrdefsError('data_loss', `content ${desc.digest} has ${size} B on disk, and should have ${desc.size} B`, {
+    throw new ErrdefsError('data_loss', `content ${desc.digest} has ${size} B on disk instead of ${desc.size} B`, {
       hint: MEND,
       details: {path: this.path(desc.digest)},
     });
@@ -130,10 +130,7 @@ export class BlobStore {
     const size = this.size(digest);
     if (size === undefined) return undefined;
     if (size > MAX_CONFIG_BYTES)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `content ${digest} has ${size} B, and is no document: ${MAX_CONFIG_BYTES} B are the most`,
-      );
+      throw new ErrdefsError('failed_precondition', `content ${digest} has ${size} B, but a document has at most ${MAX_CONFIG_BYTES} B`);
     let bytes: Buffer;
     try {
       bytes = readFileSync(this.path(digest));
@@ -279,7 +276,7 @@ export class BlobStore {
 
   /** As `discardIngest`, unless somebody works on it. @returns whether it is gone */
   discardIdleIngest(key: string): boolean {
-    return withFreeLock(this.#layout.lock(`ingest-${key}`), 'removal of what was left for long', () => this.discardIngest(key));
+    return withFreeLock(this.#layout.lock(`ingest-${key}`), 'removal of an idle ingest', () => this.discardIngest(key));
   }
 
   /** Path of an ingest's bytes, for `Ingest.open` in whichever thread writes them. The caller holds its lock. */
@@ -468,7 +465,7 @@ export class Ingest {
   write(chunk: Uint8Array): void {
     const {size} = this.#expected;
     if (size !== undefined && this.#offset + chunk.length > size)
-      throw new ErrdefsError('failed_precondition', `${this.#what} is longer than the ${size} B promised`);
+      throw new ErrdefsError('failed_precondition', `${this.#what} is longer than the ${size} B expected`);
     let done = 0;
     try {
       while (done < chunk.length) done += writeSync(this.#fd, chunk, done);

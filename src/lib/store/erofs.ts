@@ -109,7 +109,7 @@ function readSuperblock(fd: number, what: string): Superblock {
   const block = 2 ** bytes.readUInt8(12);
   const slot = DEVICE_SLOT * bytes.readUInt16LE(88) + UNIFIED_ADDRESS;
   if (bytes.readUInt32LE(0) !== MAGIC || bytes.readUInt16LE(86) !== 1 || slot + 4 > fstatSync(fd).size)
-    throw new ErrdefsError('data_loss', `${what} is no EROFS image`);
+    throw new ErrdefsError('data_loss', `${what} is not an EROFS image`);
   return {block, slot, inodes: Number(bytes.readBigUInt64LE(16))};
 }
 
@@ -213,9 +213,8 @@ export function indexedDefect(directory: string, expected: Readonly<Record<strin
   const wanted = names.includes(EROFS_IMAGE) ? [EROFS_IMAGE] : [EROFS_INDEX, EROFS_TAR];
   for (const name of wanted) {
     if (found[name] === undefined) return `lacks ${name}`;
-    if (!lstatSync(join(directory, name)).isFile()) return `${name} is no file`;
-    if (expected !== undefined && found[name] !== expected[name])
-      return `${name} has ${found[name]} B, and should have ${expected[name]} B`;
+    if (!lstatSync(join(directory, name)).isFile()) return `${name} is not a file`;
+    if (expected !== undefined && found[name] !== expected[name]) return `${name} has ${found[name]} B instead of ${expected[name]} B`;
     closeSync(openSync(join(directory, name), 'r'));
   }
   return undefined;

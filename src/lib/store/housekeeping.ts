@@ -6,7 +6,7 @@ import {type ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 
 export type OnWarning = (warning: ErrdefsError) => void;
 
-const WHAT = 'clean-up is incomplete, and the next "gc" goes on with it';
+const WHAT = 'cleanup is incomplete; the next "gc" continues it';
 
 export class Housekeeping {
   readonly #onWarning: OnWarning;

@@ -134,7 +134,7 @@ export class JournalBackend implements Backend {
       }
       // We slept for so long that records which would undo those changes are gone.
       if (attempt === VIEW_ATTEMPTS)
-        throw new ErrdefsError('aborted', `reading: other writers were faster ${VIEW_ATTEMPTS} times`, {hint: 'run it again'});
+        throw new ErrdefsError('aborted', `reading: overtaken by other writers ${VIEW_ATTEMPTS} times`, {hint: 'run it again'});
     }
   }
 
@@ -158,7 +158,7 @@ export class JournalBackend implements Backend {
       this.#follow(overlay, passed);
       return result;
     }
-    throw new ErrdefsError('aborted', `${purpose}: other writers were faster ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
+    throw new ErrdefsError('aborted', `${purpose}: overtaken by other writers ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
   }
 
   async #lock(purpose: string): Promise<Lock> {
@@ -177,7 +177,10 @@ export class JournalBackend implements Backend {
   }
 
   async settle(): Promise<void> {
-    using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose: 'what a full disk left to do'});
+    using _lock = await acquireLock(this.#layout.lock('store'), {
+      timeoutMs: this.#lockTimeoutMs,
+      purpose: 'changes that a full disk left pending',
+    });
     const isMade = this.#reserve.isMade;
     // Before what is pending takes the room: that is read, and removed, as it is.
     if (isMade) this.#reserve.fill();
@@ -215,7 +218,7 @@ export class JournalBackend implements Backend {
       const stat = lstatSync(path, {throwIfNoEntry: false});
       // Of an earlier boot nobody believes it, and a power loss may have torn it: it is written in place, and not synced.
       const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
-      if (stat !== undefined && !isVoid && parse(readLoosely(path)) === undefined) faults.set(path, 'says nothing that can be believed');
+      if (stat !== undefined && !isVoid && parse(readLoosely(path)) === undefined) faults.set(path, 'is malformed');
     }
     for (const generation of generations)
       look(this.#file(generation), () => {
@@ -225,7 +228,7 @@ export class JournalBackend implements Backend {
         if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertPlace(this.#layout.root, path));
       });
     for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
-      if (!generations.has(generation)) faults.set(this.#file(generation), 'is missing, and later ones are there');
+      if (!generations.has(generation)) faults.set(this.#file(generation), 'is missing, although later ones exist');
     return [...faults].map(([path, problem]) => ({path, problem}));
   }
 
@@ -255,7 +258,7 @@ export class JournalBackend implements Backend {
       this.#markApplied(last);
       for (const {path} of faults.filter((fault) => isRecord(fault.path))) {
         const place = moveAway(path);
-        const what = Number(basename(path)) <= applied ? 'the records have what it changed' : 'what it alone changed may be lost';
+        const what = Number(basename(path)) <= applied ? 'the records hold its changes' : 'changes that only it held may be lost';
         done.set(path, place === undefined ? what : `moved to ${place}; ${what}`);
       }
       noteGarbage(this.#layout);
@@ -303,7 +306,7 @@ export class JournalBackend implements Backend {
       throw fromErrno(err, `journal record ${file}`);
     }
     if (text === undefined) return undefined;
-    const hint = 'restore the file: it is a committed change; or go on without it: check --repair';
+    const hint = 'it holds a committed change: restore it, or continue without it: check --repair';
     const record = parseJSON(text, file, hint) as Partial<RedoRecord> | null;
     if (record?.version !== 1 || record.generation !== generation || !isObject(record.writes) || !isObject(record.before))
       throw new ErrdefsError('data_loss', `${file} is not a record of the journal`, {hint});
@@ -460,7 +463,7 @@ export class JournalBackend implements Backend {
       }
       return {applied, records};
     } catch (err) {
-      throw fromErrno(err, 'unable to apply what is committed');
+      throw fromErrno(err, 'unable to apply committed changes');
     }
   }
 

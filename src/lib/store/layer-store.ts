@@ -104,14 +104,14 @@ export class LayerStore {
     try {
       const stat = statSync(path, {throwIfNoEntry: false});
       if (stat === undefined) return damage('is missing');
-      if (!stat.isDirectory()) return damage('is no directory');
+      if (!stat.isDirectory()) return damage('is not a directory');
       const info = readInfo(path);
       const missing = indexedDefect(path, info?.files);
       if (missing === 'extracted' && !lstatSync(join(path, TREE), {throwIfNoEntry: false})?.isDirectory()) return damage('has no tree');
       if (missing !== undefined && missing !== 'extracted') return damage(missing);
-      if (info === undefined) return {severity: 'suspect', problem: 'its layer.json says nothing that can be believed'};
+      if (info === undefined) return {severity: 'suspect', problem: 'its layer.json is malformed'};
       if (isBelievable(info)) return undefined;
-      return {severity: 'suspect', problem: 'was made in another boot and may not be whole on the disk'};
+      return {severity: 'suspect', problem: 'was created in an earlier boot and may be incomplete on disk'};
     } catch (err) {
       const failure = fromErrno(err, 'cannot be read');
       if (!isErrdefs(failure) || is(failure, 'resource_exhausted')) throw failure;
@@ -119,7 +119,7 @@ export class LayerStore {
     }
   }
 
-  /** All layers, sorted. What has neither the name of one nor says what it is is nothing of ours. */
+  /** All layers, sorted. What has neither the name of one nor says what it is was not created by berth. */
   list(): readonly string[] {
     return listIfPresent(this.#layout.layers).filter((name) => isLayerName(name) || (!isTemporary(name) && this.info(name) !== undefined));
   }
@@ -346,9 +346,9 @@ export class LayerStore {
       const owner = parseIdentity(name);
       if (owner === undefined || liveness(owner) !== 'dead') continue;
       // Another sweeper may have been first.
-      this.#housekeeping.attempt(`half-made layer ${join(work, name)}`, () => void this.#moveAway(join(work, name)));
+      this.#housekeeping.attempt(`incomplete layer ${join(work, name)}`, () => void this.#moveAway(join(work, name)));
     }
-    this.#housekeeping.attempt(`half-made layers in ${layers}`, () => sweepTemporary(layers));
+    this.#housekeeping.attempt(`incomplete layers in ${layers}`, () => sweepTemporary(layers));
   }
 }
 

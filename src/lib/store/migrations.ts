@@ -36,10 +36,17 @@ export class Formats {
   /** @throws failed_precondition this berth does not know that format */
   check(root: string, found: number): void {
     if (found >= 1 && found <= this.known) return;
-    throw new ErrdefsError('failed_precondition', `state directory ${root} has format ${found}, this berth knows ${this.known}`, {
-      hint: found > this.known ? 'use the berth that made it, or a newer one' : 'use the berth that made it, or another --root',
-      details: {found, known: this.known},
-    });
+    throw new ErrdefsError(
+      'failed_precondition',
+      `state directory ${root} has format ${found}, this version of berth knows ${this.known}`,
+      {
+        hint:
+          found > this.known
+            ? 'use the version of berth that created it, or a newer one'
+            : 'use the version of berth that created it, or another --root',
+        details: {found, known: this.known},
+      },
+    );
   }
 
   /** What a reader sees, as of today's format. */

@@ -24,8 +24,8 @@ const ABSENT: readonly unknown[] = ['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENX
 const READ = (constants.O_RDONLY | constants.O_NONBLOCK) as unknown as string;
 
 const WORDS = {
-  file: (stat: Stats) => (stat.isFile() ? undefined : stat.isDirectory() ? 'is a directory, and a file belongs there' : 'is no file'),
-  directory: (stat: Stats) => (stat.isDirectory() ? undefined : 'is no directory, and one belongs there'),
+  file: (stat: Stats) => (stat.isFile() ? undefined : stat.isDirectory() ? 'is a directory instead of a file' : 'is not a file'),
+  directory: (stat: Stats) => (stat.isDirectory() ? undefined : 'is not a directory'),
 } as const;
 
 function stat(path: string, of: typeof lstatSync | typeof statSync): Stats | undefined {
@@ -42,14 +42,14 @@ function misfit(path: string, wanted: keyof typeof WORDS): ErrdefsError | undefi
   const found = stat(path, lstatSync);
   if (found === undefined) return undefined;
   const target = found.isSymbolicLink() ? stat(path, statSync) : found;
-  const problem = target === undefined ? 'is a symbolic link that leads nowhere' : WORDS[wanted](target);
+  const problem = target === undefined ? 'is a dangling symbolic link' : WORDS[wanted](target);
   if (problem === undefined) return undefined;
   const hint =
     wanted === 'file'
       ? MEND
       : target === undefined
-        ? 'bring back what it leads to: a disk may not be mounted'
-        : 'move it away, and put the directory back';
+        ? 'restore its target: a disk may not be mounted'
+        : 'move it away, and restore the directory';
   return new ErrdefsError('data_loss', `${path} ${problem}`, {hint, details: {misfit: path}});
 }
 

@@ -36,8 +36,8 @@ class RecordReader {
     const {version} = reader.#fields;
     if (version === RECORD_VERSION) return reader;
     if (Number.isSafeInteger(version) && (version as number) > RECORD_VERSION)
-      throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this berth knows ${RECORD_VERSION}`, {
-        hint: 'use the berth that wrote it, or a newer one',
+      throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this version of berth knows ${RECORD_VERSION}`, {
+        hint: 'use the version of berth that wrote it, or a newer one',
       });
     throw reader.#bad('has no valid "version"');
   }

@@ -25,7 +25,8 @@ export function snapshotChain(snapshots: Collection<SnapshotRecord>, key: string
       if (chain.length === 0) throw missing(key);
       throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} needs ${JSON.stringify(next)}, which is missing`);
     }
-    if (seen.has(next)) throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} has ${JSON.stringify(next)} below itself`);
+    if (seen.has(next))
+      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} has a cycle of parents at ${JSON.stringify(next)}`);
     seen.add(next);
     chain.push(record);
     next = record.parent;
@@ -75,8 +76,8 @@ export class SnapshotStore {
     const directories = this.#parentDirectories(tx, parent);
     const torn = directories.map((directory) => basename(directory)).find((layer) => !this.#store.layers.isUsable(layer));
     if (torn !== undefined)
-      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(parent)}: layer ${torn} was not on the disk when the power went`, {
-        hint: 'pull the image again: it is unpacked anew from what is here',
+      throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(parent)}: layer ${torn} was not yet on disk when the power failed`, {
+        hint: 'pull the image again: it is unpacked from local content',
         details: {snapshot: parent, layer: torn},
       });
     return directories;
@@ -156,7 +157,7 @@ export class SnapshotStore {
       throw err;
     } finally {
       const left = work;
-      if (left !== undefined) this.#store.housekeeping.attempt(`half-made snapshot ${left}`, () => removeTree(left));
+      if (left !== undefined) this.#store.housekeeping.attempt(`incomplete snapshot ${left}`, () => removeTree(left));
     }
   }
 

@@ -144,7 +144,7 @@ interface RecordHooks {
 function withWholeLabels<T extends {readonly labels: Labels}>(record: T, what: string): T {
   const labels = Object.entries(record.labels);
   const [bad] = labels.find(([, value]) => typeof value !== 'string') ?? [];
-  if (bad !== undefined) throw new ErrdefsError('invalid_argument', `${what}: label ${JSON.stringify(bad)} is no string`);
+  if (bad !== undefined) throw new ErrdefsError('invalid_argument', `${what}: label ${JSON.stringify(bad)} is not a string`);
   return labels.every(([, value]) => value !== '')
     ? record
     : {...record, labels: Object.fromEntries(labels.filter(([, value]) => value !== ''))};

@@ -169,7 +169,7 @@ export interface Oddity {
 /** What may lie in a directory. */
 interface Shelf {
   readonly files?: (name: string) => boolean;
-  /** Any name may be one of ours, so that what is no directory is a stranger's. */
+  /** Any name may be one of ours, so that what is not a directory is a stranger's. */
   readonly isOpen?: boolean;
   /** What is in a subdirectory; `anything` is not looked into, `undefined` has no place here. */
   readonly directories?: (name: string) => Shelf | 'anything' | undefined;

@@ -111,7 +111,7 @@ describe('an extraction', () => {
       ],
     );
     assert.deepEqual((JSON.parse(stdout) as {warnings: string[]}).warnings, [
-      'device "closed/null" left out: no right to make device nodes',
+      'device "closed/null" skipped: not permitted to make device nodes',
     ]);
   });
 
@@ -193,10 +193,10 @@ describe('an extraction', () => {
     ];
     apply(temporaryDirectory(t), tar(...entries), {form: 'overlay', warn: (message) => warnings.push(message)});
     assert.deepEqual(warnings, [
-      'extended attribute trusted.x of "f" left out',
-      'extended attribute system.posix_acl_access of "f" left out',
-      'extended attribute user.x of "s" left out',
-      'device "z" is 0/0, with which overlayfs hides a name',
+      'extended attribute trusted.x of "f" skipped: not permitted',
+      'extended attribute system.posix_acl_access of "f" skipped: not permitted',
+      'extended attribute user.x of "s" skipped: not permitted',
+      'device "z" is 0/0, which overlayfs takes for a whiteout',
     ]);
   });
 

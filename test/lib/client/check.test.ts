@@ -80,12 +80,12 @@ const SHALLOW: readonly Damage[] = [
   {
     name: 'a blob that is cut',
     spoil: ({blob, image}) => truncateSync(blob(image.layers[0]!.digest), 100),
-    finds: [`damage: content sha256:…: has 100 B on disk, and should have ${LAYERS[0]!.length} B`],
+    finds: [`damage: content sha256:…: has 100 B on disk instead of ${LAYERS[0]!.length} B`],
   },
   {
     name: 'a blob of no bytes',
     spoil: ({blob, image}) => truncateSync(blob(image.config.digest), 0),
-    finds: ['damage: content sha256:…: has 0 B on disk, and should have'],
+    finds: ['damage: content sha256:…: has 0 B on disk instead of'],
   },
   {
     name: 'a blob that is a symbolic link',
@@ -94,11 +94,11 @@ const SHALLOW: readonly Damage[] = [
       symlinkSync(path('cache-elsewhere'), blob(image.config.digest));
     },
     finds: [
-      'damage: content sha256:…: is no file',
+      'damage: content sha256:…: is not a file',
       'damage: entry content/blobs/sha256/',
-      'garbage: entry cache-elsewhere: is nothing of ours',
+      'garbage: entry cache-elsewhere: was not created by berth',
     ],
-    remains: ['garbage: entry cache-elsewhere: is nothing of ours'],
+    remains: ['garbage: entry cache-elsewhere: was not created by berth'],
   },
   {
     name: 'a blob that is a directory',
@@ -106,7 +106,7 @@ const SHALLOW: readonly Damage[] = [
       rmSync(blob(image.config.digest));
       mkdirSync(join(blob(image.config.digest), 'x'), {recursive: true});
     },
-    finds: ['damage: content sha256:…: is no file', 'damage: entry content/blobs/sha256/'],
+    finds: ['damage: content sha256:…: is not a file', 'damage: entry content/blobs/sha256/'],
   },
   {
     name: 'a record of content with another size',
@@ -114,7 +114,7 @@ const SHALLOW: readonly Damage[] = [
       const path = record('content', image.layers[0]!.digest);
       writeJSON(path, {...readJSON(path), size: 1});
     },
-    finds: [`damage: content sha256:…: has ${LAYERS[0]!.length} B on disk, and should have 1 B`],
+    finds: [`damage: content sha256:…: has ${LAYERS[0]!.length} B on disk instead of 1 B`],
   },
   {
     name: "a layer's record of content that is missing",
@@ -145,7 +145,7 @@ const SHALLOW: readonly Damage[] = [
       rmSync(layer(1), {recursive: true});
       writeFileSync(layer(1), 'x');
     },
-    finds: ['damage: entry layers/', 'damage: layer …: is no directory'],
+    finds: ['damage: entry layers/', 'damage: layer …: is not a directory'],
   },
   {
     name: 'a layer without a tree',
@@ -160,13 +160,13 @@ const SHALLOW: readonly Damage[] = [
       fromAnotherBoot(layer(0));
       fromAnotherBoot(layer(1));
     },
-    finds: Array(2).fill('suspect: layer …: was made in another boot and may not be whole on the disk'),
+    finds: Array(2).fill('suspect: layer …: was created in an earlier boot and may be incomplete on disk'),
   },
   ...['', '{', 'null', '[]', '{"version":1}', '{"version":1,"snapshotter":"x","bootId":"y","durable":true}'].map(
     (text): Damage => ({
       name: `a layer.json that is ${JSON.stringify(text)}`,
       spoil: ({layer}) => writeFileSync(join(layer(0), 'layer.json'), text),
-      finds: ['suspect: layer …: its layer.json says nothing that can be believed'],
+      finds: ['suspect: layer …: its layer.json is malformed'],
     }),
   ),
   {
@@ -193,7 +193,7 @@ const SHALLOW: readonly Damage[] = [
       'garbage: layer …: no record names it',
     ],
   },
-  ...(['is missing', 'has no tree', 'its layer.json says nothing that can be believed'] as const).map(
+  ...(['is missing', 'has no tree', 'its layer.json is malformed'] as const).map(
     (problem): Damage => ({
       name: `a container that was to go with a run that is gone, whose layer ${problem}`,
       spoil: async (rig) => {
@@ -204,8 +204,8 @@ const SHALLOW: readonly Damage[] = [
         else truncateSync(join(path, 'layer.json'));
       },
       finds: [
-        'garbage: container "c1": was to go with its run, which is gone',
-        `garbage: layer overlayfs-own-…: ${problem}, and was to go with a run that is gone`,
+        'garbage: container "c1": should have been removed when its run ended',
+        `garbage: layer overlayfs-own-…: ${problem}, and it belongs to a run that has ended`,
       ],
     }),
   ),
@@ -249,7 +249,7 @@ const SHALLOW: readonly Damage[] = [
       writeFileSync(path(`.tmp.${DEAD}.x`), 'x');
     },
     finds: [
-      `garbage: entry .tmp.${DEAD}.x: was left by a process that is gone`,
+      `garbage: entry .tmp.${DEAD}.x: was left by a process that has ended`,
       `garbage: entry locks/store.${DEAD}.zz: was left`,
       `garbage: entry namespaces/default/images/.tmp.${DEAD}.x: was left`,
       `garbage: entry trash/${DEAD}.x: was left`,
@@ -271,7 +271,7 @@ const SHALLOW: readonly Damage[] = [
       writeFileSync(path('content/ingest', IDLE, 'data'), 'x');
       utimesSync(path('content/ingest', IDLE, 'data'), 0, 0);
     },
-    finds: [`garbage: ingest ${IDLE}: nobody has gone on with it for long`],
+    finds: [`garbage: ingest ${IDLE}: has been idle for a long time`],
   },
   {
     name: 'foreign files and directories',
@@ -283,10 +283,10 @@ const SHALLOW: readonly Damage[] = [
       symlinkSync('/etc', path('etc'));
     },
     finds: ['README', 'content/blobs/md5', 'etc', 'namespaces/default/images/notes.txt', 'namespaces/default/volumes'].map(
-      (name) => `garbage: entry ${name}: is nothing of ours`,
+      (name) => `garbage: entry ${name}: was not created by berth`,
     ),
     remains: ['README', 'content/blobs/md5', 'etc', 'namespaces/default/images/notes.txt', 'namespaces/default/volumes'].map(
-      (name) => `garbage: entry ${name}: is nothing of ours`,
+      (name) => `garbage: entry ${name}: was not created by berth`,
     ),
   },
   {
@@ -295,8 +295,8 @@ const SHALLOW: readonly Damage[] = [
       renameSync(path('refs'), path('cache-refs'));
       symlinkSync(path('cache-refs'), path('refs'));
     },
-    finds: ['garbage: entry cache-refs: is nothing of ours'],
-    remains: ['garbage: entry cache-refs: is nothing of ours'],
+    finds: ['garbage: entry cache-refs: was not created by berth'],
+    remains: ['garbage: entry cache-refs: was not created by berth'],
   },
 ];
 
@@ -326,7 +326,11 @@ function inPlace(path: string, change: (path: string) => void): void {
 const TREES: readonly (readonly [name: string, spoil: (tree: string) => unknown, problem: string])[] = [
   ['a file that is missing', (tree) => inPlace(join(tree, 'etc'), () => rmSync(join(tree, 'etc/b'))), '"/etc/b" is missing'],
   ['a file too many', (tree) => writeFileSync(join(tree, 'more'), ''), '"/more" does not belong there'],
-  ['other bytes', (tree) => inPlace(join(tree, 'etc/a'), (path) => writeFileSync(path, 'hallo'.repeat(1000))), '"/etc/a" has other bytes'],
+  [
+    'other bytes',
+    (tree) => inPlace(join(tree, 'etc/a'), (path) => writeFileSync(path, 'hallo'.repeat(1000))),
+    '"/etc/a" has different content',
+  ],
   ['a file that is cut', (tree) => inPlace(join(tree, 'etc/a'), (path) => truncateSync(path, 10)), '"/etc/a" has 10 B, not 5000 B'],
   ['another mode', (tree) => chmodSync(join(tree, 'etc'), 0o777), '"/etc" has mode 0777, not 0750'],
   ['another owner', (tree) => chownSync(join(tree, 'etc/a'), 7, 0), '"/etc/a" has user 7, not 0'],
@@ -336,7 +340,7 @@ const TREES: readonly (readonly [name: string, spoil: (tree: string) => unknown,
     (tree) => utimesSync(join(tree, 'etc/a'), 1, 1),
     '"/etc/a" has mtime 1970-01-01T00:00:01.000Z, not 2023-11-14T22:13:20.000Z',
   ],
-  ['another target', (tree) => relink(tree, 'usr/e', '/etc'), '"/usr/e" leads to "/etc", not "../etc"'],
+  ['another target', (tree) => relink(tree, 'usr/e', '/etc'), '"/usr/e" points to "/etc", not "../etc"'],
   ['another type', (tree) => retype(tree), '"/usr/bin" has type 100000, not 40000'],
   ['a name that is a copy', (tree) => copy(tree), '"/etc/a" has 1 names, not 2'],
 ];
@@ -372,13 +376,13 @@ const LAYER_DAMAGE: Readonly<Record<string, readonly Damage[]>> = {
       name: 'a bit of a tar',
       deep: true,
       spoil: ({layer}) => flip(join(layer(0), 'layer.tar'), 5000),
-      finds: ['damage: layer …: has sha256:… in layer.tar, and should have sha256:…'],
+      finds: ['damage: layer …: has sha256:… in layer.tar instead of sha256:…'],
     },
     {
       name: 'a bit of the tar of a layer that depends on others',
       deep: true,
       spoil: ({layer}) => flip(join(layer(1), 'layer.tar'), 600),
-      finds: ['damage: layer …: has sha256:… in layer.tar, and should have sha256:…'],
+      finds: ['damage: layer …: has sha256:… in layer.tar instead of sha256:…'],
     },
     {
       name: 'a name in an index',
@@ -402,7 +406,7 @@ const LAYER_DAMAGE: Readonly<Record<string, readonly Damage[]>> = {
       name: 'an index that is cut',
       deep: true,
       spoil: ({layer}) => truncateSync(join(layer(0), 'layer.erofs'), 1000),
-      finds: ['damage: layer …: layer.erofs has 1000 B, and should have '],
+      finds: ['damage: layer …: layer.erofs has 1000 B instead of '],
     },
   ],
   overlayfs: TREES.map(([name, spoil, problem]) => ({

@@ -81,7 +81,7 @@ describe('the probe', () => {
     const {PATH} = process.env;
     const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
     for (const [status, reason] of [
-      [1, /this time/],
+      [1, /mount failed with status 1/],
       [32, /loop devices/],
     ] as const) {
       const bin = temporaryDirectory(t);

@@ -252,7 +252,7 @@ describe('a disk that fills up', () => {
       }
       const waiting = store.view((tx) => tx.namespaces.list().map(({name}) => name)).at(-1)!;
       const says = async () => (await client.check()).findings.map(({severity, object, problem}) => `${severity}: ${object} ${problem}`);
-      assert.deepEqual(await says(), ['suspect: entry journal has 1 committed change that the disk has no room to apply']);
+      assert.deepEqual(await says(), ['suspect: entry journal has 1 committed change that the full disk does not let it apply']);
       assert.ok(!existsSync(join(client.root, 'namespaces', waiting, 'leases', `${waiting}.json`)));
       await client.namespace('first').leases.delete('first');
       assert.deepEqual((await client.namespace(waiting).leases.list()).length, 1, 'it is read all the while');

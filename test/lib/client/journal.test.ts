@@ -29,7 +29,7 @@ function reboot(path: (...parts: string[]) => string): void {
 const damages: Readonly<Record<string, (file: string) => void>> = {
   'is not valid JSON': (file) => writeFileSync(file, readFileSync(file, 'utf8').slice(0, 40)),
   'is not a record of the journal': (file) => writeFileSync(file, '{"version":1,"generation":77,"writes":{},"before":{}}'),
-  'is missing, and later ones are there': (file) => rmSync(file),
+  'is missing, although later ones exist': (file) => rmSync(file),
 };
 
 describe('a damaged record of the journal', () => {
@@ -41,7 +41,7 @@ describe('a damaged record of the journal', () => {
       assert.deepEqual((await client.check()).findings.map(says), [finding]);
       const {findings, damage: remains} = await client.check({repair: true});
       assert.deepEqual([findings.map(says), remains], [[finding], 0]);
-      assert.match(findings[0]!.action!, /the records have what it changed$/);
+      assert.match(findings[0]!.action!, /the records hold its changes$/);
       assert.deepEqual((await client.check({deep: true})).findings, []);
       reboot(path);
       assert.deepEqual(await ids(client), ['1', '2', '3', '4'], 'after a power loss it would have been needed');
@@ -59,7 +59,7 @@ describe('a damaged record of the journal', () => {
       assert.equal(says(found!), `damage: entry journal/${'2'.padStart(16, '0')}: ${problem}`);
       const {findings, damage: remains} = await client.check({repair: true});
       assert.equal(remains, 0, findings.map((finding) => `${says(finding)}: ${finding.action}`).join('\n'));
-      assert.match(findings.find(({path: at}) => at === record(2))!.action!, /what it alone changed may be lost$/);
+      assert.match(findings.find(({path: at}) => at === record(2))!.action!, /changes that only it held may be lost$/);
       assert.deepEqual(await ids(client), ['1', '2', '3', '4']);
       await store.update('next', (tx) => tx.namespace('default').leases.put(leaseRecord('5')));
       reboot(path);

@@ -94,7 +94,7 @@ const SCENARIOS: Readonly<Record<string, () => Promise<void>>> = {
     assert.equal(readFileSync(join(target, 'mine'), 'utf8'), 'x');
     execFileSync('umount', [target]);
     assert.deepEqual(await states(), ['stale']);
-    assert.deepEqual(await findings(), [`garbage: mount ${JSON.stringify(target)} is recorded, and not mounted any more`]);
+    assert.deepEqual(await findings(), [`garbage: mount ${JSON.stringify(target)} is recorded but no longer mounted`]);
     await client.check({repair: true});
     await assertNothingLeft();
     assert.equal((await ns().snapshots(snapshotter).get(target)).kind, 'active', 'nobody asked to have it removed');

@@ -86,7 +86,7 @@ describe('repair of records', () => {
       const {findings, damage} = await rig.client.check({repair});
       assert.deepEqual(
         [findings.map(({severity, problem, repaired}) => [severity, problem, repaired]), damage],
-        [[['suspect', 'has version 2, this berth knows 1', false]], 0],
+        [[['suspect', 'has version 2, this version of berth knows 1', false]], 0],
       );
     }
     assert.equal(contents(rig.client.root), before);
@@ -292,8 +292,8 @@ describe('repair of layers', () => {
   it('indexes a tar anew whose image is gone, and says so of a tree', async (t) => {
     if (!requiresRoot(t)) return;
     for (const [snapshotter, action] of [
-      ['erofs', 'indexed anew'],
-      ['overlayfs', 'no image here has it, so that nothing can make it anew'],
+      ['erofs', 'indexed again'],
+      ['overlayfs', 'no image in the store contains it, so it cannot be rebuilt'],
     ] as const) {
       const rig = await pulled(t, snapshotter);
       await withContainer(rig);
@@ -318,7 +318,7 @@ describe('repair of layers', () => {
       const {findings, damage} = await rig.client.check({repair: true});
       assert.deepEqual(
         [findings.map(({severity, action}) => [severity, action]), damage],
-        [[['damage', 'its layer.json is written anew']], 0],
+        [[['damage', 'its layer.json is rewritten']], 0],
       );
       assert.equal(readFileSync(rig.path('layers', layer, 'fs/mine'), 'utf8'), 'what a user made');
     }

@@ -281,7 +281,7 @@ describe('a host over TLS', () => {
     const {remote} = open(t, hostsDir(t, `server = "${server.url}"\n[host."https://mirror.example"]\nca = "nosuch.pem"`));
     await assert.rejects(
       remote.resolve(REF),
-      (err: ErrdefsError) => is('invalid_argument')(err) && /nosuch\.pem" is not there/.test(err.message),
+      (err: ErrdefsError) => is('invalid_argument')(err) && /nosuch\.pem" does not exist/.test(err.message),
     );
     assert.deepEqual(server.requests, []);
   });

@@ -148,7 +148,7 @@ describe('loop devices', () => {
       spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', few, 'sh', ...argv], {stdio: ['ignore', 'pipe', 'pipe']}),
     );
     assert.equal((await ended).status, 125, output());
-    assert.match(output(), /container "c": loop devices, of which 2 are needed: resource exhausted/);
+    assert.match(output(), /container "c": not enough loop devices: 2 needed: resource exhausted/);
     await assertNoLoops(harness.dir);
     await harness.assertNothingLeft();
   });

@@ -170,7 +170,7 @@ describe('a store of format 1', () => {
         () => open(root).view((tx) => tx.namespaces.list()),
         ({code, message, hint, details}: ErrdefsError) => {
           assert.deepEqual([code, details], ['failed_precondition', {found, known: 1}]);
-          assert.match(message, new RegExp(`${root} has format ${found}, this berth knows 1`));
+          assert.match(message, new RegExp(`${root} has format ${found}, this version of berth knows 1`));
           assert.match(hint!, found === 0 ? /or another --root/ : /or a newer one/);
           return true;
         },

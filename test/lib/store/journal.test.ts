@@ -366,7 +366,7 @@ describe('journal', () => {
     const message = (path: string) => (err: Error & {hint?: string}) =>
       is('data_loss')(err) &&
       err.message.includes(join(layout.root, path)) &&
-      (path.startsWith('d/') ? /check --repair/ : /restore the file/).test(err.hint ?? '');
+      (path.startsWith('d/') ? /check --repair/ : /restore it/).test(err.hint ?? '');
     for (const text of ['{', '{"n":1}x', 'null }']) {
       writeFileSync(join(layout.root, 'd', '1.json'), text);
       assert.throws(() => backend.view((r) => r.get('d/1.json')), message('d/1.json'));

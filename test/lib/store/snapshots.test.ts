@@ -28,8 +28,8 @@ describe('snapshots', () => {
     });
     const chain = (key: string) => store.view((tx) => snapshotChain(tx.namespace('default').snapshots('overlayfs'), key));
     for (const [key, text] of [
-      ['a', /has "a" below itself/],
-      ['self', /has "self" below itself/],
+      ['a', /has a cycle of parents at "a"/],
+      ['self', /has a cycle of parents at "self"/],
       ['orphan', /needs "gone"/],
     ] as const)
       assert.throws(

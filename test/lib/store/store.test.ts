@@ -114,7 +114,7 @@ describe('store', () => {
       writeFileSync(join(root, 'version'), text);
       const err = thrown(() => openStore(root).view(() => {}));
       assert.equal(err.code, 'failed_precondition');
-      assert.match(err.message, new RegExp(`has format ${Number(text)}, this berth knows 1`));
+      assert.match(err.message, new RegExp(`has format ${Number(text)}, this version of berth knows 1`));
       await assert.rejects(
         openStore(root).update('x', () => {}),
         is('failed_precondition'),
@@ -307,7 +307,7 @@ describe('records', () => {
     it(`of a ${kind} from a newer berth are refused, with both numbers`, () => {
       const err = thrown(() => read({...whole, version: 2}));
       assert.equal(err.code, 'failed_precondition');
-      assert.match(err.message, /version 2, this berth knows 1/);
+      assert.match(err.message, /version 2, this version of berth knows 1/);
     });
   }
 

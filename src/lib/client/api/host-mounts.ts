@@ -145,7 +145,7 @@ function canonicalTarget(target: string): string {
   const path = absoluteTarget(target);
   const what = `directory ${JSON.stringify(target)}`;
   try {
-    if (!statSync(path).isDirectory()) throw new ErrdefsError('invalid_argument', `${what} is no directory`);
+    if (!statSync(path).isDirectory()) throw new ErrdefsError('invalid_argument', `${what} is not a directory`);
     return realpathSync(path);
   } catch (err) {
     throw fromErrno(err, what);
@@ -308,7 +308,7 @@ async function mountSnapshot(
     const mounter = hostMounter(directory, target, (identity) => note({makers: [...record.makers, identity]}));
     await mounter.mount(planMounts(mounts));
     const mounted = there()[record.before];
-    if (mounted === undefined) throw new ErrdefsError('aborted', `mount at ${JSON.stringify(target)} is gone again`);
+    if (mounted === undefined) throw new ErrdefsError('aborted', `mount at ${JSON.stringify(target)} was unmounted meanwhile`);
     note({mounted});
     return describe(record);
   } catch (err) {
@@ -412,7 +412,7 @@ export async function unmountTarget(
     if (kept !== undefined) return kept;
     const isMounted = (mountsInNamespace(mountNamespace()) ?? []).some((mount) => mount.target === path);
     throw new ErrdefsError('not_found', what, {
-      hint: isMounted ? 'it was not mounted by this program: umount(8) unmounts it' : 'see "ctr images mount" for what is mounted',
+      hint: isMounted ? 'berth did not mount it: unmount it with umount(8)' : 'see "ctr images mount" for what is mounted',
     });
   }
   const {record} = found;
@@ -424,7 +424,7 @@ export async function unmountTarget(
   const refuse = (why: string, hint: string): never => {
     throw new ErrdefsError('failed_precondition', `${what} ${why}`, {hint});
   };
-  if (state === 'mounting') refuse('is being made', 'try it again when that has ended');
+  if (state === 'mounting') refuse('is being set up', 'try again when that is done');
   if (state === 'unknown') refuse('belongs to a mount namespace that cannot be seen from here', 'unmount it where it was mounted');
   if (state === 'mounted') {
     if (record.mountNamespace !== mountNamespace()) refuse('is in another mount namespace', 'unmount it there: nsenter --mount');
@@ -433,7 +433,7 @@ export async function unmountTarget(
     const complaint = await unmount(path);
     // Where another process was faster that is no failure.
     if (complaint !== '' && stateOf(record) === 'mounted')
-      refuse(`cannot be unmounted: ${complaint}`, `see who uses it: fuser --mount --verbose ${path}`);
+      refuse(`cannot be unmounted: ${complaint}`, `see which processes use it: fuser --mount --verbose ${path}`);
   }
   await endMount(context, found, rm ? 'remove' : 'keep');
   return describe(record, 'unmounted');

@@ -45,7 +45,7 @@ function excuse(inspection: Inspection): Inspection {
   }
   const problems = inspection.problems.map((found): Problem => {
     if (found.subject.kind !== 'layer' || !transient.has(found.subject.id)) return found;
-    return {...found, severity: 'garbage', problem: `${found.problem}, and was to go with a run that is gone`, subject: {kind: 'garbage'}};
+    return {...found, severity: 'garbage', problem: `${found.problem}, and it belongs to a run that has ended`, subject: {kind: 'garbage'}};
   });
   return {...inspection, problems};
 }
@@ -145,7 +145,7 @@ class Check {
       this.#problems.set(key, problem);
       if (this.#o.repair !== true) return key;
       const done = path === store.layout.version && store.restoreVersion();
-      this.#actions.set(key, {action: done ? 'written anew' : `left alone: ${hint ?? 'it is nothing of ours'}`, done});
+      this.#actions.set(key, {action: done ? 'rewritten' : `left alone: ${hint ?? 'berth did not create it'}`, done});
       return done ? undefined : key;
     }
   }
@@ -185,11 +185,11 @@ class Check {
     const problem: Problem = {
       severity: 'suspect',
       object: 'entry journal',
-      problem: `has ${pending} committed change${pending === 1 ? '' : 's'} that the disk has no room to apply`,
+      problem: `has ${pending} committed change${pending === 1 ? '' : 's'} that the full disk does not let it apply`,
       path: store.layout.journal,
       subject: {kind: 'none'},
     };
-    this.#actions.set(keyOf(problem), {action: 'is applied when there is room', done: false});
+    this.#actions.set(keyOf(problem), {action: 'will be applied when there is free space', done: false});
     return [problem];
   }
 
@@ -233,14 +233,14 @@ class Check {
         });
       };
       for (const {id, state} of runs) {
-        if (state === 'stale') add('garbage', id, 'has ended, and files of its run are left');
-        if (state === 'orphaned') add('suspect', id, 'runs on, although the process that ran it is gone');
+        if (state === 'stale') add('garbage', id, 'has ended and left files behind');
+        if (state === 'orphaned') add('suspect', id, 'is still running, although the berth process that supervised it has ended');
       }
       const abandoned = namespaces.find(({name}) => name === namespace)?.containers.filter(isAbandoned) ?? [];
       const running = abandoned.length === 0 ? [] : await runningContainers(this.#context, namespace);
       for (const container of abandoned)
         if (!runs.some(({id}) => id === container.id) && !running.includes(container.id))
-          add('garbage', container.id, 'was to go with its run, which is gone');
+          add('garbage', container.id, 'should have been removed when its run ended');
     }
     problems.push(...oddities(surveyState(stateDir), stateDir));
     const {staleMounts} = await import('../api/host-mounts.ts');
@@ -249,7 +249,7 @@ class Check {
         severity: 'garbage',
         object: record === undefined ? `entry ${path}` : `mount ${JSON.stringify(record.target)}`,
         ...(record === undefined ? {} : {namespace: record.namespace}),
-        problem: record === undefined ? 'is no record of a mount' : 'is recorded, and not mounted any more',
+        problem: record === undefined ? 'is not a mount record' : 'is recorded but no longer mounted',
         path,
         subject: {kind: 'garbage'},
       });
@@ -257,7 +257,7 @@ class Check {
       problems.push({
         severity: 'garbage',
         object: `entry ${path}`,
-        problem: 'was left by a process that is gone',
+        problem: 'was left by a process that has ended',
         path,
         subject: {kind: 'view'},
       });
@@ -388,7 +388,7 @@ function listDirectories(path: string): readonly string[] {
       .filter((entry) => entry.isDirectory())
       .map(({name}) => name);
   } catch (err) {
-    // What is no directory is told of by surveyState.
+    // What is not a directory is told of by surveyState.
     if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
     throw fromErrno(err, `directory ${path}`);
   }

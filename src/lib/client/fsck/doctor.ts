@@ -27,7 +27,7 @@ function checkState(context: Context): readonly DoctorCheck[] {
     const namespaces = store.view((tx) => tx.namespaces.list());
     const detail = existsSync(store.layout.version)
       ? `${root}, ${namespaces.length} namespaces`
-      : `${root} does not exist yet; the first change makes it`;
+      : `${root} does not exist yet; the first change creates it`;
     checks.push({name: 'state directory', status: 'ok', detail});
   } catch (err) {
     const hint =
@@ -49,7 +49,8 @@ function checkState(context: Context): readonly DoctorCheck[] {
       const {bavail, bsize} = statfsSync(existing);
       const free = bavail * bsize;
       const detail = `${Math.floor(free / (1 << 20))} MiB free in ${existing}`;
-      if (name === 'disk space' && free < LITTLE_SPACE) checks.push({name, status: 'warning', detail, hint: 'make room before you pull'});
+      if (name === 'disk space' && free < LITTLE_SPACE)
+        checks.push({name, status: 'warning', detail, hint: 'free disk space before you pull'});
       else checks.push({name, status: 'ok', detail});
     } catch (err) {
       if (isErrdefs(err)) checks.push(failed(name, err));

@@ -63,9 +63,9 @@ export interface Inspection {
 
 const ODD = {
   link: ['damage', 'is a symbolic link'],
-  type: ['damage', 'is of another type than what belongs there'],
-  foreign: ['garbage', 'is nothing of ours'],
-  leftover: ['garbage', 'was left by a process that is gone'],
+  type: ['damage', 'has the wrong file type'],
+  foreign: ['garbage', 'was not created by berth'],
+  leftover: ['garbage', 'was left by a process that has ended'],
   unreadable: ['damage', 'cannot be listed'],
 } as const satisfies Readonly<Record<Oddity['kind'], readonly [Finding['severity'], string]>>;
 
@@ -252,7 +252,7 @@ class Inspector {
     } else if (below.kind !== 'committed')
       this.#add('damage', object, `its parent ${JSON.stringify(parent)} is not committed`, path, {kind: 'none'}, namespace);
     else if (this.#isAbove(key, below, snapshotter, all))
-      this.#add('damage', object, 'it is below itself', path, {kind: 'none'}, namespace);
+      this.#add('damage', object, 'it is its own ancestor', path, {kind: 'none'}, namespace);
   }
 
   #isAbove(key: string, below: SnapshotRecord, snapshotter: string, all: ReadonlyMap<string, SnapshotRecord>): boolean {
@@ -272,10 +272,10 @@ class Inspector {
       stat === undefined
         ? 'is missing'
         : !stat.isFile()
-          ? 'is no file'
+          ? 'is not a file'
           : stat.size === size
             ? unreadable(path)
-            : `has ${stat.size} B on disk, and should have ${size} B`;
+            : `has ${stat.size} B on disk instead of ${size} B`;
     if (problem !== undefined) this.#add('damage', `content ${digest}`, problem, path, {kind: 'blob', digest});
   }
 
@@ -290,12 +290,12 @@ class Inspector {
     const {layers} = this.#store;
     const isName = /^[\w-]+$/.test(id);
     if (!isName || !lstat(path)?.isDirectory())
-      return ['damage', object, isName && lstat(path) !== undefined ? 'is no directory' : 'is missing'];
+      return ['damage', object, isName && lstat(path) !== undefined ? 'is not a directory' : 'is missing'];
     const defect = layers.defect(id);
     // A user's own tree is nowhere else.
     if (defect !== undefined) return [isOwnLayer(id) ? 'damage' : defect.severity, object, defect.problem];
     if ((layers.info(id)?.diffID === undefined) === isOwnLayer(id)) return undefined;
-    return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json says nothing that can be believed'];
+    return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json is malformed'];
   }
 
   #unnamedThings(): void {
@@ -319,13 +319,13 @@ class Inspector {
       if (stale.has(key)) continue;
       const directory = layout.ingest(key);
       if (blobs.isIngestHeld(key) || !lstat(directory)?.isDirectory()) continue;
-      const problem = blobs.ingestState(key) === undefined ? 'lacks its bytes, or what they are' : unreadable(join(directory, 'data'));
+      const problem = blobs.ingestState(key) === undefined ? 'lacks its data or its metadata' : unreadable(join(directory, 'data'));
       if (problem !== undefined) this.#add('suspect', `ingest ${key}`, problem, directory, {kind: 'ingest', key});
     }
     const kept = new Set([...this.#leased.blobs].map(downloadKey));
     for (const key of stale)
       if (!kept.has(key))
-        this.#add('garbage', `ingest ${key}`, 'nobody has gone on with it for long', this.#store.layout.ingest(key), {kind: 'garbage'});
+        this.#add('garbage', `ingest ${key}`, 'has been idle for a long time', this.#store.layout.ingest(key), {kind: 'garbage'});
   }
 
   #counts(): void {

@@ -66,14 +66,14 @@ export async function recoverRecords(context: Context, inspection: Inspection, p
     const where = target === undefined ? 'is gone' : `moved to ${target}`;
     if (restored.has(problem)) return `${where}; restored from the journal`;
     const lease = leases.get(below(problem).split('/')[1] ?? '');
-    return lease === undefined ? where : `${where}; lease ${lease} keeps what it may have kept`;
+    return lease === undefined ? where : `${where}; lease ${lease} protects what it may have referenced`;
   };
   return [
     ...untouched,
     ...bad.map((problem): Treated => [problem, tell(problem), true]),
     ...missing.flatMap(({problem}): readonly Treated[] => {
       if (restored.has(problem)) return [[problem, 'record restored from the journal', true]];
-      return problem.subject.kind === 'namespace' ? [[problem, 'has a record again, without labels', true]] : [];
+      return problem.subject.kind === 'namespace' ? [[problem, 'record recreated, without labels', true]] : [];
     }),
   ];
 }

@@ -102,7 +102,7 @@ export class Repair {
     for (const problem of todo) {
       const digest = (problem.subject as {digest: Digest}).digest;
       const why = this.#lost.get(digest);
-      this.#did(problem, await this.#putAside(digest, why === undefined ? 'nothing here tells where it came from' : why.message), false);
+      this.#did(problem, await this.#putAside(digest, why === undefined ? 'the store does not record its source' : why.message), false);
     }
   }
 
@@ -120,7 +120,7 @@ export class Repair {
       const actual = await actualDigest(this.#context, digest, () => {}, signal).catch((err: unknown) => void cannotBeRead(err));
       if (actual === digest) {
         await this.#resize(digest, size);
-        return 'its bytes are right: record mended';
+        return 'its content is intact: record repaired';
       }
     }
     const known = origins.content.get(digest)?.descriptor;
@@ -180,7 +180,7 @@ export class Repair {
     const descriptor = origins.content.get(digest)?.descriptor;
     if (descriptor === undefined) return undefined;
     const isHere = sizeOf(store, digest) === descriptor.size;
-    const action = isHere ? 'its bytes are here: record made anew' : await this.#fetch(descriptor, origins.sources(digest));
+    const action = isHere ? 'its content is present: record recreated' : await this.#fetch(descriptor, origins.sources(digest));
     if (action === undefined) return undefined;
     if (isHere) store.settleBlobs([digest]);
     // A document that has just come says itself what it keeps.
@@ -229,7 +229,7 @@ export class Repair {
         continue;
       }
       const rebuild = (): Promise<string | undefined> => this.#rebuild(id, origins.layers.get(id), (other) => doubted.has(other));
-      if (await this.#try(problem, rebuild, 'no image here has it, so that nothing can make it anew')) doubted.delete(id);
+      if (await this.#try(problem, rebuild, 'no image in the store contains it, so it cannot be rebuilt')) doubted.delete(id);
     }
   }
 
@@ -240,7 +240,7 @@ export class Repair {
     const snapshotter = this.#inspection.layers.get(id)!;
     if (layers.info(id) !== undefined || !existsSync(getSnapshotter(snapshotter).tree(layers.path(id)))) return;
     layers.describeOwn(id, snapshotter);
-    this.#did(problem, 'its layer.json is written anew');
+    this.#did(problem, 'its layer.json is rewritten');
   }
 
   async #rebuild(id: string, origin: LayerOrigin | undefined, doubted: (id: string) => boolean): Promise<string | undefined> {
@@ -265,9 +265,9 @@ export class Repair {
         });
       });
       if (failure !== undefined) throw failure;
-      return canUnpack ? 'rebuilt from its blob' : 'indexed anew';
+      return canUnpack ? 'rebuilt from its blob' : 'indexed again';
     } finally {
-      store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
+      store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
     }
   }
 
@@ -305,7 +305,7 @@ export class Repair {
       const {namespace, snapshotter, key} = problem.subject;
       const origin = origins.snapshots.get(`${namespace}/${snapshotter}/${key}`);
       if (origin === undefined) {
-        this.#did(problem, 'no image here tells how to make it', false);
+        this.#did(problem, 'no image in the store contains it', false);
         continue;
       }
       const {manifest, planned, image} = origin;
@@ -313,7 +313,7 @@ export class Repair {
       const plan = {root: manifest.descriptor, documents: new Map(), manifests: [manifest], blobs};
       await this.#try(problem, async () => {
         await ensureUnpacked(this.#context, namespace, image, plan, origin.snapshotter, signal);
-        return 'unpacked anew';
+        return 'unpacked again';
       });
     }
   }
@@ -414,15 +414,14 @@ export class Repair {
       if (isReadable) tx.rebuildRefs();
       return isReadable;
     });
-    for (const problem of problems)
-      this.#did(problem, counted ? 'counted anew' : 'cannot be counted while a record cannot be read', counted);
+    for (const problem of problems) this.#did(problem, counted ? 'recounted' : 'cannot be recounted while a record is unreadable', counted);
   }
 
   async #runs(): Promise<void> {
     for (const problem of this.#of('run')) {
       const {namespace, id} = problem.subject;
       if (problem.severity !== 'garbage') {
-        this.#did(problem, 'left alone: it runs', false);
+        this.#did(problem, 'left alone: it is running', false);
         continue;
       }
       await cleanup(runDirectory(this.#context, namespace), id, findRuntime());
@@ -440,7 +439,7 @@ export class Repair {
     const {blobs} = this.#context.store;
     for (const problem of this.#of('ingest')) {
       const done = blobs.discardIdleIngest(problem.subject.key);
-      this.#did(problem, done ? 'removed' : 'left alone: somebody works on it', done);
+      this.#did(problem, done ? 'removed' : 'left alone: it is in use', done);
     }
   }
 

@@ -169,15 +169,14 @@ export async function judgeLayer(
   const {diffID, snapshotter: name} = info;
   const snapshotter = getSnapshotter(name);
   const directory = store.layers.path(id);
-  if (origin !== undefined && origin.layer.diffID !== diffID)
-    return wrong(`was unpacked from ${diffID}, and should be from ${origin.layer.diffID}`);
+  if (origin !== undefined && origin.layer.diffID !== diffID) return wrong(`was unpacked from ${diffID} instead of ${origin.layer.diffID}`);
   const work = store.layers.createWork();
   try {
     const tar = locateTar(directory);
     if (tar === 'lost') return wrong(`has no index in ${EROFS_IMAGE}`);
     if (tar !== undefined) {
       const digest = await hashTar(tar, onBytes, signal);
-      if (digest !== diffID) return wrong(`has ${digest} in ${basename(tar.path)}, and should have ${diffID}`);
+      if (digest !== diffID) return wrong(`has ${digest} in ${basename(tar.path)} instead of ${diffID}`);
     }
     let reference: string;
     if (tar !== undefined && isAlone(snapshotter, id, diffID!)) {
@@ -187,7 +186,7 @@ export async function judgeLayer(
       return {compared: false};
     } else {
       const made = await unpackAgain(context, origin, work, doubted, signal);
-      if (made.id !== id) return wrong(`should be ${made.id}, by what it takes from the layers below`);
+      if (made.id !== id) return wrong(`should be ${made.id}, by what it inherits from lower layers`);
       reference = made.directory;
     }
     const [made, here] = [reference, directory].map(indexFile);
@@ -201,7 +200,7 @@ export async function judgeLayer(
     // What the disk does not give back, here or below, is damage, and the rest can still be looked at.
     return wrong(cannotBeRead(failure));
   } finally {
-    store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
+    store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
   }
 }
 

@@ -168,7 +168,7 @@ class Materialisation {
 
   /** Removes what was half-made here. Blobs and bytes of blobs stay. */
   dispose(): void {
-    for (const work of this.#works) this.#o.store.housekeeping.attempt(`half-made layer ${work}`, () => removeTree(work));
+    for (const work of this.#works) this.#o.store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
   }
 
   #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {

@@ -104,7 +104,7 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     if (size > MAX_DOCUMENTS_BYTES || documents.size >= MAX_DOCUMENTS)
       throw new ErrdefsError(
         'resource_exhausted',
-        `index ${root.digest} leads to more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENTS_BYTES} B of them`,
+        `index ${root.digest} refers to more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENTS_BYTES} B of them`,
         {hint: 'pull fewer platforms at a time'},
       );
     return source(desc, limit);

@@ -268,7 +268,7 @@ function requireImages(plan: Plan): void {
   const {descriptor, manifest, image} = plan.manifests[0]!;
   if (image !== undefined) return;
   const types = [...new Set([manifest.config, ...manifest.layers].map(({mediaType}) => JSON.stringify(mediaType)))];
-  throw new ErrdefsError('failed_precondition', `manifest ${descriptor.digest} is no image: it is made of ${types.join(', ')}`, {
+  throw new ErrdefsError('failed_precondition', `manifest ${descriptor.digest} is not an image: it consists of ${types.join(', ')}`, {
     hint: 'pull it with --no-unpack',
   });
 }

@@ -45,7 +45,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
   const plan = await planLocally(context, namespace, image, options.platform);
   const chosen = imagesOf(plan)[0];
-  if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is no image that can run`);
+  if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is not an image that can run`);
   const config = chosen.config.config;
   const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
   const {signal} = options;
@@ -124,7 +124,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
 function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined || isAbandoned(record)) return record !== undefined;
-  const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it goes when it ends';
+  const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it is removed when it ends';
   throw new ErrdefsError('already_exists', what, {hint});
 }
 

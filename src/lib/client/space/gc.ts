@@ -63,7 +63,7 @@ export async function settleLayers({store}: Context, minAgeMs: number): Promise<
   const made = store.layers.unsynced(minAgeMs);
   if (made.size === 0) return 0;
   store.layers.sync();
-  const settled = await store.update('layers on the disk', () => [...made].filter(([id, stamp]) => store.layers.markDurable(id, stamp)));
+  const settled = await store.update('sync of layers', () => [...made].filter(([id, stamp]) => store.layers.markDurable(id, stamp)));
   store.layers.sync();
   return settled.length;
 }

@@ -86,7 +86,7 @@ class LayingThread {
   /** @throws why it refused */
   async explain(): Promise<never> {
     const {error} = await this.#answer;
-    throw error === undefined ? new Error('a layer was laid out before its end') : fromThreadError(error);
+    throw error === undefined ? new Error('a layer was completed before its last byte') : fromThreadError(error);
   }
 
   close(): void {

@@ -122,7 +122,7 @@ class Laying {
     const {what, diffID: expected} = this.#job;
     const diffID = `sha256:${this.#hash.digest('hex')}`;
     if (diffID !== expected)
-      throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, the image's config says ${expected}`);
+      throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but but the image's config says ${expected}`);
     return {...this.#target.end(), warnings: this.#warnings};
   }
 
