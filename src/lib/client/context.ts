@@ -1,29 +1,29 @@
-/** What every use case works with. */
+/** The context that all use cases share. */
 import type {Remote} from '../remotes/types.ts';
 import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types/index.ts';
 import type {WorkerPool} from './workers/pool.ts';
 
-/** What runs of a namespace. */
+/** Running containers of a namespace. */
 export interface Running {
-  /** Ids of containers that have a living process. */
+  /** IDs of containers with a living process. */
   readonly ids: readonly string[];
-  /** Whether one has begun to run by now: it has its ID before it has a record. For use under the store's lock. */
+  /** Whether a run has claimed the ID by now, which it does before it writes a record. For use under the store's lock. */
   hasBegun(id: string): boolean;
 }
 
 export interface Context {
   readonly store: Store;
-  /** State that ends with the boot: bundles, the runtime's own. Asking throws permission_denied where it may be another user's. */
+  /** Directory of state that ends with the boot, such as bundles. The getter throws permission_denied when it may be another user's. */
   readonly stateDir: string;
-  /** How long to wait for a lock, in milliseconds. */
+  /** Longest wait for a lock, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly workers: WorkerPool;
   openRemote(options: RegistryOptions & {readonly signal?: AbortSignal}): Promise<Remote>;
   running(namespace: string): Promise<Running>;
   /** The snapshotter to use: the caller's, else the namespace's label, else the machine's default. */
   snapshotterName(namespace: string, asked: string | undefined): string;
-  /** What the kernel is to read layers from that are indexed now. */
+  /** What the kernel reads newly indexed layers from: files or loop devices. */
   erofsBacking(): Backing;
 }

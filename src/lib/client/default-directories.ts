@@ -1,4 +1,4 @@
-/** Where state lies unless the caller says otherwise. */
+/** Default root and state directories. */
 import {isAbsolute, join, resolve} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {assertPrivate} from '../fs/private-directory.ts';
@@ -6,21 +6,21 @@ import {assertPrivate} from '../fs/private-directory.ts';
 export interface Directories {
   readonly root: string;
   readonly state: string;
-  /** Those that `assertState` looks at, outermost first. */
+  /** Directories that `assertState` checks, outermost first. */
   readonly guarded: readonly string[];
 }
 
-/** Absolute path of a directory that the caller names. @throws invalid_argument it is empty */
+/** Absolute path of a directory that the caller gives. @throws invalid_argument it is empty */
 function named(directory: string | undefined, what: 'root' | 'state'): string | undefined {
   if (directory === '') throw new ErrdefsError('invalid_argument', `--${what} is empty`, {hint: 'name a directory, or leave it out'});
   return directory === undefined ? undefined : resolve(directory);
 }
 
 /**
- * Root's places after the FHS, others' after the XDG base directories. A variable that is empty counts as unset, and so
- * does one of theirs that is no absolute path; a relative BERTH_ROOT or BERTH_STATE is one from the current directory.
+ * Root's directories follow the FHS, those of other users the XDG base directory specification. An empty variable counts as unset,
+ * and so does an XDG variable that is not an absolute path. A relative BERTH_ROOT or BERTH_STATE is resolved against the working directory.
  *
- * @param given by the caller; comes over the environment
+ * @param given directories from the caller; they override the environment
  * @returns absolute paths
  * @throws invalid_argument an empty path is given
  */
@@ -42,9 +42,9 @@ export function findDirectories(
 }
 
 /**
- * The directory of what ends with the boot, once it is known to be this user's.
+ * The state directory, after a check that it belongs to this user.
  *
- * @throws permission_denied it, or its place in /tmp, belongs to another user or is writable by others
+ * @throws permission_denied it, or its parent in /tmp, belongs to another user or is writable by others
  */
 export function assertState({state, guarded}: Directories): string {
   for (const directory of guarded) assertPrivate(directory, `state directory ${directory}`);

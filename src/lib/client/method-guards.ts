@@ -1,6 +1,6 @@
 /**
- * What every method of the library does before and after its work: it checks what it is given, refuses after `close()`, and fails
- * with an `ErrdefsError` only. Every method has an entry in `CLIENT`, every option one in its group: the types insist on it.
+ * Wraps every method of the library: it checks the arguments, refuses after `close()`, and turns every failure into an
+ * `ErrdefsError`. Every method has an entry in `CLIENT` and every option one in its group; the types enforce it.
  */
 import {CLASSES, type Code, ErrdefsError, fromErrno, isErrdefs, resolve} from '../errdefs.ts';
 import type {
@@ -21,7 +21,7 @@ export interface Kind {
   /** Such as `a string`. */
   readonly wants: string;
   readonly accepts: (value: unknown) => boolean;
-  /** What is wrong inside of a value that is not of this kind, where that can be said: `.signal must be …`. */
+  /** Which part of a value is wrong, if that can be told: `.signal must be …`. */
   readonly explain?: (value: unknown) => string | undefined;
 }
 
@@ -61,7 +61,7 @@ export const oneOf = (...values: readonly unknown[]): Kind => ({
 
 type Members<T> = {readonly [K in keyof Required<T>]: Kind};
 
-/** An object with these members. Others are not looked at. */
+/** An object with these members. Other members are ignored. */
 export function members<T>(kinds: Members<T>): Kind {
   const entries = Object.entries(kinds) as [string, Kind][];
   return {
@@ -75,7 +75,7 @@ export function members<T>(kinds: Members<T>): Kind {
   };
 }
 
-/** Options of a method: all of it may be left out. */
+/** Options of a method; the object and each member may be omitted. */
 const options = <T>(kinds: Members<T>): Kind => optional(members<T>(kinds));
 
 function nounFor(value: unknown): string {
@@ -113,7 +113,7 @@ export const OPEN_OPTIONS = options<OpenOptions>({
   onWarning: optional(callback),
 });
 
-/** Kinds of a method's arguments, or of a method's that returns further methods, or methods below a name. */
+/** Argument kinds of a method; of a method that returns an object with methods; or of the methods of a member. */
 export type Guards<T> = {
   readonly [K in keyof T as T[K] extends string | (() => Promise<void>) ? never : K]: T[K] extends (...args: never[]) => infer R
     ? R extends Promise<unknown>
@@ -293,14 +293,14 @@ export function checkArguments(method: string, kinds: readonly Kind[], args: rea
   }
 }
 
-/** Whether the client is closed; one for all that came from it. */
+/** Whether the client is closed; shared by everything that came from it. */
 export interface Closing {
   closed: boolean;
 }
 
 type Method = (...args: unknown[]) => unknown;
 
-/** The same object, each of its methods guarded. What is no method of the table stays as it is. */
+/** The same object with each method of the table wrapped. Other members stay as they are. */
 export function guard<T extends object>(target: T, guards: Guards<T>, closing: Closing, path = ''): T {
   const guarded = {...target} as Record<string, unknown>;
   for (const [name, entry] of Object.entries(guards) as [string, readonly Kind[] | {takes?: readonly Kind[]; gives?: object}][]) {
@@ -348,10 +348,10 @@ async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncG
 }
 
 /**
- * Why a call that was aborted ended, in the class of the signal's reason: `deadline_exceeded` for a time-out, an error's own class
- * where it has one, else `canceled`.
+ * The error of an aborted call, in the class of the signal's reason: `deadline_exceeded` for a timeout, the reason's own class where
+ * it has one, else `canceled`.
  *
- * @param err what the call itself failed with: it stays as it is when it is of that class already
+ * @param err the call's own failure; returned unchanged when it is of that class already
  */
 function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError {
   const found = resolve(reason);
@@ -363,7 +363,7 @@ function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError 
   });
 }
 
-/** An error without a class gets that of its errno, else `unknown`, which is a bug; its stack is in the cause. */
+/** An error without a class gets that of its errno, else `unknown`, which is a bug; the cause keeps its stack. */
 function classified(err: unknown, name: string): ErrdefsError {
   const known = fromErrno(err, name);
   if (isErrdefs(known)) return known;

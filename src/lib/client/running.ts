@@ -1,4 +1,4 @@
-/** What runs in a namespace, and what dead runs have left. */
+/** The running containers of a namespace, and the leftovers of dead runs. */
 import {rmdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
@@ -10,20 +10,20 @@ import {statePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
 import type {Context, Running} from './context.ts';
 
-/** Label of a container that goes when it ends, with the identity of the process that sees to that. */
+/** Label of a container that is removed when it ends; its value is the identity of the `run --rm` process. */
 export const TRANSIENT = 'berth/rm';
 
-/** Whether a container was to go with its run, and that was killed: it is nobody's loss. */
+/** Whether the `run --rm` process of a container was killed, so that the container may be removed. */
 export function isAbandoned({labels: {[TRANSIENT]: owner}}: ContainerRecord): boolean {
   if (owner === undefined) return false;
   const identity = parseIdentity(owner);
   return identity === undefined || liveness(identity) === 'dead';
 }
 
-/** Where a namespace's bundles and the runtime's own state lie. */
+/** Directory of a namespace's bundles and of the runtime's state. */
 export const runDirectory = (context: Context, namespace: string): string => join(statePath.runs(context.stateDir), namespace);
 
-/** What runs in a namespace, or was left behind. */
+/** Runs of a namespace, living and dead. */
 export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {
   let runtime: ReturnType<typeof findRuntime>;
   try {
@@ -35,7 +35,7 @@ export async function listNamespaceRuns(context: Context, namespace: string): Pr
   return listRuns(runDirectory(context, namespace), runtime);
 }
 
-/** A container's cgroup, as its record tells it; `undefined` when it has not run. */
+/** A container's cgroup according to its record; `undefined` when it has not run. */
 export function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord): string | undefined {
   const owner = parseIdentity(labels[TRANSIENT] ?? '');
   if (owner !== undefined) return cgroupPath(namespace, id, owner);
@@ -43,12 +43,12 @@ export function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord)
   return typeof path === 'string' ? path : undefined;
 }
 
-/** Ids of a namespace's containers that have a living process. One is also known by its cgroup: its state directory may have been removed. */
+/** IDs of containers with a living process. They are found by cgroup, too, because the state directory may have been removed. */
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
   const runs = await listNamespaceRuns(context, namespace);
   const ids = new Set(runs.filter(({state}) => state !== 'stale').map(({id}) => id));
   const living = new Set(populatedCgroups(namespace));
-  // What a dead runtime left half-made is no container.
+  // A cgroup that a dead runtime left is not a container.
   for (const {cgroup = ''} of runs) living.delete(cgroup);
   if (living.size > 0)
     for (const record of context.store.view((tx) => tx.namespace(namespace).containers.list()))
@@ -57,9 +57,9 @@ export async function runningContainers(context: Context, namespace: string): Pr
 }
 
 /**
- * Removes what dead runs left: their bundles, cgroups with what a killed runtime left in them, and the runtime's state.
+ * Removes the leftovers of dead runs: bundles, cgroups with remaining processes, and the runtime's state.
  *
- * @param only the namespace; default: all. It is about to be removed, and so are its directories, unless something runs
+ * @param only a namespace that is about to be removed: its empty directories are removed as well; default: all namespaces
  */
 export async function sweepRuns(context: Context, only?: string): Promise<void> {
   const {housekeeping} = context.store;
@@ -70,7 +70,7 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
       try {
         await cleanup(directory, id, findRuntime());
       } catch (err) {
-        // Somebody was faster, or has that ID now.
+        // Another process removed it first, or has taken the ID.
         if (!is(err, 'already_exists') && !is(err, 'failed_precondition')) housekeeping.warn(`container ${JSON.stringify(id)}`, err);
       }
     }

@@ -1,4 +1,4 @@
-/** Containers of one namespace: what was made to run, and the snapshot that it writes to. */
+/** Containers of one namespace: their records, and the snapshots they write to. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {collect} from '../../store/gc.ts';
@@ -38,10 +38,10 @@ export function containersClient(context: Context, namespace: string): Container
 }
 
 /**
- * Removes a container's record and, with it, the snapshot that it wrote to.
+ * Removes a container's record and the snapshot it wrote to.
  *
- * @param options.ifMissing makes the error for a container that is not there; without it that is success
- * @param options.only whether this container, and its snapshot, is the one that is meant; another is left
+ * @param options.ifMissing makes the error for a missing container; without it, a missing container is success
+ * @param options.only whether to remove this record; another container of the same ID stays, with its snapshot
  */
 export async function deleteContainer(
   {store}: Context,
@@ -66,7 +66,7 @@ export async function deleteContainer(
       if (options.only?.(record, snapshot) === false) return;
       ns.containers.delete(id);
       if (snapshot !== undefined && options.keepSnapshot) {
-        // Nothing names it any more: without a root it would be gone with the next collection.
+        // Nothing refers to the snapshot any more: without gc.root the next collection would remove it.
         const now = new Date().toISOString();
         snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
       } else if (snapshot !== undefined) {

@@ -1,4 +1,4 @@
-/** Content of one namespace: which of the shared blobs it sees, and its own labels for them. */
+/** Content of one namespace: the shared blobs it has records of, and its own labels for them. */
 import {type ErrdefsError, is} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
@@ -9,14 +9,14 @@ import type {ContentClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
-/** Keeps content that no image names from being collected, as `ctr content ingest` does. */
+/** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
 
 export function contentClient({store, lockTimeoutMs}: Context, namespace: string): ContentClient {
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);
-  /** Missing content is looked for in other namespaces. */
+  /** Gets a record; the error names other namespaces that have the content. */
   const named = async <T>(text: string, action: (digest: Digest) => T | Promise<T>): Promise<T> => {
     const digest = parseDigest(text);
     try {
@@ -40,7 +40,7 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
         ...(expectedSize === undefined ? {} : {size: expectedSize}),
         ...(expectedDigest === undefined ? {} : {digest: parseDigest(expectedDigest)}),
       });
-      // A stream cannot be asked to go on where an earlier one stopped, nor is what it left of use to the next.
+      // A stream cannot resume where an earlier one stopped, so a partial ingest is of no use.
       writer.truncate();
       try {
         for await (const chunk of source) writer.write(chunk);

@@ -1,12 +1,12 @@
-/** containerd's filters over the fields of a record. */
+/** containerd's filters, applied to the fields of records. */
 import {parseFilters} from '../../store/filters.ts';
 
-/** A record as filters see it: names, and maps such as labels, below each other. */
+/** A record as filters see it: fields, and maps of fields such as labels. */
 export interface Fields {
   readonly [field: string]: string | undefined | Fields | Readonly<Record<string, string>>;
 }
 
-/** Value at a dotted path; below a map of strings the rest of the path is one key, so that `labels.a.b` finds the label `a.b`. */
+/** Value at a dotted path. Below a map of strings the rest of the path is one key: `labels.a.b` finds the label `a.b`. */
 function lookup(fields: Fields, path: readonly string[]): string | undefined {
   const [first, ...rest] = path;
   const value = first === undefined || !Object.hasOwn(fields, first) ? undefined : fields[first];
@@ -17,7 +17,7 @@ function lookup(fields: Fields, path: readonly string[]): string | undefined {
   return lookup(value as Fields, rest);
 }
 
-/** Those of `records` that any of `filters` shows; all without filters. @throws invalid_argument a filter is malformed */
+/** Records that match any of `filters`; all records when there are none. @throws invalid_argument a filter is malformed */
 export async function filtered<T>(records: readonly T[], filters: readonly string[], fields: (record: T) => Fields): Promise<readonly T[]> {
   if (filters.length === 0) return records;
   const shows = await parseFilters(filters);

@@ -1,10 +1,10 @@
 /**
- * Snapshots that are mounted on this machine: the one thing that berth leaves there.
+ * Snapshots mounted on the host: the only mounts that outlive a command.
  *
  *     <state>/mounts/<id>/   mount.json, and while it is mounted l/ and m/ (see runtime/mount-plan.ts)
  *
- * The record is made first and removed last, so that whatever a killed process has left between is found by it. The lease keeps the
- * snapshot, and with it the layers: it is named after the directory, as ctr's is.
+ * The record is written first and removed last, so that whatever a killed process leaves is found through it. A lease, named after the
+ * target as ctr's is, keeps the snapshot and its layers.
  */
 import {createHash} from 'node:crypto';
 import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
@@ -26,30 +26,30 @@ import {ensureUnpacked} from '../pull/unpack.ts';
 import type {HostMount, ImageMountOptions} from '../types/index.ts';
 import {findImage, planLocally} from './images.ts';
 
-/** How long an image's snapshot is kept after it was unmounted, in milliseconds: as ctr keeps it. */
+/** Lifetime of an image's snapshot after its unmount, in milliseconds; as ctr's. */
 const KEPT_MS = 24 * 3600_000;
 
 const VERSION = 1;
 
 /** `mount.json`. */
 export interface MountRecord {
-  /** Canonical. */
+  /** Absolute path without symbolic links. */
   readonly target: string;
-  /** The store's, since several may share a state directory. */
+  /** Root of the store: several stores may share a state directory. */
   readonly root: string;
   readonly namespace: string;
   readonly snapshotter: string;
   readonly key: string;
-  /** Name of the image; absent where a snapshot was mounted that somebody had made. */
+  /** Name of the image; absent for a snapshot that the user had prepared. */
   readonly image?: string;
   readonly readOnly: boolean;
   /** Inode number of the mount namespace. */
   readonly mountNamespace: string;
-  /** Identities of the processes that mount it: the command, and the shell that goes on without it. */
+  /** Identities of the processes that mount: the command, and its shell, which may outlive it. */
   readonly makers: readonly string[];
-  /** How many mounts were there at the target before. */
+  /** Number of mounts at the target before this one. */
   readonly before: number;
-  /** What was mounted; absent until that is known. */
+  /** The mount that was made; absent until it is known. */
   readonly mounted?: MountInfo;
   /** RFC 3339, UTC. */
   readonly createdAt: string;
@@ -65,7 +65,7 @@ const recordFile = (directory: string): string => join(directory, 'mount.json');
 const writeRecord = (directory: string, record: MountRecord): void =>
   writeAtomic(recordFile(directory), `${JSON.stringify({version: VERSION, ...record})}\n`, {sync: false});
 
-/** @returns `undefined` for what is no record: it was never whole, or comes from another berth */
+/** @returns `undefined` when it is no valid record: half-written, or of another version */
 export function parseMountRecord(value: unknown): MountRecord | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   const {version, ...record} = value as {readonly version?: unknown} & Partial<MountRecord>;
@@ -84,7 +84,7 @@ function readRecord(directory: string): MountRecord | undefined {
   }
 }
 
-/** Directories of records, half-made ones of dead processes included. */
+/** Directories of records, including incomplete ones of dead processes. */
 function recordDirectories(stateDir: string): readonly string[] {
   const directory = statePath.mounts(stateDir);
   return listIfPresent(directory).map((name) => join(directory, name));
@@ -97,7 +97,7 @@ function listRecords({store, stateDir}: Context): readonly Found[] {
   });
 }
 
-/** Whether this boot's processes that mount it may live. */
+/** Whether a process that mounts it may still be alive. */
 const isMaking = ({makers}: MountRecord): boolean =>
   makers.some((maker) => {
     const identity = parseIdentity(maker);
@@ -108,13 +108,13 @@ const bootOf = ({makers}: MountRecord): string | undefined => parseIdentity(make
 
 const isSame = (a: MountInfo, b: MountInfo | undefined): boolean => a.device === b?.device && a.root === b.root && a.type === b.type;
 
-/** What is mounted now for a record, and whether that is on top; `undefined` when nothing is. */
+/** A record's mount, and whether it is the topmost at its target; `undefined` when it is not mounted. */
 function findMounted(
   record: MountRecord,
   mounts: readonly MountInfo[],
 ): {readonly mounted: MountInfo; readonly onTop: boolean} | undefined {
   const there = mounts.filter(({target}) => target === record.target);
-  // Killed before it was noted, what came on top of what was there is ours.
+  // Killed before the mount was recorded: any mount above the earlier ones is ours.
   const index = record.mounted === undefined ? record.before : there.findLastIndex((mount) => isSame(mount, record.mounted));
   const mounted = there[index];
   return mounted === undefined ? undefined : {mounted, onTop: index === there.length - 1};
@@ -126,7 +126,7 @@ function stateOf(record: MountRecord): HostMount['state'] {
   if (isMaking(record) && record.mounted === undefined) return 'mounting';
   if (mounts !== undefined) return findMounted(record, mounts) === undefined ? 'stale' : 'mounted';
   const sameProcesses = parseIdentity(record.makers[0]!)?.pidNamespace === ownIdentity().pidNamespace;
-  // Of a namespace that other pids live in, or that a file holds, nothing is known from here.
+  // A mount namespace of another pid namespace, or one held open by a file, cannot be seen from here.
   return sameProcesses && !isNamespacePinned(record.mountNamespace) ? 'stale' : 'unknown';
 }
 
@@ -140,7 +140,7 @@ export const listMounts = (context: Context, namespace: string): readonly HostMo
     .filter(({record}) => record.namespace === namespace)
     .map(({record}) => describe(record));
 
-/** The directory that a user means, canonical. @throws not_found @throws invalid_argument it is none */
+/** Canonical path of a target directory. @throws not_found @throws invalid_argument it is not a directory */
 function canonicalTarget(target: string): string {
   const path = absoluteTarget(target);
   const what = `directory ${JSON.stringify(target)}`;
@@ -156,7 +156,7 @@ function requireRoot(): void {
   if (process.geteuid?.() !== 0) throw new ErrdefsError('permission_denied', 'only root may mount', {hint: 'run the command as root'});
 }
 
-/** @returns false where a record is there; its directory is never empty, so that renaming onto it fails */
+/** @returns false when the target has a record: renaming onto its directory, which is never empty, fails */
 function put(mine: string, directory: string): boolean {
   try {
     renameSync(mine, directory);
@@ -167,7 +167,7 @@ function put(mine: string, directory: string): boolean {
   }
 }
 
-/** Takes a target. @returns the record's directory @throws already_exists something is mounted there already */
+/** Claims a target. @returns the record's directory @throws already_exists something is mounted there */
 async function claim(context: Context, record: MountRecord): Promise<string> {
   const parent = statePath.mounts(context.stateDir);
   const id = createHash('sha256').update(`${record.mountNamespace}\0${record.target}`).digest('hex').slice(0, 32);
@@ -199,8 +199,8 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
 }
 
 /**
- * Forgets a record, and what its making has left. Records are put and taken under the store's lock, so that nobody takes one that
- * another process has put meanwhile in place of the one that it means.
+ * Removes a record and its leftovers. Records are added and removed under the store's lock, so that a process never removes the record
+ * that another has put in its place meanwhile.
  */
 async function release({store}: Context, {directory, record}: Found): Promise<void> {
   const old = temporaryName(directory);
@@ -212,7 +212,7 @@ async function release({store}: Context, {directory, record}: Found): Promise<vo
   if (store.exists() ? await store.update(`end of the mount at ${record.target}`, take) : take()) await removeMountDirectory(old);
 }
 
-/** Keeps what is mounted, or is about to be. */
+/** Leases the snapshot that is, or is about to be, mounted. */
 function putLease(ns: NamespaceTransaction, {target, snapshotter, key, createdAt}: MountRecord): void {
   const before = ns.leases.find(target);
   if (before !== undefined && before.labels[LEASE_MOUNT] === undefined)
@@ -229,16 +229,16 @@ function putLease(ns: NamespaceTransaction, {target, snapshotter, key, createdAt
   });
 }
 
-/** The lease that a record made; not one of the same name that somebody else has made since. */
+/** The lease of a record; not one that somebody else has created under the same ID since. */
 function leaseOf(ns: NamespaceTransaction, {target, createdAt}: MountRecord): LeaseRecord | undefined {
   const lease = ns.leases.find(target);
   return lease?.labels[LEASE_MOUNT] !== undefined && lease.createdAt === createdAt ? lease : undefined;
 }
 
 /**
- * Gives back what a mount kept, once it is gone.
+ * Ends the lease of a mount that is gone.
  *
- * @param then `keep` lets the snapshot of an image be for a while; `drop` leaves it to whatever else keeps it; `remove` removes it
+ * @param then `keep` keeps the snapshot of an image for a day; `drop` leaves it to other references; `remove` removes it
  */
 async function endMount(context: Context, found: Found, then: 'keep' | 'drop' | 'remove'): Promise<void> {
   const {store} = context;
@@ -278,8 +278,8 @@ async function removeIfPresent(snapshots: SnapshotStore, key: string): Promise<v
 /**
  * Mounts a snapshot.
  *
- * @param make makes it, and `within` in the same transaction, once the target is taken
- * @param undo removes what `make` has made, after a failure
+ * @param make creates it, once the target is claimed, and runs `within` in the same transaction
+ * @param undo removes what `make` created, after a failure
  */
 async function mountSnapshot(
   context: Context,
@@ -319,7 +319,7 @@ async function mountSnapshot(
   }
 }
 
-/** @throws already_exists something is mounted there, or an earlier mount has left another snapshot */
+/** @throws already_exists something is mounted there, or an earlier mount left a snapshot of another image */
 export async function mountImage(
   context: Context,
   namespace: string,
@@ -345,7 +345,7 @@ export async function mountImage(
       });
     if (left !== undefined) await store.update(`mount at ${target}`, within);
     else {
-      // What is written there is somebody's; a view can be made again.
+      // A writable snapshot may hold the user's data; a view can be created again.
       const labels = rw ? {'containerd.io/gc.root': new Date().toISOString()} : {};
       await snapshots[rw ? 'prepare' : 'view'](target, parent, labels, within);
       isOurs = true;
@@ -363,7 +363,7 @@ export async function mountImage(
   );
 }
 
-/** Mounts an active snapshot or a view that is there. */
+/** Mounts an existing active snapshot or view. */
 export async function mountExisting(
   context: Context,
   namespace: string,
@@ -389,7 +389,7 @@ export async function mountExisting(
   return mountSnapshot(context, wanted, make, async () => undefined);
 }
 
-/** @throws not_found nothing of ours is mounted there @throws failed_precondition it is in use, or cannot be reached from here */
+/** @throws not_found berth has mounted nothing there @throws failed_precondition it is busy, or in a mount namespace that cannot be entered */
 export async function unmountTarget(
   context: Context,
   namespace: string,
@@ -402,7 +402,7 @@ export async function unmountTarget(
   try {
     path = realpathSync(given);
   } catch {
-    // It may have been removed, and what is kept for it be there still.
+    // The target may have been removed while its record and lease are still there.
   }
   const what = `mount at ${JSON.stringify(path)}`;
   const all = listRecords(context).filter(({record}) => record.target === path);
@@ -431,7 +431,7 @@ export async function unmountTarget(
     const {onTop} = findMounted(record, mountsInNamespace(record.mountNamespace) ?? [])!;
     if (!onTop) refuse('has something else mounted over it', `unmount that first: umount ${path}`);
     const complaint = await unmount(path);
-    // Where another process was faster that is no failure.
+    // Another process may have removed it first: that is no failure.
     if (complaint !== '' && stateOf(record) === 'mounted')
       refuse(`cannot be unmounted: ${complaint}`, `see which processes use it: fuser --mount --verbose ${path}`);
   }
@@ -439,7 +439,7 @@ export async function unmountTarget(
   return describe(record, 'unmounted');
 }
 
-/** What an earlier `unmount` without `rm` has left. */
+/** Removes the snapshot that an earlier `unmount` without `rm` left. */
 async function removeKept(context: Context, namespace: string, target: string): Promise<HostMount | undefined> {
   const {store} = context;
   const lease = store.view((tx) => (tx.namespaces.find(namespace) === undefined ? undefined : tx.namespace(namespace).leases.find(target)));
@@ -456,11 +456,11 @@ async function removeKept(context: Context, namespace: string, target: string): 
 
 interface StaleMount {
   readonly directory: string;
-  /** `undefined` where there is none that can be read. */
+  /** `undefined` when it cannot be read. */
   readonly record: MountRecord | undefined;
 }
 
-/** Records of what is not mounted any more, and what killed processes left beside them. */
+/** Records of snapshots that are no longer mounted, and incomplete records of killed processes. */
 export function staleMounts(context: Context): readonly StaleMount[] {
   return recordDirectories(context.stateDir).flatMap((directory): readonly StaleMount[] => {
     if (isTemporary(directory)) {
@@ -473,7 +473,7 @@ export function staleMounts(context: Context): readonly StaleMount[] {
   });
 }
 
-/** Forgets what is not mounted any more, and what was kept for it. */
+/** Removes the records and leases of snapshots that are no longer mounted. */
 export async function sweepMounts(context: Context): Promise<void> {
   for (const {directory, record} of staleMounts(context)) {
     if (record !== undefined) await endMount(context, {directory, record}, 'drop');

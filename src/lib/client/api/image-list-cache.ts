@@ -1,6 +1,6 @@
 /**
- * Rows of `images ls`: a record, and what its manifests say. For many images they are cached; the cache says which
- * transaction it is of, and only what later ones touched is read again. Deleting it changes nothing but time.
+ * Rows of `images ls`: a record, and what its manifests say. For many images the rows are cached. The cache carries the number of
+ * the transaction it reflects; only rows that later transactions touched are read again. It can be deleted at any time.
  */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
@@ -17,31 +17,31 @@ import type {Store, StoreView} from '../../store/store.ts';
 import {allVisibleAt, type IsVisible, isVisibleAt, readVisible} from '../pull/visible-content.ts';
 import type {ImageSummary} from '../types/index.ts';
 
-/** Images below which reading everything is as fast as a cache. */
+/** With fewer images, reading everything is as fast as the cache. */
 const WORTH_CACHING = 256;
-/** 1 took documents for present that only another namespace had. */
+/** Version 1 counted documents as present that only another namespace had. */
 const CACHE_VERSION = 2;
-/** Rows that may be read anew before the cache is written again. */
+/** The cache is written again once so many rows had to be read. */
 const WORTH_WRITING = 64;
 
 interface Row {
   readonly image: ImageSummary;
-  /** Beginnings of the hex of each digest that the row was made from, here or not. */
+  /** Digest prefixes of all documents that the row depends on, present or not. */
   readonly from: readonly string[];
 }
 
 interface Cache {
   readonly version: typeof CACHE_VERSION;
-  /** A change that was seen before it was on the disk may be lost with the power, and another have its number. */
+  /** After a power loss a generation number may be used again for another change. */
   readonly bootId: string;
   readonly generation: number;
   readonly rows: readonly Row[];
 }
 
-/** Enough of a digest to tell when a row has to be made anew; one too many costs nothing but that. */
+/** Prefix of a digest's hex. A collision only causes a row to be read once more. */
 const brief = (digest: Digest): string => digest.slice(digest.indexOf(':') + 1, digest.indexOf(':') + 13);
 
-/** All images of a namespace with what is known of them, sorted by name. */
+/** Rows of all images of a namespace, sorted by name. */
 export function imageSummaries(store: Store, namespace: string): readonly ImageSummary[] {
   const file = cacheFile(store, namespace);
   const {cache, fresh} = store.view((tx) => {
@@ -53,13 +53,13 @@ export function imageSummaries(store: Store, namespace: string): readonly ImageS
     try {
       writeAtomic(file, JSON.stringify(cache), {sync: false});
     } catch {
-      // A reader that may not write, or a full disk: the next one reads it all again.
+      // No permission, or a full disk: the next reader reads everything again.
     }
   }
   return cache.rows.map(({image}) => image);
 }
 
-/** The records of all images of a namespace, sorted by name; reads no manifest, and where there is a cache no record either. */
+/** Records of all images of a namespace, sorted by name; from the cache where there is one. Reads no manifest. */
 export function imageRecords(store: Store, namespace: string): readonly ImageRecord[] {
   return existsSync(cacheFile(store, namespace))
     ? imageSummaries(store, namespace)
@@ -73,11 +73,11 @@ function readCache(file: string): Cache | undefined {
     const cache = JSON.parse(readIfPresent(file) ?? 'null') as Cache | null;
     return cache?.version === CACHE_VERSION && cache.bootId === bootId() && Array.isArray(cache.rows) ? cache : undefined;
   } catch {
-    return undefined; // torn, or not ours to read
+    return undefined; // torn, or unreadable for this user
   }
 }
 
-/** @returns the rows, and how many of them were made just now */
+/** @returns the rows, and how many of them are new */
 function readAll(store: Store, tx: StoreView, namespace: string): {cache: Cache; fresh: number} {
   const here = {store, isVisible: allVisibleAt(tx, namespace)};
   const rows = tx
@@ -117,7 +117,7 @@ function refresh(
     } else if (row.from.some((digest) => digests.has(digest))) remake(row.image);
     else rows.set(row.image.name, row);
   }
-  // New ones: their names stand in the records.
+  // Images that have no row yet.
   const added = touched.filter((path) => path.startsWith(images) && !seen.has(path));
   for (const path of added) remake(records.at(path.slice(images.length)));
   const sorted = [...rows.values()].sort((a, b) => (a.image.name < b.image.name ? -1 : 1));
@@ -128,7 +128,7 @@ function refresh(
 interface Here {
   readonly store: Store;
   readonly isVisible: IsVisible;
-  /** Gets each digest that was looked for. */
+  /** Receives each digest that is looked up. */
   readonly from: string[];
 }
 
@@ -151,7 +151,7 @@ interface ManifestHere {
   matches(host: PlatformMatcher): boolean;
 }
 
-/** The manifests of an image that are here, each once, with the platform that they are for. */
+/** Manifests of an image that are present, each once, with their platforms. */
 function manifestsHere(here: Here, root: Descriptor): readonly ManifestHere[] {
   const found: ManifestHere[] = [];
   const seen = new Set<Digest>();
@@ -163,7 +163,7 @@ function manifestsHere(here: Here, root: Descriptor): readonly ManifestHere[] {
       if (kind === 'index') for (const child of indexHere(here, desc)) visit(child);
       else found.push(...manifestHere(here, desc));
     } catch (err) {
-      // Nobody has looked at what an index offers for other platforms: it need not be what it is called.
+      // Entries for other platforms were never checked at pull: their media type may be wrong.
       if (!isErrdefs(err) || is(err, 'data_loss') || is(err, 'resource_exhausted')) throw err;
     }
   };

@@ -1,4 +1,4 @@
-/** Images of one namespace: names for descriptors, and what of their trees is here. */
+/** Images of one namespace: named descriptors, and which of their content is present. */
 import {ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
@@ -28,15 +28,14 @@ const fields = (image: ImageRecord) => ({
 });
 
 /**
- * The name under which a user's reference is kept: as he wrote it, where an image is called just that, else normalised
- * as docker does.
+ * Name of the image that a user means: the text itself when an image has that very name, else the text normalised as docker does.
  */
 export function imageName(ns: NamespaceView, text: string): string {
   if (text !== '' && ns.images.find(text) !== undefined) return text;
   return formatReference(parseReference(text));
 }
 
-/** @throws not_found naming the namespace, and others that have the image */
+/** @throws not_found naming this namespace, and others that have the image */
 export function findImage(context: Context, namespace: string, text: string): ImageRecord {
   const {store} = context;
   return store.view((tx) => {
@@ -51,7 +50,7 @@ export function findImage(context: Context, namespace: string, text: string): Im
 const missingImage = ({store}: Context, namespace: string, name: string, hint?: string): ErrdefsError =>
   notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, hint);
 
-/** The plan of an image from what its namespace sees. @throws not_found a document is missing */
+/** Plan of an image from the content of its namespace. @throws not_found a document is missing */
 export function planLocally(context: Context, namespace: string, image: ImageRecord, platform?: string): Promise<Plan> {
   const isVisible = visibleIn(context.store, namespace);
   const source = async (desc: Descriptor): Promise<Buffer> => {
@@ -163,7 +162,7 @@ interface Here {
   readonly isVisible: IsVisible;
 }
 
-/** A document of an image, or `undefined` when it is not here, or is no document. @throws data_loss */
+/** A document of an image; `undefined` when it is missing or is not a document. @throws data_loss */
 function read({store, isVisible}: Here, desc: Descriptor): Buffer | undefined {
   try {
     return readVisible(store, isVisible, desc);
@@ -173,7 +172,7 @@ function read({store, isVisible}: Here, desc: Descriptor): Buffer | undefined {
   }
 }
 
-/** @param shown digests of documents in the tree so far: one that comes again is shown without what is below it */
+/** @param shown digests of documents in the tree so far: a repeated one is shown without children */
 function inspectTree(here: Here, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
   const kind = kindOf(desc.mediaType);
   const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(here, desc);
@@ -186,7 +185,7 @@ function inspectTree(here: Here, desc: Descriptor, content: boolean, shown: Set<
   };
 }
 
-/** What a document points to; one that is not what it is called points to nothing. */
+/** Descriptors in a document; none when the document does not have the form of its media type. */
 function pointedTo(kind: Kind, bytes: Buffer, desc: Descriptor): readonly Descriptor[] {
   try {
     return children(kind, bytes, desc);
@@ -196,7 +195,7 @@ function pointedTo(kind: Kind, bytes: Buffer, desc: Descriptor): readonly Descri
   }
 }
 
-/** A document's value; of one that is no JSON its text. */
+/** A document's value; its text when it is not JSON. */
 function parsed(bytes: Buffer): unknown {
   try {
     return JSON.parse(bytes.toString());
@@ -206,10 +205,10 @@ function parsed(bytes: Buffer): unknown {
 }
 
 /**
- * Judges an image by its manifest for this machine, as ctr does; where that is not here, and others are, by those: the image was
- * pulled for another platform.
+ * Checks an image by its manifest for this machine, as ctr does. Where only manifests of other platforms are present, the image was
+ * pulled for those, and they count instead.
  *
- * What is missing is named as far as it is known: of a document that is missing nobody knows what it needs.
+ * Missing content is listed as far as it is known: what a missing document refers to is unknown.
  */
 async function checkImage(here: Here, context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<ImageCheck> {
   const known = new Map<Digest, Descriptor>();
@@ -252,7 +251,7 @@ async function checkImage(here: Here, context: Context, namespace: string, image
   return {...base, status: missing.size === 0 ? 'complete' : 'incomplete', need: all.length, needBytes: bytes(all), unpacked};
 }
 
-/** The manifests of an image that are here, without those that are for no platform: attestations. */
+/** Manifests of an image that are present, without attestations, which have no platform. */
 function manifestsHere(here: Here, desc: Descriptor, depth = 1): readonly Descriptor[] {
   const kind = kindOf(desc.mediaType);
   if (kind === 'manifest') return hasBlob(here.store, here.isVisible, desc) && desc.platform?.os !== 'unknown' ? [desc] : [];

@@ -1,4 +1,4 @@
-/** Leases of one namespace: what is to be kept for a while although nothing names it. */
+/** Leases of one namespace: they protect resources from collection for a time. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';

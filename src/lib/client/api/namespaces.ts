@@ -1,4 +1,4 @@
-/** Namespaces: who sees what. */
+/** Namespaces: create, list, label and delete. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
@@ -10,7 +10,7 @@ import type {Context, Running} from '../context.ts';
 import type {NamespacesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 
-/** Kinds of objects that keep a namespace from being deleted, as containerd's message names and orders them. */
+/** Kinds of objects that prevent the deletion of a namespace, named and ordered as in containerd's message. */
 function remaining(ns: NamespaceTransaction): readonly string[] {
   return [
     ...(ns.images.isEmpty() ? [] : ['images']),
@@ -97,7 +97,7 @@ export function namespacesClient(context: Context): NamespacesClient {
             );
           empty(ns);
         }
-        // What only waits to be collected does not count; leases do not block, and go with their namespace.
+        // Garbage does not count. Leases do not block; they are deleted with their namespace.
         collectAll(store, tx);
         const kinds = remaining(ns);
         if (kinds.length > 0)

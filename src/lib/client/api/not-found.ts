@@ -1,13 +1,13 @@
-/** "Not found", said so that a person sees at once that he looked in the wrong namespace. */
+/** "Not found" errors that name the other namespaces that have the object. */
 import {ErrdefsError} from '../../errdefs.ts';
 import type {NamespaceView, Store} from '../../store/store.ts';
 
 /**
- * The error for a key that `namespace` does not have.
+ * The error for an object that `namespace` does not have.
  *
- * @param noun what is missing: `image`, `container`, …
+ * @param noun kind of the object: `image`, `container`, …
  * @param has whether a namespace has it
- * @param hint what to do when no namespace has it
+ * @param hint next step when no namespace has it
  */
 export function notFoundIn(
   store: Store,

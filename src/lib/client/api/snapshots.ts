@@ -1,4 +1,4 @@
-/** Snapshots of one namespace, for callers that make their own. */
+/** Snapshots of one namespace and one snapshotter. */
 import {is} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
@@ -8,14 +8,14 @@ import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
-/** Keeps a snapshot that nothing else names from being collected, as `ctr snapshots` does. */
+/** Protects a snapshot that nothing else refers to from collection, as `ctr snapshots` does. */
 const rooted = (labels: Labels): Labels => ({'containerd.io/gc.root': new Date().toISOString(), ...labels});
 
 export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): SnapshotsClient {
   const {store} = context;
   const snapshotter = context.snapshotterName(namespace, asked);
   const snapshots = new SnapshotStore(store, namespace, snapshotter);
-  /** A missing snapshot is looked for in other namespaces. */
+  /** Gets a record; the error names other namespaces that have the snapshot. */
   const named = async <T>(key: string, action: () => T | Promise<T>): Promise<T> => {
     try {
       return await action();

@@ -1,7 +1,7 @@
 /**
- * The right to download a blob, which one of those who want it has at a time. A holder that makes no progress is overtaken: the first
- * of those who wait begins an ingest of its own, from a copy of the holder's bytes. Ingests have nothing in common but the name of the
- * blob that they become, so that a holder that goes on later does no harm: its blob takes the place of an equal one.
+ * A lock between processes for the download of one blob. A holder that makes no progress is overtaken: the first waiter starts an
+ * ingest of its own, with a copy of the holder's bytes. Ingests share nothing but the digest, so a holder that resumes later does no
+ * harm: its blob replaces an equal one.
  */
 import {constants, copyFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
@@ -12,23 +12,23 @@ import {downloadKey, ingestKey} from '../../store/blob-store.ts';
 import type {Store} from '../../store/store.ts';
 
 export interface DownloadLock extends Disposable {
-  /** Of the ingest. */
+  /** Key of the ingest. */
   readonly key: string;
 }
 
 export interface DownloadLockOptions {
-  /** How long a holder may make no progress, or show no sign of life, before it is overtaken, in milliseconds. */
+  /** A holder without progress or sign of life for so long is overtaken; in milliseconds. */
   readonly timeoutMs: number;
   readonly purpose: string;
   readonly signal: AbortSignal;
-  /** Called every now and then while another has it, with the bytes that it has. */
+  /** Called repeatedly while another process holds the lock, with the bytes it has. */
   readonly onWait?: (offset: number) => void;
 }
 
-/** Milliseconds between two looks at a holder. */
+/** Milliseconds between two checks of the holder. */
 const LOOK_MS = 250;
 
-/** Ingest of a blob's n-th download under way, from 0. No namespace has an empty name, so that no user's ingest is among them. */
+/** Key of a blob's n-th concurrent ingest, from 0. Its namespace is empty, so it cannot collide with a user's ingest. */
 const keyOf = (digest: Digest, n: number): string => (n === 0 ? downloadKey(digest) : ingestKey('', `${digest} ${n}`));
 
 /** @throws canceled | deadline_exceeded `signal` was aborted */
@@ -62,7 +62,7 @@ export async function lockDownload(store: Store, blob: Descriptor, options: Down
       });
       return {key, [Symbol.dispose]: () => lock.release()};
     } catch (err) {
-      // A holder that is stopped shows no sign of life.
+      // A stopped holder (SIGSTOP) shows no sign of life.
       if (signal.aborted || !(overtake.signal.aborted || is(err, 'unavailable'))) throw err;
     } finally {
       clearInterval(watch);
@@ -70,7 +70,7 @@ export async function lockDownload(store: Store, blob: Descriptor, options: Down
   }
 }
 
-/** @returns tells whether the holder has got on since the last call: has received, or has all bytes and works on them */
+/** @returns a function that says whether the holder has made progress since the last call: received bytes, or works on complete ones */
 function progressOf(store: Store, blob: Descriptor, key: string): () => {readonly hasMoved: boolean; readonly offset: number} {
   let last: string | undefined;
   return () => {
@@ -84,7 +84,7 @@ function progressOf(store: Store, blob: Descriptor, key: string): () => {readonl
   };
 }
 
-/** Other ingests of a blob that have bytes. */
+/** Other ingests of a blob, as far as they have bytes. */
 function* othersOf(store: Store, digest: Digest, key: string): Generator<{readonly key: string; readonly offset: number}> {
   for (let n = 0; ; n++) {
     const other = keyOf(digest, n);
@@ -94,14 +94,14 @@ function* othersOf(store: Store, digest: Digest, key: string): Generator<{readon
   }
 }
 
-/** Bytes of a blob that need not cross the wire again. */
+/** Bytes of a blob that are present already, complete or not. */
 export const bytesHere = (store: Store, digest: Digest): number =>
   Math.max(
     store.blobs.ingestState(downloadKey(digest))?.offset ?? 0,
     ...[...othersOf(store, digest, downloadKey(digest))].map(({offset}) => offset),
   );
 
-/** Gives the ingest `key` what another one of the blob has, where that is more. Its digest will tell whether it is right. */
+/** Copies the bytes of the longest ingest of a blob into the ingest `key`, if it has fewer. The digest is checked at the end. */
 export function copyProgress(store: Store, digest: Digest, key: string): void {
   const own = store.blobs.ingestState(key)?.offset ?? 0;
   const [best] = [...othersOf(store, digest, key)].sort((a, b) => b.offset - a.offset);
@@ -111,11 +111,11 @@ export function copyProgress(store: Store, digest: Digest, key: string): void {
     makeDirectories(dirname(data(key)), {sync: false});
     copyFileSync(data(best.key), data(key), constants.COPYFILE_FICLONE);
   } catch {
-    // The disk is full, or the other one has finished: what was copied so far is its beginning.
+    // The disk is full, or the other ingest has finished: what was copied is a valid prefix.
   }
 }
 
-/** Removes what others have left of a blob that is here. */
+/** Removes the other ingests of a blob that is complete. */
 export function discardOthers(store: Store, digest: Digest, key: string): void {
   for (const other of [...othersOf(store, digest, key)]) store.blobs.discardIdleIngest(other.key);
 }

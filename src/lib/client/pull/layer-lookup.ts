@@ -1,4 +1,4 @@
-/** Where a planned layer lies, or will lie, and what is in it. */
+/** Directories of planned layers, and views of their trees. */
 import {join} from 'node:path';
 import {fromErrno} from '../../errdefs.ts';
 import {listIfPresent} from '../../fs/durable.ts';
@@ -9,20 +9,20 @@ import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {PlannedLayer} from './plan.ts';
 
-/** Layer directories that a planned layer may end up in: by its own content, and by its chain. */
+/** IDs that a planned layer may get: by its diff ID, or by its chain ID. */
 export function layerCandidates(snapshotter: Snapshotter, {diffID, chainID}: PlannedLayer): readonly string[] {
   return [...new Set([snapshotter.layerId(diffID, chainID, false), snapshotter.layerId(diffID, chainID, true)])];
 }
 
-/** The directory of a layer that is unpacked and can be believed, or `undefined`. */
+/** ID of a layer that is unpacked and trusted, or `undefined`. */
 export const findLayer = (store: Store, snapshotter: Snapshotter, layer: PlannedLayer): string | undefined =>
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
 /**
  * Starts the process that holds a view.
  *
- * @param scratchDir where something may be mounted; below the state that ends with the boot
- * @param housekeeping is told what is left after `close`
+ * @param scratchDir parent directory of mount points, below the state directory
+ * @param housekeeping receives a warning when `close` leaves something
  */
 export async function openScratchPlace(scratchDir: string, housekeeping: Housekeeping): Promise<MountHolder> {
   const {startMountHolder} = await import('../../runtime/private-mount.ts');
@@ -31,7 +31,7 @@ export async function openScratchPlace(scratchDir: string, housekeeping: Houseke
   return {mount, close: () => close().catch((err: unknown) => housekeeping.warn(`view ${directory}`, err))};
 }
 
-/** Places of processes that are gone, found by the identities in their names. @param scratchDir as `openScratchPlace` */
+/** Mount points of dead processes, recognised by the process identity in the name. @param scratchDir parent directory of mount points */
 export function abandonedViews(scratchDir: string): readonly string[] {
   let names: readonly string[];
   try {
@@ -48,7 +48,7 @@ export function abandonedViews(scratchDir: string): readonly string[] {
 }
 
 /**
- * The trees of layers, to be looked at; those that are indexed have to be mounted for it.
+ * Trees of layers for reading; indexed layers are mounted for it.
  *
  * @param layers directories
  * @param startMountHolder where; asked for when it is needed
@@ -65,7 +65,7 @@ export async function openTrees(
   try {
     return {trees: await mount(mounts), close};
   } catch (err) {
-    // What it leaves a collection takes, once this process is gone.
+    // A collection removes the leftovers once this process is gone.
     await close().catch(() => undefined);
     throw err;
   }

@@ -1,4 +1,4 @@
-/** From a descriptor to everything that has to be here for it: the order of reading, wherever the documents come from. */
+/** Plans a pull: reads an image's documents from any source, and lists the blobs and layers that it needs. */
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
 import {
@@ -17,21 +17,21 @@ import {kindOf} from '../../oci/mediatypes.ts';
 import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformMatcher, parsePlatform} from '../../oci/platform.ts';
 import type {Labels} from '../../store/records.ts';
 
-/** Gives the bytes of a small object, whole and verified. @param limit bytes above which it is refused */
+/** Reads a small object, whole and verified. @param limit largest size that is accepted, in bytes */
 export type DocumentSource = (desc: Descriptor, limit: number) => Promise<Buffer>;
 
-/** One manifest that was chosen. */
+/** A selected manifest. */
 export interface PlannedManifest {
   readonly descriptor: Descriptor;
   readonly manifest: Manifest;
-  /** Absent for what is not an image: an artifact has layers, but no root filesystem. */
+  /** Absent for an artifact, which has layers but no root filesystem. */
   readonly image?: PlannedImage;
 }
 
 export interface PlannedImage {
   readonly platform: Platform;
   readonly config: ImageConfig;
-  /** Bottom first, as many as the manifest has layers. */
+  /** Bottom first; one for each layer of the manifest. */
   readonly layers: readonly PlannedLayer[];
 }
 
@@ -46,23 +46,23 @@ export interface Plan {
   /** Indexes, manifests and image configs, whole. */
   readonly documents: ReadonlyMap<Digest, {readonly descriptor: Descriptor; readonly bytes: Buffer; readonly labels: Labels}>;
   readonly manifests: readonly PlannedManifest[];
-  /** Layers, and configs of what is not an image; each once. */
+  /** Layers, and configs of artifacts; each once. */
   readonly blobs: readonly Descriptor[];
-  /** What a person should know of the choice; absent where there was none. */
+  /** Warnings about the selected platform. */
   readonly warnings?: readonly string[];
 }
 
-/** What to take where an image offers several platforms. */
+/** Which platforms to take from an index. */
 export interface PlatformChoice {
-  /** One for each platform that is wanted. */
+  /** One for each wanted platform. */
   readonly matchers: readonly PlatformMatcher[];
-  /** Takes everything instead. */
+  /** Takes every platform instead. */
   readonly all: boolean;
   /** For messages. */
   readonly wanted: string;
 }
 
-/** Which platforms a caller wants; this machine's by default. @throws invalid_argument */
+/** The caller's choice of platforms; this machine's by default. @throws invalid_argument */
 export function platformChoice({
   platforms = [],
   allPlatforms = false,
@@ -78,19 +78,19 @@ export function platformChoice({
   };
 }
 
-/** Indexes within indexes. The specification sets no bound; a person who nests needs two. */
+/** Largest nesting of indexes. The specification sets no limit; two levels occur in practice. */
 export const MAX_DEPTH = 4;
-/** Documents of one image, and their bytes: they are all in memory before anything is kept. */
+/** Limits for the documents of one image, which are all in memory before any is stored. */
 export const MAX_DOCUMENTS = 10_000;
 export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;
 
 /**
- * Reads the documents below `root` and chooses among the platforms of an index. A manifest that is not in an index is taken whatever its
+ * Reads the documents below `root` and selects manifests of an index by platform. A manifest without an index is taken whatever its
  * platform, with a warning.
  *
- * @throws not_found nothing matches; the hint names what is offered
- * @throws invalid_argument a document is malformed, or too large, or nested too deep
- * @throws resource_exhausted there are too many of them, or they are too large together
+ * @throws not_found no platform matches; the hint lists those on offer
+ * @throws invalid_argument a document is malformed, too large, or nested too deep
+ * @throws resource_exhausted the documents are too many, or too large together
  */
 export async function makePlan(root: Descriptor, source: DocumentSource, platforms: PlatformChoice): Promise<Plan> {
   const documents = new Map<Digest, {descriptor: Descriptor; bytes: Buffer; labels: Labels}>();
@@ -136,13 +136,13 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     }
     const configBytes = await read(manifest.config, MAX_CONFIG_BYTES);
     documents.set(manifest.config.digest, {descriptor: manifest.config, bytes: configBytes, labels: {}});
-    // BuildKit's attestations have an image's config, and layers that are none.
+    // BuildKit's attestations have an image config, but their layers are not layers of a root filesystem.
     if (manifest.layers.some((layer) => kindOf(layer.mediaType) !== 'layer')) {
       manifests.push({descriptor: desc, manifest});
       return;
     }
     const image = planImage(desc, manifest, parseImageConfig(configBytes, manifest.config));
-    // An image that is not an index leaves nothing to choose: ctr takes it as it is, podman with a warning.
+    // Without an index there is no choice: ctr takes the manifest as it is, podman with a warning.
     const {os, architecture} = image.platform;
     const isNamed = os !== '' && architecture !== '';
     if (depth === 1 && isNamed && !platforms.all && !platforms.matchers.some((m) => m.match(image.platform)))
@@ -163,13 +163,13 @@ function planImage(desc: Descriptor, manifest: Manifest, config: ImageConfig): P
   };
 }
 
-/** What to take of an index: the best match of each wanted platform. Attestations (`unknown/unknown`) match no platform. */
+/** Selects the best match for each wanted platform. Attestations (`unknown/unknown`) match no platform. */
 function choose(offered: readonly Descriptor[], platforms: PlatformChoice): readonly Descriptor[] {
   if (platforms.all) return offered;
   const chosen = new Set<Descriptor>();
   for (const matcher of platforms.matchers) {
     const matching = offered.filter(({platform}) => platform !== undefined && matcher.match(platform));
-    // Manifests that name no platform leave the choice to their configs; the first is as good as any.
+    // Manifests without a platform: their configs may name one; the first is as good as any.
     const best = matching.sort((a, b) => matcher.less(a.platform!, b.platform!))[0] ?? offered.find(({platform}) => platform === undefined);
     if (best === undefined)
       throw noMatch(

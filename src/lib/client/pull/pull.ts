@@ -1,4 +1,4 @@
-/** `pull REF`: resolve, plan, lease, materialise, and last of all the records that make it visible. */
+/** `pull REF`: resolve, plan, lease, fetch and unpack, and finally write the records that make the image visible. */
 import {readRights} from '../../archive/process-privileges.ts';
 import {ErrdefsError, is, wrap} from '../../errdefs.ts';
 import {isOnOverlay} from '../../fs/free-space.ts';
@@ -90,7 +90,7 @@ class Pull {
     }
   }
 
-  /** What `doctor` says of a root in which containers of this snapshotter cannot have a writable layer. */
+  /** Warnings of `doctor` about a root on which containers of this snapshotter cannot have a writable layer. */
   async #overlayWarning(): Promise<readonly string[]> {
     const {root} = this.#store.layout;
     if (this.#snapshotter === undefined || this.#snapshotter.form === 'plain' || !isOnOverlay(root)) return [];
@@ -99,14 +99,14 @@ class Pull {
   }
 
   /**
-   * Documents cross the wire once, too: who wants the same image waits until another has them here, or has failed.
+   * Locks the image's documents, so that they, too, cross the wire once: pulls of the same image wait until one has stored them or failed.
    *
-   * @returns `undefined` when they are here, or when the other one takes too long
+   * @returns `undefined` when they are present, or when the other pull takes too long
    */
   async #lockDocuments(root: Descriptor): Promise<Lock | undefined> {
     const {blobs} = this.#store;
     if (blobs.size(root.digest) !== undefined) return undefined;
-    // There will be layers to unpack: threads start while the documents come.
+    // There will be layers to unpack: start the threads while the documents arrive.
     this.#context.workers.warm();
     this.#store.prepare();
     return blobs
@@ -117,7 +117,7 @@ class Pull {
         ...this.#signalOption(),
       })
       .catch((err: unknown) => {
-        // Its holder makes no progress; two that write the same documents do no harm.
+        // The holder makes no progress; writing the same documents twice does no harm.
         if (is(err, 'unavailable')) return undefined;
         throw err;
       });
@@ -126,11 +126,11 @@ class Pull {
   async #lease(plan: Plan): Promise<void> {
     this.#context.workers.warm();
     this.#leaseID = await leasePlan(this.#store, this.#namespace, this.#name, plan, this.#snapshotter);
-    // Referents first: another pull takes the root for the sign that all of them are here.
+    // Children first: another pull takes the root's presence as proof that all documents are present.
     for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) this.#store.blobs.writeSmall(descriptor.digest, bytes);
   }
 
-  /** Writes the records of what is here already. @returns `undefined` when a collection was faster; what is left is leased then */
+  /** Writes the records when everything is present. @returns `undefined` when a collection was faster; the rest is leased then */
   async #adopt(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord | undefined> {
     for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
     if (this.#o.ifChanged && this.#isCurrent(plan))
@@ -144,13 +144,13 @@ class Pull {
     }
   }
 
-  /** Gets what is missing of what is leased, and writes the records. */
+  /** Fetches what is missing of the leased plan, and writes the records. */
   async #bring(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
     const {layers} = await this.#materialise(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
     return this.#commit(plan, layers);
   }
 
-  /** Whether the namespace sees all of the plan under this name already. Its blobs and layers are here. */
+  /** Whether the namespace has all records of the plan under this name already. Blobs and layers are present. */
   #isCurrent(plan: Plan): boolean {
     const digests = [...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)];
     return this.#store.view((tx) => {
@@ -169,7 +169,7 @@ class Pull {
     return this.#o.signal === undefined ? {} : {signal: this.#o.signal};
   }
 
-  /** Documents from the store where it has them, else from what resolving brought, else from the registry. */
+  /** Takes documents from the store, else from the response to resolving, else from the registry. */
   #documents(root: Descriptor, body: Buffer | undefined, fetch: DocumentSource): DocumentSource {
     return async (desc, limit) => {
       const row = {ref: refOf(desc), offset: desc.size, total: desc.size};
@@ -186,7 +186,7 @@ class Pull {
     };
   }
 
-  /** Where every layer lies, when nothing is missing; `undefined` when something is. */
+  /** Directories of all layers; `undefined` when anything is missing. */
   #layersHere(plan: Plan): ReadonlyMap<Digest, string> | undefined {
     const blobs = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
     if (!blobs.every((desc) => this.#store.blobs.has(desc))) return undefined;
@@ -218,7 +218,7 @@ class Pull {
     return made;
   }
 
-  /** One transaction makes all of it visible: content, snapshots, the image last. */
+  /** Makes everything visible in one transaction: content, snapshots, the image last. */
   async #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
     this.#store.settleBlobs([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
     const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
@@ -237,7 +237,7 @@ class Pull {
       };
       const made = ns.images.put(image);
       endLease(ns, this.#name, this.#leaseID);
-      // Where the tag has moved, what only the old image needed goes; so does what only killed attempts kept.
+      // Collects what only the old image of a moved tag, or killed attempts, needed.
       collect(this.#store, tx);
       return made;
     });
@@ -255,7 +255,7 @@ class Pull {
   }
 }
 
-/** @throws permission_denied this user cannot unpack a layer, whose files belong to other users; said before anything is downloaded */
+/** @throws permission_denied without root, layers cannot be unpacked, because their files belong to several users; thrown before any download */
 function requireRights(): void {
   if (process.geteuid?.() === 0 || readRights().chown) return;
   throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
@@ -273,7 +273,7 @@ function requireImages(plan: Plan): void {
   });
 }
 
-/** Writes what a namespace sees of a plan's blobs, with the labels by which they keep each other. @throws not_found a blob is not here */
+/** Writes the content records of a plan, with the gc.ref labels between them. @throws not_found a blob is missing */
 function recordContent(
   store: Store,
   ns: NamespaceTransaction,

@@ -1,4 +1,4 @@
-/** What pulling and running share: keeping a plan's parts while they are worked on, and making its snapshots visible. */
+/** What `pull` and `run` share: leases of plans, snapshot records of images, and unpacking from blobs that are present. */
 import {ErrdefsError, is} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
@@ -13,17 +13,17 @@ import {layerCandidates} from './layer-lookup.ts';
 import type {Plan, PlannedImage} from './plan.ts';
 import {lacksContent, visibleIn} from './visible-content.ts';
 
-/** Lifetime of a lease whose process is gone: for so long another attempt finds what it downloaded. In milliseconds, as containerd's. */
+/** Lifetime of a pull's lease, in milliseconds, as containerd's: so long an attempt after a kill finds what was downloaded. */
 const LEASE_MS = 24 * 3600_000;
 
-/** Label of a lease with the image that it is for. */
+/** Label of a lease; its value is the name of the image. */
 const LEASE_IMAGE = 'berth/image';
 
-/** The plan's manifests that have a root filesystem. */
+/** Images of a plan: its manifests with a root filesystem. */
 export const imagesOf = (plan: Plan): readonly PlannedImage[] => plan.manifests.flatMap(({image}) => image ?? []);
 
 /**
- * Lease, then look: from here on no collection takes what of the plan is here or about to come.
+ * Leases everything in a plan, present or not, before anything is looked up: from here on no collection removes it.
  *
  * @param image the image's name
  * @returns the lease's id, for `endLease`
@@ -55,10 +55,10 @@ export async function leasePlan(
 }
 
 /**
- * In the transaction that makes the work visible: drops its lease, and those that killed attempts at the same image left.
+ * Removes a pull's lease, and those of killed attempts at the same image, in the transaction that makes the result visible.
  *
- * @param id as `leasePlan` gave it; `undefined` when none was needed
- * @throws aborted somebody has removed the lease meanwhile, and with it perhaps what it kept
+ * @param id from `leasePlan`; `undefined` when no lease was needed
+ * @throws aborted the lease was removed meanwhile, and what it protected may be gone
  */
 export function endLease(ns: NamespaceTransaction, image: string, id: string | undefined): void {
   if (id !== undefined && !ns.leases.delete(id))
@@ -67,7 +67,7 @@ export function endLease(ns: NamespaceTransaction, image: string, id: string | u
     if (lease.labels[LEASE_IMAGE] === image && leaseOwnerLives(lease) === false) ns.leases.delete(lease.id);
 }
 
-/** Writes the snapshots of images whose layers are here: one a chain ID, each on the one below. */
+/** Writes the snapshot records of images whose layers are present: one for each chain ID, on its parent. */
 export function recordSnapshots(
   store: Store,
   ns: NamespaceTransaction,
@@ -100,7 +100,7 @@ export function recordSnapshots(
   }
 }
 
-/** Whether a namespace has the snapshot of a chain ID, and every layer of it is here and can be believed. */
+/** Whether a namespace has the snapshot of a chain ID, and every layer of it is present and trusted. */
 export function isUnpacked({store}: Context, namespace: string, snapshotter: string, chainID: Digest): boolean {
   return store.view((tx) => {
     const records = tx.namespace(namespace).snapshots(snapshotter);
@@ -109,16 +109,16 @@ export function isUnpacked({store}: Context, namespace: string, snapshotter: str
       return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && store.layers.isUsable(layer));
     } catch (err) {
       if (!is(err, 'data_loss')) throw err;
-      return false; // one below is missing: unpacking makes it anew
+      return false; // a parent is missing: unpacking creates it again
     }
   });
 }
 
 /**
- * Unpacks an image from the blobs that are here, as far as that is not done.
+ * Unpacks what is not unpacked yet of an image whose blobs are present.
  *
- * @param name the image's
- * @returns its top layer's chain ID; `undefined` for an image without layers
+ * @param name name of the image
+ * @returns chain ID of its top layer; `undefined` for an image without layers
  * @throws not_found a blob is missing
  */
 export async function ensureUnpacked(
@@ -166,7 +166,7 @@ export async function ensureUnpacked(
     });
     store.layers.emptyTrash();
   } catch (err) {
-    // Nothing was downloaded that another attempt should find. Where this fails too, the lease expires by itself.
+    // Nothing was downloaded, so another attempt needs no lease. If this fails, too, the lease expires.
     await store
       .update(`end of the unpacking of ${name}`, (tx) => {
         if (tx.namespace(namespace).leases.delete(lease)) collect(store, tx);
@@ -178,5 +178,5 @@ export async function ensureUnpacked(
   return top;
 }
 
-/** Label by which a config keeps the snapshot of its image. */
+/** Label by which a config refers to the snapshot of its image. */
 export const snapshotLabel = (snapshotter: Snapshotter): string => `containerd.io/gc.ref.snapshot.${snapshotter.name}`;

@@ -1,4 +1,4 @@
-/** `run REF ID`: image → snapshot and container record → specification → the runtime, in the foreground → and with `rm` all of it gone. */
+/** `run REF ID`: creates snapshot, record and specification, runs the container in the foreground, and with `rm` removes all of it. */
 import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
@@ -26,7 +26,7 @@ export async function run(context: Context, namespace: string, ref: string, id: 
   try {
     return await runContainer(context, namespace, ref, id, options);
   } catch (err) {
-    // What failed before the container ran is ours; a command line gives it a status of its own.
+    // The container did not run: commands give such failures an exit status of their own.
     if (!isErrdefs(err) || err.details?.runExit !== undefined) throw err;
     throw new ErrdefsError(err.code, err.message, {
       cause: err,
@@ -67,10 +67,10 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     updatedAt: now,
   };
   let overlaid = false;
-  /** Of the snapshot that this run has made. */
+  /** Key of the snapshot that this run has created. */
   let layer: string | undefined;
   const begin = async (): Promise<readonly Mount[]> => {
-    // The ID is ours: whatever of that name was to go with its run has lost it.
+    // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.
     if (refuseTaken(context, namespace, id, '')) {
       refuseLiving(context, namespace, id);
       await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
@@ -91,7 +91,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     stateDir: runDirectory(context, namespace),
     mounts: begin,
     onExit: async (failed) => {
-      // What failed never ran: there is nothing in it to keep.
+      // The container never ran, so its snapshot holds no data.
       if (layer !== undefined && (options.rm || failed))
         await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
     },
@@ -117,9 +117,9 @@ async function runContainer(context: Context, namespace: string, ref: string, id
 }
 
 /**
- * @param what the container, where the message does not name it already
+ * @param what names the container, when the caller's message does not
  * @returns whether an abandoned container has the ID
- * @throws already_exists another has it
+ * @throws already_exists another container has it
  */
 function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
@@ -128,7 +128,7 @@ function refuseTaken({store}: Context, namespace: string, id: string, what: stri
   throw new ErrdefsError('already_exists', what, {hint});
 }
 
-/** @throws already_exists an abandoned container has the ID and runs on, though its state directory was removed */
+/** @throws already_exists an abandoned container has the ID and is still alive, although its state directory was removed */
 function refuseLiving({store}: Context, namespace: string, id: string): void {
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
@@ -136,7 +136,7 @@ function refuseLiving({store}: Context, namespace: string, id: string): void {
     throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
 }
 
-/** The same error; or what `doctor` finds wrong with mounts in `root`, where it may be the reason. */
+/** The same error; or the one that `doctor` finds with mounts in `root`, when that may be the cause. */
 async function explainMounts(err: unknown, root: string): Promise<unknown> {
   if (!isErrdefs(err) || err.code !== 'failed_precondition') return err;
   const {checkMounts} = await import('../../runtime/doctor.ts');
@@ -145,7 +145,7 @@ async function explainMounts(err: unknown, root: string): Promise<unknown> {
   return new ErrdefsError('failed_precondition', detail, {cause: err, hint, ...(err.details === undefined ? {} : {details: err.details})});
 }
 
-/** The image's labels that its containers get: none that containerd gives a meaning to. */
+/** The image's labels that its containers inherit: all but those with a meaning for containerd. */
 function containerLabels(config: ExecConfig): Labels {
   const own = Object.entries(config.Labels ?? {}).filter(
     ([key, value]) => !isReservedLabel(key) && !key.startsWith('berth/') && Buffer.byteLength(key + value) <= 4096,

@@ -1,4 +1,4 @@
-/** `df`: what the store takes of the disk, and whose it is. */
+/** `df`: the disk usage of the store, by namespace and kind. */
 import {lstatSync, readdirSync, type Stats} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../../errdefs.ts';
@@ -22,23 +22,23 @@ const sum = (all: Iterable<SpaceUsed>): SpaceUsed => {
   return {count, size, disk};
 };
 
-/** Sizes of what lies below the root. */
+/** Sizes of everything below the root. */
 export interface Measured {
   readonly blobs: ReadonlyMap<Digest, SpaceUsed>;
   readonly layers: ReadonlyMap<string, SpaceUsed>;
   readonly ingests: ReadonlyMap<string, SpaceUsed>;
-  /** What waits to be deleted or was left half-made. */
+  /** Trash, and incomplete files and directories. */
   readonly leftovers: SpaceUsed;
   readonly damaged: SpaceUsed;
-  /** Records, the journal, locks, caches, and the directories that all the rest lies in. */
+  /** Records, the journal, locks, caches, and the directories that hold everything else. */
   readonly records: SpaceUsed;
 }
 
-/** Sizes as du(1) tells them: each inode once, no link followed. What vanishes meanwhile counts for nothing. */
+/** Measures as du(1) does: each inode once, without following links. Files that vanish meanwhile do not count. */
 class Ruler {
   readonly #seen = new Set<string>();
 
-  /** What an inode takes; nothing where another of its names was counted. */
+  /** Usage of an inode; nothing when it was counted under another name. */
   #own(stat: Stats): SpaceUsed {
     const inode = `${stat.dev}:${stat.ino}`;
     if (stat.nlink > 1 && !stat.isDirectory()) {
@@ -48,7 +48,7 @@ class Ruler {
     return {count: 1, size: stat.isFile() ? stat.size : 0, disk: stat.blocks * 512};
   }
 
-  /** Each name from the path on; `isWhole` tells of a directory that what is below it is not asked for. */
+  /** Each name from the path on; `isWhole` says that the entries of a directory are not needed. */
   all(path: string | Buffer, isWhole: (path: Buffer) => boolean = () => false): SpaceUsed {
     let [count, size, disk] = [0, 0, 0];
     try {
@@ -63,21 +63,21 @@ class Ruler {
     return {count, size, disk};
   }
 
-  /** The path with all below it, as one object. */
+  /** Usage of a path and everything below it, as one object. */
   tree(path: string | Buffer): SpaceUsed {
     const used = this.all(path);
     return {...used, count: Math.min(used.count, 1)};
   }
 }
 
-/** A file, or a directory with all in it. */
+/** Usage of a file, or of a directory with everything in it. */
 export const measureOne = (path: string): SpaceUsed => new Ruler().tree(path);
 
 /** Measures everything below the root. */
 export function measure(layout: Layout): Measured {
   const ruler = new Ruler();
   const told = new Map<string, Map<string, SpaceUsed>>();
-  /** Each entry of a directory; the directory itself is nobody's. */
+  /** Usage of each entry of a directory; the directory itself counts as records. */
   const entries = (directory: string): Map<string, SpaceUsed> => {
     const path = new Directory(directory);
     const found = new Map(list(directory).map((name) => [String(name), ruler.tree(path.at(name))]));
@@ -98,7 +98,7 @@ export function measure(layout: Layout): Measured {
   };
 }
 
-/** Names in a directory; none where it is not there, or is something else. */
+/** Names in a directory; none when it is missing or not a directory. */
 function list(path: string): readonly Buffer[] {
   try {
     return lstatSync(path, {throwIfNoEntry: false})?.isDirectory() === true ? readdirSync(path, {encoding: 'buffer'}) : [];
@@ -108,7 +108,7 @@ function list(path: string): readonly Buffer[] {
   }
 }
 
-/** What a namespace names. */
+/** Objects that a namespace refers to. */
 interface Named {
   readonly content: ReadonlySet<Digest>;
   readonly snapshots: ReadonlySet<string>;
@@ -128,14 +128,14 @@ function namedBy({content, snapshots, leases}: SurveyedNamespace): Named {
   };
 }
 
-/** @throws data_loss a record cannot be read: whose the rest is would be a guess */
+/** @throws data_loss a record cannot be read, so that ownership would be a guess */
 export async function diskUsage({store}: Context): Promise<DiskUsage> {
   const {namespaces, unreadable} = store.view((tx) => tx.survey());
   if (unreadable[0] !== undefined) throw unreadable[0].error;
   const measured = measure(store.layout);
   const named = namespaces.map((ns) => ({ns, ...namedBy(ns)}));
 
-  /** One kind of what is shared: by namespace, in all, and what nobody names. */
+  /** Usage of one kind of shared object: by namespace, in total, and unreferenced. */
   const divide = <K extends string>(there: ReadonlyMap<K, SpaceUsed>, of: (one: (typeof named)[number]) => ReadonlySet<K>) => {
     const owners = new Map<K, number>();
     for (const one of named) for (const key of of(one)) owners.set(key, (owners.get(key) ?? 0) + 1);

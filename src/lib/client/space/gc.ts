@@ -1,4 +1,4 @@
-/** `gc`: what deleting commands do as they go, for everything, and what only saves time later. */
+/** `gc`: a full collection in all namespaces, with the housekeeping that deleting commands leave out. */
 import {sweepTemporary} from '../../fs/durable.ts';
 import {removeBundle} from '../../runtime/bundle.ts';
 import {withReserve} from '../../store/ballast.ts';
@@ -9,12 +9,12 @@ import {abandonedViews} from '../pull/layer-lookup.ts';
 import {sweepRuns} from '../running.ts';
 import type {GcResult} from '../types/index.ts';
 
-/** Age at which a layer has most likely reached the disk by itself, in milliseconds: then a sync costs little. */
+/** Age at which the kernel has most likely written a layer back, in milliseconds: a sync then costs little. */
 const SETTLED_MS = 60_000;
 
 const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0};
 
-/** Collects in all namespaces, counts references anew, removes what killed processes left, and brings layers to the disk. */
+/** Collects in all namespaces, recounts references, removes leftovers of killed processes, and syncs layers. */
 export async function collectGarbage(context: Context): Promise<GcResult> {
   const {store} = context;
   if (!store.exists()) return NOTHING;
@@ -37,7 +37,7 @@ async function collectEverything(context: Context): Promise<GcResult> {
   return {...collected, settled: await settleLayers(context, SETTLED_MS)};
 }
 
-/** Removes what killed processes left in what ends with the boot, unless another collection is faster. */
+/** Removes leftovers of killed processes from the state directory, unless another collection does so already. */
 export function sweepState({store: {housekeeping}, stateDir}: Context): void {
   housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
   housekeeping.attempt(`directory ${stateDir}`, () => {
@@ -53,11 +53,10 @@ export function sweepState({store: {housekeeping}, stateDir}: Context): void {
 }
 
 /**
- * Layers that are trusted in this boot only are brought to the disk, and trusted from then on: after a reboot they need not
- * be unpacked anew.
+ * Syncs layers that are trusted in this boot only. From then on they are trusted after a reboot, too, and need not be unpacked again.
  *
- * @param minAgeMs of the youngest, in milliseconds
- * @returns how many there were
+ * @param minAgeMs younger layers are left alone; in milliseconds
+ * @returns number of layers synced
  */
 export async function settleLayers({store}: Context, minAgeMs: number): Promise<number> {
   const made = store.layers.unsynced(minAgeMs);

@@ -1,4 +1,4 @@
-/** `prune`: makes room. What goes is decided in one transaction, or in the rehearsal of one. */
+/** `prune`: frees space. One transaction, or the rehearsal of one, decides what is removed. */
 import type {Digest} from '../../oci/descriptor.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountDoubtful} from '../../store/gc.ts';
@@ -19,7 +19,7 @@ export async function prune(context: Context, options: PruneOptions): Promise<Pr
   return options.dryRun === true ? pruning() : withReserve(context.store, pruning);
 }
 
-/** What a transaction has dropped, and what nothing names any more after it. */
+/** Records that a transaction dropped, and objects that nothing refers to afterwards. */
 interface Outcome {
   readonly pruned: readonly Pruned[];
   readonly released: readonly Shared[];
@@ -32,7 +32,7 @@ class Prune {
   readonly #now = Date.now();
   /** Bytes on disk, as measured outside the lock. */
   readonly #sizes = new Map<Shared, number>();
-  /** Bytes that the store takes. */
+  /** Bytes on disk of the whole store. */
   #total = 0;
   /** Namespace and id of containers that have a living process. */
   #running: ReadonlySet<string> = new Set();
@@ -55,7 +55,7 @@ class Prune {
     let outcome: Outcome = {pruned: [], released: []};
     if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();
     if (this.#kinds.some((kind) => kind !== 'ingests')) {
-      // The rehearsal also tells what has to be measured, which takes longer than the lock should be held.
+      // The rehearsal says what to measure: measuring under the lock would take too long.
       outcome = store.rehearse((tx) => this.#sweep(tx));
       for (const key of outcome.released) this.#size(key);
       if (!dryRun) outcome = await store.update('prune', (tx) => this.#sweep(tx));
@@ -114,14 +114,14 @@ class Prune {
     return running;
   }
 
-  /** Containers that were to go with a run that was killed, and with them what they wrote to. */
+  /** Containers of killed `run --rm` commands, with their snapshots. */
   #dropAbandoned({name, containers}: NamespaceTransaction): void {
     for (const container of containers.list())
       if (isAbandoned(container) && this.#isOld(container.createdAt) && !this.#running.has(`${name}/${container.id}`))
         containers.delete(container.id);
   }
 
-  /** Those that have expired, and those whose process is gone. */
+  /** Leases that have expired, and those of dead processes. */
   #dropLeases({leases}: NamespaceTransaction): void {
     for (const lease of leases.list())
       if (this.#isOld(lease.createdAt) && (leaseExpired(lease, this.#now) || leaseAbandoned(lease))) leases.delete(lease.id);
@@ -137,7 +137,7 @@ class Prune {
       return;
     }
     const {store} = this.#context;
-    // What goes anyhow goes first, and from then on each image's part is counted.
+    // Garbage goes first; from then on the share of each image counts.
     const {releasedShared} = tx.refs;
     let counted = new Set<Shared>();
     let left = 0;
@@ -160,7 +160,7 @@ class Prune {
     }
   }
 
-  /** Images that no container was made from, under whatever name. */
+  /** Images that no container was created from, under any name. */
   #unused(ns: NamespaceTransaction): readonly ImageRecord[] {
     const images = ns.images.list();
     const names = new Set(ns.containers.list().map(({image}) => image));
@@ -168,7 +168,7 @@ class Prune {
     return images.filter(({target, updatedAt}) => !used.has(target.digest) && this.#isOld(updatedAt));
   }
 
-  /** Blobs and layers on this machine that no record names. */
+  /** Blobs and layers that no record refers to. */
   #unnamed(tx: StoreTransaction): readonly Shared[] {
     const {blobs, layers} = this.#context.store;
     const named = namedOf(tx);
@@ -176,7 +176,7 @@ class Prune {
     return there.filter((key) => !named.has(key));
   }
 
-  /** Downloads that nobody works on, nor means to go on with. */
+  /** Downloads that no process works on or will resume. */
   #ingests(dryRun: boolean): PruneResult {
     const {store} = this.#context;
     const {namespace} = this.#o;
@@ -185,7 +185,7 @@ class Prune {
     let freed = 0;
     for (const key of store.blobs.ingests()) {
       const state = store.blobs.ingestState(key);
-      // What does not say whose it is, is nobody's.
+      // An ingest without an owner belongs to nobody.
       const isInScope = namespace === undefined || state?.namespace === namespace;
       if (!isInScope || kept.has(key) || store.blobs.isIngestHeld(key) || (state !== undefined && !this.#isOld(state.updatedAt))) continue;
       const {disk} = measureOne(store.layout.ingest(key));
@@ -196,7 +196,7 @@ class Prune {
     return {pruned, freed};
   }
 
-  /** @returns whether it is gone */
+  /** @returns whether it was removed */
   #discardIngest(key: string): boolean {
     const {blobs, housekeeping} = this.#context.store;
     let gone = false;
@@ -209,7 +209,7 @@ class Prune {
 
 const keyOf = ({namespace, kind, key}: Pruned): string => `${namespace}/${kind}/${key}`;
 
-/** All records that a collection may drop. */
+/** All records that a collection may remove. */
 function recordsOf(tx: StoreTransaction): readonly Pruned[] {
   return tx.namespaces.list().flatMap(({name: namespace}): Pruned[] => {
     const ns = tx.namespace(namespace);
@@ -227,7 +227,7 @@ function recordsOf(tx: StoreTransaction): readonly Pruned[] {
   });
 }
 
-/** Blobs and layers that a record names. */
+/** Blobs and layers that a record refers to. */
 function namedOf(tx: StoreTransaction): ReadonlySet<Shared> {
   const named = new Set<Shared>();
   for (const {name} of tx.namespaces.list()) {
