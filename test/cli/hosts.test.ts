@@ -77,7 +77,7 @@ forEachEngine('hosts.toml', (engine) => {
     assert.equal(status, 3);
     assert.equal(
       stderr,
-      `ctr: unable to pull ${REF}: hosts file "${dir}/${DOMAIN}/hosts.toml", line 2, column 1: capabilites is an unknown field: invalid argument\n` +
+      `ctr: unable to pull ${REF}: hosts file "${dir}/${DOMAIN}/hosts.toml": capabilites is an unknown field: invalid argument\n` +
         'hint: the fields are server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout\n',
     );
     assert.deepEqual(server.requests, []);

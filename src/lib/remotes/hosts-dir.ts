@@ -77,10 +77,10 @@ function readHostsFile(file: string): string | undefined {
   try {
     return new TextDecoder('utf-8', {fatal: true}).decode(bytes);
   } catch (err) {
-    throw new ErrdefsError('invalid_argument', `hosts file ${JSON.stringify(file)}, line 1, column 1: not UTF-8`, {
+    throw new ErrdefsError('invalid_argument', `hosts file ${JSON.stringify(file)}: not UTF-8`, {
       cause: err,
       hint: 'TOML is written in UTF-8',
-      details: {file, line: 1, column: 1},
+      details: {file},
     });
   }
 }

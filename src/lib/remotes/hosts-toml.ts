@@ -6,11 +6,14 @@
  * knows: with a misspelt `capabilities` a mirror that is trusted for bytes only would decide what a tag stands for.
  */
 import {isAbsolute, join} from 'node:path';
+import {parse, TomlError} from 'smol-toml';
 import {ErrdefsError} from '../errdefs.ts';
 import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import {parseDuration} from './retry.ts';
-import {isTable, type Position, parseTOML, positionOf, SyntaxFault} from './toml-positions.ts';
 import {CAPABILITIES, type Capability} from './types.ts';
+
+/** Deeper than any document here means anything. */
+const MAX_DEPTH = 16;
 
 /** Characters. A real one has a few hundred. */
 export const MAX_HOSTS_FILE = 256 * 1024;
@@ -25,6 +28,10 @@ const RESERVED = new Set(
 );
 
 type Path = readonly string[];
+
+/** A table, not a date nor a list. The parser gives tables no prototype. */
+const isTable = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === null;
 
 /** A key as people write it. A URL's credentials are not repeated. */
 const keyName = (path: Path): string =>
@@ -43,13 +50,20 @@ class HostsFile {
 
   parse(): HostConfig[] {
     const {length} = this.#text;
-    if (length > MAX_HOSTS_FILE) throw this.#fault({line: 1, column: 1}, `${length} characters, more than ${MAX_HOSTS_FILE}`);
+    if (length > MAX_HOSTS_FILE) throw this.#fault(`${length} characters, more than ${MAX_HOSTS_FILE}`, {});
     let root: Record<string, unknown>;
     try {
-      root = parseTOML(this.#text);
+      // The keys of a table have the order of the text; whole numbers, which JavaScript puts first, are refused below.
+      root = parse(this.#text, {maxDepth: MAX_DEPTH});
     } catch (err) {
-      if (!(err instanceof SyntaxFault)) throw err;
-      throw this.#fault(err.position, err.message, 'in TOML a string is quoted and a list is in brackets');
+      if (!(err instanceof TomlError)) throw err;
+      const {line, column} = err;
+      // The rest of the message quotes lines of the file, which may hold secrets.
+      const [reason] = err.message.replace('Invalid TOML document: ', '').split('\n', 1);
+      throw this.#fault(`line ${line}, column ${column}: ${reason}`, {
+        hint: 'in TOML a string is quoted and a list is in brackets',
+        details: {line, column},
+      });
     }
     this.#checkFields(root, [], ROOT_FIELDS);
     const {server = '', host = Object.create(null)} = root;
@@ -68,15 +82,16 @@ class HostsFile {
     ];
   }
 
-  #fault({line, column}: Position, problem: string, hint?: string): ErrdefsError {
-    return new ErrdefsError('invalid_argument', `hosts file ${JSON.stringify(this.#file)}, line ${line}, column ${column}: ${problem}`, {
+  #fault(problem: string, {hint, details}: {readonly hint?: string; readonly details?: Readonly<Record<string, unknown>>}): ErrdefsError {
+    return new ErrdefsError('invalid_argument', `hosts file ${JSON.stringify(this.#file)}: ${problem}`, {
       ...(hint === undefined ? {} : {hint}),
-      details: {file: this.#file, line, column},
+      details: {file: this.#file, ...details},
     });
   }
 
   #wrong(path: Path, problem: string, hint: string): ErrdefsError {
-    return this.#fault(positionOf(this.#text, path), `${keyName(path)} ${problem}`, hint);
+    const key = keyName(path);
+    return this.#fault(`${key} ${problem}`, {hint, details: {key}});
   }
 
   #checkFields(table: Record<string, unknown>, path: Path, known: readonly string[]): void {
@@ -180,6 +195,6 @@ class HostsFile {
  * The hosts of a file in its order, and as the last one its `server`: the registry itself unless it names another.
  *
  * @param dir absolute path of the file's directory: what its relative paths are relative to
- * @throws invalid_argument not TOML, or not what a field may be; names file, line and column, with the remedy as its hint
+ * @throws invalid_argument not TOML, or not what a field may be; names the file, and the key or line and column, with the remedy as its hint
  */
 export const parseHosts = (text: string, dir: string): HostConfig[] => new HostsFile(text, dir).parse();

@@ -42,7 +42,7 @@ export const target: Target = {
     '\xff',
     '../',
   ],
-  sources: ['/remotes/hosts-toml.ts', '/remotes/toml-positions.ts', '/smol-toml/'],
+  sources: ['/remotes/hosts-toml.ts', '/smol-toml/'],
   refuses: ['invalid_argument', 'failed_precondition', 'not_implemented'],
   run(bytes) {
     for (const host of parseHosts(bytes.toString(), '/etc/containerd/certs.d/example')) assert.equal(typeof host, 'object');
