@@ -10,7 +10,7 @@ import {startContainerd} from '../e2e/containerd.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, newClient, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE, addImage, setTarget} from '../support/layouts.ts';
-import {readAllXattrs, readTree, type TreeEntry} from '../support/tree.ts';
+import {diffTrees, readAllXattrs, readTree, type TreeEntry} from '../support/tree.ts';
 
 /** What became of an image: its tree, or why there is none. */
 export type Outcome = {readonly tree: readonly TreeEntry[]} | {readonly error: string; readonly code?: Code};
@@ -84,7 +84,7 @@ function mountScript(mounts: readonly Mount[]): string {
     .replaceAll("''", '');
 }
 
-/** What our containers see. */
+/** What our containers see. A view that shows anything else is a failure. */
 export const ours =
   (snapshotter: string): Unpacker =>
   async (scope, images) => {
@@ -92,14 +92,15 @@ export const ours =
     const client = await newClient(scope);
     const namespace = client.namespace('default');
     const snapshots = namespace.snapshots(snapshotter);
-    const scripts: string[] = [];
+    const scripts: (readonly [container: string, view: string])[] = [];
     const failed = new Map<number, Outcome>();
     const unpack = async (layers: readonly Buffer[], i: number): Promise<void> => {
       const config = {architecture: ARCHITECTURE, os: 'linux', rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}};
       registry.addImage('app', `n${i}`, layers, config);
       try {
         const {unpacked} = await namespace.pull(`${registry.host}/app:n${i}`, {snapshotter});
-        scripts[i] = mountScript(await snapshots.prepare(`c${i}`, unpacked[0]!.chainID));
+        const {chainID} = unpacked[0]!;
+        scripts[i] = [mountScript(await snapshots.prepare(`c${i}`, chainID)), mountScript(await snapshots.view(`v${i}`, chainID))];
       } catch (err) {
         failed.set(i, {error: String(err), code: resolve(err)});
       }
@@ -111,10 +112,16 @@ export const ours =
     await Promise.all(Array.from({length: AT_ONCE}, lane));
     const read = await readMounted(
       scope,
-      images.map((_, i) => scripts[i]),
+      [0, 1].flatMap((way) => images.map((_, i) => scripts[i]?.[way])),
     );
-    return read.map((outcome, i) => failed.get(i) ?? outcome);
+    return images.map((_, i) => failed.get(i) ?? withView(read[i]!, read[images.length + i]!));
   };
+
+function withView(container: Outcome, view: Outcome): Outcome {
+  if ('error' in container || 'error' in view) return 'error' in container ? container : view;
+  const lines = diffTrees(container.tree, view.tree, {ignore: (path, field) => path === '.' && field === 'mtime'});
+  return lines.length === 0 ? container : {error: `a view shows something else: ${lines.join('; ')}`};
+}
 
 /** What `ctr images mount` of containerd shows. */
 export const containerd =

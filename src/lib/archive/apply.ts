@@ -69,6 +69,8 @@ export interface ApplyResult {
   readonly needsLowers: NeedsLowers;
   /** True when `lowers` had a say in the tree: it fits no others. */
   readonly usedLowers: boolean;
+  /** The tree has whiteouts or opaque marks, which overlayfs understands and nothing else. */
+  readonly hasMarks: boolean;
 }
 
 export interface Applier {
@@ -151,7 +153,8 @@ class LayerApplier implements Applier {
     try {
       this.#reader.end();
       this.#tree.complete();
-      return {size: this.#size, entries: this.#entries, needsLowers: this.#needsLowers(), usedLowers: this.#tree.usedLowers};
+      const {usedLowers, hasMarks} = this.#tree;
+      return {size: this.#size, entries: this.#entries, needsLowers: this.#needsLowers(), usedLowers, hasMarks};
     } catch (err) {
       throw fromErrno(err, `layer tree ${this.#root}`);
     } finally {

@@ -64,6 +64,8 @@ export interface EncodedIndex {
   readonly bytes: Iterable<Buffer>;
   /** Parents first. They have the attributes of a directory that nothing is below; see `implicit-parents.ts`. */
   readonly impliedParents: readonly ImpliedParent[];
+  /** The layer has whiteouts or opaque marks, which overlayfs understands and nothing else. */
+  readonly hasMarks: boolean;
 }
 
 /** `entry` throws resource_exhausted where there are more entries or bytes than a layer may have. */
@@ -418,6 +420,7 @@ export function createErofsIndex(): ErofsIndex {
       return {
         bytes: encode(nodes, layout, Math.ceil(tarBytes / BLOCK), alignment),
         impliedParents: implied.size === 0 ? [] : [...impliedIn(nodes, ROOT, '', implied, layout)],
+        hasMarks: opaque.size > 0 || layout.inodes[WHITEOUT] !== 0,
       };
     },
   };

@@ -112,6 +112,8 @@ export class LayerTree {
   readonly passed = new Set<string>();
   /** What is below had a say. */
   usedLowers = false;
+  /** Known once the tree is complete: something in it is marked for overlayfs. */
+  hasMarks = false;
   /** What was made because something is in it, each directory counted with those above it. */
   #implied = 0;
   readonly #root: string;
@@ -438,7 +440,10 @@ export class LayerTree {
       if (dir.origin === 'found' && !dir.touched) continue;
       const {attributes} = dir;
       const xattrs = new Map(xattrsBelow.get(dir) ?? attributes.xattrs);
-      if (dir.opaque && !shut) xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
+      if (dir.opaque && !shut) {
+        xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
+        this.hasMarks = true;
+      }
       if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !shut) {
         hidden.push(...[...dir.whiteouts].map((name) => join(dir, name)));
         xattrs.set(`${prefix}${ORIGIN}`, Buffer.alloc(0));
@@ -447,6 +452,7 @@ export class LayerTree {
       if (dir === this.top || (xattrs.size === 0 && exact)) byCall.push(dir);
       else late.push({...attributes, xattrs, type: 'directory', path: dir.path});
     }
+    this.hasMarks ||= hidden.length > 0;
     makeSpecial(this.#root, [...special, ...whiteouts(hidden), ...late], this.#warn);
     for (const dir of byCall) this.#settle(dir);
   }

@@ -41,6 +41,8 @@ export interface Snapshotter {
   seed(directory: string, parents: readonly string[], writable: boolean): void;
   /** Path of the tree inside a layer's directory. */
   tree(directory: string): string;
+  /** Shows a layer by itself as it is kept, with its whiteouts. */
+  layerMount(directory: string): Mount;
   /** What a layer's directory takes of the disk. */
   usage(directory: string): TreeUsage;
   /**
@@ -52,8 +54,30 @@ export interface Snapshotter {
   mounts(own: string | undefined, parents: readonly string[], readonly: boolean): readonly Mount[];
 }
 
+/**
+ * Empty directory beside the tree or index of a layer that has whiteouts or opaque marks. overlayfs interprets those only where it
+ * stacks at least two directories: shown alone, such a layer is stacked on this one.
+ */
+const EMPTY = 'empty';
+
+/** Notes of a layer in the making that it has whiteouts or opaque marks. */
+export function noteMarks(directory: string): void {
+  const path = join(directory, EMPTY);
+  try {
+    mkdirSync(path, {recursive: true, mode: 0o700});
+  } catch (err) {
+    throw fromErrno(err, path);
+  }
+}
+
+/** What a layer is stacked on where nothing is below it. */
+const belowMarks = (directory: string): readonly string[] => {
+  const path = join(directory, EMPTY);
+  return existsSync(path) ? [path] : [];
+};
+
 const hex = (digest: Digest): string => digest.replace(':', '-');
-const bind = (source: string, readonly: boolean): readonly Mount[] => [{type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']}];
+const bind = (source: string, readonly: boolean): Mount => ({type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']});
 
 /** The directory that a container sees as `/`: open to all its users, whatever the umask here is. */
 function makeTree(directory: string): string {
@@ -75,6 +99,7 @@ const overlayfs: Snapshotter = {
   form: 'overlay',
   layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `overlayfs-chain-${hex(chainID)}` : `overlayfs-${hex(diffID)}`),
   tree: (directory) => join(directory, 'fs'),
+  layerMount: (directory) => bind(join(directory, 'fs'), true),
   usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents, writable) => {
     const tree = makeTree(directory);
@@ -85,8 +110,9 @@ const overlayfs: Snapshotter = {
   },
   mounts: (own, parents, readonly) => {
     const trees = parents.map((directory) => join(directory, 'fs'));
-    if (own !== undefined && trees.length === 0) return bind(join(own, 'fs'), readonly);
-    if (own === undefined && trees.length === 1) return bind(trees[0]!, true);
+    if (own !== undefined && trees.length === 0) return [bind(join(own, 'fs'), readonly)];
+    if (own === undefined && trees.length === 1) trees.push(...belowMarks(parents[0]!));
+    if (own === undefined && trees.length === 1) return [bind(trees[0]!, true)];
     return [overlay(own, trees)];
   },
 };
@@ -109,6 +135,7 @@ const erofs: Snapshotter = {
   form: 'erofs',
   layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `erofs-chain-${hex(chainID)}` : `erofs-${hex(diffID)}`),
   tree: overlayfs.tree,
+  layerMount: (directory) => indexedMount(directory) ?? overlayfs.layerMount(directory),
   seed: overlayfs.seed,
   usage: (directory) => indexedUsage(directory) ?? treeUsage(join(directory, 'fs')),
   mounts: (own, parents, readonly) => {
@@ -118,7 +145,8 @@ const erofs: Snapshotter = {
       return mount === undefined ? join(directory, 'fs') : `{{ mount ${layers.push(mount) - 1} }}`;
     });
     if (layers.length === 0) return overlayfs.mounts(own, parents, readonly);
-    if (own === undefined && parents.length === 1) return layers;
+    if (own === undefined && parents.length === 1) lowers.push(...belowMarks(parents[0]!));
+    if (own === undefined && lowers.length === 1) return layers;
     return [...layers, overlay(own, lowers)];
   },
 };
@@ -129,12 +157,13 @@ const native: Snapshotter = {
   form: 'plain',
   layerId: (_diffID, chainID) => `native-chain-${hex(chainID)}`,
   tree: (directory) => join(directory, 'fs'),
+  layerMount: (directory) => bind(join(directory, 'fs'), true),
   usage: (directory) => treeUsage(join(directory, 'fs')),
   seed: (directory, parents) => {
     if (parents[0] === undefined) makeTree(directory);
     else copyTree(join(parents[0], 'fs'), join(directory, 'fs'));
   },
-  mounts: (own, parents, readonly) => bind(join(own ?? parents[0]!, 'fs'), readonly || own === undefined),
+  mounts: (own, parents, readonly) => [bind(join(own ?? parents[0]!, 'fs'), readonly || own === undefined)],
 };
 
 const SNAPSHOTTERS: ReadonlyMap<string, Snapshotter> = new Map([erofs, overlayfs, native].map((s) => [s.name, s]));

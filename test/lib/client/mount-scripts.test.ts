@@ -18,7 +18,7 @@ type Way = (typeof WAYS)[number];
 
 const snapshotterOf = (way: Way): string => (way === 'erofs on loop devices' ? 'erofs' : way);
 
-/** Each layer adds a file, replaces one, and takes one away. */
+/** Each layer adds a file, replaces one, and takes one away; the lowest one takes away what is not there. */
 const layersOf = (count: number): readonly Buffer[] =>
   Array.from({length: count}, (_, i) =>
     tar(
@@ -26,7 +26,7 @@ const layersOf = (count: number): readonly Buffer[] =>
       file(`added/${i}`, `${i}`),
       file('replaced', `${i}`),
       file(`gone/${i}`),
-      ...(i === 0 ? [] : [whiteout(`gone/${i - 1}`)]),
+      whiteout(`gone/${i - 1}`),
     ),
   );
 

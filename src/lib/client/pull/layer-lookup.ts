@@ -60,7 +60,7 @@ export async function openTrees(
 ): Promise<{readonly trees: readonly string[]; close(): Promise<void>}> {
   if (snapshotter.form !== 'erofs' || layers.length === 0)
     return {trees: layers.map((directory) => snapshotter.tree(directory)), close: () => Promise.resolve()};
-  const mounts = layers.flatMap((directory) => snapshotter.mounts(undefined, [directory], true));
+  const mounts = layers.map((directory) => snapshotter.layerMount(directory));
   const {mount, close} = await startMountHolder();
   try {
     return {trees: await mount(mounts), close};

@@ -12,7 +12,7 @@ import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {type Backing, EROFS_TAR} from '../../store/erofs.ts';
-import type {LayerForm} from '../../store/snapshotters.ts';
+import {type LayerForm, noteMarks} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
@@ -122,8 +122,10 @@ class Laying {
     const {what, diffID: expected} = this.#job;
     const diffID = `sha256:${this.#hash.digest('hex')}`;
     if (diffID !== expected)
-      throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but but the image's config says ${expected}`);
-    return {...this.#target.end(), warnings: this.#warnings};
+      throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but the image's config says ${expected}`);
+    const end = this.#target.end();
+    if (end.applied?.hasMarks === true) noteMarks(this.#job.directory);
+    return {...end, warnings: this.#warnings};
   }
 
   close(): void {
