@@ -30,7 +30,7 @@ export function inheritAttributes(parents: readonly ImpliedParent[], lowers: rea
       if (gid !== undefined) all.push({offset: inode + INODE_FIELDS.gid, bytes: uint32(gid)});
       continue;
     }
-    if (below?.kind !== 'directory' || withoutTrusted(below.xattrs).size > 0) return undefined;
+    if (below === undefined || below === 'other' || withoutTrusted(below.xattrs).size > 0) return undefined;
     found.set(path, below.attributes);
     all.push(...patches(inode, below.attributes));
   }

@@ -1,5 +1,5 @@
 /** Trees below a layer, in which directories are looked up one by one: an index, or a directory in overlay form. */
-import {attributesOf, lstat, OPAQUE} from './lowerdirs.ts';
+import {attributesOf, type Entry, isWhiteout, lstat, mergeEntries} from './lowerdirs.ts';
 import {type Attributes, readXattrs} from './special-files.ts';
 
 export type LowerEntry =
@@ -36,14 +36,22 @@ export function extractedTree(path: string, expected: readonly (readonly string[
       const stat = lstat(at);
       if (stat === undefined) return undefined;
       if (stat.isDirectory()) return {kind: 'directory', attributes: attributesOf(stat), xattrs: all.get(at) ?? readXattrs([at])[0]!};
-      return {kind: stat.isCharacterDevice() && stat.rdev === 0n ? 'whiteout' : 'other'};
+      return {kind: isWhiteout(stat) ? 'whiteout' : 'other'};
     },
     close() {},
   };
 }
 
-const isOpaque = (xattrs: ReadonlyMap<string, Buffer>): boolean =>
-  (xattrs.get(`trusted.${OPAQUE}`) ?? xattrs.get(`user.${OPAQUE}`))?.toString() === 'y';
+type LowerDirectory = Extract<LowerEntry, {readonly kind: 'directory'}>;
+type Directory = LowerDirectory & {readonly tree: LowerTree};
+
+function* entriesAt(trees: readonly LowerTree[], names: readonly string[]): Generator<Entry<Directory, 'other'> | undefined> {
+  for (const tree of trees) {
+    const entry = tree.lookup(names);
+    if (entry?.kind === 'directory') yield {directory: {...entry, tree}};
+    else yield entry?.kind === 'other' ? {other: entry.kind} : entry?.kind;
+  }
+}
 
 /**
  * What overlayfs would show at a path.
@@ -52,26 +60,14 @@ const isOpaque = (xattrs: ReadonlyMap<string, Buffer>): boolean =>
  * @param path binary string, below the root
  * @returns `undefined` when nothing is there
  */
-export function findBelow(lowers: readonly LowerTree[], path: string): Exclude<LowerEntry, {readonly kind: 'whiteout'}> | undefined {
+export function findBelow(lowers: readonly LowerTree[], path: string): LowerDirectory | 'other' | undefined {
   const names = path.split('/');
   let stack = lowers;
-  let found: LowerEntry | undefined;
-  for (let length = 1; length <= names.length; length++) {
-    const visible: LowerTree[] = [];
-    found = undefined;
-    for (const tree of stack) {
-      const entry = tree.lookup(names.slice(0, length));
-      if (entry === undefined) continue;
-      if (entry.kind !== 'directory') {
-        if (found === undefined && entry.kind === 'other') found = entry;
-        break;
-      }
-      found ??= entry;
-      visible.push(tree);
-      if (isOpaque(entry.xattrs)) break;
-    }
-    if (found?.kind !== 'directory') return length === names.length && found?.kind === 'other' ? found : undefined;
-    stack = visible;
+  for (let length = 1; ; length++) {
+    const found = mergeEntries(entriesAt(stack, names.slice(0, length)), (dirs) => dirs.map(({xattrs}) => xattrs));
+    const isLast = length === names.length;
+    if (found === undefined || 'other' in found) return isLast ? found?.other : undefined;
+    if (isLast) return found.directories[0];
+    stack = found.directories.map(({tree}) => tree);
   }
-  return found?.kind === 'directory' ? found : undefined;
 }

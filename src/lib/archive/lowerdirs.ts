@@ -43,6 +43,43 @@ export function lstat(path: string): BigIntStats | undefined {
   return lstatSync(fsPath(path), {bigint: true, throwIfNoEntry: false});
 }
 
+/** What one tree has under a name: a directory `D`, or anything else `O`. */
+export type Entry<D, O> = {readonly directory: D} | {readonly other: O} | 'whiteout';
+
+const isOpaque = (xattrs: ReadonlyMap<string, Buffer>): boolean =>
+  (xattrs.get(`trusted.${OPAQUE}`) ?? xattrs.get(`user.${OPAQUE}`))?.toString() === 'y';
+
+/**
+ * The rule of overlayfs for one name: the directories that it merges, or the one thing that hides everything below it.
+ *
+ * @param entries what the trees have under the name, nearest first
+ * @param xattrs extended attributes of directories, one answer for each, in order
+ * @returns `undefined` when nothing is there; directories nearest first
+ */
+export function mergeEntries<D, O>(
+  entries: Iterable<Entry<D, O> | undefined>,
+  xattrs: (directories: readonly D[]) => readonly ReadonlyMap<string, Buffer>[],
+): {readonly directories: readonly [D, ...D[]]} | {readonly other: O} | undefined {
+  const found: D[] = [];
+  for (const entry of entries) {
+    if (entry === undefined) continue;
+    if (entry === 'whiteout') break;
+    if ('directory' in entry) {
+      found.push(entry.directory);
+      continue;
+    }
+    if (found.length === 0) return entry;
+    break;
+  }
+  if (found.length === 0) return undefined;
+  // The last one hides nothing, opaque or not.
+  const end = xattrs(found.slice(0, -1)).findIndex(isOpaque);
+  return {directories: (end < 0 ? found : found.slice(0, end + 1)) as [D, ...D[]]};
+}
+
+/** Whether it hides a name. */
+export const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
+
 export class LowerView {
   readonly root: Stack;
   /** Of directories, by path. */
@@ -55,23 +92,16 @@ export class LowerView {
 
   /** What is visible as `name` in the merged directory; undefined when nothing is. */
   lookup(stack: Stack, name: string): Below | undefined {
-    const found: string[] = [];
-    let attributes: Attributes | undefined;
-    for (const dir of stack) {
-      const path = `${dir}/${name}`;
-      const stat = lstat(path);
-      if (stat === undefined) continue;
-      if (stat.isDirectory()) {
-        attributes ??= attributesOf(stat);
-        found.push(path);
-        continue;
-      }
-      if (found.length > 0 || (stat.isCharacterDevice() && stat.rdev === 0n)) break;
+    const found = mergeEntries(entriesAt(stack, name), (dirs) => this.xattrs(dirs.map(({path}) => path)));
+    if (found === undefined) return undefined;
+    if ('other' in found) {
+      const {path, stat} = found.other;
       return stat.isSymbolicLink()
         ? {kind: 'symlink', path, target: readlinkSync(fsPath(path), {encoding: 'latin1'})}
         : {kind: 'other', path};
     }
-    return attributes === undefined ? undefined : {kind: 'directory', stack: this.#untilOpaque(found), attributes};
+    const {directories} = found;
+    return {kind: 'directory', stack: directories.map(({path}) => path), attributes: attributesOf(directories[0].stat)};
   }
 
   /** As `lookup`, for a path of real directories; undefined also when one of them is none. */
@@ -99,13 +129,19 @@ export class LowerView {
     readXattrs(unknown).forEach((all, i) => void this.#xattrs.set(unknown[i]!, all));
     return dirs.map((dir) => this.#xattrs.get(dir)!);
   }
+}
 
-  #untilOpaque(dirs: readonly string[]): Stack {
-    // The last one hides nothing, opaque or not.
-    const end = this.xattrs(dirs.slice(0, -1)).findIndex((all) => {
-      const mark = all.get(`trusted.${OPAQUE}`) ?? all.get(`user.${OPAQUE}`);
-      return mark?.toString() === 'y';
-    });
-    return end < 0 ? dirs : dirs.slice(0, end + 1);
+interface Place {
+  readonly path: string;
+  readonly stat: BigIntStats;
+}
+
+function* entriesAt(stack: Stack, name: string): Generator<Entry<Place, Place> | undefined> {
+  for (const dir of stack) {
+    const path = `${dir}/${name}`;
+    const stat = lstat(path);
+    if (stat === undefined) yield undefined;
+    else if (stat.isDirectory()) yield {directory: {path, stat}};
+    else yield isWhiteout(stat) ? 'whiteout' : {other: {path, stat}};
   }
 }
