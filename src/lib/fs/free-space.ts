@@ -93,10 +93,13 @@ const LITTLE_INODES = 64;
  * @param needed bytes that are to be written, if that is more
  * @throws an error of node:fs: `path` is not there, or not to be asked
  */
-export function isNearlyFull(path: string, needed = 0): boolean {
+export const isNearlyFull = (path: string, needed = 0): boolean => !hasRoom(path, Math.max(NEARLY_FULL_BYTES, needed), LITTLE_INODES);
+
+/** Whether so many bytes and inodes are free where `path` lies. @throws as `isNearlyFull` */
+export function hasRoom(path: string, bytes: number, inodes: number): boolean {
   const {bavail, bsize, blocks, files, ffree} = statfsSync(path);
   // A filesystem without bounds counts no blocks, and one that makes inodes as it needs them no files.
-  return (blocks > 0 && bavail * bsize < Math.max(NEARLY_FULL_BYTES, needed)) || (files > 0 && ffree < LITTLE_INODES);
+  return (blocks === 0 || bavail * bsize >= bytes) && (files === 0 || ffree >= inodes);
 }
 
 /** OVERLAYFS_SUPER_MAGIC of statfs(2). */

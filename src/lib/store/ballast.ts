@@ -5,6 +5,9 @@
  * `cache/reserve/space` is long enough for the removal of every record, and follows them: a change that adds records
  * lengthens it before it commits, and is refused where the disk has no room for that. Where space has been given up, the
  * file keeps its length and has a hole. Empty files beside it hold inodes.
+ *
+ * A removal that is killed leaves the reserve given up, and somebody else may take its space before the next one. So the beginning of
+ * the file, and the first of the empty files, are a spare: given up only where the rest is not enough, it suffices to remove one thing.
  */
 import {randomBytes} from 'node:crypto';
 import {
@@ -25,13 +28,15 @@ import {
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
-import {isNearlyFull, NEARLY_FULL_BYTES} from '../fs/free-space.ts';
+import {hasRoom, isNearlyFull, NEARLY_FULL_BYTES} from '../fs/free-space.ts';
 import {type Layout, recordPath} from './layout.ts';
 import type {Store} from './store.ts';
 
-/** Bytes for everything but the record: a lock, directories that grow, counts that are replaced. */
-const BASE_BYTES = 512 << 10;
-const INODES = 32;
+const SPARE_BYTES = 512 << 10;
+const SPARE_INODES = 32;
+/** The spare, and bytes for everything but the record: a lock, directories that grow, counts that are replaced. */
+const BASE_BYTES = SPARE_BYTES + (512 << 10);
+const INODES = SPARE_INODES + 32;
 const STEP_BYTES = 256 << 10;
 /** Unit of `st_blocks`, whatever the filesystem's is. */
 const STAT_BLOCK = 512;
@@ -71,7 +76,7 @@ export class Reserve {
     if (--this.#removals === 0) this.#givenUp = false;
   }
 
-  /** Where the disk is all but full, gives up the reserve and the rest of the cache. */
+  /** Where the disk is all but full, gives up the rest of the cache and the reserve: the spare only where the disk is full even then. */
   giveUp(): void {
     try {
       const size = this.#open((fd) => fstatSync(fd).size) ?? 0;
@@ -79,15 +84,21 @@ export class Reserve {
       this.#givenUp = true;
       for (const name of listIfPresent(this.#layout.cache))
         if (name !== 'reserve') rmSync(join(this.#layout.cache, name), {recursive: true, force: true});
-      this.#open((fd) => {
-        for (const name of this.#inodeFiles()) unlinkIfPresent(join(this.#directory, name));
-        ftruncateSync(fd, 0);
-        ftruncateSync(fd, size);
-        fsyncSync(fd); // some filesystems free blocks only then
-      });
+      this.#cut(size, SPARE_BYTES, SPARE_INODES);
+      if (!hasRoom(this.#layout.root, SPARE_BYTES / 2, SPARE_INODES / 2)) this.#cut(size, 0, 0);
     } catch {
       // It is not there, or not ours: the removal says what is wrong.
     }
+  }
+
+  /** Keeps so many bytes and inodes of the reserve. */
+  #cut(size: number, bytes: number, inodes: number): void {
+    this.#open((fd) => {
+      for (const name of this.#inodeFiles()) if (Number(name) >= inodes) unlinkIfPresent(join(this.#directory, name));
+      ftruncateSync(fd, bytes);
+      ftruncateSync(fd, size);
+      fsyncSync(fd); // some filesystems free blocks only then
+    });
   }
 
   /**

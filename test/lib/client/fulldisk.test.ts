@@ -148,6 +148,8 @@ interface Case {
   readonly change: string;
   /** Removals begin with this one. */
   readonly first: number;
+  /** Before them another one was killed, which had given up the reserve. */
+  readonly afterKill: boolean;
 }
 
 async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Promise<void> {
@@ -156,10 +158,10 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
   const disk = join(dir, 'disk');
   const {ref, other} = await images(shape.layers);
   mkdirSync(disk);
-  for (const [i, {what, level, change, first}] of cases.entries()) {
+  for (const [i, {what, level, change, first, afterKill}] of cases.entries()) {
     // Another one each time: some other process's namespace may have a copy of the mount, and keep it.
     const image = join(dir, String(i));
-    const when = `${shape.layers} layers, blocks of ${shape.bytes}, ${level} ${what} left, ${change}`;
+    const when = `${shape.layers} layers, blocks of ${shape.bytes}, ${level} ${what} left, ${change}${afterKill ? ', a kill' : ''}`;
     execFileSync('cp', ['--sparse=always', origin, image]);
     execFileSync('mount', ['-o', 'loop', image, disk]);
     const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
@@ -173,6 +175,10 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
         },
       );
       if (what === 'bytes' && level >= PLENTY) assert.ok(!refused, `${when}: there was room`);
+      if (afterKill) {
+        fill(disk, what, 0);
+        new Store({root: client.root, lockTimeoutMs: 10_000}).reserve.begin();
+      }
       const names = Object.keys(REMOVALS);
       const order = [...names.slice(first), ...names.slice(0, first)];
       for (const name of order) {
@@ -204,9 +210,9 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
 function cases(what: Case['what'], levels: readonly number[], share: number): readonly Case[] {
   const changes = Object.keys(CHANGES);
   const all = levels.flatMap((level, i) =>
-    changes.map((change, j): Case => ({what, level, change, first: (i + j) % Object.keys(REMOVALS).length})),
+    changes.map((change, j): Case => ({what, level, change, first: (i + j) % Object.keys(REMOVALS).length, afterKill: false})),
   );
-  return all.filter((_, i) => i % (TORTURE ? 5 : share) === 0);
+  return all.filter((_, i) => i % (TORTURE ? 5 : share) === 0).map((one, i) => ({...one, afterKill: i % 2 === 1}));
 }
 
 describe('a disk that fills up', () => {

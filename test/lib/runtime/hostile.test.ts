@@ -153,9 +153,9 @@ describe('an environment file', () => {
     const script = `sleep 0.1; exec > '${path}'; echo A=1; sleep 0.1; echo '# no'; echo C; echo B=3`;
     const writer = spawn('sh', ['-c', script], {stdio: 'ignore'});
     onEnd(t, () => void writer.kill('SIGKILL'));
-    const rig = newRig(t);
+    const harness = newHarness(t);
     const options = {args: ['sh', '-c', 'echo $A-$B-$C'], envFiles: [path]};
-    const {stdout} = await rig.run(options, {image: {Env: ['PATH=/bin', 'B=2', 'C=2']}});
+    const {stdout} = await harness.run(options, {image: {Env: ['PATH=/bin', 'B=2', 'C=2']}});
     assert.equal(stdout, '1-3-\n');
   });
 
