@@ -1,6 +1,6 @@
 /** Documents that say how something is written down are read by the code that reads it. */
 import assert from 'node:assert/strict';
-import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {
@@ -169,6 +169,38 @@ describe('docs/LIMITS.md', () => {
 
   it('has no class that there is not', () => {
     for (const {classes} of rows) for (const name of classes) assert.ok(Object.hasOwn(CLASSES, name), name);
+  });
+});
+
+describe('documents for people', () => {
+  const root = new URL('../', import.meta.url);
+  const files = ['src', 'test', 'scripts', 'bench', 'docs'].flatMap((dir) =>
+    readdirSync(new URL(dir, root), {recursive: true, encoding: 'utf8'}).map((name) => `/${dir}/${name}`),
+  );
+  const decisions = readdirSync(new URL('docs/decisions', root)).map((name) => `docs/decisions/${name}`);
+  const pages = ['CONTRIBUTING.md', 'README.md', 'docs/DESIGN.md', 'docs/GLOSSARY.md', 'docs/HOSTS.md', 'docs/STORE.md'];
+
+  for (const page of pages)
+    it(`${page} names no file that there is not`, () => {
+      const words = readFileSync(new URL(page, root), 'utf8').matchAll(/`([\w./-]+\.(?:ts|md|sh))`/g);
+      assert.deepEqual(
+        [...words]
+          .map(([, name]) => name!)
+          .filter((name) => !existsSync(new URL(name, root)) && !files.some((file) => file.endsWith(`/${name}`))),
+        [],
+      );
+    });
+
+  for (const page of [...pages, ...decisions])
+    it(`${page} links to no page that there is not`, () => {
+      const links = readFileSync(new URL(page, root), 'utf8').matchAll(/\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)/g);
+      for (const [, link] of links) assert.ok(existsSync(new URL(link!, new URL(page, root))), link);
+    });
+
+  it('docs/decisions/README.md lists every decision', () => {
+    const list = readFileSync(new URL('docs/decisions/README.md', root), 'utf8');
+    for (const page of decisions)
+      assert.ok(page.endsWith('/README.md') || list.includes(`](${page.replace('docs/decisions/', '')})`), page);
   });
 });
 
