@@ -1,5 +1,6 @@
 /** The door to what the bytes of OCI images mean. */
 export * from './lib/oci/descriptor.ts';
+export {digestOf, verifyBytes} from './lib/oci/hash.ts';
 export * from './lib/oci/identifier.ts';
 export * from './lib/oci/manifest.ts';
 export * from './lib/oci/mediatypes.ts';
