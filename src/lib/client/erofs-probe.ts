@@ -1,7 +1,6 @@
 /** Whether this machine can mount indexed layers. */
-import {mkdirSync, mkdtempSync, statSync, writeFileSync} from 'node:fs';
+import {accessSync, constants, mkdirSync, mkdtempSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {createErofsIndex} from '../archive/erofs-index.ts';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {isNearlyFull} from '../fs/free-space.ts';
@@ -86,15 +85,48 @@ const MOUNT_REFUSED = 32;
 /** Whether the kernel has the filesystem at all, once somebody has tried to mount one. */
 const knowsErofs = (): boolean => /\terofs$/m.test(readIfPresent('/proc/filesystems') ?? '');
 
+/** Whether a loop device is free that this process may open. None is a passing state: others may use all of them, or nobody has loaded the module. */
+function hasFreeLoopDevice(): boolean {
+  try {
+    const {status, stdout} = runSync('losetup', ['--find'], {package: 'util-linux'});
+    if (status !== 0) return false;
+    accessSync(stdout.toString().trim(), constants.R_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const TAR_BYTES = 1024;
+const BLOCK = 512;
+/** Bytes of an empty index that are not zero, save for the number of its blocks: offset, hex digits. */
+const EMPTY_INDEX = `1024 e2e1f5e0 1032 02 1036 09 1038 28 1040 01 1104 08 1110 01 1112 09 1216 02 1280 05 1284 ed41 1288 1b
+  1300 01 1324 02 1344 28 1352 18 1354 02 1356 28 1364 19 1366 02 1368 2e2e2e`;
+const EMPTY_INDEX_BYTES = 1371;
+/** Offsets of the number of its blocks: in the superblock, and where the tar begins. */
+const BLOCK_COUNTS = [1060, 1220];
+
+/**
+ * The index of a tar of `TAR_BYTES` without entries, as archive/erofs-index.ts writes it. Every listing of what depends on the
+ * snapshotter loads this file, and need not load that one.
+ *
+ * @param alignment of the index's length, in bytes
+ */
+export function emptyIndex(alignment: number): Buffer {
+  const bytes = Buffer.alloc(Math.ceil(EMPTY_INDEX_BYTES / alignment) * alignment);
+  for (const [, offset, hex] of EMPTY_INDEX.matchAll(/(\d+) ([0-9a-f]+)/g)) bytes.write(hex!, Number(offset), 'hex');
+  for (const offset of BLOCK_COUNTS) bytes.writeUInt32LE(bytes.length / BLOCK, offset);
+  return bytes;
+}
+
 /** @param scratch an empty directory; it is removed */
 function tryErofs(scratch: string): Tried {
   const none = (reason: string, isLasting: boolean): Tried => ({backing: undefined, reason, isLasting});
   const mounts = (backing: Backing, options: string, file: string): boolean => {
     const directory = join(scratch, backing);
     mkdirSync(directory);
-    const tar = Buffer.alloc(1024);
-    writeFileSync(join(directory, EROFS_TAR), tar);
-    writeIndex(directory, backing, (alignment) => createErofsIndex().encode(tar.length, alignment).bytes);
+    writeFileSync(join(directory, EROFS_TAR), Buffer.alloc(TAR_BYTES));
+    writeIndex(directory, backing, (alignment) => [emptyIndex(alignment)]);
     const mount = `mount -t erofs -o ro,${options} ${file} .`;
     const isolated = ['--mount', '--propagation', 'private', 'sh', '-c', mount];
     const {status} = runSync('unshare', isolated, {package: 'util-linux', cwd: directory});
@@ -105,9 +137,10 @@ function tryErofs(scratch: string): Tried {
     if (mounts('files', `device=${EROFS_TAR}`, EROFS_INDEX)) return {backing: 'files', reason: '', isLasting: true};
     const reason =
       'the kernel cannot mount EROFS images from files on this filesystem: it is older than 6.12, was built without that, or the filesystem does not support it';
-    return mounts('loop', 'loop', EROFS_IMAGE)
-      ? {backing: 'loop', reason, isLasting: true}
-      : none(`${reason}; nor can it from loop devices`, !knowsErofs()); // all of those may be in use
+    const isFree = hasFreeLoopDevice();
+    if (mounts('loop', 'loop', EROFS_IMAGE)) return {backing: 'loop', reason, isLasting: true};
+    // Where one was free before and after, it is the kernel that refuses.
+    return none(`${reason}; nor can it from loop devices`, !knowsErofs() || (isFree && hasFreeLoopDevice()));
   } catch (err) {
     // A program that is missing can be installed at any time.
     if (is(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {probeErofs} from '../../../src/lib/client/erofs-probe.ts';
+import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
+import {emptyIndex, probeErofs} from '../../../src/lib/client/erofs-probe.ts';
 import {onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 describe('the probe', () => {
@@ -80,24 +81,37 @@ describe('the probe', () => {
     if (!requiresRoot(t)) return;
     const {PATH} = process.env;
     const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
-    for (const [status, reason] of [
-      [1, /mount failed with status 1/],
-      [32, /loop devices/],
+    const isKnown = /\terofs$/m.test(readFileSync('/proc/filesystems', 'utf8'));
+    const device = join(temporaryDirectory(t), 'loop0');
+    writeFileSync(device, '');
+    const counted = join(temporaryDirectory(t), 'asked');
+    // Of a loop device: none is free; one is that may not be opened; the last was taken meanwhile; one is free.
+    for (const [status, losetup, reason, isLasting] of [
+      [1, `echo ${device}`, /mount failed with status 1/, false],
+      [32, 'exit 1', /loop devices/, !isKnown],
+      [32, `echo ${device}x`, /loop devices/, !isKnown],
+      [32, `[ ! -e ${counted} ] && >${counted} && echo ${device}`, /loop devices/, !isKnown],
+      [32, `echo ${device}`, /loop devices/, true],
     ] as const) {
       const bin = temporaryDirectory(t);
+      rmSync(join(state, 'erofs.json'), {force: true});
       writeFileSync(join(bin, 'unshare'), `#!/bin/sh\nexit ${status}\n`, {mode: 0o755});
+      writeFileSync(join(bin, 'losetup'), `#!/bin/sh\n${losetup}\n`, {mode: 0o755});
       process.env.PATH = `${bin}:${PATH}`;
       try {
         const found = probeErofs(state, root);
-        assert.equal(found.backing, undefined, String(status));
+        assert.equal(found.backing, undefined, losetup);
         assert.match(found.reason, reason);
       } finally {
         process.env.PATH = PATH;
       }
-      // A kernel that knows the filesystem may have had no loop device left.
-      const isLasting = status === 32 && !/\terofs$/m.test(readFileSync('/proc/filesystems', 'utf8'));
-      assert.equal(existsSync(join(state, 'erofs.json')), isLasting, String(status));
+      assert.equal(existsSync(join(state, 'erofs.json')), isLasting, `${status} ${losetup}`);
     }
+  });
+
+  it('tries an index as the one of a layer without entries', () => {
+    for (const alignment of [512, 1024, 4096, 65536])
+      assert.deepEqual(emptyIndex(alignment), Buffer.concat([...createErofsIndex().encode(1024, alignment).bytes]), String(alignment));
   });
 
   it('takes loop devices where the kernel mounts no files, and gives up where it mounts neither', (t) => {
