@@ -1,5 +1,5 @@
 #!/bin/sh
-# npm run bench [-- NAME…]: sets the machine up, builds, then runs bench/main.ts, which see.
+# npm run bench [-- NAME…]: sets the machine up, builds, then runs bench/main.ts.
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh bench

@@ -1,10 +1,10 @@
 /**
- * Builds into dist/, by `npm run build [-- PART…]`, all parts or some of:
+ * Builds all parts, or some, into dist/: `npm run build [-- PART…]`
  *
- *     node    dist/node: JavaScript for Node: the program, the library's doors, the worker thread
+ *     node    dist/node: JavaScript for Node: the program, the library's entry points, the worker thread
  *     types   dist/types: the library's declarations
  *     exe     dist/berth-linux-<cpu>: the program as one executable, compiled by Bun from dist/node, which is built first
- *     npm     dist/npm/<package>: what is published: the package, and one for the executable that it names as optional
+ *     npm     dist/npm/<package>: the published packages: the library and program, and the executable, which the first one names as optional
  */
 import {execFileSync} from 'node:child_process';
 import {
@@ -22,8 +22,8 @@ import {
 } from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
-import {lazyOclif, sparingBuiltins} from './lazy.ts';
-import {type Part, partsOf} from './parts.ts';
+import {type Part, partsOf} from './build-parts.ts';
+import {namedBuiltins, withoutPatches} from './esbuild-plugins.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -33,13 +33,12 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
   files: string[];
 };
 
-/** CPUs as Node calls them, and the Bun that compiles for each. */
+/** Bun's package for each CPU, which has Node's name. */
 const BUNS: Readonly<Record<string, string>> = {x64: '@oven/bun-linux-x64', arm64: '@oven/bun-linux-aarch64'};
 const executable = `berth-linux-${process.arch}`;
-/** The package of the executable for a CPU. */
 const executablePackage = (cpu: string): string => `${manifest.name}-linux-${cpu}`;
 
-/** Commit that is being built, when it is built from a checkout. */
+/** The commit of the checkout, if this is one. */
 function revision(): string | undefined {
   try {
     return execFileSync('git', ['rev-parse', 'HEAD'], {cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']}).trim();
@@ -48,7 +47,7 @@ function revision(): string | undefined {
   }
 }
 
-/** What is left of `require` after bundling asks for Node's own modules only. */
+/** `require` in the bundle: only Node's own modules are left to load. */
 const REQUIRE = `const require = (id) => {
   const found = process.getBuiltinModule(id);
   if (found === undefined) throw Object.assign(new Error(\`Cannot find module '\${id}'\`), {code: 'MODULE_NOT_FOUND'});
@@ -62,34 +61,20 @@ const COMMON = {
   bundle: true,
   platform: 'node',
   target: 'node22',
-  // Names stay, so that stacks can be read.
+  // Identifiers are kept, so that stacks can be read.
   minifySyntax: true,
   minifyWhitespace: true,
   legalComments: 'none',
   logLevel: 'warning',
 } as const satisfies BuildOptions;
 
-/**
- * proper-lockfile without what changes the program that it is part of. It is given its file system, so that the one which it loads for
- * others (graceful-fs, which patches node:fs, and costs every change 2 ms) is not needed; and it only wants to know of an
- * exit, for which signal-exit replaces process.emit and process.reallyExit.
- */
-const unpatched: Plugin = {
-  name: 'unpatched',
-  setup({onResolve, onLoad}) {
-    onResolve({filter: /^graceful-fs$/}, () => ({path: 'node:fs', external: true}));
-    onResolve({filter: /^signal-exit$/}, ({path}) => ({path, namespace: 'unpatched'}));
-    onLoad({filter: /.*/, namespace: 'unpatched'}, () => ({contents: `module.exports = (fn) => process.on('exit', () => fn());`}));
-  },
-};
-
-/** The worker as one script, for programs that bundle the library: files beside it are not found there. */
+/** The worker as the text of one script, for programs that bundle the library: they do not find files beside it. */
 const workerCode: Plugin = {
   name: 'worker-code',
   setup({onResolve, onLoad}) {
     onResolve({filter: /^berth:worker-code$/}, ({path}) => ({path, namespace: 'worker-code'}));
     onLoad({filter: /.*/, namespace: 'worker-code'}, async () => {
-      const plugins = [sparingBuiltins, unpatched];
+      const plugins = [namedBuiltins, withoutPatches];
       const {outputFiles} = await build({
         ...COMMON,
         entryPoints: ['src/lib/client/workers/thread.ts'],
@@ -113,7 +98,7 @@ async function buildNode(): Promise<void> {
       index: 'src/index.ts',
       errdefs: 'src/lib/errdefs.ts',
       oci: 'src/oci.ts',
-      // The name is ours alone: in a program that bundles the library another file may lie where this one is looked for.
+      // A name that no other program uses: it is looked for beside the bundle of a program that contains the library.
       [WORKER]: 'src/lib/client/workers/thread.ts',
     },
     outdir: built,
@@ -125,14 +110,14 @@ async function buildNode(): Promise<void> {
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
     },
-    plugins: [lazyOclif, sparingBuiltins, unpatched, workerCode],
+    plugins: [namedBuiltins, withoutPatches, workerCode],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
   rmSync(outdir, {recursive: true, force: true});
   renameSync(built, outdir);
 }
 
-/** The licences of what is bundled, which all of them ask to be kept. */
+/** Licences of the bundled packages, which must be distributed with them. */
 function thirdParty(metafile: Metafile): string {
   const packages = new Set(
     Object.keys(metafile.inputs).flatMap((path) => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []),
@@ -160,8 +145,8 @@ function buildExecutable(): void {
     join(root, 'node_modules', bun, 'bin/bun'),
     [
       ...['build', '--compile', '--splitting', '--minify', '--bytecode', '--format=esm'],
-      // In one piece all of it would be read at start, and every module of Bun that any of it imports.
-      // A directory's files must not decide what the command does in it.
+      // `--splitting`, because a single chunk is read whole at the start. The last two, because files of the current
+      // directory must not change what the command does.
       ...['--no-compile-autoload-dotenv', '--no-compile-autoload-bunfig'],
       ...[join(dist, 'node/main.js'), join(dist, `node/${WORKER}.js`)],
       ...['--outfile', outfile],
@@ -171,11 +156,11 @@ function buildExecutable(): void {
   chmodSync(outfile, 0o755);
 }
 
-/** Directories that `npm pack` and `npm publish` take as they are. */
+/** Makes the directories for `npm pack` and `npm publish`. */
 function stage(): void {
   const staged = join(dist, 'npm');
   rmSync(staged, {recursive: true, force: true});
-  // Everything is bundled, so the published package needs no other.
+  // Dependencies are bundled.
   const {scripts: _scripts, dependencies: _bundled, devDependencies: _tools, workspaces: _workspaces, ...published} = manifest;
   const packages = {
     [manifest.name]: {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# npm run quickstart [-- REF [options of pull…]]: sets the machine up, builds, then runs scripts/quickstart.ts, which see.
+# npm run quickstart [-- REF [options of pull…]]: sets the machine up, builds, then runs scripts/quickstart.ts.
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh quickstart

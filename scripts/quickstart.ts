@@ -1,8 +1,8 @@
 /**
- * Shows the main job in a minute: an image is pulled, kept, run, and seen from two namespaces. Each command is printed before it
- * runs. `npm run quickstart [-- REF [options of pull…]]`; without a reference, from a registry on loopback that this starts.
+ * A demonstration of a minute: pulls an image, runs it, and shows it in two namespaces. Prints each command before it runs.
+ * `npm run quickstart [-- REF [options of pull…]]`; without REF it starts a registry on loopback and pulls from that.
  *
- * Works on a store of its own in a temporary directory. Leaves nothing behind, nothing running.
+ * Uses a store in a temporary directory. Leaves no file and no process behind.
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
@@ -23,20 +23,23 @@ interface Step {
 function steps(ref: string, pullOptions: readonly string[], redis: string | undefined): Step[] {
   const greet = 'echo "hello from process $$ on $(uname -s)"';
   return [
-    {say: 'Namespaces keep the users of one machine apart.', command: ['ctr', 'namespaces', 'create', 'demo', 'mylabel=bar']},
+    {say: 'Namespaces separate the users of a machine.', command: ['ctr', 'namespaces', 'create', 'demo', 'mylabel=bar']},
     {command: ['ctr', 'namespaces', 'ls']},
-    {say: 'Pull, list and run an image; without -n that is in the namespace "default".', command: ['dist', 'pull', ...pullOptions, ref]},
+    {say: 'Pull, list and run an image; without -n in the namespace "default".', command: ['dist', 'pull', ...pullOptions, ref]},
     {command: ['dist', 'images', 'ls']},
     {command: ['ctr', 'run', '--rm', ref, 'hello', 'sh', '-c', greet]},
     {say: 'The exit status is the container’s own.', command: ['ctr', 'run', '--rm', ref, 'seven', 'sh', '-c', 'exit 7'], status: 7},
-    {say: 'In the other namespace it is not there …', command: ['dist', '-n', 'demo', 'images', 'ls']},
+    {say: 'The other namespace does not have it …', command: ['dist', '-n', 'demo', 'images', 'ls']},
     {
-      say: '… until it is pulled; but all its bytes are on this machine already.',
+      say: '… until it is pulled there; all its bytes are already on this machine.',
       command: ['dist', '-n', 'demo', 'pull', ...pullOptions, ref],
     },
-    {say: 'Removed in one, it stays in the other.', command: ['dist', '-n', 'demo', 'images', 'rm', ref]},
+    {say: 'Removing it from one namespace leaves the other alone.', command: ['dist', '-n', 'demo', 'images', 'rm', ref]},
     {command: ['dist', 'images', 'ls', '-q']},
-    {say: 'An empty namespace can go; one in use cannot, and the status says why.', command: ['ctr', 'namespaces', 'rm', 'demo']},
+    {
+      say: 'An empty namespace can be removed; one in use cannot, and the exit status says why.',
+      command: ['ctr', 'namespaces', 'rm', 'demo'],
+    },
     {command: ['ctr', 'namespaces', 'rm', 'default'], status: 9},
     ...(redis === undefined
       ? []
@@ -49,14 +52,14 @@ function steps(ref: string, pullOptions: readonly string[], redis: string | unde
 
 const quote = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);
 
-/** Runs a command with our terminal. @returns its exit status, 128+n when signal n ended it */
+/** Runs a command on this terminal. @returns its exit status, or 128+n if signal n ended it */
 async function run([program, ...args]: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   const child = spawn(join(import.meta.dirname, '../bin', program!), args, {env, stdio: 'inherit'});
   const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
   return code ?? 128 + constants.signals[signal!];
 }
 
-/** Puts what is small, and what is there anyway, into a registry. @returns references to both */
+/** Pushes busybox, and redis if it is in the cache, to a registry. @returns their references */
 async function fill(registry: Registry): Promise<{busybox: string; redis: string | undefined}> {
   await pushImage(registry, 'library/busybox:latest', buildImage('busybox').layout);
   const redis = cachedImage('redis');
@@ -67,7 +70,7 @@ async function fill(registry: Registry): Promise<{busybox: string; redis: string
 
 async function main([given, ...pullOptions]: readonly string[]): Promise<number> {
   if (process.getuid?.() !== 0) {
-    process.stderr.write('quickstart: runs containers, for which it must be root\n');
+    process.stderr.write('quickstart: must run as root, because it runs containers\n');
     return 7;
   }
   const dir = mkdtempSync(join(tmpdir(), 'berth-quickstart-'));
@@ -88,7 +91,7 @@ async function main([given, ...pullOptions]: readonly string[]): Promise<number>
       if (actual !== status) return actual === 0 ? 1 : actual;
     }
     process.stdout.write(
-      `\nThat was all on a store in ${dir}, which is removed now. The real one is /var/lib/berth; try: bin/ctr --help\n`,
+      `\nAll this used a store in ${dir}, which is removed now. The default store is /var/lib/berth; try: bin/ctr --help\n`,
     );
     return 0;
   } finally {
@@ -97,6 +100,6 @@ async function main([given, ...pullOptions]: readonly string[]): Promise<number>
   }
 }
 
-// An interrupt ends the command that runs, and then us, in order.
+// An interrupt ends the running command; this process then ends normally.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
 process.exitCode = await main(process.argv.slice(2));

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs what this project needs and the machine lacks; says what, and why, before it does.
+# Installs the programs and packages that the project needs and the machine lacks. First lists each with its purpose.
 #
 #   scripts/setup.sh quickstart|test|bench|clock
 #
-# On Debian and its kin, as root, packages come from apt. Elsewhere it lists what is missing and exits with 1.
-# Whatever the machine's own Node is, npm installs the one that the project runs on (node_modules/.bin/node).
+# On Debian and derivatives, as root, it installs with apt-get. Elsewhere it lists what is missing and exits with 1.
+# npm installs the Node that the project runs on, in node_modules/.bin/node; the machine's own may be older.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -20,24 +20,24 @@ case $mode in
     ;;
 esac
 
-# mode, program, package on Debian, what for
+# mode, program, package on Debian, purpose
 needs='
 quickstart runc            runc             to run containers
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
-test       setpriv         util-linux       to end a registry with its test
+test       setpriv         util-linux       to end a registry together with its test
 test       skopeo          skopeo           to compare digests and configurations with ours
 test       umoci           umoci            to compare unpacked trees with ours, and to make images
 test       ctr             containerd       to compare commands and trees with ours
 test       mkfs.erofs      erofs-utils      to compare its indexes of layers with ours
 test       debootstrap     debootstrap      to make the redis image
-test       strace          strace           to see system calls, and to interrupt them
+test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
-test       igzip           isal             to compare the time that inflating takes
+test       igzip           isal             to compare decompression speed
 bench      podman          podman           to compare with
-bench      curl            curl             to fetch as fast as a registry can serve
-bench      unpigz          pigz             what containerd and podman inflate with where it is
+bench      curl            curl             to measure the speed of a registry
+bench      unpigz          pigz             decompresses for containerd and podman
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
 clock      faketime        faketime         to run the tests on another day
 '
@@ -47,7 +47,7 @@ export PATH
 
 installed() {
   case $1 in
-    # Only the static one runs in an image that holds nothing else.
+    # It has to be static: the image holds nothing else.
     busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
     *) command -v "$1" >/dev/null ;;
   esac
@@ -74,8 +74,7 @@ install_packages() {
   fi
   echo "setup: installing with apt-get:$packages"
 
-  # Nothing here needs the services that some packages bring (docker-registry, containerd): they are kept from starting,
-  # now and at the next boot.
+  # Keeps the services of packages (docker-registry, containerd) from starting, now and at the next boot: none is needed.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
     trap 'rm -f $policy' EXIT
@@ -107,7 +106,7 @@ if [ -n "$missing" ]; then install_packages; fi
 if ! npm ls --all >/dev/null 2>&1 || [ ! -x node_modules/.bin/node ]; then
   echo 'setup: npm ci, for the packages of package-lock.json'
   npm ci --no-audit --no-fund --loglevel=error </dev/null
-  # npm 9, which is Debian's, installs a workspace's optional packages without linking their programs.
+  # npm 9 (Debian's) installs optional packages of a workspace without linking their programs.
   if [ ! -x node_modules/.bin/node ]; then npm rebuild --ignore-scripts --loglevel=error </dev/null; fi
 fi
 if [ ! -x node_modules/.bin/node ]; then

@@ -1,6 +1,6 @@
 /**
- * Reporter for `node --test` that is calm in a log: a line per file, failures in full where they happen and by name at the end,
- * skips counted by reason, then the runner's own closing lines.
+ * Reporter for `node --test`, for logs: a line for each file, failures in full when they happen and by name at the end, skipped
+ * tests counted by reason, then the runner's own closing lines.
  */
 import {relative} from 'node:path';
 import type {TestEvent} from 'node:test/reporters';
@@ -8,7 +8,7 @@ import {inspect} from 'node:util';
 
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 
-/** An assertion's message has all that its properties would repeat. */
+/** The message of an assertion has all that its properties would repeat. */
 const describe = (err: unknown): string => (err instanceof Error && 'generatedMessage' in err ? (err.stack ?? err.message) : inspect(err));
 
 const indent = (text: string): string => text.replaceAll(/^(?=.)/gm, '    ');
@@ -33,7 +33,7 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
         break;
       case 'test:fail': {
         const error = data.details.error as Error & {failureType?: string};
-        // The tests inside have been reported already.
+        // The failing tests in this suite have been reported already.
         if (error.failureType === 'subtestsFailed') break;
         const where = data.file === undefined ? '' : `${relative('.', data.file)}${data.line === undefined ? '' : `:${data.line}`} `;
         const name = `${where}${[...path.slice(0, data.nesting), data.name].join(' > ')}`;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# npm test [-- --short] [--clock=±DAYSd] [FILE…] [options of node --test…]: sets the machine up, then runs scripts/test.ts, which see.
+# npm test [-- --short] [--clock=±DAYSd] [FILE…] [options of node --test…]: sets the machine up, then runs scripts/test.ts.
 set -eu
 cd "$(dirname "$0")/.."
 case " $* " in

@@ -1,12 +1,12 @@
 /**
- * Runs the tests, after `scripts/test.sh` has set the machine up:
+ * Runs the tests; `scripts/test.sh` sets the machine up and then runs this:
  *
  *     npm test [-- [--short] [--clock=±DAYSd] [FILE…] [options of node --test…]]
  *
- * `--clock=+400d` has the tests, and the programs that they start, see a date 400 days ahead (libfaketime): see `clockEnvironment`.
+ * `--clock=+400d` shows the tests, and the programs that they start, a date 400 days ahead: see `clockEnvironment`.
  *
- * Builds what the command-level tests run, makes the images, then has `node --test` run the files (default: all). Ends with a
- * count of what was skipped and why, and fails if a test left a process, a mount or a file behind.
+ * Builds the program for the command-level tests, makes the images, and runs the files (default: all) with `node --test`.
+ * Counts the skipped tests by reason, and fails if a test left a process, a mount or a file behind.
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
@@ -15,23 +15,23 @@ import {availableParallelism, constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {TORTURE, unmountBelow} from '../test/support/helpers.ts';
 
-/** What tries every call takes longer. */
+/** Factor for all time limits: torture takes longer. */
 const PATIENCE = TORTURE ? 6 : 1;
 
-/** One test may take as long … */
+/** Time limit for one test. */
 const TEST_TIMEOUT_MS = 5 * 60_000 * PATIENCE;
 
-/** … when nothing was said for so long, something hangs that is no test: a file goes on while something that it started does … */
+/** Time without output after which processes that tests started are killed: a test file does not end before they do. */
 const SILENCE_MS = 7 * 60_000 * PATIENCE;
 
-/** … and all tests. */
+/** Time limit for all tests. */
 const TIMEOUT_MS = 40 * 60_000 * PATIENCE;
 
 const root = join(import.meta.dirname, '..');
 
 interface Options {
   readonly short: boolean;
-  /** Days that the clock is ahead, as libfaketime reads them: "+400d"; `undefined` for the machine's own clock. */
+  /** Offset of the clock for libfaketime, such as "+400d"; `undefined` for the machine's own clock. */
   readonly clock: string | undefined;
   readonly files: readonly string[];
   /** Options for `node --test`. */
@@ -49,8 +49,8 @@ function parse(args: readonly string[]): Options {
 }
 
 /**
- * The environment in which a process sees another date. File times stay the kernel's, because Node and Bun ask for them without
- * libc, and so do the clocks that only count seconds. Programs in Go read the clock without libc as well and see today.
+ * The environment in which a process sees another date. File times and monotonic clocks are not changed. Programs in Go see
+ * today's date, because they read the clock without libc.
  *
  * @param offset "+400d", or `undefined` for today
  */
@@ -62,10 +62,10 @@ function clockEnvironment(offset: string | undefined): NodeJS.ProcessEnv {
 }
 
 /**
- * Runs a command with our streams, for a limited time.
+ * Runs a command on this process's streams, for a limited time.
  *
- * @param onSilence ends what hangs below the process that it is given
- * @returns its exit status, 128+n when signal n ended it
+ * @param onSilence is called with its pid after a long time without output
+ * @returns its exit status, or 128+n if signal n ended it
  */
 async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv, onSilence?: (pid: number) => void): Promise<number> {
   const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'pipe', 'inherit'], timeout: TIMEOUT_MS});
@@ -88,16 +88,16 @@ function processesWith(marker: string): Map<number, string> {
       if (!Number.isInteger(pid) || !readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(marker)) continue;
       found.set(pid, readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim() || readlinkSync(`/proc/${pid}/exe`));
     } catch {
-      // gone in the meantime, or another user's
+      // The process has ended, or belongs to another user.
     }
   }
   return found;
 }
 
-/** The first names below a directory, to tell whose it was. */
+/** The first names below a directory, which show which test made it. */
 const contents = (path: string): string => (statSync(path).isDirectory() ? readdirSync(path, {recursive: true}).slice(0, 5).join(' ') : '');
 
-/** Undoes what the tests left behind and says what it was. */
+/** Removes what the tests left behind. @returns a line for each thing */
 function sweep(marker: string, dir: string): string[] {
   const left: string[] = [];
   for (const [pid, command] of processesWith(marker)) {
@@ -105,7 +105,7 @@ function sweep(marker: string, dir: string): string[] {
     process.kill(pid, 'SIGKILL');
   }
   for (const point of unmountBelow(dir)) left.push(`mount ${point}`);
-  // Node and Bun keep caches of their own in there.
+  // Other names are caches of Node and Bun.
   for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}: ${contents(join(dir, name))}`);
   rmSync(dir, {recursive: true, force: true});
   return left;
@@ -114,11 +114,11 @@ function sweep(marker: string, dir: string): string[] {
 async function main(): Promise<number> {
   const {short, clock, files, node} = parse(process.argv.slice(2));
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-')));
-  // As /tmp: some tests go on as another user.
+  // Mode of /tmp: some tests run as another user.
   chmodSync(dir, 0o1777);
   const marker = `BERTH_TEST_RUN=${process.pid}.${Date.now()}`;
   const env: NodeJS.ProcessEnv = {...process.env, TMPDIR: dir, ...(short ? {BERTH_TEST_SHORT: '1'} : {})};
-  // What the user has set for the command is not for the tests.
+  // The environment of the person who runs the tests must not change them.
   for (const name of Object.keys(env)) if (/^(BERTH_(?!TEST_)|CONTAINERD_)/.test(name)) delete env[name];
 
   // Library tests run from source.
@@ -129,7 +129,7 @@ async function main(): Promise<number> {
       if (built !== 0) return built;
     }
     if (files.length === 0) {
-      const made = await run(process.execPath, ['scripts/make-images.ts'], env);
+      const made = await run(process.execPath, ['scripts/make-test-images.ts'], env);
       if (made !== 0) return made;
     }
     const flags = [
@@ -144,7 +144,7 @@ async function main(): Promise<number> {
     const endOthers = (runner: number): void => {
       for (const [pid, command] of processesWith(marker)) {
         if (pid === runner) continue;
-        process.stderr.write(`nothing was said for ${SILENCE_MS / 60_000} minutes: process ${pid} is ended: ${command.slice(0, 200)}\n`);
+        process.stderr.write(`no output for ${SILENCE_MS / 60_000} minutes: killing process ${pid}: ${command.slice(0, 200)}\n`);
         process.kill(pid, 'SIGKILL');
       }
     };
@@ -158,7 +158,7 @@ async function main(): Promise<number> {
   }
 }
 
-// An interrupt goes to the runner too; what it leaves is still swept.
+// An interrupt goes to the runner too; this process then still cleans up.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
 const status = await main();
 process.exitCode ||= status;

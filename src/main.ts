@@ -1,18 +1,18 @@
-/** The program: `bin/` starts it, on Node from `dist/node/` or from here, or compiled. */
+/** Entry point of the program, as source, as `dist/node/main.js`, and in the executable. `bin/` starts it. */
 
-import {processContext} from './cli/context.ts';
-import {lines} from './cli/output.ts';
-import {report} from './cli/report.ts';
+import {processContext} from './cli/command-context.ts';
+import {lines} from './cli/printable.ts';
+import {reportError} from './cli/report-error.ts';
+import {baseDirectory} from './lib/base-directories.ts';
 import {exitStatus} from './lib/errdefs.ts';
 
-/** Node keeps compiled code here between runs; only where no other user can put code for us. */
+/** Where Node caches compiled code. Only a directory in which no other user can write: Node executes what it finds there. */
 function codeCacheDirectory(): string | undefined {
-  if (process.getuid?.() === 0) return '/var/cache/berth/node';
-  const {XDG_CACHE_HOME, HOME} = process.env;
-  return XDG_CACHE_HOME ? `${XDG_CACHE_HOME}/berth/node` : HOME ? `${HOME}/.cache/berth/node` : undefined;
+  const base = baseDirectory('cache');
+  return base === undefined ? undefined : `${base}/berth/node`;
 }
 
-// The launcher says by which name it was called; what we start must not see that.
+// Set by the launcher; programs that berth starts must not inherit it.
 const called = process.env.BERTH_PROGRAM ?? (process.versions.bun === undefined ? process.argv[1]! : process.argv0);
 delete process.env.BERTH_PROGRAM;
 delete process.env.BERTH_ENGINE;
@@ -29,20 +29,20 @@ if (process.versions.bun === undefined) {
   if (directory !== undefined) enableCompileCache(directory);
 }
 
-// What nobody waited for went wrong: still a bug of ours, in our words.
+// An error that no code handles is a bug, and is reported like every error.
 for (const event of ['uncaughtException', 'unhandledRejection'] as const)
   process.on(event, async (err: unknown) => {
-    await report(err, context, {json: process.argv.includes('--json'), debug: process.argv.includes('--debug')});
+    await reportError(err, context, {json: process.argv.includes('--json'), debug: process.argv.includes('--debug')});
     process.exit(exitStatus(err));
   });
 
-const [{runCommandLine}, {COMMANDS}] = await Promise.all([import('./cli/command-line.ts'), import('./commands/index.ts')]);
+const [{runCommandLine}, {COMMANDS}] = await Promise.all([import('./cli/run-command-line.ts'), import('./commands/index.ts')]);
 const {status, signal} = await runCommandLine(process.argv.slice(2), COMMANDS, context);
-// A shell that runs us in a loop must see that we ended by the signal, or Ctrl-C stops only this round.
+// A shell loop stops at Ctrl-C only if it sees that the signal ended the command.
 if (signal !== undefined) {
   process.removeAllListeners(signal);
   process.kill(process.pid, signal);
-  // It comes when it comes; as process 1 of a container it never does.
+  // The signal is delivered asynchronously, and never to process 1 of a container.
   await new Promise((resolve) => setTimeout(resolve, 1000));
 }
 process.exit(status);

@@ -1,31 +1,30 @@
-/** Help and version, drawn by oclif's own classes from the command table. Loaded only when asked for. */
-
+/** Prints the help, drawn by oclif's `Help` from the command table, and the version. Loaded when asked for. */
 import type {Command, Interfaces} from '@oclif/core';
 import {Help} from '@oclif/core/help';
 import type {ArgInput, FlagInput} from '@oclif/core/parser';
 import {CLASSES, CODES} from '../lib/errdefs.ts';
-import type {CommandClass, Commands} from './base.ts';
-import type {Context} from './context.ts';
-import {GLOBAL_FLAGS} from './flags.ts';
-import {lines, ownText} from './output.ts';
-import {defined} from './values.ts';
-import {type BuildInfo, buildInfo, userAgent} from './version.ts';
+import {type BuildInfo, buildInfo, userAgent} from './build-info.ts';
+import type {Context} from './command-context.ts';
+import type {CommandClass, Commands} from './command-table.ts';
+import {omitUndefined} from './omit-undefined.ts';
+import {lines, ownText} from './printable.ts';
+import {GLOBAL_FLAGS} from './shared-flags.ts';
 
 const STATUSES = ['0  success', ...CODES.map((code) => `${CLASSES[code].exit}  ${CLASSES[code].text}`), '128+n  ended by signal n'];
 
-const DESCRIPTION = `Containers without a daemon: pull, keep, unpack, run and clean up OCI images, in namespaces.
-The global flags, listed by every command's --help, may also stand before the command.
+const DESCRIPTION = `Containers without a daemon: pull, store, unpack, run and clean up OCI images, in namespaces.
+Global flags, which the --help of every command lists, may also stand before the command.
 
 Exit status:
 ${STATUSES.map((line) => `  ${line}`).join('\n')}
-"run" ends with the container's own status; there 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.`;
+"run" exits with the status of the container; 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.`;
 
-/** Flags or arguments with their names, and defaults in words where they have them. */
+/** Adds to flags or arguments their names, and `defaultHelp` in place of defaults. */
 async function named(definitions: FlagInput | ArgInput): Promise<Record<string, object>> {
   const entries = Object.entries(definitions).map(async ([name, definition]) => {
     const defaultHelp = 'defaultHelp' in definition ? definition.defaultHelp : undefined;
     const inWords = typeof defaultHelp === 'function' ? await defaultHelp({options: definition, flags: {}} as never) : undefined;
-    return [name, {...definition, name, ...defined({default: inWords})}] as const;
+    return [name, {...definition, name, ...omitUndefined({default: inWords})}] as const;
   });
   return Object.fromEntries(await Promise.all(entries));
 }
@@ -39,7 +38,7 @@ function usageOf(id: string, {args, positionals}: CommandClass): string {
   return [id, '[FLAGS]', ...words, ...(positionals === Number.POSITIVE_INFINITY ? [] : ['[COMMAND...]'])].join(' ');
 }
 
-/** The command as oclif's help wants to know it. */
+/** A command in the form that oclif's help takes. */
 async function loadable(id: string, command: CommandClass, commands: Commands): Promise<Command.Loadable> {
   return {
     id: id.replaceAll(' ', ':'),
@@ -56,7 +55,7 @@ async function loadable(id: string, command: CommandClass, commands: Commands): 
   } as unknown as Command.Loadable;
 }
 
-/** Other ways to write a command: by its own aliases, then by its topic's and its verb's. */
+/** Aliases of a command: its own, then those of its topic and verb. */
 function aliasesOf(id: string, {aliases, topicAliases, verbAliases}: Commands): string[] {
   const [topic, verb] = id.split(' ') as [string, string?];
   if (verb === undefined) return [...(aliases[id] ?? [])];
@@ -86,7 +85,7 @@ class TerminalHelp extends Help {
   }
 }
 
-/** The part of oclif's configuration that its help reads. */
+/** The part of oclif's `Config` that its help reads. */
 async function helpConfig(table: Commands, context: Context, info: BuildInfo): Promise<Interfaces.Config> {
   const commands = await Promise.all(Object.entries(table.commands).map(async ([id, load]) => loadable(id, (await load()).default, table)));
   const topics = Object.entries(table.topics).map(([name, description]) => ({name, description}));
@@ -106,7 +105,7 @@ async function helpConfig(table: Commands, context: Context, info: BuildInfo): P
   } as unknown as Interfaces.Config;
 }
 
-/** @param subject words of a command or topic; empty for the program */
+/** @param subject id of a command or topic; empty for the program */
 export async function showHelp(subject: string, commands: Commands, context: Context): Promise<void> {
   await new TerminalHelp(await helpConfig(commands, context, await buildInfo()), (text) => context.stdout(ownText(text))).show(subject);
 }

@@ -1,25 +1,25 @@
-/** Standard input: as data, or as a person's answer. */
+/** Reads standard input: data, or a secret. */
 import {addAbortSignal, Writable} from 'node:stream';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
-/** @throws the signal's reason, once it is aborted */
+/** @throws the reason of `signal` when it is aborted */
 export async function* standardInput(signal: AbortSignal): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
   yield* addAbortSignal(signal, process.stdin);
 }
 
 /**
- * Asks at the terminal, without showing what is typed.
+ * Asks for a line at the terminal without echoing it.
  *
- * @returns the line; `undefined` when there is no terminal
- * @throws canceled Ctrl-C or Ctrl-D instead of an answer
+ * @returns `undefined` if standard input is not a terminal
+ * @throws canceled on Ctrl-C or Ctrl-D
  */
 export async function askSecret(question: string): Promise<string | undefined> {
   const {stdin, stderr} = process;
   if (!stdin.isTTY) return undefined;
   const {createInterface} = await import('node:readline');
   const nowhere = new Writable({write: (_chunk, _encoding, done) => done()});
-  // Whoever answers at once must not see it either: the terminal is quiet before the question is there.
+  // Echo is off before the question appears, so that a fast answer is not shown either.
   const lines = createInterface({input: stdin, output: nowhere, terminal: true});
   stderr.write(question);
   try {
@@ -33,7 +33,7 @@ export async function askSecret(question: string): Promise<string | undefined> {
   }
 }
 
-/** @returns all of standard input but the end of its last line; `undefined` when that is nothing */
+/** @returns all of standard input without its last line end; `undefined` if that is empty */
 export async function readSecret(): Promise<string | undefined> {
   const chunks: Uint8Array[] = [];
   for await (const chunk of process.stdin) chunks.push(chunk);

@@ -1,18 +1,18 @@
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../cli/base.ts';
-import {REGISTRY_FLAGS} from '../cli/flags.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {Flags} from '../cli/oclif-definitions.ts';
 import {openProgress} from '../cli/progress.ts';
-import {registryOptions} from '../cli/registry.ts';
+import {registryOptions} from '../cli/registry-options.ts';
+import {REGISTRY_FLAGS} from '../cli/shared-flags.ts';
 import type {CheckResult, Finding} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 export default class Check extends BaseCommand {
-  static override summary = 'look for damage in the store, and repair it';
+  static override summary = 'find damage in the store, and repair it';
   static override description =
-    `Looks at all namespaces. A finding is damage (something in use is missing or wrong), suspect (it may be wrong, and is made again when it is needed) or garbage (it is unreferenced, and gc removes it). --repair fetches damaged and suspect data again, or rebuilds it from what is here. It moves records that cannot be read or restored to the directory "damaged" of the store. It deletes nothing that a user made. The exit status is 15 while damage remains.`;
+    `Checks all namespaces. A finding is damage (data in use is missing or wrong), suspect (data may be wrong, and is recreated when it is needed) or garbage (data is unreferenced, and gc removes it). --repair fetches damaged and suspect data again, or rebuilds it from local data. It moves records that cannot be read or restored to the directory "damaged" of the store. It deletes no user data. The exit status is 15 while damage remains.`;
   static override examples = ['check', 'check --deep', 'check --deep --repair --user me:secret'];
   static override flags = {
-    deep: Flags.boolean({description: 'read every byte: hash blobs, compare layers with what they were unpacked from'}),
+    deep: Flags.boolean({description: 'read every byte: verify digests, and compare layers with the blobs they were unpacked from'}),
     repair: Flags.boolean({description: 'repair what is found; change nothing else'}),
     ...REGISTRY_FLAGS,
   };
@@ -23,7 +23,7 @@ export default class Check extends BaseCommand {
     const progress = await openProgress(flags, this.context);
     let result: CheckResult;
     try {
-      const registry = await registryOptions(flags, 'the registries of what is damaged', this.context);
+      const registry = await registryOptions(flags, 'the registries of damaged images', this.context);
       result = await client.check({
         ...registry,
         deep: flags.deep,
@@ -38,11 +38,11 @@ export default class Check extends BaseCommand {
     this.list(findings, formatFinding);
     const {namespaces, records, blobs, layers, uncompared} = checked;
     this.print(`${namespaces} namespaces, ${records} records, ${blobs} blobs, ${layers} layers: ${tally(findings)}`);
-    if (uncompared > 0) this.print(`${uncompared} layers could not be compared with anything: their images are not here`);
+    if (uncompared > 0) this.print(`${uncompared} layers could not be compared: no image in the store contains them`);
     if (damage > 0)
       await this.fail(
         new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {
-          hint: flags.repair ? 'each line above says why' : 'repair it: check --repair',
+          hint: flags.repair ? 'the lines above say why' : 'repair it: check --repair',
         }),
       );
     return result;

@@ -1,9 +1,9 @@
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../cli/base.ts';
-import {formatSize} from '../cli/values.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {Flags} from '../cli/oclif-definitions.ts';
+import {formatSize} from '../cli/value-formatters.ts';
 import type {DiskUsage, ShareOfDisk, SpaceUsed} from '../lib/client/types/index.ts';
 
-/** What is no namespace's own, in the order of the last rows. */
+/** Kinds that are counted over all namespaces, in the order of the last rows. */
 const PARTS = ['content', 'snapshots', 'writable', 'ingests', 'unnamed', 'leftovers', 'damaged', 'records'] as const;
 
 interface Row extends Partial<ShareOfDisk> {

@@ -1,9 +1,9 @@
-import {BaseCommand} from '../cli/base.ts';
+import {BaseCommand} from '../cli/base-command.ts';
 import type {DoctorCheck} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 export default class Doctor extends BaseCommand {
-  static override summary = 'check what this machine has and lacks';
+  static override summary = 'check whether this machine meets the requirements';
 
   async run(): Promise<readonly DoctorCheck[]> {
     const {flags} = await this.parse(Doctor);

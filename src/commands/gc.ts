@@ -1,4 +1,4 @@
-import {BaseCommand} from '../cli/base.ts';
+import {BaseCommand} from '../cli/base-command.ts';
 import type {GcResult} from '../lib/client/types/index.ts';
 
 export default class Collect extends BaseCommand {

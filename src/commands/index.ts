@@ -1,5 +1,5 @@
-/** Every command by its words. Only the one that is called is loaded. */
-import type {Commands} from '../cli/base.ts';
+/** The table of commands. Each is loaded when it is called. */
+import type {Commands} from '../cli/command-table.ts';
 
 export const COMMANDS: Commands = {
   commands: {

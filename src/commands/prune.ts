@@ -1,8 +1,8 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../cli/base.ts';
-import {duration, size} from '../cli/flags.ts';
-import {defined, formatSize} from '../cli/values.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
+import {duration, size} from '../cli/shared-flags.ts';
+import {formatSize} from '../cli/value-formatters.ts';
 import type {PruneKind, PruneResult} from '../lib/client/types/index.ts';
 
 const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests', 'leases'];
@@ -17,8 +17,8 @@ export default class Prune extends BaseCommand {
   };
   static override flags = {
     'all-namespaces': Flags.boolean({char: 'A', description: 'prune every namespace'}),
-    'older-than': duration({helpValue: '24h', description: 'only images, leases and downloads that have not changed for so long'}),
-    'keep-size': size({helpValue: '20G', description: 'remove images, the oldest first, only until the store takes no more than that'}),
+    'older-than': duration({helpValue: '24h', description: 'only images, leases and downloads unchanged for this long'}),
+    'keep-size': size({helpValue: '20G', description: 'remove images, oldest first, only until the store takes no more than this'}),
     'dry-run': Flags.boolean({description: 'show what would be removed'}),
   };
 
@@ -26,12 +26,12 @@ export default class Prune extends BaseCommand {
     const {args, flags} = await this.parse(Prune);
     const kinds = (args.kind ?? []) as readonly PruneKind[];
     if (flags['keep-size'] !== undefined && kinds.length > 0 && !kinds.includes('images'))
-      throw this.usage('--keep-size bounds what images take, and they are not named');
+      throw this.usage('--keep-size removes images, but the kinds to remove do not include them');
     const client = await this.client(flags);
     const result = await client.prune({
       kinds,
       dryRun: flags['dry-run'],
-      ...defined({
+      ...omitUndefined({
         namespace: flags['all-namespaces'] ? undefined : flags.namespace,
         olderThanMs: flags['older-than'],
         keepBytes: flags['keep-size'],

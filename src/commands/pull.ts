@@ -1,11 +1,11 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../cli/base.ts';
-import {count, label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/flags.ts';
-import {lines} from '../cli/output.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
+import {lines} from '../cli/printable.ts';
 import {openProgress} from '../cli/progress.ts';
-import {registryOptions} from '../cli/registry.ts';
-import {defined, parseLabels} from '../cli/values.ts';
+import {registryOptions} from '../cli/registry-options.ts';
+import {count, label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/shared-flags.ts';
+import {parseLabels} from '../cli/value-parsers.ts';
 import type {PullResult} from '../lib/client/types/index.ts';
 
 export default class Pull extends BaseCommand {
@@ -16,9 +16,9 @@ export default class Pull extends BaseCommand {
     ...REGISTRY_FLAGS,
     platform: repeated({helpValue: 'OS/ARCH', description: "platform to pull; may be repeated; by default this machine's"}),
     'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'pull every platform'}),
-    'no-unpack': Flags.boolean({description: 'only fetch, do not unpack'}),
+    'no-unpack': Flags.boolean({description: 'fetch without unpacking'}),
     snapshotter: snapshotter(),
-    'if-changed': Flags.boolean({description: 'end with status 18 when the image is current'}),
+    'if-changed': Flags.boolean({description: 'exit with status 18 if the image is current'}),
     label: label('the image'),
     'max-concurrent-downloads': count({description: 'number of blobs to fetch at once'}),
     'print-chainid': Flags.boolean({description: 'print the chain IDs of the unpacked layers'}),
@@ -33,7 +33,7 @@ export default class Pull extends BaseCommand {
       const registry = await registryOptions(flags, args.ref, this.context);
       const result = await namespace.pull(args.ref, {
         ...registry,
-        ...defined({
+        ...omitUndefined({
           platforms: flags.platform,
           snapshotter: flags.snapshotter,
           maxConcurrentDownloads: flags['max-concurrent-downloads'],

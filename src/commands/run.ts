@@ -1,18 +1,43 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../cli/base.ts';
-import {decimal, label, repeated, size, snapshotter} from '../cli/flags.ts';
-import {formatJSON, type Printable} from '../cli/output.ts';
-import {DOCKER_FLAGS, parseMount, runStatus} from '../cli/run.ts';
-import {defined, parseLabels} from '../cli/values.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {parseMount} from '../cli/mount-flag.ts';
+import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
+import {formatJSON, type Printable} from '../cli/printable.ts';
+import {decimal, label, repeated, size, snapshotter} from '../cli/shared-flags.ts';
+import type {FlagHints} from '../cli/split-argv.ts';
+import {parseLabels} from '../cli/value-parsers.ts';
 import type {RunResult} from '../lib/client/types/index.ts';
+import {isErrdefs} from '../lib/errdefs.ts';
+
+/** Exit status of an error in berth itself, as of `docker run`. */
+const OWN_FAILURE = 125;
+
+/** Hints for flags of `docker run`. */
+const DOCKER_FLAGS: FlagHints = {
+  '-i': 'standard input is always connected',
+  '--interactive': 'standard input is always connected',
+  '-it': 'write -t: standard input is always connected',
+  '-d': 'containers run in the foreground only',
+  '--detach': 'containers run in the foreground only',
+  '-v': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
+  '--volume': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
+  '-p': "ports are not published; --net-host gives the container the host's network",
+  '--publish': "ports are not published; --net-host gives the container the host's network",
+  '--net': "write --net-host for the host's network",
+  '--network': "write --net-host for the host's network",
+  '--name': 'the name is the second argument: run [FLAGS] IMAGE NAME [COMMAND...]',
+  '-w': 'write --cwd DIR',
+  '--workdir': 'write --cwd DIR',
+  '-m': 'write --memory-limit SIZE',
+  '--memory': 'write --memory-limit SIZE',
+};
 
 export default class Run extends BaseCommand {
   static override summary = 'run a container in the foreground';
   static override description = "Everything after IMAGE and ID is the container's command. It replaces the image's ENTRYPOINT and CMD.";
   static override examples = ['run --rm redis r1 redis-server --version', 'run --rm -t alpine a1 sh'];
   static override positionals = 2;
-  static override foreign = DOCKER_FLAGS;
+  static override flagHints = DOCKER_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
     id: Args.string({required: true, description: 'name of the new container'}),
@@ -20,38 +45,44 @@ export default class Run extends BaseCommand {
   static override flags = {
     rm: Flags.boolean({description: 'remove the container when it ends'}),
     tty: Flags.boolean({char: 't', description: 'allocate a terminal'}),
-    env: repeated({char: 'e', helpValue: 'KEY[=VALUE]', description: 'set a variable, or without a value remove it; may be repeated'}),
-    'env-file': repeated({helpValue: 'FILE', description: 'file of variables, one a line; may be repeated'}),
+    env: repeated({
+      char: 'e',
+      helpValue: 'KEY[=VALUE]',
+      description: 'set an environment variable, or without a value remove it; may be repeated',
+    }),
+    'env-file': repeated({helpValue: 'FILE', description: 'file of environment variables, one a line; may be repeated'}),
     cwd: Flags.string({helpValue: 'DIR', description: 'working directory'}),
     user: Flags.string({char: 'u', helpValue: 'USER[:GROUP]', description: 'user, by name or number'}),
     mount: repeated({
       helpValue: 'KEY=VALUE,…',
-      description: 'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; a relative src is in the current directory; may be repeated',
+      description:
+        'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; a relative src is relative to the current directory; may be repeated',
     }),
     'net-host': Flags.boolean({description: "use the host's network"}),
-    'read-only': Flags.boolean({description: 'make its root read-only'}),
-    privileged: Flags.boolean({description: 'give it all capabilities and devices'}),
+    'read-only': Flags.boolean({description: 'make the root filesystem read-only'}),
+    privileged: Flags.boolean({description: 'give the container all capabilities and devices'}),
     'cap-add': repeated({helpValue: 'CAP_NAME', description: 'add a capability; may be repeated'}),
     'cap-drop': repeated({helpValue: 'CAP_NAME', description: 'drop a capability; may be repeated'}),
-    hostname: Flags.string({helpValue: 'NAME', description: 'its host name'}),
+    hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
     label: label('the container'),
-    annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of its specification; may be repeated'}),
+    annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the runtime specification; may be repeated'}),
     'memory-limit': size({description: 'memory limit'}),
     cpus: decimal({description: 'CPU limit'}),
-    'pid-file': Flags.string({helpValue: 'FILE', description: 'write its process ID there'}),
+    'pid-file': Flags.string({helpValue: 'FILE', description: 'write the process ID to this file'}),
     entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's ENTRYPOINT only, as docker does"}),
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
     snapshotter: snapshotter(),
   };
 
-  /** The container has standard output. */
+  /** Standard output belongs to the container. */
   protected override printResult(result: unknown): void {
     this.context.stderr(`${formatJSON({result})}\n` as Printable);
   }
 
-  /** Its own failures must not look like the container's. */
+  /** 126 or 127 if the library says so in the detail `runExit`: the command cannot be executed, or is not found. */
   protected override statusOf(err: unknown): number {
-    return runStatus(err);
+    const status = isErrdefs(err) ? err.details?.runExit : undefined;
+    return typeof status === 'number' ? status : OWN_FAILURE;
   }
 
   async run(): Promise<RunResult> {
@@ -59,7 +90,7 @@ export default class Run extends BaseCommand {
     const namespace = await this.namespace(flags);
     const result = await namespace.run(args.image, args.id, {
       args: this.tail,
-      ...defined({
+      ...omitUndefined({
         entrypoint: flags.entrypoint,
         env: flags.env,
         envFiles: flags['env-file'],

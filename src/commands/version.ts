@@ -1,5 +1,5 @@
-import {BaseCommand} from '../cli/base.ts';
-import {type BuildInfo, buildInfo} from '../cli/version.ts';
+import {BaseCommand} from '../cli/base-command.ts';
+import {type BuildInfo, buildInfo} from '../cli/build-info.ts';
 
 export default class Version extends BaseCommand {
   static override summary = 'print version information';

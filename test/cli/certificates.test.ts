@@ -1,6 +1,6 @@
 /**
- * Whose certificates are trusted, and what is said of one that is not. The system's authorities are changed in mount namespaces of their
- * own, with the system's own program where it is installed.
+ * Trust in certificates, and the errors about untrusted ones. Tests change the system's authorities in mount namespaces of their own,
+ * with the system's own program if it is installed.
  */
 import assert from 'node:assert/strict';
 import {mkdirSync, writeFileSync} from 'node:fs';
@@ -43,7 +43,7 @@ function pullBehind(
 }
 
 forEachEngine('certificates', (engine) => {
-  it('of an authority that was added the Debian way are trusted, and no more when it is removed', async (t) => {
+  it('of an authority that update-ca-certificates added are trusted until it is removed', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'update-ca-certificates')) return;
     const {registry, file} = await serve(t);
     const prepare = `
@@ -91,7 +91,7 @@ forEachEngine('certificates', (engine) => {
     }
   });
 
-  it('are not asked about where SSL_CERT_FILE names what cannot be read, nor read where they do not count', async (t) => {
+  it('unreadable SSL_CERT_FILE is an error before any request, and unused certificates are not read', async (t) => {
     const {registry} = await serve(t);
     const env = {SSL_CERT_FILE: '/nonexistent/ca.pem'};
     const {status, stderr} = await commandLine(t, engine)(pullOf(registry.host), {env});
@@ -121,13 +121,13 @@ forEachEngine('certificates', (engine) => {
     ['is not valid yet', certificate(['127.0.0.1'], 2000, 3000), /the certificate is not valid yet/, /clock/],
     ['is for another name', selfSigned('elsewhere.example'), /the certificate is for another name/, /name that the certificate has/],
   ] as const)
-    it(`that ${what}: it is said, with the next step`, async (t) => {
+    it(`that ${what}: the error has the cause and a hint`, async (t) => {
       const {registry, file} = await serve(t, tls);
       await refuses(t, registry.host, reason, hint, [], {SSL_CERT_FILE: file});
       assert.deepEqual(registry.requests, []);
     });
 
-  it('of a client that are required, or not accepted: it is said, with the next step', async (t) => {
+  it('of a client that are required or not accepted: the error has the cause and a hint', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
     const [mine, other, server] = [selfSigned('me'), selfSigned('other'), selfSigned('127.0.0.1')];
     const {host} = await startRegistry(t, {tls: {...server, clientCA: mine.cert}});
@@ -146,7 +146,7 @@ forEachEngine('certificates', (engine) => {
     assert.match(stderr, /answered 404/);
   });
 
-  it('of a client that a server of TLS 1.2 requires: the hint names them', async (t) => {
+  it('of a client that a TLS 1.2 server requires: the hint names them', async (t) => {
     const tls = selfSigned('127.0.0.1');
     const listening = createServer({...tls, ca: selfSigned('me').cert, requestCert: true, rejectUnauthorized: true, maxVersion: 'TLSv1.2'});
     await new Promise<void>((resolve) => void listening.listen(0, '127.0.0.1', resolve));
@@ -155,7 +155,7 @@ forEachEngine('certificates', (engine) => {
     await refuses(t, `127.0.0.1:${port}`, /the TLS handshake failed/, /client certificate \(client in hosts\.toml\)/, ['-k']);
   });
 
-  it('are none where plain HTTP is spoken to a port of TLS, or TLS to one of HTTP: it is said, with the next step', async (t) => {
+  it('plain HTTP to a TLS port, or TLS to an HTTP port: the error has the cause and a hint', async (t) => {
     const {registry} = await serve(t);
     await refuses(t, registry.host, /the port speaks TLS, but the request was plain HTTP/, /leave out --plain-http/, ['--plain-http']);
     if (requiresProgram(t, 'docker-registry')) {

@@ -1,4 +1,4 @@
-/** Every command that keeps or shows something, as its users type it, on both engines: what it prints, and what it leaves. */
+/** Commands that store or show something, on both engines: their output and their effect. */
 import assert from 'node:assert/strict';
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
@@ -53,7 +53,7 @@ forEachEngine('namespaces', (engine) => {
     await refused(ctr, ['ns', 'rm', 'nope'], 5, /^ctr: unable to delete nope: namespace "nope": not found\n/);
     await refused(ctr, ['ns', 'ls', 'labels.'], 3, /^ctr: .*\[labels\.\]: expected field or quoted.*: invalid argument\n/);
   });
-  it('must be empty to go, unless they are emptied', async (t) => {
+  it('must be empty to be removed, except with --recursive', async (t) => {
     const ctr = commandLine(t, engine);
     await ctr.ok(['-n', 'foo', 'content', 'ingest', 'k'], {input: 'x'});
     await refused(
@@ -68,7 +68,7 @@ forEachEngine('namespaces', (engine) => {
 });
 
 forEachEngine('content', (engine) => {
-  it('is taken from standard input, shown, labelled, given back and removed', async (t) => {
+  it('is ingested from standard input, listed, labelled, printed and removed', async (t) => {
     const ctr = commandLine(t, engine);
     const bytes = Buffer.from([0, 255, 10, 13, 0]);
     const digest = digestOf(bytes);
@@ -84,7 +84,7 @@ forEachEngine('content', (engine) => {
     assert.equal(await ctr.ok(['content', 'del', digest]), `${digest}\n`);
     assert.equal(await ctr.ok(['content', 'ls']), 'DIGEST SIZE AGE LABELS\n');
   });
-  it('that is not what was promised is refused', async (t) => {
+  it('of another size or digest than expected is refused', async (t) => {
     const ctr = commandLine(t, engine);
     for (const promise of [
       ['--expected-size', '2'],
@@ -95,7 +95,7 @@ forEachEngine('content', (engine) => {
     }
     assert.equal(await ctr.ok(['content', 'ls', '-q']), '');
   });
-  it('that is missing is named, and where it is instead', async (t) => {
+  it('that is missing: the error names it and the namespaces that have it', async (t) => {
     const ctr = commandLine(t, engine);
     const digest = (await ctr.ok(['-n', 'foo', 'content', 'ingest', 'k'], {input: 'x'})).trim();
     await refused(
@@ -177,7 +177,7 @@ forEachEngine('images', (engine) => {
     assert.equal(await dist.ok(['content', 'ls', '-q']), '', 'what only they needed has gone');
   });
 
-  it('can be asked for by the names that people use', async (t) => {
+  it('have short names', async (t) => {
     const ctr = commandLine(t, engine);
     await ctr.ok(['pull', '-q', '--no-unpack', ref]);
     assert.equal(await ctr.ok(['images', 'tag', ref, 'redis']), 'docker.io/library/redis:latest\n', 'the name that it is kept under');
@@ -185,7 +185,7 @@ forEachEngine('images', (engine) => {
     assert.equal(await ctr.ok(['images', 'rm', 'redis']), 'redis\n');
   });
 
-  it('that are missing are named, and where they are instead', async (t) => {
+  it('that are missing: the error names them and the namespaces that have them', async (t) => {
     const ctr = commandLine(t, engine);
     await ctr.ok(['-n', 'foo', 'pull', '-q', '--no-unpack', ref]);
     for (const args of [
@@ -198,7 +198,7 @@ forEachEngine('images', (engine) => {
       await refused(ctr, ['images', ...args], 5, new RegExp(`image "${ref}" in namespace "default": not found\nhint: .*-n foo`));
   });
 
-  it('are unpacked into snapshots, which are shown', async (t) => {
+  it('are unpacked into snapshots', async (t) => {
     if (!requiresRoot(t)) return;
     const ctr = commandLine(t, engine);
     const native = ['--snapshotter', 'native'];
@@ -274,7 +274,7 @@ forEachEngine('images', (engine) => {
     assert.equal(await ctr.ok(['images', 'mount', '-n', 'x', '--json']), '[]\n');
   });
 
-  it('are reported with all that came of the pull, with --json', async (t) => {
+  it('are reported with the whole result of the pull, with --json', async (t) => {
     const ctr = commandLine(t, engine);
     const {status, stdout, stderr} = await ctr(['pull', '--json', '--progress', 'json', '--no-unpack', ref]);
     assert.equal(status, 0, stderr);
@@ -293,7 +293,7 @@ forEachEngine('images', (engine) => {
 });
 
 forEachEngine('containers', (engine) => {
-  it('are listed, and missing ones are named', async (t) => {
+  it('are listed; an error names a missing one', async (t) => {
     const ctr = commandLine(t, engine);
     assert.equal(await ctr.ok(['containers', 'ls']), 'CONTAINER IMAGE RUNTIME\n');
     await refused(ctr, ['c', 'info', 'c1'], 5, /^ctr: container "c1" in namespace "default": not found\n/);
@@ -307,7 +307,7 @@ forEachEngine('containers', (engine) => {
 });
 
 forEachEngine('doctor', (engine) => {
-  it('tells of each thing in turn, and fails when one is missing', async (t) => {
+  it('lists each check, and fails if one fails', async (t) => {
     const ctr = commandLine(t, engine);
     const {status, stdout, stderr} = await ctr(['doctor']);
     assert.match(stdout, /^CHECK +STATUS +DETAIL\nstate directory +ok /);
@@ -319,7 +319,7 @@ forEachEngine('doctor', (engine) => {
 
 describe('version', () => {
   forEachEngine('version', (engine) => {
-    it('is what package.json says, with the engine', async (t) => {
+    it('is that of package.json, with the engine', async (t) => {
       const ctr = commandLine(t, engine);
       const {default: manifest} = await import('../../package.json', {with: {type: 'json'}});
       const info = JSON.parse(await ctr.ok(['version', '--json']));

@@ -1,13 +1,12 @@
 /**
- * The built program, on both engines, must be the one that stands in the source: in the build oclif is taken apart and
- * its parts are loaded late, which an update of it may break. So every command is loaded, helped, misused and, where it
- * needs nothing but an empty store, run; all three must agree to the letter.
+ * The program behaves the same from source and as built for either engine: every command is loaded, asked for its help,
+ * misused, and run if it needs no more than an empty store. The outputs must be identical.
  */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {runCommandLine} from '../../src/cli/command-line.ts';
-import {processContext} from '../../src/cli/context.ts';
+import {processContext} from '../../src/cli/command-context.ts';
+import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, type Result, root, run} from './harness.ts';

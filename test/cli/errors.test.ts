@@ -349,7 +349,7 @@ const CASES: readonly Case[] = [
 const steady = (text: string): string => text.replaceAll(/\b[0-9a-f]{64}\b|\d+(\.\d+)?/g, '#');
 
 describe('classes of errors', () => {
-  it('each has a command line that ends with it', () => {
+  it('each has a test case', () => {
     const reached = new Set(CASES.map(({code}) => code));
     assert.deepEqual(
       CODES.filter((code) => !reached.has(code)),

@@ -1,11 +1,11 @@
-/** Runs the command as its users do, through bin/, on each engine. `npm run build` makes what it runs. */
+/** Runs the built command through bin/, on each engine. */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
 import {existsSync} from 'node:fs';
 import {constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe} from 'node:test';
-import {clockEnvironment, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {type Scope, temporaryDirectory} from '../support/helpers.ts';
 
 export const root = join(import.meta.dirname, '../..');
 export const executable = join(root, `dist/berth-linux-${process.arch}`);
@@ -13,28 +13,27 @@ export const executable = join(root, `dist/berth-linux-${process.arch}`);
 export type Engine = 'node' | 'executable';
 
 export interface Result {
-  /** 128+n when signal n ended it. */
+  /** 128+n if signal n ended it. */
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
 export interface SpawnOptions {
-  /** Added to an environment in which nothing of the user's own settings is left. */
+  /** Added to an environment without the user's own settings. */
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
   readonly input?: string | Uint8Array;
-  /** After that many milliseconds it is killed, and the test fails. Default 60 000. */
+  /** Milliseconds after which it is killed and the test fails. Default 60 000. */
   readonly timeoutMs?: number;
 }
 
-/** What every process of these tests sees; a cache of Node's own is kept out of the machine's. */
+/** Environment of every process of these tests; Node's code cache is not the machine's. */
 export const environment = (): Record<string, string> => ({
   PATH: process.env.PATH ?? '/usr/bin:/bin',
   HOME: tmpdir(),
   TMPDIR: tmpdir(),
   NODE_COMPILE_CACHE: join(tmpdir(), 'node-compile-cache'),
-  ...clockEnvironment(),
   ...(process.env.BERTH_TEST_RUN === undefined ? {} : {BERTH_TEST_RUN: process.env.BERTH_TEST_RUN}),
 });
 
@@ -71,13 +70,13 @@ export function engineEnvironment(engine: Engine): Record<string, string> {
 
 export interface CommandLine {
   (args: readonly string[], options?: SpawnOptions): Promise<Result>;
-  /** The same, which must succeed. @returns what it printed on standard output */
+  /** The same, but it must succeed. @returns its standard output */
   ok(args: readonly string[], options?: SpawnOptions): Promise<string>;
   /** Environment of its store, for a process that a test starts itself. */
   readonly env: Readonly<Record<string, string>>;
 }
 
-/** `ctr` on an engine, with a store of its own for as long as the scope lives. */
+/** `ctr` on an engine, with a store of its own that is removed at the end of the scope. */
 export function commandLine(scope: Scope, engine: Engine, program: 'ctr' | 'dist' | 'berth' = 'ctr'): CommandLine {
   const env = {
     ...engineEnvironment(engine),

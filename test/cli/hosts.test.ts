@@ -1,4 +1,4 @@
-/** hosts.toml as people use it: by flag, by variable, and wrong. */
+/** hosts.toml named by flag and by variable, and with errors. */
 import assert from 'node:assert/strict';
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -31,7 +31,7 @@ function addImage(registry: FakeRegistry): FakeImage {
 }
 
 forEachEngine('hosts.toml', (engine) => {
-  it('makes a pull go through a mirror with a CA and a client certificate of its own, named by flag or variable', async (t) => {
+  it('sends a pull to a mirror with its own CA and client certificate', async (t) => {
     const [certificate, mine] = [selfSigned('127.0.0.1'), selfSigned('me')];
     const mirror = await startFakeRegistry(t, {tls: certificate, clientCert: mine.cert});
     const {manifest} = addImage(mirror);
@@ -54,7 +54,7 @@ forEachEngine('hosts.toml', (engine) => {
     );
   });
 
-  it('with --debug shows who was asked and what they answered, and no secret', async (t) => {
+  it('with --debug: each request and its answer are shown, without secrets', async (t) => {
     const [first, second] = [await startFakeRegistry(t), await startFakeRegistry(t)];
     addImage(second);
     const dir = hostsDir(t, {'hosts.toml': `server = "${second.url}"\n[host."${first.url}".header]\nx-secret = "not-for-the-log"\n`});
@@ -69,7 +69,7 @@ forEachEngine('hosts.toml', (engine) => {
     for (const line of json.stderr.trim().split('\n')) assert.equal(typeof (JSON.parse(line) as {debug: unknown}).debug, 'string');
   });
 
-  it('that is wrong is an invalid argument that says where, and nothing is asked', async (t) => {
+  it('with an error: invalid argument with line and column, before any request', async (t) => {
     const server = await startFakeRegistry(t);
     addImage(server);
     const dir = hostsDir(t, {'hosts.toml': `server = "${server.url}"\ncapabilites = ["pull"]\n`});
@@ -85,7 +85,7 @@ forEachEngine('hosts.toml', (engine) => {
     assert.deepEqual([missing.status, /hosts directory ".*nosuch" does not exist/.test(missing.stderr)], [3, true], missing.stderr);
   });
 
-  it('is not looked for where the variable is empty', async (t) => {
+  it('is not read if the variable is empty', async (t) => {
     const {status, stderr} = await commandLine(t, engine)([...PULL, '--debug', '--connect-timeout', '5s'], {env: {BERTH_HOSTS_DIR: ''}});
     assert.equal(status, 14, stderr);
     assert.match(stderr, /^debug: HEAD https:\/\/upstream\.example\/v2\/team\/app\/manifests\/v1: the name does not resolve$/m);

@@ -41,7 +41,7 @@ describe('the quick start', () => {
     assert.deepEqual(left, []);
   });
 
-  it('takes a reference, ends with the status of the command that failed, and leaves nothing then', (t) => {
+  it('takes a reference, ends with the status of a failed command, and leaves nothing then either', (t) => {
     if (!requiresRoot(t)) return;
     const {status, stdout, left} = quickstart(t, '127.0.0.1:1/no/registry:here');
     assert.equal(status, 14);

@@ -1,4 +1,4 @@
-/** How a command ends when it is not left to end by itself, and what it does with slow and absent readers. */
+/** Commands that a signal or a timeout ends, bugs outside of commands, passwords at the terminal, and slow or closed readers. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawn} from 'node:child_process';
 import {randomBytes} from 'node:crypto';
@@ -35,7 +35,7 @@ forEachEngine('a command that is interrupted', (engine) => {
     ['SIGTERM', 143],
     ['SIGHUP', 129],
   ] as const)
-    it(`by ${signal} says so in one line and ends by that signal, which a shell shows as ${status}`, async (t) => {
+    it(`by ${signal} prints one line and ends by that signal, which a shell shows as ${status}`, async (t) => {
       const {env} = commandLine(t, engine);
       const requested = once(silent, 'request');
       const child = spawn(ctr, ['pull', '--plain-http', ref], {env: {...environment(), ...env}, stdio: ['ignore', 'ignore', 'pipe']});
@@ -50,14 +50,14 @@ forEachEngine('a command that is interrupted', (engine) => {
       assert.match(stderr.split('\n').at(-2)!, new RegExp(`^ctr: .*interrupted by ${signal}: canceled$`));
     });
 
-  it('by its time-out ends with 4, soon', async (t) => {
+  it('by --timeout ends with 4, soon', async (t) => {
     const start = performance.now();
     const {status, stderr} = await commandLine(t, engine)(['pull', '--timeout', '300ms', '--plain-http', '--progress', 'none', ref]);
     assert.deepEqual([status, /^ctr: .*not done after 300 ms: deadline exceeded\n$/.test(stderr)], [4, true], stderr);
     assert.ok(performance.now() - start < 5000);
   });
 
-  it('while it waits for its input ends by the signal too', async (t) => {
+  it('while it waits for input ends by the signal too', async (t) => {
     const {env} = commandLine(t, engine);
     const child = spawn(ctr, ['content', 'ingest', 'k'], {env: {...environment(), ...env}, stdio: ['pipe', 'ignore', 'ignore']});
     child.stdin.write('some');
@@ -67,7 +67,7 @@ forEachEngine('a command that is interrupted', (engine) => {
     assert.equal(by, 'SIGINT');
   });
 
-  it('on a terminal gives it back as it was', async (t) => {
+  it('on a terminal restores the terminal', async (t) => {
     if (!requiresProgram(t, 'script')) return;
     const requested = once(silent, 'request');
     const terminal = onTerminal(ctr, ['pull', '--plain-http', ref], {env: commandLine(t, engine).env});
@@ -80,12 +80,12 @@ forEachEngine('a command that is interrupted', (engine) => {
   });
 });
 
-forEachEngine('a bug that strikes outside of the command', (engine) => {
+forEachEngine('a bug outside of the command', (engine) => {
   for (const [kind, code] of [
     ['an exception', "throw new TypeError('boom')"],
     ['a rejection', "void Promise.reject(new TypeError('boom'))"],
   ] as const)
-    it(`is reported as one: ${kind}`, async (t) => {
+    it(`is reported as a bug: ${kind}`, async (t) => {
       const preload = join(temporaryDirectory(t), 'preload.mjs');
       writeFileSync(preload, `setTimeout(() => { ${code}; }, 300);\n`);
       const {status, stderr} = await commandLine(t, engine)(['pull', '--progress', 'none', '--plain-http', ref], {
@@ -95,8 +95,8 @@ forEachEngine('a bug that strikes outside of the command', (engine) => {
     });
 });
 
-forEachEngine('a question at the terminal', (engine) => {
-  it('does not show the answer', async (t) => {
+forEachEngine('the password prompt', (engine) => {
+  it('does not echo the password', async (t) => {
     if (!requiresProgram(t, 'script')) return;
     const terminal = onTerminal(ctr, ['--timeout', '2s', 'pull', '--plain-http', '-u', 'bob', ref], {env: commandLine(t, engine).env});
     await terminal.expect(/^Password: /);
@@ -109,7 +109,7 @@ forEachEngine('a question at the terminal', (engine) => {
     ['Ctrl-C', '\x03'],
     ['Ctrl-D', '\x04'],
   ] as const)
-    it(`is not answered by ${key}, which ends the command`, async (t) => {
+    it(`${key} ends the command`, async (t) => {
       if (!requiresProgram(t, 'script')) return;
       const terminal = onTerminal(ctr, ['pull', '--plain-http', '-u', 'bob', ref], {env: commandLine(t, engine).env});
       await terminal.expect(/^Password: /);
@@ -117,15 +117,18 @@ forEachEngine('a question at the terminal', (engine) => {
       assert.equal(await terminal.ended, 130);
       assert.match(terminal.output(), /\r\nctr: password: canceled\r\n/);
     });
-  it('is not asked where there is none', async (t) => {
+  it('is an error without a terminal', async (t) => {
     const {status, stderr} = await commandLine(t, engine)(['pull', '--plain-http', '-u', 'bob', ref]);
     assert.equal(status, 3);
-    assert.match(stderr, /^ctr: no password for user "bob" .*: invalid argument\nhint: give --password-stdin /);
+    assert.match(
+      stderr,
+      /^ctr: no password for user "bob" .*: invalid argument\nhint: write it to standard input and add --password-stdin/,
+    );
   });
 });
 
 forEachEngine('a reader', (engine) => {
-  it('that has gone ends the command quietly, as by SIGPIPE', async (t) => {
+  it('that has closed the pipe ends the command quietly, as by SIGPIPE', async (t) => {
     const {env} = commandLine(t, engine);
     const shell = `{ sleep 0.3; '${ctr}' --help; echo $? >&3; } 3>&2 2>&4 | true`;
     const child = spawn('sh', ['-c', shell], {env: {...environment(), ...env}, stdio: ['ignore', 'ignore', 'pipe', 'ignore', 'pipe']});
@@ -142,7 +145,7 @@ forEachEngine('a reader', (engine) => {
 
   const blob = randomBytes(3 << 20);
 
-  it('gets every byte of a blob that came by standard input', async (t) => {
+  it('gets every byte of a blob from standard input', async (t) => {
     const call = commandLine(t, engine);
     const digest = (await call.ok(['content', 'ingest', 'k'], {input: blob})).trim();
     const child = spawn(ctr, ['content', 'get', digest], {env: {...environment(), ...call.env}, stdio: ['ignore', 'pipe', 'inherit']});
@@ -151,7 +154,7 @@ forEachEngine('a reader', (engine) => {
     assert.ok(Buffer.concat(chunks).equals(blob));
   });
 
-  it('that is slow, on a pipe that does not block, gets every byte too', async (t) => {
+  it('that is slow gets every byte of a non-blocking pipe too', async (t) => {
     if (!requiresProgram(t, 'mkfifo')) return;
     const call = commandLine(t, engine);
     const digest = (await call.ok(['content', 'ingest', 'k'], {input: blob})).trim();

@@ -1,11 +1,11 @@
-/** A terminal for tests: script(1) makes a pseudo-terminal, and what comes out of it is drawn on a screen that can be looked at. */
+/** A terminal for tests: script(1) makes a pseudo-terminal, and its output is drawn on a screen that tests can read. */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
 import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {environment, root} from './harness.ts';
 
-/** Rows of text, as far as they have been reached; what would scroll out of a real screen stays. */
+/** Rows of text up to the last one written to; rows that a real screen would scroll away stay. */
 export class Screen {
   readonly rows: string[] = [''];
   cursorVisible = true;

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
-import {parseMount, runStatus} from '../../src/cli/run.ts';
-import {formatTable} from '../../src/cli/table.ts';
-import {formatTree} from '../../src/cli/tree.ts';
-import {formatAge, formatLabels, formatSize, parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/values.ts';
-import {ErrdefsError} from '../../src/lib/errdefs.ts';
+import {formatTable} from '../../src/cli/format-table.ts';
+import {formatTree} from '../../src/cli/format-tree.ts';
+import {parseMount} from '../../src/cli/mount-flag.ts';
+import {formatAge, formatLabels, formatSize} from '../../src/cli/value-formatters.ts';
+import {parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/value-parsers.ts';
 import {randomOf} from '../fuzz/random.ts';
 import {is} from '../support/helpers.ts';
 
@@ -202,10 +202,3 @@ table(
   ],
   ['', 'src=/a', 'ro', 'type=bind,src=/a,dst=/b,mode=ro', 'constructor=x,dst=/b'],
 );
-
-describe('exit status of a run that we fail', () => {
-  it('is 125', () => assert.equal(runStatus(new ErrdefsError('not_found', 'image')), 125));
-  it('is what the library says of the command', () =>
-    assert.equal(runStatus(new ErrdefsError('not_found', 'command', {details: {runExit: 127}})), 127));
-  it('is 125 for a bug', () => assert.equal(runStatus(new TypeError('x')), 125));
-});

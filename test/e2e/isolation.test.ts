@@ -12,7 +12,7 @@ import {COMMANDS} from '../../src/commands/index.ts';
 import type {Digest} from '../../src/lib/oci/descriptor.ts';
 import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
 import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
-import {ctrHere} from '../cli/inprocess.ts';
+import {ctrHere} from '../cli/run-in-process.ts';
 import {type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {checkStore} from '../support/invariants.ts';

@@ -6,7 +6,7 @@ import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node
 import {join, relative} from 'node:path';
 import {Readable} from 'node:stream';
 import {gzipSync} from 'node:zlib';
-import {runCommandLine} from '../../src/cli/command-line.ts';
+import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {openClient} from '../../src/lib/client/index.ts';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';

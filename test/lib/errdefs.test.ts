@@ -25,7 +25,7 @@ import {
   wrap,
 } from '../../src/lib/errdefs.ts';
 import {Store} from '../../src/lib/store/store.ts';
-import {ctrHere} from '../cli/inprocess.ts';
+import {ctrHere} from '../cli/run-in-process.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
 import {digestOf, imageRecord} from '../support/records.ts';
 
@@ -268,8 +268,8 @@ describe('docs/EXIT-STATUS.md', () => {
     assert.ok(page.includes(`\n${stderr}`), stderr);
   });
 
-  it('is what scripts/exit-status.ts prints', () => {
-    assert.equal(page, execFileSync(process.execPath, [join(root, 'scripts/exit-status.ts')], {encoding: 'utf8'}));
+  it('is what scripts/exit-status-page.ts prints', () => {
+    assert.equal(page, execFileSync(process.execPath, [join(root, 'scripts/exit-status-page.ts')], {encoding: 'utf8'}));
   });
 
   it('has every class with its status, every errno, and the statuses of a container', () => {

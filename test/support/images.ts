@@ -1,6 +1,6 @@
 /**
  * Real images for tests, each an OCI layout in a cache directory (`.cache/images`, or `BERTH_TEST_CACHE`), built once by the
- * first who asks. `scripts/make-images.ts` builds them ahead of the tests.
+ * first who asks. `scripts/make-test-images.ts` builds them ahead of the tests.
  *
  * `pushImage` of `./registry.ts` puts a layout into a registry. umoci and skopeo read those with OCI types as
  * `oci:<layout>:latest`; those with docker's types go to them by way of a registry.

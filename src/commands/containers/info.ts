@@ -1,11 +1,10 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 
 export default class Info extends BaseCommand {
   static override summary = 'show a container as JSON';
   static override args = {id: Args.string({required: true, description: 'container'})};
-  static override flags = {spec: Flags.boolean({description: 'only its runtime specification'})};
+  static override flags = {spec: Flags.boolean({description: 'show only the runtime specification'})};
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Info);

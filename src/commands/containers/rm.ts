@@ -1,11 +1,10 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more containers';
   static override args = {id: Args.string({required: true, multiple: true, description: 'container to remove'})};
-  static override flags = {'keep-snapshot': Flags.boolean({description: 'keep its snapshot'})};
+  static override flags = {'keep-snapshot': Flags.boolean({description: 'keep the snapshot'})};
 
   async run(): Promise<{removed: string[]}> {
     const {args, flags} = await this.parse(Remove);

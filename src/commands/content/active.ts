@@ -1,11 +1,11 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {formatAge, formatSize} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {formatAge, formatSize} from '../../cli/value-formatters.ts';
 import type {IngestStatus} from '../../lib/client/types/index.ts';
 
 export default class Active extends BaseCommand {
   static override summary = 'show transfers that are in progress or interrupted';
-  static override args = {match: Args.string({description: 'regular expression for the names'})};
+  static override args = {match: Args.string({description: 'regular expression for names of transfers'})};
 
   async run(): Promise<readonly IngestStatus[]> {
     const {args, flags} = await this.parse(Active);

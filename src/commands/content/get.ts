@@ -1,10 +1,10 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
 
 export default class Get extends BaseCommand {
   static override summary = 'write a blob to standard output';
   static override description =
-    'The bytes are hashed as they go. When they are not what the digest says, the exit status is 15 after the last of them: do not use them then.';
+    'The bytes are hashed while they are written. If they do not match the digest, the command exits with status 15 after the last byte: do not use them then.';
   static override args = {digest: Args.string({required: true, description: 'digest of the blob'})};
 
   async run(): Promise<void> {

@@ -1,9 +1,9 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {label, size} from '../../cli/flags.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {label, size} from '../../cli/shared-flags.ts';
 import {standardInput} from '../../cli/stdin.ts';
-import {defined, parseLabels} from '../../cli/values.ts';
+import {parseLabels} from '../../cli/value-parsers.ts';
 import type {ContentRecord} from '../../lib/client/types/index.ts';
 
 export default class Ingest extends BaseCommand {
@@ -19,7 +19,7 @@ export default class Ingest extends BaseCommand {
     const {args, flags} = await this.parse(Ingest);
     const {content} = await this.namespace(flags);
     const blob = await content.ingest(args.key, standardInput(this.signal), {
-      ...defined({expectedSize: flags['expected-size'], expectedDigest: flags['expected-digest']}),
+      ...omitUndefined({expectedSize: flags['expected-size'], expectedDigest: flags['expected-digest']}),
       labels: parseLabels(flags.label ?? []),
     });
     this.print(blob.digest);

@@ -1,5 +1,5 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more blobs';

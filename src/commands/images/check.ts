@@ -1,7 +1,8 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {quiet, snapshotter} from '../../cli/flags.ts';
-import {defined, formatSize} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {quiet, snapshotter} from '../../cli/shared-flags.ts';
+import {formatSize} from '../../cli/value-formatters.ts';
 import type {ImageCheck} from '../../lib/client/types/index.ts';
 
 export default class Check extends BaseCommand {
@@ -12,7 +13,7 @@ export default class Check extends BaseCommand {
   async run(): Promise<readonly ImageCheck[]> {
     const {args, flags} = await this.parse(Check);
     const {images} = await this.namespace(flags);
-    const checks = await images.check({filters: args.filter ?? [], ...defined({snapshotter: flags.snapshotter})});
+    const checks = await images.check({filters: args.filter ?? [], ...omitUndefined({snapshotter: flags.snapshotter})});
     if (flags.quiet) {
       this.list(
         checks.filter(({status}) => status === 'complete'),

@@ -1,15 +1,14 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {formatJSON} from '../../cli/output.ts';
-import {formatTree} from '../../cli/tree.ts';
-import {formatSize} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {formatTree} from '../../cli/format-tree.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {formatJSON} from '../../cli/printable.ts';
+import {formatSize} from '../../cli/value-formatters.ts';
 import type {ImageTree} from '../../lib/client/types/index.ts';
 
 export default class Inspect extends BaseCommand {
-  static override summary = 'show what an image consists of';
+  static override summary = 'show the manifests, config and layers of an image';
   static override args = {ref: Args.string({required: true, description: 'image'})};
-  static override flags = {content: Flags.boolean({description: 'show the documents too'})};
+  static override flags = {content: Flags.boolean({description: 'show the JSON documents too'})};
 
   async run(): Promise<ImageTree> {
     const {args, flags} = await this.parse(Inspect);

@@ -1,7 +1,7 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {formatLabels, parseLabels} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {formatLabels} from '../../cli/value-formatters.ts';
+import {parseLabels} from '../../cli/value-parsers.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {

@@ -1,12 +1,12 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {quiet} from '../../cli/flags.ts';
-import {formatLabels, formatSize} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {quiet} from '../../cli/shared-flags.ts';
+import {formatLabels, formatSize} from '../../cli/value-formatters.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {
   static override summary = 'list images';
-  static override description = 'SIZE is what the image of this machine takes as compressed; "images usage" tells the unpacked size.';
+  static override description = 'SIZE is the compressed size for the platform of this machine; "images usage" shows the unpacked size.';
   static override args = {filter: Args.string({multiple: true, description: 'filter, such as name~=redis'})};
   static override flags = {quiet: quiet('the references')};
 

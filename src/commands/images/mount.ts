@@ -1,8 +1,7 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
-import {defined} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
 import type {HostMount} from '../../lib/client/types/index.ts';
 
 export default class Mount extends BaseCommand {
@@ -15,7 +14,7 @@ export default class Mount extends BaseCommand {
     target: Args.string({description: 'directory to mount it at'}),
   };
   static override flags = {
-    rw: Flags.boolean({description: 'let the tree be written to'}),
+    rw: Flags.boolean({description: 'make the mount writable'}),
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
     snapshotter: snapshotter(),
   };
@@ -36,7 +35,7 @@ export default class Mount extends BaseCommand {
       return mounts;
     }
     if (target === undefined) throw this.usage('missing argument: TARGET');
-    const options = defined({platform: flags.platform, snapshotter: flags.snapshotter});
+    const options = omitUndefined({platform: flags.platform, snapshotter: flags.snapshotter});
     const mount = await images.mount(ref, target, {...options, rw: flags.rw, signal: this.signal});
     this.print(target);
     return mount;

@@ -1,6 +1,5 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 
 export default class Tag extends BaseCommand {
   static override summary = 'add references to an image';
@@ -8,7 +7,7 @@ export default class Tag extends BaseCommand {
     source: Args.string({required: true, description: 'image'}),
     target: Args.string({required: true, multiple: true, description: 'new reference'}),
   };
-  static override flags = {force: Flags.boolean({description: 'replace references that exist'})};
+  static override flags = {force: Flags.boolean({description: 'replace existing references'})};
 
   async run(): Promise<{tagged: string[]}> {
     const {args, flags} = await this.parse(Tag);

@@ -1,15 +1,14 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import type {HostMount} from '../../lib/client/types/index.ts';
 
 export default class Unmount extends BaseCommand {
   static override summary = 'unmount an image or snapshot';
-  static override description = "An image's snapshot is kept for 24 hours, and until it is removed if it could be written to.";
-  static override args = {target: Args.string({required: true, description: 'directory that it is mounted at'})};
+  static override description = 'The snapshot of a read-only mount is kept for 24 hours, that of a writable one until it is removed.';
+  static override args = {target: Args.string({required: true, description: 'directory at which it is mounted'})};
   static override flags = {
-    rm: Flags.boolean({description: "remove an image's snapshot as well"}),
-    snapshotter: Flags.string({hidden: true, description: 'ctr takes it; here it is known from the mount'}),
+    rm: Flags.boolean({description: 'remove the snapshot too'}),
+    snapshotter: Flags.string({hidden: true, description: 'accepted for compatibility: the mount determines it'}),
   };
 
   async run(): Promise<HostMount> {

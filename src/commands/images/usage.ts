@@ -1,18 +1,19 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
-import {defined, formatSize} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
+import {formatSize} from '../../cli/value-formatters.ts';
 import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
-  static override summary = 'show how much disk the unpacked layers of an image take';
+  static override summary = 'show disk usage of the unpacked layers of an image';
   static override args = {ref: Args.string({required: true, description: 'image'})};
   static override flags = {snapshotter: snapshotter()};
 
   async run(): Promise<readonly SnapshotUsage[]> {
     const {args, flags} = await this.parse(Usage);
     const {images} = await this.namespace(flags);
-    const usage = await images.usage(args.ref, defined({snapshotter: flags.snapshotter}));
+    const usage = await images.usage(args.ref, omitUndefined({snapshotter: flags.snapshotter}));
     this.table(['KEY', 'SIZE', 'INODES'], usage, ({key, size, inodes}) => [key, formatSize(size), String(inodes)]);
     return usage;
   }

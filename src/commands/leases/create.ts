@@ -1,8 +1,8 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {duration} from '../../cli/flags.ts';
-import {defined, parseLabels} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {duration} from '../../cli/shared-flags.ts';
+import {parseLabels} from '../../cli/value-parsers.ts';
 import type {LeaseRecord} from '../../lib/client/types/index.ts';
 
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -11,7 +11,7 @@ export default class Create extends BaseCommand {
   static override summary = 'create a lease';
   static override args = {label: Args.string({multiple: true, description: 'label as KEY=VALUE'})};
   static override flags = {
-    id: Flags.string({description: 'identifier; by default one is made up'}),
+    id: Flags.string({description: 'identifier; by default a generated one'}),
     expires: duration({char: 'x', default: DAY_MS, defaultHelp: async () => '24h', description: 'lifetime; 0 means forever'}),
   };
 
@@ -19,7 +19,7 @@ export default class Create extends BaseCommand {
     const {args, flags} = await this.parse(Create);
     const {leases} = await this.namespace(flags);
     const lease = await leases.create({
-      ...defined({id: flags.id}),
+      ...omitUndefined({id: flags.id}),
       expiresMs: flags.expires,
       labels: parseLabels(args.label ?? []),
     });

@@ -1,11 +1,10 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 
 export default class Remove extends BaseCommand {
-  static override summary = 'remove one or more leases, and what only they kept';
+  static override summary = 'remove leases, and the data that only they protected';
   static override args = {id: Args.string({required: true, multiple: true, description: 'lease to remove'})};
-  static override flags = {sync: Flags.boolean({hidden: true, description: 'taken for the sake of scripts: removal is always complete'})};
+  static override flags = {sync: Flags.boolean({hidden: true, description: 'accepted for compatibility: removal is always synchronous'})};
 
   async run(): Promise<{removed: string[]}> {
     const {args, flags} = await this.parse(Remove);

@@ -1,7 +1,7 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {quiet} from '../../cli/flags.ts';
-import {formatLabels} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {quiet} from '../../cli/shared-flags.ts';
+import {formatLabels} from '../../cli/value-formatters.ts';
 import type {NamespaceRecord} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {

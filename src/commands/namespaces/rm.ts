@@ -1,11 +1,10 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more empty namespaces';
   static override args = {name: Args.string({required: true, multiple: true, description: 'namespace to remove'})};
-  static override flags = {recursive: Flags.boolean({description: 'empty them first'})};
+  static override flags = {recursive: Flags.boolean({description: 'remove everything in them first'})};
 
   async run(): Promise<{removed: string[]}> {
     const {args, flags} = await this.parse(Remove);

@@ -1,7 +1,7 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {label, snapshotter} from '../../cli/flags.ts';
-import {parseLabels} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {label, snapshotter} from '../../cli/shared-flags.ts';
+import {parseLabels} from '../../cli/value-parsers.ts';
 import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Commit extends BaseCommand {

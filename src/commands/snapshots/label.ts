@@ -1,7 +1,8 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
-import {formatLabels, parseLabels} from '../../cli/values.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
+import {formatLabels} from '../../cli/value-formatters.ts';
+import {parseLabels} from '../../cli/value-parsers.ts';
 import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Label extends BaseCommand {

@@ -1,6 +1,6 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {quiet, snapshotter} from '../../cli/flags.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 const KINDS = {active: 'Active', view: 'View', committed: 'Committed'} as const;

@@ -1,7 +1,6 @@
-import * as Args from '@oclif/core/args';
-import * as Flags from '@oclif/core/flags';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
 import type {HostMount, Mount} from '../../lib/client/types/index.ts';
 
 export default class Mounts extends BaseCommand {

@@ -1,7 +1,6 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
-import {MOUNT_FLAGS} from '../../cli/mounts.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {MOUNT_FLAGS, snapshotter} from '../../cli/shared-flags.ts';
 import type {Mount} from '../../lib/client/types/index.ts';
 
 export default class Prepare extends BaseCommand {

@@ -1,6 +1,6 @@
-import * as Args from '@oclif/core/args';
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more snapshots';

@@ -1,9 +1,9 @@
-import {BaseCommand} from '../../cli/base.ts';
-import {snapshotter} from '../../cli/flags.ts';
+import {BaseCommand} from '../../cli/base-command.ts';
+import {snapshotter} from '../../cli/shared-flags.ts';
 import type {SnapshotRecord} from '../../lib/client/types/index.ts';
 
 export default class Tree extends BaseCommand {
-  static override summary = 'show which snapshot stands on which';
+  static override summary = 'show snapshots as a tree';
   static override flags = {snapshotter: snapshotter()};
 
   async run(): Promise<readonly SnapshotRecord[]> {

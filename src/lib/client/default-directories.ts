@@ -1,5 +1,6 @@
 /** Default root and state directories. */
-import {isAbsolute, join, resolve} from 'node:path';
+import {join, resolve} from 'node:path';
+import {baseDirectory} from '../base-directories.ts';
 import {ErrdefsError} from '../errdefs.ts';
 import {assertPrivate} from '../fs/private-directory.ts';
 
@@ -29,13 +30,11 @@ export function findDirectories(
   env: NodeJS.ProcessEnv = process.env,
   uid = process.getuid?.() ?? 0,
 ): Directories {
-  const absolute = (name: string): string | undefined => (isAbsolute(env[name] ?? '') ? env[name] : undefined);
   const variable = (name: string): string | undefined => (env[name] ? resolve(env[name]) : undefined);
-  const data = (): string => (uid === 0 ? '/var/lib' : (absolute('XDG_DATA_HOME') ?? join(absolute('HOME') ?? '/', '.local/share')));
-  const root = named(given.root, 'root') ?? variable('BERTH_ROOT') ?? join(data(), 'berth');
+  const root = named(given.root, 'root') ?? variable('BERTH_ROOT') ?? join(baseDirectory('data', env, uid) ?? '/.local/share', 'berth');
   const chosen = named(given.state, 'state') ?? variable('BERTH_STATE');
   if (chosen !== undefined) return {root, state: chosen, guarded: [chosen]};
-  const runtime = uid === 0 ? '/run' : absolute('XDG_RUNTIME_DIR');
+  const runtime = baseDirectory('runtime', env, uid);
   const shared = `/tmp/berth-${uid}`;
   const state = join(runtime ?? shared, 'berth');
   return {root, state, guarded: runtime === undefined ? [shared, state] : [state]};

@@ -1,49 +1,48 @@
-/** Fetches manifests, configs and layers by descriptor; resumes broken downloads. */
+/** The bytes that a descriptor promises. */
 import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {isForeignLayer, kindOf} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import {pullScope, type TokenScope} from './auth.ts';
+import type {Realm} from './auth.ts';
 import {encodingsOf} from './content-encoding.ts';
-import {protocolError, type RequestContext, WireError, wireFailure} from './errors.ts';
-import {urlOf} from './hosts.ts';
-import type {HttpClient, HttpResponse} from './http-client.ts';
-import {MAX_IDLE_ATTEMPTS} from './retry.ts';
-import {type BodySink, type ResponseHead, TRICKLE_BYTES} from './transport.ts';
+import {type Attempt, refusal, WireError, wireFailure} from './errors.ts';
+import {realmOf, urlOf} from './hosts.ts';
+import type {Reply, Session} from './http-client.ts';
+import {IDLE_OPENINGS} from './retry.ts';
+import {type BodySink, type Head, TRICKLE} from './transport.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './types.ts';
-import {BodyCollector, checkKind, contentLength, verify} from './validate-response.ts';
+import {Collector, checkKind, lengthOf, verify} from './validate-response.ts';
 
-/** A URL that may have a blob. */
-export interface BlobSource {
+export interface Place {
   readonly url: URL;
-  /** Absent for a server that gets no credentials. */
-  readonly scope?: TokenScope;
-  /** Another source follows if this one fails. */
-  readonly hasFallback: boolean;
+  /** None for a place that gets no credentials. */
+  readonly realm?: Realm;
+  /** There is another place to ask. */
+  readonly hasNext: boolean;
 }
 
-export function registrySource(host: Host, ref: Reference, {digest, mediaType}: Descriptor, hasFallback: boolean): BlobSource {
+export function placeOf(host: Host, ref: Reference, {digest, mediaType}: Descriptor, hasNext: boolean): Place {
   const kind = kindOf(mediaType);
   const under = kind === 'manifest' || kind === 'index' ? 'manifests' : 'blobs';
-  return {url: urlOf(host, `/${ref.path}/${under}/${digest}`), scope: pullScope(host, ref), hasFallback};
+  return {url: urlOf(host, `/${ref.path}/${under}/${digest}`), realm: realmOf(host, ref), hasNext};
 }
 
 /**
- * The `urls` of a foreign layer's descriptor. They count only for foreign media types, and get no credentials: the author of
- * a manifest could otherwise collect them (CVE-2020-15157).
+ * The URLs of a layer that registries need not have. Only a foreign media type makes them count, and nobody's credentials
+ * ever go there: a manifest's author could otherwise collect them (CVE-2020-15157).
  */
-export function foreignSources({mediaType, urls = []}: Descriptor): BlobSource[] {
+export function foreignPlaces({mediaType, urls = []}: Descriptor): Place[] {
   if (!isForeignLayer(mediaType)) return [];
   return urls.flatMap((text) => {
     const url = URL.parse(text);
     if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) return [];
-    return [{url, hasFallback: false}];
+    return [{url, hasNext: false}];
   });
 }
 
 export async function fetchBytes(
-  client: HttpClient,
-  {url, scope, hasFallback}: BlobSource,
+  session: Session,
+  {url, realm, hasNext}: Place,
   desc: Descriptor,
   what: string,
   {limit, signal}: BytesOptions,
@@ -51,41 +50,41 @@ export async function fetchBytes(
   if (desc.size > limit) {
     throw new ErrdefsError('failed_precondition', `${what}: ${desc.size} B, more than the ${limit} B allowed`);
   }
-  const collector = new BodyCollector();
-  const response = await client.send({
+  const collector = new Collector();
+  const reply = await session.send({
     what,
     method: 'GET',
     url,
     headers: {accept: `${desc.mediaType}, */*`},
-    scope,
+    realm,
     signal,
-    onBody: (head, context) => {
-      checkKind(head, desc, context);
-      return collector.start(head, desc.size, context, `not the ${desc.size} B expected`);
+    onBody: (head, on) => {
+      checkKind(head, desc, on);
+      return collector.start(head, desc.size, on, `not the ${desc.size} B expected`);
     },
     restartable: true,
-    hasFallback,
-    digestVerified: true,
+    hasNext,
+    checked: true,
   });
-  if (response.status >= 300) throw await client.toError(response, scope);
+  if (reply.status >= 300) throw await session.refused(reply, realm);
   const body = collector.body();
-  if (body.length !== desc.size) throw protocolError(response.context, `${body.length} B, not the ${desc.size} B expected`);
-  verify(body, desc.digest, response.context);
+  if (body.length !== desc.size) throw refusal(reply.on, `${body.length} B, not the ${desc.size} B expected`);
+  verify(body, desc.digest, reply.on);
   return body;
 }
 
-/** Whether a `Content-Range` starts at `offset` of a blob of `size` bytes. An unknown total is `*`. */
+/** Whether `bytes START-END/TOTAL` is from `offset` on, of a blob of `size` bytes; an unknown total is `*`. */
 function isRangeFrom(offset: number, size: number, header: string | undefined): boolean {
   const [, start, end, total] = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)$/.exec(header ?? '') ?? [];
   return start !== undefined && Number(start) === offset && Number(end) < size && (total === '*' || Number(total) === size);
 }
 
-/** The response has another range than requested. */
-class UnexpectedRange extends Error {}
+/** An answer with another range than the one that was asked for. */
+class OtherRange extends Error {}
 
-/** Downloads one blob into a sink, from several sources in turn where needed. */
+/** One blob on its way into a sink, from whatever places can give the next byte. */
 export class Download {
-  readonly #client: HttpClient;
+  readonly #session: Session;
   readonly #desc: Descriptor;
   readonly #what: string;
   readonly #sink: Sink;
@@ -93,10 +92,10 @@ export class Download {
   #offset: number;
   #sinkFailed = false;
 
-  constructor(client: HttpClient, desc: Descriptor, what: string, sink: Sink, {offset, signal}: StreamOptions) {
+  constructor(session: Session, desc: Descriptor, what: string, sink: Sink, {offset, signal}: StreamOptions) {
     if (!Number.isSafeInteger(offset) || offset < 0 || offset > desc.size)
       throw new ErrdefsError('invalid_argument', `${what}: offset ${offset} of ${desc.size} B`);
-    this.#client = client;
+    this.#session = session;
     this.#desc = desc;
     this.#what = what;
     this.#sink = sink;
@@ -112,10 +111,10 @@ export class Download {
     return this.#sinkFailed;
   }
 
-  /** @returns whether the blob is complete; received bytes are kept after a failure */
-  async tryFrom(source: BlobSource): Promise<boolean> {
+  /** @returns whether the rest came; what did come is not asked for again */
+  async tryFrom(place: Place): Promise<boolean> {
     try {
-      await this.from(source);
+      await this.from(place);
       return true;
     } catch (err) {
       if (this.#sinkFailed || this.#signal?.aborted) throw err;
@@ -123,8 +122,8 @@ export class Download {
     }
   }
 
-  /** Downloads the rest of the blob from one source, over as many connections as needed. */
-  async from({url, scope, hasFallback}: BlobSource): Promise<void> {
+  /** The rest of the blob from one place, over as many connections as it takes. */
+  async from({url, realm, hasNext}: Place): Promise<void> {
     const {mediaType, size} = this.#desc;
     let idle = 0;
     let ranges = true;
@@ -132,77 +131,73 @@ export class Download {
       const before = this.#offset;
       let broken: WireError;
       try {
-        const response = await this.#client.send({
+        const reply = await this.#session.send({
           what: this.#what,
           method: 'GET',
           url,
           headers: {accept: `${mediaType}, */*`, ...(before > 0 && ranges ? {range: `bytes=${before}-`} : {})},
-          scope,
+          realm,
           signal: this.#signal,
-          onBody: (head, context) => this.#receive(head, context, before > 0 && ranges),
+          onBody: (head, on) => this.#receive(head, on, before > 0 && ranges),
           restartable: false,
-          hasFallback,
-          digestVerified: true,
+          hasNext,
+          checked: true,
         });
         if (this.done) return;
-        if (response.status === 416 && ranges) {
-          this.#checkUnsatisfied(response);
+        if (reply.status === 416 && ranges) {
+          this.#checkUnsatisfied(reply);
           ranges = false;
           continue;
         }
-        if (response.status >= 300)
-          throw await this.#client.toError({...response, context: {...response.context, bytesDone: this.#offset}}, scope);
+        if (reply.status >= 300) throw await this.#session.refused({...reply, on: {...reply.on, bytesDone: this.#offset}}, realm);
         broken = new WireError('broken');
-        broken.url = response.context.url;
+        broken.url = reply.on.url;
       } catch (err) {
-        if (err instanceof UnexpectedRange) {
+        if (err instanceof OtherRange) {
           ranges = false;
           continue;
         }
         if (!(err instanceof WireError)) throw err;
         broken = err;
       }
-      // A trickle does not count, or it would keep the download alive forever.
-      const progress = this.#offset - before >= (broken.kind === 'stalled' ? TRICKLE_BYTES : 1);
+      // A trickle is no progress, or it would keep us for ever.
+      const progress = this.#offset - before >= (broken.kind === 'stalled' ? TRICKLE : 1);
       idle = progress ? 0 : idle + 1;
-      if (idle >= MAX_IDLE_ATTEMPTS) {
+      if (idle >= IDLE_OPENINGS) {
         throw wireFailure(broken, {what: `${this.#what}: ${this.#offset} of ${size} B`, url, attempt: opening, bytesDone: this.#offset});
       }
-      if (idle > 0) await this.#client.pause(this.#client.backoff(idle), this.#what, this.#signal);
+      if (idle > 0) await this.#session.pause(this.#session.backoff(idle), this.#what, this.#signal);
     }
   }
 
-  /** A 416: the server has a blob of another size (thrown), or does not support ranges. */
-  #checkUnsatisfied({headers, context}: HttpResponse): void {
+  /** A range that cannot be had: of another blob than promised, or of a server that knows no ranges. */
+  #checkUnsatisfied({headers, on}: Reply): void {
     const total = /^bytes \*\/(\d{1,15})$/.exec(headers['content-range'] ?? '')?.[1];
-    if (total !== undefined && Number(total) !== this.#desc.size) throw this.#wrongSize(context, `${total} B`);
+    if (total !== undefined && Number(total) !== this.#desc.size) throw this.#wrongSize(on, `${total} B`);
   }
 
-  #wrongSize(context: RequestContext, got: string): ErrdefsError {
-    return protocolError({...context, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B expected`);
+  #wrongSize(on: Attempt, got: string): ErrdefsError {
+    return refusal({...on, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B expected`);
   }
 
   /**
-   * Checks the head of a response, and returns the sink for its body.
+   * Checks how an answer begins, and takes its body from there.
    *
-   * @param asked whether the request had a Range header
-   * @throws UnexpectedRange the range is unusable; the caller requests the whole blob instead
+   * @param asked for a range; where its answer cannot be used, the whole is asked for instead
+   * @throws OtherRange
    */
-  #receive(head: ResponseHead, context: RequestContext, asked: boolean): BodySink {
+  #receive(head: Head, on: Attempt, asked: boolean): BodySink {
     const {size} = this.#desc;
     const range = head.headers['content-range'];
     const partial = head.status === 206;
-    // Offsets in an encoded body are not offsets in the blob.
+    // A part of an encoded body is not one of ours.
     if (partial && !(isRangeFrom(this.#offset, size, range) && encodingsOf(head).length === 0)) {
-      if (asked) throw new UnexpectedRange();
-      throw protocolError(
-        {...context, bytesDone: this.#offset},
-        `requested the whole blob, got ${JSON.stringify(range ?? 'a part of it')}`,
-      );
+      if (asked) throw new OtherRange();
+      throw refusal({...on, bytesDone: this.#offset}, `asked for all bytes, got ${JSON.stringify(range ?? 'a part')}`);
     }
-    const total = partial ? size : contentLength(head);
-    if (total !== undefined && total !== size) throw this.#wrongSize(context, `${total} B`);
-    // A server may ignore Range (RFC 9110, 14.2): then the status is 200 and the body starts at byte 0.
+    const total = partial ? size : lengthOf(head);
+    if (total !== undefined && total !== size) throw this.#wrongSize(on, `${total} B`);
+    // RFC 9110, 14.2: a server may ignore Range, then the answer is 200 and begins at the beginning.
     let skip = partial ? 0 : this.#offset;
     return (chunk) => {
       let bytes = chunk;
@@ -212,7 +207,7 @@ export class Download {
         if (skipped === chunk.length) return undefined;
         bytes = chunk.subarray(skipped);
       }
-      if (bytes.length > size - this.#offset) throw this.#wrongSize(context, 'more bytes');
+      if (bytes.length > size - this.#offset) throw this.#wrongSize(on, 'more bytes');
       this.#offset += bytes.length;
       return this.#give(bytes);
     };

@@ -24,7 +24,7 @@ import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {ctrHere, type Place} from '../../cli/inprocess.ts';
+import {ctrHere, type Place} from '../../cli/run-in-process.ts';
 import {fileScope} from '../../e2e/rig.ts';
 import {arm, disarm, type Failpoint, killedHere} from '../../fakes/failpoints.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';

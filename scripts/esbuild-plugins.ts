@@ -1,0 +1,56 @@
+/** Esbuild plugins that keep a module from doing more than berth needs. test/cli/startup.test.ts holds what they gain. */
+import type {Plugin} from 'esbuild';
+
+/** Modules of Node that load when one of their functions is first called, or an object of theirs is first read. */
+const LATE = ['node:crypto', 'node:os'];
+
+/** Code that reads `path`. If it is late, `late` is its value, a function or an object, and it is read at the first use. */
+function access(path: string, name: string, late: unknown): string {
+  if (typeof late === 'function' && /^[a-z]/.test(name)) return `(...args) => ${path}(...args)`;
+  if (typeof late === 'object' && late !== null) return `/* @__PURE__ */ new Proxy({}, {get: (_, key) => ${path}[key]})`;
+  return `/* @__PURE__ */ (() => ${path})()`;
+}
+
+/**
+ * Imports single names of Node's modules. A normal import reads all names, which for node:fs loads streams, readline and
+ * promises (2 ms). Unused names are dropped by tree shaking. Modules in `LATE` load at their first use: on Bun node:crypto
+ * loads streams (2 ms), and node:os takes 0.5 ms.
+ */
+export const namedBuiltins: Plugin = {
+  name: 'named-builtins',
+  setup(build) {
+    const namespace = 'named-builtins';
+    build.onResolve({filter: /^node:/}, ({path, kind}) =>
+      kind === 'import-statement' ? {path, namespace, sideEffects: false} : undefined,
+    );
+    build.onLoad({filter: /.*/, namespace}, ({path}) => {
+      const builtin = `process.getBuiltinModule(${JSON.stringify(path)})`;
+      const module = process.getBuiltinModule(path)!;
+      const isLate = LATE.includes(path);
+      const descriptors = Object.entries(Object.getOwnPropertyDescriptors(module));
+      const names = descriptors.filter(([name]) => name !== 'default' && /^[A-Za-z_]\w*$/.test(name));
+      const contents = names.map(
+        ([name, {value}]) =>
+          `const $${name} = ${access(`${builtin}.${name}`, name, isLate ? value : undefined)}; export {$${name} as ${name}};`,
+      );
+      return {
+        contents: [...contents, `export default ${access(builtin, 'default', isLate ? module : undefined)};`].join('\n'),
+        loader: 'js',
+      };
+    });
+  },
+};
+
+/**
+ * Leaves out two dependencies of proper-lockfile that patch the process. graceful-fs patches node:fs and costs 2 ms, and is
+ * not used, because berth passes its own file system. signal-exit replaces process.emit and process.reallyExit, to learn of
+ * an exit.
+ */
+export const withoutPatches: Plugin = {
+  name: 'without-patches',
+  setup({onResolve, onLoad}) {
+    onResolve({filter: /^graceful-fs$/}, () => ({path: 'node:fs', external: true}));
+    onResolve({filter: /^signal-exit$/}, ({path}) => ({path, namespace: 'without-patches'}));
+    onLoad({filter: /.*/, namespace: 'without-patches'}, () => ({contents: `module.exports = (fn) => process.on('exit', () => fn());`}));
+  },
+};

@@ -1,0 +1,92 @@
+/** Checks the words of a command against its flags and arguments, and converts the values. */
+import type {ArgInput, FlagInput} from '@oclif/core/parser';
+import {isErrdefs} from '../lib/errdefs.ts';
+import type {SplitArgv} from './split-argv.ts';
+
+/** Members of oclif's definitions that its types give only some of them. */
+interface FlagRules {
+  readonly default?: unknown;
+  readonly dependsOn?: readonly string[];
+  readonly env?: string;
+  readonly exclusive?: readonly string[];
+  readonly multiple?: boolean;
+  readonly options?: readonly string[];
+  parse(text: string, context: unknown, definition: unknown): Promise<unknown>;
+}
+
+/** Makes the error of a command that is used wrongly. */
+type UsageError = (message: string, hint?: string) => Error;
+
+/**
+ * Values of flags and arguments by their names. A flag that is not given has the value of its environment variable, else
+ * its default; a boolean flag is false.
+ *
+ * @throws what `usage` makes, naming the flag or argument
+ */
+export async function parseFlags(
+  split: SplitArgv,
+  flags: FlagInput,
+  args: ArgInput,
+  usage: UsageError,
+): Promise<{flags: Record<string, unknown>; args: Record<string, unknown>}> {
+  if (split.error !== undefined) throw usage(split.error.message, split.error.hint);
+  checkCombinations(split, flags, usage);
+  const parsedArgs = bindArgs(split.positionals, args, usage);
+  const parsedFlags: Record<string, unknown> = {};
+  for (const [name, flag] of Object.entries(flags)) parsedFlags[name] = await flagValue(name, flag, split.flags.get(name), usage);
+  return {flags: parsedFlags, args: parsedArgs};
+}
+
+function checkCombinations({flags: given}: SplitArgv, flags: FlagInput, usage: UsageError): void {
+  const isGiven = (name: string): boolean => given.has(name) && given.get(name) !== false;
+  for (const name of [...given.keys()].filter(isGiven)) {
+    const {exclusive = [], dependsOn = []} = flags[name] as FlagRules;
+    const other = exclusive.find(isGiven);
+    if (other !== undefined) throw usage(`--${name} and --${other} exclude each other`);
+    const needed = dependsOn.find((needs) => !isGiven(needs));
+    if (needed !== undefined) throw usage(`--${name} needs --${needed}`);
+  }
+}
+
+/** An argument with `multiple` is the last one. */
+function bindArgs(positionals: readonly string[], args: ArgInput, usage: UsageError): Record<string, unknown> {
+  const entries = Object.entries(args);
+  const missing = entries.filter(([, {required}], i) => required && positionals[i] === undefined);
+  if (missing.length > 0)
+    throw usage(`missing argument${missing.length === 1 ? '' : 's'}: ${missing.map(([name]) => name.toUpperCase()).join(', ')}`);
+  const isOpen = entries.at(-1)?.[1].multiple === true;
+  if (!isOpen && positionals.length > entries.length) throw usage(`unexpected argument ${JSON.stringify(positionals[entries.length])}`);
+  return Object.fromEntries(
+    entries.map(([name, arg], i) => {
+      const texts = arg.multiple ? positionals.slice(i) : positionals.slice(i, i + 1);
+      for (const text of texts) checkOptions(name.toUpperCase(), text, arg, usage);
+      return [name, texts.length === 0 ? undefined : arg.multiple ? texts : texts[0]];
+    }),
+  );
+}
+
+async function flagValue(
+  name: string,
+  flag: FlagInput[string],
+  given: readonly string[] | boolean | undefined,
+  usage: UsageError,
+): Promise<unknown> {
+  if (flag.type === 'boolean') return given === true;
+  const rules = flag as unknown as FlagRules;
+  const convert = async (text: string): Promise<unknown> => {
+    checkOptions(`--${name}`, text, rules, usage);
+    try {
+      return await rules.parse(text, undefined, flag);
+    } catch (err) {
+      throw usage(`--${name}: ${(err as Error).message}`, isErrdefs(err) ? err.hint : undefined);
+    }
+  };
+  const fromEnvironment = rules.env === undefined ? undefined : process.env[rules.env];
+  const texts = Array.isArray(given) ? (given as readonly string[]) : fromEnvironment ? [fromEnvironment] : undefined;
+  if (texts === undefined) return rules.default;
+  return rules.multiple ? Promise.all(texts.map(convert)) : convert(texts[0]!);
+}
+
+function checkOptions(what: string, text: string, {options}: {readonly options?: readonly string[]}, usage: UsageError): void {
+  if (options !== undefined && !options.includes(text)) throw usage(`${what}: ${JSON.stringify(text)} is not one of ${options.join(', ')}`);
+}

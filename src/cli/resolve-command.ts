@@ -1,0 +1,122 @@
+/** Finds the command that a command line calls. */
+import type {FlagInput} from '@oclif/core/parser';
+import {ErrdefsError} from '../lib/errdefs.ts';
+import type {CommandTable} from './command-table.ts';
+import {nearest} from './did-you-mean.ts';
+import {GLOBAL_FLAGS, snapshotter} from './shared-flags.ts';
+import {type GivenFlag, type ReadFlag, readFlag} from './split-argv.ts';
+
+export type Resolved =
+  /** `argv` are the words after the command, `earlyFlags` the flags before it. */
+  | {readonly kind: 'command'; readonly id: string; readonly earlyFlags: readonly GivenFlag[]; readonly argv: readonly string[]}
+  /** `id` is a command or a topic; empty for the program. */
+  | {readonly kind: 'help'; readonly id: string}
+  | {readonly kind: 'version'};
+
+/** Flags that may stand before the command. ctr accepts --snapshotter there: `snapshots --snapshotter NAME ls`. */
+const EARLY_FLAGS: FlagInput = {snapshotter: snapshotter(), ...GLOBAL_FLAGS};
+
+const canonical = (aliases: Readonly<Record<string, readonly string[]>>, word: string): string =>
+  Object.keys(aliases).find((name) => aliases[name]!.includes(word)) ?? word;
+
+/** The id of the command or topic that these words call, by its own name or an alias. */
+export function canonicalID<T>(table: CommandTable<T>, words: readonly string[]): string {
+  const [topic, verb] = words;
+  const name = canonical(table.topicAliases, topic ?? '');
+  if (verb === undefined) return canonical(table.aliases, name);
+  const whole = canonical(table.aliases, `${name} ${verb}`);
+  return Object.hasOwn(table.commands, whole) ? whole : `${name} ${canonical(table.verbAliases, verb)}`;
+}
+
+/** @throws invalid_argument there is no such command; the hint is the nearest one */
+export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T>, program: string): Resolved {
+  const earlyFlags: GivenFlag[] = [];
+  const words: string[] = [];
+  /** Early flags whose value was a word of its own, with that word. */
+  const taken = new Map<string, string>();
+  let help = false;
+  let i = 0;
+  while (i < argv.length) {
+    const word = argv[i]!;
+    if (word === '--help' || word === '-h' || (word === 'help' && words.length < 2) || (word === 'h' && words.length === 0)) {
+      help = true;
+      i++;
+      continue;
+    }
+    if ((word === '--version' || word === '-v') && words.length === 0) return {kind: 'version'};
+    if (word.startsWith('-')) {
+      const {length, given} = readEarlyFlag(argv, i, program);
+      if (length === 2) taken.set(word, argv[i + 1]!);
+      earlyFlags.push(...given);
+      i += length;
+      continue;
+    }
+    words.push(word);
+    i++;
+    const id = canonicalID(table, words);
+    if (Object.hasOwn(table.commands, id)) return help ? {kind: 'help', id} : {kind: 'command', id, earlyFlags, argv: argv.slice(i)};
+    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, taken, table, program);
+  }
+  return {kind: 'help', id: words.length === 0 ? '' : canonicalID(table, words)};
+}
+
+/** @throws invalid_argument this flag may not stand before a command */
+function readEarlyFlag(argv: readonly string[], i: number, program: string): ReadFlag {
+  try {
+    return readFlag(argv, i, EARLY_FLAGS);
+  } catch (err) {
+    const {message, hint} = err as ErrdefsError;
+    const isAddress = /^(-a|--?address)\b/.test(argv[i]!);
+    throw new ErrdefsError('invalid_argument', message, {
+      hint: isAddress
+        ? 'there is no daemon, so there is no address'
+        : (hint ?? `only global flags may stand before the command: see "${program} --help"`),
+    });
+  }
+}
+
+/** Commands of other tools, with ours for the same task. */
+const OTHER_TOOLS: Readonly<Record<string, string>> = {
+  inspect: 'images inspect',
+  ps: 'containers ls',
+  rm: 'containers rm',
+  rmi: 'images rm',
+  tag: 'images tag',
+};
+
+function unknownCommand<T>(
+  words: readonly string[],
+  taken: ReadonlyMap<string, string>,
+  table: CommandTable<T>,
+  program: string,
+): ErrdefsError {
+  const [first = '', verb] = words;
+  const topic = canonical(table.topicAliases, first);
+  const isTopic = Object.hasOwn(table.topics, topic);
+  const help = `see "${program} ${isTopic ? `${topic} ` : ''}--help"`;
+  const swallowed = [...taken].find(([, value]) =>
+    [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
+  );
+  const near = suggestion(table, isTopic ? topic : undefined, verb ?? first);
+  const hint =
+    swallowed !== undefined
+      ? `${swallowed[0]} has taken "${swallowed[1]}" as its value`
+      : near === undefined
+        ? help
+        : `did you mean "${program} ${near}"? Otherwise ${help}`;
+  return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {hint});
+}
+
+/** @param topic the topic before the word; `undefined` if it is the first word */
+function suggestion<T>(table: CommandTable<T>, topic: string | undefined, word: string): string | undefined {
+  if (topic === undefined) {
+    if (Object.hasOwn(OTHER_TOOLS, word) && Object.hasOwn(table.commands, OTHER_TOOLS[word]!)) return OTHER_TOOLS[word];
+    return nearest(word, [...Object.keys(table.commands).filter((id) => !id.includes(' ')), ...Object.keys(table.topics)]);
+  }
+  const prefix = `${topic} `;
+  const verb = nearest(
+    word,
+    Object.keys(table.commands).flatMap((id) => (id.startsWith(prefix) ? [id.slice(prefix.length)] : [])),
+  );
+  return verb === undefined ? undefined : prefix + verb;
+}

@@ -1,0 +1,29 @@
+/** Runs a command line: finds the command, executes it, reports what fails. */
+import {exitStatus} from '../lib/errdefs.ts';
+import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
+import type {Commands, Exit} from './command-table.ts';
+import {reportError} from './report-error.ts';
+import {resolveCommand} from './resolve-command.ts';
+
+/** A word that may be a flag with a secret, in any of its forms. */
+const MAY_BE_SECRET = /^--?(?:user|refresh|\w*u)/;
+
+export async function runCommandLine(argv: readonly string[], commands: Commands, context: Context): Promise<Exit> {
+  try {
+    const resolved = resolveCommand(argv, commands, context.program);
+    if (resolved.kind === 'command') {
+      // The --user of `run` is a user in the container, not a secret.
+      if (resolved.id !== 'run' && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
+        (await import('./scrub-process-args.ts')).scrubProcessArgs();
+      const {default: Command} = await commands.commands[resolved.id]!();
+      return await new Command({...resolved, commands, context}).execute();
+    }
+    const {showHelp, showVersion} = await import('./help.ts');
+    await (resolved.kind === 'version' ? showVersion(context) : showHelp(resolved.id, commands, context));
+    return {status: 0};
+  } catch (err) {
+    if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
+    await reportError(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug')});
+    return {status: exitStatus(err)};
+  }
+}

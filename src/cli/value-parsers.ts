@@ -1,0 +1,54 @@
+/** Parsers of values that people write: durations, sizes, numbers, labels. */
+import type {Labels} from '../lib/client/types/index.ts';
+import {durationMs} from '../lib/duration.ts';
+import {ErrdefsError} from '../lib/errdefs.ts';
+
+/**
+ * Milliseconds of a duration such as `10s`, `1m30s`, `1.5h`, `7d` or `500ms`; `0` needs no unit.
+ *
+ * @throws invalid_argument
+ */
+export function parseDuration(text: string): number {
+  const ms = durationMs(text, {days: true});
+  if (ms === undefined)
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a duration (try ${/^\d+$/.test(text) ? text : '10'}s)`);
+  return ms;
+}
+
+const SIZE_SUFFIXES = ['', 'k', 'm', 'g', 't'];
+
+/**
+ * Bytes of a size such as `65536`, `512M` or `1.5GiB`; the units are powers of 1024.
+ *
+ * @throws invalid_argument
+ */
+export function parseSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?$/.exec(text.toLowerCase());
+  if (match === null) throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a size (try 512M)`);
+  return Math.round(Number(match[1]) * 1024 ** SIZE_SUFFIXES.indexOf(match[2]!));
+}
+
+/** @throws invalid_argument not a decimal number above 0 */
+export function parseDecimal(text: string): number {
+  if (!/^\d+(\.\d+)?$/.test(text) || Number(text) === 0)
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a number above 0`);
+  return Number(text);
+}
+
+/** @throws invalid_argument not a whole number above 0 */
+export function parseCount(text: string): number {
+  if (!/^\d{1,15}$/.test(text) || Number(text) === 0)
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a whole number above 0`);
+  return Number(text);
+}
+
+/** `k=v` words to labels; a word without `=` has the value `true`, as in ctr. */
+export const parseLabels = (words: readonly string[]): Labels =>
+  Object.fromEntries(
+    words.map((word) => {
+      const equals = word.indexOf('=');
+      const key = equals === -1 ? word : word.slice(0, equals);
+      if (key === '') throw new ErrdefsError('invalid_argument', `label ${JSON.stringify(word)} has no key`);
+      return [key, equals === -1 ? 'true' : word.slice(equals + 1)];
+    }),
+  );

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import {describe, it} from 'node:test';
+import type {CommandTable} from '../../src/cli/command-table.ts';
+import {canonicalID, resolveCommand} from '../../src/cli/resolve-command.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
+import {is} from '../support/helpers.ts';
+
+const command = (line: string) => {
+  const found = resolveCommand(line === '' ? [] : line.split(' '), COMMANDS, 'ctr');
+  assert.equal(found.kind, 'command', line);
+  if (found.kind !== 'command') return '';
+  const early = found.earlyFlags.map(({name, value}) => `--${name}=${value}`);
+  return `${found.id} | ${[...early, ...found.argv].join(' ')}`;
+};
+
+describe('command words', () => {
+  const same: readonly [string, readonly string[]][] = [
+    ['images ls', ['images list', 'image ls', 'i ls', 'i list']],
+    ['images rm', ['images remove', 'images delete', 'image del', 'i rm']],
+    ['images inspect', ['images i', 'i i', 'image inspect']],
+    ['namespaces ls', ['ns ls', 'namespace list']],
+    ['namespaces create', ['ns c', 'namespaces c']],
+    ['namespaces label', ['namespaces set-labels']],
+    ['containers ls', ['c ls', 'container list']],
+    ['content rm', ['content delete', 'content del', 'content remove']],
+    ['snapshots mounts', ['snapshots m', 'snapshot mount']],
+    ['pull', ['images pull', 'image pull', 'i pull']],
+  ];
+  for (const [id, lines] of same) {
+    for (const line of [id, ...lines]) it(`"${line}" is ${id}`, () => assert.equal(command(line), `${id} | `));
+  }
+
+  it('no command begins another, so that the first match is the longest', () => {
+    const ids = Object.keys(COMMANDS.commands);
+    for (const id of ids) for (const other of ids) assert.ok(id === other || !other.startsWith(`${id} `), `${id} begins ${other}`);
+  });
+
+  it('every alias leads to a command or topic and hides none', () => {
+    const {commands, topics, topicAliases, aliases} = COMMANDS;
+    for (const [topic, words] of Object.entries(topicAliases))
+      for (const word of words) {
+        assert.ok(Object.hasOwn(topics, topic), topic);
+        assert.ok(!Object.hasOwn(commands, word) && !Object.hasOwn(topics, word), word);
+      }
+    for (const [id, lines] of Object.entries(aliases))
+      for (const line of lines) {
+        assert.ok(Object.hasOwn(commands, id), id);
+        assert.ok(!Object.hasOwn(commands, line), line);
+        assert.equal(canonicalID(COMMANDS, line.split(' ')), id);
+      }
+  });
+});
+
+describe('flags before the command', () => {
+  const lines: readonly [string, string][] = [
+    ['-n foo images ls', 'images ls | --namespace=foo'],
+    ['-nfoo images ls -q', 'images ls | --namespace=foo -q'],
+    ['--namespace=foo --debug images ls', 'images ls | --namespace=foo --debug=true'],
+    ['--namespace foo images --json ls x', 'images ls | --namespace=foo --json=true x'],
+    ['--timeout 5s pull redis', 'pull | --timeout=5s redis'],
+    ['snapshots --snapshotter native ls', 'snapshots ls | --snapshotter=native'],
+    // The namespace is called like a command.
+    ['-n images ns ls', 'namespaces ls | --namespace=images'],
+  ];
+  for (const [line, expected] of lines) it(line, () => assert.equal(command(line), expected));
+
+  it('leaves everything after the command alone', () =>
+    assert.equal(command('run --rm img id sh -c help --help -v'), 'run | --rm img id sh -c help --help -v'));
+
+  for (const line of ['--nope images ls', '-a x images ls', '--rm run x y', '-qn foo images ls', '--=x images ls'])
+    it(`${line} is refused`, () => assert.throws(() => resolveCommand(line.split(' '), COMMANDS, 'ctr'), is('invalid_argument')));
+});
+
+describe('help and version', () => {
+  const lines: readonly [string, ReturnType<typeof resolveCommand>][] = [
+    ['', {kind: 'help', id: ''}],
+    ['--help', {kind: 'help', id: ''}],
+    ['-h', {kind: 'help', id: ''}],
+    ['help', {kind: 'help', id: ''}],
+    ['images', {kind: 'help', id: 'images'}],
+    ['i --help', {kind: 'help', id: 'images'}],
+    ['help images list', {kind: 'help', id: 'images ls'}],
+    ['images help ls', {kind: 'help', id: 'images ls'}],
+    ['--help pull', {kind: 'help', id: 'pull'}],
+    ['--version', {kind: 'version'}],
+    ['-v', {kind: 'version'}],
+  ];
+  for (const [line, expected] of lines)
+    it(`"${line}"`, () => assert.deepEqual(resolveCommand(line === '' ? [] : line.split(' '), COMMANDS, 'ctr'), expected));
+
+  it('an image may be called help', () => assert.equal(command('pull help'), 'pull | help'));
+});
+
+describe('unknown commands', () => {
+  const hints: readonly [string, RegExp][] = [
+    ['pul x', /did you mean "ctr pull"/],
+    ['pu x', /did you mean "ctr pull"/],
+    ['x', /^see "ctr --help"$/],
+    ['gv', /^see "ctr --help"$/],
+    ['images l', /^see "ctr images --help"$/],
+    ['images xy', /^see "ctr images --help"$/],
+    ['ps -a', /did you mean "ctr containers ls"/],
+    ['rmi x', /did you mean "ctr images rm"/],
+    ['imges ls', /did you mean "ctr images"/],
+    ['images lss', /did you mean "ctr images ls"/],
+    ['ns craete', /did you mean "ctr namespaces create"/],
+    ['pulll redis', /did you mean "ctr pull"/],
+    ['images frobnicate', /^see "ctr images --help"$/],
+    ['xyzzy', /^see "ctr --help"$/],
+    ['constructor', /^see "ctr --help"$/],
+  ];
+  for (const [line, hint] of hints)
+    it(line, () =>
+      assert.throws(
+        () => resolveCommand(line.split(' '), COMMANDS, 'ctr'),
+        (err: {code: string; hint: string}) => err.code === 'invalid_argument' && hint.test(err.hint),
+      ),
+    );
+
+  it('suggests from a table of any size', () => {
+    const table: CommandTable<true> = {commands: {}, topics: {}, topicAliases: {}, verbAliases: {}, aliases: {}};
+    assert.throws(() => resolveCommand(['x'], table, 'ctr'), is('invalid_argument'));
+  });
+});
