@@ -3,12 +3,12 @@
  * cleaning command there is no bundle, cgroup, state of the runtime, mount or process of it.
  */
 import assert from 'node:assert/strict';
-import {existsSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type CommandLine, commandLine, root, run as runProgram} from '../cli/harness.ts';
-import {isShort, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../support/helpers.ts';
+import {isShort, newClient, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../support/helpers.ts';
 import {eventually, names, publishedImages, start} from './rig.ts';
 
 const published = publishedImages();
@@ -181,6 +181,32 @@ describe('of a killed run --rm', () => {
     t.diagnostic(`${killed} processes were killed`);
     assert.ok(killed > 0);
   });
+});
+
+describe('the cgroup of a namespace', () => {
+  for (const isForeign of [false, true])
+    it(`${isForeign ? 'stays where it was there before its first run' : 'goes with the namespace'}`, async (t) => {
+      if (!requiresRuntime(t)) return;
+      const image = await published(t, 'busybox');
+      if (image === undefined) return;
+      const namespace = `cg-${process.pid}-${Number(isForeign)}`;
+      const places = (): string[] =>
+        ['', ...readdirSync(CGROUPS)].map((tree) => join(CGROUPS, tree, namespace)).filter((path) => existsSync(path));
+      onEnd(t, () => {
+        for (const path of places()) rmdirSync(path);
+      });
+      const own = ['', 'pids', 'unified'].map((tree) => join(CGROUPS, tree)).find((tree) => existsSync(join(tree, 'cgroup.procs')))!;
+      if (isForeign) mkdirSync(join(own, namespace));
+      const client = await newClient(t);
+      const ns = client.namespace(namespace);
+      await ns.pull(image.ref, {snapshotter: 'overlayfs'});
+      for (const id of ['one', 'two'])
+        assert.equal((await ns.run(image.ref, id, {args: ['true'], rm: true, snapshotter: 'overlayfs'})).exitStatus, 0);
+      assert.ok(places().length > 0, 'a run has made it');
+      await client.namespaces.delete(namespace, {recursive: true});
+      assert.deepEqual(places().includes(join(own, namespace)), isForeign);
+      if (!isForeign) assert.deepEqual(places(), []);
+    });
 });
 
 describe('a container whose state directory was removed', () => {

@@ -120,7 +120,8 @@ export function inventory(place: Place): readonly string[] {
   if (!existsSync(stateOf(place))) return found;
   for (const entry of readdirSync(stateOf(place), {recursive: true, withFileTypes: true})) {
     const isOne = entry.isDirectory() && /\/(?:bundles|runtime|views)$/.test(entry.parentPath);
-    if (isOne || (!entry.isDirectory() && entry.name !== 'erofs.json')) found.push(relative(place, join(entry.parentPath, entry.name)));
+    if (isOne || (!entry.isDirectory() && !['erofs.json', 'cgroup'].includes(entry.name)))
+      found.push(relative(place, join(entry.parentPath, entry.name)));
   }
   return found;
 }

@@ -4,7 +4,17 @@ import {join} from 'node:path';
 import {fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {cgroupPath, cleanup, isClaimed, listRuns, populatedCgroups, RUN_DIRECTORIES, type Run, sweepBundles} from '../runtime/bundle.ts';
+import {
+  cgroupPath,
+  cleanup,
+  isClaimed,
+  listRuns,
+  populatedCgroups,
+  RUN_DIRECTORIES,
+  type Run,
+  removeNamespaceCgroup,
+  sweepBundles,
+} from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
 import {statePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
@@ -75,9 +85,10 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
       }
     }
     sweepBundles(directory, (err) => housekeeping.warn(`directory ${directory}`, err));
-    if (only !== undefined)
-      for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
-        housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
+    if (only === undefined) continue;
+    housekeeping.attempt(`cgroup /${namespace}`, () => removeNamespaceCgroup(directory, namespace));
+    for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
+      housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
   }
 }
 

@@ -120,10 +120,26 @@ async function removeCgroup(directory: string): Promise<void> {
 export async function removeStaleCgroup(run: string): Promise<void> {
   const path = cgroupOf(run);
   if (path === undefined) return;
-  for (const tree of ['', ...list(CGROUPS)]) {
-    const directory = join(CGROUPS, tree, path);
-    if (existsSync(directory)) await removeCgroup(directory);
-  }
+  for (const directory of cgroupsAt(path)) await removeCgroup(directory);
+}
+
+/** Notes in a namespace's run directory that its cgroup was made for a run, and is not somebody else's. */
+const CGROUP_NOTE = 'cgroup';
+
+const cgroupsAt = (path: string): readonly string[] =>
+  ['', ...list(CGROUPS)].map((tree) => join(CGROUPS, tree, path)).filter((directory) => existsSync(directory));
+
+/** To be called before a namespace's run: its cgroup belongs to berth if it does not exist yet. @param cgroup the container's */
+export function noteCgroup(stateDir: string, cgroup: string): void {
+  if (cgroupsAt(dirname(cgroup)).length === 0) writeFileSync(join(stateDir, CGROUP_NOTE), '', {mode: 0o600});
+}
+
+/** Removes the cgroup of a namespace that is about to be removed, if it was made for a run and is empty. */
+export function removeNamespaceCgroup(stateDir: string, namespace: string): void {
+  const note = join(stateDir, CGROUP_NOTE);
+  if (!existsSync(note)) return;
+  for (const directory of cgroupsAt(`/${namespace}`)) ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(directory));
+  unlinkSync(note);
 }
 
 /** A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's. */

@@ -6,7 +6,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
 import {runOn} from '../fs/spawn.ts';
-import {bundleIn, claimBundle, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {bundleIn, claimBundle, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {RUN_FAILED} from './check-executable.ts';
 import {type Launcher, type Stdio, startLauncher, type Terminal} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
@@ -234,6 +234,7 @@ async function configure(
   } finally {
     rootfs.close();
   }
+  noteCgroup(dirname(dirname(directory)), cgroup);
   recordRuntime(directory, launcher.pid, cgroup);
   return terminal;
 }
