@@ -1,6 +1,6 @@
 /** The layering of docs/DESIGN.md, held by reading every import of every file under src with the compiler's own parser. */
 import assert from 'node:assert/strict';
-import {readdirSync} from 'node:fs';
+import {readdirSync, readFileSync} from 'node:fs';
 import {builtinModules} from 'node:module';
 import {join, posix, relative} from 'node:path';
 import {after, describe, it} from 'node:test';
@@ -210,6 +210,33 @@ describe('the house', () => {
         door,
       );
     }
+  });
+});
+
+/** Where the machine's clock is asked, and what for. It may be set at any moment: how long something takes, or waits, is not its to say. */
+const WALL_CLOCK: Readonly<Record<string, string>> = {
+  'commands/content/active.ts': 'ages of dates in a table',
+  'commands/content/ls.ts': 'ages of dates in a table',
+  'lib/client/api/host-mounts.ts': 'when a lease expires',
+  'lib/client/api/leases.ts': 'when a lease expires',
+  'lib/client/fsck/inspect-store.ts': 'what has expired, and ages of files',
+  'lib/client/pull/unpack.ts': 'when a lease expires',
+  'lib/client/space/prune.ts': 'what has expired, and ages of records',
+  'lib/fs/lock.ts': 'what processes tell each other: tickets, and times of files',
+  'lib/fs/process.ts': 'names that sort by age',
+  'lib/remotes/http-client.ts': 'a date in Retry-After',
+  'lib/store/gc.ts': 'what has expired',
+  'lib/store/journal.ts': 'ages of files',
+  'lib/store/layer-store.ts': 'ages of files',
+  'lib/store/store.ts': 'what has expired',
+};
+
+describe("the machine's clock", () => {
+  it('is asked for dates, and not for durations', () => {
+    const asking = readdirSync(join(ROOT, 'src'), {recursive: true, encoding: 'utf8'})
+      .filter((file) => file.endsWith('.ts') && /\bDate\.now\b/.test(readFileSync(join(ROOT, 'src', file), 'utf8')))
+      .sort();
+    assert.deepEqual(asking, Object.keys(WALL_CLOCK).sort(), 'durations go by performance.now(); what is a date has a row here');
   });
 });
 

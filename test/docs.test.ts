@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {COMMANDS} from '../src/commands/index.ts';
 import {
   MAX_ENTRIES,
   MAX_HEADER_BYTES,
@@ -201,6 +202,27 @@ describe('documents for people', () => {
     const list = readFileSync(new URL('docs/decisions/README.md', root), 'utf8');
     for (const page of decisions)
       assert.ok(page.endsWith('/README.md') || list.includes(`](${page.replace('docs/decisions/', '')})`), page);
+  });
+});
+
+describe('README.md', () => {
+  const page = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+  const {name, version, description} = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as Record<
+    string,
+    string
+  >;
+
+  it('says how this package is installed, by its name', () => {
+    assert.ok(page.includes(`The package is \`${name}\``));
+    for (const [, command] of page.matchAll(/^(npm (?:install|pack) .+)$/gm))
+      for (const word of command!.split(' ').filter((text) => text.includes('berth')))
+        assert.match(word, new RegExp(`(?:^|/)${name}(?:-linux-x64)?(?:-${version!.replaceAll('.', '[.]')}[.]tgz)?$`), command);
+  });
+
+  it('and package.json claim no command that there is not', () => {
+    for (const verb of ['push', 'attach', 'exec', 'start', 'import', 'export'])
+      if (![...Object.keys(COMMANDS.commands), ...Object.keys(COMMANDS.aliases)].some((id) => id.split(' ').includes(verb)))
+        assert.doesNotMatch(description!, new RegExp(`\\b${verb}\\b`));
   });
 });
 

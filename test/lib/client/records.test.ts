@@ -272,6 +272,13 @@ describe('images', () => {
     assert.equal((await rejection(ns.images.tag('c:3', 'Not A Name'))).code, 'invalid_argument');
   });
 
+  it('that are missing are not advised to be pulled by what only changes them', async () => {
+    for (const change of [ns.images.delete('absent:1'), ns.images.label('absent:1', {a: 'b'}), ns.images.tag('absent:1', 'other:1')])
+      assert.equal((await rejection(change)).hint, undefined);
+    // What needs the image itself does.
+    assert.match((await rejection(ns.images.inspect('absent:1'))).hint ?? '', /^pull it: /);
+  });
+
   it('are labelled, some or all', async () => {
     await makeImage(store, 'default', 'image');
     assert.deepEqual((await ns.images.label('image', {a: '1', b: '2'})).labels, {a: '1', b: '2'});

@@ -1,9 +1,10 @@
 /** The worker threads, with jobs given to them as pulls do. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
-import {existsSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {setTimeout} from 'node:timers/promises';
 import {Worker} from 'node:worker_threads';
 import {gzipSync} from 'node:zlib';
 import {WorkerPool} from '../../../src/lib/client/workers/pool.ts';
@@ -74,6 +75,21 @@ describe('a layer that comes from the network', () => {
       assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
     });
   }
+
+  it('is in its file as far as it has come, though no more comes', async (t) => {
+    const {fromNetwork, ingestPath, blob} = rig(t);
+    const task = await fromNetwork();
+    await task.offset;
+    for (const end of [1, 1000, 70_000]) {
+      const sizeNow = (): number => statSync(ingestPath, {throwIfNoEntry: false})?.size ?? 0;
+      await task.write(blob.subarray(sizeNow(), end));
+      const deadline = performance.now() + 20_000;
+      while (sizeNow() < end && performance.now() < deadline) await setTimeout(10);
+      assert.equal(sizeNow(), end);
+    }
+    task.abort(new Error('enough'));
+    await assert.rejects(task.result);
+  });
 
   it('makes whoever writes wait while it is behind', async (t) => {
     const {fromNetwork, blob} = rig(t, tar(file('random', randomBytes(16 * MIB))));
