@@ -19,10 +19,11 @@ import {
   isNoSubstitutionTemplateLiteral,
   isPropertyAccessExpression,
   isStringLiteral,
+  isVariableStatement,
   SyntaxKind,
 } from 'typescript/unstable/ast';
 import {createVirtualFileSystem, type FileSystem} from 'typescript/unstable/fs';
-import {API} from 'typescript/unstable/sync';
+import {API, type Project, SymbolFlags} from 'typescript/unstable/sync';
 
 const ROOT = join(import.meta.dirname, '..');
 
@@ -146,19 +147,61 @@ function imports(source: SourceFile): readonly (string | undefined)[] {
   return found;
 }
 
+/**
+ * Names that a file exports and that nothing under src uses, that file included. Tests are no users: what only they use lies in test/support.
+ *
+ * @param isPublic files all of whose names other programs may import
+ */
+function unused(files: ReadonlyMap<string, SourceFile>, isPublic: (file: string) => boolean): readonly string[] {
+  const read = [...files].map(([file, source]) => {
+    const words = new Map<string, number>();
+    const visit = (node: Node): void => {
+      if (isIdentifier(node)) words.set(node.text, (words.get(node.text) ?? 0) + 1);
+      node.forEachChild(visit);
+    };
+    visit(source);
+    const loads = imports(source).map((specifier) => posix.join(posix.dirname(file), specifier ?? ''));
+    return {file, source, words, loads};
+  });
+  return read
+    .filter(({file}) => !isPublic(file))
+    .flatMap(({file, source, words}) =>
+      exportedNames(source)
+        .filter((name) => words.get(name) === 1 && !read.some((other) => other.loads.includes(file) && other.words.has(name)))
+        .map((name) => `${file}: ${name}`),
+    );
+}
+
+/** Files of which a file exports all names. */
+const exportsAll = (source: SourceFile, file: string): readonly string[] =>
+  source.statements.flatMap((node) =>
+    isExportDeclaration(node) && node.exportClause === undefined ? posix.join(posix.dirname(file), literal(node.moduleSpecifier)!) : [],
+  );
+
+/** Names that a file declares and exports, without its default. */
+function exportedNames(source: SourceFile): readonly string[] {
+  return source.statements.flatMap((node) => {
+    const modifiers = 'modifiers' in node ? ((node.modifiers as readonly Node[] | undefined) ?? []).map(({kind}) => kind) : [];
+    if (!modifiers.includes(SyntaxKind.ExportKeyword) || modifiers.includes(SyntaxKind.DefaultKeyword)) return [];
+    const declarations = isVariableStatement(node) ? node.declarationList.declarations : [node as Node & {readonly name?: Node}];
+    return declarations.flatMap(({name}) => (name !== undefined && isIdentifier(name) ? name.text : []));
+  });
+}
+
 /** Parses a project. @returns source of each file under its src, by path such as `src/index.ts` */
-function parse(root: string, fs?: FileSystem): {readonly files: ReadonlyMap<string, SourceFile>; close(): void} {
+function parse(root: string, fs?: FileSystem): {readonly files: ReadonlyMap<string, SourceFile>; readonly project: Project; close(): void} {
   const api = new API({cwd: root, ...(fs === undefined ? {} : {fs})});
   const project = api.updateSnapshot({openProjects: [join(root, 'tsconfig.json')]}).getProjects()[0]!;
   const names = project.program.getSourceFileNames().filter((name) => name.startsWith(join(root, 'src/')));
   return {
     files: new Map(names.sort().map((name) => [relative(root, name), project.program.getSourceFile(name)!])),
+    project,
     close: () => api.close(),
   };
 }
 
 describe('the house', () => {
-  const {files, close} = parse(ROOT);
+  const {files, project, close} = parse(ROOT);
   after(close);
 
   it('is read whole, and every file lies in a room', () => {
@@ -197,6 +240,29 @@ describe('the house', () => {
     };
     for (const file of files.keys()) if (isChecked(file)) walk(file, []);
     assert.ok(done.size > 50, `${done.size} files were walked`);
+  });
+
+  it('exports no name that nothing uses', () => {
+    assert.deepEqual(
+      unused(files, (file) => file === 'src/lib/errdefs.ts' || DOORS.some((door) => exportsAll(files.get(door)!, door).includes(file))),
+      [],
+    );
+  });
+
+  it('has a docstring for each name that other programs may import', () => {
+    const {checker} = project;
+    const names = [...DOORS, 'src/lib/errdefs.ts'].flatMap((door) =>
+      checker.getExportsOfModule(checker.getSymbolAtLocation(files.get(door)!)!).map((exported) => {
+        const symbol = exported.flags & SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+        const hasDocs = checker.getDocumentationCommentOfSymbol(symbol) !== '' || checker.getJsDocTagsOfSymbol(symbol).length > 0;
+        return {name: `${door}: ${exported.name}`, hasDocs};
+      }),
+    );
+    assert.ok(names.length > 100);
+    assert.deepEqual(
+      names.filter(({hasDocs}) => !hasDocs).map(({name}) => name),
+      [],
+    );
   });
 
   it('has doors that only pass on what lib has', () => {
@@ -380,5 +446,21 @@ describe('the reading', () => {
       'node:module',
       undefined,
     ]);
+  });
+
+  it('finds exported names that nothing uses', () => {
+    const source = {
+      '/src/a.ts': `export const used = 1, alone = 2; export function inside() {} inside(); export type Alone = 1; export class Shown {}
+        export const late = 3, elsewhere = 4; /** alone, Alone */ export const text = 'alone Alone';`,
+      '/src/b.ts': `import {used} from './a.ts'; export * from './c.ts'; const {late} = await import('./a.ts'); export {Shown} from './a.ts'; use(used, late);`,
+      '/src/c.ts': 'export const elsewhere = 5; export const shown = 6;',
+    };
+    const {files, close} = parse('/', createVirtualFileSystem({'/tsconfig.json': '{"include": ["src"]}', ...source}));
+    after(close);
+    assert.deepEqual(exportsAll(files.get('src/b.ts')!, 'src/b.ts'), ['src/c.ts']);
+    assert.deepEqual(
+      unused(files, (file) => file === 'src/c.ts'),
+      ['alone', 'Alone', 'elsewhere', 'text'].map((name) => `src/a.ts: ${name}`),
+    );
   });
 });

@@ -24,8 +24,7 @@ import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layer-store.ts';
 import {createLayout} from '../src/lib/store/layout.ts';
-import {MemoryBackend} from '../src/lib/store/metadata-backend.ts';
-import {FORMAT_VERSION} from '../src/lib/store/migrations.ts';
+import {Formats, MIGRATIONS} from '../src/lib/store/migrations.ts';
 import {RefCounts} from '../src/lib/store/refcounts.ts';
 import {
   parseContainer,
@@ -40,6 +39,7 @@ import {
 import {Store} from '../src/lib/store/store.ts';
 import {temporaryDirectory} from './support/helpers.ts';
 import {checkStore} from './support/invariants.ts';
+import {MemoryBackend} from './support/metadata-memory.ts';
 import {makeImage} from './support/records.ts';
 
 const text = readFileSync(new URL('../docs/STORE.md', import.meta.url), 'utf8');
@@ -108,7 +108,8 @@ describe('docs/STORE.md', () => {
   it('names a process as processes are named, and the versions that there are', () => {
     const owner = (example('lease').labels as Record<string, string>)[LEASE_OWNER];
     assert.ok(parseIdentity(owner ?? '') !== undefined);
-    assert.ok(text.includes(`format, version ${FORMAT_VERSION}.`) && text.includes(`"${FORMAT_VERSION}"`));
+    const {known} = new Formats(MIGRATIONS);
+    assert.ok(text.includes(`format, version ${known}.`) && text.includes(`"${known}"`));
   });
 
   it('shows the tree that a store has, and nothing beside it', async (t) => {

@@ -27,12 +27,15 @@ export const CLASSES = {
   canceled: {text: 'canceled', exit: 130, grpc: 1, http: 499},
 } as const satisfies Record<string, {text: string; exit: number; grpc: number; http: number}>;
 
+/** Name of a class of errors, as in containerd's errdefs. */
 export type Code = keyof typeof CLASSES;
 
+/** All classes of errors. */
 export const CODES = Object.keys(CLASSES) as readonly Code[];
 
 const MARK = Symbol.for('berth.errdefs');
 
+/** What an error carries besides its class and message. */
 export interface ErrorOptions {
   readonly cause?: unknown;
   /** One line that says what to do next; printed after the message. */
@@ -255,6 +258,7 @@ export function fromHTTPStatus(status: number): Code {
   }
 }
 
+/** HTTP status that containerd gives this class. */
 export const toHTTPStatus = (code: Code): number => CLASSES[code].http;
 
 /** Exit status of a command that ends with this error. A signal's own status (128+n) is the command line's business. */
@@ -263,6 +267,7 @@ export const exitStatus = (err: unknown): number => CLASSES[resolve(err)].exit;
 /** Class of an exit status; `unknown` for what no class has. */
 export const fromExitStatus = (status: number): Code => CODES.find((c) => CLASSES[c].exit === status) ?? 'unknown';
 
+/** Number of the gRPC code that containerd gives this class. */
 export const toGRPC = (code: Code): number => CLASSES[code].grpc;
 
 /**
@@ -275,6 +280,7 @@ export function fromGRPC(code: number, message = ''): Code {
   return same.find((c) => message === CLASSES[c].text || message.endsWith(`: ${CLASSES[c].text}`)) ?? same[0] ?? 'unknown';
 }
 
+/** An error as `--json` prints it; of a foreign error only its class and message. */
 export function toJSON(err: unknown): ErrorJSON {
   const kind = resolve(err);
   const {hint, details} = isErrdefs(err) ? err : {};

@@ -3,7 +3,7 @@ import {mkdtempSync, realpathSync, rmdirSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
-import {openPrivateMount} from '../../src/lib/runtime/private-mount.ts';
+import {openPrivateMount} from './private-mount.ts';
 
 /**
  * Mounts, looks, and lets go. Needs root.

@@ -8,6 +8,7 @@ export type Digest = string & {readonly [digestBrand]: true};
 /** Hex digits of each supported algorithm's digest. */
 export const DIGEST_HEX_LENGTH: Readonly<Record<string, number>> = {sha256: 64, sha384: 96, sha512: 128};
 
+/** Whether this is a digest of an algorithm that is known here, with as many hexadecimal digits as that has. */
 export function isDigest(text: unknown): text is Digest {
   if (typeof text !== 'string') return false;
   const match = /^([a-z0-9]+):([0-9a-f]+)$/.exec(text);
@@ -26,6 +27,7 @@ export function digestParts(digest: Digest): readonly [algorithm: string, hex: s
   return [digest.slice(0, colon), digest.slice(colon + 1)];
 }
 
+/** What an image runs on, as an index and a config have it. */
 export interface Platform {
   readonly os: string;
   readonly architecture: string;

@@ -24,6 +24,7 @@ export const MAX_CHILDREN = 1000;
 /** The most bytes that one object's annotations, or a config's labels, may have: their keys and values together. */
 export const MAX_ANNOTATIONS_BYTES = 1024 * 1024;
 
+/** An image index, or docker's manifest list, after it has been checked. */
 export interface Index {
   readonly mediaType: string;
   readonly manifests: readonly Descriptor[];
@@ -32,6 +33,7 @@ export interface Index {
   readonly annotations?: Readonly<Record<string, string>>;
 }
 
+/** An image manifest of either kind, after it has been checked. */
 export interface Manifest {
   readonly mediaType: string;
   readonly config: Descriptor;
@@ -56,6 +58,7 @@ export interface ExecConfig {
   readonly ExposedPorts?: Readonly<Record<string, object>>;
 }
 
+/** One step of the making of an image, from its config. */
 export interface HistoryEntry {
   readonly created?: string;
   readonly createdBy?: string;

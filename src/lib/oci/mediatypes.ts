@@ -1,16 +1,27 @@
 /** Media types of OCI images and of docker's schema 2, and what each stands for. */
 
+/** Index of manifests (OCI). */
 export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';
+/** Manifest of an image (OCI). */
 export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
+/** Config of an image (OCI). */
 export const OCI_CONFIG = 'application/vnd.oci.image.config.v1+json';
+/** Layer, uncompressed (OCI). */
 export const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
+/** Index of manifests (docker). */
 export const DOCKER_LIST = 'application/vnd.docker.distribution.manifest.list.v2+json';
+/** Manifest of an image (docker). */
 export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json';
+/** Config of an image (docker). */
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json';
+/** Layer, uncompressed (docker). */
 export const DOCKER_LAYER = 'application/vnd.docker.image.rootfs.diff.tar';
+/** Layer that is fetched from the URLs of its descriptor (docker). */
 export const DOCKER_FOREIGN_LAYER = 'application/vnd.docker.image.rootfs.foreign.diff.tar';
+/** Layer that is fetched from the URLs of its descriptor (OCI). */
 export const OCI_FOREIGN_LAYER = 'application/vnd.oci.image.layer.nondistributable.v1.tar';
 
+/** What a document or a blob is, whoever's media type it has. */
 export type Kind = 'index' | 'manifest' | 'config' | 'layer' | 'unknown';
 
 const LAYERS = [OCI_LAYER, OCI_FOREIGN_LAYER, DOCKER_LAYER, DOCKER_FOREIGN_LAYER] as const;

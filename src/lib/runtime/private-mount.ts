@@ -6,18 +6,12 @@ import {removeBundle} from './bundle.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
 
-export interface PrivateMount {
-  /** Where each mount is seen, in the order of the mounts. Paths lead through /proc; links inside must not be followed by the kernel. */
-  readonly paths: readonly string[];
-  close(): Promise<void>;
-}
-
 /** Where a view will be, and the process that will hold it: to start that takes longer than to mount. */
 export interface MountHolder {
   /**
    * Mounts each of `mounts` at a place of its own; once.
    *
-   * @returns as `PrivateMount.paths`
+   * @returns where each mount is seen, in the order of the mounts. Paths lead through /proc; links inside must not be followed by the kernel
    * @throws failed_precondition one could not be mounted @throws resource_exhausted there are no loop devices for it
    */
   mount(mounts: readonly Mount[]): Promise<readonly string[]>;
@@ -56,17 +50,6 @@ export async function startMountHolder(directory: string): Promise<MountHolder> 
       }
     },
   };
-}
-
-/** A place with its mounts. @param directory as in `startMountHolder` @throws as `startMountHolder` and `MountHolder.mount` */
-export async function openPrivateMount(directory: string, mounts: readonly Mount[]): Promise<PrivateMount> {
-  const {mount, close} = await startMountHolder(directory);
-  try {
-    return {paths: await mount(mounts), close};
-  } catch (err) {
-    await close().catch(() => removeQuietly(directory));
-    throw err;
-  }
 }
 
 /** What cannot be removed is in nobody's way, and what was meant to be said stays said. */

@@ -14,9 +14,6 @@ export type Migration = (documents: Pick<Writer, 'get' | 'list' | 'directories' 
 /** The first leads from format 1 to 2, and so on. */
 export const MIGRATIONS: readonly Migration[] = [];
 
-/** Number of the on-disk format; see docs/STORE.md. */
-export const FORMAT_VERSION = 1 + MIGRATIONS.length;
-
 /** Below the root: the file, a JSON number, that says which format it has. */
 const VERSION = 'version';
 

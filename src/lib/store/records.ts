@@ -1,6 +1,7 @@
 /** The records that the store keeps, one small JSON file each. `schema.ts` is the only place that reads them from bytes. */
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 
+/** Names and values; `containerd.io/gc.*` direct collection as in containerd. */
 export type Labels = Readonly<Record<string, string>>;
 
 interface Dated {
@@ -9,11 +10,13 @@ interface Dated {
   readonly updatedAt: string;
 }
 
+/** A namespace. */
 export interface NamespaceRecord extends Dated {
   readonly name: string;
   readonly labels: Labels;
 }
 
+/** What a name stands for in a namespace. */
 export interface ImageRecord extends Dated {
   /** The full reference, as the user gave it after normalisation. */
   readonly name: string;
@@ -39,8 +42,10 @@ export interface IngestInfo {
   readonly startedAt: string;
 }
 
+/** `active`: written to; `view`: read only; `committed`: fixed, may be a parent. */
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
+/** A snapshot: a file tree on top of its parent. */
 export interface SnapshotRecord extends Dated {
   readonly snapshotter: string;
   /** Key of an active snapshot or view, name of a committed one: for a layer of an image, its chain ID. */
@@ -53,6 +58,7 @@ export interface SnapshotRecord extends Dated {
   readonly labels: Labels;
 }
 
+/** Protects content, layers and snapshots from collection until it expires. */
 export interface LeaseRecord extends Dated {
   readonly id: string;
   readonly labels: Labels;
@@ -65,6 +71,7 @@ export interface LeaseRecord extends Dated {
   readonly snapshots: readonly string[];
 }
 
+/** A container: what it was made from and how it is run. It exists whether it runs or not. */
 export interface ContainerRecord extends Dated {
   readonly id: string;
   /** Name of the image; empty when there was none. */

@@ -4,11 +4,11 @@ import {closeSync, mkdirSync, openSync, readdirSync, readFileSync} from 'node:fs
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {Client} from '../../../src/lib/client/types/index.ts';
-import {openPrivateMount} from '../../../src/lib/runtime/private-mount.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {withMounted} from '../../support/mounted-snapshot.ts';
+import {openPrivateMount} from '../../support/private-mount.ts';
 import {dir, file, symlink, tar, whiteout} from '../../support/tartest.ts';
 import {CONFIG} from './rig.ts';
 

@@ -9,11 +9,11 @@ import {indexTar} from '../../../src/lib/client/workers/layer-index.ts';
 import {cleanup} from '../../../src/lib/runtime/bundle.ts';
 import {verifyLoopDevices} from '../../../src/lib/runtime/loop-devices.ts';
 import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
-import {openPrivateMount} from '../../../src/lib/runtime/private-mount.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
 import {EROFS_IMAGE, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
 import {is} from '../../support/helpers.ts';
 import {assertNoLoops, loopsBelow, requiresLoopDevices} from '../../support/loop-devices.ts';
+import {openPrivateMount} from '../../support/private-mount.ts';
 import {ENGINES, eventually, initPid, NODE, newHarness, processesIn, type RunHarness, requiresRuntime, watch} from './run-harness.ts';
 
 /** A layer with one file, `name`; with `tree` also what is in that directory. */

@@ -8,7 +8,6 @@ import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {collect, collectAll, type Graph, LEASE_OWNER, leaseOwnerLives, mark} from '../../../src/lib/store/gc.ts';
-import {MemoryBackend} from '../../../src/lib/store/metadata-backend.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
 import {keptByLease, RefCounts} from '../../../src/lib/store/refcounts.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
@@ -16,6 +15,7 @@ import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../support/children.ts';
 import {isShort, newClient, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
+import {MemoryBackend} from '../../support/metadata-memory.ts';
 import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../support/records.ts';
 
 const ROOT = {'containerd.io/gc.root': '2026-01-01T00:00:00Z'};

@@ -18,11 +18,11 @@ import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout, type Layout} from '../../../src/lib/store/layout.ts';
-import {MemoryBackend} from '../../../src/lib/store/metadata-backend.ts';
 import {readLog, recorderOptions} from '../../fakes/powerloss.ts';
 import {metadataSuite} from '../../suites/metadata.ts';
 import {runScript, startScript} from '../../support/children.ts';
 import {findProgram, is, requiresOneClock, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {MemoryBackend} from '../../support/metadata-memory.ts';
 
 const openJournal = (root: string): JournalBackend => new JournalBackend(createLayout(root), {lockTimeoutMs: 10_000});
 

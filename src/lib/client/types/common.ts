@@ -10,11 +10,13 @@ export interface ProgressEvent {
   readonly total: number;
 }
 
+/** Which records a list shows. */
 export interface ListOptions {
   /** containerd's filter grammar; a list of filters is an "or". */
   readonly filters?: readonly string[];
 }
 
+/** How registries are spoken to. */
 export interface RegistryOptions {
   readonly plainHTTP?: boolean;
   /** Skips the verification of TLS certificates. */

@@ -2,6 +2,7 @@
 import type {ContainerRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 
+/** A mount of a container, as the OCI runtime specification has it. */
 export interface MountSpec {
   readonly type: string;
   readonly source: string;
@@ -9,6 +10,7 @@ export interface MountSpec {
   readonly options: readonly string[];
 }
 
+/** What `run` changes of what the image asks for, and how the container is started. */
 export interface RunOptions {
   /** Replaces the image's whole argv, Entrypoint included, as ctr does; empty: the image's own. */
   readonly args?: readonly string[];
@@ -42,6 +44,7 @@ export interface RunOptions {
   readonly signal?: AbortSignal;
 }
 
+/** How a container ended. */
 export interface RunResult {
   readonly id: string;
   /** The container's own; 128+n when it was ended by signal n. */

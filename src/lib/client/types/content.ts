@@ -2,6 +2,7 @@
 import type {ContentRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 
+/** A blob that is being written, or whose writing was interrupted. */
 export interface IngestStatus {
   /** The key given to `content ingest`, or `<kind>-<digest>` for a download. */
   readonly ref: string;

@@ -1,6 +1,7 @@
 /** What `check` and `doctor` find. */
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
+/** One requirement of berth on this machine, and whether it is met. */
 export interface DoctorCheck {
   readonly name: string;
   readonly status: 'ok' | 'warning' | 'error';
@@ -30,6 +31,7 @@ export interface Finding {
   readonly repaired: boolean;
 }
 
+/** How `check` looks at the state directory. */
 export interface CheckOptions extends RegistryOptions {
   /** Reads every byte as well: blobs are hashed, layers compared with what they were unpacked from. */
   readonly deep?: boolean;
@@ -39,6 +41,7 @@ export interface CheckOptions extends RegistryOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What `check` found, and how much it looked at. */
 export interface CheckResult {
   /** The worst first. */
   readonly findings: readonly Finding[];

@@ -4,6 +4,7 @@ import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {SnapshotUsage} from './snapshots.ts';
 
+/** What `pull` fetches, from where, and whom it tells of it. */
 export interface PullOptions extends RegistryOptions {
   /** Such as `linux/arm64`; several are allowed. Default: this machine's. */
   readonly platforms?: readonly string[];
@@ -20,6 +21,7 @@ export interface PullOptions extends RegistryOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What a pull came to. */
 export interface PullResult {
   readonly image: ImageRecord;
   /** Bytes that came over the network. */
@@ -39,6 +41,7 @@ export interface ImageSummary extends ImageRecord {
   readonly platforms: readonly string[];
 }
 
+/** Whether an image has all it needs to be run, as `ctr images check` tells it. */
 export interface ImageCheck {
   readonly name: string;
   readonly target: Descriptor;
@@ -61,6 +64,7 @@ export interface ImageTree {
   readonly children: readonly ImageTree[];
 }
 
+/** How `images.mount` mounts an image. */
 export interface ImageMountOptions {
   /** Lets the tree be written to. Default false. */
   readonly rw?: boolean;

@@ -29,6 +29,7 @@ export type * from './namespaces.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
 
+/** Where the state is, and how a client waits and warns. */
 export interface OpenOptions {
   /** Persistent state. Default: `BERTH_ROOT`, else `/var/lib/berth`, else for other users `$XDG_DATA_HOME/berth`. */
   readonly root?: string;
@@ -46,6 +47,7 @@ export interface OpenOptions {
   readonly onWarning?: (warning: Error) => void;
 }
 
+/** An open state directory. Namespaces hold the rest: `client.namespace(name)`. */
 export interface Client {
   readonly root: string;
   readonly state: string;
@@ -64,6 +66,7 @@ export interface Client {
   close(): Promise<void>;
 }
 
+/** What is done in one namespace; other namespaces are neither seen nor changed. */
 export interface NamespaceClient {
   readonly name: string;
   pull(ref: string, options?: PullOptions): Promise<PullResult>;

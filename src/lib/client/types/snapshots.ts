@@ -3,6 +3,7 @@ import type {Labels, SnapshotRecord} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 import type {HostMount} from './images.ts';
 
+/** Disk space of one snapshot, without its parents. */
 export interface SnapshotUsage {
   readonly key: string;
   /** Bytes on disk. */
@@ -10,6 +11,7 @@ export interface SnapshotUsage {
   readonly inodes: number;
 }
 
+/** A mount as containerd describes it: arguments of mount(2). */
 export interface Mount {
   readonly type: string;
   readonly source: string;

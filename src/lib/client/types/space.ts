@@ -9,6 +9,7 @@ export interface SpaceUsed {
   readonly disk: number;
 }
 
+/** Disk space of a namespace, apart from what it shares with others. */
 export interface ShareOfDisk extends SpaceUsed {
   /** Bytes on disk of what no other namespace names; they are given back when this one goes. */
   readonly unique: number;
@@ -16,6 +17,7 @@ export interface ShareOfDisk extends SpaceUsed {
   readonly shared: number;
 }
 
+/** What one namespace has, and its disk space. */
 export interface NamespaceUsage {
   readonly name: string;
   readonly images: number;
@@ -47,8 +49,10 @@ export interface DiskUsage {
   readonly disk: number;
 }
 
+/** What `prune` removes. */
 export type PruneKind = 'images' | 'snapshots' | 'content' | 'ingests' | 'leases';
 
+/** What `prune` spares. */
 export interface PruneOptions {
   /** Default: all. */
   readonly namespace?: string;
@@ -62,6 +66,7 @@ export interface PruneOptions {
   readonly dryRun?: boolean;
 }
 
+/** One object that `prune` removed. */
 export interface Pruned {
   readonly namespace: string;
   readonly kind: 'image' | 'snapshot' | 'content' | 'ingest' | 'lease';
@@ -69,6 +74,7 @@ export interface Pruned {
   readonly key: string;
 }
 
+/** What `prune` removed, or would remove. */
 export interface PruneResult {
   readonly pruned: readonly Pruned[];
   /** Bytes on disk of blobs, layers and ingests that are given back. */
