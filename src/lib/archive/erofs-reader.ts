@@ -1,5 +1,5 @@
 /** Looks names up in an EROFS index that `erofs-index.ts` or mkfs.erofs has written, without mounting it. */
-import {closeSync, openSync, readSync} from 'node:fs';
+import {closeSync, fstatSync, openSync, readSync} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import type {LowerEntry, LowerTree} from './lower-tree.ts';
 
@@ -50,7 +50,10 @@ export function openErofs(path: string): LowerTree {
     throw fromErrno(err, path);
   }
 
+  const fileSize = fstatSync(fd).size;
+  /** Whatever an offset or a size is computed from, nothing outside the file is asked for. */
   const read = (offset: number, length: number): Buffer => {
+    if (offset < 0 || offset + length > fileSize) throw damaged('ends too early');
     const bytes = Buffer.alloc(length);
     let done = 0;
     while (done < length) {
@@ -105,9 +108,10 @@ export function openErofs(path: string): LowerTree {
 
   /** The inode that a directory has under a name: its blocks, and the names in each, are in the order of their bytes. */
   const findIn = (dir: Inode, name: Buffer): Inode | undefined => {
+    if (dir.size > fileSize) throw damaged('has a directory of an impossible size');
     let [low, high] = [0, Math.ceil(dir.size / block) - 1];
     while (low <= high) {
-      const middle = (low + high) >> 1;
+      const middle = Math.floor((low + high) / 2);
       const bytes = readBlock(dir, middle);
       const count = bytes.readUInt16LE(8) / DIRENT_BYTES;
       const nameAt = (i: number): Buffer => {

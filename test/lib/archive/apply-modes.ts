@@ -4,11 +4,12 @@ import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, relative} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
-import {createErofsIndex, type ErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
+import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {completeIndex, writeLayerIndex} from '../../../src/lib/client/workers/layer-index.ts';
-import {EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
+import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
 import {findProgram} from '../../support/helpers.ts';
+import {file, tar} from '../../support/tartest.ts';
 import {readTree, type TreeEntry} from '../../support/tree.ts';
 
 export interface ApplyOptions {
@@ -108,25 +109,63 @@ export function indexOf(archive: Uint8Array): {readonly index: ErofsIndex; reado
   return {index, entriesEnd: reader.entriesEnd};
 }
 
-/** What overlayfs shows of layers that are indexed, nothing of them extracted. Undefined when this kernel does not mount them. */
-export function indexed(work: string, layers: readonly Uint8Array[]): ReturnType<typeof readMerged> | 'extracted' | undefined {
+/** @returns what mount(8) says where the kernel does not take it */
+function mountErofs(options: string, source: string, at: string): string | undefined {
+  mkdirSync(at, {recursive: true});
+  const {status, stderr} = spawnSync('mount', ['-t', 'erofs', '-o', options, source, at], {encoding: 'utf8'});
+  return status === 0 ? undefined : stderr;
+}
+
+const mountIndexed = (directory: string, backing: Backing, at: string): string | undefined =>
+  backing === 'files'
+    ? mountErofs(`ro,device=${join(directory, EROFS_TAR)}`, join(directory, EROFS_INDEX), at)
+    : mountErofs('ro,loop', join(directory, EROFS_IMAGE), at);
+
+function writeIndexed(directory: string, layer: Uint8Array, backing: Backing): readonly ImpliedParent[] {
+  mkdirSync(directory, {recursive: true});
+  writeFileSync(join(directory, EROFS_TAR), layer);
+  return writeLayerIndex(directory, backing, indexOf(layer).index, layer.length);
+}
+
+const mountable = new Map<Backing, boolean>();
+
+/** Whether this kernel mounts what mkfs.erofs has made in that way: where it does, an index that it refuses is wrong. */
+function isMountable(work: string, backing: Backing): boolean {
+  const known = mountable.get(backing);
+  if (known !== undefined) return known;
+  const [image, archive, at] = ['trial', 'trial.tar', 'trial-mount'].map((name) => join(work, name)) as [string, string, string];
+  writeFileSync(archive, tar(file('f', 'x')));
+  execFileSync('mkfs.erofs', ['--quiet', `--tar=${backing === 'files' ? 'i' : 'f'}`, '-Enosbcrc', image, archive]);
+  const mounts = mountErofs(backing === 'files' ? `ro,device=${archive}` : 'ro,loop', image, at) === undefined;
+  if (mounts) execFileSync('umount', [at]);
+  mountable.set(backing, mounts);
+  return mounts;
+}
+
+/**
+ * What overlayfs shows of layers that are indexed, nothing of them extracted. Each index passes fsck.erofs, and the kernel mounts it.
+ *
+ * @returns undefined when this kernel mounts no index
+ */
+export function indexed(
+  work: string,
+  layers: readonly Uint8Array[],
+  backing: Backing = 'files',
+): ReturnType<typeof readMerged> | 'extracted' | undefined {
+  if (!isMountable(work, backing)) return undefined;
   const mounts: string[] = [];
   const below: string[] = [];
   try {
     for (const [i, layer] of layers.entries()) {
-      const directory = join(work, String(i));
-      const at = join(directory, 'mount');
-      mkdirSync(at, {recursive: true});
-      writeFileSync(join(directory, EROFS_TAR), layer);
-      const parents = writeLayerIndex(directory, 'files', indexOf(layer).index, layer.length);
-      if (!completeIndex(directory, parents, below)) return 'extracted';
-      if (findProgram('fsck.erofs') !== undefined) {
+      const [directory, at] = [join(work, String(i)), join(work, `${i}-mount`)];
+      if (!completeIndex(directory, writeIndexed(directory, layer, backing), below)) return 'extracted';
+      if (backing === 'files' && findProgram('fsck.erofs') !== undefined) {
         const args = [`--device=${join(directory, EROFS_TAR)}`, join(directory, EROFS_INDEX)];
         const {status, stderr} = spawnSync('fsck.erofs', args, {encoding: 'utf8'});
         assert.equal(status, 0, stderr);
       }
-      const options = `ro,device=${join(directory, EROFS_TAR)}`;
-      if (spawnSync('mount', ['-t', 'erofs', '-o', options, join(directory, EROFS_INDEX), at]).status !== 0) return undefined;
+      const refusal = mountIndexed(directory, backing, at);
+      assert.equal(refusal, undefined, 'the kernel mounts it');
       mounts.unshift(at);
       below.unshift(directory);
     }

@@ -143,7 +143,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
     it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
       const tars = layers.map((entries) => tar(...entries));
       assert.deepEqual([...indexOf(tars.at(-1)!).index.reasons], reasons);
-      if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'fsck.erofs', 'getfattr')) return;
+      if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'fsck.erofs', 'getfattr')) return;
       assertIndexable(t, tars);
     });
 
@@ -155,7 +155,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
           (archive) => indexOf(archive).index.reasons.size > 0 || indexOf(archive).index.encode(archive.length).impliedParents.length > 0,
         ) ||
         !requiresRoot(t) ||
-        !requiresProgram(t, 'fsck.erofs', 'getfattr')
+        !requiresProgram(t, 'mkfs.erofs', 'fsck.erofs', 'getfattr')
       )
         return;
       assertIndexable(t, tars);
