@@ -1,0 +1,143 @@
+/** What a deep check relies on: one tar has one index, to the byte. And what an index says of links, beside what mkfs.erofs says. */
+import assert from 'node:assert/strict';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
+import {lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it, type TestContext} from 'node:test';
+import {DAY, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {char, dir, file, link, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
+import {diffTrees, readTree} from '../../support/tree.ts';
+import {apply, indexOf} from './apply-modes.ts';
+import {findBun, runInBun} from './bun.ts';
+
+const SEED = TORTURE ? DAY : 1;
+const COUNT = TORTURE ? 1000 : 60;
+/** Not a divisor of what a header has. */
+const CHUNK = 509;
+
+function inNode(chunk: number): unknown {
+  const args = [join(import.meta.dirname, 'index-digests.ts'), String(SEED), String(COUNT), String(chunk)];
+  return JSON.parse(execFileSync(process.execPath, args, {encoding: 'utf8', maxBuffer: 1 << 26}));
+}
+
+const encoded = (archive: Uint8Array): Buffer => Buffer.concat([...indexOf(archive).index.encode(archive.length).bytes]);
+
+/** A bit of everything that an index takes. */
+const EVERYTHING = tar(
+  dir('d', 0o2750, {uid: 70_000, gid: 6, pax: {mtime: '1600000000.123456789'}, xattrs: {'user.a': '1', 'security.b': ''}}),
+  file('d/f', 'content', 0o4711),
+  link('d/f', 'd/g', {mode: 0o4711}),
+  symlink('f', 'd/s'),
+  symlink('t'.repeat(600), 'd/long'),
+  char('d/null', 1, 3),
+  dir('o'),
+  opaque('o'),
+  whiteout('gone'),
+  file('implied/f', 'x'),
+  ...Array.from({length: 40}, (_, i) => file(`many-${'m'.repeat(i)}`, 'y'.repeat(i * 100))),
+);
+
+describe('the index of a tar', () => {
+  it(`is the same in every process, in whatever pieces the tar comes, and on both engines: images ${SEED}/0 to ${SEED}/${COUNT - 1}`, () => {
+    const once = inNode(CHUNK);
+    assert.deepEqual(inNode(1 << 20), once, 'in one piece');
+    if (findBun() !== undefined) assert.deepEqual(runInBun('index-digests.ts', String(SEED), String(COUNT), String(CHUNK)), once, 'on Bun');
+  });
+
+  it('is what it was: other bytes for the same tar have every deep check compare trees, which takes longer', () => {
+    assert.equal(
+      createHash('sha256').update(encoded(EVERYTHING)).digest('hex'),
+      '4cb8a3aa7a494fc9e49d6cd9a1d938cf5e02fd6fea933805f5fe725fcd262b9a',
+    );
+  });
+});
+
+/** Mounts an index. @returns false where the kernel does not */
+function withMount(archive: string, index: string, at: string, look: (at: string) => void): boolean {
+  mkdirSync(at);
+  if (spawnSync('mount', ['-t', 'erofs', '-o', `ro,device=${archive}`, index, at]).status !== 0) return false;
+  try {
+    look(at);
+  } finally {
+    execFileSync('umount', [at]);
+  }
+  return true;
+}
+
+/** Names below a directory, each with how many its inode has. */
+const nlinks = (root: string): readonly string[] =>
+  readdirSync(root, {recursive: true, encoding: 'utf8'})
+    .map((name) => `${name} ${lstatSync(join(root, name)).nlink}`)
+    .sort();
+
+function gnuTar(t: TestContext, script: string, ...flags: readonly string[]): Buffer {
+  const work = temporaryDirectory(t);
+  const tree = join(work, 'tree');
+  mkdirSync(tree);
+  execFileSync('sh', ['-ec', script], {cwd: tree});
+  execFileSync('tar', ['-C', tree, '--sort=name', ...flags, '-cf', join(work, 'layer.tar'), '.']);
+  return readFileSync(join(work, 'layer.tar'));
+}
+
+describe('hard links', () => {
+  it("have the inodes and the counts of names that mkfs.erofs's index, GNU tar and applying give them", (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'tar', 'getfattr')) return;
+    const layer = gnuTar(
+      t,
+      `mkdir -p a/b c; echo one >a/one; ln a/one a/b/uno; ln a/one c/ein; echo two >two; ln two zwei
+       ln -s one a/soft; ln a/soft c/soft; mkfifo pipe; ln pipe c/pipe; mknod null c 1 3; ln null c/null; echo single >c/single`,
+    );
+    const work = temporaryDirectory(t);
+    const [archive, ours, theirs] = ['tar', 'ours', 'theirs'].map((name) => join(work, name)) as [string, string, string];
+    writeFileSync(archive, layer);
+    writeFileSync(ours, encoded(layer));
+    execFileSync('mkfs.erofs', ['--quiet', '--tar=i', '--aufs', '-Enosbcrc', theirs, archive]);
+    const found: {readonly tree: ReturnType<typeof readTree>; readonly nlinks: readonly string[]}[] = [];
+    const look = (at: string): void => void found.push({tree: readTree(at), nlinks: nlinks(at)});
+    if (![ours, theirs].every((index) => withMount(archive, index, `${index}-at`, look))) return t.skip('needs a kernel that mounts EROFS');
+    const [applied, extracted] = ['applied', 'extracted'].map((name) => join(work, name)) as [string, string];
+    for (const root of [applied, extracted]) mkdirSync(root);
+    apply(applied, layer, {form: 'plain'});
+    execFileSync('tar', ['-xpf', archive, '-C', extracted]);
+    for (const root of [applied, extracted]) look(root);
+    for (const {tree, nlinks} of found.slice(1)) {
+      assert.deepEqual(diffTrees(found[0]!.tree, tree, {ignore: (path) => path === '.'}), []);
+      assert.deepEqual(nlinks, found[0]!.nlinks);
+    }
+    assert.ok(found[0]!.nlinks.includes('a/b/uno 3'));
+  });
+
+  it('to a lower layer have it extracted, and come to one file of all names', (t) => {
+    if (!requiresRoot(t)) return;
+    const [below, above] = [tar(dir('d'), file('d/f', 'x')), tar(link('d/f', 'g'))];
+    assert.deepEqual([...indexOf(above).index.reasons], ['missing-link']);
+    const root = temporaryDirectory(t);
+    for (const layer of [below, above]) apply(root, layer, {form: 'plain'});
+    assert.deepEqual(nlinks(root), ['d 2', 'd/f 2', 'g 2']);
+  });
+});
+
+describe('a sparse file', () => {
+  for (const flags of [
+    ['--format=gnu'],
+    ['--format=posix', '--sparse-version=0.0'],
+    ['--format=posix', '--sparse-version=0.1'],
+    ['--format=posix', '--sparse-version=1.0'],
+  ])
+    it(`has the layer extracted, the bytes that GNU tar gives it, and its holes: ${flags.join(' ')}`, (t) => {
+      if (!requiresRoot(t) || !requiresProgram(t, 'tar', 'getfattr')) return;
+      const script = `truncate -s 8M hole; printf begin >both; truncate -s 4M both; printf end >>both
+        truncate -s 1M comb; for i in 1 3 5 7; do printf $i | dd of=comb bs=1 seek=$((i * 131072)) conv=notrunc status=none; done`;
+      const layer = gnuTar(t, script, '--sparse', ...flags);
+      assert.ok([...indexOf(layer).index.reasons].includes('sparse'));
+      const [applied, extracted] = [temporaryDirectory(t), temporaryDirectory(t)];
+      apply(applied, layer, {form: 'overlay'});
+      execFileSync('tar', ['-xpf', '-', '-C', extracted], {input: layer});
+      assert.deepEqual(diffTrees(readTree(applied), readTree(extracted), {ignore: (path) => path === '.'}), []);
+      for (const name of ['hole', 'both', 'comb']) {
+        const [mine, theirs] = [applied, extracted].map((root) => lstatSync(join(root, name)).blocks) as [number, number];
+        assert.ok(mine <= theirs, `${name} takes ${mine} blocks, and ${theirs} by GNU tar`);
+      }
+    });
+});

@@ -1,0 +1,25 @@
+/** Prints, as JSON, the digest of each generated layer's index, or why there is none: `index-digests.ts SEED COUNT BYTES-AT-A-TIME`. */
+import {createHash} from 'node:crypto';
+import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {resolve} from '../../../src/lib/errdefs.ts';
+import {generateImage} from '../../fuzz/layers.ts';
+
+function digest(layer: Uint8Array, chunk: number): string {
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
+  try {
+    for (let at = 0; at < layer.length; at += chunk) reader.write(layer.subarray(at, at + chunk));
+    reader.end();
+  } catch (err) {
+    return resolve(err);
+  }
+  const hash = createHash('sha256');
+  const {bytes, impliedParents} = index.encode(layer.length);
+  for (const piece of bytes) hash.update(piece);
+  return [hash.digest('hex'), ...index.reasons, ...impliedParents.map(({path, inode}) => `${path}@${inode}`)].join(' ');
+}
+
+const [seed, count, chunk] = process.argv.slice(2).map(Number) as [number, number, number];
+const layers = Array.from({length: count}, (_, n) => generateImage(seed, n).tars).flat();
+process.stdout.write(JSON.stringify(layers.map((layer) => digest(layer, chunk))));
