@@ -2,9 +2,9 @@
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {build} from 'esbuild';
-import {type Contender, compare, prepareBy, type Result, ratio, time} from './measure.ts';
+import {type Contender, compare, prepareBy, type Result, ratios, type Samples, times} from './measure.ts';
 import {berthPull, containerdPull, containerdPullAfresh, curlAndTar, ours, shellTools, skopeoAndUmoci, startContainerd} from './peers.ts';
-import {atMost, type Curve, merge, type Report} from './report.ts';
+import {atMost, type Curve, merge, point, type Report, type Series} from './report.ts';
 import {type Disk, LAUNCHER, type Site} from './site.ts';
 import {bytesImage, filesImage, layeredImage, packagesTar} from './synthetic.ts';
 
@@ -26,18 +26,18 @@ interface Sweep {
 }
 
 async function sweep(site: Site, {id, title, x, sizes, contenders, cleanUp}: Sweep): Promise<Report> {
-  const points = new Map<string, [number, number][]>();
+  const points = new Map<string, Series['points'][number][]>();
   const notes: string[] = [];
   for (const size of sizes) {
     process.stderr.write(`bench: ${title}: ${size}\n`);
     const results = await compare(await contenders(size), {rounds: site.rounds(ROUNDS)});
     await cleanUp?.();
     for (const result of results) {
-      const ms = time(result);
+      const samples = times(result);
       const line = points.get(result.name) ?? [];
       points.set(result.name, line);
-      if (ms === undefined) notes.push(`${title}, ${result.name} at ${size.toLocaleString('en')}: failed: ${result.failure}`);
-      else line.push([size, ms]);
+      if (samples === undefined) notes.push(`${title}, ${result.name} at ${size.toLocaleString('en')}: failed: ${result.failure}`);
+      else line.push(point(size, samples));
     }
   }
   const curve: Curve = {id, title, x, series: [...points].map(([name, line]) => ({name, points: line}))};
@@ -122,7 +122,7 @@ async function extraction(site: Site, disk: Disk): Promise<Report> {
   const what = `extraction of ${files.toLocaleString('en')} files`;
   return {
     tables: [{title: `${what[0]!.toUpperCase()}${what.slice(1)}`, results}],
-    goals: [atMost(`${what}, over tar -xp`, OVER_TAR, '×', ratio(results[0]!, results[1]!))],
+    goals: [atMost(`${what}, over tar -xp`, OVER_TAR, '×', ratios(results[0]!, results[1]!))],
   };
 }
 
@@ -168,8 +168,7 @@ export async function hugeLayer(site: Site): Promise<Report> {
     ],
     {rounds: 1, memory: true},
   );
-  const megabytes = ({memory}: Result): number | undefined =>
-    memory === undefined ? undefined : Math.max(memory.largest, memory.together) / 1e6;
+  const megabytes = ({memory}: Result): Samples => (memory === undefined ? undefined : [Math.max(memory.largest, memory.together) / 1e6]);
   return {
     tables: [{title: 'Pull of one layer of 4 GB', results}],
     goals: SNAPSHOTTERS.map((name, i) =>

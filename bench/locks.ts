@@ -7,7 +7,7 @@ import {once} from 'node:events';
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
-import {median, type Result, ratio} from './measure.ts';
+import {median, type Result, ratios} from './measure.ts';
 import {atMost, type Report} from './report.ts';
 import type {Site} from './site.ts';
 
@@ -103,8 +103,8 @@ export async function locks(site: Site): Promise<Report> {
       {title: `${title}, longest wait for the lock`, results: worst},
     ],
     goals: [
-      atMost(`${title}, over the same under flock`, OVER_FLOCK, '×', ratio(total[0]!, total[1]!)),
-      atMost(`${title}, longest wait for the lock`, WORST_WAIT_MS, 'ms', Math.max(...worst[0]!.times)),
+      atMost(`${title}, over the same under flock`, OVER_FLOCK, '×', ratios(total[0]!, total[1]!)),
+      atMost(`${title}, longest wait for the lock`, WORST_WAIT_MS, 'ms', [Math.max(...worst[0]!.times)]),
     ],
   };
 }

@@ -33,6 +33,8 @@ export interface Result {
   readonly name: string;
   /** Each round's time, in milliseconds; as many as there were rounds, unless it failed. */
   readonly times: readonly number[];
+  /** Each round's processor time, user and system, of the command and of its daemon, in milliseconds; absent where only a part counts. */
+  readonly processor?: readonly number[];
   readonly memory?: Memory;
   /** Why it did not get through; it then took no part in later rounds. */
   readonly failure?: string;
@@ -53,26 +55,39 @@ export const ENV: NodeJS.ProcessEnv = environment;
 const TIMEOUT_MS = 15 * 60_000;
 const SAMPLE_MS = 5;
 
-export function median(values: readonly number[]): number {
+/** The value that `part` of all are below, interpolated between two. */
+function quantile(values: readonly number[], part: number): number {
   const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length / 2;
-  return sorted.length % 2 === 1 ? sorted[Math.floor(middle)]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+  const at = part * (sorted.length - 1);
+  const [below, above] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!];
+  return below + (at - Math.floor(at)) * (above - below);
 }
 
-/** Median, in milliseconds; `undefined` when it failed. */
-export const time = ({times, failure}: Result): number | undefined => (failure === undefined ? median(times) : undefined);
+export const median = (values: readonly number[]): number => quantile(values, 0.5);
 
-/** The median over the rounds of what `combine` makes of the two times of a round; `undefined` when one failed. */
-function paired(a: Result, b: Result, combine: (a: number, b: number) => number): number | undefined {
-  if (a.failure !== undefined || b.failure !== undefined) return undefined;
-  return median(a.times.map((t, round) => combine(t, b.times[round]!)));
+/** What the middle half of the values lies between. */
+export const quartiles = (values: readonly number[]): readonly [lower: number, upper: number] => [
+  quantile(values, 0.25),
+  quantile(values, 0.75),
+];
+
+/** Each round's value, or `undefined` where a contender failed. */
+export type Samples = readonly number[] | undefined;
+
+/** Each round's time in milliseconds. */
+export const times = (result: Result): Samples => (result.failure === undefined ? result.times : undefined);
+
+/** For each round, the value that `combine` makes of the two times. */
+function paired(a: Result, b: Result, combine: (a: number, b: number) => number): Samples {
+  const [one, other] = [times(a), times(b)];
+  return one === undefined || other === undefined ? undefined : one.map((t, round) => combine(t, other[round]!));
 }
 
 /** How many times as long as `ours` `theirs` takes. */
-export const ratio = (theirs: Result, ours: Result): number | undefined => paired(theirs, ours, (a, b) => a / b);
+export const ratios = (theirs: Result, ours: Result): Samples => paired(theirs, ours, (a, b) => a / b);
 
 /** How many milliseconds more than `without` `with_` takes. */
-export const difference = (with_: Result, without: Result): number | undefined => paired(with_, without, (a, b) => a - b);
+export const differences = (with_: Result, without: Result): Samples => paired(with_, without, (a, b) => a - b);
 
 /** A contender's own: it is reported, and the others go on. */
 class Failure extends Error {}
@@ -134,24 +149,52 @@ async function execute({command, env, cwd}: Command, whileRunning?: (pid: number
   }
 }
 
-/** Starts a program and prints when, and how long it took, in seconds. A process as small as this one starts others faster than Node does, and always alike. */
+/**
+ * Starts a program and prints when it began and ended, in seconds, then the processor time of the shell and of its children. A
+ * process as small as this one starts others faster than Node does, and always alike.
+ */
 const STOPWATCH = `
 start=$EPOCHREALTIME
 "$@" >/dev/null
 status=$?
 end=$EPOCHREALTIME
 echo "\${start/,/.} \${end/,/.}"
+times
 exit $status`;
 
-/** @returns milliseconds */
-async function runTimed({command, env, cwd}: Command, elapsed: Contender['elapsed']): Promise<number> {
+/** Milliseconds. */
+interface Run {
+  readonly time: number;
+  readonly processor: number;
+}
+
+/** "1m2.345s" in milliseconds. */
+function parseMinutes(text: string): number {
+  const [minutes, seconds] = text.replace(',', '.').replace('s', '').split('m').map(Number) as [number, number];
+  return 1000 * (60 * minutes + seconds);
+}
+
+async function runTimed({command, env, cwd}: Command, elapsed: Contender['elapsed']): Promise<Run> {
   const said = await execute({
     command: ['bash', '-c', STOPWATCH, 'bash', ...command],
     ...(env === undefined ? {} : {env}),
     ...(cwd === undefined ? {} : {cwd}),
   });
-  const [start, end] = said.split(' ').map((seconds) => 1000 * Number(seconds)) as [number, number];
-  return elapsed?.(start) ?? end - start;
+  const [clock, , children] = said.split('\n') as [string, string, string];
+  const [start, end] = clock.split(' ').map((seconds) => 1000 * Number(seconds)) as [number, number];
+  const [user, system] = children.split(' ').map(parseMinutes) as [number, number];
+  return {time: elapsed?.(start) ?? end - start, processor: user + system};
+}
+
+/** Processor time so far of a process and of its children that have ended, in milliseconds. */
+function processorTime(pid: number | undefined): number {
+  const stat = pid === undefined ? '' : readProc(`${pid}/stat`);
+  // See proc_pid_stat(5): fields 14 to 17, in ticks of 10 ms.
+  const fields = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .slice(11, 15);
+  return 10 * fields.reduce((sum, field) => sum + Number(field), 0);
 }
 
 const readProc = (path: string): string => {
@@ -197,6 +240,7 @@ export async function compare(contenders: readonly Contender[], {rounds, memory 
   const entries = contenders.map((contender) => ({
     contender,
     times: [] as number[],
+    processor: [] as number[],
     memory: undefined as Memory | undefined,
     failure: undefined as string | undefined,
   }));
@@ -207,8 +251,12 @@ export async function compare(contenders: readonly Contender[], {rounds, memory 
       try {
         const command = await prepare();
         try {
-          if (round > 0) entry.times.push(await runTimed(command, elapsed));
-          else if (memory) entry.memory = await runWatched(command, daemon?.());
+          if (round > 0) {
+            const before = processorTime(daemon?.());
+            const run = await runTimed(command, elapsed);
+            entry.times.push(run.time);
+            entry.processor.push(run.processor + processorTime(daemon?.()) - before);
+          } else if (memory) entry.memory = await runWatched(command, daemon?.());
           else await runTimed(command, elapsed);
         } finally {
           await cleanUp?.();
@@ -219,9 +267,10 @@ export async function compare(contenders: readonly Contender[], {rounds, memory 
         process.stderr.write(`bench: ${name}: ${err instanceof Failure ? err.message : (err as Error).stack}\n`);
       }
     }
-  return entries.map(({contender: {name}, times, memory: seen, failure}) => ({
+  return entries.map(({contender: {name, elapsed}, times, processor, memory: seen, failure}) => ({
     name,
     times,
+    ...(elapsed === undefined ? {processor} : {}),
     ...(seen === undefined ? {} : {memory: seen}),
     ...(failure === undefined ? {} : {failure}),
   }));

@@ -32,6 +32,8 @@ On Debian 13 as root, with loop devices and 40 GB of disk free, and nothing else
     npm run bench -- layers-4g                   # asked for by name only: it writes much
     npm run bench -- --write                     # and writes this page; benches that did not run keep their results
     npm run bench -- --rounds 9 run              # more rounds
+    npm run bench -- --image redis pull          # of the pulls, those of one image
+    npm run bench -- --help                      # all names and options
 
 It installs what is missing, builds, makes the images, starts a registry on loopback and the peers, and ends all of it.
 
@@ -39,8 +41,15 @@ It installs what is missing, builds, makes the images, starts a registry on loop
 
 - Whole processes, from start to exit, as a user would start them: ours by its \`sh\` launcher where nothing else is said. A small
   shell starts them and holds the clock, because a large process takes longer to start another.
-- All contenders of a table in turn within a round, after one round to warm up; the median of the rounds. *Ratio* is the median
-  over the rounds of a contender's time over that of the table's first in the same round: above 1, the first is faster.
+- All contenders of a table in turn within a round, after one round to warm up; the median of the rounds, and in brackets the
+  quartiles. *Ratio* is the median over the rounds of a contender's time over that of the table's first in the same round: above 1,
+  the first is faster. *Range* is the fastest and the slowest round. A goal is met when the median meets it; where its quartiles
+  reach over the bound, the next run may say otherwise.
+- *Processor time* is that of the command and its children, user and system, and of containerd while it runs. It depends less on
+  what else the machine does.
+- *The work by itself* is a floor of the machine's own: each layer inflated, the blob and what it inflates to hashed, and both
+  written, by igzip (or zstd), sha256sum and cat, one after the other, each over the same bytes from the page cache, in the same
+  rounds. Its processor time over ours says, on any machine, how near a pull comes to the work that no pull can leave out.
 - Every pull starts from an empty store on an ext4 made for that run, on a loop device with direct I/O over a file that is kept.
   Everything is flushed before the clock starts, and what a run leaves dirty, and in the page cache, is gone before the next.
 - Peak memory is watched in the round that warms up: of all processes together, containerd's included, pages that they share
@@ -62,12 +71,14 @@ Traps, for whoever measures something here by hand:
   Where \`unpigz\` is installed it inflates by that, which is faster than what is built in.
 - *podman* runs containers with \`--network none\`, because ours and containerd's have no network either.
 - Our layers are not extracted: with the \`erofs\` snapshotter the inflated layer is kept as one file and indexed. The peers make
-  every file. The tree that a container sees is the same (\`test/e2e/trees.test.ts\`). Ours with \`overlayfs\`, which extracts as
-  they do, stands beside it in the curves.
+  every file. The tree that a container sees is the same (\`test/e2e/trees.test.ts\`). Ours with \`--snapshotter overlayfs\`
+  extracts as they do and stands beside it: that one and containerd's overlayfs are like for like.
+- *The work by itself* has no network, does not look at what a layer contains, and keeps no records.
 - *Syncing.* We bring blobs and records to the disk before they are visible, and treat unpacked layers as a cache that is made
   anew after a power loss. containerd syncs blobs and its database, skopeo blobs, podman its database; nobody syncs a tree.
 - *Shell tools* are what the same work takes with one program for each step: they check the layers' digests, and neither the
   blobs' nor what hostile layers need checked; they keep no records and sync nothing; and they are told the layers' digests.
+  Their index is mkfs.erofs's, which takes 100 s for a directory of 100,000 files: they have no part in that table.
   \`curl | tar\` takes whiteouts for files, checks no digest, and takes one layer after another.
 - \`unshare, mount, runc run\` has its root prepared, and removes nothing afterwards; \`run --rm\` makes and removes a snapshot and
   a container.
@@ -76,13 +87,9 @@ Traps, for whoever measures something here by hand:
 `;
 
 const heading = (title: string): string => `## ${title}\n`;
-const bullets = (lines: readonly string[]): string => `${lines.map((line) => `- ${line}`).join('\n')}\n`;
 
-/** Each bench's own date and machine, unless all have the same. */
-function provenance(recorded: Recorded, first: Recorded): string[] {
-  const same = recorded.date === first.date && recorded.environment.join() === first.environment.join();
-  return same ? [] : [`Measured on ${recorded.date}:\n`, bullets(recorded.environment)];
-}
+/** Day and revision. */
+const revisionOf = ({environment, date}: Recorded): string => `${date}, ${/revision (\w+)/.exec(environment[0]!)?.[1] ?? environment[0]!}`;
 
 /** Writes what is known down. */
 export function writePage(record: Findings): void {
@@ -94,26 +101,25 @@ export function writePage(record: Findings): void {
       const recorded = record[name];
       return recorded === undefined ? [] : [{name, recorded}];
     });
-  const first = known[0]?.recorded;
-  if (first === undefined) throw new Error(`there are no results in ${results}`);
+  if (known.length === 0) throw new Error(`there are no results in ${results}`);
   const curves = known.flatMap(({recorded}) => recorded.curves ?? []);
   for (const file of readdirSync(plots)) if (file.endsWith('.svg')) rmSync(join(plots, file));
   for (const curve of curves) writeFileSync(join(plots, `${curve.id}.svg`), plot(curve));
-  const goals = known.flatMap(({recorded}) => recorded.goals ?? []);
+  const from = new Map(known.flatMap(({recorded}) => (recorded.goals ?? []).map((goal) => [goal, revisionOf(recorded)] as const)));
+  const goals = [...from.keys()];
   const absent = Object.keys(BENCHES).filter((name) => isBench(name) && record[name] === undefined);
   writeFileSync(
     join(docs, 'BENCHMARKS.md'),
     [
       HEAD,
       heading('Goals'),
-      `Measured on ${first.date}:\n`,
-      bullets(first.environment),
-      formatGoals(goals),
+      'Each is measured on the day and at the revision that its line names; each bench below says on what machine.\n',
+      formatGoals(goals, (goal) => from.get(goal)!),
       ...(absent.length === 0 ? [] : [`Not measured: ${absent.join(', ')}.\n`]),
       ...(goals.every(({met}) => met) ? [] : [missed()]),
       ...known.flatMap(({name, recorded}) => [
         heading(BENCHES[name].title),
-        ...provenance(recorded, first),
+        `Measured on ${recorded.date}, with ${recorded.environment.join('; ')}.\n`,
         formatReport({...recorded, goals: []}, 'benchmarks'),
       ]),
     ].join('\n'),

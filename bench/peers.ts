@@ -8,7 +8,7 @@ import {setTimeout as sleep} from 'node:timers/promises';
 import {type Descriptor, type Digest, digestParts} from '../src/lib/oci/descriptor.ts';
 import {findProgram} from '../test/support/helpers.ts';
 import {getTarget} from '../test/support/layouts.ts';
-import type {Contender} from './measure.ts';
+import {type Contender, prepareBy} from './measure.ts';
 import {type Disk, EXECUTABLE, LAUNCHER, type Site} from './site.ts';
 
 const READY_TIMEOUT_MS = 10_000;
@@ -89,6 +89,8 @@ export const containerdPull = (containerd: readonly string[], ref: string, ...fl
   'images',
   'pull',
   '--plain-http',
+  '--snapshotter',
+  'overlayfs',
   ref,
 ];
 
@@ -135,6 +137,7 @@ export const skopeoAndUmoci = (disk: Disk, ref: string): Contender => ({
 });
 
 interface Layer {
+  readonly mediaType: string;
   readonly blob: Digest;
   readonly diffID: Digest;
 }
@@ -144,7 +147,10 @@ function layersOf(layout: string): {readonly config: Digest; readonly layers: re
   const read = (digest: Digest): string => readFileSync(join(layout, 'blobs', ...digestParts(digest)), 'utf8');
   const manifest = JSON.parse(read(getTarget(layout).digest)) as {config: Descriptor; layers: Descriptor[]};
   const {rootfs} = JSON.parse(read(manifest.config.digest)) as {rootfs: {diff_ids: Digest[]}};
-  return {config: manifest.config.digest, layers: manifest.layers.map(({digest}, i) => ({blob: digest, diffID: rootfs.diff_ids[i]!}))};
+  return {
+    config: manifest.config.digest,
+    layers: manifest.layers.map(({mediaType, digest}, i) => ({mediaType, blob: digest, diffID: rootfs.diff_ids[i]!})),
+  };
 }
 
 /** Manifest and configuration, then what follows for each layer: its blob in $0, its diff ID in $1. */
@@ -184,16 +190,55 @@ function byScript(name: string, script: string, disk: Disk, ref: string, layout:
   };
 }
 
-/** The floor. */
+/** A pipe of the fastest programs. */
 export const shellTools = (disk: Disk, ref: string, layout: string): Contender =>
   byScript('curl | igzip | sha256sum, mkfs.erofs', INDEX, disk, ref, layout);
 
 /** Extraction without any of the checks, and without whiteouts: for layers that only add. */
 export const curlAndTar = (disk: Disk, ref: string, layout: string): Contender => byScript('curl | tar -xz', EXTRACT, disk, ref, layout);
 
+// ---- the machine's own floor -------------------------------------------------------------------------------------------
+
+/**
+ * What every pull has to compute, one step each, by the fastest program that there is for it: each layer inflated, the blob and
+ * what it inflates to hashed, both written. Single programs over files in the page cache: no network, no pipes, no records.
+ */
+export function floorOfPull(site: Site, disk: Disk, layout: string): Contender[] {
+  const {layers} = layersOf(layout);
+  const inflater = layers.some(({mediaType}) => mediaType.endsWith('zstd')) ? 'zstd' : 'igzip';
+  const dir = site.directory('floor');
+  const blobs = layers.map(({blob}) => join(layout, 'blobs', ...digestParts(blob)));
+  const tars = layers.map((_, i) => join(dir, `${i}.tar`));
+  const sh = (script: string, ...args: readonly string[]): string[] => ['sh', '-ec', script, 'sh', ...args];
+  blobs.forEach((blob, i) => {
+    prepareBy({command: sh(`${inflater} -dc <"$1" >"$2"`, blob, tars[i]!)});
+  });
+  return [
+    {name: `inflate: ${inflater}`, prepare: () => ({command: sh(`for blob; do ${inflater} -dc <"$blob"; done`, ...blobs)})},
+    {name: 'two hashes: sha256sum', prepare: () => ({command: ['sha256sum', ...blobs, ...tars]})},
+    {
+      name: 'write: cat',
+      prepare: async () => ({command: sh('to=$1; shift; cat "$@" >"$to"', join(await disk.fresh(), 'out'), ...blobs, ...tars)}),
+    },
+  ];
+}
+
 // ---- versions --------------------------------------------------------------------------------------------------------
 
-const PROGRAMS = ['containerd', 'runc', 'podman', 'skopeo', 'umoci', 'curl', 'tar', 'igzip', 'unpigz', 'mkfs.erofs'] as const;
+const PROGRAMS = [
+  'containerd',
+  'runc',
+  'podman',
+  'skopeo',
+  'umoci',
+  'curl',
+  'tar',
+  'igzip',
+  'zstd',
+  'sha256sum',
+  'unpigz',
+  'mkfs.erofs',
+] as const;
 
 const outputOf = (program: string, ...args: string[]): string =>
   execFileSync(program, args, {encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe']});
@@ -201,8 +246,8 @@ const outputOf = (program: string, ...args: string[]): string =>
 /** What it says of itself, up to the number. */
 function versionOf(program: string): string {
   if (findProgram(program) === undefined) return `${program}: not installed`;
-  const said = outputOf(program, '--version').split('\n')[0]!;
-  const version = /^.*?\d+(\.\d+)+\S*/.exec(said)?.[0] ?? said;
+  const said = outputOf(program, '--version').split('\n')[0]!.replace(/^\*+ /, '');
+  const version = /^.*?\d+(\.\d+)+[^\s,]*/.exec(said)?.[0] ?? said;
   return version.startsWith(program) ? version : `${program}: ${version}`;
 }
 

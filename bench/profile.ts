@@ -7,7 +7,7 @@ import {createInterface} from 'node:readline';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {findProgram} from '../test/support/helpers.ts';
 import {buildImage, type ImageName} from '../test/support/images.ts';
-import {ENV, median, prepareBy} from './measure.ts';
+import {ENV, median, prepareBy, quartiles} from './measure.ts';
 import {ours} from './peers.ts';
 import {formatTime, type Grid, merge, type Report} from './report.ts';
 import {type Disk, LAUNCHER, type Site} from './site.ts';
@@ -119,12 +119,18 @@ function threadGrid(title: string, {threads, samples}: Profile): Grid {
 
 function stageGrid(title: string, profiles: readonly Profile[]): Grid {
   const names = [...profiles[0]!.stages.keys()];
-  const total = median(profiles.map((profile) => profile.total));
+  const totals = profiles.map((profile) => profile.total);
+  const figures = (samples: readonly number[], share: string): string[] => [
+    formatTime(median(samples)),
+    quartiles(samples).map(formatTime).join(' – '),
+    share,
+  ];
   const rows = names.map((name) => {
-    const ms = median(profiles.map(({stages}) => stages.get(name)!));
-    return [name, formatTime(ms), percent(ms, total)];
+    const samples = profiles.map(({stages}) => stages.get(name)!);
+    return [name, ...figures(samples, percent(median(samples), median(totals)))];
   });
-  return {title: `${title}, by stage`, head: ['', 'median, ms', 'share'], rows: [...rows, ['all of it', formatTime(total), '']]};
+  const head = ['', 'median, ms', 'quartiles, ms', 'share'];
+  return {title: `${title}, by stage`, head, rows: [...rows, ['all of it', ...figures(totals, '')]]};
 }
 
 /** How often, and how long in all, by what. */

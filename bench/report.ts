@@ -1,5 +1,5 @@
 /** What a bench found, and how it is written down. */
-import {type Memory, type Result, ratio, time} from './measure.ts';
+import {type Memory, median, quartiles, type Result, ratios, type Samples, times} from './measure.ts';
 
 /** Contenders beside each other; the first is what the others are compared with. */
 export interface Table {
@@ -9,8 +9,8 @@ export interface Table {
 
 export interface Series {
   readonly name: string;
-  /** Median milliseconds at each `x`. */
-  readonly points: readonly (readonly [x: number, ms: number])[];
+  /** At each `x`, milliseconds: the median, and the quartiles. */
+  readonly points: readonly (readonly [x: number, ms: number, lower?: number, upper?: number])[];
 }
 
 export interface Curve {
@@ -25,7 +25,10 @@ export interface Curve {
 export interface Goal {
   readonly what: string;
   readonly wanted: string;
+  /** The median. */
   readonly measured: string;
+  /** The quartiles of the rounds; absent where there is one value. */
+  readonly spread?: string;
   readonly met: boolean;
 }
 
@@ -57,22 +60,24 @@ export const merge = (...reports: readonly Report[]): Report => ({
 
 const FAILED = 'failed';
 
-export const atLeast = (what: string, bound: number, value: number | undefined): Goal => ({
-  what,
-  wanted: `≥ ${bound} ×`,
-  measured: value === undefined ? FAILED : `${value.toFixed(2)} ×`,
-  met: value !== undefined && value >= bound,
-});
+type Unit = '×' | 'ms' | 'MB';
 
-export const atMost = (what: string, bound: number, unit: '×' | 'ms' | 'MB', value: number | undefined): Goal => ({
-  what,
-  wanted: `≤ ${bound} ${unit}`,
-  measured: value === undefined ? FAILED : `${value.toFixed(unit === '×' ? 2 : 1)} ${unit}`,
-  met: value !== undefined && value <= bound,
-});
+function goal(what: string, wanted: string, unit: Unit, samples: Samples, isMet: (value: number) => boolean): Goal {
+  if (samples === undefined) return {what, wanted, measured: FAILED, met: false};
+  const value = median(samples);
+  const show = (one: number): string => one.toFixed(unit === '×' ? 2 : 1);
+  const spread = samples.length > 1 ? {spread: quartiles(samples).map(show).join(' – ')} : {};
+  return {what, wanted, measured: `${show(value)} ${unit}`, ...spread, met: isMet(value)};
+}
+
+export const atLeast = (what: string, bound: number, samples: Samples): Goal =>
+  goal(what, `≥ ${bound} ×`, '×', samples, (value) => value >= bound);
+
+export const atMost = (what: string, bound: number, unit: Unit, samples: Samples): Goal =>
+  goal(what, `≤ ${bound} ${unit}`, unit, samples, (value) => value <= bound);
 
 /** That `theirs` takes at least `bound` times as long as `ours`. */
-export const faster = (what: string, bound: number, ours: Result, theirs: Result): Goal => atLeast(what, bound, ratio(theirs, ours));
+export const faster = (what: string, bound: number, ours: Result, theirs: Result): Goal => atLeast(what, bound, ratios(theirs, ours));
 
 // ---- Markdown --------------------------------------------------------------------------------------------------------
 
@@ -84,42 +89,79 @@ const row = (...cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
 /** Cells hold text of other programs. */
 const escaped = (text: string): string => text.replaceAll('|', '\\|').replaceAll(/\s+/g, ' ');
 
+/** The median, and where there are several values what their middle half lies between. */
+const withQuartiles = (samples: readonly number[], show: (value: number) => string): string =>
+  samples.length === 1 ? show(samples[0]!) : `${show(median(samples))} (${quartiles(samples).map(show).join(' – ')})`;
+
 function formatTable({title, results}: Table): string {
   const ours = results[0]!;
   const watched = results.some(({memory}) => memory !== undefined);
+  const hasProcessor = results.some(({processor = []}) => processor.length > 0);
   const ratioOf = (result: Result): string => {
-    const value = ratio(result, ours);
-    return value === undefined ? '–' : value.toFixed(2);
+    if (result === ours) return '1.00';
+    const samples = ratios(result, ours);
+    return samples === undefined ? '–' : withQuartiles(samples, (value) => value.toFixed(2));
   };
   const memoryOf = (memory: Memory | undefined): string[] =>
     memory === undefined ? ['–', '–'] : [formatMemory(memory.together), formatMemory(memory.largest)];
   const rows = results.map((result) => {
-    const {name, times, memory, failure} = result;
-    const median = time(result);
+    const {name, processor = [], memory, failure} = result;
+    const samples = times(result);
     const cells =
-      median === undefined
+      samples === undefined
         ? ['–', `failed: ${escaped(failure!)}`, '–']
-        : [ratioOf(result), formatTime(median), `${formatTime(Math.min(...times))} – ${formatTime(Math.max(...times))}`];
-    return row(escaped(name), ...cells, ...(watched ? memoryOf(memory) : []));
+        : [
+            ratioOf(result),
+            withQuartiles(samples, formatTime),
+            `${formatTime(Math.min(...samples))} – ${formatTime(Math.max(...samples))}`,
+          ];
+    const ran = processor.length > 0 && samples !== undefined;
+    return row(
+      escaped(name),
+      ...cells,
+      ...(hasProcessor ? [ran ? formatTime(median(processor)) : '–'] : []),
+      ...(watched ? memoryOf(memory) : []),
+    );
   });
-  const head = ['', 'ratio', 'median, ms', 'range, ms', ...(watched ? ['peak memory, MB', 'of one process, MB'] : [])];
+  const head = [
+    '',
+    'ratio (quartiles)',
+    'median, ms (quartiles)',
+    'range, ms',
+    ...(hasProcessor ? ['processor, ms'] : []),
+    ...(watched ? ['peak memory, MB', 'of one process, MB'] : []),
+  ];
   return [`### ${title}`, '', row(...head), row('---', ...head.slice(1).map(() => '--:')), ...rows, ''].join('\n');
 }
+
+function formatPoint(point: readonly [ms: number, lower?: number, upper?: number] | undefined): string {
+  if (point === undefined) return '–';
+  const [ms, lower, upper] = point;
+  return lower === undefined || upper === undefined ? formatTime(ms) : `${formatTime(ms)} (${formatTime(lower)} – ${formatTime(upper)})`;
+}
+
+/** A point of a curve. */
+export const point = (x: number, samples: readonly number[]): Series['points'][number] => [x, median(samples), ...quartiles(samples)];
 
 function formatCurve({title, x, series}: Curve, plots: string | undefined, id: string): string {
   const xs = [...new Set(series.flatMap(({points}) => points.map(([at]) => at)))].sort((a, b) => a - b);
   const rows = series.map(({name, points}) => {
-    const at = new Map(points);
-    return row(escaped(name), ...xs.map((value) => (at.has(value) ? formatTime(at.get(value)!) : '–')));
+    const at = new Map(points.map(([x, ...values]) => [x, values]));
+    return row(escaped(name), ...xs.map((value) => formatPoint(at.get(value))));
   });
   const head = [`ms at ${x}`, ...xs.map((value) => value.toLocaleString('en'))];
   const plot = plots === undefined ? [] : [`![${title}](${plots}/${id}.svg)`, ''];
   return [`### ${title}`, '', ...plot, row(...head), row('---', ...xs.map(() => '--:')), ...rows, ''].join('\n');
 }
 
-export function formatGoals(goals: readonly Goal[]): string {
-  const rows = goals.map(({what, wanted, measured, met}) => row(met ? '✓' : '✗', escaped(what), wanted, measured));
-  return [row('', 'goal', 'wanted', 'measured'), row('---', '---', '--:', '--:'), ...rows, ''].join('\n');
+/** @param from where each goal was measured, in a few words; left out of the table where it is not given */
+export function formatGoals(goals: readonly Goal[], from?: (goal: Goal) => string): string {
+  const rows = goals.map((goal) => {
+    const {what, wanted, measured, spread = '', met} = goal;
+    return row(met ? '✓' : '✗', escaped(what), wanted, measured, spread, ...(from === undefined ? [] : [from(goal)]));
+  });
+  const head = ['', 'goal', 'wanted', 'measured', 'quartiles', ...(from === undefined ? [] : ['on'])];
+  return [row(...head), row('---', '---', ...head.slice(2).map(() => '--:')), ...rows, ''].join('\n');
 }
 
 const formatGrid = ({title, head, rows}: Grid): string =>

@@ -3,7 +3,7 @@ import {chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs
 import {join} from 'node:path';
 import {findProgram} from '../test/support/helpers.ts';
 import {buildImage} from '../test/support/images.ts';
-import {type Contender, compare, difference, prepareBy, ratio} from './measure.ts';
+import {type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atMost, faster, type Report} from './report.ts';
 import {LAUNCHER, type Site} from './site.ts';
@@ -116,8 +116,8 @@ export async function run(site: Site): Promise<Report> {
     goals: [
       faster('run --rm, faster than ctr run --rm', OVER_CONTAINERD, mine, ctr),
       faster('run --rm, faster than podman run --rm', OVER_PODMAN, mine, podmanRun),
-      atMost('run --rm, over unshare, mount and runc run', ABOVE_FLOOR, '×', ratio(mine, plain)),
-      atMost('run --rm, until runc starts', TO_RUNC_MS, 'ms', difference(reached[0]!, reached[1]!)),
+      atMost('run --rm, over unshare, mount and runc run', ABOVE_FLOOR, '×', ratios(mine, plain)),
+      atMost('run --rm, until runc starts', TO_RUNC_MS, 'ms', differences(reached[0]!, reached[1]!)),
     ],
   };
 }

@@ -4,9 +4,9 @@ import {rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {buildImage} from '../test/support/images.ts';
 import {fill, imageName} from './fill.ts';
-import {type Command, compare, prepareBy, type Result, ratio, time} from './measure.ts';
+import {type Command, compare, prepareBy, type Result, ratios, times} from './measure.ts';
 import {ours} from './peers.ts';
-import {atMost, type Curve, type Goal, merge, type Report, type Table} from './report.ts';
+import {atMost, type Curve, type Goal, merge, point, type Report, type Table} from './report.ts';
 import {LAUNCHER, type Site} from './site.ts';
 
 const ROUNDS = 11;
@@ -113,7 +113,7 @@ function steady(found: ReadonlyMap<string, readonly Result[]>, measures: readonl
     .map(({title}) => {
       const results = found.get(title)!;
       const [less, more] = [results[few]!, results.at(-1)!];
-      return atMost(`${title} with ${more.name}, over ${less.name}`, GROWTH, '×', ratio(more, less));
+      return atMost(`${title} with ${more.name}, over ${less.name}`, GROWTH, '×', ratios(more, less));
     });
 }
 
@@ -124,8 +124,8 @@ const curve = (found: ReadonlyMap<string, readonly Result[]>, sizes: readonly nu
   series: [...found].map(([name, results]) => ({
     name,
     points: results.flatMap((result, i) => {
-      const ms = time(result);
-      return ms === undefined ? [] : [[sizes[i]!, ms] as const];
+      const samples = times(result);
+      return samples === undefined ? [] : [point(sizes[i]!, samples)];
     }),
   })),
 });
@@ -142,7 +142,7 @@ async function byImages(site: Site, ref: string): Promise<Report> {
     tables: tables(found, 'by images'),
     curves: [curve(found, sizes)],
     goals: [
-      atMost(`images ls with ${many.name}`, LISTING_MS, 'ms', time(many)),
+      atMost(`images ls with ${many.name}`, LISTING_MS, 'ms', times(many)),
       ...steady(found, measures, Math.max(0, sizes.indexOf(100))),
     ],
   };
@@ -171,7 +171,7 @@ async function collection(site: Site, ref: string): Promise<Report> {
   });
   return {
     tables: [{title: 'gc', results}],
-    goals: [atMost(`gc with ${count(blobs, 'blob')}`, GC_MS, 'ms', time(results[0]!))],
+    goals: [atMost(`gc with ${count(blobs, 'blob')}`, GC_MS, 'ms', times(results[0]!))],
   };
 }
 

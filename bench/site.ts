@@ -15,6 +15,8 @@ export const EXECUTABLE = join(root, `dist/berth-linux-${process.arch}`);
 export const NODE_MAIN = join(root, 'dist/node/main.js');
 
 export interface SiteOptions {
+  /** Images that a bench is limited to; default all. */
+  readonly images?: readonly string[];
   /** Rounds of every comparison, where a bench has not its own reasons for fewer. */
   readonly rounds: number | undefined;
   /** Small inputs, to try the bench itself. */
@@ -35,13 +37,15 @@ const LETTING_GO_MS = 2000;
 export class Site {
   readonly dir: string;
   readonly tiny: boolean;
+  readonly #images: readonly string[] | undefined;
   readonly #rounds: number | undefined;
   readonly #hooks: (() => void | Promise<void>)[] = [];
   #registry: Promise<Registry> | undefined;
   #count = 0;
 
-  constructor({rounds, tiny}: SiteOptions) {
+  constructor({images, rounds, tiny}: SiteOptions) {
     this.tiny = tiny;
+    this.#images = images;
     this.#rounds = rounds;
     this.dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-bench-')));
     this.after(() => rmSync(this.dir, {recursive: true, force: true}));
@@ -54,6 +58,10 @@ export class Site {
 
   async close(): Promise<void> {
     for (const hook of this.#hooks.splice(0)) await hook();
+  }
+
+  measures(image: string): boolean {
+    return this.#images?.includes(image) ?? true;
   }
 
   rounds(usual: number): number {

@@ -3,7 +3,7 @@ import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {buildImage} from '../test/support/images.ts';
-import {type Command, type Contender, compare, difference, prepareBy, ratio} from './measure.ts';
+import {type Command, type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atLeast, atMost, merge, type Report} from './report.ts';
 import {EXECUTABLE, LAUNCHER, NODE_MAIN, type Site} from './site.ts';
@@ -61,9 +61,9 @@ export async function startup(site: Site): Promise<Report> {
     return {
       tables: [{title: `ctr ${line}`, results}],
       goals: [
-        atLeast(`ctr ${line}, containerd's over our executable's`, 1, ratio(peer!, executable!)),
-        atMost(`ctr ${line}, what the launcher adds`, LAUNCHER_MS, 'ms', difference(launcher!, executable!)),
-        atMost(`ctr ${line} on Node, above an empty program`, ABOVE_NODE_MS, 'ms', difference(node!, bare)),
+        atLeast(`ctr ${line}, containerd's over our executable's`, 1, ratios(peer!, executable!)),
+        atMost(`ctr ${line}, what the launcher adds`, LAUNCHER_MS, 'ms', differences(launcher!, executable!)),
+        atMost(`ctr ${line} on Node, above an empty program`, ABOVE_NODE_MS, 'ms', differences(node!, bare)),
       ],
     };
   };

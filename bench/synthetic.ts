@@ -71,6 +71,19 @@ export function filesImage(layout: string, files: number): void {
   setTarget(layout, addImage(layout, {layers: [filesTar(files, () => 200)]}));
 }
 
+/** One layer of so many small files, all in one directory. */
+export function flatImage(layout: string, files: number): void {
+  const entries = Array.from({length: files}, (_, i) => file(`flat/file${i}`, `${i}\n`));
+  setTarget(layout, addImage(layout, {layers: [tar(dir('flat/'), ...entries)]}));
+}
+
+/** The layers of another image, compressed by zstd. */
+export function zstdImage(layout: string, of: string): void {
+  const read = (digest: Digest): Buffer => readFileSync(join(of, 'blobs', ...digestParts(digest)));
+  const {layers} = JSON.parse(read(getTarget(of).digest).toString()) as {layers: Descriptor[]};
+  setTarget(layout, addImage(layout, {compression: 'zstd', layers: layers.map(({digest}) => gunzipSync(read(digest)))}));
+}
+
 /** As many files, of the sizes that a tree of a package manager has: most are small, few are large. */
 export function packagesTar(files: number): Buffer {
   const random = randomNumbers(2n);

@@ -38,6 +38,7 @@ test       igzip           isal             to compare decompression speed
 bench      podman          podman           to compare with
 bench      curl            curl             to measure the speed of a registry
 bench      unpigz          pigz             decompresses for containerd and podman
+bench      zstd            zstd             to compare the decompression speed of zstd
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
 clock      faketime        faketime         to run the tests on another day
 '
