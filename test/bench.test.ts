@@ -13,7 +13,7 @@ const main = join(import.meta.dirname, '../bench/main.ts');
 
 /** Standard output of a bench, and how it went for each contender that failed. */
 async function bench(...args: readonly string[]): Promise<{text: string; failed: string[]}> {
-  const {stdout} = await promisify(execFile)(process.execPath, [main, ...args, '--tiny'], {timeout: 120_000});
+  const {stdout} = await promisify(execFile)(process.execPath, [main, ...args, '--tiny'], {timeout: 300_000});
   return {text: stdout, failed: stdout.split('\n').filter((line) => line.includes('failed'))};
 }
 
