@@ -57,6 +57,14 @@ describe('launcher', () => {
       assert.equal((await run(join(dir, 'bin/ctr'), [], {env: {PATH: lonelyPath(t)}})).stdout, 'exe ctr: \n');
     });
 
+  it('gives the engine only settings that change something', async () => {
+    const set = [...readFileSync(join(root, 'bin/ctr'), 'utf8').matchAll(/\bBUN_JSC_(\w+)=/g)].map(([, name]) => name!).sort();
+    const {stderr} = await run(join(root, 'bin/ctr'), ['version'], {env: {BUN_JSC_dumpOptions: '1'}});
+    const changed = [...stderr.matchAll(/^ {3}(\w+)=(\S+) \(default: (\S+)\)$/gm)].filter(([, , value, usual]) => value !== usual);
+    assert.notEqual(set.length, 0);
+    assert.deepEqual(changed.flatMap(([, name]) => (name === 'dumpOptions' ? [] : name!)).sort(), set);
+  });
+
   it('finds its package through symbolic links, as npm makes them', async (t) => {
     const dir = bare(t);
     teller(join(dir, 'dist', exeName), 'exe');
