@@ -16,10 +16,11 @@ import {
   MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
 import {parseMountRecord} from '../src/lib/client/api/host-mounts.ts';
-import {MAX_DEPTH, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
+import {MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../src/lib/oci/manifest.ts';
+import {MAX_DEPTH} from '../src/lib/oci/walk.ts';
 import {LEASE_OWNER} from '../src/lib/store/gc.ts';
 import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layer-store.ts';

@@ -15,11 +15,11 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../../src/lib/archive/limits.ts';
-import {MAX_DEPTH} from '../../src/lib/client/pull/plan.ts';
 import type {ErrorJSON} from '../../src/lib/errdefs.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../src/lib/oci/manifest.ts';
 import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
+import {MAX_DEPTH} from '../../src/lib/oci/walk.ts';
 import {root, run} from '../cli/harness.ts';
 import {diskUsage} from '../e2e/rig.ts';
 import {digestOf} from '../fakes/registry.ts';

@@ -4,17 +4,18 @@
  */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
-import {is, isErrdefs} from '../../errdefs.ts';
+import {is} from '../../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../../fs/durable.ts';
 import {bootId} from '../../fs/process.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
-import {parseImageConfig, parseIndex, parseManifest} from '../../oci/manifest.ts';
-import {kindOf} from '../../oci/mediatypes.ts';
+import {parseImageConfig, parseManifest} from '../../oci/manifest.ts';
+import {type Kind, kindOf} from '../../oci/mediatypes.ts';
 import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformMatcher} from '../../oci/platform.ts';
+import {walk} from '../../oci/walk.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store, StoreView} from '../../store/store.ts';
-import {allVisibleAt, type IsVisible, isVisibleAt, readVisible} from '../pull/visible-content.ts';
+import {allVisibleAt, findDocument, type IsVisible, isVisibleAt} from '../pull/visible-content.ts';
 import type {ImageSummary} from '../types/index.ts';
 
 /** With fewer images, reading everything is as fast as the cache. */
@@ -153,35 +154,26 @@ interface ManifestHere {
 
 /** Manifests of an image that are present, each once, with their platforms. */
 function manifestsHere(here: Here, root: Descriptor): readonly ManifestHere[] {
-  const found: ManifestHere[] = [];
-  const seen = new Set<Digest>();
-  const visit = (desc: Descriptor): void => {
-    const kind = kindOf(desc.mediaType);
-    if ((kind !== 'index' && kind !== 'manifest') || seen.has(desc.digest)) return;
-    seen.add(desc.digest);
-    try {
-      if (kind === 'index') for (const child of indexHere(here, desc)) visit(child);
-      else found.push(...manifestHere(here, desc));
-    } catch (err) {
-      // Entries for other platforms were never checked at pull: their media type may be wrong.
-      if (!isErrdefs(err) || is(err, 'data_loss') || is(err, 'resource_exhausted')) throw err;
-    }
-  };
-  visit(root);
-  return found;
+  const indexes = (desc: Descriptor, kind: Kind): Buffer | undefined => (kind === 'index' ? read(here, desc) : undefined);
+  return [...walk(root, indexes)].flatMap(({descriptor, kind}) => (kind === 'manifest' ? manifestHere(here, descriptor) : []));
 }
 
 function read({store, isVisible, from}: Here, desc: Descriptor): Buffer | undefined {
   from.push(brief(desc.digest));
-  return readVisible(store, isVisible, desc);
+  return findDocument(store, isVisible, desc);
 }
 
-function indexHere(here: Here, desc: Descriptor): readonly Descriptor[] {
-  const bytes = read(here, desc);
-  return bytes === undefined ? [] : parseIndex(bytes, desc).manifests;
-}
-
+/** @returns none when the manifest is missing, or is not one: entries for other platforms were never checked at pull */
 function manifestHere(here: Here, desc: Descriptor): readonly ManifestHere[] {
+  try {
+    return readManifest(here, desc);
+  } catch (err) {
+    if (is(err, 'invalid_argument') || is(err, 'failed_precondition') || is(err, 'not_implemented')) return [];
+    throw err;
+  }
+}
+
+function readManifest(here: Here, desc: Descriptor): readonly ManifestHere[] {
   const bytes = read(here, desc);
   if (bytes === undefined) return [];
   const manifest = parseManifest(bytes, desc);

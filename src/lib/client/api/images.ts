@@ -1,10 +1,10 @@
 /** Images of one namespace: named descriptors, and which of their content is present. */
-import {ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
+import {ErrdefsError, is} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {children} from '../../oci/manifest.ts';
-import {type Kind, kindOf} from '../../oci/mediatypes.ts';
+import type {Kind} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
+import {walk} from '../../oci/walk.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {collect, collectIfTouched} from '../../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../../store/records.ts';
@@ -12,9 +12,9 @@ import {mergeLabels, SnapshotStore, snapshotChain} from '../../store/snapshots.t
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from '../../store/store.ts';
 import type {Context} from '../context.ts';
-import {MAX_DEPTH, makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
+import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
-import {allVisibleAt, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
+import {allVisibleAt, findDocument, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
 import type {ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {imageRecords, imageSummaries} from './image-list-cache.ts';
@@ -126,7 +126,7 @@ export function imagesClient(context: Context, namespace: string): ImagesClient 
 
     inspect: async (name, {content = false} = {}) => {
       const {target} = findImage(context, namespace, name);
-      return inspectTree({store, isVisible: visibleIn(store, namespace)}, target, content, new Set());
+      return inspectTree({store, isVisible: visibleIn(store, namespace)}, target, content);
     },
 
     check: async ({filters = [], snapshotter} = {}) => {
@@ -162,37 +162,23 @@ interface Here {
   readonly isVisible: IsVisible;
 }
 
-/** A document of an image; `undefined` when it is missing or is not a document. @throws data_loss */
-function read({store, isVisible}: Here, desc: Descriptor): Buffer | undefined {
-  try {
-    return readVisible(store, isVisible, desc);
-  } catch (err) {
-    if (is(err, 'failed_precondition')) return undefined;
-    throw err;
-  }
-}
-
-/** @param shown digests of documents in the tree so far: a repeated one is shown without children */
-function inspectTree(here: Here, desc: Descriptor, content: boolean, shown: Set<Digest>): ImageTree {
-  const kind = kindOf(desc.mediaType);
-  const bytes = kind === 'layer' || kind === 'unknown' || shown.has(desc.digest) ? undefined : read(here, desc);
-  shown.add(desc.digest);
-  return {
-    descriptor: desc,
-    present: bytes !== undefined || hasBlob(here.store, here.isVisible, desc),
-    ...(content && bytes !== undefined ? {content: parsed(bytes)} : {}),
-    children: bytes === undefined ? [] : pointedTo(kind, bytes, desc).map((child) => inspectTree(here, child, content, shown)),
+function inspectTree({store, isVisible}: Here, root: Descriptor, content: boolean): ImageTree {
+  const documents = (desc: Descriptor, kind: Kind): Buffer | undefined =>
+    kind === 'layer' || kind === 'unknown' ? undefined : findDocument(store, isVisible, desc);
+  const visits = new Map([...walk(root, documents)].map((visit) => [visit.descriptor.digest, visit]));
+  const shown = new Set<Digest>();
+  const show = (descriptor: Descriptor): ImageTree => {
+    // A digest that comes again is shown without its document and children.
+    const {bytes, children = []} = shown.has(descriptor.digest) ? {} : (visits.get(descriptor.digest) ?? {});
+    shown.add(descriptor.digest);
+    return {
+      descriptor,
+      present: bytes !== undefined || hasBlob(store, isVisible, descriptor),
+      ...(content && bytes !== undefined ? {content: parsed(bytes)} : {}),
+      children: children.map(show),
+    };
   };
-}
-
-/** Descriptors in a document; none when the document does not have the form of its media type. */
-function pointedTo(kind: Kind, bytes: Buffer, desc: Descriptor): readonly Descriptor[] {
-  try {
-    return children(kind, bytes, desc);
-  } catch (err) {
-    if (!isErrdefs(err)) throw err;
-    return [];
-  }
+  return show(root);
 }
 
 /** A document's value; its text when it is not JSON. */
@@ -252,11 +238,12 @@ async function checkImage(here: Here, context: Context, namespace: string, image
 }
 
 /** Manifests of an image that are present, without attestations, which have no platform. */
-function manifestsHere(here: Here, desc: Descriptor, depth = 1): readonly Descriptor[] {
-  const kind = kindOf(desc.mediaType);
-  if (kind === 'manifest') return hasBlob(here.store, here.isVisible, desc) && desc.platform?.os !== 'unknown' ? [desc] : [];
-  const bytes = kind === 'index' && depth <= MAX_DEPTH ? read(here, desc) : undefined;
-  return bytes === undefined ? [] : pointedTo(kind, bytes, desc).flatMap((child) => manifestsHere(here, child, depth + 1));
+function manifestsHere({store, isVisible}: Here, root: Descriptor): readonly Descriptor[] {
+  const indexes = (desc: Descriptor, kind: Kind): Buffer | undefined =>
+    kind === 'index' ? findDocument(store, isVisible, desc) : undefined;
+  return [...walk(root, indexes)].flatMap(({descriptor, kind}) =>
+    kind === 'manifest' && descriptor.platform?.os !== 'unknown' && hasBlob(store, isVisible, descriptor) ? [descriptor] : [],
+  );
 }
 
 async function imageUsage(context: Context, namespace: string, image: ImageRecord, snapshotter: string): Promise<readonly SnapshotUsage[]> {

@@ -1,9 +1,10 @@
 /** From what is here back to where it came from: which image a layer belongs to, and what a blob is called in a registry. */
 import {is, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
-import {children, gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
-import {kindOf} from '../../oci/mediatypes.ts';
+import {gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
+import {type Kind, kindOf} from '../../oci/mediatypes.ts';
 import {parseReference, type Reference} from '../../oci/reference.ts';
+import {walk} from '../../oci/walk.ts';
 import type {Labels} from '../../store/records.ts';
 import {getSnapshotter, type Snapshotter, snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
@@ -90,21 +91,16 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
   for (const ns of survey.namespaces) {
     for (const image of ns.images) {
       const reference = attempt(() => parseReference(image.name));
-      const visited = new Set<Digest>();
-      const visit = async (descriptor: Descriptor, depth: number): Promise<void> => {
-        if (visited.has(descriptor.digest)) return;
-        visited.add(descriptor.digest);
-        const kind = kindOf(descriptor.mediaType);
-        const bytes = kind === 'index' || kind === 'manifest' ? read(store, descriptor) : undefined;
-        const below = bytes === undefined ? [] : (attempt(() => children(kind, bytes, descriptor)) ?? []);
-        content.set(descriptor.digest, {descriptor, labels: gcLabels(descriptor, below)});
+      const documents = (desc: Descriptor, kind: Kind): Buffer | undefined =>
+        kind === 'index' || kind === 'manifest' ? read(store, desc) : undefined;
+      for (const {descriptor, kind, bytes, children} of walk(image.target, documents)) {
+        content.set(descriptor.digest, {descriptor, labels: gcLabels(descriptor, children)});
         if (reference !== undefined) name(descriptor.digest, `${reference.domain}/${reference.path}`);
-        if (depth < MAX_DEPTH) for (const child of below) await visit(child, depth + 1);
-        if (kind !== 'manifest' || bytes === undefined) return;
+        if (kind !== 'manifest' || bytes === undefined) continue;
         const plan = plans.get(descriptor.digest) ?? planOf(descriptor);
         plans.set(descriptor.digest, plan);
         const [manifest] = (await plan)?.manifests ?? [];
-        if (manifest?.image === undefined) return;
+        if (manifest?.image === undefined) continue;
         const planned = manifest.image;
         for (const layer of planned.layers)
           for (const snapshotter of snapshotters) {
@@ -112,8 +108,7 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
             for (const id of layerCandidates(snapshotter, layer)) if (!layers.has(id)) layers.set(id, origin);
             snapshots.set(`${ns.name}/${snapshotter.name}/${layer.chainID}`, origin);
           }
-      };
-      await visit(image.target, 0);
+      }
     }
   }
   return {
@@ -123,8 +118,5 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
     sources: (digest) => [...(repositories.get(digest) ?? [])].flatMap((text) => attempt(() => parseReference(text)) ?? []),
   };
 }
-
-/** Indexes within indexes that are followed. */
-const MAX_DEPTH = 4;
 
 class Missing extends Error {}

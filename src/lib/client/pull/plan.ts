@@ -15,6 +15,7 @@ import {
 } from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformMatcher, parsePlatform} from '../../oci/platform.ts';
+import {MAX_DEPTH} from '../../oci/walk.ts';
 import type {Labels} from '../../store/records.ts';
 
 /** Reads a small object, whole and verified. @param limit largest size that is accepted, in bytes */
@@ -78,8 +79,6 @@ export function platformChoice({
   };
 }
 
-/** Largest nesting of indexes. The specification sets no limit; two levels occur in practice. */
-export const MAX_DEPTH = 4;
 /** Limits for the documents of one image, which are all in memory before any is stored. */
 export const MAX_DOCUMENTS = 10_000;
 export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;

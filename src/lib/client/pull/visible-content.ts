@@ -1,7 +1,7 @@
 /**
  * The blobs that a namespace sees are those it has a record of. Whether another namespace has the same bytes makes no difference to it.
  */
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, is} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {recordFile} from '../../store/layout.ts';
 import type {Store, StoreView} from '../../store/store.ts';
@@ -34,6 +34,16 @@ export const hasBlob = ({blobs}: Store, isVisible: IsVisible, {digest, size}: De
 /** A document; `undefined` when it is missing or not visible. @throws data_loss as `BlobStore.readSmall` */
 export const readVisible = ({blobs}: Store, isVisible: IsVisible, {digest}: Descriptor): Buffer | undefined =>
   isVisible(digest) ? blobs.readSmall(digest) : undefined;
+
+/** As `readVisible`; `undefined`, too, for a blob that is larger than any document, whatever its descriptor calls it. */
+export function findDocument(store: Store, isVisible: IsVisible, desc: Descriptor): Buffer | undefined {
+  try {
+    return readVisible(store, isVisible, desc);
+  } catch (err) {
+    if (is(err, 'failed_precondition')) return undefined;
+    throw err;
+  }
+}
 
 /** The error for content of an image that its namespace lacks. */
 export const lacksContent = (image: string, digest: Digest): ErrdefsError =>
