@@ -5,7 +5,7 @@ import {existsSync} from 'node:fs';
 import {constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe} from 'node:test';
-import {type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {clockEnvironment, type Scope, temporaryDirectory} from '../support/helpers.ts';
 
 export const root = join(import.meta.dirname, '../..');
 export const executable = join(root, `dist/berth-linux-${process.arch}`);
@@ -34,6 +34,7 @@ export const environment = (): Record<string, string> => ({
   HOME: tmpdir(),
   TMPDIR: tmpdir(),
   NODE_COMPILE_CACHE: join(tmpdir(), 'node-compile-cache'),
+  ...clockEnvironment(),
   ...(process.env.BERTH_TEST_RUN === undefined ? {} : {BERTH_TEST_RUN: process.env.BERTH_TEST_RUN}),
 });
 

@@ -19,6 +19,7 @@ import {startScript} from '../support/children.ts';
 import {
   findProgram,
   onEnd,
+  requiresOneClock,
   requiresProgram,
   requiresRoot,
   type Scope,
@@ -733,7 +734,7 @@ describe('a lock', () => {
   ] as const;
   for (const [calls, n] of POINTS)
     it(`taken from a command that sleeps at call ${n} of ${calls} is never two's: what it commits is another generation`, async (t) => {
-      if (!requiresRoot(t) || !requiresProgram(t, 'strace', 'unshare')) return;
+      if (!requiresRoot(t) || !requiresProgram(t, 'strace', 'unshare') || !requiresOneClock(t, 'a sign of life is a file time')) return;
       const ctr = commandLine(t, 'executable');
       await ctr.ok(['namespaces', 'create', 'shared']);
       // In a pid namespace of its own nobody sees that it is merely stopped.
@@ -752,7 +753,7 @@ describe('a lock', () => {
     });
 
   it("taken from a process whose event loop stood still is never two's: its change is made again on top of the other", async (t) => {
-    if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
+    if (!requiresRoot(t) || !requiresProgram(t, 'unshare') || !requiresOneClock(t, 'a sign of life is a file time')) return;
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'shared']);
     const code = `

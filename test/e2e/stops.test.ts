@@ -19,7 +19,16 @@ import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/strace.ts';
 import {visible} from '../lib/store/sequences.ts';
-import {DAY, isShort, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {
+  isShort,
+  requiresProgram,
+  requiresRoot,
+  SAMPLE,
+  type Scope,
+  type Skippable,
+  TORTURE,
+  temporaryDirectory,
+} from '../support/helpers.ts';
 import {checkStore} from '../support/invariants.ts';
 import {fileScope} from './rig.ts';
 import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
@@ -36,7 +45,7 @@ const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
 /** The first of them: the same calls each time. */
 const OFFSET = TORTURE ? 1 : 5;
 /** Whose turn it is of what takes turns. */
-const TURN = TORTURE ? DAY % 4 : 0;
+const TURN = TORTURE ? SAMPLE % 4 : 0;
 
 /** Longest time that the next command may take because another was stopped, in milliseconds; generous to a busy machine. */
 const AT_ONCE_MS = 3000;

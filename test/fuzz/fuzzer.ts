@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {Worker} from 'node:worker_threads';
-import {DAY, TORTURE} from '../support/helpers.ts';
+import {SAMPLE, TORTURE} from '../support/helpers.ts';
 
 export interface Job {
   readonly module: string;
@@ -37,7 +37,7 @@ export interface Finished {
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT, BERTH_TEST_FUZZ_SAVE} = process.env;
 const TIMES = TORTURE ? 100 : 1;
-const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : DAY) : Number(BERTH_TEST_FUZZ_SEED);
+const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : SAMPLE) : Number(BERTH_TEST_FUZZ_SEED);
 
 /** An input that takes longer hangs, in milliseconds: most take less than one, and the machine may be busy. */
 const HANG_MS = 20_000;

@@ -9,14 +9,14 @@ import {describe, it} from 'node:test';
 import {resolve} from '../../src/lib/errdefs.ts';
 import type {Backing} from '../../src/lib/store/erofs.ts';
 import {FORMS, indexed, indexOf} from '../lib/archive/apply-modes.ts';
-import {DAY, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {requiresProgram, requiresRoot, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import type {TarEntry} from '../support/tartest.ts';
 import {type DiffOptions, diffTrees, type TreeEntry} from '../support/tree.ts';
 import {type GeneratedImage, generateImage} from './layers.ts';
 import {containerd, type Outcome, ours, type Unpacker, umoci} from './unpackers.ts';
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_IMAGE} = process.env;
-const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? DAY : 3));
+const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? SAMPLE : 3));
 const FIRST = Number(BERTH_TEST_FUZZ_IMAGE ?? 0);
 const COUNT = BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : TORTURE ? 600 : 24;
 const FORMS_COUNT = BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : TORTURE ? 5000 : 96;

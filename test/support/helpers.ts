@@ -71,8 +71,19 @@ export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
 /** `npm run torture`: what is tried by samples otherwise is tried whole. */
 export const TORTURE = process.env.BERTH_TEST_TORTURE === '1';
 
-/** Days since the epoch: what takes too long for one run takes turns. */
-export const DAY = Math.floor(Date.now() / 86_400_000);
+/** Seeds generated inputs, and selects the part whose turn it is. `npm test` tries the same whatever the day; torture another part each day. */
+export const SAMPLE = TORTURE ? Math.floor(Date.now() / 86_400_000) : 1;
+
+/** The environment in which `npm test -- --clock=…` lets a process see another date; empty without it. */
+export const clockEnvironment = (): Record<string, string> =>
+  process.env.BERTH_TEST_CLOCK === undefined
+    ? {}
+    : Object.fromEntries(
+        ['BERTH_TEST_CLOCK', 'FAKETIME', 'FAKETIME_DONT_FAKE_MONOTONIC', 'NO_FAKE_STAT', 'LD_PRELOAD'].map((name) => [
+          name,
+          process.env[name]!,
+        ]),
+      );
 
 const insists = (): boolean => process.env.CI === 'true';
 

@@ -7,7 +7,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {failpointOptions} from '../../fakes/failpoints.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {DAY, is, newClient, onEnd, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {is, newClient, onEnd, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {pulled} from './rig.ts';
 
 const DRIVER = join(import.meta.dirname, 'mount-driver.ts');
@@ -75,15 +75,15 @@ for (const snapshotter of SNAPSHOTTERS)
       });
     scenario('an image', 'is listed, keeps its layers, and is gone when it is unmounted');
     scenario('what is written', 'keeps what is written to it until that is removed');
-    scenario('odd names', `is made whatever root and target are called, seed ${DAY}`, DAY);
+    scenario('odd names', `is made whatever root and target are called, seed ${SAMPLE}`, SAMPLE);
     scenario('another boot', 'is forgotten after a boot');
     scenario('many at once', 'is made, and unmade, by one of many');
     scenario('a failure', 'leaves nothing where it fails, and what others mount alone');
 
-    it(`is found, or leaves what is found, when its command is killed or fails at any call, seed ${DAY}`, async (t) => {
+    it(`is found, or leaves what is found, when its command is killed or fails at any call, seed ${SAMPLE}`, async (t) => {
       if (!canUse(t)) return;
       const machine = await newMachine(t, snapshotter);
-      const {below} = randomOf(DAY, SNAPSHOTTERS.indexOf(snapshotter));
+      const {below} = randomOf(SAMPLE, SNAPSHOTTERS.indexOf(snapshotter));
       for (const scenario of ['mount', 'unmount']) {
         if (scenario === 'unmount') await machine.ok('mount');
         const {calls} = await machine.run(scenario);

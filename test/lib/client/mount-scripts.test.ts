@@ -7,7 +7,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {lines} from '../../../src/cli/printable.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {DAY, findProgram, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {findProgram, newClient, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {ODD_NAMES, oddName} from '../../support/odd-names.ts';
 import {dir, file, tar, whiteout} from '../../support/tartest.ts';
@@ -110,7 +110,7 @@ describe('a mount script', () => {
     for (const count of COUNTS) {
       // There need not be so many devices; and copies are mounted in one way, however many layers were copied.
       if (count === MANY && (way === 'erofs on loop devices' || (way === 'native' && !TORTURE))) continue;
-      const seed = DAY * 1000 + WAYS.indexOf(way) * 200 + count;
+      const seed = SAMPLE * 1000 + WAYS.indexOf(way) * 200 + count;
       it(`shows ${count} layers whatever root and target are called, ${way}, seed ${seed}`, async (t) => {
         if (!(await canUse(t, way))) return;
         const base = temporaryDirectory(t);
@@ -134,7 +134,7 @@ describe('a mount script', () => {
         let turn = 0;
         for (const [rootName, targetName] of names(
           seed,
-          count === MANY ? [DAY % ODD_NAMES.length, ODD_NAMES.length] : [COUNTS.indexOf(count), COUNTS.length - 1],
+          count === MANY ? [SAMPLE % ODD_NAMES.length, ODD_NAMES.length] : [COUNTS.indexOf(count), COUNTS.length - 1],
         )) {
           const what = JSON.stringify({rootName, targetName});
           const next = join(base, 'roots', rootName);
