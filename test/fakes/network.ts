@@ -3,7 +3,7 @@
  * addresses that must never be connected to.
  */
 import {connect, type Socket} from 'node:net';
-import type {Network} from '../../src/lib/remotes/transport.ts';
+import type {Network} from '../../src/lib/remotes/types.ts';
 
 export interface FakeNetwork extends Network {
   /** Addresses that were connected to, in order, without those of loopback. */

@@ -1,23 +1,44 @@
 /**
- * Hashes of digests, and random names. Where the engine is Bun, its own: node:crypto takes 2 ms and more to load there, which
- * most commands would spend on a few hundred bytes.
+ * Digests of bytes, and random names. On Bun with Bun's own hash: there node:crypto takes 2 ms and more to load, for what is
+ * mostly a few hundred bytes.
  */
 import {createHash as createNodeHash, randomBytes} from 'node:crypto';
+import {ErrdefsError} from '../errdefs.ts';
+import {type Descriptor, type Digest, digestParts} from './descriptor.ts';
 
-/** Takes bytes one after the other; the digest can be had once. */
+/** An incremental hash. */
 export interface Hash {
   update(data: Uint8Array | string): Hash;
-  /** The same as far as it has come; each goes on by itself. */
+  /** An independent copy of the current state. */
   copy(): Hash;
   digest(encoding: 'hex'): string;
 }
 
 declare const Bun: {readonly CryptoHasher: new (algorithm: string) => Hash} | undefined;
 
-/** @param algorithm one that digests have: `sha256`, `sha384`, `sha512` */
+/** @param algorithm `sha256`, `sha384` or `sha512` */
 export const createHash = (algorithm: string): Hash =>
   typeof Bun === 'undefined' ? createNodeHash(algorithm) : new Bun.CryptoHasher(algorithm);
 
-/** Two hexadecimal digits for each of `bytes`, such as nobody can guess. */
+/** The digest of bytes, or of text in UTF-8. @param algorithm `sha256`, `sha384` or `sha512` */
+export const digestOf = (data: Uint8Array | string, algorithm = 'sha256'): Digest =>
+  `${algorithm}:${createHash(algorithm).update(data).digest('hex')}` as Digest;
+
+/**
+ * Compares bytes with a descriptor.
+ *
+ * @param what the object, such as `manifest sha256:…`
+ * @throws failed_precondition another size or digest
+ */
+export function verifyBytes(what: string, bytes: Uint8Array, expected: Pick<Descriptor, 'digest' | 'size'>): void {
+  const actual = digestOf(bytes, digestParts(expected.digest)[0]);
+  if (actual !== expected.digest || bytes.length !== expected.size)
+    throw new ErrdefsError(
+      'failed_precondition',
+      `${what}: ${expected.digest} (${expected.size} B) arrived as ${actual} (${bytes.length} B)`,
+    );
+}
+
+/** Cryptographically random bytes in hexadecimal. */
 export const randomHex = (bytes: number): string =>
   (typeof Bun === 'undefined' ? randomBytes(bytes) : Buffer.from(crypto.getRandomValues(new Uint8Array(bytes)))).toString('hex');

@@ -9,8 +9,8 @@
  * v2 schema 2; the checks that tell an index from a manifest after containerd, core/images/image.go (validateMediaType).
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {type Descriptor, type Digest, digestParts, isDigest, type Platform} from './descriptor.ts';
-import {createHash} from './hash.ts';
+import {type Descriptor, type Digest, isDigest, type Platform} from './descriptor.ts';
+import {digestOf} from './hash.ts';
 import {type Kind, kindOf} from './mediatypes.ts';
 
 /** The most bytes that a manifest or an index may have. */
@@ -390,24 +390,6 @@ export function pairLayers(
   return layers.map((layer, i) => ({layer, diffID: diffIDs[i]!}));
 }
 
-const hash = (algorithm: string, data: Uint8Array | string): Digest =>
-  `${algorithm}:${createHash(algorithm).update(data).digest('hex')}` as Digest;
-
-/** @returns the bytes' sha256 */
-export const digestOf = (bytes: Uint8Array): Digest => hash('sha256', bytes);
-
-/**
- * Checks that bytes are the promised ones.
- *
- * @param what the object, such as `manifest sha256:…`
- * @throws failed_precondition size or digest differ
- */
-export function verifyBytes(what: string, bytes: Uint8Array, expected: Pick<Descriptor, 'digest' | 'size'>): void {
-  const got = hash(digestParts(expected.digest)[0], bytes);
-  if (got !== expected.digest || bytes.length !== expected.size)
-    throw new ErrdefsError('failed_precondition', `${what}: ${expected.digest} (${expected.size} B) arrived as ${got} (${bytes.length} B)`);
-}
-
 /**
  * Names of the trees that layers make when they are stacked: the n-th stands for the first n+1 layers.
  *
@@ -417,7 +399,7 @@ export function chainIDs(diffIDs: readonly Digest[]): readonly Digest[] {
   const chain: Digest[] = [];
   for (const diffID of diffIDs) {
     const below = chain.at(-1);
-    chain.push(below === undefined ? diffID : hash('sha256', `${below} ${diffID}`));
+    chain.push(below === undefined ? diffID : digestOf(`${below} ${diffID}`));
   }
   return chain;
 }

@@ -1,13 +1,12 @@
 /**
- * Addresses that only a machine's own surroundings answer: the link-local ranges, where clouds have their metadata services, and the
- * metadata services that are elsewhere. No registry may lead us there, by redirect, token server, URL of a foreign layer or DNS:
- * the answer could be a secret, and the request a command.
+ * Blocks connections to link-local addresses and cloud metadata services. A registry must not reach them through us, by redirect,
+ * token server, foreign layer URL or DNS: the response could be a secret, and the request a command.
  */
 import type {LookupAddress, LookupAllOptions} from 'node:dns';
 import type {LookupFunction} from 'node:net';
 import {WireError} from './errors.ts';
 
-/** The 16-bit groups of an IPv6 address in the form that `URL` gives it. */
+/** The 16-bit groups of an IPv6 address, as `URL` writes it. */
 function groupsOf(address: string): number[] {
   const [head = [], tail] = address
     .split('::')
@@ -15,16 +14,16 @@ function groupsOf(address: string): number[] {
   return tail === undefined ? head : [...head, ...new Array<number>(8 - head.length - tail.length).fill(0), ...tail];
 }
 
-/** Prefixes in front of an IPv4 address: mapped, translated, compatible and NAT64; RFC 4291, 2765 and 6052. */
+/** Prefixes of an embedded IPv4 address: mapped, translated, compatible and NAT64; RFC 4291, 2765 and 6052. */
 const IPV4_IN_IPV6 = ['0,0,0,0,0,65535', '0,0,0,0,65535,0', '0,0,0,0,0,0', '100,65435,0,0,0,0'];
 const SIX_TO_FOUR = 0x2002;
 
 const dotted = (high: number, low: number): string => [high >> 8, high & 255, low >> 8, low & 255].join('.');
 
 /**
- * An IP address in its one form, an IPv4 address that is written as IPv6 as IPv4; undefined for a name.
+ * The canonical form of an IP address; an IPv4 address embedded in IPv6 becomes IPv4. Undefined for a name.
  *
- * @param host an address as resolvers and sockets write it (`fe80::1%eth0`), or a URL's host name
+ * @param host an address as resolvers and sockets write it (`fe80::1%eth0`), or the host name of a URL
  */
 export function canonicalAddress(host: string): string | undefined {
   const bare = host.replace(/^\[|\]$/g, '').replace(/%.*$/, '');
@@ -37,14 +36,18 @@ export function canonicalAddress(host: string): string | undefined {
   return IPV4_IN_IPV6.includes(groups.slice(0, 6).join()) && groups[6] !== 0 ? dotted(groups[6]!, groups[7]!) : address;
 }
 
-/** Metadata services outside of the link-local ranges: of AWS, Google Cloud and Alibaba Cloud. */
+/** Metadata services outside the link-local ranges: AWS, Google Cloud and Alibaba Cloud. */
 const METADATA = new Set(['fd00:ec2::254', 'fd20:ce::254', '100.100.100.200']);
 
-/** True for 169.254/16, fe80::/10 and clouds' metadata services, however they are written; false for names. */
+/** True for 169.254/16, fe80::/10 and the metadata services, in any notation; false for names. */
 export function isLinkLocal(host: string): boolean {
   const address = canonicalAddress(host);
   return address !== undefined && (/^(?:169\.254\.|fe[89ab][0-9a-f]:)/.test(address) || METADATA.has(address));
 }
+
+/** True for localhost, 127/8 and [::1]. @param hostname as `URL` writes it, so that an address is in its canonical form */
+export const isLoopback = (hostname: string): boolean =>
+  hostname === 'localhost' || hostname === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(hostname);
 
 /** Resolves a name to all of its addresses, as `dns.lookup` does. */
 export type Resolver = (
@@ -53,21 +56,21 @@ export type Resolver = (
   callback: (err: NodeJS.ErrnoException | null, addresses: LookupAddress[]) => void,
 ) => void;
 
-/** The one rule for every connection: no link-local address, unless the user has named that very address. */
-export class AddressRule {
+/** Allows no link-local address, unless the user named that very address. Every connection asks it. */
+export class AddressFilter {
   readonly #named = new Set<string>();
 
-  /** @param host as a reference or hosts.toml names it; a name allows nothing, whatever it resolves to */
+  /** @param host from a reference or hosts.toml; a name allows nothing, whatever it resolves to */
   allow(host: string): void {
     const address = canonicalAddress(host);
     if (address !== undefined) this.#named.add(address);
   }
 
-  isRefused(host: string): boolean {
+  isBlocked(host: string): boolean {
     return isLinkLocal(host) && !this.#named.has(canonicalAddress(host)!);
   }
 
-  /** A socket's `lookup` that knows only addresses that are not refused, so that no later answer of DNS can change the verdict. */
+  /** A `lookup` for sockets that drops blocked addresses: the socket connects to the address that was checked, so DNS cannot change it later. */
   lookup(resolve: Resolver): LookupFunction {
     return (hostname, options, callback) =>
       resolve(hostname, {...options, all: true} as LookupAllOptions, (err, addresses) => {
@@ -75,7 +78,7 @@ export class AddressRule {
           callback(err, []);
           return;
         }
-        const usable = addresses.filter(({address}) => !this.isRefused(address));
+        const usable = addresses.filter(({address}) => !this.isBlocked(address));
         if (usable.length === 0) callback(new WireError('link_local'), []);
         else if (options.all) callback(null, usable);
         else callback(null, usable[0]!.address, usable[0]!.family);

@@ -1,30 +1,30 @@
 /**
- * Who we are, told only to whom it concerns: answers to registries' challenges, tokens, credentials.
+ * Authentication: challenges, tokens and credentials.
  *
- * Credentials go to the origin (scheme, host and port) of the registry that they belong to, and to the token server that
- * this registry names, under the rules of `checkRealm`. Where they come from is the `CredentialSource`'s business; it is
- * asked only after a challenge, so that nothing that is wrong with a credential store can break an anonymous pull.
+ * Credentials go only to the origin (scheme, host and port) of their registry, and to the token server that this registry
+ * names, under the rules of `checkRealm`. The `CredentialSource` is asked only after a challenge, so that a broken
+ * credential store cannot break an anonymous pull.
  *
  * Token protocol after distribution, docs/spec/auth/token.md and oauth.md, and containerd, core/remotes/docker/authorizer.go
  * and auth/fetch.go.
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {canonicalAddress} from './address-filter.ts';
+import type {Reference} from '../oci/reference.ts';
+import {canonicalAddress, isLoopback} from './address-filter.ts';
 import type {Challenge} from './challenge.ts';
-import {isLoopback} from './hosts.ts';
 import type {CredentialSource, Credentials, Host} from './types.ts';
 
-/** What a token server said; `body` has its first bytes. */
-export interface TokenReply {
+/** A token server's response; `body` has its first bytes. */
+export interface TokenResponse {
   readonly status: number;
-  /** It came from the origin that was asked, not from where that redirected. */
-  readonly home: boolean;
+  /** False after a redirect to another origin. */
+  readonly sameOrigin: boolean;
   readonly body: Buffer;
 }
 
 export interface TokenRequest {
   readonly what: string;
-  /** Who named the token server. */
+  /** The registry that named the token server. */
   readonly host: Host;
   readonly method: 'GET' | 'POST';
   readonly url: URL;
@@ -33,50 +33,50 @@ export interface TokenRequest {
   readonly signal: AbortSignal | undefined;
 }
 
-/** The wire as this file needs it. An answer that is no success is an answer, too. */
+/** Sends token requests. A failure status is a response, not an exception. */
 export interface TokenClient {
-  exchange(request: TokenRequest): Promise<TokenReply>;
-  /** The error that a token server's refusal is. */
-  refused(request: TokenRequest, reply: TokenReply, credentials: 'sent' | 'none'): ErrdefsError;
+  exchange(request: TokenRequest): Promise<TokenResponse>;
+  /** The error for a response that has no token. */
+  toError(request: TokenRequest, response: TokenResponse, credentials: 'sent' | 'none'): ErrdefsError;
 }
 
-/** A request's place among registries and repositories. */
-export interface Realm {
+/** A token is valid for one host and one scope. */
+export interface TokenScope {
   readonly host: Host;
   /** Such as `repository:library/redis:pull`. */
   readonly scope: string;
 }
 
-interface Grant {
+interface CachedHeader {
   readonly header: string;
   /** Milliseconds of `performance.now()`. */
   readonly expires: number;
 }
 
 const CLIENT_ID = 'berth';
-/** A token is not used in its last seconds: the request has yet to arrive. */
+/** A token is not used in its last seconds: the request might arrive after they end. */
 const MARGIN_MS = 5000;
-/** Answers to the oauth2 form that mean "not this way", to be followed by the older GET. */
+/** Statuses of token servers without the oauth2 form; the older GET follows. */
 const NO_FORM = new Set([400, 401, 404, 405]);
 
 const isOwn = (url: URL, registry: URL): boolean =>
   url.hostname === registry.hostname || (isLoopback(url.hostname) && isLoopback(registry.hostname));
 
-/** True for a bare address or a name of this machine that is not the registry's own host: a registry could aim us at other people's services. */
-export const isStrangeAddress = (url: URL, {origin}: Host): boolean =>
+/** True for an IP address or loopback name other than the registry's own: a registry could aim us at internal services. */
+export const isUnrelatedAddress = (url: URL, {origin}: Host): boolean =>
   !isOwn(url, new URL(origin)) && (canonicalAddress(url.hostname) !== undefined || isLoopback(url.hostname));
 
 /**
- * The token server that a challenge names, if credentials may be sent there.
+ * Parses the realm of a challenge: the URL of the token server. With credentials it must be safe to send them there:
  *
- * - It speaks HTTPS, unless the registry itself does not: else whoever can rewrite a challenge reads the password.
- * - It is no bare address and no name of this machine, unless it is the registry's own host: a registry must not aim us at
- *   other people's services. Another public host is right: auth.docker.io serves registry-1.docker.io.
- * - What is never connected to, with credentials or without, is in `address-filter.ts`.
+ * - It speaks HTTPS, unless the registry itself does not. Otherwise an attacker who rewrites the challenge reads the password.
+ * - It is no IP address and no loopback name, unless it is the registry's own host. Another public host is normal:
+ *   auth.docker.io serves registry-1.docker.io.
  *
- * Rules after the advisories of oras-go that are named in the tests.
+ * `address-filter.ts` blocks further addresses, with credentials or without. Rules after the advisories of oras-go that the
+ * tests name.
  *
- * @throws failed_precondition
+ * @throws failed_precondition not a URL of a token server, or credentials may not go there
  */
 export function checkRealm(realm: string | undefined, host: Host, withCredentials: boolean): URL {
   const registry = new URL(host.origin);
@@ -88,12 +88,12 @@ export function checkRealm(realm: string | undefined, host: Host, withCredential
   if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw refuse('is not an HTTP URL');
   if (url.username !== '' || url.password !== '') throw refuse('contains credentials');
   if (!withCredentials) return url;
-  if (url.protocol === 'http:' && registry.protocol === 'https:') throw refuse('would get the credentials without TLS');
-  if (isStrangeAddress(url, host)) throw refuse('is a private address; credentials are not sent there');
+  if (url.protocol === 'http:' && registry.protocol === 'https:') throw refuse('does not use TLS; credentials are not sent there');
+  if (isUnrelatedAddress(url, host)) throw refuse('is a private address; credentials are not sent there');
   return url;
 }
 
-/** Scopes of the request and of the challenge: sorted, each once. */
+/** The union of scope lists, sorted. */
 export const mergeScopes = (...scopes: readonly (string | undefined)[]): string[] =>
   [...new Set(scopes.flatMap((scope) => scope?.split(' ') ?? []).filter((scope) => scope !== ''))].sort();
 
@@ -104,8 +104,8 @@ export class Authorizer {
   readonly #source: CredentialSource;
   readonly #credentials = new Map<string, Promise<Credentials | undefined>>();
   /** By origin and scope. */
-  readonly #grants = new Map<string, Grant>();
-  readonly #asking = new Map<string, Promise<string | undefined>>();
+  readonly #headers = new Map<string, CachedHeader>();
+  readonly #pending = new Map<string, Promise<string | undefined>>();
   readonly #secrets = new Set<string>();
 
   constructor(client: TokenClient, source: CredentialSource) {
@@ -113,62 +113,63 @@ export class Authorizer {
     this.#source = source;
   }
 
-  /** The header to send without asking anybody. */
-  current(realm: Realm): string | undefined {
-    const grant = this.#grants.get(keyOf(realm));
-    return grant !== undefined && grant.expires > performance.now() ? grant.header : undefined;
+  /** The cached `Authorization` header, if it has not expired. */
+  current(tokenScope: TokenScope): string | undefined {
+    const cached = this.#headers.get(keyOf(tokenScope));
+    return cached !== undefined && cached.expires > performance.now() ? cached.header : undefined;
   }
 
   /**
-   * The header that answers a 401, from credentials or a token server; undefined when there is none to give. Requests of
-   * one scope that are refused together ask once together.
+   * Gets an `Authorization` header for a 401, from credentials or a token server. Concurrent requests of one scope share one
+   * token request.
    *
-   * @param used the header that was refused
-   * @throws not_implemented none of the schemes is spoken here
+   * @param used the header that the registry refused
+   * @returns undefined without credentials for the challenge
+   * @throws not_implemented none of the schemes is supported
    */
-  async answer(
-    realm: Realm,
+  async authorize(
+    tokenScope: TokenScope,
     challenges: readonly Challenge[],
     used: string | undefined,
     signal: AbortSignal | undefined,
   ): Promise<string | undefined> {
-    const key = keyOf(realm);
-    const current = this.current(realm);
+    const key = keyOf(tokenScope);
+    const current = this.current(tokenScope);
     if (current !== undefined && current !== used) return current;
-    const running = this.#asking.get(key);
-    // Not the other's failure, and not its signal: then this request asks for itself.
+    const running = this.#pending.get(key);
+    // The other request may have failed or been canceled; then this one asks for itself.
     const shared = await running?.catch(() => undefined);
     if (shared !== undefined && shared !== used) return shared;
     signal?.throwIfAborted();
-    this.#grants.delete(key);
-    const asked = this.#ask(realm, challenges, signal);
-    this.#asking.set(key, asked);
+    this.#headers.delete(key);
+    const asked = this.#ask(tokenScope, challenges, signal);
+    this.#pending.set(key, asked);
     try {
       return await asked;
     } finally {
-      if (this.#asking.get(key) === asked) this.#asking.delete(key);
+      if (this.#pending.get(key) === asked) this.#pending.delete(key);
     }
   }
 
-  /** True when this registry has asked, and there were credentials for it. */
+  /** True when this registry sent a challenge and has credentials. */
   async hasCredentials({domain}: Host): Promise<boolean> {
     return (await this.#credentials.get(domain)?.catch(() => undefined)) !== undefined;
   }
 
-  /** What a configured header says may be a secret; what is too short to be one would only make other texts unreadable. */
-  keepHeaders(headers: Readonly<Record<string, readonly string[]>>): void {
+  /** Configured headers may hold secrets. Short values are skipped: redacting them would garble other text. */
+  rememberHeaderSecrets(headers: Readonly<Record<string, readonly string[]>>): void {
     for (const value of Object.values(headers).flat())
       for (const text of [value, value.slice(value.indexOf(' ') + 1)]) if (text.length >= 8) this.#secrets.add(text);
   }
 
-  /** Takes every secret that has been in use out of a text that is not ours. */
+  /** Removes every secret used so far from text that a server sent. */
   redact(text: string): string {
     let shown = text;
     for (const secret of this.#secrets) shown = shown.replaceAll(secret, '***');
     return shown;
   }
 
-  async #ask({host, scope}: Realm, challenges: readonly Challenge[], signal: AbortSignal | undefined): Promise<string | undefined> {
+  async #ask({host, scope}: TokenScope, challenges: readonly Challenge[], signal: AbortSignal | undefined): Promise<string | undefined> {
     const challenge = challenges.find(({scheme}) => scheme === 'bearer') ?? challenges.find(({scheme}) => scheme === 'basic');
     if (challenge === undefined) {
       const [other] = challenges;
@@ -180,7 +181,7 @@ export class Authorizer {
     }
     const credentials = await this.#lookUp(host, signal);
     if (challenge.scheme === 'bearer') return this.#bearer({host, scope}, challenge, credentials, signal);
-    // A refresh token is a token server's; here only a password helps.
+    // A refresh token works only at a token server; Basic needs a password.
     if (credentials === undefined || !('username' in credentials)) return undefined;
     return this.#remember({host, scope}, basic(credentials.username, credentials.password), Number.POSITIVE_INFINITY);
   }
@@ -204,18 +205,18 @@ export class Authorizer {
       return;
     }
     const {username, password} = credentials;
-    // An empty one is in every text, and no secret.
+    // The empty string occurs in every text.
     if (password !== '') this.#secrets.add(password);
     this.#secrets.add(basic(username, password).slice('Basic '.length));
   }
 
-  #remember(realm: Realm, header: string, lifetimeMs: number): string {
-    this.#grants.set(keyOf(realm), {header, expires: performance.now() + lifetimeMs});
+  #remember(tokenScope: TokenScope, header: string, lifetimeMs: number): string {
+    this.#headers.set(keyOf(tokenScope), {header, expires: performance.now() + lifetimeMs});
     return header;
   }
 
   async #bearer(
-    {host, scope}: Realm,
+    {host, scope}: TokenScope,
     {params}: Challenge,
     credentials: Credentials | undefined,
     signal: AbortSignal | undefined,
@@ -248,31 +249,34 @@ export class Authorizer {
     };
 
     let request = credentials === undefined ? byGet() : byForm(credentials);
-    let reply = await this.#client.exchange(request);
-    if (credentials !== undefined && 'username' in credentials && NO_FORM.has(reply.status)) {
+    let response = await this.#client.exchange(request);
+    if (credentials !== undefined && 'username' in credentials && NO_FORM.has(response.status)) {
       request = byGet();
-      reply = await this.#client.exchange(request);
+      response = await this.#client.exchange(request);
     }
-    if (reply.status !== 200) throw this.#client.refused(request, reply, credentials === undefined ? 'none' : 'sent');
-    const {token, lifetimeMs} = parseToken(reply.body, `${what}: ${url.host}`);
+    if (response.status !== 200) throw this.#client.toError(request, response, credentials === undefined ? 'none' : 'sent');
+    const {token, lifetimeMs} = parseToken(response.body, `${what}: ${url.host}`);
     this.#secrets.add(token);
     return this.#remember({host, scope}, `Bearer ${token}`, lifetimeMs);
   }
 }
 
-const keyOf = ({host, scope}: Realm): string => `${host.origin} ${scope}`;
+/** The scope that pulls from a repository. */
+export const pullScope = (host: Host, {path}: Reference): TokenScope => ({host, scope: `repository:${path}:pull`});
 
-/** @throws failed_precondition not a token, or not one that fits into a header */
+const keyOf = ({host, scope}: TokenScope): string => `${host.origin} ${scope}`;
+
+/** @throws failed_precondition no token, or one with characters that no header can carry */
 export function parseToken(body: Buffer, what: string): {token: string; lifetimeMs: number} {
   let fields: {token?: unknown; access_token?: unknown; expires_in?: unknown} = {};
   try {
     fields = Object(JSON.parse(body.toString()));
   } catch {
-    // Not JSON: then it has no token either.
+    // Not JSON, so it has no token.
   }
   const token = fields.token || fields.access_token;
   if (typeof token !== 'string' || !/^[\x21-\x7e]+$/.test(token))
-    throw new ErrdefsError('failed_precondition', `${what}: there is no token in the answer`);
+    throw new ErrdefsError('failed_precondition', `${what}: no token in the response`);
   const seconds = fields.expires_in;
   const lifetimeMs =
     typeof seconds === 'number' && seconds > 0 ? Math.max(seconds * 1000 - MARGIN_MS, seconds * 500) : Number.POSITIVE_INFINITY;

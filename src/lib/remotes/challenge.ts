@@ -1,9 +1,9 @@
-/** The `WWW-Authenticate` header. */
+/** Parses the `WWW-Authenticate` header. */
 
 export interface Challenge {
   /** Lower case, such as `bearer`. */
   readonly scheme: string;
-  /** By lower-case name; of a repeated one the first. */
+  /** By lower-case name; the first of equal names wins. */
   readonly params: ReadonlyMap<string, string>;
 }
 
@@ -15,8 +15,8 @@ const EQUALS = /[ \t]*=[ \t]*/y;
 const QUOTED = /"((?:[^"\\]|\\.)*)"/sy;
 
 /**
- * Reads challenges: any number in a header, any number of headers. Stops at the first thing that is not a challenge and
- * returns what came before it.
+ * Parses any number of challenges from any number of headers. Parsing of a header stops at the first syntax error; the
+ * challenges before it count.
  *
  * Grammar of RFC 9110, 11.6.1: `scheme [token68 | name=value, …]`, where a comma may also begin the next challenge.
  */
@@ -32,7 +32,7 @@ function parseOne(text: string): Challenge[] {
     if (match !== null) at = pattern.lastIndex;
     return match;
   };
-  /** The next `name=value`, or nothing and no step forward. */
+  /** The next `name=value`; undefined, without moving on, where there is none. */
   const takeParam = (): readonly [string, string] | undefined => {
     const before = at;
     const name = take(TOKEN);

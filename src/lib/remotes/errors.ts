@@ -1,11 +1,11 @@
-/** How the wire's failures become the library's errors: undici's and the system's codes, HTTP statuses, registries' codes. */
+/** Maps failures of connections and registries to the library's errors: codes of undici and the system, HTTP statuses, registry error codes. */
 import {type Code, ErrdefsError, type ErrorOptions, fromErrno, fromHTTPStatus, isErrdefs, resolve} from '../errdefs.ts';
 
 interface WireClass {
   readonly code: Code;
-  /** Worth another try, now. */
+  /** Worth an immediate retry. */
   readonly temporary: boolean;
-  /** Worth another try where the host has answered before: it may be restarting. */
+  /** Worth a retry where the host was reachable before: it may be restarting. */
   readonly restart?: boolean;
   readonly text: string;
   readonly hint?: string;
@@ -13,7 +13,7 @@ interface WireClass {
 
 const ACCEPT_ANY = 'or accept any certificate with --skip-verify';
 
-/** What can befall a connection. */
+/** Failures of a connection. */
 export const WIRE = {
   refused: {code: 'unavailable', temporary: false, restart: true, text: 'connection refused'},
   unreachable: {code: 'unavailable', temporary: false, restart: true, text: 'network unreachable'},
@@ -27,7 +27,7 @@ export const WIRE = {
     code: 'failed_precondition',
     temporary: false,
     text: 'link-local addresses and metadata services are never contacted',
-    hint: 'if a registry is there, name its address in hosts.toml',
+    hint: 'if this is a registry, name its address in hosts.toml',
   },
   untrusted: {
     code: 'failed_precondition',
@@ -83,22 +83,22 @@ export const WIRE = {
     text: 'the port speaks TLS, but the request was plain HTTP',
     hint: 'leave out --plain-http, or use an https:// address in hosts.toml',
   },
-  garbled: {code: 'unavailable', temporary: false, text: 'the answer is not HTTP'},
+  garbled: {code: 'unavailable', temporary: false, text: 'the response is not HTTP'},
   broken: {code: 'unavailable', temporary: true, text: 'the connection broke'},
   stalled: {
     code: 'unavailable',
     temporary: true,
     text: 'the connection stalled',
-    hint: 'a slow registry may need a longer --stall-timeout',
+    hint: 'for a slow registry, set a longer --stall-timeout',
   },
 } as const satisfies Record<string, WireClass>;
 
 export type WireKind = keyof typeof WIRE;
 
-/** A connection's failure before anybody knows what it interrupted; never leaves this room. */
+/** A failed connection, not yet an error of a request; never leaves this directory. */
 export class WireError extends Error {
   readonly kind: WireKind;
-  /** Whose connection it was; not always that of the host that was asked first. */
+  /** The URL of the connection; after a redirect not that of the request. */
   url: URL | undefined;
   constructor(kind: WireKind, cause?: unknown) {
     super(kind, {cause});
@@ -132,7 +132,7 @@ const BY_CODE: Readonly<Record<string, WireKind>> = {
   ERR_SSL_WRONG_VERSION_NUMBER: 'plain',
   ERR_SSL_PACKET_LENGTH_TOO_LONG: 'plain',
   ERR_SSL_HTTP_REQUEST: 'plain',
-  // Verdicts on certificates: node's documentation of tls, "X509 certificate error codes".
+  // Certificate errors: Node's documentation of tls, "X509 certificate error codes".
   ERR_TLS_CERT_ALTNAME_INVALID: 'wrong_name',
   HOSTNAME_MISMATCH: 'wrong_name',
   CERT_HAS_EXPIRED: 'expired',
@@ -161,7 +161,7 @@ const BY_CODE: Readonly<Record<string, WireKind>> = {
   CERT_REJECTED: 'invalid_certificate',
 };
 
-/** Alerts by which a server turns down what a client has shown, or has not; RFC 8446, 6.2. Codes end with them on either engine. */
+/** TLS alerts for a missing or unacceptable client certificate (RFC 8446, 6.2), as Node and Bun end their error codes. */
 const CLIENT_CERTIFICATE_ALERT =
   /_ALERT_(?:NO_CERTIFICATE|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:REVOKED|EXPIRED|UNKNOWN|REQUIRED)|UNKNOWN_CA|ACCESS_DENIED)$/;
 
@@ -173,7 +173,7 @@ function kindOf(code: string | undefined, name: string | undefined): WireKind | 
   return CLIENT_CERTIFICATE_ALERT.test(code) ? 'client_certificate' : 'tls';
 }
 
-/** An error of undici or of a socket: a `WireError`, or for what is not the wire's (no descriptors left, closed by us) ours. */
+/** Maps an error of undici or a socket to a `WireError`, or to an `ErrdefsError` for local causes (no descriptors left, remote closed). */
 export function fromTransport(err: unknown): unknown {
   if (err instanceof WireError || isErrdefs(err)) return err;
   const {code, name} = err as {code?: string; name?: string};
@@ -182,54 +182,61 @@ export function fromTransport(err: unknown): unknown {
   return kind === undefined ? fromErrno(err, 'connection') : new WireError(kind, err);
 }
 
-/** What was asked, of whom, how often. */
-export interface Attempt {
+/** The request that an error belongs to. */
+export interface RequestContext {
   /** Verb and object, such as `resolve docker.io/library/redis:7`. */
   readonly what: string;
   readonly url: URL;
   readonly attempt: number;
-  /** Bytes of the body that have been delivered. */
+  /** Bytes of the body delivered so far. */
   readonly bytesDone?: number | undefined;
 }
 
-/** The URL as errors may show it: presigned ones carry secrets in their query. */
+/** The URL without its query: presigned URLs carry secrets there. */
 const shownURL = ({origin, pathname}: URL): string => origin + pathname;
 
-const facts = ({url, attempt, bytesDone}: Attempt): Record<string, unknown> => ({
+const facts = ({url, attempt, bytesDone}: RequestContext): Record<string, unknown> => ({
   host: url.host,
   url: shownURL(url),
   attempt,
   ...(bytesDone === undefined ? {} : {bytesDone}),
 });
 
-/** A failure that has been found to be final, in words. */
-export function wireFailure(err: WireError, asked: Attempt): ErrdefsError {
-  const on = {...asked, url: err.url ?? asked.url};
+/** The error for a connection failure that is not retried. */
+export function wireFailure(err: WireError, asked: RequestContext): ErrdefsError {
+  const context = {...asked, url: err.url ?? asked.url};
   const {code, text, hint}: WireClass = WIRE[err.kind];
   const {code: errno, cert} = (err.cause ?? {}) as {code?: unknown; cert?: {subjectaltname?: unknown}};
   const names = err.kind === 'wrong_name' && typeof cert?.subjectaltname === 'string' ? cert.subjectaltname : undefined;
-  return new ErrdefsError(code, `${on.what}: ${on.url.host}: ${text}`, {
+  return new ErrdefsError(code, `${context.what}: ${context.url.host}: ${text}`, {
     cause: err.cause,
     ...(hint === undefined ? {} : {hint}),
     details: {
-      ...facts(on),
+      ...facts(context),
       ...(typeof errno === 'string' ? {errno} : {}),
       ...(names === undefined ? {} : {certificateNames: names.slice(0, 500)}),
     },
   });
 }
 
-/** The answer is not what it has to be. */
-export const refusal = (on: Attempt, why: string, options: Pick<ErrorOptions, 'cause' | 'hint'> & {code?: Code} = {}): ErrdefsError =>
-  new ErrdefsError(options.code ?? 'failed_precondition', `${on.what}: ${on.url.host}: ${why}`, {...options, details: facts(on)});
+/** The error for a response that breaks the protocol or the descriptor's promise. */
+export const protocolError = (
+  context: RequestContext,
+  why: string,
+  options: Pick<ErrorOptions, 'cause' | 'hint'> & {code?: Code} = {},
+): ErrdefsError =>
+  new ErrdefsError(options.code ?? 'failed_precondition', `${context.what}: ${context.url.host}: ${why}`, {
+    ...options,
+    details: facts(context),
+  });
 
-/** A signal's reason as one of our classes: `AbortSignal.timeout` is a deadline, everything without a class a cancellation. */
-export function interruption(what: string, reason: unknown): ErrdefsError {
+/** Maps the reason of an abort signal: a timeout is deadline_exceeded, every other reason without a class canceled. */
+export function abortError(what: string, reason: unknown): ErrdefsError {
   if (isErrdefs(reason)) return reason;
   return new ErrdefsError(resolve(reason) === 'deadline_exceeded' ? 'deadline_exceeded' : 'canceled', what, {cause: reason});
 }
 
-/** Codes of the distribution specification, "Error Codes", and of docker's registry. What is not here goes by the status. */
+/** Codes of the distribution specification, "Error Codes", and of docker's registry. Other codes fall back to the HTTP status. */
 export const REGISTRY_CODES: Readonly<Record<string, Code>> = {
   BLOB_UNKNOWN: 'not_found',
   BLOB_UPLOAD_INVALID: 'failed_precondition',
@@ -251,31 +258,31 @@ export const REGISTRY_CODES: Readonly<Record<string, Code>> = {
   UNSUPPORTED: 'not_implemented',
 };
 
-/** What of an answer decides the error. */
-export interface Answer {
-  /** A token server's "not found" says nothing about an image. */
+/** The parts of a failure response that determine the error. */
+export interface ErrorResponse {
+  /** Matters for 404: from a token server it says nothing about the image. */
   readonly from: 'registry' | 'token server';
   readonly status: number;
   /** The first bytes of the body. */
   readonly body: Buffer;
-  /** `none`: we have none for this registry; `withheld`: it came from a place that gets none, whose words are not shown either. */
+  /** `none`: there are none for this registry. `withheld`: the server gets none, and its message is not shown. */
   readonly credentials: 'sent' | 'none' | 'withheld';
-  /** The challenge says that they are valid but not enough. */
+  /** The challenge has `error="insufficient_scope"`. */
   readonly insufficientScope: boolean;
-  /** How long the registry asks to wait. */
+  /** From `Retry-After`. */
   readonly retryAfterMs?: number | undefined;
-  /** The registry's count of what is left of a rate limit, as it wrote it. */
+  /** The `RateLimit-Remaining` header, as sent. */
   readonly rateLimitRemaining?: string | undefined;
 }
 
-/** First error of a body `{"errors": [{code, message}]}`; nothing when it is something else. */
+/** The first error of a body `{"errors": [{code, message}]}`; empty for any other body. */
 function firstError(body: Buffer): {code?: string; message?: string} {
   try {
     const {errors} = JSON.parse(body.toString()) as {errors?: {code?: unknown; message?: unknown}[]};
     const {code, message} = errors?.[0] ?? {};
     return {
       ...(typeof code === 'string' && /^\w{1,64}$/.test(code) ? {code} : {}),
-      // A terminal will show it: no control characters, one line, not long.
+      // Shown on a terminal: one short line without control characters.
       ...(typeof message === 'string'
         ? {
             message: message
@@ -290,7 +297,7 @@ function firstError(body: Buffer): {code?: string; message?: string} {
   }
 }
 
-function answerClass({from, status, credentials, insufficientScope}: Answer, registryCode: string | undefined): Code {
+function responseClass({from, status, credentials, insufficientScope}: ErrorResponse, registryCode: string | undefined): Code {
   if (status < 400) return 'failed_precondition';
   if (status === 401) return credentials === 'sent' && insufficientScope ? 'permission_denied' : 'unauthenticated';
   if (status === 429) return 'resource_exhausted';
@@ -305,27 +312,27 @@ const CREDENTIALS_HINT = {
   withheld: undefined,
 } as const;
 
-function answerHint(code: Code, {credentials, retryAfterMs}: Answer): string | undefined {
+function responseHint(code: Code, {credentials, retryAfterMs}: ErrorResponse): string | undefined {
   if (code === 'unauthenticated' || code === 'permission_denied') return CREDENTIALS_HINT[credentials];
   if (code === 'resource_exhausted' && retryAfterMs !== undefined) return `the registry asks to wait ${Math.ceil(retryAfterMs / 1000)} s`;
   return undefined;
 }
 
 /**
- * An answer that is final and no success.
+ * The error for a final failure response.
  *
- * @param redact removes what must not be shown from the registry's own words: some repeat the request
+ * @param redact removes secrets from the registry's message: some registries repeat the request
  */
-export function refusedBy(answer: Answer, on: Attempt, redact: (text: string) => string): ErrdefsError {
+export function registryError(answer: ErrorResponse, context: RequestContext, redact: (text: string) => string): ErrdefsError {
   const {status, body, retryAfterMs, rateLimitRemaining} = answer;
-  // A registry could lead us to somebody else's service to have us read what that says.
+  // A registry could redirect us to an internal service to make us print its response.
   const {code: registryCode, message} = answer.credentials === 'withheld' ? {} : firstError(body);
-  const code = answerClass(answer, registryCode);
-  const hint = answerHint(code, answer);
+  const code = responseClass(answer, registryCode);
+  const hint = responseHint(code, answer);
   const registryMessage = message === undefined ? undefined : redact(message);
-  // "not found" and "unauthenticated" say what their messages say; of the others a person wants the registry's reason.
+  // For not_found and unauthenticated the registry's message adds nothing.
   const reason = code === 'not_found' || code === 'unauthenticated' || !registryMessage ? '' : ` (${registryMessage})`;
-  const what = `${on.what}: ${on.url.host} answered ${status}${registryCode === undefined ? '' : ` ${registryCode}`}${reason}`;
+  const what = `${context.what}: ${context.url.host} answered ${status}${registryCode === undefined ? '' : ` ${registryCode}`}${reason}`;
   return new ErrdefsError(code, what, {
     ...(hint === undefined ? {} : {hint}),
     details: {
@@ -334,7 +341,7 @@ export function refusedBy(answer: Answer, on: Attempt, redact: (text: string) =>
       ...(registryMessage ? {registryMessage} : {}),
       ...(retryAfterMs === undefined ? {} : {retryAfterMs}),
       ...(rateLimitRemaining === undefined ? {} : {rateLimitRemaining}),
-      ...facts(on),
+      ...facts(context),
     },
   });
 }

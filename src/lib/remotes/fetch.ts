@@ -1,48 +1,49 @@
-/** The bytes that a descriptor promises. */
+/** Fetches manifests, configs and layers by descriptor; resumes broken downloads. */
 import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {isForeignLayer, kindOf} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import type {Realm} from './auth.ts';
+import {pullScope, type TokenScope} from './auth.ts';
 import {encodingsOf} from './content-encoding.ts';
-import {type Attempt, refusal, WireError, wireFailure} from './errors.ts';
-import {realmOf, urlOf} from './hosts.ts';
-import type {Reply, Session} from './http-client.ts';
-import {IDLE_OPENINGS} from './retry.ts';
-import {type BodySink, type Head, TRICKLE} from './transport.ts';
+import {protocolError, type RequestContext, WireError, wireFailure} from './errors.ts';
+import {urlOf} from './hosts.ts';
+import type {HttpClient, HttpResponse} from './http-client.ts';
+import {MAX_IDLE_ATTEMPTS} from './retry.ts';
+import {type BodySink, type ResponseHead, TRICKLE_BYTES} from './transport.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './types.ts';
-import {Collector, checkKind, lengthOf, verify} from './validate-response.ts';
+import {BodyCollector, checkKind, contentLength, verify} from './validate-response.ts';
 
-export interface Place {
+/** A URL that may have a blob. */
+export interface BlobSource {
   readonly url: URL;
-  /** None for a place that gets no credentials. */
-  readonly realm?: Realm;
-  /** There is another place to ask. */
-  readonly hasNext: boolean;
+  /** Absent for a server that gets no credentials. */
+  readonly scope?: TokenScope;
+  /** Another source follows if this one fails. */
+  readonly hasFallback: boolean;
 }
 
-export function placeOf(host: Host, ref: Reference, {digest, mediaType}: Descriptor, hasNext: boolean): Place {
+export function registrySource(host: Host, ref: Reference, {digest, mediaType}: Descriptor, hasFallback: boolean): BlobSource {
   const kind = kindOf(mediaType);
   const under = kind === 'manifest' || kind === 'index' ? 'manifests' : 'blobs';
-  return {url: urlOf(host, `/${ref.path}/${under}/${digest}`), realm: realmOf(host, ref), hasNext};
+  return {url: urlOf(host, `/${ref.path}/${under}/${digest}`), scope: pullScope(host, ref), hasFallback};
 }
 
 /**
- * The URLs of a layer that registries need not have. Only a foreign media type makes them count, and nobody's credentials
- * ever go there: a manifest's author could otherwise collect them (CVE-2020-15157).
+ * The `urls` of a foreign layer's descriptor. They count only for foreign media types, and get no credentials: the author of
+ * a manifest could otherwise collect them (CVE-2020-15157).
  */
-export function foreignPlaces({mediaType, urls = []}: Descriptor): Place[] {
+export function foreignSources({mediaType, urls = []}: Descriptor): BlobSource[] {
   if (!isForeignLayer(mediaType)) return [];
   return urls.flatMap((text) => {
     const url = URL.parse(text);
     if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) return [];
-    return [{url, hasNext: false}];
+    return [{url, hasFallback: false}];
   });
 }
 
 export async function fetchBytes(
-  session: Session,
-  {url, realm, hasNext}: Place,
+  client: HttpClient,
+  {url, scope, hasFallback}: BlobSource,
   desc: Descriptor,
   what: string,
   {limit, signal}: BytesOptions,
@@ -50,41 +51,41 @@ export async function fetchBytes(
   if (desc.size > limit) {
     throw new ErrdefsError('failed_precondition', `${what}: ${desc.size} B, more than the ${limit} B allowed`);
   }
-  const collector = new Collector();
-  const reply = await session.send({
+  const collector = new BodyCollector();
+  const response = await client.send({
     what,
     method: 'GET',
     url,
     headers: {accept: `${desc.mediaType}, */*`},
-    realm,
+    scope,
     signal,
-    onBody: (head, on) => {
-      checkKind(head, desc, on);
-      return collector.start(head, desc.size, on, `not the ${desc.size} B expected`);
+    onBody: (head, context) => {
+      checkKind(head, desc, context);
+      return collector.start(head, desc.size, context, `not the ${desc.size} B expected`);
     },
     restartable: true,
-    hasNext,
-    checked: true,
+    hasFallback,
+    digestVerified: true,
   });
-  if (reply.status >= 300) throw await session.refused(reply, realm);
+  if (response.status >= 300) throw await client.toError(response, scope);
   const body = collector.body();
-  if (body.length !== desc.size) throw refusal(reply.on, `${body.length} B, not the ${desc.size} B expected`);
-  verify(body, desc.digest, reply.on);
+  if (body.length !== desc.size) throw protocolError(response.context, `${body.length} B, not the ${desc.size} B expected`);
+  verify(body, desc.digest, response.context);
   return body;
 }
 
-/** Whether `bytes START-END/TOTAL` is from `offset` on, of a blob of `size` bytes; an unknown total is `*`. */
+/** Whether a `Content-Range` starts at `offset` of a blob of `size` bytes. An unknown total is `*`. */
 function isRangeFrom(offset: number, size: number, header: string | undefined): boolean {
   const [, start, end, total] = /^bytes (\d{1,15})-(\d{1,15})\/(\d{1,15}|\*)$/.exec(header ?? '') ?? [];
   return start !== undefined && Number(start) === offset && Number(end) < size && (total === '*' || Number(total) === size);
 }
 
-/** An answer with another range than the one that was asked for. */
-class OtherRange extends Error {}
+/** The response has another range than requested. */
+class UnexpectedRange extends Error {}
 
-/** One blob on its way into a sink, from whatever places can give the next byte. */
+/** Downloads one blob into a sink, from several sources in turn where needed. */
 export class Download {
-  readonly #session: Session;
+  readonly #client: HttpClient;
   readonly #desc: Descriptor;
   readonly #what: string;
   readonly #sink: Sink;
@@ -92,10 +93,10 @@ export class Download {
   #offset: number;
   #sinkFailed = false;
 
-  constructor(session: Session, desc: Descriptor, what: string, sink: Sink, {offset, signal}: StreamOptions) {
+  constructor(client: HttpClient, desc: Descriptor, what: string, sink: Sink, {offset, signal}: StreamOptions) {
     if (!Number.isSafeInteger(offset) || offset < 0 || offset > desc.size)
       throw new ErrdefsError('invalid_argument', `${what}: offset ${offset} of ${desc.size} B`);
-    this.#session = session;
+    this.#client = client;
     this.#desc = desc;
     this.#what = what;
     this.#sink = sink;
@@ -111,10 +112,10 @@ export class Download {
     return this.#sinkFailed;
   }
 
-  /** @returns whether the rest came; what did come is not asked for again */
-  async tryFrom(place: Place): Promise<boolean> {
+  /** @returns whether the blob is complete; received bytes are kept after a failure */
+  async tryFrom(source: BlobSource): Promise<boolean> {
     try {
-      await this.from(place);
+      await this.from(source);
       return true;
     } catch (err) {
       if (this.#sinkFailed || this.#signal?.aborted) throw err;
@@ -122,8 +123,8 @@ export class Download {
     }
   }
 
-  /** The rest of the blob from one place, over as many connections as it takes. */
-  async from({url, realm, hasNext}: Place): Promise<void> {
+  /** Downloads the rest of the blob from one source, over as many connections as needed. */
+  async from({url, scope, hasFallback}: BlobSource): Promise<void> {
     const {mediaType, size} = this.#desc;
     let idle = 0;
     let ranges = true;
@@ -131,73 +132,77 @@ export class Download {
       const before = this.#offset;
       let broken: WireError;
       try {
-        const reply = await this.#session.send({
+        const response = await this.#client.send({
           what: this.#what,
           method: 'GET',
           url,
           headers: {accept: `${mediaType}, */*`, ...(before > 0 && ranges ? {range: `bytes=${before}-`} : {})},
-          realm,
+          scope,
           signal: this.#signal,
-          onBody: (head, on) => this.#receive(head, on, before > 0 && ranges),
+          onBody: (head, context) => this.#receive(head, context, before > 0 && ranges),
           restartable: false,
-          hasNext,
-          checked: true,
+          hasFallback,
+          digestVerified: true,
         });
         if (this.done) return;
-        if (reply.status === 416 && ranges) {
-          this.#checkUnsatisfied(reply);
+        if (response.status === 416 && ranges) {
+          this.#checkUnsatisfied(response);
           ranges = false;
           continue;
         }
-        if (reply.status >= 300) throw await this.#session.refused({...reply, on: {...reply.on, bytesDone: this.#offset}}, realm);
+        if (response.status >= 300)
+          throw await this.#client.toError({...response, context: {...response.context, bytesDone: this.#offset}}, scope);
         broken = new WireError('broken');
-        broken.url = reply.on.url;
+        broken.url = response.context.url;
       } catch (err) {
-        if (err instanceof OtherRange) {
+        if (err instanceof UnexpectedRange) {
           ranges = false;
           continue;
         }
         if (!(err instanceof WireError)) throw err;
         broken = err;
       }
-      // A trickle is no progress, or it would keep us for ever.
-      const progress = this.#offset - before >= (broken.kind === 'stalled' ? TRICKLE : 1);
+      // A trickle does not count, or it would keep the download alive forever.
+      const progress = this.#offset - before >= (broken.kind === 'stalled' ? TRICKLE_BYTES : 1);
       idle = progress ? 0 : idle + 1;
-      if (idle >= IDLE_OPENINGS) {
+      if (idle >= MAX_IDLE_ATTEMPTS) {
         throw wireFailure(broken, {what: `${this.#what}: ${this.#offset} of ${size} B`, url, attempt: opening, bytesDone: this.#offset});
       }
-      if (idle > 0) await this.#session.pause(this.#session.backoff(idle), this.#what, this.#signal);
+      if (idle > 0) await this.#client.pause(this.#client.backoff(idle), this.#what, this.#signal);
     }
   }
 
-  /** A range that cannot be had: of another blob than promised, or of a server that knows no ranges. */
-  #checkUnsatisfied({headers, on}: Reply): void {
+  /** A 416: the server has a blob of another size (thrown), or does not support ranges. */
+  #checkUnsatisfied({headers, context}: HttpResponse): void {
     const total = /^bytes \*\/(\d{1,15})$/.exec(headers['content-range'] ?? '')?.[1];
-    if (total !== undefined && Number(total) !== this.#desc.size) throw this.#wrongSize(on, `${total} B`);
+    if (total !== undefined && Number(total) !== this.#desc.size) throw this.#wrongSize(context, `${total} B`);
   }
 
-  #wrongSize(on: Attempt, got: string): ErrdefsError {
-    return refusal({...on, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B expected`);
+  #wrongSize(context: RequestContext, got: string): ErrdefsError {
+    return protocolError({...context, bytesDone: this.#offset}, `${got}, not the ${this.#desc.size} B expected`);
   }
 
   /**
-   * Checks how an answer begins, and takes its body from there.
+   * Checks the head of a response, and returns the sink for its body.
    *
-   * @param asked for a range; where its answer cannot be used, the whole is asked for instead
-   * @throws OtherRange
+   * @param asked whether the request had a Range header
+   * @throws UnexpectedRange the range is unusable; the caller requests the whole blob instead
    */
-  #receive(head: Head, on: Attempt, asked: boolean): BodySink {
+  #receive(head: ResponseHead, context: RequestContext, asked: boolean): BodySink {
     const {size} = this.#desc;
     const range = head.headers['content-range'];
     const partial = head.status === 206;
-    // A part of an encoded body is not one of ours.
+    // Offsets in an encoded body are not offsets in the blob.
     if (partial && !(isRangeFrom(this.#offset, size, range) && encodingsOf(head).length === 0)) {
-      if (asked) throw new OtherRange();
-      throw refusal({...on, bytesDone: this.#offset}, `asked for all bytes, got ${JSON.stringify(range ?? 'a part')}`);
+      if (asked) throw new UnexpectedRange();
+      throw protocolError(
+        {...context, bytesDone: this.#offset},
+        `requested the whole blob, got ${JSON.stringify(range ?? 'a part of it')}`,
+      );
     }
-    const total = partial ? size : lengthOf(head);
-    if (total !== undefined && total !== size) throw this.#wrongSize(on, `${total} B`);
-    // RFC 9110, 14.2: a server may ignore Range, then the answer is 200 and begins at the beginning.
+    const total = partial ? size : contentLength(head);
+    if (total !== undefined && total !== size) throw this.#wrongSize(context, `${total} B`);
+    // A server may ignore Range (RFC 9110, 14.2): then the status is 200 and the body starts at byte 0.
     let skip = partial ? 0 : this.#offset;
     return (chunk) => {
       let bytes = chunk;
@@ -207,7 +212,7 @@ export class Download {
         if (skipped === chunk.length) return undefined;
         bytes = chunk.subarray(skipped);
       }
-      if (bytes.length > size - this.#offset) throw this.#wrongSize(on, 'more bytes');
+      if (bytes.length > size - this.#offset) throw this.#wrongSize(context, 'more bytes');
       this.#offset += bytes.length;
       return this.#give(bytes);
     };

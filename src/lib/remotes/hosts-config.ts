@@ -1,33 +1,32 @@
-/** What can be said of a registry's hosts, whoever says it. */
+/** The configuration of a registry's hosts, independent of its file format. */
 import {CAPABILITIES, type Capability} from './types.ts';
 
 export const HOSTS_FILE = 'hosts.toml';
 
 export interface Address {
   readonly scheme: 'http' | 'https';
-  /** With the port, unless that is the scheme's own. */
+  /** With the port, unless it is the scheme's default. */
   readonly host: string;
-  /** Such as `/v2` or `/us/v2`; empty, or without a slash at its end. */
+  /** Such as `/v2` or `/us/v2`; without a trailing slash. */
   readonly path: string;
 }
 
-/** One place where a registry's content may be had, as it is configured. */
+/** The configuration of one host (the registry or a mirror). */
 export interface HostConfig {
-  /** Undefined: the registry itself, at the address that it has without configuration. */
+  /** Undefined: the registry's default address. */
   readonly address: Address | undefined;
   readonly capabilities: ReadonlySet<Capability>;
-  /** Absolute paths of PEM files with certificates to be trusted besides the system's. */
+  /** Absolute paths of PEM files with additional trusted CAs. */
   readonly ca: readonly string[];
-  /** Absolute paths of PEM files; the two are one where a file has both. */
+  /** Absolute paths of PEM files; one file may hold both. */
   readonly client: readonly {readonly cert: string; readonly key: string}[];
   readonly skipVerify: boolean | undefined;
-  /** Names in lower case. Values are nobody else's business: they may be secrets. */
+  /** Names in lower case. Values may be secrets. */
   readonly headers: Readonly<Record<string, string[]>>;
   readonly dialTimeoutMs: number | undefined;
 }
 
-/** What a host has when nothing is said. */
-export const PLAIN_CONFIG: HostConfig = {
+export const DEFAULT_HOST_CONFIG: HostConfig = {
   address: undefined,
   capabilities: new Set(CAPABILITIES),
   ca: [],

@@ -1,21 +1,22 @@
 /**
- * The directories in which people say where registries are: containerd's certs.d, and docker's.
+ * Reads the registry configuration directories: containerd's certs.d and docker's.
  *
- * Lookup after containerd, core/remotes/docker/config/hosts.go (HostDirFromRoot, loadHostDir, loadCertFiles). Unlike there a file
- * that cannot be used is an error, see `hosts-toml.ts`.
+ * Lookup after containerd, core/remotes/docker/config/hosts.go (HostDirFromRoot, loadHostDir, loadCertFiles). Unlike containerd,
+ * berth reports an unusable file as an error; see `hosts-toml.ts`.
  */
 import {accessSync, constants, readdirSync, readFileSync, statSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
-import {HOSTS_FILE, type HostConfig, PLAIN_CONFIG} from './hosts-config.ts';
+import {DEFAULT_HOST_CONFIG, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import type {Connection} from './types.ts';
 
-/** Looked into when nobody says otherwise, in this order. */
+/** Searched by default, in this order. */
 export const DEFAULT_HOSTS_DIRS = ['/etc/containerd/certs.d', '/etc/docker/certs.d'] as const;
 
 /**
- * @param given one directory, none when empty, or undefined for those that are there by default; what a user may not look
- *   into there is not for him
+ * The directories to search. Unreadable default directories are skipped.
+ *
+ * @param given one directory; empty for none, undefined for the defaults
  * @throws invalid_argument there is no such directory
  */
 export function hostsDirs(given: string | undefined): readonly string[] {
@@ -33,20 +34,19 @@ export function hostsDirs(given: string | undefined): readonly string[] {
   const dir = resolve(given);
   if (!statSync(dir, {throwIfNoEntry: false})?.isDirectory())
     throw new ErrdefsError('invalid_argument', `hosts directory ${JSON.stringify(dir)} does not exist`, {
-      hint: 'name one with a directory for each registry by --hosts-dir or BERTH_HOSTS_DIR',
+      hint: 'set --hosts-dir or BERTH_HOSTS_DIR to a directory with one subdirectory per registry',
     });
   return [dir];
 }
 
-/** What is said of a registry. */
 export interface RegistryConfig {
-  /** The file, or the directory with certificates, that says so. */
+  /** The `hosts.toml`, or the directory of certificates. */
   readonly source: string;
-  /** In the order in which they are to be asked; at least one, the registry itself last. */
+  /** In the order of use; at least one, the registry itself last. */
   readonly hosts: readonly HostConfig[];
 }
 
-/** A registry's names as directories, the first that is there is the one. A colon has no place in some file systems. */
+/** Directory names for a registry; the first that exists is used. `_PORT_` is for file systems without colons. */
 export function namesOf(domain: string): readonly string[] {
   const [, host, port] = /^(.+):(\d+)$/.exec(domain) ?? [];
   return [...(port === undefined ? [] : [`${host}_${port}_`]), domain, '_default'];
@@ -85,12 +85,12 @@ function readHostsFile(file: string): string | undefined {
   }
 }
 
-/** Docker's way: `*.crt` are CAs, `x.cert` with `x.key` beside it is a certificate of our own. */
+/** Docker's layout: `*.crt` are CAs, `x.cert` and `x.key` a client certificate. */
 function certificatesIn(dir: string): HostConfig {
   const names = readdirSync(dir).sort();
   const path = (name: string): string => join(dir, name);
   return {
-    ...PLAIN_CONFIG,
+    ...DEFAULT_HOST_CONFIG,
     ca: names.filter((name) => name.endsWith('.crt')).map(path),
     client: names
       .filter((name) => name.endsWith('.cert'))
@@ -102,17 +102,17 @@ function certificatesIn(dir: string): HostConfig {
 }
 
 /**
- * What these directories say of a registry: the first that has a directory for it, or one for all. Undefined: nothing.
+ * Reads the configuration of a registry from the first directory that has one, or a `_default`. Undefined: none.
  *
- * @throws invalid_argument a `hosts.toml` that cannot be used
- * @throws permission_denied what is there may not be read
+ * @throws invalid_argument an unusable `hosts.toml`
+ * @throws permission_denied it is unreadable
  */
 export async function readRegistryConfig(dirs: readonly string[], domain: string): Promise<RegistryConfig | undefined> {
   const dir = find(dirs, domain);
   if (dir === undefined) return undefined;
   const file = join(dir, HOSTS_FILE);
   const text = readHostsFile(file);
-  // An empty one is as good as none.
+  // An empty file counts as absent, as in containerd.
   if (text) {
     const {parseHosts} = await import('./hosts-toml.ts');
     return {source: file, hosts: parseHosts(text, dir)};
@@ -124,14 +124,14 @@ export async function readRegistryConfig(dirs: readonly string[], domain: string
   }
 }
 
-/** True when a host is to be spoken to by TLS in a way of its own. */
+/** True when the configuration has TLS settings. */
 export const hasTLS = ({ca, client, skipVerify}: HostConfig): boolean => ca.length > 0 || client.length > 0 || skipVerify !== undefined;
 
 /**
- * Reads the files that a host's configuration names.
+ * Reads the certificate files of a host's configuration.
  *
- * @param source what named them
- * @throws invalid_argument a file is not there, or not what it has to be
+ * @param source the configuration file, for errors
+ * @throws invalid_argument a file is missing or malformed
  */
 export function connectionOf(config: HostConfig, source: string): Connection | undefined {
   const {ca, client, skipVerify, dialTimeoutMs} = config;
@@ -147,7 +147,7 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
   const bad = (what: string, file: string, problem: string, cause: unknown): ErrdefsError =>
     new ErrdefsError('invalid_argument', `${what} ${JSON.stringify(file)} ${problem}`, {
       cause,
-      hint: `it is named by ${source}; paths there are relative to its directory`,
+      hint: `${source} names it; its paths are relative to its own directory`,
       details: {file, source},
     });
   const {X509Certificate, createPrivateKey} = process.getBuiltinModule('node:crypto');
@@ -177,8 +177,9 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
       } catch (err) {
         throw bad('client key', pair.key, 'has no key in PEM that can be used without a passphrase', err);
       }
-      if (!certificate.checkPrivateKey(secret)) throw bad('client key', pair.key, `is not that of ${JSON.stringify(pair.cert)}`, undefined);
-      // TLS takes one of each type.
+      if (!certificate.checkPrivateKey(secret))
+        throw bad('client key', pair.key, `does not belong to ${JSON.stringify(pair.cert)}`, undefined);
+      // TLS accepts one certificate of each key type.
       const isNew = !keyTypes.has(secret.asymmetricKeyType);
       keyTypes.add(secret.asymmetricKeyType);
       return isNew ? [{cert, key}] : [];

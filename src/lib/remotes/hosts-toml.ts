@@ -1,9 +1,9 @@
 /**
- * hosts.toml: where else a registry's content is, and how to speak to each of these places. Text in, values out.
+ * Parses `hosts.toml`: a registry's mirrors, and how to connect to each.
  *
- * Format after containerd, docs/hosts.md and core/remotes/docker/config/hosts.go. Stricter: containerd logs a file that it cannot
- * use and goes on as if there were none, past the mirror that was meant; here that is an error. So is a field that nobody
- * knows: with a misspelt `capabilities` a mirror that is trusted for bytes only would decide what a tag stands for.
+ * Format after containerd, docs/hosts.md and core/remotes/docker/config/hosts.go, but stricter. containerd logs an unusable file
+ * and ignores it, and so the mirror in it; here it is an error. So is an unknown field: with a misspelt `capabilities`, a mirror
+ * that is trusted only for blobs would resolve tags.
  */
 import {isAbsolute, join} from 'node:path';
 import {parse, TomlError} from 'smol-toml';
@@ -12,10 +12,10 @@ import {ErrdefsError} from '../errdefs.ts';
 import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import {CAPABILITIES, type Capability} from './types.ts';
 
-/** Deeper than any document here means anything. */
+/** No valid document nests deeper. */
 const MAX_DEPTH = 16;
 
-/** Characters. A real one has a few hundred. */
+/** Characters. A real file has a few hundred. */
 export const MAX_HOSTS_FILE = 256 * 1024;
 
 const FIELDS = ['capabilities', 'ca', 'client', 'skip_verify', 'header', 'override_path', 'dial_timeout'] as const;
@@ -29,11 +29,11 @@ const RESERVED = new Set(
 
 type Path = readonly string[];
 
-/** A table, not a date nor a list. The parser gives tables no prototype. */
+/** True for a table, not for a date or a list. The parser creates tables without a prototype. */
 const isTable = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === null;
 
-/** A key as people write it. A URL's credentials are not repeated. */
+/** A key as TOML writes it, without the credentials of a URL. */
 const keyName = (path: Path): string =>
   path.map((key) => (/^[\w-]+$/.test(key) ? key : JSON.stringify(key.replace(/^([a-z]+:\/\/)?[^/]*@/i, '$1***@')))).join('.');
 

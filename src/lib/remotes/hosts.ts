@@ -1,6 +1,5 @@
-/** Where a registry's content is looked for: at the hosts that a `hosts.toml` names, and at last at the registry itself. */
-import type {Reference} from '../oci/reference.ts';
-import type {Realm} from './auth.ts';
+/** Lists the hosts of a registry: the mirrors of its `hosts.toml`, then the registry itself. */
+import {isLoopback} from './address-filter.ts';
 import type {HostConfig} from './hosts-config.ts';
 import {connectionOf, hasTLS, readRegistryConfig} from './hosts-dir.ts';
 import {speaksTLS} from './tls-probe.ts';
@@ -9,12 +8,8 @@ import type {Host, HostSource} from './types.ts';
 /** Docker Hub's name is not its address. */
 const ADDRESSES: Readonly<Record<string, string>> = {'docker.io': 'registry-1.docker.io'};
 
-/** The most that a probe of this machine's own port may take before the port counts as TLS. */
+/** A loopback port that has not answered a probe by then counts as TLS. */
 const PROBE_TIMEOUT_MS = 10_000;
-
-/** True for this machine's own names: localhost, 127/8, [::1]. @param hostname as a URL has it, so that an address is in its one form */
-export const isLoopback = (hostname: string): boolean =>
-  hostname === 'localhost' || hostname === '[::1]' || /^127\.\d+\.\d+\.\d+$/.test(hostname);
 
 export interface HostsOptions {
   readonly plainHTTP: boolean;
@@ -24,18 +19,16 @@ export interface HostsOptions {
 }
 
 /**
- * The rule without configuration: a registry speaks HTTPS.
+ * Without configuration a registry speaks HTTPS.
  *
- * A registry on loopback may speak plain HTTP, as containerd has it: never on port 443 or without a port, always on port 80,
- * and on others when it does not speak TLS. containerd learns that from a failed HTTPS request; here one TLS hello on a bare
- * connection asks first (`tls-probe.ts`), which gives the same verdict in under a millisecond where the failed request costs the
- * set-up of TLS and its certificates (3 to 13 ms). Plain HTTP first would be as fast, but would send the request unprotected
- * to a port that is a tunnel to a TLS registry elsewhere. The answer is kept for the life of the source, so that a host is
- * probed once. A port that says nothing for a second is asked in HTTP as well.
+ * A registry on loopback may speak plain HTTP, as in containerd: never on port 443 or without a port, always on port 80, on
+ * other ports if they do not speak TLS. containerd learns that from a failed HTTPS request, which costs 3 to 13 ms for TLS and
+ * its certificates. `tls-probe.ts` learns it from one ClientHello in under a millisecond. Trying plain HTTP first would be as
+ * fast, but would send the request unprotected where the port tunnels to a TLS registry elsewhere. Each host is probed once.
  *
- * Nothing but `plainHTTP`, or a configured address that begins with `http:`, makes any other host speak plain HTTP: a failure of
- * HTTPS is never a reason (CVE-2019-10214). A host that is configured with such an address and with something about TLS speaks
- * what its port speaks, except on port 80, as containerd has it.
+ * Other hosts speak plain HTTP only with `plainHTTP` or a configured `http:` address: a failure of HTTPS is never a reason
+ * (CVE-2019-10214). A configured `http:` address that also has TLS settings speaks the protocol of its port, except on port 80,
+ * as in containerd.
  *
  * Rules after containerd, core/remotes/docker/config/hosts.go and registry.go (MatchLocalhost).
  */
@@ -61,7 +54,7 @@ export function registryHosts(options: HostsOptions): HostSource {
     const {address, capabilities, headers} = config;
     const isAmbiguous = address?.scheme === 'http' && hasTLS(config) && /:\d+$/.test(address.host);
     const asked = address === undefined ? schemeOf(domain) : isAmbiguous ? probe(address.host) : address.scheme;
-    // Where nobody answers the request will say so, when its turn comes.
+    // A failed probe is not reported here: the request itself will fail.
     const scheme = await Promise.resolve(asked).catch(() => 'https');
     const {origin, host} = new URL(`${scheme}://${addressOf(address?.host ?? domain)}`);
     const ns = host === new URL(`${scheme}://${addressOf(domain)}`).host ? undefined : domain;
@@ -90,7 +83,7 @@ export function registryHosts(options: HostsOptions): HostSource {
     if (hosts === undefined) {
       hosts = find(domain);
       known.set(domain, hosts);
-      // A registry that was not there may come.
+      // A registry may come up later.
       hosts.catch(() => known.delete(domain));
     }
     return hosts;
@@ -107,6 +100,3 @@ export function urlOf({origin, path: root, ns}: Host, path: string): URL {
   if (ns !== undefined) url.searchParams.set('ns', ns);
   return url;
 }
-
-/** What a pull from a repository asks for. */
-export const realmOf = (host: Host, {path}: Reference): Realm => ({host, scope: `repository:${path}:pull`});

@@ -1,55 +1,55 @@
-/** A request until its final answer: redirects, challenges, repeats. */
+/** Sends a request until its final response: follows redirects, answers challenges, retries. */
 import {setTimeout as sleep} from 'node:timers/promises';
 import {type ErrdefsError, wrap} from '../errdefs.ts';
-import {Authorizer, isStrangeAddress, type Realm, type TokenReply, type TokenRequest} from './auth.ts';
+import {Authorizer, isUnrelatedAddress, type TokenRequest, type TokenResponse, type TokenScope} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
 import {decode} from './content-encoding.ts';
-import {type Attempt, interruption, refusal, refusedBy, WIRE, WireError, wireFailure} from './errors.ts';
-import {ATTEMPTS, ATTEMPTS_BEFORE_NEXT, backoff, isTemporary, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
-import {type BodySink, ENOUGH, type Head, type Transport} from './transport.ts';
+import {abortError, protocolError, type RequestContext, registryError, WIRE, WireError, wireFailure} from './errors.ts';
+import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
+import {type BodySink, ENOUGH, type ResponseHead, type Transport} from './transport.ts';
 import type {CredentialSource, Host} from './types.ts';
 
 export interface Request {
-  /** Verb and object, for messages. */
+  /** Verb and object, for errors. */
   readonly what: string;
   readonly method: 'GET' | 'HEAD' | 'POST';
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly form?: URLSearchParams | undefined;
-  /** The registry's realm, whose challenges are answered; without one the request goes without credentials. */
-  readonly realm?: Realm | undefined;
-  /** Whose ways to connect hold, without a realm. */
+  /** The token scope for challenges; without it the request gets no credentials. */
+  readonly scope?: TokenScope | undefined;
+  /** The host whose connection settings apply, without a scope. */
   readonly host?: Host | undefined;
-  /** Credentials that are decided already. */
+  /** A fixed `Authorization` header. */
   readonly authorization?: string | undefined;
   readonly signal: AbortSignal | undefined;
-  /** Takes the body of a success. Called anew for every attempt. */
-  readonly onBody: (head: Head, on: Attempt) => BodySink;
-  /** A body that broke off is asked for again from its beginning. Otherwise that is thrown as `WireError`. */
+  /** Returns the sink for the body of a success. Called once per attempt. */
+  readonly onBody: (head: ResponseHead, context: RequestContext) => BodySink;
+  /** A broken body is requested again from its start. Without it, that is a `WireError`. */
   readonly restartable: boolean;
-  /** There is another host to ask, so that none is waited for: a temporary failure is final here, and a broken connection tried once more. */
-  readonly hasNext?: boolean | undefined;
-  /** The answer will be checked against a digest, so that its way need not be trusted: HTTPS may redirect to HTTP. */
-  readonly checked: boolean;
+  /** Another host follows, so this one gets few retries: a temporary failure status is final, a broken connection is retried once. */
+  readonly hasFallback?: boolean | undefined;
+  /** The caller verifies the digest, so HTTPS may redirect to HTTP. */
+  readonly digestVerified: boolean;
 }
 
-/** The final answer. */
-export interface Reply extends Head {
-  /** First bytes of the body of what is no success. */
+/** A final response. */
+export interface HttpResponse extends ResponseHead {
+  /** The first bytes of the body of a failure. */
   readonly body: Buffer;
-  readonly on: Attempt;
-  /** It came from the origin that was asked, not from where that redirected. */
-  readonly home: boolean;
+  readonly context: RequestContext;
+  /** False after a redirect to another origin. */
+  readonly sameOrigin: boolean;
 }
 
 const MAX_REDIRECTS = 10;
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
-/** What is read of a body that is not the one that was asked for. */
+/** Bytes to read of the body of a failure. */
 const ERROR_BODY_LIMIT = 8 * 1024;
 const TOKEN_LIMIT = 128 * 1024;
 
-/** @returns a sink that keeps what comes first */
-export function collect(chunks: Buffer[], limit: number): BodySink {
+/** @returns a sink that keeps the first `limit` bytes */
+export function keepFirstBytes(chunks: Buffer[], limit: number): BodySink {
   let room = limit;
   return (chunk) => {
     chunks.push(room < chunk.length ? chunk.subarray(0, room) : chunk);
@@ -60,39 +60,39 @@ export function collect(chunks: Buffer[], limit: number): BodySink {
 
 const first = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header);
 
-export interface SessionOptions {
+export interface HttpClientOptions {
   readonly backoffMs: number;
   readonly userAgent: string;
   readonly onDebug?: ((line: string) => void) | undefined;
 }
 
-export class Session {
+export class HttpClient {
   readonly #transport: Transport;
-  readonly #options: SessionOptions;
+  readonly #options: HttpClientOptions;
   readonly #authorizer: Authorizer;
-  /** Origins that have answered. */
-  readonly #seen = new Set<string>();
-  /** Origins that have at least taken a connection: one that is refused or unresolved later may be restarting. */
+  /** Origins that have sent a response. */
+  readonly #responded = new Set<string>();
+  /** Origins that have accepted a connection; one that refuses later may be restarting. */
   readonly #reached = new Set<string>();
-  /** Origins whose verdict on a connection has been asked for. */
-  readonly #asked = new Set<string>();
-  /** Whether an origin of plain HTTP speaks TLS. */
-  readonly #secure = new Map<string, Promise<boolean>>();
-  /** When an origin that asked for patience may be asked again, in milliseconds of `performance.now()`. */
+  /** Origins whose TLS rejection was looked up. */
+  readonly #rejectionsLookedUp = new Set<string>();
+  /** Whether the port of a plain HTTP origin speaks TLS. */
+  readonly #tlsPorts = new Map<string, Promise<boolean>>();
+  /** End of an origin's `Retry-After`, in milliseconds of `performance.now()`. */
   readonly #notBefore = new Map<string, number>();
 
-  constructor(transport: Transport, source: CredentialSource, options: SessionOptions) {
+  constructor(transport: Transport, source: CredentialSource, options: HttpClientOptions) {
     this.#transport = transport;
     this.#options = options;
     this.#authorizer = new Authorizer(
       {
         exchange: (request) => this.#askToken(request),
-        refused: ({what, host, url}, {status, body, home}, credentials) =>
-          refusedBy(
+        toError: ({what, host, url}, {status, body, sameOrigin}, credentials) =>
+          registryError(
             {
               from: 'token server',
               status,
-              body: home && !isStrangeAddress(url, host) ? body : Buffer.alloc(0),
+              body: sameOrigin && !isUnrelatedAddress(url, host) ? body : Buffer.alloc(0),
               credentials,
               insufficientScope: false,
             },
@@ -105,35 +105,35 @@ export class Session {
   }
 
   /**
-   * Sends a request until its answer is final: any answer but one that a repeat may cure, or that one at the last attempt.
+   * Sends a request until its response is final: not worth a retry, or the last attempt.
    *
    * @throws WireError a body that is not restartable broke off, or stalled
    * @throws ErrdefsError every other failure
-   * @throws whatever `onBody` or its sink threw, as it is
+   * @throws errors of `onBody` and its sink, unchanged
    */
-  async send(request: Request): Promise<Reply> {
-    const {what, url, signal, restartable, hasNext = false} = request;
-    const attempts = hasNext ? ATTEMPTS_BEFORE_NEXT : ATTEMPTS;
+  async send(request: Request): Promise<HttpResponse> {
+    const {what, url, signal, restartable, hasFallback = false} = request;
+    const attempts = hasFallback ? MAX_ATTEMPTS_WITH_FALLBACK : MAX_ATTEMPTS;
     for (let attempt = 1; ; attempt++) {
       let started = false;
       let pause: number | undefined;
       try {
-        await this.#patience(url.origin, signal);
-        const reply = await this.#follow(request, attempt, () => {
+        await this.#waitForRetryAfter(url.origin, signal);
+        const response = await this.#attempt(request, attempt, () => {
           started = true;
         });
-        // Servers of TLS answer so what is none.
-        if (reply.status === 400 && reply.on.url.protocol === 'http:' && (await this.#speaksTLS(reply.on.url)))
-          throw wireFailure(new WireError('secure'), reply.on);
-        pause = hasNext ? undefined : this.#pauseAfter(reply, attempt);
-        if (pause === undefined) return reply;
+        // TLS servers answer plain HTTP with 400.
+        if (response.status === 400 && response.context.url.protocol === 'http:' && (await this.#speaksTLS(response.context.url)))
+          throw wireFailure(new WireError('secure'), response.context);
+        pause = hasFallback ? undefined : this.#pauseAfter(response, attempt);
+        if (pause === undefined) return response;
       } catch (err) {
-        if (signal?.aborted) throw interruption(what, signal.reason);
+        if (signal?.aborted) throw abortError(what, signal.reason);
         if (!(err instanceof WireError)) throw err;
         if (started && !restartable) throw err;
         const at = err.url ?? url;
         if (WIRE[err.kind].temporary) this.#reached.add(at.origin);
-        const reason = await this.#reasonOf(err, at, request.realm?.host ?? request.host);
+        const reason = await this.#reasonOf(err, at, request.scope?.host ?? request.host);
         if (reason !== undefined) throw wireFailure(reason, {what, url: at, attempt});
         if (!this.#isTemporary(err, at) || attempt >= attempts) throw wireFailure(err, {what, url, attempt});
         pause = backoff(attempt, this.#options.backoffMs);
@@ -147,22 +147,22 @@ export class Session {
     return temporary || (restart && this.#reached.has(origin));
   }
 
-  /** Why an origin that has never answered hangs up, or talks nonsense; undefined when that cannot be found out. Looked for once. */
+  /** Finds the reason why an origin that never responded closes the connection or sends garbage. Tried once per origin. */
   async #reasonOf(err: WireError, url: URL, host: Host | undefined): Promise<WireError | undefined> {
     const {origin, protocol} = url;
-    if ((err.kind !== 'broken' && err.kind !== 'garbled') || this.#seen.has(origin)) return undefined;
+    if ((err.kind !== 'broken' && err.kind !== 'garbled') || this.#responded.has(origin)) return undefined;
     if (protocol === 'http:') return (await this.#speaksTLS(url)) ? new WireError('secure', err.cause) : undefined;
-    if (this.#asked.has(origin)) return undefined;
-    this.#asked.add(origin);
-    const verdict = await this.#transport.verdict(url, host?.connection);
-    return verdict?.kind === 'client_certificate' ? verdict : undefined;
+    if (this.#rejectionsLookedUp.has(origin)) return undefined;
+    this.#rejectionsLookedUp.add(origin);
+    const tlsRejection = await this.#transport.tlsRejection(url, host?.connection);
+    return tlsRejection?.kind === 'client_certificate' ? tlsRejection : undefined;
   }
 
   #speaksTLS(url: URL): Promise<boolean> {
-    let answer = this.#secure.get(url.origin);
+    let answer = this.#tlsPorts.get(url.origin);
     if (answer === undefined) {
       answer = this.#transport.speaksTLS(url);
-      this.#secure.set(url.origin, answer);
+      this.#tlsPorts.set(url.origin, answer);
     }
     return answer;
   }
@@ -172,96 +172,97 @@ export class Session {
     try {
       await sleep(ms, undefined, signal === undefined ? {} : {signal});
     } catch {
-      throw interruption(what, signal?.reason);
+      throw abortError(what, signal?.reason);
     }
   }
 
-  /** The pause after the n-th pause-worthy event, jittered. */
+  /** The pause in milliseconds before the n-th retry, jittered. */
   backoff(n: number): number {
     return backoff(n, this.#options.backoffMs);
   }
 
-  /** The error that an answer without success is. */
-  async refused({status, headers, body, on, home}: Reply, realm: Realm | undefined): Promise<ErrdefsError> {
+  /** The error for a failure response. */
+  async toError({status, headers, body, context, sameOrigin}: HttpResponse, scope: TokenScope | undefined): Promise<ErrdefsError> {
     const retryAfter = first(headers['retry-after']);
     const challenges = parseChallenges(headers['www-authenticate']);
-    return refusedBy(
+    return registryError(
       {
         from: 'registry',
         status,
         body,
-        credentials: !home || realm === undefined ? 'withheld' : (await this.#authorizer.hasCredentials(realm.host)) ? 'sent' : 'none',
+        credentials:
+          !sameOrigin || scope === undefined ? 'withheld' : (await this.#authorizer.hasCredentials(scope.host)) ? 'sent' : 'none',
         insufficientScope: challenges.some(({params}) => params.get('error') === 'insufficient_scope'),
         retryAfterMs: retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, Date.now()),
         rateLimitRemaining: status === 429 ? first(headers['ratelimit-remaining']) : undefined,
       },
-      on,
+      context,
       (text) => this.#authorizer.redact(text),
     );
   }
 
-  /** Waits out what an origin asked for, also when it asked it of another request. */
-  async #patience(origin: string, signal: AbortSignal | undefined): Promise<void> {
+  /** Waits for the end of an origin's `Retry-After`, also one that it sent to another request. */
+  async #waitForRetryAfter(origin: string, signal: AbortSignal | undefined): Promise<void> {
     const ms = (this.#notBefore.get(origin) ?? 0) - performance.now();
     if (ms > 0) await sleep(ms, undefined, signal === undefined ? {} : {signal});
   }
 
   /**
-   * The pause before an answer's request is repeated; undefined when the answer is final. So is one whose `Retry-After`
-   * is longer than a command may hang: to ask earlier would be what it forbids.
+   * The pause in milliseconds before a retry; undefined for a final response. A `Retry-After` that is too long to wait for
+   * makes the response final.
    */
-  #pauseAfter({status, headers, on}: Reply, attempt: number): number | undefined {
-    if (!isTemporary(status) || attempt >= ATTEMPTS) return undefined;
+  #pauseAfter({status, headers, context}: HttpResponse, attempt: number): number | undefined {
+    if (!isTemporary(status) || attempt >= MAX_ATTEMPTS) return undefined;
     const header = first(headers['retry-after']);
     const asked = header === undefined ? undefined : parseRetryAfter(header, Date.now());
     if (asked === undefined) return backoff(attempt, this.#options.backoffMs);
     if (asked > MAX_WAIT_MS) return undefined;
-    this.#notBefore.set(on.url.origin, performance.now() + asked);
+    this.#notBefore.set(context.url.origin, performance.now() + asked);
     return Math.max(asked + Math.random() * this.#options.backoffMs, backoff(attempt, this.#options.backoffMs));
   }
 
   /**
-   * One attempt, through redirects and at most one answer to a challenge.
+   * One attempt, including redirects and at most one challenge.
    *
-   * Credentials stay with the origin (scheme, host and port) that the request was addressed to: once a redirect leaves it,
-   * they are not sent, not even back at home, and no challenge is answered.
+   * Credentials go only to the origin (scheme, host and port) of the request. After a redirect to another origin they are not
+   * sent, not even on a redirect back, and challenges are ignored.
    */
-  async #follow(request: Request, attempt: number, onStart: () => void): Promise<Reply> {
-    const {what, method, form, realm, signal, onBody} = request;
-    const host = realm?.host ?? request.host;
+  async #attempt(request: Request, attempt: number, onStart: () => void): Promise<HttpResponse> {
+    const {what, method, form, scope, signal, onBody} = request;
+    const host = scope?.host ?? request.host;
     const headers = host?.headers !== undefined && host.origin === request.url.origin ? host.headers : {};
-    this.#authorizer.keepHeaders(headers);
+    this.#authorizer.rememberHeaderSecrets(headers);
     let url = request.url;
-    let home = true;
+    let sameOrigin = true;
     let challenged = false;
-    let authorization = realm === undefined ? request.authorization : this.#authorizer.current(realm);
+    let authorization = scope === undefined ? request.authorization : this.#authorizer.current(scope);
     for (let redirects = 0; ; ) {
-      const on: Attempt = {what, url, attempt};
+      const context: RequestContext = {what, url, attempt};
       const started = performance.now();
       const chunks: Buffer[] = [];
-      let head: Head | undefined;
+      let head: ResponseHead | undefined;
       const exchange = this.#transport.exchange({
         method,
         url,
         headers: {
           'user-agent': this.#options.userAgent,
           'accept-encoding': 'identity',
-          ...(home ? headers : {}),
+          ...(sameOrigin ? headers : {}),
           ...request.headers,
           ...(form === undefined ? {} : {'content-type': 'application/x-www-form-urlencoded'}),
-          ...(home && authorization !== undefined ? {authorization} : {}),
+          ...(sameOrigin && authorization !== undefined ? {authorization} : {}),
         },
         connection: host?.connection,
         body: form?.toString(),
         signal,
         onHead: (got) => {
           head = got;
-          this.#seen.add(url.origin);
+          this.#responded.add(url.origin);
           this.#reached.add(url.origin);
           this.#debug(method, url, () => `${got.status} after ${Math.round(performance.now() - started)} ms`);
-          if (got.status >= 300) return collect(chunks, ERROR_BODY_LIMIT);
+          if (got.status >= 300) return keepFirstBytes(chunks, ERROR_BODY_LIMIT);
           onStart();
-          return decode(got, on, onBody(got, on));
+          return decode(got, context, onBody(got, context));
         },
       });
       await exchange.catch((err: unknown) => {
@@ -271,24 +272,24 @@ export class Session {
       const {status, headers: answered} = head!;
       const {location} = answered;
       if (REDIRECTS.has(status) && location !== undefined && method !== 'POST') {
-        if (++redirects > MAX_REDIRECTS) throw refusal(on, `more than ${MAX_REDIRECTS} redirects`);
-        const next = redirectTarget(location, on, request.checked);
-        home &&= next.origin === url.origin;
+        if (++redirects > MAX_REDIRECTS) throw protocolError(context, `more than ${MAX_REDIRECTS} redirects`);
+        const next = redirectTarget(location, context, request.digestVerified);
+        sameOrigin &&= next.origin === url.origin;
         url = next;
         continue;
       }
-      if (status === 401 && home && realm !== undefined && !challenged) {
+      if (status === 401 && sameOrigin && scope !== undefined && !challenged) {
         challenged = true;
         const challenges = parseChallenges(answered['www-authenticate']);
-        const answer = await this.#authorizer.answer(realm, challenges, authorization, signal).catch((err: unknown) => {
+        const granted = await this.#authorizer.authorize(scope, challenges, authorization, signal).catch((err: unknown) => {
           throw wrap(what, err);
         });
-        if (answer !== undefined) {
-          authorization = answer;
+        if (granted !== undefined) {
+          authorization = granted;
           continue;
         }
       }
-      return {status, headers: answered, body: Buffer.concat(chunks), on, home};
+      return {status, headers: answered, body: Buffer.concat(chunks), context, sameOrigin};
     }
   }
 
@@ -298,9 +299,9 @@ export class Session {
     this.#options.onDebug(`${method} ${origin}${pathname}${ns === null ? '' : `?ns=${ns}`}: ${what()}`);
   }
 
-  async #askToken({what, host, method, url, authorization, form, signal}: TokenRequest): Promise<TokenReply> {
+  async #askToken({what, host, method, url, authorization, form, signal}: TokenRequest): Promise<TokenResponse> {
     let chunks: Buffer[] = [];
-    const reply = await this.send({
+    const response = await this.send({
       what,
       host,
       method,
@@ -311,22 +312,22 @@ export class Session {
       headers: {accept: 'application/json'},
       onBody: () => {
         chunks = [];
-        return collect(chunks, TOKEN_LIMIT);
+        return keepFirstBytes(chunks, TOKEN_LIMIT);
       },
       restartable: true,
-      checked: false,
+      digestVerified: false,
     });
-    const {status, home} = reply;
-    return {status, home, body: status < 300 ? Buffer.concat(chunks) : reply.body};
+    const {status, sameOrigin} = response;
+    return {status, sameOrigin, body: status < 300 ? Buffer.concat(chunks) : response.body};
   }
 }
 
-/** @throws failed_precondition the target is no place to go */
-function redirectTarget(location: string, on: Attempt, checked: boolean): URL {
-  const target = URL.parse(location, on.url.href);
+/** @throws failed_precondition not an HTTP URL, or an unsafe one */
+function redirectTarget(location: string, context: RequestContext, digestVerified: boolean): URL {
+  const target = URL.parse(location, context.url.href);
   if (target === null || (target.protocol !== 'https:' && target.protocol !== 'http:'))
-    throw refusal(on, 'redirects to a URL that is not HTTP');
-  if (target.protocol === 'http:' && on.url.protocol === 'https:' && !checked)
-    throw refusal(on, `redirects from HTTPS to ${target.origin}`);
+    throw protocolError(context, 'redirects to something other than an HTTP URL');
+  if (target.protocol === 'http:' && context.url.protocol === 'https:' && !digestVerified)
+    throw protocolError(context, `redirects from HTTPS to ${target.origin}`);
   return target;
 }

@@ -1,11 +1,10 @@
 /**
- * The wire: registries, and how to talk to them.
+ * Access to registries.
  *
- * `types.ts` says what is promised; `remote.ts` asks for manifests and blobs, `http-client.ts` brings a request to its final
- * answer, `transport.ts` has the connections. Where to ask is decided in `hosts.ts`, with what `hosts-dir.ts` finds configured; as
- * whom in `auth.ts`.
+ * `types.ts` is the contract. `remote.ts` requests manifests and blobs, `http-client.ts` brings each request to its final
+ * response, `transport.ts` has the connections. `hosts.ts` decides which hosts to ask, from the configuration that
+ * `hosts-dir.ts` reads; `auth.ts` has credentials and tokens.
  */
-
 export {hostsDirs} from './hosts-dir.ts';
 export {openRemote} from './remote.ts';
 export type * from './types.ts';

@@ -1,11 +1,11 @@
-/** A session with registries. */
+/** Implements `Remote`: resolves and fetches from a registry's hosts in turn. */
 import {type Code, ErrdefsError, isErrdefs} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
 import {WireError, wireFailure} from './errors.ts';
-import {Download, fetchBytes, foreignPlaces, placeOf} from './fetch.ts';
+import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts} from './hosts.ts';
-import {Session} from './http-client.ts';
+import {HttpClient} from './http-client.ts';
 import {Resolution} from './resolve.ts';
 import {Transport} from './transport.ts';
 import type {
@@ -22,9 +22,9 @@ import type {
 } from './types.ts';
 
 /**
- * Opens a session with registries. Costs nothing until the first request, when the HTTP client is loaded.
+ * Opens a `Remote`. The HTTP client is loaded with the first request.
  *
- * @param sources what to ask for hosts and credentials instead of the rule of `hosts.ts` and the options given here
+ * @param sources replace the lookup of hosts in `hosts.ts` and the credentials of `options`
  */
 export function openRemote(options: RemoteOptions = {}, sources: RemoteSources = {}): Remote {
   const connectTimeoutMs = options.connectTimeoutMs ?? 30_000;
@@ -33,16 +33,16 @@ export function openRemote(options: RemoteOptions = {}, sources: RemoteSources =
   const transport = new Transport({connectTimeoutMs, stallTimeoutMs, skipVerify: options.skipVerify ?? false, network});
   const {hostsDirs, onDebug} = options;
   const named = new Set<string>();
-  const session = new Session(transport, sources.credentials ?? staticCredentials(options, named), {
+  const client = new HttpClient(transport, sources.credentials ?? staticCredentials(options, named), {
     backoffMs: options.backoffMs ?? 200,
     userAgent: options.userAgent ?? 'berth',
     onDebug,
   });
   const hosts = sources.hosts ?? registryHosts({plainHTTP: options.plainHTTP ?? false, connectTimeoutMs, hostsDirs, onDebug});
-  return new RegistryRemote(transport, session, hosts, named, options.signal);
+  return new RegistryRemote(transport, client, hosts, named, options.signal);
 }
 
-/** @param named the registries that references have named; a mirror is told nobody's password but its own */
+/** @param named registries that references have named; mirrors do not get their password */
 function staticCredentials({credentials, refreshToken}: RemoteOptions, named: ReadonlySet<string>): CredentialSource {
   const given = refreshToken === undefined ? credentials : {refreshToken};
   return async (domain) => (named.has(domain) ? given : undefined);
@@ -54,10 +54,10 @@ interface HostFailure {
 }
 
 /**
- * What is said when no host could: what the registry itself answered, else what a mirror did, else that there was no answer.
- * What the others failed of is in its hint.
+ * The error when all hosts failed: the registry's own response, else a mirror's, else a failed connection. The hint lists the
+ * others.
  */
-function bestOf(failures: readonly HostFailure[], what: string): ErrdefsError {
+function combineFailures(failures: readonly HostFailure[], what: string): ErrdefsError {
   const isAnswer = ({err}: HostFailure): boolean => err.details?.httpStatus !== undefined;
   const last = failures.at(-1)!;
   const best = isAnswer(last) ? last : (failures.find(isAnswer) ?? last);
@@ -66,26 +66,26 @@ function bestOf(failures: readonly HostFailure[], what: string): ErrdefsError {
   const others = failures
     .filter((failure) => failure !== best)
     .map(({host, err}) => ({host: host.origin, message: err.message.replace(`${what}: `, '')}));
-  const said = `also asked: ${others.map((other) => other.message).join('; ')}`;
+  const alsoTried = `also tried: ${others.map((other) => other.message).join('; ')}`;
   return new ErrdefsError(code, message, {
     cause: best.err.cause,
-    hint: hint === undefined ? said : `${hint}; ${said}`,
+    hint: hint === undefined ? alsoTried : `${hint}; ${alsoTried}`,
     details: {...details, otherHosts: others},
   });
 }
 
 class RegistryRemote implements Remote {
   readonly #transport: Transport;
-  readonly #session: Session;
+  readonly #client: HttpClient;
   readonly #hosts: HostSource;
   readonly #named: Set<string>;
   readonly #signal: AbortSignal | undefined;
-  /** Origins of mirrors that gave no answer. */
-  readonly #silent = new Set<string>();
+  /** Origins of mirrors that did not respond. */
+  readonly #unresponsive = new Set<string>();
 
-  constructor(transport: Transport, session: Session, hosts: HostSource, named: Set<string>, signal: AbortSignal | undefined) {
+  constructor(transport: Transport, client: HttpClient, hosts: HostSource, named: Set<string>, signal: AbortSignal | undefined) {
     this.#transport = transport;
-    this.#session = session;
+    this.#client = client;
     this.#hosts = hosts;
     this.#named = named;
     this.#signal = signal;
@@ -96,10 +96,10 @@ class RegistryRemote implements Remote {
     if (ref.digest === undefined && ref.tag === undefined)
       throw new ErrdefsError('invalid_argument', `${what}: a tag or digest is required`);
     const signal = anyOf(this.#signal, options.signal);
-    // What a digest stands for is no host's to decide.
+    // A digest needs no trusted resolution.
     const needed: Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull'];
-    return this.#eachHost(ref, what, signal, needed, (host, hasNext) =>
-      new Resolution(this.#session, host, ref, what, signal, hasNext).run(),
+    return this.#eachHost(ref, what, signal, needed, (host, hasFallback) =>
+      new Resolution(this.#client, host, ref, what, signal, hasFallback).run(),
     );
   }
 
@@ -110,25 +110,25 @@ class RegistryRemote implements Remote {
       bytes: (desc, options) => {
         const signal = anyOf(this.#signal, options.signal);
         const what = named(desc);
-        return this.#eachHost(ref, what, signal, ['pull'], (host, hasNext) =>
-          fetchBytes(this.#session, placeOf(host, ref, desc, hasNext), desc, what, {...options, signal}),
+        return this.#eachHost(ref, what, signal, ['pull'], (host, hasFallback) =>
+          fetchBytes(this.#client, registrySource(host, ref, desc, hasFallback), desc, what, {...options, signal}),
         );
       },
       stream: async (desc, sink, options) => {
         const signal = anyOf(this.#signal, options.signal);
         const what = named(desc);
-        const download = new Download(this.#session, desc, what, sink, {...options, signal});
+        const download = new Download(this.#client, desc, what, sink, {...options, signal});
         if (download.done) return;
-        const foreign = foreignPlaces(desc);
-        // Which addresses may be asked is for the configuration to say.
+        const foreign = foreignSources(desc);
+        // Reads the hosts' configuration, which may allow link-local addresses.
         if (foreign.length > 0) await this.#hostsOf(ref, what, signal);
-        for (const place of foreign) if (await download.tryFrom(place)) return;
+        for (const source of foreign) if (await download.tryFrom(source)) return;
         await this.#eachHost(
           ref,
           what,
           signal,
           ['pull'],
-          (host, hasNext) => download.from(placeOf(host, ref, desc, hasNext)),
+          (host, hasFallback) => download.from(registrySource(host, ref, desc, hasFallback)),
           () => download.sinkFailed,
         );
       },
@@ -148,39 +148,39 @@ class RegistryRemote implements Remote {
     return hosts;
   }
 
-  /** The first host that can. One that did not answer before is passed over while there are others: it may cost its whole time-out each time. */
+  /** Tries hosts until one succeeds. Skips hosts that did not respond before while others are left: each could cost a full timeout. */
   async #eachHost<T>(
     {domain}: Reference,
     what: string,
     signal: AbortSignal | undefined,
     needed: readonly Capability[],
-    use: (host: Host, hasNext: boolean) => Promise<T>,
+    use: (host: Host, hasFallback: boolean) => Promise<T>,
     isFinal: () => boolean = () => false,
   ): Promise<T> {
     const all = await this.#hostsOf({domain}, what, signal);
     const able = all.filter(({capabilities}) => needed.every((capability) => capabilities?.has(capability) ?? true));
     if (able.length === 0)
-      throw new ErrdefsError('failed_precondition', `${what}: no host of ${domain} may ${needed.join(' and ')}`, {
-        hint: 'its hosts.toml gives none of them these capabilities; --debug names the file',
+      throw new ErrdefsError('failed_precondition', `${what}: no host of ${domain} has the capabilities ${needed.join(' and ')}`, {
+        hint: 'grant them in its hosts.toml; --debug shows the path of that file',
       });
-    const awake = able.filter(({origin}) => !this.#silent.has(origin));
+    const awake = able.filter(({origin}) => !this.#unresponsive.has(origin));
     const hosts = awake.length === 0 ? able : awake;
     const failures: HostFailure[] = [];
     for (const [i, host] of hosts.entries()) {
-      const hasNext = i < hosts.length - 1;
+      const hasFallback = i < hosts.length - 1;
       try {
-        return await use(host, hasNext);
+        return await use(host, hasFallback);
       } catch (err) {
         if (signal?.aborted || isFinal() || !isErrdefs(err)) throw err;
         failures.push({host, err});
-        if (hasNext && err.details?.httpStatus === undefined && NO_ANSWER.has(err.code)) this.#silent.add(host.origin);
+        if (hasFallback && err.details?.httpStatus === undefined && NO_ANSWER.has(err.code)) this.#unresponsive.add(host.origin);
       }
     }
-    throw bestOf(failures, what);
+    throw combineFailures(failures, what);
   }
 }
 
-/** Classes of failures in which a host may not have been there at all. */
+/** Classes of failures that mean that the host did not respond. */
 const NO_ANSWER: ReadonlySet<Code> = new Set<Code>(['unavailable', 'deadline_exceeded']);
 
 const anyOf = (a: AbortSignal | undefined, b: AbortSignal | undefined): AbortSignal | undefined =>

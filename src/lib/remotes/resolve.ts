@@ -1,92 +1,95 @@
-/** What a tag stands for. */
+/** Resolves a tag or digest to a descriptor. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
+import {digestOf} from '../oci/hash.ts';
 import {MAX_MANIFEST_BYTES} from '../oci/manifest.ts';
 import {DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
-import type {Realm} from './auth.ts';
-import {type Attempt, refusal} from './errors.ts';
-import {realmOf, urlOf} from './hosts.ts';
-import type {Reply, Session} from './http-client.ts';
+import {pullScope, type TokenScope} from './auth.ts';
+import {protocolError, type RequestContext} from './errors.ts';
+import {urlOf} from './hosts.ts';
+import type {HttpClient, HttpResponse} from './http-client.ts';
 import {isTemporary} from './retry.ts';
-import type {BodySink, Head} from './transport.ts';
+import type {BodySink, ResponseHead} from './transport.ts';
 import type {Host, Resolved} from './types.ts';
-import {Collector, hash, lengthOf, mediaTypeOf, SAYS_NOTHING, verify} from './validate-response.ts';
+import {BodyCollector, contentLength, GENERIC_MEDIA_TYPES, mediaTypeOf, verify} from './validate-response.ts';
 
 const MANIFEST_ACCEPT = [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, '*/*'].join(', ');
 const SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)$/;
 const single = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header);
 
-/** One reference at one host. */
+/** Resolves one reference at one host. */
 export class Resolution {
-  readonly #session: Session;
+  readonly #client: HttpClient;
   readonly #ref: Reference;
   readonly #what: string;
   readonly #signal: AbortSignal | undefined;
   readonly #url: URL;
-  readonly #realm: Realm;
-  readonly #hasNext: boolean;
+  readonly #scope: TokenScope;
+  readonly #hasFallback: boolean;
 
-  /** @param hasNext there is another host to ask */
-  constructor(session: Session, host: Host, ref: Reference, what: string, signal: AbortSignal | undefined, hasNext: boolean) {
-    this.#session = session;
+  /** @param hasFallback another host follows */
+  constructor(client: HttpClient, host: Host, ref: Reference, what: string, signal: AbortSignal | undefined, hasFallback: boolean) {
+    this.#client = client;
     this.#ref = ref;
     this.#what = what;
     this.#signal = signal;
     this.#url = urlOf(host, `/${ref.path}/manifests/${ref.digest ?? ref.tag}`);
-    this.#realm = realmOf(host, ref);
-    this.#hasNext = hasNext;
+    this.#scope = pullScope(host, ref);
+    this.#hasFallback = hasFallback;
   }
 
-  /** HEAD, then GET where that says too little, or refuses without the reason that only a body can give. */
+  /** Sends HEAD, then GET if the headers are incomplete, or for the error in the body of a failure. */
   async run(): Promise<Resolved> {
-    const reply = await this.#send('HEAD', () => () => undefined);
-    if (reply.status < 300) {
-      const descriptor = this.#fromHead(reply);
+    const response = await this.#send('HEAD', () => () => undefined);
+    if (response.status < 300) {
+      const descriptor = this.#fromHead(response);
       return descriptor === undefined ? this.#byGet() : {descriptor};
     }
-    const isPlain = reply.status === 404 && this.#hasNext;
-    if (reply.status === 401 || reply.status < 400 || isTemporary(reply.status) || isPlain)
-      throw await this.#session.refused(reply, this.#realm);
+    const isPlain = response.status === 404 && this.#hasFallback;
+    if (response.status === 401 || response.status < 400 || isTemporary(response.status) || isPlain)
+      throw await this.#client.toError(response, this.#scope);
     return this.#byGet();
   }
 
-  #send(method: 'GET' | 'HEAD', onBody: (head: Head, on: Attempt) => BodySink): Promise<Reply> {
-    return this.#session.send({
+  #send(method: 'GET' | 'HEAD', onBody: (head: ResponseHead, context: RequestContext) => BodySink): Promise<HttpResponse> {
+    return this.#client.send({
       what: this.#what,
       method,
       url: this.#url,
       headers: {accept: MANIFEST_ACCEPT},
-      realm: this.#realm,
+      scope: this.#scope,
       signal: this.#signal,
       onBody,
       restartable: true,
-      hasNext: this.#hasNext,
-      checked: this.#ref.digest !== undefined,
+      hasFallback: this.#hasFallback,
+      digestVerified: this.#ref.digest !== undefined,
     });
   }
 
-  /** The descriptor, if the headers have all of it. What they say is a promise: the bytes are verified when they come. */
-  #fromHead(reply: Reply): Descriptor | undefined {
-    const mediaType = mediaTypeOf(reply);
+  /** The descriptor, if the headers have all of it. The bytes are verified later, by the fetch. */
+  #fromHead(response: HttpResponse): Descriptor | undefined {
+    const mediaType = mediaTypeOf(response);
     this.#refuseSchema1(mediaType);
-    const size = lengthOf(reply);
-    const digest = this.#headerDigest(reply);
-    if (!size || digest === undefined || SAYS_NOTHING.has(mediaType)) return undefined;
-    if (size > MAX_MANIFEST_BYTES) throw refusal(reply.on, `a manifest of ${size} B, more than the ${MAX_MANIFEST_BYTES} B allowed`);
+    const size = contentLength(response);
+    const digest = this.#headerDigest(response);
+    if (!size || digest === undefined || GENERIC_MEDIA_TYPES.has(mediaType)) return undefined;
+    if (size > MAX_MANIFEST_BYTES)
+      throw protocolError(response.context, `a manifest of ${size} B, more than the ${MAX_MANIFEST_BYTES} B allowed`);
     return {mediaType, digest: this.#ref.digest ?? digest, size};
   }
 
   /**
-   * `Docker-Content-Digest`, if it is a digest; a registry may have its own idea of the algorithm.
+   * The `Docker-Content-Digest` header, if it is a digest. Its algorithm may differ from the requested one.
    *
-   * @throws failed_precondition another digest than the one that was asked for
+   * @throws failed_precondition not the requested digest
    */
-  #headerDigest({headers, on}: Pick<Reply, 'headers' | 'on'>): Digest | undefined {
+  #headerDigest({headers, context}: HttpResponse): Digest | undefined {
     const text = single(headers['docker-content-digest']);
     if (!isDigest(text)) return undefined;
     const asked = this.#ref.digest;
-    if (asked !== undefined && text !== asked && digestParts(text)[0] === digestParts(asked)[0]) throw refusal(on, `answered for ${text}`);
+    if (asked !== undefined && text !== asked && digestParts(text)[0] === digestParts(asked)[0])
+      throw protocolError(context, `returned ${text} instead`);
     return text;
   }
 
@@ -95,35 +98,35 @@ export class Resolution {
   }
 
   async #byGet(): Promise<Resolved> {
-    const collector = new Collector();
-    const reply = await this.#send('GET', (head, on) => {
+    const collector = new BodyCollector();
+    const response = await this.#send('GET', (head, context) => {
       this.#refuseSchema1(mediaTypeOf(head));
-      return collector.start(head, MAX_MANIFEST_BYTES, on, `more than the ${MAX_MANIFEST_BYTES} B that a manifest may have`);
+      return collector.start(head, MAX_MANIFEST_BYTES, context, `more than the ${MAX_MANIFEST_BYTES} B that a manifest may have`);
     });
-    if (reply.status >= 300) throw await this.#session.refused(reply, this.#realm);
-    const {on} = reply;
+    if (response.status >= 300) throw await this.#client.toError(response, this.#scope);
+    const {context} = response;
     const body = collector.body();
-    const promised = this.#headerDigest(reply);
-    if (promised !== undefined) verify(body, promised, on);
-    if (this.#ref.digest !== undefined) verify(body, this.#ref.digest, on);
-    const said = mediaTypeOf(reply);
-    const mediaType = SAYS_NOTHING.has(said) ? this.#mediaTypeOfBody(body, on) : said;
-    return {descriptor: {mediaType, digest: this.#ref.digest ?? promised ?? hash(body, 'sha256'), size: body.length}, body};
+    const headerDigest = this.#headerDigest(response);
+    if (headerDigest !== undefined) verify(body, headerDigest, context);
+    if (this.#ref.digest !== undefined) verify(body, this.#ref.digest, context);
+    const stated = mediaTypeOf(response);
+    const mediaType = GENERIC_MEDIA_TYPES.has(stated) ? this.#mediaTypeOfBody(body, context) : stated;
+    return {descriptor: {mediaType, digest: this.#ref.digest ?? headerDigest ?? digestOf(body), size: body.length}, body};
   }
 
-  /** What a document says that it is, or has the shape of; whether it is only that is for its reader to see. */
-  #mediaTypeOfBody(body: Buffer, on: Attempt): string {
+  /** Guesses the media type from the body, for servers that send none. The parser checks it later. */
+  #mediaTypeOfBody(body: Buffer, context: RequestContext): string {
     let document: {mediaType?: unknown; schemaVersion?: unknown; manifests?: unknown; layers?: unknown} = {};
     try {
       document = Object(JSON.parse(body.toString()));
     } catch {
-      // Not JSON: then it is no manifest either.
+      // Not JSON, so no manifest.
     }
     const {mediaType, schemaVersion, manifests, layers} = document;
     if (schemaVersion === 1) throw new ErrdefsError('not_implemented', `${this.#what}: schema 1 manifest`);
     if (typeof mediaType === 'string') return mediaType;
     if (Array.isArray(manifests)) return OCI_INDEX;
     if (Array.isArray(layers)) return OCI_MANIFEST;
-    throw refusal(on, 'the answer is not a manifest');
+    throw protocolError(context, 'the response is not a manifest');
   }
 }

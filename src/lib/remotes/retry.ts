@@ -1,34 +1,33 @@
-/** When a request is repeated, and how long after. */
+/** Rules of retries: how many, when, and the `Retry-After` header. */
 import {durationMs} from '../duration.ts';
 
-/** Requests made for one, the first included. */
-export const ATTEMPTS = 5;
-/** The same, where there is another host to ask. */
-export const ATTEMPTS_BEFORE_NEXT = 2;
-/** Openings of a blob in a row that may bring nothing. */
-export const IDLE_OPENINGS = 3;
-/** The longest wait that a registry may ask for; asked for more, the request fails at once and says so. */
+/** Attempts per request, the first included. */
+export const MAX_ATTEMPTS = 5;
+/** The same, if another host follows. */
+export const MAX_ATTEMPTS_WITH_FALLBACK = 2;
+/** Consecutive attempts at a blob that may bring no bytes. */
+export const MAX_IDLE_ATTEMPTS = 3;
+/** The longest acceptable `Retry-After`; a longer one fails the request. */
 export const MAX_WAIT_MS = 60_000;
 
-/** Statuses that another try may cure. */
+/** Statuses worth a retry. */
 export const isTemporary = (status: number): boolean => status === 408 || status === 429 || (status >= 500 && status !== 501);
 
 /**
- * The wait that a `Retry-After` header asks for, in milliseconds; undefined when it cannot be read.
+ * Milliseconds of a `Retry-After` header; undefined if malformed. Besides the seconds and dates of RFC 9110, registries send Go
+ * durations such as `880µs` or `1m30s`.
  *
- * Besides the seconds and dates of RFC 9110 registries write Go's durations, as in `880µs` or `1m30s`.
- *
- * @param header as undici gives it, that is, its UTF-8 bytes as latin1 characters
+ * @param header from undici: UTF-8 bytes as latin1 characters
  */
 export function parseRetryAfter(header: string, now: number): number | undefined {
   const text = Buffer.from(header, 'latin1').toString().trim();
   const asked = /^\d+$/.test(text) ? Number(text) * 1000 : durationMs(text);
-  // Digits without end are no number that JSON has.
+  // Many digits make Infinity, which JSON does not have.
   if (asked !== undefined) return Math.min(asked, Number.MAX_SAFE_INTEGER);
-  // Date.parse takes much that is no date; the header's three forms all begin with a day of the week.
+  // Date.parse is lenient; the header's three date formats all begin with a weekday.
   const date = /^(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text) ? Date.parse(text) : Number.NaN;
   return Number.isNaN(date) ? undefined : Math.max(0, date - now);
 }
 
-/** Pause after the n-th failure (from 1), in milliseconds: doubling, and spread so that many clients do not return at once. */
+/** Pause after the n-th failure (from 1), in milliseconds: doubles each time, with jitter. */
 export const backoff = (n: number, baseMs: number): number => baseMs * 2 ** (n - 1) * (0.5 + Math.random());

@@ -1,15 +1,15 @@
 /**
- * Certificate authorities that the system trusts. Node and Bun know only the list that they were built with, unless a flag or an
- * environment variable says otherwise before they start.
+ * Reads the system's certificate authorities. Node and Bun use their built-in list unless a flag or an environment variable says
+ * otherwise at their start.
  *
- * Places after Go, crypto/x509/root_linux.go and root_unix.go, which containerd uses; SSL_CERT_FILE and SSL_CERT_DIR as there, except
- * that a file which is named and cannot be read is an error.
+ * Paths after Go, crypto/x509/root_linux.go and root_unix.go, which containerd uses; likewise SSL_CERT_FILE and SSL_CERT_DIR, but an
+ * unreadable SSL_CERT_FILE is an error.
  */
 import {readdirSync, readFileSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 
-/** The first that has certificates is the one. */
+/** The first one with certificates is used. */
 const BUNDLES = [
   '/etc/ssl/certs/ca-certificates.crt', // Debian, Ubuntu, Arch, Gentoo, Alpine
   '/etc/pki/tls/certs/ca-bundle.crt', // Fedora, RHEL 6
@@ -19,14 +19,14 @@ const BUNDLES = [
   '/etc/ca-certificates/extracted/tls-ca-bundle.pem', // Arch
   '/etc/ssl/cert.pem', // Alpine without ca-certificates
 ];
-/** Directories of single certificates, looked into where there is no bundle: they have hundreds of files. */
+/** Directories of single certificates, read only without a bundle: they have hundreds of files. */
 const DIRECTORIES = ['/etc/ssl/certs', '/etc/pki/tls/certs'];
 
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----\n?[^-]+-----END CERTIFICATE-----/g;
 
 const certificatesOf = (file: string): string[] => readFileSync(file, 'latin1').replaceAll('\r', '').match(CERTIFICATE) ?? [];
 
-/** @returns what a directory has in PEM, each certificate once: systems name each of them several times */
+/** The PEM certificates of a directory. */
 function certificatesIn(directory: string): string[] {
   try {
     return readdirSync(directory).flatMap((name) => {
@@ -42,14 +42,14 @@ function certificatesIn(directory: string): string[] {
   }
 }
 
-/** What the first of the bundles has that has any. */
+/** The certificates of the first bundle that has some. */
 function firstBundle(): string[] {
   for (const bundle of BUNDLES) {
     try {
       const found = certificatesOf(bundle);
       if (found.length > 0) return found;
     } catch {
-      // Another system's place.
+      // A path of another distribution.
     }
   }
   return [];
@@ -69,7 +69,7 @@ function read({SSL_CERT_FILE: file, SSL_CERT_DIR: directories}: NodeJS.ProcessEn
   return [...new Set(bundle.length > 0 ? bundle : DIRECTORIES.flatMap(certificatesIn))];
 }
 
-/** What a long-lived program need not read again: the environment and the bundles as they were. */
+/** Cache, with the environment and the state of the files it was read from. */
 let known: {readonly stamp: string; readonly certificates: readonly string[]} | undefined;
 
 const stampOf = (path: string): string => {
@@ -78,11 +78,11 @@ const stampOf = (path: string): string => {
 };
 
 /**
- * The system's certificate authorities in PEM, one certificate each; empty where it has none.
+ * The system's certificate authorities, one PEM certificate each; empty if there are none.
  *
- * @throws invalid_argument SSL_CERT_FILE names what cannot be read
+ * @throws invalid_argument SSL_CERT_FILE is unreadable
  */
-export function systemAuthorities(env: NodeJS.ProcessEnv = process.env): readonly string[] {
+export function systemCertificates(env: NodeJS.ProcessEnv = process.env): readonly string[] {
   const {SSL_CERT_FILE: file = '', SSL_CERT_DIR: directories = ''} = env;
   const places = [...(file ? [file] : BUNDLES), ...(directories ? directories.split(':') : DIRECTORIES)];
   const stamp = [file, directories, ...places.map(stampOf)].join('\n');

@@ -1,4 +1,4 @@
-/** Finds out whether a port speaks TLS, for a millisecond instead of a handshake. */
+/** Finds out whether a port speaks TLS, in a millisecond and without a handshake. */
 import type {Socket} from 'node:net';
 import {fromTransport} from './errors.ts';
 
@@ -7,9 +7,8 @@ const sized = (bytes: readonly number[]): number[] => [...u16(bytes.length), ...
 const extension = (type: number, body: readonly number[]): number[] => [...u16(type), ...sized(body)];
 
 /**
- * A TLS ClientHello that a server of any version since 1.2 answers with a handshake or an alert: without randomness and
- * without a key share, since nobody means to go on. Its 0x0a (supported_groups) ends the "line" that a HTTP server reads
- * here, so that it answers as well.
+ * A TLS ClientHello that servers since TLS 1.2 answer with a handshake or an alert. It has no randomness and no key share,
+ * since no handshake follows. Its 0x0a (supported_groups) ends the line for an HTTP server, which then answers too.
  */
 export function clientHello(): Buffer {
   const suites = [0x1301, 0x1302, 0x1303, 0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca9, 0xcca8, 0x009c, 0x009d, 0x002f, 0x0035];
@@ -30,29 +29,28 @@ export function clientHello(): Buffer {
 const ALERT = 0x15;
 const HANDSHAKE = 0x16;
 
-/** How long a port may say nothing before it is asked in HTTP as well, in milliseconds. */
+/** Milliseconds of silence until the port gets an HTTP request too. */
 const PATIENCE_MS = 1000;
 
 const NOTHING = Buffer.alloc(0);
 
-/** @param first what came back to the hello; nothing when the connection ended without a word */
-export const heard = ([first]: Buffer): 'tls' | 'http' | undefined =>
+/** @param first the reply to the ClientHello; empty if the connection closed without one */
+export const protocolOf = ([first]: Buffer): 'tls' | 'http' | undefined =>
   first === undefined ? undefined : first === HANDSHAKE || first === ALERT ? 'tls' : 'http';
 
-/** The same of what came back to a request; with 400 a server of TLS says, in HTTP, that it is none of HTTP. */
-const answered = (first: Buffer): 'http' | undefined => (/^HTTP\/1\.\d (?!400)\d{3}/.test(first.toString('latin1')) ? 'http' : undefined);
+/** The same for the reply to an HTTP request. TLS servers answer that with 400. */
+const httpOf = (first: Buffer): 'http' | undefined => (/^HTTP\/1\.\d (?!400)\d{3}/.test(first.toString('latin1')) ? 'http' : undefined);
 
 /**
- * True unless what answers on the port is something else than TLS; a port that says nothing counts as TLS, the safe side.
+ * True unless the port answers with something other than TLS. A silent port counts as TLS, the safe choice.
  *
- * One that is silent for a while is asked in HTTP, too, on a second connection and without a word of what is wanted: the first
- * answer to either decides. So a registry that is slow gets the time that it needs, and one that waits for the end of a
- * request finds it.
+ * A port that is silent for a while also gets an HTTP request, on a second connection and without details; the first reply to
+ * either decides. So slow registries get more time, and those that wait for a complete request get one.
  *
- * @param timeoutMs the most that all of it may take
- * @throws WireError nobody answers there
+ * @param timeoutMs limit for everything
+ * @throws WireError the connection failed
  *
- * containerd falls back when HTTP comes back, containers/image and docker after any failure of TLS, docker's time-out of 10 s included.
+ * containerd falls back to HTTP when the reply is HTTP, containers/image and docker after any failure of TLS.
  */
 export async function speaksTLS(host: string, port: number, timeoutMs: number): Promise<boolean> {
   const {connect} = await import('node:net');
@@ -62,8 +60,8 @@ export async function speaksTLS(host: string, port: number, timeoutMs: number): 
     new Promise((resolve) => {
       timers.push(setTimeout(() => resolve(undefined), ms));
     });
-  /** The first that comes back to some words; nothing when the connection ends before. */
-  const say = (words: Uint8Array | string): Promise<Buffer> =>
+  /** Sends bytes. @returns the first reply; empty if the connection ends before */
+  const send = (bytes: Uint8Array | string): Promise<Buffer> =>
     new Promise((resolve, reject) => {
       const socket = connect({host, port, autoSelectFamily: true});
       sockets.push(socket);
@@ -71,21 +69,19 @@ export async function speaksTLS(host: string, port: number, timeoutMs: number): 
       socket
         .on('connect', () => {
           connected = true;
-          socket.write(words);
+          socket.write(bytes);
         })
         .on('data', resolve)
         .on('error', (err) => (connected ? resolve(NOTHING) : reject(fromTransport(err))))
         .on('close', () => resolve(NOTHING));
     });
   try {
-    const hello = say(clientHello()).then(heard);
+    const hello = send(clientHello()).then(protocolOf);
     const soon = await Promise.race([hello.then((verdict) => verdict ?? 'tls'), after(Math.min(PATIENCE_MS, timeoutMs))]);
     if (soon !== undefined) return soon === 'tls';
     if (timeoutMs <= PATIENCE_MS) return true;
-    const request = say(`GET /v2/ HTTP/1.1\r\nHost: ${host.includes(':') ? `[${host}]` : host}:${port}\r\nConnection: close\r\n\r\n`);
-    const verdicts = [hello, request.then(answered)].map(
-      async (verdict) => (await verdict) ?? Promise.reject(new Error('nothing was said')),
-    );
+    const request = send(`GET /v2/ HTTP/1.1\r\nHost: ${host.includes(':') ? `[${host}]` : host}:${port}\r\nConnection: close\r\n\r\n`);
+    const verdicts = [hello, request.then(httpOf)].map(async (verdict) => (await verdict) ?? Promise.reject(new Error('no reply')));
     const first = Promise.any(verdicts).catch(() => 'tls' as const);
     return ((await Promise.race([first, after(timeoutMs - PATIENCE_MS)])) ?? 'tls') === 'tls';
   } finally {

@@ -1,84 +1,77 @@
 /**
- * One request, one answer: the only door to undici. No redirects, no retries, no authentication.
+ * Sends one HTTP request: no redirects, no retries, no authentication. The only importer of undici.
  *
- * HTTP/1.1 with as many connections as there are requests at once: layers are few and large, so that HTTP/2 would only put
- * them behind one another's flow control. Bodies pass through handlers of undici's dispatcher, the socket's own buffers
- * without a stream in between; a paused body stops reading from its socket.
+ * HTTP/1.1, one connection per concurrent request: layers are few and large, so HTTP/2 would only add its flow control. Bodies
+ * arrive through handlers of undici's dispatcher as the socket's own buffers, without a stream. Pausing a body stops reading from
+ * its socket.
  */
 import type {IncomingHttpHeaders} from 'node:http';
-import type {LookupFunction, Socket} from 'node:net';
+import type {Socket} from 'node:net';
 import type {SecureContext} from 'node:tls';
 import type {buildConnector, Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
-import {AddressRule, type Resolver} from './address-filter.ts';
+import {AddressFilter} from './address-filter.ts';
 import {fromTransport, WireError} from './errors.ts';
-import {systemAuthorities} from './system-ca.ts';
-import {clientHello, heard} from './tls-probe.ts';
-import type {Connection, Sink} from './types.ts';
+import {systemCertificates} from './system-ca.ts';
+import {clientHello, protocolOf} from './tls-probe.ts';
+import type {Connection, Network, Sink} from './types.ts';
 
-export interface Head {
+export interface ResponseHead {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
 }
 
-/** A sink's answer to a chunk: it needs no more. The exchange ends well, its connection is given up. */
+/** Returned by a sink that needs no more bytes: the exchange succeeds, its connection is closed. */
 export const ENOUGH = Symbol('enough');
 
 export interface BodySink {
   (chunk: Buffer): ReturnType<Sink> | typeof ENOUGH;
-  /** Called when the body has ended well, before the exchange settles. */
+  /** Called after a complete body, before the exchange resolves. */
   end?(): Promise<void>;
 }
 
 export interface Exchange {
   readonly method: 'GET' | 'HEAD' | 'POST';
-  /** Credentials in it are not sent. */
+  /** Credentials in the URL are not sent. */
   readonly url: URL;
   readonly headers: Record<string, string | string[]>;
-  /** Default: as the transport's options have it. */
+  /** Default: the transport's options. */
   readonly connection?: Connection | undefined;
   readonly body?: string | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Called once, when the answer begins; says who takes its body. What it throws ends the exchange. */
-  readonly onHead: (head: Head) => BodySink;
+  /** Called once, with the head of the response; returns the sink for the body. An error it throws ends the exchange. */
+  readonly onHead: (head: ResponseHead) => BodySink;
 }
 
 export interface TransportOptions {
-  /** 0 is no bound. */
+  /** 0: no limit. */
   readonly connectTimeoutMs: number;
-  /** 0 is no bound. */
+  /** 0: no limit. */
   readonly stallTimeoutMs: number;
   readonly skipVerify: boolean;
   readonly network?: Network | undefined;
 }
 
-/** How sockets are opened, for tests of addresses that must not be connected to. Default: the system's. */
-export interface Network {
-  readonly resolve?: Resolver;
-  /** @param lookup what a socket resolves its host by */
-  readonly connect?: (options: buildConnector.Options & {readonly lookup: LookupFunction}, callback: buildConnector.Callback) => Socket;
-}
+/** A body with fewer bytes than this per stall timeout counts as stalled, so that a trickle cannot keep a pull alive. */
+export const TRICKLE_BYTES = 4096;
 
-/** A body that brings fewer bytes than this in the time of a stall is a stall: a trickle must not keep a pull alive for ever. */
-export const TRICKLE = 4096;
-
-/** How long a server may take to turn down a connection that asks nothing, in milliseconds. */
+/** Milliseconds to wait for a server to close or answer an idle connection. */
 const VERDICT_MS = 1000;
 
 export class Transport {
   readonly #options: TransportOptions;
-  readonly #opening = new Set<Socket>();
-  /** One for each way of connecting: connections of one are never used for another. */
+  readonly #connecting = new Set<Socket>();
+  /** One agent per connection settings, so that connections are not shared between them. */
   readonly #agents = new Map<Connection | undefined, Promise<Dispatcher>>();
   readonly #connectors = new Map<Connection | undefined, (target: buildConnector.Options, callback: buildConnector.Callback) => void>();
-  readonly #addresses = new AddressRule();
+  readonly #addresses = new AddressFilter();
   #closed = false;
 
   constructor(options: TransportOptions) {
     this.#options = options;
   }
 
-  /** Loads undici; `exchange` does it by itself, but whoever waits for something else may have it done meanwhile. */
+  /** Loads undici. `exchange` does so too; calling this early overlaps it with other waits. */
   open(connection?: Connection): Promise<Dispatcher> {
     let agent = this.#agents.get(connection);
     if (agent === undefined) {
@@ -88,7 +81,7 @@ export class Transport {
     return agent;
   }
 
-  /** Lets connections to an address be made though it is link-local. @param host as the user has named it */
+  /** Allows a link-local address. @param host as the user named it */
   allow(host: string): void {
     this.#addresses.allow(host);
   }
@@ -109,25 +102,25 @@ export class Transport {
     const connectPlain = build(options);
     let connectTLS: typeof connectPlain | undefined;
     const skipVerify = connection?.skipVerify ?? all;
-    // Only now: the system's authorities take milliseconds to read.
+    // Lazy: the system's CAs take milliseconds to read.
     const tls = (): typeof connectPlain => {
       connectTLS ??= build({...options, rejectUnauthorized: !skipVerify, secureContext: secureContext(connection, skipVerify)});
       return connectTLS;
     };
-    // A socket that is still connecting is nobody's yet: undici would leave it to its time-out when it is closed.
+    // undici does not destroy a socket that is still connecting; `close` does.
     const connect = (target: buildConnector.Options, callback: buildConnector.Callback): void => {
       const done: buildConnector.Callback = (...result) => {
-        this.#opening.delete(socket);
+        this.#connecting.delete(socket);
         callback(...result);
       };
       const socket = (network?.connect ?? (target.protocol === 'https:' ? tls() : connectPlain))({...target, lookup}, done);
-      this.#opening.add(socket);
+      this.#connecting.add(socket);
     };
     this.#connectors.set(connection, connect);
     return new Agent({allowH2: false, headersTimeout: stallTimeoutMs, bodyTimeout: stallTimeoutMs, connect});
   }
 
-  /** What comes first on a connection of which nobody asks anything: bytes, an error, or undefined when there is neither in a second. */
+  /** Connects, and returns the first bytes or error; undefined after a second without either. @param words sent first, in plain TCP */
   async #first(url: URL, connection: Connection | undefined, words?: Buffer): Promise<unknown> {
     await this.open(connection);
     const {host, port} = url;
@@ -135,7 +128,7 @@ export class Transport {
     const protocol = words === undefined ? url.protocol : 'http:';
     return new Promise((resolve) => {
       this.#connectors.get(connection)!({protocol, hostname, host, port}, (err, socket) => {
-        // undici gives no socket at all with an error.
+        // With an error undici passes no socket.
         if (err !== null) {
           resolve(fromTransport(err));
           return;
@@ -154,39 +147,39 @@ export class Transport {
     });
   }
 
-  /** Whether a port that was asked in plain HTTP speaks TLS for certain. */
+  /** Whether a port answers a ClientHello with TLS. */
   async speaksTLS(url: URL): Promise<boolean> {
     const first = await this.#first(url, undefined, clientHello());
-    return Buffer.isBuffer(first) && heard(first) === 'tls';
+    return Buffer.isBuffer(first) && protocolOf(first) === 'tls';
   }
 
   /**
-   * Why a server of TLS ends a connection. Since TLS 1.3 it turns down a client's certificate after the client's handshake, and where a
-   * request has crossed that, only a broken connection is seen.
+   * Finds the TLS alert with which a server rejects a connection. Since TLS 1.3 the server checks a client certificate after the
+   * client's handshake; if a request was sent meanwhile, the client sees only a broken connection.
    */
-  async verdict(url: URL, connection: Connection | undefined): Promise<WireError | undefined> {
+  async tlsRejection(url: URL, connection: Connection | undefined): Promise<WireError | undefined> {
     const first = await this.#first(url, connection);
     return first instanceof WireError ? first : undefined;
   }
 
   /**
-   * Sends a request and hands its answer's body to the sink that `onHead` chose. Settles when the body has ended and no call
-   * of the sink is pending.
+   * Sends a request and passes the body of its response to the sink that `onHead` returns. Settles when the body has ended and no
+   * call of the sink is pending.
    *
    * @throws WireError the connection failed
-   * @throws whatever `onHead` or the sink threw, or the signal's reason, as it is
+   * @throws errors of `onHead` and the sink, and the signal's reason, unchanged
    */
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
     const {method, url, headers, connection, body, signal, onHead} = exchange;
-    if (this.#addresses.isRefused(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
+    if (this.#addresses.isBlocked(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
     const agent = await this.open(connection);
     signal?.throwIfAborted();
     const {stallTimeoutMs} = this.#options;
     await new Promise<void>((resolve, reject) => {
       let controller: Dispatcher.DispatchController | undefined;
       let sink: BodySink | undefined;
-      /** The sink's pending call, and what queues behind it. */
+      /** The sink's pending call and those queued behind it. */
       let busy: Promise<void> | undefined;
       let failure: {readonly reason: unknown} | undefined;
       let enough = false;
@@ -207,7 +200,7 @@ export class Transport {
       };
       const fail = (reason: unknown): void => {
         failure ??= {reason};
-        // Without a controller the request waits for its connection; `onRequestStart` will end it.
+        // Without a controller the request still waits for a connection; `onRequestStart` aborts it.
         if (controller === undefined) settle();
         else controller.abort(reason instanceof Error ? reason : new Error('aborted', {cause: reason}));
       };
@@ -229,7 +222,7 @@ export class Transport {
             busy = undefined;
             controller?.resume();
           })
-          // Resuming parses what is there already, and a broken parser is a broken connection.
+          // `resume` parses buffered bytes, and may throw on invalid ones.
           .catch(fail);
         busy = mine;
       };
@@ -238,7 +231,7 @@ export class Transport {
       let before = 0;
       let paused = false;
       const watchForTrickle = (): void => {
-        if (!paused && received - before < TRICKLE) fail(new WireError('stalled'));
+        if (!paused && received - before < TRICKLE_BYTES) fail(new WireError('stalled'));
         before = received;
         paused = busy !== undefined;
       };
@@ -253,7 +246,7 @@ export class Transport {
             if (failure !== undefined) ctrl.abort(new Error('aborted', {cause: failure.reason}));
           },
           onResponseStart(_, status, responseHeaders) {
-            // 1xx announce an answer, they are none.
+            // 1xx responses precede the final one.
             if (status < 200 || failure !== undefined) return;
             try {
               sink = onHead({status, headers: responseHeaders});
@@ -264,10 +257,10 @@ export class Transport {
             if (stallTimeoutMs > 0) watch = setInterval(watchForTrickle, stallTimeoutMs);
           },
           onResponseData(ctrl, chunk) {
-            // undici makes one of nothing when it resumes with nothing there; to pause for it would be for ever.
+            // undici passes an empty chunk when it resumes without data; pausing for it would never end.
             if (chunk.length === 0) return;
             received += chunk.length;
-            // What undici had read before it was paused, when the server has closed the connection meanwhile.
+            // Bytes that undici read before the pause, after the server closed the connection.
             if (busy !== undefined) {
               waitFor(busy.then(() => give(chunk)));
               return;
@@ -282,7 +275,7 @@ export class Transport {
               fail(err);
             }
           },
-          // undici takes its connection back one turn of the event loop later; a request before that would open another.
+          // undici reuses the connection one turn of the event loop later; an earlier request would open another.
           onResponseEnd() {
             clearInterval(watch);
             const end = sink?.end;
@@ -300,26 +293,26 @@ export class Transport {
     });
   }
 
-  /** Ends all connections, those included that are still being made. */
+  /** Closes all connections, including those still connecting. */
   async close(): Promise<void> {
     this.#closed = true;
     const agents = await Promise.all([...this.#agents.values()].map((agent) => agent.catch(() => undefined)));
-    for (const socket of this.#opening) socket.destroy();
+    for (const socket of this.#connecting) socket.destroy();
     await Promise.all(agents.map((agent) => agent?.destroy()));
   }
 }
 
-/** The shorter of two bounds; 0 is none. */
+/** The shorter of two limits; 0 is no limit. */
 const shorter = (a: number, b: number): number => (a === 0 || b === 0 ? a + b : Math.min(a, b));
 
 /**
- * The system's authorities, or the engine's own where the system has none, with those of NODE_EXTRA_CA_CERTS and of the configuration.
+ * The system's CAs (the engine's if the system has none), NODE_EXTRA_CA_CERTS and the configured CAs.
  *
- * @throws invalid_argument SSL_CERT_FILE names what cannot be read
+ * @throws invalid_argument SSL_CERT_FILE is unreadable
  */
-function authorities(ca: readonly string[]): string[] | undefined {
+function trustedCertificates(ca: readonly string[]): string[] | undefined {
   const {getCACertificates} = process.getBuiltinModule('node:tls');
-  const system = systemAuthorities();
+  const system = systemCertificates();
   if (system.length > 0) return [...system, ...getCACertificates('extra'), ...ca];
   return ca.length === 0 ? undefined : [...getCACertificates('default'), ...ca];
 }
@@ -332,17 +325,16 @@ const isCertificate = (pem: string): boolean => {
   }
 };
 
-/** Made once for each way of connecting. */
 function secureContext(connection: Connection | undefined, skipVerify: boolean): SecureContext {
   const {createSecureContext} = process.getBuiltinModule('node:tls');
   const {ca = [], client = []} = connection ?? {};
-  const trusted = skipVerify ? undefined : authorities(ca);
+  const trusted = skipVerify ? undefined : trustedCertificates(ca);
   const own = client.length === 0 ? {} : {cert: client.map(({cert}) => cert), key: client.map(({key}) => key)};
   const create = (list: readonly string[] | undefined): SecureContext => createSecureContext({...own, ...(list && {ca: [...list]})});
   try {
     return create(trusted);
   } catch (err) {
-    // One of the system's that the engine does not understand must not cost the others.
+    // Retry without certificates that the engine cannot parse.
     const understood = trusted?.filter(isCertificate);
     if (understood?.length === trusted?.length) throw err;
     return create(understood);

@@ -4,10 +4,10 @@ import {describe, it} from 'node:test';
 import fc from 'fast-check';
 import {type Code, isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
+import {digestOf, verifyBytes} from '../../../src/lib/oci/hash.ts';
 import {
   chainIDs,
   children,
-  digestOf,
   gcLabels,
   type ImageConfig,
   MAX_BLOB_BYTES,
@@ -17,7 +17,6 @@ import {
   parseImageConfig,
   parseIndex,
   parseManifest,
-  verifyBytes,
 } from '../../../src/lib/oci/manifest.ts';
 import {
   DOCKER_CONFIG,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
-import {digestOf} from '../../../src/lib/oci/manifest.ts';
+import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {type Kind, kindOf, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {MAX_DEPTH, walk} from '../../../src/lib/oci/walk.ts';
 

@@ -36,7 +36,7 @@ describe('tokens', () => {
       [401, 200, 200, 200, 200, 200],
     );
   });
-  it('are asked for once by requests that are refused together', async (t) => {
+  it('are asked for once by requests that are toError together', async (t) => {
     const {registry, image, fetcher} = await open(t, {auth: {kind: 'token'}});
     registry.fault({path: /^\/token/, delayMs: 50});
     await Promise.all([...image.layers, image.config].map((desc) => streamed(fetcher, desc)));
@@ -52,7 +52,7 @@ describe('tokens', () => {
       ['repository:team/app:pull', 'repository:other:pull'],
     );
   });
-  it('are renewed before they expire, without a refusal', async (t) => {
+  it('are renewed before they expire, without a protocolError', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'token', expiresIn: 0.2}});
     await remote.resolve(ref);
     await sleep(110);
@@ -152,7 +152,7 @@ describe('tokens', () => {
       [{status: 404, code: 'NAME_UNKNOWN'}, /: resolve \S+\/team\/app:v1: token: \S+ answered 404 NAME_UNKNOWN: unauthenticated$/],
       [
         {body: () => Buffer.from('{}'), headers: {'content-length': '2'}},
-        /: resolve \S+\/team\/app:v1: token: \S+: there is no token in the answer: /,
+        /: resolve \S+\/team\/app:v1: token: \S+: no token in the response: /,
       ],
     ] as const) {
       const {registry, remote, ref} = await open(t, {auth: {kind: 'token'}});
@@ -228,7 +228,7 @@ describe('a password', () => {
       });
     }
   });
-  it('is looked up after the first refusal, once for a registry, under the name that references have', async (t) => {
+  it('is looked up after the first protocolError, once for a registry, under the name that references have', async (t) => {
     const asked: string[] = [];
     const credentials = async (domain: string): Promise<Credentials> => {
       asked.push(domain);
@@ -287,7 +287,7 @@ describe('the address of a token server', () => {
       [false, anonymous],
       [true, withCredentials],
     ] as const)
-      it(`${realm} is ${accepted ? 'asked' : 'refused'} for ${registry}, ${credentials ? 'with credentials' : 'anonymously'}`, () => {
+      it(`${realm} is ${accepted ? 'asked' : 'toError'} for ${registry}, ${credentials ? 'with credentials' : 'anonymously'}`, () => {
         const check = (): URL => checkRealm(realm, host(registry), credentials);
         if (accepted) assert.equal(check().href, realm);
         else assert.throws(check, is('failed_precondition'));

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {CLASSES, ErrdefsError, isErrdefs, toJSON} from '../../../src/lib/errdefs.ts';
-import {interruption, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/errors.ts';
+import {abortError, REGISTRY_CODES, WIRE, WireError, type WireKind, wireFailure} from '../../../src/lib/remotes/errors.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, onEnd} from '../../support/helpers.ts';
@@ -133,12 +133,12 @@ describe('failures of the wire', () => {
       assert.deepEqual(err.details, {host: 'r.example', url: 'https://r.example/v2/a', attempt: 2, errno: 'EWHAT'});
     });
   it('that a signal caused are what the signal says', () => {
-    assert.equal(interruption('x', new DOMException('a', 'AbortError')).code, 'canceled');
-    assert.equal(interruption('x', new DOMException('a', 'TimeoutError')).code, 'deadline_exceeded');
-    assert.equal(interruption('x', 'just so').code, 'canceled');
-    assert.equal(interruption('x', new Error('stop')).code, 'canceled');
+    assert.equal(abortError('x', new DOMException('a', 'AbortError')).code, 'canceled');
+    assert.equal(abortError('x', new DOMException('a', 'TimeoutError')).code, 'deadline_exceeded');
+    assert.equal(abortError('x', 'just so').code, 'canceled');
+    assert.equal(abortError('x', new Error('stop')).code, 'canceled');
     const mine = new ErrdefsError('aborted', 'y');
-    assert.equal(interruption('x', mine), mine);
-    is('canceled')(interruption('x', undefined));
+    assert.equal(abortError('x', mine), mine);
+    is('canceled')(abortError('x', undefined));
   });
 });

@@ -4,7 +4,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
 import {DOCKER_FOREIGN_LAYER, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
-import {foreignPlaces} from '../../../src/lib/remotes/fetch.ts';
+import {foreignSources} from '../../../src/lib/remotes/fetch.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import {digestOf, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {streamed} from '../../suites/resolver.ts';
@@ -182,7 +182,7 @@ describe('a stream whose range is answered with another one', () => {
         ['bytes=100-', undefined],
       );
     });
-  it('for ever ends as a refusal', async (t) => {
+  it('for ever ends as a protocolError', async (t) => {
     const {registry, desc, fetcher} = await open(t);
     registry.fault({status: 206, headers: {'content-range': `bytes 99-${SIZE - 1}/${SIZE}`}});
     await assert.rejects(streamed(fetcher, desc, 100), is('failed_precondition'));
@@ -366,7 +366,7 @@ describe('the URLs of a foreign layer', () => {
     const urls = ['https://a.example/x', 'http://b.example/', 'ftp://c.example/', 'file:///etc/passwd', '/x', ''];
     const desc: Descriptor = {mediaType: DOCKER_FOREIGN_LAYER, size: 1, digest: digestOf(Buffer.from('x')), urls};
     assert.deepEqual(
-      foreignPlaces(desc).map(({url}) => url.href),
+      foreignSources(desc).map(({url}) => url.href),
       urls.slice(0, 2),
     );
   });

@@ -391,7 +391,7 @@ describe('the directories of hosts', () => {
       ['ca = "none.pem"', /CA ".*\/none\.pem" has no certificate/],
       ['client = "me.cert"', /client key ".*\/me\.cert" has no key/],
       ['client = "other.key"', /client certificate ".*\/other\.key" has no certificate/],
-      ['client = [["me.cert", "other.key"]]', /client key ".*\/other\.key" is not that of ".*\/me\.cert"/],
+      ['client = [["me.cert", "other.key"]]', /client key ".*\/other\.key" does not belong to ".*\/me\.cert"/],
     ] as const)
       assert.throws(
         () => connect(text),

@@ -3,7 +3,8 @@ import {once} from 'node:events';
 import {createServer, type Server} from 'node:net';
 import {networkInterfaces} from 'node:os';
 import {describe, it, type TestContext} from 'node:test';
-import {isLoopback, registryHosts} from '../../../src/lib/remotes/hosts.ts';
+import {isLoopback} from '../../../src/lib/remotes/address-filter.ts';
+import {registryHosts} from '../../../src/lib/remotes/hosts.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
@@ -77,9 +78,9 @@ describe('the address of a registry', () => {
   });
   it('on loopback is plain HTTP also where that is slow, or waits for the end of a request', async (t) => {
     const answer = 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n';
-    const refusal = 'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n';
+    const protocolError = 'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n';
     const servers = {
-      slow: createServer((socket) => socket.on('error', () => {}).once('data', () => setTimeout(() => socket.end(refusal), 1800))),
+      slow: createServer((socket) => socket.on('error', () => {}).once('data', () => setTimeout(() => socket.end(protocolError), 1800))),
       waiting: createServer((socket) =>
         socket.on('error', () => {}).on('data', (data) => (data.includes('\r\n\r\n') ? socket.end(answer) : undefined)),
       ),

@@ -142,7 +142,7 @@ describe('mirrors', () => {
     const {remote} = open(t, hostsDir(t, `server = "${server.url}"\ncapabilities = ["pull"]`));
     await assert.rejects(
       remote.resolve(REF),
-      (err: ErrdefsError) => is('failed_precondition')(err) && /may pull and resolve/.test(err.message),
+      (err: ErrdefsError) => is('failed_precondition')(err) && /has the capabilities pull and resolve/.test(err.message),
     );
     assert.deepEqual(server.requests, []);
   });
@@ -176,7 +176,7 @@ describe('mirrors', () => {
 });
 
 describe('when no host has it', () => {
-  it('the registry has the last word, and the others are heard in the hint', async (t) => {
+  it('the registry has the last word, and the others are protocolOf in the hint', async (t) => {
     const [mirror, server] = [await startFakeRegistry(t), await registry(t)];
     mirror.fault({status: 403, code: 'DENIED'});
     const {remote} = open(t, hostsDir(t, `server = "${server.url}"\n${mirrors(`http://${await nobody(t)}`, mirror.url)}`));
@@ -185,19 +185,19 @@ describe('when no host has it', () => {
       assert.equal(err.message, `resolve upstream.example/team/app:v2: ${server.host} answered 404 MANIFEST_UNKNOWN: not found`);
       assert.match(
         err.hint!,
-        new RegExp(`^also asked: 127\\.0\\.0\\.1:\\d+: connection refused: unavailable; ${mirror.host} answered 403 DENIED`),
+        new RegExp(`^also tried: 127\\.0\\.0\\.1:\\d+: connection refused: unavailable; ${mirror.host} answered 403 DENIED`),
       );
       return true;
     });
   });
-  it('and the registry cannot be reached, a mirror that answered is the one to be heard', async (t) => {
+  it('and the registry cannot be reached, a mirror that answered is the one to be protocolOf', async (t) => {
     const mirror = await startFakeRegistry(t);
     const server = await nobody(t);
     const {remote} = open(t, hostsDir(t, `server = "http://${server}"\n${mirrors(mirror.url)}`));
     await assert.rejects(remote.resolve(REF), (err: ErrdefsError) => {
       is('not_found')(err);
       assert.match(err.message, new RegExp(`${mirror.host} answered 404`));
-      assert.equal(err.hint, `also asked: ${server}: connection refused: unavailable`);
+      assert.equal(err.hint, `also tried: ${server}: connection refused: unavailable`);
       return true;
     });
   });
