@@ -5,13 +5,13 @@ import {createHash} from 'node:crypto';
 import {lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
-import {DAY, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {char, dir, file, link, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
 import {apply, indexOf} from './apply-modes.ts';
 import {findBun, runInBun} from './bun.ts';
 
-const SEED = TORTURE ? DAY : 1;
+const SEED = SAMPLE;
 const COUNT = TORTURE ? 1000 : 60;
 /** Not a divisor of what a header has. */
 const CHUNK = 509;

@@ -9,12 +9,12 @@ import {describe, it} from 'node:test';
 import type {CheckOptions, Finding} from '../../../src/lib/client/types/index.ts';
 import {damageIndex} from '../../fuzz/erofs.ts';
 import {randomOf} from '../../fuzz/random.ts';
-import {DAY, requiresRoot, TORTURE} from '../../support/helpers.ts';
+import {requiresRoot, SAMPLE, TORTURE} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {pulled, says} from './rig.ts';
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT} = process.env;
-const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? DAY : 5));
+const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? SAMPLE : 5));
 const FIRST = Number(BERTH_TEST_FUZZ_INPUT ?? 0);
 const COUNT = BERTH_TEST_FUZZ_INPUT !== undefined ? 1 : TORTURE ? 600 : 15;
 /** Far above what one takes on a busy machine, and far below what reading as much as a damaged size says would take. */
