@@ -184,6 +184,8 @@ const NEXT: Readonly<Record<string, string>> = {
   EDQUOT: 'free space, or have the quota raised',
   EROFS: 'that filesystem is mounted read-only: mount it for writing',
   EACCES: 'run as root, or as the owner of the directory',
+  EIO: 'the disk has failed: see dmesg, and repair the store with check --repair',
+  EUCLEAN: 'the filesystem is damaged: run fsck, and repair the store with check --repair',
 };
 
 /** Names of those for which Node has only a number: Linux's, from errno(3). */

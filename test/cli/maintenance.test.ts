@@ -1,18 +1,18 @@
 /**
  * check, df, prune and gc, and unusual stores: all on the executable, a sample on Node, with `BERTH_TEST_TORTURE=1` all on both.
- * damaged-store.test.ts has more damaged stores.
+ * damaged-store.test.ts and every-file.test.ts have more damaged stores.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync} from 'node:fs';
+import {basename, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {recordFile} from '../../src/lib/store/layout.ts';
 import {blobsOf, diskUsage, eventually, fileScope, publishedImages, tableRows} from '../e2e/rig.ts';
 import {flip, fromAnotherBoot, readJSON, writeJSON} from '../lib/client/rig.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
-import {type CommandLine, commandLine, type Engine, environment, forEachEngine, root} from './harness.ts';
+import {type CommandLine, commandLine, type Engine, environment, forEachEngine, root, run as runProgram} from './harness.ts';
 
 const published = publishedImages();
 
@@ -95,6 +95,40 @@ forEachEngine('check of damage', (engine) => {
     assert.equal(lines(repaired)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage, 1 repaired');
     assert.match(await ctr.ok(['check', '--deep', '--progress', 'none']), /nothing wrong\n$/);
   });
+});
+
+forEachEngine('content get of damage', (engine) => {
+  for (const [what, spoil] of [
+    ['first', (path: string) => flip(path, 0)],
+    ['middle', (path: string) => flip(path, statSync(path).size >> 1)],
+    ['last', (path: string) => flip(path, -1)],
+  ] as const)
+    it(`ends with 15 after the last of the bytes, where a bit of the ${what} is turned`, async (t) => {
+      const store = await trusted(t, engine);
+      if (store === undefined) return;
+      const {ctr, layerBlob, path} = store;
+      const digest = `sha256:${basename(layerBlob)}`;
+      const right = readFileSync(layerBlob);
+      spoil(layerBlob);
+      const wrong = readFileSync(layerBlob);
+      const complaint = new RegExp(`^ctr: content ${digest} is sha256:[0-9a-f]{64} on disk: data loss\nhint: \\S.*\n$`);
+
+      const file = path('got');
+      const get = ['content', 'get', digest];
+      const written = await runProgram('sh', ['-c', `bin/ctr ${get.join(' ')} > ${file}`], {env: ctr.env});
+      assert.equal(written.status, 15, written.stderr);
+      assert.match(written.stderr, complaint);
+      assert.ok(readFileSync(file).equals(wrong), 'what is there, whole');
+      const {status, stderr} = await ctr(get);
+      assert.equal(status, 15, 'into a pipe');
+      assert.match(stderr, complaint);
+
+      rmSync(layerBlob);
+      writeFileSync(layerBlob, right);
+      const again = await runProgram('sh', ['-c', `bin/ctr ${get.join(' ')} > ${file}`], {env: ctr.env});
+      assert.equal(again.status, 0, again.stderr);
+      assert.ok(readFileSync(file).equals(right));
+    });
 });
 
 forOneEngine('check', (engine) => {

@@ -13,7 +13,7 @@ export interface Place {
 export async function ctrHere({root, state}: Place, words: readonly string[]): Promise<Result> {
   let stdout = '';
   let stderr = '';
-  const {status} = await runCommandLine([...words, '--root', root, '--state', state], COMMANDS, {
+  const {status} = await runCommandLine(['--root', root, '--state', state, ...words], COMMANDS, {
     program: 'ctr',
     stdout: (data) => {
       stdout += Buffer.from(data as string).toString();

@@ -15,6 +15,7 @@ export class MemoryBackend implements Backend {
     list: (directory) => this.#below(directory).flatMap(([name, isDocument]) => (isDocument ? [name] : [])),
     directories: (directory) => this.#below(directory).flatMap(([name, isDocument]) => (isDocument ? [] : [name])),
     locate: (path) => path,
+    lost: () => [],
   };
 
   /** Names in a directory, sorted, and whether they are documents. */
@@ -41,6 +42,10 @@ export class MemoryBackend implements Backend {
   }
 
   async settle(): Promise<void> {}
+
+  alone<T>(_purpose: string, fn: () => Promise<T>): Promise<T> {
+    return fn();
+  }
 
   faults(): readonly Fault[] {
     return [];

@@ -1,4 +1,5 @@
 /** The context that all use cases share. */
+import type {ErrdefsError} from '../errdefs.ts';
 import type {Remote} from '../remotes/types.ts';
 import type {Backing} from '../store/erofs.ts';
 import type {Store} from '../store/store.ts';
@@ -20,6 +21,8 @@ export interface Context {
   /** Longest wait for a lock, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly workers: WorkerPool;
+  /** Tells the caller of something that does not change the result. */
+  warn(warning: ErrdefsError): void;
   openRemote(options: RegistryOptions & {readonly signal?: AbortSignal}): Promise<Remote>;
   running(namespace: string): Promise<Running>;
   /** The snapshotter to use: the caller's, else the namespace's label, else the machine's default. */

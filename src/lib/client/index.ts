@@ -45,6 +45,7 @@ export function openClient(options: OpenOptions = {}): Client {
     },
     lockTimeoutMs,
     workers,
+    warn: (warning) => onWarning?.(warning),
     openRemote: async (registry) => {
       const {hostsDirs, openRemote} = await import('../remotes/index.ts');
       return openRemote({...registry, hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined)});

@@ -18,6 +18,7 @@ import {
 import {findRuntime} from '../runtime/runc.ts';
 import {statePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
+import type {Store} from '../store/store.ts';
 import type {Context, Running} from './context.ts';
 
 /** Label of a container that is removed when it ends; its value is the identity of the `run --rm` process. */
@@ -61,9 +62,25 @@ export async function runningContainers(context: Context, namespace: string): Pr
   // A cgroup that a dead runtime left is not a container.
   for (const {cgroup = ''} of runs) living.delete(cgroup);
   if (living.size > 0)
-    for (const record of context.store.view((tx) => tx.namespace(namespace).containers.list()))
+    for (const record of readableContainers(context.store, namespace))
       if (living.has(cgroupOf(namespace, record) ?? '')) ids.add(record.id);
   return [...ids].sort();
+}
+
+/** Containers whose records can be read. Whoever needs another one gets the error from reading that. */
+function readableContainers(store: Store, namespace: string): readonly ContainerRecord[] {
+  const attempt = <T>(read: () => readonly T[]): readonly T[] => {
+    try {
+      return read();
+    } catch (err) {
+      if (!is(err, 'data_loss') && !is(err, 'permission_denied') && !is(err, 'failed_precondition')) throw err;
+      return [];
+    }
+  };
+  return store.view((tx) => {
+    const {containers} = tx.namespace(namespace);
+    return attempt(() => containers.files()).flatMap((file) => attempt(() => [containers.at(file) ?? []].flat()));
+  });
 }
 
 /**

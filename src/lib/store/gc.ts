@@ -50,6 +50,13 @@ export function leaseOwnerLives(lease: LeaseRecord): boolean | undefined {
 /** Label of a lease that keeps what is mounted on this machine, with the id of the boot: the mount ends with it at the latest. */
 export const LEASE_MOUNT = 'berth/mount';
 
+/** Value of that label once the mount is gone and its snapshot is to be kept for a while. */
+export const MOUNT_ENDED = 'ended';
+
+/** Whether a lease is that of a mount of an earlier boot: nothing is mounted any more. */
+export const isFormerMountLease = ({labels: {[LEASE_MOUNT]: boot}}: LeaseRecord): boolean =>
+  boot !== undefined && boot !== MOUNT_ENDED && boot !== bootId();
+
 /** Whether a lease is that of a mount which may be there. */
 export const isMountLease = ({labels}: LeaseRecord): boolean => labels[LEASE_MOUNT] === bootId();
 

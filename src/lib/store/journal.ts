@@ -139,11 +139,7 @@ export class JournalBackend implements Backend {
   }
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
-    using lock = await this.#lock(purpose);
-    if (lock.inherited) {
-      noteGarbage(this.#layout);
-      this.#sweepTemporary(this.#layout.journal);
-    }
+    using _lock = await this.#lock(purpose);
     // Another removal may have taken it back meanwhile.
     if (this.#reserve.isRemoving) this.#reserve.giveUp();
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
@@ -164,7 +160,7 @@ export class JournalBackend implements Backend {
   async #lock(purpose: string): Promise<Lock> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose});
+        return this.#inherit(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
       } catch (err) {
         if (!this.#reserve.isRemoving || !is(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
         this.#reserve.giveUp();
@@ -172,15 +168,27 @@ export class JournalBackend implements Backend {
     }
   }
 
+  /** A holder that died with the lock may have left something half done. */
+  #inherit(lock: Lock): Lock {
+    if (lock.inherited) {
+      noteGarbage(this.#layout);
+      this.#sweepTemporary(this.#layout.journal);
+    }
+    return lock;
+  }
+
+  async alone<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
+    using _lock = await this.#lock(purpose);
+    return await fn();
+  }
+
   pending(): number {
     return this.#after(this.#appliedNow()).length;
   }
 
   async settle(): Promise<void> {
-    using _lock = await acquireLock(this.#layout.lock('store'), {
-      timeoutMs: this.#lockTimeoutMs,
-      purpose: 'changes that a full disk left pending',
-    });
+    const purpose = 'changes that a full disk left pending';
+    using _lock = this.#inherit(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
     const isMade = this.#reserve.isMade;
     // Before what is pending takes the room: that is read, and removed, as it is.
     if (isMade) this.#reserve.fill();
@@ -237,7 +245,7 @@ export class JournalBackend implements Backend {
    * then, they are, and are brought to the disk; nothing before is needed any more.
    */
   async mend(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
-    using _lock = await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose: 'repair of the journal'});
+    using _lock = await this.#lock('repair of the journal');
     const done = new Map<string, string>();
     const faults = this.faults();
     if (faults.length === 0) return done;
@@ -277,7 +285,23 @@ export class JournalBackend implements Backend {
       list: (directory) => listDocuments(this.#layout.root, directory),
       directories: (directory) => listDirectories(this.#layout.root, directory),
       locate: (path) => join(this.#layout.root, path),
+      lost: () => this.#lost(),
     };
+  }
+
+  /** What the journal has written since its checkpoint, and a power loss would bring back, and whose file is not there. */
+  #lost(): readonly string[] {
+    const checkpoint = this.#readCheckpoint();
+    const writes = merged(this.#after(checkpoint.generation, this.#applied(checkpoint)));
+    const isMissing = (path: string): boolean => {
+      try {
+        return lstatSync(join(this.#layout.root, path), {throwIfNoEntry: false}) === undefined;
+      } catch (err) {
+        if ((err as NodeJS.ErrnoException).code !== 'ENOTDIR') throw fromErrno(err, path);
+        return false; // something else is in the place of its directory
+      }
+    };
+    return Object.keys(writes).filter((path) => writes[path] !== null && isMissing(path));
   }
 
   /** Paths that the generations after `since` up to `until` changed; `undefined` when the journal does not reach back so far. */
@@ -427,6 +451,7 @@ export class JournalBackend implements Backend {
         return names;
       },
       locate: (path) => reader.locate(path),
+      lost: () => reader.lost(),
     });
     const isWhole = (): boolean => {
       const applied = this.#appliedNow();

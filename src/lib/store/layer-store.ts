@@ -367,7 +367,7 @@ function readInfo(directory: string): LayerInfo | undefined {
     text = readIfPresent(join(directory, LAYER_INFO));
   } catch (err) {
     // Something else is in its place, or in the layer's, or the disk does not give it back: that says nothing.
-    if (!['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '') && !is(err, 'data_loss')) throw err;
+    if (!['EISDIR', 'ENOTDIR', 'ELOOP', 'EACCES'].includes((err as NodeJS.ErrnoException).code ?? '') && !is(err, 'data_loss')) throw err;
   }
   if (text === undefined) return undefined;
   try {

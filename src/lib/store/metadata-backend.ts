@@ -17,6 +17,8 @@ export interface Reader {
   directories(directory: string): readonly string[];
   /** What the document at `path` is called in messages. */
   locate(path: string): string;
+  /** Paths whose documents are gone although nobody removed them, as far as that is known. */
+  lost(): readonly string[];
   /** Number of the newest transaction that this reader sees. */
   readonly generation: number;
   /** Paths that the transactions after `generation` changed; `undefined` when that is not known any more. */
@@ -56,6 +58,8 @@ export interface Backend {
    * @throws aborted other writers were faster too often
    */
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
+  /** Runs `fn`, which changes nothing, while nobody changes anything. */
+  alone<T>(purpose: string, fn: () => Promise<T>): Promise<T>;
   /** Committed transactions that are not applied: a few for a moment, or until there is room for them. */
   pending(): number;
   /** Sets the reserve aside anew, and then applies what is pending, as far as there is room for both. */
@@ -128,6 +132,10 @@ export class Overlay implements Writer {
 
   locate(path: string): string {
     return this.#below.locate(path);
+  }
+
+  lost(): readonly string[] {
+    return this.#below.lost().filter((path) => !this.writes.has(path));
   }
 
   put(path: string, document: unknown): void {

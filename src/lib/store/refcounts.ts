@@ -464,6 +464,7 @@ const NOTHING: Reader = {
   list: () => [],
   directories: () => [],
   locate: (path) => path,
+  lost: () => [],
   generation: 0,
   changesSince: () => undefined,
 };

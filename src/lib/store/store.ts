@@ -492,6 +492,12 @@ export class Store {
     return this.#backend.recall(path);
   }
 
+  /** See `Backend.alone`. */
+  async alone<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
+    this.prepare();
+    return this.#backend.alone(purpose, fn);
+  }
+
   /** See `Backend.pending`. */
   pending(): number {
     return this.#check() === 'usable' ? this.#backend.pending() : 0;

@@ -3,7 +3,7 @@
  * with it. Reads only, save `quarantine`.
  */
 import {type Dirent, lstatSync, mkdirSync, readdirSync, statSync} from 'node:fs';
-import {dirname, join, relative} from 'node:path';
+import {basename, dirname, join, relative} from 'node:path';
 import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
 import {isTemporary, moveInto, removeTree, renameInto} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
@@ -11,7 +11,7 @@ import {runSync} from '../fs/spawn.ts';
 import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
 import {isIngestKey} from './blob-store.ts';
 import {isLayerName} from './layer-store.ts';
-import {type Layout, type RecordKind, recordFile, recordPath} from './layout.ts';
+import {type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {Reader} from './metadata-backend.ts';
 import {isDocument, isMisfit, misplaced} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
@@ -136,11 +136,27 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
       ),
     };
   });
+  for (const path of asStored ? unlessDamaged(() => io.lost(), []) : []) {
+    const at = placeOf(path);
+    // Of what lies below something that cannot be listed, that is told.
+    if (at === undefined || unreadable.some((known) => path === known.path || path.startsWith(`${known.path}/`))) continue;
+    unreadable.push({path, ...at, error: new ErrdefsError('data_loss', `${io.locate(path)} is missing, and the journal has it`)});
+  }
   // A directory without records is no namespace.
   const namespaces = surveyed.filter(
     (ns) => ns.record !== undefined || keptIn(ns).length > 0 || unreadable.some(({namespace}) => namespace === ns.name),
   );
   return {namespaces, unreadable, counts};
+}
+
+/** Whose record it is, and of which kind, by its path; `undefined` for what is none of a namespace's. */
+function placeOf(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefined {
+  const [top, namespace, kind, ...rest] = path.split('/');
+  if (top !== recordPath.namespaces || namespace === undefined) return undefined;
+  if (kind === 'namespace.json') return {namespace, kind: 'namespaces'};
+  if (kind === 'snapshots' || (rest.length === 1 && RECORD_KINDS.includes(kind as RecordKind)))
+    return {namespace, kind: kind as RecordKind | 'snapshots'};
+  return undefined;
 }
 
 /** What each record of a namespace keeps. */
@@ -261,7 +277,7 @@ function misfits(top: string, all: Shelf): Oddity[] {
       }
       const isFile = shelf.files?.(name) ?? false;
       const below = shelf.directories?.(name);
-      const isItem = directory !== top && (isFile || below === 'anything');
+      const isItem = isFile || (directory !== top && below === 'anything');
       const isStranger = shelf.isOpen === true && !entry.isDirectory() && !entry.isSymbolicLink();
       if ((!isFile && below === undefined) || isStranger) found.push({path, kind: 'foreign', isItem});
       else if (entry.isSymbolicLink() && (isItem || !isDirectory(path))) found.push({path, kind: 'link', isItem});
@@ -329,12 +345,13 @@ function moveAnything(path: string, target: string): void {
 /**
  * Moves something damaged out of the store's way, to where nothing reads it and nothing removes it.
  *
- * @param path absolute, below the root
+ * @param path absolute, below the root or the state directory
  * @returns where it is now; `undefined` when it is not there any more
  */
 export function quarantine(layout: Layout, path: string): string | undefined {
   const when = `${new Date().toISOString().replaceAll(':', '')}-${Math.random().toString(36).slice(2, 8)}`;
-  const target = join(layout.damaged, when, path.slice(layout.root.length + 1));
+  const isBelow = path.startsWith(`${layout.root}/`);
+  const target = join(layout.damaged, when, isBelow ? path.slice(layout.root.length + 1) : basename(path));
   try {
     moveAnything(path, target);
     return target;

@@ -20,12 +20,15 @@ import {
 import {basename, dirname, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
+import {Store} from '../../../src/lib/store/store.ts';
 import {publishedImages} from '../../e2e/rig.ts';
-import {newClient, requiresRoot, slow} from '../../support/helpers.ts';
+import {is, newClient, requiresRoot, slow, temporaryDirectory} from '../../support/helpers.ts';
+import {contentRecord, digestOf} from '../../support/records.ts';
 import {
   contents,
   DEAD,
   flip,
+  forgetJournal,
   fromAnotherBoot,
   LAYERS,
   names,
@@ -118,7 +121,10 @@ const SHALLOW: readonly Damage[] = [
   },
   {
     name: "a layer's record of content that is missing",
-    spoil: ({record, image}) => rmSync(record('content', image.layers[1]!.digest)),
+    spoil: ({path, record, image}) => {
+      forgetJournal(path());
+      rmSync(record('content', image.layers[1]!.digest));
+    },
     finds: [
       'damage: content sha256:…: its content sha256:… has no record',
       'damage: counts of references: ',
@@ -127,7 +133,10 @@ const SHALLOW: readonly Damage[] = [
   },
   {
     name: "an image's record of content that is missing",
-    spoil: ({record, image}) => rmSync(record('content', image.manifest.digest)),
+    spoil: ({path, record, image}) => {
+      forgetJournal(path());
+      rmSync(record('content', image.manifest.digest));
+    },
     finds: [
       'damage: counts of references: ',
       'damage: image "host/app:latest": its content sha256:… has no record',
@@ -173,6 +182,7 @@ const SHALLOW: readonly Damage[] = [
     name: 'a snapshot without a record',
     spoil: async ({path, snapshotter, client}) => {
       const {key} = (await client.namespace('default').snapshots(snapshotter).list()).find(({parent}) => parent !== undefined)!;
+      forgetJournal(path());
       rmSync(path('namespaces/default/snapshots', snapshotter, `${key}.json`));
     },
     finds: [
@@ -185,6 +195,7 @@ const SHALLOW: readonly Damage[] = [
     name: 'a parent without a record',
     spoil: async ({path, snapshotter, client}) => {
       const {key} = (await client.namespace('default').snapshots(snapshotter).list()).find(({parent}) => parent === undefined)!;
+      forgetJournal(path());
       rmSync(path('namespaces/default/snapshots', snapshotter, `${key}.json`));
     },
     finds: [
@@ -229,8 +240,16 @@ const SHALLOW: readonly Damage[] = [
   },
   {
     name: 'a namespace without a record',
-    spoil: ({path}) => rmSync(path('namespaces/default/namespace.json')),
+    spoil: ({path}) => {
+      forgetJournal(path());
+      rmSync(path('namespaces/default/namespace.json'));
+    },
     finds: ['damage: namespace "default": has no record'],
+  },
+  {
+    name: 'a record that is missing, and that the journal has',
+    spoil: ({record, ref}) => rmSync(record('images', ref)),
+    finds: ['damage: record namespaces/default/images/'],
   },
   ...['', '{"version":1,"name":', '[]', 'null', '"x"', '{"version":1,"name":"other"}', '\0\0\0'].map(
     (text): Damage => ({
@@ -244,17 +263,26 @@ const SHALLOW: readonly Damage[] = [
     spoil: ({path}) => {
       mkdirSync(path('work', `${DEAD}.x`), {recursive: true});
       mkdirSync(path('trash', `${DEAD}.x`), {recursive: true});
-      mkdirSync(path(`locks/store.${DEAD}.zz`), {recursive: true});
+      mkdirSync(path(`locks/ingest-${IDLE}.${DEAD}.zz`), {recursive: true});
       writeFileSync(path('namespaces/default/images', `.tmp.${DEAD}.x`), 'x');
       writeFileSync(path(`.tmp.${DEAD}.x`), 'x');
     },
     finds: [
       `garbage: entry .tmp.${DEAD}.x: was left by a process that has ended`,
-      `garbage: entry locks/store.${DEAD}.zz: was left`,
+      `garbage: entry locks/ingest-${IDLE}.${DEAD}.zz: was left`,
       `garbage: entry namespaces/default/images/.tmp.${DEAD}.x: was left`,
       `garbage: entry trash/${DEAD}.x: was left`,
       `garbage: entry work/${DEAD}.x: was left`,
     ],
+  },
+  {
+    name: 'a lease of what an earlier boot had mounted',
+    spoil: async ({client}) => {
+      const {leases} = client.namespace('default');
+      await leases.create({id: '/mnt', labels: {'berth/mount': 'f'.repeat(32)}});
+      await leases.create({id: 'unmounted', labels: {'berth/mount': 'ended'}});
+    },
+    finds: ['garbage: lease "/mnt": keeps what an earlier boot had mounted'],
   },
   {
     name: 'what nobody names',
@@ -513,6 +541,54 @@ describe('check', () => {
         const {findings, checked} = await client.check({deep: true});
         assert.deepEqual([findings, checked.uncompared], [[], 0]);
       });
+
+  it('ends soon when it is aborted, whatever it is about', async (t) => {
+    if (!requiresRoot(t) || !slow(t)) return;
+    const root = temporaryDirectory(t);
+    const store = new Store({root, lockTimeoutMs: 10_000});
+    store.prepare();
+    await store.update('content', (tx) => {
+      for (let n = 0; n < 600; n++) {
+        const bytes = `blob ${n}`;
+        const path = store.blobs.path(digestOf(bytes));
+        mkdirSync(dirname(path), {recursive: true});
+        writeFileSync(path, bytes);
+        tx.namespace(`n${n % 5}`).content.put(contentRecord(digestOf(bytes), {'containerd.io/gc.root': 'x'}, bytes.length));
+      }
+    });
+    const client = await newClient(t, {root});
+    const spentSince = (before: NodeJS.CpuUsage): number => {
+      const {user, system} = process.cpuUsage(before);
+      return (user + system) / 1000;
+    };
+    for (const repair of [false, true]) {
+      const work = (signal?: AbortSignal): Promise<unknown> => {
+        if (repair) rmSync(join(root, 'refs'), {recursive: true, force: true});
+        return client.check({repair, ...(signal === undefined ? {} : {signal})});
+      };
+      // The first run loads and compiles what the second has.
+      let total = Number.POSITIVE_INFINITY;
+      for (let n = 0; n < 2; n++) {
+        const before = process.cpuUsage();
+        await work();
+        total = Math.min(total, spentSince(before));
+      }
+      for (const share of [0, 0.15, 0.3]) {
+        const controller = new AbortController();
+        const begun = process.cpuUsage();
+        let aborted: NodeJS.CpuUsage | undefined;
+        const timer = setInterval(() => {
+          if (aborted !== undefined || spentSince(begun) < share * total) return;
+          aborted = process.cpuUsage();
+          controller.abort();
+        }, 1);
+        const ended = work(controller.signal);
+        await assert.rejects(ended, is('canceled'), `repair ${repair}, aborted after ${share}`).finally(() => clearInterval(timer));
+        const spent = spentSince(aborted!);
+        assert.ok(spent < total * 0.3 + 50, `repair ${repair} went on for ${spent} ms of ${total} ms, aborted after ${share}`);
+      }
+    }
+  });
 
   it('takes nothing for damage that others are about', async (t) => {
     if (!requiresRoot(t) || !slow(t)) return;

@@ -113,6 +113,7 @@ function clientOn(place: string, workers: WorkerPool): {readonly client: Client;
     stateDir: state,
     lockTimeoutMs: LOCK_TIMEOUT_MS,
     workers,
+    warn: () => {},
     openRemote: async (options) => openRemote(options),
     running: async () => ({ids: [], hasBegun: () => false}),
     snapshotterName: (_namespace, asked) => asked ?? 'overlayfs',

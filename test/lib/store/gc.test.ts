@@ -642,6 +642,7 @@ describe('counts of references', () => {
           list: (directory) => writer.list(directory),
           directories: (directory) => writer.directories(directory),
           locate: (path) => path,
+          lost: () => [],
           changesSince: () => undefined,
         });
         refs.change('a', undefined, keeper);

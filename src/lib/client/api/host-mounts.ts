@@ -9,18 +9,18 @@
 import {createHash} from 'node:crypto';
 import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, is, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {isNamespacePinned, type MountInfo, mountNamespace, mountsInNamespace} from '../../fs/mountinfo.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../../fs/process.ts';
 import {hostMounter, removeMountDirectory, unmount} from '../../runtime/host-mount.ts';
 import {absoluteTarget, type Mount, planMounts} from '../../runtime/mount-plan.ts';
-import {collect, LEASE_MOUNT} from '../../store/gc.ts';
+import {collect, isFormerMountLease, LEASE_MOUNT, MOUNT_ENDED} from '../../store/gc.ts';
 import {statePath} from '../../store/layout.ts';
 import type {LeaseRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
-import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {NamespaceTransaction, StoreTransaction, StoreView} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked} from '../pull/unpack.ts';
 import type {HostMount, ImageMountOptions} from '../types/index.ts';
@@ -80,7 +80,10 @@ function readRecord(directory: string): MountRecord | undefined {
     return parseMountRecord(JSON.parse(readIfPresent(recordFile(directory)) ?? 'null'));
   } catch (err) {
     if (err instanceof SyntaxError) return undefined;
-    throw err;
+    // What the disk does not give back, or something else in its place, is no record either.
+    const failure = fromErrno(err, `record of a mount in ${directory}`);
+    if (!isErrdefs(failure) || is(failure, 'resource_exhausted')) throw failure;
+    return undefined;
   }
 }
 
@@ -255,7 +258,7 @@ async function endMount(context: Context, found: Found, then: 'keep' | 'drop' | 
       else
         ns.leases.put({
           ...lease,
-          labels: {...lease.labels, [LEASE_MOUNT]: 'ended'},
+          labels: {...lease.labels, [LEASE_MOUNT]: MOUNT_ENDED},
           expiresAt: new Date(now + KEPT_MS).toISOString(),
           updatedAt: new Date(now).toISOString(),
         });
@@ -473,10 +476,26 @@ export function staleMounts(context: Context): readonly StaleMount[] {
   });
 }
 
+/** Drops the leases of mounts that an earlier boot had: their records may have gone with it. */
+async function dropFormerLeases({store}: Context): Promise<void> {
+  const former = (tx: StoreView): readonly string[] =>
+    tx.namespaces.list().flatMap(({name}) => (tx.namespace(name).leases.list().some(isFormerMountLease) ? [name] : []));
+  if (!store.exists() || store.view(former).length === 0) return;
+  await store.update('end of the mounts of an earlier boot', (tx) => {
+    for (const {name} of tx.namespaces.list()) {
+      const {leases} = tx.namespace(name);
+      for (const lease of leases.list().filter(isFormerMountLease)) leases.delete(lease.id);
+    }
+    collect(store, tx);
+  });
+  store.layers.emptyTrash();
+}
+
 /** Removes the records and leases of snapshots that are no longer mounted. */
 export async function sweepMounts(context: Context): Promise<void> {
   for (const {directory, record} of staleMounts(context)) {
     if (record !== undefined) await endMount(context, {directory, record}, 'drop');
     else await removeMountDirectory(directory);
   }
+  await dropFormerLeases(context);
 }

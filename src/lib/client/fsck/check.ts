@@ -13,6 +13,7 @@ import {abandonedViews} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
 import type {CheckOptions, CheckResult, Finding} from '../types/index.ts';
 import {cannotBeRead, type Inspection, inspect, keyOf, oddities, type Problem} from './inspect-store.ts';
+import {type Pause, pauses} from './pause.ts';
 import {findOrigins} from './provenance.ts';
 
 const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
@@ -57,12 +58,14 @@ class Check {
   readonly #problems = new Map<string, Problem>();
   /** What was done about a problem, and whether that is known to have helped. */
   readonly #actions = new Map<string, {readonly action: string; readonly done: boolean}>();
+  readonly #pause: Pause;
   #bytes = 0;
   #uncompared = 0;
 
   constructor(context: Context, options: CheckOptions) {
     this.#context = context;
     this.#o = options;
+    this.#pause = pauses(options.signal);
   }
 
   /** Takes out of the way what keeps the store as a whole from being read. @returns the result, where that stays in the way */
@@ -196,15 +199,20 @@ class Check {
   /** What others are about looks like damage or garbage: what is found is looked at again, alone. */
   async #inspect(): Promise<Inspection> {
     const {store} = this.#context;
-    const inspection = excuse(
-      inspect(
-        store,
-        store.view((tx) => tx.survey(true)),
-      ),
-    );
+    const look = async (): Promise<Inspection> => {
+      await this.#pause();
+      return excuse(
+        await inspect(
+          store,
+          store.view((tx) => tx.survey(true)),
+          this.#pause,
+        ),
+      );
+    };
+    const inspection = await look();
     if (inspection.problems.length === 0) return inspection;
     try {
-      return await store.update('check', (tx) => excuse(inspect(store, tx.survey(true))));
+      return await store.alone('check', look);
     } catch (err) {
       // Where nothing can be written, no lock can be taken, and nobody else changes anything.
       // Where something else is in the place of the lock, nobody can take it.
@@ -220,6 +228,7 @@ class Check {
     const names = new Set(namespaces.map(({name}) => name));
     for (const name of listDirectories(statePath.runs(stateDir))) names.add(name);
     for (const namespace of [...names].sort()) {
+      await this.#pause();
       const runs = await listNamespaceRuns(this.#context, namespace);
       const add = (severity: Finding['severity'], id: string, problem: string): void => {
         const path = join(runDirectory(this.#context, namespace), 'bundles', id);
@@ -293,6 +302,7 @@ class Check {
           return cannotBeRead(err);
         },
       );
+      await this.#pause();
       if (problem === undefined) continue;
       found.push({
         severity: 'damage',
@@ -310,7 +320,7 @@ class Check {
     const {judgeLayer} = await import('./scrub.ts');
     const {store} = this.#context;
     const {signal, onEvent = () => {}} = this.#o;
-    const origins = await findOrigins(store, survey);
+    const origins = await findOrigins(store, survey, this.#pause);
     const depth = (id: string): number => {
       const origin = origins.layers.get(id);
       return origin === undefined ? 0 : origin.planned.layers.indexOf(origin.layer);
@@ -331,6 +341,7 @@ class Check {
         if (!is(err, 'resource_exhausted')) throw err;
         return {compared: false, problem: undefined};
       });
+      await this.#pause();
       if (!compared) this.#uncompared++;
       if (problem === undefined) continue;
       doubted.add(id);

@@ -4,7 +4,7 @@ import {dirname, join} from 'node:path';
 import {type Code, fromErrno, isErrdefs} from '../../errdefs.ts';
 import {type Digest, isDigest} from '../../oci/descriptor.ts';
 import {downloadKey} from '../../store/blob-store.ts';
-import {leaseExpired} from '../../store/gc.ts';
+import {isFormerMountLease, leaseExpired} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../../store/records.ts';
@@ -13,6 +13,7 @@ import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../../store/survey.ts';
 import type {Finding} from '../types/index.ts';
+import type {Pause} from './pause.ts';
 
 /** What a finding is about, for those who repair. */
 export type Subject =
@@ -78,9 +79,9 @@ export const oddities = (odd: readonly Oddity[], top: string): readonly Problem[
     return {severity, object, problem, path, subject: kind === 'leftover' ? {kind: 'garbage'} : {kind: 'odd', oddity}};
   });
 
-/** @param survey as it is now; blobs and layers are looked at after it */
-export function inspect(store: Store, survey: RecordSurvey): Inspection {
-  return new Inspector(store, survey).run();
+/** @param survey as it is now; blobs and layers are looked at after it @param pause what it throws ends the look */
+export function inspect(store: Store, survey: RecordSurvey, pause: Pause): Promise<Inspection> {
+  return new Inspector(store, survey, pause).run();
 }
 
 const lstat = (path: string): Stats | undefined => {
@@ -122,6 +123,7 @@ const CHILD = /^containerd\.io\/gc\.ref\.content\.m\.\d+$/;
 const UNPACKED = 'containerd.io/gc.ref.snapshot.';
 
 class Inspector {
+  readonly #pause: Pause;
   readonly #store: Store;
   readonly #survey: RecordSurvey;
   readonly #problems: Problem[] = [];
@@ -134,21 +136,34 @@ class Inspector {
   /** Paths of records that are there and cannot be read, and of directories: what they say is not missing. */
   readonly #unread: ReadonlySet<string>;
 
-  constructor(store: Store, survey: RecordSurvey) {
+  constructor(store: Store, survey: RecordSurvey, pause: Pause) {
+    this.#pause = pause;
     this.#store = store;
     this.#survey = survey;
     this.#unread = new Set(survey.unreadable.map(({path}) => path));
   }
 
-  run(): Inspection {
+  async run(): Promise<Inspection> {
     const odd = surveyStructure(this.#store.layout);
+    await this.#pause();
     this.#problems.push(...oddities(odd, this.#store.layout.root));
     this.#unreadable(new Set(odd.map(({path}) => path)));
-    for (const ns of this.#survey.namespaces) this.#namespace(ns);
-    for (const [digest, size] of this.#blobs) this.#blob(digest, size);
-    for (const id of this.#layers.keys()) this.#layer(id);
+    for (const ns of this.#survey.namespaces) {
+      this.#namespace(ns);
+      await this.#pause();
+    }
+    for (const [digest, size] of this.#blobs) {
+      this.#blob(digest, size);
+      await this.#pause();
+    }
+    for (const id of this.#layers.keys()) {
+      this.#layer(id);
+      await this.#pause();
+    }
     this.#unnamedThings();
+    await this.#pause();
     this.#ingests();
+    await this.#pause();
     this.#counts();
     return {survey: this.#survey, problems: this.#problems, blobs: this.#blobs, layers: this.#layers, unnamed: this.#unnamed};
   }
@@ -200,8 +215,12 @@ class Inspector {
       for (const digest of lease.content) this.#leased.blobs.add(digest);
       for (const layer of lease.layers) this.#leased.layers.add(layer);
       const path = this.#file(recordPath.directory(name, 'leases'));
-      if (leaseExpired(lease, Date.now()))
-        this.#add('garbage', `lease ${JSON.stringify(lease.id)}`, 'has expired', path, {kind: 'garbage'}, name);
+      const problem = leaseExpired(lease, Date.now())
+        ? 'has expired'
+        : isFormerMountLease(lease)
+          ? 'keeps what an earlier boot had mounted'
+          : undefined;
+      if (problem !== undefined) this.#add('garbage', `lease ${JSON.stringify(lease.id)}`, problem, path, {kind: 'garbage'}, name);
     }
   }
 

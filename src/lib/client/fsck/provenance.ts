@@ -11,6 +11,7 @@ import type {Store} from '../../store/store.ts';
 import type {RecordSurvey} from '../../store/survey.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
+import type {Pause} from './pause.ts';
 
 /** One of the images that a layer belongs to. */
 export interface LayerOrigin {
@@ -57,8 +58,8 @@ function attempt<T>(action: () => T): T | undefined {
   }
 }
 
-/** Reads what every image says of its blobs and layers, as far as its documents are here and whole. */
-export async function findOrigins(store: Store, survey: RecordSurvey): Promise<Origins> {
+/** Reads what every image says of its blobs and layers, as far as its documents are here and whole. @param pause what it throws ends that */
+export async function findOrigins(store: Store, survey: RecordSurvey, pause: Pause): Promise<Origins> {
   const content = new Map<Digest, {descriptor: Descriptor; labels: Labels}>();
   const layers = new Map<string, LayerOrigin>();
   const snapshots = new Map<string, LayerOrigin>();
@@ -109,6 +110,7 @@ export async function findOrigins(store: Store, survey: RecordSurvey): Promise<O
             snapshots.set(`${ns.name}/${snapshotter.name}/${layer.chainID}`, origin);
           }
       }
+      await pause();
     }
   }
   return {

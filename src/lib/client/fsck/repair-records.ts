@@ -64,7 +64,7 @@ export async function recoverRecords(context: Context, inspection: Inspection, p
   const tell = (problem: Problem): string => {
     const target = moved.get(problem);
     const where = target === undefined ? 'is gone' : `moved to ${target}`;
-    if (restored.has(problem)) return `${where}; restored from the journal`;
+    if (restored.has(problem)) return `${target === undefined ? '' : `${where}; `}restored from the journal`;
     const lease = leases.get(below(problem).split('/')[1] ?? '');
     return lease === undefined ? where : `${where}; lease ${lease} protects what it may have referenced`;
   };

@@ -8,7 +8,7 @@ import {formatReference, type Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import {cleanup, removeBundle} from '../../runtime/bundle.ts';
 import {findRuntime} from '../../runtime/runc.ts';
-import {downloadKey, Ingest} from '../../store/blob-store.ts';
+import {Ingest} from '../../store/blob-store.ts';
 import {isMountLease} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
@@ -18,12 +18,14 @@ import type {Store, StoreTransaction} from '../../store/store.ts';
 import {quarantine} from '../../store/survey.ts';
 import {deleteContainer} from '../api/containers.ts';
 import type {Context} from '../context.ts';
+import {discardOthers, lockDownload} from '../pull/download-lock.ts';
 import {refOf} from '../pull/fetch-and-unpack.ts';
-import {ensureUnpacked, snapshotLabel} from '../pull/unpack.ts';
+import {ensureUnpacked, snapshotLabel, warnOfLayers} from '../pull/unpack.ts';
 import {isAbandoned, runDirectory, runningContainers} from '../running.ts';
 import {collectGarbage, settleLayers} from '../space/gc.ts';
 import type {CheckOptions} from '../types/index.ts';
 import {cannotBeRead, type Inspection, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './inspect-store.ts';
+import {type Pause, pauses} from './pause.ts';
 import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './provenance.ts';
 import {recoverRecords} from './repair-records.ts';
 import {actualDigest, indexAgain, unpackAgain} from './scrub.ts';
@@ -31,6 +33,7 @@ import {actualDigest, indexAgain, unpackAgain} from './scrub.ts';
 export class Repair {
   readonly #context: Context;
   readonly #o: CheckOptions;
+  readonly #pause: Pause;
   readonly #inspection: Inspection;
   readonly #actions: Map<string, {readonly action: string; readonly done: boolean}>;
   /** Why a blob cannot be had, for those that need it. */
@@ -49,20 +52,29 @@ export class Repair {
     this.#o = options;
     this.#inspection = inspection;
     this.#actions = actions;
+    this.#pause = pauses(options.signal);
   }
 
   async run(problems: readonly Problem[]): Promise<void> {
     this.#problems = problems;
-    await this.#records();
-    await this.#content();
-    await this.#layers();
-    await this.#snapshots();
-    if (problemsOf(problems, 'layer', 'snapshot').length > 0) await settleLayers(this.#context, 0);
-    await this.#empty();
-    await this.#counts();
-    await this.#runs();
-    this.#ingests();
-    await this.#garbage();
+    const settle = async (): Promise<void> => {
+      if (problemsOf(problems, 'layer', 'snapshot').length > 0) await settleLayers(this.#context, 0);
+    };
+    for (const step of [
+      () => this.#records(),
+      () => this.#content(),
+      () => this.#layers(),
+      () => this.#snapshots(),
+      settle,
+      () => this.#empty(),
+      () => this.#counts(),
+      () => this.#runs(),
+      () => this.#ingests(),
+      () => this.#garbage(),
+    ]) {
+      await step();
+      await this.#pause();
+    }
   }
 
   async close(): Promise<void> {
@@ -88,8 +100,9 @@ export class Repair {
     const todo = new Set([...this.#of('blob'), ...this.#of('content')]);
     for (let before = todo.size + 1; todo.size > 0 && todo.size < before; ) {
       before = todo.size;
-      const origins = await findOrigins(this.#context.store, this.#survey());
+      const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
       for (const problem of todo) {
+        await this.#pause();
         const action =
           problem.subject.kind === 'blob'
             ? await this.#blob(problem.subject.digest, origins)
@@ -144,24 +157,24 @@ export class Repair {
     const {store, lockTimeoutMs, openRemote} = this.#context;
     const {signal} = this.#o;
     const {digest, size} = descriptor;
-    const key = downloadKey(digest);
     const what = `content ${digest}`;
     for (const source of sources) {
       this.#remote ??= await openRemote(this.#o);
-      using _lock = await store.blobs.lock(key, {
+      makeWay(store, digest);
+      using lock = await lockDownload(store, descriptor, {
         timeoutMs: lockTimeoutMs,
-        whileAlive: true,
         purpose: `repair of ${digest}`,
         ...(signal === undefined ? {} : {signal}),
       });
+      const {key} = lock;
       store.blobs.discardIngest(key);
-      makeWay(store, digest);
       const ingest = Ingest.open(store.blobs.beginIngest(key, {ref: refOf(descriptor), namespace: '', total: size}), {digest, size}, what);
       try {
         const sink = (chunk: Buffer): void => ingest.write(chunk);
         await this.#remote.fetcher(source).stream(descriptor, sink, {offset: 0, ...(signal === undefined ? {} : {signal})});
         ingest.finish();
         store.blobs.publish(key, digest);
+        discardOthers(store, digest, key);
         return `fetched from ${formatReference({domain: source.domain, path: source.path})}`;
       } catch (err) {
         store.blobs.discardIngestQuietly(key);
@@ -184,7 +197,7 @@ export class Repair {
     if (action === undefined) return undefined;
     if (isHere) store.settleBlobs([digest]);
     // A document that has just come says itself what it keeps.
-    const now = isHere ? origins : await findOrigins(store, this.#survey());
+    const now = isHere ? origins : await findOrigins(store, this.#survey(), this.#pause);
     await store.update(`repair of content ${digest}`, (tx) => {
       if (!store.blobs.has(descriptor))
         throw new ErrdefsError('aborted', `content ${digest} was removed meanwhile`, {hint: 'run it again'});
@@ -214,10 +227,11 @@ export class Repair {
   async #layers(): Promise<void> {
     const problems = this.#of('layer');
     if (problems.length === 0) return;
-    const origins = await findOrigins(this.#context.store, this.#survey());
+    const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
     const inUse = await this.#layersInUse();
     const doubted = new Set(problems.map(({subject}) => subject.id));
     for (const problem of problems) {
+      await this.#pause();
       const {id} = problem.subject;
       if (isOwnLayer(id)) {
         this.#describe(problem);
@@ -265,6 +279,7 @@ export class Repair {
         });
       });
       if (failure !== undefined) throw failure;
+      warnOfLayers(this.#context, made.warnings);
       return canUnpack ? 'rebuilt from its blob' : 'indexed again';
     } finally {
       store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
@@ -300,7 +315,7 @@ export class Repair {
     const problems = this.#of('snapshot');
     if (problems.length === 0) return;
     const {signal} = this.#o;
-    const origins = await findOrigins(this.#context.store, this.#survey());
+    const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
     for (const problem of problems) {
       const {namespace, snapshotter, key} = problem.subject;
       const origin = origins.snapshots.get(`${namespace}/${snapshotter}/${key}`);
@@ -419,6 +434,7 @@ export class Repair {
 
   async #runs(): Promise<void> {
     for (const problem of this.#of('run')) {
+      await this.#pause();
       const {namespace, id} = problem.subject;
       if (problem.severity !== 'garbage') {
         this.#did(problem, 'left alone: it is running', false);

@@ -68,6 +68,8 @@ export interface Unpacked {
   readonly id: string;
   /** The layer, whole, in a place of its own. */
   readonly directory: string;
+  /** As those of `Materialised`. */
+  readonly warnings: readonly string[];
 }
 
 /**
@@ -111,7 +113,7 @@ export async function unpackAgain(
     ...(signal === undefined ? {} : {signal}),
   });
   const id = made.layers.get(layer.chainID)!;
-  return {id, directory: scratch.layers.path(id)};
+  return {id, directory: scratch.layers.path(id), warnings: made.warnings};
 }
 
 /**
@@ -136,7 +138,7 @@ export async function indexAgain(
   const directory = scratch.layers.createWork();
   if (!(await indexAnew(tar, directory))) return undefined;
   scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
-  return {id, directory: scratch.layers.path(id)};
+  return {id, directory: scratch.layers.path(id), warnings: []};
 }
 
 /** What was found out about a layer. */

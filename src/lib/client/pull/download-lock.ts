@@ -20,7 +20,7 @@ export interface DownloadLockOptions {
   /** A holder without progress or sign of life for so long is overtaken; in milliseconds. */
   readonly timeoutMs: number;
   readonly purpose: string;
-  readonly signal: AbortSignal;
+  readonly signal?: AbortSignal;
   /** Called repeatedly while another process holds the lock, with the bytes it has. */
   readonly onWait?: (offset: number) => void;
 }
@@ -57,13 +57,13 @@ export async function lockDownload(store: Store, blob: Descriptor, options: Down
         timeoutMs,
         whileAlive: true,
         purpose,
-        signal: AbortSignal.any([signal, overtake.signal]),
+        signal: signal === undefined ? overtake.signal : AbortSignal.any([signal, overtake.signal]),
         onWait: follow,
       });
       return {key, [Symbol.dispose]: () => lock.release()};
     } catch (err) {
       // A stopped holder (SIGSTOP) shows no sign of life.
-      if (signal.aborted || !(overtake.signal.aborted || is(err, 'unavailable'))) throw err;
+      if (signal?.aborted || !(overtake.signal.aborted || is(err, 'unavailable'))) throw err;
     } finally {
       clearInterval(watch);
     }

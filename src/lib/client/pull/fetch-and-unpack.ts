@@ -53,11 +53,15 @@ export interface Materialised {
   readonly transferredBytes: number;
   /** Layer directory of each chain ID of the plan's images; empty without a snapshotter. */
   readonly layers: ReadonlyMap<Digest, string>;
+  /** What a layer could not be given, such as an extended attribute; each names its blob. */
   readonly warnings: readonly string[];
 }
 
 /** The row of a descriptor in progress and in `content active`. */
 export const refOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
+
+/** Its name in messages. */
+const nameOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)} ${desc.digest}`;
 
 /** Classes of failures that another attempt with the same layer ends with too. */
 const FOR_GOOD: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
@@ -263,7 +267,7 @@ class Materialisation {
     source: LayerJob['source'],
     unpack: {readonly directory: string; readonly layer: PlannedLayer; readonly lowers?: readonly string[]} | undefined,
   ): Promise<Laid | undefined> {
-    const what = `${kindOf(blob.mediaType)} ${blob.digest}`;
+    const what = nameOf(blob);
     let received = 0;
     let lastEvent = 0;
     const progress = (): void => {
@@ -312,7 +316,7 @@ class Materialisation {
         task.end();
       }
       const laid = await task.result;
-      this.#warnings.push(...(laid?.warnings ?? []));
+      this.#warnings.push(...(laid?.warnings ?? []).map((message) => `${what}: ${message}`));
       return laid;
     } catch (err) {
       throw this.#signal.aborted && !this.#stop.signal.aborted ? wrap(what, this.#signal.reason) : err;
@@ -393,7 +397,8 @@ class Materialisation {
     const snapshotter = this.#o.snapshotter!;
     const {work, laid} = floating;
     if (laid.applied === undefined) return false;
-    if (reconcile(snapshotter.tree(work), trees, laid.applied, (message) => this.#warnings.push(message)) === 'redo') return false;
+    const warn = (message: string): void => void this.#warnings.push(`${nameOf(layer.blob)}: ${message}`);
+    if (reconcile(snapshotter.tree(work), trees, laid.applied, warn) === 'redo') return false;
     this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }

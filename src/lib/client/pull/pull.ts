@@ -47,6 +47,7 @@ class Pull {
   readonly #platforms: PlatformChoice;
   #leaseID: string | undefined;
   #transferred = 0;
+  #layerWarnings: readonly string[] = [];
 
   constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions) {
     this.#context = context;
@@ -82,7 +83,7 @@ class Pull {
         documents?.release();
       }
       const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
-      const warnings = [...(plan.warnings ?? []), ...(await this.#overlayWarning())];
+      const warnings = [...(plan.warnings ?? []), ...this.#layerWarnings, ...(await this.#overlayWarning())];
       const elapsedMs = performance.now() - started;
       return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
     } finally {
@@ -215,6 +216,7 @@ class Pull {
       ...this.#signalOption(),
     });
     this.#transferred += made.transferredBytes;
+    this.#layerWarnings = made.warnings;
     return made;
   }
 

@@ -139,7 +139,7 @@ export async function ensureUnpacked(
   const lease = await leasePlan(store, namespace, name, plan, snapshotter);
   const {materialise} = await import('./fetch-and-unpack.ts');
   try {
-    const {layers} = await materialise({
+    const {layers, warnings} = await materialise({
       store,
       workers,
       namespace,
@@ -165,6 +165,7 @@ export async function ensureUnpacked(
       collect(store, tx);
     });
     store.layers.emptyTrash();
+    warnOfLayers(context, warnings);
   } catch (err) {
     // Nothing was downloaded, so another attempt needs no lease. If this fails, too, the lease expires.
     await store
@@ -176,6 +177,11 @@ export async function ensureUnpacked(
     throw err;
   }
   return top;
+}
+
+/** Tells the caller what layers lack that were unpacked on the way to something else. @param warnings of `materialise` */
+export function warnOfLayers({warn}: Context, warnings: readonly string[]): void {
+  for (const warning of warnings) warn(new ErrdefsError('failed_precondition', warning));
 }
 
 /** Label by which a config refers to the snapshot of its image. */

@@ -41,8 +41,8 @@ export interface OpenOptions {
   /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
   readonly lockTimeoutMs?: number;
   /**
-   * Is told of what goes wrong beside a call and does not change its result: an entry of the trash that cannot be deleted, say. An
-   * `ErrdefsError`, whose `details` name the path.
+   * Called with an `ErrdefsError` for each problem that does not change the result of a call: an entry of the trash that cannot be
+   * deleted (`details` name the path), or what a layer lacks that `run` had to unpack. `pull` has the latter in its result.
    */
   readonly onWarning?: (warning: Error) => void;
 }
