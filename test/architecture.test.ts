@@ -65,7 +65,7 @@ const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   'smol-toml': ['remotes'],
   'tar-stream': ['archive'],
   undici: ['remotes'],
-  'node:child_process': ['fs', 'runtime'],
+  'node:child_process': ['fs'],
   // Made by scripts/build.ts.
   'berth:worker-code': ['client'],
 };

@@ -1,16 +1,15 @@
-/** Finds system programs, and runs one to its end. */
-
+/** Finds system programs, and runs one until it ends. */
 import {statSync} from 'node:fs';
 import {constants} from 'node:os';
 import {isAbsolute, join, resolve as resolvePath} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
-/** Searched after PATH: that of a user's shell leaves out the directories of the administrator's programs. */
+/** Searched after PATH: a user's shell often lacks the sbin directories. */
 const SYSTEM_DIRECTORIES = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin'];
 
 /**
- * PATH for every program that we start, and for those that it starts: the absolute entries of this process's own, then the
- * system's directories. An empty or relative entry would run, as root, what somebody left in the current directory.
+ * The PATH of every program that we start: the absolute entries of our own, then the system's directories. An empty or relative
+ * entry could run a program from the current directory as root.
  */
 export const searchPath = (): string =>
   [...new Set([...(process.env.PATH ?? '').split(':').filter((dir) => isAbsolute(dir)), ...SYSTEM_DIRECTORIES])].join(':');
@@ -20,7 +19,7 @@ const isExecutable = (file: string): boolean => {
     const stats = statSync(file, {throwIfNoEntry: false});
     return stats?.isFile() === true && (stats.mode & 0o111) !== 0;
   } catch {
-    return false; // not to be seen by us, so not to be executed
+    return false; // an unreadable directory
   }
 };
 
@@ -35,16 +34,16 @@ export function findProgram(name: string): string | undefined {
 }
 
 export interface RunOptions {
-  /** Debian package that brings the program, for the hint when it is missing. */
+  /** Debian package of the program, for the hint when it is missing. */
   readonly package: string;
-  /** Bytes for its standard input. */
+  /** Standard input; default empty. */
   readonly input?: Uint8Array;
-  /** Variables besides `PATH` and `LC_ALL=C`; nothing else is inherited, so that no `TAR_OPTIONS` or the like changes what it does. */
+  /** Variables besides `PATH` and `LC_ALL=C`. Nothing is inherited, so that no `TAR_OPTIONS` or the like takes effect. */
   readonly env?: Readonly<Record<string, string>>;
   readonly cwd?: string;
-  /** It is killed after so long, in milliseconds. */
+  /** Milliseconds until it is killed, and the call fails. */
   readonly timeoutMs?: number;
-  /** Open descriptors that it gets: the first as standard input, further ones from 3 on. */
+  /** Open descriptors to pass on: the first as standard input, instead of `input`; further ones from 3 on. */
   readonly descriptors?: readonly number[];
 }
 
@@ -52,25 +51,29 @@ export interface RunResult {
   /** Exit status; 128+n when signal n ended it. */
   readonly status: number;
   readonly stdout: Buffer;
-  /** For people only: never to be matched. */
+  /** For people; never match its words. */
   readonly stderr: string;
 }
 
-/** Standard output and error are kept in memory; more than this is a failure. */
+/** Most bytes of standard output and error together; both are kept in memory. */
 const MAX_OUTPUT = 256 * 1024 * 1024;
 
-/** Nothing of ours is inherited but the way to programs. */
 const environment = (env: RunOptions['env']): NodeJS.ProcessEnv => ({
   PATH: searchPath(),
   LC_ALL: 'C',
   ...env,
 });
 
-/** @throws unavailable it is not installed; the hint names its Debian package */
-function requireProgram(program: string, {package: name}: Pick<RunOptions, 'package'>): string {
+/**
+ * Absolute path of a program.
+ *
+ * @param name its Debian package
+ * @throws unavailable it is not installed; the hint names the package
+ */
+export function requireProgram(program: string, name: string): string {
   const path = findProgram(program);
   if (path !== undefined) return path;
-  throw new ErrdefsError('unavailable', `program ${program}`, {
+  throw new ErrdefsError('unavailable', `${program} is not installed`, {
     hint: `install the Debian package ${name}`,
     details: {program, package: name},
   });
@@ -79,48 +82,66 @@ function requireProgram(program: string, {package: name}: Pick<RunOptions, 'pack
 const statusOf = (status: number | null, signal: NodeJS.Signals | null): number =>
   status ?? 128 + (signal === null ? 0 : constants.signals[signal]);
 
+const tooMuchOutput = (program: string, cause?: unknown): ErrdefsError =>
+  new ErrdefsError('resource_exhausted', `output of ${program} is over ${MAX_OUTPUT} B`, {cause});
+
 /**
- * Runs `program` on descriptors that are given to it, without output of its own; others have the thread meanwhile. A status
- * other than 0 is the caller's to judge.
+ * Runs a program without blocking. The caller judges the exit status.
  *
- * @returns exit status; 128+n when signal n ended it
- * @throws unavailable the program is not installed; the hint names its Debian package
- * @throws resource_exhausted no process or memory to be had
+ * @throws unavailable it is not installed; the hint names its Debian package
+ * @throws resource_exhausted no process or memory, or too much output
+ * @throws deadline_exceeded `timeoutMs` has passed
  */
-export async function runOn(program: string, args: readonly string[], options: Omit<RunOptions, 'input'>): Promise<number> {
+export async function run(program: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
+  const path = requireProgram(program, options.package);
   const {spawn} = process.getBuiltinModule('node:child_process');
-  const {env, cwd, timeoutMs, descriptors = []} = options;
-  const [stdin = 'ignore', ...further] = descriptors;
-  const path = requireProgram(program, options);
+  const {input, env, cwd, timeoutMs, descriptors = []} = options;
+  const [stdin = input === undefined ? ('ignore' as const) : ('pipe' as const), ...further] = descriptors;
   return new Promise((resolve, reject) => {
     const child = spawn(path, args, {
       env: environment(env),
-      stdio: [stdin, 'ignore', 'ignore', ...further],
+      stdio: [stdin, 'pipe', 'pipe', ...further],
       ...(cwd === undefined ? {} : {cwd}),
     });
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    let late = false;
+    const stop = (): void => {
+      late = child.kill('SIGKILL');
+    };
+    const timer = timeoutMs === undefined ? undefined : setTimeout(stop, timeoutMs);
+    const output: Record<'stdout' | 'stderr', Buffer[]> = {stdout: [], stderr: []};
+    let size = 0;
+    for (const stream of ['stdout', 'stderr'] as const)
+      child[stream]?.on('data', (chunk: Buffer) => {
+        size += chunk.length;
+        if (size > MAX_OUTPUT) child.kill('SIGKILL');
+        else output[stream].push(chunk);
+      });
+    child.stdin?.on('error', () => undefined); // it ended before it read all of its input
+    child.stdin?.end(input);
     child.once('error', (err) => {
       clearTimeout(timer);
       reject(fromErrno(err, `program ${program}`));
     });
-    child.once('exit', (status, signal) => {
+    child.once('close', (status, signal) => {
       clearTimeout(timer);
-      resolve(statusOf(status, signal));
+      if (late) reject(new ErrdefsError('deadline_exceeded', `program ${program}`));
+      else if (size > MAX_OUTPUT) reject(tooMuchOutput(program));
+      else
+        resolve({status: statusOf(status, signal), stdout: Buffer.concat(output.stdout), stderr: Buffer.concat(output.stderr).toString()});
     });
   });
 }
 
 /**
- * Runs `program` and waits, for code that must stay synchronous. A status other than 0 is the caller's to judge.
+ * Runs a program and blocks until it ends, for code that must stay synchronous. Otherwise as `run`.
  *
- * @throws unavailable the program is not installed; the hint names its Debian package
- * @throws resource_exhausted no process or memory to be had, or more output than is kept
+ * @throws the same errors as `run`
  */
 export function runSync(program: string, args: readonly string[], options: RunOptions): RunResult {
   const {spawnSync} = process.getBuiltinModule('node:child_process');
   const {input, env, cwd, timeoutMs, descriptors = []} = options;
   const [stdin, ...further] = descriptors;
-  const done = spawnSync(requireProgram(program, options), args, {
+  const done = spawnSync(requireProgram(program, options.package), args, {
     env: environment(env),
     stdio: [stdin ?? 'pipe', 'pipe', 'pipe', ...further],
     ...(stdin === undefined ? {input: input ?? new Uint8Array(0)} : {}),
@@ -129,8 +150,8 @@ export function runSync(program: string, args: readonly string[], options: RunOp
     ...(cwd === undefined ? {} : {cwd}),
   });
   const code = (done.error as NodeJS.ErrnoException | undefined)?.code;
-  if (code === 'ENOBUFS') throw new ErrdefsError('resource_exhausted', `output of ${program} is over ${MAX_OUTPUT} B`, {cause: done.error});
-  // A program that ends before it has read its input closes the pipe; its status says more than EPIPE does.
+  if (code === 'ENOBUFS') throw tooMuchOutput(program, done.error);
+  // EPIPE: the program ended before it read all of its input. Its status says more.
   if (done.error !== undefined && (code !== 'EPIPE' || (done.status === null && done.signal === null)))
     throw fromErrno(done.error, `program ${program}`);
   return {

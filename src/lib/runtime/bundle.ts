@@ -16,7 +16,7 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync,
 import {dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {formatIdentity, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
+import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {containerState, deleteContainer, type Runtime} from './runc.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
@@ -84,10 +84,7 @@ export const isClaimed = (stateDir: string, id: string): boolean => {
  * @param cgroup the container's, as its specification has it
  */
 export function recordRuntime(run: string, pid: number, cgroup: string): void {
-  // proc_pid_stat(5): the start time is field 22; the name in field 2 may hold anything, so count from its last `)`.
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  const startTime = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]!;
-  writeFileSync(join(run, `runtime.${formatIdentity({...ownIdentity(), pid, startTime})}`), cgroup, {mode: 0o600});
+  writeFileSync(join(run, `runtime.${formatIdentity(identityOf(pid))}`), cgroup, {mode: 0o600});
 }
 
 /** The container's cgroup; `undefined` when the runtime was not started. */

@@ -1,7 +1,6 @@
 /**
- * Whether a container's command can be started, known before it is tried: a runtime answers 1 for "not there", for
- * "not executable" and for a container that itself ended with 1, and the kernel's own refusal comes too late to be told
- * from it.
+ * Checks before the start that the kernel can execute a container's command. A runtime exits with 1 for a missing command, for one that
+ * is not executable, and for a container that exited with 1; the three can be told apart only here.
  */
 import {Buffer} from 'node:buffer';
 import {readdirSync, readFileSync, type Stats} from 'node:fs';
@@ -10,20 +9,20 @@ import {ErrdefsError, is} from '../errdefs.ts';
 import type {MountPoints, ResolvedFile, RootReader} from './path-in-root.ts';
 import {isBind, type Spec} from './spec.ts';
 
-/** Exit statuses of a run that failed before the container's own command ran, as docker and POSIX shells have them. */
+/** Exit statuses for a failure before the container's command ran, as in docker and POSIX shells. */
 export const RUN_FAILED = 125;
 export const NOT_EXECUTABLE = 126;
 export const COMMAND_NOT_FOUND = 127;
 
-/** BINPRM_BUF_SIZE: what the kernel reads of a file to know its format. */
+/** BINPRM_BUF_SIZE: bytes that the kernel reads to detect the format. */
 const HEAD = 256;
-/** How many interpreters of interpreters the kernel follows. */
+/** Nested interpreters that the kernel accepts. */
 const MAX_INTERPRETERS = 5;
 const MAX_INTERPRETER_PATH = 4096;
 const MAX_PROGRAM_HEADERS = 65_536;
 const PT_INTERP = 3;
 
-/** ELF machines that a kernel runs without help, by Node's name of its architecture: its own, and where there is one the 32-bit one. */
+/** ELF machines that a kernel executes natively, by Node's name of its architecture. */
 const MACHINES: Readonly<Record<string, readonly number[]>> = {
   x64: [62, 3],
   ia32: [3],
@@ -35,10 +34,10 @@ const MACHINES: Readonly<Record<string, readonly number[]>> = {
   loong64: [258],
 };
 
-/** Where the specification's mounts will land in the tree, and what will be seen there. */
+/** The mount points of the specification's mounts. */
 export function mountPoints(rootfs: RootReader, spec: Spec): MountPoints {
   const points = new Map<string, string | undefined>();
-  for (const mount of spec.mounts) points.set(rootfs.place(mount.destination, points), isBind(mount) ? mount.source : undefined);
+  for (const mount of spec.mounts) points.set(rootfs.mountTarget(mount.destination, points), isBind(mount) ? mount.source : undefined);
   return points;
 }
 
@@ -50,7 +49,7 @@ function denied(what: string, hint?: string): ErrdefsError {
   return new ErrdefsError('permission_denied', what, {...(hint === undefined ? {} : {hint}), details: {runExit: NOT_EXECUTABLE}});
 }
 
-/** May the process use the execute (or search) bit? The runtime starts the command with the specification's capabilities in effect, whoever the user is. */
+/** Whether the process may execute (or search) it. The specification's capabilities are effective for every user. */
 function mayExecute(stats: Stats, {user, capabilities}: Spec['process']): boolean {
   if (capabilities.effective.includes('CAP_DAC_OVERRIDE')) return stats.isDirectory() || (stats.mode & 0o111) !== 0;
   if (stats.uid === user.uid) return (stats.mode & 0o100) !== 0;
@@ -58,7 +57,7 @@ function mayExecute(stats: Stats, {user, capabilities}: Spec['process']): boolea
   return (stats.mode & (inGroup ? 0o010 : 0o001)) !== 0;
 }
 
-/** Formats that somebody taught this kernel, such as another machine's by way of qemu; see binfmt_misc. */
+/** Whether binfmt_misc has formats registered, such as another architecture's through qemu. */
 function knowsForeignFormats(): boolean {
   try {
     return readdirSync('/proc/sys/fs/binfmt_misc').some((name) => name !== 'register' && name !== 'status');
@@ -68,12 +67,12 @@ function knowsForeignFormats(): boolean {
 }
 
 interface Program {
-  /** Command or interpreter, for messages. */
+  /** Command or interpreter, for errors. */
   readonly what: string;
   readonly found: ResolvedFile;
 }
 
-/** Path of the interpreter that a script or a dynamically linked program names; `undefined` when it needs none. See execve(2), elf(5). */
+/** The interpreter of a script or a dynamically linked program; `undefined` if it needs none. See execve(2), elf(5). */
 function interpreterOf({what, found}: Program): string | undefined {
   const head = found.read(0, HEAD);
   if (head.toString('latin1', 0, 2) === '#!') {
@@ -113,18 +112,18 @@ function interpreterOf({what, found}: Program): string | undefined {
   return undefined;
 }
 
-/** MAX_ARG_STRLEN of execve(2): bytes of one argument or variable, with the zero that ends it. */
+/** MAX_ARG_STRLEN of execve(2): bytes of one argument or variable, including its NUL. */
 const MAX_STRING_BYTES = 128 << 10;
 const POINTER_BYTES = 8;
 
-/** Bytes of all arguments and variables with their pointers that execve(2) takes: a quarter of the limit of the stack, within bounds. */
+/** Most bytes of all arguments, variables and pointers for execve(2): a quarter of the stack limit, within bounds. */
 function spaceForStrings(): number {
   const stack = /^Max stack size\s+(\S+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1];
   const quarter = stack === 'unlimited' || stack === undefined ? Number.POSITIVE_INFINITY : Number(stack) / 4;
   return Math.max(Math.min(quarter, 6 << 20), MAX_STRING_BYTES);
 }
 
-/** @throws invalid_argument the kernel would refuse with E2BIG; `details.runExit` 126 */
+/** @throws invalid_argument the kernel would return E2BIG; `details.runExit` 126 */
 function checkSize(args: readonly string[], env: readonly string[]): void {
   const tooLarge = (what: string, hint: string): ErrdefsError =>
     new ErrdefsError('invalid_argument', what, {hint, details: {runExit: NOT_EXECUTABLE, errno: 'E2BIG'}});
@@ -152,15 +151,15 @@ function checkSize(args: readonly string[], env: readonly string[]): void {
 }
 
 /**
- * Refuses a command that the kernel would refuse. Says nothing about what cannot be seen from here, such as a program in
- * a tmpfs of the container: that is left to the runtime.
+ * Refuses a command that the kernel would refuse. Files that are not visible from here, such as those in a tmpfs of the container, are
+ * left to the runtime.
  *
- * @throws not_found the command or its interpreter is not there; `details.runExit` 127
- * @throws permission_denied it is there and cannot be executed; `details.runExit` 126
+ * @throws not_found the command or its interpreter does not exist; `details.runExit` 127
+ * @throws permission_denied it cannot be executed; `details.runExit` 126
  * @throws invalid_argument its arguments and environment are too large; `details.runExit` 126
  */
 export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountPoints): void {
-  /** Runs `use` on the executable file at `path`; `undefined` when it cannot be known. */
+  /** Calls `use` with the executable at `path`; `undefined` if it is not visible. */
   const find = <T>(path: string, what: string, use: (program: Program) => T): T | undefined => {
     const look = (found: ResolvedFile): T => {
       if (found.searched.some((directory) => !mayExecute(directory, process)))
@@ -187,7 +186,7 @@ export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountP
     if (depth === MAX_INTERPRETERS) throw denied(`${command}: too many interpreters that are scripts themselves`);
     follow(find(interpreter, `interpreter ${JSON.stringify(interpreter)} of ${command}`, interpreterOf), depth + 1);
   };
-  /** The first file of PATH that may be executed is the one, whether or not the kernel can make something of it. */
+  /** The first executable file in PATH counts, even if the kernel rejects its format. */
   const search = (): string => {
     const directories = process.env.findLast((entry) => entry.startsWith('PATH='))?.slice('PATH='.length) ?? '';
     let refusal: unknown;

@@ -1,16 +1,16 @@
-/** Whether this machine can run containers, tried rather than guessed. */
+/** Checks whether this machine can run containers, by trying. */
 import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {isOnOverlay} from '../fs/free-space.ts';
-import {findProgram} from '../fs/spawn.ts';
-import {capture, findRuntime, runtimeVersion} from './runc.ts';
+import {findProgram, run} from '../fs/spawn.ts';
+import {findRuntime, runtimeVersion} from './runc.ts';
 
 export interface Check {
   readonly name: string;
   readonly status: 'ok' | 'warning' | 'error';
   readonly detail: string;
-  /** What to do about it. */
+  /** The remedy. */
   readonly hint?: string;
 }
 
@@ -18,7 +18,7 @@ type Version = readonly [number, number, number];
 
 const older = (a: Version, b: Version): boolean => (a[0] !== b[0] ? a[0] < b[0] : a[1] !== b[1] ? a[1] < b[1] : a[2] < b[2]);
 
-/** CVE-2024-21626: before, a descriptor of this machine could reach the container. */
+/** CVE-2024-21626: older versions leak a descriptor of the host into the container. */
 const OLDEST_RUNC: Version = [1, 1, 12];
 /** CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: first fixed releases of the two older series; 1.4 began with the fix. */
 const FIXED_RUNC: readonly Version[] = [
@@ -26,7 +26,7 @@ const FIXED_RUNC: readonly Version[] = [
   [1, 3, 3],
 ];
 
-/** What there is to say about a version of runc. */
+/** Rates a version of runc. */
 export function checkRuncVersion(version: Version): Pick<Check, 'status' | 'hint'> {
   if (older(version, OLDEST_RUNC)) return {status: 'error', hint: 'install runc 1.1.12 or newer: CVE-2024-21626'};
   const fixed = FIXED_RUNC.find(([major, minor]) => major === version[0] && minor >= version[1]);
@@ -51,10 +51,9 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
   }
 }
 
-/** What to do where containers cannot have a writable layer. */
 export const OVERLAY_HINT = 'use --snapshotter native, or a root on ext4 or xfs';
 
-/** Makes a mount namespace, and in it an overlay whose writable layer lies where snapshots do. */
+/** Tries a mount namespace, and in it an overlay with its upperdir in `directory`. */
 export async function checkMounts(directory: string): Promise<Check> {
   const name = 'mounts';
   const missing = ['unshare', 'mount'].filter((program) => findProgram(program) === undefined);
@@ -74,7 +73,7 @@ export async function checkMounts(directory: string): Promise<Check> {
   try {
     for (const part of ['lower', 'upper', 'work', 'merged']) mkdirSync(join(scratch, part));
     const isolate = ['--mount', '--propagation', 'slave', '/bin/sh', '-c'];
-    const unshared = await capture(findProgram('unshare')!, [...isolate, ':']);
+    const unshared = await run('unshare', [...isolate, ':'], {package: 'util-linux'});
     if (unshared.status !== 0)
       return {
         name,
@@ -83,7 +82,7 @@ export async function checkMounts(directory: string): Promise<Check> {
         hint: 'root, or CAP_SYS_ADMIN in a container, is needed',
       };
     const script = 'cd "$1" && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && : > merged/file';
-    const mounted = await capture(findProgram('unshare')!, [...isolate, script, 'sh', scratch]);
+    const mounted = await run('unshare', [...isolate, script, 'sh', scratch], {package: 'util-linux'});
     if (mounted.status === 0) return {name, status: 'ok', detail: `mount namespaces and overlayfs work in ${directory}`};
     return {
       name,
@@ -96,7 +95,7 @@ export async function checkMounts(directory: string): Promise<Check> {
   }
 }
 
-/** Which cgroups there are; see cgroups(7). */
+/** See cgroups(7). */
 function cgroupCheck(): Check {
   const name = 'cgroups';
   const unified = existsSync('/sys/fs/cgroup/cgroup.controllers');
@@ -113,7 +112,7 @@ function cgroupCheck(): Check {
 }
 
 /**
- * @param directory where snapshots lie; it exists
+ * @param directory the existing directory of snapshots
  * @param runtime as for `findRuntime`
  */
 export async function checkRuntime(directory: string, runtime?: string): Promise<readonly Check[]> {

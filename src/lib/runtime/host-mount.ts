@@ -1,56 +1,53 @@
-/** Mounts in the mount namespace of this process: everybody there sees them, and they last until they are unmounted or the machine stops. */
+/** Mounts on the host, in this process's mount namespace, where they last until unmounted or until the next boot. */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {readMountInfo} from '../fs/mountinfo.ts';
 import {formatIdentity, identityOf} from '../fs/process.ts';
-import {searchPath} from '../fs/spawn.ts';
+import {requireProgram, run} from '../fs/spawn.ts';
+import {spawnWithChannel} from '../fs/spawn-channel.ts';
 import {removeBundle} from './bundle.ts';
 import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, makeMountPoints, mountCommand} from './mount-plan.ts';
-import {capture, requireProgram} from './runc.ts';
 
-const SCRIPT = (command: string): string => `read -r go || exit\n${command}`;
+/** Waits for our word, then mounts; complaints go to descriptor 3. */
+const SCRIPT = (command: string): string => `read -r go <&3 || exit\n{ ${command}\n} 2>&3`;
+/** Occurs in no output, so that all of it is read. */
+const END = '\0';
 
 /**
- * @param directory empty but for files; it gets the plan's links and places, and keeps the links
- * @param target of the last mount, an absolute path
- * @param onStart gets the identity of the process that will mount, before it does; it goes on when this process is killed after that
+ * @param directory has no subdirectories; gets the plan's links and mount points, and keeps the links
+ * @param target absolute path for the last mount
+ * @param onStart gets the identity of the mounting process before it starts to mount; from then on it continues even if this process
+ *   is killed
  */
 export function hostMounter(directory: string, target: string, onStart: (identity: string) => void): Mounter {
   return {
     mount: async (plan) => {
       const shell = requireProgram('sh', 'dash');
-      requireProgram('mount', 'mount (util-linux)');
-      const {spawn} = await import('node:child_process');
+      requireProgram('mount', 'mount');
       const loops = loopMounts(plan).map(({image, mountPoint}) => ({
         image,
         target: mountPoint === undefined ? target : join(directory, mountPoint),
       }));
       try {
         makeMountPoints(directory, plan);
-        // In a session of its own: a terminal's interrupt must not leave half of the mounts.
-        const child = spawn(shell, ['-c', SCRIPT(mountCommand(plan, target))], {
+        // The channel's own session keeps Ctrl-C from leaving half of the mounts.
+        const child = await spawnWithChannel([shell, '-c', SCRIPT(mountCommand(plan, target))], {
           cwd: directory,
-          env: {PATH: searchPath()},
-          stdio: ['pipe', 'ignore', 'pipe'],
-          detached: true,
+          stdio: ['ignore', 'ignore', 'ignore'],
+          until: END,
         });
-        const ended = new Promise<number | null>((done, fail) => {
-          child.once('error', fail);
-          child.once('close', done);
-        });
-        let complaint = '';
-        child.stderr.setEncoding('utf8').on('data', (text: string) => (complaint += text));
-        child.stdin.on('error', () => undefined); // it has ended, which is told elsewhere
-        if (child.pid !== undefined) onStart(formatIdentity(identityOf(child.pid)));
-        child.stdin.end('go\n');
-        if ((await ended) !== 0) {
+        onStart(formatIdentity(identityOf(child.pid)));
+        child.write('go\n');
+        const text = await child.received;
+        const {status} = await child.ended;
+        if (status !== 0) {
           if (loops.length > 0 && !(await hasFreeLoopDevice()))
-            throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
+            throw new ErrdefsError('resource_exhausted', `loop devices, of which ${loops.length} are needed`, {
               hint: 'unmount other images, or create more devices /dev/loopN',
             });
-          throw new ErrdefsError('failed_precondition', `unable to mount: ${complaint.trim().split('\n', 1)[0] || 'mount(8) was killed'}`, {
+          throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'mount(8) was killed'}`, {
             hint: 'the kernel may say more: dmesg',
           });
         }
@@ -63,26 +60,21 @@ export function hostMounter(directory: string, target: string, onStart: (identit
   };
 }
 
-/**
- * Unmounts what is mounted at a path on top.
- *
- * @returns what umount(8) complains about; empty when it succeeded
- */
+/** Unmounts the topmost mount at a path. @returns the error of umount(8); empty on success */
 export async function unmount(target: string): Promise<string> {
-  const {status, stderr} = await capture(requireProgram('umount', 'mount (util-linux)'), [target]);
+  const {status, stderr} = await run('umount', [target], {package: 'mount'});
   return status === 0 ? '' : stderr.trim().split('\n', 1)[0] || `umount ended with status ${status}`;
 }
 
-/** Detaches what is mounted below a directory of ours; who still uses it keeps it. */
+/** Lazily unmounts everything below a directory; current users keep their access. */
 async function unmountBelow(directory: string): Promise<void> {
   const below = readMountInfo('self').filter(({target}) => target.startsWith(`${directory}/`));
   if (below.length === 0) return;
-  const umount = requireProgram('umount', 'mount (util-linux)');
-  const {status, stderr} = await capture(umount, ['-l', ...below.map(({target}) => target).reverse()]);
+  const {status, stderr} = await run('umount', ['-l', ...below.map(({target}) => target).reverse()], {package: 'mount'});
   if (status !== 0) throw new ErrdefsError('failed_precondition', `unable to unmount below ${directory}: ${stderr.trim()}`);
 }
 
-/** Removes a directory that a mounter used, with what it left mounted there. Never what is behind a mount. */
+/** Removes a mounter's directory and its leftover mounts, never the content of a mount. */
 export async function removeMountDirectory(directory: string): Promise<void> {
   if (!existsSync(directory)) return;
   await unmountBelow(directory);

@@ -1,31 +1,30 @@
 /**
- * Loop devices, of which mount(8) makes one for an image, or takes the one that has it already, and the kernel unmakes it with
- * its last mount: nothing here keeps one, so none can be left behind.
+ * Loop devices. mount(8) attaches an image to one, or reuses the one that already has the image. The kernel detaches it with its last
+ * mount, so none can be left behind.
  */
 import {Buffer} from 'node:buffer';
 import {closeSync, openSync, readSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {readMountInfo} from '../fs/mountinfo.ts';
-import {findProgram} from '../fs/spawn.ts';
-import {capture} from './runc.ts';
+import {findProgram, run} from '../fs/spawn.ts';
 
-/** Whether there is a loop device that nobody uses, with a name below /dev: in a container the kernel may have made one that is not seen. */
+/** Whether a free loop device exists below /dev. In a container the kernel may have created one that is not visible. */
 export async function hasFreeLoopDevice(): Promise<boolean> {
   const losetup = findProgram('losetup');
-  if (losetup === undefined) return true; // nobody can tell
-  const {stdout} = await capture(losetup, ['--find']);
-  const device = /^\/dev\/\S+/.exec(stdout)?.[0];
+  if (losetup === undefined) return true; // unknown
+  const {stdout} = await run(losetup, ['--find'], {package: 'util-linux'});
+  const device = /^\/dev\/\S+/.exec(stdout.toString())?.[0];
   return device !== undefined && statSync(device, {throwIfNoEntry: false}) !== undefined;
 }
 
 export interface LoopMount {
-  /** The file that is to be seen. */
+  /** The file that the mount must show. */
   readonly image: string;
-  /** Where, as an absolute path. */
+  /** Absolute path. */
   readonly target: string;
 }
 
-/** An image's first bytes, with a superblock that tells it from others. */
+/** Bytes at the start of an image; they hold the superblock, which identifies it. */
 const HEAD = 4096;
 
 function head(path: string): Buffer {
@@ -40,11 +39,11 @@ function head(path: string): Buffer {
 }
 
 /**
- * Looks whether each mount shows its image. A device that mount(8) found with that image may be unmade, and made anew with
- * another one, before it is mounted.
+ * Verifies that each mount shows its image. Between mount(8)'s search for a device and the mount, the kernel may have detached that
+ * device and another image may have taken it.
  *
- * @param pid a process that has these mounts
- * @throws aborted one does not
+ * @param pid a process in the mount namespace of these mounts
+ * @throws aborted another image was mounted
  */
 export function verifyLoopDevices(pid: number, loops: readonly LoopMount[]): void {
   if (loops.length === 0) return;

@@ -1,37 +1,36 @@
 /**
- * A container's tree as it will see it, read from outside and never left: each name is opened relative to its
- * directory's descriptor, each symbolic link is resolved here, with `/` and `..` meaning the tree's own root. Nothing is
- * ever created in it.
+ * Looks up paths in a container's root without leaving it: opens each name relative to its directory's descriptor, and resolves
+ * symbolic links itself, with `/` and `..` relative to that root. Creates nothing.
  */
 import {Buffer} from 'node:buffer';
 import {closeSync, constants, fstatSync, openSync, readlinkSync, readSync, type Stats} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 const O_PATH = 0o10000000;
-/** The kernel's own limit for one path. */
+/** The kernel's limit for one path. */
 const MAX_LINKS = 40;
 const MAX_DEPTH = 256;
 
 /**
- * What is mounted over the tree when the container runs: a path of the container, and the directory or file of this
- * machine that is bound there, or `undefined` for what only the container will have, such as its /proc.
+ * The container's future mounts: its path, and the host path of a bind mount; `undefined` for mounts that only the container will
+ * have, such as /proc.
  */
 export type MountPoints = ReadonlyMap<string, string | undefined>;
 
 const NO_MOUNTS: MountPoints = new Map();
 
-/** A file or directory that a path leads to, links resolved. */
+/** A file or directory, after all symbolic links. */
 export interface ResolvedFile {
-  /** Path in the tree, without links. */
+  /** Path in the root, without symbolic links. */
   readonly path: string;
   readonly stats: Stats;
-  /** The directories that were searched on the way. */
+  /** The directories on the path. */
   readonly searched: readonly Stats[];
-  /** At most `length` bytes from `position` on; only of a regular file, or it throws. */
+  /** At most `length` bytes from `position` on. @throws EINVAL not a regular file */
   read(position: number, length: number): Buffer;
 }
 
-/** Paths are handled byte by byte, as latin1 text: an image's names need not be UTF-8. */
+/** Paths are latin1 strings, one character a byte: names in an image need not be UTF-8. */
 const toBytes = (path: string): string => Buffer.from(path).toString('latin1');
 const fromBytes = (path: string): string => Buffer.from(path, 'latin1').toString();
 const names = (path: string): string[] => path.split('/').filter((name) => name !== '' && name !== '.');
@@ -40,7 +39,7 @@ const open = (path: string, flags: number): number => openSync(Buffer.from(path,
 
 function read(fd: number, stats: Stats, path: string, position: number, length: number): Buffer {
   if (!stats.isFile()) throw errno('EINVAL', path);
-  // Opened through the descriptor that was looked at, so it is that very file.
+  // Opening through the checked descriptor guarantees that it is the same file.
   const file = openSync(`/proc/self/fd/${fd}`, constants.O_RDONLY);
   try {
     const buffer = Buffer.alloc(Math.max(0, Math.min(length, stats.size - position)));
@@ -55,7 +54,7 @@ function read(fd: number, stats: Stats, path: string, position: number, length: 
 export class RootReader {
   readonly #root: number;
 
-  /** @param directory the tree's root; its own path is this machine's and is followed as usual. To be closed. */
+  /** @param directory the root; its own path is a host path, resolved as usual */
   constructor(directory: string) {
     this.#root = openSync(directory, O_PATH | constants.O_DIRECTORY);
   }
@@ -65,9 +64,9 @@ export class RootReader {
   }
 
   /**
-   * Looks at what a path leads to. It may begin with `/` or not.
+   * Resolves a path, with or without a leading `/`.
    *
-   * @throws errors of the operating system (ENOENT, ENOTDIR, ELOOP, …); EXDEV when the way crosses a mount point whose content is not known yet
+   * @throws errors of the operating system (ENOENT, ENOTDIR, ELOOP, …); EXDEV the path crosses a mount whose content is not known yet
    */
   lookup<T>(path: string, use: (found: ResolvedFile) => T, mounts: MountPoints = NO_MOUNTS): T {
     return this.#walk(path, mounts, (at, rest, fd, searched) => {
@@ -77,15 +76,15 @@ export class RootReader {
     });
   }
 
-  /** Path without links, as far as the tree goes; names beyond are taken as they are. That is where a mount on `path` would land. */
-  place(path: string, mounts: MountPoints = NO_MOUNTS): string {
+  /** The path without symbolic links: where a mount on `path` would land. Names that do not exist are kept. */
+  mountTarget(path: string, mounts: MountPoints = NO_MOUNTS): string {
     return this.#walk(path, mounts, (at) => fromBytes(at));
   }
 
   /**
-   * Reads a whole file that the image brought along.
+   * Reads a whole file of the image.
    *
-   * @returns `undefined` when there is none
+   * @returns `undefined` if there is none
    * @throws failed_precondition not a regular file, or more than `limit` bytes
    */
   readFile(path: string, limit: number): string | undefined {
@@ -144,7 +143,7 @@ export class RootReader {
           if (target.startsWith('/')) while (way.length > 0) up();
           todo.push(...names(target).reverse());
         } catch (err) {
-          // A directory that exists only to hold a mount point will be made by the runtime.
+          // The runtime will create missing parents of mount points.
           const holds = [...mounts.keys()].some((point) => point.startsWith(`${mountPoint}/`));
           failure = holds && (err as NodeJS.ErrnoException).code === 'ENOENT' ? errno('EXDEV', at) : (err as Error);
           way.push({fd: -1, name});

@@ -1,4 +1,4 @@
-/** Mounts to look at from outside: held by a process in a mount namespace of its own, gone with it. */
+/** Mounts in a private mount namespace, visible to us through /proc. A process holds the namespace; both end together. */
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
@@ -6,26 +6,26 @@ import {removeBundle} from './bundle.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
 
-/** Where a view will be, and the process that will hold it: to start that takes longer than to mount. */
+/** The process that holds the mounts. It starts first, because the start takes longer than the mounts. */
 export interface MountHolder {
   /**
-   * Mounts each of `mounts` at a place of its own; once.
+   * Mounts each of `mounts` at its own mount point. To be called once.
    *
-   * @returns where each mount is seen, in the order of the mounts. Paths lead through /proc; links inside must not be followed by the kernel
-   * @throws failed_precondition one could not be mounted @throws resource_exhausted there are no loop devices for it
+   * @returns path of each mount, through /proc, in the order of the mounts. The kernel must not follow symbolic links below it
+   * @throws failed_precondition a mount failed @throws resource_exhausted too few loop devices
    */
   mount(mounts: readonly Mount[]): Promise<readonly string[]>;
   close(): Promise<void>;
 }
 
-/** @param directory that does not exist yet; gone after `close` @throws unavailable a program that is needed is not installed */
+/** @param directory must not exist; removed by `close` @throws unavailable a required program is not installed */
 export async function startMountHolder(directory: string): Promise<MountHolder> {
-  const what = `view ${directory}`;
+  const what = `private mount ${directory}`;
   let launcher: Launcher;
   try {
     mkdirSync(directory, {recursive: true, mode: 0o700});
     mkdirSync(join(directory, 'rootfs'));
-    // The launcher waits for a release that never comes: what it would turn into does not matter.
+    // `release` is never called, so the program does not matter.
     launcher = await startLauncher(directory, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
   } catch (err) {
     removeQuietly(directory);
@@ -52,11 +52,11 @@ export async function startMountHolder(directory: string): Promise<MountHolder> 
   };
 }
 
-/** What cannot be removed is in nobody's way, and what was meant to be said stays said. */
+/** Removes the directory; a failure must not hide the original error. */
 function removeQuietly(directory: string): void {
   try {
     removeBundle(directory);
   } catch {
-    // A collection takes it, once this process is gone.
+    // The next collection removes it, after this process has ended.
   }
 }

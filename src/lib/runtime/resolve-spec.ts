@@ -1,4 +1,4 @@
-/** What a specification needs from this machine – environment files, devices, capabilities – and, once it is mounted, from the image's tree. */
+/** Completes a specification with facts of the host (environment files, devices, capabilities) and, once mounted, of the image's root. */
 import {
   closeSync,
   constants,
@@ -36,16 +36,16 @@ export interface SpecRequest {
   readonly cgroupsPath: string;
   readonly image: ExecConfig;
   readonly options: SpecOptions & {
-    /** Instead of the image's USER. */
+    /** Overrides the image's USER. */
     readonly user?: string;
-    /** Paths on this machine; later ones come over earlier ones, `env` over all. */
+    /** Host paths; later files override earlier ones, `env` overrides all. */
     readonly envFiles?: readonly string[];
   };
-  /** Ends the wait for an environment file that is a FIFO. */
+  /** Cancels the wait for an environment file that is a FIFO. */
   readonly signal?: AbortSignal;
 }
 
-/** Directories of /dev that every container has for itself, or that hold no devices. After containerd, pkg/oci/utils_unix.go (getDevices). */
+/** Directories of /dev that every container has itself, or without devices. After containerd, pkg/oci/utils_unix.go (getDevices). */
 const NO_DEVICES = ['pts', 'shm', 'fd', 'mqueue', '.lxc', '.lxd-mounts', '.udev'];
 
 function hostDevices(directory: string): readonly Device[] {
@@ -55,7 +55,7 @@ function hostDevices(directory: string): readonly Device[] {
     if (entry.name === 'console' || !(entry.isCharacterDevice() || entry.isBlockDevice())) return [];
     const stats = lstatSync(path, {bigint: true, throwIfNoEntry: false});
     if (stats === undefined) return [];
-    // Bits of dev_t as makedev(3) of glibc and musl lays them.
+    // dev_t as encoded by makedev(3) of glibc and musl.
     const major = Number(((stats.rdev >> 32n) & 0xfffff000n) | ((stats.rdev >> 8n) & 0xfffn));
     const minor = Number(((stats.rdev >> 12n) & 0xffffff00n) | (stats.rdev & 0xffn));
     const type = entry.isBlockDevice() ? 'b' : 'c';
@@ -63,7 +63,7 @@ function hostDevices(directory: string): readonly Device[] {
   });
 }
 
-/** Names of the capabilities that this process has in effect; see proc_pid_status(5). */
+/** Effective capabilities of this process; see proc_pid_status(5). */
 function ownCapabilities(): readonly string[] {
   const mask = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1] ?? '0'}`);
   return CAPABILITIES.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
@@ -78,19 +78,19 @@ function readHostFacts({privileged = false, netHost = false, capAdd = []}: SpecO
   };
 }
 
-/** The kernel starts no program with more. */
+/** execve(2) accepts no larger environment. */
 const MAX_ENV_FILE_BYTES = 8 << 20;
 const POLL_MS = 5;
 
 /**
- * Reads a file, a FIFO or a terminal to its end, without a call that blocks.
+ * Reads a file, a FIFO or a terminal to its end, without blocking.
  *
  * @throws canceled `signal` was aborted
  */
 async function readWhole(path: string, signal?: AbortSignal): Promise<string> {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
   try {
-    // The end of a FIFO also means that nobody has opened it for writing yet. A pipe, as a shell's <(…), has no such time.
+    // A FIFO reads as ended until a writer opens it. A pipe, such as a shell's <(…), has its writer from the start.
     let begun = !fstatSync(fd).isFIFO() || readlinkSync(`/proc/self/fd/${fd}`).startsWith('pipe:');
     const chunks: Buffer[] = [];
     for (let size = 0; ; ) {
@@ -118,7 +118,7 @@ async function readWhole(path: string, signal?: AbortSignal): Promise<string> {
   }
 }
 
-/** Entries of an environment file: one a line, empty lines and comments passed over. */
+/** Entries of an environment file: one a line, without empty lines and comments. */
 async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly string[]> {
   try {
     return (await readWhole(path, signal)).split(/\r?\n/).filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
@@ -128,11 +128,11 @@ async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly
   }
 }
 
-/** A bind mount's relative source is one in the current directory of the caller, and of nobody else. */
+/** Resolves the relative source of a bind mount from the caller's working directory. */
 const withAbsoluteSource = (mount: SpecMount): SpecMount =>
   isBind(mount) && mount.source !== '' ? {...mount, source: resolve(mount.source)} : mount;
 
-/** A bind mount without its source would fail in the runtime, which has no class for it. */
+/** Checks bind mounts here, since the runtime's error has no class. */
 function checkSources(spec: Spec): void {
   for (const {source} of spec.mounts.filter(isBind)) {
     try {
@@ -144,12 +144,12 @@ function checkSources(spec: Spec): void {
 }
 
 /**
- * Checks all that can be checked before anything exists, and answers with the rest: what to do with the container's tree.
+ * Checks everything that needs no mounted root, and returns a function for the rest.
  *
- * What it answers with throws not_found for a user or group that the image does not have, and for a command that is not
- * there (`details.runExit` 127), permission_denied for one that cannot be executed (126), and the errors of `imageUser`.
+ * That function throws not_found for an unknown user or group or a missing command (`details.runExit` 127), permission_denied for a
+ * command that cannot be executed (126), and the errors of `imageUser`.
  *
- * @throws invalid_argument an option that cannot be, or no command at all
+ * @throws invalid_argument an invalid option, or no command
  * @throws not_found an environment file, or the source of a bind mount
  * @throws canceled `signal` was aborted
  */
@@ -169,7 +169,7 @@ export async function resolveSpec({cgroupsPath, image, options, signal}: SpecReq
     try {
       rootfs.lookup(spec.process.cwd, () => undefined, points);
     } catch (err) {
-      // Links may lead to /proc as well; a missing directory is made by the runtime, inside the container.
+      // Links may lead to /proc too. The runtime creates a missing directory, inside the container.
       const {code, path = ''} = err as NodeJS.ErrnoException;
       if (code === 'EXDEV') checkWorkingDirectory(path);
     }

@@ -5,13 +5,14 @@ import {dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
-import {runOn} from '../fs/spawn.ts';
+import {run as runProgram} from '../fs/spawn.ts';
+import type {Stdio} from '../fs/spawn-channel.ts';
 import {bundleIn, claimBundle, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {RUN_FAILED} from './check-executable.ts';
-import {type Launcher, type Stdio, startLauncher, type Terminal} from './launcher.ts';
+import {type Launcher, startLauncher, type Terminal} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
 import {RootReader} from './path-in-root.ts';
-import {capture, deleteContainer, findRuntime, type Runtime, runtimeErrors} from './runc.ts';
+import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
 import type {Spec} from './spec.ts';
 
 export interface ForegroundRun {
@@ -114,7 +115,7 @@ async function findTerminal(stdio: Stdio): Promise<number | undefined> {
 
 /** A runtime that was killed leaves the terminal as it used it. */
 async function restoreTerminal(fd: number, settings: string): Promise<void> {
-  await runOn('stty', [settings], {package: 'coreutils', descriptors: [fd]}).catch(() => undefined); // nothing else depends on it
+  await runProgram('stty', [settings], {package: 'coreutils', descriptors: [fd]}).catch(() => undefined); // nothing else depends on it
 }
 
 /** What can be known before anything exists. */
@@ -255,7 +256,7 @@ async function supervise(
   };
   const kill = async (): Promise<void> => {
     await Promise.race([started(), delay(START_TIMEOUT_MS, undefined, {ref: false})]);
-    const {status} = await capture(runtime.path, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
+    const {status} = await runRuntime(runtime, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
     if (status !== 0) launcher.kill('SIGKILL');
   };
   const tellPid = async (file: string): Promise<void> => {

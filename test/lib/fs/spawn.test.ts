@@ -3,24 +3,35 @@ import {mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
-import {runOn, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
+import {run, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
 import {is, onEnd, temporaryDirectory} from '../../support/helpers.ts';
 
 const OPTIONS = {package: 'coreutils'};
 
 describe('running a program', () => {
-  it('gives status, output and error output, and passes input on', () => {
-    const {status, stdout, stderr} = runSync('sh', ['-c', 'cat; echo no >&2; exit 3'], {...OPTIONS, input: Buffer.from([0, 255, 10])});
-    assert.deepEqual([status, [...stdout], stderr], [3, [0, 255, 10], 'no\n']);
-  });
+  for (const [name, start] of Object.entries({run, runSync})) {
+    it(`returns status, stdout and stderr, and passes input on: ${name}`, async () => {
+      const options = {...OPTIONS, input: Buffer.from([0, 255, 10])};
+      const {status, stdout, stderr} = await start('sh', ['-c', 'cat; echo no >&2; exit 3'], options);
+      assert.deepEqual([status, [...stdout], stderr], [3, [0, 255, 10], 'no\n']);
+    });
 
-  it('gives 128+n for a program that signal n ended', () => {
-    assert.equal(runSync('sh', ['-c', 'kill -9 $$'], OPTIONS).status, 137);
-  });
+    it(`has no input without one: ${name}`, async () => {
+      assert.equal((await start('cat', [], OPTIONS)).stdout.length, 0);
+    });
 
-  it('lets a program leave input unread', () => {
-    assert.equal(runSync('true', [], {...OPTIONS, input: Buffer.alloc(1 << 20)}).status, 0);
-  });
+    it(`returns 128+n for a program that signal n ended: ${name}`, async () => {
+      assert.equal((await start('sh', ['-c', 'kill -9 $$'], OPTIONS)).status, 137);
+    });
+
+    it(`lets a program leave input unread: ${name}`, async () => {
+      assert.equal((await start('true', [], {...OPTIONS, input: Buffer.alloc(1 << 20)})).status, 0);
+    });
+
+    it(`kills a program that takes too long: ${name}`, async () => {
+      await assert.rejects(async () => start('sleep', ['60'], {...OPTIONS, timeoutMs: 50}), is('deadline_exceeded'));
+    });
+  }
 
   it('says what to install when there is no such program', () => {
     assert.throws(
@@ -51,8 +62,8 @@ describe('running a program', () => {
     writeFileSync(broken, '#!/no/such/interpreter\n', {mode: 0o755});
     const timers = (): number => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length;
     const before = timers();
-    assert.equal(await runOn('true', [], {...OPTIONS, timeoutMs: 60_000}), 0);
-    for (const program of ['no-such-program', broken]) await assert.rejects(runOn(program, [], {...OPTIONS, timeoutMs: 60_000}));
+    assert.equal((await run('true', [], {...OPTIONS, timeoutMs: 60_000})).status, 0);
+    for (const program of ['no-such-program', broken]) await assert.rejects(run(program, [], {...OPTIONS, timeoutMs: 60_000}));
     assert.equal(timers(), before);
   });
 
@@ -76,7 +87,7 @@ describe('running a program', () => {
         process.env.PATH = value;
         // The program, and what it starts itself.
         assert.equal(runSync('sh', ['-c', 'env true; env sh -c :'], OPTIONS).stdout.toString(), '', `PATH=${value}`);
-        assert.equal(await runOn('sh', ['-c', 'test -z "$(env true)"'], OPTIONS), 0, `PATH=${value}`);
+        assert.equal((await run('sh', ['-c', 'test -z "$(env true)"'], OPTIONS)).status, 0, `PATH=${value}`);
       }
   });
 });

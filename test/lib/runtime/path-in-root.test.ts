@@ -60,7 +60,7 @@ describe('a tree read from outside', () => {
 
   it('bounds the depth of a path', (t) => {
     const {rootfs} = newTree(t);
-    assert.throws(() => rootfs.place('/x'.repeat(300)), {code: 'ENAMETOOLONG'});
+    assert.throws(() => rootfs.mountTarget('/x'.repeat(300)), {code: 'ENAMETOOLONG'});
   });
 
   it('takes a file for no directory', (t) => {
@@ -78,9 +78,9 @@ describe('a tree read from outside', () => {
   it('tells where a path leads as far as the tree goes', (t) => {
     const {rootfs, dir} = newTree(t);
     symlinkSync('usr/bin', join(dir, 'bin'));
-    assert.equal(rootfs.place('/bin/new/../deep'), '/usr/bin/deep');
-    assert.equal(rootfs.place('/nowhere/at/all'), '/nowhere/at/all');
-    assert.equal(rootfs.place('/'), '/');
+    assert.equal(rootfs.mountTarget('/bin/new/../deep'), '/usr/bin/deep');
+    assert.equal(rootfs.mountTarget('/nowhere/at/all'), '/nowhere/at/all');
+    assert.equal(rootfs.mountTarget('/'), '/');
   });
 
   it('sees what will be mounted, and says where it cannot', (t) => {
@@ -101,7 +101,7 @@ describe('a tree read from outside', () => {
     const open = (): number => readdirSync('/proc/self/fd').length;
     const before = open();
     read(rootfs, '/usr/../etc/passwd');
-    rootfs.place('/usr/bin/x/y');
+    rootfs.mountTarget('/usr/bin/x/y');
     assert.throws(() => read(rootfs, '/etc/nothing'));
     assert.equal(open(), before);
   });
