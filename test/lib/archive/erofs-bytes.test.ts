@@ -53,6 +53,28 @@ describe('the index of a tar', () => {
   });
 });
 
+describe('the memory of an index', () => {
+  const FILES = TORTURE ? 990_000 : 100_000;
+  /** Most bytes for an entry. Bun takes half as much again as Node, most of it what it has not collected yet. */
+  const ENGINES: readonly (readonly [name: string, engine: string | undefined, bytes: number])[] = [
+    ['Node', process.execPath, 400],
+    ['Bun', findBun(), 650],
+  ];
+  /** What engines take however few there are. */
+  const FIXED_BYTES = 40e6;
+  for (const [name, engine, bytes] of ENGINES)
+    it(`grows by at most ${bytes} B an entry, ${name}`, (t) => {
+      if (engine === undefined) return t.skip(`needs ${name}`);
+      for (const perDirectory of TORTURE ? [FILES, 1000] : [FILES]) {
+        const args = [join(import.meta.dirname, 'index-memory.ts'), String(FILES), String(perDirectory)];
+        const found = JSON.parse(execFileSync(engine, args, {encoding: 'utf8'})) as {entries: number; reasons: string[]; peak: number};
+        assert.deepEqual(found.reasons, []);
+        t.diagnostic(`${found.entries} entries, ${perDirectory} a directory: ${found.peak} B`);
+        assert.ok(found.peak < FIXED_BYTES + bytes * found.entries, `${found.peak} B for ${found.entries} entries`);
+      }
+    });
+});
+
 /** Mounts an index. @returns false where the kernel does not */
 function withMount(archive: string, index: string, at: string, look: (at: string) => void): boolean {
   mkdirSync(at);
