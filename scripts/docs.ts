@@ -30,7 +30,7 @@ function modules(): ReadonlyMap<string, string> {
   );
 }
 
-/** What a module exports, sorted by name. */
+/** Exports of a module, sorted by name. */
 function entriesOf(file: string, {checker, program}: Project): readonly Entry[] {
   const module = checker.getSymbolAtLocation(program.getSourceFile(file)!);
   if (module === undefined) throw new Error(`${file} exports nothing`);

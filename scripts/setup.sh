@@ -26,10 +26,10 @@ quickstart runc            runc             to run containers
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
 test       setpriv         util-linux       to end a registry together with its test
-test       skopeo          skopeo           to compare digests and configurations with ours
-test       umoci           umoci            to compare unpacked trees with ours, and to make images
-test       ctr             containerd       to compare commands and trees with ours
-test       mkfs.erofs      erofs-utils      to compare its indexes of layers with ours
+test       skopeo          skopeo           to compare digests and configurations
+test       umoci           umoci            to compare unpacked trees, and to make images
+test       ctr             containerd       to compare commands and trees
+test       mkfs.erofs      erofs-utils      to compare indexes of layers
 test       debootstrap     debootstrap      to make the redis image
 test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes

@@ -75,7 +75,7 @@ function readEarlyFlag(argv: readonly string[], i: number, program: string): Rea
   }
 }
 
-/** Commands of other tools, with ours for the same task. */
+/** Commands of other tools, with berth's command for the same task. */
 const OTHER_TOOLS: Readonly<Record<string, string>> = {
   inspect: 'images inspect',
   ps: 'containers ls',
