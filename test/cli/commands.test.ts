@@ -80,7 +80,8 @@ forEachEngine('content', (engine) => {
     assert.equal(await ctr.ok(['content', 'label', digest, 'a=', 'c=d']), await ctr.ok(['content', 'label', digest]));
     assert.match(await ctr.ok(['content', 'label', digest]), /^c=d(,|\n)/);
     assert.equal(digestOf(Buffer.from(await ctr.ok(['content', 'get', digest]))), digestOf(Buffer.from(bytes.toString())));
-    assert.equal(await ctr.ok(['content', 'active']), 'REF SIZE AGE\n');
+    for (const pattern of [[], ['^k'], ['a"b|,c']]) assert.equal(await ctr.ok(['content', 'active', ...pattern]), 'REF SIZE AGE\n');
+    await refused(ctr, ['content', 'active', '(a'], 3, /^ctr: .*missing closing \): `\(a`: invalid argument\n/);
     assert.equal(await ctr.ok(['content', 'del', digest]), `${digest}\n`);
     assert.equal(await ctr.ok(['content', 'ls']), 'DIGEST SIZE AGE LABELS\n');
   });

@@ -404,10 +404,12 @@ describe('content', () => {
       seen = [
         (await ns.content.active()).map(({ref, offset, total}) => [ref, offset, total]),
         await client.namespace('foo').content.active(),
+        (await ns.content.active({filters: ['ref~=^(?i)K.y$']})).length,
+        await ns.content.active({filters: ['ref==ke']}),
       ];
     }
     await ns.content.ingest('key', source(), {expectedSize: 4});
-    assert.deepEqual(seen, [[['key', 4, 4]], []]);
+    assert.deepEqual(seen, [[['key', 4, 4]], [], 1, []]);
   });
 
   it('of another namespace is said to be there', async () => {
