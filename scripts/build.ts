@@ -23,7 +23,7 @@ import {
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
 import {type Part, partsOf} from './build-parts.ts';
-import {namedBuiltins, withoutPatches} from './esbuild-plugins.ts';
+import {namedBuiltins, sharedCore, withoutPatches} from './esbuild-plugins.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -110,7 +110,7 @@ async function buildNode(): Promise<void> {
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
     },
-    plugins: [namedBuiltins, withoutPatches, workerCode],
+    plugins: [namedBuiltins, withoutPatches, workerCode, sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts'))],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
   rmSync(outdir, {recursive: true, force: true});

@@ -1,4 +1,6 @@
 /** Esbuild plugins that keep a module from doing more than berth needs. test/cli/startup.test.ts holds what they gain. */
+import {readdirSync, readFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import type {Plugin} from 'esbuild';
 
 /** Modules of Node that load when one of their functions is first called, or an object of theirs is first read. */
@@ -54,3 +56,33 @@ export const withoutPatches: Plugin = {
     onLoad({filter: /.*/, namespace: 'without-patches'}, () => ({contents: `module.exports = (fn) => process.on('exit', () => fn());`}));
   },
 };
+
+/** Paths of the modules below `directory` that others there import dynamically. */
+function lateModules(directory: string): ReadonlySet<string> {
+  const files = readdirSync(directory, {recursive: true, encoding: 'utf8'}).filter((name) => name.endsWith('.ts'));
+  return new Set(
+    files.flatMap((name) => {
+      const file = join(directory, name);
+      return [...readFileSync(file, 'utf8').matchAll(/\bimport\('(\.[^']+)'\)/g)].map(([, path]) => join(dirname(file), path!));
+    }),
+  );
+}
+
+/**
+ * Keeps in few chunks what every command loads that opens a client. The bundler puts modules into one chunk only where the same entry
+ * points need them, and each module that is imported dynamically is one, with needs of its own: 44 chunks, of which Node
+ * resolves each import. Here all modules that the library loads late need all of `core`, which is loaded before any of them.
+ *
+ * @param core absolute path of the module, below `directory`, that loads the others late
+ */
+export const sharedCore = (directory: string, core: string): Plugin => ({
+  name: 'shared-core',
+  setup(build) {
+    const late = lateModules(directory);
+    build.onLoad({filter: /\.ts$/}, ({path}) =>
+      late.has(path) && path !== core
+        ? {contents: `${readFileSync(path, 'utf8')}\nimport ${JSON.stringify(core)};`, loader: 'ts'}
+        : undefined,
+    );
+  },
+});

@@ -16,7 +16,7 @@ interface Coverage {
 }
 
 /** What a run of the built program on Node loads: modules of packages by path, our own chunks by name. */
-async function loadedBy(args: readonly string[], dir: string): Promise<{modules: string[]; chunks: string[]}> {
+async function loadedBy(args: readonly string[], dir: string): Promise<{modules: string[]; chunks: string[]; functions: string[]}> {
   engineEnvironment('node');
   await run(process.execPath, [entry, ...args], {
     env: {NODE_V8_COVERAGE: dir, BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
@@ -25,6 +25,7 @@ async function loadedBy(args: readonly string[], dir: string): Promise<{modules:
   const {result} = JSON.parse(readFileSync(join(dir, file!), 'utf8')) as Coverage;
   const ours = result.filter(({url}) => url.includes('/dist/node/'));
   return {
+    functions: ours.flatMap(({functions}) => functions.map(({functionName}) => functionName)),
     chunks: ours.map(({url}) => url.slice(url.lastIndexOf('/') + 1).replace(/(-[A-Z0-9]{8})?\.js$/, '')),
     // The bundler wraps each CommonJS module in a function that is named after its file.
     modules: ours
@@ -59,10 +60,14 @@ describe('start-up', () => {
   });
 
   it('one command does not load another', async (t) => {
-    const {chunks} = await loadedBy(['namespaces', 'ls'], temporaryDirectory(t));
+    const {chunks, functions} = await loadedBy(['namespaces', 'ls'], temporaryDirectory(t));
     for (const name of ['pull', 'run', 'help', 'progress-bars', 'doctor', 'remotes', 'agent', 'spawn-worker', 'worker', 'proper-lockfile'])
       assert.ok(!chunks.includes(name), `${name} is loaded`);
     assert.ok(chunks.includes('ls'));
+    assert.ok(chunks.length <= 25, `${chunks.length} files are loaded: the core is in pieces`);
+    // It has no chunk of its own.
+    assert.ok(!functions.includes('createErofsIndex'), 'the index writer is loaded');
+    assert.ok(functions.includes('probeErofs'), 'names of functions are no longer seen');
   });
 
   for (const [filter, expected] of [
