@@ -1,5 +1,5 @@
 /** Prints docs/EXIT-STATUS.md from the table of error classes. A test compares the page with its output. */
-import {CLASSES, CODES, type Code, ERRNOS, ErrdefsError, fromErrno, fromHTTPStatus, resolve, toJSON} from '../src/lib/errdefs.ts';
+import {CLASSES, CODES, type Code, codeOf, ERRNOS, ErrdefsError, fromErrno, fromHTTPStatus, toJSON} from '../src/lib/errdefs.ts';
 
 const MEANING: Readonly<Record<Code, string>> = {
   unknown: 'a bug, or an unclassified failure; `--debug` adds the stack',
@@ -35,7 +35,7 @@ const classes = byExit.map((code) => {
 });
 
 const errnos = byExit.flatMap((code) => {
-  const names = ERRNOS.filter((errno) => resolve(fromErrno(Object.assign(new Error(errno), {code: errno}), '')) === code);
+  const names = ERRNOS.filter((errno) => codeOf(fromErrno(Object.assign(new Error(errno), {code: errno}), '')) === code);
   return names.length === 0 ? [] : [[`\`${code}\``, names.join(' ')]];
 });
 

@@ -1,4 +1,4 @@
 /** Entry point of the library. */
 export {openClient} from './lib/client/index.ts';
 export type * from './lib/client/types/index.ts';
-export {type Code, ErrdefsError, type ErrorJSON, exitStatus, is, isErrdefs, resolve, toJSON} from './lib/errdefs.ts';
+export {type Code, codeOf, ErrdefsError, type ErrorJSON, exitStatus, hasCode, isErrdefs, toJSON} from './lib/errdefs.ts';

@@ -1,5 +1,5 @@
 /** Reports errors and warnings on standard error: a line, and a second one with the hint if there is one; or a line of JSON. */
-import {isErrdefs, resolve, toJSON} from '../lib/errdefs.ts';
+import {codeOf, isErrdefs, toJSON} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {formatJSON, lines, type Printable} from './printable.ts';
 
@@ -11,7 +11,7 @@ interface ReportOptions {
 
 /** The root cause of an error, if it is a bug: no error of the chain has a class, and no system call failed. */
 function bugBehind(err: unknown): {readonly message: string} | undefined {
-  if (resolve(err) !== 'unknown') return undefined;
+  if (codeOf(err) !== 'unknown') return undefined;
   let root = err;
   while (isErrdefs(root) && root.cause !== undefined) root = root.cause;
   if (isErrdefs(root) || (root as {code?: unknown} | undefined)?.code !== undefined) return undefined;

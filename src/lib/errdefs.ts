@@ -1,11 +1,11 @@
 /**
- * Error classes that programs act on. Every failure of the library is an `ErrdefsError` with one of these codes; what is
- * not one is a bug.
+ * Error classes that programs act on. Every failure of the library is an `ErrdefsError` with one of these codes; any other error is
+ * a bug.
  *
  * Classes and their meaning after containerd, github.com/containerd/errdefs.
  */
 
-/** Every class, with the numbers and words that other worlds have for it. The only table; all mappings derive from it. */
+/** Every class with its text, exit status, gRPC code and HTTP status. All mappings derive from this table. */
 export const CLASSES = {
   unknown: {text: 'unknown', exit: 1, grpc: 2, http: 500},
   invalid_argument: {text: 'invalid argument', exit: 3, grpc: 3, http: 400},
@@ -38,7 +38,7 @@ const MARK = Symbol.for('berth.errdefs');
 /** What an error carries besides its class and message. */
 export interface ErrorOptions {
   readonly cause?: unknown;
-  /** One line that says what to do next; printed after the message. */
+  /** The next step, in one line; printed after the message. */
   readonly hint?: string;
   /** Facts for programs: plain JSON values, never secrets. */
   readonly details?: Readonly<Record<string, unknown>>;
@@ -78,7 +78,7 @@ export class ErrdefsError extends Error {
   }
 }
 
-/** Recognises our errors by mark, not by constructor: they may come from another copy of this module. */
+/** Recognises an `ErrdefsError` by its mark, not its constructor: it may come from another copy of this module. */
 export function isErrdefs(err: unknown): err is ErrdefsError {
   return (
     typeof err === 'object' &&
@@ -88,7 +88,7 @@ export function isErrdefs(err: unknown): err is ErrdefsError {
   );
 }
 
-/** The error's own class, if it carries one: our mark, or the two classes that the platform throws (abort and timeout). */
+/** The error's own class: that of an `ErrdefsError`, or of the platform's AbortError or TimeoutError. */
 function ownCode(err: unknown): Code | undefined {
   if (isErrdefs(err)) return err.code;
   const name = (err as {name?: unknown} | null | undefined)?.name;
@@ -98,12 +98,12 @@ function ownCode(err: unknown): Code | undefined {
 }
 
 /**
- * The class of an error: depth first through causes and joined errors, the outermost class wins, the first of joined
- * errors wins; `unknown` when nothing has one.
+ * The class of an error, searched depth first through causes and joined errors: the outermost wins, then the first of joined errors;
+ * `unknown` if none has a class.
  *
  * Order of search after errdefs, resolve.go.
  */
-export function resolve(err: unknown): Code {
+export function codeOf(err: unknown): Code {
   const seen = new Set<unknown>();
   const search = (e: unknown): Code | undefined => {
     if (typeof e !== 'object' || e === null || seen.has(e)) return undefined;
@@ -121,15 +121,15 @@ export function resolve(err: unknown): Code {
 }
 
 /** True when the class of `err` is `code`. */
-export const is = (err: unknown, code: Code): boolean => resolve(err) === code;
+export const hasCode = (err: unknown, code: Code): boolean => codeOf(err) === code;
 
 /**
- * Adds what was being attempted, keeps the class: `<what>: <message of err>`. Bugs (plain errors without a class) stay
- * bugs: they are returned with class `unknown` and themselves as the cause.
+ * Prefixes the operation and keeps the class: `<what>: <message of err>`. Errors without a class become `unknown`, with the error as
+ * their cause.
  */
 export function wrap(what: string, err: unknown): ErrdefsError {
   const inner = isErrdefs(err) ? err : undefined;
-  const code = resolve(err);
+  const code = codeOf(err);
   const message = err instanceof Error ? err.message : String(err);
   return new ErrdefsError(code, `${what}: ${message}`, {
     cause: err,
@@ -138,7 +138,7 @@ export function wrap(what: string, err: unknown): ErrdefsError {
   });
 }
 
-/** Class of each errno that a filesystem, a process or a socket gives us. What is not here is `unknown`. */
+/** Class of each errno of filesystems, processes and sockets. Others are `unknown`. */
 const ERRNO: Readonly<Record<string, Code>> = {
   ENOENT: 'not_found',
   EEXIST: 'already_exists',
@@ -178,7 +178,7 @@ const ERRNO: Readonly<Record<string, Code>> = {
   ECANCELED: 'canceled',
 };
 
-/** The next step, where the errno alone tells it. */
+/** Hints for errnos that imply the next step. */
 const NEXT: Readonly<Record<string, string>> = {
   ENOSPC: 'free space on that disk',
   EDQUOT: 'free space, or have the quota raised',
@@ -188,17 +188,16 @@ const NEXT: Readonly<Record<string, string>> = {
   EUCLEAN: 'the filesystem is damaged: run fsck, and repair the store with check --repair',
 };
 
-/** Names of those for which Node has only a number: Linux's, from errno(3). */
+/** Names of Linux errnos that Node knows only by number; see errno(3). */
 const NAMELESS: Readonly<Record<number, string>> = {117: 'EUCLEAN', 122: 'EDQUOT'};
 
 /** Errno names that have a class, for tests that loop over them. */
 export const ERRNOS = Object.keys(ERRNO);
 
 /**
- * An error of the operating system becomes ours, by its errno; an error that has a class already passes unchanged but
- * wrapped, and a bug passes as it is.
+ * Maps an error of the operating system by its errno. An `ErrdefsError`, and an error without errno (a bug), is returned unchanged.
  *
- * @param what the object it happened to, such as `image "redis:7"`
+ * @param what the affected object, such as `image "redis:7"`
  */
 export function fromErrno(err: unknown, what: string): unknown {
   if (isErrdefs(err)) return err;
@@ -207,7 +206,7 @@ export function fromErrno(err: unknown, what: string): unknown {
   const mapped = typeof code === 'string' ? ERRNO[code] : undefined;
   if (mapped === undefined) return typeof code === 'string' ? wrap(what, err) : err;
   const details = {errno: code, ...(syscall === undefined ? {} : {syscall}), ...(path === undefined ? {} : {path})};
-  // ENOENT says nothing that "not found" does not; of every other errno a person wants the word.
+  // ENOENT and EEXIST add nothing to their class; other errnos do.
   const reason =
     mapped === 'not_found' || mapped === 'already_exists'
       ? what
@@ -217,8 +216,8 @@ export function fromErrno(err: unknown, what: string): unknown {
 }
 
 /**
- * Class of an HTTP status that ends a request; total over 100–599. 2xx and 1xx are no errors and answer `unknown`; a redirect that is not
- * followed is an answer that cannot be used.
+ * Class of an HTTP status, for every status in 100–599. 1xx and 2xx are no errors and return `unknown`; 3xx is a redirect that was not
+ * followed.
  */
 export function fromHTTPStatus(status: number): Code {
   switch (status) {
@@ -263,17 +262,17 @@ export function fromHTTPStatus(status: number): Code {
 /** HTTP status that containerd gives this class. */
 export const toHTTPStatus = (code: Code): number => CLASSES[code].http;
 
-/** Exit status of a command that ends with this error. A signal's own status (128+n) is the command line's business. */
-export const exitStatus = (err: unknown): number => CLASSES[resolve(err)].exit;
+/** Exit status of a command that ends with this error. For signals (128+n) see cli. */
+export const exitStatus = (err: unknown): number => CLASSES[codeOf(err)].exit;
 
-/** Class of an exit status; `unknown` for what no class has. */
+/** Class of an exit status; `unknown` for others. */
 export const fromExitStatus = (status: number): Code => CODES.find((c) => CLASSES[c].exit === status) ?? 'unknown';
 
 /** Number of the gRPC code that containerd gives this class. */
 export const toGRPC = (code: Code): number => CLASSES[code].grpc;
 
 /**
- * Class of a gRPC code. Code 9 stands for three classes; the message's suffix, which is ours, tells them apart.
+ * Class of a gRPC code. Code 9 stands for three classes, told apart by the suffix that `ErrdefsError` appends to the message.
  *
  * After errdefs, pkg/errgrpc/grpc.go (ToNative).
  */
@@ -284,7 +283,7 @@ export function fromGRPC(code: number, message = ''): Code {
 
 /** An error as `--json` prints it; of a foreign error only its class and message. */
 export function toJSON(err: unknown): ErrorJSON {
-  const kind = resolve(err);
+  const kind = codeOf(err);
   const {hint, details} = isErrdefs(err) ? err : {};
   return {
     kind,

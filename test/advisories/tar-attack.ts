@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {chmodSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
-import {type Code, resolve} from '../../src/lib/errdefs.ts';
+import {type Code, codeOf} from '../../src/lib/errdefs.ts';
 import {FORMS} from '../lib/archive/apply-modes.ts';
 import {Tree} from '../lib/archive/scenarios.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
@@ -41,7 +41,7 @@ export function attack(t: TestContext, layers: (outside: string) => readonly (re
         ),
       };
     } catch (err) {
-      outcome = {code: resolve(err)};
+      outcome = {code: codeOf(err)};
     }
     assert.deepEqual(diffTrees(before, readTree(outside)), [], `outside, after ${form.name}`);
     return outcome;

@@ -6,7 +6,7 @@
  */
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
-import {resolve} from '../../src/lib/errdefs.ts';
+import {codeOf} from '../../src/lib/errdefs.ts';
 import type {Backing} from '../../src/lib/store/erofs.ts';
 import {FORMS, indexed, indexOf} from '../lib/archive/apply-modes.ts';
 import {requiresProgram, requiresRoot, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
@@ -247,7 +247,7 @@ const outcomeOf = (run: () => readonly TreeEntry[]): Outcome => {
   try {
     return {tree: run()};
   } catch (err) {
-    return {error: String(err), code: resolve(err)};
+    return {error: String(err), code: codeOf(err)};
   }
 };
 

@@ -4,7 +4,7 @@ import {type ChildProcess, execFileSync, spawn, spawnSync} from 'node:child_proc
 import {once} from 'node:events';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {type Code, resolve} from '../../src/lib/errdefs.ts';
+import {type Code, codeOf} from '../../src/lib/errdefs.ts';
 import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
 import {startContainerd} from '../e2e/containerd.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
@@ -102,7 +102,7 @@ export const ours =
         const {chainID} = unpacked[0]!;
         scripts[i] = [mountScript(await snapshots.prepare(`c${i}`, chainID)), mountScript(await snapshots.view(`v${i}`, chainID))];
       } catch (err) {
-        failed.set(i, {error: String(err), code: resolve(err)});
+        failed.set(i, {error: String(err), code: codeOf(err)});
       }
     };
     const todo = images.map((layers, i) => [layers, i] as const).reverse();

@@ -7,7 +7,7 @@ import {setTimeout} from 'node:timers/promises';
 import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';
 import {parentPort, workerData} from 'node:worker_threads';
-import {isErrdefs, resolve} from '../../src/lib/errdefs.ts';
+import {codeOf, isErrdefs} from '../../src/lib/errdefs.ts';
 import type {Finished, Job} from './fuzzer.ts';
 import {mutate} from './mutate.ts';
 import {randomOf} from './random.ts';
@@ -72,8 +72,8 @@ function inputOf(n: number): Buffer {
 }
 
 function failureOf(err: unknown): string | undefined {
-  if (isErrdefs(err) && target.refuses.includes(resolve(err))) return undefined;
-  return isErrdefs(err) ? `refused as ${resolve(err)}: ${err.stack}` : String((err as Error)?.stack ?? err);
+  if (isErrdefs(err) && target.refuses.includes(codeOf(err))) return undefined;
+  return isErrdefs(err) ? `refused as ${codeOf(err)}: ${err.stack}` : String((err as Error)?.stack ?? err);
 }
 
 setFlagsFromString('--expose-gc');

@@ -8,6 +8,7 @@ import {
   CLASSES,
   CODES,
   type Code,
+  codeOf,
   ERRNOS,
   ErrdefsError,
   exitStatus,
@@ -16,9 +17,8 @@ import {
   fromGRPC,
   fromHTTPStatus,
   fromJSON,
-  is,
+  hasCode,
   isErrdefs,
-  resolve,
   toGRPC,
   toHTTPStatus,
   toJSON,
@@ -36,7 +36,7 @@ describe('every class', () => {
     it(`${code}: exit status, gRPC code with its message, and JSON lead back to it`, () => {
       const err = failure(code);
       assert.equal(err.message, `thing "x": ${CLASSES[code].text}`);
-      assert.equal(resolve(err), code);
+      assert.equal(codeOf(err), code);
       assert.equal(fromExitStatus(exitStatus(err)), code);
       assert.equal(fromGRPC(toGRPC(code), err.message), code);
       assert.equal(fromGRPC(toGRPC(code), CLASSES[code].text), code);
@@ -51,7 +51,7 @@ describe('every class', () => {
       const outer = wrap('unable to act', err);
       assert.equal(outer.message, `unable to act: thing "x": ${CLASSES[code].text}`);
       assert.deepEqual([outer.code, outer.hint, outer.details, outer.cause], [code, 'try y', {n: 1}, err]);
-      assert.ok(is(outer, code));
+      assert.ok(hasCode(outer, code));
     });
   }
 
@@ -164,7 +164,7 @@ describe('errno', () => {
   for (const [errno, code, message] of ROWS) {
     it(`${errno} is ${code}`, () => {
       const err = fromErrno(Object.assign(new Error(errno), {code: errno, syscall: 'open', path: '/p'}), 'image "x"');
-      assert.deepEqual([resolve(err), (err as Error).message], [code, message]);
+      assert.deepEqual([codeOf(err), (err as Error).message], [code, message]);
     });
   }
 
@@ -222,7 +222,7 @@ describe('resolve', async () => {
   ];
   for (const [name, err, expected] of ROWS) {
     it(`${expected} for ${name}`, () => {
-      assert.equal(resolve(err), expected);
+      assert.equal(codeOf(err), expected);
       assert.equal(exitStatus(err), CLASSES[expected].exit);
       assert.equal(toJSON(err).kind, expected);
     });

@@ -11,7 +11,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
 import type {Client, OpenOptions} from '../../src/lib/client/types/index.ts';
-import {type Code, resolve} from '../../src/lib/errdefs.ts';
+import {type Code, codeOf} from '../../src/lib/errdefs.ts';
 
 /** Whatever ends and then cleans up: a test's `t`, or `{after}` of node:test for a whole file. */
 export interface Scope {
@@ -171,7 +171,7 @@ export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string
 /** For `assert.rejects` and `assert.throws`: the error is of this class. */
 export function is(code: Code): (err: unknown) => true {
   return (err) => {
-    const actual = resolve(err);
+    const actual = codeOf(err);
     if (actual !== code) {
       assert.fail(`expected an error of class ${code}, got ${actual}: ${err instanceof Error ? (err.stack ?? err.message) : String(err)}`);
     }

@@ -1,7 +1,7 @@
 /** Whether one unpacked tree is what another one is: name by name, attribute by attribute, byte by byte. */
 import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
-import {type Code, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {type Code, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {Directory} from '../fs/walk.ts';
 import {OPAQUE, ORIGIN} from './lowerdirs.ts';
 import {readXattrs} from './special-files.ts';
@@ -237,7 +237,7 @@ function marks(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[]
   try {
     return readXattrs(paths);
   } catch (err) {
-    if (!is(err, 'internal')) throw err;
+    if (!hasCode(err, 'internal')) throw err;
     return undefined;
   }
 }

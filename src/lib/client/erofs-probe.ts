@@ -1,7 +1,7 @@
 /** Whether this machine can mount indexed layers. */
 import {accessSync, constants, mkdirSync, mkdtempSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} from '../fs/durable.ts';
 import {isNearlyFull} from '../fs/free-space.ts';
 import {bootId} from '../fs/process.ts';
@@ -143,8 +143,8 @@ function tryErofs(scratch: string): Tried {
     return none(`${reason}; nor can it from loop devices`, !knowsErofs() || (isFree && hasFreeLoopDevice()));
   } catch (err) {
     // A program that is missing can be installed at any time.
-    if (is(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);
-    if (is(err, 'resource_exhausted')) return none((err as Error).message, false);
+    if (hasCode(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);
+    if (hasCode(err, 'resource_exhausted')) return none((err as Error).message, false);
     throw fromErrno(err, `probe ${scratch}`);
   } finally {
     try {

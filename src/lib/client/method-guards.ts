@@ -2,7 +2,7 @@
  * Wraps every method of the library: it checks the arguments, refuses after `close()`, and turns every failure into an
  * `ErrdefsError`. Every method has an entry in `CLIENT` and every option one in its group; the types enforce it.
  */
-import {CLASSES, type Code, ErrdefsError, fromErrno, isErrdefs, resolve} from '../errdefs.ts';
+import {CLASSES, type Code, codeOf, ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import type {
   CheckOptions,
   Client,
@@ -354,7 +354,7 @@ async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncG
  * @param err the call's own failure; returned unchanged when it is of that class already
  */
 function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError {
-  const found = resolve(reason);
+  const found = codeOf(reason);
   const code: Code = found === 'unknown' ? 'canceled' : found;
   if (isErrdefs(err) && err.code === code) return err;
   return new ErrdefsError(code, isErrdefs(reason) ? reason.message : `${name}: ${CLASSES[code].text}`, {
@@ -367,5 +367,5 @@ function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError 
 function classified(err: unknown, name: string): ErrdefsError {
   const known = fromErrno(err, name);
   if (isErrdefs(known)) return known;
-  return new ErrdefsError(resolve(err), err instanceof Error ? err.message : String(err), {cause: err});
+  return new ErrdefsError(codeOf(err), err instanceof Error ? err.message : String(err), {cause: err});
 }

@@ -1,7 +1,7 @@
 /** The running containers of a namespace, and the leftovers of dead runs. */
 import {rmdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import {
@@ -73,7 +73,7 @@ function readableContainers(store: Store, namespace: string): readonly Container
     try {
       return read();
     } catch (err) {
-      if (!is(err, 'data_loss') && !is(err, 'permission_denied') && !is(err, 'failed_precondition')) throw err;
+      if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
       return [];
     }
   };
@@ -98,7 +98,8 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
         await cleanup(directory, id, findRuntime());
       } catch (err) {
         // Another process removed it first, or has taken the ID.
-        if (!is(err, 'already_exists') && !is(err, 'failed_precondition')) housekeeping.warn(`container ${JSON.stringify(id)}`, err);
+        if (!hasCode(err, 'already_exists') && !hasCode(err, 'failed_precondition'))
+          housekeeping.warn(`container ${JSON.stringify(id)}`, err);
       }
     }
     sweepBundles(directory, (err) => housekeeping.warn(`directory ${directory}`, err));

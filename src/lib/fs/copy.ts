@@ -1,4 +1,4 @@
-/** Copies of whole trees, with all attributes. */
+/** Copies whole trees, with all attributes. */
 import {lstatSync, mkdirSync, readdirSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from './durable.ts';
@@ -15,7 +15,7 @@ import {Directory, isLong} from './walk.ts';
 export function copyTree(from: string, to: string): void {
   const {status, stderr} = runSync('cp', ['-a', '--reflink=auto', '-T', '--', from, to], {package: 'coreutils'});
   if (status === 0) return;
-  // cp copies nothing that lies deeper than a path is long.
+  // cp fails on paths longer than PATH_MAX.
   const source = new Directory(from);
   if (listPiece(source).deeper.length === 0) throw failed('cp', from, status, stderr);
   removeTree(to);

@@ -2,7 +2,7 @@
 import {statfsSync} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
-/** Part of a filesystem, and most bytes of it, that what comes from a stranger leaves free. */
+/** The reserve: this fraction of a filesystem, at most this many bytes. */
 const RESERVED_PART = 1 / 50;
 const RESERVED_BYTES = 256 << 20;
 
@@ -45,13 +45,13 @@ export function requireFreeSpace(path: string, needed: number, what: string): vo
     });
 }
 
-/** Bytes that are written between two looks at the disk, at most; several may write side by side. */
+/** Most bytes between two checks; several writers may run at once. */
 const LOOK_EVERY = 64 << 20;
 const LOOK_AFTER = 64 << 10;
 /** Of an archive, the fewest that make an inode: a tar header. */
 const ENTRY_BYTES = 512;
 
-/** Watches the disk while bytes of unknown number are written. */
+/** Checks the free space while an unknown number of bytes is written. */
 export class FreeSpaceGuard {
   readonly #path: string;
   readonly #what: string;
@@ -65,7 +65,7 @@ export class FreeSpaceGuard {
   }
 
   /**
-   * Asks the filesystem only now and then, and the oftener the less there is.
+   * Calls statfs(2) only now and then, more often the less is free.
    *
    * @param written bytes so far
    * @throws resource_exhausted only the reserve is left

@@ -1,4 +1,4 @@
-/** What the kernel says is mounted, in the mount namespace of this process and in others. */
+/** Reads the mounts of this and other mount namespaces. */
 import {readdirSync, readFileSync, readlinkSync} from 'node:fs';
 
 /** What mountinfo says of a mount, in so far as it tells it from another one at the same place. */

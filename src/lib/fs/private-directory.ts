@@ -1,4 +1,4 @@
-/** Directories that must not be another user's: what is read from there is believed, and what is run from there may be root's. */
+/** Verifies that a directory is this user's alone, before berth trusts its content. */
 import {lstatSync, mkdirSync, type Stats, statSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';

@@ -1,4 +1,4 @@
-/** Who a process is, so that others can tell whether it still lives: a pid alone is reused, and means nothing in another pid namespace or boot. */
+/** Identifies a process, so that others can tell whether it is alive. A pid alone is reused, and differs by pid namespace and boot. */
 import {readFileSync, readlinkSync} from 'node:fs';
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
@@ -108,7 +108,7 @@ export const isRunning = (id: ProcessIdentity): boolean => liveness(id) === 'ali
 
 const isStopped = ({pid}: ProcessIdentity): boolean => processStat(pid)?.state.toUpperCase() === 'T';
 
-/** A few words about a process for a person: `pid 123 (node, stopped)`. Never its arguments: they may hold secrets. */
+/** Describes a process for people: `pid 123 (node, stopped)`, without its arguments, which may hold secrets. */
 export function describeProcess(id: ProcessIdentity): string {
   if (liveness(id) !== 'alive') return `pid ${id.pid}`;
   const stopped = isStopped(id) ? ', stopped' : '';

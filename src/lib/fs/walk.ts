@@ -1,4 +1,4 @@
-/** Trees of any depth: Linux takes 4095 bytes of path in a call, and whoever changes directory on the way makes longer ones. */
+/** Walks trees of any depth. A system call takes 4095 bytes of path, but openat(2) can create deeper trees. */
 import {closeSync, constants, lstatSync, openSync, readdirSync, type Stats} from 'node:fs';
 
 /** Bytes of a path from which on names are reached through an open directory; a name has up to 255. */
@@ -8,9 +8,9 @@ export const isLong = (path: Buffer): boolean => path.length >= LONG;
 
 const OPEN = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 
-/** A directory by a path that every call, and every program, takes. */
+/** A directory with a path that is short enough for every call and program. */
 export class Directory {
-  /** Good until `close`. */
+  /** Valid until `close`. */
   readonly path: Buffer;
   readonly #fd: number;
 

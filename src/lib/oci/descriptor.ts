@@ -1,4 +1,4 @@
-/** Values of the OCI image specification that cannot be wrong once they exist: parsed at the door, never re-checked inside. */
+/** Digests, platforms and descriptors of the OCI image specification. Values are checked once, when they are parsed. */
 import {ErrdefsError} from '../errdefs.ts';
 
 declare const digestBrand: unique symbol;
@@ -36,7 +36,7 @@ export interface Platform {
   readonly 'os.features'?: readonly string[];
 }
 
-/** What one thing says about another that it points to: kind, identity, length. */
+/** A reference to content by media type, digest and size. */
 export interface Descriptor {
   readonly mediaType: string;
   readonly digest: Digest;

@@ -1,5 +1,5 @@
 /**
- * Documents of images – index, manifest, config – read from bytes that a stranger wrote.
+ * Parses untrusted image documents: index, manifest and config.
  *
  * What is malformed is `invalid_argument` and names the field; bytes that are not the promised ones are
  * `failed_precondition`; docker's schema 1 is `not_implemented`. `null` for a list or an optional value means that it is
@@ -17,7 +17,7 @@ import {type Kind, kindOf} from './mediatypes.ts';
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 /** The most bytes that an image's config may have. */
 export const MAX_CONFIG_BYTES = 8 * 1024 * 1024;
-/** No blob is as large: a size from here on is a lie, and nothing is reserved for it. */
+/** A descriptor's size must be below this. */
 export const MAX_BLOB_BYTES = 2 ** 40;
 /** The most manifests of an index, and layers of a manifest: each becomes a label of its parent and a file in the store. */
 export const MAX_CHILDREN = 1000;

@@ -1,4 +1,4 @@
-/** Media types of OCI images and of docker's schema 2, and what each stands for. */
+/** Media types of OCI images and docker's schema 2, and their kinds. */
 
 /** Index of manifests (OCI). */
 export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';

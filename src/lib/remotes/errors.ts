@@ -1,5 +1,5 @@
 /** Maps failures of connections and registries to the library's errors: codes of undici and the system, HTTP statuses, registry error codes. */
-import {type Code, ErrdefsError, type ErrorOptions, fromErrno, fromHTTPStatus, isErrdefs, resolve} from '../errdefs.ts';
+import {type Code, codeOf, ErrdefsError, type ErrorOptions, fromErrno, fromHTTPStatus, isErrdefs} from '../errdefs.ts';
 
 interface WireClass {
   readonly code: Code;
@@ -233,7 +233,7 @@ export const protocolError = (
 /** Maps the reason of an abort signal: a timeout is deadline_exceeded, every other reason without a class canceled. */
 export function abortError(what: string, reason: unknown): ErrdefsError {
   if (isErrdefs(reason)) return reason;
-  return new ErrdefsError(resolve(reason) === 'deadline_exceeded' ? 'deadline_exceeded' : 'canceled', what, {cause: reason});
+  return new ErrdefsError(codeOf(reason) === 'deadline_exceeded' ? 'deadline_exceeded' : 'canceled', what, {cause: reason});
 }
 
 /** Codes of the distribution specification, "Error Codes", and of docker's registry. Other codes fall back to the HTTP status. */

@@ -6,7 +6,7 @@
  */
 import {accessSync, constants, readdirSync, readFileSync, statSync} from 'node:fs';
 import {join, resolve} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {DEFAULT_HOST_CONFIG, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import type {Connection} from './types.ts';
 
@@ -71,7 +71,7 @@ function readHostsFile(file: string): string | undefined {
     bytes = readFileSync(file);
   } catch (err) {
     const error = fromErrno(err, `hosts file ${JSON.stringify(file)}`);
-    if (is(error, 'not_found')) return undefined;
+    if (hasCode(error, 'not_found')) return undefined;
     throw error;
   }
   try {
@@ -141,7 +141,7 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
       return readFileSync(file, 'utf8');
     } catch (err) {
       const error = fromErrno(err, `${what} ${JSON.stringify(file)} of ${source}`);
-      throw is(error, 'not_found') ? bad(what, file, 'does not exist', err) : error;
+      throw hasCode(error, 'not_found') ? bad(what, file, 'does not exist', err) : error;
     }
   };
   const bad = (what: string, file: string, problem: string, cause: unknown): ErrdefsError =>

@@ -1,5 +1,5 @@
 /**
- * The directory of a run: whose it is, and the bundle that its runtime works in.
+ * The directory of a run: its owner, and the OCI bundle.
  *
  *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, init.pid, log.json
  *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json, rootfs/
@@ -20,9 +20,9 @@ import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity,
 import {containerState, deleteContainer, type Runtime} from './runc.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
-/** How long what was killed may take to end. */
+/** Time for a killed process to end. */
 const KILL_TIMEOUT_MS = 5000;
-/** How long what should end by itself may take. */
+/** Time for a process to end by itself. */
 const GRACE_MS = 1000;
 const POLL_MS = 5;
 
@@ -35,7 +35,7 @@ export const runPath = (stateDir: string, id: string): string => join(stateDir, 
 export const bundleIn = (run: string): string => join(run, 'bundle');
 export const runtimeRoot = (stateDir: string): string => join(stateDir, 'runtime');
 
-/** Runs a call of node:fs; false when it fails with one of these errnos. */
+/** Runs a call of node:fs. @returns false if it fails with one of these errnos */
 function ignoreErrno(codes: readonly string[], call: () => void): boolean {
   try {
     call();
@@ -54,7 +54,7 @@ function list(directory: string): readonly string[] {
   return names;
 }
 
-/** The file in a run's directory that tells who its owner, or its runtime, is. */
+/** The file in a run's directory that identifies its owner or its runtime process. */
 function recordedProcess(run: string, role: 'owner' | 'runtime'): {readonly file: string; readonly identity: ProcessIdentity} | undefined {
   for (const name of list(run)) {
     const identity = name.startsWith(`${role}.`) ? parseIdentity(name.slice(role.length + 1)) : undefined;
@@ -63,7 +63,7 @@ function recordedProcess(run: string, role: 'owner' | 'runtime'): {readonly file
   return undefined;
 }
 
-/** A process of another pid namespace cannot be seen from here; it gets the benefit of the doubt. */
+/** A process of another pid namespace is not visible here, and counts as alive. */
 const mayBeAlive = (run: string, role: 'owner' | 'runtime'): boolean => {
   const found = recordedProcess(run, role);
   return found !== undefined && liveness(found.identity) !== 'dead';
@@ -185,10 +185,10 @@ export function removeBundle(bundle: string): void {
 
 let counter = 0;
 
-/** A name among bundles that no ID has and no other call uses, and that tells whose it is. */
+/** A unique temporary name in `bundles`; it identifies its process, and no ID begins with a dot. */
 const temporaryIn = (bundles: string): string => join(bundles, `.${formatIdentity(ownIdentity())}.${++counter}`);
 
-/** Gives an ID back and removes its run's directory. At once: who wants that ID next must not meet half of it. */
+/** Releases an ID and removes its run's directory. The rename makes that atomic for the next claim. */
 export function releaseBundle(run: string): void {
   const old = temporaryIn(dirname(run));
   // It is gone where somebody has removed the state directory.
@@ -217,7 +217,7 @@ async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<
   return {id, state: 'stale', ...(cgroup === undefined ? {} : {cgroup})};
 }
 
-/** What runs, or was left behind, below a state directory, sorted by ID. */
+/** Running and stale runs below a state directory, sorted by ID. */
 export async function listRuns(stateDir: string, runtime: Runtime): Promise<readonly Run[]> {
   // Half-made and half-removed bundles begin with a dot, which no ID does.
   const ids = [...list(join(stateDir, 'bundles')), ...list(runtimeRoot(stateDir))].filter((name) => !name.startsWith('.'));
@@ -226,7 +226,7 @@ export async function listRuns(stateDir: string, runtime: Runtime): Promise<read
 
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
 
-/** Is told what of a dead run could not be removed. */
+/** Gets the error for a leftover of a dead run that could not be removed. */
 export type OnLeftover = (err: unknown) => void;
 
 const throwIt: OnLeftover = (err) => {
@@ -253,7 +253,7 @@ export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt)
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
  *
- * @param onLeftover is told what of dead runs could not be removed; without it that is thrown
+ * @param onLeftover gets errors of removing dead runs; without it they are thrown
  * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
@@ -291,7 +291,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   } catch (err) {
     throw fromErrno(err, what);
   }
-  // The ID is ours now, and with it what the runtime still has of it.
+  // The ID is ours now; remove the runtime's old state of it.
   try {
     if (existsSync(join(runtimeRoot(stateDir), id))) {
       const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
@@ -305,7 +305,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   return run;
 }
 
-/** Waits for a runtime whose container is gone: it ends by itself and then lets go of the mounts. One that does not is killed. */
+/** Waits for a runtime process to end, and with it its mounts, after its container was deleted. Kills it if it does not. */
 async function endRuntime(run: string): Promise<void> {
   const runtime = recordedProcess(run, 'runtime');
   if (runtime === undefined) return;
@@ -317,7 +317,7 @@ async function endRuntime(run: string): Promise<void> {
 }
 
 /**
- * Removes what a dead run left. That there is nothing is success.
+ * Removes what a dead run left; succeeds if there is nothing.
  *
  * @param options.kill ends an orphaned container first, with SIGKILL
  * @throws failed_precondition it still runs

@@ -5,7 +5,7 @@
 import {Buffer} from 'node:buffer';
 import {readdirSync, readFileSync, type Stats} from 'node:fs';
 import {arch} from 'node:os';
-import {ErrdefsError, is} from '../errdefs.ts';
+import {ErrdefsError, hasCode} from '../errdefs.ts';
 import type {MountPoints, ResolvedFile, RootReader} from './path-in-root.ts';
 import {isBind, type Spec} from './spec.ts';
 
@@ -196,7 +196,7 @@ export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountP
         find(path, command, () => undefined);
         return path;
       } catch (err) {
-        if (!is(err, 'not_found')) refusal ??= err;
+        if (!hasCode(err, 'not_found')) refusal ??= err;
       }
     }
     throw refusal ?? missing(command, `PATH in the container is ${JSON.stringify(directories)}`);

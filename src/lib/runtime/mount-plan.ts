@@ -1,14 +1,13 @@
 /**
- * How a snapshot's mounts are made: a plan that every way of mounting carries out, and its two texts, fstab(5) and a shell script.
+ * Plans the mounts of a snapshot, and writes a plan as fstab(5) or as a shell script.
  *
  * The kernel takes one page of options, which 127 layers exceed. mount(8) splits options at commas, overlayfs splits `lowerdir` at
- * colons, and a container can read all of them. So a plan names paths by short links, relative to the directory in which it is
- * carried out:
+ * colons, and a container can read all options. So a plan replaces paths by short links, relative to its directory:
  *
- *     l/<n>   links to paths of options
+ *     l/<n>   links to the paths in options
  *     m/<n>   mount points of all mounts but the last
  *
- * Once the last mount is made, the others may be unmounted and the directory removed: overlayfs keeps its layers by itself.
+ * After the last mount the others may be unmounted and the directory removed: overlayfs holds its layers itself.
  */
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {isAbsolute, join} from 'node:path';
@@ -27,37 +26,37 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
-/** A mount with every name in its place. Relative paths are those of the plan's directory. */
+/** A mount with all templates replaced. Relative paths start at the plan's directory. */
 export interface PlannedMount extends Mount {
-  /** Relative; absent for the last mount, whose target is the caller's. */
+  /** Relative; absent for the last mount, whose target the caller chooses. */
   readonly mountPoint?: string;
 }
 
 export interface MountPlan {
   /** Targets of the links `l/0`, `l/1`, … */
   readonly links: readonly string[];
-  /** In the order in which they are made; the last shows the tree. */
+  /** In mount order; the last shows the tree. */
   readonly mounts: readonly [...PlannedMount[], PlannedMount];
 }
 
 /**
- * A way of mounting. There are two, both by programs: a process with a mount namespace of its own (launcher.ts), and the caller's own
- * namespace (host-mount.ts). System calls or a user namespace would be further ones.
+ * Carries out a plan. Two exist, both with mount(8): in a private mount namespace (launcher.ts) and in the caller's own
+ * (host-mount.ts). System calls or a user namespace would be others.
  */
 export interface Mounter<T = void> {
-  /** @throws failed_precondition it could not be mounted @throws resource_exhausted there are no loop devices for it */
+  /** @throws failed_precondition a mount failed @throws resource_exhausted too few loop devices */
   mount(plan: MountPlan): Promise<T>;
 }
 
 /** How many layers overlayfs stacks: OVL_MAX_STACK of the kernel's fs/overlayfs. */
 const MAX_LOWERS = 500;
-/** Bytes of options that are written out: less than the page that the kernel takes. */
+/** Most bytes of options without links: less than the kernel's page. */
 const MAX_LITERAL = 4000;
 
 /** Options whose value is a path or, for `lowerdir`, a list of them. */
 const PATH_OPTIONS = ['lowerdir', 'upperdir', 'workdir', 'device'];
 
-/** Whether neither mount(8) nor overlayfs sees anything but a path in it. */
+/** Whether neither mount(8) nor overlayfs would split or unescape the path. */
 const isPlain = (path: string): boolean => /^[^\s,:\\"'\p{C}]+$/u.test(path);
 
 function pathsOf(key: string, value: string): readonly string[] {
@@ -69,8 +68,8 @@ function pathsOf(key: string, value: string): readonly string[] {
 }
 
 /**
- * @param options.volatile what is written is thrown away later: an overlay need not sync it when it is unmounted
- * @param options.literal for people to read: a single mount whose options need no links has none
+ * @param options.volatile the upperdir will be discarded, so an overlay need not sync it on unmount
+ * @param options.literal for human readers: a single mount gets no links unless its options need them
  * @throws invalid_argument no mounts, or one that names a later one @throws failed_precondition more layers than the kernel stacks
  */
 export function planMounts(
@@ -109,7 +108,7 @@ export function planMounts(
   return {links, mounts: planned as [...PlannedMount[], PlannedMount]};
 }
 
-/** Mounts that go by way of a loop device, with the image that each is to show. */
+/** Mounts through a loop device, with the image of each. */
 export const loopMounts = ({mounts}: MountPlan): readonly {readonly image: string; readonly mountPoint: string | undefined}[] =>
   mounts.flatMap(({source, options, mountPoint}) => (options.includes('loop') ? {image: source, mountPoint} : []));
 
@@ -143,8 +142,8 @@ export function writeFstab(directory: string, plan: MountPlan, target: string): 
 }
 
 /**
- * Where a mount shall be, as an absolute path: one that is no option of mount(8), whatever its first character, and is the same from
- * any directory. It is not normalised, since `..` after a symbolic link is the kernel's to follow.
+ * Makes a mount target absolute, so that mount(8) cannot take it for an option. It is not normalised: the kernel resolves `..` after
+ * symbolic links.
  *
  * @throws invalid_argument it is empty, or has a NUL
  */
@@ -158,12 +157,12 @@ export function absoluteTarget(target: string): string {
   }
 }
 
-/** What a terminal obeys or hides, save line ends. */
+/** Characters that a terminal interprets or hides, except line ends. */
 const UNSAFE = /((?:(?!\n)[\p{C}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}])+)/u;
 
 const octal = (text: string): string => Array.from(Buffer.from(text), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
 
-/** A word for a POSIX shell, written so that a terminal shows all of it. */
+/** Quotes a word for a POSIX shell, so that a terminal shows all of it. */
 function quote(word: string): string {
   if (/^[\w@%+=:,./-]+$/.test(word)) return word;
   return word

@@ -15,7 +15,7 @@ import {
 import {hostname} from 'node:os';
 import {join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {ErrdefsError, fromErrno, is, wrap} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, wrap} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import type {RootReader} from './path-in-root.ts';
@@ -124,7 +124,7 @@ async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly
     return (await readWhole(path, signal)).split(/\r?\n/).filter((line) => line.trim() !== '' && !line.trimStart().startsWith('#'));
   } catch (err) {
     const what = `env file ${JSON.stringify(path)}`;
-    throw is(err, 'invalid_argument') ? wrap(what, err) : fromErrno(err, what);
+    throw hasCode(err, 'invalid_argument') ? wrap(what, err) : fromErrno(err, what);
   }
 }
 

@@ -1,4 +1,4 @@
-/** A container in the foreground: mounted, started, fed with signals, waited for, and gone. */
+/** Runs a container in the foreground: mounts, starts it, forwards signals, waits, cleans up. */
 import {accessSync, constants, existsSync, lstatSync, readFileSync, writeFileSync} from 'node:fs';
 import {constants as os} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
@@ -22,13 +22,13 @@ export interface ForegroundRun {
   readonly stateDir: string;
   /** Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted. What that throws ends the run. */
   readonly mounts: readonly Mount[] | (() => Promise<readonly Mount[]>);
-  /** Called when nothing runs or is mounted any more, while the ID is still taken. */
+  /** Called after the container and its mounts are gone, while the ID is still taken. */
   readonly onExit?: (failed: boolean) => Promise<void>;
-  /** Is told what went wrong after the container had ended: that does not change what the run comes to. */
+  /** Gets errors of the clean-up; they do not change the result of the run. */
   readonly onLeftover?: (err: unknown) => void;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
-  /** Called when the tree is mounted and nothing runs yet. What it throws ends the run. */
+  /** Called after the mounts and before the start. Its error ends the run. */
   readonly makeSpec: (rootfs: RootReader) => Spec | Promise<Spec>;
   /** The container has a terminal of its own, connected to the one that is among `stdio`; as `process.terminal` of the specification. */
   readonly tty?: boolean;
@@ -38,7 +38,7 @@ export interface ForegroundRun {
   readonly pidFile?: string;
   /** Program or path; default as `findRuntime`. */
   readonly runtime?: string;
-  /** Passes the signals that this process gets on to the container. Default true. */
+  /** Forwards this process's signals to the container. Default true. */
   readonly forwardSignals?: boolean;
   /** Kills the container. */
   readonly signal?: AbortSignal;
@@ -68,11 +68,11 @@ const FORWARDED: readonly NodeJS.Signals[] = [
   'SIGWINCH',
 ];
 
-/** Signals that, when they come before the container runs, mean that it shall not. */
+/** Signals that cancel the run if they arrive before the container runs. */
 const ENDING: readonly string[] = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'];
 
 const POLL_MS = 2;
-/** A runtime that has not started the container by then is given up when the run is to end. */
+/** How long a canceled run waits for the runtime to start the container before it kills the runtime. */
 const START_TIMEOUT_MS = 10_000;
 const STDIO: Stdio = [0, 1, 2];
 
@@ -118,7 +118,7 @@ async function restoreTerminal(fd: number, settings: string): Promise<void> {
   await runProgram('stty', [settings], {package: 'coreutils', descriptors: [fd]}).catch(() => undefined); // nothing else depends on it
 }
 
-/** What can be known before anything exists. */
+/** Checks that need nothing to exist yet. */
 async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): Promise<void> {
   if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
   if (process.geteuid?.() !== 0)
@@ -128,7 +128,7 @@ async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: Foregroun
   if (pidFile !== undefined) checkPidFile(pidFile);
 }
 
-/** Why a run is to end before its time: a signal that came before the container ran, or the caller's abort. */
+/** Reason for a premature end: a signal before the container ran, or the caller's abort. */
 type StopReason = {readonly signal: NodeJS.Signals} | {readonly reason: unknown};
 
 interface Subscribers {
@@ -136,10 +136,10 @@ interface Subscribers {
   readonly listener: () => void;
 }
 
-/** Who wants which signal. One listener serves all runs of a process: Node takes more than ten for a leak. */
+/** Subscribers by signal. One listener serves all runs of a process: Node warns about more than ten. */
 const subscribers = new Map<NodeJS.Signals, Subscribers>();
 
-/** Calls `receive` for each signal that this process gets. @returns what ends it */
+/** Calls `receive` for each arrival of a signal. @returns unsubscribes */
 function subscribe(signal: NodeJS.Signals, receive: () => void): () => void {
   let found = subscribers.get(signal);
   if (found === undefined) {
@@ -158,9 +158,9 @@ function subscribe(signal: NodeJS.Signals, receive: () => void): () => void {
   };
 }
 
-/** Signals and abort of one run: kept while nothing runs, passed on afterwards. */
+/** Forwards signals and abort of one run; holds them back until the container runs. */
 class SignalForwarder {
-  /** Set with the first that shall end the run. */
+  /** The first reason to end the run. */
   stop: StopReason | undefined;
   readonly stopped: Promise<StopReason>;
   #onExit: (stop: StopReason) => void = () => undefined;
@@ -193,7 +193,7 @@ class SignalForwarder {
     else this.#held.push(signal);
   }
 
-  /** From now on signals go here, those held back first. */
+  /** Delivers held signals, and from now on all others, to `to`. */
   deliver(to: (signal: NodeJS.Signals) => void): void {
     this.#deliver = to;
     for (const signal of this.#held.splice(0)) to(signal);
@@ -205,13 +205,13 @@ class SignalForwarder {
   }
 }
 
-/** What a stopped run comes to. */
+/** The result of a stopped run. */
 function stoppedExit(stop: StopReason): ContainerExit {
   if ('signal' in stop) return {exitStatus: 128 + os.signals[stop.signal]};
   throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
 }
 
-/** Has the tree mounted, and writes the specification that it leads to. */
+/** Mounts the tree, and writes the specification. */
 async function configure(
   launcher: Launcher,
   directory: string,
@@ -240,7 +240,7 @@ async function configure(
   return terminal;
 }
 
-/** Lets the container start, passes on what is meant for it, and waits for its end. */
+/** Starts the container, forwards signals, and waits for its end. */
 async function supervise(
   launcher: Launcher,
   directory: string,

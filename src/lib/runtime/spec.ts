@@ -71,9 +71,9 @@ export interface Spec {
   };
 }
 
-/** What a caller may ask for; see the `run` command's flags of the same names. */
+/** Options of the caller; see the `run` command's flags of the same names. */
 export interface SpecOptions {
-  /** Replaces the image's whole argv, Entrypoint included; empty: the image's own. */
+  /** Replaces the image's Entrypoint and Cmd; empty: keeps them. */
   readonly args?: readonly string[];
   /** Replaces Entrypoint, and Cmd by `args`; empty: no Entrypoint. */
   readonly entrypoint?: string;
@@ -99,12 +99,12 @@ export interface SpecOptions {
   readonly cpus?: number;
 }
 
-/** Facts of this machine, as far as the options ask for them. */
+/** Facts of the host that the options need. */
 export interface HostFacts {
   readonly hostname: string;
   /** Those of /etc/hosts and /etc/resolv.conf that exist. */
   readonly files: readonly string[];
-  /** Capabilities that this process may pass on. */
+  /** Effective capabilities of this process. */
   readonly capabilities: readonly string[];
   readonly devices: readonly Device[];
 }
@@ -114,7 +114,7 @@ export interface SpecInput {
   readonly cgroupsPath: string;
   readonly image: ExecConfig;
   readonly options: SpecOptions;
-  /** Lines of environment files, each as an entry of `options.env`, which comes over them. */
+  /** Entries of the environment files; `options.env` overrides them. */
   readonly envFile: readonly string[];
   readonly user: User;
   readonly host: HostFacts;
@@ -230,24 +230,24 @@ function processArgs(image: ExecConfig, options: SpecOptions): readonly string[]
 }
 
 /**
- * Refuses a working directory in /proc: by way of /proc/self/fd it would be a directory of this machine (CVE-2024-21626).
+ * Refuses a working directory in /proc: through /proc/self/fd it could be a host directory (CVE-2024-21626).
  *
- * @param cwd absolute path without links
+ * @param cwd absolute path without symbolic links
  * @throws invalid_argument
  */
 export function checkWorkingDirectory(cwd: string): void {
   if (/^\/proc(\/|$)/.test(cwd)) throw invalid(`working directory ${JSON.stringify(cwd)} must not be in /proc`);
 }
 
-/** Whether a mount's source is a path of this machine. */
+/** Whether a mount's source is a host path. */
 export const isBind = ({type, options}: SpecMount): boolean => type === 'bind' || options.includes('bind') || options.includes('rbind');
 
-/** Options whose value is a path of this machine. */
+/** Options whose value is a host path. */
 const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
 
 /**
- * A mount as asked for; `bind` may leave out that it is one. The runtime takes a relative path for one in the bundle, which
- * no container must see, so there may be none.
+ * A requested mount; type `bind` implies the option. Relative host paths are refused: the runtime would resolve them in the bundle, which
+ * no container must see.
  */
 function userMount(mount: SpecMount): SpecMount {
   const relative = isBind(mount) ? !posix.isAbsolute(mount.source) : /^\.\.?(?:\/|$)/.test(mount.source);
@@ -276,7 +276,7 @@ function mounts(options: SpecOptions, host: HostFacts): readonly SpecMount[] {
 function resources(options: SpecOptions): Spec['linux']['resources'] {
   const {memoryLimit = 0, cpus = 0, privileged = false} = options;
   if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
-  // The kernel takes no quota below 1 ms.
+  // The kernel's smallest quota is 1 ms.
   if (!Number.isFinite(cpus) || (cpus !== 0 && cpus < 0.01)) throw invalid(`cpus ${cpus} must be at least 0.01`);
   const rules = DEFAULT_DEVICES.map(
     ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
@@ -289,9 +289,9 @@ function resources(options: SpecOptions): Spec['linux']['resources'] {
 }
 
 /**
- * The specification that these inputs mean. Same inputs, same result.
+ * Builds the specification; a pure function.
  *
- * @throws invalid_argument an option that cannot be, or no command at all
+ * @throws invalid_argument an invalid option, or no command
  */
 export function createSpec({cgroupsPath, image, options, envFile, user, host}: SpecInput): Spec {
   const args = processArgs(image, options);

@@ -1,14 +1,13 @@
 /**
- * Who a container runs as: `user`, `uid`, `user:group`, `uid:gid` and their mixtures, looked up in the image's own
- * /etc/passwd and /etc/group.
+ * Resolves the user of a container (`user`, `uid`, `user:group`, `uid:gid`) with the image's own /etc/passwd and /etc/group.
  *
- * Rules and words after containerd, pkg/oci/spec_opts.go (WithUser, WithAdditionalGIDs).
+ * Rules and messages after containerd, pkg/oci/spec_opts.go (WithUser, WithAdditionalGIDs).
  */
 import {ErrdefsError} from '../errdefs.ts';
 
-/** How user.ts reads the image; `RootReader` is one. */
+/** Reads files of the image; see `RootReader`. */
 export interface UserFiles {
-  /** @returns `undefined` when there is no such file */
+  /** @returns `undefined` if the file does not exist */
   readFile(path: string, limit: number): string | undefined;
 }
 
@@ -31,14 +30,14 @@ interface GroupEntry {
   readonly members: readonly string[];
 }
 
-/** runc takes no larger ID (CVE-2024-40635). */
+/** runc accepts no larger ID (CVE-2024-40635). */
 const MAX_ID = 2 ** 31 - 1;
 /** The most bytes of /etc/passwd or /etc/group (CVE-2026-47262). */
 export const MAX_USER_FILE_BYTES = 10 * 1024 * 1024;
 
 const NUMBER = /^[+-]?\d+$/;
 
-/** An ID as passwd and group write it. An entry whose ID is not one is no entry: taking it for 0 would make its user root. */
+/** An ID in passwd or group. Entries with an invalid ID are skipped: reading it as 0 would make the user root. */
 const entryID = (text: string | undefined): number | undefined =>
   text !== undefined && /^\d{1,10}$/.test(text) && Number(text) <= MAX_ID ? Number(text) : undefined;
 
@@ -49,7 +48,7 @@ const records = (text: string): readonly (readonly string[])[] =>
     .filter((line) => line !== '' && !line.startsWith('#'))
     .map((line) => line.split(':'));
 
-/** Entries of a passwd(5) file; lines that are not one are passed over. */
+/** Entries of a passwd(5) file; malformed lines are skipped. */
 export function parsePasswd(text: string): readonly PasswdEntry[] {
   return records(text).flatMap(([name = '', , uidText, gidText]) => {
     const [uid, gid] = [entryID(uidText), entryID(gidText)];
@@ -57,7 +56,7 @@ export function parsePasswd(text: string): readonly PasswdEntry[] {
   });
 }
 
-/** Entries of a group(5) file; lines that are not one are passed over. */
+/** Entries of a group(5) file; malformed lines are skipped. */
 export function parseGroup(text: string): readonly GroupEntry[] {
   return records(text).flatMap(([name = '', , gidText, members = '']) => {
     const gid = entryID(gidText);
@@ -84,7 +83,7 @@ function groupByName(files: UserFiles, name: string): GroupEntry {
   return found;
 }
 
-/** A part of USER that is a number is an ID and nothing else, also where a user of that name exists. */
+/** A number in USER is always an ID, even if a user has that name. */
 function numericID(text: string, value: string, kind: 'uid' | 'gid'): number | undefined {
   if (!NUMBER.test(text)) return undefined;
   const id = Number(text);
@@ -134,7 +133,7 @@ export function imageUser(files: UserFiles, value: string): User {
   return {uid, gid, additionalGids: additionalGids(files, String(uid), gid)};
 }
 
-/** The user that a caller asks for: as `imageUser`, but one who names a group is in that group only. Same errors. */
+/** The user that a caller requests: as `imageUser`, but with a named group there are no additional groups. Same errors. */
 export function requestedUser(files: UserFiles, value: string): User {
   const {uid, gid} = parseUser(files, value);
   return {uid, gid, additionalGids: additionalGids(files, value, gid)};

@@ -26,7 +26,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
 import {hasRoom, isNearlyFull, NEARLY_FULL_BYTES} from '../fs/free-space.ts';
 import {type Layout, recordPath} from './layout.ts';
@@ -188,7 +188,7 @@ export class Reserve {
       }
       return true;
     } catch (err) {
-      if (is(fromErrno(err, this.#space), 'resource_exhausted')) return false;
+      if (hasCode(fromErrno(err, this.#space), 'resource_exhausted')) return false;
       throw err;
     }
   }

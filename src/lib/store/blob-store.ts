@@ -17,7 +17,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {listIfPresent, moveInto, readIfPresent, removeTree, sweepTemporary, syncPath, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from '../fs/lock.ts';
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
@@ -236,7 +236,7 @@ export class BlobStore {
       text = readIfPresent(file);
     } catch (err) {
       // Something else is in its place, or the disk does not give it back.
-      if (is(err, 'resource_exhausted')) throw err;
+      if (hasCode(err, 'resource_exhausted')) throw err;
       return undefined;
     }
     if (text === undefined) return undefined;
@@ -245,7 +245,7 @@ export class BlobStore {
       const data = this.#dataOf(key);
       return data === undefined ? undefined : {...info, key, offset: data.size, updatedAt: data.mtime.toISOString()};
     } catch (err) {
-      if (err instanceof SyntaxError || is(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
+      if (err instanceof SyntaxError || hasCode(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
       throw fromErrno(err, `ingest ${key}`);
     }
   }

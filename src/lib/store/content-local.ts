@@ -1,6 +1,6 @@
 /** A namespace's content on disk: shared blobs, and records that say which of them it sees. */
 import {closeSync, openSync, readSync} from 'node:fs';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {validateLabels} from '../oci/identifier.ts';
@@ -291,7 +291,7 @@ class LocalWriter implements ContentWriter {
       return made;
     } catch (err) {
       if (published) this.#store.noteGarbage();
-      else if (is(err, 'already_exists')) blobs.discardIngestQuietly(this.#key);
+      else if (hasCode(err, 'already_exists')) blobs.discardIngestQuietly(this.#key);
       throw err;
     }
   }

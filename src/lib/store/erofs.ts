@@ -18,7 +18,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './layer-store.ts';
 
@@ -150,7 +150,7 @@ function makesRoom(path: string, length: number): boolean {
   try {
     return runSync('fallocate', ['--insert-range', '--length', String(length), path], {package: 'util-linux'}).status === 0;
   } catch (err) {
-    if (is(err, 'unavailable')) return false;
+    if (hasCode(err, 'unavailable')) return false;
     throw err;
   }
 }

@@ -29,7 +29,7 @@ import {
   writeSync,
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
   createExclusive,
   listIfPresent,
@@ -162,7 +162,7 @@ export class JournalBackend implements Backend {
       try {
         return this.#inherit(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
       } catch (err) {
-        if (!this.#reserve.isRemoving || !is(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
+        if (!this.#reserve.isRemoving || !hasCode(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
         this.#reserve.giveUp();
       }
     }
@@ -214,7 +214,7 @@ export class JournalBackend implements Backend {
       try {
         action();
       } catch (err) {
-        if (!is(err, 'data_loss') && !is(err, 'permission_denied') && !is(err, 'failed_precondition')) throw err;
+        if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
         const at = isMisfit(err) ? err.details.misfit : path;
         faults.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
       }
@@ -672,7 +672,7 @@ function unlessDamaged(get: () => unknown): unknown {
   try {
     return get();
   } catch (err) {
-    if ((is(err, 'data_loss') || is(err, 'permission_denied')) && !isMisfit(err)) return undefined;
+    if ((hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) && !isMisfit(err)) return undefined;
     throw err;
   }
 }
@@ -688,7 +688,7 @@ function unlessFull(action: () => void): boolean {
     action();
     return true;
   } catch (err) {
-    if (!is(fromErrno(err, 'apply'), 'resource_exhausted')) throw err;
+    if (!hasCode(fromErrno(err, 'apply'), 'resource_exhausted')) throw err;
     return false;
   }
 }
@@ -718,7 +718,7 @@ function readLoosely(path: string): string | undefined {
   try {
     return readIfPresent(path);
   } catch (err) {
-    if (is(err, 'resource_exhausted')) throw err;
+    if (hasCode(err, 'resource_exhausted')) throw err;
     return undefined;
   }
 }

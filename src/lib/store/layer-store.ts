@@ -4,7 +4,7 @@
  */
 import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
   isTemporary,
   listIfPresent,
@@ -114,7 +114,7 @@ export class LayerStore {
       return {severity: 'suspect', problem: 'was created in an earlier boot and may be incomplete on disk'};
     } catch (err) {
       const failure = fromErrno(err, 'cannot be read');
-      if (!isErrdefs(failure) || is(failure, 'resource_exhausted')) throw failure;
+      if (!isErrdefs(failure) || hasCode(failure, 'resource_exhausted')) throw failure;
       return damage(failure.message.replace(/: [a-z ]+$/, ''));
     }
   }
@@ -367,7 +367,8 @@ function readInfo(directory: string): LayerInfo | undefined {
     text = readIfPresent(join(directory, LAYER_INFO));
   } catch (err) {
     // Something else is in its place, or in the layer's, or the disk does not give it back: that says nothing.
-    if (!['EISDIR', 'ENOTDIR', 'ELOOP', 'EACCES'].includes((err as NodeJS.ErrnoException).code ?? '') && !is(err, 'data_loss')) throw err;
+    if (!['EISDIR', 'ENOTDIR', 'ELOOP', 'EACCES'].includes((err as NodeJS.ErrnoException).code ?? '') && !hasCode(err, 'data_loss'))
+      throw err;
   }
   if (text === undefined) return undefined;
   try {

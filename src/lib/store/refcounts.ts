@@ -8,7 +8,7 @@
  *
  * Labels after containerd, docs/garbage-collection.md and core/metadata/gc.go.
  */
-import {is} from '../errdefs.ts';
+import {hasCode} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {recordFile, recordPath} from './layout.ts';
 import {Overlay, type Reader, type Writer} from './metadata-backend.ts';
@@ -265,7 +265,7 @@ export class RefCounts {
         part.set(node, record);
         for (const next of record.nodes) queue.push(next);
       } catch (err) {
-        if (!is(err, 'data_loss')) throw err;
+        if (!hasCode(err, 'data_loss')) throw err;
         unreadable.set(node, err);
       }
     }
@@ -314,7 +314,7 @@ export class RefCounts {
     try {
       return this.unreachable(ns, now).length > 0;
     } catch (err) {
-      if (!is(err, 'data_loss')) throw err;
+      if (!hasCode(err, 'data_loss')) throw err;
       return false; // once it is repaired everything is marked
     }
   }
@@ -429,7 +429,7 @@ export class RefCounts {
     try {
       return JSON.stringify(this.#io.get(path)) === JSON.stringify(count);
     } catch (err) {
-      if (is(err, 'data_loss') || is(err, 'permission_denied')) return false;
+      if (hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) return false;
       throw err;
     }
   }
@@ -446,7 +446,7 @@ export class RefCounts {
     try {
       return this.#io.get(path);
     } catch (err) {
-      if (!(is(err, 'data_loss') || is(err, 'permission_denied')) || isMisfit(err)) throw err;
+      if (!(hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) || isMisfit(err)) throw err;
       return UNREADABLE;
     }
   }

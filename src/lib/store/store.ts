@@ -4,7 +4,7 @@
  */
 import {chmodSync, type Dirent, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, sweepTemporary, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
@@ -227,7 +227,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
     try {
       return this.#io.get(path) !== undefined;
     } catch (err) {
-      if (!is(err, 'data_loss')) throw err;
+      if (!hasCode(err, 'data_loss')) throw err;
       return true;
     }
   }
@@ -237,7 +237,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
       const document = this.#io.get(path);
       return document === undefined ? undefined : this.#kind.kept(this.#kind.parse(document, this.#io.locate(path)));
     } catch (err) {
-      if (!is(err, 'data_loss')) throw err;
+      if (!hasCode(err, 'data_loss')) throw err;
       this.#hooks.doubt();
       return undefined;
     }
@@ -632,7 +632,7 @@ export class Store {
     try {
       text = readIfPresent(version);
     } catch (err) {
-      if ((err as NodeJS.ErrnoException).code !== 'EISDIR' && !is(err, 'data_loss')) throw fromErrno(err, `state directory ${root}`);
+      if ((err as NodeJS.ErrnoException).code !== 'EISDIR' && !hasCode(err, 'data_loss')) throw fromErrno(err, `state directory ${root}`);
       text = '';
     }
     if (text === undefined) {

@@ -4,7 +4,7 @@
  */
 import {type Dirent, lstatSync, mkdirSync, readdirSync, statSync} from 'node:fs';
 import {basename, dirname, join, relative} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {isTemporary, moveInto, removeTree, renameInto} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
@@ -100,7 +100,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
     try {
       return get();
     } catch (err) {
-      if (!is(err, 'data_loss') && !is(err, 'permission_denied')) throw err;
+      if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied')) throw err;
       return otherwise;
     }
   };

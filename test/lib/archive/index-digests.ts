@@ -2,7 +2,7 @@
 import {createHash} from 'node:crypto';
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
-import {resolve} from '../../../src/lib/errdefs.ts';
+import {codeOf} from '../../../src/lib/errdefs.ts';
 import {generateImage} from '../../fuzz/layers.ts';
 
 function digest(layer: Uint8Array, chunk: number): string {
@@ -12,7 +12,7 @@ function digest(layer: Uint8Array, chunk: number): string {
     for (let at = 0; at < layer.length; at += chunk) reader.write(layer.subarray(at, at + chunk));
     reader.end();
   } catch (err) {
-    return resolve(err);
+    return codeOf(err);
   }
   const hash = createHash('sha256');
   const {bytes, impliedParents} = index.encode(layer.length);

@@ -8,7 +8,7 @@ import {
   inflatesSynchronously,
   type Sink,
 } from '../../../src/lib/archive/inflate.ts';
-import {resolve} from '../../../src/lib/errdefs.ts';
+import {codeOf} from '../../../src/lib/errdefs.ts';
 
 /** 300 kB that compress, and differ everywhere. */
 export const PLAIN = Buffer.from(Array.from({length: 30_000}, (_, i) => `${i * 7919}`.padStart(10)).join(''));
@@ -79,7 +79,7 @@ export async function inflate(open: (sink: Sink) => AsyncInflater, bytes: Uint8A
     for (let at = 0; at < bytes.length; at += step) await inflater.write(bytes.subarray(at, at + step));
     await inflater.end();
   } catch (err) {
-    error = resolve(err);
+    error = codeOf(err);
   } finally {
     inflater.close();
   }

@@ -3,7 +3,7 @@ import {existsSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import type {Client} from '../../../src/lib/client/types/index.ts';
-import {type Code, is} from '../../../src/lib/errdefs.ts';
+import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../support/records.ts';
 import {DEAD, withContainer} from './rig.ts';
 
@@ -32,7 +32,7 @@ async function unless(code: Code, step: Promise<unknown>): Promise<void> {
   try {
     await step;
   } catch (err) {
-    if (!is(err, code)) throw err;
+    if (!hasCode(err, code)) throw err;
   }
 }
 

@@ -12,7 +12,7 @@ import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
-import {is} from '../../../src/lib/errdefs.ts';
+import {hasCode} from '../../../src/lib/errdefs.ts';
 import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
 import {keepReserve} from '../../../src/lib/store/ballast.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
@@ -170,7 +170,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
       const refused = await CHANGES[change]!(client, ref, other).then(
         () => false,
         (err: unknown) => {
-          assert.ok(is(err, 'resource_exhausted'), `${when}: ${(err as Error).stack}`);
+          assert.ok(hasCode(err, 'resource_exhausted'), `${when}: ${(err as Error).stack}`);
           return true;
         },
       );
@@ -186,7 +186,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
         const before = statfsSync(disk);
         await REMOVALS[name]!(client, ref).catch((err: unknown) => {
           // What another of them has taken already.
-          assert.ok(is(err, 'not_found'), `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`);
+          assert.ok(hasCode(err, 'not_found'), `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`);
         });
         const after = statfsSync(disk);
         if (name === order[0] && FREEING.includes(name))
@@ -254,7 +254,7 @@ describe('a disk that fills up', () => {
         assert.ok(left < 40, 'no level at which a change is committed and not applied');
         rmSync(join(disk, 'filler'), {recursive: true});
         fill(disk, 'bytes', left * 4096);
-        await create(`l${left}`).catch((err: unknown) => assert.ok(is(err, 'resource_exhausted')));
+        await create(`l${left}`).catch((err: unknown) => assert.ok(hasCode(err, 'resource_exhausted')));
       }
       const waiting = store.view((tx) => tx.namespaces.list().map(({name}) => name)).at(-1)!;
       const says = async () => (await client.check()).findings.map(({severity, object, problem}) => `${severity}: ${object} ${problem}`);

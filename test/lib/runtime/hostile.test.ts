@@ -21,7 +21,7 @@ import {
 import {dirname, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
-import {type Code, type ErrdefsError, resolve} from '../../../src/lib/errdefs.ts';
+import {type Code, codeOf, type ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/bundle.ts';
 import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
@@ -108,7 +108,7 @@ describe('a pid file', () => {
           assert.match(readFileSync(pidFile, 'latin1'), /^\d+$/);
         } catch (err) {
           if (err instanceof assert.AssertionError) throw err;
-          assert.ok(REFUSED.includes(resolve(err)), String(err));
+          assert.ok(REFUSED.includes(codeOf(err)), String(err));
           assert.ok(!existsSync(join(harness.upper, 'ran')), 'it ran');
           assert.equal(lstatSync(pidFile, {throwIfNoEntry: false})?.ino, planted?.ino);
         } finally {
@@ -138,7 +138,7 @@ describe('an environment file', () => {
       const begun = performance.now();
       const outcome = await request(path, AbortSignal.timeout(200)).then(
         () => 'read' as const,
-        (err: unknown) => resolve(err),
+        (err: unknown) => codeOf(err),
       );
       assert.ok(performance.now() - begun < 5000);
       assert.ok(outcome === 'read' || REFUSED.includes(outcome) || (what === 'a FIFO' && outcome === 'canceled'), outcome);
@@ -160,7 +160,7 @@ describe('an environment file', () => {
   });
 
   it('that has no end is refused', async () => {
-    await assert.rejects(request('/dev/zero', AbortSignal.timeout(20_000)), (err) => resolve(err) === 'invalid_argument');
+    await assert.rejects(request('/dev/zero', AbortSignal.timeout(20_000)), (err) => codeOf(err) === 'invalid_argument');
   });
 });
 

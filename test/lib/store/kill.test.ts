@@ -10,7 +10,7 @@ import {chmodSync, copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, 
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {after, describe, it} from 'node:test';
-import {type Code, resolve} from '../../../src/lib/errdefs.ts';
+import {type Code, codeOf} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {arm, disarm, failpointOptions, killedHere} from '../../fakes/failpoints.ts';
@@ -143,7 +143,7 @@ describe('a store', () => {
             assert.equal(disarm().failures, 1);
             const when = `${errno} at call ${at} of ${calls}`;
             if (failure === undefined) assert.deepEqual(visible(root), goal, `${when}, which nobody needed to hear of`);
-            else assert.equal(resolve(failure), expected, `${when}: ${(failure as Error).stack}`);
+            else assert.equal(codeOf(failure), expected, `${when}: ${(failure as Error).stack}`);
             await judge(root, goal, when);
           }
         }

@@ -9,7 +9,7 @@ import {syncBuiltinESMExports} from 'node:module';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {is as isCode} from '../../../src/lib/errdefs.ts';
+import {hasCode as isCode} from '../../../src/lib/errdefs.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout} from '../../../src/lib/store/layout.ts';

@@ -7,7 +7,7 @@ import {join} from 'node:path';
 import {Readable} from 'node:stream';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
-import {type Code, is} from '../../../src/lib/errdefs.ts';
+import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {digestOf, leaseRecord, makeImage} from '../../support/records.ts';
@@ -23,7 +23,7 @@ async function unless(code: Code, step: Promise<unknown>): Promise<void> {
   try {
     await step;
   } catch (err) {
-    if (!is(err, code)) throw err;
+    if (!hasCode(err, code)) throw err;
   }
 }
 

@@ -1,5 +1,5 @@
 /** Content of one namespace: the shared blobs it has records of, and its own labels for them. */
-import {type ErrdefsError, is} from '../../errdefs.ts';
+import {type ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
@@ -22,7 +22,7 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
     try {
       return await action(digest);
     } catch (err) {
-      throw is(err, 'not_found') ? missing(digest) : err;
+      throw hasCode(err, 'not_found') ? missing(digest) : err;
     }
   };
 

@@ -9,7 +9,7 @@
 import {createHash} from 'node:crypto';
 import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno, is, isErrdefs} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {isNamespacePinned, type MountInfo, mountNamespace, mountsInNamespace} from '../../fs/mountinfo.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../../fs/process.ts';
@@ -82,7 +82,7 @@ function readRecord(directory: string): MountRecord | undefined {
     if (err instanceof SyntaxError) return undefined;
     // What the disk does not give back, or something else in its place, is no record either.
     const failure = fromErrno(err, `record of a mount in ${directory}`);
-    if (!isErrdefs(failure) || is(failure, 'resource_exhausted')) throw failure;
+    if (!isErrdefs(failure) || hasCode(failure, 'resource_exhausted')) throw failure;
     return undefined;
   }
 }
@@ -274,7 +274,7 @@ async function removeIfPresent(snapshots: SnapshotStore, key: string): Promise<v
   try {
     await snapshots.remove(key);
   } catch (err) {
-    if (!is(err, 'not_found')) throw err;
+    if (!hasCode(err, 'not_found')) throw err;
   }
 }
 

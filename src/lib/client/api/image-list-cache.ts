@@ -4,7 +4,7 @@
  */
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
-import {is} from '../../errdefs.ts';
+import {hasCode} from '../../errdefs.ts';
 import {readIfPresent, writeAtomic} from '../../fs/durable.ts';
 import {bootId} from '../../fs/process.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
@@ -168,7 +168,7 @@ function manifestHere(here: Here, desc: Descriptor): readonly ManifestHere[] {
   try {
     return readManifest(here, desc);
   } catch (err) {
-    if (is(err, 'invalid_argument') || is(err, 'failed_precondition') || is(err, 'not_implemented')) return [];
+    if (hasCode(err, 'invalid_argument') || hasCode(err, 'failed_precondition') || hasCode(err, 'not_implemented')) return [];
     throw err;
   }
 }

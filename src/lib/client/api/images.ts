@@ -1,5 +1,5 @@
 /** Images of one namespace: named descriptors, and which of their content is present. */
-import {ErrdefsError, is} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import type {Kind} from '../../oci/mediatypes.ts';
@@ -218,7 +218,7 @@ async function checkImage(here: Here, context: Context, namespace: string, image
     }
   };
   await plan(image.target, platformChoice({}));
-  const others = is(failure, 'not_found') ? manifestsHere(here, image.target) : [];
+  const others = hasCode(failure, 'not_found') ? manifestsHere(here, image.target) : [];
   if (others.length > 0) missing.clear();
   for (const manifest of others) await plan(manifest, platformChoice({allPlatforms: true}));
 
@@ -229,7 +229,7 @@ async function checkImage(here: Here, context: Context, namespace: string, image
   for (const {digest} of all.filter((desc) => !present.includes(desc))) missing.add(digest);
   const bytes = (descs: readonly Descriptor[]): number => descs.reduce((sum, {size}) => sum + size, 0);
   const base = {name: image.name, target: image.target, have: present.length, haveBytes: bytes(present), missing: [...missing]};
-  if (plans.length === 0) return {...base, status: is(failure, 'not_found') ? 'unavailable' : 'error', unpacked: false};
+  if (plans.length === 0) return {...base, status: hasCode(failure, 'not_found') ? 'unavailable' : 'error', unpacked: false};
   const unpacked = plans.flatMap(imagesOf).every(({layers}) => {
     const top = layers.at(-1);
     return top === undefined || isUnpacked(context, namespace, snapshotter, top.chainID);

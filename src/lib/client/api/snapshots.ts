@@ -1,5 +1,5 @@
 /** Snapshots of one namespace and one snapshotter. */
-import {is} from '../../errdefs.ts';
+import {hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
@@ -20,7 +20,7 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
     try {
       return await action();
     } catch (err) {
-      if (!is(err, 'not_found')) throw err;
+      if (!hasCode(err, 'not_found')) throw err;
       throw notFoundIn(store, namespace, 'snapshot', key, (ns) => ns.snapshots(snapshotter).find(key) !== undefined);
     }
   };

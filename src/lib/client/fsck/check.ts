@@ -1,7 +1,7 @@
 /** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
-import {type ErrdefsError, fromErrno, is, isErrdefs} from '../../errdefs.ts';
+import {type ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {withReserve} from '../../store/ballast.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
@@ -78,7 +78,7 @@ class Check {
     const journal = [...(await this.#journal()), ...(await this.#unapplied())];
     const inspection = await this.#inspect().catch((err: unknown) => {
       // Nothing can be read over a journal that cannot.
-      if (journal.length === 0 || !is(err, 'data_loss')) throw err;
+      if (journal.length === 0 || !hasCode(err, 'data_loss')) throw err;
       return NOTHING;
     });
     const told = new Set(inspection.problems.map(({path}) => path));
@@ -135,7 +135,7 @@ class Check {
       store.exists();
       return undefined;
     } catch (err) {
-      const path = isErrdefs(err) && is(err, 'data_loss') ? err.details?.misfit : undefined;
+      const path = isErrdefs(err) && hasCode(err, 'data_loss') ? err.details?.misfit : undefined;
       if (typeof path !== 'string') throw err;
       const {message, hint} = err as ErrdefsError;
       const object = `entry ${path.slice(store.layout.root.length + 1)}`;
@@ -174,7 +174,7 @@ class Check {
       try {
         return store.pending();
       } catch (err) {
-        if (is(err, 'data_loss')) return 0; // a record of the journal is damaged, which is told already
+        if (hasCode(err, 'data_loss')) return 0; // a record of the journal is damaged, which is told already
         throw err;
       }
     };
@@ -338,7 +338,7 @@ class Check {
       const judge = judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
       const {compared, problem} = await judge.catch((err: unknown) => {
         // What there is no room to unpack again is not compared, as what has no blob.
-        if (!is(err, 'resource_exhausted')) throw err;
+        if (!hasCode(err, 'resource_exhausted')) throw err;
         return {compared: false, problem: undefined};
       });
       await this.#pause();
@@ -385,7 +385,7 @@ function isHere({blobs}: Store, {digest, size}: Descriptor): boolean {
   try {
     return blobs.size(digest) === size;
   } catch (err) {
-    if (!is(err, 'data_loss')) throw err;
+    if (!hasCode(err, 'data_loss')) throw err;
     return false;
   }
 }

@@ -1,6 +1,6 @@
 /** What of kernel, tools and state is in order, and what to do about the rest. */
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
-import {type ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
+import {type ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {nearestExisting} from '../../fs/durable.ts';
 import {checkRuntime} from '../../runtime/doctor.ts';
 import {MEND} from '../../store/record-files.ts';
@@ -33,7 +33,7 @@ function checkState(context: Context): readonly DoctorCheck[] {
     const hint =
       isErrdefs(err) && err.hint !== undefined
         ? err.hint
-        : is(err, 'permission_denied')
+        : hasCode(err, 'permission_denied')
           ? 'run as root, or choose another --root'
           : undefined;
     checks.push({name: 'state directory', status: 'error', detail: (err as Error).message, ...(hint === undefined ? {} : {hint})});

@@ -1,5 +1,5 @@
 /** From what is here back to where it came from: which image a layer belongs to, and what a blob is called in a registry. */
-import {is, isErrdefs} from '../../errdefs.ts';
+import {hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
 import {type Kind, kindOf} from '../../oci/mediatypes.ts';
@@ -47,7 +47,7 @@ function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | und
 }
 
 /** What is damaged, malformed or of a kind that nobody here knows leads no further; of what the machine has too little for nothing is known. */
-const leadsNowhere = (err: unknown): boolean => isErrdefs(err) && !is(err, 'resource_exhausted');
+const leadsNowhere = (err: unknown): boolean => isErrdefs(err) && !hasCode(err, 'resource_exhausted');
 
 function attempt<T>(action: () => T): T | undefined {
   try {

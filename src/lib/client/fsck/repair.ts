@@ -1,7 +1,7 @@
 /** Mends what `check` found: fetches or rebuilds what can be had, and takes out of the way what cannot. Nothing that a user made is deleted. */
 import {existsSync, lstatSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {ErrdefsError, is, isErrdefs} from '../../errdefs.ts';
+import {ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, removeTree, sweepTemporary} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {formatReference, type Reference} from '../../oci/reference.ts';
@@ -178,7 +178,7 @@ export class Repair {
         return `fetched from ${formatReference({domain: source.domain, path: source.path})}`;
       } catch (err) {
         store.blobs.discardIngestQuietly(key);
-        if (!isErrdefs(err) || signal?.aborted || is(err, 'resource_exhausted')) throw err;
+        if (!isErrdefs(err) || signal?.aborted || hasCode(err, 'resource_exhausted')) throw err;
         this.#lost.set(digest, err);
       } finally {
         ingest.close();
@@ -340,7 +340,7 @@ export class Repair {
       this.#did(problem, action ?? otherwise, action !== undefined);
       return action !== undefined;
     } catch (err) {
-      if (!isErrdefs(err) || this.#o.signal?.aborted || is(err, 'resource_exhausted')) throw err;
+      if (!isErrdefs(err) || this.#o.signal?.aborted || hasCode(err, 'resource_exhausted')) throw err;
       this.#did(problem, err.message, false);
       return false;
     }
@@ -407,7 +407,7 @@ export class Repair {
   /** Nothing tells where a blob came from, or it is not there any more. A registry that does not answer now may do so later. */
   #cannotBeHad(digest: Digest): boolean {
     const why = this.#lost.get(digest);
-    return why === undefined || is(why, 'not_found');
+    return why === undefined || hasCode(why, 'not_found');
   }
 
   #takeAway({collection, key, directory}: Emptied): string {
@@ -467,7 +467,7 @@ export class Repair {
       for (const {path} of problems) if (isTemporary(path)) sweepTemporary(dirname(path));
       for (const problem of problems) this.#did(problem, 'collected');
     } catch (err) {
-      if (!isErrdefs(err) || (!is(err, 'data_loss') && !is(err, 'failed_precondition'))) throw err;
+      if (!isErrdefs(err) || (!hasCode(err, 'data_loss') && !hasCode(err, 'failed_precondition'))) throw err;
       for (const problem of problems) this.#did(problem, err.message, false);
     }
   }
@@ -489,7 +489,7 @@ function sizeOf({blobs}: Store, digest: Digest): number | undefined {
   try {
     return blobs.size(digest);
   } catch (err) {
-    if (!is(err, 'data_loss')) throw err;
+    if (!hasCode(err, 'data_loss')) throw err;
     return undefined;
   }
 }

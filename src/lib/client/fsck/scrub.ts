@@ -2,7 +2,7 @@
 import {createReadStream} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../../archive/compare-trees.ts';
-import {fromErrno, is, isErrdefs} from '../../errdefs.ts';
+import {fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash, type Hash} from '../../oci/hash.ts';
@@ -42,7 +42,7 @@ function locateTar(directory: string): IndexedTar | 'lost' | undefined {
   try {
     return findTar(directory);
   } catch (err) {
-    if (is(err, 'data_loss')) return 'lost';
+    if (hasCode(err, 'data_loss')) return 'lost';
     throw err;
   }
 }
@@ -198,7 +198,7 @@ export async function judgeLayer(
   } catch (err) {
     signal?.throwIfAborted();
     const failure = fromErrno(err, 'cannot be compared');
-    if (is(failure, 'not_found')) return {compared: false};
+    if (hasCode(failure, 'not_found')) return {compared: false};
     // What the disk does not give back, here or below, is damage, and the rest can still be looked at.
     return wrong(cannotBeRead(failure));
   } finally {
@@ -224,7 +224,7 @@ async function compare(
       openScratchPlace(statePath.views(context.stateDir), context.store.housekeeping),
     );
   } catch (err) {
-    if (!isErrdefs(err) || !is(err, 'failed_precondition')) throw err;
+    if (!isErrdefs(err) || !hasCode(err, 'failed_precondition')) throw err;
     return 'cannot be mounted';
   }
   try {

@@ -5,7 +5,7 @@
  */
 import {constants, copyFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {is} from '../../errdefs.ts';
+import {hasCode} from '../../errdefs.ts';
 import {makeDirectories} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {downloadKey, ingestKey} from '../../store/blob-store.ts';
@@ -63,7 +63,7 @@ export async function lockDownload(store: Store, blob: Descriptor, options: Down
       return {key, [Symbol.dispose]: () => lock.release()};
     } catch (err) {
       // A stopped holder (SIGSTOP) shows no sign of life.
-      if (signal?.aborted || !(overtake.signal.aborted || is(err, 'unavailable'))) throw err;
+      if (signal?.aborted || !(overtake.signal.aborted || hasCode(err, 'unavailable'))) throw err;
     } finally {
       clearInterval(watch);
     }

@@ -4,7 +4,7 @@
  */
 import {existsSync} from 'node:fs';
 import {reconcile} from '../../archive/apply.ts';
-import {type Code, ErrdefsError, is, resolve, wrap} from '../../errdefs.ts';
+import {type Code, codeOf, ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
@@ -218,7 +218,7 @@ class Materialisation {
     } catch (err) {
       // Of what an earlier attempt left nobody knew whether it was right; it was not, and is gone.
       const isGone = begun > 0 && store.blobs.ingestState(key)?.offset === 0;
-      const wasWrong = isGone && (is(err, 'data_loss') || (this.#resumed.delete(blob.digest) && is(err, 'failed_precondition')));
+      const wasWrong = isGone && (hasCode(err, 'data_loss') || (this.#resumed.delete(blob.digest) && hasCode(err, 'failed_precondition')));
       if (!wasWrong) throw err;
       await this.#obtain(blob, layer, key);
     }
@@ -244,7 +244,7 @@ class Materialisation {
     const source = here ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const) : begin();
     const laid = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
       // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
-      if (!here && FOR_GOOD.has(resolve(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngestQuietly(key);
+      if (!here && FOR_GOOD.has(codeOf(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngestQuietly(key);
       throw err;
     });
     if (!here) {

@@ -1,6 +1,6 @@
 /** `pull REF`: resolve, plan, lease, fetch and unpack, and finally write the records that make the image visible. */
 import {readRights} from '../../archive/process-privileges.ts';
-import {ErrdefsError, is, wrap} from '../../errdefs.ts';
+import {ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
 import {isOnOverlay} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
@@ -31,7 +31,7 @@ export async function pull(context: Context, namespace: string, text: string, op
   try {
     return await new Pull(context, namespace, ref, name, options).run();
   } catch (err) {
-    throw is(err, 'not_modified') ? err : wrap(`unable to pull ${name}`, err);
+    throw hasCode(err, 'not_modified') ? err : wrap(`unable to pull ${name}`, err);
   }
 }
 
@@ -119,7 +119,7 @@ class Pull {
       })
       .catch((err: unknown) => {
         // The holder makes no progress; writing the same documents twice does no harm.
-        if (is(err, 'unavailable')) return undefined;
+        if (hasCode(err, 'unavailable')) return undefined;
         throw err;
       });
   }
@@ -139,7 +139,7 @@ class Pull {
     try {
       return await this.#commit(plan, layers);
     } catch (err) {
-      if (!is(err, 'aborted')) throw err;
+      if (!hasCode(err, 'aborted')) throw err;
       await this.#lease(plan);
       return undefined;
     }

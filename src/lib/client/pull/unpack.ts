@@ -1,5 +1,5 @@
 /** What `pull` and `run` share: leases of plans, snapshot records of images, and unpacking from blobs that are present. */
-import {ErrdefsError, is} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {randomHex} from '../../oci/hash.ts';
@@ -108,7 +108,7 @@ export function isUnpacked({store}: Context, namespace: string, snapshotter: str
     try {
       return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && store.layers.isUsable(layer));
     } catch (err) {
-      if (!is(err, 'data_loss')) throw err;
+      if (!hasCode(err, 'data_loss')) throw err;
       return false; // a parent is missing: unpacking creates it again
     }
   });

@@ -1,7 +1,7 @@
 /**
  * The blobs that a namespace sees are those it has a record of. Whether another namespace has the same bytes makes no difference to it.
  */
-import {ErrdefsError, is} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {recordFile} from '../../store/layout.ts';
 import type {Store, StoreView} from '../../store/store.ts';
@@ -40,7 +40,7 @@ export function findDocument(store: Store, isVisible: IsVisible, desc: Descripto
   try {
     return readVisible(store, isVisible, desc);
   } catch (err) {
-    if (is(err, 'failed_precondition')) return undefined;
+    if (hasCode(err, 'failed_precondition')) return undefined;
     throw err;
   }
 }

@@ -1,5 +1,5 @@
 /** Errors that cross from one thread to another. */
-import {type ErrorJSON, fromJSON, isErrdefs, resolve, toJSON} from '../../errdefs.ts';
+import {codeOf, type ErrorJSON, fromJSON, isErrdefs, toJSON} from '../../errdefs.ts';
 
 /** An error of ours, or a bug with the stack that it had where it happened. */
 export type ThreadError =
@@ -7,7 +7,7 @@ export type ThreadError =
   | {readonly json?: undefined; readonly bug: {readonly message: string; readonly stack: string}};
 
 export function toThreadError(err: unknown): ThreadError {
-  if (isErrdefs(err) || resolve(err) !== 'unknown') return {json: toJSON(err)};
+  if (isErrdefs(err) || codeOf(err) !== 'unknown') return {json: toJSON(err)};
   const {message = String(err), stack = ''} = err as Partial<Error>;
   return {bug: {message, stack}};
 }
