@@ -12,7 +12,7 @@ import type {Laid, LayingJob} from './unpack-job.ts';
 /** Chunks of the network are gathered up to this size, in bytes: a message costs as much as copying 100 kB. */
 const BATCH = 512 << 10;
 /** So many of them may be on their way to a worker before the network has to wait. */
-const BATCHES = 8;
+const BATCHES = 4;
 /** On a slow wire they are not held back longer than this, in milliseconds: what has not been handed over is lost with the process. */
 const BATCH_MS = 100;
 /** What a layer inflates to goes from thread to thread in pieces of so many bytes, so many under way. */
