@@ -2,7 +2,7 @@
 import {existsSync} from 'node:fs';
 import {parseArgs} from 'node:util';
 import {BENCHES, type BenchName, isBench} from './benches.ts';
-import {interrupt} from './measure.ts';
+import {Interrupted, interrupt} from './measure.ts';
 import {readFindings, writePage} from './page.ts';
 import {environment} from './peers.ts';
 import {IMAGE_NAMES} from './pull.ts';
@@ -96,7 +96,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (err) {
-  if (!(err instanceof UsageError)) throw err;
+  if (!(err instanceof UsageError || err instanceof Interrupted)) throw err;
   process.stderr.write(`bench: ${err.message}\n`);
-  process.exitCode = 2;
+  process.exitCode = err instanceof UsageError ? 2 : 130;
 }

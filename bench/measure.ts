@@ -92,8 +92,8 @@ export const differences = (with_: Result, without: Result): Samples => paired(w
 /** A contender's own: it is reported, and the others go on. */
 class Failure extends Error {}
 
-/** The user's wish: everything ends. */
-class Interrupted extends Error {}
+/** The user wants everything to end. */
+export class Interrupted extends Error {}
 
 let interrupted = false;
 let endRunning: (() => void) | undefined;
