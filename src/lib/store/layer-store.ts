@@ -242,6 +242,11 @@ export class LayerStore {
     return true;
   }
 
+  /** File that says what a layer is. */
+  infoFile(id: string): string {
+    return join(this.path(id), LAYER_INFO);
+  }
+
   /** Says anew what a user's own tree is, where that was lost. */
   describeOwn(id: string, snapshotter: string): void {
     this.#writeInfo(id, {version: 1, snapshotter, bootId: bootId(), durable: false}, true);
@@ -367,7 +372,11 @@ function readInfo(directory: string): LayerInfo | undefined {
     text = readIfPresent(join(directory, LAYER_INFO));
   } catch (err) {
     // Something else is in its place, or in the layer's, or the disk does not give it back: that says nothing.
-    if (!['EISDIR', 'ENOTDIR', 'ELOOP', 'EACCES'].includes((err as NodeJS.ErrnoException).code ?? '') && !hasCode(err, 'data_loss'))
+    if (
+      !['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '') &&
+      !hasCode(err, 'data_loss') &&
+      !hasCode(err, 'permission_denied')
+    )
       throw err;
   }
   if (text === undefined) return undefined;

@@ -249,10 +249,12 @@ export class Repair {
 
   /** A user's own tree can be described anew, not made anew. */
   #describe(problem: ProblemOf<'layer'>): void {
-    const {layers} = this.#context.store;
+    const {layers, layout} = this.#context.store;
     const {id} = problem.subject;
     const snapshotter = this.#inspection.layers.get(id)!;
     if (layers.info(id) !== undefined || !existsSync(getSnapshotter(snapshotter).tree(layers.path(id)))) return;
+    // Something else in its place may be a stranger's.
+    if (lstatSync(layers.infoFile(id), {throwIfNoEntry: false})?.isFile() === false) quarantine(layout, layers.infoFile(id));
     layers.describeOwn(id, snapshotter);
     this.#did(problem, 'its layer.json is rewritten');
   }
