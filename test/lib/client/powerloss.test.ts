@@ -12,7 +12,7 @@ import {existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSyn
 import {basename, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {readXattrs} from '../../../src/lib/archive/special-files.ts';
-import {planLocally} from '../../../src/lib/client/api/images.ts';
+import {planLocally} from '../../../src/lib/client/api/find-image.ts';
 import type {Context} from '../../../src/lib/client/context.ts';
 import {check} from '../../../src/lib/client/fsck/check.ts';
 import {openClient} from '../../../src/lib/client/index.ts';

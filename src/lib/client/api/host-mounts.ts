@@ -24,7 +24,7 @@ import type {NamespaceTransaction, StoreTransaction, StoreView} from '../../stor
 import type {Context} from '../context.ts';
 import {ensureUnpacked} from '../pull/unpack.ts';
 import type {HostMount, ImageMountOptions} from '../types/index.ts';
-import {findImage, planLocally} from './images.ts';
+import {findImage, planLocally} from './find-image.ts';
 
 /** Lifetime of an image's snapshot after its unmount, in milliseconds; as ctr's. */
 const KEPT_MS = 24 * 3600_000;

@@ -10,15 +10,15 @@ import {collect, collectIfTouched} from '../../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../../store/records.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
-import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from '../../store/store.ts';
+import type {NamespaceTransaction, Store, StoreTransaction} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
 import {allVisibleAt, findDocument, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
 import type {ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
 import {filtered} from './filter.ts';
+import {findImage, imageName, missingImage, planLocally} from './find-image.ts';
 import {imageRecords, imageSummaries} from './image-list-cache.ts';
-import {notFoundIn} from './not-found.ts';
 
 const fields = (image: ImageRecord) => ({
   name: image.name,
@@ -26,40 +26,6 @@ const fields = (image: ImageRecord) => ({
   labels: image.labels,
   annotations: image.target.annotations ?? {},
 });
-
-/**
- * Name of the image that a user means: the text itself when an image has that very name, else the text normalised as docker does.
- */
-export function imageName(ns: NamespaceView, text: string): string {
-  if (text !== '' && ns.images.find(text) !== undefined) return text;
-  return formatReference(parseReference(text));
-}
-
-/** @throws not_found naming this namespace, and others that have the image */
-export function findImage(context: Context, namespace: string, text: string): ImageRecord {
-  const {store} = context;
-  return store.view((tx) => {
-    const ns = tx.namespace(namespace);
-    const name = imageName(ns, text);
-    const image = ns.images.find(name);
-    if (image === undefined) throw missingImage(context, namespace, name, `pull it: ctr images pull ${name}`);
-    return image;
-  });
-}
-
-const missingImage = ({store}: Context, namespace: string, name: string, hint?: string): ErrdefsError =>
-  notFoundIn(store, namespace, 'image', name, (ns) => ns.images.find(name) !== undefined, hint);
-
-/** Plan of an image from the content of its namespace. @throws not_found a document is missing */
-export function planLocally(context: Context, namespace: string, image: ImageRecord, platform?: string): Promise<Plan> {
-  const isVisible = visibleIn(context.store, namespace);
-  const source = async (desc: Descriptor): Promise<Buffer> => {
-    const bytes = readVisible(context.store, isVisible, desc);
-    if (bytes === undefined) throw lacksContent(image.name, desc.digest);
-    return bytes;
-  };
-  return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));
-}
 
 export function imagesClient(context: Context, namespace: string): ImagesClient {
   const {store} = context;

@@ -13,7 +13,7 @@ import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {StoreTransaction} from '../../store/store.ts';
 import {deleteContainer} from '../api/containers.ts';
-import {findImage, planLocally} from '../api/images.ts';
+import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, runDirectory, TRANSIENT} from '../running.ts';

@@ -2,6 +2,7 @@
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
+import type {HostMount} from './host-mounts.ts';
 import type {SnapshotUsage} from './snapshots.ts';
 
 /** What `pull` fetches, from where, and whom it tells of it. */
@@ -72,24 +73,6 @@ export interface ImageMountOptions {
   /** Such as `linux/arm64`. Default: this machine's. */
   readonly platform?: string;
   readonly signal?: AbortSignal;
-}
-
-/** A snapshot that is, or was, mounted on this machine. */
-export interface HostMount {
-  /** Absolute, without symbolic links. */
-  readonly target: string;
-  readonly namespace: string;
-  readonly snapshotter: string;
-  /** Of the snapshot; for an image the target itself. */
-  readonly key: string;
-  /** Absent where a snapshot was mounted that somebody had made. */
-  readonly image?: string;
-  readonly readOnly: boolean;
-  /**
-   * `stale`: it is not mounted any more, and nobody has said so. `unknown`: it is of a mount namespace that cannot be seen from here.
-   */
-  readonly state: 'mounting' | 'mounted' | 'stale' | 'unknown' | 'unmounted';
-  readonly createdAt: string;
 }
 
 /** Images of one namespace. */

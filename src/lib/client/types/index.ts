@@ -23,6 +23,7 @@ export type * from './common.ts';
 export type * from './containers.ts';
 export type * from './content.ts';
 export type * from './fsck.ts';
+export type * from './host-mounts.ts';
 export type * from './images.ts';
 export type * from './leases.ts';
 export type * from './namespaces.ts';

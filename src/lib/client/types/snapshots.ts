@@ -1,7 +1,7 @@
 /** Snapshots, and what to mount for one. */
 import type {Labels, SnapshotRecord} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
-import type {HostMount} from './images.ts';
+import type {HostMount} from './host-mounts.ts';
 
 /** Disk space of one snapshot, without its parents. */
 export interface SnapshotUsage {

@@ -4,8 +4,7 @@ import type {Descriptor} from '../../oci/descriptor.ts';
 import {Ingest} from '../../store/blob-store.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {type Ring, slotOf} from './ring.ts';
-import type {Port} from './thread.ts';
-import {inTurns} from './yielding-port.ts';
+import {inTurns, type Port} from './yielding-port.ts';
 
 export interface KeepingJob {
   /** The object, for messages: `layer sha256:…`. */

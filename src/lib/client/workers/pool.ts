@@ -6,8 +6,9 @@ import type {Descriptor} from '../../oci/descriptor.ts';
 import {fromThreadError} from './errors.ts';
 import type {FromKeeping, ToKeeping} from './ingest-job.ts';
 import {createRing, type Ring, RingPool, slotOf, stop} from './ring.ts';
-import type {FromInflating, Passage, Port, ToInflating, ToWorker} from './thread.ts';
+import type {FromInflating, Passage, ToInflating, ToWorker} from './thread.ts';
 import type {Laid, LayingJob} from './unpack-job.ts';
+import type {Port} from './yielding-port.ts';
 
 /** Chunks of the network are gathered up to this size, in bytes: a message costs as much as copying 100 kB. */
 const BATCH = 512 << 10;

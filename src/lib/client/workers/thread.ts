@@ -12,14 +12,7 @@ import {fromThreadError, type ThreadError, toThreadError} from './errors.ts';
 import {type FromKeeping, type KeepingJob, serveKeeping, type ToKeeping} from './ingest-job.ts';
 import {type Ring, RingWriter, slotOf} from './ring.ts';
 import {type FromLaying, type Laid, type LayingJob, serveLaying, type ToLaying} from './unpack-job.ts';
-import {inTurns} from './yielding-port.ts';
-
-/** One end of a channel between threads. */
-export interface Port<Out, In> {
-  on(event: 'message', listener: (message: In) => void): unknown;
-  postMessage(message: Out): void;
-  close(): void;
-}
+import {inTurns, type Port} from './yielding-port.ts';
 
 /** A layer's way from the thread that inflates to the one that lays out; each of them gets one end of the port. */
 export interface Passage {

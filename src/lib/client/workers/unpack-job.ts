@@ -16,8 +16,7 @@ import {type LayerForm, noteMarks} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';
 import {type Ring, release, slotOf, stop} from './ring.ts';
-import type {Port} from './thread.ts';
-import {inTurns} from './yielding-port.ts';
+import {inTurns, type Port} from './yielding-port.ts';
 
 export interface LayingJob {
   /** The object, for messages: `layer sha256:…`. */

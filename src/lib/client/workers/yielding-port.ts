@@ -3,7 +3,13 @@
  * the next port or at a child that has ended: a job whose port never runs dry would keep all others waiting for its end.
  */
 import {setImmediate} from 'node:timers/promises';
-import type {Port} from './thread.ts';
+
+/** One end of a channel between threads. */
+export interface Port<Out, In> {
+  on(event: 'message', listener: (message: In) => void): unknown;
+  postMessage(message: Out): void;
+  close(): void;
+}
 
 /**
  * Deals with a port's messages one after the other, each in a turn of the event loop of its own, so that other ports have theirs
