@@ -31,7 +31,7 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
     mkdirSync(work);
     return work;
   };
-  const lay = (work: string) => ({directory: work, form: 'erofs', backing: 'files', diffID: digestOf(Buffer.from(layer))}) as const;
+  const unpackJob = (work: string) => ({directory: work, form: 'erofs', backing: 'files', diffID: digestOf(Buffer.from(layer))}) as const;
   const expected = {digest: digestOf(blob), size: blob.length};
   return {
     pool,
@@ -40,14 +40,14 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
     ingestPath,
     newWork,
     fromBlob: (work = newWork(), onProgress: () => void = () => {}) =>
-      pool.run({what: 'layer', size: blob.length, source: {kind: 'blob', path}, lay: lay(work)}, onProgress),
+      pool.run({what: 'layer', size: blob.length, source: {kind: 'blob', path}, unpack: unpackJob(work)}, onProgress),
     fromNetwork: (work = newWork(), promised: typeof expected = expected) =>
       pool.run(
         {
           what: 'layer',
           size: blob.length,
           source: {kind: 'network', ingestPath, expected: promised, isNew: !existsSync(ingestPath)},
-          lay: lay(work),
+          unpack: unpackJob(work),
         },
         () => {},
       ),
@@ -69,8 +69,8 @@ describe('a layer that comes from the network', () => {
         chunk.fill(0xff);
       }
       task.end();
-      const laid = await task.result;
-      assert.deepEqual([laid?.applied, laid?.impliedParents], [undefined, undefined]);
+      const result = await task.result;
+      assert.deepEqual([result?.applied, result?.impliedParents], [undefined, undefined]);
       assert.ok(readFileSync(ingestPath).equals(blob));
       assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
     });

@@ -16,7 +16,7 @@ import type {Store} from '../../store/store.ts';
 import type {ProgressEvent} from '../types/index.ts';
 import {completeIndex} from '../workers/layer-index.ts';
 import type {LayerJob, WorkerPool} from '../workers/pool.ts';
-import type {Laid} from '../workers/unpack-job.ts';
+import type {UnpackResult} from '../workers/unpack-job.ts';
 import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-lock.ts';
 import {findLayer, openScratchPlace, openTrees} from './layer-lookup.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
@@ -72,7 +72,7 @@ const PROGRESS_MS = 100;
 /** A layer that was unpacked without knowing what lies below, and waits for that. */
 interface Floating {
   readonly work: string;
-  readonly laid: Laid;
+  readonly unpacked: UnpackResult;
 }
 
 /** An image's layers while they are put on each other. */
@@ -86,7 +86,7 @@ interface Stack {
 }
 
 /** Whether a layer's tree is what it is whatever lies below. */
-function isIndependent({applied, impliedParents}: Laid): boolean {
+function isIndependent({applied, impliedParents}: UnpackResult): boolean {
   if (applied === undefined) return impliedParents === undefined;
   const {passed, missingLinks, opaqueRoot} = applied.needsLowers;
   return applied.needsLowers.impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
@@ -242,7 +242,7 @@ class Materialisation {
       return {kind: 'network', ingestPath, expected: blob, isNew: !existsSync(ingestPath)};
     };
     const source = here ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const) : begin();
-    const laid = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
+    const unpacked = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
       // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
       if (!here && FOR_GOOD.has(codeOf(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngestQuietly(key);
       throw err;
@@ -252,10 +252,10 @@ class Materialisation {
       store.blobs.publish(key, blob.digest, {settle: false});
       discardOthers(store, blob.digest, key);
     }
-    if (unpack !== undefined && laid !== undefined) {
-      if (isIndependent(laid)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
+    if (unpack !== undefined && unpacked !== undefined) {
+      if (isIndependent(unpacked)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
       else {
-        this.#floating.set(blob.digest, {work: unpack.work, laid});
+        this.#floating.set(blob.digest, {work: unpack.work, unpacked});
         this.#openPlaceSoon();
       }
     }
@@ -266,7 +266,7 @@ class Materialisation {
     blob: Descriptor,
     source: LayerJob['source'],
     unpack: {readonly directory: string; readonly layer: PlannedLayer; readonly lowers?: readonly string[]} | undefined,
-  ): Promise<Laid | undefined> {
+  ): Promise<UnpackResult | undefined> {
     const what = nameOf(blob);
     let received = 0;
     let lastEvent = 0;
@@ -280,14 +280,14 @@ class Materialisation {
         source.kind === 'network' ? received : blob.size,
       );
     };
-    const lay = unpack && {
+    const unpackJob = unpack && {
       directory: unpack.directory,
       form: this.#o.snapshotter!.form,
       ...(this.#o.snapshotter!.form === 'erofs' ? {backing: this.#o.erofsBacking()} : {}),
       diffID: unpack.layer.diffID,
       ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
     };
-    const task = await this.#o.workers.run({what, size: blob.size, source, ...(lay && {lay})}, progress);
+    const task = await this.#o.workers.run({what, size: blob.size, source, ...(unpackJob && {unpack: unpackJob})}, progress);
     const onAbort = (): void => task.abort(this.#signal.reason);
     this.#signal.addEventListener('abort', onAbort, {once: true});
     if (this.#signal.aborted) onAbort();
@@ -315,9 +315,9 @@ class Materialisation {
         if (unpack !== undefined) this.#emit(blob, 'extracting', blob.size);
         task.end();
       }
-      const laid = await task.result;
-      this.#warnings.push(...(laid?.warnings ?? []).map((message) => `${what}: ${message}`));
-      return laid;
+      const unpacked = await task.result;
+      this.#warnings.push(...(unpacked?.warnings ?? []).map((message) => `${what}: ${message}`));
+      return unpacked;
     } catch (err) {
       throw this.#signal.aborted && !this.#stop.signal.aborted ? wrap(what, this.#signal.reason) : err;
     } finally {
@@ -353,7 +353,7 @@ class Materialisation {
 
   /** While others come, or are settled: the next one that waits for those below it need not wait for a process as well. */
   #openPlaceSoon(): void {
-    const needsMounts = [...this.#floating.values()].some(({laid}) => laid.applied !== undefined);
+    const needsMounts = [...this.#floating.values()].some(({unpacked}) => unpacked.applied !== undefined);
     if (!needsMounts || this.#o.snapshotter?.form !== 'erofs') return;
     this.#place ??= openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
     this.#place.catch(() => {}); // whoever takes it hears of it
@@ -380,9 +380,9 @@ class Materialisation {
   /** Completes an indexed layer that waited for the attributes of those below it. @returns false when that is not enough */
   #inherit(layer: PlannedLayer, below: readonly string[]): boolean {
     const floating = this.#floating.get(layer.blob.digest);
-    if (floating?.laid.impliedParents === undefined) return false;
-    const {work, laid} = floating;
-    if (!completeIndex(work, laid.impliedParents!, below)) return false;
+    if (floating?.unpacked.impliedParents === undefined) return false;
+    const {work, unpacked} = floating;
+    if (!completeIndex(work, unpacked.impliedParents!, below)) return false;
     this.#floating.delete(layer.blob.digest);
     this.#publish(work, this.#o.snapshotter!.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
@@ -395,10 +395,10 @@ class Materialisation {
     this.#floating.delete(layer.blob.digest);
     this.#openPlaceSoon();
     const snapshotter = this.#o.snapshotter!;
-    const {work, laid} = floating;
-    if (laid.applied === undefined) return false;
+    const {work, unpacked} = floating;
+    if (unpacked.applied === undefined) return false;
     const warn = (message: string): void => void this.#warnings.push(`${nameOf(layer.blob)}: ${message}`);
-    if (reconcile(snapshotter.tree(work), trees, laid.applied, warn) === 'redo') return false;
+    if (reconcile(snapshotter.tree(work), trees, unpacked.applied, warn) === 'redo') return false;
     this.#publish(work, snapshotter.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }

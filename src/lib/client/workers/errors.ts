@@ -1,7 +1,7 @@
-/** Errors that cross from one thread to another. */
+/** Errors as messages between threads. */
 import {codeOf, type ErrorJSON, fromJSON, isErrdefs, toJSON} from '../../errdefs.ts';
 
-/** An error of ours, or a bug with the stack that it had where it happened. */
+/** An error with a class, or a bug with its original stack. */
 export type ThreadError =
   | {readonly json: ErrorJSON; readonly bug?: undefined}
   | {readonly json?: undefined; readonly bug: {readonly message: string; readonly stack: string}};

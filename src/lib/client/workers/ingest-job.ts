@@ -1,12 +1,12 @@
-/** A thread's part of a download: its bytes are hashed and kept, as they come. */
+/** The worker side of a download: hashes the bytes and stores them as they arrive. */
 import {setImmediate} from 'node:timers/promises';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {Ingest} from '../../store/blob-store.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {type Ring, slotOf} from './ring.ts';
-import {inTurns, type Port} from './yielding-port.ts';
+import {type Port, serialize} from './yielding-port.ts';
 
-export interface KeepingJob {
+export interface IngestJob {
   /** The object, for messages: `layer sha256:…`. */
   readonly what: string;
   readonly ingestPath: string;
@@ -14,22 +14,22 @@ export interface KeepingJob {
 }
 
 /** A number is the length of the next slot's bytes. */
-export type ToKeeping = number | 'end' | 'close';
+export type ToIngester = number | 'end' | 'close';
 
-export type FromKeeping =
-  /** Bytes that an earlier attempt left: where the network goes on. */
+export type FromIngester =
+  /** Bytes that an earlier attempt left; the download continues from here. */
   | {readonly type: 'started'; readonly offset: number}
-  /** One more slot is dealt with. */
+  /** One more slot is stored. */
   | {readonly type: 'slot'}
-  /** The blob is whole, right, and on the disk. */
+  /** The blob is complete, verified and synced. */
   | {readonly type: 'done'}
   | {readonly type: 'error'; readonly error: ThreadError};
 
-/** Those who wait for the blob see by its time that somebody works on it, while no bytes come; in milliseconds. */
+/** Interval at which the ingest's time is renewed while its bytes are hashed, in milliseconds. Waiters take it as a sign of life. */
 const TOUCH_MS = 1000;
 
-/** Keeps one blob, from the slots of a ring. */
-export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Ring, port: Port<FromKeeping, ToKeeping>): void {
+/** Stores one blob from the slots of a ring. */
+export function serveIngesting({what, ingestPath, expected}: IngestJob, ring: Ring, port: Port<FromIngester, ToIngester>): void {
   let ingest: Ingest | undefined;
   const close = (): void => {
     ingest?.close();
@@ -49,7 +49,7 @@ export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Rin
   const start = async (): Promise<void> => {
     const opened = Ingest.reopen(ingestPath, expected, what);
     ingest = opened;
-    // Others have their turn: an earlier attempt may have left gigabytes.
+    // Yields to other jobs: an earlier attempt may have left gigabytes.
     let touched = performance.now();
     for (const _ of opened.existing()) {
       await setImmediate();
@@ -61,12 +61,12 @@ export function serveKeeping({what, ingestPath, expected}: KeepingJob, ring: Rin
     port.postMessage({type: 'started', offset: opened.offset});
   };
   let taken = 0;
-  inTurns(port, (message) => {
+  serialize(port, (message) => {
     if (message === 'close') {
       close();
       port.close();
     } else if (ingest === undefined) {
-      return; // it has failed, and said so
+      return; // the job has failed and sent its error
     } else if (message === 'end') {
       attempt(() => {
         ingest!.finish();

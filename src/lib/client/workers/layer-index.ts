@@ -1,4 +1,4 @@
-/** Writes the index of a layer beside its tar: what the archive says, in the form that the store keeps. */
+/** Writes the index of a layer beside its tar. */
 import {createReadStream, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../archive/erofs-index.ts';
@@ -13,7 +13,7 @@ import {noteMarks} from '../../store/snapshotters.ts';
  * Writes the index of the tar in `directory`.
  *
  * @param tarBytes the tar's size
- * @returns parents that the layer does not carry: they have their attributes once `completeIndex` has been called
+ * @returns implicit parents; `completeIndex` gives them their attributes
  */
 export function writeLayerIndex(directory: string, backing: Backing, index: ErofsIndex, tarBytes: number): readonly ImpliedParent[] {
   let parents: readonly ImpliedParent[] = [];
@@ -27,10 +27,10 @@ export function writeLayerIndex(directory: string, backing: Backing, index: Erof
 }
 
 /**
- * Gives the parents that a layer does not carry the attributes that they have below.
+ * Gives implicit parents the attributes that they have in the lower layers.
  *
  * @param below directories of the layers below, topmost first
- * @returns false when an index cannot say what is below: the layer has to be extracted
+ * @returns false when an index cannot represent the result: the layer has to be extracted
  */
 export function completeIndex(directory: string, parents: readonly ImpliedParent[], below: readonly string[]): boolean {
   const paths = parents.map(({path}) => path.split('/'));
@@ -50,7 +50,7 @@ export function completeIndex(directory: string, parents: readonly ImpliedParent
 }
 
 /**
- * Indexes the tar in `directory`, reading it whole.
+ * Indexes the tar in `directory`. Reads all of it.
  *
  * @param below directories of the layers below, topmost first
  * @returns false when the layer has to be extracted

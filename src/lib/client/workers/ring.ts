@@ -1,7 +1,4 @@
-/**
- * Bytes on their way from one thread to another through memory that both see: nothing is copied twice, nothing is
- * allocated on the way, and how much is under way is bounded.
- */
+/** A ring of slots in shared memory. It passes bytes between threads with one copy, without allocations, and with a bound. */
 
 export interface Ring {
   /** Words of state, then the slots. */
@@ -12,9 +9,9 @@ export interface Ring {
 
 /** Bytes in front of the slots. */
 const STATE_BYTES = 64;
-/** Slots that the reader has dealt with, in all. */
-const DEALT_WITH = 0;
-/** Not 0 once nobody will read any more. */
+/** Word of the state: number of slots that the reader has released, in all. */
+const RELEASED = 0;
+/** Word of the state: not 0 once the reader has stopped. */
 const STOPPED = 1;
 
 export const createRing = (slotBytes: number, slots: number): Ring => ({
@@ -29,8 +26,8 @@ export const slotOf = ({memory, slotBytes}: Ring, index: number, length = slotBy
 const stateOf = ({memory}: Ring): Int32Array => new Int32Array(memory, 0, 2);
 
 /**
- * Rings of one size that are used again. What threads share is given back to the system only when each of them happens to have
- * collected its garbage, and it does not count as any: a ring a layer adds up to gigabytes.
+ * Reuses rings of one size. Shared memory returns to the system only after every thread has collected its garbage, and it does not
+ * speed up that collection: one ring for each layer would add up to gigabytes.
  */
 export class RingPool {
   readonly #slotBytes: number;
@@ -42,35 +39,35 @@ export class RingPool {
     this.#slots = slots;
   }
 
-  take(): Ring {
+  acquire(): Ring {
     return this.#idle.pop() ?? createRing(this.#slotBytes, this.#slots);
   }
 
   /** @param ring that no thread reads or writes any more */
-  giveBack(ring: Ring): void {
+  release(ring: Ring): void {
     stateOf(ring).fill(0);
     this.#idle.push(ring);
   }
 }
 
-/** The reader has dealt with one more slot. */
-export function release(ring: Ring): void {
+/** Frees the reader's oldest slot for the writer. */
+export function releaseSlot(ring: Ring): void {
   const state = stateOf(ring);
-  Atomics.add(state, DEALT_WITH, 1);
-  Atomics.notify(state, DEALT_WITH);
+  Atomics.add(state, RELEASED, 1);
+  Atomics.notify(state, RELEASED);
 }
 
-/** Nobody will read any more: whoever waits to write goes on, and is told. */
-export function stop(ring: Ring): void {
+/** Ends reading: `write` returns false from now on. */
+export function stopReading(ring: Ring): void {
   const state = stateOf(ring);
   Atomics.store(state, STOPPED, 1);
-  Atomics.notify(state, DEALT_WITH);
+  Atomics.notify(state, RELEASED);
 }
 
-/** A look at `STOPPED` this often, in milliseconds, should the one who would wake us be gone. */
-const LOOK_MS = 1000;
+/** Interval of checks of `STOPPED`, in milliseconds, in case the thread that should wake the writer is gone. */
+const STOP_CHECK_MS = 1000;
 
-/** A writing end that waits, so not for the main thread. */
+/** The writing end. It blocks its thread, so it is not for the main thread. */
 export class RingWriter {
   readonly #ring: Ring;
   readonly #state: Int32Array;
@@ -78,7 +75,7 @@ export class RingWriter {
   #sent = 0;
   #slot: Uint8Array;
 
-  /** @param announce tells the reader that the next slot has so many bytes; slots follow each other in order */
+  /** @param announce tells the reader the length of the next slot; slots are read in order */
   constructor(ring: Ring, announce: (length: number) => void) {
     this.#ring = ring;
     this.#state = stateOf(ring);
@@ -92,9 +89,9 @@ export class RingWriter {
   }
 
   /**
-   * Hands bytes over, and waits until there is a slot for more. Those that lie in `slot`, from its start, are not copied.
+   * Sends bytes, and waits for a free slot. Bytes that lie at the start of `slot` already are not copied.
    *
-   * @returns whether there is still somebody who reads
+   * @returns false once the reader has stopped
    */
   write(bytes: Uint8Array): boolean {
     const {slotBytes} = this.#ring;
@@ -113,9 +110,9 @@ export class RingWriter {
   #wait(): boolean {
     for (;;) {
       if (Atomics.load(this.#state, STOPPED) !== 0) return false;
-      const dealtWith = Atomics.load(this.#state, DEALT_WITH);
-      if (this.#sent - dealtWith < this.#ring.slots) return true;
-      Atomics.wait(this.#state, DEALT_WITH, dealtWith, LOOK_MS);
+      const released = Atomics.load(this.#state, RELEASED);
+      if (this.#sent - released < this.#ring.slots) return true;
+      Atomics.wait(this.#state, RELEASED, released, STOP_CHECK_MS);
     }
   }
 }

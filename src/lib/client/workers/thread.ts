@@ -1,7 +1,6 @@
 /**
- * The worker threads' side: one pass over a blob's bytes. They are kept as a blob by one thread (ingest-job.ts) and inflated by
- * another one, here; what comes out goes back to the first, which lays the layer out (unpack-job.ts). Jobs of one thread take
- * turns chunk by chunk.
+ * Entry of a worker thread. Two threads share one pass over a blob: one stores its bytes (ingest-job.ts), the other inflates them
+ * (here) and sends the tar back to the first, which unpacks it (unpack-job.ts). Jobs of a thread alternate chunk by chunk.
  */
 import {closeSync, openSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
@@ -9,53 +8,53 @@ import {type MessagePort, parentPort} from 'node:worker_threads';
 import {type AsyncInflater, openInflater} from '../../archive/inflate.ts';
 import {fromErrno} from '../../errdefs.ts';
 import {fromThreadError, type ThreadError, toThreadError} from './errors.ts';
-import {type FromKeeping, type KeepingJob, serveKeeping, type ToKeeping} from './ingest-job.ts';
+import {type FromIngester, type IngestJob, serveIngesting, type ToIngester} from './ingest-job.ts';
 import {type Ring, RingWriter, slotOf} from './ring.ts';
-import {type FromLaying, type Laid, type LayingJob, serveLaying, type ToLaying} from './unpack-job.ts';
-import {inTurns, type Port} from './yielding-port.ts';
+import {type FromUnpacker, serveUnpacking, type ToUnpacker, type UnpackJob, type UnpackResult} from './unpack-job.ts';
+import {type Port, serialize} from './yielding-port.ts';
 
-/** A layer's way from the thread that inflates to the one that lays out; each of them gets one end of the port. */
-export interface Passage {
+/** Channel between the inflating and the unpacking thread; each gets one end of the port. */
+export interface UnpackChannel {
   readonly port: MessagePort;
   readonly ring: Ring;
 }
 
-export interface InflatingJob {
+export interface InflateJob {
   /** The object, for messages: `layer sha256:…`. */
   readonly what: string;
-  /** A file whose first bytes come before all others. */
+  /** A file with the first bytes of the blob. */
   readonly file?: {readonly path: string; readonly bytes: number};
 }
 
-/** To a thread, by its own channel: what is to be done, and the channel by which it goes on. */
+/** Jobs for a thread, each with the port of its messages. */
 export type ToWorker =
-  | {readonly type: 'keep'; readonly job: KeepingJob; readonly input: Ring; readonly port: MessagePort}
-  | {readonly type: 'inflate'; readonly job: InflatingJob; readonly input: Ring; readonly port: MessagePort; readonly passage: Passage}
-  | {readonly type: 'lay'; readonly job: LayingJob; readonly passage: Passage};
+  | {readonly type: 'ingest'; readonly job: IngestJob; readonly input: Ring; readonly port: MessagePort}
+  | {readonly type: 'inflate'; readonly job: InflateJob; readonly input: Ring; readonly port: MessagePort; readonly channel: UnpackChannel}
+  | {readonly type: 'unpack'; readonly job: UnpackJob; readonly channel: UnpackChannel};
 
 /** A number is the length of the next slot's bytes. */
-export type ToInflating = number | 'end' | 'close';
+export type ToInflater = number | 'end' | 'close';
 
-export type FromInflating =
-  /** Bytes that have come out so far. @param slot whether one more is dealt with */
-  | {readonly type: 'progress'; readonly unpacked: number; readonly slot: boolean}
-  | {readonly type: 'done'; readonly laid: Laid}
+export type FromInflater =
+  /** `inflatedBytes` counts from the start; `slot` says whether one more slot is read. */
+  | {readonly type: 'progress'; readonly inflatedBytes: number; readonly slot: boolean}
+  | {readonly type: 'done'; readonly result: UnpackResult}
   | {readonly type: 'error'; readonly error: ThreadError};
 
-/** Bytes read from a file at a time. */
+/** Bytes per read of a file. */
 const CHUNK = 256 << 10;
 
-/** Its reason is the other thread's to say. */
-class Refused extends Error {}
+/** The unpacking thread has stopped; its answer has the reason. */
+class UnpackerStopped extends Error {}
 
-/** The thread that lays a layer out, seen from the one that inflates it. */
-class LayingThread {
-  readonly #port: Port<ToLaying, FromLaying>;
+/** The unpacking thread's job, as the inflating thread sees it. */
+class UnpackerHandle {
+  readonly #port: Port<ToUnpacker, FromUnpacker>;
   readonly #writer: RingWriter;
-  readonly #answer: Promise<FromLaying>;
+  readonly #answer: Promise<FromUnpacker>;
 
-  constructor({port, ring}: Passage) {
-    this.#port = port as Port<ToLaying, FromLaying>;
+  constructor({port, ring}: UnpackChannel) {
+    this.#port = port as Port<ToUnpacker, FromUnpacker>;
     this.#writer = new RingWriter(ring, (length) => this.#port.postMessage(length));
     this.#answer = new Promise((resolve) => void this.#port.on('message', resolve));
   }
@@ -66,17 +65,17 @@ class LayingThread {
   }
 
   write(chunk: Uint8Array): void {
-    if (!this.#writer.write(chunk)) throw new Refused();
+    if (!this.#writer.write(chunk)) throw new UnpackerStopped();
   }
 
-  async end(): Promise<Laid> {
+  async end(): Promise<UnpackResult> {
     this.#port.postMessage('end');
-    const {laid, error} = await this.#answer;
+    const {result, error} = await this.#answer;
     if (error !== undefined) throw fromThreadError(error);
-    return laid;
+    return result;
   }
 
-  /** @throws why it refused */
+  /** @throws the error of the unpacking thread */
   async explain(): Promise<never> {
     const {error} = await this.#answer;
     throw error === undefined ? new Error('a layer was completed before its last byte') : fromThreadError(error);
@@ -88,32 +87,32 @@ class LayingThread {
   }
 }
 
-class Inflating {
-  readonly #job: InflatingJob;
-  readonly #laying: LayingThread;
+class LayerInflater {
+  readonly #job: InflateJob;
+  readonly #unpacker: UnpackerHandle;
   readonly #inflater: AsyncInflater;
-  #unpacked = 0;
+  #inflatedBytes = 0;
   #closed = false;
 
-  constructor(job: InflatingJob, passage: Passage) {
-    const laying = new LayingThread(passage);
+  constructor(job: InflateJob, channel: UnpackChannel) {
+    const unpacker = new UnpackerHandle(channel);
     this.#job = job;
-    this.#laying = laying;
+    this.#unpacker = unpacker;
     this.#inflater = openInflater(
       (chunk) => {
-        this.#unpacked += chunk.length;
-        laying.write(chunk);
+        this.#inflatedBytes += chunk.length;
+        unpacker.write(chunk);
       },
-      () => laying.slot,
+      () => unpacker.slot,
     );
   }
 
-  /** Bytes that have come out so far. */
-  get unpacked(): number {
-    return this.#unpacked;
+  /** Inflated bytes so far. */
+  get inflatedBytes(): number {
+    return this.#inflatedBytes;
   }
 
-  /** The bytes of the job's file; other jobs get their turns between the chunks. */
+  /** Inflates the job's file; yields to other jobs between chunks. */
   async begin(onChunk: () => void): Promise<void> {
     const {what, file} = this.#job;
     if (file === undefined) return;
@@ -137,53 +136,53 @@ class Inflating {
   }
 
   async write(chunk: Uint8Array): Promise<void> {
-    // One that is closed must not be used again: the process would die of it.
+    // Writing to a closed inflater would crash the process.
     if (this.#closed) return;
     try {
       await this.#inflater.write(chunk);
     } catch (err) {
-      throw err instanceof Refused ? await this.#laying.explain() : err;
+      throw err instanceof UnpackerStopped ? await this.#unpacker.explain() : err;
     }
   }
 
-  async end(): Promise<Laid> {
+  async end(): Promise<UnpackResult> {
     try {
       await this.#inflater.end();
     } catch (err) {
-      throw err instanceof Refused ? await this.#laying.explain() : err;
+      throw err instanceof UnpackerStopped ? await this.#unpacker.explain() : err;
     }
-    return this.#laying.end();
+    return this.#unpacker.end();
   }
 
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#inflater.close();
-    this.#laying.close();
+    this.#unpacker.close();
   }
 }
 
-/** Inflates one layer, from the slots of `input`. */
-function serveInflating(job: InflatingJob, input: Ring, passage: Passage, port: Port<FromInflating, ToInflating>): void {
-  const inflating = new Inflating(job, passage);
-  const tell = (slot: boolean): void => port.postMessage({type: 'progress', unpacked: inflating.unpacked, slot});
-  let isOver = false;
+/** Inflates one layer from the slots of `input`. */
+function serveInflating(job: InflateJob, input: Ring, channel: UnpackChannel, port: Port<FromInflater, ToInflater>): void {
+  const inflater = new LayerInflater(job, channel);
+  const sendProgress = (slot: boolean): void => port.postMessage({type: 'progress', inflatedBytes: inflater.inflatedBytes, slot});
+  let isFinished = false;
   let taken = 0;
   const attempt = async (action: () => Promise<void>): Promise<void> => {
     try {
-      if (!isOver) await action();
+      if (!isFinished) await action();
     } catch (err) {
-      if (isOver) return;
-      isOver = true;
-      inflating.close();
+      if (isFinished) return;
+      isFinished = true;
+      inflater.close();
       port.postMessage({type: 'error', error: toThreadError(err)});
     }
   };
-  const begun = attempt(() => inflating.begin(() => tell(false)));
-  inTurns(port, async (message) => {
+  const begun = attempt(() => inflater.begin(() => sendProgress(false)));
+  serialize(port, async (message) => {
     if (message === 'close') {
-      isOver = true;
-      inflating.close();
+      isFinished = true;
+      inflater.close();
       port.close();
       return;
     }
@@ -191,22 +190,23 @@ function serveInflating(job: InflatingJob, input: Ring, passage: Passage, port: 
     await begun;
     await attempt(async () => {
       if (slot === undefined) {
-        const laid = await inflating.end();
-        if (!isOver) port.postMessage({type: 'done', laid});
+        const result = await inflater.end();
+        if (!isFinished) port.postMessage({type: 'done', result});
       } else {
-        await inflating.write(slot);
-        tell(true);
+        await inflater.write(slot);
+        sendProgress(true);
       }
     });
   });
 }
 
-/** Serves a thread's own channel. */
+/** Starts the jobs that arrive on a thread's own port. */
 export function serve(port: Pick<Port<never, ToWorker>, 'on'>): void {
   port.on('message', (message) => {
-    if (message.type === 'lay') serveLaying(message.job, message.passage.ring, message.passage.port as Port<FromLaying, ToLaying>);
-    else if (message.type === 'keep') serveKeeping(message.job, message.input, message.port as Port<FromKeeping, ToKeeping>);
-    else serveInflating(message.job, message.input, message.passage, message.port as Port<FromInflating, ToInflating>);
+    if (message.type === 'unpack')
+      serveUnpacking(message.job, message.channel.ring, message.channel.port as Port<FromUnpacker, ToUnpacker>);
+    else if (message.type === 'ingest') serveIngesting(message.job, message.input, message.port as Port<FromIngester, ToIngester>);
+    else serveInflating(message.job, message.input, message.channel, message.port as Port<FromInflater, ToInflater>);
   });
 }
 

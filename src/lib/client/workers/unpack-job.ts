@@ -1,6 +1,6 @@
 /**
- * A thread's part of a layer: what was inflated is hashed for the diff ID, and kept as a tar or made into a tree. Another
- * thread inflates the next bytes meanwhile. Synchronous; layers of one thread take turns slot by slot.
+ * The worker side of unpacking: hashes the inflated bytes for the diff ID, and indexes or extracts them. Another thread inflates the
+ * next bytes meanwhile. It is synchronous; jobs of a thread alternate slot by slot.
  */
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
@@ -15,47 +15,49 @@ import {type Backing, EROFS_TAR} from '../../store/erofs.ts';
 import {type LayerForm, noteMarks} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';
-import {type Ring, release, slotOf, stop} from './ring.ts';
-import {inTurns, type Port} from './yielding-port.ts';
+import {type Ring, releaseSlot, slotOf, stopReading} from './ring.ts';
+import {type Port, serialize} from './yielding-port.ts';
 
-export interface LayingJob {
+export interface UnpackJob {
   /** The object, for messages: `layer sha256:…`. */
   readonly what: string;
-  /** The layer's directory; its tree is made in `fs` in it. */
+  /** The layer's directory; a tree is extracted to `fs` in it. */
   readonly directory: string;
   readonly form: LayerForm;
   /** For the form `erofs`. */
   readonly backing?: Backing;
-  /** Trees below, nearest first; absent while they are not known. */
+  /** Trees of the lower layers, topmost first; absent while they are unknown. */
   readonly lowers?: readonly string[];
   readonly diffID: Digest;
 }
 
-/** What became of a layer. */
-export interface Laid {
-  /** Absent when nothing was extracted: the layer was only stored, or indexed. */
+/** How a layer was unpacked. */
+export interface UnpackResult {
+  /** Absent for a layer that was indexed, not extracted. */
   readonly applied?: ApplyResult;
-  /** Present when the layer's index needs attributes from the layers below. */
+  /** Directories whose attributes the index still needs from lower layers; absent when there are none. */
   readonly impliedParents?: readonly ImpliedParent[];
   readonly warnings: readonly string[];
 }
 
-/** From the thread that inflates: a number is the length of the next slot's bytes. */
-export type ToLaying = number | 'end' | 'close';
+/** From the inflating thread: a number is the length of the next slot's bytes. */
+export type ToUnpacker = number | 'end' | 'close';
 
-/** The answer to `end`; or before it, when nothing more is taken. */
-export type FromLaying = {readonly laid: Laid; readonly error?: undefined} | {readonly laid?: undefined; readonly error: ThreadError};
+/** The answer to `end`; an error may come before it. */
+export type FromUnpacker =
+  | {readonly result: UnpackResult; readonly error?: undefined}
+  | {readonly result?: undefined; readonly error: ThreadError};
 
-/** Lays out one layer, from the slots of a ring. */
-export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, ToLaying>): void {
-  let laying: Laying | undefined;
+/** Unpacks one layer from the slots of a ring. */
+export function serveUnpacking(job: UnpackJob, ring: Ring, port: Port<FromUnpacker, ToUnpacker>): void {
+  let unpacker: LayerUnpacker | undefined;
   const end = (): void => {
-    laying?.close();
-    laying = undefined;
+    unpacker?.close();
+    unpacker = undefined;
   };
   const fail = (err: unknown): void => {
     end();
-    stop(ring);
+    stopReading(ring);
     port.postMessage({error: toThreadError(err)});
   };
   const attempt = (action: () => void): void => {
@@ -66,58 +68,58 @@ export function serveLaying(job: LayingJob, ring: Ring, port: Port<FromLaying, T
     }
   };
   attempt(() => {
-    laying = new Laying(job);
+    unpacker = new LayerUnpacker(job);
   });
   let taken = 0;
-  inTurns(port, (message) => {
+  serialize(port, (message) => {
     if (message === 'close') {
       end();
       port.close();
     } else if (message === 'end') {
       attempt(() => {
-        const laid = laying?.end();
-        if (laid !== undefined) port.postMessage({laid});
+        const result = unpacker?.end();
+        if (result !== undefined) port.postMessage({result});
         end();
       });
     } else {
-      attempt(() => laying?.write(slotOf(ring, taken % ring.slots, message)));
+      attempt(() => unpacker?.write(slotOf(ring, taken % ring.slots, message)));
       taken++;
-      release(ring);
+      releaseSlot(ring);
     }
   });
 }
 
-/** Where an inflated layer goes. */
+/** Receives an inflated layer: extracts or indexes it. */
 interface Target {
   write(chunk: Uint8Array): void;
-  end(): Pick<Laid, 'applied' | 'impliedParents'>;
+  end(): Pick<UnpackResult, 'applied' | 'impliedParents'>;
   close(): void;
 }
 
-class Laying {
-  readonly #job: LayingJob;
+class LayerUnpacker {
+  readonly #job: UnpackJob;
   readonly #hash = createHash('sha256');
-  readonly #room: FreeSpaceGuard;
+  readonly #freeSpace: FreeSpaceGuard;
   readonly #target: Target;
   readonly #warnings: string[] = [];
   #size = 0;
 
-  constructor(job: LayingJob) {
+  constructor(job: UnpackJob) {
     this.#job = job;
-    // How large a layer becomes nobody says before it has.
-    this.#room = new FreeSpaceGuard(job.directory, `${job.what}: unpacking`);
+    // The size of an inflated layer is unknown in advance.
+    this.#freeSpace = new FreeSpaceGuard(job.directory, `${job.what}: unpacking`);
     this.#target = openTarget(job, (message) => this.#warnings.push(message));
   }
 
   write(chunk: Uint8Array): void {
-    this.#room.check(this.#size);
+    this.#freeSpace.check(this.#size);
     this.#hash.update(chunk);
     this.#target.write(chunk);
     this.#size += chunk.length;
   }
 
-  /** @throws failed_precondition it is not the layer that the image's config names */
-  end(): Laid {
+  /** @throws failed_precondition the diff ID is not the one in the image's config */
+  end(): UnpackResult {
     const {what, diffID: expected} = this.#job;
     const diffID = `sha256:${this.#hash.digest('hex')}`;
     if (diffID !== expected)
@@ -132,7 +134,7 @@ class Laying {
   }
 }
 
-function openTarget({directory, form, backing, lowers}: LayingJob, warn: (message: string) => void): Target {
+function openTarget({directory, form, backing, lowers}: UnpackJob, warn: (message: string) => void): Target {
   const applier = (): Applier =>
     createApplier({
       root: join(directory, 'fs'),
@@ -140,18 +142,18 @@ function openTarget({directory, form, backing, lowers}: LayingJob, warn: (messag
       ...(lowers === undefined ? {} : {lowers}),
       warn,
     });
-  // With the layers below at hand a layer is there to be extracted: it was found to need them.
+  // Lower layers are given only for a layer that an index cannot represent without them.
   if (backing !== undefined && lowers === undefined) return new IndexedTarget(directory, backing, applier);
   const tree = applier();
   return {write: (chunk) => tree.write(chunk), end: () => ({applied: tree.end()}), close: () => tree.abort()};
 }
 
-/** Bytes read from a tar at a time. */
+/** Bytes per read of a tar. */
 const CHUNK = 256 << 10;
-/** Bytes written at a time: on some filesystems larger writes are slower. */
+/** Bytes per write: on some filesystems larger writes are slower. */
 const MAX_WRITE = 128 << 10;
 
-/** Keeps the tar as it is and indexes it; one that an index would not do right is extracted at the end. */
+/** Stores the tar and indexes it. At the end it extracts a tar that an index cannot represent. */
 class IndexedTarget implements Target {
   readonly #directory: string;
   readonly #backing: Backing;
@@ -182,9 +184,9 @@ class IndexedTarget implements Target {
     this.#reader.write(chunk);
   }
 
-  end(): Pick<Laid, 'applied' | 'impliedParents'> {
+  end(): Pick<UnpackResult, 'applied' | 'impliedParents'> {
     this.#reader.end();
-    // Some writers leave out the last padding; the kernel does not read half a block.
+    // Some tar writers omit the last padding, and the kernel does not read a partial block.
     const isWhole = this.#size >= this.#reader.entriesEnd;
     if (this.#index.reasons.size > 0 || !isWhole) return {applied: this.#extract()};
     const impliedParents = writeLayerIndex(this.#directory, this.#backing, this.#index, this.#size);

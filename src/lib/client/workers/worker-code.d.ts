@@ -1,4 +1,4 @@
-/** Made by scripts/build.ts: thread.ts with all that it imports, as one script. */
+/** thread.ts and its imports as one script, made by scripts/build.ts. */
 declare module 'berth:worker-code' {
   const code: string;
   export default code;

@@ -1,6 +1,6 @@
 /**
- * Turns of the jobs of one thread. An engine hands over everything that one port has, and has got meanwhile, before it looks at
- * the next port or at a child that has ended: a job whose port never runs dry would keep all others waiting for its end.
+ * Message handling that yields to other ports. An engine delivers all messages of a port, new ones included, before it turns to the
+ * next port or to a child that has ended. One busy job would delay all others until its end.
  */
 import {setImmediate} from 'node:timers/promises';
 
@@ -11,14 +11,11 @@ export interface Port<Out, In> {
   close(): void;
 }
 
-/**
- * Deals with a port's messages one after the other, each in a turn of the event loop of its own, so that other ports have theirs
- * in between. `close` is dealt with at once.
- */
-export function inTurns<In>(port: Pick<Port<never, In>, 'on'>, deal: (message: In) => void | Promise<void>): void {
+/** Handles a port's messages one after the other, each in its own turn of the event loop. `close` is handled at once. */
+export function serialize<In>(port: Pick<Port<never, In>, 'on'>, handle: (message: In) => void | Promise<void>): void {
   let queue: Promise<void> = Promise.resolve();
   port.on('message', (message) => {
-    if (message === 'close') void deal(message);
-    else queue = queue.then(() => setImmediate()).then(() => deal(message));
+    if (message === 'close') void handle(message);
+    else queue = queue.then(() => setImmediate()).then(() => handle(message));
   });
 }
