@@ -10,10 +10,10 @@ import {
   type ContentWriter,
   contentExists,
   contentMissing,
+  type Expected,
   ingestMissing,
-  type Promised,
   validateRef,
-  verifyPromise,
+  verifyExpected,
   writerClosed,
 } from '../../src/lib/store/content.ts';
 import type {ContentRecord, Labels} from '../../src/lib/store/records.ts';
@@ -74,26 +74,26 @@ export class MemoryContentStore implements ContentStore {
     return {size, read: (buffer, position) => bytes.copy(buffer, 0, Math.min(position, size)), close, [Symbol.dispose]: close};
   }
 
-  async writer(ref: string, promised: Promised = {}): Promise<ContentWriter> {
+  async writer(ref: string, expected: Expected = {}): Promise<ContentWriter> {
     validateRef(ref);
-    if (promised.digest !== undefined && this.#records.has(promised.digest)) throw contentExists(promised.digest);
+    if (expected.digest !== undefined && this.#records.has(expected.digest)) throw contentExists(expected.digest);
     const before = this.#ingests.get(ref);
     if (before?.busy) throw new ErrdefsError('unavailable', `ingest ${JSON.stringify(ref)} is being written`);
-    const total = promised.size ?? before?.total ?? 0;
+    const total = expected.size ?? before?.total ?? 0;
     const now = new Date().toISOString();
     const fresh: MemoryIngest = {ref, total, startedAt: now, updatedAt: now, bytes: Buffer.alloc(0), busy: true};
     const ingest = before === undefined || before.total !== total ? fresh : before;
     ingest.busy = true;
     this.#ingests.set(ref, ingest);
-    const shared = promised.digest === undefined ? undefined : this.#shared.blobs.get(promised.digest);
-    if (shared !== undefined && shared.length === (promised.size ?? shared.length)) ingest.bytes = shared;
-    return this.#makeWriter(ingest, promised);
+    const shared = expected.digest === undefined ? undefined : this.#shared.blobs.get(expected.digest);
+    if (shared !== undefined && shared.length === (expected.size ?? shared.length)) ingest.bytes = shared;
+    return this.#makeWriter(ingest, expected);
   }
 
-  #makeWriter(ingest: MemoryIngest, promised: Promised): ContentWriter {
+  #makeWriter(ingest: MemoryIngest, expected: Expected): ContentWriter {
     const {ref} = ingest;
     const what = `ingest ${JSON.stringify(ref)}`;
-    const algorithm = promised.digest === undefined ? 'sha256' : digestParts(promised.digest)[0];
+    const algorithm = expected.digest === undefined ? 'sha256' : digestParts(expected.digest)[0];
     let closed = false;
     const alive = (): void => {
       if (closed) throw writerClosed(ref);
@@ -118,8 +118,8 @@ export class MemoryContentStore implements ContentStore {
         return ingest.bytes.length;
       },
       write: (chunk) => {
-        if (ingest.bytes.length + chunk.length > (promised.size ?? Number.POSITIVE_INFINITY))
-          throw new ErrdefsError('failed_precondition', `${what} is longer than the ${promised.size} B expected`);
+        if (ingest.bytes.length + chunk.length > (expected.size ?? Number.POSITIVE_INFINITY))
+          throw new ErrdefsError('failed_precondition', `${what} is longer than the ${expected.size} B expected`);
         set(Buffer.concat([ingest.bytes, chunk]));
       },
       digest,
@@ -128,13 +128,13 @@ export class MemoryContentStore implements ContentStore {
         return statusOf(ingest);
       },
       truncate: () => set(Buffer.alloc(0)),
-      commit: async (expected = {}, {labels = {}} = {}) => {
+      commit: async (atCommit = {}, {labels = {}} = {}) => {
         alive();
         try {
           validateLabels(labels);
           const actual = {size: ingest.bytes.length, digest};
-          verifyPromise(what, actual, promised);
-          const got = verifyPromise(what, actual, expected);
+          verifyExpected(what, actual, expected);
+          const got = verifyExpected(what, actual, atCommit);
           this.#ingests.delete(ref);
           if (this.#records.has(got)) throw contentExists(got);
           const now = new Date().toISOString();

@@ -23,7 +23,7 @@ import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {createHash, type Hash} from '../oci/hash.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
-import {type Promised, verifyPromise} from './content.ts';
+import {type Expected, verifyExpected} from './content.ts';
 import {Housekeeping} from './housekeeping.ts';
 import {moveToTrash} from './layer-store.ts';
 import type {Layout} from './layout.ts';
@@ -387,7 +387,7 @@ const FLUSH_EVERY = 16 << 20;
  */
 export class Ingest {
   readonly #what: string;
-  readonly #expected: Promised;
+  readonly #expected: Expected;
   readonly #algorithm: string;
   readonly #path: string;
   #hash: Hash;
@@ -397,7 +397,7 @@ export class Ingest {
   #flushed = 0;
   #flushing = false;
 
-  private constructor(path: string, fd: number, expected: Promised, what: string) {
+  private constructor(path: string, fd: number, expected: Expected, what: string) {
     this.#path = path;
     this.#fd = fd;
     this.#expected = expected;
@@ -408,16 +408,16 @@ export class Ingest {
 
   /**
    * @param path as `BlobStore.beginIngest` gave it
-   * @param expected what was promised; bytes beyond a promised size are refused. Without a digest SHA-256 is taken.
+   * @param expected what was expected; bytes beyond a expected size are refused. Without a digest SHA-256 is taken.
    */
-  static open(path: string, expected: Promised, what: string): Ingest {
+  static open(path: string, expected: Expected, what: string): Ingest {
     const ingest = Ingest.reopen(path, expected, what);
     for (const _ of ingest.existing());
     return ingest;
   }
 
   /** As `open`, but `existing` is the caller's to exhaust before anything else. */
-  static reopen(path: string, expected: Promised, what: string): Ingest {
+  static reopen(path: string, expected: Expected, what: string): Ingest {
     let fd: number | undefined;
     try {
       fd = openSync(path, 'a+', 0o600);
@@ -461,7 +461,7 @@ export class Ingest {
     return this.#offset;
   }
 
-  /** @throws failed_precondition more bytes than promised @throws resource_exhausted the disk is full; the bytes so far are kept */
+  /** @throws failed_precondition more bytes than expected @throws resource_exhausted the disk is full; the bytes so far are kept */
   write(chunk: Uint8Array): void {
     const {size} = this.#expected;
     if (size !== undefined && this.#offset + chunk.length > size)
@@ -522,13 +522,13 @@ export class Ingest {
   }
 
   /**
-   * Checks what arrived against what was promised at the beginning, and brings it to the disk.
+   * Checks what arrived against what was expected at the beginning, and brings it to the disk.
    *
    * @throws failed_precondition size or digest differ; bytes of a wrong digest are thrown away, they cannot be completed
    */
   finish(): {digest: Digest; size: number} {
     try {
-      return {digest: verifyPromise(this.#what, {size: this.#offset, digest: () => this.digest()}, this.#expected), size: this.#offset};
+      return {digest: verifyExpected(this.#what, {size: this.#offset, digest: () => this.digest()}, this.#expected), size: this.#offset};
     } catch (err) {
       if (this.#offset === (this.#expected.size ?? this.#offset)) this.truncate();
       throw err;

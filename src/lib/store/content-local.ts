@@ -12,10 +12,10 @@ import {
   type ContentWriter,
   contentExists,
   contentMissing,
+  type Expected,
   ingestMissing,
-  type Promised,
   validateRef,
-  verifyPromise,
+  verifyExpected,
   writerClosed,
 } from './content.ts';
 import {collect, collectIfTouched} from './gc.ts';
@@ -98,10 +98,10 @@ export class LocalContentStore implements ContentStore {
     };
   }
 
-  async writer(ref: string, promised: Promised = {}): Promise<ContentWriter> {
+  async writer(ref: string, expected: Expected = {}): Promise<ContentWriter> {
     validateRef(ref);
     const {blobs} = this.#store;
-    const {digest} = promised;
+    const {digest} = expected;
     if (digest !== undefined && this.#find(digest) !== undefined) throw contentExists(digest);
     this.#store.prepare();
     const key = ingestKey(this.namespace, ref);
@@ -109,11 +109,11 @@ export class LocalContentStore implements ContentStore {
     const lock = await blobs.lock(key, {timeoutMs: this.#lockTimeoutMs, purpose: what});
     try {
       const before = blobs.ingestState(key);
-      const total = promised.size ?? before?.total ?? 0;
+      const total = expected.size ?? before?.total ?? 0;
       if (before !== undefined && before.total !== total) blobs.discardIngest(key);
       const shared = digest === undefined ? undefined : blobs.size(digest);
-      const writer = new LocalWriter(this.#store, this.namespace, ref, {...promised, total}, lock);
-      if (shared !== undefined && shared === (promised.size ?? shared)) writer.share(shared);
+      const writer = new LocalWriter(this.#store, this.namespace, ref, {...expected, total}, lock);
+      if (shared !== undefined && shared === (expected.size ?? shared)) writer.share(shared);
       else writer.open();
       return writer;
     } catch (err) {
@@ -178,7 +178,7 @@ class LocalWriter implements ContentWriter {
   readonly ref: string;
   readonly #store: Store;
   readonly #namespace: string;
-  readonly #promised: Promised & {readonly total: number};
+  readonly #expected: Expected & {readonly total: number};
   readonly #lock: Lock;
   readonly #key: string;
   readonly #what: string;
@@ -189,11 +189,11 @@ class LocalWriter implements ContentWriter {
   #shared: number | undefined;
   #closed = false;
 
-  constructor(store: Store, namespace: string, ref: string, promised: Promised & {readonly total: number}, lock: Lock) {
+  constructor(store: Store, namespace: string, ref: string, expected: Expected & {readonly total: number}, lock: Lock) {
     this.ref = ref;
     this.#store = store;
     this.#namespace = namespace;
-    this.#promised = promised;
+    this.#expected = expected;
     this.#lock = lock;
     this.#key = ingestKey(namespace, ref);
     this.#what = `ingest ${JSON.stringify(ref)}`;
@@ -204,7 +204,7 @@ class LocalWriter implements ContentWriter {
   }
 
   open(): Ingest {
-    const {total, digest, size} = this.#promised;
+    const {total, digest, size} = this.#expected;
     const path = this.#store.blobs.beginIngest(this.#key, {ref: this.ref, namespace: this.#namespace, total});
     const expected = {...(digest === undefined ? {} : {digest}), ...(size === undefined ? {} : {size})};
     this.#ingest = Ingest.open(path, expected, this.#what);
@@ -229,7 +229,7 @@ class LocalWriter implements ContentWriter {
   #ownBytes(): Ingest {
     const ingest = this.open();
     ingest.truncate();
-    const fd = openSync(this.#store.blobs.path(this.#promised.digest!), 'r');
+    const fd = openSync(this.#store.blobs.path(this.#expected.digest!), 'r');
     try {
       const buffer = Buffer.allocUnsafe(CHUNK);
       for (let n = readSync(fd, buffer); n > 0; n = readSync(fd, buffer)) ingest.write(buffer.subarray(0, n));
@@ -241,14 +241,14 @@ class LocalWriter implements ContentWriter {
 
   digest(): Digest {
     this.#alive();
-    return this.#ingest?.digest() ?? this.#promised.digest!;
+    return this.#ingest?.digest() ?? this.#expected.digest!;
   }
 
   status(): ContentStatus {
     this.#alive();
     const state = this.#ingest === undefined ? undefined : this.#store.blobs.ingestState(this.#key);
     const {startedAt = this.#openedAt, updatedAt = this.#openedAt} = state ?? {};
-    return {ref: this.ref, offset: this.offset, total: this.#promised.total, startedAt, updatedAt};
+    return {ref: this.ref, offset: this.offset, total: this.#expected.total, startedAt, updatedAt};
   }
 
   truncate(): void {
@@ -256,12 +256,12 @@ class LocalWriter implements ContentWriter {
     (this.#ingest ?? this.open()).truncate();
   }
 
-  async commit(promised: Promised = {}, {labels = {}}: {readonly labels?: Labels} = {}): Promise<ContentRecord> {
+  async commit(expected: Expected = {}, {labels = {}}: {readonly labels?: Labels} = {}): Promise<ContentRecord> {
     this.#alive();
     try {
       validateLabels(labels);
       const actual = {size: this.offset, digest: () => this.digest()};
-      for (const promise of [this.#promised, promised]) verifyPromise(this.#what, actual, promise);
+      for (const one of [this.#expected, expected]) verifyExpected(this.#what, actual, one);
       this.#ingest?.sync();
       return await this.#record({digest: this.digest(), size: this.offset}, labels);
     } finally {

@@ -9,7 +9,7 @@ import type {Digest} from '../oci/descriptor.ts';
 import type {ContentRecord, Labels} from './records.ts';
 
 /** What is known of some bytes before they are there. */
-export interface Promised {
+export interface Expected {
   /** Bytes. */
   readonly size?: number;
   readonly digest?: Digest;
@@ -20,7 +20,7 @@ export interface ContentStatus {
   readonly ref: string;
   /** Bytes so far. */
   readonly offset: number;
-  /** Bytes promised; 0 when unknown. */
+  /** Bytes expected; 0 when unknown. */
   readonly total: number;
   /** RFC 3339, UTC. */
   readonly startedAt: string;
@@ -30,9 +30,9 @@ export interface ContentStatus {
 /** Content in the making. It outlives the writer that is closed without a commit, and the process. */
 export interface ContentWriter extends Disposable {
   readonly ref: string;
-  /** Bytes that are here: where the source goes on. All of them, where another namespace has the promised content. */
+  /** Bytes that are here: where the source goes on. All of them, where another namespace has the expected content. */
   readonly offset: number;
-  /** @throws failed_precondition more bytes than promised, or the writer is closed @throws resource_exhausted the disk is full; the bytes so far are kept */
+  /** @throws failed_precondition more bytes than expected, or the writer is closed @throws resource_exhausted the disk is full; the bytes so far are kept */
   write(chunk: Uint8Array): void;
   /** Digest of the bytes so far. */
   digest(): Digest;
@@ -42,12 +42,12 @@ export interface ContentWriter extends Disposable {
   /**
    * Makes the bytes visible in the namespace, durably, and closes the writer, whatever happens.
    *
-   * @param promised checked besides what was promised at the beginning
-   * @throws failed_precondition size or digest are not as promised; the bytes stay, and the next writer of the ref has them
+   * @param expected checked besides what was expected at the beginning
+   * @throws failed_precondition size or digest are not as expected; the bytes stay, and the next writer of the ref has them
    * @throws already_exists the namespace has this content; the bytes are thrown away
    * @throws aborted content that another namespace had was removed meanwhile
    */
-  commit(promised?: Promised, options?: {readonly labels?: Labels}): Promise<ContentRecord>;
+  commit(expected?: Expected, options?: {readonly labels?: Labels}): Promise<ContentRecord>;
   /** Gives the ref back; the bytes stay. A second call does nothing. */
   close(): void;
   /** Closes, and throws the bytes away; after a commit, what that left. */
@@ -76,11 +76,11 @@ export interface ContentStore {
   /**
    * Begins or goes on writing.
    *
-   * @param ref a name for it, the namespace's own; what an earlier writer of it has left is gone on with, unless that was promised another size
+   * @param ref a name for it, the namespace's own; what an earlier writer of it has left is gone on with, unless that was expected another size
    * @throws invalid_argument the ref is empty @throws unavailable somebody is writing it
-   * @throws already_exists the namespace has the promised digest
+   * @throws already_exists the namespace has the expected digest
    */
-  writer(ref: string, promised?: Promised): Promise<ContentWriter>;
+  writer(ref: string, expected?: Expected): Promise<ContentWriter>;
   /** What is in the making in this namespace, sorted by ref. */
   statuses(): readonly ContentStatus[];
   /** @throws not_found */
@@ -109,8 +109,8 @@ export function validateRef(ref: string): void {
   if (ref === '') throw new ErrdefsError('invalid_argument', 'ref of an ingest must not be empty');
 }
 
-/** @throws failed_precondition some bytes are not as promised. Messages after containerd, plugins/content/local/writer.go. */
-export function verifyPromise(what: string, actual: {readonly size: number; digest(): Digest}, {size, digest}: Promised): Digest {
+/** @throws failed_precondition some bytes are not as expected. Messages after containerd, plugins/content/local/writer.go. */
+export function verifyExpected(what: string, actual: {readonly size: number; digest(): Digest}, {size, digest}: Expected): Digest {
   if (actual.size !== (size ?? actual.size))
     throw new ErrdefsError('failed_precondition', `${what}: unexpected commit size ${actual.size}, expected ${size}`);
   const found = actual.digest();
