@@ -100,9 +100,9 @@ describe('docs/STORE.md', () => {
     const due = Date.parse(namespaces.ci!.due);
     await backend.update('example', (writer) => {
       const refs = new RefCounts(writer);
-      refs.begin('ci', true);
+      refs.beginNamespace('ci', true);
       writer.put('refs/uncounted.json', example('uncounted'));
-      assert.deepEqual([refs.isSound('ci'), refs.due(due - 1), refs.due(due)], [true, [], ['ci']]);
+      assert.deepEqual([refs.isConsistent('ci'), refs.due(due - 1), refs.due(due)], [true, [], ['ci']]);
     });
   });
 

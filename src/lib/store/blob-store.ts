@@ -55,9 +55,9 @@ export class BlobStore {
   readonly #layout: Layout;
   readonly #housekeeping: Housekeeping;
   /** Blobs whose names this process has brought to the disk, with their inodes: another may have replaced one since. */
-  readonly #settled = new Map<Digest, number>();
+  readonly #synced = new Map<Digest, number>();
   /** Blobs that this process has given names that may not be on the disk. */
-  readonly #loose = new Set<Digest>();
+  readonly #unsynced = new Set<Digest>();
 
   constructor(layout: Layout, housekeeping = new Housekeeping()) {
     this.#layout = layout;
@@ -176,7 +176,7 @@ export class BlobStore {
     if (this.size(digest) === bytes.length) return;
     try {
       writeAtomic(this.path(digest), bytes, {sync: 'bytes', mode: 0o444});
-      this.#loose.add(digest);
+      this.#unsynced.add(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -299,18 +299,18 @@ export class BlobStore {
    * Makes a finished ingest visible as a blob. Durable before visible: `Ingest.finish` has synced the bytes; here the file
    * is renamed and the directory synced. Content already there is success.
    *
-   * @param options.settle default true; false: its name is to be settled before a record has it
+   * @param options.syncName default true; false: its name is to be settled before a record has it
    *
    * Order of steps after containerd, plugins/content/local/writer.go (Commit).
    */
-  publish(key: string, digest: Digest, {settle = true}: {readonly settle?: boolean} = {}): void {
+  publish(key: string, digest: Digest, {syncName = true}: {readonly syncName?: boolean} = {}): void {
     const blob = this.path(digest);
     try {
       const data = join(this.#layout.ingest(key), 'data');
       chmodSync(data, 0o444);
-      moveInto(data, blob, {sync: settle});
-      if (settle) this.#noteSettled(digest);
-      else this.#loose.add(digest);
+      moveInto(data, blob, {sync: syncName});
+      if (syncName) this.#noteSynced(digest);
+      else this.#unsynced.add(digest);
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
@@ -321,25 +321,25 @@ export class BlobStore {
     return statSync(this.path(digest), {throwIfNoEntry: false})?.ino;
   }
 
-  #noteSettled(digest: Digest): void {
+  #noteSynced(digest: Digest): void {
     const inode = this.#inode(digest);
-    if (inode !== undefined) this.#settled.set(digest, inode);
-    this.#loose.delete(digest);
+    if (inode !== undefined) this.#synced.set(digest, inode);
+    this.#unsynced.delete(digest);
   }
 
   /** Whether this process has made a blob visible and its name is still to be settled. */
-  isLoose(digest: Digest): boolean {
-    return this.#loose.has(digest);
+  isUnsynced(digest: Digest): boolean {
+    return this.#unsynced.has(digest);
   }
 
   /** Whether this process knows that a blob's name is on the disk. */
-  isSettled(digest: Digest): boolean {
-    const known = this.#settled.get(digest);
-    return !this.#loose.has(digest) && known !== undefined && known === this.#inode(digest);
+  isNameSynced(digest: Digest): boolean {
+    const known = this.#synced.get(digest);
+    return !this.#unsynced.has(digest) && known !== undefined && known === this.#inode(digest);
   }
 
   /** Brings the names of these blobs to the disk; their bytes are, since before they had names. */
-  settle(digests: readonly Digest[]): void {
+  syncNames(digests: readonly Digest[]): void {
     const directories = new Set<string>();
     for (const digest of digests)
       for (let path = dirname(this.path(digest)); path.length >= this.#layout.root.length; path = dirname(path)) directories.add(path);
@@ -348,7 +348,7 @@ export class BlobStore {
     } catch (err) {
       throw fromErrno(err, `content of ${this.#layout.root}`);
     }
-    for (const digest of digests) this.#noteSettled(digest);
+    for (const digest of digests) this.#noteSynced(digest);
   }
 
   /** Moves a blob out of sight, if it is there; where the trash is on another filesystem, deletes it. The caller holds the store's lock. */

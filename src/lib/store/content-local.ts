@@ -273,7 +273,7 @@ class LocalWriter implements ContentWriter {
   async #record(got: Pick<ContentRecord, 'digest' | 'size'>, labels: Labels): Promise<ContentRecord> {
     const {blobs} = this.#store;
     let published = false;
-    if (this.#ingest === undefined) this.#store.settleBlobs([got.digest]);
+    if (this.#ingest === undefined) this.#store.syncBlobNames([got.digest]);
     try {
       const made = await this.#store.update(this.#what, (tx) => {
         const {content} = tx.namespace(this.#namespace);

@@ -14,15 +14,15 @@ import {
   contentNode,
   imageNode,
   isRootAt,
-  type Kept,
-  keptByContainer,
-  keptByContent,
-  keptByImage,
-  keptByLease,
-  keptBySnapshot,
   type Node,
   nodeParts,
-  reach,
+  type References,
+  reachableFrom,
+  referencesOfContainer,
+  referencesOfContent,
+  referencesOfImage,
+  referencesOfLease,
+  referencesOfSnapshot,
   snapshotNode,
 } from './refcounts.ts';
 import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from './store.ts';
@@ -65,14 +65,14 @@ export const leaseAbandoned = (lease: LeaseRecord): boolean =>
   leaseOwnerLives(lease) === false || (lease.labels[LEASE_MOUNT] !== undefined && !isMountLease(lease));
 
 export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
-  !isRootAt(keptByLease(lease), now) && leaseOwnerLives(lease) !== true && !isMountLease(lease);
+  !isRootAt(referencesOfLease(lease), now) && leaseOwnerLives(lease) !== true && !isMountLease(lease);
 
 /** What the objects of a graph keep. */
-const keptIn = ({images, containers, content, snapshots}: Graph): readonly Kept[] => [
-  ...images.map(keptByImage),
-  ...containers.map(keptByContainer),
-  ...content.map(keptByContent),
-  ...snapshots.map(keptBySnapshot),
+const referencesIn = ({images, containers, content, snapshots}: Graph): readonly References[] => [
+  ...images.map(referencesOfImage),
+  ...containers.map(referencesOfContainer),
+  ...content.map(referencesOfContent),
+  ...snapshots.map(referencesOfSnapshot),
 ];
 
 /**
@@ -81,27 +81,27 @@ const keptIn = ({images, containers, content, snapshots}: Graph): readonly Kept[
  * @param now milliseconds since the epoch, for images that expire
  */
 export function mark(graph: Graph, now: number): ReadonlySet<Node> {
-  const records = new Map<Node, Kept>();
-  const keptBy = new Map<Node, Node[]>();
+  const records = new Map<Node, References>();
+  const backReferenced = new Map<Node, Node[]>();
   const roots: Node[] = [];
-  for (const record of keptIn(graph)) {
+  for (const record of referencesIn(graph)) {
     const node = record.node!;
     records.set(node, record);
     if (isRootAt(record, now)) roots.push(node);
-    for (const keeper of record.keepers) {
-      const others = keptBy.get(keeper);
-      if (others === undefined) keptBy.set(keeper, [node]);
+    for (const referrer of record.referrers) {
+      const others = backReferenced.get(referrer);
+      if (others === undefined) backReferenced.set(referrer, [node]);
       else others.push(node);
     }
   }
   const flat: Node[] = [];
-  for (const {nodes, isFlat} of graph.leases.map(keptByLease)) for (const node of nodes) (isFlat ? flat : roots).push(node);
-  const live = reach(roots, function* (node) {
+  for (const {nodes, isFlat} of graph.leases.map(referencesOfLease)) for (const node of nodes) (isFlat ? flat : roots).push(node);
+  const live = reachableFrom(roots, function* (node) {
     yield* records.get(node)?.nodes ?? [];
-    yield* keptBy.get(node) ?? [];
+    yield* backReferenced.get(node) ?? [];
   });
   // A flat lease keeps what it names and what that is made of, and follows no labels.
-  for (const node of reach(flat, (next) => records.get(next)?.own ?? [])) live.add(node);
+  for (const node of reachableFrom(flat, (next) => records.get(next)?.own ?? [])) live.add(node);
   return live;
 }
 
@@ -139,7 +139,7 @@ export function collect(store: Store, tx: StoreTransaction): void {
     return;
   }
   const {releasedShared} = tx.refs;
-  tx.refs.collectShared();
+  tx.refs.willCollectShared();
   tx.afterCommit((passed) => {
     for (const key of releasedShared) {
       if (passed()) return;
@@ -158,21 +158,21 @@ export function collectIfTouched(store: Store, tx: StoreTransaction): void {
 /** Drops what nothing keeps, as far as the counts tell. @returns false when they cannot be believed: everything has to be marked */
 export function dropUnreachable(tx: StoreTransaction, now: number): boolean {
   const {refs} = tx;
-  if (!refs.isSharedSound()) return false;
+  if (!refs.isSharedConsistent()) return false;
   const due = new Set(refs.due(now));
   for (const name of new Set([...refs.touched, ...due])) {
     if (tx.namespaces.find(name) === undefined) continue;
-    if (!refs.isSound(name)) return false;
+    if (!refs.isConsistent(name)) return false;
     if (due.has(name) || refs.isIndirect(name)) {
       dropUnmarked(tx, name, now);
     } else {
       const unreachable = refs.unreachable(name, now);
-      if (!refs.isSound(name)) return false;
+      if (!refs.isConsistent(name)) return false;
       const ns = tx.namespace(name);
       for (const node of unreachable) deleteNode(ns, node);
-      refs.settle(name);
+      refs.clearTouched(name);
     }
-    if (!refs.isSound(name)) return false;
+    if (!refs.isConsistent(name)) return false;
   }
   return true;
 }
@@ -210,7 +210,7 @@ function dropUnmarked(
     content: drop(all.content, ({digest}) => ns.content.delete(digest)),
     snapshots: drop(all.snapshots, ({snapshotter, key}) => ns.snapshots(snapshotter).delete(key)),
   };
-  tx.refs.marked(name, [...keptIn(left), ...leases.map(keptByLease)]);
+  tx.refs.noteMarked(name, [...referencesIn(left), ...leases.map(referencesOfLease)]);
   return {left, dropped};
 }
 
@@ -233,7 +233,7 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
       for (const layer of lease.layers) layers.add(layer);
     }
   }
-  tx.refs.collectShared();
+  tx.refs.willCollectShared();
   tx.afterCommit((passed) => {
     let isAllGone = true;
     for (const digest of store.blobs.list()) {
@@ -262,8 +262,8 @@ const discardBlob = (store: Store, digest: Digest): boolean =>
 const discardLayer = (store: Store, id: string): boolean => store.housekeeping.attempt(`layer ${id}`, () => store.layers.discard(id));
 
 /** Counts anew who keeps whom where the counts cannot be believed; for use after `collectAll`, which does not need them. */
-export function recountDoubtful(tx: StoreTransaction): void {
-  if (!tx.namespaces.list().every(({name}) => tx.refs.isSound(name))) tx.rebuildRefs();
+export function recountIfInconsistent(tx: StoreTransaction): void {
+  if (!tx.namespaces.list().every(({name}) => tx.refs.isConsistent(name))) tx.rebuildRefs();
 }
 
 /** Removes what killed processes left. */

@@ -42,7 +42,7 @@ export const EXPIRE = 'containerd.io/gc.expire';
 const hasPrefix = (key: string, prefix: string): boolean => key === prefix || key.startsWith(`${prefix}.`) || key.startsWith(`${prefix}/`);
 
 /** The node that one label names, forwards (`ref`: I keep it) or backwards (`bref`: it keeps me). */
-export function labelled(key: string, value: string, direction: 'ref' | 'bref'): Node | undefined {
+export function labelTarget(key: string, value: string, direction: 'ref' | 'bref'): Node | undefined {
   const prefix = `containerd.io/gc.${direction}.`;
   if (!key.startsWith(prefix)) return undefined;
   if (hasPrefix(key, `${prefix}content`)) return contentNode(value);
@@ -55,27 +55,27 @@ export function labelled(key: string, value: string, direction: 'ref' | 'bref'):
   return undefined;
 }
 
-export function edges(labels: Labels): readonly Node[] {
-  return Object.entries(labels).flatMap(([key, value]) => labelled(key, value, 'ref') ?? []);
+export function labelReferences(labels: Labels): readonly Node[] {
+  return Object.entries(labels).flatMap(([key, value]) => labelTarget(key, value, 'ref') ?? []);
 }
 
 /** What all namespaces share, as a key. */
-export type Shared = `blob/${string}` | `layer/${string}`;
+export type SharedKey = `blob/${string}` | `layer/${string}`;
 
-export const blobKey = (digest: Digest): Shared => `blob/${digest}`;
-export const layerKey = (id: string): Shared => `layer/${id}`;
+export const blobKey = (digest: Digest): SharedKey => `blob/${digest}`;
+export const layerKey = (id: string): SharedKey => `layer/${id}`;
 
 /** What one record means for a collection. */
-export interface Kept {
+export interface References {
   /** The object itself. Nothing can refer to a lease: it has none. */
   readonly node?: Node;
   /** Objects that it keeps. */
   readonly nodes: readonly Node[];
   /** Those of `nodes` that it keeps by its fields, and not by its labels: all that a flat lease follows. */
   readonly own: readonly Node[];
-  readonly shared: readonly Shared[];
+  readonly shared: readonly SharedKey[];
   /** Objects that keep it: its back references. */
-  readonly keepers: readonly Node[];
+  readonly referrers: readonly Node[];
   readonly isRoot: boolean;
   /** From when on it is no root any more, in milliseconds since the epoch. */
   readonly expires?: number;
@@ -86,7 +86,7 @@ export interface Kept {
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/;
 
 /** What the label for it says of when something expires; as in containerd, a time that cannot be read says nothing. */
-function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<Kept, 'expires'> {
+function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<References, 'expires'> {
   const time = RFC_3339.test(text) ? Date.parse(text) : Number.NaN;
   return Number.isNaN(time) ? {} : {expires: time};
 }
@@ -94,58 +94,59 @@ function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<Kept, 'expires'> {
 /** As in containerd, any key that begins so. */
 const hasRoot = (labels: Labels): boolean => Object.keys(labels).some((key) => key.startsWith(ROOT));
 
-const kept = (node: Node, own: readonly Node[], labels: Labels, more: Partial<Kept> = {}): Kept => ({
+const references = (node: Node, own: readonly Node[], labels: Labels, more: Partial<References> = {}): References => ({
   node,
   own,
-  nodes: [...own, ...edges(labels)],
-  keepers: Object.entries(labels).flatMap(([key, value]) => labelled(key, value, 'bref') ?? []),
+  nodes: [...own, ...labelReferences(labels)],
+  referrers: Object.entries(labels).flatMap(([key, value]) => labelTarget(key, value, 'bref') ?? []),
   shared: [],
   isRoot: hasRoot(labels),
   isFlat: false,
   ...more,
 });
 
-export const keptByImage = ({name, target, labels}: ImageRecord): Kept =>
-  kept(imageNode(name), [contentNode(target.digest)], labels, {isRoot: true, ...expiryOf(labels)});
+export const referencesOfImage = ({name, target, labels}: ImageRecord): References =>
+  references(imageNode(name), [contentNode(target.digest)], labels, {isRoot: true, ...expiryOf(labels)});
 
-export const keptByContainer = ({id, snapshotter, snapshotKey, labels}: ContainerRecord): Kept =>
-  kept(containerNode(id), snapshotKey === '' ? [] : [snapshotNode(snapshotter, snapshotKey)], labels, {isRoot: true});
+export const referencesOfContainer = ({id, snapshotter, snapshotKey, labels}: ContainerRecord): References =>
+  references(containerNode(id), snapshotKey === '' ? [] : [snapshotNode(snapshotter, snapshotKey)], labels, {isRoot: true});
 
-export const keptByContent = ({digest, labels}: ContentRecord): Kept => kept(contentNode(digest), [], labels, {shared: [blobKey(digest)]});
+export const referencesOfContent = ({digest, labels}: ContentRecord): References =>
+  references(contentNode(digest), [], labels, {shared: [blobKey(digest)]});
 
-export const keptBySnapshot = ({snapshotter, key, parent, layer, labels}: SnapshotRecord): Kept =>
-  kept(snapshotNode(snapshotter, key), parent === undefined ? [] : [snapshotNode(snapshotter, parent)], labels, {
+export const referencesOfSnapshot = ({snapshotter, key, parent, layer, labels}: SnapshotRecord): References =>
+  references(snapshotNode(snapshotter, key), parent === undefined ? [] : [snapshotNode(snapshotter, parent)], labels, {
     shared: layer === undefined ? [] : [layerKey(layer)],
   });
 
-export function keptByLease({content, snapshots, layers, labels, expiresAt}: LeaseRecord): Kept {
+export function referencesOfLease({content, snapshots, layers, labels, expiresAt}: LeaseRecord): References {
   const own = [...content.map(contentNode), ...snapshots.map((s): Node => `snapshot/${s}`)];
   const isFlat = labels[FLAT] !== undefined;
   return {
     own,
-    nodes: isFlat ? own : [...own, ...edges(labels)],
+    nodes: isFlat ? own : [...own, ...labelReferences(labels)],
     shared: [...content.map(blobKey), ...layers.map(layerKey)],
-    keepers: [],
+    referrers: [],
     isRoot: true,
     ...(expiresAt === undefined ? expiryOf(labels) : {expires: Date.parse(expiresAt)}),
     isFlat,
   };
 }
 
-export const isRootAt = ({isRoot, expires}: Kept, now: number): boolean => isRoot && (expires === undefined || expires > now);
+export const isRootAt = ({isRoot, expires}: References, now: number): boolean => isRoot && (expires === undefined || expires > now);
 
 /** Whether it keeps something, or is kept, in a way that counts do not tell. */
-const isIndirect = ({keepers, isFlat}: Kept): boolean => keepers.length > 0 || isFlat;
+const isIndirect = ({referrers, isFlat}: References): boolean => referrers.length > 0 || isFlat;
 
 /** Whether an object that stays may have lost what kept it, as far as its own record says. */
-function losesHold(before: Kept | undefined, after: Kept): boolean {
+function mayLoseReference(before: References | undefined, after: References): boolean {
   if (before === undefined) return !after.isRoot || after.expires !== undefined;
   if (before.isRoot && (!after.isRoot || (after.expires !== undefined && after.expires !== before.expires))) return true;
-  return before.keepers.some((keeper) => !after.keepers.includes(keeper));
+  return before.referrers.some((referrer) => !after.referrers.includes(referrer));
 }
 
 /** All nodes reachable from `roots`. */
-export function reach(roots: Iterable<Node>, refs: (node: Node) => Iterable<Node>): Set<Node> {
+export function reachableFrom(roots: Iterable<Node>, refs: (node: Node) => Iterable<Node>): Set<Node> {
   const live = new Set<Node>();
   const queue = [...roots];
   for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
@@ -198,7 +199,7 @@ function parseUncounted(document: unknown): ReadonlyMap<string, Uncounted> | und
 const UNREADABLE = Symbol('unreadable');
 
 /** What the record of an object keeps; `undefined` when it has none. @throws data_loss it cannot be read */
-export type LookUp = (ns: string, node: Node) => Kept | undefined;
+export type LookUp = (ns: string, node: Node) => References | undefined;
 
 /** The counts as one transaction sees and changes them. */
 export class RefCounts {
@@ -207,13 +208,13 @@ export class RefCounts {
   /** Objects that this transaction has removed or made, or that have lost a reference or a label that kept them; by namespace. */
   readonly #touched = new Map<string, Set<Node>>();
   /** Shared things whose last reference went in this transaction. */
-  readonly releasedShared = new Set<Shared>();
+  readonly releasedShared = new Set<SharedKey>();
   /** Namespaces in which this transaction has marked everything. */
   readonly #marked = new Set<string>();
   /** Whether what is released is removed after this transaction. */
   #isCollected = false;
   /** False once a count was found missing or impossible. */
-  #sound = true;
+  #consistent = true;
 
   constructor(io: Reader & Partial<Writer>, lookUp: LookUp = () => undefined) {
     this.#io = io;
@@ -221,13 +222,13 @@ export class RefCounts {
   }
 
   /** Whether the counts of a namespace and the shared ones can be believed. */
-  isSound(ns: string): boolean {
-    return this.isSharedSound() && isCurrent(this.#get(`${recordPath.refs(ns)}/${COMPLETE}`));
+  isConsistent(ns: string): boolean {
+    return this.isSharedConsistent() && isCurrent(this.#get(`${recordPath.refs(ns)}/${COMPLETE}`));
   }
 
   /** Whether the shared counts can be believed, and what is known of all namespaces beside their counts. */
-  isSharedSound(): boolean {
-    return this.#sound && isCurrent(this.#get(`${recordPath.sharedRefs}/${COMPLETE}`)) && this.#get(UNCOUNTED) !== UNREADABLE;
+  isSharedConsistent(): boolean {
+    return this.#consistent && isCurrent(this.#get(`${recordPath.sharedRefs}/${COMPLETE}`)) && this.#get(UNCOUNTED) !== UNREADABLE;
   }
 
   /** Namespaces in which this transaction may have cut something off. */
@@ -254,7 +255,7 @@ export class RefCounts {
    * @throws data_loss the record of one that nothing else keeps cannot be read
    */
   unreachable(ns: string, now: number): readonly Node[] {
-    const part = new Map<Node, Kept>();
+    const part = new Map<Node, References>();
     const unreadable = new Map<Node, unknown>();
     const queue = [...(this.#touched.get(ns) ?? [])];
     for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
@@ -272,19 +273,19 @@ export class RefCounts {
     const inside = new Map<Node, number>();
     for (const {nodes} of part.values()) for (const node of new Set(nodes)) inside.set(node, (inside.get(node) ?? 0) + 1);
     const isKept = (node: Node): boolean => this.count(ns, node) > (inside.get(node) ?? 0);
-    const live = reach([...part.keys()].filter(isKept), (node) => part.get(node)?.nodes ?? []);
+    const live = reachableFrom([...part.keys()].filter(isKept), (node) => part.get(node)?.nodes ?? []);
     for (const [node, err] of unreadable) if (!live.has(node) && !isKept(node)) throw err;
     return [...part.keys()].filter((node) => !live.has(node));
   }
 
   /** What was touched in a namespace is dealt with. */
-  settle(ns: string): void {
+  clearTouched(ns: string): void {
     this.#touched.delete(ns);
   }
 
   /** Everything in a namespace was marked, and what was not reached is gone. @param records what is left */
-  marked(ns: string, records: Iterable<Kept>): void {
-    this.settle(ns);
+  noteMarked(ns: string, records: Iterable<References>): void {
+    this.clearTouched(ns);
     this.#marked.add(ns);
     let first = Number.POSITIVE_INFINITY;
     for (const {expires} of records) first = Math.min(first, expires ?? first);
@@ -293,19 +294,19 @@ export class RefCounts {
   }
 
   /** Somebody removes, after this transaction, what is in `releasedShared` then. */
-  collectShared(): void {
+  willCollectShared(): void {
     this.#isCollected = true;
   }
 
   /** Shared things that this transaction has released, and that nobody removes after it. */
-  get uncollected(): readonly Shared[] {
+  get uncollected(): readonly SharedKey[] {
     return this.#isCollected ? [] : [...this.releasedShared];
   }
 
   /** At the end of a transaction: what it has cut off and not collected is left to the next collection. */
-  defer(now: number): void {
+  deferCollection(now: number): void {
     for (const ns of this.touched) {
-      if (!this.isSound(ns)) continue; // the next collection marks everything
+      if (!this.isConsistent(ns)) continue; // the next collection marks everything
       if (this.isIndirect(ns) || this.#leaves(ns, now)) this.#putUncounted(ns, {...this.#uncountedOf(ns), due: OVERDUE});
     }
   }
@@ -321,23 +322,23 @@ export class RefCounts {
 
   count(ns: string, node: Node): number {
     const n = this.#read(nodePath(ns, node));
-    if (Number.isNaN(n)) this.doubt();
+    if (Number.isNaN(n)) this.invalidate();
     return n;
   }
 
-  countShared(key: Shared): number {
+  countShared(key: SharedKey): number {
     return this.#read(sharedPath(key));
   }
 
   /** A new, empty namespace has complete counts; so have the shared ones when it is the first. */
-  begin(ns: string, isFirst: boolean): void {
+  beginNamespace(ns: string, isFirst: boolean): void {
     this.#io.put!(`${recordPath.refs(ns)}/${COMPLETE}`, COMPLETED);
     if (isFirst) this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, COMPLETED);
   }
 
   /** The namespace is gone, and all that was in it. */
-  end(ns: string): void {
-    this.settle(ns);
+  endNamespace(ns: string): void {
+    this.clearTouched(ns);
     this.#incomplete(ns);
     this.#putUncounted(ns, NOTHING_UNCOUNTED);
   }
@@ -347,7 +348,7 @@ export class RefCounts {
   }
 
   /** A record of `ns` kept `before` and keeps `after`; either may be nothing. */
-  change(ns: string, before: Kept | undefined, after: Kept | undefined): void {
+  change(ns: string, before: References | undefined, after: References | undefined): void {
     const [oldNodes, newNodes] = [new Set(before?.nodes), new Set(after?.nodes)];
     const [oldShared, newShared] = [new Set(before?.shared), new Set(after?.shared)];
     const touched = this.#touched.get(ns) ?? new Set();
@@ -357,7 +358,7 @@ export class RefCounts {
       this.#add(nodePath(ns, node), -1);
       touched.add(node);
     }
-    if (after === undefined ? before?.node !== undefined : after.node !== undefined && losesHold(before, after))
+    if (after === undefined ? before?.node !== undefined : after.node !== undefined && mayLoseReference(before, after))
       touched.add((after ?? before)!.node!);
     this.#changeUncounted(ns, before, after);
     for (const key of newShared.difference(oldShared)) {
@@ -367,15 +368,15 @@ export class RefCounts {
     for (const key of oldShared.difference(newShared)) if (this.#add(sharedPath(key), -1) === 0) this.releasedShared.add(key);
   }
 
-  #changeUncounted(ns: string, before: Kept | undefined, after: Kept | undefined): void {
-    const tally = (one: Kept | undefined, of: (one: Kept) => boolean): number => Number(one !== undefined && of(one));
-    const change = (of: (one: Kept) => boolean): number => tally(after, of) - tally(before, of);
-    const expires = ({expires}: Kept): boolean => expires !== undefined;
+  #changeUncounted(ns: string, before: References | undefined, after: References | undefined): void {
+    const tally = (one: References | undefined, of: (one: References) => boolean): number => Number(one !== undefined && of(one));
+    const change = (of: (one: References) => boolean): number => tally(after, of) - tally(before, of);
+    const expires = ({expires}: References): boolean => expires !== undefined;
     if (tally(before, expires) + tally(after, expires) + tally(before, isIndirect) + tally(after, isIndirect) === 0) return;
     const old = this.#uncountedOf(ns);
     const [expiring, indirect] = [old.expiring + change(expires), old.indirect + change(isIndirect)];
     if (expiring < 0 || indirect < 0) {
-      this.doubt();
+      this.invalidate();
       return;
     }
     const first = Math.min(dueTime(old), after?.expires ?? Number.POSITIVE_INFINITY);
@@ -386,7 +387,7 @@ export class RefCounts {
   #uncounted(): ReadonlyMap<string, Uncounted> {
     const document = this.#get(UNCOUNTED);
     const uncounted = document === UNREADABLE ? undefined : parseUncounted(document);
-    if (uncounted === undefined) this.doubt();
+    if (uncounted === undefined) this.invalidate();
     return uncounted ?? new Map();
   }
 
@@ -406,22 +407,22 @@ export class RefCounts {
    * A record or a count was there that could not be read: what is kept is not known, and is not even where it can be read again,
    * until everything is counted anew.
    */
-  doubt(): void {
-    this.#sound = false;
+  invalidate(): void {
+    this.#consistent = false;
     for (const ns of this.#io.directories(recordPath.namespaces)) this.#incomplete(ns);
     this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, undefined);
   }
 
   /** Counts everything anew, and writes what is not as it should be. @param namespaces all of them, with what each of their records keeps */
-  rebuild(namespaces: ReadonlyMap<string, readonly Kept[]>): void {
-    const counts = recount(namespaces);
+  rebuild(namespaces: ReadonlyMap<string, readonly References[]>): void {
+    const counts = expectedCounts(namespaces);
     for (const directory of [recordPath.sharedRefs, ...[...namespaces.keys()].map(recordPath.refs)])
       for (const name of this.#io.list(directory)) {
         const path = `${directory}/${name}`;
         if (!counts.has(path)) this.#io.put!(path, undefined);
       }
     for (const [path, count] of counts) if (!this.#holds(path, count)) this.#io.put!(path, count);
-    this.#sound = true;
+    this.#consistent = true;
     for (const ns of namespaces.keys()) if (!this.#marked.has(ns)) this.#putUncounted(ns, {...this.#uncountedOf(ns), due: OVERDUE});
   }
 
@@ -454,12 +455,12 @@ export class RefCounts {
   #add(path: string, by: number): number {
     const n = this.#read(path) + by;
     if (n >= 0) this.#io.put!(path, n === 0 ? undefined : {version: 1, n});
-    else this.doubt(); // also where the count was no number
+    else this.invalidate(); // also where the count was no number
     return n;
   }
 }
 
-const NOTHING: Reader = {
+const EMPTY_READER: Reader = {
   get: () => undefined,
   list: () => [],
   directories: () => [],
@@ -470,12 +471,12 @@ const NOTHING: Reader = {
 };
 
 /** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
-export function recount(namespaces: ReadonlyMap<string, readonly Kept[]>): ReadonlyMap<string, unknown> {
-  const counted = new Overlay(NOTHING);
+export function expectedCounts(namespaces: ReadonlyMap<string, readonly References[]>): ReadonlyMap<string, unknown> {
+  const counted = new Overlay(EMPTY_READER);
   const counts = new RefCounts(counted);
-  for (const [ns, kept] of namespaces) {
-    counts.begin(ns, false);
-    for (const one of kept) counts.change(ns, undefined, one);
+  for (const [ns, all] of namespaces) {
+    counts.beginNamespace(ns, false);
+    for (const one of all) counts.change(ns, undefined, one);
   }
   counted.put(`${recordPath.sharedRefs}/${COMPLETE}`, COMPLETED);
   return counted.writes;
@@ -487,20 +488,23 @@ export function recount(namespaces: ReadonlyMap<string, readonly Kept[]>): Reado
  * @param namespaces all of them, with what each of their records keeps
  * @param found the counts that there are, by path; one that cannot be read is `undefined`
  */
-export function miscounted(namespaces: ReadonlyMap<string, readonly Kept[]>, found: ReadonlyMap<string, unknown>): readonly string[] {
-  const right = recount(namespaces);
+export function wrongCounts(
+  namespaces: ReadonlyMap<string, readonly References[]>,
+  found: ReadonlyMap<string, unknown>,
+): readonly string[] {
+  const right = expectedCounts(namespaces);
   // Counts by older rules are not wrong: the next collection counts anew.
   const isOld = [...found].some(([path, document]) => path.endsWith(`/${COMPLETE}`) && JSON.stringify(document) === COMPLETED_BEFORE);
   const differs = (path: string): boolean => {
     if (isOld && (path === UNCOUNTED || path.endsWith(`/${COMPLETE}`))) return false;
-    if (path === UNCOUNTED) return !isCautious(found.get(path), right.get(path));
+    if (path === UNCOUNTED) return !isDueEarlyEnough(found.get(path), right.get(path));
     return JSON.stringify(right.get(path)) !== JSON.stringify(found.get(path));
   };
   return [...new Set([...right.keys(), ...found.keys()])].filter(differs).sort();
 }
 
 /** Whether each namespace is looked at no later than it should be; what was due first may be gone. */
-function isCautious(found: unknown, right: unknown): boolean {
+function isDueEarlyEnough(found: unknown, right: unknown): boolean {
   const [one, other] = [found, right].map(parseUncounted);
   if (one === undefined || other === undefined) return false;
   return [...new Set([...one.keys(), ...other.keys()])].every((ns) => {
@@ -510,4 +514,4 @@ function isCautious(found: unknown, right: unknown): boolean {
 }
 
 const nodePath = (ns: string, node: Node): string => `${recordPath.refs(ns)}/${recordFile(node)}`;
-const sharedPath = (key: Shared): string => `${recordPath.sharedRefs}/${recordFile(key)}`;
+const sharedPath = (key: SharedKey): string => `${recordPath.sharedRefs}/${recordFile(key)}`;

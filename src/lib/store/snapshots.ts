@@ -211,7 +211,7 @@ export class SnapshotStore {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       if (records.find(key) === undefined) throw missing(key);
       const {refs} = tx;
-      if (!refs.isSound(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) !== 0)
+      if (!refs.isConsistent(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) !== 0)
         this.#refuseIfUsed(tx, key);
       records.delete(key);
       collect(this.#store, tx);

@@ -19,16 +19,16 @@ import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import {assertDirectory, MEND, misplaced} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
-  type Kept,
-  keptByContainer,
-  keptByContent,
-  keptByImage,
-  keptByLease,
-  keptBySnapshot,
   type Node,
   nodeParts,
   RefCounts,
-  type Shared,
+  type References,
+  referencesOfContainer,
+  referencesOfContent,
+  referencesOfImage,
+  referencesOfLease,
+  referencesOfSnapshot,
+  type SharedKey,
 } from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
@@ -60,7 +60,7 @@ export interface Collection<T> {
 
 /** One kind of record, to be changed. */
 export interface WritableCollection<T> extends Collection<T> {
-  /** @returns the record as it is kept: without labels that are empty, as in containerd @throws invalid_argument a label is no string */
+  /** @returns the record as it is references: without labels that are empty, as in containerd @throws invalid_argument a label is no string */
   put(record: T): T;
   /** @returns whether it was there */
   delete(key: string): boolean;
@@ -123,21 +123,21 @@ interface Kind<T> {
   readonly noun: string;
   readonly key: (record: T) => string;
   readonly parse: (value: unknown, what: string) => T;
-  readonly kept: (record: T) => Kept;
+  readonly references: (record: T) => References;
 }
 
-const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage, kept: keptByImage};
-const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer, kept: keptByContainer};
-const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent, kept: keptByContent};
-const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease, kept: keptByLease};
-const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot, kept: keptBySnapshot};
+const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage, references: referencesOfImage};
+const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer, references: referencesOfContainer};
+const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent, references: referencesOfContent};
+const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease, references: referencesOfLease};
+const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot, references: referencesOfSnapshot};
 
 /** What happens around a change of a record. */
 interface RecordHooks {
   beforePut(): void;
-  changed(before: Kept | undefined, after: Kept | undefined): void;
-  /** What a record kept cannot be read any more. */
-  doubt(): void;
+  changed(before: References | undefined, after: References | undefined): void;
+  /** What a record references cannot be read any more. */
+  invalidate(): void;
 }
 
 /** A record without its empty labels. What it is made of comes from callers whom no compiler has checked. */
@@ -207,7 +207,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
     const record = withWholeLabels(given, `${this.#kind.noun} ${JSON.stringify(this.#kind.key(given))}`);
     this.#hooks.beforePut();
     const path = this.#path(this.#kind.key(record));
-    this.#hooks.changed(this.#keptAt(path), this.#kind.kept(record));
+    this.#hooks.changed(this.#referencesAt(path), this.#kind.references(record));
     this.#io.put!(path, {version: RECORD_VERSION, ...record});
     return record;
   }
@@ -216,7 +216,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
     const path = this.#path(key);
     const present = this.#isPresent(path);
     if (present) {
-      this.#hooks.changed(this.#keptAt(path), undefined);
+      this.#hooks.changed(this.#referencesAt(path), undefined);
       this.#io.put!(path, undefined);
     }
     return present;
@@ -232,13 +232,13 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
     }
   }
 
-  #keptAt(path: string): Kept | undefined {
+  #referencesAt(path: string): References | undefined {
     try {
       const document = this.#io.get(path);
-      return document === undefined ? undefined : this.#kind.kept(this.#kind.parse(document, this.#io.locate(path)));
+      return document === undefined ? undefined : this.#kind.references(this.#kind.parse(document, this.#io.locate(path)));
     } catch (err) {
       if (!hasCode(err, 'data_loss')) throw err;
-      this.#hooks.doubt();
+      this.#hooks.invalidate();
       return undefined;
     }
   }
@@ -252,7 +252,7 @@ class Transaction implements StoreTransaction {
 
   constructor(io: Reader & Partial<Writer>) {
     this.#io = io;
-    this.refs = new RefCounts(io, (name, node) => this.#keptBy(name, node));
+    this.refs = new RefCounts(io, (name, node) => this.#referencesOf(name, node));
     this.namespaces = new Namespaces(io, this.refs);
   }
 
@@ -274,7 +274,7 @@ class Transaction implements StoreTransaction {
     const hooks: RecordHooks = {
       beforePut: appear,
       changed: (before, after) => this.refs.change(name, before, after),
-      doubt: () => this.refs.doubt(),
+      invalidate: () => this.refs.invalidate(),
     };
     const records = <T extends {readonly labels: Labels}>(kind: Kind<T>, directory: RecordKind) =>
       new Records(kind, recordPath.directory(name, directory), io, hooks);
@@ -290,22 +290,22 @@ class Transaction implements StoreTransaction {
     };
   }
 
-  #keptBy(name: string, node: Node): Kept | undefined {
+  #referencesOf(name: string, node: Node): References | undefined {
     const ns = this.namespace(name);
     const {kind, snapshotter, key} = nodeParts(node);
-    const of = <T>(records: Collection<T>, kept: (record: T) => Kept): Kept | undefined => {
+    const of = <T>(records: Collection<T>, references: (record: T) => References): References | undefined => {
       const record = records.find(key);
-      return record === undefined ? undefined : kept(record);
+      return record === undefined ? undefined : references(record);
     };
     switch (kind) {
       case 'image':
-        return of(ns.images, keptByImage);
+        return of(ns.images, referencesOfImage);
       case 'content':
-        return of(ns.content, keptByContent);
+        return of(ns.content, referencesOfContent);
       case 'container':
-        return of(ns.containers, keptByContainer);
+        return of(ns.containers, referencesOfContainer);
       case 'snapshot':
-        return of(ns.snapshots(snapshotter), keptBySnapshot);
+        return of(ns.snapshots(snapshotter), referencesOfSnapshot);
     }
   }
 
@@ -314,7 +314,7 @@ class Transaction implements StoreTransaction {
   }
 
   replace(path: string, document: unknown): void {
-    this.refs.doubt();
+    this.refs.invalidate();
     this.#io.put!(path, document);
   }
 
@@ -323,18 +323,18 @@ class Transaction implements StoreTransaction {
   }
 
   rebuildRefs(): void {
-    this.refs.rebuild(new Map(this.namespaces.list().map(({name}) => [name, allKept(this.namespace(name))])));
+    this.refs.rebuild(new Map(this.namespaces.list().map(({name}) => [name, allReferences(this.namespace(name))])));
   }
 }
 
 /** What each record of a namespace keeps. */
-function allKept(ns: NamespaceView): readonly Kept[] {
+function allReferences(ns: NamespaceView): readonly References[] {
   return [
-    ...ns.images.list().map(keptByImage),
-    ...ns.containers.list().map(keptByContainer),
-    ...ns.content.list().map(keptByContent),
-    ...ns.leases.list().map(keptByLease),
-    ...ns.snapshotters().flatMap((snapshotter) => ns.snapshots(snapshotter).list().map(keptBySnapshot)),
+    ...ns.images.list().map(referencesOfImage),
+    ...ns.containers.list().map(referencesOfContainer),
+    ...ns.content.list().map(referencesOfContent),
+    ...ns.leases.list().map(referencesOfLease),
+    ...ns.snapshotters().flatMap((snapshotter) => ns.snapshots(snapshotter).list().map(referencesOfSnapshot)),
   ];
 }
 
@@ -399,14 +399,14 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
 
   put(given: NamespaceRecord): NamespaceRecord {
     const record = withWholeLabels(given, `namespace ${JSON.stringify(given.name)}`);
-    if (this.find(record.name) === undefined) this.#refs.begin(record.name, this.isEmpty());
+    if (this.find(record.name) === undefined) this.#refs.beginNamespace(record.name, this.isEmpty());
     this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
     return record;
   }
 
   delete(name: string): boolean {
     if (this.find(name) === undefined) return false;
-    this.#refs.end(name);
+    this.#refs.endNamespace(name);
     this.#io.put!(recordPath.namespace(name), undefined);
     return true;
   }
@@ -478,8 +478,8 @@ export class Store {
 
   /** What a transaction leaves that nothing keeps is noted for the next collection. */
   #leaveGarbage(tx: Transaction): void {
-    tx.refs.defer(Date.now());
-    const isHere = (key: Shared): boolean => {
+    tx.refs.deferCollection(Date.now());
+    const isHere = (key: SharedKey): boolean => {
       const name = key.slice(key.indexOf('/') + 1);
       return key.startsWith('blob/') ? this.blobs.size(name as Digest) !== undefined : existsSync(this.layers.path(name));
     };
@@ -528,12 +528,12 @@ export class Store {
    * For who is about to name blobs in a record that others have made: their names are on the disk on return. What a record
    * names already is known to be there; what none names somebody may have renamed into place a moment ago, and died.
    */
-  settleBlobs(digests: readonly Digest[]): void {
-    const unsure = digests.filter((digest) => !this.blobs.isSettled(digest));
+  syncBlobNames(digests: readonly Digest[]): void {
+    const unsure = digests.filter((digest) => !this.blobs.isNameSynced(digest));
     if (unsure.length === 0) return;
     try {
       const areNamed =
-        !unsure.some((digest) => this.blobs.isLoose(digest)) &&
+        !unsure.some((digest) => this.blobs.isUnsynced(digest)) &&
         this.view((tx) => {
           const namespaces = tx.namespaces.list().map(({name}) => tx.namespace(name));
           return unsure.every((digest) => namespaces.some(({content}) => content.find(digest) !== undefined));
@@ -542,7 +542,7 @@ export class Store {
     } catch (err) {
       if (!isErrdefs(err)) throw err; // where a record cannot be read nobody knows
     }
-    this.blobs.settle(unsure.filter((digest) => this.blobs.size(digest) !== undefined));
+    this.blobs.syncNames(unsure.filter((digest) => this.blobs.size(digest) !== undefined));
   }
 
   /**

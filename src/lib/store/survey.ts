@@ -15,7 +15,14 @@ import {type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from
 import type {Reader} from './metadata-backend.ts';
 import {isDocument, isMisfit, misplaced} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
-import {type Kept, keptByContainer, keptByContent, keptByImage, keptByLease, keptBySnapshot} from './refcounts.ts';
+import {
+  type References,
+  referencesOfContainer,
+  referencesOfContent,
+  referencesOfImage,
+  referencesOfLease,
+  referencesOfSnapshot,
+} from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './schema.ts';
 import {snapshotterNames} from './snapshotters.ts';
 
@@ -144,7 +151,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   }
   // A directory without records is no namespace.
   const namespaces = surveyed.filter(
-    (ns) => ns.record !== undefined || keptIn(ns).length > 0 || unreadable.some(({namespace}) => namespace === ns.name),
+    (ns) => ns.record !== undefined || referencesIn(ns).length > 0 || unreadable.some(({namespace}) => namespace === ns.name),
   );
   return {namespaces, unreadable, counts};
 }
@@ -160,12 +167,12 @@ function placeOf(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefin
 }
 
 /** What each record of a namespace keeps. */
-export const keptIn = ({images, containers, content, leases, snapshots}: SurveyedNamespace): readonly Kept[] => [
-  ...images.map(keptByImage),
-  ...containers.map(keptByContainer),
-  ...content.map(keptByContent),
-  ...leases.map(keptByLease),
-  ...snapshots.map(keptBySnapshot),
+export const referencesIn = ({images, containers, content, leases, snapshots}: SurveyedNamespace): readonly References[] => [
+  ...images.map(referencesOfImage),
+  ...containers.map(referencesOfContainer),
+  ...content.map(referencesOfContent),
+  ...leases.map(referencesOfLease),
+  ...snapshots.map(referencesOfSnapshot),
 ];
 
 /** Something in the state directory that is not as it should be, whatever the records say. */

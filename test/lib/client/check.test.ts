@@ -228,7 +228,7 @@ const SHALLOW: readonly Damage[] = [
       writeJSON(path('namespaces/default/refs', second!), {version: 1, n: 7});
       writeFileSync(path('namespaces/default/refs', third!), '{');
     },
-    finds: ['damage: counts of references: 3 differ from a recount'],
+    finds: ['damage: counts of references: 3 differ from a expectedCounts'],
   },
   {
     name: 'counts that are gone altogether',

@@ -9,7 +9,7 @@ import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
 import {collect, collectAll, type Graph, LEASE_OWNER, leaseOwnerLives, mark} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
-import {keptByLease, RefCounts} from '../../../src/lib/store/refcounts.ts';
+import {RefCounts, referencesOfLease} from '../../../src/lib/store/refcounts.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
 import {startScript} from '../../support/children.ts';
@@ -626,9 +626,9 @@ describe('counts of references', () => {
     const backend = new MemoryBackend();
     await backend.update('a namespace', (writer) => {
       writer.put('namespaces/a/namespace.json', {});
-      new RefCounts(writer).begin('a', true);
+      new RefCounts(writer).beginNamespace('a', true);
     });
-    const keeper = keptByLease(leaseRecord('l', {content: [d('x')]}));
+    const keeper = referencesOfLease(leaseRecord('l', {content: [d('x')]}));
     for (const kind of ['content', 'blob']) {
       await backend.update('a reference', (writer) => {
         const get = (path: string): unknown => {
@@ -646,16 +646,16 @@ describe('counts of references', () => {
           changesSince: () => undefined,
         });
         refs.change('a', undefined, keeper);
-        assert.equal(refs.isSound('a'), false);
+        assert.equal(refs.isConsistent('a'), false);
       });
       assert.equal(
-        backend.view((reader) => new RefCounts(reader).isSound('a')),
+        backend.view((reader) => new RefCounts(reader).isConsistent('a')),
         false,
         kind,
       );
       await backend.update('count anew', (writer) => new RefCounts(writer).rebuild(new Map([['a', [keeper]]])));
       assert.equal(
-        backend.view((reader) => new RefCounts(reader).isSound('a')),
+        backend.view((reader) => new RefCounts(reader).isConsistent('a')),
         true,
       );
     }

@@ -2,7 +2,7 @@
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import {withReserve} from '../../store/ballast.ts';
-import {collectAll, isMountLease, recountDoubtful} from '../../store/gc.ts';
+import {collectAll, isMountLease, recountIfInconsistent} from '../../store/gc.ts';
 import type {NamespaceRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
@@ -109,7 +109,7 @@ export function namespacesClient(context: Context): NamespacesClient {
         for (const {id} of ns.leases.list()) ns.leases.delete(id);
         tx.namespaces.delete(name);
         collectAll(store, tx);
-        recountDoubtful(tx);
+        recountIfInconsistent(tx);
       };
       await withReserve(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);

@@ -8,10 +8,17 @@ import {isFormerMountLease, leaseExpired} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../../store/records.ts';
-import {miscounted} from '../../store/refcounts.ts';
+import {wrongCounts} from '../../store/refcounts.ts';
 import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
-import {keptIn, type Oddity, type RecordSurvey, type SurveyedNamespace, surveyStructure, type Unreadable} from '../../store/survey.ts';
+import {
+  type Oddity,
+  type RecordSurvey,
+  referencesIn,
+  type SurveyedNamespace,
+  surveyStructure,
+  type Unreadable,
+} from '../../store/survey.ts';
 import type {Finding} from '../types/index.ts';
 import type {Pause} from './pause.ts';
 
@@ -353,8 +360,8 @@ class Inspector {
     if (unreadable.length > 0 || namespaces.some(({record}) => record === undefined)) return;
     // Counting begins with the first namespace.
     if (namespaces.length + counts.size === 0) return;
-    const wrong = miscounted(new Map(namespaces.map((ns) => [ns.name, keptIn(ns)])), counts);
+    const wrong = wrongCounts(new Map(namespaces.map((ns) => [ns.name, referencesIn(ns)])), counts);
     if (wrong.length > 0)
-      this.#add('damage', 'counts of references', `${wrong.length} differ from a recount`, this.#file(wrong[0]!), {kind: 'counts'});
+      this.#add('damage', 'counts of references', `${wrong.length} differ from a expectedCounts`, this.#file(wrong[0]!), {kind: 'counts'});
   }
 }

@@ -195,7 +195,7 @@ export class Repair {
     const isHere = sizeOf(store, digest) === descriptor.size;
     const action = isHere ? 'its content is present: record recreated' : await this.#fetch(descriptor, origins.sources(digest));
     if (action === undefined) return undefined;
-    if (isHere) store.settleBlobs([digest]);
+    if (isHere) store.syncBlobNames([digest]);
     // A document that has just come says itself what it keeps.
     const now = isHere ? origins : await findOrigins(store, this.#survey(), this.#pause);
     await store.update(`repair of content ${digest}`, (tx) => {
@@ -424,7 +424,7 @@ export class Repair {
     const {store} = this.#context;
     // Where records were moved away, what they kept was counted.
     if (problems.length === 0 && !this.#problems.some(({subject}) => RECORDS.includes(subject.kind))) return;
-    const counted = await store.update('recount of references', (tx) => {
+    const counted = await store.update('expectedCounts of references', (tx) => {
       const {unreadable, namespaces} = tx.survey();
       // A namespace that has lost its record has it again in the next round.
       const isReadable = unreadable.length === 0 && namespaces.every(({record}) => record !== undefined);

@@ -249,7 +249,7 @@ class Materialisation {
     });
     if (!here) {
       this.#emit(blob, 'committing', blob.size);
-      store.blobs.publish(key, blob.digest, {settle: false});
+      store.blobs.publish(key, blob.digest, {syncName: false});
       discardOthers(store, blob.digest, key);
     }
     if (unpack !== undefined && unpacked !== undefined) {

@@ -222,7 +222,7 @@ class Pull {
 
   /** Makes everything visible in one transaction: content, snapshots, the image last. */
   async #commit(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord> {
-    this.#store.settleBlobs([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
+    this.#store.syncBlobNames([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
     const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
       const ns = tx.namespace(this.#namespace);
       recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});

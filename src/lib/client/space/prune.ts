@@ -1,9 +1,9 @@
 /** `prune`: frees space. One transaction, or the rehearsal of one, decides what is removed. */
 import type {Digest} from '../../oci/descriptor.ts';
 import {withReserve} from '../../store/ballast.ts';
-import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountDoubtful} from '../../store/gc.ts';
+import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountIfInconsistent} from '../../store/gc.ts';
 import type {ImageRecord} from '../../store/records.ts';
-import {blobKey, layerKey, type Shared} from '../../store/refcounts.ts';
+import {blobKey, layerKey, type SharedKey} from '../../store/refcounts.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import {isAbandoned, runningContainers, sweepRuns} from '../running.ts';
@@ -22,7 +22,7 @@ export async function prune(context: Context, options: PruneOptions): Promise<Pr
 /** Records that a transaction dropped, and objects that nothing refers to afterwards. */
 interface Outcome {
   readonly pruned: readonly Pruned[];
-  readonly released: readonly Shared[];
+  readonly released: readonly SharedKey[];
 }
 
 class Prune {
@@ -31,7 +31,7 @@ class Prune {
   readonly #kinds: readonly PruneKind[];
   readonly #now = Date.now();
   /** Bytes on disk, as measured outside the lock. */
-  readonly #sizes = new Map<Shared, number>();
+  readonly #sizes = new Map<SharedKey, number>();
   /** Bytes on disk of the whole store. */
   #total = 0;
   /** Namespace and id of containers that have a living process. */
@@ -80,7 +80,7 @@ class Prune {
     for (const {disk} of [...blobs.values(), ...layers.values(), ...ingests.values()]) this.#total += disk;
   }
 
-  #size(key: Shared): number {
+  #size(key: SharedKey): number {
     const known = this.#sizes.get(key);
     if (known !== undefined) return known;
     const {blobs, layers} = this.#context.store;
@@ -100,7 +100,7 @@ class Prune {
     if (this.#kinds.includes('snapshots')) for (const ns of namespaces) this.#dropAbandoned(ns);
     if (this.#kinds.includes('images')) this.#dropImages(tx, namespaces);
     collectAll(store, tx);
-    recountDoubtful(tx);
+    recountIfInconsistent(tx);
     const after = new Set(recordsOf(tx).map(keyOf));
     return {pruned: before.filter((record) => !after.has(keyOf(record))), released: this.#unnamed(tx)};
   }
@@ -139,7 +139,7 @@ class Prune {
     const {store} = this.#context;
     // Garbage goes first; from then on the share of each image counts.
     const {releasedShared} = tx.refs;
-    let counted = new Set<Shared>();
+    let counted = new Set<SharedKey>();
     let left = 0;
     const countAll = (): void => {
       collectAll(store, tx);
@@ -169,10 +169,10 @@ class Prune {
   }
 
   /** Blobs and layers that no record refers to. */
-  #unnamed(tx: StoreTransaction): readonly Shared[] {
+  #unnamed(tx: StoreTransaction): readonly SharedKey[] {
     const {blobs, layers} = this.#context.store;
     const named = namedOf(tx);
-    const there: readonly Shared[] = [...blobs.list().map(blobKey), ...layers.list().map(layerKey)];
+    const there: readonly SharedKey[] = [...blobs.list().map(blobKey), ...layers.list().map(layerKey)];
     return there.filter((key) => !named.has(key));
   }
 
@@ -228,8 +228,8 @@ function recordsOf(tx: StoreTransaction): readonly Pruned[] {
 }
 
 /** Blobs and layers that a record refers to. */
-function namedOf(tx: StoreTransaction): ReadonlySet<Shared> {
-  const named = new Set<Shared>();
+function namedOf(tx: StoreTransaction): ReadonlySet<SharedKey> {
+  const named = new Set<SharedKey>();
   for (const {name} of tx.namespaces.list()) {
     const ns = tx.namespace(name);
     for (const {digest} of ns.content.list()) named.add(blobKey(digest));
