@@ -390,8 +390,8 @@ class Trial {
     return 1;
   }
 
-  /** What must hold of whatever a stop or a fault left. @param isGivenUp whether what was left is given up before it is done again */
-  async judge(place: Place, when: string, isGivenUp: boolean): Promise<void> {
+  /** What must hold of whatever a stop or a fault left. @param isReleased whether what was left is given up before it is done again */
+  async judge(place: Place, when: string, isReleased: boolean): Promise<void> {
     killedHere(place);
     assert.deepEqual(checkStore(rootOf(place)), [], when);
     const started = performance.now();
@@ -406,7 +406,7 @@ class Trial {
       when,
     );
     assert.deepEqual(seen(place).get('other'), this.#before!.seen.get('other'), `${when}: the bystander`);
-    if (isGivenUp) {
+    if (isReleased) {
       await giveUp(place);
       if (this.scenario.inSteps !== true) {
         const isAfter = this.isDone(place);

@@ -109,8 +109,8 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       const first = backend.update('first', (tx) => {
         tx.put('a.json', 1);
         for (const n of [1, 2])
-          tx.afterCommit((passed) => {
-            assert.equal(passed(), false);
+          tx.afterCommit((isOvertaken) => {
+            assert.equal(isOvertaken(), false);
             assert.deepEqual(all(backend, 'a.json'), [1], 'it is committed');
             order.push(`after ${n}`);
           });

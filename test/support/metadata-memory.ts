@@ -1,5 +1,5 @@
 /** Metadata without a disk. */
-import {type Backend, type Fault, Overlay, type Reader, type Writer} from '../../src/lib/store/metadata-backend.ts';
+import {type Backend, type Damage, type Reader, type Writer, WriteSet} from '../../src/lib/store/metadata-backend.ts';
 
 export class MemoryBackend implements Backend {
   readonly #documents = new Map<string, string>();
@@ -33,7 +33,7 @@ export class MemoryBackend implements Backend {
     return fn({...this.#reader, generation: this.#history.length});
   }
 
-  recall(path: string): unknown {
+  lastWritten(path: string): unknown {
     return this.#reader.get(path);
   }
 
@@ -41,29 +41,29 @@ export class MemoryBackend implements Backend {
     return 0;
   }
 
-  async settle(): Promise<void> {}
+  async applyPending(): Promise<void> {}
 
-  alone<T>(_purpose: string, fn: () => Promise<T>): Promise<T> {
+  withLock<T>(_purpose: string, fn: () => Promise<T>): Promise<T> {
     return fn();
   }
 
-  faults(): readonly Fault[] {
+  findDamage(): readonly Damage[] {
     return [];
   }
 
-  async mend(): Promise<ReadonlyMap<string, string>> {
+  async repair(): Promise<ReadonlyMap<string, string>> {
     return new Map();
   }
 
   async update<T>(_purpose: string, fn: (writer: Writer) => T): Promise<T> {
-    const overlay = new Overlay({...this.#reader, generation: this.#history.length});
-    const result = fn(overlay);
-    for (const [path, document] of overlay.writes) {
+    const writeSet = new WriteSet({...this.#reader, generation: this.#history.length});
+    const result = fn(writeSet);
+    for (const [path, document] of writeSet.writes) {
       if (document === undefined) this.#documents.delete(path);
       else this.#documents.set(path, JSON.stringify(document));
     }
-    if (overlay.writes.size > 0) this.#history.push([...overlay.writes.keys()]);
-    for (const action of overlay.actions) action(() => false);
+    if (writeSet.writes.size > 0) this.#history.push([...writeSet.writes.keys()]);
+    for (const action of writeSet.actions) action(() => false);
     return result;
   }
 }

@@ -7,7 +7,7 @@ import {isNearlyFull} from '../fs/free-space.ts';
 import {bootId} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/erofs.ts';
-import {statePath} from '../store/layout.ts';
+import {runtimeStatePath} from '../store/layout.ts';
 
 /** What this machine can do. */
 export interface ErofsSupport {
@@ -43,7 +43,7 @@ function readProbed(file: string): Probed {
  */
 export function probeErofs(stateDir: string, root: string): ErofsSupport {
   if (process.geteuid?.() !== 0) return {backing: undefined, reason: 'only root may mount'};
-  const file = statePath.erofs(stateDir);
+  const file = runtimeStatePath.erofs(stateDir);
   const place = nearestExisting(root);
   const filesystem = String(statSync(place).dev);
   const known = readProbed(file).filesystems[filesystem];

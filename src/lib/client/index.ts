@@ -1,6 +1,6 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
-import {keepReserve} from '../store/ballast.ts';
+import {maintainBallast} from '../store/ballast.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {containersClient} from './api/containers.ts';
@@ -102,7 +102,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     pull: async (ref, options = {}) => {
       const {pull} = await import('./pull/pull.ts');
       const result = await pull(context, name, ref, options);
-      await keepReserve(context.store);
+      await maintainBallast(context.store);
       return result;
     },
     run: async (ref, id, options = {}) => {

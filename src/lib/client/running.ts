@@ -16,7 +16,7 @@ import {
   sweepBundles,
 } from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
-import {statePath} from '../store/layout.ts';
+import {runtimeStatePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
 import type {Store} from '../store/store.ts';
 import type {Context, Running} from './context.ts';
@@ -32,7 +32,7 @@ export function isAbandoned({labels: {[TRANSIENT]: owner}}: ContainerRecord): bo
 }
 
 /** Directory of a namespace's bundles and of the runtime's state. */
-export const runDirectory = (context: Context, namespace: string): string => join(statePath.runs(context.stateDir), namespace);
+export const runDirectory = (context: Context, namespace: string): string => join(runtimeStatePath.runs(context.stateDir), namespace);
 
 /** Runs of a namespace, living and dead. */
 export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {
@@ -90,7 +90,7 @@ function readableContainers(store: Store, namespace: string): readonly Container
  */
 export async function sweepRuns(context: Context, only?: string): Promise<void> {
   const {housekeeping} = context.store;
-  for (const namespace of only === undefined ? listIfPresent(statePath.runs(context.stateDir)) : [only]) {
+  for (const namespace of only === undefined ? listIfPresent(runtimeStatePath.runs(context.stateDir)) : [only]) {
     const directory = runDirectory(context, namespace);
     for (const {id, state} of await listNamespaceRuns(context, namespace)) {
       if (state !== 'stale') continue;

@@ -44,12 +44,12 @@ const STAT_BLOCK = 512;
 /** Bytes that the removal of a document adds to a record of the journal, besides the document: its path twice, and what is around it. */
 export const removalBytes = (path: string): number => 2 * path.length + 64;
 
-export class Reserve {
+export class Ballast {
   readonly #layout: Layout;
   readonly #directory: string;
   readonly #space: string;
   #removals = 0;
-  #givenUp = false;
+  #released = false;
 
   constructor(layout: Layout) {
     this.#layout = layout;
@@ -58,8 +58,8 @@ export class Reserve {
   }
 
   /** Whether it is given up for a removal of this process: nothing else may take its space then. */
-  get isGivenUp(): boolean {
-    return this.#givenUp;
+  get isReleased(): boolean {
+    return this.#released;
   }
 
   /** Whether a removal of this process is under way. */
@@ -67,32 +67,32 @@ export class Reserve {
     return this.#removals > 0;
   }
 
-  begin(): void {
+  beginRemoval(): void {
     this.#removals++;
-    this.giveUp();
+    this.release();
   }
 
-  end(): void {
-    if (--this.#removals === 0) this.#givenUp = false;
+  endRemoval(): void {
+    if (--this.#removals === 0) this.#released = false;
   }
 
   /** Where the disk is all but full, gives up the rest of the cache and the reserve: the spare only where the disk is full even then. */
-  giveUp(): void {
+  release(): void {
     try {
       const size = this.#open((fd) => fstatSync(fd).size) ?? 0;
       if (!isNearlyFull(this.#layout.root, size)) return;
-      this.#givenUp = true;
+      this.#released = true;
       for (const name of listIfPresent(this.#layout.cache))
         if (name !== 'reserve') rmSync(join(this.#layout.cache, name), {recursive: true, force: true});
-      this.#cut(size, SPARE_BYTES, SPARE_INODES);
-      if (!hasRoom(this.#layout.root, SPARE_BYTES / 2, SPARE_INODES / 2)) this.#cut(size, 0, 0);
+      this.#truncateTo(size, SPARE_BYTES, SPARE_INODES);
+      if (!hasRoom(this.#layout.root, SPARE_BYTES / 2, SPARE_INODES / 2)) this.#truncateTo(size, 0, 0);
     } catch {
       // It is not there, or not ours: the removal says what is wrong.
     }
   }
 
   /** Keeps so many bytes and inodes of the reserve. */
-  #cut(size: number, bytes: number, inodes: number): void {
+  #truncateTo(size: number, bytes: number, inodes: number): void {
     this.#open((fd) => {
       for (const name of this.#inodeFiles()) if (Number(name) >= inodes) unlinkIfPresent(join(this.#directory, name));
       ftruncateSync(fd, bytes);
@@ -117,7 +117,7 @@ export class Reserve {
           return;
         }
         // Where it has holes on a full disk, a removal that is about to begin counts on what is free.
-        const isFree = this.#isWhole(before) || !isNearlyFull(this.#layout.root, 2 * Math.max(size, NEARLY_FULL_BYTES));
+        const isFree = this.#isFull(before) || !isNearlyFull(this.#layout.root, 2 * Math.max(size, NEARLY_FULL_BYTES));
         ftruncateSync(fd, size + bytes);
         if (isFree && this.#fill(fd, size)) return;
         ftruncateSync(fd, size);
@@ -143,33 +143,33 @@ export class Reserve {
   }
 
   /** Whether it was made, and its length is known. */
-  get isMade(): boolean {
+  get isCreated(): boolean {
     return (statSync(this.#space, {throwIfNoEntry: false})?.size ?? 0) >= BASE_BYTES;
   }
 
   /** Whether all of it is set aside. */
-  get isWhole(): boolean {
+  get isFull(): boolean {
     const stat = statSync(this.#space, {throwIfNoEntry: false});
-    return stat !== undefined && this.#isWhole(stat);
+    return stat !== undefined && this.#isFull(stat);
   }
 
-  #isWhole({size, blocks}: Stats): boolean {
+  #isFull({size, blocks}: Stats): boolean {
     return size >= BASE_BYTES && blocks * STAT_BLOCK >= size && this.#inodeFiles().length >= INODES;
   }
 
   /** Makes it for the records that are there, under the store's lock, with nothing left to apply. */
-  make(): void {
+  create(): void {
     for (const directory of [this.#layout.cache, this.#directory]) makeDirectory(directory);
     const fd = openSync(this.#space, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
-      ftruncateSync(fd, BASE_BYTES + weigh(this.#layout.root));
+      ftruncateSync(fd, BASE_BYTES + removalBytesOfAll(this.#layout.root));
     } finally {
       closeSync(fd);
     }
   }
 
   /** Sets aside what was given up, as far as there is room, under the store's lock. */
-  fill(): void {
+  refill(): void {
     this.#open((fd) => this.#fill(fd, 0));
   }
 
@@ -224,7 +224,7 @@ function makeDirectory(path: string): void {
 }
 
 /** Bytes that the removal of every record adds to the journal's record of it. */
-function weigh(root: string): number {
+function removalBytesOfAll(root: string): number {
   let bytes = 0;
   const visit = (path: string): void => {
     for (const entry of readdirSync(join(root, path), {withFileTypes: true})) {
@@ -239,22 +239,22 @@ function weigh(root: string): number {
 }
 
 /** Makes the reserve where it is missing, sets aside what was given up, and then applies what could not be for want of room. Never fails. */
-export async function keepReserve(store: Store): Promise<void> {
+export async function maintainBallast(store: Store): Promise<void> {
   try {
-    if (store.exists() && (!store.reserve.isWhole || store.pending() > 0)) await store.settle();
+    if (store.exists() && (!store.ballast.isFull || store.pending() > 0)) await store.applyPending();
   } catch {
     // A disk that is not to be written, or a store that is not for us: then there is none.
   }
 }
 
 /** Runs what removes something. When the disk is all but full, the reserve is given up for it before, and made anew of what it gave back. */
-export async function withReserve<T>(store: Store, action: () => Promise<T>): Promise<T> {
+export async function withBallast<T>(store: Store, action: () => Promise<T>): Promise<T> {
   if (!store.exists()) return action();
-  store.reserve.begin();
+  store.ballast.beginRemoval();
   try {
     return await action();
   } finally {
-    store.reserve.end();
-    await keepReserve(store);
+    store.ballast.endRemoval();
+    await maintainBallast(store);
   }
 }

@@ -27,7 +27,7 @@ import {type Expected, verifyExpected} from './content.ts';
 import {Housekeeping} from './housekeeping.ts';
 import {moveToTrash} from './layer-store.ts';
 import type {Layout} from './layout.ts';
-import {MEND, MEND_BYTES} from './record-files.ts';
+import {DEEP_REPAIR_HINT, REPAIR_HINT} from './record-files.ts';
 import type {IngestInfo} from './records.ts';
 import {parseIngest, RECORD_VERSION} from './schema.ts';
 
@@ -81,7 +81,10 @@ export class BlobStore {
   }
 
   #noFile(digest: Digest): ErrdefsError {
-    return new ErrdefsError('data_loss', `content ${digest} is not a file on disk`, {hint: MEND, details: {path: this.path(digest)}});
+    return new ErrdefsError('data_loss', `content ${digest} is not a file on disk`, {
+      hint: REPAIR_HINT,
+      details: {path: this.path(digest)},
+    });
   }
 
   /**
@@ -100,7 +103,7 @@ export class BlobStore {
         hint: 'the image is malformed: its publisher has to fix it',
       });
     throw new ErrdefsError('data_loss', `content ${desc.digest} has ${size} B on disk instead of ${desc.size} B`, {
-      hint: MEND,
+      hint: REPAIR_HINT,
       details: {path: this.path(desc.digest)},
     });
   }
@@ -145,7 +148,10 @@ export class BlobStore {
   }
 
   #wrongBytes(digest: Digest, actual: string): ErrdefsError {
-    return new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {hint: MEND_BYTES, details: {path: this.path(digest)}});
+    return new ErrdefsError('data_loss', `content ${digest} is ${actual} on disk`, {
+      hint: DEEP_REPAIR_HINT,
+      details: {path: this.path(digest)},
+    });
   }
 
   /**
@@ -285,8 +291,8 @@ export class BlobStore {
     const [file, data] = [join(directory, 'info.json'), join(directory, 'data')];
     try {
       if (this.ingestState(key) === undefined) {
-        const misfit = [file, data].some((path) => isNoFile(path));
-        if (misfit) this.discardIngest(key);
+        const isReplaceable = ![file, data].some((path) => isNoFile(path));
+        if (!isReplaceable) this.discardIngest(key);
         writeAtomic(file, `${JSON.stringify({version: RECORD_VERSION, ...info, startedAt: new Date().toISOString()})}\n`, {sync: false});
       }
     } catch (err) {

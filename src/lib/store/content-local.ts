@@ -290,7 +290,7 @@ class LocalWriter implements ContentWriter {
       blobs.discardIngestQuietly(this.#key);
       return made;
     } catch (err) {
-      if (published) this.#store.noteGarbage();
+      if (published) this.#store.markNeedsFullGc();
       else if (hasCode(err, 'already_exists')) blobs.discardIngestQuietly(this.#key);
       throw err;
     }

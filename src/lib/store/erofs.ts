@@ -132,7 +132,7 @@ function copyBytes(from: number, start: number, to: number, at: number): void {
 function joinFiles(directory: string, index: number): void {
   const [tar, image] = [EROFS_TAR, EROFS_IMAGE].map((name) => join(directory, name)) as [string, string];
   const start = fstatSync(index).size;
-  const isInserted = makesRoom(tar, start);
+  const isInserted = insertRange(tar, start);
   const joined = openSync(isInserted ? tar : image, isInserted ? 'r+' : 'wx+', 0o600);
   try {
     if (!isInserted) copyFile(tar, joined, start);
@@ -146,7 +146,7 @@ function joinFiles(directory: string, index: number): void {
 }
 
 /** @returns false where the filesystem, or this machine's fallocate, cannot: then the file is as it was */
-function makesRoom(path: string, length: number): boolean {
+function insertRange(path: string, length: number): boolean {
   try {
     return runSync('fallocate', ['--insert-range', '--length', String(length), path], {package: 'util-linux'}).status === 0;
   } catch (err) {
@@ -221,7 +221,7 @@ export function indexedDefect(directory: string, expected: Readonly<Record<strin
 }
 
 /** Puts a layer's tar into `directory`, which is made, as the tar of a layer that is to be indexed. */
-export function placeTar({path, start, backing}: IndexedTar, directory: string): void {
+export function linkOrCopyTar({path, start, backing}: IndexedTar, directory: string): void {
   mkdirSync(directory, {recursive: true});
   const tar = join(directory, EROFS_TAR);
   if (backing === 'files') {

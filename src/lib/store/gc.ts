@@ -41,7 +41,7 @@ export interface Graph {
 export const LEASE_OWNER = 'berth/owner';
 
 /** Whether the process that made a lease lives; `undefined` when the lease does not say who made it, or it cannot be seen from here. */
-export function leaseOwnerLives(lease: LeaseRecord): boolean | undefined {
+export function isLeaseOwnerAlive(lease: LeaseRecord): boolean | undefined {
   const owner = parseIdentity(lease.labels[LEASE_OWNER] ?? '');
   const life = owner === undefined ? 'unknown' : liveness(owner);
   return life === 'unknown' ? undefined : life === 'alive';
@@ -61,11 +61,11 @@ export const isFormerMountLease = ({labels: {[LEASE_MOUNT]: boot}}: LeaseRecord)
 export const isMountLease = ({labels}: LeaseRecord): boolean => labels[LEASE_MOUNT] === bootId();
 
 /** Whether nobody means to go on with what a lease keeps, as far as can be seen. */
-export const leaseAbandoned = (lease: LeaseRecord): boolean =>
-  leaseOwnerLives(lease) === false || (lease.labels[LEASE_MOUNT] !== undefined && !isMountLease(lease));
+export const isLeaseAbandoned = (lease: LeaseRecord): boolean =>
+  isLeaseOwnerAlive(lease) === false || (lease.labels[LEASE_MOUNT] !== undefined && !isMountLease(lease));
 
-export const leaseExpired = (lease: LeaseRecord, now: number): boolean =>
-  !isRootAt(referencesOfLease(lease), now) && leaseOwnerLives(lease) !== true && !isMountLease(lease);
+export const isLeaseExpired = (lease: LeaseRecord, now: number): boolean =>
+  !isRootAt(referencesOfLease(lease), now) && isLeaseOwnerAlive(lease) !== true && !isMountLease(lease);
 
 /** What the objects of a graph keep. */
 const referencesIn = ({images, containers, content, snapshots}: Graph): readonly References[] => [
@@ -140,11 +140,11 @@ export function collect(store: Store, tx: StoreTransaction): void {
   }
   const {releasedShared} = tx.refs;
   tx.refs.willCollectShared();
-  tx.afterCommit((passed) => {
+  tx.afterCommit((isOvertaken) => {
     for (const key of releasedShared) {
-      if (passed()) return;
+      if (isOvertaken()) return;
       const name = key.slice(key.indexOf('/') + 1);
-      if (!(key.startsWith('blob/') ? discardBlob(store, name as Digest) : discardLayer(store, name))) store.noteGarbage();
+      if (!(key.startsWith('blob/') ? discardBlob(store, name as Digest) : discardLayer(store, name))) store.markNeedsFullGc();
     }
     sweepLeftovers(store, now);
   });
@@ -192,7 +192,7 @@ function dropUnmarked(
 ): {readonly left: Graph; readonly dropped: Pick<Collected, 'images' | 'content' | 'snapshots' | 'leases'>} {
   const ns = tx.namespace(name);
   const all = graphOf(ns);
-  const leases = all.leases.filter((lease) => !leaseExpired(lease, now));
+  const leases = all.leases.filter((lease) => !isLeaseExpired(lease, now));
   const live = mark({...all, leases}, now);
   const left: Graph = {
     leases,
@@ -234,17 +234,17 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
     }
   }
   tx.refs.willCollectShared();
-  tx.afterCommit((passed) => {
+  tx.afterCommit((isOvertaken) => {
     let isAllGone = true;
     for (const digest of store.blobs.list()) {
       if (blobs.has(digest)) continue;
-      if (passed()) return;
+      if (isOvertaken()) return;
       if (discardBlob(store, digest)) dropped.blobs++;
       else isAllGone = false;
     }
     for (const layer of store.layers.list()) {
       if (layers.has(layer)) continue;
-      if (passed()) return;
+      if (isOvertaken()) return;
       if (discardLayer(store, layer)) dropped.layers++;
       else isAllGone = false;
     }

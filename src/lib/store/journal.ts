@@ -42,11 +42,11 @@ import {
 } from '../fs/durable.ts';
 import {acquireLock, type Lock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
-import {Reserve, removalBytes} from './ballast.ts';
+import {Ballast, removalBytes} from './ballast.ts';
 import {Housekeeping} from './housekeeping.ts';
 import {type Layout, recordPath} from './layout.ts';
-import {type Backend, type Fault, Overlay, type Reader, type Writer} from './metadata-backend.ts';
-import {assertPlace, isMisfit, listDirectories, listDocuments, readDocument} from './record-files.ts';
+import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-backend.ts';
+import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument} from './record-files.ts';
 
 /** Generations between two checkpoints, and the number that stays readable behind the newest. */
 const KEEP = 64;
@@ -86,9 +86,9 @@ interface Pending {
   readonly records: readonly RedoRecord[];
 }
 
-const newest = ({applied, records}: Pending): number => applied + records.length;
+const newestGeneration = ({applied, records}: Pending): number => applied + records.length;
 
-const digits = (generation: number): string => String(generation).padStart(16, '0');
+const recordName = (generation: number): string => String(generation).padStart(16, '0');
 
 const isObject = (value: unknown): value is Documents => typeof value === 'object' && value !== null && !Array.isArray(value);
 
@@ -96,16 +96,16 @@ export class JournalBackend implements Backend {
   readonly #layout: Layout;
   readonly #lockTimeoutMs: number;
   readonly #housekeeping: Housekeeping;
-  readonly #reserve: Reserve;
+  readonly #ballast: Ballast;
   readonly #checkpointFile: string;
   readonly #appliedFile: string;
   /** Record files that were seen, and that never reached the disk. */
-  readonly #torn = new Set<string>();
+  readonly #lostFiles = new Set<string>();
 
   /** @param options.lockTimeoutMs how long a change waits for another's, in milliseconds */
-  constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping; readonly reserve?: Reserve}) {
+  constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping; readonly ballast?: Ballast}) {
     this.#layout = layout;
-    this.#reserve = options.reserve ?? new Reserve(layout);
+    this.#ballast = options.ballast ?? new Ballast(layout);
     this.#lockTimeoutMs = options.lockTimeoutMs;
     this.#housekeeping = options.housekeeping ?? new Housekeeping();
     this.#checkpointFile = join(layout.journal, 'checkpoint');
@@ -114,15 +114,15 @@ export class JournalBackend implements Backend {
 
   view<T>(fn: (reader: Reader) => T): T {
     for (let attempt = 1; ; attempt++) {
-      const {reader, generation} = this.#snapshot();
+      const {reader, generation} = this.#openReader();
       // Old records go first: where this one is still there, none after it has come and gone.
-      const isOver = (): boolean =>
+      const hasNewerCommit = (): boolean =>
         existsSync(this.#file(generation + 1)) || (!existsSync(this.#file(generation)) && this.#appliedNow() > generation);
       try {
         const result = fn(reader);
-        if (!isOver()) return result;
+        if (!hasNewerCommit()) return result;
       } catch (err) {
-        if (!isOver()) throw err;
+        if (!hasNewerCommit()) throw err;
       }
       // It may have seen half of a change.
       const past = this.#asOf(generation, reader);
@@ -141,17 +141,17 @@ export class JournalBackend implements Backend {
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
     using _lock = await this.#lock(purpose);
     // Another removal may have taken it back meanwhile.
-    if (this.#reserve.isRemoving) this.#reserve.giveUp();
+    if (this.#ballast.isRemoving) this.#ballast.release();
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const pending = this.#catchUp();
-      const generation = newest(pending);
-      const overlay = new Overlay(this.#over(this.#disk(generation), pending.records));
-      const result = fn(overlay);
-      const changed = overlay.writes.size > 0;
-      if (changed && !this.#commit(overlay, pending)) continue;
-      if (this.#torn.size > 0) this.#replay();
-      const passed = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
-      this.#follow(overlay, passed);
+      const generation = newestGeneration(pending);
+      const writeSet = new WriteSet(this.#withPending(this.#disk(generation), pending.records));
+      const result = fn(writeSet);
+      const changed = writeSet.writes.size > 0;
+      if (changed && !this.#commit(writeSet, pending)) continue;
+      if (this.#lostFiles.size > 0) this.#rewriteLost();
+      const isOvertaken = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
+      this.#runAfterCommit(writeSet, isOvertaken);
       return result;
     }
     throw new ErrdefsError('aborted', `${purpose}: overtaken by other writers ${UPDATE_ATTEMPTS} times`, {hint: 'run it again'});
@@ -160,44 +160,44 @@ export class JournalBackend implements Backend {
   async #lock(purpose: string): Promise<Lock> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return this.#inherit(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
+        return this.#takeOver(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
       } catch (err) {
-        if (!this.#reserve.isRemoving || !hasCode(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
-        this.#reserve.giveUp();
+        if (!this.#ballast.isRemoving || !hasCode(err, 'resource_exhausted') || attempt === LOCK_ATTEMPTS) throw err;
+        this.#ballast.release();
       }
     }
   }
 
   /** A holder that died with the lock may have left something half done. */
-  #inherit(lock: Lock): Lock {
+  #takeOver(lock: Lock): Lock {
     if (lock.inherited) {
-      noteGarbage(this.#layout);
+      markNeedsFullGc(this.#layout);
       this.#sweepTemporary(this.#layout.journal);
     }
     return lock;
   }
 
-  async alone<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
+  async withLock<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
     using _lock = await this.#lock(purpose);
     return await fn();
   }
 
   pending(): number {
-    return this.#after(this.#appliedNow()).length;
+    return this.#recordsAfter(this.#appliedNow()).length;
   }
 
-  async settle(): Promise<void> {
+  async applyPending(): Promise<void> {
     const purpose = 'changes that a full disk left pending';
-    using _lock = this.#inherit(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
-    const isMade = this.#reserve.isMade;
+    using _lock = this.#takeOver(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
+    const isCreated = this.#ballast.isCreated;
     // Before what is pending takes the room: that is read, and removed, as it is.
-    if (isMade) this.#reserve.fill();
-    if (this.#catchUp().records.length > 0 || isMade) return;
-    this.#reserve.make();
-    this.#reserve.fill();
+    if (isCreated) this.#ballast.refill();
+    if (this.#catchUp().records.length > 0 || isCreated) return;
+    this.#ballast.create();
+    this.#ballast.refill();
   }
 
-  recall(path: string): unknown {
+  lastWritten(path: string): unknown {
     for (const generation of this.#generations().toSorted((a, b) => b - a)) {
       const writes = this.#read(generation)?.writes;
       if (writes !== undefined && Object.hasOwn(writes, path)) return writes[path] ?? undefined;
@@ -205,18 +205,18 @@ export class JournalBackend implements Backend {
     return undefined;
   }
 
-  faults(): readonly Fault[] {
+  findDamage(): readonly Damage[] {
     const checkpoint = this.#readCheckpoint();
     const applied = this.#applied(checkpoint);
     const generations = new Set(this.#generations());
-    const faults = new Map<string, string>();
+    const damages = new Map<string, string>();
     const look = (path: string, action: () => void): void => {
       try {
         action();
       } catch (err) {
         if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
-        const at = isMisfit(err) ? err.details.misfit : path;
-        faults.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
+        const at = isWrongType(err) ? err.details.misfit : path;
+        damages.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
       }
     };
     for (const [path, parse] of [
@@ -226,37 +226,37 @@ export class JournalBackend implements Backend {
       const stat = lstatSync(path, {throwIfNoEntry: false});
       // Of an earlier boot nobody believes it, and a power loss may have torn it: it is written in place, and not synced.
       const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
-      if (stat !== undefined && !isVoid && parse(readLoosely(path)) === undefined) faults.set(path, 'is malformed');
+      if (stat !== undefined && !isVoid && parse(readOrUndefined(path)) === undefined) damages.set(path, 'is malformed');
     }
     for (const generation of generations)
       look(this.#file(generation), () => {
         const file = this.#file(generation);
         const {writes} = this.#read(generation) ?? {writes: {}};
-        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) faults.set(file, 'is a symbolic link');
-        if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertPlace(this.#layout.root, path));
+        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) damages.set(file, 'is a symbolic link');
+        if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertReplaceable(this.#layout.root, path));
       });
     for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
-      if (!generations.has(generation)) faults.set(this.#file(generation), 'is missing, although later ones exist');
-    return [...faults].map(([path, problem]) => ({path, problem}));
+      if (!generations.has(generation)) damages.set(this.#file(generation), 'is missing, although later ones exist');
+    return [...damages].map(([path, problem]) => ({path, problem}));
   }
 
   /**
    * A record of the journal that is lost leaves the others as they are: each document in them is whole. What the record files have
    * then, they are, and are brought to the disk; nothing before is needed any more.
    */
-  async mend(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
+  async repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
     using _lock = await this.#lock('repair of the journal');
     const done = new Map<string, string>();
-    const faults = this.faults();
-    if (faults.length === 0) return done;
+    const damages = this.findDamage();
+    if (damages.length === 0) return done;
     const {root, journal} = this.#layout;
     const isRecord = (path: string): boolean => dirname(path) === journal && /^\d{16}$/.test(basename(path));
-    for (const {path} of faults) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
+    for (const {path} of damages) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
     try {
       const checkpoint = this.#readCheckpoint();
       const applied = this.#applied(checkpoint);
       const generations = this.#generations();
-      const lost = new Set(faults.map(({path}) => path));
+      const lost = new Set(damages.map(({path}) => path));
       const rest = generations.filter((generation) => generation > checkpoint.generation && !lost.has(this.#file(generation)));
       this.#write(merged(rest.toSorted((a, b) => a - b).map((generation) => this.#read(generation)!)), true);
       const last = Math.max(applied, ...generations);
@@ -264,12 +264,12 @@ export class JournalBackend implements Backend {
       for (const path of [journal, root]) syncIfPresent(path);
       writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: last, bootId: bootId()})}\n`, {sync: true});
       this.#markApplied(last);
-      for (const {path} of faults.filter((fault) => isRecord(fault.path))) {
+      for (const {path} of damages.filter((damage) => isRecord(damage.path))) {
         const place = moveAway(path);
         const what = Number(basename(path)) <= applied ? 'the records hold its changes' : 'changes that only it held may be lost';
         done.set(path, place === undefined ? what : `moved to ${place}; ${what}`);
       }
-      noteGarbage(this.#layout);
+      markNeedsFullGc(this.#layout);
       return done;
     } catch (err) {
       throw fromErrno(err, 'unable to repair the journal');
@@ -280,7 +280,7 @@ export class JournalBackend implements Backend {
   #disk(generation: number): Reader {
     return {
       generation,
-      changesSince: (since) => this.#changes(since, generation),
+      changesSince: (since) => this.#changedPaths(since, generation),
       get: (path, asStored = false) => (asStored ? readDocument(this.#layout.root, path) : this.#document(path, generation)),
       list: (directory) => listDocuments(this.#layout.root, directory),
       directories: (directory) => listDirectories(this.#layout.root, directory),
@@ -292,7 +292,7 @@ export class JournalBackend implements Backend {
   /** What the journal has written since its checkpoint, and a power loss would bring back, and whose file is not there. */
   #lost(): readonly string[] {
     const checkpoint = this.#readCheckpoint();
-    const writes = merged(this.#after(checkpoint.generation, this.#applied(checkpoint)));
+    const writes = merged(this.#recordsAfter(checkpoint.generation, this.#applied(checkpoint)));
     const isMissing = (path: string): boolean => {
       try {
         return lstatSync(join(this.#layout.root, path), {throwIfNoEntry: false}) === undefined;
@@ -305,7 +305,7 @@ export class JournalBackend implements Backend {
   }
 
   /** Paths that the generations after `since` up to `until` changed; `undefined` when the journal does not reach back so far. */
-  #changes(since: number, until: number): ReadonlySet<string> | undefined {
+  #changedPaths(since: number, until: number): ReadonlySet<string> | undefined {
     if (since > until) return undefined;
     const changed = new Set<string>();
     for (let generation = since + 1; generation <= until; generation++) {
@@ -317,7 +317,7 @@ export class JournalBackend implements Backend {
   }
 
   #file(generation: number): string {
-    return join(this.#layout.journal, digits(generation));
+    return join(this.#layout.journal, recordName(generation));
   }
 
   /** @returns `undefined` when there is no such generation yet, or no more @throws data_loss */
@@ -341,11 +341,11 @@ export class JournalBackend implements Backend {
   #applied(checkpoint: Checkpoint): number {
     // What was applied in another boot may not have reached the disk.
     if (checkpoint.bootId !== bootId()) return checkpoint.generation;
-    return Math.max(parseApplied(readLoosely(this.#appliedFile)) ?? 0, checkpoint.generation);
+    return Math.max(parseApplied(readOrUndefined(this.#appliedFile)) ?? 0, checkpoint.generation);
   }
 
   #markApplied(generation: number): void {
-    const number = digits(generation);
+    const number = recordName(generation);
     const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
       writeSync(fd, `${number} ${number}\n`, 0);
@@ -356,7 +356,7 @@ export class JournalBackend implements Backend {
 
   /** A checkpoint that is lost or damaged costs only time: everything that the journal still has is applied again. */
   #readCheckpoint(): Checkpoint {
-    const checkpoint = parseCheckpoint(readLoosely(this.#checkpointFile));
+    const checkpoint = parseCheckpoint(readOrUndefined(this.#checkpointFile));
     if (checkpoint !== undefined) return checkpoint;
     const generations = new Set(this.#generations());
     let generation = Math.max(0, ...generations);
@@ -375,10 +375,10 @@ export class JournalBackend implements Backend {
   }
 
   /** What a reader sees: the record files, and over them what is committed and not applied. */
-  #snapshot(): {reader: Reader; generation: number} {
+  #openReader(): {reader: Reader; generation: number} {
     const applied = this.#appliedNow();
-    const records = this.#after(applied);
-    const generation = newest({applied, records});
+    const records = this.#recordsAfter(applied);
+    const generation = newestGeneration({applied, records});
     // As in #apply: somebody may be told of it.
     if (records.length > 0) {
       try {
@@ -387,14 +387,14 @@ export class JournalBackend implements Backend {
         throw fromErrno(err, 'journal');
       }
     }
-    return {reader: this.#over(this.#disk(generation), records), generation};
+    return {reader: this.#withPending(this.#disk(generation), records), generation};
   }
 
-  #over(disk: Reader, records: readonly RedoRecord[]): Reader {
+  #withPending(disk: Reader, records: readonly RedoRecord[]): Reader {
     if (records.length === 0) return disk;
-    const overlay = new Overlay(disk);
-    for (const [path, document] of Object.entries(merged(records))) overlay.put(path, document ?? undefined);
-    return overlay;
+    const writeSet = new WriteSet(disk);
+    for (const [path, document] of Object.entries(merged(records))) writeSet.put(path, document ?? undefined);
+    return writeSet;
   }
 
   /** The document at `path`, from the journal where its file never reached the disk. */
@@ -403,15 +403,15 @@ export class JournalBackend implements Backend {
       return readDocument(this.#layout.root, path);
     } catch (err) {
       if (!isUnwritten(join(this.#layout.root, path))) throw err;
-      const document = this.#recall(path, generation);
+      const document = this.#writtenAt(path, generation);
       if (document === undefined) throw err;
-      this.#torn.add(path);
+      this.#lostFiles.add(path);
       return document;
     }
   }
 
   /** What was last written at `path` up to `generation`; `undefined` when it was removed, or is older than the journal. */
-  #recall(path: string, generation: number): unknown {
+  #writtenAt(path: string, generation: number): unknown {
     for (let g = generation, record = this.#read(g); record !== undefined; record = this.#read(--g))
       if (Object.hasOwn(record.writes, path)) return record.writes[path] ?? undefined;
     return undefined;
@@ -432,7 +432,7 @@ export class JournalBackend implements Backend {
         seen++;
       }
     };
-    const past = new Overlay({
+    const past = new WriteSet({
       generation,
       changesSince: (since) => reader.changesSince(since),
       get: (path, asStored) => {
@@ -462,8 +462,9 @@ export class JournalBackend implements Backend {
   }
 
   /** Runs what is to follow a commit, each whatever becomes of the others. */
-  #follow({actions}: Overlay, passed: () => boolean): void {
-    for (const action of actions) if (!this.#housekeeping.attempt(this.#layout.root, () => action(passed))) noteGarbage(this.#layout);
+  #runAfterCommit({actions}: WriteSet, isOvertaken: () => boolean): void {
+    for (const action of actions)
+      if (!this.#housekeeping.attempt(this.#layout.root, () => action(isOvertaken))) markNeedsFullGc(this.#layout);
   }
 
   /** Removes what killed writers left half-written in these directories. */
@@ -476,14 +477,14 @@ export class JournalBackend implements Backend {
     try {
       const checkpoint = this.#readCheckpoint();
       let applied = this.#applied(checkpoint);
-      let records = this.#after(applied);
+      let records = this.#recordsAfter(applied);
       // A removal needs what it has been given for its own record first.
-      while (records.length > 0 && !this.#reserve.isGivenUp && this.#apply(records)) {
+      while (records.length > 0 && !this.#ballast.isReleased && this.#apply(records)) {
         applied += records.length;
-        records = this.#after(applied);
+        records = this.#recordsAfter(applied);
       }
       if (checkpoint.bootId !== bootId() && records.length === 0) {
-        if (applied > 0) noteGarbage(this.#layout);
+        if (applied > 0) markNeedsFullGc(this.#layout);
         unlessFull(() => this.#checkpoint(checkpoint, applied));
       }
       return {applied, records};
@@ -493,16 +494,16 @@ export class JournalBackend implements Backend {
   }
 
   /** Writes the record files that never reached the disk, and all others since the checkpoint that are not what they should be. */
-  #replay(): void {
+  #rewriteLost(): void {
     const checkpoint = this.#readCheckpoint();
     const applied = this.#applied(checkpoint);
-    const torn = [...this.#torn].map((path) => [path, this.#recall(path, applied) ?? null]);
-    const since = merged(this.#after(checkpoint.generation, applied));
-    if (unlessFull(() => this.#write({...Object.fromEntries(torn), ...since}, true))) this.#torn.clear();
+    const torn = [...this.#lostFiles].map((path) => [path, this.#writtenAt(path, applied) ?? null]);
+    const since = merged(this.#recordsAfter(checkpoint.generation, applied));
+    if (unlessFull(() => this.#write({...Object.fromEntries(torn), ...since}, true))) this.#lostFiles.clear();
   }
 
   /** Every record after `generation`, up to `last`. */
-  #after(generation: number, last = Number.POSITIVE_INFINITY): readonly RedoRecord[] {
+  #recordsAfter(generation: number, last = Number.POSITIVE_INFINITY): readonly RedoRecord[] {
     const records: RedoRecord[] = [];
     for (let next = generation + 1; next <= last; next++) {
       const record = this.#read(next);
@@ -513,20 +514,20 @@ export class JournalBackend implements Backend {
   }
 
   /** Commits and applies. @returns false when the next generation was committed by another */
-  #commit(overlay: Overlay, pending: Pending): boolean {
-    const generation = overlay.generation + 1;
+  #commit(writeSet: WriteSet, pending: Pending): boolean {
+    const generation = writeSet.generation + 1;
     const documents = (get: (path: string) => unknown): Documents =>
-      Object.fromEntries([...overlay.writes.keys()].map((path) => [path, get(path) ?? null]));
-    const before = documents((path) => unlessDamaged(() => overlay.before(path)));
-    const writes = documents((path) => overlay.get(path));
+      Object.fromEntries([...writeSet.writes.keys()].map((path) => [path, get(path) ?? null]));
+    const before = documents((path) => unlessDamaged(() => writeSet.before(path)));
+    const writes = documents((path) => writeSet.get(path));
     const record: RedoRecord = {version: 1, generation, writes, before};
     const [writesText, beforeText] = [JSON.stringify(writes), JSON.stringify(before)];
     const text = `{"version":1,"generation":${generation},"writes":${writesText},"before":${beforeText}}\n`;
     let growth = Buffer.byteLength(writesText) - Buffer.byteLength(beforeText);
-    for (const path of overlay.writes.keys())
+    for (const path of writeSet.writes.keys())
       growth += (Number(writes[path] !== null) - Number(before[path] !== null)) * removalBytes(path);
     let checkpoint: Checkpoint;
-    if (growth > 0) this.#reserve.grow(growth);
+    if (growth > 0) this.#ballast.grow(growth);
     let committed = false;
     try {
       const directory = this.#openJournal();
@@ -546,14 +547,14 @@ export class JournalBackend implements Backend {
     } catch (err) {
       throw fromErrno(err, 'unable to commit a change');
     } finally {
-      if (committed !== growth > 0) this.#reserve.shrink(Math.abs(growth));
+      if (committed !== growth > 0) this.#ballast.shrink(Math.abs(growth));
     }
     try {
       const left = [...pending.records, record];
-      if (pending.records.length > 0 ? this.#reserve.isGivenUp || !this.#apply(left) : !this.#apply(left, true)) return true;
+      if (pending.records.length > 0 ? this.#ballast.isReleased || !this.#apply(left) : !this.#apply(left, true)) return true;
       // A faster writer may have committed meanwhile: a late one never leaves older changes over newer ones.
       let applied = generation;
-      for (let more = this.#after(applied); more.length > 0; more = this.#after(applied)) {
+      for (let more = this.#recordsAfter(applied); more.length > 0; more = this.#recordsAfter(applied)) {
         if (!this.#apply(more)) return true;
         applied += more.length;
       }
@@ -608,7 +609,7 @@ export class JournalBackend implements Backend {
         try {
           fn(join(root, path), document);
         } catch (err) {
-          assertPlace(root, path);
+          assertReplaceable(root, path);
           throw err;
         }
       }
@@ -630,7 +631,7 @@ export class JournalBackend implements Backend {
   /** Syncs every record file that changed since `previous`, then forgets journal records that nobody needs, and what killed writers left. */
   #checkpoint(previous: Checkpoint, generation: number): void {
     const {root, journal} = this.#layout;
-    const writes = merged(this.#after(previous.generation, generation));
+    const writes = merged(this.#recordsAfter(previous.generation, generation));
     // A disk that was lost and came back under this kernel may have lost some of them.
     this.#write(writes, true);
     const files = new Set(Object.keys(writes).map((path) => join(root, path)));
@@ -658,7 +659,7 @@ export class JournalBackend implements Backend {
  * Says that something may be here that no record names: somebody ended after a commit, and perhaps before its
  * `afterCommit`. The next collection then looks at everything. See gc.ts.
  */
-export function noteGarbage(layout: Layout): void {
+export function markNeedsFullGc(layout: Layout): void {
   try {
     writeAtomic(layout.unswept, '', {sync: false});
   } catch (err) {
@@ -672,7 +673,7 @@ function unlessDamaged(get: () => unknown): unknown {
   try {
     return get();
   } catch (err) {
-    if ((hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) && !isMisfit(err)) return undefined;
+    if ((hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) && !isWrongType(err)) return undefined;
     throw err;
   }
 }
@@ -714,7 +715,7 @@ function isUnwritten(file: string): boolean {
 }
 
 /** The file's text; `undefined` when there is none, or something else, or the disk does not give it back. */
-function readLoosely(path: string): string | undefined {
+function readOrUndefined(path: string): string | undefined {
   try {
     return readIfPresent(path);
   } catch (err) {

@@ -110,7 +110,7 @@ export class LayerStore {
       if (missing === 'extracted' && !lstatSync(join(path, TREE), {throwIfNoEntry: false})?.isDirectory()) return damage('has no tree');
       if (missing !== undefined && missing !== 'extracted') return damage(missing);
       if (info === undefined) return {severity: 'suspect', problem: 'its layer.json is malformed'};
-      if (isBelievable(info)) return undefined;
+      if (isTrusted(info)) return undefined;
       return {severity: 'suspect', problem: 'was created in an earlier boot and may be incomplete on disk'};
     } catch (err) {
       const failure = fromErrno(err, 'cannot be read');
@@ -204,8 +204,8 @@ export class LayerStore {
 
   /** Another one who found the same layer unusable may have replaced it meanwhile: then that one is put back. */
   #discardUnusable(id: string): void {
-    const trash = this.#moveAway(this.path(id), (pinned) => isBelievable(readInfo(pinned)));
-    if (trash !== undefined && isBelievable(readInfo(trash))) this.#rename(trash, id);
+    const trash = this.#moveAway(this.path(id), (pinned) => isTrusted(readInfo(pinned)));
+    if (trash !== undefined && isTrusted(readInfo(trash))) this.#rename(trash, id);
   }
 
   /** Layers that are trusted in this boot only, by id, each with what tells it from a later one of that name. @param minAgeMs of the youngest, in milliseconds */
@@ -248,7 +248,7 @@ export class LayerStore {
   }
 
   /** Says anew what a user's own tree is, where that was lost. */
-  describeOwn(id: string, snapshotter: string): void {
+  restoreOwnInfo(id: string, snapshotter: string): void {
     this.#writeInfo(id, {version: 1, snapshotter, bootId: bootId(), durable: false}, true);
   }
 
@@ -309,7 +309,7 @@ export class LayerStore {
       if ((err as NodeJS.ErrnoException).code !== 'EXDEV') throw err;
     }
     if (lstatSync(path).isDirectory()) {
-      refuseMounted(path, mountPointsBelow(realpathSync(path)));
+      assertNotMounted(path, mountPointsBelow(realpathSync(path)));
       removeInPlace(path, LAYER_INFO, {sync: readInfo(path)?.durable === true, ...(unless === undefined ? {} : {unless})});
     } else unlinkIfPresent(path);
     return undefined;
@@ -335,7 +335,7 @@ export class LayerStore {
       for (const name of names)
         this.#housekeeping.attempt(`trash ${trash}`, () => {
           const path = join(real, name);
-          refuseMounted(
+          assertNotMounted(
             path,
             mounted.filter((at) => at === path || at.startsWith(`${path}/`)),
           );
@@ -358,12 +358,12 @@ export class LayerStore {
 }
 
 /** @param points mount points in `path`: what is behind them is not ours to delete @throws failed_precondition */
-function refuseMounted(path: string, [point]: readonly string[]): void {
+function assertNotMounted(path: string, [point]: readonly string[]): void {
   if (point !== undefined)
     throw new ErrdefsError('failed_precondition', `${path}: ${point} is a mount point`, {hint: `unmount it: umount ${point}`});
 }
 
-const isBelievable = (info: LayerInfo | undefined): boolean =>
+const isTrusted = (info: LayerInfo | undefined): boolean =>
   info !== undefined && (info.durable || info.bootId === bootId() || info.diffID === undefined);
 
 function readInfo(directory: string): LayerInfo | undefined {

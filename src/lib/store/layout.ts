@@ -36,7 +36,7 @@ export const recordPath = {
 } as const;
 
 /** Paths below the directory of what ends with the boot. */
-export const statePath = {
+export const runtimeStatePath = {
   /** Bundles of containers and the runtime's own, by namespace: one below, so that no namespace has the name of anything else. */
   runs: (state: string): string => join(state, 'runs'),
   /** Where trees are mounted for a moment. */
@@ -50,7 +50,7 @@ export const statePath = {
 export interface Layout {
   readonly root: string;
   /** Directories that others hang on, those above before those below. */
-  readonly skeleton: readonly string[];
+  readonly requiredDirectories: readonly string[];
   readonly version: string;
   readonly journal: string;
   /** There when something died that may have left garbage; removed by the next full collection. */
@@ -82,7 +82,7 @@ export function createLayout(directory: string): Layout {
   const algorithms = Object.keys(DIGEST_HEX_LENGTH).map((algorithm) => join(blobs, algorithm));
   return {
     root,
-    skeleton: [...names.map((name) => join(root, name)), ...algorithms],
+    requiredDirectories: [...names.map((name) => join(root, name)), ...algorithms],
     version: join(root, 'version'),
     journal: join(root, 'journal'),
     unswept: join(root, 'journal', 'unswept'),

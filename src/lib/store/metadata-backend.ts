@@ -34,13 +34,13 @@ export interface Writer extends Reader {
    * Runs after the commit and before anybody else can change anything: the place to rename away what the committed
    * records no longer name. Not run when the transaction fails; must be safe to lose.
    *
-   * @param action `passed` tells whether another transaction was committed after all, by one who took the lock from a
+   * @param action `isOvertaken` tells whether another transaction was committed after all, by one who took the lock from a
    *   process that showed no life for long: then what the action knows is old
    */
   afterCommit(action: AfterCommit): void;
 }
 
-export interface Fault {
+export interface Damage {
   /** Absolute. */
   readonly path: string;
   /** In a few words. */
@@ -59,26 +59,26 @@ export interface Backend {
    */
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
   /** Runs `fn`, which changes nothing, while nobody changes anything. */
-  alone<T>(purpose: string, fn: () => Promise<T>): Promise<T>;
+  withLock<T>(purpose: string, fn: () => Promise<T>): Promise<T>;
   /** Committed transactions that are not applied: a few for a moment, or until there is room for them. */
   pending(): number;
   /** Sets the reserve aside anew, and then applies what is pending, as far as there is room for both. */
-  settle(): Promise<void>;
+  applyPending(): Promise<void>;
   /** The document that was last written at `path`, whatever is there now; `undefined` when that is not known, or it was removed. */
-  recall(path: string): unknown;
+  lastWritten(path: string): unknown;
   /** What keeps committed changes from being read, or from being applied. */
-  faults(): readonly Fault[];
+  findDamage(): readonly Damage[];
   /**
    * Takes its faults out of the way, and goes on with what is left.
    *
    * @param moveAway returns where something is now
    * @returns what was done about each, by path
    */
-  mend(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>>;
+  repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>>;
 }
 
 /** What one transaction has written so far, over what it reads from. */
-export class Overlay implements Writer {
+export class WriteSet implements Writer {
   readonly writes = new Map<string, unknown>();
   readonly actions: AfterCommit[] = [];
   readonly #below: Reader;

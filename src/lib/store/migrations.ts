@@ -3,7 +3,7 @@
  * first change, in the same transaction: a stop leaves it old or new.
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {Overlay, type Reader, type Writer} from './metadata-backend.ts';
+import {type Reader, type Writer, WriteSet} from './metadata-backend.ts';
 
 /**
  * Rewrites documents of a format as those of the next. It depends on nothing but them: it runs for each look at a store that
@@ -49,9 +49,9 @@ export class Formats {
   /** What a reader sees, as of today's format. */
   view(reader: Reader): Reader {
     if (this.#found(reader) === this.known) return reader;
-    const overlay = new Overlay(reader);
-    this.migrate(overlay);
-    return overlay;
+    const writeSet = new WriteSet(reader);
+    this.migrate(writeSet);
+    return writeSet;
   }
 
   /** Brings a store to today's format, as part of a transaction. @throws failed_precondition somebody else has brought it further */

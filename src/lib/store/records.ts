@@ -4,20 +4,20 @@ import type {Descriptor, Digest} from '../oci/descriptor.ts';
 /** Names and values; `containerd.io/gc.*` direct collection as in containerd. */
 export type Labels = Readonly<Record<string, string>>;
 
-interface Dated {
+interface Timestamps {
   /** RFC 3339, UTC. */
   readonly createdAt: string;
   readonly updatedAt: string;
 }
 
 /** A namespace. */
-export interface NamespaceRecord extends Dated {
+export interface NamespaceRecord extends Timestamps {
   readonly name: string;
   readonly labels: Labels;
 }
 
 /** What a name stands for in a namespace. */
-export interface ImageRecord extends Dated {
+export interface ImageRecord extends Timestamps {
   /** The full reference, as the user gave it after normalisation. */
   readonly name: string;
   readonly target: Descriptor;
@@ -25,7 +25,7 @@ export interface ImageRecord extends Dated {
 }
 
 /** That a namespace sees a blob; the blob itself is shared. */
-export interface ContentRecord extends Dated {
+export interface ContentRecord extends Timestamps {
   readonly digest: Digest;
   /** Bytes. */
   readonly size: number;
@@ -46,7 +46,7 @@ export interface IngestInfo {
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
 /** A snapshot: a file tree on top of its parent. */
-export interface SnapshotRecord extends Dated {
+export interface SnapshotRecord extends Timestamps {
   readonly snapshotter: string;
   /** Key of an active snapshot or view, name of a committed one: for a layer of an image, its chain ID. */
   readonly key: string;
@@ -59,7 +59,7 @@ export interface SnapshotRecord extends Dated {
 }
 
 /** Protects content, layers and snapshots from collection until it expires. */
-export interface LeaseRecord extends Dated {
+export interface LeaseRecord extends Timestamps {
   readonly id: string;
   readonly labels: Labels;
   /** RFC 3339, UTC; absent: never. */
@@ -72,7 +72,7 @@ export interface LeaseRecord extends Dated {
 }
 
 /** A container: what it was made from and how it is run. It exists whether it runs or not. */
-export interface ContainerRecord extends Dated {
+export interface ContainerRecord extends Timestamps {
   readonly id: string;
   /** Name of the image; empty when there was none. */
   readonly image: string;

@@ -11,8 +11,8 @@
 import {hasCode} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {recordFile, recordPath} from './layout.ts';
-import {Overlay, type Reader, type Writer} from './metadata-backend.ts';
-import {isMisfit} from './record-files.ts';
+import {type Reader, type Writer, WriteSet} from './metadata-backend.ts';
+import {isWrongType} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
 
 /** An object of a namespace, as a key: `content/<digest>`, `image/<name>`, `snapshot/<snapshotter>/<key>`, `container/<id>`. */
@@ -447,7 +447,7 @@ export class RefCounts {
     try {
       return this.#io.get(path);
     } catch (err) {
-      if (!(hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) || isMisfit(err)) throw err;
+      if (!(hasCode(err, 'data_loss') || hasCode(err, 'permission_denied')) || isWrongType(err)) throw err;
       return UNREADABLE;
     }
   }
@@ -472,7 +472,7 @@ const EMPTY_READER: Reader = {
 
 /** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
 export function expectedCounts(namespaces: ReadonlyMap<string, readonly References[]>): ReadonlyMap<string, unknown> {
-  const counted = new Overlay(EMPTY_READER);
+  const counted = new WriteSet(EMPTY_READER);
   const counts = new RefCounts(counted);
   for (const [ns, all] of namespaces) {
     counts.beginNamespace(ns, false);

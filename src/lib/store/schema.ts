@@ -1,7 +1,7 @@
 /** The only place that knows the fields of a record: from bytes to values that cannot be wrong, or `data_loss` naming file and field. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
-import {MEND} from './record-files.ts';
+import {REPAIR_HINT} from './record-files.ts';
 import type {
   ContainerRecord,
   ContentRecord,
@@ -26,7 +26,7 @@ class RecordReader {
 
   constructor(value: unknown, what: string) {
     this.#what = what;
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#bad('is not an object');
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#invalid('is not an object');
     this.#fields = value as Fields;
   }
 
@@ -39,16 +39,16 @@ class RecordReader {
       throw new ErrdefsError('failed_precondition', `${what} has version ${version}, this version of berth knows ${RECORD_VERSION}`, {
         hint: 'use the version of berth that wrote it, or a newer one',
       });
-    throw reader.#bad('has no valid "version"');
+    throw reader.#invalid('has no valid "version"');
   }
 
-  #bad(complaint: string): ErrdefsError {
-    return new ErrdefsError('data_loss', `${this.#what} ${complaint}`, {hint: MEND});
+  #invalid(complaint: string): ErrdefsError {
+    return new ErrdefsError('data_loss', `${this.#what} ${complaint}`, {hint: REPAIR_HINT});
   }
 
   string(field: string): string {
     const value = this.#fields[field];
-    if (typeof value !== 'string') throw this.#bad(`has no valid "${field}"`);
+    if (typeof value !== 'string') throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
@@ -58,44 +58,44 @@ class RecordReader {
 
   oneOf<T extends string>(field: string, values: readonly T[]): T {
     const value = this.string(field);
-    if (!values.includes(value as T)) throw this.#bad(`has no valid "${field}"`);
+    if (!values.includes(value as T)) throw this.#invalid(`has no valid "${field}"`);
     return value as T;
   }
 
   size(field: string): number {
     const value = this.#fields[field];
-    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw this.#bad(`has no valid "${field}"`);
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
   digest(field: string): Digest {
     const value = this.#fields[field];
-    if (!isDigest(value)) throw this.#bad(`has no valid "${field}"`);
+    if (!isDigest(value)) throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
   date(field: string): string {
     const value = this.string(field);
-    if (Number.isNaN(Date.parse(value))) throw this.#bad(`has no valid "${field}"`);
+    if (Number.isNaN(Date.parse(value))) throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
   strings(field: string): readonly string[] {
     const value = this.#fields[field];
-    if (!Array.isArray(value) || !value.every((v) => typeof v === 'string')) throw this.#bad(`has no valid "${field}"`);
+    if (!Array.isArray(value) || !value.every((v) => typeof v === 'string')) throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
   digests(field: string): readonly Digest[] {
     const value = this.strings(field);
-    if (!value.every(isDigest)) throw this.#bad(`has no valid "${field}"`);
+    if (!value.every(isDigest)) throw this.#invalid(`has no valid "${field}"`);
     return value;
   }
 
   /** A value that is no string, which an earlier berth took from a caller's hands, is passed over: the rest is sound. */
   labels(field = 'labels'): Labels {
     const value = this.#fields[field];
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#bad(`has no valid "${field}"`);
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#invalid(`has no valid "${field}"`);
     const entries = Object.entries(value);
     const whole = entries.filter(([, v]) => typeof v === 'string');
     return (whole.length === entries.length ? value : Object.fromEntries(whole)) as Labels;
@@ -144,11 +144,11 @@ export function parseContent(value: unknown, what: string): ContentRecord {
   return {digest: r.digest('digest'), size: r.size('size'), labels: r.labels(), ...dated(r)};
 }
 
-const KINDS: readonly SnapshotKind[] = ['active', 'view', 'committed'];
+const SNAPSHOT_KINDS: readonly SnapshotKind[] = ['active', 'view', 'committed'];
 
 export function parseSnapshot(value: unknown, what: string): SnapshotRecord {
   const r = RecordReader.document(value, what);
-  const kind = r.oneOf('kind', KINDS);
+  const kind = r.oneOf('kind', SNAPSHOT_KINDS);
   return {
     snapshotter: r.string('snapshotter'),
     key: r.string('key'),

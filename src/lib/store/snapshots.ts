@@ -11,18 +11,18 @@ import {ownLayerName, type TreeUsage} from './layer-store.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
-import type {Collection, Store, StoreTransaction, StoreView} from './store.ts';
+import type {RecordSet, Store, StoreTransaction, StoreView} from './store.ts';
 
-const missing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
+const snapshotMissing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
 
 /** A snapshot and all below it, nearest first. @throws not_found the first is missing @throws data_loss one below is */
-export function snapshotChain(snapshots: Collection<SnapshotRecord>, key: string): readonly SnapshotRecord[] {
+export function snapshotChain(snapshots: RecordSet<SnapshotRecord>, key: string): readonly SnapshotRecord[] {
   const chain: SnapshotRecord[] = [];
   const seen = new Set<string>();
   for (let next: string | undefined = key; next !== undefined; ) {
     const record: SnapshotRecord | undefined = snapshots.find(next);
     if (record === undefined) {
-      if (chain.length === 0) throw missing(key);
+      if (chain.length === 0) throw snapshotMissing(key);
       throw new ErrdefsError('data_loss', `snapshot ${JSON.stringify(key)} needs ${JSON.stringify(next)}, which is missing`);
     }
     if (seen.has(next))
@@ -46,14 +46,14 @@ export class SnapshotStore {
     this.#snapshotter = getSnapshotter(snapshotter);
   }
 
-  #records(tx: StoreView): Collection<SnapshotRecord> {
+  #records(tx: StoreView): RecordSet<SnapshotRecord> {
     return tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
   }
 
   get(key: string): SnapshotRecord {
     return this.#store.view((tx) => {
       const record = this.#records(tx).find(key);
-      if (record === undefined) throw missing(key);
+      if (record === undefined) throw snapshotMissing(key);
       return record;
     });
   }
@@ -114,11 +114,11 @@ export class SnapshotStore {
     {within, transient}: {readonly within: ((tx: StoreTransaction) => void) | undefined; readonly transient: boolean},
   ): Promise<SnapshotRecord> {
     if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
-    const look = (tx: StoreView): readonly string[] => {
+    const validate = (tx: StoreView): readonly string[] => {
       if (this.#records(tx).find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
       return this.#usableParents(tx, parent);
     };
-    const parents = this.#store.view(look);
+    const parents = this.#store.view(validate);
     // A view of something shows its parents and needs no tree of its own.
     const layer = kind === 'view' && parent !== undefined ? undefined : ownLayerName(this.#snapshotter.name);
     let work: string | undefined;
@@ -128,10 +128,10 @@ export class SnapshotStore {
     }
     const hadWork = work !== undefined;
     try {
-      if (work !== undefined) this.#seed(work, parents, kind === 'active', look);
+      if (work !== undefined) this.#seed(work, parents, kind === 'active', validate);
       if (work !== undefined && parents.length > 0 && this.#snapshotter.form === 'plain' && !transient) this.#store.layers.sync();
       return await this.#store.update(`snapshot ${key}`, (tx) => {
-        if (look(tx).some((directory, i) => directory !== parents[i]))
+        if (validate(tx).some((directory, i) => directory !== parents[i]))
           throw new ErrdefsError('aborted', `parent ${JSON.stringify(parent)} was replaced meanwhile`, {hint: 'run it again'});
         if (layer !== undefined && work !== undefined) {
           this.#store.layers.publish(work, layer, {snapshotter: this.#snapshotter.name}, {sync: !transient});
@@ -153,7 +153,7 @@ export class SnapshotStore {
         return made;
       });
     } catch (err) {
-      if (hadWork && work === undefined) this.#store.noteGarbage();
+      if (hadWork && work === undefined) this.#store.markNeedsFullGc();
       throw err;
     } finally {
       const left = work;
@@ -161,12 +161,12 @@ export class SnapshotStore {
     }
   }
 
-  /** Seeds a tree. Where that fails because a parent was removed meanwhile, `look` says so. */
-  #seed(work: string, parents: readonly string[], writable: boolean, look: (tx: StoreView) => unknown): void {
+  /** Seeds a tree. Where that fails because a parent was removed meanwhile, `validate` says so. */
+  #seed(work: string, parents: readonly string[], writable: boolean, validate: (tx: StoreView) => unknown): void {
     try {
       seedLayer(this.#snapshotter, work, parents, writable);
     } catch (err) {
-      this.#store.view(look);
+      this.#store.view(validate);
       throw err;
     }
   }
@@ -179,21 +179,21 @@ export class SnapshotStore {
    */
   async commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
     if (name === '') throw new ErrdefsError('invalid_argument', 'snapshot name must not be empty');
-    const look = (tx: StoreView): SnapshotRecord => {
+    const validate = (tx: StoreView): SnapshotRecord => {
       const records = this.#records(tx);
       const active = records.find(key);
-      if (active === undefined) throw missing(key);
+      if (active === undefined) throw snapshotMissing(key);
       if (active.kind !== 'active') throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active`);
       if (records.find(name) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(name)}`);
       this.#refuseContainers(tx, key);
       this.#refuseMounts(tx, key);
       return active;
     };
-    this.#store.view(look);
+    this.#store.view(validate);
     this.#store.layers.sync();
     return this.#store.update(`commit of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
-      const active = look(tx);
+      const active = validate(tx);
       const now = new Date().toISOString();
       const committed: SnapshotRecord = {...active, key: name, kind: 'committed', labels, createdAt: now, updatedAt: now};
       records.delete(key);
@@ -209,7 +209,7 @@ export class SnapshotStore {
   async remove(key: string): Promise<void> {
     await this.#store.update(`removal of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
-      if (records.find(key) === undefined) throw missing(key);
+      if (records.find(key) === undefined) throw snapshotMissing(key);
       const {refs} = tx;
       if (!refs.isConsistent(this.#namespace) || refs.count(this.#namespace, snapshotNode(this.#snapshotter.name, key)) !== 0)
         this.#refuseIfUsed(tx, key);
@@ -258,7 +258,7 @@ export class SnapshotStore {
     const labelled = await this.#store.update(`labels of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
       const record = records.find(key);
-      if (record === undefined) throw missing(key);
+      if (record === undefined) throw snapshotMissing(key);
       const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};
       records.put(changed);
       collectIfTouched(this.#store, tx);
@@ -277,7 +277,7 @@ export class SnapshotStore {
   mounts(key: string): readonly Mount[] {
     return this.#store.view((tx) => {
       const record = this.#records(tx).find(key);
-      if (record === undefined) throw missing(key);
+      if (record === undefined) throw snapshotMissing(key);
       if (record.kind === 'committed')
         throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is not active or view`);
       const own = record.layer === undefined ? undefined : this.#store.layers.path(record.layer);

@@ -20,11 +20,11 @@ export interface Mount {
  * How a layer is kept: `overlay`, a tree with whiteouts as overlayfs marks; `plain`, a tree with everything from below in
  * it; `erofs`, the layer's own tar with an index for the kernel, or a tree as of `overlay` where that would not be the same.
  */
-export type LayerForm = 'overlay' | 'plain' | 'erofs';
+export type LayerFormat = 'overlay' | 'plain' | 'erofs';
 
 export interface Snapshotter {
   readonly name: string;
-  readonly form: LayerForm;
+  readonly form: LayerFormat;
   /**
    * Name under `layers/` of an image's layer: by its own content where its tree does not depend on what is below, else by
    * the chain.
@@ -61,7 +61,7 @@ export interface Snapshotter {
 const EMPTY = 'empty';
 
 /** Notes of a layer in the making that it has whiteouts or opaque marks. */
-export function noteMarks(directory: string): void {
+export function noteWhiteouts(directory: string): void {
   const path = join(directory, EMPTY);
   try {
     mkdirSync(path, {recursive: true, mode: 0o700});
@@ -71,7 +71,7 @@ export function noteMarks(directory: string): void {
 }
 
 /** What a layer is stacked on where nothing is below it. */
-const belowMarks = (directory: string): readonly string[] => {
+const emptyLower = (directory: string): readonly string[] => {
   const path = join(directory, EMPTY);
   return existsSync(path) ? [path] : [];
 };
@@ -111,7 +111,7 @@ const overlayfs: Snapshotter = {
   mounts: (own, parents, readonly) => {
     const trees = parents.map((directory) => join(directory, 'fs'));
     if (own !== undefined && trees.length === 0) return [bind(join(own, 'fs'), readonly)];
-    if (own === undefined && trees.length === 1) trees.push(...belowMarks(parents[0]!));
+    if (own === undefined && trees.length === 1) trees.push(...emptyLower(parents[0]!));
     if (own === undefined && trees.length === 1) return [bind(trees[0]!, true)];
     return [overlay(own, trees)];
   },
@@ -145,7 +145,7 @@ const erofs: Snapshotter = {
       return mount === undefined ? join(directory, 'fs') : `{{ mount ${layers.push(mount) - 1} }}`;
     });
     if (layers.length === 0) return overlayfs.mounts(own, parents, readonly);
-    if (own === undefined && parents.length === 1) lowers.push(...belowMarks(parents[0]!));
+    if (own === undefined && parents.length === 1) lowers.push(...emptyLower(parents[0]!));
     if (own === undefined && lowers.length === 1) return layers;
     return [...layers, overlay(own, lowers)];
   },

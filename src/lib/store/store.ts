@@ -8,15 +8,15 @@ import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {isTemporary, makeDirectories, readIfPresent, sweepTemporary, writeAtomic} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {Reserve} from './ballast.ts';
+import {Ballast} from './ballast.ts';
 import {BlobStore} from './blob-store.ts';
 import {Housekeeping, type OnWarning} from './housekeeping.ts';
-import {JournalBackend, noteGarbage} from './journal.ts';
+import {JournalBackend, markNeedsFullGc} from './journal.ts';
 import {LayerStore} from './layer-store.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
-import {type AfterCommit, type Backend, type Fault, Overlay, type Reader, type Writer} from './metadata-backend.ts';
+import {type AfterCommit, type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-backend.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
-import {assertDirectory, MEND, misplaced} from './record-files.ts';
+import {assertDirectory, misplacedRecord, REPAIR_HINT} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type Node,
@@ -44,7 +44,7 @@ export interface StoreOptions {
 }
 
 /** One kind of record, read. */
-export interface Collection<T> {
+export interface RecordSet<T> {
   /** The record, or `undefined`. @throws data_loss its file is damaged */
   find(key: string): T | undefined;
   /** @throws not_found */
@@ -59,14 +59,14 @@ export interface Collection<T> {
 }
 
 /** One kind of record, to be changed. */
-export interface WritableCollection<T> extends Collection<T> {
+export interface WritableRecordSet<T> extends RecordSet<T> {
   /** @returns the record as it is references: without labels that are empty, as in containerd @throws invalid_argument a label is no string */
   put(record: T): T;
   /** @returns whether it was there */
   delete(key: string): boolean;
 }
 
-/** One namespace's records. `C` is `Collection` in a view and `WritableCollection` in an update. */
+/** One namespace's records. `C` is `RecordSet` in a view and `WritableRecordSet` in an update. */
 interface NamespaceOf<Images, Containers, Content, Leases, Snapshots> {
   readonly name: string;
   readonly images: Images;
@@ -79,33 +79,33 @@ interface NamespaceOf<Images, Containers, Content, Leases, Snapshots> {
 }
 
 export type NamespaceView = NamespaceOf<
-  Collection<ImageRecord>,
-  Collection<ContainerRecord>,
-  Collection<ContentRecord>,
-  Collection<LeaseRecord>,
-  Collection<SnapshotRecord>
+  RecordSet<ImageRecord>,
+  RecordSet<ContainerRecord>,
+  RecordSet<ContentRecord>,
+  RecordSet<LeaseRecord>,
+  RecordSet<SnapshotRecord>
 >;
 
 export type NamespaceTransaction = NamespaceOf<
-  WritableCollection<ImageRecord>,
-  WritableCollection<ContainerRecord>,
-  WritableCollection<ContentRecord>,
-  WritableCollection<LeaseRecord>,
-  WritableCollection<SnapshotRecord>
+  WritableRecordSet<ImageRecord>,
+  WritableRecordSet<ContainerRecord>,
+  WritableRecordSet<ContentRecord>,
+  WritableRecordSet<LeaseRecord>,
+  WritableRecordSet<SnapshotRecord>
 >;
 
 export interface StoreView {
   /** See `Reader`. */
   readonly generation: number;
   changesSince(generation: number): ReadonlySet<string> | undefined;
-  readonly namespaces: Collection<NamespaceRecord>;
+  readonly namespaces: RecordSet<NamespaceRecord>;
   namespace(name: string): NamespaceView;
   /** All records, as far as they can be read. See `surveyRecords`. */
   survey(asStored?: boolean): RecordSurvey;
 }
 
 export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince' | 'survey'> {
-  readonly namespaces: WritableCollection<NamespaceRecord>;
+  readonly namespaces: WritableRecordSet<NamespaceRecord>;
   /** A namespace appears when something is first written in it. */
   namespace(name: string): NamespaceTransaction;
   /** See `Writer.afterCommit`. */
@@ -118,7 +118,7 @@ export interface StoreTransaction extends Pick<StoreView, 'generation' | 'change
   replace(path: string, document: unknown): void;
 }
 
-interface Kind<T> {
+interface RecordType<T> {
   /** What one is called in messages. */
   readonly noun: string;
   readonly key: (record: T) => string;
@@ -126,11 +126,16 @@ interface Kind<T> {
   readonly references: (record: T) => References;
 }
 
-const IMAGE: Kind<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage, references: referencesOfImage};
-const CONTAINER: Kind<ContainerRecord> = {noun: 'container', key: (r) => r.id, parse: parseContainer, references: referencesOfContainer};
-const CONTENT: Kind<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent, references: referencesOfContent};
-const LEASE: Kind<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease, references: referencesOfLease};
-const SNAPSHOT: Kind<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot, references: referencesOfSnapshot};
+const IMAGE: RecordType<ImageRecord> = {noun: 'image', key: (r) => r.name, parse: parseImage, references: referencesOfImage};
+const CONTAINER: RecordType<ContainerRecord> = {
+  noun: 'container',
+  key: (r) => r.id,
+  parse: parseContainer,
+  references: referencesOfContainer,
+};
+const CONTENT: RecordType<ContentRecord> = {noun: 'content', key: (r) => r.digest, parse: parseContent, references: referencesOfContent};
+const LEASE: RecordType<LeaseRecord> = {noun: 'lease', key: (r) => r.id, parse: parseLease, references: referencesOfLease};
+const SNAPSHOT: RecordType<SnapshotRecord> = {noun: 'snapshot', key: (r) => r.key, parse: parseSnapshot, references: referencesOfSnapshot};
 
 /** What happens around a change of a record. */
 interface RecordHooks {
@@ -141,7 +146,7 @@ interface RecordHooks {
 }
 
 /** A record without its empty labels. What it is made of comes from callers whom no compiler has checked. */
-function withWholeLabels<T extends {readonly labels: Labels}>(record: T, what: string): T {
+function withoutEmptyLabels<T extends {readonly labels: Labels}>(record: T, what: string): T {
   const labels = Object.entries(record.labels);
   const [bad] = labels.find(([, value]) => typeof value !== 'string') ?? [];
   if (bad !== undefined) throw new ErrdefsError('invalid_argument', `${what}: label ${JSON.stringify(bad)} is not a string`);
@@ -150,13 +155,13 @@ function withWholeLabels<T extends {readonly labels: Labels}>(record: T, what: s
     : {...record, labels: Object.fromEntries(labels.filter(([, value]) => value !== ''))};
 }
 
-class Records<T extends {readonly labels: Labels}> implements WritableCollection<T> {
-  readonly #kind: Kind<T>;
+class Records<T extends {readonly labels: Labels}> implements WritableRecordSet<T> {
+  readonly #kind: RecordType<T>;
   readonly #directory: string;
   readonly #io: Reader & Partial<Writer>;
   readonly #hooks: RecordHooks;
 
-  constructor(kind: Kind<T>, directory: string, io: Reader & Partial<Writer>, hooks: RecordHooks) {
+  constructor(kind: RecordType<T>, directory: string, io: Reader & Partial<Writer>, hooks: RecordHooks) {
     this.#kind = kind;
     this.#directory = directory;
     this.#io = io;
@@ -177,7 +182,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
     if (document === undefined) return undefined;
     const record = this.#kind.parse(document, this.#io.locate(path));
     const key = this.#kind.key(record);
-    if (recordFile(key) !== file) throw misplaced(this.#io.locate(path), key);
+    if (recordFile(key) !== file) throw misplacedRecord(this.#io.locate(path), key);
     return record;
   }
 
@@ -204,7 +209,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
   }
 
   put(given: T): T {
-    const record = withWholeLabels(given, `${this.#kind.noun} ${JSON.stringify(this.#kind.key(given))}`);
+    const record = withoutEmptyLabels(given, `${this.#kind.noun} ${JSON.stringify(this.#kind.key(given))}`);
     this.#hooks.beforePut();
     const path = this.#path(this.#kind.key(record));
     this.#hooks.changed(this.#referencesAt(path), this.#kind.references(record));
@@ -247,7 +252,7 @@ class Records<T extends {readonly labels: Labels}> implements WritableCollection
 /** The records of all namespaces over a backend's reader or writer. */
 class Transaction implements StoreTransaction {
   readonly #io: Reader & Partial<Writer>;
-  readonly namespaces: WritableCollection<NamespaceRecord>;
+  readonly namespaces: WritableRecordSet<NamespaceRecord>;
   readonly refs: RefCounts;
 
   constructor(io: Reader & Partial<Writer>) {
@@ -276,7 +281,7 @@ class Transaction implements StoreTransaction {
       changed: (before, after) => this.refs.change(name, before, after),
       invalidate: () => this.refs.invalidate(),
     };
-    const records = <T extends {readonly labels: Labels}>(kind: Kind<T>, directory: RecordKind) =>
+    const records = <T extends {readonly labels: Labels}>(kind: RecordType<T>, directory: RecordKind) =>
       new Records(kind, recordPath.directory(name, directory), io, hooks);
     const snapshots = (snapshotter: string) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks);
     return {
@@ -293,7 +298,7 @@ class Transaction implements StoreTransaction {
   #referencesOf(name: string, node: Node): References | undefined {
     const ns = this.namespace(name);
     const {kind, snapshotter, key} = nodeParts(node);
-    const of = <T>(records: Collection<T>, references: (record: T) => References): References | undefined => {
+    const of = <T>(records: RecordSet<T>, references: (record: T) => References): References | undefined => {
       const record = records.find(key);
       return record === undefined ? undefined : references(record);
     };
@@ -339,7 +344,7 @@ function allReferences(ns: NamespaceView): readonly References[] {
 }
 
 /** Namespace records lie inside their namespace's directory, so that the directory is the whole of it and no name is reserved. */
-class Namespaces implements WritableCollection<NamespaceRecord> {
+class Namespaces implements WritableRecordSet<NamespaceRecord> {
   readonly #io: Reader & Partial<Writer>;
   readonly #refs: RefCounts;
 
@@ -358,7 +363,7 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
     if (document === undefined) return undefined;
     const file = this.#io.locate(path);
     const record = parseNamespace(document, file);
-    if (record.name !== name) throw misplaced(file, record.name);
+    if (record.name !== name) throw misplacedRecord(file, record.name);
     return record;
   }
 
@@ -374,7 +379,7 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
       // Whoever lists takes the others for nobody's: what is in it would be collected.
       if (record === undefined && this.#hasRecords(name))
         throw new ErrdefsError('data_loss', `namespace ${JSON.stringify(name)} has no ${this.#io.locate(recordPath.namespace(name))}`, {
-          hint: MEND,
+          hint: REPAIR_HINT,
         });
       return record ?? [];
     });
@@ -398,7 +403,7 @@ class Namespaces implements WritableCollection<NamespaceRecord> {
   }
 
   put(given: NamespaceRecord): NamespaceRecord {
-    const record = withWholeLabels(given, `namespace ${JSON.stringify(given.name)}`);
+    const record = withoutEmptyLabels(given, `namespace ${JSON.stringify(given.name)}`);
     if (this.find(record.name) === undefined) this.#refs.beginNamespace(record.name, this.isEmpty());
     this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
     return record;
@@ -417,7 +422,7 @@ export class Store {
   readonly blobs: BlobStore;
   readonly layers: LayerStore;
   readonly housekeeping: Housekeeping;
-  readonly reserve: Reserve;
+  readonly ballast: Ballast;
   readonly #backend: Backend;
   readonly #formats: Formats;
   /** Of the state directory, once it is known to be one of ours. */
@@ -429,9 +434,9 @@ export class Store {
     this.housekeeping = new Housekeeping(options.onWarning);
     this.blobs = new BlobStore(this.layout, this.housekeeping);
     this.layers = new LayerStore(this.layout, this.housekeeping);
-    this.reserve = new Reserve(this.layout);
+    this.ballast = new Ballast(this.layout);
     const {lockTimeoutMs} = options;
-    this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping, reserve: this.reserve});
+    this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping, ballast: this.ballast});
     this.#formats = new Formats(options.migrations ?? MIGRATIONS);
   }
 
@@ -483,19 +488,19 @@ export class Store {
       const name = key.slice(key.indexOf('/') + 1);
       return key.startsWith('blob/') ? this.blobs.size(name as Digest) !== undefined : existsSync(this.layers.path(name));
     };
-    if (tx.refs.uncollected.some(isHere)) tx.afterCommit(() => this.noteGarbage());
+    if (tx.refs.uncollected.some(isHere)) tx.afterCommit(() => this.markNeedsFullGc());
   }
 
   /** The record that was last written at `path` (of a survey), as far as the journal still has it; `undefined` when it was removed. */
-  recall(path: string): unknown {
+  lastWritten(path: string): unknown {
     this.#check();
-    return this.#backend.recall(path);
+    return this.#backend.lastWritten(path);
   }
 
-  /** See `Backend.alone`. */
-  async alone<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
+  /** See `Backend.withLock`. */
+  async withLock<T>(purpose: string, fn: () => Promise<T>): Promise<T> {
     this.prepare();
-    return this.#backend.alone(purpose, fn);
+    return this.#backend.withLock(purpose, fn);
   }
 
   /** See `Backend.pending`. */
@@ -503,25 +508,25 @@ export class Store {
     return this.#check() === 'usable' ? this.#backend.pending() : 0;
   }
 
-  /** See `Backend.settle`. */
-  async settle(): Promise<void> {
-    if (this.#check() === 'usable') await this.#backend.settle();
+  /** See `Backend.applyPending`. */
+  async applyPending(): Promise<void> {
+    if (this.#check() === 'usable') await this.#backend.applyPending();
   }
 
   /** What is wrong with the journal itself. */
-  journalFaults(): readonly Fault[] {
-    return this.#check() === 'usable' ? this.#backend.faults() : [];
+  journalDamage(): readonly Damage[] {
+    return this.#check() === 'usable' ? this.#backend.findDamage() : [];
   }
 
   /** Takes the journal's faults out of the way. @returns what was done about each, by path */
-  mendJournal(): Promise<ReadonlyMap<string, string>> {
+  repairJournal(): Promise<ReadonlyMap<string, string>> {
     this.#check();
-    return this.#backend.mend((path) => quarantine(this.layout, path));
+    return this.#backend.repair((path) => quarantine(this.layout, path));
   }
 
   /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */
-  rehearse<T>(fn: (tx: StoreTransaction) => T): T {
-    return this.#view((reader) => fn(new Transaction(new Overlay(reader))));
+  dryRun<T>(fn: (tx: StoreTransaction) => T): T {
+    return this.#view((reader) => fn(new Transaction(new WriteSet(reader))));
   }
 
   /**
@@ -549,7 +554,7 @@ export class Store {
    * A store for work in `directory`, with this one's blobs, and with layers of its own besides those that it borrows: what
    * is unpacked in it is seen by nobody else.
    */
-  scratch(directory: string, borrowed: readonly string[]): Store {
+  createScratch(directory: string, borrowed: readonly string[]): Store {
     const store = new Store({root: directory, lockTimeoutMs: Number.POSITIVE_INFINITY});
     try {
       symlinkSync(dirname(this.layout.blobs), dirname(store.layout.blobs));
@@ -581,7 +586,10 @@ export class Store {
 
   #versionDamaged(what: string): ErrdefsError {
     const {root, version} = this.layout;
-    return new ErrdefsError('data_loss', `state directory ${root}: file "version" ${what}`, {hint: MEND, details: {misfit: version}});
+    return new ErrdefsError('data_loss', `state directory ${root}: file "version" ${what}`, {
+      hint: REPAIR_HINT,
+      details: {misfit: version},
+    });
   }
 
   /** Whether a directory without a `version` is a state directory all the same: nobody else has such a file. */
@@ -593,8 +601,8 @@ export class Store {
   /** Writes the number of the format anew. @returns false where that is not known: several would fit */
   restoreVersion(): boolean {
     const {root, version} = this.layout;
-    const recalled = this.#backend.recall('version');
-    const format = typeof recalled === 'number' ? recalled : this.#formats.known === 1 ? 1 : undefined;
+    const written = this.#backend.lastWritten('version');
+    const format = typeof written === 'number' ? written : this.#formats.known === 1 ? 1 : undefined;
     if (format === undefined || !this.#isOurs()) return false;
     try {
       quarantine(this.layout, version);
@@ -605,9 +613,9 @@ export class Store {
     }
   }
 
-  /** See `noteGarbage` of journal.ts. */
-  noteGarbage(): void {
-    noteGarbage(this.layout);
+  /** See `markNeedsFullGc` of journal.ts. */
+  markNeedsFullGc(): void {
+    markNeedsFullGc(this.layout);
   }
 
   /** Removes what killed writers left half-written beside records, in the journal and in the cache. */
@@ -649,7 +657,7 @@ export class Store {
     if (!/^\d+\s*$/.test(text)) throw this.#versionDamaged('is damaged');
     this.#formats.check(root, Number(text));
     // What seems to be empty because a disk is not mounted must not be collected.
-    for (const directory of this.layout.skeleton) assertDirectory(directory);
+    for (const directory of this.layout.requiredDirectories) assertDirectory(directory);
     this.#format = Number(text);
     return 'usable';
   }

@@ -13,7 +13,7 @@ import {isIngestKey} from './blob-store.ts';
 import {isLayerName} from './layer-store.ts';
 import {type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {Reader} from './metadata-backend.ts';
-import {isDocument, isMisfit, misplaced} from './record-files.ts';
+import {isDocument, isWrongType, misplacedRecord} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type References,
@@ -75,7 +75,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   /** What cannot be read for what is in its place counts once, there. */
   const note = (err: unknown, at: Omit<Unreadable, 'error'>): void => {
     if (!isErrdefs(err) || !['data_loss', 'failed_precondition', 'permission_denied'].includes(err.code)) throw err;
-    const path = isMisfit(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
+    const path = isWrongType(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
     if (!unreadable.some((known) => known.path === path)) unreadable.push({...at, path, error: err});
   };
   const list = (of: 'list' | 'directories', at: Omit<Unreadable, 'error'>): readonly string[] => {
@@ -97,7 +97,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
       .flatMap((file) => {
         const record = read(`${directory}/${file}`, {namespace, kind}, (value, what) => {
           const parsed = parse(value, what);
-          if (recordFile(key(parsed)) !== file) throw misplaced(what, key(parsed));
+          if (recordFile(key(parsed)) !== file) throw misplacedRecord(what, key(parsed));
           return parsed;
         });
         return record ?? [];
@@ -126,7 +126,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
     readCounts(recordPath.refs(name));
     const record = read(recordPath.namespace(name), {namespace: name, kind: 'namespaces'}, (value, what) => {
       const parsed = parseNamespace(value, what);
-      if (parsed.name !== name) throw misplaced(what, parsed.name);
+      if (parsed.name !== name) throw misplacedRecord(what, parsed.name);
       return parsed;
     });
     const all = <T>(kind: RecordKind, parse: (value: unknown, what: string) => T, key: (r: T) => string): readonly T[] =>
@@ -144,7 +144,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
     };
   });
   for (const path of asStored ? unlessDamaged(() => io.lost(), []) : []) {
-    const at = placeOf(path);
+    const at = recordAt(path);
     // Of what lies below something that cannot be listed, that is told.
     if (at === undefined || unreadable.some((known) => path === known.path || path.startsWith(`${known.path}/`))) continue;
     unreadable.push({path, ...at, error: new ErrdefsError('data_loss', `${io.locate(path)} is missing, and the journal has it`)});
@@ -157,7 +157,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
 }
 
 /** Whose record it is, and of which kind, by its path; `undefined` for what is none of a namespace's. */
-function placeOf(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefined {
+function recordAt(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefined {
   const [top, namespace, kind, ...rest] = path.split('/');
   if (top !== recordPath.namespaces || namespace === undefined) return undefined;
   if (kind === 'namespace.json') return {namespace, kind: 'namespaces'};
@@ -176,7 +176,7 @@ export const referencesIn = ({images, containers, content, leases, snapshots}: S
 ];
 
 /** Something in the state directory that is not as it should be, whatever the records say. */
-export interface Oddity {
+export interface EntryFinding {
   /** Absolute. */
   readonly path: string;
   /**
@@ -190,22 +190,22 @@ export interface Oddity {
 }
 
 /** What may lie in a directory. */
-interface Shelf {
+interface DirectoryRule {
   readonly files?: (name: string) => boolean;
   /** Any name may be one of ours, so that what is not a directory is a stranger's. */
-  readonly isOpen?: boolean;
+  readonly allowsAnyName?: boolean;
   /** What is in a subdirectory; `anything` is not looked into, `undefined` has no place here. */
-  readonly directories?: (name: string) => Shelf | 'anything' | undefined;
+  readonly directories?: (name: string) => DirectoryRule | 'anything' | undefined;
 }
 
 const named =
-  (shelves: Readonly<Record<string, Shelf | 'anything'>>) =>
-  (name: string): Shelf | 'anything' | undefined =>
-    Object.hasOwn(shelves, name) ? shelves[name] : undefined;
+  (rules: Readonly<Record<string, DirectoryRule | 'anything'>>) =>
+  (name: string): DirectoryRule | 'anything' | undefined =>
+    Object.hasOwn(rules, name) ? rules[name] : undefined;
 
-const only = (isOurs: (name: string) => boolean): Shelf => ({directories: (name) => (isOurs(name) ? 'anything' : undefined)});
-const RECORDS: Shelf = {files: isDocument};
-const NAMESPACE: Shelf = {
+const only = (isOurs: (name: string) => boolean): DirectoryRule => ({directories: (name) => (isOurs(name) ? 'anything' : undefined)});
+const RECORDS: DirectoryRule = {files: isDocument};
+const NAMESPACE: DirectoryRule = {
   files: (name) => name === 'namespace.json',
   directories: named({
     images: RECORDS,
@@ -216,16 +216,16 @@ const NAMESPACE: Shelf = {
     snapshots: {directories: (name) => (snapshotterNames().includes(name) ? RECORDS : undefined)},
   }),
 };
-const BLOBS: Shelf = {
+const BLOBS: DirectoryRule = {
   directories: (algorithm) => {
     const length = Object.hasOwn(DIGEST_HEX_LENGTH, algorithm) ? DIGEST_HEX_LENGTH[algorithm]! : undefined;
     return length === undefined ? undefined : {files: (name) => name.length === length && /^[0-9a-f]+$/.test(name)};
   },
 };
-const INGEST: Shelf = {files: (name) => name === 'info.json' || name === 'data'};
+const INGEST: DirectoryRule = {files: (name) => name === 'info.json' || name === 'data'};
 const LOCKS = only((name) => name === 'store' || name.startsWith('store.') || name.startsWith('ingest-'));
-const JOURNAL: Shelf = {files: (name) => /^\d{16}$/.test(name) || ['checkpoint', 'applied', 'unswept'].includes(name)};
-const ROOT: Shelf = {
+const JOURNAL: DirectoryRule = {files: (name) => /^\d{16}$/.test(name) || ['checkpoint', 'applied', 'unswept'].includes(name)};
+const ROOT: DirectoryRule = {
   files: (name) => name === 'version',
   directories: named({
     cache: 'anything',
@@ -235,7 +235,7 @@ const ROOT: Shelf = {
     layers: only(isLayerName),
     locks: LOCKS,
     'lost+found': 'anything',
-    namespaces: {isOpen: true, directories: () => NAMESPACE},
+    namespaces: {allowsAnyName: true, directories: () => NAMESPACE},
     refs: RECORDS,
     trash: 'anything',
     work: only((name) => parseIdentity(name) !== undefined),
@@ -243,7 +243,7 @@ const ROOT: Shelf = {
 };
 
 /** What ends with the boot; what is in a namespace's part is the runtime's, see runtime/bundle.ts. */
-const STATE: Shelf = {
+const STATE: DirectoryRule = {
   files: (name) => name === 'erofs.json',
   directories: named({runs: {directories: () => 'anything'}, mounts: 'anything', views: 'anything'}),
 };
@@ -264,9 +264,9 @@ function isDirectory(path: string): boolean {
 }
 
 /** What lies below a directory where it does not belong. Follows links that stand for directories. */
-function misfits(top: string, all: Shelf): Oddity[] {
-  const found: Oddity[] = [];
-  const visit = (directory: string, shelf: Shelf): void => {
+function checkEntries(top: string, all: DirectoryRule): EntryFinding[] {
+  const found: EntryFinding[] = [];
+  const visit = (directory: string, rule: DirectoryRule): void => {
     let entries: readonly Dirent[];
     try {
       entries = entriesOf(directory);
@@ -282,10 +282,10 @@ function misfits(top: string, all: Shelf): Oddity[] {
         if (isDead(name.slice('.tmp.'.length))) found.push({path, kind: 'leftover', isItem: true});
         continue;
       }
-      const isFile = shelf.files?.(name) ?? false;
-      const below = shelf.directories?.(name);
+      const isFile = rule.files?.(name) ?? false;
+      const below = rule.directories?.(name);
       const isItem = isFile || (directory !== top && below === 'anything');
-      const isStranger = shelf.isOpen === true && !entry.isDirectory() && !entry.isSymbolicLink();
+      const isStranger = rule.allowsAnyName === true && !entry.isDirectory() && !entry.isSymbolicLink();
       if ((!isFile && below === undefined) || isStranger) found.push({path, kind: 'foreign', isItem});
       else if (entry.isSymbolicLink() && (isItem || !isDirectory(path))) found.push({path, kind: 'link', isItem});
       else if (!entry.isSymbolicLink() && (isFile ? !entry.isFile() : !entry.isDirectory())) found.push({path, kind: 'type', isItem});
@@ -297,11 +297,11 @@ function misfits(top: string, all: Shelf): Oddity[] {
 }
 
 /** What does not belong in the directory of what ends with the boot. */
-export const surveyState = (state: string): readonly Oddity[] => misfits(state, STATE);
+export const surveyRuntimeState = (state: string): readonly EntryFinding[] => checkEntries(state, STATE);
 
 /** What lies in the state directory where it does not belong. Looks into no layer. */
-export function surveyStructure(layout: Layout): readonly Oddity[] {
-  const found = misfits(layout.root, ROOT);
+export function surveyStructure(layout: Layout): readonly EntryFinding[] {
+  const found = checkEntries(layout.root, ROOT);
   for (const directory of [layout.work, layout.trash])
     for (const name of listSafely(directory)) if (isDead(name)) found.push({path: join(directory, name), kind: 'leftover', isItem: true});
   for (const name of listSafely(layout.locks)) {
@@ -322,7 +322,7 @@ function entriesOf(directory: string): readonly Dirent[] {
   }
 }
 
-/** Names in a directory; what cannot be listed is told by `misfits`. */
+/** Names in a directory; what cannot be listed is told by `checkEntries`. */
 function listSafely(directory: string): readonly string[] {
   try {
     return entriesOf(directory).map(({name}) => name);
@@ -333,7 +333,7 @@ function listSafely(directory: string): readonly string[] {
 }
 
 /** To another filesystem a tree is copied. */
-function moveAnything(path: string, target: string): void {
+function moveOrCopy(path: string, target: string): void {
   try {
     renameInto(path, target, {sync: true});
   } catch (err) {
@@ -360,7 +360,7 @@ export function quarantine(layout: Layout, path: string): string | undefined {
   const isBelow = path.startsWith(`${layout.root}/`);
   const target = join(layout.damaged, when, isBelow ? path.slice(layout.root.length + 1) : basename(path));
   try {
-    moveAnything(path, target);
+    moveOrCopy(path, target);
     return target;
   } catch (err) {
     if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined;

@@ -14,7 +14,7 @@ import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
 import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
-import {keepReserve} from '../../../src/lib/store/ballast.ts';
+import {maintainBallast} from '../../../src/lib/store/ballast.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {fileScope} from '../../e2e/rig.ts';
@@ -177,7 +177,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
       if (what === 'bytes' && level >= PLENTY) assert.ok(!refused, `${when}: there was room`);
       if (afterKill) {
         fill(disk, what, 0);
-        new Store({root: client.root, lockTimeoutMs: 10_000}).reserve.begin();
+        new Store({root: client.root, lockTimeoutMs: 10_000}).ballast.beginRemoval();
       }
       const names = Object.keys(REMOVALS);
       const order = [...names.slice(first), ...names.slice(0, first)];
@@ -248,7 +248,7 @@ describe('a disk that fills up', () => {
       const store = new Store({root: client.root, lockTimeoutMs: 10_000});
       const create = (id: string) => client.namespace(id).leases.create({id});
       await create('first');
-      await keepReserve(store);
+      await maintainBallast(store);
       mkdirSync(join(disk, 'filler'));
       for (let left = 0; store.pending() === 0; left++) {
         assert.ok(left < 40, 'no level at which a change is committed and not applied');

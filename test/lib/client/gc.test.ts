@@ -230,7 +230,7 @@ class Walk {
     }
     assert.deepEqual(shape(this.#worlds()), shape(expected), this.#told());
     if (command.isCollected === false) return;
-    const left = this.#store.rehearse((tx) => collectAll(this.#store, tx));
+    const left = this.#store.dryRun((tx) => collectAll(this.#store, tx));
     assert.deepEqual(left, {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0}, this.#told());
     const blobs = new Set<string>();
     const layers = new Set<string>();

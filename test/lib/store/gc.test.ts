@@ -7,7 +7,7 @@ import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../../src/li
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
-import {collect, collectAll, type Graph, LEASE_OWNER, leaseOwnerLives, mark} from '../../../src/lib/store/gc.ts';
+import {collect, collectAll, type Graph, isLeaseOwnerAlive, LEASE_OWNER, mark} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
 import {RefCounts, referencesOfLease} from '../../../src/lib/store/refcounts.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
@@ -325,7 +325,7 @@ describe('collection', () => {
     });
 
   it('knows whether the owner of a lease lives, or that it cannot know', () => {
-    const lives = (labels: Labels) => leaseOwnerLives(leaseRecord('l', {labels}));
+    const lives = (labels: Labels) => isLeaseOwnerAlive(leaseRecord('l', {labels}));
     assert.deepEqual(
       [lives(OWNER(ownIdentity())), lives(OWNER(DEAD)), lives(OWNER(FOREIGN)), lives({}), lives({[LEASE_OWNER]: 'x'})],
       [true, false, undefined, undefined, undefined],

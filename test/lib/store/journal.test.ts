@@ -242,13 +242,13 @@ describe('journal', () => {
     const answers: boolean[] = [];
     await backend.update('slow', (tx) => {
       tx.put('n.json', 2);
-      tx.afterCommit((passed) => {
-        answers.push(passed());
+      tx.afterCommit((isOvertaken) => {
+        answers.push(isOvertaken());
         writeFileSync(record(layout, 3), JSON.stringify({version: 1, generation: 3, writes: {}, before: {}}));
-        answers.push(passed());
+        answers.push(isOvertaken());
       });
     });
-    await backend.update('looks only', (tx) => tx.afterCommit((passed) => answers.push(passed())));
+    await backend.update('looks only', (tx) => tx.afterCommit((isOvertaken) => answers.push(isOvertaken())));
     assert.deepEqual(answers, [false, true, false]);
   });
 

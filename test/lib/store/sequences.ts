@@ -168,7 +168,7 @@ export const SEQUENCES: Readonly<Record<string, Sequence>> = {
         for (const {digest} of ns.content.list()) ns.content.delete(digest);
         for (const {key} of ns.snapshots('overlayfs').list()) ns.snapshots('overlayfs').delete(key);
       });
-      store.noteGarbage();
+      store.markNeedsFullGc();
       await makeImage(store, 'default', 'docker.io/library/next:1', {seed: 'next'});
     },
     run: async (_store, client) => unless('not_found', client.namespace('default').images.delete('next:1')),

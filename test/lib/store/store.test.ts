@@ -15,7 +15,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
-import {withReserve} from '../../../src/lib/store/ballast.ts';
+import {withBallast} from '../../../src/lib/store/ballast.ts';
 import {createLayout, recordFile} from '../../../src/lib/store/layout.ts';
 import {
   parseContainer,
@@ -349,7 +349,7 @@ describe('records', () => {
       if (when !== 'in a change') remove();
       assert.equal(store.exists(), when === 'in a change');
       if (when === 'before a removal') {
-        await withReserve(store, async () => {});
+        await withBallast(store, async () => {});
         assert.ok(!existsSync(root), 'a removal makes nothing');
         continue;
       }

@@ -1,6 +1,6 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {collect} from '../../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
 import type {Context} from '../context.ts';
@@ -53,7 +53,7 @@ export async function deleteContainer(
     readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
   },
 ): Promise<void> {
-  await withReserve(store, async () => {
+  await withBallast(store, async () => {
     await store.update(`removal of container ${id}`, (tx) => {
       const ns = tx.namespace(namespace);
       const record: ContainerRecord | undefined = ns.containers.find(id);

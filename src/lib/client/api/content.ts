@@ -2,7 +2,7 @@
 import {type ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
 import type {Context} from '../context.ts';
 import type {ContentClient} from '../types/index.ts';
@@ -53,7 +53,7 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
 
     active: async ({filters = []} = {}) => filtered(content.statuses(), filters, ({ref}) => ({ref})),
 
-    delete: (text) => named(text, (digest) => withReserve(store, () => content.delete(digest))),
+    delete: (text) => named(text, (digest) => withBallast(store, () => content.delete(digest))),
 
     label: (text, labels) => named(text, (digest) => content.label(digest, labels)),
   };

@@ -16,7 +16,7 @@ import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../.
 import {hostMounter, removeMountDirectory, unmount} from '../../runtime/host-mount.ts';
 import {absoluteTarget, type Mount, planMounts} from '../../runtime/mount-plan.ts';
 import {collect, isFormerMountLease, LEASE_MOUNT, MOUNT_ENDED} from '../../store/gc.ts';
-import {statePath} from '../../store/layout.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import type {LeaseRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
@@ -89,7 +89,7 @@ function readRecord(directory: string): MountRecord | undefined {
 
 /** Directories of records, including incomplete ones of dead processes. */
 function recordDirectories(stateDir: string): readonly string[] {
-  const directory = statePath.mounts(stateDir);
+  const directory = runtimeStatePath.mounts(stateDir);
   return listIfPresent(directory).map((name) => join(directory, name));
 }
 
@@ -172,7 +172,7 @@ function put(mine: string, directory: string): boolean {
 
 /** Claims a target. @returns the record's directory @throws already_exists something is mounted there */
 async function claim(context: Context, record: MountRecord): Promise<string> {
-  const parent = statePath.mounts(context.stateDir);
+  const parent = runtimeStatePath.mounts(context.stateDir);
   const id = createHash('sha256').update(`${record.mountNamespace}\0${record.target}`).digest('hex').slice(0, 32);
   const directory = join(parent, id);
   mkdirSync(parent, {recursive: true, mode: 0o700});

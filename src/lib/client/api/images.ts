@@ -5,7 +5,7 @@ import {validateLabels} from '../../oci/identifier.ts';
 import type {Kind} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import {walk} from '../../oci/walk.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {collect, collectIfTouched} from '../../store/gc.ts';
 import type {ImageRecord, SnapshotRecord} from '../../store/records.ts';
 import {mergeLabels, SnapshotStore, snapshotChain} from '../../store/snapshots.ts';
@@ -52,7 +52,7 @@ export function imagesClient(context: Context, namespace: string): ImagesClient 
     get: async (name) => findImage(context, namespace, name),
 
     delete: (text) =>
-      withReserve(store, async () => {
+      withBallast(store, async () => {
         await store.update(`removal of image ${text}`, (tx) => {
           const ns = tx.namespace(namespace);
           const name = imageName(ns, text);

@@ -2,7 +2,7 @@
 import {ErrdefsError} from '../../errdefs.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {collect, isMountLease} from '../../store/gc.ts';
 import type {LeaseRecord} from '../../store/records.ts';
 import type {Context} from '../context.ts';
@@ -43,7 +43,7 @@ export function leasesClient({store}: Context, namespace: string): LeasesClient 
       ),
 
     delete: async (id) => {
-      await withReserve(store, async () => {
+      await withBallast(store, async () => {
         await store.update(`removal of lease ${id}`, (tx) => {
           const {leases} = tx.namespace(namespace);
           const lease = leases.find(id);

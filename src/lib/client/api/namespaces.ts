@@ -1,7 +1,7 @@
 /** Namespaces: create, list, label and delete. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {collectAll, isMountLease, recountIfInconsistent} from '../../store/gc.ts';
 import type {NamespaceRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
@@ -111,7 +111,7 @@ export function namespacesClient(context: Context): NamespacesClient {
         collectAll(store, tx);
         recountIfInconsistent(tx);
       };
-      await withReserve(store, async () => {
+      await withBallast(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);
         if (recursive) await (await import('../running.ts')).sweepRuns(context, name);
         store.layers.emptyTrash();

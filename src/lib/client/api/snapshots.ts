@@ -1,7 +1,7 @@
 /** Snapshots of one namespace and one snapshotter. */
 import {hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
 import type {Labels, SnapshotsClient} from '../types/index.ts';
@@ -41,7 +41,7 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
       validateLabels(labels);
       return named(key, () => snapshots.commit(name, key, rooted(labels)));
     },
-    delete: (key) => named(key, () => withReserve(context.store, () => snapshots.remove(key))),
+    delete: (key) => named(key, () => withBallast(context.store, () => snapshots.remove(key))),
     mounts: (key) => named(key, () => snapshots.mounts(key)),
     mountScript: async (key, target) => {
       const {absoluteTarget, mountScript, planMounts} = await import('../../runtime/mount-plan.ts');

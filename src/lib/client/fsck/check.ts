@@ -3,11 +3,11 @@ import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {type ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
-import {statePath} from '../../store/layout.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import type {Store} from '../../store/store.ts';
-import {type RecordSurvey, surveyState} from '../../store/survey.ts';
+import {type RecordSurvey, surveyRuntimeState} from '../../store/survey.ts';
 import type {Context} from '../context.ts';
 import {abandonedViews} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
@@ -34,7 +34,7 @@ export async function check(context: Context, options: CheckOptions): Promise<Ch
   const blocked = one.unblock();
   if (blocked !== undefined) return blocked;
   const checking = (): Promise<CheckResult> => one.run();
-  return options.repair === true ? withReserve(context.store, checking) : checking();
+  return options.repair === true ? withBallast(context.store, checking) : checking();
 }
 
 /** What a killed run was to take along is not brought to the disk, and may be torn after a power loss: that is nobody's loss. */
@@ -156,12 +156,12 @@ class Check {
   /** What is wrong with the journal comes first: everything else is read and written over it. */
   async #journal(): Promise<readonly Problem[]> {
     const {store} = this.#context;
-    const problems = store.journalFaults().map(({path, problem}): Problem => {
+    const problems = store.journalDamage().map(({path, problem}): Problem => {
       const object = `entry ${path.slice(store.layout.root.length + 1)}`;
       return {severity: 'damage', object, problem, path, subject: {kind: 'none'}};
     });
     if (problems.length === 0 || this.#o.repair !== true) return problems;
-    const actions = await store.mendJournal();
+    const actions = await store.repairJournal();
     // Where nothing was done, another writer has got rid of it meanwhile.
     for (const problem of problems) this.#actions.set(keyOf(problem), {action: actions.get(problem.path) ?? 'is gone', done: true});
     return problems;
@@ -180,7 +180,7 @@ class Check {
     };
     if (count() === 0) return [];
     // Somebody may have been about to apply them, or have died: then this does it.
-    await store.settle().catch((err: unknown) => {
+    await store.applyPending().catch((err: unknown) => {
       if (!isErrdefs(err)) throw err;
     });
     const pending = count();
@@ -212,7 +212,7 @@ class Check {
     const inspection = await look();
     if (inspection.problems.length === 0) return inspection;
     try {
-      return await store.alone('check', look);
+      return await store.withLock('check', look);
     } catch (err) {
       // Where nothing can be written, no lock can be taken, and nobody else changes anything.
       // Where something else is in the place of the lock, nobody can take it.
@@ -226,7 +226,7 @@ class Check {
     const problems: Problem[] = [];
     const {stateDir} = this.#context;
     const names = new Set(namespaces.map(({name}) => name));
-    for (const name of listDirectories(statePath.runs(stateDir))) names.add(name);
+    for (const name of listDirectories(runtimeStatePath.runs(stateDir))) names.add(name);
     for (const namespace of [...names].sort()) {
       await this.#pause();
       const runs = await listNamespaceRuns(this.#context, namespace);
@@ -251,7 +251,7 @@ class Check {
         if (!runs.some(({id}) => id === container.id) && !running.includes(container.id))
           add('garbage', container.id, 'should have been removed when its run ended');
     }
-    problems.push(...oddities(surveyState(stateDir), stateDir));
+    problems.push(...oddities(surveyRuntimeState(stateDir), stateDir));
     const {staleMounts} = await import('../api/host-mounts.ts');
     for (const {directory: path, record} of staleMounts(this.#context))
       problems.push({
@@ -262,7 +262,7 @@ class Check {
         path,
         subject: {kind: 'garbage'},
       });
-    for (const path of abandonedViews(statePath.views(stateDir)))
+    for (const path of abandonedViews(runtimeStatePath.views(stateDir)))
       problems.push({
         severity: 'garbage',
         object: `entry ${path}`,
@@ -399,7 +399,7 @@ function listDirectories(path: string): readonly string[] {
       .filter((entry) => entry.isDirectory())
       .map(({name}) => name);
   } catch (err) {
-    // What is not a directory is told of by surveyState.
+    // What is not a directory is told of by surveyRuntimeState.
     if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
     throw fromErrno(err, `directory ${path}`);
   }

@@ -3,7 +3,7 @@ import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
 import {type ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {nearestExisting} from '../../fs/durable.ts';
 import {checkRuntime} from '../../runtime/doctor.ts';
-import {MEND} from '../../store/record-files.ts';
+import {REPAIR_HINT} from '../../store/record-files.ts';
 import type {Context} from '../context.ts';
 import {type ErofsSupport, probeErofs} from '../erofs-probe.ts';
 import type {DoctorCheck} from '../types/index.ts';
@@ -76,7 +76,7 @@ async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
     const worst = findings.find(({severity}) => severity === 'damage');
     if (worst !== undefined) {
       const detail = `${damage} damaged, such as ${worst.object}: ${worst.problem} (${worst.path})`;
-      return [{name, status: 'error', detail, hint: MEND}];
+      return [{name, status: 'error', detail, hint: REPAIR_HINT}];
     }
     return [{name, status: 'ok', detail: `${checked.records} records, ${checked.blobs} blobs, ${checked.layers} layers`}];
   } catch (err) {

@@ -4,7 +4,7 @@ import {dirname, join} from 'node:path';
 import {type Code, fromErrno, isErrdefs} from '../../errdefs.ts';
 import {type Digest, isDigest} from '../../oci/descriptor.ts';
 import {downloadKey} from '../../store/blob-store.ts';
-import {isFormerMountLease, leaseExpired} from '../../store/gc.ts';
+import {isFormerMountLease, isLeaseExpired} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ContentRecord, SnapshotRecord} from '../../store/records.ts';
@@ -12,7 +12,7 @@ import {wrongCounts} from '../../store/refcounts.ts';
 import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import {
-  type Oddity,
+  type EntryFinding,
   type RecordSurvey,
   referencesIn,
   type SurveyedNamespace,
@@ -41,7 +41,7 @@ export type Subject =
   | {readonly kind: 'ingest'; readonly key: string}
   /** The next collection takes it. */
   | {readonly kind: 'garbage'}
-  | {readonly kind: 'odd'; readonly oddity: Oddity}
+  | {readonly kind: 'odd'; readonly oddity: EntryFinding}
   | {readonly kind: 'none'};
 
 export interface Problem extends Pick<Finding, 'severity' | 'object' | 'namespace' | 'problem' | 'path'> {
@@ -75,10 +75,10 @@ const ODD = {
   foreign: ['garbage', 'was not created by berth'],
   leftover: ['garbage', 'was left by a process that has ended'],
   unreadable: ['damage', 'cannot be listed'],
-} as const satisfies Readonly<Record<Oddity['kind'], readonly [Finding['severity'], string]>>;
+} as const satisfies Readonly<Record<EntryFinding['kind'], readonly [Finding['severity'], string]>>;
 
 /** What is odd below a directory, in words. */
-export const oddities = (odd: readonly Oddity[], top: string): readonly Problem[] =>
+export const oddities = (odd: readonly EntryFinding[], top: string): readonly Problem[] =>
   odd.map((oddity) => {
     const {kind, path} = oddity;
     const [severity, problem] = ODD[kind];
@@ -222,7 +222,7 @@ class Inspector {
       for (const digest of lease.content) this.#leased.blobs.add(digest);
       for (const layer of lease.layers) this.#leased.layers.add(layer);
       const path = this.#file(recordPath.directory(name, 'leases'));
-      const problem = leaseExpired(lease, Date.now())
+      const problem = isLeaseExpired(lease, Date.now())
         ? 'has expired'
         : isFormerMountLease(lease)
           ? 'keeps what an earlier boot had mounted'

@@ -1,6 +1,6 @@
 /** Records that are lost or cannot be read: as the journal has them, or out of the way, with what they may have kept. */
 import {randomHex} from '../../oci/hash.ts';
-import {leaseExpired, mark} from '../../store/gc.ts';
+import {isLeaseExpired, mark} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import {contentNode, snapshotNode} from '../../store/refcounts.ts';
@@ -38,7 +38,7 @@ export async function recoverRecords(context: Context, inspection: Inspection, p
   const {restored, leases} = await store.update('repair of records', (tx) => {
     const back = new Set<Problem>();
     const restore = (problem: Problem, path: string): boolean => {
-      const document = store.recall(path);
+      const document = store.lastWritten(path);
       if (document === undefined) return false;
       tx.replace(path, document);
       back.add(problem);
@@ -109,7 +109,7 @@ function keepOn(tx: StoreTransaction, name: string, lost: readonly string[], {un
   const now = new Date();
   const ns = tx.survey().namespaces.find((one) => one.name === name);
   if (ns === undefined) return undefined;
-  const live = mark({...ns, leases: ns.leases.filter((lease) => !leaseExpired(lease, now.getTime()))}, now.getTime());
+  const live = mark({...ns, leases: ns.leases.filter((lease) => !isLeaseExpired(lease, now.getTime()))}, now.getTime());
   const lacks = (kind: string): boolean => lost.some((path) => path.startsWith(`${recordPath.namespaces}/${name}/${kind}/`));
   const content = [
     ...ns.content.map(({digest}) => digest).filter((digest) => !live.has(contentNode(digest))),

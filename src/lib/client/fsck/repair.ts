@@ -255,7 +255,7 @@ export class Repair {
     if (layers.info(id) !== undefined || !existsSync(getSnapshotter(snapshotter).tree(layers.path(id)))) return;
     // Something else in its place may be a stranger's.
     if (lstatSync(layers.infoFile(id), {throwIfNoEntry: false})?.isFile() === false) quarantine(layout, layers.infoFile(id));
-    layers.describeOwn(id, snapshotter);
+    layers.restoreOwnInfo(id, snapshotter);
     this.#did(problem, 'its layer.json is rewritten');
   }
 

@@ -7,8 +7,8 @@ import {removeTree} from '../../fs/durable.ts';
 import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash, type Hash} from '../../oci/hash.ts';
 import {hashFor} from '../../store/blob-store.ts';
-import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, placeTar} from '../../store/erofs.ts';
-import {statePath} from '../../store/layout.ts';
+import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, linkOrCopyTar} from '../../store/erofs.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
 import {materialise} from '../pull/fetch-and-unpack.ts';
@@ -33,7 +33,7 @@ const hashTar = async ({path, start}: IndexedTar, onBytes: OnBytes, signal: Abor
 
 /** Indexes a layer's tar once more, in `directory`, which is made. @returns as `indexTar` */
 async function indexAnew(tar: IndexedTar, directory: string): Promise<boolean> {
-  placeTar(tar, directory);
+  linkOrCopyTar(tar, directory);
   return indexTar(directory, tar.backing);
 }
 
@@ -90,7 +90,7 @@ export async function unpackAgain(
   const layers = planned.layers.slice(0, planned.layers.indexOf(layer) + 1);
   const own = layerCandidates(snapshotter, layer);
   const borrowed = layers.flatMap((below) => layerCandidates(snapshotter, below)).filter((id) => !own.includes(id) && !doubted(id));
-  const scratch = store.scratch(
+  const scratch = store.createScratch(
     work,
     [...new Set(borrowed)].filter((id) => store.layers.isUsable(id)),
   );
@@ -107,7 +107,7 @@ export async function unpackAgain(
     snapshotter,
     erofsBacking: context.erofsBacking,
     maxConcurrentDownloads: 1,
-    scratchDir: statePath.views(context.stateDir),
+    scratchDir: runtimeStatePath.views(context.stateDir),
     lockTimeoutMs: context.lockTimeoutMs,
     onEvent: () => {},
     ...(signal === undefined ? {} : {signal}),
@@ -134,7 +134,7 @@ export async function indexAgain(
   const snapshotter = getSnapshotter(snapshotterName);
   const diffID = await hashTar(tar, () => {}, signal);
   if (!isAlone(snapshotter, id, diffID)) return undefined;
-  const scratch = store.scratch(work, []);
+  const scratch = store.createScratch(work, []);
   const directory = scratch.layers.createWork();
   if (!(await indexAnew(tar, directory))) return undefined;
   scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
@@ -221,7 +221,7 @@ async function compare(
   let opened: Awaited<ReturnType<typeof openTrees>>;
   try {
     opened = await openTrees(snapshotter, [reference, directory], () =>
-      openScratchPlace(statePath.views(context.stateDir), context.store.housekeeping),
+      openScratchPlace(runtimeStatePath.views(context.stateDir), context.store.housekeeping),
     );
   } catch (err) {
     if (!isErrdefs(err) || !hasCode(err, 'failed_precondition')) throw err;

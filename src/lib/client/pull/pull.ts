@@ -10,7 +10,7 @@ import {formatReference, parseReference, type Reference} from '../../oci/referen
 import type {Fetcher} from '../../remotes/types.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
-import {statePath} from '../../store/layout.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
@@ -210,7 +210,7 @@ class Pull {
       ...(source === undefined ? {} : {source}),
       erofsBacking: this.#context.erofsBacking,
       maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
-      scratchDir: statePath.views(this.#context.stateDir),
+      scratchDir: runtimeStatePath.views(this.#context.stateDir),
       lockTimeoutMs: this.#context.lockTimeoutMs,
       onEvent: this.#emit,
       ...this.#signalOption(),

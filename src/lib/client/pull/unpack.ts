@@ -3,8 +3,8 @@ import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {randomHex} from '../../oci/hash.ts';
-import {collect, LEASE_OWNER, leaseOwnerLives} from '../../store/gc.ts';
-import {statePath} from '../../store/layout.ts';
+import {collect, isLeaseOwnerAlive, LEASE_OWNER} from '../../store/gc.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import {snapshotChain} from '../../store/snapshots.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../../store/store.ts';
@@ -64,7 +64,7 @@ export function endLease(ns: NamespaceTransaction, image: string, id: string | u
   if (id !== undefined && !ns.leases.delete(id))
     throw new ErrdefsError('aborted', `namespace ${JSON.stringify(ns.name)} was emptied meanwhile`, {hint: 'run it again'});
   for (const lease of ns.leases.list())
-    if (lease.labels[LEASE_IMAGE] === image && leaseOwnerLives(lease) === false) ns.leases.delete(lease.id);
+    if (lease.labels[LEASE_IMAGE] === image && isLeaseOwnerAlive(lease) === false) ns.leases.delete(lease.id);
 }
 
 /** Writes the snapshot records of images whose layers are present: one for each chain ID, on its parent. */
@@ -147,7 +147,7 @@ export async function ensureUnpacked(
       snapshotter,
       erofsBacking: context.erofsBacking,
       maxConcurrentDownloads: 3,
-      scratchDir: statePath.views(context.stateDir),
+      scratchDir: runtimeStatePath.views(context.stateDir),
       lockTimeoutMs,
       onEvent: () => {},
       ...(signal === undefined ? {} : {signal}),

@@ -1,9 +1,9 @@
 /** `gc`: a full collection in all namespaces, with the housekeeping that deleting commands leave out. */
 import {sweepTemporary} from '../../fs/durable.ts';
 import {removeBundle} from '../../runtime/bundle.ts';
-import {withReserve} from '../../store/ballast.ts';
+import {withBallast} from '../../store/ballast.ts';
 import {collectAll} from '../../store/gc.ts';
-import {statePath} from '../../store/layout.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
 import type {Context} from '../context.ts';
 import {abandonedViews} from '../pull/layer-lookup.ts';
 import {sweepRuns} from '../running.ts';
@@ -18,7 +18,7 @@ const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs
 export async function collectGarbage(context: Context): Promise<GcResult> {
   const {store} = context;
   if (!store.exists()) return NOTHING;
-  return withReserve(store, () => collectEverything(context));
+  return withBallast(store, () => collectEverything(context));
 }
 
 async function collectEverything(context: Context): Promise<GcResult> {
@@ -41,7 +41,7 @@ async function collectEverything(context: Context): Promise<GcResult> {
 export function sweepState({store: {housekeeping}, stateDir}: Context): void {
   housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
   housekeeping.attempt(`directory ${stateDir}`, () => {
-    for (const path of abandonedViews(statePath.views(stateDir)))
+    for (const path of abandonedViews(runtimeStatePath.views(stateDir)))
       housekeeping.attempt(`view ${path}`, () => {
         try {
           removeBundle(path);

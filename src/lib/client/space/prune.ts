@@ -1,7 +1,7 @@
 /** `prune`: frees space. One transaction, or the rehearsal of one, decides what is removed. */
 import type {Digest} from '../../oci/descriptor.ts';
-import {withReserve} from '../../store/ballast.ts';
-import {collectAll, dropUnreachable, leaseAbandoned, leasedDownloads, leaseExpired, recountIfInconsistent} from '../../store/gc.ts';
+import {withBallast} from '../../store/ballast.ts';
+import {collectAll, dropUnreachable, isLeaseAbandoned, isLeaseExpired, leasedDownloads, recountIfInconsistent} from '../../store/gc.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import {blobKey, layerKey, type SharedKey} from '../../store/refcounts.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
@@ -16,7 +16,7 @@ const KINDS: readonly PruneKind[] = ['images', 'snapshots', 'content', 'ingests'
 export async function prune(context: Context, options: PruneOptions): Promise<PruneResult> {
   if (!context.store.exists()) return {pruned: [], freed: 0};
   const pruning = (): Promise<PruneResult> => new Prune(context, options).run();
-  return options.dryRun === true ? pruning() : withReserve(context.store, pruning);
+  return options.dryRun === true ? pruning() : withBallast(context.store, pruning);
 }
 
 /** Records that a transaction dropped, and objects that nothing refers to afterwards. */
@@ -56,7 +56,7 @@ class Prune {
     if (this.#kinds.includes('snapshots')) this.#running = await this.#runningContainers();
     if (this.#kinds.some((kind) => kind !== 'ingests')) {
       // The rehearsal says what to measure: measuring under the lock would take too long.
-      outcome = store.rehearse((tx) => this.#sweep(tx));
+      outcome = store.dryRun((tx) => this.#sweep(tx));
       for (const key of outcome.released) this.#size(key);
       if (!dryRun) outcome = await store.update('prune', (tx) => this.#sweep(tx));
     }
@@ -124,7 +124,7 @@ class Prune {
   /** Leases that have expired, and those of dead processes. */
   #dropLeases({leases}: NamespaceTransaction): void {
     for (const lease of leases.list())
-      if (this.#isOld(lease.createdAt) && (leaseExpired(lease, this.#now) || leaseAbandoned(lease))) leases.delete(lease.id);
+      if (this.#isOld(lease.createdAt) && (isLeaseExpired(lease, this.#now) || isLeaseAbandoned(lease))) leases.delete(lease.id);
   }
 
   #dropImages(tx: StoreTransaction, namespaces: readonly NamespaceTransaction[]): void {

@@ -7,7 +7,7 @@ import {inheritAttributes} from '../../archive/implicit-parents.ts';
 import {extractedTree, type LowerTree} from '../../archive/lower-tree.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/erofs.ts';
-import {noteMarks} from '../../store/snapshotters.ts';
+import {noteWhiteouts} from '../../store/snapshotters.ts';
 
 /**
  * Writes the index of the tar in `directory`.
@@ -20,7 +20,7 @@ export function writeLayerIndex(directory: string, backing: Backing, index: Erof
   writeIndex(directory, backing, (alignment) => {
     const encoded = index.encode(tarBytes, alignment);
     parents = encoded.impliedParents;
-    if (encoded.hasMarks) noteMarks(directory);
+    if (encoded.hasMarks) noteWhiteouts(directory);
     return encoded.bytes;
   });
   return parents;

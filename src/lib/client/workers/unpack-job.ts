@@ -12,7 +12,7 @@ import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {type Backing, EROFS_TAR} from '../../store/erofs.ts';
-import {type LayerForm, noteMarks} from '../../store/snapshotters.ts';
+import {type LayerFormat, noteWhiteouts} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';
 import {type Ring, releaseSlot, slotOf, stopReading} from './ring.ts';
@@ -23,7 +23,7 @@ export interface UnpackJob {
   readonly what: string;
   /** The layer's directory; a tree is extracted to `fs` in it. */
   readonly directory: string;
-  readonly form: LayerForm;
+  readonly form: LayerFormat;
   /** For the form `erofs`. */
   readonly backing?: Backing;
   /** Trees of the lower layers, topmost first; absent while they are unknown. */
@@ -125,7 +125,7 @@ class LayerUnpacker {
     if (diffID !== expected)
       throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but the image's config says ${expected}`);
     const end = this.#target.end();
-    if (end.applied?.hasMarks === true) noteMarks(this.#job.directory);
+    if (end.applied?.hasMarks === true) noteWhiteouts(this.#job.directory);
     return {...end, warnings: this.#warnings};
   }
 
