@@ -9,7 +9,7 @@ import {runtimeStatePath} from '../../store/layout.ts';
 import type {Store} from '../../store/store.ts';
 import {type RecordSurvey, surveyRuntimeState} from '../../store/survey.ts';
 import type {Context} from '../context.ts';
-import {abandonedViews} from '../pull/layer-lookup.ts';
+import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
 import type {CheckOptions, CheckResult, Finding} from '../types/index.ts';
 import {cannotBeRead, type Inspection, inspect, keyOf, oddities, type Problem} from './inspect-store.ts';
@@ -262,7 +262,7 @@ class Check {
         path,
         subject: {kind: 'garbage'},
       });
-    for (const path of abandonedViews(runtimeStatePath.views(stateDir)))
+    for (const path of abandonedScratchMounts(runtimeStatePath.views(stateDir)))
       problems.push({
         severity: 'garbage',
         object: `entry ${path}`,

@@ -19,7 +19,7 @@ import {quarantine} from '../../store/survey.ts';
 import {deleteContainer} from '../api/containers.ts';
 import type {Context} from '../context.ts';
 import {discardOthers, lockDownload} from '../pull/download-lock.ts';
-import {refOf} from '../pull/fetch-and-unpack.ts';
+import {refKey} from '../pull/fetch-and-unpack.ts';
 import {ensureUnpacked, snapshotLabel, warnOfLayers} from '../pull/unpack.ts';
 import {isAbandoned, runDirectory, runningContainers} from '../running.ts';
 import {collectGarbage, settleLayers} from '../space/gc.ts';
@@ -168,7 +168,7 @@ export class Repair {
       });
       const {key} = lock;
       store.blobs.discardIngest(key);
-      const ingest = Ingest.open(store.blobs.beginIngest(key, {ref: refOf(descriptor), namespace: '', total: size}), {digest, size}, what);
+      const ingest = Ingest.open(store.blobs.beginIngest(key, {ref: refKey(descriptor), namespace: '', total: size}), {digest, size}, what);
       try {
         const sink = (chunk: Buffer): void => ingest.write(chunk);
         await this.#remote.fetcher(source).stream(descriptor, sink, {offset: 0, ...(signal === undefined ? {} : {signal})});

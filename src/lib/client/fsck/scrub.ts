@@ -11,8 +11,8 @@ import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, linkOrCop
 import {runtimeStatePath} from '../../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
-import {materialise} from '../pull/fetch-and-unpack.ts';
-import {layerCandidates, openScratchPlace, openTrees} from '../pull/layer-lookup.ts';
+import {fetchAndUnpack} from '../pull/fetch-and-unpack.ts';
+import {layerCandidates, openTrees, startScratchMountHolder} from '../pull/layer-lookup.ts';
 import {indexTar} from '../workers/layer-index.ts';
 import {cannotBeRead} from './inspect-store.ts';
 import type {LayerOrigin} from './provenance.ts';
@@ -68,7 +68,7 @@ export interface Unpacked {
   readonly id: string;
   /** The layer, whole, in a place of its own. */
   readonly directory: string;
-  /** As those of `Materialised`. */
+  /** As those of `FetchAndUnpackResult`. */
   readonly warnings: readonly string[];
 }
 
@@ -94,7 +94,7 @@ export async function unpackAgain(
     work,
     [...new Set(borrowed)].filter((id) => store.layers.isUsable(id)),
   );
-  const made = await materialise({
+  const made = await fetchAndUnpack({
     store: scratch,
     workers: context.workers,
     namespace,
@@ -221,7 +221,7 @@ async function compare(
   let opened: Awaited<ReturnType<typeof openTrees>>;
   try {
     opened = await openTrees(snapshotter, [reference, directory], () =>
-      openScratchPlace(runtimeStatePath.views(context.stateDir), context.store.housekeeping),
+      startScratchMountHolder(runtimeStatePath.views(context.stateDir), context.store.housekeeping),
     );
   } catch (err) {
     if (!isErrdefs(err) || !hasCode(err, 'failed_precondition')) throw err;

@@ -1,6 +1,6 @@
 /**
- * Brings a plan's blobs and layers onto this machine: each blob crosses the wire once, whoever wants it, and each layer
- * is unpacked once, while its blob downloads. Nothing here becomes visible in a namespace; that is the caller's last step.
+ * Fetches the blobs of a plan and unpacks its layers. Each blob is downloaded once for all processes, and each layer is unpacked once,
+ * during the download. Nothing becomes visible in a namespace here; the caller writes the records at the end.
  */
 import {existsSync} from 'node:fs';
 import {reconcile} from '../../archive/apply.ts';
@@ -18,82 +18,82 @@ import {completeIndex} from '../workers/layer-index.ts';
 import type {LayerJob, WorkerPool} from '../workers/pool.ts';
 import type {UnpackResult} from '../workers/unpack-job.ts';
 import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-lock.ts';
-import {findLayer, openScratchPlace, openTrees} from './layer-lookup.ts';
+import {findLayer, openTrees, startScratchMountHolder} from './layer-lookup.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
 
 /** Streams a blob's bytes from `offset` on; see remotes/types.ts. */
-export type BlobSource = (
+export type FetchBlob = (
   desc: Descriptor,
   sink: (chunk: Buffer) => void | Promise<void>,
   options: {offset: number; signal?: AbortSignal},
 ) => Promise<void>;
 
-export interface MaterialiseOptions {
+export interface FetchAndUnpackOptions {
   readonly store: Store;
   readonly workers: WorkerPool;
   readonly namespace: string;
   readonly plan: Plan;
   /** Absent: blobs are only stored. */
   readonly snapshotter?: Snapshotter;
-  /** For layers that are indexed. */
+  /** Called only for layers that are indexed. */
   readonly erofsBacking: () => Backing;
-  /** Absent: only what is here can be used. */
-  readonly source?: BlobSource;
+  /** Absent: only local blobs can be used. */
+  readonly source?: FetchBlob;
   readonly maxConcurrentDownloads: number;
-  /** Where something may be mounted for a moment; below the state that ends with the boot. */
+  /** Parent directory of scratch mounts, below the state directory. */
   readonly scratchDir: string;
-  /** How long to wait for another process that makes no progress with a blob that is wanted here, in milliseconds. */
+  /** Longest wait for a process that downloads a blob without progress, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly onEvent: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
 
-export interface Materialised {
+export interface FetchAndUnpackResult {
   /** Bytes that came over the network. */
   readonly transferredBytes: number;
   /** Layer directory of each chain ID of the plan's images; empty without a snapshotter. */
   readonly layers: ReadonlyMap<Digest, string>;
-  /** What a layer could not be given, such as an extended attribute; each names its blob. */
+  /** Attributes that a layer could not be given, such as extended attributes; each warning names its blob. */
   readonly warnings: readonly string[];
 }
 
-/** The row of a descriptor in progress and in `content active`. */
-export const refOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
+/** Key of a descriptor in progress events and in `content active`; containerd's `MakeRefKey`. */
+export const refKey = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
 
-/** Its name in messages. */
+/** Name of a descriptor in messages. */
 const nameOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)} ${desc.digest}`;
 
-/** Classes of failures that another attempt with the same layer ends with too. */
-const FOR_GOOD: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
+/** Error classes that another attempt with the same layer would repeat. */
+const PERMANENT_ERRORS: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
 
-/** Milliseconds between two events of moving bytes. */
+/** Milliseconds between two progress events of one blob. */
 const PROGRESS_MS = 100;
 
-/** A layer that was unpacked without knowing what lies below, and waits for that. */
-interface Floating {
+/** A layer that was unpacked before its lower layers were known, and needs them to be completed. */
+interface PendingLayer {
   readonly work: string;
   readonly unpacked: UnpackResult;
 }
 
-/** An image's layers while they are put on each other. */
-interface Stack {
+/** The layers of an image, and how many of them are complete. */
+interface LayerChain {
   /** Bottom first. */
   readonly layers: readonly PlannedLayer[];
-  /** Index of the one whose turn it is. */
+  /** Index of the lowest layer that is not complete. */
   next: number;
-  /** Layer directories so far, nearest first. */
+  /** Directories of the complete layers, topmost first. */
   readonly below: string[];
 }
 
-/** Whether a layer's tree is what it is whatever lies below. */
+/** Whether a layer's tree does not depend on the lower layers. */
 function isIndependent({applied, impliedParents}: UnpackResult): boolean {
   if (applied === undefined) return impliedParents === undefined;
   const {passed, missingLinks, opaqueRoot} = applied.needsLowers;
   return applied.needsLowers.impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
 }
 
-export async function materialise(options: MaterialiseOptions): Promise<Materialised> {
-  const run = new Materialisation(options);
+export async function fetchAndUnpack(options: FetchAndUnpackOptions): Promise<FetchAndUnpackResult> {
+  const run = new FetchAndUnpack(options);
   try {
     return await run.run();
   } finally {
@@ -101,49 +101,49 @@ export async function materialise(options: MaterialiseOptions): Promise<Material
   }
 }
 
-class Materialisation {
-  readonly #o: MaterialiseOptions;
+class FetchAndUnpack {
+  readonly #o: FetchAndUnpackOptions;
   readonly #layers = new Map<Digest, string>();
-  readonly #floating = new Map<Digest, Floating>();
-  readonly #works = new Set<string>();
-  /** Downloads that went on from what an earlier attempt left. */
+  readonly #pendingLayers = new Map<Digest, PendingLayer>();
+  readonly #workDirectories = new Set<string>();
+  /** Downloads that resumed an earlier attempt. */
   readonly #resumed = new Set<Digest>();
   readonly #warnings: string[] = [];
-  readonly #stacks: readonly Stack[];
-  /** Blobs that still come. */
+  readonly #chains: readonly LayerChain[];
+  /** Blobs that are not complete yet. */
   readonly #missing: Set<Digest>;
-  #stacking = Promise.resolve();
-  /** For the trees below the layer that waits next. */
-  #place: Promise<MountHolder> | undefined;
-  /** Places that have served. */
-  readonly #closing: Promise<void>[] = [];
+  #advancing = Promise.resolve();
+  /** Will mount the lower layers of the next pending layer. */
+  #mountHolder: Promise<MountHolder> | undefined;
+  /** Mount holders that are about to end. */
+  readonly #closingHolders: Promise<void>[] = [];
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal;
   #transferred = 0;
 
-  constructor(options: MaterialiseOptions) {
+  constructor(options: FetchAndUnpackOptions) {
     this.#o = options;
     this.#signal = options.signal === undefined ? this.#stop.signal : AbortSignal.any([options.signal, this.#stop.signal]);
     const images = options.snapshotter === undefined ? [] : options.plan.manifests.flatMap(({image}) => image ?? []);
     this.#missing = new Set(options.plan.blobs.map(({digest}) => digest));
-    this.#stacks = images.map(({layers}) => ({layers, next: 0, below: []}));
+    this.#chains = images.map(({layers}) => ({layers, next: 0, below: []}));
   }
 
-  async run(): Promise<Materialised> {
+  async run(): Promise<FetchAndUnpackResult> {
     const {plan, maxConcurrentDownloads} = this.#o;
-    // A layer that occurs twice, in one image or in two, is unpacked once.
+    // A layer that occurs twice, in one image or in several, is unpacked once.
     const wanted = new Map<Digest, PlannedLayer>();
-    for (const {layers} of this.#stacks)
+    for (const {layers} of this.#chains)
       for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
     this.#requireFreeSpace();
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
-    this.#stackSoon();
+    this.#advanceChains();
     try {
-      await forEachLimited(plan.blobs, maxConcurrentDownloads, async (blob) => {
+      await forEachConcurrently(plan.blobs, maxConcurrentDownloads, async (blob) => {
         try {
           await this.#fetch(blob, wanted.get(blob.digest));
           this.#missing.delete(blob.digest);
-          this.#stackSoon();
+          this.#advanceChains();
         } catch (err) {
           this.#stop.abort(err);
           throw err;
@@ -151,17 +151,17 @@ class Materialisation {
       });
     } finally {
       try {
-        // What it works on is about to be removed, should anything have failed.
-        await this.#stacking;
+        // After a failure `dispose` removes the directories that this still writes to.
+        await this.#advancing;
       } finally {
-        const place = await this.#place?.catch(() => undefined);
-        await Promise.all([...this.#closing, place?.close()]);
+        const holder = await this.#mountHolder?.catch(() => undefined);
+        await Promise.all([...this.#closingHolders, holder?.close()]);
       }
     }
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
   }
 
-  /** What has to be downloaded fits on the disk, or nothing of it is. @throws resource_exhausted */
+  /** @throws resource_exhausted the missing blobs do not fit on the disk; thrown before any download */
   #requireFreeSpace(): void {
     const {plan, store, source} = this.#o;
     const missing = source === undefined ? [] : plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
@@ -170,24 +170,24 @@ class Materialisation {
     requireFreeSpace(store.layout.root, needed, 'download');
   }
 
-  /** Removes what was half-made here. Blobs and bytes of blobs stay. */
+  /** Removes incomplete layers. Blobs and ingests stay. */
   dispose(): void {
-    for (const work of this.#works) this.#o.store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
+    for (const work of this.#workDirectories) this.#o.store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
   }
 
   #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {
-    this.#o.onEvent({ref: refOf(desc), status, offset, total: desc.size});
+    this.#o.onEvent({ref: refKey(desc), status, offset, total: desc.size});
   }
 
   #createWork(): string {
     const work = this.#o.store.layers.createWork();
-    this.#works.add(work);
+    this.#workDirectories.add(work);
     return work;
   }
 
   #publish(work: string, id: string, layer: PlannedLayer): void {
     this.#o.store.layers.publish(work, id, {snapshotter: this.#o.snapshotter!.name, diffID: layer.diffID});
-    this.#works.delete(work);
+    this.#workDirectories.delete(work);
     this.#layers.set(layer.chainID, id);
   }
 
@@ -199,7 +199,7 @@ class Materialisation {
     return findLayer(store, snapshotter, layer) !== undefined;
   }
 
-  /** Gets one blob, and unpacks it where it can be unpacked before the layers below it are known. */
+  /** Fetches one blob, and unpacks it unless its form needs the lower layers first. */
   async #fetch(blob: Descriptor, layer: PlannedLayer | undefined): Promise<void> {
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
     const {store, lockTimeoutMs} = this.#o;
@@ -207,25 +207,25 @@ class Materialisation {
       timeoutMs: lockTimeoutMs,
       purpose: `download of ${blob.digest}`,
       signal: this.#signal,
-      // Somebody else gets it: his progress is ours.
+      // Another process downloads it: show that progress.
       onWait: (offset) => this.#emit(blob, 'waiting', offset),
     });
     const {key} = lock;
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
     const begun = store.blobs.ingestState(key)?.offset ?? 0;
     try {
-      await this.#obtain(blob, layer, key);
+      await this.#fetchLocked(blob, layer, key);
     } catch (err) {
-      // Of what an earlier attempt left nobody knew whether it was right; it was not, and is gone.
+      // The bytes that an earlier attempt left were wrong and are discarded: start again.
       const isGone = begun > 0 && store.blobs.ingestState(key)?.offset === 0;
       const wasWrong = isGone && (hasCode(err, 'data_loss') || (this.#resumed.delete(blob.digest) && hasCode(err, 'failed_precondition')));
       if (!wasWrong) throw err;
-      await this.#obtain(blob, layer, key);
+      await this.#fetchLocked(blob, layer, key);
     }
   }
 
-  /** @param key of the ingest, whose lock is held */
-  async #obtain(blob: Descriptor, layer: PlannedLayer | undefined, key: string): Promise<void> {
+  /** @param key of the ingest; the caller holds its lock */
+  async #fetchLocked(blob: Descriptor, layer: PlannedLayer | undefined, key: string): Promise<void> {
     const {store, namespace} = this.#o;
     const here = store.blobs.has(blob);
     if (!here && this.#o.source === undefined)
@@ -238,13 +238,14 @@ class Materialisation {
     if (unpack !== undefined) seedLayer(unpack.snapshotter, unpack.work, [], false);
     const begin = (): Extract<LayerJob['source'], {readonly kind: 'network'}> => {
       copyProgress(store, blob.digest, key);
-      const ingestPath = store.blobs.beginIngest(key, {ref: refOf(blob), namespace, total: blob.size});
+      const ingestPath = store.blobs.beginIngest(key, {ref: refKey(blob), namespace, total: blob.size});
       return {kind: 'network', ingestPath, expected: blob, isNew: !existsSync(ingestPath)};
     };
     const source = here ? ({kind: 'blob', path: store.blobs.path(blob.digest)} as const) : begin();
     const unpacked = await this.#runJob(blob, source, unpack && {directory: unpack.work, layer: unpack.layer}).catch((err: unknown) => {
-      // Bytes that are whole and right, and that no attempt will unpack: nobody comes back for them.
-      if (!here && FOR_GOOD.has(codeOf(err)) && store.blobs.ingestState(key)?.offset === blob.size) store.blobs.discardIngestQuietly(key);
+      // The bytes are complete and valid, but can never be unpacked: discard the ingest.
+      if (!here && PERMANENT_ERRORS.has(codeOf(err)) && store.blobs.ingestState(key)?.offset === blob.size)
+        store.blobs.discardIngestQuietly(key);
       throw err;
     });
     if (!here) {
@@ -255,8 +256,8 @@ class Materialisation {
     if (unpack !== undefined && unpacked !== undefined) {
       if (isIndependent(unpacked)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
       else {
-        this.#floating.set(blob.digest, {work: unpack.work, unpacked});
-        this.#openPlaceSoon();
+        this.#pendingLayers.set(blob.digest, {work: unpack.work, unpacked});
+        this.#startMountHolderEarly();
       }
     }
     this.#emit(blob, 'done', blob.size);
@@ -291,7 +292,7 @@ class Materialisation {
     const onAbort = (): void => task.abort(this.#signal.reason);
     this.#signal.addEventListener('abort', onAbort, {once: true});
     if (this.#signal.aborted) onAbort();
-    // A worker that fails ends the transfer; a transfer that fails ends the worker.
+    // A failed worker ends the transfer, and a failed transfer ends the worker.
     const stopTransfer = new AbortController();
     task.result.catch((err: unknown) => stopTransfer.abort(err));
     try {
@@ -325,77 +326,77 @@ class Materialisation {
     }
   }
 
-  /** Goes on putting layers on each other, while those above still come; one at a time, whoever asks. */
-  #stackSoon(): void {
-    this.#stacking = this.#stacking.then(async () => {
-      for (const stack of this.#stacks) await this.#stack(stack);
+  /** Completes layers whose lower layers are complete, while upper layers still download. Calls run one after the other. */
+  #advanceChains(): void {
+    this.#advancing = this.#advancing.then(async () => {
+      for (const chain of this.#chains) await this.#advance(chain);
     });
-    // It is awaited at the end; until then its failure ends what would be for nothing.
-    this.#stacking.catch((err: unknown) => this.#stop.abort(err));
+    // `run` awaits it at the end; a failure ends the downloads before that.
+    this.#advancing.catch((err: unknown) => this.#stop.abort(err));
   }
 
-  /** Puts an image's layers on each other, bottom first, as far as they are here: those that took something from below are settled. */
-  async #stack(stack: Stack): Promise<void> {
+  /** Completes the layers of an image, bottom first, up to the first blob that is still missing. */
+  async #advance(chain: LayerChain): Promise<void> {
     const {store} = this.#o;
     const snapshotter = this.#o.snapshotter!;
     for (
-      let layer = stack.layers[stack.next];
+      let layer = chain.layers[chain.next];
       layer !== undefined && !this.#missing.has(layer.blob.digest);
-      layer = stack.layers[stack.next]
+      layer = chain.layers[chain.next]
     ) {
       const known = findLayer(store, snapshotter, layer);
       if (known !== undefined) this.#layers.set(layer.chainID, known);
-      else await this.#settle(layer, stack.below);
-      stack.below.unshift(store.layers.path(this.#layers.get(layer.chainID)!));
-      stack.next++;
+      else await this.#complete(layer, chain.below);
+      chain.below.unshift(store.layers.path(this.#layers.get(layer.chainID)!));
+      chain.next++;
     }
   }
 
-  /** While others come, or are settled: the next one that waits for those below it need not wait for a process as well. */
-  #openPlaceSoon(): void {
-    const needsMounts = [...this.#floating.values()].some(({unpacked}) => unpacked.applied !== undefined);
+  /** Starts the mount holder for the next pending layer ahead of time: starting a process takes long. */
+  #startMountHolderEarly(): void {
+    const needsMounts = [...this.#pendingLayers.values()].some(({unpacked}) => unpacked.applied !== undefined);
     if (!needsMounts || this.#o.snapshotter?.form !== 'erofs') return;
-    this.#place ??= openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
-    this.#place.catch(() => {}); // whoever takes it hears of it
+    this.#mountHolder ??= startScratchMountHolder(this.#o.scratchDir, this.#o.store.housekeeping);
+    this.#mountHolder.catch(() => {}); // `#takeMountHolder` passes the error on
   }
 
-  #takePlace(): Promise<MountHolder> {
-    const place = this.#place ?? openScratchPlace(this.#o.scratchDir, this.#o.store.housekeeping);
-    this.#place = undefined;
-    return place;
+  #takeMountHolder(): Promise<MountHolder> {
+    const holder = this.#mountHolder ?? startScratchMountHolder(this.#o.scratchDir, this.#o.store.housekeeping);
+    this.#mountHolder = undefined;
+    return holder;
   }
 
-  async #settle(layer: PlannedLayer, below: readonly string[]): Promise<void> {
-    if (this.#inherit(layer, below)) return;
-    const {trees, close} = await openTrees(this.#o.snapshotter!, below, () => this.#takePlace());
+  async #complete(layer: PlannedLayer, below: readonly string[]): Promise<void> {
+    if (this.#completeIndex(layer, below)) return;
+    const {trees, close} = await openTrees(this.#o.snapshotter!, below, () => this.#takeMountHolder());
     try {
-      if (!this.#reconcile(layer, trees)) await this.#redo(layer, below, trees);
+      if (!this.#reconcile(layer, trees)) await this.#unpackOnLowers(layer, below, trees);
     } finally {
       const closed = close();
-      closed.catch(() => {}); // it is awaited at the end
-      this.#closing.push(closed);
+      closed.catch(() => {}); // `run` awaits it at the end
+      this.#closingHolders.push(closed);
     }
   }
 
-  /** Completes an indexed layer that waited for the attributes of those below it. @returns false when that is not enough */
-  #inherit(layer: PlannedLayer, below: readonly string[]): boolean {
-    const floating = this.#floating.get(layer.blob.digest);
-    if (floating?.unpacked.impliedParents === undefined) return false;
-    const {work, unpacked} = floating;
+  /** Completes a pending indexed layer with attributes of the lower layers. @returns false when the layer has to be extracted */
+  #completeIndex(layer: PlannedLayer, below: readonly string[]): boolean {
+    const pending = this.#pendingLayers.get(layer.blob.digest);
+    if (pending?.unpacked.impliedParents === undefined) return false;
+    const {work, unpacked} = pending;
     if (!completeIndex(work, unpacked.impliedParents!, below)) return false;
-    this.#floating.delete(layer.blob.digest);
+    this.#pendingLayers.delete(layer.blob.digest);
     this.#publish(work, this.#o.snapshotter!.layerId(layer.diffID, layer.chainID, true), layer);
     return true;
   }
 
-  /** Completes an extracted layer that waited for those below it. @returns false when it has to be done again */
+  /** Completes a pending extracted layer with its lower layers. @returns false when it has to be unpacked again */
   #reconcile(layer: PlannedLayer, trees: readonly string[]): boolean {
-    const floating = this.#floating.get(layer.blob.digest);
-    if (floating === undefined) return false;
-    this.#floating.delete(layer.blob.digest);
-    this.#openPlaceSoon();
+    const pending = this.#pendingLayers.get(layer.blob.digest);
+    if (pending === undefined) return false;
+    this.#pendingLayers.delete(layer.blob.digest);
+    this.#startMountHolderEarly();
     const snapshotter = this.#o.snapshotter!;
-    const {work, unpacked} = floating;
+    const {work, unpacked} = pending;
     if (unpacked.applied === undefined) return false;
     const warn = (message: string): void => void this.#warnings.push(`${nameOf(layer.blob)}: ${message}`);
     if (reconcile(snapshotter.tree(work), trees, unpacked.applied, warn) === 'redo') return false;
@@ -403,8 +404,8 @@ class Materialisation {
     return true;
   }
 
-  /** Unpacks a layer onto the ones below it. */
-  async #redo(layer: PlannedLayer, below: readonly string[], trees: readonly string[]): Promise<void> {
+  /** Unpacks a layer from its blob, on its lower layers. */
+  async #unpackOnLowers(layer: PlannedLayer, below: readonly string[], trees: readonly string[]): Promise<void> {
     const {store, lockTimeoutMs} = this.#o;
     const snapshotter = this.#o.snapshotter!;
     using _lock = await lockDownload(store, layer.blob, {
@@ -427,8 +428,8 @@ class Materialisation {
   }
 }
 
-/** Runs `action` over all items, at most `limit` at a time, and waits for all that were begun; the first failure is thrown. */
-async function forEachLimited<T>(items: readonly T[], limit: number, action: (item: T) => Promise<void>): Promise<void> {
+/** Runs `action` for all items, at most `limit` at a time. After a failure it starts no more, waits for the others, and throws the first. */
+async function forEachConcurrently<T>(items: readonly T[], limit: number, action: (item: T) => Promise<void>): Promise<void> {
   let next = 0;
   let failure: {readonly err: unknown} | undefined;
   const lane = async (): Promise<void> => {

@@ -1,4 +1,4 @@
-/** Directories of planned layers, and views of their trees. */
+/** Directories of planned layers, and scratch mounts of their trees. */
 import {join} from 'node:path';
 import {fromErrno} from '../../errdefs.ts';
 import {listIfPresent} from '../../fs/durable.ts';
@@ -19,20 +19,20 @@ export const findLayer = (store: Store, snapshotter: Snapshotter, layer: Planned
   layerCandidates(snapshotter, layer).find((id) => store.layers.isUsable(id));
 
 /**
- * Starts the process that holds a view.
+ * Starts a process that holds scratch mounts.
  *
  * @param scratchDir parent directory of mount points, below the state directory
  * @param housekeeping receives a warning when `close` leaves something
  */
-export async function openScratchPlace(scratchDir: string, housekeeping: Housekeeping): Promise<MountHolder> {
+export async function startScratchMountHolder(scratchDir: string, housekeeping: Housekeeping): Promise<MountHolder> {
   const {startMountHolder} = await import('../../runtime/private-mount.ts');
   const directory = join(scratchDir, `view-${uniqueName()}`);
   const {mount, close} = await startMountHolder(directory);
   return {mount, close: () => close().catch((err: unknown) => housekeeping.warn(`view ${directory}`, err))};
 }
 
-/** Mount points of dead processes, recognised by the process identity in the name. @param scratchDir parent directory of mount points */
-export function abandonedViews(scratchDir: string): readonly string[] {
+/** Mount points that dead processes left, found by the process identity in their names. @param scratchDir parent directory of mount points */
+export function abandonedScratchMounts(scratchDir: string): readonly string[] {
   let names: readonly string[];
   try {
     names = listIfPresent(scratchDir);
@@ -48,10 +48,10 @@ export function abandonedViews(scratchDir: string): readonly string[] {
 }
 
 /**
- * Trees of layers for reading; indexed layers are mounted for it.
+ * Opens trees of layers for reading; mounts indexed layers.
  *
  * @param layers directories
- * @param startMountHolder where; asked for when it is needed
+ * @param startMountHolder called only for indexed layers
  */
 export async function openTrees(
   snapshotter: Snapshotter,

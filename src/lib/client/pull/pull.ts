@@ -17,7 +17,7 @@ import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, Store} from '../../store/store.ts';
 import type {Context} from '../context.ts';
 import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
-import {type Materialised, materialise, refOf} from './fetch-and-unpack.ts';
+import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
 import {findLayer} from './layer-lookup.ts';
 import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
 import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './unpack.ts';
@@ -62,7 +62,7 @@ class Pull {
   }
 
   async run(): Promise<PullResult> {
-    if (this.#snapshotter !== undefined) requireRights();
+    if (this.#snapshotter !== undefined) requirePrivileges();
     const started = performance.now();
     const remote = await this.#context.openRemote(this.#o);
     try {
@@ -82,7 +82,7 @@ class Pull {
       } finally {
         documents?.release();
       }
-      const image = (layers && (await this.#adopt(plan, layers))) ?? (await this.#bring(plan, fetcher));
+      const image = (layers && (await this.#commitLocal(plan, layers))) ?? (await this.#fetchMissing(plan, fetcher));
       const warnings = [...(plan.warnings ?? []), ...this.#layerWarnings, ...(await this.#overlayWarning())];
       const elapsedMs = performance.now() - started;
       return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
@@ -114,7 +114,7 @@ class Pull {
       .lock(downloadKey(root.digest), {
         timeoutMs: this.#context.lockTimeoutMs,
         purpose: `download of ${root.digest}`,
-        onWait: () => this.#emit({ref: refOf(root), status: 'waiting', offset: 0, total: root.size}),
+        onWait: () => this.#emit({ref: refKey(root), status: 'waiting', offset: 0, total: root.size}),
         ...this.#signalOption(),
       })
       .catch((err: unknown) => {
@@ -132,8 +132,8 @@ class Pull {
   }
 
   /** Writes the records when everything is present. @returns `undefined` when a collection was faster; the rest is leased then */
-  async #adopt(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord | undefined> {
-    for (const blob of plan.blobs) this.#emit({ref: refOf(blob), status: 'exists', offset: blob.size, total: blob.size});
+  async #commitLocal(plan: Plan, layers: ReadonlyMap<Digest, string>): Promise<ImageRecord | undefined> {
+    for (const blob of plan.blobs) this.#emit({ref: refKey(blob), status: 'exists', offset: blob.size, total: blob.size});
     if (this.#o.ifChanged && this.#isCurrent(plan))
       throw new ErrdefsError('not_modified', `image ${JSON.stringify(this.#name)} is current`);
     try {
@@ -146,8 +146,8 @@ class Pull {
   }
 
   /** Fetches what is missing of the leased plan, and writes the records. */
-  async #bring(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
-    const {layers} = await this.#materialise(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
+  async #fetchMissing(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
+    const {layers} = await this.#fetchAndUnpack(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
     return this.#commit(plan, layers);
   }
 
@@ -173,7 +173,7 @@ class Pull {
   /** Takes documents from the store, else from the response to resolving, else from the registry. */
   #documents(root: Descriptor, body: Buffer | undefined, fetch: DocumentSource): DocumentSource {
     return async (desc, limit) => {
-      const row = {ref: refOf(desc), offset: desc.size, total: desc.size};
+      const row = {ref: refKey(desc), offset: desc.size, total: desc.size};
       const here = this.#store.blobs.readSmall(desc.digest);
       if (here !== undefined) {
         this.#emit({...row, status: 'exists'});
@@ -200,8 +200,8 @@ class Pull {
     return layers;
   }
 
-  async #materialise(plan: Plan, source: Parameters<typeof materialise>[0]['source']): Promise<Materialised> {
-    const made = await materialise({
+  async #fetchAndUnpack(plan: Plan, source: Parameters<typeof fetchAndUnpack>[0]['source']): Promise<FetchAndUnpackResult> {
+    const made = await fetchAndUnpack({
       store: this.#store,
       workers: this.#context.workers,
       namespace: this.#namespace,
@@ -258,7 +258,7 @@ class Pull {
 }
 
 /** @throws permission_denied without root, layers cannot be unpacked, because their files belong to several users; thrown before any download */
-function requireRights(): void {
+function requirePrivileges(): void {
   if (process.geteuid?.() === 0 || readRights().chown) return;
   throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
     hint: 'run as root, or fetch the image only: --no-unpack',

@@ -137,9 +137,9 @@ export async function ensureUnpacked(
   const lacking = plan.blobs.find((blob) => !isVisible(blob.digest));
   if (lacking !== undefined) throw lacksContent(name, lacking.digest);
   const lease = await leasePlan(store, namespace, name, plan, snapshotter);
-  const {materialise} = await import('./fetch-and-unpack.ts');
+  const {fetchAndUnpack} = await import('./fetch-and-unpack.ts');
   try {
-    const {layers, warnings} = await materialise({
+    const {layers, warnings} = await fetchAndUnpack({
       store,
       workers,
       namespace,
@@ -179,7 +179,7 @@ export async function ensureUnpacked(
   return top;
 }
 
-/** Tells the caller what layers lack that were unpacked on the way to something else. @param warnings of `materialise` */
+/** Tells the caller what layers lack that were unpacked on the way to something else. @param warnings of `fetchAndUnpack` */
 export function warnOfLayers({warn}: Context, warnings: readonly string[]): void {
   for (const warning of warnings) warn(new ErrdefsError('failed_precondition', warning));
 }

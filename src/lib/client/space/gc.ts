@@ -5,7 +5,7 @@ import {withBallast} from '../../store/ballast.ts';
 import {collectAll} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import type {Context} from '../context.ts';
-import {abandonedViews} from '../pull/layer-lookup.ts';
+import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
 import {sweepRuns} from '../running.ts';
 import type {GcResult} from '../types/index.ts';
 
@@ -41,7 +41,7 @@ async function collectEverything(context: Context): Promise<GcResult> {
 export function sweepState({store: {housekeeping}, stateDir}: Context): void {
   housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
   housekeeping.attempt(`directory ${stateDir}`, () => {
-    for (const path of abandonedViews(runtimeStatePath.views(stateDir)))
+    for (const path of abandonedScratchMounts(runtimeStatePath.views(stateDir)))
       housekeeping.attempt(`view ${path}`, () => {
         try {
           removeBundle(path);
