@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {codeOf} from '../../src/lib/errdefs.ts';
-import type {Backing} from '../../src/lib/store/erofs.ts';
+import type {Backing} from '../../src/lib/store/indexed-layer.ts';
 import {FORMS, indexed, indexOf} from '../lib/archive/apply-modes.ts';
 import {requiresProgram, requiresRoot, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import type {TarEntry} from '../support/tartest.ts';

@@ -1,7 +1,7 @@
 /** The context that all use cases share. */
 import type {ErrdefsError} from '../errdefs.ts';
 import type {Remote} from '../remotes/types.ts';
-import type {Backing} from '../store/erofs.ts';
+import type {Backing} from '../store/indexed-layer.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types/index.ts';
 import type {WorkerPool} from './workers/pool.ts';

@@ -6,7 +6,7 @@ import {nearestExisting, readIfPresent, removeTree, temporaryName, writeAtomic} 
 import {isNearlyFull} from '../fs/free-space.ts';
 import {bootId} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
-import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/erofs.ts';
+import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/indexed-layer.ts';
 import {runtimeStatePath} from '../store/layout.ts';
 
 /** What this machine can do. */

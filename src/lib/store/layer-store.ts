@@ -22,11 +22,10 @@ import {
 } from '../fs/durable.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
-import {walk} from '../fs/walk.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {randomHex} from '../oci/hash.ts';
-import {indexedDefect, indexedFiles} from './erofs.ts';
 import {Housekeeping} from './housekeeping.ts';
+import {indexedDefect, indexedFiles} from './indexed-layer.ts';
 import type {Layout} from './layout.ts';
 
 export interface LayerInfo {
@@ -61,12 +60,6 @@ export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|o
 export const ownLayerName = (snapshotter: string): string => `${snapshotter}-own-${randomHex(12)}`;
 
 export const isOwnLayer = (id: string): boolean => /^[a-z]+-own-/.test(id);
-
-export interface TreeUsage {
-  /** Bytes on disk. */
-  readonly size: number;
-  readonly inodes: number;
-}
 
 export class LayerStore {
   readonly #layout: Layout;
@@ -404,20 +397,4 @@ export function moveToTrash(path: string, trash: string): boolean {
     if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err;
     return false;
   }
-}
-
-/** Bytes on disk and inodes of a tree; a file with several names counts once. @throws data_loss it is not there */
-export function treeUsage(root: string): TreeUsage {
-  const seen = new Set<number>();
-  let size = 0;
-  try {
-    walk(root, ({ino, blocks}) => {
-      if (!seen.has(ino)) size += blocks * 512;
-      seen.add(ino);
-    });
-  } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `tree ${root} is not on disk`, {cause: err});
-    throw fromErrno(err, `tree ${root}`);
-  }
-  return {size, inodes: seen.size};
 }

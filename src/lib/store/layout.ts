@@ -43,7 +43,7 @@ export const runtimeStatePath = {
   views: (state: string): string => join(state, 'views'),
   /** What is mounted on this machine; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
-  /** What the probe of this kernel and its tools found; see erofs.ts. */
+  /** What the probe of this kernel and its tools found; see client/erofs-probe.ts. */
   erofs: (state: string): string => join(state, 'erofs.json'),
 } as const;
 

@@ -6,8 +6,9 @@
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
+import type {TreeUsage} from './disk-usage.ts';
 import {collect, collectIfTouched, isMountLease} from './gc.ts';
-import {ownLayerName, type TreeUsage} from './layer-store.ts';
+import {ownLayerName} from './layer-store.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';

@@ -7,8 +7,8 @@ import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {copyTree} from '../fs/copy.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './erofs.ts';
-import {type TreeUsage, treeUsage} from './layer-store.ts';
+import {type TreeUsage, treeUsage} from './disk-usage.ts';
+import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './indexed-layer.ts';
 
 export interface Mount {
   readonly type: string;

@@ -16,6 +16,7 @@ import {LayerStore} from './layer-store.ts';
 import {createLayout, type Layout, RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import {type AfterCommit, type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-backend.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
+import {quarantine} from './quarantine.ts';
 import {assertDirectory, misplacedRecord, REPAIR_HINT} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
@@ -31,7 +32,7 @@ import {
   type SharedKey,
 } from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
-import {quarantine, type RecordSurvey, surveyRecords} from './survey.ts';
+import {type RecordSurvey, surveyRecords} from './survey-records.ts';
 
 export interface StoreOptions {
   readonly root: string;

@@ -7,7 +7,7 @@ import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive
 import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {completeIndex, writeLayerIndex} from '../../../src/lib/client/workers/layer-index.ts';
-import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
+import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/indexed-layer.ts';
 import {findProgram} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
 import {readTree, type TreeEntry} from '../../support/tree.ts';

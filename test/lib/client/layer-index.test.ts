@@ -3,7 +3,7 @@ import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {indexTar} from '../../../src/lib/client/workers/layer-index.ts';
-import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, findTar, indexedUsage, isSameIndex} from '../../../src/lib/store/erofs.ts';
+import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, findTar, indexedUsage, isSameIndex} from '../../../src/lib/store/indexed-layer.ts';
 import {is, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 

@@ -24,7 +24,7 @@ import {openRemote} from '../../../src/lib/remotes/index.ts';
 import {isOwnLayer} from '../../../src/lib/store/layer-store.ts';
 import {getSnapshotter} from '../../../src/lib/store/snapshotters.ts';
 import {Store} from '../../../src/lib/store/store.ts';
-import {type RecordSurvey, surveyRecords} from '../../../src/lib/store/survey.ts';
+import {type RecordSurvey, surveyRecords} from '../../../src/lib/store/survey-records.ts';
 import {
   type Change,
   compareTree,

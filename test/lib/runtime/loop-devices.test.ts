@@ -10,7 +10,7 @@ import {cleanup} from '../../../src/lib/runtime/bundle.ts';
 import {verifyLoopDevices} from '../../../src/lib/runtime/loop-devices.ts';
 import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
-import {EROFS_IMAGE, EROFS_TAR} from '../../../src/lib/store/erofs.ts';
+import {EROFS_IMAGE, EROFS_TAR} from '../../../src/lib/store/indexed-layer.ts';
 import {is} from '../../support/helpers.ts';
 import {assertNoLoops, loopsBelow, requiresLoopDevices} from '../../support/loop-devices.ts';
 import {openPrivateMount} from '../../support/private-mount.ts';

@@ -3,7 +3,7 @@ import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {uniqueName} from '../../../src/lib/fs/process.ts';
-import {treeUsage} from '../../../src/lib/store/layer-store.ts';
+import {treeUsage} from '../../../src/lib/store/disk-usage.ts';
 import {SnapshotStore, snapshotChain} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {snapshotterSuite} from '../../suites/snapshotter.ts';

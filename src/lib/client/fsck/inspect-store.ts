@@ -11,14 +11,8 @@ import type {ContentRecord, SnapshotRecord} from '../../store/records.ts';
 import {wrongCounts} from '../../store/refcounts.ts';
 import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
-import {
-  type EntryFinding,
-  type RecordSurvey,
-  referencesIn,
-  type SurveyedNamespace,
-  surveyStructure,
-  type Unreadable,
-} from '../../store/survey.ts';
+import {type EntryFinding, surveyStructure} from '../../store/survey-entries.ts';
+import {type RecordSurvey, referencesIn, type SurveyedNamespace, type Unreadable} from '../../store/survey-records.ts';
 import type {Finding} from '../types/index.ts';
 import type {Pause} from './pause.ts';
 

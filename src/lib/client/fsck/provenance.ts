@@ -8,7 +8,7 @@ import {walk} from '../../oci/walk.ts';
 import type {Labels} from '../../store/records.ts';
 import {getSnapshotter, type Snapshotter, snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
-import type {RecordSurvey} from '../../store/survey.ts';
+import type {RecordSurvey} from '../../store/survey-records.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
 import type {Pause} from './pause.ts';

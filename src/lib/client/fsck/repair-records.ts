@@ -3,9 +3,9 @@ import {randomHex} from '../../oci/hash.ts';
 import {isLeaseExpired, mark} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
+import {quarantine} from '../../store/quarantine.ts';
 import {contentNode, snapshotNode} from '../../store/refcounts.ts';
 import type {StoreTransaction} from '../../store/store.ts';
-import {quarantine} from '../../store/survey.ts';
 import type {Context} from '../context.ts';
 import {type Inspection, type Problem, type ProblemOf, problemsOf} from './inspect-store.ts';
 

@@ -7,7 +7,7 @@ import {removeTree} from '../../fs/durable.ts';
 import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash, type Hash} from '../../oci/hash.ts';
 import {hashFor} from '../../store/blob-store.ts';
-import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, linkOrCopyTar} from '../../store/erofs.ts';
+import {EROFS_IMAGE, findTar, type IndexedTar, indexFile, isSameIndex, linkOrCopyTar} from '../../store/indexed-layer.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';

@@ -10,7 +10,7 @@ import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import type {MountHolder} from '../../runtime/private-mount.ts';
-import type {Backing} from '../../store/erofs.ts';
+import type {Backing} from '../../store/indexed-layer.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {ProgressEvent} from '../types/index.ts';

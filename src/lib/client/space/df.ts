@@ -6,7 +6,7 @@ import {Directory, walk} from '../../fs/walk.ts';
 import {DIGEST_HEX_LENGTH, type Digest} from '../../oci/descriptor.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import type {Layout} from '../../store/layout.ts';
-import type {SurveyedNamespace} from '../../store/survey.ts';
+import type {SurveyedNamespace} from '../../store/survey-records.ts';
 import type {Context} from '../context.ts';
 import type {DiskUsage, NamespaceUsage, ShareOfDisk, SpaceUsed} from '../types/index.ts';
 

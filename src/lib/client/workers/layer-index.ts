@@ -6,7 +6,7 @@ import {openErofs} from '../../archive/erofs-reader.ts';
 import {inheritAttributes} from '../../archive/implicit-parents.ts';
 import {extractedTree, type LowerTree} from '../../archive/lower-tree.ts';
 import {createTarReader} from '../../archive/tar.ts';
-import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/erofs.ts';
+import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/indexed-layer.ts';
 import {noteWhiteouts} from '../../store/snapshotters.ts';
 
 /**

@@ -11,7 +11,7 @@ import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
-import {type Backing, EROFS_TAR} from '../../store/erofs.ts';
+import {type Backing, EROFS_TAR} from '../../store/indexed-layer.ts';
 import {type LayerFormat, noteWhiteouts} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';

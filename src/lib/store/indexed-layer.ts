@@ -20,7 +20,7 @@ import {
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
-import type {TreeUsage} from './layer-store.ts';
+import type {TreeUsage} from './disk-usage.ts';
 
 /** Names in a layer's directory: tar and index, */
 export const EROFS_TAR = 'layer.tar';

@@ -1,0 +1,25 @@
+/** Disk usage of a layer's tree. */
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {walk} from '../fs/walk.ts';
+
+export interface TreeUsage {
+  /** Bytes on disk. */
+  readonly size: number;
+  readonly inodes: number;
+}
+
+/** Bytes on disk and inodes of a tree; a file with several names counts once. @throws data_loss it is not there */
+export function treeUsage(root: string): TreeUsage {
+  const seen = new Set<number>();
+  let size = 0;
+  try {
+    walk(root, ({ino, blocks}) => {
+      if (!seen.has(ino)) size += blocks * 512;
+      seen.add(ino);
+    });
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `tree ${root} is not on disk`, {cause: err});
+    throw fromErrno(err, `tree ${root}`);
+  }
+  return {size, inodes: seen.size};
+}
