@@ -6,9 +6,9 @@ import {describe, it} from 'node:test';
 import {COMMANDS} from '../src/commands/index.ts';
 import {
   MAX_ENTRIES,
+  MAX_EXTENDED_HEADERS,
   MAX_HEADER_BYTES,
-  MAX_HEADERS_IN_A_ROW,
-  MAX_IMPLIED_STEPS,
+  MAX_IMPLICIT_STEPS,
   MAX_LAYER_BYTES,
   MAX_NAME_BYTES,
   MAX_NAME_DEPTH,
@@ -152,13 +152,13 @@ describe('docs/LIMITS.md', () => {
         MAX_BLOB_BYTES,
         MAX_ENTRIES,
         MAX_LAYER_BYTES,
-        MAX_IMPLIED_STEPS,
+        MAX_IMPLICIT_STEPS,
         MAX_NAME_BYTES,
         MAX_TARGET_BYTES,
         MAX_NAME_DEPTH,
         MAX_HEADER_BYTES,
         MAX_PAX_RECORDS,
-        MAX_HEADERS_IN_A_ROW,
+        MAX_EXTENDED_HEADERS,
         128 << 20,
       ],
     );

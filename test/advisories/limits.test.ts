@@ -8,8 +8,8 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {
+  MAX_EXTENDED_HEADERS,
   MAX_HEADER_BYTES,
-  MAX_HEADERS_IN_A_ROW,
   MAX_NAME_BYTES,
   MAX_NAME_DEPTH,
   MAX_PAX_RECORDS,
@@ -149,7 +149,7 @@ besieged('layers', (engine) => {
       /more than 1000 records/,
     ],
     'an entry has no more than 16 headers in front of it': [
-      [...Array.from({length: MAX_HEADERS_IN_A_ROW + 1}, () => header('x', paxRecords({comment: 'x'}))), file('f')],
+      [...Array.from({length: MAX_EXTENDED_HEADERS + 1}, () => header('x', paxRecords({comment: 'x'}))), file('f')],
       /more than 16 extended headers/,
     ],
   } as const;
@@ -173,7 +173,7 @@ besieged('layers', (engine) => {
         file(longName(MAX_NAME_BYTES), 'x'),
         symlink('x'.repeat(MAX_TARGET_BYTES), 's'),
         file('p', '', 0o644, {pax: Object.fromEntries(Array.from({length: MAX_PAX_RECORDS}, (_, i) => [`k${i}`, 'v']))}),
-        ...Array.from({length: MAX_HEADERS_IN_A_ROW}, () => header('x', paxRecords({comment: 'x'}))),
+        ...Array.from({length: MAX_EXTENDED_HEADERS}, () => header('x', paxRecords({comment: 'x'}))),
         file('f'),
       ],
     ]);

@@ -4,7 +4,7 @@ import {readdirSync} from 'node:fs';
 import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {createApplier} from '../../src/lib/archive/apply.ts';
-import {createInflater} from '../../src/lib/archive/inflate.ts';
+import {createSyncInflater} from '../../src/lib/archive/inflate.ts';
 import {is, temporaryDirectory} from '../support/helpers.ts';
 import {dir, file, tar} from '../support/tartest.ts';
 
@@ -20,7 +20,7 @@ for (const [kind, bytes] of Object.entries({gzip: gzipSync(ARCHIVE), zstd: zstdC
       .filter((n) => n < bytes.length - 2000);
     for (const length of lengths) {
       const applier = createApplier({root: temporaryDirectory(t), form: 'plain'});
-      const inflater = createInflater((chunk) => applier.write(chunk));
+      const inflater = createSyncInflater((chunk) => applier.write(chunk));
       assert.throws(
         () => {
           inflater.write(bytes.subarray(0, length));

@@ -23,11 +23,11 @@ import {
   writeSync,
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {type Dir, inheritedGroup, type LayerForm, LayerTree, onDisk, withoutTrusted} from './extraction-tree.ts';
+import {type Dir, dirsOnDisk, inheritedGid, type LayerForm, LayerTree, withoutTrusted} from './extraction-tree.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowerdirs.ts';
-import {readRights} from './process-privileges.ts';
-import {type Attributes, copyNode, isExactTime, makeSpecial, readXattrs, type SpecialEntry} from './special-files.ts';
+import {readPrivileges} from './process-privileges.ts';
+import {type Attributes, copyNode, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
 
 export type {LayerForm} from './extraction-tree.ts';
@@ -39,7 +39,7 @@ export interface ApplierOptions {
   readonly form: LayerForm;
   /**
    * For `overlay`: absolute paths of the trees below, nearest first, each a layer in overlay form, or one merged root; empty
-   * for the lowest layer. Absent while they are not known: see `needsLowers` and `reconcile`.
+   * for the lowest layer. Absent while they are not known: see `lowerDependencies` and `reconcile`.
    */
   readonly lowers?: readonly string[];
   /** Entries, and bytes by the headers' sizes, above which the layer is refused; default those of `limits.ts`. */
@@ -49,13 +49,13 @@ export interface ApplierOptions {
 }
 
 /** What was decided without knowing the trees below. Paths are binary strings, below the root. */
-export interface NeedsLowers {
+export interface LowerDependencies {
   /** Directories that the layer needs but does not carry, parents first: made with mode 0755 and the mtime of the entry that needed them. */
-  readonly impliedParents: readonly string[];
+  readonly implicitParents: readonly string[];
   /** Those of them that hold nothing but whiteouts. */
   readonly whiteoutParents: readonly string[];
   /** Further names that were taken for absent: parents that are something else by now, and what `..` in a link's text led through. */
-  readonly passed: readonly string[];
+  readonly assumedAbsent: readonly string[];
   /** True when a hard link was left out, since its target is not in this layer. */
   readonly missingLinks: boolean;
   /** True when the layer hides all below its root, for which overlayfs has no mark. */
@@ -66,7 +66,7 @@ export interface ApplyResult {
   /** Sum of the sizes in the headers, in bytes: what containerd answers. */
   readonly size: number;
   readonly entries: number;
-  readonly needsLowers: NeedsLowers;
+  readonly lowerDependencies: LowerDependencies;
   /** True when `lowers` had a say in the tree: it fits no others. */
   readonly usedLowers: boolean;
   /** The tree has whiteouts or opaque marks, which overlayfs understands and nothing else. */
@@ -86,22 +86,22 @@ export interface Applier {
   abort(): void;
 }
 
-const WHITEOUT = '.wh.';
-const OPAQUE = '.wh..wh..opq';
+const WHITEOUT_PREFIX = '.wh.';
+const OPAQUE_NAME = '.wh..wh..opq';
 /** Bytes written at a time: on some filesystems larger writes are slower. */
 const MAX_WRITE = 128 * 1024;
 /** Last second that containerd keeps (in 2262); what is later or before 1970 becomes 1970. */
-const MAX_TIME = 9_223_372_036;
-const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
+const MAX_MTIME = 9_223_372_036;
+const CREATE_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 /** The file of the entry in hand. */
 interface OpenFile {
   readonly fd: number;
   readonly header: TarHeader;
-  readonly chown: boolean;
+  readonly mustChown: boolean;
   /** Of a sparse file: the region that the next byte belongs to, and how much of it has come. */
-  region: number;
-  done: number;
+  regionIndex: number;
+  regionWritten: number;
 }
 
 export const createApplier = (options: ApplierOptions): Applier => new LayerApplier(options);
@@ -112,7 +112,7 @@ class LayerApplier implements Applier {
   readonly #reader: TarReader;
   readonly #limits: NonNullable<ApplierOptions['limits']>;
   readonly #warn: (message: string) => void;
-  readonly #rights = readRights();
+  readonly #privileges = readPrivileges();
   #file: OpenFile | undefined;
   #size = 0;
   #entries = 0;
@@ -124,13 +124,13 @@ class LayerApplier implements Applier {
     this.#root = root;
     this.#limits = limits;
     this.#warn = warn;
-    const view = form === 'overlay' && lowers !== undefined ? new LowerView(lowers) : undefined;
+    const lowerView = form === 'overlay' && lowers !== undefined ? new LowerView(lowers) : undefined;
     try {
-      this.#tree = new LayerTree({root, form, view, warn, rights: this.#rights});
+      this.#tree = new LayerTree({root, form, lowerView, warn, privileges: this.#privileges});
     } catch (err) {
       throw fromErrno(err, `layer tree ${root}`);
     }
-    if (form === 'overlay' && !this.#tree.fresh) throw new ErrdefsError('failed_precondition', `layer tree ${root} is not empty`);
+    if (form === 'overlay' && !this.#tree.startedEmpty) throw new ErrdefsError('failed_precondition', `layer tree ${root} is not empty`);
     this.#reader = createTarReader({
       entry: (header) => this.#entry(header),
       data: (chunk) => this.#data(chunk),
@@ -154,7 +154,7 @@ class LayerApplier implements Applier {
       this.#reader.end();
       this.#tree.complete();
       const {usedLowers, hasMarks} = this.#tree;
-      return {size: this.#size, entries: this.#entries, needsLowers: this.#needsLowers(), usedLowers, hasMarks};
+      return {size: this.#size, entries: this.#entries, lowerDependencies: this.#lowerDependencies(), usedLowers, hasMarks};
     } catch (err) {
       throw fromErrno(err, `layer tree ${this.#root}`);
     } finally {
@@ -178,7 +178,7 @@ class LayerApplier implements Applier {
     try {
       this.#apply(header);
     } catch (err) {
-      throw failed(err, header);
+      throw withEntry(err, header);
     }
   }
 
@@ -189,24 +189,24 @@ class LayerApplier implements Applier {
       if (file.header.sparse === undefined) writeAll(file.fd, chunk, null);
       else writeSparse(file, chunk);
     } catch (err) {
-      throw failed(err, file.header);
+      throw withEntry(err, file.header);
     }
   }
 
   #entryEnd(): void {
     const file = this.#file;
     if (file === undefined) return;
-    const {fd, header, chown} = file;
+    const {fd, header, mustChown} = file;
     try {
       if (header.sparse !== undefined) ftruncateSync(fd, header.size);
-      if (chown) fchownSync(fd, header.uid, header.gid);
-      if ((header.mode & (this.#rights.umask | 0o7000)) !== 0) fchmodSync(fd, header.mode);
+      if (mustChown) fchownSync(fd, header.uid, header.gid);
+      if ((header.mode & (this.#privileges.umask | 0o7000)) !== 0) fchmodSync(fd, header.mode);
       const time = seconds(header);
       futimesSync(fd, time, time);
       this.#file = undefined;
       closeSync(fd);
     } catch (err) {
-      throw failed(err, header);
+      throw withEntry(err, header);
     }
   }
 
@@ -217,29 +217,29 @@ class LayerApplier implements Applier {
     const slash = name.lastIndexOf('/');
     const parent = slash < 0 ? '' : name.slice(0, slash);
     const base = slash < 0 ? name : name.slice(slash + 1);
-    if (base.startsWith(WHITEOUT)) {
-      this.#hide(parent, base, original);
+    if (base.startsWith(WHITEOUT_PREFIX)) {
+      this.#applyWhiteout(parent, base, original);
       return;
     }
-    const header = this.#settable(original);
+    const header = this.#withoutUnsettable(original);
     const {type} = header;
-    if ((type === 'char' || type === 'block') && !this.#rights.mknod) {
+    if ((type === 'char' || type === 'block') && !this.#privileges.canMknod) {
       this.#warn(`device ${displayName(name)} skipped: not permitted to make device nodes`);
       return;
     }
-    const dir = this.#tree.parent(parent, header);
+    const dir = this.#tree.parentOf(parent, header);
     if (type === 'file') this.#makeFile(dir, base, header);
     else if (type === 'directory') this.#makeDirectory(dir, base, header);
     else if (type === 'symlink') this.#makeSymlink(dir, base, header);
     else if (type === 'link') this.#makeLink(dir, base, header);
-    else this.#makeStandIn(dir, base, {...header, type: type as 'char' | 'block' | 'fifo'});
+    else this.#makePlaceholder(dir, base, {...header, type: type as 'char' | 'block' | 'fifo'});
   }
 
   /** The header with the time and the extended attributes that will be set. */
-  #settable(header: TarHeader): TarHeader {
+  #withoutUnsettable(header: TarHeader): TarHeader {
     const {mtimeSec, xattrs, type, name} = header;
-    const outside = mtimeSec < 0 || mtimeSec > MAX_TIME;
-    if (!outside && xattrs.size === 0) return header;
+    const isTimeOutOfRange = mtimeSec < 0 || mtimeSec > MAX_MTIME;
+    if (!isTimeOutOfRange && xattrs.size === 0) return header;
     const kept = new Map<string, Buffer>();
     for (const [key, value] of xattrs) {
       const admin = key.startsWith('trusted.');
@@ -248,44 +248,44 @@ class LayerApplier implements Applier {
       if (admin || user || acl) this.#warn(`extended attribute ${key} of ${displayName(name)} skipped: not permitted`);
       else kept.set(key, value);
     }
-    return {...header, xattrs: kept, ...(outside ? {mtimeSec: 0, mtimeNs: 0} : {})};
+    return {...header, xattrs: kept, ...(isTimeOutOfRange ? {mtimeSec: 0, mtimeNs: 0} : {})};
   }
 
   #makeFile(dir: Dir, base: string, header: TarHeader): void {
     const tree = this.#tree;
-    const path = tree.place(dir, base);
+    const path = tree.fsPath(dir, base);
     // No setuid before the owner is right.
-    const fd = tree.create(dir, base, () => openSync(path, CREATE, header.mode & 0o777));
-    this.#file = {fd, header, chown: tree.mustChown(dir, header), region: 0, done: 0};
-    if (needsProgram(header)) tree.setNode(dir, base, {entry: {...header, type: 'file'}});
+    const fd = tree.create(dir, base, () => openSync(path, CREATE_FLAGS, header.mode & 0o777));
+    this.#file = {fd, header, mustChown: tree.mustChown(dir, header), regionIndex: 0, regionWritten: 0};
+    if (needsHelperProgram(header)) tree.defer(dir, base, {entry: {...header, type: 'file'}});
   }
 
   #makeDirectory(dir: Dir, base: string, header: TarHeader): void {
     const child = this.#tree.mkdir(dir, base, header);
-    child.merged ||= child.origin === 'found';
+    child.merged ||= child.origin === 'existing';
     child.origin = 'entry';
     child.attributes = header;
-    this.#tree.mark(child, true);
+    this.#tree.noteEntry(child, true);
   }
 
   #makeSymlink(dir: Dir, base: string, header: TarHeader): void {
     if (header.linkname === '') throw new ErrdefsError('invalid_argument', 'link without a target');
     const tree = this.#tree;
-    const path = tree.place(dir, base);
+    const path = tree.fsPath(dir, base);
     const target = fsPath(header.linkname);
     tree.create(dir, base, () => symlinkSync(target, path));
     if (tree.mustChown(dir, header)) lchownSync(path, header.uid, header.gid);
     const time = seconds(header);
     lutimesSync(path, time, time);
-    if (needsProgram(header)) tree.setNode(dir, base, {entry: {...header, type: 'symlink'}});
+    if (needsHelperProgram(header)) tree.defer(dir, base, {entry: {...header, type: 'symlink'}});
   }
 
   /** What only a program can make is represented by an empty file until the end. */
-  #makeStandIn(dir: Dir, base: string, header: TarHeader & {readonly type: 'char' | 'block' | 'fifo'}): void {
+  #makePlaceholder(dir: Dir, base: string, header: TarHeader & {readonly type: 'char' | 'block' | 'fifo'}): void {
     const tree = this.#tree;
-    const path = tree.place(dir, base);
-    closeSync(tree.create(dir, base, () => openSync(path, CREATE, 0o600)));
-    tree.setNode(dir, base, {entry: header});
+    const path = tree.fsPath(dir, base);
+    closeSync(tree.create(dir, base, () => openSync(path, CREATE_FLAGS, 0o600)));
+    tree.defer(dir, base, {entry: header});
     if (tree.form === 'overlay' && header.type === 'char' && header.devmajor === 0 && header.devminor === 0)
       this.#warn(`device ${displayName(header.name)} is 0/0, which overlayfs takes for a whiteout`);
   }
@@ -299,9 +299,9 @@ class LayerApplier implements Applier {
       this.#missingLinks = true;
       return;
     }
-    tree.create(dir, base, () => linkSync(tree.place(target.dir, target.base), tree.place(dir, base)));
-    const node = target.dir.nodes?.get(target.base);
-    if (node !== undefined) tree.setNode(dir, base, node);
+    tree.create(dir, base, () => linkSync(tree.fsPath(target.dir, target.base), tree.fsPath(dir, base)));
+    const node = target.dir.deferred?.get(target.base);
+    if (node !== undefined) tree.defer(dir, base, node);
     this.#setLinkAttributes(dir, base, header);
   }
 
@@ -317,34 +317,34 @@ class LayerApplier implements Applier {
     const {dir, missing} = tree.resolve(path.slice(0, Math.max(slash, 0)));
     if (missing.length === 0) {
       const stat = dir.disk === undefined ? undefined : lstat(tree.absolute(dir, base));
-      const below = stat === undefined ? tree.below(dir, base) : undefined;
+      const below = stat === undefined ? tree.lookupLower(dir, base) : undefined;
       if (stat?.isDirectory() === true || below?.kind === 'directory') throw refused('a directory');
       if (stat !== undefined) return {dir, base};
       if (below !== undefined) {
-        tree.make(dir, [], {mtimeSec: 0, mtimeNs: 0});
+        tree.makeDirs(dir, [], {mtimeSec: 0, mtimeNs: 0});
         copyNode(below.path, tree.absolute(dir, base));
-        tree.wrote(dir, base);
+        tree.noteWritten(dir, base);
         return {dir, base};
       }
     }
-    if (tree.form === 'overlay' && tree.view === undefined) return undefined;
+    if (tree.form === 'overlay' && tree.lowerView === undefined) return undefined;
     throw refused('which does not exist');
   }
 
   /** A hard link's own header speaks for the inode, as in containerd. */
   #setLinkAttributes(dir: Dir, base: string, header: TarHeader): void {
     const tree = this.#tree;
-    const path = tree.place(dir, base);
+    const path = tree.fsPath(dir, base);
     const stat = lstat(tree.absolute(dir, base))!;
     const now = attributesOf(stat);
-    const node = dir.nodes?.get(base);
+    const node = dir.deferred?.get(base);
     const {mode, uid, gid, mtimeSec, mtimeNs} = header;
     if (node !== undefined) {
       const xattrs = new Map([...(node.entry.xattrs ?? []), ...header.xattrs]);
       node.entry = {...node.entry, mode, uid, gid, mtimeSec, mtimeNs, xattrs};
       if (node.entry.type !== 'file' && node.entry.type !== 'symlink') return;
     } else if (stat.isFile() && (header.xattrs.size > 0 || !(sameTime(now, header) || isExactTime(mtimeSec, mtimeNs))))
-      tree.setNode(dir, base, {entry: {...header, type: 'file'}});
+      tree.defer(dir, base, {entry: {...header, type: 'file'}});
     const chown = now.uid !== uid || now.gid !== gid;
     if (chown) lchownSync(path, uid, gid);
     if (stat.isFile() && (now.mode !== mode || (chown && (mode & 0o6000) !== 0))) chmodSync(path, mode);
@@ -354,34 +354,36 @@ class LayerApplier implements Applier {
     }
   }
 
-  #hide(parent: string, base: string, header: TarHeader): void {
+  #applyWhiteout(parent: string, base: string, header: TarHeader): void {
     const tree = this.#tree;
-    const hidden = base.slice(WHITEOUT.length);
+    const hidden = base.slice(WHITEOUT_PREFIX.length);
     if (hidden === '' || hidden === '.' || hidden === '..') throw new ErrdefsError('invalid_argument', 'invalid whiteout name');
     const {dir, missing} = tree.resolve(parent);
-    const blind = tree.form === 'overlay' && tree.view === undefined;
+    const lowersUnknown = tree.form === 'overlay' && tree.lowerView === undefined;
     // Where nothing is, nothing has to be hidden.
-    if (missing.length > 0 && !blind) return;
-    const at = missing.length === 0 ? dir : tree.make(dir, missing, this.#settable(header));
-    if (base !== OPAQUE) tree.hide(at, hidden);
+    if (missing.length > 0 && !lowersUnknown) return;
+    const at = missing.length === 0 ? dir : tree.makeDirs(dir, missing, this.#withoutUnsettable(header));
+    if (base !== OPAQUE_NAME) tree.addWhiteout(at, hidden);
     else {
-      tree.hideAll(at);
-      if (at === tree.top) this.#opaqueRoot = true;
+      tree.setOpaque(at);
+      if (at === tree.rootDir) this.#opaqueRoot = true;
     }
-    if (blind) tree.mark(at, false);
+    if (lowersUnknown) tree.noteEntry(at, false);
   }
 
-  #needsLowers(): NeedsLowers {
-    const {form, view, top, passed} = this.#tree;
-    const blind = form === 'overlay' && view === undefined;
-    const implied = blind ? [...onDisk(top)].filter(({dir, shut}) => dir.origin === 'implied' && !dir.replaced && !shut) : [];
-    for (const {dir} of implied) passed.delete(dir.path);
+  #lowerDependencies(): LowerDependencies {
+    const {form, lowerView, rootDir, assumedAbsent} = this.#tree;
+    const lowersUnknown = form === 'overlay' && lowerView === undefined;
+    const implicit = lowersUnknown
+      ? [...dirsOnDisk(rootDir)].filter(({dir, lowersHidden}) => dir.origin === 'implicit' && !dir.replaced && !lowersHidden)
+      : [];
+    for (const {dir} of implicit) assumedAbsent.delete(dir.path);
     return {
-      impliedParents: implied.map(({dir}) => dir.path),
-      whiteoutParents: implied.filter(({dir}) => !dir.real).map(({dir}) => dir.path),
-      passed: blind ? [...passed] : [],
+      implicitParents: implicit.map(({dir}) => dir.path),
+      whiteoutParents: implicit.filter(({dir}) => !dir.hasNonWhiteout).map(({dir}) => dir.path),
+      assumedAbsent: lowersUnknown ? [...assumedAbsent] : [],
       missingLinks: this.#missingLinks,
-      opaqueRoot: blind && this.#opaqueRoot,
+      opaqueRoot: lowersUnknown && this.#opaqueRoot,
     };
   }
 }
@@ -390,22 +392,22 @@ class LayerApplier implements Applier {
  * Completes a tree that was made without `lowers`, once they are there.
  *
  * @param lowers as for `createApplier`
- * @returns `kept` the tree is as it would have been made with them; `fixed` it is now, having taken attributes of implied
+ * @returns `kept` the tree is as it would have been made with them; `fixed` it is now, having taken attributes of implicit
  *   parents from them, so that it fits no others; `redo` the layer must be applied again, with them
  */
 export function reconcile(
   root: string,
   lowers: readonly string[],
-  {needsLowers}: Pick<ApplyResult, 'needsLowers'>,
+  {lowerDependencies}: Pick<ApplyResult, 'lowerDependencies'>,
   warn: (message: string) => void = () => {},
 ): 'kept' | 'fixed' | 'redo' {
-  const {impliedParents, passed, missingLinks, opaqueRoot} = needsLowers;
-  const whiteoutParents = new Set(needsLowers.whiteoutParents);
+  const {implicitParents, assumedAbsent, missingLinks, opaqueRoot} = lowerDependencies;
+  const whiteoutParents = new Set(lowerDependencies.whiteoutParents);
   if (missingLinks || (opaqueRoot && lowers.length > 0)) return 'redo';
   try {
     const view = new LowerView(lowers);
     const found = new Map<string, Attributes>();
-    for (const path of passed) {
+    for (const path of assumedAbsent) {
       const below = view.find(path);
       if (below?.kind === 'directory') found.set(path, below.attributes);
       else if (below !== undefined) return 'redo';
@@ -413,16 +415,16 @@ export function reconcile(
     const changed: {readonly path: string; readonly attributes: Attributes; readonly from: string}[] = [];
     const base = Buffer.from(root).toString('latin1');
     const entries: SpecialEntry[] = [];
-    for (const path of impliedParents) {
+    for (const path of implicitParents) {
       const below = view.find(path);
       if (below === undefined ? whiteoutParents.has(path) : below.kind !== 'directory') return 'redo';
       if (below?.kind === 'directory') {
         found.set(path, below.attributes);
-        changed.push({path, attributes: below.attributes, from: below.stack[0]!});
+        changed.push({path, attributes: below.attributes, from: below.lowerdirs[0]!});
         continue;
       }
       const parent = found.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
-      const gid = parent && inheritedGroup(parent);
+      const gid = parent && inheritedGid(parent);
       if (gid !== undefined) entries.push({...attributesOf(lstat(`${base}/${path}`)!), gid, path, type: 'directory'});
     }
     const xattrs = readXattrs([...changed.map(({from}) => from), ...changed.map(({path}) => `${base}/${path}`)]);
@@ -436,7 +438,7 @@ export function reconcile(
         now.mode === mode && now.uid === uid && now.gid === gid && sameTime(now, attributes) && sameXattrs(from, withoutTrusted(own[i]!));
       if (!same) entries.push({...attributes, path, type: 'directory', xattrs: new Map([...own[i]!, ...from])});
     }
-    makeSpecial(root, entries, warn);
+    makeSpecialFiles(root, entries, warn);
     return entries.length === 0 ? 'kept' : 'fixed';
   } catch (err) {
     throw fromErrno(err, `layer tree ${root}`);
@@ -445,7 +447,7 @@ export function reconcile(
 
 const seconds = ({mtimeSec, mtimeNs}: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>): number => mtimeSec + mtimeNs / 1e9;
 
-const needsProgram = ({xattrs, mtimeSec, mtimeNs}: TarHeader): boolean => xattrs.size > 0 || !isExactTime(mtimeSec, mtimeNs);
+const needsHelperProgram = ({xattrs, mtimeSec, mtimeNs}: TarHeader): boolean => xattrs.size > 0 || !isExactTime(mtimeSec, mtimeNs);
 
 function sameTime(a: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>, b: Pick<Attributes, 'mtimeSec' | 'mtimeNs'>): boolean {
   return a.mtimeSec === b.mtimeSec && a.mtimeNs === b.mtimeNs;
@@ -468,7 +470,7 @@ function cleanName(name: string): string {
 }
 
 /** The error with the entry it happened to. */
-function failed(err: unknown, {name}: TarHeader): unknown {
+function withEntry(err: unknown, {name}: TarHeader): unknown {
   const what = `layer entry ${displayName(name)}`;
   const mapped = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
   if (!isErrdefs(mapped)) return mapped;
@@ -485,14 +487,14 @@ function writeAll(fd: number, chunk: Uint8Array, position: number | null): void 
 function writeSparse(file: OpenFile, chunk: Uint8Array): void {
   const regions = file.header.sparse!;
   for (let at = 0; at < chunk.length; ) {
-    const {offset, size} = regions[file.region]!;
-    const n = Math.min(size - file.done, chunk.length - at);
-    writeAll(file.fd, chunk.subarray(at, at + n), offset + file.done);
+    const {offset, size} = regions[file.regionIndex]!;
+    const n = Math.min(size - file.regionWritten, chunk.length - at);
+    writeAll(file.fd, chunk.subarray(at, at + n), offset + file.regionWritten);
     at += n;
-    file.done += n;
-    if (file.done === size) {
-      file.region++;
-      file.done = 0;
+    file.regionWritten += n;
+    if (file.regionWritten === size) {
+      file.regionIndex++;
+      file.regionWritten = 0;
     }
   }
 }

@@ -43,7 +43,7 @@ const FIELDS: readonly Field[] = [
 export async function findDifference(expected: string, actual: string, signal?: AbortSignal): Promise<string | undefined> {
   const comparison = new Comparison(signal);
   try {
-    return (await comparison.directory('', [new Directory(expected), new Directory(actual)])) ?? comparison.xattrs();
+    return (await comparison.compareDirectory('', [new Directory(expected), new Directory(actual)])) ?? comparison.comparePendingXattrs();
   } catch (err) {
     if (!(err instanceof Unreadable)) throw fromErrno(err, `comparison of ${actual}`);
     const mapped = fromErrno(err.cause, `comparison of ${actual}`);
@@ -67,12 +67,12 @@ class Unreadable extends Error {
 }
 
 /** What is compared, in both trees. */
-type Both<T> = readonly [expected: T, actual: T];
+type Pair<T> = readonly [expected: T, actual: T];
 
-const inBoth = <T, R>([expected, actual]: Both<T>, path: string, read: (one: T) => R): Both<R> => {
-  const right = read(expected);
+const readBoth = <T, R>([expected, actual]: Pair<T>, path: string, read: (one: T) => R): Pair<R> => {
+  const wanted = read(expected);
   try {
-    return [right, read(actual)];
+    return [wanted, read(actual)];
   } catch (err) {
     throw new Unreadable(path, err);
   }
@@ -81,112 +81,116 @@ const inBoth = <T, R>([expected, actual]: Both<T>, path: string, read: (one: T) 
 const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
 
 /** A directory that is expected, and those above it. */
-interface Above {
-  readonly place: Buffer;
-  readonly parent: Above | undefined;
+interface ExpectedDirectory {
+  readonly path: Buffer;
+  readonly parent: ExpectedDirectory | undefined;
 }
 
 /**
  * Whether a name that only one tree has is a whiteout where nothing below shows anyway: an index has those, an extraction leaves
  * them out. One that cannot be read is none.
  */
-function isVoid(above: Above, place: Buffer): boolean {
+function isRedundantWhiteout(directory: ExpectedDirectory, path: Buffer): boolean {
   try {
-    if (!isWhiteout(lstatSync(place, {bigint: true}))) return false;
+    if (!isWhiteout(lstatSync(path, {bigint: true}))) return false;
   } catch {
     return false;
   }
-  const places: string[] = [];
-  for (let at: Above | undefined = above; at !== undefined; at = at.parent) places.push(at.place.toString('latin1'));
-  return marks(places)?.some((xattrs) => [...xattrs.keys()].some((key) => key.endsWith(`.${OPAQUE}`))) ?? false;
+  const paths: string[] = [];
+  for (let at: ExpectedDirectory | undefined = directory; at !== undefined; at = at.parent) paths.push(at.path.toString('latin1'));
+  return tryReadXattrs(paths)?.some((xattrs) => [...xattrs.keys()].some((key) => key.endsWith(`.${OPAQUE}`))) ?? false;
 }
 
 class Comparison {
   readonly #signal: AbortSignal | undefined;
   /** First name of each inode that has several: what is one file there is one file here. */
-  readonly #names: Both<Map<bigint, string>> = [new Map(), new Map()];
-  readonly #buffers: Both<Buffer> = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
+  readonly #firstNames: Pair<Map<bigint, string>> = [new Map(), new Map()];
+  readonly #buffers: Pair<Buffer> = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
   /** Directories whose extended attributes are still to be compared. */
-  #pending: {readonly path: string; readonly places: Both<Buffer>}[] = [];
+  #pending: {readonly path: string; readonly paths: Pair<Buffer>}[] = [];
 
   constructor(signal: AbortSignal | undefined) {
     this.#signal = signal;
   }
 
-  async directory(path: string, directories: Both<Directory>, parent?: Above): Promise<string | undefined> {
+  async compareDirectory(path: string, directories: Pair<Directory>, parent?: ExpectedDirectory): Promise<string | undefined> {
     await setImmediate();
     this.#signal?.throwIfAborted();
-    const different = this.#attributes(
+    const difference = this.#compareAttributes(
       path,
       this.#stats(
         path,
-        inBoth(directories, path, (one) => one.path),
+        readBoth(directories, path, (one) => one.path),
       ),
     );
-    if (different !== undefined) return different;
-    this.#pending.push({path, places: [directories[0].path, directories[1].path]});
+    if (difference !== undefined) return difference;
+    this.#pending.push({path, paths: [directories[0].path, directories[1].path]});
     if (this.#pending.length >= BATCH) {
-      const marks = this.xattrs();
-      if (marks !== undefined) return marks;
+      const difference = this.comparePendingXattrs();
+      if (difference !== undefined) return difference;
     }
-    const above: Above = {place: directories[0].path, parent};
-    const names = inBoth(directories, path, (one) => new Set(readdirSync(one.path, {encoding: 'latin1'})));
+    const directory: ExpectedDirectory = {path: directories[0].path, parent};
+    const names = readBoth(directories, path, (one) => new Set(readdirSync(one.path, {encoding: 'latin1'})));
     const [expected, actual] = names;
-    const missing = [...expected].find((name) => !actual.has(name) && !isVoid(above, directories[0].at(Buffer.from(name, 'latin1'))));
+    const missing = [...expected].find(
+      (name) => !actual.has(name) && !isRedundantWhiteout(directory, directories[0].at(Buffer.from(name, 'latin1'))),
+    );
     if (missing !== undefined) return `${show(`${path}/${missing}`)} is missing`;
-    const extra = [...actual].find((name) => !expected.has(name) && !isVoid(above, directories[1].at(Buffer.from(name, 'latin1'))));
+    const extra = [...actual].find(
+      (name) => !expected.has(name) && !isRedundantWhiteout(directory, directories[1].at(Buffer.from(name, 'latin1'))),
+    );
     if (extra !== undefined) return `${show(`${path}/${extra}`)} does not belong there`;
     for (const name of [...expected].filter((one) => actual.has(one)).sort()) {
-      const found = await this.#entry(`${path}/${name}`, directories, Buffer.from(name, 'latin1'), above);
+      const found = await this.#compareEntry(`${path}/${name}`, directories, Buffer.from(name, 'latin1'), directory);
       if (found !== undefined) return found;
     }
     return undefined;
   }
 
-  async #entry(path: string, directories: Both<Directory>, name: Buffer, above: Above): Promise<string | undefined> {
-    const places = inBoth(directories, path, (one) => one.at(name));
-    const stats = this.#stats(path, places);
-    if (!stats[0].isDirectory() || !stats[1].isDirectory()) return this.#leaf(path, places, stats);
+  async #compareEntry(path: string, directories: Pair<Directory>, name: Buffer, parent: ExpectedDirectory): Promise<string | undefined> {
+    const paths = readBoth(directories, path, (one) => one.at(name));
+    const stats = this.#stats(path, paths);
+    if (!stats[0].isDirectory() || !stats[1].isDirectory()) return this.#compareLeaf(path, paths, stats);
     const entered: Directory[] = [];
     try {
-      const both = inBoth(directories, path, (one) => {
+      const both = readBoth(directories, path, (one) => {
         const directory = one.enter(name);
         entered.push(directory);
         return directory;
       });
-      const found = await this.directory(path, both, above);
+      const found = await this.compareDirectory(path, both, parent);
       // Paths that lead through what is open end with it.
-      return found === undefined && both.some(({isOpen}) => isOpen) ? this.xattrs() : found;
+      return found === undefined && both.some(({isOpen}) => isOpen) ? this.comparePendingXattrs() : found;
     } finally {
       for (const directory of entered) directory.close();
     }
   }
 
-  #stats(path: string, places: Both<Buffer>): Both<BigIntStats> {
-    return inBoth(places, path, (place) => lstatSync(place, {bigint: true}));
+  #stats(path: string, paths: Pair<Buffer>): Pair<BigIntStats> {
+    return readBoth(paths, path, (place) => lstatSync(place, {bigint: true}));
   }
 
-  #attributes(path: string, [expected, actual]: Both<BigIntStats>): string | undefined {
+  #compareAttributes(path: string, [expected, actual]: Pair<BigIntStats>): string | undefined {
     for (const [name, of, text] of FIELDS) {
       if (path === '' && name === 'mtime') continue;
       // Linux gives a symbolic link no mode, whatever a filesystem says.
       if (name === 'mode' && expected.isSymbolicLink()) continue;
-      const [right, found] = [of(expected), of(actual)];
-      if (right !== found) return `${show(path)} has ${name} ${text(found)}, not ${text(right)}`;
+      const [wanted, found] = [of(expected), of(actual)];
+      if (wanted !== found) return `${show(path)} has ${name} ${text(found)}, not ${text(wanted)}`;
     }
     return undefined;
   }
 
-  #leaf(path: string, places: Both<Buffer>, stats: Both<BigIntStats>): string | undefined {
+  #compareLeaf(path: string, paths: Pair<Buffer>, stats: Pair<BigIntStats>): string | undefined {
     const [expected, actual] = stats;
     // Of a whiteout nothing else is ever seen; those that were extracted share an inode.
     if (isWhiteout(expected) && isWhiteout(actual)) return undefined;
-    const attributes = this.#attributes(path, stats);
+    const attributes = this.#compareAttributes(path, stats);
     if (attributes !== undefined) return attributes;
     if (expected.nlink !== actual.nlink) return `${show(path)} has ${actual.nlink} names, not ${expected.nlink}`;
     if (expected.isSymbolicLink()) {
-      const [right, found] = inBoth(places, path, (place) => readlinkSync(place, {encoding: 'latin1'}));
-      return right === found ? undefined : `${show(path)} points to ${show(found)}, not ${show(right)}`;
+      const [wanted, found] = readBoth(paths, path, (place) => readlinkSync(place, {encoding: 'latin1'}));
+      return wanted === found ? undefined : `${show(path)} points to ${show(found)}, not ${show(wanted)}`;
     }
     if (expected.isCharacterDevice() || expected.isBlockDevice())
       return expected.rdev === actual.rdev ? undefined : `${show(path)} is a different device`;
@@ -194,25 +198,25 @@ class Comparison {
     if (first !== other) return `${show(path)} is not the same file as ${show(first === path ? other : first)}`;
     if (!expected.isFile() || first !== path) return undefined;
     if (expected.size !== actual.size) return `${show(path)} has ${actual.size} B, not ${expected.size} B`;
-    return this.#sameBytes(path, places) ? undefined : `${show(path)} has different content`;
+    return this.#sameBytes(path, paths) ? undefined : `${show(path)} has different content`;
   }
 
   #firstName(side: 0 | 1, {ino, nlink}: BigIntStats, path: string): string {
     if (nlink === 1n) return path;
-    const first = this.#names[side].get(ino);
-    if (first === undefined) this.#names[side].set(ino, path);
+    const first = this.#firstNames[side].get(ino);
+    if (first === undefined) this.#firstNames[side].set(ino, path);
     return first ?? path;
   }
 
-  #sameBytes(path: string, places: Both<Buffer>): boolean {
+  #sameBytes(path: string, paths: Pair<Buffer>): boolean {
     const open: number[] = [];
     try {
-      const fds = inBoth(places, path, (place) => {
+      const fds = readBoth(paths, path, (place) => {
         open.push(openSync(place, 'r'));
         return open.at(-1)!;
       });
       for (;;) {
-        const [a, b] = inBoth([0, 1] as const, path, (i) => this.#buffers[i]!.subarray(0, readSync(fds[i]!, this.#buffers[i]!)));
+        const [a, b] = readBoth([0, 1] as const, path, (i) => this.#buffers[i]!.subarray(0, readSync(fds[i]!, this.#buffers[i]!)));
         if (!a.equals(b)) return false;
         if (a.length === 0) return true;
       }
@@ -222,18 +226,18 @@ class Comparison {
   }
 
   /** Compares the extended attributes of the directories seen so far. */
-  xattrs(): string | undefined {
+  comparePendingXattrs(): string | undefined {
     const pending = this.#pending;
     this.#pending = [];
-    const all = marks(([0, 1] as const).flatMap((side) => pending.map(({places}) => places[side].toString('latin1'))));
+    const all = tryReadXattrs(([0, 1] as const).flatMap((side) => pending.map(({paths}) => paths[side].toString('latin1'))));
     if (all === undefined) return 'extended attributes cannot be read';
-    const different = pending.find((_, i) => !sameMarks(all[i]!, all[pending.length + i]!));
-    return different === undefined ? undefined : `${show(different.path)} has different extended attributes`;
+    const differing = pending.find((_, i) => !sameXattrs(all[i]!, all[pending.length + i]!));
+    return differing === undefined ? undefined : `${show(differing.path)} has different extended attributes`;
   }
 }
 
 /** `undefined` where the filesystem fails. */
-function marks(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[] | undefined {
+function tryReadXattrs(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[] | undefined {
   try {
     return readXattrs(paths);
   } catch (err) {
@@ -243,9 +247,9 @@ function marks(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[]
 }
 
 /** Where the origin of overlayfs is marked has no say in what it shows; indexes and extractions have it in other places. */
-function sameMarks(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean {
-  const [right, found] = [a, b].map((all) => [...all].filter(([key]) => !key.endsWith(`.${ORIGIN}`)));
-  return right!.length === found!.length && right!.every(([key, value]) => b.get(key)?.equals(value) ?? false);
+function sameXattrs(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean {
+  const [wanted, found] = [a, b].map((all) => [...all].filter(([key]) => !key.endsWith(`.${ORIGIN}`)));
+  return wanted!.length === found!.length && wanted!.every(([key, value]) => b.get(key)?.equals(value) ?? false);
 }
 
 const show = (path: string): string => displayName(path === '' ? '/' : path);

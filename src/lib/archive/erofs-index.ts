@@ -8,15 +8,15 @@
  * Format after the kernel's fs/erofs/erofs_fs.h. Blocks have 512 bytes, as those of a tar (Linux 6.4). The tar is an extra device
  * that continues the index's block addresses, so that each file is one plain extent. The same tar gives the same bytes.
  */
-import {inheritedGroup} from './extraction-tree.ts';
+import {inheritedGid} from './extraction-tree.ts';
 import {
   MAX_ENTRIES,
-  MAX_IMPLIED_STEPS,
-  MAX_INDEXED_IMPLIED,
+  MAX_IMPLICIT_STEPS,
+  MAX_INDEXED_IMPLICIT,
   MAX_INDEXED_NAMES,
   MAX_LAYER_BYTES,
   overLimit,
-  tooManyImplied,
+  tooManyImplicit,
 } from './limits.ts';
 import type {TarHandler, TarHeader, TarType} from './tar.ts';
 
@@ -50,7 +50,7 @@ export type Reason =
   | 'large';
 
 /** A directory that entries lie in and that the layer does not carry. */
-export interface ImpliedParent {
+export interface ImplicitParent {
   /** Binary string, below the root. */
   readonly path: string;
   /** It holds nothing but whiteouts: where there is nothing below, it is not made. */
@@ -63,7 +63,7 @@ export interface EncodedIndex {
   /** The index, piece by piece; its length is a multiple of the alignment. */
   readonly bytes: Iterable<Buffer>;
   /** Parents first. They have the attributes of a directory that nothing is below; see `implicit-parents.ts`. */
-  readonly impliedParents: readonly ImpliedParent[];
+  readonly implicitParents: readonly ImplicitParent[];
   /** The layer has whiteouts or opaque marks, which overlayfs understands and nothing else. */
   readonly hasMarks: boolean;
 }
@@ -258,13 +258,13 @@ export function createErofsIndex(): ErofsIndex {
           reasons.add(needing);
           return undefined;
         }
-        const gid = inheritedGroup({mode: nodes.mode[at]!, gid: nodes.gid[at]!}) ?? 0;
+        const gid = inheritedGid({mode: nodes.mode[at]!, gid: nodes.gid[at]!}) ?? 0;
         next = makeDirectory(0o755, {uid: 0, gid, mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
         siblings.set(name, next);
         implied.set(next, isWhiteout);
         names++;
         steps += i + 1;
-        if (steps > MAX_IMPLIED_STEPS) throw tooManyImplied();
+        if (steps > MAX_IMPLICIT_STEPS) throw tooManyImplicit();
       } else if (nodes.kind(next) !== S_IFDIR) {
         reasons.add(nodes.kind(next) === S_IFLNK ? 'symlink-parent' : 'type-change');
         return undefined;
@@ -399,7 +399,7 @@ export function createErofsIndex(): ErofsIndex {
       size += header.size;
       if (entries > MAX_ENTRIES) throw overLimit(`layer has more than ${MAX_ENTRIES} entries`, {entries: MAX_ENTRIES});
       if (size > MAX_LAYER_BYTES) throw overLimit(`layer has more than ${MAX_LAYER_BYTES} B`, {bytes: MAX_LAYER_BYTES});
-      if (names <= MAX_INDEXED_NAMES && implied.size <= MAX_INDEXED_IMPLIED) add(header, contentStart);
+      if (names <= MAX_INDEXED_NAMES && implied.size <= MAX_INDEXED_IMPLICIT) add(header, contentStart);
       else {
         reasons.add('large');
         names = Number.POSITIVE_INFINITY;
@@ -419,7 +419,7 @@ export function createErofsIndex(): ErofsIndex {
       const layout = layOut(nodes);
       return {
         bytes: encode(nodes, layout, Math.ceil(tarBytes / BLOCK), alignment),
-        impliedParents: implied.size === 0 ? [] : [...impliedIn(nodes, ROOT, '', implied, layout)],
+        implicitParents: implied.size === 0 ? [] : [...impliedIn(nodes, ROOT, '', implied, layout)],
         hasMarks: opaque.size > 0 || layout.inodes[WHITEOUT] !== 0,
       };
     },
@@ -464,7 +464,7 @@ function isSameInode(nodes: Nodes, id: Id, {mode, uid, gid, mtimeSec, mtimeNs, x
 }
 
 /** The implied ones among the directories below `dir`, parents first. */
-function* impliedIn(nodes: Nodes, dir: Id, prefix: string, implied: ReadonlyMap<Id, boolean>, layout: Layout): Generator<ImpliedParent> {
+function* impliedIn(nodes: Nodes, dir: Id, prefix: string, implied: ReadonlyMap<Id, boolean>, layout: Layout): Generator<ImplicitParent> {
   for (const [name, child] of nodes.entriesOf(dir)!) {
     if (nodes.kind(child) !== S_IFDIR) continue;
     const path = prefix + name;

@@ -33,7 +33,7 @@ interface Inode {
   readonly xattrBytes: number;
   readonly mode: number;
   readonly size: number;
-  readonly place: number;
+  readonly blockOrDevice: number;
   readonly uid: number;
   readonly gid: number;
   readonly mtimeSec: number;
@@ -74,7 +74,7 @@ export function openErofs(path: string): LowerTree {
       layout: (format >> 1) & 7,
       xattrBytes: icount === 0 ? 0 : XATTR_HEADER_BYTES + 4 * (icount - 1),
       mode: bytes.readUInt16LE(4),
-      place: bytes.readUInt32LE(16),
+      blockOrDevice: bytes.readUInt32LE(16),
     };
     if (!isExtended)
       return {
@@ -103,7 +103,7 @@ export function openErofs(path: string): LowerTree {
     const length = Math.min(block, inode.size - start);
     const isTail = inode.layout === INLINE && start === Math.floor((inode.size - 1) / block) * block;
     if (inode.layout !== PLAIN && inode.layout !== INLINE) throw damaged('has a directory of an unknown layout');
-    return read(isTail ? inode.offset + inode.length + inode.xattrBytes : inode.place * block + start, length);
+    return read(isTail ? inode.offset + inode.length + inode.xattrBytes : inode.blockOrDevice * block + start, length);
   };
 
   /** The inode that a directory has under a name: its blocks, and the names in each, are in the order of their bytes. */
@@ -125,7 +125,7 @@ export function openErofs(path: string): LowerTree {
       else if (Buffer.compare(name, nameAt(count - 1)) > 0) low = middle + 1;
       else {
         for (let i = 0; i < count; i++)
-          if (name.equals(nameAt(i))) return readInode(Number(bytes.readBigUInt64LE(DIRENT_BYTES * i)) * INODE_UNIT + base);
+          if (name.equals(nameAt(i))) return readInode(Number(bytes.readBigUInt64LE(DIRENT_BYTES * i)) * INODE_UNIT + metadataStart);
         return undefined;
       }
     }
@@ -167,11 +167,11 @@ export function openErofs(path: string): LowerTree {
   };
   const header = superblock();
   const block = 2 ** header.readUInt8(12);
-  const base = header.readUInt32LE(40) * block;
+  const metadataStart = header.readUInt32LE(40) * block;
   const sharedXattrs = header.readUInt32LE(44) * block;
   const buildTime = Number(header.readBigUInt64LE(24));
   const buildTimeNs = header.readUInt32LE(32);
-  const root = header.readUInt16LE(14) * INODE_UNIT + base;
+  const root = header.readUInt16LE(14) * INODE_UNIT + metadataStart;
 
   return {
     lookup(names): LowerEntry | undefined {
@@ -182,8 +182,8 @@ export function openErofs(path: string): LowerTree {
           inode = findIn(inode, Buffer.from(name, 'latin1'));
           if (inode === undefined) return undefined;
         }
-        const {mode, uid, gid, mtimeSec, mtimeNs, place} = inode;
-        if ((mode & S_IFMT) !== S_IFDIR) return {kind: (mode & S_IFMT) === S_IFCHR && place === 0 ? 'whiteout' : 'other'};
+        const {mode, uid, gid, mtimeSec, mtimeNs, blockOrDevice} = inode;
+        if ((mode & S_IFMT) !== S_IFDIR) return {kind: (mode & S_IFMT) === S_IFCHR && blockOrDevice === 0 ? 'whiteout' : 'other'};
         return {kind: 'directory', attributes: {mode: mode & 0o7777, uid, gid, mtimeSec, mtimeNs}, xattrs: readXattrs(inode)};
       } catch (err) {
         if (err instanceof RangeError) throw damaged('has a damaged inode');

@@ -8,10 +8,10 @@
 
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
-import {MAX_IMPLIED_STEPS, tooManyImplied} from './limits.ts';
-import {attributesOf, fsPath, type LowerView, lstat, OPAQUE, ORIGIN, type Stack} from './lowerdirs.ts';
-import type {ProcessRights} from './process-privileges.ts';
-import {type Attributes, isExactTime, makeSpecial, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
+import {MAX_IMPLICIT_STEPS, tooManyImplicit} from './limits.ts';
+import {attributesOf, fsPath, type Lowerdirs, type LowerView, lstat, OPAQUE, ORIGIN} from './lowerdirs.ts';
+import type {ProcessPrivileges} from './process-privileges.ts';
+import {type Attributes, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
 import {displayName} from './tar.ts';
 
 export type LayerForm = 'overlay' | 'plain';
@@ -29,7 +29,7 @@ type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
 const timesOf = ({mtimeSec, mtimeNs}: Times): Times => ({mtimeSec, mtimeNs});
 
 /** Owner and mode that something has on disk now. */
-type Disk = Pick<Attributes, 'mode' | 'uid' | 'gid'>;
+type DiskState = Pick<Attributes, 'mode' | 'uid' | 'gid'>;
 
 /** A directory of the tree. */
 export class Dir {
@@ -42,18 +42,18 @@ export class Dir {
    * `found` was in the tree before; `entry` is carried by the layer; `implied` is needed by an entry, and nothing has it;
    * `below` is in the trees below, and on disk only once something is put into it.
    */
-  origin: 'found' | 'entry' | 'implied' | 'below';
+  origin: 'existing' | 'entry' | 'implicit' | 'lower';
   /** What it is to be in the end. */
   attributes: Attributes;
   /** Undefined while it is not on disk. */
-  disk: Disk | undefined;
+  disk: DiskState | undefined;
   /** The layer has put something here or further down: anything, and anything but whiteouts. */
-  active = false;
-  real = false;
+  hasEntries = false;
+  hasNonWhiteout = false;
   /** It was in the tree before the layer came with it. */
   merged = false;
   /** Names were added or removed: its mtime has to be set again. */
-  touched = false;
+  mtimeChanged = false;
   /** Nothing of what the trees below have in it is to be seen. */
   opaque = false;
   /** What was at its place before is gone: it is not the same directory as one below. */
@@ -63,13 +63,13 @@ export class Dir {
   /** Names in it that the layer made; only where other names were there before. */
   written: Set<string> | undefined;
   /** Names in it that a program has to complete. Names of one inode share one. */
-  nodes: Map<string, Node> | undefined;
+  deferred: Map<string, DeferredInode> | undefined;
   /** Directories below that show through. */
-  stack: Stack | undefined;
+  lowerdirs: Lowerdirs | undefined;
   /** The directory below that it was made after. */
-  source: string | undefined;
+  copiedUpFrom: string | undefined;
 
-  constructor(parent: Dir | undefined, name: string, origin: Dir['origin'], attributes: Attributes, disk: Disk | undefined) {
+  constructor(parent: Dir | undefined, name: string, origin: Dir['origin'], attributes: Attributes, disk: DiskState | undefined) {
     this.parent = parent;
     this.name = name;
     this.path = parent === undefined ? '' : join(parent, name);
@@ -80,11 +80,11 @@ export class Dir {
 }
 
 /** Group of a directory that is made for what is in it: as with containerd a directory with setgid hands its group down, and not the bit. */
-export const inheritedGroup = ({mode, gid}: Pick<Attributes, 'mode' | 'gid'>): number | undefined =>
+export const inheritedGid = ({mode, gid}: Pick<Attributes, 'mode' | 'gid'>): number | undefined =>
   (mode & 0o2000) === 0 ? undefined : gid;
 
 /** An inode that a program makes, or completes, at the end. Meanwhile a stand-in is on disk. */
-export interface Node {
+export interface DeferredInode {
   entry: Omit<SpecialEntry, 'path'>;
 }
 
@@ -94,28 +94,28 @@ interface LayerTreeOptions {
   readonly root: string;
   readonly form: LayerForm;
   /** Overlay form: what is below, if it is known. */
-  readonly view: LowerView | undefined;
+  readonly lowerView: LowerView | undefined;
   readonly warn: (message: string) => void;
-  readonly rights: ProcessRights;
+  readonly privileges: ProcessPrivileges;
 }
 
 export class LayerTree {
-  readonly top: Dir;
+  readonly rootDir: Dir;
   readonly form: LayerForm;
-  readonly view: LowerView | undefined;
+  readonly lowerView: LowerView | undefined;
   /** Nothing was in the tree at first. */
-  readonly fresh: boolean;
+  readonly startedEmpty: boolean;
   readonly uid = process.geteuid!();
   readonly gid = process.getegid!();
-  readonly #process: ProcessRights;
+  readonly #privileges: ProcessPrivileges;
   /** Names that were taken for absent while what is below was not known: as a parent, or by `..` in a link's text. */
-  readonly passed = new Set<string>();
+  readonly assumedAbsent = new Set<string>();
   /** What is below had a say. */
   usedLowers = false;
   /** Known once the tree is complete: something in it is marked for overlayfs. */
   hasMarks = false;
   /** What was made because something is in it, each directory counted with those above it. */
-  #implied = 0;
+  #implicitSteps = 0;
   readonly #root: string;
   readonly #base: string;
   readonly #warn: (message: string) => void;
@@ -123,17 +123,17 @@ export class LayerTree {
   #lastName: string | undefined;
   #lastDir: Dir | undefined;
 
-  constructor({root, form, view, warn, rights}: LayerTreeOptions) {
+  constructor({root, form, lowerView, warn, privileges}: LayerTreeOptions) {
     this.#root = root;
     this.#base = Buffer.from(root).toString('latin1');
     this.form = form;
-    this.view = view;
-    this.#process = rights;
+    this.lowerView = lowerView;
+    this.#privileges = privileges;
     this.#warn = warn;
-    this.fresh = readdirSync(root).length === 0;
+    this.startedEmpty = readdirSync(root).length === 0;
     const attributes = attributesOf(lstat(this.#base)!);
-    this.top = new Dir(undefined, '', 'found', attributes, attributes);
-    this.top.stack = view?.root;
+    this.rootDir = new Dir(undefined, '', 'existing', attributes, attributes);
+    this.rootDir.lowerdirs = lowerView?.roots;
   }
 
   /** Absolute path for lstat and programs. */
@@ -142,7 +142,7 @@ export class LayerTree {
   }
 
   /** The same for calls of node:fs. */
-  place(dir: Dir, base: string): string | Buffer {
+  fsPath(dir: Dir, base: string): string | Buffer {
     return fsPath(this.absolute(dir, base));
   }
 
@@ -154,38 +154,38 @@ export class LayerTree {
   // ---- where a name lies ----
 
   /** The directory of an entry, made if need be. @param time mtime of a directory that nothing else gives one */
-  parent(name: string, time: Times): Dir {
+  parentOf(name: string, time: Times): Dir {
     if (name === this.#lastName) return this.#lastDir!;
     const {dir, missing} = this.resolve(name);
     // Made for whiteouts alone, it would not be there if nothing was below: then this is the first entry that needs it.
-    for (let at: Dir | undefined = dir; at?.origin === 'implied' && !at.real; at = at.parent)
+    for (let at: Dir | undefined = dir; at?.origin === 'implicit' && !at.hasNonWhiteout; at = at.parent)
       at.attributes = {...at.attributes, ...timesOf(time)};
-    const parent = this.make(dir, missing, time);
+    const parent = this.makeDirs(dir, missing, time);
     this.#lastName = name;
     this.#lastDir = parent;
     return parent;
   }
 
   /** Puts a directory on disk, and others into it. */
-  make(dir: Dir, missing: readonly string[], time: Times): Dir {
-    this.#materialise(dir);
-    if (missing.length > 0) this.#countImplied(dir, missing.length);
-    let shut = false;
-    for (let at: Dir | undefined = dir; at !== undefined && missing.length > 0; at = at.parent) shut ||= at.opaque;
+  makeDirs(dir: Dir, missing: readonly string[], time: Times): Dir {
+    this.#copyUp(dir);
+    if (missing.length > 0) this.#countImplicit(dir, missing.length);
+    let lowersHidden = false;
+    for (let at: Dir | undefined = dir; at !== undefined && missing.length > 0; at = at.parent) lowersHidden ||= at.opaque;
     return missing.reduce((at, base) => {
-      const gid = inheritedGroup(at.attributes) ?? this.gid;
+      const gid = inheritedGid(at.attributes) ?? this.gid;
       const child = this.mkdir(at, base, {mode: 0o755, uid: this.uid, gid, ...timesOf(time)});
-      shut ||= child.opaque;
-      if (!shut) this.passed.add(child.path);
+      lowersHidden ||= child.opaque;
+      if (!lowersHidden) this.assumedAbsent.add(child.path);
       return child;
     }, dir);
   }
 
-  #countImplied(dir: Dir, n: number): void {
+  #countImplicit(dir: Dir, n: number): void {
     let depth = 0;
     for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) depth++;
-    this.#implied += n * depth + (n * (n - 1)) / 2;
-    if (this.#implied > MAX_IMPLIED_STEPS) throw tooManyImplied();
+    this.#implicitSteps += n * depth + (n * (n - 1)) / 2;
+    if (this.#implicitSteps > MAX_IMPLICIT_STEPS) throw tooManyImplicit();
   }
 
   /**
@@ -194,7 +194,7 @@ export class LayerTree {
    * @throws failed_precondition something on the way is not a directory, or links lead in a circle
    */
   resolve(path: string): {dir: Dir; missing: string[]} {
-    let dir = this.top;
+    let dir = this.rootDir;
     const missing: string[] = [];
     const todo = path.split('/').reverse();
     let links = 0;
@@ -205,18 +205,18 @@ export class LayerTree {
       if (name === '..') {
         if (missing.length === 0) dir = dir.parent ?? dir;
         else {
-          this.passed.add(join(dir, missing.join('/')));
+          this.assumedAbsent.add(join(dir, missing.join('/')));
           missing.pop();
         }
         continue;
       }
-      const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#look(dir, name));
+      const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#lookup(dir, name));
       if (found === undefined) missing.push(name);
       else if (found instanceof Dir) dir = found;
       else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is not a directory`);
       else {
         if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
-        if (found.target.startsWith('/')) dir = this.top;
+        if (found.target.startsWith('/')) dir = this.rootDir;
         todo.push(...found.target.split('/').reverse());
       }
     }
@@ -224,34 +224,34 @@ export class LayerTree {
   }
 
   /** What is at a name that is not a directory known so far. */
-  #look(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
+  #lookup(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
     if (dir.whiteouts?.has(name) === true) return undefined;
     const stat = dir.disk === undefined ? undefined : lstat(this.absolute(dir, name));
-    if (stat?.isDirectory() === true) return this.#add(new Dir(dir, name, 'found', attributesOf(stat), attributesOf(stat)));
-    if (stat?.isSymbolicLink() === true) return {target: readlinkSync(this.place(dir, name), {encoding: 'latin1'})};
+    if (stat?.isDirectory() === true) return this.#add(new Dir(dir, name, 'existing', attributesOf(stat), attributesOf(stat)));
+    if (stat?.isSymbolicLink() === true) return {target: readlinkSync(this.fsPath(dir, name), {encoding: 'latin1'})};
     if (stat !== undefined) return 'other';
-    const below = this.below(dir, name);
+    const below = this.lookupLower(dir, name);
     if (below?.kind === 'symlink') return below;
     if (below?.kind !== 'directory') return below?.kind;
-    const child = this.#add(new Dir(dir, name, 'below', below.attributes, undefined));
-    child.stack = below.stack;
+    const child = this.#add(new Dir(dir, name, 'lower', below.attributes, undefined));
+    child.lowerdirs = below.lowerdirs;
     return child;
   }
 
   /** What the trees below have at a name, as far as it shows. */
-  below(dir: Dir, name: string): ReturnType<LowerView['lookup']> {
-    if (this.view === undefined || this.view.root.length === 0 || dir.whiteouts?.has(name) === true) return undefined;
+  lookupLower(dir: Dir, name: string): ReturnType<LowerView['lookup']> {
+    if (this.lowerView === undefined || this.lowerView.roots.length === 0 || dir.whiteouts?.has(name) === true) return undefined;
     this.usedLowers = true;
-    return this.view.lookup(this.#stack(dir), name);
+    return this.lowerView.lookup(this.#lowerdirsOf(dir), name);
   }
 
-  #stack(dir: Dir): Stack {
+  #lowerdirsOf(dir: Dir): Lowerdirs {
     if (dir.opaque) return [];
-    if (dir.stack === undefined) {
-      const below = this.view!.lookup(this.#stack(dir.parent!), dir.name);
-      dir.stack = below?.kind === 'directory' ? below.stack : [];
+    if (dir.lowerdirs === undefined) {
+      const below = this.lowerView!.lookup(this.#lowerdirsOf(dir.parent!), dir.name);
+      dir.lowerdirs = below?.kind === 'directory' ? below.lowerdirs : [];
     }
-    return dir.stack;
+    return dir.lowerdirs;
   }
 
   #add(child: Dir): Dir {
@@ -279,7 +279,7 @@ export class LayerTree {
       this.remove(dir, base);
       made = make();
     }
-    this.wrote(dir, base);
+    this.noteWritten(dir, base);
     return made;
   }
 
@@ -289,54 +289,54 @@ export class LayerTree {
     if (known?.disk !== undefined) return known;
     if (known !== undefined) this.remove(dir, base);
     let replaced = dir.whiteouts?.delete(base) ?? false;
-    let disk: Disk;
+    let disk: DiskState;
     try {
       disk = this.#mkdirAt(dir, base, attributes.mode);
     } catch (err) {
       if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
-      const found = this.#look(dir, base);
+      const found = this.#lookup(dir, base);
       if (found instanceof Dir) return found;
       this.remove(dir, base);
       replaced = true;
       disk = this.#mkdirAt(dir, base, attributes.mode);
     }
-    const child = this.#add(new Dir(dir, base, 'implied', attributes, disk));
+    const child = this.#add(new Dir(dir, base, 'implicit', attributes, disk));
     child.replaced = replaced;
     child.opaque = replaced && this.form === 'overlay';
-    dir.touched = true;
+    dir.mtimeChanged = true;
     return child;
   }
 
-  #mkdirAt(dir: Dir, base: string, wanted: number): Disk {
+  #mkdirAt(dir: Dir, base: string, wanted: number): DiskState {
     // Until it is complete, a user other than root must be able to write to it.
     const mode = (wanted & 0o777) | (this.uid === 0 ? 0 : 0o700);
-    mkdirSync(this.place(dir, base), mode);
+    mkdirSync(this.fsPath(dir, base), mode);
     // A directory with setgid passes group and bit on.
     const setgid = dir.disk!.mode & 0o2000;
-    return {mode: (mode & ~this.#process.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
+    return {mode: (mode & ~this.#privileges.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
   }
 
   /** Puts a directory of the trees below on disk, so that something can be put into it. */
-  #materialise(dir: Dir): void {
+  #copyUp(dir: Dir): void {
     if (dir.disk !== undefined) return;
     const parent = dir.parent!;
-    this.#materialise(parent);
+    this.#copyUp(parent);
     dir.disk = this.#mkdirAt(parent, dir.name, dir.attributes.mode);
-    dir.source = dir.stack![0];
-    parent.touched = true;
+    dir.copiedUpFrom = dir.lowerdirs![0];
+    parent.mtimeChanged = true;
   }
 
   /** Notes that the layer has put something here. */
-  wrote(dir: Dir, base: string): void {
-    if (!this.fresh) dir.written = (dir.written ?? new Set()).add(base);
-    dir.touched = true;
-    this.mark(dir, true);
+  noteWritten(dir: Dir, base: string): void {
+    if (!this.startedEmpty) dir.written = (dir.written ?? new Set()).add(base);
+    dir.mtimeChanged = true;
+    this.noteEntry(dir, true);
   }
 
-  mark(dir: Dir, real: boolean): void {
-    for (let at: Dir | undefined = dir; at !== undefined && !(real ? at.real : at.active); at = at.parent) {
-      at.active = true;
-      at.real ||= real;
+  noteEntry(dir: Dir, isNonWhiteout: boolean): void {
+    for (let at: Dir | undefined = dir; at !== undefined && !(isNonWhiteout ? at.hasNonWhiteout : at.hasEntries); at = at.parent) {
+      at.hasEntries = true;
+      at.hasNonWhiteout ||= isNonWhiteout;
     }
   }
 
@@ -345,59 +345,59 @@ export class LayerTree {
     this.#lastName = undefined;
     dir.children?.delete(base);
     dir.written?.delete(base);
-    dir.nodes?.delete(base);
+    dir.deferred?.delete(base);
     if (dir.disk === undefined) return;
     removeTree(this.absolute(dir, base));
-    dir.touched = true;
+    dir.mtimeChanged = true;
   }
 
   /** Leaves an inode for a program to complete. */
-  setNode(dir: Dir, base: string, node: Node): void {
-    dir.nodes = (dir.nodes ?? new Map()).set(base, node);
+  defer(dir: Dir, base: string, node: DeferredInode): void {
+    dir.deferred = (dir.deferred ?? new Map()).set(base, node);
   }
 
   // ---- what is hidden ----
 
   /** A whiteout: hides a name of the trees below, and spares what this layer has there. */
-  hide(dir: Dir, base: string): void {
+  addWhiteout(dir: Dir, base: string): void {
     this.#lastName = undefined;
     const child = dir.children?.get(base);
     if (this.form === 'plain') {
-      if (this.fresh) return;
-      if (child?.active === true) this.#clear(child);
+      if (this.startedEmpty) return;
+      if (child?.hasEntries === true) this.#clear(child);
       else if (dir.written?.has(base) !== true) this.remove(dir, base);
       return;
     }
     if (child?.disk !== undefined) child.opaque = true;
     else if (dir.disk !== undefined && lstat(this.absolute(dir, base)) !== undefined) return;
-    else if (this.view === undefined || this.below(dir, base) !== undefined) {
-      this.#materialise(dir);
-      this.mark(dir, false);
+    else if (this.lowerView === undefined || this.lookupLower(dir, base) !== undefined) {
+      this.#copyUp(dir);
+      this.noteEntry(dir, false);
       dir.children?.delete(base);
       dir.whiteouts = (dir.whiteouts ?? new Set()).add(base);
-      dir.touched = true;
+      dir.mtimeChanged = true;
     }
-    if (child !== undefined) forgetBelow(child);
+    if (child !== undefined) forgetLowers(child);
   }
 
   /** An opaque mark: hides all that the trees below have in a directory. */
-  hideAll(dir: Dir): void {
+  setOpaque(dir: Dir): void {
     this.#lastName = undefined;
     if (this.form === 'plain') {
-      if (!this.fresh) this.#clear(dir);
+      if (!this.startedEmpty) this.#clear(dir);
       return;
     }
-    this.#materialise(dir);
-    this.mark(dir, false);
+    this.#copyUp(dir);
+    this.noteEntry(dir, false);
     dir.opaque = true;
-    forgetBelow(dir);
+    forgetLowers(dir);
   }
 
   /** Removes what was there before the layer. */
   #clear(dir: Dir): void {
     for (const name of readdirSync(fsPath(`${this.#base}/${dir.path}`), {encoding: 'latin1'})) {
       const child = dir.children?.get(name);
-      if (child?.active === true) this.#clear(child);
+      if (child?.hasEntries === true) this.#clear(child);
       else if (dir.written?.has(name) !== true) this.remove(dir, name);
     }
   }
@@ -406,20 +406,20 @@ export class LayerTree {
 
   /** Makes what only programs can, and gives every directory its attributes. */
   complete(): void {
-    if (this.top.opaque) this.#hideRoot();
-    this.#renewMerged();
+    if (this.rootDir.opaque) this.#whiteOutRoot();
+    this.#recreateMerged();
     const files: SpecialEntry[] = [];
     const special: SpecialEntry[] = [];
-    const names = new Map<Node, string>();
-    for (const {dir} of onDisk(this.top))
-      for (const [base, node] of dir.nodes ?? []) {
+    const names = new Map<DeferredInode, string>();
+    for (const {dir} of dirsOnDisk(this.rootDir))
+      for (const [base, node] of dir.deferred ?? []) {
         const [path, first] = [join(dir, base), names.get(node)];
         if (first === undefined) names.set(node, path);
-        if (node.entry.type !== 'file') special.push(first === undefined ? {...node.entry, path} : linkEntry(path, first));
+        if (node.entry.type !== 'file') special.push(first === undefined ? {...node.entry, path} : hardLinkEntry(path, first));
         else if (first === undefined) {
           files.push({...node.entry, path});
           // The mtimes of all directories on the way are lost by it.
-          for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) at.touched = true;
+          for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) at.mtimeChanged = true;
         }
       }
     // A user other than root needs leave to write to them.
@@ -428,36 +428,38 @@ export class LayerTree {
     setFileAttributes(this.#root, files, this.#warn);
     for (const {at, mode} of others) chmodSync(at, mode);
 
-    const dirs = [...onDisk(this.top)];
-    const inherited = dirs.filter(({dir}) => dir.origin === 'below').map(({dir}) => dir);
-    const xattrsBelow = new Map(readXattrs(inherited.map((dir) => dir.source!)).map((xattrs, i) => [inherited[i], withoutTrusted(xattrs)]));
+    const dirs = [...dirsOnDisk(this.rootDir)];
+    const inherited = dirs.filter(({dir}) => dir.origin === 'lower').map(({dir}) => dir);
+    const xattrsBelow = new Map(
+      readXattrs(inherited.map((dir) => dir.copiedUpFrom!)).map((xattrs, i) => [inherited[i], withoutTrusted(xattrs)]),
+    );
     // In a user namespace overlayfs takes its marks from `user.*` (mount option `userxattr`), since others cannot be set.
-    const prefix = this.#process.initial ? 'trusted.' : 'user.';
-    const hidden: string[] = [];
-    const late: SpecialEntry[] = [];
-    const byCall: Dir[] = [];
-    for (const {dir, shut} of dirs) {
-      if (dir.origin === 'found' && !dir.touched) continue;
+    const prefix = this.#privileges.inInitialUserNamespace ? 'trusted.' : 'user.';
+    const whiteoutPaths: string[] = [];
+    const setByTar: SpecialEntry[] = [];
+    const setByNode: Dir[] = [];
+    for (const {dir, lowersHidden} of dirs) {
+      if (dir.origin === 'existing' && !dir.mtimeChanged) continue;
       const {attributes} = dir;
       const xattrs = new Map(xattrsBelow.get(dir) ?? attributes.xattrs);
-      if (dir.opaque && !shut) {
+      if (dir.opaque && !lowersHidden) {
         xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
         this.hasMarks = true;
       }
-      if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !shut) {
-        hidden.push(...[...dir.whiteouts].map((name) => join(dir, name)));
+      if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !lowersHidden) {
+        whiteoutPaths.push(...[...dir.whiteouts].map((name) => join(dir, name)));
         xattrs.set(`${prefix}${ORIGIN}`, Buffer.alloc(0));
       }
       const exact = isExactTime(attributes.mtimeSec, attributes.mtimeNs);
-      if (dir === this.top || (xattrs.size === 0 && exact)) byCall.push(dir);
-      else late.push({...attributes, xattrs, type: 'directory', path: dir.path});
+      if (dir === this.rootDir || (xattrs.size === 0 && exact)) setByNode.push(dir);
+      else setByTar.push({...attributes, xattrs, type: 'directory', path: dir.path});
     }
-    this.hasMarks ||= hidden.length > 0;
-    makeSpecial(this.#root, [...special, ...whiteouts(hidden), ...late], this.#warn);
-    for (const dir of byCall) this.#settle(dir);
+    this.hasMarks ||= whiteoutPaths.length > 0;
+    makeSpecialFiles(this.#root, [...special, ...whiteoutEntries(whiteoutPaths), ...setByTar], this.#warn);
+    for (const dir of setByNode) this.#setAttributes(dir);
   }
 
-  #settle({path, attributes, disk}: Dir): void {
+  #setAttributes({path, attributes, disk}: Dir): void {
     const {mode, uid, gid, mtimeSec, mtimeNs} = attributes;
     const at = fsPath(`${this.#base}/${path}`);
     if (disk!.uid !== uid || disk!.gid !== gid) lchownSync(at, uid, gid);
@@ -470,16 +472,16 @@ export class LayerTree {
    * Directories that were there and that the layer carries are replaced by new ones with the same content if they have extended
    * attributes that the layer does not name: those do not show through an upper directory of overlayfs either.
    */
-  #renewMerged(): void {
-    const merged = [...onDisk(this.top)].map(({dir}) => dir).filter((dir) => dir.merged);
+  #recreateMerged(): void {
+    const merged = [...dirsOnDisk(this.rootDir)].map(({dir}) => dir).filter((dir) => dir.merged);
     const xattrs = readXattrs(merged.map((dir) => `${this.#base}/${dir.path}`));
     merged.forEach((dir, i) => {
       const own = [...withoutTrusted(xattrs[i]!).keys()].filter((key) => key !== HOST_XATTR);
-      if (own.some((key) => dir.attributes.xattrs?.has(key) !== true)) this.#renew(dir);
+      if (own.some((key) => dir.attributes.xattrs?.has(key) !== true)) this.#recreate(dir);
     });
   }
 
-  #renew(dir: Dir): void {
+  #recreate(dir: Dir): void {
     const [parent, old] = [dir.parent!, `${this.#base}/${dir.path}`];
     const fresh = `${this.absolute(parent, '')}.wh..renewed`;
     mkdirSync(fsPath(fresh), 0o700);
@@ -487,17 +489,18 @@ export class LayerTree {
     rmdirSync(fsPath(old));
     renameSync(fsPath(fresh), fsPath(old));
     dir.disk = attributesOf(lstat(old)!);
-    parent.touched = true;
+    parent.mtimeChanged = true;
   }
 
   /** overlayfs has no opaque mark for its root: each name is hidden by itself. */
-  #hideRoot(): void {
-    this.top.opaque = false;
-    this.top.touched = true;
-    for (const name of this.view?.names() ?? []) {
-      const child = this.top.children?.get(name);
+  #whiteOutRoot(): void {
+    this.rootDir.opaque = false;
+    this.rootDir.mtimeChanged = true;
+    for (const name of this.lowerView?.names() ?? []) {
+      const child = this.rootDir.children?.get(name);
       if (child?.disk !== undefined) child.opaque = true;
-      else if (lstat(this.absolute(this.top, name)) === undefined) this.top.whiteouts = (this.top.whiteouts ?? new Set()).add(name);
+      else if (lstat(this.absolute(this.rootDir, name)) === undefined)
+        this.rootDir.whiteouts = (this.rootDir.whiteouts ?? new Set()).add(name);
     }
   }
 }
@@ -513,36 +516,36 @@ function removeTree(path: string): void {
 }
 
 /** Nothing below shows in this directory any more: what was known of it is void. */
-function forgetBelow(dir: Dir): void {
+function forgetLowers(dir: Dir): void {
   for (const [name, child] of dir.children ?? []) {
     if (child.disk === undefined) dir.children!.delete(name);
     else {
-      child.stack = [];
-      forgetBelow(child);
+      child.lowerdirs = [];
+      forgetLowers(child);
     }
   }
 }
 
-/** Directories on disk, parents first; `shut` when nothing below shows through to them. */
-export function* onDisk(top: Dir): Generator<{readonly dir: Dir; readonly shut: boolean}> {
-  const todo = [{dir: top, shut: false}];
+/** Directories on disk, parents first; `lowersHidden` when nothing below shows through to them. */
+export function* dirsOnDisk(rootDir: Dir): Generator<{readonly dir: Dir; readonly lowersHidden: boolean}> {
+  const todo = [{dir: rootDir, lowersHidden: false}];
   for (let at = todo.pop(); at !== undefined; at = todo.pop()) {
     yield at;
-    const shut = at.shut || at.dir.opaque;
-    for (const dir of at.dir.children?.values() ?? []) if (dir.disk !== undefined) todo.push({dir, shut});
+    const lowersHidden = at.lowersHidden || at.dir.opaque;
+    for (const dir of at.dir.children?.values() ?? []) if (dir.disk !== undefined) todo.push({dir, lowersHidden});
   }
 }
 
-function linkEntry(path: string, linkname: string): SpecialEntry {
+function hardLinkEntry(path: string, linkname: string): SpecialEntry {
   return {path, type: 'link', linkname, mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0};
 }
 
 /** Device nodes 0/0, of which most are links to the first. */
-function whiteouts(paths: readonly string[]): SpecialEntry[] {
+function whiteoutEntries(paths: readonly string[]): SpecialEntry[] {
   const node = {type: 'char', mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0, devmajor: 0, devminor: 0} as const;
   return paths.map((path, i) => {
     const first = i - (i % WHITEOUTS_PER_NODE);
-    return i === first ? {...node, path} : linkEntry(path, paths[first]!);
+    return i === first ? {...node, path} : hardLinkEntry(path, paths[first]!);
   });
 }
 

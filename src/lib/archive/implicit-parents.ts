@@ -1,7 +1,7 @@
 /** Attributes for the directories that entries of a layer lie in and that the layer does not carry. */
-import {type ImpliedParent, INODE_FIELDS} from './erofs-index.ts';
-import {inheritedGroup, withoutTrusted} from './extraction-tree.ts';
-import {findBelow, type LowerTree} from './lower-tree.ts';
+import {type ImplicitParent, INODE_FIELDS} from './erofs-index.ts';
+import {inheritedGid, withoutTrusted} from './extraction-tree.ts';
+import {findMerged, type LowerTree} from './lower-tree.ts';
 import type {Attributes} from './special-files.ts';
 
 const S_IFDIR = 0o040000;
@@ -19,14 +19,14 @@ export interface Patch {
  * @returns `undefined` where an index cannot say it: a parent is not a directory below, or it has extended attributes there, or it holds
  * nothing but whiteouts and nothing is below
  */
-export function inheritAttributes(parents: readonly ImpliedParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {
+export function inheritAttributes(parents: readonly ImplicitParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {
   const all: Patch[] = [];
   const found = new Map<string, Attributes>();
   for (const {path, whiteoutsOnly, inode} of parents) {
-    const below = findBelow(lowers, path);
+    const below = findMerged(lowers, path);
     if (below === undefined && !whiteoutsOnly) {
       const parent = found.get(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
-      const gid = parent && inheritedGroup(parent);
+      const gid = parent && inheritedGid(parent);
       if (gid !== undefined) all.push({offset: inode + INODE_FIELDS.gid, bytes: uint32(gid)});
       continue;
     }

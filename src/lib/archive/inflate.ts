@@ -14,10 +14,10 @@ import type {Gunzip, ZstdDecompress} from 'node:zlib';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 
 /** Gets what comes out. The chunk is valid during the call only: its memory is used again. */
-export type Sink = (chunk: Uint8Array) => void;
+export type ChunkHandler = (chunk: Uint8Array) => void;
 
 /** Memory to decompress into, asked for before each block: a sink that keeps a block answers with other memory from then on. */
-export type Output = () => Uint8Array;
+export type BufferProvider = () => Uint8Array;
 
 export type Compression = 'gzip' | 'zstd' | 'none';
 
@@ -44,7 +44,7 @@ export interface AsyncInflater {
 }
 
 /** Bytes that come out at a time, at most. */
-const OUTPUT = 256 * 1024;
+const OUTPUT_BYTES = 256 * 1024;
 const EMPTY = new Uint8Array(0);
 
 const GZIP_MAGIC = [0x1f, 0x8b, 0x08];
@@ -65,9 +65,11 @@ const damaged = (reason: string, cause?: unknown): ErrdefsError =>
 
 /** An error of node:zlib, told apart by its code. */
 function fromZlib(err: {readonly code?: string | undefined; readonly message: string}): ErrdefsError {
-  const memory =
+  const isOutOfMemory =
     err.code === 'Z_MEM_ERROR' || err.code === 'ZSTD_error_memory_allocation' || err.code === 'ZSTD_error_frameParameter_windowTooLarge';
-  return memory ? new ErrdefsError('resource_exhausted', `compressed stream: ${err.message}`, {cause: err}) : damaged(err.message, err);
+  return isOutOfMemory
+    ? new ErrdefsError('resource_exhausted', `compressed stream: ${err.message}`, {cause: err})
+    : damaged(err.message, err);
 }
 
 /** The private side of a zlib stream, and what this module relies on of it. */
@@ -77,22 +79,22 @@ interface ZlibHandle {
   writeSync(flush: number, input: Uint8Array, inAt: number, inLength: number, output: Uint8Array, outAt: number, outLength: number): void;
 }
 
-interface Engine {
+interface Decompressor {
   write(chunk: Uint8Array): void;
   end(): void;
   close(): void;
 }
 
 /** A decompressor of node:zlib, driven by its handle. */
-class HandleEngine {
+class HandleDecompressor {
   readonly #stream: Gunzip | ZstdDecompress;
   readonly #handle: ZlibHandle;
   readonly #state: Uint32Array;
-  readonly #output: Output;
-  readonly #sink: Sink;
+  readonly #nextBuffer: BufferProvider;
+  readonly #onChunk: ChunkHandler;
   #failure: ErrdefsError | undefined;
 
-  constructor(stream: Gunzip | ZstdDecompress, sink: Sink, output: Output) {
+  constructor(stream: Gunzip | ZstdDecompress, onChunk: ChunkHandler, nextBuffer: BufferProvider) {
     const {_handle: handle, _writeState: state} = stream as unknown as {_handle?: ZlibHandle; _writeState?: Uint32Array};
     if (typeof handle?.writeSync !== 'function' || !(state instanceof Uint32Array))
       throw new ErrdefsError('not_implemented', 'synchronous decompression on this engine');
@@ -102,21 +104,21 @@ class HandleEngine {
     this.#stream = stream;
     this.#handle = handle;
     this.#state = state;
-    this.#output = output;
-    this.#sink = sink;
+    this.#nextBuffer = nextBuffer;
+    this.#onChunk = onChunk;
   }
 
   /** Decompresses until the chunk is used up or nothing moves, which is past the end. Answers how many bytes were taken. */
   drain(flush: number, chunk: Uint8Array): number {
     for (let at = 0; ; ) {
-      const block = this.#output();
+      const block = this.#nextBuffer();
       const offered = chunk.length - at;
       this.#handle.writeSync(flush, chunk, at, offered, block, 0, block.length);
       if (this.#failure !== undefined) throw this.#failure;
       const left = this.#state[0]!;
       const taken = offered - this.#state[1]!;
       at += taken;
-      if (left < block.length) this.#sink(block.subarray(0, block.length - left));
+      if (left < block.length) this.#onChunk(block.subarray(0, block.length - left));
       // While the block was filled to its end, there may be more without more input.
       if (left > 0 && (at === chunk.length || (taken === 0 && left === block.length))) return at;
     }
@@ -134,27 +136,27 @@ function checkPadding(chunk: Uint8Array, at: number): void {
   for (let i = at; i < chunk.length; i++) if (chunk[i] !== 0) throw damaged('bytes follow the last gzip member');
 }
 
-class GzipEngine implements Engine {
-  readonly #engine: HandleEngine;
+class GzipDecompressor implements Decompressor {
+  readonly #decompressor: HandleDecompressor;
   #padding = false;
 
-  constructor(sink: Sink, output: Output) {
-    this.#engine = new HandleEngine(zlib().createGunzip({chunkSize: 64}), sink, output);
+  constructor(onChunk: ChunkHandler, nextBuffer: BufferProvider) {
+    this.#decompressor = new HandleDecompressor(zlib().createGunzip({chunkSize: 64}), onChunk, nextBuffer);
   }
 
   write(chunk: Uint8Array): void {
     // The handle goes on to a next member by itself, and stops in front of zeros.
-    const taken = this.#padding ? 0 : this.#engine.drain(zlib().constants.Z_NO_FLUSH, chunk);
+    const taken = this.#padding ? 0 : this.#decompressor.drain(zlib().constants.Z_NO_FLUSH, chunk);
     this.#padding = taken < chunk.length;
     checkPadding(chunk, taken);
   }
 
   end(): void {
-    if (!this.#padding) this.#engine.drain(zlib().constants.Z_FINISH, EMPTY);
+    if (!this.#padding) this.#decompressor.drain(zlib().constants.Z_FINISH, EMPTY);
   }
 
   close(): void {
-    this.#engine.close();
+    this.#decompressor.close();
   }
 }
 
@@ -169,7 +171,7 @@ type FrameState = 'magic' | 'skip-size' | 'skip' | 'descriptor' | 'header' | 'bl
 class ZstdFrames {
   #state: FrameState = 'magic';
   /** Bytes still to come in this state. */
-  #left = 4;
+  #remaining = 4;
   /** Value of the bytes that this state has had, little endian. */
   #value = 0;
   #factor = 1;
@@ -178,8 +180,8 @@ class ZstdFrames {
   #hasChecksum = false;
 
   /** True between frames. */
-  get whole(): boolean {
-    return this.#state === 'magic' && this.#left === 4;
+  get isBetweenFrames(): boolean {
+    return this.#state === 'magic' && this.#remaining === 4;
   }
 
   /** `emit` gets the bytes of frames with content, and whether a part is the last of its frame. */
@@ -188,20 +190,20 @@ class ZstdFrames {
     let at = 0;
     while (at < chunk.length) {
       if (this.#state === 'content' || this.#state === 'header' || this.#state === 'skip') {
-        const n = Math.min(this.#left, chunk.length - at);
-        this.#left -= n;
+        const n = Math.min(this.#remaining, chunk.length - at);
+        this.#remaining -= n;
         at += n;
       } else {
         this.#value += chunk[at]! * this.#factor;
         this.#factor *= 256;
-        this.#left--;
+        this.#remaining--;
         at++;
       }
-      if (this.#left > 0) continue;
-      const before = this.#inFrame;
+      if (this.#remaining > 0) continue;
+      const wasInFrame = this.#inFrame;
       this.#advance();
-      if (before === this.#inFrame) continue;
-      if (before) emit(chunk.subarray(from, at), true);
+      if (wasInFrame === this.#inFrame) continue;
+      if (wasInFrame) emit(chunk.subarray(from, at), true);
       else emit(ZSTD_MAGIC_BYTES, false);
       from = at;
     }
@@ -210,7 +212,7 @@ class ZstdFrames {
 
   #enter(state: FrameState, left: number): void {
     this.#state = state;
-    this.#left = left;
+    this.#remaining = left;
     this.#value = 0;
     this.#factor = 1;
   }
@@ -231,10 +233,10 @@ class ZstdFrames {
         else this.#enter('magic', 4);
         break;
       case 'descriptor': {
-        const single = (value & 0x20) !== 0;
-        const contentSize = [single ? 1 : 0, 2, 4, 8][value >> 6]!;
+        const isSingleSegment = (value & 0x20) !== 0;
+        const contentSize = [isSingleSegment ? 1 : 0, 2, 4, 8][value >> 6]!;
         this.#hasChecksum = (value & 0x04) !== 0;
-        this.#enter('header', (single ? 0 : 1) + [0, 1, 2, 4][value & 3]! + contentSize);
+        this.#enter('header', (isSingleSegment ? 0 : 1) + [0, 1, 2, 4][value & 3]! + contentSize);
         break;
       }
       case 'header':
@@ -246,59 +248,59 @@ class ZstdFrames {
         const size = type === 1 ? 1 : value >> 3;
         if (type === 3) throw damaged('reserved block type');
         if (size > 0) this.#enter('content', size);
-        else this.#blockEnd();
+        else this.#endBlock();
         break;
       }
       case 'content':
-        this.#blockEnd();
+        this.#endBlock();
         break;
       case 'checksum':
-        this.#frameEnd();
+        this.#endFrame();
         break;
       case 'skip':
         this.#enter('magic', 4);
     }
   }
 
-  #blockEnd(): void {
+  #endBlock(): void {
     if (!this.#lastBlock) this.#enter('block', 3);
     else if (this.#hasChecksum) this.#enter('checksum', 4);
-    else this.#frameEnd();
+    else this.#endFrame();
   }
 
-  #frameEnd(): void {
+  #endFrame(): void {
     this.#inFrame = false;
     this.#enter('magic', 4);
   }
 }
 
-class ZstdEngine implements Engine {
+class ZstdDecompressor implements Decompressor {
   readonly #frames = new ZstdFrames();
-  readonly #engine: HandleEngine;
+  readonly #decompressor: HandleDecompressor;
 
-  constructor(sink: Sink, output: Output) {
-    this.#engine = new HandleEngine(zlib().createZstdDecompress({chunkSize: 64}), sink, output);
+  constructor(onChunk: ChunkHandler, nextBuffer: BufferProvider) {
+    this.#decompressor = new HandleDecompressor(zlib().createZstdDecompress({chunkSize: 64}), onChunk, nextBuffer);
   }
 
   write(chunk: Uint8Array): void {
     this.#frames.split(chunk, (part) => {
-      if (this.#engine.drain(zlib().constants.ZSTD_e_continue, part) < part.length) throw damaged('truncated zstd frame');
+      if (this.#decompressor.drain(zlib().constants.ZSTD_e_continue, part) < part.length) throw damaged('truncated zstd frame');
     });
   }
 
   end(): void {
-    if (!this.#frames.whole) throw damaged('truncated');
+    if (!this.#frames.isBetweenFrames) throw damaged('truncated');
   }
 
   close(): void {
-    this.#engine.close();
+    this.#decompressor.close();
   }
 }
 
 /** Tells the format by the first bytes, then hands everything to what `start` answers for it; `plain` gets what is not compressed. */
-class Detector<E extends {write(chunk: Uint8Array): unknown}> {
+class FormatDetector<E extends {write(chunk: Uint8Array): unknown}> {
   kind: Compression | undefined;
-  engine: E | undefined;
+  decompressor: E | undefined;
   #head: Uint8Array = EMPTY;
   readonly #start: (kind: 'gzip' | 'zstd') => E;
 
@@ -316,13 +318,13 @@ class Detector<E extends {write(chunk: Uint8Array): unknown}> {
     }
     this.#head = EMPTY;
     this.kind = detect(bytes);
-    if (this.kind !== 'none') this.engine = this.#start(this.kind);
+    if (this.kind !== 'none') this.decompressor = this.#start(this.kind);
     return bytes;
   }
 }
 
 /** Memory that is used again at once, from when it is first asked for. */
-function ownOutput(bytes: number): Output {
+function reusedBuffer(bytes: number): BufferProvider {
   let buffer: Uint8Array | undefined;
   return () => {
     buffer ??= Buffer.allocUnsafeSlow(bytes);
@@ -335,31 +337,33 @@ function ownOutput(bytes: number): Output {
  *
  * @throws not_implemented (from `write`) the stream is compressed, and the engine does not let it be driven synchronously
  */
-export function createInflater(sink: Sink, output: Output = ownOutput(OUTPUT)): Inflater {
-  const detector = new Detector<Engine>((kind) => (kind === 'gzip' ? new GzipEngine(sink, output) : new ZstdEngine(sink, output)));
-  const pass = (bytes: Uint8Array): void => {
+export function createSyncInflater(onChunk: ChunkHandler, nextBuffer: BufferProvider = reusedBuffer(OUTPUT_BYTES)): Inflater {
+  const detector = new FormatDetector<Decompressor>((kind) =>
+    kind === 'gzip' ? new GzipDecompressor(onChunk, nextBuffer) : new ZstdDecompressor(onChunk, nextBuffer),
+  );
+  const decompress = (bytes: Uint8Array): void => {
     if (bytes.length === 0) return;
-    if (detector.engine === undefined) sink(bytes);
-    else detector.engine.write(bytes);
+    if (detector.decompressor === undefined) onChunk(bytes);
+    else detector.decompressor.write(bytes);
   };
   return {
     get kind() {
       return detector.kind;
     },
     write(chunk) {
-      pass(detector.take(chunk, false));
+      decompress(detector.take(chunk, false));
     },
     end() {
-      pass(detector.take(EMPTY, true));
-      detector.engine?.end();
+      decompress(detector.take(EMPTY, true));
+      detector.decompressor?.end();
     },
     close() {
-      detector.engine?.close();
+      detector.decompressor?.close();
     },
   };
 }
 
-let works: boolean | undefined;
+let isSynchronous: boolean | undefined;
 
 /** Two gzip members and two zstd frames; each pair is `berth ` forty times. */
 const SAMPLES = [
@@ -368,14 +372,14 @@ const SAMPLES = [
 ];
 
 /** True when this engine's zlib can be driven synchronously: tried out once, in small steps, with small output. */
-export function inflatesSynchronously(): boolean {
-  works ??= SAMPLES.every((sample) => {
+export function canInflateSynchronously(): boolean {
+  isSynchronous ??= SAMPLES.every((sample) => {
     const expected = 'berth '.repeat(40);
     let text = '';
-    const inflater = createInflater((chunk) => {
+    const inflater = createSyncInflater((chunk) => {
       text += Buffer.from(chunk).toString();
       if (text.length > expected.length) throw damaged('the output is longer than the input was');
-    }, ownOutput(7));
+    }, reusedBuffer(7));
     try {
       for (const byte of Buffer.from(sample, 'base64')) inflater.write(Uint8Array.of(byte));
       inflater.end();
@@ -387,19 +391,19 @@ export function inflatesSynchronously(): boolean {
       inflater.close();
     }
   });
-  return works;
+  return isSynchronous;
 }
 
 /** A decompressor by node:zlib's public streams. */
-class StreamEngine {
+class StreamDecompressor {
   readonly #stream: Gunzip | ZstdDecompress;
   #failure: unknown;
 
-  constructor(stream: Gunzip | ZstdDecompress, sink: Sink) {
+  constructor(stream: Gunzip | ZstdDecompress, onChunk: ChunkHandler) {
     this.#stream = stream;
     stream.on('data', (chunk: Buffer) => {
       try {
-        sink(chunk);
+        onChunk(chunk);
       } catch (err) {
         stream.destroy(err as Error);
       }
@@ -412,15 +416,15 @@ class StreamEngine {
   /** Answers how many bytes were taken: fewer than given, once the compressed data has ended. */
   async write(chunk: Uint8Array): Promise<number> {
     const before = this.#stream.bytesWritten;
-    await this.#settled((done) => this.#stream.write(chunk, done));
+    await this.#completed((done) => this.#stream.write(chunk, done));
     return this.#stream.bytesWritten - before;
   }
 
   async end(): Promise<void> {
-    await this.#settled((done) => this.#stream.once('end', done).end());
+    await this.#completed((done) => this.#stream.once('end', done).end());
   }
 
-  async #settled(action: (done: () => void) => void): Promise<void> {
+  async #completed(action: (done: () => void) => void): Promise<void> {
     const {promise, resolve} = Promise.withResolvers<void>();
     // A stream that fails closes, and then answers nothing else.
     this.#stream.once('close', resolve);
@@ -435,72 +439,74 @@ class StreamEngine {
   }
 }
 
-interface AsyncEngine {
+interface AsyncDecompressor {
   write(chunk: Uint8Array): Promise<void>;
   end(): Promise<void>;
   close(): void;
 }
 
-function gzipStream(sink: Sink): AsyncEngine {
-  const engine = new StreamEngine(zlib().createGunzip({chunkSize: OUTPUT}), sink);
+function createGzipStream(onChunk: ChunkHandler): AsyncDecompressor {
+  const decompressor = new StreamDecompressor(zlib().createGunzip({chunkSize: OUTPUT_BYTES}), onChunk);
   let padding = false;
   return {
     async write(chunk) {
-      const taken = padding ? 0 : await engine.write(chunk);
+      const taken = padding ? 0 : await decompressor.write(chunk);
       padding = taken < chunk.length;
       checkPadding(chunk, taken);
     },
     async end() {
-      if (!padding) await engine.end();
+      if (!padding) await decompressor.end();
     },
-    close: () => engine.close(),
+    close: () => decompressor.close(),
   };
 }
 
-function zstdStream(sink: Sink): AsyncEngine {
+function createZstdStream(onChunk: ChunkHandler): AsyncDecompressor {
   const frames = new ZstdFrames();
-  let engine: StreamEngine | undefined;
+  let decompressor: StreamDecompressor | undefined;
   return {
     async write(chunk) {
       const parts: (readonly [part: Uint8Array, last: boolean])[] = [];
       frames.split(chunk, (part, last) => parts.push([part, last]));
       for (const [part, last] of parts) {
         // A public stream ends with its first frame: each gets its own.
-        engine ??= new StreamEngine(zlib().createZstdDecompress({chunkSize: OUTPUT}), sink);
-        await engine.write(part);
+        decompressor ??= new StreamDecompressor(zlib().createZstdDecompress({chunkSize: OUTPUT_BYTES}), onChunk);
+        await decompressor.write(part);
         if (!last) continue;
-        await engine.end();
-        engine = undefined;
+        await decompressor.end();
+        decompressor = undefined;
       }
     },
     async end() {
-      if (!frames.whole) throw damaged('truncated');
+      if (!frames.isBetweenFrames) throw damaged('truncated');
     },
-    close: () => engine?.close(),
+    close: () => decompressor?.close(),
   };
 }
 
 /** Inflates by node:zlib's public streams alone: slower, but it holds on any engine. */
-export function createStreamInflater(sink: Sink): AsyncInflater {
-  const detector = new Detector<AsyncEngine>((kind) => (kind === 'gzip' ? gzipStream(sink) : zstdStream(sink)));
-  const pass = async (bytes: Uint8Array): Promise<void> => {
+export function createStreamInflater(onChunk: ChunkHandler): AsyncInflater {
+  const detector = new FormatDetector<AsyncDecompressor>((kind) =>
+    kind === 'gzip' ? createGzipStream(onChunk) : createZstdStream(onChunk),
+  );
+  const decompress = async (bytes: Uint8Array): Promise<void> => {
     if (bytes.length === 0) return;
-    if (detector.engine === undefined) sink(bytes);
-    else await detector.engine.write(bytes);
+    if (detector.decompressor === undefined) onChunk(bytes);
+    else await detector.decompressor.write(bytes);
   };
   return {
     get kind() {
       return detector.kind;
     },
     async write(chunk) {
-      await pass(detector.take(chunk, false));
+      await decompress(detector.take(chunk, false));
     },
     async end() {
-      await pass(detector.take(EMPTY, true));
-      await detector.engine?.end();
+      await decompress(detector.take(EMPTY, true));
+      await detector.decompressor?.end();
     },
     close() {
-      detector.engine?.close();
+      detector.decompressor?.close();
     },
   };
 }
@@ -508,7 +514,7 @@ export function createStreamInflater(sink: Sink): AsyncInflater {
 /**
  * The synchronous inflater where the engine allows, else the other. Callers await what `write` and `end` answer, if anything.
  *
- * @param output is used where the engine allows; what is not compressed comes as it was written
+ * @param nextBuffer is used where the engine allows; what is not compressed comes as it was written
  */
-export const openInflater = (sink: Sink, output?: Output): AsyncInflater =>
-  inflatesSynchronously() ? createInflater(sink, output) : createStreamInflater(sink);
+export const openInflater = (onChunk: ChunkHandler, nextBuffer?: BufferProvider): AsyncInflater =>
+  canInflateSynchronously() ? createSyncInflater(onChunk, nextBuffer) : createStreamInflater(onChunk);

@@ -18,13 +18,13 @@ export interface LowerTree {
 }
 
 /** @param path absolute @param expected paths that will be looked up: their attributes are read at one go */
-export function extractedTree(path: string, expected: readonly (readonly string[])[]): LowerTree {
+export function openExtracted(path: string, expected: readonly (readonly string[])[]): LowerTree {
   const root = Buffer.from(path).toString('latin1');
-  const place = (names: readonly string[]): string => [root, ...names].join('/');
+  const pathOf = (names: readonly string[]): string => [root, ...names].join('/');
   const directories = new Set<string>();
   for (const names of expected)
     for (let length = 1; length <= names.length; length++) {
-      const at = place(names.slice(0, length));
+      const at = pathOf(names.slice(0, length));
       if (lstat(at)?.isDirectory() !== true) break;
       directories.add(at);
     }
@@ -32,7 +32,7 @@ export function extractedTree(path: string, expected: readonly (readonly string[
   const all = new Map(readXattrs(paths).map((xattrs, i) => [paths[i]!, xattrs]));
   return {
     lookup(names) {
-      const at = place(names);
+      const at = pathOf(names);
       const stat = lstat(at);
       if (stat === undefined) return undefined;
       if (stat.isDirectory()) return {kind: 'directory', attributes: attributesOf(stat), xattrs: all.get(at) ?? readXattrs([at])[0]!};
@@ -60,14 +60,14 @@ function* entriesAt(trees: readonly LowerTree[], names: readonly string[]): Gene
  * @param path binary string, below the root
  * @returns `undefined` when nothing is there
  */
-export function findBelow(lowers: readonly LowerTree[], path: string): LowerDirectory | 'other' | undefined {
+export function findMerged(lowers: readonly LowerTree[], path: string): LowerDirectory | 'other' | undefined {
   const names = path.split('/');
-  let stack = lowers;
+  let trees = lowers;
   for (let length = 1; ; length++) {
-    const found = mergeEntries(entriesAt(stack, names.slice(0, length)), (dirs) => dirs.map(({xattrs}) => xattrs));
+    const found = mergeEntries(entriesAt(trees, names.slice(0, length)), (dirs) => dirs.map(({xattrs}) => xattrs));
     const isLast = length === names.length;
     if (found === undefined || 'other' in found) return isLast ? found?.other : undefined;
     if (isLast) return found.directories[0];
-    stack = found.directories.map(({tree}) => tree);
+    trees = found.directories.map(({tree}) => tree);
   }
 }

@@ -18,10 +18,10 @@ export const ORIGIN = 'overlay.origin';
 export const fsPath = (path: string): string | Buffer => (/[^ -~]/.test(path) ? Buffer.from(path, 'latin1') : path);
 
 /** Directories of lowers that lie at one path of the merged tree, nearest first; absolute, binary strings. */
-export type Stack = readonly string[];
+export type Lowerdirs = readonly string[];
 
-export type Below =
-  | {readonly kind: 'directory'; readonly stack: Stack; readonly attributes: Attributes}
+export type MergedEntry =
+  | {readonly kind: 'directory'; readonly lowerdirs: Lowerdirs; readonly attributes: Attributes}
   /** `target` is a binary string. */
   | {readonly kind: 'symlink'; readonly path: string; readonly target: string}
   | {readonly kind: 'other'; readonly path: string};
@@ -81,18 +81,18 @@ export function mergeEntries<D, O>(
 export const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
 
 export class LowerView {
-  readonly root: Stack;
+  readonly roots: Lowerdirs;
   /** Of directories, by path. */
   readonly #xattrs = new Map<string, ReadonlyMap<string, Buffer>>();
 
   /** @param lowers absolute paths of the trees, nearest first */
   constructor(lowers: readonly string[]) {
-    this.root = lowers.map((path) => Buffer.from(path).toString('latin1'));
+    this.roots = lowers.map((path) => Buffer.from(path).toString('latin1'));
   }
 
   /** What is visible as `name` in the merged directory; undefined when nothing is. */
-  lookup(stack: Stack, name: string): Below | undefined {
-    const found = mergeEntries(entriesAt(stack, name), (dirs) => this.xattrs(dirs.map(({path}) => path)));
+  lookup(lowerdirs: Lowerdirs, name: string): MergedEntry | undefined {
+    const found = mergeEntries(entriesAt(lowerdirs, name), (dirs) => this.xattrs(dirs.map(({path}) => path)));
     if (found === undefined) return undefined;
     if ('other' in found) {
       const {path, stat} = found.other;
@@ -101,26 +101,26 @@ export class LowerView {
         : {kind: 'other', path};
     }
     const {directories} = found;
-    return {kind: 'directory', stack: directories.map(({path}) => path), attributes: attributesOf(directories[0].stat)};
+    return {kind: 'directory', lowerdirs: directories.map(({path}) => path), attributes: attributesOf(directories[0].stat)};
   }
 
   /** As `lookup`, for a path of real directories; undefined also when one of them is none. */
-  find(path: string): Below | undefined {
+  find(path: string): MergedEntry | undefined {
     const names = path.split('/');
     const last = names.pop()!;
-    let stack: Stack = this.root;
+    let lowerdirs: Lowerdirs = this.roots;
     for (const name of names) {
-      const below = this.lookup(stack, name);
+      const below = this.lookup(lowerdirs, name);
       if (below?.kind !== 'directory') return undefined;
-      stack = below.stack;
+      lowerdirs = below.lowerdirs;
     }
-    return this.lookup(stack, last);
+    return this.lookup(lowerdirs, last);
   }
 
   /** Names visible in the merged root. */
   names(): string[] {
-    const all = new Set(this.root.flatMap((dir) => readdirSync(fsPath(dir), {encoding: 'latin1'})));
-    return [...all].filter((name) => this.lookup(this.root, name) !== undefined).sort();
+    const all = new Set(this.roots.flatMap((dir) => readdirSync(fsPath(dir), {encoding: 'latin1'})));
+    return [...all].filter((name) => this.lookup(this.roots, name) !== undefined).sort();
   }
 
   /** Extended attributes of directories of the lowers, one answer for each, in order; each is asked for once. */
@@ -131,13 +131,13 @@ export class LowerView {
   }
 }
 
-interface Place {
+interface LowerPath {
   readonly path: string;
   readonly stat: BigIntStats;
 }
 
-function* entriesAt(stack: Stack, name: string): Generator<Entry<Place, Place> | undefined> {
-  for (const dir of stack) {
+function* entriesAt(lowerdirs: Lowerdirs, name: string): Generator<Entry<LowerPath, LowerPath> | undefined> {
+  for (const dir of lowerdirs) {
     const path = `${dir}/${name}`;
     const stat = lstat(path);
     if (stat === undefined) yield undefined;

@@ -2,25 +2,25 @@
 
 import {readFileSync} from 'node:fs';
 
-export interface ProcessRights {
+export interface ProcessPrivileges {
   /** Read, not asked for: asking by a call sets it for all threads for a moment. */
   readonly umask: number;
   /** True outside of user namespaces. */
-  readonly initial: boolean;
+  readonly inInitialUserNamespace: boolean;
   /** True when device nodes can be made: in a user namespace the capability alone does not reach them. */
-  readonly mknod: boolean;
+  readonly canMknod: boolean;
   /** True when a file can be given to another user. */
-  readonly chown: boolean;
+  readonly canChown: boolean;
 }
 
 const CAP_CHOWN = 0n;
 const CAP_MKNOD = 27n;
 
-export function readRights(): ProcessRights {
+export function readPrivileges(): ProcessPrivileges {
   const status = readFileSync('/proc/self/status', 'latin1');
   const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(status)?.[1] ?? '0';
-  const initial = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
+  const inInitialUserNamespace = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
   const capable = (capability: bigint): boolean => ((BigInt(`0x${field('CapEff')}`) >> capability) & 1n) === 1n;
   const umask = Number.parseInt(field('Umask'), 8);
-  return {umask, initial, mknod: initial && capable(CAP_MKNOD), chown: capable(CAP_CHOWN)};
+  return {umask, inInitialUserNamespace, canMknod: inInitialUserNamespace && capable(CAP_MKNOD), canChown: capable(CAP_CHOWN)};
 }

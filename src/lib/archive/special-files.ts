@@ -35,7 +35,7 @@ type Warn = (message: string) => void;
 
 const TYPEFLAGS = {file: '0', link: '1', symlink: '2', char: '3', block: '4', directory: '5', fifo: '6'} as const;
 const BLOCK = 512;
-const EXTRACT = [
+const TAR_EXTRACT = [
   '-x',
   '-p',
   '--same-owner',
@@ -47,7 +47,7 @@ const EXTRACT = [
   '-f',
   '-',
 ];
-const READ = ['-c', '--format=pax', '--no-recursion', '--xattrs', '--xattrs-include=*', '-P', '--null', '-T', '-', '-f', '-'];
+const TAR_CREATE = ['-c', '--format=pax', '--no-recursion', '--xattrs', '--xattrs-include=*', '-P', '--null', '-T', '-', '-f', '-'];
 
 /** True when `sec + ns/1e9` as a double still says exactly that: then utimes(2) by way of Node sets it exactly. */
 export function isExactTime(sec: number, ns: number): boolean {
@@ -84,7 +84,7 @@ function headerBlock(name: string, typeflag: string, size: number, fields: Omit<
   return block;
 }
 
-function metaHeader(typeflag: string, content: Buffer): Buffer[] {
+function extendedHeader(typeflag: string, content: Buffer): Buffer[] {
   return [headerBlock('././@LongLink', typeflag, content.length), content, Buffer.alloc(-content.length & (BLOCK - 1))];
 }
 
@@ -104,7 +104,7 @@ const MAX_OCTAL_ID = 0o7777777;
 const MAX_OCTAL_TIME = 0o77777777777;
 
 /** The entries as an archive, with its end. */
-function encode(entries: readonly SpecialEntry[]): Buffer {
+function encodeTar(entries: readonly SpecialEntry[]): Buffer {
   const blocks: Buffer[] = [];
   for (const entry of entries) {
     const {path, linkname = '', xattrs, mtimeSec, mtimeNs, uid, gid} = entry;
@@ -113,10 +113,10 @@ function encode(entries: readonly SpecialEntry[]): Buffer {
     if (uid > MAX_OCTAL_ID) records.push(paxRecord('uid', String(uid)));
     if (gid > MAX_OCTAL_ID) records.push(paxRecord('gid', String(gid)));
     for (const [key, value] of xattrs ?? []) records.push(paxRecord(`SCHILY.xattr.${key}`, value));
-    if (records.length > 0) blocks.push(...metaHeader('x', Buffer.concat(records)));
+    if (records.length > 0) blocks.push(...extendedHeader('x', Buffer.concat(records)));
     // GNU's long names hold any bytes, where PAX records are text in some charset.
-    if (path.length > 100) blocks.push(...metaHeader('L', Buffer.from(`${path}\0`, 'latin1')));
-    if (linkname.length > 100) blocks.push(...metaHeader('K', Buffer.from(`${linkname}\0`, 'latin1')));
+    if (path.length > 100) blocks.push(...extendedHeader('L', Buffer.from(`${path}\0`, 'latin1')));
+    if (linkname.length > 100) blocks.push(...extendedHeader('K', Buffer.from(`${linkname}\0`, 'latin1')));
     const fits = {uid: Math.min(uid, MAX_OCTAL_ID), gid: Math.min(gid, MAX_OCTAL_ID), mtimeSec: Math.min(mtimeSec, MAX_OCTAL_TIME)};
     blocks.push(headerBlock(path, TYPEFLAGS[entry.type], 0, {...entry, ...fits}));
   }
@@ -124,7 +124,7 @@ function encode(entries: readonly SpecialEntry[]): Buffer {
 }
 
 /** A program failed. Its words are for people; a full disk is found out by asking the filesystem. */
-function failed(program: string, status: number, stderr: string, dir: string): ErrdefsError {
+function programError(program: string, status: number, stderr: string, dir: string): ErrdefsError {
   const {bavail, ffree, files} = statfsSync(dir);
   const full = bavail === 0 || (files > 0 && ffree === 0);
   return new ErrdefsError(full ? 'resource_exhausted' : 'internal', `${program} ended with status ${status}: ${stderr.trim()}`, {
@@ -133,8 +133,8 @@ function failed(program: string, status: number, stderr: string, dir: string): E
 }
 
 function extract(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
-  const {status, stderr} = runSync('tar', [...EXTRACT, '-C', root], {package: 'tar', input: encode(entries)});
-  if (status !== 0) throw failed('tar', status, stderr, root);
+  const {status, stderr} = runSync('tar', [...TAR_EXTRACT, '-C', root], {package: 'tar', input: encodeTar(entries)});
+  if (status !== 0) throw programError('tar', status, stderr, root);
   // tar goes on after an attribute that the filesystem refuses.
   for (const line of stderr.split('\n')) if (line !== '') warn(line);
 }
@@ -143,7 +143,7 @@ function extract(root: string, entries: readonly SpecialEntry[], warn: Warn): vo
  * Makes nodes, links and directories below `root`, with all attributes, in the order given. What is there already is
  * replaced; a directory is kept and gets the attributes. Attributes that the filesystem has no place for are warned of.
  */
-export function makeSpecial(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
+export function makeSpecialFiles(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
   if (entries.length > 0) extract(root, entries, warn);
 }
 
@@ -156,7 +156,7 @@ export function setFileAttributes(root: string, entries: readonly SpecialEntry[]
     extract(scratch, entries, warn);
     const flags = ['-R', '-P', '--attributes-only', '--preserve=timestamps,xattr'];
     const {status, stderr} = runSync('cp', [...flags, '--', `${scratch}/.`, `${root}/`], {package: 'coreutils'});
-    if (status !== 0) throw failed('cp', status, stderr, root);
+    if (status !== 0) throw programError('cp', status, stderr, root);
   } finally {
     rmSync(scratch, {recursive: true, force: true});
   }
@@ -166,8 +166,8 @@ export function setFileAttributes(root: string, entries: readonly SpecialEntry[]
 export function readXattrs(dirs: readonly string[]): ReadonlyMap<string, Buffer>[] {
   if (dirs.length === 0) return [];
   const input = Buffer.from(`${dirs.join('\0')}\0`, 'latin1');
-  const {status, stdout, stderr} = runSync('tar', READ, {package: 'tar', input});
-  if (status !== 0) throw failed('tar', status, stderr, '/');
+  const {status, stdout, stderr} = runSync('tar', TAR_CREATE, {package: 'tar', input});
+  if (status !== 0) throw programError('tar', status, stderr, '/');
   const headers: TarHeader[] = [];
   const reader = createTarReader({entry: (header) => headers.push(header), data() {}, entryEnd() {}});
   reader.write(stdout);
@@ -181,5 +181,5 @@ export function copyNode(from: string, to: string): void {
   // By way of xargs, since arguments of a process started by Node cannot have any bytes.
   const input = Buffer.from(`${from}\0${to}\0`, 'latin1');
   const {status, stderr} = runSync('xargs', ['-0', 'cp', '-a', '-T', '--'], {package: 'findutils', input});
-  if (status !== 0) throw failed('cp', status, stderr, '/');
+  if (status !== 0) throw programError('cp', status, stderr, '/');
 }

@@ -10,7 +10,7 @@
  */
 
 import {ErrdefsError} from '../errdefs.ts';
-import {MAX_HEADER_BYTES, MAX_HEADERS_IN_A_ROW, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS, MAX_TARGET_BYTES} from './limits.ts';
+import {MAX_EXTENDED_HEADERS, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH, MAX_PAX_RECORDS, MAX_TARGET_BYTES} from './limits.ts';
 
 export type TarType = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo' | 'global';
 
@@ -96,7 +96,7 @@ const MAX_MINOR = 0xfffff;
 
 const NO_XATTRS: ReadonlyMap<string, Buffer> = new Map();
 const NO_QUIRKS: readonly Quirk[] = [];
-const XATTR = 'SCHILY.xattr.';
+const XATTR_PREFIX = 'SCHILY.xattr.';
 
 const TYPES: Readonly<Record<string, TarType>> = {
   '0': 'file',
@@ -113,7 +113,7 @@ const TYPES: Readonly<Record<string, TarType>> = {
 export const displayName = (name: string): string => JSON.stringify(Buffer.from(name, 'latin1').toString());
 
 /** What a header has before PAX records are merged into it. */
-interface Raw {
+interface RawHeader {
   name: string;
   linkname: string;
   typeflag: string;
@@ -146,34 +146,34 @@ type State =
 export function createTarReader(handler: TarHandler): TarReader {
   let state: State = 'header';
   /** Bytes of the archive before the chunk in hand, for messages. */
-  let base = 0;
+  let chunkStart = 0;
   /** Bytes of the archive up to where it is read. */
   let position = 0;
   let entriesEnd = 0;
   const block = Buffer.alloc(BLOCK);
   let filled = 0;
   /** Bytes still to come: of content, then of padding. */
-  let left = 0;
+  let remaining = 0;
   let padding = 0;
-  let meta = Buffer.alloc(0);
-  let metaType = '';
+  let extended = Buffer.alloc(0);
+  let extendedType = '';
   let longName: string | undefined;
   let longLink: string | undefined;
   let pax: Map<string, Buffer> | undefined;
   /** A header about the next one has been read, so there must be a next one. */
-  let pending = false;
+  let entryMustFollow = false;
   /** Headers about the next one so far. */
-  let inARow = 0;
-  let raw: Raw | undefined;
-  let regions: SparseRegion[] = [];
-  let map = '';
-  let mapLines = 0;
+  let extendedCount = 0;
+  let raw: RawHeader | undefined;
+  let sparseRegions: SparseRegion[] = [];
+  let sparseMap = '';
+  let sparseMapLines = 0;
 
-  const damaged = (reason: string): ErrdefsError => new ErrdefsError('data_loss', `tar archive near byte ${base}: ${reason}`);
+  const damaged = (reason: string): ErrdefsError => new ErrdefsError('data_loss', `tar archive near byte ${chunkStart}: ${reason}`);
   const refused = (what: string): ErrdefsError => new ErrdefsError('invalid_argument', what);
 
   /** Number of a header field: octal, or base 256 with the sign in the first byte's second bit. */
-  const number = (b: Buffer, at: number, length: number, field: string): number => {
+  const parseField = (b: Buffer, at: number, length: number, field: string): number => {
     const value = parseNumber(b, at, length);
     if (value === undefined) throw damaged(`invalid ${field}`);
     return value;
@@ -194,8 +194,8 @@ export function createTarReader(handler: TarHandler): TarReader {
     let devminor = 0;
     if (gnu || ustar) {
       if (typeflag === '3' || typeflag === '4') {
-        devmajor = number(b, at + 329, 8, 'device number');
-        devminor = number(b, at + 337, 8, 'device number');
+        devmajor = parseField(b, at + 329, 8, 'device number');
+        devminor = parseField(b, at + 337, 8, 'device number');
       }
       let prefix = '';
       if (ustar) prefix = cString(b, at + 345, star ? 131 : 155);
@@ -219,11 +219,11 @@ export function createTarReader(handler: TarHandler): TarReader {
       name,
       linkname: cString(b, at + 157, 100),
       typeflag,
-      mode: number(b, at + 100, 8, 'mode'),
-      uid: number(b, at + 108, 8, 'uid'),
-      gid: number(b, at + 116, 8, 'gid'),
-      size: number(b, at + 124, 12, 'size'),
-      mtimeSec: number(b, at + 136, 12, 'mtime'),
+      mode: parseField(b, at + 100, 8, 'mode'),
+      uid: parseField(b, at + 108, 8, 'uid'),
+      gid: parseField(b, at + 116, 8, 'gid'),
+      size: parseField(b, at + 124, 12, 'size'),
+      mtimeSec: parseField(b, at + 136, 12, 'mtime'),
       mtimeNs: 0,
       devmajor,
       devminor,
@@ -238,132 +238,132 @@ export function createTarReader(handler: TarHandler): TarReader {
       case 'K':
         if (raw.size > MAX_HEADER_BYTES)
           throw refused(`tar header of type ${typeflag} has ${raw.size} B, at most ${MAX_HEADER_BYTES} are read`);
-        if (typeflag !== 'g' && ++inARow > MAX_HEADERS_IN_A_ROW)
-          throw refused(`tar entry with more than ${MAX_HEADERS_IN_A_ROW} extended headers`);
-        metaType = typeflag;
-        meta = Buffer.allocUnsafe(raw.size);
+        if (typeflag !== 'g' && ++extendedCount > MAX_EXTENDED_HEADERS)
+          throw refused(`tar entry with more than ${MAX_EXTENDED_HEADERS} extended headers`);
+        extendedType = typeflag;
+        extended = Buffer.allocUnsafe(raw.size);
         filled = 0;
-        left = raw.size;
+        remaining = raw.size;
         padding = -raw.size & (BLOCK - 1);
         state = 'meta';
-        if (left === 0) metaDone();
+        if (remaining === 0) extendedDone();
         return;
       case 'S': {
         if (!gnu) throw damaged('sparse file in an archive not made by GNU tar');
-        regions = [];
+        sparseRegions = [];
         for (let i = 0; i < 4; i++) if (!addRegion(b, at + 386 + 24 * i)) break;
         const stored = raw.size;
-        raw.size = number(b, at + 483, 12, 'size of a sparse file');
-        left = stored;
+        raw.size = parseField(b, at + 483, 12, 'size of a sparse file');
+        remaining = stored;
         filled = 0;
-        if (b[at + 482] === 0) open(stored);
+        if (b[at + 482] === 0) beginEntry(stored);
         else state = 'sparse-header';
         return;
       }
       default:
-        open(undefined);
+        beginEntry(undefined);
     }
   };
 
   /** One region of a GNU sparse header; false at the end of the list. */
   const addRegion = (b: Buffer, at: number): boolean => {
-    const offset = number(b, at, 12, 'sparse map');
-    const size = number(b, at + 12, 12, 'sparse map');
+    const offset = parseField(b, at, 12, 'sparse map');
+    const size = parseField(b, at + 12, 12, 'sparse map');
     if (offset === 0 && size === 0) return false;
-    regions.push({offset, size});
+    sparseRegions.push({offset, size});
     return true;
   };
 
   const sparseHeaderDone = (): void => {
     for (let i = 0; i < 21; i++) if (!addRegion(block, 24 * i)) break;
-    if (regions.length * 24 > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
+    if (sparseRegions.length * 24 > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
     filled = 0;
-    if (block[504] === 0) open(left);
+    if (block[504] === 0) beginEntry(remaining);
   };
 
-  const metaDone = (): void => {
-    if (metaType === 'L') longName = cString(meta, 0, meta.length);
-    else if (metaType === 'K') longLink = cString(meta, 0, meta.length);
-    else if (metaType === 'x') pax = parseRecords(meta, damaged);
+  const extendedDone = (): void => {
+    if (extendedType === 'L') longName = cString(extended, 0, extended.length);
+    else if (extendedType === 'K') longLink = cString(extended, 0, extended.length);
+    else if (extendedType === 'x') pax = parseRecords(extended, damaged);
     else {
-      parseRecords(meta, damaged);
+      parseRecords(extended, damaged);
       handler.entry({...headerOf(raw!, undefined, undefined, undefined), type: 'global', size: 0}, position);
       handler.entryEnd();
     }
-    pending = metaType !== 'g' || pending;
+    entryMustFollow = extendedType !== 'g' || entryMustFollow;
     raw = undefined;
     state = padding > 0 ? 'padding' : 'header';
     filled = 0;
   };
 
   /** A PAX 1.0 sparse file whose map is being read. */
-  let waiting: TarHeader | undefined;
+  let sparseHeader: TarHeader | undefined;
 
   /** The header is whole: announce the entry. @param stored bytes of content that follow, for GNU's sparse files */
-  const open = (stored: number | undefined): void => {
-    const r = raw!;
-    if (TYPES[r.typeflag] === undefined)
-      throw refused(`tar entry ${displayName(longName ?? r.name)} has the unknown type ${JSON.stringify(r.typeflag)}`);
-    const header = headerOf(r, pax, longName, longLink);
+  const beginEntry = (stored: number | undefined): void => {
+    const rawHeader = raw!;
+    if (TYPES[rawHeader.typeflag] === undefined)
+      throw refused(`tar entry ${displayName(longName ?? rawHeader.name)} has the unknown type ${JSON.stringify(rawHeader.typeflag)}`);
+    const header = headerOf(rawHeader, pax, longName, longLink);
     const format = pax === undefined || header.type !== 'file' || stored !== undefined ? undefined : sparseFormat(pax);
     const content = header.type === 'file' ? (stored ?? header.size) : 0;
-    if (format !== undefined) openSparse(header, format, content);
-    else if (stored !== undefined) startSparse({...header, quirks: [...header.quirks, 'sparse']}, content);
-    else start(header, content);
+    if (format !== undefined) beginPaxSparse(header, format, content);
+    else if (stored !== undefined) announceSparse({...header, quirks: [...header.quirks, 'sparse']}, content);
+    else announce(header, content);
   };
 
   /** A sparse file by PAX records: what the header calls its size is what is stored. */
-  const openSparse = (header: TarHeader, format: '0.x' | '1.0', content: number): void => {
+  const beginPaxSparse = (header: TarHeader, format: '0.x' | '1.0', content: number): void => {
     const records = pax!;
     const size = paxNumber(records, 'GNU.sparse.size') ?? paxNumber(records, 'GNU.sparse.realsize');
     if (size === undefined || size < 0) throw damaged('sparse file without its size');
     const name = checkName(paxText(records, 'GNU.sparse.name') ?? header.name, 'name', MAX_NAME_BYTES);
     const sparse: TarHeader = {...header, name, size, quirks: [...header.quirks, 'sparse']};
     if (format === '1.0') {
-      waiting = sparse;
-      left = content;
-      map = '';
-      mapLines = filled = 0;
+      sparseHeader = sparse;
+      remaining = content;
+      sparseMap = '';
+      sparseMapLines = filled = 0;
       state = 'sparse-map';
     } else {
-      regions = parseRegions(records, damaged);
-      startSparse(sparse, content);
+      sparseRegions = parseRegions(records, damaged);
+      announceSparse(sparse, content);
     }
   };
 
-  const startSparse = (header: TarHeader, content: number): void => {
-    checkRegions(regions, header.size, content, damaged);
-    start({...header, sparse: regions}, content);
+  const announceSparse = (header: TarHeader, content: number): void => {
+    checkRegions(sparseRegions, header.size, content, damaged);
+    announce({...header, sparse: sparseRegions}, content);
   };
 
   const sparseMapDone = (): void => {
-    if (left < BLOCK) throw damaged('sparse map is longer than the file');
-    left -= BLOCK;
-    map += block.toString('latin1');
-    for (const c of block) if (c === 0x0a) mapLines++;
+    if (remaining < BLOCK) throw damaged('sparse map is longer than the file');
+    remaining -= BLOCK;
+    sparseMap += block.toString('latin1');
+    for (const c of block) if (c === 0x0a) sparseMapLines++;
     filled = 0;
-    if (map.length > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
-    if (mapLines === 0) return;
+    if (sparseMap.length > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
+    if (sparseMapLines === 0) return;
     // The first line says how many pairs of lines follow.
-    const count = map.slice(0, map.indexOf('\n'));
+    const count = sparseMap.slice(0, sparseMap.indexOf('\n'));
     if (!/^\d{1,7}$/.test(count)) throw damaged('invalid sparse map');
-    if (mapLines <= 2 * Number(count)) return;
-    regions = pair(map.split('\n').slice(1, 1 + 2 * Number(count)), damaged);
-    startSparse(waiting!, left);
+    if (sparseMapLines <= 2 * Number(count)) return;
+    sparseRegions = pairRegions(sparseMap.split('\n').slice(1, 1 + 2 * Number(count)), damaged);
+    announceSparse(sparseHeader!, remaining);
   };
 
-  const start = (header: TarHeader, content: number): void => {
-    raw = pax = longName = longLink = waiting = undefined;
-    pending = false;
-    inARow = 0;
-    left = content;
+  const announce = (header: TarHeader, content: number): void => {
+    raw = pax = longName = longLink = sparseHeader = undefined;
+    entryMustFollow = false;
+    extendedCount = 0;
+    remaining = content;
     padding = -content & (BLOCK - 1);
     handler.entry(header, position);
     state = 'data';
-    if (left === 0) dataDone();
+    if (remaining === 0) entryDone();
   };
 
-  const dataDone = (): void => {
+  const entryDone = (): void => {
     handler.entryEnd();
     state = padding > 0 ? 'padding' : 'header';
     filled = 0;
@@ -374,7 +374,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     if (isZero(b, at)) {
       if (state === 'zero') {
         state = 'drain';
-        if (pending) throw damaged('the archive ends after an extended header');
+        if (entryMustFollow) throw damaged('the archive ends after an extended header');
         handler.end?.();
       } else state = 'zero';
       return;
@@ -394,17 +394,17 @@ export function createTarReader(handler: TarHandler): TarReader {
   return {
     write(chunk) {
       const b = Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-      const start = base;
+      const start = chunkStart;
       let at = 0;
       while (at < b.length) {
-        base = start + at;
+        chunkStart = start + at;
         switch (state) {
           case 'data': {
-            const n = Math.min(left, b.length - at);
-            left -= n;
+            const n = Math.min(remaining, b.length - at);
+            remaining -= n;
             handler.data(n === b.length ? b : b.subarray(at, at + n));
             at += n;
-            if (left === 0) dataDone();
+            if (remaining === 0) entryDone();
             break;
           }
           case 'padding': {
@@ -416,7 +416,7 @@ export function createTarReader(handler: TarHandler): TarReader {
           }
           case 'header':
           case 'zero':
-            if (filled === 0 && state === 'header' && !pending) entriesEnd = start + at;
+            if (filled === 0 && state === 'header' && !entryMustFollow) entriesEnd = start + at;
             if (filled === 0 && b.length - at >= BLOCK) {
               at += BLOCK;
               position = start + at;
@@ -428,12 +428,12 @@ export function createTarReader(handler: TarHandler): TarReader {
             }
             break;
           case 'meta': {
-            const n = Math.min(left, b.length - at);
-            b.copy(meta, meta.length - left, at, at + n);
-            left -= n;
+            const n = Math.min(remaining, b.length - at);
+            b.copy(extended, extended.length - remaining, at, at + n);
+            remaining -= n;
             at += n;
             position = start + at;
-            if (left === 0) metaDone();
+            if (remaining === 0) extendedDone();
             break;
           }
           case 'sparse-header':
@@ -450,34 +450,39 @@ export function createTarReader(handler: TarHandler): TarReader {
             at = b.length;
         }
       }
-      base = start + b.length;
+      chunkStart = start + b.length;
     },
     get entriesEnd() {
-      if (state === 'padding') return base + padding;
-      return state === 'header' && filled === 0 && !pending ? base : entriesEnd;
+      if (state === 'padding') return chunkStart + padding;
+      return state === 'header' && filled === 0 && !entryMustFollow ? chunkStart : entriesEnd;
     },
     end() {
       if (state === 'drain') return;
       // As with GNU tar and Go, the zero blocks at the end may be missing, and the last padding too.
       const whole = (state === 'header' || state === 'zero') && filled === 0;
-      if (pending || !(whole || state === 'padding')) throw damaged('the archive is truncated');
+      if (entryMustFollow || !(whole || state === 'padding')) throw damaged('the archive is truncated');
       handler.end?.();
     },
   };
 }
 
-function checkName(name: string, field: string, most: number): string {
-  if (name.length > most)
+function checkName(name: string, field: string, max: number): string {
+  if (name.length > max)
     throw new ErrdefsError(
       'invalid_argument',
-      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${most} are read`,
+      `tar entry ${displayName(name.slice(0, 64))}…: ${field} of ${name.length} B, at most ${max} are read`,
     );
   if (name.includes('\0')) throw new ErrdefsError('invalid_argument', `tar entry ${displayName(name)}: NUL in its ${field}`);
   return name;
 }
 
 /** Merges what PAX records and GNU's long names say into a header. */
-function headerOf(raw: Raw, pax: Map<string, Buffer> | undefined, longName: string | undefined, longLink: string | undefined): TarHeader {
+function headerOf(
+  raw: RawHeader,
+  pax: Map<string, Buffer> | undefined,
+  longName: string | undefined,
+  longLink: string | undefined,
+): TarHeader {
   const {typeflag, devmajor, devminor} = raw;
   let {name, linkname, uid, gid, size, mtimeSec, mtimeNs} = raw;
   let xattrs = NO_XATTRS;
@@ -485,7 +490,7 @@ function headerOf(raw: Raw, pax: Map<string, Buffer> | undefined, longName: stri
   if (pax !== undefined) {
     const values = new Map<string, Buffer>();
     for (const [key, value] of pax) {
-      if (key.startsWith(XATTR)) values.set(key.slice(XATTR.length), value);
+      if (key.startsWith(XATTR_PREFIX)) values.set(key.slice(XATTR_PREFIX.length), value);
       else if (key.startsWith('LIBARCHIVE.xattr.')) quirks.push('libarchive-xattr');
       else if (value.length === 0) quirks.push('pax-empty');
     }
@@ -651,10 +656,10 @@ function parseRegions(pax: Map<string, Buffer>, damaged: (reason: string) => Err
   const text = paxText(pax, 'GNU.sparse.map');
   const numbers = text === undefined ? [] : text.split(',');
   if (count === undefined || numbers.length !== 2 * count) throw damaged('invalid sparse map');
-  return pair(numbers, damaged);
+  return pairRegions(numbers, damaged);
 }
 
-function pair(numbers: readonly string[], damaged: (reason: string) => ErrdefsError): SparseRegion[] {
+function pairRegions(numbers: readonly string[], damaged: (reason: string) => ErrdefsError): SparseRegion[] {
   const regions: SparseRegion[] = [];
   for (let i = 0; i < numbers.length; i += 2) {
     const [offset, size] = [numbers[i]!, numbers[i + 1]!];

@@ -2,7 +2,13 @@
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
-import {type AsyncInflater, createInflater, createStreamInflater, type Inflater, type Sink} from '../../../src/lib/archive/inflate.ts';
+import {
+  type AsyncInflater,
+  type ChunkHandler,
+  createStreamInflater,
+  createSyncInflater,
+  type Inflater,
+} from '../../../src/lib/archive/inflate.ts';
 import {ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Target} from '../target.ts';
 
@@ -10,7 +16,7 @@ import type {Target} from '../target.ts';
 const MOST = 8 << 20;
 const TOO_MUCH = {most: MOST};
 
-async function inflate(bytes: Buffer, open: (sink: Sink) => Inflater | AsyncInflater, chunk: number): Promise<unknown> {
+async function inflate(bytes: Buffer, open: (sink: ChunkHandler) => Inflater | AsyncInflater, chunk: number): Promise<unknown> {
   const hash = createHash('sha256');
   let size = 0;
   const inflater = open((piece) => {
@@ -51,8 +57,8 @@ export const target: Target = {
   refuses: ['data_loss', 'resource_exhausted'],
   async run(bytes) {
     const outcomes = [
-      await inflate(bytes, createInflater, bytes.length + 1),
-      await inflate(bytes, createInflater, 1 + (bytes.length % 61)),
+      await inflate(bytes, createSyncInflater, bytes.length + 1),
+      await inflate(bytes, createSyncInflater, 1 + (bytes.length % 61)),
       await inflate(bytes, createStreamInflater, 1 + (bytes.length % 997)),
     ];
     // Whoever gives up for want of room does so where he stands.

@@ -37,9 +37,9 @@ function events(bytes: Buffer, chunk: number): {readonly told: readonly string[]
     for (let at = 0; at < bytes.length; at += chunk) reader.write(bytes.subarray(at, at + chunk));
     reader.end();
     assert.ok(reader.entriesEnd <= bytes.length + 511);
-    const {bytes: pieces, impliedParents} = index.encode(bytes.length);
+    const {bytes: pieces, implicitParents} = index.encode(bytes.length);
     for (const piece of pieces) hash.update(piece);
-    const parents = impliedParents.map(({path}) => path);
+    const parents = implicitParents.map(({path}) => path);
     return {told, end: `${[...index.reasons].sort()} ${parents} ${reader.entriesEnd} ${hash.digest('hex')}`};
   } catch (err) {
     if (!isErrdefs(err)) throw err;

@@ -4,7 +4,7 @@ import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, relative} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
-import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../../src/lib/archive/erofs-index.ts';
+import {createErofsIndex, type ErofsIndex, type ImplicitParent} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {completeIndex, writeLayerIndex} from '../../../src/lib/client/workers/layer-index.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/indexed-layer.ts';
@@ -121,7 +121,7 @@ const mountIndexed = (directory: string, backing: Backing, at: string): string |
     ? mountErofs(`ro,device=${join(directory, EROFS_TAR)}`, join(directory, EROFS_INDEX), at)
     : mountErofs('ro,loop', join(directory, EROFS_IMAGE), at);
 
-function writeIndexed(directory: string, layer: Uint8Array, backing: Backing): readonly ImpliedParent[] {
+function writeIndexed(directory: string, layer: Uint8Array, backing: Backing): readonly ImplicitParent[] {
   mkdirSync(directory, {recursive: true});
   writeFileSync(join(directory, EROFS_TAR), layer);
   return writeLayerIndex(directory, backing, indexOf(layer).index, layer.length);

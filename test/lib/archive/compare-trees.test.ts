@@ -28,7 +28,7 @@ function isIndexable(layer: Uint8Array): boolean {
     assert.ok(err instanceof ErrdefsError);
     return false;
   }
-  return index.reasons.size === 0 && index.encode(layer.length).impliedParents.length === 0;
+  return index.reasons.size === 0 && index.encode(layer.length).implicitParents.length === 0;
 }
 
 /** Calls `look` with the tree of a layer that is extracted, and of one that is indexed. @returns false where the kernel mounts no index from a file */

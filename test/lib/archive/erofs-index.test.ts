@@ -3,7 +3,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {createApplier} from '../../../src/lib/archive/apply.ts';
 import type {Reason} from '../../../src/lib/archive/erofs-index.ts';
 import {inheritAttributes} from '../../../src/lib/archive/implicit-parents.ts';
-import {extractedTree} from '../../../src/lib/archive/lower-tree.ts';
+import {openExtracted} from '../../../src/lib/archive/lower-tree.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees} from '../../support/tree.ts';
@@ -152,7 +152,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
       const tars = layers.map((entries) => tar(...entries));
       if (
         tars.some(
-          (archive) => indexOf(archive).index.reasons.size > 0 || indexOf(archive).index.encode(archive.length).impliedParents.length > 0,
+          (archive) => indexOf(archive).index.reasons.size > 0 || indexOf(archive).index.encode(archive.length).implicitParents.length > 0,
         ) ||
         !requiresRoot(t) ||
         !requiresProgram(t, 'mkfs.erofs', 'fsck.erofs', 'getfattr')
@@ -182,7 +182,7 @@ describe('a layer that does not carry its parents is applied', () => {
       applier.write(tar(...below));
       applier.end();
       const archive = tar(...layer);
-      assert.equal(inheritAttributes(indexOf(archive).index.encode(archive.length).impliedParents, [extractedTree(root, [])]), undefined);
+      assert.equal(inheritAttributes(indexOf(archive).index.encode(archive.length).implicitParents, [openExtracted(root, [])]), undefined);
     });
 });
 

@@ -15,9 +15,9 @@ function digest(layer: Uint8Array, chunk: number): string {
     return codeOf(err);
   }
   const hash = createHash('sha256');
-  const {bytes, impliedParents} = index.encode(layer.length);
+  const {bytes, implicitParents} = index.encode(layer.length);
   for (const piece of bytes) hash.update(piece);
-  return [hash.digest('hex'), ...index.reasons, ...impliedParents.map(({path, inode}) => `${path}@${inode}`)].join(' ');
+  return [hash.digest('hex'), ...index.reasons, ...implicitParents.map(({path, inode}) => `${path}@${inode}`)].join(' ');
 }
 
 const [seed, count, chunk] = process.argv.slice(2).map(Number) as [number, number, number];

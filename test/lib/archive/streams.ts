@@ -3,10 +3,10 @@ import {createHash} from 'node:crypto';
 import {constants, gzipSync, zstdCompressSync} from 'node:zlib';
 import {
   type AsyncInflater,
-  createInflater,
+  type ChunkHandler,
+  canInflateSynchronously,
   createStreamInflater,
-  inflatesSynchronously,
-  type Sink,
+  createSyncInflater,
 } from '../../../src/lib/archive/inflate.ts';
 import {codeOf} from '../../../src/lib/errdefs.ts';
 
@@ -71,7 +71,7 @@ export interface Outcome {
 
 export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
-export async function inflate(open: (sink: Sink) => AsyncInflater, bytes: Uint8Array, step: number): Promise<Outcome> {
+export async function inflate(open: (sink: ChunkHandler) => AsyncInflater, bytes: Uint8Array, step: number): Promise<Outcome> {
   const hash = createHash('sha256');
   const inflater = open((chunk) => hash.update(chunk));
   let error: string | undefined;
@@ -87,7 +87,7 @@ export async function inflate(open: (sink: Sink) => AsyncInflater, bytes: Uint8A
   return error === undefined ? {kind, sha256: hash.digest('hex')} : {kind, error};
 }
 
-export const OPENERS = {synchronous: createInflater, public: createStreamInflater};
+export const OPENERS = {synchronous: createSyncInflater, public: createStreamInflater};
 
 export async function inflateAll(): Promise<Record<string, Outcome>> {
   const outcomes: Record<string, Outcome> = {};
@@ -98,4 +98,4 @@ export async function inflateAll(): Promise<Record<string, Outcome>> {
   return outcomes;
 }
 
-if (import.meta.main) console.log(JSON.stringify({synchronous: inflatesSynchronously(), outcomes: await inflateAll()}));
+if (import.meta.main) console.log(JSON.stringify({synchronous: canInflateSynchronously(), outcomes: await inflateAll()}));

@@ -70,7 +70,7 @@ describe('a layer that comes from the network', () => {
       }
       task.end();
       const result = await task.result;
-      assert.deepEqual([result?.applied, result?.impliedParents], [undefined, undefined]);
+      assert.deepEqual([result?.applied, result?.implicitParents], [undefined, undefined]);
       assert.ok(readFileSync(ingestPath).equals(blob));
       assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
     });

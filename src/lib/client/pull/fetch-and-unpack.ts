@@ -86,10 +86,10 @@ interface LayerChain {
 }
 
 /** Whether a layer's tree does not depend on the lower layers. */
-function isIndependent({applied, impliedParents}: UnpackResult): boolean {
-  if (applied === undefined) return impliedParents === undefined;
-  const {passed, missingLinks, opaqueRoot} = applied.needsLowers;
-  return applied.needsLowers.impliedParents.length === 0 && passed.length === 0 && !missingLinks && !opaqueRoot;
+function isIndependent({applied, implicitParents}: UnpackResult): boolean {
+  if (applied === undefined) return implicitParents === undefined;
+  const {assumedAbsent, missingLinks, opaqueRoot} = applied.lowerDependencies;
+  return applied.lowerDependencies.implicitParents.length === 0 && assumedAbsent.length === 0 && !missingLinks && !opaqueRoot;
 }
 
 export async function fetchAndUnpack(options: FetchAndUnpackOptions): Promise<FetchAndUnpackResult> {
@@ -381,9 +381,9 @@ class FetchAndUnpack {
   /** Completes a pending indexed layer with attributes of the lower layers. @returns false when the layer has to be extracted */
   #completeIndex(layer: PlannedLayer, below: readonly string[]): boolean {
     const pending = this.#pendingLayers.get(layer.blob.digest);
-    if (pending?.unpacked.impliedParents === undefined) return false;
+    if (pending?.unpacked.implicitParents === undefined) return false;
     const {work, unpacked} = pending;
-    if (!completeIndex(work, unpacked.impliedParents!, below)) return false;
+    if (!completeIndex(work, unpacked.implicitParents!, below)) return false;
     this.#pendingLayers.delete(layer.blob.digest);
     this.#publish(work, this.#o.snapshotter!.layerId(layer.diffID, layer.chainID, true), layer);
     return true;

@@ -1,5 +1,5 @@
 /** `pull REF`: resolve, plan, lease, fetch and unpack, and finally write the records that make the image visible. */
-import {readRights} from '../../archive/process-privileges.ts';
+import {readPrivileges} from '../../archive/process-privileges.ts';
 import {ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
 import {isOnOverlay} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
@@ -259,7 +259,7 @@ class Pull {
 
 /** @throws permission_denied without root, layers cannot be unpacked, because their files belong to several users; thrown before any download */
 function requirePrivileges(): void {
-  if (process.geteuid?.() === 0 || readRights().chown) return;
+  if (process.geteuid?.() === 0 || readPrivileges().canChown) return;
   throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
     hint: 'run as root, or fetch the image only: --no-unpack',
   });

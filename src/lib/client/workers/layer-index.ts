@@ -1,10 +1,10 @@
 /** Writes the index of a layer beside its tar. */
 import {createReadStream, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../archive/erofs-index.ts';
+import {createErofsIndex, type ErofsIndex, type ImplicitParent} from '../../archive/erofs-index.ts';
 import {openErofs} from '../../archive/erofs-reader.ts';
 import {inheritAttributes} from '../../archive/implicit-parents.ts';
-import {extractedTree, type LowerTree} from '../../archive/lower-tree.ts';
+import {type LowerTree, openExtracted} from '../../archive/lower-tree.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/indexed-layer.ts';
 import {noteWhiteouts} from '../../store/snapshotters.ts';
@@ -15,11 +15,11 @@ import {noteWhiteouts} from '../../store/snapshotters.ts';
  * @param tarBytes the tar's size
  * @returns implicit parents; `completeIndex` gives them their attributes
  */
-export function writeLayerIndex(directory: string, backing: Backing, index: ErofsIndex, tarBytes: number): readonly ImpliedParent[] {
-  let parents: readonly ImpliedParent[] = [];
+export function writeLayerIndex(directory: string, backing: Backing, index: ErofsIndex, tarBytes: number): readonly ImplicitParent[] {
+  let parents: readonly ImplicitParent[] = [];
   writeIndex(directory, backing, (alignment) => {
     const encoded = index.encode(tarBytes, alignment);
-    parents = encoded.impliedParents;
+    parents = encoded.implicitParents;
     if (encoded.hasMarks) noteWhiteouts(directory);
     return encoded.bytes;
   });
@@ -32,13 +32,13 @@ export function writeLayerIndex(directory: string, backing: Backing, index: Erof
  * @param below directories of the layers below, topmost first
  * @returns false when an index cannot represent the result: the layer has to be extracted
  */
-export function completeIndex(directory: string, parents: readonly ImpliedParent[], below: readonly string[]): boolean {
+export function completeIndex(directory: string, parents: readonly ImplicitParent[], below: readonly string[]): boolean {
   const paths = parents.map(({path}) => path.split('/'));
   const lowers: LowerTree[] = [];
   try {
     for (const layer of below) {
       const index = indexFile(layer);
-      lowers.push(index === undefined ? extractedTree(join(layer, 'fs'), paths) : openErofs(index));
+      lowers.push(index === undefined ? openExtracted(join(layer, 'fs'), paths) : openErofs(index));
     }
     const patches = inheritAttributes(parents, lowers);
     if (patches === undefined) return false;

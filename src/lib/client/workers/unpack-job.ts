@@ -5,7 +5,7 @@
 import {closeSync, openSync, readSync, rmSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Applier, type ApplyResult, createApplier} from '../../archive/apply.ts';
-import {createErofsIndex, type ErofsIndex, type ImpliedParent} from '../../archive/erofs-index.ts';
+import {createErofsIndex, type ErofsIndex, type ImplicitParent} from '../../archive/erofs-index.ts';
 import {createTarReader, type TarReader} from '../../archive/tar.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';
@@ -36,7 +36,7 @@ export interface UnpackResult {
   /** Absent for a layer that was indexed, not extracted. */
   readonly applied?: ApplyResult;
   /** Directories whose attributes the index still needs from lower layers; absent when there are none. */
-  readonly impliedParents?: readonly ImpliedParent[];
+  readonly implicitParents?: readonly ImplicitParent[];
   readonly warnings: readonly string[];
 }
 
@@ -92,7 +92,7 @@ export function serveUnpacking(job: UnpackJob, ring: Ring, port: Port<FromUnpack
 /** Receives an inflated layer: extracts or indexes it. */
 interface Target {
   write(chunk: Uint8Array): void;
-  end(): Pick<UnpackResult, 'applied' | 'impliedParents'>;
+  end(): Pick<UnpackResult, 'applied' | 'implicitParents'>;
   close(): void;
 }
 
@@ -184,13 +184,13 @@ class IndexedTarget implements Target {
     this.#reader.write(chunk);
   }
 
-  end(): Pick<UnpackResult, 'applied' | 'impliedParents'> {
+  end(): Pick<UnpackResult, 'applied' | 'implicitParents'> {
     this.#reader.end();
     // Some tar writers omit the last padding, and the kernel does not read a partial block.
     const isWhole = this.#size >= this.#reader.entriesEnd;
     if (this.#index.reasons.size > 0 || !isWhole) return {applied: this.#extract()};
-    const impliedParents = writeLayerIndex(this.#directory, this.#backing, this.#index, this.#size);
-    return impliedParents.length === 0 ? {} : {impliedParents};
+    const implicitParents = writeLayerIndex(this.#directory, this.#backing, this.#index, this.#size);
+    return implicitParents.length === 0 ? {} : {implicitParents};
   }
 
   #extract(): ApplyResult {
