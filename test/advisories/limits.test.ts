@@ -26,7 +26,7 @@ import {digestOf} from '../fakes/registry.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {dir, encode, file, link, paxRecords, symlink} from '../support/tartest.ts';
-import {besiege, besieged, type Siege, SNAPSHOTTERS} from './siege.ts';
+import {type AttackSetup, describeOnEngines, SNAPSHOTTERS, setUpAttack} from './hostile-registry.ts';
 
 const limited = (error: ErrorJSON, message: RegExp): void => {
   assert.match(error.message, message);
@@ -34,74 +34,74 @@ const limited = (error: ErrorJSON, message: RegExp): void => {
 };
 
 /** Puts a document under the tag of an image. @returns its reference */
-function publishDocument({registry}: Siege, document: object, mediaType: string): string {
+function publishDocument({registry}: AttackSetup, document: object, mediaType: string): string {
   registry.addManifest('image', document, mediaType, 'document');
   return `${registry.host}/image:document`;
 }
 
 const layerOf = (bytes: Buffer): Descriptor => ({mediaType: OCI_LAYER, digest: digestOf(bytes), size: bytes.length});
 
-besieged('documents', (engine) => {
-  const manifest = (siege: Siege, more: object): string => {
-    const config = siege.registry.addBlob(Buffer.from('{}'), OCI_CONFIG);
-    return publishDocument(siege, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [], ...more}, OCI_MANIFEST);
+describeOnEngines('documents', (engine) => {
+  const manifest = (attack: AttackSetup, more: object): string => {
+    const config = attack.registry.addBlob(Buffer.from('{}'), OCI_CONFIG);
+    return publishDocument(attack, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [], ...more}, OCI_MANIFEST);
   };
 
   it('a manifest is not larger than 4 MiB', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const error = await siege.refused(manifest(siege, {annotations: {a: 'x'.repeat(MAX_MANIFEST_BYTES)}}), 'failed_precondition');
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const error = await attack.refused(manifest(attack, {annotations: {a: 'x'.repeat(MAX_MANIFEST_BYTES)}}), 'failed_precondition');
     assert.match(error.message, /more than the 4194304 B/);
   });
 
   it('a config is not larger than 8 MiB, whether it says so or not', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const bytes = Buffer.alloc(MAX_CONFIG_BYTES + 1, ' ');
-    const config = siege.registry.addBlob(bytes, OCI_CONFIG);
-    limited(await siege.refused(manifest(siege, {config}), 'invalid_argument'), /config\.size must not be more than 8388608 bytes/);
-    const lies = await siege.refused(manifest(siege, {config: {...config, size: 2}}), 'failed_precondition');
+    const config = attack.registry.addBlob(bytes, OCI_CONFIG);
+    limited(await attack.refused(manifest(attack, {config}), 'invalid_argument'), /config\.size must not be more than 8388608 bytes/);
+    const lies = await attack.refused(manifest(attack, {config: {...config, size: 2}}), 'failed_precondition');
     assert.match(lies.message, /not the 2 B expected/);
   });
 
   it('annotations and labels are not larger than 1 MiB', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const much = {a: 'x'.repeat(MAX_ANNOTATIONS_BYTES)};
-    limited(await siege.refused(manifest(siege, {annotations: much}), 'invalid_argument'), /annotations has 1048577 bytes/);
-    limited(await siege.refused(siege.publish([[file('f')]], {config: {Labels: much}}), 'invalid_argument'), /Labels has 1048577 bytes/);
+    limited(await attack.refused(manifest(attack, {annotations: much}), 'invalid_argument'), /annotations has 1048577 bytes/);
+    limited(await attack.refused(attack.publish([[file('f')]], {config: {Labels: much}}), 'invalid_argument'), /Labels has 1048577 bytes/);
   });
 
   it('a manifest has no more than 1000 layers, an index no more than 1000 manifests', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const layers = Array.from({length: MAX_CHILDREN + 1}, (_, i) => layerOf(Buffer.from(String(i))));
-    limited(await siege.refused(manifest(siege, {layers}), 'invalid_argument'), /layers has 1001 entries/);
+    limited(await attack.refused(manifest(attack, {layers}), 'invalid_argument'), /layers has 1001 entries/);
     const manifests = layers.map((desc) => ({...desc, mediaType: OCI_MANIFEST}));
-    const index = publishDocument(siege, {schemaVersion: 2, mediaType: OCI_INDEX, manifests}, OCI_INDEX);
-    limited(await siege.refused(index, 'invalid_argument'), /manifests has 1001 entries/);
+    const index = publishDocument(attack, {schemaVersion: 2, mediaType: OCI_INDEX, manifests}, OCI_INDEX);
+    limited(await attack.refused(index, 'invalid_argument'), /manifests has 1001 entries/);
   });
 
   it('indexes are not nested deeper than four, and those that are, are looked at by every command', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const image = siege.publish([[file('f', 'x')]]);
-    await siege.harmless(image);
-    const [{target}] = JSON.parse(await siege.ctr.ok(['images', 'ls', '--json'])) as [{target: Descriptor}];
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const image = attack.publish([[file('f', 'x')]]);
+    await attack.harmless(image);
+    const [{target}] = JSON.parse(await attack.ctr.ok(['images', 'ls', '--json'])) as [{target: Descriptor}];
     const nest = (depth: number, times: number): string => {
       let desc: Descriptor = {mediaType: target.mediaType, digest: target.digest, size: target.size};
       for (let i = 0; i < depth; i++)
-        desc = siege.registry.addIndex(
+        desc = attack.registry.addIndex(
           'image',
           `nested${depth}`,
           Array.from({length: times}, () => desc),
         );
-      return `${siege.registry.host}/image:nested${depth}`;
+      return `${attack.registry.host}/image:nested${depth}`;
     };
-    limited(await siege.refused(nest(MAX_DEPTH, 1), 'invalid_argument'), /nested more than 4 deep/);
+    limited(await attack.refused(nest(MAX_DEPTH, 1), 'invalid_argument'), /nested more than 4 deep/);
     // Followed one by one these are 10¹² manifests.
     const wide = nest(MAX_DEPTH - 1, MAX_CHILDREN);
-    await siege.harmless(wide);
+    await attack.harmless(wide);
     for (const args of [
       ['images', 'ls'],
       ['images', 'check'],
@@ -110,26 +110,26 @@ besieged('documents', (engine) => {
       ['df'],
       ['gc'],
     ])
-      await siege.ctr.ok(args, {timeoutMs: 30_000});
-    await siege.ctr.ok(['pull', '--progress', 'none', '--all-platforms', '--snapshotter', 'overlayfs', wide], {timeoutMs: 30_000});
-    await siege.assertUnharmed();
+      await attack.ctr.ok(args, {timeoutMs: 30_000});
+    await attack.ctr.ok(['pull', '--progress', 'none', '--all-platforms', '--snapshotter', 'overlayfs', wide], {timeoutMs: 30_000});
+    await attack.assertUnharmed();
   });
 
   it('documents are not larger than 64 MiB together', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const padding = ' '.repeat(MAX_MANIFEST_BYTES - 200);
     const unique = Array.from({length: 17}, (_, n) => {
       const text = JSON.stringify({schemaVersion: 2, mediaType: OCI_INDEX, manifests: [], annotations: {n: String(n)}});
-      return siege.registry.addManifest('image', Buffer.from(text + padding), OCI_INDEX);
+      return attack.registry.addManifest('image', Buffer.from(text + padding), OCI_INDEX);
     });
-    siege.registry.addIndex('image', 'many', unique);
-    const ref = `${siege.registry.host}/image:many`;
-    limited(await siege.refused(ref, 'resource_exhausted', {flags: ['--all-platforms']}), /refers to more than/);
+    attack.registry.addIndex('image', 'many', unique);
+    const ref = `${attack.registry.host}/image:many`;
+    limited(await attack.refused(ref, 'resource_exhausted', {flags: ['--all-platforms']}), /refers to more than/);
   });
 });
 
-besieged('layers', (engine) => {
+describeOnEngines('layers', (engine) => {
   const deep = (depth: number): string => 'd/'.repeat(depth - 1);
   const longName = (length: number): string => `${'e'.repeat(250)}/`.repeat(Math.ceil(length / 251)).slice(0, length);
   const CASES = {
@@ -155,19 +155,19 @@ besieged('layers', (engine) => {
   } as const;
   for (const [name, [entries, message]] of Object.entries(CASES))
     it(name, async (t) => {
-      const siege = await besiege(t, engine);
-      if (siege === undefined) return;
-      const ref = siege.publish([entries]);
+      const attack = await setUpAttack(t, engine);
+      if (attack === undefined) return;
+      const ref = attack.publish([entries]);
       for (const snapshotter of SNAPSHOTTERS) {
-        const error = await siege.refused(ref, 'invalid_argument', {snapshotter});
+        const error = await attack.refused(ref, 'invalid_argument', {snapshotter});
         assert.match(error.message, message);
       }
     });
 
   it('what is just within the limits is taken', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const ref = siege.publish([
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const ref = attack.publish([
       [
         file(`${deep(MAX_NAME_DEPTH)}f`, 'x'),
         file(longName(MAX_NAME_BYTES), 'x'),
@@ -177,32 +177,32 @@ besieged('layers', (engine) => {
         file('f'),
       ],
     ]);
-    for (const snapshotter of SNAPSHOTTERS) await siege.harmless(ref, {snapshotter});
+    for (const snapshotter of SNAPSHOTTERS) await attack.harmless(ref, {snapshotter});
   });
 
   it('directories that a layer needs and does not carry are not made without end', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const entries = Array.from({length: 500}, (_, i) => encode(dir(`${i}/${'x'.repeat(14)}${`/${'y'.repeat(14)}`.repeat(250)}`)));
-    const many = (n: number): string => siege.publish([Buffer.concat([...entries.slice(0, n), Buffer.alloc(1024)])], {compress: gzipSync});
+    const many = (n: number): string => attack.publish([Buffer.concat([...entries.slice(0, n), Buffer.alloc(1024)])], {compress: gzipSync});
     const ref = many(500);
     for (const snapshotter of ['erofs', 'overlayfs'] as const)
-      limited(await siege.refused(ref, 'resource_exhausted', {snapshotter}), /implies too many parent directories/);
-    await siege.harmless(many(20), {snapshotter: 'erofs'});
+      limited(await attack.refused(ref, 'resource_exhausted', {snapshotter}), /implies too many parent directories/);
+    await attack.harmless(many(20), {snapshotter: 'erofs'});
   });
 
   it('sparse files claim no more than a tebibyte', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const sparse = (name: string, size: number) =>
       file(name, 'x', 0o644, {pax: {'GNU.sparse.size': `${size}`, 'GNU.sparse.numblocks': '1', 'GNU.sparse.map': '0,1'}});
-    const ref = siege.publish([[sparse('f', 2 ** 40 - 1), file('g', 'xx')]]);
+    const ref = attack.publish([[sparse('f', 2 ** 40 - 1), file('g', 'xx')]]);
     for (const snapshotter of SNAPSHOTTERS)
-      limited(await siege.refused(ref, 'resource_exhausted', {snapshotter}), /layer has more than 1099511627776 B/);
+      limited(await attack.refused(ref, 'resource_exhausted', {snapshotter}), /layer has more than 1099511627776 B/);
     // A hole takes nothing, however large, nor does a copy of it.
-    const holes = siege.publish([[sparse('f', 2 ** 39)], [link('f', 'g')]]);
-    for (const snapshotter of SNAPSHOTTERS) await siege.harmless(holes, {snapshotter});
-    assert.ok(diskUsage(siege.root) < 16 << 20);
+    const holes = attack.publish([[sparse('f', 2 ** 39)], [link('f', 'g')]]);
+    for (const snapshotter of SNAPSHOTTERS) await attack.harmless(holes, {snapshotter});
+    assert.ok(diskUsage(attack.root) < 16 << 20);
   });
 });
 
@@ -210,7 +210,7 @@ besieged('layers', (engine) => {
 const ON_A_SMALL_DISK =
   'mount -t tmpfs -o size=24m,mode=0700 tmpfs "$1"; shift; "$@"; status=$?; df -B1 --output=used,avail "$BERTH_ROOT" >&3; find "$BERTH_ROOT/work" "$BERTH_ROOT/layers" "$BERTH_ROOT/trash" -mindepth 1 >&3 2>/dev/null; exit $status';
 
-besieged('the disk', (engine) => {
+describeOnEngines('the disk', (engine) => {
   for (const [name, compress] of [
     ['gzip', gzipSync],
     ['zstd', zstdCompressSync],
@@ -218,16 +218,16 @@ besieged('the disk', (engine) => {
     for (const snapshotter of SNAPSHOTTERS)
       it(`is not filled by a ${name} bomb, and has its space back, with ${snapshotter}`, async (t) => {
         if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'mount')) return;
-        const siege = await besiege(t, engine);
-        if (siege === undefined) return;
-        const bomb = siege.publish([[file('zeros', Buffer.alloc(64 << 20))]], {compress: (bytes) => compress(bytes)});
+        const attack = await setUpAttack(t, engine);
+        if (attack === undefined) return;
+        const bomb = attack.publish([[file('zeros', Buffer.alloc(64 << 20))]], {compress: (bytes) => compress(bytes)});
         const small = join(temporaryDirectory(t), 'root');
         mkdirSync(small);
         const report = join(small, '..', 'report');
         const command = [join(root, 'bin/ctr'), 'pull', '--json', '--progress', 'none', '--snapshotter', snapshotter, bomb];
         const script = ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', ON_A_SMALL_DISK, 'sh', small, ...command];
         const {status, stderr} = await run('sh', ['-c', 'exec 3>"$1"; shift; exec "$@"', 'sh', report, ...script], {
-          env: {...siege.ctr.env, BERTH_ROOT: small},
+          env: {...attack.ctr.env, BERTH_ROOT: small},
         });
         assert.equal(status, 8, stderr);
         const {error} = JSON.parse(stderr) as {error: ErrorJSON};
@@ -242,20 +242,20 @@ besieged('the disk', (engine) => {
       });
 
   it('has room for a download, or nothing is asked for', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const {bavail, bsize} = statfsSync(siege.root);
-    const config = siege.registry.addBlob(
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const {bavail, bsize} = statfsSync(attack.root);
+    const config = attack.registry.addBlob(
       Buffer.from(
         JSON.stringify({architecture: ARCHITECTURE, os: 'linux', rootfs: {type: 'layers', diff_ids: [digestOf(Buffer.from('x'))]}}),
       ),
       OCI_CONFIG,
     );
     const layers = [{...layerOf(Buffer.from('x')), size: Math.min(bavail * bsize + 2 ** 30, 2 ** 40 - 1)}];
-    const ref = publishDocument(siege, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers}, OCI_MANIFEST);
-    const error = await siege.refused(ref, 'resource_exhausted', {flags: ['--no-unpack']});
+    const ref = publishDocument(attack, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers}, OCI_MANIFEST);
+    const error = await attack.refused(ref, 'resource_exhausted', {flags: ['--no-unpack']});
     limited(error, /download: \d+ B needed, \d+ B available/);
-    assert.equal(siege.registry.count('GET', new RegExp(layers[0]!.digest)), 0);
+    assert.equal(attack.registry.count('GET', new RegExp(layers[0]!.digest)), 0);
   });
 });
 

@@ -13,20 +13,20 @@ import {selfSigned} from '../fakes/certificate.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {file, tar} from '../support/tartest.ts';
-import {besiege, besieged, type Siege} from './siege.ts';
+import {type AttackSetup, describeOnEngines, setUpAttack} from './hostile-registry.ts';
 
 const login = {username: 'victim', password: 'canary-password'};
 const AS_VICTIM = {flags: ['--user', 'victim:canary-password', '--skip-verify']};
 const BASIC = {auth: {kind: 'basic', login}} as const;
 
-/** A siege with a victim who has credentials, and a place that should learn nothing of them. */
+/** A attack with a victim who has credentials, and a place that should learn nothing of them. */
 async function open(
   t: TestContext,
   engine: Engine,
   options: FakeOptions = BASIC,
-): Promise<(Siege & {readonly attacker: FakeRegistry}) | undefined> {
-  const siege = await besiege(t, engine, options);
-  return siege && {...siege, attacker: await startFakeRegistry(t)};
+): Promise<(AttackSetup & {readonly attacker: FakeRegistry}) | undefined> {
+  const attack = await setUpAttack(t, engine, options);
+  return attack && {...attack, attacker: await startFakeRegistry(t)};
 }
 
 /** No header, no form, no URL that came has the password, nor does anything that the command has printed or kept. */
@@ -38,109 +38,109 @@ function learntNothing({requests}: FakeRegistry): void {
   }
 }
 
-const publish = ({registry}: Siege, document: Buffer | object, mediaType: string): string => {
+const publish = ({registry}: AttackSetup, document: Buffer | object, mediaType: string): string => {
   registry.addManifest('image', document, mediaType, 'document');
   return `${registry.host}/image:document`;
 };
 
 const LAYER = tar(file('f', 'x'));
 
-function manifest(siege: Siege, layer: Partial<Descriptor> = {}): object {
-  const config = siege.registry.addBlob(
+function manifest(attack: AttackSetup, layer: Partial<Descriptor> = {}): object {
+  const config = attack.registry.addBlob(
     Buffer.from(JSON.stringify({architecture: ARCHITECTURE, os: 'linux', rootfs: {type: 'layers', diff_ids: [digestOf(LAYER)]}})),
     OCI_CONFIG,
   );
-  return {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [{...siege.registry.addBlob(LAYER, OCI_LAYER), ...layer}]};
+  return {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [{...attack.registry.addBlob(LAYER, OCI_LAYER), ...layer}]};
 }
 
-besieged('credentials stay with their registry', (engine) => {
+describeOnEngines('credentials stay with their registry', (engine) => {
   for (const challenge of ['Basic realm="x"', 'Bearer realm="ATTACKER/token",service="x"'])
     it(`CVE-2020-15157: the URL of a foreign layer asks with ${challenge.split(' ')[0]}`, async (t) => {
-      const siege = await open(t, engine);
-      if (siege === undefined) return;
-      const {attacker} = siege;
+      const attack = await open(t, engine);
+      if (attack === undefined) return;
+      const {attacker} = attack;
       attacker.fault({status: 401, headers: {'www-authenticate': challenge.replace('ATTACKER', attacker.url)}});
       const layer = {mediaType: DOCKER_FOREIGN_LAYER, urls: [`${attacker.url}/v2/x/blobs/y`]};
-      await siege.harmless(publish(siege, manifest(siege, layer), OCI_MANIFEST), AS_VICTIM);
+      await attack.harmless(publish(attack, manifest(attack, layer), OCI_MANIFEST), AS_VICTIM);
       assert.equal(attacker.requests.length, 1);
       learntNothing(attacker);
     });
 
   it('GHSA-vh4v: a blob redirects to the same host on another port', async (t) => {
-    const siege = await open(t, engine);
-    if (siege === undefined) return;
-    siege.attacker.addBlob(LAYER);
-    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${siege.attacker.url}${url}`});
-    await siege.harmless(publish(siege, manifest(siege), OCI_MANIFEST), AS_VICTIM);
-    assert.ok(siege.attacker.requests.length > 0);
-    learntNothing(siege.attacker);
+    const attack = await open(t, engine);
+    if (attack === undefined) return;
+    attack.attacker.addBlob(LAYER);
+    attack.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${attack.attacker.url}${url}`});
+    await attack.harmless(publish(attack, manifest(attack), OCI_MANIFEST), AS_VICTIM);
+    assert.ok(attack.attacker.requests.length > 0);
+    learntNothing(attack.attacker);
   });
 
   it('opa#6580, c/image#641: the target of a redirect asks for credentials', async (t) => {
-    const siege = await open(t, engine);
-    if (siege === undefined) return;
-    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${siege.attacker.url}${url}`});
-    siege.attacker.fault({status: 401, headers: {'www-authenticate': 'Basic realm="x"'}});
-    await siege.refused(publish(siege, manifest(siege), OCI_MANIFEST), 'unauthenticated', AS_VICTIM);
-    learntNothing(siege.attacker);
+    const attack = await open(t, engine);
+    if (attack === undefined) return;
+    attack.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: ({url}) => `${attack.attacker.url}${url}`});
+    attack.attacker.fault({status: 401, headers: {'www-authenticate': 'Basic realm="x"'}});
+    await attack.refused(publish(attack, manifest(attack), OCI_MANIFEST), 'unauthenticated', AS_VICTIM);
+    learntNothing(attack.attacker);
   });
 
   it('CVE-2019-10214: HTTPS fails, and plain HTTP would be answered', async (t) => {
-    const siege = await open(t, engine);
-    if (siege === undefined) return;
-    const ref = siege.publish([[file('f')]]).replace('127.0.0.1', '0.0.0.0');
-    await siege.refused(ref, 'failed_precondition', AS_VICTIM);
-    assert.deepEqual(siege.registry.requests, []);
+    const attack = await open(t, engine);
+    if (attack === undefined) return;
+    const ref = attack.publish([[file('f')]]).replace('127.0.0.1', '0.0.0.0');
+    await attack.refused(ref, 'failed_precondition', AS_VICTIM);
+    assert.deepEqual(attack.registry.requests, []);
   });
 
   it('CVE-2026-48978: the token server is in plain HTTP, the registry is not', async (t) => {
-    const siege = await open(t, engine, {...BASIC, tls: selfSigned('127.0.0.1')});
-    if (siege === undefined) return;
-    const {attacker, registry} = siege;
+    const attack = await open(t, engine, {...BASIC, tls: selfSigned('127.0.0.1')});
+    if (attack === undefined) return;
+    const {attacker, registry} = attack;
     registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${attacker.url}/token",service="x"`}});
-    await siege.refused(siege.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
+    await attack.refused(attack.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
     assert.deepEqual(attacker.requests, []);
   });
 
   for (const realm of ['https://169.254.169.254/latest/meta-data/', 'https://10.0.0.1/token'])
     it(`GHSA-28r5: the token server is ${realm}`, async (t) => {
-      const siege = await open(t, engine);
-      if (siege === undefined) return;
-      siege.registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${realm}",service="x"`}});
+      const attack = await open(t, engine);
+      if (attack === undefined) return;
+      attack.registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${realm}",service="x"`}});
       const started = performance.now();
-      await siege.refused(siege.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
+      await attack.refused(attack.publish([[file('f')]]), 'failed_precondition', AS_VICTIM);
       assert.ok(performance.now() - started < 15_000, 'nobody was asked');
     });
 
   it('CVE-2026-50151: a server that has the password in hand redirects elsewhere', async (t) => {
-    const siege = await open(t, engine, {auth: {kind: 'token', login}});
-    if (siege === undefined) return;
-    siege.registry.fault({path: /^\/token/, redirect: `${siege.attacker.url}/token`, status: 308});
-    const {status} = await siege.pull(siege.publish([[file('f')]]), AS_VICTIM);
+    const attack = await open(t, engine, {auth: {kind: 'token', login}});
+    if (attack === undefined) return;
+    attack.registry.fault({path: /^\/token/, redirect: `${attack.attacker.url}/token`, status: 308});
+    const {status} = await attack.pull(attack.publish([[file('f')]]), AS_VICTIM);
     assert.notEqual(status, 0);
-    learntNothing(siege.attacker);
+    learntNothing(attack.attacker);
   });
 });
 
-besieged('nothing is taken for what it is not', (engine) => {
+describeOnEngines('nothing is taken for what it is not', (engine) => {
   const refusals = async (
     t: TestContext,
-    document: (siege: Siege) => Buffer | object,
+    document: (attack: AttackSetup) => Buffer | object,
     mediaType: string,
     codes: readonly Code[],
   ): Promise<void> => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const {status, stderr} = await siege.pull(publish(siege, document(siege), mediaType));
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const {status, stderr} = await attack.pull(publish(attack, document(attack), mediaType));
     const {error} = JSON.parse(stderr) as {error: ErrorJSON};
     assert.ok(codes.includes(error.kind), stderr);
     assert.equal(status, CLASSES[error.kind].exit);
-    await siege.assertUnharmed();
+    await attack.assertUnharmed();
   };
 
   for (const mediaType of [OCI_INDEX, OCI_MANIFEST, 'application/json'])
     it(`CVE-2021-41190: both an index and a manifest, as ${mediaType}`, (t) =>
-      refusals(t, (siege) => ({...manifest(siege), mediaType: undefined, manifests: []}), mediaType, ['invalid_argument']));
+      refusals(t, (attack) => ({...manifest(attack), mediaType: undefined, manifests: []}), mediaType, ['invalid_argument']));
 
   it('CVE-2021-41190: a document that says another type than the answer', (t) =>
     refusals(t, () => ({schemaVersion: 2, mediaType: OCI_INDEX, manifests: []}), OCI_MANIFEST, ['invalid_argument']));
@@ -153,20 +153,20 @@ besieged('nothing is taken for what it is not', (engine) => {
     `sha256:${'0'.repeat(64)}/../x`,
   ])
     it(`CVE-2024-3727: a layer ${JSON.stringify(digest.slice(0, 40))}`, async (t) => {
-      await refusals(t, (siege) => manifest(siege, {digest: digest as never}), OCI_MANIFEST, ['invalid_argument']);
-      const siege = await besiege(t, engine);
-      if (siege === undefined) return;
+      await refusals(t, (attack) => manifest(attack, {digest: digest as never}), OCI_MANIFEST, ['invalid_argument']);
+      const attack = await setUpAttack(t, engine);
+      if (attack === undefined) return;
       // The same in a header: the body is hashed instead.
-      siege.registry.fault({headers: {'docker-content-digest': digest}});
-      await siege.harmless(publish(siege, manifest(siege), OCI_MANIFEST));
+      attack.registry.fault({headers: {'docker-content-digest': digest}});
+      await attack.harmless(publish(attack, manifest(attack), OCI_MANIFEST));
     });
 
   it('CVE-2024-3727: a Location with another digest', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const other = siege.registry.addBlob(tar(file('f', 'other')));
-    siege.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: `/v2/image/blobs/${other.digest}`});
-    await siege.refused(publish(siege, manifest(siege), OCI_MANIFEST), 'failed_precondition');
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const other = attack.registry.addBlob(tar(file('f', 'other')));
+    attack.registry.fault({path: new RegExp(digestOf(LAYER)), redirect: `/v2/image/blobs/${other.digest}`});
+    await attack.refused(publish(attack, manifest(attack), OCI_MANIFEST), 'failed_precondition');
   });
 
   const deep = (opening: string, closing: string): Buffer => Buffer.from(opening.repeat(100_000) + closing.repeat(100_000));
@@ -185,53 +185,53 @@ besieged('nothing is taken for what it is not', (engine) => {
       refusals(t, () => Buffer.from(bytes as string), OCI_MANIFEST, ['invalid_argument', 'failed_precondition']));
 
   it('CVE-2023-25153: a manifest without end', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    siege.registry.fault({method: 'HEAD', status: 405});
-    siege.registry.fault({method: 'GET', chunked: true, body: () => Buffer.alloc(64 << 20, ' '), trickle: {bytes: 1 << 20, everyMs: 2}});
-    await siege.refused(siege.publish([[file('f')]]), 'failed_precondition');
-    assert.ok(siege.registry.bytesSent() < 8 * MAX_MANIFEST_BYTES);
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    attack.registry.fault({method: 'HEAD', status: 405});
+    attack.registry.fault({method: 'GET', chunked: true, body: () => Buffer.alloc(64 << 20, ' '), trickle: {bytes: 1 << 20, everyMs: 2}});
+    await attack.refused(attack.publish([[file('f')]]), 'failed_precondition');
+    assert.ok(attack.registry.bytesSent() < 8 * MAX_MANIFEST_BYTES);
   });
 
   it('GHSA-f36w: a layer of nearly a tebibyte', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    await siege.refused(publish(siege, manifest(siege, {size: 2 ** 40 - 1}), OCI_MANIFEST), 'resource_exhausted');
-    await siege.refused(publish(siege, manifest(siege, {size: 2 ** 40}), OCI_MANIFEST), 'invalid_argument');
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    await attack.refused(publish(attack, manifest(attack, {size: 2 ** 40 - 1}), OCI_MANIFEST), 'resource_exhausted');
+    await attack.refused(publish(attack, manifest(attack, {size: 2 ** 40}), OCI_MANIFEST), 'invalid_argument');
   });
 
   for (const size of [LAYER.length - 1, LAYER.length + 1])
     it(`a layer with the right digest and the size ${size}`, async (t) => {
-      const siege = await besiege(t, engine);
-      if (siege === undefined) return;
-      const ref = publish(siege, manifest(siege, {size}), OCI_MANIFEST);
-      const {status} = await siege.pull(ref);
+      const attack = await setUpAttack(t, engine);
+      if (attack === undefined) return;
+      const ref = publish(attack, manifest(attack, {size}), OCI_MANIFEST);
+      const {status} = await attack.pull(ref);
       assert.notEqual(status, 0);
-      await siege.assertUnharmed();
+      await attack.assertUnharmed();
       // Nor does it make the store doubt what it has.
-      await siege.harmless(siege.publish([LAYER]));
-      const error = await siege.refused(publish(siege, manifest(siege, {size}), OCI_MANIFEST), 'failed_precondition');
+      await attack.harmless(attack.publish([LAYER]));
+      const error = await attack.refused(publish(attack, manifest(attack, {size}), OCI_MANIFEST), 'failed_precondition');
       assert.match(error.message, /has \d+ B, but the descriptor says \d+ B/);
       assert.doesNotMatch(error.hint ?? '', /remove the file/);
     });
 
   it('an index that calls what it has chosen something else for another platform breaks no listing', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    const chosen = siege.registry.addManifest('image', manifest(siege), OCI_MANIFEST);
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    const chosen = attack.registry.addManifest('image', manifest(attack), OCI_MANIFEST);
     const platform = {os: 'linux', architecture: ARCHITECTURE};
     const other = {os: 'plan9', architecture: 'mips'};
-    const layer = siege.registry.addBlob(LAYER, OCI_LAYER);
-    const large = {...siege.registry.addBlob(tar(file('f', Buffer.alloc(9 << 20, 1))), OCI_LAYER), size: 5};
-    await siege.harmless(siege.publish([tar(file('f', Buffer.alloc(9 << 20, 1)))]));
+    const layer = attack.registry.addBlob(LAYER, OCI_LAYER);
+    const large = {...attack.registry.addBlob(tar(file('f', Buffer.alloc(9 << 20, 1))), OCI_LAYER), size: 5};
+    await attack.harmless(attack.publish([tar(file('f', Buffer.alloc(9 << 20, 1)))]));
     const wrong = [layer, large, {...chosen, mediaType: OCI_INDEX}, {...chosen, size: 7}].map((desc) => ({
       ...desc,
       mediaType: desc.mediaType === OCI_INDEX ? OCI_INDEX : OCI_MANIFEST,
       platform: other,
     }));
-    siege.registry.addIndex('image', 'wrong', [...wrong, {...chosen, platform}]);
-    const ref = `${siege.registry.host}/image:wrong`;
-    await siege.harmless(ref);
+    attack.registry.addIndex('image', 'wrong', [...wrong, {...chosen, platform}]);
+    const ref = `${attack.registry.host}/image:wrong`;
+    await attack.harmless(ref);
     for (const args of [
       ['images', 'ls'],
       ['images', 'check'],
@@ -240,40 +240,40 @@ besieged('nothing is taken for what it is not', (engine) => {
       ['prune', '--dry-run'],
       ['check', '--deep', '--progress', 'none'],
     ])
-      await siege.ctr.ok(args);
-    await siege
+      await attack.ctr.ok(args);
+    await attack
       .refused(ref, 'failed_precondition', {flags: ['--platform', 'plan9/mips']})
-      .catch(() => siege.refused(ref, 'invalid_argument', {flags: ['--platform', 'plan9/mips']}));
+      .catch(() => attack.refused(ref, 'invalid_argument', {flags: ['--platform', 'plan9/mips']}));
   });
 
   it("a registry's words do not reach the terminal as they are", async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
     const evil = '\u001b]0;owned\u0007\u001b[2J\u009b31m\r\nctr: all is well';
-    siege.registry.fault({status: 403, code: evil, message: evil});
-    const {stderr} = await siege.ctr(['pull', '--progress', 'none', siege.publish([[file('f')]])]);
+    attack.registry.fault({status: 403, code: evil, message: evil});
+    const {stderr} = await attack.ctr(['pull', '--progress', 'none', attack.publish([[file('f')]])]);
     // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
     assert.doesNotMatch(stderr, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
     assert.doesNotMatch(stderr, /^ctr: all is well/m);
   });
 });
 
-besieged('what cannot be verified is not passed', (engine) => {
+describeOnEngines('what cannot be verified is not passed', (engine) => {
   for (const status of [429, 503])
     it(`GHSA-2v5f: ${status} to the question that would tell`, async (t) => {
-      const siege = await besiege(t, engine);
-      if (siege === undefined) return;
-      siege.registry.fault({method: 'HEAD', headers: {'docker-content-digest': null}});
-      siege.registry.fault({method: 'GET', status, headers: {'retry-after': '3600'}});
-      await siege.refused(siege.publish([[file('f')]]), status === 429 ? 'resource_exhausted' : 'unavailable');
+      const attack = await setUpAttack(t, engine);
+      if (attack === undefined) return;
+      attack.registry.fault({method: 'HEAD', headers: {'docker-content-digest': null}});
+      attack.registry.fault({method: 'GET', status, headers: {'retry-after': '3600'}});
+      await attack.refused(attack.publish([[file('f')]]), status === 429 ? 'resource_exhausted' : 'unavailable');
     });
 
   it('kitops#290: a layer that ends early is not taken for whole', async (t) => {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    siege.registry.fault({path: /blobs/, chunked: true, ignoreRange: true, body: (right) => right.subarray(0, right.length - 1)});
-    const {status} = await siege.pull(siege.publish([[file('f', 'x'.repeat(5000))]]), {flags: ['--timeout', '20s']});
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    attack.registry.fault({path: /blobs/, chunked: true, ignoreRange: true, body: (right) => right.subarray(0, right.length - 1)});
+    const {status} = await attack.pull(attack.publish([[file('f', 'x'.repeat(5000))]]), {flags: ['--timeout', '20s']});
     assert.ok(status === 14 || status === 9, String(status));
-    await siege.assertUnharmed();
+    await attack.assertUnharmed();
   });
 });

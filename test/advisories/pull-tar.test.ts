@@ -7,7 +7,7 @@ import {it} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import type {Code} from '../../src/lib/errdefs.ts';
 import {char, dir, encode, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../support/tartest.ts';
-import {besieged, type ImageOptions, type Layer, onEverySnapshotter} from './siege.ts';
+import {describeOnEngines, type ImageOptions, type Layer, onEverySnapshotter} from './hostile-registry.ts';
 
 interface Case extends ImageOptions {
   readonly name: string;
@@ -187,13 +187,13 @@ const CASES: readonly Case[] = [
   },
 ];
 
-besieged('layers', (engine) => {
+describeOnEngines('layers', (engine) => {
   for (const {name, layers, code, ...options} of CASES)
     it(name, (t) =>
-      onEverySnapshotter(t, engine, async (siege, snapshotter) => {
-        const ref = siege.publish(layers(siege.outside), options);
-        if (code === undefined) await siege.harmless(ref, {snapshotter});
-        else await siege.refused(ref, code, {snapshotter});
+      onEverySnapshotter(t, engine, async (attack, snapshotter) => {
+        const ref = attack.publish(layers(attack.outside), options);
+        if (code === undefined) await attack.harmless(ref, {snapshotter});
+        else await attack.refused(ref, code, {snapshotter});
       }),
     );
 });

@@ -12,7 +12,7 @@ import {it, type TestContext} from 'node:test';
 import type {Engine, Result} from '../cli/harness.ts';
 import {findProgram, requiresProgram, temporaryDirectory} from '../support/helpers.ts';
 import {dir, fifo, file, symlink, type TarEntry} from '../support/tartest.ts';
-import {besiege, besieged, type Siege} from './siege.ts';
+import {type AttackSetup, describeOnEngines, setUpAttack} from './hostile-registry.ts';
 
 const ACCOUNTS = [
   dir('etc'),
@@ -21,15 +21,15 @@ const ACCOUNTS = [
 ];
 const APPLETS = ['sh', 'cat', 'id', 'grep', 'env', 'pwd', 'ls', 'echo', 'head', 'touch', 'true'];
 
-interface Running extends Siege {
+interface Running extends AttackSetup {
   /** Pulls an image with busybox and these entries, and runs a command in it. */
   run(entries: readonly TarEntry[], config: object, command: readonly string[], flags?: readonly string[]): Promise<Result>;
 }
 
 async function open(t: TestContext, engine: Engine): Promise<Running | undefined> {
   if (!requiresProgram(t, 'runc', 'unshare', 'mount', 'busybox')) return undefined;
-  const siege = await besiege(t, engine);
-  if (siege === undefined) return undefined;
+  const attack = await setUpAttack(t, engine);
+  if (attack === undefined) return undefined;
   const busybox = readFileSync(findProgram('busybox')!);
   const base = [
     dir('bin'),
@@ -39,15 +39,15 @@ async function open(t: TestContext, engine: Engine): Promise<Running | undefined
   ];
   let runs = 0;
   return {
-    ...siege,
+    ...attack,
     run: async (entries, config, command, flags = []) => {
-      const ref = siege.publish([[...base, ...entries]], {config: {Env: ['PATH=/bin'], ...config}});
-      await siege.harmless(ref);
-      const result = await siege.ctr(['run', '--rm', '--snapshotter', 'overlayfs', ...flags, ref, `c${++runs}`, ...command], {
-        cwd: siege.outside,
+      const ref = attack.publish([[...base, ...entries]], {config: {Env: ['PATH=/bin'], ...config}});
+      await attack.harmless(ref);
+      const result = await attack.ctr(['run', '--rm', '--snapshotter', 'overlayfs', ...flags, ref, `c${++runs}`, ...command], {
+        cwd: attack.outside,
         env: {CANARY_SECRET: 'canary-secret'},
       });
-      await siege.assertUnharmed();
+      await attack.assertUnharmed();
       return result;
     },
   };
@@ -61,7 +61,7 @@ function notRun({status, stdout, stderr}: Result, message: RegExp): void {
   assert.doesNotMatch(stderr, /\n\s+at /);
 }
 
-besieged('an image', (engine) => {
+describeOnEngines('an image', (engine) => {
   it('CVE-2019-5736: does not get at the runtime by way of /proc/self/exe', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;

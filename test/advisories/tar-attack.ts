@@ -4,7 +4,7 @@ import {chmodSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
 import {type Code, codeOf} from '../../src/lib/errdefs.ts';
-import {FORMS} from '../lib/archive/apply-modes.ts';
+import {APPLY_MODES} from '../lib/archive/apply-modes.ts';
 import {Tree} from '../lib/archive/scenarios.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {type TarEntry, tar} from '../support/tartest.ts';
@@ -21,7 +21,7 @@ export type Outcome = {readonly tree: Tree; readonly code?: never} | {readonly t
  */
 export function attack(t: TestContext, layers: (outside: string) => readonly (readonly (TarEntry | Buffer)[])[]): Outcome | undefined {
   if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return undefined;
-  const outcomes = FORMS.map((form): Outcome => {
+  const outcomes = APPLY_MODES.map((mode): Outcome => {
     const work = temporaryDirectory(t);
     const outside = join(work, 'outside');
     mkdirSync(join(outside, 'dir'), {recursive: true});
@@ -34,7 +34,7 @@ export function attack(t: TestContext, layers: (outside: string) => readonly (re
     try {
       outcome = {
         tree: new Tree(
-          form.run(
+          mode.run(
             inside,
             layers(outside).map((entries) => tar(...entries)),
           ),
@@ -43,7 +43,7 @@ export function attack(t: TestContext, layers: (outside: string) => readonly (re
     } catch (err) {
       outcome = {code: codeOf(err)};
     }
-    assert.deepEqual(diffTrees(before, readTree(outside)), [], `outside, after ${form.name}`);
+    assert.deepEqual(diffTrees(before, readTree(outside)), [], `outside, after ${mode.name}`);
     return outcome;
   });
   const [first, ...others] = outcomes;

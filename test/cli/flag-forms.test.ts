@@ -9,7 +9,7 @@ import type {Call, CommandClass, Commands} from '../../src/cli/command-table.ts'
 import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import {randomOf} from '../fuzz/random.ts';
+import {randomOf} from '../fuzz/seeded-random.ts';
 import {TORTURE} from '../support/helpers.ts';
 import {runOnFakes} from './fake-client.ts';
 

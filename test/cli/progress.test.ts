@@ -9,7 +9,7 @@ import {openBars} from '../../src/cli/progress-bars.ts';
 import {PlainProgress} from '../../src/cli/progress-lines.ts';
 import {closingLines, Totals} from '../../src/cli/progress-totals.ts';
 import type {Digest, ProgressEvent, PullResult} from '../../src/lib/client/types/index.ts';
-import {randomOf} from '../fuzz/random.ts';
+import {randomOf} from '../fuzz/seeded-random.ts';
 import {is, onEnd} from '../support/helpers.ts';
 import {Screen} from './terminal.ts';
 

@@ -5,7 +5,7 @@ import {formatTree} from '../../src/cli/format-tree.ts';
 import {parseMount} from '../../src/cli/mount-flag.ts';
 import {formatAge, formatLabels, formatSize} from '../../src/cli/value-formatters.ts';
 import {parseDecimal, parseDuration, parseLabels, parseSize} from '../../src/cli/value-parsers.ts';
-import {randomOf} from '../fuzz/random.ts';
+import {randomOf} from '../fuzz/seeded-random.ts';
 import {is} from '../support/helpers.ts';
 
 const table = <T>(name: string, fn: (text: string) => T, rows: readonly (readonly [string, T])[], refused: readonly string[] = []) =>

@@ -21,7 +21,7 @@ export interface Job {
   readonly progress: SharedArrayBuffer;
 }
 
-export interface Finished {
+export interface FuzzResult {
   readonly failures: {readonly n: number; readonly failure: string; readonly input: string}[];
   cases: number;
   /** Inputs that were not refused. */
@@ -29,7 +29,7 @@ export interface Finished {
   /** Inputs that are built upon in the end. */
   pool: number;
   /** Places in the sources that were reached. */
-  places: number;
+  coveredRanges: number;
   slowestMs: number;
   /** Bytes of the heap that the second half of the inputs has left behind. */
   growth: number;
@@ -68,15 +68,18 @@ export function fuzz(module: string, cases: number): void {
       assert.fail(`input ${n} of seed ${SEED}: ${failure}\nagain: ${again}\nalone: BERTH_TEST_FUZZ_INPUT=${input}`);
     assert.ok(result.growth < GROWTH_BYTES, `${result.growth} B are left in memory of ${result.cases} inputs (seed ${SEED}): ${again}`);
     t.diagnostic(
-      `${module}: ${result.cases} inputs of seed ${SEED}, ${result.accepted} accepted, ${result.pool} in the pool, ${result.places} places, slowest ${Math.ceil(result.slowestMs)} ms, ${result.growth} B left`,
+      `${module}: ${result.cases} inputs of seed ${SEED}, ${result.accepted} accepted, ${result.pool} in the pool, ${result.coveredRanges} places, slowest ${Math.ceil(result.slowestMs)} ms, ${result.growth} B left`,
     );
   });
 }
 
-function run(job: Job, again: string): Promise<Finished> {
+function run(job: Job, again: string): Promise<FuzzResult> {
   const at = new Int32Array(job.progress);
-  const worker = new Worker(new URL('worker.ts', import.meta.url), {workerData: job, resourceLimits: {maxOldGenerationSizeMb: HEAP_MB}});
-  return new Promise<Finished>((resolve, reject) => {
+  const worker = new Worker(new URL('fuzz-worker.ts', import.meta.url), {
+    workerData: job,
+    resourceLimits: {maxOldGenerationSizeMb: HEAP_MB},
+  });
+  return new Promise<FuzzResult>((resolve, reject) => {
     let [seen, since] = [-1, performance.now()];
     const watchdog = setInterval(() => {
       const n = Atomics.load(at, 0);

@@ -1,8 +1,8 @@
 /** Changes to bytes that parsers do not expect. */
-import type {Random} from './random.ts';
+import type {Random} from './seeded-random.ts';
 
 /** No input grows beyond this, in bytes. */
-const LONGEST = 32 << 10;
+const MAX_INPUT_BYTES = 32 << 10;
 const BLOCK = 512;
 
 const BYTES = [0, 1, 0x20, 0x2f, 0x2e, 0x30, 0x39, 0x7f, 0x80, 0xff] as const;
@@ -78,7 +78,7 @@ function change(bytes: Buffer, random: Random, others: readonly Uint8Array[], to
         bytes,
         at,
         at,
-        Buffer.concat(Array.from({length: Math.min(times, Math.ceil(LONGEST / (piece.length + 1)))}, () => piece)),
+        Buffer.concat(Array.from({length: Math.min(times, Math.ceil(MAX_INPUT_BYTES / (piece.length + 1)))}, () => piece)),
       );
     }
     default:
@@ -90,5 +90,5 @@ export function mutate(bytes: Uint8Array, random: Random, others: readonly Uint8
   let changed = Buffer.from(bytes);
   const changes = 1 + random.below(random.chance(0.8) ? 4 : 16);
   for (let i = 0; i < changes; i++) changed = Buffer.from(change(changed, random, others, tokens));
-  return changed.subarray(0, LONGEST);
+  return changed.subarray(0, MAX_INPUT_BYTES);
 }

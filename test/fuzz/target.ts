@@ -2,7 +2,7 @@
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {Code} from '../../src/lib/errdefs.ts';
-import type {Random} from './random.ts';
+import type {Random} from './seeded-random.ts';
 
 export interface Target {
   readonly name: string;
@@ -15,7 +15,7 @@ export interface Target {
   /** Classes of errors with which an input may be refused. Everything else that is thrown is a failure. */
   readonly refuses: readonly Code[];
   /** Repairs what would be refused at once, such as a checksum. */
-  readonly mend?: (bytes: Buffer, random: Random) => Buffer;
+  readonly repair?: (bytes: Buffer, random: Random) => Buffer;
   /** Reads one input, and asserts what has to hold of what it reads. */
   run(bytes: Buffer): void | Promise<void>;
   /** Called once, after the last input. */

@@ -8,11 +8,11 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {codeOf} from '../../src/lib/errdefs.ts';
 import type {Backing} from '../../src/lib/store/indexed-layer.ts';
-import {FORMS, indexed, indexOf} from '../lib/archive/apply-modes.ts';
+import {APPLY_MODES, buildIndex, readIndexed} from '../lib/archive/apply-modes.ts';
 import {requiresProgram, requiresRoot, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import type {TarEntry} from '../support/tartest.ts';
 import {type DiffOptions, diffTrees, type TreeEntry} from '../support/tree.ts';
-import {type GeneratedImage, generateImage} from './layers.ts';
+import {type GeneratedImage, generateImage} from './generate-image.ts';
 import {containerd, type Outcome, ours, type Unpacker, umoci} from './unpackers.ts';
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_IMAGE} = process.env;
@@ -83,7 +83,7 @@ const MEANT: readonly Meant[] = [
   },
   {
     peers: [...CONTAINERD, 'umoci'],
-    image: hidesInNothing,
+    image: hasWhiteoutWithoutParent,
     line: /: only in the second/,
     reason: 'containerd and umoci make a directory for a whiteout to lie in; where there is none, nothing has to be hidden',
   },
@@ -181,7 +181,7 @@ function hidesItsOwn({layers, features}: GeneratedImage): boolean {
 }
 
 /** Some layer has a whiteout, and not the directory of it. */
-function hidesInNothing({layers}: GeneratedImage): boolean {
+function hasWhiteoutWithoutParent({layers}: GeneratedImage): boolean {
   return layers.some((entries) => {
     const carried = new Set(entries.map(({name}) => cleaned(name).join('/')));
     return [...carried].some((name) => /(^|\/)\.wh\.[^/]*$/.test(name) && !carried.has(name.slice(0, Math.max(name.lastIndexOf('/'), 0))));
@@ -254,7 +254,7 @@ const outcomeOf = (run: () => readonly TreeEntry[]): Outcome => {
 /** Whether a layer is one that is indexed; one that is refused is not. */
 function isIndexable(layer: Uint8Array): boolean {
   try {
-    return indexOf(layer).index.reasons.size === 0;
+    return buildIndex(layer).index.reasons.size === 0;
   } catch {
     return false;
   }
@@ -263,7 +263,7 @@ function isIndexable(layer: Uint8Array): boolean {
 /** What layers come to where all of them are indexed; `undefined` where one has to be extracted. */
 function outcomeOfIndexes(t: Scope, tars: readonly Uint8Array[], backing: Backing): Outcome | undefined {
   try {
-    const tree = indexed(temporaryDirectory(t), tars, backing);
+    const tree = readIndexed(temporaryDirectory(t), tars, backing);
     return tree === undefined || tree === 'extracted' ? undefined : {tree};
   } catch (err) {
     return {error: String(err)};
@@ -279,8 +279,10 @@ describe('generated layers come to one tree', () => {
       const image = generateImage(SEED, n);
       // Whether a name is hidden or a device is what overlayfs is asked.
       if (hasDeviceZero(image)) continue;
-      const [first, ...others] = FORMS.map((form) => outcomeOf(() => form.run(temporaryDirectory(t), image.tars)));
-      const lines = others.flatMap((other, i) => differences(first!, other, false).map((line) => `    ${FORMS[i + 1]!.name}: ${line}`));
+      const [first, ...others] = APPLY_MODES.map((mode) => outcomeOf(() => mode.run(temporaryDirectory(t), image.tars)));
+      const lines = others.flatMap((other, i) =>
+        differences(first!, other, false).map((line) => `    ${APPLY_MODES[i + 1]!.name}: ${line}`),
+      );
       const isWhole = image.tars.every(isIndexable);
       // A layer that lies on one that is extracted is mounted all the same, by itself.
       const stacks = isWhole ? [image.tars] : image.tars.filter(isIndexable).map((layer) => [layer]);

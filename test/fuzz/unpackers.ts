@@ -47,7 +47,7 @@ async function readMounted(scope: Scope, scripts: readonly (string | undefined)[
     const [answer] = await Promise.race([once(child.stdout!, 'data'), ended]);
     assert.equal(String(answer), 'mounted\n');
     const root = `/proc/${child.pid}/root${dir}`;
-    const done = scripts.map((_, i) => spawnedWell(`${dir}/${i}.done`));
+    const done = scripts.map((_, i) => isReadable(`${dir}/${i}.done`));
     const xattrs = readAllXattrs(scripts.flatMap((_, i) => (done[i] === true ? [`${root}/${i}`] : [])));
     return scripts.map((_, i): Outcome => {
       if (done[i] !== true) return {error: scripts[i] === undefined ? 'not mounted' : readFileSync(`${dir}/${i}.err`, 'utf8')};
@@ -63,7 +63,7 @@ async function readMounted(scope: Scope, scripts: readonly (string | undefined)[
   }
 }
 
-function spawnedWell(path: string): boolean {
+function isReadable(path: string): boolean {
   try {
     readFileSync(path);
     return true;

@@ -1,5 +1,5 @@
 /** Names of files that shells, mount(8), fstab(5) and overlayfs could stumble over. */
-import type {Random} from '../fuzz/random.ts';
+import type {Random} from '../fuzz/seeded-random.ts';
 
 export const ODD_NAMES = [
   'a,b',

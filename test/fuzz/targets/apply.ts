@@ -4,8 +4,8 @@ import {chmodSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync,
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {resign, SEEDS, TOKENS} from '../tar-seeds.ts';
 import type {Target} from '../target.ts';
-import {resign, SEEDS, TOKENS} from '../tars.ts';
 
 /** Two names below it, as `../../outside` of the seeds has it. */
 const work = realpathSync(mkdtempSync(join(tmpdir(), 'berth-fuzz-')));
@@ -49,7 +49,7 @@ export const target: Target = {
   tokens: TOKENS,
   sources: ['/archive/apply.ts', '/archive/extraction-tree.ts', '/archive/special-files.ts', '/archive/lowerdirs.ts'],
   refuses: ['data_loss', 'invalid_argument', 'failed_precondition', 'resource_exhausted'],
-  mend: resign,
+  repair: resign,
   run: (bytes) => apply(bytes, (bytes[0] ?? 0) % 2 === 0 ? 'plain' : 'overlay'),
   close: () => rmSync(work, {recursive: true, force: true}),
 };

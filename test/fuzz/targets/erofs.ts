@@ -3,9 +3,9 @@ import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {openErofs} from '../../../src/lib/archive/erofs-reader.ts';
-import {indexOf} from '../../lib/archive/apply-modes.ts';
+import {buildIndex} from '../../lib/archive/apply-modes.ts';
 import {dir, file, link, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
-import {damageIndex} from '../erofs.ts';
+import {damageIndex} from '../damage-index.ts';
 import type {Target} from '../target.ts';
 
 const XATTRS = {'user.a': 'a'.repeat(700), 'security.b': '', 'user.c': 'c'};
@@ -19,7 +19,7 @@ const LAYERS: readonly Buffer[] = [
     ...Array.from({length: 300}, (_, i) => file(`d/e/${i.toString(36)}-${'x'.repeat(i % 40)}`, '')),
   ),
 ];
-const indexes = LAYERS.map((layer) => Buffer.concat([...indexOf(layer).index.encode(layer.length).bytes]));
+const indexes = LAYERS.map((layer) => Buffer.concat([...buildIndex(layer).index.encode(layer.length).bytes]));
 const NAMES: readonly (readonly string[])[] = [
   [],
   ['d'],
@@ -44,7 +44,7 @@ export const target: Target = {
   sources: ['/archive/erofs-reader.ts'],
   refuses: ['data_loss'],
   // Most inputs keep the form of an index: what is cut or spliced is seldom looked into.
-  mend: (bytes, random) => (random.chance(1 / 8) ? bytes : damageIndex(random.pick(indexes), random).bytes),
+  repair: (bytes, random) => (random.chance(1 / 8) ? bytes : damageIndex(random.pick(indexes), random).bytes),
   run(bytes) {
     writeFileSync(path, bytes);
     const tree = openErofs(path);

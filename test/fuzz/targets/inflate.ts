@@ -13,15 +13,15 @@ import {ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Target} from '../target.ts';
 
 /** Bytes that may come out of one input. */
-const MOST = 8 << 20;
-const TOO_MUCH = {most: MOST};
+const MAX_OUTPUT_BYTES = 8 << 20;
+const TOO_MUCH = {most: MAX_OUTPUT_BYTES};
 
 async function inflate(bytes: Buffer, open: (sink: ChunkHandler) => Inflater | AsyncInflater, chunk: number): Promise<unknown> {
   const hash = createHash('sha256');
   let size = 0;
   const inflater = open((piece) => {
     size += piece.length;
-    if (size > MOST) throw new ErrdefsError('resource_exhausted', 'input', {details: TOO_MUCH});
+    if (size > MAX_OUTPUT_BYTES) throw new ErrdefsError('resource_exhausted', 'input', {details: TOO_MUCH});
     hash.update(piece);
   });
   try {

@@ -4,8 +4,8 @@ import {createHash} from 'node:crypto';
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader, type TarHandler} from '../../../src/lib/archive/tar.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
+import {resign, SEEDS, TOKENS} from '../tar-seeds.ts';
 import type {Target} from '../target.ts';
-import {resign, SEEDS, TOKENS} from '../tars.ts';
 
 /** What is told of an archive, and how it ended. */
 function events(bytes: Buffer, chunk: number): {readonly told: readonly string[]; readonly end: string; readonly err?: unknown} {
@@ -53,7 +53,7 @@ export const target: Target = {
   tokens: TOKENS,
   sources: ['/archive/tar.ts', '/archive/erofs-index.ts'],
   refuses: ['data_loss', 'invalid_argument', 'resource_exhausted'],
-  mend: resign,
+  repair: resign,
   run(bytes) {
     const whole = events(bytes, bytes.length + 1);
     const {err: _, ...pieces} = events(bytes, 1 + (bytes.length % 700));

@@ -44,7 +44,7 @@ export function readMerged(work: string, trees: readonly string[]): TreeEntry[] 
   }
 }
 
-export interface Form {
+export interface ApplyMode {
   readonly name: string;
   /** Applies layers, the bottom first, in an empty directory. */
   run(work: string, layers: readonly Uint8Array[]): TreeEntry[];
@@ -56,7 +56,7 @@ function makeTree(work: string, name: string): string {
   return tree;
 }
 
-export const PLAIN: Form = {
+export const PLAIN_MODE: ApplyMode = {
   name: 'plain',
   run(work, layers) {
     const root = makeTree(work, 'root');
@@ -65,7 +65,7 @@ export const PLAIN: Form = {
   },
 };
 
-export const OVERLAY: Form = {
+export const OVERLAY_MODE: ApplyMode = {
   name: 'overlay, one after the other',
   run(work, layers) {
     const trees: string[] = [];
@@ -78,7 +78,7 @@ export const OVERLAY: Form = {
   },
 };
 
-export const RECONCILED: Form = {
+export const RECONCILED_MODE: ApplyMode = {
   name: 'overlay, each by itself and then reconciled',
   run(work, layers) {
     const done = layers.map((layer, i) => {
@@ -98,10 +98,10 @@ export const RECONCILED: Form = {
   },
 };
 
-export const FORMS: readonly Form[] = [PLAIN, OVERLAY, RECONCILED];
+export const APPLY_MODES: readonly ApplyMode[] = [PLAIN_MODE, OVERLAY_MODE, RECONCILED_MODE];
 
 /** The index of a layer, and where its entries end. */
-export function indexOf(archive: Uint8Array): {readonly index: ErofsIndex; readonly entriesEnd: number} {
+export function buildIndex(archive: Uint8Array): {readonly index: ErofsIndex; readonly entriesEnd: number} {
   const index = createErofsIndex();
   const reader = createTarReader(index);
   reader.write(archive);
@@ -124,7 +124,7 @@ const mountIndexed = (directory: string, backing: Backing, at: string): string |
 function writeIndexed(directory: string, layer: Uint8Array, backing: Backing): readonly ImplicitParent[] {
   mkdirSync(directory, {recursive: true});
   writeFileSync(join(directory, EROFS_TAR), layer);
-  return writeLayerIndex(directory, backing, indexOf(layer).index, layer.length);
+  return writeLayerIndex(directory, backing, buildIndex(layer).index, layer.length);
 }
 
 const mountable = new Map<Backing, boolean>();
@@ -147,7 +147,7 @@ function isMountable(work: string, backing: Backing): boolean {
  *
  * @returns undefined when this kernel mounts no index
  */
-export function indexed(
+export function readIndexed(
   work: string,
   layers: readonly Uint8Array[],
   backing: Backing = 'files',

@@ -10,7 +10,7 @@ import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {indexTar} from '../../../src/lib/client/workers/layer-index.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {EROFS_INDEX, EROFS_TAR} from '../../../src/lib/store/indexed-layer.ts';
-import {generateImage} from '../../fuzz/layers.ts';
+import {generateImage} from '../../fuzz/generate-image.ts';
 import {requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {char, dir, file, link, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
 import {apply} from './apply-modes.ts';

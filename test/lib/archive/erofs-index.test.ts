@@ -7,7 +7,7 @@ import {openExtracted} from '../../../src/lib/archive/lower-tree.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees} from '../../support/tree.ts';
-import {indexed, indexOf, PLAIN} from './apply-modes.ts';
+import {buildIndex, PLAIN_MODE, readIndexed} from './apply-modes.ts';
 import {SCENARIOS} from './scenarios.ts';
 
 const X = {xattrs: {'user.a': '1'}};
@@ -125,7 +125,7 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
 ];
 
 function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
-  const theirs = indexed(temporaryDirectory(t), layers);
+  const theirs = readIndexed(temporaryDirectory(t), layers);
   if (theirs === undefined) {
     t.skip('needs a kernel that mounts EROFS from files');
     return;
@@ -133,7 +133,7 @@ function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
   assert.notEqual(theirs, 'extracted', 'the layer can be indexed');
   // The root is whoever mounts it to make.
   assert.deepEqual(
-    diffTrees(PLAIN.run(temporaryDirectory(t), layers), theirs as Exclude<typeof theirs, string>, {ignore: (path) => path === '.'}),
+    diffTrees(PLAIN_MODE.run(temporaryDirectory(t), layers), theirs as Exclude<typeof theirs, string>, {ignore: (path) => path === '.'}),
     [],
   );
 }
@@ -142,7 +142,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
   for (const [name, reasons, ...layers] of CASES)
     it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
       const tars = layers.map((entries) => tar(...entries));
-      assert.deepEqual([...indexOf(tars.at(-1)!).index.reasons], reasons);
+      assert.deepEqual([...buildIndex(tars.at(-1)!).index.reasons], reasons);
       if (reasons.length > 0 || !requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'fsck.erofs', 'getfattr')) return;
       assertIndexable(t, tars);
     });
@@ -152,7 +152,8 @@ describe('a layer is indexed only where that gives the tree that applying gives'
       const tars = layers.map((entries) => tar(...entries));
       if (
         tars.some(
-          (archive) => indexOf(archive).index.reasons.size > 0 || indexOf(archive).index.encode(archive.length).implicitParents.length > 0,
+          (archive) =>
+            buildIndex(archive).index.reasons.size > 0 || buildIndex(archive).index.encode(archive.length).implicitParents.length > 0,
         ) ||
         !requiresRoot(t) ||
         !requiresProgram(t, 'mkfs.erofs', 'fsck.erofs', 'getfattr')
@@ -163,7 +164,7 @@ describe('a layer is indexed only where that gives the tree that applying gives'
 });
 
 it('counts entries and their sizes as applying does', () => {
-  const {entries, size} = indexOf(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!'))).index;
+  const {entries, size} = buildIndex(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!'))).index;
   assert.deepEqual({entries, size}, {entries: 5, size: 9});
 });
 
@@ -182,7 +183,10 @@ describe('a layer that does not carry its parents is applied', () => {
       applier.write(tar(...below));
       applier.end();
       const archive = tar(...layer);
-      assert.equal(inheritAttributes(indexOf(archive).index.encode(archive.length).implicitParents, [openExtracted(root, [])]), undefined);
+      assert.equal(
+        inheritAttributes(buildIndex(archive).index.encode(archive.length).implicitParents, [openExtracted(root, [])]),
+        undefined,
+      );
     });
 });
 
@@ -195,5 +199,5 @@ it('says where entries end, whatever follows them', () => {
     ['nothing', whole.subarray(0, end)],
     ['not even the last padding', whole.subarray(0, 512 + 700)],
   ] as const)
-    assert.equal(indexOf(archive).entriesEnd, end, what);
+    assert.equal(buildIndex(archive).entriesEnd, end, what);
 });

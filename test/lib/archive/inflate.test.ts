@@ -4,10 +4,10 @@ import {describe, it} from 'node:test';
 import {createGzip, gzipSync, zstdCompressSync} from 'node:zlib';
 import {canInflateSynchronously, createStreamInflater, createSyncInflater, openInflater} from '../../../src/lib/archive/inflate.ts';
 import {is} from '../../support/helpers.ts';
-import {findBun, runInBun} from './bun.ts';
-import {inflate, inflateAll, OPENERS, type Outcome, PLAIN, STREAMS, sha256} from './streams.ts';
+import {inflate, inflateAll, OPENERS, type Outcome, PLAIN, STREAMS, sha256} from './compressed-streams.ts';
+import {findBun, runInBun} from './run-in-bun.ts';
 
-const bun = (): {synchronous: boolean; outcomes: Record<string, Outcome>} => runInBun('streams.ts') as ReturnType<typeof bun>;
+const bun = (): {synchronous: boolean; outcomes: Record<string, Outcome>} => runInBun('compressed-streams.ts') as ReturnType<typeof bun>;
 
 function check(outcomes: Record<string, Outcome>): void {
   for (const [name, outcome] of Object.entries(outcomes)) {

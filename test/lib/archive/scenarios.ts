@@ -105,7 +105,7 @@ const BASE = [
   dir('home/derek', 0o700),
 ];
 
-const CONTAINERD: readonly Scenario[] = [
+const CONTAINERD_TESTS: readonly Scenario[] = [
   ...(
     [
       ['../other', 'home/derek/other'],
@@ -391,7 +391,7 @@ const CONTAINERD: readonly Scenario[] = [
 ];
 
 /** Layers as containerd writes them for changes between two trees. */
-const FSSUITE: readonly Scenario[] = [
+const CONTAINERD_FS_SUITE: readonly Scenario[] = [
   {
     name: 'FSSuite Basic',
     layers: [
@@ -507,7 +507,7 @@ const LONG = 'n'.repeat(120);
 const LONGEST = 'm'.repeat(255);
 const CAPABILITY = Buffer.from('0100000200200000000000000000000000000000', 'hex');
 
-const OURS: readonly Scenario[] = [
+const BERTH_SCENARIOS: readonly Scenario[] = [
   {
     name: 'a whiteout before a directory of the same name hides what is below in it',
     layers: [
@@ -1239,4 +1239,4 @@ const OURS: readonly Scenario[] = [
   },
 ];
 
-export const SCENARIOS: readonly Scenario[] = [...CONTAINERD, ...FSSUITE, ...OURS];
+export const SCENARIOS: readonly Scenario[] = [...CONTAINERD_TESTS, ...CONTAINERD_FS_SUITE, ...BERTH_SCENARIOS];

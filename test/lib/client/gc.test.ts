@@ -11,7 +11,7 @@ import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
 import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
-import {type Random, randomOf} from '../../fuzz/random.ts';
+import {type Random, randomOf} from '../../fuzz/seeded-random.ts';
 import {isShort, newClient, TORTURE} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../../support/records.ts';

@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {failpointOptions} from '../../fakes/failpoints.ts';
-import {randomOf} from '../../fuzz/random.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, newClient, onEnd, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {pulled} from './rig.ts';
 

@@ -3,7 +3,7 @@ import {rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {Store} from '../../../src/lib/store/store.ts';
-import {randomOf} from '../../fuzz/random.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
 import {newClient} from '../../support/helpers.ts';
 import {contentRecord, digestOf, imageRecord, type MadeImage, makeImage} from '../../support/records.ts';
 import {readJSON, writeJSON} from './rig.ts';

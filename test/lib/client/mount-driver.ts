@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {chdir} from 'node:process';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client, HostMount} from '../../../src/lib/client/types/index.ts';
-import {randomOf} from '../../fuzz/random.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, TORTURE} from '../../support/helpers.ts';
 import {ODD_NAMES, oddName} from '../../support/odd-names.ts';
 

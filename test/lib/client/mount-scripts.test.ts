@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {lines} from '../../../src/cli/printable.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {randomOf} from '../../fuzz/random.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
 import {findProgram, newClient, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {ODD_NAMES, oddName} from '../../support/odd-names.ts';

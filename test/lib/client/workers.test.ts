@@ -11,7 +11,7 @@ import {WorkerPool} from '../../../src/lib/client/workers/pool.ts';
 import {spawnWorker} from '../../../src/lib/client/workers/spawn.ts';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../fakes/registry.ts';
-import {randomOf} from '../../fuzz/random.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, onEnd, type Scope, temporaryDirectory} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
 

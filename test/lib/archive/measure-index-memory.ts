@@ -1,6 +1,6 @@
 /**
  * Reads a layer of so many small files and indexes it; prints, as JSON, the memory that it took at most, in bytes:
- * `index-memory.ts FILES PER-DIRECTORY`.
+ * `measure-index-memory.ts FILES PER-DIRECTORY`.
  */
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';

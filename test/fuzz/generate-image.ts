@@ -5,7 +5,7 @@
  * Each image has a few of the features only, so that the tree tells which of them it was.
  */
 import {block, char, dir, fifo, file, link, MTIME, symlink, type TarEntry, tar} from '../support/tartest.ts';
-import {type Random, randomOf} from './random.ts';
+import {type Random, randomOf} from './seeded-random.ts';
 
 /** What the names of an image may have, and its entries may be. */
 const FEATURES = [

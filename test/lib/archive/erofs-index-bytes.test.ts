@@ -8,8 +8,8 @@ import {describe, it, type TestContext} from 'node:test';
 import {requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {char, dir, file, link, opaque, symlink, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
-import {apply, indexOf} from './apply-modes.ts';
-import {findBun, runInBun} from './bun.ts';
+import {apply, buildIndex} from './apply-modes.ts';
+import {findBun, runInBun} from './run-in-bun.ts';
 
 const SEED = SAMPLE;
 const COUNT = TORTURE ? 1000 : 60;
@@ -17,11 +17,11 @@ const COUNT = TORTURE ? 1000 : 60;
 const CHUNK = 509;
 
 function inNode(chunk: number): unknown {
-  const args = [join(import.meta.dirname, 'index-digests.ts'), String(SEED), String(COUNT), String(chunk)];
+  const args = [join(import.meta.dirname, 'print-index-digests.ts'), String(SEED), String(COUNT), String(chunk)];
   return JSON.parse(execFileSync(process.execPath, args, {encoding: 'utf8', maxBuffer: 1 << 26}));
 }
 
-const encoded = (archive: Uint8Array): Buffer => Buffer.concat([...indexOf(archive).index.encode(archive.length).bytes]);
+const encoded = (archive: Uint8Array): Buffer => Buffer.concat([...buildIndex(archive).index.encode(archive.length).bytes]);
 
 /** A bit of everything that an index takes. */
 const EVERYTHING = tar(
@@ -42,7 +42,8 @@ describe('the index of a tar', () => {
   it(`is the same in every process, in whatever pieces the tar comes, and on both engines: images ${SEED}/0 to ${SEED}/${COUNT - 1}`, () => {
     const once = inNode(CHUNK);
     assert.deepEqual(inNode(1 << 20), once, 'in one piece');
-    if (findBun() !== undefined) assert.deepEqual(runInBun('index-digests.ts', String(SEED), String(COUNT), String(CHUNK)), once, 'on Bun');
+    if (findBun() !== undefined)
+      assert.deepEqual(runInBun('print-index-digests.ts', String(SEED), String(COUNT), String(CHUNK)), once, 'on Bun');
   });
 
   it('is what it was: other bytes for the same tar have every deep check compare trees, which takes longer', () => {
@@ -66,7 +67,7 @@ describe('the memory of an index', () => {
     it(`grows by at most ${bytes} B an entry, ${name}`, (t) => {
       if (engine === undefined) return t.skip(`needs ${name}`);
       for (const perDirectory of TORTURE ? [FILES, 1000] : [FILES]) {
-        const args = [join(import.meta.dirname, 'index-memory.ts'), String(FILES), String(perDirectory)];
+        const args = [join(import.meta.dirname, 'measure-index-memory.ts'), String(FILES), String(perDirectory)];
         const found = JSON.parse(execFileSync(engine, args, {encoding: 'utf8'})) as {entries: number; reasons: string[]; peak: number};
         assert.deepEqual(found.reasons, []);
         t.diagnostic(`${found.entries} entries, ${perDirectory} a directory: ${found.peak} B`);
@@ -133,7 +134,7 @@ describe('hard links', () => {
   it('to a lower layer have it extracted, and come to one file of all names', (t) => {
     if (!requiresRoot(t)) return;
     const [below, above] = [tar(dir('d'), file('d/f', 'x')), tar(link('d/f', 'g'))];
-    assert.deepEqual([...indexOf(above).index.reasons], ['missing-link']);
+    assert.deepEqual([...buildIndex(above).index.reasons], ['missing-link']);
     const root = temporaryDirectory(t);
     for (const layer of [below, above]) apply(root, layer, {form: 'plain'});
     assert.deepEqual(nlinks(root), ['d 2', 'd/f 2', 'g 2']);
@@ -152,7 +153,7 @@ describe('a sparse file', () => {
       const script = `truncate -s 8M hole; printf begin >both; truncate -s 4M both; printf end >>both
         truncate -s 1M comb; for i in 1 3 5 7; do printf $i | dd of=comb bs=1 seek=$((i * 131072)) conv=notrunc status=none; done`;
       const layer = gnuTar(t, script, '--sparse', ...flags);
-      assert.ok([...indexOf(layer).index.reasons].includes('sparse'));
+      assert.ok([...buildIndex(layer).index.reasons].includes('sparse'));
       const [applied, extracted] = [temporaryDirectory(t), temporaryDirectory(t)];
       apply(applied, layer, {form: 'overlay'});
       execFileSync('tar', ['-xpf', '-', '-C', extracted], {input: layer});

@@ -18,7 +18,7 @@ const ENGINES: readonly Engine[] = TORTURE ? ['node', 'executable'] : ['executab
 export const SNAPSHOTTERS = ['erofs', 'overlayfs', 'native'] as const;
 export type SnapshotterName = (typeof SNAPSHOTTERS)[number];
 
-export function besieged(name: string, declare: (engine: Engine) => void): void {
+export function describeOnEngines(name: string, declare: (engine: Engine) => void): void {
   for (const engine of ENGINES) describe(`${name}, ${engine}`, () => declare(engine));
 }
 
@@ -39,7 +39,7 @@ export interface PullOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-export interface Siege {
+export interface AttackSetup {
   readonly ctr: CommandLine;
   readonly registry: FakeRegistry;
   /** Absolute: a directory with a file `canary` (mode 0400) and a directory `dir`, where every command stands. */
@@ -57,7 +57,7 @@ export interface Siege {
 }
 
 /** @returns undefined when the test was skipped */
-export async function besiege(t: Scope & Skippable, engine: Engine, options: FakeOptions = {}): Promise<Siege | undefined> {
+export async function setUpAttack(t: Scope & Skippable, engine: Engine, options: FakeOptions = {}): Promise<AttackSetup | undefined> {
   if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return undefined;
   const ctr = commandLine(t, engine);
   const registry = await startFakeRegistry(t, options);
@@ -69,7 +69,7 @@ export async function besiege(t: Scope & Skippable, engine: Engine, options: Fak
   const root = ctr.env.BERTH_ROOT!;
   let published = 0;
 
-  const siege: Siege = {
+  const attack: AttackSetup = {
     ctr,
     registry,
     outside,
@@ -88,19 +88,19 @@ export async function besiege(t: Scope & Skippable, engine: Engine, options: Fak
     pull: (ref, {snapshotter = 'overlayfs', flags = [], env = {}} = {}) =>
       ctr(['pull', '--json', '--progress', 'none', '--snapshotter', snapshotter, ...flags, ref], {cwd: outside, env}),
     refused: async (ref, code, pullOptions = {}) => {
-      const {status, stdout, stderr} = await siege.pull(ref, pullOptions);
+      const {status, stdout, stderr} = await attack.pull(ref, pullOptions);
       assert.equal(status, CLASSES[code].exit, `${pullOptions.snapshotter ?? ''} ${stdout}${stderr}`);
       assert.equal(stdout, '');
       const {error} = JSON.parse(stderr) as {error: ErrorJSON};
       assert.equal(error.kind, code);
       assert.doesNotMatch(stderr, /\n\s+at /);
-      await siege.assertUnharmed();
+      await attack.assertUnharmed();
       return error;
     },
     harmless: async (ref, pullOptions = {}) => {
-      const {status, stderr} = await siege.pull(ref, pullOptions);
+      const {status, stderr} = await attack.pull(ref, pullOptions);
       assert.equal(status, 0, `${pullOptions.snapshotter ?? ''} ${stderr}`);
-      await siege.assertUnharmed();
+      await attack.assertUnharmed();
     },
     assertUnharmed: async () => {
       assert.deepEqual(diffTrees(before, readTree(outside)), [], 'outside');
@@ -111,18 +111,18 @@ export async function besiege(t: Scope & Skippable, engine: Engine, options: Fak
       assert.equal(status, 0, stdout);
     },
   };
-  return siege;
+  return attack;
 }
 
 /** Runs an attack on every snapshotter, each on a store of its own. */
 export async function onEverySnapshotter(
   t: Scope & Skippable,
   engine: Engine,
-  attack: (siege: Siege, snapshotter: SnapshotterName) => Promise<void>,
+  run: (attack: AttackSetup, snapshotter: SnapshotterName) => Promise<void>,
 ): Promise<void> {
   for (const snapshotter of SNAPSHOTTERS) {
-    const siege = await besiege(t, engine);
-    if (siege === undefined) return;
-    await attack(siege, snapshotter);
+    const attack = await setUpAttack(t, engine);
+    if (attack === undefined) return;
+    await run(attack, snapshotter);
   }
 }

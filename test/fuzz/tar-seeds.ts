@@ -1,6 +1,6 @@
 /** Archives to begin with, and what keeps a changed one readable. */
 import {block, char, dir, encode, fifo, file, link, opaque, paxRecords, sign, symlink, tar, whiteout} from '../support/tartest.ts';
-import type {Random} from './random.ts';
+import type {Random} from './seeded-random.ts';
 
 const sparseHeader = (pax: Readonly<Record<string, string>>, content: string) => file('sparse', content, 0o644, {pax});
 

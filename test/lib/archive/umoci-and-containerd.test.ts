@@ -9,7 +9,7 @@ import {onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '..
 import {addImage, setTarget} from '../../support/layouts.ts';
 import {tar} from '../../support/tartest.ts';
 import {type DiffOptions, diffTrees, readTree} from '../../support/tree.ts';
-import {PLAIN} from './apply-modes.ts';
+import {PLAIN_MODE} from './apply-modes.ts';
 import {SCENARIOS, type Scenario} from './scenarios.ts';
 
 const tarsOf = (scenario: Scenario): Buffer[] => scenario.layers.map((entries) => tar(...entries));
@@ -36,7 +36,7 @@ describe('a layer comes to the tree that umoci makes of it', () => {
       assert.equal(status, 0, stderr);
       // The root is made by whoever unpacks.
       const ignore: DiffOptions['ignore'] = (path, field) => path === '.' || umoci?.[path]?.includes(field) === true;
-      assert.deepEqual(diffTrees(PLAIN.run(join(work), tars), readTree(join(work, 'theirs')), {ignore}), []);
+      assert.deepEqual(diffTrees(PLAIN_MODE.run(join(work), tars), readTree(join(work, 'theirs')), {ignore}), []);
     });
 });
 
@@ -89,7 +89,7 @@ describe("a layer comes to the tree that containerd's native snapshotter makes o
       assert.equal(spawnSync('umount', [at]).status, 0);
       const directories = new Set(theirs.filter(({type}) => type === 'directory').map(({path}) => path));
       mkdirSync(join(work, `ours${i}`));
-      const ours = PLAIN.run(join(work, `ours${i}`), tarsOf(scenario));
+      const ours = PLAIN_MODE.run(join(work, `ours${i}`), tarsOf(scenario));
       // containerd leaves a directory's mtime at the time of the last entry in it, unless the layer carries it.
       const ignore: DiffOptions['ignore'] = (path, field) => field === 'mtime' && directories.has(path);
       lines.push(...diffTrees(ours, theirs, {ignore}).map((line) => `${scenario.name}: ${line}`));

@@ -8,9 +8,9 @@ import {setFlagsFromString} from 'node:v8';
 import {runInNewContext} from 'node:vm';
 import {parentPort, workerData} from 'node:worker_threads';
 import {codeOf, isErrdefs} from '../../src/lib/errdefs.ts';
-import type {Finished, Job} from './fuzzer.ts';
+import type {FuzzResult, Job} from './fuzzer.ts';
 import {mutate} from './mutate.ts';
-import {randomOf} from './random.ts';
+import {randomOf} from './seeded-random.ts';
 import {CORPUS, corpusOf, type Target} from './target.ts';
 
 const {module, seed, cases, input, save, progress} = workerData as Job;
@@ -20,7 +20,7 @@ const {target} = (await import(module)) as {readonly target: Target};
 /** Inputs that are built upon; those that led to a new place in the sources are added. */
 const pool: Uint8Array[] = [...target.seeds, ...corpusOf(target.name)];
 /** Inputs that are tried as they are, before any is changed. */
-const VERBATIM = pool.length;
+const UNCHANGED_INPUTS = pool.length;
 const LARGEST_POOL = 1000;
 /** Inputs whose ways through the sources are looked at: by then hardly one leads somewhere new, and looking is most of the time. */
 const GUIDED = 10_000;
@@ -55,7 +55,7 @@ class Coverage {
     return found;
   }
 
-  get places(): number {
+  get ranges(): number {
     return this.#seen.size;
   }
 
@@ -65,10 +65,10 @@ class Coverage {
 }
 
 function inputOf(n: number): Buffer {
-  if (n < VERBATIM) return Buffer.from(pool[n]!);
+  if (n < UNCHANGED_INPUTS) return Buffer.from(pool[n]!);
   const random = randomOf(seed, n);
   const mutated = mutate(random.pick(pool), random, pool, target.tokens);
-  return target.mend?.(mutated, random) ?? mutated;
+  return target.repair?.(mutated, random) ?? mutated;
 }
 
 function failureOf(err: unknown): string | undefined {
@@ -77,29 +77,29 @@ function failureOf(err: unknown): string | undefined {
 }
 
 setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void;
+const collectGarbage = runInNewContext('gc') as () => void;
 const heapUsed = async (): Promise<number> => {
   // What buffers held is given back a little after they are gone.
   for (let i = 0; i < 3; i++) {
-    collect();
+    collectGarbage();
     await setTimeout(20);
   }
   return process.memoryUsage().heapUsed + process.memoryUsage().external;
 };
 
-const result: Finished = {failures: [], cases: 0, accepted: 0, pool: 0, places: 0, slowestMs: 0, growth: 0};
+const result: FuzzResult = {failures: [], cases: 0, accepted: 0, pool: 0, coveredRanges: 0, slowestMs: 0, growth: 0};
 const coverage = new Coverage();
 const inputs = input === undefined ? undefined : [Buffer.from(input, 'base64')];
 const last = inputs?.length ?? cases;
 /** Memory is compared between here and the end: what is loaded or learnt on the way is there by then. */
-const settled = Math.max(Math.floor(last / 2), last > GUIDED ? GUIDED + 1 : 0);
+const measureFrom = Math.max(Math.floor(last / 2), last > GUIDED ? GUIDED + 1 : 0);
 let before = 0;
 let pooled = 0;
 let pooledBefore = 0;
 
 for (let n = 0; n < last && result.failures.length < 3; n++) {
   Atomics.store(at, 0, n);
-  if (n === settled) {
+  if (n === measureFrom) {
     before = await heapUsed();
     pooledBefore = pooled;
   }
@@ -124,7 +124,7 @@ for (let n = 0; n < last && result.failures.length < 3; n++) {
 }
 if (last > 1) result.growth = (await heapUsed()) - before - (pooled - pooledBefore);
 result.pool = pool.length;
-result.places = coverage.places;
+result.coveredRanges = coverage.ranges;
 if (last <= GUIDED) coverage.close();
 target.close?.();
 parentPort!.postMessage(result);

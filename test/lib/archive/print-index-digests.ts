@@ -1,9 +1,9 @@
-/** Prints, as JSON, the digest of each generated layer's index, or why there is none: `index-digests.ts SEED COUNT BYTES-AT-A-TIME`. */
+/** Prints, as JSON, the digest of each generated layer's index, or why there is none: `print-index-digests.ts SEED COUNT BYTES-AT-A-TIME`. */
 import {createHash} from 'node:crypto';
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {codeOf} from '../../../src/lib/errdefs.ts';
-import {generateImage} from '../../fuzz/layers.ts';
+import {generateImage} from '../../fuzz/generate-image.ts';
 
 function digest(layer: Uint8Array, chunk: number): string {
   const index = createErofsIndex();

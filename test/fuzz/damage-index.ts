@@ -2,7 +2,7 @@
  * Damage to EROFS indexes as a disk or a hand would hardly make it: whole fields get values at their bounds, names lead elsewhere,
  * directories into themselves. Fields are found by walking the index, so that each kind is met as often as any other.
  */
-import type {Random} from './random.ts';
+import type {Random} from './seeded-random.ts';
 
 /** A number in an index, little endian. */
 interface Field {
