@@ -70,7 +70,7 @@ export interface ApplyResult {
   /** True when `lowers` had a say in the tree: it fits no others. */
   readonly usedLowers: boolean;
   /** The tree has whiteouts or opaque marks, which overlayfs understands and nothing else. */
-  readonly hasMarks: boolean;
+  readonly hasWhiteouts: boolean;
 }
 
 export interface Applier {
@@ -153,8 +153,8 @@ class LayerApplier implements Applier {
     try {
       this.#reader.end();
       this.#tree.complete();
-      const {usedLowers, hasMarks} = this.#tree;
-      return {size: this.#size, entries: this.#entries, lowerDependencies: this.#lowerDependencies(), usedLowers, hasMarks};
+      const {usedLowers, hasWhiteouts: hasWhiteouts} = this.#tree;
+      return {size: this.#size, entries: this.#entries, lowerDependencies: this.#lowerDependencies(), usedLowers, hasWhiteouts};
     } catch (err) {
       throw fromErrno(err, `layer tree ${this.#root}`);
     } finally {

@@ -65,7 +65,7 @@ export interface EncodedIndex {
   /** Parents first. They have the attributes of a directory that nothing is below; see `implicit-parents.ts`. */
   readonly implicitParents: readonly ImplicitParent[];
   /** The layer has whiteouts or opaque marks, which overlayfs understands and nothing else. */
-  readonly hasMarks: boolean;
+  readonly hasWhiteouts: boolean;
 }
 
 /** `entry` throws resource_exhausted where there are more entries or bytes than a layer may have. */
@@ -420,7 +420,7 @@ export function createErofsIndex(): ErofsIndex {
       return {
         bytes: encode(nodes, layout, Math.ceil(tarBytes / BLOCK), alignment),
         implicitParents: implied.size === 0 ? [] : [...impliedIn(nodes, ROOT, '', implied, layout)],
-        hasMarks: opaque.size > 0 || layout.inodes[WHITEOUT] !== 0,
+        hasWhiteouts: opaque.size > 0 || layout.inodes[WHITEOUT] !== 0,
       };
     },
   };

@@ -113,7 +113,7 @@ export class LayerTree {
   /** What is below had a say. */
   usedLowers = false;
   /** Known once the tree is complete: something in it is marked for overlayfs. */
-  hasMarks = false;
+  hasWhiteouts = false;
   /** What was made because something is in it, each directory counted with those above it. */
   #implicitSteps = 0;
   readonly #root: string;
@@ -444,7 +444,7 @@ export class LayerTree {
       const xattrs = new Map(xattrsBelow.get(dir) ?? attributes.xattrs);
       if (dir.opaque && !lowersHidden) {
         xattrs.set(`${prefix}${OPAQUE}`, Buffer.from('y'));
-        this.hasMarks = true;
+        this.hasWhiteouts = true;
       }
       if (dir.whiteouts !== undefined && dir.whiteouts.size > 0 && !dir.opaque && !lowersHidden) {
         whiteoutPaths.push(...[...dir.whiteouts].map((name) => join(dir, name)));
@@ -454,7 +454,7 @@ export class LayerTree {
       if (dir === this.rootDir || (xattrs.size === 0 && exact)) setByNode.push(dir);
       else setByTar.push({...attributes, xattrs, type: 'directory', path: dir.path});
     }
-    this.hasMarks ||= whiteoutPaths.length > 0;
+    this.hasWhiteouts ||= whiteoutPaths.length > 0;
     makeSpecialFiles(this.#root, [...special, ...whiteoutEntries(whiteoutPaths), ...setByTar], this.#warn);
     for (const dir of setByNode) this.#setAttributes(dir);
   }

@@ -20,7 +20,7 @@ export function writeLayerIndex(directory: string, backing: Backing, index: Erof
   writeIndex(directory, backing, (alignment) => {
     const encoded = index.encode(tarBytes, alignment);
     parents = encoded.implicitParents;
-    if (encoded.hasMarks) noteWhiteouts(directory);
+    if (encoded.hasWhiteouts) noteWhiteouts(directory);
     return encoded.bytes;
   });
   return parents;

@@ -125,7 +125,7 @@ class LayerUnpacker {
     if (diffID !== expected)
       throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but the image's config says ${expected}`);
     const end = this.#target.end();
-    if (end.applied?.hasMarks === true) noteWhiteouts(this.#job.directory);
+    if (end.applied?.hasWhiteouts === true) noteWhiteouts(this.#job.directory);
     return {...end, warnings: this.#warnings};
   }
 
