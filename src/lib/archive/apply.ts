@@ -1,11 +1,11 @@
 /**
  * Applies a layer's tar to a directory, in one pass and with synchronous calls.
  *
- * The rules after containerd, pkg/archive/tar.go (applyNaive, createTarFile); that whiteouts spare what their own layer holds
- * after the OCI image specification and umoci, oci/layer/tar_extract.go; how they look on disk in overlay form after the
- * kernel's Documentation/filesystems/overlayfs.rst.
+ * Sources: containerd, pkg/archive/tar.go (applyNaive, createTarFile), for entries. The OCI image specification and umoci,
+ * oci/layer/tar_extract.go, for whiteouts, which spare entries of their own layer. The kernel's Documentation/filesystems/overlayfs.rst for
+ * overlay form.
  *
- * The process should have called `process.umask(0)`: with another umask modes come out right too, at one call more per file.
+ * Call `process.umask(0)` first: any other umask costs one more call for each file.
  */
 import {
   chmodSync,
@@ -33,73 +33,73 @@ import {createTarReader, displayName, type TarHeader, type TarReader} from './ta
 export type {LayerForm} from './extraction-tree.ts';
 
 export interface ApplierOptions {
-  /** Absolute path. For `overlay` an empty directory; for `plain` the tree that the layer changes, or an empty directory. */
+  /** Absolute path. `overlay`: an empty directory. `plain`: the tree that the layer changes, or an empty directory. */
   readonly root: string;
-  /** `overlay`: whiteouts become 0/0 character devices and opaque marks. `plain`: they delete from the tree. */
+  /** `overlay`: whiteouts become 0/0 character devices and opaque marks. `plain`: whiteouts delete from the tree. */
   readonly form: LayerForm;
   /**
-   * For `overlay`: absolute paths of the trees below, nearest first, each a layer in overlay form, or one merged root; empty
-   * for the lowest layer. Absent while they are not known: see `lowerDependencies` and `reconcile`.
+   * `overlay`: absolute paths of the lower layers, topmost first. Each is a layer in overlay form, or all are one merged root. Empty for
+   * the lowest layer; absent while the lower layers are unknown: see `lowerDependencies` and `reconcile`.
    */
   readonly lowers?: readonly string[];
-  /** Entries, and bytes by the headers' sizes, above which the layer is refused; default those of `limits.ts`. */
+  /** Most entries, and most bytes by the sizes in the headers. Default: those of `limits.ts`. */
   readonly limits?: {readonly entries?: number; readonly bytes?: number};
-  /** Told what could not be kept: device nodes without the right to make them, attributes without a place. */
+  /** Called for each device node that this process may not create, and for each attribute that cannot be set. */
   readonly warn?: (message: string) => void;
 }
 
-/** What was decided without knowing the trees below. Paths are binary strings, below the root. */
+/** Assumptions about lower layers, made while they were unknown. Paths are binary strings, below the root. */
 export interface LowerDependencies {
-  /** Directories that the layer needs but does not carry, parents first: made with mode 0755 and the mtime of the entry that needed them. */
+  /** Implicit parents, parents first. They have mode 0755 and the mtime of the entry that needed them. */
   readonly implicitParents: readonly string[];
-  /** Those of them that hold nothing but whiteouts. */
+  /** The implicit parents that hold only whiteouts. */
   readonly whiteoutParents: readonly string[];
-  /** Further names that were taken for absent: parents that are something else by now, and what `..` in a link's text led through. */
+  /** Other names assumed absent: parents that later became something else, and components before a `..` in a link target. */
   readonly assumedAbsent: readonly string[];
-  /** True when a hard link was left out, since its target is not in this layer. */
+  /** A hard link was left out, because its target is not in this layer. */
   readonly missingLinks: boolean;
-  /** True when the layer hides all below its root, for which overlayfs has no mark. */
+  /** The layer has an opaque mark for its root, which overlayfs cannot represent. */
   readonly opaqueRoot: boolean;
 }
 
 export interface ApplyResult {
-  /** Sum of the sizes in the headers, in bytes: what containerd answers. */
+  /** Sum of the sizes in the headers, in bytes; containerd reports the same. */
   readonly size: number;
   readonly entries: number;
   readonly lowerDependencies: LowerDependencies;
-  /** True when `lowers` had a say in the tree: it fits no others. */
+  /** The tree depends on `lowers`, and fits no other lower layers. */
   readonly usedLowers: boolean;
-  /** The tree has whiteouts or opaque marks, which overlayfs understands and nothing else. */
+  /** The tree has whiteouts or opaque marks, which only overlayfs understands. */
   readonly hasWhiteouts: boolean;
 }
 
 export interface Applier {
   /**
    * @throws data_loss the archive is damaged
-   * @throws invalid_argument, failed_precondition the layer asks for what cannot be done
+   * @throws invalid_argument, failed_precondition an entry cannot be applied
    * @throws resource_exhausted the disk is full, or a limit is reached
    */
   write(tarChunk: Uint8Array): void;
   /** Completes the tree. @throws as `write` */
   end(): ApplyResult;
-  /** Leaves nothing open; what there is of the tree is the caller's to remove. Harmless after `end`, and when repeated. */
+  /** Closes open files; the caller removes the incomplete tree. Allowed after `end`, and more than once. */
   abort(): void;
 }
 
 const WHITEOUT_PREFIX = '.wh.';
 const OPAQUE_NAME = '.wh..wh..opq';
-/** Bytes written at a time: on some filesystems larger writes are slower. */
+/** Bytes a write: on some file systems larger writes are slower. */
 const MAX_WRITE = 128 * 1024;
-/** Last second that containerd keeps (in 2262); what is later or before 1970 becomes 1970. */
+/** Last second that containerd keeps (in 2262). Later times, and times before 1970, become 1970. */
 const MAX_MTIME = 9_223_372_036;
 const CREATE_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
-/** The file of the entry in hand. */
+/** The file of the current entry. */
 interface OpenFile {
   readonly fd: number;
   readonly header: TarHeader;
   readonly mustChown: boolean;
-  /** Of a sparse file: the region that the next byte belongs to, and how much of it has come. */
+  /** Position in a sparse file: index of the region, and bytes of it written so far. */
   regionIndex: number;
   regionWritten: number;
 }
@@ -153,7 +153,7 @@ class LayerApplier implements Applier {
     try {
       this.#reader.end();
       this.#tree.complete();
-      const {usedLowers, hasWhiteouts: hasWhiteouts} = this.#tree;
+      const {usedLowers, hasWhiteouts} = this.#tree;
       return {size: this.#size, entries: this.#entries, lowerDependencies: this.#lowerDependencies(), usedLowers, hasWhiteouts};
     } catch (err) {
       throw fromErrno(err, `layer tree ${this.#root}`);
@@ -213,7 +213,7 @@ class LayerApplier implements Applier {
   #apply(original: TarHeader): void {
     if (original.type === 'global') return;
     const name = cleanName(original.name);
-    if (name === '') return; // the root is not the layer's to change
+    if (name === '') return; // a layer does not change its root
     const slash = name.lastIndexOf('/');
     const parent = slash < 0 ? '' : name.slice(0, slash);
     const base = slash < 0 ? name : name.slice(slash + 1);
@@ -235,7 +235,7 @@ class LayerApplier implements Applier {
     else this.#makePlaceholder(dir, base, {...header, type: type as 'char' | 'block' | 'fifo'});
   }
 
-  /** The header with the time and the extended attributes that will be set. */
+  /** The header with only the time and the extended attributes that can be set. */
   #withoutUnsettable(header: TarHeader): TarHeader {
     const {mtimeSec, xattrs, type, name} = header;
     const isTimeOutOfRange = mtimeSec < 0 || mtimeSec > MAX_MTIME;
@@ -254,7 +254,7 @@ class LayerApplier implements Applier {
   #makeFile(dir: Dir, base: string, header: TarHeader): void {
     const tree = this.#tree;
     const path = tree.fsPath(dir, base);
-    // No setuid before the owner is right.
+    // Setuid and setgid follow once the owner is set.
     const fd = tree.create(dir, base, () => openSync(path, CREATE_FLAGS, header.mode & 0o777));
     this.#file = {fd, header, mustChown: tree.mustChown(dir, header), regionIndex: 0, regionWritten: 0};
     if (needsHelperProgram(header)) tree.defer(dir, base, {entry: {...header, type: 'file'}});
@@ -280,7 +280,7 @@ class LayerApplier implements Applier {
     if (needsHelperProgram(header)) tree.defer(dir, base, {entry: {...header, type: 'symlink'}});
   }
 
-  /** What only a program can make is represented by an empty file until the end. */
+  /** Creates an empty file; a helper program replaces it at the end. */
   #makePlaceholder(dir: Dir, base: string, header: TarHeader & {readonly type: 'char' | 'block' | 'fifo'}): void {
     const tree = this.#tree;
     const path = tree.fsPath(dir, base);
@@ -292,7 +292,7 @@ class LayerApplier implements Applier {
 
   #makeLink(dir: Dir, base: string, header: TarHeader): void {
     const tree = this.#tree;
-    // As in containerd, what is in the way goes first, though it be the target itself.
+    // As in containerd, the name is removed first, even if it is the link's own target.
     if (dir.children?.has(base) === true || lstat(tree.absolute(dir, base)) !== undefined) tree.remove(dir, base);
     const target = this.#linkTarget(header);
     if (target === undefined) {
@@ -305,7 +305,7 @@ class LayerApplier implements Applier {
     this.#setLinkAttributes(dir, base, header);
   }
 
-  /** Where a hard link's target is on disk; the last name is not followed. Undefined when it may be below, and that is not known. */
+  /** Path of a hard link's target on disk; does not follow its last component. `undefined` if it may be in an unknown lower layer. */
   #linkTarget({linkname}: TarHeader): {readonly dir: Dir; readonly base: string} | undefined {
     const tree = this.#tree;
     const refused = (reason: string): ErrdefsError =>
@@ -331,7 +331,7 @@ class LayerApplier implements Applier {
     throw refused('which does not exist');
   }
 
-  /** A hard link's own header speaks for the inode, as in containerd. */
+  /** As in containerd, the header of a hard link sets the attributes of the inode. */
   #setLinkAttributes(dir: Dir, base: string, header: TarHeader): void {
     const tree = this.#tree;
     const path = tree.fsPath(dir, base);
@@ -360,7 +360,7 @@ class LayerApplier implements Applier {
     if (hidden === '' || hidden === '.' || hidden === '..') throw new ErrdefsError('invalid_argument', 'invalid whiteout name');
     const {dir, missing} = tree.resolve(parent);
     const lowersUnknown = tree.form === 'overlay' && tree.lowerView === undefined;
-    // Where nothing is, nothing has to be hidden.
+    // An absent directory has nothing to hide.
     if (missing.length > 0 && !lowersUnknown) return;
     const at = missing.length === 0 ? dir : tree.makeDirs(dir, missing, this.#withoutUnsettable(header));
     if (base !== OPAQUE_NAME) tree.addWhiteout(at, hidden);
@@ -389,11 +389,11 @@ class LayerApplier implements Applier {
 }
 
 /**
- * Completes a tree that was made without `lowers`, once they are there.
+ * Completes a tree that was applied without `lowers`, once they are known.
  *
  * @param lowers as for `createApplier`
- * @returns `kept` the tree is as it would have been made with them; `fixed` it is now, having taken attributes of implicit
- *   parents from them, so that it fits no others; `redo` the layer must be applied again, with them
+ * @returns `kept`: the tree is the same as with `lowers`. `fixed`: implicit parents took their attributes from `lowers`, so the tree fits
+ *   no others. `redo`: the layer has to be applied again, with `lowers`.
  */
 export function reconcile(
   root: string,
@@ -457,7 +457,7 @@ function sameXattrs(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffe
   return a.size === b.size && [...a].every(([key, value]) => b.get(key)?.equals(value) === true);
 }
 
-/** A name without `.`, `..`, doubled and outer slashes, cleaned by its look as containerd does; empty for the root. */
+/** A path without `.`, `..` and superfluous slashes, cleaned lexically as in containerd; empty for the root. */
 function cleanName(name: string): string {
   const inner = name.replace(/^(?:\.?\/)+/, '').replace(/\/+$/, '');
   if (!/(?:^|\/)\.{0,2}(?:\/|$)/.test(inner)) return inner;
@@ -469,7 +469,7 @@ function cleanName(name: string): string {
   return names.join('/');
 }
 
-/** The error with the entry it happened to. */
+/** Adds the entry's name to an error. */
 function withEntry(err: unknown, {name}: TarHeader): unknown {
   const what = `layer entry ${displayName(name)}`;
   const mapped = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);

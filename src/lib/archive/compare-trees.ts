@@ -1,4 +1,4 @@
-/** Whether one unpacked tree is what another one is: name by name, attribute by attribute, byte by byte. */
+/** Compares two unpacked trees: names, attributes and content. */
 import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
 import {type Code, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
@@ -9,10 +9,10 @@ import {displayName} from './tar.ts';
 
 /** Bytes of a file read at a time. */
 const CHUNK = 256 << 10;
-/** Directories whose extended attributes are asked for together. */
+/** Directories whose extended attributes are read together. */
 const BATCH = 256;
 
-/** The last millisecond that a date may have, as may the first before 1970: a damaged index has any. */
+/** Largest millisecond of a Date, in both directions from 1970; a damaged index can exceed it. */
 const MAX_DATE_MS = 8_640_000_000_000_000n;
 
 function showTime(ns: bigint): string {
@@ -32,13 +32,13 @@ const FIELDS: readonly Field[] = [
 ];
 
 /**
- * The first thing in `actual` that is not as in `expected`, in a few words that begin with its path below the roots;
- * `undefined` when there is none. Extended attributes are compared on directories, where overlayfs keeps its marks. The time
- * of the roots themselves is that of their making, and not compared.
+ * Finds the first difference of `actual` from `expected`. Compares extended attributes of directories only, where overlayfs has its marks.
+ * Ignores the mtime of the roots, which is their creation time.
  *
- * Takes memory for the names of the directories on the way down, and for files with several names.
+ * Memory use: names of the directories on the current path, and inodes with several names.
  *
  * @param expected, actual absolute paths of directories
+ * @returns a short text that begins with a path below the roots; `undefined` for equal trees
  */
 export async function findDifference(expected: string, actual: string, signal?: AbortSignal): Promise<string | undefined> {
   const comparison = new Comparison(signal);
@@ -52,10 +52,10 @@ export async function findDifference(expected: string, actual: string, signal?: 
   }
 }
 
-/** What a damaged filesystem answers: it was mounted from an index. */
+/** Errors of reads in a file system that is mounted from a damaged index. */
 const UNREADABLE: readonly Code[] = ['data_loss', 'not_found', 'not_implemented', 'failed_precondition', 'invalid_argument'];
 
-/** The tree that is judged could not be read. */
+/** The actual tree cannot be read. */
 class Unreadable extends Error {
   /** Below the root. */
   readonly path: string;
@@ -66,7 +66,7 @@ class Unreadable extends Error {
   }
 }
 
-/** What is compared, in both trees. */
+/** One value from each tree. */
 type Pair<T> = readonly [expected: T, actual: T];
 
 const readBoth = <T, R>([expected, actual]: Pair<T>, path: string, read: (one: T) => R): Pair<R> => {
@@ -80,15 +80,14 @@ const readBoth = <T, R>([expected, actual]: Pair<T>, path: string, read: (one: T
 
 const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
 
-/** A directory that is expected, and those above it. */
 interface ExpectedDirectory {
   readonly path: Buffer;
   readonly parent: ExpectedDirectory | undefined;
 }
 
 /**
- * Whether a name that only one tree has is a whiteout where nothing below shows anyway: an index has those, an extraction leaves
- * them out. One that cannot be read is none.
+ * Tells whether a name that only one tree has is a whiteout below an opaque directory. An index keeps such whiteouts, an extraction omits
+ * them. An unreadable name is not one.
  */
 function isRedundantWhiteout(directory: ExpectedDirectory, path: Buffer): boolean {
   try {
@@ -103,10 +102,10 @@ function isRedundantWhiteout(directory: ExpectedDirectory, path: Buffer): boolea
 
 class Comparison {
   readonly #signal: AbortSignal | undefined;
-  /** First name of each inode that has several: what is one file there is one file here. */
+  /** First path of each inode with several names. Hard links in one tree must be hard links in the other. */
   readonly #firstNames: Pair<Map<bigint, string>> = [new Map(), new Map()];
   readonly #buffers: Pair<Buffer> = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
-  /** Directories whose extended attributes are still to be compared. */
+  /** Directories whose extended attributes are not yet compared. */
   #pending: {readonly path: string; readonly paths: Pair<Buffer>}[] = [];
 
   constructor(signal: AbortSignal | undefined) {
@@ -159,7 +158,7 @@ class Comparison {
         return directory;
       });
       const found = await this.compareDirectory(path, both, parent);
-      // Paths that lead through what is open end with it.
+      // The pending paths lead through open descriptors, so compare them before closing those.
       return found === undefined && both.some(({isOpen}) => isOpen) ? this.comparePendingXattrs() : found;
     } finally {
       for (const directory of entered) directory.close();
@@ -173,7 +172,7 @@ class Comparison {
   #compareAttributes(path: string, [expected, actual]: Pair<BigIntStats>): string | undefined {
     for (const [name, of, text] of FIELDS) {
       if (path === '' && name === 'mtime') continue;
-      // Linux gives a symbolic link no mode, whatever a filesystem says.
+      // A symbolic link's mode has no meaning on Linux.
       if (name === 'mode' && expected.isSymbolicLink()) continue;
       const [wanted, found] = [of(expected), of(actual)];
       if (wanted !== found) return `${show(path)} has ${name} ${text(found)}, not ${text(wanted)}`;
@@ -183,7 +182,7 @@ class Comparison {
 
   #compareLeaf(path: string, paths: Pair<Buffer>, stats: Pair<BigIntStats>): string | undefined {
     const [expected, actual] = stats;
-    // Of a whiteout nothing else is ever seen; those that were extracted share an inode.
+    // Other attributes of a whiteout are never visible; extracted whiteouts share an inode.
     if (isWhiteout(expected) && isWhiteout(actual)) return undefined;
     const attributes = this.#compareAttributes(path, stats);
     if (attributes !== undefined) return attributes;
@@ -225,7 +224,7 @@ class Comparison {
     }
   }
 
-  /** Compares the extended attributes of the directories seen so far. */
+  /** Compares the extended attributes of pending directories. */
   comparePendingXattrs(): string | undefined {
     const pending = this.#pending;
     this.#pending = [];
@@ -236,7 +235,7 @@ class Comparison {
   }
 }
 
-/** `undefined` where the filesystem fails. */
+/** `undefined` if the file system fails. */
 function tryReadXattrs(paths: readonly string[]): readonly ReadonlyMap<string, Buffer>[] | undefined {
   try {
     return readXattrs(paths);
@@ -246,7 +245,7 @@ function tryReadXattrs(paths: readonly string[]): readonly ReadonlyMap<string, B
   }
 }
 
-/** Where the origin of overlayfs is marked has no say in what it shows; indexes and extractions have it in other places. */
+/** Ignores overlayfs' origin attribute: it does not affect the merged tree, and indexes and extractions set it on different directories. */
 function sameXattrs(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffer>): boolean {
   const [wanted, found] = [a, b].map((all) => [...all].filter(([key]) => !key.endsWith(`.${ORIGIN}`)));
   return wanted!.length === found!.length && wanted!.every(([key, value]) => b.get(key)?.equals(value) ?? false);

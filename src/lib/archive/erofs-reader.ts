@@ -1,16 +1,16 @@
-/** Looks names up in an EROFS index that `erofs-index.ts` or mkfs.erofs has written, without mounting it. */
+/** Looks up names in an EROFS index, of `erofs-index.ts` or mkfs.erofs, without a mount. Format: the kernel's fs/erofs/erofs_fs.h. */
 import {closeSync, fstatSync, openSync, readSync} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import type {LowerEntry, LowerTree} from './lower-tree.ts';
 
 const SUPERBLOCK = 1024;
 const MAGIC = 0xe0f5e1e2;
-/** Sizes of blocks that the kernel mounts, as powers of two. */
+/** Block sizes that the kernel mounts, as powers of two. */
 const BLOCK_BITS: readonly number[] = [9, 10, 11, 12, 13, 14, 15, 16];
 const INODE_UNIT = 32;
 const DIRENT_BYTES = 12;
 const XATTR_HEADER_BYTES = 12;
-/** Layouts of an inode's data. */
+/** Data layouts of an inode. */
 const PLAIN = 0;
 const INLINE = 2;
 const S_IFMT = 0o170000;
@@ -24,10 +24,10 @@ const PREFIXES: ReadonlyMap<number, string> = new Map([
   [6, 'security.'],
 ]);
 
-/** An inode as it is on disk. */
+/** Fields of an inode on disk. */
 interface Inode {
   readonly offset: number;
-  /** Of the inode without what follows it, in bytes. */
+  /** Bytes of the inode without extended attributes and inline data. */
   readonly length: number;
   readonly layout: number;
   readonly xattrBytes: number;
@@ -40,7 +40,10 @@ interface Inode {
   readonly mtimeNs: number;
 }
 
-/** @param path of an index, or of an index and its tar in one file @throws data_loss it is no index */
+/**
+ * @param path an index, or an index and its tar in one file
+ * @throws data_loss it is not an index
+ */
 export function openErofs(path: string): LowerTree {
   const damaged = (problem: string): ErrdefsError => new ErrdefsError('data_loss', `${path} ${problem}`);
   let fd: number;
@@ -51,7 +54,7 @@ export function openErofs(path: string): LowerTree {
   }
 
   const fileSize = fstatSync(fd).size;
-  /** Whatever an offset or a size is computed from, nothing outside the file is asked for. */
+  /** Checks that a range lies in the file: offsets and sizes may be damaged. */
   const read = (offset: number, length: number): Buffer => {
     if (offset < 0 || offset + length > fileSize) throw damaged('ends too early');
     const bytes = Buffer.alloc(length);
@@ -106,7 +109,7 @@ export function openErofs(path: string): LowerTree {
     return read(isTail ? inode.offset + inode.length + inode.xattrBytes : inode.blockOrDevice * block + start, length);
   };
 
-  /** The inode that a directory has under a name: its blocks, and the names in each, are in the order of their bytes. */
+  /** Finds a name in a directory. Blocks, and names in each block, are sorted by their bytes. */
   const findIn = (dir: Inode, name: Buffer): Inode | undefined => {
     if (dir.size > fileSize) throw damaged('has a directory of an impossible size');
     let [low, high] = [0, Math.ceil(dir.size / block) - 1];
@@ -132,7 +135,7 @@ export function openErofs(path: string): LowerTree {
     return undefined;
   };
 
-  /** @returns where the next one begins */
+  /** @returns offset of the next attribute */
   const readXattr = (bytes: Buffer, at: number, xattrs: Map<string, Buffer>): number => {
     const [nameLength, prefix, size] = [bytes.readUInt8(at), bytes.readUInt8(at + 1), bytes.readUInt16LE(at + 2)];
     const value = at + 4 + nameLength;
@@ -146,7 +149,7 @@ export function openErofs(path: string): LowerTree {
     const bytes = read(offset + length, xattrBytes);
     const shared = bytes.readUInt8(4);
     for (let i = 0; i < shared; i++) {
-      // mkfs.erofs keeps once what several inodes have.
+      // mkfs.erofs stores attributes that several inodes share once.
       const at = sharedXattrs + 4 * bytes.readUInt32LE(XATTR_HEADER_BYTES + 4 * i);
       const head = read(at, 4);
       readXattr(read(at, head.length + head.readUInt8(0) + head.readUInt16LE(2)), 0, xattrs);

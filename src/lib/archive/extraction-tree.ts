@@ -1,9 +1,8 @@
 /**
- * The tree that a layer is being extracted into, as far as the extraction knows it.
+ * In-memory state of a tree while a layer is extracted into it.
  *
- * Where a path lies is decided by what has been seen here, never by the look of a name: directories that were made or
- * checked one by one, in which symbolic links are followed by hand and end at the root. Nobody else changes the tree
- * meanwhile.
+ * A name is resolved component by component through directories that this process created or checked. Symbolic links are followed here and
+ * cannot leave the root. No other process may change the tree meanwhile.
  */
 
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
@@ -16,10 +15,10 @@ import {displayName} from './tar.ts';
 
 export type LayerForm = 'overlay' | 'plain';
 
-/** Symbolic links followed for one name, and names walked through in all; as many as containerd allows of the first. */
+/** Most symbolic links for one name (as many as containerd allows), and most components in all. */
 const MAX_LINKS = 255;
 const MAX_STEPS = 65_536;
-/** Whiteouts that share a device node; filesystems allow at least this many links. */
+/** Whiteouts that share a device node; file systems allow at least this many hard links. */
 const WHITEOUTS_PER_NODE = 30_000;
 
 /** Set by the host's security policy, not by layers. */
@@ -28,45 +27,44 @@ const HOST_XATTR = 'security.selinux';
 type Times = Pick<Attributes, 'mtimeSec' | 'mtimeNs'>;
 const timesOf = ({mtimeSec, mtimeNs}: Times): Times => ({mtimeSec, mtimeNs});
 
-/** Owner and mode that something has on disk now. */
+/** Current owner and mode on disk. */
 type DiskState = Pick<Attributes, 'mode' | 'uid' | 'gid'>;
 
-/** A directory of the tree. */
 export class Dir {
   readonly parent: Dir | undefined;
   readonly name: string;
-  /** Below the root, a binary string; empty for the root. */
+  /** Binary string, below the root; empty for the root. */
   readonly path: string;
   children: Map<string, Dir> | undefined;
   /**
-   * `found` was in the tree before; `entry` is carried by the layer; `implied` is needed by an entry, and nothing has it;
-   * `below` is in the trees below, and on disk only once something is put into it.
+   * `existing`: in the tree before the layer. `entry`: carried by the layer. `implicit`: an implicit parent that no lower layer has.
+   * `lower`: in a lower layer, and on disk only after copy-up.
    */
   origin: 'existing' | 'entry' | 'implicit' | 'lower';
-  /** What it is to be in the end. */
+  /** Final attributes. */
   attributes: Attributes;
-  /** Undefined while it is not on disk. */
+  /** `undefined` while it is not on disk. */
   disk: DiskState | undefined;
-  /** The layer has put something here or further down: anything, and anything but whiteouts. */
+  /** The layer has an entry here or in a descendant. */
   hasEntries = false;
   hasNonWhiteout = false;
-  /** It was in the tree before the layer came with it. */
+  /** It existed before the layer's own entry for it. */
   merged = false;
-  /** Names were added or removed: its mtime has to be set again. */
+  /** Its mtime has to be set again, because names were added or removed. */
   mtimeChanged = false;
-  /** Nothing of what the trees below have in it is to be seen. */
+  /** Hides what lower layers have in it. */
   opaque = false;
-  /** What was at its place before is gone: it is not the same directory as one below. */
+  /** Its name was hidden or removed before, so it does not merge with a lower directory. */
   replaced = false;
-  /** Names in it that the layer hides; overlay form only. */
+  /** Names that the layer hides; overlay form only. */
   whiteouts: Set<string> | undefined;
-  /** Names in it that the layer made; only where other names were there before. */
+  /** Names that the layer created; only in a tree that did not start empty. */
   written: Set<string> | undefined;
-  /** Names in it that a program has to complete. Names of one inode share one. */
+  /** Names whose inodes a helper program completes. Hard links share one. */
   deferred: Map<string, DeferredInode> | undefined;
-  /** Directories below that show through. */
+  /** The lower directories that it merges with. */
   lowerdirs: Lowerdirs | undefined;
-  /** The directory below that it was made after. */
+  /** The lower directory that gave it its attributes. */
   copiedUpFrom: string | undefined;
 
   constructor(parent: Dir | undefined, name: string, origin: Dir['origin'], attributes: Attributes, disk: DiskState | undefined) {
@@ -79,11 +77,11 @@ export class Dir {
   }
 }
 
-/** Group of a directory that is made for what is in it: as with containerd a directory with setgid hands its group down, and not the bit. */
+/** Group of an implicit parent. As in containerd, it inherits the group of a setgid directory, but not the bit. */
 export const inheritedGid = ({mode, gid}: Pick<Attributes, 'mode' | 'gid'>): number | undefined =>
   (mode & 0o2000) === 0 ? undefined : gid;
 
-/** An inode that a program makes, or completes, at the end. Meanwhile a stand-in is on disk. */
+/** An inode that a helper program completes at the end; a placeholder is on disk until then. */
 export interface DeferredInode {
   entry: Omit<SpecialEntry, 'path'>;
 }
@@ -93,7 +91,7 @@ const join = (dir: Dir, base: string): string => (dir.path === '' ? base : `${di
 interface LayerTreeOptions {
   readonly root: string;
   readonly form: LayerForm;
-  /** Overlay form: what is below, if it is known. */
+  /** Overlay form: the lower layers, if known. */
   readonly lowerView: LowerView | undefined;
   readonly warn: (message: string) => void;
   readonly privileges: ProcessPrivileges;
@@ -103,23 +101,22 @@ export class LayerTree {
   readonly rootDir: Dir;
   readonly form: LayerForm;
   readonly lowerView: LowerView | undefined;
-  /** Nothing was in the tree at first. */
   readonly startedEmpty: boolean;
   readonly uid = process.geteuid!();
   readonly gid = process.getegid!();
   readonly #privileges: ProcessPrivileges;
-  /** Names that were taken for absent while what is below was not known: as a parent, or by `..` in a link's text. */
+  /** Names assumed absent while the lower layers are unknown: parents, and components before a `..` in a link target. */
   readonly assumedAbsent = new Set<string>();
-  /** What is below had a say. */
+  /** The result depends on the lower layers. */
   usedLowers = false;
-  /** Known once the tree is complete: something in it is marked for overlayfs. */
+  /** The tree has whiteouts or opaque marks. Set by `complete`. */
   hasWhiteouts = false;
-  /** What was made because something is in it, each directory counted with those above it. */
+  /** Implicit parents, each counted with its ancestors. */
   #implicitSteps = 0;
   readonly #root: string;
   readonly #base: string;
   readonly #warn: (message: string) => void;
-  /** Parent of the last entry: the next one's is mostly the same. */
+  /** Parent of the last entry: the next entry usually has the same one. */
   #lastName: string | undefined;
   #lastDir: Dir | undefined;
 
@@ -136,28 +133,28 @@ export class LayerTree {
     this.rootDir.lowerdirs = lowerView?.roots;
   }
 
-  /** Absolute path for lstat and programs. */
+  /** Absolute path, a binary string, for lstat and helper programs. */
   absolute(dir: Dir, base: string): string {
     return `${this.#base}/${join(dir, base)}`;
   }
 
-  /** The same for calls of node:fs. */
+  /** Absolute path for node:fs. */
   fsPath(dir: Dir, base: string): string | Buffer {
     return fsPath(this.absolute(dir, base));
   }
 
-  /** True when what is made in `dir` does not belong to `owner` by itself. */
+  /** Tells whether a file created in `dir` needs a chown to belong to `owner`. */
   mustChown(dir: Dir, owner: Pick<Attributes, 'uid' | 'gid'>): boolean {
     return owner.uid !== this.uid || owner.gid !== this.gid || dir.disk!.gid !== this.gid;
   }
 
-  // ---- where a name lies ----
+  // ---- resolve names ----
 
-  /** The directory of an entry, made if need be. @param time mtime of a directory that nothing else gives one */
+  /** Finds or creates the directory of an entry. @param time mtime of implicit parents */
   parentOf(name: string, time: Times): Dir {
     if (name === this.#lastName) return this.#lastDir!;
     const {dir, missing} = this.resolve(name);
-    // Made for whiteouts alone, it would not be there if nothing was below: then this is the first entry that needs it.
+    // This is the first entry other than a whiteout. Without lower layers, only this entry would create the directory.
     for (let at: Dir | undefined = dir; at?.origin === 'implicit' && !at.hasNonWhiteout; at = at.parent)
       at.attributes = {...at.attributes, ...timesOf(time)};
     const parent = this.makeDirs(dir, missing, time);
@@ -166,7 +163,7 @@ export class LayerTree {
     return parent;
   }
 
-  /** Puts a directory on disk, and others into it. */
+  /** Copies a directory up and creates the missing ones in it. */
   makeDirs(dir: Dir, missing: readonly string[], time: Times): Dir {
     this.#copyUp(dir);
     if (missing.length > 0) this.#countImplicit(dir, missing.length);
@@ -189,9 +186,10 @@ export class LayerTree {
   }
 
   /**
-   * Follows a path of directories and links to directories. `missing` are the names at its end that nothing has.
+   * Follows a path of directories and of links to directories.
    *
-   * @throws failed_precondition something on the way is not a directory, or links lead in a circle
+   * @returns the last directory that exists, and the names after it that do not
+   * @throws failed_precondition a component is not a directory, or links form a cycle
    */
   resolve(path: string): {dir: Dir; missing: string[]} {
     let dir = this.rootDir;
@@ -223,7 +221,7 @@ export class LayerTree {
     return {dir, missing};
   }
 
-  /** What is at a name that is not a directory known so far. */
+  /** Finds a name that is not among the known directories. */
   #lookup(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
     if (dir.whiteouts?.has(name) === true) return undefined;
     const stat = dir.disk === undefined ? undefined : lstat(this.absolute(dir, name));
@@ -238,7 +236,7 @@ export class LayerTree {
     return child;
   }
 
-  /** What the trees below have at a name, as far as it shows. */
+  /** Finds a name in the lower layers, as overlayfs would show it. */
   lookupLower(dir: Dir, name: string): ReturnType<LowerView['lookup']> {
     if (this.lowerView === undefined || this.lowerView.roots.length === 0 || dir.whiteouts?.has(name) === true) return undefined;
     this.usedLowers = true;
@@ -261,12 +259,12 @@ export class LayerTree {
     return child;
   }
 
-  // ---- what is put there ----
+  // ---- create and remove ----
 
   /**
-   * Makes something other than a directory. What is in the way goes.
+   * Creates a file, link or node, replacing the present one.
    *
-   * @param make fails with EEXIST when something is there
+   * @param make fails with EEXIST if the name exists
    */
   create<T>(dir: Dir, base: string, make: () => T): T {
     dir.whiteouts?.delete(base);
@@ -283,7 +281,7 @@ export class LayerTree {
     return made;
   }
 
-  /** Makes a directory, or answers the one that is there. */
+  /** Creates a directory, or returns the existing one. */
   mkdir(dir: Dir, base: string, attributes: Attributes): Dir {
     const known = dir.children?.get(base);
     if (known?.disk !== undefined) return known;
@@ -308,15 +306,15 @@ export class LayerTree {
   }
 
   #mkdirAt(dir: Dir, base: string, wanted: number): DiskState {
-    // Until it is complete, a user other than root must be able to write to it.
+    // A user other than root needs write permission until it is complete.
     const mode = (wanted & 0o777) | (this.uid === 0 ? 0 : 0o700);
     mkdirSync(this.fsPath(dir, base), mode);
-    // A directory with setgid passes group and bit on.
+    // mkdir inherits group and setgid bit from a setgid directory.
     const setgid = dir.disk!.mode & 0o2000;
     return {mode: (mode & ~this.#privileges.umask) | setgid, uid: this.uid, gid: setgid === 0 ? this.gid : dir.disk!.gid};
   }
 
-  /** Puts a directory of the trees below on disk, so that something can be put into it. */
+  /** Copies a lower directory up, without its content. */
   #copyUp(dir: Dir): void {
     if (dir.disk !== undefined) return;
     const parent = dir.parent!;
@@ -326,7 +324,7 @@ export class LayerTree {
     parent.mtimeChanged = true;
   }
 
-  /** Notes that the layer has put something here. */
+  /** Notes an entry of the layer, other than a directory. */
   noteWritten(dir: Dir, base: string): void {
     if (!this.startedEmpty) dir.written = (dir.written ?? new Set()).add(base);
     dir.mtimeChanged = true;
@@ -340,7 +338,7 @@ export class LayerTree {
     }
   }
 
-  /** Removes whatever is at a name, and forgets it. */
+  /** Removes a name from disk and from this state. */
   remove(dir: Dir, base: string): void {
     this.#lastName = undefined;
     dir.children?.delete(base);
@@ -351,14 +349,14 @@ export class LayerTree {
     dir.mtimeChanged = true;
   }
 
-  /** Leaves an inode for a program to complete. */
+  /** Leaves an inode for a helper program to complete. */
   defer(dir: Dir, base: string, node: DeferredInode): void {
     dir.deferred = (dir.deferred ?? new Map()).set(base, node);
   }
 
-  // ---- what is hidden ----
+  // ---- hide ----
 
-  /** A whiteout: hides a name of the trees below, and spares what this layer has there. */
+  /** Hides a name of the lower layers, or deletes it in plain form. Entries of the same layer stay. */
   addWhiteout(dir: Dir, base: string): void {
     this.#lastName = undefined;
     const child = dir.children?.get(base);
@@ -380,7 +378,7 @@ export class LayerTree {
     if (child !== undefined) forgetLowers(child);
   }
 
-  /** An opaque mark: hides all that the trees below have in a directory. */
+  /** Hides all names that the lower layers have in a directory, or deletes them in plain form. */
   setOpaque(dir: Dir): void {
     this.#lastName = undefined;
     if (this.form === 'plain') {
@@ -393,7 +391,7 @@ export class LayerTree {
     forgetLowers(dir);
   }
 
-  /** Removes what was there before the layer. */
+  /** Removes names that were there before the layer. */
   #clear(dir: Dir): void {
     for (const name of readdirSync(fsPath(`${this.#base}/${dir.path}`), {encoding: 'latin1'})) {
       const child = dir.children?.get(name);
@@ -402,9 +400,9 @@ export class LayerTree {
     }
   }
 
-  // ---- the end ----
+  // ---- complete ----
 
-  /** Makes what only programs can, and gives every directory its attributes. */
+  /** Runs the helper programs, and sets the attributes of all directories. */
   complete(): void {
     if (this.rootDir.opaque) this.#whiteOutRoot();
     this.#recreateMerged();
@@ -418,11 +416,11 @@ export class LayerTree {
         if (node.entry.type !== 'file') special.push(first === undefined ? {...node.entry, path} : hardLinkEntry(path, first));
         else if (first === undefined) {
           files.push({...node.entry, path});
-          // The mtimes of all directories on the way are lost by it.
+          // This changes the mtimes of all ancestors.
           for (let at: Dir | undefined = dir; at !== undefined; at = at.parent) at.mtimeChanged = true;
         }
       }
-    // A user other than root needs leave to write to them.
+    // A user other than root needs permission to write to them.
     const others = this.uid === 0 ? [] : files.map(({path, mode}) => ({at: fsPath(`${this.#base}/${path}`), mode}));
     for (const {at, mode} of others) chmodSync(at, mode | 0o600);
     setFileAttributes(this.#root, files, this.#warn);
@@ -433,7 +431,7 @@ export class LayerTree {
     const xattrsBelow = new Map(
       readXattrs(inherited.map((dir) => dir.copiedUpFrom!)).map((xattrs, i) => [inherited[i], withoutTrusted(xattrs)]),
     );
-    // In a user namespace overlayfs takes its marks from `user.*` (mount option `userxattr`), since others cannot be set.
+    // In a user namespace only `user.*` can be set; overlayfs reads it with the mount option `userxattr`.
     const prefix = this.#privileges.inInitialUserNamespace ? 'trusted.' : 'user.';
     const whiteoutPaths: string[] = [];
     const setByTar: SpecialEntry[] = [];
@@ -469,8 +467,8 @@ export class LayerTree {
   }
 
   /**
-   * Directories that were there and that the layer carries are replaced by new ones with the same content if they have extended
-   * attributes that the layer does not name: those do not show through an upper directory of overlayfs either.
+   * Recreates directories that existed before and have extended attributes which the layer's entry does not name. An upper directory of
+   * overlayfs does not show those of lower ones either.
    */
   #recreateMerged(): void {
     const merged = [...dirsOnDisk(this.rootDir)].map(({dir}) => dir).filter((dir) => dir.merged);
@@ -492,7 +490,7 @@ export class LayerTree {
     parent.mtimeChanged = true;
   }
 
-  /** overlayfs has no opaque mark for its root: each name is hidden by itself. */
+  /** overlayfs has no opaque mark for its root, so each name gets a whiteout. */
   #whiteOutRoot(): void {
     this.rootDir.opaque = false;
     this.rootDir.mtimeChanged = true;
@@ -505,7 +503,7 @@ export class LayerTree {
   }
 }
 
-/** Removes a file, or a directory with all in it, following nothing. What is not there is fine. */
+/** Removes a file or a tree without following links. An absent path is no error. */
 function removeTree(path: string): void {
   const stat = lstat(path);
   if (stat === undefined) return;
@@ -515,7 +513,7 @@ function removeTree(path: string): void {
   } else unlinkSync(fsPath(path));
 }
 
-/** Nothing below shows in this directory any more: what was known of it is void. */
+/** Forgets lower entries that are now hidden. */
 function forgetLowers(dir: Dir): void {
   for (const [name, child] of dir.children ?? []) {
     if (child.disk === undefined) dir.children!.delete(name);
@@ -526,7 +524,7 @@ function forgetLowers(dir: Dir): void {
   }
 }
 
-/** Directories on disk, parents first; `lowersHidden` when nothing below shows through to them. */
+/** Directories on disk, parents first. `lowersHidden`: an ancestor is opaque. */
 export function* dirsOnDisk(rootDir: Dir): Generator<{readonly dir: Dir; readonly lowersHidden: boolean}> {
   const todo = [{dir: rootDir, lowersHidden: false}];
   for (let at = todo.pop(); at !== undefined; at = todo.pop()) {
@@ -540,7 +538,7 @@ function hardLinkEntry(path: string, linkname: string): SpecialEntry {
   return {path, type: 'link', linkname, mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0};
 }
 
-/** Device nodes 0/0, of which most are links to the first. */
+/** 0/0 character devices, most of them hard links to the first. */
 function whiteoutEntries(paths: readonly string[]): SpecialEntry[] {
   const node = {type: 'char', mode: 0, uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0, devmajor: 0, devminor: 0} as const;
   return paths.map((path, i) => {

@@ -1,4 +1,4 @@
-/** Attributes for the directories that entries of a layer lie in and that the layer does not carry. */
+/** Attributes of implicit parents in an index, taken from the lower layers. */
 import {type ImplicitParent, INODE_FIELDS} from './erofs-index.ts';
 import {inheritedGid, withoutTrusted} from './extraction-tree.ts';
 import {findMerged, type LowerTree} from './lower-tree.ts';
@@ -6,18 +6,18 @@ import type {Attributes} from './special-files.ts';
 
 const S_IFDIR = 0o040000;
 
-/** Bytes of an index, and where they go. */
+/** Bytes to write at an offset of an index. */
 export interface Patch {
   readonly offset: number;
   readonly bytes: Buffer;
 }
 
 /**
- * What gives a layer's implied parents the attributes that they have below. Those that nothing is below keep theirs.
+ * Gives implicit parents the attributes that they have in the lower layers. Parents without a lower directory keep theirs.
  *
- * @param lowers trees below, topmost first
- * @returns `undefined` where an index cannot say it: a parent is not a directory below, or it has extended attributes there, or it holds
- * nothing but whiteouts and nothing is below
+ * @param lowers topmost first
+ * @returns `undefined` if an index cannot represent the result: a parent is not a directory in the lower layers, or has extended attributes
+ *   there, or holds only whiteouts and is in no lower layer
  */
 export function inheritAttributes(parents: readonly ImplicitParent[], lowers: readonly LowerTree[]): readonly Patch[] | undefined {
   const all: Patch[] = [];
@@ -46,7 +46,7 @@ function uint32(value: number): Buffer {
 function patches(inode: number, {mode, uid, gid, mtimeSec, mtimeNs}: Attributes): readonly Patch[] {
   const modeField = Buffer.alloc(2);
   modeField.writeUInt16LE(S_IFDIR | mode);
-  // Owner, group and time follow each other.
+  // uid, gid and mtime are contiguous.
   const rest = Buffer.alloc(INODE_FIELDS.mtimeNs + 4 - INODE_FIELDS.uid);
   const at = (field: number): number => field - INODE_FIELDS.uid;
   rest.writeUInt32LE(uid, at(INODE_FIELDS.uid));

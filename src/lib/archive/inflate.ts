@@ -1,41 +1,40 @@
 /**
- * Decompression of a layer as it arrives: gzip with any number of members, zstd with any number of frames, or neither, told
- * apart by their first bytes.
+ * Decompresses a layer as it arrives: gzip with any number of members, zstd with any number of frames, or uncompressed. The first bytes
+ * tell which.
  *
- * The synchronous inflater drives the handle inside node:zlib's streams, which is private (`_handle.writeSync`,
- * `_writeState`): it costs no thread hop and no allocation per block. `inflatesSynchronously` tries it out; where an engine
- * has changed it, `openInflater` answers the one that uses the public streams.
+ * The synchronous inflater drives the private handle of node:zlib's streams (`_handle.writeSync`, `_writeState`), which needs no thread
+ * change and no allocation for each block. `canInflateSynchronously` tests it; on an engine without it, `openInflater` uses the public
+ * streams.
  *
- * Trailing bytes after the last gzip member or zstd frame are an error, as in Go; zeros after a gzip member are padding, as
- * in gzip.
+ * As in Go, trailing bytes after the last gzip member or zstd frame are an error. As in gzip, zeros after a gzip member are padding.
  */
 
 import type {Gunzip, ZstdDecompress} from 'node:zlib';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 
-/** Gets what comes out. The chunk is valid during the call only: its memory is used again. */
+/** Receives decompressed bytes. The chunk is valid only during the call, because its memory is reused. */
 export type ChunkHandler = (chunk: Uint8Array) => void;
 
-/** Memory to decompress into, asked for before each block: a sink that keeps a block answers with other memory from then on. */
+/** Provides memory for each block. A chunk handler that keeps a block makes this return other memory from then on. */
 export type BufferProvider = () => Uint8Array;
 
 export type Compression = 'gzip' | 'zstd' | 'none';
 
 export interface Inflater {
-  /** Undefined until the first four bytes are there. */
+  /** `undefined` until four bytes have arrived. */
   readonly kind: Compression | undefined;
   /**
    * @throws data_loss the compressed bytes are damaged
-   * @throws resource_exhausted they ask for more memory than zstd allows (a window over 128 MiB)
+   * @throws resource_exhausted a zstd window over 128 MiB
    */
   write(chunk: Uint8Array): void;
-  /** @throws data_loss the compressed bytes are cut short */
+  /** @throws data_loss the compressed bytes are truncated */
   end(): void;
-  /** Frees memory; to be called in any case. */
+  /** Frees memory; required in any case. */
   close(): void;
 }
 
-/** As `Inflater`, but what is written must be awaited before the next call, and left alone until then. */
+/** As `Inflater`. Await `write` before the next call, and do not change its chunk until then. */
 export interface AsyncInflater {
   readonly kind: Compression | undefined;
   write(chunk: Uint8Array): void | Promise<void>;
@@ -43,13 +42,13 @@ export interface AsyncInflater {
   close(): void;
 }
 
-/** Bytes that come out at a time, at most. */
+/** Most bytes of an output chunk. */
 const OUTPUT_BYTES = 256 * 1024;
 const EMPTY = new Uint8Array(0);
 
 const GZIP_MAGIC = [0x1f, 0x8b, 0x08];
 const ZSTD_MAGIC = 0xfd2fb528;
-/** The low four bits of a skippable frame's magic are free. */
+/** The low four bits of a skippable frame's magic number are arbitrary. */
 const SKIPPABLE_MAGIC = 0x184d2a50;
 const ZSTD_MAGIC_BYTES = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd);
 
@@ -63,7 +62,7 @@ function detect(head: Uint8Array): Compression {
 const damaged = (reason: string, cause?: unknown): ErrdefsError =>
   new ErrdefsError('data_loss', `compressed stream: ${reason}`, cause === undefined ? {} : {cause});
 
-/** An error of node:zlib, told apart by its code. */
+/** Maps an error of node:zlib by its code. */
 function fromZlib(err: {readonly code?: string | undefined; readonly message: string}): ErrdefsError {
   const isOutOfMemory =
     err.code === 'Z_MEM_ERROR' || err.code === 'ZSTD_error_memory_allocation' || err.code === 'ZSTD_error_frameParameter_windowTooLarge';
@@ -72,10 +71,10 @@ function fromZlib(err: {readonly code?: string | undefined; readonly message: st
     : damaged(err.message, err);
 }
 
-/** The private side of a zlib stream, and what this module relies on of it. */
+/** The private part of a zlib stream that this module uses. */
 interface ZlibHandle {
   onerror: (message: string, errno: number, code: string) => void;
-  /** Takes from `input`, puts into `output`, and leaves what is left of both in `_writeState`: [output, input]. */
+  /** Reads `input`, fills `output`, and stores the remaining bytes of both in `_writeState`: [output, input]. */
   writeSync(flush: number, input: Uint8Array, inAt: number, inLength: number, output: Uint8Array, outAt: number, outLength: number): void;
 }
 
@@ -85,7 +84,7 @@ interface Decompressor {
   close(): void;
 }
 
-/** A decompressor of node:zlib, driven by its handle. */
+/** Drives a node:zlib decompressor by its handle. */
 class HandleDecompressor {
   readonly #stream: Gunzip | ZstdDecompress;
   readonly #handle: ZlibHandle;
@@ -108,7 +107,7 @@ class HandleDecompressor {
     this.#onChunk = onChunk;
   }
 
-  /** Decompresses until the chunk is used up or nothing moves, which is past the end. Answers how many bytes were taken. */
+  /** Decompresses until the chunk is consumed, or the stream has ended. Returns the number of consumed bytes. */
   drain(flush: number, chunk: Uint8Array): number {
     for (let at = 0; ; ) {
       const block = this.#nextBuffer();
@@ -119,7 +118,7 @@ class HandleDecompressor {
       const taken = offered - this.#state[1]!;
       at += taken;
       if (left < block.length) this.#onChunk(block.subarray(0, block.length - left));
-      // While the block was filled to its end, there may be more without more input.
+      // After a full block, more output may follow without more input.
       if (left > 0 && (at === chunk.length || (taken === 0 && left === block.length))) return at;
     }
   }
@@ -131,7 +130,7 @@ class HandleDecompressor {
 
 const zlib = (): typeof import('node:zlib') => process.getBuiltinModule('node:zlib');
 
-/** Zeros may follow the last gzip member, nothing else. */
+/** Only zeros may follow the last gzip member. */
 function checkPadding(chunk: Uint8Array, at: number): void {
   for (let i = at; i < chunk.length; i++) if (chunk[i] !== 0) throw damaged('bytes follow the last gzip member');
 }
@@ -145,7 +144,7 @@ class GzipDecompressor implements Decompressor {
   }
 
   write(chunk: Uint8Array): void {
-    // The handle goes on to a next member by itself, and stops in front of zeros.
+    // The handle continues with the next member, and stops before zeros.
     const taken = this.#padding ? 0 : this.#decompressor.drain(zlib().constants.Z_NO_FLUSH, chunk);
     this.#padding = taken < chunk.length;
     checkPadding(chunk, taken);
@@ -163,28 +162,27 @@ class GzipDecompressor implements Decompressor {
 type FrameState = 'magic' | 'skip-size' | 'skip' | 'descriptor' | 'header' | 'block' | 'content' | 'checksum';
 
 /**
- * Finds the frames in a zstd stream by their headers and block headers, so that the end of a stream, and what follows it,
- * are judged here and not by the engines, which differ. Skippable frames are left out.
+ * Splits a zstd stream into frames by its frame and block headers. Engines differ at the end of a stream and in what may follow it, so this
+ * decides both. Omits skippable frames.
  *
- * Format after RFC 8878, section 3.1.
+ * Format: RFC 8878, section 3.1.
  */
 class ZstdFrames {
   #state: FrameState = 'magic';
-  /** Bytes still to come in this state. */
+  /** Bytes that this state still needs. */
   #remaining = 4;
-  /** Value of the bytes that this state has had, little endian. */
+  /** Bytes of this state so far, as a little-endian number. */
   #value = 0;
   #factor = 1;
   #inFrame = false;
   #lastBlock = false;
   #hasChecksum = false;
 
-  /** True between frames. */
   get isBetweenFrames(): boolean {
     return this.#state === 'magic' && this.#remaining === 4;
   }
 
-  /** `emit` gets the bytes of frames with content, and whether a part is the last of its frame. */
+  /** @param emit receives the bytes of frames with content, and whether they end the frame */
   split(chunk: Uint8Array, emit: (part: Uint8Array, last: boolean) => void): void {
     let from = 0;
     let at = 0;
@@ -217,7 +215,7 @@ class ZstdFrames {
     this.#factor = 1;
   }
 
-  /** The bytes of a state have all come. */
+  /** Ends the state, whose bytes are complete. */
   #advance(): void {
     const value = this.#value;
     switch (this.#state) {
@@ -297,7 +295,7 @@ class ZstdDecompressor implements Decompressor {
   }
 }
 
-/** Tells the format by the first bytes, then hands everything to what `start` answers for it; `plain` gets what is not compressed. */
+/** Detects the format by the first bytes, and starts its decompressor. */
 class FormatDetector<E extends {write(chunk: Uint8Array): unknown}> {
   kind: Compression | undefined;
   decompressor: E | undefined;
@@ -308,7 +306,7 @@ class FormatDetector<E extends {write(chunk: Uint8Array): unknown}> {
     this.#start = start;
   }
 
-  /** The bytes that may go on, once the format is known. @param ended no more will come */
+  /** Returns the bytes to decompress, once the format is known. @param ended the input is complete */
   take(chunk: Uint8Array, ended: boolean): Uint8Array {
     if (this.kind !== undefined) return chunk;
     const bytes = this.#head.length === 0 ? chunk : Buffer.concat([this.#head, chunk]);
@@ -323,7 +321,7 @@ class FormatDetector<E extends {write(chunk: Uint8Array): unknown}> {
   }
 }
 
-/** Memory that is used again at once, from when it is first asked for. */
+/** Allocates one buffer on first use, and reuses it. */
 function reusedBuffer(bytes: number): BufferProvider {
   let buffer: Uint8Array | undefined;
   return () => {
@@ -335,7 +333,7 @@ function reusedBuffer(bytes: number): BufferProvider {
 /**
  * Opens a synchronous inflater.
  *
- * @throws not_implemented (from `write`) the stream is compressed, and the engine does not let it be driven synchronously
+ * @throws not_implemented (from `write`) the stream is compressed, and this engine has no synchronous handle
  */
 export function createSyncInflater(onChunk: ChunkHandler, nextBuffer: BufferProvider = reusedBuffer(OUTPUT_BYTES)): Inflater {
   const detector = new FormatDetector<Decompressor>((kind) =>
@@ -365,13 +363,13 @@ export function createSyncInflater(onChunk: ChunkHandler, nextBuffer: BufferProv
 
 let isSynchronous: boolean | undefined;
 
-/** Two gzip members and two zstd frames; each pair is `berth ` forty times. */
+/** Two gzip members and two zstd frames, each pair `berth ` forty times. */
 const SAMPLES = [
   'H4sIAAAAAAAC/0tKLSrJUEiiKQkAvqgBs2QAAAAfiwgAAAAAAAL/y1BISi0qyRgUJAAaMrdIjAAAAA==',
   'KLUv/SBkbQAAMGJlcnRoIAEAm6kUASi1L/0gjG0AADBoIGJlcnQBAINQpQg=',
 ];
 
-/** True when this engine's zlib can be driven synchronously: tried out once, in small steps, with small output. */
+/** Tests once, with small inputs and outputs, whether this engine's zlib works synchronously. */
 export function canInflateSynchronously(): boolean {
   isSynchronous ??= SAMPLES.every((sample) => {
     const expected = 'berth '.repeat(40);
@@ -394,7 +392,7 @@ export function canInflateSynchronously(): boolean {
   return isSynchronous;
 }
 
-/** A decompressor by node:zlib's public streams. */
+/** Drives a node:zlib decompressor by its public stream. */
 class StreamDecompressor {
   readonly #stream: Gunzip | ZstdDecompress;
   #failure: unknown;
@@ -413,7 +411,7 @@ class StreamDecompressor {
     });
   }
 
-  /** Answers how many bytes were taken: fewer than given, once the compressed data has ended. */
+  /** Returns the number of consumed bytes: fewer than given after the end of the compressed data. */
   async write(chunk: Uint8Array): Promise<number> {
     const before = this.#stream.bytesWritten;
     await this.#completed((done) => this.#stream.write(chunk, done));
@@ -426,7 +424,7 @@ class StreamDecompressor {
 
   async #completed(action: (done: () => void) => void): Promise<void> {
     const {promise, resolve} = Promise.withResolvers<void>();
-    // A stream that fails closes, and then answers nothing else.
+    // A failed stream closes without calling back.
     this.#stream.once('close', resolve);
     action(resolve);
     await promise;
@@ -469,7 +467,7 @@ function createZstdStream(onChunk: ChunkHandler): AsyncDecompressor {
       const parts: (readonly [part: Uint8Array, last: boolean])[] = [];
       frames.split(chunk, (part, last) => parts.push([part, last]));
       for (const [part, last] of parts) {
-        // A public stream ends with its first frame: each gets its own.
+        // A public stream ends after its first frame, so each frame gets its own.
         decompressor ??= new StreamDecompressor(zlib().createZstdDecompress({chunkSize: OUTPUT_BYTES}), onChunk);
         await decompressor.write(part);
         if (!last) continue;
@@ -484,7 +482,7 @@ function createZstdStream(onChunk: ChunkHandler): AsyncDecompressor {
   };
 }
 
-/** Inflates by node:zlib's public streams alone: slower, but it holds on any engine. */
+/** Inflates with node:zlib's public streams: slower, but works on any engine. */
 export function createStreamInflater(onChunk: ChunkHandler): AsyncInflater {
   const detector = new FormatDetector<AsyncDecompressor>((kind) =>
     kind === 'gzip' ? createGzipStream(onChunk) : createZstdStream(onChunk),
@@ -512,9 +510,9 @@ export function createStreamInflater(onChunk: ChunkHandler): AsyncInflater {
 }
 
 /**
- * The synchronous inflater where the engine allows, else the other. Callers await what `write` and `end` answer, if anything.
+ * Opens the synchronous inflater if the engine allows it, else one of public streams. Await the results of `write` and `end`.
  *
- * @param nextBuffer is used where the engine allows; what is not compressed comes as it was written
+ * @param nextBuffer used by the synchronous inflater; uncompressed bytes are passed on as written
  */
 export const openInflater = (onChunk: ChunkHandler, nextBuffer?: BufferProvider): AsyncInflater =>
   canInflateSynchronously() ? createSyncInflater(onChunk, nextBuffer) : createStreamInflater(onChunk);

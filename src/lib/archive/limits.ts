@@ -1,32 +1,31 @@
-/** What a layer, written by a stranger, may ask for. docs/LIMITS.md says the same to people. */
+/** Limits of a layer. docs/LIMITS.md documents them. */
 import {ErrdefsError} from '../errdefs.ts';
 
-/** Longest link target in bytes: `PATH_MAX` of Linux is 4096 and counts the NUL at the end. */
+/** Longest link target in bytes. `PATH_MAX` of Linux is 4096, including the final NUL. */
 export const MAX_TARGET_BYTES = 4095;
-/** Longest name in bytes: with the directory that the layer is unpacked in it has to be a path as well. */
+/** Longest name in bytes. The name and the path of the extraction directory together must be a valid path. */
 export const MAX_NAME_BYTES = 3840;
-/** Deepest name in components: each is a directory that is walked through and remembered. */
+/** Most components of a name: each one is a directory to walk and to keep in memory. */
 export const MAX_NAME_DEPTH = 256;
-/** Largest header about the next entry – PAX records, GNU long name – and largest sparse map, in bytes. */
+/** Largest extended header (PAX records, GNU long name) and largest sparse map, in bytes. */
 export const MAX_HEADER_BYTES = 1 << 20;
-/** Most records in a PAX header, but for those of a sparse map. */
+/** Most records in a PAX header; those of a sparse map do not count. */
 export const MAX_PAX_RECORDS = 1000;
-/** Most headers about the next entry in a row; writers need three. */
+/** Most extended headers before an entry; tar writers need three. */
 export const MAX_EXTENDED_HEADERS = 16;
-/** Most entries of a layer. */
 export const MAX_ENTRIES = 2_000_000;
 /**
- * What the directories that a layer needs and does not carry may come to, each counted with those above it: one entry can need
- * as many as it is deep, and each takes as many steps to reach.
+ * Most implicit parents of a layer, each counted with its ancestors. One entry can have as many as its name is deep, and each takes as many
+ * steps to reach.
  */
 export const MAX_IMPLICIT_STEPS = 1_000_000;
-/** Most bytes that the files of a layer may have together by their headers, holes included. */
+/** Most bytes of a layer's files by their headers, holes included. */
 export const MAX_LAYER_BYTES = 2 ** 40;
-/** Names that are kept in memory to find out whether a layer can be indexed, and directories that an index is given; a layer with more is extracted. */
+/** Most names, and most implicit parents, of a layer that is indexed. A layer with more is extracted. */
 export const MAX_INDEXED_NAMES = 1_000_000;
 export const MAX_INDEXED_IMPLICIT = 50_000;
 
-/** A layer that is well-formed and too much. */
+/** Error for a well-formed layer that exceeds a limit. */
 export const overLimit = (what: string, details: Readonly<Record<string, number>>): ErrdefsError =>
   new ErrdefsError('resource_exhausted', what, {hint: 'use --no-unpack to keep the image without unpacking it', details});
 

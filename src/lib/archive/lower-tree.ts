@@ -1,4 +1,4 @@
-/** Trees below a layer, in which directories are looked up one by one: an index, or a directory in overlay form. */
+/** Looks up directories in lower layers, each an index or a directory in overlay form. */
 import {attributesOf, type Entry, isWhiteout, lstat, mergeEntries} from './lowerdirs.ts';
 import {type Attributes, readXattrs} from './special-files.ts';
 
@@ -8,16 +8,19 @@ export type LowerEntry =
 
 export interface LowerTree {
   /**
-   * What the tree has at a path, by directories alone.
+   * Finds a path without following symbolic links.
    *
-   * @param names binary strings, from the root on
+   * @param names binary strings, from the root
    * @throws data_loss the tree is damaged
    */
   lookup(names: readonly string[]): LowerEntry | undefined;
   close(): void;
 }
 
-/** @param path absolute @param expected paths that will be looked up: their attributes are read at one go */
+/**
+ * @param path absolute
+ * @param expected paths that will be looked up: their attributes are read in one batch
+ */
 export function openExtracted(path: string, expected: readonly (readonly string[])[]): LowerTree {
   const root = Buffer.from(path).toString('latin1');
   const pathOf = (names: readonly string[]): string => [root, ...names].join('/');
@@ -54,11 +57,11 @@ function* entriesAt(trees: readonly LowerTree[], names: readonly string[]): Gene
 }
 
 /**
- * What overlayfs would show at a path.
+ * Finds a path as overlayfs would show it.
  *
  * @param lowers topmost first
  * @param path binary string, below the root
- * @returns `undefined` when nothing is there
+ * @returns `undefined` for an absent path
  */
 export function findMerged(lowers: readonly LowerTree[], path: string): LowerDirectory | 'other' | undefined {
   const names = path.split('/');

@@ -1,23 +1,23 @@
 /**
- * The trees below a layer, seen as one: what overlayfs would show of them. Read only, link by link, by lstat.
+ * Lower layers merged by the rules of overlayfs, read by lstat only.
  *
- * A lower is a layer in overlay form (a 0/0 character device hides a name, `trusted.overlay.opaque` or `user.overlay.opaque`
- * hides what is below a directory), or one merged root, in which neither is to be seen.
+ * Each is a layer in overlay form, or all are one merged root without marks. In overlay form a 0/0 character device is a whiteout, and
+ * `trusted.overlay.opaque` or `user.overlay.opaque` hides the same directory of the layers below.
  */
 
 import {type BigIntStats, lstatSync, readdirSync, readlinkSync} from 'node:fs';
 import {type Attributes, readXattrs} from './special-files.ts';
 
-/** Names of overlayfs' marks, behind `trusted.` or `user.`. */
+/** Names of overlayfs' extended attributes, after the prefix `trusted.` or `user.`. */
 export const OPAQUE = 'overlay.opaque';
 
-/** Set and empty, it says "copied up from somewhere": overlayfs then does not list whiteouts in a directory that has nothing below. */
+/** An empty value means "copied up". Without it overlayfs lists the whiteouts of a directory that has no lower directory. */
 export const ORIGIN = 'overlay.origin';
 
-/** A path of binary characters for a call of node:fs. */
+/** Converts a binary string to a path for node:fs. */
 export const fsPath = (path: string): string | Buffer => (/[^ -~]/.test(path) ? Buffer.from(path, 'latin1') : path);
 
-/** Directories of lowers that lie at one path of the merged tree, nearest first; absolute, binary strings. */
+/** Lower directories of one merged directory, topmost first; absolute, binary strings. */
 export type Lowerdirs = readonly string[];
 
 export type MergedEntry =
@@ -38,23 +38,23 @@ export function attributesOf(stat: BigIntStats): Attributes {
   };
 }
 
-/** Undefined when there is nothing. A name too long, or a parent that is not a directory, is an error as always. */
+/** `undefined` for an absent path. Other errors, such as ENOTDIR, are thrown. */
 export function lstat(path: string): BigIntStats | undefined {
   return lstatSync(fsPath(path), {bigint: true, throwIfNoEntry: false});
 }
 
-/** What one tree has under a name: a directory `D`, or anything else `O`. */
+/** A name in one layer: a directory `D`, a whiteout, or another file `O`. */
 export type Entry<D, O> = {readonly directory: D} | {readonly other: O} | 'whiteout';
 
 const isOpaque = (xattrs: ReadonlyMap<string, Buffer>): boolean =>
   (xattrs.get(`trusted.${OPAQUE}`) ?? xattrs.get(`user.${OPAQUE}`))?.toString() === 'y';
 
 /**
- * The rule of overlayfs for one name: the directories that it merges, or the one thing that hides everything below it.
+ * Merges one name of several layers by the rule of overlayfs.
  *
- * @param entries what the trees have under the name, nearest first
- * @param xattrs extended attributes of directories, one answer for each, in order
- * @returns `undefined` when nothing is there; directories nearest first
+ * @param entries the name in each layer, topmost first
+ * @param xattrs reads the extended attributes of directories, one result for each, in order
+ * @returns the merged directories, topmost first, or the file that hides the name in the layers below; `undefined` for an absent name
  */
 export function mergeEntries<D, O>(
   entries: Iterable<Entry<D, O> | undefined>,
@@ -72,25 +72,24 @@ export function mergeEntries<D, O>(
     break;
   }
   if (found.length === 0) return undefined;
-  // The last one hides nothing, opaque or not.
+  // The lowest directory has nothing to hide.
   const end = xattrs(found.slice(0, -1)).findIndex(isOpaque);
   return {directories: (end < 0 ? found : found.slice(0, end + 1)) as [D, ...D[]]};
 }
 
-/** Whether it hides a name. */
 export const isWhiteout = (stat: BigIntStats): boolean => stat.isCharacterDevice() && stat.rdev === 0n;
 
 export class LowerView {
   readonly roots: Lowerdirs;
-  /** Of directories, by path. */
+  /** By path. */
   readonly #xattrs = new Map<string, ReadonlyMap<string, Buffer>>();
 
-  /** @param lowers absolute paths of the trees, nearest first */
+  /** @param lowers absolute paths, topmost first */
   constructor(lowers: readonly string[]) {
     this.roots = lowers.map((path) => Buffer.from(path).toString('latin1'));
   }
 
-  /** What is visible as `name` in the merged directory; undefined when nothing is. */
+  /** Finds a name in a merged directory. */
   lookup(lowerdirs: Lowerdirs, name: string): MergedEntry | undefined {
     const found = mergeEntries(entriesAt(lowerdirs, name), (dirs) => this.xattrs(dirs.map(({path}) => path)));
     if (found === undefined) return undefined;
@@ -104,7 +103,7 @@ export class LowerView {
     return {kind: 'directory', lowerdirs: directories.map(({path}) => path), attributes: attributesOf(directories[0].stat)};
   }
 
-  /** As `lookup`, for a path of real directories; undefined also when one of them is none. */
+  /** Finds a path below the merged root. `undefined` also if a parent is not a directory. */
   find(path: string): MergedEntry | undefined {
     const names = path.split('/');
     const last = names.pop()!;
@@ -117,13 +116,13 @@ export class LowerView {
     return this.lookup(lowerdirs, last);
   }
 
-  /** Names visible in the merged root. */
+  /** Visible names of the merged root. */
   names(): string[] {
     const all = new Set(this.roots.flatMap((dir) => readdirSync(fsPath(dir), {encoding: 'latin1'})));
     return [...all].filter((name) => this.lookup(this.roots, name) !== undefined).sort();
   }
 
-  /** Extended attributes of directories of the lowers, one answer for each, in order; each is asked for once. */
+  /** Extended attributes of lower directories, one result for each, in order; cached. */
   xattrs(dirs: readonly string[]): readonly ReadonlyMap<string, Buffer>[] {
     const unknown = dirs.filter((dir) => !this.#xattrs.has(dir));
     readXattrs(unknown).forEach((all, i) => void this.#xattrs.set(unknown[i]!, all));

@@ -1,15 +1,14 @@
-/** What this process may do, as far as it decides how a layer is applied. */
+/** Privileges of this process that decide how a layer is applied. */
 
 import {readFileSync} from 'node:fs';
 
 export interface ProcessPrivileges {
-  /** Read, not asked for: asking by a call sets it for all threads for a moment. */
+  /** From /proc: `process.umask()` would change it for all threads for a moment. */
   readonly umask: number;
-  /** True outside of user namespaces. */
   readonly inInitialUserNamespace: boolean;
-  /** True when device nodes can be made: in a user namespace the capability alone does not reach them. */
+  /** In a user namespace CAP_MKNOD does not permit device nodes. */
   readonly canMknod: boolean;
-  /** True when a file can be given to another user. */
+  /** This process may give files to other users. */
   readonly canChown: boolean;
 }
 

@@ -1,9 +1,8 @@
 /**
- * What Node has no call for – device nodes, FIFOs, extended attributes, times to the nanosecond – done for many paths at once
- * by `tar` and `cp`, which every Debian has.
+ * Creates what Node has no call for: device nodes, FIFOs, extended attributes, times in nanoseconds. `tar` and `cp`, part of every Debian
+ * system, do it for many paths at once.
  *
- * Paths are binary strings as in `tar.ts`. They must lead to their place by real directories only: whoever calls this has
- * made or checked every one of them.
+ * Paths are binary strings as in `tar.ts`. Their parents must be real directories that the caller created or checked.
  */
 
 import {mkdtempSync, rmSync, statfsSync} from 'node:fs';
@@ -25,7 +24,7 @@ export interface SpecialEntry extends Attributes {
   /** Below the root, without leading slash. */
   readonly path: string;
   readonly type: 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo';
-  /** Text of a symbolic link; for a hard link the path of an earlier entry. */
+  /** Target of a symbolic link; for a hard link the path of an earlier entry. */
   readonly linkname?: string;
   readonly devmajor?: number;
   readonly devminor?: number;
@@ -49,7 +48,7 @@ const TAR_EXTRACT = [
 ];
 const TAR_CREATE = ['-c', '--format=pax', '--no-recursion', '--xattrs', '--xattrs-include=*', '-P', '--null', '-T', '-', '-f', '-'];
 
-/** True when `sec + ns/1e9` as a double still says exactly that: then utimes(2) by way of Node sets it exactly. */
+/** Tells whether `sec + ns/1e9` is exact as a double, so that Node's utimes sets the exact time. */
 export function isExactTime(sec: number, ns: number): boolean {
   return ns === 0 || (sec + ns / 1e9 - sec) * 1e9 === ns;
 }
@@ -99,11 +98,11 @@ function paxRecord(key: string, value: Buffer | string): Buffer {
   return Buffer.concat([Buffer.from(String(length)), rest]);
 }
 
-/** Largest number in the seven octal digits of an owner's field. */
+/** Largest number in the seven octal digits of the uid and gid fields. */
 const MAX_OCTAL_ID = 0o7777777;
 const MAX_OCTAL_TIME = 0o77777777777;
 
-/** The entries as an archive, with its end. */
+/** A complete archive of the entries. */
 function encodeTar(entries: readonly SpecialEntry[]): Buffer {
   const blocks: Buffer[] = [];
   for (const entry of entries) {
@@ -114,7 +113,7 @@ function encodeTar(entries: readonly SpecialEntry[]): Buffer {
     if (gid > MAX_OCTAL_ID) records.push(paxRecord('gid', String(gid)));
     for (const [key, value] of xattrs ?? []) records.push(paxRecord(`SCHILY.xattr.${key}`, value));
     if (records.length > 0) blocks.push(...extendedHeader('x', Buffer.concat(records)));
-    // GNU's long names hold any bytes, where PAX records are text in some charset.
+    // GNU long names hold any bytes; PAX records hold text in one charset.
     if (path.length > 100) blocks.push(...extendedHeader('L', Buffer.from(`${path}\0`, 'latin1')));
     if (linkname.length > 100) blocks.push(...extendedHeader('K', Buffer.from(`${linkname}\0`, 'latin1')));
     const fits = {uid: Math.min(uid, MAX_OCTAL_ID), gid: Math.min(gid, MAX_OCTAL_ID), mtimeSec: Math.min(mtimeSec, MAX_OCTAL_TIME)};
@@ -123,7 +122,7 @@ function encodeTar(entries: readonly SpecialEntry[]): Buffer {
   return Buffer.concat([...blocks, Buffer.alloc(2 * BLOCK)]);
 }
 
-/** A program failed. Its words are for people; a full disk is found out by asking the filesystem. */
+/** Error of a failed helper program. Asks the file system whether the disk is full, since messages have no fixed form. */
 function programError(program: string, status: number, stderr: string, dir: string): ErrdefsError {
   const {bavail, ffree, files} = statfsSync(dir);
   const full = bavail === 0 || (files > 0 && ffree === 0);
@@ -135,22 +134,22 @@ function programError(program: string, status: number, stderr: string, dir: stri
 function extract(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
   const {status, stderr} = runSync('tar', [...TAR_EXTRACT, '-C', root], {package: 'tar', input: encodeTar(entries)});
   if (status !== 0) throw programError('tar', status, stderr, root);
-  // tar goes on after an attribute that the filesystem refuses.
+  // tar continues after an attribute that the file system rejects.
   for (const line of stderr.split('\n')) if (line !== '') warn(line);
 }
 
 /**
- * Makes nodes, links and directories below `root`, with all attributes, in the order given. What is there already is
- * replaced; a directory is kept and gets the attributes. Attributes that the filesystem has no place for are warned of.
+ * Creates nodes, links and directories below `root`, with all attributes, in the given order. Replaces existing files; an existing
+ * directory stays and gets the attributes. Warns of attributes that the file system does not support.
  */
 export function makeSpecialFiles(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
   if (entries.length > 0) extract(root, entries, warn);
 }
 
-/** Sets mtime and extended attributes of regular files that are there; content, owner and mode stay. Directories' mtimes are lost. */
+/** Sets mtime and extended attributes of existing regular files; content, owner and mode stay. Changes mtimes of directories. */
 export function setFileAttributes(root: string, entries: readonly SpecialEntry[], warn: Warn): void {
   if (entries.length === 0) return;
-  // Empty files with these attributes, on the same filesystem, from which cp takes the attributes alone.
+  // Empty files with these attributes, on the same file system; cp copies only the attributes.
   const scratch = mkdtempSync(`${root}/.wh..attributes-`);
   try {
     extract(scratch, entries, warn);
@@ -162,7 +161,7 @@ export function setFileAttributes(root: string, entries: readonly SpecialEntry[]
   }
 }
 
-/** Extended attributes of directories, by absolute paths; one answer for each, in order. */
+/** Extended attributes of directories by absolute path, one result for each, in order. */
 export function readXattrs(dirs: readonly string[]): ReadonlyMap<string, Buffer>[] {
   if (dirs.length === 0) return [];
   const input = Buffer.from(`${dirs.join('\0')}\0`, 'latin1');
@@ -176,9 +175,9 @@ export function readXattrs(dirs: readonly string[]): ReadonlyMap<string, Buffer>
   return headers.map(({xattrs}) => xattrs);
 }
 
-/** Copies one file, link or node from `from` to `to`, both absolute, with all attributes. `to` must not exist. */
+/** Copies one file, link or node with all attributes. Both paths are absolute; `to` must not exist. */
 export function copyNode(from: string, to: string): void {
-  // By way of xargs, since arguments of a process started by Node cannot have any bytes.
+  // xargs passes any bytes; Node cannot start a program with such arguments.
   const input = Buffer.from(`${from}\0${to}\0`, 'latin1');
   const {status, stderr} = runSync('xargs', ['-0', 'cp', '-a', '-T', '--'], {package: 'findutils', input});
   if (status !== 0) throw programError('cp', status, stderr, '/');

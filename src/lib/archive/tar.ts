@@ -1,12 +1,12 @@
 /**
- * Push parser for tar archives: ustar, old tar, PAX, GNU long names, GNU sparse files. One pass, synchronous, nothing kept
- * but the header in hand.
+ * Push parser for tar archives: ustar, old tar, PAX, GNU long names, GNU sparse files. Works in one pass, synchronously, and keeps only the
+ * current header.
  *
- * Names are bytes. They travel as *binary strings*: one character per byte (latin1), so that any encoding survives and
- * strings can be keys; `Buffer.from(name, 'latin1')` gives the bytes, `displayName` something to print.
+ * Names are bytes, held as *binary strings*: one character for each byte (latin1). So any encoding survives, and names can be keys.
+ * `Buffer.from(name, 'latin1')` gives the bytes, `displayName` printable text.
  *
- * What is a valid archive, and what its numbers mean, after Go's archive/tar (reader.go, strconv.go), which containerd
- * reads layers with; limits are ours.
+ * Source for validity and the meaning of numbers: Go's archive/tar (reader.go, strconv.go), with which containerd reads layers. The limits
+ * are ours.
  */
 
 import {ErrdefsError} from '../errdefs.ts';
@@ -15,11 +15,10 @@ import {MAX_EXTENDED_HEADERS, MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH, 
 export type TarType = 'file' | 'directory' | 'symlink' | 'link' | 'char' | 'block' | 'fifo' | 'global';
 
 /**
- * Ways to write a header that readers of tar understand differently:
- * `v7` no magic; `old-type` a NUL for the type; `header-size` a size where no content follows; `gnu-times` GNU's atime and
- * ctime where ustar has the prefix; `star` the prefix of star; `empty-name` a name of no bytes or of slashes only;
- * `pax-empty` a PAX record without value; `pax-fraction` a PAX mtime with other than nine decimals; `sparse`;
- * `libarchive-xattr` xattrs in libarchive's form, which Go ignores.
+ * Headers that tar readers interpret differently: `v7` no magic; `old-type` type NUL; `header-size` a size without content; `gnu-times`
+ * GNU's atime and ctime in place of the ustar prefix; `star` the prefix of star; `empty-name` no bytes or only slashes; `pax-empty` a PAX
+ * record without value; `pax-fraction` a PAX mtime without exactly nine decimals; `sparse`; `libarchive-xattr` libarchive's form of xattrs,
+ * which Go ignores.
  */
 export type Quirk =
   | 'v7'
@@ -33,24 +32,24 @@ export type Quirk =
   | 'sparse'
   | 'libarchive-xattr';
 
-/** A stretch of a sparse file that has content: bytes from the file's start, and how many. */
+/** A range of a sparse file that has content, in bytes. */
 export interface SparseRegion {
   readonly offset: number;
   readonly size: number;
 }
 
 export interface TarHeader {
-  /** Binary string, as in the archive: not cleaned. */
+  /** Binary string, as in the archive, not cleaned. */
   readonly name: string;
-  /** Binary string: text of a symbolic link, target of a hard link, else empty. */
+  /** Binary string: target of a symbolic or hard link, else empty. */
   readonly linkname: string;
-  /** A `global` header is for information only: containerd ignores what it says, so its records are not applied. */
+  /** A `global` header is informational. As in containerd, its records are not applied. */
   readonly type: TarType;
   /** Permissions with setuid, setgid and sticky bit; no type bits. */
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
-  /** Bytes of the file; of a sparse file, expanded. As the archive says for other types too, though no content follows. */
+  /** Bytes of the file; of a sparse file, with its holes. Other types keep the header's value, but have no content. */
   readonly size: number;
   /** Seconds since 1970, rounded down; may be negative. */
   readonly mtimeSec: number;
@@ -58,18 +57,18 @@ export interface TarHeader {
   readonly mtimeNs: number;
   readonly devmajor: number;
   readonly devminor: number;
-  /** By name as a binary string, such as `security.capability`. */
+  /** Keys are binary strings, such as `security.capability`. */
   readonly xattrs: ReadonlyMap<string, Buffer>;
-  /** Present for a sparse file: `data` brings these regions only, one after the other. */
+  /** Only for a sparse file: `data` receives these regions in order. */
   readonly sparse?: readonly SparseRegion[];
   readonly quirks: readonly Quirk[];
 }
 
-/** Called in order: `entry`, its content in any number of `data`, `entryEnd`; `end` once, when the archive has ended. */
+/** Order of calls: `entry`, `data` any number of times, `entryEnd`; `end` once, after the archive's end. */
 export interface TarHandler {
-  /** @param contentStart where in the archive the entry's content begins, in bytes */
+  /** @param contentStart offset of the entry's content in the archive, in bytes */
   entry(header: TarHeader, contentStart: number): void;
-  /** The chunk is valid during the call only. */
+  /** The chunk is valid only during the call. */
   data(chunk: Buffer): void;
   entryEnd(): void;
   end?(): void;
@@ -78,19 +77,19 @@ export interface TarHandler {
 export interface TarReader {
   /**
    * @throws data_loss the archive is damaged
-   * @throws invalid_argument it is readable, but holds what is refused: an unknown type, a number out of range, too long a name
+   * @throws invalid_argument the archive has an unknown type, a number out of range, or too long a name
    */
   write(chunk: Uint8Array): void;
   /** @throws data_loss the archive is truncated */
   end(): void;
-  /** Bytes up to the end of the last entry so far, its padding included: where a further one would begin. */
+  /** Offset of the end of the last entry, including its padding: where another entry would begin. */
   readonly entriesEnd: number;
 }
 
 const BLOCK = 512;
-/** The highest id is (uid_t)-1, which means "leave it" to chown. */
+/** (uid_t)-1 means "unchanged" to chown. */
 const MAX_ID = 0xfffffffe;
-/** What a Linux device number holds. */
+/** Largest numbers in a Linux device number. */
 const MAX_MAJOR = 0xfff;
 const MAX_MINOR = 0xfffff;
 
@@ -109,10 +108,10 @@ const TYPES: Readonly<Record<string, TarType>> = {
   S: 'file',
 };
 
-/** A binary string as text for people: UTF-8 where it is, escapes where not. */
+/** Converts a binary string to printable text: UTF-8 if valid, else with escapes. */
 export const displayName = (name: string): string => JSON.stringify(Buffer.from(name, 'latin1').toString());
 
-/** What a header has before PAX records are merged into it. */
+/** A header before PAX records are merged into it. */
 interface RawHeader {
   name: string;
   linkname: string;
@@ -130,11 +129,11 @@ interface RawHeader {
 }
 
 type State =
-  /** Collecting a header block. */
+  /** Reads a header block. */
   | 'header'
-  /** Collecting the content of a header about the next one. */
-  | 'meta'
-  /** Collecting blocks of a sparse map: GNU's extension headers, or the text before the content of PAX 1.0. */
+  /** Reads the content of an extended header. */
+  | 'extended-header'
+  /** Reads blocks of a sparse map: GNU's extension headers, or the text before the content in PAX 1.0. */
   | 'sparse-header'
   | 'sparse-map'
   | 'data'
@@ -145,14 +144,14 @@ type State =
 
 export function createTarReader(handler: TarHandler): TarReader {
   let state: State = 'header';
-  /** Bytes of the archive before the chunk in hand, for messages. */
+  /** Offset of the current chunk in the archive, for messages. */
   let chunkStart = 0;
-  /** Bytes of the archive up to where it is read. */
+  /** Offset in the archive of the next unread byte. */
   let position = 0;
   let entriesEnd = 0;
   const block = Buffer.alloc(BLOCK);
   let filled = 0;
-  /** Bytes still to come: of content, then of padding. */
+  /** Bytes of content, and then of padding, that are still to come. */
   let remaining = 0;
   let padding = 0;
   let extended = Buffer.alloc(0);
@@ -160,9 +159,9 @@ export function createTarReader(handler: TarHandler): TarReader {
   let longName: string | undefined;
   let longLink: string | undefined;
   let pax: Map<string, Buffer> | undefined;
-  /** A header about the next one has been read, so there must be a next one. */
+  /** An extended header was read, so an entry must follow. */
   let entryMustFollow = false;
-  /** Headers about the next one so far. */
+  /** Extended headers so far before the next entry. */
   let extendedCount = 0;
   let raw: RawHeader | undefined;
   let sparseRegions: SparseRegion[] = [];
@@ -172,7 +171,7 @@ export function createTarReader(handler: TarHandler): TarReader {
   const damaged = (reason: string): ErrdefsError => new ErrdefsError('data_loss', `tar archive near byte ${chunkStart}: ${reason}`);
   const refused = (what: string): ErrdefsError => new ErrdefsError('invalid_argument', what);
 
-  /** Number of a header field: octal, or base 256 with the sign in the first byte's second bit. */
+  /** Parses a number: octal, or base 256 with the sign in the second bit of the first byte. */
   const parseField = (b: Buffer, at: number, length: number, field: string): number => {
     const value = parseNumber(b, at, length);
     if (value === undefined) throw damaged(`invalid ${field}`);
@@ -200,7 +199,7 @@ export function createTarReader(handler: TarHandler): TarReader {
       let prefix = '';
       if (ustar) prefix = cString(b, at + 345, star ? 131 : 155);
       else if (b[at + 345] !== 0) {
-        // GNU keeps times here. Writers before Go 1.8 put ustar's prefix here all the same.
+        // GNU stores times here, but writers before Go 1.8 stored ustar's prefix.
         quirks.push('gnu-times');
         if (parseNumber(b, at + 345, 12) === undefined || parseNumber(b, at + 357, 12) === undefined) {
           const old = cString(b, at + 345, 155);
@@ -245,7 +244,7 @@ export function createTarReader(handler: TarHandler): TarReader {
         filled = 0;
         remaining = raw.size;
         padding = -raw.size & (BLOCK - 1);
-        state = 'meta';
+        state = 'extended-header';
         if (remaining === 0) extendedDone();
         return;
       case 'S': {
@@ -265,7 +264,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     }
   };
 
-  /** One region of a GNU sparse header; false at the end of the list. */
+  /** Adds a region of a GNU sparse header; false at the end of the list. */
   const addRegion = (b: Buffer, at: number): boolean => {
     const offset = parseField(b, at, 12, 'sparse map');
     const size = parseField(b, at + 12, 12, 'sparse map');
@@ -299,7 +298,7 @@ export function createTarReader(handler: TarHandler): TarReader {
   /** A PAX 1.0 sparse file whose map is being read. */
   let sparseHeader: TarHeader | undefined;
 
-  /** The header is whole: announce the entry. @param stored bytes of content that follow, for GNU's sparse files */
+  /** Begins an entry after its header is complete. @param stored content bytes of a GNU sparse file */
   const beginEntry = (stored: number | undefined): void => {
     const rawHeader = raw!;
     if (TYPES[rawHeader.typeflag] === undefined)
@@ -312,7 +311,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     else announce(header, content);
   };
 
-  /** A sparse file by PAX records: what the header calls its size is what is stored. */
+  /** Begins a sparse file in PAX format, whose header has the stored size. */
   const beginPaxSparse = (header: TarHeader, format: '0.x' | '1.0', content: number): void => {
     const records = pax!;
     const size = paxNumber(records, 'GNU.sparse.size') ?? paxNumber(records, 'GNU.sparse.realsize');
@@ -344,7 +343,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     filled = 0;
     if (sparseMap.length > MAX_HEADER_BYTES) throw refused('sparse file with too many regions');
     if (sparseMapLines === 0) return;
-    // The first line says how many pairs of lines follow.
+    // The first line is the number of regions; each has two lines.
     const count = sparseMap.slice(0, sparseMap.indexOf('\n'));
     if (!/^\d{1,7}$/.test(count)) throw damaged('invalid sparse map');
     if (sparseMapLines <= 2 * Number(count)) return;
@@ -383,7 +382,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     parseHeader(b, at);
   };
 
-  /** Copies into the block; true when it is full. Answers by how much `at` moves. */
+  /** Fills the block. Returns the number of bytes taken. */
   const collect = (b: Buffer, at: number): number => {
     const n = Math.min(BLOCK - filled, b.length - at);
     b.copy(block, filled, at, at + n);
@@ -427,7 +426,7 @@ export function createTarReader(handler: TarHandler): TarReader {
               if (filled === BLOCK) blockDone(block, 0);
             }
             break;
-          case 'meta': {
+          case 'extended-header': {
             const n = Math.min(remaining, b.length - at);
             b.copy(extended, extended.length - remaining, at, at + n);
             remaining -= n;
@@ -458,7 +457,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     },
     end() {
       if (state === 'drain') return;
-      // As with GNU tar and Go, the zero blocks at the end may be missing, and the last padding too.
+      // As in GNU tar and Go, the final zero blocks and the last padding are optional.
       const whole = (state === 'header' || state === 'zero') && filled === 0;
       if (entryMustFollow || !(whole || state === 'padding')) throw damaged('the archive is truncated');
       handler.end?.();
@@ -476,7 +475,7 @@ function checkName(name: string, field: string, max: number): string {
   return name;
 }
 
-/** Merges what PAX records and GNU's long names say into a header. */
+/** Merges PAX records and GNU long names into a header. */
 function headerOf(
   raw: RawHeader,
   pax: Map<string, Buffer> | undefined,
@@ -516,7 +515,7 @@ function headerOf(
   linkname = checkName(longLink ?? linkname, 'link target', MAX_TARGET_BYTES);
   const refused = (reason: string): ErrdefsError => new ErrdefsError('invalid_argument', `tar entry ${displayName(name)} has ${reason}`);
   let type: TarType = TYPES[typeflag] ?? 'global';
-  // Before ustar a directory was a file whose name ends in a slash.
+  // Before ustar, a name with a final slash meant a directory.
   if (type === 'file' && quirks.includes('old-type') && name.endsWith('/')) type = 'directory';
   if (type !== 'file' && size > 0) quirks.push('header-size');
   if (/^\/*$/.test(name)) quirks.push('empty-name');
@@ -541,7 +540,7 @@ function headerOf(
   };
 }
 
-/** Bytes of a field up to its first NUL, as a binary string. */
+/** A field up to its first NUL, as a binary string. */
 function cString(b: Buffer, at: number, length: number): string {
   let end = at;
   while (end < at + length && b[end] !== 0) end++;
@@ -553,7 +552,7 @@ function isZero(b: Buffer, at: number): boolean {
   return true;
 }
 
-/** Sum of a header's bytes with its checksum field as spaces; old writers summed signed bytes. */
+/** Sums of a header's bytes, counting its checksum field as spaces. Old writers summed signed bytes. */
 function checksums(b: Buffer, at: number): {unsigned: number; signed: number} {
   let unsigned = 8 * 0x20;
   let high = 0;
@@ -566,7 +565,7 @@ function checksums(b: Buffer, at: number): {unsigned: number; signed: number} {
   return {unsigned, signed: unsigned - 256 * high};
 }
 
-/** Octal digits between spaces and NULs; nothing at all is 0. */
+/** Parses octal digits between spaces and NULs; an empty field is 0. */
 function parseOctal(b: Buffer, at: number, length: number): number | undefined {
   let i = at;
   let end = at + length;
@@ -593,7 +592,10 @@ function parseNumber(b: Buffer, at: number, length: number): number | undefined 
   return negative ? -value - 1 : value;
 }
 
-/** Records of a PAX header, `<length> <key>=<value>\n` each; the last of a key wins. Sparse 0.0's repeated keys are joined into the map of 0.1. */
+/**
+ * Parses the records of a PAX header, each `<length> <key>=<value>\n`. The last record of a key wins. Repeated keys of sparse format 0.0
+ * become the map of 0.1.
+ */
 function parseRecords(b: Buffer, damaged: (reason: string) => ErrdefsError): Map<string, Buffer> {
   const records = new Map<string, Buffer>();
   const regions: string[] = [];
@@ -618,7 +620,7 @@ function parseRecords(b: Buffer, damaged: (reason: string) => ErrdefsError): Map
   return records;
 }
 
-/** Value of a record; a record without value is as if absent. */
+/** Value of a record; an empty value counts as absent. */
 function paxText(pax: Map<string, Buffer>, key: string): string | undefined {
   const value = pax.get(key);
   return value === undefined || value.length === 0 ? undefined : value.toString('latin1');
@@ -632,7 +634,7 @@ function paxNumber(pax: Map<string, Buffer>, key: string): number | undefined {
   return value;
 }
 
-/** `<seconds>[.<decimals>]`; the sign is the whole number's. */
+/** Parses `<seconds>[.<decimals>]`; the sign applies to the whole number. */
 function parseTime(text: string, name: string): {sec: number; ns: number} {
   const match = /^([+-]?)(\d{1,15})(?:\.(\d*))?$/.exec(text);
   if (match === null) throw new ErrdefsError('invalid_argument', `tar entry ${displayName(name)} has the mtime ${displayName(text)}`);
@@ -669,7 +671,7 @@ function pairRegions(numbers: readonly string[], damaged: (reason: string) => Er
   return regions;
 }
 
-/** Regions in order, within the file, and together as long as what is stored. */
+/** Checks that regions are in order, lie within the file, and add up to the stored size. */
 function checkRegions(regions: readonly SparseRegion[], size: number, stored: number, damaged: (reason: string) => ErrdefsError): void {
   let end = 0;
   let sum = 0;
