@@ -1,4 +1,4 @@
-/** The bytes that all namespaces share: finished blobs by digest, and downloads under way. What a namespace sees of them stands in its content records. */
+/** Blobs that all namespaces share, and their ingests. Content records say which blobs a namespace sees. */
 import {
   chmodSync,
   closeSync,
@@ -41,22 +41,22 @@ export interface IngestState extends IngestInfo {
   readonly updatedAt: string;
 }
 
-/** Directory name of the download of a digest: one for all who want it. */
+/** Ingest key of a digest's download; all namespaces share it. */
 export const downloadKey = (digest: Digest): string => digest.replace(':', '-');
 
-/** Directory name of an ingest that a user named: his namespace's alone. */
+/** Ingest key of an ingest that a user named; it belongs to one namespace. */
 export const ingestKey = (namespace: string, ref: string): string =>
   `ref-${createHash('sha256').update(`${namespace}\0${ref}`).digest('hex')}`;
 
-/** Whether an entry among the ingests can be one. */
+/** Whether a directory name has the form of an ingest key. */
 export const isIngestKey = (name: string): boolean => /^ref-[0-9a-f]{64}$/.test(name) || isDigest(name.replace('-', ':'));
 
 export class BlobStore {
   readonly #layout: Layout;
   readonly #housekeeping: Housekeeping;
-  /** Blobs whose names this process has brought to the disk, with their inodes: another may have replaced one since. */
+  /** Inodes of the blobs whose names this process has synced. Another process may have replaced a blob since. */
   readonly #synced = new Map<Digest, number>();
-  /** Blobs that this process has given names that may not be on the disk. */
+  /** Blobs that this process has published without syncing their names. */
   readonly #unsynced = new Set<Digest>();
 
   constructor(layout: Layout, housekeeping = new Housekeeping()) {
@@ -68,7 +68,7 @@ export class BlobStore {
     return this.#layout.blob(digest);
   }
 
-  /** Bytes of the blob, or `undefined` when it is not here. */
+  /** Size in bytes; `undefined` when the blob is missing. */
   size(digest: Digest): number | undefined {
     let stat: Stats | undefined;
     try {
@@ -88,16 +88,16 @@ export class BlobStore {
   }
 
   /**
-   * Whether the blob is here, whole.
+   * Whether the blob is present with the descriptor's size.
    *
-   * @throws failed_precondition it is, and the descriptor says another size
-   * @throws data_loss a file of that name has another size
+   * @throws failed_precondition the blob is intact, but the descriptor has another size
+   * @throws data_loss the blob has another size and another digest
    */
   has(desc: Pick<Descriptor, 'digest' | 'size'>): boolean {
     const size = this.size(desc.digest);
     if (size === undefined) return false;
     if (size === desc.size) return true;
-    // A stranger's manifest must not talk us into taking good bytes for damaged ones.
+    // A wrong size in a manifest must not make an intact blob look damaged.
     if (this.#hash(desc.digest) === desc.digest)
       throw new ErrdefsError('failed_precondition', `content ${desc.digest} has ${size} B, but the descriptor says ${desc.size} B`, {
         hint: 'the image is malformed: its publisher has to fix it',
@@ -124,9 +124,9 @@ export class BlobStore {
   }
 
   /**
-   * A document, whole, or `undefined`. Its digest is checked.
+   * Reads a document and verifies its digest; `undefined` when it is missing.
    *
-   * @throws failed_precondition it is larger than any document may be: whoever called it one was wrong
+   * @throws failed_precondition the blob is larger than any document may be, so its media type was wrong
    * @throws data_loss
    */
   readSmall(digest: Digest): Buffer | undefined {
@@ -155,9 +155,10 @@ export class BlobStore {
   }
 
   /**
-   * The blob's bytes in order, hashed as they go.
+   * Streams the blob and verifies its digest.
    *
-   * @throws not_found at the first read @throws data_loss after the last byte: they are not what `digest` says
+   * @throws not_found at the first read
+   * @throws data_loss after the last byte, when the digest differs
    */
   async *read(digest: Digest): AsyncIterable<Uint8Array> {
     const hash = hashFor(digest);
@@ -174,9 +175,9 @@ export class BlobStore {
   }
 
   /**
-   * Makes a small blob visible; its name is to be settled. Content already there is success.
+   * Publishes a small blob; the caller syncs its name later. An existing blob is success.
    *
-   * @param bytes what `digest` names, as the caller has checked
+   * @param bytes already verified against `digest`
    */
   writeSmall(digest: Digest, bytes: Uint8Array): void {
     if (this.size(digest) === bytes.length) return;
@@ -188,7 +189,6 @@ export class BlobStore {
     }
   }
 
-  /** All finished blobs. */
   list(): readonly Digest[] {
     return Object.keys(DIGEST_HEX_LENGTH).flatMap((algorithm) =>
       listIfPresent(join(this.#layout.blobs, algorithm))
@@ -197,7 +197,7 @@ export class BlobStore {
     );
   }
 
-  /** Removes what killed processes left half-written. */
+  /** Removes temporary files of killed processes. */
   sweep(): void {
     const directories = [
       ...Object.keys(DIGEST_HEX_LENGTH).map((algorithm) => join(this.#layout.blobs, algorithm)),
@@ -206,7 +206,7 @@ export class BlobStore {
     for (const directory of directories) this.#housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
-  /** Takes the ingest `key` for this process alone. Whoever waits here continues from the bytes that the other one got. */
+  /** Locks an ingest. A waiter resumes from the bytes of the previous holder. */
   lock(key: string, options: LockOptions): Promise<Lock> {
     return acquireLock(this.#layout.lock(`ingest-${key}`), options);
   }
@@ -215,14 +215,14 @@ export class BlobStore {
     return isLockHeld(this.#layout.lock(`ingest-${key}`));
   }
 
-  /** Directories of all ingests. */
+  /** Keys of all ingests. */
   ingests(): readonly string[] {
     return listIfPresent(this.#layout.ingests).filter(isIngestKey);
   }
 
   /**
-   * Ingests that nobody holds, and that nobody has gone on with for a day, or cannot: one without bytes has not begun, or
-   * is finished, and its process was killed before it was gone.
+   * Keys of ingests that are unlocked and have had no write for a day. An ingest without data counts as stale at once: its process was
+   * killed before the first byte or after the commit.
    *
    * @param now milliseconds since the epoch
    */
@@ -233,7 +233,7 @@ export class BlobStore {
     });
   }
 
-  /** @returns `undefined` when there is no such ingest, or its first step was not finished or is lost, or its last one was done */
+  /** @returns `undefined` when the ingest is missing or incomplete */
   ingestState(key: string): IngestState | undefined {
     const directory = this.#layout.ingest(key);
     const file = join(directory, 'info.json');
@@ -241,7 +241,7 @@ export class BlobStore {
     try {
       text = readIfPresent(file);
     } catch (err) {
-      // Something else is in its place, or the disk does not give it back.
+      // An unreadable info file is the same as none.
       if (hasCode(err, 'resource_exhausted')) throw err;
       return undefined;
     }
@@ -251,12 +251,12 @@ export class BlobStore {
       const data = this.#dataOf(key);
       return data === undefined ? undefined : {...info, key, offset: data.size, updatedAt: data.mtime.toISOString()};
     } catch (err) {
-      if (err instanceof SyntaxError || hasCode(err, 'data_loss')) return undefined; // torn: its bytes will be hashed anyhow
+      if (err instanceof SyntaxError || hasCode(err, 'data_loss')) return undefined; // torn by a power loss; the data is hashed again anyway
       throw fromErrno(err, `ingest ${key}`);
     }
   }
 
-  /** The bytes of an ingest, where it has a file for them. */
+  /** The ingest's data file, if it exists and is a regular file. */
   #dataOf(key: string): Stats | undefined {
     try {
       const stat = lstatSync(join(this.#layout.ingest(key), 'data'), {throwIfNoEntry: false});
@@ -275,17 +275,17 @@ export class BlobStore {
     }
   }
 
-  /** As `discardIngest`, of what is done with: what cannot be removed is left to a collection, with a warning. */
+  /** As `discardIngest`, but a failure is a warning: the next collection tries again. */
   discardIngestQuietly(key: string): void {
     this.#housekeeping.attempt(`ingest ${key}`, () => this.discardIngest(key));
   }
 
-  /** As `discardIngest`, unless somebody works on it. @returns whether it is gone */
+  /** As `discardIngest`, unless the ingest is locked. @returns whether it was discarded */
   discardIdleIngest(key: string): boolean {
     return withFreeLock(this.#layout.lock(`ingest-${key}`), 'removal of an idle ingest', () => this.discardIngest(key));
   }
 
-  /** Path of an ingest's bytes, for `Ingest.open` in whichever thread writes them. The caller holds its lock. */
+  /** Creates the ingest where it is missing. The caller holds its lock. @returns path of its data file, for `Ingest.open` in any thread */
   beginIngest(key: string, info: Omit<IngestInfo, 'startedAt'>): string {
     const directory = this.#layout.ingest(key);
     const [file, data] = [join(directory, 'info.json'), join(directory, 'data')];
@@ -302,12 +302,12 @@ export class BlobStore {
   }
 
   /**
-   * Makes a finished ingest visible as a blob. Durable before visible: `Ingest.finish` has synced the bytes; here the file
-   * is renamed and the directory synced. Content already there is success.
-   *
-   * @param options.syncName default true; false: its name is to be settled before a record has it
+   * Publishes a finished ingest as a blob: `Ingest.finish` has synced the bytes; this renames the file and syncs the directory. An existing
+   * blob is success.
    *
    * Order of steps after containerd, plugins/content/local/writer.go (Commit).
+   *
+   * @param options.syncName default true; with false, the caller syncs the name before a record refers to the blob
    */
   publish(key: string, digest: Digest, {syncName = true}: {readonly syncName?: boolean} = {}): void {
     const blob = this.path(digest);
@@ -333,18 +333,18 @@ export class BlobStore {
     this.#unsynced.delete(digest);
   }
 
-  /** Whether this process has made a blob visible and its name is still to be settled. */
+  /** Whether this process has published the blob without syncing its name. */
   isUnsynced(digest: Digest): boolean {
     return this.#unsynced.has(digest);
   }
 
-  /** Whether this process knows that a blob's name is on the disk. */
+  /** Whether this process knows that the blob's name is durable. */
   isNameSynced(digest: Digest): boolean {
     const known = this.#synced.get(digest);
     return !this.#unsynced.has(digest) && known !== undefined && known === this.#inode(digest);
   }
 
-  /** Brings the names of these blobs to the disk; their bytes are, since before they had names. */
+  /** Syncs the names of blobs. Their bytes were synced before they got names. */
   syncNames(digests: readonly Digest[]): void {
     const directories = new Set<string>();
     for (const digest of digests)
@@ -357,7 +357,10 @@ export class BlobStore {
     for (const digest of digests) this.#noteSynced(digest);
   }
 
-  /** Moves a blob out of sight, if it is there; where the trash is on another filesystem, deletes it. The caller holds the store's lock. */
+  /**
+   * Moves a blob to the trash, or deletes it where the trash is on another filesystem. A missing blob is success. The caller holds the
+   * store's lock.
+   */
   discard(digest: Digest, trash: string): void {
     try {
       moveToTrash(this.path(digest), trash);
@@ -368,7 +371,7 @@ export class BlobStore {
   }
 }
 
-/** Whether something is at `path`, or on the way to it, that cannot be replaced by a file, or appended to. */
+/** Whether `path` cannot be a regular file because something else is there or in the place of a parent directory. */
 function isNoFile(path: string): boolean {
   try {
     return lstatSync(path, {throwIfNoEntry: false})?.isFile() === false;
@@ -378,18 +381,18 @@ function isNoFile(path: string): boolean {
   }
 }
 
-/** How long a download that nobody leases and nobody works on is kept, in milliseconds. */
+/** Lifetime of an ingest without a lease or a lock, in milliseconds. */
 const INGEST_LIFETIME_MS = 24 * 3600_000;
 
 const CHUNK = 1 << 18;
 
-/** Bytes after which a download's way to the disk is begun, so that the last wait for it is short. */
+/** Bytes between two background syncs of a download; they keep the final sync short. */
 const FLUSH_EVERY = 16 << 20;
 
 /**
- * One download's bytes: appended, hashed as they come, flushed on the way. Synchronous, for a worker thread.
+ * The data file of one ingest. Bytes are hashed as they are appended and synced in the background. Synchronous, for a worker thread.
  *
- * An ingest survives its process. Opening it again hashes what is there, so that it goes on where the other one stopped.
+ * An ingest survives its process: opening it hashes the existing bytes and resumes after them.
  */
 export class Ingest {
   readonly #what: string;
@@ -399,7 +402,7 @@ export class Ingest {
   #hash: Hash;
   #fd: number;
   #offset = 0;
-  /** Bytes that are on the disk, or on their way. */
+  /** Bytes that are synced, or for which a sync has started. */
   #flushed = 0;
   #flushing = false;
 
@@ -412,17 +415,14 @@ export class Ingest {
     this.#hash = createHash(this.#algorithm);
   }
 
-  /**
-   * @param path as `BlobStore.beginIngest` gave it
-   * @param expected what was expected; bytes beyond a expected size are refused. Without a digest SHA-256 is taken.
-   */
+  /** @param path from `BlobStore.beginIngest` @param expected bytes beyond its size are refused; without a digest, SHA-256 is computed */
   static open(path: string, expected: Expected, what: string): Ingest {
     const ingest = Ingest.reopen(path, expected, what);
     for (const _ of ingest.existing());
     return ingest;
   }
 
-  /** As `open`, but `existing` is the caller's to exhaust before anything else. */
+  /** As `open`, but the caller exhausts `existing` before any other call. */
   static reopen(path: string, expected: Expected, what: string): Ingest {
     let fd: number | undefined;
     try {
@@ -436,7 +436,7 @@ export class Ingest {
     }
   }
 
-  /** The bytes that an earlier attempt left, in order, hashed as they are taken; a chunk is valid until the next one. */
+  /** Yields the existing bytes in order and hashes them. A chunk is valid until the next one. */
   *existing(): Generator<Uint8Array> {
     const buffer = Buffer.allocUnsafe(CHUNK);
     for (;;) {
@@ -444,7 +444,7 @@ export class Ingest {
       try {
         n = readSync(this.#fd, buffer, 0, CHUNK, this.#offset);
       } catch (err) {
-        // What the disk does not give back is fetched again.
+        // Unreadable bytes are fetched again.
         this.truncate();
         throw fromErrno(err, this.#what);
       }
@@ -457,17 +457,17 @@ export class Ingest {
     this.#flushed = this.#offset;
   }
 
-  /** Shows that somebody works on it, while nothing is written. */
+  /** Updates the modification time, so that a stalled download does not look abandoned. */
   touch(): void {
     futimesSync(this.#fd, new Date(), new Date());
   }
 
-  /** Bytes so far: where the download goes on. */
+  /** Bytes so far: where the download resumes. */
   get offset(): number {
     return this.#offset;
   }
 
-  /** @throws failed_precondition more bytes than expected @throws resource_exhausted the disk is full; the bytes so far are kept */
+  /** @throws failed_precondition more bytes than expected @throws resource_exhausted the disk is full; the bytes written so far are kept */
   write(chunk: Uint8Array): void {
     const {size} = this.#expected;
     if (size !== undefined && this.#offset + chunk.length > size)
@@ -484,12 +484,11 @@ export class Ingest {
     if (this.#offset - this.#flushed > FLUSH_EVERY && !this.#flushing) this.#flush();
   }
 
-  /** Digest of the bytes so far. */
   digest(): Digest {
     return `${this.#algorithm}:${this.#hash.copy().digest('hex')}` as Digest;
   }
 
-  /** Throws the bytes away. */
+  /** Discards all bytes. */
   truncate(): void {
     try {
       ftruncateSync(this.#fd, 0);
@@ -501,11 +500,11 @@ export class Ingest {
     this.#flushed = 0;
   }
 
-  /** Begins to bring the bytes so far to the disk, while more come. What goes wrong with it, `sync` is told too. */
+  /** Starts a sync in the background. Its failure is reported by the next `sync`. */
   #flush(): void {
     this.#flushed = this.#offset;
     try {
-      // A descriptor of its own: it may take longer than this ingest is open.
+      // Its own descriptor: the sync may outlast this ingest.
       const fd = openSync(this.#path, 'r');
       this.#flushing = true;
       fsync(fd, () => {
@@ -517,7 +516,7 @@ export class Ingest {
     }
   }
 
-  /** Brings the bytes so far to the disk. */
+  /** Syncs the bytes written so far. */
   sync(): void {
     try {
       fsyncSync(this.#fd);
@@ -528,9 +527,9 @@ export class Ingest {
   }
 
   /**
-   * Checks what arrived against what was expected at the beginning, and brings it to the disk.
+   * Verifies the bytes and syncs them.
    *
-   * @throws failed_precondition size or digest differ; bytes of a wrong digest are thrown away, they cannot be completed
+   * @throws failed_precondition size or digest differ; complete bytes with a wrong digest are discarded
    */
   finish(): {digest: Digest; size: number} {
     try {
@@ -543,7 +542,7 @@ export class Ingest {
     }
   }
 
-  /** Gives the descriptor back; the bytes stay. */
+  /** Closes the file; the bytes stay. */
   close(): void {
     if (this.#fd < 0) return;
     closeSync(this.#fd);

@@ -1,4 +1,4 @@
-/** A namespace's content on disk: shared blobs, and records that say which of them it sees. */
+/** Content of one namespace on disk: shared blobs, and records of the blobs that are visible in the namespace. */
 import {closeSync, openSync, readSync} from 'node:fs';
 import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import type {Lock} from '../fs/lock.ts';
@@ -30,7 +30,7 @@ export class LocalContentStore implements ContentStore {
   readonly #store: Store;
   readonly #lockTimeoutMs: number;
 
-  /** @param options.lockTimeoutMs how long `writer` waits for another one of its ref, in milliseconds */
+  /** @param options.lockTimeoutMs how long `writer` waits for the lock of its ref, in milliseconds */
   constructor(store: Store, namespace: string, options: {readonly lockTimeoutMs?: number} = {}) {
     this.#store = store;
     this.namespace = namespace;
@@ -51,7 +51,7 @@ export class LocalContentStore implements ContentStore {
     return this.#store.view((tx) => tx.namespace(this.namespace).content.list());
   }
 
-  /** Its record, with the blob seen to be there. */
+  /** The record of a blob that is present. @throws data_loss the blob is missing or has another size */
   #present(digest: Digest): ContentRecord {
     const record = this.info(digest);
     if (!this.#store.blobs.has(record))
@@ -183,9 +183,9 @@ class LocalWriter implements ContentWriter {
   readonly #key: string;
   readonly #what: string;
   readonly #openedAt = new Date().toISOString();
-  /** Absent while the bytes are another namespace's, and when the writer is closed. */
+  /** Undefined while the writer shares another namespace's blob, and once it is closed. */
   #ingest: Ingest | undefined;
-  /** Size of the blob that stands for the bytes, as long as nobody adds to it. */
+  /** Size of the shared blob; undefined once the writer has its own bytes. */
   #shared: number | undefined;
   #closed = false;
 
@@ -225,7 +225,7 @@ class LocalWriter implements ContentWriter {
     (this.#ingest ?? this.#ownBytes()).write(chunk);
   }
 
-  /** What is to be added to a blob of another namespace is added to a copy. */
+  /** Copies the shared blob, so that appending does not change it. */
   #ownBytes(): Ingest {
     const ingest = this.open();
     ingest.truncate();
@@ -269,7 +269,7 @@ class LocalWriter implements ContentWriter {
     }
   }
 
-  /** One transaction: the blob gets its name in it, so that no collection can come between the two. */
+  /** Publishes the blob inside the transaction that records it, so that no collection runs in between. */
   async #record(got: Pick<ContentRecord, 'digest' | 'size'>, labels: Labels): Promise<ContentRecord> {
     const {blobs} = this.#store;
     let published = false;

@@ -1,64 +1,67 @@
 /**
- * The contract of a content store: bytes by digest, as one namespace sees them. `content-local.ts` keeps them on disk,
- * `content-memory.ts` in memory; test/suites/content.ts runs over both.
+ * The contract of a content store: blobs by digest, as one namespace sees them. `content-local.ts` keeps them on disk, the store in
+ * test/support/content-memory.ts in memory; test/suites/content.ts runs over both.
  *
- * Semantics after containerd, core/content/content.go, with content shared between namespaces as its metadata store does.
+ * Semantics after containerd, core/content/content.go. Content is shared between namespaces as in its metadata store.
  */
 import {ErrdefsError} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import type {ContentRecord, Labels} from './records.ts';
 
-/** What is known of some bytes before they are there. */
+/** Expected size and digest of a blob that is being written. */
 export interface Expected {
   /** Bytes. */
   readonly size?: number;
   readonly digest?: Digest;
 }
 
-/** How far a writer has come. */
+/** State of an ingest. */
 export interface ContentStatus {
   readonly ref: string;
-  /** Bytes so far. */
+  /** Bytes written so far. */
   readonly offset: number;
-  /** Bytes expected; 0 when unknown. */
+  /** Expected size in bytes; 0 when unknown. */
   readonly total: number;
   /** RFC 3339, UTC. */
   readonly startedAt: string;
   readonly updatedAt: string;
 }
 
-/** Content in the making. It outlives the writer that is closed without a commit, and the process. */
+/** Writes one blob. Its ingest outlives a writer that is closed without a commit, and the process. */
 export interface ContentWriter extends Disposable {
   readonly ref: string;
-  /** Bytes that are here: where the source goes on. All of them, where another namespace has the expected content. */
+  /** Bytes written so far: where the source resumes. The whole size where another namespace has the expected content. */
   readonly offset: number;
-  /** @throws failed_precondition more bytes than expected, or the writer is closed @throws resource_exhausted the disk is full; the bytes so far are kept */
+  /**
+   * @throws failed_precondition more bytes than expected, or the writer is closed
+   * @throws resource_exhausted the disk is full; the bytes written so far are kept
+   */
   write(chunk: Uint8Array): void;
-  /** Digest of the bytes so far. */
+  /** Digest of the bytes written so far. */
   digest(): Digest;
   status(): ContentStatus;
-  /** Throws away what was written. */
+  /** Discards the bytes written so far. */
   truncate(): void;
   /**
-   * Makes the bytes visible in the namespace, durably, and closes the writer, whatever happens.
+   * Makes the blob durable and visible in the namespace. Closes the writer, also on failure.
    *
-   * @param expected checked besides what was expected at the beginning
-   * @throws failed_precondition size or digest are not as expected; the bytes stay, and the next writer of the ref has them
-   * @throws already_exists the namespace has this content; the bytes are thrown away
-   * @throws aborted content that another namespace had was removed meanwhile
+   * @param expected checked in addition to what `writer` was given
+   * @throws failed_precondition size or digest differ; the bytes stay for the next writer of the ref
+   * @throws already_exists the namespace has this content; the bytes are discarded
+   * @throws aborted shared content of another namespace was removed meanwhile
    */
   commit(expected?: Expected, options?: {readonly labels?: Labels}): Promise<ContentRecord>;
-  /** Gives the ref back; the bytes stay. A second call does nothing. */
+  /** Unlocks the ref; the bytes stay. A second call does nothing. */
   close(): void;
-  /** Closes, and throws the bytes away; after a commit, what that left. */
+  /** Closes the writer and discards its ingest. */
   discard(): void;
 }
 
-/** Content to be read from any place. */
+/** Random access to a blob. */
 export interface ContentReader extends Disposable {
   /** Bytes. */
   readonly size: number;
-  /** Fills `buffer` from `position` on. @returns bytes read; fewer than asked for at the end only */
+  /** Fills `buffer` from `position` on. @returns bytes read; fewer than asked for only at the end */
   read(buffer: Uint8Array, position: number): number;
   close(): void;
 }
@@ -69,30 +72,31 @@ export interface ContentStore {
   info(digest: Digest): ContentRecord;
   /** Sorted by digest. */
   list(): readonly ContentRecord[];
-  /** The bytes in order. @throws not_found @throws data_loss they are not on disk, or not all */
+  /** Streams the blob. @throws not_found @throws data_loss the blob is missing on disk, or not all of it is there */
   read(digest: Digest): AsyncIterable<Uint8Array>;
   /** Errors as `read`. */
   open(digest: Digest): ContentReader;
   /**
-   * Begins or goes on writing.
+   * Starts or resumes an ingest.
    *
-   * @param ref a name for it, the namespace's own; what an earlier writer of it has left is gone on with, unless that was expected another size
-   * @throws invalid_argument the ref is empty @throws unavailable somebody is writing it
+   * @param ref name of the ingest, private to the namespace. An earlier ingest of the same ref is resumed unless its expected size differs.
+   * @throws invalid_argument the ref is empty
+   * @throws unavailable another writer has the ref
    * @throws already_exists the namespace has the expected digest
    */
   writer(ref: string, expected?: Expected): Promise<ContentWriter>;
-  /** What is in the making in this namespace, sorted by ref. */
+  /** Ingests of this namespace, sorted by ref. */
   statuses(): readonly ContentStatus[];
   /** @throws not_found */
   status(ref: string): ContentStatus;
-  /** Throws away what is in the making. @throws not_found @throws unavailable somebody is writing it */
+  /** Discards an ingest. @throws not_found @throws unavailable a writer has it */
   abort(ref: string): void;
   /** @throws not_found */
   delete(digest: Digest): Promise<void>;
   /**
-   * Sets labels; an empty value removes its label.
+   * Sets labels; an empty value removes a label.
    *
-   * @param options.replaceAll other labels go
+   * @param options.replaceAll remove all other labels
    * @throws not_found
    */
   label(digest: Digest, labels: Labels, options?: {readonly replaceAll?: boolean}): Promise<ContentRecord>;
@@ -109,7 +113,7 @@ export function validateRef(ref: string): void {
   if (ref === '') throw new ErrdefsError('invalid_argument', 'ref of an ingest must not be empty');
 }
 
-/** @throws failed_precondition some bytes are not as expected. Messages after containerd, plugins/content/local/writer.go. */
+/** @throws failed_precondition size or digest differ. Messages after containerd, plugins/content/local/writer.go. */
 export function verifyExpected(what: string, actual: {readonly size: number; digest(): Digest}, {size, digest}: Expected): Digest {
   if (actual.size !== (size ?? actual.size))
     throw new ErrdefsError('failed_precondition', `${what}: unexpected commit size ${actual.size}, expected ${size}`);

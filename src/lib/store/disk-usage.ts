@@ -8,7 +8,7 @@ export interface TreeUsage {
   readonly inodes: number;
 }
 
-/** Bytes on disk and inodes of a tree; a file with several names counts once. @throws data_loss it is not there */
+/** Disk usage of a tree; a file with several hard links counts once. @throws data_loss the tree is missing */
 export function treeUsage(root: string): TreeUsage {
   const seen = new Set<number>();
   let size = 0;

@@ -13,7 +13,7 @@
 import {Buffer} from 'node:buffer';
 import {ErrdefsError, wrap} from '../errdefs.ts';
 
-/** Value of an object's field, such as `['labels', 'team']`; undefined where the object has no such field. */
+/** Returns the value of an object's field, such as `['labels', 'team']`; undefined when the object has no such field. */
 export type Adaptor = (path: readonly string[]) => string | undefined;
 export type Filter = (adaptor: Adaptor) => boolean;
 
@@ -26,7 +26,7 @@ interface Token {
   readonly text: string;
 }
 
-// Functions, since an engine reads Unicode's tables for a pattern when it makes it, and few listings have a filter.
+// Functions, because compiling these patterns loads Unicode tables, and few listings have a filter.
 const isSpace = (char: string): boolean => /^\p{White_Space}$/u.test(char);
 const isField = (char: string): boolean => /^[A-Za-z0-9_]$/.test(char);
 const isValue = (char: string): boolean => /^(?!\ufffd)[\p{L}\p{M}\p{N}\p{P}\p{S}]$/u.test(char);
@@ -37,9 +37,9 @@ const isQuote = (char: string): boolean => /^["/|]$/.test(char);
 class Scanner {
   readonly #chars: readonly string[];
   #at = 0;
-  /** An operator was read: what follows is a value. */
+  /** Whether the last token was an operator, so that a value follows. */
   #value = false;
-  /** The first thing that was wrong. */
+  /** Message of the first error. */
   error = '';
 
   constructor(text: string) {
@@ -50,12 +50,11 @@ class Scanner {
     return this.#at;
   }
 
-  /** The next character; undefined at the end. */
   peek(): string | undefined {
     return this.#chars[this.#at];
   }
 
-  /** The next character, read; undefined at the end, and for one that is in no text. */
+  /** Consumes one character; undefined at the end and for a character that is invalid in text. */
   #next(): string | undefined {
     const char = this.#chars[this.#at];
     if (char === undefined) return undefined;
@@ -121,7 +120,7 @@ class Scanner {
     return legal;
   }
 
-  /** Reads an escape, the backslash read already. @returns the first character after it, and whether it is one */
+  /** Reads an escape after its backslash. @returns the first character after it, and whether the escape is legal */
   #escape(quote: string): readonly [after: string | undefined, legal: boolean] {
     const char = this.#next();
     if (char !== undefined && ('abfnrtv\\'.includes(char) || char === quote)) return [this.#next(), true];
@@ -151,7 +150,7 @@ class Scanner {
 
 const SIMPLE: Readonly<Record<string, string>> = {a: '\x07', b: '\b', f: '\f', n: '\n', r: '\r', t: '\t', v: '\v'};
 
-/** What a quoted literal stands for; undefined when an escape in it is no character or byte. Escaped bytes are read as UTF-8. */
+/** Value of a quoted literal; undefined when an escape is not a character or byte. Escaped bytes are decoded as UTF-8. */
 function unquote(literal: string): string | undefined {
   const bytes: Buffer[] = [];
   for (const [piece] of literal.slice(1, -1).matchAll(/\\(?:x..|u.{4}|U.{8}|[0-7]{3}|.)|[^\\]+/gs)) {
@@ -175,7 +174,7 @@ class Parser {
   readonly #scanner: Scanner;
   readonly #compile: Compile | undefined;
 
-  /** @param compile needed for texts with `~=` */
+  /** @param compile required for texts with `~=` */
   constructor(text: string, compile: Compile | undefined) {
     this.#text = text;
     this.#scanner = new Scanner(text);
@@ -263,12 +262,12 @@ class Parser {
 }
 
 /**
- * Reads the filters of a listing. An object is shown when one of them holds for it; without filters, and for an empty one,
- * every object is.
+ * Parses the filters of a listing. An object is shown when at least one filter matches it. Without filters, or with an empty one, every
+ * object is shown.
  *
- * Matching takes time in proportion to the fields' length, also for a regular expression.
+ * Matching takes time linear in the length of the fields, also for regular expressions.
  *
- * @throws invalid_argument with containerd's text, which points at the place
+ * @throws invalid_argument with containerd's message, which points at the error
  */
 export async function parseFilters(texts: readonly string[]): Promise<Filter> {
   if (texts.length === 0) return () => true;

@@ -1,8 +1,8 @@
 /**
- * Collection of what nobody can reach. Marking is pure; sweeping is the only part that touches anything.
+ * Garbage collection. Marking is pure; only sweeping changes files.
  *
- * Roots, edges and labels after containerd, core/metadata/gc.go and docs/garbage-collection.md. There is no daemon that
- * would come later, so deleting commands collect before they return.
+ * Roots, references and labels after containerd, core/metadata/gc.go and docs/garbage-collection.md. There is no daemon that could collect
+ * later, so commands that delete collect before they return.
  */
 import {existsSync} from 'node:fs';
 import {sweepTemporary, unlinkIfPresent} from '../fs/durable.ts';
@@ -27,47 +27,47 @@ import {
 } from './refcounts.ts';
 import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from './store.ts';
 
-/** One namespace's records, as far as collection looks at them. */
+/** The records of one namespace that a collection reads. */
 export interface Graph {
   readonly images: readonly ImageRecord[];
   readonly containers: readonly ContainerRecord[];
   readonly content: readonly ContentRecord[];
   readonly snapshots: readonly SnapshotRecord[];
-  /** Those that have not expired. */
+  /** Leases that have not expired. */
   readonly leases: readonly LeaseRecord[];
 }
 
-/** Label of a lease with the identity of the process that holds it: while that lives, the lease does not expire. */
+/** Label of a lease: identity of its owner process. The lease does not expire while that process lives. */
 export const LEASE_OWNER = 'berth/owner';
 
-/** Whether the process that made a lease lives; `undefined` when the lease does not say who made it, or it cannot be seen from here. */
+/** Whether a lease's owner process is alive; `undefined` when the lease names none, or the process is in another pid namespace. */
 export function isLeaseOwnerAlive(lease: LeaseRecord): boolean | undefined {
   const owner = parseIdentity(lease.labels[LEASE_OWNER] ?? '');
   const life = owner === undefined ? 'unknown' : liveness(owner);
   return life === 'unknown' ? undefined : life === 'alive';
 }
 
-/** Label of a lease that keeps what is mounted on this machine, with the id of the boot: the mount ends with it at the latest. */
+/** Label of a lease that protects a mounted snapshot: the boot ID. The mount ends with the boot at the latest. */
 export const LEASE_MOUNT = 'berth/mount';
 
-/** Value of that label once the mount is gone and its snapshot is to be kept for a while. */
+/** Value of `LEASE_MOUNT` once the mount is gone and its snapshot is kept for a while. */
 export const MOUNT_ENDED = 'ended';
 
-/** Whether a lease is that of a mount of an earlier boot: nothing is mounted any more. */
+/** Whether a lease belongs to a mount of an earlier boot, which is gone. */
 export const isFormerMountLease = ({labels: {[LEASE_MOUNT]: boot}}: LeaseRecord): boolean =>
   boot !== undefined && boot !== MOUNT_ENDED && boot !== bootId();
 
-/** Whether a lease is that of a mount which may be there. */
+/** Whether a lease belongs to a mount that may still exist. */
 export const isMountLease = ({labels}: LeaseRecord): boolean => labels[LEASE_MOUNT] === bootId();
 
-/** Whether nobody means to go on with what a lease keeps, as far as can be seen. */
+/** Whether a lease's owner process or mount is known to be gone. */
 export const isLeaseAbandoned = (lease: LeaseRecord): boolean =>
   isLeaseOwnerAlive(lease) === false || (lease.labels[LEASE_MOUNT] !== undefined && !isMountLease(lease));
 
 export const isLeaseExpired = (lease: LeaseRecord, now: number): boolean =>
   !isRootAt(referencesOfLease(lease), now) && isLeaseOwnerAlive(lease) !== true && !isMountLease(lease);
 
-/** What the objects of a graph keep. */
+/** References of all objects of a graph, leases excluded. */
 const referencesIn = ({images, containers, content, snapshots}: Graph): readonly References[] => [
   ...images.map(referencesOfImage),
   ...containers.map(referencesOfContainer),
@@ -76,7 +76,7 @@ const referencesIn = ({images, containers, content, snapshots}: Graph): readonly
 ];
 
 /**
- * Everything that something keeps. Pure, and linear in the number of references.
+ * All objects that are reachable from a root or a lease. Pure, and linear in the number of references.
  *
  * @param now milliseconds since the epoch, for images that expire
  */
@@ -100,7 +100,7 @@ export function mark(graph: Graph, now: number): ReadonlySet<Node> {
     yield* records.get(node)?.nodes ?? [];
     yield* backReferenced.get(node) ?? [];
   });
-  // A flat lease keeps what it names and what that is made of, and follows no labels.
+  // A flat lease protects its objects and what their fields refer to, but follows no labels.
   for (const node of reachableFrom(flat, (next) => records.get(next)?.own ?? [])) live.add(node);
   return live;
 }
@@ -125,11 +125,11 @@ export interface Collected {
 }
 
 /**
- * Drops what nothing keeps, and, once that is committed, moves to the trash what no record names any more. For use inside the
- * transaction that made garbage; call `store.layers.emptyTrash()` after it.
+ * Collects inside the transaction that created garbage: deletes unreachable records, and after the commit moves unreferenced blobs and
+ * layers to the trash. The caller runs `store.layers.emptyTrash()` afterwards.
  *
- * It takes time in proportion to what the transaction has touched. A namespace in which something has expired, or that counts do not
- * describe, is marked as a whole; where the counts cannot be believed all are, and are counted anew.
+ * Takes time linear in what the transaction touched. A namespace with something expired, back references or flat leases is marked
+ * completely. When the counts are inconsistent, all namespaces are marked and counted again.
  */
 export function collect(store: Store, tx: StoreTransaction): void {
   const now = Date.now();
@@ -150,12 +150,12 @@ export function collect(store: Store, tx: StoreTransaction): void {
   });
 }
 
-/** `collect`, when the transaction may have cut something off: for changes that mostly do not. */
+/** `collect`, if the transaction removed a reference; for changes that rarely do. */
 export function collectIfTouched(store: Store, tx: StoreTransaction): void {
   if (tx.refs.touched.length > 0) collect(store, tx);
 }
 
-/** Drops what nothing keeps, as far as the counts tell. @returns false when they cannot be believed: everything has to be marked */
+/** Deletes unreachable records by reference counts. @returns false when the counts are inconsistent and everything must be marked */
 export function dropUnreachable(tx: StoreTransaction, now: number): boolean {
   const {refs} = tx;
   if (!refs.isSharedConsistent()) return false;
@@ -184,7 +184,7 @@ function deleteNode(ns: NamespaceTransaction, node: Node): void {
   else ns.snapshots(snapshotter).delete(key);
 }
 
-/** Marks everything in a namespace and drops the rest. @returns what is left, and how many records went */
+/** Marks a whole namespace and deletes the unreachable records. @returns the remaining graph, and the number of deleted records */
 function dropUnmarked(
   tx: StoreTransaction,
   name: string,
@@ -214,10 +214,7 @@ function dropUnmarked(
   return {left, dropped};
 }
 
-/**
- * Drops the records that nothing keeps, in all namespaces, and, once that is committed, moves to the trash everything on
- * this machine that no record names.
- */
+/** Deletes the unreachable records of all namespaces, and after the commit moves all unreferenced blobs and layers to the trash. */
 export function collectAll(store: Store, tx: StoreTransaction): Collected {
   const now = Date.now();
   const blobs = new Set<Digest>();
@@ -261,12 +258,12 @@ const discardBlob = (store: Store, digest: Digest): boolean =>
 
 const discardLayer = (store: Store, id: string): boolean => store.housekeeping.attempt(`layer ${id}`, () => store.layers.discard(id));
 
-/** Counts anew who keeps whom where the counts cannot be believed; for use after `collectAll`, which does not need them. */
+/** Rebuilds inconsistent reference counts; for use after `collectAll`, which does not need them. */
 export function recountIfInconsistent(tx: StoreTransaction): void {
   if (!tx.namespaces.list().every(({name}) => tx.refs.isConsistent(name))) tx.rebuildRefs();
 }
 
-/** Removes what killed processes left. */
+/** Removes leftovers of killed processes. */
 function sweepLeftovers(store: Store, now: number): void {
   const {housekeeping, layout} = store;
   housekeeping.attempt(layout.ingests, () => sweepIngests(store, now));
@@ -274,7 +271,7 @@ function sweepLeftovers(store: Store, now: number): void {
   housekeeping.attempt(layout.locks, () => store.sweepLocks());
 }
 
-/** Keys of the downloads whose content somebody leases, there or not. */
+/** Ingest keys of all leased digests, whether or not the ingest exists. */
 export function leasedDownloads(store: Store): ReadonlySet<string> {
   const leased = store.view((tx) =>
     tx.namespaces.list().flatMap(({name}) =>
@@ -287,7 +284,7 @@ export function leasedDownloads(store: Store): ReadonlySet<string> {
   return new Set(leased.map(downloadKey));
 }
 
-/** Removes downloads that were left for long; one that somebody leases, or holds, is kept. */
+/** Removes stale ingests, except leased ones. */
 function sweepIngests(store: Store, now: number): void {
   const old = store.blobs.staleIngests(now);
   if (old.length === 0) return;

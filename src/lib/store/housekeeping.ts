@@ -1,6 +1,6 @@
 /**
- * Work that a command does after its own: emptying the trash, removing what killed processes left. A failure there never
- * changes the result of the command; it becomes a warning, and a later collection tries again.
+ * Work after a command's own: emptying the trash, removing leftovers of killed processes. A failure never changes the command's result; it
+ * becomes a warning, and a later collection tries again.
  */
 import {type ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 
@@ -11,15 +11,15 @@ const WHAT = 'cleanup is incomplete; the next "gc" continues it';
 export class Housekeeping {
   readonly #onWarning: OnWarning;
 
-  /** @param onWarning is told of each failure, at once */
+  /** @param onWarning called at once for each failure */
   constructor(onWarning: OnWarning = () => {}) {
     this.#onWarning = onWarning;
   }
 
   /**
-   * Runs one step. An error of the system, or one with a class, becomes a warning; a bug is thrown.
+   * Runs one step. A system error, or an error with a class, becomes a warning; a bug is thrown.
    *
-   * @param what the object that the step is about
+   * @param what the object of the step
    * @returns whether it succeeded
    */
   attempt(what: string, step: () => void): boolean {
@@ -32,7 +32,7 @@ export class Housekeeping {
     }
   }
 
-  /** Tells of the failure of a step. @throws err it is a bug */
+  /** Reports a failed step as a warning. @throws err it is a bug */
   warn(what: string, err: unknown): void {
     const failure = fromErrno(err, what);
     if (!isErrdefs(failure)) throw err;

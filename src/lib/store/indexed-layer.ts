@@ -1,6 +1,6 @@
 /**
- * Layers as EROFS images: the layer's inflated tar is kept as it is, and a small index tells the kernel where in it each
- * file lies. Nothing is extracted, and no path of the image is ever created on this machine.
+ * Indexed layers: the layer's inflated tar stays as it is, and a small EROFS index tells the kernel where each file lies in it. Nothing is
+ * extracted, so no path of the image is ever created on this machine.
  */
 import {
   closeSync,
@@ -22,28 +22,28 @@ import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {runSync} from '../fs/spawn.ts';
 import type {TreeUsage} from './disk-usage.ts';
 
-/** Names in a layer's directory: tar and index, */
+/** Files in the layer's directory: a tar and its index, */
 export const EROFS_TAR = 'layer.tar';
 export const EROFS_INDEX = 'layer.erofs';
-/** or both in one file, the index first. */
+/** or one file, the index first. */
 export const EROFS_IMAGE = 'layer.img';
 
 /**
- * What the kernel reads an indexed layer from: its two files, as Linux can from 6.12 on, or one file by way of a loop device,
- * which comes and goes with the mount.
+ * How the kernel reads an indexed layer: from the two files (Linux 6.12 and later), or from one joined file on a loop device that lives as
+ * long as the mount.
  */
 export type Backing = 'files' | 'loop';
 
-/** An index, in pieces, whose length is a multiple of `alignment` bytes. */
+/** Makes an index in pieces; its total length is a multiple of `alignment` bytes. */
 export type MakeIndex = (alignment: number) => Iterable<Buffer>;
 
-/** Writes the index beside `directory`'s tar, and for a loop device makes one file of the two, the index first. */
+/** Writes the index of the tar in `directory`. For a loop device, joins both to one file, the index first. */
 export function writeIndex(directory: string, backing: Backing, makeIndex: MakeIndex): void {
   const path = join(directory, EROFS_INDEX);
   let fd = -1;
   try {
     fd = openSync(path, 'wx+', 0o600);
-    // In front of a tar in one file there is room for whole blocks of the filesystem only.
+    // The filesystem can insert only whole blocks before the tar.
     const alignment = backing === 'loop' ? Math.max(statfsSync(directory).bsize, BLOCK) : BLOCK;
     let size = 0;
     for (const piece of makeIndex(alignment)) {
@@ -58,13 +58,13 @@ export function writeIndex(directory: string, backing: Backing, makeIndex: MakeI
   }
 }
 
-/** Bytes that replace others of an index. */
+/** Replacement for bytes of an index. */
 export interface IndexPatch {
   readonly offset: number;
   readonly bytes: Buffer;
 }
 
-/** Changes the index of a layer in the making. */
+/** Patches the index of an unpublished layer. */
 export function patchIndex(directory: string, patches: readonly IndexPatch[]): void {
   const path = indexFile(directory)!;
   try {
@@ -83,26 +83,26 @@ function writeAllAt(fd: number, bytes: Buffer, at: number): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done, Math.min(bytes.length - done, MAX_WRITE), at + done);
 }
 
-/** Of an index that is written here, in bytes: that of a tar. */
+/** Block size of our indexes in bytes; it is that of a tar. */
 const BLOCK = 512;
-/** Bytes written at a time: on some filesystems larger writes are slower. */
+/** Largest write in bytes; larger ones are slower on some filesystems. */
 const MAX_WRITE = 128 << 10;
 const SUPERBLOCK = 1024;
 
-/** The kernel's names and sizes; see fs/erofs/erofs_fs.h. */
+/** Constants from Linux, fs/erofs/erofs_fs.h. */
 const MAGIC = 0xe0f5e1e2;
 const DEVICE_SLOT = 128;
 const UNIFIED_ADDRESS = 68;
 
 interface Superblock {
-  /** Size of a block, in bytes. */
+  /** Block size in bytes. */
   readonly block: number;
-  /** Where in it the address of its first further device stands. */
+  /** Offset of the first device's unified address. */
   readonly slot: number;
   readonly inodes: number;
 }
 
-/** Of an image or index. @throws data_loss */
+/** @throws data_loss the file is not an EROFS image or index */
 function readSuperblock(fd: number, what: string): Superblock {
   const bytes = Buffer.alloc(128);
   readSync(fd, bytes, 0, bytes.length, SUPERBLOCK);
@@ -113,7 +113,7 @@ function readSuperblock(fd: number, what: string): Superblock {
   return {block, slot, inodes: Number(bytes.readBigUInt64LE(16))};
 }
 
-/** Bytes moved at a time. */
+/** Buffer size for copies, in bytes. */
 const CHUNK = 1 << 20;
 
 function copyBytes(from: number, start: number, to: number, at: number): void {
@@ -126,8 +126,8 @@ function copyBytes(from: number, start: number, to: number, at: number): void {
 }
 
 /**
- * Makes one file of a tar and its index: the device that the index names need not be one of its own, it may follow in the same
- * file where the index ends (Linux 6.4). Nothing of the tar is written anew where the filesystem can make room before it.
+ * Joins a tar and its index to one file. The device that the index names may follow in the same file (Linux 6.4). Where the filesystem can
+ * insert a range, the tar is not copied.
  */
 function joinFiles(directory: string, index: number): void {
   const [tar, image] = [EROFS_TAR, EROFS_IMAGE].map((name) => join(directory, name)) as [string, string];
@@ -145,7 +145,10 @@ function joinFiles(directory: string, index: number): void {
   rmSync(join(directory, EROFS_INDEX));
 }
 
-/** @returns false where the filesystem, or this machine's fallocate, cannot: then the file is as it was */
+/**
+ * Inserts `length` bytes at the beginning of a file. @returns false when the filesystem or `fallocate` does not support it; the file is
+ * unchanged
+ */
 function insertRange(path: string, length: number): boolean {
   try {
     return runSync('fallocate', ['--insert-range', '--length', String(length), path], {package: 'util-linux'}).status === 0;
@@ -167,12 +170,12 @@ function copyFile(from: string, to: number, at: number): void {
 /** The tar of an indexed layer. */
 export interface IndexedTar {
   readonly path: string;
-  /** Where in the file it begins, in bytes. */
+  /** Offset of the tar in the file, in bytes. */
   readonly start: number;
   readonly backing: Backing;
 }
 
-/** @returns `undefined` for a layer that was extracted @throws data_loss an image does not say where its tar is */
+/** @returns `undefined` for an extracted layer @throws data_loss the image does not say where its tar is */
 export function findTar(directory: string): IndexedTar | undefined {
   const [tar, image] = [EROFS_TAR, EROFS_IMAGE].map((name) => join(directory, name)) as [string, string];
   if (existsSync(tar)) return {path: tar, start: 0, backing: 'files'};
@@ -190,7 +193,7 @@ export function findTar(directory: string): IndexedTar | undefined {
   }
 }
 
-/** The files of an indexed layer, and their sizes in bytes; none for a layer that was extracted. */
+/** File sizes of an indexed layer in bytes; empty for an extracted layer. */
 export function indexedFiles(directory: string): Readonly<Record<string, number>> {
   const sizes: Record<string, number> = {};
   for (const name of [EROFS_IMAGE, EROFS_INDEX, EROFS_TAR]) {
@@ -201,10 +204,10 @@ export function indexedFiles(directory: string): Readonly<Record<string, number>
 }
 
 /**
- * What an indexed layer lacks, in a few words, as far as names and sizes tell.
+ * Why an indexed layer is unusable, judged by file names, types and sizes.
  *
- * @param expected as `indexedFiles` when it was made; absent where that was not noted
- * @returns `undefined` when it lacks nothing; `extracted` for a layer that is not indexed
+ * @param expected `indexedFiles` of the new layer; undefined when it was not recorded
+ * @returns undefined when nothing is wrong; `extracted` for a layer that is not indexed
  */
 export function indexedDefect(directory: string, expected: Readonly<Record<string, number>> | undefined): string | undefined {
   const found = indexedFiles(directory);
@@ -220,7 +223,7 @@ export function indexedDefect(directory: string, expected: Readonly<Record<strin
   return undefined;
 }
 
-/** Puts a layer's tar into `directory`, which is made, as the tar of a layer that is to be indexed. */
+/** Creates `directory` with a layer's tar in it, so that the layer can be indexed again. */
 export function linkOrCopyTar({path, start, backing}: IndexedTar, directory: string): void {
   mkdirSync(directory, {recursive: true});
   const tar = join(directory, EROFS_TAR);
@@ -236,11 +239,11 @@ export function linkOrCopyTar({path, start, backing}: IndexedTar, directory: str
   }
 }
 
-/** The file of a layer that is the same for the same tar: its index, or the whole. */
+/** The file that equal tars have in common: the index, or the joined image. */
 export const indexFile = (directory: string): string | undefined =>
   [EROFS_IMAGE, EROFS_INDEX].map((name) => join(directory, name)).find((path) => existsSync(path));
 
-/** Whether two indexes, or images, are the same. */
+/** Whether two indexes or images have the same bytes. */
 export function isSameIndex(one: string, other: string): boolean {
   const fds = [one, other].map((path) => openSync(path, 'r')) as [number, number];
   const buffers = [Buffer.alloc(1 << 18), Buffer.alloc(1 << 18)] as const;
@@ -256,7 +259,7 @@ export function isSameIndex(one: string, other: string): boolean {
   }
 }
 
-/** What an indexed layer takes, with the inodes that its superblock counts; `undefined` for a layer that was extracted. */
+/** Disk usage of an indexed layer; the inodes are those of its superblock. @returns `undefined` for an extracted layer */
 export function indexedUsage(directory: string): TreeUsage | undefined {
   const path = indexFile(directory);
   if (path === undefined) return undefined;

@@ -1,6 +1,6 @@
 /**
- * Unpacked trees, shared by all namespaces. A layer of an image is a cache of a durable blob: it is not synced, is
- * trusted within the boot that made it, and rebuilt from its blob after a power loss. What a user wrote is no cache.
+ * Unpacked layers, shared by all namespaces. A layer of an image is a cache of its blob: it is not synced, trusted only within the boot
+ * that made it, and unpacked again after a power loss. A user's own tree is no cache.
  */
 import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
@@ -31,32 +31,32 @@ import type {Layout} from './layout.ts';
 export interface LayerInfo {
   readonly version: 1;
   readonly snapshotter: string;
-  /** What it was unpacked from; absent for a user's own tree. */
+  /** Diff ID of the unpacked blob; absent for a user's own tree. */
   readonly diffID?: Digest;
-  /** The boot that made it. */
+  /** Boot in which the layer was made. */
   readonly bootId: string;
-  /** Known to be on the disk whole, whatever happened since. */
+  /** The whole layer is synced and survives a power loss. */
   readonly durable: boolean;
-  /** Of a layer that is indexed, its files and their sizes in bytes. */
+  /** File sizes of an indexed layer, in bytes. */
   readonly files?: Readonly<Record<string, number>>;
 }
 
 const LAYER_INFO = 'layer.json';
-/** The directory of a layer that was extracted, and of a user's own. */
+/** Tree of an extracted layer, or of a user. */
 const TREE = 'fs';
 
 /** Why a layer cannot be used. */
 export interface LayerDefect {
-  /** `suspect`: it may be whole. */
+  /** `suspect`: the layer may be intact. */
   readonly severity: 'damage' | 'suspect';
-  /** In a few words. */
+  /** Message fragment. */
   readonly problem: string;
 }
 
-/** Whether an entry of `layers/` has a name as snapshotters give them. */
+/** Whether a name has the form that snapshotters give to layers. */
 export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|own)-/.test(name);
 
-/** A new name for the tree of a snapshot that somebody writes, as against one that was unpacked from a blob. */
+/** A new ID for the writable tree of a snapshot, as opposed to an unpacked layer. */
 export const ownLayerName = (snapshotter: string): string => `${snapshotter}-own-${randomHex(12)}`;
 
 export const isOwnLayer = (id: string): boolean => /^[a-z]+-own-/.test(id);
@@ -64,7 +64,7 @@ export const isOwnLayer = (id: string): boolean => /^[a-z]+-own-/.test(id);
 export class LayerStore {
   readonly #layout: Layout;
   readonly #housekeeping: Housekeeping;
-  /** Whether what is made in `work/` can be renamed to `layers/`; unknown before the first layer. */
+  /** Whether the kernel can rename from `work/` to `layers/`; undefined before the first layer. */
   #canRenameWork: boolean | undefined;
 
   constructor(layout: Layout, housekeeping = new Housekeeping()) {
@@ -72,7 +72,7 @@ export class LayerStore {
     this.#housekeeping = housekeeping;
   }
 
-  /** The layer's own directory: `layer.json`, and the trees that its snapshotter keeps in it. */
+  /** Directory of a layer: `layer.json`, and the files of its snapshotter. */
   path(id: string): string {
     return this.#layout.layer(id);
   }
@@ -85,12 +85,12 @@ export class LayerStore {
     }
   }
 
-  /** Whether the layer is here with all its files, and can be believed: see `defect`. */
+  /** Whether the layer is complete and trusted; see `defect`. */
   isUsable(id: string): boolean {
     return this.defect(id) === undefined;
   }
 
-  /** Why a layer cannot be used, as far as one sees without reading all its bytes; `undefined` when it can. */
+  /** Why a layer is unusable, without reading all its bytes; `undefined` when it is usable. */
   defect(id: string): LayerDefect | undefined {
     const damage = (problem: string): LayerDefect => ({severity: 'damage', problem});
     const path = this.path(id);
@@ -112,12 +112,12 @@ export class LayerStore {
     }
   }
 
-  /** All layers, sorted. What has neither the name of one nor says what it is was not created by berth. */
+  /** All layers, sorted. An entry with neither a layer's name nor a valid layer.json was not created by berth. */
   list(): readonly string[] {
     return listIfPresent(this.#layout.layers).filter((name) => isLayerName(name) || (!isTemporary(name) && this.info(name) !== undefined));
   }
 
-  /** An empty private directory in which a layer is made; swept when this process is gone. */
+  /** Creates an empty directory for an unpublished layer. It is swept when this process is gone. */
   createWork(): string {
     const {work, layers, root} = this.#layout;
     try {
@@ -136,7 +136,7 @@ export class LayerStore {
     }
   }
 
-  /** Tries it with an empty directory, which is back in its place on return. @returns false: `layers/` is on another filesystem */
+  /** Tests the rename with an empty directory and renames it back. @returns false: `layers/` is on another filesystem */
   #tryRename(directory: string): boolean {
     const there = temporaryName(join(this.#layout.layers, 'work'));
     try {
@@ -150,10 +150,9 @@ export class LayerStore {
   }
 
   /**
-   * Gives a layer that was made in `work` its name. One that is there already and can be believed is left, and `work`
-   * removed: nobody can tell the two apart.
+   * Publishes a layer that was made in `work`. An existing trusted layer wins; ours is identical and is discarded.
    *
-   * @param options.sync whether its names are on the disk on return; of what is in its trees only `sync` says so
+   * @param options.sync sync the names; the trees are synced only by `sync`
    */
   publish(
     work: string,
@@ -183,7 +182,7 @@ export class LayerStore {
     }
   }
 
-  /** @returns false when there is one of that name: the kernel replaces no directory that has entries */
+  /** @returns false when the layer exists: the kernel does not replace a non-empty directory */
   #rename(work: string, id: string, options?: {readonly sync: boolean}): boolean {
     try {
       renameInto(work, this.path(id), options);
@@ -195,13 +194,17 @@ export class LayerStore {
     }
   }
 
-  /** Another one who found the same layer unusable may have replaced it meanwhile: then that one is put back. */
+  /** Discards an unusable layer. If another process has replaced it with a trusted one meanwhile, that one is put back. */
   #discardUnusable(id: string): void {
     const trash = this.#moveAway(this.path(id), (pinned) => isTrusted(readInfo(pinned)));
     if (trash !== undefined && isTrusted(readInfo(trash))) this.#rename(trash, id);
   }
 
-  /** Layers that are trusted in this boot only, by id, each with what tells it from a later one of that name. @param minAgeMs of the youngest, in milliseconds */
+  /**
+   * Image layers that are trusted only in this boot. @param minAgeMs minimum age in milliseconds
+   *
+   * @returns by ID, a stamp that distinguishes the layer from a later one of the same ID
+   */
   unsynced(minAgeMs: number): ReadonlyMap<string, string> {
     const newest = Date.now() - minAgeMs;
     const found = new Map<string, string>();
@@ -214,7 +217,7 @@ export class LayerStore {
     return found;
   }
 
-  /** Brings everything on the layers' filesystem to the disk: one call, where a tree would take one a file. */
+  /** Syncs the filesystem of the layers in one call; a tree would need one call per file. */
   sync(): void {
     if (!existsSync(this.#layout.layers)) return;
     const {status, stderr} = runSync('sync', ['--file-system', this.#layout.layers], {package: 'coreutils'});
@@ -222,11 +225,11 @@ export class LayerStore {
   }
 
   /**
-   * Says of a layer that it is on the disk, so that it survives a reboot. The caller has synced it, holds the store's lock, and
-   * syncs once more.
+   * Marks a synced layer as durable, so that it survives a reboot. The caller holds the store's lock, has synced the layer, and syncs
+   * again.
    *
-   * @param stamp as `unsynced` gave it before the sync
-   * @returns false when it is gone, or was replaced meanwhile
+   * @param stamp from `unsynced`, taken before the sync
+   * @returns false when the layer is gone or was replaced meanwhile
    */
   markDurable(id: string, stamp: string): boolean {
     const info = this.info(id);
@@ -235,12 +238,12 @@ export class LayerStore {
     return true;
   }
 
-  /** File that says what a layer is. */
+  /** Path of a layer's layer.json. */
   infoFile(id: string): string {
     return join(this.path(id), LAYER_INFO);
   }
 
-  /** Says anew what a user's own tree is, where that was lost. */
+  /** Writes the lost layer.json of a user's own tree again. */
   restoreOwnInfo(id: string, snapshotter: string): void {
     this.#writeInfo(id, {version: 1, snapshotter, bootId: bootId(), durable: false}, true);
   }
@@ -263,7 +266,7 @@ export class LayerStore {
     }
   }
 
-  /** Puts what was made in `directory`, with its layer.json, in the place of a layer. The caller holds the store's lock. */
+  /** Replaces a layer by the one in `directory`, which has a layer.json. The caller holds the store's lock. */
   replace(id: string, directory: string): void {
     this.discard(id);
     try {
@@ -273,7 +276,7 @@ export class LayerStore {
     }
   }
 
-  /** Moves a layer out of sight, if it is there; `emptyTrash` gives its space back. */
+  /** Moves a layer to the trash, if it exists; `emptyTrash` frees its space. */
   discard(id: string): void {
     try {
       this.#moveAway(this.path(id));
@@ -282,17 +285,17 @@ export class LayerStore {
     }
   }
 
-  /** A name in the trash that nobody else uses. */
+  /** A unique path in the trash. */
   trashName(): string {
     return join(this.#layout.trash, uniqueName());
   }
 
   /**
-   * Moves something to the trash; that it is not there is success. Where the kernel does not rename it – the trash is on another
-   * filesystem, or the directory in the lower layer of an overlay – it is deleted in its place.
+   * Moves an entry to the trash; a missing entry is success. Where the kernel cannot rename it (the trash is on another filesystem, or the
+   * directory lies in the lower layer of an overlay), the entry is deleted in place.
    *
-   * @param unless as that of `removeInPlace`
-   * @returns where it is now; `undefined` when it is gone
+   * @param unless see `removeInPlace`
+   * @returns its path in the trash; `undefined` when it is gone
    */
   #moveAway(path: string, unless?: (pinned: string) => boolean): string | undefined {
     const trash = this.trashName();
@@ -309,8 +312,8 @@ export class LayerStore {
   }
 
   /**
-   * Deletes what this process has moved to the trash, and what those left there that are gone. Outside the lock: it may take long.
-   * What cannot be deleted stays, with a warning; so does what something is mounted on, whose files are another's.
+   * Deletes what this process or a dead one has moved to the trash. It may take long, so call it without the lock. An entry that cannot be
+   * deleted, or has a mount point in it, stays with a warning.
    */
   emptyTrash(): void {
     const {trash, layers} = this.#layout;
@@ -321,7 +324,7 @@ export class LayerStore {
         return name.startsWith(own) || mover === undefined || liveness(mover) !== 'alive';
       });
       if (names.length === 0) return;
-      // What says of itself that it is whole, whatever happens, must not come back after a power loss without what is deleted here.
+      // A durable layer must not come back partly deleted after a power loss: sync its move to the trash first.
       if (names.some((name) => readInfo(join(trash, name))?.durable)) for (const directory of [layers, trash]) syncPath(directory);
       const real = realpathSync(trash);
       const mounted = mountPointsBelow(real);
@@ -337,20 +340,20 @@ export class LayerStore {
     });
   }
 
-  /** Moves to the trash what dead processes left half-made. */
+  /** Moves unpublished layers of dead processes to the trash. */
   sweepWork(): void {
     const {work, layers} = this.#layout;
     for (const name of listIfPresent(work)) {
       const owner = parseIdentity(name);
       if (owner === undefined || liveness(owner) !== 'dead') continue;
-      // Another sweeper may have been first.
+      // Another sweeper may have been faster.
       this.#housekeeping.attempt(`incomplete layer ${join(work, name)}`, () => void this.#moveAway(join(work, name)));
     }
     this.#housekeeping.attempt(`incomplete layers in ${layers}`, () => sweepTemporary(layers));
   }
 }
 
-/** @param points mount points in `path`: what is behind them is not ours to delete @throws failed_precondition */
+/** @throws failed_precondition something is mounted in `path`: its files are not ours to delete */
 function assertNotMounted(path: string, [point]: readonly string[]): void {
   if (point !== undefined)
     throw new ErrdefsError('failed_precondition', `${path}: ${point} is a mount point`, {hint: `unmount it: umount ${point}`});
@@ -364,7 +367,7 @@ function readInfo(directory: string): LayerInfo | undefined {
   try {
     text = readIfPresent(join(directory, LAYER_INFO));
   } catch (err) {
-    // Something else is in its place, or in the layer's, or the disk does not give it back: that says nothing.
+    // Not a readable file: the same as no layer.json.
     if (
       !['EISDIR', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '') &&
       !hasCode(err, 'data_loss') &&
@@ -383,11 +386,11 @@ function readInfo(directory: string): LayerInfo | undefined {
       (info.files === undefined || (typeof info.files === 'object' && info.files !== null));
     return valid ? info : undefined;
   } catch {
-    return undefined; // torn by a power loss: then the layer is not to be trusted either
+    return undefined; // torn by a power loss: the layer is not trusted either
   }
 }
 
-/** Renames `path` to `trash`. @returns false when it is not there */
+/** Renames `path` to `trash`. @returns false when `path` is missing */
 export function moveToTrash(path: string, trash: string): boolean {
   if (lstatSync(path, {throwIfNoEntry: false}) === undefined) return false;
   try {

@@ -1,4 +1,4 @@
-/** Where everything lies. No other module joins a path below the state directory. */
+/** Paths in the state directory. No other module joins paths below it. */
 import {join, resolve} from 'node:path';
 import {DIGEST_HEX_LENGTH, type Digest, digestParts} from '../oci/descriptor.ts';
 import {createHash} from '../oci/hash.ts';
@@ -9,8 +9,8 @@ export type RecordKind = (typeof RECORD_KINDS)[number];
 const LONGEST_NAME = 200;
 
 /**
- * A file name for any key: readable, reversible by eye, never `.` or `..`, unique. Long keys keep their beginning and
- * get their SHA-256; the record inside holds the key itself.
+ * File name of a record's key: readable, unique, never `.` or `..`. A long key keeps its beginning and gets its SHA-256; the record itself
+ * holds the key.
  */
 export function recordFile(key: string): string {
   const name = encodeURIComponent(key.toWellFormed())
@@ -23,45 +23,45 @@ export function recordFile(key: string): string {
   return `${name.slice(0, 100)}~${createHash('sha256').update(Buffer.from(key, 'utf16le')).digest('hex')}.json`;
 }
 
-/** Paths of records, relative to the root: they are the keys of the journal. */
+/** Paths of records relative to the root; they are the keys of the journal. */
 export const recordPath = {
   namespaces: 'namespaces',
   namespace: (name: string): string => `namespaces/${name}/namespace.json`,
   directory: (ns: string, kind: RecordKind): string => `namespaces/${ns}/${kind}`,
-  /** Counts of references; see refcounts.ts. */
+  /** Reference counts; see refcounts.ts. */
   refs: (ns: string): string => `namespaces/${ns}/refs`,
   sharedRefs: 'refs',
   snapshotters: (ns: string): string => `namespaces/${ns}/snapshots`,
   snapshots: (ns: string, snapshotter: string): string => `namespaces/${ns}/snapshots/${snapshotter}`,
 } as const;
 
-/** Paths below the directory of what ends with the boot. */
+/** Paths below the runtime state directory (`--state`), which is lost with the boot. */
 export const runtimeStatePath = {
-  /** Bundles of containers and the runtime's own, by namespace: one below, so that no namespace has the name of anything else. */
+  /** Bundles and runtime state of containers, by namespace. A subdirectory, so that no namespace name collides with another entry. */
   runs: (state: string): string => join(state, 'runs'),
-  /** Where trees are mounted for a moment. */
+  /** Temporary mount points. */
   views: (state: string): string => join(state, 'views'),
-  /** What is mounted on this machine; see client/api/host-mounts.ts. */
+  /** Records of host mounts; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
-  /** What the probe of this kernel and its tools found; see client/erofs-probe.ts. */
+  /** Result of the EROFS probe; see client/erofs-probe.ts. */
   erofs: (state: string): string => join(state, 'erofs.json'),
 } as const;
 
 export interface Layout {
   readonly root: string;
-  /** Directories that others hang on, those above before those below. */
+  /** Directories that must be directories where they exist, parents first. */
   readonly requiredDirectories: readonly string[];
   readonly version: string;
   readonly journal: string;
-  /** There when something died that may have left garbage; removed by the next full collection. */
+  /** Exists when a killed process may have left garbage; the next full collection removes it. */
   readonly unswept: string;
   readonly locks: string;
   readonly trash: string;
-  /** What `check --repair` took out of the way; nothing reads it, and nothing removes it. */
+  /** Quarantine of `check --repair`; nothing reads or removes it. */
   readonly damaged: string;
-  /** What can be made anew from everything else; deleting it costs time only. */
+  /** Derived data; deleting it costs time only. */
   readonly cache: string;
-  /** Half-made layers; each entry begins with its maker's identity. */
+  /** Unpublished layers; each name begins with its owner's process identity. */
   readonly work: string;
   readonly blobs: string;
   readonly ingests: string;
