@@ -1,88 +1,86 @@
 /**
- * The contract of a metadata backend: JSON documents under slash-separated paths, read as of one moment, changed in
- * transactions. `journal.ts` keeps them on disk; test/suites/metadata.ts holds the contract.
+ * The contract of a metadata backend: JSON documents under slash-separated paths, with consistent reads and transactions. `journal.ts`
+ * keeps them on disk; test/suites/metadata.ts tests the contract.
  */
 
 export interface Reader {
   /**
-   * The document at `path`, or `undefined`.
-   *
-   * @param asStored do not make up for a file that a lost disk has left empty
-   * @throws data_loss it is there and cannot be read
+   * @param asStored read the file only, even where the journal could replace an empty one
+   * @throws data_loss the document exists and cannot be read
    */
   get(path: string, asStored?: boolean): unknown;
-  /** Names of the documents in `directory`, sorted; they end in `.json`. @throws data_loss it cannot be read */
+  /** Names of the documents in `directory`, sorted, with `.json`. @throws data_loss the directory cannot be read */
   list(directory: string): readonly string[];
-  /** Names of the directories in it, sorted. @throws data_loss it cannot be read */
+  /** Names of the subdirectories, sorted. @throws data_loss the directory cannot be read */
   directories(directory: string): readonly string[];
-  /** What the document at `path` is called in messages. */
+  /** Name of the document at `path` for messages. */
   locate(path: string): string;
-  /** Paths whose documents are gone although nobody removed them, as far as that is known. */
+  /** Paths of documents that are missing although the journal has written them. */
   lost(): readonly string[];
-  /** Number of the newest transaction that this reader sees. */
+  /** Newest transaction that this reader sees. */
   readonly generation: number;
-  /** Paths that the transactions after `generation` changed; `undefined` when that is not known any more. */
+  /** Paths changed after `generation`; `undefined` when the journal does not reach back so far. */
   changesSince(generation: number): ReadonlySet<string> | undefined;
 }
 
 export type AfterCommit = (passed: () => boolean) => void;
 
 export interface Writer extends Reader {
-  /** `undefined` removes. Seen at once by this transaction, by others when it has committed. */
+  /** `undefined` removes. This transaction sees the change at once, others after the commit. */
   put(path: string, document: unknown): void;
   /**
-   * Runs after the commit and before anybody else can change anything: the place to rename away what the committed
-   * records no longer name. Not run when the transaction fails; must be safe to lose.
+   * Runs `action` after the commit, still under the lock: the place to move away files that records no longer refer to. It does not run
+   * when the transaction fails, and it must be safe to lose.
    *
-   * @param action `isOvertaken` tells whether another transaction was committed after all, by one who took the lock from a
-   *   process that showed no life for long: then what the action knows is old
+   * @param action `isOvertaken` tells whether another writer has committed since, one that took the lock from a holder it considered dead;
+   * then the action must not rely on what it knows
    */
   afterCommit(action: AfterCommit): void;
 }
 
 export interface Damage {
-  /** Absolute. */
+  /** Absolute path. */
   readonly path: string;
-  /** In a few words. */
+  /** Message fragment. */
   readonly problem: string;
 }
 
 export interface Backend {
-  /** Reads without waiting for anybody. `fn` may run more than once. */
+  /** A consistent read without a lock. `fn` may run more than once. */
   view<T>(fn: (reader: Reader) => T): T;
   /**
-   * Runs `fn` alone and makes all its changes visible at once, durably. `fn` is synchronous and touches nothing else:
-   * it may run again when another writer was faster.
+   * Runs `fn` under the lock and commits all its changes durably at once. `fn` is synchronous and has no other side effects: it runs again
+   * when another writer was faster.
    *
-   * @throws unavailable the lock was not given within its timeout
+   * @throws unavailable the lock was not free within its timeout
    * @throws aborted other writers were faster too often
    */
   update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T>;
-  /** Runs `fn`, which changes nothing, while nobody changes anything. */
+  /** Runs `fn`, which changes nothing, under the lock. */
   withLock<T>(purpose: string, fn: () => Promise<T>): Promise<T>;
-  /** Committed transactions that are not applied: a few for a moment, or until there is room for them. */
+  /** Number of committed transactions that are not applied: a few for a moment, or until the disk has space. */
   pending(): number;
-  /** Sets the reserve aside anew, and then applies what is pending, as far as there is room for both. */
+  /** Refills the ballast, then applies pending transactions, as far as there is space. */
   applyPending(): Promise<void>;
-  /** The document that was last written at `path`, whatever is there now; `undefined` when that is not known, or it was removed. */
+  /** The document last written at `path`, according to the journal; `undefined` when it was removed or the journal does not know. */
   lastWritten(path: string): unknown;
-  /** What keeps committed changes from being read, or from being applied. */
+  /** Damage of the journal that keeps committed changes from being read or applied. */
   findDamage(): readonly Damage[];
   /**
-   * Takes its faults out of the way, and goes on with what is left.
+   * Moves damage away, and continues with what is left.
    *
-   * @param moveAway returns where something is now
-   * @returns what was done about each, by path
+   * @param moveAway returns the new path
+   * @returns the action for each damaged path
    */
   repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>>;
 }
 
-/** What one transaction has written so far, over what it reads from. */
+/** Uncommitted writes of one transaction over its reader. */
 export class WriteSet implements Writer {
   readonly writes = new Map<string, unknown>();
   readonly actions: AfterCommit[] = [];
   readonly #below: Reader;
-  /** What was read of it: it does not change meanwhile. */
+  /** Documents read so far. They do not change during the transaction. */
   readonly #read = new Map<string, unknown>();
 
   constructor(below: Reader) {
@@ -102,7 +100,7 @@ export class WriteSet implements Writer {
     return asStored ? this.#below.get(path, true) : this.before(path);
   }
 
-  /** What is there without what was written. */
+  /** The document without this transaction's writes. */
   before(path: string): unknown {
     if (!this.#read.has(path)) this.#read.set(path, this.#below.get(path));
     return this.#read.get(path);

@@ -1,27 +1,27 @@
 /**
- * From one format of the state directory to the next. A store of an older format is read as it will be, and made so by the
- * first change, in the same transaction: a stop leaves it old or new.
+ * Migrations from one format of the state directory to the next. An older store is read as if migrated; the first change migrates it within
+ * its transaction, so a crash leaves either format intact.
  */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Reader, type Writer, WriteSet} from './metadata-backend.ts';
 
 /**
- * Rewrites documents of a format as those of the next. It depends on nothing but them: it runs for each look at a store that
- * nobody has changed since.
+ * Rewrites the documents of one format as those of the next. It depends only on them, since it runs for every view of a store that has not
+ * been changed yet.
  */
 export type Migration = (documents: Pick<Writer, 'get' | 'list' | 'directories' | 'put'>) => void;
 
-/** The first leads from format 1 to 2, and so on. */
+/** The first migrates from format 1 to 2, and so on. */
 export const MIGRATIONS: readonly Migration[] = [];
 
-/** Below the root: the file, a JSON number, that says which format it has. */
+/** Path of the format's number, a JSON document below the root. */
 const VERSION = 'version';
 
-/** A store as of today's format, over what lies there. */
+/** Reads a store of any known format as the current one. */
 export class Formats {
   readonly #migrations: readonly Migration[];
 
-  /** @param migrations from the first format on */
+  /** @param migrations the first one starts from format 1 */
   constructor(migrations: readonly Migration[]) {
     this.#migrations = migrations;
   }
@@ -30,7 +30,7 @@ export class Formats {
     return 1 + this.#migrations.length;
   }
 
-  /** @throws failed_precondition this berth does not know that format */
+  /** @throws failed_precondition this version of berth does not know the format */
   check(root: string, found: number): void {
     if (found >= 1 && found <= this.known) return;
     throw new ErrdefsError(
@@ -46,7 +46,7 @@ export class Formats {
     );
   }
 
-  /** What a reader sees, as of today's format. */
+  /** The reader, migrated to the current format. */
   view(reader: Reader): Reader {
     if (this.#found(reader) === this.known) return reader;
     const writeSet = new WriteSet(reader);
@@ -54,7 +54,7 @@ export class Formats {
     return writeSet;
   }
 
-  /** Brings a store to today's format, as part of a transaction. @throws failed_precondition somebody else has brought it further */
+  /** Migrates a store within a transaction. @throws failed_precondition another berth has migrated it further */
   migrate(writer: Writer): void {
     const found = this.#found(writer);
     if (found === this.known) return;

@@ -6,7 +6,7 @@ import {moveInto, removeTree, renameInto} from '../fs/durable.ts';
 import {runSync} from '../fs/spawn.ts';
 import type {Layout} from './layout.ts';
 
-/** To another filesystem a tree is copied. */
+/** Moves a file or a tree; to another filesystem by copying. */
 function moveOrCopy(path: string, target: string): void {
   try {
     renameInto(path, target, {sync: true});
@@ -24,10 +24,10 @@ function moveOrCopy(path: string, target: string): void {
 }
 
 /**
- * Moves something damaged out of the store's way, to where nothing reads it and nothing removes it.
+ * Moves a damaged entry to a directory that nothing reads and nothing removes.
  *
- * @param path absolute, below the root or the state directory
- * @returns where it is now; `undefined` when it is not there any more
+ * @param path absolute, below the root or the runtime state directory
+ * @returns its new path; `undefined` when it is gone
  */
 export function quarantine(layout: Layout, path: string): string | undefined {
   const when = `${new Date().toISOString().replaceAll(':', '')}-${Math.random().toString(36).slice(2, 8)}`;

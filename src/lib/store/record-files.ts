@@ -1,26 +1,26 @@
-/** Record files as they lie on the disk, and what to say where something else lies in their place. */
+/** Reads record files, and reports anything else in their place. */
 import {constants, lstatSync, readdirSync, readFileSync, type Stats, statSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import {isTemporary} from '../fs/durable.ts';
 
-/** The next step of whoever meets damage that `check --repair` can mend. */
+/** Hint for damage that `check --repair` repairs. */
 export const REPAIR_HINT = 'repair it: check --repair';
 
-/** The same of damage that is seen only where every byte is read. */
+/** Hint for damage that is found only by reading every byte. */
 export const DEEP_REPAIR_HINT = 'repair it: check --deep --repair';
 
-/** Whether a file of a directory of records may be one: others are passed over. A key's leading dot is encoded. */
+/** Whether a file name can be a record's; others are skipped. A key's leading dot is encoded. */
 export const isDocument = (name: string): boolean => name.endsWith('.json') && !name.startsWith('.');
 
-/** Somebody has copied or renamed the file of a record. */
+/** Error for a record under another record's file name, as a copy or a rename leaves it. */
 export const misplacedRecord = (file: string, key: string): ErrdefsError =>
   new ErrdefsError('data_loss', `${file} is the record of ${JSON.stringify(key)}`, {hint: 'remove the file, or give it its own name'});
 
-/** Errors by which the system says that something is not there, or not what was looked for. */
+/** Error codes for a missing file or another file type. */
 const ABSENT: readonly unknown[] = ['ENOENT', 'ENOTDIR', 'EISDIR', 'ELOOP', 'ENXIO'];
 
-/** Of a pipe, too, there is an end. Numbers are taken, as by open; the types know only words. */
+/** Does not block on a FIFO. `open` takes numbers; the types allow only strings. */
 const READ_FLAGS = (constants.O_RDONLY | constants.O_NONBLOCK) as unknown as string;
 
 const TYPE_PROBLEMS = {
@@ -37,7 +37,7 @@ function stat(path: string, of: typeof lstatSync | typeof statSync): Stats | und
   }
 }
 
-/** Something of another kind, or a link that leads nowhere, is at `path`. Nothing is said of what is not there. */
+/** Error for another file type or a dangling link at `path`; `undefined` when the type is right or nothing is there. */
 function wrongType(path: string, wanted: keyof typeof TYPE_PROBLEMS): ErrdefsError | undefined {
   const found = stat(path, lstatSync);
   if (found === undefined) return undefined;
@@ -53,17 +53,17 @@ function wrongType(path: string, wanted: keyof typeof TYPE_PROBLEMS): ErrdefsErr
   return new ErrdefsError('data_loss', `${path} ${problem}`, {hint, details: {misfit: path}});
 }
 
-/** Whether an error says that something of another kind is in the place of a file or directory of ours; the detail `misfit` tells where. */
+/** Whether an error reports a wrong file type in the state directory; its detail `misfit` is the path. */
 export const isWrongType = (err: unknown): err is ErrdefsError & {readonly details: {readonly misfit: string}} =>
   isErrdefs(err) && typeof err.details?.misfit === 'string';
 
-/** @throws data_loss something else is there than a directory, or a link to one; that nothing is there is fine */
+/** @throws data_loss `path` exists and is not a directory or a link to one */
 export function assertDirectory(path: string): void {
   const problem = wrongType(path, 'directory');
   if (problem !== undefined) throw problem;
 }
 
-/** @throws data_loss something else is at `path`, or in the place of a directory on the way to it from `root` */
+/** @throws data_loss `path` or one of its parents below `root` has the wrong file type */
 function assertPath(root: string, path: string, wanted: keyof typeof TYPE_PROBLEMS): void {
   for (let at = path, kind = wanted; at.length > root.length; at = dirname(at), kind = 'directory') {
     const problem = wrongType(at, kind);
@@ -72,22 +72,22 @@ function assertPath(root: string, path: string, wanted: keyof typeof TYPE_PROBLE
   }
 }
 
-/** @param path below `root` @throws data_loss something else is in the place of a document, or of a directory on the way to it */
+/** @param path below `root` @throws data_loss it or one of its parents has the wrong file type */
 export const assertReplaceable = (root: string, path: string): void => assertPath(root, join(root, path), 'file');
 
-/** After a call on `path` failed: returns where that is absent and nothing but directories leads there. */
+/** After a call on `path` failed: returns if `path` is just missing, throws otherwise. */
 function assertAbsent(err: unknown, root: string, path: string, wanted: keyof typeof TYPE_PROBLEMS): void {
   const {code} = err as NodeJS.ErrnoException;
   if (!ABSENT.includes(code)) throw fromErrno(err, path);
   assertPath(root, path, wanted);
-  if (code !== 'ENOENT') throw fromErrno(err, path); // it was so a moment ago
+  if (code !== 'ENOENT') throw fromErrno(err, path); // the file type was wrong a moment ago
 }
 
 /**
- * The document in a file below `root`, or `undefined` when there is none.
+ * Reads the document in a file; `undefined` when it is missing.
  *
  * @param path below `root`
- * @throws data_loss it cannot be read as one; something else is there, or in the place of a directory on the way
+ * @throws data_loss the file is not JSON, or it or one of its parents has the wrong file type
  */
 export function readDocument(root: string, path: string): unknown {
   const file = join(root, path);
@@ -125,6 +125,6 @@ function list(
 /** Names of the documents in a directory below `root`, sorted. @throws data_loss as `readDocument` */
 export const listDocuments = (root: string, directory: string): readonly string[] => list(root, directory, ({name}) => isDocument(name));
 
-/** Names of the directories in one, and of links, sorted: a file among them is a stranger's. @throws data_loss as `readDocument` */
+/** Names of the subdirectories and links, sorted; files are foreign and skipped. @throws data_loss as `readDocument` */
 export const listDirectories = (root: string, directory: string): readonly string[] =>
   list(root, directory, (entry) => entry.isDirectory() || entry.isSymbolicLink());

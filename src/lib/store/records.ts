@@ -1,7 +1,7 @@
-/** The records that the store keeps, one small JSON file each. `schema.ts` is the only place that reads them from bytes. */
+/** Types of the store's records, one small JSON file each. Only `schema.ts` parses them. */
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 
-/** Names and values; `containerd.io/gc.*` direct collection as in containerd. */
+/** `containerd.io/gc.*` labels direct garbage collection as in containerd. */
 export type Labels = Readonly<Record<string, string>>;
 
 interface Timestamps {
@@ -10,50 +10,48 @@ interface Timestamps {
   readonly updatedAt: string;
 }
 
-/** A namespace. */
 export interface NamespaceRecord extends Timestamps {
   readonly name: string;
   readonly labels: Labels;
 }
 
-/** What a name stands for in a namespace. */
+/** A name for a descriptor. */
 export interface ImageRecord extends Timestamps {
-  /** The full reference, as the user gave it after normalisation. */
+  /** Normalized reference. */
   readonly name: string;
   readonly target: Descriptor;
   readonly labels: Labels;
 }
 
-/** That a namespace sees a blob; the blob itself is shared. */
+/** Makes a shared blob visible in a namespace. */
 export interface ContentRecord extends Timestamps {
   readonly digest: Digest;
-  /** Bytes. */
+  /** Size in bytes. */
   readonly size: number;
   readonly labels: Labels;
 }
 
-/** What an ingest says of itself, beside its bytes. */
+/** Metadata of an ingest. */
 export interface IngestInfo {
   readonly ref: string;
   readonly namespace: string;
-  /** Bytes promised; 0 when unknown. */
+  /** Expected size in bytes; 0 when unknown. */
   readonly total: number;
   /** RFC 3339, UTC. */
   readonly startedAt: string;
 }
 
-/** `active`: written to; `view`: read only; `committed`: fixed, may be a parent. */
+/** `active`: writable; `view`: read-only; `committed`: immutable, can be a parent. */
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
-/** A snapshot: a file tree on top of its parent. */
 export interface SnapshotRecord extends Timestamps {
   readonly snapshotter: string;
-  /** Key of an active snapshot or view, name of a committed one: for a layer of an image, its chain ID. */
+  /** Key of an active snapshot or view, or name of a committed one; for a layer of an image, its chain ID. */
   readonly key: string;
   readonly kind: SnapshotKind;
   /** Name of a committed snapshot of the same snapshotter and namespace. */
   readonly parent?: string;
-  /** Directory under `layers/` with this snapshot's own tree; a view has none. Several records, of any namespace, may name one. */
+  /** Directory under `layers/` with the snapshot's tree. Several records, of any namespace, may share one. A view of a parent has none. */
   readonly layer?: string;
   readonly labels: Labels;
 }
@@ -62,24 +60,24 @@ export interface SnapshotRecord extends Timestamps {
 export interface LeaseRecord extends Timestamps {
   readonly id: string;
   readonly labels: Labels;
-  /** RFC 3339, UTC; absent: never. */
+  /** RFC 3339, UTC; absent when the lease does not expire. */
   readonly expiresAt?: string;
   readonly content: readonly Digest[];
-  /** Directories under `layers/`, there or in the making. */
+  /** Directories under `layers/`, which may not exist yet. */
   readonly layers: readonly string[];
   /** `<snapshotter>/<key>`. */
   readonly snapshots: readonly string[];
 }
 
-/** A container: what it was made from and how it is run. It exists whether it runs or not. */
+/** A container's image, snapshot and specification; it exists whether or not a task runs. */
 export interface ContainerRecord extends Timestamps {
   readonly id: string;
-  /** Name of the image; empty when there was none. */
+  /** Name of the image; empty for none. */
   readonly image: string;
   readonly labels: Labels;
   readonly runtime: {readonly name: string};
   readonly snapshotter: string;
   readonly snapshotKey: string;
-  /** OCI runtime specification; null while it is not made yet. */
+  /** OCI runtime specification; null until it is made. */
   readonly spec: unknown;
 }

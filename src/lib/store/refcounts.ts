@@ -1,10 +1,10 @@
 /**
- * Counts of references: so that removing one image looks at what that image kept, and not at ten thousand others.
+ * Reference counts, so that removing one image examines only what it refers to and not ten thousand other images.
  *
- * A count is a document beside the records, changed in the same transaction as the record that refers. It is derived:
- * `rebuild` makes it anew from the records, and where anything is odd the collection falls back to marking everything.
+ * A count is a document beside the records; the transaction that changes a reference changes the count. Counts are derived data: `rebuild`
+ * recreates them from the records, and a collection that finds them inconsistent marks everything instead.
  *
- * Between transactions, every object that a namespace shows is reachable from a root, or the namespace is due for marking.
+ * Invariant between transactions: every object in a namespace is reachable from a root, or the namespace is due for marking.
  *
  * Labels after containerd, docs/garbage-collection.md and core/metadata/gc.go.
  */
@@ -23,7 +23,7 @@ export const imageNode = (name: string): Node => `image/${name}`;
 export const snapshotNode = (snapshotter: string, key: string): Node => `snapshot/${snapshotter}/${key}`;
 export const containerNode = (id: string): Node => `container/${id}`;
 
-/** The parts of a node; the snapshotter of a snapshot only. */
+/** Parts of a node; `snapshotter` is empty for all but snapshots. */
 export function nodeParts(node: Node): {
   readonly kind: 'content' | 'image' | 'snapshot' | 'container';
   readonly snapshotter: string;
@@ -38,10 +38,10 @@ export const ROOT = 'containerd.io/gc.root';
 export const FLAT = 'containerd.io/gc.flat';
 export const EXPIRE = 'containerd.io/gc.expire';
 
-/** `prefix` itself, or `prefix` followed by `.` or `/`: other suffixes are other labels. */
+/** Whether `key` is `prefix`, or continues it with `.` or `/`. */
 const hasPrefix = (key: string, prefix: string): boolean => key === prefix || key.startsWith(`${prefix}.`) || key.startsWith(`${prefix}/`);
 
-/** The node that one label names, forwards (`ref`: I keep it) or backwards (`bref`: it keeps me). */
+/** The node that a label refers to: `ref` is a reference, `bref` a back reference from that node. */
 export function labelTarget(key: string, value: string, direction: 'ref' | 'bref'): Node | undefined {
   const prefix = `containerd.io/gc.${direction}.`;
   if (!key.startsWith(prefix)) return undefined;
@@ -59,39 +59,39 @@ export function labelReferences(labels: Labels): readonly Node[] {
   return Object.entries(labels).flatMap(([key, value]) => labelTarget(key, value, 'ref') ?? []);
 }
 
-/** What all namespaces share, as a key. */
+/** A shared blob or layer, as a key. */
 export type SharedKey = `blob/${string}` | `layer/${string}`;
 
 export const blobKey = (digest: Digest): SharedKey => `blob/${digest}`;
 export const layerKey = (id: string): SharedKey => `layer/${id}`;
 
-/** What one record means for a collection. */
+/** References of one record. */
 export interface References {
-  /** The object itself. Nothing can refer to a lease: it has none. */
+  /** The record's own node; a lease has none, since nothing can refer to it. */
   readonly node?: Node;
-  /** Objects that it keeps. */
+  /** Nodes that the record refers to. */
   readonly nodes: readonly Node[];
-  /** Those of `nodes` that it keeps by its fields, and not by its labels: all that a flat lease follows. */
+  /** Those of `nodes` that stand in fields and not in labels; a flat lease follows only these. */
   readonly own: readonly Node[];
   readonly shared: readonly SharedKey[];
-  /** Objects that keep it: its back references. */
+  /** Nodes with a back reference to the record. */
   readonly referrers: readonly Node[];
   readonly isRoot: boolean;
-  /** From when on it is no root any more, in milliseconds since the epoch. */
+  /** When the record stops being a root, in milliseconds since the epoch. */
   readonly expires?: number;
-  /** A lease that does not keep what the labels of its objects name. */
+  /** A flat lease ignores the labels of its objects. */
   readonly isFlat: boolean;
 }
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/;
 
-/** What the label for it says of when something expires; as in containerd, a time that cannot be read says nothing. */
+/** Expiry from the label; an invalid time is ignored as in containerd. */
 function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<References, 'expires'> {
   const time = RFC_3339.test(text) ? Date.parse(text) : Number.NaN;
   return Number.isNaN(time) ? {} : {expires: time};
 }
 
-/** As in containerd, any key that begins so. */
+/** As in containerd, a prefix of the key is enough. */
 const hasRoot = (labels: Labels): boolean => Object.keys(labels).some((key) => key.startsWith(ROOT));
 
 const references = (node: Node, own: readonly Node[], labels: Labels, more: Partial<References> = {}): References => ({
@@ -135,17 +135,16 @@ export function referencesOfLease({content, snapshots, layers, labels, expiresAt
 
 export const isRootAt = ({isRoot, expires}: References, now: number): boolean => isRoot && (expires === undefined || expires > now);
 
-/** Whether it keeps something, or is kept, in a way that counts do not tell. */
+/** Whether the record has references that counts do not cover. */
 const isIndirect = ({referrers, isFlat}: References): boolean => referrers.length > 0 || isFlat;
 
-/** Whether an object that stays may have lost what kept it, as far as its own record says. */
+/** Whether a change of a record can make it unreachable, judged by the record alone. */
 function mayLoseReference(before: References | undefined, after: References): boolean {
   if (before === undefined) return !after.isRoot || after.expires !== undefined;
   if (before.isRoot && (!after.isRoot || (after.expires !== undefined && after.expires !== before.expires))) return true;
   return before.referrers.some((referrer) => !after.referrers.includes(referrer));
 }
 
-/** All nodes reachable from `roots`. */
 export function reachableFrom(roots: Iterable<Node>, refs: (node: Node) => Iterable<Node>): Set<Node> {
   const live = new Set<Node>();
   const queue = [...roots];
@@ -157,25 +156,25 @@ export function reachableFrom(roots: Iterable<Node>, refs: (node: Node) => Itera
   return live;
 }
 
-/** Says that the counts of a namespace, or the shared ones, are complete. Without it they mean nothing. */
+/** Document that marks the counts of a namespace, or the shared ones, as complete; without it they are invalid. */
 const COMPLETE = 'complete.json';
-/** `rules` is of what is counted: counts by older ones are counted anew. */
+/** `rules` numbers the counting rules; counts by older rules are rebuilt. */
 const COMPLETED = {version: 1, rules: 2};
-/** What says so of counts by the rules before, which told neither of expiry nor of what is kept indirectly. */
+/** Marker of the previous rules, which covered neither expiry nor back references. */
 const COMPLETED_BEFORE = '{"version":1}';
 const isCurrent = (document: unknown): boolean => (document as {readonly rules?: unknown} | undefined)?.rules === COMPLETED.rules;
 
-/** What a collection has to know of a namespace beside its counts. */
+/** What a collection must know of a namespace in addition to its counts. */
 interface Uncounted {
-  /** Records that expire. */
+  /** Number of records that expire. */
   readonly expiring: number;
-  /** Records that keep something, or are kept, in a way that counts do not tell. */
+  /** Number of records with references that counts do not cover. */
   readonly indirect: number;
-  /** No later than the first of those that expire does; RFC 3339, UTC. `OVERDUE` where there may be garbage. */
+  /** No later than the first expiry; RFC 3339, UTC. `OVERDUE` when there may be garbage. */
   readonly due?: string | undefined;
 }
 
-/** Beside the shared counts: a deletion in one namespace collects in all that are due, and looks into no other. */
+/** One document for all namespaces: a collection reads it alone to find the namespaces that are due. */
 const UNCOUNTED = `${recordPath.sharedRefs}/uncounted.json`;
 const NOTHING_UNCOUNTED: Uncounted = {expiring: 0, indirect: 0};
 const OVERDUE = '1970-01-01T00:00:00.000Z';
@@ -183,7 +182,7 @@ const OVERDUE = '1970-01-01T00:00:00.000Z';
 const dueTime = ({due}: Pick<Uncounted, 'due'>): number => (due === undefined ? Number.POSITIVE_INFINITY : Date.parse(due));
 const dueAt = (time: number): Pick<Uncounted, 'due'> => (time === Number.POSITIVE_INFINITY ? {} : {due: new Date(time).toISOString()});
 
-/** By namespace; `undefined` for what is no such document. */
+/** By namespace; `undefined` for an invalid document. */
 function parseUncounted(document: unknown): ReadonlyMap<string, Uncounted> | undefined {
   const {namespaces = {}} = (document ?? {}) as {readonly namespaces?: unknown};
   if (typeof namespaces !== 'object' || namespaces === null) return undefined;
@@ -195,25 +194,25 @@ function parseUncounted(document: unknown): ReadonlyMap<string, Uncounted> | und
   return isWhole ? new Map(entries) : undefined;
 }
 
-/** In the place of a count that cannot be read: it counts as wrong, and everything is looked at instead. */
+/** Stands for an unreadable count, which makes the counts inconsistent. */
 const UNREADABLE = Symbol('unreadable');
 
-/** What the record of an object keeps; `undefined` when it has none. @throws data_loss it cannot be read */
+/** References of a node's record; `undefined` when there is no record. @throws data_loss the record cannot be read */
 export type LookUp = (ns: string, node: Node) => References | undefined;
 
-/** The counts as one transaction sees and changes them. */
+/** Reference counts within one transaction. */
 export class RefCounts {
   readonly #io: Reader & Partial<Writer>;
   readonly #lookUp: LookUp;
-  /** Objects that this transaction has removed or made, or that have lost a reference or a label that kept them; by namespace. */
+  /** Nodes that this transaction created or deleted, or that lost a reference or a root label; by namespace. */
   readonly #touched = new Map<string, Set<Node>>();
-  /** Shared things whose last reference went in this transaction. */
+  /** Blobs and layers that lost their last reference in this transaction. */
   readonly releasedShared = new Set<SharedKey>();
-  /** Namespaces in which this transaction has marked everything. */
+  /** Namespaces that this transaction has marked completely. */
   readonly #marked = new Set<string>();
-  /** Whether what is released is removed after this transaction. */
+  /** Whether `releasedShared` is removed after this transaction. */
   #isCollected = false;
-  /** False once a count was found missing or impossible. */
+  /** False once a count was missing or impossible. */
   #consistent = true;
 
   constructor(io: Reader & Partial<Writer>, lookUp: LookUp = () => undefined) {
@@ -221,38 +220,38 @@ export class RefCounts {
     this.#lookUp = lookUp;
   }
 
-  /** Whether the counts of a namespace and the shared ones can be believed. */
+  /** Whether the counts of a namespace and the shared counts are consistent. */
   isConsistent(ns: string): boolean {
     return this.isSharedConsistent() && isCurrent(this.#get(`${recordPath.refs(ns)}/${COMPLETE}`));
   }
 
-  /** Whether the shared counts can be believed, and what is known of all namespaces beside their counts. */
+  /** Whether the shared counts and `uncounted.json` are consistent. */
   isSharedConsistent(): boolean {
     return this.#consistent && isCurrent(this.#get(`${recordPath.sharedRefs}/${COMPLETE}`)) && this.#get(UNCOUNTED) !== UNREADABLE;
   }
 
-  /** Namespaces in which this transaction may have cut something off. */
+  /** Namespaces in which this transaction may have made an object unreachable. */
   get touched(): readonly string[] {
     return [...this.#touched].filter(([, nodes]) => nodes.size > 0).map(([ns]) => ns);
   }
 
-  /** Namespaces in which something has expired, or an earlier transaction has left what nothing keeps. */
+  /** Namespaces in which something has expired, or in which an earlier transaction may have left garbage. */
   due(now: number): readonly string[] {
     return [...this.#uncounted()].flatMap(([ns, {due}]) => (dueTime({due}) <= now ? [ns] : []));
   }
 
-  /** Whether counts are not enough in a namespace: it has back references, or leases that are flat. */
+  /** Whether a namespace has back references or flat leases, which counts do not cover. */
   isIndirect(ns: string): boolean {
     return this.#uncountedOf(ns).indirect > 0;
   }
 
   /**
-   * The objects of a namespace that nothing keeps any more, where nothing in it is kept indirectly and nothing was due.
+   * The unreachable nodes of a namespace, where `isIndirect` is false and nothing was due.
    *
-   * Everything was reachable before this transaction, so what is not now hangs on what was touched: that part of the graph
-   * is followed, and of each object in it the references from outside of it are what its count has beyond those from inside.
+   * Every node was reachable before this transaction, so an unreachable one is touched or reachable from a touched one. The search follows
+   * that subgraph. A node of it has a reference from outside if its count exceeds the references from inside.
    *
-   * @throws data_loss the record of one that nothing else keeps cannot be read
+   * @throws data_loss the record of an otherwise unreferenced node cannot be read
    */
   unreachable(ns: string, now: number): readonly Node[] {
     const part = new Map<Node, References>();
@@ -278,12 +277,12 @@ export class RefCounts {
     return [...part.keys()].filter((node) => !live.has(node));
   }
 
-  /** What was touched in a namespace is dealt with. */
+  /** Forgets the touched nodes of a namespace once they are collected. */
   clearTouched(ns: string): void {
     this.#touched.delete(ns);
   }
 
-  /** Everything in a namespace was marked, and what was not reached is gone. @param records what is left */
+  /** Notes that a namespace was marked and its unreachable records were deleted. @param records the remaining ones */
   noteMarked(ns: string, records: Iterable<References>): void {
     this.clearTouched(ns);
     this.#marked.add(ns);
@@ -293,20 +292,20 @@ export class RefCounts {
     this.#putUncounted(ns, {...uncounted, ...dueAt(first)});
   }
 
-  /** Somebody removes, after this transaction, what is in `releasedShared` then. */
+  /** Notes that the caller removes `releasedShared` after the commit. */
   willCollectShared(): void {
     this.#isCollected = true;
   }
 
-  /** Shared things that this transaction has released, and that nobody removes after it. */
+  /** Blobs and layers that this transaction released and that nobody removes after it. */
   get uncollected(): readonly SharedKey[] {
     return this.#isCollected ? [] : [...this.releasedShared];
   }
 
-  /** At the end of a transaction: what it has cut off and not collected is left to the next collection. */
+  /** At the end of a transaction: makes namespaces with uncollected garbage due for the next collection. */
   deferCollection(now: number): void {
     for (const ns of this.touched) {
-      if (!this.isConsistent(ns)) continue; // the next collection marks everything
+      if (!this.isConsistent(ns)) continue; // the next collection marks everything anyway
       if (this.isIndirect(ns) || this.#leaves(ns, now)) this.#putUncounted(ns, {...this.#uncountedOf(ns), due: OVERDUE});
     }
   }
@@ -316,7 +315,7 @@ export class RefCounts {
       return this.unreachable(ns, now).length > 0;
     } catch (err) {
       if (!hasCode(err, 'data_loss')) throw err;
-      return false; // once it is repaired everything is marked
+      return false; // everything is marked once the record is repaired
     }
   }
 
@@ -330,13 +329,13 @@ export class RefCounts {
     return this.#read(sharedPath(key));
   }
 
-  /** A new, empty namespace has complete counts; so have the shared ones when it is the first. */
+  /** Starts the counts of a new, empty namespace, and the shared ones with the first namespace. */
   beginNamespace(ns: string, isFirst: boolean): void {
     this.#io.put!(`${recordPath.refs(ns)}/${COMPLETE}`, COMPLETED);
     if (isFirst) this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, COMPLETED);
   }
 
-  /** The namespace is gone, and all that was in it. */
+  /** Ends the counts of a removed, empty namespace. */
   endNamespace(ns: string): void {
     this.clearTouched(ns);
     this.#incomplete(ns);
@@ -347,7 +346,7 @@ export class RefCounts {
     this.#io.put!(`${recordPath.refs(ns)}/${COMPLETE}`, undefined);
   }
 
-  /** A record of `ns` kept `before` and keeps `after`; either may be nothing. */
+  /** Counts a change of one record's references; `before` is undefined for a new record, `after` for a deleted one. */
   change(ns: string, before: References | undefined, after: References | undefined): void {
     const [oldNodes, newNodes] = [new Set(before?.nodes), new Set(after?.nodes)];
     const [oldShared, newShared] = [new Set(before?.shared), new Set(after?.shared)];
@@ -403,17 +402,14 @@ export class RefCounts {
     this.#io.put!(UNCOUNTED, all.size === 0 ? undefined : {version: 1, namespaces: Object.fromEntries([...all].sort())});
   }
 
-  /**
-   * A record or a count was there that could not be read: what is kept is not known, and is not even where it can be read again,
-   * until everything is counted anew.
-   */
+  /** Marks all counts as inconsistent until they are rebuilt: a record or a count was unreadable, so references are unknown. */
   invalidate(): void {
     this.#consistent = false;
     for (const ns of this.#io.directories(recordPath.namespaces)) this.#incomplete(ns);
     this.#io.put!(`${recordPath.sharedRefs}/${COMPLETE}`, undefined);
   }
 
-  /** Counts everything anew, and writes what is not as it should be. @param namespaces all of them, with what each of their records keeps */
+  /** Rebuilds all counts and writes those that differ. @param namespaces references of all records, by namespace */
   rebuild(namespaces: ReadonlyMap<string, readonly References[]>): void {
     const counts = expectedCounts(namespaces);
     for (const directory of [recordPath.sharedRefs, ...[...namespaces.keys()].map(recordPath.refs)])
@@ -442,7 +438,7 @@ export class RefCounts {
     return typeof n === 'number' ? n : Number.NaN;
   }
 
-  /** @throws data_loss something else is in the place of the file, so that it cannot be replaced */
+  /** @throws data_loss the path has a wrong file type, so it cannot be replaced */
   #get(path: string): unknown {
     try {
       return this.#io.get(path);
@@ -455,7 +451,7 @@ export class RefCounts {
   #add(path: string, by: number): number {
     const n = this.#read(path) + by;
     if (n >= 0) this.#io.put!(path, n === 0 ? undefined : {version: 1, n});
-    else this.invalidate(); // also where the count was no number
+    else this.invalidate(); // also for NaN
     return n;
   }
 }
@@ -470,7 +466,7 @@ const EMPTY_READER: Reader = {
   changesSince: () => undefined,
 };
 
-/** The counts as they should be, by path. @param namespaces all of them, with what each of their records keeps */
+/** The correct counts by path. @param namespaces references of all records, by namespace */
 export function expectedCounts(namespaces: ReadonlyMap<string, readonly References[]>): ReadonlyMap<string, unknown> {
   const counted = new WriteSet(EMPTY_READER);
   const counts = new RefCounts(counted);
@@ -483,17 +479,17 @@ export function expectedCounts(namespaces: ReadonlyMap<string, readonly Referenc
 }
 
 /**
- * Paths at which counts are not as they should be.
+ * Paths of wrong counts.
  *
- * @param namespaces all of them, with what each of their records keeps
- * @param found the counts that there are, by path; one that cannot be read is `undefined`
+ * @param namespaces references of all records, by namespace
+ * @param found the stored counts by path; an unreadable one is `undefined`
  */
 export function wrongCounts(
   namespaces: ReadonlyMap<string, readonly References[]>,
   found: ReadonlyMap<string, unknown>,
 ): readonly string[] {
   const right = expectedCounts(namespaces);
-  // Counts by older rules are not wrong: the next collection counts anew.
+  // Counts by older rules are not wrong: the next collection rebuilds them.
   const isOld = [...found].some(([path, document]) => path.endsWith(`/${COMPLETE}`) && JSON.stringify(document) === COMPLETED_BEFORE);
   const differs = (path: string): boolean => {
     if (isOld && (path === UNCOUNTED || path.endsWith(`/${COMPLETE}`))) return false;
@@ -503,7 +499,7 @@ export function wrongCounts(
   return [...new Set([...right.keys(), ...found.keys()])].filter(differs).sort();
 }
 
-/** Whether each namespace is looked at no later than it should be; what was due first may be gone. */
+/** Whether each namespace is due no later than it must be; the record that was due first may be gone. */
 function isDueEarlyEnough(found: unknown, right: unknown): boolean {
   const [one, other] = [found, right].map(parseUncounted);
   if (one === undefined || other === undefined) return false;

@@ -1,4 +1,4 @@
-/** The only place that knows the fields of a record: from bytes to values that cannot be wrong, or `data_loss` naming file and field. */
+/** Parses records; no other module knows their fields. An invalid one is `data_loss`, and the message names file and field. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
 import {REPAIR_HINT} from './record-files.ts';
@@ -14,12 +14,12 @@ import type {
   SnapshotRecord,
 } from './records.ts';
 
-/** Every record carries this number; records of a higher one come from a newer berth. */
+/** Version in every record. A higher one comes from a newer berth. */
 export const RECORD_VERSION = 1;
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** Reads the fields of one record; every complaint names the file. */
+/** Reads the fields of one record; every error names the file. */
 class RecordReader {
   readonly #what: string;
   readonly #fields: Fields;
@@ -30,7 +30,7 @@ class RecordReader {
     this.#fields = value as Fields;
   }
 
-  /** A whole record, whose version this berth must know. @throws failed_precondition it is newer */
+  /** Starts a record, whose version must be known. @throws failed_precondition the version is newer */
   static document(value: unknown, what: string): RecordReader {
     const reader = new RecordReader(value, what);
     const {version} = reader.#fields;
@@ -92,7 +92,7 @@ class RecordReader {
     return value;
   }
 
-  /** A value that is no string, which an earlier berth took from a caller's hands, is passed over: the rest is sound. */
+  /** Skips values that are not strings: an earlier berth accepted them from callers. */
   labels(field = 'labels'): Labels {
     const value = this.#fields[field];
     if (typeof value !== 'object' || value === null || Array.isArray(value)) throw this.#invalid(`has no valid "${field}"`);
@@ -173,7 +173,7 @@ export function parseLease(value: unknown, what: string): LeaseRecord {
   };
 }
 
-/** What an ingest says of itself. It is written without a sync: after a power loss it may be torn. */
+/** Parses an ingest's info.json, which is not synced and may be torn by a power loss. */
 export function parseIngest(value: unknown, what: string): IngestInfo {
   const r = RecordReader.document(value, what);
   return {ref: r.string('ref'), namespace: r.string('namespace'), total: r.size('total'), startedAt: r.date('startedAt')};

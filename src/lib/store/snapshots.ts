@@ -1,5 +1,5 @@
 /**
- * Snapshots of one namespace and one snapshotter: keys, parents and kinds as records, trees under `layers/`.
+ * Snapshots of one namespace and snapshotter: keys, parents and kinds in records, trees under `layers/`.
  *
  * Semantics after containerd, core/snapshots/snapshotter.go.
  */
@@ -16,7 +16,7 @@ import type {RecordSet, Store, StoreTransaction, StoreView} from './store.ts';
 
 const snapshotMissing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
 
-/** A snapshot and all below it, nearest first. @throws not_found the first is missing @throws data_loss one below is */
+/** A snapshot and its ancestors, nearest first. @throws not_found the snapshot is missing @throws data_loss an ancestor is missing */
 export function snapshotChain(snapshots: RecordSet<SnapshotRecord>, key: string): readonly SnapshotRecord[] {
   const chain: SnapshotRecord[] = [];
   const seen = new Set<string>();
@@ -40,7 +40,7 @@ export class SnapshotStore {
   readonly #namespace: string;
   readonly #snapshotter: Snapshotter;
 
-  /** @throws not_found there is no such snapshotter */
+  /** @throws not_found unknown snapshotter */
   constructor(store: Store, namespace: string, snapshotter: string) {
     this.#store = store;
     this.#namespace = namespace;
@@ -63,7 +63,7 @@ export class SnapshotStore {
     return this.#store.view((tx) => this.#records(tx).list());
   }
 
-  /** Layer directories of committed snapshots from `parent` down, nearest first. */
+  /** Layer directories of `parent` and its ancestors, nearest first. */
   #parentDirectories(tx: StoreView, parent: string | undefined): readonly string[] {
     if (parent === undefined) return [];
     const chain = snapshotChain(this.#records(tx), parent);
@@ -72,7 +72,7 @@ export class SnapshotStore {
     return chain.map((record) => this.#store.layers.path(record.layer!));
   }
 
-  /** As `#parentDirectories`, for those who build on them. @throws data_loss one may be torn by a power loss */
+  /** As `#parentDirectories`, if all layers are usable. @throws data_loss a power loss may have torn one */
   #usableParents(tx: StoreView, parent: string | undefined): readonly string[] {
     const directories = this.#parentDirectories(tx, parent);
     const torn = directories.map((directory) => basename(directory)).find((layer) => !this.#store.layers.isUsable(layer));
@@ -85,12 +85,15 @@ export class SnapshotStore {
   }
 
   /**
-   * Makes a writable snapshot of `parent`, or of nothing. It is on the disk before its record is: the record could not make it anew.
+   * Creates a writable snapshot of `parent`, or an empty one. Its tree is synced before its record, which could not recreate it.
    *
-   * @param within more changes for the same transaction
-   * @param options.transient nobody will want it after a reboot: it need not be on the disk
-   * @throws already_exists the key is taken @throws not_found no such parent @throws invalid_argument the parent is not committed
-   * @throws data_loss the parent's tree may be torn by a power loss @throws aborted the parent was replaced meanwhile
+   * @param within further changes for the same transaction
+   * @param options.transient the snapshot is of no use after a reboot and need not be synced
+   * @throws already_exists the key is taken
+   * @throws not_found the parent is missing
+   * @throws invalid_argument the parent is not committed
+   * @throws data_loss a power loss may have torn the parent's tree
+   * @throws aborted the parent was replaced meanwhile
    */
   prepare(
     key: string,
@@ -102,7 +105,7 @@ export class SnapshotStore {
     return this.#create('active', key, parent, labels, {within, transient});
   }
 
-  /** Makes a read-only snapshot of `parent`, or of nothing; errors as `prepare`. */
+  /** Creates a read-only snapshot of `parent`, or an empty one; errors as `prepare`. */
   view(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
     return this.#create('view', key, parent, labels, {within, transient: false});
   }
@@ -120,7 +123,7 @@ export class SnapshotStore {
       return this.#usableParents(tx, parent);
     };
     const parents = this.#store.view(validate);
-    // A view of something shows its parents and needs no tree of its own.
+    // A view of a parent shows the parent and needs no tree.
     const layer = kind === 'view' && parent !== undefined ? undefined : ownLayerName(this.#snapshotter.name);
     let work: string | undefined;
     if (layer !== undefined) {
@@ -162,7 +165,7 @@ export class SnapshotStore {
     }
   }
 
-  /** Seeds a tree. Where that fails because a parent was removed meanwhile, `validate` says so. */
+  /** Seeds a tree. If it fails because a parent was removed meanwhile, `validate` throws the proper error. */
   #seed(work: string, parents: readonly string[], writable: boolean, validate: (tx: StoreView) => unknown): void {
     try {
       seedLayer(this.#snapshotter, work, parents, writable);
@@ -173,10 +176,11 @@ export class SnapshotStore {
   }
 
   /**
-   * Turns an active snapshot into the committed one `name`; its labels are replaced. Its tree is on the disk before it has
-   * that name: nothing could make it anew.
+   * Commits an active snapshot as `name` and replaces its labels. Its tree is synced before: nothing could recreate it.
    *
-   * @throws failed_precondition `key` is not active, or a container uses it, or it is mounted @throws already_exists `name` is taken @throws not_found
+   * @throws failed_precondition the snapshot is not active, is mounted, or is used by a container
+   * @throws already_exists `name` is taken
+   * @throws not_found
    */
   async commit(name: string, key: string, labels: Labels): Promise<SnapshotRecord> {
     if (name === '') throw new ErrdefsError('invalid_argument', 'snapshot name must not be empty');
@@ -203,9 +207,10 @@ export class SnapshotStore {
   }
 
   /**
-   * Removes a snapshot, and its tree when nothing else names that.
+   * Removes a snapshot, and its tree when no other record refers to it.
    *
-   * @throws failed_precondition another one is made from it, or a container uses it, or it is mounted @throws not_found
+   * @throws failed_precondition the snapshot has a child, is mounted, or is used by a container
+   * @throws not_found
    */
   async remove(key: string): Promise<void> {
     await this.#store.update(`removal of snapshot ${key}`, (tx) => {
@@ -254,7 +259,7 @@ export class SnapshotStore {
       });
   }
 
-  /** Sets labels; an empty value removes its label. */
+  /** Sets labels; an empty value removes a label. */
   async label(key: string, labels: Labels): Promise<SnapshotRecord> {
     const labelled = await this.#store.update(`labels of snapshot ${key}`, (tx) => {
       const records = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name);
@@ -270,10 +275,11 @@ export class SnapshotStore {
   }
 
   /**
-   * Mounts that show the snapshot.
+   * Mounts of the snapshot's tree.
    *
-   * @throws failed_precondition it is committed: prepare or view one of it @throws not_found
-   * @throws data_loss what it is made of may be torn by a power loss
+   * @throws failed_precondition the snapshot is committed: prepare or view one of it
+   * @throws not_found
+   * @throws data_loss a power loss may have torn a layer
    */
   mounts(key: string): readonly Mount[] {
     return this.#store.view((tx) => {
@@ -286,14 +292,14 @@ export class SnapshotStore {
     });
   }
 
-  /** What the snapshot itself adds to its parents; nothing for a view. */
+  /** Disk usage of the snapshot without its parents; zero for a view. */
   usage(key: string): TreeUsage {
     const {kind, layer} = this.get(key);
     return kind === 'view' || layer === undefined ? {size: 0, inodes: 0} : this.#snapshotter.usage(this.#store.layers.path(layer));
   }
 }
 
-/** `changes` over `labels`: an empty value removes its label. */
+/** Merges `changes` into `labels`; an empty value removes a label. */
 export function mergeLabels(labels: Labels, changes: Labels): Labels {
   return Object.fromEntries(Object.entries({...labels, ...changes}).filter(([, value]) => value !== ''));
 }

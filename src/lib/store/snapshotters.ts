@@ -1,6 +1,6 @@
 /**
- * How trees are kept and mounted. A snapshotter knows directories and mounts; keys, parents and namespaces are records
- * (`snapshots.ts`).
+ * Snapshotters: how layer trees are stored and mounted. A snapshotter knows directories and mounts; keys, parents and namespaces are in
+ * records (`snapshots.ts`).
  */
 import {chmodSync, chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
@@ -17,8 +17,8 @@ export interface Mount {
 }
 
 /**
- * How a layer is kept: `overlay`, a tree with whiteouts as overlayfs marks; `plain`, a tree with everything from below in
- * it; `erofs`, the layer's own tar with an index for the kernel, or a tree as of `overlay` where that would not be the same.
+ * How a layer is stored. `overlay`: a tree with overlayfs whiteouts. `plain`: a tree merged with all layers below. `erofs`: the layer's own
+ * tar with an index for the kernel, or a tree as for `overlay` where the index could not represent the layer.
  */
 export type LayerFormat = 'overlay' | 'plain' | 'erofs';
 
@@ -26,41 +26,40 @@ export interface Snapshotter {
   readonly name: string;
   readonly form: LayerFormat;
   /**
-   * Name under `layers/` of an image's layer: by its own content where its tree does not depend on what is below, else by
-   * the chain.
+   * ID of an image's layer: by diff ID if the layer's tree is independent of the layers below, else by chain ID.
    *
-   * @param dependsOnParents the layer took something from the layers below it
+   * @param dependsOnParents the tree contains something from the layers below
    */
   layerId(diffID: Digest, chainID: Digest, dependsOnParents: boolean): string;
   /**
-   * Makes in `directory` (empty) the tree that a layer is applied to, or that a container writes to.
+   * Creates the initial tree in the empty `directory`, for a layer or a container to be written to.
    *
    * @param parents layer directories below, nearest first
-   * @param writable a container will write to it
+   * @param writable for a container's writes
    */
   seed(directory: string, parents: readonly string[], writable: boolean): void;
-  /** Path of the tree inside a layer's directory. */
+  /** Tree inside a layer's directory. */
   tree(directory: string): string;
-  /** Shows a layer by itself as it is kept, with its whiteouts. */
+  /** Mount of one layer as it is stored, with its whiteouts. */
   layerMount(directory: string): Mount;
-  /** What a layer's directory takes of the disk. */
+  /** Disk usage of a layer. */
   usage(directory: string): TreeUsage;
   /**
-   * Mounts that show a snapshot's tree, the last one itself and those before it what it is made of; see runtime/mount-plan.ts.
+   * Mounts of a snapshot's tree: the last one shows it, those before it are its layers; see runtime/mount-plan.ts.
    *
-   * @param own layer directory of the snapshot itself; absent for a view of `parents`
+   * @param own layer directory of the snapshot; undefined for a view of `parents`
    * @param parents layer directories below, nearest first
    */
   mounts(own: string | undefined, parents: readonly string[], readonly: boolean): readonly Mount[];
 }
 
 /**
- * Empty directory beside the tree or index of a layer that has whiteouts or opaque marks. overlayfs interprets those only where it
- * stacks at least two directories: shown alone, such a layer is stacked on this one.
+ * Empty directory beside a layer that has whiteouts or opaque directories. overlayfs interprets those only in a stack of at least two
+ * directories: a single such layer is stacked on this one.
  */
 const EMPTY = 'empty';
 
-/** Notes of a layer in the making that it has whiteouts or opaque marks. */
+/** Marks an unpublished layer as having whiteouts or opaque directories. */
 export function noteWhiteouts(directory: string): void {
   const path = join(directory, EMPTY);
   try {
@@ -70,7 +69,7 @@ export function noteWhiteouts(directory: string): void {
   }
 }
 
-/** What a layer is stacked on where nothing is below it. */
+/** The `EMPTY` directory as a list; empty for a layer without whiteouts. */
 const emptyLower = (directory: string): readonly string[] => {
   const path = join(directory, EMPTY);
   return existsSync(path) ? [path] : [];
@@ -79,7 +78,7 @@ const emptyLower = (directory: string): readonly string[] => {
 const hex = (digest: Digest): string => digest.replace(':', '-');
 const bind = (source: string, readonly: boolean): Mount => ({type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']});
 
-/** The directory that a container sees as `/`: open to all its users, whatever the umask here is. */
+/** Creates the tree that a container sees as `/`: accessible to all its users, whatever the umask. */
 function makeTree(directory: string): string {
   const tree = join(directory, 'fs');
   mkdirSync(tree);
@@ -87,7 +86,7 @@ function makeTree(directory: string): string {
   return tree;
 }
 
-/** Directories stacked by the kernel's overlayfs. Layout and mounts after containerd, plugins/snapshots/overlay. */
+/** Mount of stacked directories. Layout and options after containerd, plugins/snapshots/overlay. */
 const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
   const lower = `lowerdir=${lowers.map((path) => path.replaceAll(/[\\:]/g, '\\$&')).join(':')}`;
   const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower];
@@ -104,7 +103,7 @@ const overlayfs: Snapshotter = {
   seed: (directory, parents, writable) => {
     const tree = makeTree(directory);
     if (writable) mkdirSync(join(directory, 'work'), {mode: 0o711});
-    // The upper directory's own attributes are what the container sees of `/`.
+    // The container sees the upper directory's attributes on `/`.
     const below = parents[0] === undefined ? undefined : statSync(join(parents[0], 'fs'));
     if (below !== undefined) chownSync(tree, below.uid, below.gid);
   },
@@ -117,18 +116,18 @@ const overlayfs: Snapshotter = {
   },
 };
 
-/** How an indexed layer is mounted; `undefined` for one that was extracted. */
+/** Mount of an indexed layer; `undefined` for an extracted one. */
 function indexedMount(directory: string): Mount | undefined {
   const [image, index, tar] = [EROFS_IMAGE, EROFS_INDEX, EROFS_TAR].map((name) => join(directory, name)) as [string, string, string];
   if (existsSync(index)) return {type: 'erofs', source: index, options: ['ro', `device=${tar}`]};
-  // mount(8) makes the loop device, and the kernel takes it away when the last mount of it goes.
+  // mount(8) creates the loop device, and the kernel removes it with its last mount.
   if (existsSync(image)) return {type: 'erofs', source: image, options: ['ro', 'loop']};
   return undefined;
 }
 
 /**
- * Layers that nobody extracted: the kernel reads the tar through an EROFS index. What a container writes goes to a
- * directory, as with overlayfs. A layer that was extracted after all (see archive/erofs-index.ts) stands among them as a tree.
+ * Indexed layers: the kernel reads the tar through an EROFS index, and a container's writes go to a directory as with overlayfs. A layer
+ * that had to be extracted (see archive/erofs-index.ts) is a tree among them.
  */
 const erofs: Snapshotter = {
   name: 'erofs',
@@ -151,7 +150,7 @@ const erofs: Snapshotter = {
   },
 };
 
-/** Whole copies, for filesystems on which overlayfs does not work. */
+/** Full copies, for filesystems without overlayfs. */
 const native: Snapshotter = {
   name: 'native',
   form: 'plain',
@@ -179,7 +178,7 @@ export function getSnapshotter(name: string): Snapshotter {
   return snapshotter;
 }
 
-/** `seed` with the operating system's errors made ours. */
+/** `seed`, with errno errors as `ErrdefsError`. */
 export function seedLayer(snapshotter: Snapshotter, directory: string, parents: readonly string[], writable: boolean): void {
   try {
     snapshotter.seed(directory, parents, writable);

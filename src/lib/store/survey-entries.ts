@@ -13,26 +13,26 @@ import {snapshotterNames} from './snapshotters.ts';
 
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
-/** Something in the state directory that is not as it should be, whatever the records say. */
+/** An entry of the state directory that does not belong where it is. */
 export interface EntryFinding {
-  /** Absolute. */
+  /** Absolute path. */
   readonly path: string;
   /**
-   * `link`: a symbolic link in the place of a record, a blob or a layer, or one that leads to no directory; `type`: a file where a directory belongs, or the
-   * other way round; `foreign`: nothing of ours has such a name; `leftover`: a killed process left it; `unreadable`: a directory
+   * `link`: a symbolic link in the place of a record, a blob or a layer, or one that does not lead to a directory; `type`: a file in the
+   * place of a directory, or the reverse; `foreign`: not a name of ours; `leftover`: left by a killed process; `unreadable`: a directory
    * that cannot be listed.
    */
   readonly kind: 'link' | 'type' | 'foreign' | 'leftover' | 'unreadable';
-  /** Something of that name is one of many: a record, a blob, a layer. */
+  /** The name is that of a record, a blob or a layer. */
   readonly isItem: boolean;
 }
 
-/** What may lie in a directory. */
+/** What a directory may contain. */
 interface DirectoryRule {
   readonly files?: (name: string) => boolean;
-  /** Any name may be one of ours, so that what is not a directory is a stranger's. */
+  /** Subdirectories may have any name, so a file in their place is foreign. */
   readonly allowsAnyName?: boolean;
-  /** What is in a subdirectory; `anything` is not looked into, `undefined` has no place here. */
+  /** Rule for a subdirectory; `anything` is not examined, `undefined` is foreign. */
   readonly directories?: (name: string) => DirectoryRule | 'anything' | undefined;
 }
 
@@ -80,19 +80,18 @@ const ROOT: DirectoryRule = {
   }),
 };
 
-/** What ends with the boot; what is in a namespace's part is the runtime's, see runtime/bundle.ts. */
+/** The runtime state directory. Its `runs` are examined elsewhere; see runtime/bundle.ts. */
 const STATE: DirectoryRule = {
   files: (name) => name === 'erofs.json',
   directories: named({runs: {directories: () => 'anything'}, mounts: 'anything', views: 'anything'}),
 };
 
-/** Whether the process that a name begins with is known to be gone. */
+/** Whether a name begins with the identity of a dead process. */
 const isDead = (name: string): boolean => {
   const identity = parseIdentity(name);
   return identity !== undefined && liveness(identity) === 'dead';
 };
 
-/** Whether a path leads to a directory. */
 function isDirectory(path: string): boolean {
   try {
     return statSync(path).isDirectory();
@@ -101,7 +100,7 @@ function isDirectory(path: string): boolean {
   }
 }
 
-/** What lies below a directory where it does not belong. Follows links that stand for directories. */
+/** Finds entries below `top` that break the rule. Follows links to directories. */
 function checkEntries(top: string, all: DirectoryRule): EntryFinding[] {
   const found: EntryFinding[] = [];
   const visit = (directory: string, rule: DirectoryRule): void => {
@@ -134,10 +133,10 @@ function checkEntries(top: string, all: DirectoryRule): EntryFinding[] {
   return found;
 }
 
-/** What does not belong in the directory of what ends with the boot. */
+/** Findings in the runtime state directory. */
 export const surveyRuntimeState = (state: string): readonly EntryFinding[] => checkEntries(state, STATE);
 
-/** What lies in the state directory where it does not belong. Looks into no layer. */
+/** Findings in the state directory; layers are not examined. */
 export function surveyStructure(layout: Layout): readonly EntryFinding[] {
   const found = checkEntries(layout.root, ROOT);
   for (const directory of [layout.work, layout.trash])
@@ -150,7 +149,7 @@ export function surveyStructure(layout: Layout): readonly EntryFinding[] {
   return found;
 }
 
-/** Entries of a directory with their types; none when it is gone, or none. */
+/** Entries of a directory, sorted; none when it is missing or not a directory. */
 function entriesOf(directory: string): readonly Dirent[] {
   try {
     return readdirSync(directory, {withFileTypes: true}).sort((a, b) => compare(a.name, b.name));
@@ -160,7 +159,7 @@ function entriesOf(directory: string): readonly Dirent[] {
   }
 }
 
-/** Names in a directory; what cannot be listed is told by `checkEntries`. */
+/** Names in a directory; `checkEntries` reports a directory that cannot be listed. */
 function listSafely(directory: string): readonly string[] {
   try {
     return entriesOf(directory).map(({name}) => name);

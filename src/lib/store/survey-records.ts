@@ -15,43 +15,43 @@ import {
 } from './refcounts.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './schema.ts';
 
-/** A record that cannot be used. */
+/** An unusable record. */
 export interface Unreadable {
-  /** Below the root. */
+  /** Path below the root. */
   readonly path: string;
   readonly namespace: string;
   readonly kind: 'namespaces' | 'snapshots' | RecordKind;
   readonly error: ErrdefsError;
 }
 
-/** What of a namespace can be read. */
+/** The readable records of a namespace. */
 export interface SurveyedNamespace {
   readonly name: string;
-  /** Absent when its file is missing, or among the unreadable. */
+  /** Absent when its file is missing or unreadable. */
   readonly record?: NamespaceRecord;
   readonly images: readonly ImageRecord[];
   readonly containers: readonly ContainerRecord[];
   readonly content: readonly ContentRecord[];
   readonly leases: readonly LeaseRecord[];
-  /** Of all snapshotters. */
+  /** Snapshots of all snapshotters. */
   readonly snapshots: readonly SnapshotRecord[];
 }
 
 export interface RecordSurvey {
   readonly namespaces: readonly SurveyedNamespace[];
   readonly unreadable: readonly Unreadable[];
-  /** Counts of references, by path; one that cannot be read is `undefined`. See refcounts.ts. */
+  /** Reference counts by path; an unreadable one is `undefined`. See refcounts.ts. */
   readonly counts: ReadonlyMap<string, unknown>;
 }
 
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
-/** @param asStored tell of files that a lost disk has left empty, though the journal makes up for them */
+/** @param asStored report files that a lost disk left empty, even if the journal can replace them */
 export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   const unreadable: Unreadable[] = [];
   const counts = new Map<string, unknown>();
 
-  /** One document; where it cannot be read, a note of that. */
+  /** Reads one document, or notes that it is unreadable. */
   const read = <T>(path: string, at: Pick<Unreadable, 'namespace' | 'kind'>, parse: (value: unknown, what: string) => T): T | undefined => {
     try {
       const document = io.get(path, asStored);
@@ -61,7 +61,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
       return undefined;
     }
   };
-  /** What cannot be read for what is in its place counts once, there. */
+  /** A wrong file type is reported once, under its own path. */
   const note = (err: unknown, at: Omit<Unreadable, 'error'>): void => {
     if (!isErrdefs(err) || !['data_loss', 'failed_precondition', 'permission_denied'].includes(err.code)) throw err;
     const path = isWrongType(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
@@ -134,18 +134,18 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   });
   for (const path of asStored ? unlessDamaged(() => io.lost(), []) : []) {
     const at = recordAt(path);
-    // Of what lies below something that cannot be listed, that is told.
+    // An unreadable parent directory is reported already.
     if (at === undefined || unreadable.some((known) => path === known.path || path.startsWith(`${known.path}/`))) continue;
     unreadable.push({path, ...at, error: new ErrdefsError('data_loss', `${io.locate(path)} is missing, and the journal has it`)});
   }
-  // A directory without records is no namespace.
+  // A directory without records is not a namespace.
   const namespaces = surveyed.filter(
     (ns) => ns.record !== undefined || referencesIn(ns).length > 0 || unreadable.some(({namespace}) => namespace === ns.name),
   );
   return {namespaces, unreadable, counts};
 }
 
-/** Whose record it is, and of which kind, by its path; `undefined` for what is none of a namespace's. */
+/** Namespace and kind of the record at a path; `undefined` for other paths. */
 function recordAt(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefined {
   const [top, namespace, kind, ...rest] = path.split('/');
   if (top !== recordPath.namespaces || namespace === undefined) return undefined;
@@ -155,7 +155,7 @@ function recordAt(path: string): Pick<Unreadable, 'namespace' | 'kind'> | undefi
   return undefined;
 }
 
-/** What each record of a namespace keeps. */
+/** References of all records of a namespace. */
 export const referencesIn = ({images, containers, content, leases, snapshots}: SurveyedNamespace): readonly References[] => [
   ...images.map(referencesOfImage),
   ...containers.map(referencesOfContainer),
