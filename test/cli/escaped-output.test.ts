@@ -95,7 +95,7 @@ async function hostilePlace(t: TestContext): Promise<Place> {
   const dir = temporaryDirectory(t);
   const place = {root: join(dir, `root-${HOSTILE}`.replace('/', '')), state: join(dir, 'state')};
   const store = new Store({root: place.root, lockTimeoutMs: 1000});
-  store.prepare();
+  store.ensureCreated();
   for (const bytes of [MANIFEST, CONFIG]) store.blobs.writeSmall(digestOf(bytes), bytes);
   await store.update('hostile records', (tx) => {
     const now = new Date().toISOString();

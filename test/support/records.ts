@@ -79,7 +79,7 @@ export async function makeImage(
   name: string,
   {seed = randomBytes(8).toString('hex'), layers: count = 2}: {readonly seed?: string; readonly layers?: number} = {},
 ): Promise<MadeImage> {
-  store.prepare();
+  store.ensureCreated();
   const blob = (text: string, mediaType: string): Descriptor => {
     const bytes = Buffer.from(text);
     store.blobs.writeSmall(digestOf(bytes), bytes);

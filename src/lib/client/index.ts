@@ -1,8 +1,8 @@
 /** The library: `openClient({root, state})`, and from there each command's verb as a function. */
 import {validateIdentifier} from '../oci/identifier.ts';
-import {maintainBallast} from '../store/ballast.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
+import {maintainBallast} from '../store/with-ballast.ts';
 import {containersClient} from './api/containers.ts';
 import {contentClient} from './api/content.ts';
 import {imagesClient} from './api/images.ts';

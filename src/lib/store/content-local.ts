@@ -103,7 +103,7 @@ export class LocalContentStore implements ContentStore {
     const {blobs} = this.#store;
     const {digest} = expected;
     if (digest !== undefined && this.#find(digest) !== undefined) throw contentExists(digest);
-    this.#store.prepare();
+    this.#store.ensureCreated();
     const key = ingestKey(this.namespace, ref);
     const what = `ingest ${JSON.stringify(ref)}`;
     const lock = await blobs.lock(key, {timeoutMs: this.#lockTimeoutMs, purpose: what});

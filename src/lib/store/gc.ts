@@ -25,7 +25,8 @@ import {
   referencesOfSnapshot,
   snapshotNode,
 } from './refcounts.ts';
-import type {NamespaceTransaction, NamespaceView, Store, StoreTransaction} from './store.ts';
+import type {Store} from './store.ts';
+import type {NamespaceTransaction, NamespaceView, StoreTransaction} from './transaction-types.ts';
 
 /** The records of one namespace that a collection reads. */
 export interface Graph {

@@ -10,6 +10,7 @@ interface Timestamps {
   readonly updatedAt: string;
 }
 
+/** A namespace and its labels. */
 export interface NamespaceRecord extends Timestamps {
   readonly name: string;
   readonly labels: Labels;
@@ -44,6 +45,7 @@ export interface IngestInfo {
 /** `active`: writable; `view`: read-only; `committed`: immutable, can be a parent. */
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
+/** A file tree on top of its parent. */
 export interface SnapshotRecord extends Timestamps {
   readonly snapshotter: string;
   /** Key of an active snapshot or view, or name of a committed one; for a layer of an image, its chain ID. */

@@ -12,7 +12,8 @@ import {ownLayerName} from './layer-store.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
-import type {RecordSet, Store, StoreTransaction, StoreView} from './store.ts';
+import type {Store} from './store.ts';
+import type {RecordSet, StoreTransaction, StoreView} from './transaction-types.ts';
 
 const snapshotMissing = (key: string): ErrdefsError => new ErrdefsError('not_found', `snapshot ${JSON.stringify(key)}`);
 
@@ -127,7 +128,7 @@ export class SnapshotStore {
     const layer = kind === 'view' && parent !== undefined ? undefined : ownLayerName(this.#snapshotter.name);
     let work: string | undefined;
     if (layer !== undefined) {
-      this.#store.prepare();
+      this.#store.ensureCreated();
       work = this.#store.layers.createWork();
     }
     const hadWork = work !== undefined;

@@ -546,7 +546,7 @@ describe('check', () => {
     if (!requiresRoot(t) || !slow(t)) return;
     const root = temporaryDirectory(t);
     const store = new Store({root, lockTimeoutMs: 10_000});
-    store.prepare();
+    store.ensureCreated();
     await store.update('content', (tx) => {
       for (let n = 0; n < 600; n++) {
         const bytes = `blob ${n}`;

@@ -10,7 +10,8 @@ import type {Client} from '../../../src/lib/client/types/index.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {collectAll} from '../../../src/lib/store/gc.ts';
 import type {Labels} from '../../../src/lib/store/records.ts';
-import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import type {StoreTransaction} from '../../../src/lib/store/transaction-types.ts';
 import {type Random, randomOf} from '../../fuzz/seeded-random.ts';
 import {isShort, newClient, TORTURE} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
@@ -80,7 +81,7 @@ class Walk {
   constructor(t: TestContext, client: Client, random: Random, hasIndirect: boolean) {
     this.#client = client;
     this.#store = new Store({root: client.root, lockTimeoutMs: 1000});
-    this.#store.prepare();
+    this.#store.ensureCreated();
     this.#random = random;
     this.#labels = new LabelMaker(random, () => this.#now, hasIndirect);
     this.#setTime = (time) => t.mock.timers.setTime(time);

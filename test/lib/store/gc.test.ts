@@ -11,7 +11,8 @@ import {collect, collectAll, type Graph, isLeaseOwnerAlive, LEASE_OWNER, mark} f
 import type {Labels} from '../../../src/lib/store/records.ts';
 import {RefCounts, referencesOfLease} from '../../../src/lib/store/refcounts.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
-import {Store, type StoreTransaction} from '../../../src/lib/store/store.ts';
+import {Store} from '../../../src/lib/store/store.ts';
+import type {StoreTransaction} from '../../../src/lib/store/transaction-types.ts';
 import {startScript} from '../../support/children.ts';
 import {isShort, newClient, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
@@ -274,7 +275,7 @@ describe('collection', () => {
 
   it('keeps for a lease what has no record, and takes it with the lease', async (t) => {
     const store = openStore(t);
-    store.prepare();
+    store.ensureCreated();
     const bytes = Buffer.from('of a pull under way');
     const digest = digestOf(bytes);
     store.blobs.writeSmall(digest, bytes);
@@ -484,7 +485,7 @@ describe('collection', () => {
 
   it('takes with the next removal, of whatever, what a change has left that did not collect', async (t) => {
     const store = openStore(t);
-    store.prepare();
+    store.ensureCreated();
     const bytes = Buffer.from('leased');
     store.blobs.writeSmall(digestOf(bytes), bytes);
     await store.update('leases', (tx) => {
@@ -534,7 +535,7 @@ async function randomWalk(t: TestContext, seed: number): Promise<void> {
   };
   const pick = <T>(from: readonly T[]): T | undefined => from[random(from.length)];
   const store = new Store({root: join(temporaryDirectory(t), 'root'), lockTimeoutMs: 1000}, new MemoryBackend());
-  store.prepare();
+  store.ensureCreated();
   const steps: string[] = [];
   for (let step = 0; step < 40; step++) {
     const ns = pick(['one', 'two'])!;

@@ -15,7 +15,6 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
-import {withBallast} from '../../../src/lib/store/ballast.ts';
 import {createLayout, recordFile} from '../../../src/lib/store/layout.ts';
 import {
   parseContainer,
@@ -27,6 +26,7 @@ import {
   parseSnapshot,
 } from '../../../src/lib/store/schema.ts';
 import {Store} from '../../../src/lib/store/store.ts';
+import {withBallast} from '../../../src/lib/store/with-ballast.ts';
 import {startScript} from '../../support/children.ts';
 import {is, onEnd, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
@@ -93,7 +93,7 @@ describe('store', () => {
     const root = temporaryDirectory(t);
     writeFileSync(join(root, 'thesis.tex'), '');
     const store = openStore(root);
-    for (const action of [() => store.view(() => {}), () => store.prepare()]) {
+    for (const action of [() => store.view(() => {}), () => store.ensureCreated()]) {
       const err = thrown(action);
       assert.equal(err.code, 'failed_precondition');
       assert.match(err.message, /thesis\.tex/);
@@ -156,7 +156,7 @@ describe('store', () => {
     // What a killed first change leaves.
     writeFileSync(join(root, '.tmp.1.1.x'), '1\n');
     store.view(() => {});
-    store.prepare();
+    store.ensureCreated();
     assert.equal(readFileSync(join(root, 'version'), 'utf8'), '1\n');
   });
 

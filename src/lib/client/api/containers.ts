@@ -1,8 +1,8 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {collect} from '../../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {ContainersClient} from '../types/index.ts';
 import {filtered} from './filter.ts';

@@ -2,8 +2,8 @@
 import {type ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {ContentClient} from '../types/index.ts';
 import {filtered} from './filter.ts';

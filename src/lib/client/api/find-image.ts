@@ -3,7 +3,7 @@ import type {ErrdefsError} from '../../errdefs.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import type {ImageRecord} from '../../store/records.ts';
-import type {NamespaceView} from '../../store/store.ts';
+import type {NamespaceView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {makePlan, type Plan, platformChoice} from '../pull/plan.ts';
 import {lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';

@@ -20,7 +20,7 @@ import {runtimeStatePath} from '../../store/layout.ts';
 import type {LeaseRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
-import type {NamespaceTransaction, StoreTransaction, StoreView} from '../../store/store.ts';
+import type {NamespaceTransaction, StoreTransaction, StoreView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked} from '../pull/unpack.ts';
 import type {HostMount, ImageMountOptions} from '../types/index.ts';

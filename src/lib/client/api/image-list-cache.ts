@@ -14,7 +14,8 @@ import {formatPlatform, hostPlatform, matcher, normalizePlatform, type PlatformM
 import {walk} from '../../oci/walk.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import type {ImageRecord} from '../../store/records.ts';
-import type {Store, StoreView} from '../../store/store.ts';
+import type {Store} from '../../store/store.ts';
+import type {StoreView} from '../../store/transaction-types.ts';
 import {allVisibleAt, findDocument, type IsVisible, isVisibleAt} from '../pull/visible-content.ts';
 import type {ImageSummary} from '../types/index.ts';
 

@@ -2,9 +2,9 @@
 import {ErrdefsError} from '../../errdefs.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {collect, isMountLease} from '../../store/gc.ts';
 import type {LeaseRecord} from '../../store/records.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {LeasesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';

@@ -1,11 +1,11 @@
 /** Namespaces: create, list, label and delete. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {collectAll, isMountLease, recountIfInconsistent} from '../../store/gc.ts';
 import type {NamespaceRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
-import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context, Running} from '../context.ts';
 import type {NamespacesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';

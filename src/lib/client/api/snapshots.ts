@@ -1,8 +1,8 @@
 /** Snapshots of one namespace and one snapshotter. */
 import {hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';

@@ -5,7 +5,7 @@ import {isOwnLayer} from '../../store/layer-store.ts';
 import {recordFile, recordPath} from '../../store/layout.ts';
 import {quarantine} from '../../store/quarantine.ts';
 import {contentNode, snapshotNode} from '../../store/refcounts.ts';
-import type {StoreTransaction} from '../../store/store.ts';
+import type {StoreTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {type Inspection, type Problem, type ProblemOf, problemsOf} from './inspect-store.ts';
 

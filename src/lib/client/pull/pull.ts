@@ -14,7 +14,8 @@ import {runtimeStatePath} from '../../store/layout.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
-import type {NamespaceTransaction, Store} from '../../store/store.ts';
+import type {Store} from '../../store/store.ts';
+import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
@@ -109,7 +110,7 @@ class Pull {
     if (blobs.size(root.digest) !== undefined) return undefined;
     // There will be layers to unpack: start the threads while the documents arrive.
     this.#context.workers.warm();
-    this.#store.prepare();
+    this.#store.ensureCreated();
     return blobs
       .lock(downloadKey(root.digest), {
         timeoutMs: this.#context.lockTimeoutMs,

@@ -4,7 +4,8 @@
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {recordFile} from '../../store/layout.ts';
-import type {Store, StoreView} from '../../store/store.ts';
+import type {Store} from '../../store/store.ts';
+import type {StoreView} from '../../store/transaction-types.ts';
 
 /** Whether a namespace has a record of content. */
 export type IsVisible = (digest: Digest) => boolean;

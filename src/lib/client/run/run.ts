@@ -11,7 +11,7 @@ import {findRuntime} from '../../runtime/runc.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
-import type {StoreTransaction} from '../../store/store.ts';
+import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {deleteContainer} from '../api/containers.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';

@@ -1,9 +1,9 @@
 /** `gc`: a full collection in all namespaces, with the housekeeping that deleting commands leave out. */
 import {sweepTemporary} from '../../fs/durable.ts';
 import {removeBundle} from '../../runtime/bundle.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {collectAll} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
 import {sweepRuns} from '../running.ts';

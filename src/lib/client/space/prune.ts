@@ -1,10 +1,10 @@
 /** `prune`: frees space. One transaction, or the rehearsal of one, decides what is removed. */
 import type {Digest} from '../../oci/descriptor.ts';
-import {withBallast} from '../../store/ballast.ts';
 import {collectAll, dropUnreachable, isLeaseAbandoned, isLeaseExpired, leasedDownloads, recountIfInconsistent} from '../../store/gc.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import {blobKey, layerKey, type SharedKey} from '../../store/refcounts.ts';
-import type {NamespaceTransaction, StoreTransaction} from '../../store/store.ts';
+import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
+import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import {isAbandoned, runningContainers, sweepRuns} from '../running.ts';
 import type {Pruned, PruneKind, PruneOptions, PruneResult} from '../types/index.ts';
