@@ -1,4 +1,4 @@
-/** Hostile images as their victims meet them: in a registry, pulled and run by the command, with a canary outside of everything. */
+/** Serves hostile images from a registry, and pulls and runs them by the command, with a canary outside of the state directory. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
@@ -12,7 +12,7 @@ import {ARCHITECTURE} from '../support/layouts.ts';
 import {type TarEntry, tar} from '../support/tartest.ts';
 import {diffTrees, readTree} from '../support/tree.ts';
 
-/** Both engines under BERTH_TEST_TORTURE=1; by default the one that is installed. */
+/** Both engines under BERTH_TEST_TORTURE=1, else the installed one. */
 const ENGINES: readonly Engine[] = TORTURE ? ['node', 'executable'] : ['executable'];
 
 export const SNAPSHOTTERS = ['erofs', 'overlayfs', 'native'] as const;
@@ -25,11 +25,11 @@ export function describeOnEngines(name: string, declare: (engine: Engine) => voi
 export type Layer = readonly (TarEntry | Buffer)[] | Buffer;
 
 export interface ImageOptions {
-  /** What becomes of a layer's tar in the registry, such as `gzipSync`. */
+  /** Compresses a layer's tar for the registry, such as `gzipSync`. */
   readonly compress?: (tar: Buffer) => Buffer;
   /** The `config` object of the image's configuration. */
   readonly config?: object;
-  /** Digests that the configuration claims for the layers' tars. */
+  /** Diff IDs in the config, if not the right ones. */
   readonly diffIDs?: readonly string[];
 }
 
@@ -42,21 +42,21 @@ export interface PullOptions {
 export interface AttackSetup {
   readonly ctr: CommandLine;
   readonly registry: FakeRegistry;
-  /** Absolute: a directory with a file `canary` (mode 0400) and a directory `dir`, where every command stands. */
+  /** Absolute path of the commands' working directory, with a file `canary` (mode 0400) and a directory `dir`. */
   readonly outside: string;
   readonly root: string;
-  /** Puts an image in the registry. @returns its reference */
+  /** Adds an image to the registry. @returns its reference */
   publish(layers: readonly Layer[], options?: ImageOptions): string;
   pull(ref: string, options?: PullOptions): Promise<Result>;
-  /** A pull that must be refused so; what it left is looked at. @returns the error */
+  /** Asserts that a pull fails with this class and leaves nothing. @returns the error */
   refused(ref: string, code: Code, options?: PullOptions): Promise<ErrorJSON>;
-  /** A pull that must do no harm. */
+  /** Asserts that a pull succeeds and does no harm. */
   harmless(ref: string, options?: PullOptions): Promise<void>;
-  /** Nothing outside has changed, nothing half-made is left, and the store is whole. */
+  /** Asserts that nothing outside has changed, that no temporary data is left, and that the store is sound. */
   assertUnharmed(): Promise<void>;
 }
 
-/** @returns undefined when the test was skipped */
+/** @returns `undefined` if the test was skipped */
 export async function setUpAttack(t: Scope & Skippable, engine: Engine, options: FakeOptions = {}): Promise<AttackSetup | undefined> {
   if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return undefined;
   const ctr = commandLine(t, engine);
@@ -114,7 +114,7 @@ export async function setUpAttack(t: Scope & Skippable, engine: Engine, options:
   return attack;
 }
 
-/** Runs an attack on every snapshotter, each on a store of its own. */
+/** Runs an attack on every snapshotter, each with its own store. */
 export async function onEverySnapshotter(
   t: Scope & Skippable,
   engine: Engine,

@@ -1,6 +1,6 @@
 /**
- * What no image may ask for, by the command: each limit of docs/LIMITS.md is met at its edge, and what is over it is refused
- * in one line with what to do, before it costs memory or disk. CVE-2023-25153 (containerd), GHSA-f36w (oras-go), gzip bombs.
+ * Limits of docs/LIMITS.md, by the command. Values at a limit are accepted. Values above it are rejected with one line and a hint, before
+ * they cost memory or disk. CVE-2023-25153 (containerd), GHSA-f36w (oras-go), gzip bombs.
  */
 import assert from 'node:assert/strict';
 import {mkdirSync, readFileSync, statfsSync} from 'node:fs';
@@ -33,7 +33,7 @@ const limited = (error: ErrorJSON, message: RegExp): void => {
   assert.ok(error.hint, 'it says what to do');
 };
 
-/** Puts a document under the tag of an image. @returns its reference */
+/** Adds a document under an image's tag. @returns its reference */
 function publishDocument({registry}: AttackSetup, document: object, mediaType: string): string {
   registry.addManifest('image', document, mediaType, 'document');
   return `${registry.host}/image:document`;
@@ -99,7 +99,7 @@ describeOnEngines('documents', (engine) => {
       return `${attack.registry.host}/image:nested${depth}`;
     };
     limited(await attack.refused(nest(MAX_DEPTH, 1), 'invalid_argument'), /nested more than 4 deep/);
-    // Followed one by one these are 10¹² manifests.
+    // 10¹² manifests, if each path is followed.
     const wide = nest(MAX_DEPTH - 1, MAX_CHILDREN);
     await attack.harmless(wide);
     for (const args of [
@@ -199,14 +199,14 @@ describeOnEngines('layers', (engine) => {
     const ref = attack.publish([[sparse('f', 2 ** 40 - 1), file('g', 'xx')]]);
     for (const snapshotter of SNAPSHOTTERS)
       limited(await attack.refused(ref, 'resource_exhausted', {snapshotter}), /layer has more than 1099511627776 B/);
-    // A hole takes nothing, however large, nor does a copy of it.
+    // A hole takes no disk space, and neither does its copy.
     const holes = attack.publish([[sparse('f', 2 ** 39)], [link('f', 'g')]]);
     for (const snapshotter of SNAPSHOTTERS) await attack.harmless(holes, {snapshotter});
     assert.ok(diskUsage(attack.root) < 16 << 20);
   });
 });
 
-/** A filesystem of this size for a store, in a mount namespace of its own: what it holds goes with the process. */
+/** Mounts a small file system for a store in a private mount namespace, which ends with the process. */
 const ON_A_SMALL_DISK =
   'mount -t tmpfs -o size=24m,mode=0700 tmpfs "$1"; shift; "$@"; status=$?; df -B1 --output=used,avail "$BERTH_ROOT" >&3; find "$BERTH_ROOT/work" "$BERTH_ROOT/layers" "$BERTH_ROOT/trash" -mindepth 1 >&3 2>/dev/null; exit $status';
 

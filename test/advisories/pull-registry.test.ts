@@ -1,6 +1,6 @@
 /**
- * Every published trick with a registry or a manifest, by the command: credentials go to nobody else, nothing is taken for what it is not,
- * and the canary beside the store is as it was. Finer points are asserted one floor below, in `registry-*.test.ts`.
+ * Published attacks by a registry or a manifest, by the command. Credentials must not reach other hosts, ambiguous documents must be
+ * rejected, and the canary beside the store must not change. `registry-*.test.ts` have the details.
  */
 import assert from 'node:assert/strict';
 import {it, type TestContext} from 'node:test';
@@ -19,7 +19,7 @@ const login = {username: 'victim', password: 'canary-password'};
 const AS_VICTIM = {flags: ['--user', 'victim:canary-password', '--skip-verify']};
 const BASIC = {auth: {kind: 'basic', login}} as const;
 
-/** A attack with a victim who has credentials, and a place that should learn nothing of them. */
+/** Sets up an attack on a user with credentials, and a second registry that must not receive them. */
 async function open(
   t: TestContext,
   engine: Engine,
@@ -29,7 +29,7 @@ async function open(
   return attack && {...attack, attacker: await startFakeRegistry(t)};
 }
 
-/** No header, no form, no URL that came has the password, nor does anything that the command has printed or kept. */
+/** Asserts that no received header, form or URL has the password. */
 function learntNothing({requests}: FakeRegistry): void {
   for (const {authorization, body, path} of requests) {
     assert.equal(authorization, undefined);
@@ -156,7 +156,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
       await refusals(t, (attack) => manifest(attack, {digest: digest as never}), OCI_MANIFEST, ['invalid_argument']);
       const attack = await setUpAttack(t, engine);
       if (attack === undefined) return;
-      // The same in a header: the body is hashed instead.
+      // A wrong digest in the header is harmless, because the body is hashed.
       attack.registry.fault({headers: {'docker-content-digest': digest}});
       await attack.harmless(publish(attack, manifest(attack), OCI_MANIFEST));
     });
@@ -208,7 +208,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
       const {status} = await attack.pull(ref);
       assert.notEqual(status, 0);
       await attack.assertUnharmed();
-      // Nor does it make the store doubt what it has.
+      // The blob stays valid in the store.
       await attack.harmless(attack.publish([LAYER]));
       const error = await attack.refused(publish(attack, manifest(attack, {size}), OCI_MANIFEST), 'failed_precondition');
       assert.match(error.message, /has \d+ B, but the descriptor says \d+ B/);

@@ -1,6 +1,6 @@
 /**
- * Every published trick with a layer, by the command, on every snapshotter: what must be refused is, what may be taken does no harm,
- * and the canary beside the store is as it was. What trees come of them is asserted one floor below, in `tar-*.test.ts`.
+ * Published attacks by a layer, by the command, on every snapshotter. Invalid layers must be rejected, valid ones must do no harm, and the
+ * canary beside the store must not change. `tar-*.test.ts` check the trees.
  */
 import {join} from 'node:path';
 import {it} from 'node:test';
@@ -11,9 +11,9 @@ import {describeOnEngines, type ImageOptions, type Layer, onEverySnapshotter} fr
 
 interface Case extends ImageOptions {
   readonly name: string;
-  /** @param outside absolute path of the directory with the canary, where the command stands too */
+  /** @param outside absolute path of the directory with the canary, the command's working directory */
   readonly layers: (outside: string) => readonly Layer[];
-  /** Absent: it is taken. */
+  /** Expected error; absent for an accepted layer. */
   readonly code?: Code;
 }
 

@@ -1,4 +1,4 @@
-/** Published ways to make a registry client take something for what it is not, each under the name of what it imitates. */
+/** Published attacks that confuse a registry client about content, named after the advisories. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
 import {describe, it, type TestContext} from 'node:test';
@@ -18,7 +18,7 @@ async function open(t: TestContext) {
   onEnd(t, () => remote.close());
   const ref = {domain: registry.host, path: 'team/app', tag: 'v1'};
   const fetcher = remote.fetcher(ref);
-  /** A document as a pull reads it: resolved, fetched, parsed. */
+  /** Resolves, fetches and parses a document, like a pull. */
   const read = async (): Promise<unknown> => {
     const {descriptor, body}: Resolved = await remote.resolve(ref);
     const bytes = body ?? (await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES}));

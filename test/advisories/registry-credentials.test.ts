@@ -1,4 +1,4 @@
-/** Published ways to make a registry client hand its credentials to somebody else, each under the name of what it imitates. */
+/** Published attacks that make a registry client send its credentials elsewhere, named after the advisories. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {DOCKER_FOREIGN_LAYER, OCI_LAYER} from '../../src/lib/oci/mediatypes.ts';
@@ -11,7 +11,7 @@ import {is, onEnd} from '../support/helpers.ts';
 
 const login = {username: 'victim', password: 'canary-password'};
 
-/** A registry that knows the victim, a client that is the victim, and a place that should learn nothing. */
+/** A registry with a user, a client with that user's credentials, and a host that must not receive them. */
 async function open(t: TestContext, auth: FakeOptions['auth'] = {kind: 'basic', login}, fake: FakeOptions = {}) {
   const registry = await startFakeRegistry(t, {auth, ...fake});
   const attacker = await startFakeRegistry(t);
@@ -22,7 +22,7 @@ async function open(t: TestContext, auth: FakeOptions['auth'] = {kind: 'basic', 
   return {registry, attacker, image, remote, ref, fetcher: remote.fetcher(ref)};
 }
 
-/** No header, no form, no URL has the password, in any of its forms. */
+/** Asserts that no header, form or URL has the password, in any encoding. */
 function learntNothing(attacker: FakeRegistry): void {
   const secrets = ['canary-password', Buffer.from('victim:canary-password').toString('base64')];
   for (const {authorization, body, path} of attacker.requests) {
@@ -112,7 +112,7 @@ describe('credentials stay with their registry', () => {
 
   it('CVE-2019-10214: HTTPS fails, and plain HTTP would be answered', async (t) => {
     const {registry, ref, remote} = await open(t);
-    // Not one of the names that may speak plain HTTP, but the same port.
+    // The same port by a name that must not use plain HTTP.
     const domain = registry.host.replace('127.0.0.1', '0.0.0.0');
     await assert.rejects(remote.resolve({...ref, domain}), is('failed_precondition'));
     assert.deepEqual(registry.requests, []);

@@ -1,8 +1,8 @@
 /**
- * Who a container is, and what it may: CVE-2024-40635 and CVE-2026-46680 (containerd): a USER beyond 2³¹ wraps to root, or
- * a number is looked up as a name. CVE-2023-25173 (containerd): supplementary groups without the primary one leave out a
- * group that is denied. CVE-2022-24769 (moby, containerd): inheritable capabilities. CVE-2026-57231 (podman): an Env entry
- * without a value takes the one of the machine.
+ * User, groups, capabilities and environment of a container.
+ * CVE-2024-40635 and CVE-2026-46680 (containerd): a USER beyond 2³¹ wraps to root, or a number is looked up as a name. CVE-2023-25173
+ * (containerd): supplementary groups without the primary one leave out a group that is denied. CVE-2022-24769 (moby, containerd):
+ * inheritable capabilities. CVE-2026-57231 (podman): an Env entry without a value takes the host's.
  */
 import assert from 'node:assert/strict';
 import {writeFileSync} from 'node:fs';

@@ -1,7 +1,7 @@
 /**
- * Every published trick with an image's config, by the command: `run` as its users type it, on an image from a registry, with a
- * canary beside the store. Finer points are asserted one floor below, in `run-*.test.ts`. There is no `cp`, no checkpoint and no push
- * yet that those of docker cp, of CVE-2026-50195 and of CVE-2026-50151's upload could be tried with.
+ * Published attacks by an image's config, by the command: pulls from a registry and runs, with a canary beside the store. `run-*.test.ts`
+ * have the details. berth has no `cp`, checkpoint or push yet, so the attacks on docker cp, CVE-2026-50195 and the upload of CVE-2026-50151
+ * are not here.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
@@ -53,7 +53,7 @@ async function open(t: TestContext, engine: Engine): Promise<Running | undefined
   };
 }
 
-/** It has not begun, and says why in one line. */
+/** Asserts that the container did not start, and that the error is one line. */
 function notRun({status, stdout, stderr}: Result, message: RegExp): void {
   assert.equal(status, 125, stdout + stderr);
   assert.equal(stdout, '');

@@ -1,7 +1,8 @@
 /**
- * What a container can reach of the machine: CVE-2019-5736 (runc): by way of /proc/self/exe it overwrites the runtime.
- * CVE-2021-30465 (runc): a link where a volume goes mounts it over the machine. CVE-2024-25621 (containerd): directories of
- * state that others may enter. CVE-2025-31133 and -52881 (runc): masked paths and /proc that can be written.
+ * Access of a container to the host.
+ * CVE-2019-5736 (runc): overwrites the runtime by way of /proc/self/exe. CVE-2021-30465 (runc): a link in place of a volume mounts it over
+ * the host. CVE-2024-25621 (containerd): state directories that other users may enter. CVE-2025-31133 and -52881 (runc): masked paths and
+ * writable /proc.
  */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
@@ -62,7 +63,7 @@ describe('a container', () => {
   it('can neither read what is masked nor write what is read-only', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
-    // The image's own /dev/null, which a masked path is bound to, is not the one that counts.
+    // Masked paths must not be bound to the image's own /dev/null.
     writeFileSync(join(harness.lower, 'dev/null'), 'not null');
     const script = [
       'for f in kcore keys latency_stats timer_list sched_debug; do test -s /proc/$f && echo readable $f; done',

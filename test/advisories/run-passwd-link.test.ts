@@ -1,7 +1,6 @@
 /**
- * CVE-2024-9676 (podman): an image whose /etc/passwd or /etc/group is a link to a file of the machine has it read, and
- * one that is a pipe or a device makes the reader wait for ever or take in without end. CVE-2026-47262 (containerd): one
- * that is merely huge.
+ * CVE-2024-9676 (podman): an image's /etc/passwd or /etc/group is a link to a file of the host, or a pipe or device that blocks the reader
+ * or never ends. CVE-2026-47262 (containerd): it is huge.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
@@ -11,7 +10,7 @@ import {describe, it} from 'node:test';
 import {newHarness, type RunHarness, requiresRuntime} from '../lib/runtime/run-harness.ts';
 import {is, requiresProgram} from '../support/helpers.ts';
 
-/** Beside the image: an account that nobody inside must find. */
+/** An account file beside the image, which no look-up may find. */
 const canary = (harness: RunHarness): string => {
   const file = join(harness.dir, 'canary');
   writeFileSync(file, 'victim:x:7:7::/:/bin/sh\n');

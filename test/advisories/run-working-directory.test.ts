@@ -1,6 +1,6 @@
 /**
- * CVE-2024-21626 (runc): WORKDIR /proc/self/fd/7 is a directory of the machine, by way of a descriptor that the runtime
- * left open. CVE-2026-55686 (podman): a WORKDIR with a link in it makes, or gives away, a directory of the machine.
+ * CVE-2024-21626 (runc): WORKDIR /proc/self/fd/7 is a directory of the host, by a descriptor that the runtime left open. CVE-2026-55686
+ * (podman): a WORKDIR with a link in it creates a directory of the host, or changes its owner.
  */
 import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, statSync, symlinkSync} from 'node:fs';
@@ -43,7 +43,7 @@ describe('a working directory', () => {
     symlinkSync(outside, join(harness.lower, 'absolute'));
     symlinkSync('../../../../../../..', join(harness.lower, 'tmp/up'));
     const before = statSync(outside);
-    // runc follows no link to nothing.
+    // runc does not follow a dangling link.
     await assert.rejects(harness.run({args: ['pwd'], cwd: '/absolute/made'}), is('unknown'));
     assert.equal((await harness.run({args: ['pwd'], cwd: `/tmp/up${outside}/made`})).exitStatus, 0);
     assert.equal((await harness.run({args: ['pwd'], cwd: '/absolute/other'})).exitStatus, 0);

@@ -1,4 +1,7 @@
-/** CVE-2026-23745 (node-tar before 7.5.3), CVE-2026-50163 (oras-go): a link's target taken from the host's root, or from where the program stands. */
+/**
+ * CVE-2026-23745 (node-tar before 7.5.3), CVE-2026-50163 (oras-go): a link target is resolved from the host's root or the working
+ * directory.
+ */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';

@@ -1,4 +1,4 @@
-/** Hostile layers against every form of a tree, with something outside of it that must stay as it is. */
+/** Applies hostile layers in every mode, beside a canary. */
 import assert from 'node:assert/strict';
 import {chmodSync, mkdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -10,14 +10,14 @@ import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/help
 import {type TarEntry, tar} from '../support/tartest.ts';
 import {diffTrees, readTree} from '../support/tree.ts';
 
-/** What a layer has come to: a tree, or the class of the error. */
+/** The tree, or the error class. */
 export type Outcome = {readonly tree: Tree; readonly code?: never} | {readonly tree?: never; readonly code: Code};
 
 /**
- * Applies layers in every form, and asserts that nothing outside has changed and that the forms agree.
+ * Applies layers in every mode. Asserts that nothing outside has changed and that the modes agree.
  *
- * @param layers gets the absolute path of a directory outside with a file `canary` (mode 0400) and a directory `dir`
- * @returns undefined when the test was skipped
+ * @param layers receives the absolute path of a directory outside, with a file `canary` (mode 0400) and a directory `dir`
+ * @returns `undefined` if the test was skipped
  */
 export function attack(t: TestContext, layers: (outside: string) => readonly (readonly (TarEntry | Buffer)[])[]): Outcome | undefined {
   if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return undefined;
@@ -51,7 +51,7 @@ export function attack(t: TestContext, layers: (outside: string) => readonly (re
   return first;
 }
 
-/** As `attack`, where the layers must come to a tree. */
+/** Asserts that the layers are accepted. */
 export function harmless(t: TestContext, layers: Parameters<typeof attack>[1], check: (tree: Tree) => void = () => {}): void {
   const outcome = attack(t, layers);
   if (outcome === undefined) return;
@@ -59,7 +59,7 @@ export function harmless(t: TestContext, layers: Parameters<typeof attack>[1], c
   check(outcome.tree);
 }
 
-/** As `attack`, where the layers must be refused. */
+/** Asserts that the layers are rejected. */
 export function refused(t: TestContext, layers: Parameters<typeof attack>[1], code: Code): void {
   const outcome = attack(t, layers);
   if (outcome !== undefined) assert.equal(outcome.code, code);

@@ -1,4 +1,4 @@
-/** CVE-2021-32760 (containerd): mode, owner, time or attributes set through a link, on a file of the host. */
+/** CVE-2021-32760 (containerd): mode, owner, time or attributes are set through a link on a file of the host. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';

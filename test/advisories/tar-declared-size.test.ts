@@ -1,4 +1,4 @@
-/** CVE-2023-25153 (containerd), GHSA-f36w (oras-go): sizes that are only said. */
+/** CVE-2023-25153 (containerd), GHSA-f36w (oras-go): declared sizes without content. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {createApplier} from '../../src/lib/archive/apply.ts';

@@ -1,4 +1,4 @@
-/** CVE-2026-26960 (node-tar before 7.5.8): links that look harmless one by one lead out together. */
+/** CVE-2026-26960 (node-tar before 7.5.8): a chain of links, each harmless alone, leads outside. */
 import {it} from 'node:test';
 import {dir, file, link, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';

@@ -1,4 +1,4 @@
-/** Names that unpackers lose, shorten or misread. */
+/** Names that unpackers truncate, merge or misread. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {file, symlink} from '../support/tartest.ts';

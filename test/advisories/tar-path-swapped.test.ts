@@ -1,4 +1,4 @@
-/** CVE-2025-47290 (containerd 2.1.0): what was a directory when it was checked is a link when it is used. */
+/** CVE-2025-47290 (containerd 2.1.0): a directory is replaced by a link between check and use. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {dir, file, link, symlink, whiteout} from '../support/tartest.ts';

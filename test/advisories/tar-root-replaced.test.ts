@@ -1,4 +1,4 @@
-/** CVE-2021-29136 (umoci): a layer makes the root itself a link, and the next one writes through it. */
+/** CVE-2021-29136 (umoci): a layer replaces the root by a link, and the next one writes through it. */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
 import {file, link, opaque, symlink, whiteout} from '../support/tartest.ts';

@@ -1,4 +1,4 @@
-/** A parent that is a link to the host: written, hidden and linked through. Found in several unpackers of 2026. */
+/** A parent is a link to the host, and entries, whiteouts and hard links go through it. Found in several unpackers in 2026. */
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {char, dir, file, link, opaque, symlink, type TarEntry, whiteout} from '../support/tartest.ts';

@@ -1,4 +1,4 @@
-/** CVE-2021-20291 (containers/storage): a stream that ends early or does not end; no hang, nothing left open. */
+/** CVE-2021-20291 (containers/storage): a stream is truncated or endless. Nothing may hang or stay open. */
 import assert from 'node:assert/strict';
 import {readdirSync} from 'node:fs';
 import {it} from 'node:test';
@@ -14,7 +14,7 @@ const openFiles = (): number => readdirSync('/proc/self/fd').length;
 for (const [kind, bytes] of Object.entries({gzip: gzipSync(ARCHIVE), zstd: zstdCompressSync(ARCHIVE), plain: ARCHIVE}))
   it(`every way to cut a stream short is data loss: ${kind}`, (t) => {
     const before = openFiles();
-    // A tar may end after any file: those places are no damage.
+    // A tar may end after any file, so those offsets are valid.
     const lengths = [1, 2, 3, 10, 100, 0.3, 0.5, 0.8]
       .map((n) => (n < 1 ? Math.floor(bytes.length * n) : n))
       .filter((n) => n < bytes.length - 2000);

@@ -1,4 +1,4 @@
-/** Device nodes, setuid files and whiteouts where there is no right to make devices: in a user namespace. */
+/** Device nodes, setuid files and whiteouts in a user namespace, where device nodes are not permitted. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';

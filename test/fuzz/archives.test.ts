@@ -1,4 +1,4 @@
-/** Layers: decompressed, read, and extracted beside a canary. */
+/** Fuzzes inflating, reading and extracting layers. */
 import {fuzz} from './fuzzer.ts';
 
 fuzz('tar', 1000);

@@ -1,10 +1,10 @@
 /**
- * Damage to EROFS indexes as a disk or a hand would hardly make it: whole fields get values at their bounds, names lead elsewhere,
- * directories into themselves. Fields are found by walking the index, so that each kind is met as often as any other.
+ * Damages EROFS indexes more systematically than disks do: sets fields to boundary values, and lets names lead to other inodes or
+ * directories into themselves. Walks the index to find fields, so that each kind is chosen equally often.
  */
 import type {Random} from './seeded-random.ts';
 
-/** A number in an index, little endian. */
+/** A number in an index, little-endian. */
 interface Field {
   readonly kind: string;
   readonly at: number;
@@ -49,7 +49,7 @@ const INODE_FIELDS: readonly (readonly [kind: string, at: number, width: Field['
   ['i_mode', 4, 2],
   ['i_reserved', 6, 2],
   ['i_size', 8, 8],
-  // Address of the first block, or of the chunk map's format, by the format.
+  // First block, or format of the chunk map, depending on the format.
   ['i_u', 16, 4],
   ['i_ino', 20, 4],
   ['i_uid', 24, 4],
@@ -59,7 +59,7 @@ const INODE_FIELDS: readonly (readonly [kind: string, at: number, width: Field['
   ['i_nlink', 44, 4],
 ];
 
-/** Every number in an index of ours that means something, once. */
+/** All meaningful numbers of an index that berth wrote, each once. */
 function fieldsOf(index: Buffer): Field[] {
   const fields: Field[] = SUPERBLOCK_FIELDS.map(([kind, at, width]) => ({kind, at: SUPERBLOCK + at, width}));
   const block = 2 ** index.readUInt8(SUPERBLOCK + 12);
@@ -109,16 +109,16 @@ function write(index: Buffer, {at, width}: Field, value: bigint): void {
   else index.writeUIntLE(Number(fitting), at, width);
 }
 
-/** Around what 8, 16, 32, 53 and 64 bits hold, a block, and a page. */
+/** Near the limits of 8, 16, 32, 53 and 64 bits, a block, and a page. */
 const BOUNDS: readonly bigint[] = [0n, 1n, 2n, 512n, 4096n, ...[7n, 8n, 15n, 16n, 31n, 32n, 40n, 53n, 63n, 64n].map((bits) => 1n << bits)];
 
 export interface Mutation {
   readonly bytes: Buffer;
-  /** What was changed, for people. */
+  /** Description of the change. */
   readonly what: string;
 }
 
-/** Changes one to three fields of an index that `erofs-index.ts` has written; the length stays. */
+/** Changes one to three fields of an index that `erofs-index.ts` wrote; keeps the length. */
 export function damageIndex(index: Buffer, random: Random): Mutation {
   const bytes = Buffer.from(index);
   const fields = fieldsOf(index);
@@ -127,14 +127,14 @@ export function damageIndex(index: Buffer, random: Random): Mutation {
   for (let i = random.below(random.chance(0.7) ? 1 : 3); i >= 0; i--) {
     const kind = random.pick(kinds);
     const alike = fields.filter((field) => field.kind === kind);
-    // What lies first is on the way to everything.
+    // The first fields affect every look-up.
     const field = random.pick(random.chance(0.5) ? alike.slice(0, 4) : alike);
     const before = read(bytes, field);
     const value = random.pick([
       () => random.pick(BOUNDS) - BigInt(random.below(2)),
       () => before + BigInt(random.below(5) - 2),
       () => before ^ (1n << BigInt(random.below(8 * field.width))),
-      // Another one's: two names of one inode, a directory in itself, data of another file.
+      // The value of another field: two names for one inode, a directory in itself, data of another file.
       () => read(index, random.pick(alike)),
     ])();
     write(bytes, field, value);

@@ -1,4 +1,4 @@
-/** Documents of images and of the store, and what an image says of its users. */
+/** Fuzzes documents of images, records of the store, and accounts of images. */
 import {fuzz} from './fuzzer.ts';
 
 fuzz('documents', 1500);

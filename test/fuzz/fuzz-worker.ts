@@ -1,4 +1,4 @@
-/** The thread in which inputs are read: it may hang or run out of memory, and the test that started it still knows where. */
+/** The worker thread that reads inputs. It may hang or run out of memory; the test then still knows the input. */
 import {createHash} from 'node:crypto';
 import {writeFileSync} from 'node:fs';
 import {Session} from 'node:inspector';
@@ -17,15 +17,15 @@ const {module, seed, cases, input, save, progress} = workerData as Job;
 const at = new Int32Array(progress);
 const {target} = (await import(module)) as {readonly target: Target};
 
-/** Inputs that are built upon; those that led to a new place in the sources are added. */
+/** Inputs to mutate; those that cover new code are added. */
 const pool: Uint8Array[] = [...target.seeds, ...corpusOf(target.name)];
-/** Inputs that are tried as they are, before any is changed. */
+/** Inputs tried before any is mutated. */
 const UNCHANGED_INPUTS = pool.length;
 const LARGEST_POOL = 1000;
-/** Inputs whose ways through the sources are looked at: by then hardly one leads somewhere new, and looking is most of the time. */
+/** Inputs with coverage measurement, which takes most of the time. Later inputs rarely cover new code. */
 const GUIDED = 10_000;
 
-/** Finds out whether an input has led somewhere new. */
+/** Tells whether an input covered new code. */
 class Coverage {
   readonly #session = new Session();
   readonly #seen = new Set<string>();
@@ -79,7 +79,7 @@ function failureOf(err: unknown): string | undefined {
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 const heapUsed = async (): Promise<number> => {
-  // What buffers held is given back a little after they are gone.
+  // Memory of buffers is freed with a delay.
   for (let i = 0; i < 3; i++) {
     collectGarbage();
     await setTimeout(20);
@@ -91,7 +91,7 @@ const result: FuzzResult = {failures: [], cases: 0, accepted: 0, pool: 0, covere
 const coverage = new Coverage();
 const inputs = input === undefined ? undefined : [Buffer.from(input, 'base64')];
 const last = inputs?.length ?? cases;
-/** Memory is compared between here and the end: what is loaded or learnt on the way is there by then. */
+/** Growth is measured from this input to the end, after modules are loaded and caches filled. */
 const measureFrom = Math.max(Math.floor(last / 2), last > GUIDED ? GUIDED + 1 : 0);
 let before = 0;
 let pooled = 0;

@@ -1,9 +1,9 @@
 /**
- * Fuzzing that ends: so many inputs, from a seed, mutated from those that led somewhere new.
+ * Coverage-guided fuzzing with a fixed number of inputs from a seed.
  *
- * A failure prints the seed, the number of the input and the input itself. `BERTH_TEST_FUZZ_SEED=<seed> node --test <file>` does the
- * same once more; `BERTH_TEST_FUZZ_INPUT=<base64>` reads that input alone. `BERTH_TEST_FUZZ_SAVE=1` keeps what leads somewhere new in
- * `corpus/`, from where a person picks. `BERTH_TEST_TORTURE=1` reads a hundred times as many, from a seed of the day.
+ * A failure prints the seed, the number of the input, and the input. `BERTH_TEST_FUZZ_SEED=<seed> node --test <file>` repeats the run;
+ * `BERTH_TEST_FUZZ_INPUT=<base64>` reads only that input. `BERTH_TEST_FUZZ_SAVE=1` saves inputs that cover new code in `corpus/`, for a
+ * person to choose from. `BERTH_TEST_TORTURE=1` reads a hundred times as many, from a seed of the day.
  */
 import assert from 'node:assert/strict';
 import {it} from 'node:test';
@@ -14,24 +14,24 @@ export interface Job {
   readonly module: string;
   readonly seed: number;
   readonly cases: number;
-  /** Base64 of the only input to read. */
+  /** The only input to read, in base64. */
   readonly input?: string | undefined;
   readonly save?: string | undefined;
-  /** The number of the input that is being read. */
+  /** Number of the current input. */
   readonly progress: SharedArrayBuffer;
 }
 
 export interface FuzzResult {
   readonly failures: {readonly n: number; readonly failure: string; readonly input: string}[];
   cases: number;
-  /** Inputs that were not refused. */
+  /** Inputs without an error. */
   accepted: number;
-  /** Inputs that are built upon in the end. */
+  /** Size of the pool at the end. */
   pool: number;
-  /** Places in the sources that were reached. */
+  /** Covered ranges of the sources. */
   coveredRanges: number;
   slowestMs: number;
-  /** Bytes of the heap that the second half of the inputs has left behind. */
+  /** Bytes of heap growth in the second half of the inputs. */
   growth: number;
 }
 
@@ -39,9 +39,9 @@ const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT, BERTH_TEST_FUZZ_SAVE} = proc
 const TIMES = TORTURE ? 100 : 1;
 const SEED = BERTH_TEST_FUZZ_SEED === undefined ? (TIMES === 1 ? 1 : SAMPLE) : Number(BERTH_TEST_FUZZ_SEED);
 
-/** An input that takes longer hangs, in milliseconds: most take less than one, and the machine may be busy. */
+/** Most milliseconds for an input. Most take less than one, but the machine may be busy. */
 const HANG_MS = 20_000;
-/** What may be left behind: code that was compiled, tables that grew. */
+/** Compiled code and larger tables are allowed. */
 const GROWTH_BYTES = 16 << 20;
 const HEAP_MB = 512;
 

@@ -1,13 +1,13 @@
 /**
- * Images of layers that are lawful for tar and hostile to those who unpack them, from a seed: every component of a name may be a
- * whiteout's, a dot, nothing at all, or lead through a link.
+ * Generates images from a seed. Their layers are valid tars and hostile to unpackers: a component of a name may be a whiteout, a dot,
+ * empty, or a link.
  *
- * Each image has a few of the features only, so that the tree tells which of them it was.
+ * Each image has few features, so that a failure tells which ones caused it.
  */
 import {block, char, dir, fifo, file, link, MTIME, symlink, type TarEntry, tar} from '../support/tartest.ts';
 import {type Random, randomOf} from './seeded-random.ts';
 
-/** What the names of an image may have, and its entries may be. */
+/** Features of names and entries. */
 const FEATURES = [
   'whiteout',
   'opaque',
@@ -49,7 +49,7 @@ const COMPANIONS: Partial<Record<Feature, Feature>> = {
 };
 
 export interface GeneratedImage {
-  /** `seed/n`: the same again. */
+  /** `seed/n` reproduces the image. */
   readonly name: string;
   readonly features: ReadonlySet<Feature>;
   /** Bottom first. */
@@ -57,7 +57,7 @@ export interface GeneratedImage {
   readonly tars: readonly Buffer[];
 }
 
-/** Few names, so that they meet. */
+/** Few names, so that entries collide. */
 const NAMES = ['a', 'b', 'c', 'd'];
 const PARENTS: Partial<Record<Feature, readonly string[]>> = {
   'whiteout-parent': ['.wh.a', '.wh.b', '.wh..wh..opq', '.wh.', '.wh..wh.a', '.wh..', '.wh...'],
@@ -76,7 +76,7 @@ const LONG_TARGET = 4096;
 
 export function generateImage(seed: number, n: number): GeneratedImage {
   const random = randomOf(seed, n);
-  // As many images as there are features have each of them at least once, mostly with what it needs to matter.
+  // Each feature occurs once in as many images as there are features, usually with the feature that makes it matter.
   const first = FEATURES[n % FEATURES.length]!;
   const companion = random.chance(0.8) ? COMPANIONS[first] : undefined;
   const more = Array.from({length: random.below(3)}, () => random.pick(FEATURES));
@@ -89,7 +89,7 @@ export function generateImage(seed: number, n: number): GeneratedImage {
 class LayerWriter {
   readonly #random: Random;
   readonly #features: ReadonlySet<Feature>;
-  /** Directories that some layer so far has, and files by name. */
+  /** Directories of all layers so far, and files by name. */
   readonly #dirs = new Set<string>();
   readonly #files = new Map<string, TarEntry>();
 
@@ -157,7 +157,7 @@ class LayerWriter {
     return random.pick(kinds)(name);
   }
 
-  /** A name of this layer once more, as anything, or a whiteout of it. */
+  /** Repeats a name of this layer with any type, or with a whiteout. */
   #sameAgain(entries: readonly TarEntry[], otherwise: readonly string[]): TarEntry {
     const names = entries.map(({name}) => name.split('/'));
     const path = names.length === 0 ? otherwise : this.#random.pick(names);
@@ -191,7 +191,7 @@ class LayerWriter {
     });
   }
 
-  /** Mostly to a file of this layer, with its attributes. */
+  /** A hard link, usually to a file of this layer and with its attributes. */
   #link(name: string): TarEntry {
     const files = [...this.#files.values()];
     if (files.length === 0 || this.#has('link-attributes', 0.3)) return link(this.#path().join('/'), name);

@@ -1,7 +1,7 @@
-/** Changes to bytes that parsers do not expect. */
+/** Mutates inputs. */
 import type {Random} from './seeded-random.ts';
 
-/** No input grows beyond this, in bytes. */
+/** Longest input in bytes. */
 const MAX_INPUT_BYTES = 32 << 10;
 const BLOCK = 512;
 
@@ -26,7 +26,7 @@ const NUMBERS = [
 const spliced = (bytes: Buffer, from: number, to: number, middle: Uint8Array): Buffer =>
   Buffer.concat([bytes.subarray(0, from), middle, bytes.subarray(to)]);
 
-/** One change. @param others inputs to take pieces of @param tokens words of the format */
+/** Makes one change. @param others inputs to take pieces from @param tokens words of the format */
 function change(bytes: Buffer, random: Random, others: readonly Uint8Array[], tokens: readonly string[]): Buffer {
   const at = random.below(bytes.length + 1);
   const length = random.chance(0.5) ? random.below(8) : random.below(bytes.length + 1);
@@ -57,7 +57,7 @@ function change(bytes: Buffer, random: Random, others: readonly Uint8Array[], to
       return spliced(bytes, at, end, other.subarray(from, from + random.below(other.length - from + 1)));
     }
     case 8: {
-      // A number becomes another one.
+      // Replaces a number.
       const text = bytes.toString('latin1');
       const numbers = [...text.matchAll(/\d+/g)];
       if (numbers.length === 0) return bytes;
@@ -65,7 +65,7 @@ function change(bytes: Buffer, random: Random, others: readonly Uint8Array[], to
       return spliced(bytes, found.index, found.index + found[0].length, Buffer.from(random.pick(NUMBERS)));
     }
     case 9: {
-      // Whole blocks, as tar has them, change places, are doubled or go.
+      // Moves, repeats or removes a tar block.
       const blocks = Array.from({length: Math.ceil(bytes.length / BLOCK)}, (_, i) => bytes.subarray(i * BLOCK, (i + 1) * BLOCK));
       if (blocks.length < 2) return bytes;
       blocks.splice(random.below(blocks.length), random.below(2), random.pick(blocks));

@@ -1,14 +1,13 @@
-/** Chance that can be had again: the same seed and number give the same bytes, on any machine. */
+/** Reproducible random numbers: the same seed and number give the same values on any machine. */
 
 export interface Random {
-  /** A whole number from 0 up to, and without, `n`. */
+  /** A random integer from 0 to `n` - 1. */
   below(n: number): number;
-  /** One of them. */
   pick<T>(items: readonly T[]): T;
   chance(probability: number): boolean;
 }
 
-/** Mulberry32, begun at a mixture of seed and number. */
+/** Mulberry32, seeded with a mixture of both numbers. */
 export function randomOf(seed: number, n: number): Random {
   let state = (Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(n + 1, 0xc2b2ae35)) | 0;
   const next = (): number => {

@@ -1,4 +1,4 @@
-/** Archives to begin with, and what keeps a changed one readable. */
+/** Seed archives, and the repair of mutated ones. */
 import {block, char, dir, encode, fifo, file, link, opaque, paxRecords, sign, symlink, tar, whiteout} from '../support/tartest.ts';
 import type {Random} from './seeded-random.ts';
 
@@ -80,7 +80,7 @@ export const TOKENS: readonly string[] = [
 
 const BLOCK = 512;
 
-/** Checksums of what still looks like a header are made right, but for one in eight. */
+/** Corrects the checksum of each block that resembles a header; leaves one block in eight. */
 export function resign(bytes: Buffer, random: Random): Buffer {
   for (let at = 0; at + BLOCK <= bytes.length; at += BLOCK) {
     const header = bytes.subarray(at, at + BLOCK);

@@ -1,4 +1,4 @@
-/** What a fuzzed reader is. */
+/** The interface of a fuzz target. */
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {Code} from '../../src/lib/errdefs.ts';
@@ -6,17 +6,17 @@ import type {Random} from './seeded-random.ts';
 
 export interface Target {
   readonly name: string;
-  /** Inputs to begin with. */
+  /** First inputs. */
   readonly seeds: readonly Uint8Array[];
   /** Words of the format. */
   readonly tokens: readonly string[];
-  /** Parts of the paths of the sources whose coverage leads. */
+  /** Substrings of the paths of sources whose coverage guides the fuzzer. */
   readonly sources: readonly string[];
-  /** Classes of errors with which an input may be refused. Everything else that is thrown is a failure. */
+  /** Error classes for rejected inputs. Any other error is a failure. */
   readonly refuses: readonly Code[];
-  /** Repairs what would be refused at once, such as a checksum. */
+  /** Repairs mutated bytes that the target would reject at once, such as a checksum. */
   readonly repair?: (bytes: Buffer, random: Random) => Buffer;
-  /** Reads one input, and asserts what has to hold of what it reads. */
+  /** Reads one input, and asserts properties of the result. */
   run(bytes: Buffer): void | Promise<void>;
   /** Called once, after the last input. */
   close?(): void;
@@ -24,7 +24,7 @@ export interface Target {
 
 export const CORPUS = join(import.meta.dirname, 'corpus');
 
-/** Inputs of the corpus that are kept for a target. */
+/** Inputs in the corpus for a target. */
 export function corpusOf(name: string): Buffer[] {
   const files = readdirSync(CORPUS)
     .filter((file) => file.startsWith(`${name}-`))

@@ -1,4 +1,4 @@
-/** What people, scripts and registries say in a line. */
+/** Fuzzes single-line texts of users, scripts and registries. */
 import {fuzz} from './fuzzer.ts';
 
 fuzz('reference', 1500);

@@ -1,8 +1,7 @@
 /**
- * One tree, whatever makes it: generated layers are unpacked by each of our snapshotters, by containerd and by umoci, and what comes
- * of them is compared entry by entry, attribute by attribute.
+ * Unpacks generated layers with each snapshotter of berth, with containerd and with umoci, and compares the trees entry by entry.
  *
- * A failure prints the image. `BERTH_TEST_FUZZ_SEED=<seed> BERTH_TEST_FUZZ_IMAGE=<n> node --test <file>` does that one alone.
+ * A failure prints the image. `BERTH_TEST_FUZZ_SEED=<seed> BERTH_TEST_FUZZ_IMAGE=<n> node --test <file>` repeats only that one.
  */
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
@@ -21,14 +20,14 @@ const FIRST = Number(BERTH_TEST_FUZZ_IMAGE ?? 0);
 const COUNT = BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : TORTURE ? 600 : 24;
 const FORMS_COUNT = BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : TORTURE ? 5000 : 96;
 const BACKINGS: readonly Backing[] = ['files', 'loop'];
-/** One image in so many is mounted from loop devices as well, which takes longer. */
+/** One image in this many is also mounted from loop devices, which is slow. */
 const LOOP_EVERY = TORTURE || BERTH_TEST_FUZZ_IMAGE !== undefined ? 1 : 4;
-/** Images of one daemon and one mount namespace. */
+/** Images that share a daemon and a mount namespace. */
 const BATCH = 100;
 
 type Peer = 'native' | 'containerd, overlayfs' | 'containerd, native' | 'umoci';
 
-/** A difference that is meant. `line` is that of `differences`. */
+/** An intended difference. `line` matches a line of `differences`. */
 interface Meant {
   readonly peers: readonly Peer[];
   readonly image: (image: GeneratedImage) => boolean;
@@ -150,7 +149,7 @@ const MEANT: readonly Meant[] = [
   },
 ];
 
-/** A name cleaned as containerd does it, by its look. */
+/** Cleans a name lexically, as containerd does. */
 const cleaned = (name: string): readonly string[] => {
   const parts: string[] = [];
   for (const part of name.split('/'))
@@ -167,7 +166,7 @@ const baseNames = ({layers}: GeneratedImage): string[] => layers.flat().map(({na
 
 const isWithin = (path: readonly string[], above: readonly string[]): boolean => above.every((part, i) => path[i] === part);
 
-/** Some layer has a whiteout for what it has as well, by any way to name it. */
+/** A layer has a whiteout for its own entry, under any spelling of the name. */
 function hidesItsOwn({layers, features}: GeneratedImage): boolean {
   return layers.some((entries) =>
     entries.some(({name}) => {
@@ -180,7 +179,7 @@ function hidesItsOwn({layers, features}: GeneratedImage): boolean {
   );
 }
 
-/** Some layer has a whiteout, and not the directory of it. */
+/** A layer has a whiteout without its directory. */
 function hasWhiteoutWithoutParent({layers}: GeneratedImage): boolean {
   return layers.some((entries) => {
     const carried = new Set(entries.map(({name}) => cleaned(name).join('/')));
@@ -188,7 +187,7 @@ function hasWhiteoutWithoutParent({layers}: GeneratedImage): boolean {
   });
 }
 
-/** Some layer has a name that is a directory at one moment, and something else at another. */
+/** In a layer, one name is first a directory and then another type, or the reverse. */
 function replacesDirectory({layers, features}: GeneratedImage): boolean {
   return layers.some((entries) => {
     const all = entries.map(({name, typeflag}) => ({path: cleaned(name), typeflag}));
@@ -203,21 +202,21 @@ function replacesDirectory({layers, features}: GeneratedImage): boolean {
   });
 }
 
-/** Lines in which a peer's outcome differs from ours. */
+/** Lines that describe how a peer's outcome differs from ours. */
 function differences(mine: Outcome, theirs: Outcome, isPeer: boolean): string[] {
   if ('error' in mine) {
     if (!('error' in theirs)) return [`taken, and ours was refused: ${mine.error}`];
-    // Layers are unpacked at once: which fault is met first is chance.
+    // Layers are unpacked in parallel, so the first error is random.
     return [];
   }
   if ('error' in theirs) return [`refused: ${theirs.error}`];
-  // Where a layer does not carry a directory, containerd and umoci leave the time at which they put something into it.
+  // In containerd and umoci a directory that the layer does not carry has the mtime of its last change.
   const directories = new Set(theirs.tree.filter(({type}) => type === 'directory').map(({path}) => path));
   const ignore: DiffOptions['ignore'] = (path, field) => field === 'mtime' && (path === '.' || (isPeer && directories.has(path)));
   return diffTrees(mine.tree, theirs.tree, {ignore});
 }
 
-/** An image for people. */
+/** Describes an image for a failure message. */
 const shown = ({name, features, layers}: GeneratedImage): string =>
   [`image ${name}: ${[...features].join(', ')}`, ...layers.map((entries, i) => `  layer ${i}: ${entries.map(showEntry).join('  ')}`)].join(
     '\n',
@@ -242,7 +241,7 @@ const PEERS: Readonly<Record<Peer | 'erofs', Unpacker>> = {
   umoci,
 };
 
-/** A form of extraction as a way to unpack. */
+/** Runs an apply mode as an unpacker. */
 const outcomeOf = (run: () => readonly TreeEntry[]): Outcome => {
   try {
     return {tree: run()};
@@ -251,7 +250,7 @@ const outcomeOf = (run: () => readonly TreeEntry[]): Outcome => {
   }
 };
 
-/** Whether a layer is one that is indexed; one that is refused is not. */
+/** An invalid layer counts as not indexable. */
 function isIndexable(layer: Uint8Array): boolean {
   try {
     return buildIndex(layer).index.reasons.size === 0;
@@ -260,7 +259,7 @@ function isIndexable(layer: Uint8Array): boolean {
   }
 }
 
-/** What layers come to where all of them are indexed; `undefined` where one has to be extracted. */
+/** Outcome of layers that are all indexed; `undefined` if one has to be extracted. */
 function outcomeOfIndexes(t: Scope, tars: readonly Uint8Array[], backing: Backing): Outcome | undefined {
   try {
     const tree = readIndexed(temporaryDirectory(t), tars, backing);
@@ -277,14 +276,14 @@ describe('generated layers come to one tree', () => {
     let indexes = 0;
     for (let n = FIRST; n < FIRST + FORMS_COUNT; n++) {
       const image = generateImage(SEED, n);
-      // Whether a name is hidden or a device is what overlayfs is asked.
+      // overlayfs itself decides whether such a node is a whiteout or a device.
       if (hasDeviceZero(image)) continue;
       const [first, ...others] = APPLY_MODES.map((mode) => outcomeOf(() => mode.run(temporaryDirectory(t), image.tars)));
       const lines = others.flatMap((other, i) =>
         differences(first!, other, false).map((line) => `    ${APPLY_MODES[i + 1]!.name}: ${line}`),
       );
       const isWhole = image.tars.every(isIndexable);
-      // A layer that lies on one that is extracted is mounted all the same, by itself.
+      // An indexable layer above an extracted one is mounted alone.
       const stacks = isWhole ? [image.tars] : image.tars.filter(isIndexable).map((layer) => [layer]);
       const backings = BACKINGS.slice(0, n % LOOP_EVERY === 0 ? 2 : 1);
       for (const stack of stacks)

@@ -1,4 +1,4 @@
-/** Tars in, trees out: the ways in which images are unpacked, ours and our peers', for many images at once. */
+/** Unpackers of many images at once: berth, containerd and umoci. */
 import assert from 'node:assert/strict';
 import {type ChildProcess, execFileSync, spawn, spawnSync} from 'node:child_process';
 import {once} from 'node:events';
@@ -12,21 +12,21 @@ import {findProgram, newClient, type Scope, temporaryDirectory} from '../support
 import {ARCHITECTURE, addImage, setTarget} from '../support/layouts.ts';
 import {diffTrees, readAllXattrs, readTree, type TreeEntry} from '../support/tree.ts';
 
-/** What became of an image: its tree, or why there is none. */
+/** The tree of an image, or an error. */
 export type Outcome = {readonly tree: readonly TreeEntry[]} | {readonly error: string; readonly code?: Code};
 
-/** @param images layers of each, the bottom first */
+/** @param images layers of each, bottom first */
 export type Unpacker = (scope: Scope, images: readonly (readonly Buffer[])[]) => Promise<readonly Outcome[]>;
 
-/** Images pulled by one client at a time. */
+/** Concurrent pulls. */
 const AT_ONCE = 4;
 
 const quoted = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
 /**
- * Runs a script for each image in one mount namespace of its own, and reads what it has mounted.
+ * Runs a script for each image in one private mount namespace, and reads the mounted trees.
  *
- * @param scripts shell, `$1` is where to mount; `undefined` for an image that has failed already
+ * @param scripts shell with the mount point as `$1`; `undefined` for an image that already failed
  */
 async function readMounted(scope: Scope, scripts: readonly (string | undefined)[]): Promise<readonly Outcome[]> {
   const dir = temporaryDirectory(scope, 'berth-trees-');
@@ -38,7 +38,7 @@ async function readMounted(scope: Scope, scripts: readonly (string | undefined)[
   });
   const lines = [...script, 'echo mounted', 'read -r _'].join('\n');
   writeFileSync(join(dir, 'script'), lines);
-  // Three paths are more than an option may be long in libmount's newer interface.
+  // Three paths exceed libmount's option limit for the new mount API.
   const env = {...process.env, LIBMOUNT_FORCE_MOUNT2: 'always'};
   const own = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--propagation', 'private', 'sh', join(dir, 'script')];
   const child: ChildProcess = spawn('setpriv', own, {env, stdio: ['pipe', 'pipe', 'inherit']});
@@ -72,7 +72,7 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** Shell that mounts what a snapshot is made of below `$1`, and the snapshot itself at `$1`. */
+/** Shell script that mounts a snapshot's parts below `$1`, and the snapshot at `$1`. */
 function mountScript(mounts: readonly Mount[]): string {
   const at = (i: number): string => (i === mounts.length - 1 ? '"$1"' : `"$1.${i}"`);
   return mounts
@@ -84,7 +84,7 @@ function mountScript(mounts: readonly Mount[]): string {
     .replaceAll("''", '');
 }
 
-/** What our containers see. A view that shows anything else is a failure. */
+/** Mounts as a container of berth has them. A view with a different tree is a failure. */
 export const ours =
   (snapshotter: string): Unpacker =>
   async (scope, images) => {
@@ -123,7 +123,7 @@ function withView(container: Outcome, view: Outcome): Outcome {
   return lines.length === 0 ? container : {error: `a view shows something else: ${lines.join('; ')}`};
 }
 
-/** What `ctr images mount` of containerd shows. */
+/** Mounts by containerd's `ctr images mount`. */
 export const containerd =
   (snapshotter: string): Unpacker =>
   async (scope, images) => {

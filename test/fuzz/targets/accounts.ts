@@ -1,4 +1,4 @@
-/** An image's own accounts, and what it calls its user. */
+/** The user of an image, looked up in its own accounts. */
 import assert from 'node:assert/strict';
 import {imageUser, requestedUser} from '../../../src/lib/runtime/user.ts';
 import type {Target} from '../target.ts';

@@ -1,4 +1,4 @@
-/** Layers that are extracted, beside something that must stay as it is. */
+/** Extracts layers beside a canary, which must not change. */
 import assert from 'node:assert/strict';
 import {chmodSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
@@ -7,14 +7,14 @@ import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive
 import {resign, SEEDS, TOKENS} from '../tar-seeds.ts';
 import type {Target} from '../target.ts';
 
-/** Two names below it, as `../../outside` of the seeds has it. */
+/** Two levels above the tree, for `../../outside` in the seeds. */
 const work = realpathSync(mkdtempSync(join(tmpdir(), 'berth-fuzz-')));
 const outside = join(work, 'outside');
 mkdirSync(join(outside, 'dir'), {recursive: true});
 writeFileSync(join(outside, 'canary'), 'canary');
 chmodSync(join(outside, 'canary'), 0o400);
 
-/** Whatever an extraction could change there. */
+/** Everything that an extraction could change outside. */
 const state = (): string =>
   ['', 'dir', 'canary']
     .map((name) => {

@@ -1,4 +1,4 @@
-/** What a registry says about credentials and patience. */
+/** WWW-Authenticate and Retry-After headers. */
 import assert from 'node:assert/strict';
 import {parseChallenges} from '../../../src/lib/remotes/challenge.ts';
 import {parseRetryAfter} from '../../../src/lib/remotes/retry.ts';

@@ -1,4 +1,4 @@
-/** The reader of indexes, on damaged ones: it looks up every name that the whole one has. */
+/** Looks up names in damaged indexes. */
 import {mkdtempSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -43,7 +43,7 @@ export const target: Target = {
   tokens: [],
   sources: ['/archive/erofs-reader.ts'],
   refuses: ['data_loss'],
-  // Most inputs keep the form of an index: what is cut or spliced is seldom looked into.
+  // Most inputs stay valid in form, because the reader rejects others early.
   repair: (bytes, random) => (random.chance(1 / 8) ? bytes : damageIndex(random.pick(indexes), random).bytes),
   run(bytes) {
     writeFileSync(path, bytes);

@@ -1,4 +1,4 @@
-/** Filters, with the regular expressions in them. */
+/** Filters and their regular expressions. */
 import {parseFilters} from '../../../src/lib/store/filters.ts';
 import type {Target} from '../target.ts';
 

@@ -1,4 +1,4 @@
-/** hosts.toml, as a machine's administrator or a tool of his has written it. */
+/** hosts.toml files. */
 import assert from 'node:assert/strict';
 import {parseHosts} from '../../../src/lib/remotes/hosts-toml.ts';
 import type {Target} from '../target.ts';

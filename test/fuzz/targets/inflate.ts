@@ -1,4 +1,4 @@
-/** Decompression, by both ways that there are. */
+/** Inflates by the handle and by public streams. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
@@ -12,7 +12,7 @@ import {
 import {ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Target} from '../target.ts';
 
-/** Bytes that may come out of one input. */
+/** Most output bytes of an input. */
 const MAX_OUTPUT_BYTES = 8 << 20;
 const TOO_MUCH = {most: MAX_OUTPUT_BYTES};
 
@@ -61,9 +61,9 @@ export const target: Target = {
       await inflate(bytes, createSyncInflater, 1 + (bytes.length % 61)),
       await inflate(bytes, createStreamInflater, 1 + (bytes.length % 997)),
     ];
-    // Whoever gives up for want of room does so where he stands.
+    // The limit stops each inflater at another byte.
     if (outcomes.some((outcome) => isErrdefs(outcome) && outcome.details === TOO_MUCH)) return;
-    // Of several things that are wrong, one or the other is met first.
+    // With several errors, either may come first.
     const [first, ...others] = outcomes.map((outcome) => (isErrdefs(outcome) ? 'refused' : outcome));
     for (const other of others) assert.equal(other, first, 'it makes no difference how a stream is read');
     if (isErrdefs(outcomes[0])) throw outcomes[0];

@@ -1,4 +1,4 @@
-/** Records of the store, as a disk or a hand has left them. */
+/** Damaged records of the store. */
 import {
   parseContainer,
   parseContent,

@@ -1,4 +1,4 @@
-/** References, platforms and identifiers: what people and scripts type. */
+/** References, platforms and identifiers. */
 import assert from 'node:assert/strict';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {parseLabelArgs, validateIdentifier} from '../../../src/lib/oci/identifier.ts';

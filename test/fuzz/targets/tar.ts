@@ -1,4 +1,4 @@
-/** The tar reader, whole and in pieces, with the index that is made of what it reads. */
+/** Reads archives at once and in chunks, and builds their indexes. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
@@ -7,7 +7,7 @@ import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {resign, SEEDS, TOKENS} from '../tar-seeds.ts';
 import type {Target} from '../target.ts';
 
-/** What is told of an archive, and how it ended. */
+/** Events of the reader, and the final result. */
 function events(bytes: Buffer, chunk: number): {readonly told: readonly string[]; readonly end: string; readonly err?: unknown} {
   const told: string[] = [];
   let content = 0;

@@ -1,4 +1,4 @@
-/** Layers put together in each way that there is, and the tree that comes of it. */
+/** Applies layers in each mode, and reads the resulting tree. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
@@ -16,7 +16,7 @@ export interface ApplyOptions {
   readonly form: LayerForm;
   readonly lowers?: readonly string[];
   readonly warn?: (message: string) => void;
-  /** Bytes given at a time. */
+  /** Bytes of a write. */
   readonly chunk?: number;
 }
 
@@ -30,11 +30,11 @@ export function apply(
   return applier.end();
 }
 
-/** What overlayfs shows of trees, nearest first; nothing stays mounted. */
+/** Reads the overlayfs merge of trees, topmost first. */
 export function readMerged(work: string, trees: readonly string[]): TreeEntry[] {
   const [at, empty] = [join(work, 'merged'), join(work, 'empty')];
   for (const dir of [at, empty]) mkdirSync(dir, {recursive: true});
-  // Relative, since an option may have 256 bytes.
+  // Relative paths, because an option may have 256 bytes.
   const below = [...trees, empty].map((tree) => relative(work, tree)).join(':');
   execFileSync('mount', ['-t', 'overlay', 'overlay', '-o', `ro,lowerdir=${below}`, at], {cwd: work});
   try {
@@ -46,7 +46,7 @@ export function readMerged(work: string, trees: readonly string[]): TreeEntry[] 
 
 export interface ApplyMode {
   readonly name: string;
-  /** Applies layers, the bottom first, in an empty directory. */
+  /** Applies layers, bottom first, in an empty directory. */
   run(work: string, layers: readonly Uint8Array[]): TreeEntry[];
 }
 
@@ -100,7 +100,7 @@ export const RECONCILED_MODE: ApplyMode = {
 
 export const APPLY_MODES: readonly ApplyMode[] = [PLAIN_MODE, OVERLAY_MODE, RECONCILED_MODE];
 
-/** The index of a layer, and where its entries end. */
+/** Builds the index of a layer, and finds the end of its entries. */
 export function buildIndex(archive: Uint8Array): {readonly index: ErofsIndex; readonly entriesEnd: number} {
   const index = createErofsIndex();
   const reader = createTarReader(index);
@@ -109,7 +109,7 @@ export function buildIndex(archive: Uint8Array): {readonly index: ErofsIndex; re
   return {index, entriesEnd: reader.entriesEnd};
 }
 
-/** @returns what mount(8) says where the kernel does not take it */
+/** @returns mount(8)'s message if the kernel rejects it */
 function mountErofs(options: string, source: string, at: string): string | undefined {
   mkdirSync(at, {recursive: true});
   const {status, stderr} = spawnSync('mount', ['-t', 'erofs', '-o', options, source, at], {encoding: 'utf8'});
@@ -129,7 +129,7 @@ function writeIndexed(directory: string, layer: Uint8Array, backing: Backing): r
 
 const mountable = new Map<Backing, boolean>();
 
-/** Whether this kernel mounts what mkfs.erofs has made in that way: where it does, an index that it refuses is wrong. */
+/** Tells whether this kernel mounts an index of mkfs.erofs with that backing. If so, it must mount ours as well. */
 function isMountable(work: string, backing: Backing): boolean {
   const known = mountable.get(backing);
   if (known !== undefined) return known;
@@ -143,9 +143,9 @@ function isMountable(work: string, backing: Backing): boolean {
 }
 
 /**
- * What overlayfs shows of layers that are indexed, nothing of them extracted. Each index passes fsck.erofs, and the kernel mounts it.
+ * Reads the overlayfs merge of indexed layers, none of them extracted. Each index must pass fsck.erofs and mount.
  *
- * @returns undefined when this kernel mounts no index
+ * @returns `extracted` if a layer cannot be indexed; `undefined` if this kernel mounts no index
  */
 export function readIndexed(
   work: string,

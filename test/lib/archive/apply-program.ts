@@ -1,4 +1,4 @@
-/** Applies an archive to a directory, from the command line: for tests that need another engine, another user or another umask. */
+/** Applies an archive to a directory, from the command line, for tests with another engine, user or umask. */
 import {readFileSync} from 'node:fs';
 import {createApplier, type LayerForm} from '../../../src/lib/archive/apply.ts';
 import {openInflater} from '../../../src/lib/archive/inflate.ts';

@@ -14,7 +14,7 @@ import {apply} from './apply-modes.ts';
 import {findBun} from './run-in-bun.ts';
 import {SCENARIOS, Tree} from './scenarios.ts';
 
-/** A bit of everything that takes no other layer. */
+/** Entries of every kind that need no lower layer. */
 const EVERYTHING: readonly TarEntry[] = [
   dir('d', 0o2750, {uid: 5, gid: 6, pax: {mtime: '1600000000.123456789'}, xattrs: {'user.d': 'x'}}),
   file('d/file', 'content', 0o4711, {uid: 7}),
@@ -252,7 +252,7 @@ describe('an extraction', () => {
           for (const [at, byte] of damage) {
             const i = at % archive.length;
             archive[i] = byte;
-            // Most damage is to a header: let it through the checksum.
+            // Most damage is in a header: repair its checksum.
             const header = archive.subarray(i - (i % 512), i - (i % 512) + 512);
             header.write('        ', 148, 'latin1');
             header.write(

@@ -1,4 +1,4 @@
-/** A layer that was extracted is what the same layer is when it is indexed; what was changed in one of the two is found. */
+/** Compares a layer's extracted tree with its indexed one, unchanged and with differences. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
@@ -31,7 +31,7 @@ function isIndexable(layer: Uint8Array): boolean {
   return index.reasons.size === 0 && index.encode(layer.length).implicitParents.length === 0;
 }
 
-/** Calls `look` with the tree of a layer that is extracted, and of one that is indexed. @returns false where the kernel mounts no index from a file */
+/** Calls `look` with the extracted and the indexed tree of a layer. @returns false if the kernel mounts no index from files */
 async function withTwins(work: string, layer: Uint8Array, look: (extracted: string, indexed: string) => Promise<void>): Promise<boolean> {
   const [extracted, indexed] = [join(work, 'extracted'), join(work, 'indexed')];
   for (const directory of [extracted, indexed, join(work, 'index')]) mkdirSync(directory, {mode: 0o755});
@@ -48,7 +48,7 @@ async function withTwins(work: string, layer: Uint8Array, look: (extracted: stri
   return true;
 }
 
-/** A bit of everything that an index takes. */
+/** Entries of every kind that an index represents. */
 const EVERYTHING = tar(
   dir('d', 0o2750, {uid: 5, gid: 6, xattrs: {'user.a': '1'}}),
   file('d/f', 'content', 0o4711),
@@ -65,7 +65,7 @@ const EVERYTHING = tar(
   whiteout('top'),
 );
 
-/** Changes in the extracted tree, as shell, and what is said of the other one. */
+/** Shell scripts that change the extracted tree, and the difference found in the indexed one. */
 const CHANGES: Readonly<Record<string, readonly [script: string, says: RegExp]>> = {
   'a mode': ['chmod 2700 d', /^"\/d" has mode 2750, not 2700/],
   'an owner': ['chown -h 7 d/s', /^"\/d\/s" has user 0, not 7/],
@@ -93,7 +93,7 @@ describe('two trees of one layer', () => {
   it(`are the same, extracted and indexed: ${COUNT} generated layers`, {timeout: 1_800_000}, async (t) => {
     if (!requiresRoot(t)) return;
     let compared = 0;
-    // Indexed by an earlier version, which left a symbolic link its mode.
+    // Earlier versions kept the mode of a symbolic link.
     const odd = {name: 'mode', tars: [tar(symlink('x', 's', {mode: 0o644}))]};
     for (let n = -1; n < COUNT; n++) {
       const {name, tars} = n < 0 ? odd : generateImage(SEED, n);

@@ -1,4 +1,4 @@
-/** Compressed streams, whole and damaged, and what each inflater makes of them. Prints that as JSON when it is run. */
+/** Compressed streams, whole and damaged, with the outcome of each inflater. As a program, prints the outcomes as JSON. */
 import {createHash} from 'node:crypto';
 import {constants, gzipSync, zstdCompressSync} from 'node:zlib';
 import {
@@ -10,10 +10,10 @@ import {
 } from '../../../src/lib/archive/inflate.ts';
 import {codeOf} from '../../../src/lib/errdefs.ts';
 
-/** 300 kB that compress, and differ everywhere. */
+/** 300 kB of compressible text without repetition. */
 export const PLAIN = Buffer.from(Array.from({length: 30_000}, (_, i) => `${i * 7919}`.padStart(10)).join(''));
 
-/** Members and frames by the same bytes on any engine. */
+/** Members and frames, split at a fixed offset. */
 const GZIP = Buffer.concat([PLAIN.subarray(0, 100_000), PLAIN.subarray(100_000)].map((part) => gzipSync(part)));
 const SKIPPABLE = Buffer.from('5f2a4d180400000001020304', 'hex');
 const CHECKSUM = {params: {[constants.ZSTD_c_checksumFlag]: 1}};
@@ -30,7 +30,7 @@ function damaged(bytes: Buffer, at: number): Buffer {
   return copy;
 }
 
-/** `error` is what each must end in. */
+/** `error`: expected error class. */
 export const STREAMS: Readonly<
   Record<string, {readonly bytes: Uint8Array; readonly plain?: Uint8Array; readonly kind: string; readonly error?: string}>
 > = {
@@ -65,7 +65,7 @@ export const STREAMS: Readonly<
 export interface Outcome {
   readonly kind: string;
   readonly error?: string;
-  /** Of what came out, when all went well. */
+  /** Of the output, if there was no error. */
   readonly sha256?: string;
 }
 

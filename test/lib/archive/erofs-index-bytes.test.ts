@@ -1,4 +1,4 @@
-/** What a deep check relies on: one tar has one index, to the byte. And what an index says of links, beside what mkfs.erofs says. */
+/** A tar has exactly one index, byte by byte, as a deep check requires. Compares link counts with those of mkfs.erofs. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
@@ -13,7 +13,7 @@ import {findBun, runInBun} from './run-in-bun.ts';
 
 const SEED = SAMPLE;
 const COUNT = TORTURE ? 1000 : 60;
-/** Not a divisor of what a header has. */
+/** Not a divisor of the header size. */
 const CHUNK = 509;
 
 function inNode(chunk: number): unknown {
@@ -23,7 +23,7 @@ function inNode(chunk: number): unknown {
 
 const encoded = (archive: Uint8Array): Buffer => Buffer.concat([...buildIndex(archive).index.encode(archive.length).bytes]);
 
-/** A bit of everything that an index takes. */
+/** Entries of every kind that an index represents. */
 const EVERYTHING = tar(
   dir('d', 0o2750, {uid: 70_000, gid: 6, pax: {mtime: '1600000000.123456789'}, xattrs: {'user.a': '1', 'security.b': ''}}),
   file('d/f', 'content', 0o4711),
@@ -56,12 +56,12 @@ describe('the index of a tar', () => {
 
 describe('the memory of an index', () => {
   const FILES = TORTURE ? 990_000 : 100_000;
-  /** Most bytes for an entry. Bun takes half as much again as Node, most of it what it has not collected yet. */
+  /** Most bytes an entry. Bun needs half as much again as Node, mostly uncollected garbage. */
   const ENGINES: readonly (readonly [name: string, engine: string | undefined, bytes: number])[] = [
     ['Node', process.execPath, 400],
     ['Bun', findBun(), 650],
   ];
-  /** What engines take however few there are. */
+  /** Memory of the engine itself. */
   const FIXED_BYTES = 40e6;
   for (const [name, engine, bytes] of ENGINES)
     it(`grows by at most ${bytes} B an entry, ${name}`, (t) => {
@@ -76,7 +76,7 @@ describe('the memory of an index', () => {
     });
 });
 
-/** Mounts an index. @returns false where the kernel does not */
+/** Mounts an index. @returns false if the kernel rejects it */
 function withMount(archive: string, index: string, at: string, look: (at: string) => void): boolean {
   mkdirSync(at);
   if (spawnSync('mount', ['-t', 'erofs', '-o', `ro,device=${archive}`, index, at]).status !== 0) return false;
@@ -88,7 +88,7 @@ function withMount(archive: string, index: string, at: string, look: (at: string
   return true;
 }
 
-/** Names below a directory, each with how many its inode has. */
+/** Names below a directory, with their link counts. */
 const nlinks = (root: string): readonly string[] =>
   readdirSync(root, {recursive: true, encoding: 'utf8'})
     .map((name) => `${name} ${lstatSync(join(root, name)).nlink}`)

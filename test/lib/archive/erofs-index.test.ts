@@ -15,7 +15,7 @@ const LONGEST = 'm'.repeat(255);
 const ACL = Buffer.from('0200000001000600ffffffff04000400ffffffff20000400ffffffff', 'hex');
 const OPAQUE_D = [dir('d'), file('d/old', 'o')];
 
-/** Layers, the last of which is judged. Where nothing speaks against it, indexing is compared with applying. */
+/** Layers; the reasons are those of the last one. Without reasons, the indexed tree is compared with the applied one. */
 const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...layers: readonly (readonly TarEntry[])[]])[] = [
   ['names of 255 bytes', [], [file(LONGEST, 'x'), dir(`${LONGEST}`.slice(1)), file(`${LONGEST.slice(1)}/f`, 'x')]],
   ['a name of 256 bytes', ['name'], [file(`${LONGEST}m`, 'x')]],
@@ -131,7 +131,7 @@ function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
     return;
   }
   assert.notEqual(theirs, 'extracted', 'the layer can be indexed');
-  // The root is whoever mounts it to make.
+  // The snapshotter creates the root.
   assert.deepEqual(
     diffTrees(PLAIN_MODE.run(temporaryDirectory(t), layers), theirs as Exclude<typeof theirs, string>, {ignore: (path) => path === '.'}),
     [],

@@ -1,7 +1,4 @@
-/**
- * Reads a layer of so many small files and indexes it; prints, as JSON, the memory that it took at most, in bytes:
- * `measure-index-memory.ts FILES PER-DIRECTORY`.
- */
+/** Indexes a layer of many small files; prints the peak of memory in bytes, as JSON: `measure-index-memory.ts FILES PER-DIRECTORY`. */
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {dir, encode, file, sign} from '../../support/tartest.ts';
@@ -9,7 +6,7 @@ import {dir, encode, file, sign} from '../../support/tartest.ts';
 const [files, perDirectory] = process.argv.slice(2).map(Number) as [number, number];
 const [directory, entry] = [dir('d'), file('f', '')].map((one) => Buffer.from(encode(one))) as [Buffer, Buffer];
 
-/** Gives a header another name. */
+/** Sets the name in a header. */
 function named(header: Buffer, name: string): Buffer {
   header.fill(0, 0, 100);
   header.write(name, 0, 'latin1');

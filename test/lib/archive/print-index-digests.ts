@@ -1,4 +1,6 @@
-/** Prints, as JSON, the digest of each generated layer's index, or why there is none: `print-index-digests.ts SEED COUNT BYTES-AT-A-TIME`. */
+/**
+ * Prints the digest of each generated layer's index, or its reasons or error, as JSON: `print-index-digests.ts SEED COUNT BYTES-A-WRITE`.
+ */
 import {createHash} from 'node:crypto';
 import {createErofsIndex} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';

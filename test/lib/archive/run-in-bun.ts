@@ -1,17 +1,17 @@
-/** The other engine, for what has to hold on both: Bun runs a module of ours as Node does. */
+/** Runs modules in Bun, for tests of both engines. */
 import {execFileSync} from 'node:child_process';
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
 
 const PACKAGES: Readonly<Record<string, string>> = {x64: '@oven/bun-linux-x64', arm64: '@oven/bun-linux-aarch64'};
 
-/** Path of Bun's executable, if it is installed. */
+/** Path of Bun's executable, if installed. */
 export function findBun(): string | undefined {
   const path = join(import.meta.dirname, '../../../node_modules', PACKAGES[process.arch] ?? '', 'bin/bun');
   return existsSync(path) ? path : undefined;
 }
 
-/** What a module prints as JSON under Bun. */
+/** Runs a module in Bun, and parses its output as JSON. */
 export function runInBun(module: string, ...args: string[]): unknown {
   return JSON.parse(execFileSync(findBun()!, [join(import.meta.dirname, module), ...args], {encoding: 'utf8', maxBuffer: 1 << 26}));
 }

@@ -1,8 +1,8 @@
 /**
- * Layers and what they come to, as data: for every form of a tree, and for the peers that trees are compared with.
+ * Layers and their expected trees, for all apply modes and for comparison with umoci and containerd.
  *
- * The first part is containerd's, pkg/archive/tar_test.go (TestBreakouts and others), the second its FSSuite
- * (github.com/containerd/continuity, fs/fstest), the third ours.
+ * Sources: containerd's pkg/archive/tar_test.go (TestBreakouts and others), its FSSuite (github.com/containerd/continuity, fs/fstest), and
+ * ours.
  */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
@@ -10,7 +10,7 @@ import type {Code} from '../../../src/lib/errdefs.ts';
 import {block, bytes, char, dir, fifo, file, link, MTIME, opaque, symlink, type TarEntry, whiteout} from '../../support/tartest.ts';
 import type {Field, TreeEntry} from '../../support/tree.ts';
 
-/** A finished tree, with paths resolved in it as in a root of its own. */
+/** A finished tree. Paths and links resolve below its root. */
 export class Tree {
   readonly entries: readonly TreeEntry[];
   readonly #byPath: ReadonlyMap<string, TreeEntry>;
@@ -20,14 +20,14 @@ export class Tree {
     this.#byPath = new Map(entries.map((entry) => [entry.path, entry]));
   }
 
-  /** The entry itself, links on the way not followed. */
+  /** Finds an entry without following links. */
   at(path: string): TreeEntry {
     const entry = this.#byPath.get(path);
     assert.ok(entry, `${path} is there`);
     return entry;
   }
 
-  /** The entry that a path leads to, links followed. */
+  /** Finds an entry by following links. */
   follow(path: string): TreeEntry {
     let at: string[] = [];
     const todo = path.split('/').reverse();
@@ -68,12 +68,12 @@ export interface Scenario {
   readonly name: string;
   /** Bottom first. */
   readonly layers: readonly (readonly (TarEntry | Buffer)[])[];
-  /** What applying the last layer fails with. */
+  /** Error class of the last layer. */
   readonly error?: Code;
   readonly check?: (tree: Tree) => void;
-  /** Why umoci's tree is another one, or which fields of which paths it has otherwise. */
+  /** Why umoci's tree differs, or the fields that differ by path. */
   readonly umoci?: string | {readonly [path: string]: readonly Field[]};
-  /** Why containerd's native snapshotter has another one, mtimes of directories aside. */
+  /** Why the tree of containerd's native snapshotter differs, mtimes of directories aside. */
   readonly containerd?: string;
 }
 
@@ -390,7 +390,7 @@ const CONTAINERD_TESTS: readonly Scenario[] = [
   },
 ];
 
-/** Layers as containerd writes them for changes between two trees. */
+/** Layers as containerd writes them for the difference of two trees. */
 const CONTAINERD_FS_SUITE: readonly Scenario[] = [
   {
     name: 'FSSuite Basic',

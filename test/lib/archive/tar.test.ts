@@ -28,7 +28,7 @@ interface Read {
   readonly content: Buffer;
 }
 
-/** Reads an archive, cut at the given places. */
+/** Reads an archive in chunks, split at the given offsets. */
 function read(archive: Uint8Array, cuts: readonly number[] = []): Read[] {
   const entries: {header: TarHeader; content: Buffer}[] = [];
   let open = false;
@@ -451,7 +451,7 @@ describe('the tar reader refuses', () => {
   for (const [what, code, archive] of cases) it(what, () => assert.throws(() => read(archive), is(code)));
 });
 
-/** An archive of entries that exercise every state. */
+/** Archives that exercise every state of the reader. */
 const anyArchive = fc
   .array(
     fc.oneof(

@@ -34,13 +34,13 @@ describe('a layer comes to the tree that umoci makes of it', () => {
         return;
       }
       assert.equal(status, 0, stderr);
-      // The root is made by whoever unpacks.
+      // The unpacker creates the root.
       const ignore: DiffOptions['ignore'] = (path, field) => path === '.' || umoci?.[path]?.includes(field) === true;
       assert.deepEqual(diffTrees(PLAIN_MODE.run(join(work), tars), readTree(join(work, 'theirs')), {ignore}), []);
     });
 });
 
-/** A containerd of one's own. */
+/** Starts containerd with its own directories. */
 async function startContainerd(t: TestContext, work: string): Promise<(...args: string[]) => ReturnType<typeof spawnSync>> {
   const socket = join(work, 'containerd.sock');
   const config = [
@@ -90,7 +90,7 @@ describe("a layer comes to the tree that containerd's native snapshotter makes o
       const directories = new Set(theirs.filter(({type}) => type === 'directory').map(({path}) => path));
       mkdirSync(join(work, `ours${i}`));
       const ours = PLAIN_MODE.run(join(work, `ours${i}`), tarsOf(scenario));
-      // containerd leaves a directory's mtime at the time of the last entry in it, unless the layer carries it.
+      // In containerd a directory that the layer does not carry has the mtime of its last change.
       const ignore: DiffOptions['ignore'] = (path, field) => field === 'mtime' && directories.has(path);
       lines.push(...diffTrees(ours, theirs, {ignore}).map((line) => `${scenario.name}: ${line}`));
     }
