@@ -1,13 +1,13 @@
 /**
- * Disk space set aside for removals. A removal on a full disk still takes a lock and commits, which makes new files; the
- * largest is its record in the journal, which holds every path and document that it removes.
+ * The ballast: disk space set aside for removals. Even a removal needs space, for a lock and a commit; the largest new file is its journal
+ * record, which holds every path and document that it removes.
  *
- * `cache/reserve/space` is long enough for the removal of every record, and follows them: a change that adds records
- * lengthens it before it commits, and is refused where the disk has no room for that. Where space has been given up, the
- * file keeps its length and has a hole. Empty files beside it hold inodes.
+ * `cache/reserve/space` is long enough for the removal of every record: a transaction that adds records lengthens it before the commit, and
+ * is refused when the disk has no space for that. While the ballast is released, the file keeps its length and has a hole. Empty files
+ * beside it hold inodes.
  *
- * A removal that is killed leaves the reserve given up, and somebody else may take its space before the next one. So the beginning of
- * the file, and the first of the empty files, are a spare: given up only where the rest is not enough, it suffices to remove one thing.
+ * A killed removal leaves the ballast released, and another process may take the space before the next removal. So the beginning of the
+ * file and the first empty files are a spare, enough to remove one thing. It is released only when the rest is not enough.
  */
 import {randomBytes} from 'node:crypto';
 import {
@@ -33,14 +33,14 @@ import {type Layout, recordPath} from './layout.ts';
 
 const SPARE_BYTES = 512 << 10;
 const SPARE_INODES = 32;
-/** The spare, and bytes for everything but the record: a lock, directories that grow, counts that are replaced. */
+/** The spare, and bytes for everything except the journal record: a lock, growing directories, replaced counts. */
 const BASE_BYTES = SPARE_BYTES + (512 << 10);
 const INODES = SPARE_INODES + 32;
 const STEP_BYTES = 256 << 10;
-/** Unit of `st_blocks`, whatever the filesystem's is. */
+/** Unit of `st_blocks` on every filesystem. */
 const STAT_BLOCK = 512;
 
-/** Bytes that the removal of a document adds to a record of the journal, besides the document: its path twice, and what is around it. */
+/** Bytes that removing a document adds to a journal record besides the document: its path twice, and JSON syntax. */
 export const removalBytes = (path: string): number => 2 * path.length + 64;
 
 export class Ballast {
@@ -56,12 +56,12 @@ export class Ballast {
     this.#space = join(this.#directory, 'space');
   }
 
-  /** Whether it is given up for a removal of this process: nothing else may take its space then. */
+  /** Whether the ballast is released for a removal of this process; nothing else may take its space then. */
   get isReleased(): boolean {
     return this.#released;
   }
 
-  /** Whether a removal of this process is under way. */
+  /** Whether this process is in a removal. */
   get isRemoving(): boolean {
     return this.#removals > 0;
   }
@@ -75,7 +75,7 @@ export class Ballast {
     if (--this.#removals === 0) this.#released = false;
   }
 
-  /** Where the disk is all but full, gives up the rest of the cache and the reserve: the spare only where the disk is full even then. */
+  /** Releases the ballast and the rest of the cache on a nearly full disk; the spare only if the disk is still full. */
   release(): void {
     try {
       const size = this.#open((fd) => fstatSync(fd).size) ?? 0;
@@ -86,24 +86,24 @@ export class Ballast {
       this.#truncateTo(size, SPARE_BYTES, SPARE_INODES);
       if (!hasRoom(this.#layout.root, SPARE_BYTES / 2, SPARE_INODES / 2)) this.#truncateTo(size, 0, 0);
     } catch {
-      // It is not there, or not ours: the removal says what is wrong.
+      // Missing or not writable: the removal itself reports the error.
     }
   }
 
-  /** Keeps so many bytes and inodes of the reserve. */
+  /** Keeps only the first bytes and inodes of the ballast. */
   #truncateTo(size: number, bytes: number, inodes: number): void {
     this.#open((fd) => {
       for (const name of this.#inodeFiles()) if (Number(name) >= inodes) unlinkIfPresent(join(this.#directory, name));
       ftruncateSync(fd, bytes);
       ftruncateSync(fd, size);
-      fsyncSync(fd); // some filesystems free blocks only then
+      fsyncSync(fd); // some filesystems free blocks only on a sync
     });
   }
 
   /**
-   * Sets aside what the removal of new records takes, under the store's lock. A removal is not held up by what it adds.
+   * Lengthens the ballast for the removal of new records. The caller holds the lock. A removal's own additions never fail here.
    *
-   * @throws resource_exhausted there is no room to set aside what removing the new records takes
+   * @throws resource_exhausted the disk has no space for it
    */
   grow(bytes: number): void {
     try {
@@ -115,7 +115,7 @@ export class Ballast {
           ftruncateSync(fd, size + bytes);
           return;
         }
-        // Where it has holes on a full disk, a removal that is about to begin counts on what is free.
+        // Holes on a full disk: a removal that is about to start needs the free space.
         const isFree = this.#isFull(before) || !isNearlyFull(this.#layout.root, 2 * Math.max(size, NEARLY_FULL_BYTES));
         ftruncateSync(fd, size + bytes);
         if (isFree && this.#fill(fd, size)) return;
@@ -129,7 +129,7 @@ export class Ballast {
     }
   }
 
-  /** Gives back what the removal of records that are gone would have taken. */
+  /** Shortens the ballast by what the removal of deleted records would have needed. */
   shrink(bytes: number): void {
     try {
       this.#open((fd) => {
@@ -137,16 +137,16 @@ export class Ballast {
         if (size >= BASE_BYTES) ftruncateSync(fd, Math.max(BASE_BYTES, size - bytes));
       });
     } catch {
-      // Then it has more than it needs.
+      // The ballast stays larger than needed.
     }
   }
 
-  /** Whether it was made, and its length is known. */
+  /** Whether the ballast was created with a valid length. */
   get isCreated(): boolean {
     return (statSync(this.#space, {throwIfNoEntry: false})?.size ?? 0) >= BASE_BYTES;
   }
 
-  /** Whether all of it is set aside. */
+  /** Whether all its blocks and inodes are allocated. */
   get isFull(): boolean {
     const stat = statSync(this.#space, {throwIfNoEntry: false});
     return stat !== undefined && this.#isFull(stat);
@@ -156,7 +156,7 @@ export class Ballast {
     return size >= BASE_BYTES && blocks * STAT_BLOCK >= size && this.#inodeFiles().length >= INODES;
   }
 
-  /** Makes it for the records that are there, under the store's lock, with nothing left to apply. */
+  /** Creates the ballast for all existing records. The caller holds the lock and has applied everything. */
   create(): void {
     for (const directory of [this.#layout.cache, this.#directory]) makeDirectory(directory);
     const fd = openSync(this.#space, constants.O_RDWR | constants.O_CREAT, 0o600);
@@ -167,17 +167,17 @@ export class Ballast {
     }
   }
 
-  /** Sets aside what was given up, as far as there is room, under the store's lock. */
+  /** Allocates released space again, as far as the disk allows. The caller holds the lock. */
   refill(): void {
     this.#open((fd) => this.#fill(fd, 0));
   }
 
-  /** @param known where a hole may begin, if all before has its blocks @returns whether all of it is set aside */
+  /** @param known offset where a hole may begin @returns whether everything is allocated */
   #fill(fd: number, known: number): boolean {
     const {size, blocks} = fstatSync(fd);
     let at = blocks * STAT_BLOCK >= size ? size : blocks * STAT_BLOCK >= known ? known : 0;
     try {
-      // Not zeros: some filesystems would keep none of them.
+      // Not zeros: some filesystems would store none.
       while (at < size) at += writeSync(fd, randomBytes(Math.min(STEP_BYTES, size - at)), 0, undefined, at);
       const there = new Set(this.#inodeFiles());
       for (let i = 0; there.size < INODES; i++) {
@@ -196,7 +196,7 @@ export class Ballast {
     return readdirSync(this.#directory).filter((name) => name !== 'space');
   }
 
-  /** Runs `fn` on the file; `undefined` where there is none. */
+  /** Runs `fn` on the file; `undefined` when it is missing. */
   #open<T>(fn: (fd: number) => T): T | undefined {
     let fd: number;
     try {
@@ -215,14 +215,14 @@ export class Ballast {
 
 function makeDirectory(path: string): void {
   try {
-    // Not recursively: a root that is gone is not made anew.
+    // Not recursively: a removed root must not be created again.
     mkdirSync(path, {mode: 0o700});
   } catch (err) {
     if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw err;
   }
 }
 
-/** Bytes that the removal of every record adds to the journal's record of it. */
+/** Bytes that removing every record adds to a journal record. */
 function removalBytesOfAll(root: string): number {
   let bytes = 0;
   const visit = (path: string): void => {

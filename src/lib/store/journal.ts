@@ -1,19 +1,19 @@
 /**
- * The metadata on disk: one small JSON file a record, changed through a redo journal.
+ * Metadata on disk: one small JSON file per record, changed through a redo journal.
  *
- * A transaction takes the lock, runs, and writes all its changes as one record `journal/<generation>`, linked into place
- * with a call that fails when that generation exists: the link is the commit. Then the changes are applied, each by
- * temporary file and rename. Whoever finds a committed record that is not applied yet reads through it, and the next
- * writer applies it first; so a kill at any instant loses nothing that was committed and shows nothing that was not.
+ * A transaction takes the lock, runs, and writes all its changes as one record `journal/<generation>`, which link(2) gives its name and
+ * which fails if that generation exists: the link is the commit. Then the changes are applied, each by temporary file and rename. A reader
+ * reads committed but unapplied records through the journal, and the next writer applies them first. So a kill at any instant loses no
+ * committed change and shows no uncommitted one.
  *
- * Two who both believe that they hold the lock cannot both commit: the second link fails. Applied records stay for a
- * while (`KEEP`, `KEEP_MS`), so that a writer who slept through many generations still collides.
+ * Two writers that both believe to hold the lock cannot both commit: the second link fails. Applied records are kept for a while (`KEEP`,
+ * `KEEP_MS`), so that a writer that slept through many generations still collides.
  *
- * A record of the journal also has what was there before. A view during which others commit is taken again with their
- * changes undone: it shows one moment, however long it takes, and waits for nobody.
+ * A journal record also holds the documents before the change. A view that is overtaken by commits runs again with their changes undone: it
+ * is consistent, however long it takes, and takes no lock.
  *
- * Applying does not sync the record files. The journal is durable, and after a power loss (another boot id) everything
- * since the last checkpoint is applied again. A checkpoint syncs the files that changed since the one before.
+ * Applying does not sync the record files. The journal is durable, and after a power loss (another boot ID) everything since the last
+ * checkpoint is applied again. A checkpoint syncs the files that changed since the previous one.
  */
 import {
   closeSync,
@@ -48,19 +48,19 @@ import {type Layout, recordPath} from './layout.ts';
 import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-backend.ts';
 import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument} from './record-files.ts';
 
-/** Generations between two checkpoints, and the number that stays readable behind the newest. */
+/** Generations between two checkpoints, and generations that are kept before the newest. */
 const KEEP = 64;
-/** Age below which no applied record is removed, in milliseconds. */
+/** Minimum age of a record that is removed, in milliseconds. */
 const KEEP_MS = 10 * 60_000;
-/** Bytes of records from which on the journal is checkpointed, and its old records removed before their time. */
+/** Size of the journal in bytes that triggers a checkpoint and early removal of old records. */
 const KEEP_BYTES = 2 << 20;
-/** Bytes of a record from which on the whole journal is measured: `KEEP` smaller ones are far from `KEEP_BYTES`. */
+/** Size of a record in bytes that triggers measuring the journal: `KEEP` smaller ones are far from `KEEP_BYTES`. */
 const LARGE_BYTES = 16 << 10;
-/** Other writers that a change gives way to. */
+/** Attempts of a transaction that other writers overtake. */
 const UPDATE_ATTEMPTS = 5;
-/** Views of which others remove, before they end, what undoes their changes. */
+/** Attempts of a view whose undo records are removed before it ends. */
 const VIEW_ATTEMPTS = 5;
-/** Attempts of a removal to have its lock on a full disk on which others take what it gives up. */
+/** Attempts of a removal to get the lock on a full disk where other processes take the released space. */
 const LOCK_ATTEMPTS = 3;
 
 type Documents = Readonly<Record<string, unknown>>;
@@ -68,9 +68,9 @@ type Documents = Readonly<Record<string, unknown>>;
 interface RedoRecord {
   readonly version: 1;
   readonly generation: number;
-  /** Path below the root → document, or null where it is removed. */
+  /** Path below the root → document, or null for a removal. */
   readonly writes: Documents;
-  /** The same paths → what was there before, or null where nothing was. */
+  /** The same paths → previous document, or null for none. */
   readonly before: Documents;
 }
 
@@ -79,9 +79,9 @@ interface Checkpoint {
   readonly bootId: string;
 }
 
-/** What is committed and not applied, the oldest first. */
+/** Committed records that are not applied, oldest first. */
 interface Pending {
-  /** Before the first of them. */
+  /** Generation before the first of them. */
   readonly applied: number;
   readonly records: readonly RedoRecord[];
 }
@@ -99,10 +99,10 @@ export class JournalBackend implements Backend {
   readonly #ballast: Ballast;
   readonly #checkpointFile: string;
   readonly #appliedFile: string;
-  /** Record files that were seen, and that never reached the disk. */
+  /** Paths of record files found empty because they never reached the disk. */
   readonly #lostFiles = new Set<string>();
 
-  /** @param options.lockTimeoutMs how long a change waits for another's, in milliseconds */
+  /** @param options.lockTimeoutMs how long a transaction waits for the lock, in milliseconds */
   constructor(layout: Layout, options: {readonly lockTimeoutMs: number; readonly housekeeping?: Housekeeping; readonly ballast?: Ballast}) {
     this.#layout = layout;
     this.#ballast = options.ballast ?? new Ballast(layout);
@@ -115,7 +115,7 @@ export class JournalBackend implements Backend {
   view<T>(fn: (reader: Reader) => T): T {
     for (let attempt = 1; ; attempt++) {
       const {reader, generation} = this.#openReader();
-      // Old records go first: where this one is still there, none after it has come and gone.
+      // Old records are removed first: if this one exists, none after it was removed.
       const hasNewerCommit = (): boolean =>
         existsSync(this.#file(generation + 1)) || (!existsSync(this.#file(generation)) && this.#appliedNow() > generation);
       try {
@@ -124,7 +124,7 @@ export class JournalBackend implements Backend {
       } catch (err) {
         if (!hasNewerCommit()) throw err;
       }
-      // It may have seen half of a change.
+      // It may have seen half of a transaction.
       const past = this.#asOf(generation, reader);
       try {
         const result = fn(past.reader);
@@ -132,7 +132,7 @@ export class JournalBackend implements Backend {
       } catch (err) {
         if (past.isWhole()) throw err;
       }
-      // We slept for so long that records which would undo those changes are gone.
+      // We slept so long that the records needed for undoing are gone.
       if (attempt === VIEW_ATTEMPTS)
         throw new ErrdefsError('aborted', `reading: overtaken by other writers ${VIEW_ATTEMPTS} times`, {hint: 'run it again'});
     }
@@ -140,7 +140,7 @@ export class JournalBackend implements Backend {
 
   async update<T>(purpose: string, fn: (writer: Writer) => T): Promise<T> {
     using _lock = await this.#lock(purpose);
-    // Another removal may have taken it back meanwhile.
+    // Another removal may have refilled it meanwhile.
     if (this.#ballast.isRemoving) this.#ballast.release();
     for (let attempt = 1; attempt <= UPDATE_ATTEMPTS; attempt++) {
       const pending = this.#catchUp();
@@ -168,7 +168,7 @@ export class JournalBackend implements Backend {
     }
   }
 
-  /** A holder that died with the lock may have left something half done. */
+  /** The previous holder died: it may have left garbage and temporary files. */
   #takeOver(lock: Lock): Lock {
     if (lock.inherited) {
       markNeedsFullGc(this.#layout);
@@ -190,7 +190,7 @@ export class JournalBackend implements Backend {
     const purpose = 'changes that a full disk left pending';
     using _lock = this.#takeOver(await acquireLock(this.#layout.lock('store'), {timeoutMs: this.#lockTimeoutMs, purpose}));
     const isCreated = this.#ballast.isCreated;
-    // Before what is pending takes the room: that is read, and removed, as it is.
+    // First, since pending records take space too and can wait: readers and removals use them through the journal.
     if (isCreated) this.#ballast.refill();
     if (this.#catchUp().records.length > 0 || isCreated) return;
     this.#ballast.create();
@@ -224,7 +224,7 @@ export class JournalBackend implements Backend {
       [this.#appliedFile, parseApplied],
     ] as const) {
       const stat = lstatSync(path, {throwIfNoEntry: false});
-      // Of an earlier boot nobody believes it, and a power loss may have torn it: it is written in place, and not synced.
+      // The file is not trusted after a reboot and may be torn: it is written in place, without a sync.
       const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
       if (stat !== undefined && !isVoid && parse(readOrUndefined(path)) === undefined) damages.set(path, 'is malformed');
     }
@@ -241,8 +241,8 @@ export class JournalBackend implements Backend {
   }
 
   /**
-   * A record of the journal that is lost leaves the others as they are: each document in them is whole. What the record files have
-   * then, they are, and are brought to the disk; nothing before is needed any more.
+   * Losing one record does not invalidate the others; each holds complete documents. The record files are synced as they are, with a
+   * checkpoint at the newest generation, so nothing before it is needed any more.
    */
   async repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
     using _lock = await this.#lock('repair of the journal');
@@ -276,7 +276,7 @@ export class JournalBackend implements Backend {
     }
   }
 
-  /** The record files, once everything up to `generation` is applied. */
+  /** Reads record files to which everything up to `generation` is applied. */
   #disk(generation: number): Reader {
     return {
       generation,
@@ -289,7 +289,7 @@ export class JournalBackend implements Backend {
     };
   }
 
-  /** What the journal has written since its checkpoint, and a power loss would bring back, and whose file is not there. */
+  /** Paths that the journal has written since its checkpoint and whose files are missing; a power loss would restore them. */
   #lost(): readonly string[] {
     const checkpoint = this.#readCheckpoint();
     const writes = merged(this.#recordsAfter(checkpoint.generation, this.#applied(checkpoint)));
@@ -298,13 +298,13 @@ export class JournalBackend implements Backend {
         return lstatSync(join(this.#layout.root, path), {throwIfNoEntry: false}) === undefined;
       } catch (err) {
         if ((err as NodeJS.ErrnoException).code !== 'ENOTDIR') throw fromErrno(err, path);
-        return false; // something else is in the place of its directory
+        return false; // the path leads through something that is not a directory
       }
     };
     return Object.keys(writes).filter((path) => writes[path] !== null && isMissing(path));
   }
 
-  /** Paths that the generations after `since` up to `until` changed; `undefined` when the journal does not reach back so far. */
+  /** Paths changed in the generations after `since` up to `until`; `undefined` when the journal does not reach back so far. */
   #changedPaths(since: number, until: number): ReadonlySet<string> | undefined {
     if (since > until) return undefined;
     const changed = new Set<string>();
@@ -320,7 +320,7 @@ export class JournalBackend implements Backend {
     return join(this.#layout.journal, recordName(generation));
   }
 
-  /** @returns `undefined` when there is no such generation yet, or no more @throws data_loss */
+  /** @returns `undefined` when the generation does not exist yet, or no longer @throws data_loss */
   #read(generation: number): RedoRecord | undefined {
     const file = this.#file(generation);
     let text: string | undefined;
@@ -337,9 +337,9 @@ export class JournalBackend implements Backend {
     return record as RedoRecord;
   }
 
-  /** The last generation whose changes are in the record files, as far as anybody wrote down. */
+  /** The newest generation known to be applied. */
   #applied(checkpoint: Checkpoint): number {
-    // What was applied in another boot may not have reached the disk.
+    // Files applied in an earlier boot may not have reached the disk.
     if (checkpoint.bootId !== bootId()) return checkpoint.generation;
     return Math.max(parseApplied(readOrUndefined(this.#appliedFile)) ?? 0, checkpoint.generation);
   }
@@ -354,7 +354,7 @@ export class JournalBackend implements Backend {
     }
   }
 
-  /** A checkpoint that is lost or damaged costs only time: everything that the journal still has is applied again. */
+  /** A lost or damaged checkpoint costs only time: the whole journal is applied again. */
   #readCheckpoint(): Checkpoint {
     const checkpoint = parseCheckpoint(readOrUndefined(this.#checkpointFile));
     if (checkpoint !== undefined) return checkpoint;
@@ -374,12 +374,12 @@ export class JournalBackend implements Backend {
     return this.#applied(this.#readCheckpoint());
   }
 
-  /** What a reader sees: the record files, and over them what is committed and not applied. */
+  /** Reader of the record files, with the committed but unapplied records over them. */
   #openReader(): {reader: Reader; generation: number} {
     const applied = this.#appliedNow();
     const records = this.#recordsAfter(applied);
     const generation = newestGeneration({applied, records});
-    // As in #apply: somebody may be told of it.
+    // Sync another writer's commit before acting on it, as in #apply.
     if (records.length > 0) {
       try {
         syncPath(this.#layout.journal);
@@ -397,7 +397,7 @@ export class JournalBackend implements Backend {
     return writeSet;
   }
 
-  /** The document at `path`, from the journal where its file never reached the disk. */
+  /** The document at `path`; from the journal if its file never reached the disk. */
   #document(path: string, generation: number): unknown {
     try {
       return readDocument(this.#layout.root, path);
@@ -410,7 +410,7 @@ export class JournalBackend implements Backend {
     }
   }
 
-  /** What was last written at `path` up to `generation`; `undefined` when it was removed, or is older than the journal. */
+  /** The document last written at `path` up to `generation`; `undefined` when it was removed or the journal does not reach back so far. */
   #writtenAt(path: string, generation: number): unknown {
     for (let g = generation, record = this.#read(g); record !== undefined; record = this.#read(--g))
       if (Object.hasOwn(record.writes, path)) return record.writes[path] ?? undefined;
@@ -418,12 +418,12 @@ export class JournalBackend implements Backend {
   }
 
   /**
-   * `reader` as it was at `generation`, with everything undone that was committed since, and while it is used. `isWhole` tells
-   * afterwards whether all of that was still there to be undone.
+   * `reader` as of `generation`: undoes later commits, also those during its use. `isWhole` tells afterwards whether all of them could be
+   * undone.
    */
   #asOf(generation: number, reader: Reader): {readonly reader: Reader; isWhole(): boolean} {
     let seen = generation;
-    // A change is committed before any of it is in a record file: whoever looks after reading misses none.
+    // A commit precedes its changes in record files, so looking after each read misses none.
     const undo = (): void => {
       for (let record = this.#read(seen + 1); record !== undefined; record = this.#read(seen + 1)) {
         for (const [path, document] of Object.entries(record.before)) {
@@ -461,24 +461,24 @@ export class JournalBackend implements Backend {
     return {reader: past, isWhole};
   }
 
-  /** Runs what is to follow a commit, each whatever becomes of the others. */
+  /** Runs the actions after a commit; a failure of one does not stop the others. */
   #runAfterCommit({actions}: WriteSet, isOvertaken: () => boolean): void {
     for (const action of actions)
       if (!this.#housekeeping.attempt(this.#layout.root, () => action(isOvertaken))) markNeedsFullGc(this.#layout);
   }
 
-  /** Removes what killed writers left half-written in these directories. */
+  /** Removes temporary files of killed processes. */
   #sweepTemporary(...directories: readonly string[]): void {
     for (const directory of new Set(directories)) this.#housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
-  /** Under the lock: applies what is committed, as far as there is room. @returns what is left */
+  /** Applies committed records as far as there is space. The caller holds the lock. @returns the remaining ones */
   #catchUp(): Pending {
     try {
       const checkpoint = this.#readCheckpoint();
       let applied = this.#applied(checkpoint);
       let records = this.#recordsAfter(applied);
-      // A removal needs what it has been given for its own record first.
+      // A removal needs the released space for its own record first.
       while (records.length > 0 && !this.#ballast.isReleased && this.#apply(records)) {
         applied += records.length;
         records = this.#recordsAfter(applied);
@@ -493,7 +493,7 @@ export class JournalBackend implements Backend {
     }
   }
 
-  /** Writes the record files that never reached the disk, and all others since the checkpoint that are not what they should be. */
+  /** Rewrites the record files that never reached the disk, and all others since the checkpoint that differ from the journal. */
   #rewriteLost(): void {
     const checkpoint = this.#readCheckpoint();
     const applied = this.#applied(checkpoint);
@@ -502,7 +502,7 @@ export class JournalBackend implements Backend {
     if (unlessFull(() => this.#write({...Object.fromEntries(torn), ...since}, true))) this.#lostFiles.clear();
   }
 
-  /** Every record after `generation`, up to `last`. */
+  /** The records after `generation`, up to `last`. */
   #recordsAfter(generation: number, last = Number.POSITIVE_INFINITY): readonly RedoRecord[] {
     const records: RedoRecord[] = [];
     for (let next = generation + 1; next <= last; next++) {
@@ -513,7 +513,7 @@ export class JournalBackend implements Backend {
     return records;
   }
 
-  /** Commits and applies. @returns false when the next generation was committed by another */
+  /** Commits and applies. @returns false when another writer committed the next generation */
   #commit(writeSet: WriteSet, pending: Pending): boolean {
     const generation = writeSet.generation + 1;
     const documents = (get: (path: string) => unknown): Documents =>
@@ -535,7 +535,7 @@ export class JournalBackend implements Backend {
         if (!createExclusive(this.#file(generation), text)) return false;
         checkpoint = this.#readCheckpoint();
         if (checkpoint.generation >= generation) {
-          // We slept for so long that the record we should have collided with is pruned.
+          // We slept so long that the record to collide with is pruned.
           unlinkIfPresent(this.#file(generation));
           return false;
         }
@@ -552,7 +552,7 @@ export class JournalBackend implements Backend {
     try {
       const left = [...pending.records, record];
       if (pending.records.length > 0 ? this.#ballast.isReleased || !this.#apply(left) : !this.#apply(left, true)) return true;
-      // A faster writer may have committed meanwhile: a late one never leaves older changes over newer ones.
+      // A faster writer may have committed meanwhile: apply its newer changes over ours.
       let applied = generation;
       for (let more = this.#recordsAfter(applied); more.length > 0; more = this.#recordsAfter(applied)) {
         if (!this.#apply(more)) return true;
@@ -561,7 +561,7 @@ export class JournalBackend implements Backend {
       if (applied - checkpoint.generation >= KEEP || (text.length >= LARGE_BYTES && this.#bytesAfter(checkpoint.generation) > KEEP_BYTES))
         this.#checkpoint(checkpoint, applied);
     } catch (err) {
-      // The change is made, and everybody sees it; what is left to do is done by the next writer.
+      // The change is committed and visible; the next writer applies it.
       if (!isErrdefs(fromErrno(err, 'apply'))) throw err;
     }
     return true;
@@ -582,16 +582,15 @@ export class JournalBackend implements Backend {
   }
 
   /**
-   * Applies records that follow each other, as one: of those that it cannot apply for want of room nobody takes notice, since they
-   * are read, and changed, through the journal.
+   * Applies consecutive records as one. Records that find no space stay readable and changeable through the journal.
    *
-   * @param isOwn they are this transaction's alone, and are on the disk
-   * @returns false when there is no room
+   * @param isOwn they are this transaction's only, and already synced
+   * @returns false when there is no space
    */
   #apply(records: readonly RedoRecord[], isOwn = false): boolean {
     const writes = merged(records);
     if (!isOwn) {
-      // Whoever linked one may have been killed before he synced the directory: from here on it is counted on, and so on the disk.
+      // Its writer may have been killed before it synced the directory. We rely on the commit from here on, so sync it.
       syncPath(this.#layout.journal);
       this.#sweepTemporary(...Object.keys(writes).map((path) => dirname(join(this.#layout.root, path))));
     }
@@ -601,7 +600,7 @@ export class JournalBackend implements Backend {
     });
   }
 
-  /** Writes documents to their files; first removes those that are to go, which makes room. @param compare leave those that are as they should be */
+  /** Writes documents to their files. Removals come first, since they free space. @param compare skip files that are already right */
   #write(writes: Documents, compare: boolean): void {
     const {root} = this.#layout;
     const each = (fn: (file: string, document: unknown) => void): void => {
@@ -623,26 +622,26 @@ export class JournalBackend implements Backend {
       if (document === null) return;
       const text = `${JSON.stringify(document)}\n`;
       if (compare && hasText(file, text)) return;
-      // Others may read the number of the format, and nothing else.
+      // Other users may read the format's number, and nothing else.
       writeAtomic(file, text, {sync: false, ...(file === this.#layout.version ? {mode: 0o644} : {})});
     });
   }
 
-  /** Syncs every record file that changed since `previous`, then forgets journal records that nobody needs, and what killed writers left. */
+  /** Syncs every record file that changed since `previous`, then removes old journal records and temporary files. */
   #checkpoint(previous: Checkpoint, generation: number): void {
     const {root, journal} = this.#layout;
     const writes = merged(this.#recordsAfter(previous.generation, generation));
-    // A disk that was lost and came back under this kernel may have lost some of them.
+    // A disk that was lost and came back under this kernel may have dropped some of them.
     this.#write(writes, true);
     const files = new Set(Object.keys(writes).map((path) => join(root, path)));
-    // A directory that came or went is an entry of the one above it. Who made the journal's own may have died before he had synced that.
+    // A new or removed directory is an entry of its parent. The journal directory's creator may have died before syncing the parent.
     const directories = new Set([journal, root]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
     for (const path of [...files, ...directories]) syncIfPresent(path);
     this.#sweepTemporary(...[...files, this.#checkpointFile].map((file) => dirname(file)));
     const checkpoint: Checkpoint = {generation, bootId: bootId()};
     writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
-    // A late writer whose generation is gone collides with the checkpoint: see #commit.
+    // A late writer whose generation is gone collides with the checkpoint; see #commit.
     const old = this.#generations().filter((g) => g <= generation);
     let bytes = old.reduce((sum, g) => sum + sizeOf(this.#file(g)), 0);
     for (const g of old.toSorted((x, y) => x - y)) {
@@ -656,19 +655,19 @@ export class JournalBackend implements Backend {
 }
 
 /**
- * Says that something may be here that no record names: somebody ended after a commit, and perhaps before its
- * `afterCommit`. The next collection then looks at everything. See gc.ts.
+ * Notes that unreferenced blobs or layers may exist: a process ended after a commit, perhaps before its `afterCommit`. The next collection
+ * then marks everything. See gc.ts.
  */
 export function markNeedsFullGc(layout: Layout): void {
   try {
     writeAtomic(layout.unswept, '', {sync: false});
   } catch (err) {
-    // Garbage is in nobody's way, and what is being said or done meanwhile counts for more. `prune` looks at everything anyhow.
+    // Garbage is harmless, and the caller's own error matters more. `prune` marks everything anyway.
     if (!isErrdefs(fromErrno(err, layout.unswept))) throw err;
   }
 }
 
-/** A damaged document can be replaced: then nothing was there before. Something else in its place cannot. */
+/** A damaged document counts as missing, since it can be replaced. A wrong file type cannot. */
 function unlessDamaged(get: () => unknown): unknown {
   try {
     return get();
@@ -678,12 +677,12 @@ function unlessDamaged(get: () => unknown): unknown {
   }
 }
 
-/** What records that follow each other leave written: of each path the last. */
+/** Merges consecutive records: the last document of each path. */
 function merged(records: readonly RedoRecord[]): Documents {
   return records.length === 1 ? records[0]!.writes : Object.assign({}, ...records.map(({writes}) => writes));
 }
 
-/** Runs `action`. @returns false when there is no room for it */
+/** Runs `action`. @returns false when the disk is full */
 function unlessFull(action: () => void): boolean {
   try {
     action();
@@ -704,7 +703,7 @@ function hasText(file: string, text: string): boolean {
   }
 }
 
-/** Whether a file has what a disk that was lost leaves of one that was not synced: nothing, or zeros. JSON has none. */
+/** Whether a file is what a lost disk leaves of an unsynced one: empty, or with zero bytes, which JSON never has. */
 function isUnwritten(file: string): boolean {
   try {
     const bytes = statSync(file).isFile() ? readFileSync(file) : undefined;
@@ -714,7 +713,7 @@ function isUnwritten(file: string): boolean {
   }
 }
 
-/** The file's text; `undefined` when there is none, or something else, or the disk does not give it back. */
+/** The file's text; `undefined` when it is missing or unreadable. */
 function readOrUndefined(path: string): string | undefined {
   try {
     return readIfPresent(path);
@@ -729,7 +728,7 @@ function parseCheckpoint(text: string | undefined): Checkpoint | undefined {
   return Number.isSafeInteger(checkpoint?.generation) && typeof checkpoint?.bootId === 'string' ? (checkpoint as Checkpoint) : undefined;
 }
 
-/** Of `applied`, written twice: two equal numbers are whole. */
+/** Parses `applied`, which holds the number twice: equal numbers are not torn. */
 function parseApplied(text: string | undefined): number | undefined {
   const applied = /^(\d{16}) \1\n$/.exec(text ?? '')?.[1];
   return applied === undefined ? undefined : Number(applied);
@@ -751,7 +750,7 @@ function parseJSON(text: string, file: string, hint: string): unknown {
   }
 }
 
-/** Everything in which records lie, files before their directories. */
+/** All record files and their directories, files first. */
 function recordFiles(root: string): readonly string[] {
   const found: string[] = [];
   const visit = (path: string): void => {
@@ -781,13 +780,13 @@ function syncIfPresent(path: string): void {
   }
 }
 
-/** Removes `directory` and those above it, as long as they are empty and below `root`. */
+/** Removes `directory` and its parents below `root` while they are empty. */
 function removeEmptyDirectories(directory: string, root: string): void {
   for (let path = directory; path.length > root.length; path = dirname(path)) {
     try {
       rmdirSync(path);
     } catch {
-      return; // it has entries, or is gone
+      return; // not empty, or gone
     }
   }
 }

@@ -18,7 +18,7 @@ import type {WritableRecordSet} from './transaction-types.ts';
 
 /** One kind of record. */
 export interface RecordType<T> {
-  /** What one is called in messages. */
+  /** Noun for messages. */
   readonly noun: string;
   readonly key: (record: T) => string;
   readonly parse: (value: unknown, what: string) => T;
@@ -46,15 +46,15 @@ export const SNAPSHOT: RecordType<SnapshotRecord> = {
   references: referencesOfSnapshot,
 };
 
-/** What happens around a change of a record. */
+/** Called around a change of a record. */
 export interface RecordHooks {
   beforePut(): void;
   changed(before: References | undefined, after: References | undefined): void;
-  /** What a record references cannot be read any more. */
+  /** The old record is unreadable, so its references are unknown. */
   invalidate(): void;
 }
 
-/** A record without its empty labels. What it is made of comes from callers whom no compiler has checked. */
+/** Removes empty labels and checks the others, which come from callers without type checks. */
 function withoutEmptyLabels<T extends {readonly labels: Labels}>(record: T, what: string): T {
   const labels = Object.entries(record.labels);
   const [bad] = labels.find(([, value]) => typeof value !== 'string') ?? [];
@@ -137,7 +137,7 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
     return present;
   }
 
-  /** A damaged record is there, and can be replaced or removed. */
+  /** A damaged record exists, and can be replaced or removed. */
   #isPresent(path: string): boolean {
     try {
       return this.#io.get(path) !== undefined;
@@ -159,7 +159,7 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
   }
 }
 
-/** Namespace records lie inside their namespace's directory, so that the directory is the whole of it and no name is reserved. */
+/** A namespace's record lies in the namespace's directory, which so holds the whole namespace and reserves no name. */
 export class Namespaces implements WritableRecordSet<NamespaceRecord> {
   readonly #io: Reader & Partial<Writer>;
   readonly #refs: RefCounts;
@@ -192,7 +192,7 @@ export class Namespaces implements WritableRecordSet<NamespaceRecord> {
   list(): readonly NamespaceRecord[] {
     return this.#io.directories(recordPath.namespaces).flatMap((name) => {
       const record = this.find(name);
-      // Whoever lists takes the others for nobody's: what is in it would be collected.
+      // A caller would take the namespace for empty and collect its content.
       if (record === undefined && this.#hasRecords(name))
         throw new ErrdefsError('data_loss', `namespace ${JSON.stringify(name)} has no ${this.#io.locate(recordPath.namespace(name))}`, {
           hint: REPAIR_HINT,

@@ -4,11 +4,12 @@
  */
 import {type Dirent, existsSync, mkdirSync, readdirSync, symlinkSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {fromErrno, isErrdefs} from '../errdefs.ts';
+import {fromErrno} from '../errdefs.ts';
 import {sweepTemporary} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {Ballast} from './ballast.ts';
+import {syncBlobNames} from './blob-names.ts';
 import {BlobStore} from './blob-store.ts';
 import {Housekeeping, type OnWarning} from './housekeeping.ts';
 import {JournalBackend, markNeedsFullGc} from './journal.ts';
@@ -24,11 +25,11 @@ import type {StoreTransaction, StoreView} from './transaction-types.ts';
 
 export interface StoreOptions {
   readonly root: string;
-  /** How long a change waits for another's, in milliseconds. */
+  /** How long a transaction waits for the lock, in milliseconds. */
   readonly lockTimeoutMs: number;
-  /** From the first format to today's; those of this berth unless given. */
+  /** Migrations from format 1 to the current one; default: this berth's. */
   readonly migrations?: readonly Migration[];
-  /** Is told what clean-up could not remove; see housekeeping.ts. */
+  /** Receives warnings of failed cleanup; see housekeeping.ts. */
   readonly onWarning?: OnWarning;
 }
 
@@ -42,7 +43,7 @@ export class Store {
   readonly #formats: Formats;
   readonly #directory: StateDirectory;
 
-  /** Opens a state directory; touches nothing until the first call. A missing one reads as empty and is made by the first change. */
+  /** Touches nothing until the first call. A missing state directory reads as empty and is created by the first change. */
   constructor(options: StoreOptions, backend?: Backend) {
     this.layout = createLayout(options.root);
     this.housekeeping = new Housekeeping(options.onWarning);
@@ -55,7 +56,7 @@ export class Store {
     this.#directory = new StateDirectory(this.layout, this.#formats);
   }
 
-  /** Reads as of one moment, without waiting for anybody. @throws failed_precondition the state directory is of another version */
+  /** A consistent read without a lock. @throws failed_precondition the state directory has an unknown format */
   view<T>(fn: (tx: StoreView) => T): T {
     return this.#view((reader) => fn(new Transaction(reader)));
   }
@@ -66,10 +67,10 @@ export class Store {
   }
 
   /**
-   * Runs `fn` alone, and makes all its changes visible at once, durably, or none of them. `fn` is synchronous, and may
-   * run again when another writer was faster.
+   * Runs `fn` under the lock and commits all its changes durably at once, or none. `fn` is synchronous and may run again when another
+   * writer was faster.
    *
-   * @param purpose what for, in a few words without secrets; shown to those who wait
+   * @param purpose in a few words without secrets; shown to processes that wait for the lock
    */
   async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
     this.ensureCreated();
@@ -84,7 +85,7 @@ export class Store {
     return result;
   }
 
-  /** What a transaction leaves that nothing keeps is noted for the next collection. */
+  /** Notes garbage that the transaction leaves, for the next collection. */
   #leaveGarbage(tx: Transaction): void {
     tx.refs.deferCollection(Date.now());
     const isHere = (key: SharedKey): boolean => {
@@ -94,7 +95,10 @@ export class Store {
     if (tx.refs.uncollected.some(isHere)) tx.afterCommit(() => this.markNeedsFullGc());
   }
 
-  /** The record that was last written at `path` (of a survey), as far as the journal still has it; `undefined` when it was removed. */
+  /**
+   * The document last written at `path` (of a survey) according to the journal; `undefined` when it was removed or the journal does not
+   * know.
+   */
   lastWritten(path: string): unknown {
     this.#directory.check();
     return this.#backend.lastWritten(path);
@@ -116,46 +120,30 @@ export class Store {
     if (this.#directory.check() === 'usable') await this.#backend.applyPending();
   }
 
-  /** What is wrong with the journal itself. */
+  /** Damage of the journal itself. */
   journalDamage(): readonly Damage[] {
     return this.#directory.check() === 'usable' ? this.#backend.findDamage() : [];
   }
 
-  /** Takes the journal's faults out of the way. @returns what was done about each, by path */
+  /** Repairs the journal. @returns the action for each damaged path */
   repairJournal(): Promise<ReadonlyMap<string, string>> {
     this.#directory.check();
     return this.#backend.repair((path) => quarantine(this.layout, path));
   }
 
-  /** Runs `fn` as `update` would, on what is there now, and forgets its changes: to tell what they would be. */
+  /** Runs `fn` on the current state and discards its changes. */
   dryRun<T>(fn: (tx: StoreTransaction) => T): T {
     return this.#view((reader) => fn(new Transaction(new WriteSet(reader))));
   }
 
-  /**
-   * For who is about to name blobs in a record that others have made: their names are on the disk on return. What a record
-   * names already is known to be there; what none names somebody may have renamed into place a moment ago, and died.
-   */
+  /** See `syncBlobNames` of blob-names.ts. */
   syncBlobNames(digests: readonly Digest[]): void {
-    const unsure = digests.filter((digest) => !this.blobs.isNameSynced(digest));
-    if (unsure.length === 0) return;
-    try {
-      const areNamed =
-        !unsure.some((digest) => this.blobs.isUnsynced(digest)) &&
-        this.view((tx) => {
-          const namespaces = tx.namespaces.list().map(({name}) => tx.namespace(name));
-          return unsure.every((digest) => namespaces.some(({content}) => content.find(digest) !== undefined));
-        });
-      if (areNamed) return;
-    } catch (err) {
-      if (!isErrdefs(err)) throw err; // where a record cannot be read nobody knows
-    }
-    this.blobs.syncNames(unsure.filter((digest) => this.blobs.size(digest) !== undefined));
+    syncBlobNames(this.blobs, digests, (fn) => this.view(fn));
   }
 
   /**
-   * A store for work in `directory`, with this one's blobs, and with layers of its own besides those that it borrows: what
-   * is unpacked in it is seen by nobody else.
+   * Creates a private store in `directory` that shares this one's blobs and borrows some of its layers. Others do not see what is unpacked
+   * in it.
    */
   createScratch(directory: string, borrowed: readonly string[]): Store {
     const store = new Store({root: directory, lockTimeoutMs: Number.POSITIVE_INFINITY});
@@ -169,7 +157,7 @@ export class Store {
     return store;
   }
 
-  /** Whether anything was ever written. @throws failed_precondition | data_loss as `view` */
+  /** Whether the state directory exists. @throws failed_precondition | data_loss as `view` */
   exists(): boolean {
     return this.#directory.check() === 'usable';
   }
@@ -189,7 +177,7 @@ export class Store {
     markNeedsFullGc(this.layout);
   }
 
-  /** Removes what killed writers left half-written beside records, in the journal and in the cache. */
+  /** Removes temporary files of killed processes beside records, in the journal and in the cache. */
   sweepHalfWritten(): void {
     const {root, journal, cache} = this.layout;
     const directories = [recordPath.namespaces, recordPath.sharedRefs].flatMap((top) => directoriesBelow(join(root, top)));
@@ -197,19 +185,19 @@ export class Store {
       this.housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
-  /** Removes locks of processes that were killed. */
+  /** Removes locks of killed processes. */
   sweepLocks(): void {
     sweepLocks(this.layout.locks);
   }
 }
 
-/** A directory and all below it; none where there is none. */
+/** A directory and all below it; empty when it is missing. */
 function directoriesBelow(top: string): readonly string[] {
   let entries: readonly Dirent[];
   try {
     entries = readdirSync(top, {withFileTypes: true});
   } catch {
-    return []; // what is wrong with it, those say who need it
+    return []; // reported by whoever needs it
   }
   return [top, ...entries.flatMap((entry) => (entry.isDirectory() ? directoriesBelow(join(top, entry.name)) : []))];
 }

@@ -1,40 +1,40 @@
-/** What a view and a transaction of the store offer: sets of records by namespace and kind. */
+/** Interfaces of views and transactions: sets of records by namespace and kind. */
 import type {AfterCommit} from './metadata-backend.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import type {RefCounts} from './refcounts.ts';
 import type {RecordSurvey} from './survey-records.ts';
 
-/** One kind of record, read. */
+/** The records of one kind. */
 export interface RecordSet<T> {
   /** The record, or `undefined`. @throws data_loss its file is damaged */
   find(key: string): T | undefined;
   /** @throws not_found */
   get(key: string): T;
-  /** The record in a file of the collection's directory, or `undefined`: for those who know which files changed. */
+  /** The record in a file of the set's directory, for callers that know which files changed. */
   at(file: string): T | undefined;
-  /** All of them, sorted by key. */
+  /** All records, sorted by key. */
   list(): readonly T[];
-  /** Names of their files: for those who only ask which there are. */
+  /** File names, for callers that need no contents. */
   files(): readonly string[];
   isEmpty(): boolean;
 }
 
-/** One kind of record, to be changed. */
+/** The records of one kind, to be changed. */
 export interface WritableRecordSet<T> extends RecordSet<T> {
-  /** @returns the record as it is references: without labels that are empty, as in containerd @throws invalid_argument a label is no string */
+  /** @returns the record as stored: without empty labels, as in containerd @throws invalid_argument a label is not a string */
   put(record: T): T;
-  /** @returns whether it was there */
+  /** @returns whether the record existed */
   delete(key: string): boolean;
 }
 
-/** One namespace's records. `C` is `RecordSet` in a view and `WritableRecordSet` in an update. */
+/** The records of one namespace. */
 interface NamespaceOf<Images, Containers, Content, Leases, Snapshots> {
   readonly name: string;
   readonly images: Images;
   readonly containers: Containers;
   readonly content: Content;
   readonly leases: Leases;
-  /** Names of snapshotters that have records here, sorted. */
+  /** Snapshotters with records in this namespace, sorted. */
   snapshotters(): readonly string[];
   snapshots(snapshotter: string): Snapshots;
 }
@@ -56,25 +56,25 @@ export type NamespaceTransaction = NamespaceOf<
 >;
 
 export interface StoreView {
-  /** See `Reader`. */
+  /** Newest transaction that this view sees; see `Reader`. */
   readonly generation: number;
   changesSince(generation: number): ReadonlySet<string> | undefined;
   readonly namespaces: RecordSet<NamespaceRecord>;
   namespace(name: string): NamespaceView;
-  /** All records, as far as they can be read. See `surveyRecords`. */
+  /** All readable records; see `surveyRecords`. */
   survey(asStored?: boolean): RecordSurvey;
 }
 
 export interface StoreTransaction extends Pick<StoreView, 'generation' | 'changesSince' | 'survey'> {
   readonly namespaces: WritableRecordSet<NamespaceRecord>;
-  /** A namespace appears when something is first written in it. */
+  /** A namespace is created by the first record in it. */
   namespace(name: string): NamespaceTransaction;
   /** See `Writer.afterCommit`. */
   afterCommit(action: AfterCommit): void;
-  /** Who keeps whom, with this transaction's changes. */
+  /** Reference counts with this transaction's changes. */
   readonly refs: RefCounts;
-  /** Counts anew who keeps whom. */
+  /** Rebuilds all reference counts. */
   rebuildRefs(): void;
-  /** Puts a document in the place of a record (by a path of a survey) that cannot be read, or that is missing; `undefined` puts none there. Counts are to be rebuilt. */
+  /** Replaces an unreadable or missing record, by its path in a survey; `undefined` removes it. The counts must be rebuilt afterwards. */
   replace(path: string, document: unknown): void;
 }

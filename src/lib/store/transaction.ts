@@ -17,7 +17,7 @@ import {
 import {type RecordSurvey, surveyRecords} from './survey-records.ts';
 import type {NamespaceTransaction, NamespaceView, RecordSet, StoreTransaction, WritableRecordSet} from './transaction-types.ts';
 
-/** The records of all namespaces over a backend's reader or writer. */
+/** The records of all namespaces over a reader or writer of the metadata. */
 export class Transaction implements StoreTransaction {
   readonly #io: Reader & Partial<Writer>;
   readonly namespaces: WritableRecordSet<NamespaceRecord>;
@@ -100,7 +100,7 @@ export class Transaction implements StoreTransaction {
   }
 }
 
-/** What each record of a namespace keeps. */
+/** References of all records of a namespace. */
 function allReferences(ns: NamespaceView): readonly References[] {
   return [
     ...ns.images.list().map(referencesOfImage),
