@@ -54,7 +54,7 @@ describeOnEngines('documents', (engine) => {
     assert.match(error.message, /more than the 4194304 B/);
   });
 
-  it('a config is not larger than 8 MiB, whether it says so or not', async (t) => {
+  it('a config is not larger than 8 MiB, even with a smaller declared size', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const bytes = Buffer.alloc(MAX_CONFIG_BYTES + 1, ' ');
@@ -82,7 +82,7 @@ describeOnEngines('documents', (engine) => {
     limited(await attack.refused(index, 'invalid_argument'), /manifests has 1001 entries/);
   });
 
-  it('indexes are not nested deeper than four, and those that are, are looked at by every command', async (t) => {
+  it('indexes are not nested deeper than four, and every command handles wide ones', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const image = attack.publish([[file('f', 'x')]]);
@@ -148,7 +148,7 @@ describeOnEngines('layers', (engine) => {
       [file('f', '', 0o644, {pax: Object.fromEntries(Array.from({length: MAX_PAX_RECORDS + 1}, (_, i) => [`k${i}`, 'v']))})],
       /more than 1000 records/,
     ],
-    'an entry has no more than 16 headers in front of it': [
+    'an entry has no more than 16 extended headers': [
       [...Array.from({length: MAX_EXTENDED_HEADERS + 1}, () => header('x', paxRecords({comment: 'x'}))), file('f')],
       /more than 16 extended headers/,
     ],
@@ -164,7 +164,7 @@ describeOnEngines('layers', (engine) => {
       }
     });
 
-  it('what is just within the limits is taken', async (t) => {
+  it('values at the limits are accepted', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const ref = attack.publish([
@@ -180,7 +180,7 @@ describeOnEngines('layers', (engine) => {
     for (const snapshotter of SNAPSHOTTERS) await attack.harmless(ref, {snapshotter});
   });
 
-  it('directories that a layer needs and does not carry are not made without end', async (t) => {
+  it('implicit parents are limited', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const entries = Array.from({length: 500}, (_, i) => encode(dir(`${i}/${'x'.repeat(14)}${`/${'y'.repeat(14)}`.repeat(250)}`)));
@@ -191,7 +191,7 @@ describeOnEngines('layers', (engine) => {
     await attack.harmless(many(20), {snapshotter: 'erofs'});
   });
 
-  it('sparse files claim no more than a tebibyte', async (t) => {
+  it('sparse files are not larger than a tebibyte', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const sparse = (name: string, size: number) =>
@@ -216,7 +216,7 @@ describeOnEngines('the disk', (engine) => {
     ['zstd', zstdCompressSync],
   ] as const)
     for (const snapshotter of SNAPSHOTTERS)
-      it(`is not filled by a ${name} bomb, and has its space back, with ${snapshotter}`, async (t) => {
+      it(`is not filled by a ${name} bomb, and gets its space back, with ${snapshotter}`, async (t) => {
         if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'mount')) return;
         const attack = await setUpAttack(t, engine);
         if (attack === undefined) return;
@@ -241,7 +241,7 @@ describeOnEngines('the disk', (engine) => {
         );
       });
 
-  it('has room for a download, or nothing is asked for', async (t) => {
+  it('has space for a download, or no request is sent', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const {bavail, bsize} = statfsSync(attack.root);

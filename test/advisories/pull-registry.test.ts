@@ -85,7 +85,7 @@ describeOnEngines('credentials stay with their registry', (engine) => {
     learntNothing(attack.attacker);
   });
 
-  it('CVE-2019-10214: HTTPS fails, and plain HTTP would be answered', async (t) => {
+  it('CVE-2019-10214: HTTPS fails, and plain HTTP would work', async (t) => {
     const attack = await open(t, engine);
     if (attack === undefined) return;
     const ref = attack.publish([[file('f')]]).replace('127.0.0.1', '0.0.0.0');
@@ -93,7 +93,7 @@ describeOnEngines('credentials stay with their registry', (engine) => {
     assert.deepEqual(attack.registry.requests, []);
   });
 
-  it('CVE-2026-48978: the token server is in plain HTTP, the registry is not', async (t) => {
+  it('CVE-2026-48978: the token server of an HTTPS registry has plain HTTP', async (t) => {
     const attack = await open(t, engine, {...BASIC, tls: selfSigned('127.0.0.1')});
     if (attack === undefined) return;
     const {attacker, registry} = attack;
@@ -112,7 +112,7 @@ describeOnEngines('credentials stay with their registry', (engine) => {
       assert.ok(performance.now() - started < 15_000, 'nobody was asked');
     });
 
-  it('CVE-2026-50151: a server that has the password in hand redirects elsewhere', async (t) => {
+  it('CVE-2026-50151: a token server redirects the password elsewhere', async (t) => {
     const attack = await open(t, engine, {auth: {kind: 'token', login}});
     if (attack === undefined) return;
     attack.registry.fault({path: /^\/token/, redirect: `${attack.attacker.url}/token`, status: 308});
@@ -122,7 +122,7 @@ describeOnEngines('credentials stay with their registry', (engine) => {
   });
 });
 
-describeOnEngines('nothing is taken for what it is not', (engine) => {
+describeOnEngines('ambiguous and malformed documents are rejected', (engine) => {
   const refusals = async (
     t: TestContext,
     document: (attack: AttackSetup) => Buffer | object,
@@ -142,7 +142,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
     it(`CVE-2021-41190: both an index and a manifest, as ${mediaType}`, (t) =>
       refusals(t, (attack) => ({...manifest(attack), mediaType: undefined, manifests: []}), mediaType, ['invalid_argument']));
 
-  it('CVE-2021-41190: a document that says another type than the answer', (t) =>
+  it('CVE-2021-41190: the media type of a document differs from the Content-Type', (t) =>
     refusals(t, () => ({schemaVersion: 2, mediaType: OCI_INDEX, manifests: []}), OCI_MANIFEST, ['invalid_argument']));
 
   for (const digest of [
@@ -184,7 +184,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
     it(`CVE-2021-21285: ${name} for a manifest`, (t) =>
       refusals(t, () => Buffer.from(bytes as string), OCI_MANIFEST, ['invalid_argument', 'failed_precondition']));
 
-  it('CVE-2023-25153: a manifest without end', async (t) => {
+  it('CVE-2023-25153: an endless manifest', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     attack.registry.fault({method: 'HEAD', status: 405});
@@ -215,7 +215,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
       assert.doesNotMatch(error.hint ?? '', /remove the file/);
     });
 
-  it('an index that calls what it has chosen something else for another platform breaks no listing', async (t) => {
+  it('an index with contradicting descriptors of one digest breaks no listing', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const chosen = attack.registry.addManifest('image', manifest(attack), OCI_MANIFEST);
@@ -246,7 +246,7 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
       .catch(() => attack.refused(ref, 'invalid_argument', {flags: ['--platform', 'plan9/mips']}));
   });
 
-  it("a registry's words do not reach the terminal as they are", async (t) => {
+  it("a registry's messages are escaped for the terminal", async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     const evil = '\u001b]0;owned\u0007\u001b[2J\u009b31m\r\nctr: all is well';
@@ -258,9 +258,9 @@ describeOnEngines('nothing is taken for what it is not', (engine) => {
   });
 });
 
-describeOnEngines('what cannot be verified is not passed', (engine) => {
+describeOnEngines('unverifiable content is rejected', (engine) => {
   for (const status of [429, 503])
-    it(`GHSA-2v5f: ${status} to the question that would tell`, async (t) => {
+    it(`GHSA-2v5f: ${status} to the request that verifies`, async (t) => {
       const attack = await setUpAttack(t, engine);
       if (attack === undefined) return;
       attack.registry.fault({method: 'HEAD', headers: {'docker-content-digest': null}});
@@ -268,7 +268,7 @@ describeOnEngines('what cannot be verified is not passed', (engine) => {
       await attack.refused(attack.publish([[file('f')]]), status === 429 ? 'resource_exhausted' : 'unavailable');
     });
 
-  it('kitops#290: a layer that ends early is not taken for whole', async (t) => {
+  it('kitops#290: a truncated layer is rejected', async (t) => {
     const attack = await setUpAttack(t, engine);
     if (attack === undefined) return;
     attack.registry.fault({path: /blobs/, chunked: true, ignoreRange: true, body: (right) => right.subarray(0, right.length - 1)});

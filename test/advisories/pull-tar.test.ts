@@ -52,11 +52,11 @@ const CASES: readonly Case[] = [
     layers: (outside) => [[symlink(outside, 'etc')], THROUGH],
   },
   {
-    name: 'symlink ancestor: by many steps up',
+    name: 'symlink ancestor: a parent is a link with many ".."',
     layers: (outside) => [[dir('a'), symlink(`${'../'.repeat(40)}${outside}`, 'a/etc'), symlink('a/etc', 'etc')], THROUGH],
   },
   {
-    name: 'symlink ancestor: a hard link to what is behind it',
+    name: 'symlink ancestor: a hard link to a file behind it',
     layers: (outside) => [[symlink(outside, 'etc')], [link('etc/canary', 'stolen')]],
     code: 'invalid_argument',
   },
@@ -75,19 +75,19 @@ const CASES: readonly Case[] = [
     code: 'invalid_argument',
   },
   {
-    name: 'CVE-2026-23745: a symbolic link with an absolute path, and what comes in its place',
+    name: 'CVE-2026-23745: a symbolic link with an absolute path, and its replacement',
     layers: (outside) => [
       [symlink(join(outside, 'canary'), 'l'), file('l', 'written')],
       [symlink(join(outside, 'canary'), 'm'), link('m', 'n')],
     ],
   },
   {
-    name: 'CVE-2026-50163: a hard link with a path from where the command stands',
+    name: 'CVE-2026-50163: a hard link relative to the working directory',
     layers: () => [[link('canary', 'stolen')]],
     code: 'invalid_argument',
   },
   {
-    name: 'CVE-2026-50163: the same, by steps up',
+    name: 'CVE-2026-50163: a hard link relative to the working directory, with ".."',
     layers: () => [[link('../outside/canary', 'stolen')]],
     code: 'invalid_argument',
   },
@@ -99,7 +99,7 @@ const CASES: readonly Case[] = [
     ],
   },
   {
-    name: 'CVE-2025-47290: a directory becomes a link after it was listed for the end',
+    name: 'CVE-2025-47290: a directory becomes a link before its deferred attributes are set',
     layers: (outside) => [
       [
         dir('a', 0o777, {uid: 5, pax: {mtime: '5.123456789'}, xattrs: {'user.x': '1'}}),
@@ -116,24 +116,24 @@ const CASES: readonly Case[] = [
     ],
   },
   {
-    name: 'CVE-2021-20291: a gzip layer that is cut short',
+    name: 'CVE-2021-20291: a truncated gzip layer',
     layers: () => [ARCHIVE],
     compress: (bytes) => cut(gzipSync(bytes)),
     code: 'data_loss',
   },
   {
-    name: 'CVE-2021-20291: a zstd layer that is cut short',
+    name: 'CVE-2021-20291: a truncated zstd layer',
     layers: () => [ARCHIVE],
     compress: (bytes) => cut(zstdCompressSync(bytes)),
     code: 'data_loss',
   },
   {
-    name: 'CVE-2021-20291: an xz layer that is cut short',
+    name: 'CVE-2021-20291: a truncated xz layer',
     layers: () => [ARCHIVE],
     compress: () => Buffer.from('fd377a585a000004e6d6b4460200210116000000742fe5a3', 'hex'),
     code: 'failed_precondition',
   },
-  {name: 'CVE-2021-20291: a tar that is cut short', layers: () => [cut(ARCHIVE)], code: 'data_loss'},
+  {name: 'CVE-2021-20291: a truncated tar', layers: () => [cut(ARCHIVE)], code: 'data_loss'},
   {
     name: 'bytes after the last gzip member',
     layers: () => [ARCHIVE],
@@ -145,7 +145,7 @@ const CASES: readonly Case[] = [
     layers: () => [ARCHIVE],
     compress: (bytes) => Buffer.concat([gzipSync(bytes.subarray(0, 1000)), gzipSync(bytes.subarray(1000))]),
   },
-  {name: 'a layer of another diff ID', layers: () => [ARCHIVE], diffIDs: [`sha256:${'0'.repeat(64)}`], code: 'failed_precondition'},
+  {name: 'a layer with another diff ID', layers: () => [ARCHIVE], diffIDs: [`sha256:${'0'.repeat(64)}`], code: 'failed_precondition'},
   {name: 'a whiteout of the empty name', layers: () => [[dir('d'), file('d/.wh.', '')]], code: 'invalid_argument'},
   {name: 'a whiteout of ".."', layers: () => [[dir('d'), file('d/.wh...', '')]], code: 'invalid_argument'},
   {
@@ -156,7 +156,7 @@ const CASES: readonly Case[] = [
     ],
   },
   {
-    name: 'entries that come again, as something else',
+    name: 'repeated entries of another type',
     layers: () => [[file('a', '1'), dir('a'), file('a/b'), symlink('x', 'a'), fifo('a'), file('a', '2')]],
   },
   {name: 'a negative size', layers: () => [[file('f', '', 0o644, {size: -1})]], code: 'invalid_argument'},
@@ -172,7 +172,7 @@ const CASES: readonly Case[] = [
     layers: () => [[char('null', 1, 3), char('zero', 0, 0), char('big', 4095, 1048575)]],
   },
   {
-    name: 'names with newlines, control characters and bytes that are no UTF-8',
+    name: 'names with newlines, control characters and invalid UTF-8',
     layers: () => [['\xff', '\xfe', 'new\nline', '\x1b[31m', '\x7f', '-rf', '--', '*'].map((name) => file(name, name))],
   },
   {

@@ -27,7 +27,7 @@ async function open(t: TestContext) {
   return {registry, image, remote, ref, fetcher, read};
 }
 
-describe('an ambiguous document is refused', () => {
+describe('an ambiguous document is rejected', () => {
   const entry = {mediaType: OCI_MANIFEST, digest: digestOf(Buffer.from('x')), size: 1};
   const both = {schemaVersion: 2, config: {...entry, mediaType: OCI_CONFIG}, layers: [], manifests: [entry]};
   for (const mediaType of [OCI_INDEX, OCI_MANIFEST, 'application/json', ''])
@@ -36,19 +36,19 @@ describe('an ambiguous document is refused', () => {
       registry.addManifest(ref.path, both, mediaType, ref.tag);
       await assert.rejects(read(), isErrdefs);
     });
-  it('CVE-2021-41190: a document that says another type than the answer', async (t) => {
+  it('CVE-2021-41190: the media type of a document differs from the Content-Type', async (t) => {
     const {registry, ref, read} = await open(t);
     registry.addManifest(ref.path, {schemaVersion: 2, mediaType: OCI_INDEX, manifests: []}, OCI_MANIFEST, ref.tag);
     await assert.rejects(read(), isErrdefs);
   });
-  it("CVE-2021-41190: an answer of another type than the index's descriptor says", async (t) => {
+  it("CVE-2021-41190: the Content-Type differs from the index's descriptor", async (t) => {
     const {registry, image, fetcher} = await open(t);
     registry.fault({headers: {'content-type': OCI_INDEX}});
     await assert.rejects(fetcher.bytes(image.manifest, {limit: MAX_MANIFEST_BYTES}), is('failed_precondition'));
   });
 });
 
-describe('a digest is a digest before anything is made of it', () => {
+describe('a digest is validated before use', () => {
   for (const digest of [
     'sha256:../../../../etc/passwd',
     'sha256:abc',
@@ -72,7 +72,7 @@ describe('a digest is a digest before anything is made of it', () => {
       await assert.rejects(read(), is('invalid_argument'));
     });
   }
-  it('CVE-2024-3727: a Location with another digest changes nothing about what is verified', async (t) => {
+  it('CVE-2024-3727: a Location with another digest does not change the expected digest', async (t) => {
     const {registry, image, ref, remote} = await open(t);
     const other = registry.addManifest(ref.path, {schemaVersion: 2, config: image.config, layers: []}, OCI_MANIFEST);
     registry.fault({path: new RegExp(image.manifest.digest), redirect: `/v2/team/app/manifests/${other.digest}`});
@@ -80,7 +80,7 @@ describe('a digest is a digest before anything is made of it', () => {
   });
 });
 
-describe('a malformed answer is an error with a class', () => {
+describe('a malformed response is an error with a class', () => {
   const deep = (open: string, close: string): string => open.repeat(50_000) + close.repeat(50_000);
   for (const [title, text] of [
     ['nothing', ''],
@@ -105,21 +105,21 @@ describe('a malformed answer is an error with a class', () => {
       });
 });
 
-describe('a size is no order to allocate', () => {
-  it('CVE-2023-25153: a manifest without end', async (t) => {
+describe('a declared size allocates no memory', () => {
+  it('CVE-2023-25153: an endless manifest', async (t) => {
     const {registry, read} = await open(t);
     registry.fault({method: 'HEAD', status: 405});
     registry.fault({method: 'GET', chunked: true, body: () => Buffer.alloc(256 << 20, ' '), trickle: {bytes: 1 << 20, everyMs: 2}});
     await assert.rejects(read(), is('failed_precondition'));
     assert.ok(registry.bytesSent() < 32 << 20);
   });
-  it('CVE-2023-25153: a manifest that hides its size behind a small one', async (t) => {
+  it('CVE-2023-25153: a large manifest with a small declared size', async (t) => {
     const {registry, image, fetcher} = await open(t);
     registry.fault({method: 'GET', chunked: true, body: () => Buffer.alloc(256 << 20, ' '), trickle: {bytes: 1 << 20, everyMs: 2}});
     await assert.rejects(fetcher.bytes(image.manifest, {limit: MAX_MANIFEST_BYTES}), is('failed_precondition'));
     assert.ok(registry.bytesSent() < 32 << 20);
   });
-  it('GHSA-f36w: a descriptor of a terabyte', async (t) => {
+  it('GHSA-f36w: a descriptor with a size of a terabyte', async (t) => {
     const {registry, image, fetcher} = await open(t);
     const desc = {...image.config, size: 2 ** 40};
     await assert.rejects(fetcher.bytes(desc, {limit: MAX_MANIFEST_BYTES}), is('failed_precondition'));
@@ -132,9 +132,9 @@ describe('a size is no order to allocate', () => {
   });
 });
 
-describe('what cannot be verified is not passed', () => {
+describe('unverifiable content is rejected', () => {
   for (const status of [429, 503])
-    it(`GHSA-2v5f: ${status} to the question that would tell`, async (t) => {
+    it(`GHSA-2v5f: ${status} to the request that verifies`, async (t) => {
       const {registry, image, remote, ref, fetcher} = await open(t);
       registry.fault({method: 'HEAD', headers: {'docker-content-digest': null}});
       registry.fault({method: 'GET', status});
@@ -142,13 +142,13 @@ describe('what cannot be verified is not passed', () => {
       await assert.rejects(fetcher.bytes(image.config, {limit: 1000}), isErrdefs);
       await assert.rejects(streamed(fetcher, image.layers[0]!), isErrdefs);
     });
-  it('kitops#290: a file that ends early is not taken for whole', async (t) => {
+  it('kitops#290: a truncated file is rejected', async (t) => {
     const {registry, image, fetcher} = await open(t);
     registry.fault({chunked: true, ignoreRange: true, body: (right) => right.subarray(0, 10)});
     await assert.rejects(streamed(fetcher, image.layers[0]!), is('unavailable'));
     await assert.rejects(fetcher.bytes(image.config, {limit: 1000}), is('failed_precondition'));
   });
-  it('an HTTPS registry that sends a tag to plain HTTP is not followed, for nothing would verify it', async (t) => {
+  it('a redirect of a tag from HTTPS to plain HTTP is not followed, because nothing would verify it', async (t) => {
     const {selfSigned} = await import('../fakes/certificate.ts');
     const secure = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1')});
     const {registry, image} = await open(t);

@@ -48,7 +48,7 @@ describe('credentials stay with their registry', () => {
       const toRegistry = registry.requests.find(({path}) => path.endsWith('/z'));
       assert.equal(toRegistry?.authorization, undefined, 'not even a URL at the registry gets them');
     });
-  it('CVE-2020-15157: an ordinary layer with URLs does not lead there at all', async (t) => {
+  it('CVE-2020-15157: URLs of an ordinary layer are not used', async (t) => {
     const {attacker, image, fetcher} = await open(t);
     const [layer] = image.layers;
     await streamed(fetcher, {...layer!, mediaType: OCI_LAYER, urls: [`${attacker.url}/v2/x/blobs/y`]});
@@ -87,7 +87,7 @@ describe('credentials stay with their registry', () => {
     assert.equal(attacker.requests.length, 1);
     learntNothing(attacker);
   });
-  it('GHSA-vh4v: a redirect away and back home', async (t) => {
+  it('GHSA-vh4v: a redirect to another host and back', async (t) => {
     const {registry, attacker, image, remote, ref, fetcher} = await open(t);
     await remote.resolve(ref);
     registry.clear();
@@ -110,14 +110,14 @@ describe('credentials stay with their registry', () => {
       learntNothing(attacker);
     });
 
-  it('CVE-2019-10214: HTTPS fails, and plain HTTP would be answered', async (t) => {
+  it('CVE-2019-10214: HTTPS fails, and plain HTTP would work', async (t) => {
     const {registry, ref, remote} = await open(t);
     // The same port by a name that must not use plain HTTP.
     const domain = registry.host.replace('127.0.0.1', '0.0.0.0');
     await assert.rejects(remote.resolve({...ref, domain}), is('failed_precondition'));
     assert.deepEqual(registry.requests, []);
   });
-  it('CVE-2019-10214: the certificate is wrong, and plain HTTP would be answered', async (t) => {
+  it('CVE-2019-10214: the certificate is invalid, and plain HTTP would work', async (t) => {
     const registry = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1'), auth: {kind: 'basic', login}});
     const remote = openRemote({credentials: login});
     onEnd(t, () => remote.close());
@@ -125,7 +125,7 @@ describe('credentials stay with their registry', () => {
     assert.deepEqual(registry.requests, []);
   });
 
-  it('CVE-2026-48978: the token server is in plain HTTP, the registry is not', async (t) => {
+  it('CVE-2026-48978: the token server of an HTTPS registry has plain HTTP', async (t) => {
     const {registry, attacker, remote, ref} = await open(t, undefined, {tls: selfSigned('127.0.0.1')});
     registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${attacker.url}/token",service="x"`}});
     await assert.rejects(remote.resolve(ref), (err: Error) => {
@@ -148,7 +148,7 @@ describe('credentials stay with their registry', () => {
       await assert.rejects(remote.resolve(ref), is('failed_precondition'));
       assert.ok(performance.now() - start < 2000, 'nobody was asked');
     });
-  it('GHSA-28r5: the token server is a metadata service, and nobody has credentials', async (t) => {
+  it('GHSA-28r5: the token server is a metadata service, without credentials', async (t) => {
     const {registry, attacker, ref} = await open(t);
     const network = fakeNetwork(attacker.host);
     const anonymous = openRemote({}, {network});
@@ -157,7 +157,7 @@ describe('credentials stay with their registry', () => {
     await assert.rejects(anonymous.resolve(ref), is('failed_precondition'));
     assert.deepEqual([network.reached, attacker.requests], [[], []]);
   });
-  it('GHSA-28r5: a token server at another name of the same kind is right', async (t) => {
+  it('GHSA-28r5: a token server at another public name is accepted', async (t) => {
     const token = await startFakeRegistry(t, {auth: {kind: 'token', login}, address: '127.0.0.2'});
     const {registry, remote, ref} = await open(t);
     registry.fault({times: 1, status: 401, headers: {'www-authenticate': `Bearer realm="${token.url}/token",service="x"`}});
@@ -166,7 +166,7 @@ describe('credentials stay with their registry', () => {
     assert.match(token.requests[0]?.body ?? '', /username=victim/);
     assert.match(registry.requests[1]?.authorization ?? '', /^Bearer token-/);
   });
-  it('CVE-2026-50151-like: the token server redirects with the password in hand', async (t) => {
+  it('CVE-2026-50151-like: the token server redirects the password elsewhere', async (t) => {
     for (const postStatus of [undefined, 404] as const) {
       const {registry, attacker, remote, ref} = await open(t, {kind: 'token', login, ...(postStatus === undefined ? {} : {postStatus})});
       if (postStatus === undefined) registry.fault({path: /^\/token/, redirect: `${attacker.url}/token`, status: 308});

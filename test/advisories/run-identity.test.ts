@@ -22,7 +22,7 @@ describe('an image', () => {
       await assert.rejects(harness.run({args: ['id']}, image({User: user})), is('invalid_argument'));
     });
 
-  it('does not become root by an account that is named like a number, or whose number is none', async (t) => {
+  it('does not become root by an account with a numeric name or an invalid ID', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     writeFileSync(join(harness.lower, 'etc/passwd'), '1000:x:0:0::/:/bin/sh\nnobody:x:none:none::/:/bin/sh\n');
@@ -30,7 +30,7 @@ describe('an image', () => {
     await assert.rejects(harness.run({args: ['id']}, image({User: 'nobody'})), is('not_found'));
   });
 
-  it('has its primary group among the others', async (t) => {
+  it('has its primary group among the supplementary ones', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     const groups = async (user: string): Promise<string> =>
@@ -55,7 +55,7 @@ describe('an image', () => {
     assert.equal((await harness.run({args: ['grep', 'NoNewPrivs', '/proc/self/status']})).stdout, 'NoNewPrivs:\t1\n');
   });
 
-  it('learns nothing of the environment of the machine', async (t) => {
+  it("does not receive the host's environment", async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     process.env.BERTH_TEST_SECRET = 'secret';

@@ -62,7 +62,7 @@ function notRun({status, stdout, stderr}: Result, message: RegExp): void {
 }
 
 describeOnEngines('an image', (engine) => {
-  it('CVE-2019-5736: does not get at the runtime by way of /proc/self/exe', async (t) => {
+  it('CVE-2019-5736: cannot overwrite the runtime by way of /proc/self/exe', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const fingerprint = (): string =>
@@ -76,7 +76,7 @@ describeOnEngines('an image', (engine) => {
     assert.equal(fingerprint(), before);
   });
 
-  it('CVE-2021-30465: a link where a mount goes does not lead out', async (t) => {
+  it('CVE-2021-30465: a link at a mount point does not lead outside', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const volume = join(temporaryDirectory(t), 'volume');
@@ -95,13 +95,13 @@ describeOnEngines('an image', (engine) => {
   });
 
   for (const directory of ['/proc/self/fd/8', '/proc/self/fd/8/../../..', '/link', 'link'])
-    it(`CVE-2024-21626: its working directory is no descriptor: ${directory}`, async (t) => {
+    it(`CVE-2024-21626: its working directory cannot be a descriptor: ${directory}`, async (t) => {
       const victim = await open(t, engine);
       if (victim === undefined) return;
       notRun(await victim.run([symlink('/proc/self/fd/8', 'link')], {WorkingDir: directory}, ['pwd']), /working directory|WorkingDir|cwd/i);
     });
 
-  it('CVE-2026-55686: its working directory is made inside, whatever links say', async (t) => {
+  it('CVE-2026-55686: its working directory is created inside, in spite of links', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const entries = [symlink(victim.outside, 'absolute'), symlink('../../../../../../..', 'up')];
@@ -109,7 +109,7 @@ describeOnEngines('an image', (engine) => {
     assert.deepEqual(readdirSync(victim.outside).sort(), ['canary', 'dir']);
   });
 
-  it('CVE-2022-23648: a volume with a path out of it copies nothing', async (t) => {
+  it('CVE-2022-23648: a volume path that leads outside copies nothing', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const volumes = {[`/../../../../../../..${victim.outside}`]: {}, '/../../etc': {}};
@@ -125,7 +125,7 @@ describeOnEngines('an image', (engine) => {
     assert.equal(stdout, `CapInh:\t${'0'.repeat(16)}\nCapAmb:\t${'0'.repeat(16)}\nNoNewPrivs:\t1\n`);
   });
 
-  it('CVE-2023-25173: has its primary group among the others', async (t) => {
+  it('CVE-2023-25173: has its primary group among the supplementary ones', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const {stdout} = await victim.run(ACCOUNTS, {User: 'guest'}, ['grep', 'Groups', '/proc/self/status']);
@@ -140,7 +140,7 @@ describeOnEngines('an image', (engine) => {
       notRun(await victim.run(entries, {User: user}, ['id']), /invalid argument/);
     });
 
-  it('CVE-2026-46680: a number is no name', async (t) => {
+  it('CVE-2026-46680: a numeric user is not looked up as a name', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const entries = [dir('etc'), file('etc/passwd', '1000:x:0:0::/:/bin/sh\n')];
@@ -159,14 +159,14 @@ describeOnEngines('an image', (engine) => {
       notRun(await victim.run([dir('etc'), entry(victim.outside)], {User: 'victim'}, ['id']), /not found|failed precondition/);
     });
 
-  it('CVE-2026-57231: a variable without a value takes none of the machine', async (t) => {
+  it("CVE-2026-57231: a variable without a value does not take the host's", async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const {stdout} = await victim.run([], {Env: ['PATH=/bin', 'CANARY_SECRET', 'BERTH_ROOT']}, ['env']);
     assert.doesNotMatch(stdout, /CANARY|canary|BERTH/);
   });
 
-  it('CVE-2026-53488: its labels are not those of a container, an image or anything that is acted upon', async (t) => {
+  it('CVE-2026-53488: its labels are not applied to containers, images or other records', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const Labels = {
@@ -186,7 +186,7 @@ describeOnEngines('an image', (engine) => {
     assert.equal(await victim.ctr.ok(['content', 'ls', '-q']), '', 'nothing keeps itself');
   });
 
-  it('CVE-2024-25621: nobody else may look into the state', async (t) => {
+  it('CVE-2024-25621: other users cannot read its state', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     await victim.run([file('bin/suid', 'x', 0o4755)], {}, ['true']);
@@ -202,7 +202,7 @@ describeOnEngines('an image', (engine) => {
     assert.equal(readable, '');
   });
 
-  it('CVE-2025-31133, CVE-2025-52881: what is masked stays so, though the image brings its own /dev/null', async (t) => {
+  it('CVE-2025-31133, CVE-2025-52881: masked paths stay masked if the image has its own /dev/null', async (t) => {
     const victim = await open(t, engine);
     if (victim === undefined) return;
     const script = [

@@ -15,7 +15,7 @@ import {eventually, newHarness, requiresRuntime} from '../lib/runtime/run-harnes
 const fingerprint = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex');
 
 describe('a container', () => {
-  it('does not get at the runtime', async (t) => {
+  it('cannot overwrite the runtime', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     const before = fingerprint(findRuntime().path);
@@ -30,7 +30,7 @@ describe('a container', () => {
     await harness.assertNothingLeft();
   });
 
-  it('gets its mounts inside, whatever links say', async (t) => {
+  it('has its mounts inside, in spite of links', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     const [outside, volume] = [join(harness.dir, 'outside'), join(harness.dir, 'volume')];
@@ -46,7 +46,7 @@ describe('a container', () => {
     assert.ok(!readFileSync('/proc/self/mountinfo', 'utf8').includes(harness.dir));
   });
 
-  it('has its state where nobody else can look', async (t) => {
+  it('has state that other users cannot read', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     chmodSync(harness.stateDir, 0o755);
@@ -60,7 +60,7 @@ describe('a container', () => {
     await run;
   });
 
-  it('can neither read what is masked nor write what is read-only', async (t) => {
+  it('can neither read masked paths nor write read-only ones', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     // Masked paths must not be bound to the image's own /dev/null.

@@ -17,14 +17,14 @@ const canary = (harness: RunHarness): string => {
   return file;
 };
 
-describe('an image whose accounts lie elsewhere', () => {
+describe('the accounts of an image', () => {
   for (const file of ['etc/passwd', 'etc/group'])
     for (const [name, target] of [
       ['an absolute link', canary],
       ['a relative link', () => '../../../../../../../../canary'],
       ['a link into /proc', (harness: RunHarness) => `/proc/self/root${canary(harness)}`],
     ] as const)
-      it(`is not read through ${name}: ${file}`, async (t) => {
+      it(`are not read through ${name}: ${file}`, async (t) => {
         if (!requiresRuntime(t)) return;
         const harness = newHarness(t);
         rmSync(join(harness.lower, file));
@@ -33,7 +33,7 @@ describe('an image whose accounts lie elsewhere', () => {
         await harness.assertNothingLeft();
       });
 
-  it('is read through a link that stays inside, as on NixOS', async (t) => {
+  it('are read through a link that stays inside, as on NixOS', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     rmSync(join(harness.lower, 'etc/passwd'));
@@ -47,7 +47,7 @@ describe('an image whose accounts lie elsewhere', () => {
     ['a device', (file: string) => execFileSync('mknod', [file, 'c', '1', '5'])],
     ['larger than any', (file: string) => execFileSync('truncate', ['--size=1T', file])],
   ] as const)
-    it(`is refused when they are ${name}`, async (t) => {
+    it(`are rejected if the file is ${name}`, async (t) => {
       if (!requiresRuntime(t) || !requiresProgram(t, 'mkfifo', 'mknod', 'truncate')) return;
       const harness = newHarness(t);
       rmSync(join(harness.lower, 'etc/passwd'));

@@ -11,7 +11,7 @@ import {is} from '../support/helpers.ts';
 
 describe('a working directory', () => {
   for (const fd of ['3', '7', '8', '9'])
-    it(`is no descriptor: /proc/self/fd/${fd}`, async (t) => {
+    it(`cannot be a descriptor: /proc/self/fd/${fd}`, async (t) => {
       if (!requiresRuntime(t)) return;
       const harness = newHarness(t);
       const image = {Env: ['PATH=/bin'], WorkingDir: `/proc/self/fd/${fd}`};
@@ -19,7 +19,7 @@ describe('a working directory', () => {
     });
 
   for (const target of ['/proc/self/fd/8', '/proc/self/fd/8/../../..', 'proc/1/root', '/bin/../proc/thread-self/cwd'])
-    it(`is no descriptor by way of a link to ${target}`, async (t) => {
+    it(`cannot be a descriptor through a link to ${target}`, async (t) => {
       if (!requiresRuntime(t)) return;
       const harness = newHarness(t);
       symlinkSync(target, join(harness.lower, 'link'));
@@ -27,7 +27,7 @@ describe('a working directory', () => {
       await harness.assertNothingLeft();
     });
 
-  it('is no descriptor by way of a link that the image lays over /proc', async (t) => {
+  it("cannot be a descriptor through the image's link at /proc", async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     symlinkSync('/tmp', join(harness.lower, 'proc/self'));
@@ -35,7 +35,7 @@ describe('a working directory', () => {
     await assert.rejects(harness.run({args: ['pwd']}, {image: {Env: ['PATH=/bin'], WorkingDir: '/link'}}), is('invalid_argument'));
   });
 
-  it('is made inside, whatever links say', async (t) => {
+  it('is created inside, in spite of links', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     const outside = join(harness.dir, 'outside');

@@ -9,7 +9,7 @@ import {onEnd} from '../support/helpers.ts';
 import {file, link, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
-it('a hard link to an absolute path is looked for inside', (t) => {
+it('the absolute target of a hard link is resolved inside', (t) => {
   refused(t, (outside) => [[link(join(outside, 'canary'), 'stolen')]], 'invalid_argument');
   harmless(
     t,
@@ -18,7 +18,7 @@ it('a hard link to an absolute path is looked for inside', (t) => {
   );
 });
 
-it('a hard link to a relative path is looked for from the root, not from here', (t) => {
+it('the relative target of a hard link is resolved from the root, not from the working directory', (t) => {
   const before = process.cwd();
   onEnd(t, () => process.chdir(before));
   refused(
@@ -32,7 +32,7 @@ it('a hard link to a relative path is looked for from the root, not from here', 
   refused(t, () => [[link('../outside/canary', 'stolen'), link('../../outside/canary', 'stolen')]], 'invalid_argument');
 });
 
-it('a symbolic link keeps its text, and nothing follows it', (t) =>
+it('a symbolic link keeps its target, which nothing follows outside', (t) =>
   harmless(
     t,
     (outside) => [

@@ -7,7 +7,7 @@ import {harmless} from './tar-attack.ts';
 
 const MORE = {uid: 1000, gid: 1000, mtime: 5, xattrs: {'security.foo': 'x'}};
 
-it('a link gets its own owner and time, never what it points to', (t) =>
+it('owner and time of a link are set on the link, never on its target', (t) =>
   harmless(
     t,
     (outside) => [[symlink(join(outside, 'canary'), 'l', {mode: 0o777, ...MORE})]],
@@ -21,7 +21,7 @@ it('a hard link to a link changes the link', (t) =>
     [link('l', 'n', {mode: 0o644, uid: 5, mtime: 7})],
   ]));
 
-it('nor do times to the nanosecond, extended attributes and nodes, which come last', (t) =>
+it('times in nanoseconds, extended attributes and nodes, which are set last, do not follow links', (t) =>
   harmless(t, (outside) => [
     [
       symlink(outside, 'd'),
@@ -32,12 +32,12 @@ it('nor do times to the nanosecond, extended attributes and nodes, which come la
     [dir('d/dir', 0o777, {...MORE, pax: {mtime: '5.123456789'}}), opaque('d/dir'), whiteout('d/canary')],
   ]));
 
-it('a directory that becomes a link to the host after it was listed for the end', (t) =>
+it('a directory becomes a link to the host before its deferred attributes are set', (t) =>
   harmless(t, (outside) => [
     [dir('a', 0o777, {uid: 5, pax: {mtime: '5.123456789'}, xattrs: {'user.x': '1'}}), dir('a/dir', 0o777, {uid: 5}), symlink(outside, 'a')],
   ]));
 
-it('a file that becomes a link to the host after it was listed for the end', (t) =>
+it('a file becomes a link to the host before its deferred attributes are set', (t) =>
   harmless(t, (outside) => [
     [
       dir('a'),

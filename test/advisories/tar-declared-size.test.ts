@@ -8,14 +8,14 @@ import {dir, encode, file, tar} from '../support/tartest.ts';
 
 const NOTHING = {entry() {}, data() {}, entryEnd() {}};
 
-it('a header about the next one is refused by its size, before any of it is there', () => {
+it('an extended header is rejected by its size, before its content arrives', () => {
   for (const typeflag of ['x', 'g', 'L', 'K']) {
     const header = encode({name: 'h', typeflag, size: 2 ** 40, format: 'gnu'});
     assert.throws(() => createTarReader(NOTHING).write(header), is('invalid_argument'));
   }
 });
 
-it('a file of a declared tebibyte takes no memory and no disk until it comes', (t) => {
+it('a file with a declared tebibyte takes no memory or disk before its content arrives', (t) => {
   if (!requiresRoot(t)) return;
   const before = process.memoryUsage.rss();
   const applier = createApplier({root: temporaryDirectory(t), form: 'plain'});
@@ -24,7 +24,7 @@ it('a file of a declared tebibyte takes no memory and no disk until it comes', (
   assert.throws(() => applier.end(), is('data_loss'));
 });
 
-it('more entries or bytes than allowed are refused when they are announced', (t) => {
+it('too many entries or bytes are rejected by their headers', (t) => {
   const archive = tar(dir('d'), file('a', 'four'), file('b', 'five!'));
   const apply = (limits: {entries?: number; bytes?: number}): void => {
     const applier = createApplier({root: temporaryDirectory(t), form: 'plain', limits});
@@ -36,7 +36,7 @@ it('more entries or bytes than allowed are refused when they are announced', (t)
   assert.doesNotThrow(() => apply({entries: 3, bytes: 9}));
 });
 
-it('a sparse file counts as large as it claims to be, and takes the disk it needs', (t) => {
+it('a sparse file counts with its holes, but takes no disk for them', (t) => {
   const bomb = tar(file('f', 'x', 0o644, {pax: {'GNU.sparse.size': `${2 ** 42}`, 'GNU.sparse.numblocks': '1', 'GNU.sparse.map': '0,1'}}));
   const applier = createApplier({root: temporaryDirectory(t), form: 'plain', limits: {bytes: 2 ** 30}});
   assert.throws(() => applier.write(bomb), is('resource_exhausted'));

@@ -11,7 +11,7 @@ it('a hard link at the end of a chain of links is resolved inside', (t) => {
   refused(t, () => [[...CHAIN, link('a/b/escape/../outside/canary', 'stolen')]], 'invalid_argument');
 });
 
-it('and so is a file', (t) => {
+it('a file at the end of a chain of links is created inside', (t) => {
   harmless(t, (outside) => [[...CHAIN, file(`a/b/escape${outside}/canary`, 'written')]]);
   harmless(t, () => [CHAIN, [file('a/b/escape/../outside/canary', 'written'), file('a/b/escape/outside/dir/x', 'written')]]);
 });

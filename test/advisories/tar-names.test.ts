@@ -4,7 +4,7 @@ import {it} from 'node:test';
 import {file, symlink} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
-it('names differ by their bytes, though they read alike', (t) => {
+it('names that look alike differ by their bytes', (t) => {
   const names = ['\xff', '\xfe', '\xc3\xa9', 'e\xcc\x81', '\xef\xbf\xbd', 'A', 'a', 'new\nline', 'cr\r', '\x01', '\x7f'];
   harmless(
     t,
@@ -13,16 +13,16 @@ it('names differ by their bytes, though they read alike', (t) => {
   );
 });
 
-it('a NUL is refused where it could cut a name', (t) => {
+it('a NUL that could truncate a name is rejected', (t) => {
   refused(t, (outside) => [[file('x', '', 0o644, {pax: {path: `a/..${outside}/canary\0`}})]], 'invalid_argument');
   refused(t, (outside) => [[symlink('x', 's', {pax: {linkpath: `${outside}/canary\0.txt`}})]], 'invalid_argument');
 });
 
-it('a component longer than the filesystem takes is refused', (t) => refused(t, () => [[file('x'.repeat(256))]], 'invalid_argument'));
+it('a component longer than the file system allows is rejected', (t) => refused(t, () => [[file('x'.repeat(256))]], 'invalid_argument'));
 
-it('a path that is too long in all is refused', (t) => refused(t, () => [[file(`${'d/'.repeat(2040)}f`)]], 'invalid_argument'));
+it('a path that is too long in total is rejected', (t) => refused(t, () => [[file(`${'d/'.repeat(2040)}f`)]], 'invalid_argument'));
 
-it('a PAX path overrides the header, and is confined the same', (t) =>
+it('a PAX path overrides the header, and is confined equally', (t) =>
   harmless(
     t,
     (outside) => [

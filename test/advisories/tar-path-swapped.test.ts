@@ -4,7 +4,7 @@ import {it} from 'node:test';
 import {dir, file, link, symlink, whiteout} from '../support/tartest.ts';
 import {harmless, refused} from './tar-attack.ts';
 
-it('a directory that turns into a link is not taken for one any more', (t) => {
+it('a directory that becomes a link is no longer used as a directory', (t) => {
   harmless(
     t,
     (outside) => [[dir('a'), file('a/f', '1'), symlink(outside, 'a'), file('a/canary', 'written'), file('a/dir/x', 'written')]],
@@ -19,7 +19,7 @@ it('a directory that turns into a link is not taken for one any more', (t) => {
   ]);
 });
 
-it('a parent on the way to a link that is replaced', (t) => {
+it('a parent on the path to a link is replaced', (t) => {
   harmless(t, (outside) => [[dir('x'), symlink('x', 'l'), file('l/f', '1'), symlink(outside, 'x'), file('l/canary', 'written')]]);
   harmless(t, (outside) => [[dir('x'), symlink('x', 'l'), file('l/f', '1'), symlink(outside, 'l'), file('l/canary', 'written')]]);
   harmless(t, (outside) => [
@@ -28,7 +28,7 @@ it('a parent on the way to a link that is replaced', (t) => {
   ]);
 });
 
-it('a hard link over a directory that is in use', (t) => {
+it('a hard link replaces a directory that is in use', (t) => {
   harmless(t, (outside) => [
     [dir('a'), file('a/f', '1'), symlink(outside, 's'), link('s', 'a', {mode: 0o777}), file('a/canary', 'written')],
   ]);

@@ -15,14 +15,14 @@ for (const name of ['.', '/', '/.', './', '', '..', 'a/..', './/../.'])
       },
     ));
 
-it('nor by a file, nor by a hard link', (t) =>
+it('the root is not replaced by a file or a hard link', (t) =>
   harmless(
     t,
     () => [[file('f', 'x'), file('.', 'x'), link('f', '/')]],
     (tree) => assert.equal(tree.at('.').type, 'directory'),
   ));
 
-it('nor is it removed', (t) =>
+it('the root is not removed', (t) =>
   harmless(
     t,
     () => [[file('f', 'x')], [whiteout('f'), opaque('.')]],

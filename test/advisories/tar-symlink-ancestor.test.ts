@@ -22,12 +22,12 @@ describe('nothing goes through a link to the host', () => {
       harmless(t, (outside) => [[dir('a'), symlink(`${'../'.repeat(40)}${outside}`, 'a/etc'), symlink('a/etc', 'etc')], entries]));
   }
 
-  it('a hard link to what is there is refused', (t) => {
+  it('a hard link to a file of the host is rejected', (t) => {
     refused(t, (outside) => [[symlink(outside, 'etc'), link('etc/canary', 'stolen')]], 'invalid_argument');
     refused(t, (outside) => [[symlink(outside, 'etc')], [link('etc/canary', 'stolen')]], 'invalid_argument');
   });
 
-  it('such a link leads to the same path inside', (t) =>
+  it('a link to the host leads to the same path inside', (t) =>
     harmless(
       t,
       () => [[symlink('/host/dir', 'etc'), file('etc/f', 'x')]],

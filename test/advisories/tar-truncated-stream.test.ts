@@ -12,7 +12,7 @@ const ARCHIVE = tar(dir('d'), file('d/f', Buffer.from(Array.from({length: 20_000
 const openFiles = (): number => readdirSync('/proc/self/fd').length;
 
 for (const [kind, bytes] of Object.entries({gzip: gzipSync(ARCHIVE), zstd: zstdCompressSync(ARCHIVE), plain: ARCHIVE}))
-  it(`every way to cut a stream short is data loss: ${kind}`, (t) => {
+  it(`a stream truncated anywhere is data_loss: ${kind}`, (t) => {
     const before = openFiles();
     // A tar may end after any file, so those offsets are valid.
     const lengths = [1, 2, 3, 10, 100, 0.3, 0.5, 0.8]

@@ -18,7 +18,7 @@ const APPLY = `
   applier.end();
 `;
 
-it('in a user namespace devices are skipped with a warning, and all else is made', (t) => {
+it('in a user namespace devices are skipped with a warning, and all other entries are created', (t) => {
   if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'getfattr')) return;
   if (spawnSync('unshare', ['--user', '--map-root-user', 'true']).status !== 0) {
     t.skip('needs user namespaces');

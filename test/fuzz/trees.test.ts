@@ -269,8 +269,8 @@ function outcomeOfIndexes(t: Scope, tars: readonly Uint8Array[], backing: Backin
   }
 }
 
-describe('generated layers come to one tree', () => {
-  it(`in each form of extraction: images ${SEED}/${FIRST} to ${SEED}/${FIRST + FORMS_COUNT - 1}`, {timeout: 1_800_000}, async (t) => {
+describe('generated layers become the same tree', () => {
+  it(`in each apply mode: images ${SEED}/${FIRST} to ${SEED}/${FIRST + FORMS_COUNT - 1}`, {timeout: 1_800_000}, async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'getfattr', 'mkfs.erofs', 'fsck.erofs')) return;
     const failures: string[] = [];
     let indexes = 0;

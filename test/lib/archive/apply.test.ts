@@ -33,15 +33,15 @@ const EVERYTHING: readonly TarEntry[] = [
   file('sparse', 'end', 0o644, {pax: {'GNU.sparse.size': '100003', 'GNU.sparse.numblocks': '1', 'GNU.sparse.map': '100000,3'}}),
 ];
 
-describe('an extraction', () => {
-  it('answers sizes as containerd counts them, and entries', (t) => {
+describe('the applier', () => {
+  it('reports entries, and sizes as containerd counts them', (t) => {
     const {size, entries} = apply(temporaryDirectory(t), tar(dir('d', 0o755, {size: 100}), file('d/f', 'four'), file('.wh.x', 'five!')), {
       form: 'plain',
     });
     assert.deepEqual({size, entries}, {size: 109, entries: 3});
   });
 
-  it('comes to the same however the bytes are cut', (t) => {
+  it('makes the same tree for any chunk size', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return;
     const archive = tar(...EVERYTHING);
     const trees = [archive.length, 1000, 513, 7].map((chunk) => {
@@ -53,7 +53,7 @@ describe('an extraction', () => {
       assert.deepEqual(diffTrees(trees[0]!, tree, {ignore: (path, field) => path === '.' && field === 'mtime'}), []);
   });
 
-  it('comes to the same under Bun, and with any umask', (t) => {
+  it('makes the same tree in Bun, and with any umask', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return;
     const work = temporaryDirectory(t);
     writeFileSync(join(work, 'layer.tar.gz'), gzipSync(tar(...EVERYTHING)));
@@ -80,7 +80,7 @@ describe('an extraction', () => {
     }
   });
 
-  it('by a user who is not root keeps all that such a user may', (t) => {
+  it('sets all attributes that a user other than root may set', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'setpriv', 'getfattr')) return;
     const work = temporaryDirectory(t);
     chmodSync(work, 0o755);
@@ -119,7 +119,7 @@ describe('an extraction', () => {
     ]);
   });
 
-  it('keeps the mtime of a directory that it only adds to or takes from', (t) => {
+  it('keeps the mtime of an existing directory that only gains or loses names', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return;
     const root = temporaryDirectory(t);
     const exact = {pax: {mtime: '1600000000.123456789'}};
@@ -134,7 +134,7 @@ describe('an extraction', () => {
     );
   });
 
-  it('leaves nothing of its own in the tree', (t) => {
+  it('leaves no temporary files in the tree', (t) => {
     if (!requiresRoot(t)) return;
     const root = temporaryDirectory(t);
     apply(root, tar(...EVERYTHING), {form: 'overlay'});
@@ -142,7 +142,7 @@ describe('an extraction', () => {
     assert.deepEqual(readdirSync(join(root, 'o')), []);
   });
 
-  it('names the entry that failed, by class and in its details', (t) => {
+  it('reports the failed entry in message and details', (t) => {
     const cases: readonly (readonly [Parameters<typeof is>[0], string, readonly TarEntry[]])[] = [
       ['invalid_argument', `d/${'x'.repeat(300)}`, [dir('d'), file(`d/${'x'.repeat(300)}`)]],
       ['invalid_argument', 'ü', [link('none', bytes('ü'))]],
@@ -156,16 +156,16 @@ describe('an extraction', () => {
       );
   });
 
-  it('answers a full disk with resource exhausted, whoever meets it', (t) => {
+  it('fails with resource_exhausted on a full disk, also in helper programs', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'mount')) return;
     const cases: Readonly<Record<string, {readonly options: string; readonly entries: readonly TarEntry[]}>> = {
       'while writing': {options: 'size=64k', entries: [file('f', Buffer.alloc(200_000))]},
-      'while making files': {options: 'nr_inodes=4', entries: Array.from({length: 10}, (_, i) => file(`${i}`))},
-      'while a program makes the nodes': {
+      'while creating files': {options: 'nr_inodes=4', entries: Array.from({length: 10}, (_, i) => file(`${i}`))},
+      'while a helper program creates nodes': {
         options: 'nr_inodes=3',
         entries: [dir('d'), ...Array.from({length: 5}, (_, i) => whiteout(`d/${i}`))],
       },
-      'while a program sets the times': {options: 'nr_inodes=3', entries: [file('a', '', 0o644, {pax: {mtime: '5.123456789'}})]},
+      'while a helper program sets times': {options: 'nr_inodes=3', entries: [file('a', '', 0o644, {pax: {mtime: '5.123456789'}})]},
     };
     for (const [when, {options, entries}] of Object.entries(cases)) {
       const work = temporaryDirectory(t);
@@ -180,14 +180,14 @@ describe('an extraction', () => {
     }
   });
 
-  it('refuses an overlay tree that is not empty, and one that is not there', (t) => {
+  it('rejects an absent root, and one that is not empty in overlay form', (t) => {
     const root = temporaryDirectory(t);
     assert.throws(() => createApplier({root: join(root, 'none'), form: 'plain'}), is('not_found'));
     mkdirSync(join(root, 'd'));
     assert.throws(() => createApplier({root, form: 'overlay'}), is('failed_precondition'));
   });
 
-  it('tells of what it leaves out', (t) => {
+  it('warns of everything that it leaves out', (t) => {
     if (!requiresRoot(t)) return;
     const warnings: string[] = [];
     const entries = [
@@ -204,7 +204,7 @@ describe('an extraction', () => {
     ]);
   });
 
-  it('warns of attributes that the filesystem has no place for, and goes on', (t) => {
+  it('warns of attributes that the file system does not support, and continues', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'mount')) return;
     const root = join(temporaryDirectory(t), 'root');
     mkdirSync(root);
@@ -223,7 +223,7 @@ describe('an extraction', () => {
     }
   });
 
-  it('is over when it has ended or failed', (t) => {
+  it('accepts no calls after its end or a failure', (t) => {
     const applier = createApplier({root: temporaryDirectory(t), form: 'plain'});
     applier.write(tar(file('f')));
     applier.end();
@@ -235,7 +235,7 @@ describe('an extraction', () => {
     assert.throws(() => failed.write(tar(file('f'))), /has ended/);
   });
 
-  it('damaged anywhere, is refused by class or comes to some tree inside', (t) => {
+  it('rejects a damaged layer with an error class, or makes a tree inside the root', (t) => {
     if (!requiresRoot(t)) return;
     const work = temporaryDirectory(t);
     mkdirSync(join(work, 'outside'));
@@ -282,16 +282,16 @@ describe('an extraction', () => {
   });
 });
 
-describe('what a layer needs of those below', () => {
+describe('the lower dependencies of a layer', () => {
   const needs = (t: Parameters<typeof temporaryDirectory>[0], ...entries: TarEntry[]): ReturnType<typeof apply>['lowerDependencies'] =>
     apply(temporaryDirectory(t), tar(...entries), {form: 'overlay'}).lowerDependencies;
   const NOTHING = {implicitParents: [], whiteoutParents: [], assumedAbsent: [], missingLinks: false, opaqueRoot: false};
 
-  it('is nothing when it carries all its parents and targets', (t) => {
+  it('are empty if it carries all parents and link targets', (t) => {
     assert.deepEqual(needs(t, dir('a'), dir('a/b'), file('a/b/f'), link('a/b/f', 'l'), symlink('/a', 's'), file('s/g')), NOTHING);
   });
 
-  it('is every parent that it does not carry, parents first', (t) => {
+  it('have each implicit parent, parents first', (t) => {
     assert.deepEqual(needs(t, file('a/b\xff/f'), dir('c'), file('c/d/f'), file('late/f'), dir('late')), {
       ...NOTHING,
       implicitParents: ['c/d', 'a', 'a/b\xff'],
@@ -299,17 +299,17 @@ describe('what a layer needs of those below', () => {
     });
   });
 
-  it('is not a parent that it made anew', (t) => {
+  it('omit a parent that it hides first', (t) => {
     if (!requiresRoot(t)) return;
     assert.deepEqual(needs(t, whiteout('a'), file('a/f'), dir('o'), opaque('o'), file('o/p/f')), NOTHING);
   });
 
-  it('is a parent that it hides only later', (t) => {
+  it('have a parent that it hides later', (t) => {
     if (!requiresRoot(t)) return;
     assert.deepEqual(needs(t, dir('o'), file('o/p/f'), opaque('o')), {...NOTHING, assumedAbsent: ['o/p']});
   });
 
-  it('is told apart where only whiteouts are', (t) => {
+  it('tell which parents hold only whiteouts', (t) => {
     if (!requiresRoot(t)) return;
     assert.deepEqual(needs(t, whiteout('a/x'), opaque('b/c'), whiteout('d/x'), file('d/f')), {
       ...NOTHING,
@@ -318,7 +318,7 @@ describe('what a layer needs of those below', () => {
     });
   });
 
-  it('is a target that it has not, a root that it empties, a name that it passes by', (t) => {
+  it('have missing link targets, an opaque root, and components before ".."', (t) => {
     if (!requiresRoot(t)) return;
     assert.equal(needs(t, link('none', 'l')).missingLinks, true);
     assert.equal(needs(t, file('.wh..wh..opq')).opaqueRoot, true);
@@ -326,27 +326,32 @@ describe('what a layer needs of those below', () => {
   });
 
   const outcomes: readonly (readonly [string, 'kept' | 'fixed' | 'redo', readonly TarEntry[], readonly TarEntry[]])[] = [
-    ['nothing of it is below', 'kept', [dir('x')], [file('a/f')]],
-    ['a parent is below, of other attributes', 'fixed', [dir('a', 0o700)], [file('a/f')]],
-    ['a parent is below, of the same attributes', 'kept', [dir('a', 0o755, {mtime: 5})], [file('a/f', '', 0o644, {mtime: 5})]],
+    ['no lower layer has the parent', 'kept', [dir('x')], [file('a/f')]],
+    ['a lower layer has the parent with other attributes', 'fixed', [dir('a', 0o700)], [file('a/f')]],
+    ['a lower layer has the parent with the same attributes', 'kept', [dir('a', 0o755, {mtime: 5})], [file('a/f', '', 0o644, {mtime: 5})]],
     [
-      'a parent is below, of other extended attributes',
+      'a lower layer has the parent with other extended attributes',
       'fixed',
       [dir('a', 0o755, {mtime: 5, xattrs: {'user.x': '1'}})],
       [file('a/f', '', 0o644, {mtime: 5})],
     ],
-    ['a parent is a link below', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f')]],
-    ['a parent is a file below', 'redo', [file('a')], [file('a/f')]],
-    ['a parent that the layer carries later is a link below', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f'), dir('a')]],
-    ['a parent that the layer replaces later is a file below', 'redo', [file('a')], [file('a/f'), file('a')]],
-    ['a parent that the layer carries later is a directory below', 'kept', [dir('a', 0o700)], [file('a/f'), dir('a')]],
-    ['a parent below hands its group down', 'fixed', [dir('a', 0o2755, {gid: 7})], [file('a/b/f')]],
-    ['a whiteout is in what is not below', 'redo', [dir('x')], [whiteout('a/f')]],
-    ['a target may be below', 'redo', [file('a')], [link('a', 'l')]],
-    ['a name passed by is a link below', 'redo', [dir('x'), symlink('x', 'up')], [dir('y'), symlink('up/../y', 's'), file('s/f')]],
-    ['a name passed by is a directory below', 'kept', [dir('up')], [dir('y'), symlink('up/../y', 's'), file('s/f')]],
-    ['all below is to be hidden', 'redo', [dir('x')], [file('.wh..wh..opq')]],
-    ['a directory of the layer lies over a link', 'kept', [dir('b', 0o700), symlink('b', 'a')], [dir('a'), file('a/c/f')]],
+    ['the parent is a link in a lower layer', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f')]],
+    ['the parent is a file in a lower layer', 'redo', [file('a')], [file('a/f')]],
+    ['a parent that the layer carries later is a link in a lower layer', 'redo', [dir('b'), symlink('b', 'a')], [file('a/f'), dir('a')]],
+    ['a parent that the layer replaces later is a file in a lower layer', 'redo', [file('a')], [file('a/f'), file('a')]],
+    ['a parent that the layer carries later is a directory in a lower layer', 'kept', [dir('a', 0o700)], [file('a/f'), dir('a')]],
+    ['a lower parent has the setgid bit', 'fixed', [dir('a', 0o2755, {gid: 7})], [file('a/b/f')]],
+    ['a whiteout lies in a directory that no lower layer has', 'redo', [dir('x')], [whiteout('a/f')]],
+    ['a link target is in a lower layer', 'redo', [file('a')], [link('a', 'l')]],
+    [
+      'a component before ".." is a link in a lower layer',
+      'redo',
+      [dir('x'), symlink('x', 'up')],
+      [dir('y'), symlink('up/../y', 's'), file('s/f')],
+    ],
+    ['a component before ".." is a directory in a lower layer', 'kept', [dir('up')], [dir('y'), symlink('up/../y', 's'), file('s/f')]],
+    ['the layer hides everything', 'redo', [dir('x')], [file('.wh..wh..opq')]],
+    ['a directory of the layer replaces a link', 'kept', [dir('b', 0o700), symlink('b', 'a')], [dir('a'), file('a/c/f')]],
   ];
   for (const [when, outcome, lower, layer] of outcomes)
     it(`comes to "${outcome}" when ${when}`, (t) => {
@@ -356,7 +361,7 @@ describe('what a layer needs of those below', () => {
       assert.equal(reconcile(root, [below], apply(root, tar(...layer), {form: 'overlay'})), outcome);
     });
 
-  it('is settled for the lowest layer too', (t) => {
+  it('are reconciled for the lowest layer too', (t) => {
     if (!requiresRoot(t)) return;
     const outcome = (...entries: TarEntry[]): string => {
       const root = temporaryDirectory(t);
@@ -367,7 +372,7 @@ describe('what a layer needs of those below', () => {
     assert.equal(outcome(link('none', 'l')), 'redo');
   });
 
-  it('is noted when it was taken from them', (t) => {
+  it('are reported by usedLowers', (t) => {
     if (!requiresRoot(t)) return;
     const below = temporaryDirectory(t);
     apply(below, tar(dir('a')), {form: 'overlay', lowers: []});

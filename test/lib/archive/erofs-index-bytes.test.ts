@@ -39,14 +39,14 @@ const EVERYTHING = tar(
 );
 
 describe('the index of a tar', () => {
-  it(`is the same in every process, in whatever pieces the tar comes, and on both engines: images ${SEED}/0 to ${SEED}/${COUNT - 1}`, () => {
+  it(`is the same in each process, for any chunk size, and in both engines: images ${SEED}/0 to ${SEED}/${COUNT - 1}`, () => {
     const once = inNode(CHUNK);
-    assert.deepEqual(inNode(1 << 20), once, 'in one piece');
+    assert.deepEqual(inNode(1 << 20), once, 'in one chunk');
     if (findBun() !== undefined)
-      assert.deepEqual(runInBun('print-index-digests.ts', String(SEED), String(COUNT), String(CHUNK)), once, 'on Bun');
+      assert.deepEqual(runInBun('print-index-digests.ts', String(SEED), String(COUNT), String(CHUNK)), once, 'in Bun');
   });
 
-  it('is what it was: other bytes for the same tar have every deep check compare trees, which takes longer', () => {
+  it('has not changed: with other bytes for the same tar, every deep check has to compare trees', () => {
     assert.equal(
       createHash('sha256').update(encoded(EVERYTHING)).digest('hex'),
       '4cb8a3aa7a494fc9e49d6cd9a1d938cf5e02fd6fea933805f5fe725fcd262b9a',
@@ -104,7 +104,7 @@ function gnuTar(t: TestContext, script: string, ...flags: readonly string[]): Bu
 }
 
 describe('hard links', () => {
-  it("have the inodes and the counts of names that mkfs.erofs's index, GNU tar and applying give them", (t) => {
+  it('have the inodes and link counts that mkfs.erofs, GNU tar and the applier give them', (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.erofs', 'tar', 'getfattr')) return;
     const layer = gnuTar(
       t,
@@ -131,7 +131,7 @@ describe('hard links', () => {
     assert.ok(found[0]!.nlinks.includes('a/b/uno 3'));
   });
 
-  it('to a lower layer have it extracted, and come to one file of all names', (t) => {
+  it('to a lower layer cause extraction, and become one inode', (t) => {
     if (!requiresRoot(t)) return;
     const [below, above] = [tar(dir('d'), file('d/f', 'x')), tar(link('d/f', 'g'))];
     assert.deepEqual([...buildIndex(above).index.reasons], ['missing-link']);
@@ -148,7 +148,7 @@ describe('a sparse file', () => {
     ['--format=posix', '--sparse-version=0.1'],
     ['--format=posix', '--sparse-version=1.0'],
   ])
-    it(`has the layer extracted, the bytes that GNU tar gives it, and its holes: ${flags.join(' ')}`, (t) => {
+    it(`causes extraction, and has the bytes and holes of GNU tar: ${flags.join(' ')}`, (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'tar', 'getfattr')) return;
       const script = `truncate -s 8M hole; printf begin >both; truncate -s 4M both; printf end >>both
         truncate -s 1M comb; for i in 1 3 5 7; do printf $i | dd of=comb bs=1 seek=$((i * 131072)) conv=notrunc status=none; done`;

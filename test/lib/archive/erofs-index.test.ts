@@ -25,14 +25,14 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
   ['a directory twice, with extended attributes then', ['duplicate'], [dir('d', 0o700), dir('d', 0o711, X)]],
   ['a directory, then a file', [], [dir('d'), file('d/a', 'x'), file('d', 'f')]],
   ['a file, then a directory', ['duplicate'], [dir('d'), file('d/old', 'o')], [file('d', 'f'), dir('d'), file('d/b', 'y')]],
-  ['a link over a file', [], [file('a', 'a'), file('b', 'b'), link('a', 'b')]],
-  ['a file over a link', [], [file('a', 'a'), link('a', 'b'), file('b', 'new')]],
-  ['a file over a linked file', [], [file('a', 'a'), link('a', 'b'), file('a', 'new')]],
+  ['a link replaces a file', [], [file('a', 'a'), file('b', 'b'), link('a', 'b')]],
+  ['a file replaces a link', [], [file('a', 'a'), link('a', 'b'), file('b', 'new')]],
+  ['a file replaces a linked file', [], [file('a', 'a'), link('a', 'b'), file('a', 'new')]],
   ['a link to a link that is replaced', [], [file('a', '1'), link('a', 'b'), file('c', '2'), link('c', 'a')]],
-  ['a parent that comes later', ['implied-parent'], [file('d/f', 'x'), dir('d', 0o700, {uid: 4})]],
+  ['a parent after its child', ['implied-parent'], [file('d/f', 'x'), dir('d', 0o700, {uid: 4})]],
   ['no parent', [], [dir('d', 0o700, {uid: 5})], [file('d/f', 'x')]],
   [
-    'no parents, of which the layers below have some',
+    'no parents, of which the lower layers have some',
     [],
     [dir('d', 0o711), dir('d/e', 0o1777)],
     [file('d/e/new/f', 'x'), file('d/g', 'y')],
@@ -42,26 +42,26 @@ const CASES: readonly (readonly [name: string, reasons: readonly Reason[], ...la
   ['no parent of an opaque mark', [], [dir('d', 0o700), dir('d/e', 0o750), file('d/e/f', 'o')], [file('d/e/n', 'n'), opaque('d/e')]],
   ['no parent in three layers', [], [dir('d', 0o700)], [file('d/f', 'x')], [file('d/g', 'y')]],
   ['no parent, and a long name', [], [dir('d', 0o700), dir(`d/${LONGEST}`, 0o711)], [file(`d/${LONGEST}/${LONGEST}`, 'x')]],
-  ['a directory that is only implied, then a file', ['type-change'], [file('d/f', 'x'), file('d', 'y')]],
-  ['a link for a parent', ['symlink-parent'], [dir('d'), symlink('d', 'l'), file('l/f', 'x')]],
-  ['a file for a parent', ['type-change'], [file('d', 'x'), file('d/f', 'x')]],
-  ['a whiteout for a parent', ['type-change'], [dir('d')], [whiteout('d'), file('d/f', 'x')]],
+  ['an implicit parent, then a file', ['type-change'], [file('d/f', 'x'), file('d', 'y')]],
+  ['a parent that is a link', ['symlink-parent'], [dir('d'), symlink('d', 'l'), file('l/f', 'x')]],
+  ['a parent that is a file', ['type-change'], [file('d', 'x'), file('d/f', 'x')]],
+  ['a parent that is a whiteout', ['type-change'], [dir('d')], [whiteout('d'), file('d/f', 'x')]],
   ['..', ['dotdot'], [dir('d'), file('d/../f', 'x')]],
   ['.. in a link', ['dotdot'], [file('f', 'x'), link('../f', 'l')]],
   ['dots and slashes', [], [dir('./'), dir('./a'), file('./a/./b', '1'), file('//a//c', '2')]],
   ['hard links, also by absolute name', [], [dir('d'), file('d/a', '1'), link('/d/a', 'b'), link('./d/a', 'c')]],
   ['a hard link to a symbolic link', [], [symlink('x', 's'), link('s', 'l', {mode: 0o644})]],
-  ['a hard link to what comes later', ['missing-link'], [file('a')], [link('a', 'l'), file('a', 'x')]],
+  ['a hard link before its target', ['missing-link'], [file('a')], [link('a', 'l'), file('a', 'x')]],
   ['a hard link to a directory', ['missing-link'], [dir('d'), link('d', 'l')]],
   ['a hard link to itself', ['missing-link'], [file('f'), link('f', 'f')]],
   ['a hard link with a slash', ['missing-link'], [file('f'), link('f/', 'l')]],
-  ['a hard link by way of a link', ['symlink-parent', 'missing-link'], [dir('d'), file('d/f'), symlink('d', 'l'), link('l/f', 'g')]],
-  ['a hard link to what is hidden', ['missing-link'], [file('a')], [whiteout('a'), link('a', 'l')]],
-  ['a hard link of another mode', ['link-attributes'], [file('f', 'x', 0o600), link('f', 'l', {mode: 0o644})]],
-  ['a hard link of another owner', ['link-attributes'], [file('f'), link('f', 'l', {uid: 1})]],
-  ['a hard link of another time', ['link-attributes'], [file('f'), link('f', 'l', {mtime: 1})]],
+  ['a hard link through a symbolic link', ['symlink-parent', 'missing-link'], [dir('d'), file('d/f'), symlink('d', 'l'), link('l/f', 'g')]],
+  ['a hard link to a hidden file', ['missing-link'], [file('a')], [whiteout('a'), link('a', 'l')]],
+  ['a hard link with another mode', ['link-attributes'], [file('f', 'x', 0o600), link('f', 'l', {mode: 0o644})]],
+  ['a hard link with another owner', ['link-attributes'], [file('f'), link('f', 'l', {uid: 1})]],
+  ['a hard link with another mtime', ['link-attributes'], [file('f'), link('f', 'l', {mtime: 1})]],
   ['a hard link with the same extended attributes, and one with none', [], [file('f', '', 0o644, X), link('f', 'l', X), link('f', 'm')]],
-  ['a hard link with others', ['link-attributes'], [file('f', '', 0o644, X), link('f', 'l', {xattrs: {'user.a': '2'}})]],
+  ['a hard link with other extended attributes', ['link-attributes'], [file('f', '', 0o644, X), link('f', 'l', {xattrs: {'user.a': '2'}})]],
   ['a whiteout', [], [file('a', 'o'), dir('d'), file('d/f', 'x')], [whiteout('a'), dir('d'), whiteout('d/f')]],
   ['a whiteout before a file', ['whiteout'], [file('a', 'o')], [whiteout('a'), file('a', 'n')]],
   ['a whiteout before a directory', ['whiteout'], [dir('a'), file('a/o')], [whiteout('a'), dir('a')]],
@@ -138,7 +138,7 @@ function assertIndexable(t: TestContext, layers: readonly Uint8Array[]): void {
   );
 }
 
-describe('a layer is indexed only where that gives the tree that applying gives', () => {
+describe('a layer is indexed only if the tree is the same as the applied one', () => {
   for (const [name, reasons, ...layers] of CASES)
     it(`${name}: ${reasons.length === 0 ? 'indexed' : reasons.join(', ')}`, (t) => {
       const tars = layers.map((entries) => tar(...entries));
@@ -163,12 +163,12 @@ describe('a layer is indexed only where that gives the tree that applying gives'
     });
 });
 
-it('counts entries and their sizes as applying does', () => {
+it('counts entries and sizes like the applier', () => {
   const {entries, size} = buildIndex(tar(dir('d'), file('d/f', 'four'), link('d/f', 'l'), whiteout('x'), file('g', 'five!'))).index;
   assert.deepEqual({entries, size}, {entries: 5, size: 9});
 });
 
-describe('a layer that does not carry its parents is applied', () => {
+describe('a layer with implicit parents is extracted', () => {
   const CASES: readonly (readonly [name: string, below: readonly TarEntry[], layer: readonly TarEntry[]])[] = [
     ['where one of them is a link below', [dir('usr'), symlink('usr', 'lib')], [file('lib/f', 'x')]],
     ['where one of them is a file below', [file('d')], [file('d/f', 'x')]],
@@ -190,7 +190,7 @@ describe('a layer that does not carry its parents is applied', () => {
     });
 });
 
-it('says where entries end, whatever follows them', () => {
+it('reports the end of entries, for any bytes after them', () => {
   const whole = tar(file('a', 'x'.repeat(700)));
   const end = 512 + 1024;
   for (const [what, archive] of [

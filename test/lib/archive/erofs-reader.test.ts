@@ -35,9 +35,9 @@ function ours(archive: Uint8Array): Buffer {
   return Buffer.concat([...index.encode(archive.length).bytes]);
 }
 
-describe('an index that is read without being mounted', () => {
+describe('the reader of an index', () => {
   for (const writer of ['ours', 'mkfs.erofs'] as const)
-    it(`has what the kernel sees in it, written by ${writer}`, (t) => {
+    it(`finds what the kernel shows, written by ${writer}`, (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'getfattr', ...(writer === 'ours' ? [] : [writer]))) return;
       const directory = temporaryDirectory(t);
       const [archive, index, at] = [join(directory, 'tar'), join(directory, 'index'), join(directory, 'at')];

@@ -17,11 +17,11 @@ function check(outcomes: Record<string, Outcome>): void {
 }
 
 describe('inflating', () => {
-  it('is synchronous on this Node: if not, the private part of zlib has changed', () => assert.equal(canInflateSynchronously(), true));
+  it('is synchronous in this Node; otherwise the private part of zlib has changed', () => assert.equal(canInflateSynchronously(), true));
 
-  it('gives the same either way, however the bytes are cut', async () => check(await inflateAll()));
+  it('gives the same output in both ways, for any chunk size', async () => check(await inflateAll()));
 
-  it('is synchronous on this Bun, and gives the same', (t) => {
+  it('is synchronous in this Bun, with the same output', (t) => {
     if (findBun() === undefined) {
       t.skip('needs Bun');
       return;
@@ -31,27 +31,27 @@ describe('inflating', () => {
     check(outcomes);
   });
 
-  it('takes the synchronous way where it is', async () => {
+  it('is synchronous where possible', async () => {
     const inflater = openInflater(() => {});
     assert.equal(inflater.write(gzipSync('x')), undefined);
     inflater.close();
   });
 
   for (const [way, open] of Object.entries(OPENERS))
-    it(`passes on an error of whom it feeds: ${way}`, async () => {
+    it(`throws the error of its chunk handler: ${way}`, async () => {
       for (const bytes of [gzipSync('text'), zstdCompressSync('text'), Buffer.from('text')]) {
         const inflater = open(() => {
-          throw new Error('from the sink');
+          throw new Error('from the handler');
         });
         await assert.rejects(async () => {
           await inflater.write(bytes);
           await inflater.end();
-        }, /from the sink/);
+        }, /from the handler/);
         inflater.close();
       }
     });
 
-  it('does not grow with what comes out', async () => {
+  it('needs no more memory for more output', async () => {
     // 256 MiB of zeros in 260 kB.
     const gzip = createGzip();
     const parts: Buffer[] = [];
@@ -76,7 +76,7 @@ describe('inflating', () => {
     }
   });
 
-  it('gives its output in the same memory each time', () => {
+  it('reuses one output buffer', () => {
     const buffers = new Set<ArrayBufferLike>();
     const inflater = createSyncInflater((chunk) => buffers.add(chunk.buffer));
     inflater.write(gzipSync(Buffer.alloc(1 << 20)));
@@ -86,7 +86,7 @@ describe('inflating', () => {
   });
 
   for (const [way, open] of Object.entries(OPENERS))
-    it(`takes nothing but zeros after zeros, though it be another member: ${way}`, async () => {
+    it(`accepts only zeros after zeros, no further member: ${way}`, async () => {
       const inflater = open(() => {});
       await inflater.write(Buffer.concat([gzipSync('one'), Buffer.alloc(8)]));
       await inflater.write(Buffer.alloc(8));
@@ -94,7 +94,7 @@ describe('inflating', () => {
       inflater.close();
     });
 
-  it('tells the format once four bytes are there', () => {
+  it('detects the format by four bytes', () => {
     const inflater = createSyncInflater(() => {});
     inflater.write(Buffer.from([0x28, 0xb5]));
     assert.equal(inflater.kind, undefined);
@@ -103,7 +103,7 @@ describe('inflating', () => {
     inflater.close();
   });
 
-  it('answers random damage with data loss or with other bytes', async () => {
+  it('fails with data_loss on random damage, or gives other bytes', async () => {
     for (let seed = 1; seed <= 60; seed++) {
       for (const source of [STREAMS['gzip, two members']!.bytes, STREAMS['zstd, skippable frames and two others']!.bytes]) {
         const bytes = Buffer.from(source);

@@ -6,7 +6,7 @@ import {diffTrees} from '../../support/tree.ts';
 import {APPLY_MODES, PLAIN_MODE} from './apply-modes.ts';
 import {SCENARIOS, Tree} from './scenarios.ts';
 
-describe('a layer comes to the same tree in every form', () => {
+describe('a layer becomes the same tree in every mode', () => {
   for (const {name, layers, error, check} of SCENARIOS)
     it(name, (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return;

@@ -277,7 +277,7 @@ const CONTAINERD_TESTS: readonly Scenario[] = [
   },
   ...['.wh...', 'etc/.wh...', '.wh..', 'etc/.wh..', '.wh.', 'etc/.wh.'].map(
     (name): Scenario => ({
-      name: `Whiteout of a name that is none: ${name}`,
+      name: `Whiteout of an invalid name: ${name}`,
       layers: [ETC, [file(name)]],
       error: 'invalid_argument',
     }),
@@ -315,7 +315,7 @@ const CONTAINERD_TESTS: readonly Scenario[] = [
       content(tree, 'etc/passwd', 'inside');
       tree.absent('dne');
     },
-    containerd: 'containerd makes the directory in which nothing is hidden',
+    containerd: 'containerd creates the directory of a needless whiteout',
   },
   {
     name: 'WhiteoutRelativePath',
@@ -509,7 +509,7 @@ const CAPABILITY = Buffer.from('0100000200200000000000000000000000000000', 'hex'
 
 const BERTH_SCENARIOS: readonly Scenario[] = [
   {
-    name: 'a whiteout before a directory of the same name hides what is below in it',
+    name: 'a whiteout before a directory of the same name hides its lower content',
     layers: [
       [dir('d'), file('d/old', 'o')],
       [whiteout('d'), dir('d', 0o700), file('d/new', 'n')],
@@ -520,14 +520,14 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'a whiteout after a directory of the same name hides what is below in it, and spares the rest',
+    name: 'a whiteout after a directory of the same name hides its lower content, and spares the rest',
     layers: [
       [dir('d'), file('d/old', 'o'), dir('d/sub'), file('d/sub/old', 'o')],
       [dir('d'), dir('d/sub'), file('d/sub/new', 'n'), whiteout('d')],
     ],
     check: (tree) => assert.deepEqual([tree.names('d'), tree.names('d/sub')], [['d/sub'], ['d/sub/new']]),
     umoci: {d: ['mtime'], 'd/sub': ['mtime']},
-    containerd: 'containerd lets a whiteout remove what its own layer has',
+    containerd: 'containerd lets a whiteout remove entries of its own layer',
   },
   {
     name: 'a whiteout spares a file of its own layer, before and after it',
@@ -539,10 +539,10 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
       content(tree, 'a', 'new');
       content(tree, 'b', 'new');
     },
-    containerd: 'containerd lets a whiteout remove what its own layer has',
+    containerd: 'containerd lets a whiteout remove entries of its own layer',
   },
   {
-    name: 'a whiteout and then something in the directory that it removed',
+    name: 'a whiteout of a directory, and then a file in it',
     layers: [
       [dir('d', 0o700), file('d/old', 'o')],
       [whiteout('d'), file('d/new', 'n')],
@@ -574,7 +574,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'an opaque mark for everything',
+    name: 'an opaque mark for the root',
     layers: [
       [dir('d'), file('d/old', 'o'), file('f', 'x'), dir('kept'), file('kept/old', 'o')],
       [dir('kept'), file('kept/new', 'n'), file('.wh..wh..opq')],
@@ -587,7 +587,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {kept: ['mtime']},
   },
   {
-    name: 'whiteouts and opaque marks of what is not there',
+    name: 'whiteouts and opaque marks of absent names',
     layers: [
       [dir('d')],
       [whiteout('none'), whiteout('d/none'), whiteout('none/none'), opaque('nowhere'), dir('new'), whiteout('new/none')],
@@ -597,7 +597,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
         tree.entries.map(({path}) => path),
         ['.', 'd', 'new'],
       ),
-    containerd: 'containerd makes the directories in which nothing is hidden',
+    containerd: 'containerd creates the directories of needless whiteouts',
   },
   {
     name: 'whiteouts over three layers',
@@ -613,7 +613,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'many whiteouts, of any name',
+    name: 'many whiteouts with unusual names',
     layers: [
       [dir('d'), ...['a\nb', 'c\xff', bytes('é'), LONG, ' ', 'x'.repeat(251)].map((name) => file(`d/${name}`, 'x')), file('d/kept', 'k')],
       [dir('d'), ...['a\nb', 'c\xff', bytes('é'), LONG, ' ', 'x'.repeat(251)].map((name) => whiteout(`d/${name}`))],
@@ -633,7 +633,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
       ),
   },
   {
-    name: 'parents that only a lower layer has keep all their attributes',
+    name: 'implicit parents keep the attributes of a lower layer',
     layers: [
       [
         dir('a', 0o750, {uid: 11, gid: 12, mtime: 1_111_111_111, xattrs: {'user.a': 'x', 'security.foo': Buffer.from([1, 0, 2])}}),
@@ -649,7 +649,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'parents that lie under two lower layers, of which the nearer speaks',
+    name: 'implicit parents have the attributes of the topmost lower layer',
     layers: [
       [dir('a', 0o700), dir('a/b', 0o700), file('a/b/1', '1')],
       [dir('a', 0o711), dir('a/b', 0o711), file('a/b/2', '2')],
@@ -661,7 +661,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'parents that an opaque directory hides are made anew',
+    name: 'implicit parents below an opaque directory are new',
     layers: [[dir('a'), dir('a/b', 0o700), file('a/b/1', '1')], [dir('a'), opaque('a'), file('a/x', 'x')], [file('a/b/3', '3')]],
     check: (tree) => {
       assert.deepEqual(tree.names('a'), ['a/b', 'a/x']);
@@ -671,7 +671,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
   },
   {
-    name: 'parents that a whiteout hides are made anew',
+    name: 'implicit parents below a whiteout are new',
     layers: [[dir('a'), dir('a/b', 0o700), file('a/b/1', '1')], [dir('a'), whiteout('a/b')], [file('a/b/3', '3')]],
     check: (tree) => {
       assert.deepEqual(tree.names('a/b'), ['a/b/3']);
@@ -680,7 +680,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
   },
   {
-    name: 'through a link that a lower layer has',
+    name: 'entries through a link of a lower layer',
     layers: [
       [dir('usr'), dir('usr/lib', 0o751), file('usr/lib/old', 'o'), symlink('usr/lib', 'lib'), symlink('/lib', 'also')],
       [dir('usr'), file('lib/new', 'n'), file('also/newer', 'n'), whiteout('lib/old'), link('lib/new', 'lib/linked')],
@@ -692,7 +692,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'through a link of this layer, back over a link of a lower one',
+    name: 'entries through a link of this layer with ".." over a link of a lower one',
     layers: [
       [dir('x'), dir('x/y'), symlink('x/y', 'up'), dir('x/t'), file('x/t/old', 'o')],
       [symlink('up/../t', 'here'), file('here/new', 'n')],
@@ -700,7 +700,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     check: (tree) => assert.deepEqual(tree.names('x/t'), ['x/t/new', 'x/t/old']),
   },
   {
-    name: 'a directory over a link that a lower layer has',
+    name: 'a directory replaces a link of a lower layer',
     layers: [
       [dir('usr'), file('usr/f', 'f'), symlink('usr', 'lib')],
       [dir('lib'), file('lib/g', 'g')],
@@ -709,9 +709,9 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
   },
   {name: 'a parent that is a file', layers: [[file('f', 'x')], [file('f/g', 'y')]], error: 'failed_precondition'},
   {name: 'a parent that is a file of this layer', layers: [[file('f', 'x'), file('f/g', 'y')]], error: 'failed_precondition'},
-  {name: 'links in a circle', layers: [[symlink('b', 'a'), symlink('a', 'b'), file('a/x', 'x')]], error: 'failed_precondition'},
+  {name: 'a cycle of links', layers: [[symlink('b', 'a'), symlink('a', 'b'), file('a/x', 'x')]], error: 'failed_precondition'},
   {
-    name: 'hard links to what only lower layers have',
+    name: 'hard links to files of lower layers',
     layers: [
       [
         dir('d', 0o711),
@@ -741,19 +741,23 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     containerd: 'containerd sets the owner again, which takes the capability away',
   },
   {
-    name: 'a hard link through a link, both below',
+    name: 'a hard link through a symbolic link, both in a lower layer',
     layers: [[dir('usr'), file('usr/f', 'f'), symlink('usr', 'u')], [link('u/f', 'u/g')]],
     check: (tree) => assert.deepEqual(tree.at('usr/g').links, ['usr/f', 'usr/g']),
   },
-  {name: 'a hard link to nothing', layers: [[link('none', 'l')]], error: 'invalid_argument'},
-  {name: 'a hard link to what a whiteout hides', layers: [[file('f', 'f')], [whiteout('f'), link('f', 'l')]], error: 'invalid_argument'},
+  {name: 'a hard link to an absent file', layers: [[link('none', 'l')]], error: 'invalid_argument'},
+  {name: 'a hard link to a hidden file', layers: [[file('f', 'f')], [whiteout('f'), link('f', 'l')]], error: 'invalid_argument'},
   {name: 'a hard link to itself', layers: [[file('f', 'f'), link('f', 'f')]], error: 'invalid_argument'},
   {name: 'a hard link to a directory', layers: [[dir('d'), link('d', 'l')]], error: 'invalid_argument'},
-  {name: 'a hard link to a directory below', layers: [[dir('d')], [link('d/', 'l')]], error: 'invalid_argument'},
-  {name: 'a hard link into what it replaces', layers: [[dir('d'), file('d/f', 'f'), link('d/f', 'd')]], error: 'invalid_argument'},
-  {name: 'a symbolic link without text', layers: [[symlink('', 'l')]], error: 'invalid_argument'},
+  {name: 'a hard link to a directory of a lower layer', layers: [[dir('d')], [link('d/', 'l')]], error: 'invalid_argument'},
   {
-    name: 'the header of a hard link speaks for the file',
+    name: 'a hard link to a file in the directory that it replaces',
+    layers: [[dir('d'), file('d/f', 'f'), link('d/f', 'd')]],
+    error: 'invalid_argument',
+  },
+  {name: 'a symbolic link without target', layers: [[symlink('', 'l')]], error: 'invalid_argument'},
+  {
+    name: 'the header of a hard link sets the attributes of the inode',
     layers: [[file('f', 'f', 0o600, {uid: 1}), link('f', 'l', {mode: 0o4711, uid: 2, gid: 3, mtime: 1_234_567_890})]],
     check: (tree) => {
       const {mode, uid, gid, mtime} = tree.at('f');
@@ -762,7 +766,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: 'umoci ignores it',
   },
   {
-    name: 'names that come twice',
+    name: 'repeated names',
     layers: [
       [
         file('f', 'first', 0o755),
@@ -789,7 +793,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'a file in between makes a directory a new one',
+    name: 'a directory after a file of the same name is new',
     layers: [
       [dir('d'), file('d/old', 'o')],
       [dir('d'), file('d', 'between'), dir('d'), file('d/new', 'n')],
@@ -797,7 +801,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     check: (tree) => assert.deepEqual(tree.names('d'), ['d/new']),
   },
   {
-    name: 'everything turns into everything',
+    name: 'each type replaces each other type',
     layers: [
       [
         dir('d1'),
@@ -821,7 +825,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'nodes',
+    name: 'device nodes and FIFOs',
     layers: [
       [
         dir('dev', 0o755, {mtime: 1_500_000_000}),
@@ -851,7 +855,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'setuid, setgid and sticky bits survive a change of owner, and setgid is not handed down',
+    name: 'setuid, setgid and sticky bits survive a change of owner, and setgid is not inherited',
     layers: [
       [
         file('suid', 'x', 0o4755, {uid: 1000, gid: 1000}),
@@ -914,7 +918,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     },
   },
   {
-    name: 'times that are not kept become 1970',
+    name: 'times out of range become 1970',
     layers: [
       [
         file('old', '', 0o644, {mtime: -5}),
@@ -954,7 +958,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: 'umoci leaves empty ones out',
   },
   {
-    name: 'a directory that comes again has the extended attributes that it comes with',
+    name: 'a repeated directory has only the extended attributes of its last entry',
     layers: [
       [
         dir('a', 0o755, {xattrs: {'user.old': '1', 'user.both': '1'}}),
@@ -980,7 +984,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     containerd: "containerd's native snapshotter keeps the others, its overlayfs snapshotter does not",
   },
   {
-    name: 'extended attributes that a layer may not set, or that have no place, are left out',
+    name: 'extended attributes that are forbidden or unsupported are left out',
     layers: [
       [file('f', '', 0o644, {xattrs: {'trusted.overlay.opaque': 'y', 'user.ok': '1'}}), symlink('f', 's', {xattrs: {'user.no': '1'}})],
     ],
@@ -991,7 +995,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: 'umoci sets trusted.*, and fails at user.* on links',
   },
   {
-    name: 'names of any bytes',
+    name: 'names with any bytes',
     layers: [
       [
         ...[
@@ -1119,24 +1123,24 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: 'umoci refuses them',
   },
   {
-    name: 'a whiteout spares what its own layer has, in the lowest layer as well',
+    name: 'a whiteout spares entries of its own layer, also in the lowest layer',
     layers: [[dir('d'), file('d/f', 'x'), whiteout('d'), dir('e'), file('e/f', 'x'), opaque('e')]],
     check: (tree) => assert.deepEqual([tree.names('d'), tree.names('e')], [['d/f'], ['e/f']]),
-    containerd: 'containerd lets a whiteout remove what its own layer has',
+    containerd: 'containerd lets a whiteout remove entries of its own layer',
   },
   {
-    name: 'a layer that does nothing but hide all that is below',
+    name: 'a layer that only hides everything',
     layers: [[dir('d'), file('d/f', 'x')], [file('.wh..wh..opq')], [dir('d')]],
     check: (tree) => assert.deepEqual(tree.names('d'), []),
   },
   {
-    name: 'a directory that is there first for a whiteout, then for a file',
+    name: 'an implicit parent of a whiteout, and then of a file',
     layers: [[file('f')], [file('d/e/.wh.x', '', 0, {mtime: 5}), dir('d/e')]],
     check: (tree) => assert.equal(tree.at('d').mtime, BigInt(MTIME) * 1_000_000_000n),
     umoci: {d: ['mtime']},
   },
   {
-    name: 'a directory that is named like a whiteout hides nothing',
+    name: 'a directory with a whiteout name hides nothing',
     layers: [
       [dir('etc'), file('etc/passwd', 'inside'), dir('d'), file('d/f', 'x')],
       [file('etc/.wh.passwd/note', 'n'), file('d/.wh..wh..opq/x', 'x')],
@@ -1149,7 +1153,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {etc: ['mtime'], 'etc/.wh.passwd': ['mtime'], d: ['mtime'], 'd/.wh..wh..opq': ['mtime']},
   },
   {
-    name: 'a directory that no layer carries takes the group of a directory with setgid, and not the bit',
+    name: 'an implicit parent inherits the group of a setgid directory, but not the bit',
     layers: [[dir('d', 0o2750, {gid: 7}), file('d/e/f/g', 'x')], [file('d/h/i/j', 'x')]],
     check: (tree) =>
       assert.deepEqual(
@@ -1162,15 +1166,15 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
           ['0644', 0],
         ],
       ),
-    umoci: 'umoci has it take the bit as well',
+    umoci: 'umoci inherits the bit as well',
   },
   {
-    name: 'whiteouts in a directory that has nothing below it',
+    name: 'whiteouts in a directory that no lower layer has',
     layers: [[file('f', 'x')], [dir('new', 0o700), whiteout('new/none'), file('new/g', 'y')]],
     check: (tree) => assert.deepEqual(tree.names('new'), ['new/g']),
   },
   {
-    name: 'what an opaque mark hides is not looked into again',
+    name: 'lower content below an opaque mark stays hidden',
     layers: [
       [dir('a'), dir('a/b', 0o700), file('a/b/f', 'f'), dir('a/c', 0o700)],
       [whiteout('a/b/none'), opaque('a'), file('a/b/new', 'n'), file('a/c/new', 'n')],
@@ -1182,7 +1186,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode'], 'a/c': ['mtime', 'mode']},
   },
   {
-    name: 'what a whiteout hides is not looked into again',
+    name: 'lower content below a whiteout stays hidden',
     layers: [
       [dir('a'), dir('a/b', 0o700), file('a/b/f', 'f')],
       [file('a/x', 'x'), whiteout('a/b/none'), whiteout('a'), file('a/b/new', 'n')],
@@ -1192,10 +1196,10 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
       assert.equal(tree.at('a/b').mode, '0755');
     },
     umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
-    containerd: 'containerd lets a whiteout remove what its own layer has',
+    containerd: 'containerd lets a whiteout remove entries of its own layer',
   },
   {
-    name: 'a directory below a file below a directory is not seen',
+    name: 'a file between two layers hides the lower directory',
     layers: [[dir('a'), dir('a/b', 0o700), file('a/b/x', 'x')], [file('a', 'now a file')], [dir('a')], [file('a/b/new', 'n')]],
     check: (tree) => {
       assert.deepEqual(tree.names('a/b'), ['a/b/new']);
@@ -1204,7 +1208,7 @@ const BERTH_SCENARIOS: readonly Scenario[] = [
     umoci: {a: ['mtime'], 'a/b': ['mtime', 'mode']},
   },
   {
-    name: 'a link that is replaced by way of itself',
+    name: 'a link that is replaced through itself',
     layers: [[symlink('.', 'l'), file('l/l', 'now a file'), file('l/x', 'x')]],
     error: 'failed_precondition',
   },

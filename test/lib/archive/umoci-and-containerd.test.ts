@@ -14,7 +14,7 @@ import {SCENARIOS, type Scenario} from './scenarios.ts';
 
 const tarsOf = (scenario: Scenario): Buffer[] => scenario.layers.map((entries) => tar(...entries));
 
-describe('a layer comes to the tree that umoci makes of it', () => {
+describe('a layer becomes the same tree as with umoci', () => {
   for (const scenario of SCENARIOS)
     it(scenario.name, (t) => {
       const {umoci, error} = scenario;
@@ -61,7 +61,7 @@ async function startContainerd(t: TestContext, work: string): Promise<(...args: 
   return (...args) => spawnSync('ctr', ['--address', socket, ...args], {encoding: 'utf8'});
 }
 
-describe("a layer comes to the tree that containerd's native snapshotter makes of it", () => {
+describe("a layer becomes the same tree as with containerd's native snapshotter", () => {
   it('every scenario', async (t) => {
     if (!slow(t) || !requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'getfattr', 'tar')) return;
     const work = temporaryDirectory(t);
