@@ -1,4 +1,4 @@
-/** `check`: what is wrong with the store of this machine, and with `repair` what can be done about it. */
+/** `check`: finds problems of the store, and with `repair` repairs them. */
 import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {type ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
@@ -13,51 +13,51 @@ import type {Context} from '../context.ts';
 import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
 import type {CheckOptions, CheckResult, Finding} from '../types/index.ts';
-import {cannotBeRead, type Inspection, inspect, keyOf, oddities, type Problem} from './inspect-store.ts';
-import {type Pause, pauses} from './pause.ts';
-import {findOrigins} from './provenance.ts';
+import {cannotBeRead, entryFindings, findingKey, type Inspection, inspect, type StoreFinding} from './inspect-store.ts';
+import {createPause, type Pause} from './pause.ts';
+import {findProvenance} from './provenance.ts';
 
 const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
 
-/** Repairs that others make necessary: of what a record named that had to go, and of what that left. */
+/** Rounds of repair: moving a record away may cause new findings. */
 const ROUNDS = 4;
 
-const NOTHING: Inspection = {
+const EMPTY_INSPECTION: Inspection = {
   survey: {namespaces: [], unreadable: [], counts: new Map()},
-  problems: [],
+  findings: [],
   blobs: new Map(),
   layers: new Map(),
-  unnamed: {blobs: [], layers: []},
+  unreferenced: {blobs: [], layers: []},
 };
 
 export async function check(context: Context, options: CheckOptions): Promise<CheckResult> {
   const one = new Check(context, options);
-  const blocked = one.unblock();
-  if (blocked !== undefined) return blocked;
+  const blocker = one.repairBlocker();
+  if (blocker !== undefined) return blocker;
   const checking = (): Promise<CheckResult> => one.run();
   return options.repair === true ? withBallast(context.store, checking) : checking();
 }
 
-/** What a killed run was to take along is not brought to the disk, and may be torn after a power loss: that is nobody's loss. */
-function excuse(inspection: Inspection): Inspection {
+/** Layers of killed `run --rm` commands are not synced, so a power loss may damage them. They are garbage in any case. */
+function downgradeTransient(inspection: Inspection): Inspection {
   const transient = new Set<string | undefined>();
   for (const {containers, snapshots} of inspection.survey.namespaces) {
     const keys = new Set(containers.filter(isAbandoned).map(({snapshotter, snapshotKey}) => `${snapshotter}/${snapshotKey}`));
     for (const {snapshotter, key, layer} of snapshots) if (keys.has(`${snapshotter}/${key}`)) transient.add(layer);
   }
-  const problems = inspection.problems.map((found): Problem => {
-    if (found.subject.kind !== 'layer' || !transient.has(found.subject.id)) return found;
-    return {...found, severity: 'garbage', problem: `${found.problem}, and it belongs to a run that has ended`, subject: {kind: 'garbage'}};
+  const findings = inspection.findings.map((found): StoreFinding => {
+    if (found.target.kind !== 'layer' || !transient.has(found.target.id)) return found;
+    return {...found, severity: 'garbage', problem: `${found.problem}, and it belongs to a run that has ended`, target: {kind: 'garbage'}};
   });
-  return {...inspection, problems};
+  return {...inspection, findings};
 }
 
 class Check {
   readonly #context: Context;
   readonly #o: CheckOptions;
-  /** Everything that was found, by its key. */
-  readonly #problems = new Map<string, Problem>();
-  /** What was done about a problem, and whether that is known to have helped. */
+  /** All findings, by key. */
+  readonly #findings = new Map<string, StoreFinding>();
+  /** The repair of each finding, by key; `done` says that it succeeded. */
   readonly #actions = new Map<string, {readonly action: string; readonly done: boolean}>();
   readonly #pause: Pause;
   #bytes = 0;
@@ -66,42 +66,42 @@ class Check {
   constructor(context: Context, options: CheckOptions) {
     this.#context = context;
     this.#o = options;
-    this.#pause = pauses(options.signal);
+    this.#pause = createPause(options.signal);
   }
 
-  /** Takes out of the way what keeps the store as a whole from being read. @returns the result, where that stays in the way */
-  unblock(): CheckResult | undefined {
-    const blocked = this.#blocked();
-    return blocked === undefined ? undefined : this.#result(NOTHING, new Set([blocked]), new Set());
+  /** Repairs a problem that makes the whole store unreadable. @returns the result of the check when the problem remains */
+  repairBlocker(): CheckResult | undefined {
+    const blocker = this.#findBlocker();
+    return blocker === undefined ? undefined : this.#result(EMPTY_INSPECTION, new Set([blocker]), new Set());
   }
 
   async run(): Promise<CheckResult> {
-    const journal = [...(await this.#journal()), ...(await this.#unapplied())];
+    const journal = [...(await this.#journal()), ...(await this.#pendingChanges())];
     const inspection = await this.#inspect().catch((err: unknown) => {
-      // Nothing can be read over a journal that cannot.
+      // Records cannot be read while the journal cannot.
       if (journal.length === 0 || !hasCode(err, 'data_loss')) throw err;
-      return NOTHING;
+      return EMPTY_INSPECTION;
     });
-    const told = new Set(inspection.problems.map(({path}) => path));
+    const reported = new Set(inspection.findings.map(({path}) => path));
     const shallow = [
-      ...journal.filter(({path}) => !told.has(path)),
-      ...inspection.problems,
-      ...(inspection === NOTHING ? [] : await this.#runs(inspection.survey)),
+      ...journal.filter(({path}) => !reported.has(path)),
+      ...inspection.findings,
+      ...(inspection === EMPTY_INSPECTION ? [] : await this.#runs(inspection.survey)),
     ];
-    const deep = this.#o.deep === true ? await this.#deep(inspection) : [];
-    for (const problem of [...shallow, ...deep]) this.#problems.set(keyOf(problem), problem);
-    const unseen = new Set(deep.map(keyOf));
-    const remaining = this.#o.repair === true ? await this.#repair(inspection) : new Set(shallow.map(keyOf));
+    const deep = this.#o.deep === true ? await this.#scrub(inspection) : [];
+    for (const finding of [...shallow, ...deep]) this.#findings.set(findingKey(finding), finding);
+    const unseen = new Set(deep.map(findingKey));
+    const remaining = this.#o.repair === true ? await this.#repair(inspection) : new Set(shallow.map(findingKey));
     return this.#result(inspection, remaining, unseen);
   }
 
-  /** @param remaining keys of problems that are still there @param unseen those that only reading all bytes shows */
+  /** @param remaining keys of findings that are not repaired @param unseen keys of findings that only `deep` can find */
   #result(inspection: Inspection, remaining: ReadonlySet<string>, unseen: ReadonlySet<string>): CheckResult {
-    const findings = [...this.#problems]
-      .map(([key, {subject: _, ...problem}]): Finding => {
+    const findings = [...this.#findings]
+      .map(([key, {target: _, ...rest}]): Finding => {
         const {action, done} = this.#actions.get(key) ?? {};
         const repaired = !remaining.has(key) && (done ?? !unseen.has(key));
-        return {...problem, ...(action === undefined ? {} : {action}), repaired};
+        return {...rest, ...(action === undefined ? {} : {action}), repaired};
       })
       .sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
     const {namespaces} = inspection.survey;
@@ -125,12 +125,12 @@ class Check {
   }
 
   /**
-   * What keeps the store as a whole from being read: its `version`, or something else in the place of a directory. The first can be
-   * written anew.
+   * Finds a problem that makes the whole store unreadable: a damaged `version` file, which can be rewritten, or a file in the place of
+   * a directory.
    *
-   * @returns the key of the problem, when it is still there
+   * @returns the finding's key, unless it was repaired
    */
-  #blocked(): string | undefined {
+  #findBlocker(): string | undefined {
     const {store} = this.#context;
     try {
       store.exists();
@@ -144,9 +144,9 @@ class Check {
         .replace(`${path} `, '')
         .replace(`state directory ${store.layout.root}: `, '')
         .replace(/: [a-z ]+$/, '');
-      const problem: Problem = {severity: 'damage', object, problem: words, path, subject: {kind: 'none'}};
-      const key = keyOf(problem);
-      this.#problems.set(key, problem);
+      const finding: StoreFinding = {severity: 'damage', object, problem: words, path, target: {kind: 'none'}};
+      const key = findingKey(finding);
+      this.#findings.set(key, finding);
       if (this.#o.repair !== true) return key;
       const done = path === store.layout.version && store.restoreVersion();
       this.#actions.set(key, {action: done ? 'rewritten' : `left alone: ${hint ?? 'berth did not create it'}`, done});
@@ -154,55 +154,55 @@ class Check {
     }
   }
 
-  /** What is wrong with the journal comes first: everything else is read and written over it. */
-  async #journal(): Promise<readonly Problem[]> {
+  /** Checks the journal first: all records are read and written through it. */
+  async #journal(): Promise<readonly StoreFinding[]> {
     const {store} = this.#context;
-    const problems = store.journalDamage().map(({path, problem}): Problem => {
+    const findings = store.journalDamage().map(({path, problem}): StoreFinding => {
       const object = `entry ${path.slice(store.layout.root.length + 1)}`;
-      return {severity: 'damage', object, problem, path, subject: {kind: 'none'}};
+      return {severity: 'damage', object, problem, path, target: {kind: 'none'}};
     });
-    if (problems.length === 0 || this.#o.repair !== true) return problems;
+    if (findings.length === 0 || this.#o.repair !== true) return findings;
     const actions = await store.repairJournal();
-    // Where nothing was done, another writer has got rid of it meanwhile.
-    for (const problem of problems) this.#actions.set(keyOf(problem), {action: actions.get(problem.path) ?? 'is gone', done: true});
-    return problems;
+    // Without an action here, another writer has removed it meanwhile.
+    for (const finding of findings) this.#actions.set(findingKey(finding), {action: actions.get(finding.path) ?? 'is gone', done: true});
+    return findings;
   }
 
-  /** Committed changes that wait for room. Nothing is lost, and nothing is in the way of a removal, but each command reads them anew. */
-  async #unapplied(): Promise<readonly Problem[]> {
+  /** Finds committed changes that the full disk does not let berth apply. Nothing is lost, but each command has to read them. */
+  async #pendingChanges(): Promise<readonly StoreFinding[]> {
     const {store} = this.#context;
     const count = (): number => {
       try {
         return store.pending();
       } catch (err) {
-        if (hasCode(err, 'data_loss')) return 0; // a record of the journal is damaged, which is told already
+        if (hasCode(err, 'data_loss')) return 0; // `#journal` reports a damaged journal
         throw err;
       }
     };
     if (count() === 0) return [];
-    // Somebody may have been about to apply them, or have died: then this does it.
+    // Their writer may be at work, or dead: apply them here.
     await store.applyPending().catch((err: unknown) => {
       if (!isErrdefs(err)) throw err;
     });
     const pending = count();
     if (pending === 0) return [];
-    const problem: Problem = {
+    const finding: StoreFinding = {
       severity: 'suspect',
       object: 'entry journal',
       problem: `has ${pending} committed change${pending === 1 ? '' : 's'} that the full disk does not let it apply`,
       path: store.layout.journal,
-      subject: {kind: 'none'},
+      target: {kind: 'none'},
     };
-    this.#actions.set(keyOf(problem), {action: 'will be applied when there is free space', done: false});
-    return [problem];
+    this.#actions.set(findingKey(finding), {action: 'will be applied when there is free space', done: false});
+    return [finding];
   }
 
-  /** What others are about looks like damage or garbage: what is found is looked at again, alone. */
+  /** Work of other processes looks like damage or garbage: inspects again under the lock when anything is found. */
   async #inspect(): Promise<Inspection> {
     const {store} = this.#context;
-    const look = async (): Promise<Inspection> => {
+    const inspectOnce = async (): Promise<Inspection> => {
       await this.#pause();
-      return excuse(
+      return downgradeTransient(
         await inspect(
           store,
           store.view((tx) => tx.survey(true)),
@@ -210,21 +210,20 @@ class Check {
         ),
       );
     };
-    const inspection = await look();
-    if (inspection.problems.length === 0) return inspection;
+    const inspection = await inspectOnce();
+    if (inspection.findings.length === 0) return inspection;
     try {
-      return await store.withLock('check', look);
+      return await store.withLock('check', inspectOnce);
     } catch (err) {
-      // Where nothing can be written, no lock can be taken, and nobody else changes anything.
-      // Where something else is in the place of the lock, nobody can take it.
+      // On a read-only root nobody can take the lock and nobody changes anything. The same holds for a damaged lock.
       if (!isErrdefs(err) || !['permission_denied', 'resource_exhausted', 'failed_precondition', 'data_loss'].includes(err.code)) throw err;
       return inspection;
     }
   }
 
-  /** What killed runs left. */
-  async #runs({namespaces}: RecordSurvey): Promise<readonly Problem[]> {
-    const problems: Problem[] = [];
+  /** Leftovers of killed runs. */
+  async #runs({namespaces}: RecordSurvey): Promise<readonly StoreFinding[]> {
+    const findings: StoreFinding[] = [];
     const {stateDir} = this.#context;
     const names = new Set(namespaces.map(({name}) => name));
     for (const name of listDirectories(runtimeStatePath.runs(stateDir))) names.add(name);
@@ -233,13 +232,13 @@ class Check {
       const runs = await listNamespaceRuns(this.#context, namespace);
       const add = (severity: Finding['severity'], id: string, problem: string): void => {
         const path = join(runDirectory(this.#context, namespace), 'bundles', id);
-        problems.push({
+        findings.push({
           severity,
           object: `container ${JSON.stringify(id)}`,
           namespace,
           problem,
           path,
-          subject: {kind: 'run', namespace, id},
+          target: {kind: 'run', namespace, id},
         });
       };
       for (const {id, state} of runs) {
@@ -252,41 +251,41 @@ class Check {
         if (!runs.some(({id}) => id === container.id) && !running.includes(container.id))
           add('garbage', container.id, 'should have been removed when its run ended');
     }
-    problems.push(...oddities(surveyRuntimeState(stateDir), stateDir));
+    findings.push(...entryFindings(surveyRuntimeState(stateDir), stateDir));
     const {staleMounts} = await import('../api/host-mounts.ts');
     for (const {directory: path, record} of staleMounts(this.#context))
-      problems.push({
+      findings.push({
         severity: 'garbage',
         object: record === undefined ? `entry ${path}` : `mount ${JSON.stringify(record.target)}`,
         ...(record === undefined ? {} : {namespace: record.namespace}),
         problem: record === undefined ? 'is not a mount record' : 'is recorded but no longer mounted',
         path,
-        subject: {kind: 'garbage'},
+        target: {kind: 'garbage'},
       });
     for (const path of abandonedScratchMounts(runtimeStatePath.views(stateDir)))
-      problems.push({
+      findings.push({
         severity: 'garbage',
         object: `entry ${path}`,
         problem: 'was left by a process that has ended',
         path,
-        subject: {kind: 'view'},
+        target: {kind: 'view'},
       });
-    return problems;
+    return findings;
   }
 
-  async #deep(inspection: Inspection): Promise<readonly Problem[]> {
+  async #scrub(inspection: Inspection): Promise<readonly StoreFinding[]> {
     const blobs = await this.#hashBlobs(inspection);
-    const bad = [...inspection.problems, ...blobs].flatMap(({subject}) => (subject.kind === 'blob' ? [subject.digest] : []));
+    const bad = [...inspection.findings, ...blobs].flatMap(({target}) => (target.kind === 'blob' ? [target.digest] : []));
     return [...blobs, ...(await this.#compareLayers(inspection, new Set(bad)))];
   }
 
-  async #hashBlobs({blobs, problems}: Inspection): Promise<readonly Problem[]> {
+  async #hashBlobs({blobs, findings}: Inspection): Promise<readonly StoreFinding[]> {
     const {actualDigest} = await import('./scrub.ts');
     const {store} = this.#context;
     const {signal, onEvent = () => {}} = this.#o;
-    const told = new Set(problems.flatMap(({subject}) => (subject.kind === 'blob' ? [subject.digest] : [])));
+    const reported = new Set(findings.flatMap(({target}) => (target.kind === 'blob' ? [target.digest] : [])));
     const total = [...blobs.values()].reduce((sum, size) => sum + size, 0);
-    const found: Problem[] = [];
+    const found: StoreFinding[] = [];
     let last = 0;
     const onBytes = (count: number): void => {
       this.#bytes += count;
@@ -295,7 +294,7 @@ class Check {
       onEvent({ref: 'content', status: 'checking', offset: Math.min(this.#bytes, total), total});
     };
     for (const digest of blobs.keys()) {
-      if (told.has(digest)) continue;
+      if (reported.has(digest)) continue;
       const problem = await actualDigest(this.#context, digest, onBytes, signal).then(
         (actual) => (actual === undefined || actual === digest ? undefined : `is ${actual} on disk`),
         (err: unknown) => {
@@ -310,75 +309,75 @@ class Check {
         object: `content ${digest}`,
         problem,
         path: store.blobs.path(digest),
-        subject: {kind: 'blob', digest},
+        target: {kind: 'blob', digest},
       });
     }
     return found;
   }
 
-  /** The lower before the upper: what is found damaged is not built on. @param bad blobs that are not what they should be */
-  async #compareLayers({layers, problems, survey}: Inspection, bad: ReadonlySet<Digest>): Promise<readonly Problem[]> {
-    const {judgeLayer} = await import('./scrub.ts');
+  /** Compares lower layers first: no layer is rebuilt on a damaged one. @param bad damaged blobs */
+  async #compareLayers({layers, findings, survey}: Inspection, bad: ReadonlySet<Digest>): Promise<readonly StoreFinding[]> {
+    const {verifyLayer} = await import('./scrub.ts');
     const {store} = this.#context;
     const {signal, onEvent = () => {}} = this.#o;
-    const origins = await findOrigins(store, survey, this.#pause);
+    const provenance = await findProvenance(store, survey, this.#pause);
     const depth = (id: string): number => {
-      const origin = origins.layers.get(id);
+      const origin = provenance.layers.get(id);
       return origin === undefined ? 0 : origin.planned.layers.indexOf(origin.layer);
     };
-    const doubted = new Set(problems.flatMap(({subject}) => (subject.kind === 'layer' ? [subject.id] : [])));
-    const todo = [...layers.keys()].filter((id) => !isOwnLayer(id) && !doubted.has(id)).sort((a, b) => depth(a) - depth(b));
-    const found: Problem[] = [];
+    const untrusted = new Set(findings.flatMap(({target}) => (target.kind === 'layer' ? [target.id] : [])));
+    const pending = [...layers.keys()].filter((id) => !isOwnLayer(id) && !untrusted.has(id)).sort((a, b) => depth(a) - depth(b));
+    const found: StoreFinding[] = [];
     onEvent({ref: 'layers', status: 'checking', offset: 0, total: 0});
-    for (const id of todo) {
-      const origin = origins.layers.get(id);
+    for (const id of pending) {
+      const origin = provenance.layers.get(id);
       const source = origin !== undefined && isHere(store, origin.layer.blob) && !bad.has(origin.layer.blob.digest) ? origin : undefined;
       const onBytes = (count: number): void => {
         this.#bytes += count;
       };
-      const judge = judgeLayer(this.#context, id, source, (other) => doubted.has(other), onBytes, signal);
+      const judge = verifyLayer(this.#context, id, source, (other) => untrusted.has(other), onBytes, signal);
       const {compared, problem} = await judge.catch((err: unknown) => {
-        // What there is no room to unpack again is not compared, as what has no blob.
+        // Without space to unpack it again, the layer counts as not compared.
         if (!hasCode(err, 'resource_exhausted')) throw err;
         return {compared: false, problem: undefined};
       });
       await this.#pause();
       if (!compared) this.#uncompared++;
       if (problem === undefined) continue;
-      doubted.add(id);
-      found.push({severity: 'damage', object: `layer ${id}`, problem, path: store.layers.path(id), subject: {kind: 'layer', id}});
+      untrusted.add(id);
+      found.push({severity: 'damage', object: `layer ${id}`, problem, path: store.layers.path(id), target: {kind: 'layer', id}});
     }
     return found;
   }
 
-  /** @returns keys of the problems that are still there */
+  /** @returns keys of the remaining findings */
   async #repair(first: Inspection): Promise<ReadonlySet<string>> {
     const {Repair} = await import('./repair.ts');
     let inspection = first;
-    let todo = [...this.#problems.values()];
+    let pending = [...this.#findings.values()];
     let present = new Set<string>();
-    for (let round = 0; round < ROUNDS && todo.length > 0; round++) {
+    for (let round = 0; round < ROUNDS && pending.length > 0; round++) {
       const repair = new Repair(this.#context, this.#o, inspection, this.#actions);
       try {
-        await repair.run(todo);
+        await repair.run(pending);
       } finally {
         await repair.close();
       }
       inspection = await this.#inspect();
-      const now = [...inspection.problems, ...(await this.#runs(inspection.survey))];
-      present = new Set(now.map(keyOf));
-      const helped = todo.some((problem) => this.#actions.get(keyOf(problem))?.done);
-      const fresh = now.filter((problem) => !this.#problems.has(keyOf(problem)) && !this.#isTold(problem));
-      for (const problem of fresh) this.#problems.set(keyOf(problem), problem);
-      // What has been mended may be what others lacked.
-      todo = helped ? now : fresh;
+      const now = [...inspection.findings, ...(await this.#runs(inspection.survey))];
+      present = new Set(now.map(findingKey));
+      const hasProgressed = pending.some((finding) => this.#actions.get(findingKey(finding))?.done);
+      const fresh = now.filter((finding) => !this.#findings.has(findingKey(finding)) && !this.#isKnown(finding));
+      for (const finding of fresh) this.#findings.set(findingKey(finding), finding);
+      // A repair may make other repairs possible.
+      pending = hasProgressed ? now : fresh;
     }
     return present;
   }
 
-  /** Whether something else is known to be wrong with the same object: wrong bytes that were put aside are missing. */
-  #isTold({object}: Problem): boolean {
-    return [...this.#problems].some(([key, problem]) => problem.object === object && this.#actions.get(key)?.done === false);
+  /** Whether an earlier finding about the same object remains. Quarantining wrong bytes makes the object missing, for example. */
+  #isKnown({object}: StoreFinding): boolean {
+    return [...this.#findings].some(([key, finding]) => finding.object === object && this.#actions.get(key)?.done === false);
   }
 }
 
@@ -391,7 +390,7 @@ function isHere({blobs}: Store, {digest, size}: Descriptor): boolean {
   }
 }
 
-/** Milliseconds between two events. */
+/** Milliseconds between two progress events. */
 const PROGRESS_MS = 100;
 
 function listDirectories(path: string): readonly string[] {
@@ -400,7 +399,7 @@ function listDirectories(path: string): readonly string[] {
       .filter((entry) => entry.isDirectory())
       .map(({name}) => name);
   } catch (err) {
-    // What is not a directory is told of by surveyRuntimeState.
+    // surveyRuntimeState reports a file in the place of a directory.
     if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return [];
     throw fromErrno(err, `directory ${path}`);
   }

@@ -1,4 +1,4 @@
-/** What of kernel, tools and state is in order, and what to do about the rest. */
+/** `doctor`: checks kernel, tools and state, with hints. */
 import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
 import {type ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {nearestExisting} from '../../fs/durable.ts';
@@ -11,7 +11,7 @@ import type {DoctorCheck} from '../types/index.ts';
 /** Free space below which a pull is likely to fail, in bytes. */
 const LITTLE_SPACE = 1 << 30;
 
-/** An error as a check's outcome. */
+/** The check that an error stands for. */
 const failed = (name: string, {message, hint}: ErrdefsError): DoctorCheck => ({
   name,
   status: 'error',
@@ -66,7 +66,7 @@ function checkState(context: Context): readonly DoctorCheck[] {
   return checks;
 }
 
-/** What `check` says of the store, where there is one that can be read. */
+/** The worst finding of `check`. */
 async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
   const name = 'store';
   try {

@@ -1,4 +1,4 @@
-/** What is wrong with a store, as far as one sees without reading all its bytes. Looks, and touches nothing. */
+/** Inspects a store without reading all its bytes. Changes nothing. */
 import {closeSync, lstatSync, openSync, readSync, type Stats} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {type Code, fromErrno, isErrdefs} from '../../errdefs.ts';
@@ -16,54 +16,57 @@ import {type RecordSurvey, referencesIn, type SurveyedNamespace, type Unreadable
 import type {Finding} from '../types/index.ts';
 import type {Pause} from './pause.ts';
 
-/** What a finding is about, for those who repair. */
-export type Subject =
+/** The object of a finding, for repair. */
+export type FindingTarget =
   | {readonly kind: 'record'; readonly record: Unreadable}
   | {readonly kind: 'namespace'; readonly name: string}
   /** The bytes of a blob. */
   | {readonly kind: 'blob'; readonly digest: Digest}
-  /** A namespace lacks the record of content that it needs. */
+  /** A content record that a namespace lacks. */
   | {readonly kind: 'content'; readonly namespace: string; readonly digest: Digest}
   | {readonly kind: 'layer'; readonly id: string}
-  /** A snapshot that somebody needs and that has no record. */
+  /** A missing snapshot record that something refers to. */
   | {readonly kind: 'snapshot'; readonly namespace: string; readonly snapshotter: string; readonly key: string}
   | {readonly kind: 'container'; readonly namespace: string; readonly id: string}
   | {readonly kind: 'run'; readonly namespace: string; readonly id: string}
-  /** What a process mounted for a moment. */
+  /** A scratch mount of a dead process. */
   | {readonly kind: 'view'}
   | {readonly kind: 'counts'}
   | {readonly kind: 'ingest'; readonly key: string}
-  /** The next collection takes it. */
+  /** Anything that the next collection removes. */
   | {readonly kind: 'garbage'}
-  | {readonly kind: 'odd'; readonly oddity: EntryFinding}
+  | {readonly kind: 'entry'; readonly entry: EntryFinding}
   | {readonly kind: 'none'};
 
-export interface Problem extends Pick<Finding, 'severity' | 'object' | 'namespace' | 'problem' | 'path'> {
-  readonly subject: Subject;
+export interface StoreFinding extends Pick<Finding, 'severity' | 'object' | 'namespace' | 'problem' | 'path'> {
+  readonly target: FindingTarget;
 }
 
-export type ProblemOf<K extends Subject['kind']> = Problem & {readonly subject: Extract<Subject, {readonly kind: K}>};
+export type FindingOf<K extends FindingTarget['kind']> = StoreFinding & {readonly target: Extract<FindingTarget, {readonly kind: K}>};
 
-/** Those of `problems` that are about such subjects. */
-export const problemsOf = <K extends Subject['kind']>(problems: readonly Problem[], ...kinds: readonly K[]): readonly ProblemOf<K>[] =>
-  problems.filter((problem): problem is ProblemOf<K> => (kinds as readonly string[]).includes(problem.subject.kind));
+/** Findings with a target of these kinds. */
+export const findingsOf = <K extends FindingTarget['kind']>(
+  findings: readonly StoreFinding[],
+  ...kinds: readonly K[]
+): readonly FindingOf<K>[] =>
+  findings.filter((finding): finding is FindingOf<K> => (kinds as readonly string[]).includes(finding.target.kind));
 
-/** The same problem has the same key whenever it is seen. */
-export const keyOf = ({severity, object, namespace = '', problem, path}: Problem): string =>
+/** Key that is the same each time the same problem is found. */
+export const findingKey = ({severity, object, namespace = '', problem, path}: StoreFinding): string =>
   [severity, namespace, object, problem, path].join('\n');
 
 export interface Inspection {
   readonly survey: RecordSurvey;
-  readonly problems: readonly Problem[];
-  /** Blobs that a record names, with the size that it says. */
+  readonly findings: readonly StoreFinding[];
+  /** Blobs with a content record, and the recorded size. */
   readonly blobs: ReadonlyMap<Digest, number>;
-  /** Layers that a record names, with the name of a snapshotter whose snapshot does. */
+  /** Layers of snapshot records, and the snapshotter of one of those. */
   readonly layers: ReadonlyMap<string, string>;
-  /** Blobs and layers that no record names. */
-  readonly unnamed: {readonly blobs: readonly Digest[]; readonly layers: readonly string[]};
+  /** Blobs and layers without a record. */
+  readonly unreferenced: {readonly blobs: readonly Digest[]; readonly layers: readonly string[]};
 }
 
-const ODD = {
+const ENTRY_FINDINGS = {
   link: ['damage', 'is a symbolic link'],
   type: ['damage', 'has the wrong file type'],
   foreign: ['garbage', 'was not created by berth'],
@@ -71,16 +74,16 @@ const ODD = {
   unreadable: ['damage', 'cannot be listed'],
 } as const satisfies Readonly<Record<EntryFinding['kind'], readonly [Finding['severity'], string]>>;
 
-/** What is odd below a directory, in words. */
-export const oddities = (odd: readonly EntryFinding[], top: string): readonly Problem[] =>
-  odd.map((oddity) => {
-    const {kind, path} = oddity;
-    const [severity, problem] = ODD[kind];
+/** Findings about directory entries. @param top directory that the entries lie in */
+export const entryFindings = (entries: readonly EntryFinding[], top: string): readonly StoreFinding[] =>
+  entries.map((entry) => {
+    const {kind, path} = entry;
+    const [severity, problem] = ENTRY_FINDINGS[kind];
     const object = `entry ${path.slice(top.length + 1)}`;
-    return {severity, object, problem, path, subject: kind === 'leftover' ? {kind: 'garbage'} : {kind: 'odd', oddity}};
+    return {severity, object, problem, path, target: kind === 'leftover' ? {kind: 'garbage'} : {kind: 'entry', entry}};
   });
 
-/** @param survey as it is now; blobs and layers are looked at after it @param pause what it throws ends the look */
+/** @param survey of the current records @param pause called often; an error of it ends the inspection */
 export function inspect(store: Store, survey: RecordSurvey, pause: Pause): Promise<Inspection> {
   return new Inspector(store, survey, pause).run();
 }
@@ -94,7 +97,7 @@ const lstat = (path: string): Stats | undefined => {
   }
 };
 
-/** Whether a file gives back its first byte, in a few words why not. Reads no more: `check --deep` does. */
+/** Reads the first byte of a file. @returns the problem, if there is one; `check --deep` reads the rest */
 function unreadable(path: string): string | undefined {
   try {
     const fd = openSync(path, 'r');
@@ -109,46 +112,46 @@ function unreadable(path: string): string | undefined {
   }
 }
 
-/** The problem of something that the system does not give back. @throws err it is another one */
+/** The problem that a read error stands for. @throws err it is no read error */
 export function cannotBeRead(err: unknown): string {
   const failure = fromErrno(err, 'cannot be read');
-  if (!isErrdefs(failure) || !UNREADABLE.includes(failure.code)) throw failure;
+  if (!isErrdefs(failure) || !UNREADABLE_CODES.includes(failure.code)) throw failure;
   return failure.message.replace(/: [a-z ]+$/, '');
 }
 
-const UNREADABLE: readonly Code[] = ['data_loss', 'permission_denied', 'failed_precondition', 'not_found', 'unknown'];
+const UNREADABLE_CODES: readonly Code[] = ['data_loss', 'permission_denied', 'failed_precondition', 'not_found', 'unknown'];
 
-/** Keys of the labels by which a manifest keeps its config and its layers; see oci/manifest.ts (gcLabels). */
-const NEEDED = /^containerd\.io\/gc\.ref\.content\.(?:config|l\.\d+)$/;
-const CHILD = /^containerd\.io\/gc\.ref\.content\.m\.\d+$/;
-const UNPACKED = 'containerd.io/gc.ref.snapshot.';
+/** Labels by which a manifest refers to its config and layers; see `gcLabels` in oci/manifest.ts. */
+const REQUIRED_LABEL = /^containerd\.io\/gc\.ref\.content\.(?:config|l\.\d+)$/;
+const MANIFEST_LABEL = /^containerd\.io\/gc\.ref\.content\.m\.\d+$/;
+const SNAPSHOT_LABEL = 'containerd.io/gc.ref.snapshot.';
 
 class Inspector {
   readonly #pause: Pause;
   readonly #store: Store;
   readonly #survey: RecordSurvey;
-  readonly #problems: Problem[] = [];
+  readonly #findings: StoreFinding[] = [];
   readonly #blobs = new Map<Digest, number>();
   readonly #layers = new Map<string, string>();
-  readonly #unnamed = {blobs: [] as Digest[], layers: [] as string[]};
-  /** What only leases name: it need not be there. */
+  readonly #unreferenced = {blobs: [] as Digest[], layers: [] as string[]};
+  /** Objects that leases name. They need not exist. */
   readonly #leased = {blobs: new Set<Digest>(), layers: new Set<string>()};
 
-  /** Paths of records that are there and cannot be read, and of directories: what they say is not missing. */
-  readonly #unread: ReadonlySet<string>;
+  /** Paths of unreadable records and directories. Records at and below them do not count as missing. */
+  readonly #unreadPaths: ReadonlySet<string>;
 
   constructor(store: Store, survey: RecordSurvey, pause: Pause) {
     this.#pause = pause;
     this.#store = store;
     this.#survey = survey;
-    this.#unread = new Set(survey.unreadable.map(({path}) => path));
+    this.#unreadPaths = new Set(survey.unreadable.map(({path}) => path));
   }
 
   async run(): Promise<Inspection> {
-    const odd = surveyStructure(this.#store.layout);
+    const entries = surveyStructure(this.#store.layout);
     await this.#pause();
-    this.#problems.push(...oddities(odd, this.#store.layout.root));
-    this.#unreadable(new Set(odd.map(({path}) => path)));
+    this.#findings.push(...entryFindings(entries, this.#store.layout.root));
+    this.#unreadable(new Set(entries.map(({path}) => path)));
     for (const ns of this.#survey.namespaces) {
       this.#namespace(ns);
       await this.#pause();
@@ -161,31 +164,31 @@ class Inspector {
       this.#layer(id);
       await this.#pause();
     }
-    this.#unnamedThings();
+    this.#unreferencedObjects();
     await this.#pause();
     this.#ingests();
     await this.#pause();
     this.#counts();
-    return {survey: this.#survey, problems: this.#problems, blobs: this.#blobs, layers: this.#layers, unnamed: this.#unnamed};
+    return {survey: this.#survey, findings: this.#findings, blobs: this.#blobs, layers: this.#layers, unreferenced: this.#unreferenced};
   }
 
-  #add(severity: Finding['severity'], object: string, problem: string, path: string, subject: Subject, namespace?: string): void {
-    this.#problems.push({severity, object, problem, path, subject, ...(namespace === undefined ? {} : {namespace})});
+  #add(severity: Finding['severity'], object: string, problem: string, path: string, target: FindingTarget, namespace?: string): void {
+    this.#findings.push({severity, object, problem, path, target, ...(namespace === undefined ? {} : {namespace})});
   }
 
-  /** Whether a record is there, or may be, and cannot be read. */
+  /** Whether the record exists, or may exist, but cannot be read. */
   #isUnread(directory: string, key: string): boolean {
-    return [`${directory}/${recordFile(key)}`, directory, dirname(directory)].some((path) => this.#unread.has(path));
+    return [`${directory}/${recordFile(key)}`, directory, dirname(directory)].some((path) => this.#unreadPaths.has(path));
   }
 
   #file(path: string): string {
     return join(this.#store.layout.root, path);
   }
 
-  #unreadable(told: ReadonlySet<string>): void {
+  #unreadable(reported: ReadonlySet<string>): void {
     for (const record of this.#survey.unreadable) {
       const file = this.#file(record.path);
-      if (told.has(file)) continue;
+      if (reported.has(file)) continue;
       const {code, message} = record.error;
       const words = [file, record.path].reduce((text, path) => text.replace(`${path} `, ''), message);
       const severity = code === 'failed_precondition' ? 'suspect' : 'damage';
@@ -196,12 +199,12 @@ class Inspector {
   #namespace(ns: SurveyedNamespace): void {
     const {name} = ns;
     const file = recordPath.namespace(name);
-    if (ns.record === undefined && !this.#unread.has(file))
+    if (ns.record === undefined && !this.#unreadPaths.has(file))
       this.#add('damage', `namespace ${JSON.stringify(name)}`, 'has no record', this.#file(file), {kind: 'namespace', name}, name);
     const here = new Map(ns.content.map((record) => [record.digest as string, record]));
     const snapshots = new Map(ns.snapshots.map((record) => [`${record.snapshotter}/${record.key}`, record]));
     for (const {name: image, target} of ns.images)
-      if (!here.has(target.digest)) this.#lacks(name, `image ${JSON.stringify(image)}`, target.digest);
+      if (!here.has(target.digest)) this.#missingContent(name, `image ${JSON.stringify(image)}`, target.digest);
     for (const record of ns.content) this.#content(name, record, here, snapshots);
     for (const record of ns.snapshots) this.#snapshot(name, record, snapshots);
     for (const {id, snapshotter, snapshotKey} of ns.containers) {
@@ -225,8 +228,8 @@ class Inspector {
     }
   }
 
-  /** A namespace needs content and has no record of it. */
-  #lacks(namespace: string, object: string, digest: Digest): void {
+  /** Adds a finding about a content record that the namespace lacks. */
+  #missingContent(namespace: string, object: string, digest: Digest): void {
     const directory = recordPath.directory(namespace, 'content');
     if (this.#isUnread(directory, digest)) return;
     const path = this.#file(directory);
@@ -243,19 +246,19 @@ class Inspector {
     const object = `content ${digest}`;
     const children: string[] = [];
     for (const [label, value] of Object.entries(labels)) {
-      if (NEEDED.test(label) && isDigest(value) && !here.has(value)) this.#lacks(namespace, object, value);
-      if (CHILD.test(label)) children.push(value);
-      const snapshotter = label.startsWith(UNPACKED) ? label.slice(UNPACKED.length) : undefined;
+      if (REQUIRED_LABEL.test(label) && isDigest(value) && !here.has(value)) this.#missingContent(namespace, object, value);
+      if (MANIFEST_LABEL.test(label)) children.push(value);
+      const snapshotter = label.startsWith(SNAPSHOT_LABEL) ? label.slice(SNAPSHOT_LABEL.length) : undefined;
       if (snapshotter === undefined || !snapshotterNames().includes(snapshotter) || snapshots.has(`${snapshotter}/${value}`)) continue;
       const directory = recordPath.snapshots(namespace, snapshotter);
       if (this.#isUnread(directory, value)) continue;
       const path = this.#file(directory);
-      const subject = {kind: 'snapshot', namespace, snapshotter, key: value} as const;
-      this.#add('suspect', object, `its snapshot ${value} has no record`, path, subject, namespace);
+      const target = {kind: 'snapshot', namespace, snapshotter, key: value} as const;
+      this.#add('suspect', object, `its snapshot ${value} has no record`, path, target, namespace);
     }
-    // Of an index one platform is enough.
+    // One platform of an index is enough.
     const [first] = children.filter(isDigest);
-    if (first !== undefined && !children.some((child) => here.has(child))) this.#lacks(namespace, object, first);
+    if (first !== undefined && !children.some((child) => here.has(child))) this.#missingContent(namespace, object, first);
   }
 
   #snapshot(namespace: string, {snapshotter, key, parent, layer}: SnapshotRecord, all: ReadonlyMap<string, SnapshotRecord>): void {
@@ -265,10 +268,10 @@ class Inspector {
     if (layer !== undefined) this.#layers.set(layer, snapshotter);
     if (parent === undefined) return;
     const below = all.get(`${snapshotter}/${parent}`);
-    const subject = {kind: 'snapshot', namespace, snapshotter, key: parent} as const;
+    const target = {kind: 'snapshot', namespace, snapshotter, key: parent} as const;
     if (below === undefined) {
       if (this.#isUnread(directory, parent)) return;
-      this.#add('damage', object, `its parent ${JSON.stringify(parent)} has no record`, path, subject, namespace);
+      this.#add('damage', object, `its parent ${JSON.stringify(parent)} has no record`, path, target, namespace);
     } else if (below.kind !== 'committed')
       this.#add('damage', object, `its parent ${JSON.stringify(parent)} is not committed`, path, {kind: 'none'}, namespace);
     else if (this.#isAbove(key, below, snapshotter, all))
@@ -301,33 +304,33 @@ class Inspector {
 
   #layer(id: string): void {
     const path = this.#store.layers.path(id);
-    const verdict = this.#judgeLayer(id, path);
+    const verdict = this.#layerProblem(id, path);
     if (verdict !== undefined) this.#add(...verdict, path, {kind: 'layer', id});
   }
 
-  #judgeLayer(id: string, path: string): [Finding['severity'], string, string] | undefined {
+  #layerProblem(id: string, path: string): [Finding['severity'], string, string] | undefined {
     const object = `layer ${id}`;
     const {layers} = this.#store;
     const isName = /^[\w-]+$/.test(id);
     if (!isName || !lstat(path)?.isDirectory())
       return ['damage', object, isName && lstat(path) !== undefined ? 'is not a directory' : 'is missing'];
     const defect = layers.defect(id);
-    // A user's own tree is nowhere else.
+    // A user's own tree has no second copy.
     if (defect !== undefined) return [isOwnLayer(id) ? 'damage' : defect.severity, object, defect.problem];
     if ((layers.info(id)?.diffID === undefined) === isOwnLayer(id)) return undefined;
     return [isOwnLayer(id) ? 'damage' : 'suspect', object, 'its layer.json is malformed'];
   }
 
-  #unnamedThings(): void {
+  #unreferencedObjects(): void {
     const {blobs, layers} = this.#store;
     for (const digest of blobs.list()) {
       if (this.#blobs.has(digest) || this.#leased.blobs.has(digest)) continue;
-      this.#unnamed.blobs.push(digest);
+      this.#unreferenced.blobs.push(digest);
       this.#add('garbage', `content ${digest}`, 'no record names it', blobs.path(digest), {kind: 'garbage'});
     }
     for (const id of layers.list()) {
       if (this.#layers.has(id) || this.#leased.layers.has(id)) continue;
-      this.#unnamed.layers.push(id);
+      this.#unreferenced.layers.push(id);
       this.#add('garbage', `layer ${id}`, 'no record names it', layers.path(id), {kind: 'garbage'});
     }
   }
@@ -350,9 +353,9 @@ class Inspector {
 
   #counts(): void {
     const {namespaces, unreadable, counts} = this.#survey;
-    // What a record that cannot be read keeps is counted, but not known.
+    // References of an unreadable record are counted, but unknown here.
     if (unreadable.length > 0 || namespaces.some(({record}) => record === undefined)) return;
-    // Counting begins with the first namespace.
+    // A store without namespaces has no counts.
     if (namespaces.length + counts.size === 0) return;
     const wrong = wrongCounts(new Map(namespaces.map((ns) => [ns.name, referencesIn(ns)])), counts);
     if (wrong.length > 0)

@@ -1,4 +1,4 @@
-/** From what is here back to where it came from: which image a layer belongs to, and what a blob is called in a registry. */
+/** Provenance of local objects: the image of a layer or snapshot, and the repositories of a blob. */
 import {hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
@@ -13,7 +13,7 @@ import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
 import type {Pause} from './pause.ts';
 
-/** One of the images that a layer belongs to. */
+/** An image that a layer belongs to. */
 export interface LayerOrigin {
   readonly namespace: string;
   /** The image's name. */
@@ -24,42 +24,42 @@ export interface LayerOrigin {
   readonly snapshotter: Snapshotter;
 }
 
-export interface Origins {
-  /** What the manifests that are here say of a blob; with the labels by which it keeps others, where it is a document that is here. */
+export interface Provenance {
+  /** Descriptors of blobs according to local manifests. A local document also has the labels by which it refers to others. */
   readonly content: ReadonlyMap<Digest, {readonly descriptor: Descriptor; readonly labels: Labels}>;
   /** By directory under `layers/`. */
   readonly layers: ReadonlyMap<string, LayerOrigin>;
   /** By `<namespace>/<snapshotter>/<chain ID>`. */
   readonly snapshots: ReadonlyMap<string, LayerOrigin>;
-  /** Repositories that may have a blob, the one that it came from first. */
+  /** Repositories that may have a blob; recorded sources come first. */
   sources(digest: Digest): readonly Reference[];
 }
 
 const SOURCE = 'containerd.io/distribution.source.';
 
-/** Label of content with the repositories of a registry that it came from. */
+/** Label of content with its source repositories in one registry. */
 export const sourceLabel = (domain: string): string => `${SOURCE}${domain}`;
 
-/** The document, if it is here and whole. */
+/** The document; `undefined` unless it is present and complete. */
 function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | undefined {
   const limit = kindOf(mediaType) === 'config' ? MAX_CONFIG_BYTES : MAX_MANIFEST_BYTES;
   return size > limit ? undefined : attempt(() => (store.blobs.size(digest) === size ? store.blobs.readSmall(digest) : undefined));
 }
 
-/** What is damaged, malformed or of a kind that nobody here knows leads no further; of what the machine has too little for nothing is known. */
-const leadsNowhere = (err: unknown): boolean => isErrdefs(err) && !hasCode(err, 'resource_exhausted');
+/** Whether an error means that a document is damaged, malformed or of an unknown kind. A lack of memory or disk space means neither. */
+const isDeadEnd = (err: unknown): boolean => isErrdefs(err) && !hasCode(err, 'resource_exhausted');
 
 function attempt<T>(action: () => T): T | undefined {
   try {
     return action();
   } catch (err) {
-    if (!leadsNowhere(err)) throw err;
+    if (!isDeadEnd(err)) throw err;
     return undefined;
   }
 }
 
-/** Reads what every image says of its blobs and layers, as far as its documents are here and whole. @param pause what it throws ends that */
-export async function findOrigins(store: Store, survey: RecordSurvey, pause: Pause): Promise<Origins> {
+/** Reads the local documents of every image. @param pause called often; an error of it ends the search */
+export async function findProvenance(store: Store, survey: RecordSurvey, pause: Pause): Promise<Provenance> {
   const content = new Map<Digest, {descriptor: Descriptor; labels: Labels}>();
   const layers = new Map<string, LayerOrigin>();
   const snapshots = new Map<string, LayerOrigin>();
@@ -77,13 +77,13 @@ export async function findOrigins(store: Store, survey: RecordSurvey, pause: Pau
   const planOf = async (desc: Descriptor): Promise<Plan | undefined> => {
     const documents = async (wanted: Descriptor): Promise<Buffer> => {
       const bytes = read(store, wanted);
-      if (bytes === undefined) throw new Missing();
+      if (bytes === undefined) throw new MissingDocument();
       return bytes;
     };
     try {
       return await makePlan(desc, documents, platformChoice({allPlatforms: true}));
     } catch (err) {
-      if (err instanceof Missing || leadsNowhere(err)) return undefined;
+      if (err instanceof MissingDocument || isDeadEnd(err)) return undefined;
       throw err;
     }
   };
@@ -121,4 +121,4 @@ export async function findOrigins(store: Store, survey: RecordSurvey, pause: Pau
   };
 }
 
-class Missing extends Error {}
+class MissingDocument extends Error {}

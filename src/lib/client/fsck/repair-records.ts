@@ -1,4 +1,4 @@
-/** Records that are lost or cannot be read: as the journal has them, or out of the way, with what they may have kept. */
+/** Repairs missing and unreadable records: restores them from the journal, or moves them away and leases what they may have referenced. */
 import {randomHex} from '../../oci/hash.ts';
 import {isLeaseExpired, mark} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
@@ -7,105 +7,109 @@ import {quarantine} from '../../store/quarantine.ts';
 import {contentNode, snapshotNode} from '../../store/refcounts.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
-import {type Inspection, type Problem, type ProblemOf, problemsOf} from './inspect-store.ts';
+import {type FindingOf, findingsOf, type Inspection, type StoreFinding} from './inspect-store.ts';
 
-/** Label of the lease that keeps what a record kept that could not be read. */
-const RECOVERED = 'berth/recovered';
+/** Label of the lease that protects what lost records may have referenced. */
+const RECOVERED_LABEL = 'berth/recovered';
 
-export type Treated = readonly [problem: Problem, action: string, done: boolean];
+export type RepairOutcome = readonly [finding: StoreFinding, action: string, done: boolean];
 
 /**
- * Moves away what is no record, restores what the journal still has, and gives namespaces a record again.
+ * Moves unreadable and misplaced files away, restores records from the journal, and recreates records of namespaces.
  *
- * @returns what was done about each problem, and whether that helped; nothing about those that need something else
+ * @returns the outcome for each finding about records; none for a finding that needs another repair
  */
-export async function recoverRecords(context: Context, inspection: Inspection, problems: readonly Problem[]): Promise<readonly Treated[]> {
+export async function repairRecords(
+  context: Context,
+  inspection: Inspection,
+  findings: readonly StoreFinding[],
+): Promise<readonly RepairOutcome[]> {
   const {store} = context;
   const {root} = store.layout;
-  const below = ({path}: Problem): string => path.slice(root.length + 1);
-  const unreadable = problemsOf(problems, 'record').filter(({severity}) => severity === 'damage');
-  const odd = problemsOf(problems, 'odd').filter(({subject: {oddity}}) => oddity.isItem && oddity.kind !== 'foreign');
-  const bad: readonly Problem[] = [...unreadable, ...odd];
-  const missing = problemsOf(problems, 'namespace', 'content', 'snapshot', 'container').flatMap((problem) => {
-    const path = missingRecord(problem, inspection);
-    return path === undefined ? [] : [{problem, path}];
+  const relativePath = ({path}: StoreFinding): string => path.slice(root.length + 1);
+  const unreadable = findingsOf(findings, 'record').filter(({severity}) => severity === 'damage');
+  const misplaced = findingsOf(findings, 'entry').filter(({target: {entry}}) => entry.isItem && entry.kind !== 'foreign');
+  const unusable: readonly StoreFinding[] = [...unreadable, ...misplaced];
+  const missing = findingsOf(findings, 'namespace', 'content', 'snapshot', 'container').flatMap((finding) => {
+    const path = missingRecord(finding, inspection);
+    return path === undefined ? [] : [{finding, path}];
   });
-  const left = problemsOf(problems, 'record', 'odd').filter((problem) => !bad.includes(problem));
-  const untouched = left.map((problem): Treated => [problem, 'left alone', false]);
-  if (bad.length + missing.length === 0) return untouched;
+  const left = findingsOf(findings, 'record', 'entry').filter((finding) => !unusable.includes(finding));
+  const untouched = left.map((finding): RepairOutcome => [finding, 'left alone', false]);
+  if (unusable.length + missing.length === 0) return untouched;
 
-  const moved = new Map<Problem, string | undefined>();
+  const moved = new Map<StoreFinding, string | undefined>();
   const {restored, leases} = await store.update('repair of records', (tx) => {
-    const back = new Set<Problem>();
-    const restore = (problem: Problem, path: string): boolean => {
+    const back = new Set<StoreFinding>();
+    const restore = (finding: StoreFinding, path: string): boolean => {
       const document = store.lastWritten(path);
       if (document === undefined) return false;
       tx.replace(path, document);
-      back.add(problem);
+      back.add(finding);
       return true;
     };
-    for (const problem of bad) {
-      moved.set(problem, moved.get(problem) ?? quarantine(store.layout, problem.path));
-      // What lies elsewhere is none of the journal's.
-      const path = below(problem);
-      if (isRecord(path) && !restore(problem, path)) tx.replace(path, undefined);
+    for (const finding of unusable) {
+      moved.set(finding, moved.get(finding) ?? quarantine(store.layout, finding.path));
+      // The journal has only records.
+      const path = relativePath(finding);
+      if (isRecord(path) && !restore(finding, path)) tx.replace(path, undefined);
     }
-    for (const {problem, path} of missing) restore(problem, path);
-    const lost = bad.filter((problem) => !back.has(problem)).map(below);
+    for (const {finding, path} of missing) restore(finding, path);
+    const lost = unusable.filter((finding) => !back.has(finding)).map(relativePath);
     const names = new Set(lost.filter((path) => path.startsWith(`${recordPath.namespaces}/`)).map((path) => path.split('/')[1]!));
     const nameless = [...names].filter((name) => lost.includes(recordPath.namespace(name)));
-    for (const name of [...problemsOf(problems, 'namespace').map(({subject}) => subject.name), ...nameless]) {
+    for (const name of [...findingsOf(findings, 'namespace').map(({target}) => target.name), ...nameless]) {
       const now = new Date().toISOString();
       if (tx.namespaces.find(name) === undefined) tx.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
     }
-    return {restored: back, leases: new Map([...names].map((name) => [name, keepOn(tx, name, lost, inspection)]))};
+    return {restored: back, leases: new Map([...names].map((name) => [name, leaseUnreferenced(tx, name, lost, inspection)]))};
   });
 
-  const tell = (problem: Problem): string => {
-    const target = moved.get(problem);
+  const describe = (finding: StoreFinding): string => {
+    const target = moved.get(finding);
     const where = target === undefined ? 'is gone' : `moved to ${target}`;
-    if (restored.has(problem)) return `${target === undefined ? '' : `${where}; `}restored from the journal`;
-    const lease = leases.get(below(problem).split('/')[1] ?? '');
+    if (restored.has(finding)) return `${target === undefined ? '' : `${where}; `}restored from the journal`;
+    const lease = leases.get(relativePath(finding).split('/')[1] ?? '');
     return lease === undefined ? where : `${where}; lease ${lease} protects what it may have referenced`;
   };
   return [
     ...untouched,
-    ...bad.map((problem): Treated => [problem, tell(problem), true]),
-    ...missing.flatMap(({problem}): readonly Treated[] => {
-      if (restored.has(problem)) return [[problem, 'record restored from the journal', true]];
-      return problem.subject.kind === 'namespace' ? [[problem, 'record recreated, without labels', true]] : [];
+    ...unusable.map((finding): RepairOutcome => [finding, describe(finding), true]),
+    ...missing.flatMap(({finding}): readonly RepairOutcome[] => {
+      if (restored.has(finding)) return [[finding, 'record restored from the journal', true]];
+      return finding.target.kind === 'namespace' ? [[finding, 'record recreated, without labels', true]] : [];
     }),
   ];
 }
 
-/** @param path below the root */
+/** @param path relative to the root */
 const isRecord = (path: string): boolean =>
   [`${recordPath.namespaces}/`, `${recordPath.sharedRefs}/`].some((prefix) => path.startsWith(prefix));
 
-/** Below the root, the record whose lack is the problem. */
-function missingRecord({subject}: ProblemOf<'namespace' | 'content' | 'snapshot' | 'container'>, {survey}: Inspection): string | undefined {
-  switch (subject.kind) {
+/** Path of the missing record, relative to the root. */
+function missingRecord({target}: FindingOf<'namespace' | 'content' | 'snapshot' | 'container'>, {survey}: Inspection): string | undefined {
+  switch (target.kind) {
     case 'namespace':
-      return recordPath.namespace(subject.name);
+      return recordPath.namespace(target.name);
     case 'content':
-      return `${recordPath.directory(subject.namespace, 'content')}/${recordFile(subject.digest)}`;
+      return `${recordPath.directory(target.namespace, 'content')}/${recordFile(target.digest)}`;
     case 'snapshot':
-      return `${recordPath.snapshots(subject.namespace, subject.snapshotter)}/${recordFile(subject.key)}`;
+      return `${recordPath.snapshots(target.namespace, target.snapshotter)}/${recordFile(target.key)}`;
     case 'container': {
-      const ns = survey.namespaces.find(({name}) => name === subject.namespace);
-      const container = ns?.containers.find(({id}) => id === subject.id);
-      return container && `${recordPath.snapshots(subject.namespace, container.snapshotter)}/${recordFile(container.snapshotKey)}`;
+      const ns = survey.namespaces.find(({name}) => name === target.namespace);
+      const container = ns?.containers.find(({id}) => id === target.id);
+      return container && `${recordPath.snapshots(target.namespace, container.snapshotter)}/${recordFile(container.snapshotKey)}`;
     }
   }
 }
 
 /**
- * Nobody knows what a lost record kept: all that nothing else keeps is leased, until a person has looked.
+ * Leases everything unreferenced in a namespace, because a lost record may have referenced it. The lease has no end: the user decides.
  *
- * @param lost paths below the root
- * @returns the lease's id; `undefined` when there is nothing
+ * @param lost paths relative to the root
+ * @returns the lease's id; `undefined` when nothing is unreferenced
  */
-function keepOn(tx: StoreTransaction, name: string, lost: readonly string[], {unnamed}: Inspection): string | undefined {
+function leaseUnreferenced(tx: StoreTransaction, name: string, lost: readonly string[], {unreferenced}: Inspection): string | undefined {
   const now = new Date();
   const ns = tx.survey().namespaces.find((one) => one.name === name);
   if (ns === undefined) return undefined;
@@ -113,15 +117,15 @@ function keepOn(tx: StoreTransaction, name: string, lost: readonly string[], {un
   const lacks = (kind: string): boolean => lost.some((path) => path.startsWith(`${recordPath.namespaces}/${name}/${kind}/`));
   const content = [
     ...ns.content.map(({digest}) => digest).filter((digest) => !live.has(contentNode(digest))),
-    ...(lacks('content') ? unnamed.blobs : []),
+    ...(lacks('content') ? unreferenced.blobs : []),
   ];
   const snapshots = ns.snapshots
     .filter(({snapshotter, key}) => !live.has(snapshotNode(snapshotter, key)))
     .map(({snapshotter, key}) => `${snapshotter}/${key}`);
-  const layers = lacks('snapshots') ? unnamed.layers.filter(isOwnLayer) : [];
+  const layers = lacks('snapshots') ? unreferenced.layers.filter(isOwnLayer) : [];
   if (content.length + snapshots.length + layers.length === 0) return undefined;
   const id = `recovered-${randomHex(8)}`;
   const createdAt = now.toISOString();
-  tx.namespace(name).leases.put({id, labels: {[RECOVERED]: createdAt}, content, layers, snapshots, createdAt, updatedAt: createdAt});
+  tx.namespace(name).leases.put({id, labels: {[RECOVERED_LABEL]: createdAt}, content, layers, snapshots, createdAt, updatedAt: createdAt});
   return id;
 }

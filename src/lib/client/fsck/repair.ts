@@ -1,4 +1,4 @@
-/** Mends what `check` found: fetches or rebuilds what can be had, and takes out of the way what cannot. Nothing that a user made is deleted. */
+/** Repairs findings: fetches or rebuilds objects, and quarantines the records of lost ones. Never deletes anything that a user made. */
 import {existsSync, lstatSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
@@ -23,13 +23,21 @@ import {discardOthers, lockDownload} from '../pull/download-lock.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
 import {ensureUnpacked, snapshotLabel, warnOfLayers} from '../pull/unpack.ts';
 import {isAbandoned, runDirectory, runningContainers} from '../running.ts';
-import {collectGarbage, settleLayers} from '../space/gc.ts';
+import {collectGarbage, syncLayers} from '../space/gc.ts';
 import type {CheckOptions} from '../types/index.ts';
-import {cannotBeRead, type Inspection, keyOf, type Problem, type ProblemOf, problemsOf, type Subject} from './inspect-store.ts';
-import {type Pause, pauses} from './pause.ts';
-import {findOrigins, type LayerOrigin, type Origins, sourceLabel} from './provenance.ts';
-import {recoverRecords} from './repair-records.ts';
-import {actualDigest, indexAgain, unpackAgain} from './scrub.ts';
+import {
+  cannotBeRead,
+  type FindingOf,
+  type FindingTarget,
+  findingKey,
+  findingsOf,
+  type Inspection,
+  type StoreFinding,
+} from './inspect-store.ts';
+import {createPause, type Pause} from './pause.ts';
+import {findProvenance, type LayerOrigin, type Provenance, sourceLabel} from './provenance.ts';
+import {repairRecords} from './repair-records.ts';
+import {actualDigest, rebuildLayer, reindexLayer} from './scrub.ts';
 
 export class Repair {
   readonly #context: Context;
@@ -37,12 +45,12 @@ export class Repair {
   readonly #pause: Pause;
   readonly #inspection: Inspection;
   readonly #actions: Map<string, {readonly action: string; readonly done: boolean}>;
-  /** Why a blob cannot be had, for those that need it. */
-  readonly #lost = new Map<Digest, ErrdefsError>();
+  /** The last error of fetching a blob. */
+  readonly #fetchErrors = new Map<Digest, ErrdefsError>();
   #remote: Remote | undefined;
-  #problems: readonly Problem[] = [];
+  #findings: readonly StoreFinding[] = [];
 
-  /** @param actions gets what is done about each problem, by its key */
+  /** @param actions receives the repair of each finding, by key */
   constructor(
     context: Context,
     options: CheckOptions,
@@ -53,21 +61,21 @@ export class Repair {
     this.#o = options;
     this.#inspection = inspection;
     this.#actions = actions;
-    this.#pause = pauses(options.signal);
+    this.#pause = createPause(options.signal);
   }
 
-  async run(problems: readonly Problem[]): Promise<void> {
-    this.#problems = problems;
-    const settle = async (): Promise<void> => {
-      if (problemsOf(problems, 'layer', 'snapshot').length > 0) await settleLayers(this.#context, 0);
+  async run(findings: readonly StoreFinding[]): Promise<void> {
+    this.#findings = findings;
+    const sync = async (): Promise<void> => {
+      if (findingsOf(findings, 'layer', 'snapshot').length > 0) await syncLayers(this.#context, 0);
     };
     for (const step of [
       () => this.#records(),
       () => this.#content(),
       () => this.#layers(),
       () => this.#snapshots(),
-      settle,
-      () => this.#empty(),
+      sync,
+      () => this.#removeUnrepairable(),
       () => this.#counts(),
       () => this.#runs(),
       () => this.#ingests(),
@@ -82,41 +90,45 @@ export class Repair {
     await this.#remote?.close();
   }
 
-  /** Problems about such subjects that nothing has helped against yet. */
-  #of<K extends Subject['kind']>(...kinds: readonly K[]): readonly ProblemOf<K>[] {
-    return problemsOf(this.#problems, ...kinds).filter((problem) => this.#actions.get(keyOf(problem))?.done !== true);
+  /** Findings of these kinds that are not repaired yet. */
+  #of<K extends FindingTarget['kind']>(...kinds: readonly K[]): readonly FindingOf<K>[] {
+    return findingsOf(this.#findings, ...kinds).filter((finding) => this.#actions.get(findingKey(finding))?.done !== true);
   }
 
-  #did(problem: Problem, action: string, done = true): void {
-    this.#actions.set(keyOf(problem), {action, done});
+  #setAction(finding: StoreFinding, action: string, done = true): void {
+    this.#actions.set(findingKey(finding), {action, done});
   }
 
   async #records(): Promise<void> {
-    for (const [problem, action, done] of await recoverRecords(this.#context, this.#inspection, this.#problems))
-      this.#did(problem, action, done);
+    for (const [finding, action, done] of await repairRecords(this.#context, this.#inspection, this.#findings))
+      this.#setAction(finding, action, done);
   }
 
-  /** Blobs first, then the records that need them; a document that is whole again tells of more. */
+  /** Repairs blobs first, then their records. Repeats while that helps: a repaired document has descriptors of others. */
   async #content(): Promise<void> {
     const todo = new Set([...this.#of('blob'), ...this.#of('content')]);
     for (let before = todo.size + 1; todo.size > 0 && todo.size < before; ) {
       before = todo.size;
-      const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
-      for (const problem of todo) {
+      const provenance = await findProvenance(this.#context.store, this.#survey(), this.#pause);
+      for (const finding of todo) {
         await this.#pause();
         const action =
-          problem.subject.kind === 'blob'
-            ? await this.#blob(problem.subject.digest, origins)
-            : await this.#missingContent(problem as ProblemOf<'content'>, origins);
+          finding.target.kind === 'blob'
+            ? await this.#blob(finding.target.digest, provenance)
+            : await this.#missingContent(finding as FindingOf<'content'>, provenance);
         if (action === undefined) continue;
-        this.#did(problem, action);
-        todo.delete(problem);
+        this.#setAction(finding, action);
+        todo.delete(finding);
       }
     }
-    for (const problem of todo) {
-      const digest = (problem.subject as {digest: Digest}).digest;
-      const why = this.#lost.get(digest);
-      this.#did(problem, await this.#putAside(digest, why === undefined ? 'the store does not record its source' : why.message), false);
+    for (const finding of todo) {
+      const digest = (finding.target as {digest: Digest}).digest;
+      const reason = this.#fetchErrors.get(digest);
+      this.#setAction(
+        finding,
+        await this.#quarantine(digest, reason === undefined ? 'the store does not record its source' : reason.message),
+        false,
+      );
     }
   }
 
@@ -124,23 +136,23 @@ export class Repair {
     return this.#context.store.view((tx) => tx.survey());
   }
 
-  /** @returns what was done; `undefined` when it cannot be had */
-  async #blob(digest: Digest, origins: Origins): Promise<string | undefined> {
+  /** @returns the repair; `undefined` when the blob cannot be fetched */
+  async #blob(digest: Digest, provenance: Provenance): Promise<string | undefined> {
     const {store} = this.#context;
     const {signal} = this.#o;
     const size = sizeOf(store, digest);
     if (size !== undefined && size !== this.#inspection.blobs.get(digest)) {
-      // Its bytes may be right, and a record wrong.
+      // The bytes may be right and the recorded size wrong.
       const actual = await actualDigest(this.#context, digest, () => {}, signal).catch((err: unknown) => void cannotBeRead(err));
       if (actual === digest) {
         await this.#resize(digest, size);
         return 'its content is intact: record repaired';
       }
     }
-    const known = origins.content.get(digest)?.descriptor;
+    const known = provenance.content.get(digest)?.descriptor;
     const recorded = this.#inspection.blobs.get(digest);
     const descriptor = known ?? (recorded === undefined ? undefined : {mediaType: 'application/octet-stream', digest, size: recorded});
-    return descriptor === undefined ? undefined : this.#fetch(descriptor, origins.sources(digest));
+    return descriptor === undefined ? undefined : this.#fetch(descriptor, provenance.sources(digest));
   }
 
   async #resize(digest: Digest, size: number): Promise<void> {
@@ -153,7 +165,7 @@ export class Repair {
     });
   }
 
-  /** Fetches a blob from where it came from, whole, and puts it in the place of what is there. */
+  /** Fetches a blob from one of its sources, and replaces the local one. */
   async #fetch(descriptor: Descriptor, sources: readonly Reference[]): Promise<string | undefined> {
     const {store, lockTimeoutMs, openRemote} = this.#context;
     const {signal} = this.#o;
@@ -161,7 +173,7 @@ export class Repair {
     const what = `content ${digest}`;
     for (const source of sources) {
       this.#remote ??= await openRemote(this.#o);
-      makeWay(store, digest);
+      quarantineNonFile(store, digest);
       using lock = await lockDownload(store, descriptor, {
         timeoutMs: lockTimeoutMs,
         purpose: `repair of ${digest}`,
@@ -180,7 +192,7 @@ export class Repair {
       } catch (err) {
         store.blobs.discardIngestQuietly(key);
         if (!isErrdefs(err) || signal?.aborted || hasCode(err, 'resource_exhausted')) throw err;
-        this.#lost.set(digest, err);
+        this.#fetchErrors.set(digest, err);
       } finally {
         ingest.close();
       }
@@ -188,17 +200,17 @@ export class Repair {
     return undefined;
   }
 
-  /** A namespace gets the record of content that it needs. */
-  async #missingContent({subject: {namespace, digest}}: ProblemOf<'content'>, origins: Origins): Promise<string | undefined> {
+  /** Creates the content record that a namespace lacks. */
+  async #missingContent({target: {namespace, digest}}: FindingOf<'content'>, provenance: Provenance): Promise<string | undefined> {
     const {store} = this.#context;
-    const descriptor = origins.content.get(digest)?.descriptor;
+    const descriptor = provenance.content.get(digest)?.descriptor;
     if (descriptor === undefined) return undefined;
     const isHere = sizeOf(store, digest) === descriptor.size;
-    const action = isHere ? 'its content is present: record recreated' : await this.#fetch(descriptor, origins.sources(digest));
+    const action = isHere ? 'its content is present: record recreated' : await this.#fetch(descriptor, provenance.sources(digest));
     if (action === undefined) return undefined;
     if (isHere) store.syncBlobNames([digest]);
-    // A document that has just come says itself what it keeps.
-    const now = isHere ? origins : await findOrigins(store, this.#survey(), this.#pause);
+    // A document that was just fetched provides the labels of its record.
+    const now = isHere ? provenance : await findProvenance(store, this.#survey(), this.#pause);
     await store.update(`repair of content ${digest}`, (tx) => {
       if (!store.blobs.has(descriptor))
         throw new ErrdefsError('aborted', `content ${digest} was removed meanwhile`, {hint: 'run it again'});
@@ -217,59 +229,59 @@ export class Repair {
     return action;
   }
 
-  /** Wrong bytes are not given to anybody any more, and the next pull fetches them anew. @returns what was done */
-  async #putAside(digest: Digest, why: string): Promise<string> {
+  /** Moves a wrong blob away, so that the next pull fetches it again. @returns the action */
+  async #quarantine(digest: Digest, reason: string): Promise<string> {
     const {store} = this.#context;
     const target = await store.update(`repair of content ${digest}`, () => quarantine(store.layout, store.blobs.path(digest)));
-    return target === undefined ? why : `${why}; moved to ${target}`;
+    return target === undefined ? reason : `${reason}; moved to ${target}`;
   }
 
-  /** Layers are made once more beside the old ones, and take their place when they are whole. */
+  /** Rebuilds layers beside the old ones, and replaces those when the new ones are complete. */
   async #layers(): Promise<void> {
-    const problems = this.#of('layer');
-    if (problems.length === 0) return;
-    const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
+    const findings = this.#of('layer');
+    if (findings.length === 0) return;
+    const provenance = await findProvenance(this.#context.store, this.#survey(), this.#pause);
     const inUse = await this.#layersInUse();
-    const doubted = new Set(problems.map(({subject}) => subject.id));
-    for (const problem of problems) {
+    const untrusted = new Set(findings.map(({target}) => target.id));
+    for (const finding of findings) {
       await this.#pause();
-      const {id} = problem.subject;
+      const {id} = finding.target;
       if (isOwnLayer(id)) {
-        this.#describe(problem);
+        this.#rewriteInfo(finding);
         continue;
       }
-      const why = inUse.get(id);
-      if (why !== undefined) {
-        this.#did(problem, `left alone: ${why}`, false);
+      const reason = inUse.get(id);
+      if (reason !== undefined) {
+        this.#setAction(finding, `left alone: ${reason}`, false);
         continue;
       }
-      const rebuild = (): Promise<string | undefined> => this.#rebuild(id, origins.layers.get(id), (other) => doubted.has(other));
-      if (await this.#try(problem, rebuild, 'no image in the store contains it, so it cannot be rebuilt')) doubted.delete(id);
+      const rebuild = (): Promise<string | undefined> => this.#rebuild(id, provenance.layers.get(id), (other) => untrusted.has(other));
+      if (await this.#attempt(finding, rebuild, 'no image in the store contains it, so it cannot be rebuilt')) untrusted.delete(id);
     }
   }
 
-  /** A user's own tree can be described anew, not made anew. */
-  #describe(problem: ProblemOf<'layer'>): void {
+  /** Rewrites the `layer.json` of a user's own tree; the tree itself cannot be rebuilt. */
+  #rewriteInfo(finding: FindingOf<'layer'>): void {
     const {layers, layout} = this.#context.store;
-    const {id} = problem.subject;
+    const {id} = finding.target;
     const snapshotter = this.#inspection.layers.get(id)!;
     if (layers.info(id) !== undefined || !existsSync(getSnapshotter(snapshotter).tree(layers.path(id)))) return;
-    // Something else in its place may be a stranger's.
+    // Anything but a file in its place may belong to somebody else.
     if (lstatSync(layers.infoFile(id), {throwIfNoEntry: false})?.isFile() === false) quarantine(layout, layers.infoFile(id));
     layers.restoreOwnInfo(id, snapshotter);
-    this.#did(problem, 'its layer.json is rewritten');
+    this.#setAction(finding, 'its layer.json is rewritten');
   }
 
-  async #rebuild(id: string, origin: LayerOrigin | undefined, doubted: (id: string) => boolean): Promise<string | undefined> {
+  async #rebuild(id: string, origin: LayerOrigin | undefined, untrusted: (id: string) => boolean): Promise<string | undefined> {
     const {store} = this.#context;
     const {signal} = this.#o;
     const work = store.layers.createWork();
     let failure: unknown;
     try {
-      const canUnpack = origin !== undefined && sizeOf(store, origin.layer.blob.digest) === origin.layer.blob.size;
-      const made = canUnpack
-        ? await unpackAgain(this.#context, origin, work, doubted, signal)
-        : await indexAgain(this.#context, id, this.#inspection.layers.get(id)!, work, signal);
+      const hasBlob = origin !== undefined && sizeOf(store, origin.layer.blob.digest) === origin.layer.blob.size;
+      const made = hasBlob
+        ? await rebuildLayer(this.#context, origin, work, untrusted, signal)
+        : await reindexLayer(this.#context, id, this.#inspection.layers.get(id)!, work, signal);
       if (made === undefined) return undefined;
       await store.update(`repair of layer ${id}`, (tx) => {
         if (made.id !== id) renameLayer(tx, id, made.id);
@@ -283,25 +295,25 @@ export class Repair {
       });
       if (failure !== undefined) throw failure;
       warnOfLayers(this.#context, made.warnings);
-      return canUnpack ? 'rebuilt from its blob' : 'indexed again';
+      return hasBlob ? 'rebuilt from its blob' : 'indexed again';
     } finally {
       store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
     }
   }
 
-  /** Layers below running containers and mounts, each with the reason: their trees must not be taken away. */
+  /** Layers of running containers and of mounts, each with the reason. Their trees must stay. */
   async #layersInUse(): Promise<ReadonlyMap<string, string>> {
     const inUse = new Map<string, string>();
     for (const ns of this.#inspection.survey.namespaces) {
       const running = await runningContainers(this.#context, ns.name);
       const snapshots = new Map(ns.snapshots.map((record) => [`${record.snapshotter}/${record.key}`, record]));
-      const use = (top: string, why: string): void => {
+      const use = (top: string, reason: string): void => {
         const seen = new Set<string>();
         const [snapshotter] = top.split('/', 1);
         for (let node: string | undefined = top; node !== undefined && !seen.has(node); ) {
           seen.add(node);
           const record = snapshots.get(node);
-          if (record?.layer !== undefined) inUse.set(record.layer, why);
+          if (record?.layer !== undefined) inUse.set(record.layer, reason);
           node = record?.parent === undefined ? undefined : `${snapshotter}/${record.parent}`;
         }
       };
@@ -313,107 +325,118 @@ export class Repair {
     return inUse;
   }
 
-  /** Snapshots of images are made again from what is here. */
+  /** Recreates snapshots of images from local blobs. */
   async #snapshots(): Promise<void> {
-    const problems = this.#of('snapshot');
-    if (problems.length === 0) return;
+    const findings = this.#of('snapshot');
+    if (findings.length === 0) return;
     const {signal} = this.#o;
-    const origins = await findOrigins(this.#context.store, this.#survey(), this.#pause);
-    for (const problem of problems) {
-      const {namespace, snapshotter, key} = problem.subject;
-      const origin = origins.snapshots.get(`${namespace}/${snapshotter}/${key}`);
+    const provenance = await findProvenance(this.#context.store, this.#survey(), this.#pause);
+    for (const finding of findings) {
+      const {namespace, snapshotter, key} = finding.target;
+      const origin = provenance.snapshots.get(`${namespace}/${snapshotter}/${key}`);
       if (origin === undefined) {
-        this.#did(problem, 'no image in the store contains it', false);
+        this.#setAction(finding, 'no image in the store contains it', false);
         continue;
       }
       const {manifest, planned, image} = origin;
       const blobs = planned.layers.map(({blob}) => blob);
       const plan = {root: manifest.descriptor, documents: new Map(), manifests: [manifest], blobs};
-      await this.#try(problem, async () => {
+      await this.#attempt(finding, async () => {
         await ensureUnpacked(this.#context, namespace, image, plan, origin.snapshotter, signal);
         return 'unpacked again';
       });
     }
   }
 
-  /** Where one thing cannot be mended the others can; a full disk or an interruption ends it all. @param mend says what it did; `undefined` when it could do nothing */
-  async #try(problem: Problem, mend: () => Promise<string | undefined>, otherwise = ''): Promise<boolean> {
+  /**
+   * Repairs one finding. A failure does not stop the other repairs; a full disk or an interruption does.
+   *
+   * @param repair returns the action; `undefined` when it could do nothing
+   */
+  async #attempt(finding: StoreFinding, repair: () => Promise<string | undefined>, otherwise = ''): Promise<boolean> {
     try {
-      const action = await mend();
-      this.#did(problem, action ?? otherwise, action !== undefined);
+      const action = await repair();
+      this.#setAction(finding, action ?? otherwise, action !== undefined);
       return action !== undefined;
     } catch (err) {
       if (!isErrdefs(err) || this.#o.signal?.aborted || hasCode(err, 'resource_exhausted')) throw err;
-      this.#did(problem, err.message, false);
+      this.#setAction(finding, err.message, false);
       return false;
     }
   }
 
-  /** Records that name nothing that can be had are moved away. */
-  async #empty(): Promise<void> {
+  /** Moves away the records of objects that are lost. */
+  async #removeUnrepairable(): Promise<void> {
     const {store} = this.#context;
     const running = new Map<string, readonly string[]>();
-    for (const {subject} of this.#of('container'))
-      running.set(subject.namespace, await runningContainers(this.#context, subject.namespace));
-    const problems = this.#of('layer', 'container', 'blob', 'content').filter(
-      (problem) => this.#actions.get(keyOf(problem))?.done !== true,
+    for (const {target} of this.#of('container')) running.set(target.namespace, await runningContainers(this.#context, target.namespace));
+    const findings = this.#of('layer', 'container', 'blob', 'content').filter(
+      (finding) => this.#actions.get(findingKey(finding))?.done !== true,
     );
-    if (problems.length === 0) return;
+    if (findings.length === 0) return;
     await store.update('repair of records', (tx) => {
-      for (const problem of problems) {
-        const moved = this.#namedBy(tx, problem, running).map((record) => this.#takeAway(record));
-        if (moved.length > 0) this.#did(problem, `moved to ${moved.join(', ')}`);
+      for (const finding of findings) {
+        const moved = this.#danglingRecords(tx, finding, running).map((record) => this.#quarantineRecord(record));
+        if (moved.length > 0) this.#setAction(finding, `moved to ${moved.join(', ')}`);
       }
     });
   }
 
-  /** Records that a problem leaves empty. */
-  #namedBy(tx: StoreTransaction, {subject}: Problem, running: ReadonlyMap<string, readonly string[]>): readonly Emptied[] {
+  /** Records of the lost object that a finding is about. */
+  #danglingRecords(
+    tx: StoreTransaction,
+    {target}: StoreFinding,
+    running: ReadonlyMap<string, readonly string[]>,
+  ): readonly DanglingRecord[] {
     const namespaces = this.#inspection.survey.namespaces.map(({name}) => tx.namespace(name));
-    switch (subject.kind) {
+    switch (target.kind) {
       case 'layer': {
-        if (!isOwnLayer(subject.id)) return [];
+        if (!isOwnLayer(target.id)) return [];
         return namespaces.flatMap((ns) =>
           ns.snapshotters().flatMap((snapshotter) => {
             const records = ns.snapshots(snapshotter).list();
             return records
-              .filter(({layer, key}) => layer === subject.id && !records.some(({parent}) => parent === key))
+              .filter(({layer, key}) => layer === target.id && !records.some(({parent}) => parent === key))
               .map(
-                ({key}): Emptied => ({collection: ns.snapshots(snapshotter), key, directory: recordPath.snapshots(ns.name, snapshotter)}),
+                ({key}): DanglingRecord => ({
+                  collection: ns.snapshots(snapshotter),
+                  key,
+                  directory: recordPath.snapshots(ns.name, snapshotter),
+                }),
               );
           }),
         );
       }
       case 'container': {
-        const {namespace, id} = subject;
+        const {namespace, id} = target;
         if (running.get(namespace)?.includes(id)) return [];
         return [{collection: tx.namespace(namespace).containers, key: id, directory: recordPath.directory(namespace, 'containers')}];
       }
       case 'blob':
-        if (!this.#cannotBeHad(subject.digest)) return [];
+        if (!this.#isUnavailable(target.digest)) return [];
         return namespaces
-          .filter((ns) => ns.content.find(subject.digest) !== undefined && tx.refs.count(ns.name, contentNode(subject.digest)) === 0)
-          .map((ns): Emptied => ({collection: ns.content, key: subject.digest, directory: recordPath.directory(ns.name, 'content')}));
+          .filter((ns) => ns.content.find(target.digest) !== undefined && tx.refs.count(ns.name, contentNode(target.digest)) === 0)
+          .map((ns): DanglingRecord => ({collection: ns.content, key: target.digest, directory: recordPath.directory(ns.name, 'content')}));
       case 'content': {
-        if (!this.#cannotBeHad(subject.digest)) return [];
-        const {images, name} = tx.namespace(subject.namespace);
+        if (!this.#isUnavailable(target.digest)) return [];
+        const {images, name} = tx.namespace(target.namespace);
         return images
           .list()
-          .filter(({target}) => target.digest === subject.digest)
-          .map((image): Emptied => ({collection: images, key: image.name, directory: recordPath.directory(name, 'images')}));
+          .filter((image) => image.target.digest === target.digest)
+          .map((image): DanglingRecord => ({collection: images, key: image.name, directory: recordPath.directory(name, 'images')}));
       }
       default:
         return [];
     }
   }
 
-  /** Nothing tells where a blob came from, or it is not there any more. A registry that does not answer now may do so later. */
-  #cannotBeHad(digest: Digest): boolean {
-    const why = this.#lost.get(digest);
-    return why === undefined || hasCode(why, 'not_found');
+  /** Whether a blob has no known source, or its sources do not have it. A registry that does not respond may do so later. */
+  #isUnavailable(digest: Digest): boolean {
+    const reason = this.#fetchErrors.get(digest);
+    return reason === undefined || hasCode(reason, 'not_found');
   }
 
-  #takeAway({collection, key, directory}: Emptied): string {
+  #quarantineRecord({collection, key, directory}: DanglingRecord): string {
     const {layout} = this.#context.store;
     collection.delete(key);
     const path = join(layout.root, directory, recordFile(key));
@@ -421,73 +444,74 @@ export class Repair {
   }
 
   async #counts(): Promise<void> {
-    const problems = this.#of('counts');
+    const findings = this.#of('counts');
     const {store} = this.#context;
-    // Where records were moved away, what they kept was counted.
-    if (problems.length === 0 && !this.#problems.some(({subject}) => RECORDS.includes(subject.kind))) return;
+    // Moving records away changes counts.
+    if (findings.length === 0 && !this.#findings.some(({target}) => RECORD_KINDS.includes(target.kind))) return;
     const counted = await store.update('expectedCounts of references', (tx) => {
       const {unreadable, namespaces} = tx.survey();
-      // A namespace that has lost its record has it again in the next round.
+      // The next round has the recreated records of namespaces.
       const isReadable = unreadable.length === 0 && namespaces.every(({record}) => record !== undefined);
       if (isReadable) tx.rebuildRefs();
       return isReadable;
     });
-    for (const problem of problems) this.#did(problem, counted ? 'recounted' : 'cannot be recounted while a record is unreadable', counted);
+    for (const finding of findings)
+      this.#setAction(finding, counted ? 'recounted' : 'cannot be recounted while a record is unreadable', counted);
   }
 
   async #runs(): Promise<void> {
-    for (const problem of this.#of('run')) {
+    for (const finding of this.#of('run')) {
       await this.#pause();
-      const {namespace, id} = problem.subject;
-      if (problem.severity !== 'garbage') {
-        this.#did(problem, 'left alone: it is running', false);
+      const {namespace, id} = finding.target;
+      if (finding.severity !== 'garbage') {
+        this.#setAction(finding, 'left alone: it is running', false);
         continue;
       }
       await cleanup(runDirectory(this.#context, namespace), id, findRuntime());
       await deleteContainer(this.#context, namespace, id, {keepSnapshot: false, only: isAbandoned});
-      this.#did(problem, 'removed');
+      this.#setAction(finding, 'removed');
     }
-    for (const problem of this.#of('view')) {
-      removeBundle(problem.path);
-      this.#did(problem, 'removed');
+    for (const finding of this.#of('view')) {
+      removeBundle(finding.path);
+      this.#setAction(finding, 'removed');
     }
   }
 
-  /** Whoever goes on with an ingest that is not whole begins anew. */
+  /** Removes incomplete ingests; their next download starts again. */
   #ingests(): void {
     const {blobs} = this.#context.store;
-    for (const problem of this.#of('ingest')) {
-      const done = blobs.discardIdleIngest(problem.subject.key);
-      this.#did(problem, done ? 'removed' : 'left alone: it is in use', done);
+    for (const finding of this.#of('ingest')) {
+      const done = blobs.discardIdleIngest(finding.target.key);
+      this.#setAction(finding, done ? 'removed' : 'left alone: it is in use', done);
     }
   }
 
   async #garbage(): Promise<void> {
-    const problems = this.#of('garbage');
-    if (problems.length === 0) return;
+    const findings = this.#of('garbage');
+    if (findings.length === 0) return;
     try {
       await collectGarbage(this.#context);
-      for (const {path} of problems) if (isTemporary(path)) sweepTemporary(dirname(path));
-      for (const problem of problems) this.#did(problem, 'collected');
+      for (const {path} of findings) if (isTemporary(path)) sweepTemporary(dirname(path));
+      for (const finding of findings) this.#setAction(finding, 'collected');
     } catch (err) {
       if (!isErrdefs(err) || (!hasCode(err, 'data_loss') && !hasCode(err, 'failed_precondition'))) throw err;
-      for (const problem of problems) this.#did(problem, err.message, false);
+      for (const finding of findings) this.#setAction(finding, err.message, false);
     }
   }
 }
 
-/** Subjects whose repair changes records without counting what they keep. */
-const RECORDS: readonly Subject['kind'][] = ['record', 'odd', 'namespace', 'content', 'snapshot', 'container'];
+/** Kinds whose repair changes records without counting their references. */
+const RECORD_KINDS: readonly FindingTarget['kind'][] = ['record', 'entry', 'namespace', 'content', 'snapshot', 'container'];
 
-/** A record that names nothing that can be had. */
-interface Emptied {
+/** A record of a lost object. */
+interface DanglingRecord {
   readonly collection: {delete(key: string): boolean};
   readonly key: string;
-  /** Below the root. */
+  /** Relative to the root. */
   readonly directory: string;
 }
 
-/** As `BlobStore.size`; what is no file has none. */
+/** As `BlobStore.size`; `undefined` for anything but a file. */
 function sizeOf({blobs}: Store, digest: Digest): number | undefined {
   try {
     return blobs.size(digest);
@@ -497,13 +521,13 @@ function sizeOf({blobs}: Store, digest: Digest): number | undefined {
   }
 }
 
-/** What is no file would be in the way of a rename. */
-function makeWay({blobs, layout}: Store, digest: Digest): void {
+/** Moves away anything but a file in a blob's place, which would make the rename of the new blob fail. */
+function quarantineNonFile({blobs, layout}: Store, digest: Digest): void {
   const path = blobs.path(digest);
   if (lstatSync(path, {throwIfNoEntry: false})?.isFile() === false) quarantine(layout, path);
 }
 
-/** Snapshots of all namespaces name another layer from now on. */
+/** Replaces a layer's ID in the snapshots of all namespaces. */
 function renameLayer(tx: StoreTransaction, from: string, to: string): void {
   for (const {name} of tx.namespaces.list()) {
     const ns = tx.namespace(name);

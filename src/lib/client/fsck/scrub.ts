@@ -1,4 +1,4 @@
-/** Reads every byte: blobs are hashed, and layers compared with what they were unpacked from. */
+/** `check --deep`: hashes blobs, and compares layers with their tars or blobs. */
 import {createReadStream} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../../archive/compare-trees.ts';
@@ -17,7 +17,7 @@ import {indexTar} from '../workers/layer-index.ts';
 import {cannotBeRead} from './inspect-store.ts';
 import type {LayerOrigin} from './provenance.ts';
 
-/** Told of bytes that were read. */
+/** Receives the number of bytes of each read. */
 export type OnBytes = (count: number) => void;
 
 async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: AbortSignal | undefined, start = 0): Promise<string> {
@@ -31,13 +31,13 @@ async function hashFile(path: string, hash: Hash, onBytes: OnBytes, signal: Abor
 const hashTar = async ({path, start}: IndexedTar, onBytes: OnBytes, signal: AbortSignal | undefined): Promise<Digest> =>
   `sha256:${await hashFile(path, createHash('sha256'), onBytes, signal, start)}` as Digest;
 
-/** Indexes a layer's tar once more, in `directory`, which is made. @returns as `indexTar` */
-async function indexAnew(tar: IndexedTar, directory: string): Promise<boolean> {
+/** Indexes a layer's tar again, in `directory`, which it creates. @returns as `indexTar` */
+async function reindexTar(tar: IndexedTar, directory: string): Promise<boolean> {
   linkOrCopyTar(tar, directory);
   return indexTar(directory, tar.backing);
 }
 
-/** As `findTar`; `lost` where an image does not say where its tar is. */
+/** As `findTar`; `lost` when an EROFS image does not show where its tar lies. */
 function locateTar(directory: string): IndexedTar | 'lost' | undefined {
   try {
     return findTar(directory);
@@ -48,7 +48,7 @@ function locateTar(directory: string): IndexedTar | 'lost' | undefined {
 }
 
 /**
- * The digest that a blob's file has; `undefined` when it is gone.
+ * The digest of the bytes in a blob's file; `undefined` when the file is missing.
  *
  * @throws data_loss | permission_denied it cannot be read
  */
@@ -63,33 +63,33 @@ export async function actualDigest({store}: Context, digest: Digest, onBytes: On
   }
 }
 
-export interface Unpacked {
-  /** The name under `layers/` that it should have. */
+export interface RebuiltLayer {
+  /** Correct ID of the layer. */
   readonly id: string;
-  /** The layer, whole, in a place of its own. */
+  /** Directory of the complete layer, outside `layers/`. */
   readonly directory: string;
   /** As those of `FetchAndUnpackResult`. */
   readonly warnings: readonly string[];
 }
 
 /**
- * Unpacks a layer once more, beside what is there.
+ * Unpacks a layer again, beside the existing one.
  *
- * @param work empty directory, for what is needed on the way; the caller removes it
- * @param doubted layers that must not be built on: they are unpacked once more as well
- * @throws not_found its blob is not here @throws failed_precondition its blob is not what it should be
+ * @param work empty directory for a scratch store; the caller removes it
+ * @param untrusted whether a lower layer must not be used; it is then unpacked again, too
+ * @throws not_found its blob is missing @throws failed_precondition its blob is wrong
  */
-export async function unpackAgain(
+export async function rebuildLayer(
   context: Context,
   {manifest, planned, layer, snapshotter, namespace}: LayerOrigin,
   work: string,
-  doubted: (id: string) => boolean,
+  untrusted: (id: string) => boolean,
   signal?: AbortSignal,
-): Promise<Unpacked> {
+): Promise<RebuiltLayer> {
   const {store} = context;
   const layers = planned.layers.slice(0, planned.layers.indexOf(layer) + 1);
   const own = layerCandidates(snapshotter, layer);
-  const borrowed = layers.flatMap((below) => layerCandidates(snapshotter, below)).filter((id) => !own.includes(id) && !doubted(id));
+  const borrowed = layers.flatMap((below) => layerCandidates(snapshotter, below)).filter((id) => !own.includes(id) && !untrusted(id));
   const scratch = store.createScratch(
     work,
     [...new Set(borrowed)].filter((id) => store.layers.isUsable(id)),
@@ -117,50 +117,49 @@ export async function unpackAgain(
 }
 
 /**
- * Indexes once more the tar of an indexed layer that is made from that alone; the tar must be what the layer's name says.
+ * Indexes the tar of a self-contained indexed layer again.
  *
- * @param work as `unpackAgain`
- * @returns `undefined` where that cannot be: the layer is no such one, or its tar is damaged
+ * @param work as `rebuildLayer`
+ * @returns `undefined` when the layer is not indexed, not self-contained, or its tar is damaged
  */
-export async function indexAgain(
+export async function reindexLayer(
   {store}: Context,
   id: string,
   snapshotterName: string,
   work: string,
   signal?: AbortSignal,
-): Promise<Unpacked | undefined> {
+): Promise<RebuiltLayer | undefined> {
   const tar = locateTar(store.layers.path(id));
   if (tar === undefined || tar === 'lost') return undefined;
   const snapshotter = getSnapshotter(snapshotterName);
   const diffID = await hashTar(tar, () => {}, signal);
-  if (!isAlone(snapshotter, id, diffID)) return undefined;
+  if (!isSelfContained(snapshotter, id, diffID)) return undefined;
   const scratch = store.createScratch(work, []);
   const directory = scratch.layers.createWork();
-  if (!(await indexAnew(tar, directory))) return undefined;
+  if (!(await reindexTar(tar, directory))) return undefined;
   scratch.layers.publish(directory, id, {snapshotter: snapshotter.name, diffID});
   return {id, directory: scratch.layers.path(id), warnings: []};
 }
 
-/** What was found out about a layer. */
+/** Result of comparing a layer. */
 export interface Verdict {
-  /** False when nothing here tells what it should be. */
+  /** False when neither a tar nor a blob is present to compare it with. */
   readonly compared: boolean;
   /** What is wrong with it, in a few words. */
   readonly problem?: string;
 }
 
 /**
- * Compares an unpacked layer with what it was unpacked from.
+ * Compares an unpacked layer with its tar or its blob.
  *
- * @param origin where it came from, as far as that is known
- * @param doubted as `unpackAgain`
- * @throws not_found what it could be compared with is not here
+ * @param origin of the layer, if it is known
+ * @param untrusted as `rebuildLayer`
  */
-export async function judgeLayer(
+export async function verifyLayer(
   context: Context,
   id: string,
   origin: LayerOrigin | undefined,
-  doubted: (id: string) => boolean,
+  untrusted: (id: string) => boolean,
   onBytes: OnBytes,
   signal?: AbortSignal,
 ): Promise<Verdict> {
@@ -181,13 +180,13 @@ export async function judgeLayer(
       if (digest !== diffID) return wrong(`has ${digest} in ${basename(tar.path)} instead of ${diffID}`);
     }
     let reference: string;
-    if (tar !== undefined && isAlone(snapshotter, id, diffID!)) {
+    if (tar !== undefined && isSelfContained(snapshotter, id, diffID!)) {
       reference = join(work, 'index');
-      if (!(await indexAnew(tar, reference))) return wrong('is indexed, although its tar has to be extracted');
+      if (!(await reindexTar(tar, reference))) return wrong('is indexed, although its tar has to be extracted');
     } else if (origin === undefined) {
       return {compared: false};
     } else {
-      const made = await unpackAgain(context, origin, work, doubted, signal);
+      const made = await rebuildLayer(context, origin, work, untrusted, signal);
       if (made.id !== id) return wrong(`should be ${made.id}, by what it inherits from lower layers`);
       reference = made.directory;
     }
@@ -199,15 +198,15 @@ export async function judgeLayer(
     signal?.throwIfAborted();
     const failure = fromErrno(err, 'cannot be compared');
     if (hasCode(failure, 'not_found')) return {compared: false};
-    // What the disk does not give back, here or below, is damage, and the rest can still be looked at.
+    // A read error of this layer or of a lower one is damage; other layers can still be compared.
     return wrong(cannotBeRead(failure));
   } finally {
     store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
   }
 }
 
-/** Whether a layer's tar is all that it was made from, as its name says: nothing of it comes from the layers below. */
-export const isAlone = (snapshotter: Snapshotter, id: string, diffID: Digest): boolean =>
+/** Whether a layer's ID says that it takes nothing from lower layers. */
+export const isSelfContained = (snapshotter: Snapshotter, id: string, diffID: Digest): boolean =>
   snapshotter.layerId(diffID, diffID, true) !== id && snapshotter.layerId(diffID, diffID, false) === id;
 
 /** The first difference between the trees of two layers, in a few words. */

@@ -35,7 +35,7 @@ export interface Measured {
 }
 
 /** Measures as du(1) does: each inode once, without following links. Files that vanish meanwhile do not count. */
-class Ruler {
+class DiskUsageWalker {
   readonly #seen = new Set<string>();
 
   /** Usage of an inode; nothing when it was counted under another name. */
@@ -71,17 +71,17 @@ class Ruler {
 }
 
 /** Usage of a file, or of a directory with everything in it. */
-export const measureOne = (path: string): SpaceUsed => new Ruler().tree(path);
+export const measureOne = (path: string): SpaceUsed => new DiskUsageWalker().tree(path);
 
 /** Measures everything below the root. */
 export function measure(layout: Layout): Measured {
-  const ruler = new Ruler();
-  const told = new Map<string, Map<string, SpaceUsed>>();
+  const walker = new DiskUsageWalker();
+  const measuredApart = new Map<string, Map<string, SpaceUsed>>();
   /** Usage of each entry of a directory; the directory itself counts as records. */
   const entries = (directory: string): Map<string, SpaceUsed> => {
     const path = new Directory(directory);
-    const found = new Map(list(directory).map((name) => [String(name), ruler.tree(path.at(name))]));
-    told.set(directory, found);
+    const found = new Map(list(directory).map((name) => [String(name), walker.tree(path.at(name))]));
+    measuredApart.set(directory, found);
     return found;
   };
   const blobs = Object.keys(DIGEST_HEX_LENGTH).flatMap((algorithm) =>
@@ -94,7 +94,7 @@ export function measure(layout: Layout): Measured {
     ingests: ingests!,
     leftovers: sum([...trash!.values(), ...work!.values()]),
     damaged: sum(damaged!.values()),
-    records: ruler.all(layout.root, (path) => told.has(String(path))),
+    records: walker.all(layout.root, (path) => measuredApart.has(String(path))),
   };
 }
 
@@ -109,13 +109,13 @@ function list(path: string): readonly Buffer[] {
 }
 
 /** Objects that a namespace refers to. */
-interface Named {
+interface ReferencedObjects {
   readonly content: ReadonlySet<Digest>;
   readonly snapshots: ReadonlySet<string>;
   readonly writable: ReadonlySet<string>;
 }
 
-function namedBy({content, snapshots, leases}: SurveyedNamespace): Named {
+function referencedBy({content, snapshots, leases}: SurveyedNamespace): ReferencedObjects {
   const layers = [...snapshots.flatMap(({layer}) => layer ?? []), ...leases.flatMap((lease) => lease.layers)];
   const writable = new Set([
     ...snapshots.filter(({kind}) => kind !== 'committed').flatMap(({layer}) => layer ?? []),
@@ -133,7 +133,7 @@ export async function diskUsage({store}: Context): Promise<DiskUsage> {
   const {namespaces, unreadable} = store.view((tx) => tx.survey());
   if (unreadable[0] !== undefined) throw unreadable[0].error;
   const measured = measure(store.layout);
-  const named = namespaces.map((ns) => ({ns, ...namedBy(ns)}));
+  const named = namespaces.map((ns) => ({ns, ...referencedBy(ns)}));
 
   /** Usage of one kind of shared object: by namespace, in total, and unreferenced. */
   const divide = <K extends string>(there: ReadonlyMap<K, SpaceUsed>, of: (one: (typeof named)[number]) => ReadonlySet<K>) => {

@@ -10,14 +10,14 @@ import {sweepRuns} from '../running.ts';
 import type {GcResult} from '../types/index.ts';
 
 /** Age at which the kernel has most likely written a layer back, in milliseconds: a sync then costs little. */
-const SETTLED_MS = 60_000;
+const WRITTEN_BACK_MS = 60_000;
 
-const NOTHING: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0};
+const NO_RESULT: GcResult = {images: 0, content: 0, snapshots: 0, leases: 0, blobs: 0, layers: 0, settled: 0};
 
 /** Collects in all namespaces, recounts references, removes leftovers of killed processes, and syncs layers. */
 export async function collectGarbage(context: Context): Promise<GcResult> {
   const {store} = context;
-  if (!store.exists()) return NOTHING;
+  if (!store.exists()) return NO_RESULT;
   return withBallast(store, () => collectEverything(context));
 }
 
@@ -34,7 +34,7 @@ async function collectEverything(context: Context): Promise<GcResult> {
     return counts;
   });
   store.layers.emptyTrash();
-  return {...collected, settled: await settleLayers(context, SETTLED_MS)};
+  return {...collected, settled: await syncLayers(context, WRITTEN_BACK_MS)};
 }
 
 /** Removes leftovers of killed processes from the state directory, unless another collection does so already. */
@@ -58,7 +58,7 @@ export function sweepState({store: {housekeeping}, stateDir}: Context): void {
  * @param minAgeMs younger layers are left alone; in milliseconds
  * @returns number of layers synced
  */
-export async function settleLayers({store}: Context, minAgeMs: number): Promise<number> {
+export async function syncLayers({store}: Context, minAgeMs: number): Promise<number> {
   const made = store.layers.unsynced(minAgeMs);
   if (made.size === 0) return 0;
   store.layers.sync();

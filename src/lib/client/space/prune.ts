@@ -101,8 +101,8 @@ class Prune {
     if (this.#kinds.includes('images')) this.#dropImages(tx, namespaces);
     collectAll(store, tx);
     recountIfInconsistent(tx);
-    const after = new Set(recordsOf(tx).map(keyOf));
-    return {pruned: before.filter((record) => !after.has(keyOf(record))), released: this.#unnamed(tx)};
+    const after = new Set(recordsOf(tx).map(prunedKey));
+    return {pruned: before.filter((record) => !after.has(prunedKey(record))), released: this.#unreferenced(tx)};
   }
 
   async #runningContainers(): Promise<ReadonlySet<string>> {
@@ -145,7 +145,7 @@ class Prune {
       collectAll(store, tx);
       tx.rebuildRefs();
       counted = new Set(releasedShared);
-      left = this.#total - this.#unnamed(tx).reduce((sum, key) => sum + this.#size(key), 0);
+      left = this.#total - this.#unreferenced(tx).reduce((sum, key) => sum + this.#size(key), 0);
     };
     countAll();
     for (const {ns, image} of candidates) {
@@ -169,9 +169,9 @@ class Prune {
   }
 
   /** Blobs and layers that no record refers to. */
-  #unnamed(tx: StoreTransaction): readonly SharedKey[] {
+  #unreferenced(tx: StoreTransaction): readonly SharedKey[] {
     const {blobs, layers} = this.#context.store;
-    const named = namedOf(tx);
+    const named = referencedShared(tx);
     const there: readonly SharedKey[] = [...blobs.list().map(blobKey), ...layers.list().map(layerKey)];
     return there.filter((key) => !named.has(key));
   }
@@ -207,7 +207,7 @@ class Prune {
   }
 }
 
-const keyOf = ({namespace, kind, key}: Pruned): string => `${namespace}/${kind}/${key}`;
+const prunedKey = ({namespace, kind, key}: Pruned): string => `${namespace}/${kind}/${key}`;
 
 /** All records that a collection may remove. */
 function recordsOf(tx: StoreTransaction): readonly Pruned[] {
@@ -228,7 +228,7 @@ function recordsOf(tx: StoreTransaction): readonly Pruned[] {
 }
 
 /** Blobs and layers that a record refers to. */
-function namedOf(tx: StoreTransaction): ReadonlySet<SharedKey> {
+function referencedShared(tx: StoreTransaction): ReadonlySet<SharedKey> {
   const named = new Set<SharedKey>();
   for (const {name} of tx.namespaces.list()) {
     const ns = tx.namespace(name);
