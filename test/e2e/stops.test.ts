@@ -18,7 +18,7 @@ import {type Engine, engineEnvironment, root} from '../cli/harness.ts';
 import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/strace.ts';
-import {visible} from '../lib/store/sequences.ts';
+import {visible} from '../lib/store/change-sequences.ts';
 import {
   isShort,
   requiresProgram,

@@ -1,4 +1,4 @@
-/** What every content store keeps. Cases after containerd, core/content/testsuite. */
+/** The contract of content stores. Cases after containerd, core/content/testsuite. */
 import assert from 'node:assert/strict';
 import {createHash, randomBytes} from 'node:crypto';
 import {buffer} from 'node:stream/consumers';
@@ -9,7 +9,7 @@ import type {ContentStore, ContentWriter} from '../../src/lib/store/content.ts';
 import type {Labels} from '../../src/lib/store/records.ts';
 import {is} from '../support/helpers.ts';
 
-/** Opens stores of several namespaces of one place that is the test's own. */
+/** Opens the content stores of several namespaces in one store that belongs to the test. */
 export type OpenContent = (t: TestContext) => (namespace: string) => ContentStore;
 
 export const sha = (bytes: Uint8Array, algorithm = 'sha256'): Digest =>
@@ -48,7 +48,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       [{}, 0, 1],
       [{size: true, digest: true}, 5_000_000, 65_536],
     ] as const)
-      it(`returns the ${size} bytes it was given, promised ${Object.keys(promise).join(' and ') || 'nothing'}`, async (t) => {
+      it(`returns the ${size} bytes it was given, with ${Object.keys(promise).join(' and ') || 'nothing'} expected`, async (t) => {
         const store = open(t)('default');
         const b = blob(size);
         const before = new Date().toISOString();
@@ -71,7 +71,7 @@ export function contentSuite(name: string, open: OpenContent): void {
         assert.deepEqual(store.statuses(), [], 'nothing is in the making any more');
       });
 
-    it('knows the other algorithms', async (t) => {
+    it('supports the other algorithms', async (t) => {
       const store = open(t)('default');
       for (const algorithm of ['sha384', 'sha512']) {
         const bytes = randomBytes(1000);
@@ -82,7 +82,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       }
     });
 
-    it('lists what it has, sorted', async (t) => {
+    it('lists content, sorted', async (t) => {
       const store = open(t)('default');
       const blobs = [1, 2, 3, 4, 5].map(blob);
       for (const b of blobs) await put(store, b);
@@ -92,7 +92,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       );
     });
 
-    it('reads from any place, and no further than the end', async (t) => {
+    it('reads at any offset, up to the end', async (t) => {
       const store = open(t)('default');
       const b = blob(1000);
       await put(store, b);
@@ -107,7 +107,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.equal(reader.read(target, 5000), 0);
     });
 
-    it('shows how far a writer has come', async (t) => {
+    it('shows the progress of a writer', async (t) => {
       const store = open(t)('default');
       const b = blob(256);
       const writer = await store.writer('ref', {size: 256});
@@ -133,7 +133,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       writer.close();
     });
 
-    it('goes on where an earlier writer of the ref stopped', async (t) => {
+    it('resumes where an earlier writer of the ref stopped', async (t) => {
       const store = open(t)('default');
       const b = blob(256);
       const first = await store.writer('ref', {size: 256});
@@ -152,7 +152,7 @@ export function contentSuite(name: string, open: OpenContent): void {
 
     for (const size of [500, 5000, 50_000])
       for (const percent of [0, 10, 50, 90, 100])
-        it(`ends whole after a stop at ${percent} % of ${size} bytes, gone on with or begun again`, async (t) => {
+        it(`completes ${size} bytes after a stop at ${percent} %, resumed or restarted`, async (t) => {
           const store = open(t)('default');
           const cut = (size * percent) / 100;
           for (const again of [false, true]) {
@@ -170,7 +170,7 @@ export function contentSuite(name: string, open: OpenContent): void {
           }
         });
 
-    it('begins again when another size is promised', async (t) => {
+    it('starts again when another size is expected', async (t) => {
       const store = open(t)('default');
       const first = await store.writer('ref', {size: 10});
       first.write(Buffer.from('abc'));
@@ -181,7 +181,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       second.close();
     });
 
-    it('refuses more bytes than were promised', async (t) => {
+    it('refuses more bytes than expected', async (t) => {
       const store = open(t)('default');
       using writer = await store.writer('ref', {size: 3});
       writer.write(Buffer.from('ab'));
@@ -199,7 +199,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       (await store.writer('ref')).close();
     });
 
-    it('refuses an empty ref, and a writer that is closed', async (t) => {
+    it('refuses an empty ref, and a closed writer', async (t) => {
       const store = open(t)('default');
       await assert.rejects(store.writer(''), is('invalid_argument'));
       const writer = await store.writer('ref');
@@ -210,7 +210,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       await assert.rejects(writer.commit(), is('failed_precondition'));
     });
 
-    it('has the same bytes once, whatever the ref', async (t) => {
+    it('stores equal bytes once, whatever the ref', async (t) => {
       const store = open(t)('default');
       const b = blob('the same');
       await put(store, b, {first: 'yes'});
@@ -224,7 +224,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.deepEqual(store.statuses(), []);
     });
 
-    it('keeps the bytes after a commit that broke its promise, for the next writer', async (t) => {
+    it('keeps the bytes after a commit with unexpected size or digest, for the next writer', async (t) => {
       const store = open(t)('default');
       const b = blob('promised');
       for (const [promise, message] of [
@@ -245,7 +245,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.ok((await bytesOf(store, b.digest)).equals(b.bytes));
     });
 
-    it('keeps the promise of the beginning at the end', async (t) => {
+    it('checks at the commit what was expected at the start', async (t) => {
       const store = open(t)('default');
       for (const promise of [{size: 3}, {digest: sha(Buffer.from('abc'))}]) {
         const writer = await store.writer('ref', promise);
@@ -255,7 +255,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       }
     });
 
-    it('throws away what is aborted or discarded', async (t) => {
+    it('discards aborted ingests', async (t) => {
       const store = open(t)('default');
       const writer = await store.writer('ref');
       writer.write(Buffer.from('abc'));
@@ -287,7 +287,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       await assert.rejects(writer.commit({}, {labels: {k: 'v'.repeat(5000)}}), is('invalid_argument'));
     });
 
-    it('does not find what it does not have', async (t) => {
+    it('reports missing content as not found', async (t) => {
       const store = open(t)('default');
       const {digest} = blob('absent');
       assert.throws(() => store.info(digest), is('not_found'));
@@ -299,7 +299,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.deepEqual([store.list(), store.statuses()], [[], []]);
     });
 
-    it('forgets what is deleted, once', async (t) => {
+    it('deletes content once', async (t) => {
       const store = open(t)('default');
       const b = blob('deleted');
       await put(store, b);
@@ -310,7 +310,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.ok((await bytesOf(store, b.digest)).equals(b.bytes));
     });
 
-    it('shows a namespace nothing of another, and yet needs no bytes that another has', async (t) => {
+    it('hides content of other namespaces, and yet needs no bytes that they have', async (t) => {
       const namespace = open(t);
       const [one, two] = [namespace('one'), namespace('two')];
       const b = blob(10_000);
@@ -321,7 +321,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       assert.equal(writer.offset, b.size, 'all is here already');
       assert.equal(writer.digest(), b.digest);
       assert.equal(writer.status().offset, b.size);
-      // Without a root a removal anywhere would collect it.
+      // Without a root label, any removal would collect it.
       const record = await writer.commit({}, {labels: {whose: 'two', 'containerd.io/gc.root': 'yes'}});
       assert.equal(record.size, b.size);
       assert.ok((await bytesOf(two, b.digest)).equals(b.bytes));
@@ -334,7 +334,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       await assert.rejects(one.label(b.digest, {a: 'b'}), is('not_found'));
     });
 
-    it('does not take bytes of another size for those that were promised', async (t) => {
+    it('does not share a blob whose size differs from the expected one', async (t) => {
       const namespace = open(t);
       const b = blob(100);
       await put(namespace('one'), b);
@@ -343,7 +343,7 @@ export function contentSuite(name: string, open: OpenContent): void {
       writer.close();
     });
 
-    it('adds to what another namespace has without touching it', async (t) => {
+    it('appends to a shared blob without changing it', async (t) => {
       const namespace = open(t);
       const [one, two] = [namespace('one'), namespace('two')];
       const b = blob(100_000);

@@ -1,4 +1,4 @@
-/** What every metadata backend keeps: documents under paths, read as of one moment, changed all at once. */
+/** The contract of metadata backends: documents under paths, consistent reads, atomic changes. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import type {Backend, Reader} from '../../src/lib/store/metadata-backend.ts';
@@ -22,7 +22,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       );
     });
 
-    it('gives back what was put, whatever JSON it is', async (t) => {
+    it('returns any JSON as it was put', async (t) => {
       const backend = open(t);
       const documents = {
         'd/a.json': {n: 1, text: 'é\u2028\0"', list: [1, [2]], nothing: null, yes: true},
@@ -38,7 +38,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.deepEqual(all(backend, 'd/a.json', 'd/e/c.json'), [{n: 2}, 'text']);
     });
 
-    it('lists names of documents and directories, sorted, and none that is gone', async (t) => {
+    it('lists documents and directories, sorted, without removed ones', async (t) => {
       const backend = open(t);
       const names = (directory: string): unknown => backend.view((r) => [r.list(directory), r.directories(directory)]);
       await put(backend, {'d/b.json': 1, 'd/a.json': 1, 'd/e/x.json': 1, 'd/c/y.json': 1, 'de/z.json': 1});
@@ -56,7 +56,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.deepEqual(names('d'), [['a.json'], []]);
     });
 
-    it('shows a transaction its own changes, and others only the whole of them', async (t) => {
+    it('shows a transaction its own changes, and others all of them at once', async (t) => {
       const backend = open(t);
       await put(backend, {'d/old.json': 1, 'd/gone.json': 1, 'd/sub/x.json': 1});
       let inside: (() => unknown[]) | undefined;
@@ -79,7 +79,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.deepEqual(inside?.(), [5, undefined, 3]);
     });
 
-    it('changes nothing when the transaction fails, and says why', async (t) => {
+    it('changes nothing when the transaction fails, and passes the error on', async (t) => {
       const backend = open(t);
       await put(backend, {'d/a.json': 1});
       const before = backend.view((r) => r.generation);
@@ -103,7 +103,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.deepEqual(all(backend, 'd/a.json'), [3]);
     });
 
-    it('runs what is to follow a commit after it, in order, and before the next transaction', async (t) => {
+    it('runs actions after the commit, in order, before the next transaction', async (t) => {
       const backend = open(t);
       const order: string[] = [];
       const first = backend.update('first', (tx) => {
@@ -122,7 +122,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.equal(order.at(-1), 'after nothing');
     });
 
-    it('runs transactions one after the other, each on what the others left', async (t) => {
+    it("runs transactions one after the other, each on the others' result", async (t) => {
       const backend = open(t);
       await Promise.all(
         Array.from({length: 20}, () =>
@@ -132,7 +132,7 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       assert.deepEqual(all(backend, 'n.json'), [20]);
     });
 
-    it('keeps a document from being changed by whoever has read it', async (t) => {
+    it('does not let a reader change a document', async (t) => {
       const backend = open(t);
       const mine = {list: [1]};
       await put(backend, {'a.json': mine});
@@ -180,12 +180,12 @@ export function metadataSuite(name: string, open: OpenBackend): void {
       });
     });
 
-    it('lets what a view throws through', (t) => {
+    it('passes on what a view throws', (t) => {
       const backend = open(t);
       assert.throws(() => backend.view(() => assert.fail('seen')), {message: 'seen'});
     });
 
-    it('takes hundreds of transactions and thousands of documents', async (t) => {
+    it('handles hundreds of transactions and thousands of documents', async (t) => {
       const backend = open(t);
       for (let i = 0; i < 200; i++) await put(backend, {[`d/${i % 7}.json`]: i, [`e/${i}.json`]: i});
       assert.deepEqual(all(backend, ...[0, 1, 2, 3, 4, 5, 6].map((i) => `d/${i}.json`)), [196, 197, 198, 199, 193, 194, 195]);

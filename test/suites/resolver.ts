@@ -1,4 +1,4 @@
-/** What every remote keeps, whatever registry answers it: resolve, bytes, stream. */
+/** The contract of remotes, for any registry: resolve, fetch, stream. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
 import {describe, it, type TestContext} from 'node:test';
@@ -18,22 +18,22 @@ import type {Fetcher, Remote} from '../../src/lib/remotes/index.ts';
 import {digestOf} from '../fakes/registry.ts';
 import {is, onEnd} from '../support/helpers.ts';
 
-/** Blobs and documents to be put into a repository before it is asked for them. */
+/** Blobs and documents of the repository. */
 export interface Content {
   readonly blobs: readonly Buffer[];
-  /** In order: what refers to others comes after them. */
+  /** In order: a document follows those that it refers to. */
   readonly documents: readonly {readonly bytes: Buffer; readonly mediaType: string; readonly tag?: string}[];
 }
 
 export interface Opened {
   readonly remote: Remote;
-  /** The registry's name in references. */
+  /** Host name in references. */
   readonly domain: string;
 }
 
 export const REPOSITORY = 'suite/image';
 
-/** Collects a stream, and insists on its promise about calls of the sink. */
+/** Collects a stream, and checks its contract for calls of the sink. */
 export async function streamed(fetcher: Fetcher, desc: Descriptor, offset = 0, signal?: AbortSignal): Promise<Buffer> {
   const chunks: Buffer[] = [];
   await fetcher.stream(
@@ -82,9 +82,7 @@ function makeContent() {
   return {layers, config, documents};
 }
 
-/**
- * @param open a remote, and a registry whose `suite/image` has this content; undefined when the test has been skipped
- */
+/** @param open returns a remote, and a registry whose `suite/image` has the content; undefined when the test was skipped */
 export function resolverSuite(name: string, open: (t: TestContext, content: Content) => Promise<Opened | undefined>): void {
   const {layers, config, documents} = makeContent();
   const content: Content = {blobs: [...layers, config], documents};
@@ -110,13 +108,13 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
         const {descriptor: got} = await remote.resolve({...ref, tag});
         assert.deepEqual(got, descriptor(bytes, mediaType));
       });
-      test(`a digest is the ${tag} document itself, also beside a tag that is something else`, async ({remote, ref}) => {
+      test(`a digest is the ${tag} document itself, also with a tag of something else`, async ({remote, ref}) => {
         for (const other of [{}, {tag: 'nosuch'}]) {
           const {descriptor: got} = await remote.resolve({...ref, ...other, digest: digestOf(bytes)});
           assert.deepEqual(got, descriptor(bytes, mediaType));
         }
       });
-      test(`the ${tag} document's bytes are those that were put in`, async ({fetcher}) => {
+      test(`the ${tag} document's bytes are as stored`, async ({fetcher}) => {
         assert.deepEqual(await fetcher.bytes(descriptor(bytes, mediaType), {limit: 1 << 20}), bytes);
       });
     }
@@ -135,7 +133,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
     test('an unknown repository is not found', async ({remote, ref}) => {
       await assert.rejects(remote.resolve({...ref, path: 'no/such', tag: 'latest'}), is('not_found'));
     });
-    test('an unknown digest is not found, to be resolved and to be fetched', async ({remote, ref, fetcher}) => {
+    test('an unknown digest is not found, resolved or fetched', async ({remote, ref, fetcher}) => {
       const digest: Digest = digestOf(Buffer.from('never put in'));
       await assert.rejects(remote.resolve({...ref, digest}), is('not_found'));
       await assert.rejects(fetcher.bytes({mediaType: OCI_CONFIG, digest, size: 12}, {limit: 100}), is('not_found'));
@@ -151,7 +149,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
     test('an object above the limit is refused', async ({fetcher}) => {
       await assert.rejects(fetcher.bytes(descriptor(config, OCI_CONFIG), {limit: config.length - 1}), is('failed_precondition'));
     });
-    test('an object of another size than promised is refused', async ({fetcher}) => {
+    test('an object of an unexpected size is refused', async ({fetcher}) => {
       for (const by of [-1, 1]) {
         const desc = {...descriptor(config, OCI_CONFIG), size: config.length + by};
         await assert.rejects(fetcher.bytes(desc, {limit: 1 << 20}), is('failed_precondition'));
@@ -160,7 +158,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
     });
 
     for (const bytes of layers)
-      test(`a blob of ${bytes.length} B comes whole, from any offset`, async ({fetcher}) => {
+      test(`a blob of ${bytes.length} B is complete from any offset`, async ({fetcher}) => {
         const desc = descriptor(bytes, OCI_LAYER);
         const offsets = new Set([0, 1, bytes.length >> 1, bytes.length - 1, bytes.length]);
         for (const offset of offsets) assert.ok((await streamed(fetcher, desc, offset)).equals(bytes.subarray(offset)), `from ${offset}`);
@@ -170,12 +168,12 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
         await assert.rejects(streamed(fetcher, descriptor(layer, OCI_LAYER), offset), is('invalid_argument'));
       }
     });
-    test('several blobs come at once', async ({fetcher}) => {
+    test('several blobs are fetched at once', async ({fetcher}) => {
       const got = await Promise.all([...layers, ...layers].map((bytes) => streamed(fetcher, descriptor(bytes, OCI_LAYER))));
       assert.ok(got.every((bytes, i) => bytes.equals(layers[i % layers.length]!)));
     });
 
-    test('a sink that takes its time gets each byte once, in order, and one call at a time', async ({fetcher}) => {
+    test('a slow sink gets each byte once, in order, one call at a time', async ({fetcher}) => {
       const chunks: Buffer[] = [];
       let running = 0;
       const sink = async (chunk: Buffer): Promise<void> => {
@@ -188,7 +186,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
       assert.equal(running, 0);
       assert.ok(Buffer.concat(chunks).equals(layer));
     });
-    test("a sink's failure is the stream's own, thrown or rejected, and ends it", async ({fetcher}) => {
+    test("a sink's failure ends the stream with the same error", async ({fetcher}) => {
       const mine = new Error('disk full');
       for (const sink of [() => assert.fail(mine), async () => assert.fail(mine), () => sleep(5).then(() => assert.fail(mine))]) {
         let calls = 0;
@@ -206,7 +204,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
       assert.ok((await streamed(fetcher, descriptor(layer, OCI_LAYER))).equals(layer), 'and the remote goes on');
     });
 
-    test('a signal ends a stream as canceled, and the remote goes on', async ({fetcher}) => {
+    test('a signal cancels a stream, and the remote stays usable', async ({fetcher}) => {
       const abort = new AbortController();
       let calls = 0;
       const stopping = fetcher.stream(
@@ -222,7 +220,7 @@ export function resolverSuite(name: string, open: (t: TestContext, content: Cont
       await assert.rejects(fetcher.bytes(descriptor(config, OCI_CONFIG), {limit: 100, signal: abort.signal}), is('canceled'));
       assert.ok((await streamed(fetcher, descriptor(layer, OCI_LAYER))).equals(layer));
     });
-    test('a closed remote ends what runs, and takes nothing new', async ({remote, ref, fetcher}) => {
+    test('closing a remote ends running requests and refuses new ones', async ({remote, ref, fetcher}) => {
       const running = fetcher.stream(descriptor(layer, OCI_LAYER), () => sleep(20), {offset: 0});
       const ended = assert.rejects(running, is('canceled'));
       await sleep(10);

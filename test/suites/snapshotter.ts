@@ -1,4 +1,4 @@
-/** What snapshots keep, whatever snapshotter has their trees. Cases after containerd, core/snapshots/testsuite. */
+/** The contract of snapshots, for any snapshotter. Cases after containerd, core/snapshots/testsuite. */
 import assert from 'node:assert/strict';
 import {
   chmodSync,
@@ -26,7 +26,7 @@ import {checkStore} from '../support/invariants.ts';
 import {withMounted} from '../support/mounted-snapshot.ts';
 import {containerRecord} from '../support/records.ts';
 
-/** Every path below a directory, with what it is. */
+/** Every path below a directory, with type and content. */
 function tree(root: string): Record<string, string> {
   const found: Record<string, string> = {};
   const visit = (path: string): void => {
@@ -53,12 +53,12 @@ export function snapshotterSuite(snapshotter: string): void {
       return {store, snapshots: new SnapshotStore(store, namespace, snapshotter), root};
     }
 
-    /** Changes a snapshot's tree through its mounts. */
+    /** Runs a script in a snapshot's mounted tree. */
     const change = (snapshots: SnapshotStore, key: string, action: (root: string) => void): Promise<void> =>
       withMounted(snapshots.mounts(key), action);
     const see = (snapshots: SnapshotStore, key: string): Promise<Record<string, string>> => withMounted(snapshots.mounts(key), tree);
 
-    it('has kinds, parents and labels as they were given, and times', async (t) => {
+    it('has kinds, parents and labels as given, and times', async (t) => {
       const {snapshots, root} = open(t);
       const before = new Date().toISOString();
       const active = await snapshots.prepare('active', undefined, {a: 'b'});
@@ -85,7 +85,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(checkStore(root, {litter: true}), []);
     });
 
-    it('names what is missing, taken, or of the wrong kind', async (t) => {
+    it('reports a snapshot that is missing, exists, or is of the wrong kind', async (t) => {
       const {snapshots, root} = open(t);
       await snapshots.prepare('active', undefined, {});
       await snapshots.prepare('base-active', undefined, {});
@@ -122,7 +122,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.throws(() => new SnapshotStore(open(t).store, 'default', 'absent'), is('not_found'));
     });
 
-    it('is removed from the top down, and its keys are free again', async (t) => {
+    it('is removed after its children, and its key is free again', async (t) => {
       const {snapshots, store, root} = open(t);
       for (const [name, parent] of [
         ['a', undefined],
@@ -145,7 +145,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(checkStore(root, {litter: true}), []);
     });
 
-    it('is not removed under a container', async (t) => {
+    it('is not removed while a container uses it', async (t) => {
       const {snapshots, store} = open(t);
       await snapshots.prepare('own', undefined, {}, (tx) =>
         tx.namespace('default').containers.put(containerRecord('c', {snapshotter, snapshotKey: 'own'})),
@@ -159,7 +159,7 @@ export function snapshotterSuite(snapshotter: string): void {
       await snapshots.remove('own');
     });
 
-    it('changes nothing when what belongs to its transaction fails', async (t) => {
+    it('changes nothing when its transaction fails', async (t) => {
       const {snapshots, store, root} = open(t);
       await assert.rejects(
         snapshots.prepare('key', undefined, {}, () => {
@@ -168,7 +168,7 @@ export function snapshotterSuite(snapshotter: string): void {
         /no/,
       );
       assert.throws(() => snapshots.get('key'), is('not_found'));
-      // Its tree was made already: the next collection takes it.
+      // Its tree exists already; the next collection removes it.
       await snapshots.prepare('other', undefined, {});
       await snapshots.remove('other');
       assert.deepEqual([store.layers.list(), checkStore(root, {litter: true})], [[], []]);
@@ -181,13 +181,13 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(snapshots.get('key').labels, {b: '2', c: '3'});
     });
 
-    it('lets namespaces use the same keys, and shows them nothing of each other', async (t) => {
+    it('lets namespaces use the same keys, and hides snapshots of other namespaces', async (t) => {
       const {snapshots: one, root} = open(t, 'one');
       const {snapshots: two} = open(t, 'two', root);
       await one.prepare('key', undefined, {whose: 'one'});
       assert.throws(() => two.get('key'), is('not_found'));
       await two.prepare('key', undefined, {whose: 'two'});
-      // Without a root a removal anywhere would collect it.
+      // Without a root label, any removal would collect it.
       await one.commit('name', 'key', {'containerd.io/gc.root': 'yes'});
       assert.equal(two.get('key').labels.whose, 'two');
       await assert.rejects(two.view('view', 'name', {}), is('not_found'));
@@ -195,7 +195,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.equal(one.get('name').kind, 'committed');
     });
 
-    it('counts what a snapshot itself takes, and nothing for a view', async (t) => {
+    it('measures what a snapshot itself takes, and nothing for a view', async (t) => {
       if (!requiresRoot(t)) return;
       const {snapshots} = open(t);
       await snapshots.prepare('a', undefined, {});
@@ -215,7 +215,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(snapshots.usage('view'), {size: 0, inodes: 0});
     });
 
-    it('shows what is below, and writes to none of it', async (t) => {
+    it('shows the layers below, and does not write to them', async (t) => {
       if (!requiresRoot(t)) return;
       const {snapshots, root} = open(t);
       await snapshots.prepare('work', undefined, {});
@@ -252,7 +252,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(checkStore(root, {litter: true}), []);
     });
 
-    it('hides what was removed, and shows what was made in its place alone', async (t) => {
+    it('hides removed files, and shows only their replacements', async (t) => {
       if (!requiresRoot(t)) return;
       const {snapshots} = open(t);
       await snapshots.prepare('work', undefined, {});
@@ -283,7 +283,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.ok('gone/old' in (await see(snapshots, 'below')));
     });
 
-    it('has a root that any user of the container may enter, whatever the umask, and that keeps its owner', async (t) => {
+    it('has a root that any user of the container may enter, whatever the umask, with its owner kept', async (t) => {
       if (!requiresRoot(t)) return;
       const {snapshots} = open(t);
       const umask = process.umask(0o077);
@@ -309,7 +309,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(await rootOf('above'), ['755', 123, 456]);
     });
 
-    it('stands on many others', async (t) => {
+    it('works on many parents', async (t) => {
       if (!requiresRoot(t)) return;
       const {snapshots} = open(t);
       let parent: string | undefined;
@@ -327,7 +327,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(await see(snapshots, 'view'), {'file-19': ' 644', last: '19 644'});
     });
 
-    it('works where a directory has a name that mount options would stumble over', async (t) => {
+    it('works with a directory name that needs escaping in mount options', async (t) => {
       if (!requiresRoot(t)) return;
       const place = mkdtempSync(join(temporaryDirectory(t), 'a:b,c d\\e-'));
       const {snapshots} = open(t, 'default', join(place, 'root'));
@@ -345,7 +345,7 @@ export function snapshotterSuite(snapshotter: string): void {
       assert.deepEqual(await see(snapshots, 'active'), {file: 'y 644'});
     });
 
-    it('says so when a layer that it stands on may be torn by a power loss, and what a user made is believed', async (t) => {
+    it("reports a parent layer that a power loss may have torn, and trusts a user's tree", async (t) => {
       const {snapshots, store} = open(t);
       await snapshots.prepare('work', undefined, {});
       await snapshots.commit('own', 'work', {});
@@ -354,7 +354,7 @@ export function snapshotterSuite(snapshotter: string): void {
       const reboot = (): void => writeFileSync(info, readFileSync(info, 'utf8').replace(/[0-9a-f]{32}/, '0'.repeat(32)));
       reboot();
       await snapshots.prepare('above', 'own', {});
-      // A layer of an image: a cache of its blob, trusted in the boot that made it.
+      // An image's layer is a cache of its blob, trusted only in the boot that made it.
       writeFileSync(info, JSON.stringify({...JSON.parse(readFileSync(info, 'utf8')), diffID: `sha256:${'0'.repeat(64)}`}));
       for (const action of [
         () => snapshots.prepare('new', 'own', {}),

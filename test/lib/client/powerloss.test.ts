@@ -43,7 +43,7 @@ import {checkStore} from '../../support/invariants.ts';
 import {MemoryBackend} from '../../support/metadata-memory.ts';
 import {digestOf} from '../../support/records.ts';
 import {file, tar} from '../../support/tartest.ts';
-import {visible as see} from '../store/sequences.ts';
+import {visible as see} from '../store/change-sequences.ts';
 import {type Command, KILLED_RUN, OWN_BYTES, OWN_FILE, SEQUENCES} from './commands.ts';
 import {CONFIG, LAYERS, says} from './rig.ts';
 
@@ -72,7 +72,7 @@ const CODE = `
 const [place, sequence, from, to, registry] = args;
 const here = (name) => import(new URL(name, ${JSON.stringify(import.meta.url)}).href);
 const [{SEQUENCES}, {mark}, {openClient}, {visible}] = await Promise.all(
-  ['./commands.ts', '../../fakes/powerloss.ts', '../../../src/lib/client/index.ts', '../store/sequences.ts'].map(here));
+  ['./commands.ts', '../../fakes/powerloss.ts', '../../../src/lib/client/index.ts', '../store/change-sequences.ts'].map(here));
 const goals = [];
 const root = place + '/root';
 for (const {name, run} of SEQUENCES[sequence].commands.slice(Number(from), Number(to))) {

@@ -40,7 +40,7 @@ describe('content on disk', () => {
     return {store, content, path: store.blobs.path(digest)};
   }
 
-  it('lies once under its digest, to be read by its owner and written by nobody, with nothing beside it', async (t) => {
+  it('is stored once under its digest, readable by its owner and writable by nobody, with no other file beside it', async (t) => {
     const {store, content, path} = await stored(t);
     assert.equal(path, join(store.layout.root, 'content', 'blobs', 'sha256', digest.slice(7)));
     assert.equal(statSync(path).mode & 0o7777, 0o444);
@@ -55,7 +55,7 @@ describe('content on disk', () => {
     assert.deepEqual(readdirSync(store.layout.trash), []);
   });
 
-  it('is on the disk before it has its name, and has it before a record says so', async (t) => {
+  it('is synced before it gets its name, and has its name before a record refers to it', async (t) => {
     if (!requiresProgram(t, 'strace')) return;
     const dir = temporaryDirectory(t);
     const code = `
@@ -95,7 +95,7 @@ describe('content on disk', () => {
     );
   });
 
-  it('that is missing or cut is data loss, with the way out', async (t) => {
+  it('that is missing or truncated is data loss, with a hint', async (t) => {
     const {store, content, path} = await stored(t);
     chmodSync(path, 0o644);
     writeFileSync(path, 'some');
@@ -108,7 +108,7 @@ describe('content on disk', () => {
     );
   });
 
-  it('is not committed when what another namespace had was removed meanwhile', async (t) => {
+  it('is not committed when the shared blob of another namespace was removed meanwhile', async (t) => {
     const {store, content} = await stored(t);
     const writer = await new LocalContentStore(store, 'second').writer('ref', {digest});
     await content.delete(digest);
@@ -116,7 +116,7 @@ describe('content on disk', () => {
     assert.throws(() => new LocalContentStore(store, 'second').info(digest), is('not_found'));
   });
 
-  it('is gone on with after its writer was killed, at once', async (t) => {
+  it('is resumed at once after its writer was killed', async (t) => {
     const store = openStore(t);
     const code = `
       const {Store} = await lib('store/store.ts');
@@ -138,7 +138,7 @@ describe('content on disk', () => {
     assert.equal((await writer.commit()).digest, digest);
   });
 
-  it('in the making is not lost when what it says of itself is torn', async (t) => {
+  it('is not lost when the info file of its ingest is torn', async (t) => {
     const store = openStore(t);
     const content = new LocalContentStore(store, 'default');
     for (const torn of ['', '{', '{}', 'null', '[]', '{"version":1,"ref":7}']) {
@@ -154,7 +154,7 @@ describe('content on disk', () => {
     }
   });
 
-  it('that is promised a size is cut back to nothing when more than that is there', async (t) => {
+  it('starts again when an ingest is longer than the expected size', async (t) => {
     const path = join(temporaryDirectory(t), 'data');
     writeFileSync(path, 'too long');
     const ingest = Ingest.open(path, {size: 3}, 'test');
@@ -166,7 +166,7 @@ describe('content on disk', () => {
     assert.equal(readFileSync(path, 'utf8'), 'abc');
   });
 
-  it('of a wrong digest is thrown away by a download, of a wrong size it is kept', (t) => {
+  it('of a wrong digest is discarded by a download, of a wrong size it is kept', (t) => {
     const path = join(temporaryDirectory(t), 'data');
     const expected = {digest: sha(Buffer.from('abc')), size: 3};
     const wrong = Ingest.open(path, expected, 'test');
@@ -185,7 +185,7 @@ describe('content on disk', () => {
     whole.close();
   });
 
-  it('is found among foreign files, and small documents are checked when they are read', async (t) => {
+  it('is listed among foreign files, and small documents are verified when read', async (t) => {
     const {store} = await stored(t);
     const {blobs} = store;
     for (const name of ['README', '.tmp.torn', 'sha256.txt', digest.slice(7, 20)])

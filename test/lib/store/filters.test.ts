@@ -30,7 +30,7 @@ const adaptor =
     return field === 'labels' ? entry.labels?.[rest.join('.')] : undefined;
   };
 
-/** Indexes of the entries that are shown. */
+/** Indexes of matching entries. */
 const shown = async (...texts: string[]): Promise<number[]> => {
   const filter = await parseFilters(texts);
   return CORPUS.flatMap((entry, i) => (filter(adaptor(entry)) ? [i] : []));
@@ -73,13 +73,13 @@ describe('filters', () => {
   for (const [filter, expected] of ROWS)
     it(`${filter} shows ${expected.join(' ') || 'none'}`, async () => assert.deepEqual(await shown(filter), expected));
 
-  it('are alternatives; none shows all, and an empty one too', async () => {
+  it('are alternatives; no filter or an empty one shows everything', async () => {
     assert.deepEqual(await shown(), EVERY);
     assert.deepEqual(await shown('name==bar', 'labels.foo==true'), [0, 1, 3]);
     assert.deepEqual(await shown('name==bar', ''), EVERY);
   });
 
-  it('see paths in their parts, and values whatever script they are in', async () => {
+  it('take field paths apart, and values in any script', async () => {
     const paths: (readonly string[])[] = [];
     (await parseFilters(['labels."a.b/c".d==x']))((path) => {
       paths.push(path);
@@ -134,21 +134,21 @@ describe('filters', () => {
     ['牛==x', '[ >|牛|< ==x]: expected field or quoted'],
   ];
   for (const [filter, text] of ERRORS) {
-    it(`point at what is wrong with ${JSON.stringify(filter)}`, async () => {
+    it(`point at the error in ${JSON.stringify(filter)}`, async () => {
       const expected = {code: 'invalid_argument', message: `filters: parse error: ${text}: invalid argument`};
       await assert.rejects(parseFilters([filter]), expected);
       await assert.rejects(parseFilters(['name', filter]), expected);
     });
   }
 
-  it('refuse an expression that is none, in one line', async () => {
+  it('refuse an invalid expression, in one line', async () => {
     await assert.rejects(parseFilters(['name~=[abc']), {
       code: 'invalid_argument',
       message: 'filters: error parsing regexp: missing closing ]: `[abc`: invalid argument',
     });
   });
 
-  it('answer any text with a filter, or with invalid argument', async () => {
+  it('accept any text or refuse it as an invalid argument', async () => {
     const text = fc.oneof(
       fc.string({unit: 'binary', maxLength: 30}),
       fc.string({unit: fc.constantFrom(...'ab.,=!~/|"\\ x0(*)[]{1}?'.split(''), '==', '~=', 'name', 'labels', '\n', '牛'), maxLength: 15}),
@@ -165,7 +165,7 @@ describe('filters', () => {
     );
   });
 
-  it('read every field and value back from its quotes', async () => {
+  it('unquote every quoted field and value', async () => {
     const quoted = (text: string): string => JSON.stringify(text).replaceAll('\\ud', '\\u005cud');
     const part = fc.string({unit: 'grapheme', minLength: 1, maxLength: 10});
     await fc.assert(

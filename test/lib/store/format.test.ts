@@ -1,6 +1,6 @@
 /**
- * The format on the disk: what an earlier berth wrote is read, what a later one wrote is refused, and the way from one to the
- * next is taken once, whole or not at all. `fixtures/store-v1` was written by the berth of format 1, and is not to be renewed.
+ * The format on disk: an older format is read, a newer one is refused, and a migration is done once and atomically. `fixtures/store-v1` was
+ * written by a berth of format 1 and must not be regenerated.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
@@ -16,16 +16,15 @@ import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {leaseRecord} from '../../support/records.ts';
-import {visible} from './sequences.ts';
+import {visible} from './change-sequences.ts';
 
 const FIXTURE = fileURLToPath(new URL('../../fixtures/store-v1', import.meta.url));
 
-/** When the fixture's one lease that expires does so. */
+/** Expiry of the fixture's only lease that expires. */
 const EXPIRES_AT = '2026-11-25T13:40:18.269Z';
 
 /**
- * A copy of the fixture with what a checkout does not keep: modes, and the times of a layer. The lease that was made for a day
- * has a day left, whenever the test runs.
+ * Copies the fixture and restores what a checkout loses: modes, and layer timestamps. The lease gets another day, whenever the test runs.
  */
 function fixture(t: TestContext): string {
   const root = join(temporaryDirectory(t), 'root');
@@ -65,7 +64,7 @@ function client(t: TestContext, root: string) {
   return opened;
 }
 
-/** To format 2: images say when they were last used. To 3: namespaces say who made them. */
+/** To format 2: images get a date of last use. To 3: namespaces get a creator. */
 const TO_2: Migration = (documents) => {
   for (const ns of documents.directories('namespaces'))
     for (const name of documents.list(`namespaces/${ns}/images`)) {
@@ -85,7 +84,7 @@ const TO_3: Migration = (documents) => {
 const open = (root: string, ...migrations: Migration[]): Store => new Store({root, lockTimeoutMs: 1000, migrations});
 const version = (root: string): string => readFileSync(join(root, 'version'), 'utf8');
 
-/** Labels of all images and namespaces that a migration has given one. */
+/** Labels of all migrated images and namespaces. */
 const moved = (store: Store): unknown =>
   store.view((tx) =>
     tx.namespaces.list().map(({name, labels}) => [
@@ -104,7 +103,7 @@ const BOTH = [
 ];
 
 describe('a store of format 1', () => {
-  it('is read, all of it', async (t) => {
+  it('is read completely', async (t) => {
     if (!requiresRoot(t)) return;
     const root = fixture(t);
     const {namespaces, namespace, check} = client(t, root);
@@ -149,7 +148,7 @@ describe('a store of format 1', () => {
     assert.deepEqual(checkStore(root), []);
   });
 
-  it('is changed, and gives back what nobody needs', async (t) => {
+  it('can be changed and collected', async (t) => {
     if (!requiresRoot(t)) return;
     const root = fixture(t);
     const {namespace, namespaces, gc, check} = client(t, root);
@@ -162,7 +161,7 @@ describe('a store of format 1', () => {
     assert.equal(readdirSync(join(root, 'content/blobs/sha256')).length, 3);
   });
 
-  it('is refused by a berth that knows no way from it, and so is a later one, with both numbers', (t) => {
+  it('is refused without a migration, and so is a newer format, with both numbers', (t) => {
     const root = fixture(t);
     for (const found of [0, 2, 17]) {
       writeFileSync(join(root, 'version'), `${found}\n`);
@@ -180,7 +179,7 @@ describe('a store of format 1', () => {
 });
 
 describe('migration', () => {
-  it('is seen by readers at once, and written by nobody until something changes', (t) => {
+  it('is seen by readers at once, and written only by the first change', (t) => {
     const root = fixture(t);
     const before = visible(root);
     assert.deepEqual(moved(open(root, TO_2, TO_3)), BOTH);
@@ -188,7 +187,7 @@ describe('migration', () => {
     assert.deepEqual(visible(root), before);
   });
 
-  it('is made once, with the first change, over as many formats as it takes', async (t) => {
+  it('is done once, with the first change, over any number of formats', async (t) => {
     const root = fixture(t);
     let runs = 0;
     const counted: Migration = (documents) => {
@@ -205,7 +204,7 @@ describe('migration', () => {
     assert.equal(runs, 1);
   });
 
-  it('is refused by whoever knows less, also when he had the store open before', async (t) => {
+  it('makes an older berth refuse the store, also one that had it open before', async (t) => {
     const root = fixture(t);
     const old = open(root);
     assert.equal(old.view((tx) => tx.namespaces.list()).length, 2);
@@ -218,7 +217,7 @@ describe('migration', () => {
     assert.throws(() => open(root).view((tx) => tx.namespaces.list()), refuses);
   });
 
-  it('is whole or not at all, wherever it is stopped', async (t) => {
+  it('is atomic, wherever it is stopped', async (t) => {
     const origin = fixture(t);
     const change = (root: string): Promise<unknown> =>
       open(root, TO_2, TO_3).update('lease', (tx) => tx.namespace('other').leases.put(leaseRecord('l')));
@@ -240,7 +239,7 @@ describe('migration', () => {
       killedHere(root);
       const leases = open(root, TO_2, TO_3).view((tx) => tx.namespace('other').leases.find('l') !== undefined);
       states[leases ? 'new' : 'old']++;
-      // What was committed has all of it, and what was not has none.
+      // A commit has the whole migration; before it there is nothing.
       const pending = readFileSync(
         join(
           root,
@@ -260,7 +259,7 @@ describe('migration', () => {
   });
 });
 
-/** Everything that a berth of these formats sees, without times. */
+/** Everything visible to a berth of these formats, without times. */
 function visibleAs(root: string, ...migrations: Migration[]): unknown {
   return open(root, ...migrations).view((tx) =>
     tx.namespaces.list().map(({name, labels}) => {

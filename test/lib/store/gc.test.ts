@@ -33,7 +33,7 @@ const snapshot = (key: string, parent?: string, labels: Labels = {}) =>
 
 const EMPTY: Graph = {images: [], containers: [], content: [], snapshots: [], leases: []};
 
-/** What `mark` keeps of a graph, by the names given here. */
+/** Result of `mark`, by the names above. */
 function kept(graph: Partial<Graph>): string[] {
   const whole = {...EMPTY, ...graph};
   const names = new Map<string, string>([
@@ -52,7 +52,7 @@ describe('mark', () => {
     ['nothing', {content: [content('a')], snapshots: [snapshot('s')]}, []],
     ['an image keeps its target', {images: [image('i', 'a')], content: [content('a'), content('b')]}, ['content a', 'image i']],
     [
-      'content keeps what its labels name, and so on',
+      'content keeps what its labels name, recursively',
       {images: [image('i', 'a')], content: [content('a', ref('b')), content('b', ref('c')), content('c'), content('x')]},
       ['content a', 'content b', 'content c', 'image i'],
     ],
@@ -112,7 +112,7 @@ describe('mark', () => {
       ['content a', 'snapshot s'],
     ],
     [
-      'an image that has expired is no root',
+      'an expired image is not a root',
       {
         images: [
           image('i', 'a', {'containerd.io/gc.expire': PAST}),
@@ -124,7 +124,7 @@ describe('mark', () => {
       ['content b', 'content c', 'image j', 'image k'],
     ],
     [
-      'an image that has expired is kept by what names it',
+      'an expired image is kept by references to it',
       {
         images: [image('i', 'a', {'containerd.io/gc.expire': PAST})],
         content: [content('a'), content('b', {...ROOT, 'containerd.io/gc.ref.image.x': 'i'})],
@@ -132,7 +132,7 @@ describe('mark', () => {
       ['content a', 'content b', 'image i'],
     ],
     [
-      'a lease keeps what it names, and what that names',
+      'a lease keeps what it names, recursively',
       {
         leases: [leaseRecord('l', {content: [d('a')], snapshots: ['overlayfs/s']})],
         content: [content('a', ref('b')), content('b'), content('x')],
@@ -146,7 +146,7 @@ describe('mark', () => {
       ['content a'],
     ],
     [
-      'a flat lease keeps what it names and what that stands on, and follows no label',
+      'a flat lease keeps what it names and the parents of that, and follows no label',
       {
         leases: [leaseRecord('l', {content: [d('a')], snapshots: ['overlayfs/s'], labels: {'containerd.io/gc.flat': '', ...ref('e')}})],
         content: [content('a', ref('b')), content('b'), content('c'), content('e')],
@@ -155,7 +155,7 @@ describe('mark', () => {
       ['content a', 'snapshot p', 'snapshot s'],
     ],
     [
-      'what a flat lease names is followed when something else keeps it',
+      "labels of a flat lease's content are followed when something else keeps it",
       {
         leases: [leaseRecord('l', {content: [d('a')], labels: {'containerd.io/gc.flat': ''}})],
         content: [content('a', {...ROOT, ...ref('b')}), content('b')],
@@ -163,7 +163,7 @@ describe('mark', () => {
       ['content a', 'content b'],
     ],
     [
-      'a back reference lives while what it names lives',
+      'an object with a back reference is kept while the target is',
       {
         images: [image('i', 'a')],
         containers: [containerRecord('c')],
@@ -182,13 +182,9 @@ describe('mark', () => {
       },
       ['content a', 'content b', 'content c', 'content e', 'image i', 'snapshot s', 'snapshot t'],
     ],
+    ['a forward reference cannot keep a container', {content: [content('a', {'containerd.io/gc.ref.container': 'c'})], containers: []}, []],
     [
-      'a container cannot be kept by a reference forwards',
-      {content: [content('a', {'containerd.io/gc.ref.container': 'c'})], containers: []},
-      [],
-    ],
-    [
-      'circles are kept from outside only',
+      'cycles are kept only from outside',
       {
         images: [image('i', 'a')],
         content: [content('a', ref('b')), content('b', ref('a')), content('c', ref('e')), content('e', ref('c'))],
@@ -196,7 +192,7 @@ describe('mark', () => {
       ['content a', 'content b', 'image i'],
     ],
     [
-      'what is named and not there is passed over',
+      'missing targets are ignored',
       {images: [image('i', 'x')], content: [content('a')], leases: [leaseRecord('l', {content: [d('y')], snapshots: ['overlayfs/z']})]},
       ['image i'],
     ],
@@ -208,7 +204,7 @@ describe('mark', () => {
 });
 
 describe('mark', () => {
-  it('takes time in proportion to the references, backwards as well', () => {
+  it('takes time linear in the references, back references included', () => {
     const N = 50_000;
     const digests = Array.from({length: N}, (_, i) => `sha256:${i.toString(16).padStart(64, '0')}` as Digest);
     const graph: Graph = {
@@ -239,7 +235,7 @@ const DEAD = {...ownIdentity(), startTime: '1'};
 const FOREIGN = {...ownIdentity(), pidNamespace: '1'};
 
 describe('collection', () => {
-  it('takes what nobody keeps of two namespaces, and the bytes when neither shows them', async (t) => {
+  it('removes unreferenced records of two namespaces, and blobs that neither namespace sees', async (t) => {
     const store = openStore(t);
     const one = await makeImage(store, 'one', 'image', {seed: 'shared'});
     await makeImage(store, 'two', 'image', {seed: 'shared'});
@@ -273,7 +269,7 @@ describe('collection', () => {
     assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
   });
 
-  it('keeps for a lease what has no record, and takes it with the lease', async (t) => {
+  it('keeps blobs and layers that only a lease names, and removes them with the lease', async (t) => {
     const store = openStore(t);
     store.ensureCreated();
     const bytes = Buffer.from('of a pull under way');
@@ -293,7 +289,7 @@ describe('collection', () => {
   });
 
   for (const everything of [false, true])
-    it(`drops leases that have expired and whose owner is gone, others not (${everything ? 'all' : 'what was touched'})`, async (t) => {
+    it(`removes leases that have expired and whose owner is gone, no others (${everything ? 'everything' : 'touched namespaces'})`, async (t) => {
       const store = openStore(t);
       const past = new Date(Date.now() - 1000).toISOString();
       const future = new Date(Date.now() + 60_000).toISOString();
@@ -325,7 +321,7 @@ describe('collection', () => {
       assert.deepEqual(store.blobs.list(), []);
     });
 
-  it('knows whether the owner of a lease lives, or that it cannot know', () => {
+  it('tells whether the owner of a lease is alive, dead or unknown', () => {
     const lives = (labels: Labels) => isLeaseOwnerAlive(leaseRecord('l', {labels}));
     assert.deepEqual(
       [lives(OWNER(ownIdentity())), lives(OWNER(DEAD)), lives(OWNER(FOREIGN)), lives({}), lives({[LEASE_OWNER]: 'x'})],
@@ -333,7 +329,7 @@ describe('collection', () => {
     );
   });
 
-  it('sweeps what ended processes left, and nothing of the living', async (t) => {
+  it('sweeps leftovers of dead processes, and nothing of living ones', async (t) => {
     const store = openStore(t);
     await makeImage(store, 'default', 'image');
     const {layout} = store;
@@ -394,11 +390,11 @@ describe('collection', () => {
     assert.deepEqual(checkStore(layout.root, {litter: true}), []);
   });
 
-  it('looks at everything after somebody died with the lock, and gives back what he would have', async (t) => {
+  it('marks everything after a lock holder died, and frees what it would have freed', async (t) => {
     const store = openStore(t);
     const gone = await makeImage(store, 'default', 'gone');
     await makeImage(store, 'other', 'image');
-    // A removal that is killed between its commit and its sweep.
+    // Kill a removal between its commit and its sweep.
     const code = `
       const {Store} = await lib('store/store.ts');
       const {collect} = await lib('store/gc.ts');
@@ -415,7 +411,7 @@ describe('collection', () => {
       store.view((tx) => tx.namespace('default').content.list()),
       [],
     );
-    // Any change finds the lock of the dead; the next collection, whatever it is about, gives the space back.
+    // Any change finds the dead process's lock; the next collection frees the space.
     await store.update('unrelated', (tx) => tx.namespace('other').leases.put(leaseRecord('l')));
     assert.ok(existsSync(store.layout.unswept));
     await collected(store, (tx) => tx.namespace('other').leases.delete('l'));
@@ -424,13 +420,13 @@ describe('collection', () => {
     assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
   });
 
-  it('stops at once when it learns that another one has gone on without it', async (t) => {
+  it('stops at once when another writer has overtaken it', async (t) => {
     for (const everything of [false, true]) {
       const store = openStore(t);
       const {content} = await makeImage(store, 'default', 'image');
       await store.update('late', (tx) => {
         tx.namespace('default').images.delete('image');
-        // One who took us for dead commits what may need just these blobs.
+        // A process that considered us dead commits records that may need these blobs.
         tx.afterCommit(() => {
           const generation = String(tx.generation + 2).padStart(16, '0');
           writeFileSync(
@@ -445,12 +441,12 @@ describe('collection', () => {
     }
   });
 
-  it('refuses to judge when a record cannot be read, and takes nothing', async (t) => {
+  it('refuses when a record cannot be read, and removes nothing', async (t) => {
     const store = openStore(t);
     await makeImage(store, 'one', 'image');
     await makeImage(store, 'two', 'image');
     const {root} = store.layout;
-    // A damaged record, and counts that cannot be believed: everything would have to be looked at.
+    // With a damaged record and inconsistent counts, everything would have to be marked.
     writeFileSync(join(root, 'namespaces/two/images/image.json'), '{');
     rmSync(join(root, 'refs/complete.json'));
     await assert.rejects(
@@ -461,7 +457,7 @@ describe('collection', () => {
     assert.equal(store.view((tx) => tx.namespace('one').images.get('image')).name, 'image');
   });
 
-  it('counts anew where the counts cannot be believed, and comes to the same', async (t) => {
+  it('rebuilds inconsistent counts, with the same result', async (t) => {
     for (const damage of ['refs/complete.json', 'namespaces/default/refs/complete.json', 'a count']) {
       const store = openStore(t);
       const {root} = store.layout;
@@ -483,7 +479,7 @@ describe('collection', () => {
     }
   });
 
-  it('takes with the next removal, of whatever, what a change has left that did not collect', async (t) => {
+  it('removes with the next removal what a change left uncollected', async (t) => {
     const store = openStore(t);
     store.ensureCreated();
     const bytes = Buffer.from('leased');
@@ -502,7 +498,7 @@ describe('collection', () => {
     assert.deepEqual(checkStore(store.layout.root, {litter: true}), []);
   });
 
-  it('looks at everything the first time after a berth that counted less', async (t) => {
+  it('marks everything once after a berth with older counting rules', async (t) => {
     const store = openStore(t);
     await makeImage(store, 'other', 'image');
     await store.update('records', (tx) => {
@@ -521,12 +517,12 @@ describe('collection', () => {
     assert.equal(readFileSync(join(root, 'refs/complete.json'), 'utf8').includes('"rules":2'), true);
   });
 
-  it('by counting leaves exactly what marking keeps, whatever happened', async (t) => {
+  it('by counts leaves exactly what marking keeps, after any change', async (t) => {
     for (let seed = 1; seed <= (isShort() ? 10 : 60); seed++) await randomWalk(t, seed);
   });
 });
 
-/** Random changes, each with its collection; after each, what is there is what `mark` keeps. */
+/** Random changes, each with a collection; afterwards the records must be exactly those that `mark` keeps. */
 async function randomWalk(t: TestContext, seed: number): Promise<void> {
   let state = seed * 2654435761;
   const random = (n: number): number => {
@@ -545,7 +541,7 @@ async function randomWalk(t: TestContext, seed: number): Promise<void> {
       const action = random(9);
       steps.push(`${ns} ${action} ${n}`);
       if (action <= 2) {
-        // An image with content that keeps content, as a pull would put it.
+        // An image with nested content, as a pull creates it.
         const names = [n, n + 1, n + 1 + random(3) + 1].map(String);
         for (const [i, name] of names.entries()) {
           store.blobs.writeSmall(d(`blob ${name}`), Buffer.from(`blob ${name}`));
@@ -623,7 +619,7 @@ async function randomWalk(t: TestContext, seed: number): Promise<void> {
 }
 
 describe('counts of references', () => {
-  it('are not believed any more, by nobody, once one could not be read', async () => {
+  it('are inconsistent for all readers once one could not be read', async () => {
     const backend = new MemoryBackend();
     await backend.update('a namespace', (writer) => {
       writer.put('namespaces/a/namespace.json', {});
@@ -663,8 +659,8 @@ describe('counts of references', () => {
   });
 });
 
-describe('what users of the library remove', () => {
-  it('gives its space back at once', async (t) => {
+describe('removals by users of the library', () => {
+  it('frees space at once', async (t) => {
     const store = openStore(t);
     const blobs = new LocalContentStore(store, 'default');
     const snapshots = new SnapshotStore(store, 'default', 'overlayfs');
@@ -677,7 +673,7 @@ describe('what users of the library remove', () => {
     assert.deepEqual([store.blobs.list(), store.layers.list(), readdirSync(store.layout.trash)], [[], [], []]);
   });
 
-  it('is left to who has removed it, as long as he lives', async (t) => {
+  it('is left in the trash while its remover lives', async (t) => {
     const store = openStore(t);
     await store.update('a change', (tx) => tx.namespace('default').images.put(image('a', 'a')));
     const code = `

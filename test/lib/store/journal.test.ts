@@ -31,7 +31,7 @@ metadataSuite('journal', (t) => openJournal(temporaryDirectory(t)));
 
 const record = (layout: Layout, generation: number): string => join(layout.journal, String(generation).padStart(16, '0'));
 
-/** A store with `n` transactions: each counts `n.json` up and puts a document of its own. */
+/** A store with `n` transactions; each increments `n.json` and adds a document. */
 async function counted(t: TestContext, n: number) {
   const layout = createLayout(temporaryDirectory(t));
   const backend = openJournal(layout.root);
@@ -49,7 +49,7 @@ const count = (backend: JournalBackend): Promise<number> =>
 
 const seen = (root: string): unknown => openJournal(root).view((r) => [r.get('n.json'), r.list('d').length]);
 
-/** As if what is there had been written in another boot. */
+/** Makes the store look as if written in an earlier boot. */
 function reboot(layout: Layout): void {
   const file = join(layout.journal, 'checkpoint');
   writeFileSync(file, readFileSync(file, 'utf8').replace(/[0-9a-f]{32}/, '0'.repeat(32)));
@@ -79,7 +79,7 @@ describe('journal', () => {
     ['applied', `update('nothing', () => {})`],
     ['told of', `view((reader) => mark(String(reader.get('n.json'))))`],
   ] as const)
-    it(`brings to the disk what somebody committed, before it is ${what}: he may have been killed before he had`, async (t) => {
+    it(`syncs another writer's commit before it is ${what}`, async (t) => {
       const {layout} = await counted(t, 3);
       const {root} = layout;
       const next = {version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}};
@@ -102,13 +102,13 @@ describe('journal', () => {
       assert.ok(synced >= 0 && synced < used, JSON.stringify(changes));
     });
 
-  it('applies everything since the checkpoint again after a power loss, whatever became of the record files', async (t) => {
+  it('applies everything since the checkpoint again after a power loss, whatever state the record files are in', async (t) => {
     for (const n of [3, 64, 70, 130]) {
       const {layout} = await counted(t, n);
       const {generation} = JSON.parse(readFileSync(join(layout.journal, 'checkpoint'), 'utf8')) as {generation: number};
       assert.ok(n - generation < 64, `the checkpoint is at ${generation} after ${n}`);
       reboot(layout);
-      // Since the checkpoint nothing was synced: it may be lost, empty, or be what it was before.
+      // Nothing was synced since the checkpoint: a file may be missing, empty or old.
       for (let i = generation + 1; i <= n; i++) {
         const file = join(layout.root, 'd', `${i}.json`);
         if (i % 3 === 0) rmSync(file);
@@ -125,7 +125,7 @@ describe('journal', () => {
     }
   });
 
-  it('does not bring back after a power loss what was removed since the checkpoint', async (t) => {
+  it('does not restore after a power loss what was removed since the checkpoint', async (t) => {
     const {layout, backend} = await counted(t, 2);
     await backend.update('remove', (tx) => tx.put('d/1.json', undefined));
     reboot(layout);
@@ -138,7 +138,7 @@ describe('journal', () => {
     assert.ok(!existsSync(join(layout.root, 'd', '1.json')));
   });
 
-  it('applies everything that it has when its checkpoint or its mark is lost or damaged', async (t) => {
+  it('applies all its records when `checkpoint` or `applied` is lost or damaged', async (t) => {
     for (const [file, damage] of [
       ['checkpoint', undefined],
       ['checkpoint', ''],
@@ -159,7 +159,7 @@ describe('journal', () => {
     }
   });
 
-  it('goes on from its newest record when only some old ones are left', async (t) => {
+  it('continues from its newest record when only some old ones are left', async (t) => {
     const {layout} = await counted(t, 5);
     for (const file of ['checkpoint', 'applied', '0000000000000002']) rmSync(join(layout.journal, file));
     assert.deepEqual(seen(layout.root), [5, 5]);
@@ -167,11 +167,11 @@ describe('journal', () => {
     assert.ok(existsSync(record(layout, 6)));
   });
 
-  it('lets the one who was late collide, and run again on what the other one made', async (t) => {
+  it("makes a late writer collide, and run again on the other's result", async (t) => {
     const {layout, backend} = await counted(t, 2);
     let runs = 0;
     const result = await backend.update('late', (tx) => {
-      // As if the lock had been taken away from us: another one commits in the meantime.
+      // As if we had lost the lock: another writer commits meanwhile.
       if (++runs === 1) {
         const theirs = {version: 1, generation: 3, writes: {'n.json': 100}, before: {'n.json': 2}};
         writeFileSync(record(layout, 3), JSON.stringify(theirs));
@@ -185,7 +185,7 @@ describe('journal', () => {
     assert.ok(existsSync(record(layout, 4)));
   });
 
-  it('gives up after some faster writers, having changed nothing', async (t) => {
+  it('gives up after several faster writers, with nothing changed', async (t) => {
     const {layout, backend} = await counted(t, 1);
     let generation = 1;
     const late = backend.update('late', (tx) => {
@@ -203,12 +203,12 @@ describe('journal', () => {
     );
   });
 
-  it('lets one collide who slept until the record that he would have met was pruned', async (t) => {
+  it('makes a writer collide that slept until the record to collide with was pruned', async (t) => {
     const {layout, backend} = await counted(t, 2);
     let runs = 0;
     await backend.update('sleeper', (tx) => {
       if (++runs === 1) {
-        // Meanwhile another one went on to generation 200, and forgot the old ones.
+        // Meanwhile another writer has reached generation 200 and pruned the old ones.
         const boot = /[0-9a-f]{32}/.exec(readFileSync(join(layout.journal, 'checkpoint'), 'utf8'))![0];
         writeFileSync(join(layout.journal, 'checkpoint'), JSON.stringify({generation: 200, bootId: boot}));
         writeFileSync(join(layout.root, 'n.json'), '200');
@@ -223,9 +223,9 @@ describe('journal', () => {
     assert.equal(readFileSync(join(layout.root, 'n.json'), 'utf8'), '201\n');
   });
 
-  it('leaves newer changes over those of one who was late to apply his', async (t) => {
+  it('keeps newer changes over those of a writer that applies late', async (t) => {
     const {layout, backend} = await counted(t, 2);
-    // What a faster one commits between our commit and our applying it.
+    // A faster writer commits between our commit and its application.
     await backend.update('late to apply', (tx) => {
       tx.put('n.json', 3);
       writeFileSync(record(layout, 4), JSON.stringify({version: 1, generation: 4, writes: {'n.json': 4}, before: {'n.json': 3}}));
@@ -237,7 +237,7 @@ describe('journal', () => {
     );
   });
 
-  it('tells what follows a commit that others went on meanwhile', async (t) => {
+  it('tells actions after a commit that other writers have overtaken it', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const answers: boolean[] = [];
     await backend.update('slow', (tx) => {
@@ -252,7 +252,7 @@ describe('journal', () => {
     assert.deepEqual(answers, [false, true, false]);
   });
 
-  it('keeps the newest records, and old ones for as long as a sleeper could need them', async (t) => {
+  it('keeps the newest records, and old ones as long as a sleeping writer could need them', async (t) => {
     if (!requiresOneClock(t, 'the age of a record of the journal is its file time')) return;
     const {layout, backend} = await counted(t, 140);
     const names = (): number => readdirSync(layout.journal).filter((name) => name.startsWith('0')).length;
@@ -273,7 +273,7 @@ describe('journal', () => {
     assert.equal(backend.view((r) => r.changesSince(199))?.size, 2);
   });
 
-  it('is bounded by size, and lets one collide all the same who slept until the record that he would have met was gone', async (t) => {
+  it('is limited in size, and still makes a writer collide that slept until the record to collide with was removed', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const code = `
       const {JournalBackend} = await import(${JSON.stringify(import.meta.resolve('../../../src/lib/store/journal.ts'))});
@@ -292,7 +292,7 @@ describe('journal', () => {
     let most = 0;
     await backend.update('sleeper', (tx) => {
       if (++runs === 1) {
-        // Others go on meanwhile, as if the lock had been taken from us.
+        // Other writers commit meanwhile, as if we had lost the lock.
         const lock = layout.lock('store');
         renameSync(lock, `${lock}.ours`);
         most = Number(execFileSync(process.execPath, ['--input-type=module', '-e', code, layout.root], {encoding: 'utf8'}));
@@ -310,9 +310,9 @@ describe('journal', () => {
     assert.ok(most < 6 << 20, `the journal had ${most} B`);
   });
 
-  it('shows one moment, however many commit during a view, and waits for none of them', async (t) => {
+  it('shows a consistent view without waiting, however many writers commit during it', async (t) => {
     const {layout, backend} = await counted(t, 0);
-    // A token moves between two records; whoever looks must see it once.
+    // A token moves between two records; each view must see it once.
     await backend.update('begin', (tx) => tx.put('d/a.json', 'token'));
     const code = `
       const {JournalBackend} = await lib('store/journal.ts');
@@ -346,7 +346,7 @@ describe('journal', () => {
     assert.ok(generations > 30, `only ${generations} commits went by`);
   });
 
-  it('does not show an error that only half of a change could cause', async (t) => {
+  it('does not show an error that only half of a transaction could cause', async (t) => {
     const {layout, backend} = await counted(t, 1);
     let runs = 0;
     const value = backend.view((r) => {
@@ -361,7 +361,7 @@ describe('journal', () => {
     assert.deepEqual([value, runs], [1, 2]);
   });
 
-  it('names the damaged file, with the way out', async (t) => {
+  it('names the damaged file, with a hint', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const message = (path: string) => (err: Error & {hint?: string}) =>
       is('data_loss')(err) &&
@@ -392,7 +392,7 @@ describe('journal', () => {
     }
   });
 
-  it('reads from the journal what a disk that was lost left empty, and writes it anew', async (t) => {
+  it('reads a file that a lost disk left empty from the journal, and rewrites it', async (t) => {
     for (const text of ['', '\0\0\0\0\0\0\0\0']) {
       const {layout} = await counted(t, 5);
       const files = ['n.json', 'd/2.json', 'd/5.json'].map((path) => join(layout.root, path));
@@ -405,7 +405,7 @@ describe('journal', () => {
     }
   });
 
-  it('has in the record files, at a checkpoint, what it is about to forget, whatever a lost disk made of them', async (t) => {
+  it('has written all record files at a checkpoint, whatever a lost disk made of them', async (t) => {
     const {layout, backend} = await counted(t, 60);
     for (let i = 2; i <= 60; i++) writeFileSync(join(layout.root, 'd', `${i}.json`), i % 2 === 0 ? '' : '{"n":0}\n');
     rmSync(join(layout.root, 'd', '1.json'));
@@ -414,7 +414,7 @@ describe('journal', () => {
     for (let i = 1; i <= 70; i++) assert.equal(readFileSync(join(layout.root, 'd', `${i}.json`), 'utf8'), `{"n":${i}}\n`);
   });
 
-  it('says what is in the place of a file or a directory, and overwrites none of it', async (t) => {
+  it('reports a wrong file type in the place of a file or a directory, and overwrites nothing', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const path = (name: string): string => join(layout.root, name);
     mkdirSync(path('d/2.json'));
@@ -440,7 +440,7 @@ describe('journal', () => {
     assert.deepEqual(seen(layout.root), [1, 3], 'nothing was committed');
   });
 
-  it('passes over what is no record of ours', async (t) => {
+  it('skips files that are not records', async (t) => {
     const {layout, backend} = await counted(t, 1);
     const before = backend.view((r) => [r.list('d'), r.directories('d'), r.list('')]);
     for (const name of ['README', '.hidden.json', 'd/1.json~']) writeFileSync(join(layout.root, name), '');
@@ -451,7 +451,7 @@ describe('journal', () => {
     );
   });
 
-  it('is made and left for its owner alone, without anything else', async (t) => {
+  it('is created for its owner only, without other files', async (t) => {
     const {layout} = await counted(t, 70);
     assert.deepEqual(readdirSync(layout.root).sort(), ['d', 'journal', 'locks', 'n.json']);
     assert.deepEqual(readdirSync(layout.locks), []);
@@ -461,7 +461,7 @@ describe('journal', () => {
     assert.equal(statSync(join(layout.root, 'n.json')).mode & 0o777, 0o600);
   });
 
-  it('has every record of a checkpoint on the disk before it is one', async (t) => {
+  it('syncs every record file before it writes the checkpoint', async (t) => {
     if (!requiresProgram(t, 'strace')) return;
     const dir = temporaryDirectory(t);
     const code = `
@@ -484,11 +484,11 @@ describe('journal', () => {
     assert.ok(commit > 0 && checkpoint > commit);
     const synced = new Set(calls.slice(commit, checkpoint));
     for (let i = 1; i <= 62; i++) assert.ok(synced.has(`fsync /d/${i}.json`), `d/${i}.json`);
-    // The directory that came and went is an entry of the root.
+    // The created and removed directory is an entry of the root.
     for (const directory of ['/d', '/journal', '']) assert.ok(synced.has(`fsync ${directory}`), directory);
   });
 
-  it('sweeps what killed writers left beside the records that it checkpoints', async (t) => {
+  it('sweeps temporary files of killed writers at a checkpoint', async (t) => {
     const {layout, backend} = await counted(t, 1);
     for (const directory of [layout.journal, join(layout.root, 'd')]) writeFileSync(join(directory, `.tmp.1.1.${'0'.repeat(32)}.1.x`), '');
     assert.deepEqual(

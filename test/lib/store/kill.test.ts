@@ -1,9 +1,9 @@
 /**
- * A store that is stopped, or fails, at every call that changes something: what it leaves is whole, the next one works at
- * once, and the same again succeeds.
+ * A store whose process stops, or whose call fails, at every call that changes something: the result is consistent, the next process works
+ * at once, and the same change succeeds when repeated.
  *
- * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's.
- * That is what SIGKILL leaves; a sample of real ones says so. `BERTH_TEST_TORTURE=1` tries every n with every fault.
+ * Most stops are simulated: every call from the n-th on fails, and the leftovers are made to look like a dead process's. That is what
+ * SIGKILL leaves; a sample of real kills verifies it. `BERTH_TEST_TORTURE=1` tries every n with every fault.
  */
 import assert from 'node:assert/strict';
 import {chmodSync, copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, rmSync, utimesSync} from 'node:fs';
@@ -18,15 +18,15 @@ import {startScript} from '../../support/children.ts';
 import {isShort, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {leaseRecord} from '../../support/records.ts';
-import {begin, run, SEQUENCES, visible} from './sequences.ts';
+import {begin, run, SEQUENCES, visible} from './change-sequences.ts';
 
-/** Every n-th of the calls is tried in this process, and in one of its own. */
+/** Every n-th call is tried, in this process and in a child. */
 const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 32, child: 128} : {here: 12, child: 64};
 
-/** The same calls each time: a run that fails can be had again. */
+/** Fixed, so that a failure can be reproduced. */
 const OFFSET = TORTURE ? 1 : 4;
 
-/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+/** On tmpfs a sync costs nothing; durability is not tested here. */
 const before = process.env.TMPDIR;
 const memory = ['/dev/shm', tmpdir()].find((dir) => existsSync(dir))!;
 process.env.TMPDIR = memory;
@@ -42,10 +42,10 @@ const FAULTS: Readonly<Record<string, Code>> = {
   EMFILE: 'resource_exhausted',
 };
 
-/** Longest time that the next one may take because another was stopped, in milliseconds; generous to a busy machine. */
+/** Maximum delay of a process after another was stopped, in milliseconds; generous for a busy machine. */
 const AT_ONCE_MS = 1500;
 
-/** Directories and files with their modes and times. */
+/** Copies directories and files with modes and times. */
 function copyTree(from: string, to: string): void {
   const stat = lstatSync(from);
   if (stat.isDirectory()) {
@@ -58,7 +58,7 @@ function copyTree(from: string, to: string): void {
 
 describe('a store', () => {
   for (const name of Object.keys(SEQUENCES)) {
-    describe(`in the middle of: ${name}`, () => {
+    describe(`stopped during: ${name}`, () => {
       async function rig(t: {after(fn: () => void): void}) {
         const dir = temporaryDirectory(t);
         const origin = join(dir, 'origin');
@@ -70,7 +70,7 @@ describe('a store', () => {
           copyTree(origin, place);
           return join(place, 'root');
         };
-        // The undisturbed run: how many calls there are, and where it leads.
+        // The undisturbed run gives the number of calls and the final state.
         const root = fresh();
         arm({below: root, action: 'EIO', at: 0});
         await run(root, name);
@@ -79,7 +79,7 @@ describe('a store', () => {
         return {fresh, calls, goal: visible(root)};
       }
 
-      /** What must hold of whatever a stop or a fault left. */
+      /** Invariants after a stop or a fault. */
       async function judge(root: string, goal: unknown, when: string): Promise<void> {
         assert.deepEqual(checkStore(root), [], when);
         const started = performance.now();
@@ -100,7 +100,7 @@ describe('a store', () => {
         assert.deepEqual(visible(root), goal, `${when}, and collected`);
       }
 
-      it('leaves nothing broken and nothing in the way when it is stopped', async (t) => {
+      it('stays consistent and usable when it is stopped', async (t) => {
         const {fresh, calls, goal} = await rig(t);
         for (let at = OFFSET; at <= calls; at += STRIDE.here) {
           for (const torn of [false, true]) {
@@ -116,9 +116,9 @@ describe('a store', () => {
         }
       });
 
-      it('leaves the same when it is killed', async (t) => {
+      it('stays the same when it is killed', async (t) => {
         const {fresh, calls, goal} = await rig(t);
-        const code = `const {run} = await import(${JSON.stringify(new URL('./sequences.ts', import.meta.url).href)}); await run(args[0], args[1]);`;
+        const code = `const {run} = await import(${JSON.stringify(new URL('./change-sequences.ts', import.meta.url).href)}); await run(args[0], args[1]);`;
         for (let at = OFFSET; at <= calls; at += STRIDE.child) {
           const root = fresh();
           const {signal, stderr} = await startScript(t, code, [root, name], failpointOptions({below: root, action: 'kill', at, torn: true}))
@@ -128,7 +128,7 @@ describe('a store', () => {
         }
       });
 
-      it('says what went wrong and loses nothing when a call fails', async (t) => {
+      it('reports the error and loses nothing when a call fails', async (t) => {
         const {fresh, calls, goal} = await rig(t);
         const faults = Object.entries(FAULTS);
         for (let at = OFFSET; at <= calls; at += STRIDE.here) {

@@ -1,4 +1,4 @@
-/** Many processes at once: every answer right, or an error of a class that says why; and a whole store at the end. */
+/** Concurrent processes: each result is right or an error of an expected class, and the store is consistent at the end. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
@@ -9,7 +9,7 @@ import {isShort, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {makeImage} from '../../support/records.ts';
 
-/** Of each process, in milliseconds. */
+/** Duration of each process, in milliseconds. */
 const DURATION_MS = isShort() ? 1500 : 6000;
 
 const WORKER = `
@@ -24,7 +24,7 @@ const WORKER = `
   let seed = Number(number) + 1;
   const random = (n) => { seed = (seed * 1103515245 + 12345) % 2147483648; return Math.floor(seed / 2147483648 * n); };
 
-  /** One step; the classes are those that may rightly be the answer. */
+  /** Runs one step. @param classes error classes that are right answers */
   const attempt = async (what, allowed, action) => {
     const started = performance.now();
     let answer = 'ok';
@@ -84,8 +84,8 @@ interface Done {
   readonly odd: readonly string[];
 }
 
-describe('eight processes at once', () => {
-  it('get right answers or right errors, lose no change, and leave a whole store', {timeout: 120_000}, async (t) => {
+describe('eight concurrent processes', () => {
+  it('get right results or expected errors, lose no change, and leave a consistent store', {timeout: 120_000}, async (t) => {
     const dir = temporaryDirectory(t);
     const root = join(dir, 'root');
     const store = new Store({root, lockTimeoutMs: 30_000});

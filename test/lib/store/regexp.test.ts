@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {compile} from '../../../src/lib/store/regexp.ts';
 
-/** Go's regexp package (1.24) on generated patterns: what it answers for each text, or its error. */
+/** Answers of Go's regexp package (1.24) to generated patterns: per text, or its error. */
 const GO = JSON.parse(readFileSync(new URL('../../fixtures/regexp-go.json', import.meta.url), 'utf8')) as readonly {
   readonly pattern: string;
   readonly texts: readonly string[];
@@ -14,7 +14,7 @@ const GO = JSON.parse(readFileSync(new URL('../../fixtures/regexp-go.json', impo
 }[];
 
 describe('regular expressions', () => {
-  // Pattern, texts in which it is found, texts in which it is not.
+  // Pattern, matching texts, other texts.
   const ROWS: readonly (readonly [pattern: string, found: readonly string[], missing: readonly string[]])[] = [
     ['', ['', 'x'], []],
     ['b', ['abc'], ['ac', '']],
@@ -111,13 +111,13 @@ describe('regular expressions', () => {
     });
   }
 
-  it('nest as deep as is sensible', () => {
+  it('nest to a sensible depth', () => {
     assert.ok(compile(`${'('.repeat(999)}a${')'.repeat(999)}`)('a'));
     for (const depth of [1000, 8000])
       assert.throws(() => compile(`${'('.repeat(depth)}a${')'.repeat(depth)}`), {code: 'invalid_argument', message: /nests too deeply/});
   });
 
-  it('are bounded in length, since compiling takes time as well', () => {
+  it('are limited in length, since compiling takes time as well', () => {
     for (const piece of ['a', '(', '|', 'a*', '(?i)\\pL', '[^a]', '[a']) {
       const started = performance.now();
       try {
@@ -130,15 +130,15 @@ describe('regular expressions', () => {
     }
   });
 
-  it('answer and refuse as Go does, on generated patterns', () => {
+  it('match and fail as in Go, on generated patterns', () => {
     for (const {pattern, texts, answers, error} of GO) {
       if (error !== undefined) assert.throws(() => compile(pattern), {message: `${error}: invalid argument`}, pattern);
       else assert.deepEqual(texts.map(compile(pattern)), answers, JSON.stringify({pattern, texts}));
     }
   });
 
-  it('are never kept busy for long by pattern and text', () => {
-    // The text begins with the last letter of the pattern, so that a search for that letter does not answer at once.
+  it('take a short time for any pattern and text', () => {
+    // The text begins with the pattern's last letter, so that a search for that letter does not answer at once.
     for (const pattern of ['^b?(a+)+$', '(a|a)*b$', '^(.*a){25}$', '(a+a+)+b$', '(?:a?){200}a{200}b$', '[ab]*a[ab]{500}c?b$'])
       for (const piece of ['a', 'aab', 'abbabaaab']) {
         const matches = compile(pattern);
@@ -148,7 +148,7 @@ describe('regular expressions', () => {
       }
   });
 
-  it("agree with the engine's own where both know the syntax", () => {
+  it("agree with JavaScript's where both know the syntax", () => {
     const atom = fc.constantFrom('a', 'b', '.', '[ab]', '[^a]', '\\d', '\\w', '\\b', '^', '$', 'é', '\\.', '');
     const {pattern} = fc.letrec<{pattern: string}>((tie) => ({
       pattern: fc.oneof(
@@ -167,7 +167,7 @@ describe('regular expressions', () => {
     );
   });
 
-  it('are read, or refused with invalid argument, whatever they are', () => {
+  it('are compiled or refused as an invalid argument, whatever the text', () => {
     fc.assert(
       fc.property(fc.string({unit: fc.constantFrom(...'ab()[]{}?*+|^$\\.-:=<>PpQE1,xid'.split('')), maxLength: 12}), (pattern) => {
         try {

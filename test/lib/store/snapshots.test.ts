@@ -17,7 +17,7 @@ for (const name of ['overlayfs', 'native', 'erofs']) snapshotterSuite(name);
 const openStore = (t: TestContext): Store => new Store({root: join(temporaryDirectory(t), 'root'), lockTimeoutMs: 10_000});
 
 describe('snapshots', () => {
-  it('that are their own parents, or stand on nothing, are damage', async (t) => {
+  it('with a cycle of parents, or a missing parent, are damage', async (t) => {
     const store = openStore(t);
     await store.update('damage', (tx) => {
       const snapshots = tx.namespace('default').snapshots('overlayfs');
@@ -39,13 +39,13 @@ describe('snapshots', () => {
     assert.throws(() => chain('absent'), is('not_found'));
   });
 
-  it('are not made from a parent that was replaced while their tree was', async (t) => {
+  it('are not created from a parent that was replaced meanwhile', async (t) => {
     const store = openStore(t);
     const {chainIDs} = await makeImage(store, 'default', 'image');
     const snapshots = new SnapshotStore(store, 'default', 'native');
     await snapshots.prepare('work', undefined, {});
     await snapshots.commit('base', 'work', {});
-    // Another writer gets its turn between the tree and the record.
+    // Another writer runs between the tree and the record.
     const update = store.update.bind(store);
     store.update = async (purpose, fn) => {
       store.update = update;
@@ -65,7 +65,7 @@ describe('snapshots', () => {
     assert.equal(chainIDs.length, 2);
   });
 
-  it('say that the parent is gone when it went while it was copied', async (t) => {
+  it('report a parent that was removed while it was copied', async (t) => {
     const store = openStore(t);
     const snapshots = new SnapshotStore(store, 'default', 'native');
     await snapshots.prepare('work', undefined, {});
@@ -80,7 +80,7 @@ describe('snapshots', () => {
     await assert.rejects(snapshots.prepare('key', 'base', {}), is('data_loss'));
   });
 
-  it('of a user are on the disk before they are committed', async (t) => {
+  it('of a user are synced before they are committed', async (t) => {
     if (!requiresProgram(t, 'strace')) return;
     const dir = temporaryDirectory(t);
     const code = `
@@ -113,7 +113,7 @@ describe('layers', () => {
     writeFileSync(info, readFileSync(info, 'utf8').replace(/"bootId":"[0-9a-f]+"/, '"bootId":"earlier"'));
   };
 
-  it('that are there and can be believed stay, and the second one to make them gives way', (t) => {
+  it('that exist and are trusted stay, and a second one is discarded', (t) => {
     const store = openStore(t);
     const [first, second] = [made(store, 'first'), made(store, 'second')];
     store.layers.publish(first, 'id', {snapshotter: 'overlayfs', diffID});
@@ -142,12 +142,12 @@ describe('layers', () => {
     assert.ok(!store.layers.isUsable('absent'));
   });
 
-  it('that another one has replaced meanwhile are left to him', (t) => {
+  it('that another process has replaced meanwhile stay', (t) => {
     const store = openStore(t);
     store.layers.publish(made(store, 'torn'), 'id', {snapshotter: 'overlayfs', diffID});
     reboot(store);
     const mine = made(store, 'mine');
-    // Between our judging the layer torn and our moving it away, another one puts his in its place.
+    // Between our finding the layer torn and moving it away, another process replaces it.
     const {trashName} = store.layers;
     store.layers.trashName = () => {
       store.layers.trashName = trashName;
@@ -159,7 +159,7 @@ describe('layers', () => {
     assert.ok(!existsSync(mine));
   });
 
-  it('in the making are swept when their maker is gone, and no others', (t) => {
+  it('that are unpublished are swept when their owner is dead, and no others', (t) => {
     const store = openStore(t);
     const mine = store.layers.createWork();
     const dead = join(store.layout.work, uniqueName().replace(/^\d+\.\d+/, '1.1'));
@@ -172,7 +172,7 @@ describe('layers', () => {
     store.layers.discard('absent');
   });
 
-  it('are counted while a container makes and removes files in them', async (t) => {
+  it('are measured while a container changes files in them', async (t) => {
     const dir = temporaryDirectory(t);
     writeFileSync(join(dir, 'file'), 'x');
     assert.equal(treeUsage(dir).inodes, 2);

@@ -47,7 +47,7 @@ const thrown = (action: () => unknown): ErrdefsError => {
 };
 
 describe('store', () => {
-  it('reads as empty where there is nothing, and makes nothing by reading', (t) => {
+  it('reads as empty when it is missing, and creates nothing by reading', (t) => {
     const root = somewhere(t);
     const store = openStore(root);
     assert.deepEqual(
@@ -62,7 +62,7 @@ describe('store', () => {
     assert.ok(!existsSync(root));
   });
 
-  it('is made by its first change, for its owner alone', async (t) => {
+  it('is created by its first change, for its owner only', async (t) => {
     const root = somewhere(t);
     const umask = process.umask(0);
     onEnd(t, () => void process.umask(umask));
@@ -80,7 +80,7 @@ describe('store', () => {
     }
   });
 
-  it('leaves an empty directory that was there as open as it was', async (t) => {
+  it('keeps the mode of an empty directory that existed before', async (t) => {
     const root = somewhere(t);
     mkdirSync(root);
     chmodSync(root, 0o750);
@@ -89,7 +89,7 @@ describe('store', () => {
     assert.equal(mode(root), 0o750);
   });
 
-  it('refuses a directory that is not its own, and touches nothing in it', async (t) => {
+  it('refuses a foreign directory, and changes nothing in it', async (t) => {
     const root = temporaryDirectory(t);
     writeFileSync(join(root, 'thesis.tex'), '');
     const store = openStore(root);
@@ -107,7 +107,7 @@ describe('store', () => {
     assert.equal(thrown(() => openStore(join(root, 'thesis.tex')).view(() => {})).code, 'failed_precondition');
   });
 
-  it('refuses a format that it does not know, naming both numbers', async (t) => {
+  it('refuses an unknown format, naming both numbers', async (t) => {
     const root = somewhere(t);
     mkdirSync(root);
     for (const text of ['2\n', '99']) {
@@ -129,7 +129,7 @@ describe('store', () => {
     assert.deepEqual(readdirSync(root), ['version']);
   });
 
-  it('is made by many processes at once, and none of them takes it for a stranger', async (t) => {
+  it('is created by many processes at once, and none takes it for a foreign directory', async (t) => {
     const root = somewhere(t);
     const code = `
       const {Store} = await lib('store/store.ts');
@@ -149,18 +149,18 @@ describe('store', () => {
     assert.deepEqual(checkStore(root, {litter: true}), []);
   });
 
-  it('tells a directory in the making from a foreign one', (t) => {
+  it('distinguishes an incomplete state directory from a foreign one', (t) => {
     const root = somewhere(t);
     mkdirSync(root);
     const store = openStore(root);
-    // What a killed first change leaves.
+    // Leftovers of a killed first change.
     writeFileSync(join(root, '.tmp.1.1.x'), '1\n');
     store.view(() => {});
     store.ensureCreated();
     assert.equal(readFileSync(join(root, 'version'), 'utf8'), '1\n');
   });
 
-  it('makes a namespace appear with the first thing in it, and forgets none of its kinds', async (t) => {
+  it('creates a namespace with its first record, of any kind', async (t) => {
     const store = openStore(somewhere(t));
     const digest = digestOf('x');
     await store.update('all kinds', (tx) => {
@@ -198,7 +198,7 @@ describe('store', () => {
     );
   });
 
-  it('keeps any key, however odd or long, apart from every other', async (t) => {
+  it('keeps all keys distinct, however odd or long', async (t) => {
     const store = openStore(somewhere(t));
     const keys = [
       'a',
@@ -240,7 +240,7 @@ describe('store', () => {
     assert.deepEqual(checkStore(store.layout.root), []);
   });
 
-  it('takes a record for damaged whose file has the name of another', async (t) => {
+  it("reports a record under another record's file name as damaged", async (t) => {
     const store = openStore(somewhere(t));
     await makeImage(store, 'default', 'one');
     const file = (name: string): string => join(store.layout.root, 'namespaces/default/images', `${name}.json`);
@@ -253,7 +253,7 @@ describe('store', () => {
     assert.equal(thrown(() => store.view((tx) => tx.namespaces.list())).code, 'data_loss');
   });
 
-  it('finds its way from any working directory once it is opened', async (t) => {
+  it('works from any working directory once it is opened', async (t) => {
     const dir = temporaryDirectory(t);
     const before = process.cwd();
     onEnd(t, () => process.chdir(before));
@@ -285,12 +285,12 @@ describe('records', () => {
     const read = (value: unknown): unknown => parse(value, 'the file');
     const whole = {version: 1, ...record};
 
-    it(`of a ${kind} are read as they were written, and what nobody knows is passed over`, () => {
+    it(`of a ${kind} are read as written, and unknown fields are ignored`, () => {
       assert.deepEqual(read(whole), record);
       assert.deepEqual(read({...whole, unknown: 'field'}), record);
     });
 
-    it(`of a ${kind} are damaged when a field is missing or of another type, and file and field are named`, () => {
+    it(`of a ${kind} are damaged when a field is missing or has the wrong type, and the error names file and field`, () => {
       for (const field of Object.keys(whole)) {
         const without = Object.fromEntries(Object.entries(whole).filter(([key]) => key !== field));
         const optional = ['parent', 'expiresAt'].includes(field);
@@ -317,11 +317,11 @@ describe('records', () => {
     assert.deepEqual(parseSnapshot({version: 1, ...without, kind: 'view'}, 'the file'), {...without, kind: 'view'});
   });
 
-  it('of a container may be without a specification as long as it is made', () => {
+  it('of a container may have no specification yet', () => {
     assert.equal(parseContainer({version: 1, ...containerRecord('c')}, 'the file').spec, null);
   });
 
-  it('hold digests, sizes and dates that can be nothing else', () => {
+  it('have valid digests, sizes and dates', () => {
     const bad = (over: object): void =>
       assert.throws(() => parseContent({version: 1, ...contentRecord(digest), ...over}, 'the file'), is('data_loss'));
     for (const value of ['sha256:ABC', 'md5:d41d8cd98f00b204e9800998ecf8427e', `${digest}0`, '../../etc/passwd']) bad({digest: value});
@@ -330,12 +330,12 @@ describe('records', () => {
     for (const value of [['a'], null, 'a']) bad({labels: value});
   });
 
-  it('are read without labels that are no strings, as an earlier berth took them', () => {
+  it('are read without labels that are not strings, which an earlier berth accepted', () => {
     const {labels} = parseContent({version: 1, ...contentRecord(digest), labels: {a: 1, b: 'x', c: null, d: {}}}, 'the file');
     assert.deepEqual(labels, {b: 'x'});
   });
 
-  it('makes a state directory whole again whose files were removed while it is open', async (t) => {
+  it('creates a state directory again whose files were removed while it is open', async (t) => {
     for (const when of ['before a change', 'in a change', 'before a removal'] as const) {
       const store = openStore(somewhere(t));
       const {root, version} = store.layout;

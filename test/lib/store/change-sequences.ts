@@ -1,6 +1,6 @@
 /**
- * Sequences of changes to be stopped at every call, or to fail at it. Each may be run again on whatever an earlier run
- * left, and then ends in the same state.
+ * Sequences of changes that tests stop, or let fail, at every call. A sequence can be repeated after any earlier run, and then ends in the
+ * same state.
  */
 import {readdirSync, readFileSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
@@ -13,12 +13,12 @@ import {Store} from '../../../src/lib/store/store.ts';
 import {digestOf, leaseRecord, makeImage} from '../../support/records.ts';
 
 export interface Sequence {
-  /** What is there before; the bystander's namespace `other` is always. */
+  /** Prepares the store; the bystander's namespace `other` always exists. */
   readonly before?: (store: Store, client: Client) => Promise<void>;
   readonly run: (store: Store, client: Client) => Promise<unknown>;
 }
 
-/** A step that an earlier run may have made already. */
+/** Runs a step that an earlier run may have completed. */
 async function unless(code: Code, step: Promise<unknown>): Promise<void> {
   try {
     await step;
@@ -31,7 +31,7 @@ const lease = async (store: Store, id: string): Promise<void> => {
   await store.update('lease', (tx) => tx.namespace('default').leases.put(leaseRecord(id)));
 };
 
-/** As if the machine had lost its power: another boot id, and no trust in what was not synced. */
+/** Simulates a power loss: another boot ID, and no trust in unsynced layers. */
 function loseThePower({layout}: Store): void {
   const file = join(layout.journal, 'checkpoint');
   writeFileSync(file, readFileSync(file, 'utf8').replace(/"bootId":"[0-9a-f]+"/, `"bootId":"${'0'.repeat(32)}"`));
@@ -117,7 +117,7 @@ export const SEQUENCES: Readonly<Record<string, Sequence>> = {
       const of = (...parts: string[]) => Readable.from(parts.map((part) => Buffer.from(part)));
       await unless('already_exists', content.ingest('key', of('some ', 'bytes')));
       await content.label(digest, {a: 'b'});
-      // Another namespace needs none of the bytes; and one that adds to them touches them not.
+      // Another namespace needs no bytes of its own; appending copies them.
       const second = new LocalContentStore(store, 'second');
       await unless(
         'already_exists',
@@ -158,10 +158,10 @@ export const SEQUENCES: Readonly<Record<string, Sequence>> = {
     },
     run: (store) => lease(store, 'd'),
   },
-  'a collection of everything that was owed': {
+  'a full collection': {
     before: async (store) => {
       await makeImage(store, 'default', 'docker.io/library/gone:1', {seed: 'gone'});
-      // Killed between the commit and the sweep: nobody names these any more.
+      // As after a kill between the commit and the sweep: no record names these.
       await store.update('killed', (tx) => {
         const ns = tx.namespace('default');
         ns.images.delete('docker.io/library/gone:1');
@@ -175,7 +175,7 @@ export const SEQUENCES: Readonly<Record<string, Sequence>> = {
   },
 };
 
-/** Makes the place on which a sequence is run. */
+/** Creates the store for a sequence. */
 export async function begin(root: string, name: string): Promise<void> {
   const {before} = SEQUENCES[name]!;
   if (name === 'the first change') return;
@@ -186,14 +186,13 @@ export async function begin(root: string, name: string): Promise<void> {
   await client.close();
 }
 
-/** Runs a sequence. */
 export async function run(root: string, name: string): Promise<void> {
   const client = openClient({root, state: join(root, '..', 'state'), lockTimeoutMs: 1000});
   await SEQUENCES[name]!.run(new Store({root, lockTimeoutMs: 1000}), client);
   await client.close();
 }
 
-/** What a user sees of a store: everything but times, and names that are random. */
+/** Everything that a user sees of a store, except times and random names. */
 export function visible(root: string): unknown {
   const store = new Store({root, lockTimeoutMs: 1000});
   return store.view((tx) =>

@@ -1,7 +1,7 @@
 /**
- * A reader among writers, stopped before any of its calls for as long as it takes others to commit, apply, checkpoint and forget any
- * number of changes: it shows one moment. The writers are a model of docs/STORE.md, so that each of their steps can be put between two
- * calls of the reader.
+ * Consistency of views: a reader is stopped before any of its calls while writers commit, apply, checkpoint and prune any number of
+ * transactions, and still sees one state. The writers are a model of docs/STORE.md, so that each of their steps can run between two calls
+ * of the reader.
  */
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
@@ -18,11 +18,11 @@ import {TORTURE} from '../../support/helpers.ts';
 const SCHEDULES = TORTURE ? 10_000 : 200;
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 20_261);
 
-/** Calls by which a reader learns what is on the disk. */
+/** Calls by which a reader reads the disk. */
 const READS = ['readFileSync', 'readdirSync', 'existsSync', 'openSync', 'statSync', 'lstatSync'] as const;
 const real = {...fs};
 
-/** Numbers from 0 up to and without 1. After "mulberry32". */
+/** Random numbers in [0, 1). After "mulberry32". */
 function random(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -36,14 +36,14 @@ function random(seed: number): () => number {
 
 const digits = (generation: number): string => String(generation).padStart(16, '0');
 
-/** All documents that generation `g` consists of: a count in two places, and one that every other generation has. */
+/** All documents of generation `g`: a count in two places, and one that only every other generation has. */
 const documentsAt = (g: number): Record<string, unknown> => ({
   'd/a.json': g,
   'd/b.json': g,
   'd/odd.json': g % 2 === 1 ? g : null,
 });
 
-/** A writer, a step at a time: a commit, each of its files, the mark, and now and then a checkpoint that forgets all before it. */
+/** A writer in single steps: a commit, each file, the `applied` mark, and now and then a checkpoint that prunes everything before it. */
 function* writer(root: string): Generator<void> {
   const journal = join(root, 'journal');
   const put = (path: string, text: string): void => {
@@ -73,14 +73,14 @@ function* writer(root: string): Generator<void> {
   }
 }
 
-/** Runs `fn` with `step` before every call by which something below `root` is read. */
+/** Runs `fn` with a `step` before every call that reads below `root`. */
 function interleaved<T>(root: string, step: () => void, fn: () => T): T {
   let isStepping = false;
   for (const name of READS) {
     const original = real[name] as (...args: unknown[]) => unknown;
     Object.assign(fs, {
       [name]: (...args: unknown[]) => {
-        // The model's own calls may be made of these.
+        // The model's own calls may use these.
         if (!isStepping && String(args[0]).startsWith(root)) {
           isStepping = true;
           step();
@@ -100,7 +100,7 @@ function interleaved<T>(root: string, step: () => void, fn: () => T): T {
 }
 
 describe('a reader among writers', () => {
-  it('shows one moment, and never an earlier one than before, wherever it sleeps and however long', () => {
+  it('sees one state, and never an older one than before, wherever and however long it sleeps', () => {
     const memory = ['/dev/shm', tmpdir()].find((dir) => real.existsSync(dir))!;
     let retries = 0;
     let given = 0;
@@ -115,7 +115,7 @@ describe('a reader among writers', () => {
         for (let i = 0; i < count; i++) steps.next();
       };
       run(Math.floor(next() * 60));
-      // At most so many long sleeps: whoever is overtaken for ever is told so.
+      // A limited number of long sleeps: a reader that is overtaken too often gets an error.
       let sleeps = 1 + Math.floor(next() * 3);
       const step = (): void => {
         const dice = next();
