@@ -1,12 +1,12 @@
 /**
- * Builds the EROFS index of a layer from its tar headers, in the pass that everything else happens in: a small file system image
- * whose files lie in the tar itself. The kernel mounts the two as one tree.
+ * Builds the EROFS index of a layer from its tar headers, in the same pass as everything else: a small file system image whose files lie in
+ * the tar. The kernel mounts both as one tree.
  *
- * The tree is the one that applying the layer gives. Where the headers ask for something that an index cannot say, or that depends
- * on the layers below, `reasons` says so, and the layer is extracted: the answer may be cautious, never hopeful.
+ * The tree is the same as the applied one. If a header cannot be represented, or depends on the lower layers, `reasons` tells why, and the
+ * layer is extracted. A needless extraction is allowed; a wrong index is not.
  *
- * Format after the kernel's fs/erofs/erofs_fs.h. Blocks have 512 bytes, as those of a tar (Linux 6.4). The tar is an extra device
- * that continues the index's block addresses, so that each file is one plain extent. The same tar gives the same bytes.
+ * Format: the kernel's fs/erofs/erofs_fs.h. Blocks have 512 bytes like those of a tar (Linux 6.4). The tar is an extra device that
+ * continues the block addresses of the index, so each file is one plain extent. The same tar gives the same bytes.
  */
 import {inheritedGid} from './extraction-tree.ts';
 import {
@@ -21,15 +21,13 @@ import {
 import type {TarHandler, TarHeader, TarType} from './tar.ts';
 
 /**
- * Why a layer has to be extracted:
- * `sparse` a sparse file; `dotdot` a name with `..`; `name` a name that Linux does not take, or an empty link target; `implied-parent` a
- * parent that the layer carries after an entry in it; `symlink-parent` a parent that is a symbolic link; `type-change` a parent that
- * is neither that nor a directory; `duplicate` a directory that comes again with extended attributes, or in the place of something
- * else; `missing-link` a hard link to a file that the layer does not have so far; `link-attributes` a hard link whose header
- * disagrees with its target's; `whiteout` a whiteout of an entry of the same layer, of everything, or with content or no name;
- * `device-zero` a node 0/0, which looks like a whiteout; `reserved` extended attributes `trusted.*`; `xattr` others that may not be
- * settable there, or that are too large; `time` an mtime that is not kept; `root` an entry for the root that is not a directory; `large`
- * more names than are kept in memory.
+ * Why a layer has to be extracted: `sparse` a sparse file; `dotdot` a name with `..`; `name` a name that is invalid on Linux, or an empty
+ * link target; `implied-parent` a parent after an entry in it; `symlink-parent` a parent that is a symbolic link; `type-change` a parent
+ * that is another file; `duplicate` a repeated directory with extended attributes, or in place of another file; `missing-link` a hard link
+ * to a file that the layer does not have before it; `link-attributes` a hard link whose header differs from its target; `whiteout` a
+ * whiteout of an entry of the same layer, of the root, without a name, or with content; `device-zero` a node 0/0, which looks like a
+ * whiteout; `reserved` extended attributes `trusted.*`; `xattr` other extended attributes that cannot be set or are too large; `time` an
+ * mtime out of range; `root` an entry for the root that is not a directory; `large` more names than are kept in memory.
  */
 export type Reason =
   | 'sparse'
@@ -49,26 +47,26 @@ export type Reason =
   | 'root'
   | 'large';
 
-/** A directory that entries lie in and that the layer does not carry. */
+/** A directory that contains entries, and that the layer does not carry. */
 export interface ImplicitParent {
   /** Binary string, below the root. */
   readonly path: string;
-  /** It holds nothing but whiteouts: where there is nothing below, it is not made. */
+  /** It holds only whiteouts, so it does not exist unless a lower layer has it. */
   readonly whiteoutsOnly: boolean;
-  /** Where its inode lies in the index, in bytes. */
+  /** Offset of its inode in the index, in bytes. */
   readonly inode: number;
 }
 
 export interface EncodedIndex {
-  /** The index, piece by piece; its length is a multiple of the alignment. */
+  /** The index in chunks; its length is a multiple of the alignment. */
   readonly bytes: Iterable<Buffer>;
-  /** Parents first. They have the attributes of a directory that nothing is below; see `implicit-parents.ts`. */
+  /** Parents first. They have default attributes; `implicit-parents.ts` sets those of the lower layers. */
   readonly implicitParents: readonly ImplicitParent[];
-  /** The layer has whiteouts or opaque marks, which overlayfs understands and nothing else. */
+  /** The layer has whiteouts or opaque marks, which only overlayfs understands. */
   readonly hasWhiteouts: boolean;
 }
 
-/** `entry` throws resource_exhausted where there are more entries or bytes than a layer may have. */
+/** `entry` throws resource_exhausted if the layer has too many entries or bytes. */
 export interface ErofsIndex extends TarHandler {
   /** Empty as long as nothing speaks against an index. */
   readonly reasons: ReadonlySet<Reason>;
@@ -77,7 +75,7 @@ export interface ErofsIndex extends TarHandler {
   readonly size: number;
   /**
    * @param tarBytes size of the tar
-   * @param alignment of the index's length, in bytes, a multiple of 512: the tar may follow the index in one file
+   * @param alignment of the index's length in bytes, a multiple of 512. With it the tar can follow the index in one file.
    */
   encode(tarBytes: number, alignment?: number): EncodedIndex;
 }
@@ -90,16 +88,16 @@ const MAGIC = 0xe0f5e1e2;
 const COMPAT_MTIME = 0x2;
 const INCOMPAT_DEVICE_TABLE = 0x8;
 
-/** An inode's number is its offset in these units, and it lies at a multiple of them. */
+/** Inodes are aligned to this; an inode's number is its offset in these units. */
 const INODE_UNIT = 32;
 const INODE_BYTES = 64;
 const FORMAT_PLAIN = 0x1;
 const FORMAT_INLINE = 0x5;
 const DIRENT_BYTES = 12;
 const XATTR_HEADER_BYTES = 12;
-/** What the count of 16 bits in an inode holds. */
+/** Largest value of the inode's 16-bit count. */
 const MAX_XATTR_BYTES = XATTR_HEADER_BYTES + 4 * 0xfffe;
-/** Of a name without its prefix, and of a value, in bytes. */
+/** Bytes of a name without its prefix, and of a value. */
 const MAX_XATTR_NAME = 255;
 const MAX_XATTR_VALUE = 0xffff;
 
@@ -120,7 +118,7 @@ const MODES: Readonly<Record<TarType, number>> = {
   link: 0,
   global: 0,
 };
-/** `file_type` of a directory entry, by type of inode. */
+/** `file_type` of a directory entry, by file type of the inode. */
 const FILE_TYPES: ReadonlyMap<number, number> = new Map([
   [S_IFREG, 1],
   [S_IFDIR, 2],
@@ -135,15 +133,15 @@ const XATTR_PREFIXES: readonly (readonly [prefix: string, index: number])[] = [
   ['trusted.', 4],
   ['security.', 6],
 ];
-/** Types that may have extended attributes `user.*`. */
+/** Types that can have extended attributes `user.*`. */
 const USER_XATTRS: ReadonlySet<TarType> = new Set(['file', 'directory', 'link']);
 
 const PREFIX = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 const OPAQUE_XATTR: readonly [string, Buffer] = ['trusted.overlay.opaque', Buffer.from('y')];
-/** Set and empty, it has overlayfs look for whiteouts in a directory that nothing is below. */
+/** An empty value makes overlayfs look for whiteouts in a directory that no lower layer has. */
 const ORIGIN_XATTR: readonly [string, Buffer] = ['trusted.overlay.origin', Buffer.alloc(0)];
-/** Last second that applying keeps. */
+/** Last second that the applier keeps. */
 const MAX_TIME = 9_223_372_036;
 const MAX_NAME = 255;
 
@@ -584,19 +582,19 @@ function directorySize(sorted: readonly string[]): number {
   }
 }
 
-/** Bytes given on at a time. */
+/** Bytes of an output chunk. */
 const CHUNK = 1 << 20;
 
-/** Writes into one piece after the other; what lies between two writes is zeros. */
+/** Writes into consecutive buffers, with zeros between writes. */
 class Pieces {
   readonly done: Buffer[] = [];
   #piece = Buffer.alloc(CHUNK);
   #start = 0;
 
-  /** A place of `length` bytes at `offset`, which only grows. */
+  /** Reserves `length` bytes at `offset`, which must not decrease. */
   reserve(offset: number, length: number): {readonly buffer: Buffer; readonly at: number} {
     while (offset + length > this.#start + this.#piece.length) {
-      // What is begun may go on: a piece ends before what does not fit into it.
+      // Ends the buffer before bytes that do not fit.
       const end = Math.min(offset, this.#start + this.#piece.length) - this.#start;
       this.done.push(this.#piece.subarray(0, end));
       this.#start += end;
@@ -671,7 +669,7 @@ function putSuperblock(pieces: Pieces, layout: Layout, indexBlocks: number, tarB
   buffer.writeUInt32LE(indexBlocks, at + SUPERBLOCK_BYTES + 68);
 }
 
-/** Offsets in an inode of what the layers below may change. */
+/** Offsets in an inode of fields that lower layers can change. */
 export const INODE_FIELDS = {mode: 4, uid: 24, gid: 28, mtimeSec: 32, mtimeNs: 40} as const;
 
 function putInode(pieces: Pieces, nodes: Nodes, layout: Layout, id: Id, parent: Id, indexBlocks: number, serial: number): void {
