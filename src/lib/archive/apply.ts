@@ -23,20 +23,20 @@ import {
   writeSync,
 } from 'node:fs';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
-import {type Dir, dirsOnDisk, inheritedGid, type LayerForm, LayerTree, withoutTrusted} from './extraction-tree.ts';
+import {type Dir, dirsOnDisk, ExtractionTree, inheritedGid, type TreeForm, withoutTrusted} from './extraction-tree.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
 import {attributesOf, fsPath, LowerView, lstat} from './lowerdirs.ts';
 import {readPrivileges} from './process-privileges.ts';
 import {type Attributes, copyNode, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
 
-export type {LayerForm} from './extraction-tree.ts';
+export type {TreeForm} from './extraction-tree.ts';
 
 export interface ApplierOptions {
   /** Absolute path. `overlay`: an empty directory. `plain`: the tree that the layer changes, or an empty directory. */
   readonly root: string;
   /** `overlay`: whiteouts become 0/0 character devices and opaque marks. `plain`: whiteouts delete from the tree. */
-  readonly form: LayerForm;
+  readonly form: TreeForm;
   /**
    * `overlay`: absolute paths of the lower layers, topmost first. Each is a layer in overlay form, or all are one merged root. Empty for
    * the lowest layer; absent while the lower layers are unknown: see `lowerDependencies` and `reconcile`.
@@ -89,7 +89,7 @@ export interface Applier {
 const WHITEOUT_PREFIX = '.wh.';
 const OPAQUE_NAME = '.wh..wh..opq';
 /** Bytes a write: on some file systems larger writes are slower. */
-const MAX_WRITE = 128 * 1024;
+const MAX_WRITE_BYTES = 128 * 1024;
 /** Last second that containerd keeps (in 2262). Later times, and times before 1970, become 1970. */
 const MAX_MTIME = 9_223_372_036;
 const CREATE_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
@@ -108,7 +108,7 @@ export const createApplier = (options: ApplierOptions): Applier => new LayerAppl
 
 class LayerApplier implements Applier {
   readonly #root: string;
-  readonly #tree: LayerTree;
+  readonly #tree: ExtractionTree;
   readonly #reader: TarReader;
   readonly #limits: NonNullable<ApplierOptions['limits']>;
   readonly #warn: (message: string) => void;
@@ -126,7 +126,7 @@ class LayerApplier implements Applier {
     this.#warn = warn;
     const lowerView = form === 'overlay' && lowers !== undefined ? new LowerView(lowers) : undefined;
     try {
-      this.#tree = new LayerTree({root, form, lowerView, warn, privileges: this.#privileges});
+      this.#tree = new ExtractionTree({root, form, lowerView, warn, privileges: this.#privileges});
     } catch (err) {
       throw fromErrno(err, `layer tree ${root}`);
     }
@@ -481,7 +481,7 @@ function withEntry(err: unknown, {name}: TarHeader): unknown {
 
 function writeAll(fd: number, chunk: Uint8Array, position: number | null): void {
   for (let at = 0; at < chunk.length; )
-    at += writeSync(fd, chunk, at, Math.min(MAX_WRITE, chunk.length - at), position === null ? null : position + at);
+    at += writeSync(fd, chunk, at, Math.min(MAX_WRITE_BYTES, chunk.length - at), position === null ? null : position + at);
 }
 
 function writeSparse(file: OpenFile, chunk: Uint8Array): void {

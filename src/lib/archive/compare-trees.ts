@@ -8,9 +8,9 @@ import {readXattrs} from './special-files.ts';
 import {displayName} from './tar.ts';
 
 /** Bytes of a file read at a time. */
-const CHUNK = 256 << 10;
+const CHUNK_BYTES = 256 << 10;
 /** Directories whose extended attributes are read together. */
-const BATCH = 256;
+const XATTR_BATCH = 256;
 
 /** Largest millisecond of a Date, in both directions from 1970; a damaged index can exceed it. */
 const MAX_DATE_MS = 8_640_000_000_000_000n;
@@ -45,7 +45,7 @@ export async function findDifference(expected: string, actual: string, signal?: 
   try {
     return (await comparison.compareDirectory('', [new Directory(expected), new Directory(actual)])) ?? comparison.comparePendingXattrs();
   } catch (err) {
-    if (!(err instanceof Unreadable)) throw fromErrno(err, `comparison of ${actual}`);
+    if (!(err instanceof UnreadableError)) throw fromErrno(err, `comparison of ${actual}`);
     const mapped = fromErrno(err.cause, `comparison of ${actual}`);
     if (!isErrdefs(mapped) || !UNREADABLE.includes(mapped.code)) throw mapped;
     return `${show(err.path)} cannot be read: ${mapped.details?.errno}`;
@@ -56,7 +56,7 @@ export async function findDifference(expected: string, actual: string, signal?: 
 const UNREADABLE: readonly Code[] = ['data_loss', 'not_found', 'not_implemented', 'failed_precondition', 'invalid_argument'];
 
 /** The actual tree cannot be read. */
-class Unreadable extends Error {
+class UnreadableError extends Error {
   /** Below the root. */
   readonly path: string;
 
@@ -74,7 +74,7 @@ const readBoth = <T, R>([expected, actual]: Pair<T>, path: string, read: (one: T
   try {
     return [wanted, read(actual)];
   } catch (err) {
-    throw new Unreadable(path, err);
+    throw new UnreadableError(path, err);
   }
 };
 
@@ -104,7 +104,7 @@ class Comparison {
   readonly #signal: AbortSignal | undefined;
   /** First path of each inode with several names. Hard links in one tree must be hard links in the other. */
   readonly #firstNames: Pair<Map<bigint, string>> = [new Map(), new Map()];
-  readonly #buffers: Pair<Buffer> = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)];
+  readonly #buffers: Pair<Buffer> = [Buffer.allocUnsafe(CHUNK_BYTES), Buffer.allocUnsafe(CHUNK_BYTES)];
   /** Directories whose extended attributes are not yet compared. */
   #pending: {readonly path: string; readonly paths: Pair<Buffer>}[] = [];
 
@@ -124,7 +124,7 @@ class Comparison {
     );
     if (difference !== undefined) return difference;
     this.#pending.push({path, paths: [directories[0].path, directories[1].path]});
-    if (this.#pending.length >= BATCH) {
+    if (this.#pending.length >= XATTR_BATCH) {
       const difference = this.comparePendingXattrs();
       if (difference !== undefined) return difference;
     }

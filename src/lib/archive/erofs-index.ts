@@ -95,7 +95,7 @@ const FORMAT_PLAIN = 0x1;
 const FORMAT_INLINE = 0x5;
 const DIRENT_BYTES = 12;
 const XATTR_HEADER_BYTES = 12;
-/** Largest value of the inode's 16-bit count. */
+/** Largest size for the inode's 16-bit count. */
 const MAX_XATTR_BYTES = XATTR_HEADER_BYTES + 4 * 0xfffe;
 /** Bytes of a name without its prefix, and of a value. */
 const MAX_XATTR_NAME = 255;

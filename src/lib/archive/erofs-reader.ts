@@ -110,7 +110,7 @@ export function openErofs(path: string): LowerTree {
   };
 
   /** Finds a name in a directory. Blocks, and names in each block, are sorted by their bytes. */
-  const findIn = (dir: Inode, name: Buffer): Inode | undefined => {
+  const findEntry = (dir: Inode, name: Buffer): Inode | undefined => {
     if (dir.size > fileSize) throw damaged('has a directory of an impossible size');
     let [low, high] = [0, Math.ceil(dir.size / block) - 1];
     while (low <= high) {
@@ -182,7 +182,7 @@ export function openErofs(path: string): LowerTree {
         let inode: Inode | undefined = readInode(root);
         for (const name of names) {
           if ((inode.mode & S_IFMT) !== S_IFDIR) return undefined;
-          inode = findIn(inode, Buffer.from(name, 'latin1'));
+          inode = findEntry(inode, Buffer.from(name, 'latin1'));
           if (inode === undefined) return undefined;
         }
         const {mode, uid, gid, mtimeSec, mtimeNs, blockOrDevice} = inode;

@@ -13,7 +13,7 @@ import type {ProcessPrivileges} from './process-privileges.ts';
 import {type Attributes, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
 import {displayName} from './tar.ts';
 
-export type LayerForm = 'overlay' | 'plain';
+export type TreeForm = 'overlay' | 'plain';
 
 /** Most symbolic links for one name (as many as containerd allows), and most components in all. */
 const MAX_LINKS = 255;
@@ -88,18 +88,18 @@ export interface DeferredInode {
 
 const join = (dir: Dir, base: string): string => (dir.path === '' ? base : `${dir.path}/${base}`);
 
-interface LayerTreeOptions {
+interface ExtractionTreeOptions {
   readonly root: string;
-  readonly form: LayerForm;
+  readonly form: TreeForm;
   /** Overlay form: the lower layers, if known. */
   readonly lowerView: LowerView | undefined;
   readonly warn: (message: string) => void;
   readonly privileges: ProcessPrivileges;
 }
 
-export class LayerTree {
+export class ExtractionTree {
   readonly rootDir: Dir;
-  readonly form: LayerForm;
+  readonly form: TreeForm;
   readonly lowerView: LowerView | undefined;
   readonly startedEmpty: boolean;
   readonly uid = process.geteuid!();
@@ -120,7 +120,7 @@ export class LayerTree {
   #lastName: string | undefined;
   #lastDir: Dir | undefined;
 
-  constructor({root, form, lowerView, warn, privileges}: LayerTreeOptions) {
+  constructor({root, form, lowerView, warn, privileges}: ExtractionTreeOptions) {
     this.#root = root;
     this.#base = Buffer.from(root).toString('latin1');
     this.form = form;

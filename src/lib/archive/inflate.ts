@@ -137,7 +137,7 @@ function checkPadding(chunk: Uint8Array, at: number): void {
 
 class GzipDecompressor implements Decompressor {
   readonly #decompressor: HandleDecompressor;
-  #padding = false;
+  #inPadding = false;
 
   constructor(onChunk: ChunkHandler, nextBuffer: BufferProvider) {
     this.#decompressor = new HandleDecompressor(zlib().createGunzip({chunkSize: 64}), onChunk, nextBuffer);
@@ -145,13 +145,13 @@ class GzipDecompressor implements Decompressor {
 
   write(chunk: Uint8Array): void {
     // The handle continues with the next member, and stops before zeros.
-    const taken = this.#padding ? 0 : this.#decompressor.drain(zlib().constants.Z_NO_FLUSH, chunk);
-    this.#padding = taken < chunk.length;
+    const taken = this.#inPadding ? 0 : this.#decompressor.drain(zlib().constants.Z_NO_FLUSH, chunk);
+    this.#inPadding = taken < chunk.length;
     checkPadding(chunk, taken);
   }
 
   end(): void {
-    if (!this.#padding) this.#decompressor.drain(zlib().constants.Z_FINISH, EMPTY);
+    if (!this.#inPadding) this.#decompressor.drain(zlib().constants.Z_FINISH, EMPTY);
   }
 
   close(): void {
@@ -445,15 +445,15 @@ interface AsyncDecompressor {
 
 function createGzipStream(onChunk: ChunkHandler): AsyncDecompressor {
   const decompressor = new StreamDecompressor(zlib().createGunzip({chunkSize: OUTPUT_BYTES}), onChunk);
-  let padding = false;
+  let inPadding = false;
   return {
     async write(chunk) {
-      const taken = padding ? 0 : await decompressor.write(chunk);
-      padding = taken < chunk.length;
+      const taken = inPadding ? 0 : await decompressor.write(chunk);
+      inPadding = taken < chunk.length;
       checkPadding(chunk, taken);
     },
     async end() {
-      if (!padding) await decompressor.end();
+      if (!inPadding) await decompressor.end();
     },
     close: () => decompressor.close(),
   };

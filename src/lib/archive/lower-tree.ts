@@ -46,9 +46,9 @@ export function openExtracted(path: string, expected: readonly (readonly string[
 }
 
 type LowerDirectory = Extract<LowerEntry, {readonly kind: 'directory'}>;
-type Directory = LowerDirectory & {readonly tree: LowerTree};
+type DirectoryInTree = LowerDirectory & {readonly tree: LowerTree};
 
-function* entriesAt(trees: readonly LowerTree[], names: readonly string[]): Generator<Entry<Directory, 'other'> | undefined> {
+function* entriesAt(trees: readonly LowerTree[], names: readonly string[]): Generator<Entry<DirectoryInTree, 'other'> | undefined> {
   for (const tree of trees) {
     const entry = tree.lookup(names);
     if (entry?.kind === 'directory') yield {directory: {...entry, tree}};

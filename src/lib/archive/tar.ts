@@ -286,7 +286,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     else if (extendedType === 'x') pax = parseRecords(extended, damaged);
     else {
       parseRecords(extended, damaged);
-      handler.entry({...headerOf(raw!, undefined, undefined, undefined), type: 'global', size: 0}, position);
+      handler.entry({...mergeHeader(raw!, undefined, undefined, undefined), type: 'global', size: 0}, position);
       handler.entryEnd();
     }
     entryMustFollow = extendedType !== 'g' || entryMustFollow;
@@ -303,7 +303,7 @@ export function createTarReader(handler: TarHandler): TarReader {
     const rawHeader = raw!;
     if (TYPES[rawHeader.typeflag] === undefined)
       throw refused(`tar entry ${displayName(longName ?? rawHeader.name)} has the unknown type ${JSON.stringify(rawHeader.typeflag)}`);
-    const header = headerOf(rawHeader, pax, longName, longLink);
+    const header = mergeHeader(rawHeader, pax, longName, longLink);
     const format = pax === undefined || header.type !== 'file' || stored !== undefined ? undefined : sparseFormat(pax);
     const content = header.type === 'file' ? (stored ?? header.size) : 0;
     if (format !== undefined) beginPaxSparse(header, format, content);
@@ -383,7 +383,7 @@ export function createTarReader(handler: TarHandler): TarReader {
   };
 
   /** Fills the block. Returns the number of bytes taken. */
-  const collect = (b: Buffer, at: number): number => {
+  const fillBlock = (b: Buffer, at: number): number => {
     const n = Math.min(BLOCK - filled, b.length - at);
     b.copy(block, filled, at, at + n);
     filled += n;
@@ -421,7 +421,7 @@ export function createTarReader(handler: TarHandler): TarReader {
               position = start + at;
               blockDone(b, at - BLOCK);
             } else {
-              at += collect(b, at);
+              at += fillBlock(b, at);
               position = start + at;
               if (filled === BLOCK) blockDone(block, 0);
             }
@@ -436,12 +436,12 @@ export function createTarReader(handler: TarHandler): TarReader {
             break;
           }
           case 'sparse-header':
-            at += collect(b, at);
+            at += fillBlock(b, at);
             position = start + at;
             if (filled === BLOCK) sparseHeaderDone();
             break;
           case 'sparse-map':
-            at += collect(b, at);
+            at += fillBlock(b, at);
             position = start + at;
             if (filled === BLOCK) sparseMapDone();
             break;
@@ -458,8 +458,8 @@ export function createTarReader(handler: TarHandler): TarReader {
     end() {
       if (state === 'drain') return;
       // As in GNU tar and Go, the final zero blocks and the last padding are optional.
-      const whole = (state === 'header' || state === 'zero') && filled === 0;
-      if (entryMustFollow || !(whole || state === 'padding')) throw damaged('the archive is truncated');
+      const isBetweenBlocks = (state === 'header' || state === 'zero') && filled === 0;
+      if (entryMustFollow || !(isBetweenBlocks || state === 'padding')) throw damaged('the archive is truncated');
       handler.end?.();
     },
   };
@@ -476,7 +476,7 @@ function checkName(name: string, field: string, max: number): string {
 }
 
 /** Merges PAX records and GNU long names into a header. */
-function headerOf(
+function mergeHeader(
   raw: RawHeader,
   pax: Map<string, Buffer> | undefined,
   longName: string | undefined,

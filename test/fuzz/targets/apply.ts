@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {chmodSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {createApplier, reconcile, type TreeForm} from '../../../src/lib/archive/apply.ts';
 import {resign, SEEDS, TOKENS} from '../tar-seeds.ts';
 import type {Target} from '../target.ts';
 
@@ -27,7 +27,7 @@ const before = state();
 const openFiles = (): number => readdirSync('/proc/self/fd').length;
 const openBefore = openFiles();
 
-function apply(bytes: Buffer, form: LayerForm): void {
+function apply(bytes: Buffer, form: TreeForm): void {
   const root = join(work, 'in', 'root');
   mkdirSync(root, {recursive: true});
   const applier = createApplier({root, form, limits: {bytes: 2 ** 30}});

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, writeFileSync} from 'node:fs';
 import {join, relative} from 'node:path';
-import {createApplier, type LayerForm, reconcile} from '../../../src/lib/archive/apply.ts';
+import {createApplier, reconcile, type TreeForm} from '../../../src/lib/archive/apply.ts';
 import {createErofsIndex, type ErofsIndex, type ImplicitParent} from '../../../src/lib/archive/erofs-index.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {completeIndex, writeLayerIndex} from '../../../src/lib/client/workers/layer-index.ts';
@@ -13,7 +13,7 @@ import {file, tar} from '../../support/tartest.ts';
 import {readTree, type TreeEntry} from '../../support/tree.ts';
 
 export interface ApplyOptions {
-  readonly form: LayerForm;
+  readonly form: TreeForm;
   readonly lowers?: readonly string[];
   readonly warn?: (message: string) => void;
   /** Bytes of a write. */
