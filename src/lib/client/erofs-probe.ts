@@ -1,4 +1,4 @@
-/** Whether this machine can mount indexed layers. */
+/** Probes whether this machine can mount indexed layers. */
 import {accessSync, constants, mkdirSync, mkdtempSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
@@ -9,25 +9,25 @@ import {runSync} from '../fs/spawn.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/indexed-layer.ts';
 import {runtimeStatePath} from '../store/layout.ts';
 
-/** What this machine can do. */
+/** Result of the probe. */
 export interface ErofsSupport {
   /** `undefined` when it cannot index and mount layers at all. */
   readonly backing: Backing | undefined;
-  /** In a few words why it cannot, or cannot in the better way; empty when there is nothing to say. */
+  /** Why it cannot mount from files, in a few words; empty when it can. */
   readonly reason: string;
 }
 
-/** What the probe has found, by the number of the filesystem's device. */
-interface Probed {
+/** Earlier results, by device number of the filesystem. */
+interface ProbeCache {
   readonly bootId: string;
   readonly filesystems: Readonly<Record<string, {readonly backing: Backing | 'none'; readonly reason: string}>>;
 }
 
-/** @returns what was found in this boot; what is torn or foreign is nothing: it is only a cache */
-function readProbed(file: string): Probed {
-  const nothing: Probed = {bootId: bootId(), filesystems: {}};
+/** @returns results of this boot; none when the file is missing or malformed */
+function readProbeCache(file: string): ProbeCache {
+  const nothing: ProbeCache = {bootId: bootId(), filesystems: {}};
   try {
-    const known = JSON.parse(readIfPresent(file) ?? 'null') as Partial<Probed> | null;
+    const known = JSON.parse(readIfPresent(file) ?? 'null') as Partial<ProbeCache> | null;
     const {bootId, filesystems} = known ?? {};
     return bootId === nothing.bootId && typeof filesystems === 'object' && filesystems !== null ? {bootId, filesystems} : nothing;
   } catch {
@@ -36,35 +36,36 @@ function readProbed(file: string): Probed {
 }
 
 /**
- * Whether and how this machine can index and mount layers that lie below `root`: tried with a real one once per boot and
- * filesystem, since not all can be mounted from, and remembered in `stateDir`.
+ * Whether and how this machine can mount indexed layers below `root`. It mounts an empty one, once for each boot and filesystem,
+ * because not all filesystems can be mounted from. `stateDir` holds the result.
  *
- * @param root a store's; it need not be there yet
+ * @param root of a store; it need not exist yet
  */
 export function probeErofs(stateDir: string, root: string): ErofsSupport {
   if (process.geteuid?.() !== 0) return {backing: undefined, reason: 'only root may mount'};
   const file = runtimeStatePath.erofs(stateDir);
-  const place = nearestExisting(root);
-  const filesystem = String(statSync(place).dev);
-  const known = readProbed(file).filesystems[filesystem];
+  const existing = nearestExisting(root);
+  const filesystem = String(statSync(existing).dev);
+  const known = readProbeCache(file).filesystems[filesystem];
   if (known?.backing === 'files' || known?.backing === 'loop') return {backing: known.backing, reason: String(known.reason)};
   if (known?.backing === 'none') return {backing: undefined, reason: String(known.reason)};
-  const scratch = makeScratch(place);
-  if (scratch === undefined) return tryErofs(mkdtempSync('/tmp/berth-erofs-')); // what can only be read is asked of another one, and again
-  const {backing = 'none', reason, isLasting} = tryErofs(scratch);
-  // On a disk that is full nothing can be indexed, and there will be room again.
-  if (backing === 'none' && (!isLasting || isNearlyFull(place))) return {backing: undefined, reason};
+  const scratch = createScratch(existing);
+  // On a read-only filesystem another one is probed, and the result is not stored.
+  if (scratch === undefined) return probeByMounting(mkdtempSync('/tmp/berth-erofs-'));
+  const {backing = 'none', reason, isLasting} = probeByMounting(scratch);
+  // A full disk is a passing state.
+  if (backing === 'none' && (!isLasting || isNearlyFull(existing))) return {backing: undefined, reason};
   try {
-    const {bootId, filesystems} = readProbed(file);
+    const {bootId, filesystems} = readProbeCache(file);
     writeAtomic(file, `${JSON.stringify({bootId, filesystems: {...filesystems, [filesystem]: {backing, reason}}})}\n`, {sync: false});
   } catch {
-    // Not ours to write: it is asked again next time.
+    // Without permission to write the result, the next command probes again.
   }
   return {backing: backing === 'none' ? undefined : backing, reason};
 }
 
-/** @returns `undefined` where nothing can be made */
-function makeScratch(directory: string): string | undefined {
+/** @returns `undefined` when it cannot be created */
+function createScratch(directory: string): string | undefined {
   const scratch = temporaryName(join(directory, 'probe'));
   try {
     mkdirSync(scratch, {mode: 0o700});
@@ -74,18 +75,18 @@ function makeScratch(directory: string): string | undefined {
   }
 }
 
-interface Tried extends ErofsSupport {
-  /** Whether another try in this boot would end in the same way: it is due to the kernel. */
+interface ProbeResult extends ErofsSupport {
+  /** Whether the result stays the same for this boot, because it depends on the kernel only. */
   readonly isLasting: boolean;
 }
 
 /** Exit status of mount(8) when the kernel refuses. */
 const MOUNT_REFUSED = 32;
 
-/** Whether the kernel has the filesystem at all, once somebody has tried to mount one. */
-const knowsErofs = (): boolean => /\terofs$/m.test(readIfPresent('/proc/filesystems') ?? '');
+/** Whether the kernel has EROFS; valid after an attempt to mount one, which loads the module. */
+const kernelHasErofs = (): boolean => /\terofs$/m.test(readIfPresent('/proc/filesystems') ?? '');
 
-/** Whether a loop device is free that this process may open. None is a passing state: others may use all of them, or nobody has loaded the module. */
+/** Whether this process may open a free loop device. A lack is a passing state: all may be in use, or the module may not be loaded. */
 function hasFreeLoopDevice(): boolean {
   try {
     const {status, stdout} = runSync('losetup', ['--find'], {package: 'util-linux'});
@@ -99,16 +100,16 @@ function hasFreeLoopDevice(): boolean {
 
 const TAR_BYTES = 1024;
 const BLOCK = 512;
-/** Bytes of an empty index that are not zero, save for the number of its blocks: offset, hex digits. */
+/** Bytes of an empty index that are not zero, without the number of its blocks: offset, hex digits. */
 const EMPTY_INDEX = `1024 e2e1f5e0 1032 02 1036 09 1038 28 1040 01 1104 08 1110 01 1112 09 1216 02 1280 05 1284 ed41 1288 1b
   1300 01 1324 02 1344 28 1352 18 1354 02 1356 28 1364 19 1366 02 1368 2e2e2e`;
 const EMPTY_INDEX_BYTES = 1371;
-/** Offsets of the number of its blocks: in the superblock, and where the tar begins. */
+/** Offsets of the number of its blocks: in the superblock, and as the address of the tar. */
 const BLOCK_COUNTS = [1060, 1220];
 
 /**
- * The index of a tar of `TAR_BYTES` without entries, as archive/erofs-index.ts writes it. Every listing of what depends on the
- * snapshotter loads this file, and need not load that one.
+ * The index of a tar of `TAR_BYTES` without entries, as archive/erofs-index.ts writes it. Many commands load this file, and they
+ * need not load that one.
  *
  * @param alignment of the index's length, in bytes
  */
@@ -120,8 +121,8 @@ export function emptyIndex(alignment: number): Buffer {
 }
 
 /** @param scratch an empty directory; it is removed */
-function tryErofs(scratch: string): Tried {
-  const none = (reason: string, isLasting: boolean): Tried => ({backing: undefined, reason, isLasting});
+function probeByMounting(scratch: string): ProbeResult {
+  const none = (reason: string, isLasting: boolean): ProbeResult => ({backing: undefined, reason, isLasting});
   const mounts = (backing: Backing, options: string, file: string): boolean => {
     const directory = join(scratch, backing);
     mkdirSync(directory);
@@ -139,8 +140,8 @@ function tryErofs(scratch: string): Tried {
       'the kernel cannot mount EROFS images from files on this filesystem: it is older than 6.12, was built without that, or the filesystem does not support it';
     const isFree = hasFreeLoopDevice();
     if (mounts('loop', 'loop', EROFS_IMAGE)) return {backing: 'loop', reason, isLasting: true};
-    // Where one was free before and after, it is the kernel that refuses.
-    return none(`${reason}; nor can it from loop devices`, !knowsErofs() || (isFree && hasFreeLoopDevice()));
+    // With a free loop device before and after, the kernel itself refuses.
+    return none(`${reason}; nor can it from loop devices`, !kernelHasErofs() || (isFree && hasFreeLoopDevice()));
   } catch (err) {
     // A program that is missing can be installed at any time.
     if (hasCode(err, 'unavailable')) return none(`${isErrdefs(err) ? err.details?.program : 'a program'} is not installed`, false);
@@ -150,7 +151,7 @@ function tryErofs(scratch: string): Tried {
     try {
       removeTree(scratch);
     } catch {
-      // A collection takes it, once this process is gone.
+      // A collection removes it once this process has ended.
     }
   }
 }

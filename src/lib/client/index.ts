@@ -1,4 +1,4 @@
-/** The library: `openClient({root, state})`, and from there each command's verb as a function. */
+/** The library: `openClient` returns an object with a method for each command. */
 import {validateIdentifier} from '../oci/identifier.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
@@ -12,7 +12,7 @@ import {snapshotsClient} from './api/snapshots.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
-import {CLIENT, type Closing, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
+import {CLIENT, type ClosedState, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
 import type {Client, NamespaceClient, OpenOptions} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
 
@@ -21,8 +21,7 @@ export type * from './types/index.ts';
 const DEFAULT_LOCK_TIMEOUT_MS = 10_000;
 
 /**
- * Opens the state of this machine. Touches nothing yet: a missing state directory reads as empty and is made by the
- * first change.
+ * Opens the state of this machine. Creates nothing: a missing state directory reads as empty, and the first change creates it.
  *
  * @throws invalid_argument an empty path is given
  */
@@ -34,14 +33,14 @@ export function openClient(options: OpenOptions = {}): Client {
   const {onWarning} = options;
   const store = new Store({root, lockTimeoutMs, ...(onWarning === undefined ? {} : {onWarning})});
   const workers = new WorkerPool();
-  let trusted: string | undefined;
-  /** Only root can mount, so nobody else needs the state for this. */
+  let checkedState: string | undefined;
+  /** Only root can mount, so the probe of other users needs no checked state directory. */
   const support = (): ErofsSupport => probeErofs(process.geteuid?.() === 0 ? context.stateDir : state, root);
   const context: Context = {
     store,
     get stateDir() {
-      trusted ??= assertState(directories);
-      return trusted;
+      checkedState ??= assertState(directories);
+      return checkedState;
     },
     lockTimeoutMs,
     workers,
@@ -61,7 +60,7 @@ export function openClient(options: OpenOptions = {}): Client {
     erofsBacking: () => support().backing ?? 'files',
   };
 
-  const closing: Closing = {closed: false};
+  const closedState: ClosedState = {closed: false};
   const client: Client = {
     root,
     state,
@@ -88,11 +87,11 @@ export function openClient(options: OpenOptions = {}): Client {
       return collectGarbage(context);
     },
     close: () => {
-      closing.closed = true;
+      closedState.closed = true;
       return workers.close();
     },
   };
-  return guard(client, CLIENT, closing);
+  return guard(client, CLIENT, closedState);
 }
 
 function namespaceClient(context: Context, name: string): NamespaceClient {

@@ -294,33 +294,33 @@ export function checkArguments(method: string, kinds: readonly Kind[], args: rea
 }
 
 /** Whether the client is closed; shared by everything that came from it. */
-export interface Closing {
+export interface ClosedState {
   closed: boolean;
 }
 
 type Method = (...args: unknown[]) => unknown;
 
 /** The same object with each method of the table wrapped. Other members stay as they are. */
-export function guard<T extends object>(target: T, guards: Guards<T>, closing: Closing, path = ''): T {
+export function guard<T extends object>(target: T, guards: Guards<T>, closedState: ClosedState, path = ''): T {
   const guarded = {...target} as Record<string, unknown>;
   for (const [name, entry] of Object.entries(guards) as [string, readonly Kind[] | {takes?: readonly Kind[]; gives?: object}][]) {
     const value = (target as Record<string, unknown>)[name];
     const method = path + name;
-    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closing);
+    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState);
     else if ('takes' in entry)
       guarded[name] = (...args: unknown[]) => {
         checkArguments(method, entry.takes!, args);
-        return guard((value as Method)(...args) as object, entry.gives as never, closing, path === '' ? '' : `${method}.`);
+        return guard((value as Method)(...args) as object, entry.gives as never, closedState, path === '' ? '' : `${method}.`);
       };
-    else guarded[name] = guard(value as object, entry as never, closing, `${method}.`);
+    else guarded[name] = guard(value as object, entry as never, closedState, `${method}.`);
   }
   return guarded as T;
 }
 
-function guardMethod(method: Method, name: string, kinds: readonly Kind[], closing: Closing): Method {
+function guardMethod(method: Method, name: string, kinds: readonly Kind[], closedState: ClosedState): Method {
   return async (...args) => {
     checkArguments(name, kinds, args);
-    if (closing.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
+    if (closedState.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
     const signal = signalOf(args);
     if (signal?.aborted) throw abortError(signal.reason, name);
     try {

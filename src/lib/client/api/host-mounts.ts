@@ -27,7 +27,7 @@ import type {HostMount, ImageMountOptions} from '../types/index.ts';
 import {findImage, planLocally} from './find-image.ts';
 
 /** Lifetime of an image's snapshot after its unmount, in milliseconds; as ctr's. */
-const KEPT_MS = 24 * 3600_000;
+const KEEP_MS = 24 * 3600_000;
 
 const VERSION = 1;
 
@@ -55,7 +55,7 @@ export interface MountRecord {
   readonly createdAt: string;
 }
 
-interface Found {
+interface FoundRecord {
   readonly directory: string;
   readonly record: MountRecord;
 }
@@ -93,7 +93,7 @@ function recordDirectories(stateDir: string): readonly string[] {
   return listIfPresent(directory).map((name) => join(directory, name));
 }
 
-function listRecords({store, stateDir}: Context): readonly Found[] {
+function listRecords({store, stateDir}: Context): readonly FoundRecord[] {
   return recordDirectories(stateDir).flatMap((directory) => {
     const record = isTemporary(directory) ? undefined : readRecord(directory);
     return record === undefined || record.root !== store.layout.root ? [] : [{directory, record}];
@@ -116,11 +116,11 @@ function findMounted(
   record: MountRecord,
   mounts: readonly MountInfo[],
 ): {readonly mounted: MountInfo; readonly onTop: boolean} | undefined {
-  const there = mounts.filter(({target}) => target === record.target);
+  const mountsAtTarget = mounts.filter(({target}) => target === record.target);
   // Killed before the mount was recorded: any mount above the earlier ones is ours.
-  const index = record.mounted === undefined ? record.before : there.findLastIndex((mount) => isSame(mount, record.mounted));
-  const mounted = there[index];
-  return mounted === undefined ? undefined : {mounted, onTop: index === there.length - 1};
+  const index = record.mounted === undefined ? record.before : mountsAtTarget.findLastIndex((mount) => isSame(mount, record.mounted));
+  const mounted = mountsAtTarget[index];
+  return mounted === undefined ? undefined : {mounted, onTop: index === mountsAtTarget.length - 1};
 }
 
 function stateOf(record: MountRecord): HostMount['state'] {
@@ -160,9 +160,9 @@ function requireRoot(): void {
 }
 
 /** @returns false when the target has a record: renaming onto its directory, which is never empty, fails */
-function put(mine: string, directory: string): boolean {
+function renameIfFree(temporary: string, directory: string): boolean {
   try {
-    renameSync(mine, directory);
+    renameSync(temporary, directory);
     return true;
   } catch (err) {
     if (['ENOTEMPTY', 'EEXIST'].includes((err as NodeJS.ErrnoException).code ?? '')) return false;
@@ -176,12 +176,12 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
   const id = createHash('sha256').update(`${record.mountNamespace}\0${record.target}`).digest('hex').slice(0, 32);
   const directory = join(parent, id);
   mkdirSync(parent, {recursive: true, mode: 0o700});
-  const mine = temporaryName(directory);
-  mkdirSync(mine, {mode: 0o700});
+  const temporary = temporaryName(directory);
+  mkdirSync(temporary, {mode: 0o700});
   try {
-    writeRecord(mine, record);
+    writeRecord(temporary, record);
     for (;;) {
-      if (await context.store.update(`mount at ${record.target}`, () => put(mine, directory))) return directory;
+      if (await context.store.update(`mount at ${record.target}`, () => renameIfFree(temporary, directory))) return directory;
       const other = readRecord(directory);
       const state = other === undefined ? 'stale' : stateOf(other);
       if (state !== 'stale')
@@ -196,7 +196,7 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
       else await endMount(context, {directory, record: other}, 'drop');
     }
   } catch (err) {
-    rmSync(mine, {recursive: true, force: true});
+    rmSync(temporary, {recursive: true, force: true});
     throw fromErrno(err, `mount at ${JSON.stringify(record.target)}`);
   }
 }
@@ -205,7 +205,7 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
  * Removes a record and its leftovers. Records are added and removed under the store's lock, so that a process never removes the record
  * that another has put in its place meanwhile.
  */
-async function release({store}: Context, {directory, record}: Found): Promise<void> {
+async function release({store}: Context, {directory, record}: FoundRecord): Promise<void> {
   const old = temporaryName(directory);
   const take = (): boolean => {
     if (readRecord(directory)?.createdAt !== record.createdAt) return false;
@@ -223,7 +223,7 @@ function putLease(ns: NamespaceTransaction, {target, snapshotter, key, createdAt
   ns.leases.put({
     id: target,
     labels: {[LEASE_MOUNT]: bootId()},
-    expiresAt: new Date(Date.parse(createdAt) + KEPT_MS).toISOString(),
+    expiresAt: new Date(Date.parse(createdAt) + KEEP_MS).toISOString(),
     content: [],
     layers: [],
     snapshots: [`${snapshotter}/${key}`],
@@ -243,7 +243,7 @@ function leaseOf(ns: NamespaceTransaction, {target, createdAt}: MountRecord): Le
  *
  * @param then `keep` keeps the snapshot of an image for a day; `drop` leaves it to other references; `remove` removes it
  */
-async function endMount(context: Context, found: Found, then: 'keep' | 'drop' | 'remove'): Promise<void> {
+async function endMount(context: Context, found: FoundRecord, then: 'keep' | 'drop' | 'remove'): Promise<void> {
   const {store} = context;
   const {record} = found;
   const {namespace, snapshotter, key, image} = record;
@@ -259,7 +259,7 @@ async function endMount(context: Context, found: Found, then: 'keep' | 'drop' | 
         ns.leases.put({
           ...lease,
           labels: {...lease.labels, [LEASE_MOUNT]: MOUNT_ENDED},
-          expiresAt: new Date(now + KEPT_MS).toISOString(),
+          expiresAt: new Date(now + KEEP_MS).toISOString(),
           updatedAt: new Date(now).toISOString(),
         });
       collect(store, tx);
@@ -292,30 +292,30 @@ async function mountSnapshot(
 ): Promise<HostMount> {
   const {target, namespace} = wanted;
   const ns = mountNamespace();
-  const there = (): readonly MountInfo[] => (mountsInNamespace(ns) ?? []).filter((mount) => mount.target === target);
+  const mountsAtTarget = (): readonly MountInfo[] => (mountsInNamespace(ns) ?? []).filter((mount) => mount.target === target);
   let record: MountRecord = {
     ...wanted,
     root: context.store.layout.root,
     mountNamespace: ns,
     makers: [formatIdentity(ownIdentity())],
-    before: there().length,
+    before: mountsAtTarget().length,
     createdAt: new Date().toISOString(),
   };
   const directory = await claim(context, record);
-  const note = (change: Partial<MountRecord>): void => {
+  const updateRecord = (change: Partial<MountRecord>): void => {
     record = {...record, ...change};
     writeRecord(directory, record);
   };
   try {
     const mounts = await make((tx) => putLease(tx.namespace(namespace), record));
-    const mounter = hostMounter(directory, target, (identity) => note({makers: [...record.makers, identity]}));
+    const mounter = hostMounter(directory, target, (identity) => updateRecord({makers: [...record.makers, identity]}));
     await mounter.mount(planMounts(mounts));
-    const mounted = there()[record.before];
+    const mounted = mountsAtTarget()[record.before];
     if (mounted === undefined) throw new ErrdefsError('aborted', `mount at ${JSON.stringify(target)} was unmounted meanwhile`);
-    note({mounted});
+    updateRecord({mounted});
     return describe(record);
   } catch (err) {
-    if (there()[record.before] !== undefined) await unmount(target);
+    if (mountsAtTarget()[record.before] !== undefined) await unmount(target);
     await endMount(context, {directory, record}, 'drop');
     await undo();
     throw err;
@@ -339,24 +339,24 @@ export async function mountImage(
   const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, signal);
   const snapshots = new SnapshotStore(store, namespace, snapshotter.name);
   const kind = rw ? 'active' : 'view';
-  let isOurs = false;
+  let isCreated = false;
   const make = async (within: (tx: StoreTransaction) => void): Promise<readonly Mount[]> => {
-    const left = store.view((tx) => tx.namespace(namespace).snapshots(snapshotter.name).find(target));
-    if (left !== undefined && (left.kind !== kind || left.parent !== parent))
+    const existing = store.view((tx) => tx.namespace(namespace).snapshots(snapshotter.name).find(target));
+    if (existing !== undefined && (existing.kind !== kind || existing.parent !== parent))
       throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(target)} of an earlier mount`, {
         hint: `remove it first: ctr images unmount --rm ${target}`,
       });
-    if (left !== undefined) await store.update(`mount at ${target}`, within);
+    if (existing !== undefined) await store.update(`mount at ${target}`, within);
     else {
       // A writable snapshot may hold the user's data; a view can be created again.
       const labels = rw ? {'containerd.io/gc.root': new Date().toISOString()} : {};
       await snapshots[rw ? 'prepare' : 'view'](target, parent, labels, within);
-      isOurs = true;
+      isCreated = true;
     }
     return snapshots.mounts(target);
   };
   const undo = async (): Promise<void> => {
-    if (isOurs) await removeIfPresent(snapshots, target);
+    if (isCreated) await removeIfPresent(snapshots, target);
   };
   return mountSnapshot(
     context,
@@ -411,7 +411,7 @@ export async function unmountTarget(
   const all = listRecords(context).filter(({record}) => record.target === path);
   const found = all.find(({record}) => record.mountNamespace === mountNamespace()) ?? all[0];
   if (found === undefined) {
-    const kept = rm ? await removeKept(context, namespace, path) : undefined;
+    const kept = rm ? await removeKeptSnapshot(context, namespace, path) : undefined;
     if (kept !== undefined) return kept;
     const isMounted = (mountsInNamespace(mountNamespace()) ?? []).some((mount) => mount.target === path);
     throw new ErrdefsError('not_found', what, {
@@ -443,7 +443,7 @@ export async function unmountTarget(
 }
 
 /** Removes the snapshot that an earlier `unmount` without `rm` left. */
-async function removeKept(context: Context, namespace: string, target: string): Promise<HostMount | undefined> {
+async function removeKeptSnapshot(context: Context, namespace: string, target: string): Promise<HostMount | undefined> {
   const {store} = context;
   const lease = store.view((tx) => (tx.namespaces.find(namespace) === undefined ? undefined : tx.namespace(namespace).leases.find(target)));
   const [, snapshotter, key] = /^([^/]+)\/(.*)$/s.exec(lease?.snapshots[0] ?? '') ?? [];

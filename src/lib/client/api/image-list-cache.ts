@@ -41,7 +41,7 @@ interface Cache {
 }
 
 /** Prefix of a digest's hex. A collision only causes a row to be read once more. */
-const brief = (digest: Digest): string => digest.slice(digest.indexOf(':') + 1, digest.indexOf(':') + 13);
+const digestPrefix = (digest: Digest): string => digest.slice(digest.indexOf(':') + 1, digest.indexOf(':') + 13);
 
 /** Rows of all images of a namespace, sorted by name. */
 export function imageSummaries(store: Store, namespace: string): readonly ImageSummary[] {
@@ -100,7 +100,9 @@ function refresh(
   const content = `${recordPath.directory(namespace, 'content')}/`;
   const touched = [...changes];
   if (!touched.some((path) => path.startsWith(images) || path.startsWith(content))) return {cache: known, fresh: 0};
-  const digests = new Set(touched.filter((path) => path.startsWith(content)).map((path) => brief(path.slice(content.length) as Digest)));
+  const digests = new Set(
+    touched.filter((path) => path.startsWith(content)).map((path) => digestPrefix(path.slice(content.length) as Digest)),
+  );
   const records = tx.namespace(namespace).images;
   const here = {store, isVisible: isVisibleAt(tx, namespace)};
   const rows = new Map<string, Row>();
@@ -160,7 +162,7 @@ function manifestsHere(here: Here, root: Descriptor): readonly ManifestHere[] {
 }
 
 function read({store, isVisible, from}: Here, desc: Descriptor): Buffer | undefined {
-  from.push(brief(desc.digest));
+  from.push(digestPrefix(desc.digest));
   return findDocument(store, isVisible, desc);
 }
 

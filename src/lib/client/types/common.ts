@@ -1,39 +1,39 @@
-/** What the types of several nouns share. */
+/** Types that several clients share. */
 
-/** One descriptor's way through a pull, or the reference's resolution. Sent at each change of status and, while bytes move, at most every 100 ms. */
+/** Progress of one descriptor, or of resolving the reference. Sent at each change of status, and at most every 100 ms during a transfer. */
 export interface ProgressEvent {
-  /** The row: the reference itself, or `<kind>-<digest>`, such as `layer-sha256:…`. */
+  /** The reference itself, or `<kind>-<digest>`, such as `layer-sha256:…`. */
   readonly ref: string;
   readonly status: 'resolving' | 'resolved' | 'waiting' | 'checking' | 'downloading' | 'extracting' | 'committing' | 'exists' | 'done';
-  /** Bytes so far and in all; both 0 where there is nothing to count. */
+  /** Bytes so far, and in total; both 0 when there is nothing to count. */
   readonly offset: number;
   readonly total: number;
 }
 
-/** Which records a list shows. */
+/** Options of all lists. */
 export interface ListOptions {
-  /** containerd's filter grammar; a list of filters is an "or". */
+  /** Filters in containerd's grammar; a record matches when any filter does. */
   readonly filters?: readonly string[];
 }
 
-/** How registries are spoken to. */
+/** Options for access to registries. */
 export interface RegistryOptions {
   readonly plainHTTP?: boolean;
   /** Skips the verification of TLS certificates. */
   readonly skipVerify?: boolean;
-  /** `user:password`; only sent where the registry asks for it. */
+  /** Sent only to a registry that asks for them. */
   readonly credentials?: {readonly username: string; readonly password: string};
   /** A registry's refresh (identity) token. */
   readonly refreshToken?: string;
-  /** Bounds each connection, in milliseconds. Default 30 000. */
+  /** Time limit for making a connection, in milliseconds. Default 30 000. */
   readonly connectTimeoutMs?: number;
-  /** How long a registry may send nothing, or next to nothing, before its connection counts as broken, in milliseconds; 0 is no bound. Default 30 000. */
+  /** A connection is broken when the registry sends (almost) nothing for so many milliseconds; 0 means no limit. Default 30 000. */
   readonly stallTimeoutMs?: number;
   /**
-   * Directory with a `hosts.toml` or certificates for each registry, as docs/HOSTS.md has it; none when empty. Default:
-   * `BERTH_HOSTS_DIR`, else containerd's and docker's.
+   * Directory with a `hosts.toml` or certificates for each registry, see docs/HOSTS.md; empty means none. Default: `BERTH_HOSTS_DIR`,
+   * else containerd's and docker's directories.
    */
   readonly hostsDir?: string;
-  /** Is told, a line each, which hosts were asked for what and what they answered. No secrets. */
+  /** Receives a line for each request and response, without secrets. */
   readonly onDebug?: (line: string) => void;
 }

@@ -1,8 +1,8 @@
-/** Containers, and how one is run. */
+/** Containers, and options for running one. */
 import type {ContainerRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 
-/** A mount of a container, as the OCI runtime specification has it. */
+/** A mount of a container, as in the OCI runtime specification. */
 export interface MountSpec {
   readonly type: string;
   readonly source: string;
@@ -10,11 +10,11 @@ export interface MountSpec {
   readonly options: readonly string[];
 }
 
-/** What `run` changes of what the image asks for, and how the container is started. */
+/** Options of `run`; they override the image's config. */
 export interface RunOptions {
-  /** Replaces the image's whole argv, Entrypoint included, as ctr does; empty: the image's own. */
+  /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
   readonly args?: readonly string[];
-  /** docker's way: replaces Entrypoint; `args` then follow it. */
+  /** Replaces Entrypoint, as docker does; `args` follow it. */
   readonly entrypoint?: string;
   readonly rm?: boolean;
   readonly tty?: boolean;
@@ -23,7 +23,7 @@ export interface RunOptions {
   readonly envFiles?: readonly string[];
   readonly cwd?: string;
   readonly user?: string;
-  /** A relative source of a bind mount is one in the current directory of this process. */
+  /** A relative source of a bind mount is resolved against the working directory of this process. */
   readonly mounts?: readonly MountSpec[];
   readonly netHost?: boolean;
   readonly readOnly?: boolean;
@@ -39,15 +39,15 @@ export interface RunOptions {
   readonly pidFile?: string;
   readonly platform?: string;
   readonly snapshotter?: string;
-  /** Standard streams of the container; the caller's own by default. */
+  /** Standard streams of the container. Default: the caller's. */
   readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
   readonly signal?: AbortSignal;
 }
 
-/** How a container ended. */
+/** Result of `run`. */
 export interface RunResult {
   readonly id: string;
-  /** The container's own; 128+n when it was ended by signal n. */
+  /** Of the container; 128+n when signal n ended it. */
   readonly exitStatus: number;
 }
 

@@ -1,4 +1,4 @@
-/** What `check` and `doctor` find. */
+/** Results of `check` and `doctor`. */
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
 /** One requirement of berth on this machine, and whether it is met. */
@@ -6,46 +6,46 @@ export interface DoctorCheck {
   readonly name: string;
   readonly status: 'ok' | 'warning' | 'error';
   readonly detail: string;
-  /** What to do about it. */
+  /** Advice for the user. */
   readonly hint?: string;
 }
 
-/** What `check` found wrong with one thing. */
+/** A problem of one object that `check` found. */
 export interface Finding {
   /**
-   * `damage`: something that is counted on is missing or wrong. `suspect`: it may be, and whoever needs it next makes it
-   * anew. `garbage`: nobody needs it.
+   * `damage`: an object is missing or wrong that something refers to. `suspect`: an object may be wrong, and is made again when it is
+   * next needed. `garbage`: nothing refers to the object.
    */
   readonly severity: 'damage' | 'suspect' | 'garbage';
   /** Such as `content sha256:…`. */
   readonly object: string;
-  /** Whose it is; absent where namespaces share it. */
+  /** Absent for an object that namespaces share. */
   readonly namespace?: string;
-  /** What is wrong with it, in a few words. */
+  /** In a few words, for the user. */
   readonly problem: string;
-  /** Where it is seen, absolute. */
+  /** Absolute path of the file or directory with the problem. */
   readonly path: string;
-  /** What was done about it, or why nothing could be; absent without `repair`. */
+  /** The repair, or the reason why there was none; absent without `repair`. */
   readonly action?: string;
-  /** It is in order now. */
+  /** Whether the problem is gone. */
   readonly repaired: boolean;
 }
 
-/** How `check` looks at the state directory. */
+/** Options of `check`. */
 export interface CheckOptions extends RegistryOptions {
-  /** Reads every byte as well: blobs are hashed, layers compared with what they were unpacked from. */
+  /** Reads every byte as well: hashes blobs, and compares layers with their tars or blobs. */
   readonly deep?: boolean;
-  /** Fetches, rebuilds or takes away what is found wrong, and nothing else. */
+  /** Repairs what is found: fetches or rebuilds it, or moves it away. Changes nothing else. */
   readonly repair?: boolean;
   readonly onEvent?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
 
-/** What `check` found, and how much it looked at. */
+/** Result of `check`. */
 export interface CheckResult {
   /** The worst first. */
   readonly findings: readonly Finding[];
-  /** How much there was to look at; with `deep` also how many bytes were read, and how many layers nothing here could be compared with: their image is gone. */
+  /** Numbers of checked objects. With `deep`: bytes read, and layers that could not be compared because no image has them any more. */
   readonly checked: {
     readonly namespaces: number;
     readonly records: number;
@@ -54,6 +54,6 @@ export interface CheckResult {
     readonly bytes: number;
     readonly uncompared: number;
   };
-  /** Findings of damage that remain. */
+  /** Number of findings of damage that remain. */
   readonly damage: number;
 }

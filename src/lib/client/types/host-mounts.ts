@@ -1,18 +1,18 @@
 /** Mounts of snapshots on this machine. */
 
-/** A snapshot that is, or was, mounted on this machine. */
+/** A mounted snapshot, or one that was mounted. */
 export interface HostMount {
   /** Absolute, without symbolic links. */
   readonly target: string;
   readonly namespace: string;
   readonly snapshotter: string;
-  /** Of the snapshot; for an image the target itself. */
+  /** Key of the snapshot; for an image the target. */
   readonly key: string;
-  /** Absent where a snapshot was mounted that somebody had made. */
+  /** Name of the image; absent for a snapshot that the user had prepared. */
   readonly image?: string;
   readonly readOnly: boolean;
   /**
-   * `stale`: it is not mounted any more, and nobody has said so. `unknown`: it is of a mount namespace that cannot be seen from here.
+   * `stale`: it is no longer mounted, but its record remains. `unknown`: it belongs to a mount namespace that cannot be seen from here.
    */
   readonly state: 'mounting' | 'mounted' | 'stale' | 'unknown' | 'unmounted';
   readonly createdAt: string;

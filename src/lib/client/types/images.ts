@@ -1,11 +1,11 @@
-/** Images: how they are pulled, listed, checked and mounted. */
+/** Images, and options for pulling and mounting them. */
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
 import type {SnapshotUsage} from './snapshots.ts';
 
-/** What `pull` fetches, from where, and whom it tells of it. */
+/** Options of `pull`. */
 export interface PullOptions extends RegistryOptions {
   /** Such as `linux/arm64`; several are allowed. Default: this machine's. */
   readonly platforms?: readonly string[];
@@ -13,7 +13,7 @@ export interface PullOptions extends RegistryOptions {
   /** Default true. */
   readonly unpack?: boolean;
   readonly snapshotter?: string;
-  /** Ends with `not_modified` when the reference stands for what is here already, whole and unpacked. */
+  /** Fails with `not_modified` when the image is current: complete, and unpacked. */
   readonly ifChanged?: boolean;
   /** Labels of the image record. */
   readonly labels?: Labels;
@@ -22,32 +22,32 @@ export interface PullOptions extends RegistryOptions {
   readonly signal?: AbortSignal;
 }
 
-/** What a pull came to. */
+/** Result of `pull`. */
 export interface PullResult {
   readonly image: ImageRecord;
-  /** Bytes that came over the network. */
+  /** Downloaded bytes. */
   readonly transferredBytes: number;
   readonly elapsedMs: number;
-  /** Chain IDs that are unpacked now, one a platform; empty with `unpack: false`. */
+  /** Chain ID of the top layer for each platform; empty with `unpack: false`. */
   readonly unpacked: readonly {readonly platform: string; readonly chainID: Digest; readonly snapshotter: string}[];
-  /** Such as an image that is for another platform. */
+  /** For example, that the image is for another platform. */
   readonly warnings: readonly string[];
 }
 
 /** A row of `images ls`. */
 export interface ImageSummary extends ImageRecord {
-  /** Bytes of manifest, config and layers of this machine's platform, as compressed; `undefined` when they are not all known. */
+  /** Compressed bytes of manifest, config and layers for this machine's platform; absent unless all of them are known. */
   readonly size?: number;
-  /** As `os/arch[/variant]`, sorted: those that the image offers and that are present here. */
+  /** Platforms of the image whose content is present, as `os/arch[/variant]`, sorted. */
   readonly platforms: readonly string[];
 }
 
-/** Whether an image has all it needs to be run, as `ctr images check` tells it. */
+/** Completeness of an image, as `ctr images check` reports it. */
 export interface ImageCheck {
   readonly name: string;
   readonly target: Descriptor;
   readonly status: 'complete' | 'incomplete' | 'unavailable' | 'error';
-  /** Objects that are here, and that are needed; `need` is absent when the manifest is missing. */
+  /** Numbers of present and of needed objects; `need` is absent when the manifest is missing. */
   readonly have: number;
   readonly need?: number;
   readonly haveBytes: number;
@@ -56,18 +56,18 @@ export interface ImageCheck {
   readonly missing: readonly Digest[];
 }
 
-/** What a manifest tree holds, for `images inspect`. */
+/** A descriptor and everything below it, for `images inspect`. */
 export interface ImageTree {
   readonly descriptor: Descriptor;
   readonly present: boolean;
-  /** The document itself, parsed, for index, manifest and config; only with `content: true`. */
+  /** The parsed document of an index, manifest or config; only with `content: true`. */
   readonly content?: unknown;
   readonly children: readonly ImageTree[];
 }
 
-/** How `images.mount` mounts an image. */
+/** Options of `images.mount`. */
 export interface ImageMountOptions {
-  /** Lets the tree be written to. Default false. */
+  /** Mounts the tree writable. Default false. */
   readonly rw?: boolean;
   readonly snapshotter?: string;
   /** Such as `linux/arm64`. Default: this machine's. */
@@ -78,7 +78,7 @@ export interface ImageMountOptions {
 /** Images of one namespace. */
 export interface ImagesClient {
   list(options?: ListOptions): Promise<readonly ImageSummary[]>;
-  /** Names and targets only; reads no manifest. */
+  /** As `list`, without size and platforms; reads no manifest. */
   records(options?: ListOptions): Promise<readonly ImageRecord[]>;
   get(name: string): Promise<ImageRecord>;
   delete(name: string): Promise<void>;
@@ -88,12 +88,12 @@ export interface ImagesClient {
   check(options?: ListOptions & {readonly snapshotter?: string}): Promise<readonly ImageCheck[]>;
   usage(name: string, options?: {readonly snapshotter?: string}): Promise<readonly SnapshotUsage[]>;
   /**
-   * Mounts an image's tree on this machine, where it stays until it is unmounted or the machine stops. Its snapshot has the target
-   * as key; a lease of that name keeps it meanwhile. A snapshot that an earlier mount has left there is used again.
+   * Mounts an image's tree until `unmount` or the end of the boot. The target is the key of its snapshot, and the ID of a lease that
+   * protects the snapshot. A snapshot from an earlier mount at the target is reused.
    */
   mount(name: string, target: string, options?: ImageMountOptions): Promise<HostMount>;
-  /** What is mounted of this namespace, its snapshots included. */
+  /** Mounts of images and snapshots of this namespace. */
   mounts(): Promise<readonly HostMount[]>;
-  /** @param options.rm removes an image's snapshot, too; without it that is kept for 24 hours, and longer where it could be written to */
+  /** @param options.rm removes the image's snapshot, too; otherwise it is kept for 24 hours, or longer if it was writable */
   unmount(target: string, options?: {readonly rm?: boolean}): Promise<HostMount>;
 }

@@ -1,4 +1,4 @@
-/** What the library takes and gives. One shape each, shared with `--json`. */
+/** Arguments and results of the library; `--json` prints the same shapes. */
 import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
 import type {ContentClient} from './content.ts';
 import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
@@ -30,20 +30,21 @@ export type * from './namespaces.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
 
-/** Where the state is, and how a client waits and warns. */
+/** Options of `openClient`. */
 export interface OpenOptions {
   /** Persistent state. Default: `BERTH_ROOT`, else `/var/lib/berth`, else for other users `$XDG_DATA_HOME/berth`. */
   readonly root?: string;
   /**
    * State that ends with the boot. Default: `BERTH_STATE`, else `/run/berth`, else for other users `$XDG_RUNTIME_DIR/berth`, else
-   * `/tmp/berth-UID/berth`. What belongs to another user, or is writable by others, is refused when it is needed.
+   * `/tmp/berth-UID/berth`. A directory of another user, or one that others may write to, is refused when it is needed.
    */
   readonly state?: string;
-  /** How long to wait for a lock that somebody holds, in milliseconds. Default 10 000. */
+  /** Longest wait for a lock, in milliseconds. Default 10 000. */
   readonly lockTimeoutMs?: number;
   /**
    * Called with an `ErrdefsError` for each problem that does not change the result of a call: an entry of the trash that cannot be
-   * deleted (`details` name the path), or what a layer lacks that `run` had to unpack. `pull` has the latter in its result.
+   * deleted (`details` has the path), or attributes that a layer could not be given when `run` unpacked it. `pull` has the latter in
+   * its result.
    */
   readonly onWarning?: (warning: Error) => void;
 }
@@ -55,19 +56,19 @@ export interface Client {
   readonly namespaces: NamespacesClient;
   namespace(name: string): NamespaceClient;
   doctor(): Promise<readonly DoctorCheck[]>;
-  /** Looks at everything of all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
+  /** Checks the store, with all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
   check(options?: CheckOptions): Promise<CheckResult>;
   /** @throws data_loss a record cannot be read */
   df(): Promise<DiskUsage>;
-  /** Removes images that no container uses, ingests and leases that nobody works with, and what nothing keeps then. */
+  /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */
   prune(options?: PruneOptions): Promise<PruneResult>;
-  /** Collects what nothing keeps, in all namespaces. */
+  /** Removes unreferenced data in all namespaces. */
   gc(): Promise<GcResult>;
-  /** Ends background work (worker threads, connections). The client is not used after it. */
+  /** Ends background work (worker threads, connections). All other methods fail afterwards. */
   close(): Promise<void>;
 }
 
-/** What is done in one namespace; other namespaces are neither seen nor changed. */
+/** Access to one namespace; others are neither seen nor changed. */
 export interface NamespaceClient {
   readonly name: string;
   pull(ref: string, options?: PullOptions): Promise<PullResult>;

@@ -4,7 +4,7 @@ import type {ListOptions} from './common.ts';
 
 /** Leases of one namespace. */
 export interface LeasesClient {
-  /** @param options.expiresMs lifetime in milliseconds; 0 is for ever; default 24 hours */
+  /** @param options.expiresMs lifetime in milliseconds; 0 means no end; default 24 hours */
   create(options?: {readonly id?: string; readonly expiresMs?: number; readonly labels?: Labels}): Promise<LeaseRecord>;
   list(options?: ListOptions): Promise<readonly LeaseRecord[]>;
   delete(id: string): Promise<void>;

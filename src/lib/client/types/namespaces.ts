@@ -7,7 +7,7 @@ export interface NamespacesClient {
   create(name: string, labels?: Labels): Promise<NamespaceRecord>;
   list(options?: ListOptions): Promise<readonly NamespaceRecord[]>;
   get(name: string): Promise<NamespaceRecord>;
-  /** An empty value removes its label. */
+  /** Sets labels; an empty value removes one. */
   label(name: string, labels: Labels): Promise<NamespaceRecord>;
   delete(name: string, options?: {readonly recursive?: boolean}): Promise<void>;
 }

@@ -1,4 +1,4 @@
-/** Snapshots, and what to mount for one. */
+/** Snapshots, and their mounts. */
 import type {Labels, SnapshotRecord} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
@@ -30,9 +30,9 @@ export interface SnapshotsClient {
   delete(key: string): Promise<void>;
   mounts(key: string): Promise<readonly Mount[]>;
   /**
-   * Lines of a script for a POSIX shell that mounts the snapshot at a directory; what it leaves is that one mount.
+   * Lines of a script for a POSIX shell that mounts the snapshot at a directory. It leaves no other mounts.
    *
-   * @param target may be called anything; a relative path is taken from the working directory of this process
+   * @param target any path; a relative one is resolved against the working directory of this process
    */
   mountScript(key: string, target: string): Promise<readonly string[]>;
   /** Mounts an active snapshot or a view on this machine; `images.unmount` unmounts it. */

@@ -1,23 +1,23 @@
-/** Disk usage, and how it is reduced. */
+/** Disk usage, and how to reduce it. */
 
 export interface SpaceUsed {
-  /** Objects; of records and leftovers, inodes. */
+  /** Number of objects; for records and leftovers, number of inodes. */
   readonly count: number;
-  /** Bytes in files, as long as they are. */
+  /** Sum of the lengths of files, in bytes. */
   readonly size: number;
-  /** Bytes on disk, by blocks, with directories. */
+  /** Bytes of allocated blocks, directories included. */
   readonly disk: number;
 }
 
-/** Disk space of a namespace, apart from what it shares with others. */
+/** Disk space of a namespace, divided into its own and the shared part. */
 export interface ShareOfDisk extends SpaceUsed {
-  /** Bytes on disk of what no other namespace names; they are given back when this one goes. */
+  /** Bytes on disk that only this namespace refers to; deleting it frees them. */
   readonly unique: number;
   /** The other bytes on disk. */
   readonly shared: number;
 }
 
-/** What one namespace has, and its disk space. */
+/** Objects and disk space of one namespace. */
 export interface NamespaceUsage {
   readonly name: string;
   readonly images: number;
@@ -25,44 +25,44 @@ export interface NamespaceUsage {
   readonly content: ShareOfDisk;
   /** Unpacked layers of images, and committed snapshots. */
   readonly snapshots: ShareOfDisk;
-  /** What containers and prepared snapshots hold themselves. */
+  /** Writable layers of containers and prepared snapshots. */
   readonly writable: ShareOfDisk;
 }
 
-/** Everything below the root, each thing once: the parts add up to `disk`, which is what du(1) says. */
+/** Disk usage below the root. Each object counts once, so the parts add up to `disk`, which equals the result of du(1). */
 export interface DiskUsage {
   readonly root: string;
   readonly namespaces: readonly NamespaceUsage[];
   readonly content: SpaceUsed;
   readonly snapshots: SpaceUsed;
   readonly writable: SpaceUsed;
-  /** Downloads that are under way, or broken off. */
+  /** Downloads in progress, or interrupted. */
   readonly ingests: SpaceUsed;
-  /** Blobs and layers that no record names. */
+  /** Blobs and layers without a record. */
   readonly unnamed: SpaceUsed;
-  /** What waits to be deleted, or was left half-made. */
+  /** Trash, and incomplete files and directories. */
   readonly leftovers: SpaceUsed;
-  /** What `check --repair` took out of the way. */
+  /** Files that `check --repair` moved away. */
   readonly damaged: SpaceUsed;
   readonly records: SpaceUsed;
   /** Bytes on disk. */
   readonly disk: number;
 }
 
-/** What `prune` removes. */
+/** Kinds of objects that `prune` removes. */
 export type PruneKind = 'images' | 'snapshots' | 'content' | 'ingests' | 'leases';
 
-/** What `prune` spares. */
+/** Options of `prune`. */
 export interface PruneOptions {
   /** Default: all. */
   readonly namespace?: string;
-  /** Default: all. What nothing keeps goes with any of them but `ingests`. */
+  /** Default: all. Every kind but `ingests` removes unreferenced data as well. */
   readonly kinds?: readonly PruneKind[];
-  /** Images, leases and ingests that have changed since stay, in milliseconds. */
+  /** Keeps images, leases and ingests that changed within so many milliseconds. */
   readonly olderThanMs?: number;
-  /** Images go, the oldest first, until the store takes no more than so many bytes on disk. */
+  /** Removes images, the oldest first, only until the store takes no more than so many bytes on disk. */
   readonly keepBytes?: number;
-  /** Only tells what would go. */
+  /** Removes nothing; the result is the same. */
   readonly dryRun?: boolean;
 }
 
@@ -74,14 +74,14 @@ export interface Pruned {
   readonly key: string;
 }
 
-/** What `prune` removed, or would remove. */
+/** Result of `prune`. */
 export interface PruneResult {
   readonly pruned: readonly Pruned[];
-  /** Bytes on disk of blobs, layers and ingests that are given back. */
+  /** Freed bytes on disk, of blobs, layers and ingests. */
   readonly freed: number;
 }
 
-/** How many were dropped: records of each kind, and what no record names any more. */
+/** Numbers of removed records of each kind, and of removed blobs and layers. */
 export interface GcResult {
   readonly images: number;
   readonly content: number;
@@ -89,6 +89,6 @@ export interface GcResult {
   readonly leases: number;
   readonly blobs: number;
   readonly layers: number;
-  /** Layers that were brought to the disk. */
+  /** Layers that were synced. */
   readonly settled: number;
 }
