@@ -71,7 +71,7 @@ Traps, for whoever measures something here by hand:
   Where \`unpigz\` is installed it inflates by that, which is faster than what is built in.
 - *podman* runs containers with \`--network none\`, because ours and containerd's have no network either.
 - Our layers are not extracted: with the \`erofs\` snapshotter the inflated layer is kept as one file and indexed. The peers make
-  every file. The tree that a container sees is the same (\`test/e2e/trees.test.ts\`). Ours with \`--snapshotter overlayfs\`
+  every file. The tree that a container sees is the same (\`test/e2e/unpacked-trees.test.ts\`). Ours with \`--snapshotter overlayfs\`
   extracts as they do and stands beside it: that one and containerd's overlayfs are like for like.
 - *The work by itself* has no network, does not look at what a layer contains, and keeps no records.
 - *Syncing.* We bring blobs and records to the disk before they are visible, and treat unpacked layers as a cache that is made

@@ -21,7 +21,7 @@ import {MAX_ANNOTATIONS_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTE
 import {OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {MAX_DEPTH} from '../../src/lib/oci/walk.ts';
 import {root, run} from '../cli/harness.ts';
-import {diskUsage} from '../e2e/rig.ts';
+import {diskUsage} from '../e2e/fixtures.ts';
 import {digestOf} from '../fakes/registry.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';

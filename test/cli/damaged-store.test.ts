@@ -11,8 +11,8 @@ import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rm
 import {basename, dirname, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
-import {fileScope} from '../e2e/rig.ts';
-import {forgetJournal, pulled, type Rig, withContainer} from '../lib/client/rig.ts';
+import {fileScope} from '../e2e/fixtures.ts';
+import {forgetJournal, pulled, type Rig, withContainer} from '../lib/client/pulled-store.ts';
 import {requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {ctrHere, type Place} from './run-in-process.ts';
 

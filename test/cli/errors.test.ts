@@ -12,7 +12,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {pathToFileURL} from 'node:url';
 import {CLASSES, CODES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
 import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
-import {assertWhole, eventually, names, start} from '../e2e/rig.ts';
+import {assertWhole, eventually, names, start} from '../e2e/fixtures.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';

@@ -9,8 +9,8 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, trun
 import {basename, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {recordFile} from '../../src/lib/store/layout.ts';
-import {blobsOf, diskUsage, eventually, fileScope, publishedImages, tableRows} from '../e2e/rig.ts';
-import {flip, fromAnotherBoot, readJSON, writeJSON} from '../lib/client/rig.ts';
+import {blobsOf, diskUsage, eventually, fileScope, publishedImages, tableRows} from '../e2e/fixtures.ts';
+import {flip, fromAnotherBoot, readJSON, writeJSON} from '../lib/client/pulled-store.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {type CommandLine, commandLine, type Engine, environment, forEachEngine, root, run as runProgram} from './harness.ts';
 

@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {kindOf} from '../../src/lib/oci/mediatypes.ts';
-import {assertNoRuns, blobsOf, document, fingerprint, type Published, publishedImages, slowWire, sum, tableRows} from '../e2e/rig.ts';
+import {assertNoRuns, blobsOf, document, fingerprint, type Published, publishedImages, slowWire, sum, tableRows} from '../e2e/fixtures.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable} from '../support/helpers.ts';
 import {type CommandLine, commandLine, type Engine, forEachEngine, root, type SpawnOptions} from './harness.ts';
 import {onTerminal, type Terminal} from './terminal.ts';

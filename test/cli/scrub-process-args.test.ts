@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {readFileSync} from 'node:fs';
 import {it} from 'node:test';
-import {eventually, start} from '../e2e/rig.ts';
+import {eventually, start} from '../e2e/fixtures.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
 import {commandLine, forEachEngine} from './harness.ts';
 

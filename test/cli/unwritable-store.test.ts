@@ -5,8 +5,8 @@ import {chmodSync, chownSync, mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
-import {fileScope} from '../e2e/rig.ts';
-import {pulled, type Rig} from '../lib/client/rig.ts';
+import {fileScope} from '../e2e/fixtures.ts';
+import {pulled, type Rig} from '../lib/client/pulled-store.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, forEachEngine, root, run} from './harness.ts';
 

@@ -5,7 +5,7 @@ import {once} from 'node:events';
 import {closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {findProgram, onEnd, type Scope, temporaryDirectory} from '../support/helpers.ts';
-import {eventually} from './rig.ts';
+import {eventually} from './fixtures.ts';
 
 export interface Containerd {
   /** Path of its socket. */

@@ -16,7 +16,7 @@ import {ctrHere} from '../cli/run-in-process.ts';
 import {type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {checkStore} from '../support/invariants.ts';
-import {eventually, type Started, start} from './rig.ts';
+import {eventually, type Started, start} from './fixtures.ts';
 
 const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
 const NOBODY = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];

@@ -13,7 +13,7 @@ import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
 import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../support/helpers.ts';
 import {type ImageName, imagesForTests} from '../support/images.ts';
-import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './rig.ts';
+import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
 
 const published = publishedImages();
 /** A large one, which is killed while it downloads and unpacks, and a small one, in which all other steps weigh more. */

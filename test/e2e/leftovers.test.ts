@@ -9,7 +9,7 @@ import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type CommandLine, commandLine, root, run as runProgram} from '../cli/harness.ts';
 import {isShort, newClient, onEnd, requiresProgram, requiresRoot, type Scope, type Skippable, TORTURE} from '../support/helpers.ts';
-import {eventually, names, publishedImages, start} from './rig.ts';
+import {eventually, names, publishedImages, start} from './fixtures.ts';
 
 const published = publishedImages();
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');

@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import {environment, type Result, root, run} from '../cli/harness.ts';
 import {findProgram, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
-import {publishedImages} from './rig.ts';
+import {publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 

@@ -6,7 +6,19 @@ import {commandLine} from '../cli/harness.ts';
 import {requiresRoot} from '../support/helpers.ts';
 import {imagesForTests} from '../support/images.ts';
 import {blobGets} from '../support/registry.ts';
-import {assertWhole, blobsOf, diskUsage, eventually, fingerprint, names, publishedImages, sizeOf, slowWire, start, sum} from './rig.ts';
+import {
+  assertWhole,
+  blobsOf,
+  diskUsage,
+  eventually,
+  fingerprint,
+  names,
+  publishedImages,
+  sizeOf,
+  slowWire,
+  start,
+  sum,
+} from './fixtures.ts';
 
 const published = publishedImages();
 const IMAGE = imagesForTests().includes('redis') ? 'redis' : 'busybox';

@@ -21,7 +21,7 @@ import {basename, dirname, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import {Store} from '../../../src/lib/store/store.ts';
-import {publishedImages} from '../../e2e/rig.ts';
+import {publishedImages} from '../../e2e/fixtures.ts';
 import {is, newClient, requiresRoot, slow, temporaryDirectory} from '../../support/helpers.ts';
 import {contentRecord, digestOf} from '../../support/records.ts';
 import {
@@ -39,7 +39,7 @@ import {
   saysAll,
   withContainer,
   writeJSON,
-} from './rig.ts';
+} from './pulled-store.ts';
 
 const published = publishedImages();
 

@@ -4,10 +4,10 @@ import {execFileSync} from 'node:child_process';
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {describe, it} from 'node:test';
 import type {DiskUsage, SpaceUsed} from '../../../src/lib/client/types/index.ts';
-import {diskUsage} from '../../e2e/rig.ts';
+import {diskUsage} from '../../e2e/fixtures.ts';
 import {is, newClient, requiresRoot} from '../../support/helpers.ts';
 import {dir, file, link, tar} from '../../support/tartest.ts';
-import {CONFIG, DEAD, LAYERS, pulled, withContainer} from './rig.ts';
+import {CONFIG, DEAD, LAYERS, pulled, withContainer} from './pulled-store.ts';
 
 const PARTS = ['content', 'snapshots', 'writable', 'ingests', 'unnamed', 'leftovers', 'damaged', 'records'] as const;
 

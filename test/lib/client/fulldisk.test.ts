@@ -17,11 +17,11 @@ import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {maintainBallast} from '../../../src/lib/store/with-ballast.ts';
-import {fileScope} from '../../e2e/rig.ts';
+import {fileScope} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
-import {CONFIG} from './rig.ts';
+import {CONFIG} from './pulled-store.ts';
 
 const SNAPSHOTTER = 'overlayfs';
 /** Bytes of a level that is free of all need. */

@@ -8,7 +8,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {failpointOptions} from '../../fakes/failpoints.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, newClient, onEnd, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {pulled} from './rig.ts';
+import {pulled} from './pulled-store.ts';
 
 const DRIVER = join(import.meta.dirname, 'mount-driver.ts');
 const SNAPSHOTTERS = ['erofs', 'overlayfs', 'native'] as const;

@@ -25,7 +25,7 @@ import {describe, it} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {ctrHere, type Place} from '../../cli/run-in-process.ts';
-import {fileScope} from '../../e2e/rig.ts';
+import {fileScope} from '../../e2e/fixtures.ts';
 import {arm, disarm, type Failpoint, killedHere} from '../../fakes/failpoints.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {
@@ -40,7 +40,7 @@ import {
 } from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
-import {CONFIG, DEAD, LAYERS, withContainer} from './rig.ts';
+import {CONFIG, DEAD, LAYERS, withContainer} from './pulled-store.ts';
 
 const SNAPSHOTTER = 'overlayfs';
 const ERRNOS = ['EPERM', 'EACCES', 'EXDEV', 'EBUSY', 'EROFS'] as const;

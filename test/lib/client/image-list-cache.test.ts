@@ -6,7 +6,7 @@ import {Store} from '../../../src/lib/store/store.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {newClient} from '../../support/helpers.ts';
 import {contentRecord, digestOf, imageRecord, type MadeImage, makeImage} from '../../support/records.ts';
-import {readJSON, writeJSON} from './rig.ts';
+import {readJSON, writeJSON} from './pulled-store.ts';
 
 describe('rows of many images', () => {
   it('are cached, and the cache of another boot is not believed', async (t) => {

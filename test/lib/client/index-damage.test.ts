@@ -11,7 +11,7 @@ import {damageIndex} from '../../fuzz/damage-index.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {requiresRoot, SAMPLE, TORTURE} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
-import {pulled, says} from './rig.ts';
+import {pulled, says} from './pulled-store.ts';
 
 const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT} = process.env;
 const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? SAMPLE : 5));

@@ -11,7 +11,7 @@ import {findProgram, newClient, requiresProgram, requiresRoot, SAMPLE, TORTURE, 
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {ODD_NAMES, oddName} from '../../support/odd-names.ts';
 import {dir, file, tar, whiteout} from '../../support/tartest.ts';
-import {CONFIG} from './rig.ts';
+import {CONFIG} from './pulled-store.ts';
 
 const WAYS = ['erofs', 'erofs on loop devices', 'overlayfs', 'native'] as const;
 type Way = (typeof WAYS)[number];

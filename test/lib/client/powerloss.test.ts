@@ -44,8 +44,8 @@ import {MemoryBackend} from '../../support/metadata-memory.ts';
 import {digestOf} from '../../support/records.ts';
 import {file, tar} from '../../support/tartest.ts';
 import {visible as see} from '../store/change-sequences.ts';
-import {type Command, KILLED_RUN, OWN_BYTES, OWN_FILE, SEQUENCES} from './commands.ts';
-import {CONFIG, LAYERS, says} from './rig.ts';
+import {type Command, KILLED_RUN, OWN_BYTES, OWN_FILE, SEQUENCES} from './command-sequences.ts';
+import {CONFIG, LAYERS, says} from './pulled-store.ts';
 
 /** Every n-th prefix is tried, and the ends of commands; of its states, the extremes and so many at random, every `share`-th. */
 const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 97, samples: 1, share: 3};
@@ -72,7 +72,7 @@ const CODE = `
 const [place, sequence, from, to, registry] = args;
 const here = (name) => import(new URL(name, ${JSON.stringify(import.meta.url)}).href);
 const [{SEQUENCES}, {mark}, {openClient}, {visible}] = await Promise.all(
-  ['./commands.ts', '../../fakes/powerloss.ts', '../../../src/lib/client/index.ts', '../store/change-sequences.ts'].map(here));
+  ['./command-sequences.ts', '../../fakes/powerloss.ts', '../../../src/lib/client/index.ts', '../store/change-sequences.ts'].map(here));
 const goals = [];
 const root = place + '/root';
 for (const {name, run} of SEQUENCES[sequence].commands.slice(Number(from), Number(to))) {

@@ -8,10 +8,10 @@ import {describe, it} from 'node:test';
 import type {Pruned} from '../../../src/lib/client/types/index.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
-import {diskUsage} from '../../e2e/rig.ts';
+import {diskUsage} from '../../e2e/fixtures.ts';
 import {newClient, requiresOneClock, requiresRoot} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
-import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
+import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
 
 const HOUR = 3600_000;
 

@@ -12,7 +12,7 @@ import {Store} from '../../../src/lib/store/store.ts';
 import {is, newClient, type Scope} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {containerRecord, digestOf, imageRecord, leaseRecord, makeImage, snapshotRecord} from '../../support/records.ts';
-import {readJSON} from './rig.ts';
+import {readJSON} from './pulled-store.ts';
 
 const hooks: (() => void | Promise<void>)[] = [];
 const scope: Scope = {after: (hook) => void hooks.push(hook)};

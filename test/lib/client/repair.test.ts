@@ -21,7 +21,7 @@ import {
   saysAll,
   withContainer,
   writeJSON,
-} from './rig.ts';
+} from './pulled-store.ts';
 
 const TEXTS = ['', '{', '{"version":1,', 'null', '[]', '"x"', '0', '{}', '{"version":1}', '{"version":"1"}', '\0\0\0\0'];
 

@@ -30,7 +30,7 @@ import {
 import {checkStore} from '../support/invariants.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {dir, file, symlink, tar} from '../support/tartest.ts';
-import {assertNoRuns, assertWhole, eventually, names, type Started, start} from './rig.ts';
+import {assertNoRuns, assertWhole, eventually, names, type Started, start} from './fixtures.ts';
 
 const CROWDS: readonly number[] = TORTURE ? [2, 8, 32] : [2, 8];
 /** Of actors that do one thing after another, in milliseconds. */

@@ -30,8 +30,8 @@ import {
   temporaryDirectory,
 } from '../support/helpers.ts';
 import {checkStore} from '../support/invariants.ts';
-import {fileScope} from './rig.ts';
-import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './stops.ts';
+import {fileScope} from './fixtures.ts';
+import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './interrupt.ts';
 
 /** Every n-th of the calls is tried, and of commands of few calls so many at least. */
 type Stride = readonly [every: number, least: number];

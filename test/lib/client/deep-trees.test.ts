@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import {readdirSync} from 'node:fs';
 import {describe, it} from 'node:test';
-import {diskUsage} from '../../e2e/rig.ts';
+import {diskUsage} from '../../e2e/fixtures.ts';
 import {makeDeep} from '../../support/deep-trees.ts';
 import {requiresRoot} from '../../support/helpers.ts';
-import {pulled} from './rig.ts';
+import {pulled} from './pulled-store.ts';
 
 const DEPTH = 454;
 const NAME_BYTES = 10;

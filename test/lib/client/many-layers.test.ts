@@ -10,7 +10,7 @@ import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../support/lo
 import {withMounted} from '../../support/mounted-snapshot.ts';
 import {openPrivateMount} from '../../support/private-mount.ts';
 import {dir, file, symlink, tar, whiteout} from '../../support/tartest.ts';
-import {CONFIG} from './rig.ts';
+import {CONFIG} from './pulled-store.ts';
 
 const WAYS = ['erofs', 'erofs on loop devices', 'overlayfs', 'native'] as const;
 type Way = (typeof WAYS)[number];

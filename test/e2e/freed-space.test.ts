@@ -6,7 +6,7 @@ import {type CommandLine, commandLine} from '../cli/harness.ts';
 import {requiresProgram, requiresRoot, type Skippable} from '../support/helpers.ts';
 import {imagesForTests} from '../support/images.ts';
 import {pushImage} from '../support/registry.ts';
-import {assertNoRuns, assertWhole, diskUsage, names, publishedImages, sizeOf} from './rig.ts';
+import {assertNoRuns, assertWhole, diskUsage, names, publishedImages, sizeOf} from './fixtures.ts';
 
 const published = publishedImages();
 const IMAGE = imagesForTests().includes('redis') ? 'redis' : 'busybox';

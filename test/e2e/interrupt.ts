@@ -16,7 +16,7 @@ import {digestOf, type FakeRegistry} from '../fakes/registry.ts';
 import {onEnd, type Scope} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {BASE_LAYER, dir, file, tar, whiteout} from '../support/tartest.ts';
-import {names} from './rig.ts';
+import {names} from './fixtures.ts';
 
 // What the user has set for the command is not for the tests.
 for (const name of ['BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER']) delete process.env[name];

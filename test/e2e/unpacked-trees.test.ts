@@ -16,7 +16,7 @@ import {requiresLoopDevices, stateOnLoops} from '../support/loop-devices.ts';
 import {withMounted} from '../support/mounted-snapshot.ts';
 import {diffTrees, readTree, type TreeEntry} from '../support/tree.ts';
 import {type Containerd, startContainerd} from './containerd.ts';
-import {fileScope, type Published, publishedImages} from './rig.ts';
+import {fileScope, type Published, publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 const file = fileScope();

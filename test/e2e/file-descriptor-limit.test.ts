@@ -5,7 +5,7 @@ import {it} from 'node:test';
 import {CLASSES} from '../../src/lib/errdefs.ts';
 import {commandLine, forEachEngine, root, run} from '../cli/harness.ts';
 import {requiresProgram, requiresRoot} from '../support/helpers.ts';
-import {assertWhole, publishedImages} from './rig.ts';
+import {assertWhole, publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 

@@ -13,7 +13,7 @@ import {digestOf, type FakeRegistry, startFakeRegistry} from '../fakes/registry.
 import {requiresRoot, TORTURE} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {dir, file, tar} from '../support/tartest.ts';
-import {assertWhole, eventually, names, sizeOf, start} from './rig.ts';
+import {assertWhole, eventually, names, sizeOf, start} from './fixtures.ts';
 
 const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;
 

@@ -11,7 +11,7 @@ import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, requiresRoot, type Skippable} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
-import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './rig.ts';
+import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
 
 /** As a power loss may leave it: a name without its bytes. */
 function tear(rig: Rig, n: number): void {

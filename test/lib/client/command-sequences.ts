@@ -5,7 +5,7 @@ import {Readable} from 'node:stream';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../support/records.ts';
-import {DEAD, withContainer} from './rig.ts';
+import {DEAD, withContainer} from './pulled-store.ts';
 
 export interface Place {
   readonly client: Client;

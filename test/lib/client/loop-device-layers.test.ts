@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {diskUsage} from '../../e2e/rig.ts';
+import {diskUsage} from '../../e2e/fixtures.ts';
 import {requiresProgram} from '../../support/helpers.ts';
 import {assertNoLoops, loopsBelow, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {withMounted} from '../../support/mounted-snapshot.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
-import {names, pulled, saysAll} from './rig.ts';
+import {names, pulled, saysAll} from './pulled-store.ts';
 
 describe('layers on loop devices', () => {
   it('show the same tree, lie in one file each, and leave no device', async (t) => {

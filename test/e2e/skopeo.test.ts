@@ -8,7 +8,7 @@ import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
 import {requiresProgram, slow} from '../support/helpers.ts';
 import {type ImageName, imagesForTests} from '../support/images.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
-import {document, type Published, publishedImages} from './rig.ts';
+import {document, type Published, publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 

@@ -17,7 +17,7 @@ import type {Client, PullResult} from '../../../src/lib/client/types/index.ts';
 import {type Code, codeOf} from '../../../src/lib/errdefs.ts';
 import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {downloadKey} from '../../../src/lib/store/blob-store.ts';
-import {sizeOf} from '../../e2e/rig.ts';
+import {sizeOf} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, newClient, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';

@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {it} from 'node:test';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
-import {assertNoRuns, publishedImages} from './rig.ts';
+import {assertNoRuns, publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 

@@ -6,7 +6,7 @@ import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient, requiresProgram, requiresRoot} from '../../support/helpers.ts';
 import {withMounted} from '../../support/mounted-snapshot.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
-import {CONFIG} from './rig.ts';
+import {CONFIG} from './pulled-store.ts';
 
 describe('a layer whose last file lacks its padding can be read to its end', () => {
   const content = 'x'.repeat(700);

@@ -7,7 +7,7 @@ import type {Client} from '../../../src/lib/client/types/index.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, newClient, type Scope} from '../../support/helpers.ts';
 import {leaseRecord} from '../../support/records.ts';
-import {readJSON, says, writeJSON} from './rig.ts';
+import {readJSON, says, writeJSON} from './pulled-store.ts';
 
 /** A store with leases `1` to `n`, one change each. */
 async function leased(t: Scope, n: number) {
