@@ -79,7 +79,7 @@ function readableContainers(store: Store, namespace: string): readonly Container
   };
   return store.view((tx) => {
     const {containers} = tx.namespace(namespace);
-    return attempt(() => containers.files()).flatMap((file) => attempt(() => [containers.at(file) ?? []].flat()));
+    return attempt(() => containers.files()).flatMap((file) => attempt(() => [containers.findByFile(file) ?? []].flat()));
   });
 }
 

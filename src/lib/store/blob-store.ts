@@ -76,11 +76,11 @@ export class BlobStore {
     } catch (err) {
       throw fromErrno(err, `content ${digest}`);
     }
-    if (stat?.isFile() === false) throw this.#noFile(digest);
+    if (stat?.isFile() === false) throw this.#notAFile(digest);
     return stat?.size;
   }
 
-  #noFile(digest: Digest): ErrdefsError {
+  #notAFile(digest: Digest): ErrdefsError {
     return new ErrdefsError('data_loss', `content ${digest} is not a file on disk`, {
       hint: REPAIR_HINT,
       details: {path: this.path(digest)},
@@ -140,7 +140,7 @@ export class BlobStore {
     } catch (err) {
       const {code} = err as NodeJS.ErrnoException;
       if (code === 'ENOENT') return undefined;
-      throw code === 'EISDIR' ? this.#noFile(digest) : fromErrno(err, `content ${digest}`);
+      throw code === 'EISDIR' ? this.#notAFile(digest) : fromErrno(err, `content ${digest}`);
     }
     const actual = `${digestParts(digest)[0]}:${hashFor(digest).update(bytes).digest('hex')}`;
     if (actual !== digest) throw this.#wrongBytes(digest, actual);
@@ -291,7 +291,7 @@ export class BlobStore {
     const [file, data] = [join(directory, 'info.json'), join(directory, 'data')];
     try {
       if (this.ingestState(key) === undefined) {
-        const isReplaceable = ![file, data].some((path) => isNoFile(path));
+        const isReplaceable = ![file, data].some((path) => isNotFile(path));
         if (!isReplaceable) this.discardIngest(key);
         writeAtomic(file, `${JSON.stringify({version: RECORD_VERSION, ...info, startedAt: new Date().toISOString()})}\n`, {sync: false});
       }
@@ -372,7 +372,7 @@ export class BlobStore {
 }
 
 /** Whether `path` cannot be a regular file because something else is there or in the place of a parent directory. */
-function isNoFile(path: string): boolean {
+function isNotFile(path: string): boolean {
   try {
     return lstatSync(path, {throwIfNoEntry: false})?.isFile() === false;
   } catch (err) {

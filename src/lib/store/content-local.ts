@@ -212,7 +212,7 @@ class LocalWriter implements ContentWriter {
     return this.#ingest;
   }
 
-  #alive(): void {
+  #assertOpen(): void {
     if (this.#closed) throw writerClosed(this.ref);
   }
 
@@ -221,12 +221,12 @@ class LocalWriter implements ContentWriter {
   }
 
   write(chunk: Uint8Array): void {
-    this.#alive();
-    (this.#ingest ?? this.#ownBytes()).write(chunk);
+    this.#assertOpen();
+    (this.#ingest ?? this.#copyShared()).write(chunk);
   }
 
   /** Copies the shared blob, so that appending does not change it. */
-  #ownBytes(): Ingest {
+  #copyShared(): Ingest {
     const ingest = this.open();
     ingest.truncate();
     const fd = openSync(this.#store.blobs.path(this.#expected.digest!), 'r');
@@ -240,24 +240,24 @@ class LocalWriter implements ContentWriter {
   }
 
   digest(): Digest {
-    this.#alive();
+    this.#assertOpen();
     return this.#ingest?.digest() ?? this.#expected.digest!;
   }
 
   status(): ContentStatus {
-    this.#alive();
+    this.#assertOpen();
     const state = this.#ingest === undefined ? undefined : this.#store.blobs.ingestState(this.#key);
     const {startedAt = this.#openedAt, updatedAt = this.#openedAt} = state ?? {};
     return {ref: this.ref, offset: this.offset, total: this.#expected.total, startedAt, updatedAt};
   }
 
   truncate(): void {
-    this.#alive();
+    this.#assertOpen();
     (this.#ingest ?? this.open()).truncate();
   }
 
   async commit(expected: Expected = {}, {labels = {}}: {readonly labels?: Labels} = {}): Promise<ContentRecord> {
-    this.#alive();
+    this.#assertOpen();
     try {
       validateLabels(labels);
       const actual = {size: this.offset, digest: () => this.digest()};

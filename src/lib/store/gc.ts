@@ -134,7 +134,7 @@ export interface Collected {
  */
 export function collect(store: Store, tx: StoreTransaction): void {
   const now = Date.now();
-  if (existsSync(store.layout.unswept) || !dropUnreachable(tx, now)) {
+  if (existsSync(store.layout.unswept) || !deleteUnreachable(tx, now)) {
     collectAll(store, tx);
     tx.rebuildRefs();
     return;
@@ -157,7 +157,7 @@ export function collectIfTouched(store: Store, tx: StoreTransaction): void {
 }
 
 /** Deletes unreachable records by reference counts. @returns false when the counts are inconsistent and everything must be marked */
-export function dropUnreachable(tx: StoreTransaction, now: number): boolean {
+export function deleteUnreachable(tx: StoreTransaction, now: number): boolean {
   const {refs} = tx;
   if (!refs.isSharedConsistent()) return false;
   const due = new Set(refs.due(now));
@@ -165,7 +165,7 @@ export function dropUnreachable(tx: StoreTransaction, now: number): boolean {
     if (tx.namespaces.find(name) === undefined) continue;
     if (!refs.isConsistent(name)) return false;
     if (due.has(name) || refs.isIndirect(name)) {
-      dropUnmarked(tx, name, now);
+      deleteUnmarked(tx, name, now);
     } else {
       const unreachable = refs.unreachable(name, now);
       if (!refs.isConsistent(name)) return false;
@@ -186,7 +186,7 @@ function deleteNode(ns: NamespaceTransaction, node: Node): void {
 }
 
 /** Marks a whole namespace and deletes the unreachable records. @returns the remaining graph, and the number of deleted records */
-function dropUnmarked(
+function deleteUnmarked(
   tx: StoreTransaction,
   name: string,
   now: number,
@@ -222,7 +222,7 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
   const layers = new Set<string>();
   const dropped = {content: 0, snapshots: 0, images: 0, leases: 0, blobs: 0, layers: 0};
   for (const {name} of tx.namespaces.list()) {
-    const {left, dropped: gone} = dropUnmarked(tx, name, now);
+    const {left, dropped: gone} = deleteUnmarked(tx, name, now);
     for (const kind of ['images', 'content', 'snapshots', 'leases'] as const) dropped[kind] += gone[kind];
     for (const {digest} of left.content) blobs.add(digest);
     for (const {layer} of left.snapshots) if (layer !== undefined) layers.add(layer);
@@ -233,23 +233,23 @@ export function collectAll(store: Store, tx: StoreTransaction): Collected {
   }
   tx.refs.willCollectShared();
   tx.afterCommit((isOvertaken) => {
-    let isAllGone = true;
+    let allDiscarded = true;
     for (const digest of store.blobs.list()) {
       if (blobs.has(digest)) continue;
       if (isOvertaken()) return;
       if (discardBlob(store, digest)) dropped.blobs++;
-      else isAllGone = false;
+      else allDiscarded = false;
     }
     for (const layer of store.layers.list()) {
       if (layers.has(layer)) continue;
       if (isOvertaken()) return;
       if (discardLayer(store, layer)) dropped.layers++;
-      else isAllGone = false;
+      else allDiscarded = false;
     }
     store.blobs.sweep();
     store.housekeeping.attempt(store.layout.root, () => sweepTemporary(store.layout.root));
     sweepLeftovers(store, now);
-    if (isAllGone) store.housekeeping.attempt(store.layout.unswept, () => unlinkIfPresent(store.layout.unswept));
+    if (allDiscarded) store.housekeeping.attempt(store.layout.unswept, () => unlinkIfPresent(store.layout.unswept));
   });
   return dropped;
 }
@@ -289,6 +289,6 @@ export function leasedDownloads(store: Store): ReadonlySet<string> {
 function sweepIngests(store: Store, now: number): void {
   const old = store.blobs.staleIngests(now);
   if (old.length === 0) return;
-  const kept = leasedDownloads(store);
-  for (const key of old) if (!kept.has(key)) store.housekeeping.attempt(`ingest ${key}`, () => void store.blobs.discardIdleIngest(key));
+  const leased = leasedDownloads(store);
+  for (const key of old) if (!leased.has(key)) store.housekeeping.attempt(`ingest ${key}`, () => void store.blobs.discardIdleIngest(key));
 }

@@ -128,9 +128,9 @@ export class JournalBackend implements Backend {
       const past = this.#asOf(generation, reader);
       try {
         const result = fn(past.reader);
-        if (past.isWhole()) return result;
+        if (past.isComplete()) return result;
       } catch (err) {
-        if (past.isWhole()) throw err;
+        if (past.isComplete()) throw err;
       }
       // We slept so long that the records needed for undoing are gone.
       if (attempt === VIEW_ATTEMPTS)
@@ -209,14 +209,14 @@ export class JournalBackend implements Backend {
     const checkpoint = this.#readCheckpoint();
     const applied = this.#applied(checkpoint);
     const generations = new Set(this.#generations());
-    const damages = new Map<string, string>();
+    const found = new Map<string, string>();
     const look = (path: string, action: () => void): void => {
       try {
         action();
       } catch (err) {
         if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
         const at = isWrongType(err) ? err.details.misfit : path;
-        damages.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
+        found.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
       }
     };
     for (const [path, parse] of [
@@ -226,18 +226,18 @@ export class JournalBackend implements Backend {
       const stat = lstatSync(path, {throwIfNoEntry: false});
       // The file is not trusted after a reboot and may be torn: it is written in place, without a sync.
       const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
-      if (stat !== undefined && !isVoid && parse(readOrUndefined(path)) === undefined) damages.set(path, 'is malformed');
+      if (stat !== undefined && !isVoid && parse(readOrUndefined(path)) === undefined) found.set(path, 'is malformed');
     }
     for (const generation of generations)
       look(this.#file(generation), () => {
         const file = this.#file(generation);
         const {writes} = this.#read(generation) ?? {writes: {}};
-        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) damages.set(file, 'is a symbolic link');
+        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) found.set(file, 'is a symbolic link');
         if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertReplaceable(this.#layout.root, path));
       });
     for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
-      if (!generations.has(generation)) damages.set(this.#file(generation), 'is missing, although later ones exist');
-    return [...damages].map(([path, problem]) => ({path, problem}));
+      if (!generations.has(generation)) found.set(this.#file(generation), 'is missing, although later ones exist');
+    return [...found].map(([path, problem]) => ({path, problem}));
   }
 
   /**
@@ -247,16 +247,16 @@ export class JournalBackend implements Backend {
   async repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
     using _lock = await this.#lock('repair of the journal');
     const done = new Map<string, string>();
-    const damages = this.findDamage();
-    if (damages.length === 0) return done;
+    const found = this.findDamage();
+    if (found.length === 0) return done;
     const {root, journal} = this.#layout;
     const isRecord = (path: string): boolean => dirname(path) === journal && /^\d{16}$/.test(basename(path));
-    for (const {path} of damages) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
+    for (const {path} of found) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
     try {
       const checkpoint = this.#readCheckpoint();
       const applied = this.#applied(checkpoint);
       const generations = this.#generations();
-      const lost = new Set(damages.map(({path}) => path));
+      const lost = new Set(found.map(({path}) => path));
       const rest = generations.filter((generation) => generation > checkpoint.generation && !lost.has(this.#file(generation)));
       this.#write(merged(rest.toSorted((a, b) => a - b).map((generation) => this.#read(generation)!)), true);
       const last = Math.max(applied, ...generations);
@@ -264,7 +264,7 @@ export class JournalBackend implements Backend {
       for (const path of [journal, root]) syncIfPresent(path);
       writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: last, bootId: bootId()})}\n`, {sync: true});
       this.#markApplied(last);
-      for (const {path} of damages.filter((damage) => isRecord(damage.path))) {
+      for (const {path} of found.filter((damage) => isRecord(damage.path))) {
         const place = moveAway(path);
         const what = Number(basename(path)) <= applied ? 'the records hold its changes' : 'changes that only it held may be lost';
         done.set(path, place === undefined ? what : `moved to ${place}; ${what}`);
@@ -418,10 +418,10 @@ export class JournalBackend implements Backend {
   }
 
   /**
-   * `reader` as of `generation`: undoes later commits, also those during its use. `isWhole` tells afterwards whether all of them could be
+   * `reader` as of `generation`: undoes later commits, also those during its use. `isComplete` tells afterwards whether all of them could be
    * undone.
    */
-  #asOf(generation: number, reader: Reader): {readonly reader: Reader; isWhole(): boolean} {
+  #asOf(generation: number, reader: Reader): {readonly reader: Reader; isComplete(): boolean} {
     let seen = generation;
     // A commit precedes its changes in record files, so looking after each read misses none.
     const undo = (): void => {
@@ -453,12 +453,12 @@ export class JournalBackend implements Backend {
       locate: (path) => reader.locate(path),
       lost: () => reader.lost(),
     });
-    const isWhole = (): boolean => {
+    const isComplete = (): boolean => {
       const applied = this.#appliedNow();
       undo();
       return seen >= applied;
     };
-    return {reader: past, isWhole};
+    return {reader: past, isComplete};
   }
 
   /** Runs the actions after a commit; a failure of one does not stop the others. */

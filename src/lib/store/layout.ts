@@ -6,7 +6,7 @@ import {createHash} from '../oci/hash.ts';
 export const RECORD_KINDS = ['images', 'containers', 'content', 'leases'] as const;
 export type RecordKind = (typeof RECORD_KINDS)[number];
 
-const LONGEST_NAME = 200;
+const MAX_NAME_LENGTH = 200;
 
 /**
  * File name of a record's key: readable, unique, never `.` or `..`. A long key keeps its beginning and gets its SHA-256; the record itself
@@ -19,7 +19,7 @@ export function recordFile(key: string): string {
     .replaceAll('%2B', '+')
     .replaceAll('~', '%7E')
     .replace(/^\./, '%2E');
-  if (name.length <= LONGEST_NAME && key.isWellFormed()) return `${name}.json`;
+  if (name.length <= MAX_NAME_LENGTH && key.isWellFormed()) return `${name}.json`;
   return `${name.slice(0, 100)}~${createHash('sha256').update(Buffer.from(key, 'utf16le')).digest('hex')}.json`;
 }
 

@@ -83,10 +83,10 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
   }
 
   find(key: string): T | undefined {
-    return this.at(recordFile(key));
+    return this.findByFile(recordFile(key));
   }
 
-  at(file: string): T | undefined {
+  findByFile(file: string): T | undefined {
     const path = `${this.#directory}/${file}`;
     const document = this.#io.get(path);
     if (document === undefined) return undefined;
@@ -104,7 +104,7 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
 
   list(): readonly T[] {
     const records = this.#io.list(this.#directory).flatMap((file) => {
-      const record = this.at(file);
+      const record = this.findByFile(file);
       return record === undefined ? [] : [{key: this.#kind.key(record), record}];
     });
     return records.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0)).map(({record}) => record);
@@ -169,7 +169,7 @@ export class Namespaces implements WritableRecordSet<NamespaceRecord> {
     this.#refs = refs;
   }
 
-  at(file: string): NamespaceRecord | undefined {
+  findByFile(file: string): NamespaceRecord | undefined {
     return this.find(file);
   }
 

@@ -92,7 +92,7 @@ function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<References, 'expires'> {
 }
 
 /** As in containerd, a prefix of the key is enough. */
-const hasRoot = (labels: Labels): boolean => Object.keys(labels).some((key) => key.startsWith(ROOT));
+const hasRootLabel = (labels: Labels): boolean => Object.keys(labels).some((key) => key.startsWith(ROOT));
 
 const references = (node: Node, own: readonly Node[], labels: Labels, more: Partial<References> = {}): References => ({
   node,
@@ -100,7 +100,7 @@ const references = (node: Node, own: readonly Node[], labels: Labels, more: Part
   nodes: [...own, ...labelReferences(labels)],
   referrers: Object.entries(labels).flatMap(([key, value]) => labelTarget(key, value, 'bref') ?? []),
   shared: [],
-  isRoot: hasRoot(labels),
+  isRoot: hasRootLabel(labels),
   isFlat: false,
   ...more,
 });
@@ -187,23 +187,23 @@ function parseUncounted(document: unknown): ReadonlyMap<string, Uncounted> | und
   const {namespaces = {}} = (document ?? {}) as {readonly namespaces?: unknown};
   if (typeof namespaces !== 'object' || namespaces === null) return undefined;
   const entries = Object.entries(namespaces as Readonly<Record<string, Uncounted>>);
-  const isWhole = entries.every(
+  const isValid = entries.every(
     ([, {expiring, indirect, due}]) =>
       [expiring, indirect].every(Number.isSafeInteger) && (due === undefined || !Number.isNaN(Date.parse(due))),
   );
-  return isWhole ? new Map(entries) : undefined;
+  return isValid ? new Map(entries) : undefined;
 }
 
 /** Stands for an unreadable count, which makes the counts inconsistent. */
 const UNREADABLE = Symbol('unreadable');
 
 /** References of a node's record; `undefined` when there is no record. @throws data_loss the record cannot be read */
-export type LookUp = (ns: string, node: Node) => References | undefined;
+export type FindReferences = (ns: string, node: Node) => References | undefined;
 
 /** Reference counts within one transaction. */
 export class RefCounts {
   readonly #io: Reader & Partial<Writer>;
-  readonly #lookUp: LookUp;
+  readonly #findReferences: FindReferences;
   /** Nodes that this transaction created or deleted, or that lost a reference or a root label; by namespace. */
   readonly #touched = new Map<string, Set<Node>>();
   /** Blobs and layers that lost their last reference in this transaction. */
@@ -215,9 +215,9 @@ export class RefCounts {
   /** False once a count was missing or impossible. */
   #consistent = true;
 
-  constructor(io: Reader & Partial<Writer>, lookUp: LookUp = () => undefined) {
+  constructor(io: Reader & Partial<Writer>, findReferences: FindReferences = () => undefined) {
     this.#io = io;
-    this.#lookUp = lookUp;
+    this.#findReferences = findReferences;
   }
 
   /** Whether the counts of a namespace and the shared counts are consistent. */
@@ -260,7 +260,7 @@ export class RefCounts {
     for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
       if (part.has(node) || unreadable.has(node)) continue;
       try {
-        const record = this.#lookUp(ns, node);
+        const record = this.#findReferences(ns, node);
         if (record === undefined || isRootAt(record, now)) continue;
         part.set(node, record);
         for (const next of record.nodes) queue.push(next);

@@ -78,7 +78,7 @@ export class Store {
       this.#formats.migrate(writer);
       const tx = new Transaction(writer);
       const result = fn(tx);
-      this.#leaveGarbage(tx);
+      this.#noteGarbage(tx);
       return result;
     });
     this.#directory.noteMigrated();
@@ -86,13 +86,13 @@ export class Store {
   }
 
   /** Notes garbage that the transaction leaves, for the next collection. */
-  #leaveGarbage(tx: Transaction): void {
+  #noteGarbage(tx: Transaction): void {
     tx.refs.deferCollection(Date.now());
-    const isHere = (key: SharedKey): boolean => {
+    const exists = (key: SharedKey): boolean => {
       const name = key.slice(key.indexOf('/') + 1);
       return key.startsWith('blob/') ? this.blobs.size(name as Digest) !== undefined : existsSync(this.layers.path(name));
     };
-    if (tx.refs.uncollected.some(isHere)) tx.afterCommit(() => this.markNeedsFullGc());
+    if (tx.refs.uncollected.some(exists)) tx.afterCommit(() => this.markNeedsFullGc());
   }
 
   /**
@@ -178,7 +178,7 @@ export class Store {
   }
 
   /** Removes temporary files of killed processes beside records, in the journal and in the cache. */
-  sweepHalfWritten(): void {
+  sweepTemporaryFiles(): void {
     const {root, journal, cache} = this.layout;
     const directories = [recordPath.namespaces, recordPath.sharedRefs].flatMap((top) => directoriesBelow(join(root, top)));
     for (const directory of [...directories, journal, ...directoriesBelow(cache)])

@@ -11,7 +11,7 @@ export interface RecordSet<T> {
   /** @throws not_found */
   get(key: string): T;
   /** The record in a file of the set's directory, for callers that know which files changed. */
-  at(file: string): T | undefined;
+  findByFile(file: string): T | undefined;
   /** All records, sorted by key. */
   list(): readonly T[];
   /** File names, for callers that need no contents. */

@@ -123,7 +123,7 @@ function refresh(
   }
   // Images that have no row yet.
   const added = touched.filter((path) => path.startsWith(images) && !seen.has(path));
-  for (const path of added) remake(records.at(path.slice(images.length)));
+  for (const path of added) remake(records.findByFile(path.slice(images.length)));
   const sorted = [...rows.values()].sort((a, b) => (a.image.name < b.image.name ? -1 : 1));
   return {cache: {version: CACHE_VERSION, bootId: bootId(), generation: tx.generation, rows: sorted}, fresh};
 }

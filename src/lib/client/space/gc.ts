@@ -25,7 +25,7 @@ async function collectEverything(context: Context): Promise<GcResult> {
   const {store} = context;
   sweepState(context);
   await sweepRuns(context);
-  store.sweepHalfWritten();
+  store.sweepTemporaryFiles();
   const {sweepMounts} = await import('../api/host-mounts.ts');
   await sweepMounts(context);
   const collected = await store.update('collection', (tx) => {

@@ -1,6 +1,6 @@
 /** `prune`: frees space. One transaction, or the rehearsal of one, decides what is removed. */
 import type {Digest} from '../../oci/descriptor.ts';
-import {collectAll, dropUnreachable, isLeaseAbandoned, isLeaseExpired, leasedDownloads, recountIfInconsistent} from '../../store/gc.ts';
+import {collectAll, deleteUnreachable, isLeaseAbandoned, isLeaseExpired, leasedDownloads, recountIfInconsistent} from '../../store/gc.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import {blobKey, layerKey, type SharedKey} from '../../store/refcounts.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
@@ -151,7 +151,7 @@ class Prune {
     for (const {ns, image} of candidates) {
       if (left <= keepBytes) return;
       ns.images.delete(image.name);
-      if (!dropUnreachable(tx, this.#now)) countAll();
+      if (!deleteUnreachable(tx, this.#now)) countAll();
       for (const key of releasedShared) {
         if (counted.has(key)) continue;
         counted.add(key);
