@@ -154,7 +154,7 @@ export class ExtractionTree {
   parentOf(name: string, time: Times): Dir {
     if (name === this.#lastName) return this.#lastDir!;
     const {dir, missing} = this.resolve(name);
-    // This is the first entry other than a whiteout. Without lower layers, only this entry would create the directory.
+    // A directory created for whiteouts alone takes its mtime from the first other entry, which this is.
     for (let at: Dir | undefined = dir; at?.origin === 'implicit' && !at.hasNonWhiteout; at = at.parent)
       at.attributes = {...at.attributes, ...timesOf(time)};
     const parent = this.makeDirs(dir, missing, time);
