@@ -1,8 +1,8 @@
 /**
- * Whole processes at once: each ends with the right answer or an error of a class that says why, in bounded time, and
- * what they leave is whole. No lock is held over network, hashing, extraction or a child.
+ * Concurrent processes: each ends in bounded time with the right result, or with an error of a class that says why, and leaves a
+ * consistent store. No lock is held during network access, hashing, extraction or a child process.
  *
- * By default 2 and 8 processes, and 32 once; `BERTH_TEST_TORTURE=1` has 32 everywhere.
+ * By default 2 and 8 processes, and 32 once; with `BERTH_TEST_TORTURE=1` 32 everywhere.
  */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';

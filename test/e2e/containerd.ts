@@ -1,4 +1,4 @@
-/** A containerd of the test's own, to compare with: its directories, its socket and its mounts are nobody else's and end with the scope. */
+/** A private containerd to compare with. Its directories, socket and mounts belong to the test and end with the scope. */
 import assert from 'node:assert/strict';
 import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';

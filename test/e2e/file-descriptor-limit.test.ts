@@ -1,4 +1,4 @@
-/** Commands that may have only a few open files: what cannot be opened ends them, with its class; it never keeps them waiting. */
+/** Commands with a low limit of open files: a failed open ends the command with the right class; it never hangs. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {it} from 'node:test';

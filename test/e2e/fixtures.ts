@@ -1,4 +1,6 @@
-/** What the proofs of the main job share: real images in a real registry, a wire that is slow on request, the disk as du and find see it. */
+/**
+ * Fixtures of the end-to-end tests: real images in a real registry, a proxy that limits bandwidth, and disk usage as du and find see it.
+ */
 import assert from 'node:assert/strict';
 import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';

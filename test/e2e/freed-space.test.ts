@@ -1,4 +1,4 @@
-/** What is removed gives its space back at once, and takes nothing from others. */
+/** Removing frees disk space at once, and removes nothing that others need. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';

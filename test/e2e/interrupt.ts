@@ -1,4 +1,4 @@
-/** Whole commands in the test's own process, or in one of their own, to be stopped at a call that changes something, or to fail at it. */
+/** Runs whole commands, in the test's process or in a child, and stops them or makes them fail at a chosen call. */
 import assert from 'node:assert/strict';
 import {type ChildProcess, execFileSync, spawn} from 'node:child_process';
 import {once} from 'node:events';

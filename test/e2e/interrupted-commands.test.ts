@@ -1,10 +1,10 @@
 /**
- * Commands that are stopped, or fail, at every call that changes something: the next command works at once, `check --deep`
- * finds nothing wrong, no other namespace loses anything, and the same command again ends where it would have ended.
+ * Commands that are stopped, or that fail, at each call that changes something. The next command works at once, `check --deep` finds no
+ * damage, no other namespace loses anything, and repeating the command gives its normal result.
  *
- * Most stops happen in this process: every call from the n-th on fails, and what lies there is then made a dead one's. A
- * sample is killed for real. `BERTH_TEST_TORTURE=1` stops and fails at every n; of the errors each n gets one, and of the calls that
- * read one in four fails: others on the next day, so that four days try all.
+ * Most stops happen in this process: all calls from the n-th on fail, and the test then gives the leftovers the identity of a dead
+ * process. A sample is really killed. `BERTH_TEST_TORTURE=1` tries every n, with one error for each n, and one in four of the calls that
+ * read: four days try all of them.
  */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync} from 'node:fs';

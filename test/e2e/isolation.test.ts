@@ -1,6 +1,6 @@
 /**
- * Namespaces do not see each other, other users see nothing, and secrets are seen nowhere. What is changed is changed by the
- * program, what is seen is read in this process.
+ * Namespaces do not see each other, other users see nothing, and secrets appear nowhere. The program makes the changes; the test process
+ * looks at the result.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';

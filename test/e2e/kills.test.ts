@@ -1,6 +1,6 @@
 /**
- * kill -9 at any moment of a pull and of a run: the next command works at once, nothing of what is said to be there is
- * missing, and what was half-made is gone with the next deletion.
+ * kill -9 at any moment of a pull and of a run: the next command works at once, nothing recorded is missing, and the next deletion removes
+ * incomplete files.
  */
 import assert from 'node:assert/strict';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';

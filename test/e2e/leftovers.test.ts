@@ -1,6 +1,6 @@
 /**
- * kill -9 of the command, the runtime and the container, each and together, at every step of `run --rm`: after the next
- * cleaning command there is no bundle, cgroup, state of the runtime, mount or process of it.
+ * kill -9 of the command, the runtime and the container, alone and together, at every step of `run --rm`: the next cleaning command
+ * removes its bundle, cgroup, runtime state, mounts and processes.
  */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} from 'node:fs';

@@ -1,4 +1,4 @@
-/** A root that lies on overlayfs, as in most containers: pull and run say what doctor knows, and its advice works. */
+/** A root on overlayfs, as in most containers: pull and run give the advice of doctor, and the advice works. */
 import assert from 'node:assert/strict';
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';

@@ -1,4 +1,4 @@
-/** What a pull takes of images for other platforms, or for none that they name, beside containerd's own ctr. */
+/** Platforms that a pull selects, compared with containerd's ctr. */
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {gzipSync} from 'node:zlib';

@@ -1,4 +1,4 @@
-/** Directories that are named relative to the current one are those, for every command and every program that one starts. */
+/** Relative directories in options are resolved against the working directory, also for programs that a command starts. */
 import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync} from 'node:fs';
 import {join} from 'node:path';

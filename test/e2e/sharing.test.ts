@@ -1,4 +1,4 @@
-/** Blobs and layers are shared: by namespaces, by processes at work at the same time, and by a process with the one that was killed before it. */
+/** Blobs and layers are shared: between namespaces, between concurrent processes, and by a killed process with its successor. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';

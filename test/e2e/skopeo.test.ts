@@ -1,4 +1,4 @@
-/** What we say of an image is what skopeo says of it; and names mean what they mean to docker's users. */
+/** Images look the same to berth and skopeo, and names mean the same as for docker. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {createHash} from 'node:crypto';

@@ -1,6 +1,6 @@
 /**
- * A pull that is stopped in the middle (SIGSTOP: it holds its locks, and makes no progress) holds up no other pull of the same blobs
- * for longer than `--lock-timeout`, and does no harm when it goes on. It is stopped at generated points.
+ * A stopped pull (SIGSTOP: it holds its locks and makes no progress) delays another pull of the same blobs by no more than
+ * `--lock-timeout`, and does no harm when it continues. It is stopped at generated points.
  */
 import assert from 'node:assert/strict';
 import {randomBytes, randomInt} from 'node:crypto';

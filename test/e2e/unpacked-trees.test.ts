@@ -1,6 +1,6 @@
 /**
- * What is unpacked is what others unpack: entry by entry, attribute by attribute, seen through our own mounts, for every
- * snapshotter on both engines, beside umoci and containerd.
+ * Unpacked trees equal those of umoci and containerd, in every entry and attribute, for every snapshotter on both engines. The test reads
+ * them through the mounts that a container gets.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';

@@ -1,4 +1,4 @@
-/** Layers that come at once, of very different size, in the executable: its engine has queues of its own for its threads. */
+/** Small and large layers that arrive together, in the compiled executable, whose engine has its own message queues for threads. */
 import assert from 'node:assert/strict';
 import {createHash, randomBytes} from 'node:crypto';
 import {describe, it} from 'node:test';

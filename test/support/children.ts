@@ -1,4 +1,4 @@
-/** Test code in processes of its own: real locks, real kills. */
+/** Runs test code in child processes, for real locks and real kills. */
 import {type ChildProcess, type SpawnOptions, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import type {Readable} from 'node:stream';

@@ -1,4 +1,4 @@
-/** Content without a disk, for tests and for scratch stores. */
+/** A content store in memory, for tests. */
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {type Digest, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {createHash} from '../../src/lib/oci/hash.ts';

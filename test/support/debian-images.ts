@@ -1,4 +1,4 @@
-/** Where Debian images are made: a tree that programs change, and a layer of each change. Needs root and a mirror. */
+/** Builds Debian images: programs change a tree, and each change becomes a layer. Needs root and a mirror. */
 import {execFileSync} from 'node:child_process';
 import {closeSync, mkdirSync, openSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';

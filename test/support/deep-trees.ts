@@ -1,4 +1,4 @@
-/** Trees deeper than a path is long, as a process makes them that changes directory on the way. */
+/** Trees deeper than the longest path, which a process can make by changing directory. */
 import {linkSync, mkdirSync, writeFileSync} from 'node:fs';
 
 /**

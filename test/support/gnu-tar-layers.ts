@@ -1,6 +1,6 @@
 /**
- * Layers that are lawful and awkward, each made by GNU tar from a real tree, so that nobody's tar library has a say in them.
- * Needs root, for owners, devices and capabilities.
+ * Valid but unusual layers, made by GNU tar from real trees, so that they do not depend on a tar library. Needs root, for owners, devices
+ * and capabilities.
  */
 import {execFileSync} from 'node:child_process';
 import {mkdirSync, readdirSync, readFileSync, rmSync} from 'node:fs';

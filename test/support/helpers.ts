@@ -1,8 +1,8 @@
 /**
- * What every test may lean on: directories that vanish, needs that skip aloud, a client on a store of its own.
+ * Helpers of all tests: temporary directories, requirements that skip a test, and a client with its own store.
  *
- * A need that is not met skips the test with its reason, which the runner counts and prints at the end. Under `CI=true`
- * nobody reads skips, so there it fails the test instead. Usage: `if (!requiresRoot(t)) return;`.
+ * An unmet requirement skips the test with its reason, which the runner counts and prints at the end. Under `CI=true` it fails the test
+ * instead. Usage: `if (!requiresRoot(t)) return;`.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';

@@ -1,9 +1,9 @@
 /**
- * Real images for tests, each an OCI layout in a cache directory (`.cache/images`, or `BERTH_TEST_CACHE`), built once by the
- * first who asks. `scripts/make-test-images.ts` builds them ahead of the tests.
+ * Real images for tests, each an OCI layout in a cache directory (`.cache/images`, or `BERTH_TEST_CACHE`). The first test that needs one
+ * builds it; `scripts/make-test-images.ts` builds them ahead of the tests.
  *
- * `pushImage` of `./registry.ts` puts a layout into a registry. umoci and skopeo read those with OCI types as
- * `oci:<layout>:latest`; those with docker's types go to them by way of a registry.
+ * `pushImage` of `./registry.ts` pushes a layout to a registry. umoci and skopeo read those with OCI types as `oci:<layout>:latest`, and
+ * those with docker's types from a registry.
  */
 import {execFileSync} from 'node:child_process';
 import {

@@ -1,6 +1,6 @@
 /**
- * Whether a state directory is whole. Reads what lies there with its own eyes: a bug in the store's own reading must not
- * hide what it broke. After Models 35: after an action, look at everything.
+ * Checks a state directory for consistency. It reads the files itself, so that a bug in the store's reading cannot hide damage. After
+ * Models 35: after an action, look at everything.
  */
 import {createHash} from 'node:crypto';
 import {lstatSync, readdirSync, readFileSync, statSync} from 'node:fs';

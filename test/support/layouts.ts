@@ -1,4 +1,4 @@
-/** OCI layouts made by hand: what tests need to say exactly what a registry or a store holds. Docker's media types are welcome too. */
+/** OCI layouts made by hand, for tests that need exact content in a registry or a store. Docker's media types work, too. */
 import {createHash} from 'node:crypto';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';

@@ -1,4 +1,4 @@
-/** Layers mounted from loop devices, on machines that can do better. */
+/** Makes a store mount layers from loop devices, on machines that can mount them from files. */
 import assert from 'node:assert/strict';
 import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';

@@ -1,4 +1,4 @@
-/** Metadata without a disk. */
+/** Metadata in memory. */
 import {type Backend, type Damage, type Reader, type Writer, WriteSet} from '../../src/lib/store/metadata-backend.ts';
 
 export class MemoryBackend implements Backend {

@@ -1,4 +1,4 @@
-/** A snapshot's tree as a container would see it: mounted by the runtime's own means in a mount namespace that ends with the look. */
+/** Reads a snapshot's tree as a container sees it: mounted by the runtime's code in a temporary mount namespace. */
 import {mkdtempSync, realpathSync, rmdirSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';

@@ -1,4 +1,4 @@
-/** Names of files that shells, mount(8), fstab(5) and overlayfs could stumble over. */
+/** File names with characters that are special to shells, mount(8), fstab(5) or overlayfs. */
 import type {Random} from '../fuzz/seeded-random.ts';
 
 export const ODD_NAMES = [

@@ -1,4 +1,4 @@
-/** Mounts to look at from outside, for a test. */
+/** Mounts in a private mount namespace, for tests that look at them from outside. */
 import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
 import {type MountHolder, startMountHolder} from '../../src/lib/runtime/private-mount.ts';
 

@@ -1,4 +1,4 @@
-/** Static programs of a few instructions, for images whose containers run. */
+/** Tiny static programs, for images whose containers run. */
 
 const CODE: Readonly<Record<string, Readonly<Record<'exit' | 'wait', readonly number[]>>>> = {
   x64: {

@@ -1,4 +1,4 @@
-/** Records by hand, for tests that need no registry. */
+/** Records made by hand, for tests without a registry. */
 import {createHash, randomBytes} from 'node:crypto';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';

@@ -1,6 +1,6 @@
 /**
- * A real registry on loopback: Debian's docker-registry with a storage directory of its own, an access log that can be
- * read, and images put into it byte for byte.
+ * A real registry on loopback: Debian's docker-registry with its own storage directory and an access log. Tests put images into it byte
+ * for byte.
  */
 import assert from 'node:assert/strict';
 import {type ChildProcess, spawn} from 'node:child_process';

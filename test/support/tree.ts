@@ -1,4 +1,4 @@
-/** Trees on disk, read with every attribute, and compared. Needs root for attributes that only root may read. */
+/** Reads trees on disk with all attributes, and compares them. Needs root for attributes that only root may read. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
 import {createHash} from 'node:crypto';

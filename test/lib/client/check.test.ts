@@ -1,4 +1,4 @@
-/** A store is spoilt in every way that one can think of: check names it, touches nothing, and repairs what can be repaired. */
+/** `check` on a damaged store: it names each damage, changes nothing, and with `--repair` repairs what can be repaired. */
 import assert from 'node:assert/strict';
 import {
   chmodSync,

@@ -1,4 +1,4 @@
-/** Sequences of commands, for those who interrupt them. Each command may be run again on whatever an earlier run left, and then ends in the same state. */
+/** Sequences of commands, for tests that interrupt them. Each command can be repeated after an interruption, and ends in the same state. */
 import {existsSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {Readable} from 'node:stream';

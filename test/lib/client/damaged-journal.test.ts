@@ -1,4 +1,4 @@
-/** A journal that cannot be read, or not be applied: it is said what is in the way, and `check --repair` goes on with what is left. */
+/** A journal that cannot be read or applied: the error names the file, and `check --repair` continues with the rest. */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';

@@ -1,4 +1,4 @@
-/** A tree that a container has made deeper than a path is long: nothing that walks it minds. */
+/** A container's tree that is deeper than the longest path: every command that walks it works. */
 import assert from 'node:assert/strict';
 import {readdirSync} from 'node:fs';
 import {describe, it} from 'node:test';

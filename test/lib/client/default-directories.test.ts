@@ -1,4 +1,4 @@
-/** Where state lies: whatever the environment holds, and whatever somebody else has put in its place. */
+/** Default root and state directories, for any environment, and for directories of other users. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {chmodSync, chownSync, existsSync, lchownSync, linkSync, mkdirSync, statSync, symlinkSync, writeFileSync} from 'node:fs';

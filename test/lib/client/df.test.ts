@@ -1,4 +1,4 @@
-/** df says what du says, and whose it is. */
+/** df agrees with du(1), and assigns usage to namespaces. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';

@@ -1,8 +1,8 @@
 /**
- * Registries that fail, and what a pull keeps whatever they do: faults × the request that they befall × authentication × what becomes
- * of ranges × connections that end with each answer, generated. A pull succeeds with the right digests, or ends within its budget with
- * a class of the table; another pull of the same blobs, whose registry is healthy, is not held up; bytes that have come are not asked
- * for again; and the next pull has all.
+ * Pulls from failing registries, generated: faults × the affected request × authentication × support of ranges × connections that end with
+ * each response.
+ * A pull succeeds with the right digests, or ends within its time limit with an error class of the table. Another pull of the same blobs
+ * from a healthy registry is not delayed, received bytes are not requested again, and the next pull completes.
  *
  * By default a sample, with `BERTH_TEST_TORTURE=1` all.
  */

@@ -1,8 +1,8 @@
 /**
- * A disk on which nothing is left, whatever was done while it filled: what removes something still does, and gives its space back.
+ * A full disk, whatever the command was doing while it filled: removals still work, and free space.
  *
- * Each case is a small filesystem of its own with an image and a container, filled up to a level; then a change, which may fail for
- * want of room; then somebody takes all that is left, before each of the removals.
+ * Each case has its own small filesystem with an image and a container, filled to a level. Then a change runs, which may fail for lack of
+ * space. Before each removal the test takes all space that is left.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';

@@ -1,6 +1,6 @@
 /**
- * After a command that removes something there is nothing left to collect: random graphs, and random commands on them, beside
- * a model of containerd's collector.
+ * After each removing command nothing is left to collect: random graphs and random commands, compared with a model of containerd's
+ * collector.
  */
 import assert from 'node:assert/strict';
 import {existsSync, mkdirSync, rmSync, writeFileSync} from 'node:fs';

@@ -1,4 +1,4 @@
-/** Mounts on this machine, each test in a mount namespace of its own. */
+/** Mounts on this machine. Each test has its own mount namespace. */
 import assert from 'node:assert/strict';
 import {spawn} from 'node:child_process';
 import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';

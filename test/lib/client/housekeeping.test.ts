@@ -1,9 +1,9 @@
 /**
- * Clean-up never changes the result of a command that did its work: whatever of it fails, output, exit status and records are
- * those of the undisturbed run, one warning tells of it, and once the obstacle is gone `gc` leaves nothing.
+ * Failures of clean-up never change the result of a command. Output, exit status and records are those of an undisturbed run, one warning
+ * reports the failure, and once the obstacle is gone `gc` leaves nothing.
  *
- * The calls of the clean-up are found, not listed: all after the last commit of a command, and all that touch what dead processes
- * left. Each of them fails in turn, with each errno that a real obstacle has; `BERTH_TEST_TORTURE=1` tries every pair.
+ * The test finds the calls of the clean-up itself: all calls after the last commit of a command, and all calls on leftovers of dead
+ * processes. Each fails in turn, with each errno of a real obstacle; `BERTH_TEST_TORTURE=1` tries every pair.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';

@@ -1,4 +1,4 @@
-/** What `images check` says of an image, whatever of it is here. */
+/** `images check`, with any part of an image missing. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import type {ImageCheck, NamespaceClient} from '../../../src/lib/client/types/index.ts';

@@ -1,6 +1,6 @@
 /**
- * Whatever a layer's index says, a check ends soon, says that this layer is damaged or that its tree is what it should be, and a
- * repair brings every byte back. Seeds as in test/fuzz/fuzzer.ts.
+ * Damaged indexes of layers: a check ends soon and reports the layer as damaged, unless its tree is still right, and a repair restores
+ * every byte. Seeds as in test/fuzz/fuzzer.ts.
  */
 import assert from 'node:assert/strict';
 import {readFileSync, truncateSync, writeFileSync} from 'node:fs';

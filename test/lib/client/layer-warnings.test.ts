@@ -1,4 +1,4 @@
-/** What a layer could not be given is told by whatever command unpacks it: the pull in its result, all others as a warning. */
+/** Warnings about attributes that a layer could not be given: a pull returns them, other commands warn. */
 import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';

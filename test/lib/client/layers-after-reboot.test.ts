@@ -1,6 +1,6 @@
 /**
- * A layer is trusted within the boot that made it, unless it is known to be on the disk. What meets one that is not makes it
- * anew from its blob, whatever has become of it; what a user wrote is no cache, and is never taken away.
+ * Layers that were unpacked in an earlier boot: unless they were synced, they are rebuilt from their blobs. A user's own tree is never
+ * removed.
  */
 import assert from 'node:assert/strict';
 import {existsSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync} from 'node:fs';

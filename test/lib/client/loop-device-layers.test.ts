@@ -1,4 +1,4 @@
-/** Where the kernel mounts EROFS images only from block devices: the same trees, of one file a layer. */
+/** Layers on a kernel that mounts EROFS images only from block devices: the same trees, with one file for each layer. */
 import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';

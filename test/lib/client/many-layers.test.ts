@@ -1,4 +1,4 @@
-/** Images of as many layers as the kernel stacks, and state directories with names that mounts could stumble over. */
+/** Images with the largest number of layers that the kernel stacks, and state directories with unusual names. */
 import assert from 'node:assert/strict';
 import {closeSync, mkdirSync, openSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';

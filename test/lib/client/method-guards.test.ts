@@ -1,6 +1,6 @@
 /**
- * Every failure of the library is an `ErrdefsError` of the right class: whatever is passed to a method, after `close()`, and
- * wherever a call is aborted. The methods are those of the table that guards them.
+ * Every failure of the library is an `ErrdefsError` of the right class: for any arguments, after `close()`, and for an abort at any point.
+ * The guards' table lists the methods.
  */
 import assert from 'node:assert/strict';
 import {getEventListeners} from 'node:events';

@@ -1,4 +1,6 @@
-/** Mounts on a machine of its own: run by host-mounts.test.ts in a private mount namespace, so that nobody else sees them. */
+/**
+ * Mounts and unmounts snapshots. host-mounts.test.ts runs it in a private mount namespace, so that other processes do not see the mounts.
+ */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, symlinkSync, writeFileSync} from 'node:fs';

@@ -1,4 +1,4 @@
-/** What is printed for a shell is run by shells, as it stands: whatever the snapshotter, the layers and the names. */
+/** Runs the printed mount scripts in shells, for every snapshotter, any number of layers, and unusual names. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {mkdirSync, readdirSync, renameSync, rmSync} from 'node:fs';

@@ -1,9 +1,9 @@
 /**
- * The power goes at every change that a command makes to the disk: whatever a filesystem may keep of it, what was committed
- * is there and whole, nothing torn is believed, the same command succeeds, and what it needs is made anew.
+ * A power loss at each change that a command makes to the disk. Whatever a filesystem keeps of it: committed data is complete, nothing
+ * torn is trusted, the same command succeeds, and lost layers are rebuilt.
  *
- * A child runs the commands and is recorded; each prefix of its log gives the states of fakes/powerloss.ts, in which this
- * process, of another boot, looks around. By default some prefixes are tried, with `BERTH_TEST_TORTURE=1` all.
+ * A recorded child runs the commands. Each prefix of its log gives the disk states of fakes/powerloss.ts, and this process inspects them
+ * as if in a later boot. By default it tries some prefixes, with `BERTH_TEST_TORTURE=1` all.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';

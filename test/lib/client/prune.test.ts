@@ -1,4 +1,4 @@
-/** prune makes the room that it says, takes the oldest first, and leaves to each what is his. */
+/** prune frees what it reports, removes the oldest first, and leaves other namespaces alone. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {existsSync, mkdirSync, utimesSync, writeFileSync} from 'node:fs';

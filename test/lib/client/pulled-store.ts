@@ -1,4 +1,4 @@
-/** A store with an image of two layers, as a registry on loopback gave it, to be spoilt by hand and looked at again. */
+/** A store with an image of two layers, pulled from a registry on loopback, for tests that damage it. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';

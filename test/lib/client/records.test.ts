@@ -1,4 +1,4 @@
-/** What the library does with records alone: no registry, no runtime. Scenarios after containerd, core/metadata/*_test.go. */
+/** Methods of the library that need only records: no registry, no runtime. Scenarios after containerd, core/metadata/*_test.go. */
 import assert from 'node:assert/strict';
 import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';

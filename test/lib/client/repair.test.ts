@@ -1,4 +1,4 @@
-/** What a repair owes to those whose things are damaged: what can be had comes back, and nothing that a user made is lost. */
+/** `check --repair` restores everything that can be restored, and loses nothing that a user made. */
 import assert from 'node:assert/strict';
 import {copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync} from 'node:fs';
 import {basename, join} from 'node:path';

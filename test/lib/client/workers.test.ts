@@ -1,4 +1,4 @@
-/** The worker threads, with jobs given to them as pulls do. */
+/** The worker threads, with the jobs of pulls. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
 import {existsSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
