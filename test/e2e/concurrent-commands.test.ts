@@ -205,9 +205,9 @@ async function storm(
 
 // ---- pulls -----------------------------------------------------------------------------------------------------------
 
-describe('pulls at the same time', () => {
+describe('concurrent pulls', () => {
   for (const count of [...new Set([...CROWDS, 32])])
-    it(`${count} of one image bring each layer over the wire once, and all end well`, async (t) => {
+    it(`${count} of one image download each layer once, and all succeed`, async (t) => {
       if (!requiresRuntime(t)) return;
       const {registry, images} = await stock(t, 2);
       const {ref, config, layers} = images[1]!;
@@ -234,7 +234,7 @@ describe('pulls at the same time', () => {
     });
 
   for (const count of CROWDS)
-    it(`${count} of images that share layers bring each layer over the wire once`, async (t) => {
+    it(`${count} of images that share layers download each layer once`, async (t) => {
       if (!requiresRuntime(t)) return;
       const {registry, images} = await stock(t, count);
       const ctr = commandLine(t, 'executable');
@@ -255,7 +255,7 @@ describe('pulls at the same time', () => {
     });
 
   for (const count of CROWDS)
-    it(`${count} processes that pull, remove, prune, collect and run get right answers, and what is pulled last runs`, {
+    it(`${count} processes that pull, remove, prune, collect and run get right results, and the last pulled image runs`, {
       timeout: 300_000,
     }, async (t) => {
       if (!requiresRuntime(t)) return;
@@ -371,7 +371,7 @@ describe('containers', () => {
 
   for (const flags of [['--rm'], []])
     for (const count of CROWDS)
-      it(`${count} that want one id${flags.map((flag) => `, with ${flag}`).join('')}: one has it, and the others are told so`, async (t) => {
+      it(`${count} that want one id${flags.map((flag) => `, with ${flag}`).join('')}: one gets it, and the others fail with already_exists`, async (t) => {
         if (!requiresRuntime(t)) return;
         const {images} = await stock(t, 1);
         const {ref} = images[0]!;
@@ -402,7 +402,7 @@ describe('containers', () => {
       });
 
   for (const count of CROWDS)
-    it(`${count} processes run and remove containers of few ids, and none is taken from under its run`, {timeout: 300_000}, async (t) => {
+    it(`${count} processes run and remove containers of few ids, and no running one is removed`, {timeout: 300_000}, async (t) => {
       if (!requiresRuntime(t)) return;
       const {images} = await stock(t, 1);
       const {ref} = images[0]!;
@@ -568,7 +568,7 @@ describe('no lock is held', () => {
     ['the manifest', /\/manifests\//],
     ['a layer', /\/blobs\//],
   ] as const)
-    it(`over the network: while a registry is silent in the middle of ${what}`, async (t) => {
+    it(`during network access: while a registry is silent in the middle of ${what}`, async (t) => {
       if (!requiresRuntime(t)) return;
       const {ctr, registry, small, large, layer} = await largeLayer(t, 100);
       registry.clear();
@@ -579,7 +579,7 @@ describe('no lock is held', () => {
       assert.ok(pulling.running(), 'it still waits');
     });
 
-  it('over standard input, and what is hashed from there', async (t) => {
+  it('while standard input is read and hashed', async (t) => {
     if (!requiresRuntime(t)) return;
     const {ctr, small} = await largeLayer(t, 1);
     const ingesting = spawn(join(repository, 'bin/ctr'), ['content', 'ingest', 'slow'], {
@@ -621,7 +621,7 @@ describe('no lock is held', () => {
       }
     });
 
-  it('over a child: while a container runs', async (t) => {
+  it('while a container runs', async (t) => {
     if (!requiresRuntime(t)) return;
     const {ctr, small} = await largeLayer(t, 1);
     const gate = gated(t);
@@ -643,7 +643,7 @@ describe('a lock', () => {
     return script;
   };
 
-  it('whose holder was killed costs the next command no more than 100 ms', async (t) => {
+  it('of a killed holder delays the next command by no more than 100 ms', async (t) => {
     const ctr = commandLine(t, 'executable');
     const best = {free: Number.POSITIVE_INFINITY, dead: Number.POSITIVE_INFINITY, dying: Number.POSITIVE_INFINITY};
     const change = async (key: keyof typeof best, begun = performance.now()): Promise<void> => {
@@ -703,7 +703,7 @@ describe('a lock', () => {
     return {ended, goOn: () => signal('SIGCONT')};
   };
 
-  it('stays with a command that is stopped in the middle of its commit, and the next is told who it is', async (t) => {
+  it('stays with a command that is stopped in the middle of its commit, and the next error names the holder', async (t) => {
     if (!requiresProgram(t, 'strace')) return;
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'shared']);
@@ -733,7 +733,7 @@ describe('a lock', () => {
       : []),
   ] as const;
   for (const [calls, n] of POINTS)
-    it(`taken from a command that sleeps at call ${n} of ${calls} is never two's: what it commits is another generation`, async (t) => {
+    it(`taken from a command that sleeps at call ${n} of ${calls} never has two holders: its commit gets a new generation`, async (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'strace', 'unshare') || !requiresOneClock(t, 'a sign of life is a file time')) return;
       const ctr = commandLine(t, 'executable');
       await ctr.ok(['namespaces', 'create', 'shared']);
@@ -752,7 +752,7 @@ describe('a lock', () => {
       assertGenerations(ctr, 3);
     });
 
-  it("taken from a process whose event loop stood still is never two's: its change is made again on top of the other", async (t) => {
+  it('taken from a process with a blocked event loop never has two holders: its change is repeated on top of the other', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare') || !requiresOneClock(t, 'a sign of life is a file time')) return;
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'shared']);
@@ -782,7 +782,7 @@ describe('a lock', () => {
     assertGenerations(ctr, 3);
   });
 
-  it('is waited for in turn: 32 processes that each make 20 small changes', {timeout: 120_000}, async (t) => {
+  it('is granted in order: 32 processes that each make 20 small changes', {timeout: 120_000}, async (t) => {
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'shared']);
     const code = `

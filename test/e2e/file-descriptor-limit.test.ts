@@ -16,7 +16,7 @@ const MOST = 42;
 const TIMEOUT_MS = 60_000;
 
 forEachEngine('a pull with few descriptors', (engine) => {
-  it('ends, with a pulled image or with what there was too little of, and the next one succeeds', {timeout: 10 * TIMEOUT_MS}, async (t) => {
+  it('ends with a pulled image or with the right error, and the next one succeeds', {timeout: 10 * TIMEOUT_MS}, async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'prlimit')) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;

@@ -40,7 +40,7 @@ async function assertEmpty(ctr: CommandLine, empty: number): Promise<void> {
 }
 
 describe('images rm', () => {
-  it('of the last reference gives the disk back; of one before, only what no other namespace needs', async (t) => {
+  it('of the last reference frees all its space; of an earlier one, only what no other namespace needs', async (t) => {
     if (!requiresRuntime(t)) return;
     const image = await published(t, IMAGE);
     if (image === undefined) return;
@@ -64,7 +64,7 @@ describe('images rm', () => {
     await assertEmpty(ctr, empty);
   });
 
-  it('leaves what a container stands on, and containers rm gives that back', async (t) => {
+  it('keeps the layers of a container, and containers rm frees them', async (t) => {
     if (!requiresRuntime(t)) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;
@@ -80,7 +80,7 @@ describe('images rm', () => {
     assertNoRuns(ctr.env.BERTH_STATE!);
   });
 
-  it('leaves another image that has the same layers whole', async (t) => {
+  it('keeps another image with the same layers complete', async (t) => {
     if (!requiresRuntime(t)) return;
     const [gzip, zstd] = [await published(t, 'busybox'), await published(t, 'busybox-zstd')];
     if (gzip === undefined || zstd === undefined) return;
@@ -96,7 +96,7 @@ describe('images rm', () => {
 });
 
 describe('a tag that moves', () => {
-  it('gives back what only the image before it needed', async (t) => {
+  it('frees what only the previous image needed', async (t) => {
     if (!requiresRoot(t)) return;
     const [small, moved] = [await published(t, 'busybox-plain'), await published(t, 'awkward')];
     if (small === undefined || moved === undefined) return;
@@ -115,7 +115,7 @@ describe('a tag that moves', () => {
 });
 
 describe('namespaces rm --recursive', () => {
-  it('removes all that is in it, gives the disk back, and leaves other namespaces whole', async (t) => {
+  it('removes its content, frees the space, and keeps other namespaces complete', async (t) => {
     if (!requiresRuntime(t)) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;

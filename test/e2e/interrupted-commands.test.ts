@@ -457,7 +457,7 @@ describe('a command', () => {
       };
 
       if (scenario.reads !== undefined)
-        it('says what went wrong and loses nothing when a call that reads fails', async (t) => {
+        it('reports the error and loses nothing when a call that reads fails', async (t) => {
           if (!requiresProgram(t, 'strace')) return;
           const trial = await begin(t);
           if (trial === undefined) return;
@@ -476,13 +476,12 @@ describe('a command', () => {
         });
       if (scenario.reads === 'only') return;
 
-      it('leaves nothing broken and nothing in the way when it is stopped', (t) =>
-        forEachCall(t, STRIDE.here, (trial, at, n) => trial.stop(at, n)));
+      it('leaves no damage and no obstacle when it is stopped', (t) => forEachCall(t, STRIDE.here, (trial, at, n) => trial.stop(at, n)));
 
-      it('leaves the same when it is killed, and what runs beside it goes on', (t) =>
+      it('leaves the same when it is killed, and concurrent commands continue', (t) =>
         forEachCall(t, STRIDE.child, (trial, at, n) => trial.kill(t, at, n)));
 
-      it('says what went wrong and loses nothing when a call fails', (t) =>
+      it('reports the error and loses nothing when a call fails', (t) =>
         forEachCall(t, STRIDE.here, (trial, at, n) => {
           const faults = Object.entries(FAULTS);
           return trial.fail(at, ...faults[(n + TURN) % faults.length]!);

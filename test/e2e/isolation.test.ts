@@ -179,7 +179,7 @@ const changes = ({ref}: World, key: string, mountpoint: string): readonly (reado
 ];
 
 describe('a namespace', () => {
-  it('sees nothing of what any command does in another', async (t) => {
+  it('does not see what any command does in another', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
     await fill(w, 'a');
@@ -202,7 +202,7 @@ describe('a namespace', () => {
     assert.deepEqual(checkStore(w.place.root), []);
   });
 
-  it('has names of its own: references, labels, leases, ingests, snapshots, containers', async (t) => {
+  it('has its own names: references, labels, leases, ingests, snapshots, containers', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
     for (const namespace of ['a', 'b']) await fill(w, namespace);
@@ -227,7 +227,7 @@ describe('a namespace', () => {
     }
   });
 
-  it('answers as if no other had the same bytes, whatever of them it lacks itself', async (t) => {
+  it('responds as if no other namespace had the content that it lacks', async (t) => {
     if (!requirements(t)) return;
     for (const lacks of ['nothing', 'layer', 'config', 'manifest', 'index', 'manifest of another platform', 'layer of another platform']) {
       const w = await world(t);
@@ -282,7 +282,7 @@ describe('a namespace', () => {
     }
   });
 
-  it('runs containers of the same id as another, at the same time, whatever its name', async (t) => {
+  it('runs containers with the same id as another, at the same time, for any namespace name', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
     const names = ['a', 'views', 'erofs.json', 'runs', 'bundles', 'version'];
@@ -327,7 +327,7 @@ function everything(directory: string): string[] {
 }
 
 describe('another user of the machine', () => {
-  it('reads and lists nothing, whatever the umask was', async (t) => {
+  it('reads and lists nothing, for any umask', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
     const open = {input: ''};
@@ -401,7 +401,7 @@ describe('a secret', () => {
       assert.deepEqual(onDisk(w.place, secrets), []);
     });
 
-  it('is in no command line of what a pull or a run starts', async (t) => {
+  it('is in no command line of a process that a pull or a run starts', async (t) => {
     if (!requirements(t)) return;
     const login = {username: 'me', password: SECRET};
     const w = await world(t, {auth: {kind: 'basic', login}});
@@ -448,7 +448,7 @@ describe('a secret', () => {
     assert.deepEqual(onDisk(w.place, [SECRET]), [], 'nor in what a run with --rm has left');
   });
 
-  it('of a container is in no error when it cannot be started', async (t) => {
+  it('of a container is in no error when the container cannot be started', async (t) => {
     if (!requirements(t)) return;
     const w = await world(t);
     await w.ctr.ok(['pull', '--progress', 'none', ...SNAPSHOTTER, w.ref]);

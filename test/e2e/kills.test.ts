@@ -65,7 +65,7 @@ async function checkStore(ctr: CommandLine, ...flags: readonly string[]): Promis
 }
 
 describe('kill -9', () => {
-  it('at any moment of a pull costs the next command nothing and the next pull only what had not come', async (t) => {
+  it('at any moment of a pull does not delay the next command, and the next pull downloads only the rest', async (t) => {
     if (!requiresRuntime(t)) return;
     const refs = new Map<ImageName, string>();
     for (const name of IMAGES) {
@@ -139,7 +139,7 @@ describe('kill -9', () => {
     assert.deepEqual(await checkStore(ctr), []);
   });
 
-  it('between the last two steps of a download leaves nothing that is seen, and what is left goes with the next deletion', async (t) => {
+  it('between the last two steps of a download leaves nothing visible, and the next deletion removes the leftovers', async (t) => {
     const image = await published(t, 'busybox');
     if (image === undefined) return;
     const ctr = commandLine(t, 'executable');
@@ -154,7 +154,7 @@ describe('kill -9', () => {
     assert.deepEqual(names(join(ctr.env.BERTH_ROOT!, 'content/ingest')), []);
   });
 
-  it('while layers are looked at leaves an empty mount point, which gc removes', async (t) => {
+  it('during a scratch mount leaves an empty mount point, which gc removes', async (t) => {
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['namespaces', 'create', 'default']);
     const views = join(ctr.env.BERTH_STATE!, 'views');

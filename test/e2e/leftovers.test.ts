@@ -140,8 +140,8 @@ function rounds(): readonly {readonly step: string; readonly victims: (typeof VI
   }));
 }
 
-describe('of a killed run --rm', () => {
-  it('nothing is left after the next cleaning command', async (t) => {
+describe('a killed run --rm', () => {
+  it('leaves nothing after the next cleaning command', async (t) => {
     if (!requiresRuntime(t)) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;
@@ -242,7 +242,7 @@ describe('a container whose state directory was removed', () => {
       assert.equal(await ctr.ok(of('containers', 'ls', '-q')), '');
     });
 
-  it('is known where version 2 of cgroups alone is mounted', async (t) => {
+  it('is recognised when only cgroups version 2 is mounted', async (t) => {
     if (!requiresRuntime(t)) return;
     const unified = join(CGROUPS, 'unified');
     if (!existsSync(join(unified, 'cgroup.procs'))) return t.skip('this machine has one version of cgroups, which all other tests meet');

@@ -9,7 +9,7 @@ import {publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
 
-it('a root on overlayfs is told by doctor and run alike, and native works there', async (t) => {
+it('a root on overlayfs gives the same advice in doctor and run, and native works there', async (t) => {
   if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
   const image = await published(t, 'busybox');
   if (image === undefined) return;

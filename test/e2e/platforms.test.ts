@@ -26,7 +26,7 @@ const CONFIGS: Readonly<Record<string, {readonly config: object; readonly warns:
 const MEANT = ['listed none', 'listed empty'];
 
 describe('a pull', () => {
-  it('takes what ctr takes, by the platform that it is for', async (t) => {
+  it('selects the same platform as ctr', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'unshare')) return;
     const registry = await startFakeRegistry(t);
     const peer = await startContainerd(t);

@@ -11,7 +11,7 @@ const published = publishedImages();
 
 forEachEngine('a store and a state directory by relative names', (engine) => {
   const snapshotter = engine === 'node' ? 'overlayfs' : 'erofs';
-  it(`are pulled into, run from and checked, from wherever they are named, ${snapshotter}`, async (t) => {
+  it(`can be pulled into, run from and checked, from any working directory, ${snapshotter}`, async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;

@@ -27,7 +27,7 @@ const IMAGE = imagesForTests().includes('redis') ? 'redis' : 'busybox';
 const RECORD = 8192;
 
 describe('two namespaces', () => {
-  it('the second pull of an image brings nothing over the wire, writes no blob and no layer, and adds records alone', async (t) => {
+  it('share an image: the second pull downloads nothing, writes no blob and no layer, and adds only records', async (t) => {
     if (!requiresRoot(t)) return;
     const image = await published(t, IMAGE);
     if (image === undefined) return;
@@ -59,7 +59,7 @@ describe('two namespaces', () => {
     await assertWhole(ctr, 'second');
   });
 
-  it('an image of the same layers under another name and compression adds its own blobs and no layer', async (t) => {
+  it('share layers: an image with other names and compression adds its own blobs and no layer', async (t) => {
     if (!requiresRoot(t)) return;
     const [gzip, zstd] = [await published(t, 'busybox'), await published(t, 'busybox-zstd')];
     if (gzip === undefined || zstd === undefined) return;
@@ -81,7 +81,7 @@ describe('two processes', () => {
     ['in one namespace', ['default', 'default']],
     ['in two namespaces', ['left', 'right']],
   ] as const)
-    it(`pulling one image at the same time, ${what}, bring each blob over the wire once`, async (t) => {
+    it(`that pull one image at the same time, ${what}, download each blob once`, async (t) => {
       if (!requiresRoot(t)) return;
       const image = await published(t, IMAGE);
       if (image === undefined) return;
@@ -103,7 +103,7 @@ describe('two processes', () => {
       assert.deepEqual(names(join(ctr.env.BERTH_ROOT!, 'work')), []);
     });
 
-  it('the second goes on when the first is killed', async (t) => {
+  it('share a download: the second continues when the first is killed', async (t) => {
     if (!requiresRoot(t)) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;
@@ -126,7 +126,7 @@ describe('two processes', () => {
 });
 
 describe('a pull that was killed', () => {
-  it('is gone on with by the next, from its last byte', async (t) => {
+  it('is resumed by the next, from its last byte', async (t) => {
     if (!requiresRoot(t)) return;
     const image = await published(t, 'busybox');
     if (image === undefined) return;

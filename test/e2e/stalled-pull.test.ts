@@ -31,7 +31,7 @@ async function registryOf(t: TestContext): Promise<FakeRegistry> {
 /** State of a process, such as `T` for one that is stopped. */
 const stateOf = (pid: number): string => readFileSync(`/proc/${pid}/stat`, 'latin1').replace(/^.*\) /s, '')[0]!;
 
-describe('a pull that is stopped', () => {
+describe('a stopped pull', () => {
   const seed = randomInt(2 ** 31);
   const points = TORTURE ? 24 : 3;
   for (let n = 0; n < points; n++) {
@@ -39,7 +39,7 @@ describe('a pull that is stopped', () => {
     // From before its first byte to after its last but one.
     const share = ((seed + n * 7919) % 10) / 10;
     const at = n % 4 === 3 ? 'manifest' : 'layer';
-    it(`${at === 'layer' ? `after ${share * 100} % of a layer` : 'at its manifest'} holds up nobody, and does no harm when it goes on, ${snapshotter}`, async (t) => {
+    it(`${at === 'layer' ? `after ${share * 100} % of a layer` : 'at its manifest'} delays no other pull, and does no harm when it continues, ${snapshotter}`, async (t) => {
       t.diagnostic(`seed ${seed}`);
       if (!requiresRoot(t)) return;
       const [slow, healthy] = [await registryOf(t), await registryOf(t)];

@@ -138,7 +138,7 @@ const exemptionsFor = (all: readonly Exemption[], image: ImageName): readonly Ex
 forEachEngine('unpacked trees', (engine) => {
   for (const way of WAYS)
     for (const name of [...TREES, ...(way === 'overlayfs' ? PACKINGS : (['busybox'] as const))])
-      it(`${way}: ${name} is what umoci unpacks`, async (t) => {
+      it(`${way}: ${name} equals the tree of umoci`, async (t) => {
         if (!SHORT.includes(name) && !slow(t)) return;
         if (!requiresTrees(t) || !(await requiresWay(t, way))) return;
         const image = await published(t, name);
@@ -152,7 +152,7 @@ describe('unpacked trees, containerd', () => {
   let running: Promise<Containerd> | undefined;
   // It cannot unpack a hard link to what only a lower layer has, as in awkward-through.
   for (const name of ['redis', 'awkward', 'busybox'] as const)
-    it(`overlayfs: ${name} is what containerd unpacks`, async (t) => {
+    it(`overlayfs: ${name} equals the tree of containerd`, async (t) => {
       if (!SHORT.includes(name) && !slow(t)) return;
       if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'getfattr')) return;
       const image = await published(t, name);

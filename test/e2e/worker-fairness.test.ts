@@ -13,7 +13,7 @@ const MIB = 1 << 20;
 const sha256 = (bytes: Buffer): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 
 describe('small layers above a large one', () => {
-  it('are done before it is: none waits for its end', async (t) => {
+  it('finish before the large one', async (t) => {
     if (!requiresRoot(t)) return;
     const registry = await startFakeRegistry(t);
     // Text takes long to inflate, so that there is always more of it than the thread has dealt with.

@@ -509,7 +509,7 @@ describe('check', () => {
         await judge(await pulled(t, snapshotter), damage);
       });
 
-  it('takes an index with any bit turned for what it is, and never stumbles over it', async (t) => {
+  it('reports an index with any flipped bit, and never crashes', async (t) => {
     if (!requiresRoot(t) || !slow(t)) return;
     const rig = await pulled(t, 'erofs');
     const index = join(rig.layer(0), 'layer.erofs');
@@ -542,7 +542,7 @@ describe('check', () => {
         assert.deepEqual([findings, checked.uncompared], [[], 0]);
       });
 
-  it('ends soon when it is aborted, whatever it is about', async (t) => {
+  it('ends soon when it is aborted, at any point', async (t) => {
     if (!requiresRoot(t) || !slow(t)) return;
     const root = temporaryDirectory(t);
     const store = new Store({root, lockTimeoutMs: 10_000});
@@ -590,7 +590,7 @@ describe('check', () => {
     }
   });
 
-  it('takes nothing for damage that others are about', async (t) => {
+  it('does not report the work of other processes as damage', async (t) => {
     if (!requiresRoot(t) || !slow(t)) return;
     const rig = await pulled(t, 'overlayfs');
     let rounds = 0;

@@ -34,7 +34,7 @@ const damages: Readonly<Record<string, (file: string) => void>> = {
 
 describe('a damaged record of the journal', () => {
   for (const [problem, damage] of Object.entries(damages)) {
-    it(`${problem}: is told of while nobody needs it, and taken away with nothing lost`, async (t) => {
+    it(`${problem}: is reported while nothing needs it, and removed without loss`, async (t) => {
       const {client, path, record} = await leased(t, 4);
       damage(record(2));
       const finding = `damage: entry journal/${'2'.padStart(16, '0')}: ${problem}`;
@@ -49,7 +49,7 @@ describe('a damaged record of the journal', () => {
       assert.deepEqual((await client.check()).findings, []);
     });
 
-    it(`${problem}: after a power loss, is in the way of everything until it is taken away`, async (t) => {
+    it(`${problem}: after a power loss, makes every command fail until it is removed`, async (t) => {
       const {client, store, path, record} = await leased(t, 4);
       reboot(path);
       damage(record(2));
@@ -70,7 +70,7 @@ describe('a damaged record of the journal', () => {
     });
   }
 
-  it('names itself and the way out to those who need it', async (t) => {
+  it('is named in the error, with a hint', async (t) => {
     const {client, path, record} = await leased(t, 3);
     reboot(path);
     writeFileSync(record(2), '');
@@ -87,7 +87,7 @@ describe('a damaged record of the journal', () => {
 
 describe('a directory in the place of a record', () => {
   for (const change of ['made', 'removed'])
-    it(`that is to be ${change}: is named, and moved away`, async (t) => {
+    it(`that is about to be ${change}: is reported, and moved away`, async (t) => {
       const {client, store, path, record} = await leased(t, 2);
       const at = path('namespaces/default/leases/3.json');
       // Committed by one who was killed before he applied it.

@@ -12,7 +12,7 @@ const NAME_BYTES = 10;
 
 describe('a deep tree', () => {
   for (const snapshotter of ['erofs', 'overlayfs', 'native'])
-    it(`is measured, committed, built upon, checked and removed, ${snapshotter}`, async (t) => {
+    it(`can be measured, committed, used as a parent, checked and removed, ${snapshotter}`, async (t) => {
       if (!requiresRoot(t)) return;
       const {client, path} = await pulled(t, snapshotter);
       const namespace = client.namespace('default');

@@ -24,8 +24,8 @@ function* environments(): Generator<NodeJS.ProcessEnv> {
   }
 }
 
-describe('the directories of state', () => {
-  it('are absolute, and those without the variables that are empty', () => {
+describe('root and state directories', () => {
+  it('are absolute, and ignore empty variables', () => {
     for (const uid of [0, 1000])
       for (const env of environments()) {
         const found = findDirectories({}, env, uid);
@@ -38,7 +38,7 @@ describe('the directories of state', () => {
       }
   });
 
-  it('are what the caller names, but never nothing', () => {
+  it('are those of the caller; an empty path is refused', () => {
     const env = {BERTH_ROOT: '/r', BERTH_STATE: '/s'};
     assert.deepEqual(findDirectories({root: '/a', state: 'b'}, env, 0), {
       root: '/a',
@@ -49,7 +49,7 @@ describe('the directories of state', () => {
     assert.throws(() => openClient({root: ''}), is('invalid_argument'));
   });
 
-  it('do not move with the current directory', async (t) => {
+  it('do not follow a later change of the working directory', async (t) => {
     const dir = temporaryDirectory(t);
     const before = process.cwd();
     onEnd(t, () => process.chdir(before));
@@ -96,7 +96,7 @@ const PLANTED: readonly [string, 'refused' | 'taken', (path: string, victim: str
   ['a hard link to a file', 'refused', (path, victim) => linkSync(join(victim, 'file'), path)],
 ];
 
-describe('the directory of what ends with the boot', () => {
+describe('the state directory', () => {
   for (const [what, outcome, plant] of PLANTED)
     for (const place of ['the directory itself', 'its place in a shared directory'] as const)
       it(`${place}: ${what} is ${outcome}`, (t) => {
@@ -122,7 +122,7 @@ describe('the directory of what ends with the boot', () => {
         }
       });
 
-  it('is asked for by what would use it, before it is used', async (t) => {
+  it('is checked by each command that uses it, before it is used', async (t) => {
     if (!requiresRoot(t)) return;
     const state = temporaryDirectory(t);
     chmodSync(state, 0o777);

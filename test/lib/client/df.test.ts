@@ -23,14 +23,14 @@ function assertWhole(usage: DiskUsage): void {
 const bytesOf = ({size}: SpaceUsed): number => size;
 
 describe('df', () => {
-  it('of nothing is nothing', async (t) => {
+  it('reports zero for a missing store', async (t) => {
     const usage = await (await newClient(t)).df();
     assertWhole(usage);
     assert.deepEqual([usage.namespaces, usage.content], [[], {count: 0, size: 0, disk: 0}]);
   });
 
   for (const snapshotter of ['erofs', 'overlayfs', 'native'])
-    it(`adds up to what du says, ${snapshotter}`, async (t) => {
+    it(`adds up to the result of du, ${snapshotter}`, async (t) => {
       if (!requiresRoot(t)) return;
       const rig = await pulled(t, snapshotter);
       const {client, path} = rig;
@@ -53,7 +53,7 @@ describe('df', () => {
       assert.deepEqual([usage.unnamed.count, usage.ingests.size, usage.damaged.size, usage.leftovers.size], [1, 10_000, 10_000, 20_000]);
     });
 
-  it('tells apart what one namespace has and what several have', async (t) => {
+  it('separates unique from shared usage of namespaces', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {client, ref, image} = rig;
@@ -83,7 +83,7 @@ describe('df', () => {
     assertWhole(after);
   });
 
-  it('guesses nothing where a record cannot be read', async (t) => {
+  it('fails when a record cannot be read', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     writeFileSync(rig.record('images', rig.ref), '{');

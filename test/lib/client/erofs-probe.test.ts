@@ -8,7 +8,7 @@ import {emptyIndex, probeErofs} from '../../../src/lib/client/erofs-probe.ts';
 import {onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 describe('the probe', () => {
-  it('asks once a boot, and believes nothing else that lies there', (t) => {
+  it('probes once a boot, and ignores malformed or older results', (t) => {
     if (!requiresRoot(t)) return;
     const state = temporaryDirectory(t);
     const root = temporaryDirectory(t);
@@ -37,7 +37,7 @@ describe('the probe', () => {
       assert.deepEqual(say(text), found, text);
   });
 
-  it('asks of the filesystem that the layers will lie on: not all can be mounted from', (t) => {
+  it('probes the filesystem of the layers: not all can be mounted from', (t) => {
     if (!requiresRoot(t)) return;
     const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
     const found = probeErofs(state, root);
@@ -51,7 +51,7 @@ describe('the probe', () => {
     assert.deepEqual(readdirSync(memory), []);
   });
 
-  it('leaves nothing where it has tried, and does not need to write there', (t) => {
+  it('leaves no files, and works on a read-only filesystem', (t) => {
     if (!requiresRoot(t)) return;
     const root = temporaryDirectory(t);
     probeErofs(temporaryDirectory(t), root);
@@ -77,7 +77,7 @@ describe('the probe', () => {
     }
   };
 
-  it('remembers only what lasts, and says which it was', (t) => {
+  it('stores only lasting results, and names the reason', (t) => {
     if (!requiresRoot(t)) return;
     const {PATH} = process.env;
     const [state, root] = [temporaryDirectory(t), temporaryDirectory(t)];
@@ -109,12 +109,12 @@ describe('the probe', () => {
     }
   });
 
-  it('tries an index as the one of a layer without entries', () => {
+  it('mounts the index that a layer without entries would have', () => {
     for (const alignment of [512, 1024, 4096, 65536])
       assert.deepEqual(emptyIndex(alignment), Buffer.concat([...createErofsIndex().encode(1024, alignment).bytes]), String(alignment));
   });
 
-  it('takes loop devices where the kernel mounts no files, and gives up where it mounts neither', (t) => {
+  it('uses loop devices when the kernel cannot mount files, and reports when it can mount neither', (t) => {
     if (!requiresRoot(t)) return;
     const loop = on(t, '*device=*');
     if (existsSync('/dev/loop-control')) assert.equal(loop.backing, 'loop');

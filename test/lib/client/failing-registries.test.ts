@@ -226,12 +226,12 @@ class Trial {
 /** Cases at once: they mostly wait. */
 const LANES = 12;
 
-describe('a wire that is slow', () => {
+describe('a slow connection', () => {
   for (const [what, fault, atLeast] of [
     ['falls silent', {stallAt: 60_000}, 60_000],
     ['brings a little at a time', {trickle: {bytes: 1000, everyMs: 30}}, 20_000],
   ] as const satisfies readonly (readonly [string, Fault, number])[])
-    it(`and ${what} loses nothing that it has brought: it is on the disk within a moment`, async (t) => {
+    it(`and ${what} loses no received bytes: they are in the ingest within a moment`, async (t) => {
       const registry = await startFakeRegistry(t);
       const layer = randomBytes(300_000);
       registry.addImage('team/app', 'v1', [layer], {
@@ -259,7 +259,7 @@ describe('a wire that is slow', () => {
 });
 
 describe('a registry that fails', () => {
-  it('keeps a pull from nothing but its end', {timeout: TORTURE ? 3_000_000 : 300_000}, async (t) => {
+  it('only prevents the success of its own pull', {timeout: TORTURE ? 3_000_000 : 300_000}, async (t) => {
     const seed = randomInt(2 ** 31);
     t.diagnostic(`seed ${seed}; ${CASES.length} cases`);
     const chosen = TORTURE ? CASES : [...CASES.filter(isCore), ...sample(CASES, 24, seed)];

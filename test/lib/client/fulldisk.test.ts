@@ -218,7 +218,7 @@ function cases(what: Case['what'], levels: readonly number[], share: number): re
 describe('a disk that fills up', () => {
   for (const bytes of [1024, 4096])
     for (const layers of [1, 24, 60]) {
-      it(`leaves removals what they need: ${layers} layers, blocks of ${bytes}`, async (t) => {
+      it(`leaves removals the space that they need: ${layers} layers, blocks of ${bytes}`, async (t) => {
         if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
         if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
         const step = layers === 1 ? 16 << 10 : 64 << 10;
@@ -234,7 +234,7 @@ describe('a disk that fills up', () => {
       });
     }
 
-  it('lets a change wait that there is no room to apply, tells of it, and applies it when there is room', async (t) => {
+  it('delays applying a change for lack of space, reports it, and applies it once there is space', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
     if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
     const dir = temporaryDirectory(t);

@@ -80,7 +80,7 @@ for (const snapshotter of SNAPSHOTTERS)
     scenario('many at once', 'is made, and unmade, by one of many');
     scenario('a failure', 'leaves nothing where it fails, and what others mount alone');
 
-    it(`is found, or leaves what is found, when its command is killed or fails at any call, seed ${SAMPLE}`, async (t) => {
+    it(`is recorded when its command is killed or fails at any call, seed ${SAMPLE}`, async (t) => {
       if (!canUse(t)) return;
       const machine = await newMachine(t, snapshotter);
       const {below} = randomOf(SAMPLE, SNAPSHOTTERS.indexOf(snapshotter));
@@ -104,7 +104,7 @@ for (const snapshotter of SNAPSHOTTERS)
   });
 
 describe('a mount in another mount namespace', () => {
-  it('is left alone, and forgotten when that is gone', async (t) => {
+  it('stays, and its record is removed once that namespace has ended', async (t) => {
     if (!canUse(t)) return;
     const machine = await newMachine(t, 'overlayfs');
     await machine.ok('mount');

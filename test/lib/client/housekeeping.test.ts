@@ -251,7 +251,7 @@ async function assertNothingLeft(place: Place, what: string): Promise<void> {
 
 describe('clean-up that fails', () => {
   for (const [name, command] of Object.entries(COMMANDS))
-    it(`leaves the result of ${name} as it is`, async (t) => {
+    it(`does not change the result of ${name}`, async (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'busybox')) return;
       if (name === 'run' && !requiresProgram(t, 'runc')) return;
       const directory = placeInMemory(t);
@@ -382,7 +382,7 @@ async function assertSound(place: Place, what: string): Promise<void> {
 
 describe('a command', () => {
   for (const [turn, [obstacle, {needs, isTold, put}]] of Object.entries(OBSTACLES).entries())
-    it(`does its work beside ${obstacle}`, async (t) => {
+    it(`succeeds despite ${obstacle}`, async (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'busybox', 'runc', ...needs)) return;
       for (const [i, [name, command]] of Object.entries(COMMANDS).entries()) {
         if (!TORTURE && i > 0 && (i + turn) % 5 !== 0) continue;

@@ -99,7 +99,7 @@ describe('images check', () => {
     ['an index that is missing', 'index', [], ({index}) => [index], ({index}) => ['unavailable', 0, undefined, [index]]],
   ];
   for (const [what, tag, platforms, lost, says] of ROWS)
-    it(`judges ${what} by what is here`, async (t) => {
+    it(`judges ${what} by the local content`, async (t) => {
       const w = await world(t);
       await w.pull(tag, ...platforms.map((architecture) => `linux/${architecture}`));
       for (const digest of lost(w)) await w.ns.content.delete(digest);

@@ -9,7 +9,7 @@ import {contentRecord, digestOf, imageRecord, type MadeImage, makeImage} from '.
 import {readJSON, writeJSON} from './pulled-store.ts';
 
 describe('rows of many images', () => {
-  it('are cached, and the cache of another boot is not believed', async (t) => {
+  it('are cached, and the cache of an earlier boot is ignored', async (t) => {
     const client = await newClient(t);
     const store = new Store({root: client.root, lockTimeoutMs: 1000});
     await store.update('many', (tx) => {
@@ -26,7 +26,7 @@ describe('rows of many images', () => {
     assert.equal(await count(), 300);
   });
 
-  it('are the same as without a cache, whatever has changed since it was written', async (t) => {
+  it('are the same as without a cache, after any change', async (t) => {
     const client = await newClient(t);
     const store = new Store({root: client.root, lockTimeoutMs: 1000});
     const {images} = client.namespace('default');

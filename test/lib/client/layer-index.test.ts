@@ -17,7 +17,7 @@ function layer(t: TestContext): string {
 }
 
 describe('an indexed layer', () => {
-  it('for a loop device is its index and its tar in one file, which says where that begins', async (t) => {
+  it('for a loop device has index and tar in one file, with the address of the tar', async (t) => {
     if (!requiresRoot(t)) return;
     const [two, one] = [layer(t), layer(t)];
     assert.ok(await indexTar(two, 'files'));
@@ -33,7 +33,7 @@ describe('an indexed layer', () => {
     assert.ok(isSameIndex(path, join(again, EROFS_IMAGE)));
   });
 
-  it('for a loop device is the same where the filesystem cannot make room before a tar', async (t) => {
+  it('for a loop device is the same on a filesystem that cannot insert space before a tar', async (t) => {
     if (!requiresRoot(t)) return;
     const [one, other] = [layer(t), layer(t)];
     assert.ok(await indexTar(one, 'loop'));
@@ -50,7 +50,7 @@ describe('an indexed layer', () => {
     assert.deepEqual(readdirSync(other), [EROFS_IMAGE]);
   });
 
-  it('that does not say where its tar is, is damaged', async (t) => {
+  it('without the address of its tar is damaged', async (t) => {
     if (!requiresRoot(t)) return;
     const directory = layer(t);
     assert.ok(await indexTar(directory, 'loop'));

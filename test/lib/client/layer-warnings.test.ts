@@ -15,8 +15,8 @@ const LAYER = tar(file('exit', program('exit'), 0o755), char('zero', 0, 0));
 const COMMANDS = ['run', 'images mount', 'check --repair'] as const;
 
 for (const snapshotter of ['overlayfs', 'erofs'] as const)
-  describe(`what a layer lacks, ${snapshotter}`, () => {
-    it('is told by each command that unpacks it, and by no other', async (t) => {
+  describe(`missing attributes of a layer, ${snapshotter}`, () => {
+    it('are reported by each command that unpacks the layer, and by no other', async (t) => {
       if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
       const registry = await startFakeRegistry(t);
       const config = {

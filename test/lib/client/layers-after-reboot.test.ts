@@ -30,13 +30,13 @@ const TORN: Readonly<Record<string, (path: string) => void>> = {
   zeroed: (path) => writeFileSync(path, Buffer.alloc(statSync(path).size)),
 };
 
-describe('an indexed layer that the power loss tore is made anew from its blob', () => {
+describe('an indexed layer that a power loss damaged is rebuilt from its blob', () => {
   for (const [backing, files] of [
     ['files', ['layer.tar', 'layer.erofs', 'layer.json']],
     ['loop', ['layer.img', 'layer.json']],
   ] as const)
     for (const name of files)
-      it(`${name}, of ${backing}, in any way`, async (t) => {
+      it(`${name}, mounted from ${backing}`, async (t) => {
         if (backing === 'loop' ? !(await requiresLoopDevices(t)) : !canUse(t)) return;
         const rig = await pulled(t, 'erofs', backing === 'loop' ? {state: stateOnLoops(t)} : {});
         const whole = [0, 1].map((n) => readFileSync(join(rig.layer(n), backing === 'loop' ? 'layer.img' : 'layer.tar')));
@@ -55,10 +55,10 @@ describe('an indexed layer that the power loss tore is made anew from its blob',
       });
 });
 
-describe('a layer of another boot', () => {
+describe('a layer of an earlier boot', () => {
   for (const snapshotter of ['erofs', 'overlayfs', 'native'])
     for (const torn of [[0], [1], [0, 1]])
-      it(`is made anew by the next pull, ${snapshotter}, ${torn.join(' and ')}`, async (t) => {
+      it(`is rebuilt by the next pull, ${snapshotter}, ${torn.join(' and ')}`, async (t) => {
         if (!canUse(t)) return;
         const rig = await pulled(t, snapshotter);
         for (const n of torn) {
@@ -76,7 +76,7 @@ describe('a layer of another boot', () => {
         assert.deepEqual([names(rig.path('trash')), names(rig.path('work'))], [[], []], 'nothing of the old one is left');
       });
 
-  it('is made anew by another namespace, and is then right for all', async (t) => {
+  it('is rebuilt by another namespace, for all namespaces', async (t) => {
     if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     tear(rig, 0);
@@ -85,7 +85,7 @@ describe('a layer of another boot', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('is told of, not used, by what builds on it', async (t) => {
+  it('is reported, and not used as a lower layer', async (t) => {
     if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     fromAnotherBoot(rig.layer(0));
@@ -98,7 +98,7 @@ describe('a layer of another boot', () => {
     await snapshots.prepare('work', top!.key);
   });
 
-  it('that was brought to the disk is used as it is', async (t) => {
+  it('is used unchanged when it was synced', async (t) => {
     if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     for (const n of [0, 1]) {
@@ -112,7 +112,7 @@ describe('a layer of another boot', () => {
     );
   });
 
-  it("with nothing readable to say for itself is made anew; a user's own is kept", async (t) => {
+  it("with an unreadable layer.json is rebuilt; a user's own tree is kept", async (t) => {
     if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {layer} = await withContainer(rig);
@@ -136,7 +136,7 @@ describe('a layer of another boot', () => {
     assert.ok(existsSync(own));
   });
 
-  it('that is missing altogether is made anew, also where only a parent has no record', async (t) => {
+  it('is rebuilt when it is missing, also when only a parent has no record', async (t) => {
     if (!canUse(t)) return;
     const rig = await pulled(t, 'overlayfs');
     rmSync(rig.layer(0), {recursive: true});

@@ -10,7 +10,7 @@ import {diffTrees, readTree} from '../../support/tree.ts';
 import {names, pulled, saysAll} from './pulled-store.ts';
 
 describe('layers on loop devices', () => {
-  it('show the same tree, lie in one file each, and leave no device', async (t) => {
+  it('have the same tree, lie in one file each, and leave no device', async (t) => {
     if (!(await requiresLoopDevices(t)) || !requiresProgram(t, 'getfattr')) return;
     const rig = await pulled(t, 'erofs', {state: stateOnLoops(t)});
     const {client, ref, path} = rig;

@@ -67,7 +67,7 @@ const clientFor = (t: TestContext, way: Way, root?: string): Promise<Client> =>
 
 describe('an image of 127 layers', () => {
   for (const way of WAYS.filter((name) => name !== 'native'))
-    it(`is pulled, seen and run, ${way}`, async (t) => {
+    it(`can be pulled, listed and run, ${way}`, async (t) => {
       if (!(await canUse(t, way))) return;
       const client = await clientFor(t, way);
       const {ref, chainID} = await pull(t, client, way, layersOf(127));
@@ -87,7 +87,7 @@ describe('an image of 127 layers', () => {
 });
 
 describe('an overlay', () => {
-  it('has as many layers as the kernel stacks, and of more it is said how many that are', async (t) => {
+  it('has as many layers as the kernel stacks; the error for more names the limit', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'mount')) return;
     const base = temporaryDirectory(t);
     const lowers = Array.from({length: 501}, (_, i) => join(base, `a directory with a longer name than that of others ${i}`));
@@ -103,10 +103,10 @@ describe('an overlay', () => {
   });
 });
 
-describe('directories of any name', () => {
+describe('directories with unusual names', () => {
   const NAMES = ['a:b,c d\\e', '#"\'=%;[{}]', 'tab\tand\nline', '\\:x\\', 'ü ', '{{ mount 0 }}', 'upperdir=x,lowerdir=y'];
   for (const way of WAYS)
-    it(`serve as root and state, ${way}`, async (t) => {
+    it(`work as root and state directory, ${way}`, async (t) => {
       if (!(await canUse(t, way))) return;
       const layers = [...layersOf(2), tar(file('only', 'x'))];
       for (const name of NAMES) {

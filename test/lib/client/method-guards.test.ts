@@ -128,7 +128,7 @@ const failure = async (fn: () => Promise<unknown>): Promise<unknown> => {
 
 describe('arguments of the wrong type', () => {
   for (const {name, kinds, of} of METHODS)
-    it(`${name} are refused as such, and change nothing`, async (t) => {
+    it(`${name} are refused, and change nothing`, async (t) => {
       const client = await newClient(t);
       for (const [i, kind] of kinds.entries())
         for (const odd of ODD) {
@@ -148,7 +148,7 @@ describe('arguments of the wrong type', () => {
       assert.deepEqual(checkStore(client.root), []);
     });
 
-  it('are named down to the option', async (t) => {
+  it('are reported with the name of the option', async (t) => {
     const ns = (await newClient(t)).namespace('default');
     for (const [options, message] of [
       [{platforms: 'linux/amd64'}, 'pull: argument 2.platforms must be an array, each of it a string, not a string: invalid argument'],
@@ -181,7 +181,7 @@ describe('a closed client', () => {
       assert.deepEqual(readdirSync(client.root), []);
     });
 
-  it('fails what was under way, by its class', async (t) => {
+  it('fails the calls in progress, with the right class', async (t) => {
     const registry = await startFakeRegistry(t);
     registry.addImage('app', 'latest', [BASE_LAYER]);
     registry.fault({path: /blobs/, trickle: {bytes: 100, everyMs: 20}});
@@ -315,7 +315,7 @@ for (const {name, requires, prepare, call, left} of OPERATIONS)
       return made;
     }
 
-    it('is of the class of the reason before it starts, and does nothing', async (t) => {
+    it('fails with the class of the reason before it starts, and does nothing', async (t) => {
       if (!requires(t)) return;
       const here = await world(t);
       for (const [reason, code] of REASONS) {
@@ -325,7 +325,7 @@ for (const {name, requires, prepare, call, left} of OPERATIONS)
       }
     });
 
-    it('is of the class of the reason wherever it is aborted, and leaves nothing', async (t) => {
+    it('fails with the class of the reason wherever it is aborted, and leaves nothing', async (t) => {
       if (!requires(t)) return;
       const here = await world(t);
       const {points, err} = await abortAt(-1, undefined, (signal) => call(here, signal, 1_000_000));

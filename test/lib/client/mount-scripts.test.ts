@@ -111,7 +111,7 @@ describe('a mount script', () => {
       // There need not be so many devices; and copies are mounted in one way, however many layers were copied.
       if (count === MANY && (way === 'erofs on loop devices' || (way === 'native' && !TORTURE))) continue;
       const seed = SAMPLE * 1000 + WAYS.indexOf(way) * 200 + count;
-      it(`shows ${count} layers whatever root and target are called, ${way}, seed ${seed}`, async (t) => {
+      it(`mounts ${count} layers, for any names of root and target, ${way}, seed ${seed}`, async (t) => {
         if (!(await canUse(t, way))) return;
         const base = temporaryDirectory(t);
         const scratch = join(base, "tmp dir's");
@@ -155,7 +155,7 @@ describe('a mount script', () => {
       });
     }
 
-  it('is one command where that is enough, and names its target from the working directory', async (t) => {
+  it('is one command when that suffices, and resolves its target against the working directory', async (t) => {
     const client = await newClient(t);
     const snapshots = client.namespace('default').snapshots('overlayfs');
     await snapshots.prepare('alone');

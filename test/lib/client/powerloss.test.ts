@@ -318,7 +318,7 @@ const countCommits = (changes: readonly Change[]): number => changes.filter(isCo
 
 const canRun = (t: Skippable): boolean => requiresRoot(t);
 
-describe('when the power goes', () => {
+describe('after a power loss', () => {
   for (const [sequence, {commands}] of Object.entries(SEQUENCES).filter(([name]) => name !== KILLED_RUN))
     it(`nothing is broken: ${sequence}`, async (t) => {
       if (!canRun(t)) return;
@@ -350,7 +350,7 @@ describe('when the power goes', () => {
       t.diagnostic(`${outage.states} states of ${prefixes} prefixes of ${changes.length} changes`);
     });
 
-  it('what a run with --rm leaves, if it was killed, is garbage, and goes with a repair or a prune', async (t) => {
+  it('leftovers of a killed run --rm are garbage, and a repair or a prune removes them', async (t) => {
     if (!canRun(t)) return;
     const outage = new Outage(t, KILLED_RUN, await startRegistry(t));
     const {changes, root} = await outage.record(new Disk());

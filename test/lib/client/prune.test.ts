@@ -43,11 +43,11 @@ async function pullAnother(rig: Rig, name: string, size: number, ageMs: number, 
 }
 
 describe('prune', () => {
-  it('of nothing does nothing', async (t) => {
+  it('does nothing without a store', async (t) => {
     assert.deepEqual(await (await newClient(t)).prune(), {pruned: [], freed: 0});
   });
 
-  it('gives back what it says, and with dryRun only says it', async (t) => {
+  it('frees what it reports, and with dryRun only reports it', async (t) => {
     if (!requiresRoot(t)) return;
     for (const snapshotter of ['erofs', 'overlayfs']) {
       const rig = await pulled(t, snapshotter);
@@ -64,7 +64,7 @@ describe('prune', () => {
     }
   });
 
-  it('leaves images that containers were made from, by whatever name, and all that other namespaces have', async (t) => {
+  it('keeps images that containers were created from, under any name, and everything of other namespaces', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {client, ref} = rig;
@@ -87,7 +87,7 @@ describe('prune', () => {
     assert.deepEqual(saysAll(await client.check({deep: true})), []);
   });
 
-  it('leaves what is younger', async (t) => {
+  it('keeps younger objects', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const old = await pullAnother(rig, 'old', 1000, 3 * HOUR);
@@ -96,7 +96,7 @@ describe('prune', () => {
     assert.deepEqual(imagesOf((await rig.client.prune({olderThanMs: 2 * HOUR})).pruned), []);
   });
 
-  it('takes the oldest first, and no more than is asked for', async (t) => {
+  it('removes the oldest first, and no more than needed', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const [b, a, c] = [
@@ -120,7 +120,7 @@ describe('prune', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('counts as room what nothing names anyhow', async (t) => {
+  it('counts unreferenced data as free', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const before = taken(rig);
@@ -129,7 +129,7 @@ describe('prune', () => {
     assert.deepEqual([pruned, freed, taken(rig)], [[], 102_400, before]);
   });
 
-  it('takes images by their back references as well', async (t) => {
+  it('removes the objects that back references connect with an image', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {content} = rig.client.namespace('default');
@@ -153,7 +153,7 @@ describe('prune', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('takes leases that have expired or whose process is gone, and what only they kept', async (t) => {
+  it('removes leases that have expired or whose process has ended, and what only they protected', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {leases} = rig.client.namespace('default');
@@ -168,7 +168,7 @@ describe('prune', () => {
     assert.equal((await rig.client.namespace('default').images.records()).length, 1, 'images were not asked for');
   });
 
-  it('takes what a killed run was to take along, and what killed processes mounted at', async (t) => {
+  it('removes the containers of killed runs, and scratch mounts of killed processes', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {layer} = await withContainer(rig, 'gone', {'berth/rm': DEAD});
@@ -187,7 +187,7 @@ describe('prune', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('leaves what killed runs left that is younger', async (t) => {
+  it('keeps younger leftovers of killed runs', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const HOURS: Readonly<Record<string, number>> = {young: 1, old: 3, ancient: 9};
@@ -211,7 +211,7 @@ describe('prune', () => {
     }
   });
 
-  it('takes downloads that nobody holds and nobody leases', async (t) => {
+  it('removes downloads without a process and without a lease', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const [idle, young, others, held] = ['a', 'b', 'c', 'd'].map((letter) => `ref-${letter.repeat(64)}`) as [
@@ -244,7 +244,7 @@ describe('prune', () => {
 });
 
 describe('gc', () => {
-  it('takes what nobody names and what was left, and brings layers to the disk', async (t) => {
+  it('removes unreferenced objects and leftovers, and syncs layers', async (t) => {
     if (!requiresRoot(t) || !requiresOneClock(t, 'the age of a layer is its file time')) return;
     const rig = await pulled(t, 'overlayfs');
     writeFileSync(rig.path('content/blobs/sha256', 'a'.repeat(64)), 'x');

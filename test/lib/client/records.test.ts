@@ -59,7 +59,7 @@ describe('namespaces', () => {
     assert.match((await rejection(client.namespaces.get('absent'))).message, /^namespace "absent": not found$/);
   });
 
-  it('have names that are identifiers, "version" and "namespaces" among them', async () => {
+  it('may have any identifier as name, also "version" and "namespaces"', async () => {
     for (const name of ['version', 'namespaces', 'a', 'A.b-c_d', 'x'.repeat(76)]) await client.namespaces.create(name);
     for (const name of ['', '..', 'a/b', '-a', 'a..b', 'x'.repeat(77)]) {
       assert.equal((await rejection(client.namespaces.create(name))).code, 'invalid_argument');
@@ -89,7 +89,7 @@ describe('namespaces', () => {
     assert.equal((await rejection(client.namespaces.label('foo', {a: 'x'.repeat(5000)}))).code, 'invalid_argument');
   });
 
-  it('are deleted only when they are empty, and say what remains, in order', async () => {
+  it('are deleted only when they are empty; the error lists what remains, in order', async () => {
     await client.namespaces.create('foo');
     await client.namespaces.delete('foo');
     assert.equal((await rejection(client.namespaces.delete('foo'))).code, 'not_found');
@@ -113,7 +113,7 @@ describe('namespaces', () => {
     assert.deepEqual([await client.namespaces.list(), blobCount(), layerCount()], [[], 0, 0]);
   });
 
-  it('are no longer kept by what only waits to be collected, nor by leases', async () => {
+  it('can be deleted when only garbage or leases remain', async () => {
     await makeImage(store, 'foo', 'image');
     await store.update('lease', (tx) => tx.namespace('foo').leases.put(leaseRecord('l')));
     await client.namespace('foo').images.delete('image');
@@ -122,7 +122,7 @@ describe('namespaces', () => {
     assert.deepEqual(readdirSync(join(client.root, 'namespaces').replace(/namespaces$/, '')).includes('namespaces'), false);
   });
 
-  it('see nothing of each other, and take nothing from each other when they go', async () => {
+  it('do not see each other, and are deleted without loss to others', async () => {
     const [a, b] = [await makeImage(store, 'a', 'image', {seed: 's'}), await makeImage(store, 'b', 'image', {seed: 's'})];
     assert.deepEqual(a.content, b.content);
     assert.equal(blobCount(), 4, 'the bytes are there once');
@@ -166,7 +166,7 @@ describe('labels', () => {
   const BAD: readonly Labels[] = [{n: 5}, {n: null}, {n: {}}, {n: ['x']}, {n: true}, {n: 'x'.repeat(4096)}] as never;
 
   for (const [way, call] of Object.entries(WAYS)) {
-    it(`that are bad are refused by ${way}, and nothing is changed`, async () => {
+    it(`that are invalid are refused by ${way}, and nothing changes`, async () => {
       await prepare();
       for (const labels of BAD) {
         const before = store.view(({generation}) => generation);
@@ -178,14 +178,14 @@ describe('labels', () => {
       }
     });
     if (way !== 'pull')
-      it(`without a value are not kept by ${way}`, async () => {
+      it(`without a value are not stored by ${way}`, async () => {
         await prepare();
         const {labels} = await call({a: 'x', b: ''});
         assert.deepEqual([labels.a, 'b' in labels], ['x', false]);
       });
   }
 
-  it('that are bad in a store do not keep anybody from using and emptying it', async () => {
+  it('that are invalid in a store prevent neither its use nor deletion', async () => {
     await prepare();
     await ns.leases.create({id: 'l'});
     await store.update('container', (tx) => tx.namespace('default').containers.put(containerRecord('c')));
@@ -217,7 +217,7 @@ describe('labels', () => {
 });
 
 describe('images', () => {
-  it('are found as they are called, and as docker would call them', async () => {
+  it('are found by exact name, and by the name that docker would resolve', async () => {
     await makeImage(store, 'default', 'docker.io/library/redis:7');
     await makeImage(store, 'default', 'plain');
     for (const text of ['redis:7', 'library/redis:7', 'docker.io/library/redis:7'])
@@ -252,7 +252,7 @@ describe('images', () => {
     assert.deepEqual(await filtered(`target.digest!=${digest}`), []);
   });
 
-  it('are tagged: one more name for the same', async () => {
+  it('are tagged: another name for the same target', async () => {
     const image = await makeImage(store, 'default', 'docker.io/library/a:1');
     const tagged = await ns.images.tag('a:1', 'b:2');
     assert.equal(tagged.name, 'docker.io/library/b:2');
@@ -272,14 +272,14 @@ describe('images', () => {
     assert.equal((await rejection(ns.images.tag('c:3', 'Not A Name'))).code, 'invalid_argument');
   });
 
-  it('that are missing are not advised to be pulled by what only changes them', async () => {
+  it('that are missing give no hint to pull when a command only changes them', async () => {
     for (const change of [ns.images.delete('absent:1'), ns.images.label('absent:1', {a: 'b'}), ns.images.tag('absent:1', 'other:1')])
       assert.equal((await rejection(change)).hint, undefined);
     // What needs the image itself does.
     assert.match((await rejection(ns.images.inspect('absent:1'))).hint ?? '', /^pull it: /);
   });
 
-  it('are labelled, some or all', async () => {
+  it('are labelled: labels are merged or replaced', async () => {
     await makeImage(store, 'default', 'image');
     assert.deepEqual((await ns.images.label('image', {a: '1', b: '2'})).labels, {a: '1', b: '2'});
     assert.deepEqual((await ns.images.label('image', {a: ''})).labels, {b: '2'});
@@ -287,7 +287,7 @@ describe('images', () => {
     assert.equal((await rejection(ns.images.label('absent', {a: '1'}))).code, 'not_found');
   });
 
-  it('go with everything that only they kept, once', async () => {
+  it('are deleted once, with everything that only they referenced', async () => {
     const shared = await makeImage(store, 'default', 'one', {seed: 's'});
     await makeImage(store, 'default', 'two', {seed: 's'});
     await makeImage(store, 'default', 'three');
@@ -301,7 +301,7 @@ describe('images', () => {
     assert.equal((await rejection(ns.images.delete('two'))).code, 'not_found');
   });
 
-  it('are listed with size and platforms, inspected and checked from what is here', async () => {
+  it('are listed with size and platforms, inspected and checked from local content', async () => {
     const {manifest, content, chainIDs} = await makeImage(store, 'default', 'image');
     const [listed] = await ns.images.list();
     const sizes = (await ns.content.list()).reduce((sum, {size}) => sum + size, 0);
@@ -342,7 +342,7 @@ describe('leases', () => {
     assert.match((await rejection(ns.leases.delete('one'))).message, /^lease "one" in namespace "default": not found$/);
   });
 
-  it('keep what they name until they go', async () => {
+  it('protect what they name until they are deleted', async () => {
     const {manifest, layers} = await makeImage(store, 'default', 'image');
     await store.update('lease', (tx) => tx.namespace('default').leases.put(leaseRecord('l', {content: [manifest], layers: [layers[0]!]})));
     await ns.images.delete('image');
@@ -357,7 +357,7 @@ describe('content', () => {
     for (const part of parts) yield Buffer.from(part);
   }
 
-  it('is taken in, kept without an image, read, labelled and removed', async () => {
+  it('is ingested, kept without an image, read, labelled and removed', async () => {
     const record = await ns.content.ingest('key', chunks('some ', 'bytes'), {expectedSize: 10, labels: {a: 'b'}});
     assert.equal(record.digest, digestOf('some bytes'));
     assert.ok(record.labels['containerd.io/gc.root'] !== undefined && record.labels.a === 'b');
@@ -376,7 +376,7 @@ describe('content', () => {
     assert.equal((await rejection(ns.content.get('sha256:short'))).code, 'invalid_argument');
   });
 
-  it('that broke its promise leaves nothing, and its key is free', async () => {
+  it('with a wrong size or digest leaves nothing, and its key is free', async () => {
     for (const [options, source] of [
       [{expectedSize: 3}, chunks('too long')],
       [{expectedSize: 30}, chunks('too short')],
@@ -397,7 +397,7 @@ describe('content', () => {
     assert.equal((await rejection(ns.content.ingest('key', chunks('x'), {labels: {a: 'x'.repeat(5000)}}))).code, 'invalid_argument');
   });
 
-  it('in the making is seen in its namespace', async () => {
+  it('that is being ingested is listed in its namespace', async () => {
     let seen: unknown;
     async function* source() {
       yield Buffer.from('some');
@@ -412,14 +412,14 @@ describe('content', () => {
     assert.deepEqual(seen, [[['key', 4, 4]], [], 1, []]);
   });
 
-  it('of another namespace is said to be there', async () => {
+  it('of another namespace is named in the hint', async () => {
     const {digest} = await ns.content.ingest('key', chunks('x'));
     assert.match((await rejection(client.namespace('foo').content.get(digest))).hint ?? '', /it exists in namespace "default"/);
   });
 });
 
 describe('snapshots', () => {
-  it('are made from an image, kept without one, committed, listed and removed', async () => {
+  it('are prepared from an image, kept without one, committed, listed and removed', async () => {
     const {chainIDs} = await makeImage(store, 'default', 'image');
     const top = chainIDs.at(-1)!;
     const snapshots = ns.snapshots('overlayfs');
@@ -448,7 +448,7 @@ describe('snapshots', () => {
     assert.equal((await rejection(snapshots.prepare('x', 'no parent'))).message, 'snapshot "no parent" in namespace "default": not found');
   });
 
-  it('are of the snapshotter that the namespace prefers where none is named, and of none that there is not', async () => {
+  it('use the default snapshotter of the namespace, and no unknown one', async () => {
     await client.namespaces.create('foo', {'containerd.io/defaults/snapshotter': 'native'});
     assert.equal(client.namespace('foo').snapshots().snapshotter, 'native');
     assert.equal(client.namespace('foo').snapshots('overlayfs').snapshotter, 'overlayfs');

@@ -35,7 +35,7 @@ async function furnished(rig: Rig): Promise<{layer: string; ingested: string}> {
 }
 
 describe('repair of records', () => {
-  it('gives each one back that the journal has, whatever has become of it', async (t) => {
+  it('restores each record that the journal has, after any damage', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {client} = rig;
@@ -65,7 +65,7 @@ describe('repair of records', () => {
     }
   });
 
-  it('gives each one back that is missing', async (t) => {
+  it('restores each missing record', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {client} = rig;
@@ -78,7 +78,7 @@ describe('repair of records', () => {
     assert.deepEqual((await client.check({deep: true})).findings, []);
   });
 
-  it('leaves those of a newer berth alone', async (t) => {
+  it('leaves records of a newer berth alone', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const path = rig.record('images', rig.ref);
@@ -94,7 +94,7 @@ describe('repair of records', () => {
     assert.equal(contents(rig.client.root), before);
   });
 
-  it('keeps fields that it does not know', async (t) => {
+  it('keeps unknown fields', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const path = rig.record('images', rig.ref);
@@ -103,7 +103,7 @@ describe('repair of records', () => {
     assert.deepEqual(readJSON(path).later, {a: 1});
   });
 
-  it('tells a copy from a record', async (t) => {
+  it('distinguishes a copy from a record', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     copyFileSync(rig.record('images', rig.ref), rig.record('images', 'other'));
@@ -133,7 +133,7 @@ describe('repair of records', () => {
     'a namespace': {file: ({path}) => path('namespaces/default/namespace.json'), stays: 'image'},
   };
   for (const [what, {file, stays}] of Object.entries(LOST))
-    it(`loses nothing but the record where the journal has no more of ${what}`, async (t) => {
+    it(`loses nothing but the record when the journal does not have ${what}`, async (t) => {
       if (!requiresRoot(t)) return;
       const rig = await pulled(t, 'overlayfs');
       const {client} = rig;
@@ -165,7 +165,7 @@ describe('repair of content', () => {
   const fault = (rig: Rig, status: number): (() => void) =>
     rig.registry.fault({method: 'GET', status, code: status === 404 ? 'BLOB_UNKNOWN' : 'DENIED'});
 
-  it('asks for what is bad, and for nothing else', async (t) => {
+  it('fetches damaged blobs, and nothing else', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {digest, size} = rig.image.layers[1]!;
@@ -179,7 +179,7 @@ describe('repair of content', () => {
     );
   });
 
-  it('does not go on from bytes that an earlier download left', async (t) => {
+  it('does not resume an earlier download', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {digest} = rig.image.layers[1]!;
@@ -191,7 +191,7 @@ describe('repair of content', () => {
     assert.deepEqual([damage, saysAll(await rig.client.check({deep: true}))], [0, []]);
   });
 
-  it('waits for a download that gets on, and overtakes one that does not', async (t) => {
+  it('waits for a download that makes progress, and overtakes one that does not', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {digest, size} = rig.image.layers[1]!;
@@ -216,7 +216,7 @@ describe('repair of content', () => {
     assert.deepEqual(saysAll(await client.check({deep: true})), []);
   });
 
-  it('puts wrong bytes aside where right ones cannot be had now, and has them later', async (t) => {
+  it('moves wrong bytes away when the right ones cannot be fetched, and fetches them later', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {digest} = rig.image.layers[1]!;
@@ -253,7 +253,7 @@ describe('repair of content', () => {
       assert.equal(readJSON(/^moved to (\S+)$/.exec(moved)![1]!).name, rig.ref);
     });
 
-  it('moves away the record of ingested content that is gone', async (t) => {
+  it('moves away the record of ingested content that is missing', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {ingested} = await furnished(rig);
@@ -264,7 +264,7 @@ describe('repair of content', () => {
     assert.deepEqual(saysAll(await rig.client.check()), []);
   });
 
-  it('gives credentials to a registry that asks for them, and says none', async (t) => {
+  it('sends credentials to a registry that asks for them, and prints none', async (t) => {
     if (!requiresRoot(t)) return;
     const login = {username: 'me', password: 'hunter2secret'};
     const rig = await pulled(t, 'overlayfs', {auth: {kind: 'basic', login}, credentials: login});
@@ -277,7 +277,7 @@ describe('repair of content', () => {
     assert.ok(!JSON.stringify([refused, findings]).includes(login.password));
   });
 
-  it('mends a manifest before what only that tells of', async (t) => {
+  it('repairs a manifest before the objects that only it names', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     forgetJournal(rig.client.root);
@@ -298,7 +298,7 @@ describe('repair of content', () => {
 describe('repair of layers', () => {
   const infoOf = (rig: Rig, n: number) => readJSON(join(rig.layer(n), 'layer.json'));
 
-  it('rebuilds those of another boot, which then outlast the next one', async (t) => {
+  it('rebuilds layers of an earlier boot, and syncs them', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     for (const n of [0, 1]) fromAnotherBoot(rig.layer(n));
@@ -316,7 +316,7 @@ describe('repair of layers', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('indexes a tar anew whose image is gone, and says so of a tree', async (t) => {
+  it('reindexes a tar whose image is gone, and reports an extracted tree', async (t) => {
     if (!requiresRoot(t)) return;
     for (const [snapshotter, action] of [
       ['erofs', 'indexed again'],
@@ -336,7 +336,7 @@ describe('repair of layers', () => {
     }
   });
 
-  it('describes anew what a user made, and never takes it away', async (t) => {
+  it("rewrites the layer.json of a user's own tree, and never removes the tree", async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {layer} = await withContainer(rig);
@@ -352,7 +352,7 @@ describe('repair of layers', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('moves away a snapshot whose tree is gone, and the container that it was for', async (t) => {
+  it('moves away a snapshot whose tree is gone, with its container', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const {layer} = await withContainer(rig);
@@ -368,7 +368,7 @@ describe('repair of layers', () => {
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), []);
   });
 
-  it('leaves a snapshot whose tree is gone while others are made from it', async (t) => {
+  it('keeps a snapshot whose tree is gone while it has children', async (t) => {
     if (!requiresRoot(t)) return;
     const rig = await pulled(t, 'overlayfs');
     const snapshots = rig.client.namespace('default').snapshots('overlayfs');

@@ -8,7 +8,7 @@ import {withMounted} from '../../support/mounted-snapshot.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './pulled-store.ts';
 
-describe('a layer whose last file lacks its padding can be read to its end', () => {
+describe('a layer without the padding of its last file can be read to its end', () => {
   const content = 'x'.repeat(700);
   const cut = (archive: Buffer): Buffer => archive.subarray(0, archive.length - 1024 - 324);
   for (const snapshotter of ['erofs', 'overlayfs'])

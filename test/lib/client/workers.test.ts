@@ -54,9 +54,9 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
   };
 }
 
-describe('a layer that comes from the network', () => {
+describe('a layer from the network', () => {
   for (const step of [1, 1000, 64 << 10, 5 * MIB]) {
-    it(`is the blob and the tar that it should be, in chunks of ${step}`, async (t) => {
+    it(`gives the right blob and tar, in chunks of ${step}`, async (t) => {
       const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t, step === 1 ? tar(file('f', 'text')) : undefined);
       const work = newWork();
       const task = await fromNetwork(work);
@@ -76,7 +76,7 @@ describe('a layer that comes from the network', () => {
     });
   }
 
-  it('is in its file as far as it has come, though no more comes', async (t) => {
+  it('is written to its file as far as it has arrived', async (t) => {
     const {fromNetwork, ingestPath, blob} = rig(t);
     const task = await fromNetwork();
     await task.offset;
@@ -91,7 +91,7 @@ describe('a layer that comes from the network', () => {
     await assert.rejects(task.result);
   });
 
-  it('makes whoever writes wait while it is behind', async (t) => {
+  it('makes the writer wait while a worker is behind', async (t) => {
     const {fromNetwork, blob} = rig(t, tar(file('random', randomBytes(16 * MIB))));
     const task = await fromNetwork();
     await task.offset;
@@ -106,7 +106,7 @@ describe('a layer that comes from the network', () => {
     assert.ok(waits > 0);
   });
 
-  it('goes on from what an earlier attempt left', async (t) => {
+  it('resumes an earlier attempt', async (t) => {
     const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t);
     writeFileSync(ingestPath, blob.subarray(0, 3 * MIB + 17));
     const work = newWork();
@@ -119,7 +119,7 @@ describe('a layer that comes from the network', () => {
     assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
   });
 
-  it('is judged as a blob first, and its bytes are kept when only the layer is wrong', async (t) => {
+  it('is verified as a blob first, and the blob is kept when only the layer is wrong', async (t) => {
     const {fromNetwork, newWork, ingestPath, blob} = rig(t);
     const work = newWork();
     writeFileSync(join(work, 'layer.tar'), 'in the way');
@@ -131,7 +131,7 @@ describe('a layer that comes from the network', () => {
     assert.ok(readFileSync(ingestPath).equals(blob));
   });
 
-  it('is refused when it is another blob than promised, whatever it unpacks to', async (t) => {
+  it('is refused when the blob has another digest than expected', async (t) => {
     const {fromNetwork, blob} = rig(t);
     const task = await fromNetwork(undefined, {digest: digestOf(Buffer.from('another')), size: blob.length});
     await task.offset;
@@ -160,7 +160,7 @@ describe('memory between threads', () => {
     return count;
   }
 
-  it('is that of an earlier layer, if that has ended well, and never one that failed', async (t) => {
+  it('is reused after a layer that succeeded, and never after one that failed', async (t) => {
     const {fromNetwork, fromBlob, newWork, ingestPath, blob, layer} = rig(t);
     const pull = async (): Promise<void> => {
       rmSync(ingestPath, {force: true});
@@ -186,7 +186,7 @@ describe('memory between threads', () => {
 });
 
 describe('a layer that is unpacked from its blob', () => {
-  it('can be given up between any two chunks, and the threads go on with others', async (t) => {
+  it('can be aborted between any two chunks, and the threads continue with others', async (t) => {
     const {fromBlob, newWork, layer} = rig(t);
     for (let acks = 1; acks <= 6; acks++) {
       let heard = 0;
@@ -200,14 +200,14 @@ describe('a layer that is unpacked from its blob', () => {
     assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
   });
 
-  it('says by its class why its directory cannot be written', async (t) => {
+  it('fails with the right class when its directory cannot be written', async (t) => {
     const {fromBlob, newWork} = rig(t);
     const work = newWork();
     writeFileSync(join(work, 'layer.tar'), '');
     await assert.rejects((await fromBlob(work)).result, is('already_exists'));
   });
 
-  it('has its turn while others are under way', async (t) => {
+  it('alternates with other layers', async (t) => {
     const {fromBlob, newWork, layer} = rig(t);
     const works = Array.from({length: 5}, newWork);
     const tasks = await Promise.all(works.map((work) => fromBlob(work)));
@@ -215,7 +215,7 @@ describe('a layer that is unpacked from its blob', () => {
     for (const work of works) assert.ok(readFileSync(join(work, 'layer.tar')).equals(layer));
   });
 
-  it('does not keep the pool from ending', async (t) => {
+  it('does not prevent the pool from closing', async (t) => {
     const {fromBlob, pool} = rig(t, tar(file('random', randomBytes(32 * MIB))));
     const task = await fromBlob();
     const rejected = assert.rejects(task.result, is('canceled'));
@@ -225,7 +225,7 @@ describe('a layer that is unpacked from its blob', () => {
 });
 
 describe('jobs', () => {
-  it('go to the threads with the least to do, new ones before busy ones, and weigh nothing once they have ended', async (t) => {
+  it('go to the pair with the shortest queue, to a new pair before a busy one, and leave no load behind', async (t) => {
     const seed = 5;
     const directory = temporaryDirectory(t);
     const pool = new WorkerPool(2);
@@ -285,7 +285,7 @@ describe('a pair of threads that fails', () => {
         assert.ok(readFileSync(join(work, 'layer.tar')).equals(LAYER));
       });
 
-  it('is replaced when it dies in the middle', {timeout: 60_000}, async (t) => {
+  it('is replaced when it dies during a job', {timeout: 60_000}, async (t) => {
     const workers: Worker[] = [];
     const spawn = async (): Promise<Worker> => {
       const worker = await spawnWorker();
