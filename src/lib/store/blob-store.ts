@@ -488,7 +488,6 @@ export class Ingest {
     return `${this.#algorithm}:${this.#hash.copy().digest('hex')}` as Digest;
   }
 
-  /** Discards all bytes. */
   truncate(): void {
     try {
       ftruncateSync(this.#fd, 0);
@@ -516,7 +515,6 @@ export class Ingest {
     }
   }
 
-  /** Syncs the bytes written so far. */
   sync(): void {
     try {
       fsyncSync(this.#fd);

@@ -15,7 +15,6 @@ export interface Expected {
   readonly digest?: Digest;
 }
 
-/** State of an ingest. */
 export interface ContentStatus {
   readonly ref: string;
   /** Bytes written so far. */
@@ -57,7 +56,6 @@ export interface ContentWriter extends Disposable {
   discard(): void;
 }
 
-/** Random access to a blob. */
 export interface ContentReader extends Disposable {
   /** Bytes. */
   readonly size: number;
@@ -89,7 +87,7 @@ export interface ContentStore {
   statuses(): readonly ContentStatus[];
   /** @throws not_found */
   status(ref: string): ContentStatus;
-  /** Discards an ingest. @throws not_found @throws unavailable a writer has it */
+  /** @throws not_found @throws unavailable a writer has it */
   abort(ref: string): void;
   /** @throws not_found */
   delete(digest: Digest): Promise<void>;

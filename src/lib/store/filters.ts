@@ -39,7 +39,6 @@ class Scanner {
   #at = 0;
   /** Whether the last token was an operator, so that a value follows. */
   #value = false;
-  /** Message of the first error. */
   error = '';
 
   constructor(text: string) {

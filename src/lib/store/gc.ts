@@ -34,7 +34,7 @@ export interface Graph {
   readonly containers: readonly ContainerRecord[];
   readonly content: readonly ContentRecord[];
   readonly snapshots: readonly SnapshotRecord[];
-  /** Leases that have not expired. */
+  /** Unexpired leases. */
   readonly leases: readonly LeaseRecord[];
 }
 
@@ -102,7 +102,7 @@ export function mark(graph: Graph, now: number): ReadonlySet<Node> {
     yield* backReferenced.get(node) ?? [];
   });
   // A flat lease protects its objects and what their fields refer to, but follows no labels.
-  for (const node of reachableFrom(flat, (next) => records.get(next)?.own ?? [])) live.add(node);
+  for (const node of reachableFrom(flat, (next) => records.get(next)?.fieldNodes ?? [])) live.add(node);
   return live;
 }
 
@@ -264,7 +264,6 @@ export function recountIfInconsistent(tx: StoreTransaction): void {
   if (!tx.namespaces.list().every(({name}) => tx.refs.isConsistent(name))) tx.rebuildRefs();
 }
 
-/** Removes leftovers of killed processes. */
 function sweepLeftovers(store: Store, now: number): void {
   const {housekeeping, layout} = store;
   housekeeping.attempt(layout.ingests, () => sweepIngests(store, now));

@@ -243,7 +243,6 @@ export function linkOrCopyTar({path, start, backing}: IndexedTar, directory: str
 export const indexFile = (directory: string): string | undefined =>
   [EROFS_IMAGE, EROFS_INDEX].map((name) => join(directory, name)).find((path) => existsSync(path));
 
-/** Whether two indexes or images have the same bytes. */
 export function isSameIndex(one: string, other: string): boolean {
   const fds = [one, other].map((path) => openSync(path, 'r')) as [number, number];
   const buffers = [Buffer.alloc(1 << 18), Buffer.alloc(1 << 18)] as const;

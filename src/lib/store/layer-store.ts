@@ -201,8 +201,9 @@ export class LayerStore {
   }
 
   /**
-   * Image layers that are trusted only in this boot. @param minAgeMs minimum age in milliseconds
+   * Image layers that are trusted only in this boot.
    *
+   * @param minAgeMs minimum age in milliseconds
    * @returns by ID, a stamp that distinguishes the layer from a later one of the same ID
    */
   unsynced(minAgeMs: number): ReadonlyMap<string, string> {
@@ -225,8 +226,7 @@ export class LayerStore {
   }
 
   /**
-   * Marks a synced layer as durable, so that it survives a reboot. The caller holds the store's lock, has synced the layer, and syncs
-   * again.
+   * Marks a synced layer as durable, so that it survives a reboot. The caller holds the store's lock and syncs again afterwards.
    *
    * @param stamp from `unsynced`, taken before the sync
    * @returns false when the layer is gone or was replaced meanwhile
@@ -238,12 +238,10 @@ export class LayerStore {
     return true;
   }
 
-  /** Path of a layer's layer.json. */
   infoFile(id: string): string {
     return join(this.path(id), LAYER_INFO);
   }
 
-  /** Writes the lost layer.json of a user's own tree again. */
   restoreOwnInfo(id: string, snapshotter: string): void {
     this.#writeInfo(id, {version: 1, snapshotter, bootId: bootId(), durable: false}, true);
   }
@@ -285,7 +283,6 @@ export class LayerStore {
     }
   }
 
-  /** A unique path in the trash. */
   trashName(): string {
     return join(this.#layout.trash, uniqueName());
   }

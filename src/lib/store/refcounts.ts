@@ -72,7 +72,7 @@ export interface References {
   /** Nodes that the record refers to. */
   readonly nodes: readonly Node[];
   /** Those of `nodes` that stand in fields and not in labels; a flat lease follows only these. */
-  readonly own: readonly Node[];
+  readonly fieldNodes: readonly Node[];
   readonly shared: readonly SharedKey[];
   /** Nodes with a back reference to the record. */
   readonly referrers: readonly Node[];
@@ -94,10 +94,10 @@ function expiryOf({[EXPIRE]: text = ''}: Labels): Pick<References, 'expires'> {
 /** As in containerd, a prefix of the key is enough. */
 const hasRootLabel = (labels: Labels): boolean => Object.keys(labels).some((key) => key.startsWith(ROOT));
 
-const references = (node: Node, own: readonly Node[], labels: Labels, more: Partial<References> = {}): References => ({
+const references = (node: Node, fieldNodes: readonly Node[], labels: Labels, more: Partial<References> = {}): References => ({
   node,
-  own,
-  nodes: [...own, ...labelReferences(labels)],
+  fieldNodes,
+  nodes: [...fieldNodes, ...labelReferences(labels)],
   referrers: Object.entries(labels).flatMap(([key, value]) => labelTarget(key, value, 'bref') ?? []),
   shared: [],
   isRoot: hasRootLabel(labels),
@@ -120,11 +120,11 @@ export const referencesOfSnapshot = ({snapshotter, key, parent, layer, labels}: 
   });
 
 export function referencesOfLease({content, snapshots, layers, labels, expiresAt}: LeaseRecord): References {
-  const own = [...content.map(contentNode), ...snapshots.map((s): Node => `snapshot/${s}`)];
+  const fieldNodes = [...content.map(contentNode), ...snapshots.map((s): Node => `snapshot/${s}`)];
   const isFlat = labels[FLAT] !== undefined;
   return {
-    own,
-    nodes: isFlat ? own : [...own, ...labelReferences(labels)],
+    fieldNodes,
+    nodes: isFlat ? fieldNodes : [...fieldNodes, ...labelReferences(labels)],
     shared: [...content.map(blobKey), ...layers.map(layerKey)],
     referrers: [],
     isRoot: true,
@@ -166,7 +166,6 @@ const isCurrent = (document: unknown): boolean => (document as {readonly rules?:
 
 /** What a collection must know of a namespace in addition to its counts. */
 interface Uncounted {
-  /** Number of records that expire. */
   readonly expiring: number;
   /** Number of records with references that counts do not cover. */
   readonly indirect: number;
@@ -200,13 +199,11 @@ const UNREADABLE = Symbol('unreadable');
 /** References of a node's record; `undefined` when there is no record. @throws data_loss the record cannot be read */
 export type FindReferences = (ns: string, node: Node) => References | undefined;
 
-/** Reference counts within one transaction. */
 export class RefCounts {
   readonly #io: Reader & Partial<Writer>;
   readonly #findReferences: FindReferences;
   /** Nodes that this transaction created or deleted, or that lost a reference or a root label; by namespace. */
   readonly #touched = new Map<string, Set<Node>>();
-  /** Blobs and layers that lost their last reference in this transaction. */
   readonly releasedShared = new Set<SharedKey>();
   /** Namespaces that this transaction has marked completely. */
   readonly #marked = new Set<string>();

@@ -19,7 +19,6 @@ export class StateDirectory {
     this.#formats = formats;
   }
 
-  /** Whether the directory is known to have an older format. */
   get isOld(): boolean {
     return this.#format !== undefined && this.#format < this.#formats.known;
   }

@@ -120,7 +120,6 @@ export class Store {
     if (this.#directory.check() === 'usable') await this.#backend.applyPending();
   }
 
-  /** Damage of the journal itself. */
   journalDamage(): readonly Damage[] {
     return this.#directory.check() === 'usable' ? this.#backend.findDamage() : [];
   }
@@ -172,7 +171,6 @@ export class Store {
     return this.#directory.restoreVersion(this.#backend.lastWritten('version'));
   }
 
-  /** See `markNeedsFullGc` of journal.ts. */
   markNeedsFullGc(): void {
     markNeedsFullGc(this.layout);
   }
@@ -185,7 +183,6 @@ export class Store {
       this.housekeeping.attempt(directory, () => sweepTemporary(directory));
   }
 
-  /** Removes locks of killed processes. */
   sweepLocks(): void {
     sweepLocks(this.layout.locks);
   }

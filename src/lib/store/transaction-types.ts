@@ -4,7 +4,6 @@ import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, Namespace
 import type {RefCounts} from './refcounts.ts';
 import type {RecordSurvey} from './survey-records.ts';
 
-/** The records of one kind. */
 export interface RecordSet<T> {
   /** The record, or `undefined`. @throws data_loss its file is damaged */
   find(key: string): T | undefined;
@@ -12,14 +11,13 @@ export interface RecordSet<T> {
   get(key: string): T;
   /** The record in a file of the set's directory, for callers that know which files changed. */
   findByFile(file: string): T | undefined;
-  /** All records, sorted by key. */
+  /** Sorted by key. */
   list(): readonly T[];
   /** File names, for callers that need no contents. */
   files(): readonly string[];
   isEmpty(): boolean;
 }
 
-/** The records of one kind, to be changed. */
 export interface WritableRecordSet<T> extends RecordSet<T> {
   /** @returns the record as stored: without empty labels, as in containerd @throws invalid_argument a label is not a string */
   put(record: T): T;
@@ -27,7 +25,6 @@ export interface WritableRecordSet<T> extends RecordSet<T> {
   delete(key: string): boolean;
 }
 
-/** The records of one namespace. */
 interface NamespaceOf<Images, Containers, Content, Leases, Snapshots> {
   readonly name: string;
   readonly images: Images;
@@ -73,7 +70,6 @@ export interface StoreTransaction extends Pick<StoreView, 'generation' | 'change
   afterCommit(action: AfterCommit): void;
   /** Reference counts with this transaction's changes. */
   readonly refs: RefCounts;
-  /** Rebuilds all reference counts. */
   rebuildRefs(): void;
   /** Replaces an unreadable or missing record, by its path in a survey; `undefined` removes it. The counts must be rebuilt afterwards. */
   replace(path: string, document: unknown): void;

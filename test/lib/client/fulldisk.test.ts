@@ -148,7 +148,7 @@ interface Case {
   readonly change: string;
   /** Removals begin with this one. */
   readonly first: number;
-  /** Before them another one was killed, which had given up the reserve. */
+  /** Runs after another removal was killed with the ballast released. */
   readonly afterKill: boolean;
 }
 
