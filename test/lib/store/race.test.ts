@@ -15,7 +15,7 @@ const DURATION_MS = isShort() ? 1500 : 6000;
 const WORKER = `
   const {openClient} = await lib('client/index.ts');
   const {Store} = await lib('store/store.ts');
-  const {resolve} = await lib('errdefs.ts');
+  const {codeOf} = await lib('errdefs.ts');
   await import(args[3]);
   const [root, state, number] = args;
   const client = openClient({root, state, lockTimeoutMs: 30_000});
@@ -29,7 +29,7 @@ const WORKER = `
     const started = performance.now();
     let answer = 'ok';
     try { await action(); } catch (err) {
-      answer = resolve(err);
+      answer = codeOf(err);
       if (!allowed.includes(answer)) done.odd.push(what + ': ' + err.stack);
     }
     done.worstMs = Math.max(done.worstMs, performance.now() - started);
