@@ -97,10 +97,10 @@ async function stock(scope: Scope, count: number): Promise<Stock> {
   return {registry, images};
 }
 
-/** How a container of an image shows which one it is. */
+/** Output by which a container identifies its image. */
 const SHOW = ['sh', '-c', 'cat /own/name /etc/name 2>/dev/null; true'];
 
-/** Each of these blobs has crossed the wire once, and no other has. */
+/** Asserts that each of these blobs was downloaded once, and no other. */
 function assertOnce(registry: FakeRegistry, blobs: readonly Descriptor[]): void {
   const digests = new Map(blobs.map((blob) => [blob.digest, blob]));
   assert.equal(registry.count('GET', /\/blobs\//), digests.size);
@@ -118,7 +118,7 @@ interface Answer extends Result {
   readonly ms: number;
 }
 
-/** A command's answer, class and all. That it ends in time is asserted by `ctr` itself. */
+/** Result of a command, with its class. `ctr` asserts the time limit. */
 async function ask(ctr: CommandLine, args: readonly string[], input = ''): Promise<Answer> {
   const begun = performance.now();
   const result = await ctr(['--json', ...args], {input, timeoutMs: 120_000});
@@ -147,7 +147,7 @@ async function findings(ctr: CommandLine): Promise<readonly string[]> {
   return checked.findings.map(({severity, object, problem}) => `${severity}: ${object}: ${problem}`);
 }
 
-/** Nothing is wrong, and nothing is left of those who have ended. */
+/** Asserts that there are no findings and no leftovers of ended processes. */
 async function assertClean(ctr: CommandLine): Promise<void> {
   const root = ctr.env.BERTH_ROOT!;
   assert.deepEqual(await findings(ctr), []);
@@ -161,7 +161,7 @@ async function assertClean(ctr: CommandLine): Promise<void> {
 
 interface Step {
   readonly args: readonly string[];
-  /** Classes that may rightly be the answer, besides success. */
+  /** Allowed error classes. */
   readonly or: readonly string[];
 }
 
@@ -212,7 +212,7 @@ describe('concurrent pulls', () => {
       const {registry, images} = await stock(t, 2);
       const {ref, config, layers} = images[1]!;
       const ctr = commandLine(t, 'executable');
-      // Slow enough that all of them are there before the first has its bytes.
+      // Slow enough that all have started before the first has its bytes.
       registry.fault({path: new RegExp(`/blobs/${layers[0]!.digest}`), trickle: {bytes: Math.ceil(layers[0]!.size / 20), everyMs: 20}});
       const spaces = numbers(count).map((i) => (i % 2 === 0 ? 'default' : `n${i}`));
       const answers = await together(
@@ -325,7 +325,7 @@ describe('namespaces', () => {
 
 // ---- containers ------------------------------------------------------------------------------------------------------
 
-/** A container that runs until the gate is opened, or half a minute. */
+/** A container that runs until the gate is opened, at most half a minute. */
 function gated(scope: Scope): {readonly flags: readonly string[]; readonly command: readonly string[]; readonly up: string; open(): void} {
   const place = temporaryDirectory(scope);
   const open = (): void => writeFileSync(join(place, 'open'), '');
@@ -467,7 +467,7 @@ const PROMPT_MS = 1000;
 
 const rootOf = (ctr: CommandLine): string => ctr.env.BERTH_ROOT!;
 
-/** Names in a directory that may go at any moment. */
+/** Names in a directory that may vanish at any moment. */
 function namesNow(directory: string): readonly string[] {
   try {
     return readdirSync(directory);
@@ -634,7 +634,7 @@ describe('no lock is held', () => {
 });
 
 describe('a lock', () => {
-  /** A process that has the store's lock until it is told otherwise. */
+  /** A process that holds the store's lock until it is released. */
   const hold = async (t: Scope, ctr: CommandLine) => {
     const code =
       "const {acquireLock} = await lib('fs/lock.ts'); await acquireLock(args[0], {timeoutMs: 60_000}); say('held'); await sleep(60_000);";
@@ -737,7 +737,7 @@ describe('a lock', () => {
       if (!requiresRoot(t) || !requiresProgram(t, 'strace', 'unshare') || !requiresOneClock(t, 'a sign of life is a file time')) return;
       const ctr = commandLine(t, 'executable');
       await ctr.ok(['namespaces', 'create', 'shared']);
-      // In a pid namespace of its own nobody sees that it is merely stopped.
+      // Other processes cannot see that a process in another pid namespace is stopped.
       const through = [findProgram('unshare')!, '--pid', '--fork', '--kill-child', '--mount-proc'];
       const sleeper = stopped(t, ctr, calls, n, ['namespaces', 'label', 'shared', 'sleeper=was here'], through);
       const [holder] = await eventually('a holder', () => holders(ctr).length > 0 && holders(ctr));

@@ -18,7 +18,7 @@ export interface Containerd {
   withImage<T>(ref: string, look: (root: string) => T | Promise<T>): Promise<T>;
 }
 
-/** What a process is started with so that it ends with this one, and its mounts with it. */
+/** Command in front of a process, so that it and its mounts end with this process. */
 const OWN_NAMESPACE = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--propagation', 'private'];
 
 export async function startContainerd(scope: Scope): Promise<Containerd> {

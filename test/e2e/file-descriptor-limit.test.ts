@@ -12,7 +12,7 @@ const published = publishedImages();
 /** Below, an engine may end itself before a command has begun; Bun has by then what it needs, Node is far from starting threads. */
 const FEWEST = 26;
 const MOST = 42;
-/** A whole pull takes less than one; what waits for ever is ended, in milliseconds. */
+/** Time limit of a command, in milliseconds. A whole pull takes less. */
 const TIMEOUT_MS = 60_000;
 
 forEachEngine('a pull with few descriptors', (engine) => {

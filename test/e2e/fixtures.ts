@@ -17,7 +17,7 @@ import {onEnd, type Scope, type Skippable} from '../support/helpers.ts';
 import {type Image, type ImageName, requiresImage} from '../support/images.ts';
 import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
 
-/** A scope that ends with the file: to be made at its top, for what its tests share. Hooks run in the order they were given, as a test's do. */
+/** A scope that ends with the file, for objects that its tests share. Create it at the top of the file. */
 export function fileScope(): Scope {
   const hooks: (() => void | Promise<void>)[] = [];
   after(async () => {
@@ -73,13 +73,13 @@ export const sum = (descs: readonly Pick<Descriptor, 'size'>[]): number => descs
 export interface SlowWire {
   /** Such as `127.0.0.1:41817`, in front of the registry. */
   readonly host: string;
-  /** Bytes that have passed towards clients. */
+  /** Bytes sent to clients. */
   bytes(): number;
-  /** Bytes a second of each connection from now on. */
+  /** Sets the bandwidth of each connection, in bytes per second. */
   rate: number;
 }
 
-/** A wire to the registry that lets only so many bytes a second through, each connection; it ends with the scope. */
+/** A proxy of the registry that limits the bandwidth of each connection; it ends with the scope. */
 export async function slowWire(scope: Scope, registry: Registry, bytesPerSecond: number): Promise<SlowWire> {
   const [host = '', port = ''] = registry.host.split(':');
   const sockets = new Set<Socket>();
@@ -129,7 +129,7 @@ export const fingerprint = (dir: string): string =>
 /** Names in a directory; none when there is no such directory. */
 export const names = (dir: string): readonly string[] => (existsSync(dir) ? readdirSync(dir).sort() : []);
 
-/** Waits until `probe` answers with something. */
+/** Waits until `probe` returns a value. */
 export async function eventually<T>(what: string, probe: () => T | undefined | false, timeoutMs = 20_000): Promise<T> {
   for (let waited = 0; ; waited += 5) {
     const value = probe();
@@ -147,7 +147,7 @@ export const tableRows = (text: string): string[][] =>
     .map((line) => line.replace(/(\d) ([KMGT]?i?B)\b/g, '$1_$2').split(/ +/))
     .map((words) => words.map((word) => word.replace('_', ' ')));
 
-/** What is left in a command line's state directory of containers that have ended: nothing. */
+/** Asserts that the state directory has no leftovers of ended containers. */
 export function assertNoRuns(stateDir: string): void {
   const runs = join(stateDir, 'runs');
   for (const namespace of names(runs))

@@ -11,12 +11,12 @@ import {assertNoRuns, assertWhole, diskUsage, names, publishedImages, sizeOf} fr
 const published = publishedImages();
 const IMAGE = imagesForTests().includes('redis') ? 'redis' : 'busybox';
 
-/** Room for the journal, for caches of listings, and for directories that have grown. */
+/** Tolerance in bytes for the journal, caches of lists, and grown directories. */
 const RECORDS = 256 << 10;
 
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
 
-/** A store in which something was once and is no more. */
+/** A store that was used, and is empty again. */
 async function usedStore(t: Parameters<typeof commandLine>[0]): Promise<{ctr: CommandLine; root: string; empty: number}> {
   const ctr = commandLine(t, 'executable');
   await ctr.ok(['namespaces', 'create', 'default']);
@@ -26,7 +26,7 @@ async function usedStore(t: Parameters<typeof commandLine>[0]): Promise<{ctr: Co
   return {ctr, root: ctr.env.BERTH_ROOT!, empty: diskUsage(ctr.env.BERTH_ROOT!)};
 }
 
-/** Nothing of any image is left, in any form. */
+/** Asserts that nothing of any image is left. */
 async function assertEmpty(ctr: CommandLine, empty: number): Promise<void> {
   const root = ctr.env.BERTH_ROOT!;
   const left = diskUsage(root) - empty;

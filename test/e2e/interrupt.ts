@@ -18,16 +18,16 @@ import {ARCHITECTURE} from '../support/layouts.ts';
 import {BASE_LAYER, dir, file, tar, whiteout} from '../support/tartest.ts';
 import {names} from './fixtures.ts';
 
-// What the user has set for the command is not for the tests.
+// Settings of the user do not apply to tests.
 for (const name of ['BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER']) delete process.env[name];
 
-/** A place for both directories of state: everything that a command changes lies below it. */
+/** A directory with root and state directory: everything that a command changes lies below it. */
 export type Place = string;
 
 export const rootOf = (place: Place): string => join(place, 'root');
 export const stateOf = (place: Place): string => join(place, 'state');
 
-/** The same place, as it was. */
+/** A copy of that directory. */
 export function copyPlace(from: Place, to: Place): Place {
   rmSync(to, {recursive: true, force: true});
   execFileSync('cp', ['-a', from, to]);
@@ -79,7 +79,7 @@ export interface Child {
   readonly ended: Promise<Result & {readonly signal: NodeJS.Signals | null}>;
 }
 
-/** A child that has not ended by then is ended, in milliseconds. */
+/** Time limit of a child, in milliseconds. */
 const CHILD_MS = 120_000;
 
 /** Runs a command in a process of its own, on Node, in which all threads count calls. */
@@ -92,7 +92,7 @@ export function child(scope: Scope, place: Place, args: readonly string[], failp
     running[name].setEncoding('utf8').on('data', (text: string) => {
       output[name] += text;
     });
-  running.stdin.on('error', () => {}); // it ended without having read it
+  running.stdin.on('error', () => {}); // it ended without reading it
   running.stdin.end(input);
   const ended = once(running, 'close').then(([status, signal]) => ({
     status: (status as number | null) ?? -1,
@@ -106,7 +106,7 @@ export function child(scope: Scope, place: Place, args: readonly string[], failp
   return {process: running, ended};
 }
 
-/** Lines for what lies in a place, but for records: blobs, layers, what users wrote, and what was left behind by whomever. */
+/** Lines for everything below a place except records: blobs, layers, user data, and leftovers. */
 export function inventory(place: Place): readonly string[] {
   const found = ['content/blobs/sha256', 'content/ingest', 'layers', 'work', 'trash'].flatMap((directory) =>
     names(join(rootOf(place), directory)).map((name) => `${directory}/${name}`),
@@ -126,7 +126,7 @@ export function inventory(place: Place): readonly string[] {
   return found;
 }
 
-/** Writes a file into an active snapshot, as a user would who has mounted it. */
+/** Writes a file into an active snapshot, as a user who has mounted it. */
 export function writeInto(place: Place, namespace: string, snapshotter: string, key: string, text: string): void {
   const record = join(rootOf(place), 'namespaces', namespace, 'snapshots', snapshotter, `${key}.json`);
   const {layer} = JSON.parse(readFileSync(record, 'utf8')) as {layer: string};
@@ -135,7 +135,7 @@ export function writeInto(place: Place, namespace: string, snapshotter: string, 
 
 // ---- images ----------------------------------------------------------------------------------------------------------
 
-/** Leaves its parent to the layer below, and so waits for that. */
+/** A layer with an implicit parent, so it waits for the layer below. */
 const MIDDLE = tar(file('etc/c', 'on top of another'));
 const top = (text: string): Buffer => tar(dir('etc', 0o750), whiteout('etc/a'), file('top', text));
 

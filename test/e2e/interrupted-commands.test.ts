@@ -33,7 +33,7 @@ import {checkStore} from '../support/invariants.ts';
 import {fileScope} from './fixtures.ts';
 import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './interrupt.ts';
 
-/** Every n-th of the calls is tried, and of commands of few calls so many at least. */
+/** Tries every n-th call, and at least so many calls of short commands. */
 type Stride = readonly [every: number, least: number];
 
 /** Stopped or failed here, killed in a process of its own, and failed there at what it reads. */
@@ -42,12 +42,12 @@ const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
   : isShort()
     ? {here: [96, 2], child: [256, 1], reads: [192, 1]}
     : {here: [32, 4], child: [128, 2], reads: [96, 2]};
-/** The first of them: the same calls each time. */
+/** Number of the first tried call: the same calls each time. */
 const OFFSET = TORTURE ? 1 : 5;
 /** Whose turn it is of what takes turns. */
 const TURN = TORTURE ? SAMPLE % 4 : 0;
 
-/** Longest time that the next command may take because another was stopped, in milliseconds; generous to a busy machine. */
+/** Longest delay of the next command by a stopped one, in milliseconds, on a busy machine. */
 const AT_ONCE_MS = 3000;
 /** The same for the stopped command itself; who waits for a lock that nobody gives back takes 10 s. */
 const AGAIN_MS = 8000;
@@ -56,7 +56,7 @@ const AGAIN_MS = 8000;
 const scope = fileScope();
 
 const onDisk = tmpdir();
-/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+/** In memory, where a sync costs nothing; this test does not depend on what is on the disk. */
 const inMemory = ['/dev/shm', onDisk].find((directory) => existsSync(directory))!;
 after(() => {
   process.env.TMPDIR = onDisk;
@@ -72,18 +72,18 @@ const FAULTS: Readonly<Record<string, Code>> = {
 interface Step {
   readonly args: readonly string[];
   readonly input?: string;
-  /** Status when nothing disturbs it; default 0. */
+  /** Status of an undisturbed run; default 0. */
   readonly status?: number;
-  /** What it may answer when it finds everything done: statuses. */
+  /** Allowed statuses of a repeated command that finds everything done. */
   readonly again?: readonly number[];
 }
 
 interface Scenario {
   /** Whether the machine has what it takes, besides root's right to say whose files are. */
   readonly requires?: (t: Skippable) => boolean;
-  /** What is there before, besides the bystander. */
+  /** Prepares the store, besides the uninvolved namespace. */
   readonly origin?: (place: Place, registry: FakeRegistry) => Promise<void>;
-  /** Several are run at once. */
+  /** Commands run concurrently. */
   readonly steps: (registry: FakeRegistry) => readonly Step[];
   /** Its calls that read are tried as well; it is one step. */
   readonly reads?: 'only' | 'too';
@@ -218,7 +218,7 @@ const seen = (place: Place): ReadonlyMap<string, unknown> =>
       .map((namespace) => [namespace.name, namespace]),
   );
 
-/** Removes what nobody goes on with, and nothing else. */
+/** Removes abandoned objects only. */
 async function giveUp(place: Place): Promise<void> {
   await ok(place, ['prune', '--all-namespaces', 'snapshots', 'content', 'ingests', 'leases']);
   await ok(place, ['gc']);
@@ -240,7 +240,7 @@ class Trial {
   readonly #origin: Place;
   readonly #place: Place;
   calls = 0;
-  /** What the undisturbed commands lead to. */
+  /** State after the undisturbed commands. */
   #goal: {readonly seen: unknown; readonly there: readonly string[]} | undefined;
   #before: {readonly seen: ReadonlyMap<string, unknown>; readonly there: readonly string[]} | undefined;
 
@@ -358,7 +358,7 @@ class Trial {
       args: commandOf(place, ['--json', ...args]),
       options: {env: engineEnvironment(engine), input},
       below: rootOf(place),
-      // What a runtime cannot read is not ours to name.
+      // A read error in the runtime has no class here.
       isWithChildren: args[0] !== 'run',
     };
   }
@@ -378,7 +378,7 @@ class Trial {
     const when = `${fault.errno} at ${fault.call} ${fault.at} on ${engine}: ${result.injected.join('; ')}`;
     assert.doesNotMatch(result.stderr, /^ +at /m, when);
     if (result.status !== status) {
-      // Bun calls every failure of socket(2) a connection that was refused.
+      // Bun reports every failure of socket(2) as a refused connection.
       const expected = fault.call === 'socket' && engine === 'executable' ? 'unavailable' : FAULTS[fault.errno]!;
       assert.equal(classOf(result.stderr) ?? 'data_loss', expected, `${when}: ${result.stdout}${result.stderr}`);
       assert.equal(result.status, args[0] === 'run' ? 125 : exitStatus(new ErrdefsError(expected, when)), `${when}: ${result.stderr}`);
@@ -418,7 +418,7 @@ class Trial {
     const begun = performance.now();
     for (const {args, input, status = 0, again = []} of this.steps) {
       const result = await command(place, args, input);
-      // Of two commands one may have been done.
+      // One of two commands may have completed.
       if (again.includes(result.status) && (done || this.steps.length > 1)) continue;
       assert.equal(result.status, status, `${when}, and again: ${result.stderr}`);
     }

@@ -68,7 +68,7 @@ function program(scope: Scope): Pick<World, 'ctr' | 'place'> {
 
 const SNAPSHOTTER = ['--snapshotter', 'overlayfs'];
 
-/** Everything that a namespace shows, to the time of its last change. */
+/** Everything visible in a namespace, including times of last changes. */
 async function visible({place}: World, namespace: string): Promise<unknown> {
   const ask = async (...words: string[]): Promise<unknown> => {
     const {status, stdout, stderr} = await ctrHere(place, ['-n', namespace, ...words, '--json']);
@@ -98,7 +98,7 @@ async function visible({place}: World, namespace: string): Promise<unknown> {
 
 const digestOf = (text: string): Digest => `sha256:${createHash('sha256').update(text).digest('hex')}` as Digest;
 
-/** Fills a namespace, and says its name in all that it makes. */
+/** Fills a namespace with objects that carry its name. */
 async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> {
   const ok = (words: readonly string[], options = {}): Promise<string> => ctr.ok(['-n', namespace, ...words], options);
   await ok(['namespaces', 'create', namespace, `whose=${namespace}`]);
@@ -116,7 +116,7 @@ async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> 
   await ok(['run', ...SNAPSHOTTER, ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
 }
 
-/** What a namespace answers to each command that reads, status and message included; none of it a time. */
+/** Results of each reading command in a namespace, with status and message, without times. */
 async function answers(
   {place}: World,
   namespace: string,
@@ -126,7 +126,7 @@ async function answers(
   const all = new Map<string, unknown>();
   const ask = async (...words: string[]): Promise<void> => {
     const {status, stdout, stderr} = await ctrHere(place, ['-n', namespace, ...words, ...(words.includes('get') ? [] : ['--json'])]);
-    // A hint may tell of other namespaces: that is what it is for.
+    // A hint may name other namespaces.
     const error =
       words.includes('get') || stderr === '' ? stderr.split('\n')[0] : (JSON.parse(stderr) as {error: {message: string}}).error.message;
     all.set(words.join(' '), [status, stdout, error]);
@@ -145,11 +145,11 @@ async function answers(
   return all;
 }
 
-/** Commands that change nothing that anybody sees, or nothing at all. */
+/** Commands without visible changes. */
 const READING =
   /^(version|doctor|df|completion|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
 
-/** Every command that changes something, in an order in which each can. */
+/** Every changing command, in an order in which each succeeds. */
 const changes = ({ref}: World, key: string, mountpoint: string): readonly (readonly [words: readonly string[], input?: string])[] => [
   [['namespaces', 'label', 'a', 'whose=changed']],
   [['images', 'label', 'mine:1', 'whose=changed', 'more=1']],
@@ -479,7 +479,7 @@ const read = (path: string): string => {
   }
 };
 
-/** Processes that a process has started, and theirs. */
+/** Descendants of a process. */
 function descendants(pid: number): readonly number[] {
   const children = read(`/proc/${pid}/task/${pid}/children`)
     .split(' ')

@@ -16,13 +16,13 @@ import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
 
 const published = publishedImages();
-/** A large one, which is killed while it downloads and unpacks, and a small one, in which all other steps weigh more. */
+/** A large image, for kills during download and unpacking, and a small one, for kills during the other steps. */
 const IMAGES = (['redis', 'busybox-multi'] as const).filter((name) => imagesForTests().includes(name));
 const ENGINES: readonly Engine[] = ['executable', 'executable', 'node'];
-/** Copies take long, and are made by the same steps as the rest. */
+/** `native` only once: its copies take long, and its other steps are the same. */
 const SNAPSHOTTERS = ['erofs', 'overlayfs', 'erofs', 'overlayfs', 'erofs', 'overlayfs', 'native'] as const;
 
-/** What a command may take that comes after a kill, in milliseconds, on a machine that does much else at the time. */
+/** Time limit of a command after a kill, in milliseconds, on a busy machine. */
 const AT_ONCE_MS = 2000;
 
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
@@ -39,7 +39,7 @@ function random(seed: number): () => number {
 
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
 
-/** Runs a command that has to be done soon. @returns what it printed */
+/** Runs a command with that time limit. @returns its output */
 async function atOnce(ctr: CommandLine, args: readonly string[]): Promise<string> {
   const begun = performance.now();
   const stdout = await ctr.ok(args);
@@ -48,13 +48,13 @@ async function atOnce(ctr: CommandLine, args: readonly string[]): Promise<string
   return stdout;
 }
 
-/** Nothing of the store is mounted in this machine's view. */
+/** Asserts that nothing of the store is mounted in this mount namespace. */
 function assertNoMounts(ctr: CommandLine): void {
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8');
   for (const dir of [ctr.env.BERTH_ROOT!, ctr.env.BERTH_STATE!]) assert.ok(!mounts.includes(dir), `mounts in ${dir}`);
 }
 
-/** Nothing that is counted on is missing. @returns what else was found: garbage, or what is made anew when it is needed */
+/** Asserts that `check` finds no damage. @returns the other findings */
 async function checkStore(ctr: CommandLine, ...flags: readonly string[]): Promise<readonly string[]> {
   const {damage, findings} = JSON.parse(await ctr.ok(['check', '--json', '--progress', 'none', ...flags])) as {
     damage: number;
@@ -118,7 +118,7 @@ describe('kill -9', () => {
 
         await ctr.ok(['images', 'rm', ref]);
         await ctr.ok(['namespaces', 'rm', `round${round}`]);
-        // Files that were in the making, and empty mount points, stay until gc or the next boot.
+        // Incomplete files and empty mount points stay until gc or the next boot.
         assert.deepEqual(
           (await checkStore(ctr)).filter((finding) => !finding.startsWith('garbage: entry ')),
           [],
@@ -130,7 +130,7 @@ describe('kill -9', () => {
         assertNoMounts(ctr);
         whole = true;
       });
-      // What one round leaves behind would be found by all others.
+      // Leftovers of one round would appear in all later ones.
       assert.ok(whole);
     }
     t.diagnostic(`${killed} of them were killed before they had ended`);
@@ -187,7 +187,7 @@ describe('kill -9', () => {
         await running.ended;
         await atOnce(ctr, ['containers', 'ls']);
         assertNoMounts(ctr);
-        // The container itself may live until it ends by itself; so long its id is taken.
+        // The container may live on; its id stays taken until it ends.
         const deadline = performance.now() + 5000;
         let again = await ctr(['--json', ...run]);
         while (again.status === 125 && performance.now() < deadline) {

@@ -16,7 +16,7 @@ const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresPr
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
 const CGROUPS = '/sys/fs/cgroup';
 
-/** A namespace that no other test has: cgroups are the machine's. */
+/** A namespace of this test only: all tests share the machine's cgroups. */
 const NAMESPACE = `left-${process.pid}`;
 const namespaceCgroups = (): readonly string[] =>
   ['', ...readdirSync(CGROUPS)].map((tree) => join(CGROUPS, tree, NAMESPACE)).filter((path) => existsSync(path));
@@ -28,7 +28,7 @@ const cgroups = (): readonly string[] =>
 const runsOf = (ctr: CommandLine): string => join(ctr.env.BERTH_STATE!, 'runs', NAMESPACE);
 const directoryOf = (ctr: CommandLine): string => join(runsOf(ctr), 'bundles/r');
 
-/** The pid that a file of the run tells, or names. */
+/** The pid in a file of the run, or in its name. */
 function pidOf(ctr: CommandLine, who: 'runtime' | 'container'): number | undefined {
   if (who === 'runtime')
     return Number(/^runtime\.(\d+)\./.exec(names(directoryOf(ctr)).find((name) => name.startsWith('runtime.')) ?? '')?.[1]);
@@ -48,7 +48,7 @@ function pidOf(ctr: CommandLine, who: 'runtime' | 'container'): number | undefin
   return undefined;
 }
 
-/** What can be seen of a run from outside, in the order in which it comes. */
+/** Steps of a run that are visible from outside, in order. */
 const STEPS: Readonly<Record<string, (ctr: CommandLine) => boolean>> = {
   'has begun': () => true,
   'has its id': (ctr) => existsSync(directoryOf(ctr)),
@@ -111,7 +111,7 @@ function leftovers(ctr: CommandLine): readonly string[] {
   ];
 }
 
-/** Ends and removes what a test that failed left. */
+/** Ends and removes leftovers of a failed test. */
 function tidy(scope: Scope): void {
   onEnd(scope, async () => {
     for (const path of [...cgroups(), ...namespaceCgroups()])
@@ -168,10 +168,10 @@ describe('a killed run --rm', () => {
             // It has ended.
           }
         }
-        // A container that outlives its command goes on for its time, and has its standard streams.
+        // A container that outlives its command keeps its standard streams.
         await eventually('the end of the command', () => running.child.exitCode !== null || running.child.signalCode !== null);
         await eventually('the end of the runtime', () => processesIn(ctr.env.BERTH_STATE!, false).length === 0);
-        // One whose runtime was killed before it started waits for ever.
+        // A container whose runtime was killed before the start waits forever.
         await eventually('the end of the container', () => populated().length === 0, 1500).catch(() => undefined);
         await ctr.ok(cleaner[0] === 'namespaces' ? cleaner : ['-n', NAMESPACE, ...cleaner]);
         assert.deepEqual(leftovers(ctr), []);

@@ -15,7 +15,7 @@ it('a root on overlayfs gives the same advice in doctor and run, and native work
   if (image === undefined) return;
   const dir = temporaryDirectory(t);
   for (const name of ['lower', 'upper', 'work', 'merged', 'state']) mkdirSync(join(dir, name));
-  // The overlay is gone with the last process that sees it, so all commands are one script's.
+  // The overlay ends with the last process in its namespace, so one script runs all commands.
   const mount = 'mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged';
   const ctr = async (script: string): Promise<Result> =>
     run(findProgram('unshare')!, ['--mount', '--propagation', 'private', 'sh', '-c', `cd ${dir} && ${mount} && ${script}`], {

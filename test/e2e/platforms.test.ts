@@ -13,7 +13,7 @@ const TREE = tar(file('f', 'x'));
 const OTHER = ARCHITECTURE === 's390x' ? 'ppc64le' : 's390x';
 const GZIP_LAYER = 'application/vnd.oci.image.layer.v1.tar+gzip';
 
-/** Config of an image, and whether a person is to be told of it: by what is wanted, `''` for this machine's. */
+/** Config of an image and whether there is a warning, by wanted platform; `''` is this machine's. */
 const CONFIGS: Readonly<Record<string, {readonly config: object; readonly warns: Readonly<Record<string, boolean>>}>> = {
   none: {config: {}, warns: {'': false, other: false}},
   empty: {config: {os: '', architecture: ''}, warns: {'': false, other: false}},
@@ -22,7 +22,7 @@ const CONFIGS: Readonly<Record<string, {readonly config: object; readonly warns:
   windows: {config: {os: 'windows', architecture: ARCHITECTURE}, warns: {'': true, other: true}},
 };
 
-/** Where an index offers one manifest, for no platform, ctr finds none; here it is taken, as where there is no index. */
+/** For an index with one manifest without a platform, ctr finds none; berth takes it, as without an index. */
 const MEANT = ['listed none', 'listed empty'];
 
 describe('a pull', () => {

@@ -23,7 +23,7 @@ import {
 const published = publishedImages();
 const IMAGE = imagesForTests().includes('redis') ? 'redis' : 'busybox';
 
-/** Bytes on disk that a record takes, with its share of a directory: a block or two of the usual filesystem. */
+/** Bytes on disk of a record and its share of a directory: a block or two on usual filesystems. */
 const RECORD = 8192;
 
 describe('two namespaces', () => {

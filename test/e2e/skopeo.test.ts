@@ -39,7 +39,7 @@ const sha256 = (bytes: string | Buffer): string => `sha256:${createHash('sha256'
 
 const images = async (ctr: CommandLine): Promise<readonly Summary[]> => JSON.parse(await ctr.ok(['images', 'ls', '--json']));
 
-/** The nodes of the tree that are image manifests and here. */
+/** Image manifests of the tree whose content is present. */
 function manifestsOf(tree: Tree): readonly Tree[] {
   const children = tree.children.flatMap(manifestsOf);
   return tree.children.some(({descriptor}) => /config|container\.image/.test(descriptor.mediaType)) && tree.present
@@ -47,7 +47,7 @@ function manifestsOf(tree: Tree): readonly Tree[] {
     : children;
 }
 
-/** Compares what is here of an image for one platform with what skopeo finds in the registry. */
+/** Compares a local image for one platform with skopeo's view of the registry. */
 async function assertAgreed(ctr: CommandLine, {ref}: Pick<Published, 'ref'>, architecture: string): Promise<void> {
   const raw = skopeo('--raw', `docker://${ref}`);
   const summary = (await images(ctr)).find(({name}) => name === ref)!;

@@ -17,7 +17,7 @@ import {assertWhole, eventually, names, sizeOf, start} from './fixtures.ts';
 
 const SNAPSHOTTERS = ['overlayfs', 'native', 'erofs'] as const;
 
-/** The second layer leaves its directory to the first, so that it is finished on top of that. */
+/** The second layer has an implicit parent in the first, so it is completed after that. */
 const TREES = [tar(dir('etc'), file('etc/motd', 'welcome')), tar(file('etc/noise', randomBytes(400_000)))];
 const LAYERS = TREES.map((tree) => gzipSync(tree));
 
@@ -36,7 +36,7 @@ describe('a stopped pull', () => {
   const points = TORTURE ? 24 : 3;
   for (let n = 0; n < points; n++) {
     const snapshotter = SNAPSHOTTERS[n % SNAPSHOTTERS.length]!;
-    // From before its first byte to after its last but one.
+    // From before the first byte to before the last.
     const share = ((seed + n * 7919) % 10) / 10;
     const at = n % 4 === 3 ? 'manifest' : 'layer';
     it(`${at === 'layer' ? `after ${share * 100} % of a layer` : 'at its manifest'} delays no other pull, and does no harm when it continues, ${snapshotter}`, async (t) => {

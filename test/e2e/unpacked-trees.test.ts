@@ -21,7 +21,7 @@ import {fileScope, type Published, publishedImages} from './fixtures.ts';
 const published = publishedImages();
 const file = fileScope();
 
-/** Images whose layers are of all kinds, and the same small layer in every packing. */
+/** Images with all kinds of layers, and the same small layer with every compression. */
 const TREES: readonly ImageName[] = ['redis', 'awkward', 'awkward-through'];
 const PACKINGS: readonly ImageName[] = [
   'busybox',
@@ -31,16 +31,16 @@ const PACKINGS: readonly ImageName[] = [
   'busybox-multi',
   'busybox-multi-docker',
 ];
-/** What --short is content with. */
+/** Images for --short. */
 const SHORT: readonly ImageName[] = ['awkward', 'busybox'];
 /** `loop`: snapshotter `erofs` as on a machine whose kernel mounts its images from loop devices only. */
 const WAYS = ['overlayfs', 'native', 'erofs', 'loop'] as const;
 type Way = (typeof WAYS)[number];
 
-/** umoci 0.4 knows no zstd; the same tar stands in for it. */
+/** umoci 0.4 does not support zstd; it gets the same tar with another compression. */
 const STAND_INS: Partial<Record<ImageName, ImageName>> = {'busybox-zstd': 'busybox'};
 
-/** Trees by umoci, each made once. skopeo brings them to it, since it reads no docker types and no index. */
+/** Trees of umoci, each unpacked once. skopeo converts the images, because umoci reads neither docker's types nor an index. */
 const umociTrees = new Map<string, TreeEntry[]>();
 
 function umociTree({ref}: Published): TreeEntry[] {
@@ -54,7 +54,7 @@ function umociTree({ref}: Published): TreeEntry[] {
   return tree;
 }
 
-/** An image's tree as our containers see it. */
+/** An image's tree as berth's containers see it. */
 async function ourTree(t: Scope, engine: Engine, ref: string, way: Way): Promise<TreeEntry[]> {
   const ctr = commandLine(t, engine);
   if (way === 'loop') stateOnLoops(t, ctr.env.BERTH_STATE);
@@ -79,7 +79,7 @@ async function requiresWay(t: Skippable, way: Way): Promise<boolean> {
   return backing !== undefined;
 }
 
-/** Something that differs, and why it may. `line` is that of `diffTrees`, ours first. */
+/** An allowed difference, and its reason. `line` is one of `diffTrees`, with berth's tree first. */
 interface Exemption {
   readonly image: ImageName;
   readonly line: RegExp;
@@ -129,7 +129,7 @@ function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemp
   );
 }
 
-/** Nanoseconds, of the clock that filesystems use: it may be behind by a tick. */
+/** Current time in nanoseconds, of the filesystems' clock, which may be behind by a tick. */
 const started = BigInt(Date.now() - 20) * 1_000_000n;
 
 const exemptionsFor = (all: readonly Exemption[], image: ImageName): readonly Exemption[] =>
@@ -150,7 +150,7 @@ forEachEngine('unpacked trees', (engine) => {
 
 describe('unpacked trees, containerd', () => {
   let running: Promise<Containerd> | undefined;
-  // It cannot unpack a hard link to what only a lower layer has, as in awkward-through.
+  // containerd cannot unpack a hard link to a file of a lower layer, as in awkward-through.
   for (const name of ['redis', 'awkward', 'busybox'] as const)
     it(`overlayfs: ${name} equals the tree of containerd`, async (t) => {
       if (!SHORT.includes(name) && !slow(t)) return;

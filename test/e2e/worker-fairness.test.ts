@@ -16,7 +16,7 @@ describe('small layers above a large one', () => {
   it('finish before the large one', async (t) => {
     if (!requiresRoot(t)) return;
     const registry = await startFakeRegistry(t);
-    // Text takes long to inflate, so that there is always more of it than the thread has dealt with.
+    // Text takes long to inflate, so the thread always has a backlog.
     const large = tar(file('large', Buffer.from(randomBytes(36 * MIB).toString('base64'))));
     const small = Array.from({length: 6}, (_, i) => tar(file(`small${i}`, String(i))));
     const blobs = [large, ...small].map((layer) => gzipSync(layer, {level: 1}));

@@ -20,7 +20,7 @@ export interface Script {
   readonly pid: number;
   /** Resolves with the next whole line of its standard output; rejects when it ends first. */
   line(): Promise<string>;
-  /** Lets a script that waits in `await go()` go on. */
+  /** Resolves `await go()` in the script. */
   go(): void;
   /** Resolves when it has ended. */
   readonly done: Promise<Ended>;
@@ -30,7 +30,7 @@ export interface Ended {
   /** Exit status; null when a signal ended it. */
   readonly status: number | null;
   readonly signal: NodeJS.Signals | null;
-  /** What it printed and nobody has read as a line. */
+  /** Output that was not read with `line`. */
   readonly stdout: string;
   readonly stderr: string;
 }
@@ -101,7 +101,7 @@ export function startScript(scope: Scope, code: string, args: readonly string[] 
   };
 }
 
-/** Runs `code` to its end. @throws when it ends in any other way than with status 0 */
+/** Runs `code` to its end. @throws when its exit status is not 0 */
 export async function runScript(scope: Scope, code: string, args: readonly string[] = [], options: ScriptOptions = {}): Promise<Ended> {
   const ended = await startScript(scope, code, args, options).done;
   if (ended.status !== 0) throw new Error(`status ${ended.status}, signal ${ended.signal}: ${ended.stdout}${ended.stderr}`);

@@ -13,7 +13,7 @@ import type {TestContext} from 'node:test';
 import type {Client, OpenOptions} from '../../src/lib/client/types/index.ts';
 import {type Code, codeOf} from '../../src/lib/errdefs.ts';
 
-/** Whatever ends and then cleans up: a test's `t`, or `{after}` of node:test for a whole file. */
+/** A scope with clean-up at its end: a test's `t`, or `{after}` of node:test for a whole file. */
 export interface Scope {
   after(fn: () => void | Promise<void>): void;
 }
@@ -21,8 +21,8 @@ export interface Scope {
 const endings = new WeakMap<Scope, (() => unknown)[]>();
 
 /**
- * Has `fn` run when the scope ends: the last given first, so that what uses a directory has ended before the directory goes, and
- * each of them, whatever the others throw. Hooks of node:test itself run in the order they were given, up to the first that throws.
+ * Runs `fn` when the scope ends, in reverse order, so that users of a directory end before it is removed. All of them run, also when some
+ * throw. Hooks of node:test itself run in the order of their registration, up to the first that throws.
  */
 export function onEnd(scope: Scope, fn: () => unknown): void {
   const known = endings.get(scope);
@@ -33,7 +33,7 @@ export function onEnd(scope: Scope, fn: () => unknown): void {
   const all = [fn];
   endings.set(scope, all);
   scope.after(async () => {
-    // A scope that ends more than once, as one of beforeEach does, begins anew.
+    // A scope may end more than once, as that of beforeEach does.
     endings.delete(scope);
     const errors: unknown[] = [];
     for (let next = all.pop(); next !== undefined; next = all.pop()) {
@@ -68,7 +68,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
 /** True for `npm test -- --short`: no slow tests, no large images. */
 export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
 
-/** `npm run torture`: what is tried by samples otherwise is tried whole. */
+/** True for `npm run torture`: tests try everything instead of samples. */
 export const TORTURE = process.env.BERTH_TEST_TORTURE === '1';
 
 /** Seeds generated inputs, and selects the part whose turn it is. `npm test` tries the same whatever the day; torture another part each day. */
@@ -87,7 +87,7 @@ export const clockEnvironment = (): Record<string, string> =>
 
 const insists = (): boolean => process.env.CI === 'true';
 
-/** Skips with the reason, or under `CI=true` fails with it. Always answers false. */
+/** Skips with the reason, or under `CI=true` fails with it. Always returns false. */
 function unmet(t: Skippable, reason: string): false {
   if (insists()) assert.fail(`${reason}, and CI=true insists on it`);
   t.skip(reason);

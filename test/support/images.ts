@@ -30,7 +30,7 @@ import {ARCHITECTURE, addBlob, addImage, addIndex, addJSON, getTarget, type Imag
 
 /** How an image is made. */
 interface Recipe {
-  /** Raised whenever the recipe changes: images of another version are not used. */
+  /** Raised with each change of the recipe: images of another version are not used. */
   readonly version: number;
   readonly programs: readonly string[];
   /** Made by programs that need root. */
@@ -39,7 +39,7 @@ interface Recipe {
   readonly heavy?: boolean;
   /** Only built when it is asked for by name. */
   readonly onDemand?: boolean;
-  /** Fills the layout; `work` is an empty directory for whatever is needed on the way. */
+  /** Fills the layout; `work` is an empty scratch directory. */
   build(layout: string, work: string): void;
 }
 
@@ -241,7 +241,7 @@ const cacheDirectory = (): string => process.env.BERTH_TEST_CACHE ?? join(import
 
 const layoutOf = (name: ImageName): string => join(cacheDirectory(), `${name}-${RECIPES[name].version}-${ARCHITECTURE}`);
 
-/** A build that was killed leaves its directory; one this old is nobody's. */
+/** Age at which the directory of a build counts as left by a killed process. */
 const ABANDONED_MS = 3_600_000;
 
 /** The image if it is in the cache. */
@@ -251,7 +251,7 @@ export function cachedImage(name: ImageName): Image | undefined {
 }
 
 /**
- * Builds an image unless the cache has it. Two who build the same at once are in nobody's way: one of the two results stays.
+ * Builds an image unless the cache has it. Concurrent builds of the same image do not disturb each other: one result stays.
  *
  * @throws Error a program failed; the message has the end of its output
  */

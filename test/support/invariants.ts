@@ -15,7 +15,7 @@ import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, pa
 export interface CheckOptions {
   /** Whether each blob is hashed. Default true. */
   readonly deep?: boolean;
-  /** Also report what is merely in nobody's way: blobs and layers that nothing names, and what ended processes left. */
+  /** Also report garbage: unreferenced blobs and layers, and leftovers of ended processes. */
   readonly litter?: boolean;
 }
 
@@ -33,11 +33,11 @@ interface NamespaceFound {
   readonly snapshots: Map<string, SnapshotRecord>;
 }
 
-/** @returns a line for each thing that is wrong, sorted; empty when the store is whole */
+/** @returns a line for each problem, sorted; empty for a consistent store */
 export function checkStore(root: string, {deep = true, litter = false}: CheckOptions = {}): string[] {
   const problems: string[] = [];
   const bad = (path: string, complaint: string): void => void problems.push(`${relative(root, path) || '.'}: ${complaint}`);
-  // Nothing yet, or stopped before it was anything.
+  // No store yet, or creating it was interrupted.
   if (list(root).every(isTemporary)) return [];
 
   const version = read(join(root, 'version'));
@@ -181,7 +181,7 @@ function readRecords(documents: ReadonlyMap<string, unknown>, bad: Bad): Found {
   return {namespaces, documents};
 }
 
-/** No record points to a thing that is missing; counts of references say what the records say. */
+/** No record refers to a missing object, and reference counts match the records. */
 function checkReferences(root: string, {namespaces, documents}: Found, bad: Bad): void {
   const counts = new Map<string, number>();
   const uncounted = new Map<string, {expiring: number; indirect: number; due: number}>();
@@ -313,7 +313,7 @@ function checkPermissions(root: string, bad: Bad): void {
   for (const name of list(root)) if (name !== 'version' && !isTemporary(name)) visit(join(root, name));
 }
 
-/** What ended processes left, and what nobody names any more. Only to be asked when no collection is owed. */
+/** Leftovers of ended processes, and unreferenced objects. Call it only when no collection is pending. */
 function checkLitter(root: string, {namespaces}: Found, bad: Bad): void {
   const blobs = new Set<string>();
   const layers = new Set<string>();

@@ -74,7 +74,7 @@ export function addIndex(layout: string, manifests: readonly Descriptor[], optio
   return addJSON(layout, mediaType, {schemaVersion: 2, mediaType, manifests});
 }
 
-/** Makes `target` what the layout is about: its `index.json` names it `latest`. */
+/** Makes `target` the image of the layout: `index.json` names it `latest`. */
 export function setTarget(layout: string, {mediaType, digest, size}: Descriptor): Descriptor {
   const target = {mediaType, digest, size};
   writeFileSync(join(layout, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
@@ -85,7 +85,7 @@ export function setTarget(layout: string, {mediaType, digest, size}: Descriptor)
   return target;
 }
 
-/** What the layout is about. */
+/** Descriptor of the layout's image. */
 export function getTarget(layout: string): Descriptor {
   const {mediaType, digest, size} = (JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8')) as {manifests: Descriptor[]})
     .manifests[0]!;

@@ -32,12 +32,12 @@ export function loopsBelow(dir: string): readonly string[] {
     try {
       return readFileSync(`/sys/block/${name}/loop/backing_file`, 'utf8').startsWith(`${dir}/`);
     } catch {
-      return false; // none of these, or nobody's, or gone by now
+      return false; // another file's device, an unused one, or one that is gone
     }
   });
 }
 
-/** The kernel unmakes a device when the last process of a mount namespace has ended, a moment after that is told. */
+/** Waits: the kernel removes a device a moment after the last process of its mount namespace has ended. */
 export async function assertNoLoops(dir: string): Promise<void> {
   for (let waited = 0; loopsBelow(dir).length > 0; waited += 20) {
     assert.ok(waited < 20_000, `loop devices left of ${dir}: ${loopsBelow(dir)}`);

@@ -6,10 +6,10 @@ import type {Mount} from '../../src/lib/runtime/mount-plan.ts';
 import {openPrivateMount} from './private-mount.ts';
 
 /**
- * Mounts, looks, and lets go. Needs root.
+ * Mounts a snapshot, calls `look`, and unmounts. Needs root.
  *
  * @param mounts as `snapshots mounts` gives them
- * @param look gets a path that is good until it is done
+ * @param look receives the path, which is valid until it returns
  */
 export async function withMounted<T>(mounts: readonly Mount[], look: (root: string) => T | Promise<T>): Promise<T> {
   const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-mounted-')));

@@ -26,7 +26,7 @@ export const ODD_NAMES = [
 
 const ALPHABET = [...',:\\ "\'$\n-ü#*?=%{}~`!&|;<>()[]\tab01', '\u001b', '\u202e', '😀'];
 
-/** A name that may be a file's. */
+/** Generates a valid file name. */
 export function oddName({below, pick}: Random): string {
   for (;;) {
     const name = Array.from({length: 1 + below(12)}, () => pick(ALPHABET)).join('');

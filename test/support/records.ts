@@ -57,7 +57,7 @@ export const containerRecord = (id: string, over: Partial<ContainerRecord> = {})
   ...over,
 });
 
-/** An image in a namespace, as a pull leaves it, save that its layers are not what they say. */
+/** An image in a namespace, as after a pull, but with layers that do not match their diff IDs. */
 export interface MadeImage {
   readonly name: string;
   readonly manifest: Digest;

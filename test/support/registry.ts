@@ -27,7 +27,7 @@ export interface AccessLogEntry {
 }
 
 export interface RegistryOptions {
-  /** Where blobs are kept; by default a directory that goes with the registry. */
+  /** Storage directory; by default a temporary one. */
   readonly storage?: string;
   /** `user:password` pairs that basic authentication accepts, each `user:<bcrypt hash>` as in an htpasswd file. */
   readonly htpasswd?: string;
@@ -45,7 +45,7 @@ export interface Registry {
   log(): string;
   /** The access log so far, oldest first. */
   requests(): readonly AccessLogEntry[];
-  /** Forgets what `log` and `requests` showed so far. */
+  /** Clears `log` and `requests`. */
   clearLog(): void;
   /** Ends the process and removes its directory; a second call does nothing. */
   stop(): Promise<void>;
@@ -82,7 +82,7 @@ async function waitUntilReady(child: ChildProcess, log: () => string, isTLS: boo
     const host = listeningAddress(log());
     if (host !== undefined) {
       if (isTLS) return host;
-      // 401 is an answer too.
+      // 401 is a response, too.
       const answer = await fetch(`http://${host}/v2/`).catch(() => undefined);
       await answer?.body?.cancel();
       if (answer !== undefined) return host;
@@ -92,7 +92,7 @@ async function waitUntilReady(child: ChildProcess, log: () => string, isTLS: boo
   throw new Error(`docker-registry did not become ready:\n${log()}`);
 }
 
-/** Starts a registry that ends with the scope; and, should this process be killed, with this process. */
+/** Starts a registry that ends with the scope, or with this process if that is killed. */
 export async function startRegistry(scope: Scope, options: RegistryOptions = {}): Promise<Registry> {
   const program = findProgram('docker-registry');
   if (program === undefined) throw new Error('docker-registry is not installed (apt-get install docker-registry)');
@@ -136,7 +136,7 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
   onEnd(scope, stop);
   await once(child, 'spawn');
   const host = await waitUntilReady(child, log, tls !== undefined);
-  // A test that dies must not be kept from ending.
+  // The child must not keep a failing test process alive.
   child.unref();
   return {
     host,

@@ -44,7 +44,7 @@ function typeOf(stat: BigIntStats): TreeEntry['type'] {
 export function readAllXattrs(dirs: readonly string[]): Map<string, Record<string, string>> {
   const args = ['-R', '-P', '-h', '-d', '-m', '-', '--absolute-names', '-e', 'hex', ...dirs];
   const {status, stdout, stderr} = spawnSync('getfattr', args, {maxBuffer: 1 << 30, encoding: 'latin1'});
-  // A name that is listed and is not there is the reader's to tell of.
+  // The reader of the tree reports a listed name that is missing.
   assert.ok(status === 0 || /No such file or directory/.test(stderr), stderr);
   const text = stdout;
   const all = new Map<string, Record<string, string>>();
@@ -121,7 +121,7 @@ function show(value: unknown): string {
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
-/** What differs between two trees, one line for each; empty when nothing does. */
+/** Differences between two trees, one line for each. */
 export function diffTrees(a: readonly TreeEntry[], b: readonly TreeEntry[], {ignore = () => false}: DiffOptions = {}): string[] {
   const [left, right] = [new Map(a.map((entry) => [entry.path, entry])), new Map(b.map((entry) => [entry.path, entry]))];
   const lines: string[] = [];

@@ -46,9 +46,9 @@ const published = publishedImages();
 interface Damage {
   readonly name: string;
   spoil(rig: Rig): unknown;
-  /** What check says, each a beginning, with `…` for what differs from run to run. Empty: nothing. */
+  /** Beginnings of the findings, with `…` for text that differs from run to run. Empty: no findings. */
   readonly finds: readonly string[];
-  /** What it says after a repair. Default: nothing. */
+  /** Findings after a repair. Default: none. */
   readonly remains?: readonly string[];
   readonly deep?: boolean;
 }
@@ -343,14 +343,14 @@ const DEEP: readonly Damage[] = [
   },
 ];
 
-/** Changes a file, and gives it back the time that it had. */
+/** Changes a file, and restores its time. */
 function inPlace(path: string, change: (path: string) => void): void {
   const {atime, mtime} = statSync(path);
   change(path);
   utimesSync(path, atime, mtime);
 }
 
-/** How the trees of extracted layers may be wrong; what there is of them stands in LAYERS. */
+/** Damage of extracted trees; LAYERS has their content. */
 const TREES: readonly (readonly [name: string, spoil: (tree: string) => unknown, problem: string])[] = [
   ['a file that is missing', (tree) => inPlace(join(tree, 'etc'), () => rmSync(join(tree, 'etc/b'))), '"/etc/b" is missing'],
   ['a file too many', (tree) => writeFileSync(join(tree, 'more'), ''), '"/more" does not belong there'],
@@ -462,7 +462,7 @@ function assertSays(actual: readonly string[], expected: readonly string[]): voi
   if (!matches) assert.deepEqual(found, [...expected].sort());
 }
 
-/** Looks, looks whether the look has changed anything, repairs, and looks whether all is as it was. */
+/** Checks, asserts that checking changed nothing, repairs, and asserts that the store is as before the damage. */
 async function judge(rig: Rig, {spoil, finds, remains = [], deep = false}: Damage): Promise<void> {
   const {client} = rig;
   await spoil(rig);
@@ -566,7 +566,7 @@ describe('check', () => {
         if (repair) rmSync(join(root, 'refs'), {recursive: true, force: true});
         return client.check({repair, ...(signal === undefined ? {} : {signal})});
       };
-      // The first run loads and compiles what the second has.
+      // The first run loads and compiles the code.
       let total = Number.POSITIVE_INFINITY;
       for (let n = 0; n < 2; n++) {
         const before = process.cpuUsage();

@@ -23,7 +23,7 @@ export interface Sequence {
   readonly commands: readonly Command[];
 }
 
-/** What a user wrote into a snapshot that he committed. */
+/** A user's data in a committed snapshot. */
 export const OWN_FILE = 'mine';
 export const OWN_BYTES = 'what a user made';
 
@@ -62,7 +62,7 @@ const prune: Command = {name: 'prune', run: ({client}) => client.prune({namespac
 
 const gc: Command = {name: 'gc', run: ({client}) => client.gc()};
 
-/** `gc` brings to the disk what is a minute old. */
+/** `gc` syncs layers that are a minute old. */
 const laterGC: Command = {
   name: 'gc, a while later',
   run: async ({client}) => {
@@ -113,13 +113,13 @@ const both = (snapshotter: Sequence['snapshotter']): readonly Command[] => [
   gc,
 ];
 
-/** A container that was to go with its run, as that leaves it when it is killed: what it wrote to is never synced. */
+/** The container of a killed `run --rm`: its writable layer is never synced. */
 const killedRun: Command = {
   name: 'run --rm, killed',
   run: ({client, registry}) => withContainer({client, snapshotter: 'overlayfs', ref: `${registry}/app:latest`}, 'r', {'berth/rm': DEAD}),
 };
 
-/** Of it something is left in the end. */
+/** Leaves something in the store at the end of the sequence. */
 export const KILLED_RUN = 'a run that was killed';
 
 export const SEQUENCES: Readonly<Record<string, Sequence>> = {

@@ -21,7 +21,7 @@ async function leased(t: Scope, n: number) {
 
 const ids = async (client: Client): Promise<readonly string[]> => (await client.namespace('default').leases.list()).map(({id}) => id);
 
-/** As if the machine had lost its power since all that is there was made. */
+/** Simulates a power loss: the boot ID changes. */
 function reboot(path: (...parts: string[]) => string): void {
   writeJSON(path('journal/checkpoint'), {...readJSON(path('journal/checkpoint')), bootId: '0'.repeat(32)});
 }
@@ -53,7 +53,7 @@ describe('a damaged record of the journal', () => {
       const {client, store, path, record} = await leased(t, 4);
       reboot(path);
       damage(record(2));
-      // What reached the disk of the record files is what is left of it.
+      // Only the synced record files remain.
       for (const id of ['3', '4']) rmSync(path(`namespaces/default/leases/${id}.json`));
       const [found] = (await client.check()).findings;
       assert.equal(says(found!), `damage: entry journal/${'2'.padStart(16, '0')}: ${problem}`);
@@ -90,7 +90,7 @@ describe('a directory in the place of a record', () => {
     it(`that is about to be ${change}: is reported, and moved away`, async (t) => {
       const {client, store, path, record} = await leased(t, 2);
       const at = path('namespaces/default/leases/3.json');
-      // Committed by one who was killed before he applied it.
+      // Committed by a process that was killed before it applied it.
       const writes = {'namespaces/default/leases/3.json': change === 'made' ? {version: 1, ...leaseRecord('3')} : null};
       writeJSON(record(3), {version: 1, generation: 3, writes, before: {'namespaces/default/leases/3.json': null}});
       mkdirSync(join(at, 'foreign'), {recursive: true});

@@ -32,7 +32,7 @@ describe('root and state directories', () => {
         for (const path of [found.root, found.state, ...found.guarded]) assert.ok(isAbsolute(path), path);
         const set = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ''));
         assert.deepEqual(findDirectories({}, set, uid), found, JSON.stringify(env));
-        // Only what names a directory of ours may be relative to the current one.
+        // Only BERTH_ROOT and BERTH_STATE may be relative to the working directory.
         const here = ['BERTH_ROOT', 'BERTH_STATE'].some((name) => env[name]?.includes('relative'));
         if (!here) assert.ok(!`${found.root} ${found.state}`.includes(process.cwd()), JSON.stringify({env, found}));
       }
@@ -78,7 +78,7 @@ function opened(path: string): string {
   return path;
 }
 
-/** What a neighbour can put where a directory is expected; `victim` is a directory of ours. */
+/** Entries that another user may put in the place of a directory; `victim` is a directory of this user. */
 const PLANTED: readonly [string, 'refused' | 'taken', (path: string, victim: string) => void][] = [
   ['nothing', 'taken', () => undefined],
   ['a directory of ours', 'taken', (path) => mkdirSync(path, {mode: 0o700})],
@@ -116,7 +116,7 @@ describe('the state directory', () => {
         if (outcome === 'refused') assert.throws(ask, (err) => ['permission_denied', 'failed_precondition'].includes(codeOf(err)));
         else {
           assert.equal(ask(), state);
-          // Nobody can come in between any more.
+          // No other user can replace it any more.
           assert.ok(existsSync(outer));
           assert.equal(statSync(outer).uid, 0);
         }

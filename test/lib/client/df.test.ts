@@ -46,7 +46,7 @@ describe('df', () => {
       }
       writeFileSync(path('content/blobs/sha256', 'a'.repeat(64)), 'nobody names it');
       symlinkSync('/usr', path('usr'));
-      // Until then a filesystem only has an idea of how many blocks it will take.
+      // Before a sync, filesystems only estimate the number of blocks.
       execFileSync('sync', ['--file-system', client.root]);
       const usage = await client.df();
       assertWhole(usage);

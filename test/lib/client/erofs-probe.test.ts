@@ -45,7 +45,7 @@ describe('the probe', () => {
     mkdirSync(memory);
     execFileSync('mount', ['-t', 'tmpfs', 'none', memory]);
     onEnd(t, () => execFileSync('umount', [memory]));
-    // The kernel has no file of tmpfs for a filesystem.
+    // The kernel cannot mount a filesystem from a file in tmpfs.
     assert.notEqual(probeErofs(state, join(memory, 'not/there/yet')).backing, 'files');
     assert.deepEqual(probeErofs(state, root), found, 'what was found of another one stays');
     assert.deepEqual(readdirSync(memory), []);
@@ -61,7 +61,7 @@ describe('the probe', () => {
     assert.notEqual(probeErofs(temporaryDirectory(t), join(file, 'root')).backing, undefined);
   });
 
-  /** As on a kernel that refuses what is asked of it: mount(8) gives way to a script that does. */
+  /** Simulates a kernel that refuses to mount: a script replaces mount(8). */
   const on = (t: TestContext, refuses: string): ReturnType<typeof probeErofs> => {
     const {PATH} = process.env;
     const bin = temporaryDirectory(t);

@@ -24,21 +24,21 @@ import {file, tar} from '../../support/tartest.ts';
 
 const LAYER = 200_000;
 const MIDDLE = 80_000;
-/** The most that a pull may take, in milliseconds: five requests, their stalls, and pauses of 4.5 s; the rest is for a busy machine. */
+/** Time limit of a pull, in milliseconds: five requests with their stalls, pauses of 4.5 s, and a margin for a busy machine. */
 const BUDGET_MS = 60_000;
 const LOCK_TIMEOUT_MS = 300;
-/** Of a pull whose registry fails, and of one whose registry does not. */
+/** Timeouts of a pull from the failing registry, and of one from the healthy registry. */
 const STALL_MS = 500;
 const PATIENT_MS = 600_000;
 
 interface Kind {
   /** At the beginning of an answer. */
   readonly start: Fault;
-  /** In the middle of a layer; absent where that is no different. */
+  /** In the middle of a layer; absent when that makes no difference. */
   readonly middle?: Fault;
-  /** What a pull may end with while the fault lasts; empty where it has to succeed even so. */
+  /** Allowed error classes while the fault lasts; empty when the pull has to succeed. */
   readonly codes: readonly Code[];
-  /** What befalls a request or two only is overcome. */
+  /** Retries overcome a fault of one or two requests. */
   readonly isTransient: boolean;
 }
 
@@ -53,7 +53,7 @@ const KINDS: Readonly<Record<string, Kind>> = {
   '429': {start: {status: 429, code: 'TOOMANYREQUESTS'}, codes: ['resource_exhausted'], isTransient: true},
   '401': {start: {status: 401, code: 'UNAUTHORIZED'}, codes: ['unauthenticated'], isTransient: false},
   '403': {start: {status: 403, code: 'DENIED'}, codes: ['permission_denied'], isTransient: false},
-  // Of a token server it says nothing about an image.
+  // From a token server it says nothing about an image.
   '404': {start: {status: 404, code: 'NAME_UNKNOWN'}, codes: ['not_found', 'unauthenticated'], isTransient: false},
   page: {
     start: {headers: {'content-type': 'text/html', 'content-length': String(html.length), 'docker-content-digest': null}, body: () => html},
@@ -98,12 +98,12 @@ const CASES: readonly Case[] = Object.entries(KINDS).flatMap(([kind, {middle, is
       (phase !== 'token' || auth === 'token') &&
       (phase !== 'middle of the layer' || middle !== undefined) &&
       (lasts || (isTransient && codes.length > 0)) &&
-      // Ranges are asked for where a layer breaks off.
+      // A range is requested after a layer was interrupted.
       (phase === 'middle of the layer' || ranges === 'honoured'),
   ),
 );
 
-/** What only a lock that is overtaken ends, at every request. */
+/** Faults that last until the lock is overtaken, at every request. */
 const isCore = ({kind, auth, ranges, closes, lasts, phase}: Case): boolean =>
   kind === 'silence' && auth === (phase === 'token' ? 'token' : 'none') && ranges === 'honoured' && closes && lasts;
 
@@ -186,7 +186,7 @@ class Trial {
     }[phase];
     faulty.fault({...(phase === 'middle of the layer' ? middle : start), path, times: lasts ? Number.POSITIVE_INFINITY : 1});
 
-    // One that is silent for good is waited for as long as it takes the others.
+    // A registry that stays silent is stopped when the others have ended.
     const isSilent = kind === 'silence' && lasts && closes;
     const patience = new AbortController();
     const begun = performance.now();
@@ -198,7 +198,7 @@ class Trial {
     await until(() => over || (faulty.faulted > 0 && (phase !== 'middle of the layer' || this.#onDisk >= MIDDLE)), 5000);
 
     const before = kind === 'other bytes' ? 0 : this.#onDisk;
-    // One that is silent would keep it for ten minutes.
+    // A silent registry would delay it by ten minutes.
     const second = await this.#pull(`${this.#name}-b`, healthy, PATIENT_MS, AbortSignal.timeout(BUDGET_MS));
     if ('err' in second) throw second.err;
     const sent = healthy.bytesSent(new RegExp(`blobs/${digestOf(this.#layer)}`));
@@ -223,7 +223,7 @@ class Trial {
   }
 }
 
-/** Cases at once: they mostly wait. */
+/** Number of concurrent cases: they mostly wait. */
 const LANES = 12;
 
 describe('a slow connection', () => {
@@ -250,7 +250,7 @@ describe('a slow connection', () => {
       const ended = assert.rejects(pull, is('canceled'));
       const data = join(root, 'content/ingest', downloadKey(digestOf(layer)), 'data');
       await until(() => sizeOf(data) >= atLeast, 10_000);
-      // Less than a worker is given at once.
+      // Less than one slot of a worker.
       assert.ok(sizeOf(data) >= atLeast && sizeOf(data) <= registry.bytesSent(path), `${sizeOf(data)} B of ${registry.bytesSent(path)} B`);
       assert.ok(registry.bytesSent(path) < layer.length, 'and the rest is still to come');
       abort.abort();

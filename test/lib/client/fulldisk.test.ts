@@ -24,7 +24,7 @@ import {file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './pulled-store.ts';
 
 const SNAPSHOTTER = 'overlayfs';
-/** Bytes of a level that is free of all need. */
+/** Free bytes of a level at which nothing fails. */
 const PLENTY = 3 << 20;
 
 interface Shape {
@@ -39,7 +39,7 @@ const imageOf = (name: string, count: number): {layers: Buffer[]; config: object
   return {layers, config: {...CONFIG, rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}}};
 };
 
-/** In memory a sync costs nothing, and what is on the disk is not what is asked here. */
+/** In memory, where a sync costs nothing; this test does not depend on what is on the disk. */
 const before = process.env.TMPDIR;
 process.env.TMPDIR = ['/dev/shm', tmpdir()].find((dir) => existsSync(dir))!;
 after(() => {
@@ -91,7 +91,7 @@ async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promi
     await client.namespace('default').pull(ref, {snapshotter: SNAPSHOTTER});
     await makeContainer(client, ref, 'c1');
     await client.close();
-    // A copy of the mount that some other process's namespace has would keep it from the file.
+    // A copy of the mount in another mount namespace would keep the file busy.
     execFileSync('sync', ['--file-system', disk]);
   } finally {
     execFileSync('umount', [disk]);
@@ -99,7 +99,7 @@ async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promi
   return image;
 }
 
-/** Takes all of a disk but so much. */
+/** Fills a disk except for so many bytes. */
 function fill(disk: string, what: 'bytes' | 'inodes', left: number): void {
   const to = join(disk, 'filler');
   mkdirSync(to, {recursive: true});
@@ -107,7 +107,7 @@ function fill(disk: string, what: 'bytes' | 'inodes', left: number): void {
   const {bavail, bsize, ffree} = statfsSync(disk);
   const size = bavail * bsize - left;
   if (what === 'bytes' && size > 0) {
-    // What a directory and its extents take is not there any more when it comes to the last of it.
+    // The directory and its extents take part of the last bytes.
     spawnSync('fallocate', ['--length', String(size), name]);
     if (left > 0) return;
   }
@@ -139,7 +139,7 @@ const REMOVALS: Readonly<Record<string, (client: Client, ref: string) => Promise
   'check --deep --repair': (client) => client.check({deep: true, repair: true}),
 };
 
-/** Those that have something to give back when they come first: the image is in use. */
+/** Removals that free something even as the first one: the image is in use. */
 const FREEING: readonly string[] = ['containers rm', 'namespaces rm'];
 
 interface Case {
@@ -159,7 +159,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
   const {ref, other} = await images(shape.layers);
   mkdirSync(disk);
   for (const [i, {what, level, change, first, afterKill}] of cases.entries()) {
-    // Another one each time: some other process's namespace may have a copy of the mount, and keep it.
+    // A new directory each time: another mount namespace may have a copy of the mount, and keep it busy.
     const image = join(dir, String(i));
     const when = `${shape.layers} layers, blocks of ${shape.bytes}, ${level} ${what} left, ${change}${afterKill ? ', a kill' : ''}`;
     execFileSync('cp', ['--sparse=always', origin, image]);
@@ -185,7 +185,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
         fill(disk, what, 0);
         const before = statfsSync(disk);
         await REMOVALS[name]!(client, ref).catch((err: unknown) => {
-          // What another of them has taken already.
+          // An earlier removal has removed it.
           assert.ok(hasCode(err, 'not_found'), `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`);
         });
         const after = statfsSync(disk);

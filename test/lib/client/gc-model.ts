@@ -1,9 +1,9 @@
 /**
- * What containerd's collector keeps of a namespace, for comparison: core/metadata/gc.go, scanRoots and references, over plain
- * records. It shares no code with src/lib/store/gc.ts.
+ * A model of containerd's collector for one namespace, over plain records: scanRoots and references of core/metadata/gc.go. It shares no
+ * code with src/lib/store/gc.ts.
  *
- * One difference is meant: what a lease names by its own labels is kept as well, unless it is flat; no command of ctr's adds
- * resources to a lease.
+ * One difference is intended: labels of a lease protect objects, too, unless the lease is flat, because no command of ctr adds resources
+ * to a lease.
  */
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from '../../../src/lib/store/records.ts';
 
@@ -35,7 +35,7 @@ export function named(labels: Labels, direction: 'ref' | 'bref'): string[] {
 
 export const isRooted = (labels: Labels): boolean => Object.keys(labels).some((label) => label.startsWith('containerd.io/gc.root'));
 
-/** When something expires; `undefined` for never, and where Go could not read the time. */
+/** Time of expiry; `undefined` for none, and for a time that Go cannot parse. */
 export function expiry(text: string | undefined): number | undefined {
   const isTime = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:\d{2})$/.test(text ?? '');
   return isTime ? Date.parse(text!) : undefined;
@@ -43,7 +43,7 @@ export function expiry(text: string | undefined): number | undefined {
 
 const isPast = (time: number | undefined, now: number): boolean => time !== undefined && time <= now;
 
-/** Takes out of a world what a collection would. */
+/** Removes from a world what a collection would remove. */
 export function collectWorld(world: World, now: number): void {
   const {images, containers, content, snapshots, leases} = world;
   const grey: string[] = [];

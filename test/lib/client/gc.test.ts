@@ -27,7 +27,7 @@ const IMAGES = ['a', 'b', 'c', 'd', 'e'].map((name) => `x.example/${name}:1`);
 const KEYS = ['s0', 's1', 's2', 's/3', 's4', 's5'];
 const CONTAINERS = ['c0', 'c1', 'c2'];
 
-/** Makes labels that matter to a collection, and some that only look so. */
+/** Generates labels that direct a collection, and some that only look similar. */
 class LabelMaker {
   readonly #random: Random;
   readonly #now: () => number;
@@ -108,7 +108,7 @@ class Walk {
 
   #told = (): string => this.#log.join('\n');
 
-  /** Records may point to what is not there, as containerd's may. */
+  /** Records may refer to missing objects, as in containerd. */
   #complaints(): readonly string[] {
     const meant = /points to content|has parent|which is missing|content [0-9]+ B|has layer|is not what generation/;
     return checkStore(this.#client.root, {deep: false, litter: true}).filter((line) => !meant.test(line));
@@ -225,7 +225,7 @@ class Walk {
       await command.run();
     } catch (err) {
       if (!isErrdefs(err) || err.code !== 'failed_precondition') throw err;
-      // It is in use: then nothing changes.
+      // A container in use: nothing changes.
       assert.deepEqual(this.#worlds(), before, this.#told());
       return;
     }
@@ -337,7 +337,7 @@ interface Holding {
   readonly target?: string;
 }
 
-/** Whether a change of a record may leave something without a keeper: then it is a removal, and collects. */
+/** Whether a change of a record may leave something unreferenced: then it collects, as a removal does. */
 function losesHold(before: Holding | undefined, after: Holding, isImage: boolean): boolean {
   const expires = ({labels}: Holding): number | undefined => (isImage ? expiry(labels['containerd.io/gc.expire']) : undefined);
   const [old, now] = [before === undefined ? undefined : expires(before), expires(after)];
@@ -355,7 +355,7 @@ function losesHold(before: Holding | undefined, after: Holding, isImage: boolean
   );
 }
 
-/** What is there, by namespace and kind, with its labels. */
+/** All objects, by namespace and kind, with their labels. */
 const shape = (worlds: ReadonlyMap<string, World>): unknown =>
   [...worlds].map(([ns, world]) => [
     ns,

@@ -51,7 +51,7 @@ const BYTES = 'bytes that a user keeps';
 interface Result {
   readonly status: number;
   readonly stdout: string;
-  /** One for each line of standard error that warns of clean-up. */
+  /** Warnings of clean-up on standard error, one for each line. */
   readonly warnings: readonly string[];
   readonly stderr: string;
 }
@@ -66,7 +66,7 @@ const scope = fileScope();
 let made: Promise<Origin> | undefined;
 let memory: string | undefined;
 
-/** A directory in memory: `sync` of a disk that others write to takes seconds. */
+/** A directory in memory: `sync` of a busy disk takes seconds. */
 function placeInMemory(t: Scope): string {
   if (memory === undefined) {
     const mounted = temporaryDirectory(scope);
@@ -102,7 +102,7 @@ async function makeOrigin(): Promise<Origin> {
   return {root: client.root, app, tool};
 }
 
-/** What dead processes left, of every kind. @returns their paths below `place` */
+/** Creates every kind of leftover of dead processes. @returns their paths below `place` */
 function leaveThings({root, state}: Place): readonly string[] {
   const long = new Date(Date.now() - 48 * 3600_000);
   const ingest = join(root, 'content/ingest', `sha256-${'1'.repeat(64)}`);
@@ -189,7 +189,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   },
 };
 
-/** Of text, what does not differ from one copy of a store to the next. */
+/** Removes from a text everything that differs between copies of a store. */
 const steady = (text: string, root: string): string =>
   text
     .replaceAll(root, 'ROOT')
@@ -205,7 +205,7 @@ function recordsOf(root: string): string {
 
 const outcome = ({status, stdout}: Result, root: string) => ({status, stdout: steady(stdout, root), records: recordsOf(root)});
 
-/** What a failure of is told, whatever the command. */
+/** Clean-up whose failure every command reports. */
 const TOLD = /^\/(?:root\/(?:trash|layers|work|content)|state)\//;
 
 /**
@@ -234,7 +234,7 @@ function cleanUp(commits: number, left: readonly string[], seen: (name: string, 
   };
 }
 
-/** How many commits there are from one state of a store to another. */
+/** Number of commits between two states of a store. */
 const generation = (root: string): number =>
   Math.max(0, ...readdirSync(join(root, 'journal')).flatMap((name) => (/^\d{16}$/.test(name) ? [Number(name)] : [])));
 
@@ -291,7 +291,7 @@ describe('clean-up that fails', () => {
             arm({below: place(disturbed), action, at, lasting, only: cleanUp(commits, left, seen)});
             const got = await command(disturbed).finally(() => disarm());
             assert.deepEqual(outcome(got, disturbed.root), expected, `${what} (${failed}): ${got.stderr}`);
-            // Across filesystems things are deleted where they lie.
+            // Across filesystems, files are deleted in place.
             if (action !== 'EXDEV' && TOLD.test(failed)) assert.equal(got.warnings.length, 1, `${what} (${failed}): ${got.stderr}`);
             assert.ok(got.warnings.length <= 1, `${what}: ${got.stderr}`);
             await assertNothingLeft(disturbed, `${what} (${failed})`);
@@ -303,9 +303,9 @@ describe('clean-up that fails', () => {
 /** A real obstacle. */
 interface Obstacle {
   readonly needs: readonly string[];
-  /** Whether it keeps clean-up from being done, so that there is a warning. */
+  /** Whether it prevents clean-up, so that there is a warning. */
   readonly isTold: boolean;
-  /** @returns what takes it away */
+  /** @returns a function that removes it */
   readonly put: (place: Place, directory: string) => () => void;
 }
 
@@ -374,7 +374,7 @@ const OBSTACLES: Readonly<Record<string, Obstacle>> = {
   'trash/ and work/ on another filesystem': {needs: ['mount'], isTold: false, put: linkedElsewhere('trash', 'work')},
 };
 
-/** Of an obstacle that keeps nothing from being done, `check` finds nothing either. */
+/** `check` does not report an obstacle that prevents nothing. */
 async function assertSound(place: Place, what: string): Promise<void> {
   const found = await ctr(place, ['check', '--progress', 'none', ...(TORTURE ? ['--deep'] : [])]);
   assert.match(found.stdout, /: nothing wrong\n/, `${what}: ${found.stdout}${found.stderr}`);
@@ -388,7 +388,7 @@ describe('a command', () => {
         if (!TORTURE && i > 0 && (i + turn) % 5 !== 0) continue;
         const what = `${name} beside ${obstacle}`;
         const directory = placeInMemory(t);
-        // An overlay has no room for another one's upper directory.
+        // overlayfs does not accept an upper directory on overlayfs.
         if (name === 'run' && obstacle.includes('overlay')) continue;
         const undisturbed = await fresh(directory);
         const expected = outcome(await command(undisturbed), undisturbed.root);

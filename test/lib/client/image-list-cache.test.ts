@@ -21,7 +21,7 @@ describe('rows of many images', () => {
     const cache = readJSON(file);
     writeJSON(file, {...cache, rows: (cache.rows as unknown[]).slice(1)});
     assert.equal(await count(), 299, 'it is used');
-    // Its generation may be another change's now.
+    // Another change may have its generation now.
     writeJSON(file, {...cache, rows: (cache.rows as unknown[]).slice(1), bootId: '0'.repeat(32)});
     assert.equal(await count(), 300);
   });
@@ -42,7 +42,7 @@ describe('rows of many images', () => {
     const name = (): string => `x.example/${below(20)}:1`;
     const log: string[] = [];
     for (let round = 0; round < 20; round++) {
-      await images.list(); // where none is there, this writes one
+      await images.list(); // writes the cache if there is none
       const cache = readJSON(file);
       assert.equal((cache.rows as unknown[]).length > 256, true);
       for (let changes = 1 + below(3); changes > 0; changes--)
@@ -58,7 +58,7 @@ describe('rows of many images', () => {
           if (change === 'tag')
             ns.images.put({...imageRecord(name(), manifest), target: ns.images.find(own)?.target ?? imageRecord('', manifest).target});
           if (change === 'move' && old !== undefined) ns.images.put({...old, target: imageRecord('', digestOf(String(round))).target});
-          // As `content rm` has it: the image stays, and what is known of it changes.
+          // As after `content rm`: the image stays, and its row changes.
           const digest = pick(content);
           if (change === 'lose') ns.content.delete(digest);
           if (change === 'find') ns.content.put(contentRecord(digest, {'containerd.io/gc.root': 'yes'}, store.blobs.size(digest)!));
@@ -67,7 +67,7 @@ describe('rows of many images', () => {
       const seen = await images.list();
       rmSync(file);
       assert.deepEqual(seen, await images.list(), `seed ${seed}, round ${round}: ${log.join(', ')}`);
-      // Older ones are gone on with as well.
+      // Older caches are updated as well.
       if (below(2) === 0) writeJSON(file, cache);
     }
   });

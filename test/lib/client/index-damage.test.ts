@@ -17,7 +17,7 @@ const {BERTH_TEST_FUZZ_SEED, BERTH_TEST_FUZZ_INPUT} = process.env;
 const SEED = Number(BERTH_TEST_FUZZ_SEED ?? (TORTURE ? SAMPLE : 5));
 const FIRST = Number(BERTH_TEST_FUZZ_INPUT ?? 0);
 const COUNT = BERTH_TEST_FUZZ_INPUT !== undefined ? 1 : TORTURE ? 600 : 15;
-/** Far above what one takes on a busy machine, and far below what reading as much as a damaged size says would take. */
+/** Time limit: far above the time on a busy machine, and far below that of reading as many bytes as a damaged size claims. */
 const LONGEST_MS = 20_000;
 const MOST_BYTES = 256 << 20;
 /** Sizes of the file, in bytes: cut, or with a hole behind what should be its end. */
@@ -26,7 +26,7 @@ const SIZES = [0, 1024, 1100, 2000, 2 ** 36, 2 ** 40] as const;
 const LOOKS: readonly CheckOptions[] = [{}, {deep: true}, {deep: true, repair: true}, {deep: true}];
 
 describe('check', () => {
-  // Loop devices take longer, and the way from there on is the same.
+  // Loop devices take longer, and the other steps are the same.
   for (const [backing, count] of [
     ['files', COUNT],
     ['loop', Math.ceil(COUNT / 3)],

@@ -11,7 +11,7 @@ import {char, file, tar} from '../../support/tartest.ts';
 
 const LAYER = tar(file('exit', program('exit'), 0o755), char('zero', 0, 0));
 
-/** Commands that make a layer anew that is not there. */
+/** Commands that unpack a missing layer. */
 const COMMANDS = ['run', 'images mount', 'check --repair'] as const;
 
 for (const snapshotter of ['overlayfs', 'erofs'] as const)

@@ -13,7 +13,7 @@ import {is, requiresRoot, type Skippable} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
 
-/** As a power loss may leave it: a name without its bytes. */
+/** Truncates a file, as a power loss may: its name exists without its bytes. */
 function tear(rig: Rig, n: number): void {
   const layer = rig.layer(n);
   if (rig.snapshotter === 'erofs') for (const name of ['layer.tar', 'layer.erofs']) truncateSync(join(layer, name), 0);
@@ -22,7 +22,7 @@ function tear(rig: Rig, n: number): void {
 
 const canUse = (t: Skippable): boolean => requiresRoot(t);
 
-/** What a power loss may make of a file whose bytes were not on the disk. */
+/** Damage that a power loss may do to a file that was not synced. */
 const TORN: Readonly<Record<string, (path: string) => void>> = {
   gone: (path) => rmSync(path),
   empty: (path) => truncateSync(path, 0),

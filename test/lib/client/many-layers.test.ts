@@ -22,7 +22,7 @@ async function canUse(t: TestContext, way: Way): Promise<boolean> {
 
 const snapshotterOf = (way: Way): string => (way === 'erofs on loop devices' ? 'erofs' : way);
 
-/** Something to run, below any number of layers that each leave a file and take away the one before. */
+/** A program, below any number of layers that each add a file and delete that of the layer below. */
 const layersOf = (count: number): readonly Buffer[] => [
   tar(
     ...['bin', 'dev', 'etc', 'proc', 'sys', 'tmp'].map((name) => dir(name)),
@@ -48,7 +48,7 @@ async function pull(
   return {ref, chainID: unpacked[0]!.chainID};
 }
 
-/** What a container of the image prints. */
+/** Output of a container of the image. */
 async function output(t: TestContext, client: Client, way: Way, ref: string, args: readonly string[]): Promise<string> {
   const path = join(temporaryDirectory(t), 'output');
   const fd = openSync(path, 'w');

@@ -26,7 +26,7 @@ interface Listed {
   of(client: Client): Method;
 }
 
-/** Every guarded method, found below what gives it. */
+/** Every guarded method, with the path to it. */
 function methodsOf(guards: object, path: string, reach: (client: Client) => object): Listed[] {
   return Object.entries(guards).flatMap(([name, entry]): Listed[] => {
     const of = (client: Client) => (reach(client) as Record<string, never>)[name] as unknown;
@@ -44,7 +44,7 @@ const METHODS = methodsOf(CLIENT, '', (client) => client);
 const LIVE = new AbortController();
 async function* nothing(): AsyncGenerator<Uint8Array> {}
 
-/** Odd things to pass; some are right for some arguments. */
+/** Unusual arguments; some are valid for some parameters. */
 const ODD: readonly unknown[] = [
   ...[undefined, null, 0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 10n, true, '', 'x', '\0', '../..', 'a'.repeat(5000), Symbol('s')],
   ...[
@@ -104,7 +104,7 @@ const ODD: readonly unknown[] = [
   ],
 ];
 
-/** Nobody listens there. */
+/** Address without a server. */
 const REF = '127.0.0.1:1/x:1';
 const GOOD: Readonly<Record<string, unknown>> = {
   'a string': REF,
@@ -113,10 +113,10 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'an object': {},
 };
 
-/** Arguments that are right for all but one. */
+/** Valid arguments. */
 const argumentsOf = (kinds: readonly Kind[]): unknown[] => kinds.map(({wants, accepts}) => (accepts(undefined) ? undefined : GOOD[wants]));
 
-/** What a call fails with; `undefined` when it succeeds. */
+/** The error of a call; `undefined` when it succeeds. */
 const failure = async (fn: () => Promise<unknown>): Promise<unknown> => {
   try {
     await fn();
@@ -137,14 +137,14 @@ describe('arguments of the wrong type', () => {
           const err = await failure(() => of(client)(...args));
           const what = `argument ${i + 1}, number ${ODD.indexOf(odd)}: ${String(err)}`;
           if (kind.accepts(odd)) {
-            // Right by its type: whatever else is wrong with it has a class.
+            // Right by its type: any other error has a class.
             if (err !== undefined) assert.ok(isErrdefs(err) && !['unknown', 'internal'].includes(err.code), what);
           } else {
             assert.ok(isErrdefs(err) && err.code === 'invalid_argument', what);
             assert.match(err.message, new RegExp(`${name.split('.').at(-1)}: argument ${i + 1}`), what);
           }
         }
-      // Nor did what was right reach beyond its own objects.
+      // Valid calls changed only their own objects.
       assert.deepEqual(checkStore(client.root), []);
     });
 
@@ -217,7 +217,7 @@ interface Operation {
   readonly requires: (t: TestContext) => boolean;
   prepare(world: World): Promise<unknown>;
   call(world: World, signal: AbortSignal, n: number): Promise<unknown>;
-  /** What must not be there after it was aborted. */
+  /** Objects that must not exist after the abort. */
   left(world: World): Promise<readonly string[]>;
 }
 
@@ -230,11 +230,11 @@ const OPERATIONS: readonly Operation[] = [
     requires: () => true,
     prepare: async () => {},
     call: async (world, signal) => {
-      // Each begins anew.
+      // Each call starts from the same state.
       await world.client.namespaces.delete('default', {recursive: true}).catch(() => {});
       return pullIt(world, signal);
     },
-    // Its lease keeps what has come, for the next attempt.
+    // Its lease protects downloaded blobs for the next attempt.
     left: async ({client}) => {
       const ns = client.namespace('default');
       return [
@@ -339,13 +339,13 @@ for (const {name, requires, prepare, call, left} of OPERATIONS)
         const {err, signal} = await abortAt(n, reason, (s) => call(here, s, n));
         const what = `at point ${n} of ${points}, reason ${String(reason)}: ${err instanceof Error ? err.stack : String(err)}`;
         assert.deepEqual(getEventListeners(signal, 'abort').length, 0, `${what}: listeners`);
-        if (err === undefined) continue; // it was over before, or too far to be stopped
+        if (err === undefined) continue; // it had ended, or could not be stopped any more
         aborted++;
         assert.ok(isErrdefs(err) && err.code === code, what);
         assert.deepEqual(await left(here), [], what);
         assert.deepEqual(checkStore(here.client.root, {deep: false}), [], what);
       }
-      // A check looks at its signal while it reads, and else comes to its end.
+      // A check reads its signal while it reads files, and otherwise completes.
       assert.ok(aborted > tries / 10, `only ${aborted} of ${tries} were aborted`);
       assert.equal(await failure(() => call(here, LIVE.signal, points + 1)), undefined, 'and then it succeeds');
       assert.deepEqual(await here.client.namespace('default').leases.list(), []);

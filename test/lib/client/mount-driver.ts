@@ -38,7 +38,7 @@ const findings = async (): Promise<readonly string[]> =>
   (await client.check()).findings.map(({severity, object, problem}) => `${severity}: ${object} ${problem}`);
 const mountsDirectory = (): readonly string[] => (existsSync(join(state, 'mounts')) ? readdirSync(join(state, 'mounts')) : []);
 
-/** Nothing is left of any mount. */
+/** Asserts that no mount, record or lease is left. */
 async function assertNothingLeft(): Promise<void> {
   assert.deepEqual(mountsDirectory(), []);
   assert.equal(mountCount(), 0);
@@ -62,7 +62,7 @@ const SCENARIOS: Readonly<Record<string, () => Promise<void>>> = {
     assert.equal(readFileSync(join(target, 'b'), 'utf8'), 'world');
     assert.throws(() => writeFileSync(join(target, 'x'), ''), {code: 'EROFS'});
     assert.deepEqual(await ns().images.mounts(), [mount]);
-    // What keeps it.
+    // The lease protects the mounted snapshot.
     await ns().images.delete(ref);
     await client.gc();
     await client.prune();
@@ -72,7 +72,7 @@ const SCENARIOS: Readonly<Record<string, () => Promise<void>>> = {
     await assert.rejects(ns().snapshots(snapshotter).delete(target), is('failed_precondition'));
     await assert.rejects(client.namespaces.delete('default', {recursive: true}), is('failed_precondition'));
     await assert.rejects(client.namespace('other').images.unmount(target), is('not_found'));
-    // Busy, and not busy any more.
+    // Busy, and later no longer.
     chdir(target);
     await assert.rejects(ns().images.unmount(target), is('failed_precondition'));
     chdir('/');

@@ -18,7 +18,7 @@ type Way = (typeof WAYS)[number];
 
 const snapshotterOf = (way: Way): string => (way === 'erofs on loop devices' ? 'erofs' : way);
 
-/** Each layer adds a file, replaces one, and takes one away; the lowest one takes away what is not there. */
+/** Each layer adds a file, replaces one, and deletes one; the lowest layer deletes a missing one. */
 const layersOf = (count: number): readonly Buffer[] =>
   Array.from({length: count}, (_, i) =>
     tar(
@@ -30,7 +30,7 @@ const layersOf = (count: number): readonly Buffer[] =>
     ),
   );
 
-/** What `LOOK` prints of the tree of so many layers. */
+/** Expected output of `LOOK` for the tree of so many layers. */
 const expected = (count: number): string =>
   [
     ...['.', './added', './gone', './replaced', `./gone/${count - 1}`, ...Array.from({length: count}, (_, i) => `./added/${i}`)].sort(),
@@ -41,7 +41,7 @@ const expected = (count: number): string =>
 const LOOK = `find . | LC_ALL=C sort; cat replaced; printf :; i=0; while test -e added/$i; do cat added/$i; i=$((i + 1)); done`;
 
 /**
- * Runs a script twice in a mount namespace of its own; what the first writes the second sees.
+ * Runs a script twice, each time in its own mount namespace; the second run sees files of the first.
  *
  * @returns what `LOOK` prints, once it is sure that one mount was made, that it can be written to or not, and that nothing is left
  */

@@ -49,7 +49,7 @@ import {CONFIG, LAYERS, says} from './pulled-store.ts';
 
 /** Every n-th prefix is tried, and the ends of commands; of its states, the extremes and so many at random, every `share`-th. */
 const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 97, samples: 1, share: 3};
-/** The same states each time: a run that fails can be had again. */
+/** The same states each time, so that a failure can be repeated. */
 const SEED = 20261124;
 
 /** The recorded process's boot. */
@@ -84,7 +84,7 @@ for (const {name, run} of SEQUENCES[sequence].commands.slice(Number(from), Numbe
 }
 say(JSON.stringify(goals));`;
 
-/** What the records said after each change, from none on. */
+/** Records after each change, the empty store first. */
 async function historyOf(root: string, generations: number): Promise<readonly RecordSurvey[]> {
   const memory = new MemoryBackend();
   const history = [memory.view(surveyRecords)];
@@ -99,7 +99,7 @@ async function historyOf(root: string, generations: number): Promise<readonly Re
   return history;
 }
 
-/** What a user sees, as the recorded process told it. */
+/** The user's view, as the recorded process reported it. */
 const visible = (root: string): unknown => JSON.parse(JSON.stringify(see(root)));
 
 /** A client whose threads outlive it: starting them for each state would take most of the time. */
@@ -127,7 +127,7 @@ function clientOn(place: string, workers: WorkerPool): {readonly client: Client;
   return {client, context};
 }
 
-/** What may rightly be lost: an image's layer is made anew from its blob. */
+/** Objects that may be lost: an image's layer can be rebuilt from its blob. */
 const isRecoverable = (problem: string): boolean => {
   const layer = /has layer ([\w-]+), which is missing$/.exec(problem)?.[1];
   return layer !== undefined && !isOwnLayer(layer);
@@ -170,7 +170,7 @@ function printDepths(root: string): string {
 
 interface Recorded {
   readonly changes: readonly Change[];
-  /** What is seen after each command. */
+  /** The user's view after each command. */
   readonly goals: readonly unknown[];
 }
 
@@ -199,7 +199,7 @@ class Outage {
   /** Ends in which a deep check found nothing: most commands end in one of a few. */
   readonly #compared = new Set<string>();
   #places = 0;
-  /** States that were looked at. */
+  /** Number of inspected states. */
   states = 0;
 
   constructor(t: Scope, sequence: string, registry: FakeRegistry) {
@@ -363,7 +363,7 @@ describe('after a power loss', () => {
     assert.ok(torn.has('is missing'), [...torn].join());
   });
 
-  // What a killed process had made visible, and not yet brought to the disk, the next one finds there and counts on.
+  // The next process sees and uses unsynced changes of a killed process.
   for (const [sequence, first, second] of [
     ['namespaces and content', 0, 0],
     ['images, extracted', 0, 1],
@@ -373,7 +373,7 @@ describe('after a power loss', () => {
       if (!canRun(t)) return;
       const outage = new Outage(t, sequence, await startRegistry(t));
       const {changes} = await outage.record(new Disk(), first, first + 1);
-      // The worst is a name that is there, and whose directory is not synced.
+      // The worst case is a file whose directory is not synced.
       const there = new Set(changes.flatMap((change) => (change.op === 'open' && change.made === undefined ? change.handle : [])));
       const isWorst = (change: Change): boolean => change.op === 'sync' && there.has(change.handle);
       const kills = changes.flatMap((change, i) => (i > 0 && (TORTURE || isWorst(change)) ? i : []));

@@ -15,7 +15,7 @@ import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysA
 
 const HOUR = 3600_000;
 
-/** What blobs, layers and downloads take, without the directories that hold them. */
+/** Disk usage of blobs, layers and downloads, without their parent directories. */
 const taken = ({path}: Rig): number =>
   ['content/blobs/sha256', 'layers', 'content/ingest']
     .flatMap((kind) => {
@@ -29,7 +29,7 @@ const taken = ({path}: Rig): number =>
 
 const imagesOf = (pruned: readonly Pruned[]): readonly string[] => pruned.filter(({kind}) => kind === 'image').map(({key}) => key);
 
-/** Pulls an image with one layer of its own above those that all have; as if it had been pulled so long ago. */
+/** Pulls an image with one layer of its own above shared ones, and sets the time of the pull. */
 async function pullAnother(rig: Rig, name: string, size: number, ageMs: number, namespace = 'default'): Promise<string> {
   const noise = Buffer.concat(Array.from({length: Math.ceil(size / 32)}, (_, i) => createHash('sha256').update(`${name}${i}`).digest()));
   const layers = [...LAYERS, tar(file(name, noise))];

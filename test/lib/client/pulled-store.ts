@@ -15,14 +15,14 @@ import {digestOf, type FakeImage, type FakeOptions, type FakeRegistry, startFake
 import {newClient, type Scope} from '../../support/helpers.ts';
 import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
 
-/** The upper one leaves parents to the lower, and so depends on it. */
+/** The upper layer has implicit parents, so it depends on the lower. */
 export const LAYERS = [BASE_LAYER, tar(file('b', 'world'), file('etc/c', 'below'))];
 export const DIFF_IDS = LAYERS.map((layer) => digestOf(layer));
 
 const architecture = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
 export const CONFIG = {architecture, os: 'linux', config: {Cmd: ['/b']}, rootfs: {type: 'layers', diff_ids: DIFF_IDS}};
 
-/** Begins the names of what a process left that was of another boot. */
+/** Identity of a dead process of another boot; leftovers begin with it. */
 export const DEAD = `1.1.${'0'.repeat(32)}.1`;
 
 export interface Rig {
@@ -31,7 +31,7 @@ export interface Rig {
   readonly ref: string;
   readonly client: Client;
   readonly snapshotter: string;
-  /** Below the root. */
+  /** Path below the root. */
   path(...parts: string[]): string;
   blob(digest: Digest): string;
   /** File of a record in namespace `default`. */
@@ -77,7 +77,7 @@ export function flip(path: string, at: number): void {
   writeFileSync(path, bytes);
 }
 
-/** As if the machine had been started anew since a layer was made. */
+/** Simulates a reboot after a layer was unpacked. */
 export function fromAnotherBoot(layer: string): void {
   const info = readJSON(join(layer, 'layer.json'));
   assert.equal(info.bootId, bootId());
@@ -87,7 +87,7 @@ export function fromAnotherBoot(layer: string): void {
 /** Changes with every lock that is taken. */
 const UNSTEADY = '-path ./locks -prune -o';
 
-/** Everything below a directory: names, types, bytes, attributes; not the times, which a mere look may change. */
+/** Everything below a directory: names, types, bytes, attributes; without times, which reading may change. */
 export const contents = (path: string): string =>
   execFileSync(
     'sh',
@@ -99,7 +99,7 @@ export const contents = (path: string): string =>
     },
   );
 
-/** What a finding says, without where. */
+/** A finding as text, without its path. */
 export const says = ({severity, object, problem}: Finding): string => `${severity}: ${object}: ${problem}`;
 
 export const saysAll = ({findings}: CheckResult): readonly string[] => findings.map(says).sort();
@@ -142,7 +142,7 @@ export function records(root: string): Map<string, string> {
   return new Map(found.map((name) => [`namespaces/default/${name}`, readFileSync(join(root, 'namespaces/default', name), 'utf8')]));
 }
 
-/** As if so much had been changed since that the journal has nothing of it any more. */
+/** Makes so many changes that the journal no longer has the earlier ones. */
 export function forgetJournal(root: string): void {
   const journal = join(root, 'journal');
   const records = names(journal).filter((name) => /^\d{16}$/.test(name));

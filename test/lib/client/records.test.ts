@@ -18,7 +18,7 @@ const hooks: (() => void | Promise<void>)[] = [];
 const scope: Scope = {after: (hook) => void hooks.push(hook)};
 let client: Client;
 let ns: NamespaceClient;
-/** The same place, for records by hand. */
+/** The same store, for records made by hand. */
 let store: Store;
 
 beforeEach(async () => {
@@ -137,7 +137,7 @@ describe('namespaces', () => {
 
 describe('labels', () => {
   const snapshots = () => ns.snapshots('native');
-  /** Every way by which labels come in. */
+  /** Every method that takes labels. */
   const WAYS: Readonly<Record<string, (labels: Labels) => Promise<{readonly labels: Labels}>>> = {
     'namespaces.create': (labels) => client.namespaces.create('new', labels),
     'namespaces.label': (labels) => client.namespaces.label('default', labels),
@@ -228,7 +228,7 @@ describe('images', () => {
     assert.match(err.hint ?? '', /it exists in namespace "default": use -n default/);
     assert.deepEqual(err.details?.elsewhere, ['default']);
     assert.match((await rejection(ns.images.get('absent'))).hint ?? '', /images pull/);
-    // What is to go, or to have another name, need not be fetched for it.
+    // Deleting or tagging does not need the content.
     for (const change of [ns.images.delete('absent'), ns.images.tag('absent', 'x'), ns.images.label('absent', {a: 'b'})])
       assert.equal((await rejection(change)).hint, undefined);
   });
@@ -275,7 +275,7 @@ describe('images', () => {
   it('that are missing give no hint to pull when a command only changes them', async () => {
     for (const change of [ns.images.delete('absent:1'), ns.images.label('absent:1', {a: 'b'}), ns.images.tag('absent:1', 'other:1')])
       assert.equal((await rejection(change)).hint, undefined);
-    // What needs the image itself does.
+    // Commands that need the content give the hint.
     assert.match((await rejection(ns.images.inspect('absent:1'))).hint ?? '', /^pull it: /);
   });
 

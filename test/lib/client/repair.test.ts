@@ -118,7 +118,7 @@ describe('repair of records', () => {
     );
   });
 
-  /** The journal is of no help: each kind, and what must be there afterwards. */
+  /** Records that the journal does not have: each kind, and what must exist afterwards. */
   const LOST: Readonly<
     Record<string, {file(rig: Rig, made: {layer: string; ingested: string}): string; stays: 'image' | 'content' | 'container' | 'own'}>
   > = {
@@ -197,7 +197,7 @@ describe('repair of content', () => {
     const {digest, size} = rig.image.layers[1]!;
     rmSync(rig.blob(digest));
     const client = await newClient(t, {root: rig.client.root, state: rig.client.state, lockTimeoutMs: 500});
-    // Of the same process, and so alive: it has begun, and its registry is silent.
+    // A download of this process, which is alive: it has begun, and its registry is silent.
     const {blobs} = new Store({root: rig.client.root, lockTimeoutMs: 500});
     const key = digest.replace(':', '-');
     using _held = await blobs.lock(key, {timeoutMs: 500, purpose: 'a download'});

@@ -17,7 +17,7 @@ import {file, tar} from '../../support/tartest.ts';
 
 const MIB = 1 << 20;
 
-/** A layer, and what two threads make of it. */
+/** A layer, and a pool that unpacks it. */
 function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB))), pool = new WorkerPool(1)) {
   const directory = temporaryDirectory(scope);
   onEnd(scope, () => pool.close());
@@ -63,7 +63,7 @@ describe('a layer from the network', () => {
       assert.equal(await task.offset, 0);
       const chunk = Buffer.alloc(step);
       for (let at = 0; at < blob.length; at += step) {
-        // The memory of a chunk is its giver's again, once it is taken.
+        // The caller may reuse a chunk's memory after `write`.
         const part = chunk.subarray(0, blob.copy(chunk, 0, at, at + step));
         await task.write(part);
         chunk.fill(0xff);
@@ -142,7 +142,7 @@ describe('a layer from the network', () => {
 });
 
 describe('memory between threads', () => {
-  /** Counts what is made while `action` runs. */
+  /** Counts shared buffers created while `action` runs. */
   async function made(action: () => Promise<void>): Promise<number> {
     const Real = globalThis.SharedArrayBuffer;
     let count = 0;
@@ -247,7 +247,7 @@ describe('jobs', () => {
         const source = {kind: 'network', ingestPath: join(directory, `ingest-${n}`), expected, isNew: true} as const;
         const task = await pool.run({what: 'layer', size, source}, () => {});
         const end = async (): Promise<void> => {
-          // Some come to their end, others are given up.
+          // Some complete, others are aborted.
           if (random.chance(0.5)) task.end();
           else task.abort(new ErrdefsError('canceled', 'job'));
           await task.result.catch(() => {});
@@ -263,7 +263,7 @@ describe('jobs', () => {
 
 describe('a pair of threads that fails', () => {
   const LAYER = tar(file('a', 'b'));
-  /** A pool whose n-th thread, from 0 on, does not come about in one of the ways there are. */
+  /** A pool whose n-th thread, from 0, fails to start in a given way. */
   const failing = (n: number, spawnFailing: () => Worker): WorkerPool => {
     let count = 0;
     return new WorkerPool(1, async () => (count++ === n ? spawnFailing() : spawnWorker()));
