@@ -365,6 +365,9 @@ async function assertClear(store: Place, words: readonly string[], what: string,
   assert.match(hint, /^hint: \S/, about);
 }
 
+/** What the runtime has of a run is told with the run. */
+const runOf = (path: string): string => path.replace(/(\/runs\/[^/]+)\/runtime\//, '$1/bundles/');
+
 let using: Promise<Used> | undefined;
 
 async function meet(t: Skippable, kind: string, state: string): Promise<void> {
@@ -378,7 +381,8 @@ async function meet(t: Skippable, kind: string, state: string): Promise<void> {
   const undo = STATES[state]!(path);
   try {
     // A finding names the file, or the layer, the ingest, the run or the mount that it is part of.
-    const names = (found: FindingLine): boolean => path === found.path || path.startsWith(`${found.path}/`) || isCount(kind, found.path);
+    const names = (found: FindingLine): boolean =>
+      path === found.path || runOf(path).startsWith(`${found.path}/`) || isCount(kind, found.path);
     const expected = unseen().get(`${kind}: ${state}`) ?? 'plain';
     for (const words of READS) await assertClear(store, words, what);
     if (expected === 'hand') {
