@@ -346,7 +346,7 @@ export class JournalBackend implements Backend {
 
   #markApplied(generation: number): void {
     const number = digits(generation);
-    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT, 0o600);
+    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
     try {
       writeSync(fd, `${number} ${number}\n`, 0);
     } finally {
