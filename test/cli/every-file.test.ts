@@ -118,7 +118,7 @@ const STATES: Readonly<Record<string, (path: string) => (() => void) | undefined
   withheld: (path) => makeUnreadable(path, 'EACCES'),
   'a directory': (path) => {
     rmSync(path);
-    mkdirSync(path);
+    mkdirSync(path, {mode: 0o700});
     return undefined;
   },
   'a link': (path) => {

@@ -28,7 +28,7 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import {basename, dirname, join} from 'node:path';
+import {basename, dirname, join, relative} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
   createExclusive,
@@ -327,6 +327,7 @@ export class JournalBackend implements Backend {
     try {
       text = readIfPresent(file);
     } catch (err) {
+      assertPlace(this.#layout.root, relative(this.#layout.root, file));
       throw fromErrno(err, `journal record ${file}`);
     }
     if (text === undefined) return undefined;
