@@ -58,7 +58,15 @@ function clockEnvironment(offset: string | undefined): NodeJS.ProcessEnv {
   if (offset === undefined) return {};
   const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
   if (!/^[+-]\d+d$/.test(offset) || library === undefined) throw new Error(`--clock=${offset}: give it as +400d, and install libfaketime`);
-  return {BERTH_TEST_CLOCK: offset, FAKETIME: offset, FAKETIME_DONT_FAKE_MONOTONIC: '1', NO_FAKE_STAT: '1', LD_PRELOAD: library};
+  return {
+    BERTH_TEST_CLOCK: offset,
+    FAKETIME: offset,
+    FAKETIME_DONT_FAKE_MONOTONIC: '1',
+    // Its shared memory belongs to one user, and programs of other users wait for it in vain.
+    FAKETIME_DISABLE_SHM: '1',
+    NO_FAKE_STAT: '1',
+    LD_PRELOAD: library,
+  };
 }
 
 /**

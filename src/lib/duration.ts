@@ -11,7 +11,9 @@ const UNIT_MS: Readonly<Record<string, number>> = {
   h: 3_600_000,
   d: 86_400_000,
 };
-const PART = /(\d+\.?\d*|\.\d+)(ns|[uµμ]s|ms|[smhd])/g;
+const PART = /(\d+(?:\.\d*)?|\.\d+)(ns|[uµμ]s|ms|[smhd])/g;
+/** Anchored, so that no text takes more than linear time. */
+const DURATION = new RegExp(`^(?:${PART.source})+$`);
 
 /**
  * Milliseconds of a duration such as `10s`, `1m30s`, `1.5h` or `500ms`; `0` needs no unit. There are no negative durations.
@@ -21,8 +23,8 @@ const PART = /(\d+\.?\d*|\.\d+)(ns|[uµμ]s|ms|[smhd])/g;
  */
 export function durationMs(text: string, {days = false} = {}): number | undefined {
   if (text === '0') return 0;
+  if (!DURATION.test(text)) return undefined;
   const parts = [...text.matchAll(PART)];
-  if (parts.length === 0 || parts.map(([whole]) => whole).join('') !== text) return undefined;
   if (!days && parts.some(([, , unit]) => unit === 'd')) return undefined;
   return parts.reduce((sum, [, amount, unit]) => sum + Number(amount) * UNIT_MS[unit!]!, 0);
 }

@@ -130,7 +130,7 @@ describe('credentials stay with their registry', () => {
     registry.fault({status: 401, headers: {'www-authenticate': `Bearer realm="${attacker.url}/token",service="x"`}});
     await assert.rejects(remote.resolve(ref), (err: Error) => {
       is('failed_precondition')(err);
-      assert.match(err.message, /without TLS/);
+      assert.match(err.message, /does not use TLS/);
       return true;
     });
     assert.deepEqual(attacker.requests, []);

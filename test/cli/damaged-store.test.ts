@@ -8,6 +8,7 @@
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
 import {basename, dirname, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
@@ -240,7 +241,7 @@ const MISPLACED: readonly Damage[] = [
     },
     {
       name: `a link to nowhere in the place of ${directory}`,
-      spoil: ({path}) => replace(path(directory), (place) => symlinkSync('/nonesuch', place)),
+      spoil: ({path}) => replace(path(directory), (place) => symlinkSync(join(tmpdir(), 'nonesuch'), place)),
       stops,
     },
   ]),

@@ -134,7 +134,7 @@ forEachEngine('an image of several platforms', (engine) => {
     const attestation = manifests.find(({platform}) => platform?.os === 'unknown')!;
     const repository = image.ref.replace(/:latest$/, '');
     const alone = await ctr(['pull', '--progress', 'none', `${repository}@${attestation.digest}`]);
-    assert.deepEqual([alone.status, /is no image: .*in-toto.*: failed precondition\n/.test(alone.stderr)], [9, true], alone.stderr);
+    assert.deepEqual([alone.status, /is not an image: .*in-toto.*: failed precondition\n/.test(alone.stderr)], [9, true], alone.stderr);
     await ctr.ok(['pull', '--no-unpack', `${repository}@${attestation.digest}`]);
   });
 

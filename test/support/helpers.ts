@@ -79,10 +79,9 @@ export const clockEnvironment = (): Record<string, string> =>
   process.env.BERTH_TEST_CLOCK === undefined
     ? {}
     : Object.fromEntries(
-        ['BERTH_TEST_CLOCK', 'FAKETIME', 'FAKETIME_DONT_FAKE_MONOTONIC', 'NO_FAKE_STAT', 'LD_PRELOAD'].map((name) => [
-          name,
-          process.env[name]!,
-        ]),
+        ['BERTH_TEST_CLOCK', 'FAKETIME', 'FAKETIME_DONT_FAKE_MONOTONIC', 'FAKETIME_DISABLE_SHM', 'NO_FAKE_STAT', 'LD_PRELOAD'].map(
+          (name) => [name, process.env[name]!],
+        ),
       );
 
 const insists = (): boolean => process.env.CI === 'true';

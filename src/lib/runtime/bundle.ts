@@ -12,7 +12,18 @@
  * A container may have got hold of its bundle. So nothing in it is read once the runtime has started, and what a later
  * command ends and removes is found by the files beside it and by the runtime's state.
  */
-import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, statSync, unlinkSync, writeFileSync} from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
@@ -296,7 +307,9 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
     if (existsSync(join(runtimeRoot(stateDir), id))) {
       const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
       if (status === 'running' || status === 'paused') throw new ErrdefsError('already_exists', `${what} is ${status}`);
-      await deleteContainer(runtime, runtimeRoot(stateDir), id);
+      // State that the runtime cannot read it cannot delete either. Nothing runs: its processes were ended with the cgroup.
+      if (status === undefined) rmSync(join(runtimeRoot(stateDir), id), {recursive: true, force: true});
+      else await deleteContainer(runtime, runtimeRoot(stateDir), id);
     }
   } catch (err) {
     releaseBundle(run);

@@ -66,11 +66,17 @@ export async function unmount(target: string): Promise<string> {
   return status === 0 ? '' : stderr.trim().split('\n', 1)[0] || `umount ended with status ${status}`;
 }
 
+const mountsBelow = (directory: string): readonly string[] =>
+  readMountInfo('self').flatMap(({target}) => (target.startsWith(`${directory}/`) ? target : []));
+
+/** Whether the intermediate mounts of a mounter are still there: it was killed before it unmounted them. */
+export const hasIntermediateMounts = (directory: string): boolean => mountsBelow(directory).length > 0;
+
 /** Lazily unmounts everything below a directory; current users keep their access. */
-async function unmountBelow(directory: string): Promise<void> {
-  const below = readMountInfo('self').filter(({target}) => target.startsWith(`${directory}/`));
+export async function unmountBelow(directory: string): Promise<void> {
+  const below = mountsBelow(directory);
   if (below.length === 0) return;
-  const {status, stderr} = await run('umount', ['-l', ...below.map(({target}) => target).reverse()], {package: 'mount'});
+  const {status, stderr} = await run('umount', ['-l', ...below.toReversed()], {package: 'mount'});
   if (status !== 0) throw new ErrdefsError('failed_precondition', `unable to unmount below ${directory}: ${stderr.trim()}`);
 }
 

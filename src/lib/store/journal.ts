@@ -28,7 +28,7 @@ import {
   statSync,
   writeSync,
 } from 'node:fs';
-import {basename, dirname, join} from 'node:path';
+import {basename, dirname, join, relative} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
   createExclusive,
@@ -327,6 +327,7 @@ export class JournalBackend implements Backend {
     try {
       text = readIfPresent(file);
     } catch (err) {
+      assertReplaceable(this.#layout.root, relative(this.#layout.root, file));
       throw fromErrno(err, `journal record ${file}`);
     }
     if (text === undefined) return undefined;
@@ -346,7 +347,7 @@ export class JournalBackend implements Backend {
 
   #markApplied(generation: number): void {
     const number = recordName(generation);
-    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT, 0o600);
+    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
     try {
       writeSync(fd, `${number} ${number}\n`, 0);
     } finally {

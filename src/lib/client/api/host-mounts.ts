@@ -13,7 +13,7 @@ import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {isNamespacePinned, type MountInfo, mountNamespace, mountsInNamespace} from '../../fs/mountinfo.ts';
 import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity} from '../../fs/process.ts';
-import {hostMounter, removeMountDirectory, unmount} from '../../runtime/host-mount.ts';
+import {hasIntermediateMounts, hostMounter, removeMountDirectory, unmount, unmountBelow} from '../../runtime/host-mount.ts';
 import {absoluteTarget, type Mount, planMounts} from '../../runtime/mount-plan.ts';
 import {collect, isFormerMountLease, LEASE_MOUNT, MOUNT_ENDED} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -431,7 +431,8 @@ export async function unmountTarget(
   if (state === 'unknown') refuse('belongs to a mount namespace that cannot be seen from here', 'unmount it where it was mounted');
   if (state === 'mounted') {
     if (record.mountNamespace !== mountNamespace()) refuse('is in another mount namespace', 'unmount it there: nsenter --mount');
-    const {onTop} = findMounted(record, mountsInNamespace(record.mountNamespace) ?? [])!;
+    // Another process may have unmounted it since.
+    const {onTop = true} = findMounted(record, mountsInNamespace(record.mountNamespace) ?? []) ?? {};
     if (!onTop) refuse('has something else mounted over it', `unmount that first: umount ${path}`);
     const complaint = await unmount(path);
     // Another process may have removed it first: that is no failure.
@@ -457,23 +458,30 @@ async function removeKeptSnapshot(context: Context, namespace: string, target: s
   return {target, namespace, snapshotter, key, readOnly: true, state: 'unmounted', createdAt: lease.createdAt};
 }
 
-interface StaleMount {
-  readonly directory: string;
-  /** `undefined` when it cannot be read. */
-  readonly record: MountRecord | undefined;
-}
+/** What a killed process, or a boot, has left of a mount. */
+export type MountLeftover = {readonly directory: string} & (
+  | {readonly kind: 'unreadable record'; readonly record?: undefined}
+  /** Its snapshot is no longer mounted. */
+  | {readonly kind: 'stale record'; readonly record: MountRecord}
+  /** Its snapshot is mounted, and so is what was needed only until then. */
+  | {readonly kind: 'intermediate mounts'; readonly record: MountRecord}
+);
 
-/** Records of snapshots that are no longer mounted, and incomplete records of killed processes. */
-export function staleMounts(context: Context): readonly StaleMount[] {
-  return recordDirectories(context.stateDir).flatMap((directory): readonly StaleMount[] => {
+export function mountLeftovers(context: Context): readonly MountLeftover[] {
+  const leftover = (directory: string): MountLeftover | undefined => {
     if (isTemporary(directory)) {
       const owner = parseIdentity(directory.slice(directory.lastIndexOf('/.tmp.') + '/.tmp.'.length));
-      return owner === undefined || liveness(owner) === 'dead' ? [{directory, record: undefined}] : [];
+      return owner === undefined || liveness(owner) === 'dead' ? {directory, kind: 'unreadable record'} : undefined;
     }
     const record = readRecord(directory);
-    if (record === undefined) return [{directory, record}];
-    return record.root === context.store.layout.root && stateOf(record) === 'stale' ? [{directory, record}] : [];
-  });
+    if (record === undefined) return {directory, kind: 'unreadable record'};
+    if (record.root !== context.store.layout.root) return undefined;
+    const state = stateOf(record);
+    if (state === 'stale') return {directory, kind: 'stale record', record};
+    const isFinished = state === 'mounted' && record.mountNamespace === mountNamespace() && !isMaking(record);
+    return isFinished && hasIntermediateMounts(directory) ? {directory, kind: 'intermediate mounts', record} : undefined;
+  };
+  return recordDirectories(context.stateDir).flatMap((directory) => leftover(directory) ?? []);
 }
 
 /** Drops the leases of mounts that an earlier boot had: their records may have gone with it. */
@@ -491,10 +499,11 @@ async function dropFormerLeases({store}: Context): Promise<void> {
   store.layers.emptyTrash();
 }
 
-/** Removes the records and leases of snapshots that are no longer mounted. */
+/** Removes the leftovers of mounts. */
 export async function sweepMounts(context: Context): Promise<void> {
-  for (const {directory, record} of staleMounts(context)) {
-    if (record !== undefined) await endMount(context, {directory, record}, 'drop');
+  for (const {directory, kind, record} of mountLeftovers(context)) {
+    if (kind === 'stale record') await endMount(context, {directory, record}, 'drop');
+    else if (kind === 'intermediate mounts') await unmountBelow(directory);
     else await removeMountDirectory(directory);
   }
   await dropFormerLeases(context);

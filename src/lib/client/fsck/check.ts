@@ -252,13 +252,18 @@ class Check {
           add('garbage', container.id, 'should have been removed when its run ended');
     }
     findings.push(...entryFindings(surveyRuntimeState(stateDir), stateDir));
-    const {staleMounts} = await import('../api/host-mounts.ts');
-    for (const {directory: path, record} of staleMounts(this.#context))
+    const {mountLeftovers} = await import('../api/host-mounts.ts');
+    const wrong = {
+      'unreadable record': 'is not a mount record',
+      'stale record': 'is recorded but no longer mounted',
+      'intermediate mounts': 'has intermediate mounts that a killed process left',
+    } as const;
+    for (const {directory: path, kind, record} of mountLeftovers(this.#context))
       findings.push({
         severity: 'garbage',
         object: record === undefined ? `entry ${path}` : `mount ${JSON.stringify(record.target)}`,
         ...(record === undefined ? {} : {namespace: record.namespace}),
-        problem: record === undefined ? 'is not a mount record' : 'is recorded but no longer mounted',
+        problem: wrong[kind],
         path,
         target: {kind: 'garbage'},
       });
