@@ -13,7 +13,7 @@ import {basename, dirname, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {CLASSES, type Code} from '../../src/lib/errdefs.ts';
 import {fileScope} from '../e2e/fixtures.ts';
-import {forgetJournal, pulled, type Rig, withContainer} from '../lib/client/pulled-store.ts';
+import {forgetJournal, type PulledStore, pulled, withContainer} from '../lib/client/pulled-store.ts';
 import {requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {ctrHere, type Place} from './run-in-process.ts';
 
@@ -23,7 +23,7 @@ const CHANGES = ['pull', 'tag', 'rm', 'gc', 'prune', 'ns create', 'ns rm'] as co
 type Command = (typeof READS)[number] | (typeof CHANGES)[number];
 
 interface Spoilt extends Place {
-  readonly rig: Rig;
+  readonly rig: PulledStore;
   /** Below the root. */
   path(...parts: string[]): string;
 }
@@ -41,10 +41,10 @@ interface Damage {
 }
 
 const scope = fileScope();
-let made: Promise<Rig> | undefined;
+let made: Promise<PulledStore> | undefined;
 
 /** An image in two namespaces, one of which has a container and a lease as well. */
-async function origin(): Promise<Rig> {
+async function origin(): Promise<PulledStore> {
   const rig = await pulled(scope, 'overlayfs');
   await withContainer(rig);
   await rig.client.namespace('default').leases.create({id: 'kept'});
@@ -52,7 +52,7 @@ async function origin(): Promise<Rig> {
   return rig;
 }
 
-function words(command: Command, {ref}: Rig): readonly string[] {
+function words(command: Command, {ref}: PulledStore): readonly string[] {
   switch (command) {
     case 'pull':
       return ['pull', '--progress', 'none', '--snapshotter', 'overlayfs', ref];

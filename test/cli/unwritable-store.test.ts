@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {it, type TestContext} from 'node:test';
 import {CLASSES, type Code, type ErrorJSON} from '../../src/lib/errdefs.ts';
 import {fileScope} from '../e2e/fixtures.ts';
-import {pulled, type Rig} from '../lib/client/pulled-store.ts';
+import {type PulledStore, pulled} from '../lib/client/pulled-store.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, forEachEngine, root, run} from './harness.ts';
 
@@ -55,7 +55,7 @@ const DISKS: readonly Disk[] = [
   },
 ];
 
-let made: Promise<Rig> | undefined;
+let made: Promise<PulledStore> | undefined;
 const scope = fileScope();
 
 function requirements(t: TestContext): boolean {

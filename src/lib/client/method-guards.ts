@@ -17,7 +17,7 @@ import type {
 } from './types/index.ts';
 
 /** A kind of argument. */
-export interface Kind {
+export interface ArgumentKind {
   /** Such as `a string`. */
   readonly wants: string;
   readonly accepts: (value: unknown) => boolean;
@@ -28,42 +28,48 @@ export interface Kind {
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
 
-export const text: Kind = {wants: 'a string', accepts: (value) => typeof value === 'string'};
-export const flag: Kind = {wants: 'true or false', accepts: (value) => typeof value === 'boolean'};
+export const text: ArgumentKind = {wants: 'a string', accepts: (value) => typeof value === 'string'};
+export const flag: ArgumentKind = {wants: 'true or false', accepts: (value) => typeof value === 'boolean'};
 /** Milliseconds or bytes. */
-export const amount: Kind = {wants: 'a number, 0 or above', accepts: (value) => isNumber(value) && value >= 0};
-export const positive: Kind = {wants: 'a number above 0', accepts: (value) => isNumber(value) && value > 0};
-export const count: Kind = {wants: 'a whole number above 0', accepts: (value) => Number.isSafeInteger(value) && (value as number) > 0};
-export const callback: Kind = {wants: 'a function', accepts: (value) => typeof value === 'function'};
-export const abortSignal: Kind = {
+export const amount: ArgumentKind = {wants: 'a number, 0 or above', accepts: (value) => isNumber(value) && value >= 0};
+export const positive: ArgumentKind = {wants: 'a number above 0', accepts: (value) => isNumber(value) && value > 0};
+export const count: ArgumentKind = {
+  wants: 'a whole number above 0',
+  accepts: (value) => Number.isSafeInteger(value) && (value as number) > 0,
+};
+export const callback: ArgumentKind = {wants: 'a function', accepts: (value) => typeof value === 'function'};
+export const abortSignal: ArgumentKind = {
   wants: 'an AbortSignal',
   accepts: (value) => isObject(value) && typeof value.aborted === 'boolean' && typeof value.addEventListener === 'function',
 };
-export const labels: Kind = {
+export const labels: ArgumentKind = {
   wants: 'an object of strings',
   accepts: (value) => isObject(value) && !Array.isArray(value) && Object.values(value).every((inner) => typeof inner === 'string'),
 };
-export const bytes: Kind = {wants: 'an async iterable of bytes', accepts: (value) => isObject(value) && Symbol.asyncIterator in value};
+export const bytes: ArgumentKind = {
+  wants: 'an async iterable of bytes',
+  accepts: (value) => isObject(value) && Symbol.asyncIterator in value,
+};
 
-export const optional = (kind: Kind): Kind => ({
+export const optional = (kind: ArgumentKind): ArgumentKind => ({
   wants: kind.wants,
   accepts: (value) => value === undefined || kind.accepts(value),
   ...(kind.explain === undefined ? {} : {explain: kind.explain}),
 });
-export const list = (kind: Kind): Kind => ({
+export const list = (kind: ArgumentKind): ArgumentKind => ({
   wants: `an array, each of it ${kind.wants}`,
   accepts: (value) => Array.isArray(value) && value.every((inner) => kind.accepts(inner)),
 });
-export const oneOf = (...values: readonly unknown[]): Kind => ({
+export const oneOf = (...values: readonly unknown[]): ArgumentKind => ({
   wants: `one of ${values.map((value) => JSON.stringify(value)).join(', ')}`,
   accepts: (value) => values.includes(value),
 });
 
-type Members<T> = {readonly [K in keyof Required<T>]: Kind};
+type Members<T> = {readonly [K in keyof Required<T>]: ArgumentKind};
 
 /** An object with these members. Other members are ignored. */
-export function members<T>(kinds: Members<T>): Kind {
-  const entries = Object.entries(kinds) as [string, Kind][];
+export function members<T>(kinds: Members<T>): ArgumentKind {
+  const entries = Object.entries(kinds) as [string, ArgumentKind][];
   return {
     wants: 'an object',
     accepts: (value) => isObject(value) && !Array.isArray(value) && entries.every(([name, kind]) => kind.accepts(value[name])),
@@ -76,7 +82,7 @@ export function members<T>(kinds: Members<T>): Kind {
 }
 
 /** Options of a method; the object and each member may be omitted. */
-const options = <T>(kinds: Members<T>): Kind => optional(members<T>(kinds));
+const options = <T>(kinds: Members<T>): ArgumentKind => optional(members<T>(kinds));
 
 function nounFor(value: unknown): string {
   if (value === null) return 'null';
@@ -97,11 +103,11 @@ const registry: Members<RegistryOptions> = {
 };
 const listing = options<ListOptions>({filters: optional(list(text))});
 const labelled = options<{labels?: unknown}>({labels: optional(labels)});
-const stream: Kind = {
+const stream: ArgumentKind = {
   wants: 'a file descriptor or "ignore"',
   accepts: (value) => value === 'ignore' || (Number.isSafeInteger(value) && (value as number) >= 0),
 };
-const streams: Kind = {
+const streams: ArgumentKind = {
   wants: '"inherit" or three streams',
   accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
 };
@@ -117,8 +123,8 @@ export const OPEN_OPTIONS = options<OpenOptions>({
 export type Guards<T> = {
   readonly [K in keyof T as T[K] extends string | (() => Promise<void>) ? never : K]: T[K] extends (...args: never[]) => infer R
     ? R extends Promise<unknown>
-      ? readonly Kind[]
-      : {readonly takes: readonly Kind[]; readonly gives: Guards<R>}
+      ? readonly ArgumentKind[]
+      : {readonly takes: readonly ArgumentKind[]; readonly gives: Guards<R>}
     : Guards<T[K]>;
 };
 
@@ -284,7 +290,7 @@ export const CLIENT: Guards<Client> = {
 };
 
 /** @throws invalid_argument naming the method and the argument */
-export function checkArguments(method: string, kinds: readonly Kind[], args: readonly unknown[]): void {
+export function checkArguments(method: string, kinds: readonly ArgumentKind[], args: readonly unknown[]): void {
   for (const [i, kind] of kinds.entries()) {
     const value = args[i];
     if (kind.accepts(value)) continue;
@@ -303,7 +309,10 @@ type Method = (...args: unknown[]) => unknown;
 /** The same object with each method of the table wrapped. Other members stay as they are. */
 export function guard<T extends object>(target: T, guards: Guards<T>, closedState: ClosedState, path = ''): T {
   const guarded = {...target} as Record<string, unknown>;
-  for (const [name, entry] of Object.entries(guards) as [string, readonly Kind[] | {takes?: readonly Kind[]; gives?: object}][]) {
+  for (const [name, entry] of Object.entries(guards) as [
+    string,
+    readonly ArgumentKind[] | {takes?: readonly ArgumentKind[]; gives?: object},
+  ][]) {
     const value = (target as Record<string, unknown>)[name];
     const method = path + name;
     if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState);
@@ -317,7 +326,7 @@ export function guard<T extends object>(target: T, guards: Guards<T>, closedStat
   return guarded as T;
 }
 
-function guardMethod(method: Method, name: string, kinds: readonly Kind[], closedState: ClosedState): Method {
+function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[], closedState: ClosedState): Method {
   return async (...args) => {
     checkArguments(name, kinds, args);
     if (closedState.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);

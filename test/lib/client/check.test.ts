@@ -32,8 +32,8 @@ import {
   fromAnotherBoot,
   LAYERS,
   names,
+  type PulledStore,
   pulled,
-  type Rig,
   readJSON,
   says,
   saysAll,
@@ -45,7 +45,7 @@ const published = publishedImages();
 
 interface Damage {
   readonly name: string;
-  spoil(rig: Rig): unknown;
+  spoil(rig: PulledStore): unknown;
   /** Beginnings of the findings, with `…` for text that differs from run to run. Empty: no findings. */
   readonly finds: readonly string[];
   /** Findings after a repair. Default: none. */
@@ -463,7 +463,7 @@ function assertSays(actual: readonly string[], expected: readonly string[]): voi
 }
 
 /** Checks, asserts that checking changed nothing, repairs, and asserts that the store is as before the damage. */
-async function judge(rig: Rig, {spoil, finds, remains = [], deep = false}: Damage): Promise<void> {
+async function judge(rig: PulledStore, {spoil, finds, remains = [], deep = false}: Damage): Promise<void> {
   const {client} = rig;
   await spoil(rig);
   const before = contents(client.root);

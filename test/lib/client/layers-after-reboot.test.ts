@@ -11,10 +11,10 @@ import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {is, requiresRoot, type Skippable} from '../../support/helpers.ts';
 import {requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
-import {fromAnotherBoot, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
+import {fromAnotherBoot, names, type PulledStore, pulled, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
 
 /** Truncates a file, as a power loss may: its name exists without its bytes. */
-function tear(rig: Rig, n: number): void {
+function tear(rig: PulledStore, n: number): void {
   const layer = rig.layer(n);
   if (rig.snapshotter === 'erofs') for (const name of ['layer.tar', 'layer.erofs']) truncateSync(join(layer, name), 0);
   else truncateSync(join(layer, 'fs', n === 0 ? 'etc/a' : 'b'), 0);

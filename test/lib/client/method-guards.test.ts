@@ -9,7 +9,7 @@ import {join} from 'node:path';
 import {before, describe, it, type TestContext} from 'node:test';
 import {promiseHooks} from 'node:v8';
 import {openClient} from '../../../src/lib/client/index.ts';
-import {CLIENT, type Kind} from '../../../src/lib/client/method-guards.ts';
+import {type ArgumentKind, CLIENT} from '../../../src/lib/client/method-guards.ts';
 import type {Client, ProgressEvent} from '../../../src/lib/client/types/index.ts';
 import {type Code, ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
@@ -22,7 +22,7 @@ type Method = (...args: unknown[]) => Promise<unknown>;
 
 interface Listed {
   readonly name: string;
-  readonly kinds: readonly Kind[];
+  readonly kinds: readonly ArgumentKind[];
   of(client: Client): Method;
 }
 
@@ -114,7 +114,8 @@ const GOOD: Readonly<Record<string, unknown>> = {
 };
 
 /** Valid arguments. */
-const argumentsOf = (kinds: readonly Kind[]): unknown[] => kinds.map(({wants, accepts}) => (accepts(undefined) ? undefined : GOOD[wants]));
+const argumentsOf = (kinds: readonly ArgumentKind[]): unknown[] =>
+  kinds.map(({wants, accepts}) => (accepts(undefined) ? undefined : GOOD[wants]));
 
 /** The error of a call; `undefined` when it succeeds. */
 const failure = async (fn: () => Promise<unknown>): Promise<unknown> => {

@@ -11,12 +11,24 @@ import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {diskUsage} from '../../e2e/fixtures.ts';
 import {newClient, requiresOneClock, requiresRoot} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
-import {CONFIG, contents, DEAD, LAYERS, names, pulled, type Rig, readJSON, saysAll, withContainer, writeJSON} from './pulled-store.ts';
+import {
+  CONFIG,
+  contents,
+  DEAD,
+  LAYERS,
+  names,
+  type PulledStore,
+  pulled,
+  readJSON,
+  saysAll,
+  withContainer,
+  writeJSON,
+} from './pulled-store.ts';
 
 const HOUR = 3600_000;
 
 /** Disk usage of blobs, layers and downloads, without their parent directories. */
-const taken = ({path}: Rig): number =>
+const taken = ({path}: PulledStore): number =>
   ['content/blobs/sha256', 'layers', 'content/ingest']
     .flatMap((kind) => {
       try {
@@ -30,7 +42,7 @@ const taken = ({path}: Rig): number =>
 const imagesOf = (pruned: readonly Pruned[]): readonly string[] => pruned.filter(({kind}) => kind === 'image').map(({key}) => key);
 
 /** Pulls an image with one layer of its own above shared ones, and sets the time of the pull. */
-async function pullAnother(rig: Rig, name: string, size: number, ageMs: number, namespace = 'default'): Promise<string> {
+async function pullAnother(rig: PulledStore, name: string, size: number, ageMs: number, namespace = 'default'): Promise<string> {
   const noise = Buffer.concat(Array.from({length: Math.ceil(size / 32)}, (_, i) => createHash('sha256').update(`${name}${i}`).digest()));
   const layers = [...LAYERS, tar(file(name, noise))];
   const diffIDs = layers.map((layer) => rig.registry.addBlob(layer).digest);

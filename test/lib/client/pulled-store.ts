@@ -25,7 +25,7 @@ export const CONFIG = {architecture, os: 'linux', config: {Cmd: ['/b']}, rootfs:
 /** Identity of a dead process of another boot; leftovers begin with it. */
 export const DEAD = `1.1.${'0'.repeat(32)}.1`;
 
-export interface Rig {
+export interface PulledStore {
   readonly registry: FakeRegistry;
   readonly image: FakeImage;
   readonly ref: string;
@@ -44,7 +44,7 @@ export async function pulled(
   scope: Scope,
   snapshotter: string,
   {auth, root, state, ...options}: FakeOptions & PullOptions & Pick<OpenOptions, 'root' | 'state'> = {},
-): Promise<Rig> {
+): Promise<PulledStore> {
   const registry = await startFakeRegistry(scope, auth === undefined ? {} : {auth});
   const image = registry.addImage('app', 'latest', LAYERS, CONFIG);
   const ref = `${registry.host}/app:latest`;
@@ -108,7 +108,7 @@ export const names = (path: string): readonly string[] => readdirSync(path).sort
 
 /** A container that was never run, with a file in the snapshot that it would write to. */
 export async function withContainer(
-  {client, snapshotter, ref}: Pick<Rig, 'client' | 'snapshotter' | 'ref'>,
+  {client, snapshotter, ref}: Pick<PulledStore, 'client' | 'snapshotter' | 'ref'>,
   id = 'c1',
   labels: Readonly<Record<string, string>> = {},
 ): Promise<{readonly layer: string}> {

@@ -14,8 +14,8 @@ import {
   forgetJournal,
   fromAnotherBoot,
   names,
+  type PulledStore,
   pulled,
-  type Rig,
   readJSON,
   records,
   saysAll,
@@ -26,7 +26,7 @@ import {
 const TEXTS = ['', '{', '{"version":1,', 'null', '[]', '"x"', '0', '{}', '{"version":1}', '{"version":"1"}', '\0\0\0\0'];
 
 /** Image, content, snapshots, a container, a lease, ingested content. */
-async function furnished(rig: Rig): Promise<{layer: string; ingested: string}> {
+async function furnished(rig: PulledStore): Promise<{layer: string; ingested: string}> {
   const {layer} = await withContainer(rig);
   const ns = rig.client.namespace('default');
   await ns.leases.create({id: 'mine', expiresMs: 0});
@@ -120,7 +120,10 @@ describe('repair of records', () => {
 
   /** Records that the journal does not have: each kind, and what must exist afterwards. */
   const LOST: Readonly<
-    Record<string, {file(rig: Rig, made: {layer: string; ingested: string}): string; stays: 'image' | 'content' | 'container' | 'own'}>
+    Record<
+      string,
+      {file(rig: PulledStore, made: {layer: string; ingested: string}): string; stays: 'image' | 'content' | 'container' | 'own'}
+    >
   > = {
     'an image': {file: ({record, ref}) => record('images', ref), stays: 'content'},
     'a container': {file: ({record}) => record('containers', 'c1'), stays: 'own'},
@@ -162,7 +165,7 @@ describe('repair of records', () => {
 });
 
 describe('repair of content', () => {
-  const fault = (rig: Rig, status: number): (() => void) =>
+  const fault = (rig: PulledStore, status: number): (() => void) =>
     rig.registry.fault({method: 'GET', status, code: status === 404 ? 'BLOB_UNKNOWN' : 'DENIED'});
 
   it('fetches damaged blobs, and nothing else', async (t) => {
@@ -296,7 +299,7 @@ describe('repair of content', () => {
 });
 
 describe('repair of layers', () => {
-  const infoOf = (rig: Rig, n: number) => readJSON(join(rig.layer(n), 'layer.json'));
+  const infoOf = (rig: PulledStore, n: number) => readJSON(join(rig.layer(n), 'layer.json'));
 
   it('rebuilds layers of an earlier boot, and syncs them', async (t) => {
     if (!requiresRoot(t)) return;

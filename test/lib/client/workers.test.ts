@@ -18,7 +18,7 @@ import {file, tar} from '../../support/tartest.ts';
 const MIB = 1 << 20;
 
 /** A layer, and a pool that unpacks it. */
-function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB))), pool = new WorkerPool(1)) {
+function setUp(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 * MIB))), pool = new WorkerPool(1)) {
   const directory = temporaryDirectory(scope);
   onEnd(scope, () => pool.close());
   const blob = gzipSync(layer, {level: 1});
@@ -57,7 +57,7 @@ function rig(scope: Scope, layer: Uint8Array = tar(file('random', randomBytes(6 
 describe('a layer from the network', () => {
   for (const step of [1, 1000, 64 << 10, 5 * MIB]) {
     it(`gives the right blob and tar, in chunks of ${step}`, async (t) => {
-      const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t, step === 1 ? tar(file('f', 'text')) : undefined);
+      const {fromNetwork, newWork, ingestPath, blob, layer} = setUp(t, step === 1 ? tar(file('f', 'text')) : undefined);
       const work = newWork();
       const task = await fromNetwork(work);
       assert.equal(await task.offset, 0);
@@ -77,7 +77,7 @@ describe('a layer from the network', () => {
   }
 
   it('is written to its file as far as it has arrived', async (t) => {
-    const {fromNetwork, ingestPath, blob} = rig(t);
+    const {fromNetwork, ingestPath, blob} = setUp(t);
     const task = await fromNetwork();
     await task.offset;
     for (const end of [1, 1000, 70_000]) {
@@ -92,7 +92,7 @@ describe('a layer from the network', () => {
   });
 
   it('makes the writer wait while a worker is behind', async (t) => {
-    const {fromNetwork, blob} = rig(t, tar(file('random', randomBytes(16 * MIB))));
+    const {fromNetwork, blob} = setUp(t, tar(file('random', randomBytes(16 * MIB))));
     const task = await fromNetwork();
     await task.offset;
     let waits = 0;
@@ -107,7 +107,7 @@ describe('a layer from the network', () => {
   });
 
   it('resumes an earlier attempt', async (t) => {
-    const {fromNetwork, newWork, ingestPath, blob, layer} = rig(t);
+    const {fromNetwork, newWork, ingestPath, blob, layer} = setUp(t);
     writeFileSync(ingestPath, blob.subarray(0, 3 * MIB + 17));
     const work = newWork();
     const task = await fromNetwork(work);
@@ -120,7 +120,7 @@ describe('a layer from the network', () => {
   });
 
   it('is verified as a blob first, and the blob is kept when only the layer is wrong', async (t) => {
-    const {fromNetwork, newWork, ingestPath, blob} = rig(t);
+    const {fromNetwork, newWork, ingestPath, blob} = setUp(t);
     const work = newWork();
     writeFileSync(join(work, 'layer.tar'), 'in the way');
     const task = await fromNetwork(work);
@@ -132,7 +132,7 @@ describe('a layer from the network', () => {
   });
 
   it('is refused when the blob has another digest than expected', async (t) => {
-    const {fromNetwork, blob} = rig(t);
+    const {fromNetwork, blob} = setUp(t);
     const task = await fromNetwork(undefined, {digest: digestOf(Buffer.from('another')), size: blob.length});
     await task.offset;
     for (let at = 0; at < blob.length; at += MIB) await task.write(blob.subarray(at, at + MIB));
@@ -161,7 +161,7 @@ describe('memory between threads', () => {
   }
 
   it('is reused after a layer that succeeded, and never after one that failed', async (t) => {
-    const {fromNetwork, fromBlob, newWork, ingestPath, blob, layer} = rig(t);
+    const {fromNetwork, fromBlob, newWork, ingestPath, blob, layer} = setUp(t);
     const pull = async (): Promise<void> => {
       rmSync(ingestPath, {force: true});
       const work = newWork();
@@ -187,7 +187,7 @@ describe('memory between threads', () => {
 
 describe('a layer that is unpacked from its blob', () => {
   it('can be aborted between any two chunks, and the threads continue with others', async (t) => {
-    const {fromBlob, newWork, layer} = rig(t);
+    const {fromBlob, newWork, layer} = setUp(t);
     for (let acks = 1; acks <= 6; acks++) {
       let heard = 0;
       const task = await fromBlob(undefined, () => {
@@ -201,14 +201,14 @@ describe('a layer that is unpacked from its blob', () => {
   });
 
   it('fails with the right class when its directory cannot be written', async (t) => {
-    const {fromBlob, newWork} = rig(t);
+    const {fromBlob, newWork} = setUp(t);
     const work = newWork();
     writeFileSync(join(work, 'layer.tar'), '');
     await assert.rejects((await fromBlob(work)).result, is('already_exists'));
   });
 
   it('alternates with other layers', async (t) => {
-    const {fromBlob, newWork, layer} = rig(t);
+    const {fromBlob, newWork, layer} = setUp(t);
     const works = Array.from({length: 5}, newWork);
     const tasks = await Promise.all(works.map((work) => fromBlob(work)));
     await Promise.all(tasks.map(({result}) => result));
@@ -216,7 +216,7 @@ describe('a layer that is unpacked from its blob', () => {
   });
 
   it('does not prevent the pool from closing', async (t) => {
-    const {fromBlob, pool} = rig(t, tar(file('random', randomBytes(32 * MIB))));
+    const {fromBlob, pool} = setUp(t, tar(file('random', randomBytes(32 * MIB))));
     const task = await fromBlob();
     const rejected = assert.rejects(task.result, is('canceled'));
     await pool.close();
@@ -278,7 +278,7 @@ describe('a pair of threads that fails', () => {
   for (const [way, spawn] of Object.entries(WAYS))
     for (const n of [0, 1])
       it(`is replaced: thread ${n} ${way}`, {timeout: 60_000}, async (t) => {
-        const {fromBlob, newWork} = rig(t, LAYER, failing(n, spawn));
+        const {fromBlob, newWork} = setUp(t, LAYER, failing(n, spawn));
         await assert.rejects(async () => (await fromBlob()).result);
         const work = newWork();
         await (await fromBlob(work)).result;
@@ -292,7 +292,7 @@ describe('a pair of threads that fails', () => {
       workers.push(worker);
       return worker;
     };
-    const {fromNetwork, fromBlob, newWork, blob, layer} = rig(t, undefined, new WorkerPool(1, spawn));
+    const {fromNetwork, fromBlob, newWork, blob, layer} = setUp(t, undefined, new WorkerPool(1, spawn));
     const task = await fromNetwork();
     await task.write(blob.subarray(0, MIB));
     await workers[1]!.terminate();

@@ -273,7 +273,7 @@ class Check {
         object: `entry ${path}`,
         problem: 'was left by a process that has ended',
         path,
-        target: {kind: 'view'},
+        target: {kind: 'scratch-mount'},
       });
     return findings;
   }

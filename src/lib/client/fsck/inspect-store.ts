@@ -30,7 +30,7 @@ export type FindingTarget =
   | {readonly kind: 'container'; readonly namespace: string; readonly id: string}
   | {readonly kind: 'run'; readonly namespace: string; readonly id: string}
   /** A scratch mount of a dead process. */
-  | {readonly kind: 'view'}
+  | {readonly kind: 'scratch-mount'}
   | {readonly kind: 'counts'}
   | {readonly kind: 'ingest'; readonly key: string}
   /** Anything that the next collection removes. */

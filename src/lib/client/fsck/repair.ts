@@ -471,7 +471,7 @@ export class Repair {
       await deleteContainer(this.#context, namespace, id, {keepSnapshot: false, only: isAbandoned});
       this.#setAction(finding, 'removed');
     }
-    for (const finding of this.#of('view')) {
+    for (const finding of this.#of('scratch-mount')) {
       removeBundle(finding.path);
       this.#setAction(finding, 'removed');
     }
