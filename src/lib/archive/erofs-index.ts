@@ -12,6 +12,7 @@ import {inheritedGid} from './extraction-tree.ts';
 import {
   MAX_ENTRIES,
   MAX_IMPLICIT_STEPS,
+  MAX_INDEXED_BYTES,
   MAX_INDEXED_IMPLICIT,
   MAX_INDEXED_NAMES,
   MAX_LAYER_BYTES,
@@ -27,7 +28,7 @@ import type {TarHandler, TarHeader, TarType} from './tar.ts';
  * to a file that the layer does not have before it; `link-attributes` a hard link whose header differs from its target; `whiteout` a
  * whiteout of an entry of the same layer, of the root, without a name, or with content; `device-zero` a node 0/0, which looks like a
  * whiteout; `reserved` extended attributes `trusted.*`; `xattr` other extended attributes that cannot be set or are too large; `time` an
- * mtime out of range; `root` an entry for the root that is not a directory; `large` more names than are kept in memory.
+ * mtime out of range; `root` an entry for the root that is not a directory; `large` more names or text than is kept in memory.
  */
 export type Reason =
   | 'sparse'
@@ -68,7 +69,7 @@ export interface EncodedIndex {
 
 /** `entry` throws resource_exhausted if the layer has too many entries or bytes. */
 export interface ErofsIndex extends TarHandler {
-  /** Empty as long as nothing speaks against an index. */
+  /** Empty as long as nothing speaks against an index. From the first reason on, entries are only counted. */
   readonly reasons: ReadonlySet<Reason>;
   readonly entries: number;
   /** Sum of the sizes in the headers, in bytes. */
@@ -145,55 +146,103 @@ const ORIGIN_XATTR: readonly [string, Buffer] = ['trusted.overlay.origin', Buffe
 const MAX_TIME = 9_223_372_036;
 const MAX_NAME = 255;
 
-type Xattrs = ReadonlyMap<string, Buffer>;
-const NO_XATTRS: Xattrs = new Map();
-
-/** Bytes that extended attributes take behind an inode. */
-function xattrBytes(xattrs: Xattrs): number {
-  let size = 0;
-  for (const [key, value] of xattrs) size += (4 + xattrName(key).name.length + value.length + 3) & ~3;
-  return size === 0 ? 0 : XATTR_HEADER_BYTES + size;
+/** An extended attribute as it lies behind an inode; a binary string. */
+function encodeXattr([key, value]: readonly [string, Buffer]): string {
+  const {index, name} = xattrName(key);
+  const head = String.fromCharCode(name.length, index, value.length & 0xff, value.length >> 8);
+  return `${head}${name}${value.toString('latin1')}${'\0'.repeat(-(name.length + value.length) & 3)}`;
 }
+
+/** Splits joined results of `encodeXattr`. */
+function splitXattrs(all: string): string[] {
+  const found: string[] = [];
+  for (let at = 0, end = 0; at < all.length; at = end) {
+    end = at + ((4 + all.charCodeAt(at) + all.charCodeAt(at + 2) + (all.charCodeAt(at + 3) << 8) + 3) & ~3);
+    found.push(all.slice(at, end));
+  }
+  return found;
+}
+
+/** @param bytes of the results of `encodeXattr` */
+const xattrSize = (bytes: number): number => (bytes === 0 ? 0 : XATTR_HEADER_BYTES + bytes);
 
 function xattrName(key: string): {readonly index: number; readonly name: string} {
   const [prefix, index] = XATTR_PREFIXES.find(([known]) => key.startsWith(known))!;
   return {index, name: key.slice(prefix.length)};
 }
 
-/** A node's number: a place in each column of `Nodes`. */
+/** A node's number: a place in each of its columns. */
 type Id = number;
 const ROOT: Id = 0;
 /** All whiteouts are names of one inode. */
 const WHITEOUT: Id = 1;
+/** Node of a name without a file: the root is never an entry. */
+const NOTHING: Id = ROOT;
 
-/** A column that holds twice as much. */
-function doubled<T extends Uint16Array | Uint32Array | Float64Array>(column: T): T {
-  const more = new (column.constructor as new (length: number) => T)(2 * column.length);
-  more.set(column);
-  return more;
+/** A name's number: a place in each of its columns. */
+type NameId = number;
+/** `.` and `..`, which every directory has. */
+const SELF: NameId = 0;
+const PARENT: NameId = 1;
+
+type Column = Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
+
+/** A column that grows in place. Copies would stay in memory: Bun does not return freed buffers to the system at once. */
+function column<T extends Column>(Type: {new (buffer: ArrayBuffer): T; readonly BYTES_PER_ELEMENT: number}): T {
+  const bytes = (length: number): number => length * Type.BYTES_PER_ELEMENT;
+  return new Type(new ArrayBuffer(bytes(FIRST_CAPACITY), {maxByteLength: bytes(MAX_CAPACITY)}));
+}
+
+function grow(columns: readonly Column[]): void {
+  for (const {buffer} of columns) buffer.resize(Math.min(2 * buffer.byteLength, buffer.maxByteLength));
 }
 
 const FIRST_CAPACITY = 1024;
+const MAX_CAPACITY = MAX_INDEXED_NAMES + 1024;
+const HASH_FACTOR = 0x9e3779b1;
+/** A secret seed, so that no layer can contain only names with the same hash. The index does not depend on it. */
+const HASH_SEED = Math.floor(Math.random() * 2 ** 32);
 
-/** The inodes, one column a field: a million of them must not be a million objects. */
-class Nodes {
+/** Inodes and their names: a column for each field, and one buffer for all text. A million entries must not be a million objects. */
+class Tree {
   count = 0;
-  mode = new Uint16Array(FIRST_CAPACITY);
-  uid = new Uint32Array(FIRST_CAPACITY);
-  gid = new Uint32Array(FIRST_CAPACITY);
-  mtimeSec = new Float64Array(FIRST_CAPACITY);
-  mtimeNs = new Uint32Array(FIRST_CAPACITY);
+  readonly mode = column(Uint16Array);
+  readonly uid = column(Uint32Array);
+  readonly gid = column(Uint32Array);
+  readonly mtimeSec = column(Float64Array);
+  readonly mtimeNs = column(Uint32Array);
   /** Of a file or a link's text, in bytes; of a directory, its entries. */
-  size = new Float64Array(FIRST_CAPACITY);
-  /** Of a file, where in the tar it begins, in blocks; of a node, its device number. */
-  place = new Uint32Array(FIRST_CAPACITY);
-  nlink = new Uint32Array(FIRST_CAPACITY);
-  readonly xattrs = new Map<Id, Xattrs>();
-  readonly targets = new Map<Id, string>();
-  readonly directories = new Map<Id, Map<string, Id>>([[ROOT, new Map()]]);
+  readonly size = column(Float64Array);
+  /** File: start of its content in the tar, in blocks. Device: its number. Symbolic link: start of its target in `text`. Directory: its name's `NameId`. */
+  readonly place = column(Uint32Array);
+  readonly nlink = column(Uint32Array);
+  /** Start of a node's extended attributes in `text`, and their length in bytes. */
+  readonly xattrs = column(Uint32Array);
+  readonly xattrBytes = column(Uint32Array);
 
-  add(mode: number, {uid, gid, mtimeSec, mtimeNs}: Pick<TarHeader, 'uid' | 'gid' | 'mtimeSec' | 'mtimeNs'>): Id {
-    if (this.count === this.mode.length) this.#grow();
+  names = 0;
+  readonly directory = column(Uint32Array);
+  readonly node = column(Uint32Array);
+  readonly nameStart = column(Uint32Array);
+  readonly nameLength = column(Uint16Array);
+
+  /** Names, link targets, extended attributes. */
+  text = Buffer.alloc(1 << 16);
+  textLength = 0;
+  /** Hash table of names by directory and bytes, at most half full. */
+  #table = new Uint32Array(2 * FIRST_CAPACITY);
+
+  constructor() {
+    this.#addName(ROOT, this.addText('.'), 1);
+    this.#addName(ROOT, this.addText('..'), 2);
+    this.add(S_IFDIR | 0o755, NOBODY);
+    this.add(S_IFCHR, NOBODY);
+  }
+
+  add(mode: number, {uid, gid, mtimeSec, mtimeNs}: Owner): Id {
+    if (this.count === this.mode.length) {
+      grow([this.mode, this.uid, this.gid, this.mtimeSec, this.mtimeNs, this.size, this.place, this.nlink, this.xattrs, this.xattrBytes]);
+    }
     const id = this.count++;
     this.mode[id] = mode;
     this.uid[id] = uid;
@@ -203,31 +252,124 @@ class Nodes {
     return id;
   }
 
-  #grow(): void {
-    this.mode = doubled(this.mode);
-    this.uid = doubled(this.uid);
-    this.gid = doubled(this.gid);
-    this.mtimeSec = doubled(this.mtimeSec);
-    this.mtimeNs = doubled(this.mtimeNs);
-    this.size = doubled(this.size);
-    this.place = doubled(this.place);
-    this.nlink = doubled(this.nlink);
+  addDirectory(mode: number, owner: Owner, name: NameId): Id {
+    const id = this.add(S_IFDIR | mode, owner);
+    this.place[id] = name;
+    this.node[name] = id;
+    return id;
+  }
+
+  /** @returns its start in `text` */
+  addText(text: string): number {
+    const start = this.#putText(text);
+    this.textLength += text.length;
+    return start;
+  }
+
+  addXattrs(id: Id, xattrs: Iterable<readonly [string, Buffer]>): void {
+    const all = this.xattrsOf(id) + Array.from(xattrs, encodeXattr).join('');
+    this.xattrs[id] = this.addText(all);
+    this.xattrBytes[id] = all.length;
+  }
+
+  xattrsOf(id: Id): string {
+    return this.#textAt(this.xattrs[id]!, this.xattrBytes[id]!);
   }
 
   kind(id: Id): number {
     return this.mode[id]! & S_IFMT;
   }
 
-  entriesOf(id: Id): Map<string, Id> | undefined {
-    return this.directories.get(id);
+  parentOf(dir: Id): Id {
+    return this.directory[this.place[dir]!]!;
+  }
+
+  nameOf(name: NameId): string {
+    return this.#textAt(this.nameStart[name]!, this.nameLength[name]!);
+  }
+
+  /** Finds a name in a directory, or adds it with the node `NOTHING`. */
+  find(dir: Id, name: string): NameId {
+    const start = this.#putText(name);
+    const mask = this.#table.length - 1;
+    let place = this.#hash(dir, start, name.length) & mask;
+    for (let found = this.#table[place]!; found !== 0; found = this.#table[place]!) {
+      if (
+        this.directory[found] === dir &&
+        this.nameLength[found] === name.length &&
+        this.#isText(this.nameStart[found]!, start, name.length)
+      )
+        return found;
+      place = (place + 1) & mask;
+    }
+    this.textLength += name.length;
+    this.#table[place] = this.names;
+    this.#addName(dir, start, name.length);
+    if (2 * this.names > this.#table.length) this.#growTable();
+    return this.names - 1;
+  }
+
+  /** Compares two names by their bytes. */
+  compare(a: NameId, b: NameId): number {
+    const {text} = this;
+    let i = this.nameStart[a]!;
+    let j = this.nameStart[b]!;
+    const more = this.nameLength[a]! - this.nameLength[b]!;
+    const end = i + this.nameLength[a]! - Math.max(more, 0);
+    for (; i < end; i++, j++) if (text[i] !== text[j]) return text[i]! - text[j]!;
+    return more;
+  }
+
+  #addName(dir: Id, start: number, length: number): void {
+    if (this.names === this.node.length) grow([this.directory, this.node, this.nameStart, this.nameLength]);
+    const name = this.names++;
+    this.directory[name] = dir;
+    this.nameStart[name] = start;
+    this.nameLength[name] = length;
+  }
+
+  #textAt(start: number, length: number): string {
+    return this.text.toString('latin1', start, start + length);
+  }
+
+  /** Writes after the end of the text, without moving the end. */
+  #putText(text: string): number {
+    while (this.textLength + text.length > this.text.length) this.text = Buffer.from(this.text.buffer.transfer(2 * this.text.length));
+    this.text.write(text, this.textLength, 'latin1');
+    return this.textLength;
+  }
+
+  #isText(a: number, b: number, length: number): boolean {
+    for (let i = 0; i < length; i++) if (this.text[a + i] !== this.text[b + i]) return false;
+    return true;
+  }
+
+  #hash(dir: Id, start: number, length: number): number {
+    let hash = Math.imul(HASH_SEED ^ dir, HASH_FACTOR);
+    for (let i = start; i < start + length; i++) {
+      hash = Math.imul(hash ^ this.text[i]!, HASH_FACTOR);
+      hash ^= hash >>> 15;
+    }
+    return hash;
+  }
+
+  #growTable(): void {
+    this.#table = new Uint32Array(2 * this.#table.length);
+    const mask = this.#table.length - 1;
+    for (let name = PARENT + 1; name < this.names; name++) {
+      let place = this.#hash(this.directory[name]!, this.nameStart[name]!, this.nameLength[name]!) & mask;
+      while (this.#table[place] !== 0) place = (place + 1) & mask;
+      this.#table[place] = name;
+    }
   }
 }
 
+type Owner = Pick<TarHeader, 'uid' | 'gid' | 'mtimeSec' | 'mtimeNs'>;
 const NOBODY = {uid: 0, gid: 0, mtimeSec: 0, mtimeNs: 0};
 
 export function createErofsIndex(): ErofsIndex {
   const reasons = new Set<Reason>();
-  let nodes = createNodes();
+  let tree = new Tree();
   /** Directories that the layer does not carry, as far as it is read, and whether only whiteouts have needed them. */
   const implied = new Map<Id, boolean>();
   const opaque = new Set<Id>();
@@ -239,38 +381,31 @@ export function createErofsIndex(): ErofsIndex {
   let size = 0;
   let hasTime = false;
 
-  const makeDirectory = (mode: number, header: Pick<TarHeader, 'uid' | 'gid' | 'mtimeSec' | 'mtimeNs'>): Id => {
-    const id = nodes.add(S_IFDIR | mode, header);
-    nodes.directories.set(id, new Map());
-    return id;
-  };
-
   /** The directory that a path of names leads to; undefined when it does not lead to one by directories alone. */
   const walk = (path: readonly string[], needing: TarHeader | 'missing-link', isWhiteout = false): Id | undefined => {
     let at = ROOT;
-    for (const [i, name] of path.entries()) {
-      const siblings = nodes.entriesOf(at)!;
-      let next = siblings.get(name);
-      if (next === undefined) {
+    for (const [i, part] of path.entries()) {
+      const name = tree.find(at, part);
+      let next = tree.node[name]!;
+      if (next === NOTHING) {
         if (needing === 'missing-link') {
           reasons.add(needing);
           return undefined;
         }
-        const gid = inheritedGid({mode: nodes.mode[at]!, gid: nodes.gid[at]!}) ?? 0;
-        next = makeDirectory(0o755, {uid: 0, gid, mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs});
-        siblings.set(name, next);
+        const gid = inheritedGid({mode: tree.mode[at]!, gid: tree.gid[at]!}) ?? 0;
+        next = tree.addDirectory(0o755, {uid: 0, gid, mtimeSec: needing.mtimeSec, mtimeNs: needing.mtimeNs}, name);
         implied.set(next, isWhiteout);
         names++;
         steps += i + 1;
         if (steps > MAX_IMPLICIT_STEPS) throw tooManyImplicit();
-      } else if (nodes.kind(next) !== S_IFDIR) {
-        reasons.add(nodes.kind(next) === S_IFLNK ? 'symlink-parent' : 'type-change');
+      } else if (tree.kind(next) !== S_IFDIR) {
+        reasons.add(tree.kind(next) === S_IFLNK ? 'symlink-parent' : 'type-change');
         return undefined;
       } else if (!isWhiteout && needing !== 'missing-link' && implied.get(next) === true) {
         // If nothing was below, this is the first entry that it would be made for.
         implied.set(next, false);
-        nodes.mtimeSec[next] = needing.mtimeSec;
-        nodes.mtimeNs[next] = needing.mtimeNs;
+        tree.mtimeSec[next] = needing.mtimeSec;
+        tree.mtimeNs[next] = needing.mtimeNs;
       }
       at = next;
     }
@@ -285,78 +420,75 @@ export function createErofsIndex(): ErofsIndex {
       opaque.add(dir);
       return;
     }
-    const siblings = nodes.entriesOf(dir)!;
-    if (siblings.has(hidden)) reasons.add('whiteout');
-    siblings.set(hidden, WHITEOUT);
+    const name = tree.find(dir, hidden);
+    if (tree.node[name] !== NOTHING) reasons.add('whiteout');
+    tree.node[name] = WHITEOUT;
   };
 
-  const findLinkTarget = (header: TarHeader): Id | undefined => {
+  const findLinkTarget = (header: TarHeader): Id => {
     const path = namesOf(header.linkname);
     const base = path.pop();
     if (base === undefined || base === '..' || path.includes('..')) {
       reasons.add('dotdot');
-      return undefined;
+      return NOTHING;
     }
     const parent = walk(path, 'missing-link');
-    const target = parent === undefined ? undefined : nodes.entriesOf(parent)!.get(base);
-    if (target === undefined || target === WHITEOUT || nodes.kind(target) === S_IFDIR || header.linkname.endsWith('/')) {
+    const target = parent === undefined ? NOTHING : tree.node[tree.find(parent, base)]!;
+    if (target === NOTHING || target === WHITEOUT || tree.kind(target) === S_IFDIR || header.linkname.endsWith('/')) {
       reasons.add('missing-link');
-      return undefined;
+      return NOTHING;
     }
-    if (!isSameInode(nodes, target, header)) reasons.add('link-attributes');
+    if (!isSameInode(tree, target, header)) reasons.add('link-attributes');
     return target;
   };
 
-  const addDirectory = (header: TarHeader, siblings: Map<string, Id>, base: string): void => {
-    const before = siblings.get(base);
-    const isDirectory = before !== undefined && nodes.kind(before) === S_IFDIR;
-    if (before !== undefined && (!isDirectory || header.xattrs.size > 0 || nodes.xattrs.has(before)))
+  const addDirectory = (header: TarHeader, name: NameId): void => {
+    const before = tree.node[name]!;
+    const isDirectory = before !== NOTHING && tree.kind(before) === S_IFDIR;
+    if (before !== NOTHING && (!isDirectory || header.xattrs.size > 0 || tree.xattrBytes[before]! > 0))
       reasons.add(before === WHITEOUT ? 'whiteout' : 'duplicate');
-    const id = isDirectory ? before : makeDirectory(header.mode, header);
+    const id = isDirectory ? before : tree.addDirectory(header.mode, header, name);
     if (isDirectory) {
       if (implied.delete(id)) reasons.add('implied-parent');
-      nodes.mode[id] = S_IFDIR | header.mode;
-      nodes.uid[id] = header.uid;
-      nodes.gid[id] = header.gid;
-      nodes.mtimeSec[id] = header.mtimeSec;
-      nodes.mtimeNs[id] = header.mtimeNs;
+      tree.mode[id] = S_IFDIR | header.mode;
+      tree.uid[id] = header.uid;
+      tree.gid[id] = header.gid;
+      tree.mtimeSec[id] = header.mtimeSec;
+      tree.mtimeNs[id] = header.mtimeNs;
     }
-    if (header.xattrs.size > 0) nodes.xattrs.set(id, header.xattrs);
-    siblings.set(base, id);
+    if (header.xattrs.size > 0) tree.addXattrs(id, header.xattrs);
   };
 
-  const addOther = (header: TarHeader, siblings: Map<string, Id>, base: string, contentStart: number): void => {
+  const addOther = (header: TarHeader, name: NameId, contentStart: number): void => {
     const {type, mode, linkname} = header;
-    const id = nodes.add(MODES[type] | (type === 'symlink' ? 0o777 : mode), header);
+    const id = tree.add(MODES[type] | (type === 'symlink' ? 0o777 : mode), header);
     if (type === 'file') {
-      nodes.size[id] = header.size;
-      nodes.place[id] = contentStart / BLOCK;
+      tree.size[id] = header.size;
+      tree.place[id] = contentStart / BLOCK;
     } else if (type === 'symlink') {
-      nodes.size[id] = linkname.length;
-      nodes.targets.set(id, linkname);
-    } else if (type !== 'fifo') nodes.place[id] = deviceNumber(header);
-    if (header.xattrs.size > 0) nodes.xattrs.set(id, header.xattrs);
-    siblings.set(base, id);
+      tree.size[id] = linkname.length;
+      tree.place[id] = tree.addText(linkname);
+    } else if (type !== 'fifo') tree.place[id] = deviceNumber(header);
+    if (header.xattrs.size > 0) tree.addXattrs(id, header.xattrs);
+    tree.node[name] = id;
   };
 
   const add = (header: TarHeader, contentStart: number): void => {
-    const {name, type, mtimeSec} = header;
+    const {type, mtimeSec} = header;
     if (type === 'global') return;
     if (!hasTime) {
       hasTime = true;
-      nodes.mtimeSec[ROOT] = mtimeSec;
-      nodes.mtimeNs[ROOT] = header.mtimeNs;
+      tree.mtimeSec[ROOT] = mtimeSec;
+      tree.mtimeNs[ROOT] = header.mtimeNs;
     }
     if (header.sparse !== undefined) reasons.add('sparse');
     if (mtimeSec < 0 || mtimeSec > MAX_TIME) reasons.add('time');
     checkXattrs(header, reasons);
-    const path = namesOf(name);
-    if (path.includes('..')) {
-      reasons.add('dotdot');
-      return;
-    }
+    const path = namesOf(header.name);
+    if (path.includes('..')) reasons.add('dotdot');
     if (path.some((part) => part.length > MAX_NAME)) reasons.add('name');
     if (type === 'symlink' && header.linkname === '') reasons.add('name');
+    if (reasons.size > 0) return;
     const base = path.pop();
     if (base === undefined) {
       // A layer's root is the mounting tool's to make: what the archive says of it is not kept.
@@ -370,18 +502,18 @@ export function createErofsIndex(): ErofsIndex {
       addWhiteout(header, dir, base);
       return;
     }
-    const siblings = nodes.entriesOf(dir)!;
-    const before = siblings.get(base);
+    const name = tree.find(dir, base);
+    const before = tree.node[name]!;
     if (before === WHITEOUT) reasons.add('whiteout');
-    if (before !== undefined && type !== 'directory' && nodes.kind(before) === S_IFDIR && implied.size > 0) reasons.add('type-change');
+    if (before !== NOTHING && type !== 'directory' && tree.kind(before) === S_IFDIR && implied.size > 0) reasons.add('type-change');
     if ((type === 'char' || type === 'block') && header.devmajor === 0 && header.devminor === 0) reasons.add('device-zero');
-    if (type === 'directory') addDirectory(header, siblings, base);
+    if (type === 'directory') addDirectory(header, name);
     else if (type === 'link') {
       // What is in the way goes first, though it be the target.
-      siblings.delete(base);
+      tree.node[name] = NOTHING;
       const target = findLinkTarget(header);
-      if (target !== undefined) siblings.set(base, target);
-    } else addOther(header, siblings, base, contentStart);
+      tree.node[name] = target;
+    } else addOther(header, name, contentStart);
   };
 
   return {
@@ -397,38 +529,25 @@ export function createErofsIndex(): ErofsIndex {
       size += header.size;
       if (entries > MAX_ENTRIES) throw overLimit(`layer has more than ${MAX_ENTRIES} entries`, {entries: MAX_ENTRIES});
       if (size > MAX_LAYER_BYTES) throw overLimit(`layer has more than ${MAX_LAYER_BYTES} B`, {bytes: MAX_LAYER_BYTES});
-      if (names <= MAX_INDEXED_NAMES && implied.size <= MAX_INDEXED_IMPLICIT) add(header, contentStart);
-      else {
-        reasons.add('large');
-        names = Number.POSITIVE_INFINITY;
-        nodes = createNodes();
-        implied.clear();
-      }
+      if (reasons.size > 0) return;
+      add(header, contentStart);
+      if (names > MAX_INDEXED_NAMES || implied.size > MAX_INDEXED_IMPLICIT || tree.textLength > MAX_INDEXED_BYTES) reasons.add('large');
+      if (reasons.size === 0) return;
+      tree = new Tree();
+      implied.clear();
+      opaque.clear();
     },
     data() {},
     entryEnd() {},
     encode(tarBytes, alignment = BLOCK) {
-      for (const id of opaque) {
-        nodes.xattrs.set(id, new Map([...(nodes.xattrs.get(id) ?? NO_XATTRS), OPAQUE_XATTR]));
-        // overlayfs would list them: it looks for whiteouts only in a directory that something below shows in.
-        const siblings = nodes.entriesOf(id)!;
-        for (const [name, entry] of siblings) if (entry === WHITEOUT) siblings.delete(name);
-      }
-      const layout = layOut(nodes);
+      const layout = layOut(tree, opaque);
       return {
-        bytes: encode(nodes, layout, Math.ceil(tarBytes / BLOCK), alignment),
-        implicitParents: implied.size === 0 ? [] : [...impliedIn(nodes, ROOT, '', implied, layout)],
+        bytes: encode(tree, layout, Math.ceil(tarBytes / BLOCK), alignment),
+        implicitParents: implied.size === 0 ? [] : [...impliedIn(tree, layout, implied)],
         hasWhiteouts: opaque.size > 0 || layout.inodes[WHITEOUT] !== 0,
       };
     },
   };
-}
-
-function createNodes(): Nodes {
-  const nodes = new Nodes();
-  nodes.add(S_IFDIR | 0o755, NOBODY);
-  nodes.add(S_IFCHR, NOBODY);
-  return nodes;
 }
 
 const namesOf = (path: string): string[] => path.split('/').filter((name) => name !== '' && name !== '.');
@@ -445,138 +564,150 @@ function checkXattrs({type, xattrs}: TarHeader, reasons: Set<Reason>): void {
     else isIndexable &&= xattrName(key).name.length <= MAX_XATTR_NAME && value.length <= MAX_XATTR_VALUE;
   }
   // Room for one of overlayfs.
-  if (!isIndexable || (!reasons.has('reserved') && xattrBytes(xattrs) > MAX_XATTR_BYTES - 64)) reasons.add('xattr');
+  const isLarge = (): boolean => xattrSize(Array.from(xattrs, encodeXattr).join('').length) > MAX_XATTR_BYTES - 64;
+  if (!isIndexable || (!reasons.has('reserved') && isLarge())) reasons.add('xattr');
 }
 
 /** Whether a hard link's header says the same as the inode that it is a name of. The mode of a symbolic link is nothing. */
-function isSameInode(nodes: Nodes, id: Id, {mode, uid, gid, mtimeSec, mtimeNs, xattrs}: TarHeader): boolean {
-  const known = nodes.xattrs.get(id) ?? NO_XATTRS;
+function isSameInode(tree: Tree, id: Id, {mode, uid, gid, mtimeSec, mtimeNs, xattrs}: TarHeader): boolean {
   return (
-    (nodes.kind(id) === S_IFLNK || (nodes.mode[id]! & ~S_IFMT) === mode) &&
-    nodes.uid[id] === uid &&
-    nodes.gid[id] === gid &&
-    nodes.mtimeSec[id] === mtimeSec &&
-    nodes.mtimeNs[id] === mtimeNs &&
-    (xattrs.size === 0 || (xattrs.size === known.size && [...xattrs].every(([key, value]) => known.get(key)?.equals(value) === true)))
+    (tree.kind(id) === S_IFLNK || (tree.mode[id]! & ~S_IFMT) === mode) &&
+    tree.uid[id] === uid &&
+    tree.gid[id] === gid &&
+    tree.mtimeSec[id] === mtimeSec &&
+    tree.mtimeNs[id] === mtimeNs &&
+    (xattrs.size === 0 || Array.from(xattrs, encodeXattr).sort().join('') === splitXattrs(tree.xattrsOf(id)).sort().join(''))
   );
 }
 
-/** The implied ones among the directories below `dir`, parents first. */
-function* impliedIn(nodes: Nodes, dir: Id, prefix: string, implied: ReadonlyMap<Id, boolean>, layout: Layout): Generator<ImplicitParent> {
-  for (const [name, child] of nodes.entriesOf(dir)!) {
-    if (nodes.kind(child) !== S_IFDIR) continue;
-    const path = prefix + name;
-    if (implied.has(child)) yield {path, whiteoutsOnly: holdsOnlyWhiteouts(nodes, child), inode: layout.inodes[child]!};
-    yield* impliedIn(nodes, child, `${path}/`, implied, layout);
-  }
+/** The implied ones among the directories, parents first. */
+function* impliedIn(tree: Tree, layout: Layout, implied: ReadonlyMap<Id, boolean>): Generator<ImplicitParent> {
+  const pathOf = (dir: Id): string => {
+    const name = tree.nameOf(tree.place[dir]!);
+    const parent = tree.parentOf(dir);
+    return parent === ROOT ? name : `${pathOf(parent)}/${name}`;
+  };
+  for (const dir of layout.directories)
+    if (implied.has(dir))
+      yield {path: pathOf(dir), whiteoutsOnly: holdsOnlyWhiteouts(tree, layout, dir), inode: layout.inodes[dir]! * INODE_UNIT};
 }
 
 /** Whiteouts, and directories that are there for whiteouts alone. */
-function holdsOnlyWhiteouts(nodes: Nodes, dir: Id): boolean {
-  for (const child of nodes.entriesOf(dir)!.values()) {
-    const below = nodes.entriesOf(child);
-    if (child !== WHITEOUT && (below === undefined || below.size === 0 || !holdsOnlyWhiteouts(nodes, child))) return false;
-  }
-  return true;
+function holdsOnlyWhiteouts(tree: Tree, layout: Layout, dir: Id): boolean {
+  return layout.namesIn(dir).every((name) => {
+    const child = tree.node[name]!;
+    return (
+      name === SELF ||
+      name === PARENT ||
+      child === WHITEOUT ||
+      (layout.namesIn(child).length > 2 && holdsOnlyWhiteouts(tree, layout, child))
+    );
+  });
 }
 
 /** Where everything lies in the index. */
 interface Layout {
-  /** Directories with their parents, in the order in which their entries' inodes lie. */
-  readonly directories: readonly (readonly [dir: Id, parent: Id])[];
-  /** By id, the inode's offset in bytes; 0 for a node that has no name any more. */
-  readonly inodes: Float64Array;
+  /** In the order in which their entries' inodes lie. */
+  readonly directories: readonly Id[];
+  /** By id, the inode's number, which says where it lies; 0 for a node that has no name any more. */
+  readonly inodes: Uint32Array;
   /** By id, the offset of a directory's or a link's data in bytes; absent where it lies behind the inode. */
   readonly data: ReadonlyMap<Id, number>;
   /** Names of a directory in the order of their bytes, `.` and `..` among them. */
-  readonly names: ReadonlyMap<Id, readonly string[]>;
+  readonly namesIn: (dir: Id) => Uint32Array;
   readonly count: number;
-  /** Where the inodes end, and the data. */
-  readonly inodesEnd: number;
   readonly end: number;
 }
 
 const alignUp = (offset: number, unit: number): number => Math.ceil(offset / unit) * unit;
 
 /** Gives every inode and every directory its place: the inodes of a directory's entries lie side by side. */
-function layOut(nodes: Nodes): Layout {
-  const directories: (readonly [Id, Id])[] = [[ROOT, ROOT]];
-  const inodes = new Float64Array(nodes.count);
-  const names = new Map<Id, readonly string[]>();
+function layOut(tree: Tree, opaque: ReadonlySet<Id>): Layout {
+  const namesIn = namesByDirectory(tree, opaque);
+  const directories: Id[] = [ROOT];
+  const inodes = new Uint32Array(tree.count);
   const external: Id[] = [];
   let at = SUPERBLOCK + SUPERBLOCK_BYTES + DEVICE_BYTES;
   let count = 0;
 
   const place = (id: Id): void => {
-    const head = INODE_BYTES + xattrBytes(nodes.xattrs.get(id) ?? NO_XATTRS);
-    const tail = nodes.kind(id) === S_IFDIR || nodes.kind(id) === S_IFLNK ? nodes.size[id]! : 0;
+    const head = INODE_BYTES + xattrSize(tree.xattrBytes[id]!);
+    const tail = tree.kind(id) === S_IFDIR || tree.kind(id) === S_IFLNK ? tree.size[id]! : 0;
     at = alignUp(at, INODE_UNIT);
     const isInline = tail > 0 && tail <= BLOCK - INODE_UNIT;
     // Data behind an inode lies in one block; so does an inode, for whoever reads it.
-    const fits = (): boolean => (isInline ? ((at + head) % BLOCK) + tail <= BLOCK : (at % BLOCK) + INODE_BYTES <= BLOCK);
-    while (!fits()) at += INODE_UNIT;
+    while (isInline ? ((at + head) % BLOCK) + tail > BLOCK : (at % BLOCK) + INODE_BYTES > BLOCK) at += INODE_UNIT;
     if (tail > 0 && !isInline) external.push(id);
-    inodes[id] = at;
+    inodes[id] = at / INODE_UNIT;
     at += head + (isInline ? tail : 0);
     count++;
   };
-  const enter = (id: Id): void => {
-    const entries = nodes.entriesOf(id)!;
-    if (hasWhiteout(entries)) nodes.xattrs.set(id, new Map([...(nodes.xattrs.get(id) ?? NO_XATTRS), ORIGIN_XATTR]));
-    // Binary strings sort as their bytes do.
-    const sorted = [...entries.keys(), '.', '..'].sort();
-    names.set(id, sorted);
-    nodes.size[id] = directorySize(sorted);
+  const enter = (dir: Id): void => {
+    const names = namesIn(dir).sort((a, b) => tree.compare(a, b));
+    if (opaque.has(dir)) tree.addXattrs(dir, [OPAQUE_XATTR]);
+    else if (names.some((name) => tree.node[name] === WHITEOUT)) tree.addXattrs(dir, [ORIGIN_XATTR]);
+    tree.size[dir] = directorySize(tree, names);
   };
 
   enter(ROOT);
   place(ROOT);
-  nodes.nlink[ROOT] = 2;
+  tree.nlink[ROOT] = 2;
   for (let i = 0; i < directories.length; i++) {
-    const [dir] = directories[i]!;
-    const entries = nodes.entriesOf(dir)!;
-    for (const name of names.get(dir)!) {
-      if (name === '.' || name === '..') continue;
-      const id = entries.get(name)!;
-      if (nodes.kind(id) === S_IFDIR) {
-        nodes.nlink[dir]!++;
-        nodes.nlink[id] = 2;
-        directories.push([id, dir]);
+    const dir = directories[i]!;
+    const names = namesIn(dir);
+    // No iterator, here and below: it allocates an object for each name.
+    for (let k = 0; k < names.length; k++) {
+      const id = tree.node[names[k]!]!;
+      if (names[k]! <= PARENT) continue;
+      if (tree.kind(id) === S_IFDIR) {
+        tree.nlink[dir]!++;
+        tree.nlink[id] = 2;
+        directories.push(id);
         enter(id);
-      } else nodes.nlink[id]!++;
+      } else tree.nlink[id]!++;
       if (inodes[id] === 0) place(id);
     }
   }
-  const inodesEnd = at;
   const data = new Map<Id, number>();
   for (const id of external) {
     at = alignUp(at, BLOCK);
     data.set(id, at);
-    at += nodes.size[id]!;
+    at += tree.size[id]!;
   }
-  return {directories, inodes, data, names, count, inodesEnd, end: alignUp(at, BLOCK)};
+  return {directories, inodes, data, namesIn, count, end: alignUp(at, BLOCK)};
 }
 
-function hasWhiteout(entries: ReadonlyMap<string, Id>): boolean {
-  for (const id of entries.values()) if (id === WHITEOUT) return true;
-  return false;
+/** Names of each directory; the caller may sort the arrays. */
+function namesByDirectory(tree: Tree, opaque: ReadonlySet<Id>): (dir: Id) => Uint32Array {
+  // overlayfs would list the whiteouts of an opaque directory: it looks for whiteouts only in one that something below shows in.
+  const isListed = (name: NameId): boolean =>
+    tree.node[name] !== NOTHING && (tree.node[name] !== WHITEOUT || !opaque.has(tree.directory[name]!));
+  const starts = new Uint32Array(tree.count + 1);
+  for (let id = ROOT; id < tree.count; id++) if (tree.kind(id) === S_IFDIR) starts[id] = 2;
+  for (let name = PARENT + 1; name < tree.names; name++) if (isListed(name)) starts[tree.directory[name]!]!++;
+  for (let id = 1; id <= tree.count; id++) starts[id]! += starts[id - 1]!;
+  // Filled from the end, so that `starts` turns from ends into starts.
+  const all = new Uint32Array(starts[tree.count]!);
+  for (let name = tree.names - 1; name > PARENT; name--) if (isListed(name)) all[--starts[tree.directory[name]!]!] = name;
+  for (let id = ROOT; id < tree.count; id++) if (tree.kind(id) === S_IFDIR) for (const name of [PARENT, SELF]) all[--starts[id]!] = name;
+  return (dir) => all.subarray(starts[dir], starts[dir + 1]);
 }
 
 /** How many of the names from `start` on one block takes. */
-function namesInBlock(sorted: readonly string[], start: number): {readonly end: number; readonly bytes: number} {
+function namesInBlock(tree: Tree, sorted: Uint32Array, start: number): {readonly end: number; readonly bytes: number} {
   let bytes = 0;
   let end = start;
   for (; end < sorted.length; end++) {
-    const more = DIRENT_BYTES + sorted[end]!.length;
+    const more = DIRENT_BYTES + tree.nameLength[sorted[end]!]!;
     if (bytes + more > BLOCK) break;
     bytes += more;
   }
   return {end, bytes};
 }
 
-function directorySize(sorted: readonly string[]): number {
+function directorySize(tree: Tree, sorted: Uint32Array): number {
   for (let start = 0, size = 0; ; size += BLOCK) {
-    const {end, bytes} = namesInBlock(sorted, start);
+    const {end, bytes} = namesInBlock(tree, sorted, start);
     if (end === sorted.length) return size + bytes;
     start = end;
   }
@@ -613,41 +744,37 @@ class Pieces {
   }
 }
 
-function* encode(nodes: Nodes, layout: Layout, tarBlocks: number, alignment: number): Generator<Buffer> {
+function* encode(tree: Tree, layout: Layout, tarBlocks: number, alignment: number): Generator<Buffer> {
   const pieces = new Pieces();
   const length = alignUp(layout.end, alignment);
   const indexBlocks = length / BLOCK;
   putSuperblock(pieces, layout, indexBlocks, tarBlocks);
-  const written = new Set<Id>();
   let serial = 0;
-  const put = (id: Id, parent: Id): void => {
-    putInode(pieces, nodes, layout, id, parent, indexBlocks, ++serial);
-  };
-  put(ROOT, ROOT);
-  for (const [dir] of layout.directories) {
-    const entries = nodes.entriesOf(dir)!;
-    for (const name of layout.names.get(dir)!) {
-      if (name === '.' || name === '..') continue;
-      const id = entries.get(name)!;
-      // Only what may have several names can come again.
-      if (nodes.nlink[id]! > 1 && nodes.kind(id) !== S_IFDIR) {
-        if (written.has(id)) continue;
-        written.add(id);
-      }
-      put(id, dir);
+  putInode(pieces, tree, layout, ROOT, indexBlocks, ++serial);
+  let last = ROOT;
+  for (const dir of layout.directories) {
+    const names = layout.namesIn(dir);
+    for (let i = 0; i < names.length; i++) {
+      const id = tree.node[names[i]!]!;
+      // Inodes lie in the order of their first names.
+      if (names[i]! <= PARENT || layout.inodes[id]! <= layout.inodes[last]!) continue;
+      putInode(pieces, tree, layout, id, indexBlocks, ++serial);
+      last = id;
+      if (pieces.done.length > 0) yield* pieces.take();
     }
-    yield* pieces.take();
   }
-  const parents = new Map(layout.directories.filter(([dir]) => layout.data.has(dir)));
   for (const [id, offset] of layout.data) {
-    const target = nodes.targets.get(id);
-    if (target === undefined) {
-      for (let start = 0, at = offset; start < layout.names.get(id)!.length; at += BLOCK)
-        start = putDirectoryBlock(pieces, nodes, layout, id, parents.get(id)!, start, at);
-    } else {
-      const {buffer, at} = pieces.reserve(offset, target.length);
-      buffer.write(target, at, 'latin1');
-    }
+    if (tree.kind(id) === S_IFLNK) {
+      const {buffer, at} = pieces.reserve(offset, tree.size[id]!);
+      putText(buffer, at, tree, tree.place[id]!, tree.size[id]!);
+    } else
+      for (let names = layout.namesIn(id), start = 0, at = offset; start < names.length; at += BLOCK) {
+        const {end, bytes} = namesInBlock(tree, names, start);
+        const piece = pieces.reserve(at, bytes);
+        writeDirents(piece.buffer, piece.at, tree, layout, id, names.subarray(start, end));
+        start = end;
+        if (pieces.done.length > 0) yield* pieces.take();
+      }
     yield* pieces.take();
   }
   pieces.finish(length);
@@ -659,7 +786,7 @@ function putSuperblock(pieces: Pieces, layout: Layout, indexBlocks: number, tarB
   buffer.writeUInt32LE(MAGIC, at);
   buffer.writeUInt32LE(COMPAT_MTIME, at + 8);
   buffer.writeUInt8(Math.log2(BLOCK), at + 12);
-  buffer.writeUInt16LE(layout.inodes[ROOT]! / INODE_UNIT, at + 14);
+  buffer.writeUInt16LE(layout.inodes[ROOT]!, at + 14);
   buffer.writeBigUInt64LE(BigInt(layout.count), at + 16);
   buffer.writeUInt32LE(indexBlocks, at + 36);
   buffer.writeUInt32LE(INCOMPAT_DEVICE_TABLE, at + 80);
@@ -672,69 +799,55 @@ function putSuperblock(pieces: Pieces, layout: Layout, indexBlocks: number, tarB
 /** Offsets in an inode of fields that lower layers can change. */
 export const INODE_FIELDS = {mode: 4, uid: 24, gid: 28, mtimeSec: 32, mtimeNs: 40} as const;
 
-function putInode(pieces: Pieces, nodes: Nodes, layout: Layout, id: Id, parent: Id, indexBlocks: number, serial: number): void {
-  const xattrs = nodes.xattrs.get(id) ?? NO_XATTRS;
-  const xattrSize = xattrBytes(xattrs);
-  const size = nodes.size[id]!;
-  const kind = nodes.kind(id);
+function putInode(pieces: Pieces, tree: Tree, layout: Layout, id: Id, indexBlocks: number, serial: number): void {
+  const xattrBytes = tree.xattrBytes[id]!;
+  const size = tree.size[id]!;
+  const kind = tree.kind(id);
   const hasData = kind === S_IFDIR || kind === S_IFLNK;
   const external = layout.data.get(id);
   const isInline = hasData && external === undefined;
-  const length = INODE_BYTES + xattrSize + (isInline ? size : 0);
-  const {buffer, at} = pieces.reserve(layout.inodes[id]!, length);
+  const length = INODE_BYTES + xattrSize(xattrBytes) + (isInline ? size : 0);
+  const {buffer, at} = pieces.reserve(layout.inodes[id]! * INODE_UNIT, length);
   buffer.writeUInt16LE(isInline ? FORMAT_INLINE : FORMAT_PLAIN, at);
-  if (xattrSize > 0) buffer.writeUInt16LE((xattrSize - XATTR_HEADER_BYTES) / 4 + 1, at + 2);
-  buffer.writeUInt16LE(nodes.mode[id]!, at + INODE_FIELDS.mode);
-  buffer.writeBigUInt64LE(BigInt(size), at + 8);
-  let place = nodes.place[id]!;
-  if (external !== undefined) place = external / BLOCK;
-  else if (kind === S_IFREG) place += indexBlocks;
+  if (xattrBytes > 0) buffer.writeUInt16LE(xattrBytes / 4 + 1, at + 2);
+  buffer.writeUInt16LE(tree.mode[id]!, at + INODE_FIELDS.mode);
+  writeUint64(buffer, size, at + 8);
+  let place = hasData ? (external ?? 0) / BLOCK : tree.place[id]!;
+  if (kind === S_IFREG) place += indexBlocks;
   buffer.writeUInt32LE(place, at + 16);
   buffer.writeUInt32LE(serial, at + 20);
-  buffer.writeUInt32LE(nodes.uid[id]!, at + INODE_FIELDS.uid);
-  buffer.writeUInt32LE(nodes.gid[id]!, at + INODE_FIELDS.gid);
-  buffer.writeBigInt64LE(BigInt(nodes.mtimeSec[id]!), at + INODE_FIELDS.mtimeSec);
-  buffer.writeUInt32LE(nodes.mtimeNs[id]!, at + INODE_FIELDS.mtimeNs);
-  buffer.writeUInt32LE(nodes.nlink[id]!, at + 44);
-  let end = at + INODE_BYTES;
-  if (xattrSize > 0) {
-    end += XATTR_HEADER_BYTES;
-    for (const [key, value] of xattrs) {
-      const {index, name} = xattrName(key);
-      buffer.writeUInt8(name.length, end);
-      buffer.writeUInt8(index, end + 1);
-      buffer.writeUInt16LE(value.length, end + 2);
-      buffer.write(name, end + 4, 'latin1');
-      value.copy(buffer, end + 4 + name.length);
-      end += (4 + name.length + value.length + 3) & ~3;
-    }
-  }
+  buffer.writeUInt32LE(tree.uid[id]!, at + INODE_FIELDS.uid);
+  buffer.writeUInt32LE(tree.gid[id]!, at + INODE_FIELDS.gid);
+  writeUint64(buffer, tree.mtimeSec[id]!, at + INODE_FIELDS.mtimeSec);
+  buffer.writeUInt32LE(tree.mtimeNs[id]!, at + INODE_FIELDS.mtimeNs);
+  buffer.writeUInt32LE(tree.nlink[id]!, at + 44);
+  const end = at + INODE_BYTES + xattrSize(xattrBytes);
+  putText(buffer, end - xattrBytes, tree, tree.xattrs[id]!, xattrBytes);
   if (!isInline) return;
-  if (kind === S_IFLNK) buffer.write(nodes.targets.get(id)!, end, 'latin1');
-  else writeDirents(buffer, end, nodes, layout, id, parent, 0, layout.names.get(id)!.length);
+  if (kind === S_IFLNK) putText(buffer, end, tree, tree.place[id]!, size);
+  else writeDirents(buffer, end, tree, layout, id, layout.namesIn(id));
 }
 
-/** @returns the first name of the next block */
-function putDirectoryBlock(pieces: Pieces, nodes: Nodes, layout: Layout, dir: Id, parent: Id, start: number, offset: number): number {
-  const {end, bytes} = namesInBlock(layout.names.get(dir)!, start);
-  const {buffer, at} = pieces.reserve(offset, bytes);
-  writeDirents(buffer, at, nodes, layout, dir, parent, start, end);
-  return end;
+function writeUint64(buffer: Buffer, value: number, at: number): void {
+  buffer.writeUInt32LE(value % 2 ** 32, at);
+  buffer.writeUInt32LE(Math.floor(value / 2 ** 32), at + 4);
 }
 
-/** Entries, then their names, from `start` up to `end` of a directory's sorted names. */
-function writeDirents(buffer: Buffer, at: number, nodes: Nodes, layout: Layout, dir: Id, parent: Id, start: number, end: number): void {
-  const names = layout.names.get(dir)!;
-  const entries = nodes.entriesOf(dir)!;
-  let nameOffset = DIRENT_BYTES * (end - start);
-  for (let i = start; i < end; i++) {
+function putText(buffer: Buffer, at: number, {text}: Tree, start: number, length: number): void {
+  for (let i = 0; i < length; i++) buffer[at + i] = text[start + i]!;
+}
+
+/** Entries, then their names. */
+function writeDirents(buffer: Buffer, at: number, tree: Tree, layout: Layout, dir: Id, names: Uint32Array): void {
+  let nameOffset = DIRENT_BYTES * names.length;
+  for (let i = 0; i < names.length; i++) {
     const name = names[i]!;
-    const id = name === '.' ? dir : name === '..' ? parent : entries.get(name)!;
-    const entry = at + DIRENT_BYTES * (i - start);
-    buffer.writeBigUInt64LE(BigInt(layout.inodes[id]! / INODE_UNIT), entry);
+    const id = name === SELF ? dir : name === PARENT ? tree.parentOf(dir) : tree.node[name]!;
+    const entry = at + DIRENT_BYTES * i;
+    writeUint64(buffer, layout.inodes[id]!, entry);
     buffer.writeUInt16LE(nameOffset, entry + 8);
-    buffer.writeUInt8(FILE_TYPES.get(nodes.kind(id))!, entry + 10);
-    buffer.write(name, at + nameOffset, 'latin1');
-    nameOffset += name.length;
+    buffer.writeUInt8(FILE_TYPES.get(tree.kind(id))!, entry + 10);
+    putText(buffer, at + nameOffset, tree, tree.nameStart[name]!, tree.nameLength[name]!);
+    nameOffset += tree.nameLength[name]!;
   }
 }

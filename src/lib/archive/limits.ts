@@ -21,8 +21,9 @@ export const MAX_ENTRIES = 2_000_000;
 export const MAX_IMPLICIT_STEPS = 1_000_000;
 /** Most bytes of a layer's files by their headers, holes included. */
 export const MAX_LAYER_BYTES = 2 ** 40;
-/** Most names, and most implicit parents, of a layer that is indexed. A layer with more is extracted. */
+/** Most names, bytes of names, link targets and extended attributes, and implicit parents of a layer that is indexed. A layer with more is extracted. */
 export const MAX_INDEXED_NAMES = 1_000_000;
+export const MAX_INDEXED_BYTES = 2 ** 25;
 export const MAX_INDEXED_IMPLICIT = 50_000;
 
 /** Error for a well-formed layer that exceeds a limit. */

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {createApplier} from '../../../src/lib/archive/apply.ts';
-import type {Reason} from '../../../src/lib/archive/erofs-index.ts';
+import {createErofsIndex, type Reason} from '../../../src/lib/archive/erofs-index.ts';
 import {inheritAttributes} from '../../../src/lib/archive/implicit-parents.ts';
+import {MAX_INDEXED_BYTES} from '../../../src/lib/archive/limits.ts';
 import {openExtracted} from '../../../src/lib/archive/lower-tree.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
-import {char, dir, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
+import {char, dir, encode, fifo, file, link, opaque, symlink, type TarEntry, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees} from '../../support/tree.ts';
 import {buildIndex, PLAIN_MODE, readIndexed} from './apply-modes.ts';
 import {SCENARIOS} from './scenarios.ts';
@@ -188,6 +190,17 @@ describe('a layer with implicit parents is extracted', () => {
         undefined,
       );
     });
+});
+
+it('rejects a layer with too many bytes of text', () => {
+  const index = createErofsIndex();
+  const reader = createTarReader(index);
+  const one = Buffer.from(encode(symlink('t'.repeat(4000), 's', {format: 'gnu'})));
+  for (let bytes = 0; bytes <= MAX_INDEXED_BYTES; bytes += 4000) {
+    assert.deepEqual([...index.reasons], []);
+    reader.write(one);
+  }
+  assert.deepEqual([...index.reasons], ['large']);
 });
 
 it('reports the end of entries, for any bytes after them', () => {
