@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
+import {statSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
@@ -112,7 +113,7 @@ const CONTAINERD: readonly Exemption[] = [
  * it, and so do all of us for the root; elsewhere ours must be a time that some layer knows.
  */
 function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemptions: readonly Exemption[]): void {
-  const now = BigInt(Date.now()) * 1_000_000n;
+  const now = fileTime();
   const justNow = ({path, mtime}: TreeEntry): boolean => path === '.' || (mtime >= started && mtime <= now);
   const unsaid = new Set(theirs.filter((entry) => entry.type === 'directory' && justNow(entry)).map(({path}) => path));
   const lines = diffTrees(ours, theirs, {ignore: (path, field) => field === 'mtime' && unsaid.has(path)});
@@ -130,7 +131,14 @@ function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemp
 }
 
 /** Current time in nanoseconds, of the filesystems' clock, which may be behind by a tick. */
-const started = BigInt(Date.now() - 20) * 1_000_000n;
+/** The kernel's time, in nanoseconds: that of files, whatever clock `--clock` shows to processes. */
+function fileTime(): bigint {
+  const path = join(temporaryDirectory(file), 'now');
+  writeFileSync(path, '');
+  return statSync(path, {bigint: true}).mtimeNs;
+}
+
+const started = fileTime();
 
 const exemptionsFor = (all: readonly Exemption[], image: ImageName): readonly Exemption[] =>
   all.filter((exemption) => exemption.image === image);

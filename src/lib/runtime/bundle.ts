@@ -102,8 +102,9 @@ export function recordRuntime(run: string, pid: number, cgroup: string): void {
 function cgroupOf(run: string): string | undefined {
   const runtime = recordedProcess(run, 'runtime');
   let path = '';
+  // A note that is gone, damaged or unreadable names no cgroup.
   if (runtime !== undefined)
-    ignoreErrno(['ENOENT'], () => {
+    ignoreErrno(['ENOENT', 'EISDIR', 'EIO', 'EACCES', 'ELOOP'], () => {
       path = readFileSync(runtime.file, 'utf8');
     });
   return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)+$/.test(path) ? path : undefined;
