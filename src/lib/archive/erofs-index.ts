@@ -642,10 +642,12 @@ function layOut(tree: Tree, opaque: ReadonlySet<Id>): Layout {
     at += head + (isInline ? tail : 0);
     count++;
   };
+  const byBytes = (a: NameId, b: NameId): number => tree.compare(a, b);
+  const isWhiteout = (name: NameId): boolean => tree.node[name] === WHITEOUT;
   const enter = (dir: Id): void => {
-    const names = namesIn(dir).sort((a, b) => tree.compare(a, b));
+    const names = namesIn(dir).sort(byBytes);
     if (opaque.has(dir)) tree.addXattrs(dir, [OPAQUE_XATTR]);
-    else if (names.some((name) => tree.node[name] === WHITEOUT)) tree.addXattrs(dir, [ORIGIN_XATTR]);
+    else if (names.some(isWhiteout)) tree.addXattrs(dir, [ORIGIN_XATTR]);
     tree.size[dir] = directorySize(tree, names);
   };
 
