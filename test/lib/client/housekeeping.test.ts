@@ -152,7 +152,7 @@ type Command = (place: Place & Origin) => Promise<Result>;
 
 async function ctr(place: Place, words: readonly string[]): Promise<Result> {
   const {status, stdout, stderr} = await ctrHere(place, words);
-  return {status, stdout, stderr, warnings: stderr.split('\n').filter((line) => line.startsWith('ctr: warning: clean-up is incomplete'))};
+  return {status, stdout, stderr, warnings: stderr.split('\n').filter((line) => line.startsWith('ctr: warning: cleanup is incomplete'))};
 }
 
 const ingest: Command = async ({root, state}) => {
@@ -182,11 +182,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   'namespaces rm': (place) => ctr(place, ['namespaces', 'rm', '--recursive', 'other']),
   prune: (place) => ctr(place, ['prune']),
   gc: (place) => ctr(place, ['gc']),
-  // What comes after the image is the container's.
-  run: (place) => {
-    const where = ['--root', place.root, '--state', place.state];
-    return ctr(place, ['run', '--rm', '--snapshotter', SNAPSHOTTER, ...where, place.tool, 'r', '/bin/busybox', 'sh', '-c', 'exit 7']);
-  },
+  run: (place) => ctr(place, ['run', '--rm', '--snapshotter', SNAPSHOTTER, place.tool, 'r', '/bin/busybox', 'sh', '-c', 'exit 7']),
 };
 
 /** Removes from a text everything that differs between copies of a store. */
