@@ -20,7 +20,7 @@ import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snap
 import type {Result} from './harness.ts';
 import {ctrHere, type Place} from './run-in-process.ts';
 
-/** What no output has: Unicode's own table, where output.ts has ranges. */
+/** What no output has: Unicode's own table, where printable.ts has ranges. */
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}\p{Default_Ignorable_Code_Point}]/u;
 
 /** Begins a line of its own where a line end gets through. */

@@ -45,7 +45,7 @@ export const commandOf = (place: Place, args: readonly string[]): readonly strin
   ...args,
 ];
 
-/** Runs a command in this process. With threadless.ts all of it happens in this thread. */
+/** Runs a command in this process. With no-threads.ts all of it happens in this thread. */
 export async function command(place: Place, args: readonly string[], input?: string): Promise<Result> {
   const output = {stdout: '', stderr: ''};
   const standard = Object.getOwnPropertyDescriptor(process, 'stdin')!;

@@ -16,6 +16,7 @@ import {
   fstatSync,
   fsyncSync,
   ftruncateSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -143,13 +144,19 @@ export class Ballast {
 
   /** Whether the ballast was created with a valid length. */
   get isCreated(): boolean {
-    return (statSync(this.#space, {throwIfNoEntry: false})?.size ?? 0) >= BASE_BYTES;
+    return (this.#stat()?.size ?? 0) >= BASE_BYTES;
   }
 
   /** Whether all its blocks and inodes are allocated. */
   get isFull(): boolean {
-    const stat = statSync(this.#space, {throwIfNoEntry: false});
+    const stat = this.#stat();
     return stat !== undefined && this.#isFull(stat);
+  }
+
+  /** Of the file with the space; `undefined` when it is missing, or something else is in its place. */
+  #stat(): Stats | undefined {
+    const stat = lstatSync(this.#space, {throwIfNoEntry: false});
+    return stat?.isFile() === true ? stat : undefined;
   }
 
   #isFull({size, blocks}: Stats): boolean {
@@ -159,7 +166,8 @@ export class Ballast {
   /** Creates the ballast for all existing records. The caller holds the lock and has applied everything. */
   create(): void {
     for (const directory of [this.#layout.cache, this.#directory]) makeDirectory(directory);
-    const fd = openSync(this.#space, constants.O_RDWR | constants.O_CREAT, 0o600);
+    if (this.#stat() === undefined) rmSync(this.#space, {recursive: true, force: true});
+    const fd = openSync(this.#space, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
     try {
       ftruncateSync(fd, BASE_BYTES + removalBytesOfAll(this.#layout.root));
     } finally {
@@ -182,7 +190,10 @@ export class Ballast {
       const there = new Set(this.#inodeFiles());
       for (let i = 0; there.size < INODES; i++) {
         const name = String(i);
-        if (!there.has(name)) writeFileSync(join(this.#directory, name), '', {mode: 0o600});
+        if (there.has(name)) continue;
+        const path = join(this.#directory, name);
+        rmSync(path, {recursive: true, force: true}); // a link or a directory in its place
+        writeFileSync(path, '', {mode: 0o600, flag: 'wx'});
         there.add(name);
       }
       return true;
@@ -193,16 +204,18 @@ export class Ballast {
   }
 
   #inodeFiles(): readonly string[] {
-    return readdirSync(this.#directory).filter((name) => name !== 'space');
+    return readdirSync(this.#directory, {withFileTypes: true}).flatMap((entry) =>
+      entry.name !== 'space' && entry.isFile() ? entry.name : [],
+    );
   }
 
   /** Runs `fn` on the file; `undefined` when it is missing. */
   #open<T>(fn: (fd: number) => T): T | undefined {
     let fd: number;
     try {
-      fd = openSync(this.#space, 'r+');
+      fd = openSync(this.#space, constants.O_RDWR | constants.O_NOFOLLOW);
     } catch (err) {
-      if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return undefined;
+      if (['ENOENT', 'ENOTDIR', 'ELOOP', 'EISDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return undefined;
       throw err;
     }
     try {
