@@ -1,36 +1,59 @@
 /**
  * Runs the tests; `scripts/test.sh` sets the machine up and then runs this:
  *
- *     npm test [-- [--short] [--clock=±DAYSd] [FILE…] [options of node --test…]]
+ *     npm test [-- [--short] [--torture] [--clock=±DAYSd] [FILE…] [options of node --test…]]
  *
+ * `--torture` has tests try everything instead of samples, and without FILE runs the tests that then try more: see `knowsTorture`.
  * `--clock=+400d` shows the tests, and the programs that they start, a date 400 days ahead: see `clockEnvironment`.
  *
- * Builds the program for the command-level tests, makes the images, and runs the files (default: all) with `node --test`.
- * Counts the skipped tests by reason, and fails if a test left a process, a mount or a file behind.
+ * Builds the program for the command-level tests, makes the images, and runs the files (default: all). What fails while all run side
+ * by side runs a second time, alone. Fails if a test left a process, a mount or a file behind.
  */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import {chmodSync, globSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, realpathSync, rmSync, statSync} from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import {availableParallelism, constants, tmpdir} from 'node:os';
-import {join} from 'node:path';
-import {TORTURE, unmountBelow} from '../test/support/helpers.ts';
+import {join, relative} from 'node:path';
+import {setTimeout} from 'node:timers/promises';
+import {unmountBelow} from '../test/support/helpers.ts';
+import {runTests} from './run-tests.ts';
 
-/** Factor for all time limits: torture takes longer. */
-const PATIENCE = TORTURE ? 6 : 1;
+/** Factor for all time limits under torture, which takes longer. */
+const PATIENCE = 6;
 
 /** Time limit for one test. */
-const TEST_TIMEOUT_MS = 5 * 60_000 * PATIENCE;
+const TEST_TIMEOUT_MS = 5 * 60_000;
 
 /** Time without output after which processes that tests started are killed: a test file does not end before they do. */
-const SILENCE_MS = 7 * 60_000 * PATIENCE;
+const SILENCE_MS = 7 * 60_000;
+
+/** Time that processes have to end after the last test. */
+const ENDING_MS = 10_000;
 
 /** Time limit for all tests. */
-const TIMEOUT_MS = 40 * 60_000 * PATIENCE;
+const TIMEOUT_MS = 40 * 60_000;
 
-const root = join(import.meta.dirname, '..');
+/**
+ * Files that take longest, in this order, by the times that a whole run prints. They start first: a long file that starts last leaves
+ * the other processors without work.
+ */
+const LONGEST_FIRST: readonly string[] = [];
 
 interface Options {
   readonly short: boolean;
+  readonly torture: boolean;
   /** Offset of the clock for libfaketime, such as "+400d"; `undefined` for the machine's own clock. */
   readonly clock: string | undefined;
   readonly files: readonly string[];
@@ -42,9 +65,10 @@ function parse(args: readonly string[]): Options {
   const isFlag = (arg: string): boolean => arg.startsWith('-');
   return {
     short: args.includes('--short'),
+    torture: args.includes('--torture') || process.env.BERTH_TEST_TORTURE === '1',
     clock: args.find((arg) => arg.startsWith('--clock='))?.slice('--clock='.length),
     files: args.filter((arg) => !isFlag(arg)),
-    node: args.filter((arg) => isFlag(arg) && arg !== '--short' && !arg.startsWith('--clock=')),
+    node: args.filter((arg) => isFlag(arg) && !['--short', '--torture'].includes(arg) && !arg.startsWith('--clock=')),
   };
 }
 
@@ -69,31 +93,44 @@ function clockEnvironment(offset: string | undefined): NodeJS.ProcessEnv {
   };
 }
 
-/**
- * Runs a command on this process's streams, for a limited time.
- *
- * @param onSilence is called with its pid after a long time without output
- * @returns its exit status, or 128+n if signal n ended it
- */
-async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv, onSilence?: (pid: number) => void): Promise<number> {
-  const child = spawn(command, args, {cwd: root, env, stdio: ['ignore', 'pipe', 'inherit'], timeout: TIMEOUT_MS});
-  const silence = setInterval(() => onSilence?.(child.pid!), SILENCE_MS);
-  child.stdout.on('data', (chunk: Buffer) => {
-    silence.refresh();
-    process.stdout.write(chunk);
-  });
+/** Runs a command on this process's streams. @returns its exit status, or 128+n if signal n ended it */
+async function run(command: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const child = spawn(command, args, {env, stdio: ['ignore', 'inherit', 'inherit'], timeout: TIMEOUT_MS});
   const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
-  clearInterval(silence);
-  if (child.killed) process.stderr.write(`${[command, ...args].join(' ')} was ended after ${TIMEOUT_MS / 60_000} minutes\n`);
   return code ?? 128 + constants.signals[signal!];
 }
 
-/** Processes that have `marker` in their environment, with their command lines. */
-function processesWith(marker: string): Map<number, string> {
+/** The files that patterns match, by path from the root of the project. A pattern that matches nothing is an error. */
+function find(patterns: readonly string[]): string[] {
+  return patterns.flatMap((pattern) => {
+    const found = globSync(pattern).map((file) => relative('.', file));
+    if (found.length === 0) throw new Error(`no file is ${pattern}`);
+    return found.sort();
+  });
+}
+
+/** Whether a test file tries more under torture: it, or a module below test/ that it imports, asks. helpers.ts is where they ask. */
+function knowsTorture(file: string, seen = new Set<string>()): boolean {
+  if (seen.has(file) || file === 'test/support/helpers.ts' || !existsSync(file)) return false;
+  seen.add(file);
+  const text = readFileSync(file, 'utf8');
+  if (/\bTORTURE\b/.test(text)) return true;
+  const imports = [...text.matchAll(/(?:from|import\() ?'(\.[^']*)'/g)].map(([, path]) => join(file, '..', path!));
+  return imports.some((path) => path.startsWith('test/') && knowsTorture(path, seen));
+}
+
+/** Those of `LONGEST_FIRST`, then the others. */
+function inOrder(files: readonly string[]): string[] {
+  return [...LONGEST_FIRST.filter((file) => files.includes(file)), ...files.filter((file) => !LONGEST_FIRST.includes(file))];
+}
+
+/** Processes that this run of the tests started, with their command lines. */
+function processesOf(runId: string): Map<number, string> {
   const found = new Map<number, string>();
   for (const pid of readdirSync('/proc').map(Number)) {
     try {
-      if (!Number.isInteger(pid) || !readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(marker)) continue;
+      if (!Number.isInteger(pid) || !readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(`BERTH_TEST_RUN=${runId}`))
+        continue;
       found.set(pid, readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim() || readlinkSync(`/proc/${pid}/exe`));
     } catch {
       // The process has ended, or belongs to another user.
@@ -105,13 +142,23 @@ function processesWith(marker: string): Map<number, string> {
 /** The first names below a directory, which show which test made it. */
 const contents = (path: string): string => (statSync(path).isDirectory() ? readdirSync(path, {recursive: true}).slice(0, 5).join(' ') : '');
 
+/** Kills the processes of this run that are there. @returns a line for each */
+function killProcesses(runId: string): string[] {
+  return [...processesOf(runId)].map(([pid, command]) => {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+    return `process ${pid}: ${command.slice(0, 200)}`;
+  });
+}
+
 /** Removes what the tests left behind. @returns a line for each thing */
-function sweep(marker: string, dir: string): string[] {
-  const left: string[] = [];
-  for (const [pid, command] of processesWith(marker)) {
-    left.push(`process ${pid}: ${command.slice(0, 200)}`);
-    process.kill(pid, 'SIGKILL');
-  }
+async function sweep(runId: string, dir: string): Promise<string[]> {
+  // Who was killed, also by the end of a parent, needs a moment for it.
+  for (let tries = 0; tries < ENDING_MS / 50 && processesOf(runId).size > 0; tries++) await setTimeout(50);
+  const left = killProcesses(runId);
   for (const point of unmountBelow(dir)) left.push(`mount ${point}`);
   // Other names are caches of Node and Bun.
   for (const name of readdirSync(dir)) if (name.startsWith('berth-')) left.push(`file ${join(dir, name)}: ${contents(join(dir, name))}`);
@@ -119,54 +166,83 @@ function sweep(marker: string, dir: string): string[] {
   return left;
 }
 
-async function main(): Promise<number> {
-  const {short, clock, files, node} = parse(process.argv.slice(2));
-  const dir = realpathSync(mkdtempSync(join(tmpdir(), 'berth-')));
-  // Mode of /tmp: some tests run as another user.
-  chmodSync(dir, 0o1777);
-  const marker = `BERTH_TEST_RUN=${process.pid}.${Date.now()}`;
-  const env: NodeJS.ProcessEnv = {...process.env, TMPDIR: dir, ...(short ? {BERTH_TEST_SHORT: '1'} : {})};
-  // The environment of the person who runs the tests must not change them.
-  for (const name of Object.keys(env)) if (/^(BERTH_(?!TEST_)|CONTAINERD_)/.test(name)) delete env[name];
+/** An empty directory for temporary files of the tests. Mode of /tmp: some tests run as another user. */
+function makeOpenDirectory(path: string): string {
+  mkdirSync(path, {recursive: true});
+  chmodSync(path, 0o1777);
+  return path;
+}
 
-  // Library tests run from source.
-  const runsSource = files.length > 0 && files.every((file) => /^(\.\/)?test\/(lib\/|[^/]*$)/.test(file));
+/** Runs the files in this process's environment. @returns exit status */
+async function runFiles(files: readonly string[], options: Options, runId: string, dir: string): Promise<number> {
+  const patience = options.torture ? PATIENCE : 1;
+  const silence = setInterval(() => {
+    const killed = killProcesses(runId).map((line) => `no output for ${(SILENCE_MS * patience) / 60_000} minutes: killed ${line}\n`);
+    process.stderr.write(killed.join(''));
+  }, SILENCE_MS * patience);
+  const again = async (): Promise<void> => {
+    // A test that failed may not have come to its end, so this does not count.
+    print('files with failures, and those beside them, left behind', await sweep(runId, dir));
+    makeOpenDirectory(dir);
+  };
+  const atOnce = options.node.find((flag) => flag.startsWith('--test-concurrency='));
   try {
-    if (!runsSource) {
-      const built = await run('npm', ['run', 'build'], env);
-      if (built !== 0) return built;
-    }
-    if (files.length === 0) {
-      const made = await run(process.execPath, ['scripts/make-test-images.ts'], env);
-      if (made !== 0) return made;
-    }
-    const flags = [
-      '--test',
-      `--test-concurrency=${Math.max(2, availableParallelism())}`,
-      `--test-timeout=${TEST_TIMEOUT_MS}`,
-      '--test-reporter=./scripts/test-reporter.ts',
-      ...node,
-    ];
-    const patterns = files.length > 0 ? files : ['test/**/*.test.ts'];
-    const [name, value] = marker.split('=') as [string, string];
-    const endOthers = (runner: number): void => {
-      for (const [pid, command] of processesWith(marker)) {
-        if (pid === runner) continue;
-        process.stderr.write(`no output for ${SILENCE_MS / 60_000} minutes: killing process ${pid}: ${command.slice(0, 200)}\n`);
-        process.kill(pid, 'SIGKILL');
-      }
-    };
-    return await run(process.execPath, [...flags, ...patterns], {...env, ...clockEnvironment(clock), [name]: value}, endOthers);
+    return await runTests(inOrder(files), {
+      concurrency: atOnce === undefined ? Math.max(2, availableParallelism()) : Number(atOnce.split('=')[1]),
+      timeoutMs: TEST_TIMEOUT_MS * patience,
+      execArgv: options.node.filter((flag) => flag !== atOnce),
+      again: options.files.length === 0 ? again : undefined,
+      signal: AbortSignal.any([interrupt.signal, AbortSignal.timeout(TIMEOUT_MS * patience)]),
+      write: (text) => {
+        silence.refresh();
+        process.stdout.write(text);
+      },
+    });
   } finally {
-    const left = sweep(marker, dir);
-    if (left.length > 0) {
-      process.stderr.write(`the tests left behind:\n${left.map((line) => `  ${line}\n`).join('')}`);
-      process.exitCode = 1;
-    }
+    clearInterval(silence);
   }
 }
 
-// An interrupt goes to the runner too; this process then still cleans up.
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
+const print = (title: string, lines: readonly string[]): void => {
+  if (lines.length > 0) process.stderr.write(`${title}:\n${lines.map((line) => `  ${line}\n`).join('')}`);
+};
+
+async function main(): Promise<number> {
+  const options = parse(process.argv.slice(2));
+  const dir = makeOpenDirectory(realpathSync(mkdtempSync(join(tmpdir(), 'berth-'))));
+  const runId = `${process.pid}.${Date.now()}`;
+  // The environment of the person who runs the tests must not change them.
+  for (const name of Object.keys(process.env)) if (/^(BERTH_(?!TEST_)|CONTAINERD_)/.test(name)) delete process.env[name];
+  process.env.TMPDIR = dir;
+  if (options.short) process.env.BERTH_TEST_SHORT = '1';
+  if (options.torture) process.env.BERTH_TEST_TORTURE = '1';
+
+  try {
+    const all = find(options.files.length > 0 ? options.files : ['test/**/*.test.ts']);
+    const files = options.torture && options.files.length === 0 ? all.filter((file) => knowsTorture(file)) : all;
+    // Library tests run from source.
+    if (!files.every((file) => /^test\/(lib\/|[^/]*$)/.test(file))) {
+      const built = await run('npm', ['run', 'build'], process.env);
+      if (built !== 0) return built;
+    }
+    if (options.files.length === 0) {
+      const made = await run(process.execPath, ['scripts/make-test-images.ts'], process.env);
+      if (made !== 0) return made;
+    }
+    if (interrupt.signal.aborted) return 1;
+    // For the processes of the tests: this one keeps the environment that it was started with.
+    Object.assign(process.env, clockEnvironment(options.clock), {BERTH_TEST_RUN: runId});
+    return await runFiles(files, options, runId, dir);
+  } finally {
+    const left = await sweep(runId, dir);
+    print('the tests left behind', left);
+    if (left.length > 0) process.exitCode = 1;
+  }
+}
+
+process.chdir(join(import.meta.dirname, '..'));
+// This process cleans up before it ends.
+const interrupt = new AbortController();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => interrupt.abort(new Error(signal)));
 const status = await main();
 process.exitCode ||= status;

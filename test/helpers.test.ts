@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
-import {execFileSync, spawnSync} from 'node:child_process';
-import {existsSync, mkdirSync, statSync, writeFileSync} from 'node:fs';
-import {createRequire} from 'node:module';
+import {execFileSync} from 'node:child_process';
+import {existsSync, mkdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../src/lib/errdefs.ts';
@@ -77,8 +76,8 @@ describe('needs', () => {
   });
 
   it('are told of by variables that `npm test` lets through: it drops what a user has set for the command', () => {
-    const {torture} = (createRequire(import.meta.url)('../package.json') as {scripts: {torture: string}}).scripts;
-    const told = /^(\w+)=1 /.exec(torture)?.[1];
+    const script = readFileSync(join(import.meta.dirname, '../scripts/test.ts'), 'utf8');
+    const told = /options\.torture\) process\.env\.(\w+) = '1'/.exec(script)?.[1];
     const says = (env: object): string =>
       execFileSync(process.execPath, ['-e', 'import("./support/helpers.ts").then(({TORTURE}) => console.log(TORTURE))'], {
         cwd: import.meta.dirname,
@@ -155,49 +154,5 @@ describe('is', () => {
       /expected an error of class not_found, got conflict: .*image "a"/,
     );
     assert.throws(() => is('not_found')(new TypeError('a bug')), /got unknown: TypeError: a bug/);
-  });
-});
-
-describe('the reporter', () => {
-  const run = (t: TestContext, text: string): {status: number | null; lines: string[]} => {
-    const file = join(temporaryDirectory(t), 'some.test.js');
-    writeFileSync(file, `const {describe, it} = require('node:test');\n${text}`);
-    const {NODE_TEST_CONTEXT: _, ...env} = process.env;
-    const reporter = join(import.meta.dirname, '../scripts/test-reporter.ts');
-    const {status, stdout} = spawnSync(process.execPath, ['--test', `--test-reporter=${reporter}`, file], {env, encoding: 'utf8'});
-    return {status, lines: stdout.split('\n')};
-  };
-
-  it("counts skips by reason before the runner's own closing lines", (t) => {
-    const {status, lines} = run(
-      t,
-      "for (const why of ['x', 'needs y', 'x']) it('z', (t) => t.skip(why)); it('w', {skip: true}, () => {});",
-    );
-    assert.equal(status, 0);
-    const from = lines.indexOf('skipped:');
-    assert.deepEqual(lines.slice(from + 1, from + 5), ['  2 × x', '  1 × needs y', '  1 × no reason given', '']);
-    assert.deepEqual(lines.slice(from + 5, from + 12), [
-      'ℹ tests 4',
-      'ℹ suites 0',
-      'ℹ pass 0',
-      'ℹ fail 0',
-      'ℹ cancelled 0',
-      'ℹ skipped 4',
-      'ℹ todo 0',
-    ]);
-  });
-
-  it('shows a failure in full, names it with where it stands, and ends with a status that is not 0', (t) => {
-    const {status, lines} = run(t, "describe('a', () => { it('b', () => {}); it('c', () => { throw new Error('because'); }); });");
-    assert.equal(status, 1);
-    assert.ok(lines.some((line) => line.endsWith('Error: because')));
-    assert.match(lines[lines.indexOf('failed:') + 1]!, /some\.test\.js:2:?\d* a > c$/);
-    assert.ok(lines.some((line) => /^✖ .*some\.test\.js: 1 passed, 1 failed \(/.test(line)));
-  });
-
-  it('fails for a file that cannot be loaded', (t) => {
-    const {status, lines} = run(t, 'syntax error');
-    assert.equal(status, 1);
-    assert.match(lines[lines.indexOf('failed:') + 1]!, /some\.test\.js/);
   });
 });
