@@ -1,6 +1,6 @@
 /**
- * A registry on loopback that speaks the distribution specification as far as pulls go, over a map in memory, and fails as
- * it is told: `registry.fault({path: /blobs/, times: 1, truncateAt: 1000})`. It remembers each request, with the
+ * A registry on loopback that speaks the distribution specification as far as pulls and pushes go, over a map in memory, and
+ * fails as it is told: `registry.fault({path: /blobs/, times: 1, truncateAt: 1000})`. It remembers each request, with the
  * `Authorization` that came with it, and the bytes of its answer.
  */
 import {createHash, randomBytes} from 'node:crypto';
@@ -27,6 +27,8 @@ export interface TokenAuth {
   readonly postStatus?: 400 | 401 | 404 | 405;
   /** Where the challenge says tokens are; default the registry's own `/token`. */
   readonly realm?: string;
+  /** Which of the requested scopes a token gets; default all. */
+  readonly grants?: (scope: string) => boolean;
 }
 
 export interface BasicAuth {
@@ -43,6 +45,14 @@ export interface FakeOptions {
   readonly ranges?: 'honoured' | 'ignored' | 'wrong';
   /** Closes the connection after each answer. */
   readonly closes?: boolean;
+  /** Largest body of a request in bytes; above it the answer is a proxy's 413. */
+  readonly maxBody?: number;
+  /** `OCI-Chunk-Min-Length`: smaller chunks than the last are refused. */
+  readonly minChunk?: number;
+  /** Keeps the bytes of a request that broke off, and tells how many those are. Default: the upload is gone. */
+  readonly resumes?: boolean;
+  /** Where an upload goes on; default a path. */
+  readonly locations?: 'relative' | 'absolute';
   /** Such as `127.0.0.2` or `::1`, to be another host for the same machine. Default `127.0.0.1`. */
   readonly address?: string;
 }
@@ -58,6 +68,8 @@ export interface RecordedRequest {
   readonly headers: IncomingHttpHeaders;
   /** What a POST brought. */
   readonly body: string;
+  /** Bytes of the request's body that were read. */
+  readonly bodySize: number;
   /** `performance.now()` at its arrival. */
   readonly at: number;
   /** Filled in as the answer goes out. */
@@ -67,7 +79,7 @@ export interface RecordedRequest {
 
 /** Which requests, and what becomes of them. All that is given applies. */
 export interface Fault {
-  readonly method?: 'GET' | 'HEAD' | 'POST';
+  readonly method?: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   /** Matched against path and query. Default: every path. */
   readonly path?: RegExp;
   /** How many requests it befalls; default all. */
@@ -97,6 +109,8 @@ export interface Fault {
   readonly trickle?: {readonly bytes: number; readonly everyMs: number};
   readonly ignoreRange?: boolean;
   readonly redirect?: string | ((request: IncomingMessage) => string);
+  /** Reads no more than so many bytes of the request's body; what else is given happens then. */
+  readonly readAt?: number;
   readonly delayMs?: number;
 }
 
@@ -135,6 +149,9 @@ export class FakeRegistry {
   readonly #options: FakeOptions;
   readonly #server: Server;
   readonly #blobs = new Map<Digest, Buffer>();
+  /** Repositories that a blob is in; of one that is not named here all. */
+  readonly #repositories = new Map<Digest, Set<string>>();
+  readonly #uploads = new Map<string, {readonly repository: string; bytes: Buffer; state: string; isShort: boolean}>();
   /** By `<repository> <tag or digest>`. */
   readonly #manifests = new Map<string, {bytes: Buffer; mediaType: string}>();
   readonly #faults: {fault: Fault; left: number}[] = [];
@@ -206,6 +223,30 @@ export class FakeRegistry {
     return {mediaType, digest, size: bytes.length};
   }
 
+  /** Puts a blob into one repository. */
+  addBlobTo(repository: string, bytes: Buffer, mediaType?: string): Descriptor {
+    const isEverywhere = this.#blobs.has(digestOf(bytes)) && !this.#repositories.has(digestOf(bytes));
+    const desc = this.addBlob(bytes, mediaType);
+    if (!isEverywhere) this.#repositories.set(desc.digest, (this.#repositories.get(desc.digest) ?? new Set()).add(repository));
+    return desc;
+  }
+
+  /** The bytes of a blob that is in a repository. */
+  blobIn(repository: string, digest: Digest): Buffer | undefined {
+    const only = this.#repositories.get(digest);
+    return only === undefined || only.has(repository) ? this.#blobs.get(digest) : undefined;
+  }
+
+  /** A manifest or index of a repository. @param reference tag or digest */
+  manifestIn(repository: string, reference: string): Buffer | undefined {
+    return this.#manifests.get(`${repository} ${reference}`)?.bytes;
+  }
+
+  /** Uploads that were begun and not ended. */
+  get uploads(): number {
+    return this.#uploads.size;
+  }
+
   /** Puts a manifest or index in, under its digest and, if given, a tag. */
   addManifest(repository: string, document: Buffer | object, mediaType: string, tag?: string, algorithm = 'sha256'): Descriptor {
     const bytes = Buffer.isBuffer(document) ? document : Buffer.from(JSON.stringify(document));
@@ -262,9 +303,9 @@ export class FakeRegistry {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
     const {method = '', url: path = '', headers} = request;
+    const fault = this.#faultFor(method, path);
+    const {body, isWhole} = await readBody(request, fault.readAt ?? Number.POSITIVE_INFINITY);
     const record: RecordedRequest = {
       method,
       path,
@@ -273,13 +314,14 @@ export class FakeRegistry {
       accept: headers.accept,
       userAgent: headers['user-agent'],
       headers,
-      body: Buffer.concat(chunks).toString(),
+      body: method === 'POST' ? body.toString() : '',
+      bodySize: body.length,
       at: performance.now(),
       status: 0,
       bytesSent: 0,
     };
     this.requests.push(record);
-    const fault = this.#faultFor(method, path);
+    if (!isWhole) this.#interrupt(path, body);
     if (fault.delayMs !== undefined) await sleep(fault.delayMs);
     if ((fault.stallAt ?? 0) < 0) return;
     if ((fault.resetAt ?? 0) < 0) {
@@ -290,7 +332,10 @@ export class FakeRegistry {
       void this.restart(fault.restartMs ?? 0);
       return;
     }
-    const answer = this.#spoil(this.#answer(record, fault), fault, request);
+    // What is refused has no effect.
+    const isRefused = !['GET', 'HEAD'].includes(method) && (fault.status !== undefined || fault.redirect !== undefined);
+    const right = isRefused ? {status: 200, headers: {}, body: Buffer.alloc(0)} : this.#answer(record, fault, body);
+    const answer = this.#spoil(right, fault, request);
     record.status = answer.status;
     await this.#send(answer, fault, record, response);
   }
@@ -305,15 +350,29 @@ export class FakeRegistry {
     return entry.fault;
   }
 
-  #answer(record: RecordedRequest, fault: Fault): Answer {
+  #answer(record: RecordedRequest, fault: Fault, body: Buffer): Answer {
     const url = new URL(record.path, this.url);
     if (url.pathname === '/token') return this.#answerToken(record, url);
+    const {method} = record;
+    if (body.length > (this.#options.maxBody ?? Number.POSITIVE_INFINITY))
+      return {status: 413, headers: {'content-type': 'text/html', connection: 'close'}, body: Buffer.from('<html>too large</html>')};
+    const upload = /^\/v2\/(.+)\/blobs\/uploads\/([^/]*)$/.exec(url.pathname);
+    if (upload !== null || method === 'PUT') {
+      const repository = upload?.[1] ?? /^\/v2\/(.+)\/manifests\//.exec(url.pathname)?.[1];
+      if (repository === undefined) return refuse(404, 'NAME_UNKNOWN', 'no such path');
+      const from = url.searchParams.get('from');
+      const needs = [`repository:${repository}:pull,push`, ...(from === null ? [] : [`repository:${from}:pull`])];
+      const challenge = this.#challenge(record.authorization, needs);
+      if (challenge !== undefined) return unauthorized(challenge);
+      if (upload === null) return this.#takeManifest(repository, url.pathname.split('/').at(-1)!, record, body);
+      if (upload[2] === '') return method === 'POST' ? this.#beginUpload(repository, url) : refuse(405, 'UNSUPPORTED', 'POST only');
+      return this.#continueUpload(repository, upload[2]!, record, url, body);
+    }
     const match = /^\/v2\/(?:(.+)\/(manifests|blobs)\/([^/]+))?$/.exec(url.pathname);
     if (match === null) return refuse(404, 'NAME_UNKNOWN', 'no such path');
     const [, repository, kind, reference] = match;
-    const challenge = this.#challenge(record.authorization, repository);
-    if (challenge !== undefined)
-      return {...refuse(401, 'UNAUTHORIZED', 'authentication required'), headers: {'www-authenticate': challenge}};
+    const challenge = this.#challenge(record.authorization, repository === undefined ? [] : [`repository:${repository}:pull`]);
+    if (challenge !== undefined) return unauthorized(challenge);
     if (repository === undefined) return {status: 200, headers: {}, body: Buffer.from('{}')};
     if (kind === 'manifests') {
       const found = this.#manifests.get(`${repository} ${reference}`);
@@ -323,7 +382,7 @@ export class FakeRegistry {
       const digest = reference!.includes(':') ? reference! : digestOf(found.bytes);
       return {status: 200, headers: {'content-type': found.mediaType, 'docker-content-digest': digest}, body: found.bytes};
     }
-    const blob = this.#blobs.get(reference as Digest);
+    const blob = this.blobIn(repository, reference as Digest);
     if (blob === undefined) return refuse(404, 'BLOB_UNKNOWN', 'blob unknown');
     const {ranges} = this.#options;
     const answer = ranged(blob, reference!, fault.ignoreRange || ranges === 'ignored' ? undefined : record.range);
@@ -331,18 +390,95 @@ export class FakeRegistry {
     return {...answer, headers: {...answer.headers, 'content-range': `bytes 0-${blob.length - 1}/${blob.length}`}, body: blob};
   }
 
-  /** The challenge that a request has to answer; undefined when it may pass. */
-  #challenge(authorization: string | undefined, repository: string | undefined): string | undefined {
+  #beginUpload(repository: string, {searchParams}: URL): Answer {
+    const [digest, from] = [searchParams.get('mount') as Digest | null, searchParams.get('from')];
+    if (digest !== null && from !== null && this.blobIn(from, digest) !== undefined) {
+      this.#repositories.get(digest)?.add(repository);
+      const headers = {location: `/v2/${repository}/blobs/${digest}`, 'docker-content-digest': digest};
+      return {status: 201, headers, body: Buffer.alloc(0)};
+    }
+    const id = randomBytes(8).toString('hex');
+    this.#uploads.set(id, {repository, bytes: Buffer.alloc(0), state: '', isShort: false});
+    const {minChunk} = this.#options;
+    return this.#uploadState(id, 202, minChunk === undefined ? {} : {'oci-chunk-min-length': String(minChunk)});
+  }
+
+  /** What an upload has, and where it goes on: another place after each part, with a query that has to come back as it is. */
+  #uploadState(id: string, status: number, more: Readonly<Record<string, string>> = {}): Answer {
+    const upload = this.#uploads.get(id)!;
+    upload.state = `${randomBytes(6).toString('base64')}+a%20b==`;
+    const path = `/v2/${upload.repository}/blobs/uploads/${id}?_state=${upload.state}`;
+    const location = this.#options.locations === 'absolute' ? `${this.url}${path}` : path;
+    const range = `0-${Math.max(0, upload.bytes.length - 1)}`;
+    return {status, headers: {location, range, 'docker-upload-uuid': id, ...more}, body: Buffer.alloc(0)};
+  }
+
+  #continueUpload(repository: string, id: string, {method, path, headers}: RecordedRequest, {searchParams}: URL, body: Buffer): Answer {
+    const upload = this.#uploads.get(id);
+    if (upload?.repository !== repository) return refuse(404, 'BLOB_UPLOAD_UNKNOWN', 'no such upload');
+    if (!path.includes(`?_state=${upload.state}`))
+      return refuse(400, 'BLOB_UPLOAD_INVALID', 'an upload goes on where its last answer says');
+    if (method === 'GET') return this.#uploadState(id, 204);
+    if (method !== 'PATCH' && method !== 'PUT') return refuse(405, 'UNSUPPORTED', 'not of uploads');
+    const start = /^(\d+)-(\d+)$/.exec(headers['content-range'] ?? '')?.[1];
+    if ((method === 'PATCH' && start === undefined) || (start !== undefined && Number(start) !== upload.bytes.length))
+      return {...refuse(416, 'RANGE_INVALID', 'out of order'), headers: {range: `0-${Math.max(0, upload.bytes.length - 1)}`}};
+    if (body.length > 0 && upload.isShort) return refuse(400, 'SIZE_INVALID', 'a chunk that was not the last one was too small');
+    upload.isShort = method === 'PATCH' && body.length < (this.#options.minChunk ?? 0);
+    upload.bytes = Buffer.concat([upload.bytes, body]);
+    if (method === 'PATCH') return this.#uploadState(id, 202);
+    const digest = searchParams.get('digest') as Digest;
+    this.#uploads.delete(id);
+    if (digestOf(upload.bytes, digest.split(':')[0]) !== digest) return refuse(400, 'DIGEST_INVALID', 'not what it says');
+    if (!this.#blobs.has(digest)) this.#repositories.set(digest, new Set());
+    this.#blobs.set(digest, upload.bytes);
+    this.#repositories.get(digest)?.add(repository);
+    const stored = {location: `/v2/${repository}/blobs/${digest}`, 'docker-content-digest': digest};
+    return {status: 201, headers: stored, body: Buffer.alloc(0)};
+  }
+
+  /** A request of an upload that broke off. */
+  #interrupt(path: string, body: Buffer): void {
+    const id = /\/blobs\/uploads\/([^/?]+)/.exec(path)?.[1] ?? '';
+    const upload = this.#uploads.get(id);
+    if (upload === undefined) return;
+    if (this.#options.resumes) upload.bytes = Buffer.concat([upload.bytes, body]);
+    else this.#uploads.delete(id);
+  }
+
+  /** Takes a manifest only after what it refers to. */
+  #takeManifest(repository: string, reference: string, {headers}: RecordedRequest, bytes: Buffer): Answer {
+    const document = JSON.parse(bytes.toString()) as {manifests?: Descriptor[]; config?: Descriptor; layers?: Descriptor[]};
+    const blobs = [document.config ?? [], document.layers ?? []].flat().filter(({urls}) => urls === undefined);
+    const isThere = ({digest}: Descriptor): boolean =>
+      this.blobIn(repository, digest) !== undefined || this.manifestIn(repository, digest) !== undefined;
+    const missing = [...blobs, ...(document.manifests ?? [])].find((desc) => !isThere(desc));
+    if (missing !== undefined) return refuse(400, 'MANIFEST_BLOB_UNKNOWN', missing.digest);
+    const digest = digestOf(bytes, reference.includes(':') ? reference.split(':')[0] : 'sha256');
+    if (reference.includes(':') && reference !== digest) return refuse(400, 'DIGEST_INVALID', 'not what it says');
+    this.addManifest(repository, bytes, headers['content-type'] ?? '', reference.includes(':') ? undefined : reference);
+    return {
+      status: 201,
+      headers: {location: `/v2/${repository}/manifests/${digest}`, 'docker-content-digest': digest},
+      body: Buffer.alloc(0),
+    };
+  }
+
+  /**
+   * The challenge that a request has to answer; undefined when it may pass.
+   *
+   * @param needs scopes, of one repository each
+   */
+  #challenge(authorization: string | undefined, needs: readonly string[]): string | undefined {
     const {auth} = this.#options;
     if (auth === undefined) return undefined;
     if (auth.kind === 'basic') return isBasic(authorization, auth.login) ? undefined : 'Basic realm="fake"';
-    const scope = repository === undefined ? undefined : `repository:${repository}:pull`;
     const token = this.#tokens.get(/^Bearer (.+)$/.exec(authorization ?? '')?.[1] ?? '');
     const known = token !== undefined && token.expires > performance.now();
-    if (known && (scope === undefined || token.scopes.includes(scope))) return undefined;
+    if (known && needs.every((need) => token.scopes.some((scope) => covers(scope, need)))) return undefined;
     return [
       `Bearer realm="${auth.realm ?? `${this.url}/token`}",service="fake"`,
-      ...(scope === undefined ? [] : [`scope="${scope}"`]),
+      ...(needs.length === 0 ? [] : [`scope="${needs.join(' ')}"`]),
       ...(known ? ['error="insufficient_scope"'] : []),
     ].join(',');
   }
@@ -353,7 +489,8 @@ export class FakeRegistry {
     const form = new URLSearchParams(body);
     const isPost = method === 'POST';
     if (isPost && auth.postStatus !== undefined) return refuse(auth.postStatus, 'UNSUPPORTED', 'no oauth2 here');
-    const scopes = isPost ? (form.get('scope') ?? '').split(' ') : searchParams.getAll('scope');
+    const asked = isPost ? (form.get('scope') ?? '').split(' ') : searchParams.getAll('scope');
+    const scopes = asked.filter((scope) => auth.grants?.(scope) ?? true);
     const {login} = auth;
     const isRefresh = form.get('grant_type') === 'refresh_token';
     const welcome = isPost
@@ -431,6 +568,39 @@ export class FakeRegistry {
     else socket?.destroySoon();
   }
 }
+
+/** @param limit bytes to read at most @returns what came, and whether that is all of it */
+async function readBody(request: IncomingMessage, limit: number): Promise<{readonly body: Buffer; readonly isWhole: boolean}> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  try {
+    if (limit > 0)
+      for await (const chunk of request.iterator({destroyOnReturn: false}) as AsyncIterable<Buffer>) {
+        chunks.push(chunk);
+        size += chunk.length;
+        if (size >= limit) break;
+      }
+    return {body: Buffer.concat(chunks).subarray(0, limit), isWhole: limit === Number.POSITIVE_INFINITY};
+  } catch {
+    // The other side has gone.
+    return {body: Buffer.concat(chunks), isWhole: false};
+  }
+}
+
+/** Whether a token's scope allows what another one names. */
+function covers(scope: string, need: string): boolean {
+  const split = (text: string): [name: string, actions: string[]] => [
+    text.slice(0, text.lastIndexOf(':')),
+    text.slice(text.lastIndexOf(':') + 1).split(','),
+  ];
+  const [[name, actions], [wanted, needed]] = [split(scope), split(need)];
+  return name === wanted && needed.every((action) => actions.includes(action));
+}
+
+const unauthorized = (challenge: string): Answer => ({
+  ...refuse(401, 'UNAUTHORIZED', 'authentication required'),
+  headers: {'www-authenticate': challenge},
+});
 
 function refuse(status: number, code: string, message: string): Answer {
   return {status, headers: {'content-type': 'application/json'}, body: errorBody(code, message)};

@@ -43,7 +43,7 @@ export interface TokenClient {
 /** A token is valid for one host and one scope. */
 export interface TokenScope {
   readonly host: Host;
-  /** Such as `repository:library/redis:pull`. */
+  /** Such as `repository:library/redis:pull`; several are separated by spaces. */
   readonly scope: string;
 }
 
@@ -262,7 +262,13 @@ export class Authorizer {
 }
 
 /** The scope that pulls from a repository. */
-export const pullScope = (host: Host, {path}: Reference): TokenScope => ({host, scope: `repository:${path}:pull`});
+export const pullScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({host, scope: `repository:${path}:pull`});
+
+/** The scope that pushes to a repository. @param from another repository of the registry, to mount a blob from */
+export const pushScope = (host: Host, {path}: Pick<Reference, 'path'>, from?: string): TokenScope => ({
+  host,
+  scope: [`repository:${path}:pull,push`, ...(from === undefined ? [] : [`repository:${from}:pull`])].join(' '),
+});
 
 const keyOf = ({host, scope}: TokenScope): string => `${host.origin} ${scope}`;
 

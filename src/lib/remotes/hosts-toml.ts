@@ -12,6 +12,8 @@ import {ErrdefsError} from '../errdefs.ts';
 import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
 import {CAPABILITIES, type Capability} from './types.ts';
 
+const OF_A_MIRROR = CAPABILITIES.filter((capability) => capability !== 'push');
+
 /** No valid document nests deeper. */
 const MAX_DEPTH = 16;
 
@@ -105,7 +107,8 @@ class HostsFile {
     const overridePath = this.#flag(table, path, 'override_path') ?? false;
     return {
       address: url === undefined ? undefined : this.#address(url, urlPath, overridePath),
-      capabilities: this.#capabilities(table.capabilities, [...path, 'capabilities']),
+      // A mirror is pushed to only where its file says so.
+      capabilities: this.#capabilities(table.capabilities, [...path, 'capabilities'], path.length === 0 ? CAPABILITIES : OF_A_MIRROR),
       ca: this.#texts(table.ca, [...path, 'ca'], 'write it like ca = "ca.pem" or ca = ["a.pem", "b.pem"]').map(this.#resolve),
       client: this.#client(table.client, [...path, 'client']),
       skipVerify: this.#flag(table, path, 'skip_verify'),
@@ -130,13 +133,13 @@ class HostsFile {
     };
   }
 
-  #capabilities(value: unknown, path: Path): ReadonlySet<Capability> {
+  #capabilities(value: unknown, path: Path, unsaid: readonly Capability[]): ReadonlySet<Capability> {
     const hint = `write it like capabilities = ["pull", "resolve"]; there are ${CAPABILITIES.join(', ')}`;
     if (typeof value === 'string') throw this.#wrong(path, 'is not a list of strings', hint);
     const words = this.#texts(value, path, hint).map((word) => word.toLowerCase());
     const unknown = words.find((word) => !(CAPABILITIES as readonly string[]).includes(word));
     if (unknown !== undefined) throw this.#wrong(path, `has the unknown capability ${JSON.stringify(unknown)}`, hint);
-    return new Set(words.length === 0 ? CAPABILITIES : (words as Capability[]));
+    return new Set(words.length === 0 ? unsaid : (words as Capability[]));
   }
 
   #client(value: unknown, path: Path): HostConfig['client'] {

@@ -6,16 +6,22 @@ import {parseChallenges} from './challenge.ts';
 import {decode} from './content-encoding.ts';
 import {abortError, protocolError, type RequestContext, registryError, WIRE, WireError, wireFailure} from './errors.ts';
 import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
-import {type BodySink, ENOUGH, type ResponseHead, type Transport} from './transport.ts';
+import {type BodySink, ENOUGH, type Method, type RequestBody, type ResponseHead, type Transport} from './transport.ts';
 import type {CredentialSource, Host} from './types.ts';
 
 export interface Request {
   /** Verb and object, for errors. */
   readonly what: string;
-  readonly method: 'GET' | 'HEAD' | 'POST';
+  readonly method: Method;
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly form?: URLSearchParams | undefined;
+  /** Sent again from its start after a challenge, a redirect and for a retry. */
+  readonly body?: RequestBody | undefined;
+  /** Size of a streamed body in bytes. */
+  readonly bodyLength?: number | undefined;
+  /** See `Exchange`. */
+  readonly patience?: number | undefined;
   /** The token scope for challenges; without it the request gets no credentials. */
   readonly scope?: TokenScope | undefined;
   /** The host whose connection settings apply, without a scope. */
@@ -27,6 +33,11 @@ export interface Request {
   readonly onBody: (head: ResponseHead, context: RequestContext) => BodySink;
   /** A broken body is requested again from its start. Without it, that is a `WireError`. */
   readonly restartable: boolean;
+  /**
+   * The caller knows how to go on after a broken connection and a temporary failure status: they are a `WireError` and a response, and
+   * nothing is repeated here.
+   */
+  readonly resumable?: boolean | undefined;
   /** Another host follows, so this one gets few retries: a temporary failure status is final, a broken connection is retried once. */
   readonly hasFallback?: boolean | undefined;
   /** The caller verifies the digest, so HTTPS may redirect to HTTP. */
@@ -44,6 +55,8 @@ export interface HttpResponse extends ResponseHead {
 
 const MAX_REDIRECTS = 10;
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
+/** Redirects that repeat method and body; after the others some clients turn POST into GET. */
+const KEEP_METHOD = new Set([307, 308]);
 /** Bytes to read of the body of a failure. */
 const ERROR_BODY_LIMIT = 8 * 1024;
 const TOKEN_LIMIT = 128 * 1024;
@@ -107,12 +120,12 @@ export class HttpClient {
   /**
    * Sends a request until its response is final: not worth a retry, or the last attempt.
    *
-   * @throws WireError a body that is not restartable broke off, or stalled
+   * @throws WireError a body that is not restartable broke off, or stalled; with `resumable` every broken connection
    * @throws ErrdefsError every other failure
    * @throws errors of `onBody` and its sink, unchanged
    */
   async send(request: Request): Promise<HttpResponse> {
-    const {what, url, signal, restartable, hasFallback = false} = request;
+    const {what, url, signal, restartable, resumable = false, hasFallback = false} = request;
     const attempts = hasFallback ? MAX_ATTEMPTS_WITH_FALLBACK : MAX_ATTEMPTS;
     for (let attempt = 1; ; attempt++) {
       let started = false;
@@ -125,7 +138,8 @@ export class HttpClient {
         // TLS servers answer plain HTTP with 400.
         if (response.status === 400 && response.context.url.protocol === 'http:' && (await this.#speaksTLS(response.context.url)))
           throw wireFailure(new WireError('secure'), response.context);
-        pause = hasFallback ? undefined : this.#pauseAfter(response, attempt);
+        if (hasFallback || resumable) return response;
+        pause = this.pauseAfter(response, attempt);
         if (pause === undefined) return response;
       } catch (err) {
         if (signal?.aborted) throw abortError(what, signal.reason);
@@ -133,6 +147,7 @@ export class HttpClient {
         if (started && !restartable) throw err;
         const at = err.url ?? url;
         if (WIRE[err.kind].temporary) this.#reached.add(at.origin);
+        if (resumable && this.#isTemporary(err, at)) throw err;
         const reason = await this.#reasonOf(err, at, request.scope?.host ?? request.host);
         if (reason !== undefined) throw wireFailure(reason, {what, url: at, attempt});
         if (!this.#isTemporary(err, at) || attempt >= attempts) throw wireFailure(err, {what, url, attempt});
@@ -211,7 +226,7 @@ export class HttpClient {
    * The pause in milliseconds before a retry; undefined for a final response. A `Retry-After` that is too long to wait for
    * makes the response final.
    */
-  #pauseAfter({status, headers, context}: HttpResponse, attempt: number): number | undefined {
+  pauseAfter({status, headers, context}: HttpResponse, attempt: number): number | undefined {
     if (!isTemporary(status) || attempt >= MAX_ATTEMPTS) return undefined;
     const header = first(headers['retry-after']);
     const asked = header === undefined ? undefined : parseRetryAfter(header, Date.now());
@@ -224,11 +239,13 @@ export class HttpClient {
   /**
    * One attempt, including redirects and at most one challenge.
    *
+   * A request that is neither GET nor HEAD follows a redirect only if the status keeps method and body (307, 308).
+   *
    * Credentials go only to the origin (scheme, host and port) of the request. After a redirect to another origin they are not
    * sent, not even on a redirect back, and challenges are ignored.
    */
   async #attempt(request: Request, attempt: number, onStart: () => void): Promise<HttpResponse> {
-    const {what, method, form, scope, signal, onBody} = request;
+    const {what, method, form, bodyLength, patience, scope, signal, onBody} = request;
     const host = scope?.host ?? request.host;
     const headers = host?.headers !== undefined && host.origin === request.url.origin ? host.headers : {};
     this.#authorizer.rememberHeaderSecrets(headers);
@@ -253,7 +270,9 @@ export class HttpClient {
           ...(sameOrigin && authorization !== undefined ? {authorization} : {}),
         },
         connection: host?.connection,
-        body: form?.toString(),
+        body: form?.toString() ?? request.body,
+        bodyLength,
+        patience,
         signal,
         onHead: (got) => {
           head = got;
@@ -271,7 +290,7 @@ export class HttpClient {
       });
       const {status, headers: answered} = head!;
       const {location} = answered;
-      if (REDIRECTS.has(status) && location !== undefined && method !== 'POST') {
+      if (location !== undefined && (method === 'GET' || method === 'HEAD' ? REDIRECTS : KEEP_METHOD).has(status) && form === undefined) {
         if (++redirects > MAX_REDIRECTS) throw protocolError(context, `more than ${MAX_REDIRECTS} redirects`);
         const next = redirectTarget(location, context, request.digestVerified);
         sameOrigin &&= next.origin === url.origin;
@@ -323,7 +342,7 @@ export class HttpClient {
 }
 
 /** @throws failed_precondition not an HTTP URL, or an unsafe one */
-function redirectTarget(location: string, context: RequestContext, digestVerified: boolean): URL {
+export function redirectTarget(location: string, context: RequestContext, digestVerified: boolean): URL {
   const target = URL.parse(location, context.url.href);
   if (target === null || (target.protocol !== 'https:' && target.protocol !== 'http:'))
     throw protocolError(context, 'redirects to something other than an HTTP URL');

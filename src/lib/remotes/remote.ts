@@ -6,6 +6,7 @@ import {WireError, wireFailure} from './errors.ts';
 import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts} from './hosts.ts';
 import {HttpClient} from './http-client.ts';
+import {openPusher} from './push.ts';
 import {Resolution} from './resolve.ts';
 import {Transport} from './transport.ts';
 import type {
@@ -14,6 +15,7 @@ import type {
   Fetcher,
   Host,
   HostSource,
+  Pusher,
   Remote,
   RemoteOptions,
   RemoteSources,
@@ -133,6 +135,19 @@ class RegistryRemote implements Remote {
         );
       },
     };
+  }
+
+  pusher(ref: Reference, options: {readonly maxConcurrentUploads?: number | undefined} = {}): Pusher {
+    return openPusher(this.#client, (what, signal) => this.#pushHost(ref, what, signal), ref, {...options, signal: this.#signal});
+  }
+
+  async #pushHost(ref: Reference, what: string, signal: AbortSignal | undefined): Promise<Host> {
+    const hosts = await this.#hostsOf(ref, what, signal);
+    const host = hosts.find(({capabilities}) => capabilities?.has('push') ?? true);
+    if (host !== undefined) return host;
+    throw new ErrdefsError('failed_precondition', `${what}: no host of ${ref.domain} has the capability push`, {
+      hint: 'grant it in its hosts.toml; --debug shows the path of that file',
+    });
   }
 
   async close(): Promise<void> {

@@ -7,6 +7,7 @@
  */
 import type {IncomingHttpHeaders} from 'node:http';
 import type {Socket} from 'node:net';
+import type {Readable} from 'node:stream';
 import type {SecureContext} from 'node:tls';
 import type {buildConnector, Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
@@ -30,14 +31,23 @@ export interface BodySink {
   end?(): Promise<void>;
 }
 
+export type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+
+/** Bytes of a request; a function streams them, and is called once per attempt. */
+export type RequestBody = string | Buffer | (() => AsyncIterable<Uint8Array>);
+
 export interface Exchange {
-  readonly method: 'GET' | 'HEAD' | 'POST';
+  readonly method: Method;
   /** Credentials in the URL are not sent. */
   readonly url: URL;
   readonly headers: Record<string, string | string[]>;
   /** Default: the transport's options. */
   readonly connection?: Connection | undefined;
-  readonly body?: string | undefined;
+  readonly body?: RequestBody | undefined;
+  /** Size of a streamed body in bytes; without it the body is sent in chunks of HTTP/1.1. */
+  readonly bodyLength?: number | undefined;
+  /** How long the server may take from the last byte of the body to the head of its response, in stall timeouts. Default 1. */
+  readonly patience?: number | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Called once, with the head of the response; returns the sink for the body. An error it throws ends the exchange. */
   readonly onHead: (head: ResponseHead) => BodySink;
@@ -52,8 +62,11 @@ export interface TransportOptions {
   readonly network?: Network | undefined;
 }
 
-/** A body with fewer bytes than this per stall timeout counts as stalled, so that a trickle cannot keep a pull alive. */
+/** A body with fewer bytes than this per stall timeout counts as stalled, so that a trickle cannot keep a transfer alive. */
 export const TRICKLE_BYTES = 4096;
+
+/** A streamed body is sent in pieces of at most so many bytes: what the socket has taken is known piece by piece. */
+const PIECE_BYTES = 1 << 16;
 
 /** Milliseconds to wait for a server to close or answer an idle connection. */
 const VERDICT_MS = 1000;
@@ -163,15 +176,17 @@ export class Transport {
   }
 
   /**
-   * Sends a request and passes the body of its response to the sink that `onHead` returns. Settles when the body has ended and no
-   * call of the sink is pending.
+   * Sends a request and passes the body of its response to the sink that `onHead` returns. Settles when the body has ended, no call of
+   * the sink is pending, and the request's own body is closed.
+   *
+   * A response may come before all of a streamed body is sent; the rest is then not sent.
    *
    * @throws WireError the connection failed
-   * @throws errors of `onHead` and the sink, and the signal's reason, unchanged
+   * @throws errors of `onHead`, of the sink and of the request's body, and the signal's reason, unchanged
    */
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
-    const {method, url, headers, connection, body, signal, onHead} = exchange;
+    const {method, url, headers, connection, body, bodyLength, patience = 1, signal, onHead} = exchange;
     if (this.#addresses.isBlocked(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
     const agent = await this.open(connection);
     signal?.throwIfAborted();
@@ -192,11 +207,15 @@ export class Transport {
         }
         clearInterval(watch);
         signal?.removeEventListener('abort', onAbort);
-        if (failure === undefined || enough) resolve();
-        else {
-          if (failure.reason instanceof WireError) failure.reason.url = url;
-          reject(failure.reason);
-        }
+        const done = (): void => {
+          if (failure === undefined || enough) resolve();
+          else {
+            if (failure.reason instanceof WireError) failure.reason.url = url;
+            reject(failure.reason);
+          }
+        };
+        if (upload === undefined) done();
+        else upload.close().then(done);
       };
       const fail = (reason: unknown): void => {
         failure ??= {reason};
@@ -205,6 +224,7 @@ export class Transport {
         else controller.abort(reason instanceof Error ? reason : new Error('aborted', {cause: reason}));
       };
       const onAbort = (): void => fail(signal?.reason);
+      const upload = typeof body === 'function' && bodyLength !== 0 ? new Upload(body, fail) : undefined;
 
       const give = (chunk: Buffer): Promise<void> | undefined => {
         if (failure !== undefined) return undefined;
@@ -236,10 +256,25 @@ export class Transport {
         paused = busy !== undefined;
       };
 
+      let sent = 0;
+      const watchSending = (): void => {
+        if (upload!.isWaiting && upload!.sent - sent < TRICKLE_BYTES) fail(new WireError('stalled'));
+        sent = upload!.sent;
+      };
+      if (upload !== undefined && stallTimeoutMs > 0) watch = setInterval(watchSending, stallTimeoutMs);
+
       signal?.addEventListener('abort', onAbort, {once: true});
       agent.dispatch(
-        // undici closes the connection after HEAD unless told not to, for servers that send a body even so.
-        {origin: url.origin, path: url.pathname + url.search, method, headers, body: body ?? null, reset: false},
+        {
+          origin: url.origin,
+          path: url.pathname + url.search,
+          method,
+          headers: upload === undefined || bodyLength === undefined ? headers : {...headers, 'content-length': String(bodyLength)},
+          body: (upload?.pieces() as Readable | undefined) ?? (typeof body === 'function' ? null : (body ?? null)),
+          headersTimeout: stallTimeoutMs * patience,
+          // undici closes the connection after HEAD unless told not to, for servers that send a body even so.
+          reset: false,
+        },
         {
           onRequestStart(ctrl) {
             controller = ctrl;
@@ -254,6 +289,7 @@ export class Transport {
               fail(err);
               return;
             }
+            clearInterval(watch);
             if (stallTimeoutMs > 0) watch = setInterval(watchForTrickle, stallTimeoutMs);
           },
           onResponseData(ctrl, chunk) {
@@ -299,6 +335,64 @@ export class Transport {
     const agents = await Promise.all([...this.#agents.values()].map((agent) => agent.catch(() => undefined)));
     for (const socket of this.#connecting) socket.destroy();
     await Promise.all(agents.map((agent) => agent?.destroy()));
+  }
+}
+
+/** The streamed body of one request. */
+class Upload {
+  readonly #source: AsyncIterator<Uint8Array>;
+  readonly #fail: (reason: unknown) => void;
+  #reading: Promise<unknown> = Promise.resolve();
+  #closed = false;
+  /** Bytes that the socket has taken, or is about to. */
+  sent = 0;
+  /** Whether a piece waits for the socket; otherwise the source is waited for. */
+  isWaiting = false;
+
+  constructor(body: () => AsyncIterable<Uint8Array>, fail: (reason: unknown) => void) {
+    this.#source = body()[Symbol.asyncIterator]();
+    this.#fail = fail;
+  }
+
+  /** undici takes any async iterable, other than its types say. */
+  pieces(): unknown {
+    return this.#pieces();
+  }
+
+  async *#pieces(): AsyncGenerator<Buffer> {
+    for (;;) {
+      const next = this.#next();
+      this.#reading = next;
+      const chunk = await next;
+      if (chunk === undefined) return;
+      for (let at = 0; at < chunk.length && !this.#closed; at += PIECE_BYTES) {
+        const piece = chunk.subarray(at, at + PIECE_BYTES);
+        this.isWaiting = true;
+        yield piece;
+        this.isWaiting = false;
+        this.sent += piece.length;
+      }
+    }
+  }
+
+  /** The next chunk; undefined at the end of the source, and after a failure. */
+  async #next(): Promise<Buffer | undefined> {
+    if (this.#closed) return undefined;
+    try {
+      const {done, value} = await this.#source.next();
+      return done || this.#closed ? undefined : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+    } catch (err) {
+      this.#fail(err);
+      // Ending here would end the body as if it were complete.
+      throw err;
+    }
+  }
+
+  /** Ends the source. Call it when undici takes no more pieces. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#reading.catch(() => undefined);
+    await this.#source.return?.().catch(() => undefined);
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * The interface to registries: resolve a reference to a descriptor, fetch a descriptor's bytes.
+ * The interface to registries: resolve a reference to a descriptor, fetch a descriptor's bytes, push content.
  *
  * Every failure is an `ErrdefsError`. Where known, its `details` have `httpStatus`, `registryCode` (such as
  * `MANIFEST_UNKNOWN`), `host`, `url` (without query and credentials), `attempt` and `bytesDone`. Every call may throw:
@@ -14,7 +14,7 @@
  */
 import type {LookupFunction, Socket} from 'node:net';
 import type {buildConnector} from 'undici';
-import type {Descriptor} from '../oci/descriptor.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import type {Reference} from '../oci/reference.ts';
 import type {Resolver} from './address-filter.ts';
 
@@ -157,6 +157,59 @@ export interface Fetcher {
   stream(desc: Descriptor, sink: Sink, options: StreamOptions): Promise<void>;
 }
 
+/** Opens a blob's bytes from `offset` on. An error of the stream ends the upload, unchanged, with the blob incomplete at the registry. */
+export type OpenBlob = (offset: number) => AsyncIterable<Uint8Array>;
+
+/** How a blob came to be in the repository: it was there, it was mounted from another repository, or it was uploaded. */
+export type BlobOutcome = 'exists' | 'mounted' | 'uploaded';
+
+export interface BlobPushOptions {
+  /**
+   * Repositories of the same registry that are known to have the blob, the likeliest first: it is mounted from them. The target itself
+   * among them means that the blob is expected there.
+   */
+  readonly from?: readonly string[] | undefined;
+  /** Called with the number of the blob's bytes that are on their way. It falls when bytes are sent again. */
+  readonly onProgress?: ((offset: number) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ManifestPushOptions {
+  /** Default: the manifest gets no tag. */
+  readonly tag?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ManifestPushResult {
+  /** The manifest's subject, if the registry lists its referrers by itself (`OCI-Subject`). */
+  readonly subject?: Digest;
+}
+
+/**
+ * Pushes content to one repository: to the registry itself, never to a mirror. Concurrent calls are queued.
+ *
+ * The caller pushes a manifest after everything that it refers to.
+ */
+export interface Pusher {
+  /**
+   * Whether the repository has a blob, manifest or index.
+   *
+   * @param options.tag asks whether this tag names the manifest
+   */
+  exists(desc: Descriptor, options?: {readonly tag?: string | undefined; readonly signal?: AbortSignal | undefined}): Promise<boolean>;
+
+  /**
+   * Puts a blob into the repository, unless it is there.
+   *
+   * @param open is called anew where the upload goes on from another byte
+   * @throws data_loss the stream has another size than the descriptor
+   */
+  blob(desc: Descriptor, open: OpenBlob, options?: BlobPushOptions): Promise<BlobOutcome>;
+
+  /** Puts a manifest or index into the repository, byte for byte. A tag that names another one is moved. */
+  manifest(desc: Descriptor, bytes: Buffer, options?: ManifestPushOptions): Promise<ManifestPushResult>;
+}
+
 /** Access to registries. Keeps connections, tokens and the state of hosts until it is closed. */
 export interface Remote {
   /**
@@ -170,6 +223,9 @@ export interface Remote {
   resolve(ref: Reference, options?: ResolveOptions): Promise<Resolved>;
 
   fetcher(ref: Reference): Fetcher;
+
+  /** @param options.maxConcurrentUploads blobs that are uploaded at once; default 3 */
+  pusher(ref: Reference, options?: {readonly maxConcurrentUploads?: number | undefined}): Pusher;
 
   /** Closes every connection; running calls fail as canceled. */
   close(): Promise<void>;

@@ -75,7 +75,7 @@ describe('mirrors', () => {
     assert.deepEqual(server.requests, []);
     assert.match(
       lines[0]!,
-      new RegExp(`^upstream\\.example: /.*/hosts\\.toml: ${mirror.url}/v2 \\(pull resolve push referrers\\), ${server.url}/v2 `),
+      new RegExp(`^upstream\\.example: /.*/hosts\\.toml: ${mirror.url}/v2 \\(pull resolve referrers\\), ${server.url}/v2 `),
     );
     assert.match(lines[1]!, new RegExp(`^HEAD ${mirror.url}/v2/team/app/manifests/v1\\?ns=upstream\\.example: 200 after \\d+ ms$`));
     assert.equal(lines.length, 4);
