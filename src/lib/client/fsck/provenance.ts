@@ -9,6 +9,7 @@ import type {Labels} from '../../store/records.ts';
 import {getSnapshotter, type Snapshotter, snapshotterNames} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {RecordSurvey} from '../../store/survey-records.ts';
+import {allSources} from '../pull/distribution-source.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
 import type {Pause} from './pause.ts';
@@ -34,11 +35,6 @@ export interface Provenance {
   /** Repositories that may have a blob; recorded sources come first. */
   sources(digest: Digest): readonly Reference[];
 }
-
-const SOURCE = 'containerd.io/distribution.source.';
-
-/** Label of content with its source repositories in one registry. */
-export const sourceLabel = (domain: string): string => `${SOURCE}${domain}`;
 
 /** The document; `undefined` unless it is present and complete. */
 function read(store: Store, {digest, size, mediaType}: Descriptor): Buffer | undefined {
@@ -70,9 +66,7 @@ export async function findProvenance(store: Store, survey: RecordSurvey, pause: 
     repositories.set(digest, (repositories.get(digest) ?? new Set()).add(repository));
   };
   for (const ns of survey.namespaces)
-    for (const {digest, labels} of ns.content)
-      for (const [label, paths] of Object.entries(labels))
-        if (label.startsWith(SOURCE)) for (const path of paths.split(',')) name(digest, `${label.slice(SOURCE.length)}/${path}`);
+    for (const {digest, labels} of ns.content) for (const {domain, path} of allSources(labels)) name(digest, `${domain}/${path}`);
 
   const planOf = async (desc: Descriptor): Promise<Plan | undefined> => {
     const documents = async (wanted: Descriptor): Promise<Buffer> => {

@@ -19,6 +19,7 @@ import type {Store} from '../../store/store.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {deleteContainer} from '../api/containers.ts';
 import type {Context} from '../context.ts';
+import {withSource} from '../pull/distribution-source.ts';
 import {discardOthers, lockDownload} from '../pull/download-lock.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
 import {ensureUnpacked, snapshotLabel, warnOfLayers} from '../pull/unpack.ts';
@@ -35,7 +36,7 @@ import {
   type StoreFinding,
 } from './inspect-store.ts';
 import {createPause, type Pause} from './pause.ts';
-import {findProvenance, type LayerOrigin, type Provenance, sourceLabel} from './provenance.ts';
+import {findProvenance, type LayerOrigin, type Provenance} from './provenance.ts';
 import {repairRecords} from './repair-records.ts';
 import {actualDigest, rebuildLayer, reindexLayer} from './scrub.ts';
 
@@ -216,9 +217,8 @@ export class Repair {
         throw new ErrdefsError('aborted', `content ${digest} was removed meanwhile`, {hint: 'run it again'});
       const ns = tx.namespace(namespace);
       const date = new Date().toISOString();
-      const labels: Record<string, string> = {...now.content.get(digest)?.labels};
-      for (const {domain, path} of now.sources(digest))
-        labels[sourceLabel(domain)] = [labels[sourceLabel(domain)] ?? [], path].flat().join(',');
+      const known = now.content.get(digest)?.labels ?? {};
+      const labels: Record<string, string> = {...now.sources(digest).reduce((all, source) => withSource(all, source), known)};
       for (const {snapshotter, planned, manifest, ...origin} of now.snapshots.values()) {
         const top = planned.layers.at(-1)!.chainID;
         const isConfig = origin.namespace === namespace && manifest.manifest.config.digest === digest;

@@ -18,6 +18,7 @@ import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
+import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
 import {findLayer} from './layer-lookup.ts';
 import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
@@ -283,7 +284,6 @@ function recordContent(
   plan: Plan,
   {snapshotter, source}: {readonly snapshotter: Snapshotter | undefined; readonly source: Reference},
 ): void {
-  const sourceLabel = `containerd.io/distribution.source.${source.domain}`;
   const labels = new Map<Digest, Record<string, string>>();
   const label = (digest: Digest, more: Labels): void => void labels.set(digest, {...labels.get(digest), ...more});
   for (const [digest, document] of plan.documents) label(digest, document.labels);
@@ -296,11 +296,10 @@ function recordContent(
   for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]) {
     if (!store.blobs.has(desc)) throw new ErrdefsError('aborted', `content ${desc.digest} was removed meanwhile`, {hint: 'pull again'});
     const before = ns.content.find(desc.digest);
-    const sources = new Set([...(before?.labels[sourceLabel]?.split(',') ?? []), source.path]);
     ns.content.put({
       digest: desc.digest,
       size: desc.size,
-      labels: {...before?.labels, ...labels.get(desc.digest), [sourceLabel]: [...sources].sort().join(',')},
+      labels: withSource({...before?.labels, ...labels.get(desc.digest)}, source),
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
     });
