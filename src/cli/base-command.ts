@@ -200,6 +200,16 @@ export abstract class BaseCommand {
     if (!this.json) this.context.stdout(lines(items.map(line)));
   }
 
+  /** Prints texts as they come, a line each. @returns all of them, for `--json` */
+  protected async printEach(texts: AsyncIterable<string>): Promise<readonly string[]> {
+    const all: string[] = [];
+    for await (const text of texts) {
+      if (this.json) all.push(text);
+      else this.print(text);
+    }
+    return all;
+  }
+
   /** Prints a document as JSON, for people too. */
   protected printJSON(value: unknown): void {
     if (!this.json) this.context.stdout(`${formatJSON(value, 2)}\n` as Printable);

@@ -3,11 +3,14 @@ import type {Commands} from '../cli/command-table.ts';
 
 export const COMMANDS: Commands = {
   commands: {
+    catalog: () => import('./catalog.ts'),
     check: () => import('./check.ts'),
     'containers info': () => import('./containers/info.ts'),
     'containers ls': () => import('./containers/ls.ts'),
     'containers rm': () => import('./containers/rm.ts'),
     'content active': () => import('./content/active.ts'),
+    'content fetch-blob': () => import('./content/fetch-blob.ts'),
+    'content fetch-object': () => import('./content/fetch-object.ts'),
     'content get': () => import('./content/get.ts'),
     'content ingest': () => import('./content/ingest.ts'),
     'content label': () => import('./content/label.ts'),
@@ -25,6 +28,7 @@ export const COMMANDS: Commands = {
     'images tag': () => import('./images/tag.ts'),
     'images unmount': () => import('./images/unmount.ts'),
     'images usage': () => import('./images/usage.ts'),
+    inspect: () => import('./inspect.ts'),
     'leases create': () => import('./leases/create.ts'),
     'leases ls': () => import('./leases/ls.ts'),
     'leases rm': () => import('./leases/rm.ts'),
@@ -34,6 +38,8 @@ export const COMMANDS: Commands = {
     'namespaces rm': () => import('./namespaces/rm.ts'),
     prune: () => import('./prune.ts'),
     pull: () => import('./pull.ts'),
+    referrers: () => import('./referrers.ts'),
+    resolve: () => import('./resolve.ts'),
     run: () => import('./run.ts'),
     'snapshots commit': () => import('./snapshots/commit.ts'),
     'snapshots info': () => import('./snapshots/info.ts'),
@@ -45,6 +51,7 @@ export const COMMANDS: Commands = {
     'snapshots tree': () => import('./snapshots/tree.ts'),
     'snapshots usage': () => import('./snapshots/usage.ts'),
     'snapshots view': () => import('./snapshots/view.ts'),
+    tags: () => import('./tags.ts'),
     version: () => import('./version.ts'),
   },
   topics: {

@@ -58,11 +58,14 @@ async function everywhere(line: string, env: Readonly<Record<string, string>> = 
 
 /** What a command says of a store that is empty; with arguments where it needs them. */
 const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
+  catalog: ['catalog --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   check: ['check', 0],
   'containers info': ['containers info c1', 5],
   'containers ls': ['containers ls', 0],
   'containers rm': ['containers rm c1 c2', 5],
   'content active': ['content active', 0],
+  'content fetch-blob': [`content fetch-blob --connect-timeout 5s --plain-http 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 14],
+  'content fetch-object': ['content fetch-object --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'content get': [`content get sha256:${'0'.repeat(64)}`, 5],
   'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
   'content ls': ['content ls', 0],
@@ -78,6 +81,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'images tag': ['images tag redis other', 5],
   'images unmount': ['images unmount /nowhere', 5],
   'images usage': ['images usage redis', 5],
+  inspect: ['inspect --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'leases create': ['leases create --expires 5x', 3],
   'leases ls': ['leases ls', 0],
   'leases rm': ['leases rm l1', 5],
@@ -87,6 +91,8 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'namespaces rm': ['namespaces rm foo', 5],
   prune: ['prune', 0],
   pull: ['pull --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x:latest', 14],
+  referrers: ['referrers --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  resolve: ['resolve --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   run: ['run --rm nope r1 true', 125],
   'snapshots commit': ['snapshots commit a b', 5],
   'snapshots info': ['snapshots info a', 5],
@@ -98,6 +104,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'snapshots tree': ['snapshots tree', 0],
   'snapshots usage': ['snapshots usage', 0],
   'snapshots view': ['snapshots view a nope', 5],
+  tags: ['tags --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   version: ['version', 0],
 };
 

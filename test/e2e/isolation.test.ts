@@ -147,7 +147,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
+  /^(version|doctor|df|completion|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = ({ref}: World, key: string, mountpoint: string): readonly (readonly [words: readonly string[], input?: string])[] => [

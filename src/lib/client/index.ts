@@ -8,6 +8,7 @@ import {contentClient} from './api/content.ts';
 import {imagesClient} from './api/images.ts';
 import {leasesClient} from './api/leases.ts';
 import {namespacesClient} from './api/namespaces.ts';
+import {registryClient} from './api/registry.ts';
 import {snapshotsClient} from './api/snapshots.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
@@ -66,6 +67,7 @@ export function openClient(options: OpenOptions = {}): Client {
     state,
     namespaces: namespacesClient(context),
     namespace: (name) => namespaceClient(context, name),
+    registry: registryClient(context),
     doctor: async () => {
       const {doctor} = await import('./fsck/doctor.ts');
       return doctor(context);

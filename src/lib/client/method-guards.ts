@@ -12,7 +12,10 @@ import type {
   OpenOptions,
   PruneOptions,
   PullOptions,
+  RegistryCallOptions,
+  RegistryListOptions,
   RegistryOptions,
+  RemoteImageOptions,
   RunOptions,
 } from './types/index.ts';
 
@@ -257,6 +260,20 @@ const NAMESPACE: Guards<NamespaceClient> = {
   },
 };
 
+const registryCall: Members<RegistryCallOptions> = {...registry, signal: optional(abortSignal)};
+const registryListing = options<RegistryListOptions>({...registryCall, limit: optional(count)});
+const remoteImage = options<RemoteImageOptions>({...registryCall, platform: optional(text)});
+const REGISTRY: Guards<Client['registry']> = {
+  resolve: [text, options<RegistryCallOptions>(registryCall)],
+  tags: [text, registryListing],
+  catalog: [text, registryListing],
+  inspect: [text, remoteImage],
+  config: [text, remoteImage],
+  fetchObject: [text, options<RegistryCallOptions>(registryCall)],
+  fetchBlob: [text, text, options<RegistryCallOptions>(registryCall)],
+  referrers: [text, options<RegistryCallOptions & {artifactType?: string}>({...registryCall, artifactType: optional(text)})],
+};
+
 export const CLIENT: Guards<Client> = {
   namespaces: {
     create: [text, optional(labels)],
@@ -266,6 +283,7 @@ export const CLIENT: Guards<Client> = {
     delete: [text, options<{recursive?: boolean}>({recursive: optional(flag)})],
   },
   namespace: {takes: [text], gives: NAMESPACE},
+  registry: REGISTRY,
   doctor: [],
   check: [
     options<CheckOptions>({

@@ -11,7 +11,7 @@
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest, type Platform} from './descriptor.ts';
 import {digestOf} from './hash.ts';
-import {type Kind, kindOf} from './mediatypes.ts';
+import {DOCKER_SCHEMA_1, type Kind, kindOf, OCI_INDEX, OCI_MANIFEST} from './mediatypes.ts';
 
 /** The most bytes that a manifest or an index may have. */
 export const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
@@ -343,6 +343,25 @@ export function parseImageConfig(source: unknown, desc: Target): ImageConfig {
     created: optional(member(root, 'created'), text),
     history: optional(member(root, 'history'), (history) => list(history, historyEntry)),
   });
+}
+
+/**
+ * The media type of a manifest or index, for places that do not say: its own member, else by its lists. A parser checks it afterwards.
+ *
+ * @returns undefined when it is neither
+ */
+export function mediaTypeOfDocument(bytes: Buffer): string | undefined {
+  let document: {mediaType?: unknown; schemaVersion?: unknown; manifests?: unknown; layers?: unknown} = {};
+  try {
+    document = Object(JSON.parse(bytes.toString()));
+  } catch {
+    // Not JSON, so no manifest.
+  }
+  const {mediaType, schemaVersion, manifests, layers} = document;
+  if (schemaVersion === 1) return DOCKER_SCHEMA_1;
+  if (typeof mediaType === 'string') return mediaType;
+  if (Array.isArray(manifests)) return OCI_INDEX;
+  return Array.isArray(layers) ? OCI_MANIFEST : undefined;
 }
 
 /** What a blob of this kind points to: an index to its manifests, a manifest to its config and then its layers, all else to nothing. */

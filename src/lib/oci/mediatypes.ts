@@ -12,6 +12,8 @@ export const OCI_LAYER = 'application/vnd.oci.image.layer.v1.tar';
 export const DOCKER_LIST = 'application/vnd.docker.distribution.manifest.list.v2+json';
 /** Manifest of an image (docker). */
 export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json';
+/** Manifest of an image (docker's schema 1), which is not supported. */
+export const DOCKER_SCHEMA_1 = 'application/vnd.docker.distribution.manifest.v1+json';
 /** Config of an image (docker). */
 export const DOCKER_CONFIG = 'application/vnd.docker.container.image.v1+json';
 /** Layer, uncompressed (docker). */

@@ -270,6 +270,9 @@ export const pushScope = (host: Host, {path}: Pick<Reference, 'path'>, from?: st
   scope: [`repository:${path}:pull,push`, ...(from === undefined ? [] : [`repository:${from}:pull`])].join(' '),
 });
 
+/** The scope that lists a registry's repositories. */
+export const catalogScope = (host: Host): TokenScope => ({host, scope: 'registry:catalog:*'});
+
 const keyOf = ({host, scope}: TokenScope): string => `${host.origin} ${scope}`;
 
 /** @throws failed_precondition no token, or one with characters that no header can carry */

@@ -7,6 +7,7 @@ import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts} from './hosts.ts';
 import {HttpClient} from './http-client.ts';
 import {openPusher} from './push.ts';
+import {RegistryApi} from './registry-api.ts';
 import {Resolution} from './resolve.ts';
 import {Transport} from './transport.ts';
 import type {
@@ -15,10 +16,12 @@ import type {
   Fetcher,
   Host,
   HostSource,
+  ListingOptions,
   Pusher,
   Remote,
   RemoteOptions,
   RemoteSources,
+  RepositoryApi,
   Resolved,
   ResolveOptions,
 } from './types.ts';
@@ -150,6 +153,22 @@ class RegistryRemote implements Remote {
     });
   }
 
+  api(ref: Reference): RepositoryApi {
+    return this.#api().repository(ref);
+  }
+
+  catalog(domain: string, options: ListingOptions = {}): AsyncGenerator<string> {
+    return this.#api().catalog(domain, options);
+  }
+
+  #api(): RegistryApi {
+    return new RegistryApi(
+      this.#client,
+      (domain, what, signal, needed, use) => this.#eachHost({domain}, what, signal, needed, use),
+      (signal) => anyOf(this.#signal, signal),
+    );
+  }
+
   async close(): Promise<void> {
     await this.#transport.close();
   }
@@ -165,7 +184,7 @@ class RegistryRemote implements Remote {
 
   /** Tries hosts until one succeeds. Skips hosts that did not respond before while others are left: each could cost a full timeout. */
   async #eachHost<T>(
-    {domain}: Reference,
+    {domain}: Pick<Reference, 'domain'>,
     what: string,
     signal: AbortSignal | undefined,
     needed: readonly Capability[],

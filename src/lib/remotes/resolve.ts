@@ -2,7 +2,7 @@
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {digestOf} from '../oci/hash.ts';
-import {MAX_MANIFEST_BYTES} from '../oci/manifest.ts';
+import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../oci/manifest.ts';
 import {DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
 import {pullScope, type TokenScope} from './auth.ts';
@@ -14,7 +14,8 @@ import type {BodySink, ResponseHead} from './transport.ts';
 import type {Host, Resolved} from './types.ts';
 import {BodyCollector, contentLength, GENERIC_MEDIA_TYPES, mediaTypeOf, verify} from './validate-response.ts';
 
-const MANIFEST_ACCEPT = [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, '*/*'].join(', ');
+/** The `Accept` header of requests for manifests. */
+export const MANIFEST_ACCEPT = [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, '*/*'].join(', ');
 const SCHEMA_1 = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)$/;
 const single = (header: string | string[] | undefined): string | undefined => (Array.isArray(header) ? header[0] : header);
 
@@ -114,19 +115,11 @@ export class Resolution {
     return {descriptor: {mediaType, digest: this.#ref.digest ?? headerDigest ?? digestOf(body), size: body.length}, body};
   }
 
-  /** Guesses the media type from the body, for servers that send none. The parser checks it later. */
+  /** For servers that send no media type. */
   #mediaTypeOfBody(body: Buffer, context: RequestContext): string {
-    let document: {mediaType?: unknown; schemaVersion?: unknown; manifests?: unknown; layers?: unknown} = {};
-    try {
-      document = Object(JSON.parse(body.toString()));
-    } catch {
-      // Not JSON, so no manifest.
-    }
-    const {mediaType, schemaVersion, manifests, layers} = document;
-    if (schemaVersion === 1) throw new ErrdefsError('not_implemented', `${this.#what}: schema 1 manifest`);
-    if (typeof mediaType === 'string') return mediaType;
-    if (Array.isArray(manifests)) return OCI_INDEX;
-    if (Array.isArray(layers)) return OCI_MANIFEST;
-    throw protocolError(context, 'the response is not a manifest');
+    const mediaType = mediaTypeOfDocument(body);
+    if (mediaType === undefined) throw protocolError(context, 'the response is not a manifest');
+    this.#refuseSchema1(mediaType);
+    return mediaType;
   }
 }

@@ -210,6 +210,31 @@ export interface Pusher {
   manifest(desc: Descriptor, bytes: Buffer, options?: ManifestPushOptions): Promise<ManifestPushResult>;
 }
 
+export interface RegistryCallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ListingOptions extends RegistryCallOptions {
+  /** The list ends after so many entries. */
+  readonly limit?: number | undefined;
+}
+
+/** One repository, besides its content. */
+export interface RepositoryApi {
+  /** The tags in the registry's order, requested page by page as they are consumed. @throws failed_precondition a link to another host, or a circle of pages */
+  tags(options?: ListingOptions): AsyncGenerator<string>;
+
+  /**
+   * Manifests whose `subject` is this one.
+   *
+   * @returns undefined where the registry does not have the referrers API; the tag `sha256-<hex>` may list them then
+   */
+  referrers(digest: Digest, options?: RegistryCallOptions): Promise<readonly Descriptor[] | undefined>;
+
+  /** The size of a blob or manifest, by one or two HEAD requests. The media type of a blob is unknown: `application/octet-stream`. */
+  stat(digest: Digest, options?: RegistryCallOptions): Promise<Descriptor>;
+}
+
 /** Access to registries. Keeps connections, tokens and the state of hosts until it is closed. */
 export interface Remote {
   /**
@@ -226,6 +251,11 @@ export interface Remote {
 
   /** @param options.maxConcurrentUploads blobs that are uploaded at once; default 3 */
   pusher(ref: Reference, options?: {readonly maxConcurrentUploads?: number | undefined}): Pusher;
+
+  api(ref: Reference): RepositoryApi;
+
+  /** Repositories of a registry, as `RepositoryApi.tags` lists tags. */
+  catalog(domain: string, options?: ListingOptions): AsyncGenerator<string>;
 
   /** Closes every connection; running calls fail as canceled. */
   close(): Promise<void>;

@@ -163,7 +163,7 @@ function planImage(desc: Descriptor, manifest: Manifest, config: ImageConfig): P
 }
 
 /** Selects the best match for each wanted platform. Attestations (`unknown/unknown`) match no platform. */
-function choose(offered: readonly Descriptor[], platforms: PlatformChoice): readonly Descriptor[] {
+export function choose(offered: readonly Descriptor[], platforms: PlatformChoice): readonly Descriptor[] {
   if (platforms.all) return offered;
   const chosen = new Set<Descriptor>();
   for (const matcher of platforms.matchers) {

@@ -5,6 +5,7 @@ import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
 import type {ImagesClient, PullOptions, PullResult} from './images.ts';
 import type {LeasesClient} from './leases.ts';
 import type {NamespacesClient} from './namespaces.ts';
+import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
 
@@ -27,6 +28,7 @@ export type * from './host-mounts.ts';
 export type * from './images.ts';
 export type * from './leases.ts';
 export type * from './namespaces.ts';
+export type * from './registry.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
 
@@ -55,6 +57,7 @@ export interface Client {
   readonly state: string;
   readonly namespaces: NamespacesClient;
   namespace(name: string): NamespaceClient;
+  readonly registry: RegistryClient;
   doctor(): Promise<readonly DoctorCheck[]>;
   /** Checks the store, with all namespaces. @throws failed_precondition | data_loss the state directory as a whole cannot be read */
   check(options?: CheckOptions): Promise<CheckResult>;

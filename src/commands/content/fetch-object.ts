@@ -1,0 +1,20 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import {registryOptions} from '../../cli/registry-options.ts';
+import {REGISTRY_FLAGS} from '../../cli/shared-flags.ts';
+
+export default class FetchObject extends BaseCommand {
+  static override summary = 'write the manifest or index of a reference to standard output';
+  static override description = 'It comes from the registry; the store is neither needed nor changed.';
+  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override flags = REGISTRY_FLAGS;
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(FetchObject);
+    const {registry} = await this.client(flags);
+    const options = {...(await registryOptions(flags, args.ref, this.context)), signal: this.signal};
+    const {descriptor, bytes} = await registry.fetchObject(args.ref, options);
+    if (!this.json) this.context.stdout(bytes);
+    return {descriptor, content: JSON.parse(Buffer.from(bytes).toString()) as unknown};
+  }
+}

@@ -1,0 +1,37 @@
+import {BaseCommand} from '../cli/base-command.ts';
+import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
+import {registryOptions} from '../cli/registry-options.ts';
+import {REGISTRY_FLAGS} from '../cli/shared-flags.ts';
+import type {RemoteObject} from '../lib/client/types/index.ts';
+
+export default class Inspect extends BaseCommand {
+  static override summary = 'show an image in its registry, without fetching it';
+  static override description =
+    "The output has the members of skopeo's inspect, but no RepoTags: the list of all tags can be long, see tags. For images of the namespace see images inspect.";
+  static override examples = ['inspect redis:7', 'inspect --platform linux/arm64 --config redis', 'inspect --raw redis'];
+  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override flags = {
+    ...REGISTRY_FLAGS,
+    platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of an index to show; by default this machine's"}),
+    raw: Flags.boolean({description: 'print the manifest or index as it is; with --config the config'}),
+    config: Flags.boolean({description: 'print the config of the image'}),
+  };
+
+  async run(): Promise<unknown> {
+    const {args, flags} = await this.parse(Inspect);
+    const {registry} = await this.client(flags);
+    const options = {...(await registryOptions(flags, args.ref, this.context)), signal: this.signal};
+    const chosen = {...options, ...omitUndefined({platform: flags.platform})};
+    if (flags.config || flags.raw) {
+      const {bytes}: RemoteObject = flags.config ? await registry.config(args.ref, chosen) : await registry.fetchObject(args.ref, options);
+      const document: unknown = JSON.parse(Buffer.from(bytes).toString());
+      if (!flags.raw) this.printJSON(document);
+      else if (!this.json) this.context.stdout(bytes);
+      return document;
+    }
+    const image = await registry.inspect(args.ref, chosen);
+    this.printJSON(image);
+    return image;
+  }
+}

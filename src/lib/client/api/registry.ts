@@ -1,0 +1,18 @@
+/** `client.registry`: each method loads its use case when it is called. */
+import type {Context} from '../context.ts';
+import type {RegistryClient} from '../types/index.ts';
+
+export function registryClient(context: Context): RegistryClient {
+  const reading = () => import('../registry/read.ts');
+  const referring = () => import('../registry/referrers.ts');
+  return {
+    resolve: async (ref, options = {}) => (await reading()).resolve(context, ref, options),
+    tags: async (repository, options = {}) => (await reading()).tags(context, repository, options),
+    catalog: async (registry, options = {}) => (await reading()).catalog(context, registry, options),
+    inspect: async (ref, options = {}) => (await reading()).inspect(context, ref, options),
+    config: async (ref, options = {}) => (await reading()).config(context, ref, options),
+    fetchObject: async (ref, options = {}) => (await reading()).fetchObject(context, ref, options),
+    fetchBlob: async (ref, digest, options = {}) => (await reading()).fetchBlob(context, ref, digest, options),
+    referrers: async (ref, options = {}) => (await referring()).referrers(context, ref, options),
+  };
+}

@@ -1,0 +1,196 @@
+/** Images in a real registry, looked at without a store: what skopeo says of them, by a user who can write nowhere. */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {chmodSync, readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {after, before, describe, it} from 'node:test';
+import {openClient} from '../../../src/lib/client/index.ts';
+import {type Descriptor, type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
+import {digestOf} from '../../../src/lib/oci/hash.ts';
+import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import {startFakeRegistry} from '../../fakes/registry.ts';
+import {findProgram, is, onEnd, requiresProgram, type Scope, temporaryDirectory} from '../../support/helpers.ts';
+import {ARCHITECTURE, addImage, addIndex, addJSON, setTarget} from '../../support/layouts.ts';
+import {pushImage, type Registry, sharedRegistry} from '../../support/registry.ts';
+import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
+
+const registry = sharedRegistry();
+const OTHER = ARCHITECTURE === 's390x' ? 'ppc64le' : 's390x';
+
+interface Pushed {
+  readonly ref: string;
+  readonly layout: string;
+  readonly root: Descriptor;
+}
+
+const layouts = temporaryDirectory({after});
+
+/** Images of each form, in the registry. */
+const pushed = new Map<string, Pushed>();
+
+async function publish(running: Registry, name: string, layout: string, make: (layout: string) => Descriptor): Promise<Pushed> {
+  const root = setTarget(layout, make(layout));
+  await pushImage(running, `${name}:v1`, layout);
+  return {ref: `${running.host}/${name}:v1`, layout, root};
+}
+
+const CONFIG = {Env: ['PATH=/bin', 'A=b'], Labels: {vendor: 'x', é: 'ü'}, Cmd: ['/b']};
+const image = (layout: string, docker: boolean, architecture: string): Descriptor =>
+  addImage(layout, {
+    layers: [BASE_LAYER, tar(file('arch', architecture))],
+    docker,
+    compression: docker ? 'gzip' : 'zstd',
+    platform: {os: 'linux', architecture},
+    config: CONFIG,
+  });
+const both = (layout: string, docker: boolean): readonly Descriptor[] => [OTHER, ARCHITECTURE].map((one) => image(layout, docker, one));
+
+const FORMS: Readonly<Record<string, (layout: string) => Descriptor>> = {
+  'oci/image': (layout) => image(layout, false, ARCHITECTURE),
+  'docker/image': (layout) => image(layout, true, ARCHITECTURE),
+  'oci/index': (layout) => addIndex(layout, both(layout, false)),
+  'docker/list': (layout) => addIndex(layout, both(layout, true), {docker: true}),
+};
+
+const blob = ({layout}: Pushed, digest: Digest): Buffer => readFileSync(join(layout, 'blobs', ...digestParts(digest)));
+
+const skopeo = (...args: readonly string[]): Buffer =>
+  execFileSync('skopeo', ['inspect', '--tls-verify=false', ...args], {stdio: ['ignore', 'pipe', 'pipe']});
+
+/** A client whose directories cannot be made. It must not matter. */
+function clientWithoutStore(scope: Scope): {client: ReturnType<typeof openClient>; sealed: string} {
+  const sealed = temporaryDirectory(scope);
+  chmodSync(sealed, 0o500);
+  const client = openClient({root: join(sealed, 'root'), state: join(sealed, 'state')});
+  onEnd(scope, async () => {
+    await client.close();
+    assert.deepEqual(readdirSync(sealed), [], 'a store was made');
+    chmodSync(sealed, 0o700);
+  });
+  return {client, sealed};
+}
+
+async function collect<T>(source: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = [];
+  for await (const item of source) all.push(item);
+  return all;
+}
+
+describe('an image in a registry', () => {
+  let running: Registry | undefined;
+  before(async () => {
+    if (findProgram('docker-registry') === undefined) return;
+    running = await registry({skip: () => {}});
+    for (const [name, make] of Object.entries(FORMS)) pushed.set(name, await publish(running!, name, join(layouts, name), make));
+  });
+
+  for (const name of Object.keys(FORMS))
+    it(`is shown as by skopeo: ${name}`, async (t) => {
+      if (!requiresProgram(t, 'docker-registry', 'skopeo')) return;
+      const {ref, root} = pushed.get(name)!;
+      const {registry: remote} = clientWithoutStore(t).client;
+      assert.deepEqual(await remote.resolve(ref), {mediaType: root.mediaType, digest: root.digest, size: root.size});
+      const object = await remote.fetchObject(ref);
+      assert.deepEqual(Buffer.from(object.bytes), skopeo('--raw', `docker://${ref}`));
+      assert.equal(object.descriptor.digest, root.digest);
+      for (const architecture of name.endsWith('image') ? [ARCHITECTURE] : [ARCHITECTURE, OTHER]) {
+        const platform = ['--override-os', 'linux', '--override-arch', architecture];
+        const {RepoTags: _, ...expected} = JSON.parse(skopeo('--no-tags', ...platform, `docker://${ref}`).toString());
+        assert.deepEqual(JSON.parse(JSON.stringify(await remote.inspect(ref, {platform: `linux/${architecture}`}))), expected);
+        const config = await remote.config(ref, {platform: `linux/${architecture}`});
+        assert.deepEqual(Buffer.from(config.bytes), skopeo('--config', '--raw', ...platform, `docker://${ref}`));
+      }
+      await assert.rejects(
+        name.endsWith('image') ? remote.resolve(`${ref}nope`) : remote.inspect(ref, {platform: 'linux/riscv64'}),
+        is('not_found'),
+      );
+    });
+
+  it('is fetched byte for byte, also by its digest', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const {client} = clientWithoutStore(t);
+    for (const place of pushed.values())
+      for (const name of readdirSync(join(place.layout, 'blobs/sha256'))) {
+        const digest = `sha256:${name}` as Digest;
+        const chunks = await collect(await client.registry.fetchBlob(place.ref, digest));
+        assert.deepEqual(Buffer.concat(chunks), blob(place, digest));
+      }
+    const nowhere = digestOf('nowhere');
+    await assert.rejects(collect(await client.registry.fetchBlob(pushed.get('oci/image')!.ref, nowhere)), is('not_found'));
+    await assert.rejects(client.registry.fetchBlob(pushed.get('oci/image')!.ref, 'sha256:x'), is('invalid_argument'));
+  });
+
+  it('is found by the lists of tags and repositories', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const {client} = clientWithoutStore(t);
+    const {host} = running!;
+    assert.deepEqual(await collect(await client.registry.catalog(host)), Object.keys(FORMS).sort());
+    assert.deepEqual(await collect(await client.registry.catalog(host, {limit: 2})), Object.keys(FORMS).sort().slice(0, 2));
+    const many = Array.from({length: 9}, (_, i) => `t${String(i).padStart(2, '0')}`);
+    for (const tag of many) await pushImage(running!, `many:${tag}`, pushed.get('docker/image')!.layout);
+    assert.deepEqual((await collect(await client.registry.tags(`${host}/many`))).sort(), many);
+    assert.equal((await collect(await client.registry.tags(`${host}/many`, {limit: 7}))).length, 7);
+    await assert.rejects(collect(await client.registry.tags(`${host}/nowhere`)), is('not_found'));
+    for (const wrong of ['', 'a/b', `${host}/x`, 'http://x']) await assert.rejects(client.registry.catalog(wrong), is('invalid_argument'));
+  });
+
+  it('has the artifacts that the tag of its digest lists', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const {client} = clientWithoutStore(t);
+    const {ref, root, layout} = pushed.get('oci/image')!;
+    assert.deepEqual(await client.registry.referrers(ref), []);
+    const config = addJSON(layout, 'application/vnd.oci.empty.v1+json', {});
+    const artifacts = ['application/a', 'application/b', 'application/a'].map((artifactType, i) => ({
+      ...addJSON(layout, OCI_MANIFEST, {
+        schemaVersion: 2,
+        mediaType: OCI_MANIFEST,
+        artifactType,
+        config,
+        layers: [config],
+        subject: root,
+        annotations: {n: String(i)},
+      }),
+      artifactType,
+    }));
+    setTarget(layout, addJSON(layout, OCI_INDEX, {schemaVersion: 2, mediaType: OCI_INDEX, manifests: artifacts}));
+    await pushImage(running!, `oci/image:${root.digest.replace(':', '-')}`, layout);
+    assert.deepEqual(await client.registry.referrers(ref), artifacts);
+    assert.deepEqual(
+      await client.registry.referrers(ref, {artifactType: 'application/a'}),
+      artifacts.filter(({artifactType}) => artifactType === 'application/a'),
+    );
+  });
+});
+
+describe('bytes that a registry changes', () => {
+  it('are an error after the last of them, of every length', async (t) => {
+    const fake = await startFakeRegistry(t);
+    const bytes = Buffer.alloc(300_000, 'layer');
+    const {digest} = fake.addBlob(bytes);
+    const {client} = clientWithoutStore(t);
+    fake.fault({path: /blobs/, method: 'GET', body: (right) => Buffer.concat([right.subarray(1), Buffer.from('x')])});
+    const received: Uint8Array[] = [];
+    await assert.rejects(async () => {
+      for await (const chunk of await client.registry.fetchBlob(`${fake.host}/app`, digest)) received.push(chunk);
+    }, is('failed_precondition'));
+    assert.equal(Buffer.concat(received).length, bytes.length);
+    fake.clear();
+    // A connection that breaks is not such an error.
+    fake.fault({path: /blobs/, method: 'GET', times: 3, truncateAt: 100_000});
+    assert.deepEqual(Buffer.concat(await collect(await client.registry.fetchBlob(`${fake.host}/app`, digest))), bytes);
+  });
+
+  it('cost no connection when the caller stops early', async (t) => {
+    const fake = await startFakeRegistry(t);
+    const {digest} = fake.addBlob(Buffer.alloc(8 << 20, 'x'));
+    const {client} = clientWithoutStore(t);
+    for await (const chunk of await client.registry.fetchBlob(`${fake.host}/app`, digest)) {
+      assert.ok(chunk.length > 0);
+      break;
+    }
+    const abort = new AbortController();
+    await assert.rejects(async () => {
+      for await (const _ of await client.registry.fetchBlob(`${fake.host}/app`, digest, {signal: abort.signal})) abort.abort();
+    }, is('canceled'));
+  });
+});
