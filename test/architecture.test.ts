@@ -429,10 +429,8 @@ describe('circles', () => {
     assert.deepEqual(of({a: ['b', 'c'], b: ['d'], c: ['d'], d: []}), []);
   });
 
-  it('are found among random files as by following every path', (t) => {
-    const seed = Math.floor(Math.random() * 2 ** 31);
-    t.diagnostic(`seed ${seed}`);
-    let state = seed;
+  it('are found among random files as by following every path', () => {
+    let state = 1;
     const below = (n: number): number => {
       state = (Math.imul(state, 1_103_515_245) + 12_345) >>> 0;
       return (state >>> 8) % n;

@@ -14,7 +14,7 @@ import {COMMANDS} from '../../src/commands/index.ts';
 import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {Store} from '../../src/lib/store/store.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {SAMPLE, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {containerRecord, contentRecord, digestOf, imageRecord, leaseRecord, snapshotRecord} from '../support/records.ts';
 import type {Result} from './harness.ts';
@@ -59,6 +59,7 @@ describe('what is printed', () => {
           assert.doesNotMatch(indent === 0 ? printed : printed.replaceAll('\n', ''), HIDDEN);
         },
       ),
+      {seed: SAMPLE},
     );
   });
 });

@@ -50,11 +50,9 @@ forEachEngine('a command that is interrupted', (engine) => {
       assert.match(stderr.split('\n').at(-2)!, new RegExp(`^ctr: .*interrupted by ${signal}: canceled$`));
     });
 
-  it('by --timeout ends with 4, soon', async (t) => {
-    const start = performance.now();
+  it('by --timeout ends with 4', async (t) => {
     const {status, stderr} = await commandLine(t, engine)(['pull', '--timeout', '300ms', '--plain-http', '--progress', 'none', ref]);
     assert.deepEqual([status, /^ctr: .*not done after 300 ms: deadline exceeded\n$/.test(stderr)], [4, true], stderr);
-    assert.ok(performance.now() - start < 5000);
   });
 
   it('while it waits for input ends by the signal too', async (t) => {
@@ -87,7 +85,11 @@ forEachEngine('a bug outside of the command', (engine) => {
   ] as const)
     it(`is reported as a bug: ${kind}`, async (t) => {
       const preload = join(temporaryDirectory(t), 'preload.mjs');
-      writeFileSync(preload, `setTimeout(() => { ${code}; }, 300);\n`);
+      // Not before the program has begun to look out for it.
+      writeFileSync(
+        preload,
+        `const timer = setInterval(() => { if (process.listenerCount('unhandledRejection') > 0) { clearInterval(timer); ${code}; } }, 10);\n`,
+      );
       const {status, stderr} = await commandLine(t, engine)(['pull', '--progress', 'none', '--plain-http', ref], {
         env: engine === 'node' ? {NODE_OPTIONS: `--import=${preload}`} : {BUN_OPTIONS: `--preload ${preload}`},
       });
@@ -130,8 +132,14 @@ forEachEngine('the password prompt', (engine) => {
 forEachEngine('a reader', (engine) => {
   it('that has closed the pipe ends the command quietly, as by SIGPIPE', async (t) => {
     const {env} = commandLine(t, engine);
-    const shell = `{ sleep 0.3; '${ctr}' --help; echo $? >&3; } 3>&2 2>&4 | true`;
-    const child = spawn('sh', ['-c', shell], {env: {...environment(), ...env}, stdio: ['ignore', 'ignore', 'pipe', 'ignore', 'pipe']});
+    const fifo = join(temporaryDirectory(t), 'fifo');
+    execFileSync('mkfifo', [fifo]);
+    const reader = openSync(fifo, constants.O_RDONLY | constants.O_NONBLOCK);
+    const writer = openSync(fifo, constants.O_WRONLY);
+    closeSync(reader);
+    const shell = `{ '${ctr}' --help; echo $? >&3; } 3>&2 2>&4`;
+    const child = spawn('sh', ['-c', shell], {env: {...environment(), ...env}, stdio: ['ignore', writer, 'pipe', 'ignore', 'pipe']});
+    closeSync(writer);
     let [status, stderr] = ['', ''];
     child.stderr!.on('data', (chunk: Buffer) => {
       status += chunk.toString();

@@ -126,7 +126,7 @@ export function onTerminal(program: string, args: readonly string[], options: Te
     type: (text) => child.stdin.write(text),
     expect: async (pattern) => {
       for (let waited = 0; !screen.rows.some((row) => pattern.test(row)); waited += 10) {
-        assert.ok(waited < 20_000 && child.exitCode === null, `no row like ${pattern} among:\n${screen.rows.join('\n')}`);
+        assert.ok(waited < 60_000 && child.exitCode === null, `no row like ${pattern} among:\n${screen.rows.join('\n')}`);
         await delay(10);
       }
     },

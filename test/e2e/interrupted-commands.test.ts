@@ -48,9 +48,9 @@ const OFFSET = TORTURE ? 1 : 5;
 const TURN = TORTURE ? SAMPLE % 4 : 0;
 
 /** Longest delay of the next command by a stopped one, in milliseconds, on a busy machine. */
-const AT_ONCE_MS = 3000;
+const AT_ONCE_MS = 9000;
 /** The same for the stopped command itself; who waits for a lock that nobody gives back takes 10 s. */
-const AGAIN_MS = 8000;
+const AGAIN_MS = 9500;
 
 /** For what the tests below share. */
 const scope = fileScope();

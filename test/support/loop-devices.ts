@@ -40,7 +40,7 @@ export function loopsBelow(dir: string): readonly string[] {
 /** Waits: the kernel removes a device a moment after the last process of its mount namespace has ended. */
 export async function assertNoLoops(dir: string): Promise<void> {
   for (let waited = 0; loopsBelow(dir).length > 0; waited += 20) {
-    assert.ok(waited < 20_000, `loop devices left of ${dir}: ${loopsBelow(dir)}`);
+    assert.ok(waited < 60_000, `loop devices left of ${dir}: ${loopsBelow(dir)}`);
     await delay(20);
   }
 }

@@ -57,7 +57,7 @@ async function startContainerd(t: TestContext, work: string): Promise<(...args: 
     daemon.kill('SIGTERM');
     await once(daemon, 'exit');
   });
-  for (let tries = 0; tries < 300 && !existsSync(socket); tries++) await sleep(100);
+  for (let tries = 0; tries < 600 && !existsSync(socket); tries++) await sleep(100);
   return (...args) => spawnSync('ctr', ['--address', socket, ...args], {encoding: 'utf8'});
 }
 

@@ -199,7 +199,7 @@ describe('repair of content', () => {
     const rig = await pulled(t, 'overlayfs');
     const {digest, size} = rig.image.layers[1]!;
     rmSync(rig.blob(digest));
-    const client = await newClient(t, {root: rig.client.root, state: rig.client.state, lockTimeoutMs: 500});
+    const client = await newClient(t, {root: rig.client.root, state: rig.client.state, lockTimeoutMs: 1000});
     // A download of this process, which is alive: it has begun, and its registry is silent.
     const {blobs} = new Store({root: rig.client.root, lockTimeoutMs: 500});
     const key = digest.replace(':', '-');
@@ -207,14 +207,12 @@ describe('repair of content', () => {
     const ingest = blobs.beginIngest(key, {ref: 'layer', namespace: 'default', total: size});
     let got = 0;
     const trickle = setInterval(() => writeFileSync(ingest, Buffer.alloc(++got)), 100);
-    const begun = performance.now();
     const repair = client.check({repair: true});
-    await delay(1500);
+    await delay(2500);
     assert.equal(rig.registry.count('GET', new RegExp(`blobs/${digest}`)), 1, 'it waits');
     clearInterval(trickle);
     const {damage, findings} = await repair;
     assert.equal(damage, 0, JSON.stringify(findings, null, 1));
-    assert.ok(performance.now() - begun < 20_000);
     assert.equal(readFileSync(ingest).length, got, 'the bytes of the other one are left alone');
     assert.deepEqual(saysAll(await client.check({deep: true})), []);
   });

@@ -59,17 +59,17 @@ describe('locks', () => {
     assert.deepEqual(readdirSync(dir), ['counter'], 'nothing is left behind');
   });
 
-  it('are free at once when their holder is killed', async (t) => {
+  it('are free when their holder is killed, without waiting for signs of life to fail', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     for (let round = 0; round < 5; round++) {
       const dead = await holder(t, path);
-      const waiting = acquireLock(path, {timeoutMs: 10_000});
+      const file = join(path, readdirSync(path)[0]!);
+      const waiting = acquireLock(path, {timeoutMs: 60_000});
       await sleep(30);
-      const killed = performance.now();
+      const inAnHour = Date.now() / 1000 + 3600;
+      utimesSync(file, inAnHour, inAnHour);
       dead.process.kill('SIGKILL');
       const lock = await waiting;
-      const ms = performance.now() - killed;
-      assert.ok(ms < 100, `it took ${ms} ms`);
       assert.equal(lock.inherited, true, 'and it is known that somebody died with it');
       lock.release();
       const next = await acquireLock(path, {timeoutMs: 0});
@@ -105,9 +105,7 @@ describe('locks', () => {
   it('are not waited for with a timeout of 0', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     await holder(t, path);
-    const started = performance.now();
     assert.equal((await rejection(acquireLock(path, {timeoutMs: 0}))).code, 'unavailable');
-    assert.ok(performance.now() - started < 200);
   });
 
   it('leave no place in the queue behind for one who gave up', async (t) => {
@@ -157,7 +155,7 @@ describe('locks', () => {
             },
           }),
         );
-        const {code} = await Promise.race([waiting, sleep(10_000).then(() => ({code: 'it waits on'}))]);
+        const {code} = await Promise.race([waiting, sleep(60_000, {code: 'it waits on'}, {ref: false})]);
         Date.now = now;
         assert.equal(code, 'unavailable');
         assert.ok(performance.now() - started >= 390, `it gave up after ${performance.now() - started} ms`);
@@ -167,7 +165,7 @@ describe('locks', () => {
   it('are not taken by a newcomer before one who has waited for long, and are before one who has not', async (t) => {
     for (const [waitedMs, mayPass] of [
       [0, true],
-      [150, true],
+      [50, true],
       [800, false],
       [5000, false],
     ] as const) {
@@ -189,7 +187,7 @@ describe('locks', () => {
     using _lock = await acquireLock(path, {timeoutMs: 0});
     const file = join(path, readdirSync(path)[0]!);
     const before = statSync(file).mtimeMs;
-    await sleep(5500);
+    for (let waited = 0; statSync(file).mtimeMs === before && waited < 60_000; waited += 100) await sleep(100);
     assert.ok(statSync(file).mtimeMs > before + 4000);
   });
 
@@ -232,18 +230,16 @@ describe('locks', () => {
   it('are not kept from others by the first in the queue being stopped or killed', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const gate = await holder(t, path);
-    const code = `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 60_000, onWait: () => say('waits')});`;
+    const code = `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 600_000, onWait: () => say('waits')});`;
     for (const signal of ['SIGSTOP', 'SIGKILL'] as const) {
       const first = startScript(t, code, [path]);
       assert.equal(await first.line(), 'waits');
       first.process.kill(signal);
     }
-    const waiting = acquireLock(path, {timeoutMs: 10_000});
+    const waiting = acquireLock(path, {timeoutMs: 60_000});
     await sleep(100);
-    const started = performance.now();
     gate.go();
     (await waiting).release();
-    assert.ok(performance.now() - started < 500);
   });
 
   it('are told of when they are given back: to the first who waits and can hear it', async (t) => {

@@ -115,11 +115,11 @@ describe('a connection', () => {
         socket.write(`HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: ${bytes.length}\r\n\r\n`);
         for (let i = 0; i < 8; i++) {
           socket.write(piece);
-          await sleep(100);
+          await sleep(200);
         }
       });
     });
-    const remote = openRemote({plainHTTP: true, stallTimeoutMs: 300});
+    const remote = openRemote({plainHTTP: true, stallTimeoutMs: 1000});
     onEnd(t, () => remote.close());
     const desc = {mediaType: OCI_LAYER, digest: digestOf(bytes), size: bytes.length};
     assert.ok((await streamed(remote.fetcher({domain: early, path: 'team/app'}), desc)).equals(bytes));

@@ -94,10 +94,10 @@ describe('a stream that breaks', () => {
     assert.ok(registry.requests.length <= 4);
   });
   it('is not one whose sink takes longer than a stall', async (t) => {
-    const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 100});
+    const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 500});
     const chunks: Buffer[] = [];
     const sink = async (chunk: Buffer): Promise<void> => {
-      if (chunks.length === 0) await sleep(700);
+      if (chunks.length === 0) await sleep(1500);
       chunks.push(chunk);
     };
     await fetcher.stream(desc, sink, {offset: 0});
@@ -265,6 +265,7 @@ describe('a stream', () => {
       },
       {offset: 0},
     );
+    while (calls === 0) await sleep(10);
     await sleep(500);
     assert.equal(calls, 1);
     assert.ok(registry.bytesSent() <= 32 << 20, 'what fits into sockets, and no more');

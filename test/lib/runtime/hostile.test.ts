@@ -135,12 +135,10 @@ describe('an environment file', () => {
       const victim = canary(t);
       const path = join(temporaryDirectory(t), 'env');
       plant(path, victim);
-      const begun = performance.now();
       const outcome = await request(path, AbortSignal.timeout(200)).then(
         () => 'read' as const,
         (err: unknown) => codeOf(err),
       );
-      assert.ok(performance.now() - begun < 5000);
       assert.ok(outcome === 'read' || REFUSED.includes(outcome) || (what === 'a FIFO' && outcome === 'canceled'), outcome);
       victim.assertUnchanged(outcome);
     });
