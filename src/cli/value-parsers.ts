@@ -52,3 +52,32 @@ export const parseLabels = (words: readonly string[]): Labels =>
       return [key, equals === -1 ? 'true' : word.slice(equals + 1)];
     }),
   );
+
+const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/;
+
+/**
+ * A time in RFC 3339, from that or from seconds since 1970.
+ *
+ * @throws invalid_argument
+ */
+export function parseTime(text: string): string {
+  if (RFC_3339.test(text) && !Number.isNaN(Date.parse(text))) return text;
+  // The last second of the year 9999.
+  if (/^\d{1,12}$/.test(text) && Number(text) <= 253_402_300_799) return new Date(Number(text) * 1000).toISOString().replace('.000Z', 'Z');
+  throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is not a time (try 2024-01-31T12:00:00Z, or seconds since 1970)`);
+}
+
+/** Words given one by one, or all at once as a JSON list; a single empty word is none. @throws invalid_argument */
+export function parseWords(words: readonly string[]): readonly string[] {
+  const [first = ''] = words;
+  if (words.length !== 1 || !first.startsWith('[')) return words.length === 1 && first === '' ? [] : words;
+  let value: unknown;
+  try {
+    value = JSON.parse(first);
+  } catch {
+    value = undefined;
+  }
+  if (!Array.isArray(value) || !value.every((word) => typeof word === 'string'))
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(first)} is not a JSON list of strings`);
+  return value as readonly string[];
+}

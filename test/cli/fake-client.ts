@@ -25,7 +25,7 @@ export interface Outcome extends Exit {
 }
 
 // The environment of the person who runs the tests must not change them.
-for (const name of ['BERTH_HOSTS_DIR', 'BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER'])
+for (const name of ['BERTH_HOSTS_DIR', 'BERTH_ROOT', 'BERTH_STATE', 'CONTAINERD_NAMESPACE', 'CONTAINERD_SNAPSHOTTER', 'SOURCE_DATE_EPOCH'])
   delete process.env[name];
 
 export async function runOnFakes(line: string | readonly string[], world: FakeWorld = {}): Promise<Outcome> {

@@ -154,6 +154,11 @@ const changes = ({ref}: World, key: string, mountpoint: string): readonly (reado
   [['namespaces', 'label', 'a', 'whose=changed']],
   [['images', 'label', 'mine:1', 'whose=changed', 'more=1']],
   [['images', 'tag', ref, 'mine:2']],
+  [['images', 'convert', '--progress', 'none', '--compression', 'gzip', ref, 'mine:3']],
+  [['images', 'flatten', '--progress', 'none', ref, 'mine:4']],
+  [['images', 'mutate', '--progress', 'none', '--env', 'A=b', ref, 'mine:5']],
+  [['images', 'append', '--progress', 'none', ref, 'mine:6', join(mountpoint, '../layer.tar')]],
+  [['images', 'rebase', '--progress', 'none', '--old-base', ref, '--new-base', 'mine:4', 'mine:6', 'mine:7']],
   [['pull', '--progress', 'none', ...SNAPSHOTTER, ref]],
   [['content', 'ingest', 'notes-2'], 'more notes'],
   [['content', 'label', digestOf('notes of a'), 'whose=changed']],
@@ -169,7 +174,7 @@ const changes = ({ref}: World, key: string, mountpoint: string): readonly (reado
   [['containers', 'rm', 'c1']],
   [['images', 'mount', ...SNAPSHOTTER, ref, mountpoint]],
   [['images', 'unmount', '--rm', mountpoint]],
-  [['images', 'rm', 'mine:1', 'mine:2']],
+  [['images', 'rm', ...[1, 2, 3, 4, 5, 6, 7].map((n) => `mine:${n}`)]],
   [['check', '--deep', '--repair', '--progress', 'none']],
   [['gc']],
   [['images', 'rm', ref]],
@@ -185,7 +190,10 @@ describe('a namespace', () => {
     await fill(w, 'a');
     await fill(w, 'b');
     const before = await visible(w, 'b');
-    const done = changes(w, w.layer, temporaryDirectory(t));
+    const place = temporaryDirectory(t);
+    mkdirSync(join(place, 'mount'));
+    writeFileSync(join(place, 'layer.tar'), Buffer.alloc(1024));
+    const done = changes(w, w.layer, join(place, 'mount'));
     const called = new Set(done.map(([[first, second]]) => (`${first} ${second}` in COMMANDS.commands ? `${first} ${second}` : first)));
     assert.deepEqual(
       Object.keys(COMMANDS.commands).filter((id) => !READING.test(id) && !called.has(id)),

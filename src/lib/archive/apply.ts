@@ -86,12 +86,12 @@ export interface Applier {
   abort(): void;
 }
 
-const WHITEOUT_PREFIX = '.wh.';
-const OPAQUE_NAME = '.wh..wh..opq';
+export const WHITEOUT_PREFIX = '.wh.';
+export const OPAQUE_NAME = '.wh..wh..opq';
 /** Bytes a write: on some file systems larger writes are slower. */
 const MAX_WRITE_BYTES = 128 * 1024;
 /** Last second that containerd keeps (in 2262). Later times, and times before 1970, become 1970. */
-const MAX_MTIME = 9_223_372_036;
+export const MAX_MTIME = 9_223_372_036;
 const CREATE_FLAGS = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
 
 /** The file of the current entry. */
@@ -458,7 +458,7 @@ function sameXattrs(a: ReadonlyMap<string, Buffer>, b: ReadonlyMap<string, Buffe
 }
 
 /** A path without `.`, `..` and superfluous slashes, cleaned lexically as in containerd; empty for the root. */
-function cleanName(name: string): string {
+export function cleanName(name: string): string {
   const inner = name.replace(/^(?:\.?\/)+/, '').replace(/\/+$/, '');
   if (!/(?:^|\/)\.{0,2}(?:\/|$)/.test(inner)) return inner;
   const names: string[] = [];
@@ -470,7 +470,7 @@ function cleanName(name: string): string {
 }
 
 /** Adds the entry's name to an error. */
-function withEntry(err: unknown, {name}: TarHeader): unknown {
+export function withEntry(err: unknown, {name}: Pick<TarHeader, 'name'>): unknown {
   const what = `layer entry ${displayName(name)}`;
   const mapped = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
   if (!isErrdefs(mapped)) return mapped;

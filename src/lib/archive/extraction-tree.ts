@@ -16,8 +16,8 @@ import {displayName} from './tar.ts';
 export type TreeForm = 'overlay' | 'plain';
 
 /** Most symbolic links for one name (as many as containerd allows), and most components in all. */
-const MAX_LINKS = 255;
-const MAX_STEPS = 65_536;
+export const MAX_LINKS = 255;
+export const MAX_STEPS = 65_536;
 /** Whiteouts that share a device node; file systems allow at least this many hard links. */
 const WHITEOUTS_PER_NODE = 30_000;
 

@@ -52,7 +52,8 @@ const ZSTD_MAGIC = 0xfd2fb528;
 const SKIPPABLE_MAGIC = 0x184d2a50;
 const ZSTD_MAGIC_BYTES = Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd);
 
-function detect(head: Uint8Array): Compression {
+/** The compression of a stream. @param head its first bytes: four, or all that it has */
+export function detectCompression(head: Uint8Array): Compression {
   if (GZIP_MAGIC.every((byte, i) => head[i] === byte)) return 'gzip';
   if (head.length < 4) return 'none';
   const magic = new DataView(head.buffer, head.byteOffset).getUint32(0, true);
@@ -315,7 +316,7 @@ class FormatDetector<E extends {write(chunk: Uint8Array): unknown}> {
       return EMPTY;
     }
     this.#head = EMPTY;
-    this.kind = detect(bytes);
+    this.kind = detectCompression(bytes);
     if (this.kind !== 'none') this.decompressor = this.#start(this.kind);
     return bytes;
   }

@@ -10,6 +10,7 @@ import {leasesClient} from './api/leases.ts';
 import {namespacesClient} from './api/namespaces.ts';
 import {registryClient} from './api/registry.ts';
 import {snapshotsClient} from './api/snapshots.ts';
+import {imageBuildClient} from './build/client.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
@@ -110,7 +111,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       const {run} = await import('./run/run.ts');
       return run(context, name, ref, id, options);
     },
-    images: imagesClient(context, name),
+    images: {...imagesClient(context, name), ...imageBuildClient(context, name)},
     content: contentClient(context, name),
     snapshots: (snapshotter) => snapshotsClient(context, name, snapshotter),
     leases: leasesClient(context, name),

@@ -4,14 +4,21 @@
  */
 import {CLASSES, type Code, codeOf, ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import type {
+  AppendOptions,
+  BuildOptions,
   CheckOptions,
   Client,
+  ConvertOptions,
+  FlattenOptions,
   ImageMountOptions,
+  LayerCompression,
   ListOptions,
+  MutateOptions,
   NamespaceClient,
   OpenOptions,
   PruneOptions,
   PullOptions,
+  RebaseOptions,
   RegistryCallOptions,
   RegistryListOptions,
   RegistryOptions,
@@ -115,6 +122,18 @@ const streams: ArgumentKind = {
   accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
 };
 
+const building: Members<BuildOptions> = {
+  platforms: optional(list(text)),
+  allPlatforms: optional(flag),
+  onEvent: optional(callback),
+  signal: optional(abortSignal),
+};
+const compressing: Members<LayerCompression> = {compression: optional(oneOf('gzip', 'zstd', 'none')), level: optional(count)};
+const time: ArgumentKind = {
+  wants: 'a time as in RFC 3339',
+  accepts: (value) => typeof value === 'string' && /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/.test(value),
+};
+
 export const OPEN_OPTIONS = options<OpenOptions>({
   root: optional(text),
   state: optional(text),
@@ -206,6 +225,27 @@ const NAMESPACE: Guards<NamespaceClient> = {
         signal: optional(abortSignal),
       }),
     ],
+    convert: [text, text, options<ConvertOptions>({...building, ...compressing, format: optional(oneOf('oci', 'docker'))})],
+    flatten: [text, text, options<FlattenOptions>({...building, ...compressing, created: optional(time)})],
+    append: [text, text, list(text), options<AppendOptions>({...building, ...compressing, created: optional(time)})],
+    mutate: [
+      text,
+      text,
+      options<MutateOptions>({
+        ...building,
+        created: optional(time),
+        env: optional(list(text)),
+        labels: optional(list(text)),
+        annotations: optional(list(text)),
+        entrypoint: optional(list(text)),
+        cmd: optional(list(text)),
+        user: optional(text),
+        workdir: optional(text),
+        expose: optional(list(text)),
+        comment: optional(text),
+      }),
+    ],
+    rebase: [text, text, members<RebaseOptions>({...building, created: optional(time), oldBase: text, newBase: text})],
     mounts: [],
     unmount: [text, options<{rm?: boolean}>({rm: optional(flag)})],
   },

@@ -40,3 +40,24 @@ export function kindOf(mediaType: string): Kind {
 /** Layers that registries need not have: fetched through the descriptor's URLs. */
 export const isForeignLayer = (mediaType: string): boolean =>
   mediaType.startsWith(OCI_FOREIGN_LAYER) || mediaType.startsWith(DOCKER_FOREIGN_LAYER);
+
+/** Whose media types a document has: OCI's, or docker's schema 2. */
+export type MediaTypeFamily = 'oci' | 'docker';
+
+/** The family of a media type. */
+export const familyOf = (mediaType: string): MediaTypeFamily => (mediaType.startsWith('application/vnd.docker.') ? 'docker' : 'oci');
+
+const DOCUMENT_TYPES: Readonly<Record<'index' | 'manifest' | 'config', Readonly<Record<MediaTypeFamily, string>>>> = {
+  index: {oci: OCI_INDEX, docker: DOCKER_LIST},
+  manifest: {oci: OCI_MANIFEST, docker: DOCKER_MANIFEST},
+  config: {oci: OCI_CONFIG, docker: DOCKER_CONFIG},
+};
+
+/** The media type of an index, manifest or config in a family. */
+export const documentType = (kind: 'index' | 'manifest' | 'config', family: MediaTypeFamily): string => DOCUMENT_TYPES[kind][family];
+
+/** The media type of a layer; docker's schema 2 has none for zstd. @param foreign fetched from the URLs of its descriptor */
+export function layerType(family: MediaTypeFamily, compression: 'gzip' | 'zstd' | 'none', foreign = false): string {
+  if (family === 'oci') return `${foreign ? OCI_FOREIGN_LAYER : OCI_LAYER}${compression === 'none' ? '' : `+${compression}`}`;
+  return `${foreign ? DOCKER_FOREIGN_LAYER : DOCKER_LAYER}${compression === 'none' ? '' : `.${compression}`}`;
+}

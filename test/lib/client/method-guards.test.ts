@@ -110,7 +110,8 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'a string': REF,
   'an object of strings': {},
   'an async iterable of bytes': nothing(),
-  'an object': {},
+  'an object': {oldBase: REF, newBase: REF},
+  'an array, each of it a string': ['x'],
 };
 
 /** Valid arguments. */

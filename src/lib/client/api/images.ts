@@ -16,7 +16,7 @@ import type {Context} from '../context.ts';
 import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
 import {allVisibleAt, findDocument, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
-import type {ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
+import type {ImageBuildClient, ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {findImage, imageName, missingImage, planLocally} from './find-image.ts';
 import {imageRecords, imageSummaries} from './image-list-cache.ts';
@@ -28,7 +28,7 @@ const fields = (image: ImageRecord) => ({
   annotations: image.target.annotations ?? {},
 });
 
-export function imagesClient(context: Context, namespace: string): ImagesClient {
+export function imagesClient(context: Context, namespace: string): Omit<ImagesClient, keyof ImageBuildClient> {
   const {store} = context;
   const change = (
     purpose: string,

@@ -277,12 +277,17 @@ function requireImages(plan: Plan): void {
   });
 }
 
-/** Writes the content records of a plan, with the gc.ref labels between them. @throws not_found a blob is missing */
-function recordContent(
+/**
+ * Writes the content records of a plan, with the gc.ref labels between them.
+ *
+ * @param origin.source the repository it came from; none for an image made here
+ * @throws aborted a blob is missing
+ */
+export function recordContent(
   store: Store,
   ns: NamespaceTransaction,
   plan: Plan,
-  {snapshotter, source}: {readonly snapshotter: Snapshotter | undefined; readonly source: Reference},
+  {snapshotter, source}: {readonly snapshotter: Snapshotter | undefined; readonly source: Reference | undefined},
 ): void {
   const labels = new Map<Digest, Record<string, string>>();
   const label = (digest: Digest, more: Labels): void => void labels.set(digest, {...labels.get(digest), ...more});
@@ -296,10 +301,11 @@ function recordContent(
   for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs]) {
     if (!store.blobs.has(desc)) throw new ErrdefsError('aborted', `content ${desc.digest} was removed meanwhile`, {hint: 'pull again'});
     const before = ns.content.find(desc.digest);
+    const merged = {...before?.labels, ...labels.get(desc.digest)};
     ns.content.put({
       digest: desc.digest,
       size: desc.size,
-      labels: withSource({...before?.labels, ...labels.get(desc.digest)}, source),
+      labels: source === undefined ? merged : withSource(merged, source),
       createdAt: before?.createdAt ?? now,
       updatedAt: now,
     });

@@ -1,6 +1,7 @@
 /** Images, and options for pulling and mounting them. */
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
+import type {ImageBuildClient} from './build.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
 import type {SnapshotUsage} from './snapshots.ts';
@@ -76,7 +77,7 @@ export interface ImageMountOptions {
 }
 
 /** Images of one namespace. */
-export interface ImagesClient {
+export interface ImagesClient extends ImageBuildClient {
   list(options?: ListOptions): Promise<readonly ImageSummary[]>;
   /** As `list`, without size and platforms; reads no manifest. */
   records(options?: ListOptions): Promise<readonly ImageRecord[]>;

@@ -20,6 +20,7 @@ export type {
   SnapshotKind,
   SnapshotRecord,
 } from '../../store/records.ts';
+export type * from './build.ts';
 export type * from './common.ts';
 export type * from './containers.ts';
 export type * from './content.ts';

@@ -1,0 +1,85 @@
+/** `images rebase`: other layers in the place of an image's lowest ones. */
+import {ErrdefsError} from '../../errdefs.ts';
+import {documentType} from '../../oci/mediatypes.ts';
+import type {ImageRecord} from '../../store/records.ts';
+import type {Context} from '../context.ts';
+import type {RebaseOptions} from '../types/index.ts';
+import {deriveManifest, historyOf, replaceDescriptor, type SourceManifest, withLayers} from './documents.ts';
+import {deriveImage, type ImageBuild, platformsOf, sourceManifest} from './image-build.ts';
+import {convertLayer} from './layers.ts';
+
+/** Annotations of the OCI image specification that name the base of an image. */
+const BASE_NAME = 'org.opencontainers.image.base.name';
+const BASE_DIGEST = 'org.opencontainers.image.base.digest';
+
+/**
+ * The source's config stays, but for layers, history and platform, which are the new base's. Layers are compared by diff ID, so that another
+ * compression does not matter.
+ *
+ * After go-containerregistry, pkg/v1/mutate/rebase.go.
+ */
+export async function rebaseImage(
+  context: Context,
+  namespace: string,
+  source: string,
+  target: string,
+  options: RebaseOptions,
+): Promise<ImageRecord> {
+  const {oldBase, newBase, created} = options;
+  return deriveImage(context, namespace, source, target, options, async (from, build) => {
+    const {family} = from;
+    const old = await baseFor(build, oldBase, from);
+    const fresh = await baseFor(build, newBase, from);
+    const below = old.manifest.image.layers;
+    const isBased = below.every(({diffID}, i) => from.image.layers[i]?.diffID === diffID);
+    if (!isBased)
+      throw new ErrdefsError('failed_precondition', `manifest ${from.descriptor.digest} is not based on ${old.name}`, {
+        hint: 'its lowest layers must be those of --old-base: compare with images inspect',
+        details: {layers: from.image.layers.map(({diffID}) => diffID), base: below.map(({diffID}) => diffID)},
+      });
+    const lower = [];
+    for (const [i, raw] of fresh.manifest.manifest.layers.entries())
+      lower.push({raw, ...(await convertLayer(build, raw, fresh.manifest.image.layers[i]!.diffID, family, {}))});
+    const upper = from.manifest.layers.slice(below.length);
+    const diffIDs = [...lower.map(({diffID}) => diffID), ...from.image.layers.slice(below.length).map(({diffID}) => diffID)];
+    const {architecture, os, variant, 'os.version': version, 'os.features': features} = fresh.manifest.config;
+    const {variant: _, 'os.version': __, 'os.features': ___, ...own} = from.config;
+    const platform = {variant, 'os.version': version, 'os.features': features};
+    const config = {
+      ...withLayers(own, diffIDs, rebasedHistory(from, old.manifest, fresh.manifest)),
+      architecture,
+      os,
+      ...Object.fromEntries(Object.entries(platform).filter(([, value]) => value !== undefined)),
+      ...(created === undefined ? {} : {created}),
+    };
+    const annotations = {
+      ...(from.manifest.annotations as object | undefined),
+      [BASE_NAME]: fresh.name,
+      [BASE_DIGEST]: fresh.manifest.descriptor.digest,
+    };
+    const manifest = deriveManifest(
+      {...from, manifest: {...from.manifest, annotations}},
+      family,
+      build.addDocument(documentType('config', family), config),
+      [...lower.map(({raw, descriptor}) => replaceDescriptor(raw, descriptor)), ...upper],
+    );
+    return build.addDocument(documentType('manifest', family), manifest);
+  });
+}
+
+/** The manifest of a base for the platform of the source. */
+async function baseFor(
+  build: ImageBuild,
+  name: string,
+  {image}: SourceManifest,
+): Promise<{readonly name: string; readonly manifest: SourceManifest}> {
+  const {image: record, plan} = await build.source(name, {platforms: platformsOf(image)});
+  return {name: record.name, manifest: sourceManifest(plan, plan.manifests[0]!)};
+}
+
+/** The new base's history, and then the source's from where that of the old base ends. */
+function rebasedHistory(from: SourceManifest, old: SourceManifest, fresh: SourceManifest): ReturnType<typeof historyOf> {
+  const [own, before, after] = [from, old, fresh].map(historyOf);
+  if (own === undefined || before === undefined || after === undefined) return undefined;
+  return [...after, ...own.slice(before.length)];
+}
