@@ -18,6 +18,8 @@ import type {
   OpenOptions,
   PruneOptions,
   PullOptions,
+  PushObjectOptions,
+  PushOptions,
   RebaseOptions,
   RegistryCallOptions,
   RegistryListOptions,
@@ -166,6 +168,20 @@ const NAMESPACE: Guards<NamespaceClient> = {
       signal: optional(abortSignal),
     }),
   ],
+  push: [
+    text,
+    options<PushOptions>({
+      ...registry,
+      from: optional(text),
+      platform: optional(text),
+      manifest: optional(text),
+      manifestType: optional(text),
+      allowNonDistributable: optional(flag),
+      maxConcurrentUploads: optional(count),
+      onEvent: optional(callback),
+      signal: optional(abortSignal),
+    }),
+  ],
   run: [
     text,
     text,
@@ -265,6 +281,11 @@ const NAMESPACE: Guards<NamespaceClient> = {
     active: [],
     delete: [text],
     label: [text, labels],
+    push: [
+      text,
+      text,
+      options<PushObjectOptions>({...registry, mediaType: optional(text), onEvent: optional(callback), signal: optional(abortSignal)}),
+    ],
   },
   snapshots: {
     takes: [optional(text)],

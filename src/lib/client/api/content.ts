@@ -12,7 +12,7 @@ import {notFoundIn} from './not-found.ts';
 /** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
 
-export function contentClient({store, lockTimeoutMs}: Context, namespace: string): ContentClient {
+export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'push'> {
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);

@@ -4,7 +4,18 @@
 export interface ProgressEvent {
   /** The reference itself, or `<kind>-<digest>`, such as `layer-sha256:…`. */
   readonly ref: string;
-  readonly status: 'resolving' | 'resolved' | 'waiting' | 'checking' | 'downloading' | 'extracting' | 'committing' | 'exists' | 'done';
+  readonly status:
+    | 'resolving'
+    | 'resolved'
+    | 'waiting'
+    | 'checking'
+    | 'downloading'
+    | 'uploading'
+    | 'extracting'
+    | 'committing'
+    | 'exists'
+    | 'mounted'
+    | 'done';
   /** Bytes so far, and in total; both 0 when there is nothing to count. */
   readonly offset: number;
   readonly total: number;
