@@ -4,6 +4,7 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'n
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {COMMANDS} from '../src/commands/index.ts';
+import {MAX_LAYOUT_BYTES} from '../src/lib/archive/image-layout.ts';
 import {
   MAX_ENTRIES,
   MAX_EXTENDED_HEADERS,
@@ -15,6 +16,7 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
+import {MAX_ARCHIVE_ENTRIES} from '../src/lib/archive/outer-tar.ts';
 import {parseMountRecord} from '../src/lib/client/api/host-mounts.ts';
 import {MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
@@ -153,6 +155,8 @@ describe('docs/LIMITS.md', () => {
         MAX_ENTRIES,
         MAX_LAYER_BYTES,
         MAX_IMPLICIT_STEPS,
+        MAX_ARCHIVE_ENTRIES,
+        MAX_LAYOUT_BYTES,
         MAX_NAME_BYTES,
         MAX_TARGET_BYTES,
         MAX_NAME_DEPTH,
@@ -166,7 +170,7 @@ describe('docs/LIMITS.md', () => {
 
   it('names tests that there are', () => {
     const names = new Set(rows.map(({test}) => test));
-    assert.deepEqual([...names].sort(), ['advisories/limits', 'lib/archive/inflate', 'lib/oci/manifest', '–']);
+    assert.deepEqual([...names].sort(), ['advisories/limits', 'lib/archive/inflate', 'lib/client/archives', 'lib/oci/manifest', '–']);
     for (const name of names) if (name !== '–') readFileSync(new URL(`${name}.test.ts`, import.meta.url));
   });
 

@@ -113,7 +113,7 @@ async function givenOf(spec: Spec): Promise<Given[]> {
   return Promise.all(
     flags.map(async ([name, flag]) => {
       const {options, dependsOn = []} = flag as {options?: readonly string[]; dependsOn?: readonly string[]};
-      const needs = dependsOn.map((other) => `--${other}=word`);
+      const needs = dependsOn.map((other) => (spec.flags[other]!.type === 'boolean' ? `--${other}` : `--${other}=word`));
       const value = flag.type === 'boolean' ? undefined : (options?.[0] ?? (await sequential(() => valueFor(spec, name, needs))));
       return {name, char: flag.char as string | undefined, value, needs};
     }),

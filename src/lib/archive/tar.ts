@@ -84,6 +84,12 @@ export interface TarReader {
   end(): void;
   /** Offset of the end of the last entry, including its padding: where another entry would begin. */
   readonly entriesEnd: number;
+  /** Bytes of content and padding that are to come before the next header; 0 where a header is to come. */
+  readonly pending: number;
+  /** Takes so many bytes of `pending` as read, without `data`. For a caller that can seek. */
+  skip(bytes: number): void;
+  /** Whether the end of the archive was read. What follows is ignored. */
+  readonly isComplete: boolean;
 }
 
 const BLOCK = 512;
@@ -454,6 +460,20 @@ export function createTarReader(handler: TarHandler): TarReader {
     get entriesEnd() {
       if (state === 'padding') return chunkStart + padding;
       return state === 'header' && filled === 0 && !entryMustFollow ? chunkStart : entriesEnd;
+    },
+    get pending() {
+      return state === 'data' ? remaining + padding : state === 'padding' ? padding : 0;
+    },
+    skip(bytes) {
+      const content = state === 'data' ? Math.min(bytes, remaining) : 0;
+      chunkStart += bytes;
+      remaining -= content;
+      if (state === 'data' && remaining === 0) entryDone();
+      padding -= bytes - content;
+      if (state === 'padding' && padding === 0) state = 'header';
+    },
+    get isComplete() {
+      return state === 'drain';
     },
     end() {
       if (state === 'drain') return;

@@ -107,10 +107,6 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       await maintainBallast(context.store);
       return result;
     },
-    push: async (ref, options = {}) => {
-      const {push} = await import('./push/push.ts');
-      return push(context, name, ref, options);
-    },
     run: async (ref, id, options = {}) => {
       const {run} = await import('./run/run.ts');
       return run(context, name, ref, id, options);
@@ -118,9 +114,9 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     images: {...imagesClient(context, name), ...imageBuildClient(context, name)},
     content: {
       ...contentClient(context, name),
-      push: async (ref, digest, options = {}) => {
-        const {pushObject} = await import('./push/push-object.ts');
-        return pushObject(context, name, ref, digest, options);
+      prune: async (options = {}) => {
+        const {pruneReferences} = await import('./space/prune-references.ts');
+        return pruneReferences(context, name, options);
       },
     },
     snapshots: (snapshotter) => snapshotsClient(context, name, snapshotter),

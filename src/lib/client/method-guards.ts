@@ -8,9 +8,12 @@ import type {
   BuildOptions,
   CheckOptions,
   Client,
+  ContentPruneOptions,
   ConvertOptions,
+  ExportOptions,
   FlattenOptions,
   ImageMountOptions,
+  ImportOptions,
   LayerCompression,
   ListOptions,
   MutateOptions,
@@ -18,8 +21,6 @@ import type {
   OpenOptions,
   PruneOptions,
   PullOptions,
-  PushObjectOptions,
-  PushOptions,
   RebaseOptions,
   RegistryCallOptions,
   RegistryListOptions,
@@ -62,6 +63,17 @@ export const bytes: ArgumentKind = {
   wants: 'an async iterable of bytes',
   accepts: (value) => isObject(value) && Symbol.asyncIterator in value,
 };
+
+/** A stream of node:stream. */
+const writable: ArgumentKind = {
+  wants: 'a writable stream',
+  accepts: (value) =>
+    isObject(value) && typeof value.write === 'function' && typeof value.end === 'function' && typeof value.on === 'function',
+};
+const either = (a: ArgumentKind, b: ArgumentKind): ArgumentKind => ({
+  wants: `${a.wants} or ${b.wants}`,
+  accepts: (value) => a.accepts(value) || b.accepts(value),
+});
 
 export const optional = (kind: ArgumentKind): ArgumentKind => ({
   wants: kind.wants,
@@ -168,20 +180,6 @@ const NAMESPACE: Guards<NamespaceClient> = {
       signal: optional(abortSignal),
     }),
   ],
-  push: [
-    text,
-    options<PushOptions>({
-      ...registry,
-      from: optional(text),
-      platform: optional(text),
-      manifest: optional(text),
-      manifestType: optional(text),
-      allowNonDistributable: optional(flag),
-      maxConcurrentUploads: optional(count),
-      onEvent: optional(callback),
-      signal: optional(abortSignal),
-    }),
-  ],
   run: [
     text,
     text,
@@ -264,6 +262,35 @@ const NAMESPACE: Guards<NamespaceClient> = {
     rebase: [text, text, members<RebaseOptions>({...building, created: optional(time), oldBase: text, newBase: text})],
     mounts: [],
     unmount: [text, options<{rm?: boolean}>({rm: optional(flag)})],
+    import: [
+      either(text, bytes),
+      options<ImportOptions>({
+        baseName: optional(text),
+        digests: optional(flag),
+        skipDigestForNamed: optional(flag),
+        indexName: optional(text),
+        platforms: optional(list(text)),
+        allPlatforms: optional(flag),
+        unpack: optional(flag),
+        snapshotter: optional(text),
+        labels: optional(labels),
+        onEvent: optional(callback),
+        signal: optional(abortSignal),
+      }),
+    ],
+    export: [
+      either(text, writable),
+      list(text),
+      options<ExportOptions>({
+        platforms: optional(list(text)),
+        allPlatforms: optional(flag),
+        skipManifestJSON: optional(flag),
+        skipNonDistributable: optional(flag),
+        compression: optional(oneOf('none', 'gzip', 'zstd')),
+        onEvent: optional(callback),
+        signal: optional(abortSignal),
+      }),
+    ],
   },
   content: {
     list: [listing],
@@ -281,11 +308,8 @@ const NAMESPACE: Guards<NamespaceClient> = {
     active: [],
     delete: [text],
     label: [text, labels],
-    push: [
-      text,
-      text,
-      options<PushObjectOptions>({...registry, mediaType: optional(text), onEvent: optional(callback), signal: optional(abortSignal)}),
-    ],
+    edit: [text, text],
+    prune: [options<ContentPruneOptions>({dryRun: optional(flag)})],
   },
   snapshots: {
     takes: [optional(text)],
@@ -301,6 +325,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       mountScript: [text, text],
       mount: [text, text],
       label: [text, labels],
+      unpack: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     },
   },
   leases: {

@@ -2,6 +2,7 @@
 import {statSync} from 'node:fs';
 import {constants} from 'node:os';
 import {isAbsolute, join, resolve as resolvePath} from 'node:path';
+import {isatty} from 'node:tty';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /** Searched after PATH: a user's shell often lacks the sbin directories. */
@@ -159,4 +160,21 @@ export function runSync(program: string, args: readonly string[], options: RunOp
     stdout: done.stdout,
     stderr: done.stderr.toString(),
   };
+}
+
+/**
+ * Runs a command of the user's in a shell, with this process's terminal and environment, until it ends.
+ *
+ * @param command for `/bin/sh`; the arguments are added to it
+ * @returns exit status; 128+n when signal n ended it
+ */
+export async function runInShell(command: string, args: readonly string[]): Promise<number> {
+  const {spawn} = process.getBuiltinModule('node:child_process');
+  // Standard output may be redirected, and then standard error is what a person sees.
+  const screen = isatty(1) ? 1 : 2;
+  return new Promise((resolve, reject) => {
+    const child = spawn('/bin/sh', ['-c', `${command} "$@"`, 'sh', ...args], {stdio: [0, screen, 2]});
+    child.once('error', (err) => reject(fromErrno(err, 'program /bin/sh')));
+    child.once('close', (status, signal) => resolve(statusOf(status, signal)));
+  });
 }

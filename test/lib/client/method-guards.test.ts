@@ -112,6 +112,8 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'an async iterable of bytes': nothing(),
   'an object': {oldBase: REF, newBase: REF},
   'an array, each of it a string': ['x'],
+  'a string or an async iterable of bytes': nothing(),
+  'a string or a writable stream': '/nowhere/images.tar',
 };
 
 /** Valid arguments. */

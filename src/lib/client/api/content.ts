@@ -1,8 +1,10 @@
 /** Content of one namespace: the shared blobs it has records of, and its own labels for them. */
 import {type ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
+import {digestOf} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
+import type {ContentRecord} from '../../store/records.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {ContentClient} from '../types/index.ts';
@@ -12,7 +14,8 @@ import {notFoundIn} from './not-found.ts';
 /** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
 
-export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'push'> {
+/** All but `prune`, which lies a floor above. */
+export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'prune'> {
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);
@@ -24,6 +27,17 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
     } catch (err) {
       throw hasCode(err, 'not_found') ? missing(digest) : err;
     }
+  };
+
+  /** Stores a document, unless the namespace has it. */
+  const ingestDocument = async (bytes: Uint8Array): Promise<ContentRecord> => {
+    const digest = digestOf(bytes);
+    const known = store.view((tx) => tx.namespace(namespace).content.find(digest));
+    if (known !== undefined) return known;
+    using writer = await content.writer(`edit-${digest}`, {size: bytes.length, digest});
+    writer.truncate();
+    writer.write(bytes);
+    return writer.commit({}, {labels: {[ROOT_LABEL]: new Date().toISOString()}});
   };
 
   return {
@@ -56,5 +70,13 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
     delete: (text) => named(text, (digest) => withBallast(store, () => content.delete(digest))),
 
     label: (text, labels) => named(text, (digest) => content.label(digest, labels)),
+
+    edit: (text, editor) =>
+      named(text, async (digest) => {
+        const {editDocument} = await import('./edit-document.ts');
+        const before = content.info(digest);
+        const bytes = await editDocument(store.blobs.readSmall(digest), digest, editor);
+        return bytes === undefined ? before : ingestDocument(bytes);
+      }),
   };
 }

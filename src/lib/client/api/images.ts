@@ -11,7 +11,7 @@ import {mergeLabels, SnapshotStore, snapshotChain} from '../../store/snapshots.t
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
-import {withBallast} from '../../store/with-ballast.ts';
+import {maintainBallast, withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
@@ -111,6 +111,19 @@ export function imagesClient(context: Context, namespace: string): Omit<ImagesCl
     mounts: async () => {
       const {listMounts} = await import('./host-mounts.ts');
       return listMounts(context, namespace);
+    },
+
+    import: async (source, options = {}) => {
+      const {importImages} = await import('../archives/import.ts');
+      const result = await importImages(context, namespace, source, options);
+      await maintainBallast(store);
+      return result;
+    },
+
+    export: async (target, names, options = {}) => {
+      const {exportImages} = await import('../archives/export.ts');
+      const images = names.map((name) => findImage(context, namespace, name));
+      return exportImages(context, namespace, target, images, options);
     },
 
     unmount: async (target, options = {}) => {

@@ -1,11 +1,15 @@
 /** Snapshots of one namespace and one snapshotter. */
-import {hasCode} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
+import {getSnapshotter} from '../../store/snapshotters.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
+import {ensureUnpacked} from '../pull/unpack.ts';
 import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
+import {planLocally} from './find-image.ts';
 import {notFoundIn} from './not-found.ts';
 
 /** Protects a snapshot that nothing else refers to from collection, as `ctr snapshots` does. */
@@ -55,6 +59,22 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
     label: async (key, labels) => {
       validateLabels(labels);
       return named(key, () => snapshots.label(key, labels));
+    },
+    unpack: async (text, {signal} = {}) => {
+      const digest = parseDigest(text);
+      const image = store.view((tx) =>
+        tx
+          .namespace(namespace)
+          .images.list()
+          .find(({target}) => target.digest === digest),
+      );
+      if (image === undefined)
+        throw new ErrdefsError('not_found', `image with the target ${digest} in namespace ${JSON.stringify(namespace)}`, {
+          hint: 'images ls shows targets',
+        });
+      const plan = await planLocally(context, namespace, image);
+      const chainID = await ensureUnpacked(context, namespace, image.name, plan, getSnapshotter(snapshotter), signal);
+      return {image: image.name, ...(chainID === undefined ? {} : {chainID})};
     },
   };
 }

@@ -39,6 +39,8 @@ export interface FetchAndUnpackOptions {
   readonly erofsBacking: () => Backing;
   /** Absent: only local blobs can be used. */
   readonly source?: FetchBlob;
+  /** Layers that were unpacked before their image was known. Their directories are published or removed here. */
+  readonly prepared?: ReadonlyMap<Digest, PreparedLayer>;
   readonly maxConcurrentDownloads: number;
   /** Parent directory of scratch mounts, below the state directory. */
   readonly scratchDir: string;
@@ -46,6 +48,12 @@ export interface FetchAndUnpackOptions {
   readonly lockTimeoutMs: number;
   readonly onEvent: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
+}
+
+/** A blob that was unpacked without knowledge of its image, and without its lower layers. */
+export interface PreparedLayer {
+  readonly work: string;
+  readonly unpacked: UnpackResult;
 }
 
 export interface FetchAndUnpackResult {
@@ -68,12 +76,6 @@ const PERMANENT_ERRORS: ReadonlySet<Code> = new Set<Code>(['invalid_argument', '
 
 /** Milliseconds between two progress events of one blob. */
 const PROGRESS_MS = 100;
-
-/** A layer that was unpacked before its lower layers were known, and needs them to be completed. */
-interface PendingLayer {
-  readonly work: string;
-  readonly unpacked: UnpackResult;
-}
 
 /** The layers of an image, and how many of them are complete. */
 interface LayerChain {
@@ -104,7 +106,8 @@ export async function fetchAndUnpack(options: FetchAndUnpackOptions): Promise<Fe
 class FetchAndUnpack {
   readonly #o: FetchAndUnpackOptions;
   readonly #layers = new Map<Digest, string>();
-  readonly #pendingLayers = new Map<Digest, PendingLayer>();
+  /** Layers that need their lower layers to be completed. */
+  readonly #pendingLayers = new Map<Digest, PreparedLayer>();
   readonly #workDirectories = new Set<string>();
   /** Downloads that resumed an earlier attempt. */
   readonly #resumed = new Set<Digest>();
@@ -228,6 +231,12 @@ class FetchAndUnpack {
   async #fetchLocked(blob: Descriptor, layer: PlannedLayer | undefined, key: string): Promise<void> {
     const {store, namespace} = this.#o;
     const here = store.blobs.has(blob);
+    const prepared = here ? this.#takePrepared(layer) : undefined;
+    if (prepared !== undefined) {
+      this.#warnings.push(...prepared.unpacked.warnings.map((message) => `${nameOf(blob)}: ${message}`));
+      this.#keep(layer!, prepared);
+      return this.#emit(blob, 'done', blob.size);
+    }
     if (!here && this.#o.source === undefined)
       throw new ErrdefsError('not_found', `content ${blob.digest}`, {hint: 'pull the image again', details: {digest: blob.digest}});
     const {snapshotter} = this.#o;
@@ -253,14 +262,26 @@ class FetchAndUnpack {
       store.blobs.publish(key, blob.digest, {syncName: false});
       discardOthers(store, blob.digest, key);
     }
-    if (unpack !== undefined && unpacked !== undefined) {
-      if (isIndependent(unpacked)) this.#publish(unpack.work, unpack.snapshotter.layerId(layer!.diffID, layer!.chainID, false), layer!);
-      else {
-        this.#pendingLayers.set(blob.digest, {work: unpack.work, unpacked});
-        this.#startMountHolderEarly();
-      }
-    }
+    if (unpack !== undefined && unpacked !== undefined) this.#keep(unpack.layer, {work: unpack.work, unpacked});
     this.#emit(blob, 'done', blob.size);
+  }
+
+  /** The layer if it is unpacked already, and is the one that the image's config names. */
+  #takePrepared(layer: PlannedLayer | undefined): PreparedLayer | undefined {
+    const prepared = layer && this.#o.prepared?.get(layer.blob.digest);
+    if (prepared === undefined || prepared.unpacked.diffID !== layer?.diffID) return undefined;
+    this.#workDirectories.add(prepared.work);
+    return prepared;
+  }
+
+  /** Publishes an unpacked layer, or sets it aside until its lower layers are complete. */
+  #keep(layer: PlannedLayer, prepared: PreparedLayer): void {
+    if (isIndependent(prepared.unpacked)) {
+      this.#publish(prepared.work, this.#o.snapshotter!.layerId(layer.diffID, layer.chainID, false), layer);
+      return;
+    }
+    this.#pendingLayers.set(layer.blob.digest, prepared);
+    this.#startMountHolderEarly();
   }
 
   async #runJob(

@@ -260,7 +260,7 @@ class Pull {
 }
 
 /** @throws permission_denied without root, layers cannot be unpacked, because their files belong to several users; thrown before any download */
-function requirePrivileges(): void {
+export function requirePrivileges(): void {
   if (process.geteuid?.() === 0 || readPrivileges().canChown) return;
   throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
     hint: 'run as root, or fetch the image only: --no-unpack',

@@ -9,12 +9,11 @@ export interface ProgressEvent {
     | 'resolved'
     | 'waiting'
     | 'checking'
+    | 'reading'
     | 'downloading'
-    | 'uploading'
     | 'extracting'
     | 'committing'
     | 'exists'
-    | 'mounted'
     | 'done';
   /** Bytes so far, and in total; both 0 when there is nothing to count. */
   readonly offset: number;

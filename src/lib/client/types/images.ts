@@ -1,4 +1,5 @@
-/** Images, and options for pulling and mounting them. */
+/** Images, and options for pulling, mounting, importing and exporting them. */
+import type {Writable} from 'node:stream';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ImageBuildClient} from './build.ts';
@@ -76,6 +77,65 @@ export interface ImageMountOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Options of `images.import`. */
+export interface ImportOptions {
+  /**
+   * Repository for images that the archive names by a tag or digest only, and for those without a name. Where it is given, only images in
+   * this repository, or below it, are imported. Default: `import-` and the date.
+   */
+  readonly baseName?: string;
+  /** Names each image by its digest, too: `BASE@DIGEST`. An image without any name is named so in any case. */
+  readonly digests?: boolean;
+  /** With `digests`: only images without another name. */
+  readonly skipDigestForNamed?: boolean;
+  /** Name of the archive's whole index. */
+  readonly indexName?: string;
+  /** Such as `linux/arm64`; several are allowed. Default: this machine's. */
+  readonly platforms?: readonly string[];
+  readonly allPlatforms?: boolean;
+  /** Default true. */
+  readonly unpack?: boolean;
+  readonly snapshotter?: string;
+  /** Labels of the image records. */
+  readonly labels?: Labels;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Result of `images.import`. */
+export interface ImportResult extends Pick<PullResult, 'unpacked' | 'elapsedMs' | 'warnings'> {
+  readonly images: readonly ImageRecord[];
+  /** Bytes of blobs read from the archive after its images were known. */
+  readonly transferredBytes: number;
+}
+
+/** Options of `images.export`. */
+export interface ExportOptions {
+  /**
+   * Such as `linux/arm64`; several are allowed. An index is written anew with these manifests only, which changes its digest. Default: the
+   * index as it is, with the content of this machine's platform.
+   */
+  readonly platforms?: readonly string[];
+  /** Content of all platforms; fails if any is missing. */
+  readonly allPlatforms?: boolean;
+  /** Leaves out `manifest.json`, by which docker reads the archive. */
+  readonly skipManifestJSON?: boolean;
+  /** Leaves out layers that registries need not have. */
+  readonly skipNonDistributable?: boolean;
+  /** Of the archive as a whole; not for a directory. Default `none`. */
+  readonly compression?: 'none' | 'gzip' | 'zstd';
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Result of `images.export`. */
+export interface ExportResult extends Pick<PullResult, 'unpacked' | 'elapsedMs' | 'warnings'> {
+  /** Images as the archive has them; with `platforms`, an index may have another digest than in the store. */
+  readonly images: readonly {readonly name: string; readonly target: Descriptor}[];
+  /** Bytes of the blobs that were written. */
+  readonly transferredBytes: number;
+}
+
 /** Images of one namespace. */
 export interface ImagesClient extends ImageBuildClient {
   list(options?: ListOptions): Promise<readonly ImageSummary[]>;
@@ -95,6 +155,22 @@ export interface ImagesClient extends ImageBuildClient {
   mount(name: string, target: string, options?: ImageMountOptions): Promise<HostMount>;
   /** Mounts of images and snapshots of this namespace. */
   mounts(): Promise<readonly HostMount[]>;
+  /**
+   * Imports the images of an archive: an OCI layout, as a directory or a tar, or what `docker save` writes; plain, gzip or zstd.
+   *
+   * @param source a path, or the archive's bytes
+   * @throws invalid_argument it is no such archive, or it is malformed @throws data_loss it is damaged
+   * @throws failed_precondition a blob is not what its digest says
+   * @throws not_found something is missing in it, or no image is left of it
+   */
+  import(source: string | AsyncIterable<Uint8Array>, options?: ImportOptions): Promise<ImportResult>;
+  /**
+   * Writes images as an OCI layout that docker reads as well.
+   *
+   * @param target a path; one that ends with a slash, or leads to a directory, for a layout directory. Or a stream, which is ended
+   * @throws not_found an image, or content of it, is missing; the hint is the pull that would fetch it
+   */
+  export(target: string | Writable, names: readonly string[], options?: ExportOptions): Promise<ExportResult>;
   /** @param options.rm removes the image's snapshot, too; otherwise it is kept for 24 hours, or longer if it was writable */
   unmount(target: string, options?: {readonly rm?: boolean}): Promise<HostMount>;
 }

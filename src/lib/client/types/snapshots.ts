@@ -1,4 +1,5 @@
 /** Snapshots, and their mounts. */
+import type {Digest} from '../../oci/descriptor.ts';
 import type {Labels, SnapshotRecord} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
@@ -38,4 +39,12 @@ export interface SnapshotsClient {
   /** Mounts an active snapshot or a view on this machine; `images.unmount` unmounts it. */
   mount(key: string, target: string): Promise<HostMount>;
   label(key: string, labels: Labels): Promise<SnapshotRecord>;
+  /**
+   * Unpacks the image of a manifest or index.
+   *
+   * @param digest of an image's target
+   * @returns chain ID of its top layer; absent for an image without layers
+   * @throws not_found no image has this target, or a blob is missing
+   */
+  unpack(digest: string, options?: {readonly signal?: AbortSignal}): Promise<{readonly image: string; readonly chainID?: Digest}>;
 }

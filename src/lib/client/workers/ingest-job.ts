@@ -1,7 +1,8 @@
 /** The worker side of a download: hashes the bytes and stores them as they arrive. */
 import {setImmediate} from 'node:timers/promises';
-import type {Descriptor} from '../../oci/descriptor.ts';
+import type {Digest} from '../../oci/descriptor.ts';
 import {Ingest} from '../../store/blob-store.ts';
+import type {Expected} from '../../store/content.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {type Ring, slotOf} from './ring.ts';
 import {type Port, serialize} from './yielding-port.ts';
@@ -10,7 +11,7 @@ export interface IngestJob {
   /** The object, for messages: `layer sha256:…`. */
   readonly what: string;
   readonly ingestPath: string;
-  readonly expected: Pick<Descriptor, 'digest' | 'size'>;
+  readonly expected: Expected;
 }
 
 /** A number is the length of the next slot's bytes. */
@@ -22,7 +23,7 @@ export type FromIngester =
   /** One more slot is stored. */
   | {readonly type: 'slot'}
   /** The blob is complete, verified and synced. */
-  | {readonly type: 'done'}
+  | {readonly type: 'done'; readonly digest: Digest}
   | {readonly type: 'error'; readonly error: ThreadError};
 
 /** Interval at which the ingest's time is renewed while its bytes are hashed, in milliseconds. Waiters take it as a sign of life. */
@@ -69,9 +70,9 @@ export function serveIngesting({what, ingestPath, expected}: IngestJob, ring: Ri
       return; // the job has failed and sent its error
     } else if (message === 'end') {
       attempt(() => {
-        ingest!.finish();
+        const {digest} = ingest!.finish();
         close();
-        port.postMessage({type: 'done'});
+        port.postMessage({type: 'done', digest});
       });
     } else {
       attempt(() => {

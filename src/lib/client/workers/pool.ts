@@ -2,7 +2,8 @@
 import {availableParallelism} from 'node:os';
 import type {Worker} from 'node:worker_threads';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import type {Descriptor} from '../../oci/descriptor.ts';
+import type {Digest} from '../../oci/descriptor.ts';
+import type {Expected} from '../../store/content.ts';
 import {fromThreadError} from './errors.ts';
 import type {FromIngester, ToIngester} from './ingest-job.ts';
 import {createRing, type Ring, RingPool, slotOf, stopReading} from './ring.ts';
@@ -30,7 +31,7 @@ export interface LayerJob {
     | {
         readonly kind: 'network';
         readonly ingestPath: string;
-        readonly expected: Pick<Descriptor, 'digest' | 'size'>;
+        readonly expected: Expected;
         /** No earlier attempt has left bytes, so the network need not wait for a thread to count them. */
         readonly isNew: boolean;
       }
@@ -43,6 +44,8 @@ export interface LayerJob {
 export interface LayerTask {
   /** Bytes of the blob that are present already; the download continues from here. */
   readonly offset: Promise<number>;
+  /** The blob's digest, once its bytes are stored, whatever becomes of unpacking; `undefined` for a local blob. */
+  readonly stored: Promise<Digest | undefined>;
   /** `undefined` when the bytes are only stored. */
   readonly result: Promise<UnpackResult | undefined>;
   /** Takes the next bytes, the first at `offset`. Returns a promise while a worker is behind; it resolves when the worker has caught up. */
@@ -200,7 +203,7 @@ class Task implements LayerTask {
   readonly #fail = (err: unknown): void => this.abort(err);
   readonly #offset = Promise.withResolvers<number>();
   readonly #result = Promise.withResolvers<UnpackResult | undefined>();
-  readonly #stored = Promise.withResolvers<void>();
+  readonly #stored = Promise.withResolvers<Digest | undefined>();
   readonly #unpacked = Promise.withResolvers<UnpackResult | undefined>();
   readonly #producer: RingProducer;
   readonly #rings: Rings;
@@ -232,7 +235,7 @@ class Task implements LayerTask {
     if (job.source.kind === 'network') this.#ingest(job.what, job.source, input, startUnpacking);
     else {
       this.#offset.resolve(job.size);
-      this.#stored.resolve();
+      this.#stored.resolve(undefined);
       startUnpacking({path: job.source.path, bytes: job.size});
       this.#inflatePort?.postMessage('end');
     }
@@ -242,6 +245,10 @@ class Task implements LayerTask {
 
   get offset(): Promise<number> {
     return this.#offset.promise;
+  }
+
+  get stored(): Promise<Digest | undefined> {
+    return this.#stored.promise;
   }
 
   get result(): Promise<UnpackResult | undefined> {
@@ -272,7 +279,7 @@ class Task implements LayerTask {
           this.#producer.slotDone('ingester');
           break;
         case 'done':
-          this.#stored.resolve();
+          this.#stored.resolve(message.digest);
           break;
         case 'error':
           this.#stored.reject(fromThreadError(message.error));
@@ -355,6 +362,7 @@ class Task implements LayerTask {
     if (this.#isFinished) return;
     this.#end();
     this.#offset.reject(reason);
+    this.#stored.reject(reason);
     this.#result.reject(reason);
   }
 

@@ -28,11 +28,14 @@ export interface UnpackJob {
   readonly backing?: Backing;
   /** Trees of the lower layers, topmost first; absent while they are unknown. */
   readonly lowers?: readonly string[];
-  readonly diffID: Digest;
+  /** Expected; absent while the image's config is unknown: the caller compares then. */
+  readonly diffID?: Digest;
 }
 
 /** How a layer was unpacked. */
 export interface UnpackResult {
+  /** Digest of the inflated bytes. */
+  readonly diffID: Digest;
   /** Absent for a layer that was indexed, not extracted. */
   readonly applied?: ApplyResult;
   /** Directories whose attributes the index still needs from lower layers; absent when there are none. */
@@ -96,6 +99,10 @@ interface Target {
   close(): void;
 }
 
+/** The error for a layer whose inflated bytes are not those that its image's config names. */
+const wrongDiffID = (what: string, diffID: Digest, expected: Digest): ErrdefsError =>
+  new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but the image's config says ${expected}`);
+
 class LayerUnpacker {
   readonly #job: UnpackJob;
   readonly #hash = createHash('sha256');
@@ -121,12 +128,11 @@ class LayerUnpacker {
   /** @throws failed_precondition the diff ID is not the one in the image's config */
   end(): UnpackResult {
     const {what, diffID: expected} = this.#job;
-    const diffID = `sha256:${this.#hash.digest('hex')}`;
-    if (diffID !== expected)
-      throw new ErrdefsError('failed_precondition', `${what} unpacks to ${diffID}, but the image's config says ${expected}`);
+    const diffID = `sha256:${this.#hash.digest('hex')}` as Digest;
+    if (expected !== undefined && diffID !== expected) throw wrongDiffID(what, diffID, expected);
     const end = this.#target.end();
     if (end.applied?.hasWhiteouts === true) noteWhiteouts(this.#job.directory);
-    return {...end, warnings: this.#warnings};
+    return {...end, diffID, warnings: this.#warnings};
   }
 
   close(): void {

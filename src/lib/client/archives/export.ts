@@ -1,0 +1,254 @@
+/**
+ * `images export`: writes images as an OCI layout that docker reads as well. The bytes depend on the images only: entries are sorted, times
+ * are 0, and blobs are verified while they are read. A file or a layout directory gets its name, or its index, last.
+ */
+import {closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readSync, renameSync, statSync, writeSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import type {Writable} from 'node:stream';
+import {
+  blobDirectories,
+  blobFile,
+  checkOCILayout,
+  DOCKER_FILE,
+  formatDockerManifest,
+  formatLayoutIndex,
+  IMAGE_NAME,
+  INDEX_FILE,
+  OCI_LAYOUT,
+  OCI_LAYOUT_FILE,
+  parseLayoutIndex,
+} from '../../archive/image-layout.ts';
+import {type NewEntry, writeTar} from '../../archive/tar-writer.ts';
+import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
+import {listIfPresent, makeDirectories, sweepTemporary, syncPath, temporaryName, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
+import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {createHash} from '../../oci/hash.ts';
+import type {ImageRecord} from '../../store/records.ts';
+import type {Store} from '../../store/store.ts';
+import type {Context} from '../context.ts';
+import {visibleIn} from '../pull/visible-content.ts';
+import type {ExportOptions, ExportResult, ProgressEvent} from '../types/index.ts';
+import {assertPath} from './archive-path.ts';
+import {type ExportPlan, planExport} from './export-plan.ts';
+
+const FILE_MODE = 0o644;
+const BLOB_MODE = 0o444;
+const DIRECTORY_MODE = 0o755;
+
+/** Milliseconds between two progress events of one blob. */
+const PROGRESS_MS = 100;
+
+/** @param target a path, which ends with a slash or leads to a directory for a layout directory; or a stream that takes a tar */
+export async function exportImages(
+  context: Context,
+  namespace: string,
+  target: string | Writable,
+  images: readonly ImageRecord[],
+  options: ExportOptions,
+): Promise<ExportResult> {
+  const started = performance.now();
+  if (typeof target === 'string') assertPath(target);
+  if (images.length === 0) throw new ErrdefsError('invalid_argument', 'no image to export');
+  const plan = await planExport({store: context.store, isVisible: visibleIn(context.store, namespace)}, images, options);
+  const blobs = new Blobs(context.store, plan, options);
+  if (typeof target !== 'string') await writeAll(target, archiveOf(plan, blobs, options), options.signal);
+  else if (isDirectory(target)) await exportDirectory(target, plan, blobs, options);
+  else await exportFile(target, plan, blobs, options);
+  return {
+    images: plan.images.map(({annotations, ...descriptor}) => ({name: annotations![IMAGE_NAME]!, target: descriptor})),
+    transferredBytes: plan.contents.reduce((sum, {size}) => sum + size, 0),
+    elapsedMs: performance.now() - started,
+    unpacked: [],
+    warnings: plan.warnings,
+  };
+}
+
+/** Contents of the blobs of an export. */
+class Blobs {
+  readonly #store: Store;
+  readonly #made: ReadonlyMap<Digest, Buffer>;
+  readonly #emit: (event: ProgressEvent) => void;
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(store: Store, {made}: ExportPlan, {onEvent = () => {}, signal}: ExportOptions) {
+    this.#store = store;
+    this.#made = made;
+    this.#emit = onEvent;
+    this.#signal = signal;
+  }
+
+  /** Streams a blob. @throws data_loss its bytes are not what its digest says */
+  async *read({digest, size}: Pick<Descriptor, 'digest' | 'size'>): AsyncGenerator<Uint8Array> {
+    const made = this.#made.get(digest);
+    if (made !== undefined) {
+      yield made;
+      return;
+    }
+    const ref = `blob-${digest}`;
+    let offset = 0;
+    let shown = performance.now();
+    this.#emit({ref, status: 'reading', offset, total: size});
+    for await (const chunk of this.#store.blobs.read(digest)) {
+      this.#signal?.throwIfAborted();
+      yield chunk;
+      offset += chunk.length;
+      const now = performance.now();
+      if (now - shown < PROGRESS_MS) continue;
+      shown = now;
+      this.#emit({ref, status: 'reading', offset, total: size});
+    }
+    this.#emit({ref, status: 'done', offset: size, total: size});
+  }
+}
+
+const document = (name: string, bytes: Buffer): NewEntry => ({
+  name,
+  mode: FILE_MODE,
+  size: bytes.length,
+  open: async function* () {
+    yield bytes;
+  },
+});
+
+/** The archive's tar, compressed if that was asked for. */
+function archiveOf(plan: ExportPlan, blobs: Blobs, {compression = 'none'}: ExportOptions): AsyncIterable<Uint8Array> {
+  const directories = blobDirectories(plan.contents.map(({digest}) => digest)).map((name) => ({name, mode: DIRECTORY_MODE, size: 0}));
+  const files = plan.contents.map(
+    (desc): NewEntry => ({name: blobFile(desc.digest), mode: BLOB_MODE, size: desc.size, open: () => blobs.read(desc)}),
+  );
+  const documents = [
+    document(INDEX_FILE, formatLayoutIndex(plan.images)),
+    ...(plan.dockerImages.length === 0 ? [] : [document(DOCKER_FILE, formatDockerManifest(plan.dockerImages))]),
+    document(OCI_LAYOUT_FILE, OCI_LAYOUT),
+  ];
+  const tar = writeTar([...directories, ...files, ...documents].sort((a, b) => (a.name < b.name ? -1 : 1)));
+  return compression === 'none' ? tar : compressed(tar, compression);
+}
+
+async function* compressed(source: AsyncIterable<Uint8Array>, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
+  const {createGzip, createZstdCompress} = await import('node:zlib');
+  const {pipeline, Readable} = await import('node:stream');
+  // A failure of one side ends the other; the reader gets it.
+  yield* pipeline(Readable.from(source), compression === 'gzip' ? createGzip() : createZstdCompress(), () => {});
+}
+
+/** Writes everything to a stream and ends it. */
+async function writeAll(target: Writable, source: AsyncIterable<Uint8Array>, signal: AbortSignal | undefined): Promise<void> {
+  const {pipeline} = await import('node:stream/promises');
+  try {
+    await pipeline(source, target, signal === undefined ? {} : {signal});
+  } catch (err) {
+    throw fromErrno(err, 'unable to write the archive');
+  }
+}
+
+const isDirectory = (path: string): boolean => path.endsWith('/') || statSync(path, {throwIfNoEntry: false})?.isDirectory() === true;
+
+/** Writes a tar file: under a temporary name first, unless the path is a device or a pipe. */
+async function exportFile(path: string, plan: ExportPlan, blobs: Blobs, options: ExportOptions): Promise<void> {
+  const what = `archive ${JSON.stringify(path)}`;
+  const stat = statSync(path, {throwIfNoEntry: false});
+  const isReplaceable = stat === undefined || stat.isFile();
+  if (isReplaceable) sweepQuietly(dirname(path));
+  const file = isReplaceable ? temporaryName(path) : path;
+  let fd: number | undefined;
+  try {
+    fd = openSync(file, isReplaceable ? 'wx' : 'w', 0o666);
+    for await (const chunk of archiveOf(plan, blobs, options)) {
+      options.signal?.throwIfAborted();
+      for (let done = 0; done < chunk.length; ) done += writeSync(fd, chunk, done);
+    }
+    if (!isReplaceable) return;
+    fsyncSync(fd);
+    renameSync(file, path);
+    syncPath(dirname(path));
+  } catch (err) {
+    if (isReplaceable) unlinkIfPresent(file);
+    throw wrapped(err, what);
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+/** Writes a layout directory, or adds to one: blobs, then `oci-layout`, and the index last. */
+async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, options: ExportOptions): Promise<void> {
+  const what = `directory ${JSON.stringify(path)}`;
+  try {
+    const before = readIndex(path, what);
+    const directories = blobDirectories(plan.contents.map(({digest}) => digest)).map((name) => join(path, name));
+    makeDirectories(path, {sync: true, mode: DIRECTORY_MODE});
+    for (const directory of directories) {
+      if (!existsSync(directory)) mkdirSync(directory, {mode: DIRECTORY_MODE});
+      sweepQuietly(directory);
+    }
+    for (const desc of plan.contents) await writeBlob(join(path, blobFile(desc.digest)), desc, blobs, options);
+    for (const directory of directories) syncPath(directory);
+    writeAtomic(join(path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: true, mode: FILE_MODE});
+    const names = new Set(plan.images.map(({annotations}) => annotations![IMAGE_NAME]));
+    const images = [...before.filter(({annotations}) => !names.has(annotations?.[IMAGE_NAME])), ...plan.images];
+    writeAtomic(join(path, INDEX_FILE), formatLayoutIndex(images), {sync: true, mode: FILE_MODE});
+  } catch (err) {
+    throw wrapped(err, what);
+  }
+}
+
+/** Images of a layout that is there already. @throws failed_precondition the directory holds something else */
+function readIndex(path: string, what: string): readonly Descriptor[] {
+  const names = listIfPresent(path);
+  if (names.length === 0) return [];
+  if (!names.includes(OCI_LAYOUT_FILE) && !names.every((name) => name === 'blobs' || name.startsWith('.tmp.')))
+    throw new ErrdefsError('failed_precondition', `${what} is neither empty nor an OCI layout`, {hint: 'name a new directory, or a file'});
+  if (!names.includes(OCI_LAYOUT_FILE)) return [];
+  checkOCILayout(readFileSync(join(path, OCI_LAYOUT_FILE)));
+  if (!names.includes(INDEX_FILE)) return [];
+  return parseLayoutIndex(readFileSync(join(path, INDEX_FILE))).map(({descriptor}) => descriptor);
+}
+
+async function writeBlob(path: string, desc: Pick<Descriptor, 'digest' | 'size'>, blobs: Blobs, {signal}: ExportOptions): Promise<void> {
+  if (isWhole(path, desc)) return;
+  const temporary = temporaryName(path);
+  let fd: number | undefined;
+  try {
+    fd = openSync(temporary, 'wx', BLOB_MODE);
+    for await (const chunk of blobs.read(desc)) {
+      signal?.throwIfAborted();
+      for (let done = 0; done < chunk.length; ) done += writeSync(fd, chunk, done);
+    }
+    fsyncSync(fd);
+    renameSync(temporary, path);
+  } catch (err) {
+    unlinkIfPresent(temporary);
+    throw err;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
+
+/** Whether a layout has a blob already, intact. */
+function isWhole(path: string, {digest, size}: Pick<Descriptor, 'digest' | 'size'>): boolean {
+  if (statSync(path, {throwIfNoEntry: false})?.size !== size) return false;
+  const [algorithm] = digestParts(digest);
+  const hash = createHash(algorithm);
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  const fd = openSync(path, 'r');
+  try {
+    for (let n = readSync(fd, buffer); n > 0; n = readSync(fd, buffer)) hash.update(buffer.subarray(0, n));
+  } finally {
+    closeSync(fd);
+  }
+  return `${algorithm}:${hash.digest('hex')}` === digest;
+}
+
+/** Removes what killed exports left. */
+function sweepQuietly(directory: string): void {
+  try {
+    sweepTemporary(directory);
+  } catch {
+    // Not this user's to remove.
+  }
+}
+
+function wrapped(err: unknown, what: string): unknown {
+  const known = fromErrno(err, what);
+  return known === err ? wrap(`unable to write ${what}`, err) : known;
+}

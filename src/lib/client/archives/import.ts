@@ -1,0 +1,333 @@
+/**
+ * `images import`: images of an archive get names in a namespace. What can be read from any offset, a tar on disk or a directory, is read
+ * as a registry is: plan, lease, and then each blob once. What can be read only once is taken in first (streamed-archive.ts).
+ */
+import {type ArchivedImages, readArchivedImages} from '../../archive/archived-images.ts';
+import {type ArchiveFiles, archiveKind, ofArchive, openDirectoryFiles, openTarFiles} from '../../archive/image-files.ts';
+import {ErrdefsError} from '../../errdefs.ts';
+import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {createHash} from '../../oci/hash.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {formatPlatform} from '../../oci/platform.ts';
+import {formatReference, parseReference} from '../../oci/reference.ts';
+import {downloadKey} from '../../store/blob-store.ts';
+import {collect} from '../../store/gc.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
+import type {ImageRecord} from '../../store/records.ts';
+import {mergeLabels} from '../../store/snapshots.ts';
+import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
+import type {Context} from '../context.ts';
+import {fetchAndUnpack, type PreparedLayer} from '../pull/fetch-and-unpack.ts';
+import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
+import {recordContent, requirePrivileges} from '../pull/pull.ts';
+import {endLease, imagesOf, leasePlan, recordSnapshots} from '../pull/unpack.ts';
+import {isVisibleAt, readVisible, visibleIn} from '../pull/visible-content.ts';
+import type {ImportOptions, ImportResult, ProgressEvent} from '../types/index.ts';
+import {assertPath} from './archive-path.ts';
+import {createNaming} from './image-names.ts';
+import {StreamedArchive} from './streamed-archive.ts';
+
+/** Imports an archive: a path, or its bytes. */
+export async function importImages(
+  context: Context,
+  namespace: string,
+  source: string | AsyncIterable<Uint8Array>,
+  options: ImportOptions,
+): Promise<ImportResult> {
+  validateLabels(options.labels ?? {});
+  const naming = createNaming(options);
+  const snapshotter = options.unpack === false ? undefined : getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
+  if (snapshotter !== undefined) requirePrivileges();
+  const started = performance.now();
+  const archive = await openArchive(context, namespace, source, snapshotter, options);
+  try {
+    const result = await new Import(context, namespace, archive, snapshotter, options).run(naming);
+    const taken = archive instanceof StreamedArchive ? archive.storedBytes : 0;
+    return {...result, transferredBytes: result.transferredBytes + taken, elapsedMs: performance.now() - started};
+  } catch (err) {
+    throw ofArchive(archive.what, err);
+  } finally {
+    archive.close();
+  }
+}
+
+async function openArchive(
+  context: Context,
+  namespace: string,
+  source: string | AsyncIterable<Uint8Array>,
+  snapshotter: Snapshotter | undefined,
+  {onEvent = () => {}, signal}: ImportOptions,
+): Promise<ArchiveFiles> {
+  if (typeof source === 'string') assertPath(source);
+  const what = typeof source === 'string' ? `archive ${JSON.stringify(source)}` : 'the archive';
+  const kind = typeof source === 'string' ? archiveKind(source, what) : 'stream';
+  if (kind === 'directory') return openDirectoryFiles(source as string, what);
+  if (snapshotter !== undefined) context.workers.warm();
+  if (kind === 'tar') return openTarFiles(source as string, what);
+  const {createReadStream} = await import('node:fs');
+  return StreamedArchive.receive({
+    context,
+    namespace,
+    source: typeof source === 'string' ? createReadStream(source, {highWaterMark: 1 << 20}) : source,
+    what,
+    ...(snapshotter === undefined ? {} : {snapshotter}),
+    onEvent,
+    ...(signal === undefined ? {} : {signal}),
+  });
+}
+
+/** An image that gets a name. */
+interface Target {
+  readonly descriptor: Descriptor;
+  readonly plan: Plan;
+}
+
+class Import {
+  readonly #context: Context;
+  readonly #namespace: string;
+  readonly #archive: ArchiveFiles;
+  readonly #snapshotter: Snapshotter | undefined;
+  readonly #o: ImportOptions;
+  readonly #emit: (event: ProgressEvent) => void;
+  readonly #platforms: PlatformChoice;
+
+  constructor(context: Context, namespace: string, archive: ArchiveFiles, snapshotter: Snapshotter | undefined, options: ImportOptions) {
+    this.#context = context;
+    this.#namespace = namespace;
+    this.#archive = archive;
+    this.#snapshotter = snapshotter;
+    this.#o = options;
+    this.#platforms = platformChoice(options);
+    const {onEvent = () => {}} = options;
+    // The bytes come from the archive, not over the network.
+    this.#emit = (event) => onEvent(event.status === 'downloading' ? {...event, status: 'reading'} : event);
+  }
+
+  async run(naming: ReturnType<typeof createNaming>): Promise<Omit<ImportResult, 'elapsedMs'>> {
+    const {store} = this.#context;
+    const images = await readArchivedImages(this.#archive);
+    const targets = await this.#targets(images, naming);
+    const [first] = targets.keys();
+    const plan = mergePlans([...new Set([...targets.values()].map((target) => target.plan))]);
+    this.#requireContent(images, plan);
+    this.#o.signal?.throwIfAborted();
+    const begun = new Set(plan.blobs.map(({digest}) => downloadKey(digest)).filter((key) => store.blobs.ingestState(key) !== undefined));
+    const lease = await leasePlan(store, this.#namespace, first!, plan, this.#snapshotter);
+    try {
+      await this.#verifyPresent(images, plan);
+      // Children first: a pull takes the root's presence as proof that all documents are present.
+      for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) store.blobs.writeSmall(descriptor.digest, bytes);
+      const {layers, warnings, transferredBytes} = await this.#storeAndUnpack(images, plan);
+      const records = await this.#commit(targets, plan, layers, lease, first!);
+      return {
+        images: records,
+        transferredBytes,
+        unpacked: this.#unpacked(plan),
+        warnings: [...(plan.warnings ?? []), ...warnings],
+      };
+    } catch (err) {
+      await this.#giveUp(plan, lease, begun);
+      throw err;
+    }
+  }
+
+  /** Names, and what they stand for. @throws not_found no image is left */
+  async #targets(images: ArchivedImages, naming: ReturnType<typeof createNaming>): Promise<ReadonlyMap<string, Target>> {
+    const {indexName, platforms = []} = this.#o;
+    const plans = new Map<Digest, Plan>();
+    const planOf = async (descriptor: Descriptor): Promise<Plan> => {
+      const known = plans.get(descriptor.digest);
+      const plan = known ?? (await makePlan(descriptor, (desc, limit) => this.#document(images, desc, limit), this.#platforms));
+      plans.set(descriptor.digest, plan);
+      return plan;
+    };
+    const targets = new Map<string, Target>();
+    const others = new Set<string>();
+    const dropped: string[] = [];
+    for (const image of images.images) {
+      const names = naming(image);
+      if (names.length === 0) dropped.push(image.name ?? image.refName ?? image.descriptor.digest);
+      if (names.length === 0) continue;
+      const {mediaType, digest, size} = image.descriptor;
+      const plan = await planOf({mediaType, digest, size});
+      // A single manifest is taken whatever its platform, unless platforms were asked for, or the name has another one.
+      const isOther = (plan.warnings ?? []).length > 0;
+      for (const name of names) {
+        if (isOther && platforms.length > 0) {
+          for (const {image: found} of plan.manifests) if (found !== undefined) others.add(formatPlatform(found.platform));
+        } else if (!isOther || !targets.has(name)) targets.set(name, {descriptor: plan.root, plan});
+      }
+    }
+    if (indexName !== undefined) {
+      const plan = await planOf(images.index.descriptor);
+      targets.set(formatReference(parseReference(indexName)), {descriptor: plan.root, plan});
+    }
+    if (targets.size > 0) return targets;
+    if (others.size > 0)
+      throw new ErrdefsError('not_found', `platform ${this.#platforms.wanted}`, {hint: `the archive has ${[...others].sort().join(', ')}`});
+    throw new ErrdefsError('not_found', dropped.length === 0 ? 'image' : 'image of that base name', {
+      hint: dropped.length === 0 ? 'its list of images is empty' : `it has ${dropped.join(', ')}; see --base-name`,
+    });
+  }
+
+  /** A document of the archive; one that the archive leaves out, from the namespace. */
+  async #document(images: ArchivedImages, desc: Descriptor, limit: number): Promise<Buffer> {
+    const {store} = this.#context;
+    const isKnown = desc.digest === images.index.descriptor.digest || images.has(desc.digest);
+    const bytes = isKnown ? undefined : readVisible(store, visibleIn(store, this.#namespace), desc);
+    return bytes ?? images.document(desc, limit);
+  }
+
+  /**
+   * Content comes from the archive, or was visible in the namespace before: a digest alone is no right to see another namespace's content.
+   *
+   * @throws not_found naming everything that is missing
+   */
+  #requireContent(images: ArchivedImages, plan: Plan): void {
+    const missing = this.#context.store.view((tx) => {
+      const isVisible = isVisibleAt(tx, this.#namespace);
+      return plan.blobs.filter(({digest}) => !images.has(digest) && !isVisible(digest));
+    });
+    if (missing.length === 0) return;
+    throw new ErrdefsError('not_found', `content ${missing.map(({digest}) => digest).join(', ')}`, {
+      hint: 'the archive is incomplete: export it again, with all that it names',
+      details: {missing: missing.map(({digest}) => digest)},
+    });
+  }
+
+  /** Hashes the archive's blobs that only other namespaces have: those are not read again, and a digest alone is no right to them. */
+  async #verifyPresent(images: ArchivedImages, plan: Plan): Promise<void> {
+    const {store} = this.#context;
+    // What was stored on its way in has been hashed.
+    const hashed = this.#archive instanceof StreamedArchive ? this.#archive.storedDigests : new Set<Digest>();
+    const isVisible = visibleIn(store, this.#namespace);
+    for (const blob of plan.blobs) {
+      if (hashed.has(blob.digest) || isVisible(blob.digest) || store.blobs.size(blob.digest) === undefined) continue;
+      const [algorithm] = digestParts(blob.digest);
+      const hash = createHash(algorithm);
+      for await (const chunk of images.blob(blob)) {
+        this.#o.signal?.throwIfAborted();
+        hash.update(chunk);
+      }
+      const actual = `${algorithm}:${hash.digest('hex')}`;
+      if (actual !== blob.digest) throw new ErrdefsError('failed_precondition', `blob ${blob.digest} is ${actual} in the archive`);
+    }
+  }
+
+  async #storeAndUnpack(images: ArchivedImages, plan: Plan): ReturnType<typeof fetchAndUnpack> {
+    const {store, workers, lockTimeoutMs, erofsBacking, stateDir} = this.#context;
+    const {signal} = this.#o;
+    let prepared: ReadonlyMap<Digest, PreparedLayer> | undefined;
+    if (this.#archive instanceof StreamedArchive) {
+      this.#archive.publish(new Set(plan.blobs.map(({digest}) => digest)));
+      prepared = this.#archive.prepared;
+    }
+    return fetchAndUnpack({
+      store,
+      workers,
+      namespace: this.#namespace,
+      plan,
+      ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
+      ...(prepared === undefined ? {} : {prepared}),
+      source: async (desc, sink, {offset, signal: stop}) => {
+        for await (const chunk of images.blob(desc, offset)) {
+          stop?.throwIfAborted();
+          await sink(chunk);
+        }
+      },
+      erofsBacking,
+      maxConcurrentDownloads: 3,
+      scratchDir: runtimeStatePath.views(stateDir),
+      lockTimeoutMs,
+      onEvent: this.#emit,
+      ...(signal === undefined ? {} : {signal}),
+    });
+  }
+
+  /** Makes everything visible in one transaction: content, snapshots, the images last. */
+  async #commit(
+    targets: ReadonlyMap<string, Target>,
+    plan: Plan,
+    layers: ReadonlyMap<Digest, string>,
+    lease: string,
+    first: string,
+  ): Promise<readonly ImageRecord[]> {
+    const {store} = this.#context;
+    store.syncBlobNames([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
+    const records = await store.update(`import of ${first}`, (tx) => {
+      const ns = tx.namespace(this.#namespace);
+      recordContent(store, ns, plan, {snapshotter: this.#snapshotter, source: undefined});
+      if (this.#snapshotter !== undefined) recordSnapshots(store, ns, this.#snapshotter, imagesOf(plan), layers);
+      const now = new Date().toISOString();
+      const made = [...targets].map(
+        ([
+          name,
+          {
+            descriptor: {mediaType, digest, size},
+          },
+        ]) => {
+          const before = ns.images.find(name);
+          return ns.images.put({
+            name,
+            target: {mediaType, digest, size},
+            labels: mergeLabels(before?.labels ?? {}, this.#o.labels ?? {}),
+            createdAt: before?.createdAt ?? now,
+            updatedAt: now,
+          });
+        },
+      );
+      endLease(ns, first, lease);
+      collect(store, tx);
+      return made;
+    });
+    store.layers.emptyTrash();
+    return records;
+  }
+
+  /** Keeps nothing of an archive that could not be imported: unlike a download, it can be read again. */
+  async #giveUp(plan: Plan, lease: string, begun: ReadonlySet<string>): Promise<void> {
+    const {store} = this.#context;
+    for (const {digest} of plan.blobs) {
+      const key = downloadKey(digest);
+      if (!begun.has(key)) store.housekeeping.attempt(`ingest ${key}`, () => void store.blobs.discardIdleIngest(key));
+    }
+    // If this fails, too, the lease expires.
+    await store
+      .update('end of a failed import', (tx) => {
+        if (tx.namespace(this.#namespace).leases.delete(lease)) collect(store, tx);
+      })
+      .then(() => store.layers.emptyTrash())
+      .catch(() => {});
+  }
+
+  #unpacked(plan: Plan): ImportResult['unpacked'] {
+    const snapshotter = this.#snapshotter;
+    if (snapshotter === undefined) return [];
+    return imagesOf(plan).flatMap(({platform, layers}) => {
+      const top = layers.at(-1);
+      return top === undefined ? [] : {platform: formatPlatform(platform), chainID: top.chainID, snapshotter: snapshotter.name};
+    });
+  }
+}
+
+/** One plan for several images; what they share is in it once. */
+function mergePlans(plans: readonly Plan[]): Plan {
+  const [first] = plans;
+  if (plans.length === 1) return first!;
+  const byDigest = <T>(items: readonly T[], digest: (item: T) => Digest): readonly T[] => [
+    ...new Map(items.map((item) => [digest(item), item])).values(),
+  ];
+  return {
+    root: first!.root,
+    documents: new Map(plans.flatMap(({documents}) => [...documents])),
+    manifests: byDigest(
+      plans.flatMap(({manifests}) => manifests),
+      ({descriptor}) => descriptor.digest,
+    ),
+    blobs: byDigest(
+      plans.flatMap(({blobs}) => blobs),
+      ({digest}) => digest,
+    ),
+    warnings: [...new Set(plans.flatMap(({warnings = []}) => warnings))],
+  };
+}
