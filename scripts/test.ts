@@ -45,11 +45,31 @@ const ENDING_MS = 10_000;
 /** Time limit for all tests. */
 const TIMEOUT_MS = 40 * 60_000;
 
+/** Of all test files, so many run side by side: more than there are processors, because tests wait much of their time, for programs and the disk. */
+const SIDE_BY_SIDE = Math.ceil(1.5 * availableParallelism());
+
 /**
  * Files that take longest, in this order, by the times that a whole run prints. They start first: a long file that starts last leaves
  * the other processors without work.
  */
-const LONGEST_FIRST: readonly string[] = [];
+const LONGEST_FIRST: readonly string[] = [
+  'test/e2e/interrupted-commands.test.ts',
+  'test/e2e/unpacked-trees.test.ts',
+  'test/lib/client/check.test.ts',
+  'test/cli/every-file.test.ts',
+  'test/cli/damaged-store.test.ts',
+  'test/e2e/kills.test.ts',
+  'test/e2e/concurrent-commands.test.ts',
+  'test/cli/errors.test.ts',
+  'test/lib/client/powerloss.test.ts',
+  'test/lib/client/mount-scripts.test.ts',
+  'test/lib/client/fulldisk.test.ts',
+  'test/fuzz/trees.test.ts',
+  'test/lib/store/kill.test.ts',
+  'test/advisories/pull-tar.test.ts',
+  'test/advisories/limits.test.ts',
+  'test/bench.test.ts',
+];
 
 interface Options {
   readonly short: boolean;
@@ -188,7 +208,7 @@ async function runFiles(files: readonly string[], options: Options, runId: strin
   const atOnce = options.node.find((flag) => flag.startsWith('--test-concurrency='));
   try {
     return await runTests(inOrder(files), {
-      concurrency: atOnce === undefined ? Math.max(2, availableParallelism()) : Number(atOnce.split('=')[1]),
+      concurrency: atOnce !== undefined ? Number(atOnce.split('=')[1]) : options.files.length === 0 ? SIDE_BY_SIDE : 2,
       timeoutMs: TEST_TIMEOUT_MS * patience,
       execArgv: options.node.filter((flag) => flag !== atOnce),
       again: options.files.length === 0 ? again : undefined,

@@ -41,7 +41,7 @@ const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
   ? {here: [1, 1], child: [8, 1], reads: [4, 1]}
   : isShort()
     ? {here: [96, 2], child: [256, 1], reads: [192, 1]}
-    : {here: [48, 4], child: [128, 2], reads: [192, 2]};
+    : {here: [72, 3], child: [192, 1], reads: [192, 2]};
 /** Number of the first tried call: the same calls each time. */
 const OFFSET = TORTURE ? 1 : 5;
 /** Whose turn it is of what takes turns. */

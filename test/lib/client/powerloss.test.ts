@@ -48,7 +48,7 @@ import {type Command, KILLED_RUN, OWN_BYTES, OWN_FILE, SEQUENCES} from './comman
 import {CONFIG, LAYERS, says} from './pulled-store.ts';
 
 /** Every n-th prefix is tried, and the ends of commands; of its states, the extremes and so many at random, every `share`-th. */
-const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 97, samples: 1, share: 3};
+const {stride, samples, share} = TORTURE ? {stride: 1, samples: 3, share: 1} : {stride: isShort() ? 193 : 131, samples: 1, share: 3};
 /** The same states each time, so that a failure can be repeated. */
 const SEED = 20261124;
 

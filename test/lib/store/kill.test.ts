@@ -21,7 +21,7 @@ import {leaseRecord} from '../../support/records.ts';
 import {begin, run, SEQUENCES, visible} from './change-sequences.ts';
 
 /** Every n-th call is tried, in this process and in a child. */
-const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 32, child: 128} : {here: 12, child: 64};
+const STRIDE = TORTURE ? {here: 1, child: 1} : isShort() ? {here: 32, child: 128} : {here: 18, child: 96};
 
 /** Fixed, so that a failure can be reproduced. */
 const OFFSET = TORTURE ? 1 : 4;
