@@ -47,7 +47,21 @@ const MAY: Readonly<Record<Room, readonly Room[]>> = {
 };
 
 /** The floors of the client, from the ground up: a folder imports from those before it only. The files beside the folders are one. */
-const CLIENT_FLOORS = ['types', 'workers', '', 'pull', 'archives', 'registry', 'api', 'build', 'run', 'space', 'fsck', 'index.ts'] as const;
+const CLIENT_FLOORS = [
+  'types',
+  'workers',
+  '',
+  'pull',
+  'archives',
+  'registry',
+  'api',
+  'push',
+  'build',
+  'run',
+  'space',
+  'fsck',
+  'index.ts',
+] as const;
 
 /** @param file below src/lib/client @returns how high it lies; -1 when nowhere */
 function clientFloor(file: string): number {

@@ -3,7 +3,7 @@ import {Chalk, chalkStderr} from 'chalk';
 import {MultiBar, type SingleBar} from 'cli-progress';
 import type {ProgressEvent} from '../lib/client/types/index.ts';
 import {lines, printable} from './printable.ts';
-import {closingLines, type Progress, Totals, type TransferResult} from './progress-totals.ts';
+import {closingLines, type Progress, Totals, type Transferred} from './progress-totals.ts';
 import {formatSize} from './value-formatters.ts';
 
 /** A terminal that bars are drawn on. */
@@ -13,6 +13,8 @@ const BAR = 40;
 const NARROW_BAR = 10;
 const STATUS = 'downloading'.length;
 const SIZES = '1023.9 MiB/1023.9 MiB'.length;
+const MOVING = new Set<ProgressEvent['status']>(['downloading', 'uploading', 'reading', 'extracting', 'committing', 'checking']);
+const ENDED = new Set<ProgressEvent['status']>(['done', 'exists', 'mounted', 'resolved']);
 /** Columns that a bar needs, and columns that sizes need; below that a percentage replaces them. */
 const WIDE = 60;
 const NARROW = 46;
@@ -49,7 +51,7 @@ class Bars implements Progress {
     this.#fillSlots();
   }
 
-  finish(result: TransferResult): void {
+  finish(result: Transferred): void {
     // The last frame is never redrawn, so it may be higher than the screen.
     const [summary, ...more] = closingLines(result);
     this.#closing = summary;
@@ -83,12 +85,7 @@ class Bars implements Progress {
     const rows = [...this.#rows.values()];
     const room = this.#slots.length - 1;
     if (rows.length <= room) return rows;
-    const urgency = ({status}: ProgressEvent): number =>
-      ['downloading', 'reading', 'extracting', 'committing', 'checking'].includes(status)
-        ? 0
-        : status === 'done' || status === 'exists'
-          ? 2
-          : 1;
+    const urgency = ({status}: ProgressEvent): number => (MOVING.has(status) ? 0 : ENDED.has(status) ? 2 : 1);
     const shown = new Set([...rows].sort((a, b) => urgency(a) - urgency(b)).slice(0, Math.max(0, room - 1)));
     return rows.filter((row) => shown.has(row));
   }
@@ -99,7 +96,7 @@ class Bars implements Progress {
     const row = visible[slot];
     if (row === undefined) return `… and ${this.#rows.size - visible.length} more`.slice(0, width);
     const {ref, status, offset, total} = row;
-    const share = status === 'done' || status === 'exists' || status === 'resolved' ? 1 : total === 0 ? 0 : Math.min(1, offset / total);
+    const share = ENDED.has(status) ? 1 : total === 0 ? 0 : Math.min(1, offset / total);
     const sizes = total > 0 && share < 1 ? ` ${formatSize(offset)}/${formatSize(total)}` : '';
     if (width < WIDE) {
       const figures = width < NARROW ? (sizes === '' ? '' : ` ${Math.floor(share * 100)}%`) : sizes;

@@ -1,7 +1,7 @@
 /** Progress as lines: text for logs, JSON for programs. */
 import type {ProgressEvent} from '../lib/client/types/index.ts';
 import {formatJSON, type Printable} from './printable.ts';
-import {closingLines, type Progress, Totals, type TransferResult} from './progress-totals.ts';
+import {closingLines, type Progress, Totals, type Transferred} from './progress-totals.ts';
 import {formatSize} from './value-formatters.ts';
 
 /** Period of the lines that show that a long transfer still moves. */
@@ -28,12 +28,14 @@ export class PlainProgress implements Progress {
   }
 
   #beat(): void {
-    const moving = [...this.#rows.values()].filter(({status}) => ['downloading', 'reading', 'extracting', 'checking'].includes(status));
+    const moving = [...this.#rows.values()].filter(({status}) =>
+      ['downloading', 'uploading', 'reading', 'extracting', 'checking'].includes(status),
+    );
     for (const {ref, status, offset, total} of moving) this.#print(`${ref}: ${status} ${formatSize(offset)}/${formatSize(total)}`);
     if (moving.length > 0) this.#print(this.#totals.line());
   }
 
-  finish(result: TransferResult): void {
+  finish(result: Transferred): void {
     for (const line of closingLines(result)) this.#print(line);
   }
 
@@ -61,8 +63,8 @@ export class JSONProgress implements Progress {
     this.#send('progress', {ref, status, offset, total});
   }
 
-  finish({elapsedMs, transferredBytes, unpacked}: TransferResult): void {
-    this.#send('done', {elapsedMs, transferredBytes, unpacked});
+  finish({elapsedMs, transferredBytes, unpacked}: Transferred): void {
+    this.#send('done', {elapsedMs, transferredBytes, ...(unpacked && {unpacked})});
   }
 
   close(): void {}

@@ -1,14 +1,14 @@
 /** Totals of a transfer and its summary line, for every kind of progress display. */
-import type {ProgressEvent, PullResult} from '../lib/client/types/index.ts';
+import type {ProgressEvent, PullResult, PushResult} from '../lib/client/types/index.ts';
 import {formatSize} from './value-formatters.ts';
 
-/** What the closing lines tell. */
-export type TransferResult = Pick<PullResult, 'elapsedMs' | 'transferredBytes' | 'unpacked'>;
+/** What the closing lines tell of a pull or a push. */
+export type Transferred = Pick<PullResult | PushResult, 'elapsedMs' | 'transferredBytes'> & Partial<Pick<PullResult, 'unpacked'>>;
 
 export interface Progress {
   update(event: ProgressEvent): void;
   /** Shows the closing lines. Not called after a failure. */
-  finish(result: TransferResult): void;
+  finish(result: Transferred): void;
   /** Restores the terminal. Must always be called; may be called twice. */
   close(): void;
 }
@@ -29,8 +29,8 @@ function joinFitting(parts: readonly string[], width: number): string {
   return text === '' ? parts[0]!.slice(0, width) : text;
 }
 
-/** The summary of a pull, then a line for each unpacked image. */
-export function closingLines({elapsedMs, transferredBytes, unpacked}: TransferResult): string[] {
+/** The summary, then a line for each unpacked image. */
+export function closingLines({elapsedMs, transferredBytes, unpacked = []}: Transferred): string[] {
   return [summaryParts(elapsedMs, transferredBytes).join(''), ...unpacked.map(({chainID}) => `unpacked chain id: ${chainID}`)];
 }
 
@@ -39,7 +39,7 @@ const RATE_WINDOW_MS = 10_000;
 const RATE_SAMPLE_MS = 500;
 
 /** States in which bytes of a row are still outstanding. */
-const MOVING: readonly ProgressEvent['status'][] = ['waiting', 'downloading', 'reading', 'checking'];
+const MOVING: readonly ProgressEvent['status'][] = ['waiting', 'downloading', 'uploading', 'reading', 'checking'];
 
 /** Sums over all rows: bytes transferred, and the time that the rest will take. */
 export class Totals {
@@ -59,9 +59,9 @@ export class Totals {
     const {ref, status, offset} = event;
     const before = this.#rows.get(ref);
     // Bytes of an earlier attempt or of another process are not counted.
-    const isOurs = status === 'downloading' || status === 'reading' || status === 'checking';
+    const isOurs = ['downloading', 'uploading', 'reading', 'checking'].includes(status);
     const first = before?.first ?? (isOurs ? offset : undefined);
-    const grown = before === undefined || status === 'exists' ? 0 : Math.max(0, offset - before.event.offset);
+    const grown = before === undefined || status === 'exists' || status === 'mounted' ? 0 : Math.max(0, offset - before.event.offset);
     this.#rows.set(ref, {event, first, moved: (before?.moved ?? 0) + (before?.first === undefined && isOurs ? 0 : grown)});
     const at = this.#now();
     if (at - this.#samples.at(-1)!.at < RATE_SAMPLE_MS) return;
@@ -75,7 +75,7 @@ export class Totals {
     return sum;
   }
 
-  /** Bytes that were downloaded or read. */
+  /** Bytes that were downloaded, uploaded or read. */
   get transferred(): number {
     return this.#sum(({event, first}) => (first === undefined ? 0 : Math.max(0, event.offset - first)));
   }

@@ -17,6 +17,7 @@ export const COMMANDS: Commands = {
     'content label': () => import('./content/label.ts'),
     'content ls': () => import('./content/ls.ts'),
     'content prune': () => import('./content/prune.ts'),
+    'content push-object': () => import('./content/push-object.ts'),
     'content rm': () => import('./content/rm.ts'),
     df: () => import('./df.ts'),
     doctor: () => import('./doctor.ts'),
@@ -48,6 +49,7 @@ export const COMMANDS: Commands = {
     'namespaces rm': () => import('./namespaces/rm.ts'),
     prune: () => import('./prune.ts'),
     pull: () => import('./pull.ts'),
+    push: () => import('./push.ts'),
     referrers: () => import('./referrers.ts'),
     resolve: () => import('./resolve.ts'),
     run: () => import('./run.ts'),
@@ -90,6 +92,7 @@ export const COMMANDS: Commands = {
     'namespaces create': ['namespaces c'],
     'namespaces label': ['namespaces set-labels'],
     pull: ['images pull'],
+    push: ['images push'],
     'snapshots mounts': ['snapshots m', 'snapshots mount'],
   },
 };

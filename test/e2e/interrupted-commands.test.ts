@@ -162,6 +162,11 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     },
     steps: () => [{args: ['snapshots', 'commit', '--snapshotter', 'overlayfs', 'made', 'work'], again: [5, 6]}],
   },
+  push: {
+    reads: 'too',
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
+    steps: (registry) => [{args: ['push', `${registry.host}/elsewhere:latest`, publish(registry, 'app')]}],
+  },
   'content ingest': {
     steps: () => [{args: ['content', 'ingest', 'key', '--label', 'a=b'], input: 'some bytes', again: [6]}],
   },

@@ -11,6 +11,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {COMMANDS} from '../../src/commands/index.ts';
 import type {Digest} from '../../src/lib/oci/descriptor.ts';
 import {validateIdentifier} from '../../src/lib/oci/identifier.ts';
+import {parseReference} from '../../src/lib/oci/reference.ts';
 import {type CommandLine, engineEnvironment, type Result, root, run} from '../cli/harness.ts';
 import {ctrHere} from '../cli/run-in-process.ts';
 import {type FakeImage, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
@@ -165,6 +166,8 @@ const changes = (
   [['images', 'append', '--progress', 'none', ref, 'mine:6', join(mountpoint, '../layer.tar')]],
   [['images', 'rebase', '--progress', 'none', '--old-base', ref, '--new-base', 'mine:4', 'mine:6', 'mine:7']],
   [['pull', '--progress', 'none', ...SNAPSHOTTER, ref]],
+  [['push', '--progress', 'none', `${parseReference(ref).domain}/pushed:1`, ref]],
+  [['content', 'push-object', `${parseReference(ref).domain}/pushed`, digestOf('notes of a')]],
   [['content', 'ingest', 'notes-2'], 'more notes'],
   [['content', 'label', digestOf('notes of a'), 'whose=changed']],
   [['content', 'rm', digestOf('notes of a')]],

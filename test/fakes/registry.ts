@@ -112,6 +112,8 @@ export interface Fault {
   /** Reads no more than so many bytes of the request's body; what else is given happens then. */
   readonly readAt?: number;
   readonly delayMs?: number;
+  /** Waits for it before it answers. */
+  readonly until?: Promise<unknown>;
 }
 
 export interface FakeImage {
@@ -323,6 +325,7 @@ export class FakeRegistry {
     this.requests.push(record);
     if (!isWhole) this.#interrupt(path, body);
     if (fault.delayMs !== undefined) await sleep(fault.delayMs);
+    await fault.until;
     if ((fault.stallAt ?? 0) < 0) return;
     if ((fault.resetAt ?? 0) < 0) {
       response.socket?.resetAndDestroy();

@@ -107,6 +107,10 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       await maintainBallast(context.store);
       return result;
     },
+    push: async (ref, options = {}) => {
+      const {push} = await import('./push/push.ts');
+      return push(context, name, ref, options);
+    },
     run: async (ref, id, options = {}) => {
       const {run} = await import('./run/run.ts');
       return run(context, name, ref, id, options);
@@ -117,6 +121,10 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       prune: async (options = {}) => {
         const {pruneReferences} = await import('./space/prune-references.ts');
         return pruneReferences(context, name, options);
+      },
+      push: async (ref, digest, options = {}) => {
+        const {pushObject} = await import('./push/push-object.ts');
+        return pushObject(context, name, ref, digest, options);
       },
     },
     snapshots: (snapshotter) => snapshotsClient(context, name, snapshotter),

@@ -21,6 +21,8 @@ import type {
   OpenOptions,
   PruneOptions,
   PullOptions,
+  PushObjectOptions,
+  PushOptions,
   RebaseOptions,
   RegistryCallOptions,
   RegistryListOptions,
@@ -180,6 +182,20 @@ const NAMESPACE: Guards<NamespaceClient> = {
       signal: optional(abortSignal),
     }),
   ],
+  push: [
+    text,
+    options<PushOptions>({
+      ...registry,
+      from: optional(text),
+      platform: optional(text),
+      manifest: optional(text),
+      manifestType: optional(text),
+      allowNonDistributable: optional(flag),
+      maxConcurrentUploads: optional(count),
+      onEvent: optional(callback),
+      signal: optional(abortSignal),
+    }),
+  ],
   run: [
     text,
     text,
@@ -310,6 +326,11 @@ const NAMESPACE: Guards<NamespaceClient> = {
     label: [text, labels],
     edit: [text, text],
     prune: [options<ContentPruneOptions>({dryRun: optional(flag)})],
+    push: [
+      text,
+      text,
+      options<PushObjectOptions>({...registry, mediaType: optional(text), onEvent: optional(callback), signal: optional(abortSignal)}),
+    ],
   },
   snapshots: {
     takes: [optional(text)],

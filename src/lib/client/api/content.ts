@@ -14,8 +14,8 @@ import {notFoundIn} from './not-found.ts';
 /** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
 
-/** All but `prune`, which lies a floor above. */
-export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'prune'> {
+/** All but what lies a floor above. */
+export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'prune' | 'push'> {
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);

@@ -11,9 +11,11 @@ export interface ProgressEvent {
     | 'checking'
     | 'reading'
     | 'downloading'
+    | 'uploading'
     | 'extracting'
     | 'committing'
     | 'exists'
+    | 'mounted'
     | 'done';
   /** Bytes so far, and in total; both 0 when there is nothing to count. */
   readonly offset: number;

@@ -1,6 +1,7 @@
 /** Content: blobs, and downloads in progress. */
 import type {ContentRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
+import type {PushObjectOptions, PushObjectResult} from './push.ts';
 
 /** An ingest: a blob that is being written, or whose writing was interrupted. */
 export interface IngestStatus {
@@ -54,4 +55,10 @@ export interface ContentClient {
    * blobs, and the pull that fetches them again.
    */
   prune(options?: ContentPruneOptions): Promise<ContentPruneResult>;
+  /**
+   * Pushes one object to a repository, without what it refers to; a manifest gets the tag of the reference if that has one.
+   *
+   * @throws not_found @throws data_loss it is damaged here; the registry does not get it
+   */
+  push(ref: string, digest: string, options?: PushObjectOptions): Promise<PushObjectResult>;
 }

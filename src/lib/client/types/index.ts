@@ -5,6 +5,7 @@ import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
 import type {ImagesClient, PullOptions, PullResult} from './images.ts';
 import type {LeasesClient} from './leases.ts';
 import type {NamespacesClient} from './namespaces.ts';
+import type {PushOptions, PushResult} from './push.ts';
 import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
@@ -29,6 +30,7 @@ export type * from './host-mounts.ts';
 export type * from './images.ts';
 export type * from './leases.ts';
 export type * from './namespaces.ts';
+export type * from './push.ts';
 export type * from './registry.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
@@ -76,6 +78,15 @@ export interface Client {
 export interface NamespaceClient {
   readonly name: string;
   pull(ref: string, options?: PullOptions): Promise<PullResult>;
+  /**
+   * Pushes an image: blobs first, manifests after what they refer to, the tag last. Nothing is sent when a part is neither here nor at the
+   * registry.
+   *
+   * @throws not_found no such image
+   * @throws failed_precondition parts are missing; `details.missing` has their descriptors
+   * @throws data_loss a blob is damaged here; the registry does not get it
+   */
+  push(ref: string, options?: PushOptions): Promise<PushResult>;
   /** Runs a container in the foreground until it ends. */
   run(ref: string, id: string, options?: RunOptions): Promise<RunResult>;
   readonly images: ImagesClient;
