@@ -3,6 +3,7 @@ import type {Commands} from '../cli/command-table.ts';
 
 export const COMMANDS: Commands = {
   commands: {
+    attach: () => import('./attach.ts'),
     catalog: () => import('./catalog.ts'),
     check: () => import('./check.ts'),
     'containers info': () => import('./containers/info.ts'),
@@ -51,6 +52,7 @@ export const COMMANDS: Commands = {
     pull: () => import('./pull.ts'),
     push: () => import('./push.ts'),
     referrers: () => import('./referrers.ts'),
+    'registry rm': () => import('./registry/rm.ts'),
     resolve: () => import('./resolve.ts'),
     run: () => import('./run.ts'),
     'snapshots commit': () => import('./snapshots/commit.ts'),
@@ -73,6 +75,7 @@ export const COMMANDS: Commands = {
     images: 'manage images',
     leases: 'manage leases',
     namespaces: 'manage namespaces',
+    registry: 'manage what a registry has',
     snapshots: 'manage snapshots',
   },
   topicAliases: {

@@ -58,6 +58,7 @@ async function everywhere(line: string, env: Readonly<Record<string, string>> = 
 
 /** What a command says of a store that is empty; with arguments where it needs them. */
 const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
+  attach: ['attach --progress none --artifact-type a/b --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   catalog: ['catalog --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   check: ['check', 0],
   'containers info': ['containers info c1', 5],
@@ -104,6 +105,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   pull: ['pull --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x:latest', 14],
   push: ['push --progress none --plain-http 127.0.0.1:1/x:latest', 5],
   referrers: ['referrers --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  'registry rm': ['registry rm --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   resolve: ['resolve --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   run: ['run --rm nope r1 true', 125],
   'snapshots commit': ['snapshots commit a b', 5],

@@ -89,12 +89,14 @@ const MANIFEST = Buffer.from(
 );
 /** Commands that ask a registry. */
 const FETCHES: ReadonlySet<string> = new Set([
+  'attach',
   'catalog',
   'content fetch-blob',
   'content fetch-object',
   'inspect',
   'pull',
   'referrers',
+  'registry rm',
   'resolve',
   'tags',
 ]);

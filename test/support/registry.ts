@@ -31,6 +31,8 @@ export interface RegistryOptions {
   readonly storage?: string;
   /** `user:password` pairs that basic authentication accepts, each `user:<bcrypt hash>` as in an htpasswd file. */
   readonly htpasswd?: string;
+  /** Whether manifests can be deleted. Default true. */
+  readonly deletes?: boolean;
   /** Serves TLS with it; to clients that show a certificate which `clientCA` (PEM) has signed, where that is given. */
   readonly tls?: Certificate & {readonly clientCA?: string};
 }
@@ -56,11 +58,11 @@ const READY_TIMEOUT_MS = 20_000;
 /** Apache's combined format, as docker-registry writes it. */
 const ACCESS = /^\S+ - \S* ?\S* \[[^\]]+\] "([A-Z]+) (\S+) HTTP\/[\d.]+" (\d{3}) (\d+) /;
 
-const config = (storage: string, htpasswd: string | undefined, tls: object | undefined): string =>
+const config = (storage: string, htpasswd: string | undefined, tls: object | undefined, deletes: boolean): string =>
   JSON.stringify({
     version: '0.1',
     log: {level: 'info', formatter: 'json', accesslog: {disabled: false}},
-    storage: {filesystem: {rootdirectory: storage}, delete: {enabled: true}},
+    storage: {filesystem: {rootdirectory: storage}, delete: {enabled: deletes}},
     // The kernel picks the port, so that two registries never want the same one.
     http: {addr: '127.0.0.1:0', ...(tls && {tls})},
     ...(htpasswd === undefined ? {} : {auth: {htpasswd: {realm: 'test', path: htpasswd}}}),
@@ -110,7 +112,7 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
     key: tlsFile('tls.key', options.tls.key),
     ...(options.tls.clientCA === undefined ? {} : {clientcas: [tlsFile('clients.crt', options.tls.clientCA)]}),
   };
-  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd, tls));
+  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd, tls, options.deletes ?? true));
   const logFile = join(dir, 'log');
   const fd = openSync(logFile, 'a');
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, 'serve', join(dir, 'config.yml')], {

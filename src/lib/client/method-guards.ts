@@ -5,6 +5,8 @@
 import {CLASSES, type Code, codeOf, ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import type {
   AppendOptions,
+  AttachFile,
+  AttachOptions,
   BuildOptions,
   CheckOptions,
   Client,
@@ -25,6 +27,7 @@ import type {
   PushOptions,
   RebaseOptions,
   RegistryCallOptions,
+  RegistryDeleteOptions,
   RegistryListOptions,
   RegistryOptions,
   RemoteImageOptions,
@@ -379,6 +382,13 @@ const REGISTRY: Guards<Client['registry']> = {
   fetchObject: [text, options<RegistryCallOptions>(registryCall)],
   fetchBlob: [text, text, options<RegistryCallOptions>(registryCall)],
   referrers: [text, options<RegistryCallOptions & {artifactType?: string}>({...registryCall, artifactType: optional(text)})],
+  attach: [
+    text,
+    text,
+    list(members<AttachFile>({path: text, mediaType: optional(text)})),
+    options<AttachOptions>({...registryCall, annotations: optional(labels), onEvent: optional(callback)}),
+  ],
+  delete: [text, options<RegistryDeleteOptions>({...registryCall, manifest: optional(flag)})],
 };
 
 export const CLIENT: Guards<Client> = {

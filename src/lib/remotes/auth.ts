@@ -270,6 +270,9 @@ export const pushScope = (host: Host, {path}: Pick<Reference, 'path'>, from?: st
   scope: [`repository:${path}:pull,push`, ...(from === undefined ? [] : [`repository:${from}:pull`])].join(' '),
 });
 
+/** The scope that deletes from a repository. */
+export const deleteScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({host, scope: `repository:${path}:delete,pull`});
+
 /** The scope that lists a registry's repositories. */
 export const catalogScope = (host: Host): TokenScope => ({host, scope: 'registry:catalog:*'});
 

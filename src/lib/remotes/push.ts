@@ -193,18 +193,25 @@ async function putManifest(
   what: string,
   {tag, signal}: ManifestPushOptions,
 ): Promise<ManifestPushResult> {
-  const response = await at.send({
-    what: tag === undefined ? what : `${what} as ${JSON.stringify(tag)}`,
-    method: 'PUT',
-    url: at.url(`manifests/${tag ?? digest}`),
-    headers: {'content-type': mediaType},
-    body: bytes,
-    signal,
-  });
-  if (response.status >= 300) throw await at.toError(response);
-  checkDigest(response, digest);
-  const subject = single(response.headers['oci-subject']);
-  return isDigest(subject) ? {subject} : {};
+  for (let attempt = 1; ; attempt++) {
+    const response = await at.send({
+      what: tag === undefined ? what : `${what} as ${JSON.stringify(tag)}`,
+      method: 'PUT',
+      url: at.url(`manifests/${tag ?? digest}`),
+      headers: {'content-type': mediaType},
+      body: bytes,
+      signal,
+    });
+    if (response.status < 300) {
+      checkDigest(response, digest);
+      const subject = single(response.headers['oci-subject']);
+      return isDigest(subject) ? {subject} : {};
+    }
+    const err = await at.toError(response);
+    // docker's registry answers so while another upload rewrites its link to a blob that the manifest refers to.
+    if (err.details?.registryCode !== 'DIGEST_INVALID' || attempt >= MAX_ATTEMPTS) throw err;
+    await at.client.pause(at.client.backoff(attempt), what, signal);
+  }
 }
 
 /** Adds the digest that ends an upload. The query is the registry's own and stays as it is written. */

@@ -4,7 +4,7 @@ import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {parseIndex} from '../oci/manifest.ts';
 import {OCI_INDEX} from '../oci/mediatypes.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
-import {catalogScope, pullScope, type TokenScope} from './auth.ts';
+import {catalogScope, deleteScope, pullScope, type TokenScope} from './auth.ts';
 import {protocolError, type RequestContext} from './errors.ts';
 import {urlOf} from './hosts.ts';
 import type {HttpClient, HttpResponse} from './http-client.ts';
@@ -69,6 +69,7 @@ export class RegistryApi {
       tags: (options = {}) => this.#tags(ref, joined(options)),
       referrers: (digest, options = {}) => this.#referrers(ref, digest, joined(options)),
       stat: (digest, options = {}) => this.#stat(ref, digest, joined(options)),
+      delete: (target, options = {}) => this.#delete(ref, target, joined(options)),
     };
   }
 
@@ -197,6 +198,27 @@ export class RegistryApi {
       const size = contentLength(response);
       if (size === undefined) throw protocolError(response.context, 'a response without Content-Length');
       return {mediaType: response === blob ? 'application/octet-stream' : mediaTypeOf(response), digest, size};
+    });
+  }
+
+  async #delete(ref: Reference, target: string, {signal}: RegistryCallOptions): Promise<void> {
+    const {domain, path} = ref;
+    const what = `delete ${domain}/${path}${target.includes(':') ? '@' : ':'}${target}`;
+    await this.#eachHost(domain, what, signal, ['push'], async (host) => {
+      const scope = deleteScope(host, ref);
+      const response = await this.#client.send({
+        what,
+        method: 'DELETE',
+        url: urlOf(host, `/${path}/manifests/${target}`),
+        scope,
+        signal,
+        onBody: () => () => undefined,
+        restartable: true,
+        digestVerified: false,
+      });
+      // An earlier attempt whose response was lost.
+      if (response.status < 300 || (response.status === 404 && response.context.attempt > 1)) return;
+      throw await this.#client.toError(response, scope);
     });
   }
 }

@@ -233,6 +233,13 @@ export interface RepositoryApi {
 
   /** The size of a blob or manifest, by one or two HEAD requests. The media type of a blob is unknown: `application/octet-stream`. */
   stat(digest: Digest, options?: RegistryCallOptions): Promise<Descriptor>;
+
+  /**
+   * Deletes a manifest by its digest, with all its tags, or a tag. Never asks a mirror.
+   *
+   * @throws not_implemented deletion is disabled, or the registry does not delete tags
+   */
+  delete(target: string, options?: RegistryCallOptions): Promise<void>;
 }
 
 /** Access to registries. Keeps connections, tokens and the state of hosts until it is closed. */

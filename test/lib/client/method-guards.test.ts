@@ -114,6 +114,7 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'an array, each of it a string': ['x'],
   'a string or an async iterable of bytes': nothing(),
   'a string or a writable stream': '/nowhere/images.tar',
+  'an array, each of it an object': [],
 };
 
 /** Valid arguments. */

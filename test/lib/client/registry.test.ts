@@ -1,17 +1,21 @@
 /** Images in a real registry, looked at without a store: what skopeo says of them, by a user who can write nowhere. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {chmodSync, readdirSync, readFileSync} from 'node:fs';
+import {once} from 'node:events';
+import {chmodSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {createServer, request as httpRequest, type IncomingMessage} from 'node:http';
+import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
-import {after, before, describe, it} from 'node:test';
+import {after, before, describe, it, type TestContext} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
+import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, is, onEnd, requiresProgram, type Scope, temporaryDirectory} from '../../support/helpers.ts';
 import {ARCHITECTURE, addImage, addIndex, addJSON, setTarget} from '../../support/layouts.ts';
-import {pushImage, type Registry, sharedRegistry} from '../../support/registry.ts';
+import {pushImage, type Registry, sharedRegistry, startRegistry} from '../../support/registry.ts';
 import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
 
 const registry = sharedRegistry();
@@ -192,5 +196,169 @@ describe('bytes that a registry changes', () => {
     await assert.rejects(async () => {
       for await (const _ of await client.registry.fetchBlob(`${fake.host}/app`, digest, {signal: abort.signal})) abort.abort();
     }, is('canceled'));
+  });
+});
+
+/**
+ * A proxy before a registry.
+ *
+ * @param after called with each request when it is answered, before the client gets the response
+ */
+async function proxy(t: TestContext, {host}: Registry, after: (request: IncomingMessage) => Promise<void>): Promise<string> {
+  const [hostname, port] = host.split(':');
+  const server = createServer((request, response) => {
+    const {method, url: path, headers} = request;
+    const forwarded = httpRequest({hostname, port, method, path, headers}, (answer) => {
+      void after(request).then(() => {
+        response.writeHead(answer.statusCode!, answer.headers);
+        answer.pipe(response);
+      });
+    });
+    request.pipe(forwarded);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onEnd(t, () => {
+    server.close();
+    server.closeAllConnections();
+  });
+  return `127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+/** An image in a repository of its own, in a registry without the referrers API. */
+async function publishOne(t: TestContext, running: Registry, name: string): Promise<Pushed> {
+  return publish(running, name, temporaryDirectory(t), FORMS['oci/image']!);
+}
+
+describe('an attached artifact', () => {
+  it('has the files, refers to the image, and is listed', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const {ref, root} = await publishOne(t, running, 'attach/files');
+    const dir = temporaryDirectory(t);
+    const contents = [Buffer.from('{"sbom": 1}'), Buffer.alloc(3 << 20, 'x'), Buffer.alloc(0)];
+    const files = contents.map((bytes, i) => {
+      writeFileSync(join(dir, `file ${i}`), bytes);
+      return {path: join(dir, `file ${i}`), ...(i === 0 ? {mediaType: 'application/spdx+json'} : {})};
+    });
+    const seen: string[] = [];
+    const made = await client.registry.attach(ref, 'application/vnd.example.sbom', files, {
+      annotations: {by: 'test'},
+      onEvent: ({ref: key, status}) => seen.push(`${key} ${status}`),
+    });
+    const repository = ref.replace(/:v1$/, '');
+    const {bytes} = await client.registry.fetchObject(`${repository}@${made.digest}`);
+    const {config, layers, ...manifest} = JSON.parse(Buffer.from(bytes).toString());
+    assert.deepEqual(manifest, {
+      schemaVersion: 2,
+      mediaType: OCI_MANIFEST,
+      artifactType: 'application/vnd.example.sbom',
+      subject: root,
+      annotations: {by: 'test'},
+    });
+    assert.equal(config.digest, digestOf('{}'));
+    assert.deepEqual(
+      layers,
+      contents.map((content, i) => ({
+        mediaType: i === 0 ? 'application/spdx+json' : 'application/octet-stream',
+        digest: digestOf(content),
+        size: content.length,
+        annotations: {'org.opencontainers.image.title': `file ${i}`},
+      })),
+    );
+    for (const [i, {digest}] of [config, ...layers].entries())
+      assert.deepEqual(
+        Buffer.concat(await collect(await client.registry.fetchBlob(repository, digest))),
+        i === 0 ? Buffer.from('{}') : contents[i - 1],
+      );
+    assert.deepEqual(await client.registry.referrers(ref), [made]);
+    for (const content of contents) assert.ok(seen.includes(`layer-${digestOf(content)} done`));
+    // The same again is the same artifact, and is listed once.
+    assert.deepEqual(await client.registry.attach(ref, made.artifactType!, files, {annotations: {by: 'test'}}), made);
+    assert.deepEqual(await client.registry.referrers(ref), [made]);
+    // An artifact of an artifact.
+    const signature = await client.registry.attach(`${repository}@${made.digest}`, 'application/vnd.example.signature', []);
+    assert.deepEqual(await client.registry.referrers(`${repository}@${made.digest}`), [signature]);
+    for (const wrong of [join(dir, 'missing'), dir])
+      await assert.rejects(client.registry.attach(ref, 'a/b', [{path: wrong}]), is(wrong === dir ? 'invalid_argument' : 'not_found'));
+    await assert.rejects(client.registry.attach(ref, 'not a type', []), is('invalid_argument'));
+  });
+
+  it('is listed whoever attaches another one at the same time', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const {ref} = await publishOne(t, running, 'attach/many');
+    const made = await Promise.all(Array.from({length: 6}, (_, i) => client.registry.attach(ref, `application/a${i}`, [])));
+    const digests = (list: readonly Descriptor[]): readonly string[] => list.map(({digest}) => digest).sort();
+    assert.deepEqual(digests(await client.registry.referrers(ref)), digests(made));
+  });
+
+  it('is listed again when another writer, who had read the list before, overwrites it', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const {ref, root, layout} = await publishOne(t, running, 'attach/lost');
+    const tag = root.digest.replace(':', '-');
+    const others = {...root, artifactType: 'application/others'};
+    let overwritten = 0;
+    const host = await proxy(t, running, async ({method, url}) => {
+      if (method !== 'PUT' || !url?.endsWith(`/manifests/${tag}`) || overwritten === 2) return;
+      overwritten++;
+      setTarget(layout, addJSON(layout, OCI_INDEX, {schemaVersion: 2, mediaType: OCI_INDEX, manifests: [others]}));
+      await pushImage(running, `attach/lost:${tag}`, layout);
+    });
+    const made = await client.registry.attach(ref.replace(running.host, host), 'application/ours', []);
+    assert.equal(overwritten, 2);
+    assert.deepEqual(await client.registry.referrers(ref), [others, made]);
+  });
+});
+
+describe('deletion in a registry', () => {
+  it('takes a manifest with all its tags, and an artifact off the list of its subject', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const {ref, root, layout} = await publishOne(t, running, 'delete/this');
+    const repository = ref.replace(/:v1$/, '');
+    await pushImage(running, 'delete/this:v2', layout);
+    const artifacts: Descriptor[] = [];
+    for (const artifactType of ['application/a', 'application/b']) artifacts.push(await client.registry.attach(ref, artifactType, []));
+    assert.equal(await client.registry.delete(`${repository}@${artifacts[0]!.digest}`), `${repository}@${artifacts[0]!.digest}`);
+    assert.deepEqual(await client.registry.referrers(ref), artifacts.slice(1));
+    assert.equal(await client.registry.delete(ref, {manifest: true}), `${repository}@${root.digest}`);
+    for (const gone of [ref, `${repository}:v2`, `${repository}@${root.digest}`])
+      await assert.rejects(client.registry.resolve(gone), is('not_found'));
+    await assert.rejects(client.registry.delete(ref), is('not_found'));
+  });
+
+  it('of a tag leaves the manifest, or is refused with the command that deletes it', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const {ref, root, layout} = await publishOne(t, running, 'delete/tag');
+    const repository = ref.replace(/:v1$/, '');
+    await pushImage(running, 'delete/tag:v2', layout);
+    await assert.rejects(client.registry.delete(`${repository}:v2`), (err) => {
+      is('not_implemented')(err);
+      assert.ok((err as ErrdefsError).hint?.endsWith(`registry rm ${repository}@${root.digest}`), String(err));
+      return true;
+    });
+    assert.equal((await client.registry.resolve(`${repository}:v2`)).digest, root.digest);
+  });
+
+  it('that is disabled is refused, and says what to enable', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const running = await startRegistry(t, {deletes: false});
+    const {client} = clientWithoutStore(t);
+    const {ref} = await publishOne(t, running, 'kept');
+    for (const options of [{}, {manifest: true}])
+      await assert.rejects(client.registry.delete(ref, options), (err) => {
+        is('not_implemented')(err);
+        assert.match((err as ErrdefsError).hint ?? '', options.manifest ? /delete\.enabled/ : /registry rm/);
+        return true;
+      });
+    await client.registry.resolve(ref);
   });
 });

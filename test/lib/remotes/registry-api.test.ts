@@ -4,6 +4,7 @@ import {once} from 'node:events';
 import {createServer, type IncomingMessage} from 'node:http';
 import type {AddressInfo} from 'node:net';
 import {describe, it, type TestContext} from 'node:test';
+import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_INDEX} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type Remote} from '../../../src/lib/remotes/index.ts';
@@ -208,5 +209,35 @@ describe('the size of a blob', () => {
   it('that is neither is not found', async (t) => {
     const {domain, remote} = await serve(t, () => ({status: 404}));
     await assert.rejects(remote.api({domain, path: 'app'}).stat(DIGEST), is('not_found'));
+  });
+});
+
+describe('deletion', () => {
+  it('succeeds with each status of success, and names the reason of a failure', async (t) => {
+    for (const [status, code] of [
+      [202, undefined],
+      [200, undefined],
+      [204, undefined],
+      [404, 'not_found'],
+      [405, 'not_implemented'],
+      [403, 'permission_denied'],
+    ] as const) {
+      const {domain, remote, requests} = await serve(t, () => ({status}));
+      const deleting = remote.api({domain, path: 'app'}).delete(DIGEST);
+      if (code === undefined) await deleting;
+      else await assert.rejects(deleting, is(code));
+      assert.deepEqual(requests, [`DELETE /v2/app/manifests/${DIGEST}`]);
+    }
+  });
+
+  it('whose response was lost is no failure', async (t) => {
+    let asked = 0;
+    const {domain, remote} = await serve(t, (_, request) => {
+      if (asked++ === 0) request.socket.destroy();
+      return {status: 404};
+    });
+    await remote.api({domain, path: 'app'}).delete(DIGEST);
+    assert.equal(asked, 2);
+    await assert.rejects(remote.api({domain, path: 'app'}).delete(DIGEST), (err) => isErrdefs(err) && err.code === 'not_found');
   });
 });

@@ -14,5 +14,8 @@ export function registryClient(context: Context): RegistryClient {
     fetchObject: async (ref, options = {}) => (await reading()).fetchObject(context, ref, options),
     fetchBlob: async (ref, digest, options = {}) => (await reading()).fetchBlob(context, ref, digest, options),
     referrers: async (ref, options = {}) => (await referring()).referrers(context, ref, options),
+    attach: async (ref, artifactType, files, options = {}) =>
+      (await import('../registry/attach.ts')).attach(context, ref, artifactType, files, options),
+    delete: async (ref, options = {}) => (await import('../registry/delete.ts')).deleteFrom(context, ref, options),
   };
 }

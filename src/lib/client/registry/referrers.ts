@@ -3,9 +3,12 @@
  *
  * After the OCI distribution specification, "Listing Referrers" and "Referrers Tag Schema".
  */
-import {hasCode} from '../../errdefs.ts';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
-import {parseIndex} from '../../oci/manifest.ts';
+import {digestOf} from '../../oci/hash.ts';
+import {MAX_CHILDREN, parseIndex} from '../../oci/manifest.ts';
+import {OCI_INDEX} from '../../oci/mediatypes.ts';
 import {parseReference, type Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Context} from '../context.ts';
@@ -17,7 +20,7 @@ type Repository = Pick<Reference, 'domain' | 'path'>;
 const MAX_TAG_LENGTH = 128;
 
 /** The tag whose index lists the referrers of a manifest. */
-const referrersTag = (subject: Digest): string => {
+export const referrersTag = (subject: Digest): string => {
   const [algorithm, hex] = digestParts(subject);
   return `${algorithm.slice(0, 32)}-${hex}`.slice(0, MAX_TAG_LENGTH);
 };
@@ -37,25 +40,101 @@ export async function referrers(
   });
 }
 
-const listReferrers = async (
+export const listReferrers = async (
   remote: Remote,
   repository: Repository,
   subject: Digest,
   signal?: AbortSignal,
 ): Promise<readonly Descriptor[]> =>
-  (await remote.api(repository).referrers(subject, {signal})) ?? readTagIndex(remote, repository, subject, signal);
+  (await remote.api(repository).referrers(subject, {signal})) ?? (await readTagIndex(remote, repository, subject, signal)).manifests;
 
-async function readTagIndex(
+/** Pushes a manifest that has a subject, and lists it among the subject's referrers where the registry does not do that itself. */
+export async function pushReferrer(
   remote: Remote,
-  {domain, path}: Repository,
+  repository: Repository,
   subject: Digest,
+  {descriptor, bytes}: {readonly descriptor: Descriptor; readonly bytes: Buffer},
   signal?: AbortSignal,
-): Promise<readonly Descriptor[]> {
+): Promise<void> {
+  const {subject: listed} = await remote.pusher(repository).manifest(descriptor, bytes, {signal});
+  if (listed === undefined && (await remote.api(repository).referrers(subject, {signal})) === undefined)
+    await updateReferrersTag(remote, repository, subject, {add: descriptor}, signal);
+}
+
+interface TagIndex {
+  readonly manifests: readonly Descriptor[];
+  /** Absent where the tag does not exist. */
+  readonly digest?: Digest;
+}
+
+async function readTagIndex(remote: Remote, {domain, path}: Repository, subject: Digest, signal?: AbortSignal): Promise<TagIndex> {
   try {
     const {descriptor, bytes} = await readDocument(remote, {domain, path, tag: referrersTag(subject)}, signal);
-    return parseIndex(bytes, descriptor).manifests;
+    return {manifests: parseIndex(bytes, descriptor).manifests, digest: descriptor.digest};
   } catch (err) {
-    if (hasCode(err, 'not_found')) return [];
+    if (hasCode(err, 'not_found')) return {manifests: []};
     throw err;
+  }
+}
+
+/** Attempts at an index that others change at the same time. */
+const MAX_ATTEMPTS = 10;
+/** Shortest wait before the index is read again, in milliseconds. */
+const SETTLE_MS = 50;
+
+/** Changes of this process, one after the other for each index. */
+const queues = new Map<string, Promise<unknown>>();
+
+/**
+ * Adds a manifest to the index of its subject's referrers, or removes it, where the registry has no referrers API.
+ *
+ * Registries have no conditional PUT, so that the change of another writer may overwrite ours. The index is therefore read again after
+ * a time several times as long as our own reading and writing took, and changed again if it does not have our change.
+ *
+ * @throws aborted others kept overwriting it
+ */
+export async function updateReferrersTag(
+  remote: Remote,
+  repository: Repository,
+  subject: Digest,
+  change: {readonly add: Descriptor} | {readonly remove: Digest},
+  signal?: AbortSignal,
+): Promise<void> {
+  const key = `${repository.domain}/${repository.path}@${subject}`;
+  const before = queues.get(key) ?? Promise.resolve();
+  const mine = before.then(() => writeTagIndex(remote, repository, subject, change, signal));
+  const settled = mine.catch(() => undefined);
+  queues.set(key, settled);
+  try {
+    await mine;
+  } finally {
+    if (queues.get(key) === settled) queues.delete(key);
+  }
+}
+
+async function writeTagIndex(
+  remote: Remote,
+  repository: Repository,
+  subject: Digest,
+  change: {readonly add: Descriptor} | {readonly remove: Digest},
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const isDone = ({manifests}: TagIndex): boolean =>
+    'add' in change ? manifests.some(({digest}) => digest === change.add.digest) : manifests.every(({digest}) => digest !== change.remove);
+  const tag = referrersTag(subject);
+  for (let attempt = 1; ; attempt++) {
+    const started = performance.now();
+    const index = await readTagIndex(remote, repository, subject, signal);
+    if (isDone(index)) return;
+    if (attempt > MAX_ATTEMPTS)
+      throw new ErrdefsError('aborted', `${repository.domain}/${repository.path}:${tag} was overwritten ${MAX_ATTEMPTS} times`, {
+        hint: 'others change the referrers of the same manifest: try again',
+      });
+    const manifests = 'add' in change ? [...index.manifests, change.add] : index.manifests.filter(({digest}) => digest !== change.remove);
+    if (manifests.length > MAX_CHILDREN) throw new ErrdefsError('resource_exhausted', `${subject} has more than ${MAX_CHILDREN} referrers`);
+    const bytes = Buffer.from(JSON.stringify({schemaVersion: 2, mediaType: OCI_INDEX, manifests}));
+    await remote.pusher(repository).manifest({mediaType: OCI_INDEX, digest: digestOf(bytes), size: bytes.length}, bytes, {tag, signal});
+    const settleMs = Math.max(SETTLE_MS, 4 * (performance.now() - started));
+    await sleep(settleMs * (0.5 + Math.random()), undefined, signal === undefined ? {} : {signal});
   }
 }

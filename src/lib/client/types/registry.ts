@@ -1,6 +1,6 @@
-/** Registries without a store: images are looked at where they are. */
+/** Registries without a store: images are looked at, referred to and deleted where they are. */
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
-import type {RegistryOptions} from './common.ts';
+import type {ProgressEvent, RegistryOptions} from './common.ts';
 
 /** Options of a call to a registry. */
 export interface RegistryCallOptions extends RegistryOptions {
@@ -50,6 +50,25 @@ export interface RemoteImage {
   readonly Env: readonly string[] | null;
 }
 
+/** Options of `attach`. */
+export interface AttachOptions extends RegistryCallOptions {
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly onEvent?: (event: ProgressEvent) => void;
+}
+
+/** A file for `attach`. */
+export interface AttachFile {
+  readonly path: string;
+  /** Default `application/octet-stream`. */
+  readonly mediaType?: string;
+}
+
+/** Options of `delete`. */
+export interface RegistryDeleteOptions extends RegistryCallOptions {
+  /** Deletes the manifest that a tag names, and with it all its other tags. Default: only the tag, if the registry can. */
+  readonly manifest?: boolean;
+}
+
 /** Registries. Needs no store, and makes none. References are those of `pull`. */
 export interface RegistryClient {
   /** The descriptor of a tag or digest. @throws not_found */
@@ -68,4 +87,13 @@ export interface RegistryClient {
   fetchBlob(ref: string, digest: string, options?: RegistryCallOptions): Promise<AsyncIterable<Uint8Array>>;
   /** Artifacts that refer to a manifest: by the referrers API, else by the tag `sha256-<hex>`. */
   referrers(ref: string, options?: RegistryCallOptions & {readonly artifactType?: string}): Promise<readonly Descriptor[]>;
+  /**
+   * Pushes files as an artifact that refers to a manifest.
+   *
+   * @param artifactType a media type, such as `application/vnd.example.sbom`
+   * @returns the artifact's manifest
+   */
+  attach(ref: string, artifactType: string, files: readonly AttachFile[], options?: AttachOptions): Promise<Descriptor>;
+  /** @returns the deleted name, `<repository>:<tag>` or `<repository>@<digest>` @throws not_implemented the registry does not delete this */
+  delete(ref: string, options?: RegistryDeleteOptions): Promise<string>;
 }

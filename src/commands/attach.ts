@@ -1,0 +1,46 @@
+import {BaseCommand} from '../cli/base-command.ts';
+import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
+import {openProgress} from '../cli/progress.ts';
+import {registryOptions} from '../cli/registry-options.ts';
+import {REGISTRY_FLAGS, repeated} from '../cli/shared-flags.ts';
+import {parseLabels} from '../cli/value-parsers.ts';
+import type {AttachFile, Descriptor} from '../lib/client/types/index.ts';
+
+/** `FILE[:TYPE]`; what follows the last colon is a media type if it has a slash in it that the rest of a path would not have. */
+const parseFile = (word: string): AttachFile => {
+  const [, path, mediaType] = /^(.+):([\w.+-]+\/[\w.+-]+)$/.exec(word) ?? [];
+  return path === undefined || mediaType === undefined ? {path: word} : {path, mediaType};
+};
+
+export default class Attach extends BaseCommand {
+  static override summary = 'push files to a registry as an artifact that refers to an image';
+  static override examples = ['attach --artifact-type application/spdx+json registry.example/app:1.2 sbom.json:application/spdx+json'];
+  static override args = {
+    ref: Args.string({required: true, description: 'reference of the image'}),
+    file: Args.string({multiple: true, description: 'file, as FILE or FILE:MEDIATYPE'}),
+  };
+  static override flags = {
+    ...REGISTRY_FLAGS,
+    'artifact-type': Flags.string({required: true, helpValue: 'TYPE', description: 'media type of the artifact'}),
+    annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the artifact; may be repeated'}),
+  };
+
+  async run(): Promise<Descriptor> {
+    const {args, flags} = await this.parse(Attach);
+    const {registry} = await this.client(flags);
+    const progress = await openProgress(flags, this.context);
+    try {
+      const manifest = await registry.attach(args.ref, flags['artifact-type'], (args.file ?? []).map(parseFile), {
+        ...(await registryOptions(flags, args.ref, this.context)),
+        ...omitUndefined({annotations: flags.annotation && parseLabels(flags.annotation)}),
+        onEvent: (event) => progress.update(event),
+        signal: this.signal,
+      });
+      this.print(manifest.digest);
+      return manifest;
+    } finally {
+      progress.close();
+    }
+  }
+}
