@@ -11,12 +11,15 @@ import type {
   CheckOptions,
   Client,
   ContentPruneOptions,
+  ContentWriter,
   ConvertOptions,
+  ExpectedContent,
   ExportOptions,
   FlattenOptions,
   ImageMountOptions,
   ImportOptions,
   LayerCompression,
+  LeaseResource,
   ListOptions,
   MutateOptions,
   NamespaceClient,
@@ -79,6 +82,7 @@ const either = (a: ArgumentKind, b: ArgumentKind): ArgumentKind => ({
   wants: `${a.wants} or ${b.wants}`,
   accepts: (value) => a.accepts(value) || b.accepts(value),
 });
+export const chunk: ArgumentKind = {wants: 'a Uint8Array', accepts: (value) => value instanceof Uint8Array};
 
 export const optional = (kind: ArgumentKind): ArgumentKind => ({
   wants: kind.wants,
@@ -130,6 +134,8 @@ const registry: Members<RegistryOptions> = {
   hostsDir: optional(text),
   onDebug: optional(callback),
 };
+const expectedContent: Members<ExpectedContent> = {expectedSize: optional(amount), expectedDigest: optional(text)};
+const resource = members<LeaseResource>({id: text, type: text});
 const listing = options<ListOptions>({filters: optional(list(text))});
 const labelled = options<{labels?: unknown}>({labels: optional(labels)});
 const stream: ArgumentKind = {
@@ -160,11 +166,13 @@ export const OPEN_OPTIONS = options<OpenOptions>({
   onWarning: optional(callback),
 });
 
-/** Argument kinds of a method; of a method that returns an object with methods; or of the methods of a member. */
+/** Argument kinds of a method; of a method that returns an object with methods, or a promise of one; or of the methods of a member. */
 export type Guards<T> = {
   readonly [K in keyof T as T[K] extends string | (() => Promise<void>) ? never : K]: T[K] extends (...args: never[]) => infer R
-    ? R extends Promise<unknown>
-      ? readonly ArgumentKind[]
+    ? R extends Promise<infer V>
+      ? V extends ContentWriter
+        ? {readonly takes: readonly ArgumentKind[]; readonly resolves: Guards<V>}
+        : readonly ArgumentKind[]
       : {readonly takes: readonly ArgumentKind[]; readonly gives: Guards<R>}
     : Guards<T[K]>;
 };
@@ -315,15 +323,16 @@ const NAMESPACE: Guards<NamespaceClient> = {
     list: [listing],
     get: [text],
     open: [text],
-    ingest: [
-      text,
-      bytes,
-      options<{expectedSize?: number; expectedDigest?: string; labels?: unknown}>({
-        expectedSize: optional(amount),
-        expectedDigest: optional(text),
-        labels: optional(labels),
-      }),
-    ],
+    ingest: [text, bytes, options<ExpectedContent & {labels?: unknown}>({...expectedContent, labels: optional(labels)})],
+    writer: {
+      takes: [text, options<ExpectedContent>(expectedContent)],
+      resolves: {
+        status: [],
+        write: [chunk],
+        truncate: [],
+        commit: [options<ExpectedContent & {labels?: unknown}>({...expectedContent, labels: optional(labels)})],
+      },
+    },
     active: [],
     delete: [text],
     label: [text, labels],
@@ -362,6 +371,9 @@ const NAMESPACE: Guards<NamespaceClient> = {
     ],
     list: [listing],
     delete: [text],
+    addResource: [text, resource],
+    resources: [text],
+    deleteResource: [text, resource],
   },
   containers: {
     list: [listing],
@@ -446,12 +458,16 @@ export function guard<T extends object>(target: T, guards: Guards<T>, closedStat
   const guarded = {...target} as Record<string, unknown>;
   for (const [name, entry] of Object.entries(guards) as [
     string,
-    readonly ArgumentKind[] | {takes?: readonly ArgumentKind[]; gives?: object},
+    readonly ArgumentKind[] | {takes?: readonly ArgumentKind[]; gives?: object; resolves?: object},
   ][]) {
     const value = (target as Record<string, unknown>)[name];
     const method = path + name;
     if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState);
-    else if ('takes' in entry)
+    else if ('resolves' in entry) {
+      const open = guardMethod(value as Method, method, entry.takes!, closedState);
+      guarded[name] = async (...args: unknown[]) =>
+        guard((await open(...args)) as object, entry.resolves as never, closedState, `${method}().`);
+    } else if ('takes' in entry)
       guarded[name] = (...args: unknown[]) => {
         checkArguments(method, entry.takes!, args);
         return guard((value as Method)(...args) as object, entry.gives as never, closedState, path === '' ? '' : `${method}.`);

@@ -31,6 +31,32 @@ function methodsOf(guards: object, path: string, reach: (client: Client) => obje
   return Object.entries(guards).flatMap(([name, entry]): Listed[] => {
     const of = (client: Client) => (reach(client) as Record<string, never>)[name] as unknown;
     if (Array.isArray(entry)) return [{name: path + name, kinds: entry, of: of as Listed['of']}];
+    if ('resolves' in entry) {
+      const open = of as unknown as Listed['of'];
+      const withWriter =
+        (use: (writer: Record<string, Method>, args: readonly unknown[]) => Promise<unknown>) =>
+        (client: Client): Method =>
+        async (...args) => {
+          const writer = (await open(client)('ref')) as Record<string, Method>;
+          return use(writer, args).finally(() => writer.close!());
+        };
+      const opened: Listed = {
+        name: path + name,
+        kinds: entry.takes,
+        of:
+          (client) =>
+          async (...args) =>
+            ((await open(client)(...args)) as Record<string, Method>).close!(),
+      };
+      const inner = Object.entries(entry.resolves as Record<string, readonly ArgumentKind[]>).map(
+        ([method, kinds]): Listed => ({
+          name: `${path}${name}().${method}`,
+          kinds,
+          of: withWriter((writer, args) => writer[method]!(...args)),
+        }),
+      );
+      return [opened, ...inner];
+    }
     if ('takes' in entry) {
       const argument = name === 'namespace' ? 'default' : 'native';
       return methodsOf(entry.gives, `${path}${name}().`, (client) => (of(client) as (text: string) => object)(argument));
@@ -110,7 +136,8 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'a string': REF,
   'an object of strings': {},
   'an async iterable of bytes': nothing(),
-  'an object': {oldBase: REF, newBase: REF},
+  'a Uint8Array': new Uint8Array(3),
+  'an object': {oldBase: REF, newBase: REF, id: 'x', type: 'snapshots/native'},
   'an array, each of it a string': ['x'],
   'a string or an async iterable of bytes': nothing(),
   'a string or a writable stream': '/nowhere/images.tar',

@@ -3,16 +3,22 @@ import {type ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {digestOf} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
+import type {Expected, ContentWriter as StoreWriter} from '../../store/content.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
 import type {ContentRecord} from '../../store/records.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
-import type {ContentClient} from '../types/index.ts';
+import type {ContentClient, ContentWriter, ExpectedContent} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {notFoundIn} from './not-found.ts';
 
 /** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';
+
+const expected = ({expectedSize, expectedDigest}: ExpectedContent): Expected => ({
+  ...(expectedSize === undefined ? {} : {size: expectedSize}),
+  ...(expectedDigest === undefined ? {} : {digest: parseDigest(expectedDigest)}),
+});
 
 /** All but what lies a floor above. */
 export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'prune' | 'push'> {
@@ -48,12 +54,9 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
 
     open: (text) => named(text, (digest) => content.read(digest)),
 
-    ingest: async (key, source, {expectedSize, expectedDigest, labels = {}} = {}) => {
+    ingest: async (key, source, {labels = {}, ...promised} = {}) => {
       validateLabels(labels);
-      using writer = await content.writer(key, {
-        ...(expectedSize === undefined ? {} : {size: expectedSize}),
-        ...(expectedDigest === undefined ? {} : {digest: parseDigest(expectedDigest)}),
-      });
+      using writer = await content.writer(key, expected(promised));
       // A stream cannot resume where an earlier one stopped, so a partial ingest is of no use.
       writer.truncate();
       try {
@@ -64,6 +67,8 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
         throw err;
       }
     },
+
+    writer: async (ref, options = {}) => writerOf(await content.writer(ref, expected(options))),
 
     active: async ({filters = []} = {}) => filtered(content.statuses(), filters, ({ref}) => ({ref})),
 
@@ -80,3 +85,15 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
       }),
   };
 }
+
+const writerOf = (writer: StoreWriter): ContentWriter => ({
+  ref: writer.ref,
+  status: async () => writer.status(),
+  write: async (chunk) => writer.write(chunk),
+  truncate: async () => {
+    writer.truncate();
+    return writer.status();
+  },
+  commit: ({labels = {}, ...promised} = {}) => writer.commit(expected(promised), {labels}),
+  close: async () => writer.close(),
+});

@@ -27,17 +27,53 @@ export interface ContentPruneResult {
   readonly layers: readonly ContentRecord[];
 }
 
+/** Size and digest that a blob must have. */
+export interface ExpectedContent {
+  /** Bytes. */
+  readonly expectedSize?: number;
+  readonly expectedDigest?: string;
+}
+
+/**
+ * Writes one blob. What is written outlives the writer, and this process, until it is committed; it is removed a day after the last
+ * write. One writer at a time has a ref.
+ */
+export interface ContentWriter {
+  readonly ref: string;
+  /** `offset` is where the source resumes; that of a new writer is 0. */
+  status(): Promise<IngestStatus>;
+  /** @throws failed_precondition more bytes than expected @throws resource_exhausted the disk is full; what was written is kept */
+  write(chunk: Uint8Array): Promise<void>;
+  /** Discards what was written. */
+  truncate(): Promise<IngestStatus>;
+  /**
+   * Makes the blob durable and visible in the namespace, and closes the writer, also on failure.
+   *
+   * A blob that nothing refers to is collected with the next removal: give it a label `containerd.io/gc.root`, or add its digest to a lease
+   * before.
+   *
+   * @throws failed_precondition size or digest differ; the bytes stay for the next writer of the ref
+   * @throws already_exists the namespace has this content
+   */
+  commit(options?: ExpectedContent & {readonly labels?: Labels}): Promise<ContentRecord>;
+  /** Frees the ref; what was written stays. A second call does nothing. */
+  close(): Promise<void>;
+}
+
 /** Content of one namespace. */
 export interface ContentClient {
   list(options?: ListOptions): Promise<readonly ContentRecord[]>;
   get(digest: string): Promise<ContentRecord>;
   /** Reads a blob and verifies its digest. @throws data_loss after the last byte: the digest does not match */
   open(digest: string): Promise<AsyncIterable<Uint8Array>>;
-  ingest(
-    key: string,
-    source: AsyncIterable<Uint8Array>,
-    options?: {readonly expectedSize?: number; readonly expectedDigest?: string; readonly labels?: Labels},
-  ): Promise<ContentRecord>;
+  ingest(key: string, source: AsyncIterable<Uint8Array>, options?: ExpectedContent & {readonly labels?: Labels}): Promise<ContentRecord>;
+  /**
+   * Opens a writer, with what earlier ones of the ref have written, unless they expected another size.
+   *
+   * @throws unavailable another writer has the ref
+   * @throws already_exists the namespace has the expected content
+   */
+  writer(ref: string, options?: ExpectedContent): Promise<ContentWriter>;
   /** Ingests. Filters can use the field `ref`. */
   active(options?: ListOptions): Promise<readonly IngestStatus[]>;
   delete(digest: string): Promise<void>;
