@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the programs and packages that the project needs and the machine lacks. First lists each with its purpose.
 #
-#   scripts/setup.sh quickstart|test|bench|clock
+#   scripts/setup.sh quickstart|test|bench|interop|clock
 #
 # On Debian and derivatives, as root, it installs with apt-get. Elsewhere it lists what is missing and exits with 1.
 # npm installs the Node that the project runs on, in node_modules/.bin/node; the machine's own may be older.
@@ -13,9 +13,10 @@ case $mode in
   quickstart) modes='quickstart' ;;
   test) modes='quickstart test' ;;
   bench) modes='quickstart test bench' ;;
+  interop) modes='quickstart test interop' ;;
   clock) modes='quickstart test clock' ;;
   *)
-    echo "usage: scripts/setup.sh quickstart|test|bench|clock" >&2
+    echo "usage: scripts/setup.sh quickstart|test|bench|interop|clock" >&2
     exit 3
     ;;
 esac
@@ -40,6 +41,9 @@ bench      curl            curl             to measure the speed of a registry
 bench      unpigz          pigz             decompresses for containerd and podman
 bench      zstd            zstd             to compare the decompression speed of zstd
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
+interop    podman          podman           to read and write archives
+interop    buildah         buildah          to read and write archives
+interop    oras            oras             to read and write layouts
 clock      faketime        faketime         to run the tests on another day
 '
 

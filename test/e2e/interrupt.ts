@@ -34,7 +34,7 @@ export function copyPlace(from: Place, to: Place): Place {
   return to;
 }
 
-/** Its words, at a place. */
+/** Its words, at a place; `{place}` in a word stands for it. */
 export const commandOf = (place: Place, args: readonly string[]): readonly string[] => [
   '--root',
   rootOf(place),
@@ -42,11 +42,11 @@ export const commandOf = (place: Place, args: readonly string[]): readonly strin
   stateOf(place),
   '--progress',
   'none',
-  ...args,
+  ...args.map((word) => word.replace('{place}', place)),
 ];
 
 /** Runs a command in this process. With no-threads.ts all of it happens in this thread. */
-export async function command(place: Place, args: readonly string[], input?: string): Promise<Result> {
+export async function command(place: Place, args: readonly string[], input?: string | Buffer): Promise<Result> {
   const output = {stdout: '', stderr: ''};
   const standard = Object.getOwnPropertyDescriptor(process, 'stdin')!;
   if (input !== undefined) Object.defineProperty(process, 'stdin', {value: Readable.from([Buffer.from(input)]), configurable: true});
@@ -83,7 +83,7 @@ export interface Child {
 const CHILD_MS = 120_000;
 
 /** Runs a command in a process of its own, on Node, in which all threads count calls. */
-export function child(scope: Scope, place: Place, args: readonly string[], failpoint: Failpoint, input = ''): Child {
+export function child(scope: Scope, place: Place, args: readonly string[], failpoint: Failpoint, input: string | Buffer = ''): Child {
   const {execArgv, env} = failpointOptions(failpoint);
   const argv = [...execArgv, join(root, 'src/main.ts'), ...commandOf(place, args)];
   const running = spawn(process.execPath, argv, {env: {...environment(), ...env}, timeout: CHILD_MS, killSignal: 'SIGABRT'});

@@ -7,7 +7,8 @@
  * read: four days try all of them.
  */
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync} from 'node:fs';
+import {randomBytes} from 'node:crypto';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
@@ -30,6 +31,8 @@ import {
   temporaryDirectory,
 } from '../support/helpers.ts';
 import {checkStore} from '../support/invariants.ts';
+import {addImage, setTarget} from '../support/layouts.ts';
+import {dir, file, tar} from '../support/tartest.ts';
 import {fileScope} from './fixtures.ts';
 import {child, command, commandOf, copyPlace, inventory, ok, type Place, publish, rootOf, writeInto} from './interrupt.ts';
 
@@ -71,7 +74,7 @@ const FAULTS: Readonly<Record<string, Code>> = {
 
 interface Step {
   readonly args: readonly string[];
-  readonly input?: string;
+  readonly input?: string | Buffer;
   /** Status of an undisturbed run; default 0. */
   readonly status?: number;
   /** Allowed statuses of a repeated command that finds everything done. */
@@ -89,6 +92,8 @@ interface Scenario {
   readonly reads?: 'only' | 'too';
   /** Made in several changes, so that there is more than a before and an after. */
   readonly inSteps?: boolean;
+  /** Asserts what must hold besides of whatever a stop left. */
+  readonly alsoHolds?: (place: Place, when: string) => void;
   /** Needs a filesystem from which the kernel mounts EROFS images: not one in memory. */
   readonly onDisk?: boolean;
 }
@@ -100,7 +105,43 @@ const run = (registry: FakeRegistry): Step => ({
   status: 7,
 });
 
+/** An OCI layout as a tar: a layer large enough to be stored while it streams by, and one that needs the layer below. */
+const ARCHIVE = (() => {
+  const layout = temporaryDirectory(scope);
+  const layers = [tar(dir('etc', 0o750), file('etc/a', randomBytes(40_000))), tar(file('etc/b', 'on top of another'))];
+  setTarget(layout, addImage(layout, {layers, compression: 'none'}));
+  const files = readdirSync(layout, {recursive: true, withFileTypes: true}).filter((entry) => entry.isFile());
+  const names = files.map((entry) => join(entry.parentPath, entry.name).slice(layout.length + 1)).sort();
+  return tar(...names.map((name) => file(name, readFileSync(join(layout, name)))));
+})();
+const importing = (source: string): readonly string[] => [
+  ...['images', 'import', '--snapshotter', 'overlayfs', '--base-name', 'registry.example/app'],
+  source,
+];
+/** What an undisturbed export wrote. */
+let exported: Buffer | undefined;
+
 const SCENARIOS: Readonly<Record<string, Scenario>> = {
+  'images import': {
+    reads: 'too',
+    origin: async (place) => writeFileSync(join(place, 'images.tar'), ARCHIVE),
+    steps: () => [{args: importing('{place}/images.tar')}],
+  },
+  'images import from standard input': {
+    steps: () => [{args: importing('-'), input: ARCHIVE}],
+  },
+  'images export': {
+    reads: 'too',
+    origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app'), '--no-unpack'))),
+    steps: (registry) => [{args: ['images', 'export', '{place}/out.tar', publish(registry, 'app')]}],
+    alsoHolds: (place, when) => {
+      const path = join(place, 'out.tar');
+      if (!existsSync(path)) return;
+      const bytes = readFileSync(path);
+      exported ??= bytes;
+      assert.ok(bytes.equals(exported), `${when}: a half file under the final name`);
+    },
+  },
   pull: {
     reads: 'too',
     steps: (registry) => [{args: pull(publish(registry, 'app'))}],
@@ -278,6 +319,7 @@ class Trial {
     const results = await trial.perform(place);
     trial.calls = disarm().calls;
     for (const [i, {status, stderr}] of results.entries()) assert.equal(status, trial.steps[i]!.status ?? 0, stderr);
+    scenario.alsoHolds?.(place, 'undisturbed');
     await giveUp(place);
     assert.deepEqual(checkStore(rootOf(place), {litter: true}), []);
     trial.#goal = {seen: seen(place), there: inventory(place)};
@@ -398,6 +440,7 @@ class Trial {
   /** What must hold of whatever a stop or a fault left. @param isReleased whether what was left is given up before it is done again */
   async judge(place: Place, when: string, isReleased: boolean): Promise<void> {
     killedHere(place);
+    this.scenario.alsoHolds?.(place, when);
     assert.deepEqual(checkStore(rootOf(place)), [], when);
     const started = performance.now();
     await ok(place, ['namespaces', 'create', 'probe']);

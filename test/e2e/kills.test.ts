@@ -11,7 +11,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
-import {isShort, requiresProgram, requiresRoot, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../support/helpers.ts';
 import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
 
@@ -22,10 +22,8 @@ const ENGINES: readonly Engine[] = ['executable', 'executable', 'node'];
 /** `native` only once: its copies take long, and its other steps are the same. */
 const SNAPSHOTTERS = ['erofs', 'overlayfs', 'erofs', 'overlayfs', 'erofs', 'overlayfs', 'native'] as const;
 
-/** Time limit of a command after a kill, in milliseconds: less than the ten seconds after which a lock without signs of life is taken. */
-const AT_ONCE_MS = 9000;
-/** Kills; 21 are each snapshotter with each engine. */
-const ROUNDS = TORTURE ? 84 : isShort() ? 10 : 21;
+/** Time limit of a command after a kill, in milliseconds, on a busy machine. */
+const AT_ONCE_MS = 2000;
 
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
 
@@ -97,7 +95,7 @@ describe('kill -9', () => {
     };
 
     let killed = 0;
-    for (let round = 0; round < ROUNDS; round++) {
+    for (let round = 0; round < (isShort() ? 10 : 50); round++) {
       const snapshotter = snapshotters[round % snapshotters.length]!;
       const name = snapshotter === 'native' ? IMAGES.at(-1)! : IMAGES[Math.floor(next() * IMAGES.length)]!;
       const engine = ENGINES[round % ENGINES.length]!;
@@ -180,7 +178,7 @@ describe('kill -9', () => {
     const begun = performance.now();
     await ctr.ok(run);
     const takes = performance.now() - begun;
-    for (let round = 0; round < ROUNDS; round++) {
+    for (let round = 0; round < (isShort() ? 5 : 30); round++) {
       const after = next() * takes;
       await t.test(`seed ${SEED}, round ${round}: after ${Math.round(after)} ms`, async () => {
         const running = start(ctr, run);
@@ -190,7 +188,7 @@ describe('kill -9', () => {
         await atOnce(ctr, ['containers', 'ls']);
         assertNoMounts(ctr);
         // The container may live on; its id stays taken until it ends.
-        const deadline = performance.now() + 60_000;
+        const deadline = performance.now() + 5000;
         let again = await ctr(['--json', ...run]);
         while (again.status === 125 && performance.now() < deadline) {
           assert.equal(JSON.parse(again.stderr).error.kind, 'already_exists', again.stderr);

@@ -73,7 +73,7 @@ describe('a stopped pull', () => {
         const begun = performance.now();
         for (const {status, stderr} of await Promise.all(['left', 'right'].map((namespace) => pull(namespace, healthy).ended)))
           assert.equal(status, 0, stderr);
-        assert.ok(performance.now() - begun < 60_000, 'in time');
+        assert.ok(performance.now() - begun < 30_000, 'in time');
         const sent = healthy.bytesSent(path);
         assert.ok(sent <= layer.length - here, `${sent} B came again, of ${layer.length} B, though ${here} B were here`);
         for (const namespace of ['left', 'right']) await assertWhole(ctr, namespace, snapshotter);
