@@ -8,13 +8,12 @@ import {execFileSync} from 'node:child_process';
 import {createHash} from 'node:crypto';
 import {mkdirSync, mkdtempSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {COMMANDS} from '../../src/commands/index.ts';
 import type {Client} from '../../src/lib/client/types/index.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {type Containerd, startContainerd} from '../e2e/containerd.ts';
 import {findProgram, newClient, type Scope, temporaryDirectory} from './helpers.ts';
 import {type Image, requiresImage} from './images.ts';
-import {pushImage, type Registry, startRegistry} from './registry.ts';
+import {type Registry, startRegistry} from './registry.ts';
 
 export type Format = 'oci' | 'oci-archive' | 'docker-archive' | 'registry';
 
@@ -200,10 +199,7 @@ const sameLayers = (world: World, path: string): Promise<void> => world.assertSa
 async function pushed(world: World): Promise<string> {
   const registry = await world.registry();
   const ref = `${registry.host}/ours:latest`;
-  if ('push' in COMMANDS.commands) {
-    const namespace = world.client.namespace('ours') as unknown as {push(ref: string, local: string, options: object): Promise<unknown>};
-    await namespace.push(ref, OURS, {plainHTTP: true});
-  } else await pushImage(registry, 'ours:latest', world.image.layout);
+  await world.client.namespace('ours').push(ref, {from: OURS, plainHTTP: true});
   return ref;
 }
 

@@ -26,7 +26,7 @@ export interface ExportPlan {
   /** Documents that the store does not have: indexes with fewer platforms. */
   readonly made: ReadonlyMap<Digest, Buffer>;
   /** Everything that is written, each once; sorted by digest. */
-  readonly contents: readonly Pick<Descriptor, 'digest' | 'size' | 'mediaType'>[];
+  readonly contents: readonly Descriptor[];
   readonly warnings: readonly string[];
 }
 

@@ -23,6 +23,7 @@ import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
 import {listIfPresent, makeDirectories, sweepTemporary, syncPath, temporaryName, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
+import {kindOf} from '../../oci/mediatypes.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
 import type {Context} from '../context.ts';
@@ -78,13 +79,13 @@ class Blobs {
   }
 
   /** Streams a blob. @throws data_loss its bytes are not what its digest says */
-  async *read({digest, size}: Pick<Descriptor, 'digest' | 'size'>): AsyncGenerator<Uint8Array> {
+  async *read({mediaType, digest, size}: Descriptor): AsyncGenerator<Uint8Array> {
     const made = this.#made.get(digest);
     if (made !== undefined) {
       yield made;
       return;
     }
-    const ref = `blob-${digest}`;
+    const ref = `${kindOf(mediaType)}-${digest}`;
     let offset = 0;
     let shown = performance.now();
     this.#emit({ref, status: 'reading', offset, total: size});
@@ -204,7 +205,7 @@ function readIndex(path: string, what: string): readonly Descriptor[] {
   return parseLayoutIndex(readFileSync(join(path, INDEX_FILE))).map(({descriptor}) => descriptor);
 }
 
-async function writeBlob(path: string, desc: Pick<Descriptor, 'digest' | 'size'>, blobs: Blobs, {signal}: ExportOptions): Promise<void> {
+async function writeBlob(path: string, desc: Descriptor, blobs: Blobs, {signal}: ExportOptions): Promise<void> {
   if (isWhole(path, desc)) return;
   const temporary = temporaryName(path);
   let fd: number | undefined;
