@@ -22,8 +22,7 @@ export default class Import extends BaseCommand {
   static override flags = {
     'base-name': Flags.string({
       helpValue: 'REPOSITORY',
-      description:
-        'repository of images that the archive names by a tag only, by default import-DATE; if given, only images in it are imported',
+      description: 'repository of images that the archive names by a tag only; by default import-DATE',
     }),
     digests: Flags.boolean({description: 'name each image by its digest, too'}),
     'skip-digest-for-named': Flags.boolean({dependsOn: ['digests'], description: 'name only images without another name by their digests'}),

@@ -331,16 +331,19 @@ describe('names of imported images', () => {
   it('come from the archive, or from the base name', async (t) => {
     const full = {'io.containerd.image.name': 'registry.example/a/b:1', 'org.opencontainers.image.ref.name': '1'};
     const tag = {'org.opencontainers.image.ref.name': 'latest'};
+    const named = {'org.opencontainers.image.ref.name': 'app:2'};
     const rows: readonly (readonly [Readonly<Record<string, string>>, ImportOptions, readonly string[]])[] = [
       [full, {}, ['registry.example/a/b:1']],
       [full, {baseName: 'registry.example/a'}, ['registry.example/a/b:1']],
       [full, {baseName: 'registry.example/a/b', digests: true}, ['registry.example/a/b:1', 'registry.example/a/b@DIGEST']],
       [full, {baseName: 'registry.example/a/b', digests: true, skipDigestForNamed: true}, ['registry.example/a/b:1']],
-      [full, {baseName: 'other', digests: true, skipDigestForNamed: true}, ['docker.io/library/other@DIGEST']],
+      [full, {baseName: 'other', digests: true, skipDigestForNamed: true}, ['registry.example/a/b:1']],
+      [named, {baseName: 'other', digests: true, skipDigestForNamed: true}, ['docker.io/library/other@DIGEST']],
+      [named, {baseName: 'docker.io/library/app'}, ['docker.io/library/app:2']],
       [tag, {baseName: 'registry.example/x'}, ['registry.example/x:latest']],
       [tag, {baseName: 'x'}, ['docker.io/library/x:latest']],
       [{}, {baseName: 'x'}, ['docker.io/library/x@DIGEST']],
-      [{'org.opencontainers.image.ref.name': 'app:2'}, {}, ['docker.io/library/app:2']],
+      [named, {}, ['docker.io/library/app:2']],
       [full, {indexName: 'whole'}, ['docker.io/library/whole:latest', 'registry.example/a/b:1']],
     ];
     for (const [annotations, options, expected] of rows) {
@@ -353,7 +356,7 @@ describe('names of imported images', () => {
   });
 
   it('outside the base name are left out, and none at all is an error that lists them', async (t) => {
-    const bytes = layoutWith(t, {'io.containerd.image.name': 'registry.example/a/b:1'});
+    const bytes = layoutWith(t, {'org.opencontainers.image.ref.name': 'registry.example/a/b:1'});
     await assert.rejects(importInto(await emptied(second), written(t, bytes), {baseName: 'registry.example/a/bc'}), {
       code: 'not_found',
       hint: /registry\.example\/a\/b:1/,

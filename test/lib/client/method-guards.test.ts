@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {getEventListeners} from 'node:events';
-import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {createReadStream, existsSync, readdirSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {before, describe, it, type TestContext} from 'node:test';
 import {promiseHooks} from 'node:v8';
@@ -256,6 +256,9 @@ interface Operation {
 const pullIt = ({client, ref}: World, signal: AbortSignal): Promise<unknown> =>
   client.namespace('default').pull(ref, {snapshotter: 'native', signal});
 
+/** Where imports and exports have their archive. */
+const archiveOf = ({client}: World): string => join(client.state, 'images.tar');
+
 const OPERATIONS: readonly Operation[] = [
   {
     name: 'pull',
@@ -274,6 +277,47 @@ const OPERATIONS: readonly Operation[] = [
         ...(await ns.snapshots('native').list()).map(({key}) => `snapshot ${key}`),
       ];
     },
+  },
+  ...(['file', 'stream'] as const).map(
+    (from): Operation => ({
+      name: `import of a ${from}`,
+      requires: requiresRoot,
+      prepare: async (world) => {
+        await pullIt(world, LIVE.signal);
+        await world.client.namespace('default').images.export(archiveOf(world), [world.ref]);
+      },
+      call: async (world, signal) => {
+        await world.client.namespaces.delete('default', {recursive: true}).catch(() => {});
+        const path = archiveOf(world);
+        // Opened by its first read: an import that is refused at once leaves it alone.
+        const opened = async function* () {
+          yield* createReadStream(path);
+        };
+        const source = from === 'file' ? path : opened();
+        return world.client.namespace('default').images.import(source, {snapshotter: 'overlayfs', signal});
+      },
+      // Nothing is kept: an archive can be read again.
+      left: async ({client}) => {
+        const ns = client.namespace('default');
+        const names = (directory: string): readonly string[] =>
+          existsSync(join(client.root, directory)) ? readdirSync(join(client.root, directory)).map((name) => `${directory}/${name}`) : [];
+        return [
+          ...(await ns.images.records()).map(({name}) => `image ${name}`),
+          ...(await ns.leases.list()).map(({id}) => `lease ${id}`),
+          ...['content/ingest', 'content/blobs/sha256', 'layers', 'work'].flatMap(names),
+        ];
+      },
+    }),
+  ),
+  {
+    name: 'export',
+    requires: requiresRoot,
+    prepare: (world) => pullIt(world, LIVE.signal),
+    call: async (world, signal) => {
+      rmSync(archiveOf(world), {force: true});
+      return world.client.namespace('default').images.export(archiveOf(world), [world.ref], {signal});
+    },
+    left: async ({client}) => readdirSync(client.state).filter((name) => !name.endsWith('.json')),
   },
   {
     name: 'check',

@@ -9,7 +9,7 @@ import type {Digest} from '../../oci/descriptor.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 
 export interface NamingOptions {
-  /** Repository of names that have none; where it is given, only names in it are taken. */
+  /** Repository of names that have none. Where it is given, other names are taken only if they lie in it, or are containerd's or docker's. */
   readonly baseName?: string;
   /** Adds the name `BASE@DIGEST` to each image. */
   readonly digests?: boolean;
@@ -57,7 +57,8 @@ export function createNaming(
     const name = own(image);
     // An image without any name would be lost.
     if (name === undefined) return [byDigest(image.descriptor.digest)];
-    const named = baseName === undefined || isWithin(name, base) ? [name] : [];
+    const isTaken = baseName === undefined || image.name !== undefined || isWithin(name, base);
+    const named = isTaken ? [name] : [];
     return digests && !(skipDigestForNamed && named.length > 0) ? [...named, byDigest(image.descriptor.digest)] : named;
   };
 }

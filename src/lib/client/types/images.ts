@@ -80,8 +80,8 @@ export interface ImageMountOptions {
 /** Options of `images.import`. */
 export interface ImportOptions {
   /**
-   * Repository for images that the archive names by a tag or digest only, and for those without a name. Where it is given, only images in
-   * this repository, or below it, are imported. Default: `import-` and the date.
+   * Repository for images that the archive names by a tag or digest only, and for those without a name. Where it is given, an image that
+   * the specification's annotation gives another full name is left out, as in ctr. Default: `import-` and the date.
    */
   readonly baseName?: string;
   /** Names each image by its digest, too: `BASE@DIGEST`. An image without any name is named so in any case. */
