@@ -54,6 +54,7 @@ const CLIENT_FLOORS = [
   'pull',
   'archives',
   'registry',
+  'copy',
   'api',
   'push',
   'build',
@@ -79,6 +80,7 @@ const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   'smol-toml': ['remotes'],
   'tar-stream': ['archive'],
   undici: ['remotes'],
+  yaml: ['client'],
   'node:child_process': ['fs'],
   // Made by scripts/build.ts.
   'berth:worker-code': ['client'],

@@ -7,7 +7,7 @@ import {formatJSON, lines, type Printable} from './printable.ts';
 import type {GlobalFlags} from './shared-flags.ts';
 import {askSecret, readSecret} from './stdin.ts';
 
-interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
+export interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
   readonly 'plain-http': boolean;
   readonly 'skip-verify': boolean;
   readonly user: string | undefined;

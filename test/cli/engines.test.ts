@@ -74,6 +74,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content prune': ['content prune references', 0],
   'content push-object': [`content push-object 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 5],
   'content rm': [`content rm sha256:${'0'.repeat(64)}`, 5],
+  copy: ['copy --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x oci:/nowhere/layout', 14],
   df: ['df', 0],
   gc: ['gc', 0],
   'images append': ['images append redis other /nowhere', 5],
@@ -119,6 +120,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'snapshots unpack': [`snapshots unpack sha256:${'0'.repeat(64)}`, 5],
   'snapshots usage': ['snapshots usage', 0],
   'snapshots view': ['snapshots view a nope', 5],
+  sync: ['sync --progress none /nowhere/list.yaml 127.0.0.1:1/x', 5],
   tags: ['tags --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   version: ['version', 0],
 };

@@ -91,6 +91,7 @@ const MANIFEST = Buffer.from(
 const FETCHES: ReadonlySet<string> = new Set([
   'attach',
   'catalog',
+  'copy',
   'content fetch-blob',
   'content fetch-object',
   'inspect',
@@ -98,6 +99,7 @@ const FETCHES: ReadonlySet<string> = new Set([
   'referrers',
   'registry rm',
   'resolve',
+  'sync',
   'tags',
 ]);
 

@@ -148,7 +148,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|attach|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
+  /^(version|doctor|df|completion|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (

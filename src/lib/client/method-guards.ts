@@ -13,6 +13,7 @@ import type {
   ContentPruneOptions,
   ContentWriter,
   ConvertOptions,
+  CopyOptions,
   ExpectedContent,
   ExportOptions,
   FlattenOptions,
@@ -35,6 +36,7 @@ import type {
   RegistryOptions,
   RemoteImageOptions,
   RunOptions,
+  SyncOptions,
 } from './types/index.ts';
 
 /** A kind of argument. */
@@ -385,6 +387,16 @@ const NAMESPACE: Guards<NamespaceClient> = {
 const registryCall: Members<RegistryCallOptions> = {...registry, signal: optional(abortSignal)};
 const registryListing = options<RegistryListOptions>({...registryCall, limit: optional(count)});
 const remoteImage = options<RemoteImageOptions>({...registryCall, platform: optional(text)});
+const copying: Members<Pick<CopyOptions, keyof SyncOptions & keyof CopyOptions>> = {
+  source: options<RegistryOptions>(registry),
+  destination: options<RegistryOptions>(registry),
+  all: optional(flag),
+  platform: optional(text),
+  maxConcurrent: optional(count),
+  onEvent: optional(callback),
+  signal: optional(abortSignal),
+};
+
 const REGISTRY: Guards<Client['registry']> = {
   resolve: [text, options<RegistryCallOptions>(registryCall)],
   tags: [text, registryListing],
@@ -401,6 +413,28 @@ const REGISTRY: Guards<Client['registry']> = {
     options<AttachOptions>({...registryCall, annotations: optional(labels), onEvent: optional(callback)}),
   ],
   delete: [text, options<RegistryDeleteOptions>({...registryCall, manifest: optional(flag)})],
+  copy: [
+    text,
+    text,
+    options<CopyOptions>({
+      ...copying,
+      format: optional(oneOf('oci', 'docker')),
+      referrers: optional(flag),
+      preserveDigests: optional(flag),
+    }),
+  ],
+  sync: [
+    text,
+    text,
+    options<SyncOptions>({
+      ...copying,
+      scoped: optional(flag),
+      appendSuffix: optional(text),
+      dryRun: optional(flag),
+      keepGoing: optional(flag),
+      maxConcurrentImages: optional(count),
+    }),
+  ],
 };
 
 export const CLIENT: Guards<Client> = {

@@ -17,5 +17,7 @@ export function registryClient(context: Context): RegistryClient {
     attach: async (ref, artifactType, files, options = {}) =>
       (await import('../registry/attach.ts')).attach(context, ref, artifactType, files, options),
     delete: async (ref, options = {}) => (await import('../registry/delete.ts')).deleteFrom(context, ref, options),
+    copy: async (source, destination, options = {}) => (await import('../copy/copy.ts')).copy(context, source, destination, options),
+    sync: async (list, destination, options = {}) => (await import('../copy/sync.ts')).sync(context, list, destination, options),
   };
 }

@@ -1,4 +1,5 @@
-/** Registries without a store: images are looked at, referred to and deleted where they are. */
+/** Registries without a store: images are looked at, copied, referred to and deleted where they are. */
+import type {ErrorJSON} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
@@ -69,7 +70,81 @@ export interface RegistryDeleteOptions extends RegistryCallOptions {
   readonly manifest?: boolean;
 }
 
-/** Registries. Needs no store, and makes none. References are those of `pull`. */
+/** Options of `copy`. */
+export interface CopyOptions {
+  /** For a source in a registry. */
+  readonly source?: RegistryOptions;
+  /** For a destination in a registry. */
+  readonly destination?: RegistryOptions;
+  /** Of an index, copies it and all its images. Default: only the image for one platform. */
+  readonly all?: boolean;
+  /** Such as `linux/arm64`. Default: this machine's. */
+  readonly platform?: string;
+  /** Copies the artifacts that refer to the image, too. Both ends must be registries. */
+  readonly referrers?: boolean;
+  /**
+   * Media types of manifests, configs and layers. Default: as they are; in an OCI layout and a tar of one OCI's, unless `preserveDigests`
+   * says otherwise, since skopeo and umoci read no others there.
+   */
+  readonly format?: 'oci' | 'docker';
+  /** Fails rather than changing the digest of the image. */
+  readonly preserveDigests?: boolean;
+  /** Blobs to copy at once. Default 6. */
+  readonly maxConcurrent?: number;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Result of `copy`. */
+export interface CopyResult {
+  readonly source: string;
+  readonly destination: string;
+  /** What the destination has now. */
+  readonly target: Descriptor;
+  /** Blobs by what became of them. */
+  readonly blobs: {readonly copied: number; readonly mounted: number; readonly exists: number};
+  /** Bytes that were read from the source, without manifests. */
+  readonly transferredBytes: number;
+  readonly elapsedMs: number;
+}
+
+/** Options of `sync`. */
+export interface SyncOptions extends Pick<CopyOptions, 'destination' | 'all' | 'platform' | 'maxConcurrent' | 'onEvent' | 'signal'> {
+  /** For the sources, where the file says nothing else. */
+  readonly source?: RegistryOptions;
+  /** Puts the name of the registry and the whole repository below the destination, instead of the last component. */
+  readonly scoped?: boolean;
+  /** Appended to each tag of the destination. */
+  readonly appendSuffix?: string;
+  /** Lists what would be copied, and copies nothing. */
+  readonly dryRun?: boolean;
+  /** Copies the rest after a failure. */
+  readonly keepGoing?: boolean;
+  /** Images to copy at once. Default 3. */
+  readonly maxConcurrentImages?: number;
+}
+
+/** One image of `sync`. */
+export interface SyncedImage {
+  readonly source: string;
+  readonly destination: string;
+  readonly status: 'copied' | 'exists' | 'planned' | 'failed';
+  readonly digest?: Digest;
+  readonly transferredBytes?: number;
+  readonly error?: ErrorJSON;
+}
+
+/** Result of `sync`. */
+export interface SyncResult {
+  readonly images: readonly SyncedImage[];
+  readonly copied: number;
+  readonly exists: number;
+  readonly failed: number;
+  readonly transferredBytes: number;
+  readonly elapsedMs: number;
+}
+
+/** Registries and archives. Needs no store, and makes none. References are those of `pull`. */
 export interface RegistryClient {
   /** The descriptor of a tag or digest. @throws not_found */
   resolve(ref: string, options?: RegistryCallOptions): Promise<Descriptor>;
@@ -96,4 +171,11 @@ export interface RegistryClient {
   attach(ref: string, artifactType: string, files: readonly AttachFile[], options?: AttachOptions): Promise<Descriptor>;
   /** @returns the deleted name, `<repository>:<tag>` or `<repository>@<digest>` @throws not_implemented the registry does not delete this */
   delete(ref: string, options?: RegistryDeleteOptions): Promise<string>;
+  /**
+   * Copies an image from one place to another, without a store. A place is a reference, or `docker://`, `oci:`, `oci-archive:`,
+   * `docker-archive:` or `dir:` as in skopeo. What the destination has is not copied again; what is half done is not visible there.
+   */
+  copy(source: string, destination: string, options?: CopyOptions): Promise<CopyResult>;
+  /** Copies the images of a list to a registry or a directory. @param list YAML, in the format of `skopeo sync` */
+  sync(list: string, destination: string, options?: SyncOptions): Promise<SyncResult>;
 }

@@ -1,0 +1,104 @@
+/** skopeo's `dir:`, one image in a directory: `version`, `manifest.json`, blobs by the hex digits of their digests. */
+import {existsSync, readdirSync} from 'node:fs';
+import {dirname, join} from 'node:path';
+import {openDirectoryFiles, readFile} from '../../archive/image-files.ts';
+import {ErrdefsError} from '../../errdefs.ts';
+import {readIfPresent, removeTree, renameInto, syncPath, temporaryName, writeAtomic} from '../../fs/durable.ts';
+import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {digestOf, verifyBytes} from '../../oci/hash.ts';
+import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../../oci/manifest.ts';
+import {kindOf} from '../../oci/mediatypes.ts';
+import {hasEntries, makeDirectory, sizeOf, sweepOwn, writeBlobFile} from './output.ts';
+import type {Document, ImageSource, ImageTarget} from './types.ts';
+
+const VERSION = 'Directory Transport Version: 1.1\n';
+
+/** Names after containers/image, directory/directory_transport.go: sha256 without its name, others with it. */
+const blobName = (digest: Digest): string => {
+  const [algorithm, hex] = digestParts(digest);
+  return algorithm === 'sha256' ? hex : `${algorithm}-${hex}`;
+};
+const manifestName = (digest: Digest): string => `${blobName(digest)}.manifest.json`;
+
+async function readRoot(path: string): Promise<Document> {
+  const what = `dir:${path}`;
+  const bytes = await readFile(openDirectoryFiles(path, what), 'manifest.json', MAX_MANIFEST_BYTES);
+  const mediaType = mediaTypeOfDocument(bytes);
+  if (mediaType === undefined) throw new ErrdefsError('invalid_argument', `${what}: manifest.json is no manifest`);
+  return {descriptor: {mediaType, digest: digestOf(bytes), size: bytes.length}, bytes};
+}
+
+export function directorySource(name: string, path: string): ImageSource {
+  const files = openDirectoryFiles(path, `dir:${path}`);
+  return {
+    name,
+    root: () => readRoot(path),
+    document: async (desc, limit) => {
+      const kind = kindOf(desc.mediaType);
+      const file = kind === 'manifest' || kind === 'index' ? manifestName(desc.digest) : blobName(desc.digest);
+      const bytes = await readFile(files, file, limit);
+      verifyBytes(`${file} of dir:${path}`, bytes, desc);
+      return bytes;
+    },
+    blob: ({digest}, offset) => files.read(blobName(digest), offset),
+    close: async () => files.close(),
+  };
+}
+
+/**
+ * A new directory is filled under a temporary name. In an existing one of the same format blobs are added first, then the manifest is
+ * replaced, then other files are removed: at each moment it has one whole image.
+ *
+ * @throws failed_precondition the directory has other files
+ */
+export function directoryTarget(name: string, path: string): ImageTarget {
+  const isUpdate = hasEntries(path);
+  if (isUpdate && readIfPresent(join(path, 'version')) === undefined)
+    throw new ErrdefsError('failed_precondition', `directory ${path} is not empty, and has no image`, {
+      hint: 'name an empty directory, or one that does not exist',
+    });
+  const work = isUpdate ? path : temporaryName(path);
+  const kept = new Set(['version', 'manifest.json']);
+  let begun = false;
+  const begin = (): void => {
+    if (begun) return;
+    begun = true;
+    makeDirectory(dirname(path));
+    sweepOwn(dirname(path));
+    makeDirectory(work);
+    sweepOwn(work);
+  };
+  const has = ({digest, size}: Descriptor): boolean => sizeOf(join(work, manifestName(digest))) === size;
+  return {
+    name,
+    keepsForeignLayers: false,
+    // Blobs may be missing: they are looked at one by one.
+    isCurrent: async () => false,
+    hasManifest: async () => false,
+    blob: async ({digest, size}, open, {onProgress}) => {
+      begin();
+      kept.add(blobName(digest));
+      return writeBlobFile(join(work, blobName(digest)), size, () => open(0), onProgress);
+    },
+    manifest: async ({descriptor, bytes}) => {
+      begin();
+      kept.add(manifestName(descriptor.digest));
+      if (!has(descriptor)) writeAtomic(join(work, manifestName(descriptor.digest)), bytes, {sync: true, mode: 0o644});
+    },
+    commit: async ({descriptor, bytes}) => {
+      begin();
+      writeAtomic(join(work, 'version'), VERSION, {sync: true, mode: 0o644});
+      writeAtomic(join(work, 'manifest.json'), bytes, {sync: true, mode: 0o644});
+      if (isUpdate) for (const other of readdirSync(path)) if (!kept.has(other)) removeTree(join(path, other));
+      if (work !== path) {
+        syncPath(work);
+        // rename(2) replaces an empty directory.
+        renameInto(work, path, {sync: true});
+      }
+      return descriptor;
+    },
+    close: async () => {
+      if (work !== path && begun && existsSync(work)) removeTree(work);
+    },
+  };
+}

@@ -1,0 +1,55 @@
+/** An image in a registry, as source and as target of a copy. The remote is the caller's, who closes it. */
+import {ErrdefsError} from '../../errdefs.ts';
+import type {Reference} from '../../oci/reference.ts';
+import type {Remote} from '../../remotes/types.ts';
+import {readDocument} from '../registry/read.ts';
+import {listReferrers, pushReferrer} from '../registry/referrers.ts';
+import {streamBlob} from '../registry/stream-blob.ts';
+import type {ImageSource, ImageTarget} from './types.ts';
+
+export function registrySource(name: string, remote: Remote, ref: Reference, signal: AbortSignal): ImageSource {
+  const fetcher = remote.fetcher(ref);
+  return {
+    name,
+    repository: {domain: ref.domain, path: ref.path},
+    root: () => readDocument(remote, ref, signal),
+    document: (desc, limit) => fetcher.bytes(desc, {limit, signal}),
+    blob: (desc, offset) => streamBlob(fetcher, desc, offset, signal),
+    referrers: (subject) => listReferrers(remote, ref, subject, signal),
+    close: async () => {},
+  };
+}
+
+/** @throws invalid_argument when the reference has a digest that the copied image does not have */
+export function registryTarget(
+  name: string,
+  remote: Remote,
+  ref: Reference,
+  {signal, maxConcurrent}: {readonly signal: AbortSignal; readonly maxConcurrent: number},
+): ImageTarget {
+  const pusher = remote.pusher(ref, {maxConcurrentUploads: maxConcurrent});
+  const {domain, tag, digest} = ref;
+  return {
+    name,
+    keepsForeignLayers: true,
+    // A registry takes a manifest only with all below it.
+    isCurrent: (root) => pusher.exists(root, {tag, signal}),
+    hasManifest: (desc) => pusher.exists(desc, {signal}),
+    blob: async (desc, open, {from, onProgress}) => {
+      const repositories = from !== undefined && from.domain === domain ? [from.path] : [];
+      const outcome = await pusher.blob(desc, open, {from: repositories, onProgress, signal});
+      return outcome === 'uploaded' ? 'copied' : outcome;
+    },
+    manifest: async ({descriptor, bytes}) => void (await pusher.manifest(descriptor, bytes, {signal})),
+    commit: async ({descriptor, bytes}) => {
+      if (digest !== undefined && digest !== descriptor.digest)
+        throw new ErrdefsError('invalid_argument', `the destination names ${digest}, the image is ${descriptor.digest}`, {
+          hint: 'leave the digest out of the destination',
+        });
+      await pusher.manifest(descriptor, bytes, {tag, signal});
+      return descriptor;
+    },
+    addReferrer: (subject, document) => pushReferrer(remote, ref, subject, document, signal),
+    close: async () => {},
+  };
+}

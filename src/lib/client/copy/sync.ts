@@ -1,0 +1,187 @@
+/** `sync`: copies the images of a list. What is there already is skipped, so that an interrupted sync goes on where it stopped. */
+import {join, resolve} from 'node:path';
+import {ErrdefsError, toJSON} from '../../errdefs.ts';
+import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
+import type {Context} from '../context.ts';
+import type {RegistryOptions, SyncedImage, SyncOptions, SyncResult} from '../types/index.ts';
+import {copyWith, SharedRemotes} from './copy.ts';
+import {parseSyncFile, type SyncRegistry, type WantedImages} from './sync-file.ts';
+
+const MAX_CONCURRENT_IMAGES = 3;
+
+/** One image to copy. */
+interface Job {
+  readonly source: string;
+  readonly destination: string;
+  readonly options: RegistryOptions;
+}
+
+/** @throws the first failure; with `keepGoing` failures are in the result */
+export async function sync(context: Context, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
+  const remotes = new SharedRemotes(context);
+  try {
+    return await syncWith(remotes, list, destination, options);
+  } finally {
+    await remotes.close();
+  }
+}
+
+async function syncWith(remotes: SharedRemotes, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
+  const started = performance.now();
+  const place = parseDestination(destination);
+  const registries = await parseSyncFile(list);
+  const jobs: Job[] = [];
+  const images: SyncedImage[] = [];
+  const failures: unknown[] = [];
+  const failed = (source: string, target: string, err: unknown): void => {
+    if (options.signal?.aborted || !options.keepGoing) throw err;
+    failures.push(err);
+    images.push({source, destination: target, status: 'failed', error: toJSON(err)});
+  };
+
+  for (const registry of registries) {
+    const source = {...options.source, ...sourceOptions(registry)};
+    for (const wanted of registry.images) {
+      try {
+        for (const ref of await referencesOf(remotes, wanted, source, options.signal))
+          jobs.push({source: `docker://${formatReference(ref)}`, destination: targetOf(place, ref, options), options: source});
+      } catch (err) {
+        failed(`docker://${wanted.repository.domain}/${wanted.repository.path}`, destination, err);
+      }
+    }
+  }
+  checkDistinct(jobs);
+
+  if (options.dryRun) {
+    images.push(...jobs.map(({source, destination: target}) => ({source, destination: target, status: 'planned' as const})));
+    return summary(images, started);
+  }
+  const results = await runAll(
+    jobs,
+    options.maxConcurrentImages ?? MAX_CONCURRENT_IMAGES,
+    async (job): Promise<SyncedImage | undefined> => {
+      options.signal?.throwIfAborted();
+      try {
+        const {target, blobs, transferredBytes} = await copyWith(remotes, job.source, job.destination, copyOptions(job, options));
+        const isExisting = blobs.copied + blobs.mounted === 0 && transferredBytes === 0;
+        return {
+          source: job.source,
+          destination: job.destination,
+          status: isExisting ? 'exists' : 'copied',
+          digest: target.digest,
+          transferredBytes,
+        };
+      } catch (err) {
+        failed(job.source, job.destination, err);
+        return undefined;
+      }
+    },
+  );
+  images.push(...results.filter((image) => image !== undefined));
+  return summary(images, started);
+}
+
+function summary(images: readonly SyncedImage[], started: number): SyncResult {
+  const count = (status: SyncedImage['status']): number => images.filter((image) => image.status === status).length;
+  return {
+    images,
+    copied: count('copied'),
+    exists: count('exists'),
+    failed: count('failed'),
+    transferredBytes: images.reduce((sum, {transferredBytes = 0}) => sum + transferredBytes, 0),
+    elapsedMs: performance.now() - started,
+  };
+}
+
+const copyOptions = (job: Job, {destination, all, platform, maxConcurrent, onEvent, signal}: SyncOptions) => ({
+  source: job.options,
+  ...(destination && {destination}),
+  ...(all === undefined ? {} : {all}),
+  ...(platform === undefined ? {} : {platform}),
+  ...(maxConcurrent === undefined ? {} : {maxConcurrent}),
+  ...(onEvent && {onEvent}),
+  ...(signal && {signal}),
+});
+
+/** What the list says about a registry, over the caller's options. */
+function sourceOptions({credentials, tlsVerify, certDir, host}: SyncRegistry): RegistryOptions {
+  if (certDir !== undefined)
+    throw new ErrdefsError('not_implemented', `${host}: cert-dir`, {
+      hint: 'put the certificates into a directory named after the registry, and name its parent with --src-hosts-dir',
+    });
+  return {...(credentials && {credentials}), ...(tlsVerify === undefined ? {} : {skipVerify: !tlsVerify})};
+}
+
+async function referencesOf(
+  remotes: SharedRemotes,
+  {repository, references, wants}: WantedImages,
+  options: RegistryOptions,
+  signal: AbortSignal | undefined,
+): Promise<readonly Reference[]> {
+  if (references !== undefined) return references;
+  const remote = await remotes.get(options);
+  const tags: string[] = [];
+  for await (const tag of remote.api(repository).tags({signal})) if (wants!(tag)) tags.push(tag);
+  // docker's registry lists them in another order each time.
+  return tags.sort().map((tag) => ({...repository, tag}));
+}
+
+type Destination = {readonly kind: 'registry'; readonly prefix: string} | {readonly kind: 'dir'; readonly path: string};
+
+/** A directory as `dir:DIR`, or a registry with a path or without. @throws invalid_argument */
+function parseDestination(text: string): Destination {
+  if (text.startsWith('dir:')) {
+    if (text === 'dir:') throw new ErrdefsError('invalid_argument', 'destination "dir:" has no path');
+    return {kind: 'dir', path: resolve(text.slice('dir:'.length))};
+  }
+  const prefix = text.replace(/^docker:\/\//, '').replace(/\/+$/, '');
+  const probe = parseReference(`${prefix}/x`);
+  if (`${probe.domain}/${probe.path}` !== `${prefix}/x`)
+    throw new ErrdefsError('invalid_argument', `destination ${JSON.stringify(text)}`, {
+      hint: 'write HOST[:PORT][/PATH], such as registry.example:5000/mirror, or dir:DIRECTORY',
+    });
+  return {kind: 'registry', prefix};
+}
+
+/** Where skopeo puts it: the last component of the repository, or with `scoped` all of it below the registry's name. */
+function targetOf(place: Destination, {domain, path, tag, digest}: Reference, {scoped, appendSuffix = ''}: SyncOptions): string {
+  const below = scoped ? `${domain}/${path}` : path.slice(path.lastIndexOf('/') + 1);
+  if (place.kind === 'dir') return `dir:${join(place.path, `${below}${tag === undefined ? `@${digest}` : `:${tag}${appendSuffix}`}`)}`;
+  // A port has a colon, which no component of a repository may have.
+  const repository = `${place.prefix}/${below.replaceAll(':', '_')}`;
+  return `docker://${repository}${tag === undefined ? `@${digest}` : `:${tag}${appendSuffix}`}`;
+}
+
+/** @throws invalid_argument two images would have one destination */
+function checkDistinct(jobs: readonly Job[]): void {
+  const sources = new Map<string, string>();
+  for (const {source, destination} of jobs) {
+    const other = sources.get(destination);
+    if (other !== undefined && other !== source)
+      throw new ErrdefsError('invalid_argument', `${other} and ${source} would both become ${destination}`, {
+        hint: 'use --scoped, which keeps registries and repositories apart',
+      });
+    sources.set(destination, source);
+  }
+}
+
+/** Runs a task for each item, at most `limit` at once; after a failure no other begins. */
+async function runAll<T, R>(items: readonly T[], limit: number, task: (item: T) => Promise<R>): Promise<readonly R[]> {
+  const results: R[] = [];
+  const failure = {err: undefined as unknown, isSet: false};
+  const queue = items.entries();
+  const worker = async (): Promise<void> => {
+    for (const [i, item] of queue) {
+      if (failure.isSet) return;
+      try {
+        results[i] = await task(item);
+      } catch (err) {
+        if (!failure.isSet) Object.assign(failure, {err, isSet: true});
+        return;
+      }
+    }
+  };
+  await Promise.all(Array.from({length: Math.min(limit, items.length)}, worker));
+  if (failure.isSet) throw failure.err;
+  return results;
+}
