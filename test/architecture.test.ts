@@ -51,6 +51,7 @@ const CLIENT_FLOORS = [
   'types',
   'workers',
   '',
+  'signatures',
   'pull',
   'archives',
   'registry',
@@ -312,6 +313,20 @@ describe('the house', () => {
         door,
       );
     }
+  });
+});
+
+describe('who names an image, or makes a container of one', () => {
+  it("asks the namespace's policy: assertAllowed of client/signatures before, assertStill in the transaction", () => {
+    const files = readdirSync(join(ROOT, 'src/lib/client'), {recursive: true, encoding: 'utf8'}).filter((file) => file.endsWith('.ts'));
+    const naming = files
+      .map((file) => ({file, text: readFileSync(join(ROOT, 'src/lib/client', file), 'utf8')}))
+      .filter(({text}) => /\b(?:images|containers)\.put\(/.test(text));
+    assert.ok(naming.length > 3, 'the search finds hardly anything');
+    assert.deepEqual(
+      naming.filter(({text}) => !/\bassertAllowed\(/.test(text) || !/\bassertStill\(/.test(text)).map(({file}) => file),
+      [],
+    );
   });
 });
 

@@ -41,6 +41,7 @@ export const COMMANDS: Commands = {
     'images tag': () => import('./images/tag.ts'),
     'images unmount': () => import('./images/unmount.ts'),
     'images usage': () => import('./images/usage.ts'),
+    'images verify': () => import('./images/verify.ts'),
     inspect: () => import('./inspect.ts'),
     'leases create': () => import('./leases/create.ts'),
     'leases ls': () => import('./leases/ls.ts'),

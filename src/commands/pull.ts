@@ -1,4 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
+import {readKeyFiles} from '../cli/key-files.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {lines} from '../cli/printable.ts';
@@ -20,6 +21,7 @@ export default class Pull extends BaseCommand {
     snapshotter: snapshotter(),
     'if-changed': Flags.boolean({description: 'exit with status 18 if the image is current'}),
     label: label('the image'),
+    'verify-key': repeated({helpValue: 'FILE', description: 'public key in PEM, of which one must have signed the image; may be repeated'}),
     'max-concurrent-downloads': count({description: 'number of blobs to fetch at once'}),
     'print-chainid': Flags.boolean({description: 'print the chain IDs of the unpacked layers'}),
     quiet: quiet('the reference'),
@@ -42,6 +44,7 @@ export default class Pull extends BaseCommand {
         unpack: !flags['no-unpack'],
         ifChanged: flags['if-changed'],
         labels: parseLabels(flags.label ?? []),
+        verifyKeys: readKeyFiles(flags['verify-key'] ?? []),
         onEvent: (event) => progress.update(event),
         signal: this.signal,
       });

@@ -94,6 +94,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'images tag': ['images tag redis other', 5],
   'images unmount': ['images unmount /nowhere', 5],
   'images usage': ['images usage redis', 5],
+  'images verify': ['images verify redis', 5],
   inspect: ['inspect --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'leases create': ['leases create --expires 5x', 3],
   'leases ls': ['leases ls', 0],

@@ -6,7 +6,7 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {accessSync, chmodSync, constants, mkdtempSync, readFileSync, realpathSync, rmSync, statSync} from 'node:fs';
+import {accessSync, chmodSync, constants, existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import type {TestContext} from 'node:test';
@@ -165,6 +165,19 @@ export function temporaryDirectory(scope: Scope, prefix = 'berth-test-'): string
     assert.deepEqual(left, [], 'mounts left behind');
   });
   return dir;
+}
+
+/**
+ * Has temporary directories in memory until the scope ends, where syncs cost nothing: for tests that neither mount what they make nor
+ * depend on what is on the disk.
+ */
+export function temporaryInMemory(scope: Scope): void {
+  const {TMPDIR} = process.env;
+  if (existsSync('/dev/shm')) process.env.TMPDIR = '/dev/shm';
+  onEnd(scope, () => {
+    if (TMPDIR === undefined) delete process.env.TMPDIR;
+    else process.env.TMPDIR = TMPDIR;
+  });
 }
 
 /** For `assert.rejects` and `assert.throws`: the error is of this class. */

@@ -37,6 +37,7 @@ import type {
   RemoteImageOptions,
   RunOptions,
   SyncOptions,
+  VerifyOptions,
 } from './types/index.ts';
 
 /** A kind of argument. */
@@ -190,6 +191,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       snapshotter: optional(text),
       ifChanged: optional(flag),
       labels: optional(labels),
+      verifyKeys: optional(list(text)),
       maxConcurrentDownloads: optional(count),
       onEvent: optional(callback),
       signal: optional(abortSignal),
@@ -255,6 +257,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     delete: [text],
     tag: [text, text, options<{force?: boolean}>({force: optional(flag)})],
     label: [text, labels, options<{replaceAll?: boolean}>({replaceAll: optional(flag)})],
+    verify: [text, options<VerifyOptions>({...registry, keys: optional(list(text)), signal: optional(abortSignal)})],
     inspect: [text, options<{content?: boolean}>({content: optional(flag)})],
     check: [options<ListOptions & {snapshotter?: string}>({filters: optional(list(text)), snapshotter: optional(text)})],
     usage: [text, options<{snapshotter?: string}>({snapshotter: optional(text)})],

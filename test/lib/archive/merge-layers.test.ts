@@ -90,6 +90,46 @@ describe('merged layers', () => {
     assert.ok(trees > COUNT / 2, `only ${trees} of ${COUNT} images have a tree`);
   });
 
+  const CASES: Readonly<Record<string, readonly (readonly TarEntry[])[]>> = {
+    'a whiteout spares what its own layer has': [
+      [dir('a'), file('a/x'), dir('a/d'), file('a/d/e')],
+      [file('a/y'), file('a/d/f'), whiteout('a')],
+    ],
+    'an opaque mark that comes last': [
+      [dir('a'), file('a/x')],
+      [dir('a'), file('a/y'), opaque('a')],
+    ],
+    'a link sets mode, owner and time of its file': [
+      [file('f', 'x', 0o600)],
+      [link('f', 'l', {mode: 0o4711, uid: 5, gid: 6, mtime: 1000})],
+    ],
+    'a link to a symbolic link': [[symlink('t', 's')], [link('s', 'l', {uid: 5, mtime: 1000, mode: 0o777})]],
+    'a directory that nothing carries, in one with setgid': [[dir('g', 0o2755, {gid: 7})], [file('g/n/m/f')]],
+    'parents that are links, absolute and upwards': [
+      [dir('a'), dir('a/b'), symlink('/a/b', 'a/abs'), symlink('../a/b', 'a/up')],
+      [file('a/abs/x'), file('a/up/y'), dir('a/abs/d'), whiteout('a/up/none')],
+    ],
+    'a file, a link and a directory in the place of one another': [
+      [dir('a'), file('a/x'), file('b'), symlink('a', 'c')],
+      [file('a'), dir('b'), file('b/y'), dir('c'), file('c/z')],
+    ],
+    'attributes of a directory that only the last layer names': [[dir('d', 0o700, {xattrs: {'user.a': '1'}})], [dir('d', 0o711, {uid: 9})]],
+  };
+  for (const [name, layers] of Object.entries(CASES))
+    it(`make the tree that the layers make: ${name}`, (t) => {
+      if (!requiresRoot(t) || !requiresProgram(t, 'getfattr')) return;
+      const tars = layers.map((entries) => tar(...entries));
+      const whole = outcomeOf(() => PLAIN_MODE.run(temporaryDirectory(t), tars));
+      assert.ok('tree' in whole, 'message' in whole ? whole.message : '');
+      assert.deepEqual(
+        difference(
+          whole,
+          outcomeOf(() => PLAIN_MODE.run(temporaryDirectory(t), [merge(tars)])),
+        ),
+        [],
+      );
+    });
+
   it('have no whiteouts, each directory before what is in it, and each file before its links', () => {
     const merged = merge([
       tar(dir('a'), file('a/x', 'x'), file('a/gone', 'y'), file('z', 'z'), dir('old'), file('old/f', 'f')),

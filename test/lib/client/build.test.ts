@@ -1,8 +1,7 @@
 /** Images made from images: what changes and what stays, and that other tools read the result. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {existsSync, writeFileSync} from 'node:fs';
-import {tmpdir} from 'node:os';
+import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import type {ImageRecord, NamespaceClient} from '../../../src/lib/client/types/index.ts';
@@ -20,18 +19,13 @@ import {
   writeLayout,
   writeSkopeoDirectory,
 } from '../../support/built-images.ts';
-import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
 import {dir, file, link, opaque, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
 
-// In memory, where a sync costs nothing; nothing here depends on what is on the disk.
-const onDisk = tmpdir();
-process.env.TMPDIR = ['/dev/shm', onDisk].find((directory) => existsSync(directory))!;
-after(() => {
-  process.env.TMPDIR = onDisk;
-});
+temporaryInMemory({after});
 
 const LAYERS = [
   tar(dir('etc', 0o750), file('etc/a', 'hello'.repeat(2000)), file('gone', 'x'), dir('old'), file('old/f')),

@@ -16,6 +16,7 @@ import type {Context} from '../context.ts';
 import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {imagesOf, isUnpacked} from '../pull/unpack.ts';
 import {allVisibleAt, findDocument, hasBlob, type IsVisible, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
+import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ImageBuildClient, ImageCheck, ImagesClient, ImageTree, SnapshotUsage} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {findImage, imageName, missingImage, planLocally} from './find-image.ts';
@@ -65,7 +66,9 @@ export function imagesClient(context: Context, namespace: string): Omit<ImagesCl
 
     tag: async (source, target, {force = false} = {}) => {
       const name = formatReference(parseReference(target));
+      const approval = await assertAllowed(context, namespace, {name, target: findImage(context, namespace, source).target});
       const tagged = await change(`tag ${name}`, source, (ns, tx, image) => {
+        approval.assertStill(tx, image.target);
         const before = ns.images.find(name);
         if (before !== undefined && !force)
           throw new ErrdefsError('already_exists', `image ${JSON.stringify(name)}`, {hint: 'replace it with --force'});
@@ -89,6 +92,11 @@ export function imagesClient(context: Context, namespace: string): Omit<ImagesCl
       });
       store.layers.emptyTrash();
       return labelled;
+    },
+
+    verify: async (name, options = {}) => {
+      const {verifyImage} = await import('./verify-image.ts');
+      return verifyImage(context, namespace, name, options);
     },
 
     inspect: async (name, {content = false} = {}) => {

@@ -7,6 +7,7 @@ import {mergeLabels} from '../../store/snapshots.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context, Running} from '../context.ts';
+import {validatePolicyLabels} from '../signatures/policy.ts';
 import type {NamespacesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 
@@ -43,6 +44,7 @@ export function namespacesClient(context: Context): NamespacesClient {
     create: async (name, labels = {}) => {
       validateIdentifier(name);
       validateLabels(labels);
+      await validatePolicyLabels(labels);
       return store.update(`creation of namespace ${name}`, (tx) => {
         if (tx.namespaces.find(name) !== undefined) throw new ErrdefsError('already_exists', `namespace ${JSON.stringify(name)}`);
         const now = new Date().toISOString();
@@ -66,6 +68,7 @@ export function namespacesClient(context: Context): NamespacesClient {
     label: async (name, labels) => {
       validateIdentifier(name);
       validateLabels(labels);
+      await validatePolicyLabels(labels);
       return store.update(`labels of namespace ${name}`, (tx) => {
         const record = tx.namespaces.get(name);
         const changed = {...record, labels: mergeLabels(record.labels, labels), updatedAt: new Date().toISOString()};

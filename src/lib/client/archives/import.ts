@@ -22,6 +22,7 @@ import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/
 import {recordContent, requirePrivileges} from '../pull/pull.ts';
 import {endLease, imagesOf, leasePlan, recordSnapshots} from '../pull/unpack.ts';
 import {isVisibleAt, readVisible, visibleIn} from '../pull/visible-content.ts';
+import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ImportOptions, ImportResult, ProgressEvent} from '../types/index.ts';
 import {assertPath} from './archive-path.ts';
 import {createNaming} from './image-names.ts';
@@ -110,6 +111,9 @@ class Import {
     const [first] = targets.keys();
     const plan = mergePlans([...new Set([...targets.values()].map((target) => target.plan))]);
     this.#requireContent(images, plan);
+    const approvals: (readonly [Approval, Descriptor])[] = [];
+    for (const [name, {descriptor}] of targets)
+      approvals.push([await assertAllowed(this.#context, this.#namespace, {name, target: descriptor}), descriptor]);
     this.#o.signal?.throwIfAborted();
     const begun = new Set(plan.blobs.map(({digest}) => downloadKey(digest)).filter((key) => store.blobs.ingestState(key) !== undefined));
     const lease = await leasePlan(store, this.#namespace, first!, plan, this.#snapshotter);
@@ -118,7 +122,7 @@ class Import {
       // Children first: a pull takes the root's presence as proof that all documents are present.
       for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) store.blobs.writeSmall(descriptor.digest, bytes);
       const {layers, warnings, transferredBytes} = await this.#storeAndUnpack(images, plan);
-      const records = await this.#commit(targets, plan, layers, lease, first!);
+      const records = await this.#commit(targets, approvals, plan, layers, lease, first!);
       return {
         images: records,
         transferredBytes,
@@ -247,6 +251,7 @@ class Import {
   /** Makes everything visible in one transaction: content, snapshots, the images last. */
   async #commit(
     targets: ReadonlyMap<string, Target>,
+    approvals: readonly (readonly [Approval, Descriptor])[],
     plan: Plan,
     layers: ReadonlyMap<Digest, string>,
     lease: string,
@@ -256,6 +261,7 @@ class Import {
     store.syncBlobNames([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
     const records = await store.update(`import of ${first}`, (tx) => {
       const ns = tx.namespace(this.#namespace);
+      for (const [approval, target] of approvals) approval.assertStill(tx, target);
       recordContent(store, ns, plan, {snapshotter: this.#snapshotter, source: undefined});
       if (this.#snapshotter !== undefined) recordSnapshots(store, ns, this.#snapshotter, imagesOf(plan), layers);
       const now = new Date().toISOString();

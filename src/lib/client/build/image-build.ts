@@ -18,6 +18,7 @@ import {type DocumentSource, makePlan, type Plan, type PlannedManifest, platform
 import {recordContent} from '../pull/pull.ts';
 import {endLease, leasePlan} from '../pull/unpack.ts';
 import {hasBlob, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
+import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {BuildOptions, ProgressEvent} from '../types/index.ts';
 import {type JSONObject, type RawDescriptor, replaceDescriptor, rootFamily, type SourceManifest} from './documents.ts';
 import {NewBlob} from './new-blob.ts';
@@ -100,11 +101,13 @@ export class ImageBuild {
     const plan = await makePlan(target, documents, platformChoice({allPlatforms: true}));
     this.#leases.push(await leasePlan(store, namespace, name, plan, undefined));
     this.signal?.throwIfAborted();
+    const approval = await assertAllowed(context, namespace, {name, target});
     for (const blob of this.#blobs) blob.publish();
     for (const {descriptor, bytes} of plan.documents.values()) store.blobs.writeSmall(descriptor.digest, bytes);
     store.syncBlobNames([...plan.documents.keys(), ...plan.blobs.map((blob) => blob.digest)]);
     const image = await store.update(`image ${name}`, (tx) => {
       const ns = tx.namespace(namespace);
+      approval.assertStill(tx, target);
       recordContent(store, ns, plan, {snapshotter: undefined, source: undefined});
       const before = ns.images.find(name);
       const now = new Date().toISOString();

@@ -5,9 +5,10 @@ import {isOnOverlay} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
+import {MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
-import type {Fetcher} from '../../remotes/types.ts';
+import type {Fetcher, Remote} from '../../remotes/types.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -17,6 +18,7 @@ import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
+import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
 import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
@@ -47,6 +49,7 @@ class Pull {
   readonly #snapshotter: Snapshotter | undefined;
   readonly #emit: (event: ProgressEvent) => void;
   readonly #platforms: PlatformChoice;
+  #approval: Approval | undefined;
   #leaseID: string | undefined;
   #transferred = 0;
   #layerWarnings: readonly string[] = [];
@@ -72,13 +75,19 @@ class Pull {
       const {descriptor, body} = await remote.resolve(this.#ref, this.#signalOption());
       this.#emit({ref: this.#name, status: 'resolved', offset: 0, total: 0});
       const fetcher = remote.fetcher(this.#ref);
-      const source = this.#documents(descriptor, body, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
+      let root = body;
+      const approval = await this.#approve(remote, descriptor, async () => {
+        root ??= await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES, ...this.#signalOption()});
+        return root;
+      });
+      const source = this.#documents(descriptor, root, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
       const documents = await this.#lockDocuments(descriptor);
       let plan: Plan;
       let layers: ReadonlyMap<Digest, string> | undefined;
       try {
         plan = await makePlan(descriptor, source, this.#platforms);
         if (this.#snapshotter !== undefined) requireImages(plan);
+        if (approval.evidence.length > 0) plan = (await import('./with-evidence.ts')).withEvidence(plan, approval.evidence);
         layers = this.#layersHere(plan);
         if (layers === undefined) await this.#lease(plan);
       } finally {
@@ -91,6 +100,27 @@ class Pull {
     } finally {
       await remote.close();
     }
+  }
+
+  /** Verifies signatures as the namespace's policy and the caller demand it, before anything of the image is fetched. */
+  async #approve(remote: Remote, target: Descriptor, document: () => Promise<Buffer>): Promise<Approval> {
+    const {domain, path} = this.#ref;
+    const {verifyKeys, signal} = this.#o;
+    this.#approval = await assertAllowed(
+      this.#context,
+      this.#namespace,
+      {name: this.#name, target},
+      {
+        ...(verifyKeys === undefined ? {} : {keys: verifyKeys}),
+        repository: `${domain}/${path}`,
+        document,
+        more: async function* (digest) {
+          const {remoteEvidence} = await import('../signatures/collect.ts');
+          yield* remoteEvidence(remote, {domain, path}, digest, signal);
+        },
+      },
+    );
+    return this.#approval;
   }
 
   /** Warnings of `doctor` about a root on which containers of this snapshotter cannot have a writable layer. */
@@ -227,6 +257,7 @@ class Pull {
     this.#store.syncBlobNames([...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)]);
     const image = await this.#store.update(`pull of ${this.#name}`, (tx) => {
       const ns = tx.namespace(this.#namespace);
+      this.#approval!.assertStill(tx, plan.root);
       recordContent(this.#store, ns, plan, {snapshotter: this.#snapshotter, source: this.#ref});
       if (this.#snapshotter !== undefined) recordSnapshots(this.#store, ns, this.#snapshotter, imagesOf(plan), layers);
       const before = ns.images.find(this.#name);

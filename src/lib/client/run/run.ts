@@ -17,6 +17,7 @@ import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, runDirectory, TRANSIENT} from '../running.ts';
+import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {RunOptions, RunResult} from '../types/index.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
@@ -42,6 +43,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   validateLabels(options.labels ?? {});
   findRuntime();
   const image = findImage(context, namespace, ref);
+  const approval = await assertAllowed(context, namespace, image);
   const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
   const plan = await planLocally(context, namespace, image, options.platform);
   const chosen = imagesOf(plan)[0];
@@ -76,6 +78,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
       await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
     }
     const within = (tx: StoreTransaction): void => {
+      approval.assertStill(tx, image.target);
       const {containers} = tx.namespace(namespace);
       if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
       containers.put(record);

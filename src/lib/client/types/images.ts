@@ -19,6 +19,8 @@ export interface PullOptions extends RegistryOptions {
   readonly ifChanged?: boolean;
   /** Labels of the image record. */
   readonly labels?: Labels;
+  /** Public keys in PEM; one of them must have signed the image, besides what the namespace's policy demands. */
+  readonly verifyKeys?: readonly string[];
   readonly maxConcurrentDownloads?: number;
   readonly onEvent?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
@@ -136,6 +138,30 @@ export interface ExportResult extends Pick<PullResult, 'unpacked' | 'elapsedMs' 
   readonly transferredBytes: number;
 }
 
+/** Options of `images.verify`. */
+export interface VerifyOptions extends RegistryOptions {
+  /** Public keys in PEM; one of them must have signed the image, besides what the namespace's policy demands. */
+  readonly keys?: readonly string[];
+  readonly signal?: AbortSignal;
+}
+
+/** A signature that was verified. */
+export interface ImageSignature {
+  readonly form: 'simple-signing' | 'bundle';
+  /** SHA-256 of the key's DER form. */
+  readonly key: string;
+  /** Reference that the signer named; bundles have none. */
+  readonly identity?: string;
+}
+
+/** Result of `images.verify`. */
+export interface ImageVerification {
+  readonly name: string;
+  readonly target: Descriptor;
+  /** One for the policy, and one for the caller's keys. */
+  readonly signatures: readonly ImageSignature[];
+}
+
 /** Images of one namespace. */
 export interface ImagesClient extends ImageBuildClient {
   list(options?: ListOptions): Promise<readonly ImageSummary[]>;
@@ -145,6 +171,12 @@ export interface ImagesClient extends ImageBuildClient {
   delete(name: string): Promise<void>;
   tag(source: string, target: string, options?: {readonly force?: boolean}): Promise<ImageRecord>;
   label(name: string, labels: Labels, options?: {readonly replaceAll?: boolean}): Promise<ImageRecord>;
+  /**
+   * Verifies that an image is signed: by signatures that a pull has kept, else by those in its registry.
+   *
+   * @throws failed_precondition it is not, or that cannot be verified
+   */
+  verify(name: string, options?: VerifyOptions): Promise<ImageVerification>;
   inspect(name: string, options?: {readonly content?: boolean}): Promise<ImageTree>;
   check(options?: ListOptions & {readonly snapshotter?: string}): Promise<readonly ImageCheck[]>;
   usage(name: string, options?: {readonly snapshotter?: string}): Promise<readonly SnapshotUsage[]>;

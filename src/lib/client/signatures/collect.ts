@@ -1,0 +1,99 @@
+/** Where signatures of an image come from: its registry, or what a pull has kept in the store. */
+import {isErrdefs} from '../../errdefs.ts';
+import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../oci/manifest.ts';
+import {kindOf} from '../../oci/mediatypes.ts';
+import type {Reference} from '../../oci/reference.ts';
+import type {Remote} from '../../remotes/types.ts';
+import type {Store} from '../../store/store.ts';
+import {type Evidence, isSignature} from './evidence.ts';
+
+/** Largest signature that is read, in bytes, and most manifests with signatures, and signatures in each. */
+const MAX_SIGNATURE_BYTES = 1 << 20;
+const MAX_MANIFESTS = 64;
+const MAX_SIGNATURES = 64;
+
+/** Label of an image's content by which it keeps a manifest with signatures, and of that for its layers; a part of a digest follows. */
+const SIGNATURE_LABEL = 'containerd.io/gc.ref.content.signature.';
+
+/** The label by which content keeps other content that belongs to its signatures. */
+export const signatureLabel = (digest: Digest): Readonly<Record<string, string>> => ({
+  [`${SIGNATURE_LABEL}${digestParts(digest)[1].slice(0, 12)}`]: digest,
+});
+
+const signaturesIn = (bytes: Buffer, descriptor: Descriptor): readonly Descriptor[] =>
+  parseManifest(bytes, descriptor)
+    .layers.filter((layer) => isSignature(layer) && layer.size <= MAX_SIGNATURE_BYTES)
+    .slice(0, MAX_SIGNATURES);
+
+type Repository = Pick<Reference, 'domain' | 'path'>;
+
+/**
+ * Signatures in the image's repository: under the tag `sha256-<hex>.sig`, then those that refer to it.
+ *
+ * @throws as the remote; a repository without signatures gives none
+ */
+export async function* remoteEvidence(
+  remote: Remote,
+  {domain, path}: Repository,
+  digest: Digest,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Evidence> {
+  const fetcher = remote.fetcher({domain, path});
+  const load = async (descriptor: Descriptor, body?: Buffer): Promise<Evidence> => {
+    const bytes = body ?? (await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES, signal}));
+    const layers = [];
+    for (const layer of signaturesIn(bytes, descriptor))
+      layers.push({descriptor: layer, bytes: await fetcher.bytes(layer, {limit: MAX_SIGNATURE_BYTES, signal})});
+    const {mediaType, size} = descriptor;
+    return {descriptor: {mediaType, digest: descriptor.digest, size}, bytes, layers};
+  };
+  const [algorithm, hex] = digestParts(digest);
+  const tagged = (tag: string) =>
+    remote.resolve({domain, path, tag}, {signal}).catch((err: unknown) => {
+      if (isErrdefs(err) && err.code === 'not_found') return undefined;
+      throw err;
+    });
+  const simple = await tagged(`${algorithm}-${hex}.sig`);
+  if (simple !== undefined) yield load(simple.descriptor, simple.body);
+  const listed = await remote.api({domain, path}).referrers(digest, {signal});
+  const fallback = listed === undefined ? await tagged(`${algorithm}-${hex}`) : undefined;
+  const index =
+    fallback === undefined || kindOf(fallback.descriptor.mediaType) !== 'index'
+      ? []
+      : parseIndex(fallback.body ?? (await fetcher.bytes(fallback.descriptor, {limit: MAX_MANIFEST_BYTES, signal})), fallback.descriptor)
+          .manifests;
+  const bundles = (listed ?? index).filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
+  for (const descriptor of bundles.slice(0, MAX_MANIFESTS)) yield load(descriptor);
+}
+
+const isBundle = (artifactType: string | undefined): boolean => artifactType !== undefined && isSignature({mediaType: artifactType});
+
+/** Signatures that a namespace keeps for an image. What is damaged, or removed, gives none. */
+export function* localEvidence(store: Store, namespace: string, digest: Digest): Generator<Evidence> {
+  const {blobs} = store;
+  const referred = (of: Digest): readonly Digest[] =>
+    store.view((tx) => {
+      const {content} = tx.namespace(namespace);
+      const labels = Object.entries(content.find(of)?.labels ?? {});
+      return labels.flatMap(([key, value]) => (key.startsWith(SIGNATURE_LABEL) ? (content.find(value as Digest)?.digest ?? []) : []));
+    });
+  for (const manifest of referred(digest).slice(0, MAX_MANIFESTS)) {
+    const visible = referred(manifest);
+    try {
+      const bytes = blobs.readSmall(manifest);
+      if (bytes === undefined) continue;
+      const descriptor = {mediaType: manifestType(bytes), digest: manifest, size: bytes.length};
+      const layers = signaturesIn(bytes, descriptor).flatMap((layer) => {
+        const payload = visible.includes(layer.digest) ? blobs.readSmall(layer.digest) : undefined;
+        return payload === undefined ? [] : [{descriptor: layer, bytes: payload}];
+      });
+      yield {descriptor, bytes, layers};
+    } catch (err) {
+      if (!isErrdefs(err)) throw err;
+    }
+  }
+}
+
+/** The media type that a stored manifest gives itself; a pull has compared it with its descriptor. */
+const manifestType = (bytes: Buffer): string => String((JSON.parse(bytes.toString()) as {mediaType?: unknown} | null)?.mediaType);

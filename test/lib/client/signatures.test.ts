@@ -1,0 +1,467 @@
+/** Signatures: what counts as one, and that a namespace which demands them has no image without. */
+import assert from 'node:assert/strict';
+import {spawnSync} from 'node:child_process';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {after, describe, it, type TestContext} from 'node:test';
+import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
+import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
+import type {Client, NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import {hasCode} from '../../../src/lib/errdefs.ts';
+import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
+import {OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {publishImage, writeLayout} from '../../support/built-images.ts';
+import {
+  BUNDLE,
+  envelopeFor,
+  KEY_KINDS,
+  messageFor,
+  newSigner,
+  payloadFor,
+  publishBundle,
+  publishSimple,
+  SIMPLE_SIGNING,
+  type Signer,
+} from '../../support/cosign.ts';
+import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {ARCHITECTURE, addBlob, addImage, addJSON, setTarget} from '../../support/layouts.ts';
+import {pushImage, sharedRegistry} from '../../support/registry.ts';
+import {dir, file, tar} from '../../support/tartest.ts';
+
+temporaryInMemory({after});
+
+const LAYER = tar(dir('etc'), file('etc/a', 'hello'));
+const IMAGE = Buffer.from('{"schemaVersion":2}');
+const DIGEST = digestOf(IMAGE);
+const REPOSITORY = 'registry.example/app';
+const SIGNED = {digest: DIGEST, bytes: IMAGE, repository: REPOSITORY};
+
+const SIGNER = newSigner();
+
+/** A signature as it comes from a registry, without one. */
+function evidenceOf(mediaType: string, payload: Uint8Array, signature?: string): Evidence {
+  const bytes = Buffer.from(payload);
+  const descriptor: Descriptor = {
+    mediaType,
+    digest: digestOf(bytes),
+    size: bytes.length,
+    ...(signature === undefined ? {} : {annotations: {'dev.cosignproject.cosign/signature': signature}}),
+  };
+  return {descriptor: {mediaType: OCI_MANIFEST, digest: DIGEST, size: 1}, bytes: IMAGE, layers: [{descriptor, bytes}]};
+}
+
+const simple = (payload: object, signer: Signer = SIGNER): Evidence => {
+  const bytes = Buffer.from(JSON.stringify(payload));
+  return evidenceOf(SIMPLE_SIGNING, bytes, signer.sign(bytes).toString('base64'));
+};
+const bundle = (value: object): Evidence => evidenceOf(BUNDLE, Buffer.from(JSON.stringify(value)));
+
+const accepts = (evidence: Evidence, signer: Signer = SIGNER, signed: Parameters<typeof verifyEvidence>[0] = SIGNED): boolean =>
+  verifyEvidence(signed, [evidence], [parseKey(signer.publicPEM)]).verified !== undefined;
+
+/** Every way to leave out a member, or to add one, at any depth. */
+function* variants(value: object): Generator<object> {
+  for (const key of Object.keys(value)) {
+    const {[key]: inner, ...rest} = value as Record<string, unknown>;
+    yield rest;
+    yield {...value, [key]: typeof inner === 'string' ? `${inner} ` : 'changed'};
+    if (typeof inner === 'object' && inner !== null && !Array.isArray(inner))
+      for (const other of variants(inner)) yield {...value, [key]: other};
+  }
+  yield {...value, added: true};
+}
+
+describe('a signature', () => {
+  for (const kind of KEY_KINDS)
+    it(`by a key of the kind ${kind} counts in each form, with that key only`, () => {
+      const [signer, other] = [newSigner(kind), newSigner(kind)];
+      const forms = [
+        simple(payloadFor(DIGEST, REPOSITORY), signer),
+        bundle(envelopeFor(signer, DIGEST)),
+        bundle(messageFor(signer, IMAGE)),
+      ];
+      for (const form of forms) {
+        assert.ok(accepts(form, signer));
+        assert.ok(!accepts(form, other));
+        assert.ok(!accepts(form, signer, {...SIGNED, digest: digestOf(Buffer.from('other')), bytes: Buffer.from('other')}));
+      }
+      const label = parseKey(signer.label);
+      assert.equal(label.fingerprint, parseKey(signer.publicPEM).fingerprint);
+    });
+
+  it('does not count when a byte of it, or of what it signs, is another', () => {
+    const payload = Buffer.from(JSON.stringify(payloadFor(DIGEST, REPOSITORY)));
+    const signature = SIGNER.sign(payload);
+    const flipped = (bytes: Buffer, i: number): Buffer => Buffer.from(bytes.map((byte, at) => (at === i ? byte ^ 1 : byte)));
+    assert.ok(accepts(evidenceOf(SIMPLE_SIGNING, payload, signature.toString('base64'))));
+    for (let i = 0; i < payload.length; i++)
+      assert.ok(!accepts(evidenceOf(SIMPLE_SIGNING, flipped(payload, i), signature.toString('base64'))), `payload ${i}`);
+    for (let i = 0; i < signature.length; i++)
+      assert.ok(!accepts(evidenceOf(SIMPLE_SIGNING, payload, flipped(signature, i).toString('base64'))), `signature ${i}`);
+    for (const wrong of [
+      undefined,
+      '',
+      'x',
+      `${signature.toString('base64')}\n`,
+      ` ${signature.toString('base64')}`,
+      signature.toString('hex'),
+    ])
+      assert.ok(!accepts(evidenceOf(SIMPLE_SIGNING, payload, wrong)), String(wrong));
+  });
+
+  it('of a simple signing counts with exactly the fields that there are, however well it is signed', () => {
+    const good = payloadFor(DIGEST, REPOSITORY);
+    assert.ok(accepts(simple(good)));
+    assert.ok(accepts(simple({...good, optional: {creator: 'someone', timestamp: 1}})));
+    for (const other of variants(good)) {
+      const harmless = !('added' in other) && JSON.stringify((other as {critical: unknown}).critical) === JSON.stringify(good.critical);
+      // A space after the reference is no reference.
+      assert.equal(accepts(simple(other)), harmless, JSON.stringify(other));
+    }
+    for (const text of ['', '[]', 'null', '"x"', '{', '\u0000']) {
+      const bytes = Buffer.from(text);
+      assert.ok(!accepts(evidenceOf(SIMPLE_SIGNING, bytes, SIGNER.sign(bytes).toString('base64'))), text);
+    }
+  });
+
+  it('of a simple signing names the repository, with or without a tag', () => {
+    for (const [reference, counts] of [
+      [REPOSITORY, true],
+      [`${REPOSITORY}:1.2`, true],
+      [`${REPOSITORY}@${DIGEST}`, true],
+      ['registry.example/other', false],
+      ['evil.example/app', false],
+      ['app', false],
+      ['', false],
+    ] as const) {
+      assert.equal(accepts(simple(payloadFor(DIGEST, reference))), counts, reference);
+      assert.ok(accepts(simple(payloadFor(DIGEST, reference)), SIGNER, {digest: DIGEST}), 'a local name has no repository');
+    }
+  });
+
+  it('of a bundle counts for the image only, and not what else is said of it', () => {
+    const good = envelopeFor(SIGNER, DIGEST) as {dsseEnvelope: {payload: string; signatures: object[]}};
+    const envelope = good.dsseEnvelope;
+    for (const wrong of [
+      envelopeFor(SIGNER, DIGEST, {statement: {predicateType: 'https://slsa.dev/provenance/v1'}}),
+      envelopeFor(SIGNER, DIGEST, {statement: {_type: 'https://in-toto.io/Statement/v0.1'}}),
+      envelopeFor(SIGNER, DIGEST, {statement: {subject: []}}),
+      envelopeFor(SIGNER, DIGEST, {statement: {subject: {}}}),
+      envelopeFor(SIGNER, DIGEST, {statement: {subject: [{digest: {sha512: DIGEST.slice(7)}}]}}),
+      envelopeFor(SIGNER, DIGEST, {statement: {subject: [null]}}),
+      envelopeFor(SIGNER, DIGEST, {envelope: {payloadType: 'text/plain'}}),
+      envelopeFor(SIGNER, DIGEST, {envelope: {signatures: []}}),
+      envelopeFor(SIGNER, DIGEST, {envelope: {signatures: [...envelope.signatures, ...envelope.signatures]}}),
+      envelopeFor(SIGNER, DIGEST, {envelope: {payload: Buffer.from('{}').toString('base64')}}),
+      {...good, mediaType: 'application/json'},
+      {...good, dsseEnvelope: null},
+      {mediaType: BUNDLE},
+      messageFor(SIGNER, IMAGE, {messageDigest: {algorithm: 'SHA2_512', digest: ''}}),
+      messageFor(SIGNER, IMAGE, {messageDigest: {algorithm: 'SHA2_256', digest: Buffer.alloc(32).toString('base64')}}),
+      messageFor(SIGNER, Buffer.from('other')),
+    ])
+      assert.ok(!accepts(bundle(wrong)), JSON.stringify(wrong));
+    assert.ok(accepts(bundle(good)));
+    assert.ok(accepts(bundle({...good, mediaType: 'application/vnd.dev.sigstore.bundle+json;version=0.2'})));
+    assert.ok(!accepts(bundle(messageFor(SIGNER, IMAGE)), SIGNER, {digest: DIGEST}), 'the signed bytes are not at hand');
+  });
+
+  it('needs a public key of a kind that is known', () => {
+    const {privateKey} = SIGNER;
+    for (const text of [
+      '',
+      'x',
+      SIGNER.label.slice(4),
+      `${SIGNER.label}!`,
+      privateKey.export({format: 'pem', type: 'pkcs8'}) as string,
+      privateKey.export({format: 'der', type: 'pkcs8'}).toString('base64'),
+    ])
+      assert.throws(() => parseKey(text), is('invalid_argument'), text.slice(0, 20));
+  });
+});
+
+interface World {
+  readonly registry: FakeRegistry;
+  readonly client: Client;
+  readonly namespace: NamespaceClient;
+  readonly ref: string;
+  readonly image: Descriptor;
+}
+
+async function world(t: TestContext): Promise<World> {
+  const registry = await startFakeRegistry(t);
+  const client = await newClient(t);
+  const image = publishImage(registry, 'app', [LAYER]);
+  return {registry, client, namespace: client.namespace('default'), ref: `${registry.host}/app:latest`, image};
+}
+
+const demand = ({client}: World, ...signers: readonly Signer[]): Promise<unknown> =>
+  client.namespaces
+    .create('default')
+    .catch(() => {})
+    .then(() => client.namespaces.label('default', Object.fromEntries(signers.map(({label}, i) => [`berth/verify-key.k${i}`, label]))));
+
+const PULL = {unpack: false} as const;
+const refused = (err: unknown): true => is('failed_precondition')(err);
+
+describe('pull', () => {
+  it('with a key takes what is signed with it, in either form, and asks for no layer of anything else', async (t) => {
+    for (const form of ['simple', 'bundle', 'message'] as const) {
+      const w = await world(t);
+      const {registry, namespace, ref, image} = w;
+      const manifest = registry.manifestIn('app', 'latest')!;
+      const keys = {...PULL, verifyKeys: [SIGNER.publicPEM]};
+      await assert.rejects(namespace.pull(ref, keys), refused);
+      if (form === 'simple') publishSimple(registry, 'app', image, SIGNER);
+      else publishBundle(registry, 'app', image, form === 'bundle' ? envelopeFor(SIGNER, image.digest) : messageFor(SIGNER, manifest));
+      await assert.rejects(namespace.pull(ref, {...keys, verifyKeys: [newSigner().publicPEM]}), refused);
+      assert.equal(registry.count('GET', new RegExp(`blobs/${digestOf(LAYER).slice(0, 10)}`)), 0);
+      assert.equal((await namespace.images.records()).length, 0);
+      assert.deepEqual(await namespace.content.list(), [], 'nothing is stored of what is refused');
+      await namespace.pull(ref, keys);
+      assert.deepEqual(checkStore(w.client.root), []);
+    }
+  });
+
+  it('of an index needs a signature of the index, and a child one of its own', async (t) => {
+    const w = await world(t);
+    const {registry, namespace, image} = w;
+    const index = registry.addIndex('app', 'multi', [{...image, platform: {os: 'linux', architecture: ARCHITECTURE}}]);
+    const keys = {...PULL, verifyKeys: [SIGNER.publicPEM]};
+    const multi = `${registry.host}/app:multi`;
+    publishSimple(registry, 'app', image, SIGNER);
+    await assert.rejects(namespace.pull(multi, keys), refused);
+    await namespace.pull(w.ref, keys);
+    publishSimple(registry, 'app', index, SIGNER);
+    await namespace.pull(multi, keys);
+  });
+
+  it('of a signature that is there and cannot be had is refused, as one that is missing', async (t) => {
+    const w = await world(t);
+    publishSimple(w.registry, 'app', w.image, SIGNER);
+    for (const fault of [{status: 500}, {status: 403}, {status: 404, code: 'x'}] as const) {
+      w.registry.fault({path: /\.sig|referrers|manifests\/sha256-/, ...fault});
+      await assert.rejects(w.namespace.pull(w.ref, {...PULL, verifyKeys: [SIGNER.publicPEM], connectTimeoutMs: 5000}), refused);
+      w.registry.clear();
+    }
+    w.registry.fault({path: /blobs/, body: (right) => Buffer.from(right.map((byte) => byte ^ 1))});
+    await assert.rejects(w.namespace.pull(w.ref, {...PULL, verifyKeys: [SIGNER.publicPEM]}), refused);
+    w.registry.clear();
+    await w.namespace.pull(w.ref, {...PULL, verifyKeys: [SIGNER.publicPEM]});
+  });
+
+  it('finds the one signature that counts among others', async (t) => {
+    const w = await world(t);
+    publishBundle(w.registry, 'app', w.image, envelopeFor(newSigner(), w.image.digest));
+    publishSimple(w.registry, 'app', w.image, SIGNER, payloadFor(w.image.digest, 'elsewhere.example/app'));
+    const keys = {...PULL, verifyKeys: [newSigner().publicPEM, SIGNER.publicPEM]};
+    await assert.rejects(w.namespace.pull(w.ref, keys), (err: Error) => refused(err) && /elsewhere.*and 1 more/.test(err.message));
+    publishBundle(w.registry, 'app', w.image, envelopeFor(SIGNER, w.image.digest));
+    await w.namespace.pull(w.ref, keys);
+  });
+});
+
+/** Everything that gives an image a name, or makes a container of one. */
+const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unknown>>> = {
+  pull: ({namespace, ref}) => namespace.pull(ref, PULL),
+  import: async ({namespace, client}, name) => {
+    await writeLayout(namespace, name, join(client.state, 'layout'));
+    await namespace.images.import(join(client.state, 'layout'), {unpack: false});
+  },
+  tag: ({namespace}, name) => namespace.images.tag(name, 'made'),
+  convert: ({namespace}, name) => namespace.images.convert(name, 'made'),
+  flatten: ({namespace}, name) => namespace.images.flatten(name, 'made'),
+  append: ({namespace, client}, name) => {
+    writeFileSync(join(client.state, 'layer.tar'), LAYER);
+    return namespace.images.append(name, 'made', [join(client.state, 'layer.tar')]);
+  },
+  mutate: ({namespace}, name) => namespace.images.mutate(name, 'made', {user: 'me'}),
+  rebase: ({namespace}, name) => namespace.images.rebase(name, 'made', {oldBase: name, newBase: name}),
+  run: ({namespace}, name) =>
+    namespace.run(name, 'c1', {rm: true, args: ['/none'], snapshotter: 'native', stdio: ['ignore', 'ignore', 'ignore']}),
+};
+
+describe('a namespace that demands signatures', () => {
+  for (const [creator, create] of Object.entries(CREATORS))
+    it(`has no unsigned image by ${creator}, and others are not concerned`, async (t) => {
+      if (creator === 'run' && (!requiresRoot(t) || !requiresProgram(t, 'runc'))) return;
+      const w = await world(t);
+      const {image} = await w.namespace.pull(w.ref, PULL);
+      const other = {...w, namespace: w.client.namespace('other')};
+      await other.namespace.pull(w.ref, PULL);
+      await demand(w, SIGNER);
+      const [records, content] = [await w.namespace.images.records(), await w.namespace.content.list()];
+      const err = await create(w, image.name).then(
+        () => assert.fail('it was allowed'),
+        (reason: Error & {hint?: string}) => reason,
+      );
+      assert.ok(hasCode(err, 'failed_precondition') && err.hint !== undefined, String(err.stack));
+      assert.match(err.message, /has no signature by a key of namespace "default"/);
+      assert.deepEqual(await w.namespace.images.records(), records);
+      assert.deepEqual(await w.namespace.content.list(), content);
+      assert.deepEqual(await w.namespace.containers.list(), []);
+      assert.deepEqual(await w.namespace.leases.list(), []);
+      assert.deepEqual(checkStore(w.client.root), []);
+      if (creator !== 'run') await create(other, image.name);
+      await w.client.namespaces.label('default', {'berth/require-signature': 'false'});
+      if (creator !== 'run') await create(w, image.name);
+    });
+
+  it('has what is signed, and verifies it again without the registry', async (t) => {
+    for (const form of ['simple', 'bundle'] as const) {
+      const w = await world(t);
+      if (form === 'simple') publishSimple(w.registry, 'app', w.image, SIGNER);
+      else publishBundle(w.registry, 'app', w.image, envelopeFor(SIGNER, w.image.digest));
+      await demand(w, newSigner(), SIGNER);
+      const {image} = await w.namespace.pull(w.ref, PULL);
+      await w.registry.close();
+      await w.namespace.images.tag(image.name, 'mine');
+      await w.client.gc();
+      const {signatures, target} = await w.namespace.images.verify('mine');
+      assert.equal(target.digest, w.image.digest);
+      assert.deepEqual(signatures, [
+        {
+          form: form === 'simple' ? 'simple-signing' : 'bundle',
+          key: parseKey(SIGNER.publicPEM).fingerprint,
+          ...(form === 'simple' ? {identity: `${w.registry.host}/app`} : {}),
+        },
+      ]);
+      await assert.rejects(w.namespace.images.verify('mine', {keys: [newSigner().publicPEM]}), refused);
+      await assert.rejects(w.namespace.images.mutate('mine', 'changed', {user: 'me'}), refused);
+      // What keeps the signature goes with the image.
+      for (const name of [image.name, 'mine']) await w.namespace.images.delete(name);
+      assert.deepEqual(await w.namespace.content.list(), []);
+      assert.deepEqual(checkStore(w.client.root), []);
+    }
+  });
+
+  it('does not trust what it keeps: a signature that was damaged or taken away is none', async (t) => {
+    const w = await world(t);
+    publishSimple(w.registry, 'app', w.image, SIGNER);
+    await demand(w, SIGNER);
+    const {image} = await w.namespace.pull(w.ref, PULL);
+    // It stays on the disk, because another namespace has it.
+    await w.client.namespace('other').pull(w.ref, {...PULL, verifyKeys: [SIGNER.publicPEM]});
+    const payload = Buffer.from(JSON.stringify(payloadFor(w.image.digest, `${w.registry.host}/app`)));
+    await w.namespace.content.delete(digestOf(payload));
+    await assert.rejects(w.namespace.images.tag(image.name, 'made'), refused);
+    await w.namespace.pull(w.ref, PULL);
+    await w.namespace.images.tag(image.name, 'made');
+  });
+
+  it('refuses everything when it has no key', async (t) => {
+    const w = await world(t);
+    publishSimple(w.registry, 'app', w.image, SIGNER);
+    await w.client.namespaces.create('default', {'berth/require-signature': 'true'});
+    await assert.rejects(w.namespace.pull(w.ref, PULL), (err: Error) => refused(err) && /no key/.test(err.message));
+    await demand(w, SIGNER);
+    await w.namespace.pull(w.ref, PULL);
+  });
+
+  it('takes only labels that are a policy', async (t) => {
+    const {client} = await world(t);
+    await client.namespaces.create('x', {mine: '1'});
+    const bad: readonly Readonly<Record<string, string>>[] = [
+      {'berth/verify-key': 'no key'},
+      {'berth/verify-key.a': SIGNER.label.slice(8)},
+      {'berth/verify-keys': SIGNER.label},
+      {'berth/require-signatures': 'true'},
+      {'berth/require-signature': 'yes'},
+    ];
+    for (const labels of bad) {
+      await assert.rejects(client.namespaces.label('x', labels), is('invalid_argument'));
+      await assert.rejects(client.namespaces.create('y', labels), is('invalid_argument'));
+    }
+    await client.namespaces.label('x', {'berth/verify-key': SIGNER.label, 'berth/require-signature': 'true'});
+    assert.deepEqual(Object.keys((await client.namespaces.label('x', {'berth/verify-key': '', 'berth/require-signature': ''})).labels), [
+      'mine',
+    ]);
+  });
+
+  it('refuses what was being made when it began to demand them', async (t) => {
+    const w = await world(t);
+    // While the layers arrive, the policy comes.
+    w.registry.fault({path: /blobs\//, delayMs: 300, times: 1});
+    const pulling = w.namespace.pull(w.ref, PULL);
+    const ended = assert.rejects(pulling, (err) => hasCode(err, 'aborted'));
+    while (w.registry.count('GET', /blobs/) === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+    await demand(w, SIGNER);
+    await ended;
+    assert.deepEqual(await w.namespace.images.records(), []);
+  });
+});
+
+describe('images verify', () => {
+  it('asks the registry where the store has no signature, and says when it cannot', async (t) => {
+    const w = await world(t);
+    publishSimple(w.registry, 'app', w.image, SIGNER);
+    await w.namespace.pull(w.ref, PULL);
+    const keys = [SIGNER.publicPEM];
+    assert.equal((await w.namespace.images.verify(w.ref, {keys})).signatures.length, 1);
+    await assert.rejects(w.namespace.images.verify(w.ref), is('invalid_argument'));
+    await w.registry.close();
+    await assert.rejects(w.namespace.images.verify(w.ref, {keys}), (err: Error) => refused(err) && /cannot be verified/.test(err.message));
+  });
+});
+
+const registry = sharedRegistry();
+
+describe('skopeo', () => {
+  it('signs what we verify, and verifies what we sign in tests', async (t) => {
+    if (!requiresProgram(t, 'skopeo')) return;
+    const real = await registry(t);
+    if (real === undefined) return;
+    const work = temporaryDirectory(t);
+    const layout = join(work, 'layout');
+    const image = setTarget(layout, addImage(layout, {layers: [LAYER]}));
+    await pushImage(real, 'app:latest', layout);
+    const skopeo = (...args: readonly string[]): {status: number | null; stderr: string} =>
+      spawnSync('skopeo', ['--registries.d', join(work, 'registries.d'), '--tmpdir', work, ...args], {
+        encoding: 'utf8',
+        env: {PATH: process.env.PATH, HOME: work},
+      });
+    const done = (result: {status: number | null; stderr: string}): void => assert.equal(result.status, 0, result.stderr);
+    mkdirSync(join(work, 'registries.d'));
+    writeFileSync(join(work, 'registries.d/default.yaml'), 'default-docker:\n  use-sigstore-attachments: true\n');
+    writeFileSync(join(work, 'passphrase'), 'secret\n');
+    done(skopeo('generate-sigstore-key', '--output-prefix', join(work, 'key'), '--passphrase-file', join(work, 'passphrase')));
+    const source = `oci:${layout}:latest`;
+    const sign = ['--sign-by-sigstore-private-key', join(work, 'key.private'), '--sign-passphrase-file', join(work, 'passphrase')];
+    done(skopeo('--insecure-policy', 'copy', '--dest-tls-verify=false', ...sign, source, `docker://${real.host}/signed:1`));
+    const namespace = (await newClient(t)).namespace('default');
+    const key = readFileSync(join(work, 'key.pub'), 'utf8');
+    await namespace.pull(`${real.host}/signed:1`, {...PULL, verifyKeys: [key]});
+    await assert.rejects(namespace.pull(`${real.host}/signed:1`, {...PULL, verifyKeys: [SIGNER.publicPEM]}), refused);
+
+    const signing = join(work, 'signing');
+    const payload = Buffer.from(JSON.stringify(payloadFor(image.digest, `${real.host}/app:latest`)));
+    const layer = {
+      ...addBlob(signing, SIMPLE_SIGNING, payload),
+      annotations: {'dev.cosignproject.cosign/signature': SIGNER.sign(payload).toString('base64')},
+    };
+    const config = addJSON(signing, 'application/vnd.oci.image.config.v1+json', {});
+    setTarget(signing, addJSON(signing, OCI_MANIFEST, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [layer]}));
+    await pushImage(real, `app:${(image.digest as Digest).replace(':', '-')}.sig`, signing);
+    for (const [pem, status] of [
+      [SIGNER.publicPEM, 0],
+      [newSigner().publicPEM, 1],
+    ] as const) {
+      writeFileSync(join(work, 'pub.pem'), pem);
+      writeFileSync(join(work, 'policy.json'), JSON.stringify({default: [{type: 'sigstoreSigned', keyPath: join(work, 'pub.pem')}]}));
+      const args = [
+        '--policy',
+        join(work, 'policy.json'),
+        'copy',
+        '--src-tls-verify=false',
+        `docker://${real.host}/app:latest`,
+        `dir:${join(work, `out${status}`)}`,
+      ];
+      const result = skopeo(...args);
+      assert.equal(result.status, status, result.stderr);
+      const pull = namespace.pull(`${real.host}/app:latest`, {...PULL, verifyKeys: [pem]});
+      await (status === 0 ? pull : assert.rejects(pull, refused));
+    }
+  });
+});
