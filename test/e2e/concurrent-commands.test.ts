@@ -119,7 +119,7 @@ interface Answer extends Result {
 }
 
 /** Result of a command, with its class. `ctr` asserts the time limit. */
-async function ask(ctr: CommandLine, args: readonly string[], input = ''): Promise<Answer> {
+async function ask(ctr: CommandLine, args: readonly string[], input: string | Uint8Array = ''): Promise<Answer> {
   const begun = performance.now();
   const result = await ctr(['--json', ...args], {input, timeoutMs: 120_000});
   const ms = performance.now() - begun;
@@ -286,6 +286,60 @@ describe('concurrent pulls', () => {
 });
 
 // ---- namespaces ------------------------------------------------------------------------------------------------------
+
+describe('concurrent imports and exports', () => {
+  for (const count of CROWDS.slice(1))
+    it(`${count} processes that import from files and from pipes, export, remove and collect get right results`, {
+      timeout: 300_000,
+    }, async (t) => {
+      if (!requiresRuntime(t)) return;
+      const {images} = await stock(t, 2);
+      const ctr = commandLine(t, 'executable');
+      const place = temporaryDirectory(t);
+      const archives = images.map((_, i) => join(place, `image${i}.tar`));
+      for (const [i, {ref}] of images.entries()) {
+        await ctr.ok(pull(ref));
+        await ctr.ok(['images', 'export', archives[i]!, ref]);
+        await ctr.ok(['images', 'rm', ref]);
+      }
+      const bytes = archives.map((path) => readFileSync(path));
+      const importing = (source: string): readonly string[] => ['images', 'import', '--progress', 'none', source];
+      assertAll(
+        await Promise.all(
+          numbers(count).map((i) => {
+            const space = ['-n', i % 4 < 2 ? 'default' : `n${i}`];
+            return i % 2 === 0
+              ? ask(ctr, [...space, ...importing(archives[i & 1]!)])
+              : ask(ctr, [...space, ...importing('-')], bytes[i & 1]!);
+          }),
+        ),
+      );
+      await storm(t, ctr, count, ['images import ok', 'images export ok', 'images rm ok', 'gc ok'], (random) => {
+        const {ref} = images[random(2)]!;
+        const steps: readonly Step[] = [
+          {args: importing(archives[random(2)]!), or: []},
+          {args: importing(archives[random(2)]!), or: []},
+          {args: ['images', 'export', '--progress', 'none', join(place, `out${random(4)}.tar`), ref], or: ['not_found']},
+          {args: ['images', 'rm', ref], or: ['not_found']},
+          {args: ['gc'], or: []},
+        ];
+        return steps[random(steps.length)]!;
+      });
+      for (const path of archives) await ctr.ok(importing(path));
+      await assertWhole(ctr);
+      for (const [i, {ref}] of images.entries()) {
+        assert.equal(await ctr.ok(['run', '--rm', ref, 'r', ...SHOW]), `image ${i}\n`);
+        const out = join(place, 'again.tar');
+        await ctr.ok(['images', 'export', out, ref]);
+        assert.ok(readFileSync(out).equals(bytes[i]!));
+      }
+      assert.deepEqual(
+        names(place).filter((name) => name.startsWith('.')),
+        [],
+      );
+      await assertClean(ctr);
+    });
+});
 
 describe('namespaces', () => {
   for (const count of CROWDS)

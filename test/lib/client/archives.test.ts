@@ -132,7 +132,7 @@ describe('an archive', () => {
       let expected: unknown;
       let archive: Buffer | undefined;
       for (const [order, list] of Object.entries(orders))
-        for (const [way, open] of Object.entries(WAYS)) {
+        for (const [way, open] of Object.entries(WAYS).filter(([name]) => compression === 'gzip' || !name.includes('gzip'))) {
           const client = await emptied(first);
           const result = await importInto(client, open(t, tar(...list)));
           assert.deepEqual(
@@ -300,6 +300,25 @@ describe('a damaged archive', () => {
     const large = tar(file(OCI_LAYOUT_FILE, '{"imageLayoutVersion":"1.0.0"}'), file(INDEX_FILE, Buffer.alloc(MAX_LAYOUT_BYTES + 1, ' ')));
     for (const open of [WAYS['a file']!, WAYS['a stream']!])
       await assert.rejects(importInto(client, open(t, large)), is('invalid_argument'));
+  });
+
+  it('that is a bomb ends where the disk or its bytes do, and keeps nothing', async (t) => {
+    const client = await emptied(first);
+    const zeros = Buffer.alloc(128 << 20);
+    const bombs = {
+      'more than any disk has': [file('x', '', 0o644, {size: 2 ** 40})],
+      'a layer of zeros that is cut off': [file(`blobs/sha256/${'0'.repeat(64)}`, '', 0o644, {size: 2 ** 28})],
+    };
+    for (const [name, entries] of Object.entries(bombs)) {
+      const bytes = Buffer.concat([...entries.map((entry) => encode(entry).subarray(0, 512)), zeros]);
+      for (const compressed of [gzipSync(bytes), zstdCompressSync(bytes)]) {
+        assert.ok(compressed.length < 1 << 20);
+        const err = await importInto(client, inPieces(compressed, 64 << 10)).catch((reason: unknown) => reason);
+        assert.ok(['resource_exhausted', 'data_loss'].includes(codeOf(err)), `${name}: ${String(err)}`);
+      }
+    }
+    const names = (path: string): readonly string[] => readdirSync(join(client.root, path));
+    assert.deepEqual([names('content/ingest'), names('work')], [[], []]);
   });
 
   it('of another version, or without a list of images, is refused', async (t) => {

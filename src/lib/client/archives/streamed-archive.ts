@@ -8,6 +8,7 @@ import {digestOfFile, MAX_LAYOUT_BYTES} from '../../archive/image-layout.ts';
 import {detectCompression, openInflater} from '../../archive/inflate.ts';
 import {openFile, readRange, readTarStream} from '../../archive/outer-tar.ts';
 import type {TarHeader} from '../../archive/tar.ts';
+import {ErrdefsError} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
@@ -18,7 +19,7 @@ import {ingestKey} from '../../store/blob-store.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
 import type {PreparedLayer} from '../pull/fetch-and-unpack.ts';
-import {MAX_DOCUMENTS_BYTES} from '../pull/plan.ts';
+import {MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../pull/plan.ts';
 import type {ProgressEvent} from '../types/index.ts';
 import type {LayerTask} from '../workers/pool.ts';
 
@@ -168,6 +169,10 @@ export class StreamedArchive implements ArchiveFiles {
     const {store, workers} = context;
     store.ensureCreated();
     requireFreeSpace(store.layout.root, size, 'import');
+    if (this.#keys.size === MAX_DOCUMENTS)
+      throw new ErrdefsError('resource_exhausted', `the archive has more than ${MAX_DOCUMENTS} files that are no documents`, {
+        hint: 'it is larger than any archive of images needs to be',
+      });
     const promised = digestOfFile(name);
     const key = ingestKey('', `archive ${uniqueName()}`);
     const lock = await store.blobs.lock(key, {timeoutMs: context.lockTimeoutMs, purpose: `import of ${name}`});
