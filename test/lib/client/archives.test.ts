@@ -302,7 +302,7 @@ describe('a damaged archive', () => {
       await assert.rejects(importInto(client, open(t, large)), is('invalid_argument'));
   });
 
-  it('that is a bomb ends where the disk or its bytes do, and keeps nothing', async (t) => {
+  it('that is a bomb ends where the disk or its bytes do, and keeps nothing', async () => {
     const client = await emptied(first);
     const zeros = Buffer.alloc(128 << 20);
     const bombs = {
@@ -317,7 +317,7 @@ describe('a damaged archive', () => {
         assert.ok(['resource_exhausted', 'data_loss'].includes(codeOf(err)), `${name}: ${String(err)}`);
       }
     }
-    const names = (path: string): readonly string[] => readdirSync(join(client.root, path));
+    const names = (path: string): readonly string[] => (existsSync(join(client.root, path)) ? readdirSync(join(client.root, path)) : []);
     assert.deepEqual([names('content/ingest'), names('work')], [[], []]);
   });
 
