@@ -15,6 +15,12 @@ export interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'de
   readonly refresh: string | undefined;
   readonly 'stall-timeout': number;
   readonly 'hosts-dir': string | undefined;
+  readonly authfile: string | undefined;
+  readonly tlscacert: string | undefined;
+  readonly tlscert: string | undefined;
+  readonly tlskey: string | undefined;
+  readonly 'http-dump': boolean;
+  readonly 'http-trace': boolean;
 }
 
 /**
@@ -22,8 +28,12 @@ export interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'de
  * @throws invalid_argument no password and no terminal to ask for one, or two passwords
  */
 export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
-  const onDebug = (line: string): void =>
-    context.stderr(flags.json ? (`${formatJSON({debug: line})}\n` as Printable) : lines([`debug: ${line}`]));
+  const tell =
+    (kind: 'debug' | 'dump' | 'trace') =>
+    (text: string): void =>
+      context.stderr(
+        flags.json ? (`${formatJSON({[kind]: text})}\n` as Printable) : lines(text.split('\n').map((line) => `${kind}: ${line}`)),
+      );
   return {
     plainHTTP: flags['plain-http'],
     skipVerify: flags['skip-verify'],
@@ -31,7 +41,13 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
       credentials: flags.user === undefined ? undefined : await credentials(flags.user, flags['password-stdin'], ref),
       refreshToken: flags.refresh,
       hostsDir: flags['hosts-dir'],
-      onDebug: flags.debug ? onDebug : undefined,
+      authFile: flags.authfile,
+      tlsCACert: flags.tlscacert,
+      tlsCert: flags.tlscert,
+      tlsKey: flags.tlskey,
+      onDebug: flags.debug ? tell('debug') : undefined,
+      onDump: flags['http-dump'] ? tell('dump') : undefined,
+      onTrace: flags['http-trace'] ? tell('trace') : undefined,
     }),
     connectTimeoutMs: flags['connect-timeout'],
     stallTimeoutMs: flags['stall-timeout'],

@@ -70,10 +70,19 @@ export const REGISTRY_FLAGS = {
     description: 'credentials; without a password, berth asks for it (other users can briefly see one that is given here)',
   }),
   'password-stdin': Flags.boolean({description: "read the user's password from standard input", dependsOn: ['user']}),
+  tlscacert: Flags.string({helpValue: 'FILE', description: "CAs in PEM to trust besides the system's"}),
+  tlscert: Flags.string({helpValue: 'FILE', description: 'client certificate in PEM', dependsOn: ['tlskey']}),
+  tlskey: Flags.string({helpValue: 'FILE', description: "the client certificate's key in PEM"}),
+  'http-dump': Flags.boolean({description: 'show the heads of all requests and responses, without secrets'}),
+  'http-trace': Flags.boolean({description: 'show the steps of connections and requests, with times'}),
   'hosts-dir': Flags.string({
     env: 'BERTH_HOSTS_DIR',
     helpValue: 'DIR',
     description: "directory with each registry's hosts.toml or certificates; by default containerd's and docker's certs.d",
+  }),
+  authfile: Flags.string({
+    helpValue: 'FILE',
+    description: "the only file with credentials to read; by default REGISTRY_AUTH_FILE, and podman's and docker's",
   }),
   refresh: Flags.string({helpValue: 'TOKEN', description: "the registry's refresh token"}),
   'stall-timeout': duration({

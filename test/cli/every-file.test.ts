@@ -83,6 +83,7 @@ const KINDS: Readonly<Record<string, RegExp>> = {
   'cache/': /^root\/cache\//,
   'damaged/': /^root\/damaged\//,
   'erofs.json': /^state\/erofs\.json$/,
+  'a token of a registry': /^state\/tokens\/[^/]+$/,
   'mount.json of a mount': /^state\/mounts\/mounted\/mount\.json$/,
   'mount.json of an earlier mount': /^state\/mounts\/earlier\/mount\.json$/,
   "a running container's owner": /^state\/runs\/[^/]+\/bundles\/live\/owner\..*$/,
@@ -184,7 +185,7 @@ interface Used extends Place {
 async function use(): Promise<Used> {
   const top = temporaryDirectory(scope);
   const [root, state, pristine] = ['root', 'state', 'pristine'].map((name) => join(top, name)) as [string, string, string];
-  const registry = await startFakeRegistry(scope);
+  const registry = await startFakeRegistry(scope, {auth: {kind: 'token', expiresIn: 3600}});
   const blobs = new Map<string, string>();
   const push = (name: string, ...layers: readonly Buffer[]): string => {
     const config = {

@@ -78,7 +78,7 @@ forEachEngine('hosts.toml', (engine) => {
     assert.equal(
       stderr,
       `ctr: unable to pull ${REF}: hosts file "${dir}/${DOMAIN}/hosts.toml": capabilites is an unknown field: invalid argument\n` +
-        'hint: the fields are server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout\n',
+        'hint: the fields are server, host, capabilities, ca, client, skip_verify, header, override_path, dial_timeout, proxy\n',
     );
     assert.deepEqual(server.requests, []);
     const missing = await commandLine(t, engine)([...PULL, '--hosts-dir', join(dir, 'nosuch')]);

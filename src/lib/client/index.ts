@@ -48,8 +48,25 @@ export function openClient(options: OpenOptions = {}): Client {
     workers,
     warn: (warning) => onWarning?.(warning),
     openRemote: async (registry) => {
-      const {hostsDirs, openRemote} = await import('../remotes/index.ts');
-      return openRemote({...registry, hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined)});
+      const [{hostsDirs, openRemote}, {remoteSources}] = await Promise.all([
+        import('../remotes/index.ts'),
+        import('./credentials/sources.ts'),
+      ]);
+      const {credentials, tlsCACert: ca, tlsCert: cert, tlsKey: key} = registry;
+      return openRemote(
+        {
+          ...registry,
+          credentials: typeof credentials === 'function' ? undefined : credentials,
+          tls: {ca, cert, key},
+          env: process.env,
+          hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined),
+        },
+        remoteSources(registry, {
+          warn: context.warn,
+          // In /tmp there is no directory that ends with the boot.
+          stateDir: directories.guarded.length > 1 ? undefined : () => context.stateDir,
+        }),
+      );
     },
     running: async (namespace) => {
       const {running} = await import('./running.ts');

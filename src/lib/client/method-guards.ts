@@ -101,6 +101,13 @@ export const oneOf = (...values: readonly unknown[]): ArgumentKind => ({
   accepts: (value) => values.includes(value),
 });
 
+/** The explanation is that of `kind`. */
+const eitherOf = (other: ArgumentKind, kind: ArgumentKind): ArgumentKind => ({
+  ...kind,
+  wants: `${kind.wants} or ${other.wants}`,
+  accepts: (value) => other.accepts(value) || kind.accepts(value),
+});
+
 type Members<T> = {readonly [K in keyof Required<T>]: ArgumentKind};
 
 /** An object with these members. Other members are ignored. */
@@ -130,12 +137,18 @@ function nounFor(value: unknown): string {
 const registry: Members<RegistryOptions> = {
   plainHTTP: optional(flag),
   skipVerify: optional(flag),
-  credentials: options<{username: string; password: string}>({username: text, password: text}),
+  credentials: eitherOf(callback, options<{username: string; password: string}>({username: text, password: text})),
   refreshToken: optional(text),
+  authFile: optional(text),
+  tlsCACert: optional(text),
+  tlsCert: optional(text),
+  tlsKey: optional(text),
   connectTimeoutMs: optional(amount),
   stallTimeoutMs: optional(amount),
   hostsDir: optional(text),
   onDebug: optional(callback),
+  onDump: optional(callback),
+  onTrace: optional(callback),
 };
 const expectedContent: Members<ExpectedContent> = {expectedSize: optional(amount), expectedDigest: optional(text)};
 const resource = members<LeaseResource>({id: text, type: text});

@@ -44,6 +44,10 @@ export interface RunOptions {
   readonly cwd?: string;
   /** Milliseconds until it is killed, and the call fails. */
   readonly timeoutMs?: number;
+  /** In a session of its own: what it has started is killed with it. */
+  readonly ownSession?: boolean;
+  /** Kills it; the call fails with the signal's reason. */
+  readonly signal?: AbortSignal;
   /** Open descriptors to pass on: the first as standard input, instead of `input`; further ones from 3 on. */
   readonly descriptors?: readonly number[];
 }
@@ -96,18 +100,32 @@ const tooMuchOutput = (program: string, cause?: unknown): ErrdefsError =>
 export async function run(program: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
   const path = requireProgram(program, options.package);
   const {spawn} = process.getBuiltinModule('node:child_process');
-  const {input, env, cwd, timeoutMs, descriptors = []} = options;
+  const {input, env, cwd, timeoutMs, ownSession = false, signal, descriptors = []} = options;
+  signal?.throwIfAborted();
   const [stdin = input === undefined ? ('ignore' as const) : ('pipe' as const), ...further] = descriptors;
   return new Promise((resolve, reject) => {
     const child = spawn(path, args, {
       env: environment(env),
       stdio: [stdin, 'pipe', 'pipe', ...further],
       ...(cwd === undefined ? {} : {cwd}),
+      detached: ownSession,
     });
     let late = false;
-    const stop = (): void => {
-      late = child.kill('SIGKILL');
+    const kill = (): boolean => {
+      if (!ownSession || child.pid === undefined) return child.kill('SIGKILL');
+      try {
+        return process.kill(-child.pid, 'SIGKILL');
+      } catch {
+        return false; // it has ended
+      }
     };
+    const stop = (): void => {
+      late = kill();
+      // A process of another session may hold the other ends.
+      if (ownSession) for (const stream of [child.stdout, child.stderr]) stream?.destroy();
+    };
+    const onAbort = (): void => stop();
+    signal?.addEventListener('abort', onAbort, {once: true});
     const timer = timeoutMs === undefined ? undefined : setTimeout(stop, timeoutMs);
     const output: Record<'stdout' | 'stderr', Buffer[]> = {stdout: [], stderr: []};
     let size = 0;
@@ -121,14 +139,17 @@ export async function run(program: string, args: readonly string[], options: Run
     child.stdin?.end(input);
     child.once('error', (err) => {
       clearTimeout(timer);
+      signal?.removeEventListener('abort', onAbort);
       reject(fromErrno(err, `program ${program}`));
     });
-    child.once('close', (status, signal) => {
+    child.once('close', (status, endedBy) => {
       clearTimeout(timer);
-      if (late) reject(new ErrdefsError('deadline_exceeded', `program ${program}`));
+      signal?.removeEventListener('abort', onAbort);
+      if (signal?.aborted) reject(signal.reason);
+      else if (late) reject(new ErrdefsError('deadline_exceeded', `program ${program}`));
       else if (size > MAX_OUTPUT) reject(tooMuchOutput(program));
       else
-        resolve({status: statusOf(status, signal), stdout: Buffer.concat(output.stdout), stderr: Buffer.concat(output.stderr).toString()});
+        resolve({status: statusOf(status, endedBy), stdout: Buffer.concat(output.stdout), stderr: Buffer.concat(output.stderr).toString()});
     });
   });
 }

@@ -2,8 +2,8 @@
  * Authentication: challenges, tokens and credentials.
  *
  * Credentials go only to the origin (scheme, host and port) of their registry, and to the token server that this registry
- * names, under the rules of `checkRealm`. The `CredentialSource` is asked only after a challenge, so that a broken
- * credential store cannot break an anonymous pull.
+ * names, under the rules of `checkRealm`; over plain HTTP only to loopback, or where the user asked for it. The `CredentialSource`
+ * is asked only after a challenge, so that a broken credential store cannot break an anonymous pull.
  *
  * Token protocol after distribution, docs/spec/auth/token.md and oauth.md, and containerd, core/remotes/docker/authorizer.go
  * and auth/fetch.go.
@@ -12,7 +12,7 @@ import {ErrdefsError} from '../errdefs.ts';
 import type {Reference} from '../oci/reference.ts';
 import {canonicalAddress, isLoopback} from './address-filter.ts';
 import type {Challenge} from './challenge.ts';
-import type {CredentialSource, Credentials, Host} from './types.ts';
+import type {CredentialSource, Credentials, Host, TokenStore} from './types.ts';
 
 /** A token server's response; `body` has its first bytes. */
 export interface TokenResponse {
@@ -43,8 +43,10 @@ export interface TokenClient {
 /** A token is valid for one host and one scope. */
 export interface TokenScope {
   readonly host: Host;
-  /** Such as `repository:library/redis:pull`; several are separated by spaces. */
+  /** Such as `repository:library/redis:pull`; several are separated by spaces. Empty for the registry as a whole. */
   readonly scope: string;
+  /** The repository whose credentials count; without it, those of the registry as a whole. */
+  readonly repository?: string | undefined;
 }
 
 interface CachedHeader {
@@ -66,6 +68,13 @@ const isOwn = (url: URL, registry: URL): boolean =>
 export const isUnrelatedAddress = (url: URL, {origin}: Host): boolean =>
   !isOwn(url, new URL(origin)) && (canonicalAddress(url.hostname) !== undefined || isLoopback(url.hostname));
 
+const unsafeRealm = ({origin}: Host, realm: string | undefined, why: string): ErrdefsError => {
+  const {host} = new URL(origin);
+  return new ErrdefsError('failed_precondition', `registry ${host}: token server ${JSON.stringify(realm ?? '')} ${why}`, {
+    details: {host},
+  });
+};
+
 /**
  * Parses the realm of a challenge: the URL of the token server. With credentials it must be safe to send them there:
  *
@@ -80,10 +89,7 @@ export const isUnrelatedAddress = (url: URL, {origin}: Host): boolean =>
  */
 export function checkRealm(realm: string | undefined, host: Host, withCredentials: boolean): URL {
   const registry = new URL(host.origin);
-  const refuse = (why: string): ErrdefsError =>
-    new ErrdefsError('failed_precondition', `registry ${registry.host}: token server ${JSON.stringify(realm ?? '')} ${why}`, {
-      details: {host: registry.host},
-    });
+  const refuse = (why: string): ErrdefsError => unsafeRealm(host, realm, why);
   const url = realm === undefined ? null : URL.parse(realm);
   if (url === null || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw refuse('is not an HTTP URL');
   if (url.username !== '' || url.password !== '') throw refuse('contains credentials');
@@ -99,18 +105,35 @@ export const mergeScopes = (...scopes: readonly (string | undefined)[]): string[
 
 const basic = (username: string, password: string): string => `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
 
+/** True where nobody on the way can read what is sent: TLS, or this machine. */
+const isConfidential = ({protocol, hostname}: URL): boolean => protocol === 'https:' || isLoopback(hostname);
+
+/** What became of the credentials for a host: see `ErrorResponse`. */
+export type CredentialUse = 'sent' | 'none' | 'plain_http';
+
+export interface AuthorizerOptions {
+  readonly source: CredentialSource;
+  /** Credentials may go over plain HTTP to hosts that are not on loopback. */
+  readonly plainHTTP: boolean;
+  /** Tokens of other processes of the user. */
+  readonly tokens?: TokenStore | undefined;
+}
+
 export class Authorizer {
   readonly #client: TokenClient;
-  readonly #source: CredentialSource;
+  readonly #options: AuthorizerOptions;
+  /** By origin and repository. */
   readonly #credentials = new Map<string, Promise<Credentials | undefined>>();
   /** By origin and scope. */
   readonly #headers = new Map<string, CachedHeader>();
   readonly #pending = new Map<string, Promise<string | undefined>>();
   readonly #secrets = new Set<string>();
+  /** Keys in the token store of headers that came from there, by header. */
+  readonly #stored = new Map<string, string>();
 
-  constructor(client: TokenClient, source: CredentialSource) {
+  constructor(client: TokenClient, options: AuthorizerOptions) {
     this.#client = client;
-    this.#source = source;
+    this.#options = options;
   }
 
   /** The cached `Authorization` header, if it has not expired. */
@@ -151,9 +174,26 @@ export class Authorizer {
     }
   }
 
-  /** True when this registry sent a challenge and has credentials. */
-  async hasCredentials({domain}: Host): Promise<boolean> {
-    return (await this.#credentials.get(domain)?.catch(() => undefined)) !== undefined;
+  /** Whether this registry sent a challenge, and credentials were found for it and sent. */
+  async credentialUse(tokenScope: TokenScope): Promise<CredentialUse> {
+    if ((await this.#credentials.get(loginKey(tokenScope))?.catch(() => undefined)) !== undefined) return 'sent';
+    return this.#maySend(new URL(tokenScope.host.origin)) ? 'none' : 'plain_http';
+  }
+
+  /**
+   * True for a header that another process got, and that is now forgotten: the registry refused it, and a new one may do better.
+   */
+  forgetStored(tokenScope: TokenScope, header: string | undefined): boolean {
+    const stored = header === undefined ? undefined : this.#stored.get(header);
+    if (header === undefined || stored === undefined) return false;
+    this.#stored.delete(header);
+    this.#options.tokens?.delete(stored);
+    if (this.#headers.get(keyOf(tokenScope))?.header === header) this.#headers.delete(keyOf(tokenScope));
+    return true;
+  }
+
+  #maySend(url: URL): boolean {
+    return this.#options.plainHTTP || isConfidential(url);
   }
 
   /** Configured headers may hold secrets. Short values are skipped: redacting them would garble other text. */
@@ -169,7 +209,8 @@ export class Authorizer {
     return shown;
   }
 
-  async #ask({host, scope}: TokenScope, challenges: readonly Challenge[], signal: AbortSignal | undefined): Promise<string | undefined> {
+  async #ask(tokenScope: TokenScope, challenges: readonly Challenge[], signal: AbortSignal | undefined): Promise<string | undefined> {
+    const {host} = tokenScope;
     const challenge = challenges.find(({scheme}) => scheme === 'bearer') ?? challenges.find(({scheme}) => scheme === 'basic');
     if (challenge === undefined) {
       const [other] = challenges;
@@ -179,29 +220,32 @@ export class Authorizer {
         `registry ${new URL(host.origin).host}: authentication scheme ${JSON.stringify(other.scheme)}`,
       );
     }
-    const credentials = await this.#lookUp(host, signal);
-    if (challenge.scheme === 'bearer') return this.#bearer({host, scope}, challenge, credentials, signal);
-    // A refresh token works only at a token server; Basic needs a password.
+    const credentials = await this.#lookUp(tokenScope, signal);
+    if (challenge.scheme === 'bearer') return this.#bearer(tokenScope, challenge, credentials, signal);
+    // The other kinds of credentials work only at a token server, or as a token; Basic needs a password.
     if (credentials === undefined || !('username' in credentials)) return undefined;
-    return this.#remember({host, scope}, basic(credentials.username, credentials.password), Number.POSITIVE_INFINITY);
+    return this.#remember(tokenScope, basic(credentials.username, credentials.password), Number.POSITIVE_INFINITY);
   }
 
-  #lookUp({domain}: Host, signal: AbortSignal | undefined): Promise<Credentials | undefined> {
-    let found = this.#credentials.get(domain);
+  #lookUp(tokenScope: TokenScope, signal: AbortSignal | undefined): Promise<Credentials | undefined> {
+    const {host, repository} = tokenScope;
+    if (!this.#maySend(new URL(host.origin))) return Promise.resolve(undefined);
+    const key = loginKey(tokenScope);
+    let found = this.#credentials.get(key);
     if (found === undefined) {
-      found = this.#source(domain, signal).then((credentials) => {
+      found = this.#options.source({domain: host.domain, repository}, signal).then((credentials) => {
         if (credentials !== undefined) this.#keepSecret(credentials);
         return credentials;
       });
-      this.#credentials.set(domain, found);
-      found.catch(() => this.#credentials.delete(domain));
+      this.#credentials.set(key, found);
+      found.catch(() => this.#credentials.delete(key));
     }
     return found;
   }
 
   #keepSecret(credentials: Credentials): void {
-    if ('refreshToken' in credentials) {
-      this.#secrets.add(credentials.refreshToken);
+    if (!('username' in credentials)) {
+      this.#secrets.add('refreshToken' in credentials ? credentials.refreshToken : credentials.registryToken);
       return;
     }
     const {username, password} = credentials;
@@ -216,15 +260,29 @@ export class Authorizer {
   }
 
   async #bearer(
-    {host, scope}: TokenScope,
+    tokenScope: TokenScope,
     {params}: Challenge,
     credentials: Credentials | undefined,
     signal: AbortSignal | undefined,
   ): Promise<string> {
+    // A token that is made elsewhere is used as it is.
+    if (credentials !== undefined && 'registryToken' in credentials)
+      return this.#remember(tokenScope, `Bearer ${credentials.registryToken}`, Number.POSITIVE_INFINITY);
+    const {host, scope} = tokenScope;
     const url = checkRealm(params.get('realm'), host, credentials !== undefined);
+    if (credentials !== undefined && !this.#maySend(url))
+      throw unsafeRealm(host, params.get('realm'), 'does not use TLS; credentials are not sent there');
     const service = params.get('service');
     const scopes = mergeScopes(scope, params.get('scope'));
     const what = 'token';
+    const stored = storeKey(host.origin, url.href, service ?? '', scopes.join(' '), credentials);
+    const known = this.#options.tokens?.get(stored);
+    if (known !== undefined) {
+      this.#secrets.add(known.token);
+      const header = `Bearer ${known.token}`;
+      this.#stored.set(header, stored);
+      return this.#remember(tokenScope, header, known.expires - Date.now());
+    }
 
     const byGet = (): TokenRequest => {
       const query = new URL(url);
@@ -234,7 +292,7 @@ export class Authorizer {
         credentials !== undefined && 'username' in credentials ? basic(credentials.username, credentials.password) : undefined;
       return {what, host, method: 'GET', url: query, authorization, signal};
     };
-    const byForm = (login: Credentials): TokenRequest => {
+    const byForm = (login: Exclude<Credentials, {readonly registryToken: string}>): TokenRequest => {
       const form = new URLSearchParams({client_id: CLIENT_ID, scope: scopes.join(' ')});
       if (service !== undefined) form.set('service', service);
       if ('refreshToken' in login) {
@@ -257,17 +315,24 @@ export class Authorizer {
     if (response.status !== 200) throw this.#client.toError(request, response, credentials === undefined ? 'none' : 'sent');
     const {token, lifetimeMs} = parseToken(response.body, `${what}: ${url.host}`);
     this.#secrets.add(token);
-    return this.#remember({host, scope}, `Bearer ${token}`, lifetimeMs);
+    // Without a stated end a token is good for a minute (token.md), so that it is not worth keeping for others.
+    if (Number.isFinite(lifetimeMs)) this.#options.tokens?.set(stored, token, Date.now() + lifetimeMs);
+    return this.#remember(tokenScope, `Bearer ${token}`, lifetimeMs);
   }
 }
 
 /** The scope that pulls from a repository. */
-export const pullScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({host, scope: `repository:${path}:pull`});
+export const pullScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({
+  host,
+  scope: `repository:${path}:pull`,
+  repository: path,
+});
 
 /** The scope that pushes to a repository. @param from another repository of the registry, to mount a blob from */
 export const pushScope = (host: Host, {path}: Pick<Reference, 'path'>, from?: string): TokenScope => ({
   host,
   scope: [`repository:${path}:pull,push`, ...(from === undefined ? [] : [`repository:${from}:pull`])].join(' '),
+  repository: path,
 });
 
 /** The scope that deletes from a repository. */
@@ -277,6 +342,14 @@ export const deleteScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenS
 export const catalogScope = (host: Host): TokenScope => ({host, scope: 'registry:catalog:*'});
 
 const keyOf = ({host, scope}: TokenScope): string => `${host.origin} ${scope}`;
+const loginKey = ({host, repository}: TokenScope): string => `${host.origin} ${host.domain} ${repository ?? ''}`;
+
+/** The name of a token in the store: whose it is, and what for. Credentials count as their hash. */
+function storeKey(origin: string, realm: string, service: string, scopes: string, credentials: Credentials | undefined): string {
+  const {createHash} = process.getBuiltinModule('node:crypto');
+  const hash = (parts: unknown): string => createHash('sha256').update(JSON.stringify(parts)).digest('hex');
+  return hash([origin, realm, service, scopes, credentials === undefined ? '' : hash(Object.entries(credentials).sort())]);
+}
 
 /** @throws failed_precondition no token, or one with characters that no header can carry */
 export function parseToken(body: Buffer, what: string): {token: string; lifetimeMs: number} {

@@ -83,6 +83,25 @@ export const WIRE = {
     text: 'the port speaks TLS, but the request was plain HTTP',
     hint: 'leave out --plain-http, or use an https:// address in hosts.toml',
   },
+  proxy_auth: {
+    code: 'unauthenticated',
+    temporary: false,
+    text: 'the proxy requires other credentials',
+    hint: "write them into the proxy's URL: http://USER:PASSWORD@HOST:PORT",
+  },
+  proxy_denied: {
+    code: 'permission_denied',
+    temporary: false,
+    text: 'the proxy does not permit this connection',
+    hint: 'have it permitted there, or name the registry in NO_PROXY',
+  },
+  proxy_failed: {
+    code: 'unavailable',
+    temporary: false,
+    restart: true,
+    text: 'the proxy did not reach the host',
+    hint: 'if the host can be reached without the proxy, name it in NO_PROXY',
+  },
   garbled: {code: 'unavailable', temporary: false, text: 'the response is not HTTP'},
   broken: {code: 'unavailable', temporary: true, text: 'the connection broke'},
   stalled: {
@@ -100,6 +119,8 @@ export class WireError extends Error {
   readonly kind: WireKind;
   /** The URL of the connection; after a redirect not that of the request. */
   url: URL | undefined;
+  /** The proxy that failed, or that found the failure. */
+  proxy: URL | undefined;
   constructor(kind: WireKind, cause?: unknown) {
     super(kind, {cause});
     this.kind = kind;
@@ -208,11 +229,13 @@ export function wireFailure(err: WireError, asked: RequestContext): ErrdefsError
   const {code, text, hint}: WireClass = WIRE[err.kind];
   const {code: errno, cert} = (err.cause ?? {}) as {code?: unknown; cert?: {subjectaltname?: unknown}};
   const names = err.kind === 'wrong_name' && typeof cert?.subjectaltname === 'string' ? cert.subjectaltname : undefined;
-  return new ErrdefsError(code, `${context.what}: ${context.url.host}: ${text}`, {
+  const via = err.proxy === undefined ? '' : `proxy ${err.proxy.host}: `;
+  return new ErrdefsError(code, `${context.what}: ${context.url.host}: ${via}${text}`, {
     cause: err.cause,
     ...(hint === undefined ? {} : {hint}),
     details: {
       ...facts(context),
+      ...(err.proxy === undefined ? {} : {proxy: err.proxy.host}),
       ...(typeof errno === 'string' ? {errno} : {}),
       ...(names === undefined ? {} : {certificateNames: names.slice(0, 500)}),
     },
@@ -265,8 +288,11 @@ export interface ErrorResponse {
   readonly status: number;
   /** The first bytes of the body. */
   readonly body: Buffer;
-  /** `none`: there are none for this registry. `withheld`: the server gets none, and its message is not shown. */
-  readonly credentials: 'sent' | 'none' | 'withheld';
+  /**
+   * `none`: there are none for this registry. `plain_http`: if there are some, they may not be sent to it. `withheld`: the server gets
+   * none, and its message is not shown.
+   */
+  readonly credentials: 'sent' | 'none' | 'plain_http' | 'withheld';
   /** The challenge has `error="insufficient_scope"`. */
   readonly insufficientScope: boolean;
   /** From `Retry-After`. */
@@ -308,7 +334,8 @@ function responseClass({from, status, credentials, insufficientScope}: ErrorResp
 
 const CREDENTIALS_HINT = {
   sent: 'the registry does not accept these credentials for it',
-  none: 'give credentials with --user NAME; registries also answer this for a repository that does not exist',
+  none: 'log in with "login", or give credentials with --user NAME; registries also answer this for a repository that does not exist',
+  plain_http: 'credentials are not sent over plain HTTP, except to this machine and with --plain-http',
   withheld: undefined,
 } as const;
 

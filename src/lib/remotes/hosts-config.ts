@@ -24,6 +24,8 @@ export interface HostConfig {
   /** Names in lower case. Values may be secrets. */
   readonly headers: Readonly<Record<string, string[]>>;
   readonly dialTimeoutMs: number | undefined;
+  /** May contain credentials. */
+  readonly proxy: URL | undefined;
 }
 
 export const DEFAULT_HOST_CONFIG: HostConfig = {
@@ -34,4 +36,5 @@ export const DEFAULT_HOST_CONFIG: HostConfig = {
   skipVerify: undefined,
   headers: {},
   dialTimeoutMs: undefined,
+  proxy: undefined,
 };

@@ -134,8 +134,8 @@ export const hasTLS = ({ca, client, skipVerify}: HostConfig): boolean => ca.leng
  * @throws invalid_argument a file is missing or malformed
  */
 export function connectionOf(config: HostConfig, source: string): Connection | undefined {
-  const {ca, client, skipVerify, dialTimeoutMs} = config;
-  if (!hasTLS(config) && dialTimeoutMs === undefined) return undefined;
+  const {ca, client, skipVerify, dialTimeoutMs, proxy} = config;
+  if (!hasTLS(config) && dialTimeoutMs === undefined && proxy === undefined) return undefined;
   const read = (what: string, file: string): string => {
     try {
       return readFileSync(file, 'utf8');
@@ -147,7 +147,7 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
   const bad = (what: string, file: string, problem: string, cause: unknown): ErrdefsError =>
     new ErrdefsError('invalid_argument', `${what} ${JSON.stringify(file)} ${problem}`, {
       cause,
-      hint: `${source} names it; its paths are relative to its own directory`,
+      hint: source.startsWith('--') ? 'give the path of a file in PEM' : `${source} names it; its paths are relative to its own directory`,
       details: {file, source},
     });
   const {X509Certificate, createPrivateKey} = process.getBuiltinModule('node:crypto');
@@ -186,5 +186,6 @@ export function connectionOf(config: HostConfig, source: string): Connection | u
     }),
     skipVerify,
     connectTimeoutMs: dialTimeoutMs,
+    proxy,
   };
 }

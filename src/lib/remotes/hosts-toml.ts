@@ -10,6 +10,7 @@ import {parse, TomlError} from 'smol-toml';
 import {durationMs} from '../duration.ts';
 import {ErrdefsError} from '../errdefs.ts';
 import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
+import {parseProxy} from './proxy.ts';
 import {CAPABILITIES, type Capability} from './types.ts';
 
 const OF_A_MIRROR = CAPABILITIES.filter((capability) => capability !== 'push');
@@ -20,7 +21,7 @@ const MAX_DEPTH = 16;
 /** Characters. A real file has a few hundred. */
 export const MAX_HOSTS_FILE = 256 * 1024;
 
-const FIELDS = ['capabilities', 'ca', 'client', 'skip_verify', 'header', 'override_path', 'dial_timeout'] as const;
+const FIELDS = ['capabilities', 'ca', 'client', 'skip_verify', 'header', 'override_path', 'dial_timeout', 'proxy'] as const;
 export const ROOT_FIELDS = ['server', 'host', ...FIELDS] as const;
 
 /** Headers with which a request could not be framed, or would ask for something else. */
@@ -114,6 +115,7 @@ class HostsFile {
       skipVerify: this.#flag(table, path, 'skip_verify'),
       headers: this.#headers(table.header, [...path, 'header']),
       dialTimeoutMs: this.#duration(table.dial_timeout, [...path, 'dial_timeout']),
+      proxy: this.#proxy(table.proxy, [...path, 'proxy']),
     };
   }
 
@@ -168,6 +170,15 @@ class HostsFile {
       headers[lower] = [...(headers[lower] ?? []), ...texts];
     }
     return headers;
+  }
+
+  #proxy(value: unknown, path: Path): URL | undefined {
+    if (value === undefined) return undefined;
+    const url = typeof value === 'string' && value.includes('://') ? parseProxy(value) : undefined;
+    const isAlone = url !== undefined && ['', '/'].includes(url.pathname) && url.search === '' && url.hash === '';
+    if (!isAlone)
+      throw this.#wrong(path, 'is not the URL of an HTTP proxy', 'write it like proxy = "http://proxy.example:3128"; SOCKS is not spoken');
+    return url;
   }
 
   #duration(value: unknown, path: Path): number | undefined {

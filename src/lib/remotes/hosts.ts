@@ -1,9 +1,10 @@
 /** Lists the hosts of a registry: the mirrors of its `hosts.toml`, then the registry itself. */
+import {ErrdefsError} from '../errdefs.ts';
 import {isLoopback} from './address-filter.ts';
-import type {HostConfig} from './hosts-config.ts';
+import {DEFAULT_HOST_CONFIG, type HostConfig} from './hosts-config.ts';
 import {connectionOf, hasTLS, readRegistryConfig} from './hosts-dir.ts';
 import {speaksTLS} from './tls-probe.ts';
-import type {Host, HostSource} from './types.ts';
+import type {Connection, Host, HostSource, RemoteOptions} from './types.ts';
 
 /** Docker Hub's name is not its address. */
 const ADDRESSES: Readonly<Record<string, string>> = {'docker.io': 'registry-1.docker.io'};
@@ -15,6 +16,10 @@ export interface HostsOptions {
   readonly plainHTTP: boolean;
   readonly connectTimeoutMs: number;
   readonly hostsDirs?: readonly string[] | undefined;
+  /** For hosts whose configuration has none. */
+  readonly tls?: RemoteOptions['tls'];
+  /** Whether the environment has a proxy for a URL, which then cannot be probed. */
+  readonly hasProxy?: ((url: URL) => boolean) | undefined;
   readonly onDebug?: ((line: string) => void) | undefined;
 }
 
@@ -33,11 +38,13 @@ export interface HostsOptions {
  * Rules after containerd, core/remotes/docker/config/hosts.go and registry.go (MatchLocalhost).
  */
 export function registryHosts(options: HostsOptions): HostSource {
-  const {plainHTTP, connectTimeoutMs, hostsDirs = [], onDebug} = options;
+  const {plainHTTP, connectTimeoutMs, hostsDirs = [], tls = {}, hasProxy = () => false, onDebug} = options;
   const known = new Map<string, Promise<readonly [Host, ...Host[]]>>();
 
   const probe = async (host: string): Promise<'https' | 'http'> => {
-    const {hostname, port} = new URL(`http://${host}`);
+    const url = new URL(`http://${host}`);
+    if (hasProxy(url)) return 'https';
+    const {hostname, port} = url;
     const timeoutMs = connectTimeoutMs === 0 ? PROBE_TIMEOUT_MS : Math.min(PROBE_TIMEOUT_MS, connectTimeoutMs);
     return (await speaksTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port), timeoutMs)) ? 'https' : 'http';
   };
@@ -65,13 +72,26 @@ export function registryHosts(options: HostsOptions): HostSource {
       capabilities,
       ns,
       headers,
-      connection: connectionOf(config, source),
+      connection: connect(config, source),
     };
+  };
+
+  let flagged: Connection | undefined;
+  /** The settings of a host, completed by the user's. One object for all hosts without any, so that they share connections. */
+  const connect = (config: HostConfig | undefined, source = ''): Connection | undefined => {
+    const own = config && connectionOf(config, source);
+    flagged ??= connectionOf(tlsConfig(tls), '--tlscacert, --tlscert, --tlskey');
+    if (flagged === undefined || own === undefined) return own ?? flagged;
+    return {...own, ca: [...own.ca, ...flagged.ca], client: own.client.length > 0 ? own.client : flagged.client};
   };
 
   const find = async (domain: string): Promise<readonly [Host, ...Host[]]> => {
     const found = await readRegistryConfig(hostsDirs, domain);
-    if (found === undefined) return [{domain, origin: new URL(`${await schemeOf(domain)}://${addressOf(domain)}`).origin, path: '/v2'}];
+    if (found === undefined) {
+      const connection = connect(undefined);
+      const {origin} = new URL(`${await schemeOf(domain)}://${addressOf(domain)}`);
+      return [{domain, origin, path: '/v2', ...(connection === undefined ? {} : {connection})}];
+    }
     const {source, hosts} = found;
     const list = await Promise.all(hosts.map((config, i) => configured(domain, config, source, i < hosts.length - 1)));
     onDebug?.(`${domain}: ${source}: ${list.map(shown).join(', ')}`);
@@ -87,6 +107,19 @@ export function registryHosts(options: HostsOptions): HostSource {
       hosts.catch(() => known.delete(domain));
     }
     return hosts;
+  };
+}
+
+/** @throws invalid_argument a certificate without its key, or the other way round */
+function tlsConfig({ca, cert, key}: NonNullable<RemoteOptions['tls']>): HostConfig {
+  if ((cert === undefined) !== (key === undefined))
+    throw new ErrdefsError('invalid_argument', 'a client certificate needs its key, and a key its certificate', {
+      hint: 'give both --tlscert and --tlskey',
+    });
+  return {
+    ...DEFAULT_HOST_CONFIG,
+    ca: ca === undefined ? [] : [ca],
+    client: cert === undefined || key === undefined ? [] : [{cert, key}],
   };
 }
 

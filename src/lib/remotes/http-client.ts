@@ -4,10 +4,11 @@ import {type ErrdefsError, wrap} from '../errdefs.ts';
 import {Authorizer, isUnrelatedAddress, type TokenRequest, type TokenResponse, type TokenScope} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
 import {decode} from './content-encoding.ts';
+import {requestHead, responseHead, shownURL} from './dump.ts';
 import {abortError, protocolError, type RequestContext, registryError, WIRE, WireError, wireFailure} from './errors.ts';
 import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
 import {type BodySink, ENOUGH, type Method, type RequestBody, type ResponseHead, type Transport} from './transport.ts';
-import type {CredentialSource, Host} from './types.ts';
+import type {CredentialSource, Host, TokenStore} from './types.ts';
 
 export interface Request {
   /** Verb and object, for errors. */
@@ -77,6 +78,11 @@ export interface HttpClientOptions {
   readonly backoffMs: number;
   readonly userAgent: string;
   readonly onDebug?: ((line: string) => void) | undefined;
+  readonly onDump?: ((text: string) => void) | undefined;
+  readonly onTrace?: ((line: string) => void) | undefined;
+  /** Credentials may go over plain HTTP. */
+  readonly plainHTTP: boolean;
+  readonly tokens?: TokenStore | undefined;
 }
 
 export class HttpClient {
@@ -113,7 +119,7 @@ export class HttpClient {
             (text) => this.#authorizer.redact(text),
           ),
       },
-      source,
+      {source, plainHTTP: options.plainHTTP, tokens: options.tokens},
     );
   }
 
@@ -205,8 +211,7 @@ export class HttpClient {
         from: 'registry',
         status,
         body,
-        credentials:
-          !sameOrigin || scope === undefined ? 'withheld' : (await this.#authorizer.hasCredentials(scope.host)) ? 'sent' : 'none',
+        credentials: !sameOrigin || scope === undefined ? 'withheld' : await this.#authorizer.credentialUse(scope),
         insufficientScope: challenges.some(({params}) => params.get('error') === 'insufficient_scope'),
         retryAfterMs: retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, Date.now()),
         rateLimitRemaining: status === 429 ? first(headers['ratelimit-remaining']) : undefined,
@@ -237,7 +242,7 @@ export class HttpClient {
   }
 
   /**
-   * One attempt, including redirects and at most one challenge.
+   * One attempt, including redirects and at most one challenge; two, if the first was answered with another process's token.
    *
    * A request that is neither GET nor HEAD follows a redirect only if the status keeps method and body (307, 308).
    *
@@ -258,17 +263,20 @@ export class HttpClient {
       const started = performance.now();
       const chunks: Buffer[] = [];
       let head: ResponseHead | undefined;
+      const sent = {
+        'user-agent': this.#options.userAgent,
+        'accept-encoding': 'identity',
+        ...(sameOrigin ? headers : {}),
+        ...request.headers,
+        ...(form === undefined ? {} : {'content-type': 'application/x-www-form-urlencoded'}),
+        ...(sameOrigin && authorization !== undefined ? {authorization} : {}),
+      };
+      this.#dump(() => requestHead(method, url, sent, Object.keys(headers)));
+      this.#options.onTrace?.(`${method} ${shownURL(url)}: sent`);
       const exchange = this.#transport.exchange({
         method,
         url,
-        headers: {
-          'user-agent': this.#options.userAgent,
-          'accept-encoding': 'identity',
-          ...(sameOrigin ? headers : {}),
-          ...request.headers,
-          ...(form === undefined ? {} : {'content-type': 'application/x-www-form-urlencoded'}),
-          ...(sameOrigin && authorization !== undefined ? {authorization} : {}),
-        },
+        headers: sent,
         connection: host?.connection,
         body: form?.toString() ?? request.body,
         bodyLength,
@@ -279,6 +287,8 @@ export class HttpClient {
           this.#responded.add(url.origin);
           this.#reached.add(url.origin);
           this.#debug(method, url, () => `${got.status} after ${Math.round(performance.now() - started)} ms`);
+          this.#dump(() => responseHead(got));
+          this.#options.onTrace?.(`${method} ${shownURL(url)}: ${got.status} after ${(performance.now() - started).toFixed(1)} ms`);
           if (got.status >= 300) return keepFirstBytes(chunks, ERROR_BODY_LIMIT);
           onStart();
           return decode(got, context, onBody(got, context));
@@ -297,6 +307,12 @@ export class HttpClient {
         url = next;
         continue;
       }
+      // The user may have got other rights since the token was made.
+      if ((status === 401 || status === 403) && sameOrigin && scope !== undefined && this.#authorizer.forgetStored(scope, authorization)) {
+        authorization = undefined;
+        challenged = false;
+        continue;
+      }
       if (status === 401 && sameOrigin && scope !== undefined && !challenged) {
         challenged = true;
         const challenges = parseChallenges(answered['www-authenticate']);
@@ -310,6 +326,10 @@ export class HttpClient {
       }
       return {status, headers: answered, body: Buffer.concat(chunks), context, sameOrigin};
     }
+  }
+
+  #dump(text: () => string): void {
+    this.#options.onDump?.(this.#authorizer.redact(text()));
   }
 
   #debug(method: string, {origin, pathname, searchParams}: URL, what: () => string): void {

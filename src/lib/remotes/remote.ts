@@ -6,6 +6,7 @@ import {WireError, wireFailure} from './errors.ts';
 import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts} from './hosts.ts';
 import {HttpClient} from './http-client.ts';
+import {proxyRules} from './proxy.ts';
 import {openPusher} from './push.ts';
 import {RegistryApi} from './registry-api.ts';
 import {Resolution} from './resolve.ts';
@@ -35,22 +36,42 @@ export function openRemote(options: RemoteOptions = {}, sources: RemoteSources =
   const connectTimeoutMs = options.connectTimeoutMs ?? 30_000;
   const stallTimeoutMs = options.stallTimeoutMs ?? 30_000;
   const {network} = sources;
-  const transport = new Transport({connectTimeoutMs, stallTimeoutMs, skipVerify: options.skipVerify ?? false, network});
-  const {hostsDirs, onDebug} = options;
+  const {hostsDirs, onDebug, onDump, onTrace, tls, plainHTTP = false} = options;
+  const rules = proxyRules(options.env ?? {});
+  const transport = new Transport({
+    connectTimeoutMs,
+    stallTimeoutMs,
+    skipVerify: options.skipVerify ?? false,
+    network,
+    proxyFor: (url) => rules(url)?.url,
+    onTrace,
+  });
   const named = new Set<string>();
-  const client = new HttpClient(transport, sources.credentials ?? staticCredentials(options, named), {
+  const client = new HttpClient(transport, credentialSource(options, named, sources.credentials), {
     backoffMs: options.backoffMs ?? 200,
     userAgent: options.userAgent ?? 'berth',
     onDebug,
+    onDump,
+    onTrace,
+    plainHTTP,
+    tokens: sources.tokens,
   });
-  const hosts = sources.hosts ?? registryHosts({plainHTTP: options.plainHTTP ?? false, connectTimeoutMs, hostsDirs, onDebug});
+  const hosts =
+    sources.hosts ?? registryHosts({plainHTTP, connectTimeoutMs, hostsDirs, tls, hasProxy: (url) => rules(url) !== undefined, onDebug});
   return new RegistryRemote(transport, client, hosts, named, options.signal);
 }
 
-/** @param named registries that references have named; mirrors do not get their password */
-function staticCredentials({credentials, refreshToken}: RemoteOptions, named: ReadonlySet<string>): CredentialSource {
+/**
+ * @param named registries that references have named; mirrors do not get their password
+ * @param source asked where no credentials are given
+ */
+function credentialSource(
+  {credentials, refreshToken}: RemoteOptions,
+  named: ReadonlySet<string>,
+  source: CredentialSource = async () => undefined,
+): CredentialSource {
   const given = refreshToken === undefined ? credentials : {refreshToken};
-  return async (domain) => (named.has(domain) ? given : undefined);
+  return async (target, signal) => (given !== undefined && named.has(target.domain) ? given : source(target, signal));
 }
 
 interface HostFailure {

@@ -8,11 +8,12 @@
 import type {IncomingHttpHeaders} from 'node:http';
 import type {Socket} from 'node:net';
 import type {Readable} from 'node:stream';
-import type {SecureContext} from 'node:tls';
+import type {SecureContext, TLSSocket} from 'node:tls';
 import type {buildConnector, Dispatcher} from 'undici';
 import {ErrdefsError} from '../errdefs.ts';
 import {AddressFilter} from './address-filter.ts';
 import {fromTransport, WireError} from './errors.ts';
+import {proxyAuthorization, proxyOrigin, requestTunnel} from './proxy.ts';
 import {systemCertificates} from './system-ca.ts';
 import {clientHello, protocolOf} from './tls-probe.ts';
 import type {Connection, Network, Sink} from './types.ts';
@@ -60,7 +61,22 @@ export interface TransportOptions {
   readonly stallTimeoutMs: number;
   readonly skipVerify: boolean;
   readonly network?: Network | undefined;
+  /** The proxy for a URL, without regard to `Connection.proxy`. Default: none. */
+  readonly proxyFor?: ((url: URL) => URL | undefined) | undefined;
+  /** Gets a line for each step of a connection. */
+  readonly onTrace?: ((line: string) => void) | undefined;
 }
+
+/** The agents of one kind of connection. */
+interface Agents {
+  readonly direct: Dispatcher;
+  /** Its requests are for plain HTTP hosts and carry whole URLs. */
+  forward(proxy: URL): Dispatcher;
+  destroy(): Promise<void>;
+}
+
+type Connector = (target: buildConnector.Options, callback: buildConnector.Callback) => Socket;
+type Connect = (target: buildConnector.Options, callback: buildConnector.Callback) => void;
 
 /** A body with fewer bytes than this per stall timeout counts as stalled, so that a trickle cannot keep a transfer alive. */
 export const TRICKLE_BYTES = 4096;
@@ -75,8 +91,8 @@ export class Transport {
   readonly #options: TransportOptions;
   readonly #connecting = new Set<Socket>();
   /** One agent per connection settings, so that connections are not shared between them. */
-  readonly #agents = new Map<Connection | undefined, Promise<Dispatcher>>();
-  readonly #connectors = new Map<Connection | undefined, (target: buildConnector.Options, callback: buildConnector.Callback) => void>();
+  readonly #agents = new Map<Connection | undefined, Promise<Agents>>();
+  readonly #connectors = new Map<Connection | undefined, Connect>();
   readonly #addresses = new AddressFilter();
   #closed = false;
 
@@ -85,7 +101,11 @@ export class Transport {
   }
 
   /** Loads undici. `exchange` does so too; calling this early overlaps it with other waits. */
-  open(connection?: Connection): Promise<Dispatcher> {
+  open(connection?: Connection): Promise<unknown> {
+    return this.#agentsFor(connection);
+  }
+
+  #agentsFor(connection: Connection | undefined): Promise<Agents> {
     let agent = this.#agents.get(connection);
     if (agent === undefined) {
       agent = this.#openAgent(connection);
@@ -99,13 +119,14 @@ export class Transport {
     this.#addresses.allow(host);
   }
 
-  async #openAgent(connection: Connection | undefined): Promise<Dispatcher> {
+  async #openAgent(connection: Connection | undefined): Promise<Agents> {
     const [{default: Agent}, {default: build}] = await Promise.all([
       import('undici/lib/dispatcher/agent.js'),
       import('undici/lib/core/connect.js'),
     ]);
     const {connectTimeoutMs, stallTimeoutMs, skipVerify: all, network} = this.#options;
     const lookup = this.#addresses.lookup(network?.resolve ?? process.getBuiltinModule('node:dns').lookup);
+    const timeoutMs = shorter(connectTimeoutMs, connection?.connectTimeoutMs ?? 0);
     const options = {
       timeout: shorter(connectTimeoutMs, connection?.connectTimeoutMs ?? 0),
       allowH2: false,
@@ -114,23 +135,109 @@ export class Transport {
     };
     const connectPlain = build(options);
     let connectTLS: typeof connectPlain | undefined;
+    let connectProxyTLS: typeof connectPlain | undefined;
     const skipVerify = connection?.skipVerify ?? all;
     // Lazy: the system's CAs take milliseconds to read.
     const tls = (): typeof connectPlain => {
       connectTLS ??= build({...options, rejectUnauthorized: !skipVerify, secureContext: secureContext(connection, skipVerify)});
       return connectTLS;
     };
+    /** To a proxy our certificates are not shown. */
+    const proxyTLS = (): typeof connectPlain => {
+      connectProxyTLS ??= build({
+        ...options,
+        rejectUnauthorized: !skipVerify,
+        secureContext: secureContext(connection && {...connection, client: []}, skipVerify),
+      });
+      return connectProxyTLS;
+    };
     // undici does not destroy a socket that is still connecting; `close` does.
-    const connect = (target: buildConnector.Options, callback: buildConnector.Callback): void => {
+    const start = (connector: Connector, target: buildConnector.Options, callback: buildConnector.Callback): void => {
       const done: buildConnector.Callback = (...result) => {
         this.#connecting.delete(socket);
         callback(...result);
       };
-      const socket = (network?.connect ?? (target.protocol === 'https:' ? tls() : connectPlain))({...target, lookup}, done);
+      const socket = connector({...target, lookup} as buildConnector.Options, done);
       this.#connecting.add(socket);
+      this.#trace(socket, target);
+    };
+    const connector = (protocol: string, secure: () => Connector): Connector =>
+      (network?.connect as Connector | undefined) ?? (protocol === 'https:' ? secure() : connectPlain);
+    /** A failure of a proxy is told from one of the host behind it. */
+    const blame = (err: unknown, proxy: URL): Error => {
+      const reason = fromTransport(err);
+      if (reason instanceof WireError) reason.proxy = proxy;
+      return reason as Error;
+    };
+    const toProxy = (proxy: URL, callback: buildConnector.Callback): void => {
+      const {protocol, host, port} = proxy;
+      const hostname = proxy.hostname.replace(/^\[(.*)\]$/, '$1');
+      start(connector(protocol, proxyTLS), {protocol, host, hostname, port}, (err, socket) =>
+        err === null ? callback(null, socket) : callback(blame(err, proxy), null),
+      );
+    };
+    const forwarding = new Map<string, Dispatcher>();
+    const connect: Connect = (target, callback) => {
+      const proxy = target.protocol === 'https:' ? this.#proxyOf(new URL(`https://${target.host!}`), connection) : undefined;
+      if (proxy === undefined) {
+        start(connector(target.protocol, tls), target, callback);
+        return;
+      }
+      toProxy(proxy, (err, socket) => {
+        if (err !== null) {
+          callback(err, null);
+          return;
+        }
+        this.#connecting.add(socket);
+        requestTunnel(socket, `${new URL(`https://${target.host!}`).hostname}:${target.port || 443}`, proxy, timeoutMs)
+          .finally(() => this.#connecting.delete(socket))
+          .then(
+            () => start(tls(), {...target, httpSocket: socket}, callback),
+            (reason: unknown) => {
+              socket.destroy();
+              callback(blame(reason, proxy), null);
+            },
+          );
+      });
     };
     this.#connectors.set(connection, connect);
-    return new Agent({allowH2: false, headersTimeout: stallTimeoutMs, bodyTimeout: stallTimeoutMs, connect});
+    const open = (connect: Connect): Dispatcher =>
+      new Agent({allowH2: false, headersTimeout: stallTimeoutMs, bodyTimeout: stallTimeoutMs, connect});
+    const direct = open(connect);
+    return {
+      direct,
+      forward: (proxy) => {
+        let agent = forwarding.get(proxy.href);
+        if (agent === undefined) {
+          agent = open((_target, callback) => toProxy(proxy, callback));
+          forwarding.set(proxy.href, agent);
+        }
+        return agent;
+      },
+      destroy: async () => {
+        await Promise.all([...forwarding.values(), direct].map((agent) => agent.destroy()));
+      },
+    };
+  }
+
+  /** @throws invalid_argument | failed_precondition the environment names no usable proxy */
+  #proxyOf(url: URL, connection: Connection | undefined): URL | undefined {
+    const proxy = connection?.proxy ?? this.#options.proxyFor?.(url);
+    // The user named it.
+    if (proxy !== undefined) this.#addresses.allow(proxy.hostname);
+    return proxy;
+  }
+
+  #trace(socket: Socket, {protocol, host}: buildConnector.Options): void {
+    const {onTrace} = this.#options;
+    if (onTrace === undefined) return;
+    const began = performance.now();
+    const tell = (what: string): void => onTrace(`${protocol}//${host}: ${what} after ${(performance.now() - began).toFixed(1)} ms`);
+    socket
+      .once('lookup', (err: Error | null, address: string) => tell(err ? 'name not resolved' : `name resolved to ${address}`))
+      .once('connect', () => tell(`connected to ${socket.remoteAddress ?? 'the tunnel'}:${socket.remotePort ?? ''}`))
+      .once('secureConnect', () => tell(`TLS handshake done (${(socket as TLSSocket).getProtocol() ?? 'unknown version'})`))
+      .once('close', () => tell('closed'));
   }
 
   /** Connects, and returns the first bytes or error; undefined after a second without either. @param words sent first, in plain TCP */
@@ -162,6 +269,8 @@ export class Transport {
 
   /** Whether a port answers a ClientHello with TLS. */
   async speaksTLS(url: URL): Promise<boolean> {
+    // A proxy would not let the words through.
+    if (this.#proxyOf(url, undefined) !== undefined) return false;
     const first = await this.#first(url, undefined, clientHello());
     return Buffer.isBuffer(first) && protocolOf(first) === 'tls';
   }
@@ -188,8 +297,16 @@ export class Transport {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
     const {method, url, headers, connection, body, bodyLength, patience = 1, signal, onHead} = exchange;
     if (this.#addresses.isBlocked(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
-    const agent = await this.open(connection);
+    const agents = await this.#agentsFor(connection);
     signal?.throwIfAborted();
+    const proxy = url.protocol === 'http:' ? this.#proxyOf(url, connection) : undefined;
+    const agent = proxy === undefined ? agents.direct : agents.forward(proxy);
+    const viaProxy = proxy && {
+      origin: proxyOrigin(proxy),
+      path: url.origin + url.pathname + url.search,
+      headers: {host: url.host, 'proxy-authorization': proxyAuthorization(proxy)},
+      servername: proxy.hostname,
+    };
     const {stallTimeoutMs} = this.#options;
     await new Promise<void>((resolve, reject) => {
       let controller: Dispatcher.DispatchController | undefined;
@@ -266,10 +383,15 @@ export class Transport {
       signal?.addEventListener('abort', onAbort, {once: true});
       agent.dispatch(
         {
-          origin: url.origin,
-          path: url.pathname + url.search,
+          origin: viaProxy?.origin ?? url.origin,
+          path: viaProxy?.path ?? url.pathname + url.search,
+          ...(viaProxy === undefined ? {} : {servername: viaProxy.servername}),
           method,
-          headers: upload === undefined || bodyLength === undefined ? headers : {...headers, 'content-length': String(bodyLength)},
+          headers: {
+            ...headers,
+            ...(upload === undefined || bodyLength === undefined ? {} : {'content-length': String(bodyLength)}),
+            ...viaProxy?.headers,
+          },
           body: (upload?.pieces() as Readable | undefined) ?? (typeof body === 'function' ? null : (body ?? null)),
           headersTimeout: stallTimeoutMs * patience,
           // undici closes the connection after HEAD unless told not to, for servers that send a body even so.
@@ -283,6 +405,10 @@ export class Transport {
           onResponseStart(_, status, responseHeaders) {
             // 1xx responses precede the final one.
             if (status < 200 || failure !== undefined) return;
+            if (proxy !== undefined && status === 407) {
+              fail(Object.assign(new WireError('proxy_auth'), {proxy}));
+              return;
+            }
             try {
               sink = onHead({status, headers: responseHeaders});
             } catch (err) {
@@ -334,7 +460,7 @@ export class Transport {
     this.#closed = true;
     const agents = await Promise.all([...this.#agents.values()].map((agent) => agent.catch(() => undefined)));
     for (const socket of this.#connecting) socket.destroy();
-    await Promise.all(agents.map((agent) => agent?.destroy()));
+    await Promise.all(agents.map((each) => each?.destroy()));
   }
 }
 

@@ -40,21 +40,47 @@ export interface RemoteOptions {
   /** Pause before the first retry, in milliseconds; doubles with each retry, with jitter. Default 200. */
   readonly backoffMs?: number | undefined;
   readonly userAgent?: string | undefined;
+  /** PEM files for hosts without their own: additional trusted CAs, and a client certificate with its key. */
+  readonly tls?: {readonly ca?: string | undefined; readonly cert?: string | undefined; readonly key?: string | undefined} | undefined;
+  /** Where `HTTPS_PROXY` and its like are looked up. Default: none, so no proxy but those of hosts.toml. */
+  readonly env?: Readonly<Record<string, string | undefined>> | undefined;
   /** Directories with a `hosts.toml` or certificates for each registry, in search order; default none. See `hosts-dir.ts`. */
   readonly hostsDirs?: readonly string[] | undefined;
   /** Gets a line for each list of hosts and each request with its result, without secrets. */
   readonly onDebug?: ((line: string) => void) | undefined;
+  /** Gets the head of each request and response as lines of text, without secrets and without bodies. */
+  readonly onDump?: ((text: string) => void) | undefined;
+  /** Gets a line for each step of a connection and a request, with its time in milliseconds. */
+  readonly onTrace?: ((line: string) => void) | undefined;
   /** Aborts everything that this remote does. */
   readonly signal?: AbortSignal | undefined;
 }
 
-export type Credentials = {readonly username: string; readonly password: string} | {readonly refreshToken: string};
+/** A password, a refresh (identity) token for the token server, or a bearer token for the registry itself. */
+export type Credentials =
+  | {readonly username: string; readonly password: string}
+  | {readonly refreshToken: string}
+  | {readonly registryToken: string};
 
-/**
- * Looks up credentials for a registry such as `docker.io`, or for a mirror by its host name. Called only after a challenge, at
- * most once per remote and host.
- */
-export type CredentialSource = (domain: string, signal: AbortSignal | undefined) => Promise<Credentials | undefined>;
+/** What credentials are looked up for. */
+export interface CredentialTarget {
+  /** A registry's name in references, such as `docker.io`, or a mirror's host. */
+  readonly domain: string;
+  /** Such as `library/redis`; undefined for the registry as a whole. */
+  readonly repository: string | undefined;
+}
+
+/** Looks up credentials. Called only after a challenge, at most once per remote, host and repository. */
+export type CredentialSource = (target: CredentialTarget, signal: AbortSignal | undefined) => Promise<Credentials | undefined>;
+
+/** Keeps tokens for other processes of the user, until they expire. Never throws. */
+export interface TokenStore {
+  /** @returns the token, and the end of its life in milliseconds since the epoch; undefined after that */
+  get(key: string): {readonly token: string; readonly expires: number} | undefined;
+  /** @param key says for what and for whose credentials the token is good, without secrets */
+  set(key: string, token: string, expires: number): void;
+  delete(key: string): void;
+}
 
 /** The capabilities of a host; `resolve` is to map a tag to a digest. */
 export const CAPABILITIES = ['pull', 'resolve', 'push', 'referrers'] as const;
@@ -69,6 +95,8 @@ export interface Connection {
   readonly skipVerify: boolean | undefined;
   /** Applies if shorter than the remote's; 0 means none. */
   readonly connectTimeoutMs: number | undefined;
+  /** The proxy of hosts.toml, which overrides those of the environment. */
+  readonly proxy: URL | undefined;
 }
 
 /** A registry or a mirror of it. */
@@ -102,7 +130,10 @@ export interface Network {
 /** Replacements for parts of a remote, for tests and embedders. */
 export interface RemoteSources {
   readonly hosts?: HostSource;
+  /** Asked where `credentials` and `refreshToken` of the options do not apply. */
   readonly credentials?: CredentialSource;
+  /** Default: tokens are kept within the remote. */
+  readonly tokens?: TokenStore | undefined;
   readonly network?: Network | undefined;
 }
 

@@ -2,7 +2,14 @@ import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {checkRealm, mergeScopes, parseToken} from '../../../src/lib/remotes/auth.ts';
-import {type Credentials, openRemote, type Remote, type RemoteOptions, type RemoteSources} from '../../../src/lib/remotes/index.ts';
+import {
+  type Credentials,
+  type CredentialTarget,
+  openRemote,
+  type Remote,
+  type RemoteOptions,
+  type RemoteSources,
+} from '../../../src/lib/remotes/index.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {streamed} from '../../suites/resolver.ts';
 import {is, onEnd} from '../../support/helpers.ts';
@@ -228,19 +235,20 @@ describe('a password', () => {
       });
     }
   });
-  it('is looked up after the first protocolError, once for a registry, under the name that references have', async (t) => {
+  it('is looked up after the first protocolError, once for a repository, under the name that references have', async (t) => {
     const asked: string[] = [];
-    const credentials = async (domain: string): Promise<Credentials> => {
-      asked.push(domain);
+    const credentials = async ({domain, repository}: CredentialTarget): Promise<Credentials> => {
+      asked.push(`${domain}/${repository}`);
       return login;
     };
     const {registry, remote, ref} = await open(t, {auth: {kind: 'basic', login}}, {}, {credentials});
     await Promise.all([remote.resolve(ref), remote.resolve({...ref, path: 'team/app'})]);
     await assert.rejects(remote.resolve({...ref, path: 'nosuch'}), is('not_found'));
-    assert.deepEqual(asked, [registry.host]);
+    const once = [`${registry.host}/team/app`, `${registry.host}/nosuch`];
+    assert.deepEqual(asked, once);
     const open2 = await open(t, {}, {}, {credentials});
     await open2.remote.resolve(open2.ref);
-    assert.deepEqual(asked, [registry.host], 'and not where nobody asks');
+    assert.deepEqual(asked, once, 'and not where nobody asks');
   });
   it('that is not enough is permission denied', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'token', login}}, {credentials: login});

@@ -154,7 +154,7 @@ describe('a hosts.toml', () => {
     ['x', {line: 1, column: 1}, /:/, /quoted/],
     ['ca = "a"\n\nca = "b"', {line: 3, column: 1}, /redefine/, /quoted/],
     ['[host."https://a.example"]\n[host."https://a.example"]', {line: 2, column: 2}, /redefine/, /quoted/],
-    ['proxy = "http://x"', 'proxy', /: proxy is an unknown field/, /^the fields are server, host, capabilities/],
+    ['prozy = "http://x"', 'prozy', /: prozy is an unknown field/, /^the fields are server, host, capabilities/],
     [
       '[host."https://a.example"]\n\n  capabilites = ["pull"]',
       'host."https://a.example".capabilites',

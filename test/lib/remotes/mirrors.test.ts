@@ -305,7 +305,7 @@ describe('secrets of hosts', () => {
     const remote = openRemote(
       {backoffMs: 1, hostsDirs: [dir]},
       {
-        credentials: async (domain) => {
+        credentials: async ({domain}) => {
           asked.push(domain);
           return domain === mirror.host ? login : undefined;
         },

@@ -3,7 +3,7 @@ import {blobFile, type DockerImage, describeImage, dockerTag} from '../../archiv
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {digestOf} from '../../oci/hash.ts';
-import {isForeignLayer, type Kind, kindOf} from '../../oci/mediatypes.ts';
+import {isForeignLayer, kindOf} from '../../oci/mediatypes.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {walk} from '../../oci/walk.ts';
 import type {ImageRecord} from '../../store/records.ts';
@@ -104,14 +104,11 @@ async function planImage(here: ContentView, image: ImageRecord, options: ExportO
   try {
     plan = await makePlan(image.target, source, platformChoice({platforms, allPlatforms}));
   } catch (err) {
-    const missing = hasCode(err, 'not_found') ? findMissing(here, image, options) : new Map<Digest, string>();
-    throw missing.size === 0 ? err : incomplete(here, image, options, missing);
+    throw hasCode(err, 'not_found') ? (incomplete(here, image, options) ?? err) : err;
   }
-  const isAbsent = (desc: Descriptor): boolean => !hasBlob(here.store, here.isVisible, desc) && !isLeftOut(desc, options);
-  const absent = plan.manifests.flatMap(({descriptor, manifest}) =>
-    [descriptor, manifest.config, ...manifest.layers].filter(isAbsent).map(({digest}) => [digest, nameOf(descriptor)] as const),
-  );
-  if (absent.length > 0) throw incomplete(here, image, options, new Map(absent));
+  const all = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
+  const absent = all.filter((desc) => !hasBlob(here.store, here.isVisible, desc) && !isLeftOut(desc, options));
+  if (absent.length > 0) throw incomplete(here, image, options) ?? lacksContent(image.name, absent[0]!.digest);
   const {mediaType, digest, size} = image.target;
   const target = {mediaType, digest, size};
   if (platforms.length === 0) {
@@ -150,61 +147,34 @@ function selectManifests({root, documents, manifests}: Plan): Buffer | undefined
   return isWhole ? undefined : Buffer.from(JSON.stringify({...index, manifests: chosen}));
 }
 
-/** What is missing of an image, each with the platform that needs it, or an empty text where that is unknown. */
-type Missing = ReadonlyMap<Digest, string>;
-
-const nameOf = ({platform}: Pick<Descriptor, 'platform'>): string => (platform === undefined ? '' : formatPlatform(platform));
-
-/** What the walk of an image's documents does not find; empty when nothing is missing. */
-function findMissing({store, isVisible}: ContentView, image: ImageRecord, options: ExportOptions): Missing {
+/** The error for an image of which something is missing, naming all that is; `undefined` when nothing is. */
+function incomplete({store, isVisible}: ContentView, image: ImageRecord, options: ExportOptions): ErrdefsError | undefined {
+  const {platforms = [], allPlatforms = false} = options;
+  const wanted = platformChoice({platforms}).matchers;
   const missing = new Map<Digest, string>();
   /** The platform of the manifest that a descriptor lies below. */
   const platformOf = new Map<Digest, string>();
+  const isWanted = (desc: Descriptor): boolean =>
+    allPlatforms || desc.platform === undefined || wanted.some((matcher) => matcher.match(desc.platform!));
   const skipped = new Set<Digest>();
-  const documents = (desc: Descriptor, kind: Kind): Buffer | undefined =>
-    (kind === 'index' || kind === 'manifest') && !skipped.has(desc.digest) ? findDocument(store, isVisible, desc) : undefined;
-  for (const {descriptor, children, kind} of walk(image.target, documents)) {
-    const wanted = kind === 'index' ? wantedOf(children, options) : children;
+  const documents = (desc: Descriptor): Buffer | undefined => (skipped.has(desc.digest) ? undefined : findDocument(store, isVisible, desc));
+  for (const {descriptor, children, kind} of walk(image.target, (desc, of) =>
+    of === 'index' || of === 'manifest' ? documents(desc) : undefined,
+  )) {
     for (const child of children) {
-      if (!wanted.includes(child)) skipped.add(child.digest);
-      platformOf.set(child.digest, nameOf(child) || (platformOf.get(descriptor.digest) ?? ''));
+      if (kind === 'index' && !isWanted(child)) skipped.add(child.digest);
+      const platform = child.platform === undefined ? platformOf.get(descriptor.digest) : formatPlatform(child.platform);
+      if (platform !== undefined) platformOf.set(child.digest, platform);
     }
     if (skipped.has(descriptor.digest) || hasBlob(store, isVisible, descriptor) || isLeftOut(descriptor, options)) continue;
     missing.set(descriptor.digest, platformOf.get(descriptor.digest) ?? '');
   }
-  return missing;
-}
-
-/** Manifests of an index that are to be written: the best of each platform, and those without one. */
-function wantedOf(offered: readonly Descriptor[], {platforms = [], allPlatforms = false}: ExportOptions): readonly Descriptor[] {
-  if (allPlatforms) return offered;
-  const best = platformChoice({platforms}).matchers.flatMap(
-    (matcher) =>
-      offered
-        .filter(({platform}) => platform !== undefined && matcher.match(platform))
-        .sort((x, y) => matcher.less(x.platform!, y.platform!))[0] ?? [],
-  );
-  return [...best, ...offered.filter(({platform}) => platform === undefined)];
-}
-
-/** Platforms of an image whose manifest and config are here. */
-function platformsHere({store, isVisible}: ContentView, image: ImageRecord): readonly string[] {
-  const documents = (desc: Descriptor, kind: Kind): Buffer | undefined =>
-    kind === 'index' || kind === 'manifest' ? findDocument(store, isVisible, desc) : undefined;
-  const here = [...walk(image.target, documents)].flatMap(({descriptor, kind, children}) =>
-    kind === 'manifest' && children.length > 0 && children.every((child) => hasBlob(store, isVisible, child)) ? nameOf(descriptor) : [],
-  );
-  return [...new Set(here)].filter((name) => name !== '' && !name.startsWith('unknown')).sort();
-}
-
-function incomplete(here: ContentView, image: ImageRecord, options: ExportOptions, missing: Missing): ErrdefsError {
-  const {platforms = [], allPlatforms = false} = options;
+  if (missing.size === 0) return undefined;
   const names = [...new Set(missing.values())].filter((name) => name !== '').sort();
   const flags = allPlatforms ? '--all-platforms ' : platforms.map((platform) => `--platform ${platform} `).join('');
   const lacks = names.length === 0 ? [...missing.keys()].join(', ') : `content for ${names.join(', ')}`;
-  const others = platformsHere(here, image).map((name) => `--platform ${name}`);
   return new ErrdefsError('not_found', `image ${JSON.stringify(image.name)} is incomplete: ${lacks}`, {
-    hint: `pull it: ctr images pull ${flags}${image.name}${others.length === 0 ? '' : `; or export what is here: ${others.join(' ')}`}`,
+    hint: `pull it: ctr images pull ${flags}${image.name}${allPlatforms ? ', or export some platforms with --platform' : ''}`,
     details: {image: image.name, missing: [...missing.keys()], platforms: names},
   });
 }

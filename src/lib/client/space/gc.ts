@@ -39,7 +39,8 @@ async function collectEverything(context: Context): Promise<GcResult> {
 
 /** Removes leftovers of killed processes from the state directory, unless another collection does so already. */
 export function sweepState({store: {housekeeping}, stateDir}: Context): void {
-  housekeeping.attempt(`directory ${stateDir}`, () => sweepTemporary(stateDir));
+  for (const directory of [stateDir, runtimeStatePath.tokens(stateDir)])
+    housekeeping.attempt(`directory ${directory}`, () => sweepTemporary(directory));
   housekeeping.attempt(`directory ${stateDir}`, () => {
     for (const path of abandonedScratchMounts(runtimeStatePath.views(stateDir)))
       housekeeping.attempt(`view ${path}`, () => {
