@@ -26,8 +26,8 @@ import {
   type Device,
   type HostFacts,
   isBind,
+  type MountSpec,
   type Spec,
-  type SpecMount,
   type SpecOptions,
 } from './spec.ts';
 import {imageUser, requestedUser} from './user.ts';
@@ -129,7 +129,7 @@ async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly
 }
 
 /** Resolves the relative source of a bind mount from the caller's working directory. */
-const withAbsoluteSource = (mount: SpecMount): SpecMount =>
+const withAbsoluteSource = (mount: MountSpec): MountSpec =>
   isBind(mount) && mount.source !== '' ? {...mount, source: resolve(mount.source)} : mount;
 
 /** Checks bind mounts here, since the runtime's error has no class. */

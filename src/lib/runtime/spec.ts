@@ -11,7 +11,8 @@ import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import type {User} from './user.ts';
 
-export interface SpecMount {
+/** A mount of a container, as in the OCI runtime specification. */
+export interface MountSpec {
   readonly destination: string;
   readonly type: string;
   readonly source: string;
@@ -53,7 +54,7 @@ export interface Spec {
   };
   readonly root: {readonly path: string; readonly readonly?: boolean};
   readonly hostname?: string;
-  readonly mounts: readonly SpecMount[];
+  readonly mounts: readonly MountSpec[];
   readonly annotations?: Readonly<Record<string, string>>;
   readonly linux: {
     readonly cgroupsPath: string;
@@ -82,7 +83,7 @@ export interface SpecOptions {
   readonly env?: readonly string[];
   readonly cwd?: string;
   /** Sources of bind mounts are absolute paths. */
-  readonly mounts?: readonly SpecMount[];
+  readonly mounts?: readonly MountSpec[];
   readonly netHost?: boolean;
   readonly readOnly?: boolean;
   readonly privileged?: boolean;
@@ -137,7 +138,7 @@ const DEFAULT_CAPABILITIES =
 
 const DEFAULT_ENV = ['PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
 
-const DEFAULT_MOUNTS: readonly SpecMount[] = [
+const DEFAULT_MOUNTS: readonly MountSpec[] = [
   {destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev']},
   {destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k']},
   {
@@ -240,7 +241,7 @@ export function checkWorkingDirectory(cwd: string): void {
 }
 
 /** Whether a mount's source is a host path. */
-export const isBind = ({type, options}: SpecMount): boolean => type === 'bind' || options.includes('bind') || options.includes('rbind');
+export const isBind = ({type, options}: MountSpec): boolean => type === 'bind' || options.includes('bind') || options.includes('rbind');
 
 /** Options whose value is a host path. */
 const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
@@ -249,7 +250,7 @@ const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
  * A requested mount; type `bind` implies the option. Relative host paths are refused: the runtime would resolve them in the bundle, which
  * no container must see.
  */
-function userMount(mount: SpecMount): SpecMount {
+function userMount(mount: MountSpec): MountSpec {
   const relative = isBind(mount) ? !posix.isAbsolute(mount.source) : /^\.\.?(?:\/|$)/.test(mount.source);
   if (relative) throw invalid(`mount source ${JSON.stringify(mount.source)} must be an absolute path`);
   const option = mount.options.find((text) => PATH_OPTION.test(text));
@@ -260,7 +261,7 @@ function userMount(mount: SpecMount): SpecMount {
   return {...mount, destination: posix.resolve('/', mount.destination), options: implied ? ['rbind', ...mount.options] : mount.options};
 }
 
-function mounts(options: SpecOptions, host: HostFacts): readonly SpecMount[] {
+function mounts(options: SpecOptions, host: HostFacts): readonly MountSpec[] {
   const own = (options.mounts ?? []).map(userMount);
   const taken = new Set(own.map((mount) => mount.destination));
   const defaults = DEFAULT_MOUNTS.map((mount) =>

@@ -215,7 +215,7 @@ export class JournalBackend implements Backend {
         action();
       } catch (err) {
         if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
-        const at = isWrongType(err) ? err.details.misfit : path;
+        const at = isWrongType(err) ? err.details.wrongTypePath : path;
         found.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
       }
     };

@@ -50,12 +50,12 @@ function wrongType(path: string, wanted: keyof typeof TYPE_PROBLEMS): ErrdefsErr
       : target === undefined
         ? 'restore its target: a disk may not be mounted'
         : 'move it away, and restore the directory';
-  return new ErrdefsError('data_loss', `${path} ${problem}`, {hint, details: {misfit: path}});
+  return new ErrdefsError('data_loss', `${path} ${problem}`, {hint, details: {wrongTypePath: path}});
 }
 
-/** Whether an error reports a wrong file type in the state directory; its detail `misfit` is the path. */
-export const isWrongType = (err: unknown): err is ErrdefsError & {readonly details: {readonly misfit: string}} =>
-  isErrdefs(err) && typeof err.details?.misfit === 'string';
+/** Whether an error reports a wrong file type in the state directory; its detail `wrongTypePath` is the path. */
+export const isWrongType = (err: unknown): err is ErrdefsError & {readonly details: {readonly wrongTypePath: string}} =>
+  isErrdefs(err) && typeof err.details?.wrongTypePath === 'string';
 
 /** @throws data_loss `path` exists and is not a directory or a link to one */
 export function assertDirectory(path: string): void {

@@ -62,7 +62,7 @@ export class StateDirectory {
     const {root, version} = this.#layout;
     return new ErrdefsError('data_loss', `state directory ${root}: file "version" ${what}`, {
       hint: REPAIR_HINT,
-      details: {misfit: version},
+      details: {wrongTypePath: version},
     });
   }
 

@@ -64,7 +64,7 @@ export function surveyRecords(io: Reader, asStored = false): RecordSurvey {
   /** A wrong file type is reported once, under its own path. */
   const note = (err: unknown, at: Omit<Unreadable, 'error'>): void => {
     if (!isErrdefs(err) || !['data_loss', 'failed_precondition', 'permission_denied'].includes(err.code)) throw err;
-    const path = isWrongType(err) ? relative(io.locate('.'), err.details.misfit) : at.path;
+    const path = isWrongType(err) ? relative(io.locate('.'), err.details.wrongTypePath) : at.path;
     if (!unreadable.some((known) => known.path === path)) unreadable.push({...at, path, error: err});
   };
   const list = (of: 'list' | 'directories', at: Omit<Unreadable, 'error'>): readonly string[] => {

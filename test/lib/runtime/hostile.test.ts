@@ -26,7 +26,7 @@ import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/bundle.ts';
 import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
 import {findRuntime} from '../../../src/lib/runtime/runc.ts';
-import {createSpec, type SpecMount} from '../../../src/lib/runtime/spec.ts';
+import {createSpec, type MountSpec} from '../../../src/lib/runtime/spec.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {eventually, initPid, NODE, newHarness, requiresRuntime} from './run-harness.ts';
 
@@ -163,7 +163,7 @@ describe('an environment file', () => {
 });
 
 describe('a mount', () => {
-  const bind = (source: string, options: readonly string[] = ['rbind', 'rw']): SpecMount => ({
+  const bind = (source: string, options: readonly string[] = ['rbind', 'rw']): MountSpec => ({
     type: 'bind',
     source,
     destination: '/mnt',

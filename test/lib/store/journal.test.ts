@@ -420,7 +420,7 @@ describe('journal', () => {
     mkdirSync(path('d/2.json'));
     symlinkSync('nowhere', path('d/3.json'));
     symlinkSync('nowhere', path('away'));
-    for (const [look, misfit] of [
+    for (const [look, wrong] of [
       ['d/2.json', 'd/2.json'],
       ['d/3.json', 'd/3.json'],
       ['n.json/x.json', 'n.json'],
@@ -428,9 +428,9 @@ describe('journal', () => {
       ['away/deep/x.json', 'away'],
     ] as const) {
       const told = (err: ErrdefsError): boolean =>
-        err.code === 'data_loss' && err.details?.misfit === path(misfit) && err.hint !== undefined;
+        err.code === 'data_loss' && err.details?.wrongTypePath === path(wrong) && err.hint !== undefined;
       assert.throws(() => backend.view((r) => r.get(look)), told, look);
-      if (look !== misfit) assert.throws(() => backend.view((r) => r.list(dirname(look))), told, look);
+      if (look !== wrong) assert.throws(() => backend.view((r) => r.list(dirname(look))), told, look);
       await assert.rejects(
         backend.update('a test', (tx) => tx.put(look, 1)),
         told,

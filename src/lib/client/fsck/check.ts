@@ -136,7 +136,7 @@ class Check {
       store.exists();
       return undefined;
     } catch (err) {
-      const path = isErrdefs(err) && hasCode(err, 'data_loss') ? err.details?.misfit : undefined;
+      const path = isErrdefs(err) && hasCode(err, 'data_loss') ? err.details?.wrongTypePath : undefined;
       if (typeof path !== 'string') throw err;
       const {message, hint} = err as ErrdefsError;
       const object = `entry ${path.slice(store.layout.root.length + 1)}`;

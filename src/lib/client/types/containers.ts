@@ -1,14 +1,9 @@
 /** Containers, and options for running one. */
+import type {MountSpec} from '../../runtime/spec.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
 
-/** A mount of a container, as in the OCI runtime specification. */
-export interface MountSpec {
-  readonly type: string;
-  readonly source: string;
-  readonly destination: string;
-  readonly options: readonly string[];
-}
+export type {MountSpec};
 
 /** Options of `run`; they override the image's config. */
 export interface RunOptions {
