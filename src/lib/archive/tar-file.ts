@@ -1,5 +1,6 @@
 /** Writes a tar into a file in which entries have their place before their bytes have come. */
 import type {FileHandle} from 'node:fs/promises';
+import {pack} from 'tar-stream';
 import {ErrdefsError} from '../errdefs.ts';
 
 const BLOCK = 512;
@@ -7,7 +8,6 @@ const padded = (size: number): number => Math.ceil(size / BLOCK) * BLOCK;
 
 /** The header of a file, by tar-stream: time 0, owner 0:0, mode 0644. */
 async function headerOf(name: string, size: number): Promise<Buffer> {
-  const {pack} = await import('tar-stream');
   const tar = pack();
   const readable = new Promise<void>((resolve) => void tar.once('readable', () => resolve()));
   // The entry ends without its bytes, which is an error that is of no interest.

@@ -2,7 +2,6 @@
 import {statSync} from 'node:fs';
 import {constants} from 'node:os';
 import {isAbsolute, join, resolve as resolvePath} from 'node:path';
-import {isatty} from 'node:tty';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /** Searched after PATH: a user's shell often lacks the sbin directories. */
@@ -192,7 +191,7 @@ export function runSync(program: string, args: readonly string[], options: RunOp
 export async function runInShell(command: string, args: readonly string[]): Promise<number> {
   const {spawn} = process.getBuiltinModule('node:child_process');
   // Standard output may be redirected, and then standard error is what a person sees.
-  const screen = isatty(1) ? 1 : 2;
+  const screen = process.getBuiltinModule('node:tty').isatty(1) ? 1 : 2;
   return new Promise((resolve, reject) => {
     const child = spawn('/bin/sh', ['-c', `${command} "$@"`, 'sh', ...args], {stdio: [0, screen, 2]});
     child.once('error', (err) => reject(fromErrno(err, 'program /bin/sh')));

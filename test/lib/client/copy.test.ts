@@ -16,7 +16,7 @@ import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
-import {is, onEnd, requiresProgram, SAMPLE, temporaryDirectory} from '../../support/helpers.ts';
+import {is, onEnd, requiresProgram, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {ARCHITECTURE, addBlob, addImage, addIndex, addJSON, setTarget} from '../../support/layouts.ts';
 import {blobGets, pushImage, type Registry, sharedRegistry, startRegistry} from '../../support/registry.ts';
 import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
@@ -123,7 +123,7 @@ describe('a copy', () => {
         from = to;
       }
       // All bytes of all platforms are there: skopeo verifies them.
-      for (const transport of name === 'plain' || name === 'empty' ? [] : TRANSPORTS) {
+      for (const transport of TORTURE || ['zstd', 'index', 'list'].includes(name) ? TRANSPORTS : []) {
         const to = newPlace(transport, dir, running);
         const {target} = await client.copy(layoutOf(name), to, {all});
         const check = newPlace('dir', dir, running);
@@ -143,7 +143,7 @@ describe('a copy', () => {
     if (running === undefined || !requiresProgram(t, 'skopeo')) return;
     const client = newClient(t);
     const dir = temporaryDirectory(t);
-    for (const name of ['oci', 'docker', 'index']) {
+    for (const name of TORTURE ? ['oci', 'docker', 'index'] : ['docker', 'index']) {
       const from = `docker://${running.host}/theirs/${name}:v1`;
       await pushImage(running, `theirs/${name}:v1`, join(sources, name));
       for (const transport of TRANSPORTS) {
@@ -202,7 +202,7 @@ describe('a copy', () => {
     if (running === undefined || !requiresProgram(t, 'skopeo')) return;
     const client = newClient(t);
     const dir = temporaryDirectory(t);
-    for (const name of ['oci', 'docker', 'zstd', 'plain', 'repeated']) {
+    for (const name of TORTURE ? ['oci', 'docker', 'zstd', 'plain', 'repeated'] : ['docker', 'zstd', 'repeated']) {
       const to = newPlace('docker-archive', dir, running);
       await assert.rejects(client.copy(layoutOf(name), to, {preserveDigests: true}), is('failed_precondition'));
       await client.copy(layoutOf(name), to);

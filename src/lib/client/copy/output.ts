@@ -1,9 +1,9 @@
 /** Files that a copy writes: under temporary names until they are whole, verified and on the disk. */
-import {mkdirSync, readdirSync, statSync} from 'node:fs';
+import {readdirSync, statSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {isTemporary, listIfPresent, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
+import {isTemporary, listIfPresent, makeDirectories, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
 import {liveness, parseIdentity} from '../../fs/process.ts';
 import type {BlobOutcome} from './types.ts';
 
@@ -34,7 +34,7 @@ export function hasEntries(path: string): boolean {
 
 export function makeDirectory(path: string): void {
   try {
-    mkdirSync(path, {recursive: true});
+    makeDirectories(path, {sync: false, mode: 0o755});
   } catch (err) {
     throw fromErrno(err, `directory ${path}`);
   }

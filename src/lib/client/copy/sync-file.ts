@@ -1,4 +1,5 @@
 /** Reads the list of `sync`: YAML in the format of `skopeo sync --src yaml`. */
+import {parseDocument} from 'yaml';
 import {ErrdefsError} from '../../errdefs.ts';
 import {isDigest} from '../../oci/descriptor.ts';
 import {parseReference, type Reference} from '../../oci/reference.ts';
@@ -29,9 +30,8 @@ const KEYS = ['images', 'images-by-tag-regex', 'images-by-semver', 'credentials'
 const MAX_BYTES = 16 * 1024 * 1024;
 
 /** @throws invalid_argument naming the line, or the registry and key */
-export async function parseSyncFile(text: string): Promise<readonly SyncRegistry[]> {
+export function parseSyncFile(text: string): readonly SyncRegistry[] {
   if (text.length > MAX_BYTES) throw new ErrdefsError('invalid_argument', `the list has ${text.length} characters, more than ${MAX_BYTES}`);
-  const {parseDocument} = await import('yaml');
   // An alias may expand to any size.
   const document = parseDocument(text, {schema: 'core', uniqueKeys: true, logLevel: 'silent'});
   const [problem] = document.errors;

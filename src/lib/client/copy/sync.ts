@@ -29,7 +29,7 @@ export async function sync(context: Context, list: string, destination: string, 
 async function syncWith(remotes: SharedRemotes, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
   const started = performance.now();
   const place = parseDestination(destination);
-  const registries = await parseSyncFile(list);
+  const registries = parseSyncFile(list);
   const jobs: Job[] = [];
   const images: SyncedImage[] = [];
   const failures: unknown[] = [];
