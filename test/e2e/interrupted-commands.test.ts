@@ -174,6 +174,10 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     },
     steps: (registry) => [{args: ['images', 'rm', publish(registry, 'app')], again: [5]}],
   },
+  'images flatten': {
+    origin: async (place, registry) => void (await ok(place, ['pull', '--no-unpack', publish(registry, 'app')])),
+    steps: (registry) => [{args: ['images', 'flatten', publish(registry, 'app'), 'flat:1']}],
+  },
   'namespaces rm --recursive': {
     origin: async (place, registry) => {
       await ok(place, ['-n', 'full', ...pull(publish(registry, 'app'))]);

@@ -138,10 +138,11 @@ describe('images convert', () => {
             const expected = wanted ?? (format === 'docker' && compression === 'zstd' ? 'gzip' : compression);
             for (const [i, {digest}] of after.manifest.layers.entries())
               assert.equal(digest === before.manifest.layers[i]!.digest, expected === compression, `${target} layer ${i}`);
-            assert.equal((await call('local/again:1')).target.digest, image.target.digest, 'the same input, the same digest');
+            if (wanted === 'zstd')
+              assert.equal((await call('local/again:1')).target.digest, image.target.digest, 'the same input, the same digest');
             if (wanted === undefined && format === family)
               assert.equal(image.target.digest, (await namespace.images.get(source)).target.digest);
-            if (compression === 'gzip') await assertSkopeoReads(t, namespace, image.name);
+            if (compression === 'gzip' && format !== family) await assertSkopeoReads(t, namespace, image.name);
           }
         await assertTidy(w);
       });

@@ -320,6 +320,21 @@ const OPERATIONS: readonly Operation[] = [
     left: async ({client}) => readdirSync(client.state).filter((name) => !name.endsWith('.json')),
   },
   {
+    name: 'images.flatten',
+    requires: () => true,
+    prepare: (world) => pullIt(world, LIVE.signal),
+    call: ({client, ref}, signal) => client.namespace('default').images.flatten(ref, 'flat:1', {compression: 'none', signal}),
+    left: async ({client}) => {
+      const ns = client.namespace('default');
+      const left = [
+        ...(await ns.content.active()).map(({ref}) => `ingest ${ref}`),
+        ...(await ns.leases.list()).map(({id}) => `lease ${id}`),
+      ];
+      await ns.images.delete('flat:1').catch(() => {});
+      return left;
+    },
+  },
+  {
     name: 'check',
     requires: () => true,
     prepare: (world) => pullIt(world, LIVE.signal),
