@@ -22,6 +22,7 @@ import {
 import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
+import {assertValidLayout} from '../../support/oci-schemas.ts';
 import {dir, file, link, opaque, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
 
@@ -93,8 +94,13 @@ async function tarsOf(namespace: NamespaceClient, {manifest, config}: {manifest:
   return tars;
 }
 
-/** Nothing is under way, and nothing is left that nobody names. */
-async function assertTidy({namespace, root}: World): Promise<void> {
+/** Nothing is under way, nothing is left that nobody names, and all documents are what the specification wants. */
+async function assertTidy(t: TestContext, {namespace, root}: World): Promise<void> {
+  for (const {name} of await namespace.images.records()) {
+    const layout = temporaryDirectory(t);
+    await writeLayout(namespace, name, layout);
+    assert.ok(assertValidLayout(layout) > 2);
+  }
   assert.deepEqual(await namespace.content.active(), []);
   assert.deepEqual(await namespace.leases.list(), []);
   assert.deepEqual(checkStore(root), []);
@@ -144,7 +150,7 @@ describe('images convert', () => {
               assert.equal(image.target.digest, (await namespace.images.get(source)).target.digest);
             if (compression === 'gzip' && format !== family) await assertSkopeoReads(t, namespace, image.name);
           }
-        await assertTidy(w);
+        await assertTidy(t, w);
       });
 
   it('takes levels', async (t) => {
@@ -169,7 +175,7 @@ describe('images convert', () => {
       {compression: 'zstd', level: 23},
     ] as const)
       await assert.rejects(w.namespace.images.convert(source, 'y', wrong), is('invalid_argument'));
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('refuses a layer whose content is not what the config says, and names nothing', async (t) => {
@@ -186,7 +192,7 @@ describe('images convert', () => {
       (await w.namespace.images.records()).map(({name}) => name),
       [source],
     );
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('keeps annotations, labels and unknown fields, but not what described the compressed bytes', async (t) => {
@@ -245,7 +251,7 @@ describe('an index', () => {
     assert.deepEqual(await platforms('other'), ['s390x']);
     await namespace.images.flatten(image.name, 'all', {platforms: [`linux/${ARCHITECTURE}`, 'linux/s390x']});
     assert.deepEqual(await platforms('all'), [ARCHITECTURE, 's390x']);
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 });
 
@@ -284,7 +290,7 @@ describe('images flatten', () => {
       const lines = diffTrees(trees[0]!, trees[1]!, {ignore: (path, field) => path === '.' && field === 'mtime'});
       assert.deepEqual(lines, []);
     }
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 });
 
@@ -311,7 +317,7 @@ describe('images append', () => {
         if (compression === 'zstd') await assertSkopeoReads(t, w.namespace, image.name);
       }
     }
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('refuses what is no tar, and leaves everything as it was', async (t) => {
@@ -335,7 +341,7 @@ describe('images append', () => {
       (await w.namespace.images.records()).map(({name}) => name),
       [source],
     );
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 });
 
@@ -377,7 +383,7 @@ describe('images mutate', () => {
       ]);
       assert.deepEqual(after.manifest.layers, before.manifest.layers);
     }
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('sets times and annotations, which docker has not', async (t) => {
@@ -421,7 +427,7 @@ describe('images rebase', () => {
         assert.deepEqual(await tarsOf(w.namespace, back), [...LAYERS, TOP]);
         if (compression === 'zstd') await assertSkopeoReads(t, w.namespace, image.name);
       }
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('refuses an image that does not begin with the old base', async (t) => {
@@ -438,7 +444,7 @@ describe('images rebase', () => {
         message: /is not based on/,
       });
     }
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 });
 
@@ -463,7 +469,7 @@ describe('an image that is made from another', () => {
     await w.namespace.images.flatten(source, source);
     assert.equal((await w.namespace.images.records()).length, 1);
     assert.equal((await w.namespace.content.list()).length, 3);
-    await assertTidy(w);
+    await assertTidy(t, w);
   });
 
   it('is no artifact', async (t) => {
