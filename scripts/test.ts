@@ -33,6 +33,9 @@ import {runTests} from './run-tests.ts';
 /** Factor for all time limits under torture, which takes longer. */
 const PATIENCE = 6;
 
+/** Variables of the person who runs the tests that would change what is tested. Proxies stay: images are made with them. */
+const PERSONAL = /^(BERTH_(?!TEST_)|CONTAINERD_|XDG_|DOCKER_|COSIGN_|REGISTRY_AUTH_FILE$|NODE_EXTRA_CA_CERTS$|EDITOR$|VISUAL$)/;
+
 /** Time limit for one test. */
 const TEST_TIMEOUT_MS = 5 * 60_000;
 
@@ -231,8 +234,7 @@ async function main(): Promise<number> {
   const options = parse(process.argv.slice(2));
   const dir = makeOpenDirectory(realpathSync(mkdtempSync(join(tmpdir(), 'berth-'))));
   const runId = `${process.pid}.${Date.now()}`;
-  // The environment of the person who runs the tests must not change them.
-  for (const name of Object.keys(process.env)) if (/^(BERTH_(?!TEST_)|CONTAINERD_)/.test(name)) delete process.env[name];
+  for (const name of Object.keys(process.env)) if (PERSONAL.test(name)) delete process.env[name];
   process.env.TMPDIR = dir;
   if (options.short) process.env.BERTH_TEST_SHORT = '1';
   if (options.torture) process.env.BERTH_TEST_TORTURE = '1';
