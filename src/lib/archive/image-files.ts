@@ -87,8 +87,11 @@ export function openDirectoryFiles(path: string, what: string): ArchiveFiles {
 export const missingFile = (what: string, name: string): ErrdefsError =>
   new ErrdefsError('not_found', `${what} has no ${JSON.stringify(name)}`, {hint: 'the archive is incomplete: make it again'});
 
-/** Names the archive in an error that does not name it yet. */
-export const ofArchive = (what: string, err: unknown): unknown => (isErrdefs(err) && err.message.startsWith(what) ? err : wrap(what, err));
+/** Names the archive in an error that does not name it yet, and gives an errno its class. */
+export function ofArchive(what: string, err: unknown): unknown {
+  const known = fromErrno(err, what);
+  return isErrdefs(known) && known.message.startsWith(what) ? known : wrap(what, known);
+}
 
 /** Where a file's bytes lie. */
 interface Extent {

@@ -10,7 +10,7 @@ import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {DOCKER_FILE, INDEX_FILE, MAX_LAYOUT_BYTES, OCI_LAYOUT_FILE} from '../../../src/lib/archive/image-layout.ts';
 import {MAX_ARCHIVE_ENTRIES} from '../../../src/lib/archive/outer-tar.ts';
 import type {Client, ImportOptions} from '../../../src/lib/client/types/index.ts';
-import {type Code, codeOf} from '../../../src/lib/errdefs.ts';
+import {type Code, codeOf, ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {is, newClient, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
@@ -187,9 +187,9 @@ describe('an archive', () => {
       [...linked, ...shared],
       [...shared, ...linked],
     ])
-      for (const open of Object.values(WAYS)) {
+      for (const way of ['a file', 'a stream']) {
         const client = await emptied(first);
-        await importInto(client, open(t, tar(...list)));
+        await importInto(client, WAYS[way]!(t, tar(...list)));
         assert.deepEqual(await contentsOf(client), await contentsOf(plain));
       }
     const packed = dockerEntries(
@@ -198,7 +198,7 @@ describe('an archive', () => {
     );
     const digests = new Set<string>();
     for (const open of Object.values(WAYS))
-      digests.add((await importInto(await emptied(first), open(t, tar(...packed)))).images[0]!.target.digest);
+      digests.add((await importInto(await emptied(first), open(t, tar(...packed)), {unpack: false})).images[0]!.target.digest);
     assert.equal(digests.size, 1);
   });
 });
@@ -275,6 +275,23 @@ describe('a damaged archive', () => {
         assert.deepEqual(checkStore(client.root), []);
       });
 
+  it('whose reading fails ends with the class of the failure, and the reason for an end of its own', async (t) => {
+    const client = await emptied(first);
+    const bytes = tar(...entriesOf(makeLayout(t)));
+    const failing = async function* (err: unknown): AsyncGenerator<Buffer> {
+      yield bytes.subarray(0, bytes.length >> 1);
+      throw err;
+    };
+    const eio = Object.assign(new Error('EIO'), {code: 'EIO', errno: -5, syscall: 'read'});
+    await assert.rejects(importInto(client, failing(eio)), {code: 'data_loss', message: /^the archive/});
+    await assert.rejects(importInto(client, failing(new ErrdefsError('unavailable', 'the sender'))), {
+      code: 'unavailable',
+      message: /the sender/,
+    });
+    assert.deepEqual(await client.namespace('default').leases.list(), []);
+    assert.deepEqual(readdirSync(join(client.root, 'content/ingest')), []);
+  });
+
   it('of any bytes is refused', async (t) => {
     const client = await emptied(first);
     for (const bytes of [
@@ -343,7 +360,7 @@ describe('names of imported images', () => {
     return tar(...entriesOf(layout));
   };
   const names = async (t: TestContext, bytes: Buffer, options: ImportOptions): Promise<readonly string[]> => {
-    const {images} = await importInto(await emptied(first), written(t, bytes), options);
+    const {images} = await importInto(await emptied(first), written(t, bytes), {...options, unpack: false});
     return images.map(({name, target}) => name.replace(target.digest, 'DIGEST')).sort();
   };
 
