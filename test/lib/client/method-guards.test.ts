@@ -335,6 +335,19 @@ const OPERATIONS: readonly Operation[] = [
     },
   },
   {
+    name: 'copy',
+    requires: () => true,
+    prepare: async () => {},
+    call: ({client, ref}, signal, n) => client.registry.copy(ref, `oci:${join(client.state, `copy-${n}`)}`, {signal}),
+    // One that is whole may have been copied before the abort.
+    left: async ({client}) => {
+      const copies = existsSync(client.state) ? readdirSync(client.state).filter((name) => name.startsWith('copy-')) : [];
+      const half = copies.filter((name) => !existsSync(join(client.state, name, 'index.json')));
+      for (const name of copies) rmSync(join(client.state, name), {recursive: true});
+      return half;
+    },
+  },
+  {
     name: 'check',
     requires: () => true,
     prepare: (world) => pullIt(world, LIVE.signal),

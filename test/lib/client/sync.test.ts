@@ -8,6 +8,7 @@ import {parseSyncFile} from '../../../src/lib/client/copy/sync-file.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
+import {selfSigned} from '../../fakes/certificate.ts';
 import {findProgram, is, onEnd, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
 import {addImage, setTarget} from '../../support/layouts.ts';
 import {blobGets, pushImage, type Registry, sharedRegistry, startRegistry} from '../../support/registry.ts';
@@ -182,6 +183,24 @@ describe('a sync', () => {
       ['not_found', 'not_found', 'copied'],
     );
     assert.deepEqual(await everything(client, to), ['web:a1']);
+  });
+
+  it('believes the CA of a cert-dir, and shows its client certificate', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const dir = temporaryDirectory(t);
+    const server = selfSigned('127.0.0.1');
+    const own = selfSigned('client');
+    const running = await startRegistry(t, {tls: {...server, clientCA: own.cert}});
+    const client = newClient(t);
+    const text = (certDir: string): string => `"${running.host}": {images: {app: []}, cert-dir: ${JSON.stringify(certDir)}}`;
+    await assert.rejects(client.sync(text(dir), '127.0.0.1:1'), is('failed_precondition'), 'an unknown CA');
+    for (const [name, content] of Object.entries({'ca.crt': server.cert, 'client.cert': own.cert, 'client.key': own.key}))
+      writeFileSync(join(dir, name), content);
+    // The registry answers: it has no such repository.
+    await assert.rejects(client.sync(text(dir), '127.0.0.1:1'), is('not_found'));
+    writeFileSync(join(dir, 'other.crt'), own.cert);
+    await assert.rejects(client.sync(text(dir), '127.0.0.1:1'), is('not_implemented'));
+    await assert.rejects(client.sync(text(join(dir, 'nope')), '127.0.0.1:1'), is('not_found'));
   });
 
   it('refuses two images for one destination', async (t) => {

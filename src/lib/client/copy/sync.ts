@@ -1,6 +1,7 @@
 /** `sync`: copies the images of a list. What is there already is skipped, so that an interrupted sync goes on where it stopped. */
+import {readdirSync} from 'node:fs';
 import {join, resolve} from 'node:path';
-import {ErrdefsError, toJSON} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, toJSON} from '../../errdefs.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
 import type {Context} from '../context.ts';
 import type {RegistryOptions, SyncedImage, SyncOptions, SyncResult} from '../types/index.ts';
@@ -105,11 +106,35 @@ const copyOptions = (job: Job, {destination, all, platform, maxConcurrent, onEve
 
 /** What the list says about a registry, over the caller's options. */
 function sourceOptions({credentials, tlsVerify, certDir, host}: SyncRegistry): RegistryOptions {
-  if (certDir !== undefined)
-    throw new ErrdefsError('not_implemented', `${host}: cert-dir`, {
-      hint: 'put the certificates into a directory named after the registry, and name its parent with --src-hosts-dir',
+  return {
+    ...(credentials && {credentials}),
+    ...(tlsVerify === undefined ? {} : {skipVerify: !tlsVerify}),
+    ...(certDir === undefined ? {} : certificatesIn(certDir, `${host}: cert-dir`)),
+  };
+}
+
+/**
+ * The certificates of a `cert-dir`: a CA as `*.crt`, a client certificate as `*.cert` and its key as `*.key`.
+ *
+ * @throws not_implemented several of a kind
+ */
+function certificatesIn(dir: string, what: string): Pick<RegistryOptions, 'tlsCACert' | 'tlsCert' | 'tlsKey'> {
+  let names: readonly string[];
+  try {
+    names = readdirSync(dir);
+  } catch (err) {
+    throw fromErrno(err, what);
+  }
+  const ending = (end: string): readonly string[] => names.filter((name) => name.endsWith(end)).map((name) => join(dir, name));
+  const [authorities, certificates] = [ending('.crt'), ending('.cert')];
+  if (authorities.length > 1 || certificates.length > 1)
+    throw new ErrdefsError('not_implemented', `${what}: several certificates of one kind`, {
+      hint: 'put the CAs into one file, or the directory below that of --hosts-dir, named after the registry',
     });
-  return {...(credentials && {credentials}), ...(tlsVerify === undefined ? {} : {skipVerify: !tlsVerify})};
+  return {
+    ...(authorities[0] && {tlsCACert: authorities[0]}),
+    ...(certificates[0] && {tlsCert: certificates[0], tlsKey: certificates[0].replace(/cert$/, 'key')}),
+  };
 }
 
 async function referencesOf(
