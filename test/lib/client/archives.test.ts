@@ -92,17 +92,19 @@ function written(t: TestContext, bytes: Buffer): string {
 
 const SNAPSHOTTER = 'overlayfs';
 
+/** Names in a directory of a store; none when there is no such directory. */
+const namesIn = ({root}: Client, path: string): readonly string[] =>
+  existsSync(join(root, path)) ? readdirSync(join(root, path)).sort() : [];
+
 /** Records, blobs, layers and leftovers of a store. */
 async function contentsOf(client: Client, namespace = 'default'): Promise<unknown> {
   const ns = client.namespace(namespace);
-  const names = (path: string): readonly string[] =>
-    existsSync(join(client.root, path)) ? readdirSync(join(client.root, path)).sort() : [];
   return {
     images: (await ns.images.records()).map(({name, target}) => [name, target]),
     content: (await ns.content.list()).map(({digest, labels}) => [digest, labels]),
     snapshots: (await ns.snapshots(SNAPSHOTTER).list()).map(({key, parent}) => [key, parent]),
     leases: (await ns.leases.list()).length,
-    files: ['content/blobs/sha256', 'content/ingest', 'layers', 'work', 'trash'].map(names),
+    files: ['content/blobs/sha256', 'content/ingest', 'layers', 'work', 'trash'].map((path) => namesIn(client, path)),
   };
 }
 
@@ -289,7 +291,7 @@ describe('a damaged archive', () => {
       message: /the sender/,
     });
     assert.deepEqual(await client.namespace('default').leases.list(), []);
-    assert.deepEqual(readdirSync(join(client.root, 'content/ingest')), []);
+    assert.deepEqual(namesIn(client, 'content/ingest'), []);
   });
 
   it('of any bytes is refused', async (t) => {
@@ -334,8 +336,7 @@ describe('a damaged archive', () => {
         assert.ok(['resource_exhausted', 'data_loss'].includes(codeOf(err)), `${name}: ${String(err)}`);
       }
     }
-    const names = (path: string): readonly string[] => (existsSync(join(client.root, path)) ? readdirSync(join(client.root, path)) : []);
-    assert.deepEqual([names('content/ingest'), names('work')], [[], []]);
+    assert.deepEqual([namesIn(client, 'content/ingest'), namesIn(client, 'work')], [[], []]);
   });
 
   it('of another version, or without a list of images, is refused', async (t) => {
