@@ -22,6 +22,7 @@ const KINDS: Readonly<Record<string, readonly [make: () => {publicKey: KeyObject
   'P-256': [() => generateKeyPairSync('ec', {namedCurve: 'P-256'}), 'sha256'],
   'P-384': [() => generateKeyPairSync('ec', {namedCurve: 'P-384'}), 'sha384'],
   'P-384 with SHA-256': [() => generateKeyPairSync('ec', {namedCurve: 'P-384'}), 'sha256'],
+  'P-521': [() => generateKeyPairSync('ec', {namedCurve: 'P-521'}), 'sha512'],
   RSA: [() => generateKeyPairSync('rsa', {modulusLength: 2048}), 'sha256'],
   Ed25519: [() => generateKeyPairSync('ed25519'), null],
 };

@@ -5,6 +5,7 @@ import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import type {ImageRecord, NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import {codeOf} from '../../../src/lib/errdefs.ts';
 import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {layerType, type MediaTypeFamily, OCI_INDEX} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
@@ -469,6 +470,24 @@ describe('an image that is made from another', () => {
     await w.namespace.images.flatten(source, source);
     assert.equal((await w.namespace.images.records()).length, 1);
     assert.equal((await w.namespace.content.list()).length, 3);
+    await assertTidy(t, w);
+  });
+
+  it('is made many times at once, and while its source is removed, with one result or a clear refusal', async (t) => {
+    const w = await world(t);
+    const source = await w.pull('app', LAYERS);
+    const clients = await Promise.all(Array.from({length: 6}, () => newClient(t, {root: w.root})));
+    const make = ({namespace}: (typeof clients)[number], target: string): Promise<ImageRecord> =>
+      namespace('default').images.flatten(source, target, {compression: 'none'});
+    const made = await Promise.all(clients.map((client, i) => make(client, i % 2 === 0 ? 'same' : `own:${i}`)));
+    assert.equal(new Set(made.map(({target}) => target.digest)).size, 1);
+    const [removed, ...others] = await Promise.allSettled([
+      w.namespace.images.delete(source),
+      ...clients.map((client) => make(client, 'late')),
+    ]);
+    assert.equal(removed.status, 'fulfilled');
+    for (const one of others)
+      if (one.status === 'rejected') assert.ok(['not_found', 'aborted'].includes(codeOf(one.reason)), String(one.reason));
     await assertTidy(t, w);
   });
 
