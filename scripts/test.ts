@@ -72,6 +72,11 @@ const LONGEST_FIRST: readonly string[] = [
   'test/advisories/pull-tar.test.ts',
   'test/advisories/limits.test.ts',
   'test/bench.test.ts',
+  'test/e2e/interop.test.ts',
+  'test/lib/client/archives.test.ts',
+  'test/lib/client/copy.test.ts',
+  'test/lib/client/host-mounts.test.ts',
+  'test/e2e/isolation.test.ts',
 ];
 
 interface Options {
