@@ -402,6 +402,45 @@ describe('names of imported images', () => {
   });
 });
 
+describe('platforms of an archive', () => {
+  it('that are others than this machine has are imported with a warning, unless platforms are asked for', async (t) => {
+    const bytes = tar(...entriesOf(makeLayout(t, {platform: {os: 'linux', architecture: 's390x'}})));
+    for (const way of ['a file', 'a stream']) {
+      const client = await emptied(first);
+      const {images, warnings} = await importInto(client, WAYS[way]!(t, bytes), {unpack: false});
+      assert.deepEqual([images.length, warnings.length], [1, 1]);
+      assert.match(warnings[0]!, /for linux\/s390x only/);
+      await importInto(client, WAYS[way]!(t, bytes), {unpack: false, platforms: ['linux/s390x']}, 'asked');
+      await assert.rejects(importInto(client, WAYS[way]!(t, bytes), {platforms: [`linux/${ARCHITECTURE}`]}, 'other'), {
+        code: 'not_found',
+        hint: /linux\/s390x/,
+      });
+      assert.deepEqual(await client.namespace('other').content.list(), []);
+    }
+  });
+
+  it('of an index are chosen as in a pull', async (t) => {
+    const layout = temporaryDirectory(t);
+    const made = [ARCHITECTURE, 's390x'].map((architecture) => addImage(layout, {layers: LAYERS, platform: {os: 'linux', architecture}}));
+    setTarget(layout, addIndex(layout, made));
+    for (const [options, expected] of [
+      [{}, [true, false]],
+      [{platforms: ['linux/s390x']}, [false, true]],
+      [{allPlatforms: true}, [true, true]],
+    ] as const)
+      for (const way of ['a file', 'a stream']) {
+        const client = await emptied(first);
+        const {images} = await importInto(client, WAYS[way]!(t, tar(...entriesOf(layout))), {...options, baseName: 'x', unpack: false});
+        const tree = await client.namespace('default').images.inspect(images[0]!.name);
+        assert.deepEqual(
+          tree.children.map(({present}) => present),
+          expected,
+        );
+      }
+    await assert.rejects(importInto(first, layout, {platforms: ['linux/riscv64']}), {code: 'not_found', hint: /s390x/});
+  });
+});
+
 describe('an export', () => {
   const platforms = [
     {os: 'linux', architecture: ARCHITECTURE},
