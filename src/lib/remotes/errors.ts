@@ -186,8 +186,9 @@ const BY_CODE: Readonly<Record<string, WireKind>> = {
 const CLIENT_CERTIFICATE_ALERT =
   /_ALERT_(?:NO_CERTIFICATE|BAD_CERTIFICATE|UNSUPPORTED_CERTIFICATE|CERTIFICATE_(?:REVOKED|EXPIRED|UNKNOWN|REQUIRED)|UNKNOWN_CA|ACCESS_DENIED)$/;
 
-function kindOf(code: string | undefined, name: string | undefined): WireKind | undefined {
-  if (name === 'HTTPParserError') return 'garbled';
+function kindOf({code, name, data}: {readonly code?: string; readonly name?: string; readonly data?: unknown}): WireKind | undefined {
+  // Without bytes that it complains of, the parser met the end of the connection within a message.
+  if (name === 'HTTPParserError') return data === '' ? 'broken' : 'garbled';
   if (code === undefined) return undefined;
   const known = BY_CODE[code];
   if (known !== undefined || !code.startsWith('ERR_SSL_')) return known;
@@ -197,9 +198,9 @@ function kindOf(code: string | undefined, name: string | undefined): WireKind | 
 /** Maps an error of undici or a socket to a `WireError`, or to an `ErrdefsError` for local causes (no descriptors left, remote closed). */
 export function fromTransport(err: unknown): unknown {
   if (err instanceof WireError || isErrdefs(err)) return err;
-  const {code, name} = err as {code?: string; name?: string};
+  const {code} = err as {code?: string};
   if (code === 'UND_ERR_DESTROYED' || code === 'UND_ERR_CLOSED') return new ErrdefsError('canceled', 'the remote was closed', {cause: err});
-  const kind = kindOf(code, name);
+  const kind = kindOf(err as Parameters<typeof kindOf>[0]);
   return kind === undefined ? fromErrno(err, 'connection') : new WireError(kind, err);
 }
 

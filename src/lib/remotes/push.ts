@@ -19,6 +19,7 @@ import {isTemporary, MAX_ATTEMPTS} from './retry.ts';
 import {type Method, type RequestBody, TRICKLE_BYTES} from './transport.ts';
 import type {BlobOutcome, BlobPushOptions, Host, ManifestPushOptions, ManifestPushResult, OpenBlob, Pusher} from './types.ts';
 import {UploadBody} from './upload-body.ts';
+import {contentLength, mediaTypeOf} from './validate-response.ts';
 
 /** Requests without a body of ours at once. */
 const MAX_SMALL_REQUESTS = 8;
@@ -85,15 +86,19 @@ class Repository {
   }
 
   /** Sends a request. Hosts other than the registry's, as of an upload location, get no credentials. */
-  send({scope = this.scope, ...call}: Call): Promise<HttpResponse> {
+  async send({scope = this.scope, ...call}: Call): Promise<HttpResponse> {
     const isOwn = call.url.origin === this.host.origin;
-    return this.client.send({
+    const response = await this.client.send({
       ...call,
       ...(isOwn ? {scope} : {host: this.host}),
       onBody: withoutBody,
       restartable: true,
       digestVerified: false,
     });
+    // A proxy's or a portal's: nothing has come to the registry.
+    if (call.method !== 'HEAD' && response.status < 300 && mediaTypeOf(response) === 'text/html')
+      throw protocolError(response.context, 'answered with a web page');
+    return response;
   }
 
   toError(response: HttpResponse): Promise<ErrdefsError> {
@@ -167,12 +172,16 @@ async function exists(
   tag: string | undefined,
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
-  const {digest, mediaType} = desc;
+  const {digest, mediaType, size} = desc;
   const kind = kindOf(mediaType);
-  if (kind !== 'manifest' && kind !== 'index') return (await at.head(what, at.url(`blobs/${digest}`), '*/*', signal)) !== undefined;
-  const response = await at.head(what, at.url(`manifests/${tag ?? digest}`), `${mediaType}, */*`, signal);
-  // A tag may name another manifest; a registry that does not say which one is not asked further.
-  return response !== undefined && (tag === undefined || single(response.headers['docker-content-digest']) === digest);
+  const isBlob = kind !== 'manifest' && kind !== 'index';
+  const path = isBlob ? `blobs/${digest}` : `manifests/${tag ?? digest}`;
+  const response = await at.head(what, at.url(path), isBlob ? '*/*' : `${mediaType}, */*`, signal);
+  if (response === undefined) return false;
+  if (single(response.headers['docker-content-digest']) === digest) return true;
+  // A tag may name another manifest. By digest the size tells it from a page that something else has answered with.
+  const length = contentLength(response);
+  return isBlob ? !length || length === size : tag === undefined && length === size;
 }
 
 /** Whether the repository has a blob; false, too, when the registry refuses to tell, as it may one who may only push. */

@@ -20,6 +20,7 @@ import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {sizeOf} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, newClient, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {sample, tryAll} from '../../support/lanes.ts';
 import {file, tar} from '../../support/tartest.ts';
 
 const LAYER = 200_000;
@@ -106,17 +107,6 @@ const CASES: readonly Case[] = Object.entries(KINDS).flatMap(([kind, {middle, is
 /** Faults that last until the lock is overtaken, at every request. */
 const isCore = ({kind, auth, ranges, closes, lasts, phase}: Case): boolean =>
   kind === 'silence' && auth === (phase === 'token' ? 'token' : 'none') && ranges === 'honoured' && closes && lasts;
-
-/** The same for the same seed. */
-function sample<T>(items: readonly T[], count: number, seed: number): readonly T[] {
-  let state = seed;
-  const left = [...items];
-  return Array.from({length: count}, () => {
-    // Numerical Recipes' linear congruential generator.
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return left.splice(Math.floor((state / 2 ** 32) * left.length), 1)[0]!;
-  });
-}
 
 const login = {username: 'me', password: 'open sesame'};
 const OPTIONS: Readonly<Record<Case['auth'], FakeOptions>> = {
@@ -223,9 +213,6 @@ class Trial {
   }
 }
 
-/** Number of concurrent cases: they mostly wait. */
-const LANES = 12;
-
 describe('a slow connection', () => {
   for (const [what, fault, atLeast] of [
     ['falls silent', {stallAt: 60_000}, 60_000],
@@ -265,21 +252,7 @@ describe('a registry that fails', () => {
     const chosen = TORTURE ? CASES : [...CASES.filter(isCore), ...sample(CASES, 24, seed)];
     const root = temporaryDirectory(t, 'berth-root-');
     const client = await newClient(t, {root, lockTimeoutMs: LOCK_TIMEOUT_MS});
-    const failures: string[] = [];
-    let next = 0;
-    const lane = async (): Promise<void> => {
-      while (next < chosen.length) {
-        const i = next++;
-        const endings: (() => void | Promise<void>)[] = [];
-        try {
-          await new Trial(client, root, chosen[i]!, `case${i}`).run({after: (fn) => void endings.push(fn)});
-        } catch (err) {
-          failures.push(`${nameOf(chosen[i]!)}: ${(err as Error).stack}`);
-        }
-        for (const end of endings.reverse()) await end();
-      }
-    };
-    await Promise.all(Array.from({length: LANES}, lane));
+    const failures = await tryAll(chosen, nameOf, (scope, one, i) => new Trial(client, root, one, `case${i}`).run(scope));
     assert.deepEqual(failures, []);
     const {findings} = await client.check({deep: true});
     assert.deepEqual(
