@@ -1,14 +1,14 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
 import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
 import type {Client, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
-import type {Descriptor, Digest} from '../../../src/lib/oci/descriptor.ts';
+import {type Descriptor, type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {publishImage, writeLayout} from '../../support/built-images.ts';
@@ -349,6 +349,23 @@ describe('a namespace that demands signatures', () => {
     await assert.rejects(w.namespace.images.tag(image.name, 'made'), refused);
     await w.namespace.pull(w.ref, PULL);
     await w.namespace.images.tag(image.name, 'made');
+  });
+
+  it('has damaged signatures fetched again by check --repair', async (t) => {
+    const w = await world(t);
+    const manifest = publishSimple(w.registry, 'app', w.image, SIGNER);
+    await demand(w, SIGNER);
+    const {image} = await w.namespace.pull(w.ref, PULL);
+    const payload = Buffer.from(JSON.stringify(payloadFor(w.image.digest, `${w.registry.host}/app`)));
+    for (const digest of [manifest.digest, digestOf(payload)]) {
+      const path = join(w.client.root, 'content/blobs', ...digestParts(digest));
+      rmSync(path);
+      writeFileSync(path, 'damaged');
+      await assert.rejects(w.namespace.images.tag(image.name, 'made', {force: true}), refused);
+      const {damage} = await w.client.check({deep: true, repair: true});
+      assert.equal(damage, 0);
+      await w.namespace.images.tag(image.name, 'made', {force: true});
+    }
   });
 
   it('refuses everything when it has no key', async (t) => {

@@ -2,7 +2,7 @@
 import {hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {gcLabels, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
-import {type Kind, kindOf} from '../../oci/mediatypes.ts';
+import {type Kind, kindOf, OCI_MANIFEST} from '../../oci/mediatypes.ts';
 import {parseReference, type Reference} from '../../oci/reference.ts';
 import {walk} from '../../oci/walk.ts';
 import type {Labels} from '../../store/records.ts';
@@ -12,6 +12,7 @@ import type {RecordSurvey} from '../../store/survey-records.ts';
 import {allSources} from '../pull/distribution-source.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
+import {signaturesOf} from '../signatures/collect.ts';
 import type {Pause} from './pause.ts';
 
 /** An image that a layer belongs to. */
@@ -84,7 +85,13 @@ export async function findProvenance(store: Store, survey: RecordSurvey, pause: 
   const plans = new Map<Digest, Promise<Plan | undefined>>();
 
   for (const ns of survey.namespaces) {
+    const records = new Map(ns.content.map((record) => [record.digest, record]));
     for (const image of ns.images) {
+      for (const digest of signaturesOf(records.get(image.target.digest)?.labels ?? {})) {
+        const record = records.get(digest);
+        if (record !== undefined)
+          content.set(digest, {descriptor: {mediaType: OCI_MANIFEST, digest, size: record.size}, labels: record.labels});
+      }
       const reference = attempt(() => parseReference(image.name));
       const documents = (desc: Descriptor, kind: Kind): Buffer | undefined =>
         kind === 'index' || kind === 'manifest' ? read(store, desc) : undefined;

@@ -1,10 +1,11 @@
 /** Where signatures of an image come from: its registry, or what a pull has kept in the store. */
 import {isErrdefs} from '../../errdefs.ts';
-import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {type Descriptor, type Digest, digestParts, isDigest} from '../../oci/descriptor.ts';
 import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import type {Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
+import type {Labels} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
 import {type Evidence, isSignature} from './evidence.ts';
 
@@ -20,6 +21,10 @@ const SIGNATURE_LABEL = 'containerd.io/gc.ref.content.signature.';
 export const signatureLabel = (digest: Digest): Readonly<Record<string, string>> => ({
   [`${SIGNATURE_LABEL}${digestParts(digest)[1].slice(0, 12)}`]: digest,
 });
+
+/** Digests that content's labels keep as belonging to its signatures. */
+export const signaturesOf = (labels: Labels): readonly Digest[] =>
+  Object.entries(labels).flatMap(([key, value]) => (key.startsWith(SIGNATURE_LABEL) && isDigest(value) ? [value] : []));
 
 const signaturesIn = (bytes: Buffer, descriptor: Descriptor): readonly Descriptor[] =>
   parseManifest(bytes, descriptor)
@@ -75,8 +80,7 @@ export function* localEvidence(store: Store, namespace: string, digest: Digest):
   const referred = (of: Digest): readonly Digest[] =>
     store.view((tx) => {
       const {content} = tx.namespace(namespace);
-      const labels = Object.entries(content.find(of)?.labels ?? {});
-      return labels.flatMap(([key, value]) => (key.startsWith(SIGNATURE_LABEL) ? (content.find(value as Digest)?.digest ?? []) : []));
+      return signaturesOf(content.find(of)?.labels ?? {}).filter((signature) => content.find(signature) !== undefined);
     });
   for (const manifest of referred(digest).slice(0, MAX_MANIFESTS)) {
     const visible = referred(manifest);
