@@ -6,7 +6,7 @@ import {reportError} from './report-error.ts';
 import {resolveCommand} from './resolve-command.ts';
 
 /** A word that may be a flag with a secret, in any of its forms. */
-const MAY_BE_SECRET = /^--?(?:user|refresh|\w*u)/;
+const MAY_BE_SECRET = /^--?(?:user|refresh|src-creds|dest-creds|\w*u)/;
 
 export async function runCommandLine(argv: readonly string[], commands: Commands, context: Context): Promise<Exit> {
   try {

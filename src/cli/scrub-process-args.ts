@@ -1,8 +1,8 @@
 /** Removes secrets from the process's arguments, which every user of the machine can read in /proc. */
 import {closeSync, openSync, readFileSync, readSync, writeSync} from 'node:fs';
 
-/** The password in `--user` or `-u`, which may share its word with boolean flags, and the value of `--refresh`. Words begin after a NUL. */
-const SECRET = /\0(?:(?:--?user[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?refresh[=\0])([^\0]+)/dg;
+/** The password in `--src-creds`, `--dest-creds`, `--user` or `-u`, which may share its word with boolean flags, and the value of `--refresh`. Words begin after a NUL. */
+const SECRET = /\0(?:(?:--?(?:user|src-creds|dest-creds)[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?refresh[=\0])([^\0]+)/dg;
 
 /**
  * Overwrites secrets in the process's arguments with asterisks; `process.argv` keeps them. Until then every user can read

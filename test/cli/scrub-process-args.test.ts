@@ -56,6 +56,29 @@ forEachEngine('a secret on the command line', (engine) => {
       assert.ok(registry.requests.some(({path, method}) => /token/.test(path) && ['GET', 'POST'].includes(method)));
     });
 
+  it('is overwritten for each end of a copy, and used', async (t) => {
+    const [from, to] = [await startFakeRegistry(t, {auth: {kind: 'basic', login: LOGIN}}), await startFakeRegistry(t)];
+    from.addImage('image', 'latest', []);
+    for (const registry of [from, to]) registry.fault({path: /./, delayMs: 300});
+    const ctr = commandLine(t, engine);
+    const given = [`--src-creds=me:${SECRET}`, '--dest-creds', `other:${SECRET}`];
+    const places = [`${from.host}/image`, `${to.host}/image`];
+    const {child, ended} = start(ctr, ['copy', '--progress', 'none', ...given, ...places]);
+    await eventually('a request', () => from.requests.length > 0);
+    const words = readFileSync(`/proc/${child.pid}/cmdline`, 'utf8').split('\0');
+    assert.deepEqual(words.slice(words.indexOf('none') + 1), [
+      '--src-creds=me:**************',
+      '--dest-creds',
+      'other:**************',
+      ...places,
+      '',
+    ]);
+    // What becomes of the copy at a registry that takes no push is not of interest.
+    await ended;
+    assert.ok(from.authorizations.some((header) => header.startsWith('Basic ')));
+    assert.deepEqual(to.authorizations, []);
+  });
+
   it('need not stand there: the password is read from standard input', async (t) => {
     const registry = await startFakeRegistry(t, {auth: {kind: 'basic', login: LOGIN}});
     registry.addImage('image', 'latest', []);

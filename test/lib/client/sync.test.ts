@@ -203,6 +203,14 @@ describe('a sync', () => {
     await assert.rejects(client.sync(text(join(dir, 'nope')), '127.0.0.1:1'), is('not_found'));
   });
 
+  it('sends one password to one registry only', async (t) => {
+    const client = newClient(t);
+    const text = '{"127.0.0.1:1": {images: {a: [b]}}, "127.0.0.2:1": {images: {c: [d]}}}';
+    const source = {credentials: {username: 'me', password: 'secret'}};
+    await assert.rejects(client.sync(text, '127.0.0.1:1', {source, dryRun: true}), is('invalid_argument'));
+    assert.equal((await client.sync(text, '127.0.0.1:1', {dryRun: true})).images.length, 2);
+  });
+
   it('refuses two images for one destination', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
     const client = newClient(t);

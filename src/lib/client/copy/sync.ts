@@ -31,6 +31,12 @@ async function syncWith(remotes: SharedRemotes, list: string, destination: strin
   const started = performance.now();
   const place = parseDestination(destination);
   const registries = parseSyncFile(list);
+  const {credentials, refreshToken} = options.source ?? {};
+  const isOneSecret = refreshToken !== undefined || (credentials !== undefined && typeof credentials !== 'function');
+  if (isOneSecret && registries.length > 1)
+    throw new ErrdefsError('invalid_argument', `credentials for the source, and ${registries.length} registries in the list`, {
+      hint: 'one password is not sent to several registries: write credentials below each in the list',
+    });
   const jobs: Job[] = [];
   const images: SyncedImage[] = [];
   const failures: unknown[] = [];
