@@ -7,13 +7,11 @@ import {formatJSON, lines, type Printable} from './printable.ts';
 import type {GlobalFlags} from './shared-flags.ts';
 import {askSecret, readSecret} from './stdin.ts';
 
-export interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
+interface ConnectionFlags extends Pick<GlobalFlags, 'connect-timeout' | 'debug' | 'json'> {
   readonly 'plain-http': boolean;
   readonly 'skip-verify': boolean;
-  readonly user: string | undefined;
-  readonly 'password-stdin': boolean;
-  readonly refresh: string | undefined;
   readonly 'stall-timeout': number;
+  readonly 'limit-rate': number | undefined;
   readonly 'hosts-dir': string | undefined;
   readonly authfile: string | undefined;
   readonly tlscacert: string | undefined;
@@ -23,11 +21,15 @@ export interface RegistryFlags extends Pick<GlobalFlags, 'connect-timeout' | 'de
   readonly 'http-trace': boolean;
 }
 
-/**
- * @param ref names the registry in an error about its password
- * @throws invalid_argument no password and no terminal to ask for one, or two passwords
- */
-export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
+export interface RegistryFlags extends ConnectionFlags {
+  readonly user: string | undefined;
+  readonly 'password-stdin': boolean;
+  readonly refresh: string | undefined;
+}
+
+/** @throws invalid_argument a rate of 0 */
+export function connectionOptions(flags: ConnectionFlags, context: Context): RegistryOptions {
+  if (flags['limit-rate'] === 0) throw new ErrdefsError('invalid_argument', '--limit-rate must be above 0');
   const tell =
     (kind: 'debug' | 'dump' | 'trace') =>
     (text: string): void =>
@@ -38,8 +40,7 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
     plainHTTP: flags['plain-http'],
     skipVerify: flags['skip-verify'],
     ...omitUndefined({
-      credentials: flags.user === undefined ? undefined : await credentials(flags.user, flags['password-stdin'], ref),
-      refreshToken: flags.refresh,
+      limitRate: flags['limit-rate'],
       hostsDir: flags['hosts-dir'],
       authFile: flags.authfile,
       tlsCACert: flags.tlscacert,
@@ -51,6 +52,20 @@ export async function registryOptions(flags: RegistryFlags, ref: string, context
     }),
     connectTimeoutMs: flags['connect-timeout'],
     stallTimeoutMs: flags['stall-timeout'],
+  };
+}
+
+/**
+ * @param ref names the registry in an error about its password
+ * @throws invalid_argument no password and no terminal to ask for one, or two passwords
+ */
+export async function registryOptions(flags: RegistryFlags, ref: string, context: Context): Promise<RegistryOptions> {
+  return {
+    ...connectionOptions(flags, context),
+    ...omitUndefined({
+      credentials: flags.user === undefined ? undefined : await credentials(flags.user, flags['password-stdin'], ref),
+      refreshToken: flags.refresh,
+    }),
   };
 }
 

@@ -60,37 +60,46 @@ export const snapshotter = () =>
 
 export const label = (what: string) => repeated({helpValue: 'KEY=VALUE', description: `label of ${what}; may be repeated`});
 
-/** Flags of the commands that fetch from a registry. */
-export const REGISTRY_FLAGS = {
+/** Flags for access to a registry, without those for its passwords. */
+export const CONNECTION_FLAGS = {
   'plain-http': Flags.boolean({description: 'use plain HTTP for the registry'}),
   'skip-verify': Flags.boolean({char: 'k', description: "do not verify the registry's TLS certificate"}),
+  'hosts-dir': Flags.string({
+    env: 'BERTH_HOSTS_DIR',
+    helpValue: 'DIR',
+    description: "directory with each registry's hosts.toml or certificates; by default containerd's and docker's certs.d",
+  }),
+  'stall-timeout': duration({
+    default: 30_000,
+    defaultHelp: async () => '30s',
+    description: 'how long a registry may send nothing before the request is repeated; 0 means no limit',
+  }),
+  tlscacert: Flags.string({helpValue: 'FILE', description: "CAs in PEM to trust besides the system's"}),
+  tlscert: Flags.string({helpValue: 'FILE', description: 'client certificate in PEM', dependsOn: ['tlskey']}),
+  tlskey: Flags.string({helpValue: 'FILE', description: "the client certificate's key in PEM"}),
+  'http-dump': Flags.boolean({description: 'show the heads of all requests and responses, without secrets'}),
+  'http-trace': Flags.boolean({description: 'show the steps of connections and requests, with times'}),
+  authfile: Flags.string({
+    helpValue: 'FILE',
+    description: "the only file with credentials to read; by default REGISTRY_AUTH_FILE, and podman's and docker's",
+  }),
+  'limit-rate': size({helpValue: '10M', description: 'bytes per second to transfer at most, over all connections together'}),
+};
+
+/** Flags of the commands that fetch from a registry. */
+export const REGISTRY_FLAGS = {
+  ...CONNECTION_FLAGS,
   user: Flags.string({
     char: 'u',
     helpValue: 'USER[:PASSWORD]',
     description: 'credentials; without a password, berth asks for it (other users can briefly see one that is given here)',
   }),
   'password-stdin': Flags.boolean({description: "read the user's password from standard input", dependsOn: ['user']}),
-  tlscacert: Flags.string({helpValue: 'FILE', description: "CAs in PEM to trust besides the system's"}),
-  tlscert: Flags.string({helpValue: 'FILE', description: 'client certificate in PEM', dependsOn: ['tlskey']}),
-  tlskey: Flags.string({helpValue: 'FILE', description: "the client certificate's key in PEM"}),
-  'http-dump': Flags.boolean({description: 'show the heads of all requests and responses, without secrets'}),
-  'http-trace': Flags.boolean({description: 'show the steps of connections and requests, with times'}),
-  'hosts-dir': Flags.string({
-    env: 'BERTH_HOSTS_DIR',
-    helpValue: 'DIR',
-    description: "directory with each registry's hosts.toml or certificates; by default containerd's and docker's certs.d",
-  }),
-  authfile: Flags.string({
-    helpValue: 'FILE',
-    description: "the only file with credentials to read; by default REGISTRY_AUTH_FILE, and podman's and docker's",
-  }),
   refresh: Flags.string({helpValue: 'TOKEN', description: "the registry's refresh token"}),
-  'stall-timeout': duration({
-    default: 30_000,
-    defaultHelp: async () => '30s',
-    description: 'how long a registry may send nothing before the request is repeated; 0 means no limit',
-  }),
 };
+
+export const allowForeign = () =>
+  Flags.boolean({description: 'fetch layers that the registry does not serve from the URLs in the manifest'});
 
 /** Flags of the commands that create a snapshot and can print its mounts. */
 export const MOUNT_FLAGS = {

@@ -2,7 +2,7 @@ import {BaseCommand} from '../cli/base-command.ts';
 import {Flags} from '../cli/oclif-definitions.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry-options.ts';
-import {REGISTRY_FLAGS} from '../cli/shared-flags.ts';
+import {allowForeign, REGISTRY_FLAGS} from '../cli/shared-flags.ts';
 import type {CheckResult, Finding} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
@@ -14,6 +14,7 @@ export default class Check extends BaseCommand {
   static override flags = {
     deep: Flags.boolean({description: 'read every byte: verify digests, and compare layers with the blobs they were unpacked from'}),
     repair: Flags.boolean({description: 'repair what is found; change nothing else'}),
+    'allow-foreign': allowForeign(),
     ...REGISTRY_FLAGS,
   };
 
@@ -28,6 +29,7 @@ export default class Check extends BaseCommand {
         ...registry,
         deep: flags.deep,
         repair: flags.repair,
+        allowForeign: flags['allow-foreign'],
         onEvent: (event) => progress.update(event),
         signal: this.signal,
       });

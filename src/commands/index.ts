@@ -13,6 +13,7 @@ export const COMMANDS: Commands = {
     'content fetch-blob': () => import('./content/fetch-blob.ts'),
     'content fetch-object': () => import('./content/fetch-object.ts'),
     'content edit': () => import('./content/edit.ts'),
+    'content fetch': () => import('./content/fetch.ts'),
     'content get': () => import('./content/get.ts'),
     'content ingest': () => import('./content/ingest.ts'),
     'content label': () => import('./content/label.ts'),
@@ -93,6 +94,7 @@ export const COMMANDS: Commands = {
     rm: ['remove', 'delete', 'del'],
   },
   aliases: {
+    'content fetch': ['fetch'],
     'images inspect': ['images i'],
     'images unmount': ['images umount', 'snapshots unmount', 'snapshots umount'],
     'namespaces create': ['namespaces c'],

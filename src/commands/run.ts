@@ -3,10 +3,12 @@ import {parseMount} from '../cli/mount-flag.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {formatJSON, type Printable} from '../cli/printable.ts';
-import {decimal, label, repeated, size, snapshotter} from '../cli/shared-flags.ts';
+import {openProgress} from '../cli/progress.ts';
+import {connectionOptions} from '../cli/registry-options.ts';
+import {CONNECTION_FLAGS, decimal, label, repeated, size, snapshotter} from '../cli/shared-flags.ts';
 import type {FlagHints} from '../cli/split-argv.ts';
 import {parseLabels} from '../cli/value-parsers.ts';
-import type {RunResult} from '../lib/client/types/index.ts';
+import type {ProgressEvent, RunResult} from '../lib/client/types/index.ts';
 import {isErrdefs} from '../lib/errdefs.ts';
 
 /** Exit status of an error in berth itself, as of `docker run`. */
@@ -72,6 +74,12 @@ export default class Run extends BaseCommand {
     entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's ENTRYPOINT only, as docker does"}),
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
     snapshotter: snapshotter(),
+    pull: Flags.option({
+      options: ['always', 'missing', 'never', 'newer'] as const,
+      default: 'never' as const,
+      description: 'pull the image first: always, if it is missing, or if the registry has a newer one',
+    })(),
+    ...CONNECTION_FLAGS,
   };
 
   /** Standard output belongs to the container. */
@@ -88,33 +96,48 @@ export default class Run extends BaseCommand {
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Run);
     const namespace = await this.namespace(flags);
-    const result = await namespace.run(args.image, args.id, {
-      args: this.tail,
-      ...omitUndefined({
-        entrypoint: flags.entrypoint,
-        env: flags.env,
-        envFiles: flags['env-file'],
-        cwd: flags.cwd,
-        user: flags.user,
-        mounts: flags.mount?.map(parseMount),
-        capAdd: flags['cap-add'],
-        capDrop: flags['cap-drop'],
-        hostname: flags.hostname,
-        memoryLimit: flags['memory-limit'],
-        cpus: flags.cpus,
-        pidFile: flags['pid-file'],
-        platform: flags.platform,
-        snapshotter: flags.snapshotter,
-      }),
-      signal: this.deadline,
-      rm: flags.rm,
-      tty: flags.tty,
-      netHost: flags['net-host'],
-      readOnly: flags['read-only'],
-      privileged: flags.privileged,
-      labels: parseLabels(flags.label ?? []),
-      annotations: parseLabels(flags.annotation ?? []),
-    });
+    const {pull, progress: mode} = flags;
+    // Lines, not bars: the terminal is the container's as soon as it runs.
+    const lineMode = mode === 'auto' || mode === 'tty' ? (flags.json ? 'json' : 'plain') : mode;
+    const progress = pull === 'never' ? undefined : await openProgress({...flags, progress: lineMode}, this.context);
+    const pulling = progress && {
+      pull,
+      registry: connectionOptions(flags, this.context),
+      onEvent: (event: ProgressEvent): void => progress.update(event),
+    };
+    let result: RunResult;
+    try {
+      result = await namespace.run(args.image, args.id, {
+        args: this.tail,
+        ...pulling,
+        ...omitUndefined({
+          entrypoint: flags.entrypoint,
+          env: flags.env,
+          envFiles: flags['env-file'],
+          cwd: flags.cwd,
+          user: flags.user,
+          mounts: flags.mount?.map(parseMount),
+          capAdd: flags['cap-add'],
+          capDrop: flags['cap-drop'],
+          hostname: flags.hostname,
+          memoryLimit: flags['memory-limit'],
+          cpus: flags.cpus,
+          pidFile: flags['pid-file'],
+          platform: flags.platform,
+          snapshotter: flags.snapshotter,
+        }),
+        signal: this.deadline,
+        rm: flags.rm,
+        tty: flags.tty,
+        netHost: flags['net-host'],
+        readOnly: flags['read-only'],
+        privileged: flags.privileged,
+        labels: parseLabels(flags.label ?? []),
+        annotations: parseLabels(flags.annotation ?? []),
+      });
+    } finally {
+      progress?.close();
+    }
     this.status = result.exitStatus;
     return result;
   }

@@ -256,6 +256,15 @@ describeOnEngines('the disk', (engine) => {
     const error = await attack.refused(ref, 'resource_exhausted', {flags: ['--no-unpack']});
     limited(error, /download: \d+ B needed, \d+ B available/);
     assert.equal(attack.registry.count('GET', new RegExp(layers[0]!.digest)), 0);
+    // One that fits, but not together with its files.
+    const big = {...layerOf(Buffer.from('y')), size: Math.floor(bavail * bsize * 0.7)};
+    if (big.size >= 2 ** 40) return;
+    const whole = publishDocument(attack, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [big]}, OCI_MANIFEST);
+    limited(
+      await attack.refused(whole, 'resource_exhausted'),
+      /download \(\d+ B\) and unpacked layers \(at least \d+ B\): \d+ B needed, \d+ B available/,
+    );
+    assert.equal(attack.registry.count('GET', new RegExp(big.digest)), 0);
   });
 });
 

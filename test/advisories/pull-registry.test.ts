@@ -61,7 +61,11 @@ describeOnEngines('credentials stay with their registry', (engine) => {
       const {attacker} = attack;
       attacker.fault({status: 401, headers: {'www-authenticate': challenge.replace('ATTACKER', attacker.url)}});
       const layer = {mediaType: DOCKER_FOREIGN_LAYER, urls: [`${attacker.url}/v2/x/blobs/y`]};
-      await attack.harmless(publish(attack, manifest(attack, layer), OCI_MANIFEST), AS_VICTIM);
+      attack.registry.fault({path: new RegExp(digestOf(LAYER)), status: 404});
+      const ref = publish(attack, manifest(attack, layer), OCI_MANIFEST);
+      await attack.refused(ref, 'failed_precondition', AS_VICTIM);
+      assert.deepEqual(attacker.requests, [], 'nothing asks there unless the user allows it');
+      await attack.refused(ref, 'unauthenticated', {flags: [...AS_VICTIM.flags, '--allow-foreign']});
       assert.equal(attacker.requests.length, 1);
       learntNothing(attacker);
     });

@@ -68,6 +68,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content fetch-blob': [`content fetch-blob --connect-timeout 5s --plain-http 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 14],
   'content fetch-object': ['content fetch-object --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'content edit': [`content edit --editor true sha256:${'0'.repeat(64)}`, 5],
+  'content fetch': ['content fetch --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x:latest', 14],
   'content get': [`content get sha256:${'0'.repeat(64)}`, 5],
   'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
   'content ls': ['content ls', 0],

@@ -92,6 +92,7 @@ const FETCHES: ReadonlySet<string> = new Set([
   'attach',
   'catalog',
   'copy',
+  'content fetch',
   'content fetch-blob',
   'content fetch-object',
   'inspect',

@@ -212,6 +212,10 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     origin: async (place, registry) => void (await ok(place, pull(publish(registry, 'app')))),
     steps: (registry) => [{args: ['push', `${registry.host}/elsewhere:latest`, publish(registry, 'app')]}],
   },
+  'pull of several references': {
+    steps: (registry) => [{args: pull(publish(registry, 'app'), publish(registry, 'old'))}],
+    inSteps: true,
+  },
   'content ingest': {
     steps: () => [{args: ['content', 'ingest', 'key', '--label', 'a=b'], input: 'some bytes', again: [6]}],
   },

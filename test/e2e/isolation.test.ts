@@ -169,6 +169,7 @@ const changes = (
   [['pull', '--progress', 'none', ...SNAPSHOTTER, ref]],
   [['push', '--progress', 'none', `${parseReference(ref).domain}/pushed:1`, ref]],
   [['content', 'push-object', `${parseReference(ref).domain}/pushed`, digestOf('notes of a')]],
+  [['content', 'fetch', '--progress', 'none', ref]],
   [['content', 'ingest', 'notes-2'], 'more notes'],
   [['content', 'label', digestOf('notes of a'), 'whose=changed']],
   [['content', 'rm', digestOf('notes of a')]],

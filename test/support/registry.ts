@@ -35,6 +35,8 @@ export interface RegistryOptions {
   readonly deletes?: boolean;
   /** Serves TLS with it; to clients that show a certificate which `clientCA` (PEM) has signed, where that is given. */
   readonly tls?: Certificate & {readonly clientCA?: string};
+  /** Makes it a pull-through cache of the registry at this URL. */
+  readonly proxyOf?: string;
 }
 
 export interface Registry {
@@ -58,13 +60,20 @@ const READY_TIMEOUT_MS = 20_000;
 /** Apache's combined format, as docker-registry writes it. */
 const ACCESS = /^\S+ - \S* ?\S* \[[^\]]+\] "([A-Z]+) (\S+) HTTP\/[\d.]+" (\d{3}) (\d+) /;
 
-const config = (storage: string, htpasswd: string | undefined, tls: object | undefined, deletes: boolean): string =>
+const config = (
+  storage: string,
+  htpasswd: string | undefined,
+  tls: object | undefined,
+  deletes: boolean,
+  proxyOf: string | undefined,
+): string =>
   JSON.stringify({
     version: '0.1',
     log: {level: 'info', formatter: 'json', accesslog: {disabled: false}},
     storage: {filesystem: {rootdirectory: storage}, delete: {enabled: deletes}},
     // The kernel picks the port, so that two registries never want the same one.
     http: {addr: '127.0.0.1:0', ...(tls && {tls})},
+    ...(proxyOf === undefined ? {} : {proxy: {remoteurl: proxyOf}}),
     ...(htpasswd === undefined ? {} : {auth: {htpasswd: {realm: 'test', path: htpasswd}}}),
   });
 
@@ -112,7 +121,7 @@ export async function startRegistry(scope: Scope, options: RegistryOptions = {})
     key: tlsFile('tls.key', options.tls.key),
     ...(options.tls.clientCA === undefined ? {} : {clientcas: [tlsFile('clients.crt', options.tls.clientCA)]}),
   };
-  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd, tls, options.deletes ?? true));
+  writeFileSync(join(dir, 'config.yml'), config(storage, htpasswd, tls, options.deletes ?? true, options.proxyOf));
   const logFile = join(dir, 'log');
   const fd = openSync(logFile, 'a');
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', program, 'serve', join(dir, 'config.yml')], {

@@ -48,9 +48,10 @@ export function openClient(options: OpenOptions = {}): Client {
     workers,
     warn: (warning) => onWarning?.(warning),
     openRemote: async (registry) => {
-      const [{hostsDirs, openRemote}, {remoteSources}] = await Promise.all([
+      const [{hostsDirs, openRemote}, {remoteSources}, {sharedCoolDowns}] = await Promise.all([
         import('../remotes/index.ts'),
         import('./credentials/sources.ts'),
+        import('./pull/shared-cool-downs.ts'),
       ]);
       const {credentials, tlsCACert: ca, tlsCert: cert, tlsKey: key} = registry;
       return openRemote(
@@ -61,11 +62,14 @@ export function openClient(options: OpenOptions = {}): Client {
           env: process.env,
           hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined),
         },
-        remoteSources(registry, {
-          warn: context.warn,
-          // In /tmp there is no directory that ends with the boot.
-          stateDir: directories.guarded.length > 1 ? undefined : () => context.stateDir,
-        }),
+        {
+          ...remoteSources(registry, {
+            warn: context.warn,
+            // In /tmp there is no directory that ends with the boot.
+            stateDir: directories.guarded.length > 1 ? undefined : () => context.stateDir,
+          }),
+          coolDowns: sharedCoolDowns(state, () => context.stateDir),
+        },
       );
     },
     running: async (namespace) => {
@@ -123,6 +127,12 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       const result = await pull(context, name, ref, options);
       await maintainBallast(context.store);
       return result;
+    },
+    pullAll: async (refs, options = {}) => {
+      const {pullAll} = await import('./pull/pull.ts');
+      const outcomes = await pullAll(context, name, refs, options);
+      await maintainBallast(context.store);
+      return outcomes;
     },
     push: async (ref, options = {}) => {
       const {push} = await import('./push/push.ts');

@@ -16,6 +16,7 @@ import type {
   CopyOptions,
   ExpectedContent,
   ExportOptions,
+  FetchOptions,
   FlattenOptions,
   ImageMountOptions,
   ImportOptions,
@@ -145,6 +146,7 @@ const registry: Members<RegistryOptions> = {
   tlsKey: optional(text),
   connectTimeoutMs: optional(amount),
   stallTimeoutMs: optional(amount),
+  limitRate: optional(positive),
   hostsDir: optional(text),
   onDebug: optional(callback),
   onDump: optional(callback),
@@ -152,6 +154,18 @@ const registry: Members<RegistryOptions> = {
 };
 const expectedContent: Members<ExpectedContent> = {expectedSize: optional(amount), expectedDigest: optional(text)};
 const resource = members<LeaseResource>({id: text, type: text});
+const fetching: Members<FetchOptions> = {
+  ...registry,
+  platforms: optional(list(text)),
+  allPlatforms: optional(flag),
+  labels: optional(labels),
+  verifyKeys: optional(list(text)),
+  maxConcurrentDownloads: optional(count),
+  allowForeign: optional(flag),
+  onEvent: optional(callback),
+  signal: optional(abortSignal),
+};
+const pulling: Members<PullOptions> = {...fetching, unpack: optional(flag), snapshotter: optional(text), ifChanged: optional(flag)};
 const listing = options<ListOptions>({filters: optional(list(text))});
 const labelled = options<{labels?: unknown}>({labels: optional(labels)});
 const stream: ArgumentKind = {
@@ -194,22 +208,8 @@ export type Guards<T> = {
 };
 
 const NAMESPACE: Guards<NamespaceClient> = {
-  pull: [
-    text,
-    options<PullOptions>({
-      ...registry,
-      platforms: optional(list(text)),
-      allPlatforms: optional(flag),
-      unpack: optional(flag),
-      snapshotter: optional(text),
-      ifChanged: optional(flag),
-      labels: optional(labels),
-      verifyKeys: optional(list(text)),
-      maxConcurrentDownloads: optional(count),
-      onEvent: optional(callback),
-      signal: optional(abortSignal),
-    }),
-  ],
+  pull: [text, options<PullOptions>(pulling)],
+  pullAll: [list(text), options<PullOptions>(pulling)],
   push: [
     text,
     options<PushOptions>({
@@ -259,6 +259,9 @@ const NAMESPACE: Guards<NamespaceClient> = {
       pidFile: optional(text),
       platform: optional(text),
       snapshotter: optional(text),
+      pull: optional(oneOf('always', 'missing', 'never', 'newer')),
+      registry: options<RegistryOptions>(registry),
+      onEvent: optional(callback),
       stdio: optional(streams),
       signal: optional(abortSignal),
     }),
@@ -338,6 +341,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     ],
   },
   content: {
+    fetch: [text, options<FetchOptions>(fetching)],
     list: [listing],
     get: [text],
     open: [text],
@@ -469,6 +473,7 @@ export const CLIENT: Guards<Client> = {
       ...registry,
       deep: optional(flag),
       repair: optional(flag),
+      allowForeign: optional(flag),
       onEvent: optional(callback),
       signal: optional(abortSignal),
     }),

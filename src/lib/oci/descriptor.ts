@@ -46,4 +46,6 @@ export interface Descriptor {
   readonly annotations?: Readonly<Record<string, string>>;
   readonly urls?: readonly string[];
   readonly artifactType?: string;
+  /** The content itself, in base64. Not to be trusted: see `embeddedData` (hash.ts). */
+  readonly data?: string;
 }

@@ -39,6 +39,13 @@ export function verifyBytes(what: string, bytes: Uint8Array, expected: Pick<Desc
     );
 }
 
+/** Content that a descriptor embeds; `undefined` without any, and where its size or digest is another one. */
+export function embeddedData({data, size, digest}: Descriptor): Buffer | undefined {
+  if (data === undefined) return undefined;
+  const bytes = Buffer.from(data, 'base64');
+  return bytes.length === size && digestOf(bytes, digestParts(digest)[0]) === digest ? bytes : undefined;
+}
+
 /** Cryptographically random bytes in hexadecimal. */
 export const randomHex = (bytes: number): string =>
   (typeof Bun === 'undefined' ? randomBytes(bytes) : Buffer.from(crypto.getRandomValues(new Uint8Array(bytes)))).toString('hex');

@@ -194,6 +194,7 @@ function descriptor(field: Field): Descriptor {
     annotations: optional(member(field, 'annotations'), annotations),
     urls: optional(member(field, 'urls'), texts),
     artifactType: optional(member(field, 'artifactType'), text),
+    data: optional(member(field, 'data'), text),
   });
 }
 

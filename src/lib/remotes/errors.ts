@@ -340,9 +340,13 @@ const CREDENTIALS_HINT = {
   withheld: undefined,
 } as const;
 
+/** The end of a wait, where a date can say it: some registries ask for more than a lifetime. */
+const until = (ms: number): string => (ms < 366 * 24 * 3600_000 ? `, until ${new Date(Date.now() + ms).toISOString()}` : '');
+
 function responseHint(code: Code, {credentials, retryAfterMs}: ErrorResponse): string | undefined {
   if (code === 'unauthenticated' || code === 'permission_denied') return CREDENTIALS_HINT[credentials];
-  if (code === 'resource_exhausted' && retryAfterMs !== undefined) return `the registry asks to wait ${Math.ceil(retryAfterMs / 1000)} s`;
+  if (code === 'resource_exhausted' && retryAfterMs !== undefined)
+    return `the registry asks to wait ${Math.ceil(retryAfterMs / 1000)} s${until(retryAfterMs)}`;
   return undefined;
 }
 

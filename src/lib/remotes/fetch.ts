@@ -1,6 +1,7 @@
 /** Fetches manifests, configs and layers by descriptor; resumes broken downloads. */
 import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor} from '../oci/descriptor.ts';
+import {embeddedData} from '../oci/hash.ts';
 import {isForeignLayer, kindOf} from '../oci/mediatypes.ts';
 import type {Reference} from '../oci/reference.ts';
 import {pullScope, type TokenScope} from './auth.ts';
@@ -8,7 +9,7 @@ import {encodingsOf} from './content-encoding.ts';
 import {protocolError, type RequestContext, WireError, wireFailure} from './errors.ts';
 import {urlOf} from './hosts.ts';
 import type {HttpClient, HttpResponse} from './http-client.ts';
-import {MAX_IDLE_ATTEMPTS} from './retry.ts';
+import {MAX_ATTEMPTS_WITH_FALLBACK, MAX_IDLE_ATTEMPTS} from './retry.ts';
 import {type BodySink, type ResponseHead, TRICKLE_BYTES} from './transport.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './types.ts';
 import {BodyCollector, checkKind, contentLength, verify} from './validate-response.ts';
@@ -112,15 +113,19 @@ export class Download {
     return this.#sinkFailed;
   }
 
-  /** @returns whether the blob is complete; received bytes are kept after a failure */
-  async tryFrom(source: BlobSource): Promise<boolean> {
-    try {
-      await this.from(source);
-      return true;
-    } catch (err) {
-      if (this.#sinkFailed || this.#signal?.aborted) throw err;
-      return false;
-    }
+  /** Bytes that the sink has been given, with those that the caller had. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /** @returns whether the descriptor embeds the blob; the sink has it then */
+  async embedded(): Promise<boolean> {
+    const data = embeddedData(this.#desc);
+    if (data === undefined) return false;
+    const rest = data.subarray(this.#offset);
+    this.#offset = data.length;
+    await this.#give(rest);
+    return true;
   }
 
   /** Downloads the rest of the blob from one source, over as many connections as needed. */
@@ -165,7 +170,8 @@ export class Download {
       // A trickle does not count, or it would keep the download alive forever.
       const progress = this.#offset - before >= (broken.kind === 'stalled' ? TRICKLE_BYTES : 1);
       idle = progress ? 0 : idle + 1;
-      if (idle >= MAX_IDLE_ATTEMPTS) {
+      const isOver = hasFallback && (opening >= MAX_ATTEMPTS_WITH_FALLBACK || broken.kind === 'stalled');
+      if (idle >= MAX_IDLE_ATTEMPTS || isOver) {
         throw wireFailure(broken, {what: `${this.#what}: ${this.#offset} of ${size} B`, url, attempt: opening, bytesDone: this.#offset});
       }
       if (idle > 0) await this.#client.pause(this.#client.backoff(idle), this.#what, this.#signal);

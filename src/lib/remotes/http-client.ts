@@ -4,11 +4,12 @@ import {type ErrdefsError, wrap} from '../errdefs.ts';
 import {Authorizer, isUnrelatedAddress, type TokenRequest, type TokenResponse, type TokenScope} from './auth.ts';
 import {parseChallenges} from './challenge.ts';
 import {decode} from './content-encoding.ts';
+import {coolDown, ownCoolDowns, WaitBudget} from './cool-downs.ts';
 import {requestHead, responseHead, shownURL} from './dump.ts';
 import {abortError, protocolError, type RequestContext, registryError, WIRE, WireError, wireFailure} from './errors.ts';
-import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, parseRetryAfter} from './retry.ts';
+import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, retryAfterOf} from './retry.ts';
 import {type BodySink, ENOUGH, type Method, type RequestBody, type ResponseHead, type Transport} from './transport.ts';
-import type {CredentialSource, Host, TokenStore} from './types.ts';
+import type {CoolDowns, CredentialSource, Host, TokenStore} from './types.ts';
 
 export interface Request {
   /** Verb and object, for errors. */
@@ -83,6 +84,7 @@ export interface HttpClientOptions {
   /** Credentials may go over plain HTTP. */
   readonly plainHTTP: boolean;
   readonly tokens?: TokenStore | undefined;
+  readonly coolDowns?: CoolDowns | undefined;
 }
 
 export class HttpClient {
@@ -97,12 +99,12 @@ export class HttpClient {
   readonly #rejectionsLookedUp = new Set<string>();
   /** Whether the port of a plain HTTP origin speaks TLS. */
   readonly #tlsPorts = new Map<string, Promise<boolean>>();
-  /** End of an origin's `Retry-After`, in milliseconds of `performance.now()`. */
-  readonly #notBefore = new Map<string, number>();
+  readonly #coolDowns: CoolDowns;
 
   constructor(transport: Transport, source: CredentialSource, options: HttpClientOptions) {
     this.#transport = transport;
     this.#options = options;
+    this.#coolDowns = options.coolDowns ?? ownCoolDowns();
     this.#authorizer = new Authorizer(
       {
         exchange: (request) => this.#askToken(request),
@@ -133,19 +135,22 @@ export class HttpClient {
   async send(request: Request): Promise<HttpResponse> {
     const {what, url, signal, restartable, resumable = false, hasFallback = false} = request;
     const attempts = hasFallback ? MAX_ATTEMPTS_WITH_FALLBACK : MAX_ATTEMPTS;
+    const budget = new WaitBudget(this.#coolDowns, hasFallback ? 0 : MAX_WAIT_MS);
     for (let attempt = 1; ; attempt++) {
       let started = false;
       let pause: number | undefined;
       try {
-        await this.#waitForRetryAfter(url.origin, signal);
+        const wait = budget.take(url, what);
+        if (wait > 0) await this.pause(wait + Math.random() * this.#options.backoffMs, what, signal);
         const response = await this.#attempt(request, attempt, () => {
           started = true;
         });
         // TLS servers answer plain HTTP with 400.
         if (response.status === 400 && response.context.url.protocol === 'http:' && (await this.#speaksTLS(response.context.url)))
           throw wireFailure(new WireError('secure'), response.context);
-        if (hasFallback || resumable) return response;
+        if (resumable) return response;
         pause = this.pauseAfter(response, attempt);
+        if (hasFallback) return response;
         if (pause === undefined) return response;
       } catch (err) {
         if (signal?.aborted) throw abortError(what, signal.reason);
@@ -204,7 +209,6 @@ export class HttpClient {
 
   /** The error for a failure response. */
   async toError({status, headers, body, context, sameOrigin}: HttpResponse, scope: TokenScope | undefined): Promise<ErrdefsError> {
-    const retryAfter = first(headers['retry-after']);
     const challenges = parseChallenges(headers['www-authenticate']);
     return registryError(
       {
@@ -213,7 +217,7 @@ export class HttpClient {
         body,
         credentials: !sameOrigin || scope === undefined ? 'withheld' : await this.#authorizer.credentialUse(scope),
         insufficientScope: challenges.some(({params}) => params.get('error') === 'insufficient_scope'),
-        retryAfterMs: retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, Date.now()),
+        retryAfterMs: retryAfterOf(headers),
         rateLimitRemaining: status === 429 ? first(headers['ratelimit-remaining']) : undefined,
       },
       context,
@@ -221,24 +225,17 @@ export class HttpClient {
     );
   }
 
-  /** Waits for the end of an origin's `Retry-After`, also one that it sent to another request. */
-  async #waitForRetryAfter(origin: string, signal: AbortSignal | undefined): Promise<void> {
-    const ms = (this.#notBefore.get(origin) ?? 0) - performance.now();
-    if (ms > 0) await sleep(ms, undefined, signal === undefined ? {} : {signal});
-  }
-
   /**
    * The pause in milliseconds before a retry; undefined for a final response. A `Retry-After` that is too long to wait for
-   * makes the response final.
+   * makes the response final. What a 429 or a `Retry-After` asks for is a cool-down of the origin, for all requests to it.
    */
   pauseAfter({status, headers, context}: HttpResponse, attempt: number): number | undefined {
-    if (!isTemporary(status) || attempt >= MAX_ATTEMPTS) return undefined;
-    const header = first(headers['retry-after']);
-    const asked = header === undefined ? undefined : parseRetryAfter(header, Date.now());
-    if (asked === undefined) return backoff(attempt, this.#options.backoffMs);
-    if (asked > MAX_WAIT_MS) return undefined;
-    this.#notBefore.set(context.url.origin, performance.now() + asked);
-    return Math.max(asked + Math.random() * this.#options.backoffMs, backoff(attempt, this.#options.backoffMs));
+    if (!isTemporary(status)) return undefined;
+    const asked = retryAfterOf(headers);
+    const own = backoff(attempt, this.#options.backoffMs);
+    if (asked !== undefined || status === 429) coolDown(this.#coolDowns, context.url, asked ?? own);
+    if (attempt >= MAX_ATTEMPTS || (asked ?? 0) > MAX_WAIT_MS) return undefined;
+    return asked === undefined ? own : Math.max(asked + Math.random() * this.#options.backoffMs, own);
   }
 
   /**

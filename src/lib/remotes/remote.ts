@@ -1,13 +1,16 @@
 /** Implements `Remote`: resolves and fetches from a registry's hosts in turn. */
-import {type Code, ErrdefsError, isErrdefs} from '../errdefs.ts';
-import type {Descriptor} from '../oci/descriptor.ts';
+import {ErrdefsError, isErrdefs} from '../errdefs.ts';
+import type {Descriptor, Digest} from '../oci/descriptor.ts';
+import {embeddedData} from '../oci/hash.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
-import {WireError, wireFailure} from './errors.ts';
+import {protocolError, WireError, wireFailure} from './errors.ts';
+import {FailedHosts, type HostFailure} from './failed-hosts.ts';
 import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts} from './hosts.ts';
 import {HttpClient} from './http-client.ts';
 import {proxyRules} from './proxy.ts';
 import {openPusher} from './push.ts';
+import {sharedRateLimit} from './rate-limit.ts';
 import {RegistryApi} from './registry-api.ts';
 import {Resolution} from './resolve.ts';
 import {Transport} from './transport.ts';
@@ -45,6 +48,7 @@ export function openRemote(options: RemoteOptions = {}, sources: RemoteSources =
     network,
     proxyFor: (url) => rules(url)?.url,
     onTrace,
+    rateLimit: options.limitRate === undefined ? undefined : sharedRateLimit(options.limitRate),
   });
   const named = new Set<string>();
   const client = new HttpClient(transport, credentialSource(options, named, sources.credentials), {
@@ -55,10 +59,11 @@ export function openRemote(options: RemoteOptions = {}, sources: RemoteSources =
     onTrace,
     plainHTTP,
     tokens: sources.tokens,
+    coolDowns: sources.coolDowns,
   });
   const hosts =
     sources.hosts ?? registryHosts({plainHTTP, connectTimeoutMs, hostsDirs, tls, hasProxy: (url) => rules(url) !== undefined, onDebug});
-  return new RegistryRemote(transport, client, hosts, named, options.signal);
+  return new RegistryRemote(transport, client, hosts, named, options);
 }
 
 /**
@@ -72,11 +77,6 @@ function credentialSource(
 ): CredentialSource {
   const given = refreshToken === undefined ? credentials : {refreshToken};
   return async (target, signal) => (given !== undefined && named.has(target.domain) ? given : source(target, signal));
-}
-
-interface HostFailure {
-  readonly host: Host;
-  readonly err: ErrdefsError;
 }
 
 /**
@@ -100,21 +100,45 @@ function combineFailures(failures: readonly HostFailure[], what: string): Errdef
   });
 }
 
+/** What is wanted of a registry's hosts. */
+interface Wish {
+  readonly ref: Reference;
+  /** Verb and object, for errors. */
+  readonly what: string;
+  readonly signal: AbortSignal | undefined;
+  readonly needed: readonly Capability[];
+  /** A blob whose bytes may have come wrong from some hosts. */
+  readonly digest?: Digest;
+  /** Whether a failure ends the search. */
+  readonly isFinal?: () => boolean;
+}
+
+/** A host that had a part in a blob. */
+interface Delivery {
+  readonly host: Host;
+  readonly isRegistry: boolean;
+}
+
 class RegistryRemote implements Remote {
   readonly #transport: Transport;
   readonly #client: HttpClient;
   readonly #hosts: HostSource;
   readonly #named: Set<string>;
   readonly #signal: AbortSignal | undefined;
-  /** Origins of mirrors that did not respond. */
-  readonly #unresponsive = new Set<string>();
+  readonly #allowForeign: boolean;
+  readonly #failed = new FailedHosts();
+  /** Hosts that the bytes of a blob came from, and whether its first byte did. */
+  readonly #deliveries = new Map<Digest, {readonly from: Set<Delivery>; readonly isWhole: boolean}>();
+  /** The mirror that has resolved a reference, by the reference. */
+  readonly #resolvedBy = new Map<string, Host>();
 
-  constructor(transport: Transport, client: HttpClient, hosts: HostSource, named: Set<string>, signal: AbortSignal | undefined) {
+  constructor(transport: Transport, client: HttpClient, hosts: HostSource, named: Set<string>, options: RemoteOptions) {
     this.#transport = transport;
     this.#client = client;
     this.#hosts = hosts;
     this.#named = named;
-    this.#signal = signal;
+    this.#signal = options.signal;
+    this.#allowForeign = options.allowForeign ?? false;
   }
 
   async resolve(ref: Reference, options: ResolveOptions = {}): Promise<Resolved> {
@@ -124,19 +148,35 @@ class RegistryRemote implements Remote {
     const signal = anyOf(this.#signal, options.signal);
     // A digest needs no trusted resolution.
     const needed: Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull'];
-    return this.#eachHost(ref, what, signal, needed, (host, hasFallback) =>
-      new Resolution(this.#client, host, ref, what, signal, hasFallback).run(),
-    );
+    const name = formatReference(ref);
+    const before = this.#resolvedBy.get(name);
+    if (options.again && before !== undefined)
+      this.#failed.add(
+        before,
+        ref.path,
+        protocolError({what, url: new URL(before.origin), attempt: 1}, 'what it resolved to was not to be had'),
+      );
+    return this.#eachHost({ref, what, signal, needed}, async (host, hasFallback, isRegistry) => {
+      const resolved = await new Resolution(this.#client, host, ref, what, signal, hasFallback).run();
+      if (isRegistry) {
+        this.#resolvedBy.delete(name);
+        return resolved;
+      }
+      this.#resolvedBy.set(name, host);
+      return {...resolved, isMirrors: true};
+    });
   }
 
   fetcher(ref: Reference): Fetcher {
     const {domain, path} = ref;
     const named = (desc: Descriptor): string => `fetch ${formatReference({domain, path, digest: desc.digest})}`;
     return {
-      bytes: (desc, options) => {
+      bytes: async (desc, options) => {
+        const embedded = desc.size > options.limit ? undefined : embeddedData(desc);
+        if (embedded !== undefined) return embedded;
         const signal = anyOf(this.#signal, options.signal);
         const what = named(desc);
-        return this.#eachHost(ref, what, signal, ['pull'], (host, hasFallback) =>
+        return this.#eachHost({ref, what, signal, needed: ['pull']}, (host, hasFallback) =>
           fetchBytes(this.#client, registrySource(host, ref, desc, hasFallback), desc, what, {...options, signal}),
         );
       },
@@ -144,20 +184,25 @@ class RegistryRemote implements Remote {
         const signal = anyOf(this.#signal, options.signal);
         const what = named(desc);
         const download = new Download(this.#client, desc, what, sink, {...options, signal});
-        if (download.done) return;
-        const foreign = foreignSources(desc);
-        // Reads the hosts' configuration, which may allow link-local addresses.
-        if (foreign.length > 0) await this.#hostsOf(ref, what, signal);
-        for (const source of foreign) if (await download.tryFrom(source)) return;
-        await this.#eachHost(
-          ref,
-          what,
-          signal,
-          ['pull'],
-          (host, hasFallback) => download.from(registrySource(host, ref, desc, hasFallback)),
-          () => download.sinkFailed,
-        );
+        if (download.done || (await download.embedded())) return;
+        const from = new Set<Delivery>();
+        this.#deliveries.set(desc.digest, {from, isWhole: options.offset === 0});
+        const wish: Wish = {ref, what, signal, needed: ['pull'], digest: desc.digest, isFinal: () => download.sinkFailed};
+        try {
+          await this.#eachHost(wish, async (host, hasFallback, isRegistry) => {
+            const before = download.offset;
+            try {
+              await download.from(registrySource(host, ref, desc, hasFallback));
+            } finally {
+              if (download.offset > before) from.add({host, isRegistry});
+            }
+          });
+        } catch (err) {
+          if (signal?.aborted || download.sinkFailed || !isRefusal(err)) throw err;
+          await this.#fromForeign(desc, download, what, err);
+        }
       },
+      rejected: (desc) => this.#reject(desc, path, named(desc)),
     };
   }
 
@@ -185,9 +230,49 @@ class RegistryRemote implements Remote {
   #api(): RegistryApi {
     return new RegistryApi(
       this.#client,
-      (domain, what, signal, needed, use) => this.#eachHost({domain}, what, signal, needed, use),
+      (domain, what, signal, needed, use) => this.#eachHost({ref: {domain, path: ''}, what, signal, needed}, use),
       (signal) => anyOf(this.#signal, signal),
     );
+  }
+
+  /**
+   * Fetches a foreign layer, which its registry does not serve, from the URLs of its descriptor.
+   *
+   * @param err of the registry
+   * @throws failed_precondition they may not be followed
+   */
+  async #fromForeign(desc: Descriptor, download: Download, what: string, err: ErrdefsError): Promise<void> {
+    const sources = foreignSources(desc);
+    if (sources.length === 0) throw err;
+    if (!this.#allowForeign)
+      throw new ErrdefsError('failed_precondition', `${what}: a foreign layer, which the registry does not have`, {
+        cause: err,
+        hint: `fetch it from ${[...new Set(sources.map(({url}) => url.host))].join(', ')} with --allow-foreign`,
+        details: {...err.details, urls: sources.map(({url}) => url.origin + url.pathname)},
+      });
+    let last: unknown = err;
+    for (const source of sources) {
+      try {
+        return await download.from(source);
+      } catch (failure) {
+        last = failure;
+        if (download.sinkFailed || !isErrdefs(failure) || failure.code === 'canceled') break;
+      }
+    }
+    throw last;
+  }
+
+  /** Sets the mirrors aside that wrong bytes came from: for good if one delivered all of them, else for this blob. */
+  #reject({digest}: Descriptor, repository: string, what: string): boolean {
+    const {from = new Set<Delivery>(), isWhole = false} = this.#deliveries.get(digest) ?? {};
+    this.#deliveries.delete(digest);
+    const mirrors = [...from].filter(({isRegistry}) => !isRegistry);
+    for (const {host} of mirrors) {
+      this.#failed.addWrong(host, digest);
+      if (isWhole && from.size === 1)
+        this.#failed.add(host, repository, protocolError({what, url: new URL(host.origin), attempt: 1}, 'the bytes have another digest'));
+    }
+    return mirrors.length > 0;
   }
 
   async close(): Promise<void> {
@@ -203,40 +288,58 @@ class RegistryRemote implements Remote {
     return hosts;
   }
 
-  /** Tries hosts until one succeeds. Skips hosts that did not respond before while others are left: each could cost a full timeout. */
-  async #eachHost<T>(
-    {domain}: Pick<Reference, 'domain'>,
-    what: string,
-    signal: AbortSignal | undefined,
-    needed: readonly Capability[],
-    use: (host: Host, hasFallback: boolean) => Promise<T>,
-    isFinal: () => boolean = () => false,
-  ): Promise<T> {
-    const all = await this.#hostsOf({domain}, what, signal);
+  /**
+   * Tries hosts until one succeeds. A mirror that failed before is set aside (`FailedHosts`): each could cost a full timeout. When all others
+   * have failed, those are asked that may have recovered.
+   *
+   * @param use is told whether another host follows, and whether this one is the registry itself
+   */
+  async #eachHost<T>(wish: Wish, use: (host: Host, hasFallback: boolean, isRegistry: boolean) => Promise<T>): Promise<T> {
+    const {ref, what, signal, needed, digest, isFinal = () => false} = wish;
+    const all = await this.#hostsOf(ref, what, signal);
     const able = all.filter(({capabilities}) => needed.every((capability) => capabilities?.has(capability) ?? true));
     if (able.length === 0)
-      throw new ErrdefsError('failed_precondition', `${what}: no host of ${domain} has the capabilities ${needed.join(' and ')}`, {
+      throw new ErrdefsError('failed_precondition', `${what}: no host of ${ref.domain} has the capabilities ${needed.join(' and ')}`, {
         hint: 'grant them in its hosts.toml; --debug shows the path of that file',
       });
-    const awake = able.filter(({origin}) => !this.#unresponsive.has(origin));
-    const hosts = awake.length === 0 ? able : awake;
+    const registry = able.at(-1)!;
+    const aside = able.slice(0, -1).flatMap((host) => this.#failed.find(host, ref.path) ?? []);
+    const setAside = new Set(aside.map(({host}) => host));
+    const awake = able.filter((host) => host === registry || !(setAside.has(host) || this.#failed.isWrong(host, digest)));
+    const again = aside.filter((failure) => this.#failed.mayHaveRecovered(failure) && !this.#failed.isWrong(failure.host, digest));
     const failures: HostFailure[] = [];
-    for (const [i, host] of hosts.entries()) {
-      const hasFallback = i < hosts.length - 1;
+    const tryHost = async (host: Host, hasFallback: boolean): Promise<{readonly result: T} | undefined> => {
       try {
-        return await use(host, hasFallback);
+        return {result: await use(host, hasFallback, host === registry)};
       } catch (err) {
         if (signal?.aborted || isFinal() || !isErrdefs(err)) throw err;
         failures.push({host, err});
-        if (hasFallback && err.details?.httpStatus === undefined && NO_ANSWER.has(err.code)) this.#unresponsive.add(host.origin);
+        if (host !== registry) this.#failed.add(host, ref.path, err);
+        return undefined;
+      }
+    };
+    for (const host of awake) {
+      const done = await tryHost(host, host !== registry);
+      if (done !== undefined) return done.result;
+    }
+    const own = failures.pop()!;
+    // A registry that answers has the last word.
+    if (this.#failed.mayHaveRecovered(own)) {
+      for (const {host} of again) {
+        const done = await tryHost(host, true);
+        if (done !== undefined) return done.result;
       }
     }
-    throw combineFailures(failures, what);
+    const asked = new Set(failures.map(({host}) => host));
+    throw combineFailures([...aside.filter(({host}) => !asked.has(host)), ...failures, own], what);
   }
 }
 
-/** Classes of failures that mean that the host did not respond. */
-const NO_ANSWER: ReadonlySet<Code> = new Set<Code>(['unavailable', 'deadline_exceeded']);
+/** Whether a registry has answered that it does not give an object. */
+function isRefusal(err: unknown): err is ErrdefsError {
+  const status = isErrdefs(err) ? err.details?.httpStatus : undefined;
+  return typeof status === 'number' && status >= 400 && status < 500 && status !== 408 && status !== 429;
+}
 
 const anyOf = (a: AbortSignal | undefined, b: AbortSignal | undefined): AbortSignal | undefined =>
   a === undefined || b === undefined ? (a ?? b) : AbortSignal.any([a, b]);

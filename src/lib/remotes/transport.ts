@@ -14,6 +14,7 @@ import {ErrdefsError} from '../errdefs.ts';
 import {AddressFilter} from './address-filter.ts';
 import {fromTransport, WireError} from './errors.ts';
 import {proxyAuthorization, proxyOrigin, requestTunnel} from './proxy.ts';
+import type {RateLimit} from './rate-limit.ts';
 import {systemCertificates} from './system-ca.ts';
 import {clientHello, protocolOf} from './tls-probe.ts';
 import type {Connection, Network, Sink} from './types.ts';
@@ -65,6 +66,7 @@ export interface TransportOptions {
   readonly proxyFor?: ((url: URL) => URL | undefined) | undefined;
   /** Gets a line for each step of a connection. */
   readonly onTrace?: ((line: string) => void) | undefined;
+  readonly rateLimit?: RateLimit | undefined;
 }
 
 /** The agents of one kind of connection. */
@@ -307,7 +309,7 @@ export class Transport {
       headers: {host: url.host, 'proxy-authorization': proxyAuthorization(proxy)},
       servername: proxy.hostname,
     };
-    const {stallTimeoutMs} = this.#options;
+    const {stallTimeoutMs, rateLimit} = this.#options;
     await new Promise<void>((resolve, reject) => {
       let controller: Dispatcher.DispatchController | undefined;
       let sink: BodySink | undefined;
@@ -341,12 +343,13 @@ export class Transport {
         else controller.abort(reason instanceof Error ? reason : new Error('aborted', {cause: reason}));
       };
       const onAbort = (): void => fail(signal?.reason);
-      const upload = typeof body === 'function' && bodyLength !== 0 ? new Upload(body, fail) : undefined;
+      const upload =
+        typeof body === 'function' && bodyLength !== 0 ? new Upload(body, fail, (bytes) => rateLimit?.pay(bytes, signal)) : undefined;
 
       const give = (chunk: Buffer): Promise<void> | undefined => {
         if (failure !== undefined) return undefined;
         const pending = sink!(chunk);
-        if (pending !== ENOUGH) return pending as Promise<void> | undefined;
+        if (pending !== ENOUGH) return both(pending as Promise<void> | undefined, rateLimit?.pay(chunk.length, signal));
         enough = true;
         fail(ENOUGH);
         return undefined;
@@ -468,6 +471,7 @@ export class Transport {
 class Upload {
   readonly #source: AsyncIterator<Uint8Array>;
   readonly #fail: (reason: unknown) => void;
+  readonly #pay: (bytes: number) => Promise<void> | undefined;
   #reading: Promise<unknown> = Promise.resolve();
   #closed = false;
   /** Bytes that the socket has taken, or is about to. */
@@ -475,9 +479,11 @@ class Upload {
   /** Whether a piece waits for the socket; otherwise the source is waited for. */
   isWaiting = false;
 
-  constructor(body: () => AsyncIterable<Uint8Array>, fail: (reason: unknown) => void) {
+  /** @param pay pauses for bytes that were sent, where there is a limit of the rate */
+  constructor(body: () => AsyncIterable<Uint8Array>, fail: (reason: unknown) => void, pay: (bytes: number) => Promise<void> | undefined) {
     this.#source = body()[Symbol.asyncIterator]();
     this.#fail = fail;
+    this.#pay = pay;
   }
 
   /** undici takes any async iterable, other than its types say. */
@@ -497,6 +503,7 @@ class Upload {
         yield piece;
         this.isWaiting = false;
         this.sent += piece.length;
+        await this.#pay(piece.length);
       }
     }
   }
@@ -521,6 +528,9 @@ class Upload {
     await this.#source.return?.().catch(() => undefined);
   }
 }
+
+const both = (a: Promise<void> | undefined, b: Promise<void> | undefined): Promise<void> | undefined =>
+  a === undefined || b === undefined ? (a ?? b) : Promise.all([a, b]).then(() => undefined);
 
 /** The shorter of two limits; 0 is no limit. */
 const shorter = (a: number, b: number): number => (a === 0 || b === 0 ? a + b : Math.min(a, b));

@@ -39,6 +39,10 @@ export interface RemoteOptions {
   readonly stallTimeoutMs?: number | undefined;
   /** Pause before the first retry, in milliseconds; doubles with each retry, with jitter. Default 200. */
   readonly backoffMs?: number | undefined;
+  /** Most bytes of bodies per second, sent and received, over all connections of all remotes with this limit. Default: no limit. */
+  readonly limitRate?: number | undefined;
+  /** Fetches a foreign layer that its registry does not serve from the URLs of its descriptor, without credentials. Default false. */
+  readonly allowForeign?: boolean | undefined;
   readonly userAgent?: string | undefined;
   /** PEM files for hosts without their own: additional trusted CAs, and a client certificate with its key. */
   readonly tls?: {readonly ca?: string | undefined; readonly cert?: string | undefined; readonly key?: string | undefined} | undefined;
@@ -127,8 +131,22 @@ export interface Network {
   readonly connect?: (options: buildConnector.Options & {readonly lookup: LookupFunction}, callback: buildConnector.Callback) => Socket;
 }
 
+/** A registry's wish not to be asked for a while (429, `Retry-After`). Times are milliseconds since 1970. */
+export interface CoolDown {
+  readonly askedAt: number;
+  readonly end: number;
+}
+
+/** Cool-downs by origin. Where several processes share them, one that is told to wait keeps all from asking. Methods never throw. */
+export interface CoolDowns {
+  find(origin: string): CoolDown | undefined;
+  put(origin: string, coolDown: CoolDown): void;
+}
+
 /** Replacements for parts of a remote, for tests and embedders. */
 export interface RemoteSources {
+  /** Default: of this remote alone. */
+  readonly coolDowns?: CoolDowns | undefined;
   readonly hosts?: HostSource;
   /** Asked where `credentials` and `refreshToken` of the options do not apply. */
   readonly credentials?: CredentialSource;
@@ -138,6 +156,8 @@ export interface RemoteSources {
 }
 
 export interface ResolveOptions {
+  /** What the last call returned was not to be had: a mirror that it came from is set aside. Default false. */
+  readonly again?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -145,6 +165,8 @@ export interface Resolved {
   readonly descriptor: Descriptor;
   /** The verified manifest or index, if the headers of HEAD were incomplete and it had to be fetched. */
   readonly body?: Buffer;
+  /** A mirror has resolved it, which may be wrong or behind the registry. */
+  readonly isMirrors?: boolean;
 }
 
 export interface BytesOptions {
@@ -165,7 +187,10 @@ export interface StreamOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Fetches content of one repository. Concurrent calls have a connection each. */
+/**
+ * Fetches content of one repository. Concurrent calls have a connection each. Content that a descriptor embeds (`data`) is taken from
+ * there if its digest and size are right.
+ */
 export interface Fetcher {
   /**
    * Fetches a manifest, index or config. Size and digest are verified.
@@ -178,14 +203,22 @@ export interface Fetcher {
    * Streams a blob from `offset` on: each byte once, in order, at most `desc.size` in total. The caller verifies the digest.
    *
    * After a broken or stalled connection a Range request continues at the next byte, as long as every third attempt makes
-   * progress. A foreign layer is fetched from its descriptor's URLs first, without credentials.
+   * progress. At a mirror two attempts that break, or one that stalls, are enough: the next host continues at the next byte. A foreign
+   * layer that no host has is fetched from its descriptor's URLs, if `allowForeign` says so.
    *
    * When the promise settles, no call of `sink` is pending or will come.
    *
-   * @throws failed_precondition more bytes, or another total, than `desc.size`
+   * @throws failed_precondition more bytes, or another total, than `desc.size`; a foreign layer without `allowForeign`
    * @throws unavailable the connection broke too often
    */
   stream(desc: Descriptor, sink: Sink, options: StreamOptions): Promise<void>;
+
+  /**
+   * The bytes of the last stream of this blob have another digest. Sets the mirrors aside that they came from.
+   *
+   * @returns whether other hosts are left, from which to fetch the blob again from its first byte
+   */
+  rejected(desc: Descriptor): boolean;
 }
 
 /** Opens a blob's bytes from `offset` on. An error of the stream ends the upload, unchanged, with the blob incomplete at the registry. */

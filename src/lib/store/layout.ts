@@ -47,6 +47,8 @@ export const runtimeStatePath = {
   tokens: (state: string): string => join(state, 'tokens'),
   /** Result of the EROFS probe; see client/erofs-probe.ts. */
   erofs: (state: string): string => join(state, 'erofs.json'),
+  /** Cool-downs of registries; see client/pull/shared-cool-downs.ts. */
+  coolDowns: (state: string): string => join(state, 'cool-downs'),
 } as const;
 
 export interface Layout {

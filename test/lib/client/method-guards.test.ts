@@ -4,9 +4,10 @@
  */
 import assert from 'node:assert/strict';
 import {getEventListeners} from 'node:events';
-import {createReadStream, existsSync, readdirSync, readFileSync, rmSync} from 'node:fs';
+import {createReadStream, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {before, describe, it, type TestContext} from 'node:test';
+import {after, before, describe, it, type TestContext} from 'node:test';
 import {promiseHooks} from 'node:v8';
 import {openClient} from '../../../src/lib/client/index.ts';
 import {type ArgumentKind, CLIENT} from '../../../src/lib/client/method-guards.ts';
@@ -127,6 +128,9 @@ const ODD: readonly unknown[] = [
     {env: 'A=b'},
     {args: 'sh'},
     {connectTimeoutMs: -1},
+    {limitRate: 0},
+    {pull: 'sometimes'},
+    {registry: {limitRate: 'x'}},
   ],
 ];
 
@@ -138,11 +142,20 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'an async iterable of bytes': nothing(),
   'a Uint8Array': new Uint8Array(3),
   'an object': {oldBase: REF, newBase: REF, id: 'x', type: 'snapshots/native'},
-  'an array, each of it a string': ['x'],
+  'an array, each of it a string': [REF],
   'a string or an async iterable of bytes': nothing(),
   'a string or a writable stream': '/nowhere/images.tar',
   'an array, each of it an object': [],
 };
+
+// References that the odd values make lead to no registry in the world.
+const hosts = mkdtempSync(join(tmpdir(), 'berth-hosts-'));
+before(() => {
+  mkdirSync(join(hosts, 'docker.io'));
+  writeFileSync(join(hosts, 'docker.io/hosts.toml'), 'server = "http://127.0.0.1:1"');
+  Object.assign(process.env, {BERTH_HOSTS_DIR: hosts});
+});
+after(() => rmSync(hosts, {recursive: true}));
 
 /** Valid arguments. */
 const argumentsOf = (kinds: readonly ArgumentKind[]): unknown[] =>

@@ -325,35 +325,65 @@ describe('bytes', () => {
 });
 
 describe('the URLs of a foreign layer', () => {
-  const elsewhere = async (t: TestContext) => {
-    const opened = await open(t);
+  const elsewhere = async (t: TestContext, options: RemoteOptions = {allowForeign: true}) => {
+    const opened = await open(t, options);
     const other = await startFakeRegistry(t);
     const bytes = randomBytes(SIZE);
     const there = other.addBlob(bytes, DOCKER_FOREIGN_LAYER);
     return {...opened, other, bytes, desc: {...there, urls: [`${other.url}/v2/x/blobs/${there.digest}`]}};
   };
-  it('are where it comes from', async (t) => {
+  it('are where it comes from, if the registry does not have it', async (t) => {
     const {registry, other, bytes, desc, fetcher} = await elsewhere(t);
     other.fault({truncateAt: 1000, times: 1});
     assert.ok((await streamed(fetcher, desc)).equals(bytes));
-    assert.deepEqual([registry.requests.length, other.requests.length], [0, 2]);
+    assert.deepEqual([registry.requests.length, other.requests.length], [1, 2]);
   });
-  it('are tried in order, and after them the registry, from the byte that is missing', async (t) => {
-    const {registry, other, bytes, desc, fetcher} = await elsewhere(t);
-    registry.addBlob(bytes);
+  it('are not asked for what the registry has', async (t) => {
+    for (const allowForeign of [false, true]) {
+      const {registry, other, bytes, desc, fetcher} = await elsewhere(t, {allowForeign});
+      registry.addBlob(bytes);
+      assert.ok((await streamed(fetcher, desc)).equals(bytes));
+      assert.deepEqual(other.requests, []);
+    }
+  });
+  it('are not followed unless that is allowed', async (t) => {
+    const {other, desc, fetcher} = await elsewhere(t, {});
+    await assert.rejects(streamed(fetcher, desc), (err: Failure & {hint?: string}) => {
+      is('failed_precondition')(err);
+      assert.ok(err.message.includes(desc.digest));
+      assert.equal(err.hint, `fetch it from ${other.host} with --allow-foreign`);
+      return true;
+    });
+    assert.deepEqual(other.requests, []);
+  });
+  it('are not followed when the registry cannot be asked', async (t) => {
+    const {registry, other, desc, fetcher} = await elsewhere(t);
+    for (const [status, code] of [
+      [500, 'unavailable'],
+      [429, 'resource_exhausted'],
+    ] as const) {
+      registry.clear();
+      registry.fault({status});
+      await assert.rejects(streamed(fetcher, desc), is(code));
+    }
+    assert.deepEqual(other.requests, []);
+  });
+  it('are tried in order, from the byte that is missing', async (t) => {
+    const {other, bytes, desc, fetcher} = await elsewhere(t);
+    const last = await startFakeRegistry(t);
+    last.addBlob(bytes);
     other.fault({truncateAt: 1000, times: 1});
     other.fault({status: 404});
-    const urls = ['file:///etc/passwd', 'nonsense', `${other.url}/v2/x/blobs/${digestOf(Buffer.from('no'))}`];
-    const got = await streamed(fetcher, {...desc, urls: [...desc.urls, ...urls]});
-    assert.ok(got.equals(bytes));
-    assert.equal(registry.requests[0]?.range, 'bytes=1000-');
+    const urls = [...desc.urls, 'file:///etc/passwd', 'nonsense', `${last.url}/v2/x/blobs/${desc.digest}`];
+    assert.ok((await streamed(fetcher, {...desc, urls})).equals(bytes));
+    assert.equal(last.requests[0]?.range, 'bytes=1000-');
   });
   it('end with the sink, as the registry does', async (t) => {
-    const {registry, desc, fetcher} = await elsewhere(t);
+    const {other, desc, fetcher} = await elsewhere(t);
     const mine = new Error('disk full');
     await assert.rejects(
       fetcher.stream(
-        desc,
+        {...desc, urls: [...desc.urls, ...desc.urls]},
         () => {
           throw mine;
         },
@@ -361,7 +391,7 @@ describe('the URLs of a foreign layer', () => {
       ),
       (err) => err === mine,
     );
-    assert.deepEqual(registry.requests, []);
+    assert.equal(other.requests.length, 1);
   });
   it('are web addresses', () => {
     const urls = ['https://a.example/x', 'http://b.example/', 'ftp://c.example/', 'file:///etc/passwd', '/x', ''];
@@ -375,5 +405,29 @@ describe('the URLs of a foreign layer', () => {
     const {other, desc, fetcher} = await elsewhere(t);
     await assert.rejects(streamed(fetcher, {...desc, mediaType: OCI_LAYER}), is('not_found'));
     assert.deepEqual(other.requests, []);
+  });
+});
+
+describe('content that a descriptor embeds', () => {
+  it('is not fetched', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    const embedded = {...desc, data: bytes.toString('base64')};
+    assert.ok((await fetcher.bytes(embedded, {limit: SIZE})).equals(bytes));
+    for (const offset of [0, 1, SIZE - 1]) assert.ok((await streamed(fetcher, embedded, offset)).equals(bytes.subarray(offset)));
+    assert.deepEqual(registry.requests, []);
+  });
+  it('is fetched where its size or digest is another, or it is more than is allowed', async (t) => {
+    const {registry, bytes, desc, fetcher} = await open(t);
+    const wrong = Buffer.from(bytes);
+    wrong[7]! ^= 1;
+    for (const data of [wrong, bytes.subarray(1), Buffer.concat([bytes, bytes]), Buffer.alloc(0)]
+      .map((b) => b.toString('base64'))
+      .concat('?', '{}')) {
+      registry.clear();
+      assert.ok((await fetcher.bytes({...desc, data}, {limit: SIZE})).equals(bytes));
+      assert.ok((await streamed(fetcher, {...desc, data})).equals(bytes));
+      assert.equal(registry.requests.length, 2);
+    }
+    await assert.rejects(fetcher.bytes({...desc, data: bytes.toString('base64')}, {limit: 10}), is('failed_precondition'));
   });
 });

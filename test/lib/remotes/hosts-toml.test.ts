@@ -133,6 +133,17 @@ describe('a hosts.toml', () => {
     for (const field of ROOT_FIELDS) if (field !== 'host') assert.ok(text.includes(`\n| \`${field}\` |`), field);
   });
 
+  it('is what docs/FLEET.md shows for each kind of mirror', () => {
+    const text = readFileSync(new URL('../../../docs/FLEET.md', import.meta.url), 'utf8');
+    const read = [...text.matchAll(/^```toml hosts\n(.*?)^```$/gms)].map(([, block]) => hosts(block!));
+    assert.equal(read.length, 4);
+    for (const list of read) {
+      assert.equal(list.length, 2);
+      assert.match(list[0]!, /^http:\/\/[^ ]+ pull(\+resolve)?\b/);
+      assert.match(list[1]!, /^https:\/\/[^ ]+ all$/);
+    }
+  });
+
   it('keeps the order of as many hosts as it has', () => {
     fc.assert(
       fc.property(fc.uniqueArray(fc.stringMatching(/^[a-z0-9]{1,8}\.[a-z]{1,3}(:[1-9]\d{0,3})?$/), {maxLength: 30}), (names) => {

@@ -6,7 +6,7 @@ import {validateLabels} from '../../oci/identifier.ts';
 import type {Expected, ContentWriter as StoreWriter} from '../../store/content.ts';
 import {LocalContentStore} from '../../store/content-local.ts';
 import type {ContentRecord} from '../../store/records.ts';
-import {withBallast} from '../../store/with-ballast.ts';
+import {maintainBallast, withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import type {ContentClient, ContentWriter, ExpectedContent} from '../types/index.ts';
 import {filtered} from './filter.ts';
@@ -21,7 +21,8 @@ const expected = ({expectedSize, expectedDigest}: ExpectedContent): Expected => 
 });
 
 /** All but what lies a floor above. */
-export function contentClient({store, lockTimeoutMs}: Context, namespace: string): Omit<ContentClient, 'prune' | 'push'> {
+export function contentClient(context: Context, namespace: string): Omit<ContentClient, 'prune' | 'push'> {
+  const {store, lockTimeoutMs} = context;
   const content = new LocalContentStore(store, namespace, {lockTimeoutMs});
   const missing = (digest: Digest): ErrdefsError =>
     notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);
@@ -47,6 +48,13 @@ export function contentClient({store, lockTimeoutMs}: Context, namespace: string
   };
 
   return {
+    fetch: async (ref, options = {}) => {
+      const {pull} = await import('../pull/pull.ts');
+      const result = await pull(context, namespace, ref, {...options, unpack: false});
+      await maintainBallast(store);
+      return result;
+    },
+
     list: async ({filters = []} = {}) =>
       filtered(content.list(), filters, ({digest, size, labels}) => ({digest, size: String(size), labels})),
 

@@ -233,11 +233,14 @@ class Import {
       plan,
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       ...(prepared === undefined ? {} : {prepared}),
-      source: async (desc, sink, {offset, signal: stop}) => {
-        for await (const chunk of images.blob(desc, offset)) {
-          stop?.throwIfAborted();
-          await sink(chunk);
-        }
+      source: {
+        stream: async (desc, sink, {offset, signal: stop}) => {
+          for await (const chunk of images.blob(desc, offset)) {
+            stop?.throwIfAborted();
+            await sink(chunk);
+          }
+        },
+        rejected: () => false,
       },
       erofsBacking,
       maxConcurrentDownloads: 3,

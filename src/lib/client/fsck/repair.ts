@@ -40,6 +40,22 @@ import {findProvenance, type LayerOrigin, type Provenance} from './provenance.ts
 import {repairRecords} from './repair-records.ts';
 import {actualDigest, rebuildLayer, reindexLayer} from './scrub.ts';
 
+/**
+ * Verifies an ingest.
+ *
+ * @param mayRepeat is asked when it has another digest
+ * @returns whether to fetch it again
+ */
+function finishOr(ingest: Ingest, mayRepeat: () => boolean): boolean {
+  try {
+    ingest.finish();
+    return false;
+  } catch (err) {
+    if (hasCode(err, 'failed_precondition') && mayRepeat()) return true;
+    throw err;
+  }
+}
+
 export class Repair {
   readonly #context: Context;
   readonly #o: CheckOptions;
@@ -185,8 +201,11 @@ export class Repair {
       const ingest = Ingest.open(store.blobs.beginIngest(key, {ref: refKey(descriptor), namespace: '', total: size}), {digest, size}, what);
       try {
         const sink = (chunk: Buffer): void => ingest.write(chunk);
-        await this.#remote.fetcher(source).stream(descriptor, sink, {offset: 0, ...(signal === undefined ? {} : {signal})});
-        ingest.finish();
+        const fetcher = this.#remote.fetcher(source);
+        for (let isWrong = true; isWrong; ) {
+          await fetcher.stream(descriptor, sink, {offset: 0, ...(signal === undefined ? {} : {signal})});
+          isWrong = finishOr(ingest, () => fetcher.rejected(descriptor));
+        }
         store.blobs.publish(key, digest);
         discardOthers(store, digest, key);
         return `fetched from ${formatReference({domain: source.domain, path: source.path})}`;

@@ -8,7 +8,9 @@ import {type Code, codeOf, ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {embeddedData} from '../../oci/hash.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
+import type {Fetcher} from '../../remotes/types.ts';
 import type {MountHolder} from '../../runtime/private-mount.ts';
 import type {Backing} from '../../store/indexed-layer.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
@@ -20,13 +22,7 @@ import type {UnpackResult} from '../workers/unpack-job.ts';
 import {bytesHere, copyProgress, discardOthers, lockDownload} from './download-lock.ts';
 import {findLayer, openTrees, startScratchMountHolder} from './layer-lookup.ts';
 import type {Plan, PlannedLayer} from './plan.ts';
-
-/** Streams a blob's bytes from `offset` on; see remotes/types.ts. */
-export type FetchBlob = (
-  desc: Descriptor,
-  sink: (chunk: Buffer) => void | Promise<void>,
-  options: {offset: number; signal?: AbortSignal},
-) => Promise<void>;
+import type {Slots} from './slots.ts';
 
 export interface FetchAndUnpackOptions {
   readonly store: Store;
@@ -38,10 +34,12 @@ export interface FetchAndUnpackOptions {
   /** Called only for layers that are indexed. */
   readonly erofsBacking: () => Backing;
   /** Absent: only local blobs can be used. */
-  readonly source?: FetchBlob;
+  readonly source?: Pick<Fetcher, 'stream' | 'rejected'>;
   /** Layers that were unpacked before their image was known. Their directories are published or removed here. */
   readonly prepared?: ReadonlyMap<Digest, PreparedLayer>;
   readonly maxConcurrentDownloads: number;
+  /** Slots for downloads that several pulls share. Default: `maxConcurrentDownloads` of its own. */
+  readonly slots?: Slots;
   /** Parent directory of scratch mounts, below the state directory. */
   readonly scratchDir: string;
   /** Longest wait for a process that downloads a blob without progress, in milliseconds. */
@@ -70,6 +68,18 @@ export const refKey = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-$
 
 /** Name of a descriptor in messages. */
 const nameOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)} ${desc.digest}`;
+
+/** Annotation of eStargz layers: their size unpacked. */
+const UNPACKED_SIZE = 'io.containers.estargz.uncompressed-size';
+
+/**
+ * The fewest bytes that a layer takes when it is unpacked. No compression makes a tar larger than it was, but for a few bytes of framing;
+ * how much smaller, its manifest does not say.
+ */
+function leastUnpackedSize({size, annotations}: Descriptor): number {
+  const stated = Number(annotations?.[UNPACKED_SIZE]);
+  return Number.isSafeInteger(stated) && stated > size ? stated : Math.floor(size * 0.99);
+}
 
 /** Error classes that another attempt with the same layer would repeat. */
 const PERMANENT_ERRORS: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
@@ -111,6 +121,8 @@ class FetchAndUnpack {
   readonly #workDirectories = new Set<string>();
   /** Downloads that resumed an earlier attempt. */
   readonly #resumed = new Set<Digest>();
+  /** Downloads whose last byte has come. */
+  readonly #delivered = new Set<Digest>();
   readonly #warnings: string[] = [];
   readonly #chains: readonly LayerChain[];
   /** Blobs that are not complete yet. */
@@ -133,18 +145,19 @@ class FetchAndUnpack {
   }
 
   async run(): Promise<FetchAndUnpackResult> {
-    const {plan, maxConcurrentDownloads} = this.#o;
+    const {plan, maxConcurrentDownloads, slots} = this.#o;
     // A layer that occurs twice, in one image or in several, is unpacked once.
     const wanted = new Map<Digest, PlannedLayer>();
     for (const {layers} of this.#chains)
       for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
-    this.#requireFreeSpace();
+    this.#requireFreeSpace(wanted);
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
     this.#advanceChains();
     try {
       await forEachConcurrently(plan.blobs, maxConcurrentDownloads, async (blob) => {
         try {
-          await this.#fetch(blob, wanted.get(blob.digest));
+          const fetch = (): Promise<void> => this.#fetch(blob, wanted.get(blob.digest));
+          await (slots === undefined ? fetch() : slots.run(fetch, this.#signal));
           this.#missing.delete(blob.digest);
           this.#advanceChains();
         } catch (err) {
@@ -164,13 +177,22 @@ class FetchAndUnpack {
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
   }
 
-  /** @throws resource_exhausted the missing blobs do not fit on the disk; thrown before any download */
-  #requireFreeSpace(): void {
-    const {plan, store, source} = this.#o;
-    const missing = source === undefined ? [] : plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
-    if (missing.length === 0) return;
-    const needed = missing.reduce((sum, blob) => sum + Math.max(blob.size - bytesHere(store, blob.digest), 0), 0);
-    requireFreeSpace(store.layout.root, needed, 'download');
+  /**
+   * Checks that the missing blobs and layers fit on the disk.
+   *
+   * @throws resource_exhausted with what each needs; thrown before any download
+   */
+  #requireFreeSpace(wanted: ReadonlyMap<Digest, PlannedLayer>): void {
+    const {plan, store, source, snapshotter} = this.#o;
+    if (source === undefined) return;
+    const missing = plan.blobs.filter(({digest}) => store.blobs.size(digest) === undefined);
+    const download = missing.reduce((sum, blob) => sum + Math.max(blob.size - bytesHere(store, blob.digest), 0), 0);
+    const unpacked =
+      snapshotter === undefined ? [] : [...wanted.values()].filter((layer) => findLayer(store, snapshotter, layer) === undefined);
+    const unpack = unpacked.reduce((sum, {blob}) => sum + leastUnpackedSize(blob), 0);
+    if (download + unpack === 0) return;
+    const what = unpack === 0 ? 'download' : `download (${download} B) and unpacked layers (at least ${unpack} B)`;
+    requireFreeSpace(store.layout.root, download + unpack, what);
   }
 
   /** Removes incomplete layers. Blobs and ingests stay. */
@@ -215,16 +237,30 @@ class FetchAndUnpack {
     });
     const {key} = lock;
     if (this.#isDone(blob, layer)) return this.#emit(blob, 'exists', blob.size);
-    const begun = store.blobs.ingestState(key)?.offset ?? 0;
-    try {
-      await this.#fetchLocked(blob, layer, key);
-    } catch (err) {
-      // The bytes that an earlier attempt left were wrong and are discarded: start again.
-      const isGone = begun > 0 && store.blobs.ingestState(key)?.offset === 0;
-      const wasWrong = isGone && (hasCode(err, 'data_loss') || (this.#resumed.delete(blob.digest) && hasCode(err, 'failed_precondition')));
-      if (!wasWrong) throw err;
-      await this.#fetchLocked(blob, layer, key);
+    for (;;) {
+      const begun = store.blobs.ingestState(key)?.offset ?? 0;
+      this.#delivered.delete(blob.digest);
+      try {
+        return await this.#fetchLocked(blob, layer, key);
+      } catch (err) {
+        if (!this.#mayFetchAgain(blob, err, begun > 0, store.blobs.ingestState(key)?.offset === 0)) throw err;
+      }
     }
+  }
+
+  /**
+   * Whether a blob that arrived with another digest is worth another download: from other hosts than those that it came from, or when the
+   * beginning was an earlier attempt's.
+   *
+   * @param begun whether there were bytes of an earlier attempt
+   * @param isGone whether the bytes that came were discarded, as those are that have another digest
+   */
+  #mayFetchAgain(blob: Descriptor, err: unknown, begun: boolean, isGone: boolean): boolean {
+    if (!isGone || this.#signal.aborted) return false;
+    if (begun && hasCode(err, 'data_loss')) return true;
+    if (!hasCode(err, 'failed_precondition')) return false;
+    if (this.#resumed.delete(blob.digest) && begun) return true;
+    return this.#delivered.has(blob.digest) && this.#o.source!.rejected(blob);
   }
 
   /** @param key of the ingest; the caller holds its lock */
@@ -322,14 +358,17 @@ class FetchAndUnpack {
         received = offset;
         if (offset > 0) this.#resumed.add(blob.digest);
         this.#emit(blob, 'downloading', offset);
+        const isEmbedded = embeddedData(blob) !== undefined;
         const sink = (chunk: Buffer): void | Promise<void> => {
           received += chunk.length;
-          this.#transferred += chunk.length;
+          if (!isEmbedded) this.#transferred += chunk.length;
           progress();
           return task.write(chunk);
         };
         try {
-          if (offset < blob.size) await this.#o.source!(blob, sink, {offset, signal: AbortSignal.any([this.#signal, stopTransfer.signal])});
+          const signal = AbortSignal.any([this.#signal, stopTransfer.signal]);
+          if (offset < blob.size) await this.#o.source!.stream(blob, sink, {offset, signal});
+          this.#delivered.add(blob.digest);
         } catch (err) {
           task.abort(err);
           throw stopTransfer.signal.aborted ? stopTransfer.signal.reason : err;

@@ -1,14 +1,15 @@
-/** `pull REF`: resolve, plan, lease, fetch and unpack, and finally write the records that make the image visible. */
+/** `pull REF…`: resolve, plan, lease, fetch and unpack, and finally write the records that make the image visible. */
 import {readPrivileges} from '../../archive/process-privileges.ts';
-import {ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
+import {ErrdefsError, hasCode, isErrdefs, wrap} from '../../errdefs.ts';
 import {isOnOverlay} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {embeddedData} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
-import type {Fetcher, Remote} from '../../remotes/types.ts';
+import type {Fetcher, Remote, Resolved} from '../../remotes/types.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -19,11 +20,12 @@ import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
-import type {ProgressEvent, PullOptions, PullResult} from '../types/index.ts';
+import type {ProgressEvent, PullOptions, PullOutcome, PullResult} from '../types/index.ts';
 import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
 import {findLayer} from './layer-lookup.ts';
 import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
+import {Slots} from './slots.ts';
 import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './unpack.ts';
 
 const UNCOMPRESSED = 'containerd.io/uncompressed';
@@ -31,12 +33,84 @@ const UNCOMPRESSED = 'containerd.io/uncompressed';
 export async function pull(context: Context, namespace: string, text: string, options: PullOptions): Promise<PullResult> {
   validateLabels(options.labels ?? {});
   const ref = parseReference(text);
+  const remote = await context.openRemote(options);
+  try {
+    return await pullFrom(context, namespace, ref, options, {remote});
+  } finally {
+    await remote.close();
+  }
+}
+
+/** What several pulls share. */
+interface Shared {
+  readonly remote: Remote;
+  readonly slots?: Slots;
+}
+
+/** Pulls that run at once: their requests for documents overlap. Downloads have slots of their own. */
+const CONCURRENT_PULLS = 4;
+
+/**
+ * Pulls several images over one pool of connections and worker threads, each once, whether others fail or not.
+ *
+ * @returns an outcome for each reference, in their order
+ * @throws invalid_argument a malformed reference, or credentials for several registries; nothing is pulled then
+ */
+export async function pullAll(
+  context: Context,
+  namespace: string,
+  texts: readonly string[],
+  options: PullOptions,
+): Promise<readonly PullOutcome[]> {
+  validateLabels(options.labels ?? {});
+  const refs = texts.map((text) => parseReference(text));
+  const domains = [...new Set(refs.map(({domain}) => domain))];
+  if (domains.length > 1 && (typeof options.credentials === 'object' || options.refreshToken !== undefined))
+    throw new ErrdefsError('invalid_argument', `one password for several registries: ${domains.join(', ')}`, {
+      hint: 'pull from one registry at a time, so that none gets the password of another',
+    });
+  const remote = await context.openRemote(options);
+  const shared: Shared = {remote, slots: new Slots(options.maxConcurrentDownloads ?? DOWNLOADS)};
+  try {
+    const names = refs.map(formatReference);
+    const outcomes = new Map<string, PullOutcome>();
+    const left = [...new Map(refs.map((ref, i) => [names[i]!, ref]))];
+    const lane = async (): Promise<void> => {
+      for (let next = left.shift(); next !== undefined; next = left.shift()) {
+        const [name, ref] = next;
+        try {
+          outcomes.set(name, {ref: name, result: await pullFrom(context, namespace, ref, options, shared)});
+        } catch (err) {
+          // A bug, or the end of the command, is not one reference's failure.
+          if (!isErrdefs(err) || options.signal?.aborted) throw err;
+          outcomes.set(name, {ref: name, error: err});
+        }
+      }
+    };
+    const lanes = await Promise.allSettled(Array.from({length: CONCURRENT_PULLS}, lane));
+    for (const ended of lanes) if (ended.status === 'rejected') throw ended.reason;
+    return names.map((name) => outcomes.get(name)!);
+  } finally {
+    await remote.close();
+  }
+}
+
+async function pullFrom(context: Context, namespace: string, ref: Reference, options: PullOptions, shared: Shared): Promise<PullResult> {
   const name = formatReference(ref);
   try {
-    return await new Pull(context, namespace, ref, name, options).run();
+    return await new Pull(context, namespace, ref, name, options, shared).run();
   } catch (err) {
     throw hasCode(err, 'not_modified') ? err : wrap(`unable to pull ${name}`, err);
   }
+}
+
+/** Default of `maxConcurrentDownloads`. */
+const DOWNLOADS = 3;
+
+interface Prepared {
+  readonly plan: Plan;
+  /** Directories of all layers; `undefined` when anything is missing, and then the plan is leased. */
+  readonly layers: ReadonlyMap<Digest, string> | undefined;
 }
 
 class Pull {
@@ -46,6 +120,7 @@ class Pull {
   readonly #ref: Reference;
   readonly #name: string;
   readonly #o: PullOptions;
+  readonly #shared: Shared;
   readonly #snapshotter: Snapshotter | undefined;
   readonly #emit: (event: ProgressEvent) => void;
   readonly #platforms: PlatformChoice;
@@ -54,13 +129,14 @@ class Pull {
   #transferred = 0;
   #layerWarnings: readonly string[] = [];
 
-  constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions) {
+  constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions, shared: Shared) {
     this.#context = context;
     this.#store = context.store;
     this.#namespace = namespace;
     this.#ref = ref;
     this.#name = name;
     this.#o = options;
+    this.#shared = shared;
     this.#emit = options.onEvent ?? (() => {});
     this.#platforms = platformChoice(options);
     this.#snapshotter = options.unpack === false ? undefined : getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
@@ -69,36 +145,58 @@ class Pull {
   async run(): Promise<PullResult> {
     if (this.#snapshotter !== undefined) requirePrivileges();
     const started = performance.now();
-    const remote = await this.#context.openRemote(this.#o);
-    try {
+    const {remote} = this.#shared;
+    const fetcher = remote.fetcher(this.#ref);
+    const {plan, layers} = await this.#resolveAndPlan(fetcher);
+    const image = (layers && (await this.#commitLocal(plan, layers))) ?? (await this.#fetchMissing(plan, fetcher));
+    const warnings = [...(plan.warnings ?? []), ...this.#layerWarnings, ...(await this.#overlayWarning())];
+    const elapsedMs = performance.now() - started;
+    return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
+  }
+
+  /**
+   * Resolves the reference and plans. What a mirror resolves it to may be wrong or gone, and nobody's; then the others are asked to
+   * resolve it.
+   */
+  async #resolveAndPlan(fetcher: Fetcher): Promise<Prepared> {
+    const {remote} = this.#shared;
+    const resolve = async (again: boolean): Promise<Resolved> => {
       this.#emit({ref: this.#name, status: 'resolving', offset: 0, total: 0});
-      const {descriptor, body} = await remote.resolve(this.#ref, this.#signalOption());
+      const resolved = await remote.resolve(this.#ref, {again, ...this.#signalOption()});
       this.#emit({ref: this.#name, status: 'resolved', offset: 0, total: 0});
-      const fetcher = remote.fetcher(this.#ref);
-      let root = body;
-      const approval = await this.#approve(remote, descriptor, async () => {
-        root ??= await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES, ...this.#signalOption()});
-        return root;
-      });
-      const source = this.#documents(descriptor, root, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
-      const documents = await this.#lockDocuments(descriptor);
-      let plan: Plan;
-      let layers: ReadonlyMap<Digest, string> | undefined;
-      try {
-        plan = await makePlan(descriptor, source, this.#platforms);
-        if (this.#snapshotter !== undefined) requireImages(plan);
-        if (approval.evidence.length > 0) plan = (await import('./with-evidence.ts')).withEvidence(plan, approval.evidence);
-        layers = this.#layersHere(plan);
-        if (layers === undefined) await this.#lease(plan);
-      } finally {
-        documents?.release();
-      }
-      const image = (layers && (await this.#commitLocal(plan, layers))) ?? (await this.#fetchMissing(plan, fetcher));
-      const warnings = [...(plan.warnings ?? []), ...this.#layerWarnings, ...(await this.#overlayWarning())];
-      const elapsedMs = performance.now() - started;
-      return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
+      return resolved;
+    };
+    const first = await resolve(false);
+    try {
+      return await this.#prepare(first, fetcher);
+    } catch (err) {
+      const mayBeMirrors = first.isMirrors && (hasCode(err, 'not_found') || hasCode(err, 'failed_precondition'));
+      if (!mayBeMirrors || this.#o.signal?.aborted) throw err;
+      const {descriptor} = first;
+      const second = await resolve(true).catch(() => first);
+      if (second.descriptor.digest === descriptor.digest && second.descriptor.size === descriptor.size) throw err;
+      return this.#prepare(second, fetcher);
+    }
+  }
+
+  /** Checks signatures, plans, looks which layers are here, and leases the plan unless all are. */
+  async #prepare({descriptor, body}: Resolved, fetcher: Fetcher): Promise<Prepared> {
+    let root = body;
+    const approval = await this.#approve(this.#shared.remote, descriptor, async () => {
+      root ??= await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES, ...this.#signalOption()});
+      return root;
+    });
+    const source = this.#documents(descriptor, root, (desc, limit) => fetcher.bytes(desc, {limit, ...this.#signalOption()}));
+    const documents = await this.#lockDocuments(descriptor);
+    try {
+      let plan = await makePlan(descriptor, source, this.#platforms);
+      if (this.#snapshotter !== undefined) requireImages(plan);
+      if (approval.evidence.length > 0) plan = (await import('./with-evidence.ts')).withEvidence(plan, approval.evidence);
+      const layers = this.#layersHere(plan);
+      if (layers === undefined) await this.#lease(plan);
+      return {plan, layers};
     } finally {
-      await remote.close();
+      documents?.release();
     }
   }
 
@@ -179,7 +277,7 @@ class Pull {
 
   /** Fetches what is missing of the leased plan, and writes the records. */
   async #fetchMissing(plan: Plan, fetcher: Fetcher): Promise<ImageRecord> {
-    const {layers} = await this.#fetchAndUnpack(plan, (desc, sink, options) => fetcher.stream(desc, sink, options));
+    const {layers} = await this.#fetchAndUnpack(plan, fetcher);
     return this.#commit(plan, layers);
   }
 
@@ -213,7 +311,7 @@ class Pull {
       }
       this.#emit({...row, status: 'downloading', offset: 0});
       const bytes = desc.digest === root.digest && body !== undefined ? body : await fetch(desc, limit);
-      this.#transferred += bytes.length;
+      if (embeddedData(desc) === undefined) this.#transferred += bytes.length;
       this.#emit({...row, status: 'done'});
       return bytes;
     };
@@ -232,16 +330,17 @@ class Pull {
     return layers;
   }
 
-  async #fetchAndUnpack(plan: Plan, source: Parameters<typeof fetchAndUnpack>[0]['source']): Promise<FetchAndUnpackResult> {
+  async #fetchAndUnpack(plan: Plan, source: Fetcher): Promise<FetchAndUnpackResult> {
     const made = await fetchAndUnpack({
       store: this.#store,
       workers: this.#context.workers,
       namespace: this.#namespace,
       plan,
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
-      ...(source === undefined ? {} : {source}),
+      source,
+      ...(this.#shared.slots === undefined ? {} : {slots: this.#shared.slots}),
       erofsBacking: this.#context.erofsBacking,
-      maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? 3,
+      maxConcurrentDownloads: this.#o.maxConcurrentDownloads ?? DOWNLOADS,
       scratchDir: runtimeStatePath.views(this.#context.stateDir),
       lockTimeoutMs: this.#context.lockTimeoutMs,
       onEvent: this.#emit,

@@ -42,6 +42,11 @@ async function runContainer(context: Context, namespace: string, ref: string, id
   validateIdentifier(id);
   validateLabels(options.labels ?? {});
   findRuntime();
+  const {pull: policy = 'never'} = options;
+  if (policy !== 'never') {
+    const {pullForRun} = await import('./pull-policy.ts');
+    await pullForRun(context, namespace, ref, policy, options);
+  }
   const image = findImage(context, namespace, ref);
   const approval = await assertAllowed(context, namespace, image);
   const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));

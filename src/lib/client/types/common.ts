@@ -69,6 +69,8 @@ export interface RegistryOptions {
   readonly connectTimeoutMs?: number;
   /** A connection is broken when the registry sends (almost) nothing for so many milliseconds; 0 means no limit. Default 30 000. */
   readonly stallTimeoutMs?: number;
+  /** Most bytes per second, over all connections of this process that have the same limit. Default: no limit. */
+  readonly limitRate?: number;
   /**
    * Directory with a `hosts.toml` or certificates for each registry, see docs/HOSTS.md; empty means none. Default: `BERTH_HOSTS_DIR`,
    * else containerd's and docker's directories.

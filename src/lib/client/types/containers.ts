@@ -1,9 +1,12 @@
 /** Containers, and options for running one. */
 import type {MountSpec} from '../../runtime/spec.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
-import type {ListOptions} from './common.ts';
+import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 
 export type {MountSpec};
+
+/** When `run` pulls its image first. */
+export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
 
 /** Options of `run`; they override the image's config. */
 export interface RunOptions {
@@ -34,6 +37,15 @@ export interface RunOptions {
   readonly pidFile?: string;
   readonly platform?: string;
   readonly snapshotter?: string;
+  /**
+   * When to pull the image first: `missing` where the namespace lacks it, `newer` where the registry has another one under its name (else,
+   * or where the registry cannot be reached, the local one is used, with a warning), `always`. Default `never`.
+   */
+  readonly pull?: PullPolicy;
+  /** Access to the registry for `pull`. */
+  readonly registry?: RegistryOptions;
+  /** Progress of the pull. */
+  readonly onEvent?: (event: ProgressEvent) => void;
   /** Standard streams of the container. Default: the caller's. */
   readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
   readonly signal?: AbortSignal;

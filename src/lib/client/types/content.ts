@@ -1,6 +1,7 @@
 /** Content: blobs, and downloads in progress. */
 import type {ContentRecord, Labels} from '../../store/records.ts';
 import type {ListOptions} from './common.ts';
+import type {PullOptions, PullResult} from './images.ts';
 import type {PushObjectOptions, PushObjectResult} from './push.ts';
 
 /** An ingest: a blob that is being written, or whose writing was interrupted. */
@@ -60,8 +61,13 @@ export interface ContentWriter {
   close(): Promise<void>;
 }
 
+/** Options of `fetch`. */
+export type FetchOptions = Omit<PullOptions, 'unpack' | 'snapshotter' | 'ifChanged'>;
+
 /** Content of one namespace. */
 export interface ContentClient {
+  /** Fetches the content of an image and names it, without unpacking. */
+  fetch(ref: string, options?: FetchOptions): Promise<PullResult>;
   list(options?: ListOptions): Promise<readonly ContentRecord[]>;
   get(digest: string): Promise<ContentRecord>;
   /** Reads a blob and verifies its digest. @throws data_loss after the last byte: the digest does not match */

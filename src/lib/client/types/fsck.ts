@@ -37,6 +37,8 @@ export interface CheckOptions extends RegistryOptions {
   readonly deep?: boolean;
   /** Repairs what is found: fetches or rebuilds it, or moves it away. Changes nothing else. */
   readonly repair?: boolean;
+  /** Fetches lost foreign layers from the URLs that their manifests name. Default false. */
+  readonly allowForeign?: boolean;
   readonly onEvent?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }

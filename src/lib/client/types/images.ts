@@ -1,5 +1,6 @@
 /** Images, and options for pulling, mounting, importing and exporting them. */
 import type {Writable} from 'node:stream';
+import type {ErrdefsError} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ImageBuildClient} from './build.ts';
@@ -21,10 +22,18 @@ export interface PullOptions extends RegistryOptions {
   readonly labels?: Labels;
   /** Public keys in PEM; one of them must have signed the image, besides what the namespace's policy demands. */
   readonly verifyKeys?: readonly string[];
+  /** Default 3; of `pullAll`, over all of its references. */
   readonly maxConcurrentDownloads?: number;
+  /** Fetches a foreign layer that its registry does not serve from the URLs that its manifest names. Default false. */
+  readonly allowForeign?: boolean;
   readonly onEvent?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
+
+/** Outcome of one reference of `pullAll`. */
+export type PullOutcome =
+  | {readonly ref: string; readonly result: PullResult; readonly error?: undefined}
+  | {readonly ref: string; readonly result?: undefined; readonly error: ErrdefsError};
 
 /** Result of `pull`. */
 export interface PullResult {

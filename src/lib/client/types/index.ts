@@ -2,7 +2,7 @@
 import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
 import type {ContentClient} from './content.ts';
 import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
-import type {ImagesClient, PullOptions, PullResult} from './images.ts';
+import type {ImagesClient, PullOptions, PullOutcome, PullResult} from './images.ts';
 import type {LeasesClient} from './leases.ts';
 import type {NamespacesClient} from './namespaces.ts';
 import type {PushOptions, PushResult} from './push.ts';
@@ -78,6 +78,13 @@ export interface Client {
 export interface NamespaceClient {
   readonly name: string;
   pull(ref: string, options?: PullOptions): Promise<PullResult>;
+  /**
+   * Pulls several images over one pool of connections and threads. One that fails does not stop the others.
+   *
+   * @returns an outcome for each reference, in their order
+   * @throws invalid_argument a malformed reference, or credentials for several registries; nothing is pulled then
+   */
+  pullAll(refs: readonly string[], options?: PullOptions): Promise<readonly PullOutcome[]>;
   /**
    * Pushes an image: blobs first, manifests after what they refer to, the tag last. Nothing is sent when a part is neither here nor at the
    * registry.
