@@ -65,7 +65,9 @@ async function checkStore(ctr: CommandLine, ...flags: readonly string[]): Promis
 }
 
 describe('kill -9', () => {
-  it('at any moment of a pull does not delay the next command, and the next pull downloads only the rest', async (t) => {
+  it('at any moment of a pull does not delay the next command, and the next pull downloads only the rest', {
+    timeout: 1_800_000,
+  }, async (t) => {
     if (!requiresRuntime(t)) return;
     const refs = new Map<ImageName, string>();
     for (const name of IMAGES) {

@@ -514,8 +514,8 @@ describe('check', () => {
     const rig = await pulled(t, 'erofs');
     const index = join(rig.layer(0), 'layer.erofs');
     const right = readFileSync(index);
-    let damaged = 0;
-    for (let at = 1024; at < right.length; at += TORTURE ? 7 : 157) {
+    let [damaged, tried] = [0, 0];
+    for (let at = 1024; at < right.length; at += TORTURE ? 7 : 61) {
       const bytes = Buffer.from(right);
       bytes[at]! ^= 1 << (at % 8);
       writeFileSync(index, bytes);
@@ -525,8 +525,10 @@ describe('check', () => {
           findings.every(({object, severity}) => object === `layer ${basename(rig.layer(0))}` && severity === 'damage'),
       );
       damaged += findings.length;
+      tried++;
     }
-    assert.ok(damaged > 5, 'what matters in it is not seldom');
+    t.diagnostic(`${damaged} of ${tried} are damage`);
+    assert.ok(damaged > tried / 4, `${damaged} of ${tried}: what matters in it is not seldom`);
   });
 
   for (const name of ['busybox', 'busybox-zstd', 'busybox-docker', 'awkward', 'awkward-through', 'redis'] as const)
