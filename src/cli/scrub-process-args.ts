@@ -1,8 +1,11 @@
 /** Removes secrets from the process's arguments, which every user of the machine can read in /proc. */
 import {closeSync, openSync, readFileSync, readSync, writeSync} from 'node:fs';
 
-/** The password in `--src-creds`, `--dest-creds`, `--user` or `-u`, which may share its word with boolean flags, and the value of `--refresh`. Words begin after a NUL. */
-const SECRET = /\0(?:(?:--?(?:user|src-creds|dest-creds)[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?refresh[=\0])([^\0]+)/dg;
+/** The password in `--src-creds`, `--dest-creds`, `--user` or `-u`, which may share its word with boolean flags, and the values of `--refresh` and `--password`. Words begin after a NUL. */
+const SECRET = /\0(?:(?:--?(?:user|src-creds|dest-creds)[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?(?:refresh|password)[=\0])([^\0]+)/dg;
+
+/** The password of `login -p`; other commands may have another `-p`. */
+const SHORT_SECRET = /\0-[kh]*p[=\0]?([^\0]+)/dg;
 
 /**
  * Overwrites secrets in the process's arguments with asterisks; `process.argv` keeps them. Until then every user can read
@@ -21,7 +24,8 @@ export function scrubProcessArgs(): void {
     const area = Buffer.alloc(end - start);
     readSync(memory, area, 0, area.length, start);
     const [words] = area.toString('latin1').split('\0--\0') as [string];
-    for (const {indices} of words.matchAll(SECRET)) {
+    const found = [...words.matchAll(SECRET), ...(/\0login(?:\0|$)/.test(words) ? words.matchAll(SHORT_SECRET) : [])];
+    for (const {indices} of found) {
       const [from, to] = indices![1]!;
       writeSync(memory, Buffer.alloc(to - from, '*'), 0, to - from, start + from);
     }

@@ -59,6 +59,9 @@ async function everywhere(line: string, env: Readonly<Record<string, string>> = 
 /** What a command says of a store that is empty; with arguments where it needs them. */
 const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
   attach: ['attach --progress none --artifact-type a/b --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  'config explain': ['config explain --authfile /nowhere/auth.json 127.0.0.1:80/x', 0],
+  login: ['login --user me:x --authfile /nowhere/auth.json --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
+  logout: ['logout --authfile /nowhere/auth.json 127.0.0.1:1', 5],
   catalog: ['catalog --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   check: ['check', 0],
   'containers info': ['containers info c1', 5],
@@ -128,7 +131,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
 };
 
 /** What they answer is the machine's, or standard input's. */
-const NOT_REPEATABLE = ['content ingest', 'doctor'];
+const NOT_REPEATABLE = ['content ingest', 'doctor', 'ping'];
 
 describe('source, build and executable agree', () => {
   it('on the commands there are', () =>

@@ -96,6 +96,7 @@ const FETCHES: ReadonlySet<string> = new Set([
   'content fetch-blob',
   'content fetch-object',
   'inspect',
+  'ping',
   'pull',
   'referrers',
   'registry rm',

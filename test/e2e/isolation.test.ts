@@ -149,7 +149,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
+  /^(version|doctor|df|completion|config explain|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (
@@ -289,7 +289,7 @@ describe('a namespace', () => {
       const called = [...alone.keys()];
       // Of the machine, or of registries without a store.
       const GLOBAL =
-        /^(version|doctor|df|completion|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
+        /^(version|doctor|df|completion|config explain|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
       const untried = Object.keys(COMMANDS.commands).filter(
         (id) => READING.test(id) && !GLOBAL.test(id) && !called.some((words) => words.startsWith(id)),
       );

@@ -1,6 +1,6 @@
 /** The context that all use cases share. */
 import type {ErrdefsError} from '../errdefs.ts';
-import type {Remote} from '../remotes/types.ts';
+import type {Remote, RemoteOptions} from '../remotes/types.ts';
 import type {Backing} from '../store/indexed-layer.ts';
 import type {Store} from '../store/store.ts';
 import type {RegistryOptions} from './types/index.ts';
@@ -23,6 +23,8 @@ export interface Context {
   readonly workers: WorkerPool;
   /** Tells the caller of something that does not change the result. */
   warn(warning: ErrdefsError): void;
+  /** What a remote is opened with. @throws invalid_argument there is no such directory of hosts */
+  remoteOptions(options: RegistryOptions): Promise<RemoteOptions>;
   openRemote(options: RegistryOptions & {readonly signal?: AbortSignal}): Promise<Remote>;
   running(namespace: string): Promise<Running>;
   /** The snapshotter to use: the caller's, else the namespace's label, else the machine's default. */

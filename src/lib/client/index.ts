@@ -47,30 +47,32 @@ export function openClient(options: OpenOptions = {}): Client {
     lockTimeoutMs,
     workers,
     warn: (warning) => onWarning?.(warning),
+    remoteOptions: async (registry) => {
+      const {hostsDirs} = await import('../remotes/index.ts');
+      const {credentials, tlsCACert: ca, tlsCert: cert, tlsKey: key} = registry;
+      return {
+        ...registry,
+        credentials: typeof credentials === 'function' ? undefined : credentials,
+        tls: {ca, cert, key},
+        env: process.env,
+        hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined),
+      };
+    },
     openRemote: async (registry) => {
-      const [{hostsDirs, openRemote}, {remoteSources}, {sharedCoolDowns}] = await Promise.all([
+      const [{openRemote}, {remoteSources}, {sharedCoolDowns}, options] = await Promise.all([
         import('../remotes/index.ts'),
         import('./credentials/sources.ts'),
         import('./pull/shared-cool-downs.ts'),
+        context.remoteOptions(registry),
       ]);
-      const {credentials, tlsCACert: ca, tlsCert: cert, tlsKey: key} = registry;
-      return openRemote(
-        {
-          ...registry,
-          credentials: typeof credentials === 'function' ? undefined : credentials,
-          tls: {ca, cert, key},
-          env: process.env,
-          hostsDirs: hostsDirs((registry.hostsDir ?? process.env.BERTH_HOSTS_DIR) || undefined),
-        },
-        {
-          ...remoteSources(registry, {
-            warn: context.warn,
-            // In /tmp there is no directory that ends with the boot.
-            stateDir: directories.guarded.length > 1 ? undefined : () => context.stateDir,
-          }),
-          coolDowns: sharedCoolDowns(state, () => context.stateDir),
-        },
-      );
+      return openRemote(options, {
+        ...remoteSources(registry, {
+          warn: context.warn,
+          // In /tmp there is no directory that ends with the boot.
+          stateDir: directories.guarded.length > 1 ? undefined : () => context.stateDir,
+        }),
+        coolDowns: sharedCoolDowns(state, () => context.stateDir),
+      });
     },
     running: async (namespace) => {
       const {running} = await import('./running.ts');

@@ -23,6 +23,9 @@ import type {
   LayerCompression,
   LeaseResource,
   ListOptions,
+  LoggedInOptions,
+  LoginOptions,
+  LogoutOptions,
   MutateOptions,
   NamespaceClient,
   OpenOptions,
@@ -417,6 +420,8 @@ const copying: Members<Pick<CopyOptions, keyof SyncOptions & keyof CopyOptions>>
   signal: optional(abortSignal),
 };
 
+const {credentials: _, refreshToken: _token, ...withoutCredentials} = registry;
+
 const REGISTRY: Guards<Client['registry']> = {
   resolve: [text, options<RegistryCallOptions>(registryCall)],
   tags: [text, registryListing],
@@ -426,6 +431,11 @@ const REGISTRY: Guards<Client['registry']> = {
   fetchObject: [text, options<RegistryCallOptions>(registryCall)],
   fetchBlob: [text, text, options<RegistryCallOptions>(registryCall)],
   referrers: [text, options<RegistryCallOptions & {artifactType?: string}>({...registryCall, artifactType: optional(text)})],
+  login: [text, text, text, options<LoginOptions>({...withoutCredentials, signal: optional(abortSignal)})],
+  logout: [optional(text), options<LogoutOptions>({all: optional(flag), authFile: optional(text), signal: optional(abortSignal)})],
+  loggedIn: [text, options<LoggedInOptions>({authFile: optional(text), signal: optional(abortSignal)})],
+  ping: [text, options<RegistryCallOptions>(registryCall)],
+  explain: [text, options<RegistryCallOptions>(registryCall)],
   attach: [
     text,
     text,

@@ -293,7 +293,8 @@ export class Authorizer {
       return {what, host, method: 'GET', url: query, authorization, signal};
     };
     const byForm = (login: Exclude<Credentials, {readonly registryToken: string}>): TokenRequest => {
-      const form = new URLSearchParams({client_id: CLIENT_ID, scope: scopes.join(' ')});
+      const form = new URLSearchParams({client_id: CLIENT_ID});
+      if (scopes.length > 0) form.set('scope', scopes.join(' '));
       if (service !== undefined) form.set('service', service);
       if ('refreshToken' in login) {
         form.set('grant_type', 'refresh_token');
@@ -320,6 +321,10 @@ export class Authorizer {
     return this.#remember(tokenScope, `Bearer ${token}`, lifetimeMs);
   }
 }
+
+/** The scope of a ping: of a repository, or without any rights. */
+export const pingScope = (host: Host, path: string | undefined): TokenScope =>
+  path === undefined ? {host, scope: ''} : pullScope(host, {path});
 
 /** The scope that pulls from a repository. */
 export const pullScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({

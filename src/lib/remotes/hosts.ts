@@ -21,6 +21,8 @@ export interface HostsOptions {
   /** Whether the environment has a proxy for a URL, which then cannot be probed. */
   readonly hasProxy?: ((url: URL) => boolean) | undefined;
   readonly onDebug?: ((line: string) => void) | undefined;
+  /** Replaces the question whether a port speaks TLS. */
+  readonly probe?: ((host: string) => Promise<'https' | 'http'>) | undefined;
 }
 
 /**
@@ -41,13 +43,15 @@ export function registryHosts(options: HostsOptions): HostSource {
   const {plainHTTP, connectTimeoutMs, hostsDirs = [], tls = {}, hasProxy = () => false, onDebug} = options;
   const known = new Map<string, Promise<readonly [Host, ...Host[]]>>();
 
-  const probe = async (host: string): Promise<'https' | 'http'> => {
-    const url = new URL(`http://${host}`);
-    if (hasProxy(url)) return 'https';
-    const {hostname, port} = url;
-    const timeoutMs = connectTimeoutMs === 0 ? PROBE_TIMEOUT_MS : Math.min(PROBE_TIMEOUT_MS, connectTimeoutMs);
-    return (await speaksTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port), timeoutMs)) ? 'https' : 'http';
-  };
+  const probe =
+    options.probe ??
+    (async (host: string): Promise<'https' | 'http'> => {
+      const url = new URL(`http://${host}`);
+      if (hasProxy(url)) return 'https';
+      const {hostname, port} = url;
+      const timeoutMs = connectTimeoutMs === 0 ? PROBE_TIMEOUT_MS : Math.min(PROBE_TIMEOUT_MS, connectTimeoutMs);
+      return (await speaksTLS(hostname.replace(/^\[(.*)\]$/, '$1'), Number(port), timeoutMs)) ? 'https' : 'http';
+    });
 
   const schemeOf = async (domain: string): Promise<'https' | 'http'> => {
     const {hostname} = new URL(`https://${domain}`);

@@ -207,6 +207,11 @@ export class HttpClient {
     return backoff(n, this.#options.backoffMs);
   }
 
+  /** Whether a host asked for credentials and got some. */
+  async usedCredentials(scope: TokenScope): Promise<boolean> {
+    return (await this.#authorizer.credentialUse(scope)) === 'sent';
+  }
+
   /** The error for a failure response. */
   async toError({status, headers, body, context, sameOrigin}: HttpResponse, scope: TokenScope | undefined): Promise<ErrdefsError> {
     const challenges = parseChallenges(headers['www-authenticate']);

@@ -3,10 +3,11 @@ import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {embeddedData} from '../oci/hash.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
+import {pingScope} from './auth.ts';
 import {protocolError, WireError, wireFailure} from './errors.ts';
 import {FailedHosts, type HostFailure} from './failed-hosts.ts';
 import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
-import {registryHosts} from './hosts.ts';
+import {registryHosts, urlOf} from './hosts.ts';
 import {HttpClient} from './http-client.ts';
 import {proxyRules} from './proxy.ts';
 import {openPusher} from './push.ts';
@@ -17,10 +18,12 @@ import {Transport} from './transport.ts';
 import type {
   Capability,
   CredentialSource,
+  CredentialTarget,
   Fetcher,
   Host,
   HostSource,
   ListingOptions,
+  PingAnswer,
   Pusher,
   Remote,
   RemoteOptions,
@@ -273,6 +276,41 @@ class RegistryRemote implements Remote {
         this.#failed.add(host, repository, protocolError({what, url: new URL(host.origin), attempt: 1}, 'the bytes have another digest'));
     }
     return mirrors.length > 0;
+  }
+
+  async ping(
+    {domain, repository}: CredentialTarget,
+    {registryOnly = false, signal: own}: {readonly registryOnly?: boolean; readonly signal?: AbortSignal | undefined} = {},
+  ): Promise<readonly PingAnswer[]> {
+    const signal = anyOf(this.#signal, own);
+    const hosts = await this.#hostsOf({domain}, `ping ${domain}`, signal);
+    const answers: PingAnswer[] = [];
+    for (const host of registryOnly ? hosts.slice(-1) : hosts) {
+      const scope = pingScope(host, repository);
+      const began = performance.now();
+      const answer: {status?: number; error?: ErrdefsError} = {};
+      try {
+        const response = await this.#client.send({
+          what: `ping ${host.origin}`,
+          method: 'GET',
+          url: urlOf(host, '/'),
+          scope,
+          signal,
+          onBody: () => () => undefined,
+          restartable: true,
+          hasFallback: true,
+          digestVerified: false,
+        });
+        answer.status = response.status;
+        if (response.status >= 300) answer.error = await this.#client.toError(response, scope);
+      } catch (err) {
+        if (signal?.aborted || !isErrdefs(err)) throw err;
+        answer.error = err;
+      }
+      const ms = performance.now() - began;
+      answers.push({host, ms, usedCredentials: await this.#client.usedCredentials(scope), ...answer});
+    }
+    return answers;
   }
 
   async close(): Promise<void> {

@@ -14,6 +14,7 @@
  */
 import type {LookupFunction, Socket} from 'node:net';
 import type {buildConnector} from 'undici';
+import type {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import type {Reference} from '../oci/reference.ts';
 import type {Resolver} from './address-filter.ts';
@@ -306,6 +307,17 @@ export interface RepositoryApi {
   delete(target: string, options?: RegistryCallOptions): Promise<void>;
 }
 
+/** What a host answered to a ping. */
+export interface PingAnswer {
+  readonly host: Host;
+  /** Milliseconds until the answer or the failure. */
+  readonly ms: number;
+  readonly status?: number;
+  /** Whether the host wanted credentials and got some. */
+  readonly usedCredentials: boolean;
+  readonly error?: ErrdefsError;
+}
+
 /** Access to registries. Keeps connections, tokens and the state of hosts until it is closed. */
 export interface Remote {
   /**
@@ -327,6 +339,16 @@ export interface Remote {
 
   /** Repositories of a registry, as `RepositoryApi.tags` lists tags. */
   catalog(domain: string, options?: ListingOptions): AsyncGenerator<string>;
+
+  /**
+   * Asks each host of a registry for `/v2/`, one after the other, with credentials where it wants some: those of `repository`, if given.
+   *
+   * @param options.registryOnly asks no mirror
+   */
+  ping(
+    target: CredentialTarget,
+    options?: {readonly registryOnly?: boolean; readonly signal?: AbortSignal | undefined},
+  ): Promise<readonly PingAnswer[]>;
 
   /** Closes every connection; running calls fail as canceled. */
   close(): Promise<void>;

@@ -114,6 +114,7 @@ function clientOn(place: string, workers: WorkerPool): {readonly client: Client;
     lockTimeoutMs: LOCK_TIMEOUT_MS,
     workers,
     warn: () => {},
+    remoteOptions: async () => ({}),
     openRemote: async (options) => openRemote({...options, credentials: undefined}),
     running: async () => ({ids: [], hasBegun: () => false}),
     snapshotterName: (_namespace, asked) => asked ?? 'overlayfs',

@@ -14,6 +14,15 @@ export function registryClient(context: Context): RegistryClient {
     fetchObject: async (ref, options = {}) => (await reading()).fetchObject(context, ref, options),
     fetchBlob: async (ref, digest, options = {}) => (await reading()).fetchBlob(context, ref, digest, options),
     referrers: async (ref, options = {}) => (await referring()).referrers(context, ref, options),
+    login: async (registry, username, password, options = {}) =>
+      (await import('../credentials/login.ts')).login(context, registry, {username, password}, options),
+    logout: async (registry, options = {}) => (await import('../credentials/login.ts')).logout(context, registry, options),
+    loggedIn: async (registry, options = {}) => (await import('../credentials/login.ts')).loggedIn(context, registry, options),
+    ping: async (target, options = {}) => (await import('../credentials/explain.ts')).ping(context, target, options),
+    explain: async (target, options = {}) => {
+      const [{explain}, remote] = await Promise.all([import('../credentials/explain.ts'), context.remoteOptions(options)]);
+      return explain(context, target, options, remote);
+    },
     attach: async (ref, artifactType, files, options = {}) =>
       (await import('../registry/attach.ts')).attach(context, ref, artifactType, files, options),
     delete: async (ref, options = {}) => (await import('../registry/delete.ts')).deleteFrom(context, ref, options),

@@ -20,7 +20,7 @@ const TOKEN_USER = '<token>';
 const failure = (program: string, verb: string, why: string, options: {readonly cause?: unknown} = {}): ErrdefsError =>
   new ErrdefsError('unavailable', `credential helper ${program} ${verb}: ${why}`, {...options, details: {program}});
 
-async function call(helper: string, verb: 'get', input: string, signal?: AbortSignal): Promise<string | undefined> {
+async function call(helper: string, verb: 'get' | 'store' | 'erase', input: string, signal?: AbortSignal): Promise<string | undefined> {
   const program = `docker-credential-${helper}`;
   if (helper === '' || helper.includes('/')) throw failure(program, verb, 'its name has a "/"');
   let done: Awaited<ReturnType<typeof run>>;
@@ -72,4 +72,18 @@ export async function askHelper(helper: string, server: string, signal?: AbortSi
     throw failure(`docker-credential-${helper}`, 'get', 'its answer has no user name and secret');
   if (username === '' && secret === '') return undefined;
   return username === TOKEN_USER ? {refreshToken: secret} : {username, password: secret};
+}
+
+export async function storeInHelper(
+  helper: string,
+  server: string,
+  username: string,
+  password: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  await call(helper, 'store', JSON.stringify({ServerURL: server, Username: username, Secret: password}), signal);
+}
+
+export async function eraseFromHelper(helper: string, server: string, signal?: AbortSignal): Promise<void> {
+  await call(helper, 'erase', server, signal);
 }

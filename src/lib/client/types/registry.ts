@@ -1,5 +1,5 @@
 /** Registries without a store: images are looked at, copied, referred to and deleted where they are. */
-import type {ErrorJSON} from '../../errdefs.ts';
+import type {Code, ErrorJSON} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
@@ -144,6 +144,90 @@ export interface SyncResult {
   readonly elapsedMs: number;
 }
 
+/** Options of `login`. Nothing is written before the registry has taken the credentials. */
+export interface LoginOptions extends Omit<RegistryOptions, 'credentials' | 'refreshToken'> {
+  readonly signal?: AbortSignal;
+}
+
+/** Where a login keeps its credentials. */
+export interface LoginResult {
+  readonly registry: string;
+  readonly username: string;
+  /** The changed file. */
+  readonly file: string;
+  /** The helper that has the password; without one, the file does. */
+  readonly helper?: string;
+  /** False where the registry asks for no credentials, so that these could not be checked. */
+  readonly verified: boolean;
+}
+
+/** Options of `loggedIn`. */
+export interface LoggedInOptions {
+  /** The only file to use. Default: all that are read. */
+  readonly authFile?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** Options of `logout`. */
+export interface LogoutOptions extends LoggedInOptions {
+  /** Removes the credentials of all registries. */
+  readonly all?: boolean;
+}
+
+/** What a logout has removed. */
+export interface LogoutResult {
+  /** Registries, as the files name them, whose credentials are gone. */
+  readonly registries: readonly string[];
+  /** The changed files, and the helpers. */
+  readonly from: readonly string[];
+}
+
+/** What a host answered to a ping. */
+export interface HostAnswer {
+  readonly url: string;
+  readonly ms: number;
+  /** `ok`, or the class of the failure. */
+  readonly code: Code | 'ok';
+  /** HTTP status. */
+  readonly status?: number;
+  /** Whether it wanted credentials and got some. */
+  readonly credentials: boolean;
+  readonly message?: string;
+  readonly hint?: string;
+}
+
+/** How a host would be asked; no member is a secret. */
+export interface ExplainedHost {
+  readonly url: string;
+  /** Whether its port is asked first which of HTTPS and HTTP it speaks. */
+  readonly isProbed: boolean;
+  readonly isMirror: boolean;
+  readonly capabilities: readonly string[];
+  /** The file or directory with its configuration. */
+  readonly source?: string;
+  readonly ca: readonly string[];
+  readonly client: readonly {readonly cert: string; readonly key: string}[];
+  readonly skipVerify: boolean;
+  /** Names of additional headers. */
+  readonly headers: readonly string[];
+  readonly proxy?: {readonly url: string; readonly source: string};
+  /** Where credentials would be looked for, in order. Helpers are not asked. */
+  readonly credentials: readonly {readonly source: string; readonly key?: string; readonly user?: string; readonly helper?: string}[];
+}
+
+/** How a registry would be asked. */
+export interface RegistryExplanation {
+  readonly registry: string;
+  readonly repository?: string;
+  /** In the order of use. */
+  readonly hosts: readonly ExplainedHost[];
+  /** URLs of the hosts that are asked what a tag names, for content, and to push to. */
+  readonly order: {readonly tags: readonly string[]; readonly content: readonly string[]; readonly push: readonly string[]};
+  /** Directories and files that were searched. */
+  readonly hostsDirs: readonly string[];
+  readonly credentialFiles: readonly string[];
+}
+
 /** Registries and archives. Needs no store, and makes none. References are those of `pull`. */
 export interface RegistryClient {
   /** The descriptor of a tag or digest. @throws not_found */
@@ -169,6 +253,16 @@ export interface RegistryClient {
    * @returns the artifact's manifest
    */
   attach(ref: string, artifactType: string, files: readonly AttachFile[], options?: AttachOptions): Promise<Descriptor>;
+  /** Checks credentials at a registry, and keeps them where podman and docker find them. @param registry or `registry/repository` */
+  login(registry: string, username: string, password: string, options?: LoginOptions): Promise<LoginResult>;
+  /** Removes credentials. @param registry undefined with `all` @throws not_found there are none */
+  logout(registry?: string, options?: LogoutOptions): Promise<LogoutResult>;
+  /** The user name that is kept for a registry. @throws not_found there is none */
+  loggedIn(registry: string, options?: LoggedInOptions): Promise<string>;
+  /** Asks each host of a registry whether it speaks the protocol, with credentials. @param target a registry or a reference */
+  ping(target: string, options?: RegistryCallOptions): Promise<readonly HostAnswer[]>;
+  /** How the hosts of a registry would be asked; without a connection, and without asking helpers. */
+  explain(target: string, options?: RegistryCallOptions): Promise<RegistryExplanation>;
   /** @returns the deleted name, `<repository>:<tag>` or `<repository>@<digest>` @throws not_implemented the registry does not delete this */
   delete(ref: string, options?: RegistryDeleteOptions): Promise<string>;
   /**
