@@ -4,7 +4,7 @@ import {randomBytes} from 'node:crypto';
 import {describe, it} from 'node:test';
 import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote} from '../../../src/lib/remotes/index.ts';
-import {startFakeRegistry} from '../../fakes/registry.ts';
+import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {streamed} from '../../suites/resolver.ts';
 import {is, onEnd} from '../../support/helpers.ts';
 
@@ -65,5 +65,21 @@ describe('--limit-rate', () => {
     onEnd(t, () => remote.close());
     const fetcher = remote.fetcher({domain: registry.host, path: 'a'});
     await assert.rejects(streamed(fetcher, desc, 0, AbortSignal.timeout(200)), is('deadline_exceeded'));
+  });
+
+  it('bounds what is pushed as well', async (t) => {
+    const registry = await startFakeRegistry(t);
+    const bytes = randomBytes(300_000);
+    const desc = {mediaType: OCI_LAYER, digest: digestOf(bytes), size: bytes.length};
+    const remote = openRemote({limitRate: 300_001});
+    onEnd(t, () => remote.close());
+    async function* open(offset: number): AsyncGenerator<Buffer> {
+      yield bytes.subarray(offset);
+    }
+    const started = performance.now();
+    await remote.pusher({domain: registry.host, path: 'a'}).blob(desc, open);
+    const elapsed = performance.now() - started;
+    assert.ok(elapsed >= 750, `${bytes.length} B in ${elapsed} ms`);
+    assert.ok((await streamed(remote.fetcher({domain: registry.host, path: 'a'}), desc)).equals(bytes));
   });
 });
