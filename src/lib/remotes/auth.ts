@@ -341,7 +341,11 @@ export const pushScope = (host: Host, {path}: Pick<Reference, 'path'>, from?: st
 });
 
 /** The scope that deletes from a repository. */
-export const deleteScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({host, scope: `repository:${path}:delete,pull`});
+export const deleteScope = (host: Host, {path}: Pick<Reference, 'path'>): TokenScope => ({
+  host,
+  scope: `repository:${path}:delete,pull`,
+  repository: path,
+});
 
 /** The scope that lists a registry's repositories. */
 export const catalogScope = (host: Host): TokenScope => ({host, scope: 'registry:catalog:*'});

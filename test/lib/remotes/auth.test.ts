@@ -250,6 +250,15 @@ describe('a password', () => {
     await open2.remote.resolve(open2.ref);
     assert.deepEqual(asked, once, 'and not where nobody asks');
   });
+  it('of a repository deletes there, too', async (t) => {
+    const credentials = async ({repository}: CredentialTarget): Promise<Credentials | undefined> =>
+      repository === 'team/app' ? login : undefined;
+    const {remote, ref} = await open(t, {auth: {kind: 'basic', login}}, {}, {credentials});
+    await assert.rejects(remote.api({...ref, path: 'team/app'}).delete(`sha256:${'0'.repeat(64)}`), (err) => {
+      assert.notEqual((err as {code?: string}).code, 'unauthenticated');
+      return true;
+    });
+  });
   it('that is not enough is permission denied', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'token', login}}, {credentials: login});
     registry.fault({
