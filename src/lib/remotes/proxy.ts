@@ -28,10 +28,21 @@ export function proxyAuthorization({username, password}: URL): string | undefine
   return `Basic ${Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')}`;
 }
 
+/** Whether every `%` of a text begins an escape, and these are UTF-8. */
+function isPercentEncoded(text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
 /** Parses the address of a proxy; undefined for anything else. Without a scheme it is an HTTP proxy. */
 export function parseProxy(text: string): URL | undefined {
   const url = URL.parse(text.includes('://') ? text : `http://${text}`);
-  return url !== null && (url.protocol === 'http:' || url.protocol === 'https:') && url.hostname !== '' ? url : undefined;
+  if (url === null || (url.protocol !== 'http:' && url.protocol !== 'https:') || url.hostname === '') return undefined;
+  // A password with a bare `%`: `proxyAuthorization` could not decode it.
+  return isPercentEncoded(url.username) && isPercentEncoded(url.password) ? url : undefined;
 }
 
 /** The first of the variables that is set, as Go looks them up: in capitals first. */
@@ -112,7 +123,7 @@ export function proxyRules(env: Environment): (url: URL) => Proxy | undefined {
     const proxy = parseProxy(value);
     if (proxy === undefined)
       throw new ErrdefsError('invalid_argument', `${name} is not the URL of an HTTP proxy`, {
-        hint: 'write it like http://proxy.example:3128 or https://proxy.example',
+        hint: 'write it like http://proxy.example:3128 or https://proxy.example; in a password % is written %25',
         details: {variable: name},
       });
     return {url: proxy, source: name};

@@ -135,6 +135,14 @@ describe('the proxy of the environment', () => {
     const url = parseProxy('http://me:p%40ss@proxy.example:3128')!;
     assert.deepEqual([url.username, url.password, url.host], ['me', 'p%40ss', 'proxy.example:3128']);
   });
+  for (const login of ['me:100%', 'me:50%off', '%:secret', 'me:%ff'])
+    it(`has no credentials that cannot be decoded: ${login}`, () => {
+      assert.equal(parseProxy(`http://${login}@proxy.example:3128`), undefined);
+      assert.throws(
+        () => chosen({HTTPS_PROXY: `http://${login}@proxy.example:3128`}, 'https://r.example/'),
+        (err: Error & {hint?: string}) => is('invalid_argument')(err) && !err.message.includes(login) && /%25/.test(err.hint ?? ''),
+      );
+    });
 });
 
 const NAME = 'registry.example';
