@@ -331,6 +331,8 @@ class BlobUpload {
   #sent = 0;
   /** Size of a chunk in bytes; undefined: all at once. */
   #chunk: number | undefined;
+  /** How often bytes that the registry had confirmed were lost: resuming and losing in turn would never end. */
+  #restarts = 0;
 
   constructor(at: Repository, desc: Descriptor, what: string, open: OpenBlob, session: Session | undefined, options: BlobPushOptions) {
     this.#at = at;
@@ -366,7 +368,7 @@ class BlobUpload {
         if (await isHere(this.#at, this.#desc, this.#what, this.#signal)) return 'uploaded';
         await this.#resume();
         idle = this.#offset - before >= TRICKLE_BYTES ? 0 : idle + 1;
-        if (idle >= MAX_ATTEMPTS) throw failure;
+        if (idle >= MAX_ATTEMPTS || this.#restarts >= MAX_ATTEMPTS) throw failure;
         // Something between here and the registry may bound the time or the size of a request without saying so.
         if (idle > 1) this.#shrink();
       }
@@ -386,6 +388,7 @@ class BlobUpload {
   }
 
   #forget(): void {
+    if (this.#offset > 0) this.#restarts++;
     this.#session = undefined;
     this.#offset = 0;
     this.#sent = 0;

@@ -271,6 +271,14 @@ describe('an upload', () => {
     }
   });
 
+  it('ends where what was resumed is lost each time', async (t) => {
+    const {registry, desc, bytes, pusher} = await setup(t, {resumes: true});
+    registry.fault({method: 'PUT', readAt: 2 * MiB, resetAt: -1});
+    registry.fault({method: 'PATCH', status: 404, code: 'BLOB_UPLOAD_UNKNOWN'});
+    await assert.rejects(pusher.blob(desc, source(bytes).open));
+    assert.ok(registry.count('PATCH', /./) > 1);
+  });
+
   it('is refused as the registry says, with the next step', async (t) => {
     for (const [status, code, expected, hint] of [
       [403, 'DENIED', 'permission_denied', /./],
