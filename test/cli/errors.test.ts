@@ -379,6 +379,8 @@ forEachEngine('a command line that fails', (engine) => {
         assert.ok(line.endsWith(`: ${text}`), line);
         assert.match(rest.join('\n'), /^(hint: \S.*\n)?$/, plain.stderr);
 
+        // A registry that asked for a pause is asked again, as it would be without what the first call has noted.
+        rmSync(join(world.ctr.env.BERTH_STATE!, 'cool-downs'), {recursive: true, force: true});
         const json = await fails(world, ['--json']);
         assert.equal(json.status, exit, json.stderr);
         // What worked on several things says which of them succeeded.

@@ -94,7 +94,7 @@ describe('help and version', () => {
 describe('unknown commands', () => {
   const hints: readonly [string, RegExp][] = [
     ['pul x', /did you mean "ctr pull"/],
-    ['pu x', /did you mean "ctr pull"/],
+    ['pu x', /^see "ctr --help"$/],
     ['x', /^see "ctr --help"$/],
     ['gv', /^see "ctr --help"$/],
     ['images l', /^see "ctr images --help"$/],

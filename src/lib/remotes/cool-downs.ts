@@ -21,11 +21,11 @@ function endOf(coolDown: CoolDown | undefined, now: number): number {
   return Math.min(coolDown.end, now + LONGEST_MS);
 }
 
-/** Begins a cool-down. @param ms its length */
-export function coolDown(coolDowns: CoolDowns, {origin}: URL, ms: number): void {
+/** Begins a cool-down. @param status of the response that asks for it @param ms its length */
+export function coolDown(coolDowns: CoolDowns, {origin}: URL, status: number, ms: number): void {
   const now = Date.now();
   const end = now + Math.min(ms, LONGEST_MS);
-  if (end > endOf(coolDowns.find(origin), now)) coolDowns.put(origin, {end, askedAt: now});
+  if (end > endOf(coolDowns.find(origin), now)) coolDowns.put(origin, {end, askedAt: now, status});
 }
 
 /** The time for which one request may wait for cool-downs. */
@@ -43,17 +43,20 @@ export class WaitBudget {
    * The time until the end of an origin's cool-down, in milliseconds; 0 for none.
    *
    * @param what verb and object, for the error
-   * @throws resource_exhausted the request may not wait so long
+   * @throws resource_exhausted the request may not wait so long; unavailable: neither, and the registry was not well
    */
   take({origin, host}: URL, what: string): number {
     const now = Date.now();
-    const end = endOf(this.#coolDowns.find(origin), now);
-    if (end <= now) return 0;
+    const known = this.#coolDowns.find(origin);
+    const end = endOf(known, now);
+    if (known === undefined || end <= now) return 0;
     if (end - now > this.#left) {
       const until = new Date(end).toISOString();
+      const details = {host, retryAfterMs: end - now, until};
+      if (known.status !== 429) throw new ErrdefsError('unavailable', `${what}: ${host} asks for no requests until ${until}`, {details});
       throw new ErrdefsError('resource_exhausted', `${what}: ${host} allows no more requests until ${until}`, {
         hint: 'try again then; many registries allow more to those who are logged in',
-        details: {host, retryAfterMs: end - now, until},
+        details,
       });
     }
     this.#left -= end - now;

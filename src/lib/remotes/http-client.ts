@@ -238,7 +238,7 @@ export class HttpClient {
     if (!isTemporary(status)) return undefined;
     const asked = retryAfterOf(headers);
     const own = backoff(attempt, this.#options.backoffMs);
-    if (asked !== undefined || status === 429) coolDown(this.#coolDowns, context.url, asked ?? own);
+    if (asked !== undefined || status === 429) coolDown(this.#coolDowns, context.url, status, asked ?? own);
     if (attempt >= MAX_ATTEMPTS || (asked ?? 0) > MAX_WAIT_MS) return undefined;
     return asked === undefined ? own : Math.max(asked + Math.random() * this.#options.backoffMs, own);
   }

@@ -136,6 +136,8 @@ export interface Network {
 export interface CoolDown {
   readonly askedAt: number;
   readonly end: number;
+  /** The status of the response that asked for it, such as 429 or 503. */
+  readonly status: number;
 }
 
 /** Cool-downs by origin. Where several processes share them, one that is told to wait keeps all from asking. Methods never throw. */

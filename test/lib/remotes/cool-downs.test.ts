@@ -95,7 +95,7 @@ describe('a cool-down', () => {
     const {registry, open} = await world(t);
     const ref = {domain: registry.host, path: 'app', tag: 'v1'};
     const now = Date.now();
-    const asked = (askedAt: number, end: number): CoolDowns => ({find: () => ({askedAt, end}), put: () => {}});
+    const asked = (askedAt: number, end: number): CoolDowns => ({find: () => ({askedAt, end, status: 429}), put: () => {}});
     await open(asked(now - 61_000, now + HOUR)).resolve(ref);
     await open(asked(now + HOUR, now + 2 * HOUR)).resolve(ref); // a clock that was set back
     await assert.rejects(open(asked(now, Number.MAX_SAFE_INTEGER)).resolve(ref), (err: ErrdefsError) => {
@@ -104,10 +104,25 @@ describe('a cool-down', () => {
     });
   });
 
+  for (const [status, code] of [
+    [429, 'resource_exhausted'],
+    [503, 'unavailable'],
+  ] as const)
+    it(`is of the class of the response that asked for it: ${status}`, async (t) => {
+      const {registry, open} = await world(t);
+      const [, one, other] = shared(t);
+      const ref = {domain: registry.host, path: 'app', tag: 'v1'};
+      registry.fault({path: /manifests/, status, headers: {'retry-after': '3600'}});
+      await assert.rejects(open(one).resolve(ref), is(code));
+      const asked = registry.requests.length;
+      await assert.rejects(open(other).resolve(ref), is(code));
+      assert.equal(registry.requests.length, asked);
+    });
+
   it('that is damaged, or of another origin, is none', async (t) => {
     const [state, one, other] = shared(t);
     const {registry} = await world(t);
-    one.put(registry.url, {askedAt: Date.now(), end: Date.now() + HOUR});
+    one.put(registry.url, {askedAt: Date.now(), end: Date.now() + HOUR, status: 429});
     assert.ok(other.find(registry.url) !== undefined);
     assert.equal(other.find('https://registry.example'), undefined);
     const [file] = readdirSync(runtimeStatePath.coolDowns(state));
@@ -121,7 +136,7 @@ describe('a cool-down', () => {
     const coolDowns = sharedCoolDowns(temporaryDirectory(t), () => {
       throw new Error('of another user');
     });
-    const coolDown = {askedAt: 1, end: 2};
+    const coolDown = {askedAt: 1, end: 2, status: 429};
     coolDowns.put('https://a.example', coolDown);
     assert.deepEqual(coolDowns.find('https://a.example'), coolDown);
   });

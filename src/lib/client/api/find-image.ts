@@ -17,14 +17,19 @@ export function imageName(ns: NamespaceView, text: string): string {
   return formatReference(parseReference(text));
 }
 
-/** @throws not_found naming this namespace, and others that have the image */
-export function findImage(context: Context, namespace: string, text: string): ImageRecord {
+/**
+ * @param needsContent whether a pull would help; tagging, for one, needs only a name
+ * @throws not_found naming this namespace, and others that have the image
+ */
+export function findImage(context: Context, namespace: string, text: string, needsContent = true): ImageRecord {
   const {store} = context;
   return store.view((tx) => {
     const ns = tx.namespace(namespace);
     const name = imageName(ns, text);
     const image = ns.images.find(name);
-    if (image === undefined) throw missingImage(context, namespace, name, `pull it: ctr images pull ${name}`);
+    if (image === undefined) {
+      throw missingImage(context, namespace, name, needsContent ? `pull it: ctr images pull ${name}` : undefined);
+    }
     return image;
   });
 }

@@ -66,7 +66,7 @@ export function imagesClient(context: Context, namespace: string): Omit<ImagesCl
 
     tag: async (source, target, {force = false} = {}) => {
       const name = formatReference(parseReference(target));
-      const approval = await assertAllowed(context, namespace, {name, target: findImage(context, namespace, source).target});
+      const approval = await assertAllowed(context, namespace, {name, target: findImage(context, namespace, source, false).target});
       const tagged = await change(`tag ${name}`, source, (ns, tx, image) => {
         approval.assertStill(tx, image.target);
         const before = ns.images.find(name);

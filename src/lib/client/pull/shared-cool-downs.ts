@@ -41,6 +41,8 @@ function attempt<T>(action: () => T): T | undefined {
 }
 
 function parse(text: string, expected: string): CoolDown | undefined {
-  const {origin, end, askedAt} = JSON.parse(text) as {origin?: unknown; end?: unknown; askedAt?: unknown};
-  return origin === expected && typeof end === 'number' && typeof askedAt === 'number' ? {end, askedAt} : undefined;
+  const {origin, end, askedAt, status} = JSON.parse(text) as {[Name in keyof CoolDown | 'origin']?: unknown};
+  return origin === expected && typeof end === 'number' && typeof askedAt === 'number' && typeof status === 'number'
+    ? {end, askedAt, status}
+    : undefined;
 }
