@@ -4,12 +4,14 @@ import {spawnSync} from 'node:child_process';
 import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
+import {localEvidence} from '../../../src/lib/client/signatures/collect.ts';
 import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
 import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
 import type {Client, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import type {Store} from '../../../src/lib/store/store.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {publishImage, writeLayout} from '../../support/built-images.ts';
 import {
@@ -72,6 +74,35 @@ function* variants(value: object): Generator<object> {
   }
   yield {...value, added: true};
 }
+
+describe('signatures that a namespace keeps', () => {
+  it('count though their manifest leaves out its media type, and though something else has such a label', () => {
+    const [layer] = simple(payloadFor(DIGEST, REPOSITORY)).layers;
+    const config = {mediaType: 'application/vnd.oci.empty.v1+json', digest: digestOf(Buffer.from('{}')), size: 2};
+    const manifest = Buffer.from(JSON.stringify({schemaVersion: 2, config, layers: [layer!.descriptor]}));
+    const others = ['not JSON', 'null', '[]', '{"mediaType":1}', '{"mediaType":"text/plain"}'].map((text) => Buffer.from(text));
+    const blobs = new Map([layer!.bytes, manifest, ...others].map((bytes) => [digestOf(bytes), bytes]));
+    const labelsOf = (...kept: readonly Buffer[]): Record<string, string> =>
+      Object.fromEntries(kept.map((bytes, i) => [`containerd.io/gc.ref.content.signature.${i}`, digestOf(bytes)]));
+    const labels = new Map([
+      [DIGEST, labelsOf(...others, manifest)],
+      [digestOf(manifest), labelsOf(layer!.bytes)],
+    ]);
+    const content = {
+      find: (digest: Digest) => (digest === DIGEST || blobs.has(digest) ? {labels: labels.get(digest) ?? {}} : undefined),
+    };
+    const store = {
+      view: <T>(look: (tx: unknown) => T): T => look({namespace: () => ({content})}),
+      blobs: {readSmall: (digest: Digest) => blobs.get(digest)},
+    } as unknown as Store;
+    const found = [...localEvidence(store, 'default', DIGEST)];
+    assert.deepEqual(
+      found.map(({layers}) => layers.length),
+      [1],
+    );
+    assert.ok(accepts(found[0]!));
+  });
+});
 
 describe('a signature', () => {
   for (const kind of KEY_KINDS)

@@ -2,7 +2,7 @@
 import {isErrdefs} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest} from '../../oci/descriptor.ts';
 import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../oci/manifest.ts';
-import {kindOf} from '../../oci/mediatypes.ts';
+import {documentType, kindOf} from '../../oci/mediatypes.ts';
 import type {Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Labels} from '../../store/records.ts';
@@ -99,5 +99,13 @@ export function* localEvidence(store: Store, namespace: string, digest: Digest):
   }
 }
 
-/** The media type that a stored manifest gives itself; a pull has compared it with its descriptor. */
-const manifestType = (bytes: Buffer): string => String((JSON.parse(bytes.toString()) as {mediaType?: unknown} | null)?.mediaType);
+/** The media type that a stored manifest gives itself, or OCI's, where it may be left out; what is wrong is found when it is read. */
+function manifestType(bytes: Buffer): string {
+  try {
+    const {mediaType} = Object(JSON.parse(bytes.toString())) as {mediaType?: unknown};
+    if (typeof mediaType === 'string') return mediaType;
+  } catch {
+    // Not JSON, as the parser of manifests says.
+  }
+  return documentType('manifest', 'oci');
+}
