@@ -3,6 +3,7 @@ import {hugeLayer, layers} from './layers.ts';
 import {locks} from './locks.ts';
 import {profile} from './profile.ts';
 import {pull} from './pull.ts';
+import {push} from './push.ts';
 import type {Report} from './report.ts';
 import {run} from './run.ts';
 import {scale} from './scale.ts';
@@ -16,10 +17,11 @@ interface Bench {
   readonly onDemand?: boolean;
 }
 
-export type BenchName = 'pull' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
+export type BenchName = 'pull' | 'push' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
 
 export const BENCHES: Readonly<Record<BenchName, Bench>> = {
   pull: {title: 'Pull', run: pull},
+  push: {title: 'Push', run: push},
   run: {title: 'Run', run},
   startup: {title: 'Start-up', run: startup},
   scale: {title: 'Scale', run: scale},
