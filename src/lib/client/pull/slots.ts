@@ -29,7 +29,9 @@ export class Slots {
     }
     const {promise, resolve, reject} = Promise.withResolvers<void>();
     const onAbort = (): void => {
-      this.#waiting.splice(this.#waiting.indexOf(resolve), 1);
+      const place = this.#waiting.indexOf(resolve);
+      if (place < 0) return; // it has been given a slot at this very moment
+      this.#waiting.splice(place, 1);
       reject(signal.reason);
     };
     signal.addEventListener('abort', onAbort, {once: true});
