@@ -14,7 +14,7 @@ import type {Client, CopyOptions} from '../../../src/lib/client/types/index.ts';
 import {type Descriptor, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
-import {startFakeRegistry} from '../../fakes/registry.ts';
+import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, onEnd, requiresProgram, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {ARCHITECTURE, addBlob, addImage, addIndex, addJSON, setTarget} from '../../support/layouts.ts';
@@ -406,6 +406,23 @@ describe('a copy that fails', () => {
         const again = await client.copy(`${transport}:${place}${name}`, `oci:${join(dir, 'again')}`);
         assert.equal(again.target.digest, target.digest);
       }
+    });
+
+  for (const transport of ['docker', 'oci', 'dir'])
+    it(`asks the next host for a blob that came wrong from a mirror: ${transport}`, async (t) => {
+      const [origin, mirror, target] = await Promise.all([1, 2, 3].map(() => startFakeRegistry(t)));
+      const blobs = [noise(1000, 6), noise(200_000, 7)];
+      const {layers} = origin!.addImage('app', 'v1', blobs);
+      mirror!.addImage('app', 'v1', blobs);
+      mirror!.fault({path: new RegExp(layers[1]!.digest), body: (right) => Buffer.concat([right.subarray(1), Buffer.from('x')])});
+      const hostsDir = temporaryDirectory(t);
+      mkdirSync(join(hostsDir, origin!.host));
+      writeFileSync(join(hostsDir, origin!.host, 'hosts.toml'), `[host."${mirror!.url}"]\n`);
+      const client = newClient(t);
+      const to = transport === 'docker' ? `${target!.host}/new:v1` : `${transport}:${join(temporaryDirectory(t), 'new')}`;
+      await client.copy(`${origin!.host}/app:v1`, to, {source: {hostsDir}});
+      const asked = ({requests}: FakeRegistry): number => requests.filter(({path}) => path.includes(layers[1]!.digest)).length;
+      assert.deepEqual([asked(mirror!), asked(origin!)], [1, 1]);
     });
 
   it('to a registry leaves no tag', async (t) => {

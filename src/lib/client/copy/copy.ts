@@ -242,24 +242,37 @@ class Copy {
     signal.throwIfAborted();
     if (this.#target.keepsForeignLayers && isForeignLayer(desc.mediaType) && (desc.urls?.length ?? 0) > 0) return;
     let reported = 0;
-    const outcome = await this.#target.blob(desc, (offset) => this.#verified(desc, offset), {
-      from: this.#source.repository,
-      onProgress: (offset) => {
+    const give = async (): Promise<BlobOutcome> => {
+      let isWrong = false;
+      const open = (offset: number): AsyncIterable<Buffer> =>
+        this.#verified(desc, offset, () => {
+          isWrong = true;
+        });
+      const onProgress = (offset: number): void => {
         const now = performance.now();
         if (now - reported < PROGRESS_MS) return;
         reported = now;
         this.#emit({...eventOf(desc, 'uploading'), offset});
-      },
-    });
+      };
+      try {
+        return await this.#target.blob(desc, open, {from: this.#source.repository, onProgress});
+      } catch (err) {
+        // A mirror that was rejected is not asked for it again, so that this ends.
+        const isElsewhere = isWrong && (this.#source.rejected?.(desc) ?? false);
+        if (!isElsewhere || !this.#target.takesAgain) throw err;
+        return give();
+      }
+    };
+    const outcome = await give();
     this.#outcomes[outcome]++;
     this.#emit(eventOf(desc, outcome === 'copied' ? 'done' : 'exists'));
   }
 
   /** The bytes of a blob, counted, and verified when they are read from the beginning. */
-  async *#verified(desc: Descriptor, offset: number): AsyncGenerator<Buffer> {
+  async *#verified(desc: Descriptor, offset: number, onWrong: () => void): AsyncGenerator<Buffer> {
     const source = this.#source.blob(desc, offset);
     // The registry verifies an upload that is resumed.
-    for await (const chunk of offset === 0 ? verified(desc, source) : source) {
+    for await (const chunk of offset === 0 ? verified(desc, source, onWrong) : source) {
       this.#o.signal.throwIfAborted();
       this.#transferred += chunk.length;
       yield chunk;

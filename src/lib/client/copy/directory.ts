@@ -72,6 +72,7 @@ export function directoryTarget(name: string, path: string): ImageTarget {
   return {
     name,
     keepsForeignLayers: false,
+    takesAgain: true,
     // Blobs may be missing: they are looked at one by one.
     isCurrent: async () => false,
     hasManifest: async () => false,

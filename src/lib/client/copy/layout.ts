@@ -51,6 +51,7 @@ export function layoutTarget(name: string, path: string, refName: string | undef
   return {
     name,
     keepsForeignLayers: true,
+    takesAgain: true,
     // skopeo and umoci do not read docker's manifests there.
     format: 'oci',
     // Blobs may be missing: they are looked at one by one.

@@ -15,6 +15,7 @@ export function registrySource(name: string, remote: Remote, ref: Reference, sig
     root: () => readDocument(remote, ref, signal),
     document: (desc, limit) => fetcher.bytes(desc, {limit, signal}),
     blob: (desc, offset) => streamBlob(fetcher, desc, offset, signal),
+    rejected: (desc) => fetcher.rejected(desc),
     referrers: (subject) => listReferrers(remote, ref, subject, signal),
     close: async () => {},
   };
@@ -32,6 +33,7 @@ export function registryTarget(
   return {
     name,
     keepsForeignLayers: true,
+    takesAgain: true,
     // A registry takes a manifest only with all below it.
     isCurrent: (root) => pusher.exists(root, {tag, signal}),
     hasManifest: (desc) => pusher.exists(desc, {signal}),

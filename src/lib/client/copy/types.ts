@@ -29,6 +29,8 @@ export interface ImageSource {
   document(desc: Descriptor, limit: number): Promise<Buffer>;
   /** Bytes of a blob from `offset` on. The caller verifies the digest. */
   blob(desc: Descriptor, offset: number): AsyncIterable<Buffer>;
+  /** Tells that a blob did not have its digest. @returns whether another host may have it. Absent where there is only one */
+  rejected?(desc: Descriptor): boolean;
   /** Manifests that refer to this one. Absent where a place cannot tell. */
   referrers?(subject: Digest): Promise<readonly Descriptor[]>;
   /** Closes files, removes temporary ones. */
@@ -51,6 +53,8 @@ export interface ImageTarget {
   readonly name: string;
   /** Whether layers of foreign media types, whose descriptors have URLs, stay where those lead. */
   readonly keepsForeignLayers: boolean;
+  /** Whether a blob may be given again after it failed. */
+  readonly takesAgain?: boolean;
   /** Whether the image always gets another digest in it. */
   readonly rewrites?: boolean;
   /** Media types that others expect there. */
