@@ -44,11 +44,13 @@ const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
   ? {here: [1, 1], child: [8, 1], reads: [4, 1]}
   : isShort()
     ? {here: [96, 2], child: [256, 1], reads: [192, 1]}
-    : {here: [72, 3], child: [192, 1], reads: [192, 2]};
+    : {here: [96, 2], child: [256, 1], reads: [288, 2]};
 /** Number of the first tried call: the same calls each time. */
 const OFFSET = TORTURE ? 1 : 5;
 /** Whose turn it is of what takes turns. */
 const TURN = TORTURE ? SAMPLE % 4 : 0;
+/** The few calls that are tried of each command fail with other errors than those of the command before it. */
+const ERRORS_EACH = 2;
 
 /** Longest delay of the next command by a stopped one, in milliseconds, on a busy machine. */
 const AT_ONCE_MS = 9000;
@@ -489,7 +491,7 @@ class Trial {
 }
 
 describe('a command', () => {
-  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+  for (const [number, [name, scenario]] of Object.entries(SCENARIOS).entries()) {
     describe(`in the middle of: ${name}`, () => {
       let beginning: Promise<Trial> | undefined;
       const begin = async (t: Skippable): Promise<Trial | undefined> => {
@@ -540,7 +542,7 @@ describe('a command', () => {
       it('reports the error and loses nothing when a call fails', (t) =>
         forEachCall(t, STRIDE.here, (trial, at, n) => {
           const faults = Object.entries(FAULTS);
-          return trial.fail(at, ...faults[(n + TURN) % faults.length]!);
+          return trial.fail(at, ...faults[(n + TURN + ERRORS_EACH * number) % faults.length]!);
         }));
     });
   }

@@ -11,7 +11,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
-import {isShort, requiresProgram, requiresRoot, type Skippable, temporaryDirectory} from '../support/helpers.ts';
+import {isShort, requiresProgram, requiresRoot, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
 
@@ -21,6 +21,9 @@ const IMAGES = (['redis', 'busybox-multi'] as const).filter((name) => imagesForT
 const ENGINES: readonly Engine[] = ['executable', 'executable', 'node'];
 /** `native` only once: its copies take long, and its other steps are the same. */
 const SNAPSHOTTERS = ['erofs', 'overlayfs', 'erofs', 'overlayfs', 'erofs', 'overlayfs', 'native'] as const;
+
+/** Kills of a pull, at least one for each engine with each snapshotter, and kills of a run. */
+const [PULLS, RUNS] = TORTURE ? [50, 30] : isShort() ? [10, 5] : [ENGINES.length * SNAPSHOTTERS.length, 15];
 
 /** Time limit of a command after a kill, in milliseconds, on a busy machine. */
 const AT_ONCE_MS = 2000;
@@ -97,7 +100,7 @@ describe('kill -9', () => {
     };
 
     let killed = 0;
-    for (let round = 0; round < (isShort() ? 10 : 50); round++) {
+    for (let round = 0; round < PULLS; round++) {
       const snapshotter = snapshotters[round % snapshotters.length]!;
       const name = snapshotter === 'native' ? IMAGES.at(-1)! : IMAGES[Math.floor(next() * IMAGES.length)]!;
       const engine = ENGINES[round % ENGINES.length]!;
@@ -180,7 +183,7 @@ describe('kill -9', () => {
     const begun = performance.now();
     await ctr.ok(run);
     const takes = performance.now() - begun;
-    for (let round = 0; round < (isShort() ? 5 : 30); round++) {
+    for (let round = 0; round < RUNS; round++) {
       const after = next() * takes;
       await t.test(`seed ${SEED}, round ${round}: after ${Math.round(after)} ms`, async () => {
         const running = start(ctr, run);
