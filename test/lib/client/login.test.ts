@@ -157,6 +157,18 @@ describe('login', () => {
     await assert.rejects(client.registry.logout(), is('invalid_argument'));
   });
 
+  it('changes no file at logout when another one is broken', async (t) => {
+    const home = isolated(t);
+    const client = await newClient(t);
+    const text = '{"auths":{"registry.example":{"auth":"eDp5"}}}';
+    const [first, second] = [join(home, 'run/containers/auth.json'), join(home, '.docker/config.json')];
+    for (const path of [first, second]) mkdirSync(dirname(path), {recursive: true});
+    writeFileSync(first, text);
+    writeFileSync(second, '{');
+    await assert.rejects(client.registry.logout('registry.example'), is('failed_precondition'));
+    assert.equal(readFileSync(first, 'utf8'), text);
+  });
+
   it('changes nothing in a file that is broken', async (t) => {
     isolated(t);
     const client = await newClient(t);

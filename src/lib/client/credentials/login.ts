@@ -193,8 +193,9 @@ export async function logout(context: Context, registry: string | undefined, opt
   const place = registry === undefined ? undefined : parseRegistry(registry);
   const changed: string[] = [];
   const removed = new Set<string>();
-  for (const file of authFiles(authFile)) {
-    const document = documentOf(file.path);
+  // All are read before one is changed: a broken one leaves the others as they are.
+  const files = authFiles(authFile).map((file) => ({file, document: documentOf(file.path)}));
+  for (const {file, document} of files) {
     const keys = place === undefined ? [...document.auths.keys()] : keysOfPlace(document, file, place);
     const domains =
       place === undefined
