@@ -425,6 +425,25 @@ describe('a copy that fails', () => {
       assert.deepEqual([asked(mirror!), asked(origin!)], [1, 1]);
     });
 
+  it('to a directory that is something else leaves its files, also when it has a file "version"', async (t) => {
+    const client = newClient(t);
+    const dir = temporaryDirectory(t);
+    mkdirSync(join(dir, 'src'));
+    for (const name of ['version', 'src/precious']) writeFileSync(join(dir, name), '1.2.3\n');
+    await assert.rejects(client.copy(layoutOf('oci'), `dir:${dir}`), is('failed_precondition'));
+    assert.deepEqual(readdirSync(dir, {recursive: true}).sort(), ['src', 'src/precious', 'version']);
+    // An image that somebody keeps notes beside is replaced; the notes stay.
+    rmSync(join(dir, 'version'));
+    rmSync(join(dir, 'src'), {recursive: true});
+    await client.copy(layoutOf('oci'), `dir:${dir}`);
+    const blobs = readdirSync(dir);
+    writeFileSync(join(dir, 'notes'), 'x');
+    await client.copy(layoutOf('artifact'), `dir:${dir}`);
+    const after = readdirSync(dir);
+    assert.ok(after.includes('notes'));
+    assert.deepEqual(after.filter((name) => blobs.includes(name)).sort(), ['manifest.json', 'version']);
+  });
+
   it('to a registry leaves no tag', async (t) => {
     const running = await registry(t);
     if (running === undefined) return;

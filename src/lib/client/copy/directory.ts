@@ -12,6 +12,10 @@ import {hasEntries, makeDirectory, sizeOf, sweepOwn, writeBlobFile} from './outp
 import type {Document, ImageSource, ImageTarget} from './types.ts';
 
 const VERSION = 'Directory Transport Version: 1.1\n';
+/** Any version of the format: containers/image writes 1.1 and 1.0. Many a directory has a file `version` that is about something else. */
+const ANY_VERSION = /^Directory Transport Version: \d+\.\d+\s*$/;
+/** What the format has besides `version` and `manifest.json`: blobs, manifests and signatures. */
+const OWN_NAME = /^(?:(?:[a-z0-9]+-)?[0-9a-f]{64,128}(?:\.manifest\.json|\.signature-\d+)?|signature-\d+)$/;
 
 /** Names after containers/image, directory/directory_transport.go: sha256 without its name, others with it. */
 const blobName = (digest: Digest): string => {
@@ -47,13 +51,13 @@ export function directorySource(name: string, path: string): ImageSource {
 
 /**
  * A new directory is filled under a temporary name. In an existing one of the same format blobs are added first, then the manifest is
- * replaced, then other files are removed: at each moment it has one whole image.
+ * replaced, then the blobs of others are removed: at each moment it has one whole image. Files that the format does not have stay.
  *
- * @throws failed_precondition the directory has other files
+ * @throws failed_precondition the directory has files, and no image
  */
 export function directoryTarget(name: string, path: string): ImageTarget {
   const isUpdate = hasEntries(path);
-  if (isUpdate && readIfPresent(join(path, 'version')) === undefined)
+  if (isUpdate && !ANY_VERSION.test(readIfPresent(join(path, 'version')) ?? ''))
     throw new ErrdefsError('failed_precondition', `directory ${path} is not empty, and has no image`, {
       hint: 'name an empty directory, or one that does not exist',
     });
@@ -90,7 +94,7 @@ export function directoryTarget(name: string, path: string): ImageTarget {
       begin();
       writeAtomic(join(work, 'version'), VERSION, {sync: true, mode: 0o644});
       writeAtomic(join(work, 'manifest.json'), bytes, {sync: true, mode: 0o644});
-      if (isUpdate) for (const other of readdirSync(path)) if (!kept.has(other)) removeTree(join(path, other));
+      if (isUpdate) for (const other of readdirSync(path)) if (OWN_NAME.test(other) && !kept.has(other)) removeTree(join(path, other));
       if (work !== path) {
         syncPath(work);
         // rename(2) replaces an empty directory.
