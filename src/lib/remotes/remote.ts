@@ -151,6 +151,7 @@ class RegistryRemote implements Remote {
     const signal = anyOf(this.#signal, options.signal);
     // A digest needs no trusted resolution.
     const needed: Capability[] = ref.digest === undefined ? ['pull', 'resolve'] : ['pull'];
+    if (options.forChange) needed.push('push');
     const name = formatReference(ref);
     const before = this.#resolvedBy.get(name);
     if (options.again && before !== undefined)

@@ -161,6 +161,8 @@ export interface RemoteSources {
 export interface ResolveOptions {
   /** What the last call returned was not to be had: a mirror that it came from is set aside. Default false. */
   readonly again?: boolean;
+  /** Asks only hosts that may be pushed to, for what is about to be changed there: other mirrors may be behind. Default false. */
+  readonly forChange?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {once} from 'node:events';
-import {chmodSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {chmodSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {createServer, request as httpRequest, type IncomingMessage} from 'node:http';
 import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
@@ -312,6 +312,32 @@ describe('an attached artifact', () => {
     const made = await client.registry.attach(ref.replace(running.host, host), 'application/ours', []);
     assert.equal(overwritten, 2);
     assert.deepEqual(await client.registry.referrers(ref), [others, made]);
+  });
+});
+
+describe('behind a mirror that is not up to date', () => {
+  it('an artifact joins those that the registry lists; the image of the registry is meant', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const [running, mirror] = await Promise.all([startRegistry(t), startRegistry(t)]);
+    const {client} = clientWithoutStore(t);
+    const {ref, layout, root} = await publishOne(t, running, 'app');
+    const mirrored = ref.replace(running.host, mirror.host);
+    const hostsDir = temporaryDirectory(t);
+    mkdirSync(join(hostsDir, running.host));
+    const url = `http://${mirror.host}`;
+    writeFileSync(join(hostsDir, running.host, 'hosts.toml'), `[host."${url}"]\ncapabilities = ["pull", "resolve"]\n`);
+    // The mirror has an older list.
+    await pushImage(mirror, 'app:v1', layout);
+    await client.registry.attach(mirrored, 'application/old', []);
+    const known = await client.registry.attach(ref, 'application/known', []);
+    const made = await client.registry.attach(ref, 'application/new', [], {hostsDir});
+    assert.deepEqual(await client.registry.referrers(ref), [known, made]);
+    // And then another image by this tag.
+    const other = await publish(mirror, 'app', temporaryDirectory(t), FORMS['docker/image']!);
+    assert.equal((await client.registry.resolve(ref, {hostsDir})).digest, other.root.digest);
+    const last = await client.registry.attach(ref, 'application/last', [], {hostsDir});
+    assert.deepEqual(await client.registry.referrers(ref), [known, made, last]);
+    assert.equal(await client.registry.delete(ref, {hostsDir, manifest: true}), ref.replace(':v1', `@${root.digest}`));
   });
 });
 

@@ -42,7 +42,7 @@ export async function attach(
   const {signal, onEvent = () => {}} = options;
   try {
     return await withRemote(context, options, async (remote) => {
-      const {descriptor: subject} = await remote.resolve(ref);
+      const {descriptor: subject} = await remote.resolve(ref, {forChange: true, signal});
       const layers: Descriptor[] = [];
       const pusher = remote.pusher(ref);
       for (const file of files) {

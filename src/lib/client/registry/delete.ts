@@ -24,7 +24,7 @@ export async function deleteFrom(context: Context, text: string, options: Regist
   const {signal} = options;
   return withRemote(context, options, async (remote) => {
     const api = remote.api(ref);
-    const found = await readDocument(remote, ref);
+    const found = await readDocument(remote, ref, signal, {forChange: true});
     if (digest !== undefined || options.manifest) {
       await api.delete(found.descriptor.digest, {signal}).catch((err: unknown) => {
         throw isDisabled(err) ? disabled(err) : err;

@@ -53,13 +53,14 @@ export function catalog(context: Context, registry: string, options: RegistryLis
   return streaming(context, options, (remote) => remote.catalog(domain, {limit: options.limit}));
 }
 
-/** The document that a reference names, verified. */
+/** The document that a reference names, verified. @param options.forChange as in `Remote.resolve` */
 export async function readDocument(
   remote: Remote,
   ref: Reference,
   signal?: AbortSignal,
+  options: {readonly forChange?: boolean} = {},
 ): Promise<{readonly descriptor: Descriptor; readonly bytes: Buffer}> {
-  const {descriptor, body} = await remote.resolve(ref, {signal});
+  const {descriptor, body} = await remote.resolve(ref, {...options, signal});
   return {descriptor, bytes: body ?? (await remote.fetcher(ref).bytes(descriptor, {limit: MAX_MANIFEST_BYTES, signal}))};
 }
 

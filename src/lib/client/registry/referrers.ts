@@ -67,9 +67,15 @@ interface TagIndex {
   readonly digest?: Digest;
 }
 
-async function readTagIndex(remote: Remote, {domain, path}: Repository, subject: Digest, signal?: AbortSignal): Promise<TagIndex> {
+async function readTagIndex(
+  remote: Remote,
+  {domain, path}: Repository,
+  subject: Digest,
+  signal?: AbortSignal,
+  options: {readonly forChange?: boolean} = {},
+): Promise<TagIndex> {
   try {
-    const {descriptor, bytes} = await readDocument(remote, {domain, path, tag: referrersTag(subject)}, signal);
+    const {descriptor, bytes} = await readDocument(remote, {domain, path, tag: referrersTag(subject)}, signal, options);
     return {manifests: parseIndex(bytes, descriptor).manifests, digest: descriptor.digest};
   } catch (err) {
     if (hasCode(err, 'not_found')) return {manifests: []};
@@ -124,7 +130,8 @@ async function writeTagIndex(
   const tag = referrersTag(subject);
   for (let attempt = 1; ; attempt++) {
     const started = performance.now();
-    const index = await readTagIndex(remote, repository, subject, signal);
+    // Written back from a mirror that is behind, it would lack what others have added since.
+    const index = await readTagIndex(remote, repository, subject, signal, {forChange: true});
     if (isDone(index)) return;
     if (attempt > MAX_ATTEMPTS)
       throw new ErrdefsError('aborted', `${repository.domain}/${repository.path}:${tag} was overwritten ${MAX_ATTEMPTS} times`, {
