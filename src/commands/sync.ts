@@ -12,7 +12,7 @@ import {fromErrno, fromJSON} from '../lib/errdefs.ts';
 export default class Sync extends BaseCommand {
   static override summary = 'copy the images of a list to a registry or a directory';
   static override description =
-    'The list is YAML in the format of skopeo sync: registries, and in each the images by their tags, by a regular expression or by a range of versions. Images that the destination has are skipped, so that a sync can be repeated or resumed. With --json the result is a report of all images.';
+    'The list is YAML in the format of skopeo sync: registries, and in each the images by their tags, by a regular expression or by a range of versions. Images that the destination has are skipped, so that a sync can be repeated or resumed. After a failure no other image begins, unless --keep-going is given; the report shows those as pending. With --json it is in JSON.';
   static override examples = ['sync images.yaml registry.example/mirror', 'sync --dry-run --scoped images.yaml dir:/srv/images'];
   static override args = {
     file: Args.string({required: true, description: 'list of images; - reads it from standard input'}),
@@ -33,6 +33,7 @@ export default class Sync extends BaseCommand {
     const {registry} = await this.client(flags);
     const list = await this.#read(args.file);
     const progress = await openProgress(flags, this.context);
+    let report: SyncResult | undefined;
     try {
       const result = await registry.sync(list, args.destination, {
         source: await endOptions('src', flags, 'the sources', this.context),
@@ -48,15 +49,32 @@ export default class Sync extends BaseCommand {
         dryRun: flags['dry-run'],
         keepGoing: flags['keep-going'],
         onEvent: (event) => progress.update(event),
+        onReport: (partial) => {
+          report = partial;
+        },
         signal: this.signal,
       });
       progress.finish(result);
-      this.list(result.images, ({source, destination, status}) => `${status} ${source} ${destination}`);
-      for (const {error} of result.images) if (error !== undefined) await this.fail(fromJSON(error));
-      return result;
+      return await this.#show(result);
+    } catch (err) {
+      if (report === undefined) throw err;
+      progress.close();
+      if (!this.signal.aborted) return await this.#show(report);
+      this.#print(report);
+      throw err;
     } finally {
       progress.close();
     }
+  }
+
+  #print({images}: SyncResult): void {
+    this.list(images, ({source, destination, status}) => `${status} ${source} ${destination}`);
+  }
+
+  async #show(report: SyncResult): Promise<SyncResult> {
+    this.#print(report);
+    for (const {error} of report.images) if (error !== undefined) await this.fail(fromJSON(error));
+    return report;
   }
 
   async #read(file: string): Promise<string> {

@@ -132,6 +132,7 @@ forEachEngine('a user without root and without a store', (engine) => {
       [['copy', '--src-creds', 'me', '--src-password-stdin', app, `oci:${dir}/x`], 3, /no password for user "me"/],
       [['sync', join(dir, 'nope.yaml'), running.host], 5, /nope\.yaml/],
       [['sync', join(dir, 'bad.yaml'), running.host], 3, /not YAML/],
+      [['sync', '--max-concurrent-images', '1', join(dir, 'partly.yaml'), `${running.host}/stopped`], 5, /nope: .*not found/],
       [['sync', '--keep-going', join(dir, 'partly.yaml'), `${running.host}/partly`], 5, /nope: .*not found/],
       [['registry', 'rm', app], 12, /registry rm \S+@sha256:/],
       [['attach', '--artifact-type', 'a/b', app, join(dir, 'nope')], 5, /nope/],
@@ -140,6 +141,8 @@ forEachEngine('a user without root and without a store', (engine) => {
       assert.equal(status, expected, `${args.join(' ')}: ${stderr}`);
       assert.match(stderr, message, args.join(' '));
     }
+    const stopped = await ctr(['sync', '--max-concurrent-images', '1', join(dir, 'partly.yaml'), `${running.host}/stopped`]);
+    assert.match(stopped.stdout, /^failed \S+:nope \S+\npending \S+:v1 \S+\n$/);
     const {stdout} = await ctr(['resolve', `${running.host}/partly/app:v1`]);
     assert.equal(stdout, `${target.digest}\n`);
   });

@@ -463,6 +463,7 @@ const REGISTRY: Guards<Client['registry']> = {
       dryRun: optional(flag),
       keepGoing: optional(flag),
       maxConcurrentImages: optional(count),
+      onReport: optional(callback),
     }),
   ],
 };

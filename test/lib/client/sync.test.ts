@@ -6,7 +6,7 @@ import {join} from 'node:path';
 import {after, before, describe, it, type TestContext} from 'node:test';
 import {parseSyncFile} from '../../../src/lib/client/copy/sync-file.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
-import type {Client} from '../../../src/lib/client/types/index.ts';
+import type {Client, SyncResult} from '../../../src/lib/client/types/index.ts';
 import type {Digest} from '../../../src/lib/oci/descriptor.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
 import {findProgram, is, onEnd, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
@@ -166,6 +166,39 @@ describe('a sync', () => {
     assert.deepEqual(
       to.requests().filter(({path}) => path !== '/v2/'),
       [],
+    );
+  });
+
+  it('reports a tag that it sets on an image that is there, as copied', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const to = await startRegistry(t);
+    const client = newClient(t);
+    await client.copy(`${from!.host}/web:a1`, `${to.host}/web:other`);
+    const text = list('images:', '  web: [a1]');
+    for (const status of ['copied', 'exists']) {
+      const {images} = await client.sync(text, to.host);
+      assert.deepEqual(
+        images.map((image) => [image.status, image.transferredBytes]),
+        [[status, 0]],
+      );
+    }
+  });
+
+  it('that fails reports what it has copied, what failed and what it did not reach', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const to = await startRegistry(t);
+    const client = newClient(t);
+    const reports: SyncResult[] = [];
+    const options = {maxConcurrentImages: 1, onReport: (report: SyncResult) => void reports.push(report)};
+    await assert.rejects(client.sync(list('images:', '  web: [a1, nope, a2]'), to.host, options), is('not_found'));
+    await assert.rejects(client.sync(list('images:', '  web: [a1]', '  nowhere: []'), to.host, options), is('not_found'));
+    await client.sync(list('images:', '  web: [a1]'), to.host, options);
+    assert.deepEqual(
+      reports.map(({images}) => images.map(({status, error}) => error?.kind ?? status)),
+      [
+        ['copied', 'not_found', 'pending'],
+        ['not_found', 'pending'],
+      ],
     );
   });
 

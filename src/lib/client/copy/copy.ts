@@ -19,7 +19,7 @@ const MAX_CONCURRENT = 6;
 export async function copy(context: Context, from: string, to: string, options: CopyOptions): Promise<CopyResult> {
   const remotes = new SharedRemotes(context);
   try {
-    return await copyWith(remotes, from, to, options);
+    return (await copyWith(remotes, from, to, options)).result;
   } finally {
     await remotes.close();
   }
@@ -50,8 +50,14 @@ export class SharedRemotes {
 
 const DEFAULTS: RegistryOptions = {};
 
+export interface CopyOutcome {
+  readonly result: CopyResult;
+  /** Whether the destination named the image already. */
+  readonly wasCurrent: boolean;
+}
+
 /** One copy over shared connections. */
-export async function copyWith(remotes: SharedRemotes, from: string, to: string, options: CopyOptions): Promise<CopyResult> {
+export async function copyWith(remotes: SharedRemotes, from: string, to: string, options: CopyOptions): Promise<CopyOutcome> {
   const [sourcePlace, targetPlace] = [parsePlace(from), parsePlace(to)];
   const platforms = platformChoice(options.platform === undefined ? {} : {platforms: [options.platform]});
   if (options.all && options.platform !== undefined)
@@ -109,7 +115,7 @@ class Copy {
     this.#emit = options.onEvent ?? (() => {});
   }
 
-  async run(): Promise<CopyResult> {
+  async run(): Promise<CopyOutcome> {
     const started = performance.now();
     const {signal, referrers = false} = this.#o;
     if (referrers && (this.#source.referrers === undefined || this.#target.addReferrer === undefined))
@@ -122,7 +128,8 @@ class Copy {
     const converted = await this.#convert(selected);
     const root = converted ?? selected;
     let target = root.descriptor;
-    if (await this.#target.isCurrent(root.descriptor)) this.#emit(eventOf(root.descriptor, 'exists'));
+    const wasCurrent = await this.#target.isCurrent(root.descriptor);
+    if (wasCurrent) this.#emit(eventOf(root.descriptor, 'exists'));
     else {
       // The tag is missing or old; the manifest may be there all the same.
       if (!(await this.#target.hasManifest(root.descriptor))) await this.#copyBelow(converted ?? (await this.#expand(selected, 1)));
@@ -131,7 +138,7 @@ class Copy {
       this.#emit(eventOf(target, 'done'));
     }
     if (referrers) await this.#copyReferrers(selected, 1);
-    return {
+    const result = {
       source: this.#source.name,
       destination: this.#target.name,
       target,
@@ -139,6 +146,7 @@ class Copy {
       transferredBytes: this.#transferred,
       elapsedMs: performance.now() - started,
     };
+    return {result, wasCurrent};
   }
 
   /** The image for the wanted platform, unless all of an index is wanted. */

@@ -17,7 +17,7 @@ interface Job {
   readonly options: RegistryOptions;
 }
 
-/** @throws the first failure; with `keepGoing` failures are in the result */
+/** @throws the first failure, after `onReport`; with `keepGoing` failures are in the result */
 export async function sync(context: Context, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
   const remotes = new SharedRemotes(context);
   try {
@@ -39,12 +39,13 @@ async function syncWith(remotes: SharedRemotes, list: string, destination: strin
     });
   const jobs: Job[] = [];
   const images: SyncedImage[] = [];
-  const failures: unknown[] = [];
-  const failed = (source: string, target: string, err: unknown): void => {
-    if (options.signal?.aborted || !options.keepGoing) throw err;
-    failures.push(err);
-    images.push({source, destination: target, status: 'failed', error: toJSON(err)});
-  };
+  const failed = (source: string, target: string, err: unknown): SyncedImage => ({
+    source,
+    destination: target,
+    status: 'failed',
+    error: toJSON(err),
+  });
+  const isOver = (): boolean => options.signal?.aborted === true || !options.keepGoing;
 
   for (const registry of registries) {
     const source = {...options.source, ...sourceOptions(registry)};
@@ -53,40 +54,48 @@ async function syncWith(remotes: SharedRemotes, list: string, destination: strin
         for (const ref of await referencesOf(remotes, wanted, source, options.signal))
           jobs.push({source: `docker://${formatReference(ref)}`, destination: targetOf(place, ref, options), options: source});
       } catch (err) {
-        failed(`docker://${wanted.repository.domain}/${wanted.repository.path}`, destination, err);
+        images.push(failed(`docker://${wanted.repository.domain}/${wanted.repository.path}`, destination, err));
+        if (!isOver()) continue;
+        options.onReport?.(summary([...images, ...jobs.map((job) => ({...namesOf(job), status: 'pending' as const}))], started));
+        throw err;
       }
     }
   }
   checkDistinct(jobs);
 
   if (options.dryRun) {
-    images.push(...jobs.map(({source, destination: target}) => ({source, destination: target, status: 'planned' as const})));
+    images.push(...jobs.map((job) => ({...namesOf(job), status: 'planned' as const})));
     return summary(images, started);
   }
-  const results = await runAll(
-    jobs,
-    options.maxConcurrentImages ?? MAX_CONCURRENT_IMAGES,
-    async (job): Promise<SyncedImage | undefined> => {
+  const reached: SyncedImage[] = [];
+  const report = (): SyncResult =>
+    summary([...images, ...jobs.map((job, i) => reached[i] ?? {...namesOf(job), status: 'pending' as const})], started);
+  try {
+    await runAll(jobs, options.maxConcurrentImages ?? MAX_CONCURRENT_IMAGES, async (job, i) => {
       options.signal?.throwIfAborted();
       try {
-        const {target, blobs, transferredBytes} = await copyWith(remotes, job.source, job.destination, copyOptions(job, options));
-        const isExisting = blobs.copied + blobs.mounted === 0 && transferredBytes === 0;
-        return {
-          source: job.source,
-          destination: job.destination,
+        const {result, wasCurrent} = await copyWith(remotes, job.source, job.destination, copyOptions(job, options));
+        // A tag may be new, or another one, for an image that is there. A directory cannot tell.
+        const isExisting = wasCurrent || (place.kind === 'dir' && result.blobs.copied === 0);
+        reached[i] = {
+          ...namesOf(job),
           status: isExisting ? 'exists' : 'copied',
-          digest: target.digest,
-          transferredBytes,
+          digest: result.target.digest,
+          transferredBytes: result.transferredBytes,
         };
       } catch (err) {
-        failed(job.source, job.destination, err);
-        return undefined;
+        if (!options.signal?.aborted) reached[i] = failed(job.source, job.destination, err);
+        if (isOver()) throw err;
       }
-    },
-  );
-  images.push(...results.filter((image) => image !== undefined));
-  return summary(images, started);
+    });
+  } catch (err) {
+    options.onReport?.(report());
+    throw err;
+  }
+  return report();
 }
+
+const namesOf = ({source, destination}: Job): Pick<SyncedImage, 'source' | 'destination'> => ({source, destination});
 
 function summary(images: readonly SyncedImage[], started: number): SyncResult {
   const count = (status: SyncedImage['status']): number => images.filter((image) => image.status === status).length;
@@ -196,16 +205,15 @@ function checkDistinct(jobs: readonly Job[]): void {
   }
 }
 
-/** Runs a task for each item, at most `limit` at once; after a failure no other begins. */
-async function runAll<T, R>(items: readonly T[], limit: number, task: (item: T) => Promise<R>): Promise<readonly R[]> {
-  const results: R[] = [];
+/** Runs a task for each item, at most `limit` at once; after a failure no other begins, and those that have begun end. */
+async function runAll<T>(items: readonly T[], limit: number, task: (item: T, i: number) => Promise<void>): Promise<void> {
   const failure = {err: undefined as unknown, isSet: false};
   const queue = items.entries();
   const worker = async (): Promise<void> => {
     for (const [i, item] of queue) {
       if (failure.isSet) return;
       try {
-        results[i] = await task(item);
+        await task(item, i);
       } catch (err) {
         if (!failure.isSet) Object.assign(failure, {err, isSet: true});
         return;
@@ -214,5 +222,4 @@ async function runAll<T, R>(items: readonly T[], limit: number, task: (item: T) 
   };
   await Promise.all(Array.from({length: Math.min(limit, items.length)}, worker));
   if (failure.isSet) throw failure.err;
-  return results;
 }

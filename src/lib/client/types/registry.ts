@@ -120,6 +120,8 @@ export interface SyncOptions extends Pick<CopyOptions, 'destination' | 'all' | '
   readonly dryRun?: boolean;
   /** Copies the rest after a failure. */
   readonly keepGoing?: boolean;
+  /** Gets the report when a failure or an abort ends the sync, before that is thrown. */
+  readonly onReport?: (report: SyncResult) => void;
   /** Images to copy at once. Default 3. */
   readonly maxConcurrentImages?: number;
 }
@@ -128,7 +130,8 @@ export interface SyncOptions extends Pick<CopyOptions, 'destination' | 'all' | '
 export interface SyncedImage {
   readonly source: string;
   readonly destination: string;
-  readonly status: 'copied' | 'exists' | 'planned' | 'failed';
+  /** `pending`: not reached when the sync ended. */
+  readonly status: 'copied' | 'exists' | 'planned' | 'failed' | 'pending';
   readonly digest?: Digest;
   readonly transferredBytes?: number;
   readonly error?: ErrorJSON;
