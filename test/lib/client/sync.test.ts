@@ -265,6 +265,11 @@ describe('a list', () => {
     ['an unknown key', 'r.example: {image: {}}', /"image" is not known/],
     ['a number as a tag', 'r.example: {images: {a: [1.10]}}', /must be a string/],
     ['a tag in a name', 'r.example: {images: {"a:b": []}}', /without a tag/],
+    [
+      'a host that is a directory of Docker Hub',
+      'mirror: {images: {a: []}, credentials: {username: a, password: b}}',
+      /^mirror: is no registry/,
+    ],
     ['a bad repository', 'r.example: {images: {A: []}}', /lower case/],
     ['a bad tag', 'r.example: {images: {a: ["b c"]}}', /whitespace/],
     ['a bad expression', 'r.example: {images-by-tag-regex: {a: "("}}', /missing closing/],

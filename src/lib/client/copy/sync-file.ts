@@ -68,6 +68,10 @@ function parseRegistry(host: string, value: unknown): SyncRegistry {
     Object.entries(object(entry[key] ?? {}, `${host}: ${key}`)).map(([path, inner]) => {
       const where = `${host}: ${key}: ${path}`;
       const {domain, path: repository, tag, digest} = parseReference(`${host}/${path}`);
+      // Docker's rule takes a name without dot and port for a repository of Docker Hub, which would get the credentials.
+      const [name] = host.split('/', 1);
+      if (domain !== name && name !== 'index.docker.io')
+        throw invalid(`${host}:`, 'is no registry', `write its host, with a dot or a port, such as ${host}:5000`);
       if (path.includes('@') || digest !== undefined || (tag !== undefined && tag !== 'latest') || path.endsWith(':latest'))
         throw invalid(where, 'must be a repository, without a tag or digest');
       return read({domain, path: repository}, inner, where);
