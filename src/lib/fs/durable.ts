@@ -288,6 +288,14 @@ export function sweepTemporary(directory: string): void {
   });
 }
 
+/** As `sweepTemporary`, in a directory that is not ours: only names that tell a dead process. */
+export function sweepOwnTemporary(directory: string): void {
+  forEachDespiteErrors(listIfPresent(directory).filter(isTemporary), (name) => {
+    const owner = parseIdentity(name.slice('.tmp.'.length));
+    if (owner !== undefined && liveness(owner) === 'dead') removeTree(join(directory, name));
+  });
+}
+
 /** Runs `step` for each item, whatever becomes of the others, and then throws the first error. */
 export function forEachDespiteErrors<T>(items: readonly T[], step: (item: T) => void): void {
   const errors: unknown[] = [];

@@ -3,7 +3,7 @@
  * has is of the right class and leaves nothing.
  */
 import assert from 'node:assert/strict';
-import {existsSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {closeSync, existsSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
@@ -547,6 +547,44 @@ describe('an export', () => {
     writeFileSync(join(other, 'notes'), 'mine');
     await assert.rejects(ns.images.export(other, ['a:1']), is('failed_precondition'));
     assert.deepEqual(readdirSync(other), ['notes']);
+  });
+
+  it('of several at once to one layout adds all of them', async (t) => {
+    const client = await emptied(first);
+    const tags = ['a:1', 'b:1', 'c:1', 'd:1'];
+    await importInto(client, written(t, tar(...dockerEntries(tags))));
+    const layout = join(temporaryDirectory(t), 'layout');
+    await Promise.all(tags.map((tag) => client.namespace('default').images.export(`${layout}/`, [tag])));
+    const {images} = await importInto(await emptied(second), layout);
+    assert.deepEqual(
+      images.map(({name: imported}) => imported).sort(),
+      tags.map((tag) => `docker.io/library/${tag}`),
+    );
+  });
+
+  it('leaves what is beside its file alone, a link in its place, and writes to a descriptor', async (t) => {
+    const client = await emptied(first);
+    await importInto(client, written(t, tar(...dockerEntries(['a:1']))));
+    const {images} = client.namespace('default');
+    const expected = await exported(t, client, ['a:1']);
+    const out = temporaryDirectory(t);
+    mkdirSync(join(out, '.tmp.mine'));
+    writeFileSync(join(out, '.tmp.mine/notes'), 'mine');
+    mkdirSync(join(out, 'kept'));
+    writeFileSync(join(out, 'kept/x.tar'), 'old');
+    symlinkSync('kept/x.tar', join(out, 'x.tar'));
+    await images.export(join(out, 'x.tar'), ['a:1']);
+    assert.equal(readFileSync(join(out, '.tmp.mine/notes'), 'utf8'), 'mine');
+    assert.ok(lstatSync(join(out, 'x.tar')).isSymbolicLink());
+    assert.ok(readFileSync(join(out, 'kept/x.tar')).equals(expected));
+    // As /dev/stdout is where standard output is a file.
+    const fd = openSync(join(out, 'y.tar'), 'w');
+    try {
+      await images.export(`/proc/self/fd/${fd}`, ['a:1']);
+    } finally {
+      closeSync(fd);
+    }
+    assert.ok(readFileSync(join(out, 'y.tar')).equals(expected));
   });
 
   it('of an image whose content only another namespace has is refused, and so is an import of its digests', async (t) => {

@@ -2,8 +2,21 @@
  * `images export`: writes images as an OCI layout that docker reads as well. The bytes depend on the images only: entries are sorted, times
  * are 0, and blobs are verified while they are read. A file or a layout directory gets its name, or its index, last.
  */
-import {closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, readSync, renameSync, statSync, writeSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import {dirname, join, resolve} from 'node:path';
 import type {Writable} from 'node:stream';
 import {
   blobDirectories,
@@ -20,7 +33,16 @@ import {
 } from '../../archive/image-layout.ts';
 import {type NewEntry, writeTar} from '../../archive/tar-writer.ts';
 import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
-import {listIfPresent, makeDirectories, sweepTemporary, syncPath, temporaryName, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
+import {
+  listIfPresent,
+  makeDirectories,
+  sweepOwnTemporary,
+  syncPath,
+  temporaryName,
+  unlinkIfPresent,
+  writeAtomic,
+} from '../../fs/durable.ts';
+import {acquireLock} from '../../fs/lock.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
@@ -35,6 +57,10 @@ import {type ExportPlan, planExport} from './export-plan.ts';
 const FILE_MODE = 0o644;
 const BLOB_MODE = 0o444;
 const DIRECTORY_MODE = 0o755;
+
+/** Lock of a layout's index, the same as that of `copy`. */
+const INDEX_LOCK = '.index.lock';
+const LOCK_TIMEOUT_MS = 60_000;
 
 /** Milliseconds between two progress events of one blob. */
 const PROGRESS_MS = 100;
@@ -145,13 +171,22 @@ async function writeAll(target: Writable, source: AsyncIterable<Uint8Array>, sig
 
 const isDirectory = (path: string): boolean => path.endsWith('/') || statSync(path, {throwIfNoEntry: false})?.isDirectory() === true;
 
-/** Writes a tar file: under a temporary name first, unless the path is a device or a pipe. */
+/** Whether a path can get a new file. What /dev/stdout and its like lead to is open already, and the link is the system's. */
+function mayReplace(path: string): boolean {
+  if (lstatSync(path, {throwIfNoEntry: false})?.isSymbolicLink() === true && /^\/(?:dev|proc)\//.test(resolve(path))) return false;
+  return statSync(path, {throwIfNoEntry: false})?.isFile() !== false;
+}
+
+/** The file that a link leads to, so that the link stays. */
+const followed = (path: string): string => (existsSync(path) ? realpathSync(path) : path);
+
+/** Writes a tar file: under a temporary name first, unless the path is a device, a pipe or a descriptor. */
 async function exportFile(path: string, plan: ExportPlan, blobs: Blobs, options: ExportOptions): Promise<void> {
   const what = `archive ${JSON.stringify(path)}`;
-  const stat = statSync(path, {throwIfNoEntry: false});
-  const isReplaceable = stat === undefined || stat.isFile();
-  if (isReplaceable) sweepQuietly(dirname(path));
-  const file = isReplaceable ? temporaryName(path) : path;
+  const isReplaceable = mayReplace(path);
+  const target = isReplaceable ? followed(path) : path;
+  if (isReplaceable) sweepQuietly(dirname(target));
+  const file = isReplaceable ? temporaryName(target) : target;
   let fd: number | undefined;
   try {
     fd = openSync(file, isReplaceable ? 'wx' : 'w', 0o666);
@@ -161,8 +196,8 @@ async function exportFile(path: string, plan: ExportPlan, blobs: Blobs, options:
     }
     if (!isReplaceable) return;
     fsyncSync(fd);
-    renameSync(file, path);
-    syncPath(dirname(path));
+    renameSync(file, target);
+    syncPath(dirname(target));
   } catch (err) {
     if (isReplaceable) unlinkIfPresent(file);
     throw wrapped(err, what);
@@ -175,7 +210,7 @@ async function exportFile(path: string, plan: ExportPlan, blobs: Blobs, options:
 async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, options: ExportOptions): Promise<void> {
   const what = `directory ${JSON.stringify(path)}`;
   try {
-    const before = readIndex(path, what);
+    readIndex(path, what);
     const directories = blobDirectories(plan.contents.map(({digest}) => digest)).map((name) => join(path, name));
     makeDirectories(path, {sync: true, mode: DIRECTORY_MODE});
     for (const directory of directories) {
@@ -186,7 +221,13 @@ async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, opt
     for (const directory of directories) syncPath(directory);
     writeAtomic(join(path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: true, mode: FILE_MODE});
     const names = new Set(plan.images.map(({annotations}) => annotations![IMAGE_NAME]));
-    const images = [...before.filter(({annotations}) => !names.has(annotations?.[IMAGE_NAME])), ...plan.images];
+    // Other exports, and copies, may have added to it since.
+    using _ = await acquireLock(join(path, INDEX_LOCK), {
+      timeoutMs: LOCK_TIMEOUT_MS,
+      purpose: INDEX_FILE,
+      ...(options.signal === undefined ? {} : {signal: options.signal}),
+    });
+    const images = [...readIndex(path, what).filter(({annotations}) => !names.has(annotations?.[IMAGE_NAME])), ...plan.images];
     writeAtomic(join(path, INDEX_FILE), formatLayoutIndex(images), {sync: true, mode: FILE_MODE});
   } catch (err) {
     throw wrapped(err, what);
@@ -240,10 +281,10 @@ function isWhole(path: string, {digest, size}: Pick<Descriptor, 'digest' | 'size
   return `${algorithm}:${hash.digest('hex')}` === digest;
 }
 
-/** Removes what killed exports left. */
+/** Removes what killed exports left. The directory is the user's: names that do not tell a dead process stay, whatever they look like. */
 function sweepQuietly(directory: string): void {
   try {
-    sweepTemporary(directory);
+    sweepOwnTemporary(directory);
   } catch {
     // Not this user's to remove.
   }

@@ -6,7 +6,7 @@ import {blobFile, dockerTag, formatDockerManifest, INDEX_FILE, OCI_LAYOUT, OCI_L
 import {createStreamInflater} from '../../archive/inflate.ts';
 import {TarFile} from '../../archive/tar-file.ts';
 import {ErrdefsError} from '../../errdefs.ts';
-import {removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
+import {removeTree, renameInto, sweepOwnTemporary, temporaryName} from '../../fs/durable.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
@@ -14,7 +14,6 @@ import {MAX_CONFIG_BYTES, pairLayers, parseImageConfig, parseManifest} from '../
 import {kindOf, OCI_INDEX} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import {layoutEntry} from './layout.ts';
-import {sweepOwn} from './output.ts';
 import type {ImageTarget} from './types.ts';
 
 /** A new file that gets its name when it is whole. */
@@ -33,7 +32,7 @@ class NewFile {
 
   async tar(): Promise<TarFile> {
     this.#opened ??= (async () => {
-      sweepOwn(dirname(this.#path));
+      sweepOwnTemporary(dirname(this.#path));
       const file = await open(this.#temporary, 'wx', 0o644);
       return {file, tar: new TarFile(file)};
     })();

@@ -3,12 +3,12 @@ import {existsSync, readdirSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {openDirectoryFiles, readFile} from '../../archive/image-files.ts';
 import {ErrdefsError} from '../../errdefs.ts';
-import {readIfPresent, removeTree, renameInto, syncPath, temporaryName, writeAtomic} from '../../fs/durable.ts';
+import {readIfPresent, removeTree, renameInto, sweepOwnTemporary, syncPath, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {digestOf, verifyBytes} from '../../oci/hash.ts';
 import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
-import {hasEntries, makeDirectory, sizeOf, sweepOwn, writeBlobFile} from './output.ts';
+import {hasEntries, makeDirectory, sizeOf, writeBlobFile} from './output.ts';
 import type {Document, ImageSource, ImageTarget} from './types.ts';
 
 const VERSION = 'Directory Transport Version: 1.1\n';
@@ -68,9 +68,9 @@ export function directoryTarget(name: string, path: string): ImageTarget {
     if (begun) return;
     begun = true;
     makeDirectory(dirname(path));
-    sweepOwn(dirname(path));
+    sweepOwnTemporary(dirname(path));
     makeDirectory(work);
-    sweepOwn(work);
+    sweepOwnTemporary(work);
   };
   const has = ({digest, size}: Descriptor): boolean => sizeOf(join(work, manifestName(digest))) === size;
   return {

@@ -2,11 +2,11 @@
 import {join} from 'node:path';
 import {blobFile, checkOCILayout, INDEX_FILE, OCI_LAYOUT, OCI_LAYOUT_FILE, parseLayoutIndex, REF_NAME} from '../../archive/image-layout.ts';
 import {ErrdefsError} from '../../errdefs.ts';
-import {readIfPresent, removeTree, writeAtomic} from '../../fs/durable.ts';
+import {readIfPresent, removeTree, sweepOwnTemporary, writeAtomic} from '../../fs/durable.ts';
 import {acquireLock} from '../../fs/lock.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {OCI_INDEX} from '../../oci/mediatypes.ts';
-import {hasEntries, makeDirectory, sizeOf, sweepOwn, writeBlobFile} from './output.ts';
+import {hasEntries, makeDirectory, sizeOf, writeBlobFile} from './output.ts';
 import type {Document, ImageTarget} from './types.ts';
 
 const LOCK_TIMEOUT_MS = 60_000;
@@ -40,7 +40,7 @@ export function layoutTarget(name: string, path: string, refName: string | undef
     if (swept.has(directory)) return;
     swept.add(directory);
     makeDirectory(directory);
-    sweepOwn(directory);
+    sweepOwnTemporary(directory);
     if (marker === undefined) writeAtomic(join(path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: true, mode: 0o644});
   };
   const writeDocument = ({descriptor, bytes}: Document): void => {

@@ -1,19 +1,9 @@
 /** Files that a copy writes: under temporary names until they are whole, verified and on the disk. */
 import {readdirSync, statSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
-import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {isTemporary, listIfPresent, makeDirectories, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
-import {liveness, parseIdentity} from '../../fs/process.ts';
+import {isTemporary, makeDirectories, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
 import type {BlobOutcome} from './types.ts';
-
-/** Removes what killed copies have left in a directory. Names of others are left alone, whatever they look like. */
-export function sweepOwn(directory: string): void {
-  for (const name of listIfPresent(directory).filter(isTemporary)) {
-    const owner = parseIdentity(name.slice('.tmp.'.length));
-    if (owner !== undefined && liveness(owner) === 'dead') removeTree(join(directory, name));
-  }
-}
 
 /** Size of a regular file; undefined where there is none. */
 export const sizeOf = (path: string): number | undefined => {
