@@ -42,9 +42,10 @@ export async function pruneReferences(
   await withBallast(store, async () => {
     await store.update('removal of references to layers', (tx) => {
       const ns = tx.namespace(namespace);
-      for (const {digest} of found) {
-        const manifest = ns.content.find(digest);
-        if (manifest === undefined) continue;
+      // The sync takes long: a snapshot may be gone since, and then its image needs the blobs.
+      const synced = new Set(found.map(({digest}) => digest));
+      for (const manifest of unpackedManifests(context, namespace, ns)) {
+        if (!synced.has(manifest.digest)) continue;
         const labels: Labels = Object.fromEntries(Object.entries(manifest.labels).filter((label) => !isLayerReference(label)));
         ns.content.put({...manifest, labels, updatedAt: new Date().toISOString()});
       }
