@@ -15,6 +15,8 @@ import {familiarName, formatReference, parseReference} from '../oci/reference.ts
 
 export const OCI_LAYOUT_FILE = 'oci-layout';
 export const INDEX_FILE = 'index.json';
+/** Lock of all writers of a layout's index, beside it. */
+export const INDEX_LOCK = '.index.lock';
 export const DOCKER_FILE = 'manifest.json';
 
 /** Content of `oci-layout`. */

@@ -27,6 +27,7 @@ import {
   formatLayoutIndex,
   IMAGE_NAME,
   INDEX_FILE,
+  INDEX_LOCK,
   OCI_LAYOUT,
   OCI_LAYOUT_FILE,
   parseLayoutIndex,
@@ -58,8 +59,6 @@ const FILE_MODE = 0o644;
 const BLOB_MODE = 0o444;
 const DIRECTORY_MODE = 0o755;
 
-/** Lock of a layout's index, the same as that of `copy`. */
-const INDEX_LOCK = '.index.lock';
 const LOCK_TIMEOUT_MS = 60_000;
 
 /** Milliseconds between two progress events of one blob. */

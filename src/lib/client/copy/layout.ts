@@ -1,6 +1,15 @@
 /** `oci:`, an OCI layout in a directory, as target of a copy. */
 import {join} from 'node:path';
-import {blobFile, checkOCILayout, INDEX_FILE, OCI_LAYOUT, OCI_LAYOUT_FILE, parseLayoutIndex, REF_NAME} from '../../archive/image-layout.ts';
+import {
+  blobFile,
+  checkOCILayout,
+  INDEX_FILE,
+  INDEX_LOCK,
+  OCI_LAYOUT,
+  OCI_LAYOUT_FILE,
+  parseLayoutIndex,
+  REF_NAME,
+} from '../../archive/image-layout.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readIfPresent, removeTree, sweepOwnTemporary, writeAtomic} from '../../fs/durable.ts';
 import {acquireLock} from '../../fs/lock.ts';
@@ -64,7 +73,7 @@ export function layoutTarget(name: string, path: string, refName: string | undef
     manifest: async (document) => writeDocument(document),
     commit: async (root) => {
       writeDocument(root);
-      using _ = await acquireLock(join(path, '.index.lock'), {timeoutMs: LOCK_TIMEOUT_MS, purpose: 'index.json'});
+      using _ = await acquireLock(join(path, INDEX_LOCK), {timeoutMs: LOCK_TIMEOUT_MS, purpose: INDEX_FILE});
       const text = readIfPresent(join(path, INDEX_FILE));
       writeAtomic(join(path, INDEX_FILE), updatedIndex(text, root.descriptor, refName), {sync: true, mode: 0o644});
       committed = true;
