@@ -203,17 +203,19 @@ export class LayerStore {
   /**
    * Image layers that are trusted only in this boot.
    *
-   * @param minAgeMs minimum age in milliseconds
+   * @param minAgeMs minimum age in milliseconds; a layer from the future, before the clock was set back, counts as old
    * @returns by ID, a stamp that distinguishes the layer from a later one of the same ID
    */
   unsynced(minAgeMs: number): ReadonlyMap<string, string> {
-    const newest = Date.now() - minAgeMs;
+    const now = Date.now();
     const found = new Map<string, string>();
     for (const id of this.list()) {
       const info = this.info(id);
       if (info === undefined || info.durable || info.diffID === undefined || info.bootId !== bootId()) continue;
       const made = this.#stamp(id);
-      if (made !== undefined && made.mtimeMs <= newest) found.set(id, made.stamp);
+      if (made === undefined) continue;
+      const age = now - made.mtimeMs;
+      if (age < 0 || age >= minAgeMs) found.set(id, made.stamp);
     }
     return found;
   }

@@ -97,6 +97,12 @@ async function makeOrigin(): Promise<Origin> {
   await ns.content.ingest('key', Readable.from([Buffer.from(BYTES)]));
   await ns.snapshots(SNAPSHOTTER).prepare('work');
   await client.close();
+  // Old enough for a collection to sync them.
+  const old = new Date(Date.now() - 3600_000);
+  for (const id of readdirSync(join(client.root, 'layers'))) {
+    const info = join(client.root, 'layers', id, 'layer.json');
+    if (existsSync(info)) utimesSync(info, old, old);
+  }
   const moved = tar(file('c', 'moved'));
   registry.addImage('app', 'latest', [moved], {...CONFIG, rootfs: {type: 'layers', diff_ids: [digestOf(moved)]}});
   return {root: client.root, app, tool};

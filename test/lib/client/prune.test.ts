@@ -265,7 +265,8 @@ describe('gc', () => {
     mkdirSync(rig.path('work', `${DEAD}.x`), {recursive: true});
     const {settled, blobs, layers, images} = await rig.client.gc();
     assert.deepEqual({settled, blobs, layers, images}, {settled: 0, blobs: 1, layers: 1, images: 0}, 'what is new is not synced');
-    for (const n of [0, 1]) utimesSync(`${rig.layer(n)}/layer.json`, 1, Date.now() / 1000 - 120);
+    // One is old, the other was made before the clock was set back.
+    for (const [n, age] of [120, -86_400].entries()) utimesSync(`${rig.layer(n)}/layer.json`, 1, Date.now() / 1000 - age);
     assert.equal((await rig.client.gc()).settled, 2);
     assert.equal((await rig.client.gc()).settled, 0);
     for (const n of [0, 1]) {

@@ -34,7 +34,12 @@ async function collectEverything(context: Context): Promise<GcResult> {
     return counts;
   });
   store.layers.emptyTrash();
-  return {...collected, settled: await syncLayers(context, WRITTEN_BACK_MS)};
+  // The collection is done, whatever becomes of the sync: the layers stay trusted in this boot, and the next collection syncs them.
+  const settled = await syncLayers(context, WRITTEN_BACK_MS).catch((err: unknown) => {
+    store.housekeeping.warn('sync of layers', err);
+    return 0;
+  });
+  return {...collected, settled};
 }
 
 /** Removes leftovers of killed processes from the state directory, unless another collection does so already. */
