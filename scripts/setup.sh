@@ -36,6 +36,8 @@ test       strace          strace           to observe and interrupt system call
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
 test       igzip           isal             to compare decompression speed
+test       zsh             zsh              to complete command lines in it
+test       fish            fish             to complete command lines in it
 bench      podman          podman           to compare with
 bench      curl            curl             to measure the speed of a registry
 bench      unpigz          pigz             decompresses for containerd and podman

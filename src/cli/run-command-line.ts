@@ -5,11 +5,18 @@ import type {Commands, Exit} from './command-table.ts';
 import {reportError} from './report-error.ts';
 import {resolveCommand} from './resolve-command.ts';
 
+/** Asks for completions; only the scripts of `completion` do. */
+const COMPLETE = '__complete';
+
 /** A word that may be a flag with a secret, in any of its forms. */
 const MAY_BE_SECRET = /^--?(?:user|refresh|src-creds|dest-creds|\w*u)/;
 
 export async function runCommandLine(argv: readonly string[], commands: Commands, context: Context): Promise<Exit> {
   try {
+    if (argv[0] === COMPLETE) {
+      await (await import('./complete.ts')).printCompletions(argv.slice(1), commands, context);
+      return {status: 0};
+    }
     const resolved = resolveCommand(argv, commands, context.program);
     if (resolved.kind === 'command') {
       // The --user of `run` is a user in the container, not a secret.

@@ -6,6 +6,7 @@ export const COMMANDS: Commands = {
     attach: () => import('./attach.ts'),
     catalog: () => import('./catalog.ts'),
     check: () => import('./check.ts'),
+    completion: () => import('./completion.ts'),
     'config explain': () => import('./config/explain.ts'),
     'containers info': () => import('./containers/info.ts'),
     'containers ls': () => import('./containers/ls.ts'),
