@@ -10,14 +10,19 @@ import {omitUndefined} from './omit-undefined.ts';
 import {lines, ownText} from './printable.ts';
 import {GLOBAL_FLAGS} from './shared-flags.ts';
 
-const STATUSES = ['0  success', ...CODES.map((code) => `${CLASSES[code].exit}  ${CLASSES[code].text}`), '128+n  ended by signal n'];
+/** The program's manual, too, is made of what this file exports: see scripts/man-pages.ts. */
+export const STATUSES = ['0  success', ...CODES.map((code) => `${CLASSES[code].exit}  ${CLASSES[code].text}`), '128+n  ended by signal n'];
 
-const DESCRIPTION = `Containers without a daemon: pull, store, unpack, run and clean up OCI images, in namespaces.
+export const SUMMARY = 'Containers without a daemon: pull, store, unpack, run and clean up OCI images, in namespaces.';
+export const RUN_STATUSES =
+  '"run" exits with the status of the container; 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.';
+
+const DESCRIPTION = `${SUMMARY}
 Global flags, which the --help of every command lists, may also stand before the command.
 
 Exit status:
 ${STATUSES.map((line) => `  ${line}`).join('\n')}
-"run" exits with the status of the container; 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.`;
+${RUN_STATUSES}`;
 
 /** Adds to flags or arguments their names, and `defaultHelp` in place of defaults. */
 async function named(definitions: FlagInput | ArgInput): Promise<Record<string, object>> {
@@ -30,7 +35,7 @@ async function named(definitions: FlagInput | ArgInput): Promise<Record<string, 
 }
 
 /** `run [FLAGS] IMAGE ID [COMMAND...]` */
-function usageOf(id: string, {args, positionals}: CommandClass): string {
+export function usageOf(id: string, {args, positionals}: CommandClass): string {
   const words = Object.entries(args).map(([name, {required, multiple}]) => {
     const word = `${name.toUpperCase()}${multiple ? '...' : ''}`;
     return required ? word : `[${word}]`;
@@ -56,7 +61,7 @@ async function loadable(id: string, command: CommandClass, commands: Commands): 
 }
 
 /** Aliases of a command: its own, then those of its topic and verb. */
-function aliasesOf(id: string, {aliases, topicAliases, verbAliases}: Commands): string[] {
+export function aliasesOf(id: string, {aliases, topicAliases, verbAliases}: Commands): string[] {
   const [topic, verb] = id.split(' ') as [string, string?];
   if (verb === undefined) return [...(aliases[id] ?? [])];
   const verbs = [verb, ...(verbAliases[verb] ?? [])];
