@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {chmodSync, cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {findProgram, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {findProgram, requiresRoot, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {executable, root, run} from './harness.ts';
 
 const NAMES = ['ctr', 'dist', 'berth'] as const;
@@ -131,6 +131,14 @@ describe('launcher', () => {
 });
 
 describe('the program', () => {
+  it('says what to do where /proc is not mounted, as in a fresh chroot', async (t) => {
+    if (!requiresRoot(t)) return;
+    const script = 'mount -t tmpfs none /proc; exec "$1" version';
+    const {status, stdout, stderr} = await run('unshare', ['-m', 'sh', '-ec', script, 'sh', join(root, 'bin/ctr')]);
+    assert.deepEqual([status, stdout], [9, '']);
+    assert.equal(stderr, 'ctr: /proc is not mounted: failed precondition\nhint: mount -t proc proc /proc\n');
+  });
+
   it('leaves no trace of the launcher in what it starts', async (t) => {
     // The container runtime is the one thing that every command line may start; here it only tells its environment.
     const path = temporaryDirectory(t);
