@@ -79,7 +79,7 @@ const OUTSIDE: Readonly<Record<string, readonly Room[]>> = {
   'cli-progress': ['cli'],
   'proper-lockfile': ['fs'],
   re2js: ['store'],
-  'smol-toml': ['remotes'],
+  'smol-toml': ['remotes', 'cli'],
   'tar-stream': ['archive'],
   undici: ['remotes'],
   yaml: ['client'],

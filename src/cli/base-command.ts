@@ -4,9 +4,10 @@ import type {Client, NamespaceClient} from '../lib/client/types/index.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
 import type {Call, Exit} from './command-table.ts';
+import {readSettings, type Settings} from './config-file.ts';
 import {formatTable} from './format-table.ts';
 import {omitUndefined} from './omit-undefined.ts';
-import {parseFlags} from './parse-flags.ts';
+import {type Origin, originOf, parseFlags} from './parse-flags.ts';
 import {formatJSON, lines, type Printable} from './printable.ts';
 import {reportError, reportWarnings} from './report-error.ts';
 import {GLOBAL_FLAGS, type GlobalFlags} from './shared-flags.ts';
@@ -46,6 +47,7 @@ export abstract class BaseCommand {
   #debug = false;
   readonly #call: Call;
   #split!: SplitArgv;
+  #settings: Settings = new Map();
   #client: Client | undefined;
   #abort: AbortController | undefined;
   #interruptedBy: keyof typeof SIGNALS | undefined;
@@ -115,7 +117,8 @@ export abstract class BaseCommand {
     readonly args?: ArgInput<A>;
   }): Promise<{flags: F & GlobalFlags; args: A}> {
     const definitions = {...GLOBAL_FLAGS, ...command.flags} as FlagInput;
-    const parsed = await parseFlags(this.#split, definitions, (command.args ?? {}) as ArgInput, (message, hint) =>
+    this.#settings = await readSettings();
+    const parsed = await parseFlags(this.#split, definitions, (command.args ?? {}) as ArgInput, this.#settings, (message, hint) =>
       this.usage(message, hint),
     );
     const flags = parsed.flags as F & GlobalFlags;
@@ -125,6 +128,11 @@ export abstract class BaseCommand {
         this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)),
       );
     return {flags, args: parsed.args as A};
+  }
+
+  /** Where a flag's value comes from, once the flags are parsed. */
+  protected origin(name: string, flags: Readonly<Record<string, unknown>>): Origin {
+    return originOf(name, (flags[name] ?? {}) as {readonly env?: string}, this.#split.flags.get(name), this.#settings);
   }
 
   /** @param hint by default it points to the help */

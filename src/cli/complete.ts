@@ -8,6 +8,7 @@ import type {FlagInput} from '@oclif/core/parser';
 import type {NamespaceClient} from '../lib/client/types/index.ts';
 import type {Context} from './command-context.ts';
 import type {CommandClass, Commands} from './command-table.ts';
+import {readSettings} from './config-file.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {ownText} from './printable.ts';
 import {canonicalID} from './resolve-command.ts';
@@ -265,9 +266,10 @@ async function listValues(
   if (kind === 'snapshotter') return begins(plain(SNAPSHOTTERS).candidates, given);
 
   const split = splitArgv(words, flags).flags;
+  const settings = await readSettings();
   const text = (name: string, variable: string): string | undefined => {
     const value = split.get(name);
-    return Array.isArray(value) ? value.at(-1) : process.env[variable] || undefined;
+    return Array.isArray(value) ? value.at(-1) : process.env[variable] || settings.get(name)?.value;
   };
   const client = await context.open(omitUndefined({root: text('root', 'BERTH_ROOT'), state: text('state', 'BERTH_STATE')}));
   try {

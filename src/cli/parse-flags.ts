@@ -1,6 +1,8 @@
 /** Checks the words of a command against its flags and arguments, and converts the values. */
 import type {ArgInput, FlagInput} from '@oclif/core/parser';
 import {isErrdefs} from '../lib/errdefs.ts';
+import type {Settings} from './config-file.ts';
+import {omitUndefined} from './omit-undefined.ts';
 import type {SplitArgv} from './split-argv.ts';
 
 /** Members of oclif's definitions that its types give only some of them. */
@@ -17,9 +19,31 @@ interface FlagRules {
 /** Makes the error of a command that is used wrongly. */
 type UsageError = (message: string, hint?: string) => Error;
 
+/** Where the value of a flag comes from: the command line, a variable, a file, or nowhere: then it is the default. */
+export interface Origin {
+  readonly kind: 'flag' | 'variable' | 'file' | 'default';
+  /** In words: the flag, the variable's name, the file's path. */
+  readonly name: string;
+  readonly texts?: readonly string[];
+}
+
+/** The texts of a flag, from the first place that has some. */
+export function originOf(
+  name: string,
+  {env}: {readonly env?: string},
+  given: readonly string[] | boolean | undefined,
+  settings: Settings,
+): Origin {
+  if (Array.isArray(given)) return {kind: 'flag', name: `--${name}`, texts: given as readonly string[]};
+  const fromEnvironment = env === undefined ? undefined : process.env[env];
+  if (fromEnvironment) return {kind: 'variable', name: env!, texts: [fromEnvironment]};
+  const setting = settings.get(name);
+  return setting === undefined ? {kind: 'default', name: 'default'} : {kind: 'file', name: setting.file, texts: [setting.value]};
+}
+
 /**
- * Values of flags and arguments by their names. A flag that is not given has the value of its environment variable, else
- * its default; a boolean flag is false.
+ * Values of flags and arguments by their names. A flag that is not given has the value of its environment variable, else of the
+ * configuration, else its default; a boolean flag is false.
  *
  * @throws what `usage` makes, naming the flag or argument
  */
@@ -27,13 +51,14 @@ export async function parseFlags(
   split: SplitArgv,
   flags: FlagInput,
   args: ArgInput,
+  settings: Settings,
   usage: UsageError,
 ): Promise<{flags: Record<string, unknown>; args: Record<string, unknown>}> {
   if (split.error !== undefined) throw usage(split.error.message, split.error.hint);
   checkCombinations(split, flags, usage);
   const parsedArgs = bindArgs(split.positionals, args, usage);
   const parsedFlags: Record<string, unknown> = {};
-  for (const [name, flag] of Object.entries(flags)) parsedFlags[name] = await flagValue(name, flag, split.flags.get(name), usage);
+  for (const [name, flag] of Object.entries(flags)) parsedFlags[name] = await flagValue(name, flag, split.flags.get(name), settings, usage);
   return {flags: parsedFlags, args: parsedArgs};
 }
 
@@ -69,22 +94,23 @@ async function flagValue(
   name: string,
   flag: FlagInput[string],
   given: readonly string[] | boolean | undefined,
+  settings: Settings,
   usage: UsageError,
 ): Promise<unknown> {
   if (flag.type === 'boolean') return given === true;
   const rules = flag as unknown as FlagRules;
+  const origin = originOf(name, omitUndefined({env: rules.env}), given, settings);
+  const what = origin.kind === 'file' ? `configuration ${origin.name}: ${name}` : origin.kind === 'variable' ? origin.name : `--${name}`;
   const convert = async (text: string): Promise<unknown> => {
-    checkOptions(`--${name}`, text, rules, usage);
+    checkOptions(what, text, rules, usage);
     try {
       return await rules.parse(text, undefined, flag);
     } catch (err) {
-      throw usage(`--${name}: ${(err as Error).message}`, isErrdefs(err) ? err.hint : undefined);
+      throw usage(`${what}: ${(err as Error).message}`, isErrdefs(err) ? err.hint : undefined);
     }
   };
-  const fromEnvironment = rules.env === undefined ? undefined : process.env[rules.env];
-  const texts = Array.isArray(given) ? (given as readonly string[]) : fromEnvironment ? [fromEnvironment] : undefined;
-  if (texts === undefined) return rules.default;
-  return rules.multiple ? Promise.all(texts.map(convert)) : convert(texts[0]!);
+  if (origin.texts === undefined) return rules.default;
+  return rules.multiple ? Promise.all(origin.texts.map(convert)) : convert(origin.texts[0]!);
 }
 
 function checkOptions(what: string, text: string, {options}: {readonly options?: readonly string[]}, usage: UsageError): void {

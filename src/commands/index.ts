@@ -8,6 +8,7 @@ export const COMMANDS: Commands = {
     check: () => import('./check.ts'),
     completion: () => import('./completion.ts'),
     'config explain': () => import('./config/explain.ts'),
+    'config show': () => import('./config/show.ts'),
     'containers info': () => import('./containers/info.ts'),
     'containers ls': () => import('./containers/ls.ts'),
     'containers rm': () => import('./containers/rm.ts'),
@@ -79,7 +80,7 @@ export const COMMANDS: Commands = {
     version: () => import('./version.ts'),
   },
   topics: {
-    config: 'explain the configuration',
+    config: 'show and explain the configuration',
     containers: 'manage containers',
     content: 'manage content',
     images: 'manage images',

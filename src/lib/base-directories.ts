@@ -3,6 +3,7 @@ import {isAbsolute, join} from 'node:path';
 
 const BASE = {
   data: {root: '/var/lib', variable: 'XDG_DATA_HOME', home: '.local/share'},
+  config: {root: '/etc', variable: 'XDG_CONFIG_HOME', home: '.config'},
   cache: {root: '/var/cache', variable: 'XDG_CACHE_HOME', home: '.cache'},
   runtime: {root: '/run', variable: 'XDG_RUNTIME_DIR', home: undefined},
 } as const;

@@ -34,6 +34,8 @@ export const environment = (): Record<string, string> => ({
   HOME: tmpdir(),
   TMPDIR: tmpdir(),
   NODE_COMPILE_CACHE: join(tmpdir(), 'node-compile-cache'),
+  // Not the machine's settings.
+  BERTH_CONFIG: '/dev/null',
   ...clockEnvironment(),
   ...(process.env.BERTH_TEST_RUN === undefined ? {} : {BERTH_TEST_RUN: process.env.BERTH_TEST_RUN}),
 });
