@@ -4,16 +4,19 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
+import {setTimeout as sleep} from 'node:timers/promises';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {parsePlace} from '../../../src/lib/client/copy/place.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client, CopyOptions} from '../../../src/lib/client/types/index.ts';
+import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {type Descriptor, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {digestOf} from '../../../src/lib/oci/hash.ts';
 import {OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
+import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {is, onEnd, requiresProgram, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
@@ -389,7 +392,9 @@ describe('a copy that fails', () => {
         });
         await assert.rejects(copying, is(code));
         undo();
-        if (before === 'nothing') assert.deepEqual(readdirSync(dir), [], code);
+        // In a layout whole blobs stay, for other copies may count on them; without an index there is no image.
+        if (before === 'nothing' && transport === 'oci') assert.equal(existsSync(join(place, 'index.json')), false, code);
+        else if (before === 'nothing') assert.deepEqual(readdirSync(dir), [], code);
         else {
           const {target} = await client.copy(`${transport}:${place}${name}`, `oci-archive:${join(dir, 'check.tar')}`);
           assert.equal(target.digest, roots.get('oci')!.digest);
@@ -405,6 +410,39 @@ describe('a copy that fails', () => {
       if (transport !== 'docker-archive') {
         const again = await client.copy(`${transport}:${place}${name}`, `oci:${join(dir, 'again')}`);
         assert.equal(again.target.digest, target.digest);
+      }
+    });
+
+  for (const [transport, before] of TARGETS)
+    it(`or is stopped at any call, leaves a place that the next one makes whole: ${transport}, ${before}`, async (t) => {
+      const client = newClient(t);
+      const name = transport === 'dir' ? '' : transport === 'docker-archive' ? ':app:v1' : ':v1';
+      let calls = Number.POSITIVE_INFINITY;
+      for (let at = 1; at <= calls; at++) {
+        const dir = temporaryDirectory(t);
+        const place = `${transport}:${join(dir, 'place')}${name}`;
+        if (before !== 'nothing') await client.copy(layoutOf('zstd'), place);
+        arm({below: dir, action: 'ENOSPC', at, lasting: true});
+        const failed = await client.copy(layoutOf('oci'), place).then(
+          () => false,
+          () => true,
+        );
+        const {failures} = disarm();
+        if (failures === 0) calls = at;
+        killedHere(dir);
+        // What is there is one image or the other, or none.
+        const check = await client.copy(place, `oci:${join(dir, `check${at}`)}`).catch(() => undefined);
+        if (transport !== 'docker-archive' && (check !== undefined || before !== 'nothing'))
+          assert.ok(
+            [roots.get('oci')!.digest, ...(failed ? [roots.get('zstd')!.digest] : [])].includes(check!.target.digest),
+            `stopped at ${at}`,
+          );
+        if (transport.includes('archive') && existsSync(join(dir, 'place'))) continue;
+        await client.copy(layoutOf('oci'), place);
+        const {target} = await client.copy(place, `oci:${join(dir, `whole${at}`)}`);
+        if (transport !== 'docker-archive') assert.equal(target.digest, roots.get('oci')!.digest, `stopped at ${at}`);
+        const left = readdirSync(dir, {recursive: true, encoding: 'utf8'}).filter((path) => /(?:^|\/)\.tmp/.test(path));
+        assert.deepEqual(left, [], `stopped at ${at}`);
       }
     });
 
@@ -499,6 +537,81 @@ describe('a layout', () => {
   });
 });
 
+describe('a place in files', () => {
+  const FILES = ['oci', 'dir'] as const;
+  const nameIn = (transport: string): string => (transport === 'dir' ? '' : ':v1');
+
+  for (const transport of FILES)
+    it(`is made whole where a file of the right size has other bytes: ${transport}`, async (t) => {
+      const client = newClient(t);
+      const dir = temporaryDirectory(t);
+      const place = `${transport}:${join(dir, 'place')}${nameIn(transport)}`;
+      await client.copy(layoutOf('index'), place, {all: true});
+      for (const path of readdirSync(join(dir, 'place'), {recursive: true, encoding: 'utf8'})) {
+        const file = join(dir, 'place', path);
+        if (!/[0-9a-f]{64}/.test(path) || !statSync(file).isFile()) continue;
+        writeFileSync(file, Buffer.alloc(statSync(file).size, 'x'));
+      }
+      await client.copy(layoutOf('index'), place, {all: true});
+      const {target} = await client.copy(place, `oci:${join(dir, 'check')}`, {all: true});
+      assert.equal(target.digest, roots.get('index')!.digest);
+    });
+
+  for (const transport of FILES)
+    for (const before of ['nothing', 'another image'])
+      it(`has a whole image after several copies at once, of which some fail: ${transport}, with ${before} before`, async (t) => {
+        const client = newClient(t);
+        const fake = await startFakeRegistry(t);
+        const dir = temporaryDirectory(t);
+        const place = `${transport}:${join(dir, 'place')}${nameIn(transport)}`;
+        if (before !== 'nothing') await client.copy(layoutOf('plain'), place);
+        const [shared, mine, other] = [noise(1000, 10), noise(60_000, 11), noise(50_000, 12)];
+        const good = fake.addImage('good', 'v1', [shared, mine]);
+        const bad = fake.addImage('bad', 'v1', [shared, other]);
+        const {promise: begun, resolve: onBegun} = Promise.withResolvers<void>();
+        const {promise: ended, resolve: onEnded} = Promise.withResolvers<void>();
+        // Where they do not wait for each other, one fails when the other has begun, and that goes on when all others have ended.
+        fake.fault({path: new RegExp(bad.layers[1]!.digest), status: 403, until: Promise.race([begun, sleep(500)])});
+        fake.fault({path: new RegExp(good.layers[1]!.digest), until: Promise.race([ended, sleep(1000)])});
+        const fails = client.copy(`${fake.host}/bad:v1`, place);
+        const slow = client.copy(`${fake.host}/good:v1`, place, {
+          onEvent: ({ref, status}) => {
+            if ((status === 'done' || status === 'exists') && ref.includes(good.layers[0]!.digest)) onBegun();
+          },
+        });
+        const last = fails.catch(() => {}).then(() => client.copy(layoutOf('repeated'), place));
+        last.catch(() => {}).finally(onEnded);
+        const [failing, ...succeeding] = await Promise.allSettled([fails, slow, last]);
+        assert.equal(failing!.status, 'rejected');
+        const done = succeeding.flatMap((result) => (result.status === 'fulfilled' ? [result.value.target.digest] : []));
+        // A new directory gets its name once: the later copy is told.
+        assert.ok(done.length === 2 || (transport === 'dir' && before === 'nothing' && done.length === 1));
+        const {target} = await client.copy(place, `dir:${join(dir, 'check')}`);
+        assert.ok(done.includes(target.digest));
+      });
+
+  it('keeps the images, names and fields that others have written to index.json', async (t) => {
+    const client = newClient(t);
+    const layout = join(temporaryDirectory(t), 'layout');
+    await client.copy(layoutOf('oci'), `oci:${layout}:v1`);
+    const index = JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8')) as {manifests: Record<string, unknown>[]};
+    const full = {'io.containerd.image.name': 'example.org/other:v2', 'org.opencontainers.image.ref.name': 'v2'};
+    const exported = {...index.manifests[0], annotations: full, 'x-entry': 1};
+    writeFileSync(join(layout, 'index.json'), JSON.stringify({...index, manifests: [...index.manifests, exported], 'x-index': [1]}));
+    await client.copy(layoutOf('zstd'), `oci:${layout}:v2`);
+    const after = JSON.parse(readFileSync(join(layout, 'index.json'), 'utf8')) as typeof index & {'x-index': unknown};
+    assert.deepEqual(after['x-index'], [1]);
+    assert.deepEqual(after.manifests.slice(0, 2), [
+      index.manifests[0],
+      // The tag is another image's now; its full name is not.
+      {...exported, annotations: {'io.containerd.image.name': 'example.org/other:v2'}},
+    ]);
+    const {target} = await client.copy(`oci:${layout}:v2`, `dir:${join(temporaryDirectory(t), 'x')}`);
+    assert.equal(target.digest, roots.get('zstd')!.digest);
+    await client.copy(`oci:${layout}:example.org/other:v2`, `dir:${join(temporaryDirectory(t), 'x')}`);
+  });
+});
+
 describe('an archive', () => {
   it('of the same image is the same, byte for byte', async (t) => {
     const client = newClient(t);
@@ -523,6 +636,22 @@ describe('the name of a place', () => {
     ['dir:/a:b', {transport: 'dir', path: '/a:b'}],
   ] as const)
     it(text, () => assert.deepEqual(parsePlace(text), expected));
+  it('in an error never shows credentials', () => {
+    const [user, secret] = ['someone', 's3cr3t-p4ss'];
+    const {below} = randomOf(SAMPLE, 40);
+    const pick = (words: readonly string[]): string => words[below(words.length)]!;
+    for (let i = 0; i < 500; i++) {
+      const scheme = pick(['http://', 'https://', 'docker://', 'HTTP://', 'oci://', 'containers-storage:', 'docker-daemon:', '']);
+      const name = pick(['host/x', 'host:5000/x/y:v1', 'host/x?token=1', 'h', 'host/X@sha256:00', 'host/x@y']);
+      const text = `${scheme}${pick(['', '/', ' '])}${user}:${secret}@${name}`;
+      try {
+        parsePlace(text);
+      } catch (err) {
+        const {message, hint = ''} = err as ErrdefsError;
+        assert.equal(`${message} ${hint}`.includes(secret), false, `${text}: ${message}`);
+      }
+    }
+  });
   for (const text of ['', 'oci:', 'dir:', 'oci::x', 'containers-storage:x', 'docker-daemon:x:y', 'http://x/y', 'docker://', 'sif:/x'])
     it(`${JSON.stringify(text)} is refused`, () => assert.throws(() => parsePlace(text), is('invalid_argument')));
 });

@@ -2,50 +2,25 @@
  * `images export`: writes images as an OCI layout that docker reads as well. The bytes depend on the images only: entries are sorted, times
  * are 0, and blobs are verified while they are read. A file or a layout directory gets its name, or its index, last.
  */
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  lstatSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  realpathSync,
-  renameSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
-import {dirname, join, resolve} from 'node:path';
+import {closeSync, existsSync, fsyncSync, lstatSync, openSync, realpathSync, renameSync, statSync, writeSync} from 'node:fs';
+import {dirname, resolve} from 'node:path';
 import type {Writable} from 'node:stream';
 import {
   blobDirectories,
   blobFile,
-  checkOCILayout,
   DOCKER_FILE,
   formatDockerManifest,
   formatLayoutIndex,
   IMAGE_NAME,
   INDEX_FILE,
-  INDEX_LOCK,
   OCI_LAYOUT,
   OCI_LAYOUT_FILE,
-  parseLayoutIndex,
+  REF_NAME,
 } from '../../archive/image-layout.ts';
 import {type NewEntry, writeTar} from '../../archive/tar-writer.ts';
 import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
-import {
-  listIfPresent,
-  makeDirectories,
-  sweepOwnTemporary,
-  syncPath,
-  temporaryName,
-  unlinkIfPresent,
-  writeAtomic,
-} from '../../fs/durable.ts';
-import {acquireLock} from '../../fs/lock.ts';
-import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
-import {createHash} from '../../oci/hash.ts';
+import {sweepOwnTemporary, syncPath, temporaryName, unlinkIfPresent} from '../../fs/durable.ts';
+import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
@@ -54,12 +29,11 @@ import {visibleIn} from '../pull/visible-content.ts';
 import type {ExportOptions, ExportResult, ProgressEvent} from '../types/index.ts';
 import {assertPath} from './archive-path.ts';
 import {type ExportPlan, planExport} from './export-plan.ts';
+import {LayoutDirectory, type LayoutEntry} from './layout-directory.ts';
 
 const FILE_MODE = 0o644;
 const BLOB_MODE = 0o444;
 const DIRECTORY_MODE = 0o755;
-
-const LOCK_TIMEOUT_MS = 60_000;
 
 /** Milliseconds between two progress events of one blob. */
 const PROGRESS_MS = 100;
@@ -76,16 +50,17 @@ export async function exportImages(
   if (typeof target === 'string') assertPath(target);
   if (images.length === 0) throw new ErrdefsError('invalid_argument', 'no image to export');
   const plan = await planExport({store: context.store, isVisible: visibleIn(context.store, namespace)}, images, options);
+  const warnings = [...plan.warnings];
   const blobs = new Blobs(context.store, plan, options);
   if (typeof target !== 'string') await writeAll(target, archiveOf(plan, blobs, options), options.signal);
-  else if (isDirectory(target)) await exportDirectory(target, plan, blobs, options);
+  else if (isDirectory(target)) warnings.push(...(await exportDirectory(target, plan, blobs, options)));
   else await exportFile(target, plan, blobs, options);
   return {
     images: plan.images.map(({annotations, ...descriptor}) => ({name: annotations![IMAGE_NAME]!, target: descriptor})),
     transferredBytes: plan.contents.reduce((sum, {size}) => sum + size, 0),
     elapsedMs: performance.now() - started,
     unpacked: [],
-    warnings: plan.warnings,
+    warnings,
   };
 }
 
@@ -205,79 +180,36 @@ async function exportFile(path: string, plan: ExportPlan, blobs: Blobs, options:
   }
 }
 
-/** Writes a layout directory, or adds to one: blobs, then `oci-layout`, and the index last. */
-async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, options: ExportOptions): Promise<void> {
+/** Writes a layout directory, or adds to one: blobs, and the index last. @returns warnings */
+async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, {signal}: ExportOptions): Promise<readonly string[]> {
   const what = `directory ${JSON.stringify(path)}`;
   try {
-    readIndex(path, what);
-    const directories = blobDirectories(plan.contents.map(({digest}) => digest)).map((name) => join(path, name));
-    makeDirectories(path, {sync: true, mode: DIRECTORY_MODE});
-    for (const directory of directories) {
-      if (!existsSync(directory)) mkdirSync(directory, {mode: DIRECTORY_MODE});
-      sweepQuietly(directory);
-    }
-    for (const desc of plan.contents) await writeBlob(join(path, blobFile(desc.digest)), desc, blobs, options);
-    for (const directory of directories) syncPath(directory);
-    writeAtomic(join(path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: true, mode: FILE_MODE});
-    const names = new Set(plan.images.map(({annotations}) => annotations![IMAGE_NAME]));
-    // Other exports, and copies, may have added to it since.
-    using _ = await acquireLock(join(path, INDEX_LOCK), {
-      timeoutMs: LOCK_TIMEOUT_MS,
-      purpose: INDEX_FILE,
-      ...(options.signal === undefined ? {} : {signal: options.signal}),
-    });
-    const images = [...readIndex(path, what).filter(({annotations}) => !names.has(annotations?.[IMAGE_NAME])), ...plan.images];
-    writeAtomic(join(path, INDEX_FILE), formatLayoutIndex(images), {sync: true, mode: FILE_MODE});
+    const layout = new LayoutDirectory(path, signal);
+    for (const desc of plan.contents) await layout.blob(desc, () => blobs.read(desc));
+    const warnings: string[] = [];
+    await layout.update((entries) => mergeEntries(entries, plan.images, warnings));
+    return warnings;
   } catch (err) {
     throw wrapped(err, what);
   }
 }
 
-/** Images of a layout that is there already. @throws failed_precondition the directory holds something else */
-function readIndex(path: string, what: string): readonly Descriptor[] {
-  const names = listIfPresent(path);
-  if (names.length === 0) return [];
-  if (!names.includes(OCI_LAYOUT_FILE) && !names.every((name) => name === 'blobs' || name.startsWith('.tmp.')))
-    throw new ErrdefsError('failed_precondition', `${what} is neither empty nor an OCI layout`, {hint: 'name a new directory, or a file'});
-  if (!names.includes(OCI_LAYOUT_FILE)) return [];
-  checkOCILayout(readFileSync(join(path, OCI_LAYOUT_FILE)));
-  if (!names.includes(INDEX_FILE)) return [];
-  return parseLayoutIndex(readFileSync(join(path, INDEX_FILE))).map(({descriptor}) => descriptor);
-}
-
-async function writeBlob(path: string, desc: Descriptor, blobs: Blobs, {signal}: ExportOptions): Promise<void> {
-  if (isWhole(path, desc)) return;
-  const temporary = temporaryName(path);
-  let fd: number | undefined;
-  try {
-    fd = openSync(temporary, 'wx', BLOB_MODE);
-    for await (const chunk of blobs.read(desc)) {
-      signal?.throwIfAborted();
-      for (let done = 0; done < chunk.length; ) done += writeSync(fd, chunk, done);
-    }
-    fsyncSync(fd);
-    renameSync(temporary, path);
-  } catch (err) {
-    unlinkIfPresent(temporary);
-    throw err;
-  } finally {
-    if (fd !== undefined) closeSync(fd);
-  }
-}
-
-/** Whether a layout has a blob already, intact. */
-function isWhole(path: string, {digest, size}: Pick<Descriptor, 'digest' | 'size'>): boolean {
-  if (statSync(path, {throwIfNoEntry: false})?.size !== size) return false;
-  const [algorithm] = digestParts(digest);
-  const hash = createHash(algorithm);
-  const buffer = Buffer.allocUnsafe(1 << 20);
-  const fd = openSync(path, 'r');
-  try {
-    for (let n = readSync(fd, buffer); n > 0; n = readSync(fd, buffer)) hash.update(buffer.subarray(0, n));
-  } finally {
-    closeSync(fd);
-  }
-  return `${algorithm}:${hash.digest('hex')}` === digest;
+/** Entries of a layout with new images in the place of those of the same full name. A short name that another image has stays with that one. */
+function mergeEntries(entries: readonly LayoutEntry[], images: readonly Descriptor[], warnings: string[]): readonly object[] {
+  const names = new Set(images.map(({annotations}) => annotations![IMAGE_NAME]));
+  const isReplaced = ({digest, annotations = {}}: LayoutEntry): boolean =>
+    names.has(annotations[IMAGE_NAME]!) ||
+    (annotations[IMAGE_NAME] === undefined &&
+      images.some((image) => image.digest === digest && image.annotations![REF_NAME] === annotations[REF_NAME]));
+  const others = entries.filter((entry) => !isReplaced(entry));
+  const taken = new Set(others.map(({annotations}) => annotations?.[REF_NAME]));
+  const added = images.map((image) => {
+    const {[REF_NAME]: short, ...annotations} = image.annotations!;
+    if (!taken.has(short)) return image;
+    warnings.push(`another image of the layout is named ${short}, so that ${annotations[IMAGE_NAME]} has only its full name there`);
+    return {...image, annotations};
+  });
+  return [...others, ...added];
 }
 
 /** Removes what killed exports left. The directory is the user's: names that do not tell a dead process stay, whatever they look like. */

@@ -12,7 +12,7 @@ import {removeTree, temporaryName} from '../../fs/durable.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import {MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
-import {writeAt} from './output.ts';
+import {writeAt} from '../archives/blob-file.ts';
 import type {ImageSource} from './types.ts';
 
 export interface ArchivePlace {

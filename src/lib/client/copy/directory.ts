@@ -4,11 +4,12 @@ import {dirname, join} from 'node:path';
 import {openDirectoryFiles, readFile} from '../../archive/image-files.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readIfPresent, removeTree, renameInto, sweepOwnTemporary, syncPath, temporaryName, writeAtomic} from '../../fs/durable.ts';
-import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
+import {acquireLock, type Lock} from '../../fs/lock.ts';
+import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {digestOf, verifyBytes} from '../../oci/hash.ts';
 import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
-import {hasEntries, makeDirectory, sizeOf, writeBlobFile} from './output.ts';
+import {hasEntries, makeDirectory, writeBlobFile} from '../archives/blob-file.ts';
 import type {Document, ImageSource, ImageTarget} from './types.ts';
 
 const VERSION = 'Directory Transport Version: 1.1\n';
@@ -49,13 +50,18 @@ export function directorySource(name: string, path: string): ImageSource {
   };
 }
 
+/** Lock of all writers of a directory that has an image, in it: what one adds, another one would remove. */
+const LOCK = '.copy.lock';
+const LOCK_TIMEOUT_MS = 60_000;
+
 /**
  * A new directory is filled under a temporary name. In an existing one of the same format blobs are added first, then the manifest is
- * replaced, then the blobs of others are removed: at each moment it has one whole image. Files that the format does not have stay.
+ * replaced, then the blobs of others are removed: at each moment it has one whole image, and one copy at a time writes to it. Files that
+ * the format does not have stay.
  *
  * @throws failed_precondition the directory has files, and no image
  */
-export function directoryTarget(name: string, path: string): ImageTarget {
+export function directoryTarget(name: string, path: string, signal?: AbortSignal): ImageTarget {
   const isUpdate = hasEntries(path);
   if (isUpdate && !ANY_VERSION.test(readIfPresent(join(path, 'version')) ?? ''))
     throw new ErrdefsError('failed_precondition', `directory ${path} is not empty, and has no image`, {
@@ -63,16 +69,24 @@ export function directoryTarget(name: string, path: string): ImageTarget {
     });
   const work = isUpdate ? path : temporaryName(path);
   const kept = new Set(['version', 'manifest.json']);
-  let begun = false;
-  const begin = (): void => {
-    if (begun) return;
-    begun = true;
-    makeDirectory(dirname(path));
-    sweepOwnTemporary(dirname(path));
-    makeDirectory(work);
-    sweepOwnTemporary(work);
+  let lock: Lock | undefined;
+  let begun: Promise<void> | undefined;
+  const begin = (): Promise<void> => {
+    begun ??= (async () => {
+      makeDirectory(dirname(path));
+      sweepOwnTemporary(dirname(path));
+      makeDirectory(work);
+      if (isUpdate)
+        lock = await acquireLock(join(path, LOCK), {
+          timeoutMs: LOCK_TIMEOUT_MS,
+          whileAlive: true,
+          purpose: `copy to ${name}`,
+          ...(signal && {signal}),
+        });
+      sweepOwnTemporary(work);
+    })();
+    return begun;
   };
-  const has = ({digest, size}: Descriptor): boolean => sizeOf(join(work, manifestName(digest))) === size;
   return {
     name,
     keepsForeignLayers: false,
@@ -80,30 +94,31 @@ export function directoryTarget(name: string, path: string): ImageTarget {
     // Blobs may be missing: they are looked at one by one.
     isCurrent: async () => false,
     hasManifest: async () => false,
-    blob: async ({digest, size}, open, {onProgress}) => {
-      begin();
-      kept.add(blobName(digest));
-      return writeBlobFile(join(work, blobName(digest)), size, () => open(0), onProgress);
+    blob: async (desc, open, {onProgress}) => {
+      await begin();
+      kept.add(blobName(desc.digest));
+      return writeBlobFile(join(work, blobName(desc.digest)), desc, () => open(0), {onProgress, signal});
     },
     manifest: async ({descriptor, bytes}) => {
-      begin();
+      await begin();
       kept.add(manifestName(descriptor.digest));
-      if (!has(descriptor)) writeAtomic(join(work, manifestName(descriptor.digest)), bytes, {sync: true, mode: 0o644});
+      writeAtomic(join(work, manifestName(descriptor.digest)), bytes, {sync: true, mode: 0o644});
     },
     commit: async ({descriptor, bytes}) => {
-      begin();
+      await begin();
+      // No manifest before the names of its blobs.
+      syncPath(work);
       writeAtomic(join(work, 'version'), VERSION, {sync: true, mode: 0o644});
       writeAtomic(join(work, 'manifest.json'), bytes, {sync: true, mode: 0o644});
       if (isUpdate) for (const other of readdirSync(path)) if (OWN_NAME.test(other) && !kept.has(other)) removeTree(join(path, other));
-      if (work !== path) {
-        syncPath(work);
-        // rename(2) replaces an empty directory.
-        renameInto(work, path, {sync: true});
-      }
+      // rename(2) replaces an empty directory.
+      if (work !== path) renameInto(work, path, {sync: true});
       return descriptor;
     },
     close: async () => {
-      if (work !== path && begun && existsSync(work)) removeTree(work);
+      await begun?.catch(() => {});
+      lock?.release();
+      if (work !== path && begun !== undefined && existsSync(work)) removeTree(work);
     },
   };
 }

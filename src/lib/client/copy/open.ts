@@ -31,9 +31,9 @@ export async function openTarget({remote, ...limits}: Opener, place: Place, opti
       return registryTarget(name, await remote(options), place.ref, limits);
     }
     case 'dir':
-      return directoryTarget(name, place.path);
+      return directoryTarget(name, place.path, limits.signal);
     case 'oci':
-      return (await import('./layout.ts')).layoutTarget(name, place.path, place.name);
+      return (await import('./layout.ts')).layoutTarget(name, place.path, place.name, limits.signal);
     case 'oci-archive':
       return (await import('./archive-file.ts')).layoutArchiveTarget(name, place.path, place.name);
     case 'docker-archive':

@@ -18,6 +18,12 @@ const FILES = ['oci', 'oci-archive', 'docker-archive', 'dir'] as const;
 /** Transports of skopeo that need more than a registry or files. */
 const OTHERS = ['containers-storage', 'docker-daemon', 'ostree', 'sif', 'tarball', 'atomic'];
 
+/** What a place begins with, up to its path: `http://…`. */
+function transportOf(text: string): string {
+  const [, begin] = /^([^:/@]{0,40}:(?:\/\/)?)/.exec(text) ?? [];
+  return begin === undefined ? '…' : `${begin}…`;
+}
+
 /**
  * Reads the name of a place: `docker://REFERENCE`, `oci:DIR[:NAME]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:REFERENCE]`,
  * `dir:DIR`, or a bare reference. As in skopeo, a path ends at its first colon, except that of `dir`.
@@ -31,7 +37,8 @@ export function parsePlace(text: string): Place {
   const transport = FILES.find((name) => name === prefix);
   if (transport === undefined) {
     if (OTHERS.includes(prefix) || text.includes('://'))
-      throw new ErrdefsError('invalid_argument', `place ${JSON.stringify(text.slice(0, 200))}: the transport is not known`, {
+      // The rest of it may have credentials.
+      throw new ErrdefsError('invalid_argument', `place ${JSON.stringify(transportOf(text))}: the transport is not known`, {
         hint: `use a reference, docker://, ${FILES.map((name) => `${name}:`).join(', ')}`,
       });
     return {transport: 'docker', ref: parseReference(text)};

@@ -1,9 +1,11 @@
-/** Files that a copy writes: under temporary names until they are whole, verified and on the disk. */
+/** Files of images in directories of the user: under temporary names until they are whole, verified and on the disk. */
 import {readdirSync, statSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
+import {openFile, readRange} from '../../archive/outer-tar.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {isTemporary, makeDirectories, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
-import type {BlobOutcome} from './types.ts';
+import {type Descriptor, digestParts} from '../../oci/descriptor.ts';
+import {createHash} from '../../oci/hash.ts';
 
 /** Size of a regular file; undefined where there is none. */
 export const sizeOf = (path: string): number | undefined => {
@@ -31,32 +33,57 @@ export function makeDirectory(path: string): void {
 }
 
 /** Writes all of a buffer at a position. */
-export async function writeAt(file: FileHandle, chunk: Buffer, position: number): Promise<void> {
+export async function writeAt(file: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < chunk.length; ) done += (await file.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
 }
 
+/** Whether a file is a blob: its size tells little, other programs may have written it, or lost a part of it with the power. */
+export async function holdsBlob(path: string, desc: Pick<Descriptor, 'digest' | 'size'>, signal?: AbortSignal): Promise<boolean> {
+  if (sizeOf(path) !== desc.size) return false;
+  const [algorithm] = digestParts(desc.digest);
+  const hash = createHash(algorithm);
+  const {fd, close} = openFile(path, path);
+  try {
+    for await (const chunk of readRange(fd, 0, desc.size, path)) {
+      signal?.throwIfAborted();
+      hash.update(chunk);
+    }
+  } finally {
+    close();
+  }
+  return `${algorithm}:${hash.digest('hex')}` === desc.digest;
+}
+
+export interface BlobFileOptions {
+  /** @param offset bytes that are written */
+  readonly onProgress?: (offset: number) => void;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /**
- * Writes a blob to a file that has its name only when it is whole.
+ * Writes a blob to a file, unless that has it. The file gets its name when it is whole and its bytes are on the disk; the name is the
+ * caller's to sync.
  *
- * @param size a file of this size is the blob: it has got its name when it was whole
+ * @param source the bytes, verified
  * @throws errors of the source; resource_exhausted and others of the disk
  */
 export async function writeBlobFile(
   path: string,
-  size: number,
-  source: () => AsyncIterable<Buffer>,
-  onProgress: (offset: number) => void,
-): Promise<BlobOutcome> {
-  if (sizeOf(path) === size) return 'exists';
+  desc: Pick<Descriptor, 'digest' | 'size'>,
+  source: () => AsyncIterable<Uint8Array>,
+  {onProgress, signal}: BlobFileOptions = {},
+): Promise<'copied' | 'exists'> {
+  if (await holdsBlob(path, desc, signal)) return 'exists';
   const temporary = temporaryName(path);
   try {
     const file = await open(temporary, 'wx', 0o644);
     try {
       let offset = 0;
       for await (const chunk of source()) {
+        signal?.throwIfAborted();
         await writeAt(file, chunk, offset);
         offset += chunk.length;
-        onProgress(offset);
+        onProgress?.(offset);
       }
       await file.datasync();
     } finally {
