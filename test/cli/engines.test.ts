@@ -59,6 +59,7 @@ async function everywhere(line: string, env: Readonly<Record<string, string>> = 
 /** What a command says of a store that is empty; with arguments where it needs them. */
 const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>> = {
   attach: ['attach --progress none --artifact-type a/b --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  completion: ['completion bash', 0],
   'config explain': ['config explain --authfile /nowhere/auth.json 127.0.0.1:80/x', 0],
   login: ['login --user me:x --authfile /nowhere/auth.json --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   logout: ['logout --authfile /nowhere/auth.json 127.0.0.1:1', 5],
@@ -75,6 +76,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content get': [`content get sha256:${'0'.repeat(64)}`, 5],
   'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
   'content ls': ['content ls', 0],
+  'config show': ['config show', 0],
   'content prune': ['content prune references', 0],
   'content push-object': [`content push-object 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 5],
   'content rm': [`content rm sha256:${'0'.repeat(64)}`, 5],

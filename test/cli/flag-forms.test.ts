@@ -81,7 +81,7 @@ interface Spec {
 const SPECS: readonly Spec[] = await Promise.all(
   Object.entries(COMMANDS.commands).map(async ([id, load]) => {
     const {args, flags, positionals} = (await load()).default;
-    const needed = Object.values(args).flatMap(({required}, i) => (required ? [`arg${i}`] : []));
+    const needed = Object.values(args).flatMap(({required, options}, i) => (required ? [options?.[0] ?? `arg${i}`] : []));
     const {help: _, ...all} = {...GLOBAL_FLAGS, ...flags} as FlagInput;
     return {id, words: id.split(' '), positionals: needed, passesOn: positionals !== Number.POSITIVE_INFINITY, flags: all};
   }),
