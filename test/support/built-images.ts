@@ -24,6 +24,8 @@ export interface PublishedImage {
   readonly family?: MediaTypeFamily;
   readonly compression?: Compression;
   readonly architecture?: string;
+  /** Layers are foreign ones, with a URL. */
+  readonly foreign?: boolean;
   /** Members of the config's `config`, and of the config itself. */
   readonly exec?: object;
   readonly config?: object;
@@ -32,7 +34,7 @@ export interface PublishedImage {
 
 /** Adds an image to the registry. @returns descriptor of its manifest, with its platform */
 export function publishImage(registry: FakeRegistry, name: string, layers: readonly Buffer[], options: PublishedImage = {}): Descriptor {
-  const {family = 'oci', compression = 'gzip', architecture = ARCHITECTURE, exec = {}, config = {}, annotations} = options;
+  const {family = 'oci', compression = 'gzip', architecture = ARCHITECTURE, foreign = false, exec = {}, config = {}, annotations} = options;
   const created = '2024-01-01T00:00:00Z';
   const document = {
     created,
@@ -45,7 +47,10 @@ export function publishImage(registry: FakeRegistry, name: string, layers: reado
     ...config,
   };
   const configured = registry.addBlob(Buffer.from(JSON.stringify(document)), documentType('config', family));
-  const layered = layers.map((bytes) => registry.addBlob(compress(compression, bytes), layerType(family, compression)));
+  const layered = layers.map((bytes) => ({
+    ...registry.addBlob(compress(compression, bytes), layerType(family, compression, foreign)),
+    ...(foreign ? {urls: ['https://example.org/layer']} : {}),
+  }));
   const mediaType = documentType('manifest', family);
   const manifest = {schemaVersion: 2, mediaType, config: configured, layers: layered, ...(annotations === undefined ? {} : {annotations})};
   return {...registry.addManifest(name, manifest, mediaType, 'latest'), platform: {os: 'linux', architecture}};

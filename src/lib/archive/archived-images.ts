@@ -2,7 +2,7 @@
 import {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {createHash, digestOf, verifyBytes} from '../oci/hash.ts';
-import {MAX_CONFIG_BYTES, parseImageConfig} from '../oci/manifest.ts';
+import {type ImageConfig, MAX_CONFIG_BYTES, parseImageConfig} from '../oci/manifest.ts';
 import {DOCKER_CONFIG, DOCKER_MANIFEST, kindOf, OCI_INDEX} from '../oci/mediatypes.ts';
 import {type ArchiveFiles, compressionOf, missingFile, ofArchive, readFile} from './image-files.ts';
 import {
@@ -56,10 +56,10 @@ export interface ArchivedImages {
  * @throws invalid_argument it holds no images, or a document is malformed
  * @throws not_implemented a version of the OCI layout that is not 1.0.0
  */
-export async function readArchivedImages(files: ArchiveFiles): Promise<ArchivedImages> {
+export async function readArchivedImages(files: ArchiveFiles, signal?: AbortSignal): Promise<ArchivedImages> {
   try {
     if (files.size(OCI_LAYOUT_FILE) !== undefined) return await readLayout(files);
-    if (files.size(DOCKER_FILE) !== undefined) return await readDockerArchive(files);
+    if (files.size(DOCKER_FILE) !== undefined) return await new DockerArchive(files, signal).read();
   } catch (err) {
     throw ofArchive(files.what, err);
   }
@@ -129,61 +129,103 @@ async function readLayout(files: ArchiveFiles): Promise<ArchivedImages> {
 }
 
 /** A layer of a docker archive. */
-type Layer = Pick<Descriptor, 'digest' | 'size'> & {readonly isCompressed: boolean};
+type Layer = Pick<Descriptor, 'digest' | 'size'> & {readonly name: string; readonly isCompressed: boolean};
 
-async function readDockerArchive(files: ArchiveFiles): Promise<ArchivedImages> {
-  const names = new Map<Digest, string>();
-  const made = new Map<Digest, Buffer>();
-  const images: NamedDescriptor[] = [];
-  for (const image of parseDockerManifest(await readFile(files, DOCKER_FILE, MAX_LAYOUT_BYTES))) {
-    const configName = nameIn(files, image.config);
-    const config = await readFile(files, configName, MAX_CONFIG_BYTES);
-    const configDescriptor = describe(config, DOCKER_CONFIG);
-    const parsed = parseImageConfig(config, configDescriptor);
-    names.set(configDescriptor.digest, configName);
-    const layers = await readLayers(files, image, parsed.rootfs.diffIDs);
-    for (const {name, digest} of layers) names.set(digest, name);
-    const manifest = makeDockerManifest(configDescriptor, layers);
-    const descriptor = describe(manifest, DOCKER_MANIFEST);
-    made.set(descriptor.digest, manifest);
-    images.push(...nameDockerImage(descriptor, parsed, image.repoTags));
+/** Most layers of all images in docker's `manifest.json`, each counted as often as it is named; a manifest is made of them. */
+export const MAX_DOCKER_LAYERS = 100_000;
+
+/** Reads docker's archive: each of its files once, however many images name it. */
+class DockerArchive {
+  readonly #files: ArchiveFiles;
+  readonly #signal: AbortSignal | undefined;
+  readonly #configs = new Map<string, {readonly descriptor: Descriptor; readonly parsed: ImageConfig}>();
+  readonly #compressed = new Map<string, boolean>();
+  readonly #hashes = new Map<string, Digest>();
+
+  constructor(files: ArchiveFiles, signal: AbortSignal | undefined) {
+    this.#files = files;
+    this.#signal = signal;
   }
-  const bytes = formatArchiveIndex(images.map(({descriptor}) => descriptor));
-  const index = {descriptor: describe(bytes, OCI_INDEX), bytes};
-  return new Archived(files, {format: 'docker', images, index}, (digest) => names.get(digest), made);
-}
 
-function nameIn(files: ArchiveFiles, text: string): string {
-  const name = cleanName(text);
-  if (name === undefined || files.size(name) === undefined) throw missingFile(files.what, text);
-  return name;
-}
-
-async function readLayers(
-  files: ArchiveFiles,
-  image: DockerImage,
-  diffIDs: readonly Digest[],
-): Promise<readonly (Layer & {readonly name: string})[]> {
-  if (image.layers.length !== diffIDs.length)
-    throw new ErrdefsError('invalid_argument', `number of layers and diffIDs don't match: ${image.layers.length} != ${diffIDs.length}`);
-  const layers: (Layer & {readonly name: string})[] = [];
-  for (const [i, text] of image.layers.entries()) {
-    const name = nameIn(files, text);
-    const isCompressed = (await compressionOf(files, name)) !== 'none';
-    // The diff ID is the digest of an uncompressed layer, and whoever stores the layer verifies it.
-    const digest = files.digest?.(name) ?? (isCompressed ? await hashFile(files, name) : diffIDs[i]!);
-    if (!isCompressed && digest !== diffIDs[i])
-      throw new ErrdefsError(
-        'failed_precondition',
-        `layer ${JSON.stringify(text)} is ${digest}, but the image's config says ${diffIDs[i]}`,
-      );
-    layers.push({name, digest, size: files.size(name)!, isCompressed});
+  async read(): Promise<ArchivedImages> {
+    const names = new Map<Digest, string>();
+    const made = new Map<Digest, Buffer>();
+    const images: NamedDescriptor[] = [];
+    const listed = parseDockerManifest(await readFile(this.#files, DOCKER_FILE, MAX_LAYOUT_BYTES));
+    const count = listed.reduce((sum, {layers}) => sum + 1 + layers.length, 0);
+    if (count > MAX_DOCKER_LAYERS)
+      throw new ErrdefsError('resource_exhausted', `${DOCKER_FILE} has ${count} images and layers, at most ${MAX_DOCKER_LAYERS} are read`);
+    for (const image of listed) {
+      this.#signal?.throwIfAborted();
+      const configName = this.#nameOf(image.config);
+      const config = await this.#config(configName);
+      names.set(config.descriptor.digest, configName);
+      const layers = await this.#layers(image, config.parsed.rootfs.diffIDs);
+      for (const {name, digest} of layers) names.set(digest, name);
+      const manifest = makeDockerManifest(config.descriptor, layers);
+      const descriptor = describe(manifest, DOCKER_MANIFEST);
+      made.set(descriptor.digest, manifest);
+      images.push(...nameDockerImage(descriptor, config.parsed, image.repoTags));
+    }
+    const bytes = formatArchiveIndex(images.map(({descriptor}) => descriptor));
+    const index = {descriptor: describe(bytes, OCI_INDEX), bytes};
+    return new Archived(this.#files, {format: 'docker', images, index}, (digest) => names.get(digest), made);
   }
-  return layers;
-}
 
-async function hashFile(files: ArchiveFiles, name: string): Promise<Digest> {
-  const hash = createHash('sha256');
-  for await (const chunk of files.read(name)) hash.update(chunk);
-  return `sha256:${hash.digest('hex')}` as Digest;
+  /** The name of a file that an entry leads to. */
+  #nameOf(text: string): string {
+    const name = cleanName(text);
+    const found = name === undefined ? undefined : this.#files.resolve(name);
+    if (found === undefined) throw missingFile(this.#files.what, text);
+    return found;
+  }
+
+  async #config(name: string): Promise<{readonly descriptor: Descriptor; readonly parsed: ImageConfig}> {
+    const known = this.#configs.get(name);
+    if (known !== undefined) return known;
+    const bytes = await readFile(this.#files, name, MAX_CONFIG_BYTES);
+    const descriptor = describe(bytes, DOCKER_CONFIG);
+    const config = {descriptor, parsed: parseImageConfig(bytes, descriptor)};
+    this.#configs.set(name, config);
+    return config;
+  }
+
+  async #layers(image: DockerImage, diffIDs: readonly Digest[]): Promise<readonly Layer[]> {
+    if (image.layers.length !== diffIDs.length)
+      throw new ErrdefsError('invalid_argument', `number of layers and diffIDs don't match: ${image.layers.length} != ${diffIDs.length}`);
+    const layers: Layer[] = [];
+    for (const [i, text] of image.layers.entries()) {
+      this.#signal?.throwIfAborted();
+      const name = this.#nameOf(text);
+      const isCompressed = await this.#isCompressed(name);
+      // The diff ID is the digest of an uncompressed layer, and whoever stores the layer verifies it.
+      const digest = this.#files.digest?.(name) ?? (isCompressed ? await this.#hash(name) : diffIDs[i]!);
+      if (!isCompressed && digest !== diffIDs[i])
+        throw new ErrdefsError(
+          'failed_precondition',
+          `layer ${JSON.stringify(text)} is ${digest}, but the image's config says ${diffIDs[i]}`,
+        );
+      layers.push({name, digest, size: this.#files.size(name)!, isCompressed});
+    }
+    return layers;
+  }
+
+  async #isCompressed(name: string): Promise<boolean> {
+    const known = this.#compressed.get(name) ?? (await compressionOf(this.#files, name)) !== 'none';
+    this.#compressed.set(name, known);
+    return known;
+  }
+
+  async #hash(name: string): Promise<Digest> {
+    const known = this.#hashes.get(name);
+    if (known !== undefined) return known;
+    const hash = createHash('sha256');
+    for await (const chunk of this.#files.read(name)) {
+      this.#signal?.throwIfAborted();
+      hash.update(chunk);
+    }
+    const digest = `sha256:${hash.digest('hex')}` as Digest;
+    this.#hashes.set(name, digest);
+    return digest;
+  }
 }

@@ -14,6 +14,8 @@ export interface ArchiveFiles {
   readonly what: string;
   /** Bytes of a file; `undefined` when there is no such file. */
   size(name: string): number | undefined;
+  /** One name for all names that lead to the same file; `undefined` when there is no such file. */
+  resolve(name: string): string | undefined;
   /** @throws data_loss the file is shorter than `size` */
   read(name: string, offset?: number): AsyncIterable<Buffer>;
   /** The file's digest, where it is known without reading the file. */
@@ -51,11 +53,11 @@ export function archiveKind(path: string, what: string): ArchiveKind {
 
 /** The files of a directory. Symbolic links are followed: the directory is the caller's, and a blob's digest is checked. */
 export function openDirectoryFiles(path: string, what: string): ArchiveFiles {
-  const open = (name: string): {readonly fd: number; readonly size: number} | undefined => {
+  const open = (name: string): {readonly fd: number; readonly size: number; readonly id: string} | undefined => {
     try {
       const fd = openSync(join(path, name), constants.O_RDONLY | constants.O_NONBLOCK);
       const stat = fstatSync(fd);
-      if (stat.isFile()) return {fd, size: stat.size};
+      if (stat.isFile()) return {fd, size: stat.size, id: `${stat.dev}:${stat.ino}`};
       closeSync(fd);
       return undefined;
     } catch (err) {
@@ -64,12 +66,22 @@ export function openDirectoryFiles(path: string, what: string): ArchiveFiles {
       throw fromErrno(err, `${name} of ${what}`);
     }
   };
+  /** The first name of each file, by device and inode. */
+  const first = new Map<string, string>();
   return {
     what,
     size: (name) => {
       const file = open(name);
       if (file !== undefined) closeSync(file.fd);
       return file?.size;
+    },
+    resolve: (name) => {
+      const file = open(name);
+      if (file === undefined) return undefined;
+      closeSync(file.fd);
+      const known = first.get(file.id) ?? name;
+      first.set(file.id, known);
+      return known;
     },
     async *read(name, offset = 0) {
       const file = open(name);
@@ -117,6 +129,7 @@ export function openTarFiles(path: string, what: string): ArchiveFiles {
     return {
       what,
       size: (name) => find(name)?.size,
+      resolve: (name) => (find(name) === undefined ? undefined : links.resolve(name)),
       async *read(name, from = 0) {
         const extent = find(name);
         if (extent === undefined) throw missingFile(what, name);

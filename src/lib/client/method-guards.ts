@@ -292,7 +292,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     ],
     convert: [text, text, options<ConvertOptions>({...building, ...compressing, format: optional(oneOf('oci', 'docker'))})],
     flatten: [text, text, options<FlattenOptions>({...building, ...compressing, created: optional(time)})],
-    append: [text, text, list(text), options<AppendOptions>({...building, ...compressing, created: optional(time)})],
+    append: [text, text, list(either(text, bytes)), options<AppendOptions>({...building, ...compressing, created: optional(time)})],
     mutate: [
       text,
       text,
@@ -310,7 +310,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
         comment: optional(text),
       }),
     ],
-    rebase: [text, text, members<RebaseOptions>({...building, created: optional(time), oldBase: text, newBase: text})],
+    rebase: [text, text, options<RebaseOptions>({...building, created: optional(time), oldBase: optional(text), newBase: optional(text)})],
     mounts: [],
     unmount: [text, options<{rm?: boolean}>({rm: optional(flag)})],
     import: [

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import {closeSync, existsSync, lstatSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {Writable} from 'node:stream';
 import {after, describe, it, type TestContext} from 'node:test';
 import {gzipSync, zstdCompressSync} from 'node:zlib';
 import {DOCKER_FILE, INDEX_FILE, MAX_LAYOUT_BYTES, OCI_LAYOUT_FILE} from '../../../src/lib/archive/image-layout.ts';
@@ -543,6 +544,20 @@ describe('an export', () => {
     for (const names of [['a:1'], ['b:1'], ['a:1']]) await ns.images.export(`${layout}/`, names);
     const {images} = await importInto(await emptied(second), layout);
     assert.deepEqual(images.map(({name: imported}) => imported).sort(), ['docker.io/library/a:1', 'docker.io/library/b:1']);
+    // What others have written stays, and a tag names one image.
+    type Entry = {annotations?: Record<string, string>};
+    const read = (): {manifests: Entry[]} => JSON.parse(readFileSync(join(layout, INDEX_FILE), 'utf8')) as {manifests: Entry[]};
+    const before = read();
+    const digest = `sha256:${'0'.repeat(64)}`;
+    const foreign = {...before.manifests[0], digest, annotations: {'org.opencontainers.image.ref.name': '1', mine: 'x'}, 'x-entry': true};
+    writeFileSync(join(layout, INDEX_FILE), JSON.stringify({...before, manifests: [foreign], 'x-index': [1], annotations: {mine: 'y'}}));
+    const {warnings} = await ns.images.export(`${layout}/`, ['a:1', 'b:1']);
+    assert.equal(warnings.length, 2);
+    const {manifests, ...rest} = read();
+    const {manifests: _, ...known} = before;
+    assert.deepEqual(rest, {...known, 'x-index': [1], annotations: {mine: 'y'}});
+    assert.deepEqual(manifests[0], foreign);
+    assert.equal(manifests.filter(({annotations}) => annotations?.['org.opencontainers.image.ref.name'] === '1').length, 1);
     const other = temporaryDirectory(t);
     writeFileSync(join(other, 'notes'), 'mine');
     await assert.rejects(ns.images.export(other, ['a:1']), is('failed_precondition'));
@@ -597,6 +612,89 @@ describe('an export', () => {
     const without = entriesOf(makeLayout(t)).filter(({name: entry}) => !entry.endsWith(layer.digest.slice('sha256:'.length)));
     await assert.rejects(importInto(client, written(t, tar(...without)), {}, 'c'), is('not_found'));
     await importInto(client, written(t, tar(...without)), {}, 'a');
+  });
+});
+
+describe('an export, while its image is removed', () => {
+  it('has all of it', async (t) => {
+    const client = await emptied(first);
+    await importInto(client, written(t, tar(...entriesOf(makeLayout(t)))));
+    const {images} = client.namespace('default');
+    const expected = await exported(t, client, [NAME]);
+    const chunks: Buffer[] = [];
+    let removed: Promise<unknown> | undefined;
+    const target = new Writable({
+      highWaterMark: 1,
+      write: (chunk: Buffer, _, done) => {
+        chunks.push(chunk);
+        removed ??= images.delete(NAME).then(() => client.gc());
+        removed.then(() => done(), done);
+      },
+    });
+    await images.export(target, [NAME]);
+    assert.ok(Buffer.concat(chunks).equals(expected));
+    assert.deepEqual([await images.records(), namesIn(client, 'content/blobs/sha256')], [[], []]);
+  });
+});
+
+describe('a foreign layer', () => {
+  it('that an export left out is imported without, with a word about it', async (t) => {
+    const layout = temporaryDirectory(t);
+    const image = addImage(layout, {layers: [LAYERS[0]!]});
+    const manifest = JSON.parse(readFileSync(join(layout, 'blobs', image.digest.replace(':', '/')), 'utf8')) as {layers: object[]};
+    const [layer] = manifest.layers as {digest: string}[];
+    const mediaType = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+    setTarget(layout, addJSON(layout, image.mediaType, {...manifest, layers: [{...layer, mediaType, urls: ['https://example.org/x']}]}));
+    const client = await emptied(first);
+    await importInto(client, written(t, tar(...entriesOf(layout))), {baseName: 'registry.example/app', unpack: false});
+    const name = 'registry.example/app:latest';
+    const out = join(temporaryDirectory(t), 'out.tar');
+    await client.namespace('default').images.export(out, [name], {skipNonDistributable: true});
+    const hex = layer!.digest.slice('sha256:'.length);
+    for (const open of Object.values(WAYS)) {
+      const other = await emptied(second);
+      const {warnings} = await importInto(other, open(t, readFileSync(out)), {unpack: false});
+      assert.equal(warnings.filter((warning) => warning.includes(hex)).length, 1);
+      assert.equal(namesIn(other, 'content/blobs/sha256').includes(hex), false);
+      const again = join(temporaryDirectory(t), 'again.tar');
+      await other.namespace('default').images.export(again, [name], {skipNonDistributable: true});
+      assert.ok(readFileSync(again).equals(readFileSync(out)));
+      await assert.rejects(other.namespace('default').images.export(again, [name]), is('not_found'));
+    }
+    if (!requiresRoot(t)) return;
+    const other = await emptied(second);
+    await assert.rejects(importInto(other, out), {code: 'not_found', hint: /--no-unpack/});
+    // Any other layer may not be missing.
+    const plain = makeLayout(t, {compression: 'none'});
+    const without = entriesOf(plain).filter(({name: entry}) => !entry.endsWith(digestOf(LAYERS[0]!).slice('sha256:'.length)));
+    await assert.rejects(importInto(other, written(t, tar(...without)), {unpack: false}), is('not_found'));
+  });
+});
+
+describe('a blob of another namespace', () => {
+  it('does not stand in for one of the archive, whenever it appears', async (t) => {
+    const layout = makeLayout(t, {compression: 'none'});
+    const right = LAYERS[0]!;
+    const hex = digestOf(right).slice('sha256:'.length);
+    const wrong = Buffer.concat([right.subarray(1), Buffer.from('x')]);
+    const entries = entriesOf(layout).map((entry) => (entry.name.endsWith(hex) ? file(entry.name, wrong) : entry));
+    const statuses = ['waiting', 'exists', 'downloading', 'reading', 'done', undefined];
+    for (const [i, status] of statuses.entries()) {
+      const client = await emptied(first);
+      const publish = (): void => {
+        mkdirSync(join(client.root, 'content/blobs/sha256'), {recursive: true});
+        writeFileSync(join(client.root, 'content/blobs/sha256', hex), right);
+      };
+      if (status === undefined) await importInto(client, written(t, tar(...entriesOf(layout))), {unpack: false}, 'other');
+      const importing = importInto(client, written(t, tar(...entries)), {
+        unpack: false,
+        onEvent: (event) => {
+          if (event.status === status) publish();
+        },
+      });
+      await assert.rejects(importing, is('failed_precondition'), `case ${i}`);
+      assert.deepEqual(await client.namespace('default').content.list(), []);
+    }
   });
 });
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {Readable} from 'node:stream';
 import {after, describe, it, type TestContext} from 'node:test';
 import type {ImageRecord, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {codeOf} from '../../../src/lib/errdefs.ts';
@@ -196,6 +197,32 @@ describe('images convert', () => {
     await assertTidy(t, w);
   });
 
+  it('of a foreign layer keeps its type and its URLs as long as its bytes are the same, and no longer', async (t) => {
+    const w = await world(t);
+    for (const family of ['oci', 'docker'] as const)
+      for (const compression of COMPRESSIONS.filter((one) => one !== 'zstd' || family === 'oci')) {
+        const source = await w.pull(`${family}-${compression}`, LAYERS, {family, compression, foreign: true});
+        const before = (await read(w.namespace, await w.namespace.images.get(source))).manifest;
+        for (const options of [
+          {format: 'oci'},
+          {format: 'docker'},
+          {compression: 'gzip'},
+          {compression: 'gzip', level: 9},
+          {compression: 'none'},
+        ] as const) {
+          const {manifest} = await read(w.namespace, await w.namespace.images.convert(source, 'made', options));
+          for (const [i, {digest, mediaType, urls}] of manifest.layers.entries()) {
+            const isSame = digest === before.layers[i]!.digest;
+            assert.deepEqual(
+              [urls !== undefined, /foreign|nondistributable/.test(mediaType)],
+              [isSame, isSame],
+              `${family} ${compression} ${JSON.stringify(options)}`,
+            );
+          }
+        }
+      }
+  });
+
   it('keeps annotations, labels and unknown fields, but not what described the compressed bytes', async (t) => {
     const w = await world(t);
     const layer = w.registry.addBlob(compress('gzip', LAYERS[0]!), layerType('oci', 'gzip'));
@@ -315,6 +342,11 @@ describe('images append', () => {
         assert.equal(after.config.history!.length, 4);
         const plain = await read(w.namespace, await w.namespace.images.append(source, 'made', [path], {compression: 'none'}));
         assert.deepEqual(await readBlob(w.namespace, plain.manifest.layers.at(-1)!.digest), added);
+        const streamed = await w.namespace.images.append(source, 'streamed', [
+          Readable.from([bytes.subarray(0, 3), bytes.subarray(3)]),
+          path,
+        ]);
+        assert.deepEqual(streamed.target, (await w.namespace.images.append(source, 'made', [path, path])).target);
         if (compression === 'zstd') await assertSkopeoReads(t, w.namespace, image.name);
       }
     }
@@ -335,6 +367,7 @@ describe('images append', () => {
     ] as const) {
       writeFileSync(path, bytes);
       await assert.rejects(w.namespace.images.append(source, 'x', [path]), is(code));
+      await assert.rejects(w.namespace.images.append(source, 'x', [Readable.from([bytes])]), is(code));
     }
     await assert.rejects(w.namespace.images.append(source, 'x', ['/nowhere']), {code: 'not_found', message: /^layer "\/nowhere": /});
     await assert.rejects(w.namespace.images.append(source, 'x', []), is('invalid_argument'));
@@ -428,6 +461,36 @@ describe('images rebase', () => {
         assert.deepEqual(await tarsOf(w.namespace, back), [...LAYERS, TOP]);
         if (compression === 'zstd') await assertSkopeoReads(t, w.namespace, image.name);
       }
+    await assertTidy(t, w);
+  });
+
+  it('finds both bases by the annotations, and says what to pull where the old one is gone', async (t) => {
+    const w = await world(t);
+    for (const isIndex of [false, true]) {
+      const publish = (layers: readonly Buffer[]): Descriptor => {
+        const one = publishImage(w.registry, 'base', layers);
+        return isIndex
+          ? w.registry.addManifest('base', {schemaVersion: 2, mediaType: OCI_INDEX, manifests: [one]}, OCI_INDEX, 'latest')
+          : one;
+      };
+      const pull = async (ref: string): Promise<string> =>
+        (await w.namespace.pull(`${w.registry.host}/${ref}`, {unpack: false})).image.name;
+      const {digest} = publish(LAYERS);
+      const newBase = await pull('base');
+      const annotations = {'org.opencontainers.image.base.name': newBase, 'org.opencontainers.image.base.digest': digest};
+      const source = await w.pull('app', [...LAYERS, TOP], {annotations});
+      publish(NEW);
+      await pull('base');
+      const missing = `${w.registry.host}/base:latest@${digest}`;
+      await assert.rejects(w.namespace.images.rebase(source, 'x'), {code: 'not_found', hint: new RegExp(`pull ${missing};`)});
+      const oldBase = await pull(`base:latest@${digest}`);
+      const image = await w.namespace.images.rebase(source, 'x');
+      assert.deepEqual(await tarsOf(w.namespace, await read(w.namespace, image)), [...NEW, TOP]);
+      assert.deepEqual((await w.namespace.images.rebase(source, 'y', {oldBase, newBase})).target, image.target);
+      const without = await w.pull('bare', [...LAYERS, TOP]);
+      await assert.rejects(w.namespace.images.rebase(without, 'x'), is('failed_precondition'));
+      for (const {name} of await w.namespace.images.records()) await w.namespace.images.delete(name);
+    }
     await assertTidy(t, w);
   });
 

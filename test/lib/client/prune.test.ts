@@ -8,6 +8,7 @@ import {describe, it} from 'node:test';
 import type {Pruned} from '../../../src/lib/client/types/index.ts';
 import {acquireLock} from '../../../src/lib/fs/lock.ts';
 import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
+import {LayerStore} from '../../../src/lib/store/layer-store.ts';
 import {diskUsage} from '../../e2e/fixtures.ts';
 import {newClient, requiresOneClock, requiresRoot} from '../../support/helpers.ts';
 import {file, tar} from '../../support/tartest.ts';
@@ -275,5 +276,24 @@ describe('gc', () => {
       writeJSON(`${rig.layer(n)}/layer.json`, {...info, bootId: 'f'.repeat(32)});
     }
     assert.deepEqual(saysAll(await rig.client.check({deep: true})), [], 'they outlast the boot');
+  });
+});
+
+describe('content prune references', () => {
+  it('frees the blobs of layers that are on the disk for good, and of no others', async (t) => {
+    if (!requiresRoot(t)) return;
+    for (const isReplaced of [true, false]) {
+      const rig = await pulled(t, 'overlayfs');
+      const {content} = rig.client.namespace('default');
+      const {markDurable} = LayerStore.prototype;
+      // As when a layer was removed and made again during the sync.
+      if (isReplaced) LayerStore.prototype.markDurable = () => false;
+      const before = (await content.list()).length;
+      const {layers} = await content.prune({}).finally(() => {
+        LayerStore.prototype.markDurable = markDurable;
+      });
+      assert.equal((await content.list()).length, before - layers.length);
+      assert.equal(layers.length, isReplaced ? 0 : LAYERS.length);
+    }
   });
 });

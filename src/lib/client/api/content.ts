@@ -88,8 +88,7 @@ export function contentClient(context: Context, namespace: string): Omit<Content
       named(text, async (digest) => {
         const {editDocument} = await import('./edit-document.ts');
         const before = content.info(digest);
-        const bytes = await editDocument(store.blobs.readSmall(digest), digest, editor);
-        return bytes === undefined ? before : ingestDocument(bytes);
+        return (await editDocument(store.blobs.readSmall(digest), digest, editor, ingestDocument)) ?? before;
       }),
   };
 }

@@ -18,14 +18,15 @@ import {
   REF_NAME,
 } from '../../archive/image-layout.ts';
 import {type NewEntry, writeTar} from '../../archive/tar-writer.ts';
-import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, wrap} from '../../errdefs.ts';
 import {sweepOwnTemporary, syncPath, temporaryName, unlinkIfPresent} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
 import type {Context} from '../context.ts';
-import {visibleIn} from '../pull/visible-content.ts';
+import {leaseContent, releaseLeases} from '../pull/unpack.ts';
+import {lacksContent, visibleIn} from '../pull/visible-content.ts';
 import type {ExportOptions, ExportResult, ProgressEvent} from '../types/index.ts';
 import {assertPath} from './archive-path.ts';
 import {type ExportPlan, planExport} from './export-plan.ts';
@@ -51,6 +52,7 @@ export async function exportImages(
   if (images.length === 0) throw new ErrdefsError('invalid_argument', 'no image to export');
   const plan = await planExport({store: context.store, isVisible: visibleIn(context.store, namespace)}, images, options);
   const warnings = [...plan.warnings];
+  await using _ = await holdContent(context, namespace, plan);
   const blobs = new Blobs(context.store, plan, options);
   if (typeof target !== 'string') await writeAll(target, archiveOf(plan, blobs, options), options.signal);
   else if (isDirectory(target)) warnings.push(...(await exportDirectory(target, plan, blobs, options)));
@@ -62,6 +64,35 @@ export async function exportImages(
     unpacked: [],
     warnings,
   };
+}
+
+/**
+ * Keeps what an export reads, whatever is removed meanwhile. On a full disk, which an export may be about, it goes without.
+ *
+ * @throws not_found something was removed before it was held
+ */
+async function holdContent({store}: Context, namespace: string, {images, contents, made}: ExportPlan): Promise<AsyncDisposable> {
+  const purpose = `export of ${images[0]!.annotations![IMAGE_NAME]}`;
+  const stored = contents.filter(({digest}) => !made.has(digest));
+  let lease: string | undefined;
+  try {
+    lease = await leaseContent(
+      store,
+      namespace,
+      purpose,
+      stored.map(({digest}) => digest),
+    );
+  } catch (err) {
+    if (!hasCode(err, 'resource_exhausted')) throw err;
+    store.housekeeping.warn(purpose, err);
+  }
+  const release = async (): Promise<void> => {
+    if (lease !== undefined) await releaseLeases(store, namespace, purpose, [lease]);
+  };
+  const gone = stored.find((desc) => !store.blobs.has(desc));
+  if (gone === undefined) return {[Symbol.asyncDispose]: release};
+  await release();
+  throw lacksContent(images[0]!.annotations![IMAGE_NAME]!, gone.digest);
 }
 
 /** Contents of the blobs of an export. */
@@ -194,19 +225,16 @@ async function exportDirectory(path: string, plan: ExportPlan, blobs: Blobs, {si
   }
 }
 
-/** Entries of a layout with new images in the place of those of the same full name. A short name that another image has stays with that one. */
+/** Entries of a layout with new images in the place of those of the same full name. A short name that another entry has stays with that one. */
 function mergeEntries(entries: readonly LayoutEntry[], images: readonly Descriptor[], warnings: string[]): readonly object[] {
   const names = new Set(images.map(({annotations}) => annotations![IMAGE_NAME]));
-  const isReplaced = ({digest, annotations = {}}: LayoutEntry): boolean =>
-    names.has(annotations[IMAGE_NAME]!) ||
-    (annotations[IMAGE_NAME] === undefined &&
-      images.some((image) => image.digest === digest && image.annotations![REF_NAME] === annotations[REF_NAME]));
-  const others = entries.filter((entry) => !isReplaced(entry));
-  const taken = new Set(others.map(({annotations}) => annotations?.[REF_NAME]));
+  const others = entries.filter(({annotations}) => !names.has(annotations?.[IMAGE_NAME]));
+  const taken = new Map(others.map(({annotations, digest}) => [annotations?.[REF_NAME], digest]));
   const added = images.map((image) => {
     const {[REF_NAME]: short, ...annotations} = image.annotations!;
     if (!taken.has(short)) return image;
-    warnings.push(`another image of the layout is named ${short}, so that ${annotations[IMAGE_NAME]} has only its full name there`);
+    if (taken.get(short) !== image.digest)
+      warnings.push(`another image of the layout is named ${short}, so that ${annotations[IMAGE_NAME]} has only its full name there`);
     return {...image, annotations};
   });
   return [...others, ...added];

@@ -8,6 +8,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {validateLabels} from '../../oci/identifier.ts';
+import {isForeignLayer} from '../../oci/mediatypes.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import {downloadKey} from '../../store/blob-store.ts';
@@ -20,7 +21,7 @@ import type {Context} from '../context.ts';
 import {fetchAndUnpack, type PreparedLayer} from '../pull/fetch-and-unpack.ts';
 import {makePlan, type Plan, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {recordContent, requirePrivileges} from '../pull/pull.ts';
-import {endLease, imagesOf, leasePlan, recordSnapshots} from '../pull/unpack.ts';
+import {endLease, imagesOf, leasePlan, recordSnapshots, releaseLeases} from '../pull/unpack.ts';
 import {isVisibleAt, readVisible, visibleIn} from '../pull/visible-content.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ImportOptions, ImportResult, ProgressEvent} from '../types/index.ts';
@@ -106,11 +107,11 @@ class Import {
 
   async run(naming: ReturnType<typeof createNaming>): Promise<Omit<ImportResult, 'elapsedMs'>> {
     const {store} = this.#context;
-    const images = await readArchivedImages(this.#archive);
+    const images = await readArchivedImages(this.#archive, this.#o.signal);
     const targets = await this.#targets(images, naming);
     const [first] = targets.keys();
-    const plan = mergePlans([...new Set([...targets.values()].map((target) => target.plan))]);
-    this.#requireContent(images, plan);
+    const whole = mergePlans([...new Set([...targets.values()].map((target) => target.plan))]);
+    const plan = this.#withoutAbsent(images, whole);
     const approvals: (readonly [Approval, Descriptor])[] = [];
     for (const [name, {descriptor}] of targets)
       approvals.push([await assertAllowed(this.#context, this.#namespace, {name, target: descriptor}), descriptor]);
@@ -118,10 +119,12 @@ class Import {
     const begun = new Set(plan.blobs.map(({digest}) => downloadKey(digest)).filter((key) => store.blobs.ingestState(key) !== undefined));
     const lease = await leasePlan(store, this.#namespace, first!, plan, this.#snapshotter);
     try {
-      await this.#verifyPresent(images, plan);
       // Children first: a pull takes the root's presence as proof that all documents are present.
       for (const {descriptor, bytes} of [...plan.documents.values()].reverse()) store.blobs.writeSmall(descriptor.digest, bytes);
-      const {layers, warnings, transferredBytes} = await this.#storeAndUnpack(images, plan);
+      const visible = this.#visibleBlobs(plan);
+      const read = new Set<Digest>();
+      const {layers, warnings, transferredBytes} = await this.#storeAndUnpack(images, plan, read);
+      await this.#verifyUnread(images, plan, visible.union(read));
       const records = await this.#commit(targets, approvals, plan, layers, lease, first!);
       return {
         images: records,
@@ -183,30 +186,48 @@ class Import {
   }
 
   /**
-   * Content comes from the archive, or was visible in the namespace before: a digest alone is no right to see another namespace's content.
+   * The plan without layers that the archive may leave out: those that come from elsewhere by their URLs. Everything else comes from the
+   * archive, or was visible in the namespace before: a digest alone is no right to see another namespace's content.
    *
    * @throws not_found naming everything that is missing
    */
-  #requireContent(images: ArchivedImages, plan: Plan): void {
-    const missing = this.#context.store.view((tx) => {
-      const isVisible = isVisibleAt(tx, this.#namespace);
-      return plan.blobs.filter(({digest}) => !images.has(digest) && !isVisible(digest));
-    });
-    if (missing.length === 0) return;
+  #withoutAbsent(images: ArchivedImages, plan: Plan): Plan {
+    const visible = this.#visibleBlobs(plan);
+    const missing = plan.blobs.filter(({digest}) => !images.has(digest) && !visible.has(digest));
+    if (missing.length === 0) return plan;
+    const isElsewhere = missing.every(({mediaType, urls = []}) => isForeignLayer(mediaType) && urls.length > 0);
+    if (isElsewhere && this.#snapshotter === undefined) {
+      const absent = new Set(missing.map(({digest}) => digest));
+      const warnings = [...absent].map(
+        (digest) => `the archive leaves out the foreign layer ${digest}: pull the image with --allow-foreign`,
+      );
+      return {...plan, blobs: plan.blobs.filter(({digest}) => !absent.has(digest)), warnings: [...(plan.warnings ?? []), ...warnings]};
+    }
     throw new ErrdefsError('not_found', `content ${missing.map(({digest}) => digest).join(', ')}`, {
-      hint: 'the archive is incomplete: export it again, with all that it names',
+      hint: isElsewhere
+        ? 'the archive leaves out foreign layers: import it with --no-unpack'
+        : 'the archive is incomplete: export it again, with all that it names',
       details: {missing: missing.map(({digest}) => digest)},
     });
   }
 
-  /** Hashes the archive's blobs that only other namespaces have: those are not read again, and a digest alone is no right to them. */
-  async #verifyPresent(images: ArchivedImages, plan: Plan): Promise<void> {
-    const {store} = this.#context;
+  /** Blobs that the namespace sees. */
+  #visibleBlobs({blobs}: Plan): ReadonlySet<Digest> {
+    return this.#context.store.view((tx) => {
+      const isVisible = isVisibleAt(tx, this.#namespace);
+      return new Set(blobs.map(({digest}) => digest).filter(isVisible));
+    });
+  }
+
+  /**
+   * Hashes the archive's blobs that were not read, because another namespace has them, or has published or begun them meanwhile: a digest
+   * alone is no right to them.
+   */
+  async #verifyUnread(images: ArchivedImages, plan: Plan, known: ReadonlySet<Digest>): Promise<void> {
     // What was stored on its way in has been hashed.
     const hashed = this.#archive instanceof StreamedArchive ? this.#archive.storedDigests : new Set<Digest>();
-    const isVisible = visibleIn(store, this.#namespace);
     for (const blob of plan.blobs) {
-      if (hashed.has(blob.digest) || isVisible(blob.digest) || store.blobs.size(blob.digest) === undefined) continue;
+      if (hashed.has(blob.digest) || known.has(blob.digest)) continue;
       const [algorithm] = digestParts(blob.digest);
       const hash = createHash(algorithm);
       for await (const chunk of images.blob(blob)) {
@@ -218,7 +239,8 @@ class Import {
     }
   }
 
-  async #storeAndUnpack(images: ArchivedImages, plan: Plan): ReturnType<typeof fetchAndUnpack> {
+  /** @param read gets the digests of blobs that were read from their first byte on, and so verified */
+  async #storeAndUnpack(images: ArchivedImages, plan: Plan, read: Set<Digest>): ReturnType<typeof fetchAndUnpack> {
     const {store, workers, lockTimeoutMs, erofsBacking, stateDir} = this.#context;
     const {signal} = this.#o;
     let prepared: ReadonlyMap<Digest, PreparedLayer> | undefined;
@@ -239,6 +261,7 @@ class Import {
             stop?.throwIfAborted();
             await sink(chunk);
           }
+          if ((offset ?? 0) === 0) read.add(desc.digest);
         },
         rejected: () => false,
       },
@@ -300,13 +323,7 @@ class Import {
       const key = downloadKey(digest);
       if (!begun.has(key)) store.housekeeping.attempt(`ingest ${key}`, () => void store.blobs.discardIdleIngest(key));
     }
-    // If this fails, too, the lease expires.
-    await store
-      .update('end of a failed import', (tx) => {
-        if (tx.namespace(this.#namespace).leases.delete(lease)) collect(store, tx);
-      })
-      .then(() => store.layers.emptyTrash())
-      .catch(() => {});
+    await releaseLeases(store, this.#namespace, 'a failed import', [lease]);
   }
 
   #unpacked(plan: Plan): ImportResult['unpacked'] {

@@ -280,6 +280,10 @@ export class StreamedArchive implements ArchiveFiles {
     return this.#documents.get(at)?.length ?? this.#stored.get(at)?.size;
   }
 
+  resolve(name: string): string | undefined {
+    return this.size(name) === undefined ? undefined : this.#links.resolve(name);
+  }
+
   digest(name: string): Digest | undefined {
     const at = this.#links.resolve(name);
     const document = this.#documents.get(at);

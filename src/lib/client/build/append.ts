@@ -11,12 +11,12 @@ import {checkLevel} from './new-blob.ts';
 
 async function addLayers(
   build: ImageBuild,
-  paths: readonly string[],
+  tars: readonly (string | AsyncIterable<Uint8Array>)[],
   family: MediaTypeFamily,
   options: AppendOptions,
 ): Promise<readonly DerivedLayer[]> {
   const made: DerivedLayer[] = [];
-  for (const path of paths) made.push(await addLayer(build, path, family, options));
+  for (const tar of tars) made.push(await addLayer(build, tar, family, options));
   return made;
 }
 
@@ -25,17 +25,22 @@ export async function appendLayers(
   namespace: string,
   source: string,
   target: string,
-  paths: readonly string[],
+  tars: readonly (string | AsyncIterable<Uint8Array>)[],
   options: AppendOptions,
 ): Promise<ImageRecord> {
-  if (paths.length === 0) throw new ErrdefsError('invalid_argument', 'no layer to append');
+  if (tars.length === 0) throw new ErrdefsError('invalid_argument', 'no layer to append');
   const {compression, level, created} = options;
   checkLevel(compression ?? 'gzip', level);
   // For all manifests of an index the same layers.
   const added = new Map<string, readonly DerivedLayer[]>();
   return deriveImage(context, namespace, source, target, options, async (from, build) => {
     const {family} = from;
-    const all = added.get(family) ?? (await addLayers(build, paths, family, options));
+    const known = added.get(family);
+    if (known === undefined && added.size > 0 && tars.some((tar) => typeof tar !== 'string'))
+      throw new ErrdefsError('failed_precondition', `${source} has manifests of docker and of OCI, and a stream can be read once only`, {
+        hint: 'give the layer as a file, or convert the image first: images convert --oci',
+      });
+    const all = known ?? (await addLayers(build, tars, family, options));
     added.set(family, all);
     const history = historyOf(from)?.concat(all.map(() => ({...createdOf(from.config, created), created_by: 'berth images append'})));
     const diffIDs = [...from.image.layers, ...all].map(({diffID}) => diffID);

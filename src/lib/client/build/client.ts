@@ -20,7 +20,7 @@ export function imageBuildClient(context: Context, namespace: string): ImageBuil
       const {mutateImage} = await import('./mutate.ts');
       return mutateImage(context, namespace, source, target, options);
     },
-    rebase: async (source, target, options) => {
+    rebase: async (source, target, options = {}) => {
       const {rebaseImage} = await import('./rebase.ts');
       return rebaseImage(context, namespace, source, target, options);
     },

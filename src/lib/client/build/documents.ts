@@ -30,7 +30,7 @@ const COMPRESSED_ANNOTATIONS = /^(?:containerd\.io\/snapshot\/stargz\/|io\.conta
 
 /** A descriptor of other bytes in the place of `raw`: without what described the old ones. */
 export function replaceDescriptor(raw: RawDescriptor, to: Pick<Descriptor, 'mediaType' | 'digest' | 'size'>): RawDescriptor {
-  const {data: _, annotations, ...rest} = raw;
+  const {data: _, urls: __, annotations, ...rest} = raw;
   if (to.digest === raw.digest) return {...raw, mediaType: to.mediaType};
   const kept = Object.entries((annotations ?? {}) as JSONObject).filter(([key]) => !COMPRESSED_ANNOTATIONS.test(key));
   return {...rest, ...to, ...(kept.length === 0 ? {} : {annotations: Object.fromEntries(kept)})};

@@ -16,7 +16,7 @@ import {findImage} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {type DocumentSource, makePlan, type Plan, type PlannedManifest, platformChoice} from '../pull/plan.ts';
 import {recordContent} from '../pull/pull.ts';
-import {endLease, leasePlan} from '../pull/unpack.ts';
+import {endLease, leasePlan, releaseLeases} from '../pull/unpack.ts';
 import {hasBlob, lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {BuildOptions, ProgressEvent} from '../types/index.ts';
@@ -126,16 +126,7 @@ export class ImageBuild {
   async close(): Promise<void> {
     for (const blob of this.#blobs) blob[Symbol.dispose]();
     if (this.#leases.length === 0) return;
-    const {store} = this.context;
-    // If this fails, too, the leases expire.
-    await store
-      .update(`end of image ${this.name}`, (tx) => {
-        const {leases} = tx.namespace(this.namespace);
-        for (const lease of this.#leases) leases.delete(lease);
-        collect(store, tx);
-      })
-      .then(() => store.layers.emptyTrash())
-      .catch(() => {});
+    await releaseLeases(this.context.store, this.namespace, `image ${this.name}`, this.#leases);
   }
 }
 

@@ -108,10 +108,10 @@ export async function convertLayer(
 ): Promise<DerivedLayer> {
   const actual = compressionOf(build, raw);
   const compression = targetCompression(family, actual, asked);
-  const mediaType = layerType(family, compression, isForeignLayer(raw.mediaType));
   const row = {ref: `layer-${raw.digest}`, total: raw.size};
   if (compression === actual && level === undefined) {
     build.emit({...row, status: 'exists', offset: raw.size});
+    const mediaType = layerType(family, compression, isForeignLayer(raw.mediaType));
     return {descriptor: {mediaType, digest: raw.digest, size: raw.size}, diffID};
   }
   build.emit({...row, status: 'checking', offset: 0});
@@ -119,7 +119,8 @@ export async function convertLayer(
     for await (const chunk of readLayer(build, raw, diffID)) await sink.write(chunk);
   });
   build.emit({...row, status: 'done', offset: raw.size});
-  return {descriptor: {mediaType, digest, size}, diffID};
+  // New bytes are nowhere else, so that the layer is no foreign one.
+  return {descriptor: {mediaType: layerType(family, compression), digest, size}, diffID};
 }
 
 /** The bytes of a file. @throws not_found, permission_denied, … */
@@ -131,15 +132,29 @@ async function* fileBytes(path: string): AsyncGenerator<Uint8Array> {
   }
 }
 
+/** Bytes that the caller gives. */
+async function* givenBytes(source: AsyncIterable<Uint8Array>, what: string): AsyncGenerator<Uint8Array> {
+  try {
+    yield* source;
+  } catch (err) {
+    throw fromErrno(err, what);
+  }
+}
+
 /**
- * Adds a layer from a tar file. A compressed one is kept as it is, where that is the form that was asked for.
+ * Adds a layer from a tar: the path of a file, or its bytes. A compressed one is kept as it is, where that is the form that was asked for.
  *
  * @throws data_loss, invalid_argument no tar, or a damaged one
  */
-export async function addLayer(build: ImageBuild, path: string, family: MediaTypeFamily, options: LayerCompression): Promise<DerivedLayer> {
-  const what = `layer ${JSON.stringify(path)}`;
+export async function addLayer(
+  build: ImageBuild,
+  tar: string | AsyncIterable<Uint8Array>,
+  family: MediaTypeFamily,
+  options: LayerCompression,
+): Promise<DerivedLayer> {
+  const what = typeof tar === 'string' ? `layer ${JSON.stringify(tar)}` : 'layer of a stream';
   try {
-    const source = fileBytes(path)[Symbol.asyncIterator]();
+    const source = (typeof tar === 'string' ? fileBytes(tar) : givenBytes(tar, what))[Symbol.asyncIterator]();
     const head: Uint8Array[] = [];
     let length = 0;
     for (; length < 4; length += head.at(-1)!.length) {
@@ -147,7 +162,7 @@ export async function addLayer(build: ImageBuild, path: string, family: MediaTyp
       if (next.done === true) break;
       head.push(next.value);
     }
-    if (length === 0) throw new ErrdefsError('invalid_argument', 'the file is empty');
+    if (length === 0) throw new ErrdefsError('invalid_argument', 'it is empty');
     async function* whole(): AsyncGenerator<Uint8Array> {
       yield* head;
       for (let next = await source.next(); next.done !== true; next = await source.next()) yield next.value;

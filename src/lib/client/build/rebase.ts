@@ -1,10 +1,14 @@
 /** `images rebase`: other layers in the place of an image's lowest ones. */
 import {ErrdefsError} from '../../errdefs.ts';
+import {parseDigest} from '../../oci/descriptor.ts';
 import {documentType} from '../../oci/mediatypes.ts';
+import {formatReference, parseReference} from '../../oci/reference.ts';
+import {walk} from '../../oci/walk.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Context} from '../context.ts';
+import {findDocument, visibleIn} from '../pull/visible-content.ts';
 import type {RebaseOptions} from '../types/index.ts';
-import {deriveManifest, historyOf, replaceDescriptor, type SourceManifest, withLayers} from './documents.ts';
+import {deriveManifest, historyOf, type JSONObject, replaceDescriptor, type SourceManifest, withLayers} from './documents.ts';
 import {deriveImage, type ImageBuild, platformsOf, sourceManifest} from './image-build.ts';
 import {convertLayer} from './layers.ts';
 
@@ -28,8 +32,8 @@ export async function rebaseImage(
   const {oldBase, newBase, created} = options;
   return deriveImage(context, namespace, source, target, options, async (from, build) => {
     const {family} = from;
-    const old = await baseFor(build, oldBase, from);
-    const fresh = await baseFor(build, newBase, from);
+    const old = await baseFor(build, oldBase ?? (await annotatedBase(build, from)), from);
+    const fresh = await baseFor(build, newBase ?? annotationOf(from, BASE_NAME, '--new-base'), from);
     const below = old.manifest.image.layers;
     const isBased = below.every(({diffID}, i) => from.image.layers[i]?.diffID === diffID);
     if (!isBased)
@@ -64,6 +68,34 @@ export async function rebaseImage(
       [...lower.map(({raw, descriptor}) => replaceDescriptor(raw, descriptor)), ...upper],
     );
     return build.addDocument(documentType('manifest', family), manifest);
+  });
+}
+
+/** What a manifest says about its base. @param flag says it instead @throws failed_precondition it says nothing */
+function annotationOf({manifest, descriptor}: SourceManifest, key: string, flag: string): string {
+  const value = ((manifest.annotations ?? {}) as JSONObject)[key];
+  if (typeof value === 'string' && value !== '') return value;
+  throw new ErrdefsError('failed_precondition', `manifest ${descriptor.digest} has no annotation ${key}`, {
+    hint: `name the image: ${flag} REF`,
+  });
+}
+
+/** Name of an image of the namespace that has the base by which the source was made. @throws not_found, with the pull that fetches it */
+async function annotatedBase(build: ImageBuild, from: SourceManifest): Promise<string> {
+  const {context, namespace} = build;
+  const [name, text] = [annotationOf(from, BASE_NAME, '--old-base'), annotationOf(from, BASE_DIGEST, '--old-base')];
+  const wanted = formatReference({...parseReference(name), digest: parseDigest(text)});
+  const digest = parseDigest(text);
+  const isVisible = visibleIn(context.store, namespace);
+  const images = context.store.view((tx) => tx.namespace(namespace).images.list());
+  const found = images.find(({target}) => {
+    const nodes = walk(target, (desc, kind) => (kind === 'index' ? findDocument(context.store, isVisible, desc) : undefined));
+    for (const node of nodes) if (node.descriptor.digest === digest) return true;
+    return false;
+  });
+  if (found !== undefined) return found.name;
+  throw new ErrdefsError('not_found', `base ${wanted} of manifest ${from.descriptor.digest}`, {
+    hint: `pull it: ctr images pull ${wanted}; or name an image that has the same layers with --old-base`,
   });
 }
 

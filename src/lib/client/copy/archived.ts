@@ -25,7 +25,7 @@ export interface ArchivePlace {
 export async function archivedSource(name: string, place: ArchivePlace, signal: AbortSignal | undefined): Promise<ImageSource> {
   const files = await openFiles(place, signal);
   try {
-    const archived = await readArchivedImages(files);
+    const archived = await readArchivedImages(files, signal);
     const isDocker = place.transport === 'docker-archive';
     if (isDocker !== (archived.format === 'docker') && !isDocker)
       throw new ErrdefsError('invalid_argument', `${files.what} is no OCI layout`, {hint: `name it as docker-archive:${place.path}`});

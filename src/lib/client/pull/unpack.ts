@@ -36,16 +36,27 @@ export async function leasePlan(
   plan: Plan,
   snapshotter: Snapshotter | undefined,
 ): Promise<string> {
-  const id = `pull-${randomHex(8)}`;
-  const now = Date.now();
   const layers =
     snapshotter === undefined ? [] : imagesOf(plan).flatMap((i) => i.layers.flatMap((layer) => layerCandidates(snapshotter, layer)));
+  return leaseContent(store, namespace, image, [...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)], layers);
+}
+
+/** Leases content, present or not, and layers, for as long as this process lives. @param image what they are needed for @returns the lease's id */
+export async function leaseContent(
+  store: Store,
+  namespace: string,
+  image: string,
+  content: readonly Digest[],
+  layers: readonly string[] = [],
+): Promise<string> {
+  const id = `pull-${randomHex(8)}`;
+  const now = Date.now();
   await store.update(`lease for ${image}`, (tx) =>
     tx.namespace(namespace).leases.put({
       id,
       labels: {[LEASE_OWNER]: formatIdentity(ownIdentity()), [LEASE_IMAGE]: image},
       expiresAt: new Date(now + LEASE_MS).toISOString(),
-      content: [...plan.documents.keys(), ...plan.blobs.map(({digest}) => digest)],
+      content,
       layers,
       snapshots: [],
       createdAt: new Date(now).toISOString(),
@@ -66,6 +77,17 @@ export function endLease(ns: NamespaceTransaction, image: string, id: string | u
     throw new ErrdefsError('aborted', `namespace ${JSON.stringify(ns.name)} was emptied meanwhile`, {hint: 'run it again'});
   for (const lease of ns.leases.list())
     if (lease.labels[LEASE_IMAGE] === image && isLeaseOwnerAlive(lease) === false) ns.leases.delete(lease.id);
+}
+
+/** Removes leases, and collects what only they kept. If that fails, the leases expire. */
+export async function releaseLeases(store: Store, namespace: string, purpose: string, ids: readonly string[]): Promise<void> {
+  await store
+    .update(`end of ${purpose}`, (tx) => {
+      const {leases} = tx.namespace(namespace);
+      if (ids.map((id) => leases.delete(id)).includes(true)) collect(store, tx);
+    })
+    .then(() => store.layers.emptyTrash())
+    .catch(() => {});
 }
 
 /** Writes the snapshot records of images whose layers are present: one for each chain ID, on its parent. */
@@ -101,13 +123,24 @@ export function recordSnapshots(
   }
 }
 
-/** Whether a namespace has the snapshot of a chain ID, and every layer of it is present and trusted. */
-export function isUnpacked({store}: Context, namespace: string, snapshotter: string, chainID: Digest): boolean {
+/**
+ * Whether a namespace has the snapshot of a chain ID, and every layer of it is present and trusted.
+ *
+ * @param options.durable trusted after a power loss, too
+ */
+export function isUnpacked(
+  {store}: Context,
+  namespace: string,
+  snapshotter: string,
+  chainID: Digest,
+  {durable = false}: {readonly durable?: boolean} = {},
+): boolean {
+  const isThere = (layer: string): boolean => store.layers.isUsable(layer) && (!durable || store.layers.info(layer)?.durable === true);
   return store.view((tx) => {
     const records = tx.namespace(namespace).snapshots(snapshotter);
     if (records.find(chainID) === undefined) return false;
     try {
-      return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && store.layers.isUsable(layer));
+      return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && isThere(layer));
     } catch (err) {
       if (!hasCode(err, 'data_loss')) throw err;
       return false; // a parent is missing: unpacking creates it again

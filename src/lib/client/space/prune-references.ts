@@ -27,43 +27,52 @@ export async function pruneReferences(
   const {store} = context;
   if (!store.exists()) return {layers: []};
   const found = store.view((tx) => unpackedManifests(context, namespace, tx.namespace(namespace)));
-  const layers = [
-    ...new Set(
-      found.flatMap(({labels}) =>
-        Object.entries(labels)
-          .filter(isLayerReference)
-          .map(([, digest]) => digest as Digest),
-      ),
-    ),
-  ].sort();
-  const records = store.view((tx) => layers.flatMap((digest) => tx.namespace(namespace).content.find(digest) ?? []));
-  if (dryRun || found.length === 0) return {layers: records};
+  if (dryRun || found.length === 0) return {layers: store.view((tx) => layersOf(tx.namespace(namespace), found))};
   await syncLayers(context, 0);
+  let layers: readonly ContentRecord[] = [];
   await withBallast(store, async () => {
-    await store.update('removal of references to layers', (tx) => {
+    layers = await store.update('removal of references to layers', (tx) => {
       const ns = tx.namespace(namespace);
-      // The sync takes long: a snapshot may be gone since, and then its image needs the blobs.
+      // The sync takes long: a snapshot may be gone since, or its layer another one that is not synced, and then its image needs the blobs.
       const synced = new Set(found.map(({digest}) => digest));
-      for (const manifest of unpackedManifests(context, namespace, ns)) {
-        if (!synced.has(manifest.digest)) continue;
+      const released = unpackedManifests(context, namespace, ns, {durable: true}).filter(({digest}) => synced.has(digest));
+      const given = layersOf(ns, released);
+      for (const manifest of released) {
         const labels: Labels = Object.fromEntries(Object.entries(manifest.labels).filter((label) => !isLayerReference(label)));
         ns.content.put({...manifest, labels, updatedAt: new Date().toISOString()});
       }
       collectIfTouched(store, tx);
+      return given;
     });
     store.layers.emptyTrash();
   });
-  return {layers: records};
+  return {layers};
+}
+
+/** Content that manifests refer to as layers. */
+function layersOf({content}: NamespaceView, manifests: readonly ContentRecord[]): readonly ContentRecord[] {
+  const digests = manifests.flatMap(({labels}) =>
+    Object.entries(labels)
+      .filter(isLayerReference)
+      .map(([, digest]) => digest as Digest),
+  );
+  return [...new Set(digests)].sort().flatMap((digest) => content.find(digest) ?? []);
 }
 
 /** Manifests that refer to layers, and whose config refers to a snapshot of all of them. */
-function unpackedManifests(context: Context, namespace: string, ns: NamespaceView): readonly ContentRecord[] {
+function unpackedManifests(
+  context: Context,
+  namespace: string,
+  ns: NamespaceView,
+  {durable = false}: {readonly durable?: boolean} = {},
+): readonly ContentRecord[] {
   return ns.content.list().filter(({labels}) => {
     const config = labels[CONFIG_REFERENCE];
     if (config === undefined || !Object.entries(labels).some(isLayerReference)) return false;
     return Object.entries(ns.content.find(config)?.labels ?? {}).some(
       ([key, chainID]) =>
-        key.startsWith(SNAPSHOT_REFERENCE) && isUnpacked(context, namespace, key.slice(SNAPSHOT_REFERENCE.length), chainID as Digest),
+        key.startsWith(SNAPSHOT_REFERENCE) &&
+        isUnpacked(context, namespace, key.slice(SNAPSHOT_REFERENCE.length), chainID as Digest, {durable}),
     );
   });
 }

@@ -58,10 +58,10 @@ export interface MutateOptions extends BuildOptions, CreatedOption {
 
 /** Options of `images.rebase`. */
 export interface RebaseOptions extends BuildOptions, CreatedOption {
-  /** Image whose layers the source begins with. */
-  readonly oldBase: string;
-  /** Image whose layers take their place. */
-  readonly newBase: string;
+  /** Image whose layers the source begins with. Default: what the source's annotations name, `org.opencontainers.image.base.digest` of `….base.name`. */
+  readonly oldBase?: string;
+  /** Image whose layers take their place. Default: the image that `org.opencontainers.image.base.name` names now. */
+  readonly newBase?: string;
 }
 
 /**
@@ -73,10 +73,15 @@ export interface ImageBuildClient {
   convert(source: string, target: string, options?: ConvertOptions): Promise<ImageRecord>;
   /** Makes one layer of all, without whiteouts. */
   flatten(source: string, target: string, options?: FlattenOptions): Promise<ImageRecord>;
-  /** Adds layers. @param layers paths of tar files, plain or compressed, the lowest first */
-  append(source: string, target: string, layers: readonly string[], options?: AppendOptions): Promise<ImageRecord>;
+  /** Adds layers. @param layers tars, plain or compressed, the lowest first: paths of files, or their bytes */
+  append(
+    source: string,
+    target: string,
+    layers: readonly (string | AsyncIterable<Uint8Array>)[],
+    options?: AppendOptions,
+  ): Promise<ImageRecord>;
   /** Changes the config, and annotations of the manifest. */
   mutate(source: string, target: string, options?: MutateOptions): Promise<ImageRecord>;
   /** Replaces the lowest layers, those of `oldBase`, by those of `newBase`. @throws failed_precondition the source does not begin with them */
-  rebase(source: string, target: string, options: RebaseOptions): Promise<ImageRecord>;
+  rebase(source: string, target: string, options?: RebaseOptions): Promise<ImageRecord>;
 }
