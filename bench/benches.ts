@@ -1,4 +1,5 @@
 /** All benches, in the order in which they run and stand on the page. */
+import {copy} from './copy.ts';
 import {hugeLayer, layers} from './layers.ts';
 import {locks} from './locks.ts';
 import {profile} from './profile.ts';
@@ -17,11 +18,12 @@ interface Bench {
   readonly onDemand?: boolean;
 }
 
-export type BenchName = 'pull' | 'push' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
+export type BenchName = 'pull' | 'push' | 'copy' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
 
 export const BENCHES: Readonly<Record<BenchName, Bench>> = {
   pull: {title: 'Pull', run: pull},
   push: {title: 'Push', run: push},
+  copy: {title: 'Copy', run: copy},
   run: {title: 'Run', run},
   startup: {title: 'Start-up', run: startup},
   scale: {title: 'Scale', run: scale},

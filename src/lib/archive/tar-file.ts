@@ -2,6 +2,7 @@
 import type {FileHandle} from 'node:fs/promises';
 import {pack} from 'tar-stream';
 import {ErrdefsError} from '../errdefs.ts';
+import {writeAt} from '../fs/durable.ts';
 
 const BLOCK = 512;
 const padded = (size: number): number => Math.ceil(size / BLOCK) * BLOCK;
@@ -20,7 +21,7 @@ async function headerOf(name: string, size: number): Promise<Buffer> {
 }
 
 /** Writes a chunk at an offset from the beginning of an entry. */
-export type EntryWriter = (chunk: Buffer, offset: number) => Promise<void>;
+export type EntryWriter = (chunk: Buffer, offset: number) => void;
 
 /** A tar file in the making. The caller owns the file, which is empty. */
 export class TarFile {
@@ -37,10 +38,10 @@ export class TarFile {
     const start = this.#end;
     const content = start + header.length;
     this.#end = content + padded(size);
-    await this.#write(header, start);
+    this.#write(header, start);
     return (chunk, offset) => {
       if (offset + chunk.length > size) throw new ErrdefsError('failed_precondition', `${name}: more than ${size} B`);
-      return this.#write(chunk, content + offset);
+      this.#write(chunk, content + offset);
     };
   }
 
@@ -51,12 +52,12 @@ export class TarFile {
     const reserved = (await headerOf(name, 0)).length;
     let size = 0;
     for await (const chunk of source) {
-      await this.#write(chunk, start + reserved + size);
+      this.#write(chunk, start + reserved + size);
       size += chunk.length;
     }
     const header = await headerOf(name, size);
     if (header.length !== reserved) throw new ErrdefsError('internal', `header of ${name}: ${header.length} B instead of ${reserved} B`);
-    await this.#write(header, start);
+    this.#write(header, start);
     this.#end = start + reserved + padded(size);
     return size;
   }
@@ -66,8 +67,7 @@ export class TarFile {
     await this.#file.truncate(this.#end + 2 * BLOCK);
   }
 
-  async #write(bytes: Uint8Array, position: number): Promise<void> {
-    for (let done = 0; done < bytes.length; )
-      done += (await this.#file.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+  #write(bytes: Uint8Array, position: number): void {
+    writeAt(this.#file.fd, bytes, position);
   }
 }

@@ -1,9 +1,9 @@
 /** Files of images in directories of the user: under temporary names until they are whole, verified and on the disk. */
 import {readdirSync, statSync} from 'node:fs';
-import {type FileHandle, open} from 'node:fs/promises';
+import {open} from 'node:fs/promises';
 import {openFile, readRange} from '../../archive/outer-tar.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {isTemporary, makeDirectories, removeTree, renameInto, temporaryName} from '../../fs/durable.ts';
+import {isTemporary, makeDirectories, removeTree, renameInto, temporaryName, writeAt} from '../../fs/durable.ts';
 import {type Descriptor, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 
@@ -24,17 +24,13 @@ export function hasEntries(path: string): boolean {
   }
 }
 
-export function makeDirectory(path: string): void {
+/** @param options.sync whether the names of new directories are on the disk on return */
+export function makeDirectory(path: string, {sync = false}: {readonly sync?: boolean} = {}): void {
   try {
-    makeDirectories(path, {sync: false, mode: 0o755});
+    makeDirectories(path, {sync, mode: 0o755});
   } catch (err) {
     throw fromErrno(err, `directory ${path}`);
   }
-}
-
-/** Writes all of a buffer at a position. */
-export async function writeAt(file: FileHandle, chunk: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < chunk.length; ) done += (await file.write(chunk, done, chunk.length - done, position + done)).bytesWritten;
 }
 
 /** Whether a file is a blob: its size tells little, other programs may have written it, or lost a part of it with the power. */
@@ -81,7 +77,7 @@ export async function writeBlobFile(
       let offset = 0;
       for await (const chunk of source()) {
         signal?.throwIfAborted();
-        await writeAt(file, chunk, offset);
+        writeAt(file.fd, chunk, offset);
         offset += chunk.length;
         onProgress?.(offset);
       }

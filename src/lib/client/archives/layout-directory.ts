@@ -9,8 +9,8 @@ import {
   OCI_LAYOUT_FILE,
   parseLayoutIndex,
 } from '../../archive/image-layout.ts';
-import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {isTemporary, listIfPresent, makeDirectories, readIfPresent, sweepOwnTemporary, syncPath, writeAtomic} from '../../fs/durable.ts';
+import {ErrdefsError} from '../../errdefs.ts';
+import {isTemporary, listIfPresent, readIfPresent, sweepOwnTemporary, syncPath, writeAtomic} from '../../fs/durable.ts';
 import {acquireLock} from '../../fs/lock.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {OCI_INDEX} from '../../oci/mediatypes.ts';
@@ -54,15 +54,11 @@ export class LayoutDirectory {
     if (this.#prepared.has(directory)) return file;
     this.#prepared.add(directory);
     // First what tells that the directory is a layout: whoever is killed leaves one.
-    makeDirectory(this.#path);
+    makeDirectory(this.#path, {sync: true});
     sweepQuietly(this.#path);
     if (readIfPresent(join(this.#path, OCI_LAYOUT_FILE)) === undefined)
-      writeAtomic(join(this.#path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: true, mode: 0o644});
-    try {
-      makeDirectories(directory, {sync: true, mode: 0o755});
-    } catch (err) {
-      throw fromErrno(err, `directory ${directory}`);
-    }
+      writeAtomic(join(this.#path, OCI_LAYOUT_FILE), OCI_LAYOUT, {sync: 'bytes', mode: 0o644});
+    makeDirectory(directory, {sync: true});
     sweepQuietly(directory);
     return file;
   }
@@ -78,12 +74,13 @@ export class LayoutDirectory {
 
   /** Adds a document. */
   document({digest}: Pick<Descriptor, 'digest'>, bytes: Buffer): void {
-    writeAtomic(this.#fileOf({digest}), bytes, {sync: true, mode: 0o644});
+    writeAtomic(this.#fileOf({digest}), bytes, {sync: 'bytes', mode: 0o644});
   }
 
   /** Changes the list of images. What is not known in `index.json` stays. @param change gets the entries, as others may have left them since */
   async update(change: (entries: readonly LayoutEntry[]) => readonly object[]): Promise<void> {
-    for (const directory of this.#prepared) syncPath(directory);
+    // No index before the names of what it leads to.
+    for (const directory of [...this.#prepared, this.#path]) syncPath(directory);
     const file = join(this.#path, INDEX_FILE);
     using _ = await acquireLock(join(this.#path, INDEX_LOCK), {
       timeoutMs: LOCK_TIMEOUT_MS,

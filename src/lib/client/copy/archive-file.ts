@@ -56,7 +56,7 @@ class NewFile {
 }
 
 async function addBytes(tar: TarFile, name: string, bytes: Buffer): Promise<void> {
-  await (await tar.reserve(name, bytes.length))(bytes, 0);
+  (await tar.reserve(name, bytes.length))(bytes, 0);
 }
 
 /** @throws already_exists */
@@ -72,7 +72,7 @@ export function layoutArchiveTarget(name: string, path: string, refName: string 
       const write = await (await output.tar()).reserve(blobFile(digest), size);
       let offset = 0;
       for await (const chunk of source(0)) {
-        await write(chunk, offset);
+        write(chunk, offset);
         offset += chunk.length;
         onProgress(offset);
       }

@@ -8,11 +8,10 @@ import {type ArchiveFiles, archiveKind, openDirectoryFiles, openTarFiles} from '
 import type {NamedDescriptor} from '../../archive/image-layout.ts';
 import {createStreamInflater} from '../../archive/inflate.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
-import {removeTree, temporaryName} from '../../fs/durable.ts';
+import {removeTree, temporaryName, writeAt} from '../../fs/durable.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import {MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
-import {writeAt} from '../archives/blob-file.ts';
 import type {ImageSource} from './types.ts';
 
 export interface ArchivePlace {
@@ -71,7 +70,7 @@ async function openInflated(path: string, what: string, signal: AbortSignal | un
         chunks = [];
         for (const chunk of ready) {
           space.check(written);
-          await writeAt(file, chunk, written);
+          writeAt(file.fd, chunk, written);
           written += chunk.length;
         }
       };
