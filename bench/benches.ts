@@ -2,14 +2,14 @@
 import {copy} from './copy.ts';
 import {hugeLayer, layers} from './layers.ts';
 import {locks} from './locks.ts';
-import {profile} from './profile.ts';
+import {profile} from './profile-pull.ts';
 import {pull} from './pull.ts';
 import {push} from './push.ts';
 import type {Report} from './report.ts';
 import {run} from './run.ts';
 import {scale} from './scale.ts';
-import type {Site} from './site.ts';
 import {startup} from './startup.ts';
+import type {Site} from './workplace.ts';
 
 interface Bench {
   readonly title: string;

@@ -8,7 +8,7 @@ import {buildImage} from '../test/support/images.ts';
 import {startRegistry} from '../test/support/registry.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {atMost, faster, merge, type Report} from './report.ts';
-import {LAUNCHER, type Site} from './site.ts';
+import {LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 7;
 

@@ -5,8 +5,8 @@ import {build} from 'esbuild';
 import {type Contender, compare, prepareBy, type Result, ratios, type Samples, times} from './measure.ts';
 import {berthPull, containerdPull, containerdPullAfresh, curlAndTar, ours, shellTools, skopeoAndUmoci, startContainerd} from './peers.ts';
 import {atMost, type Curve, merge, point, type Report, type Series} from './report.ts';
-import {type Disk, LAUNCHER, type Site} from './site.ts';
 import {bytesImage, filesImage, layeredImage, packagesTar} from './synthetic.ts';
+import {type Disk, LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 3;
 const SNAPSHOTTERS = ['erofs', 'overlayfs'] as const;
@@ -106,7 +106,13 @@ async function extraction(site: Site, disk: Disk): Promise<Report> {
   const archive = site.path('layer.tar');
   writeFileSync(archive, packagesTar(files));
   const program = site.path('extract.mjs');
-  await build({entryPoints: [join(import.meta.dirname, 'extract.ts')], outfile: program, bundle: true, platform: 'node', format: 'esm'});
+  await build({
+    entryPoints: [join(import.meta.dirname, 'extract-layer.ts')],
+    outfile: program,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+  });
   const into = async (): Promise<string> => {
     const dir = join(await disk.fresh(), 'fs');
     mkdirSync(dir);

@@ -9,7 +9,7 @@ import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
 import {median, type Result, ratios} from './measure.ts';
 import {atMost, type Report} from './report.ts';
-import type {Site} from './site.ts';
+import type {Site} from './workplace.ts';
 
 const ROUNDS = 5;
 const PROCESSES = 32;

@@ -2,12 +2,12 @@
 import {existsSync} from 'node:fs';
 import {parseArgs} from 'node:util';
 import {BENCHES, type BenchName, isBench} from './benches.ts';
+import {readFindings, writePage} from './benchmarks-page.ts';
 import {Interrupted, interrupt} from './measure.ts';
-import {readFindings, writePage} from './page.ts';
 import {environment} from './peers.ts';
 import {IMAGE_NAMES} from './pull.ts';
 import {formatReport} from './report.ts';
-import {EXECUTABLE, Site, type SiteOptions} from './site.ts';
+import {EXECUTABLE, Site, type SiteOptions} from './workplace.ts';
 
 async function measure(names: readonly BenchName[], options: SiteOptions, write: boolean): Promise<void> {
   const lines = environment();

@@ -9,7 +9,7 @@ import {type Descriptor, type Digest, digestParts} from '../src/lib/oci/descript
 import {findProgram} from '../test/support/helpers.ts';
 import {getTarget} from '../test/support/layouts.ts';
 import {type Contender, prepareBy} from './measure.ts';
-import {type Disk, EXECUTABLE, LAUNCHER, type Site} from './site.ts';
+import {type Disk, EXECUTABLE, LAUNCHER, type Site} from './workplace.ts';
 
 const READY_TIMEOUT_MS = 10_000;
 

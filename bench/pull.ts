@@ -16,8 +16,8 @@ import {
   startContainerd,
 } from './peers.ts';
 import {atLeast, atMost, faster, type Goal, merge, type Report} from './report.ts';
-import {LAUNCHER, type Site} from './site.ts';
 import {flatImage, layeredImage, zstdImage} from './synthetic.ts';
+import {LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 5;
 

@@ -7,7 +7,7 @@ import {startRegistry} from '../test/support/registry.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {faster, merge, type Report} from './report.ts';
-import {LAUNCHER, type Site} from './site.ts';
+import {LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 7;
 

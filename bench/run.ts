@@ -6,7 +6,7 @@ import {buildImage} from '../test/support/images.ts';
 import {type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atMost, faster, type Report} from './report.ts';
-import {LAUNCHER, type Site} from './site.ts';
+import {LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 31;
 

@@ -7,7 +7,7 @@ import {fill, imageName} from './fill.ts';
 import {type Command, compare, prepareBy, type Result, ratios, times} from './measure.ts';
 import {ours} from './peers.ts';
 import {atMost, type Curve, type Goal, merge, point, type Report, type Table} from './report.ts';
-import {LAUNCHER, type Site} from './site.ts';
+import {LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 11;
 

@@ -6,7 +6,7 @@ import {buildImage} from '../test/support/images.ts';
 import {type Command, type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atLeast, atMost, merge, type Report} from './report.ts';
-import {EXECUTABLE, LAUNCHER, NODE_MAIN, type Site} from './site.ts';
+import {EXECUTABLE, LAUNCHER, NODE_MAIN, type Site} from './workplace.ts';
 
 const ROUNDS = 31;
 

@@ -1,7 +1,7 @@
 /** Writes the manual, a page a command, from what `--help` is made of. */
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import type {CommandClass, Commands} from '../src/cli/command-table.ts';
+import type {CommandClass, Commands} from '../src/cli/command-types.ts';
 import {aliasesOf, RUN_STATUSES, STATUSES, SUMMARY, usageOf} from '../src/cli/help.ts';
 import {GLOBAL_FLAGS} from '../src/cli/shared-flags.ts';
 import {COMMANDS} from '../src/commands/index.ts';

@@ -4,7 +4,7 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'n
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {COMMANDS} from '../src/commands/index.ts';
-import {MAX_LAYOUT_BYTES} from '../src/lib/archive/image-layout.ts';
+import {MAX_LAYOUT_BYTES} from '../src/lib/archive/archive-documents.ts';
 import {
   MAX_ENTRIES,
   MAX_EXTENDED_HEADERS,
@@ -16,7 +16,7 @@ import {
   MAX_PAX_RECORDS,
   MAX_TARGET_BYTES,
 } from '../src/lib/archive/limits.ts';
-import {MAX_ARCHIVE_ENTRIES} from '../src/lib/archive/outer-tar.ts';
+import {MAX_ARCHIVE_ENTRIES} from '../src/lib/archive/outer-tar-reader.ts';
 import {parseMountRecord} from '../src/lib/client/api/host-mounts.ts';
 import {MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';

@@ -3,7 +3,7 @@ import type {ArgInput, FlagInput, OutputArgs, OutputFlags} from '@oclif/core/par
 import type {Client, NamespaceClient} from '../lib/client/types/index.ts';
 import {ErrdefsError, exitStatus, isErrdefs, wrap} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
-import type {Call, Exit} from './command-table.ts';
+import type {Call, Exit} from './command-types.ts';
 import {readSettings, type Settings} from './config-file.ts';
 import {formatTable} from './format-table.ts';
 import {omitUndefined} from './omit-undefined.ts';

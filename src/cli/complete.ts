@@ -7,7 +7,7 @@
 import type {FlagInput} from '@oclif/core/parser';
 import type {NamespaceClient} from '../lib/client/types/index.ts';
 import type {Context} from './command-context.ts';
-import type {CommandClass, Commands} from './command-table.ts';
+import type {CommandClass, Commands} from './command-types.ts';
 import {readSettings} from './config-file.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {ownText} from './printable.ts';

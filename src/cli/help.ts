@@ -5,7 +5,7 @@ import type {ArgInput, FlagInput} from '@oclif/core/parser';
 import {CLASSES, CODES} from '../lib/errdefs.ts';
 import {type BuildInfo, buildInfo, userAgent} from './build-info.ts';
 import type {Context} from './command-context.ts';
-import type {CommandClass, Commands} from './command-table.ts';
+import type {CommandClass, Commands} from './command-types.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {lines, ownText} from './printable.ts';
 import {GLOBAL_FLAGS} from './shared-flags.ts';

@@ -1,7 +1,7 @@
 /** Finds the command that a command line calls. */
 import type {FlagInput} from '@oclif/core/parser';
 import {ErrdefsError} from '../lib/errdefs.ts';
-import type {CommandTable} from './command-table.ts';
+import type {CommandTable} from './command-types.ts';
 import {nearest} from './did-you-mean.ts';
 import {GLOBAL_FLAGS, snapshotter} from './shared-flags.ts';
 import {type GivenFlag, type ReadFlag, readFlag} from './split-argv.ts';

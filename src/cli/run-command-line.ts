@@ -1,7 +1,7 @@
 /** Runs a command line: finds the command, executes it, reports what fails. */
 import {exitStatus} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
-import type {Commands, Exit} from './command-table.ts';
+import type {Commands, Exit} from './command-types.ts';
 import {reportError} from './report-error.ts';
 import {resolveCommand} from './resolve-command.ts';
 

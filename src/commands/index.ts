@@ -1,5 +1,5 @@
 /** The table of commands. Each is loaded when it is called. */
-import type {Commands} from '../cli/command-table.ts';
+import type {Commands} from '../cli/command-types.ts';
 
 export const COMMANDS: Commands = {
   commands: {

@@ -1,7 +1,7 @@
 /** Runs commands in the test's process, on a fake client. */
 
 import type {Context} from '../../src/cli/command-context.ts';
-import type {Exit} from '../../src/cli/command-table.ts';
+import type {Exit} from '../../src/cli/command-types.ts';
 import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import type {Client, NamespaceClient, OpenOptions} from '../../src/lib/client/types/index.ts';

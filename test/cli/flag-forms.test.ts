@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import type {FlagInput} from '@oclif/core/parser';
-import type {Call, CommandClass, Commands} from '../../src/cli/command-table.ts';
+import type {Call, CommandClass, Commands} from '../../src/cli/command-types.ts';
 import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {COMMANDS} from '../../src/commands/index.ts';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
-import type {CommandTable} from '../../src/cli/command-table.ts';
+import type {CommandTable} from '../../src/cli/command-types.ts';
 import {canonicalID, resolveCommand} from '../../src/cli/resolve-command.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {is} from '../support/helpers.ts';

@@ -5,7 +5,7 @@ import {buffer} from 'node:stream/consumers';
 import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import type {Digest} from '../../src/lib/oci/descriptor.ts';
-import type {ContentStore, ContentWriter} from '../../src/lib/store/content.ts';
+import type {ContentStore, ContentWriter} from '../../src/lib/store/content-contract.ts';
 import type {Labels} from '../../src/lib/store/records.ts';
 import {is} from '../support/helpers.ts';
 

@@ -1,7 +1,7 @@
 /** The contract of metadata backends: documents under paths, consistent reads, atomic changes. */
 import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
-import type {Backend, Reader} from '../../src/lib/store/metadata-backend.ts';
+import type {Backend, Reader} from '../../src/lib/store/metadata-contract.ts';
 
 export type OpenBackend = (t: TestContext) => Backend;
 

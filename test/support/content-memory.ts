@@ -15,7 +15,7 @@ import {
   validateRef,
   verifyExpected,
   writerClosed,
-} from '../../src/lib/store/content.ts';
+} from '../../src/lib/store/content-contract.ts';
 import type {ContentRecord, Labels} from '../../src/lib/store/records.ts';
 import {mergeLabels} from '../../src/lib/store/snapshots.ts';
 

@@ -1,5 +1,5 @@
 /** Metadata in memory. */
-import {type Backend, type Damage, type Reader, type Writer, WriteSet} from '../../src/lib/store/metadata-backend.ts';
+import {type Backend, type Damage, type Reader, type Writer, WriteSet} from '../../src/lib/store/metadata-contract.ts';
 
 export class MemoryBackend implements Backend {
   readonly #documents = new Map<string, string>();

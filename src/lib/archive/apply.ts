@@ -25,7 +25,7 @@ import {
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {type Dir, dirsOnDisk, ExtractionTree, inheritedGid, type TreeForm, withoutTrusted} from './extraction-tree.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, overLimit} from './limits.ts';
-import {attributesOf, fsPath, LowerView, lstat} from './lowerdirs.ts';
+import {attributesOf, fsPath, LowerView, lstat} from './overlay-view.ts';
 import {readPrivileges} from './process-privileges.ts';
 import {type Attributes, copyNode, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';

@@ -4,7 +4,6 @@ import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import {createHash, digestOf, verifyBytes} from '../oci/hash.ts';
 import {type ImageConfig, MAX_CONFIG_BYTES, parseImageConfig} from '../oci/manifest.ts';
 import {DOCKER_CONFIG, DOCKER_MANIFEST, kindOf, OCI_INDEX} from '../oci/mediatypes.ts';
-import {type ArchiveFiles, compressionOf, missingFile, ofArchive, readFile} from './image-files.ts';
 import {
   blobFile,
   checkOCILayout,
@@ -20,7 +19,8 @@ import {
   OCI_LAYOUT_FILE,
   parseDockerManifest,
   parseLayoutIndex,
-} from './image-layout.ts';
+} from './archive-documents.ts';
+import {type ArchiveFiles, compressionOf, missingFile, ofArchive, readFile} from './archive-reader.ts';
 
 /** A document and its descriptor. */
 export interface Document {

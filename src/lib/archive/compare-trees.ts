@@ -3,7 +3,7 @@ import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkS
 import {setImmediate} from 'node:timers/promises';
 import {type Code, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {Directory} from '../fs/walk.ts';
-import {OPAQUE, ORIGIN} from './lowerdirs.ts';
+import {OPAQUE, ORIGIN} from './overlay-view.ts';
 import {readXattrs} from './special-files.ts';
 import {displayName} from './tar.ts';
 

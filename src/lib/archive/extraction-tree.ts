@@ -8,7 +8,7 @@
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {MAX_IMPLICIT_STEPS, tooManyImplicit} from './limits.ts';
-import {attributesOf, fsPath, type Lowerdirs, type LowerView, lstat, OPAQUE, ORIGIN} from './lowerdirs.ts';
+import {attributesOf, fsPath, type Lowerdirs, type LowerView, lstat, OPAQUE, ORIGIN} from './overlay-view.ts';
 import type {ProcessPrivileges} from './process-privileges.ts';
 import {type Attributes, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
 import {displayName} from './tar.ts';

@@ -1,5 +1,5 @@
 /** Looks up directories in lower layers, each an index or a directory in overlay form. */
-import {attributesOf, type Entry, isWhiteout, lstat, mergeEntries} from './lowerdirs.ts';
+import {attributesOf, type Entry, isWhiteout, lstat, mergeEntries} from './overlay-view.ts';
 import {type Attributes, readXattrs} from './special-files.ts';
 
 export type LowerEntry =

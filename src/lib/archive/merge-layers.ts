@@ -11,7 +11,7 @@
 import {ErrdefsError} from '../errdefs.ts';
 import {cleanName, MAX_MTIME, OPAQUE_NAME, WHITEOUT_PREFIX, withEntry} from './apply.ts';
 import {inheritedGid, MAX_LINKS, MAX_STEPS, withoutTrusted} from './extraction-tree.ts';
-import {ARCHIVE_END, contentBytes, encodeHeader, type LayerEntry, paddingFor} from './layer-writer.ts';
+import {ARCHIVE_END, contentBytes, encodeHeader, type LayerEntry, paddingFor} from './layer-tar-headers.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH} from './limits.ts';
 import {isExactTime} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';

@@ -61,7 +61,7 @@ export function openClient(options: OpenOptions = {}): Client {
     openRemote: async (registry) => {
       const [{openRemote}, {remoteSources}, {sharedCoolDowns}, options] = await Promise.all([
         import('../remotes/index.ts'),
-        import('./credentials/sources.ts'),
+        import('./credentials/remote-credentials.ts'),
         import('./pull/shared-cool-downs.ts'),
         context.remoteOptions(registry),
       ]);

@@ -4,7 +4,7 @@
  */
 import type {Transform} from 'node:stream';
 import {protocolError, type RequestContext} from './errors.ts';
-import {type BodySink, ENOUGH, type ResponseHead} from './transport.ts';
+import {type BodySink, ENOUGH, type ResponseHead} from './undici-exchange.ts';
 
 /** Each encoding may expand its input a thousandfold. */
 const MAX_ENCODINGS = 2;

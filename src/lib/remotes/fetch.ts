@@ -8,10 +8,10 @@ import {pullScope, type TokenScope} from './auth.ts';
 import {encodingsOf} from './content-encoding.ts';
 import {protocolError, type RequestContext, WireError, wireFailure} from './errors.ts';
 import {urlOf} from './hosts.ts';
-import type {HttpClient, HttpResponse} from './http-client.ts';
 import {MAX_ATTEMPTS_WITH_FALLBACK, MAX_IDLE_ATTEMPTS} from './retry.ts';
-import {type BodySink, type ResponseHead, TRICKLE_BYTES} from './transport.ts';
+import type {HttpClient, HttpResponse} from './retrying-client.ts';
 import type {BytesOptions, Host, Sink, StreamOptions} from './types.ts';
+import {type BodySink, type ResponseHead, TRICKLE_BYTES} from './undici-exchange.ts';
 import {BodyCollector, checkKind, contentLength, verify} from './validate-response.ts';
 
 /** A URL that may have a blob. */

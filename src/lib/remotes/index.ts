@@ -1,8 +1,8 @@
 /**
  * Access to registries.
  *
- * `types.ts` is the contract. `remote.ts` requests manifests and blobs, `http-client.ts` brings each request to its final
- * response, `transport.ts` has the connections. `hosts.ts` decides which hosts to ask, from the configuration that
+ * `types.ts` is the contract. `remote.ts` requests manifests and blobs, `retrying-client.ts` brings each request to its final
+ * response, `undici-exchange.ts` has the connections. `hosts.ts` decides which hosts to ask, from the configuration that
  * `hosts-dir.ts` reads; `auth.ts` has credentials and tokens.
  */
 export {explainHosts, type HostPlan} from './explain.ts';

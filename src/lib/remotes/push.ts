@@ -13,11 +13,11 @@ import {formatReference, type Reference} from '../oci/reference.ts';
 import {pushScope, type TokenScope} from './auth.ts';
 import {protocolError, WireError, wireFailure} from './errors.ts';
 import {urlOf} from './hosts.ts';
-import {type HttpClient, type HttpResponse, redirectTarget} from './http-client.ts';
 import {limiter} from './limiter.ts';
 import {isTemporary, MAX_ATTEMPTS} from './retry.ts';
-import {type Method, type RequestBody, TRICKLE_BYTES} from './transport.ts';
+import {type HttpClient, type HttpResponse, redirectTarget} from './retrying-client.ts';
 import type {BlobOutcome, BlobPushOptions, Host, ManifestPushOptions, ManifestPushResult, OpenBlob, Pusher} from './types.ts';
+import {type Method, type RequestBody, TRICKLE_BYTES} from './undici-exchange.ts';
 import {UploadBody} from './upload-body.ts';
 import {contentLength, mediaTypeOf} from './validate-response.ts';
 

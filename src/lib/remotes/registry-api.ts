@@ -7,8 +7,8 @@ import {formatReference, type Reference} from '../oci/reference.ts';
 import {catalogScope, deleteScope, pullScope, type TokenScope} from './auth.ts';
 import {protocolError, type RequestContext} from './errors.ts';
 import {urlOf} from './hosts.ts';
-import type {HttpClient, HttpResponse} from './http-client.ts';
 import {MANIFEST_ACCEPT} from './resolve.ts';
+import type {HttpClient, HttpResponse} from './retrying-client.ts';
 import type {Capability, Host, ListingOptions, RegistryCallOptions, RepositoryApi} from './types.ts';
 import {BodyCollector, contentLength, mediaTypeOf} from './validate-response.ts';
 

@@ -8,13 +8,12 @@ import {protocolError, WireError, wireFailure} from './errors.ts';
 import {FailedHosts, type HostFailure} from './failed-hosts.ts';
 import {Download, fetchBytes, foreignSources, registrySource} from './fetch.ts';
 import {registryHosts, urlOf} from './hosts.ts';
-import {HttpClient} from './http-client.ts';
 import {proxyRules} from './proxy.ts';
 import {openPusher} from './push.ts';
 import {sharedRateLimit} from './rate-limit.ts';
 import {RegistryApi} from './registry-api.ts';
 import {Resolution} from './resolve.ts';
-import {Transport} from './transport.ts';
+import {HttpClient} from './retrying-client.ts';
 import type {
   Capability,
   CredentialSource,
@@ -32,6 +31,7 @@ import type {
   Resolved,
   ResolveOptions,
 } from './types.ts';
+import {Transport} from './undici-exchange.ts';
 
 /**
  * Opens a `Remote`. The HTTP client is loaded with the first request.

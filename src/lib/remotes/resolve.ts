@@ -8,10 +8,10 @@ import type {Reference} from '../oci/reference.ts';
 import {pullScope, type TokenScope} from './auth.ts';
 import {protocolError, type RequestContext} from './errors.ts';
 import {urlOf} from './hosts.ts';
-import type {HttpClient, HttpResponse} from './http-client.ts';
 import {isTemporary} from './retry.ts';
-import type {BodySink, ResponseHead} from './transport.ts';
+import type {HttpClient, HttpResponse} from './retrying-client.ts';
 import type {Host, Resolved} from './types.ts';
+import type {BodySink, ResponseHead} from './undici-exchange.ts';
 import {BodyCollector, contentLength, GENERIC_MEDIA_TYPES, mediaTypeOf, verify} from './validate-response.ts';
 
 /** The `Accept` header of requests for manifests. */

@@ -4,7 +4,7 @@ import {digestOf} from '../oci/hash.ts';
 import {type Kind, kindOf} from '../oci/mediatypes.ts';
 import {encodingsOf} from './content-encoding.ts';
 import {protocolError, type RequestContext} from './errors.ts';
-import type {BodySink, ResponseHead} from './transport.ts';
+import type {BodySink, ResponseHead} from './undici-exchange.ts';
 
 /** Types that registries and proxies send for unknown content. */
 export const GENERIC_MEDIA_TYPES = new Set([

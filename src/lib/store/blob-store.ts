@@ -23,8 +23,8 @@ import {acquireLock, isLockHeld, type Lock, type LockOptions, withFreeLock} from
 import {type Descriptor, DIGEST_HEX_LENGTH, type Digest, digestParts, isDigest} from '../oci/descriptor.ts';
 import {createHash, type Hash} from '../oci/hash.ts';
 import {MAX_CONFIG_BYTES} from '../oci/manifest.ts';
-import {type Expected, verifyExpected} from './content.ts';
-import {Housekeeping} from './housekeeping.ts';
+import {Housekeeping} from './cleanup-warnings.ts';
+import {type Expected, verifyExpected} from './content-contract.ts';
 import {moveToTrash} from './layer-store.ts';
 import type {Layout} from './layout.ts';
 import {DEEP_REPAIR_HINT, REPAIR_HINT} from './record-files.ts';

@@ -43,9 +43,9 @@ import {
 import {acquireLock, type Lock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {Ballast, removalBytes} from './ballast.ts';
-import {Housekeeping} from './housekeeping.ts';
+import {Housekeeping} from './cleanup-warnings.ts';
 import {type Layout, recordPath} from './layout.ts';
-import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-backend.ts';
+import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-contract.ts';
 import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument} from './record-files.ts';
 
 /** Generations between two checkpoints, and generations that are kept before the newest. */

@@ -24,7 +24,7 @@ import {bootId, formatIdentity, liveness, ownIdentity, parseIdentity, uniqueName
 import {runSync} from '../fs/spawn.ts';
 import {type Digest, isDigest} from '../oci/descriptor.ts';
 import {randomHex} from '../oci/hash.ts';
-import {Housekeeping} from './housekeeping.ts';
+import {Housekeeping} from './cleanup-warnings.ts';
 import {indexedDefect, indexedFiles} from './indexed-layer.ts';
 import type {Layout} from './layout.ts';
 

@@ -3,7 +3,7 @@
  * its transaction, so a crash leaves either format intact.
  */
 import {ErrdefsError} from '../errdefs.ts';
-import {type Reader, type Writer, WriteSet} from './metadata-backend.ts';
+import {type Reader, type Writer, WriteSet} from './metadata-contract.ts';
 
 /**
  * Rewrites the documents of one format as those of the next. It depends only on them, since it runs for every view of a store that has not

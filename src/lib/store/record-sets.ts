@@ -1,7 +1,7 @@
 /** Sets of records over the documents of a metadata backend: lookup, listing, and changes that keep reference counts. */
 import {ErrdefsError, hasCode} from '../errdefs.ts';
 import {RECORD_KINDS, recordFile, recordPath} from './layout.ts';
-import type {Reader, Writer} from './metadata-backend.ts';
+import type {Reader, Writer} from './metadata-contract.ts';
 import {misplacedRecord, REPAIR_HINT} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {

@@ -11,7 +11,7 @@
 import {hasCode} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {recordFile, recordPath} from './layout.ts';
-import {type Reader, type Writer, WriteSet} from './metadata-backend.ts';
+import {type Reader, type Writer, WriteSet} from './metadata-contract.ts';
 import {isWrongType} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
 

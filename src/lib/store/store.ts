@@ -9,17 +9,17 @@ import {sweepTemporary} from '../fs/durable.ts';
 import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {Ballast} from './ballast.ts';
-import {syncBlobNames} from './blob-names.ts';
 import {BlobStore} from './blob-store.ts';
-import {Housekeeping, type OnWarning} from './housekeeping.ts';
+import {Housekeeping, type OnWarning} from './cleanup-warnings.ts';
 import {JournalBackend, markNeedsFullGc} from './journal.ts';
 import {LayerStore} from './layer-store.ts';
 import {createLayout, type Layout, recordPath} from './layout.ts';
-import {type Backend, type Damage, type Reader, WriteSet} from './metadata-backend.ts';
+import {type Backend, type Damage, type Reader, WriteSet} from './metadata-contract.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import {quarantine} from './quarantine.ts';
 import type {SharedKey} from './refcounts.ts';
 import {StateDirectory} from './state-directory.ts';
+import {syncBlobNames} from './sync-blob-names.ts';
 import {Transaction} from './transaction.ts';
 import type {StoreTransaction, StoreView} from './transaction-types.ts';
 
@@ -29,7 +29,7 @@ export interface StoreOptions {
   readonly lockTimeoutMs: number;
   /** Migrations from format 1 to the current one; default: this berth's. */
   readonly migrations?: readonly Migration[];
-  /** Receives warnings of failed cleanup; see housekeeping.ts. */
+  /** Receives warnings of failed cleanup; see cleanup-warnings.ts. */
   readonly onWarning?: OnWarning;
 }
 
@@ -135,7 +135,7 @@ export class Store {
     return this.#view((reader) => fn(new Transaction(new WriteSet(reader))));
   }
 
-  /** See `syncBlobNames` of blob-names.ts. */
+  /** See `syncBlobNames` of sync-blob-names.ts. */
   syncBlobNames(digests: readonly Digest[]): void {
     syncBlobNames(this.blobs, digests, (fn) => this.view(fn));
   }

@@ -2,7 +2,7 @@
 import {relative} from 'node:path';
 import {ErrdefsError, hasCode, isErrdefs} from '../errdefs.ts';
 import {RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
-import type {Reader} from './metadata-backend.ts';
+import type {Reader} from './metadata-contract.ts';
 import {isWrongType, misplacedRecord} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {

@@ -1,5 +1,5 @@
 /** Interfaces of views and transactions: sets of records by namespace and kind. */
-import type {AfterCommit} from './metadata-backend.ts';
+import type {AfterCommit} from './metadata-contract.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import type {RefCounts} from './refcounts.ts';
 import type {RecordSurvey} from './survey-records.ts';

@@ -1,6 +1,6 @@
 /** Views and transactions of the store. */
 import {type RecordKind, recordPath} from './layout.ts';
-import type {AfterCommit, Reader, Writer} from './metadata-backend.ts';
+import type {AfterCommit, Reader, Writer} from './metadata-contract.ts';
 import {CONTAINER, CONTENT, IMAGE, LEASE, Namespaces, type RecordHooks, Records, type RecordType, SNAPSHOT} from './record-sets.ts';
 import type {Labels, NamespaceRecord} from './records.ts';
 import {

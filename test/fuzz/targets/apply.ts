@@ -47,7 +47,7 @@ export const target: Target = {
   name: 'apply',
   seeds: SEEDS,
   tokens: TOKENS,
-  sources: ['/archive/apply.ts', '/archive/extraction-tree.ts', '/archive/special-files.ts', '/archive/lowerdirs.ts'],
+  sources: ['/archive/apply.ts', '/archive/extraction-tree.ts', '/archive/special-files.ts', '/archive/overlay-view.ts'],
   refuses: ['data_loss', 'invalid_argument', 'failed_precondition', 'resource_exhausted'],
   repair: resign,
   run: (bytes) => apply(bytes, (bytes[0] ?? 0) % 2 === 0 ? 'plain' : 'overlay'),

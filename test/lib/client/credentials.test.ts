@@ -6,7 +6,7 @@ import {describe, it, type TestContext} from 'node:test';
 import fc from 'fast-check';
 import {type AuthFile, authFiles, keysFor, parseAuthDocument} from '../../../src/lib/client/credentials/auth-files.ts';
 import {CredentialLookup, candidatesFor, findCredentials} from '../../../src/lib/client/credentials/lookup.ts';
-import {remoteSources} from '../../../src/lib/client/credentials/sources.ts';
+import {remoteSources} from '../../../src/lib/client/credentials/remote-credentials.ts';
 import {tokenStore} from '../../../src/lib/client/credentials/token-store.ts';
 import type {RegistryOptions} from '../../../src/lib/client/types/index.ts';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
-import {parseDockerManifest} from '../../../src/lib/archive/image-layout.ts';
+import {parseDockerManifest} from '../../../src/lib/archive/archive-documents.ts';
 import type {ExportOptions} from '../../../src/lib/client/types/index.ts';
 import {DOCKER_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {newClient, temporaryDirectory} from '../../support/helpers.ts';

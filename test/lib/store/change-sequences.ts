@@ -8,7 +8,7 @@ import {Readable} from 'node:stream';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
-import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
+import {LocalContentStore} from '../../../src/lib/store/local-content-store.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {digestOf, leaseRecord, makeImage} from '../../support/records.ts';
 

@@ -3,7 +3,7 @@ import {chmodSync, existsSync, readdirSync, readFileSync, statSync, utimesSync, 
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {Ingest} from '../../../src/lib/store/blob-store.ts';
-import {LocalContentStore} from '../../../src/lib/store/content-local.ts';
+import {LocalContentStore} from '../../../src/lib/store/local-content-store.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {contentSuite, sha} from '../../suites/content.ts';
 import {runScript, startScript} from '../../support/children.ts';
@@ -60,7 +60,7 @@ describe('content on disk', () => {
     const dir = temporaryDirectory(t);
     const code = `
       const {Store} = await lib('store/store.ts');
-      const {LocalContentStore} = await lib('store/content-local.ts');
+      const {LocalContentStore} = await lib('store/local-content-store.ts');
       const store = new Store({root: args[0], lockTimeoutMs: 1000});
       await store.update('first', (tx) => tx.namespace('default'));
       const writer = await new LocalContentStore(store, 'default').writer('ref');
@@ -120,7 +120,7 @@ describe('content on disk', () => {
     const store = openStore(t);
     const code = `
       const {Store} = await lib('store/store.ts');
-      const {LocalContentStore} = await lib('store/content-local.ts');
+      const {LocalContentStore} = await lib('store/local-content-store.ts');
       const content = new LocalContentStore(new Store({root: args[0], lockTimeoutMs: 1000}), 'default');
       const writer = await content.writer('ref', {size: 10});
       writer.write(Buffer.from('some '));

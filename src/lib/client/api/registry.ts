@@ -18,9 +18,9 @@ export function registryClient(context: Context): RegistryClient {
       (await import('../credentials/login.ts')).login(context, registry, {username, password}, options),
     logout: async (registry, options = {}) => (await import('../credentials/login.ts')).logout(context, registry, options),
     loggedIn: async (registry, options = {}) => (await import('../credentials/login.ts')).loggedIn(context, registry, options),
-    ping: async (target, options = {}) => (await import('../credentials/explain.ts')).ping(context, target, options),
+    ping: async (target, options = {}) => (await import('../registry/ping-and-explain.ts')).ping(context, target, options),
     explain: async (target, options = {}) => {
-      const [{explain}, remote] = await Promise.all([import('../credentials/explain.ts'), context.remoteOptions(options)]);
+      const [{explain}, remote] = await Promise.all([import('../registry/ping-and-explain.ts'), context.remoteOptions(options)]);
       return explain(context, target, options, remote);
     },
     attach: async (ref, artifactType, files, options = {}) =>

@@ -1,7 +1,7 @@
 /** Files of images in directories of the user: under temporary names until they are whole, verified and on the disk. */
 import {readdirSync, statSync} from 'node:fs';
 import {open} from 'node:fs/promises';
-import {openFile, readRange} from '../../archive/outer-tar.ts';
+import {openFile, readRange} from '../../archive/outer-tar-reader.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {isTemporary, makeDirectories, removeTree, renameInto, temporaryName, writeAt} from '../../fs/durable.ts';
 import {type Descriptor, digestParts} from '../../oci/descriptor.ts';

@@ -1,5 +1,5 @@
 /** What an export writes: which documents and blobs of which images, after their presence was checked. */
-import {blobFile, type DockerImage, describeImage, dockerTag} from '../../archive/image-layout.ts';
+import {blobFile, type DockerImage, describeImage, dockerTag} from '../../archive/archive-documents.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {digestOf} from '../../oci/hash.ts';

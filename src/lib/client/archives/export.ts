@@ -16,8 +16,8 @@ import {
   OCI_LAYOUT,
   OCI_LAYOUT_FILE,
   REF_NAME,
-} from '../../archive/image-layout.ts';
-import {type NewEntry, writeTar} from '../../archive/tar-writer.ts';
+} from '../../archive/archive-documents.ts';
+import {type NewEntry, writeTar} from '../../archive/outer-tar-writer.ts';
 import {ErrdefsError, fromErrno, hasCode, wrap} from '../../errdefs.ts';
 import {sweepOwnTemporary, syncPath, temporaryName, unlinkIfPresent} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
@@ -28,7 +28,7 @@ import type {Context} from '../context.ts';
 import {leaseContent, releaseLeases} from '../pull/unpack.ts';
 import {lacksContent, visibleIn} from '../pull/visible-content.ts';
 import type {ExportOptions, ExportResult, ProgressEvent} from '../types/index.ts';
-import {assertPath} from './archive-path.ts';
+import {assertPath} from './assert-path.ts';
 import {type ExportPlan, planExport} from './export-plan.ts';
 import {LayoutDirectory, type LayoutEntry} from './layout-directory.ts';
 

@@ -3,7 +3,7 @@
  *
  * After containerd, core/images/archive/reference.go, and the flags of `ctr images import`. Names are normalised, as everywhere here.
  */
-import type {NamedDescriptor} from '../../archive/image-layout.ts';
+import type {NamedDescriptor} from '../../archive/archive-documents.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';

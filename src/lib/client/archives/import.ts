@@ -2,8 +2,9 @@
  * `images import`: images of an archive get names in a namespace. What can be read from any offset, a tar on disk or a directory, is read
  * as a registry is: plan, lease, and then each blob once. What can be read only once is taken in first (streamed-archive.ts).
  */
+
+import {type ArchiveFiles, archiveKind, ofArchive, openDirectoryFiles, openTarFiles} from '../../archive/archive-reader.ts';
 import {type ArchivedImages, readArchivedImages} from '../../archive/archived-images.ts';
-import {type ArchiveFiles, archiveKind, ofArchive, openDirectoryFiles, openTarFiles} from '../../archive/image-files.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
@@ -25,7 +26,7 @@ import {endLease, imagesOf, leasePlan, recordSnapshots, releaseLeases} from '../
 import {isVisibleAt, readVisible, visibleIn} from '../pull/visible-content.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ImportOptions, ImportResult, ProgressEvent} from '../types/index.ts';
-import {assertPath} from './archive-path.ts';
+import {assertPath} from './assert-path.ts';
 import {createNaming} from './image-names.ts';
 import {StreamedArchive} from './streamed-archive.ts';
 

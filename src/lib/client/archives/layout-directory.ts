@@ -8,7 +8,7 @@ import {
   OCI_LAYOUT,
   OCI_LAYOUT_FILE,
   parseLayoutIndex,
-} from '../../archive/image-layout.ts';
+} from '../../archive/archive-documents.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, sweepOwnTemporary, syncPath, writeAtomic} from '../../fs/durable.ts';
 import {acquireLock} from '../../fs/lock.ts';

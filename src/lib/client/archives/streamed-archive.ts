@@ -3,10 +3,11 @@
  * the end only. So documents are kept in memory, and everything else is stored as an ingest while it streams by, and unpacked already
  * where it looks like a layer. Nothing becomes a blob before the images are known and leased.
  */
-import {type ArchiveFiles, LinkTable, ofArchive} from '../../archive/image-files.ts';
-import {digestOfFile, MAX_LAYOUT_BYTES} from '../../archive/image-layout.ts';
+
+import {digestOfFile, MAX_LAYOUT_BYTES} from '../../archive/archive-documents.ts';
+import {type ArchiveFiles, LinkTable, ofArchive} from '../../archive/archive-reader.ts';
 import {detectCompression, openInflater} from '../../archive/inflate.ts';
-import {openFile, readRange, readTarStream} from '../../archive/outer-tar.ts';
+import {openFile, readRange, readTarStream} from '../../archive/outer-tar-reader.ts';
 import type {TarHeader} from '../../archive/tar.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';

@@ -7,7 +7,7 @@ import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {isForeignLayer, layerType, type MediaTypeFamily} from '../../oci/mediatypes.ts';
-import {LocalContentStore} from '../../store/content-local.ts';
+import {LocalContentStore} from '../../store/local-content-store.ts';
 import type {LayerCompression} from '../types/index.ts';
 import type {DerivedLayer, RawDescriptor} from './documents.ts';
 import type {ImageBuild} from './image-build.ts';

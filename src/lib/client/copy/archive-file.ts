@@ -2,9 +2,9 @@
 import {lstatSync} from 'node:fs';
 import {type FileHandle, open} from 'node:fs/promises';
 import {dirname} from 'node:path';
-import {blobFile, dockerTag, formatDockerManifest, INDEX_FILE, OCI_LAYOUT, OCI_LAYOUT_FILE} from '../../archive/image-layout.ts';
+import {blobFile, dockerTag, formatDockerManifest, INDEX_FILE, OCI_LAYOUT, OCI_LAYOUT_FILE} from '../../archive/archive-documents.ts';
 import {createStreamInflater} from '../../archive/inflate.ts';
-import {TarFile} from '../../archive/tar-file.ts';
+import {TarFile} from '../../archive/random-access-tar-writer.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {removeTree, renameInto, sweepOwnTemporary, temporaryName} from '../../fs/durable.ts';
 import {FreeSpaceGuard} from '../../fs/free-space.ts';

@@ -9,7 +9,7 @@ import type {Context} from '../context.ts';
 import {choose, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {verified} from '../registry/verified.ts';
 import type {CopyOptions, CopyResult, ProgressEvent, RegistryOptions} from '../types/index.ts';
-import {convert, needsConversion} from './convert.ts';
+import {convert, needsConversion} from './convert-media-types.ts';
 import {openSource, openTarget} from './open.ts';
 import {formatPlace, parsePlace} from './place.ts';
 import type {BlobOutcome, Document, ImageSource, ImageTarget, Node} from './types.ts';

@@ -1,7 +1,7 @@
 /** skopeo's `dir:`, one image in a directory: `version`, `manifest.json`, blobs by the hex digits of their digests. */
 import {existsSync, readdirSync} from 'node:fs';
 import {dirname, join} from 'node:path';
-import {openDirectoryFiles, readFile} from '../../archive/image-files.ts';
+import {openDirectoryFiles, readFile} from '../../archive/archive-reader.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readIfPresent, removeTree, renameInto, sweepOwnTemporary, syncPath, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {acquireLock, type Lock} from '../../fs/lock.ts';

@@ -1,5 +1,5 @@
 /** `oci:`, an OCI layout in a directory, as target of a copy. */
-import {IMAGE_NAME, REF_NAME} from '../../archive/image-layout.ts';
+import {IMAGE_NAME, REF_NAME} from '../../archive/archive-documents.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {LayoutDirectory, type LayoutEntry} from '../archives/layout-directory.ts';
 import type {ImageTarget} from './types.ts';

@@ -14,8 +14,8 @@ import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
 import {isAbandoned, listNamespaceRuns, runDirectory, runningContainers} from '../running.ts';
 import type {CheckOptions, CheckResult, Finding} from '../types/index.ts';
 import {cannotBeRead, entryFindings, findingKey, type Inspection, inspect, type StoreFinding} from './inspect-store.ts';
-import {createPause, type Pause} from './pause.ts';
 import {findProvenance} from './provenance.ts';
+import {createPause, type Pause} from './yield-to-event-loop.ts';
 
 const SEVERITIES: readonly Finding['severity'][] = ['damage', 'suspect', 'garbage'];
 

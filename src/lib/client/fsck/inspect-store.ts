@@ -14,7 +14,7 @@ import type {Store} from '../../store/store.ts';
 import {type EntryFinding, surveyStructure} from '../../store/survey-entries.ts';
 import {type RecordSurvey, referencesIn, type SurveyedNamespace, type Unreadable} from '../../store/survey-records.ts';
 import type {Finding} from '../types/index.ts';
-import type {Pause} from './pause.ts';
+import type {Pause} from './yield-to-event-loop.ts';
 
 /** The object of a finding, for repair. */
 export type FindingTarget =

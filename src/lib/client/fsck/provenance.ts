@@ -13,7 +13,7 @@ import {allSources} from '../pull/distribution-source.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
 import {signaturesOf} from '../signatures/collect.ts';
-import type {Pause} from './pause.ts';
+import type {Pause} from './yield-to-event-loop.ts';
 
 /** An image that a layer belongs to. */
 export interface LayerOrigin {

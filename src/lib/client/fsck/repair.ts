@@ -35,10 +35,10 @@ import {
   type Inspection,
   type StoreFinding,
 } from './inspect-store.ts';
-import {createPause, type Pause} from './pause.ts';
 import {findProvenance, type LayerOrigin, type Provenance} from './provenance.ts';
 import {repairRecords} from './repair-records.ts';
 import {actualDigest, rebuildLayer, reindexLayer} from './scrub.ts';
+import {createPause, type Pause} from './yield-to-event-loop.ts';
 
 /**
  * Verifies an ingest.

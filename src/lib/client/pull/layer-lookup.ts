@@ -4,7 +4,7 @@ import {fromErrno} from '../../errdefs.ts';
 import {listIfPresent} from '../../fs/durable.ts';
 import {liveness, parseIdentity, uniqueName} from '../../fs/process.ts';
 import type {MountHolder} from '../../runtime/private-mount.ts';
-import type {Housekeeping} from '../../store/housekeeping.ts';
+import type {Housekeeping} from '../../store/cleanup-warnings.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {PlannedLayer} from './plan.ts';

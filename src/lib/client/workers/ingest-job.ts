@@ -2,7 +2,7 @@
 import {setImmediate} from 'node:timers/promises';
 import type {Digest} from '../../oci/descriptor.ts';
 import {Ingest} from '../../store/blob-store.ts';
-import type {Expected} from '../../store/content.ts';
+import type {Expected} from '../../store/content-contract.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {type Ring, slotOf} from './ring.ts';
 import {type Port, serialize} from './yielding-port.ts';

@@ -3,7 +3,7 @@ import {availableParallelism} from 'node:os';
 import type {Worker} from 'node:worker_threads';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
-import type {Expected} from '../../store/content.ts';
+import type {Expected} from '../../store/content-contract.ts';
 import {fromThreadError} from './errors.ts';
 import type {FromIngester, ToIngester} from './ingest-job.ts';
 import {createRing, type Ring, RingPool, slotOf, stopReading} from './ring.ts';

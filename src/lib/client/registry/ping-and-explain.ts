@@ -2,9 +2,9 @@
 import {parseReference} from '../../oci/reference.ts';
 import type {RemoteOptions} from '../../remotes/types.ts';
 import type {Context} from '../context.ts';
+import {authFiles} from '../credentials/auth-files.ts';
+import {type Candidate, candidatesFor, credentialsOf} from '../credentials/lookup.ts';
 import type {ExplainedHost, HostAnswer, RegistryCallOptions, RegistryExplanation, RegistryOptions} from '../types/index.ts';
-import {authFiles} from './auth-files.ts';
-import {type Candidate, candidatesFor, credentialsOf} from './lookup.ts';
 
 /**
  * A registry, or a repository in one. Without a "/" it is a registry if it could not be an image: `registry.example`, `localhost:5000`.

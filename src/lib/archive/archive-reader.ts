@@ -3,9 +3,9 @@ import {closeSync, constants, fstatSync, openSync, readSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {cleanName} from './image-layout.ts';
+import {cleanName} from './archive-documents.ts';
 import {type Compression, detectCompression} from './inflate.ts';
-import {openFile, readRange, scanTar} from './outer-tar.ts';
+import {openFile, readRange, scanTar} from './outer-tar-reader.ts';
 import {displayName} from './tar.ts';
 
 /** Files of an archive by their cleaned names. */

@@ -21,7 +21,7 @@ export const readFindings = (): Findings => (existsSync(results) ? (JSON.parse(r
 
 const HEAD = `# Benchmarks
 
-Generated from \`benchmarks/results.json\` by \`npm run bench -- --write\`; the text comes from \`bench/page.ts\`.
+Generated from \`benchmarks/results.json\` by \`npm run bench -- --write\`; the text comes from \`bench/benchmarks-page.ts\`.
 
 ## To repeat it
 

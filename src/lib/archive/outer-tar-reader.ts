@@ -1,6 +1,6 @@
 /**
  * The tar around an image: files of an OCI layout or of docker's archive. Layers, which are tars as well, are read by `apply.ts` and
- * `erofs-index.ts`. An archive is hostile, so it is read by our parser; tar-writer.ts writes with tar-stream (decision 0020).
+ * `erofs-index.ts`. An archive is hostile, so it is read by our parser; outer-tar-writer.ts writes with tar-stream (decision 0020).
  */
 import {closeSync, fstatSync, openSync, readSync} from 'node:fs';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';

@@ -1,5 +1,5 @@
 /**
- * The contract of a content store: blobs by digest, as one namespace sees them. `content-local.ts` keeps them on disk, the store in
+ * The contract of a content store: blobs by digest, as one namespace sees them. `local-content-store.ts` keeps them on disk, the store in
  * test/support/content-memory.ts in memory; test/suites/content.ts runs over both.
  *
  * Semantics after containerd, core/content/content.go. Content is shared between namespaces as in its metadata store.

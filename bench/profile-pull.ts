@@ -10,7 +10,7 @@ import {buildImage, type ImageName} from '../test/support/images.ts';
 import {ENV, median, prepareBy, quartiles} from './measure.ts';
 import {ours} from './peers.ts';
 import {formatTime, type Grid, merge, type Report} from './report.ts';
-import {type Disk, LAUNCHER, type Site} from './site.ts';
+import {type Disk, LAUNCHER, type Site} from './workplace.ts';
 
 const ROUNDS = 5;
 const SAMPLE_MS = 4;

@@ -1,5 +1,5 @@
 /** Text of requests and responses for `onDump` and `onTrace`: heads only, without secrets. */
-import type {ResponseHead} from './transport.ts';
+import type {ResponseHead} from './undici-exchange.ts';
 
 /** Query parameters of the distribution specification and of token servers; the values of others, such as signatures, are hidden. */
 const PLAIN_PARAMETERS = new Set('account artifactType client_id digest from last mount n ns offline_token scope service tag'.split(' '));

@@ -17,7 +17,7 @@ import {
   validateRef,
   verifyExpected,
   writerClosed,
-} from './content.ts';
+} from './content-contract.ts';
 import {collect, collectIfTouched} from './gc.ts';
 import type {ContentRecord, Labels} from './records.ts';
 import {mergeLabels} from './snapshots.ts';

@@ -5,11 +5,11 @@ import {Authorizer, isUnrelatedAddress, type TokenRequest, type TokenResponse, t
 import {parseChallenges} from './challenge.ts';
 import {decode} from './content-encoding.ts';
 import {coolDown, ownCoolDowns, WaitBudget} from './cool-downs.ts';
-import {requestHead, responseHead, shownURL} from './dump.ts';
 import {abortError, protocolError, type RequestContext, registryError, WIRE, WireError, wireFailure} from './errors.ts';
+import {requestHead, responseHead, shownURL} from './http-dump.ts';
 import {backoff, isTemporary, MAX_ATTEMPTS, MAX_ATTEMPTS_WITH_FALLBACK, MAX_WAIT_MS, retryAfterOf} from './retry.ts';
-import {type BodySink, ENOUGH, type Method, type RequestBody, type ResponseHead, type Transport} from './transport.ts';
 import type {CoolDowns, CredentialSource, Host, TokenStore} from './types.ts';
+import {type BodySink, ENOUGH, type Method, type RequestBody, type ResponseHead, type Transport} from './undici-exchange.ts';
 
 export interface Request {
   /** Verb and object, for errors. */
