@@ -10,6 +10,7 @@ import type {
   BuildOptions,
   CheckOptions,
   Client,
+  ContainerSettings,
   ContentPruneOptions,
   ContentWriter,
   ConvertOptions,
@@ -27,6 +28,7 @@ import type {
   LoginOptions,
   LogoutOptions,
   MutateOptions,
+  Namespace,
   NamespaceClient,
   OpenOptions,
   PruneOptions,
@@ -39,9 +41,11 @@ import type {
   RegistryListOptions,
   RegistryOptions,
   RemoteImageOptions,
+  Rlimit,
   RunOptions,
   SyncOptions,
   VerifyOptions,
+  Volume,
 } from './types/index.ts';
 
 /** A kind of argument. */
@@ -137,6 +141,36 @@ function nounFor(value: unknown): string {
   if (typeof value === 'number') return String(value);
   return value === undefined ? 'undefined' : `${typeof value === 'object' ? 'an' : 'a'} ${typeof value}`;
 }
+
+const settings: Members<ContainerSettings> = {
+  allowNewPrivileges: optional(flag),
+  apparmorProfile: optional(text),
+  cgroup: optional(text),
+  cpuQuota: optional({wants: 'a whole number above 0, or -1', accepts: (value) => value === -1 || count.accepts(value)}),
+  cpuPeriod: optional(count),
+  cpuShares: optional(count),
+  cpusetCpus: optional(text),
+  cpusetMems: optional(text),
+  devices: optional(list(text)),
+  groupAdd: optional(list(text)),
+  init: optional(flag),
+  joinNamespaces: optional(list(members<Namespace>({type: text, path: text}))),
+  noPivot: optional(flag),
+  pidsLimit: optional({wants: 'a whole number above 0, or -1', accepts: (value) => value === -1 || count.accepts(value)}),
+  privilegedWithoutHostDevices: optional(flag),
+  rlimits: optional(list(members<Rlimit>({type: text, soft: amount, hard: amount}))),
+  rootfs: optional(text),
+  rootfsPropagation: optional(text),
+  runtime: optional(text),
+  seccomp: optional(text),
+  shmSize: optional(positive),
+  snapshotLabels: optional(labels),
+  specFile: optional(text),
+  stopSignal: optional(text),
+  stopTimeoutMs: optional(amount),
+  sysctls: optional(labels),
+  volumes: optional(list(members<Volume>({source: text, destination: text, options: optional(list(text))}))),
+};
 
 const registry: Members<RegistryOptions> = {
   plainHTTP: optional(flag),
@@ -259,6 +293,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       annotations: optional(labels),
       memoryLimit: optional(positive),
       cpus: optional(positive),
+      ...settings,
       pidFile: optional(text),
       platform: optional(text),
       snapshotter: optional(text),

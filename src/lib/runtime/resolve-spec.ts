@@ -1,5 +1,6 @@
 /** Completes a specification with facts of the host (environment files, devices, capabilities) and, once mounted, of the image's root. */
 import {
+  type BigIntStats,
   closeSync,
   constants,
   existsSync,
@@ -12,34 +13,47 @@ import {
   readSync,
   statSync,
 } from 'node:fs';
-import {hostname} from 'node:os';
+import {hostname, release} from 'node:os';
 import {join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, hasCode, wrap} from '../errdefs.ts';
+import {findProgram} from '../fs/spawn.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
+import {hostPlatform} from '../oci/platform.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import type {RootReader} from './path-in-root.ts';
+import {defaultSeccomp, parseSeccomp} from './seccomp.ts';
 import {
   CAPABILITIES,
   checkWorkingDirectory,
   createSpec,
   type Device,
   type HostFacts,
+  hasHostDevices,
   isBind,
   type MountSpec,
   type Spec,
   type SpecOptions,
 } from './spec.ts';
-import {imageUser, requestedUser} from './user.ts';
+import {groupID, imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {
   readonly cgroupsPath: string;
   readonly image: ExecConfig;
+  /** Of the image, in Go's words. Default: this machine's. */
+  readonly architecture?: string;
   readonly options: SpecOptions & {
     /** Overrides the image's USER. */
     readonly user?: string;
     /** Host paths; later files override earlier ones, `env` overrides all. */
     readonly envFiles?: readonly string[];
+    /** Host paths of devices, or of directories with devices. */
+    readonly devices?: readonly string[];
+    /** Further groups, by name or number. */
+    readonly groupAdd?: readonly string[];
+    readonly init?: boolean;
+    /** `unconfined`, or a host path; default: berth's profile. */
+    readonly seccomp?: string;
   };
   /** Cancels the wait for an environment file that is a FIFO. */
   readonly signal?: AbortSignal;
@@ -54,13 +68,29 @@ function hostDevices(directory: string): readonly Device[] {
     if (entry.isDirectory()) return NO_DEVICES.includes(entry.name) ? [] : hostDevices(path);
     if (entry.name === 'console' || !(entry.isCharacterDevice() || entry.isBlockDevice())) return [];
     const stats = lstatSync(path, {bigint: true, throwIfNoEntry: false});
-    if (stats === undefined) return [];
-    // dev_t as encoded by makedev(3) of glibc and musl.
-    const major = Number(((stats.rdev >> 32n) & 0xfffff000n) | ((stats.rdev >> 8n) & 0xfffn));
-    const minor = Number(((stats.rdev >> 12n) & 0xffffff00n) | (stats.rdev & 0xffn));
-    const type = entry.isBlockDevice() ? 'b' : 'c';
-    return [{path, type, major, minor, fileMode: Number(stats.mode & 0o7777n), uid: Number(stats.uid), gid: Number(stats.gid)}];
+    return stats === undefined ? [] : [deviceAt(path, stats)];
   });
+}
+
+function deviceAt(path: string, stats: BigIntStats): Device {
+  // dev_t as encoded by makedev(3) of glibc and musl.
+  const major = Number(((stats.rdev >> 32n) & 0xfffff000n) | ((stats.rdev >> 8n) & 0xfffn));
+  const minor = Number(((stats.rdev >> 12n) & 0xffffff00n) | (stats.rdev & 0xffn));
+  const type = stats.isBlockDevice() ? 'b' : 'c';
+  return {path, type, major, minor, fileMode: Number(stats.mode & 0o7777n), uid: Number(stats.uid), gid: Number(stats.gid)};
+}
+
+/** The device at a path, or the devices in a directory. @throws not_found @throws invalid_argument neither of both */
+function requestedDevices(path: string): readonly Device[] {
+  const what = `device ${JSON.stringify(path)}`;
+  try {
+    const stats = statSync(path, {bigint: true});
+    if (stats.isDirectory()) return hostDevices(path);
+    if (stats.isCharacterDevice() || stats.isBlockDevice()) return [deviceAt(path, stats)];
+  } catch (err) {
+    throw fromErrno(err, what);
+  }
+  throw new ErrdefsError('invalid_argument', `${what} is no device`);
 }
 
 /** Effective capabilities of this process; see proc_pid_status(5). */
@@ -69,12 +99,14 @@ function ownCapabilities(): readonly string[] {
   return CAPABILITIES.filter((_, bit) => (mask >> BigInt(bit)) & 1n);
 }
 
-function readHostFacts({privileged = false, netHost = false, capAdd = []}: SpecOptions): HostFacts {
+function readHostFacts(options: SpecRequest['options']): HostFacts {
+  const {privileged = false, netHost = false, capAdd = [], devices = []} = options;
   return {
     hostname: hostname(),
     files: netHost ? ['/etc/hosts', '/etc/resolv.conf'].filter((file) => existsSync(file)) : [],
     capabilities: privileged || capAdd.includes('ALL') ? ownCapabilities() : [],
-    devices: privileged ? hostDevices('/dev') : [],
+    devices: hasHostDevices(options) ? hostDevices('/dev') : [],
+    requestedDevices: devices.flatMap((path) => requestedDevices(resolve(path))),
   };
 }
 
@@ -132,6 +164,35 @@ async function readEnvFile(path: string, signal?: AbortSignal): Promise<readonly
 const withAbsoluteSource = (mount: MountSpec): MountSpec =>
   isBind(mount) && mount.source !== '' ? {...mount, source: resolve(mount.source)} : mount;
 
+/** Where a container has tini: in a file system of its own, so that the image's stays as it is. */
+const INIT = '/dev/init';
+
+/** A mount of tini. The static one runs in images that have no C library. @throws unavailable it is not installed */
+function initMount(): MountSpec {
+  const program = ['tini-static', 'tini'].map((name) => findProgram(name)).find((path) => path !== undefined);
+  if (program === undefined) throw new ErrdefsError('unavailable', '--init: tini is not installed', {hint: 'install the package tini'});
+  return {destination: INIT, type: 'bind', source: program, options: ['bind', 'ro']};
+}
+
+/** Whether the kernel filters system calls; see seccomp(2). */
+const hasSeccomp = (): boolean => existsSync('/proc/sys/kernel/seccomp/actions_avail');
+
+/** @throws not_found, invalid_argument the file of a profile */
+async function seccompOf(
+  {linux, process}: Spec,
+  {options, architecture = hostPlatform().architecture, signal}: SpecRequest,
+): Promise<Spec['linux']['seccomp']> {
+  const {seccomp, privileged = false} = options;
+  if (seccomp === 'unconfined' || (seccomp === undefined && (privileged || !hasSeccomp()))) return linux.seccomp;
+  const capabilities = process.capabilities.bounding;
+  if (seccomp === undefined || seccomp === '') return defaultSeccomp(capabilities, architecture);
+  const what = `seccomp profile ${JSON.stringify(seccomp)}`;
+  const text = await readWhole(seccomp, signal).catch((err: unknown) => {
+    throw fromErrno(err, what);
+  });
+  return parseSeccomp(text, what, {capabilities, architecture: hostPlatform().architecture, kernel: release()});
+}
+
 /** Checks bind mounts here, since the runtime's error has no class. */
 function checkSources(spec: Spec): void {
   for (const {source} of spec.mounts.filter(isBind)) {
@@ -150,20 +211,31 @@ function checkSources(spec: Spec): void {
  * command that cannot be executed (126), and the errors of `imageUser`.
  *
  * @throws invalid_argument an invalid option, or no command
- * @throws not_found an environment file, or the source of a bind mount
+ * @throws not_found an environment file, a device, a profile, or the source of a bind mount
+ * @throws unavailable `init` without tini
  * @throws canceled `signal` was aborted
  */
-export async function resolveSpec({cgroupsPath, image, options, signal}: SpecRequest): Promise<(rootfs: RootReader) => Spec> {
+export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootReader) => Spec> {
+  const {cgroupsPath, image, options, signal} = request;
   const envFile: string[] = [];
   const mounts = options.mounts?.map(withAbsoluteSource);
   for (const path of options.envFiles ?? []) envFile.push(...(await readEnvFile(path, signal)));
   const root = {uid: 0, gid: 0, additionalGids: [0]};
-  const given = mounts === undefined ? options : {...options, mounts};
-  const draft = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
+  const volumes = options.volumes?.map((volume) => ({...volume, source: resolve(volume.source)}));
+  const given = {
+    ...options,
+    mounts: [...(mounts ?? []), ...(options.init === true ? [initMount()] : [])],
+    ...(volumes === undefined ? {} : {volumes}),
+  };
+  const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
+  const seccomp = await seccompOf(plain, request);
+  const draft = seccomp === undefined ? plain : {...plain, linux: {...plain.linux, seccomp}};
   checkSources(draft);
   return (rootfs) => {
-    const user =
+    const found =
       options.user === undefined || options.user === '' ? imageUser(rootfs, image.User ?? '') : requestedUser(rootfs, options.user);
+    const more = (options.groupAdd ?? []).map((group) => groupID(rootfs, group));
+    const user = more.length === 0 ? found : {...found, additionalGids: [...new Set([...found.additionalGids, ...more])]};
     const spec = {...draft, process: {...draft.process, user}};
     const points = mountPoints(rootfs, spec);
     try {
@@ -174,6 +246,7 @@ export async function resolveSpec({cgroupsPath, image, options, signal}: SpecReq
       if (code === 'EXDEV') checkWorkingDirectory(path);
     }
     checkCommand(rootfs, spec, points);
-    return spec;
+    if (options.init !== true) return spec;
+    return {...spec, process: {...spec.process, args: [INIT, '--', ...spec.process.args]}};
   };
 }

@@ -9,6 +9,7 @@ import {Buffer} from 'node:buffer';
 import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
+import type {SeccompFilter} from './seccomp.ts';
 import type {User} from './user.ts';
 
 /** A mount of a container, as in the OCI runtime specification. */
@@ -17,6 +18,28 @@ export interface MountSpec {
   readonly type: string;
   readonly source: string;
   readonly options: readonly string[];
+}
+
+/** A host directory or file in the container. */
+export interface Volume {
+  readonly source: string;
+  readonly destination: string;
+  /** Such as `ro`, `rslave`. */
+  readonly options?: readonly string[];
+}
+
+/** An existing namespace; `type` as in the OCI runtime specification. */
+export interface Namespace {
+  readonly type: string;
+  readonly path: string;
+}
+
+/** A limit of setrlimit(2). */
+export interface Rlimit {
+  /** Such as `RLIMIT_NOFILE`. */
+  readonly type: string;
+  readonly soft: number;
+  readonly hard: number;
 }
 
 export interface DeviceRule {
@@ -37,6 +60,16 @@ export interface Device {
   readonly gid: number;
 }
 
+export interface CPULimits {
+  readonly shares?: number;
+  /** Microseconds. */
+  readonly quota?: number;
+  /** Microseconds. */
+  readonly period?: number;
+  readonly cpus?: string;
+  readonly mems?: string;
+}
+
 export interface Spec {
   readonly ociVersion: string;
   readonly process: {
@@ -49,8 +82,9 @@ export interface Spec {
     readonly cwd: string;
     /** No inheritable and no ambient set: they would survive into programs of other users (CVE-2022-24769). */
     readonly capabilities: Readonly<Record<'bounding' | 'effective' | 'permitted', readonly string[]>>;
-    readonly rlimits: readonly {readonly type: string; readonly hard: number; readonly soft: number}[];
+    readonly rlimits: readonly Rlimit[];
     readonly noNewPrivileges: boolean;
+    readonly apparmorProfile?: string;
   };
   readonly root: {readonly path: string; readonly readonly?: boolean};
   readonly hostname?: string;
@@ -58,15 +92,17 @@ export interface Spec {
   readonly annotations?: Readonly<Record<string, string>>;
   readonly linux: {
     readonly cgroupsPath: string;
-    readonly namespaces: readonly {readonly type: string}[];
+    readonly namespaces: readonly {readonly type: string; readonly path?: string}[];
+    readonly rootfsPropagation?: string;
+    readonly sysctl?: Readonly<Record<string, string>>;
     readonly devices?: readonly Device[];
     readonly resources: {
       readonly devices: readonly DeviceRule[];
       readonly memory?: {readonly limit: number};
-      readonly cpu?: {readonly quota: number; readonly period: number};
+      readonly cpu?: CPULimits;
+      readonly pids?: {readonly limit: number};
     };
-    /** A profile of its own is a later option; as in containerd there is none by default. */
-    readonly seccomp?: unknown;
+    readonly seccomp?: SeccompFilter;
     readonly maskedPaths?: readonly string[];
     readonly readonlyPaths?: readonly string[];
   };
@@ -98,6 +134,23 @@ export interface SpecOptions {
   readonly memoryLimit?: number;
   /** 0 is no limit. */
   readonly cpus?: number;
+  readonly allowNewPrivileges?: boolean;
+  readonly apparmorProfile?: string;
+  readonly cgroup?: string;
+  readonly cpuQuota?: number;
+  readonly cpuPeriod?: number;
+  readonly cpuShares?: number;
+  readonly cpusetCpus?: string;
+  readonly cpusetMems?: string;
+  readonly joinNamespaces?: readonly Namespace[];
+  readonly pidsLimit?: number;
+  readonly privilegedWithoutHostDevices?: boolean;
+  readonly rlimits?: readonly Rlimit[];
+  readonly rootfsPropagation?: string;
+  readonly shmSize?: number;
+  readonly sysctls?: Readonly<Record<string, string>>;
+  /** Sources are absolute paths. */
+  readonly volumes?: readonly Volume[];
 }
 
 /** Facts of the host that the options need. */
@@ -107,7 +160,10 @@ export interface HostFacts {
   readonly files: readonly string[];
   /** Effective capabilities of this process. */
   readonly capabilities: readonly string[];
+  /** All of /dev, for a privileged container. */
   readonly devices: readonly Device[];
+  /** Those of `options.devices`. */
+  readonly requestedDevices?: readonly Device[];
 }
 
 export interface SpecInput {
@@ -214,8 +270,12 @@ function capabilities(options: SpecOptions, host: HostFacts): readonly string[] 
   const drop = options.capDrop ?? [];
   for (const name of [...add, ...drop]) {
     if (name === 'ALL' || CAPABILITIES.includes(name)) continue;
-    throw invalid(
-      name.startsWith('CAP_') ? `capability ${JSON.stringify(name)} is not known` : "capabilities must be specified with 'CAP_' prefix",
+    if (name.startsWith('CAP_')) throw invalid(`capability ${JSON.stringify(name)} is not known`);
+    const meant = `CAP_${name.toUpperCase()}`;
+    throw new ErrdefsError(
+      'invalid_argument',
+      "capabilities must be specified with 'CAP_' prefix",
+      CAPABILITIES.includes(meant) ? {hint: `write ${meant}`} : {},
     );
   }
   const everything = options.privileged === true || add.includes('ALL');
@@ -261,10 +321,34 @@ function userMount(mount: MountSpec): MountSpec {
   return {...mount, destination: posix.resolve('/', mount.destination), options: implied ? ['rbind', ...mount.options] : mount.options};
 }
 
+const PROPAGATION = ['private', 'slave', 'shared', 'unbindable'].flatMap((name) => [name, `r${name}`]);
+const VOLUME_OPTIONS = ['ro', 'rw', 'bind', 'rbind', 'nosuid', 'nodev', 'noexec', ...PROPAGATION];
+
+/** A bind mount; recursive, and private as docker's, unless its options say otherwise. */
+function volumeMount({source, destination, options = []}: Volume): MountSpec {
+  const odd = options.find((option) => !VOLUME_OPTIONS.includes(option));
+  if (odd !== undefined)
+    throw new ErrdefsError('invalid_argument', `volume ${JSON.stringify(destination)}: unknown option ${JSON.stringify(odd)}`, {
+      hint: `options are ${VOLUME_OPTIONS.join(', ')}`,
+    });
+  const bind = options.includes('bind') || options.includes('rbind') ? [] : ['rbind'];
+  const propagation = options.some((option) => PROPAGATION.includes(option)) ? [] : ['rprivate'];
+  return {type: 'bind', source, destination, options: [...bind, ...options, ...propagation]};
+}
+
+function withShmSize(bytes: number | undefined): readonly MountSpec[] {
+  if (bytes === undefined) return DEFAULT_MOUNTS;
+  return DEFAULT_MOUNTS.map((mount) =>
+    mount.destination === '/dev/shm'
+      ? {...mount, options: mount.options.map((option) => (option.startsWith('size=') ? `size=${bytes}` : option))}
+      : mount,
+  );
+}
+
 function mounts(options: SpecOptions, host: HostFacts): readonly MountSpec[] {
-  const own = (options.mounts ?? []).map(userMount);
+  const own = [...(options.mounts ?? []), ...(options.volumes ?? []).map(volumeMount)].map(userMount);
   const taken = new Set(own.map((mount) => mount.destination));
-  const defaults = DEFAULT_MOUNTS.map((mount) =>
+  const defaults = withShmSize(options.shmSize).map((mount) =>
     options.privileged === true && mount.type === 'sysfs'
       ? {...mount, options: mount.options.map((option) => (option === 'ro' ? 'rw' : option))}
       : mount,
@@ -274,19 +358,85 @@ function mounts(options: SpecOptions, host: HostFacts): readonly MountSpec[] {
   return [...defaults.filter((m) => !taken.has(m.destination)), ...own, ...net.filter((m) => !taken.has(m.destination))];
 }
 
-function resources(options: SpecOptions): Spec['linux']['resources'] {
-  const {memoryLimit = 0, cpus = 0, privileged = false} = options;
-  if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
+function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpusetMems}: SpecOptions): CPULimits | undefined {
   // The kernel's smallest quota is 1 ms.
   if (!Number.isFinite(cpus) || (cpus !== 0 && cpus < 0.01)) throw invalid(`cpus ${cpus} must be at least 0.01`);
+  if (cpus !== 0 && (cpuQuota !== undefined || cpuPeriod !== undefined)) throw invalid('cpus and quota/period should be used separately');
+  const limits: CPULimits = {
+    ...(cpuShares === undefined ? {} : {shares: cpuShares}),
+    ...(cpus === 0 ? {} : {quota: Math.trunc(cpus * 100_000), period: 100_000}),
+    ...(cpuQuota === undefined ? {} : {quota: cpuQuota}),
+    ...(cpuPeriod === undefined ? {} : {period: cpuPeriod}),
+    ...(cpusetCpus === undefined ? {} : {cpus: cpusetCpus}),
+    ...(cpusetMems === undefined ? {} : {mems: cpusetMems}),
+  };
+  return Object.keys(limits).length === 0 ? undefined : limits;
+}
+
+function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Spec['linux']['resources'] {
+  const {memoryLimit = 0, pidsLimit} = options;
+  if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
   const rules = DEFAULT_DEVICES.map(
     ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
   );
+  const requested = requestedDevices.map(({type, major, minor}): DeviceRule => ({allow: true, type, major, minor, access: 'rwm'}));
+  const cpu = cpuLimits(options);
   return {
-    devices: privileged ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules],
+    devices: [...(hasHostDevices(options) ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules]), ...requested],
     ...(memoryLimit === 0 ? {} : {memory: {limit: memoryLimit}}),
-    ...(cpus === 0 ? {} : {cpu: {quota: Math.trunc(cpus * 100_000), period: 100_000}}),
+    ...(cpu === undefined ? {} : {cpu}),
+    ...(pidsLimit === undefined ? {} : {pids: {limit: pidsLimit}}),
   };
+}
+
+/** Whether a container gets all devices of the host. */
+export const hasHostDevices = ({privileged = false, privilegedWithoutHostDevices = false}: SpecOptions): boolean => {
+  if (privilegedWithoutHostDevices && !privileged)
+    throw invalid("flag '--privileged-without-host-devices' can only be used with '--privileged'");
+  return privileged && !privilegedWithoutHostDevices;
+};
+
+const NAMESPACES = ['pid', 'network', 'uts', 'mount', 'user', 'ipc', 'cgroup'];
+
+function namespaces({netHost = false, joinNamespaces = []}: SpecOptions): Spec['linux']['namespaces'] {
+  const odd = joinNamespaces.find(({type, path}) => !NAMESPACES.includes(type) || !posix.isAbsolute(path));
+  if (odd !== undefined)
+    throw new ErrdefsError('invalid_argument', `namespace ${JSON.stringify(`${odd.type}:${odd.path}`)}`, {
+      hint: `write it as TYPE:PATH, with an absolute path and a type of ${NAMESPACES.join(', ')}`,
+    });
+  const own = ['pid', 'ipc', 'uts', 'mount', 'network'].filter((type) => type !== 'network' || !netHost);
+  const joined = new Map(joinNamespaces.map((namespace) => [namespace.type, namespace]));
+  const others = [...joined.keys()].filter((type) => !own.includes(type));
+  return [...own, ...others].map((type) => joined.get(type) ?? {type});
+}
+
+const RLIMITS = 'AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK'
+  .split(' ')
+  .map((name) => `RLIMIT_${name}`);
+
+function rlimits(requested: readonly Rlimit[] = []): readonly Rlimit[] {
+  const limits = new Map([{type: 'RLIMIT_NOFILE', hard: 1024, soft: 1024}, ...requested].map((limit) => [limit.type, limit]));
+  for (const {type, soft, hard} of limits.values()) {
+    if (!RLIMITS.includes(type)) throw invalid(`resource limit ${JSON.stringify(type)} is not known`);
+    if (soft > hard) throw invalid(`resource limit ${type}: the soft limit ${soft} is above the hard one, ${hard}`);
+  }
+  return [...limits.values()];
+}
+
+function cgroupOf(given: string | undefined, own: string): string {
+  if (given === undefined || given === '') return given ?? own;
+  if (!posix.isAbsolute(given) || posix.normalize(given) !== given)
+    throw invalid(`control group ${JSON.stringify(given)} must be an absolute path without "." and ".."`);
+  return given;
+}
+
+function propagation(name: string | undefined): {rootfsPropagation?: string} {
+  if (name === undefined || name === '') return {};
+  if (!PROPAGATION.includes(name))
+    throw new ErrdefsError('invalid_argument', `rootfs propagation ${JSON.stringify(name)}`, {
+      hint: `it is one of ${PROPAGATION.join(', ')}`,
+    });
+  return {rootfsPropagation: name};
 }
 
 /**
@@ -314,7 +464,8 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
     throw invalid(`hostname ${JSON.stringify(options.hostname)} is longer than 64 bytes`);
   const granted = capabilities(options, host);
   const annotations = {...options.annotations, ...options.labels};
-  const namespaces = ['pid', 'ipc', 'uts', 'mount', 'network'].filter((type) => type !== 'network' || options.netHost !== true);
+  const {apparmorProfile, sysctls = {}} = options;
+  const devices = [...(hasHostDevices(options) ? host.devices : []), ...(host.requestedDevices ?? [])];
 
   return {
     ociVersion: '1.1.0',
@@ -325,18 +476,21 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
       env: [...env, ...term],
       cwd,
       capabilities: {bounding: granted, effective: granted, permitted: granted},
-      rlimits: [{type: 'RLIMIT_NOFILE', hard: 1024, soft: 1024}],
-      noNewPrivileges: true,
+      rlimits: rlimits(options.rlimits),
+      noNewPrivileges: options.allowNewPrivileges !== true,
+      ...(apparmorProfile === undefined ? {} : {apparmorProfile}),
     },
     root: {path: 'rootfs', ...(options.readOnly === true ? {readonly: true} : {})},
     ...(options.hostname === undefined || options.hostname === '' ? {} : {hostname: options.hostname}),
     mounts: mounts(options, host),
     ...(Object.keys(annotations).length === 0 ? {} : {annotations}),
     linux: {
-      cgroupsPath,
-      namespaces: namespaces.map((type) => ({type})),
-      ...(options.privileged === true ? {devices: host.devices} : {}),
-      resources: resources(options),
+      cgroupsPath: cgroupOf(options.cgroup, cgroupsPath),
+      namespaces: namespaces(options),
+      ...propagation(options.rootfsPropagation),
+      ...(Object.keys(sysctls).length === 0 ? {} : {sysctl: sysctls}),
+      ...(options.privileged === true || devices.length > 0 ? {devices} : {}),
+      resources: resources(options, host),
       ...(options.privileged === true ? {} : {maskedPaths: MASKED_PATHS, readonlyPaths: READONLY_PATHS}),
     },
   };

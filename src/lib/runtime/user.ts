@@ -92,6 +92,9 @@ function numericID(text: string, value: string, kind: 'uid' | 'gid'): number | u
   return id;
 }
 
+/** A group by name or number. @throws not_found @throws invalid_argument beyond 2147483647 */
+export const groupID = (files: UserFiles, value: string): number => numericID(value, value, 'gid') ?? groupByName(files, value).gid;
+
 function parseUser(files: UserFiles, value: string): {readonly uid: number; readonly gid: number} {
   const [userPart = '', groupPart, ...more] = value.split(':');
   if (more.length > 0) throw new ErrdefsError('invalid_argument', `invalid USER value ${JSON.stringify(value)}`);

@@ -2,6 +2,7 @@
 import type {MountSpec} from '../../runtime/spec.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
+import type {ContainerSettings} from './container-settings.ts';
 
 export type {MountSpec};
 
@@ -9,7 +10,7 @@ export type {MountSpec};
 export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
 
 /** Options of `run`; they override the image's config. */
-export interface RunOptions {
+export interface RunOptions extends ContainerSettings {
   /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
   readonly args?: readonly string[];
   /** Replaces Entrypoint, as docker does; `args` follow it. */

@@ -23,6 +23,7 @@ export type {
 } from '../../store/records.ts';
 export type * from './build.ts';
 export type * from './common.ts';
+export type * from './container-settings.ts';
 export type * from './containers.ts';
 export type * from './content.ts';
 export type * from './fsck.ts';
