@@ -179,9 +179,9 @@ async function exists(
   const response = await at.head(what, at.url(path), isBlob ? '*/*' : `${mediaType}, */*`, signal);
   if (response === undefined) return false;
   if (single(response.headers['docker-content-digest']) === digest) return true;
-  // A tag may name another manifest. By digest the size tells it from a page that something else has answered with.
-  const length = contentLength(response);
-  return isBlob ? !length || length === size : tag === undefined && length === size;
+  // A tag may name another manifest. By digest the size tells it from a page that something else has answered with; an answer that tells
+  // neither says nothing of what is there.
+  return (isBlob || tag === undefined) && contentLength(response) === size;
 }
 
 /** Whether the repository has a blob; false, too, when the registry refuses to tell, as it may one who may only push. */

@@ -274,6 +274,22 @@ describe('a push', {concurrency: 4}, () => {
     for (const one of [ns, other]) assert.deepEqual(await sources(one, registry), new Set(['base/app,many/app']));
   });
 
+  it('goes on with what was removed meanwhile, and leaves no lease', async (t) => {
+    const {client, ns, ref, index} = await made(t);
+    const target = await startFakeRegistry(t);
+    let go = (): void => {};
+    target.fault({method: 'PUT', path: /uploads/, times: 1, until: new Promise<void>((resolve) => (go = resolve))});
+    const pushing = ns.push(`${target.host}/team/app:v1`, {from: ref, maxConcurrentUploads: 1});
+    pushing.catch(() => {}); // awaited below
+    while ((await ns.leases.list()).length === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+    await ns.images.delete(ref);
+    await client.gc();
+    go();
+    assert.equal((await pushing).objects.uploaded, 9);
+    assert.equal(digestOf(target.manifestIn('team/app', 'v1')!), index.digest);
+    assert.deepEqual([await ns.leases.list(), await ns.content.list()], [[], []]);
+  });
+
   it('keeps a label that would become too long as it is', async (t) => {
     const {ns, ref, registry} = await made(t);
     const long = Array.from({length: 42}, (_, i) => `r${i}/${'x'.repeat(90)}`).join(',');
@@ -300,6 +316,9 @@ describe('one object', () => {
     assert.equal((await ns.content.push(`${repository}:v3`, digest)).status, 'exists');
     assert.equal(digestOf(registry.manifestIn('team/app', 'v3')!), digest);
     await assert.rejects(ns.content.push(repository, `sha256:${'2'.repeat(64)}`), is('not_found'));
+    for (const named of [digest, layers[0]![0]!.digest])
+      await assert.rejects(ns.content.push(`${repository}@${named}`, manifests[1]!.digest), is('invalid_argument'));
+    assert.equal((await ns.content.push(`${repository}@${digest}`, digest)).status, 'exists');
     // The registry refuses a manifest whose blobs it has not.
     await assert.rejects(ns.content.push(repository, manifests[1]!.digest), (err: Failure) => /MANIFEST_BLOB_UNKNOWN/.test(err.message));
   });

@@ -294,6 +294,36 @@ describe('pull', () => {
   });
 });
 
+describe('a valid signature', () => {
+  const other = newSigner();
+  for (const form of ['simple', 'bundle'] as const)
+    it(`of the form ${form} counts whatever else in the repository is broken`, async (t) => {
+      const w = await world(t);
+      const {registry, image} = w;
+      const keys = {...PULL, verifyKeys: [SIGNER.publicPEM]};
+      const hex = (bytes: Uint8Array): RegExp => new RegExp(digestOf(Buffer.from(bytes)).slice(7));
+      const wrong = Buffer.from(JSON.stringify(payloadFor(image.digest, 'elsewhere.example/app')));
+      const envelope = Buffer.from(JSON.stringify(envelopeFor(other, image.digest)));
+      if (form === 'simple') {
+        publishSimple(registry, 'app', image, SIGNER);
+        publishBundle(registry, 'app', image, envelopeFor(other, image.digest));
+      } else {
+        publishSimple(registry, 'app', image, other, payloadFor(image.digest, 'elsewhere.example/app'));
+        publishBundle(registry, 'app', image, envelopeFor(SIGNER, image.digest));
+      }
+      const broken =
+        form === 'simple' ? [hex(envelope), new RegExp(`manifests/${image.digest.replace(':', '-')}$`)] : [hex(wrong), /\.sig$/];
+      for (const path of broken)
+        for (const fault of [{status: 404}, {status: 403}, {body: (right: Buffer) => Buffer.from(right.map((byte) => byte ^ 1))}]) {
+          registry.fault({path, ...fault});
+          await w.namespace.pull(w.ref, {...keys, connectTimeoutMs: 5000});
+          await assert.rejects(w.namespace.pull(w.ref, {...keys, verifyKeys: [newSigner().publicPEM]}), refused);
+          registry.clear();
+          await w.namespace.images.delete(w.ref);
+        }
+    });
+});
+
 /** Everything that gives an image a name, or makes a container of one. */
 const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unknown>>> = {
   pull: ({namespace, ref}) => namespace.pull(ref, PULL),
@@ -426,6 +456,52 @@ describe('a namespace that demands signatures', () => {
     assert.deepEqual(Object.keys((await client.namespaces.label('x', {'berth/verify-key': '', 'berth/require-signature': ''})).labels), [
       'mine',
     ]);
+  });
+
+  it('runs what was signed, and not what somebody has put under the names of its layers', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc')) return;
+    const w = await world(t);
+    const image = publishImage(w.registry, 'app', [LAYER, tar(file('b', 'more')), tar(file('c', 'most'))]);
+    publishSimple(w.registry, 'app', image, SIGNER);
+    await demand(w, SIGNER);
+    const {namespace, ref} = w;
+    const snapshots = namespace.snapshots('native');
+    await namespace.pull(ref, {snapshotter: 'native'});
+    const start = () => namespace.run(ref, 'c1', {rm: true, args: ['/none'], snapshotter: 'native', stdio: ['ignore', 'ignore', 'ignore']});
+    const chain: string[] = [];
+    const all = await snapshots.list();
+    for (let parent: string | undefined; chain.length < all.length; ) {
+      parent = all.find((one) => one.parent === parent)!.key;
+      chain.push(parent);
+    }
+    assert.equal(chain.length, 3);
+    const remove = async (from: number): Promise<void> => {
+      for (const key of chain.slice(0, from)) await snapshots.label(key, {'containerd.io/gc.root': 'mine'});
+      await snapshots.delete(chain[2]!);
+      // What only that has kept is collected with it.
+      for (const key of chain.slice(from, 2).reverse())
+        await snapshots.delete(key).catch((err: unknown) => assert.ok(hasCode(err, 'not_found')));
+    };
+    for (const from of chain.keys())
+      for (const kind of ['committed', 'active', 'view'] as const) {
+        if (kind !== 'committed' && from < chain.length - 1) continue;
+        await remove(from);
+        for (const [i, key] of chain.entries()) {
+          if (i < from) continue;
+          const parent = i === 0 ? [] : [chain[i - 1]!];
+          if (kind === 'view') await snapshots.view(key, ...parent);
+          else await snapshots.prepare(kind === 'active' ? key : 'mine', ...parent);
+          if (kind === 'committed') await snapshots.commit(key, 'mine');
+        }
+        const before = await snapshots.list();
+        for (const action of [start, () => snapshots.unpack(image.digest), () => namespace.pull(ref, {snapshotter: 'native'})])
+          await assert.rejects(action, (err: Error) => refused(err) && /has the name of a layer/.test(err.message), `${kind} from ${from}`);
+        assert.deepEqual(await snapshots.list(), before, 'nothing of the user is removed');
+        await remove(from);
+        await snapshots.unpack(image.digest);
+        await assert.rejects(start, (err: Error) => /\/none/.test(err.message), 'the image itself');
+        assert.deepEqual(checkStore(w.client.root), []);
+      }
   });
 
   it('refuses what was being made when it began to demand them', async (t) => {

@@ -113,6 +113,32 @@ describe('a pusher', () => {
       assert.ok(registry.blobIn('team/app', desc.digest)?.equals(bytes));
     });
 
+  it('takes an answer for the blob only where its digest or its length says so', async (t) => {
+    for (const [digest, length, counts] of [
+      ['right', 'right', true],
+      ['right', null, true],
+      [null, 'right', true],
+      [null, null, false],
+      [null, '0', false],
+      [null, '17', false],
+      ['wrong', null, false],
+      ['no digest', null, false],
+    ] as const) {
+      const {registry, desc, bytes, pusher} = await setup(t);
+      registry.fault({
+        method: 'HEAD',
+        status: 200,
+        body: () => Buffer.alloc(0),
+        headers: {
+          'docker-content-digest': digest === 'right' ? desc.digest : digest === 'wrong' ? digestOf(Buffer.from('another')) : digest,
+          'content-length': length === 'right' ? String(bytes.length) : length,
+        },
+      });
+      assert.equal(await pusher.exists(desc), counts, `${digest}, ${length}`);
+      assert.equal(await pusher.blob(desc, source(bytes).open), counts ? 'exists' : 'uploaded');
+    }
+  });
+
   it('asks first where the blob is expected, and mounts nothing then', async (t) => {
     const {registry, desc, bytes, pusher} = await setup(t);
     registry.addBlobTo('team/app', bytes);

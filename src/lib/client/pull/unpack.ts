@@ -4,11 +4,13 @@ import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {collect, isLeaseOwnerAlive, LEASE_OWNER} from '../../store/gc.ts';
+import {isOwnLayer} from '../../store/layer-store.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import type {SnapshotRecord} from '../../store/records.ts';
 import {snapshotChain} from '../../store/snapshots.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
-import type {NamespaceTransaction} from '../../store/transaction-types.ts';
+import type {NamespaceTransaction, RecordSet, StoreView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {layerCandidates} from './layer-lookup.ts';
 import type {Plan, PlannedImage} from './plan.ts';
@@ -90,7 +92,12 @@ export async function releaseLeases(store: Store, namespace: string, purpose: st
     .catch(() => {});
 }
 
-/** Writes the snapshot records of images whose layers are present: one for each chain ID, on its parent. */
+/**
+ * Writes the snapshot records of images whose layers are present: one for each chain ID, on its parent.
+ *
+ * @throws aborted a layer was removed meanwhile
+ * @throws failed_precondition a snapshot of the user's own has the name of a chain ID
+ */
 export function recordSnapshots(
   store: Store,
   ns: NamespaceTransaction,
@@ -107,7 +114,15 @@ export function recordSnapshots(
       if (layer === undefined || !store.layers.isUsable(layer))
         throw new ErrdefsError('aborted', `layer ${chainID} was removed meanwhile`, {hint: 'pull again'});
       const before = records.find(chainID);
-      if (before?.layer !== layer)
+      if (before !== undefined && (before.kind !== 'committed' || before.layer === undefined || isOwnLayer(before.layer)))
+        throw new ErrdefsError(
+          'failed_precondition',
+          `snapshot ${JSON.stringify(chainID)} has the name of a layer, and is not unpacked from it`,
+          {
+            hint: `remove it: ctr -n ${ns.name} snapshots rm --snapshotter ${snapshotter.name} ${chainID}`,
+          },
+        );
+      if (before?.layer !== layer || before.parent !== parent)
         records.put({
           snapshotter: snapshotter.name,
           key: chainID,
@@ -124,7 +139,7 @@ export function recordSnapshots(
 }
 
 /**
- * Whether a namespace has the snapshot of a chain ID, and every layer of it is present and trusted.
+ * Whether a namespace has the snapshot of a chain ID, unpacked from its layers, and every layer of it is present and trusted.
  *
  * @param options.durable trusted after a power loss, too
  */
@@ -133,19 +148,37 @@ export function isUnpacked(
   namespace: string,
   snapshotter: string,
   chainID: Digest,
+  options: {readonly durable?: boolean} = {},
+): boolean {
+  return store.view((tx) => isUnpackedIn(store, tx.namespace(namespace).snapshots(snapshotter), chainID, options));
+}
+
+function isUnpackedIn(
+  store: Store,
+  records: RecordSet<SnapshotRecord>,
+  chainID: Digest,
   {durable = false}: {readonly durable?: boolean} = {},
 ): boolean {
-  const isThere = (layer: string): boolean => store.layers.isUsable(layer) && (!durable || store.layers.info(layer)?.durable === true);
-  return store.view((tx) => {
-    const records = tx.namespace(namespace).snapshots(snapshotter);
-    if (records.find(chainID) === undefined) return false;
-    try {
-      return snapshotChain(records, chainID).every(({layer}) => layer !== undefined && isThere(layer));
-    } catch (err) {
-      if (!hasCode(err, 'data_loss')) throw err;
-      return false; // a parent is missing: unpacking creates it again
-    }
-  });
+  // Under the name of a chain ID, users may have committed snapshots of their own: these show anything.
+  const isThere = (layer: string): boolean =>
+    !isOwnLayer(layer) && store.layers.isUsable(layer) && (!durable || store.layers.info(layer)?.durable === true);
+  if (records.find(chainID) === undefined) return false;
+  try {
+    return snapshotChain(records, chainID).every(({kind, layer}) => kind === 'committed' && layer !== undefined && isThere(layer));
+  } catch (err) {
+    if (!hasCode(err, 'data_loss')) throw err;
+    return false; // a parent is missing: unpacking creates it again
+  }
+}
+
+/**
+ * For the transaction that makes a container of an image: its snapshot is still what `ensureUnpacked` found or made.
+ *
+ * @throws aborted it was replaced meanwhile
+ */
+export function assertUnpacked({store}: Context, tx: StoreView, namespace: string, snapshotter: string, chainID: Digest | undefined): void {
+  if (chainID !== undefined && !isUnpackedIn(store, tx.namespace(namespace).snapshots(snapshotter), chainID))
+    throw new ErrdefsError('aborted', `snapshot ${JSON.stringify(chainID)} was replaced meanwhile`, {hint: 'run it again'});
 }
 
 /**

@@ -25,6 +25,8 @@ export async function pushObject(
   const {store} = context;
   const digest = parseDigest(object);
   const ref = parseReference(text);
+  if (ref.digest !== undefined && ref.digest !== digest)
+    throw new ErrdefsError('invalid_argument', `the object is ${digest}, not what the reference ${JSON.stringify(text)} says`);
   const record = store.view((tx) => tx.namespace(namespace).content.find(digest));
   if (record === undefined || !store.blobs.has(record))
     throw notFoundIn(store, namespace, 'content', digest, (ns) => ns.content.find(digest) !== undefined);

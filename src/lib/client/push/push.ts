@@ -9,6 +9,7 @@ import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {allSources, sourcesOf, withSource} from '../pull/distribution-source.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
+import {leaseContent, releaseLeases} from '../pull/unpack.ts';
 import type {ProgressEvent, PushOptions, PushResult} from '../types/index.ts';
 import {blobBytes} from './blob-bytes.ts';
 import {documentType, typeUnknown} from './media-type.ts';
@@ -87,6 +88,7 @@ class Push {
   #pusher!: Pusher;
   #transferred = 0;
   #noting: Promise<void> | undefined;
+  #lease: Promise<string | undefined> | undefined;
 
   constructor(context: Context, namespace: string, ref: Reference, name: string, subject: Subject, options: PushOptions) {
     this.#context = context;
@@ -133,6 +135,7 @@ class Push {
       await this.#note();
     } finally {
       await remote.close();
+      await this.#release();
     }
     const {mediaType, digest, size} = this.#tree.descriptor;
     return {
@@ -234,7 +237,11 @@ class Push {
       return;
     }
     let reported = Number.NEGATIVE_INFINITY;
-    const outcome = await this.#pusher.blob(descriptor, (offset) => blobBytes(this.#context.store, digest, offset), {
+    const open = (offset: number): AsyncIterable<Uint8Array> => {
+      this.#hold();
+      return blobBytes(this.#context.store, digest, offset);
+    };
+    const outcome = await this.#pusher.blob(descriptor, open, {
       from: this.#sources(digest),
       onProgress: (offset) => {
         const now = performance.now();
@@ -245,6 +252,24 @@ class Push {
       signal: this.#signal,
     });
     this.#count(descriptor, outcome);
+  }
+
+  /**
+   * Keeps what is pushed, whatever is removed meanwhile, from the first upload on: what is mounted needs no lease. A store that cannot be
+   * written, and a full disk, do without.
+   */
+  #hold(): void {
+    const content = this.#nodes.filter(({isSkipped, isStored}) => isStored && !isSkipped).map(({descriptor}) => descriptor.digest);
+    this.#lease ??= leaseContent(this.#context.store, this.#namespace, `push of ${this.#name}`, content).catch((err: unknown) => {
+      if (!isErrdefs(err)) throw err;
+      return undefined;
+    });
+    this.#lease.catch(() => {}); // awaited by `#release`
+  }
+
+  async #release(): Promise<void> {
+    const lease = await this.#lease;
+    if (lease !== undefined) await releaseLeases(this.#context.store, this.#namespace, `push of ${this.#name}`, [lease]);
   }
 
   #count(desc: Descriptor, outcome: BlobOutcome): void {

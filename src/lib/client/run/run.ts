@@ -15,7 +15,7 @@ import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {deleteContainer} from '../api/containers.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
-import {ensureUnpacked, imagesOf} from '../pull/unpack.ts';
+import {assertUnpacked, ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, runDirectory, TRANSIENT} from '../running.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {RunOptions, RunResult} from '../types/index.ts';
@@ -84,6 +84,7 @@ async function runContainer(context: Context, namespace: string, ref: string, id
     }
     const within = (tx: StoreTransaction): void => {
       approval.assertStill(tx, image.target);
+      assertUnpacked(context, tx, namespace, snapshotter.name, parent);
       const {containers} = tx.namespace(namespace);
       if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
       containers.put(record);

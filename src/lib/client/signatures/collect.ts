@@ -34,9 +34,10 @@ const signaturesIn = (bytes: Buffer, descriptor: Descriptor): readonly Descripto
 type Repository = Pick<Reference, 'domain' | 'path'>;
 
 /**
- * Signatures in the image's repository: under the tag `sha256-<hex>.sig`, then those that refer to it.
+ * Signatures in the image's repository: under the tag `sha256-<hex>.sig`, then those that refer to it. What is broken, or cannot be had,
+ * does not hide the others.
  *
- * @throws as the remote; a repository without signatures gives none
+ * @throws as the remote, after all that could be had; a repository without signatures gives none
  */
 export async function* remoteEvidence(
   remote: Remote,
@@ -45,11 +46,24 @@ export async function* remoteEvidence(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Evidence> {
   const fetcher = remote.fetcher({domain, path});
+  const failures: unknown[] = [];
+  /** The result; or `undefined` after a failure, which is thrown at the end. */
+  const attempt = async <T>(action: () => Promise<T>): Promise<T | undefined> => {
+    try {
+      return await action();
+    } catch (err) {
+      if (!isErrdefs(err) || signal?.aborted) throw err;
+      failures.push(err);
+      return undefined;
+    }
+  };
   const load = async (descriptor: Descriptor, body?: Buffer): Promise<Evidence> => {
     const bytes = body ?? (await fetcher.bytes(descriptor, {limit: MAX_MANIFEST_BYTES, signal}));
     const layers = [];
-    for (const layer of signaturesIn(bytes, descriptor))
-      layers.push({descriptor: layer, bytes: await fetcher.bytes(layer, {limit: MAX_SIGNATURE_BYTES, signal})});
+    for (const layer of signaturesIn(bytes, descriptor)) {
+      const payload = await attempt(() => fetcher.bytes(layer, {limit: MAX_SIGNATURE_BYTES, signal}));
+      if (payload !== undefined) layers.push({descriptor: layer, bytes: payload});
+    }
     const {mediaType, size} = descriptor;
     return {descriptor: {mediaType, digest: descriptor.digest, size}, bytes, layers};
   };
@@ -59,17 +73,26 @@ export async function* remoteEvidence(
       if (isErrdefs(err) && err.code === 'not_found') return undefined;
       throw err;
     });
-  const simple = await tagged(`${algorithm}-${hex}.sig`);
-  if (simple !== undefined) yield load(simple.descriptor, simple.body);
-  const listed = await remote.api({domain, path}).referrers(digest, {signal});
-  const fallback = listed === undefined ? await tagged(`${algorithm}-${hex}`) : undefined;
-  const index =
-    fallback === undefined || kindOf(fallback.descriptor.mediaType) !== 'index'
-      ? []
-      : parseIndex(fallback.body ?? (await fetcher.bytes(fallback.descriptor, {limit: MAX_MANIFEST_BYTES, signal})), fallback.descriptor)
-          .manifests;
-  const bundles = (listed ?? index).filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
-  for (const descriptor of bundles.slice(0, MAX_MANIFESTS)) yield load(descriptor);
+  const simple = await attempt(async () => {
+    const found = await tagged(`${algorithm}-${hex}.sig`);
+    return found && load(found.descriptor, found.body);
+  });
+  if (simple !== undefined) yield simple;
+  const bundles = await attempt(async () => {
+    const listed = await remote.api({domain, path}).referrers(digest, {signal});
+    const fallback = listed === undefined ? await tagged(`${algorithm}-${hex}`) : undefined;
+    const index =
+      fallback === undefined || kindOf(fallback.descriptor.mediaType) !== 'index'
+        ? []
+        : parseIndex(fallback.body ?? (await fetcher.bytes(fallback.descriptor, {limit: MAX_MANIFEST_BYTES, signal})), fallback.descriptor)
+            .manifests;
+    return (listed ?? index).filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
+  });
+  for (const descriptor of (bundles ?? []).slice(0, MAX_MANIFESTS)) {
+    const bundle = await attempt(() => load(descriptor));
+    if (bundle !== undefined) yield bundle;
+  }
+  if (failures.length > 0) throw failures[0];
 }
 
 const isBundle = (artifactType: string | undefined): boolean => artifactType !== undefined && isSignature({mediaType: artifactType});
