@@ -1,5 +1,6 @@
 /** The outside of a command: program name, standard streams, and the library's client. Tests pass their own. */
 import {writeSync} from 'node:fs';
+import {resolve} from 'node:path';
 import type {Client, OpenOptions} from '../lib/client/types/index.ts';
 import type {Printable} from './printable.ts';
 
@@ -42,6 +43,10 @@ function writeAll(fd: number, data: string | Uint8Array): void {
   }
 }
 
+/** How to start this program again: the executable, or Node with the script. */
+const ownProgram = (): readonly string[] =>
+  process.versions.bun === undefined ? [process.execPath, resolve(process.argv[1]!)] : [process.execPath];
+
 /** @param name name or path by which the program was called */
 export function processContext(name: string): Context {
   const base = name.slice(name.lastIndexOf('/') + 1);
@@ -55,6 +60,6 @@ export function processContext(name: string): Context {
         // The reader has gone.
       }
     },
-    open: async (options) => (await import('../lib/client/index.ts')).openClient(options),
+    open: async (options) => (await import('../lib/client/index.ts')).openClient({program: ownProgram(), ...options}),
   };
 }

@@ -34,6 +34,8 @@ export type ValueKind =
 /** Of arguments, by `<command> <argument>`, else by `<topic> <argument>`, else by the argument's name alone. */
 export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'attach file': 'file',
+  'containers create id': 'free',
+  'containers create image': 'image',
   'containers id': 'container',
   'content digest': 'digest',
   'copy source': 'transport',
@@ -63,6 +65,7 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'snapshots key': 'snapshot',
   'snapshots parent': 'snapshot',
   'sync file': 'file',
+  'tasks id': 'container',
 };
 
 /** Of flags, by their names; others by the value that their help shows. */

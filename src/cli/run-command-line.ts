@@ -7,6 +7,8 @@ import {resolveCommand} from './resolve-command.ts';
 
 /** Asks for completions; only the scripts of `completion` do. */
 const COMPLETE = '__complete';
+/** Finishes a task that has ended; only conmon calls it. */
+const SETTLE = '__settle';
 
 /** A word that may be a flag with a secret, in any of its forms. */
 const MAY_BE_SECRET = /^--?(?:user|refresh|src-creds|dest-creds|\w*u)/;
@@ -17,10 +19,14 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
       await (await import('./complete.ts')).printCompletions(argv.slice(1), commands, context);
       return {status: 0};
     }
+    if (argv[0] === SETTLE) {
+      await (await import('./settle-task.ts')).settleTask(argv.slice(1), context);
+      return {status: 0};
+    }
     const resolved = resolveCommand(argv, commands, context.program);
     if (resolved.kind === 'command') {
       // The --user of `run` is a user in the container, not a secret.
-      if (resolved.id !== 'run' && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
+      if (!['run', 'containers create'].includes(resolved.id) && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
         (await import('./scrub-process-args.ts')).scrubProcessArgs();
       const {default: Command} = await commands.commands[resolved.id]!();
       return await new Command({...resolved, commands, context}).execute();

@@ -9,7 +9,9 @@ export const COMMANDS: Commands = {
     completion: () => import('./completion.ts'),
     'config explain': () => import('./config/explain.ts'),
     'config show': () => import('./config/show.ts'),
+    'containers create': () => import('./containers/create.ts'),
     'containers info': () => import('./containers/info.ts'),
+    'containers label': () => import('./containers/label.ts'),
     'containers ls': () => import('./containers/ls.ts'),
     'containers rm': () => import('./containers/rm.ts'),
     'content active': () => import('./content/active.ts'),
@@ -77,6 +79,12 @@ export const COMMANDS: Commands = {
     'snapshots view': () => import('./snapshots/view.ts'),
     sync: () => import('./sync.ts'),
     tags: () => import('./tags.ts'),
+    'tasks kill': () => import('./tasks/kill.ts'),
+    'tasks ls': () => import('./tasks/ls.ts'),
+    'tasks rm': () => import('./tasks/rm.ts'),
+    'tasks start': () => import('./tasks/start.ts'),
+    'tasks stop': () => import('./tasks/stop.ts'),
+    'tasks wait': () => import('./tasks/wait.ts'),
     version: () => import('./version.ts'),
   },
   topics: {
@@ -88,6 +96,7 @@ export const COMMANDS: Commands = {
     namespaces: 'manage namespaces',
     registry: 'manage what a registry has',
     snapshots: 'manage snapshots',
+    tasks: 'manage tasks: the processes of containers',
   },
   topicAliases: {
     containers: ['container', 'c'],
@@ -95,6 +104,7 @@ export const COMMANDS: Commands = {
     leases: ['lease'],
     namespaces: ['namespace', 'ns'],
     snapshots: ['snapshot'],
+    tasks: ['task', 't'],
   },
   verbAliases: {
     ls: ['list'],

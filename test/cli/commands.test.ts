@@ -296,7 +296,7 @@ forEachEngine('images', (engine) => {
 forEachEngine('containers', (engine) => {
   it('are listed; an error names a missing one', async (t) => {
     const ctr = commandLine(t, engine);
-    assert.equal(await ctr.ok(['containers', 'ls']), 'CONTAINER IMAGE RUNTIME\n');
+    assert.equal(await ctr.ok(['containers', 'ls']), 'CONTAINER IMAGE RUNTIME STATUS\n');
     await refused(ctr, ['c', 'info', 'c1'], 5, /^ctr: container "c1" in namespace "default": not found\n/);
     await refused(
       ctr,

@@ -65,7 +65,9 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   logout: ['logout --authfile /nowhere/auth.json 127.0.0.1:1', 5],
   catalog: ['catalog --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   check: ['check', 0],
+  'containers create': ['containers create nope a', 5],
   'containers info': ['containers info c1', 5],
+  'containers label': ['containers label a b=c', 5],
   'containers ls': ['containers ls', 0],
   'containers rm': ['containers rm c1 c2', 5],
   'content active': ['content active', 0],
@@ -129,6 +131,12 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'snapshots view': ['snapshots view a nope', 5],
   sync: ['sync --progress none /nowhere/list.yaml 127.0.0.1:1/x', 5],
   tags: ['tags --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  'tasks kill': ['tasks kill a', 5],
+  'tasks ls': ['tasks ls', 0],
+  'tasks rm': ['tasks rm a', 5],
+  'tasks start': ['tasks start a', 125],
+  'tasks stop': ['tasks stop a', 5],
+  'tasks wait': ['tasks wait a', 5],
   version: ['version', 0],
 };
 

@@ -158,7 +158,8 @@ const bundledWith = (first: Given, {char, value}: Given): string[][] =>
       ? [[`-${first.char}${char}`], [`-${first.char}${char}=true`]]
       : [[`-${first.char}${char}`, value], [`-${first.char}${char}${value}`], [`-${first.char}${char}=${value}`]];
 
-const refusedStatus = ({passesOn}: Spec): number => (passesOn ? 125 : 3);
+/** These exit with the status of a container. */
+const refusedStatus = ({id}: Spec): number => (id === 'run' || id === 'tasks start' ? 125 : 3);
 
 /** Status 3, in a container's stead 125; one line, and a hint; no flag understood in another sense. */
 function assertRefused(spec: Spec, {status, stderr, understood}: Read, line: readonly string[], named: RegExp): void {

@@ -136,7 +136,7 @@ forEachEngine('pull and run', (engine) => {
     assert.equal(version.stderr, '');
     assert.deepEqual(await ctr(['run', '--rm', ref, 'r2', 'sh', '-c', 'exit 7']), {status: 7, stdout: '', stderr: ''});
 
-    assert.deepEqual(tableRows(await ctr.ok(['containers', 'ls'])), [['CONTAINER', 'IMAGE', 'RUNTIME']]);
+    assert.deepEqual(tableRows(await ctr.ok(['containers', 'ls'])), [['CONTAINER', 'IMAGE', 'RUNTIME', 'STATUS']]);
     assertNoRuns(ctr.env.BERTH_STATE!);
   });
 

@@ -137,19 +137,20 @@ async function answers(
     await ask('images', 'usage', ...SNAPSHOTTER, image);
     await ask('images', 'verify', image);
   }
-  for (const kind of ['images ls', 'content ls', 'content active', 'leases ls', 'containers ls']) await ask(...kind.split(' '));
+  for (const kind of ['images ls', 'content ls', 'content active', 'leases ls', 'containers ls', 'tasks ls']) await ask(...kind.split(' '));
   await ask('images', 'check', ...SNAPSHOTTER);
   for (const digest of digests) await ask('content', 'get', digest);
   for (const word of ['ls', 'tree']) await ask('snapshots', word, ...SNAPSHOTTER);
   for (const word of ['info', 'usage']) await ask('snapshots', word, ...SNAPSHOTTER, 'mine');
   await ask('snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'mine');
   await ask('containers', 'info', 'c1');
+  await ask('tasks', 'wait', 'c1');
   return all;
 }
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|config explain|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info))$/;
+  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (ls|wait))$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (
@@ -185,6 +186,12 @@ const changes = (
   [['snapshots', 'view', ...SNAPSHOTTER, 'view-2', 'committed-2']],
   [['snapshots', 'rm', ...SNAPSHOTTER, 'view', 'view-2', 'committed-2', 'active']],
   [['run', '--rm', ...SNAPSHOTTER, ref, 'c2', '/bin/sh', '-c', 'echo a > /whose']],
+  [['containers', 'label', 'c1', 'a=b']],
+  [['containers', 'create', ...SNAPSHOTTER, ref, 'c9', '/bin/sh', '-c', 'sleep 100']],
+  [['tasks', 'start', '--detach', 'c9']],
+  [['tasks', 'kill', '--signal', 'WINCH', 'c9']],
+  [['tasks', 'stop', '--time', '10ms', 'c9']],
+  [['tasks', 'rm', 'c9']],
   [['containers', 'rm', 'c1']],
   [['images', 'mount', ...SNAPSHOTTER, ref, mountpoint]],
   [['images', 'unmount', '--rm', mountpoint]],
@@ -289,7 +296,7 @@ describe('a namespace', () => {
       const called = [...alone.keys()];
       // Of the machine, or of registries without a store.
       const GLOBAL =
-        /^(version|doctor|df|completion|config explain|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
+        /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
       const untried = Object.keys(COMMANDS.commands).filter(
         (id) => READING.test(id) && !GLOBAL.test(id) && !called.some((words) => words.startsWith(id)),
       );

@@ -18,6 +18,8 @@ export interface Context {
   readonly store: Store;
   /** Directory of state that ends with the boot, such as bundles. The getter throws permission_denied when it may be another user's. */
   readonly stateDir: string;
+  /** Program and first arguments of berth's command, where the caller has named them. */
+  readonly program?: readonly string[] | undefined;
   /** Longest wait for a lock, in milliseconds. */
   readonly lockTimeoutMs: number;
   readonly workers: WorkerPool;

@@ -15,7 +15,7 @@ import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
 import {CLIENT, type ClosedState, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
-import type {Client, NamespaceClient, OpenOptions} from './types/index.ts';
+import type {Client, NamespaceClient, OpenOptions, TasksClient} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
 
 export type * from './types/index.ts';
@@ -32,7 +32,7 @@ export function openClient(options: OpenOptions = {}): Client {
   const directories = findDirectories(options);
   const {root, state} = directories;
   const lockTimeoutMs = options.lockTimeoutMs ?? DEFAULT_LOCK_TIMEOUT_MS;
-  const {onWarning} = options;
+  const {onWarning, program} = options;
   const store = new Store({root, lockTimeoutMs, ...(onWarning === undefined ? {} : {onWarning})});
   const workers = new WorkerPool();
   let checkedState: string | undefined;
@@ -44,6 +44,7 @@ export function openClient(options: OpenOptions = {}): Client {
       checkedState ??= assertState(directories);
       return checkedState;
     },
+    program,
     lockTimeoutMs,
     workers,
     warn: (warning) => onWarning?.(warning),
@@ -158,6 +159,28 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     },
     snapshots: (snapshotter) => snapshotsClient(context, name, snapshotter),
     leases: leasesClient(context, name),
-    containers: containersClient(context, name),
+    containers: {
+      ...containersClient(context, name),
+      create: async (ref, id, options = {}) => {
+        const {createContainer} = await import('./run/create.ts');
+        return createContainer(context, name, ref, id, options);
+      },
+    },
+    tasks: tasksClient(context, name),
+  };
+}
+
+/** Loaded when it is used: most commands have nothing to do with tasks. */
+function tasksClient(context: Context, name: string): TasksClient {
+  const load = async (): Promise<TasksClient> => (await import('./tasks/tasks.ts')).tasksClient(context, name);
+  return {
+    list: async () => (await load()).list(),
+    get: async (id) => (await load()).get(id),
+    start: async (id, options) => (await load()).start(id, options),
+    kill: async (id, options) => (await load()).kill(id, options),
+    stop: async (id, options) => (await load()).stop(id, options),
+    wait: async (id, options) => (await load()).wait(id, options),
+    delete: async (id, options) => (await load()).delete(id, options),
+    settle: async (id) => (await load()).settle(id),
   };
 }

@@ -15,6 +15,7 @@ import type {
   ContentWriter,
   ConvertOptions,
   CopyOptions,
+  CreateOptions,
   ExpectedContent,
   ExportOptions,
   FetchOptions,
@@ -44,6 +45,7 @@ import type {
   Rlimit,
   RunOptions,
   SyncOptions,
+  TaskStartOptions,
   VerifyOptions,
   Volume,
 } from './types/index.ts';
@@ -231,6 +233,7 @@ export const OPEN_OPTIONS = options<OpenOptions>({
   state: optional(text),
   lockTimeoutMs: optional(amount),
   onWarning: optional(callback),
+  program: optional(list(text)),
 });
 
 /** Argument kinds of a method; of a method that returns an object with methods, or a promise of one; or of the methods of a member. */
@@ -242,6 +245,51 @@ export type Guards<T> = {
         : readonly ArgumentKind[]
       : {readonly takes: readonly ArgumentKind[]; readonly gives: Guards<R>}
     : Guards<T[K]>;
+};
+
+const creating: Members<CreateOptions> = {
+  ...settings,
+  args: optional(list(text)),
+  entrypoint: optional(text),
+  tty: optional(flag),
+  env: optional(list(text)),
+  envFiles: optional(list(text)),
+  cwd: optional(text),
+  user: optional(text),
+  mounts: optional(
+    list(
+      members<{type: string; source: string; destination: string; options: string[]}>({
+        type: text,
+        source: text,
+        destination: text,
+        options: list(text),
+      }),
+    ),
+  ),
+  netHost: optional(flag),
+  readOnly: optional(flag),
+  privileged: optional(flag),
+  capAdd: optional(list(text)),
+  capDrop: optional(list(text)),
+  hostname: optional(text),
+  labels: optional(labels),
+  annotations: optional(labels),
+  memoryLimit: optional(positive),
+  cpus: optional(positive),
+  platform: optional(text),
+  snapshotter: optional(text),
+  pull: optional(oneOf('always', 'missing', 'never', 'newer')),
+  registry: options<RegistryOptions>(registry),
+  onEvent: optional(callback),
+  signal: optional(abortSignal),
+};
+const starting: Members<TaskStartOptions> = {
+  detach: optional(flag),
+  nullIO: optional(flag),
+  maxLogSize: optional(positive),
+  pidFile: optional(text),
+  stdio: optional(streams),
+  signal: optional(abortSignal),
 };
 
 const NAMESPACE: Guards<NamespaceClient> = {
@@ -261,49 +309,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       signal: optional(abortSignal),
     }),
   ],
-  run: [
-    text,
-    text,
-    options<RunOptions>({
-      args: optional(list(text)),
-      entrypoint: optional(text),
-      rm: optional(flag),
-      tty: optional(flag),
-      env: optional(list(text)),
-      envFiles: optional(list(text)),
-      cwd: optional(text),
-      user: optional(text),
-      mounts: optional(
-        list(
-          members<{type: string; source: string; destination: string; options: string[]}>({
-            type: text,
-            source: text,
-            destination: text,
-            options: list(text),
-          }),
-        ),
-      ),
-      netHost: optional(flag),
-      readOnly: optional(flag),
-      privileged: optional(flag),
-      capAdd: optional(list(text)),
-      capDrop: optional(list(text)),
-      hostname: optional(text),
-      labels: optional(labels),
-      annotations: optional(labels),
-      memoryLimit: optional(positive),
-      cpus: optional(positive),
-      ...settings,
-      pidFile: optional(text),
-      platform: optional(text),
-      snapshotter: optional(text),
-      pull: optional(oneOf('always', 'missing', 'never', 'newer')),
-      registry: options<RegistryOptions>(registry),
-      onEvent: optional(callback),
-      stdio: optional(streams),
-      signal: optional(abortSignal),
-    }),
-  ],
+  run: [text, text, options<RunOptions>({...creating, ...starting, rm: optional(flag)})],
   images: {
     list: [listing],
     records: [listing],
@@ -439,6 +445,18 @@ const NAMESPACE: Guards<NamespaceClient> = {
     list: [listing],
     get: [text],
     delete: [text, options<{keepSnapshot?: boolean}>({keepSnapshot: optional(flag)})],
+    create: [text, text, options<CreateOptions>(creating)],
+    label: [text, labels],
+  },
+  tasks: {
+    list: [],
+    get: [text],
+    start: [text, options<TaskStartOptions>(starting)],
+    kill: [text, options<{signal?: string; all?: boolean}>({signal: optional(text), all: optional(flag)})],
+    stop: [text, options<{timeoutMs?: number; signal?: AbortSignal}>({timeoutMs: optional(amount), signal: optional(abortSignal)})],
+    wait: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
+    delete: [text, options<{force?: boolean}>({force: optional(flag)})],
+    settle: [text],
   },
 };
 

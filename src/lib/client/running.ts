@@ -57,7 +57,7 @@ export function cgroupOf(namespace: string, {id, labels, spec}: ContainerRecord)
 /** IDs of containers with a living process. They are found by cgroup, too, because the state directory may have been removed. */
 export async function runningContainers(context: Context, namespace: string): Promise<readonly string[]> {
   const runs = await listNamespaceRuns(context, namespace);
-  const ids = new Set(runs.filter(({state}) => state !== 'stale').map(({id}) => id));
+  const ids = new Set(runs.filter(({state}) => state === 'running' || state === 'orphaned').map(({id}) => id));
   const living = new Set(populatedCgroups(namespace));
   // A cgroup that a dead runtime left is not a container.
   for (const {cgroup = ''} of runs) living.delete(cgroup);
@@ -93,7 +93,7 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
   for (const namespace of only === undefined ? listIfPresent(runtimeStatePath.runs(context.stateDir)) : [only]) {
     const directory = runDirectory(context, namespace);
     for (const {id, state} of await listNamespaceRuns(context, namespace)) {
-      if (state !== 'stale') continue;
+      if (state !== 'stale' && !(state === 'stopped' && only !== undefined)) continue;
       try {
         await cleanup(directory, id, findRuntime());
       } catch (err) {

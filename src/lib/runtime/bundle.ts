@@ -1,13 +1,14 @@
 /**
  * The directory of a run: its owner, and the OCI bundle.
  *
- *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, init.pid, log.json
+ *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, and the files of task-record.ts
  *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json, rootfs/
  *     <state>/runtime/<id>/          the runtime's own
  *
  * The owner is the process that runs the container, `runtime` the program it started for that, with the container's cgroup
- * as the file's content; identities are those of fs/process.ts. Both are dead and the runtime knows of no running container:
- * then the run is stale, nothing is mounted and nothing runs, and the next claim of its ID, or `cleanup`, removes it.
+ * as the file's content; identities are those of fs/process.ts. Of a detached task both are conmon. Both are dead and the runtime knows of
+ * no running container: then nothing is mounted and nothing runs. A detached task is stopped, and stays until it is deleted; every other run
+ * is stale, and the next claim of its ID, or `cleanup`, removes it.
  *
  * A container may have got hold of its bundle. So nothing in it is read once the runtime has started, and what a later
  * command ends and removes is found by the files beside it and by the runtime's state.
@@ -28,7 +29,9 @@ import {dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
+import {run as runProgram} from '../fs/spawn.ts';
 import {containerState, deleteContainer, type Runtime} from './runc.ts';
+import {hasBeenCreated, readTaskRecord, taskFiles} from './task-record.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
 /** Time for a killed process to end. */
@@ -186,9 +189,9 @@ export function removeBundle(bundle: string): void {
     if (!entry.isDirectory()) unlinkSync(path);
     else if (path === bundleIn(bundle)) removeBundle(path);
     else {
-      for (const name of entry.name === 'l' || entry.name === 'm' ? readdirSync(path) : [])
-        if (entry.name === 'l') unlinkSync(join(path, name));
-        else rmdirSync(join(path, name));
+      for (const name of ['l', 'm', 'exits'].includes(entry.name) ? readdirSync(path) : [])
+        if (entry.name === 'm') rmdirSync(join(path, name));
+        else unlinkSync(join(path, name));
       rmdirSync(path);
     }
   }
@@ -210,10 +213,10 @@ export function releaseBundle(run: string): void {
 export interface Run {
   readonly id: string;
   /**
-   * `running`: the process that runs it lives. `orphaned`: that process is dead, the container runs on. `stale`: only
-   * files are left.
+   * `running`: the process that runs it lives. `orphaned`: that process is dead, the container runs on. `stopped`: a detached task that has
+   * ended. `stale`: only files are left.
    */
-  readonly state: 'running' | 'orphaned' | 'stale';
+  readonly state: 'running' | 'orphaned' | 'stopped' | 'stale';
   /** The container's cgroup, of a stale run whose runtime was started. */
   readonly cgroup?: string;
 }
@@ -225,12 +228,18 @@ async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<
   const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
   if (status === 'running' || status === 'paused') return {id, state: 'orphaned'};
   // One that was only created waits for a runtime that is gone.
+  const task = readTaskRecord(run);
+  if (task !== undefined && task.io.kind !== 'inherit' && !task.removeOnExit && hasBeenCreated(run)) return {id, state: 'stopped'};
   const cgroup = cgroupOf(run);
   return {id, state: 'stale', ...(cgroup === undefined ? {} : {cgroup})};
 }
 
-/** Running and stale runs below a state directory, sorted by ID. */
-export async function listRuns(stateDir: string, runtime: Runtime): Promise<readonly Run[]> {
+/** Runs below a state directory, living and dead, sorted by ID. @param only the ID of the one to look for */
+export async function listRuns(stateDir: string, runtime: Runtime, only?: string): Promise<readonly Run[]> {
+  if (only !== undefined) {
+    const exists = existsSync(runPath(stateDir, only)) || existsSync(join(runtimeRoot(stateDir), only));
+    return exists ? [await inspect(stateDir, only, runtime)] : [];
+  }
   // Half-made and half-removed bundles begin with a dot, which no ID does.
   const ids = [...list(join(stateDir, 'bundles')), ...list(runtimeRoot(stateDir))].filter((name) => !name.startsWith('.'));
   return Promise.all([...new Set(ids)].sort().map((id) => inspect(stateDir, id, runtime)));
@@ -319,13 +328,17 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
   return run;
 }
 
-/** Waits for a runtime process to end, and with it its mounts, after its container was deleted. Kills it if it does not. */
-async function endRuntime(run: string): Promise<void> {
+/**
+ * Waits for a runtime process to end, and with it its mounts, after its container was deleted. Kills it if it does not.
+ *
+ * @param graceMs time to end by itself
+ */
+async function endRuntime(run: string, graceMs = GRACE_MS): Promise<void> {
   const runtime = recordedProcess(run, 'runtime');
   if (runtime === undefined) return;
-  for (let waited = 0; liveness(runtime.identity) !== 'dead' && waited < KILL_TIMEOUT_MS; waited += POLL_MS) {
+  for (let waited = 0; liveness(runtime.identity) !== 'dead' && waited < graceMs + KILL_TIMEOUT_MS; waited += POLL_MS) {
     // It leads a process group of its own.
-    if (waited >= GRACE_MS) ignoreErrno(['ESRCH'], () => process.kill(-runtime.identity.pid, 'SIGKILL'));
+    if (waited >= graceMs) ignoreErrno(['ESRCH'], () => process.kill(-runtime.identity.pid, 'SIGKILL'));
     await delay(POLL_MS);
   }
 }
@@ -350,5 +363,72 @@ export async function cleanup(
     await deleteContainer(runtime, runtimeRoot(stateDir), id);
     await endRuntime(runPath(stateDir, id));
   }
+  if (state === 'stopped') forgetTask(runPath(stateDir, id));
   releaseBundle(await claimBundle(stateDir, id, runtime));
+}
+
+/** Gives a run to another process. @param pid a child of this process */
+export function giveBundle(run: string, pid: number): void {
+  const owner = recordedProcess(run, 'owner');
+  if (owner !== undefined) renameSync(owner.file, join(run, `owner.${formatIdentity(identityOf(pid))}`));
+}
+
+/** Time for conmon's exit command, which may remove a network. */
+const SETTLE_MS = 10_000;
+
+/**
+ * Ends a task if it has not ended, and removes it; succeeds if there is none. Waits for the process that holds it: conmon, or the command
+ * that runs it.
+ */
+export async function removeTask(stateDir: string, id: string, runtime: Runtime): Promise<void> {
+  const run = runPath(stateDir, id);
+  await deleteContainer(runtime, runtimeRoot(stateDir), id);
+  await endRuntime(run, SETTLE_MS);
+  // A command that lives cleans up itself.
+  for (let waited = 0; mayBeAlive(run, 'owner') && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
+  await cleanup(stateDir, id, runtime, {kill: true});
+}
+
+/** Time for those that wait for a task to read how it ended. */
+const READ_MS = 2000;
+
+/** Removes a task that has ended, while conmon still waits for the command that does this, in the mount namespace of the task. */
+export async function removeEndedTask(stateDir: string, id: string, runtime: Runtime): Promise<void> {
+  const run = runPath(stateDir, id);
+  await deleteContainer(runtime, runtimeRoot(stateDir), id);
+  if (!existsSync(run)) return;
+  await removeStaleCgroup(run);
+  for (let waited = 0; waited < READ_MS && hasWaiters(run); waited += POLL_MS) await delay(POLL_MS);
+  const mounted = mountsBelow(bundleIn(run));
+  if (mounted.length > 0) await runProgram('umount', ['--lazy', ...mounted], {package: 'mount'});
+  releaseBundle(run);
+}
+
+/** Mount points of this mount namespace below a directory, the last mounted first. See proc_pid_mountinfo(5). */
+function mountsBelow(directory: string): readonly string[] {
+  const points = readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) =>
+      (line.split(' ')[4] ?? '').replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
+    );
+  return points.filter((point) => point.startsWith(`${directory}/`)).reverse();
+}
+
+/** Says in a run's directory that this process waits for its end. @returns takes it back */
+export function announceWaiter(run: string): () => void {
+  const file = join(run, `waiter.${formatIdentity(ownIdentity())}.${++counter}`);
+  ignoreErrno(['ENOENT'], () => writeFileSync(file, '', {mode: 0o600}));
+  return () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
+}
+
+const hasWaiters = (run: string): boolean =>
+  list(run).some((name) => {
+    const [, text = ''] = /^waiter\.(.+)\.\d+$/.exec(name) ?? [];
+    const identity = parseIdentity(text);
+    return identity !== undefined && liveness(identity) !== 'dead';
+  });
+
+/** Makes a stopped task a stale run. */
+function forgetTask(run: string): void {
+  ignoreErrno(['ENOENT'], () => unlinkSync(taskFiles(run, '').initPid));
 }

@@ -36,11 +36,10 @@ export function hostMounter(directory: string, target: string, onStart: (identit
         const child = await spawnWithChannel([shell, '-c', SCRIPT(mountCommand(plan, target))], {
           cwd: directory,
           stdio: ['ignore', 'ignore', 'ignore'],
-          until: END,
         });
         onStart(formatIdentity(identityOf(child.pid)));
         child.write('go\n');
-        const text = await child.received;
+        const text = await child.receive(END);
         const {status} = await child.ended;
         if (status !== 0) {
           if (loops.length > 0 && !(await hasFreeLoopDevice()))

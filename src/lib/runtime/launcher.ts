@@ -25,14 +25,19 @@ export interface Terminal {
  */
 export interface Launcher extends Mounter<Terminal | undefined> {
   readonly pid: number;
-  /** Starts the runtime. */
+  /** Starts the program. */
   release(): void;
+  /** Starts the program with descriptor 3 still connected. @returns the line that it writes there; less if it ends before that */
+  releaseConnected(): Promise<string>;
+  /** Lets this process end before the program does. */
+  leave(): void;
   /** Does nothing after the end. SIGKILL also kills the helpers, but not the container's processes, which have their own sessions. */
   kill(signal: NodeJS.Signals): void;
   readonly ended: Promise<ProcessExit>;
 }
 
-// Descriptor 3 is a socket to us. All programs but the runtime write errors there; the runtime must not inherit it (CVE-2024-21626).
+// Descriptor 3 is a socket to us. All programs but the runtime write errors there; the runtime must not inherit it (CVE-2024-21626). conmon
+// keeps it until the container is made, and gives it to nobody.
 // libmount's new mount API rejects options longer than 255 bytes. busybox supports all options used here.
 const SCRIPT = `
 read -r go <&3 || exit
@@ -40,6 +45,7 @@ LIBMOUNT_FORCE_MOUNT2=always mount -a -T fstab >&3 2>&3 || exit
 { test "$1" = - || { stty -g && stty size; } <&"$1"; echo mounted; } >&3 2>&3
 read -r go <&3 || exit
 shift
+test "$go" = go || exec "$@"
 exec "$@" 3<&-`;
 const MOUNTED = 'mounted\n';
 
@@ -55,7 +61,7 @@ export async function startLauncher(bundle: string, runtime: readonly string[], 
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount');
   const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
-  const child = await spawnWithChannel(argv, {cwd: bundle, stdio, until: MOUNTED});
+  const child = await spawnWithChannel(argv, {cwd: bundle, stdio});
   const {pid, ended} = child;
   let over = false;
   void ended.then(() => {
@@ -79,7 +85,7 @@ export async function startLauncher(bundle: string, runtime: readonly string[], 
       }));
       writeFstab(bundle, plan, rootfs);
       child.write('mount\n');
-      const text = await child.received;
+      const text = await child.receive(MOUNTED);
       if (text.endsWith(MOUNTED)) {
         verifyLoopDevices(pid, loops);
         const found = /(?:^|\n)([^\n]+)\n(\d+) (\d+)\nmounted\n$/.exec(text);
@@ -94,5 +100,10 @@ export async function startLauncher(bundle: string, runtime: readonly string[], 
       });
     },
     release: () => child.write('go\n'),
+    releaseConnected: () => {
+      child.write('connected\n');
+      return child.receive('\n');
+    },
+    leave: child.leave,
   };
 }

@@ -5,6 +5,7 @@ import {dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
+import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import type {Stdio} from '../fs/spawn-channel.ts';
 import {bundleIn, claimBundle, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
@@ -14,20 +15,26 @@ import {type Mount, planMounts} from './mount-plan.ts';
 import {RootReader} from './path-in-root.ts';
 import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
 import type {Spec} from './spec.ts';
+import {type TaskRecord, writeTaskRecord} from './task-record.ts';
 
 export interface ForegroundRun {
   /** Of containerd's identifiers; one container of this ID runs in `stateDir` at a time. */
   readonly id: string;
   /** Directory of this machine that ends with the boot. Bundles and the runtime's state lie below it; see bundle.ts. */
   readonly stateDir: string;
-  /** Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted. What that throws ends the run. */
-  readonly mounts: readonly Mount[] | (() => Promise<readonly Mount[]>);
+  /**
+   * Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted, with the process that holds the run.
+   * What that throws ends the run.
+   */
+  readonly mounts: readonly Mount[] | ((owner: ProcessIdentity) => Promise<readonly Mount[]>);
   /** Called after the container and its mounts are gone, while the ID is still taken. */
   readonly onExit?: (failed: boolean) => Promise<void>;
   /** Gets errors of the clean-up; they do not change the result of the run. */
   readonly onLeftover?: (err: unknown) => void;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
+  /** For the task's record. */
+  readonly removeOnExit?: boolean;
   /** Called after the mounts and before the start. Its error ends the run. */
   readonly makeSpec: (rootfs: RootReader) => Spec | Promise<Spec>;
   /** The container has a terminal of its own, connected to the one that is among `stdio`; as `process.terminal` of the specification. */
@@ -77,7 +84,7 @@ const START_TIMEOUT_MS = 10_000;
 const STDIO: Stdio = [0, 1, 2];
 
 /** The same error, with the exit status that `run` has for a failure before the container ran. */
-function ownFailure(err: unknown, what: string): unknown {
+export function ownFailure(err: unknown, what: string): unknown {
   const known = isErrdefs(err) ? wrap(what, err) : fromErrno(err, what);
   if (!isErrdefs(known)) return known;
   const {code, message, cause, hint, details} = known;
@@ -85,7 +92,7 @@ function ownFailure(err: unknown, what: string): unknown {
 }
 
 /** Written whole or not at all, by a rename: what the name led to before keeps its content. */
-function writePidFile(file: string, pid: string): void {
+export function writePidFile(file: string, pid: string): void {
   try {
     writeAtomic(file, pid, {sync: false, mode: 0o644});
   } catch (err) {
@@ -94,7 +101,7 @@ function writePidFile(file: string, pid: string): void {
 }
 
 /** Whether a pid file could take this name. A link is replaced, not followed; a device, a FIFO or a directory is left alone. */
-function checkPidFile(file: string): void {
+export function checkPidFile(file: string): void {
   const what = `pid file ${JSON.stringify(file)}`;
   try {
     accessSync(dirname(resolve(file)), constants.W_OK);
@@ -159,7 +166,7 @@ function subscribe(signal: NodeJS.Signals, receive: () => void): () => void {
 }
 
 /** Forwards signals and abort of one run; holds them back until the container runs. */
-class SignalForwarder {
+export class SignalForwarder {
   /** The first reason to end the run. */
   stop: StopReason | undefined;
   readonly stopped: Promise<StopReason>;
@@ -212,30 +219,35 @@ function stoppedExit(stop: StopReason): ContainerExit {
 }
 
 /** Mounts the tree, and writes the specification. */
-async function configure(
+export async function configure(
   launcher: Launcher,
   directory: string,
-  {mounts: known, volatile = false, makeSpec}: ForegroundRun,
+  {mounts: known, volatile = false, makeSpec}: Pick<ForegroundRun, 'makeSpec' | 'mounts' | 'volatile'>,
+  task: Pick<TaskRecord, 'io' | 'network' | 'removeOnExit' | 'runtime'>,
+  owner: ProcessIdentity,
   signals: SignalForwarder,
 ): Promise<Terminal | undefined> {
   const bundle = bundleIn(directory);
-  const mounts = typeof known === 'function' ? await known() : known;
+  const mounts = typeof known === 'function' ? await known(owner) : known;
   const plan = planMounts(mounts, {volatile});
   let terminal: Terminal | undefined;
   await Promise.race([launcher.mount(plan).then((found) => (terminal = found)), signals.stopped]);
   if (signals.stop !== undefined) return undefined;
   const rootfs = new RootReader(`/proc/${launcher.pid}/cwd/rootfs`);
   let cgroup: string;
+  let main: Spec['process'];
   try {
     const spec = await makeSpec(rootfs);
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
     writeFileSync(join(bundle, 'config.json'), JSON.stringify(sized), {mode: 0o600});
     cgroup = spec.linux.cgroupsPath;
+    main = spec.process;
   } finally {
     rootfs.close();
   }
   noteCgroup(dirname(dirname(directory)), cgroup);
+  writeTaskRecord(directory, {version: 1, createdAt: new Date().toISOString(), ...task, cgroupsPath: cgroup, process: main});
   recordRuntime(directory, launcher.pid, cgroup);
   return terminal;
 }
@@ -295,7 +307,8 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
   );
   let terminal: Terminal | undefined;
   try {
-    terminal = await configure(launcher, directory, run, signals);
+    const io = {kind: 'inherit', terminal: run.tty ?? false, stdin: true} as const;
+    terminal = await configure(launcher, directory, run, {io, runtime, removeOnExit: run.removeOnExit ?? false}, ownIdentity(), signals);
     if (signals.stop === undefined) await supervise(launcher, directory, run, runtime, signals);
   } finally {
     launcher.kill('SIGKILL');

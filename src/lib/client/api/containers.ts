@@ -1,14 +1,15 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {collect} from '../../store/gc.ts';
-import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
-import {withBallast} from '../../store/with-ballast.ts';
+import {validateLabels} from '../../oci/identifier.ts';
+import {mergeLabels} from '../../store/snapshots.ts';
+import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
+import {deleteContainer} from '../delete-container.ts';
+import {notFoundIn} from '../not-found.ts';
 import type {ContainersClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
-import {notFoundIn} from './not-found.ts';
 
-export function containersClient(context: Context, namespace: string): ContainersClient {
+export function containersClient(context: Context, namespace: string): Omit<ContainersClient, 'create'> {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   return {
@@ -19,6 +20,11 @@ export function containersClient(context: Context, namespace: string): Container
         ({id, image, labels, runtime}) => ({id, image, labels, runtime: {name: runtime.name}}),
       ),
 
+    label: async (id, labels) => {
+      validateLabels(labels);
+      return changeContainer(context, namespace, id, 'labels', (record) => ({labels: mergeLabels(record.labels, labels)}), missing);
+    },
+
     get: async (id) => {
       const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
       if (record === undefined) throw missing(id);
@@ -26,54 +32,17 @@ export function containersClient(context: Context, namespace: string): Container
     },
 
     delete: async (id, {keepSnapshot = false} = {}) => {
+      const {forgetStoppedTask} = await import('../tasks/find-task.ts');
+      await forgetStoppedTask(context, namespace, id);
       const {ids, hasBegun} = await context.running(namespace);
       const refuse = (): never => {
-        throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {hint: 'stop it first'});
+        throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {
+          hint: `stop it first: ctr -n ${namespace} tasks stop ${id}`,
+        });
       };
       if (ids.includes(id)) refuse();
       const only = (): boolean => !hasBegun(id) || refuse();
       await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
     },
   };
-}
-
-/**
- * Removes a container's record and the snapshot it wrote to.
- *
- * @param options.ifMissing makes the error for a missing container; without it, a missing container is success
- * @param options.only whether to remove this record; another container of the same ID stays, with its snapshot
- */
-export async function deleteContainer(
-  {store}: Context,
-  namespace: string,
-  id: string,
-  options: {
-    readonly keepSnapshot: boolean;
-    readonly ifMissing?: (id: string) => ErrdefsError;
-    readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
-  },
-): Promise<void> {
-  await withBallast(store, async () => {
-    await store.update(`removal of container ${id}`, (tx) => {
-      const ns = tx.namespace(namespace);
-      const record: ContainerRecord | undefined = ns.containers.find(id);
-      if (record === undefined) {
-        if (options.ifMissing !== undefined) throw options.ifMissing(id);
-        return;
-      }
-      const snapshots = ns.snapshots(record.snapshotter);
-      const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
-      if (options.only?.(record, snapshot) === false) return;
-      ns.containers.delete(id);
-      if (snapshot !== undefined && options.keepSnapshot) {
-        // Nothing refers to the snapshot any more: without gc.root the next collection would remove it.
-        const now = new Date().toISOString();
-        snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
-      } else if (snapshot !== undefined) {
-        snapshots.delete(snapshot.key);
-      }
-      collect(store, tx);
-    });
-    store.layers.emptyTrash();
-  });
 }

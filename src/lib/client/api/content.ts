@@ -8,9 +8,9 @@ import {LocalContentStore} from '../../store/local-content-store.ts';
 import type {ContentRecord} from '../../store/records.ts';
 import {maintainBallast, withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
+import {notFoundIn} from '../not-found.ts';
 import type {ContentClient, ContentWriter, ExpectedContent} from '../types/index.ts';
 import {filtered} from './filter.ts';
-import {notFoundIn} from './not-found.ts';
 
 /** Protects content that no image refers to from collection, as `ctr content ingest` does. */
 const ROOT_LABEL = 'containerd.io/gc.root';

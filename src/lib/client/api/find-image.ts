@@ -5,9 +5,9 @@ import {formatReference, parseReference} from '../../oci/reference.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {NamespaceView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
+import {notFoundIn} from '../not-found.ts';
 import {makePlan, type Plan, platformChoice} from '../pull/plan.ts';
 import {lacksContent, readVisible, visibleIn} from '../pull/visible-content.ts';
-import {notFoundIn} from './not-found.ts';
 
 /**
  * Name of the image that a user means: the text itself when an image has that very name, else the text normalised as docker does.

@@ -9,9 +9,9 @@ import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {RecordSet} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
+import {notFoundIn} from '../not-found.ts';
 import type {LeaseResource, LeasesClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
-import {notFoundIn} from './not-found.ts';
 
 const DEFAULT_LIFETIME_MS = 24 * 3600_000;
 

@@ -6,11 +6,11 @@ import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
+import {notFoundIn} from '../not-found.ts';
 import {ensureUnpacked} from '../pull/unpack.ts';
 import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {planLocally} from './find-image.ts';
-import {notFoundIn} from './not-found.ts';
 
 /** Protects a snapshot that nothing else refers to from collection, as `ctr snapshots` does. */
 const rooted = (labels: Labels): Labels => ({'containerd.io/gc.root': new Date().toISOString(), ...labels});

@@ -16,6 +16,12 @@ export interface RunOptions extends ContainerSettings {
   /** Replaces Entrypoint, as docker does; `args` follow it. */
   readonly entrypoint?: string;
   readonly rm?: boolean;
+  /** Leaves the container running under conmon. */
+  readonly detach?: boolean;
+  /** Keeps no output of a detached container. */
+  readonly nullIO?: boolean;
+  /** Bytes after which a detached container's log begins anew. */
+  readonly maxLogSize?: number;
   readonly tty?: boolean;
   /** `KEY=value` sets, `KEY` alone removes. */
   readonly env?: readonly string[];
@@ -52,16 +58,29 @@ export interface RunOptions extends ContainerSettings {
   readonly signal?: AbortSignal;
 }
 
+/** What a container is, without how it is started. */
+export type CreateOptions = Omit<RunOptions, 'detach' | 'maxLogSize' | 'nullIO' | 'pidFile' | 'rm' | 'stdio'>;
+
 /** Result of `run`. */
 export interface RunResult {
   readonly id: string;
-  /** Of the container; 128+n when signal n ended it. */
+  /** Of the container; 128+n when signal n ended it. 0 if it was left running. */
   readonly exitStatus: number;
+  /** The host's pid of its first process, if it was left running. */
+  readonly pid?: number;
 }
 
 /** Containers of one namespace. */
 export interface ContainersClient {
   list(options?: ListOptions): Promise<readonly ContainerRecord[]>;
   get(id: string): Promise<ContainerRecord>;
+  /**
+   * Makes a container without starting it: `tasks.start` does that.
+   *
+   * @throws already_exists there is a container of this ID
+   */
+  create(ref: string, id: string, options?: CreateOptions): Promise<ContainerRecord>;
+  /** Sets labels; an empty value removes one. */
+  label(id: string, labels: Labels): Promise<ContainerRecord>;
   delete(id: string, options?: {readonly keepSnapshot?: boolean}): Promise<void>;
 }

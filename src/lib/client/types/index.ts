@@ -9,6 +9,7 @@ import type {PushOptions, PushResult} from './push.ts';
 import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
+import type {TasksClient} from './tasks.ts';
 
 export type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
 export type {
@@ -35,6 +36,7 @@ export type * from './push.ts';
 export type * from './registry.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
+export type * from './tasks.ts';
 
 /** Options of `openClient`. */
 export interface OpenOptions {
@@ -47,6 +49,11 @@ export interface OpenOptions {
   readonly state?: string;
   /** Longest wait for a lock, in milliseconds. Default 10 000. */
   readonly lockTimeoutMs?: number;
+  /**
+   * Program and first arguments of berth's command, which detached containers call when they end. Default: the package's own, where it is
+   * beside the library; without one, the next call that looks does what is left to do.
+   */
+  readonly program?: readonly string[];
   /**
    * Called with an `ErrdefsError` for each problem that does not change the result of a call: an entry of the trash that cannot be
    * deleted (`details` has the path), or attributes that a layer could not be given when `run` unpacked it. `pull` has the latter in
@@ -95,11 +102,12 @@ export interface NamespaceClient {
    * @throws data_loss a blob is damaged here; the registry does not get it
    */
   push(ref: string, options?: PushOptions): Promise<PushResult>;
-  /** Runs a container in the foreground until it ends. */
+  /** Runs a container until it ends, or with `detach` leaves it running. */
   run(ref: string, id: string, options?: RunOptions): Promise<RunResult>;
   readonly images: ImagesClient;
   readonly content: ContentClient;
   snapshots(snapshotter?: string): SnapshotsClient;
   readonly leases: LeasesClient;
   readonly containers: ContainersClient;
+  readonly tasks: TasksClient;
 }

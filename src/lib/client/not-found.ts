@@ -1,7 +1,7 @@
 /** "Not found" errors that name the other namespaces that have the object. */
-import {ErrdefsError} from '../../errdefs.ts';
-import type {Store} from '../../store/store.ts';
-import type {NamespaceView} from '../../store/transaction-types.ts';
+import {ErrdefsError} from '../errdefs.ts';
+import type {Store} from '../store/store.ts';
+import type {NamespaceView} from '../store/transaction-types.ts';
 
 /**
  * The error for an object that `namespace` does not have.

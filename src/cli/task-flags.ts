@@ -1,0 +1,49 @@
+/** Flags and output of the commands that start tasks. */
+import type {RunResult} from '../lib/client/types/index.ts';
+import {ErrdefsError, isErrdefs} from '../lib/errdefs.ts';
+import {Flags} from './oclif-definitions.ts';
+import {size} from './shared-flags.ts';
+
+/** Exit status of an error in berth itself, as of `docker run`. */
+export const OWN_FAILURE = 125;
+
+/** How a task is started. */
+export const START_FLAGS = {
+  detach: Flags.boolean({char: 'd', description: 'leave it running, and print its identifier'}),
+  'pid-file': Flags.string({helpValue: 'FILE', description: 'write the process ID to this file'}),
+  'null-io': Flags.boolean({description: 'keep no output; with --detach'}),
+  'log-max-size': size({description: 'size after which the log begins anew; with --detach'}),
+  'log-uri': Flags.string({helpValue: 'none', description: 'where the output goes: none keeps none; by default a log, for "tasks logs"'}),
+};
+
+interface StartFlags {
+  readonly detach: boolean;
+  readonly 'pid-file'?: string | undefined;
+  readonly 'null-io': boolean;
+  readonly 'log-max-size'?: number | undefined;
+  readonly 'log-uri'?: string | undefined;
+}
+
+/** @throws invalid_argument a log that berth cannot write */
+export function startOptions(flags: StartFlags): {detach: boolean; nullIO?: boolean; pidFile?: string; maxLogSize?: number} {
+  const {detach, 'null-io': nullIO, 'log-uri': uri, 'pid-file': pidFile, 'log-max-size': maxLogSize} = flags;
+  if (uri !== undefined && uri !== 'none')
+    throw new ErrdefsError('not_implemented', `--log-uri ${JSON.stringify(uri)}`, {
+      hint: 'conmon writes the log, and "tasks logs" reads it; --log-uri none keeps none',
+    });
+  return {
+    detach,
+    ...(nullIO || uri === 'none' ? {nullIO: true} : {}),
+    ...(pidFile === undefined ? {} : {pidFile}),
+    ...(maxLogSize === undefined ? {} : {maxLogSize}),
+  };
+}
+
+/** 126 or 127 if the library says so in the detail `runExit`: the command cannot be executed, or is not found. */
+export function statusOfFailure(err: unknown): number {
+  const status = isErrdefs(err) ? err.details?.runExit : undefined;
+  return typeof status === 'number' ? status : OWN_FAILURE;
+}
+
+/** Whether the task was left running. */
+export const wasLeft = ({pid}: RunResult): boolean => pid !== undefined;

@@ -1,0 +1,25 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {CONTAINER_FLAGS, DOCKER_FLAGS, withContainerOptions} from '../../cli/container-flags.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
+import type {ContainerRecord} from '../../lib/client/types/index.ts';
+
+export default class Create extends BaseCommand {
+  static override summary = 'make a container without starting it';
+  static override description = 'Everything after IMAGE and ID is the container\'s command. "tasks start" starts it.';
+  static override examples = ['containers create redis r1', 'containers create alpine a1 sleep 1h'];
+  static override positionals = 2;
+  static override flagHints = DOCKER_FLAGS;
+  static override args = {
+    image: Args.string({required: true, description: 'image'}),
+    id: Args.string({required: true, description: 'name of the new container'}),
+  };
+  static override flags = CONTAINER_FLAGS;
+
+  async run(): Promise<ContainerRecord> {
+    const {args, flags} = await this.parse(Create);
+    const {containers} = await this.namespace(flags);
+    return withContainerOptions(flags, this.tail, this.context, (options) =>
+      containers.create(args.image, args.id, {...options, signal: this.signal}),
+    );
+  }
+}

@@ -1,0 +1,20 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+
+export default class Kill extends BaseCommand {
+  static override summary = 'send a signal to a task, once';
+  static override description = 'It does not wait for an end: "tasks stop" does.';
+  static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
+  static override flags = {
+    signal: Flags.string({char: 's', helpValue: 'SIGNAL', description: "name or number; by default the image's stop signal, else SIGTERM"}),
+    all: Flags.boolean({char: 'a', description: 'send it to all processes of the container'}),
+  };
+
+  async run(): Promise<{readonly signaled: readonly string[]}> {
+    const {args, flags} = await this.parse(Kill);
+    const {tasks} = await this.namespace(flags);
+    const options = {...omitUndefined({signal: flags.signal}), all: flags.all};
+    return {signaled: await this.each('signal', args.id, (id) => tasks.kill(id, options))};
+  }
+}

@@ -1,0 +1,26 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {quiet} from '../../cli/shared-flags.ts';
+import type {Task} from '../../lib/client/types/index.ts';
+
+export default class List extends BaseCommand {
+  static override summary = 'list tasks: the processes of containers';
+  static override description = 'EXIT is the status of a task that has ended; "?" if nobody was there to record it.';
+  static override flags = {quiet: quiet('the identifiers')};
+
+  async run(): Promise<readonly Task[]> {
+    const {flags} = await this.parse(List);
+    const {tasks} = await this.namespace(flags);
+    const all = await tasks.list();
+    if (flags.quiet) this.list(all, ({id}) => id);
+    else
+      this.table(['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'], all, ({id, pid, status, exitStatus, startedAt, exitedAt}) => [
+        id,
+        String(pid),
+        status.toUpperCase(),
+        status === 'stopped' ? String(exitStatus ?? '?') : '-',
+        startedAt ?? '-',
+        exitedAt ?? '-',
+      ]);
+    return all;
+  }
+}

@@ -1,0 +1,19 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import type {TaskExit} from '../../lib/client/types/index.ts';
+
+export default class Remove extends BaseCommand {
+  static override summary = 'remove tasks that have ended; their containers stay';
+  static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
+  static override flags = {force: Flags.boolean({char: 'f', description: 'end it first'})};
+
+  async run(): Promise<readonly TaskExit[]> {
+    const {args, flags} = await this.parse(Remove);
+    const {tasks} = await this.namespace(flags);
+    const ends: TaskExit[] = [];
+    await this.each('delete task', args.id, async (id) => {
+      ends.push(await tasks.delete(id, {force: flags.force}));
+    });
+    return ends;
+  }
+}

@@ -1,0 +1,47 @@
+/** Removes a container's record, and the snapshot it wrote to. */
+import type {ErrdefsError} from '../errdefs.ts';
+import {collect} from '../store/gc.ts';
+import type {ContainerRecord, SnapshotRecord} from '../store/records.ts';
+import {withBallast} from '../store/with-ballast.ts';
+import type {Context} from './context.ts';
+
+/**
+ * Removes a container's record and the snapshot it wrote to.
+ *
+ * @param options.ifMissing makes the error for a missing container; without it, a missing container is success
+ * @param options.only whether to remove this record; another container of the same ID stays, with its snapshot
+ */
+export async function deleteContainer(
+  {store}: Context,
+  namespace: string,
+  id: string,
+  options: {
+    readonly keepSnapshot: boolean;
+    readonly ifMissing?: (id: string) => ErrdefsError;
+    readonly only?: (record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean;
+  },
+): Promise<void> {
+  await withBallast(store, async () => {
+    await store.update(`removal of container ${id}`, (tx) => {
+      const ns = tx.namespace(namespace);
+      const record: ContainerRecord | undefined = ns.containers.find(id);
+      if (record === undefined) {
+        if (options.ifMissing !== undefined) throw options.ifMissing(id);
+        return;
+      }
+      const snapshots = ns.snapshots(record.snapshotter);
+      const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+      if (options.only?.(record, snapshot) === false) return;
+      ns.containers.delete(id);
+      if (snapshot !== undefined && options.keepSnapshot) {
+        // Nothing refers to the snapshot any more: without gc.root the next collection would remove it.
+        const now = new Date().toISOString();
+        snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
+      } else if (snapshot !== undefined) {
+        snapshots.delete(snapshot.key);
+      }
+      collect(store, tx);
+    });
+    store.layers.emptyTrash();
+  });
+}

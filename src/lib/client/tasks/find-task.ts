@@ -1,0 +1,103 @@
+/** Finds a task: its record, its state by the runtime, and its end by conmon. */
+import {existsSync, readFileSync, statSync} from 'node:fs';
+import {ErrdefsError} from '../../errdefs.ts';
+import {identityOf, liveness} from '../../fs/process.ts';
+import {listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/bundle.ts';
+import {containerState, findRuntime, type Runtime} from '../../runtime/runc.ts';
+import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
+import type {Context} from '../context.ts';
+import {runDirectory} from '../running.ts';
+import type {Task, TaskExit, TaskStatus} from '../types/index.ts';
+
+/** A task with what is needed to act on it. */
+export interface FoundTask {
+  readonly task: Task;
+  /** Absent when a command was killed before it wrote it. */
+  readonly record: TaskRecord | undefined;
+  /** Of the run: see runtime/bundle.ts. */
+  readonly directory: string;
+  readonly runtime: Runtime;
+  readonly runtimeRoot: string;
+}
+
+const STATUSES: Readonly<Record<string, TaskStatus>> = {
+  created: 'created',
+  running: 'running',
+  paused: 'paused',
+  pausing: 'paused',
+  stopped: 'stopped',
+};
+
+const timeOf = (file: string): string | undefined => statSync(file, {throwIfNoEntry: false})?.mtime.toISOString();
+
+/** The pid that the runtime wrote; 0 if that process has ended. Another process may have it by now: the runtime knows. */
+function initPid(file: string): number {
+  if (!existsSync(file)) return 0;
+  const pid = Number(readFileSync(file, 'latin1'));
+  try {
+    return Number.isSafeInteger(pid) && pid > 0 && liveness(identityOf(pid)) !== 'dead' ? pid : 0;
+  } catch {
+    return 0;
+  }
+}
+
+/** @param state of the run in whose directory it is; `stale` ones are no tasks */
+async function inspectTask(stateDir: string, {id, state}: Pick<Run, 'id' | 'state'>): Promise<FoundTask | undefined> {
+  if (state === 'stale') return undefined;
+  const directory = runPath(stateDir, id);
+  const record = readTaskRecord(directory);
+  const runtime = record === undefined ? findRuntime() : record.runtime;
+  const root = runtimeRoot(stateDir);
+  const files = taskFiles(directory, id);
+  const found = initPid(files.initPid) === 0 ? undefined : await containerState(runtime, root, id);
+  // A run that has claimed the ID and not made the container yet.
+  if (found === undefined && !existsSync(files.initPid)) return undefined;
+  const status = found === undefined ? 'stopped' : (STATUSES[found.status] ?? 'unknown');
+  const detached = record !== undefined && record.io.kind !== 'inherit';
+  const end = status === 'stopped' ? readTaskEnd(directory, id) : undefined;
+  const startedAt = timeOf(detached ? files.started : files.initPid);
+  const task: Task = {
+    id,
+    status,
+    pid: status === 'stopped' ? 0 : (found?.pid ?? 0),
+    detached,
+    ...(end === undefined ? {} : {exitStatus: end.exitStatus, exitedAt: end.exitedAt.toISOString()}),
+    ...(existsSync(files.oom) ? {oomKilled: true} : {}),
+    ...(record === undefined ? {} : {createdAt: record.createdAt}),
+    ...(startedAt === undefined || status === 'created' ? {} : {startedAt}),
+  };
+  return {task, record, directory, runtime, runtimeRoot: root};
+}
+
+/** Tasks of a namespace, sorted by ID. */
+export async function listTasks(context: Context, namespace: string): Promise<readonly FoundTask[]> {
+  const stateDir = runDirectory(context, namespace);
+  const runs = await listRuns(stateDir, findRuntime());
+  return (await Promise.all(runs.map((run) => inspectTask(stateDir, run)))).filter((task) => task !== undefined);
+}
+
+/** @throws not_found the container has no task, or there is no such container */
+export async function findTask(context: Context, namespace: string, id: string): Promise<FoundTask> {
+  const stateDir = runDirectory(context, namespace);
+  const run = (await listRuns(stateDir, findRuntime(), id))[0];
+  const found = run === undefined ? undefined : await inspectTask(stateDir, run);
+  if (found !== undefined) return found;
+  const exists = context.store.view((tx) => tx.namespace(namespace).containers.find(id) !== undefined);
+  if (exists)
+    throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no task`, {
+      hint: `start it: ctr -n ${namespace} tasks start ${id}`,
+    });
+  const {notFoundIn} = await import('../not-found.ts');
+  throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+}
+
+/** How a stopped task ended. */
+export const exitOf = ({id, exitStatus}: Task): TaskExit => ({id, exitStatus: exitStatus ?? 255, known: exitStatus !== undefined});
+
+/** Removes what is left of a container's run if it has ended. */
+export async function forgetStoppedTask(context: Context, namespace: string, id: string): Promise<void> {
+  const stateDir = runDirectory(context, namespace);
+  const [run] = existsSync(runPath(stateDir, id)) ? await listRuns(stateDir, findRuntime(), id) : [];
+  const found = run === undefined ? undefined : await inspectTask(stateDir, run);
+  if (run?.state === 'stale' || found?.task.status === 'stopped') await removeTask(stateDir, id, found?.runtime ?? findRuntime());
+}

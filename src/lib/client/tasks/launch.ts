@@ -1,0 +1,100 @@
+/** Starts a container's task: in the foreground, or under conmon. */
+import {existsSync} from 'node:fs';
+import {fileURLToPath} from 'node:url';
+import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
+import type {ProcessIdentity} from '../../fs/process.ts';
+import {cgroupPath} from '../../runtime/bundle.ts';
+import type {Mount} from '../../runtime/mount-plan.ts';
+import type {RootReader} from '../../runtime/path-in-root.ts';
+import type {Spec} from '../../runtime/spec.ts';
+import type {Context} from '../context.ts';
+import {runDirectory} from '../running.ts';
+import type {RunResult, TaskStartOptions} from '../types/index.ts';
+
+export interface Launch {
+  readonly id: string;
+  /** Called once the ID is taken. @param owner the process that holds the task: this one, or conmon */
+  begin(owner: ProcessIdentity): Promise<readonly Mount[]>;
+  /** Its cgroup is replaced by one of this task, where it is one of berth's. */
+  makeSpec(rootfs: RootReader): Spec | Promise<Spec>;
+  /** Called with the final specification before the start. */
+  readonly keepSpec?: (spec: Spec) => Promise<void>;
+  /** Called once the container and its mounts are gone; of a detached task only if it could not be started. */
+  readonly onExit?: (failed: boolean) => Promise<void>;
+  readonly tty: boolean;
+  /** The container and its snapshot go when it ends. */
+  readonly rm: boolean;
+  readonly runtime?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** Command that conmon calls; `undefined` where berth's program is not beside the library, as in a bundle. */
+function exitCommand(context: Context, namespace: string, id: string): readonly string[] | undefined {
+  const beside = ['../../bin/berth', '../../../../bin/berth'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+  const program = context.program ?? beside.filter((path) => existsSync(path)).slice(0, 1);
+  if (program.length === 0) return undefined;
+  return [...program, '__settle', context.store.layout.root, context.stateDir, namespace, id];
+}
+
+export async function launch(context: Context, namespace: string, run: Launch, options: TaskStartOptions): Promise<RunResult> {
+  const {store} = context;
+  const {id, rm, tty} = run;
+  const {detach = false, nullIO = false, maxLogSize, stdio, pidFile} = options;
+  if (nullIO && tty)
+    throw new ErrdefsError('invalid_argument', 'no output is kept of a container with a terminal', {hint: 'leave out --null-io or --tty'});
+  if (!detach && (nullIO || maxLogSize !== undefined))
+    throw new ErrdefsError('invalid_argument', 'only a detached task has a log', {hint: 'add --detach'});
+  let overlaid = false;
+  let holder: ProcessIdentity;
+  const common = {
+    id,
+    stateDir: runDirectory(context, namespace),
+    mounts: async (owner: ProcessIdentity) => {
+      holder = owner;
+      const mounts = await run.begin(owner);
+      overlaid = mounts.some(({type}) => type === 'overlay');
+      return mounts;
+    },
+    makeSpec: async (rootfs: RootReader) => {
+      const spec = await run.makeSpec(rootfs);
+      const own = spec.linux.cgroupsPath.startsWith(`/${namespace}/${id}~`);
+      const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder)}} : spec;
+      await run.keepSpec?.(placed);
+      return placed;
+    },
+    onExit: async (failed: boolean) => run.onExit?.(failed),
+    onLeftover: (err: unknown) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
+    volatile: rm,
+    removeOnExit: rm,
+    ...(pidFile === undefined ? {} : {pidFile}),
+    ...(run.runtime === undefined ? {} : {runtime: run.runtime}),
+    ...(run.signal === undefined ? {} : {signal: run.signal}),
+  };
+  const start = async (): Promise<RunResult> => {
+    if (!detach) {
+      const {runForeground} = await import('../../runtime/run.ts');
+      const {exitStatus} = await runForeground({...common, tty, ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio})});
+      return {id, exitStatus};
+    }
+    const {startDetached} = await import('../../runtime/detached.ts');
+    const command = exitCommand(context, namespace, id);
+    const pid = await startDetached({
+      ...common,
+      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: tty, ...(maxLogSize === undefined ? {} : {maxLogSize})},
+      ...(command === undefined ? {} : {exitCommand: command}),
+    });
+    return {id, exitStatus: 0, pid};
+  };
+  return start().catch(async (err: unknown) => {
+    throw overlaid ? await explainMounts(err, store.layout.root) : err;
+  });
+}
+
+/** The same error; or the one that `doctor` finds with mounts in `root`, when that may be the cause. */
+async function explainMounts(err: unknown, root: string): Promise<unknown> {
+  if (!isErrdefs(err) || err.code !== 'failed_precondition') return err;
+  const {checkMounts} = await import('../../runtime/doctor.ts');
+  const {status, detail, hint} = await checkMounts(root);
+  if (status === 'ok' || hint === undefined) return err;
+  return new ErrdefsError('failed_precondition', detail, {cause: err, hint, ...(err.details === undefined ? {} : {details: err.details})});
+}

@@ -1,0 +1,2 @@
+/** Label of a container with the signal that its image wants to be stopped by. */
+export const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';

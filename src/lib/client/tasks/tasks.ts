@@ -1,0 +1,146 @@
+/** Tasks of one namespace: their list, their signals and their end. */
+import {constants} from 'node:os';
+import {setTimeout as delay} from 'node:timers/promises';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {announceWaiter, removeTask} from '../../runtime/bundle.ts';
+import {runRuntime} from '../../runtime/runc.ts';
+import type {Context} from '../context.ts';
+import {runDirectory} from '../running.ts';
+import type {TaskExit, TasksClient} from '../types/index.ts';
+import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
+import {STOP_SIGNAL} from './stop-signal.ts';
+
+const STOP_TIMEOUT_MS = 10_000;
+/** Time for conmon to record the end of a process that is gone, and for the kernel to end one that was killed. */
+const END_TIMEOUT_MS = 10_000;
+const FIRST_POLL_MS = 2;
+const LONGEST_POLL_MS = 100;
+
+/**
+ * A signal by name, with or without SIG, or by number.
+ *
+ * @throws invalid_argument there is no such signal
+ */
+export function parseSignal(text: string): number {
+  const name = text.toUpperCase();
+  const {signals} = constants;
+  const found = (signals as Readonly<Record<string, number>>)[name.startsWith('SIG') ? name : `SIG${name}`];
+  if (found !== undefined) return found;
+  const realTime = /^(?:SIG)?RTMIN(?:\+(\d+))?$/.exec(name);
+  const number = realTime === null ? (/^\d+$/.test(text) ? Number(text) : 0) : 34 + Number(realTime[1] ?? 0);
+  if (number >= 1 && number <= 64) return number;
+  throw new ErrdefsError('invalid_argument', `signal ${JSON.stringify(text)} is not known`, {
+    hint: 'name one, such as SIGTERM or KILL, or its number',
+  });
+}
+
+const hasEnded = ({task}: FoundTask): boolean => task.status === 'stopped';
+
+/** Sends a signal through the runtime, which knows whether the process is still the container's. */
+async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: number, all: boolean): Promise<boolean> {
+  const words = ['--root', runtimeRoot, 'kill', ...(all ? ['--all'] : []), task.id, String(signal)];
+  const {status, stderr} = await runRuntime(runtime, words);
+  if (status === 0) return true;
+  if (/not running|already finished|does not exist|no such process/i.test(stderr)) return false;
+  throw new ErrdefsError('unknown', `unable to signal task ${JSON.stringify(task.id)}: ${stderr.trim()}`);
+}
+
+export function tasksClient(context: Context, namespace: string): TasksClient {
+  const find = (id: string): Promise<FoundTask> => findTask(context, namespace, id);
+  const gone = (id: string): ErrdefsError => new ErrdefsError('not_found', `task ${JSON.stringify(id)} has ended`);
+
+  const stopSignal = (id: string): string =>
+    context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.labels[STOP_SIGNAL] ?? 'SIGTERM';
+
+  /**
+   * Polls until a task has ended and its end is recorded, or nobody is left to record it.
+   *
+   * @returns `undefined` when the time is over
+   */
+  const waitForEnd = async (id: string, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
+    const found = await find(id);
+    const leave = announceWaiter(found.directory);
+    try {
+      return await pollForEnd(id, found, timeoutMs, signal);
+    } finally {
+      leave();
+    }
+  };
+
+  const pollForEnd = async (id: string, first: FoundTask, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
+    let found = first;
+    for (let waited = 0, poll = FIRST_POLL_MS; ; poll = Math.min(poll * 2, LONGEST_POLL_MS)) {
+      if (hasEnded(found) && (found.task.exitStatus !== undefined || !found.task.detached || waited >= timeoutMs))
+        return exitOf(found.task);
+      if (waited >= timeoutMs) return undefined;
+      await delay(poll, undefined, signal === undefined ? {} : {signal}).catch(() => {
+        throw new ErrdefsError('canceled', `wait for task ${JSON.stringify(id)}`, {cause: signal?.reason});
+      });
+      waited += poll;
+      const next = await find(id).catch((err: unknown) => {
+        // It was deleted, or it is removed when it ends.
+        if (hasCode(err, 'not_found')) return undefined;
+        throw err;
+      });
+      if (next === undefined) return {id, exitStatus: 255, known: false};
+      found = next;
+    }
+  };
+
+  return {
+    list: async () => (await listTasks(context, namespace)).map(({task}) => task),
+
+    get: async (id) => (await find(id)).task,
+
+    start: async (id, options = {}) => {
+      const {startTask} = await import('./start.ts');
+      return startTask(context, namespace, id, options);
+    },
+
+    kill: async (id, {signal, all = false} = {}) => {
+      const number = parseSignal(signal ?? stopSignal(id));
+      const found = await find(id);
+      if (hasEnded(found) || !(await signalTask(found, number, all))) throw gone(id);
+    },
+
+    stop: async (id, {timeoutMs = STOP_TIMEOUT_MS, signal} = {}) => {
+      const found = await find(id);
+      if (!hasEnded(found)) {
+        const {runtime, runtimeRoot, task} = found;
+        if (task.status === 'paused') await runRuntime(runtime, ['--root', runtimeRoot, 'resume', id]);
+        if (task.status !== 'created') await signalTask(found, parseSignal(stopSignal(id)), false);
+        const ended = task.status === 'created' ? undefined : await waitForEnd(id, timeoutMs, signal);
+        if (ended !== undefined) return ended;
+        await signalTask(found, constants.signals.SIGKILL, true);
+      }
+      const end = await waitForEnd(id, END_TIMEOUT_MS, signal).catch((err: unknown) => {
+        if (hasCode(err, 'not_found')) return {id, exitStatus: 255, known: false};
+        throw err;
+      });
+      if (end === undefined) throw new ErrdefsError('deadline_exceeded', `task ${JSON.stringify(id)} has not ended after SIGKILL`);
+      return end;
+    },
+
+    wait: async (id, {signal} = {}) => (await waitForEnd(id, Number.POSITIVE_INFINITY, signal))!,
+
+    delete: async (id, {force = false} = {}) => {
+      const found = await find(id);
+      if (!hasEnded(found)) {
+        if (!force)
+          throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${found.task.status}`, {
+            hint: `stop it first: ctr -n ${namespace} tasks stop ${id}; or end it: tasks delete --force`,
+          });
+        if (found.task.status === 'paused') await runRuntime(found.runtime, ['--root', found.runtimeRoot, 'resume', id]);
+        await signalTask(found, constants.signals.SIGKILL, true);
+      }
+      const end = (await waitForEnd(id, END_TIMEOUT_MS)) ?? exitOf(found.task);
+      await removeTask(runDirectory(context, namespace), id, found.runtime);
+      return end;
+    },
+
+    settle: async (id) => {
+      const {settleTask} = await import('./settle.ts');
+      await settleTask(context, namespace, id);
+    },
+  };
+}

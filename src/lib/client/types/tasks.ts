@@ -1,0 +1,89 @@
+/** Tasks: the processes of containers. */
+import type {RunResult} from './containers.ts';
+
+/**
+ * `created`: made and not started. `paused`: frozen. `stopped`: ended, and kept until it is deleted. `unknown`: the runtime cannot tell.
+ */
+export type TaskStatus = 'created' | 'running' | 'paused' | 'stopped' | 'unknown';
+
+/** A container's process, living or ended. */
+export interface Task {
+  /** Of the container. */
+  readonly id: string;
+  readonly status: TaskStatus;
+  /** The host's pid of its first process; 0 once it has ended. */
+  readonly pid: number;
+  /** Whether it outlives the command that started it. */
+  readonly detached: boolean;
+  /** 128+n when signal n ended it. Absent while it runs, and when nobody was there to record it. */
+  readonly exitStatus?: number;
+  /** The kernel ended it, or a part of it, for want of memory. */
+  readonly oomKilled?: boolean;
+  /** Times: RFC 3339, UTC. */
+  readonly createdAt?: string;
+  readonly startedAt?: string;
+  readonly exitedAt?: string;
+}
+
+/** How a task that has ended did so. */
+export interface TaskExit {
+  readonly id: string;
+  /** 255 if `known` is false, as in containerd. */
+  readonly exitStatus: number;
+  /** False when the command or the conmon that would have recorded the status was killed. */
+  readonly known: boolean;
+}
+
+/** How a task is started. */
+export interface TaskStartOptions {
+  /** Leaves the task running under conmon. Else the call ends with the task. */
+  readonly detach?: boolean;
+  /** Gets the host's pid of the container's first process. */
+  readonly pidFile?: string;
+  /** Keeps no output; for a detached task without a terminal. */
+  readonly nullIO?: boolean;
+  /** Bytes after which a detached task's log begins anew. */
+  readonly maxLogSize?: number;
+  /** Standard streams of a task that is not detached. Default: the caller's. */
+  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+  readonly signal?: AbortSignal;
+}
+
+/** Tasks of one namespace. */
+export interface TasksClient {
+  list(): Promise<readonly Task[]>;
+  /** @throws not_found the container has no task */
+  get(id: string): Promise<Task>;
+  /**
+   * Starts a container that has no task.
+   *
+   * @returns the exit status; or, detached, the host's pid of its first process
+   * @throws already_exists it has a task
+   */
+  start(id: string, options?: TaskStartOptions): Promise<RunResult>;
+  /**
+   * Sends a signal once.
+   *
+   * @param options.signal name or number; default: the container's stop signal, else SIGTERM
+   * @param options.all to all processes of the container
+   * @throws not_found there is no task, or it has ended
+   */
+  kill(id: string, options?: {readonly signal?: string; readonly all?: boolean}): Promise<void>;
+  /**
+   * Asks a task to end, by its stop signal, and ends it when it does not.
+   *
+   * @param options.timeoutMs time to end by itself. Default 10 000
+   */
+  stop(id: string, options?: {readonly timeoutMs?: number; readonly signal?: AbortSignal}): Promise<TaskExit>;
+  /** Waits for a task's end. */
+  wait(id: string, options?: {readonly signal?: AbortSignal}): Promise<TaskExit>;
+  /**
+   * Removes a task that has ended; the container stays.
+   *
+   * @param options.force ends it first
+   * @throws failed_precondition it has not ended
+   */
+  delete(id: string, options?: {readonly force?: boolean}): Promise<TaskExit>;
+  /** Finishes what the end of a detached task leaves to be done. conmon calls it; it may be called at any time, by anybody. */
+  settle(id: string): Promise<void>;
+}

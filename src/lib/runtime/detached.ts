@@ -1,0 +1,145 @@
+/**
+ * Starts a container that outlives this process. The launcher (launcher.ts) becomes conmon, which makes the container by the runtime, keeps
+ * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
+ */
+import {closeSync, existsSync, mkdirSync, openSync, readFileSync} from 'node:fs';
+import {resolve} from 'node:path';
+import {ErrdefsError, isErrdefs} from '../errdefs.ts';
+import {identityOf} from '../fs/process.ts';
+import {requireProgram} from '../fs/spawn.ts';
+import {bundleIn, claimBundle, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {type Launcher, startLauncher} from './launcher.ts';
+import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './run.ts';
+import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
+import {type TaskIO, taskFiles} from './task-record.ts';
+
+export interface DetachedRun
+  extends Pick<
+    ForegroundRun,
+    'id' | 'makeSpec' | 'mounts' | 'onExit' | 'onLeftover' | 'pidFile' | 'removeOnExit' | 'runtime' | 'signal' | 'stateDir' | 'volatile'
+  > {
+  readonly io: TaskIO;
+  /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH alone. */
+  readonly exitCommand?: readonly string[];
+}
+
+/** Arguments of conmon. Paths are absolute: it works in the bundle. */
+function conmonArguments(conmon: string, runtime: Runtime, directory: string, {id, io, stateDir, exitCommand = []}: DetachedRun): string[] {
+  const files = taskFiles(directory, id);
+  const log =
+    io.kind === 'none'
+      ? ['--log-path', 'none']
+      : ['--log-path', `k8s-file:${files.log}`, ...(io.maxLogSize === undefined ? [] : ['--log-size-max', String(io.maxLogSize)])];
+  const runtimeArguments = ['--root', runtimeRoot(stateDir), '--log', files.runtimeLog, '--log-format', 'json'];
+  const [program, ...words] = exitCommand;
+  return [
+    conmon,
+    ...['--api-version', '1', '--sync', '--cid', id, '--cuuid', id, '--name', id],
+    ...['--runtime', runtime.path, '--bundle', bundleIn(directory), '--container-pidfile', files.initPid],
+    ...['--exit-dir', files.exitDirectory, '--persist-dir', directory, '--full-attach', ...log],
+    ...(io.terminal ? ['--terminal'] : []),
+    ...(io.stdin ? ['--stdin', '--leave-stdin-open'] : []),
+    ...(program === undefined ? [] : ['--exit-command', program]),
+    ...words.flatMap((word) => ['--exit-command-arg', word]),
+    ...runtimeArguments.flatMap((word) => ['--runtime-arg', word]),
+  ];
+}
+
+/** What conmon reports once the runtime has made the container, or has failed to. */
+interface Report {
+  readonly data?: number;
+  readonly pid?: number;
+  readonly message?: string;
+}
+
+function parseReport(line: string): Report {
+  try {
+    return JSON.parse(line) as Report;
+  } catch {
+    return {}; // it was killed
+  }
+}
+
+async function start(run: DetachedRun, runtime: Runtime, directory: string, launcher: Launcher, signals: SignalForwarder): Promise<number> {
+  const {id, io, stateDir, removeOnExit = false} = run;
+  await configure(launcher, directory, run, {io, runtime, removeOnExit}, identityOf(launcher.pid), signals);
+  const stopped = (): void => {
+    if (signals.stop === undefined) return;
+    const cause = 'signal' in signals.stop ? new Error(`interrupted by ${signals.stop.signal}`) : signals.stop.reason;
+    throw new ErrdefsError('canceled', 'start', {cause});
+  };
+  stopped();
+  const files = taskFiles(directory, id);
+  mkdirSync(files.exitDirectory, {mode: 0o700});
+  const failed = (fallback: string): ErrdefsError => new ErrdefsError('unknown', runtimeErrors(files.runtimeLog).at(-1) ?? fallback);
+  const line = await Promise.race([launcher.releaseConnected(), signals.stopped.then(() => '')]);
+  stopped();
+  const {data, pid = data, message} = parseReport(line);
+  if (pid === undefined || pid <= 0) throw failed(message ?? 'conmon ended before the container was made');
+  // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
+  giveBundle(directory, launcher.pid);
+  const {status, stderr} = await runRuntime(runtime, [
+    '--root',
+    runtimeRoot(stateDir),
+    '--log',
+    files.runtimeLog,
+    '--log-format',
+    'json',
+    'start',
+    id,
+  ]);
+  if (status !== 0) throw failed(stderr.trim() || `${runtime.name} start ended with status ${status}`);
+  closeSync(openSync(files.started, 'w', 0o600));
+  if (run.pidFile !== undefined) writePidFile(resolve(run.pidFile), readFileSync(files.initPid, 'latin1'));
+  return pid;
+}
+
+/**
+ * Starts a container and leaves it running under conmon. A failure leaves nothing behind.
+ *
+ * @returns the host's pid of its first process
+ * @throws errors with `details.runExit`, as `runForeground`
+ * @throws unavailable conmon or another program is not installed
+ * @throws canceled `signal` was aborted, or a signal came, before the container ran
+ */
+export async function startDetached(run: DetachedRun): Promise<number> {
+  const signals = new SignalForwarder(run);
+  const tidy = async (step: () => void | Promise<void>): Promise<void> => {
+    try {
+      await step();
+    } catch (err) {
+      if (run.onLeftover === undefined) throw err;
+      run.onLeftover(err);
+    }
+  };
+  try {
+    if (run.signal?.aborted === true) throw new ErrdefsError('canceled', 'start', {cause: run.signal.reason});
+    if (process.geteuid?.() !== 0)
+      throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
+    if (run.pidFile !== undefined) checkPidFile(run.pidFile);
+    const runtime = findRuntime(run.runtime);
+    const conmon = requireProgram('conmon', 'conmon');
+    const env = requireProgram('env', 'coreutils');
+    const directory = await claimBundle(run.stateDir, run.id, runtime, run.onLeftover);
+    let launcher: Launcher | undefined;
+    try {
+      const words = [env, '_OCI_SYNCPIPE=3', ...conmonArguments(conmon, runtime, directory, run)];
+      launcher = await startLauncher(bundleIn(directory), words, ['ignore', 'ignore', 'ignore']);
+      const pid = await start(run, runtime, directory, launcher, signals);
+      launcher.leave();
+      return pid;
+    } catch (err) {
+      launcher?.kill('SIGKILL');
+      await launcher?.ended;
+      await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
+      if (existsSync(directory)) await removeStaleCgroup(directory);
+      if (isErrdefs(err)) await tidy(async () => run.onExit?.(true));
+      await tidy(() => releaseBundle(directory));
+      throw err;
+    }
+  } catch (err) {
+    throw ownFailure(err, `container ${JSON.stringify(run.id)}`);
+  } finally {
+    signals.dispose();
+  }
+}
