@@ -45,7 +45,9 @@ bench      zstd            zstd             to compare the decompression speed o
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
 interop    podman          podman           to read and write archives
 interop    buildah         buildah          to read and write archives
-interop    oras            oras             to read and write layouts
+interop    oras            oras             to read and write layouts, and referrers
+interop    go              golang-go        to build a registry with the referrers API
+interop    go-containerregistry golang-github-google-go-containerregistry-dev to build it of
 clock      faketime        faketime         to run the tests on another day
 '
 
@@ -56,6 +58,8 @@ installed() {
   case $1 in
     # It has to be static: the image holds nothing else.
     busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
+    # A library.
+    go-containerregistry) [ -d /usr/share/gocode/src/github.com/google/go-containerregistry ] ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }

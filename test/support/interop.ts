@@ -11,13 +11,15 @@ import {join} from 'node:path';
 import type {Client} from '../../src/lib/client/types/index.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {type Containerd, startContainerd} from '../e2e/containerd.ts';
+import {missingForGoRegistry, startGoRegistry} from './go-registry.ts';
 import {findProgram, newClient, type Scope, temporaryDirectory} from './helpers.ts';
 import {type Image, requiresImage} from './images.ts';
 import {type Registry, startRegistry} from './registry.ts';
 
-export type Format = 'oci' | 'oci-archive' | 'docker-archive' | 'registry';
+/** `referrers`: artifacts by the referrers API. */
+export type Format = 'oci' | 'oci-archive' | 'docker-archive' | 'registry' | 'referrers';
 
-export const FORMATS: readonly Format[] = ['oci', 'oci-archive', 'docker-archive', 'registry'];
+export const FORMATS: readonly Format[] = ['oci', 'oci-archive', 'docker-archive', 'registry', 'referrers'];
 
 /** From the tool's point of view: it reads what berth wrote, or writes what berth reads. */
 export type Direction = 'reads' | 'writes';
@@ -80,6 +82,13 @@ export class World {
     this.#registry ??= startRegistry(this.scope);
     return this.#registry;
   }
+
+  /** Host of a registry with the referrers API. */
+  goRegistry(): Promise<string> {
+    this.#goRegistry ??= startGoRegistry(this.scope);
+    return this.#goRegistry;
+  }
+  #goRegistry: Promise<string> | undefined;
 
   /** Descriptor of the image that berth makes of an archive. */
   async imported(path: string): Promise<Descriptor> {
@@ -210,6 +219,24 @@ async function assertPulled(world: World, repository: string): Promise<void> {
     .namespace('pulled')
     .pull(`${host}/${repository}:latest`, {plainHTTP: true, unpack: false, allPlatforms: true});
   assert.equal(image.target.digest, world.image.target.digest);
+}
+
+/** An image pushed by berth, at the registry with the referrers API. @returns the reference */
+async function pushedToGo(world: World, repository: string): Promise<string> {
+  const ref = `${await world.goRegistry()}/${repository}:latest`;
+  await world.client.namespace('ours').push(ref, {from: OURS, plainHTTP: true});
+  return ref;
+}
+
+const ARTIFACT = 'application/vnd.example.note';
+
+/** Digests of the artifacts that a registry lists for the image of the matrix. */
+async function listedReferrers(world: World, ref: string): Promise<readonly string[]> {
+  const [host, path] = [ref.slice(0, ref.indexOf('/')), ref.slice(ref.indexOf('/') + 1, ref.lastIndexOf(':'))];
+  const response = await fetch(`http://${host}/v2/${path}/referrers/${world.image.target.digest}`);
+  assert.equal(response.status, 200, 'it has the referrers API');
+  const {manifests} = (await response.json()) as {manifests: Descriptor[]};
+  return manifests.map(({digest}) => digest).sort();
 }
 
 export const TOOLS: Readonly<Record<string, Tool>> = {
@@ -362,6 +389,12 @@ export const TOOLS: Readonly<Record<string, Tool>> = {
         const raw = world.run('oras', 'manifest', 'fetch', '--plain-http', await pushed(world));
         assert.equal(sha256(raw), world.image.target.digest);
       },
+      referrers: async (world) => {
+        const ref = await pushedToGo(world, 'oras-reads');
+        const artifact = await world.client.registry.attach(ref, ARTIFACT, [], {plainHTTP: true});
+        const found = world.run('oras', 'discover', '--plain-http', '--format', 'json', ref).toString();
+        assert.ok(found.includes(artifact.digest), found);
+      },
     },
     writes: {
       oci: async (world) => {
@@ -375,7 +408,54 @@ export const TOOLS: Readonly<Record<string, Tool>> = {
         world.run('oras', 'copy', '--from-oci-layout', `${world.ours.oci}:latest`, '--to-plain-http', `${host}/oras:latest`);
         await assertPulled(world, 'oras');
       },
+      referrers: async (world) => {
+        const ref = await pushedToGo(world, 'oras-writes');
+        world.run('oras', 'attach', '--plain-http', '--artifact-type', ARTIFACT, ref, '--annotation', 'a=1');
+        const found = await world.client.registry.referrers(ref, {plainHTTP: true});
+        assert.equal(found.length, 1);
+        assert.deepEqual(
+          found.map(({digest}) => digest),
+          await listedReferrers(world, ref),
+        );
+      },
     },
+  },
+  'go-containerregistry': {
+    programs: [],
+    package: 'golang-github-google-go-containerregistry-dev',
+    reads: {
+      registry: async (world) => {
+        const ref = await pushedToGo(world, 'pushed');
+        const {image} = await world.client.namespace('go').pull(ref, {plainHTTP: true, unpack: false, allPlatforms: true});
+        assert.equal(image.target.digest, world.image.target.digest);
+        // Once more, and to another repository: it mounts nothing.
+        await pushedToGo(world, 'pushed');
+        await pushedToGo(world, 'again');
+        const copied = await world.client.registry.copy(ref, `${await world.goRegistry()}/copied:latest`, {all: true});
+        assert.equal(copied.target.digest, world.image.target.digest);
+      },
+      referrers: async (world) => {
+        const ref = await pushedToGo(world, 'attached');
+        const registry = world.client.registry;
+        const plain = {plainHTTP: true};
+        assert.deepEqual(await registry.referrers(ref, plain), []);
+        const one = await registry.attach(ref, ARTIFACT, [], plain);
+        const two = await registry.attach(ref, 'application/vnd.example.other', [], plain);
+        assert.deepEqual(await listedReferrers(world, ref), [one.digest, two.digest].sort());
+        const tags: string[] = [];
+        for await (const tag of await registry.tags(ref, plain)) tags.push(tag);
+        assert.deepEqual(tags, ['latest'], 'no tag in place of the API');
+        // It tells the media type of the config as the artifact's, so that nothing is asked by type.
+        assert.equal((await registry.referrers(ref, plain)).length, 2);
+        // From the tags of a registry without the API to one that has it, and back.
+        const old = `${(await world.registry()).host}/referrers:latest`;
+        await registry.copy(ref, old, {all: true, referrers: true});
+        const back = `${await world.goRegistry()}/back:latest`;
+        await registry.copy(old, back, {all: true, referrers: true});
+        assert.deepEqual(await listedReferrers(world, back), [one.digest, two.digest].sort());
+      },
+    },
+    writes: {},
   },
 };
 
@@ -387,12 +467,14 @@ export const CELLS: readonly Cell[] = Object.entries(TOOLS).flatMap(([tool, {rea
 );
 
 /** Programs that a cell needs and that are missing. */
-export const missingPrograms = ({tool, format}: Pick<Cell, 'tool' | 'format'>): readonly string[] =>
-  [
+export const missingPrograms = ({tool, format}: Pick<Cell, 'tool' | 'format'>): readonly string[] => [
+  ...(format === 'referrers' || tool === 'go-containerregistry' ? missingForGoRegistry() : []),
+  ...[
     ...TOOLS[tool]!.programs,
-    ...(format === 'registry' ? ['docker-registry'] : []),
+    ...(format === 'registry' || format === 'referrers' ? ['docker-registry'] : []),
     ...(format === 'docker-archive' ? ['ctr', 'containerd'] : []),
-  ].filter((name) => findProgram(name) === undefined);
+  ].filter((name) => findProgram(name) === undefined),
+];
 
 /** The image of the matrix; `undefined` when the machine cannot make it. */
 export const interopImage = (t: Parameters<typeof requiresImage>[0]): Image | undefined => requiresImage(t, 'busybox');
