@@ -35,7 +35,7 @@ async function rig(t: Scope): Promise<Rig> {
   const layer = tar(
     dir('bin/'),
     file('bin/busybox', readFileSync(findProgram('busybox')!), 0o755),
-    symlink('bin/sh', 'busybox'),
+    symlink('busybox', 'bin/sh'),
     dir('tmp/'),
   );
   const config = {
@@ -47,7 +47,8 @@ async function rig(t: Scope): Promise<Rig> {
   registry.addImage('app', 'v1', [layer], config);
   const ref = `${registry.host}/app:v1`;
   const [root, state] = [temporaryDirectory(t), temporaryDirectory(t)];
-  const client = openClient({root, state});
+  // conmon calls the source, not what was built of it.
+  const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../../src/main.ts')]});
   const ns = client.namespace(NAMESPACE);
   onEnd(t, async () => {
     for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
