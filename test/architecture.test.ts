@@ -335,6 +335,7 @@ describe('who names an image, or makes a container of one', () => {
 
 /** Where the machine's clock is asked, and what for. It may be set at any moment: how long something takes, or waits, is not its to say. */
 const WALL_CLOCK: Readonly<Record<string, string>> = {
+  'cli/value-parsers.ts': 'a time that is given as a duration before now',
   'commands/content/active.ts': 'ages of dates in a table',
   'commands/content/ls.ts': 'ages of dates in a table',
   'lib/client/api/host-mounts.ts': 'when a lease expires',

@@ -15,6 +15,19 @@ export function parseDuration(text: string): number {
   return ms;
 }
 
+/**
+ * A time as in RFC 3339, or a duration before now.
+ *
+ * @throws invalid_argument
+ */
+export function parseSince(text: string): Date {
+  const ms = durationMs(text, {days: true});
+  const date = ms === undefined ? new Date(/^\d{4}-\d\d-\d\d/.test(text) ? text : Number.NaN) : new Date(Date.now() - ms);
+  if (Number.isNaN(date.getTime()))
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(text)} is no time (try 10m, or 2026-01-31T12:00:00Z)`);
+  return date;
+}
+
 const SIZE_SUFFIXES = ['', 'k', 'm', 'g', 't'];
 
 /**

@@ -29,6 +29,7 @@ export const COMMANDS: Commands = {
     copy: () => import('./copy.ts'),
     df: () => import('./df.ts'),
     doctor: () => import('./doctor.ts'),
+    events: () => import('./events.ts'),
     gc: () => import('./gc.ts'),
     'images append': () => import('./images/append.ts'),
     'images check': () => import('./images/check.ts'),

@@ -79,6 +79,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content label': [`content label sha256:${'0'.repeat(64)} a=b`, 5],
   'content ls': ['content ls', 0],
   'config show': ['config show', 0],
+  events: ['events', 0],
   'content prune': ['content prune references', 0],
   'content push-object': [`content push-object 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 5],
   'content rm': [`content rm sha256:${'0'.repeat(64)}`, 5],

@@ -84,6 +84,7 @@ const KINDS: Readonly<Record<string, RegExp>> = {
   'damaged/': /^root\/damaged\//,
   'erofs.json': /^state\/erofs\.json$/,
   'a token of a registry': /^state\/tokens\/[^/]+$/,
+  'the log of events': /^state\/events\/\d+$/,
   'mount.json of a mount': /^state\/mounts\/mounted\/mount\.json$/,
   'mount.json of an earlier mount': /^state\/mounts\/earlier\/mount\.json$/,
   "a running container's owner": /^state\/runs\/[^/]+\/bundles\/live\/owner\..*$/,

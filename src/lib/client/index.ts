@@ -14,6 +14,7 @@ import {imageBuildClient} from './build/client.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
+import {emit, eventsOf} from './events.ts';
 import {CLIENT, type ClosedState, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
 import type {Client, NamespaceClient, OpenOptions, TasksClient} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
@@ -33,7 +34,12 @@ export function openClient(options: OpenOptions = {}): Client {
   const {root, state} = directories;
   const lockTimeoutMs = options.lockTimeoutMs ?? DEFAULT_LOCK_TIMEOUT_MS;
   const {onWarning, program} = options;
-  const store = new Store({root, lockTimeoutMs, ...(onWarning === undefined ? {} : {onWarning})});
+  const store = new Store({
+    root,
+    lockTimeoutMs,
+    ...(onWarning === undefined ? {} : {onWarning}),
+    onCommit: (changes) => emit(() => context.stateDir, eventsOf(changes)),
+  });
   const workers = new WorkerPool();
   let checkedState: string | undefined;
   /** Only root can mount, so the probe of other users needs no checked state directory. */
@@ -108,6 +114,10 @@ export function openClient(options: OpenOptions = {}): Client {
     prune: async (options = {}) => {
       const {prune} = await import('./space/prune.ts');
       return prune(context, options);
+    },
+    events: async (options = {}) => {
+      const {readEvents} = await import('./api/events.ts');
+      return readEvents(context, options);
     },
     gc: async () => {
       const {collectGarbage} = await import('./space/gc.ts');

@@ -16,6 +16,7 @@ import type {
   ConvertOptions,
   CopyOptions,
   CreateOptions,
+  EventsOptions,
   ExpectedContent,
   ExportOptions,
   FetchOptions,
@@ -80,6 +81,7 @@ export const labels: ArgumentKind = {
   wants: 'an object of strings',
   accepts: (value) => isObject(value) && !Array.isArray(value) && Object.values(value).every((inner) => typeof inner === 'string'),
 };
+const date: ArgumentKind = {wants: 'a Date', accepts: (value) => value instanceof Date && !Number.isNaN(value.getTime())};
 export const bytes: ArgumentKind = {
   wants: 'an async iterable of bytes',
   accepts: (value) => isObject(value) && Symbol.asyncIterator in value,
@@ -553,6 +555,9 @@ export const CLIENT: Guards<Client> = {
     }),
   ],
   gc: [],
+  events: [
+    options<EventsOptions>({filters: optional(list(text)), follow: optional(flag), since: optional(date), signal: optional(abortSignal)}),
+  ],
 };
 
 /** @throws invalid_argument naming the method and the argument */

@@ -43,6 +43,8 @@ export const runtimeStatePath = {
   views: (state: string): string => join(state, 'views'),
   /** Records of host mounts; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
+  /** Log of events; see client/events.ts. */
+  events: (state: string): string => join(state, 'events'),
   /** Tokens of registries; see client/credentials/token-store.ts. */
   tokens: (state: string): string => join(state, 'tokens'),
   /** Result of the EROFS probe; see client/erofs-probe.ts. */

@@ -2,6 +2,7 @@
 import {ErrdefsError, hasCode} from '../errdefs.ts';
 import {RECORD_KINDS, recordFile, recordPath} from './layout.ts';
 import type {Reader, Writer} from './metadata-contract.ts';
+import type {ChangedKind, RecordChanges} from './record-changes.ts';
 import {misplacedRecord, REPAIR_HINT} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
@@ -19,7 +20,7 @@ import type {WritableRecordSet} from './transaction-types.ts';
 /** One kind of record. */
 export interface RecordType<T> {
   /** Noun for messages. */
-  readonly noun: string;
+  readonly noun: ChangedKind;
   readonly key: (record: T) => string;
   readonly parse: (value: unknown, what: string) => T;
   readonly references: (record: T) => References;
@@ -50,6 +51,8 @@ export const SNAPSHOT: RecordType<SnapshotRecord> = {
 export interface RecordHooks {
   beforePut(): void;
   changed(before: References | undefined, after: References | undefined): void;
+  /** Called with each record put, and for a removal without one. */
+  noted(kind: ChangedKind, key: string, existed: boolean, record: {readonly labels: Labels} | undefined): void;
   /** The old record is unreadable, so its references are unknown. */
   invalidate(): void;
 }
@@ -122,6 +125,7 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
     const record = withoutEmptyLabels(given, `${this.#kind.noun} ${JSON.stringify(this.#kind.key(given))}`);
     this.#hooks.beforePut();
     const path = this.#path(this.#kind.key(record));
+    this.#hooks.noted(this.#kind.noun, this.#kind.key(record), this.#isPresent(path), record);
     this.#hooks.changed(this.#referencesAt(path), this.#kind.references(record));
     this.#io.put!(path, {version: RECORD_VERSION, ...record});
     return record;
@@ -131,6 +135,7 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
     const path = this.#path(key);
     const present = this.#isPresent(path);
     if (present) {
+      this.#hooks.noted(this.#kind.noun, key, true, undefined);
       this.#hooks.changed(this.#referencesAt(path), undefined);
       this.#io.put!(path, undefined);
     }
@@ -163,10 +168,17 @@ export class Records<T extends {readonly labels: Labels}> implements WritableRec
 export class Namespaces implements WritableRecordSet<NamespaceRecord> {
   readonly #io: Reader & Partial<Writer>;
   readonly #refs: RefCounts;
+  readonly #changes: RecordChanges;
 
-  constructor(io: Reader & Partial<Writer>, refs: RefCounts) {
+  constructor(io: Reader & Partial<Writer>, refs: RefCounts, changes: RecordChanges) {
     this.#io = io;
     this.#refs = refs;
+    this.#changes = changes;
+  }
+
+  #note(name: string, existed: boolean, record?: NamespaceRecord): void {
+    const change = {namespace: name, kind: 'namespace', snapshotter: '', key: name} as const;
+    this.#changes.note(record === undefined ? change : {...change, record}, existed);
   }
 
   findByFile(file: string): NamespaceRecord | undefined {
@@ -220,7 +232,9 @@ export class Namespaces implements WritableRecordSet<NamespaceRecord> {
 
   put(given: NamespaceRecord): NamespaceRecord {
     const record = withoutEmptyLabels(given, `namespace ${JSON.stringify(given.name)}`);
-    if (this.find(record.name) === undefined) this.#refs.beginNamespace(record.name, this.isEmpty());
+    const existed = this.find(record.name) !== undefined;
+    if (!existed) this.#refs.beginNamespace(record.name, this.isEmpty());
+    this.#note(record.name, existed, record);
     this.#io.put!(recordPath.namespace(record.name), {version: RECORD_VERSION, ...record});
     return record;
   }
@@ -228,6 +242,7 @@ export class Namespaces implements WritableRecordSet<NamespaceRecord> {
   delete(name: string): boolean {
     if (this.find(name) === undefined) return false;
     this.#refs.endNamespace(name);
+    this.#note(name, true);
     this.#io.put!(recordPath.namespace(name), undefined);
     return true;
   }

@@ -17,6 +17,7 @@ import {createLayout, type Layout, recordPath} from './layout.ts';
 import {type Backend, type Damage, type Reader, WriteSet} from './metadata-contract.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
 import {quarantine} from './quarantine.ts';
+import type {RecordChange} from './record-changes.ts';
 import type {SharedKey} from './refcounts.ts';
 import {StateDirectory} from './state-directory.ts';
 import {syncBlobNames} from './sync-blob-names.ts';
@@ -31,6 +32,8 @@ export interface StoreOptions {
   readonly migrations?: readonly Migration[];
   /** Receives warnings of failed cleanup; see cleanup-warnings.ts. */
   readonly onWarning?: OnWarning;
+  /** Gets the changes of each transaction that was committed. Must not throw. */
+  readonly onCommit?: (changes: readonly RecordChange[]) => void;
 }
 
 export class Store {
@@ -42,6 +45,7 @@ export class Store {
   readonly #backend: Backend;
   readonly #formats: Formats;
   readonly #directory: StateDirectory;
+  readonly #onCommit: StoreOptions['onCommit'];
 
   /** Touches nothing until the first call. A missing state directory reads as empty and is created by the first change. */
   constructor(options: StoreOptions, backend?: Backend) {
@@ -54,6 +58,7 @@ export class Store {
     this.#backend = backend ?? new JournalBackend(this.layout, {lockTimeoutMs, housekeeping: this.housekeeping, ballast: this.ballast});
     this.#formats = new Formats(options.migrations ?? MIGRATIONS);
     this.#directory = new StateDirectory(this.layout, this.#formats);
+    this.#onCommit = options.onCommit;
   }
 
   /** A consistent read without a lock. @throws failed_precondition the state directory has an unknown format */
@@ -74,14 +79,17 @@ export class Store {
    */
   async update<T>(purpose: string, fn: (tx: StoreTransaction) => T): Promise<T> {
     this.ensureCreated();
+    let changes: readonly RecordChange[] = [];
     const result = await this.#backend.update(purpose, (writer) => {
       this.#formats.migrate(writer);
       const tx = new Transaction(writer);
       const result = fn(tx);
       this.#noteGarbage(tx);
+      changes = tx.changes.list();
       return result;
     });
     this.#directory.noteMigrated();
+    if (changes.length > 0) this.#onCommit?.(changes);
     return result;
   }
 

@@ -83,7 +83,14 @@ const ROOT: DirectoryRule = {
 /** The runtime state directory. Its `runs` are examined elsewhere; see runtime/bundle.ts. */
 const STATE: DirectoryRule = {
   files: (name) => name === 'erofs.json',
-  directories: named({runs: {directories: () => 'anything'}, mounts: 'anything', tokens: 'anything', views: 'anything'}),
+  directories: named({
+    'cool-downs': 'anything',
+    events: 'anything',
+    mounts: 'anything',
+    runs: {directories: () => 'anything'},
+    tokens: 'anything',
+    views: 'anything',
+  }),
 };
 
 /** Whether a name begins with the identity of a dead process. */

@@ -1,6 +1,7 @@
 /** Views and transactions of the store. */
 import {type RecordKind, recordPath} from './layout.ts';
 import type {AfterCommit, Reader, Writer} from './metadata-contract.ts';
+import {RecordChanges} from './record-changes.ts';
 import {CONTAINER, CONTENT, IMAGE, LEASE, Namespaces, type RecordHooks, Records, type RecordType, SNAPSHOT} from './record-sets.ts';
 import type {Labels, NamespaceRecord} from './records.ts';
 import {
@@ -22,11 +23,12 @@ export class Transaction implements StoreTransaction {
   readonly #io: Reader & Partial<Writer>;
   readonly namespaces: WritableRecordSet<NamespaceRecord>;
   readonly refs: RefCounts;
+  readonly changes = new RecordChanges();
 
   constructor(io: Reader & Partial<Writer>) {
     this.#io = io;
     this.refs = new RefCounts(io, (name, node) => this.#referencesOf(name, node));
-    this.namespaces = new Namespaces(io, this.refs);
+    this.namespaces = new Namespaces(io, this.refs, this.changes);
   }
 
   get generation(): number {
@@ -44,14 +46,19 @@ export class Transaction implements StoreTransaction {
       const now = new Date().toISOString();
       this.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
     };
-    const hooks: RecordHooks = {
+    const hooksOf = (snapshotter: string): RecordHooks => ({
       beforePut: appear,
+      noted: (kind, key, existed, record) => {
+        const change = {namespace: name, kind, snapshotter, key};
+        this.changes.note(record === undefined ? change : {...change, record}, existed);
+      },
       changed: (before, after) => this.refs.change(name, before, after),
       invalidate: () => this.refs.invalidate(),
-    };
+    });
+    const hooks = hooksOf('');
     const records = <T extends {readonly labels: Labels}>(kind: RecordType<T>, directory: RecordKind) =>
       new Records(kind, recordPath.directory(name, directory), io, hooks);
-    const snapshots = (snapshotter: string) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooks);
+    const snapshots = (snapshotter: string) => new Records(SNAPSHOT, recordPath.snapshots(name, snapshotter), io, hooksOf(snapshotter));
     return {
       name,
       images: records(IMAGE, 'images'),

@@ -330,7 +330,7 @@ const OPERATIONS: readonly Operation[] = [
       rmSync(archiveOf(world), {force: true});
       return world.client.namespace('default').images.export(archiveOf(world), [world.ref], {signal});
     },
-    left: async ({client}) => readdirSync(client.state).filter((name) => !name.endsWith('.json')),
+    left: async ({client}) => readdirSync(client.state).filter((name) => !name.endsWith('.json') && name !== 'events'),
   },
   {
     name: 'images.flatten',

@@ -1,6 +1,7 @@
 /** Arguments and results of the library; `--json` prints the same shapes. */
 import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
 import type {ContentClient} from './content.ts';
+import type {BerthEvent, EventsOptions} from './events.ts';
 import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
 import type {ImagesClient, PullOptions, PullOutcome, PullResult} from './images.ts';
 import type {LeasesClient} from './leases.ts';
@@ -27,6 +28,7 @@ export type * from './common.ts';
 export type * from './container-settings.ts';
 export type * from './containers.ts';
 export type * from './content.ts';
+export type * from './events.ts';
 export type * from './fsck.ts';
 export type * from './host-mounts.ts';
 export type * from './images.ts';
@@ -76,6 +78,8 @@ export interface Client {
   df(): Promise<DiskUsage>;
   /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */
   prune(options?: PruneOptions): Promise<PruneResult>;
+  /** What commands have changed since the boot, as far as the log of events reaches back: all namespaces, in order. */
+  events(options?: EventsOptions): Promise<AsyncIterable<BerthEvent>>;
   /** Removes unreferenced data in all namespaces. */
   gc(): Promise<GcResult>;
   /** Ends background work (worker threads, connections). All other methods fail afterwards. */

@@ -1,0 +1,130 @@
+/** The log of events: what was changed is told once, in order, whoever writes; the log stays bounded; nothing fails because of it. */
+import assert from 'node:assert/strict';
+import {appendFileSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/events.ts';
+import type {BerthEvent, Client} from '../../../src/lib/client/types/index.ts';
+import {runScript} from '../../support/children.ts';
+import {is, newClient, temporaryDirectory} from '../../support/helpers.ts';
+
+async function told(client: Client, filters: readonly string[] = []): Promise<readonly BerthEvent[]> {
+  const all: BerthEvent[] = [];
+  for await (const event of await client.events({filters})) all.push(event);
+  return all;
+}
+
+const topics = (events: readonly BerthEvent[]): readonly string[] => events.map(({namespace, topic}) => `${namespace} ${topic}`);
+
+describe('events', () => {
+  it('tell what a transaction came to, with the fields of containerd', async (t) => {
+    const client = await newClient(t);
+    const a = client.namespace('a');
+    await a.leases.create({id: 'l'});
+    const snapshots = a.snapshots('native');
+    await snapshots.prepare('work');
+    await snapshots.commit('done', 'work');
+    await snapshots.delete('done');
+    await client.namespaces.delete('a', {recursive: true});
+    const events = await told(client);
+    assert.deepEqual(topics(events), [
+      'a /namespaces/create',
+      'a /snapshot/prepare',
+      'a /snapshot/remove',
+      'a /snapshot/commit',
+      'a /snapshot/remove',
+      'a /namespaces/delete',
+    ]);
+    assert.deepEqual(events[1]!.event, {key: 'work', parent: '', snapshotter: 'native'});
+    const times = events.map(({timestamp}) => timestamp);
+    assert.deepEqual(times, [...times].sort());
+  });
+
+  it('tell nothing of what was refused', async (t) => {
+    const client = await newClient(t);
+    await client.namespaces.create('a');
+    const before = await told(client);
+    await assert.rejects(client.namespaces.create('a'), is('already_exists'));
+    await assert.rejects(client.namespace('a').images.delete('absent'), is('not_found'));
+    assert.deepEqual(await told(client), before);
+  });
+
+  it('are chosen by namespace, topic and fields', async (t) => {
+    const client = await newClient(t);
+    for (const name of ['a', 'b']) await client.namespaces.create(name, {team: name});
+    assert.deepEqual(topics(await told(client, ['namespace==b'])), ['b /namespaces/create']);
+    assert.deepEqual(topics(await told(client, ['event.labels.team==a', 'topic=="/none"'])), ['a /namespaces/create']);
+    await assert.rejects(client.events({filters: ['topic=']}), is('invalid_argument'));
+  });
+
+  it('are followed until the caller ends it', async (t) => {
+    const client = await newClient(t);
+    const seen: string[] = [];
+    const controller = new AbortController();
+    await client.namespaces.create('a');
+    for await (const {namespace} of await client.events({follow: true, signal: controller.signal})) {
+      seen.push(namespace);
+      if (namespace === 'a') await client.namespaces.create('b');
+      else controller.abort();
+    }
+    assert.deepEqual(seen, ['a', 'b']);
+  });
+
+  it('cannot make a command fail', async (t) => {
+    const state = temporaryDirectory(t);
+    writeFileSync(join(state, 'events'), 'no directory');
+    const client = await newClient(t, {state});
+    await client.namespaces.create('a');
+    assert.equal((await client.namespaces.list()).length, 1);
+  });
+
+  it('of many writers at once are whole lines, each once', async (t) => {
+    const state = temporaryDirectory(t);
+    const code = `
+      const {emit} = await lib('client/events.ts');
+      const [state, name] = args;
+      for (let i = 0; i < 200; i++) emit(() => state, [{namespace: name, topic: '/t', event: {i, text: 'x'.repeat(i)}}]);`;
+    const names = ['a', 'b', 'c', 'd'];
+    await Promise.all(names.map((name) => runScript(t, code, [state, name])));
+    const events = new EventReader(state).read();
+    for (const name of names)
+      assert.deepEqual(
+        events.filter(({namespace}) => namespace === name).map(({event}) => event.i),
+        Array.from({length: 200}, (_, i) => i),
+      );
+  });
+
+  it('are kept in two files of bounded size, of which a reader loses only what is gone', (t) => {
+    const state = temporaryDirectory(t);
+    const reader = new EventReader(state);
+    const followed: unknown[] = [];
+    for (let i = 0; i < 80; i++) {
+      emit(() => state, [{namespace: 'a', topic: '/t', event: {i, text: 'x'.repeat(FULL_BYTES / 16)}}]);
+      followed.push(...reader.read().map(({event}) => event.i));
+    }
+    assert.deepEqual(
+      followed,
+      Array.from({length: 80}, (_, i) => i),
+    );
+    const files = readdirSync(join(state, 'events'));
+    assert.ok(files.length <= 2, files.join());
+    for (const file of files) assert.ok(statSync(join(state, 'events', file)).size < FULL_BYTES + FULL_BYTES / 8);
+    assert.equal(new EventReader(state).read().at(-1)?.event.i, 79);
+  });
+
+  it('are read around damaged lines', (t) => {
+    const state = temporaryDirectory(t);
+    const good = (i: number): void => emit(() => state, [{namespace: 'a', topic: '/t', event: {i}}]);
+    mkdirSync(join(state, 'events'));
+    good(1);
+    for (const junk of ['{"timestamp":', 'null', '[]', '{"timestamp":"x","namespace":"a","topic":"t","event":{}}', '\0\0', '{}'])
+      appendFileSync(join(state, 'events/1'), `${junk}\n`);
+    good(2);
+    assert.deepEqual(
+      new EventReader(state).read().map(({event}) => event.i),
+      [1, 2],
+    );
+    rmSync(join(state, 'events'), {recursive: true});
+    assert.deepEqual(new EventReader(state).read(), []);
+  });
+});
