@@ -6,16 +6,20 @@ import {omitUndefined} from '../cli/omit-undefined.ts';
 import {openProgress} from '../cli/progress.ts';
 import {count} from '../cli/shared-flags.ts';
 import {standardInput} from '../cli/stdin.ts';
-import type {SyncResult} from '../lib/client/types/index.ts';
+import type {SyncResult, SyncSource} from '../lib/client/types/index.ts';
 import {fromErrno, fromJSON} from '../lib/errdefs.ts';
 
 export default class Sync extends BaseCommand {
-  static override summary = 'copy the images of a list to a registry or a directory';
+  static override summary = 'copy the images of a list or a directory to a registry or a directory';
   static override description =
-    'The list is YAML in the format of skopeo sync: registries, and in each the images by their tags, by a regular expression or by a range of versions. Images that the destination has are skipped, so that a sync can be repeated or resumed. After a failure no other image begins, unless --keep-going is given; the report shows those as pending. With --json it is in JSON.';
-  static override examples = ['sync images.yaml registry.example/mirror', 'sync --dry-run --scoped images.yaml dir:/srv/images'];
+    'The list is YAML in the format of skopeo sync: registries, and in each the images by their tags, by a regular expression or by a range of versions. Images that the destination has are skipped, so that a sync can be repeated or resumed. After a failure no other image begins, unless --keep-going is given; the report shows those as pending. With --json it is in JSON. Instead of a list, dir:DIR names a directory that a sync has filled, as for a machine without a network; its images have the names of their paths.';
+  static override examples = [
+    'sync images.yaml registry.example/mirror',
+    'sync --dry-run --scoped images.yaml dir:/srv/images',
+    'sync dir:/media/usb registry.example/mirror',
+  ];
   static override args = {
-    file: Args.string({required: true, description: 'list of images; - reads it from standard input'}),
+    file: Args.string({required: true, description: 'list of images; - reads it from standard input; or dir:DIR'}),
     destination: Args.string({required: true, description: 'registry with an optional path, or dir:DIR'}),
   };
   static override flags = {
@@ -77,7 +81,8 @@ export default class Sync extends BaseCommand {
     return report;
   }
 
-  async #read(file: string): Promise<string> {
+  async #read(file: string): Promise<SyncSource> {
+    if (file.startsWith('dir:')) return {directory: file.slice('dir:'.length)};
     if (file !== '-') {
       try {
         return readFileSync(file, 'utf8');

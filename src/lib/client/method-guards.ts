@@ -509,7 +509,7 @@ const REGISTRY: Guards<Client['registry']> = {
     }),
   ],
   sync: [
-    text,
+    either(text, members<{directory: string}>({directory: text})),
     text,
     options<SyncOptions>({
       ...copying,

@@ -1,7 +1,7 @@
 /** Images of a list, copied between two real registries and into a directory; skopeo with the same list is the oracle. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, before, describe, it, type TestContext} from 'node:test';
 import {parseSyncFile} from '../../../src/lib/client/copy/sync-file.ts';
@@ -242,6 +242,58 @@ describe('a sync', () => {
     const source = {credentials: {username: 'me', password: 'secret'}};
     await assert.rejects(client.sync(text, '127.0.0.1:1', {source, dryRun: true}), is('invalid_argument'));
     assert.equal((await client.sync(text, '127.0.0.1:1', {dryRun: true})).images.length, 2);
+  });
+
+  for (const scoped of [false, true])
+    it(`of a directory is what skopeo makes of it, ${scoped ? 'with' : 'without'} whole names, and each image comes back`, async (t) => {
+      if (!requiresProgram(t, 'docker-registry', 'skopeo')) return;
+      const dir = temporaryDirectory(t);
+      const client = newClient(t);
+      const digest = digests.get('web:b1')!;
+      await client.sync(list('images:', '  team/app: ["1.0.0", latest]', `  web: [a1, "${digest}"]`), `dir:${dir}`, {scoped});
+      writeFileSync(join(dir, 'notes'), 'mine');
+      const [ours, theirs] = await Promise.all([startRegistry(t), startRegistry(t)]);
+      const plan = await client.sync({directory: dir}, `${ours.host}/m`, {scoped, dryRun: true});
+      const {images} = await client.sync({directory: dir}, `${ours.host}/m`, {scoped});
+      assert.deepEqual(
+        images.map(({source, destination}) => [source, destination]),
+        plan.images.map(({source, destination}) => [source, destination]),
+      );
+      assert.deepEqual(
+        images.map((image) => image.digest).sort(),
+        ['team/app:1.0.0', 'team/app:latest', 'web:a1', 'web:b1'].map((name) => digests.get(name)).sort(),
+      );
+      assert.ok((await client.sync({directory: dir}, `${ours.host}/m`, {scoped})).images.every(({status}) => status === 'exists'));
+      // One image alone, as skopeo has it.
+      if (!scoped) {
+        const one = join(dir, 'app:1.0.0');
+        await client.sync({directory: one}, `${ours.host}/one`);
+        assert.equal((await client.resolve(`${ours.host}/one/app:1.0.0`)).digest, digests.get('team/app:1.0.0'));
+        rmSync(join(dir, `web@${digest}`), {recursive: true});
+        execFileSync(
+          'skopeo',
+          ['--insecure-policy', 'sync', '--src', 'dir', '--dest', 'docker', '--dest-tls-verify=false', dir, `${theirs.host}/m`],
+          {stdio: 'pipe'},
+        );
+        assert.deepEqual(
+          await everything(client, theirs),
+          (await everything(client, ours)).filter((name) => name.startsWith('m/') && !name.includes('@')),
+        );
+      }
+    });
+
+  it('of a directory without images, or with other names than images have, is refused', async (t) => {
+    const client = newClient(t);
+    const dir = temporaryDirectory(t);
+    await assert.rejects(client.sync({directory: dir}, '127.0.0.1:1'), is('not_found'));
+    await assert.rejects(client.sync({directory: join(dir, 'nope')}, '127.0.0.1:1'), is('not_found'));
+    for (const name of ['App:1', 'a b', 'a:', 'a@sha256:00', ':1']) {
+      const path = join(dir, name);
+      mkdirSync(path);
+      for (const file of ['version', 'manifest.json']) writeFileSync(join(path, file), '{}');
+      await assert.rejects(client.sync({directory: dir}, '127.0.0.1:1', {dryRun: true}), is('invalid_argument'), name);
+      rmSync(path, {recursive: true});
+    }
   });
 
   it('refuses two images for one destination', async (t) => {

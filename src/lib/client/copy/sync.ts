@@ -1,10 +1,12 @@
 /** `sync`: copies the images of a list. What is there already is skipped, so that an interrupted sync goes on where it stopped. */
-import {readdirSync} from 'node:fs';
-import {join, resolve} from 'node:path';
-import {ErrdefsError, fromErrno, toJSON} from '../../errdefs.ts';
+import {type Dirent, readdirSync} from 'node:fs';
+import {basename, join, relative, resolve} from 'node:path';
+import {ErrdefsError, fromErrno, toJSON, wrap} from '../../errdefs.ts';
+import {isTemporary} from '../../fs/durable.ts';
+import {parseDigest} from '../../oci/descriptor.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
 import type {Context} from '../context.ts';
-import type {RegistryOptions, SyncedImage, SyncOptions, SyncResult} from '../types/index.ts';
+import type {RegistryOptions, SyncedImage, SyncOptions, SyncResult, SyncSource} from '../types/index.ts';
 import {copyWith, SharedRemotes} from './copy.ts';
 import {parseSyncFile, type SyncRegistry, type WantedImages} from './sync-file.ts';
 
@@ -18,7 +20,7 @@ interface Job {
 }
 
 /** @throws the first failure, after `onReport`; with `keepGoing` failures are in the result */
-export async function sync(context: Context, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
+export async function sync(context: Context, list: SyncSource, destination: string, options: SyncOptions): Promise<SyncResult> {
   const remotes = new SharedRemotes(context);
   try {
     return await syncWith(remotes, list, destination, options);
@@ -27,10 +29,10 @@ export async function sync(context: Context, list: string, destination: string, 
   }
 }
 
-async function syncWith(remotes: SharedRemotes, list: string, destination: string, options: SyncOptions): Promise<SyncResult> {
+async function syncWith(remotes: SharedRemotes, list: SyncSource, destination: string, options: SyncOptions): Promise<SyncResult> {
   const started = performance.now();
   const place = parseDestination(destination);
-  const registries = parseSyncFile(list);
+  const registries = typeof list === 'string' ? parseSyncFile(list) : [];
   const {credentials, refreshToken} = options.source ?? {};
   const isOneSecret = refreshToken !== undefined || (credentials !== undefined && typeof credentials !== 'function');
   if (isOneSecret && registries.length > 1)
@@ -47,12 +49,15 @@ async function syncWith(remotes: SharedRemotes, list: string, destination: strin
   });
   const isOver = (): boolean => options.signal?.aborted === true || !options.keepGoing;
 
+  if (typeof list !== 'string')
+    for (const {path, name} of imagesBelow(list.directory))
+      jobs.push({source: `dir:${path}`, destination: targetOf(place, name, options), options: options.source ?? {}});
   for (const registry of registries) {
     const source = {...options.source, ...sourceOptions(registry)};
     for (const wanted of registry.images) {
       try {
         for (const ref of await referencesOf(remotes, wanted, source, options.signal))
-          jobs.push({source: `docker://${formatReference(ref)}`, destination: targetOf(place, ref, options), options: source});
+          jobs.push({source: `docker://${formatReference(ref)}`, destination: targetOf(place, nameOf(ref), options), options: source});
       } catch (err) {
         images.push(failed(`docker://${wanted.repository.domain}/${wanted.repository.path}`, destination, err));
         if (!isOver()) continue;
@@ -183,9 +188,63 @@ function parseDestination(text: string): Destination {
   return {kind: 'registry', prefix};
 }
 
+/** Name of an image at its source: a repository, with the registry's name or without, and a tag or a digest. */
+interface ImageName extends Pick<Reference, 'tag' | 'digest'> {
+  readonly repository: string;
+}
+
+const nameOf = ({domain, path, tag, digest}: Reference): ImageName => ({
+  repository: `${domain}/${path}`,
+  ...(tag === undefined ? {} : {tag}),
+  ...(digest === undefined ? {} : {digest}),
+});
+
+/**
+ * Images in skopeo's format `dir:` at or below a directory, as a sync into it lays them out: named by their paths from there.
+ *
+ * @throws not_found no directory, or no image in it @throws invalid_argument a path that is no name of an image
+ */
+function imagesBelow(directory: string): readonly {readonly path: string; readonly name: ImageName}[] {
+  const root = resolve(directory);
+  const found: {readonly path: string; readonly name: ImageName}[] = [];
+  const visit = (path: string): void => {
+    let entries: readonly Dirent[];
+    try {
+      entries = readdirSync(path, {withFileTypes: true});
+    } catch (err) {
+      throw fromErrno(err, `directory ${path}`);
+    }
+    if (entries.some(({name}) => name === 'manifest.json') && entries.some(({name}) => name === 'version'))
+      found.push({path, name: nameOfPath(path === root ? basename(root) : relative(root, path), path)});
+    else for (const entry of entries) if (entry.isDirectory() && !isTemporary(entry.name)) visit(join(path, entry.name));
+  };
+  visit(root);
+  if (found.length === 0)
+    throw new ErrdefsError('not_found', `image in directory ${root}`, {hint: 'images are there as sync to dir: writes them'});
+  return found.sort((a, b) => (a.path < b.path ? -1 : 1));
+}
+
+function nameOfPath(text: string, path: string): ImageName {
+  const [, repository, tag, digest] = /^(.*?)(?::([^:/@]+))?(?:@([^/@]+))?$/.exec(text)!;
+  try {
+    // Only the last component has a tag; a registry's port may stand before it.
+    parseReference(
+      `registry.example/${repository!.replaceAll(':', '_')}${tag === undefined ? '' : `:${tag}`}${digest === undefined ? '' : `@${digest}`}`,
+    );
+  } catch (err) {
+    throw wrap(`directory ${JSON.stringify(path)} is not named after an image`, err);
+  }
+  return {
+    repository: repository!,
+    ...(tag === undefined && digest === undefined ? {tag: 'latest'} : {}),
+    ...(tag === undefined ? {} : {tag}),
+    ...(digest === undefined ? {} : {digest: parseDigest(digest)}),
+  };
+}
+
 /** Where skopeo puts it: the last component of the repository, or with `scoped` all of it below the registry's name. */
-function targetOf(place: Destination, {domain, path, tag, digest}: Reference, {scoped, appendSuffix = ''}: SyncOptions): string {
-  const below = scoped ? `${domain}/${path}` : path.slice(path.lastIndexOf('/') + 1);
+function targetOf(place: Destination, {repository: name, tag, digest}: ImageName, {scoped, appendSuffix = ''}: SyncOptions): string {
+  const below = scoped ? name : name.slice(name.lastIndexOf('/') + 1);
   if (place.kind === 'dir') return `dir:${join(place.path, `${below}${tag === undefined ? `@${digest}` : `:${tag}${appendSuffix}`}`)}`;
   // A port has a colon, which no component of a repository may have.
   const repository = `${place.prefix}/${below.replaceAll(':', '_')}`;

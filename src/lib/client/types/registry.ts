@@ -108,6 +108,9 @@ export interface CopyResult {
   readonly elapsedMs: number;
 }
 
+/** What `sync` copies: a list, YAML in the format of `skopeo sync`; or the images of a directory that a sync has filled. */
+export type SyncSource = string | {readonly directory: string};
+
 /** Options of `sync`. */
 export interface SyncOptions extends Pick<CopyOptions, 'destination' | 'all' | 'platform' | 'maxConcurrent' | 'onEvent' | 'signal'> {
   /** For the sources, where the file says nothing else. */
@@ -273,6 +276,6 @@ export interface RegistryClient {
    * `docker-archive:` or `dir:` as in skopeo. What the destination has is not copied again; what is half done is not visible there.
    */
   copy(source: string, destination: string, options?: CopyOptions): Promise<CopyResult>;
-  /** Copies the images of a list to a registry or a directory. @param list YAML, in the format of `skopeo sync` */
-  sync(list: string, destination: string, options?: SyncOptions): Promise<SyncResult>;
+  /** Copies the images of a list, or of a directory, to a registry or a directory. */
+  sync(source: SyncSource, destination: string, options?: SyncOptions): Promise<SyncResult>;
 }
