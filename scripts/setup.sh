@@ -26,6 +26,7 @@ needs='
 quickstart runc            runc             to run containers
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
+test       conmon          conmon           to leave containers running
 test       setpriv         util-linux       to end a registry together with its test
 test       skopeo          skopeo           to compare digests and configurations
 test       umoci           umoci            to compare unpacked trees, and to make images

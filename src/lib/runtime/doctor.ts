@@ -51,6 +51,16 @@ async function runtimeCheck(name: string | undefined): Promise<Check> {
   }
 }
 
+/** conmon, without which nothing can be left running. */
+async function conmonCheck(): Promise<Check> {
+  const name = 'conmon';
+  const path = findProgram('conmon');
+  if (path === undefined)
+    return {name, status: 'warning', detail: 'not installed: containers run in the foreground only', hint: 'install conmon for run --detach'};
+  const {stdout} = await run(path, ['--version'], {package: 'conmon'});
+  return {name, status: 'ok', detail: `${stdout.toString().split('\n', 1)[0]!.replace(' version', '')} (${path})`};
+}
+
 export const OVERLAY_HINT = 'use --snapshotter native, or a root on ext4 or xfs';
 
 /** Tries a mount namespace, and in it an overlay with its upperdir in `directory`. */
@@ -116,5 +126,5 @@ function cgroupCheck(): Check {
  * @param runtime as for `findRuntime`
  */
 export async function checkRuntime(directory: string, runtime?: string): Promise<readonly Check[]> {
-  return [await runtimeCheck(runtime), await checkMounts(directory), cgroupCheck()];
+  return [await runtimeCheck(runtime), await conmonCheck(), await checkMounts(directory), cgroupCheck()];
 }

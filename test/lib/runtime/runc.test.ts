@@ -87,14 +87,14 @@ describe('doctor', () => {
     const checks = await checkRuntime(temporaryDirectory(t));
     assert.deepEqual(
       checks.map(({name}) => name),
-      ['runtime', 'mounts', 'cgroups'],
+      ['runtime', 'conmon', 'mounts', 'cgroups'],
     );
     for (const {status, hint} of checks) assert.equal(hint === undefined, status === 'ok');
   });
 
   it('names the remedy', async (t) => {
     if (!requiresRoot(t)) return;
-    const [runtime, mounts] = await checkRuntime('/nowhere', 'no-such-runtime');
+    const [runtime, , mounts] = await checkRuntime('/nowhere', 'no-such-runtime');
     for (const check of [runtime!, mounts!]) {
       assert.equal(check.status, 'error');
       assert.ok(check.hint);
