@@ -56,7 +56,12 @@ async function conmonCheck(): Promise<Check> {
   const name = 'conmon';
   const path = findProgram('conmon');
   if (path === undefined)
-    return {name, status: 'warning', detail: 'not installed: containers run in the foreground only', hint: 'install conmon for run --detach'};
+    return {
+      name,
+      status: 'warning',
+      detail: 'not installed: containers run in the foreground only',
+      hint: 'install conmon for run --detach',
+    };
   const {stdout} = await run(path, ['--version'], {package: 'conmon'});
   return {name, status: 'ok', detail: `${stdout.toString().split('\n', 1)[0]!.replace(' version', '')} (${path})`};
 }

@@ -43,6 +43,8 @@ export interface ForegroundRun {
   readonly stdio?: Stdio;
   /** Gets the host's pid of the container's first process, once it runs; written whole or not at all. */
   readonly pidFile?: string;
+  /** Called once the container runs, with the host's pid of its first process; a while later, or at its end. */
+  readonly onStart?: (pid: number) => void;
   /** Program or path; default as `findRuntime`. */
   readonly runtime?: string;
   /** Forwards this process's signals to the container. Default true. */
@@ -79,6 +81,7 @@ const FORWARDED: readonly NodeJS.Signals[] = [
 const ENDING: readonly string[] = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'];
 
 const POLL_MS = 2;
+const TELL_POLL_MS = 25;
 /** How long a canceled run waits for the runtime to start the container before it kills the runtime. */
 const START_TIMEOUT_MS = 10_000;
 const STDIO: Stdio = [0, 1, 2];
@@ -281,6 +284,13 @@ async function supervise(
     }
   };
 
+  /** Seldom looks: nobody waits for it, and a start is worth more than its news. */
+  const tellStart = async (onStart: (pid: number) => void): Promise<void> => {
+    const end = launcher.ended;
+    while (!over && !existsSync(initPid)) await Promise.race([delay(TELL_POLL_MS, undefined, {ref: false}), end]);
+    if (existsSync(initPid)) onStart(Number(readFileSync(initPid, 'latin1')));
+  };
+
   let ready: Promise<void> | undefined;
   signals.deliver((signal) => {
     ready ??= started();
@@ -292,7 +302,8 @@ async function supervise(
   const ended = launcher.ended.finally(() => {
     over = true;
   });
-  await Promise.all([ended, written]);
+  const told = run.onStart === undefined ? undefined : tellStart(run.onStart);
+  await Promise.all([ended, written, told]);
 }
 
 async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: string, signals: SignalForwarder): Promise<ContainerExit> {

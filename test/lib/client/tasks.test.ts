@@ -128,6 +128,14 @@ describe('a detached task', () => {
       'gc leaves it',
     );
     assert.deepEqual(await ns.tasks.delete('a'), {id: 'a', exitStatus: 7, known: true});
+    const told: unknown[] = [];
+    for await (const {topic, event} of await r.client.events())
+      if (topic.startsWith('/tasks/')) told.push([topic, event.container_id, event.exit_status ?? event.pid]);
+    assert.deepEqual(told, [
+      ['/tasks/start', 'a', pid],
+      ['/tasks/exit', 'a', 7],
+      ['/tasks/delete', 'a', 7],
+    ]);
     await assert.rejects(ns.tasks.get('a'), expectsError('not_found', /has no task/));
     assert.deepEqual(r.left(), []);
   });

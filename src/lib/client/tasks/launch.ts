@@ -10,6 +10,7 @@ import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
 import type {RunResult, TaskStartOptions} from '../types/index.ts';
+import {tell} from './tell.ts';
 
 export interface Launch {
   readonly id: string;
@@ -73,7 +74,13 @@ export async function launch(context: Context, namespace: string, run: Launch, o
   const start = async (): Promise<RunResult> => {
     if (!detach) {
       const {runForeground} = await import('../../runtime/run.ts');
-      const {exitStatus} = await runForeground({...common, tty, ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio})});
+      const {exitStatus} = await runForeground({
+        ...common,
+        tty,
+        onStart: (pid) => tell(context, namespace, id, 'start', {pid}),
+        ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio}),
+      });
+      tell(context, namespace, id, 'exit', {id, exit_status: exitStatus});
       return {id, exitStatus};
     }
     const {startDetached} = await import('../../runtime/detached.ts');
@@ -83,6 +90,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
       io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: tty, ...(maxLogSize === undefined ? {} : {maxLogSize})},
       ...(command === undefined ? {} : {exitCommand: command}),
     });
+    tell(context, namespace, id, 'start', {pid});
     return {id, exitStatus: 0, pid};
   };
   return start().catch(async (err: unknown) => {

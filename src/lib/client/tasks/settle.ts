@@ -5,13 +5,16 @@ import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
 import {runDirectory} from '../running.ts';
 import {findTask} from './find-task.ts';
+import {tellExit} from './tell.ts';
 
 export async function settleTask(context: Context, namespace: string, id: string): Promise<void> {
   const found = await findTask(context, namespace, id).catch((err: unknown) => {
     if (isErrdefs(err) && err.code === 'not_found') return undefined;
     throw err;
   });
-  if (found === undefined || found.task.status !== 'stopped' || found.record?.removeOnExit !== true) return;
+  if (found === undefined || found.task.status !== 'stopped') return;
+  tellExit(context, namespace, found);
+  if (found.record?.removeOnExit !== true) return;
   const layer = context.store.view((tx) => {
     const ns = tx.namespace(namespace);
     const record = ns.containers.find(id);

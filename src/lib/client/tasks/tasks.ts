@@ -9,6 +9,7 @@ import {runDirectory} from '../running.ts';
 import type {TaskExit, TasksClient} from '../types/index.ts';
 import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
 import {STOP_SIGNAL} from './stop-signal.ts';
+import {tell, tellExit} from './tell.ts';
 
 const STOP_TIMEOUT_MS = 10_000;
 /** Time for conmon to record the end of a process that is gone, and for the kernel to end one that was killed. */
@@ -134,7 +135,9 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
         await signalTask(found, constants.signals.SIGKILL, true);
       }
       const end = (await waitForEnd(id, END_TIMEOUT_MS)) ?? exitOf(found.task);
+      tellExit(context, namespace, {...found, task: {...found.task, ...(end.known ? {exitStatus: end.exitStatus} : {})}});
       await removeTask(runDirectory(context, namespace), id, found.runtime);
+      tell(context, namespace, id, 'delete', {exit_status: end.exitStatus});
       return end;
     },
 

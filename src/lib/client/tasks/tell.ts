@@ -1,0 +1,32 @@
+/** Tells the log of events what happens to tasks; topics and fields are containerd's. */
+import {closeSync, openSync} from 'node:fs';
+import {join} from 'node:path';
+import type {Context} from '../context.ts';
+import {emit} from '../events.ts';
+import type {FoundTask} from './find-task.ts';
+
+export type TaskTopic = 'start' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed' | 'exec-added' | 'exec-started';
+
+export function tell(
+  context: Context,
+  namespace: string,
+  id: string,
+  topic: TaskTopic,
+  more: Readonly<Record<string, unknown>> = {},
+): void {
+  emit(() => context.stateDir, [{namespace, topic: `/tasks/${topic}`, event: {container_id: id, ...more}}]);
+}
+
+/** Tells the end of a detached task, by whoever sees it first. */
+export function tellExit(context: Context, namespace: string, {task, directory}: FoundTask): void {
+  const {id, detached, exitStatus, exitedAt, oomKilled} = task;
+  if (!detached) return;
+  try {
+    // Two that come at once: one makes the file.
+    closeSync(openSync(join(directory, 'told'), 'wx', 0o600));
+  } catch {
+    return;
+  }
+  if (oomKilled) tell(context, namespace, id, 'oom');
+  tell(context, namespace, id, 'exit', {id, exit_status: exitStatus ?? 255, ...(exitedAt === undefined ? {} : {exited_at: exitedAt})});
+}
