@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
 import {describe, it} from 'node:test';
 import {manualPages} from '../scripts/man-pages.ts';
+import {aliasesOf} from '../src/cli/help.ts';
 import {GLOBAL_FLAGS} from '../src/cli/shared-flags.ts';
 import {COMMANDS} from '../src/commands/index.ts';
 import {requiresProgram} from './support/helpers.ts';
@@ -23,6 +24,24 @@ describe('the manual', () => {
     assert.deepEqual([...pages.keys()].sort(), ['berth.1', ...names.map((name) => `${name}.1`)].sort());
     const first = shown(pages.get('berth.1')!);
     for (const name of names) assert.ok(first.includes(`${name}(1)`), name);
+  });
+
+  it('has examples of the command itself, with its flags', async () => {
+    for (const [id, load] of Object.entries(COMMANDS.commands)) {
+      const {examples, flags} = (await load()).default;
+      const names = [id, ...aliasesOf(id, COMMANDS)];
+      for (const example of examples) {
+        assert.ok(
+          names.some((name) => example === name || example.startsWith(`${name} `)),
+          `${id}: ${example}`,
+        );
+        for (const [, name] of example.matchAll(/(?<= )--([a-z][a-z-]*)/g)) {
+          if (example.indexOf(' -- ') >= 0 && example.indexOf(` --${name}`) > example.indexOf(' -- ')) continue;
+          if (id === 'run' || id.startsWith('tasks ') || id.startsWith('containers ')) continue; // the rest of the line may be a container's
+          assert.ok(name! in {...GLOBAL_FLAGS, ...flags}, `${id}: --${name}`);
+        }
+      }
+    }
   });
 
   it('shows what the help shows', async (t) => {

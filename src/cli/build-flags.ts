@@ -12,10 +12,11 @@ export const PLATFORM_FLAGS = {
   'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'take every platform; all of them must have been pulled'}),
 };
 
-export const COMPRESSION_FLAGS = {
-  compression: Flags.option({options: ['gzip', 'zstd', 'none'] as const, description: 'compression of layers'})(),
+/** @param byDefault what the layers get without the flag */
+export const compressionFlags = (byDefault: string) => ({
+  compression: Flags.option({options: ['gzip', 'zstd', 'none'] as const, description: `compression of layers; by default ${byDefault}`})(),
   level: count({description: 'compression level: 1 to 9 for gzip, 1 to 22 for zstd'}),
-};
+});
 
 export const created = Flags.custom<string>({
   env: 'SOURCE_DATE_EPOCH',
@@ -29,7 +30,7 @@ interface PlatformValues extends Pick<GlobalFlags, 'progress' | 'json' | 'debug'
   readonly 'all-platforms': boolean;
 }
 
-/** Options of the library for `COMPRESSION_FLAGS`. */
+/** Options of the library for `compressionFlags`. */
 export const compressionOptions = (flags: {
   readonly compression: LayerCompression['compression'] | undefined;
   readonly level: number | undefined;

@@ -11,14 +11,14 @@ import {fromErrno} from '../lib/errdefs.ts';
 export default class Copy extends BaseCommand {
   static override summary = 'copy an image between registries, archives and directories, without a store';
   static override description =
-    "A place is a reference, docker://REFERENCE, oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:REFERENCE] or dir:DIR, as in skopeo. Bytes are copied as they are, so that digests stay, with two exceptions: docker-archive has inflated layers, and images with docker's media types get those of OCI in a layout, unless --preserve-digests is given. What the destination has is not copied again, and nothing is visible there until it is whole.";
+    "A place is a reference (a registry), docker://REFERENCE, oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:REFERENCE] or dir:DIR, as in skopeo. Bytes are copied as they are, so that digests stay, with two exceptions: docker-archive has inflated layers, and images with docker's media types get those of OCI in a layout, unless --preserve-digests is given. Of an image for several platforms, the one for this machine is copied, unless --platform or --all is given. What the destination has is not copied again, and nothing is visible there until it is whole.";
   static override examples = [
     'copy redis:7 registry.example/mirror/redis:7',
     'copy --all docker://registry.example/app:1.2 oci:/var/images:app',
     'copy oci-archive:app.tar registry.example/app:1.2',
   ];
   static override args = {
-    source: Args.string({required: true, description: 'place to copy from'}),
+    source: Args.string({required: true, description: 'place to copy from: a reference, or TRANSPORT:PATH as below'}),
     destination: Args.string({required: true, description: 'place to copy to'}),
   };
   static override flags = {

@@ -10,7 +10,7 @@ export default class Inspect extends BaseCommand {
   static override description =
     "The output has the members of skopeo's inspect, but no RepoTags: the list of all tags can be long, see tags. For images of the namespace see images inspect.";
   static override examples = ['inspect redis:7', 'inspect --platform linux/arm64 --config redis', 'inspect --raw redis'];
-  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = {
     ...REGISTRY_FLAGS,
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of an index to show; by default this machine's"}),

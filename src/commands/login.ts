@@ -15,7 +15,7 @@ export default class Login extends BaseCommand {
     "The credentials are checked at the registry, and kept where podman and docker find them: in the file that has the registry's entry, else REGISTRY_AUTH_FILE, else docker's config.json; or in the credential helper that the file names.";
   static override examples = [
     'login -u me registry.example',
-    'echo $TOKEN | login -u ci --password-stdin registry.example/team',
+    'login -u ci --password-stdin registry.example/team <token.txt',
     'login --get-login docker.io',
   ];
   static override args = {

@@ -8,7 +8,13 @@ import type {Descriptor} from '../lib/client/types/index.ts';
 
 export default class Referrers extends BaseCommand {
   static override summary = 'list the artifacts that refer to an image: signatures, SBOMs and others';
-  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override description =
+    'Reads the registry alone. Where it has no referrers API, the artifacts are those of the tag sha256-HEX, as the specification has it.';
+  static override examples = [
+    'referrers registry.example/app:1.2',
+    'referrers -q --artifact-type application/spdx+json registry.example/app:1.2',
+  ];
+  static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = {
     ...REGISTRY_FLAGS,
     'artifact-type': Flags.string({helpValue: 'TYPE', description: 'list artifacts of this media type only'}),

@@ -7,7 +7,7 @@ import type {Descriptor} from '../lib/client/types/index.ts';
 export default class Resolve extends BaseCommand {
   static override summary = 'print the digest that a reference has in its registry';
   static override examples = ['resolve redis:7', 'resolve --json registry.example/app:1.2'];
-  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = REGISTRY_FLAGS;
 
   async run(): Promise<Descriptor> {

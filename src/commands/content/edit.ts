@@ -4,7 +4,9 @@ import type {ContentRecord} from '../../lib/client/types/index.ts';
 
 export default class Edit extends BaseCommand {
   static override summary = 'edit a document, and store the result under its own digest';
-  static override description = 'The document itself stays. What is stored is kept until "content rm".';
+  static override description =
+    'The document itself stays. What is stored is kept until "content rm". If it cannot be stored, the edited file stays, and the error names it.';
+  static override examples = ['content edit --editor "vi -n" sha256:00000000…'];
   static override args = {digest: Args.string({required: true, description: 'digest of the document'})};
   static override flags = {editor: Flags.string({env: 'EDITOR', helpValue: 'COMMAND', description: 'editor, with its arguments'})};
 

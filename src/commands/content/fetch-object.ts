@@ -6,7 +6,8 @@ import {REGISTRY_FLAGS} from '../../cli/shared-flags.ts';
 export default class FetchObject extends BaseCommand {
   static override summary = 'write the manifest or index of a reference to standard output';
   static override description = 'It comes from the registry; the store is neither needed nor changed.';
-  static override args = {ref: Args.string({required: true, description: 'reference'})};
+  static override examples = ['content fetch-object redis:7', 'content fetch-object registry.example/app:1.2 >manifest.json'];
+  static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = REGISTRY_FLAGS;
 
   async run(): Promise<unknown> {

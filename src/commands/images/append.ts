@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {COMPRESSION_FLAGS, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
+import {compressionFlags, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {standardInput} from '../../cli/stdin.ts';
@@ -11,7 +11,7 @@ export default class Append extends BaseCommand {
     'A plain tar is compressed with gzip; a compressed one is kept as it is unless --compression or --level says otherwise. Prints the new digest.';
   static override examples = ['images append base:1 app:1 app.tar', 'images append base:1 app:1 - <app.tar'];
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, description: 'reference of the new image; replaced if it exists'}),
     layer: Args.string({
       required: true,
@@ -19,7 +19,7 @@ export default class Append extends BaseCommand {
       description: 'tar file, plain or compressed, or - for standard input; the lowest first',
     }),
   };
-  static override flags = {...PLATFORM_FLAGS, ...COMPRESSION_FLAGS, created: created()};
+  static override flags = {...PLATFORM_FLAGS, ...compressionFlags('as it is, gzip for a plain tar'), created: created()};
 
   async run(): Promise<ImageRecord> {
     const {args, flags} = await this.parse(Append);

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {COMPRESSION_FLAGS, compressionOptions, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
+import {compressionFlags, compressionOptions, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import type {ConvertOptions, ImageRecord} from '../../lib/client/types/index.ts';
 
@@ -12,12 +12,12 @@ export default class Convert extends BaseCommand {
     'images convert --oci --compression zstd --level 19 app:1 app:zstd',
   ];
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, description: 'reference of the new image; replaced if it exists'}),
   };
   static override flags = {
     ...PLATFORM_FLAGS,
-    ...COMPRESSION_FLAGS,
+    ...compressionFlags('as it is'),
     oci: Flags.boolean({description: "use OCI's media types"}),
     docker: Flags.boolean({exclusive: ['oci'], description: "use docker's media types"}),
     uncompress: Flags.boolean({exclusive: ['compression'], description: 'same as --compression none'}),

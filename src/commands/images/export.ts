@@ -19,13 +19,13 @@ export default class Export extends BaseCommand {
   ];
   static override args = {
     out: Args.string({required: true, description: 'file, directory, or - for standard output'}),
-    ref: Args.string({required: true, multiple: true, description: 'image'}),
+    ref: Args.string({required: true, multiple: true, description: 'image of the namespace'}),
   };
   static override flags = {
     platform: repeated({helpValue: 'OS/ARCH', description: 'write this platform only; may be repeated'}),
     'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'write every platform'}),
     'skip-manifest-json': Flags.boolean({description: 'leave out manifest.json, by which docker reads the archive'}),
-    'skip-non-distributable': Flags.boolean({description: 'leave out layers that registries need not have'}),
+    'skip-non-distributable': Flags.boolean({description: 'leave out foreign layers, which have URLs of their own'}),
     compression: Flags.option({
       options: ['none', 'gzip', 'zstd'] as const,
       default: 'none' as const,

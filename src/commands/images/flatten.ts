@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {COMPRESSION_FLAGS, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
+import {compressionFlags, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';
@@ -10,10 +10,10 @@ export default class Flatten extends BaseCommand {
     'The new layer has the tree of the image, without whiteouts. Needs no root, and no space for the tree. Prints the new digest.';
   static override examples = ['images flatten app:1 app:flat'];
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, description: 'reference of the new image; replaced if it exists'}),
   };
-  static override flags = {...PLATFORM_FLAGS, ...COMPRESSION_FLAGS, created: created()};
+  static override flags = {...PLATFORM_FLAGS, ...compressionFlags('gzip'), created: created()};
 
   async run(): Promise<ImageRecord> {
     const {args, flags} = await this.parse(Flatten);

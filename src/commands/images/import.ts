@@ -12,7 +12,7 @@ import {ErrdefsError} from '../../lib/errdefs.ts';
 export default class Import extends BaseCommand {
   static override summary = 'import images from archives, and unpack them';
   static override description =
-    'An archive is an OCI layout, as a directory or a tar, or what "docker save" writes; plain, gzip or zstd; "-" is standard input. An image of another platform is taken with a warning unless --platform is given. Nothing is kept of an archive that is damaged.';
+    'An archive is an OCI layout, as a directory or a tar, or what "docker save" writes; plain, gzip or zstd; "-" is standard input. An image of another platform is taken with a warning unless --platform is given. Nothing is kept of an archive that is damaged. One without its foreign layers needs --no-unpack.';
   static override examples = [
     'images import redis.tar',
     'images import --no-unpack --base-name registry.example/app layout/',

@@ -7,7 +7,7 @@ import type {ImageTree} from '../../lib/client/types/index.ts';
 
 export default class Inspect extends BaseCommand {
   static override summary = 'show the manifests, config and layers of an image';
-  static override args = {ref: Args.string({required: true, description: 'image'})};
+  static override args = {ref: Args.string({required: true, description: 'image of the namespace'})};
   static override flags = {content: Flags.boolean({description: 'show the JSON documents too'})};
 
   async run(): Promise<ImageTree> {

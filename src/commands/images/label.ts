@@ -7,7 +7,7 @@ import type {ImageRecord} from '../../lib/client/types/index.ts';
 export default class Label extends BaseCommand {
   static override summary = 'set labels of an image; an empty value removes one';
   static override args = {
-    ref: Args.string({required: true, description: 'image'}),
+    ref: Args.string({required: true, description: 'image of the namespace'}),
     label: Args.string({multiple: true, description: 'label as KEY=VALUE'}),
   };
   static override flags = {'replace-all': Flags.boolean({char: 'r', description: 'remove all other labels'})};

@@ -17,7 +17,7 @@ export default class Mutate extends BaseCommand {
     'images mutate --entrypoint \'["/bin/app", "-v"]\' app:1 app:2',
   ];
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, description: 'reference of the new image; replaced if it exists'}),
   };
   static override flags = {

@@ -6,6 +6,7 @@ import type {PruneResult} from '../../lib/client/types/index.ts';
 export default class Prune extends BaseCommand {
   static override summary = 'remove images from which no container was made';
   static override description = 'As "prune images". Without --all nothing is removed, as in ctr.';
+  static override examples = ['images prune --all'];
   static override flags = {all: Flags.boolean({description: 'remove all unused images of the namespace'})};
 
   async run(): Promise<PruneResult> {

@@ -10,7 +10,7 @@ export default class Rebase extends BaseCommand {
     "The layers of the new base take the place of those of the old one; the config stays. A base that is not named is the one of the source's annotations: the old one org.opencontainers.image.base.digest, the new one org.opencontainers.image.base.name as it is now. All three images must have been pulled. Prints the new digest.";
   static override examples = ['images rebase --old-base debian:13.1 --new-base debian:13.2 app:1 app:2', 'images rebase app:1 app:2'];
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, description: 'reference of the new image; replaced if it exists'}),
   };
   static override flags = {

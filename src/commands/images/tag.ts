@@ -4,7 +4,7 @@ import {Args, Flags} from '../../cli/oclif-definitions.ts';
 export default class Tag extends BaseCommand {
   static override summary = 'add references to an image';
   static override args = {
-    source: Args.string({required: true, description: 'image'}),
+    source: Args.string({required: true, description: 'image of the namespace'}),
     target: Args.string({required: true, multiple: true, description: 'new reference'}),
   };
   static override flags = {force: Flags.boolean({description: 'replace existing references'})};

@@ -7,7 +7,7 @@ import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
   static override summary = 'show disk usage of the unpacked layers of an image';
-  static override args = {ref: Args.string({required: true, description: 'image'})};
+  static override args = {ref: Args.string({required: true, description: 'image of the namespace'})};
   static override flags = {snapshotter: snapshotter()};
 
   async run(): Promise<readonly SnapshotUsage[]> {

@@ -10,7 +10,7 @@ export default class Verify extends BaseCommand {
   static override description =
     "Verifies cosign's key-pair signatures: those that a pull has kept, else those in the image's registry. The keys are the namespace's and those of --key.";
   static override examples = ['images verify --key cosign.pub registry.example/app:1'];
-  static override args = {ref: Args.string({required: true, description: 'image'})};
+  static override args = {ref: Args.string({required: true, description: 'image of the namespace'})};
   static override flags = {
     ...REGISTRY_FLAGS,
     key: repeated({helpValue: 'FILE', description: 'public key in PEM, of which one must have signed the image; may be repeated'}),

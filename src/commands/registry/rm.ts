@@ -8,7 +8,9 @@ export default class Remove extends BaseCommand {
   static override description =
     'A reference with a digest deletes the manifest and all its tags. A reference with a tag deletes only the tag, where the registry supports that. The registry frees the space when it next collects its garbage.';
   static override examples = ['registry rm registry.example/app@sha256:…', 'registry delete --manifest registry.example/app:1.2'];
-  static override args = {ref: Args.string({required: true, multiple: true, description: 'reference'})};
+  static override args = {
+    ref: Args.string({required: true, multiple: true, description: 'reference, such as redis or registry.example/app:1.2'}),
+  };
   static override flags = {
     ...REGISTRY_FLAGS,
     manifest: Flags.boolean({description: 'delete the manifest that a tag names, with all its tags'}),

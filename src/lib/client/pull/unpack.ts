@@ -1,4 +1,5 @@
 /** What `pull` and `run` share: leases of plans, snapshot records of images, and unpacking from blobs that are present. */
+import {existsSync} from 'node:fs';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
@@ -6,6 +7,7 @@ import {randomHex} from '../../oci/hash.ts';
 import {collect, isLeaseOwnerAlive, LEASE_OWNER} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {REPAIR_HINT} from '../../store/record-files.ts';
 import type {SnapshotRecord} from '../../store/records.ts';
 import {snapshotChain} from '../../store/snapshots.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
@@ -111,8 +113,10 @@ export function recordSnapshots(
     let parent: Digest | undefined;
     for (const {chainID} of image.layers) {
       const layer = layers.get(chainID);
-      if (layer === undefined || !store.layers.isUsable(layer))
-        throw new ErrdefsError('aborted', `layer ${chainID} was removed meanwhile`, {hint: 'pull again'});
+      const defect = layer === undefined ? undefined : store.layers.defect(layer);
+      if (layer === undefined || (defect !== undefined && !existsSync(store.layers.path(layer))))
+        throw new ErrdefsError('aborted', `layer ${chainID} was removed meanwhile`, {hint: 'run it again'});
+      if (defect !== undefined) throw new ErrdefsError('data_loss', `layer ${chainID} ${defect.problem}`, {hint: REPAIR_HINT});
       const before = records.find(chainID);
       if (before !== undefined && (before.kind !== 'committed' || before.layer === undefined || isOwnLayer(before.layer)))
         throw new ErrdefsError(
