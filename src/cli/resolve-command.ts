@@ -75,13 +75,21 @@ function readEarlyFlag(argv: readonly string[], i: number, program: string): Rea
   }
 }
 
-/** Commands of other tools, with berth's command for the same task. */
+/** Commands of other tools that are no command here, with what to do instead. */
 const OTHER_TOOLS: Readonly<Record<string, string>> = {
-  inspect: 'images inspect',
-  ps: 'containers ls',
-  rm: 'containers rm',
-  rmi: 'images rm',
-  tag: 'images tag',
+  build: 'berth builds nothing from Dockerfiles; buildah does, and "images import" reads its archives',
+  compose: 'berth runs single containers',
+  history: 'see "images inspect"',
+  import: 'see "images import"',
+  load: 'see "images import"',
+  export: 'see "images export"',
+  manifest: 'see "inspect --raw"',
+  network: 'networks are those of /etc/cni/net.d',
+  restart: 'see "tasks stop" and "tasks start --detach"',
+  save: 'see "images export"',
+  search: 'registries have no search: see "catalog" and "tags"',
+  start: 'see "tasks start --detach"',
+  top: 'see "tasks ps"',
 };
 
 function unknownCommand<T>(
@@ -98,21 +106,21 @@ function unknownCommand<T>(
     [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
   );
   const near = suggestion(table, isTopic ? topic : undefined, verb ?? first);
+  const elsewhere = !isTopic && Object.hasOwn(OTHER_TOOLS, first) ? OTHER_TOOLS[first] : undefined;
   const hint =
-    swallowed !== undefined
+    elsewhere ??
+    (swallowed !== undefined
       ? `${swallowed[0]} has taken "${swallowed[1]}" as its value`
       : near === undefined
         ? help
-        : `did you mean "${program} ${near}"? Otherwise ${help}`;
+        : `did you mean "${program} ${near}"? Otherwise ${help}`);
   return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {hint});
 }
 
 /** @param topic the topic before the word; `undefined` if it is the first word */
 function suggestion<T>(table: CommandTable<T>, topic: string | undefined, word: string): string | undefined {
-  if (topic === undefined) {
-    if (Object.hasOwn(OTHER_TOOLS, word) && Object.hasOwn(table.commands, OTHER_TOOLS[word]!)) return OTHER_TOOLS[word];
+  if (topic === undefined)
     return nearest(word, [...Object.keys(table.commands).filter((id) => !id.includes(' ')), ...Object.keys(table.topics)]);
-  }
   const prefix = `${topic} `;
   const verb = nearest(
     word,

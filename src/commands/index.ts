@@ -111,7 +111,15 @@ export const COMMANDS: Commands = {
     ls: ['list'],
     rm: ['remove', 'delete', 'del'],
   },
+  // Short forms that docker's users type.
   aliases: {
+    'containers ls': ['ps'],
+    'containers rm': ['rm'],
+    'images rm': ['rmi'],
+    'images tag': ['tag'],
+    'tasks kill': ['kill'],
+    'tasks stop': ['stop'],
+    'tasks wait': ['wait'],
     'content fetch': ['fetch'],
     'images inspect': ['images i'],
     'images unmount': ['images umount', 'snapshots unmount', 'snapshots umount'],

@@ -88,6 +88,17 @@ describe('help and version', () => {
   for (const [line, expected] of lines)
     it(`"${line}"`, () => assert.deepEqual(resolveCommand(line === '' ? [] : line.split(' '), COMMANDS, 'ctr'), expected));
 
+  it('docker has shorter names for some', () => {
+    for (const [line, expected] of [
+      ['ps', 'containers ls | '],
+      ['rm a', 'containers rm | a'],
+      ['rmi a', 'images rm | a'],
+      ['tag a b', 'images tag | a b'],
+      ['stop a', 'tasks stop | a'],
+    ] as const)
+      assert.equal(command(line), expected);
+  });
+
   it('an image may be called help', () => assert.equal(command('pull help'), 'pull | help'));
 });
 
@@ -99,8 +110,9 @@ describe('unknown commands', () => {
     ['gv', /^see "ctr --help"$/],
     ['images l', /^see "ctr images --help"$/],
     ['images xy', /^see "ctr images --help"$/],
-    ['ps -a', /did you mean "ctr containers ls"/],
-    ['rmi x', /did you mean "ctr images rm"/],
+    ['build .', /buildah/],
+    ['save redis', /^see "images export"$/],
+    ['images build', /^see "ctr images --help"$/],
     ['imges ls', /did you mean "ctr images"/],
     ['images lss', /did you mean "ctr images ls"/],
     ['ns craete', /did you mean "ctr namespaces create"/],
