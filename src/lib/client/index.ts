@@ -191,6 +191,11 @@ function tasksClient(context: Context, name: string): TasksClient {
     stop: async (id, options) => (await load()).stop(id, options),
     wait: async (id, options) => (await load()).wait(id, options),
     delete: async (id, options) => (await load()).delete(id, options),
+    exec: async (id, args, options) => (await load()).exec(id, args, options),
+    execPiped: async (id, args, options) => (await load()).execPiped(id, args, options),
+    ps: async (id) => (await load()).ps(id),
+    pause: async (id) => (await load()).pause(id),
+    resume: async (id) => (await load()).resume(id),
     settle: async (id) => (await load()).settle(id),
   };
 }

@@ -17,6 +17,8 @@ import type {
   CopyOptions,
   CreateOptions,
   EventsOptions,
+  ExecOptions,
+  ExecStartOptions,
   ExpectedContent,
   ExportOptions,
   FetchOptions,
@@ -294,6 +296,14 @@ const starting: Members<TaskStartOptions> = {
   signal: optional(abortSignal),
 };
 
+const executing: Members<ExecOptions> = {
+  execId: optional(text),
+  cwd: optional(text),
+  env: optional(list(text)),
+  user: optional(text),
+  signal: optional(abortSignal),
+};
+
 const NAMESPACE: Guards<NamespaceClient> = {
   pull: [text, options<PullOptions>(pulling)],
   pullAll: [list(text), options<PullOptions>(pulling)],
@@ -454,7 +464,25 @@ const NAMESPACE: Guards<NamespaceClient> = {
     list: [],
     get: [text],
     start: [text, options<TaskStartOptions>(starting)],
-    kill: [text, options<{signal?: string; all?: boolean}>({signal: optional(text), all: optional(flag)})],
+    kill: [
+      text,
+      options<{signal?: string; all?: boolean; execId?: string}>({signal: optional(text), all: optional(flag), execId: optional(text)}),
+    ],
+    exec: [
+      text,
+      list(text),
+      options<ExecStartOptions>({
+        ...executing,
+        tty: optional(flag),
+        detach: optional(flag),
+        pidFile: optional(text),
+        stdio: starting.stdio,
+      }),
+    ],
+    execPiped: [text, list(text), options<ExecOptions>(executing)],
+    ps: [text],
+    pause: [text],
+    resume: [text],
     stop: [text, options<{timeoutMs?: number; signal?: AbortSignal}>({timeoutMs: optional(amount), signal: optional(abortSignal)})],
     wait: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     delete: [text, options<{force?: boolean}>({force: optional(flag)})],

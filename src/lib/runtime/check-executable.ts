@@ -158,7 +158,7 @@ function checkSize(args: readonly string[], env: readonly string[]): void {
  * @throws permission_denied it cannot be executed; `details.runExit` 126
  * @throws invalid_argument its arguments and environment are too large; `details.runExit` 126
  */
-export function checkCommand(rootfs: RootReader, {process}: Spec, mounts: MountPoints): void {
+export function checkCommand(rootfs: RootReader, {process}: Pick<Spec, 'process'>, mounts: MountPoints): void {
   /** Calls `use` with the executable at `path`; `undefined` if it is not visible. */
   const find = <T>(path: string, what: string, use: (program: Program) => T): T | undefined => {
     const look = (found: ResolvedFile): T => {

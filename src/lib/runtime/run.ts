@@ -117,15 +117,21 @@ export function checkPidFile(file: string): void {
 }
 
 /** Index of the first standard stream that is a terminal. */
-async function findTerminal(stdio: Stdio): Promise<number | undefined> {
+export async function findTerminal(stdio: Stdio): Promise<number | undefined> {
   const {isatty} = await import('node:tty');
   const index = stdio.findIndex((fd) => fd !== 'ignore' && isatty(fd));
   return index < 0 ? undefined : index;
 }
 
 /** A runtime that was killed leaves the terminal as it used it. */
-async function restoreTerminal(fd: number, settings: string): Promise<void> {
+export async function restoreTerminal(fd: number, settings: string): Promise<void> {
   await runProgram('stty', [settings], {package: 'coreutils', descriptors: [fd]}).catch(() => undefined); // nothing else depends on it
+}
+
+/** In the format of stty -g. */
+export async function terminalSettings(fd: number): Promise<string | undefined> {
+  const {status, stdout} = await runProgram('stty', ['-g'], {package: 'coreutils', descriptors: [fd]});
+  return status === 0 ? stdout.toString().trim() : undefined;
 }
 
 /** Checks that need nothing to exist yet. */
@@ -180,7 +186,7 @@ export class SignalForwarder {
   readonly #abort: AbortSignal | undefined;
   readonly #onAbort = (): void => this.#end({reason: this.#abort?.reason});
 
-  constructor({tty = false, forwardSignals = true, signal: abort}: ForegroundRun) {
+  constructor({tty = false, forwardSignals = true, signal: abort}: Pick<ForegroundRun, 'forwardSignals' | 'signal' | 'tty'>) {
     this.stopped = new Promise((done) => {
       this.#onExit = done;
     });
@@ -216,7 +222,7 @@ export class SignalForwarder {
 }
 
 /** The result of a stopped run. */
-function stoppedExit(stop: StopReason): ContainerExit {
+export function stoppedExit(stop: StopReason): ContainerExit {
   if ('signal' in stop) return {exitStatus: 128 + os.signals[stop.signal]};
   throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
 }

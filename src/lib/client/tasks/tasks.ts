@@ -98,9 +98,16 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       return startTask(context, namespace, id, options);
     },
 
-    kill: async (id, {signal, all = false} = {}) => {
-      const number = parseSignal(signal ?? stopSignal(id));
+    kill: async (id, {signal, all = false, execId} = {}) => {
+      if (execId !== undefined && all)
+        throw new ErrdefsError('invalid_argument', 'a signal goes to one exec or to all processes', {hint: 'leave out one of both'});
+      const number = parseSignal(signal ?? (execId === undefined ? stopSignal(id) : 'SIGTERM'));
       const found = await find(id);
+      if (execId !== undefined) {
+        const {signalExec} = await import('./exec.ts');
+        signalExec(found, execId, number);
+        return;
+      }
       if (hasEnded(found) || !(await signalTask(found, number, all))) throw gone(id);
     },
 
@@ -139,6 +146,31 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       await removeTask(runDirectory(context, namespace), id, found.runtime);
       tell(context, namespace, id, 'delete', {exit_status: end.exitStatus});
       return end;
+    },
+
+    exec: async (id, args, options = {}) => {
+      const {execTask} = await import('./exec.ts');
+      return execTask(context, namespace, id, args, options);
+    },
+
+    execPiped: async (id, args, options = {}) => {
+      const {execPipedTask} = await import('./exec.ts');
+      return execPipedTask(context, namespace, id, args, options);
+    },
+
+    ps: async (id) => {
+      const {listProcesses} = await import('./processes.ts');
+      return listProcesses(await find(id));
+    },
+
+    pause: async (id) => {
+      const {freeze} = await import('./processes.ts');
+      await freeze(await find(id), 'pause');
+    },
+
+    resume: async (id) => {
+      const {freeze} = await import('./processes.ts');
+      await freeze(await find(id), 'resume');
     },
 
     settle: async (id) => {

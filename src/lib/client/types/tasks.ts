@@ -1,4 +1,5 @@
 /** Tasks: the processes of containers. */
+import type {Readable, Writable} from 'node:stream';
 import type {RunResult} from './containers.ts';
 
 /**
@@ -49,6 +50,64 @@ export interface TaskStartOptions {
   readonly signal?: AbortSignal;
 }
 
+/** A further process of a container. What is not given is as for the container's own. */
+export interface ExecOptions {
+  /** An identifier of containerd's kind; default: one is made up. */
+  readonly execId?: string;
+  /** Absolute path in the container. */
+  readonly cwd?: string;
+  /** `KEY=VALUE`, or a bare key to remove it. */
+  readonly env?: readonly string[];
+  /** `user`, `uid`, `user:group` or `uid:gid`, with the container's own files of users. */
+  readonly user?: string;
+  /** Kills it. */
+  readonly signal?: AbortSignal;
+}
+
+/** How an exec is started, and what it is connected to. */
+export interface ExecStartOptions extends ExecOptions {
+  /** It has a terminal of its own, connected to the one among `stdio`. */
+  readonly tty?: boolean;
+  /** Leaves it running, without input and output; nobody records its exit status. */
+  readonly detach?: boolean;
+  /** Gets the host's pid; with `detach`. */
+  readonly pidFile?: string;
+  /** Default: the caller's. */
+  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+}
+
+/** How an exec ended, or that it was left running. */
+export interface ExecResult {
+  /** Of the container. */
+  readonly id: string;
+  readonly execId: string;
+  /** 128+n when signal n ended it. 0 if it was left running. */
+  readonly exitStatus: number;
+  /** On the host, if it was left running. */
+  readonly pid?: number;
+}
+
+/** A process whose streams the caller reads and writes. */
+export interface ExecProcess {
+  readonly id: string;
+  readonly execId: string;
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Rejects as `exec` does if it could not be started. */
+  readonly ended: Promise<ExecResult>;
+}
+
+/** A process of a container. */
+export interface TaskProcess {
+  /** On the host. */
+  readonly pid: number;
+  /** Absent for a process that no exec started. */
+  readonly execId?: string;
+  /** Its arguments; empty if it has ended. */
+  readonly command: readonly string[];
+}
+
 /** Tasks of one namespace. */
 export interface TasksClient {
   list(): Promise<readonly Task[]>;
@@ -66,9 +125,10 @@ export interface TasksClient {
    *
    * @param options.signal name or number; default: the container's stop signal, else SIGTERM
    * @param options.all to all processes of the container
-   * @throws not_found there is no task, or it has ended
+   * @param options.execId to the process of this exec; then the default is SIGTERM
+   * @throws not_found there is no task or exec, or it has ended
    */
-  kill(id: string, options?: {readonly signal?: string; readonly all?: boolean}): Promise<void>;
+  kill(id: string, options?: {readonly signal?: string; readonly all?: boolean; readonly execId?: string}): Promise<void>;
   /**
    * Asks a task to end, by its stop signal, and ends it when it does not.
    *
@@ -84,6 +144,22 @@ export interface TasksClient {
    * @throws failed_precondition it has not ended
    */
   delete(id: string, options?: {readonly force?: boolean}): Promise<TaskExit>;
+  /**
+   * Runs one more process in a running container, with its capabilities, limits and filter of system calls. Signals are passed on.
+   *
+   * @throws errors with `details.runExit`: 125, 126 (not executable) or 127 (no such command)
+   * @throws failed_precondition the container does not run, or is paused
+   * @throws already_exists an exec of that identifier runs
+   */
+  exec(id: string, args: readonly string[], options?: ExecStartOptions): Promise<ExecResult>;
+  /** As `exec`, with streams of its own. */
+  execPiped(id: string, args: readonly string[], options?: ExecOptions): Promise<ExecProcess>;
+  /** Processes of a container, sorted by pid. @throws failed_precondition it does not run */
+  ps(id: string): Promise<readonly TaskProcess[]>;
+  /** Freezes all processes of a container. @throws failed_precondition it does not run */
+  pause(id: string): Promise<void>;
+  /** Lets a paused container go on. @throws failed_precondition it is not paused */
+  resume(id: string): Promise<void>;
   /** Finishes what the end of a detached task leaves to be done. conmon calls it; it may be called at any time, by anybody. */
   settle(id: string): Promise<void>;
 }

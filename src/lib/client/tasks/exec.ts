@@ -1,0 +1,97 @@
+/** `tasks exec`: one more process in a container. */
+import {randomBytes} from 'node:crypto';
+import {ErrdefsError} from '../../errdefs.ts';
+import {validateIdentifier} from '../../oci/identifier.ts';
+import {type ExecRequest, type ExecTarget, execDetached, execForeground, execPid, execPiped} from '../../runtime/exec.ts';
+import type {Spec} from '../../runtime/spec.ts';
+import type {Context} from '../context.ts';
+import type {ExecOptions, ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
+import {type FoundTask, findTask} from './find-task.ts';
+import {asRunFailure} from './run-failure.ts';
+
+interface Target extends ExecTarget {
+  readonly cgroupsPath: string;
+}
+
+/** @throws failed_precondition the container does not run */
+async function findTarget(context: Context, namespace: string, id: string): Promise<Target> {
+  const {task, record, directory, runtime, runtimeRoot} = await findTask(context, namespace, id);
+  if (task.status !== 'running' && task.status !== 'paused')
+    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${task.status}`, {
+      hint: `it must run: ctr -n ${namespace} tasks start ${id}`,
+    });
+  if (task.status === 'paused')
+    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is paused`, {
+      hint: `let it go on: ctr -n ${namespace} tasks resume ${id}`,
+    });
+  // The command that started it may have been killed before it wrote a record.
+  const spec = context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.spec as Spec | null | undefined;
+  const process = record?.process ?? spec?.process;
+  const cgroupsPath = record?.cgroupsPath ?? spec?.linux.cgroupsPath;
+  if (process === undefined || cgroupsPath === undefined)
+    throw new ErrdefsError('failed_precondition', `how task ${JSON.stringify(id)} was started is not known`, {
+      hint: 'the command that started it was killed: stop it, and start it again',
+    });
+  return {id, directory, runtime, runtimeRoot, process, cgroupsPath};
+}
+
+function requestOf(args: readonly string[], options: ExecStartOptions): ExecRequest {
+  const {execId = `exec-${randomBytes(6).toString('hex')}`, detach: _, stdio: _stdio, ...rest} = options;
+  if (args.length === 0) throw new ErrdefsError('invalid_argument', 'exec needs a command');
+  validateIdentifier(execId);
+  return {execId, args, ...rest};
+}
+
+export function execTask(
+  context: Context,
+  namespace: string,
+  id: string,
+  args: readonly string[],
+  options: ExecStartOptions,
+): Promise<ExecResult> {
+  return asRunFailure(async () => {
+    const {detach = false, tty = false, stdio, pidFile} = options;
+    if (detach && tty)
+      throw new ErrdefsError('invalid_argument', 'a process that is left running has no terminal', {hint: 'leave out --tty or --detach'});
+    if (!detach && pidFile !== undefined)
+      throw new ErrdefsError('invalid_argument', 'a pid file is written of a process that is left running', {hint: 'add --detach'});
+    const request = requestOf(args, options);
+    const target = await findTarget(context, namespace, id);
+    const {execId} = request;
+    if (detach) return {id, execId, exitStatus: 0, pid: await execDetached(target, request, target.cgroupsPath)};
+    const streams = stdio === undefined || stdio === 'inherit' ? undefined : stdio;
+    return {id, execId, ...(await execForeground(target, request, target.cgroupsPath, streams))};
+  });
+}
+
+export function execPipedTask(
+  context: Context,
+  namespace: string,
+  id: string,
+  args: readonly string[],
+  options: ExecOptions,
+): Promise<ExecProcess> {
+  return asRunFailure(async () => {
+    const request = requestOf(args, options);
+    const target = await findTarget(context, namespace, id);
+    const {execId} = request;
+    const {ended, ...streams} = await execPiped(target, request, target.cgroupsPath);
+    const result = ended.then((end): ExecResult => ({id, execId, ...end}));
+    result.catch(() => undefined);
+    return {id, execId, ...streams, ended: result};
+  });
+}
+
+/** @throws not_found there is no such exec, or it has ended */
+export function signalExec({task, record, directory}: FoundTask, execId: string, signal: number): void {
+  const pid = record === undefined ? undefined : execPid(directory, execId, record.cgroupsPath);
+  try {
+    if (pid !== undefined) {
+      process.kill(pid, signal);
+      return;
+    }
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err;
+  }
+  throw new ErrdefsError('not_found', `exec ${JSON.stringify(execId)} of task ${JSON.stringify(task.id)}`);
+}

@@ -1,0 +1,43 @@
+/** Processes of a container: their list, and the freezer. */
+import {readFileSync} from 'node:fs';
+import {ErrdefsError} from '../../errdefs.ts';
+import {listExecs} from '../../runtime/exec.ts';
+import {runRuntime} from '../../runtime/runc.ts';
+import type {TaskProcess} from '../types/index.ts';
+import type {FoundTask} from './find-task.ts';
+
+function assertStatus({task}: FoundTask, allowed: readonly string[], wanted: string): void {
+  if (!allowed.includes(task.status))
+    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is ${task.status}, not ${wanted}`);
+}
+
+function commandOf(pid: number): readonly string[] {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1);
+  } catch {
+    return []; // it has ended
+  }
+}
+
+async function callRuntime({task, runtime, runtimeRoot}: FoundTask, words: readonly string[]): Promise<Buffer> {
+  const {status, stdout, stderr} = await runRuntime(runtime, ['--root', runtimeRoot, ...words, task.id]);
+  if (status === 0) return stdout;
+  throw new ErrdefsError('unknown', `unable to ${words[0]} task ${JSON.stringify(task.id)}: ${stderr.trim()}`);
+}
+
+export async function listProcesses(found: FoundTask): Promise<readonly TaskProcess[]> {
+  assertStatus(found, ['created', 'running', 'paused'], 'running');
+  const pids = JSON.parse((await callRuntime(found, ['ps', '--format', 'json'])).toString()) as readonly number[];
+  const execs = listExecs(found.directory);
+  return [...pids]
+    .sort((a, b) => a - b)
+    .map((pid) => {
+      const execId = execs.get(pid);
+      return {pid, ...(execId === undefined ? {} : {execId}), command: commandOf(pid)};
+    });
+}
+
+export async function freeze(found: FoundTask, verb: 'pause' | 'resume'): Promise<void> {
+  assertStatus(found, [verb === 'pause' ? 'running' : 'paused'], verb === 'pause' ? 'running' : 'paused');
+  await callRuntime(found, [verb]);
+}

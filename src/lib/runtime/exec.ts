@@ -1,0 +1,320 @@
+/**
+ * Runs one more process in a container, by `runc exec`. The runtime joins the container from outside, so no mounts are needed here.
+ *
+ * Files of an exec, in the directory of the run: `exec.<id>` with the identity of the process that runs it, and `exec.<id>:pid`, `:log` and
+ * `:process` (no identifier has a colon).
+ */
+import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import type {Readable, Writable} from 'node:stream';
+import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
+import type {ProcessExit, Stdio} from '../fs/spawn-channel.ts';
+import {startPiped, startProgram} from '../fs/start-program.ts';
+import {checkCommand} from './check-executable.ts';
+import {RootReader} from './path-in-root.ts';
+import {findTerminal, ownFailure, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, writePidFile} from './run.ts';
+import {containerState, type Runtime, runtimeErrors} from './runc.ts';
+import {checkWorkingDirectory, mergeEnv, type Spec} from './spec.ts';
+import {requestedUser} from './user.ts';
+
+export interface ExecTarget {
+  /** Of the container. */
+  readonly id: string;
+  /** Of its run; see bundle.ts. */
+  readonly directory: string;
+  readonly runtime: Runtime;
+  readonly runtimeRoot: string;
+  /** The container's own process: what is not asked for is as there. */
+  readonly process: Spec['process'];
+}
+
+export interface ExecRequest {
+  readonly execId: string;
+  readonly args: readonly string[];
+  readonly cwd?: string;
+  readonly env?: readonly string[];
+  readonly user?: string;
+  readonly tty?: boolean;
+  /** Ends it when the caller's process gets a signal before it runs; SIGKILL once it is aborted. */
+  readonly signal?: AbortSignal;
+  readonly pidFile?: string;
+}
+
+export interface ExecStreams {
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+}
+
+const POLL_MS = 2;
+
+const filesOf = (directory: string, execId: string) => {
+  const claim = join(directory, `exec.${execId}`);
+  return {claim, pid: `${claim}:pid`, log: `${claim}:log`, process: `${claim}:process`} as const;
+};
+
+const readText = (file: string): string => {
+  try {
+    return readFileSync(file, 'latin1');
+  } catch {
+    return '';
+  }
+};
+
+/** Whether a process lives in a container's cgroup, and so is not one that has got the pid of another. */
+const isIn = (pid: number, cgroupsPath: string): boolean =>
+  !/^State:\s+[XZ]/m.test(readText(`/proc/${pid}/status`)) &&
+  readText(`/proc/${pid}/cgroup`)
+    .split('\n')
+    .some((line) => line.endsWith(`:${cgroupsPath}`));
+
+/** Execs of a run that have been started and not forgotten: their identifiers and pids on the host. */
+export function listExecs(directory: string): ReadonlyMap<number, string> {
+  const found = new Map<number, string>();
+  for (const name of readdirSync(directory)) {
+    const id = /^exec\.([^:]+):pid$/.exec(name)?.[1];
+    if (id !== undefined) found.set(Number(readText(join(directory, name))), id);
+  }
+  return found;
+}
+
+/** The host's pid of a living exec. @returns `undefined` if there is none */
+export function execPid(directory: string, execId: string, cgroupsPath: string): number | undefined {
+  const pid = Number(readText(filesOf(directory, execId).pid));
+  return pid > 0 && isIn(pid, cgroupsPath) ? pid : undefined;
+}
+
+function forget(directory: string, execId: string): void {
+  const files = filesOf(directory, execId);
+  // The claim last: while it is there, nobody else uses the others.
+  for (const file of [files.pid, files.log, files.process, files.claim]) rmSync(file, {force: true});
+}
+
+/** @throws already_exists an exec of this identifier runs */
+function claim(directory: string, execId: string, cgroupsPath: string): void {
+  const {claim: file} = filesOf(directory, execId);
+  for (;;) {
+    try {
+      writeFileSync(file, formatIdentity(ownIdentity()), {flag: 'wx', mode: 0o600});
+      return;
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code !== 'EEXIST') throw fromErrno(err, `exec ${JSON.stringify(execId)}`);
+    }
+    const owner = parseIdentity(readText(file));
+    if ((owner !== undefined && liveness(owner) !== 'dead') || execPid(directory, execId, cgroupsPath) !== undefined)
+      throw new ErrdefsError('already_exists', `exec ${JSON.stringify(execId)}`, {hint: 'without --exec-id one is made up'});
+    forget(directory, execId);
+  }
+}
+
+/**
+ * The process to run: what is not asked for is as the container's own, its limits, capabilities and filter of system calls too.
+ *
+ * @throws the errors of `checkCommand`
+ */
+function resolveProcess(rootfs: RootReader, main: Spec['process'], request: ExecRequest): Spec['process'] {
+  const {args, cwd = main.cwd, env = [], user, tty = false} = request;
+  if (!cwd.startsWith('/')) throw new ErrdefsError('invalid_argument', `working directory ${JSON.stringify(cwd)} is not absolute`);
+  checkWorkingDirectory(cwd);
+  try {
+    rootfs.lookup(cwd, ({path}) => checkWorkingDirectory(path));
+  } catch (err) {
+    throw fromErrno(err, `working directory ${JSON.stringify(cwd)}`);
+  }
+  const wrong = env.find((entry) => entry === '' || entry.startsWith('='));
+  if (wrong !== undefined) throw new ErrdefsError('invalid_argument', `environment entry ${JSON.stringify(wrong)} has no name`);
+  const {terminal: _, consoleSize: _size, ...rest} = main as Spec['process'] & {consoleSize?: unknown};
+  const merged = mergeEnv(main.env, env);
+  const found: Spec['process'] = {
+    ...rest,
+    ...(tty ? {terminal: true} : {}),
+    args,
+    cwd,
+    env: tty && !merged.some((entry) => entry.startsWith('TERM=')) ? [...merged, 'TERM=xterm'] : merged,
+    ...(user === undefined ? {} : {user: {...requestedUser(rootfs, user)}}),
+  };
+  checkCommand(rootfs, {process: found}, new Map());
+  return found;
+}
+
+/** Writes the specification of the process. @returns words of the runtime */
+async function prepare(target: ExecTarget, request: ExecRequest, words: readonly string[]): Promise<[string, ...string[]]> {
+  const {id, directory, runtime, runtimeRoot} = target;
+  const files = filesOf(directory, request.execId);
+  const notRunning = (): ErrdefsError =>
+    new ErrdefsError('failed_precondition', 'it is not running', {hint: `start it: tasks start ${id}`});
+  const before = await containerState(runtime, runtimeRoot, id);
+  if (before === undefined || before.pid === 0 || before.status === 'stopped') throw notRunning();
+  if (before.status === 'paused') throw new ErrdefsError('failed_precondition', 'it is paused', {hint: `let it go on: tasks resume ${id}`});
+  let process: Spec['process'];
+  let rootfs: RootReader | undefined;
+  try {
+    rootfs = new RootReader(`/proc/${before.pid}/root`);
+    // The pid was the container's when the root was opened if it is now: the runtime compares start times.
+    if ((await containerState(runtime, runtimeRoot, id))?.pid !== before.pid) throw notRunning();
+    process = resolveProcess(rootfs, target.process, request);
+  } catch (err) {
+    if (['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw notRunning();
+    throw err;
+  } finally {
+    rootfs?.close();
+  }
+  writeFileSync(files.process, JSON.stringify(process), {mode: 0o600});
+  const options = ['--root', runtimeRoot, '--log', files.log, '--log-format', 'json'];
+  return [runtime.path, ...options, 'exec', ...words, '--process', files.process, '--pid-file', files.pid, id];
+}
+
+/** The runtime's error if the process was not started, else `undefined`. */
+function startError({directory, runtime}: ExecTarget, execId: string, {status, signal}: ProcessExit): ErrdefsError | undefined {
+  const files = filesOf(directory, execId);
+  if (existsSync(files.pid)) return undefined;
+  if (!existsSync(files.claim)) return new ErrdefsError('not_found', 'it was removed');
+  const said = runtimeErrors(files.log).at(-1) ?? `${runtime.name} ended with ${signal ?? `status ${status}`}`;
+  // runc has no class for it, and says the same in several ways.
+  return new ErrdefsError(/not running|stopped|paused/.test(said) ? 'failed_precondition' : 'unknown', said);
+}
+
+async function withClaim<T>(target: ExecTarget, {execId, signal}: ExecRequest, cgroupsPath: string, use: () => Promise<T>): Promise<T> {
+  try {
+    if (signal?.aborted === true) throw new ErrdefsError('canceled', 'exec', {cause: signal.reason});
+    claim(target.directory, execId, cgroupsPath);
+    return await use();
+  } catch (err) {
+    throw ownFailure(err, `exec in container ${JSON.stringify(target.id)}`);
+  }
+}
+
+/** Kills an exec: what the runtime leaves when it is killed is the process itself. */
+function killExec(target: ExecTarget, execId: string, cgroupsPath: string, runtimePid: number): void {
+  const pid = execPid(target.directory, execId, cgroupsPath);
+  for (const one of [pid, runtimePid]) {
+    try {
+      if (one !== undefined) process.kill(one, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+/**
+ * Runs a process to its end, with this process's streams or those given. Signals are passed on.
+ *
+ * @returns its exit status; 128+n when signal n ended it
+ * @throws errors with `details.runExit`: 125, 126 or 127
+ * @throws failed_precondition the container does not run, or there is no terminal for `tty`
+ */
+export async function execForeground(
+  target: ExecTarget,
+  request: ExecRequest,
+  cgroupsPath: string,
+  stdio: Stdio = [0, 1, 2],
+): Promise<{readonly exitStatus: number}> {
+  const {execId, tty = false, signal} = request;
+  const signals = new SignalForwarder({tty, ...(signal === undefined ? {} : {signal})});
+  try {
+    return await withClaim(target, request, cgroupsPath, async () => {
+      try {
+        const terminal = tty ? await findTerminal(stdio) : undefined;
+        if (tty && terminal === undefined)
+          throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
+        const argv = await prepare(target, request, []);
+        if (signals.stop !== undefined) return stoppedExit(signals.stop);
+        const saved = terminal === undefined ? undefined : await terminalSettings(stdio[terminal] as number);
+        const child = await startProgram(argv, {cwd: '/', stdio});
+        let over = false;
+        const started = async (): Promise<void> => {
+          while (!over && !existsSync(filesOf(target.directory, execId).pid)) await new Promise((done) => setTimeout(done, POLL_MS));
+        };
+        let ready: Promise<void> | undefined;
+        const passOn = (name: NodeJS.Signals): void => {
+          ready ??= started();
+          void ready.then(() => {
+            if (!over) process.kill(child.pid, name);
+          });
+        };
+        signals.deliver(passOn);
+        void signals.stopped.then(async () => {
+          await started();
+          if (!over) killExec(target, execId, cgroupsPath, child.pid);
+        });
+        const end = await child.ended;
+        over = true;
+        if (end.signal !== null && saved !== undefined) await restoreTerminal(stdio[terminal!] as number, saved);
+        if (signals.stop !== undefined) return stoppedExit(signals.stop);
+        const failed = startError(target, execId, end);
+        if (failed !== undefined) throw failed;
+        if (end.status === null) throw new ErrdefsError('aborted', `the runtime was killed by ${end.signal}: the exit status is unknown`);
+        return {exitStatus: end.status};
+      } finally {
+        forget(target.directory, execId);
+      }
+    });
+  } finally {
+    signals.dispose();
+  }
+}
+
+/** Starts a process whose streams the caller reads and writes. `ended` is as the result of `execForeground`. */
+export async function execPiped(
+  target: ExecTarget,
+  request: ExecRequest,
+  cgroupsPath: string,
+): Promise<ExecStreams & {readonly ended: Promise<{readonly exitStatus: number}>}> {
+  const {execId, signal} = request;
+  return withClaim(target, request, cgroupsPath, async () => {
+    try {
+      const argv = await prepare(target, request, []);
+      const {stdin, stdout, stderr, pid, ended: exit} = await startPiped(argv, '/');
+      const onAbort = (): void => killExec(target, execId, cgroupsPath, pid);
+      if (signal?.aborted === true) onAbort();
+      signal?.addEventListener('abort', onAbort, {once: true});
+      stdin.on('error', () => undefined); // it ended before it read all of its input
+      const ended = exit.then((end) => {
+        signal?.removeEventListener('abort', onAbort);
+        const failed = signal?.aborted === true ? undefined : startError(target, execId, end);
+        forget(target.directory, execId);
+        if (signal?.aborted === true) throw new ErrdefsError('canceled', 'exec', {cause: signal.reason});
+        if (failed !== undefined) throw ownFailure(failed, `exec in container ${JSON.stringify(target.id)}`);
+        return {exitStatus: end.status ?? 255};
+      });
+      ended.catch(() => undefined);
+      return {stdin, stdout, stderr, ended};
+    } catch (err) {
+      forget(target.directory, execId);
+      throw err;
+    }
+  });
+}
+
+/** Starts a process and leaves it running; its streams are /dev/null, and nobody records its end. @returns its pid on the host */
+export async function execDetached(target: ExecTarget, request: ExecRequest, cgroupsPath: string): Promise<number> {
+  return withClaim(target, request, cgroupsPath, async () => {
+    const {execId} = request;
+    const files = filesOf(target.directory, execId);
+    try {
+      const argv = await prepare(target, request, ['--detach']);
+      const child = await startProgram(argv, {cwd: '/', stdio: ['ignore', 'ignore', 'ignore']});
+      const failed = startError(target, execId, await child.ended);
+      if (failed !== undefined) throw failed;
+      const pid = Number(readFileSync(files.pid, 'latin1'));
+      if (request.pidFile !== undefined) writePidFile(request.pidFile, String(pid));
+      // From here on it is the process that holds the identifier.
+      if (existsSync(`/proc/${pid}`)) writeFileSync(files.claim, identityText(pid), {mode: 0o600});
+      rmSync(files.log, {force: true});
+      rmSync(files.process, {force: true});
+      return pid;
+    } catch (err) {
+      forget(target.directory, execId);
+      throw err;
+    }
+  });
+}
+
+function identityText(pid: number): string {
+  try {
+    return formatIdentity(identityOf(pid));
+  } catch {
+    return ''; // it has ended
+  }
+}

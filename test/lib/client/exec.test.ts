@@ -1,0 +1,199 @@
+/** `tasks exec`, `ps`, `pause` and `resume` under the real runc. */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {createHash} from 'node:crypto';
+import {closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {text} from 'node:stream/consumers';
+import {describe, it} from 'node:test';
+import type {ExecOptions} from '../../../src/lib/client/index.ts';
+import {type Code, hasCode, isErrdefs} from '../../../src/lib/errdefs.ts';
+import {findProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
+
+const SLEEP = ['sh', '-c', 'trap "exit 0" TERM USR1; while :; do sleep 0.05; done'];
+
+const failsAs =
+  (code: Code, runExit?: number) =>
+  (err: unknown): true => {
+    assert.ok(hasCode(err, code), String(err));
+    if (runExit !== undefined) assert.equal(isErrdefs(err) && err.details?.runExit, runExit, String(err));
+    return true;
+  };
+
+/** What a process prints, and how it ends. */
+async function outputOf({ns}: TaskRig, args: readonly string[], options: ExecOptions = {}, input = '') {
+  const child = await ns.tasks.execPiped('a', args, options);
+  child.stdin.end(input);
+  const [stdout, stderr, {exitStatus}] = await Promise.all([text(child.stdout), text(child.stderr), child.ended]);
+  return {stdout, stderr, exitStatus};
+}
+
+const execFiles = ({state, namespace}: TaskRig): readonly string[] =>
+  readdirSync(join(state, 'runs', namespace, 'bundles/a')).filter((name) => name.startsWith('exec.'));
+
+describe('exec', () => {
+  it('runs a process as the container runs its own, but for what is asked', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const {pid} = await ns.run(ref, 'a', {detach: true, args: SLEEP, env: ['A=1', 'B=2'], cwd: '/tmp', capDrop: ['CAP_CHOWN']});
+
+    // The kernel's own words are the oracle: the container's first process beside the exec.
+    const facts = (status: string): readonly string[] =>
+      status.split('\n').filter((line) => /^(Cap|NoNewPrivs|Seccomp:|Uid|Gid|Groups)/.test(line));
+    const inside = await outputOf(r, ['busybox', 'cat', '/proc/self/status']);
+    assert.deepEqual(facts(inside.stdout), facts(readFileSync(`/proc/${pid}/status`, 'utf8')));
+    const limits = await outputOf(r, ['busybox', 'cat', '/proc/self/limits']);
+    assert.equal(limits.stdout, readFileSync(`/proc/${pid}/limits`, 'utf8'));
+
+    for (const [args, options, expected] of [
+      [['sh', '-c', 'echo $A $B; pwd'], {}, '1 2\n/tmp\n'],
+      [['sh', '-c', 'echo $A $B $C; pwd'], {env: ['A', 'B=3', 'C=4'], cwd: '/bin'}, '3 4\n/bin\n'],
+      [['busybox', 'id', '-u'], {user: '1000:1001'}, '1000\n'],
+      [['busybox', 'cat'], {}, 'input'],
+    ] as const)
+      assert.deepEqual(await outputOf(r, args, options, 'input'), {stdout: expected, stderr: '', exitStatus: 0}, args.join(' '));
+
+    for (const [command, expected] of [
+      ['exit 7', 7],
+      ['exit 255', 255],
+      ['kill -KILL $$', 137],
+      ['echo out; echo err >&2; exit 1', 1],
+    ] as const)
+      assert.equal((await outputOf(r, ['sh', '-c', command])).exitStatus, expected, command);
+    assert.deepEqual(await outputOf(r, ['sh', '-c', 'echo out; echo err >&2; exit 1']), {stdout: 'out\n', stderr: 'err\n', exitStatus: 1});
+    assert.deepEqual(execFiles(r), []);
+  });
+
+  it('that cannot start says why, and leaves nothing', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', `ln -s /proc/self/fd /tmp/fd; echo x >/tmp/file; ${SLEEP[2]}`]});
+    await until('the link is there', async () => existsSync(`/proc/${(await ns.tasks.get('a')).pid}/root/tmp/file`));
+    for (const [args, options, code, runExit] of [
+      [['no-such-program'], {}, 'not_found', 127],
+      [['/tmp'], {}, 'permission_denied', 126],
+      [['/tmp/file'], {}, 'permission_denied', 126],
+      [['busybox', 'true'], {user: 'nobody-here'}, 'not_found', 125],
+      [['busybox', 'true'], {cwd: 'tmp'}, 'invalid_argument', 125],
+      [['busybox', 'true'], {cwd: '/nowhere'}, 'not_found', 125],
+      [['busybox', 'true'], {env: ['=x']}, 'invalid_argument', 125],
+      [['busybox', 'true'], {execId: 'a b'}, 'invalid_argument', 125],
+      [[], {}, 'invalid_argument', 125],
+      // CVE-2024-21626, by its own name and through a link.
+      [['busybox', 'true'], {cwd: '/proc/self/fd/7'}, 'invalid_argument', 125],
+      [['busybox', 'true'], {cwd: '/tmp/fd/7'}, 'not_found', 125],
+    ] as const) {
+      await assert.rejects(
+        ns.tasks.exec('a', args, {...options, stdio: ['ignore', 'ignore', 'ignore']}),
+        failsAs(code, runExit),
+        args.join(' '),
+      );
+      assert.deepEqual(execFiles(r), [], args.join(' '));
+    }
+    await ns.tasks.pause('a');
+    await assert.rejects(ns.tasks.exec('a', ['busybox', 'true']), failsAs('failed_precondition', 125));
+    await assert.rejects(ns.tasks.pause('a'), failsAs('failed_precondition'));
+    assert.equal((await ns.tasks.get('a')).status, 'paused');
+    await ns.tasks.resume('a');
+    await assert.rejects(ns.tasks.resume('a'), failsAs('failed_precondition'));
+    await ns.tasks.stop('a');
+    for (const call of [() => ns.tasks.exec('a', ['busybox', 'true']), () => ns.tasks.ps('a'), () => ns.tasks.pause('a')])
+      await assert.rejects(call(), failsAs('failed_precondition'));
+    await ns.containers.delete('a');
+    await assert.rejects(ns.tasks.exec('a', ['busybox', 'true']), failsAs('not_found', 125));
+    assert.deepEqual(r.left(), []);
+  });
+
+  it('runs many at once, each with its own streams and status, and one for an identifier', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    const ends = await Promise.all(Array.from({length: 12}, (_, n) => outputOf(r, ['sh', '-c', `cat; exit ${n}`], {}, `input ${n}`)));
+    assert.deepEqual(
+      ends,
+      ends.map((_, n) => ({stdout: `input ${n}`, stderr: '', exitStatus: n})),
+    );
+    const {pid, execId} = await ns.tasks.exec('a', ['busybox', 'sleep', '1000'], {detach: true, execId: 'one'});
+    assert.equal(execId, 'one');
+    assert.deepEqual(
+      (await ns.tasks.ps('a')).find((one) => one.pid === pid),
+      {pid, execId: 'one', command: ['busybox', 'sleep', '1000']},
+    );
+    await assert.rejects(ns.tasks.exec('a', ['busybox', 'true'], {execId: 'one'}), failsAs('already_exists', 125));
+    await ns.tasks.kill('a', {execId: 'one', signal: 'KILL'});
+    await until('it has ended', async () => !(await ns.tasks.ps('a')).some((one) => one.pid === pid));
+    await assert.rejects(ns.tasks.kill('a', {execId: 'one'}), failsAs('not_found'));
+    assert.deepEqual(await ns.tasks.exec('a', ['sh', '-c', 'exit 4'], {execId: 'one', stdio: ['ignore', 'ignore', 'ignore']}), {
+      id: 'a',
+      execId: 'one',
+      exitStatus: 4,
+    });
+    // Aborted, and the container's end: neither leaves a process or a file.
+    const abort = new AbortController();
+    const child = await ns.tasks.execPiped('a', ['sh', '-c', 'echo up; sleep 1000'], {signal: abort.signal});
+    child.stdout.once('data', () => abort.abort());
+    await assert.rejects(child.ended, failsAs('canceled'));
+    const last = await ns.tasks.execPiped('a', ['sh', '-c', 'echo up; sleep 1000']);
+    const stopped = new Promise((done) => {
+      last.stdout.once('data', () => done(ns.tasks.stop('a')));
+    });
+    assert.equal((await last.ended).exitStatus, 137);
+    await stopped;
+    await ns.containers.delete('a');
+    assert.deepEqual(r.left(), []);
+  });
+
+  it('gives nothing of the host away (CVE-2019-5736, CVE-2024-21626, CVE-2016-9962)', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    // A descriptor of the caller's that any program would inherit.
+    const secret = join(temporaryDirectory(t), 'secret');
+    writeFileSync(secret, 'secret');
+    const fd = openSync(secret, 'r');
+    try {
+      const {stdout} = await outputOf(r, ['sh', '-c', 'for f in /proc/self/fd/*; do readlink $f; done']);
+      assert.ok(!stdout.includes(secret), stdout);
+      // Descriptors beyond the standard streams: only the shell's own directory of them.
+      const others = stdout.split('\n').filter((line) => line !== '' && !/^(pipe|\/dev\/null|\/proc\/\d+\/fd$)/.test(line));
+      assert.deepEqual(others, []);
+    } finally {
+      closeSync(fd);
+    }
+    const runc = findProgram('runc')!;
+    const hash = (): string => createHash('sha256').update(readFileSync(runc)).digest('hex');
+    const before = hash();
+    await outputOf(r, ['sh', '-c', 'printf "#!/proc/self/exe\\n" >/tmp/evil; chmod +x /tmp/evil']);
+    const writer = await ns.tasks.execPiped('a', [
+      'sh',
+      '-c',
+      'while :; do for p in /proc/[0-9]*; do (echo x >$p/exe) 2>/dev/null; done; done',
+    ]);
+    for (let n = 0; n < 3; n += 1) await outputOf(r, ['/tmp/evil']).catch(() => undefined);
+    await ns.tasks.kill('a', {execId: writer.execId, signal: 'KILL'});
+    await writer.ended;
+    assert.equal(hash(), before);
+  });
+});
+
+describe('ps', () => {
+  it('lists what the kernel has in the cgroup', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {ns, ref} = await taskRig(t);
+    const {pid} = await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'sleep 1000 & sleep 1000 & wait']});
+    await until('all run', async () => (await ns.tasks.ps('a')).length === 3);
+    const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(pid)], {encoding: 'utf8'})
+      .trim()
+      .split(/\s+/)
+      .map(Number);
+    assert.deepEqual(
+      (await ns.tasks.ps('a')).map((one) => one.pid),
+      [pid!, ...children].sort((a, b) => a - b),
+    );
+  });
+});

@@ -1,0 +1,88 @@
+/** Tasks for tests: a store with a small image, and what is left of its containers. */
+import assert from 'node:assert/strict';
+import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
+import {type Client, type NamespaceClient, openClient} from '../../src/lib/client/index.ts';
+import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
+import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from './helpers.ts';
+import {dir, file, symlink, tar} from './tartest.ts';
+
+export interface TaskRig {
+  /** Of this rig alone, as its cgroups are named by it. */
+  readonly namespace: string;
+  readonly client: Client;
+  readonly ns: NamespaceClient;
+  readonly ref: string;
+  readonly root: string;
+  readonly state: string;
+  /** Every file, cgroup, mount and process that tasks of the rig have left. */
+  left(): readonly string[];
+}
+
+/** A store with a small image to run. */
+export async function taskRig(t: Scope): Promise<TaskRig> {
+  const namespace = `tasks-${process.pid}-${++rigs}`;
+  const registry = await startFakeRegistry(t);
+  const layer = tar(
+    dir('bin/'),
+    file('bin/busybox', readFileSync(findProgram('busybox')!), 0o755),
+    symlink('busybox', 'bin/sh'),
+    dir('tmp/'),
+  );
+  const config = {
+    architecture: {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!,
+    os: 'linux',
+    config: {Cmd: ['sh', '-c', 'exit 5'], Env: ['PATH=/bin'], StopSignal: 'SIGUSR1'},
+    rootfs: {type: 'layers', diff_ids: [digestOf(layer)]},
+  };
+  registry.addImage('app', 'v1', [layer], config);
+  const ref = `${registry.host}/app:v1`;
+  const [root, state] = [temporaryDirectory(t), temporaryDirectory(t)];
+  // conmon calls the source, not what was built of it.
+  const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../src/main.ts')]});
+  const ns = client.namespace(namespace);
+  onEnd(t, async () => {
+    for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
+    await client.namespaces.delete(namespace, {recursive: true}).catch(() => undefined);
+    await client.close();
+  });
+  await ns.pull(ref);
+  const list = (path: string): readonly string[] => (existsSync(path) ? readdirSync(path) : []);
+  const left = (): readonly string[] => [
+    ...['bundles', 'runtime'].flatMap((kind) => list(join(state, 'runs', namespace, kind)).map((name) => `${kind}/${name}`)),
+    ...list('/sys/fs/cgroup').flatMap((tree) => list(join('/sys/fs/cgroup', tree, namespace)).filter((name) => name.includes('~'))),
+    ...readFileSync('/proc/mounts', 'utf8')
+      .split('\n')
+      .filter((line) => line.includes(root) || line.includes(state)),
+    ...processes(state),
+  ];
+  return {namespace, client, ns, ref, root, state, left};
+}
+
+let rigs = 0;
+
+/** Living processes that have the state directory in their words: launchers, conmons, runtimes and exit commands. */
+const processes = (state: string): readonly string[] =>
+  readdirSync('/proc')
+    .filter((pid) => /^\d+$/.test(pid))
+    .flatMap((pid) => {
+      try {
+        const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ');
+        return words.includes(state) ? [`${pid}: ${words}`] : [];
+      } catch {
+        return []; // it has ended
+      }
+    });
+
+export const requiresTasks = (t: Parameters<typeof requiresRoot>[0]): boolean =>
+  requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
+
+/** Waits for what another process does. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (let waited = 0; waited < 30_000; waited += 20) {
+    if (await holds()) return;
+    await delay(20);
+  }
+  assert.fail(`not within 30 s: ${what}`);
+}
