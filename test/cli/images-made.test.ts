@@ -85,7 +85,7 @@ forEachEngine('images made from images', (engine) => {
     for (const [words, status, message] of [
       [['convert', '--docker', '--compression', 'zstd', app, 'y'], 3, /docker's media types have none for zstd/],
       [['convert', '--compression', 'gzip', '--level', '10', app, 'y'], 3, /levels 1 to 9/],
-      [['rebase', '--old-base', app, app, 'y'], 3, /--new-base/],
+      [['rebase', '--old-base', app, app, 'y'], 9, /base\.name[\s\S]*--new-base/],
       [['mutate', '--cmd', '[1]', app, 'y'], 3, /not a JSON list/],
       [['mutate', '--created', 'now', app, 'y'], 3, /is not a time/],
       [['append', app, 'y', '/nowhere'], 5, /layer "\/nowhere"/],
