@@ -15,38 +15,20 @@
  * Applying does not sync the record files. The journal is durable, and after a power loss (another boot ID) everything since the last
  * checkpoint is applied again. A checkpoint syncs the files that changed since the previous one.
  */
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fsyncSync,
-  lstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmdirSync,
-  statSync,
-  writeSync,
-} from 'node:fs';
-import {basename, dirname, join, relative} from 'node:path';
+import {closeSync, existsSync, fsyncSync, lstatSync, openSync, readFileSync, rmdirSync, statSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
-import {
-  createExclusive,
-  listIfPresent,
-  makeDirectories,
-  readIfPresent,
-  sweepTemporary,
-  syncPath,
-  unlinkIfPresent,
-  writeAtomic,
-} from '../fs/durable.ts';
+import {createExclusive, makeDirectories, sweepTemporary, syncPath, unlinkIfPresent, writeAtomic} from '../fs/durable.ts';
 import {acquireLock, type Lock} from '../fs/lock.ts';
 import {bootId} from '../fs/process.ts';
 import {Ballast, removalBytes} from './ballast.ts';
 import {Housekeeping} from './cleanup-warnings.ts';
-import {type Layout, recordPath} from './layout.ts';
+import {type Checkpoint, type Documents, JournalFiles, merged, newestGeneration, type Pending, type RedoRecord} from './journal-files.ts';
+import {findJournalDamage, repairJournal} from './journal-repair.ts';
+import type {Layout} from './layout.ts';
 import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-contract.ts';
-import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument} from './record-files.ts';
+import {markNeedsFullGc} from './needs-full-gc.ts';
+import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument, syncIfPresent} from './record-files.ts';
 
 /** Generations between two checkpoints, and generations that are kept before the newest. */
 const KEEP = 64;
@@ -63,42 +45,12 @@ const VIEW_ATTEMPTS = 5;
 /** Attempts of a removal to get the lock on a full disk where other processes take the released space. */
 const LOCK_ATTEMPTS = 3;
 
-type Documents = Readonly<Record<string, unknown>>;
-
-interface RedoRecord {
-  readonly version: 1;
-  readonly generation: number;
-  /** Path below the root → document, or null for a removal. */
-  readonly writes: Documents;
-  /** The same paths → previous document, or null for none. */
-  readonly before: Documents;
-}
-
-interface Checkpoint {
-  readonly generation: number;
-  readonly bootId: string;
-}
-
-/** Committed records that are not applied, oldest first. */
-interface Pending {
-  /** Generation before the first of them. */
-  readonly applied: number;
-  readonly records: readonly RedoRecord[];
-}
-
-const newestGeneration = ({applied, records}: Pending): number => applied + records.length;
-
-const recordName = (generation: number): string => String(generation).padStart(16, '0');
-
-const isObject = (value: unknown): value is Documents => typeof value === 'object' && value !== null && !Array.isArray(value);
-
 export class JournalBackend implements Backend {
   readonly #layout: Layout;
   readonly #lockTimeoutMs: number;
   readonly #housekeeping: Housekeeping;
   readonly #ballast: Ballast;
-  readonly #checkpointFile: string;
-  readonly #appliedFile: string;
+  readonly #files: JournalFiles;
   /** Paths of record files found empty because they never reached the disk. */
   readonly #lostFiles = new Set<string>();
 
@@ -108,8 +60,7 @@ export class JournalBackend implements Backend {
     this.#ballast = options.ballast ?? new Ballast(layout);
     this.#lockTimeoutMs = options.lockTimeoutMs;
     this.#housekeeping = options.housekeeping ?? new Housekeeping();
-    this.#checkpointFile = join(layout.journal, 'checkpoint');
-    this.#appliedFile = join(layout.journal, 'applied');
+    this.#files = new JournalFiles(layout);
   }
 
   view<T>(fn: (reader: Reader) => T): T {
@@ -117,7 +68,8 @@ export class JournalBackend implements Backend {
       const {reader, generation} = this.#openReader();
       // Old records are removed first: if this one exists, none after it was removed.
       const hasNewerCommit = (): boolean =>
-        existsSync(this.#file(generation + 1)) || (!existsSync(this.#file(generation)) && this.#appliedNow() > generation);
+        existsSync(this.#files.file(generation + 1)) ||
+        (!existsSync(this.#files.file(generation)) && this.#files.appliedNow() > generation);
       try {
         const result = fn(reader);
         if (!hasNewerCommit()) return result;
@@ -150,7 +102,7 @@ export class JournalBackend implements Backend {
       const changed = writeSet.writes.size > 0;
       if (changed && !this.#commit(writeSet, pending)) continue;
       if (this.#lostFiles.size > 0) this.#rewriteLost();
-      const isOvertaken = (): boolean => existsSync(this.#file(generation + (changed ? 2 : 1)));
+      const isOvertaken = (): boolean => existsSync(this.#files.file(generation + (changed ? 2 : 1)));
       this.#runAfterCommit(writeSet, isOvertaken);
       return result;
     }
@@ -183,7 +135,7 @@ export class JournalBackend implements Backend {
   }
 
   pending(): number {
-    return this.#recordsAfter(this.#appliedNow()).length;
+    return this.#files.recordsAfter(this.#files.appliedNow()).length;
   }
 
   async applyPending(): Promise<void> {
@@ -198,89 +150,23 @@ export class JournalBackend implements Backend {
   }
 
   lastWritten(path: string): unknown {
-    for (const generation of this.#generations().toSorted((a, b) => b - a)) {
-      const writes = this.#read(generation)?.writes;
-      if (writes !== undefined && Object.hasOwn(writes, path)) return writes[path] ?? undefined;
-    }
-    return undefined;
+    return this.#files.lastWritten(path);
   }
 
   findDamage(): readonly Damage[] {
-    const checkpoint = this.#readCheckpoint();
-    const applied = this.#applied(checkpoint);
-    const generations = new Set(this.#generations());
-    const found = new Map<string, string>();
-    const look = (path: string, action: () => void): void => {
-      try {
-        action();
-      } catch (err) {
-        if (!hasCode(err, 'data_loss') && !hasCode(err, 'permission_denied') && !hasCode(err, 'failed_precondition')) throw err;
-        const at = isWrongType(err) ? err.details.wrongTypePath : path;
-        found.set(at, (err as Error).message.replace(`${at} `, '').replace(/: [a-z ]+$/, ''));
-      }
-    };
-    for (const [path, parse] of [
-      [this.#checkpointFile, parseCheckpoint],
-      [this.#appliedFile, parseApplied],
-    ] as const) {
-      const stat = lstatSync(path, {throwIfNoEntry: false});
-      // The file is not trusted after a reboot and may be torn: it is written in place, without a sync.
-      const isVoid = path === this.#appliedFile && stat?.isFile() === true && checkpoint.bootId !== bootId();
-      if (stat !== undefined && !isVoid && parse(readOrUndefined(path)) === undefined) found.set(path, 'is malformed');
-    }
-    for (const generation of generations)
-      look(this.#file(generation), () => {
-        const file = this.#file(generation);
-        const {writes} = this.#read(generation) ?? {writes: {}};
-        if (lstatSync(file, {throwIfNoEntry: false})?.isSymbolicLink()) found.set(file, 'is a symbolic link');
-        if (generation > applied) for (const path of Object.keys(writes)) look(path, () => assertReplaceable(this.#layout.root, path));
-      });
-    for (let generation = checkpoint.generation + 1; generation < Math.max(...generations); generation++)
-      if (!generations.has(generation)) found.set(this.#file(generation), 'is missing, although later ones exist');
-    return [...found].map(([path, problem]) => ({path, problem}));
+    return findJournalDamage(this.#layout, this.#files);
   }
 
-  /**
-   * Losing one record does not invalidate the others; each holds complete documents. The record files are synced as they are, with a
-   * checkpoint at the newest generation, so nothing before it is needed any more.
-   */
   async repair(moveAway: (path: string) => string | undefined): Promise<ReadonlyMap<string, string>> {
     using _lock = await this.#lock('repair of the journal');
-    const done = new Map<string, string>();
-    const found = this.findDamage();
-    if (found.length === 0) return done;
-    const {root, journal} = this.#layout;
-    const isRecord = (path: string): boolean => dirname(path) === journal && /^\d{16}$/.test(basename(path));
-    for (const {path} of found) if (!isRecord(path)) done.set(path, `moved to ${moveAway(path) ?? 'nowhere: it is gone'}`);
-    try {
-      const checkpoint = this.#readCheckpoint();
-      const applied = this.#applied(checkpoint);
-      const generations = this.#generations();
-      const lost = new Set(found.map(({path}) => path));
-      const rest = generations.filter((generation) => generation > checkpoint.generation && !lost.has(this.#file(generation)));
-      this.#write(merged(rest.toSorted((a, b) => a - b).map((generation) => this.#read(generation)!)), true);
-      const last = Math.max(applied, ...generations);
-      for (const path of recordFiles(root)) syncIfPresent(path);
-      for (const path of [journal, root]) syncIfPresent(path);
-      writeAtomic(this.#checkpointFile, `${JSON.stringify({generation: last, bootId: bootId()})}\n`, {sync: true});
-      this.#markApplied(last);
-      for (const {path} of found.filter((damage) => isRecord(damage.path))) {
-        const place = moveAway(path);
-        const what = Number(basename(path)) <= applied ? 'the records hold its changes' : 'changes that only it held may be lost';
-        done.set(path, place === undefined ? what : `moved to ${place}; ${what}`);
-      }
-      markNeedsFullGc(this.#layout);
-      return done;
-    } catch (err) {
-      throw fromErrno(err, 'unable to repair the journal');
-    }
+    return repairJournal(this.#layout, this.#files, (writes) => this.#write(writes, true), moveAway);
   }
 
   /** Reads record files to which everything up to `generation` is applied. */
   #disk(generation: number): Reader {
     return {
       generation,
-      changesSince: (since) => this.#changedPaths(since, generation),
+      changesSince: (since) => this.#files.changedPaths(since, generation),
       get: (path, asStored = false) => (asStored ? readDocument(this.#layout.root, path) : this.#document(path, generation)),
       list: (directory) => listDocuments(this.#layout.root, directory),
       directories: (directory) => listDirectories(this.#layout.root, directory),
@@ -291,8 +177,8 @@ export class JournalBackend implements Backend {
 
   /** Paths that the journal has written since its checkpoint and whose files are missing; a power loss would restore them. */
   #lost(): readonly string[] {
-    const checkpoint = this.#readCheckpoint();
-    const writes = merged(this.#recordsAfter(checkpoint.generation, this.#applied(checkpoint)));
+    const checkpoint = this.#files.readCheckpoint();
+    const writes = merged(this.#files.recordsAfter(checkpoint.generation, this.#files.applied(checkpoint)));
     const isMissing = (path: string): boolean => {
       try {
         return lstatSync(join(this.#layout.root, path), {throwIfNoEntry: false}) === undefined;
@@ -304,81 +190,10 @@ export class JournalBackend implements Backend {
     return Object.keys(writes).filter((path) => writes[path] !== null && isMissing(path));
   }
 
-  /** Paths changed in the generations after `since` up to `until`; `undefined` when the journal does not reach back so far. */
-  #changedPaths(since: number, until: number): ReadonlySet<string> | undefined {
-    if (since > until) return undefined;
-    const changed = new Set<string>();
-    for (let generation = since + 1; generation <= until; generation++) {
-      const record = this.#read(generation);
-      if (record === undefined) return undefined;
-      for (const path of Object.keys(record.writes)) changed.add(path);
-    }
-    return changed;
-  }
-
-  #file(generation: number): string {
-    return join(this.#layout.journal, recordName(generation));
-  }
-
-  /** @returns `undefined` when the generation does not exist yet, or no longer @throws data_loss */
-  #read(generation: number): RedoRecord | undefined {
-    const file = this.#file(generation);
-    let text: string | undefined;
-    try {
-      text = readIfPresent(file);
-    } catch (err) {
-      assertReplaceable(this.#layout.root, relative(this.#layout.root, file));
-      throw fromErrno(err, `journal record ${file}`);
-    }
-    if (text === undefined) return undefined;
-    const hint = 'it holds a committed change: restore it, or continue without it: check --repair';
-    const record = parseJSON(text, file, hint) as Partial<RedoRecord> | null;
-    if (record?.version !== 1 || record.generation !== generation || !isObject(record.writes) || !isObject(record.before))
-      throw new ErrdefsError('data_loss', `${file} is not a record of the journal`, {hint});
-    return record as RedoRecord;
-  }
-
-  /** The newest generation known to be applied. */
-  #applied(checkpoint: Checkpoint): number {
-    // Files applied in an earlier boot may not have reached the disk.
-    if (checkpoint.bootId !== bootId()) return checkpoint.generation;
-    return Math.max(parseApplied(readOrUndefined(this.#appliedFile)) ?? 0, checkpoint.generation);
-  }
-
-  #markApplied(generation: number): void {
-    const number = recordName(generation);
-    const fd = openSync(this.#appliedFile, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-    try {
-      writeSync(fd, `${number} ${number}\n`, 0);
-    } finally {
-      closeSync(fd);
-    }
-  }
-
-  /** A lost or damaged checkpoint costs only time: the whole journal is applied again. */
-  #readCheckpoint(): Checkpoint {
-    const checkpoint = parseCheckpoint(readOrUndefined(this.#checkpointFile));
-    if (checkpoint !== undefined) return checkpoint;
-    const generations = new Set(this.#generations());
-    let generation = Math.max(0, ...generations);
-    while (generations.has(generation)) generation--;
-    return {generation, bootId: ''};
-  }
-
-  #generations(): readonly number[] {
-    return listIfPresent(this.#layout.journal)
-      .filter((name) => /^\d{16}$/.test(name))
-      .map(Number);
-  }
-
-  #appliedNow(): number {
-    return this.#applied(this.#readCheckpoint());
-  }
-
   /** Reader of the record files, with the committed but unapplied records over them. */
   #openReader(): {reader: Reader; generation: number} {
-    const applied = this.#appliedNow();
-    const records = this.#recordsAfter(applied);
+    const applied = this.#files.appliedNow();
+    const records = this.#files.recordsAfter(applied);
     const generation = newestGeneration({applied, records});
     // Sync another writer's commit before acting on it, as in #apply.
     if (records.length > 0) {
@@ -404,18 +219,11 @@ export class JournalBackend implements Backend {
       return readDocument(this.#layout.root, path);
     } catch (err) {
       if (!isUnwritten(join(this.#layout.root, path))) throw err;
-      const document = this.#writtenAt(path, generation);
+      const document = this.#files.writtenAt(path, generation);
       if (document === undefined) throw err;
       this.#lostFiles.add(path);
       return document;
     }
-  }
-
-  /** The document last written at `path` up to `generation`; `undefined` when it was removed or the journal does not reach back so far. */
-  #writtenAt(path: string, generation: number): unknown {
-    for (let g = generation, record = this.#read(g); record !== undefined; record = this.#read(--g))
-      if (Object.hasOwn(record.writes, path)) return record.writes[path] ?? undefined;
-    return undefined;
   }
 
   /**
@@ -426,7 +234,7 @@ export class JournalBackend implements Backend {
     let seen = generation;
     // A commit precedes its changes in record files, so looking after each read misses none.
     const undo = (): void => {
-      for (let record = this.#read(seen + 1); record !== undefined; record = this.#read(seen + 1)) {
+      for (let record = this.#files.read(seen + 1); record !== undefined; record = this.#files.read(seen + 1)) {
         for (const [path, document] of Object.entries(record.before)) {
           if (!past.writes.has(path)) past.put(path, document ?? undefined);
         }
@@ -455,7 +263,7 @@ export class JournalBackend implements Backend {
       lost: () => reader.lost(),
     });
     const isComplete = (): boolean => {
-      const applied = this.#appliedNow();
+      const applied = this.#files.appliedNow();
       undo();
       return seen >= applied;
     };
@@ -476,13 +284,13 @@ export class JournalBackend implements Backend {
   /** Applies committed records as far as there is space. The caller holds the lock. @returns the remaining ones */
   #catchUp(): Pending {
     try {
-      const checkpoint = this.#readCheckpoint();
-      let applied = this.#applied(checkpoint);
-      let records = this.#recordsAfter(applied);
+      const checkpoint = this.#files.readCheckpoint();
+      let applied = this.#files.applied(checkpoint);
+      let records = this.#files.recordsAfter(applied);
       // A removal needs the released space for its own record first.
       while (records.length > 0 && !this.#ballast.isReleased && this.#apply(records)) {
         applied += records.length;
-        records = this.#recordsAfter(applied);
+        records = this.#files.recordsAfter(applied);
       }
       if (checkpoint.bootId !== bootId() && records.length === 0) {
         if (applied > 0) markNeedsFullGc(this.#layout);
@@ -496,22 +304,11 @@ export class JournalBackend implements Backend {
 
   /** Rewrites the record files that never reached the disk, and all others since the checkpoint that differ from the journal. */
   #rewriteLost(): void {
-    const checkpoint = this.#readCheckpoint();
-    const applied = this.#applied(checkpoint);
-    const torn = [...this.#lostFiles].map((path) => [path, this.#writtenAt(path, applied) ?? null]);
-    const since = merged(this.#recordsAfter(checkpoint.generation, applied));
+    const checkpoint = this.#files.readCheckpoint();
+    const applied = this.#files.applied(checkpoint);
+    const torn = [...this.#lostFiles].map((path) => [path, this.#files.writtenAt(path, applied) ?? null]);
+    const since = merged(this.#files.recordsAfter(checkpoint.generation, applied));
     if (unlessFull(() => this.#write({...Object.fromEntries(torn), ...since}, true))) this.#lostFiles.clear();
-  }
-
-  /** The records after `generation`, up to `last`. */
-  #recordsAfter(generation: number, last = Number.POSITIVE_INFINITY): readonly RedoRecord[] {
-    const records: RedoRecord[] = [];
-    for (let next = generation + 1; next <= last; next++) {
-      const record = this.#read(next);
-      if (record === undefined) break;
-      records.push(record);
-    }
-    return records;
   }
 
   /** Commits and applies. @returns false when another writer committed the next generation */
@@ -533,11 +330,11 @@ export class JournalBackend implements Backend {
     try {
       const directory = this.#openJournal();
       try {
-        if (!createExclusive(this.#file(generation), text)) return false;
-        checkpoint = this.#readCheckpoint();
+        if (!createExclusive(this.#files.file(generation), text)) return false;
+        checkpoint = this.#files.readCheckpoint();
         if (checkpoint.generation >= generation) {
           // We slept so long that the record to collide with is pruned.
-          unlinkIfPresent(this.#file(generation));
+          unlinkIfPresent(this.#files.file(generation));
           return false;
         }
         committed = true;
@@ -555,21 +352,20 @@ export class JournalBackend implements Backend {
       if (pending.records.length > 0 ? this.#ballast.isReleased || !this.#apply(left) : !this.#apply(left, true)) return true;
       // A faster writer may have committed meanwhile: apply its newer changes over ours.
       let applied = generation;
-      for (let more = this.#recordsAfter(applied); more.length > 0; more = this.#recordsAfter(applied)) {
+      for (let more = this.#files.recordsAfter(applied); more.length > 0; more = this.#files.recordsAfter(applied)) {
         if (!this.#apply(more)) return true;
         applied += more.length;
       }
-      if (applied - checkpoint.generation >= KEEP || (text.length >= LARGE_BYTES && this.#bytesAfter(checkpoint.generation) > KEEP_BYTES))
+      if (
+        applied - checkpoint.generation >= KEEP ||
+        (text.length >= LARGE_BYTES && this.#files.bytesAfter(checkpoint.generation) > KEEP_BYTES)
+      )
         this.#checkpoint(checkpoint, applied);
     } catch (err) {
       // The change is committed and visible; the next writer applies it.
       if (!isErrdefs(fromErrno(err, 'apply'))) throw err;
     }
     return true;
-  }
-
-  #bytesAfter(generation: number): number {
-    return this.#generations().reduce((sum, g) => sum + (g > generation ? sizeOf(this.#file(g)) : 0), 0);
   }
 
   #openJournal(): number {
@@ -597,7 +393,7 @@ export class JournalBackend implements Backend {
     }
     return unlessFull(() => {
       this.#write(writes, !isOwn);
-      this.#markApplied(records.at(-1)!.generation);
+      this.#files.markApplied(records.at(-1)!.generation);
     });
   }
 
@@ -631,7 +427,7 @@ export class JournalBackend implements Backend {
   /** Syncs every record file that changed since `previous`, then removes old journal records and temporary files. */
   #checkpoint(previous: Checkpoint, generation: number): void {
     const {root, journal} = this.#layout;
-    const writes = merged(this.#recordsAfter(previous.generation, generation));
+    const writes = merged(this.#files.recordsAfter(previous.generation, generation));
     // A disk that was lost and came back under this kernel may have dropped some of them.
     this.#write(writes, true);
     const files = new Set(Object.keys(writes).map((path) => join(root, path)));
@@ -639,32 +435,18 @@ export class JournalBackend implements Backend {
     const directories = new Set([journal, root]);
     for (const file of files) for (let path = dirname(file); path.length >= root.length; path = dirname(path)) directories.add(path);
     for (const path of [...files, ...directories]) syncIfPresent(path);
-    this.#sweepTemporary(...[...files, this.#checkpointFile].map((file) => dirname(file)));
-    const checkpoint: Checkpoint = {generation, bootId: bootId()};
-    writeAtomic(this.#checkpointFile, `${JSON.stringify(checkpoint)}\n`, {sync: true});
+    this.#sweepTemporary(...[...files, this.#files.checkpointFile].map((file) => dirname(file)));
+    this.#files.writeCheckpoint(generation);
     // A late writer whose generation is gone collides with the checkpoint; see #commit.
-    const old = this.#generations().filter((g) => g <= generation);
-    let bytes = old.reduce((sum, g) => sum + sizeOf(this.#file(g)), 0);
+    const old = this.#files.generations().filter((g) => g <= generation);
+    let bytes = old.reduce((sum, g) => sum + this.#files.sizeOf(g), 0);
     for (const g of old.toSorted((x, y) => x - y)) {
-      const stat = statSync(this.#file(g), {throwIfNoEntry: false});
+      const stat = statSync(this.#files.file(g), {throwIfNoEntry: false});
       const isOld = g <= generation - KEEP && stat !== undefined && Date.now() - stat.mtimeMs > KEEP_MS;
       if (!isOld && bytes <= KEEP_BYTES) break;
-      if (this.#housekeeping.attempt(this.#file(g), () => unlinkIfPresent(this.#file(g)))) bytes -= stat?.size ?? 0;
+      if (this.#housekeeping.attempt(this.#files.file(g), () => unlinkIfPresent(this.#files.file(g)))) bytes -= stat?.size ?? 0;
       else break;
     }
-  }
-}
-
-/**
- * Notes that unreferenced blobs or layers may exist: a process ended after a commit, perhaps before its `afterCommit`. The next collection
- * then marks everything. See gc.ts.
- */
-export function markNeedsFullGc(layout: Layout): void {
-  try {
-    writeAtomic(layout.unswept, '', {sync: false});
-  } catch (err) {
-    // Garbage is harmless, and the caller's own error matters more. `prune` marks everything anyway.
-    if (!isErrdefs(fromErrno(err, layout.unswept))) throw err;
   }
 }
 
@@ -678,11 +460,6 @@ function unlessDamaged(get: () => unknown): unknown {
   }
 }
 
-/** Merges consecutive records: the last document of each path. */
-function merged(records: readonly RedoRecord[]): Documents {
-  return records.length === 1 ? records[0]!.writes : Object.assign({}, ...records.map(({writes}) => writes));
-}
-
 /** Runs `action`. @returns false when the disk is full */
 function unlessFull(action: () => void): boolean {
   try {
@@ -693,8 +470,6 @@ function unlessFull(action: () => void): boolean {
     return false;
   }
 }
-
-const sizeOf = (file: string): number => statSync(file, {throwIfNoEntry: false})?.size ?? 0;
 
 function hasText(file: string, text: string): boolean {
   try {
@@ -711,73 +486,6 @@ function isUnwritten(file: string): boolean {
     return bytes !== undefined && (bytes.length === 0 || bytes.includes(0));
   } catch {
     return false;
-  }
-}
-
-/** The file's text; `undefined` when it is missing or unreadable. */
-function readOrUndefined(path: string): string | undefined {
-  try {
-    return readIfPresent(path);
-  } catch (err) {
-    if (hasCode(err, 'resource_exhausted')) throw err;
-    return undefined;
-  }
-}
-
-function parseCheckpoint(text: string | undefined): Checkpoint | undefined {
-  const checkpoint = tryParse(text ?? '') as Partial<Checkpoint> | null | undefined;
-  return Number.isSafeInteger(checkpoint?.generation) && typeof checkpoint?.bootId === 'string' ? (checkpoint as Checkpoint) : undefined;
-}
-
-/** Parses `applied`, which holds the number twice: equal numbers are not torn. */
-function parseApplied(text: string | undefined): number | undefined {
-  const applied = /^(\d{16}) \1\n$/.exec(text ?? '')?.[1];
-  return applied === undefined ? undefined : Number(applied);
-}
-
-function tryParse(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function parseJSON(text: string, file: string, hint: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (err) {
-    throw new ErrdefsError('data_loss', `${file} is not valid JSON`, {cause: err, hint});
-  }
-}
-
-/** All record files and their directories, files first. */
-function recordFiles(root: string): readonly string[] {
-  const found: string[] = [];
-  const visit = (path: string): void => {
-    for (const entry of readdirSync(path, {withFileTypes: true})) {
-      const below = join(path, entry.name);
-      if (entry.isDirectory()) visit(below);
-      else if (entry.isFile()) found.push(below);
-    }
-    found.push(path);
-  };
-  for (const top of [recordPath.namespaces, recordPath.sharedRefs]) if (existsSync(join(root, top))) visit(join(root, top));
-  return found;
-}
-
-function syncIfPresent(path: string): void {
-  let fd: number;
-  try {
-    fd = openSync(path, 'r');
-  } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw fromErrno(err, `sync ${path}`);
-  }
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
   }
 }
 

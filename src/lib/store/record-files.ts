@@ -1,5 +1,5 @@
-/** Reads record files, and reports anything else in their place. */
-import {constants, lstatSync, readdirSync, readFileSync, type Stats, statSync} from 'node:fs';
+/** Reads and syncs record files, and reports anything else in their place. */
+import {closeSync, constants, fsyncSync, lstatSync, openSync, readdirSync, readFileSync, type Stats, statSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import {isTemporary} from '../fs/durable.ts';
@@ -128,3 +128,19 @@ export const listDocuments = (root: string, directory: string): readonly string[
 /** Names of the subdirectories and links, sorted; files are foreign and skipped. @throws data_loss as `readDocument` */
 export const listDirectories = (root: string, directory: string): readonly string[] =>
   list(root, directory, (entry) => entry.isDirectory() || entry.isSymbolicLink());
+
+/** Syncs a file or a directory; an absent one is no error. */
+export function syncIfPresent(path: string): void {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw fromErrno(err, `sync ${path}`);
+  }
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
