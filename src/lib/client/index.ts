@@ -167,9 +167,26 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
         return pushObject(context, name, ref, digest, options);
       },
     },
-    snapshots: (snapshotter) => snapshotsClient(context, name, snapshotter),
+    snapshots: (snapshotter) => {
+      const snapshots = snapshotsClient(context, name, snapshotter);
+      return {
+        ...snapshots,
+        diff: async (key, options = {}) => {
+          const {diffSnapshots} = await import('./build/snapshot-diff.ts');
+          return diffSnapshots(context, name, snapshots.snapshotter, key, options);
+        },
+      };
+    },
     leases: leasesClient(context, name),
     containers: {
+      changes: async (id, options = {}) => {
+        const {containerChanges} = await import('./build/tree-diff.ts');
+        return containerChanges(context, name, id, options);
+      },
+      commit: async (id, ref, options = {}) => {
+        const {commitContainer} = await import('./build/commit.ts');
+        return commitContainer(context, name, id, ref, options);
+      },
       ...containersClient(context, name),
       create: async (ref, id, options = {}) => {
         const {createContainer} = await import('./run/create.ts');

@@ -154,6 +154,47 @@ export async function run(program: string, args: readonly string[], options: Run
 }
 
 /**
+ * Runs a program, and gives its standard output as it comes. Ends the program when the caller stops reading.
+ *
+ * @throws internal after the last byte: it ended with another status than 0
+ */
+export async function* streamOutput(
+  program: string,
+  args: readonly string[],
+  {package: debian, input, cwd, env, signal}: Pick<RunOptions, 'package' | 'input' | 'cwd' | 'env' | 'signal'>,
+): AsyncGenerator<Buffer> {
+  const {spawn} = process.getBuiltinModule('node:child_process');
+  const path = requireProgram(program, debian);
+  signal?.throwIfAborted();
+  const child = spawn(path, args, {env: environment(env), stdio: 'pipe', ...(cwd === undefined ? {} : {cwd})});
+  const ended = new Promise<number>((resolve, reject) => {
+    child.once('error', (err) => reject(fromErrno(err, `program ${program}`)));
+    child.once('close', (status, endedBy) => resolve(statusOf(status, endedBy)));
+  });
+  ended.catch(() => {}); // awaited below
+  const onAbort = (): void => void child.kill('SIGKILL');
+  signal?.addEventListener('abort', onAbort, {once: true});
+  let stderr = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    if (stderr.length < 1000) stderr += text;
+  });
+  child.stdin.on('error', () => undefined); // it ended before it read all of its input
+  child.stdin.end(input);
+  let isDone = false;
+  try {
+    for await (const chunk of child.stdout) yield chunk as Buffer;
+    isDone = true;
+  } finally {
+    if (!isDone) child.kill('SIGKILL');
+    signal?.removeEventListener('abort', onAbort);
+  }
+  const status = await ended;
+  signal?.throwIfAborted();
+  if (status !== 0)
+    throw new ErrdefsError('internal', `${program} ended with status ${status}: ${stderr.trim()}`, {details: {program, status}});
+}
+
+/**
  * Runs a program and blocks until it ends, for code that must stay synchronous. Otherwise as `run`.
  *
  * @throws the same errors as `run`

@@ -293,6 +293,28 @@ export class SnapshotStore {
     });
   }
 
+  /**
+   * Read-only mounts of any snapshot's tree; an active one is shown as it is, and not written to. None for an empty one.
+   *
+   * @throws not_found @throws data_loss a power loss may have torn a layer
+   */
+  treeMounts(key: string): readonly Mount[] {
+    return this.#store.view((tx) => {
+      const record = this.#records(tx).find(key);
+      if (record === undefined) throw snapshotMissing(key);
+      const own = record.layer === undefined ? [] : [this.#store.layers.path(record.layer)];
+      const directories = [...own, ...this.#usableParents(tx, record.parent)];
+      return directories.length === 0 ? [] : this.#snapshotter.mounts(undefined, directories, true);
+    });
+  }
+
+  /** The directory in which an active snapshot collects what is changed; `undefined` where its tree holds everything. */
+  ownTree(key: string): string | undefined {
+    const {kind, layer} = this.get(key);
+    if (kind !== 'active' || layer === undefined || this.#snapshotter.form === 'plain') return undefined;
+    return this.#snapshotter.tree(this.#store.layers.path(layer));
+  }
+
   /** Disk usage of the snapshot without its parents; zero for a view. */
   usage(key: string): TreeUsage {
     const {kind, layer} = this.get(key);

@@ -15,7 +15,7 @@ import {planLocally} from './find-image.ts';
 /** Protects a snapshot that nothing else refers to from collection, as `ctr snapshots` does. */
 const rooted = (labels: Labels): Labels => ({'containerd.io/gc.root': new Date().toISOString(), ...labels});
 
-export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): SnapshotsClient {
+export function snapshotsClient(context: Context, namespace: string, asked: string | undefined): Omit<SnapshotsClient, 'diff'> {
   const {store} = context;
   const snapshotter = context.snapshotterName(namespace, asked);
   const snapshots = new SnapshotStore(store, namespace, snapshotter);

@@ -59,7 +59,7 @@ const annotated = (from: SourceManifest, words: readonly string[]): SourceManife
   manifest: {...from.manifest, annotations: changeMap(objectAt(from.manifest, 'annotations'), words)},
 });
 
-function changeConfig(config: JSONObject, options: MutateOptions): JSONObject {
+export function changeConfig(config: JSONObject, options: MutateOptions): JSONObject {
   const own = {...objectAt(config, 'config')};
   const set = (key: string, value: unknown, isEmpty: boolean): void => {
     if (isEmpty) delete own[key];

@@ -134,7 +134,7 @@ export class LayerSink {
   }
 }
 
-function openCompressor(compression: Compression, level: number | undefined): Gzip | ZstdCompress | undefined {
+export function openCompressor(compression: Compression, level: number | undefined): Gzip | ZstdCompress | undefined {
   if (compression === 'none') return undefined;
   const {constants, createGzip, createZstdCompress} = zlib();
   if (compression === 'gzip') return createGzip({chunkSize: 1 << 16, ...(level === undefined ? {} : {level})});

@@ -1,6 +1,7 @@
 /** Containers, and options for running one. */
 import type {MountSpec} from '../../runtime/spec.ts';
-import type {ContainerRecord, Labels} from '../../store/records.ts';
+import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts';
+import type {LayerCompression} from './build.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerSettings} from './container-settings.ts';
 
@@ -70,6 +71,26 @@ export interface RunResult {
   readonly pid?: number;
 }
 
+/** What a container changed at a path: `added`, `deleted`, or `modified`, as a directory is in which something is changed. */
+export interface ContainerChange {
+  readonly kind: 'added' | 'modified' | 'deleted';
+  /** Absolute, in the container. */
+  readonly path: string;
+}
+
+/** Options of `containers.commit`. */
+export interface CommitOptions extends LayerCompression {
+  readonly author?: string;
+  /** Comment in the history. */
+  readonly message?: string;
+  /** Instructions of a Dockerfile: CMD, ENTRYPOINT, ENV, LABEL, EXPOSE, USER, WORKDIR. */
+  readonly changes?: readonly string[];
+  /** RFC 3339, for config and history; later mtimes in the layer become this. Default: now, and the mtimes as they are. */
+  readonly created?: string;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
 /** Containers of one namespace. */
 export interface ContainersClient {
   list(options?: ListOptions): Promise<readonly ContainerRecord[]>;
@@ -83,4 +104,12 @@ export interface ContainersClient {
   /** Sets labels; an empty value removes one. */
   label(id: string, labels: Labels): Promise<ContainerRecord>;
   delete(id: string, options?: {readonly keepSnapshot?: boolean}): Promise<void>;
+  /** What a container changed in its filesystem, by name; mounts are left out. A running container is paused meanwhile. */
+  changes(id: string, options?: {readonly signal?: AbortSignal}): Promise<readonly ContainerChange[]>;
+  /**
+   * Makes an image of what a container changed, on top of the image that it was made from. A running container is paused meanwhile.
+   *
+   * @throws failed_precondition the image's name has been given to another one, or the container was made from none
+   */
+  commit(id: string, ref: string, options?: CommitOptions): Promise<ImageRecord>;
 }

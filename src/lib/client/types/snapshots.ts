@@ -19,6 +19,17 @@ export interface Mount {
   readonly options: readonly string[];
 }
 
+/** Options of `snapshots.diff`. */
+export interface SnapshotDiffOptions {
+  /** Snapshot to compare with. Default: the parent. */
+  readonly against?: string;
+  /** Of the layer; decides its compression. Default: OCI's, with gzip. */
+  readonly mediaType?: string;
+  /** RFC 3339: later mtimes become this. */
+  readonly latest?: string;
+  readonly signal?: AbortSignal;
+}
+
 /** Snapshots of one namespace and one snapshotter. */
 export interface SnapshotsClient {
   readonly snapshotter: string;
@@ -28,6 +39,13 @@ export interface SnapshotsClient {
   prepare(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
   view(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
   commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
+  /**
+   * The layer that makes the tree of `key` from another one, by containerd's rules. The same trees give the same bytes. A container that
+   * runs in it is paused until the last byte was taken.
+   *
+   * @throws not_implemented an unknown media type
+   */
+  diff(key: string, options?: SnapshotDiffOptions): Promise<AsyncIterable<Uint8Array>>;
   delete(key: string): Promise<void>;
   mounts(key: string): Promise<readonly Mount[]>;
   /**

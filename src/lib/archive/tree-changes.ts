@@ -1,0 +1,143 @@
+/**
+ * Finds what changed between two trees.
+ *
+ * What counts as changed, and in which order it is told, after containerd and its continuity (fs/diff.go, path.go): mode, owner, device
+ * numbers and file capabilities; of all but directories size and mtime as well, and where neither mtime has a fraction of a second the
+ * content. An mtime alone does not change a directory.
+ */
+import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
+import {setImmediate} from 'node:timers/promises';
+import {Directory} from '../fs/walk.ts';
+
+/** A name that was added, modified or deleted; or an unchanged name of a file that has a changed one. */
+export interface TreeChange {
+  readonly kind: 'added' | 'modified' | 'deleted' | 'unmodified';
+  /** Binary string, relative to the root, without a leading slash. */
+  readonly path: string;
+  /** Of the name in the changed tree; absent for a deleted one. */
+  readonly stat?: BigIntStats;
+}
+
+export interface TreePair {
+  /** Absent for an empty tree. */
+  readonly lower: string | undefined;
+  readonly upper: string;
+  /** The directory with which overlayfs makes `upper` of `lower`: what it does not have is not changed, and not looked at. */
+  readonly overlaid?: string | undefined;
+}
+
+/** Batches of names after which other work gets its turn. */
+const TURN = 500;
+const CHUNK_BYTES = 256 << 10;
+const NANOSECONDS = 1_000_000_000n;
+
+const namesIn = (directory: Directory | undefined): readonly string[] =>
+  directory === undefined ? [] : readdirSync(directory.path, {encoding: 'latin1'}).sort();
+
+/** A directory in the three trees. */
+interface Place {
+  readonly lower: Directory | undefined;
+  readonly upper: Directory;
+  /** Absent where everything is to be compared. */
+  readonly overlaid: Directory | undefined;
+}
+
+/** Changes in containerd's order: by name, a directory before what is in it. Names that vanish meanwhile are passed over. */
+export async function findChanges({lower, upper, overlaid}: TreePair, signal?: AbortSignal): Promise<readonly TreeChange[]> {
+  const search = new Search(signal);
+  const open = (path: string | undefined): Directory | undefined => (path === undefined ? undefined : new Directory(path));
+  await search.compare('', {lower: open(lower), upper: new Directory(upper), overlaid: open(overlaid)});
+  return search.changes();
+}
+
+class Search {
+  readonly #signal: AbortSignal | undefined;
+  readonly #found: TreeChange[] = [];
+  /** Inodes with several names of which one is changed. */
+  readonly #changedInodes = new Set<string>();
+  #visited = 0;
+
+  constructor(signal: AbortSignal | undefined) {
+    this.#signal = signal;
+  }
+
+  /** Unchanged names only of files that have a changed one. */
+  changes(): readonly TreeChange[] {
+    return this.#found.filter(({kind, stat}) => kind !== 'unmodified' || this.#changedInodes.has(inodeOf(stat!)));
+  }
+
+  async compare(path: string, place: Place): Promise<void> {
+    const upperNames = new Set(namesIn(place.upper));
+    const lowerNames = new Set(namesIn(place.lower));
+    const own = place.overlaid === undefined ? undefined : new Set(namesIn(place.overlaid));
+    const names = [...new Set([...upperNames, ...lowerNames])].filter((name) => !upperNames.has(name) || (own?.has(name) ?? true)).sort();
+    for (const name of names) {
+      if (++this.#visited % TURN === 0) await setImmediate();
+      this.#signal?.throwIfAborted();
+      await this.#compareName(path === '' ? name : `${path}/${name}`, Buffer.from(name, 'latin1'), place);
+    }
+  }
+
+  async #compareName(path: string, name: Buffer, place: Place): Promise<void> {
+    const now = statOf(place.upper.at(name));
+    const before = place.lower === undefined ? undefined : statOf(place.lower.at(name));
+    if (now === undefined) {
+      if (before !== undefined) this.#found.push({kind: 'deleted', path});
+      return;
+    }
+    const isSame = before !== undefined && this.#isSame(now, before, place.upper.at(name), place.lower!.at(name));
+    if (!isSame) {
+      this.#found.push({kind: before === undefined ? 'added' : 'modified', path, stat: now});
+      if (!now.isDirectory() && now.nlink > 1n) this.#changedInodes.add(inodeOf(now));
+    } else if (!now.isDirectory() && now.nlink > 1n) this.#found.push({kind: 'unmodified', path, stat: now});
+    if (now.isDirectory()) await this.#descend(path, name, place, before);
+  }
+
+  async #descend(path: string, name: Buffer, place: Place, before: BigIntStats | undefined): Promise<void> {
+    const entered: Directory[] = [];
+    const enter = (parent: Directory): Directory => {
+      const directory = parent.enter(name);
+      entered.push(directory);
+      return directory;
+    };
+    try {
+      const upper = enter(place.upper);
+      const lower = before?.isDirectory() === true ? enter(place.lower!) : undefined;
+      const overlaid = place.overlaid !== undefined && lower !== undefined ? enter(place.overlaid) : undefined;
+      await this.compare(path, {lower, upper, overlaid});
+    } catch (err) {
+      // It has vanished, or become something else.
+      if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+    } finally {
+      for (const directory of entered) directory.close();
+    }
+  }
+
+  #isSame(now: BigIntStats, before: BigIntStats, path: Buffer, beforePath: Buffer): boolean {
+    if (now.mode !== before.mode || now.uid !== before.uid || now.gid !== before.gid || now.rdev !== before.rdev) return false;
+    if (now.isDirectory()) return true;
+    if (now.size !== before.size || now.mtimeNs !== before.mtimeNs) return false;
+    if (now.isSymbolicLink()) return readlinkSync(path, 'buffer').equals(readlinkSync(beforePath, 'buffer'));
+    if (!now.isFile() || now.mtimeNs % NANOSECONDS !== 0n) return true;
+    return hasSameBytes(path, beforePath);
+  }
+}
+
+const statOf = (path: Buffer): BigIntStats | undefined => lstatSync(path, {bigint: true, throwIfNoEntry: false});
+
+export const inodeOf = ({dev, ino}: BigIntStats): string => `${dev}:${ino}`;
+
+function hasSameBytes(...paths: readonly [Buffer, Buffer]): boolean {
+  const open: number[] = [];
+  try {
+    for (const path of paths) open.push(openSync(path, 'r'));
+    const [a, b] = [Buffer.allocUnsafe(CHUNK_BYTES), Buffer.allocUnsafe(CHUNK_BYTES)];
+    for (;;) {
+      const [n, m] = [readSync(open[0]!, a), readSync(open[1]!, b)];
+      if (n !== m || !a.subarray(0, n).equals(b.subarray(0, m))) return false;
+      if (n === 0) return true;
+    }
+  } finally {
+    for (const fd of open) closeSync(fd);
+  }
+}

@@ -1,0 +1,127 @@
+/** `commit`: an image of what a container changed, on top of the image that it was made from. */
+import {ErrdefsError} from '../../errdefs.ts';
+import {documentType, layerType} from '../../oci/mediatypes.ts';
+import {formatReference, parseReference} from '../../oci/reference.ts';
+import type {ImageRecord} from '../../store/records.ts';
+import {SnapshotStore} from '../../store/snapshots.ts';
+import type {Context} from '../context.ts';
+import type {CommitOptions, MutateOptions} from '../types/index.ts';
+import {deriveManifest, historyOf, withLayers} from './documents.ts';
+import {ImageBuild, sourceManifest} from './image-build.ts';
+import {targetCompression, writeLayer} from './layers.ts';
+import {changeConfig} from './mutate.ts';
+import {checkLevel} from './new-blob.ts';
+import {containerPair, snapshotLayer} from './tree-diff.ts';
+
+export async function commitContainer(
+  context: Context,
+  namespace: string,
+  id: string,
+  target: string,
+  options: CommitOptions,
+): Promise<ImageRecord> {
+  const {author, message, changes = [], created = new Date().toISOString(), compression: asked = 'gzip', level, signal} = options;
+  checkLevel(asked, level);
+  const mutation = parseChanges(changes);
+  const pair = containerPair(context, namespace, id);
+  const {parent} = new SnapshotStore(context.store, namespace, pair.snapshotter).get(pair.key);
+  const container = context.store.view((tx) => tx.namespace(namespace).containers.get(id));
+  if (container.image === '') throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} was not made from an image`);
+  const build = new ImageBuild(context, namespace, formatReference(parseReference(target)), options);
+  try {
+    const {plan} = await build.source(container.image, {});
+    const planned = plan.manifests.find(({image}) => image !== undefined && image.layers.at(-1)?.chainID === parent);
+    if (planned === undefined)
+      throw new ErrdefsError(
+        'failed_precondition',
+        `${container.image} is not the image any more from which container ${JSON.stringify(id)} was made`,
+        {
+          hint: `give that image its name again; its top layer has the chain ID ${parent ?? '(none)'}`,
+        },
+      );
+    const from = sourceManifest(plan, planned);
+    const {family} = from;
+    const compression = targetCompression(family, asked, asked);
+    // Only a time that the caller chose makes the same bytes of the same tree at any time.
+    const latest = options.created === undefined ? undefined : Math.floor(Date.parse(created) / 1000);
+    const {digest, size, diffID} = await writeLayer(build, `commit ${id}`, {compression, level}, async (sink) => {
+      for await (const chunk of snapshotLayer(context, pair, {latest, signal})) await sink.write(chunk);
+    });
+    build.emit({ref: `layer-${digest}`, status: 'done', offset: size, total: size});
+    const entry = {
+      created,
+      created_by: 'berth commit',
+      ...(author === undefined ? {} : {author}),
+      ...(message === undefined ? {} : {comment: message}),
+    };
+    const diffIDs = [...from.image.layers.map((layer) => layer.diffID), diffID];
+    const config = {
+      ...withLayers(changeConfig(from.config, mutation), diffIDs, historyOf(from)?.concat(entry)),
+      created,
+      ...(author === undefined ? {} : {author}),
+    };
+    const layer = {mediaType: layerType(family, compression), digest, size};
+    const manifest = deriveManifest(from, family, build.addDocument(documentType('config', family), config), [
+      ...from.manifest.layers,
+      layer,
+    ]);
+    return await build.commit(build.addDocument(documentType('manifest', family), manifest), {});
+  } finally {
+    await build.close();
+  }
+}
+
+/** Instructions of a Dockerfile. @throws invalid_argument */
+function parseChanges(changes: readonly string[]): MutateOptions {
+  const mutation: {-readonly [K in keyof MutateOptions]: MutateOptions[K]} = {};
+  for (const text of changes) {
+    const [, name = '', value = ''] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(text) ?? [];
+    switch (name.toUpperCase()) {
+      case 'CMD':
+        mutation.cmd = wordsOf(value);
+        break;
+      case 'ENTRYPOINT':
+        mutation.entrypoint = wordsOf(value);
+        break;
+      case 'ENV':
+        mutation.env = [...(mutation.env ?? []), pairOf(value)];
+        break;
+      case 'LABEL':
+        mutation.labels = [...(mutation.labels ?? []), pairOf(value)];
+        break;
+      case 'EXPOSE':
+        mutation.expose = [...(mutation.expose ?? []), ...value.split(/\s+/)];
+        break;
+      case 'USER':
+        mutation.user = value;
+        break;
+      case 'WORKDIR':
+        mutation.workdir = value;
+        break;
+      default:
+        throw new ErrdefsError('invalid_argument', `change ${JSON.stringify(text)}`, {
+          hint: 'write CMD, ENTRYPOINT, ENV, LABEL, EXPOSE, USER or WORKDIR and its value, as in a Dockerfile',
+        });
+    }
+  }
+  return mutation;
+}
+
+/** A JSON list, or a command for the shell. */
+function wordsOf(value: string): readonly string[] {
+  if (value.startsWith('['))
+    try {
+      const words: unknown = JSON.parse(value);
+      if (Array.isArray(words) && words.every((word) => typeof word === 'string')) return words;
+    } catch {
+      // For the shell, then, as in a Dockerfile.
+    }
+  return ['/bin/sh', '-c', value];
+}
+
+/** `KEY=VALUE`, also written as `KEY VALUE`; the value may be in quotes. */
+function pairOf(value: string): string {
+  const [, key, rest] = /^([^\s=]+)[\s=](.*)$/s.exec(value) ?? [];
+  if (key === undefined) throw new ErrdefsError('invalid_argument', `${JSON.stringify(value)} is not KEY=VALUE`);
+  return `${key}=${rest!.replace(/^(["'])(.*)\1$/s, '$2')}`;
+}

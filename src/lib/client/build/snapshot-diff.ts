@@ -1,0 +1,57 @@
+/** `snapshots diff`: the layer that makes one snapshot's tree of another's. */
+import {ErrdefsError} from '../../errdefs.ts';
+import {DOCKER_LAYER, OCI_LAYER} from '../../oci/mediatypes.ts';
+import type {Context} from '../context.ts';
+import type {SnapshotDiffOptions} from '../types/index.ts';
+import {openCompressor} from './new-blob.ts';
+import {snapshotLayer} from './tree-diff.ts';
+
+const COMPRESSIONS: Readonly<Record<string, 'none' | 'gzip' | 'zstd'>> = {
+  [OCI_LAYER]: 'none',
+  [`${OCI_LAYER}+gzip`]: 'gzip',
+  [`${OCI_LAYER}+zstd`]: 'zstd',
+  [DOCKER_LAYER]: 'none',
+  [`${DOCKER_LAYER}.gzip`]: 'gzip',
+};
+
+export async function diffSnapshots(
+  context: Context,
+  namespace: string,
+  snapshotter: string,
+  key: string,
+  {against, mediaType = `${OCI_LAYER}+gzip`, latest, signal}: SnapshotDiffOptions,
+): Promise<AsyncIterable<Uint8Array>> {
+  const compression = COMPRESSIONS[mediaType];
+  if (compression === undefined)
+    throw new ErrdefsError('not_implemented', `media type ${JSON.stringify(mediaType)}`, {
+      hint: `there are ${Object.keys(COMPRESSIONS).join(', ')}`,
+    });
+  const seconds = latest === undefined ? undefined : Math.floor(Date.parse(latest) / 1000);
+  return compressed(snapshotLayer(context, {namespace, snapshotter, key, against}, {latest: seconds, signal}), compression);
+}
+
+async function* compressed(source: AsyncIterable<Buffer>, compression: 'none' | 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
+  const stream = openCompressor(compression, undefined);
+  if (stream === undefined) {
+    yield* source;
+    return;
+  }
+  let out: Buffer[] = [];
+  const failed = Promise.withResolvers<never>();
+  failed.promise.catch(() => {});
+  stream.on('data', (chunk: Buffer) => out.push(chunk));
+  stream.on('error', failed.reject);
+  const settle = (action: (done: () => void) => unknown): Promise<void> =>
+    Promise.race([new Promise<void>((resolve) => void action(() => resolve())), failed.promise]);
+  try {
+    for await (const chunk of source) {
+      await settle((done) => stream.write(chunk, done));
+      yield* out;
+      out = [];
+    }
+    await settle((done) => stream.once('end', done).end());
+    yield* out;
+  } finally {
+    stream.destroy();
+  }
+}

@@ -1,0 +1,138 @@
+/** What a snapshot changed: its tree and another one, mounted privately, compared, and written as a layer. */
+import {join} from 'node:path';
+import {writeLayerDiff} from '../../archive/layer-diff.ts';
+import {findChanges, type TreeChange, type TreePair} from '../../archive/tree-changes.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {uniqueName} from '../../fs/process.ts';
+import type {Mount} from '../../runtime/mount-plan.ts';
+import {startMountHolder} from '../../runtime/private-mount.ts';
+import {runRuntime} from '../../runtime/runc.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
+import {SnapshotStore} from '../../store/snapshots.ts';
+import type {Context} from '../context.ts';
+import {findTask} from '../tasks/find-task.ts';
+import type {ContainerChange} from '../types/index.ts';
+
+/** A tree to compare, in a namespace and a snapshotter. */
+export interface SnapshotPair {
+  readonly namespace: string;
+  readonly snapshotter: string;
+  readonly key: string;
+  /** The tree before; default: the parent's. */
+  readonly against?: string | undefined;
+}
+
+/**
+ * Calls `use` with both trees, which nobody changes meanwhile: a container that runs in one is paused.
+ *
+ * @throws aborted the snapshot was removed meanwhile
+ */
+export async function* withTrees<T>(context: Context, pair: SnapshotPair, use: (trees: TreePair) => AsyncIterable<T>): AsyncGenerator<T> {
+  const {namespace, snapshotter, key} = pair;
+  const snapshots = new SnapshotStore(context.store, namespace, snapshotter);
+  const record = snapshots.get(key);
+  const against = pair.against ?? record.parent;
+  const [lower, upper] = [against === undefined ? [] : snapshots.treeMounts(against), snapshots.treeMounts(key)];
+  const resume = await pauseUser(context, pair);
+  try {
+    const directory = join(runtimeStatePath.views(context.stateDir), `view-${uniqueName()}`);
+    const holder = await startMountHolder(directory);
+    try {
+      const paths = await holder.mount(joined(lower, upper));
+      const overlaid = against === record.parent ? snapshots.ownTree(key) : undefined;
+      yield* use({lower: lower.length === 0 ? undefined : paths[lower.length - 1], upper: paths.at(-1)!, overlaid});
+    } finally {
+      await holder.close().catch((err: unknown) => context.store.housekeeping.warn(`view ${directory}`, err));
+    }
+  } finally {
+    await resume();
+  }
+  const now = snapshots.list().find((one) => one.key === key);
+  if (now?.layer !== record.layer) throw new ErrdefsError('aborted', `snapshot ${JSON.stringify(key)} was removed meanwhile`);
+}
+
+/** Both lists of mounts as one. */
+function joined(lower: readonly Mount[], upper: readonly Mount[]): readonly Mount[] {
+  const shift = (text: string): string =>
+    text.replaceAll(/\{\{ mount (\d+) \}\}/g, (_, n: string) => `{{ mount ${Number(n) + lower.length} }}`);
+  return [...lower, ...upper.map(({type, source, options}) => ({type, source: shift(source), options: options.map(shift)}))];
+}
+
+/** Pauses the container that writes to a snapshot, if it runs. @returns what lets it go on */
+async function pauseUser(context: Context, {namespace, snapshotter, key}: SnapshotPair): Promise<() => Promise<void>> {
+  const user = context.store.view((tx) =>
+    tx
+      .namespace(namespace)
+      .containers.list()
+      .find((one) => one.snapshotter === snapshotter && one.snapshotKey === key),
+  );
+  if (user === undefined) return async () => {};
+  const found = await findTask(context, namespace, user.id).catch((err: unknown) => {
+    // Without a runtime nothing runs.
+    if (hasCode(err, 'not_found') || hasCode(err, 'unavailable')) return undefined;
+    throw err;
+  });
+  if (found?.task.status !== 'running') return async () => {};
+  const call = async (verb: 'pause' | 'resume'): Promise<void> => {
+    const {status, stderr} = await runRuntime(found.runtime, ['--root', found.runtimeRoot, verb, user.id]);
+    if (status !== 0)
+      throw new ErrdefsError(
+        'failed_precondition',
+        `unable to ${verb} container ${JSON.stringify(user.id)}: ${stderr.trim().slice(0, 500)}`,
+      );
+  };
+  await call('pause');
+  return () =>
+    call('resume').catch(async (err: unknown) => {
+      // It may have ended: what is killed ends although it is frozen.
+      const now = await findTask(context, namespace, user.id).catch(() => undefined);
+      if (now?.task.status === 'paused') throw err;
+    });
+}
+
+/** The tar of a layer that makes the tree of `against` that of the snapshot. @param latest latest mtime, in seconds since 1970 */
+export function snapshotLayer(
+  context: Context,
+  pair: SnapshotPair,
+  {latest, signal}: {readonly latest?: number | undefined; readonly signal?: AbortSignal | undefined},
+): AsyncGenerator<Buffer> {
+  return withTrees(context, pair, async function* write(trees) {
+    yield* writeLayerDiff(trees.upper, await findChanges(trees, signal), {latest, signal});
+  });
+}
+
+/** @throws not_found @throws failed_precondition it has no snapshot */
+export async function containerChanges(
+  context: Context,
+  namespace: string,
+  id: string,
+  {signal}: {readonly signal?: AbortSignal},
+): Promise<readonly ContainerChange[]> {
+  const pair = containerPair(context, namespace, id);
+  const found: TreeChange[] = [];
+  for await (const change of withTrees(context, pair, async function* list(trees) {
+    yield* await findChanges(trees, signal);
+  }))
+    found.push(change);
+  const kinds = new Map<string, ContainerChange['kind']>();
+  for (const {kind, path} of found) {
+    if (kind === 'unmodified') continue;
+    for (let slash = path.indexOf('/'); slash >= 0; slash = path.indexOf('/', slash + 1)) {
+      const parent = path.slice(0, slash);
+      if (!kinds.has(parent)) kinds.set(parent, 'modified');
+    }
+    kinds.set(path, kind);
+  }
+  return [...kinds].map(([path, kind]) => ({kind, path: `/${Buffer.from(path, 'latin1').toString()}`}));
+}
+
+export function containerPair(context: Context, namespace: string, id: string): SnapshotPair {
+  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record === undefined)
+    throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} in namespace ${JSON.stringify(namespace)}`, {
+      hint: `list them: ctr -n ${namespace} containers ls`,
+    });
+  if (record.snapshotKey === '')
+    throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no snapshot: its root is a directory`);
+  return {namespace, snapshotter: record.snapshotter, key: record.snapshotKey};
+}

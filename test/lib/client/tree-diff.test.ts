@@ -1,0 +1,323 @@
+/**
+ * What a container changed, as a layer, a list and an image. Oracles: the layer applied to the tree before gives the tree after, for
+ * generated changes; what overlayfs collected gives the same bytes as the comparison of whole trees; containerd writes the same entries.
+ */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {existsSync, mkdirSync, readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {gunzipSync} from 'node:zlib';
+import {writeLayerDiff} from '../../../src/lib/archive/layer-diff.ts';
+import {createTarReader} from '../../../src/lib/archive/tar.ts';
+import {findChanges} from '../../../src/lib/archive/tree-changes.ts';
+import {openClient} from '../../../src/lib/client/index.ts';
+import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import {startContainerd} from '../../e2e/containerd.ts';
+import {eventually} from '../../e2e/fixtures.ts';
+import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
+import {readDocument} from '../../support/built-images.ts';
+import {
+  findProgram,
+  is,
+  newClient,
+  onEnd,
+  requiresProgram,
+  requiresRoot,
+  SAMPLE,
+  type Scope,
+  TORTURE,
+  temporaryDirectory,
+} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {ARCHITECTURE} from '../../support/layouts.ts';
+import {dir, file, symlink, tar} from '../../support/tartest.ts';
+import {diffTrees, readTree} from '../../support/tree.ts';
+import {APPLY_MODES} from '../archive/apply-modes.ts';
+
+const TAR = 'application/vnd.oci.image.layer.v1.tar';
+
+const sh = (script: string, cwd: string): string =>
+  execFileSync('sh', ['-euc', script], {cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe']});
+
+async function collect(source: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const all: Uint8Array[] = [];
+  for await (const chunk of source) all.push(chunk);
+  return Buffer.concat(all);
+}
+
+const layerOf = async (lower: string | undefined, upper: string): Promise<Buffer> =>
+  collect(writeLayerDiff(upper, await findChanges({lower, upper})));
+
+/** A tree to begin with; times are whole seconds, as layers have them. */
+const BASE = `
+  mkdir -p a/b/c d etc
+  for f in a/1 a/b/2 a/b/c/3 d/4 etc/5; do echo $f >$f; done
+  ln a/1 d/hard; ln a/b/2 a/b/hard2; ln -s ../etc/5 d/soft; ln -s nowhere a/dead; mkfifo d/fifo; mknod d/null c 1 3
+  mkdir 'name with  space'; echo x >"$(printf 'd/\\344\\n')"
+  chmod 4755 a/1; chown 7:8 d/4
+  find . -exec touch -h -d @1500000000 {} +`;
+
+/** Each is one change; a later one may undo an earlier one, or not apply. */
+const CHANGES: readonly string[] = [
+  'echo changed >a/1',
+  'rm -f a/b/2',
+  'rm -rf a/b',
+  'rm -rf a/b; mkdir a/b; echo new >a/b/new',
+  'rm -rf d; echo file >d',
+  'rm -f etc/5; mkdir -p etc/5/deep',
+  'chmod 700 a',
+  'chown 9:9 etc',
+  'ln a/1 etc/another || true',
+  'ln a/1 0first || true',
+  'rm -f d/hard || true',
+  'ln -sfn elsewhere d/soft || true',
+  'mkdir -p x/y/z; echo z >x/y/z/f; ln x/y/z/f x/g || true',
+  'mv a moved || true',
+  'touch -d @1400000000 d/4 || true',
+  'setfattr -n user.note -v hello etc || true',
+  'echo n >etc/n; setfattr -n user.note -v there etc/n; setcap cap_net_raw+ep etc/n || true',
+  'mknod q b 7 1; mkfifo r || true',
+  'rm -rf "name with  space"; rm -f d/*\\\\344* || true',
+  'cp -a etc etc.copy || true',
+  'touch d',
+  'python3 -c "import socket; socket.socket(socket.AF_UNIX).bind(\\"sock\\")" || true',
+  'echo same >s; n=$(printf "%0150d" 1); echo long >$n; mkdir -p $n.d/$n; echo deep >$n.d/$n/$n',
+];
+const WHOLE_SECONDS = `find . -newermt @1500000001 -exec touch -h -d @1600000000 {} +`;
+
+function changesFor(n: number): string {
+  const random = randomOf(SAMPLE, n);
+  return Array.from({length: 1 + random.below(6)}, () => `(${random.pick(CHANGES)}) 2>/dev/null || true`).join('\n');
+}
+
+interface Entry {
+  readonly [field: string]: unknown;
+}
+
+/** Entries with what a layer tells of them. */
+function entriesOf(tar: Buffer): readonly Entry[] {
+  const all: {[field: string]: unknown}[] = [];
+  const reader = createTarReader({
+    entry: ({name, type, mode, uid, gid, linkname, mtimeSec, mtimeNs, devmajor, devminor, size, xattrs}) =>
+      all.push({
+        name,
+        type,
+        mode,
+        uid,
+        gid,
+        linkname,
+        // containerd gives a whiteout the time of the diff.
+        mtime: /(?:^|\/)\.wh\./.test(name) ? '' : `${mtimeSec}.${mtimeNs}`,
+        device: `${devmajor}:${devminor}`,
+        size: type === 'file' ? size : 0,
+        capability: xattrs.get('security.capability')?.toString('hex'),
+        content: '',
+      }),
+    data: (chunk) => {
+      all.at(-1)!.content += chunk.toString('latin1');
+    },
+    entryEnd: () => {},
+  });
+  reader.write(tar);
+  reader.end();
+  return all;
+}
+
+/** Mounts a snapshot privately, and runs a script in it. */
+async function change(ns: NamespaceClient, snapshotter: string, key: string, work: string, script: string): Promise<void> {
+  const at = join(work, 'mounted');
+  mkdirSync(at, {recursive: true});
+  const lines = await ns.snapshots(snapshotter).mountScript(key, at);
+  inMount(lines.join('\n'), at, script);
+}
+
+const inMount = (mount: string, at: string, script: string): void =>
+  void execFileSync('unshare', ['-m', '--propagation', 'private', 'sh', '-euc', `${mount}\ncd "$1"\n${script}`, 'sh', at], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+
+describe('the diff of two trees', () => {
+  it('applied to the tree before gives the tree after, and tells nothing more', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'setfattr')) return;
+    for (let n = 0; n < (TORTURE ? 200 : 8); n++) {
+      const work = temporaryDirectory(t);
+      const [base, changed] = [join(work, 'base'), join(work, 'changed')];
+      mkdirSync(base);
+      sh(BASE, base);
+      sh('cp -a base changed', work);
+      const script = changesFor(n);
+      sh(`${script}\n${WHOLE_SECONDS}`, changed);
+      const layers = [await layerOf(undefined, base), await layerOf(base, changed)];
+      assert.ok(layers[1]!.equals(await layerOf(base, changed)), 'the same bytes again');
+      sh('find . -type s -delete', changed); // no layer has sockets
+      const wanted = readTree(changed);
+      for (const {name, run} of APPLY_MODES) {
+        const at = join(work, name);
+        mkdirSync(at);
+        const lines = diffTrees(wanted, run(at, layers), {ignore: (path, field) => field === 'mtime' && isDirectory(wanted, path)});
+        assert.deepEqual(lines, [], `changes ${n}, ${name}:\n${script}`);
+      }
+    }
+  });
+
+  it('of equal trees has no entry', async (t) => {
+    if (!requiresRoot(t)) return;
+    const work = temporaryDirectory(t);
+    mkdirSync(join(work, 'base'));
+    sh(BASE, join(work, 'base'));
+    sh('cp -a base changed; touch changed/a', work);
+    assert.deepEqual(entriesOf(await layerOf(join(work, 'base'), join(work, 'changed'))), []);
+  });
+});
+
+const isDirectory = (tree: readonly {readonly path: string; readonly type: string}[], path: string): boolean =>
+  tree.find((entry) => entry.path === path)?.type === 'directory' || path === '.';
+
+describe('snapshots diff', () => {
+  it('has the entries that containerd writes, and is the same from what overlayfs collected as from whole trees', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'containerd', 'ctr', 'setfattr')) return;
+    const work = temporaryDirectory(t);
+    const peer = await startContainerd(t);
+    const ns = (await newClient(t)).namespace('default');
+    const peerChange = (key: string, script: string): void => {
+      const at = join(work, 'peer');
+      inMount(peer.ctr('snapshots', '--snapshotter', 'overlayfs', 'mounts', at, key), at, script);
+    };
+    mkdirSync(join(work, 'peer'));
+    peer.ctr('snapshots', '--snapshotter', 'overlayfs', 'prepare', 'base-work');
+    peerChange('base-work', BASE);
+    peer.ctr('snapshots', '--snapshotter', 'overlayfs', 'commit', 'base', 'base-work');
+    for (const snapshotter of ['overlayfs', 'native']) {
+      const snapshots = ns.snapshots(snapshotter);
+      await snapshots.prepare('base-work');
+      await change(ns, snapshotter, 'base-work', work, BASE);
+      await snapshots.commit('base', 'base-work');
+      await snapshots.view('before', 'base');
+    }
+    for (let n = 0; n < (TORTURE ? 60 : 4); n++) {
+      const script = `${changesFor(100 + n)}\n${WHOLE_SECONDS}`;
+      const key = `n${n}`;
+      peer.ctr('snapshots', '--snapshotter', 'overlayfs', 'prepare', key, 'base');
+      peerChange(key, script);
+      const theirs = execFileSync('ctr', ['--address', peer.socket, 'snapshots', '--snapshotter', 'overlayfs', 'diff', key], {
+        maxBuffer: 1 << 26,
+      });
+      const wanted = entriesOf(gunzipSync(theirs));
+      const tars: Buffer[] = [];
+      for (const snapshotter of ['overlayfs', 'native']) {
+        const snapshots = ns.snapshots(snapshotter);
+        await snapshots.prepare(key, 'base');
+        await change(ns, snapshotter, key, work, script);
+        const tar = await collect(await snapshots.diff(key, {mediaType: TAR}));
+        assert.ok(tar.equals(await collect(await snapshots.diff(key, {mediaType: TAR, against: 'before'}))), `${script}: whole trees`);
+        tars.push(tar);
+      }
+      assert.deepEqual(entriesOf(tars[0]!), wanted, script);
+      assert.ok(tars[0]!.equals(gunzipSync(await collect(await ns.snapshots('overlayfs').diff(key)))), 'compressed');
+    }
+    await assert.rejects(ns.snapshots('overlayfs').diff('n0', {mediaType: 'text/plain'}), is('not_implemented'));
+  });
+});
+
+async function withImage(
+  t: Scope,
+): Promise<{readonly ns: NamespaceClient; readonly ref: string; readonly root: string; readonly state: string}> {
+  const registry = await startFakeRegistry(t);
+  const busybox = readFileSync(findProgram('busybox')!);
+  const layer = tar(dir('bin/'), file('bin/busybox', busybox, 0o755), symlink('busybox', 'bin/sh'), dir('old/'), file('old/f', 'f'));
+  const config = {
+    architecture: ARCHITECTURE,
+    os: 'linux',
+    config: {Cmd: ['sh', '-c', 'exit 5'], Env: ['PATH=/bin']},
+    rootfs: {type: 'layers', diff_ids: [digestOf(layer)]},
+    history: [{created_by: 'test'}],
+  };
+  registry.addImage('app', 'v1', [layer], config);
+  const ref = `${registry.host}/app:v1`;
+  const [root, state] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../../src/main.ts')]});
+  const ns = client.namespace('difftest');
+  onEnd(t, async () => {
+    for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
+    await client.namespaces.delete('difftest', {recursive: true}).catch(() => undefined);
+    await client.close();
+  });
+  await ns.pull(ref);
+  return {ns, ref, root, state};
+}
+
+const run = (ns: NamespaceClient, ref: string, id: string, script: string) =>
+  ns.run(ref, id, {args: ['sh', '-c', script], stdio: ['ignore', 'ignore', 'ignore']});
+
+describe('a container', () => {
+  it('is committed as an image that runs with its changes and no others, the same bytes from the same tree', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref, root, state} = await withImage(t);
+    assert.equal((await run(ns, ref, 'c1', 'busybox rm -r /old && busybox mkdir /new && echo hello >/new/f')).exitStatus, 0);
+    assert.deepEqual(
+      (await ns.containers.changes('c1')).filter(({path}) => /^\/(?:old|new)/.test(path)),
+      [
+        {kind: 'added', path: '/new'},
+        {kind: 'added', path: '/new/f'},
+        {kind: 'deleted', path: '/old'},
+      ],
+    );
+    const options = {
+      author: 'me',
+      message: 'with data',
+      changes: ['CMD ["sh", "-c", "exit 7"]', 'ENV A=b c'],
+      created: '2001-02-03T04:05:06Z',
+    };
+    const image = await ns.containers.commit('c1', 'made:1', options);
+    assert.equal((await ns.containers.commit('c1', 'made:2', options)).target.digest, image.target.digest);
+    const {exitStatus} = await run(ns, 'made:1', 'c2', '[ ! -e /old ] && read x </new/f && [ "$x" = hello ] && [ "$A" = "b c" ]');
+    assert.equal(exitStatus, 0);
+    assert.equal((await ns.run('made:1', 'c3', {stdio: ['ignore', 'ignore', 'ignore']})).exitStatus, 7);
+    const manifest: {config: {digest: string}} = await readDocument(ns, image.target.digest);
+    const config: Record<string, unknown> = await readDocument(ns, manifest.config.digest);
+    assert.deepEqual(config.history, [
+      {created_by: 'test'},
+      {created: options.created, created_by: 'berth commit', author: 'me', comment: 'with data'},
+    ]);
+    assert.deepEqual(checkStore(root, {deep: true}), []);
+    assert.deepEqual(existsSync(join(state, 'views')) ? readdirSync(join(state, 'views')) : [], []);
+  });
+
+  it('is not committed on another image than its own, with changes that make no sense, or where there is none', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref} = await withImage(t);
+    await run(ns, ref, 'c1', ': >/x');
+    await ns.containers.commit('c1', 'made:1');
+    await assert.rejects(ns.containers.commit('c1', 'made:2', {changes: ['RUN x']}), is('invalid_argument'));
+    await assert.rejects(ns.containers.commit('absent', 'made:2'), is('not_found'));
+    await ns.images.tag('made:1', ref, {force: true});
+    await assert.rejects(ns.containers.commit('c1', 'made:2'), is('failed_precondition'));
+    assert.deepEqual(
+      (await ns.images.list()).filter(({name}) => name.endsWith('made:2')),
+      [],
+    );
+    assert.deepEqual(await ns.leases.list(), []);
+  });
+
+  it('is paused while what it changed is read, and runs on', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox', 'conmon')) return;
+    const {ns, ref} = await withImage(t);
+    const script = 'busybox mkdir /n; i=0; while :; do i=$((i + 1)); echo $i >/n/$i; busybox usleep 2000; done';
+    await ns.run(ref, 'c1', {args: ['sh', '-c', script], detach: true, nullIO: true});
+    const count = async (): Promise<number> => (await ns.containers.changes('c1')).filter(({path}) => path.startsWith('/n/')).length;
+    await eventually('a container that writes', async () => (await count()) > 3);
+    const statuses = new Set<string>();
+    let files = 0;
+    for await (const chunk of await ns.snapshots().diff('c1', {mediaType: TAR})) {
+      statuses.add((await ns.tasks.get('c1')).status);
+      files += chunk.length;
+    }
+    assert.ok(files > 0);
+    assert.deepEqual([...statuses], ['paused']);
+    assert.equal((await ns.tasks.get('c1')).status, 'running');
+    const before = await count();
+    await eventually('a container that writes on', async () => (await count()) > before);
+  });
+});
