@@ -1,7 +1,6 @@
 /**
  * Files of the journal: one record for each generation, the checkpoint, and `applied`, the newest generation that is in the record files.
- * `journal.ts` commits and
- * applies records, `journal-repair.ts` finds and repairs damage.
+ * `journal.ts` commits and applies records, `journal-repair.ts` finds and repairs damage.
  */
 import {closeSync, constants, openSync, statSync, writeSync} from 'node:fs';
 import {join, relative} from 'node:path';
