@@ -52,6 +52,7 @@ export const COMMANDS: Commands = {
     'images usage': () => import('./images/usage.ts'),
     'images verify': () => import('./images/verify.ts'),
     inspect: () => import('./inspect.ts'),
+    info: () => import('./info.ts'),
     'leases create': () => import('./leases/create.ts'),
     'leases ls': () => import('./leases/ls.ts'),
     'leases rm': () => import('./leases/rm.ts'),

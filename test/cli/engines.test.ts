@@ -80,6 +80,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'content ls': ['content ls', 0],
   'config show': ['config show', 0],
   events: ['events', 0],
+  info: ['info', 0],
   commit: ['commit c1 app:1', 5],
   diff: ['diff c1', 5],
   'snapshots diff': ['snapshots diff s1', 5],

@@ -107,6 +107,10 @@ export function openClient(options: OpenOptions = {}): Client {
       const {check} = await import('./fsck/check.ts');
       return check(context, options);
     },
+    info: async () => {
+      const {describe} = await import('./space/info.ts');
+      return describe(context, state);
+    },
     df: async () => {
       const {diskUsage} = await import('./space/df.ts');
       return diskUsage(context);

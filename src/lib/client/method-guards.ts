@@ -598,6 +598,7 @@ export const CLIENT: Guards<Client> = {
     }),
   ],
   df: [],
+  info: [],
   prune: [
     options<PruneOptions>({
       namespace: optional(text),

@@ -4,6 +4,7 @@ import type {ContentClient} from './content.ts';
 import type {BerthEvent, EventsOptions} from './events.ts';
 import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
 import type {ImagesClient, PullOptions, PullOutcome, PullResult} from './images.ts';
+import type {Info} from './info.ts';
 import type {LeasesClient} from './leases.ts';
 import type {NamespacesClient} from './namespaces.ts';
 import type {PushOptions, PushResult} from './push.ts';
@@ -32,6 +33,7 @@ export type * from './events.ts';
 export type * from './fsck.ts';
 export type * from './host-mounts.ts';
 export type * from './images.ts';
+export type * from './info.ts';
 export type * from './leases.ts';
 export type * from './namespaces.ts';
 export type * from './push.ts';
@@ -76,6 +78,8 @@ export interface Client {
   check(options?: CheckOptions): Promise<CheckResult>;
   /** @throws data_loss a record cannot be read */
   df(): Promise<DiskUsage>;
+  /** @throws data_loss a record cannot be read */
+  info(): Promise<Info>;
   /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */
   prune(options?: PruneOptions): Promise<PruneResult>;
   /** What commands have changed since the boot, as far as the log of events reaches back: all namespaces, in order. */
