@@ -130,7 +130,7 @@ describe('merged layers', () => {
       );
     });
 
-  it('have no whiteouts, each directory before what is in it, and each file before its links', () => {
+  it('have no whiteouts, and have each directory before its entries and each file before its links', () => {
     const merged = merge([
       tar(dir('a'), file('a/x', 'x'), file('a/gone', 'y'), file('z', 'z'), dir('old'), file('old/f', 'f')),
       tar(link('z', 'a/link'), whiteout('a/gone'), dir('old'), opaque('old'), file('old/new', 'n'), symlink('a', 's'), char('c', 1, 3)),
@@ -196,7 +196,7 @@ describe('merged layers', () => {
     assert.throws(() => merge([layer]), is('invalid_argument'));
   });
 
-  it('refuse a hard link to what is not there, and names below a file', () => {
+  it('refuse a hard link to a missing file, and names below a file', () => {
     assert.throws(() => merge([tar(link('none', 'a'))]), is('invalid_argument'));
     assert.throws(
       () => merge([tar(file('a')), tar(link('a', 'b')), tar(whiteout('a'), whiteout('b'), link('b', 'c'))]),

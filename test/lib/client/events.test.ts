@@ -17,7 +17,7 @@ async function told(client: Client, filters: readonly string[] = []): Promise<re
 const topics = (events: readonly BerthEvent[]): readonly string[] => events.map(({namespace, topic}) => `${namespace} ${topic}`);
 
 describe('events', () => {
-  it('tell what a transaction came to, with the fields of containerd', async (t) => {
+  it('report the changes of a transaction, with the fields of containerd', async (t) => {
     const client = await newClient(t);
     const a = client.namespace('a');
     await a.leases.create({id: 'l'});
@@ -40,7 +40,7 @@ describe('events', () => {
     assert.deepEqual(times, [...times].sort());
   });
 
-  it('tell nothing of what was refused', async (t) => {
+  it('do not report refused changes', async (t) => {
     const client = await newClient(t);
     await client.namespaces.create('a');
     const before = await told(client);

@@ -194,7 +194,7 @@ describe('mirrors that fail', () => {
     assert.equal(second.requests.filter(({range}) => range !== undefined).length, 1);
   });
 
-  it('are asked again when nobody else is left', async (t) => {
+  it('are asked again when no other host is left', async (t) => {
     const registry = await startFakeRegistry(t);
     const mirror = await startFakeRegistry(t);
     const image = add(mirror, content.slice(0, 1));

@@ -111,7 +111,7 @@ describe('a sync', () => {
       }
     });
 
-  it('skips what is there, also after an interruption', async (t) => {
+  it('skips images that the target has, also after an interruption', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
     const to = await startRegistry(t);
     const client = newClient(t);
@@ -202,7 +202,7 @@ describe('a sync', () => {
     );
   });
 
-  it('fails with the first image, or goes on and tells of all', async (t) => {
+  it('stops at the first failure, or continues and reports all of them', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
     const to = await startRegistry(t);
     const client = newClient(t);

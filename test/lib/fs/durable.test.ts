@@ -22,7 +22,7 @@ import {findProgram, requiresProgram, temporaryDirectory} from '../../support/he
 const mode = (path: string): number => statSync(path).mode & 0o7777;
 
 describe('durable files', () => {
-  it('are read, listed and removed where they are, and nothing where they are not', (t) => {
+  it('are read, listed and removed; absent ones are no error', (t) => {
     const dir = temporaryDirectory(t);
     assert.equal(readIfPresent(join(dir, 'a')), undefined);
     assert.deepEqual(listIfPresent(join(dir, 'd')), []);
@@ -37,7 +37,7 @@ describe('durable files', () => {
       assert.throws(() => action(join(dir, 'b', 'c')), {code: 'ENOTDIR'});
   });
 
-  it('are removed with all below, and errors have the name of their reason', (t) => {
+  it('are removed with everything below; an error has the code of its cause', (t) => {
     const dir = temporaryDirectory(t);
     const make = () => mkdirSync(join(dir, 'a', 'b', 'c'), {recursive: true});
     make();
@@ -74,14 +74,14 @@ describe('durable files', () => {
     assert.equal(mode(join(dir, 'readable')), 0o444);
   });
 
-  it('keep what was there when the new bytes cannot have the name', (t) => {
+  it('keep the old content when the rename fails', (t) => {
     const dir = temporaryDirectory(t);
     mkdirSync(join(dir, 'taken', 'by'), {recursive: true});
     assert.throws(() => writeAtomic(join(dir, 'taken'), 'x', {sync: false}), {code: 'EISDIR'});
     assert.deepEqual(readdirSync(dir), ['taken']);
   });
 
-  it('are made by the first one only where they must be new', (t) => {
+  it('that must be new are created by one process only', (t) => {
     const path = join(temporaryDirectory(t), 'd', 'file');
     assert.equal(createExclusive(path, 'first'), true);
     assert.equal(createExclusive(path, 'second'), false);
@@ -89,7 +89,7 @@ describe('durable files', () => {
     assert.deepEqual(readdirSync(join(path, '..')), ['file']);
   });
 
-  it('say which directories were made', (t) => {
+  it('report which directories were created', (t) => {
     const dir = temporaryDirectory(t);
     assert.equal(makeDirectories(join(dir, 'a', 'b'), {sync: true, mode: 0o711}), true);
     assert.equal(makeDirectories(join(dir, 'a', 'b'), {sync: true}), false);
@@ -127,7 +127,7 @@ describe('durable files', () => {
     assert.deepEqual(readdirSync(join(path, '..')), ['file'], 'what killed writers left can be swept');
   });
 
-  it('half-written by the living are not swept', (t) => {
+  it('of living writers are not swept while half-written', (t) => {
     const dir = temporaryDirectory(t);
     const alive = `.tmp.${formatIdentity(ownIdentity())}.x`;
     const dead = `.tmp.${formatIdentity({...ownIdentity(), startTime: '1'})}.x`;
@@ -137,7 +137,7 @@ describe('durable files', () => {
     assert.deepEqual(readdirSync(dir), [alive, 'file']);
   });
 
-  it('are on the disk, with every directory that was made for them, before their writer goes on', async (t) => {
+  it('are synced, with every created directory, before their writer continues', async (t) => {
     if (!requiresProgram(t, 'strace')) return;
     const dir = temporaryDirectory(t);
     const trace = join(dir, 'trace');
@@ -184,7 +184,7 @@ describe('durable files', () => {
     assert.deepEqual(steps.get('lazy'), ['rename TMP, lazy']);
   });
 
-  it('fail with the reason where nothing may be written', (t) => {
+  it('fail with the cause where writing is not permitted', (t) => {
     const dir = temporaryDirectory(t);
     // A filesystem that answers ENOENT for a directory whose parent is there.
     assert.throws(() => writeAtomic('/proc/nothing/at/all', '', {sync: true}), {code: 'ENOENT'});

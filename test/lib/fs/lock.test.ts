@@ -78,7 +78,7 @@ describe('locks', () => {
     }
   });
 
-  it('stay with a holder that is stopped, and who waits in vain hears who it is, what for and since when', async (t) => {
+  it('stay with a stopped holder; the error of a waiter names the holder, its purpose and since when it holds the lock', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const stopped = await holder(t, path);
     stopped.process.kill('SIGSTOP');
@@ -108,14 +108,14 @@ describe('locks', () => {
     assert.equal((await rejection(acquireLock(path, {timeoutMs: 0}))).code, 'unavailable');
   });
 
-  it('leave no place in the queue behind for one who gave up', async (t) => {
+  it('remove a waiter that gave up from the queue', async (t) => {
     const dir = temporaryDirectory(t);
     await holder(t, join(dir, 'lock'));
     await rejection(acquireLock(join(dir, 'lock'), {timeoutMs: 50}));
     assert.deepEqual(readdirSync(dir), ['lock']);
   });
 
-  it('are waited for beyond the timeout while the holder shows life, and no longer', async (t) => {
+  it('are waited for beyond the timeout as long as the holder shows signs of life', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const script = await holder(t, path);
     const file = join(path, readdirSync(path)[0]!);
@@ -162,7 +162,7 @@ describe('locks', () => {
       }
     });
 
-  it('are not taken by a newcomer before one who has waited for long, and are before one who has not', async (t) => {
+  it('let a newcomer overtake waiters, but not one that has waited for long', async (t) => {
     for (const [waitedMs, mayPass] of [
       [0, true],
       [50, true],
@@ -206,7 +206,7 @@ describe('locks', () => {
     await assert.rejects(acquireLock(own, {timeoutMs: 10_000, signal: AbortSignal.abort()}), is('canceled'));
   });
 
-  it('are given to callers of one process in turn, past those who gave up', async (t) => {
+  it('are given to callers of one process in order, except those that gave up', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const order: number[] = [];
     const first = await acquireLock(path, {timeoutMs: 0});
@@ -227,7 +227,7 @@ describe('locks', () => {
     assert.equal(existsSync(path), false);
   });
 
-  it('are not kept from others by the first in the queue being stopped or killed', async (t) => {
+  it('pass over the first in the queue when it is stopped or killed', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const gate = await holder(t, path);
     const code = `${ACQUIRE} await acquireLock(args[0], {timeoutMs: 600_000, onWait: () => say('waits')});`;
@@ -242,7 +242,7 @@ describe('locks', () => {
     (await waiting).release();
   });
 
-  it('are told of when they are given back: to the first who waits and can hear it', async (t) => {
+  it('signal their release to the first waiter that can receive the signal', async (t) => {
     const path = join(temporaryDirectory(t), 'lock');
     const waiter = `const {uniqueName} = await lib('fs/process.ts');
       process.on('SIGURG', () => say('told'));
@@ -368,7 +368,7 @@ describe('locks', () => {
     sweepLocks(join(dir, 'no such directory'));
   });
 
-  it('that cannot be made fail with the class of the reason, and name the place', async (t) => {
+  it('that cannot be created fail with the class of the cause, and name the path', async (t) => {
     const dir = temporaryDirectory(t);
     writeFileSync(join(dir, 'file'), '');
     const err = await rejection(acquireLock(join(dir, 'file', 'lock'), {timeoutMs: 0}));

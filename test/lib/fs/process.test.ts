@@ -41,7 +41,7 @@ describe('process identity', () => {
     assert.deepEqual(stamps, stamps.toSorted());
   });
 
-  it('tells the living from the dead, from zombies and from those who have their pid now', async (t) => {
+  it('distinguishes a living process from a dead one, a zombie, and another process with its pid', async (t) => {
     assert.equal(liveness(ownIdentity()), 'alive');
     const child = spawn('sleep', ['60']);
     onEnd(t, () => child.kill('SIGKILL'));
@@ -70,7 +70,7 @@ describe('process identity', () => {
     assert.equal(liveness(identity), 'dead');
   });
 
-  it('takes nobody for dead because it has no descriptor left to ask with', async (t) => {
+  it('does not consider a process dead when no file descriptor is left to check it', async (t) => {
     const code = `
       const {liveness, parseIdentity, ownIdentity} = await lib('fs/process.ts');
       const fs = require('node:fs');
@@ -84,7 +84,7 @@ describe('process identity', () => {
     assert.notEqual(stdout.trim(), 'dead');
   });
 
-  it('takes nobody for dead where /proc shows another pid namespace than its own', async (t) => {
+  it('does not consider a process dead when /proc shows another pid namespace', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'unshare')) return;
     // Two processes of a new pid namespace that still see the machine's /proc.
     const code = `

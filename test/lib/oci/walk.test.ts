@@ -33,7 +33,7 @@ describe('walk', () => {
     );
   });
 
-  it('goes no further below what is missing, malformed, or not what its media type says', () => {
+  it('does not descend into a document that is missing, malformed, or of another type than its media type says', () => {
     const gone: Descriptor = {...manifest(layer), digest: digestOf(Buffer.from('gone'))};
     const malformed = add(OCI_MANIFEST, '{"config": 1}');
     const layerLike = {...layer, mediaType: OCI_MANIFEST};
@@ -53,7 +53,7 @@ describe('walk', () => {
     );
   });
 
-  it('reads only what the caller gives', () => {
+  it('reads only documents that the caller provides', () => {
     const root = index(manifest(layer));
     const kinds = [...walk(root, (desc, kind) => (kind === 'index' ? documents.get(desc.digest) : undefined))].map(({kind}) => kind);
     assert.deepEqual(kinds, ['index', 'manifest']);

@@ -198,7 +198,7 @@ describe('tokens', () => {
 });
 
 describe('a password', () => {
-  it('is sent where it is asked for, in its bytes', async (t) => {
+  it('is sent after a challenge, byte for byte', async (t) => {
     const {registry, remote, ref} = await open(t, {auth: {kind: 'basic', login}}, {credentials: login});
     await remote.resolve(ref);
     await remote.resolve(ref);
@@ -207,7 +207,7 @@ describe('a password', () => {
       [undefined, basicLogin, basicLogin],
     );
   });
-  it('is not sent where nobody asks', async (t) => {
+  it('is not sent without a challenge', async (t) => {
     const {registry, remote, ref} = await open(t, {}, {credentials: login});
     await remote.resolve(ref);
     assert.deepEqual(registry.authorizations, []);

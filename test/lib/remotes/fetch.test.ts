@@ -40,7 +40,7 @@ describe('a stream that breaks', () => {
       );
       assert.equal(registry.bytesSent(), SIZE, 'and no byte is sent twice');
     });
-  it('goes on from where the caller is', async (t) => {
+  it('continues at the offset of the caller', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t);
     registry.fault({truncateAt: 1000, times: 1});
     assert.ok((await streamed(fetcher, desc, 5)).equals(bytes.subarray(5)));
@@ -49,13 +49,13 @@ describe('a stream that breaks', () => {
       ['bytes=5-', 'bytes=1005-'],
     );
   });
-  it('skips what it has where Range is ignored', async (t) => {
+  it('skips bytes that it has if the registry ignores Range', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t);
     registry.fault({truncateAt: 100_000, times: 1});
     registry.fault({ignoreRange: true});
     assert.ok((await streamed(fetcher, desc)).equals(bytes));
   });
-  it('skips what it has where ranges are refused', async (t) => {
+  it('skips bytes that it has if the registry refuses ranges', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t);
     registry.fault({truncateAt: 100_000, times: 1});
     registry.fault({status: 416, times: 1});
@@ -65,7 +65,7 @@ describe('a stream that breaks', () => {
       [undefined, 'bytes=100000-', undefined],
     );
   });
-  it('is unavailable after three openings that brought nothing, and says how far it came', async (t) => {
+  it('is unavailable after three attempts without a byte, and reports its progress', async (t) => {
     const {registry, desc, fetcher} = await open(t);
     registry.fault({truncateAt: 100_000, times: 1});
     registry.fault({truncateAt: 0});
@@ -77,13 +77,13 @@ describe('a stream that breaks', () => {
     });
     assert.equal(registry.requests.length, 4);
   });
-  it('may break any number of times while it goes on', async (t) => {
+  it('may break any number of times as long as it makes progress', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t);
     registry.fault({truncateAt: 20_000});
     assert.ok((await streamed(fetcher, desc)).equals(bytes));
     assert.equal(registry.requests.length, 15);
   });
-  it('by a trickle is a stall: too little is not progress', async (t) => {
+  it('that only trickles counts as stalled', async (t) => {
     const {registry, desc, fetcher} = await open(t, {stallTimeoutMs: 150});
     registry.fault({trickle: {bytes: 100, everyMs: 20}});
     await assert.rejects(streamed(fetcher, desc), (err: Failure) => {
@@ -93,7 +93,7 @@ describe('a stream that breaks', () => {
     });
     assert.ok(registry.requests.length <= 4);
   });
-  it('is not one whose sink takes longer than a stall', async (t) => {
+  it('with a slow sink does not count as stalled', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t, {stallTimeoutMs: 500});
     const chunks: Buffer[] = [];
     const sink = async (chunk: Buffer): Promise<void> => {
@@ -128,7 +128,7 @@ describe('a stream that breaks', () => {
 });
 
 describe('a stream whose registry restarts', () => {
-  it('goes on at the next byte when it is back', async (t) => {
+  it('continues at the next byte when the registry is back', async (t) => {
     const {registry, bytes, desc, fetcher} = await open(t, {backoffMs: 100});
     registry.fault({restartAt: 100_000, restartMs: 400, times: 1});
     assert.ok((await streamed(fetcher, desc)).equals(bytes));
@@ -137,7 +137,7 @@ describe('a stream whose registry restarts', () => {
       [undefined, 'bytes=100000-'],
     );
   });
-  it('waits no longer than for a connection that breaks', async (t) => {
+  it('is retried as often as a broken connection', async (t) => {
     const {registry, desc, fetcher} = await open(t, {backoffMs: 1});
     registry.fault({restartAt: 100_000, restartMs: 60_000, times: 1});
     const ended = assert.rejects(streamed(fetcher, desc), (err: Failure) => {
@@ -147,7 +147,7 @@ describe('a stream whose registry restarts', () => {
     });
     await ended;
   });
-  it('is not waited for where it has never answered', async (t) => {
+  it('is not retried if the registry never answered', async (t) => {
     const {registry, desc, fetcher} = await open(t, {backoffMs: 10_000});
     await registry.close();
     await assert.rejects(streamed(fetcher, desc), is('unavailable'));

@@ -39,7 +39,7 @@ describe('the address of a registry', () => {
     it(`${domain} is ${http} when plain HTTP is asked for`, async () => assert.equal(await origin(domain, true), http));
   }
 
-  it('on loopback is plain HTTP where that is spoken, and HTTPS where TLS is', async (t) => {
+  it('on loopback is plain HTTP or HTTPS, whichever the port speaks', async (t) => {
     const plain = await startFakeRegistry(t);
     const secure = await startFakeRegistry(t, {tls: selfSigned('127.0.0.1')});
     assert.equal(await origin(plain.host), plain.url);
@@ -105,7 +105,7 @@ describe('the address of a registry', () => {
     const hosts = registryHosts({plainHTTP: false, connectTimeoutMs: 5000});
     assert.equal((await hosts(host, undefined))[0].origin, `https://${host}`);
   });
-  it('on loopback is probed once, and again after nobody was there', async (t) => {
+  it('on loopback is probed once, and again if nothing listened', async (t) => {
     const registry = await startFakeRegistry(t);
     registry.addImage('a', 'b', []);
     const remote = openRemote();

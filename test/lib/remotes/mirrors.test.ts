@@ -147,7 +147,7 @@ describe('mirrors', () => {
     assert.deepEqual(server.requests, []);
   });
 
-  it('that die in the middle of a blob are followed by one that goes on with it', async (t) => {
+  it('that die in the middle of a blob are replaced by the next, which continues it', async (t) => {
     const [mirror, server] = [await registry(t), await registry(t)];
     mirror.fault({path: /blobs/, truncateAt: 60_000, times: 1});
     mirror.fault({path: /blobs/, status: 503});
@@ -201,7 +201,7 @@ describe('when no host has it', () => {
       return true;
     });
   });
-  it('and nobody answers, it is the registry that is unavailable', async (t) => {
+  it('and no host answers, the error is that the registry is unavailable', async (t) => {
     const [mirror, server] = [await nobody(t), await nobody(t)];
     const {remote} = open(t, hostsDir(t, mirrors(`http://${mirror}`), {}, server));
     await assert.rejects(remote.resolve({...REF, domain: server}), (err: ErrdefsError) => {
@@ -317,7 +317,7 @@ describe('secrets of hosts', () => {
     await assert.rejects(remote.resolve(REF), is('unauthenticated'));
     assert.deepEqual(asked, [mirror.host, REF.domain]);
   });
-  it('in headers go to the host and nowhere else, and are shown to nobody', async (t) => {
+  it('in headers are sent to their host only, and are not printed', async (t) => {
     const secret = 'Bearer opaque-secret';
     const [mirror, server, elsewhere] = [await registry(t), await registry(t), await registry(t, {address: '127.0.0.2'})];
     const text = `server = "${server.url}"\n[host."${mirror.url}".header]\nauthorization = "${secret}"\nx-team = ["a", "b"]`;
@@ -339,7 +339,7 @@ describe('secrets of hosts', () => {
     });
     assert.ok(server.requests.every(({headers}) => headers.authorization === undefined && headers['x-team'] === undefined));
   });
-  it('in headers reach a token server only where that is the host itself', async (t) => {
+  it('in headers are sent to a token server only if it is the host itself', async (t) => {
     const elsewhere = await startFakeRegistry(t, {auth: {kind: 'token'}, address: '127.0.0.2'});
     for (const realm of [undefined, `${elsewhere.url}/token`]) {
       const server = await registry(t, {auth: {kind: 'token', ...(realm === undefined ? {} : {realm})}});

@@ -212,7 +212,7 @@ describe('through a proxy', () => {
         return true;
       });
     });
-  it('is unavailable where nobody is at its address, by its name', async (t) => {
+  it('is unavailable, by its name, if nothing listens at its address', async (t) => {
     const {remote, ref} = await behindProxy(t, {
       registry: {tls: CERTIFICATE},
       remote: {env: {HTTPS_PROXY: 'http://me:s3cret@127.0.0.1:1'}},
@@ -248,7 +248,7 @@ describe('through a proxy', () => {
     }
     assert.ok(proxy.requests.slice(before).every(({target}) => target === 'registry.example:443'));
   });
-  it('closes what is still on its way', async (t) => {
+  it('closes pending connections', async (t) => {
     const {remote, ref} = await behindProxy(t, {registry: {tls: CERTIFICATE}});
     const going = assert.rejects(remote.resolve(ref), is('canceled'));
     await new Promise(setImmediate);

@@ -170,7 +170,7 @@ describe('a claim', () => {
     writeFileSync(join(run, 'bundle/config.json'), '{}');
   };
 
-  it('is given to one of many who find an ID abandoned', async (t) => {
+  it('of an abandoned ID is granted to one of many processes', async (t) => {
     if (!requiresRuntime(t)) return;
     const dir = temporaryDirectory(t);
     for (let round = 0; round < 20; round++) {
@@ -184,7 +184,7 @@ describe('a claim', () => {
     }
   });
 
-  it('removes half-made and half-removed bundles of the dead, and of nobody else', async (t) => {
+  it('removes incomplete bundles of dead processes, and no others', async (t) => {
     if (!requiresRuntime(t)) return;
     const dir = temporaryDirectory(t);
     const dead = {...ownIdentity(), startTime: '1'};
@@ -196,7 +196,7 @@ describe('a claim', () => {
     assert.deepEqual(await listRuns(dir, findRuntime()), []);
   });
 
-  it('never deletes what is mounted on a root', (t) => {
+  it('never deletes files of a file system that is mounted on a root', (t) => {
     const dir = temporaryDirectory(t);
     abandon(join(dir, 'c'));
     writeFileSync(join(dir, 'c/bundle/rootfs/image'), 'canary');

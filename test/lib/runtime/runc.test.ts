@@ -15,7 +15,7 @@ function program(t: TestContext, text: string): string {
 }
 
 describe('the runtime', () => {
-  it('is the one that is named, and must be there', (t) => {
+  it('is the named one, and must exist', (t) => {
     const file = program(t, '');
     assert.deepEqual(findRuntime(file), {name: 'runtime', path: file});
     assert.throws(() => findRuntime('no-such-runtime'), is('unavailable'));
@@ -24,7 +24,7 @@ describe('the runtime', () => {
     assert.throws(() => findRuntime(`${file}.d`), is('unavailable'));
   });
 
-  it('tells its version, or nothing', async (t) => {
+  it('reports its version, or none', async (t) => {
     for (const [text, version] of [
       ['runc version 1.1.15+ds1', {numbers: [1, 1, 15], text: '1.1.15+ds1'}],
       ['crun version 1.21', {numbers: [1, 21, 0], text: '1.21'}],
@@ -41,7 +41,7 @@ describe('the runtime', () => {
     assert.deepEqual(runtimeErrors(file), ['e']);
   });
 
-  it('is told in its own words when it refuses', async (t) => {
+  it('has its own error message reported when it fails', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
     const words = `echo '{"level":"error","msg":"its own words"}' > ../log.json; exit 1`;
