@@ -43,14 +43,21 @@ export function writeTaskRecord(run: string, record: TaskRecord): void {
   writeFileSync(join(run, RECORD), JSON.stringify(record), {mode: 0o600});
 }
 
-/** @returns `undefined` if there is none that can be read: a command was killed while it wrote it, or the directory is gone */
+/** @returns `undefined` if there is none that can be read: a command was killed while it wrote it, or the file is damaged */
 export function readTaskRecord(run: string): TaskRecord | undefined {
+  let text: string;
   try {
-    const record = JSON.parse(readFileSync(join(run, RECORD), 'utf8')) as TaskRecord;
-    return record.version === 1 ? record : undefined;
+    text = readFileSync(join(run, RECORD), 'utf8');
   } catch (err) {
-    if (err instanceof SyntaxError || ['ENOENT', 'ENOTDIR', 'EISDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) return undefined;
-    throw err;
+    if ((err as NodeJS.ErrnoException).code === undefined) throw err;
+    return undefined;
+  }
+  try {
+    const record = JSON.parse(text) as TaskRecord | null;
+    const isWhole = record?.version === 1 && typeof record.runtime?.path === 'string' && typeof record.io?.kind === 'string';
+    return isWhole ? record : undefined;
+  } catch {
+    return undefined;
   }
 }
 
