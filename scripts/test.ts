@@ -62,6 +62,7 @@ const LONGEST_FIRST: readonly string[] = [
   'test/e2e/concurrent-commands.test.ts',
   'test/cli/every-file.test.ts',
   'test/e2e/kills.test.ts',
+  'test/e2e/task-kills.test.ts',
   'test/cli/engines.test.ts',
   'test/cli/damaged-store.test.ts',
   'test/cli/errors.test.ts',

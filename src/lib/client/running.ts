@@ -1,5 +1,5 @@
 /** The running containers of a namespace, and the leftovers of dead runs. */
-import {rmdirSync} from 'node:fs';
+import {existsSync, rmdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
@@ -13,6 +13,7 @@ import {
   RUN_DIRECTORIES,
   type Run,
   removeNamespaceCgroup,
+  runPath,
   sweepBundles,
 } from '../runtime/bundle.ts';
 import {findRuntime} from '../runtime/runc.ts';
@@ -33,6 +34,10 @@ export function isAbandoned({labels: {[TRANSIENT]: owner}}: ContainerRecord): bo
 
 /** Directory of a namespace's bundles and of the runtime's state. */
 export const runDirectory = (context: Context, namespace: string): string => join(runtimeStatePath.runs(context.stateDir), namespace);
+
+/** Whether the state directory has a run of a container; it may have been removed under a living one. */
+export const hasRun = (context: Context, namespace: string, id: string): boolean =>
+  existsSync(runPath(runDirectory(context, namespace), id));
 
 /** Runs of a namespace, living and dead. */
 export async function listNamespaceRuns(context: Context, namespace: string): Promise<readonly Run[]> {

@@ -150,8 +150,13 @@ export function noteCgroup(stateDir: string, cgroup: string): void {
 export function removeNamespaceCgroup(stateDir: string, namespace: string): void {
   const note = join(stateDir, CGROUP_NOTE);
   if (!existsSync(note)) return;
-  for (const directory of cgroupsAt(`/${namespace}`)) ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(directory));
+  removeEmptyCgroup(`/${namespace}`);
   unlinkSync(note);
+}
+
+/** Removes a cgroup, unless something is in it. */
+export function removeEmptyCgroup(path: string): void {
+  for (const directory of cgroupsAt(path)) ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(directory));
 }
 
 /** A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's. */

@@ -281,7 +281,10 @@ describe('a push', {concurrency: 4}, () => {
     target.fault({method: 'PUT', path: /uploads/, times: 1, until: new Promise<void>((resolve) => (go = resolve))});
     const pushing = ns.push(`${target.host}/team/app:v1`, {from: ref, maxConcurrentUploads: 1});
     pushing.catch(() => {}); // awaited below
-    while ((await ns.leases.list()).length === 0) await new Promise((resolve) => setTimeout(resolve, 2));
+    for (let i = 0; (await ns.leases.list()).length === 0; i++) {
+      assert.ok(i < 5000, 'it takes a lease');
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
     await ns.images.delete(ref);
     await client.gc();
     go();

@@ -4,14 +4,8 @@ import {execFileSync} from 'node:child_process';
 import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {setTimeout as delay} from 'node:timers/promises';
-import {type Client, type NamespaceClient, openClient} from '../../../src/lib/client/index.ts';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
-import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from '../../support/helpers.ts';
-import {dir, file, symlink, tar} from '../../support/tartest.ts';
-
-const NAMESPACE = 'tasktest';
+import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const expectsError =
   (code: Code, message = /(?:)/) =>
@@ -21,86 +15,16 @@ const expectsError =
     return true;
   };
 
-interface Rig {
-  readonly client: Client;
-  readonly ns: NamespaceClient;
-  readonly ref: string;
-  readonly state: string;
-  /** Every file, cgroup, mount and process that tasks of the rig have left. */
-  left(): readonly string[];
-}
-
-async function rig(t: Scope): Promise<Rig> {
-  const registry = await startFakeRegistry(t);
-  const layer = tar(
-    dir('bin/'),
-    file('bin/busybox', readFileSync(findProgram('busybox')!), 0o755),
-    symlink('busybox', 'bin/sh'),
-    dir('tmp/'),
-  );
-  const config = {
-    architecture: {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!,
-    os: 'linux',
-    config: {Cmd: ['sh', '-c', 'exit 5'], Env: ['PATH=/bin'], StopSignal: 'SIGUSR1'},
-    rootfs: {type: 'layers', diff_ids: [digestOf(layer)]},
-  };
-  registry.addImage('app', 'v1', [layer], config);
-  const ref = `${registry.host}/app:v1`;
-  const [root, state] = [temporaryDirectory(t), temporaryDirectory(t)];
-  // conmon calls the source, not what was built of it.
-  const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../../src/main.ts')]});
-  const ns = client.namespace(NAMESPACE);
-  onEnd(t, async () => {
-    for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
-    await client.namespaces.delete(NAMESPACE, {recursive: true}).catch(() => undefined);
-    await client.close();
-  });
-  await ns.pull(ref);
-  const list = (path: string): readonly string[] => (existsSync(path) ? readdirSync(path) : []);
-  const left = (): readonly string[] => [
-    ...['bundles', 'runtime'].flatMap((kind) => list(join(state, 'runs', NAMESPACE, kind)).map((name) => `${kind}/${name}`)),
-    ...list('/sys/fs/cgroup').flatMap((tree) => list(join('/sys/fs/cgroup', tree, NAMESPACE)).filter((name) => name.includes('~'))),
-    ...readFileSync('/proc/mounts', 'utf8')
-      .split('\n')
-      .filter((line) => line.includes(root) || line.includes(state)),
-    ...conmons(state),
-  ];
-  return {client, ns, ref, state, left};
-}
-
-/** Living conmons of a state directory. */
-const conmons = (state: string): readonly string[] =>
-  readdirSync('/proc').filter((pid) => {
-    if (!/^\d+$/.test(pid)) return false;
-    try {
-      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-      return words.startsWith('conmon') || words.includes('/conmon') ? words.includes(state) : false;
-    } catch {
-      return false;
-    }
-  });
-
-const requirements = (t: Parameters<typeof requiresRoot>[0]): boolean =>
-  requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
-
-async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  for (let waited = 0; waited < 30_000; waited += 20) {
-    if (await holds()) return;
-    await delay(20);
-  }
-  assert.fail(`not within 30 s: ${what}`);
-}
-
 /** Traps TERM and USR1, and says when it is ready. */
 const STUBBORN = ['sh', '-c', 'trap "" TERM; trap "exit 9" USR1; echo ready >/tmp/ready; while :; do sleep 0.05; done'];
 const DEAF = ['sh', '-c', 'trap "" TERM USR1; echo ready >/tmp/ready; while :; do sleep 0.05; done'];
 
-const isReady = async ({ns}: Rig, id: string): Promise<boolean> => existsSync(`/proc/${(await ns.tasks.get(id)).pid}/root/tmp/ready`);
+const isReady = async ({ns}: TaskRig, id: string): Promise<boolean> => existsSync(`/proc/${(await ns.tasks.get(id)).pid}/root/tmp/ready`);
 
 describe('a detached task', () => {
   it('runs on, is listed, and ends with the status that whoever comes later is told', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     const {pid} = await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'until [ -e /tmp/go ]; do sleep 0.05; done; exit 7']});
     const running = await ns.tasks.get('a');
@@ -141,8 +65,8 @@ describe('a detached task', () => {
   });
 
   it('is asked by the stop signal of its image, and killed when it does not listen', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     for (const [id, args, expected] of [
       ['polite', STUBBORN, 9],
@@ -157,14 +81,14 @@ describe('a detached task', () => {
   });
 
   it('with rm is removed when it ends, and whoever waits is told how it did', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     const {pid} = await ns.run(ref, 'a', {detach: true, rm: true, args: ['sh', '-c', 'until [ -e /tmp/go ]; do sleep 0.05; done; exit 3']});
     const waiting = [ns.tasks.wait('a'), ns.tasks.wait('a')];
     await until(
       'both wait',
-      () => readdirSync(join(r.state, 'runs', NAMESPACE, 'bundles/a')).filter((name) => name.startsWith('waiter.')).length === 2,
+      () => readdirSync(join(r.state, 'runs', r.namespace, 'bundles/a')).filter((name) => name.startsWith('waiter.')).length === 2,
     );
     execFileSync('touch', [`/proc/${pid}/root/tmp/go`]);
     for (const end of await Promise.all(waiting)) assert.deepEqual(end, {id: 'a', exitStatus: 3, known: true});
@@ -174,8 +98,8 @@ describe('a detached task', () => {
   });
 
   it('is started again from the specification in its record, in either way', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     const created = await ns.containers.create(ref, 'a', {env: ['A=b']});
     assert.deepEqual((created.spec as {process: {args: unknown}}).process.args, ['sh', '-c', 'exit 5']);
@@ -194,8 +118,8 @@ describe('a detached task', () => {
   });
 
   it('that cannot start leaves nothing', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     for (const [options, code] of [
       [{args: ['no-such-program']}, 'not_found'],

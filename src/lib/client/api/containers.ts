@@ -35,14 +35,25 @@ export function containersClient(context: Context, namespace: string): Omit<Cont
       const {forgetStoppedTask} = await import('../tasks/find-task.ts');
       await forgetStoppedTask(context, namespace, id);
       const {ids, hasBegun} = await context.running(namespace);
+      const {cgroupOf, hasRun} = await import('../running.ts');
+      const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+      const cgroup = record === undefined || hasRun(context, namespace, id) ? undefined : cgroupOf(namespace, record);
       const refuse = (): never => {
         throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {
-          hint: `stop it first: ctr -n ${namespace} tasks stop ${id}`,
+          hint:
+            cgroup === undefined
+              ? `stop it first: ctr -n ${namespace} tasks stop ${id}`
+              : `its state directory was removed: end its processes, which are in cgroup ${cgroup}`,
         });
       };
       if (ids.includes(id)) refuse();
       const only = (): boolean => !hasBegun(id) || refuse();
       await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
+      // Nobody else knows of it any more.
+      if (cgroup?.startsWith(`/${namespace}/${id}~`)) {
+        const {removeEmptyCgroup} = await import('../../runtime/bundle.ts');
+        store.housekeeping.attempt(`cgroup ${cgroup}`, () => removeEmptyCgroup(cgroup));
+      }
     },
   };
 }

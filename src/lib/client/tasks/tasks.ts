@@ -56,13 +56,19 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
   /**
    * Polls until a task has ended and its end is recorded, or nobody is left to record it.
    *
+   * @param begin what is to end it: called when the wait is announced, so that a task that is removed when it ends is not removed before
    * @returns `undefined` when the time is over
    */
-  const waitForEnd = async (id: string, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
-    const found = await find(id);
+  const waitForEnd = async (
+    found: FoundTask,
+    timeoutMs: number,
+    signal?: AbortSignal,
+    begin?: () => Promise<unknown>,
+  ): Promise<TaskExit | undefined> => {
     const leave = announceWaiter(found.directory);
     try {
-      return await pollForEnd(id, found, timeoutMs, signal);
+      await begin?.();
+      return await pollForEnd(found.task.id, found, timeoutMs, signal);
     } finally {
       leave();
     }
@@ -116,20 +122,18 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       if (!hasEnded(found)) {
         const {runtime, runtimeRoot, task} = found;
         if (task.status === 'paused') await runRuntime(runtime, ['--root', runtimeRoot, 'resume', id]);
-        if (task.status !== 'created') await signalTask(found, parseSignal(stopSignal(id)), false);
-        const ended = task.status === 'created' ? undefined : await waitForEnd(id, timeoutMs, signal);
-        if (ended !== undefined) return ended;
-        await signalTask(found, constants.signals.SIGKILL, true);
+        if (task.status !== 'created') {
+          const ended = await waitForEnd(found, timeoutMs, signal, () => signalTask(found, parseSignal(stopSignal(id)), false));
+          if (ended !== undefined) return ended;
+        }
       }
-      const end = await waitForEnd(id, END_TIMEOUT_MS, signal).catch((err: unknown) => {
-        if (hasCode(err, 'not_found')) return {id, exitStatus: 255, known: false};
-        throw err;
-      });
+      const kill = hasEnded(found) ? undefined : () => signalTask(found, constants.signals.SIGKILL, true);
+      const end = await waitForEnd(found, END_TIMEOUT_MS, signal, kill);
       if (end === undefined) throw new ErrdefsError('deadline_exceeded', `task ${JSON.stringify(id)} has not ended after SIGKILL`);
       return end;
     },
 
-    wait: async (id, {signal} = {}) => (await waitForEnd(id, Number.POSITIVE_INFINITY, signal))!,
+    wait: async (id, {signal} = {}) => (await waitForEnd(await find(id), Number.POSITIVE_INFINITY, signal))!,
 
     delete: async (id, {force = false} = {}) => {
       const found = await find(id);
@@ -139,9 +143,9 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
             hint: `stop it first: ctr -n ${namespace} tasks stop ${id}; or end it: tasks delete --force`,
           });
         if (found.task.status === 'paused') await runRuntime(found.runtime, ['--root', found.runtimeRoot, 'resume', id]);
-        await signalTask(found, constants.signals.SIGKILL, true);
       }
-      const end = (await waitForEnd(id, END_TIMEOUT_MS)) ?? exitOf(found.task);
+      const kill = hasEnded(found) ? undefined : () => signalTask(found, constants.signals.SIGKILL, true);
+      const end = (await waitForEnd(found, END_TIMEOUT_MS, undefined, kill)) ?? exitOf(found.task);
       tellExit(context, namespace, {...found, task: {...found.task, ...(end.known ? {exitStatus: end.exitStatus} : {})}});
       await removeTask(runDirectory(context, namespace), id, found.runtime);
       tell(context, namespace, id, 'delete', {exit_status: end.exitStatus});
