@@ -27,7 +27,7 @@ export const COPY_FLAGS = {
   'dest-skip-verify': Flags.boolean({description: "do not verify the destination's TLS certificate"}),
   all: Flags.boolean({char: 'a', exclusive: ['platform'], description: 'copy the images of all platforms, and the index'}),
   platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of an index to copy; by default this machine's"}),
-  'max-concurrent': count({description: 'number of blobs to copy at once; 6 by default'}),
+  'max-concurrent-downloads': count({description: 'number of blobs to copy at once; 6 by default'}),
 };
 
 /** Flags of skopeo that have another name here. */

@@ -8,28 +8,35 @@ export async function* standardInput(signal: AbortSignal): AsyncGenerator<Uint8A
   yield* addAbortSignal(signal, process.stdin);
 }
 
+/** Asks for a line at the terminal without echoing it; otherwise as `askLine`. */
+export const askSecret = (question: string): Promise<string | undefined> => ask(question, false);
+
 /**
- * Asks for a line at the terminal without echoing it.
+ * Asks for a line at the terminal.
  *
  * @returns `undefined` if standard input is not a terminal
  * @throws canceled on Ctrl-C or Ctrl-D
  */
-export async function askSecret(question: string): Promise<string | undefined> {
+export const askLine = (question: string): Promise<string | undefined> => ask(question, true);
+
+async function ask(question: string, echo: boolean): Promise<string | undefined> {
   const {stdin, stderr} = process;
   if (!stdin.isTTY) return undefined;
   const {createInterface} = await import('node:readline');
   const nowhere = new Writable({write: (_chunk, _encoding, done) => done()});
   // Echo is off before the question appears, so that a fast answer is not shown either.
-  const lines = createInterface({input: stdin, output: nowhere, terminal: true});
-  stderr.write(question);
+  const lines = createInterface({input: stdin, output: echo ? stderr : nowhere, terminal: true});
+  if (echo) lines.setPrompt(question);
+  if (echo) lines.prompt();
+  else stderr.write(question);
   try {
     return await new Promise((resolve, reject) => {
       lines.once('line', resolve);
-      lines.once('close', () => reject(new ErrdefsError('canceled', 'password')));
+      lines.once('close', () => reject(new ErrdefsError('canceled', question.replace(/: $/, '').toLowerCase())));
     });
   } finally {
     lines.close();
-    stderr.write('\n');
+    if (!echo) stderr.write('\n');
   }
 }
 

@@ -94,3 +94,12 @@ export function parseWords(words: readonly string[]): readonly string[] {
     throw new ErrdefsError('invalid_argument', `${JSON.stringify(first)} is not a JSON list of strings`);
   return value as readonly string[];
 }
+
+/** @throws failed_precondition what a registry calls `what` is not JSON */
+export function parseJSON(bytes: Uint8Array, what: string): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes).toString());
+  } catch (err) {
+    throw new ErrdefsError('failed_precondition', `${what} is not JSON`, {cause: err});
+  }
+}

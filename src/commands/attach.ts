@@ -1,3 +1,4 @@
+import {existsSync} from 'node:fs';
 import {BaseCommand} from '../cli/base-command.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
@@ -7,8 +8,9 @@ import {REGISTRY_FLAGS, repeated} from '../cli/shared-flags.ts';
 import {parseLabels} from '../cli/value-parsers.ts';
 import type {AttachFile, Descriptor} from '../lib/client/types/index.ts';
 
-/** `FILE[:TYPE]`; what follows the last colon is a media type if it has a slash in it that the rest of a path would not have. */
+/** `FILE[:TYPE]`; a file of the whole name comes first. */
 const parseFile = (word: string): AttachFile => {
+  if (existsSync(word)) return {path: word};
   const [, path, mediaType] = /^(.+):([\w.+-]+\/[\w.+-]+)$/.exec(word) ?? [];
   return path === undefined || mediaType === undefined ? {path: word} : {path, mediaType};
 };

@@ -43,7 +43,7 @@ export default class Copy extends BaseCommand {
       const result = await registry.copy(args.source, args.destination, {
         source: await endOptions('src', flags, args.source, this.context),
         destination: await endOptions('dest', flags, args.destination, this.context),
-        ...omitUndefined({format: flags.format, platform: flags.platform, maxConcurrent: flags['max-concurrent']}),
+        ...omitUndefined({format: flags.format, platform: flags.platform, maxConcurrent: flags['max-concurrent-downloads']}),
         all: flags.all,
         referrers: flags.referrers,
         preserveDigests: flags['preserve-digests'],

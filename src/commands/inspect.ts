@@ -3,6 +3,7 @@ import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {registryOptions} from '../cli/registry-options.ts';
 import {REGISTRY_FLAGS} from '../cli/shared-flags.ts';
+import {parseJSON} from '../cli/value-parsers.ts';
 import type {RemoteObject} from '../lib/client/types/index.ts';
 
 export default class Inspect extends BaseCommand {
@@ -25,9 +26,12 @@ export default class Inspect extends BaseCommand {
     const chosen = {...options, ...omitUndefined({platform: flags.platform})};
     if (flags.config || flags.raw) {
       const {bytes}: RemoteObject = flags.config ? await registry.config(args.ref, chosen) : await registry.fetchObject(args.ref, options);
-      const document: unknown = JSON.parse(Buffer.from(bytes).toString());
-      if (!flags.raw) this.printJSON(document);
-      else if (!this.json) this.context.stdout(bytes);
+      if (flags.raw && !this.json) {
+        this.context.stdout(bytes);
+        return undefined;
+      }
+      const document = parseJSON(bytes, `${flags.config ? 'the config' : 'the manifest'} of ${args.ref}`);
+      this.printJSON(document);
       return document;
     }
     const image = await registry.inspect(args.ref, chosen);

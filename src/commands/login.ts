@@ -4,6 +4,7 @@ import {omitUndefined} from '../cli/omit-undefined.ts';
 import {lines} from '../cli/printable.ts';
 import {registryOptions} from '../cli/registry-options.ts';
 import {REGISTRY_FLAGS} from '../cli/shared-flags.ts';
+import {askLine} from '../cli/stdin.ts';
 import type {LoginResult} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
@@ -12,8 +13,9 @@ const {refresh: _, authfile, ...connection} = REGISTRY_FLAGS;
 export default class Login extends BaseCommand {
   static override summary = 'log in to a registry';
   static override description =
-    "The credentials are checked at the registry, and kept where podman and docker find them: in the file that has the registry's entry, else REGISTRY_AUTH_FILE, else docker's config.json; or in the credential helper that the file names.";
+    "On a terminal user name and password are asked for. They are checked at the registry, and kept where podman and docker find them: in the file that has the registry's entry, else REGISTRY_AUTH_FILE, else docker's config.json; or in the credential helper that the file names.";
   static override examples = [
+    'login registry.example',
     'login -u me registry.example',
     'login -u ci --password-stdin registry.example/team <token.txt',
     'login --get-login docker.io',
@@ -42,10 +44,11 @@ export default class Login extends BaseCommand {
       this.print(username);
       return {username};
     }
-    if (flags.user === undefined)
+    const asked = flags.user ?? (flags['password-stdin'] ? undefined : await askLine('Username: '));
+    if (asked === undefined)
       throw this.usage('a user name is required', 'give it with --user, and the password at the terminal or with --password-stdin');
-    const user = flags.password === undefined ? flags.user : `${flags.user}:${flags.password}`;
-    if (flags.password !== undefined && flags.user.includes(':'))
+    const user = flags.password === undefined ? asked : `${asked}:${flags.password}`;
+    if (flags.password !== undefined && asked.includes(':'))
       throw new ErrdefsError('invalid_argument', 'two passwords: one in --user and one in --password');
     const {credentials, ...options} = await registryOptions({...flags, user, refresh: undefined}, args.registry, this.context);
     const {username, password} = credentials as {username: string; password: string};

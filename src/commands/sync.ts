@@ -44,7 +44,7 @@ export default class Sync extends BaseCommand {
         destination: await endOptions('dest', flags, args.destination, this.context),
         ...omitUndefined({
           platform: flags.platform,
-          maxConcurrent: flags['max-concurrent'],
+          maxConcurrent: flags['max-concurrent-downloads'],
           maxConcurrentImages: flags['max-concurrent-images'],
           appendSuffix: flags['append-suffix'],
         }),

@@ -105,6 +105,12 @@ forEachEngine('a user without root and without a store', (engine) => {
     assert.match(await ok('referrers', `${app}:v1`), new RegExp(`^DIGEST .*\n${artifact} application/x `));
     assert.equal(await ok('registry', 'delete', `${app}@${artifact}`), `${app}@${artifact}\n`);
     assert.equal(await ok('referrers', '-q', `${app}:v1`), '');
+    // A file whose name looks as if it named a media type.
+    mkdirSync(join(dir, 'sbom.json:text'));
+    writeFileSync(join(dir, 'sbom.json:text/plain'), 'another');
+    const named = (await ok('attach', '--artifact-type', 'application/x', `${app}:v1`, `${dir}/sbom.json:text/plain`)).trim();
+    const {layers} = JSON.parse(await ok('inspect', '--raw', `${app}@${named}`));
+    assert.deepEqual([layers[0].mediaType, layers[0].size], ['application/octet-stream', 7]);
   });
 
   it('gets an exit status for each failure', async (t) => {

@@ -4,6 +4,7 @@ import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {RegistryExplanation} from '../../src/lib/client/types/index.ts';
+import {OCI_MANIFEST} from '../../src/lib/oci/mediatypes.ts';
 import {selfSigned} from '../fakes/certificate.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
@@ -42,6 +43,22 @@ describe('login', () => {
     assert.equal((await ctrHere(here, ['logout'])).status, 3);
     assert.equal((await ctrHere(here, ['logout', '--all', host])).status, 3);
     assert.equal((await ctrHere(here, ['login', ...file, host])).status, 3);
+  });
+});
+
+describe('an object that is not JSON', () => {
+  it('is written as it is, and no member of a JSON document', async (t) => {
+    const registry = await startFakeRegistry(t);
+    registry.addManifest('app', Buffer.from('no JSON'), OCI_MANIFEST, 'v1');
+    const here = place(t);
+    for (const command of [
+      ['inspect', '--raw'],
+      ['content', 'fetch-object'],
+    ]) {
+      assert.equal((await ctrHere(here, [...command, `${registry.host}/app:v1`])).stdout, 'no JSON');
+      const {status, stderr} = await ctrHere(here, [...command, '--json', `${registry.host}/app:v1`]);
+      assert.deepEqual([status, JSON.parse(stderr).error.kind], [9, 'failed_precondition']);
+    }
   });
 });
 

@@ -1,10 +1,11 @@
 /** What is secret on a command line: other users of the machine do not find it in /proc while the command runs. */
 import assert from 'node:assert/strict';
 import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {it} from 'node:test';
 import {eventually, start} from '../e2e/fixtures.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {TORTURE} from '../support/helpers.ts';
+import {TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {commandLine, forEachEngine} from './harness.ts';
 
 const LOGIN = {username: 'me', password: 'hünter2:=Zx 9'};
@@ -55,6 +56,31 @@ forEachEngine('a secret on the command line', (engine) => {
       const {status, stderr} = await ended;
       assert.equal(status, 0, stderr);
       assert.ok(registry.requests.some(({path, method}) => /token/.test(path) && ['GET', 'POST'].includes(method)));
+    });
+
+  for (const [given, shown] of [
+    [
+      ['-p', SECRET],
+      ['-p', '**************'],
+    ],
+    [[`-p${SECRET}`], ['-p**************']],
+    [
+      ['--password', SECRET],
+      ['--password', '**************'],
+    ],
+    [[`--password=${SECRET}`], ['--password=**************']],
+  ] as const)
+    it(`is overwritten, and used to log in: ${shown.join(' ')}`, async (t) => {
+      const registry = await startFakeRegistry(t, {auth: {kind: 'basic', login: LOGIN}});
+      registry.fault({path: /./, delayMs: 300});
+      const ctr = commandLine(t, engine);
+      const words = ['login', '--plain-http', '--authfile', join(temporaryDirectory(t), 'auth.json'), '-u', 'me'];
+      const {child, ended} = start(ctr, [...words, ...given, registry.host]);
+      await eventually('a request', () => registry.requests.length > 0);
+      const seen = readFileSync(`/proc/${child.pid}/cmdline`, 'utf8').split('\0');
+      assert.deepEqual(seen.slice(seen.indexOf('me') + 1), [...shown, registry.host, '']);
+      const {status, stderr} = await ended;
+      assert.equal(status, 0, stderr);
     });
 
   it('is overwritten for each end of a copy, and used', async (t) => {

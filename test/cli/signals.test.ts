@@ -98,6 +98,19 @@ forEachEngine('a bug outside of the command', (engine) => {
 });
 
 forEachEngine('the password prompt', (engine) => {
+  it('comes after one for the user name, which is shown, where login is given none', async (t) => {
+    if (!requiresProgram(t, 'script')) return;
+    const terminal = onTerminal(ctr, ['login', '--plain-http', '--authfile', join(temporaryDirectory(t), 'auth.json'), '127.0.0.1:1'], {
+      env: commandLine(t, engine).env,
+    });
+    await terminal.expect(/^Username: /);
+    terminal.type('bob\r');
+    await terminal.expect(/^Password: /);
+    terminal.type('secret\r');
+    assert.equal(await terminal.ended, 14);
+    assert.match(terminal.output(), /bob\r+\nPassword: /);
+    assert.doesNotMatch(terminal.output(), /secret/);
+  });
   it('does not echo the password', async (t) => {
     if (!requiresProgram(t, 'script')) return;
     const terminal = onTerminal(ctr, ['--timeout', '2s', 'pull', '--plain-http', '-u', 'bob', ref], {env: commandLine(t, engine).env});

@@ -2,6 +2,7 @@ import {BaseCommand} from '../../cli/base-command.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import {registryOptions} from '../../cli/registry-options.ts';
 import {REGISTRY_FLAGS} from '../../cli/shared-flags.ts';
+import {parseJSON} from '../../cli/value-parsers.ts';
 
 export default class FetchObject extends BaseCommand {
   static override summary = 'write the manifest or index of a reference to standard output';
@@ -15,7 +16,8 @@ export default class FetchObject extends BaseCommand {
     const {registry} = await this.client(flags);
     const options = {...(await registryOptions(flags, args.ref, this.context)), signal: this.signal};
     const {descriptor, bytes} = await registry.fetchObject(args.ref, options);
-    if (!this.json) this.context.stdout(bytes);
-    return {descriptor, content: JSON.parse(Buffer.from(bytes).toString()) as unknown};
+    if (this.json) return {descriptor, content: parseJSON(bytes, `the manifest of ${args.ref}`)};
+    this.context.stdout(bytes);
+    return undefined;
   }
 }

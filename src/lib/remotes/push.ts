@@ -62,7 +62,7 @@ interface Call {
   readonly bodyLength?: number;
   readonly patience?: number;
   readonly resumable?: boolean;
-  readonly hasFallback?: boolean;
+  readonly fallback?: 'same-host';
   readonly scope?: TokenScope;
   readonly signal: AbortSignal | undefined;
 }
@@ -293,7 +293,7 @@ class BlobSearch {
         method: 'POST',
         url,
         scope: pushScope(this.#at.host, this.#at.ref, other),
-        hasFallback: true,
+        fallback: 'same-host',
         signal: this.#signal,
       });
       if (response.status === 201) {

@@ -154,10 +154,15 @@ export class RegistryApi {
     return {body: collector.body(), response};
   }
 
-  async #referrers(ref: Reference, digest: Digest, {signal}: RegistryCallOptions): Promise<readonly Descriptor[] | undefined> {
+  async #referrers(
+    ref: Reference,
+    digest: Digest,
+    {signal, forChange = false}: RegistryCallOptions & {readonly forChange?: boolean},
+  ): Promise<readonly Descriptor[] | undefined> {
+    const needed: readonly Capability[] = forChange ? ['pull', 'referrers', 'push'] : ['pull', 'referrers'];
     const what = `referrers of ${formatReference({domain: ref.domain, path: ref.path, digest})}`;
     try {
-      const {url, request, page} = await this.#eachHost(ref.domain, what, signal, ['pull', 'referrers'], async (host, hasFallback) => {
+      const {url, request, page} = await this.#eachHost(ref.domain, what, signal, needed, async (host, hasFallback) => {
         const url = urlOf(host, `/${ref.path}/referrers/${digest}`);
         const request = {what, scope: pullScope(host, ref), accept: OCI_INDEX, signal, hasFallback};
         const page = await this.#page(url, request);

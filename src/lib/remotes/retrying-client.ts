@@ -42,6 +42,11 @@ export interface Request {
   readonly resumable?: boolean | undefined;
   /** Another host follows, so this one gets few retries: a temporary failure status is final, a broken connection is retried once. */
   readonly hasFallback?: boolean | undefined;
+  /**
+   * The caller goes on with another request to the same host after a failure: as `hasFallback`, but a cool-down is waited for, because the
+   * other request would have to wait, too.
+   */
+  readonly fallback?: 'same-host' | undefined;
   /** The caller verifies the digest, so HTTPS may redirect to HTTP. */
   readonly digestVerified: boolean;
 }
@@ -133,9 +138,11 @@ export class HttpClient {
    * @throws errors of `onBody` and its sink, unchanged
    */
   async send(request: Request): Promise<HttpResponse> {
-    const {what, url, signal, restartable, resumable = false, hasFallback = false} = request;
+    const {what, url, signal, restartable, resumable = false, fallback} = request;
+    const waits = fallback === 'same-host';
+    const hasFallback = waits || (request.hasFallback ?? false);
     const attempts = hasFallback ? MAX_ATTEMPTS_WITH_FALLBACK : MAX_ATTEMPTS;
-    const budget = new WaitBudget(this.#coolDowns, hasFallback ? 0 : MAX_WAIT_MS);
+    const budget = new WaitBudget(this.#coolDowns, hasFallback && !waits ? 0 : MAX_WAIT_MS);
     for (let attempt = 1; ; attempt++) {
       let started = false;
       let pause: number | undefined;
@@ -150,8 +157,7 @@ export class HttpClient {
           throw wireFailure(new WireError('secure'), response.context);
         if (resumable) return response;
         pause = this.pauseAfter(response, attempt);
-        if (hasFallback) return response;
-        if (pause === undefined) return response;
+        if (pause === undefined || (hasFallback && !(waits && asksToWait(response)))) return response;
       } catch (err) {
         if (signal?.aborted) throw abortError(what, signal.reason);
         if (!(err instanceof WireError)) throw err;
@@ -362,6 +368,8 @@ export class HttpClient {
     return {status, sameOrigin, body: status < 300 ? Buffer.concat(chunks) : response.body};
   }
 }
+
+const asksToWait = ({status, headers}: ResponseHead): boolean => status === 429 || retryAfterOf(headers) !== undefined;
 
 /** @throws failed_precondition not an HTTP URL, or an unsafe one */
 export function redirectTarget(location: string, context: RequestContext, digestVerified: boolean): URL {

@@ -296,9 +296,10 @@ export interface RepositoryApi {
   /**
    * Manifests whose `subject` is this one.
    *
+   * @param options.forChange asks the registry itself, as what it has decides how the list is changed
    * @returns undefined where the registry does not have the referrers API; the tag `sha256-<hex>` may list them then
    */
-  referrers(digest: Digest, options?: RegistryCallOptions): Promise<readonly Descriptor[] | undefined>;
+  referrers(digest: Digest, options?: RegistryCallOptions & {readonly forChange?: boolean}): Promise<readonly Descriptor[] | undefined>;
 
   /** The size of a blob or manifest, by one or two HEAD requests. The media type of a blob is unknown: `application/octet-stream`. */
   stat(digest: Digest, options?: RegistryCallOptions): Promise<Descriptor>;

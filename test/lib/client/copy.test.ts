@@ -346,6 +346,11 @@ describe('artifacts', () => {
     assert.deepEqual(await client.referrers(`${running.host}/app:v1`), [sbom]);
     assert.deepEqual(await client.referrers(`${running.host}/app@${sbom.digest}`), [signature]);
     assert.deepEqual(await client.referrers(`${running.host}/app@${child!.digest}`), [ofChild]);
+    // What cosign keeps under tags of its own.
+    const tags = ['sig', 'att', 'sbom'].map((suffix) => `${child!.digest.replace(':', '-')}.${suffix}`);
+    for (const tag of tags) await client.copy(`${ref}@${sbom.digest}`, `${ref}:${tag}`);
+    for (let i = 0; i < 2; i++) await client.copy(`${ref}:v1`, `${running.host}/app:v2`, {all: true, referrers: true});
+    for (const tag of tags) assert.equal((await client.resolve(`${running.host}/app:${tag}`)).digest, sbom.digest);
     await assert.rejects(client.copy(`${ref}:v1`, `oci:${join(temporaryDirectory(t), 'x')}`, {referrers: true}), is('invalid_argument'));
   });
 });

@@ -9,6 +9,8 @@ import {promisify} from 'node:util';
 import fc from 'fast-check';
 import {editMember} from '../../../src/lib/client/credentials/edit-json.ts';
 import {parseRegistry} from '../../../src/lib/client/credentials/login.ts';
+import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
+import {acquireLock} from '../../../src/lib/fs/lock.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {is, newClient, onEnd, requiresProgram, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {sharedRegistry} from '../../support/registry.ts';
@@ -157,16 +159,34 @@ describe('login', () => {
     await assert.rejects(client.registry.logout(), is('invalid_argument'));
   });
 
-  it('changes no file at logout when another one is broken', async (t) => {
+  it('removes at logout what other files have when one is broken, and says which', async (t) => {
     const home = isolated(t);
-    const client = await newClient(t);
     const text = '{"auths":{"registry.example":{"auth":"eDp5"}}}';
-    const [first, second] = [join(home, 'run/containers/auth.json'), join(home, '.docker/config.json')];
-    for (const path of [first, second]) mkdirSync(dirname(path), {recursive: true});
-    writeFileSync(first, text);
-    writeFileSync(second, '{');
-    await assert.rejects(client.registry.logout('registry.example'), is('failed_precondition'));
-    assert.equal(readFileSync(first, 'utf8'), text);
+    const paths = [join(home, 'run/containers/auth.json'), join(home, '.docker/config.json')];
+    for (const path of paths) mkdirSync(dirname(path), {recursive: true});
+    for (const [broken, other] of [paths, paths.toReversed()] as [string, string][]) {
+      const warnings: ErrdefsError[] = [];
+      const client = await newClient(t, {onWarning: (warning) => void warnings.push(warning as ErrdefsError)});
+      writeFileSync(broken, '{');
+      writeFileSync(other, text);
+      assert.deepEqual((await client.registry.logout('registry.example')).from, [other]);
+      assert.deepEqual([read(other).auths, readFileSync(broken, 'utf8')], [{}, '{']);
+      assert.deepEqual([warnings.map(({code}) => code), warnings[0]!.message.includes(broken)], [['failed_precondition'], true]);
+      await assert.rejects(client.registry.logout('registry.example'), is('failed_precondition'));
+    }
+  });
+
+  it('looks at logout for what is in the file once it has the lock', async (t) => {
+    isolated(t);
+    const client = await newClient(t);
+    const authFile = join(temporaryDirectory(t), 'auth.json');
+    writeFileSync(authFile, '{"auths":{"registry.example":{"auth":"eDp5"}}}');
+    const lock = await acquireLock(join(dirname(authFile), '.auth.json.berth-lock'), {timeoutMs: 10_000, purpose: 'a test'});
+    const leaving = client.registry.logout('registry.example', {authFile});
+    writeFileSync(authFile, '{"auths":{"https://registry.example/v1/":{"auth":"eDp5"},"other.example":{"auth":"eDp5"}}}');
+    lock[Symbol.dispose]();
+    await leaving;
+    assert.deepEqual(Object.keys(read(authFile).auths), ['other.example']);
   });
 
   it('changes nothing in a file that is broken', async (t) => {

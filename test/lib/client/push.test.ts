@@ -184,6 +184,11 @@ describe('a push', {concurrency: 4}, () => {
     const all = await ns.push(`${registry.host}/third/app:v1`, {from: ref, allowNonDistributable: true});
     assert.equal(all.objects.skipped, 0);
     assert.ok(registry.blobIn('third/app', foreign.digest));
+    // A registry that has the manifest does not have them for that.
+    for (const tag of ['v1', 'v2']) {
+      await ns.push(`${registry.host}/other/app:${tag}`, {from: ref, allowNonDistributable: true});
+      assert.ok(registry.blobIn('other/app', foreign.digest));
+    }
   });
 
   it('of a damaged blob is data loss, and neither the blob nor a manifest appears', async (t) => {

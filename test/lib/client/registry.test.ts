@@ -341,6 +341,33 @@ describe('behind a mirror that is not up to date', () => {
   });
 });
 
+describe('behind a mirror that has the referrers API, which its registry has not', () => {
+  it('artifacts are listed where the registry lists them', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const running = await startRegistry(t);
+    const {client} = clientWithoutStore(t);
+    const {ref, root} = await publishOne(t, running, 'app');
+    const mirror = await startFakeRegistry(t);
+    mirror.fault({
+      method: 'GET',
+      path: /\/referrers\//,
+      status: 200,
+      headers: {'content-type': OCI_INDEX, 'content-length': null},
+      body: () => Buffer.from(JSON.stringify({schemaVersion: 2, mediaType: OCI_INDEX, manifests: []})),
+    });
+    const hostsDir = temporaryDirectory(t);
+    mkdirSync(join(hostsDir, running.host));
+    writeFileSync(join(hostsDir, running.host, 'hosts.toml'), `[host."${mirror.url}"]\ncapabilities = ["pull", "resolve", "referrers"]\n`);
+    const made = await client.registry.attach(ref, 'application/x', [], {hostsDir});
+    assert.ok(mirror.count('GET', /referrers/) === 0, 'the registry decides where they are listed');
+    for (const options of [{}, {hostsDir}]) assert.deepEqual(await client.registry.referrers(ref, options), [made]);
+    assert.ok(mirror.count('GET', /referrers/) > 0);
+    await client.registry.delete(ref.replace(/:v1$/, `@${made.digest}`), {hostsDir});
+    assert.deepEqual(await client.registry.referrers(ref), []);
+    assert.ok(root);
+  });
+});
+
 describe('deletion in a registry', () => {
   it('takes a manifest with all its tags, and an artifact off the list of its subject', async (t) => {
     const running = await registry(t);

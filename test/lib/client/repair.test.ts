@@ -151,6 +151,14 @@ describe('repair of records', () => {
       assert.deepEqual([names(rig.path('content/blobs/sha256')), names(rig.path('layers'))], [blobs, layers], 'bytes and trees are kept');
       assert.equal(readFileSync(rig.path('layers', made.layer, 'fs/mine'), 'utf8'), 'what a user made');
       assert.deepEqual(saysAll(await client.check({deep: true})), []);
+      if (what === 'a namespace') {
+        // Its labels may have demanded signatures.
+        const [namespace] = await client.namespaces.list();
+        assert.deepEqual(namespace?.labels, {'berth/require-signature': 'true'});
+        await assert.rejects(client.namespace('default').images.tag(rig.ref, 'example/other:v1'), is('failed_precondition'));
+        await client.namespaces.label('default', {'berth/require-signature': ''});
+        await client.namespace('default').images.tag(rig.ref, rig.ref, {force: true});
+      }
       const [moved] = findings.map(({action = ''}) => /moved to (\S+?);? ?/.exec(action)?.[1]);
       assert.ok(moved !== undefined);
       const leases = (await client.namespace('default').leases.list()).filter(({labels}) => labels['berth/recovered'] !== undefined);

@@ -5,6 +5,7 @@ import {describe, it, type TestContext} from 'node:test';
 import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type Pusher, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
+import {eventually} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, onEnd} from '../../support/helpers.ts';
 import {type Registry, sharedRegistry} from '../../support/registry.ts';
@@ -111,6 +112,20 @@ describe('a pusher', () => {
       if (fault !== undefined) registry.fault({path: /mount=/, ...fault});
       assert.equal(await pusher.blob(desc, source(bytes).open, {from: ['lib/base']}), 'uploaded');
       assert.ok(registry.blobIn('team/app', desc.digest)?.equals(bytes));
+    });
+
+  for (const status of [429, 503])
+    it(`waits with a mount as long as the registry asks to, for another request or for this one: ${status}`, async (t) => {
+      for (const method of ['POST', 'HEAD'] as const) {
+        const {registry, desc, bytes, pusher} = await setup(t);
+        registry.addBlobTo('lib/base', bytes);
+        registry.fault({method, status, headers: {'retry-after': '1'}, times: 1});
+        const other = method === 'HEAD' ? pusher.exists(desc) : undefined;
+        if (method === 'HEAD') await eventually('the cool-down', () => registry.requests.some((request) => request.status === status));
+        assert.equal(await pusher.blob(desc, source(bytes).open, {from: ['lib/base']}), 'mounted');
+        await other;
+        assert.equal(registry.count('PUT'), 0);
+      }
     });
 
   it('takes an answer for the blob only where its digest or its length says so', async (t) => {

@@ -1,6 +1,6 @@
 /** `copy SRC DST`: reads the documents of an image, copies the blobs that the target lacks, then the manifests, and the name last. */
 import {ErrdefsError, wrap} from '../../errdefs.ts';
-import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
 import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../oci/manifest.ts';
 import {isForeignLayer, kindOf} from '../../oci/mediatypes.ts';
 import {MAX_DEPTH} from '../../oci/walk.ts';
@@ -313,9 +313,21 @@ class Copy {
         this.#emit(eventOf(referrer, 'done'));
         await this.#copyReferrers(artifact, depth + 1);
       }
+      const [algorithm, hex] = digestParts(subject.digest);
+      for (const suffix of ATTACHED) {
+        const tag = `${algorithm}-${hex}.${suffix}`;
+        const attached = await this.#source.tagged?.(tag);
+        if (attached === undefined) continue;
+        await this.#copyBelow(await this.#expand(attached, 1));
+        await this.#target.addTagged!(tag, attached);
+        this.#emit(eventOf(attached.descriptor, 'done'));
+      }
     }
   }
 }
+
+/** What cosign keeps for an image under tags `sha256-<hex>.…`: signatures, attestations, bills of materials. */
+const ATTACHED = ['sig', 'att', 'sbom'];
 
 /** Shortest time between two progress events of a blob, in milliseconds. */
 const PROGRESS_MS = 100;

@@ -1,5 +1,5 @@
 /** An image in a registry, as source and as target of a copy. The remote is the caller's, who closes it. */
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import {readDocument} from '../registry/read.ts';
@@ -17,6 +17,11 @@ export function registrySource(name: string, remote: Remote, ref: Reference, sig
     blob: (desc, offset) => streamBlob(fetcher, desc, offset, signal),
     rejected: (desc) => fetcher.rejected(desc),
     referrers: (subject) => listReferrers(remote, ref, subject, signal),
+    tagged: (tag) =>
+      readDocument(remote, {domain: ref.domain, path: ref.path, tag}, signal).catch((err: unknown) => {
+        if (hasCode(err, 'not_found')) return undefined;
+        throw err;
+      }),
     close: async () => {},
   };
 }
@@ -50,6 +55,9 @@ export function registryTarget(
         });
       await pusher.manifest(descriptor, bytes, {tag, signal});
       return descriptor;
+    },
+    addTagged: async (other, {descriptor, bytes}) => {
+      if (!(await pusher.exists(descriptor, {tag: other, signal}))) await pusher.manifest(descriptor, bytes, {tag: other, signal});
     },
     addReferrer: (subject, document) => pushReferrer(remote, ref, subject, document, signal),
     close: async () => {},

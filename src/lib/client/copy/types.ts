@@ -33,6 +33,8 @@ export interface ImageSource {
   rejected?(desc: Descriptor): boolean;
   /** Manifests that refer to this one. Absent where a place cannot tell. */
   referrers?(subject: Digest): Promise<readonly Descriptor[]>;
+  /** What a tag of the same repository names; absent where there are none. @returns undefined for a tag that does not exist */
+  tagged?(tag: string): Promise<Document | undefined>;
   /** Closes files, removes temporary ones. */
   close(): Promise<void>;
 }
@@ -73,6 +75,8 @@ export interface ImageTarget {
   commit(root: Document): Promise<Descriptor>;
   /** As `manifest`, of an artifact that refers to another manifest, and lists it there. Absent where a place cannot have any. */
   addReferrer?(subject: Digest, document: Document): Promise<void>;
+  /** Puts a document under another tag of the repository, after all below it. */
+  addTagged?(tag: string, document: Document): Promise<void>;
   /** Removes what was not committed. */
   close(): Promise<void>;
 }

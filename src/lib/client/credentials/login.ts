@@ -88,6 +88,15 @@ function documentOf(path: string): ReturnType<typeof parseAuthDocument> {
   }
 }
 
+/** @throws failed_precondition the text of a file that is to be changed is not what it should be */
+function parsed(text: string, path: string): ReturnType<typeof parseAuthDocument> {
+  try {
+    return parseAuthDocument(text);
+  } catch (err) {
+    throw unusable(path, err as AuthFileFault);
+  }
+}
+
 /** Changes a file under its lock. @param edit gives the new text; undefined leaves it */
 async function update({path: given}: AuthFile, lockTimeoutMs: number, edit: (text: string) => string | undefined): Promise<void> {
   const what = `credentials in ${JSON.stringify(given)}`;
@@ -145,12 +154,7 @@ export async function login(context: Context, registry: string, credentials: Log
   if (helper !== undefined) await storeInHelper(helper, serversOf(place.domain)[0]!, username, password, signal);
   const entry = helper === undefined ? {auth: Buffer.from(`${username}:${password}`).toString('base64')} : {};
   await update(file, context.lockTimeoutMs, (text) => {
-    let current: ReturnType<typeof parseAuthDocument>;
-    try {
-      current = parseAuthDocument(text);
-    } catch (err) {
-      throw unusable(file.path, err as AuthFileFault);
-    }
+    const current = parsed(text, file.path);
     const [first = keyOf(place, file), ...others] = keysOfPlace(current, file, place);
     return others.reduce((edited, key) => editMember(edited, 'auths', key, undefined), editMember(text, 'auths', first, entry));
   });
@@ -193,10 +197,23 @@ export async function logout(context: Context, registry: string | undefined, opt
   const place = registry === undefined ? undefined : parseRegistry(registry);
   const changed: string[] = [];
   const removed = new Set<string>();
-  // All are read before one is changed: a broken one leaves the others as they are.
-  const files = authFiles(authFile).map((file) => ({file, document: documentOf(file.path)}));
-  for (const {file, document} of files) {
-    const keys = place === undefined ? [...document.auths.keys()] : keysOfPlace(document, file, place);
+  const keysIn = (document: ReturnType<typeof parseAuthDocument>, file: AuthFile): readonly string[] =>
+    place === undefined ? [...document.auths.keys()] : keysOfPlace(document, file, place);
+  const failures: ErrdefsError[] = [];
+  const read = (file: AuthFile): ReturnType<typeof parseAuthDocument> | undefined => {
+    try {
+      return documentOf(file.path);
+    } catch (err) {
+      if (!isErrdefs(err)) throw err;
+      failures.push(err);
+      return undefined;
+    }
+  };
+  // What one file does not give does not keep the credentials in the others.
+  for (const file of authFiles(authFile)) {
+    const document = read(file);
+    if (document === undefined) continue;
+    const keys = keysIn(document, file);
     const domains =
       place === undefined
         ? new Set([...keys.filter((key) => isRegistryKey(key, file)), ...document.credHelpers.keys()].map(registryOfKey))
@@ -213,10 +230,18 @@ export async function logout(context: Context, registry: string | undefined, opt
       changed.push(`docker-credential-${helper}`);
     }
     if (keys.length === 0) continue;
-    await update(file, context.lockTimeoutMs, (text) => keys.reduce((edited, key) => editMember(edited, 'auths', key, undefined), text));
+    let gone: readonly string[] = [];
+    await update(file, context.lockTimeoutMs, (text) => {
+      // Another process may have changed the file meanwhile.
+      gone = keysIn(parsed(text, file.path), file);
+      return gone.length === 0 ? undefined : gone.reduce((edited, key) => editMember(edited, 'auths', key, undefined), text);
+    });
     for (const key of keys) removed.add(key);
-    changed.push(file.path);
+    if (gone.length > 0) changed.push(file.path);
   }
+  const [failure] = failures;
+  if (failure !== undefined && removed.size === 0) throw failure;
+  for (const err of failures) context.warn(wrap('credentials may be left', err));
   if (registry !== undefined && removed.size === 0) throw notLoggedIn(registry);
   return {registries: [...removed].sort(), from: [...new Set(changed)]};
 }

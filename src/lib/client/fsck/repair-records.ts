@@ -12,6 +12,11 @@ import {type FindingOf, findingsOf, type Inspection, type StoreFinding} from './
 /** Label of the lease that protects what lost records may have referenced. */
 const RECOVERED_LABEL = 'berth/recovered';
 
+/** Labels of a namespace whose own are lost: they may have demanded signatures, so the new ones allow no image. */
+const DEMANDS_SIGNATURES = {'berth/require-signature': 'true'};
+const recreated = (name: string): string =>
+  `record recreated, its labels are lost; they may have demanded signatures, so no image is allowed until: namespaces label ${name} berth/require-signature=`;
+
 export type RepairOutcome = readonly [finding: StoreFinding, action: string, done: boolean];
 
 /**
@@ -60,7 +65,7 @@ export async function repairRecords(
     const nameless = [...names].filter((name) => lost.includes(recordPath.namespace(name)));
     for (const name of [...findingsOf(findings, 'namespace').map(({target}) => target.name), ...nameless]) {
       const now = new Date().toISOString();
-      if (tx.namespaces.find(name) === undefined) tx.namespaces.put({name, labels: {}, createdAt: now, updatedAt: now});
+      if (tx.namespaces.find(name) === undefined) tx.namespaces.put({name, labels: DEMANDS_SIGNATURES, createdAt: now, updatedAt: now});
     }
     return {restored: back, leases: new Map([...names].map((name) => [name, leaseUnreferenced(tx, name, lost, inspection)]))};
   });
@@ -77,7 +82,7 @@ export async function repairRecords(
     ...unusable.map((finding): RepairOutcome => [finding, describe(finding), true]),
     ...missing.flatMap(({finding}): readonly RepairOutcome[] => {
       if (restored.has(finding)) return [[finding, 'record restored from the journal', true]];
-      return finding.target.kind === 'namespace' ? [[finding, 'record recreated, without labels', true]] : [];
+      return finding.target.kind === 'namespace' ? [[finding, recreated(finding.target.name), true]] : [];
     }),
   ];
 }

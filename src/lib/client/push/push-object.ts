@@ -1,7 +1,7 @@
 /** `content push-object`: one object of the store into a registry, without what it refers to. */
 import {ErrdefsError, wrap} from '../../errdefs.ts';
 import {type Descriptor, parseDigest} from '../../oci/descriptor.ts';
-import {MAX_MANIFEST_BYTES} from '../../oci/manifest.ts';
+import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import type {Context} from '../context.ts';
@@ -10,7 +10,6 @@ import {sourcesOf} from '../pull/distribution-source.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
 import type {PushObjectOptions, PushObjectResult} from '../types/index.ts';
 import {blobBytes} from './blob-bytes.ts';
-import {documentType} from './media-type.ts';
 import {isDocument} from './tree.ts';
 
 const ANY_TYPE = 'application/octet-stream';
@@ -33,7 +32,7 @@ export async function pushObject(
   const {size} = record;
   // Larger than any document: no need to read it.
   const document = size > MAX_MANIFEST_BYTES ? undefined : store.blobs.readSmall(digest);
-  const mediaType = options.mediaType ?? (document && documentType(document)) ?? ANY_TYPE;
+  const mediaType = options.mediaType ?? (document && mediaTypeOfDocument(document)) ?? ANY_TYPE;
   const desc: Descriptor = {mediaType, digest, size};
   const isManifest = isDocument(kindOf(mediaType));
   // Without a tag of the user's own a manifest gets none, as in ctr.

@@ -1,6 +1,7 @@
 /** `push REF`: look for what is missing here, put blobs and then manifests into the registry, and note where they are. */
 import {ErrdefsError, hasCode, isErrdefs, wrap} from '../../errdefs.ts';
 import {type Descriptor, type Digest, parseDigest} from '../../oci/descriptor.ts';
+import {mediaTypeOfDocument} from '../../oci/manifest.ts';
 import {formatPlatform} from '../../oci/platform.ts';
 import {formatReference, parseReference, type Reference} from '../../oci/reference.ts';
 import type {BlobOutcome, Pusher} from '../../remotes/types.ts';
@@ -12,7 +13,6 @@ import {refKey} from '../pull/fetch-and-unpack.ts';
 import {leaseContent, releaseLeases} from '../pull/unpack.ts';
 import type {ProgressEvent, PushOptions, PushResult} from '../types/index.ts';
 import {blobBytes} from './blob-bytes.ts';
-import {documentType, typeUnknown} from './media-type.ts';
 import {isDocument, type Node, nodesOf, readTree} from './tree.ts';
 
 /** Milliseconds between two progress events of one blob. */
@@ -62,8 +62,11 @@ function findManifest({store}: Context, namespace: string, digest: Digest, given
   const record = store.view((tx) => tx.namespace(namespace).content.find(digest));
   const bytes = record === undefined ? undefined : store.blobs.readSmall(digest);
   if (bytes === undefined) throw new ErrdefsError('not_found', `content ${digest} in namespace ${JSON.stringify(namespace)}`);
-  const mediaType = given ?? documentType(bytes);
-  if (mediaType === undefined) throw typeUnknown(digest, '--manifest-type');
+  const mediaType = given ?? mediaTypeOfDocument(bytes);
+  if (mediaType === undefined)
+    throw new ErrdefsError('invalid_argument', `content ${digest} is neither a manifest nor an index`, {
+      hint: 'name its media type with --manifest-type',
+    });
   return {mediaType, digest, size: bytes.length};
 }
 
@@ -157,7 +160,9 @@ class Push {
     const missing = new Set<Node>();
     const look = async (node: Node): Promise<void> => {
       if (!node.isIncomplete) return;
-      if (await this.#pusher.exists(node.descriptor, {signal: this.#signal})) this.#found.add(node.descriptor.digest);
+      // A registry takes a manifest without its foreign layers.
+      const tellsOfAll = !nodesOf(node).some(({isForeign}) => isForeign) || !node.isStored;
+      if (tellsOfAll && (await this.#pusher.exists(node.descriptor, {signal: this.#signal}))) this.#found.add(node.descriptor.digest);
       else if (!node.isStored) missing.add(node);
       else await Promise.all(node.children.map(look));
     };
@@ -307,7 +312,7 @@ class Push {
     isNamed?.catch(() => {}); // awaited below
     let isThere = this.#found.has(descriptor.digest);
     if (isExpected && !isThere) isThere = (await isNamed) || (await this.#isThere(descriptor));
-    if (isThere) this.#foundWith(node);
+    if (isThere) await Promise.all(this.#foundWith(node).map((foreign) => this.#put(foreign)));
     else await Promise.all(node.children.map((child) => this.#put(child)));
     if ((await isNamed) ?? isThere) {
       this.#count(descriptor, 'exists');
@@ -330,15 +335,20 @@ class Push {
     }
   }
 
-  /** Reports all below a document that the registry has. */
-  #foundWith(document: Node): void {
+  /** Reports all below a document that the registry has. @returns foreign layers to push, without which it takes a document */
+  #foundWith(document: Node): readonly Node[] {
+    const foreign: Node[] = [];
     for (const node of nodesOf(document)) {
       const {digest} = node.descriptor;
       if (node === document || this.#running.has(digest)) continue;
       this.#running.set(digest, Promise.resolve());
-      if (node.isSkipped) this.#counts.skipped++;
+      if (node.isForeign && !node.isSkipped) {
+        this.#running.delete(digest);
+        foreign.push(node);
+      } else if (node.isSkipped) this.#counts.skipped++;
       else this.#count(node.descriptor, 'exists');
     }
+    return foreign;
   }
 
   /**

@@ -13,6 +13,7 @@ export interface Node {
   readonly isStored: boolean;
   /** Whether something in or below it is not stored. */
   readonly isIncomplete: boolean;
+  readonly isForeign: boolean;
   /** A foreign layer that is not pushed: its URLs say where to fetch it. */
   readonly isSkipped: boolean;
   readonly children: readonly Node[];
@@ -40,7 +41,8 @@ export function readTree(root: Descriptor, source: TreeSource, {withForeign}: {r
     const known = nodes.get(digest);
     if (known !== undefined) return known;
     const kind = kindOf(mediaType);
-    const isSkipped = !withForeign && isForeignLayer(mediaType);
+    const isForeign = isForeignLayer(mediaType);
+    const isSkipped = !withForeign && isForeign;
     const isStored = source.has(descriptor);
     let below: readonly Node[] = [];
     if (isStored && isDocument(kind)) {
@@ -50,7 +52,7 @@ export function readTree(root: Descriptor, source: TreeSource, {withForeign}: {r
       below = children(kind, source.read(descriptor), descriptor).map((child) => visit(child, depth + 1));
     }
     const isIncomplete = !isSkipped && (!isStored || below.some((child) => child.isIncomplete));
-    const node: Node = {descriptor, kind, isStored, isIncomplete, isSkipped, children: below};
+    const node: Node = {descriptor, kind, isStored, isIncomplete, isForeign, isSkipped, children: below};
     nodes.set(digest, node);
     return node;
   };

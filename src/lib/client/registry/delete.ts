@@ -63,6 +63,6 @@ async function forgetReferrer(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const {subject} = (kindOf(descriptor.mediaType) === 'index' ? parseIndex : parseManifest)(bytes, descriptor);
-  if (subject === undefined || (await remote.api(ref).referrers(subject.digest, {signal})) !== undefined) return;
+  if (subject === undefined || (await remote.api(ref).referrers(subject.digest, {signal, forChange: true})) !== undefined) return;
   await updateReferrersTag(remote, ref, subject.digest, {remove: descriptor.digest}, signal);
 }

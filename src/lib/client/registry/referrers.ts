@@ -40,13 +40,17 @@ export async function referrers(
   });
 }
 
-export const listReferrers = async (
+/** By the API; where that lists none, by the tag: a mirror may have the API, and know nothing of the tag of its registry. */
+export async function listReferrers(
   remote: Remote,
   repository: Repository,
   subject: Digest,
   signal?: AbortSignal,
-): Promise<readonly Descriptor[]> =>
-  (await remote.api(repository).referrers(subject, {signal})) ?? (await readTagIndex(remote, repository, subject, signal)).manifests;
+): Promise<readonly Descriptor[]> {
+  const listed = await remote.api(repository).referrers(subject, {signal});
+  if (listed !== undefined && listed.length > 0) return listed;
+  return (await readTagIndex(remote, repository, subject, signal)).manifests;
+}
 
 /** Pushes a manifest that has a subject, and lists it among the subject's referrers where the registry does not do that itself. */
 export async function pushReferrer(
@@ -57,7 +61,7 @@ export async function pushReferrer(
   signal?: AbortSignal,
 ): Promise<void> {
   const {subject: listed} = await remote.pusher(repository).manifest(descriptor, bytes, {signal});
-  if (listed === undefined && (await remote.api(repository).referrers(subject, {signal})) === undefined)
+  if (listed === undefined && (await remote.api(repository).referrers(subject, {signal, forChange: true})) === undefined)
     await updateReferrersTag(remote, repository, subject, {add: descriptor}, signal);
 }
 

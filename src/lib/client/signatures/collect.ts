@@ -1,8 +1,8 @@
 /** Where signatures of an image come from: its registry, or what a pull has kept in the store. */
 import {isErrdefs} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts, isDigest} from '../../oci/descriptor.ts';
-import {MAX_MANIFEST_BYTES, parseIndex, parseManifest} from '../../oci/manifest.ts';
-import {documentType, kindOf} from '../../oci/mediatypes.ts';
+import {MAX_MANIFEST_BYTES, mediaTypeOfDocument, parseIndex, parseManifest} from '../../oci/manifest.ts';
+import {kindOf, OCI_MANIFEST} from '../../oci/mediatypes.ts';
 import type {Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Labels} from '../../store/records.ts';
@@ -80,13 +80,14 @@ export async function* remoteEvidence(
   if (simple !== undefined) yield simple;
   const bundles = await attempt(async () => {
     const listed = await remote.api({domain, path}).referrers(digest, {signal});
-    const fallback = listed === undefined ? await tagged(`${algorithm}-${hex}`) : undefined;
+    // A mirror may have the API, and know nothing of the tag of its registry.
+    const fallback = listed === undefined || listed.length === 0 ? await tagged(`${algorithm}-${hex}`) : undefined;
     const index =
       fallback === undefined || kindOf(fallback.descriptor.mediaType) !== 'index'
         ? []
         : parseIndex(fallback.body ?? (await fetcher.bytes(fallback.descriptor, {limit: MAX_MANIFEST_BYTES, signal})), fallback.descriptor)
             .manifests;
-    return (listed ?? index).filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
+    return [...(listed ?? []), ...index].filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
   });
   for (const descriptor of (bundles ?? []).slice(0, MAX_MANIFESTS)) {
     const bundle = await attempt(() => load(descriptor));
@@ -110,7 +111,7 @@ export function* localEvidence(store: Store, namespace: string, digest: Digest):
     try {
       const bytes = blobs.readSmall(manifest);
       if (bytes === undefined) continue;
-      const descriptor = {mediaType: manifestType(bytes), digest: manifest, size: bytes.length};
+      const descriptor = {mediaType: mediaTypeOfDocument(bytes) ?? OCI_MANIFEST, digest: manifest, size: bytes.length};
       const layers = signaturesIn(bytes, descriptor).flatMap((layer) => {
         const payload = visible.includes(layer.digest) ? blobs.readSmall(layer.digest) : undefined;
         return payload === undefined ? [] : [{descriptor: layer, bytes: payload}];
@@ -120,15 +121,4 @@ export function* localEvidence(store: Store, namespace: string, digest: Digest):
       if (!isErrdefs(err)) throw err;
     }
   }
-}
-
-/** The media type that a stored manifest gives itself, or OCI's, where it may be left out; what is wrong is found when it is read. */
-function manifestType(bytes: Buffer): string {
-  try {
-    const {mediaType} = Object(JSON.parse(bytes.toString())) as {mediaType?: unknown};
-    if (typeof mediaType === 'string') return mediaType;
-  } catch {
-    // Not JSON, as the parser of manifests says.
-  }
-  return documentType('manifest', 'oci');
 }
