@@ -143,6 +143,8 @@ const GOOD: Readonly<Record<string, unknown>> = {
   'a Uint8Array': new Uint8Array(3),
   'an object': {oldBase: REF, newBase: REF, id: 'x', type: 'snapshots/native'},
   'an array, each of it a string': [REF],
+  'an array, each of it a string or an async iterable of bytes': [REF],
+  'a string or an object': REF,
   'a string or an async iterable of bytes': nothing(),
   'a string or a writable stream': '/nowhere/images.tar',
   'an array, each of it an object': [],
@@ -352,10 +354,12 @@ const OPERATIONS: readonly Operation[] = [
     requires: () => true,
     prepare: async () => {},
     call: ({client, ref}, signal, n) => client.registry.copy(ref, `oci:${join(client.state, `copy-${n}`)}`, {signal}),
-    // One that is whole may have been copied before the abort.
+    // Whole blobs stay in a layout, for another copy may count on them; nothing that is half done.
     left: async ({client}) => {
       const copies = existsSync(client.state) ? readdirSync(client.state).filter((name) => name.startsWith('copy-')) : [];
-      const half = copies.filter((name) => !existsSync(join(client.state, name, 'index.json')));
+      const half = copies
+        .flatMap((name) => readdirSync(join(client.state, name), {recursive: true, encoding: 'utf8'}))
+        .filter((path) => path.includes('.tmp.') || path.includes('.lock'));
       for (const name of copies) rmSync(join(client.state, name), {recursive: true});
       return half;
     },
