@@ -12,10 +12,13 @@ export default class Events extends BaseCommand {
   static override args = {filter: Args.string({multiple: true, description: 'filter, as in containerd; an event matches when any does'})};
   static override flags = {
     follow: Flags.boolean({char: 'f', description: 'go on with what happens, until interrupted'}),
-    since: Flags.custom<Date>({
+    since: Flags.custom<string>({
       helpValue: 'TIME',
       description: 'only from this time on: as in RFC 3339, or a duration before now, such as 10m',
-      parse: async (input) => parseSince(input),
+      parse: async (input) => {
+        parseSince(input);
+        return input;
+      },
     })(),
   };
 
@@ -23,7 +26,7 @@ export default class Events extends BaseCommand {
     const {args, flags} = await this.parse(Events);
     const client = await this.client(flags);
     const events = await client.events({
-      ...omitUndefined({filters: args.filter, since: flags.since}),
+      ...omitUndefined({filters: args.filter, since: flags.since === undefined ? undefined : parseSince(flags.since)}),
       follow: flags.follow,
       signal: this.signal,
     });

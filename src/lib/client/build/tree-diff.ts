@@ -6,11 +6,11 @@ import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {uniqueName} from '../../fs/process.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {startMountHolder} from '../../runtime/private-mount.ts';
-import {runRuntime} from '../../runtime/runc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
 import {findTask} from '../tasks/find-task.ts';
+import {freeze} from '../tasks/processes.ts';
 import type {ContainerChange} from '../types/index.ts';
 
 /** A tree to compare, in a namespace and a snapshotter. */
@@ -73,21 +73,12 @@ async function pauseUser(context: Context, {namespace, snapshotter, key}: Snapsh
     throw err;
   });
   if (found?.task.status !== 'running') return async () => {};
-  const call = async (verb: 'pause' | 'resume'): Promise<void> => {
-    const {status, stderr} = await runRuntime(found.runtime, ['--root', found.runtimeRoot, verb, user.id]);
-    if (status !== 0)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `unable to ${verb} container ${JSON.stringify(user.id)}: ${stderr.trim().slice(0, 500)}`,
-      );
+  await freeze(found, 'pause');
+  return async () => {
+    // It may have ended: what is killed ends although it is frozen.
+    const now = await findTask(context, namespace, user.id).catch(() => undefined);
+    if (now?.task.status === 'paused') await freeze(now, 'resume');
   };
-  await call('pause');
-  return () =>
-    call('resume').catch(async (err: unknown) => {
-      // It may have ended: what is killed ends although it is frozen.
-      const now = await findTask(context, namespace, user.id).catch(() => undefined);
-      if (now?.task.status === 'paused') throw err;
-    });
 }
 
 /** The tar of a layer that makes the tree of `against` that of the snapshot. @param latest latest mtime, in seconds since 1970 */
