@@ -350,6 +350,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   'lib/remotes/cool-downs.ts': 'the end of a cool-down that processes share',
   'lib/remotes/errors.ts': 'a date for people',
   'lib/remotes/retry.ts': 'a date in Retry-After',
+  'lib/runtime/logs.ts': 'the time until which a log is asked for',
   'lib/store/gc.ts': 'what has expired',
   'lib/store/journal.ts': 'ages of files',
   'lib/store/layer-store.ts': 'ages of files',

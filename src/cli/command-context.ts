@@ -10,7 +10,7 @@ export interface Context {
   /** @throws BrokenPipe the reader has closed the pipe */
   stdout(data: Printable | Uint8Array): void;
   /** Never throws: there is no other place for the error. */
-  stderr(text: Printable): void;
+  stderr(text: Printable | Uint8Array): void;
   open(options: OpenOptions): Promise<Client>;
 }
 

@@ -86,6 +86,7 @@ export const COMMANDS: Commands = {
     tags: () => import('./tags.ts'),
     'tasks exec': () => import('./tasks/exec.ts'),
     'tasks kill': () => import('./tasks/kill.ts'),
+    'tasks logs': () => import('./tasks/logs.ts'),
     'tasks ls': () => import('./tasks/ls.ts'),
     'tasks pause': () => import('./tasks/pause.ts'),
     'tasks ps': () => import('./tasks/ps.ts'),

@@ -214,6 +214,7 @@ function tasksClient(context: Context, name: string): TasksClient {
     delete: async (id, options) => (await load()).delete(id, options),
     exec: async (id, args, options) => (await load()).exec(id, args, options),
     execPiped: async (id, args, options) => (await load()).execPiped(id, args, options),
+    logs: async (id, options) => (await load()).logs(id, options),
     ps: async (id) => (await load()).ps(id),
     pause: async (id) => (await load()).pause(id),
     resume: async (id) => (await load()).resume(id),

@@ -162,6 +162,11 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       return execPipedTask(context, namespace, id, args, options);
     },
 
+    logs: async (id, options = {}) => {
+      const {taskLogs} = await import('./logs.ts');
+      return taskLogs(context, namespace, id, options);
+    },
+
     ps: async (id) => {
       const {listProcesses} = await import('./processes.ts');
       return listProcesses(await find(id));

@@ -98,6 +98,28 @@ export interface ExecProcess {
   readonly ended: Promise<ExecResult>;
 }
 
+/** Which part of a log to read. */
+export interface LogOptions {
+  /** Goes on until the task ends. */
+  readonly follow?: boolean;
+  /** RFC 3339; entries from then on. */
+  readonly since?: string;
+  /** RFC 3339; entries before. */
+  readonly until?: string;
+  /** The last lines only. */
+  readonly tail?: number;
+  readonly signal?: AbortSignal;
+}
+
+/** A line that a container wrote, or a part of one. */
+export interface LogEntry {
+  /** RFC 3339, with nanoseconds. */
+  readonly time: string;
+  readonly stream: 'stdout' | 'stderr';
+  /** With its newline, if it is the end of a line. */
+  readonly data: Buffer;
+}
+
 /** A process of a container. */
 export interface TaskProcess {
   /** On the host. */
@@ -154,6 +176,13 @@ export interface TasksClient {
   exec(id: string, args: readonly string[], options?: ExecStartOptions): Promise<ExecResult>;
   /** As `exec`, with streams of its own. */
   execPiped(id: string, args: readonly string[], options?: ExecOptions): Promise<ExecProcess>;
+  /**
+   * What a detached task has written, oldest first; also after its end. With a limit of its size, it begins where the log was begun anew; a
+   * reader that follows misses nothing unless that happens twice between two of its looks, every 50 ms.
+   *
+   * @throws failed_precondition no log is kept of it
+   */
+  logs(id: string, options?: LogOptions): Promise<AsyncIterable<LogEntry>>;
   /** Processes of a container, sorted by pid. @throws failed_precondition it does not run */
   ps(id: string): Promise<readonly TaskProcess[]>;
   /** Freezes all processes of a container. @throws failed_precondition it does not run */

@@ -1,0 +1,44 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
+import {formatJSON, lines} from '../../cli/printable.ts';
+import {count} from '../../cli/shared-flags.ts';
+import {parseSince} from '../../cli/value-parsers.ts';
+import type {LogEntry} from '../../lib/client/types/index.ts';
+
+const time = (description: string) => Flags.custom<Date>({helpValue: 'TIME', description, parse: async (input) => parseSince(input)})();
+
+export default class Logs extends BaseCommand {
+  static override summary = 'print what a detached task has written';
+  static override description =
+    `Its standard output goes to standard output, its standard error to standard error. With --json each line is an object with time, stream
+and data. A log that has reached --log-max-size begins anew: what was in it before is gone.`;
+  static override examples = ['tasks logs --tail 20 r1', 'tasks logs --follow --timestamps r1'];
+  static override args = {id: Args.string({required: true, description: 'task'})};
+  static override flags = {
+    follow: Flags.boolean({char: 'f', description: 'go on until the task ends'}),
+    since: time('only from this time on: as in RFC 3339, or a duration before now, such as 10m'),
+    until: time('only before this time'),
+    tail: count({description: 'only the last lines'}),
+    timestamps: Flags.boolean({description: 'put its time before each line'}),
+  };
+
+  async run(): Promise<void> {
+    const {args, flags} = await this.parse(Logs);
+    const {tasks} = await this.namespace(flags);
+    const entries = await tasks.logs(args.id, {
+      follow: flags.follow,
+      ...omitUndefined({since: flags.since?.toISOString(), until: flags.until?.toISOString(), tail: flags.tail}),
+      signal: this.signal,
+    });
+    const begun = {stdout: false, stderr: false};
+    for await (const {time: at, stream, data} of entries) {
+      const bytes = flags.timestamps && !begun[stream] ? Buffer.concat([Buffer.from(`${at} `), data]) : data;
+      begun[stream] = data.at(-1) !== 10;
+      if (this.json) this.context.stdout(lines([formatJSON(jsonOf({time: at, stream, data}))]));
+      else this.context[stream](bytes);
+    }
+  }
+}
+
+const jsonOf = ({time: at, stream, data}: LogEntry) => ({time: at, stream, data: data.toString()});

@@ -1,0 +1,129 @@
+/** `tasks logs`: what conmon keeps is what the container wrote. */
+import assert from 'node:assert/strict';
+import {randomBytes} from 'node:crypto';
+import {writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import type {LogEntry, LogOptions} from '../../../src/lib/client/index.ts';
+import {hasCode} from '../../../src/lib/errdefs.ts';
+import {readLog} from '../../../src/lib/runtime/logs.ts';
+import {temporaryDirectory} from '../../support/helpers.ts';
+import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
+
+async function collect(entries: AsyncIterable<LogEntry>, each: (entry: LogEntry) => void = () => undefined): Promise<readonly LogEntry[]> {
+  const all: LogEntry[] = [];
+  for await (const entry of entries) {
+    all.push(entry);
+    each(entry);
+  }
+  return all;
+}
+
+const bytesOf = (entries: readonly LogEntry[], stream: string): Buffer =>
+  Buffer.concat(entries.filter((entry) => entry.stream === stream).map(({data}) => data));
+
+const read = async ({ns}: TaskRig, options?: LogOptions): Promise<readonly LogEntry[]> => collect(await ns.tasks.logs('a', options));
+
+describe('the log of a task', () => {
+  it('has the bytes of both streams, also of long, unfinished and binary lines, while it runs and after its end', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    // No NUL: conmon writes lines of text.
+    const noise = Buffer.from(randomBytes(20_000).map((byte) => byte || 1));
+    const source = temporaryDirectory(t);
+    const error = Buffer.from('first\n\n  two  \nlast');
+    writeFileSync(join(source, 'out'), Buffer.concat([noise, Buffer.from('end\n')]));
+    writeFileSync(join(source, 'err'), error);
+    await ns.run(ref, 'a', {
+      detach: true,
+      mounts: [{type: 'bind', source, destination: '/in', options: ['rbind', 'ro']}],
+      args: ['sh', '-c', 'cat /in/out; cat /in/err >&2; until [ -e /tmp/go ]; do sleep 0.05; done; echo after'],
+    });
+    const followed = collect(await ns.tasks.logs('a', {follow: true}));
+    await until('it is logged', async () => bytesOf(await read(r), 'stderr').length >= error.length);
+    await ns.tasks.exec('a', ['sh', '-c', 'echo not logged; : >/tmp/go'], {stdio: ['ignore', 'ignore', 'ignore']});
+    await ns.tasks.wait('a');
+    const expected = Buffer.concat([noise, Buffer.from('end\nafter\n')]);
+    for (const entries of [await followed, await read(r), await read(r, {follow: true})]) {
+      assert.deepEqual(bytesOf(entries, 'stdout'), expected);
+      assert.deepEqual(bytesOf(entries, 'stderr').toString().trimEnd(), error.toString());
+      assert.deepEqual(
+        entries.filter(({time}) => !/^\d{4}-\d\d-\d\dT[\d:]+\.\d{9}([+-]\d\d:\d\d|Z)$/.test(time)),
+        [],
+      );
+    }
+    await ns.tasks.delete('a');
+    await assert.rejects(read(r), (err) => hasCode(err, 'not_found'));
+  });
+
+  it('that is begun anew loses and repeats nothing for who follows', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const script = 'i=0; while [ $i -lt 300 ]; do echo "line $i"; i=$((i+1)); sleep 0.005; done';
+    await ns.run(ref, 'a', {detach: true, maxLogSize: 4096, args: ['sh', '-c', script]});
+    const all = bytesOf(await read(r, {follow: true}), 'stdout').toString();
+    assert.equal(all, Array.from({length: 300}, (_, n) => `line ${n}\n`).join(''));
+    const kept = bytesOf(await read(r), 'stdout').toString();
+    assert.ok(kept.length < all.length && all.endsWith(kept), 'the log itself is short');
+  });
+
+  it('is not kept when nobody wants it, which is said', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    await r.ns.run(r.ref, 'a', {detach: true, nullIO: true, args: ['sh', '-c', 'echo x; sleep 1000']});
+    await assert.rejects(read(r), (err) => hasCode(err, 'failed_precondition'));
+  });
+});
+
+describe('a log that is read', () => {
+  /** A log of random lines, parts of lines and damage; and what a model says of it. */
+  function randomLog(): {text: string; lines: {at: number; first: number; text: string; stream: string}[]} {
+    const lines: {at: number; first: number; text: string; stream: string}[] = [];
+    const open = new Map<string, number>();
+    let written = '';
+    const below = (n: number): number => Math.floor(Math.random() * n);
+    for (let n = 0; n < 40; n += 1) {
+      const at = Date.UTC(2026, 0, 1) + n * 1000;
+      const stream = below(2) === 0 ? 'stdout' : 'stderr';
+      const full = below(3) > 0;
+      const text = 'x y'.repeat(below(4));
+      written += `${new Date(at).toISOString().replace('Z', '000000+00:00')} ${stream} ${full ? 'F' : 'P'} ${text}\n`;
+      if (below(8) === 0) written += 'damaged\n';
+      const first = open.get(stream) ?? n;
+      lines.push({at, first, text: full ? `${text}\n` : text, stream});
+      if (full) open.delete(stream);
+      else open.set(stream, first);
+    }
+    return {text: `${written}2026-01-01T00:00:00.000 std`, lines};
+  }
+
+  it('yields what a model does, for all times and numbers of lines', async (t) => {
+    const file = join(temporaryDirectory(t), 'log');
+    for (let round = 0; round < 60; round += 1) {
+      const {text, lines} = randomLog();
+      writeFileSync(file, text);
+      const start = Date.UTC(2026, 0, 1);
+      const [since, before] = [start + Math.floor(Math.random() * 20) * 1000, start + (20 + Math.floor(Math.random() * 25)) * 1000];
+      const tail = Math.floor(Math.random() * 12);
+      const within = lines.filter(({at}) => at >= since && at < before);
+      // A line counts from the first of its parts that is within the times.
+      const starts = new Map<number, number>();
+      for (const [n, {first}] of within.entries()) if (!starts.has(first)) starts.set(first, n);
+      const last = [...starts.keys()].sort((a, b) => starts.get(a)! - starts.get(b)!).slice(tail === 0 ? Number.POSITIVE_INFINITY : -tail);
+      for (const [request, expected] of [
+        [{}, lines],
+        [{since, until: before}, within],
+        [{since, until: before, tail}, within.filter(({first}) => last.includes(first))],
+      ] as const) {
+        const entries = await collect(readLog(file, {...request, isLive: () => false}));
+        assert.deepEqual(
+          entries.map(({stream, data}) => [stream, data.toString()]),
+          expected.map(({stream, text: data}) => [stream, data]),
+          text,
+        );
+      }
+    }
+  });
+});
