@@ -28,6 +28,7 @@ quickstart docker-registry docker-registry  the registry that images are pulled 
 quickstart busybox         busybox-static   the small image in it
 test       conmon          conmon           to leave containers running
 test       setpriv         util-linux       to end a registry together with its test
+test       tini            tini             to run as the first process of a container
 test       skopeo          skopeo           to compare digests and configurations
 test       umoci           umoci            to compare unpacked trees, and to make images
 test       ctr             containerd       to compare commands and trees

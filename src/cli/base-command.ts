@@ -37,6 +37,8 @@ export abstract class BaseCommand {
   static args: ArgInput = {};
   /** Number of its positionals; all words after them are `this.tail`. */
   static positionals = Number.POSITIVE_INFINITY;
+  /** Flags that take the place of an argument, by its name: with the flag, the argument is not given. */
+  static replacedArgs: Readonly<Record<string, string>> = {};
   static flagHints: FlagHints = {};
 
   protected readonly context: Context;
@@ -72,7 +74,11 @@ export abstract class BaseCommand {
   async execute(): Promise<Exit> {
     const ctor = this.constructor as typeof BaseCommand;
     const {argv, earlyFlags} = this.#call;
-    this.#split = splitArgv(argv, {...GLOBAL_FLAGS, ...ctor.flags}, {early: earlyFlags, bound: ctor.positionals, hints: ctor.flagHints});
+    this.#split = splitArgv(
+      argv,
+      {...GLOBAL_FLAGS, ...ctor.flags},
+      {early: earlyFlags, bound: ctor.positionals, replacing: Object.values(ctor.replacedArgs), hints: ctor.flagHints},
+    );
     const {flags, tail} = this.#split;
     this.#debug = flags.get('debug') === true;
     this.json = flags.get('json') === true;
@@ -118,7 +124,9 @@ export abstract class BaseCommand {
   }): Promise<{flags: F & GlobalFlags; args: A}> {
     const definitions = {...GLOBAL_FLAGS, ...command.flags} as FlagInput;
     this.#settings = await readSettings();
-    const parsed = await parseFlags(this.#split, definitions, (command.args ?? {}) as ArgInput, this.#settings, (message, hint) =>
+    const {replacedArgs} = this.constructor as typeof BaseCommand;
+    const taken = Object.entries((command.args ?? {}) as ArgInput).filter(([name]) => !this.#split.flags.has(replacedArgs[name] ?? ''));
+    const parsed = await parseFlags(this.#split, definitions, Object.fromEntries(taken), this.#settings, (message, hint) =>
       this.usage(message, hint),
     );
     const flags = parsed.flags as F & GlobalFlags;

@@ -1,63 +1,142 @@
-/** Flags of the commands that make a container. */
+/** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
 import type {FlagInput} from '@oclif/core/parser';
-import type {CreateOptions, ProgressEvent} from '../lib/client/types/index.ts';
+import type {CreateOptions, Labels, Namespace, ProgressEvent, Rlimit, Volume} from '../lib/client/types/index.ts';
+import {ErrdefsError} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {parseMount} from './mount-flag.ts';
 import {Flags} from './oclif-definitions.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {openProgress} from './progress.ts';
 import {connectionOptions} from './registry-options.ts';
-import {CONNECTION_FLAGS, decimal, type GlobalFlags, label, repeated, size, snapshotter} from './shared-flags.ts';
+import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, label, repeated, size, snapshotter} from './shared-flags.ts';
 import type {FlagHints} from './split-argv.ts';
 import {parseLabels} from './value-parsers.ts';
 
-/** Hints for flags of `docker run`. */
+const invalid = (message: string, hint?: string): ErrdefsError =>
+  new ErrdefsError('invalid_argument', message, hint === undefined ? {} : {hint});
+
+/** A whole number above 0, or -1 for no limit. */
+const limit = Flags.custom<number>({
+  helpValue: 'N',
+  parse: async (input) => {
+    if (!/^(?:-1|[1-9]\d{0,14})$/.test(input)) throw invalid(`${JSON.stringify(input)} is not a whole number above 0, or -1`);
+    return Number(input);
+  },
+});
+
+/** Flags of `docker` and `ctr` that have no equivalent here, each with what to do instead. */
 export const DOCKER_FLAGS: FlagHints = {
-  '-i': 'standard input is always connected',
-  '--interactive': 'standard input is always connected',
-  '-it': 'write -t: standard input is always connected',
-  '-v': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
-  '--volume': 'write --mount type=bind,src=DIR,dst=DIR,options=rbind:rw',
+  '--blockio-class': 'block I/O classes are not supported',
+  '--blockio-config-file': 'block I/O classes are not supported',
+  '--cgroupns': 'write --with-ns cgroup:/proc/1/ns/cgroup',
+  '--dns': 'write --mount type=bind,src=FILE,dst=/etc/resolv.conf,options=ro',
+  '--fifo-dir': 'there is no daemon that would need FIFOs: the streams are those of the command',
+  '--gidmap': 'user namespaces are not supported',
+  '--gpus': 'write --device for the devices, and --volume for the libraries: no hook of the vendor is called',
+  '--ipc': 'write --with-ns ipc:/proc/PID/ns/ipc',
+  '--isolation': 'write --with-ns',
+  '--link': 'containers reach each other by their network',
+  '--config': 'a specification is made from the image and flags; "containers info --spec" shows it',
+  '--net': "write --net-host for the host's network, or --with-ns network:PATH",
+  '--network': "write --net-host for the host's network, or --with-ns network:PATH",
+  '--no-pivot': 'the root is never a ramdisk: it is mounted from the snapshot',
   '-p': "ports are not published; --net-host gives the container the host's network",
   '--publish': "ports are not published; --net-host gives the container the host's network",
-  '--net': "write --net-host for the host's network",
-  '--network': "write --net-host for the host's network",
-  '--name': 'the name is the second argument: run [FLAGS] IMAGE NAME [COMMAND...]',
-  '-w': 'write --cwd DIR',
-  '--workdir': 'write --cwd DIR',
-  '-m': 'write --memory-limit SIZE',
-  '--memory': 'write --memory-limit SIZE',
+  '--rootfs': 'make an image of the directory: images import, or images append to an image without layers',
+  '--pid': 'write --with-ns pid:/proc/PID/ns/pid',
+  '--rdt-class': 'classes of cache and memory bandwidth (RDT) are not supported',
+  '--remap-labels': 'user namespaces are not supported',
+  '--restart': 'nothing of berth stays to restart a container: let systemd, in a unit that calls ctr run --rm',
+  '--runc-root': 'the state of the runtime is in the state directory: --state',
+  '--runc-systemd-cgroup': 'write --cgroup PATH',
+  '--runtime-config-path': 'write --runtime PROGRAM: it is called directly, without a shim',
+  '--sandbox': 'there are no sandboxes; --with-ns joins the namespaces of another container',
+  '--uidmap': 'user namespaces are not supported',
+  '--userns': 'user namespaces are not supported',
+  '--uts': 'write --with-ns uts:/proc/PID/ns/uts',
+  '--volumes-from': 'write --volume for each of them',
 };
 
-/** What the container is. */
 export const CONTAINER_FLAGS = {
+  name: Flags.string({
+    helpValue: 'NAME',
+    description: 'name of the container, which then is not the second word; an empty one is made up',
+  }),
   tty: Flags.boolean({char: 't', description: 'allocate a terminal'}),
+  interactive: Flags.boolean({char: 'i', description: 'connect standard input, which a container in the foreground has anyway'}),
   env: repeated({
     char: 'e',
     helpValue: 'KEY[=VALUE]',
     description: 'set an environment variable, or without a value remove it; may be repeated',
   }),
   'env-file': repeated({helpValue: 'FILE', description: 'file of environment variables, one a line; may be repeated'}),
-  cwd: Flags.string({helpValue: 'DIR', description: 'working directory'}),
+  cwd: Flags.string({aliases: ['workdir'], char: 'w', helpValue: 'DIR', description: 'working directory'}),
   user: Flags.string({char: 'u', helpValue: 'USER[:GROUP]', description: 'user, by name or number'}),
+  'group-add': repeated({helpValue: 'GROUP', description: 'further group of the user, by name or number; may be repeated'}),
+  entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's ENTRYPOINT only, as docker does"}),
+  init: Flags.boolean({description: 'run tini as the first process: it passes signals on and reaps zombies'}),
+  volume: repeated({
+    char: 'v',
+    helpValue: 'SRC:DST[:ro]',
+    description: 'file or directory of the host, relative to the current directory; options after a second colon; may be repeated',
+  }),
   mount: repeated({
     helpValue: 'KEY=VALUE,…',
     description:
       'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; a relative src is relative to the current directory; may be repeated',
   }),
+  tmpfs: repeated({helpValue: 'DST[:OPTIONS]', description: 'file system in memory, such as /tmp:size=64m,exec; may be repeated'}),
+  'shm-size': size({helpValue: '64M', description: 'size of /dev/shm'}),
+  device: repeated({helpValue: 'PATH', description: 'device of the host, or directory of devices; may be repeated'}),
   'net-host': Flags.boolean({description: "use the host's network"}),
+  'with-ns': repeated({helpValue: 'TYPE:PATH', description: 'join an existing namespace, such as network:/run/netns/a; may be repeated'}),
+  hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
   'read-only': Flags.boolean({description: 'make the root filesystem read-only'}),
+  'rootfs-propagation': Flags.string({helpValue: 'NAME', description: 'propagation of mounts in the root, such as rslave'}),
   privileged: Flags.boolean({description: 'give the container all capabilities and devices'}),
+  'privileged-without-host-devices': Flags.boolean({
+    description: 'give a privileged container no devices of the host',
+    dependsOn: ['privileged'],
+  }),
   'cap-add': repeated({helpValue: 'CAP_NAME', description: 'add a capability; may be repeated'}),
   'cap-drop': repeated({helpValue: 'CAP_NAME', description: 'drop a capability; may be repeated'}),
-  hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
+  'allow-new-privs': Flags.boolean({description: 'let programs gain privileges, as sudo does'}),
+  seccomp: Flags.boolean({description: 'filter system calls, which is the default'}),
+  'seccomp-profile': Flags.string({helpValue: 'FILE', description: "profile of system calls instead of berth's own"}),
+  'apparmor-profile': Flags.string({helpValue: 'NAME', description: 'AppArmor profile, which the kernel has loaded'}),
+  'apparmor-default-profile': Flags.string({
+    helpValue: 'NAME',
+    description: 'the same: berth loads no profile of its own',
+    exclusive: ['apparmor-profile'],
+  }),
+  'security-opt': repeated({
+    helpValue: 'OPTION',
+    description: 'seccomp=unconfined, seccomp=FILE, apparmor=NAME, or no-new-privileges[=false]; may be repeated',
+  }),
+  sysctl: repeated({helpValue: 'KEY=VALUE', description: 'kernel parameter of the container; may be repeated'}),
+  ulimit: repeated({helpValue: 'NAME=SOFT[:HARD]', description: 'resource limit, such as nofile=1024:4096; may be repeated'}),
+  'rlimit-nofile': Flags.string({helpValue: 'SOFT:HARD', description: 'the same as --ulimit nofile=SOFT:HARD'}),
+  'memory-limit': size({char: 'm', aliases: ['memory'], description: 'memory limit'}),
+  cpus: decimal({description: 'CPU limit'}),
+  'cpu-quota': limit({description: 'CPU time in each period, in microseconds; -1 is no limit'}),
+  'cpu-period': count({description: 'period of the CPU quota, in microseconds'}),
+  'cpu-shares': count({description: 'share of the CPU among those that want it'}),
+  'cpuset-cpus': Flags.string({helpValue: 'LIST', description: 'CPUs to run on, such as 0-2,7'}),
+  'cpuset-mems': Flags.string({helpValue: 'LIST', description: 'memory nodes to use'}),
+  'pids-limit': limit({description: 'most processes and threads; -1 is no limit'}),
+  cgroup: Flags.string({helpValue: 'PATH', description: 'control group; empty: what the runtime chooses'}),
+  'stop-signal': Flags.string({
+    helpValue: 'SIGNAL',
+    description: "signal that asks the container to end; by default the image's, else SIGTERM",
+  }),
+  'stop-timeout': duration({description: 'how long a stop waits before it kills'}),
   label: label('the container'),
   annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the runtime specification; may be repeated'}),
-  'memory-limit': size({description: 'memory limit'}),
-  cpus: decimal({description: 'CPU limit'}),
-  entrypoint: Flags.string({helpValue: 'PROGRAM', description: "replace the image's ENTRYPOINT only, as docker does"}),
+  runtime: Flags.string({helpValue: 'PROGRAM', description: 'runtime, such as crun or a path; by default runc, else crun'}),
+  'runc-binary': Flags.string({helpValue: 'PROGRAM', description: 'the same as --runtime', exclusive: ['runtime']}),
   platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
   snapshotter: snapshotter(),
+  'snapshotter-label': repeated({helpValue: 'KEY=VALUE', description: "label of the container's snapshot; may be repeated"}),
   pull: Flags.option({
     options: ['always', 'missing', 'never', 'newer'] as const,
     default: 'never' as const,
@@ -66,8 +145,155 @@ export const CONTAINER_FLAGS = {
   ...CONNECTION_FLAGS,
 };
 
-type FlagsOf<T> = T extends FlagInput<infer F> ? F : never;
-type ContainerFlags = FlagsOf<typeof CONTAINER_FLAGS> & GlobalFlags;
+type Parsed<T> = T extends FlagInput<infer F> ? F : never;
+export type ContainerFlags = Parsed<typeof CONTAINER_FLAGS>;
+
+/** Arguments of the commands with `CONTAINER_FLAGS` that a flag replaces. */
+export const REPLACED_ARGS = {id: 'name'} as const;
+
+/**
+ * `SRC:DST[:OPTIONS]` of docker.
+ *
+ * @throws invalid_argument
+ */
+export function parseVolume(text: string): Volume {
+  const [source = '', destination = '', options, ...more] = text.split(':');
+  const what = `volume ${JSON.stringify(text)}`;
+  if (more.length > 0) throw invalid(`${what} has too many colons`, 'paths with a colon can be given by --mount');
+  if (source === '' || destination === '') throw invalid(`${what} is not SRC:DST[:OPTIONS]`);
+  if (!source.includes('/') && source !== '.' && source !== '..')
+    throw invalid(`${what}: there are no named volumes`, `for a directory here, write ./${source}:${destination}`);
+  return {
+    source,
+    destination,
+    ...(options === undefined ? {} : {options: options.split(',').filter((option) => option !== 'z' && option !== 'Z')}),
+  };
+}
+
+/** `DST[:OPTIONS]` of docker's --tmpfs, with its defaults. @throws invalid_argument */
+export function parseTmpfs(text: string): {type: string; source: string; destination: string; options: readonly string[]} {
+  const colon = text.indexOf(':');
+  const destination = colon === -1 ? text : text.slice(0, colon);
+  const given = colon === -1 ? [] : text.slice(colon + 1).split(',');
+  const base = ['noexec', 'nosuid', 'nodev'].filter((option) => !given.includes(option.slice(2)) && !given.includes(option));
+  return {type: 'tmpfs', source: 'tmpfs', destination, options: [...base, ...given.filter((option) => option !== '')]};
+}
+
+/** The largest that JSON's numbers hold exactly stands for no limit: the kernel has no more than that of anything limited. */
+const UNLIMITED = Number.MAX_SAFE_INTEGER;
+
+/** `NAME=SOFT[:HARD]` of docker's --ulimit. @throws invalid_argument */
+export function parseUlimit(text: string): Rlimit {
+  const match = /^([a-z]+)=(-1|unlimited|\d{1,15})(?::(-1|unlimited|\d{1,15}))?$/.exec(text);
+  if (match === null) throw invalid(`resource limit ${JSON.stringify(text)} is not NAME=SOFT[:HARD]`);
+  const value = (number: string): number => (/^\d/.test(number) ? Number(number) : UNLIMITED);
+  return {type: `RLIMIT_${match[1]!.toUpperCase()}`, soft: value(match[2]!), hard: value(match[3] ?? match[2]!)};
+}
+
+function parseNamespace(text: string): Namespace {
+  const colon = text.indexOf(':');
+  if (colon < 1) throw invalid(`namespace ${JSON.stringify(text)} is not TYPE:PATH`);
+  return {type: text.slice(0, colon), path: text.slice(colon + 1)};
+}
+
+interface SecurityOptions {
+  readonly seccomp?: string;
+  readonly apparmorProfile?: string;
+  readonly allowNewPrivileges?: boolean;
+}
+
+function securityOptions(flags: ContainerFlags): SecurityOptions {
+  const chosen: {seccomp?: string; apparmorProfile?: string; allowNewPrivileges?: boolean} = {};
+  for (const text of flags['security-opt'] ?? []) {
+    const [, key = '', , value] = /^([^=:]*)([=:](.*))?$/s.exec(text) ?? [];
+    if (key === 'seccomp' && value) chosen.seccomp = value === 'builtin' ? '' : value;
+    else if (key === 'apparmor' && value) chosen.apparmorProfile = value;
+    else if (key === 'no-new-privileges' && (value === undefined || value === 'true' || value === 'false'))
+      chosen.allowNewPrivileges = value === 'false';
+    else throw invalid(`security option ${JSON.stringify(text)} is not supported`, 'see the help of --security-opt');
+  }
+  if (flags['allow-new-privs']) chosen.allowNewPrivileges = true;
+  const profile = flags['seccomp-profile'];
+  if (profile !== undefined && !flags.seccomp)
+    throw invalid('seccomp must be set to true, if using a custom seccomp-profile', 'add --seccomp');
+  if (profile !== undefined) chosen.seccomp = profile;
+  const apparmor = flags['apparmor-profile'] ?? flags['apparmor-default-profile'];
+  if (apparmor !== undefined) chosen.apparmorProfile = apparmor;
+  return chosen;
+}
+
+/** A program; of containerd's names for runtimes that of runc, which is the default. */
+function runtimeProgram(name: string | undefined): string | undefined {
+  if (name === undefined || /^io\.containerd\.runc\.v[12]$/.test(name)) return undefined;
+  if (name.startsWith('io.containerd.'))
+    throw invalid(`runtime ${JSON.stringify(name)} is a shim of containerd`, 'name a program, such as crun');
+  return name;
+}
+
+const optionalLabels = (texts: readonly string[] | undefined): Labels | undefined => (texts === undefined ? undefined : parseLabels(texts));
+
+/**
+ * The library's options for `CONTAINER_FLAGS`.
+ *
+ * @throws invalid_argument
+ */
+export function containerOptions(flags: ContainerFlags): CreateOptions {
+  const nofile = flags['rlimit-nofile'];
+  const limits = [...(flags.ulimit ?? []), ...(nofile === undefined ? [] : [`nofile=${nofile}`])].map(parseUlimit);
+  const mounts = [...(flags.mount ?? []).map(parseMount), ...(flags.tmpfs ?? []).map(parseTmpfs)];
+  return {
+    ...omitUndefined({
+      entrypoint: flags.entrypoint,
+      env: flags.env,
+      envFiles: flags['env-file'],
+      cwd: flags.cwd,
+      user: flags.user,
+      groupAdd: flags['group-add'],
+      mounts: mounts.length === 0 ? undefined : mounts,
+      volumes: flags.volume?.map(parseVolume),
+      shmSize: flags['shm-size'],
+      devices: flags.device,
+      joinNamespaces: flags['with-ns']?.map(parseNamespace),
+      hostname: flags.hostname,
+      rootfsPropagation: flags['rootfs-propagation'],
+      capAdd: flags['cap-add'],
+      capDrop: flags['cap-drop'],
+      sysctls: optionalLabels(flags.sysctl),
+      rlimits: limits.length === 0 ? undefined : limits,
+      memoryLimit: flags['memory-limit'],
+      cpus: flags.cpus,
+      cpuQuota: flags['cpu-quota'],
+      cpuPeriod: flags['cpu-period'],
+      cpuShares: flags['cpu-shares'],
+      cpusetCpus: flags['cpuset-cpus'],
+      cpusetMems: flags['cpuset-mems'],
+      pidsLimit: flags['pids-limit'],
+      cgroup: flags.cgroup,
+      stopSignal: flags['stop-signal'],
+      stopTimeoutMs: flags['stop-timeout'],
+      runtime: runtimeProgram(flags.runtime ?? flags['runc-binary']),
+      platform: flags.platform,
+      snapshotter: flags.snapshotter,
+      snapshotLabels: optionalLabels(flags['snapshotter-label']),
+    }),
+    ...securityOptions(flags),
+    init: flags.init,
+    tty: flags.tty,
+    netHost: flags['net-host'],
+    readOnly: flags['read-only'],
+    privileged: flags.privileged,
+    privilegedWithoutHostDevices: flags['privileged-without-host-devices'],
+    labels: parseLabels(flags.label ?? []),
+    annotations: parseLabels(flags.annotation ?? []),
+  };
+}
+
+/** The identifier of a new container: the argument, what --name says, or where that is empty a new one. */
+export async function containerID(argument: string | undefined, name: string | undefined): Promise<string> {
+  if (argument !== undefined || (name !== undefined && name !== '')) return (argument ?? name)!;
+  const {randomBytes} = await import('node:crypto');
+  return randomBytes(6).toString('hex');
+}
 
 /**
  * Calls `make` with the options of a container, and shows the progress of the pull that they may ask for.
@@ -75,7 +301,7 @@ type ContainerFlags = FlagsOf<typeof CONTAINER_FLAGS> & GlobalFlags;
  * @param args the container's command
  */
 export async function withContainerOptions<T>(
-  flags: ContainerFlags,
+  flags: ContainerFlags & GlobalFlags,
   args: readonly string[],
   context: Context,
   make: (options: CreateOptions) => Promise<T>,
@@ -83,6 +309,7 @@ export async function withContainerOptions<T>(
   const {pull, progress: mode} = flags;
   // Lines, not bars: the terminal is the container's as soon as it runs.
   const lineMode = mode === 'auto' || mode === 'tty' ? (flags.json ? 'json' : 'plain') : mode;
+  const options = containerOptions(flags);
   const progress = pull === 'never' ? undefined : await openProgress({...flags, progress: lineMode}, context);
   const pulling = progress && {
     pull,
@@ -90,31 +317,7 @@ export async function withContainerOptions<T>(
     onEvent: (event: ProgressEvent): void => progress.update(event),
   };
   try {
-    return await make({
-      args,
-      ...pulling,
-      ...omitUndefined({
-        entrypoint: flags.entrypoint,
-        env: flags.env,
-        envFiles: flags['env-file'],
-        cwd: flags.cwd,
-        user: flags.user,
-        mounts: flags.mount?.map(parseMount),
-        capAdd: flags['cap-add'],
-        capDrop: flags['cap-drop'],
-        hostname: flags.hostname,
-        memoryLimit: flags['memory-limit'],
-        cpus: flags.cpus,
-        platform: flags.platform,
-        snapshotter: flags.snapshotter,
-      }),
-      tty: flags.tty,
-      netHost: flags['net-host'],
-      readOnly: flags['read-only'],
-      privileged: flags.privileged,
-      labels: parseLabels(flags.label ?? []),
-      annotations: parseLabels(flags.annotation ?? []),
-    });
+    return await make({args, ...pulling, ...options});
   } finally {
     progress?.close();
   }

@@ -45,6 +45,10 @@ function isFlag(word: string, flags: FlagInput): boolean {
   }
 }
 
+/** The name of the flag that has this name or alias; the word itself if there is none. */
+const nameOf = (word: string, flags: FlagInput): string =>
+  Object.hasOwn(flags, word) ? word : (Object.keys(flags).find((name) => flags[name]!.aliases?.includes(word)) ?? word);
+
 /**
  * Reads the flag at `argv[i]`: `--name`, `--name=value`, `--name value`; the same with one dash, as in Go; `-x`, `-xvalue`,
  * `-x=value`, `-x value`; and several short flags in one word, of which the last may have a value. A boolean flag takes
@@ -57,7 +61,7 @@ export function readFlag(argv: readonly string[], i: number, flags: FlagInput, h
   const equals = word.indexOf('=');
   const bare = equals === -1 ? word : word.slice(0, equals);
   const attached = equals === -1 ? undefined : word.slice(equals + 1);
-  const name = bare.replace(/^--?/, '');
+  const name = nameOf(bare.replace(/^--?/, ''), flags);
 
   const option = (flagName: string, form: string, value: string | undefined): Pick<ReadFlag, 'length'> & {given: GivenFlag} => {
     if (value !== undefined) return {length: 1, given: {name: flagName, value}};
@@ -125,13 +129,15 @@ interface SplitOptions {
   readonly early?: readonly GivenFlag[];
   /** Number of positionals after which all words are the tail; by default there is no tail. */
   readonly bound?: number;
+  /** Flags that each take the place of a positional. */
+  readonly replacing?: readonly string[];
   readonly hints?: FlagHints;
 }
 
 export function splitArgv(
   argv: readonly string[],
   flags: FlagInput,
-  {early = [], bound = Number.POSITIVE_INFINITY, hints = {}}: SplitOptions = {},
+  {early = [], bound = Number.POSITIVE_INFINITY, replacing = [], hints = {}}: SplitOptions = {},
 ): SplitArgv {
   const values = new Map<string, string[] | boolean>();
   const positionals: string[] = [];
@@ -151,7 +157,8 @@ export function splitArgv(
 
   let i = 0;
   let flagsEnded = false;
-  while (i < argv.length && positionals.length < bound) {
+  const isWhole = (): boolean => positionals.length >= bound - replacing.filter((name) => values.has(name)).length;
+  while (i < argv.length && !isWhole()) {
     const word = argv[i]!;
     if (word === '--' && !flagsEnded) {
       flagsEnded = bound === Number.POSITIVE_INFINITY;

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
-import {CONTAINER_FLAGS, DOCKER_FLAGS, withContainerOptions} from '../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, DOCKER_FLAGS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {formatJSON, type Printable} from '../cli/printable.ts';
 import {START_FLAGS, startOptions, statusOfFailure, wasLeft} from '../cli/task-flags.ts';
@@ -10,8 +10,14 @@ export default class Run extends BaseCommand {
   static override description =
     `Everything after IMAGE and ID is the container's command. It replaces the image's ENTRYPOINT and CMD. The command ends with the
 container, and with its exit status; with --detach the container runs on under conmon.`;
-  static override examples = ['run --rm redis r1 redis-server --version', 'run --rm -t alpine a1 sh', 'run --detach redis r1'];
+  static override examples = [
+    'run --rm redis r1 redis-server --version',
+    'run --rm -it alpine a1 sh',
+    'run --detach --name r1 redis',
+    "run --rm --name '' -v .:/src -w /src alpine ls",
+  ];
   static override positionals = 2;
+  static override replacedArgs = REPLACED_ARGS;
   static override flagHints = DOCKER_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
@@ -36,9 +42,10 @@ container, and with its exit status; with --detach the container runs on under c
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Run);
     const namespace = await this.namespace(flags);
+    const id = await containerID(args.id, flags.name);
     const started = {...startOptions(flags), rm: flags.rm};
     const result = await withContainerOptions(flags, this.tail, this.context, (options) =>
-      namespace.run(args.image, args.id, {...options, ...started, signal: this.deadline}),
+      namespace.run(args.image, id, {...options, ...started, signal: this.deadline}),
     );
     if (wasLeft(result)) this.print(result.id);
     this.status = result.exitStatus;

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {CONTAINER_FLAGS, DOCKER_FLAGS, withContainerOptions} from '../../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, DOCKER_FLAGS, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import type {ContainerRecord} from '../../lib/client/types/index.ts';
 
@@ -8,6 +8,7 @@ export default class Create extends BaseCommand {
   static override description = 'Everything after IMAGE and ID is the container\'s command. "tasks start" starts it.';
   static override examples = ['containers create redis r1', 'containers create alpine a1 sleep 1h'];
   static override positionals = 2;
+  static override replacedArgs = REPLACED_ARGS;
   static override flagHints = DOCKER_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
@@ -18,8 +19,9 @@ export default class Create extends BaseCommand {
   async run(): Promise<ContainerRecord> {
     const {args, flags} = await this.parse(Create);
     const {containers} = await this.namespace(flags);
+    const id = await containerID(args.id, flags.name);
     return withContainerOptions(flags, this.tail, this.context, (options) =>
-      containers.create(args.image, args.id, {...options, signal: this.signal}),
+      containers.create(args.image, id, {...options, signal: this.signal}),
     );
   }
 }

@@ -1,5 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
+import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {duration} from '../../cli/shared-flags.ts';
 import type {TaskExit} from '../../lib/client/types/index.ts';
 
@@ -7,7 +8,7 @@ export default class Stop extends BaseCommand {
   static override summary = "end tasks: by the image's stop signal or SIGTERM, and SIGKILL if that does not help";
   static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
   static override flags = {
-    time: duration({char: 't', default: 10_000, defaultHelp: async () => '10s', description: 'time to end by itself'}),
+    time: duration({char: 't', description: "time to end by itself; by default the container's --stop-timeout, else 10s"}),
   };
 
   async run(): Promise<readonly TaskExit[]> {
@@ -15,7 +16,7 @@ export default class Stop extends BaseCommand {
     const {tasks} = await this.namespace(flags);
     const ends: TaskExit[] = [];
     await this.each('stop', args.id, async (id) => {
-      ends.push(await tasks.stop(id, {timeoutMs: flags.time, signal: this.signal}));
+      ends.push(await tasks.stop(id, {...omitUndefined({timeoutMs: flags.time}), signal: this.signal}));
     });
     return ends;
   }

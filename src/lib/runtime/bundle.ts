@@ -110,7 +110,8 @@ function cgroupOf(run: string): string | undefined {
     ignoreErrno(['ENOENT', 'EISDIR', 'EIO', 'EACCES', 'ELOOP'], () => {
       path = readFileSync(runtime.file, 'utf8');
     });
-  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)+$/.test(path) ? path : undefined;
+  // Only a cgroup of berth's own: in one that the user chose there may be others.
+  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)*\/[^/]+~[^/]+$/.test(path) ? path : undefined;
 }
 
 /** Removes a cgroup and those below it, once what is in it has ended. */

@@ -453,9 +453,11 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
 
   const imageEnv = (image.Env ?? []).filter((entry) => entry.indexOf('=') > 0);
   const requested = checkEnv([...envFile, ...(options.env ?? [])]);
-  const net = options.netHost === true ? [`HOSTNAME=${host.hostname}`] : [];
-  const env = mergeEnv(mergeEnv(imageEnv.length === 0 ? DEFAULT_ENV : imageEnv, net), requested);
-  const term = options.tty === true && !env.some((entry) => entry.startsWith('TERM=')) ? ['TERM=xterm'] : [];
+  const merged = mergeEnv(imageEnv.length === 0 ? DEFAULT_ENV : imageEnv, requested);
+  const has = (entries: readonly string[], name: string): boolean => entries.some((entry) => entry.split('=', 1)[0] === name);
+  const term = options.tty === true && !has(merged, 'TERM') ? ['TERM=xterm'] : [];
+  const net = options.netHost === true && !has(requested, 'HOSTNAME') ? [`HOSTNAME=${host.hostname}`] : [];
+  const env = mergeEnv([...merged, ...term], net);
 
   const cwd = posix.resolve('/', options.cwd || image.WorkingDir || '');
   checkWorkingDirectory(cwd);
@@ -473,7 +475,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
       ...(options.tty === true ? {terminal: true} : {}),
       user,
       args,
-      env: [...env, ...term],
+      env,
       cwd,
       capabilities: {bounding: granted, effective: granted, permitted: granted},
       rlimits: rlimits(options.rlimits),

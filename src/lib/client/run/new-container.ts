@@ -19,7 +19,7 @@ import {deleteContainer} from '../delete-container.ts';
 import {assertUnpacked, ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, TRANSIENT} from '../running.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
-import {STOP_SIGNAL} from '../tasks/stop-signal.ts';
+import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions} from '../types/index.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
@@ -49,7 +49,8 @@ export async function newContainer(
   const {store} = context;
   validateIdentifier(id);
   validateLabels(options.labels ?? {});
-  findRuntime();
+  validateLabels(options.snapshotLabels ?? {});
+  const runtime = options.runtime === undefined ? findRuntime() : findRuntime(options.runtime);
   const {pull: policy = 'never'} = options;
   if (policy !== 'never') {
     const {pullForRun} = await import('./pull-policy.ts');
@@ -64,7 +65,13 @@ export async function newContainer(
   const config = chosen.config.config;
   const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
   const {signal} = options;
-  const makeSpec = await resolveSpec({cgroupsPath, image: config, options, ...(signal === undefined ? {} : {signal})});
+  const makeSpec = await resolveSpec({
+    cgroupsPath,
+    image: config,
+    architecture: chosen.config.architecture,
+    options,
+    ...(signal === undefined ? {} : {signal}),
+  });
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
 
@@ -73,8 +80,8 @@ export async function newContainer(
   const record: ContainerRecord = {
     id,
     image: image.name,
-    labels: {...containerLabels(config), ...options.labels},
-    runtime: {name: RUNTIME},
+    labels: {...containerLabels(config), ...options.labels, ...stopLabels(options)},
+    runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
     snapshotter: snapshotter.name,
     snapshotKey: id,
     spec: null,
@@ -98,7 +105,7 @@ export async function newContainer(
         if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
         containers.put(owner === undefined ? record : {...record, labels: {...record.labels, [TRANSIENT]: formatIdentity(owner)}});
       };
-      const prepared = await snapshots.prepare(id, parent, {}, within, {transient: owner !== undefined});
+      const prepared = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, within, {transient: owner !== undefined});
       layer = prepared.layer;
       return snapshots.mounts(id);
     },
@@ -127,6 +134,15 @@ function refuseLiving({store}: Context, namespace: string, id: string): void {
   const cgroup = record === undefined ? undefined : cgroupOf(namespace, record);
   if (cgroup !== undefined && populatedCgroups(namespace).has(cgroup))
     throw new ErrdefsError('already_exists', '', {hint: `end its processes, which are in cgroup ${cgroup}`});
+}
+
+/** @throws invalid_argument no signal */
+function stopLabels({stopSignal, stopTimeoutMs}: CreateOptions): Labels {
+  if (stopSignal !== undefined) parseSignal(stopSignal);
+  return {
+    ...(stopSignal === undefined ? {} : {[STOP_SIGNAL]: stopSignal}),
+    ...(stopTimeoutMs === undefined ? {} : {[STOP_TIMEOUT]: String(stopTimeoutMs)}),
+  };
 }
 
 /** The image's labels that its containers inherit: all but those with a meaning for containerd. */

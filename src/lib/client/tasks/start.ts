@@ -39,6 +39,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
       },
       tty: spec.process.terminal === true,
       rm: false,
+      ...(record.runtime.name.startsWith('io.containerd.') ? {} : {runtime: record.runtime.name}),
       ...(options.signal === undefined ? {} : {signal: options.signal}),
     },
     options,

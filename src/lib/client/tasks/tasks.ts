@@ -8,7 +8,7 @@ import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
 import type {TaskExit, TasksClient} from '../types/index.ts';
 import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
-import {STOP_SIGNAL} from './stop-signal.ts';
+import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from './stop-signal.ts';
 import {tell, tellExit} from './tell.ts';
 
 const STOP_TIMEOUT_MS = 10_000;
@@ -16,24 +16,6 @@ const STOP_TIMEOUT_MS = 10_000;
 const END_TIMEOUT_MS = 10_000;
 const FIRST_POLL_MS = 2;
 const LONGEST_POLL_MS = 100;
-
-/**
- * A signal by name, with or without SIG, or by number.
- *
- * @throws invalid_argument there is no such signal
- */
-export function parseSignal(text: string): number {
-  const name = text.toUpperCase();
-  const {signals} = constants;
-  const found = (signals as Readonly<Record<string, number>>)[name.startsWith('SIG') ? name : `SIG${name}`];
-  if (found !== undefined) return found;
-  const realTime = /^(?:SIG)?RTMIN(?:\+(\d+))?$/.exec(name);
-  const number = realTime === null ? (/^\d+$/.test(text) ? Number(text) : 0) : 34 + Number(realTime[1] ?? 0);
-  if (number >= 1 && number <= 64) return number;
-  throw new ErrdefsError('invalid_argument', `signal ${JSON.stringify(text)} is not known`, {
-    hint: 'name one, such as SIGTERM or KILL, or its number',
-  });
-}
 
 const hasEnded = ({task}: FoundTask): boolean => task.status === 'stopped';
 
@@ -50,8 +32,13 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
   const find = (id: string): Promise<FoundTask> => findTask(context, namespace, id);
   const gone = (id: string): ErrdefsError => new ErrdefsError('not_found', `task ${JSON.stringify(id)} has ended`);
 
-  const stopSignal = (id: string): string =>
-    context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.labels[STOP_SIGNAL] ?? 'SIGTERM';
+  const label = (id: string, key: string): string | undefined =>
+    context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.labels[key];
+  const stopSignal = (id: string): string => label(id, STOP_SIGNAL) ?? 'SIGTERM';
+  const stopTimeout = (id: string): number => {
+    const text = label(id, STOP_TIMEOUT) ?? '';
+    return /^\d+$/.test(text) ? Number(text) : STOP_TIMEOUT_MS;
+  };
 
   /**
    * Polls until a task has ended and its end is recorded, or nobody is left to record it.
@@ -117,7 +104,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       if (hasEnded(found) || !(await signalTask(found, number, all))) throw gone(id);
     },
 
-    stop: async (id, {timeoutMs = STOP_TIMEOUT_MS, signal} = {}) => {
+    stop: async (id, {timeoutMs = stopTimeout(id), signal} = {}) => {
       const found = await find(id);
       if (!hasEnded(found)) {
         const {runtime, runtimeRoot, task} = found;

@@ -28,14 +28,10 @@ export interface ContainerSettings {
   readonly init?: boolean;
   /** Existing namespaces to join, each by the path of its file. */
   readonly joinNamespaces?: readonly Namespace[];
-  /** Has the runtime change the root by MS_MOVE, which works on a ramdisk. */
-  readonly noPivot?: boolean;
   readonly pidsLimit?: number;
   /** With `privileged`: gives it no devices of the host. */
   readonly privilegedWithoutHostDevices?: boolean;
   readonly rlimits?: readonly Rlimit[];
-  /** Directory that is the container's root, instead of a snapshot of an image; the container writes to it. */
-  readonly rootfs?: string;
   /** `private`, `slave`, `shared`, `unbindable`, or the same with a leading `r`. */
   readonly rootfsPropagation?: string;
   /** Program of the runtime, such as `crun`, or its path. */
@@ -45,8 +41,6 @@ export interface ContainerSettings {
   /** Bytes of /dev/shm. */
   readonly shmSize?: number;
   readonly snapshotLabels?: Labels;
-  /** File with a specification of the runtime that is used as it is; all settings but labels are ignored. */
-  readonly specFile?: string;
   /** Signal that asks the container to end; default: the image's, else SIGTERM. */
   readonly stopSignal?: string;
   /** How long `tasks stop` waits before it kills. */
