@@ -2,6 +2,7 @@
  * `push` into a registry on loopback, from stores that have the image: into an empty registry, into another repository of the registry that
  * it came from, and once more to where it is already.
  */
+import {join} from 'node:path';
 import {buildImage} from '../test/support/images.ts';
 import {startRegistry} from '../test/support/registry.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
@@ -23,7 +24,7 @@ interface Pusher {
   daemon?(): number | undefined;
 }
 
-async function pushers(site: Site, ref: string, layout: string): Promise<Pusher[]> {
+async function pushers(site: Site, ref: string, name: string): Promise<Pusher[]> {
   const [mine, theirs, podmans] = [await site.disk().fresh(), await site.disk().fresh(), await site.disk().fresh()];
   const env = ours(site, mine);
   prepareBy({command: [LAUNCHER, 'pull', '--no-unpack', '--progress', 'none', ref], env});
@@ -31,6 +32,10 @@ async function pushers(site: Site, ref: string, layout: string): Promise<Pusher[
   site.after(containerd.stop);
   prepareBy({command: containerdPull(containerd.ctr, ref)});
   prepareBy({command: [...podman(podmans), 'pull', '--tls-verify=false', ref]});
+  // It has no store; and of layouts it reads no docker manifests.
+  const directory = `dir:${join(site.dir, `${name}-dir`)}`;
+  const skopeo = ['skopeo', 'copy', '--insecure-policy', '--all'];
+  prepareBy({command: [...skopeo, '--src-tls-verify=false', `docker://${ref}`, directory]});
   return [
     {name: 'berth: ctr push', command: (target) => ({command: [LAUNCHER, 'push', '--progress', 'none', target, ref], env})},
     {
@@ -40,9 +45,7 @@ async function pushers(site: Site, ref: string, layout: string): Promise<Pusher[
     },
     {
       name: 'skopeo copy',
-      command: (target) => ({
-        command: ['skopeo', 'copy', '--insecure-policy', '--all', '--dest-tls-verify=false', `oci:${layout}:latest`, `docker://${target}`],
-      }),
+      command: (target) => ({command: [...skopeo, '--dest-tls-verify=false', directory, `docker://${target}`]}),
     },
     {name: 'podman push', command: (target) => ({command: [...podman(podmans), 'push', '--tls-verify=false', ref, target]})},
   ];
@@ -90,7 +93,7 @@ async function pushOf(site: Site, name: 'busybox' | 'redis' | 'toolchain'): Prom
   const {layout} = buildImage(name);
   const ref = await site.push(name, layout);
   const {host} = await site.registry();
-  const all = await pushers(site, ref, layout);
+  const all = await pushers(site, ref, name);
   const title = `Push of ${name}`;
   const sent = await compare(all.map(intoEmpty), {rounds, memory: true});
   const mounted = await compare(
