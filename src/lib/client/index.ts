@@ -14,7 +14,6 @@ import {imageBuildClient} from './build/client.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
-import {emit, eventsOf} from './events.ts';
 import {CLIENT, type ClosedState, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
 import type {Client, NamespaceClient, OpenOptions, TasksClient} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
@@ -38,7 +37,10 @@ export function openClient(options: OpenOptions = {}): Client {
     root,
     lockTimeoutMs,
     ...(onWarning === undefined ? {} : {onWarning}),
-    onCommit: (changes) => emit(() => context.stateDir, eventsOf(changes)),
+    onCommit: async (changes) => {
+      const {emit, eventsOf} = await import('./events.ts');
+      emit(() => context.stateDir, eventsOf(changes));
+    },
   });
   const workers = new WorkerPool();
   let checkedState: string | undefined;

@@ -33,8 +33,8 @@ export interface StoreOptions {
   readonly migrations?: readonly Migration[];
   /** Receives warnings of failed cleanup; see cleanup-warnings.ts. */
   readonly onWarning?: OnWarning;
-  /** Gets the changes of each transaction that was committed. Must not throw. */
-  readonly onCommit?: (changes: readonly RecordChange[]) => void;
+  /** Gets the changes of each transaction that was committed, and is waited for. Must not throw. */
+  readonly onCommit?: (changes: readonly RecordChange[]) => Promise<void>;
 }
 
 export class Store {
@@ -90,7 +90,7 @@ export class Store {
       return result;
     });
     this.#directory.noteMigrated();
-    if (changes.length > 0) this.#onCommit?.(changes);
+    if (changes.length > 0) await this.#onCommit?.(changes);
     return result;
   }
 
