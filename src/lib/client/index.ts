@@ -217,6 +217,8 @@ function tasksClient(context: Context, name: string): TasksClient {
     exec: async (id, args, options) => (await load()).exec(id, args, options),
     execPiped: async (id, args, options) => (await load()).execPiped(id, args, options),
     logs: async (id, options) => (await load()).logs(id, options),
+    metrics: async (id) => (await load()).metrics(id),
+    stats: async (ids, options) => (await load()).stats(ids, options),
     ps: async (id) => (await load()).ps(id),
     pause: async (id) => (await load()).pause(id),
     resume: async (id) => (await load()).resume(id),

@@ -513,6 +513,8 @@ const NAMESPACE: Guards<NamespaceClient> = {
         signal: optional(abortSignal),
       }),
     ],
+    metrics: [text],
+    stats: [optional(list(text)), options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     ps: [text],
     pause: [text],
     resume: [text],

@@ -154,6 +154,16 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       return taskLogs(context, namespace, id, options);
     },
 
+    metrics: async (id) => {
+      const {taskMetrics} = await import('./usage.ts');
+      return taskMetrics(await find(id));
+    },
+
+    stats: async (ids = [], {signal} = {}) => {
+      const {taskStats} = await import('./usage.ts');
+      return taskStats(ids.length === 0 ? await listTasks(context, namespace) : await Promise.all(ids.map(find)), signal);
+    },
+
     ps: async (id) => {
       const {listProcesses} = await import('./processes.ts');
       return listProcesses(await find(id));

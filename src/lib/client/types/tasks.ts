@@ -120,6 +120,29 @@ export interface LogEntry {
   readonly data: Buffer;
 }
 
+/** What the kernel has counted for a container. */
+export interface TaskMetrics {
+  readonly id: string;
+  /** RFC 3339, UTC. */
+  readonly timestamp: string;
+  readonly cgroupVersion: 1 | 2;
+  /** By ctr's names, in the kernel's units; a list has one value for each processor. */
+  readonly metrics: Readonly<Record<string, number | readonly number[]>>;
+}
+
+/** What a container uses now. */
+export interface TaskStats {
+  readonly id: string;
+  /** Processors kept busy: 0.5 is half of one. */
+  readonly cpu: number;
+  /** Bytes, without the inactive part of the page cache. */
+  readonly memory: number;
+  /** Bytes: its limit, or the machine's memory. */
+  readonly memoryLimit: number;
+  /** Processes and threads. */
+  readonly pids: number;
+}
+
 /** A process of a container. */
 export interface TaskProcess {
   /** On the host. */
@@ -183,6 +206,14 @@ export interface TasksClient {
    * @throws failed_precondition no log is kept of it
    */
   logs(id: string, options?: LogOptions): Promise<AsyncIterable<LogEntry>>;
+  /** @throws failed_precondition it does not run */
+  metrics(id: string): Promise<TaskMetrics>;
+  /**
+   * What tasks use, measured over half a second.
+   *
+   * @param ids default: all that have not ended
+   */
+  stats(ids?: readonly string[], options?: {readonly signal?: AbortSignal}): Promise<readonly TaskStats[]>;
   /** Processes of a container, sorted by pid. @throws failed_precondition it does not run */
   ps(id: string): Promise<readonly TaskProcess[]>;
   /** Freezes all processes of a container. @throws failed_precondition it does not run */

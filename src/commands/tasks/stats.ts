@@ -1,0 +1,31 @@
+import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {formatSize} from '../../cli/value-formatters.ts';
+import type {TaskStats} from '../../lib/client/types/index.ts';
+
+const percent = (share: number): string => `${(share * 100).toFixed(2)}%`;
+
+export default class Stats extends BaseCommand {
+  static override summary = 'print what containers use of processor and memory, until interrupted';
+  static override description =
+    'CPU is of one processor. MEM is without the inactive part of the page cache. A signal ends it; with --json it prints one reading.';
+  static override args = {id: Args.string({multiple: true, description: 'task; by default all that have not ended'})};
+  static override flags = {'no-stream': Flags.boolean({description: 'print one reading only'})};
+
+  async run(): Promise<readonly TaskStats[]> {
+    const {args, flags} = await this.parse(Stats);
+    const {tasks} = await this.namespace(flags);
+    for (;;) {
+      const all = await tasks.stats(args.id ?? [], {signal: this.signal});
+      this.table(['NAME', 'CPU%', 'MEM', 'LIMIT', 'MEM%', 'PIDS'], all, ({id, cpu, memory, memoryLimit, pids}) => [
+        id,
+        percent(cpu),
+        formatSize(memory),
+        formatSize(memoryLimit),
+        percent(memory / memoryLimit),
+        String(pids),
+      ]);
+      if (flags['no-stream'] || this.json) return all;
+    }
+  }
+}
