@@ -117,6 +117,26 @@ describe('a detached task', () => {
     assert.deepEqual(r.left(), []);
   });
 
+  it('whose conmon was killed runs on, can be stopped, and has an unknown status', async (t) => {
+    if (!requirements(t)) return;
+    const r = await rig(t);
+    const {ns, ref} = r;
+    await ns.run(ref, 'a', {detach: true, args: STUBBORN});
+    await until('it has set its traps', () => isReady(r, 'a'));
+    const waiting = ns.tasks.wait('a');
+    for (const pid of conmons(r.state)) process.kill(Number(pid), 'SIGKILL');
+    await until('conmon has ended', () => conmons(r.state).length === 0);
+    assert.equal((await ns.tasks.get('a')).status, 'running');
+    assert.deepEqual(await ns.tasks.stop('a', {timeoutMs: 20_000}), {id: 'a', exitStatus: 255, known: false});
+    assert.deepEqual(await waiting, {id: 'a', exitStatus: 255, known: false});
+    assert.deepEqual(
+      (await ns.tasks.list()).map(({status, exitStatus}) => [status, exitStatus]),
+      [['stopped', undefined]],
+    );
+    await ns.containers.delete('a');
+    assert.deepEqual(r.left(), []);
+  });
+
   it('that cannot start leaves nothing', async (t) => {
     if (!requiresTasks(t)) return;
     const r = await taskRig(t);

@@ -2,7 +2,8 @@
 import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
-import {announceWaiter, removeTask} from '../../runtime/bundle.ts';
+import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
+import {announceWaiter, isClaimed, removeTask} from '../../runtime/bundle.ts';
 import {runRuntime} from '../../runtime/runc.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
@@ -18,6 +19,15 @@ const FIRST_POLL_MS = 2;
 const LONGEST_POLL_MS = 100;
 
 const hasEnded = ({task}: FoundTask): boolean => task.status === 'stopped';
+
+/** @returns `undefined` for 0 and for a process that has ended */
+function identify(pid: number): ProcessIdentity | undefined {
+  try {
+    return pid === 0 ? undefined : identityOf(pid);
+  } catch {
+    return undefined;
+  }
+}
 
 /** Sends a signal through the runtime, which knows whether the process is still the container's. */
 async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: number, all: boolean): Promise<boolean> {
@@ -62,24 +72,37 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
   };
 
   const pollForEnd = async (id: string, first: FoundTask, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
-    let found = first;
-    for (let waited = 0, poll = FIRST_POLL_MS; ; poll = Math.min(poll * 2, LONGEST_POLL_MS)) {
-      if (hasEnded(found) && (found.task.exitStatus !== undefined || !found.task.detached || waited >= timeoutMs))
-        return exitOf(found.task);
+    const stateDir = runDirectory(context, namespace);
+    let found: FoundTask | undefined = first;
+    // Until this process has ended nobody needs to be asked.
+    const main = identify(first.task.pid);
+    let endedMs = 0;
+    let poll = FIRST_POLL_MS;
+    for (let waited = 0; ; waited += poll, poll = Math.min(poll * 2, LONGEST_POLL_MS)) {
+      // Asked before the task is: who lives now may have recorded the end by then.
+      const isHeld = isClaimed(stateDir, id);
+      if (main === undefined || liveness(main) === 'dead') {
+        if (waited > 0) found = await findUnlessGone(id);
+        if (found === undefined) return {id, exitStatus: 255, known: false};
+        const {task} = found;
+        if (hasEnded(found)) {
+          if (task.exitStatus !== undefined || !task.detached || !isHeld || endedMs >= END_TIMEOUT_MS) return exitOf(task);
+          endedMs += poll;
+        }
+      }
       if (waited >= timeoutMs) return undefined;
       await delay(poll, undefined, signal === undefined ? {} : {signal}).catch(() => {
         throw new ErrdefsError('canceled', `wait for task ${JSON.stringify(id)}`, {cause: signal?.reason});
       });
-      waited += poll;
-      const next = await find(id).catch((err: unknown) => {
-        // It was deleted, or it is removed when it ends.
-        if (hasCode(err, 'not_found')) return undefined;
-        throw err;
-      });
-      if (next === undefined) return {id, exitStatus: 255, known: false};
-      found = next;
     }
   };
+
+  /** @returns `undefined` when it was deleted, or was removed when it ended */
+  const findUnlessGone = (id: string): Promise<FoundTask | undefined> =>
+    find(id).catch((err: unknown) => {
+      if (hasCode(err, 'not_found')) return undefined;
+      throw err;
+    });
 
   return {
     list: async () => (await listTasks(context, namespace)).map(({task}) => task),
