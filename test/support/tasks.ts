@@ -75,6 +75,10 @@ const processes = (state: string): readonly string[] =>
       }
     });
 
+/** Pids of the conmons of a state directory. */
+export const conmonsOf = (state: string): readonly number[] =>
+  processes(state).flatMap((line) => (/^\d+: (?:\S*\/)?conmon /.test(line) ? [Number.parseInt(line, 10)] : []));
+
 export const requiresTasks = (t: Parameters<typeof requiresRoot>[0]): boolean =>
   requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
 

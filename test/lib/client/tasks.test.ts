@@ -5,7 +5,7 @@ import {existsSync, readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
-import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
+import {conmonsOf, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const expectsError =
   (code: Code, message = /(?:)/) =>
@@ -118,14 +118,14 @@ describe('a detached task', () => {
   });
 
   it('whose conmon was killed runs on, can be stopped, and has an unknown status', async (t) => {
-    if (!requirements(t)) return;
-    const r = await rig(t);
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
     const {ns, ref} = r;
     await ns.run(ref, 'a', {detach: true, args: STUBBORN});
     await until('it has set its traps', () => isReady(r, 'a'));
     const waiting = ns.tasks.wait('a');
-    for (const pid of conmons(r.state)) process.kill(Number(pid), 'SIGKILL');
-    await until('conmon has ended', () => conmons(r.state).length === 0);
+    for (const pid of conmonsOf(r.state)) process.kill(pid, 'SIGKILL');
+    await until('conmon has ended', () => conmonsOf(r.state).length === 0);
     assert.equal((await ns.tasks.get('a')).status, 'running');
     assert.deepEqual(await ns.tasks.stop('a', {timeoutMs: 20_000}), {id: 'a', exitStatus: 255, known: false});
     assert.deepEqual(await waiting, {id: 'a', exitStatus: 255, known: false});
