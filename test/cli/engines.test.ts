@@ -116,6 +116,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'namespaces label': ['namespaces label foo a=b', 5],
   'namespaces ls': ['namespaces ls', 0],
   'namespaces rm': ['namespaces rm foo', 5],
+  'oci spec': ['oci spec', 0],
   prune: ['prune', 0],
   pull: ['pull --progress none --connect-timeout 5s --plain-http 127.0.0.1:1/x:latest', 14],
   push: ['push --progress none --plain-http 127.0.0.1:1/x:latest', 5],

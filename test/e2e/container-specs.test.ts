@@ -9,7 +9,7 @@ import type {ImageConfig} from '../../src/lib/oci/manifest.ts';
 import {RootReader} from '../../src/lib/runtime/path-in-root.ts';
 import {resolveSpec} from '../../src/lib/runtime/resolve-spec.ts';
 import type {Spec} from '../../src/lib/runtime/spec.ts';
-import {findProgram, requiresProgram, requiresRoot} from '../support/helpers.ts';
+import {findProgram, newClient, requiresProgram, requiresRoot} from '../support/helpers.ts';
 import {startContainerd} from './containerd.ts';
 import {document, type Manifest, publishedImages} from './fixtures.ts';
 
@@ -145,6 +145,13 @@ describe('a specification', () => {
     const config = document<ImageConfig>(busybox.image, document<Manifest>(busybox.image, busybox.image.target).config);
     const {ctr, pull, withImage} = await startContainerd(t);
     pull(busybox.ref);
+    // ctr's has no command, no environment, no groups and no devices yet.
+    const template = (spec: Spec): unknown => {
+      const {args: _, env: __, user: ___, ...process} = spec.process;
+      return normal({...spec, process: process as Spec['process'], linux: {...spec.linux, resources: {devices: []}}});
+    };
+    const own = (await (await newClient(t)).defaultSpec()) as unknown as Spec;
+    assert.deepEqual(template(own), template(JSON.parse(ctr('oci', 'spec')) as Spec), 'oci spec');
     await withImage(busybox.ref, async (root) => {
       let id = 0;
       for (const argv of commandLines(30)) {

@@ -109,6 +109,10 @@ export function openClient(options: OpenOptions = {}): Client {
       const {check} = await import('./fsck/check.ts');
       return check(context, options);
     },
+    defaultSpec: async () => {
+      const {defaultSpec} = await import('./run/default-spec.ts');
+      return {...(await defaultSpec())};
+    },
     info: async () => {
       const {describe} = await import('./space/info.ts');
       return describe(context, state);

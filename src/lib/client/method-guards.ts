@@ -609,6 +609,7 @@ export const CLIENT: Guards<Client> = {
   ],
   df: [],
   info: [],
+  defaultSpec: [],
   prune: [
     options<PruneOptions>({
       namespace: optional(text),

@@ -193,6 +193,12 @@ async function seccompOf(
   return parseSeccomp(text, what, {capabilities, architecture: hostPlatform().architecture, kernel: release()});
 }
 
+/** The specification with the filter of system calls that the options ask for. @throws not_found, invalid_argument the file of a profile */
+export async function withSeccomp(spec: Spec, request: SpecRequest): Promise<Spec> {
+  const seccomp = await seccompOf(spec, request);
+  return seccomp === undefined ? spec : {...spec, linux: {...spec.linux, seccomp}};
+}
+
 /** Checks bind mounts here, since the runtime's error has no class. */
 function checkSources(spec: Spec): void {
   for (const {source} of spec.mounts.filter(isBind)) {
@@ -228,8 +234,7 @@ export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootRe
     ...(volumes === undefined ? {} : {volumes}),
   };
   const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
-  const seccomp = await seccompOf(plain, request);
-  const draft = seccomp === undefined ? plain : {...plain, linux: {...plain.linux, seccomp}};
+  const draft = await withSeccomp(plain, request);
   checkSources(draft);
   return (rootfs) => {
     const found =

@@ -80,6 +80,8 @@ export interface Client {
   df(): Promise<DiskUsage>;
   /** @throws data_loss a record cannot be read */
   info(): Promise<Info>;
+  /** The specification of the OCI runtime that a container has without an image and without options. */
+  defaultSpec(): Promise<Readonly<Record<string, unknown>>>;
   /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */
   prune(options?: PruneOptions): Promise<PruneResult>;
   /** What commands have changed since the boot, as far as the log of events reaches back: all namespaces, in order. */
