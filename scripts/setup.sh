@@ -37,6 +37,10 @@ test       debootstrap     debootstrap      to make the redis image
 test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
+test       cni-plugins     containernetworking-plugins to connect containers to networks
+test       ip              iproute2         to give tests a network of their own
+test       iptables        iptables         to publish the ports of containers
+test       redis-cli       redis-tools      to speak to a container through a published port
 test       igzip           isal             to compare decompression speed
 test       zsh             zsh              to complete command lines in it
 test       fish            fish             to complete command lines in it
@@ -60,6 +64,8 @@ installed() {
   case $1 in
     # It has to be static: the image holds nothing else.
     busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
+    # Programs outside of PATH.
+    cni-plugins) [ -x /usr/lib/cni/bridge ] ;;
     # A library.
     go-containerregistry) [ -d /usr/share/gocode/src/github.com/google/go-containerregistry ] ;;
     *) command -v "$1" >/dev/null ;;

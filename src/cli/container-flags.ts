@@ -29,7 +29,6 @@ export const DOCKER_FLAGS: FlagHints = {
   '--blockio-class': 'block I/O classes are not supported',
   '--blockio-config-file': 'block I/O classes are not supported',
   '--cgroupns': 'write --with-ns cgroup:/proc/1/ns/cgroup',
-  '--dns': 'write --mount type=bind,src=FILE,dst=/etc/resolv.conf,options=ro',
   '--fifo-dir': 'there is no daemon that would need FIFOs: the streams are those of the command',
   '--gidmap': 'user namespaces are not supported',
   '--gpus': 'write --device for the devices, and --volume for the libraries: no hook of the vendor is called',
@@ -37,11 +36,8 @@ export const DOCKER_FLAGS: FlagHints = {
   '--isolation': 'write --with-ns',
   '--link': 'containers reach each other by their network',
   '--config': 'a specification is made from the image and flags; "containers info --spec" shows it',
-  '--net': "write --net-host for the host's network, or --with-ns network:PATH",
-  '--network': "write --net-host for the host's network, or --with-ns network:PATH",
+  '--net': 'write --network NAME',
   '--no-pivot': 'the root is never a ramdisk: it is mounted from the snapshot',
-  '-p': "ports are not published; --net-host gives the container the host's network",
-  '--publish': "ports are not published; --net-host gives the container the host's network",
   '--rootfs': 'make an image of the directory: images import, or images append to an image without layers',
   '--pid': 'write --with-ns pid:/proc/PID/ns/pid',
   '--rdt-class': 'classes of cache and memory bandwidth (RDT) are not supported',
@@ -89,6 +85,20 @@ export const CONTAINER_FLAGS = {
   'shm-size': size({helpValue: '64M', description: 'size of /dev/shm'}),
   device: repeated({helpValue: 'PATH', description: 'device of the host, or directory of devices; may be repeated'}),
   'net-host': Flags.boolean({description: "use the host's network"}),
+  cni: Flags.boolean({description: 'connect it to the default network; as --network default'}),
+  network: Flags.string({
+    helpValue: 'NAME',
+    description: 'network of CNI; or default, host, none, container:ID; with --publish default is the default',
+  }),
+  publish: repeated({
+    char: 'p',
+    helpValue: '[[IP:]HOST:]PORT[/PROTOCOL]',
+    description: 'publish a port of the container, or a range, on the host; without HOST on one that is free; may be repeated',
+  }),
+  dns: repeated({helpValue: 'IP', description: "name server, instead of the host's; may be repeated"}),
+  'dns-search': repeated({helpValue: 'DOMAIN', description: 'domain in which names are looked up; may be repeated'}),
+  'dns-option': repeated({helpValue: 'OPTION', description: 'option of resolv.conf(5); may be repeated'}),
+  'add-host': repeated({helpValue: 'NAME:IP', description: "entry of /etc/hosts; the IP host-gateway is the host's; may be repeated"}),
   'with-ns': repeated({helpValue: 'TYPE:PATH', description: 'join an existing namespace, such as network:/run/netns/a; may be repeated'}),
   hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
   'read-only': Flags.boolean({description: 'make the root filesystem read-only'}),
@@ -274,6 +284,12 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       runtime: runtimeProgram(flags.runtime ?? flags['runc-binary']),
       platform: flags.platform,
       snapshotter: flags.snapshotter,
+      network: networkOf(flags),
+      ports: flags.publish,
+      dns: flags.dns,
+      dnsSearch: flags['dns-search'],
+      dnsOptions: flags['dns-option'],
+      addHosts: flags['add-host'],
       snapshotLabels: optionalLabels(flags['snapshotter-label']),
     }),
     ...securityOptions(flags),
@@ -293,6 +309,11 @@ export async function containerID(argument: string | undefined, name: string | u
   if (argument !== undefined || (name !== undefined && name !== '')) return (argument ?? name)!;
   const {randomBytes} = await import('node:crypto');
   return randomBytes(6).toString('hex');
+}
+
+function networkOf({cni, network}: {readonly cni: boolean; readonly network?: string | undefined}): string | undefined {
+  if (cni && network !== undefined) throw invalid('--cni and --network exclude each other', '--cni is --network default');
+  return cni ? 'default' : network;
 }
 
 /**

@@ -7,6 +7,7 @@ import {liveness, parseIdentity} from '../fs/process.ts';
 import {
   cgroupPath,
   cleanup,
+  disconnect,
   isClaimed,
   listRuns,
   populatedCgroups,
@@ -98,6 +99,8 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
   for (const namespace of only === undefined ? listIfPresent(runtimeStatePath.runs(context.stateDir)) : [only]) {
     const directory = runDirectory(context, namespace);
     for (const {id, state} of await listNamespaceRuns(context, namespace)) {
+      if (state === 'stopped')
+        await disconnect(runPath(directory, id)).catch((err: unknown) => housekeeping.warn(`container ${JSON.stringify(id)}`, err));
       if (state !== 'stale' && !(state === 'stopped' && only !== undefined)) continue;
       try {
         await cleanup(directory, id, findRuntime());

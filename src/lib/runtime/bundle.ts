@@ -209,6 +209,16 @@ let counter = 0;
 /** A unique temporary name in `bundles`; it identifies its process, and no ID begins with a dot. */
 const temporaryIn = (bundles: string): string => join(bundles, `.${formatIdentity(ownIdentity())}.${++counter}`);
 
+/** Whether what a run's network consists of has not been removed: see network/attachment.ts. */
+export const isConnected = (run: string): boolean => list(run).some((name) => /^network\.\w+\.json$/.test(name));
+
+/** Removes the network of a run whose container has ended. What cannot be removed stays recorded, for the next time. */
+export async function disconnect(run: string): Promise<void> {
+  if (!isConnected(run)) return;
+  const {detach} = await import('./network/attachment.ts');
+  await detach(run);
+}
+
 /** Releases an ID and removes its run's directory. The rename makes that atomic for the next claim. */
 export function releaseBundle(run: string): void {
   const old = temporaryIn(dirname(run));
@@ -302,6 +312,7 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
         // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         await removeStaleCgroup(run);
+        await disconnect(run);
         const old = temporaryIn(bundles);
         if (ignoreErrno(['ENOENT'], () => renameSync(run, old))) removeLeftover(old, onLeftover);
       }
@@ -404,6 +415,7 @@ export async function removeEndedTask(stateDir: string, id: string, runtime: Run
   await deleteContainer(runtime, runtimeRoot(stateDir), id);
   if (!existsSync(run)) return;
   await removeStaleCgroup(run);
+  await disconnect(run);
   for (let waited = 0; waited < READ_MS && hasWaiters(run); waited += POLL_MS) await delay(POLL_MS);
   const mounted = mountsBelow(bundleIn(run));
   if (mounted.length > 0) await runProgram('umount', ['--lazy', ...mounted], {package: 'mount'});

@@ -7,7 +7,7 @@ import {resolve} from 'node:path';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {bundleIn, claimBundle, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {bundleIn, claimBundle, disconnect, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './run.ts';
 import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
@@ -134,7 +134,10 @@ export async function startDetached(run: DetachedRun): Promise<number> {
       await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
       if (existsSync(directory)) await removeStaleCgroup(directory);
       if (isErrdefs(err)) await tidy(async () => run.onExit?.(true));
-      await tidy(() => releaseBundle(directory));
+      await tidy(async () => {
+        await disconnect(directory);
+        releaseBundle(directory);
+      });
       throw err;
     }
   } catch (err) {

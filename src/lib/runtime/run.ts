@@ -8,7 +8,7 @@ import {writeAtomic} from '../fs/durable.ts';
 import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import type {Stdio} from '../fs/spawn-channel.ts';
-import {bundleIn, claimBundle, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {bundleIn, claimBundle, disconnect, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {RUN_FAILED} from './check-executable.ts';
 import {type Launcher, startLauncher, type Terminal} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
@@ -383,7 +383,10 @@ export async function runForeground(run: ForegroundRun): Promise<ContainerExit> 
       await tidy(async () => run.onExit?.(false));
       return ending;
     } finally {
-      await tidy(() => releaseBundle(directory));
+      await tidy(async () => {
+        await disconnect(directory);
+        releaseBundle(directory);
+      });
     }
   } catch (err) {
     throw ownFailure(err, `container ${JSON.stringify(run.id)}`);

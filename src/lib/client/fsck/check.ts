@@ -3,6 +3,7 @@ import {readdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {type ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import {isConnected, runPath} from '../../runtime/bundle.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import type {Store} from '../../store/store.ts';
@@ -243,6 +244,8 @@ class Check {
       };
       for (const {id, state} of runs) {
         if (state === 'stale') add('garbage', id, 'has ended and left files behind');
+        if (state === 'stopped' && isConnected(runPath(runDirectory(this.#context, namespace), id)))
+          add('garbage', id, 'has ended, and its network was not removed');
         if (state === 'orphaned') add('suspect', id, 'is still running, although the berth process that supervised it has ended');
       }
       const abandoned = namespaces.find(({name}) => name === namespace)?.containers.filter(isAbandoned) ?? [];

@@ -19,13 +19,15 @@ import {deleteContainer} from '../delete-container.ts';
 import {assertUnpacked, ensureUnpacked, imagesOf} from '../pull/unpack.ts';
 import {cgroupOf, isAbandoned, TRANSIENT} from '../running.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
+import {networkLabel, networkOptions} from '../tasks/network-options.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
-import type {CreateOptions} from '../types/index.ts';
+import type {CreateOptions, NetworkOptions} from '../types/index.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
 
 export interface NewContainer {
   makeSpec(rootfs: RootReader): Spec;
+  readonly network: NetworkOptions | undefined;
   /**
    * Writes the record and makes the snapshot.
    *
@@ -50,6 +52,7 @@ export async function newContainer(
   validateIdentifier(id);
   validateLabels(options.labels ?? {});
   validateLabels(options.snapshotLabels ?? {});
+  const network = networkOptions(options);
   const runtime = options.runtime === undefined ? findRuntime() : findRuntime(options.runtime);
   const {pull: policy = 'never'} = options;
   if (policy !== 'never') {
@@ -69,7 +72,7 @@ export async function newContainer(
     cgroupsPath,
     image: config,
     architecture: chosen.config.architecture,
-    options,
+    options: {...options, netHost: options.netHost === true || options.network === 'host'},
     ...(signal === undefined ? {} : {signal}),
   });
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
@@ -80,7 +83,7 @@ export async function newContainer(
   const record: ContainerRecord = {
     id,
     image: image.name,
-    labels: {...containerLabels(config), ...options.labels, ...stopLabels(options)},
+    labels: {...containerLabels(config), ...options.labels, ...stopLabels(options), ...networkLabel(network)},
     runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
     snapshotter: snapshotter.name,
     snapshotKey: id,
@@ -92,6 +95,7 @@ export async function newContainer(
   let layer: string | undefined;
   return {
     makeSpec,
+    network,
     begin: async (owner) => {
       // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.
       if (refuseTaken(context, namespace, id, '')) {

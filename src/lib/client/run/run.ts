@@ -26,6 +26,7 @@ export function run(context: Context, namespace: string, ref: string, id: string
         },
         rm,
         tty,
+        ...(container.network === undefined ? {} : {network: container.network}),
         ...(options.runtime === undefined ? {} : {runtime: options.runtime}),
         ...(signal === undefined ? {} : {signal}),
       },

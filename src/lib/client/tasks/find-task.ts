@@ -2,7 +2,7 @@
 import {existsSync, readFileSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
-import {listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/bundle.ts';
+import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/bundle.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/runc.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
@@ -55,6 +55,7 @@ async function inspectTask(stateDir: string, {id, state}: Pick<Run, 'id' | 'stat
   const status = found === undefined ? 'stopped' : (STATUSES[found.status] ?? 'unknown');
   const detached = record !== undefined && record.io.kind !== 'inherit';
   const end = status === 'stopped' ? readTaskEnd(directory, id) : undefined;
+  const network = isConnected(directory) ? (await import('../../runtime/network/attachment.ts')).readAttachment(directory) : undefined;
   const startedAt = timeOf(detached ? files.started : files.initPid);
   const task: Task = {
     id,
@@ -63,6 +64,7 @@ async function inspectTask(stateDir: string, {id, state}: Pick<Run, 'id' | 'stat
     detached,
     ...(end === undefined ? {} : {exitStatus: end.exitStatus, exitedAt: end.exitedAt.toISOString()}),
     ...(existsSync(files.oom) ? {oomKilled: true} : {}),
+    ...(network === undefined ? {} : {network}),
     ...(record === undefined ? {} : {createdAt: record.createdAt}),
     ...(startedAt === undefined || status === 'created' ? {} : {startedAt}),
   };

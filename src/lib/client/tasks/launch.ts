@@ -9,7 +9,8 @@ import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
-import type {RunResult, TaskStartOptions} from '../types/index.ts';
+import type {NetworkOptions, RunResult, TaskStartOptions} from '../types/index.ts';
+import type {Connection} from './network.ts';
 import {tell} from './tell.ts';
 
 export interface Launch {
@@ -25,6 +26,8 @@ export interface Launch {
   readonly tty: boolean;
   /** The container and its snapshot go when it ends. */
   readonly rm: boolean;
+  /** Absent: none, or the host's. */
+  readonly network?: NetworkOptions;
   readonly runtime?: string;
   readonly signal?: AbortSignal;
 }
@@ -47,6 +50,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
     throw new ErrdefsError('invalid_argument', 'only a detached task has a log', {hint: 'add --detach'});
   let overlaid = false;
   let holder: ProcessIdentity;
+  let connection: Connection | undefined;
   const common = {
     id,
     stateDir: runDirectory(context, namespace),
@@ -61,7 +65,10 @@ export async function launch(context: Context, namespace: string, run: Launch, o
       const own = spec.linux.cgroupsPath.startsWith(`/${namespace}/${id}~`);
       const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder)}} : spec;
       await run.keepSpec?.(placed);
-      return placed;
+      if (run.network === undefined) return placed;
+      const {connect} = await import('./network.ts');
+      connection = await connect(context, namespace, id, run.network, placed);
+      return connection.spec;
     },
     onExit: async (failed: boolean) => run.onExit?.(failed),
     onLeftover: (err: unknown) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
@@ -93,9 +100,11 @@ export async function launch(context: Context, namespace: string, run: Launch, o
     tell(context, namespace, id, 'start', {pid});
     return {id, exitStatus: 0, pid};
   };
-  return start().catch(async (err: unknown) => {
-    throw overlaid ? await explainMounts(err, store.layout.root) : err;
-  });
+  return start()
+    .catch(async (err: unknown) => {
+      throw overlaid ? await explainMounts(err, store.layout.root) : err;
+    })
+    .finally(() => connection?.close());
 }
 
 /** The same error; or the one that `doctor` finds with mounts in `root`, when that may be the cause. */

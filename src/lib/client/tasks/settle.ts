@@ -1,6 +1,6 @@
 /** Finishes what the end of a detached task leaves to be done. Done twice, or by two at once, it is done once. */
 import {isErrdefs} from '../../errdefs.ts';
-import {removeEndedTask} from '../../runtime/bundle.ts';
+import {disconnect, removeEndedTask} from '../../runtime/bundle.ts';
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
 import {runDirectory} from '../running.ts';
@@ -14,6 +14,7 @@ export async function settleTask(context: Context, namespace: string, id: string
   });
   if (found === undefined || found.task.status !== 'stopped') return;
   tellExit(context, namespace, found);
+  await disconnect(found.directory);
   if (found.record?.removeOnExit !== true) return;
   const layer = context.store.view((tx) => {
     const ns = tx.namespace(namespace);

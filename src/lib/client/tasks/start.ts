@@ -7,6 +7,7 @@ import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
 import type {RunResult, TaskStartOptions} from '../types/index.ts';
 import {launch} from './launch.ts';
+import {recordedNetwork} from './network-options.ts';
 import {asRunFailure} from './run-failure.ts';
 
 export function startTask(context: Context, namespace: string, id: string, options: TaskStartOptions): Promise<RunResult> {
@@ -26,6 +27,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
       },
     );
   const spec = record.spec as Spec;
+  const network = recordedNetwork(record);
   const snapshots = new SnapshotStore(store, namespace, record.snapshotter);
   return launch(
     context,
@@ -39,6 +41,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
       },
       tty: spec.process.terminal === true,
       rm: false,
+      ...(network === undefined ? {} : {network}),
       ...(record.runtime.name.startsWith('io.containerd.') ? {} : {runtime: record.runtime.name}),
       ...(options.signal === undefined ? {} : {signal: options.signal}),
     },

@@ -3,7 +3,7 @@ import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
-import {announceWaiter, isClaimed, removeTask} from '../../runtime/bundle.ts';
+import {announceWaiter, disconnect, isClaimed, removeTask} from '../../runtime/bundle.ts';
 import {runRuntime} from '../../runtime/runc.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
@@ -129,18 +129,23 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
 
     stop: async (id, {timeoutMs = stopTimeout(id), signal} = {}) => {
       const found = await find(id);
+      /** Its ports and addresses are free for the next, whether or not conmon's command has run by now. */
+      const released = async (end: TaskExit): Promise<TaskExit> => {
+        await disconnect(found.directory);
+        return end;
+      };
       if (!hasEnded(found)) {
         const {runtime, runtimeRoot, task} = found;
         if (task.status === 'paused') await runRuntime(runtime, ['--root', runtimeRoot, 'resume', id]);
         if (task.status !== 'created') {
           const ended = await waitForEnd(found, timeoutMs, signal, () => signalTask(found, parseSignal(stopSignal(id)), false));
-          if (ended !== undefined) return ended;
+          if (ended !== undefined) return released(ended);
         }
       }
       const kill = hasEnded(found) ? undefined : () => signalTask(found, constants.signals.SIGKILL, true);
       const end = await waitForEnd(found, END_TIMEOUT_MS, signal, kill);
       if (end === undefined) throw new ErrdefsError('deadline_exceeded', `task ${JSON.stringify(id)} has not ended after SIGKILL`);
-      return end;
+      return released(end);
     },
 
     wait: async (id, {signal} = {}) => (await waitForEnd(await find(id), Number.POSITIVE_INFINITY, signal))!,

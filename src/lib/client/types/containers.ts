@@ -4,6 +4,7 @@ import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts'
 import type {LayerCompression} from './build.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerSettings} from './container-settings.ts';
+import type {NetworkOptions} from './networks.ts';
 
 export type {MountSpec};
 
@@ -11,7 +12,7 @@ export type {MountSpec};
 export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
 
 /** Options of `run`; they override the image's config. */
-export interface RunOptions extends ContainerSettings {
+export interface RunOptions extends ContainerSettings, NetworkOptions {
   /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
   readonly args?: readonly string[];
   /** Replaces Entrypoint, as docker does; `args` follow it. */

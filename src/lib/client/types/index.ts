@@ -36,6 +36,7 @@ export type * from './images.ts';
 export type * from './info.ts';
 export type * from './leases.ts';
 export type * from './namespaces.ts';
+export type * from './networks.ts';
 export type * from './push.ts';
 export type * from './registry.ts';
 export type * from './snapshots.ts';

@@ -1,6 +1,7 @@
 /** Tasks: the processes of containers. */
 import type {Readable, Writable} from 'node:stream';
 import type {RunResult} from './containers.ts';
+import type {TaskNetwork} from './networks.ts';
 
 /**
  * `created`: made and not started. `paused`: frozen. `stopped`: ended, and kept until it is deleted. `unknown`: the runtime cannot tell.
@@ -20,6 +21,8 @@ export interface Task {
   readonly exitStatus?: number;
   /** The kernel ended it, or a part of it, for want of memory. */
   readonly oomKilled?: boolean;
+  /** Absent without one of its own. */
+  readonly network?: TaskNetwork;
   /** Times: RFC 3339, UTC. */
   readonly createdAt?: string;
   readonly startedAt?: string;

@@ -1,0 +1,190 @@
+/** Connects a task to a network, and gives it its files of names. */
+import {readFileSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {ErrdefsError} from '../../errdefs.ts';
+import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
+import {acquireLock} from '../../fs/lock.ts';
+import {runPath} from '../../runtime/bundle.ts';
+import {attach, checkPlugins, PLUGIN_DIRECTORIES, portsOf} from '../../runtime/network/attachment.ts';
+import {loadNetworks, type NetworkConfig, publishesPorts} from '../../runtime/network/cni-config.ts';
+import {chooseSubnet, DEFAULT_NETWORK, defaultNetwork} from '../../runtime/network/default-network.ts';
+import {hostsText, type NetworkDns, resolvConfText} from '../../runtime/network/network-files.ts';
+import {type NetworkNamespace, openNetworkNamespace} from '../../runtime/network/network-namespace.ts';
+import {choosePorts, type PortMapping, parsePort} from '../../runtime/network/ports.ts';
+import type {MountSpec, Spec} from '../../runtime/spec.ts';
+import {runtimeStatePath} from '../../store/layout.ts';
+import type {Context} from '../context.ts';
+import {runDirectory, sweepRuns} from '../running.ts';
+import type {NetworkOptions} from '../types/index.ts';
+import {findTask} from './find-task.ts';
+
+const CONFIG_DIRECTORY = '/etc/cni/net.d';
+const PORTS_LOCK_TIMEOUT_MS = 30_000;
+/** A host name has at most 64 characters. */
+const HOST_NAME_LENGTH = 63;
+
+/** The variables that the tools of CNI have for their directories. */
+const configDirectory = (): string => process.env.NETCONFPATH || CONFIG_DIRECTORY;
+const pluginDirectories = (): readonly string[] =>
+  process.env.CNI_PATH?.split(':').filter((path) => path.startsWith('/')) ?? PLUGIN_DIRECTORIES;
+
+function findNetwork(name: string): NetworkConfig {
+  const directory = configDirectory();
+  const known = loadNetworks(directory);
+  const found = known.find((network) => network.name === name);
+  if (found !== undefined) return found;
+  const [first] = known;
+  if (name === 'default' && first !== undefined) return first;
+  if (['default', 'bridge', DEFAULT_NETWORK].includes(name)) return defaultNetwork(chooseSubnet(readFileSync('/proc/net/route', 'latin1')));
+  const names = [...new Set([...known.map((network) => network.name), DEFAULT_NETWORK, 'host', 'none', 'container:ID'])];
+  throw new ErrdefsError('not_found', `network ${JSON.stringify(name)} is not in ${directory}`, {hint: `there are: ${names.join(', ')}`});
+}
+
+/** Ports of all containers of this machine's state, but of `run`. */
+function publishedPorts(stateDir: string, run: string): (PortMapping & {readonly container: string})[] {
+  const runs = runtimeStatePath.runs(stateDir);
+  return listIfPresent(runs).flatMap((namespace) => {
+    const bundles = join(runs, namespace, 'bundles');
+    return listIfPresent(bundles)
+      .filter((id) => !id.startsWith('.') && join(bundles, id) !== run)
+      .flatMap((id) =>
+        portsOf(join(bundles, id)).map((port) => ({...port, container: `container ${JSON.stringify(id)} of namespace ${namespace}`})),
+      );
+  });
+}
+
+export interface Connection {
+  readonly spec: Spec;
+  /** To be called once the container runs, or will not. */
+  close(): void;
+}
+
+interface Place {
+  readonly namespace?: NetworkNamespace;
+  readonly addresses: readonly string[];
+  readonly gateway?: string;
+  readonly dns: NetworkDns;
+}
+
+async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
+  const config = findNetwork(name);
+  const directories = pluginDirectories();
+  checkPlugins(config, directories);
+  if (ports.length > 0 && !publishesPorts(config))
+    throw new ErrdefsError('failed_precondition', `network ${JSON.stringify(config.name)} publishes no ports`, {
+      hint: 'add the plugin portmap with the capability portMappings to its configuration',
+    });
+  const requested = ports.flatMap(parsePort);
+  // A container that has ended may still have ports, and what has the notes of them; it loses both here.
+  if (
+    requested.length > 0 &&
+    publishedPorts(context.stateDir, run).some((port) => requested.some(({hostPort}) => hostPort === port.hostPort))
+  )
+    await sweepRuns(context);
+  const attached = await attach(run, async (write) => {
+    if (requested.length === 0) return write({config, pluginDirectories: directories, ports: []});
+    using _lock = await acquireLock(context.store.layout.lock('ports'), {timeoutMs: PORTS_LOCK_TIMEOUT_MS, purpose: 'publishing ports'});
+    write({
+      config,
+      pluginDirectories: directories,
+      ports: await choosePorts(requested, publishedPorts(context.stateDir, run)),
+    });
+  });
+  const {addresses, gateway, dns} = attached.attachment;
+  return {
+    namespace: attached.namespace,
+    addresses: addresses.map((address) => address.split('/')[0]!),
+    ...(gateway === undefined ? {} : {gateway}),
+    dns,
+  };
+}
+
+/** Opens the network of a running container. The second look tells whether the pid was still its own when it was opened. */
+async function joinContainer(context: Context, namespace: string, id: string): Promise<{place: Place; run: string}> {
+  const running = async (): Promise<number> => {
+    const {task} = await findTask(context, namespace, id);
+    if (task.status !== 'running' && task.status !== 'paused')
+      throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)}, whose network is to be shared, is ${task.status}`, {
+        hint: `start it: ctr -n ${namespace} tasks start --detach ${id}`,
+      });
+    return task.pid;
+  };
+  const pid = await running();
+  const opened = openNetworkNamespace(pid);
+  try {
+    if ((await running()) !== pid) throw new ErrdefsError('aborted', `container ${JSON.stringify(id)} was started anew`);
+    return {place: {namespace: opened, addresses: [], dns: {}}, run: runPath(runDirectory(context, namespace), id)};
+  } catch (err) {
+    opened.close();
+    throw err;
+  }
+}
+
+/** Files of the host with its name servers: systemd's own first says which servers are behind its stub. */
+const hostResolvConf = (): string[] =>
+  ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'].map((file) => readIfPresent(file)).filter((text) => text !== undefined);
+
+/**
+ * Connects the container of a run whose tree is mounted. What it adds is recorded in the run's directory, and removed with that.
+ *
+ * @throws not_found there is no such network or container
+ * @throws unavailable the plugins, or another program, are not installed
+ * @throws already_exists a port is taken
+ */
+export async function connect(context: Context, namespace: string, id: string, options: NetworkOptions, spec: Spec): Promise<Connection> {
+  const {network = 'none', ports = []} = options;
+  const run = runPath(runDirectory(context, namespace), id);
+  const joined = network.startsWith('container:') ? await joinContainer(context, namespace, network.slice('container:'.length)) : undefined;
+  if (network !== 'none' && network !== 'host' && !spec.linux.namespaces.some((one) => one.type === 'network' && !('path' in one)))
+    throw new ErrdefsError('invalid_argument', 'the container has no network namespace of its own to connect', {
+      hint: 'leave out --network, --cni and --publish, or --net-host and --with-ns',
+    });
+  const place: Place =
+    joined?.place ?? (network === 'none' || network === 'host' ? {addresses: [], dns: {}} : await attachTo(context, network, run, ports));
+  const opened = place.namespace;
+  try {
+    const hostname = spec.hostname ?? (opened === undefined || joined !== undefined ? undefined : id.slice(0, HOST_NAME_LENGTH));
+    const files: Record<string, string> = {};
+    const shared = network === 'host';
+    const named = (name: string): string | undefined => (joined === undefined ? undefined : readIfPresent(join(joined.run, name)));
+    const wants = (lists: readonly (readonly string[] | undefined)[]): boolean =>
+      lists.some((list) => list !== undefined && list.length > 0);
+    if (opened !== undefined || wants([options.dns, options.dnsSearch, options.dnsOptions]))
+      files['resolv.conf'] = named('resolv.conf') ?? resolvConfText(options, place.dns, hostResolvConf(), shared);
+    if (opened !== undefined || wants([options.addHosts]))
+      files.hosts = hostsText(
+        options,
+        {addresses: place.addresses, ...(hostname === undefined ? {} : {hostname})},
+        shared ? '127.0.0.1' : place.gateway,
+        named('hosts') ?? (shared ? readIfPresent('/etc/hosts') : undefined),
+      );
+    if (opened !== undefined && hostname !== undefined) files.hostname = `${hostname}\n`;
+    const given = new Set(spec.mounts.filter(({source}) => !source.startsWith('/etc/')).map(({destination}) => destination));
+    const mounts = Object.entries(files)
+      .filter(([name]) => !given.has(`/etc/${name}`))
+      .map(([name, text]): MountSpec => {
+        // Beside the bundle: what the container gets hold of is not read again, and links in its tree lead nowhere else.
+        const source = join(run, name);
+        writeFileSync(source, text, {mode: 0o644});
+        return {destination: `/etc/${name}`, type: 'bind', source, options: ['rbind', 'ro', 'nosuid', 'nodev', 'noexec']};
+      });
+    const own = new Set(mounts.map(({destination}) => destination));
+    return {
+      spec: {
+        ...spec,
+        ...(hostname === undefined ? {} : {hostname}),
+        mounts: [...spec.mounts.filter(({destination}) => !own.has(destination)), ...mounts],
+        linux: {
+          ...spec.linux,
+          namespaces: spec.linux.namespaces.map((one) =>
+            one.type === 'network' && opened !== undefined ? {...one, path: opened.path} : one,
+          ),
+        },
+      },
+      close: () => opened?.close(),
+    };
+  } catch (err) {
+    opened?.close();
+    throw err;
+  }
+}
