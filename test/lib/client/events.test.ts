@@ -5,6 +5,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/events.ts';
 import type {BerthEvent, Client} from '../../../src/lib/client/types/index.ts';
+import {RecordChanges} from '../../../src/lib/store/record-changes.ts';
 import {runScript} from '../../support/children.ts';
 import {is, newClient, temporaryDirectory} from '../../support/helpers.ts';
 
@@ -38,6 +39,34 @@ describe('events', () => {
     assert.deepEqual(events[1]!.event, {key: 'work', parent: '', snapshotter: 'native'});
     const times = events.map(({timestamp}) => timestamp);
     assert.deepEqual(times, [...times].sort());
+  });
+
+  it('are what several changes of one record come to', () => {
+    const changes = new RecordChanges();
+    const change = (key: string, existed: boolean, isPut: boolean): void => {
+      const about = {namespace: 'a', kind: 'image', snapshotter: '', key} as const;
+      changes.note(isPut ? {...about, record: {labels: {}}} : about, existed);
+    };
+    for (const [key, existed] of [
+      ['new', false],
+      ['old', true],
+    ] as const) {
+      change(`${key}, put twice`, existed, true);
+      change(`${key}, put twice`, true, true);
+      change(`${key}, put and deleted`, existed, true);
+      change(`${key}, put and deleted`, true, false);
+    }
+    change('replaced', true, false);
+    change('replaced', false, true);
+    assert.deepEqual(
+      changes.list().map(({key, action}) => [key, action]),
+      [
+        ['new, put twice', 'create'],
+        ['old, put twice', 'update'],
+        ['old, put and deleted', 'delete'],
+        ['replaced', 'update'],
+      ],
+    );
   });
 
   it('do not report refused changes', async (t) => {

@@ -87,7 +87,11 @@ const CHANGES: readonly string[] = [
 ];
 const WHOLE_SECONDS = `find . -newermt @1500000001 -exec touch -h -d @1600000000 {} +`;
 
+/** New names of files that have not changed, before and after the old ones. */
+const NEW_NAMES = 'ln a/1 0first; ln a/b/2 zlast';
+
 function changesFor(n: number): string {
+  if (n % 100 === 0) return NEW_NAMES;
   const random = randomOf(SAMPLE, n);
   return Array.from({length: 1 + random.below(6)}, () => `(${random.pick(CHANGES)}) 2>/dev/null || true`).join('\n');
 }
