@@ -91,6 +91,8 @@ describe('help and version', () => {
   it('docker has shorter names for some', () => {
     for (const [line, expected] of [
       ['ps', 'containers ls | '],
+      ['exec a sh', 'tasks exec | a sh'],
+      ['logs a', 'tasks logs | a'],
       ['rm a', 'containers rm | a'],
       ['rmi a', 'images rm | a'],
       ['tag a b', 'images tag | a b'],

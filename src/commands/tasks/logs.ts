@@ -6,7 +6,18 @@ import {count} from '../../cli/shared-flags.ts';
 import {parseSince} from '../../cli/value-parsers.ts';
 import type {LogEntry} from '../../lib/client/types/index.ts';
 
-const time = (description: string) => Flags.custom<Date>({helpValue: 'TIME', description, parse: async (input) => parseSince(input)})();
+const time = (description: string) =>
+  Flags.custom<string>({
+    helpValue: 'TIME',
+    description,
+    parse: async (input) => {
+      parseSince(input);
+      return input;
+    },
+  })();
+
+/** A duration counts from when the command runs. */
+const asTime = (text: string | undefined): string | undefined => (text === undefined ? undefined : parseSince(text).toISOString());
 
 export default class Logs extends BaseCommand {
   static override summary = 'print what a detached task has written';
@@ -28,7 +39,7 @@ and data. A log that has reached --log-max-size begins anew: what was in it befo
     const {tasks} = await this.namespace(flags);
     const entries = await tasks.logs(args.id, {
       follow: flags.follow,
-      ...omitUndefined({since: flags.since?.toISOString(), until: flags.until?.toISOString(), tail: flags.tail}),
+      ...omitUndefined({since: asTime(flags.since), until: asTime(flags.until), tail: flags.tail}),
       signal: this.signal,
     });
     const begun = {stdout: false, stderr: false};
