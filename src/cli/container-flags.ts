@@ -38,7 +38,7 @@ export const DOCKER_FLAGS: FlagHints = {
   '--config': 'a specification is made from the image and flags; "containers info --spec" shows it',
   '--net': 'write --network NAME',
   '--no-pivot': 'the root is never a ramdisk: it is mounted from the snapshot',
-  '--rootfs': 'make an image of the directory: images import, or images append to an image without layers',
+  '--rootfs': 'make an image of the directory: images import, or images append',
   '--pid': 'write --with-ns pid:/proc/PID/ns/pid',
   '--rdt-class': 'classes of cache and memory bandwidth (RDT) are not supported',
   '--remap-labels': 'user namespaces are not supported',
