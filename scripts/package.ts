@@ -104,7 +104,8 @@ const README = `berth for Debian
 The command is "berth". The same program under the names of containerd's tools is in /usr/lib/berth/bin, because the package containerd has
 a /usr/bin/ctr of its own: put that directory first in PATH to have "ctr" and "dist".
 
-"systemctl enable --now berth-prune.timer" removes images that no container has used for a week. It is off.
+"systemctl enable --now berth-prune.timer" removes images that no container has and that were pulled or made more than a
+week ago. It is off.
 
 Removing the package leaves the images and containers in /var/lib/berth. "rm -r /var/lib/berth" removes them.
 `;
@@ -155,7 +156,7 @@ Architecture: ${DEBIAN[process.arch]}
 Maintainer: the authors of berth <berth@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: libc6, mount, util-linux, runc
-Recommends: ca-certificates, conmon, containernetworking-plugins, uidmap
+Recommends: ca-certificates, conmon, containernetworking-plugins, iproute2, iptables, uidmap
 Suggests: bash-completion
 Section: admin
 Priority: optional

@@ -28,7 +28,6 @@ import {JournalBackend} from '../src/lib/store/journal.ts';
 import {LayerStore} from '../src/lib/store/layer-store.ts';
 import {createLayout} from '../src/lib/store/layout.ts';
 import {Formats, MIGRATIONS} from '../src/lib/store/migrations.ts';
-import {RefCounts} from '../src/lib/store/refcounts.ts';
 import {
   parseContainer,
   parseContent,
@@ -38,7 +37,8 @@ import {
   parseNamespace,
   parseSnapshot,
   RECORD_VERSION,
-} from '../src/lib/store/schema.ts';
+} from '../src/lib/store/parse-records.ts';
+import {RefCounts} from '../src/lib/store/refcounts.ts';
 import {Store} from '../src/lib/store/store.ts';
 import {temporaryDirectory} from './support/helpers.ts';
 import {checkStore} from './support/invariants.ts';

@@ -52,8 +52,8 @@ export async function readSettings(files: readonly string[] = configFiles()): Pr
     try {
       text = readFileSync(file, 'utf8');
     } catch (err) {
-      // A path through a file is no configuration, and neither is one that is not there.
-      if (['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) continue;
+      // A path through a file is no configuration, and neither is one that is not there; but the one that is named is wanted.
+      if (file !== process.env.BERTH_CONFIG && ['ENOENT', 'ENOTDIR'].includes((err as NodeJS.ErrnoException).code ?? '')) continue;
       throw fromErrno(err, `configuration ${file}`);
     }
     for (const [name, value] of Object.entries(await parseConfig(text, file))) settings.set(name, {value, file});

@@ -12,7 +12,7 @@ export const START_FLAGS = {
   detach: Flags.boolean({char: 'd', description: 'leave it running, and print its identifier'}),
   'pid-file': Flags.string({helpValue: 'FILE', description: 'write the process ID to this file'}),
   'null-io': Flags.boolean({description: 'keep no output; with --detach'}),
-  'log-max-size': size({description: 'size after which the log begins anew; with --detach'}),
+  'log-max-size': size({description: 'size after which the log begins anew, 64M by default; with --detach'}),
   'log-uri': Flags.string({helpValue: 'none', description: 'where the output goes: none keeps none; by default a log, for "tasks logs"'}),
 };
 

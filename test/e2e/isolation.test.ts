@@ -144,13 +144,16 @@ async function answers(
   for (const word of ['info', 'usage']) await ask('snapshots', word, ...SNAPSHOTTER, 'mine');
   await ask('snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'mine');
   await ask('containers', 'info', 'c1');
-  await ask('tasks', 'wait', 'c1');
+  for (const word of ['wait', 'logs', 'metrics', 'ps']) await ask('tasks', word, 'c1');
+  await ask('tasks', 'stats', '--no-stream', 'c1');
+  await ask('diff', 'c1');
+  await ask('snapshots', 'diff', ...SNAPSHOTTER, 'mine');
   return all;
 }
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (ls|wait))$/;
+  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff)$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (
@@ -189,9 +192,14 @@ const changes = (
   [['containers', 'label', 'c1', 'a=b']],
   [['containers', 'create', ...SNAPSHOTTER, ref, 'c9', '/bin/sh', '-c', 'sleep 100']],
   [['tasks', 'start', '--detach', 'c9']],
+  [['tasks', 'exec', 'c9', '/bin/sh', '-c', 'echo a > /tmp-a']],
+  [['tasks', 'pause', 'c9']],
+  [['tasks', 'resume', 'c9']],
   [['tasks', 'kill', '--signal', 'WINCH', 'c9']],
   [['tasks', 'stop', '--time', '10ms', 'c9']],
   [['tasks', 'rm', 'c9']],
+  [['commit', '--progress', 'none', 'c1', 'mine:8']],
+  [['images', 'rm', 'mine:8']],
   [['containers', 'rm', 'c1']],
   [['images', 'mount', ...SNAPSHOTTER, ref, mountpoint]],
   [['images', 'unmount', '--rm', mountpoint]],
@@ -296,7 +304,7 @@ describe('a namespace', () => {
       const called = [...alone.keys()];
       // Of the machine, or of registries without a store.
       const GLOBAL =
-        /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
+        /^(version|doctor|df|completion|config (explain|show)|events|info|oci spec|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
       const untried = Object.keys(COMMANDS.commands).filter(
         (id) => READING.test(id) && !GLOBAL.test(id) && !called.some((words) => words.startsWith(id)),
       );

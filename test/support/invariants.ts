@@ -9,8 +9,8 @@ import {isDeepStrictEqual} from 'node:util';
 import {bootId, liveness, parseIdentity} from '../../src/lib/fs/process.ts';
 import {isDigest} from '../../src/lib/oci/descriptor.ts';
 import {recordFile} from '../../src/lib/store/layout.ts';
+import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from '../../src/lib/store/parse-records.ts';
 import type {LeaseRecord, SnapshotRecord} from '../../src/lib/store/records.ts';
-import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from '../../src/lib/store/schema.ts';
 
 export interface CheckOptions {
   /** Whether each blob is hashed. Default true. */

@@ -99,7 +99,8 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
   for (const namespace of only === undefined ? listIfPresent(runtimeStatePath.runs(context.stateDir)) : [only]) {
     const directory = runDirectory(context, namespace);
     for (const {id, state} of await listNamespaceRuns(context, namespace)) {
-      if (state === 'stopped')
+      // Asked again: it may have been started anew since the list was made.
+      if (state === 'stopped' && !isClaimed(directory, id))
         await disconnect(runPath(directory, id)).catch((err: unknown) => housekeeping.warn(`container ${JSON.stringify(id)}`, err));
       if (state !== 'stale' && !(state === 'stopped' && only !== undefined)) continue;
       try {

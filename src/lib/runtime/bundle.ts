@@ -31,7 +31,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import {containerState, deleteContainer, type Runtime} from './runc.ts';
-import {hasBeenCreated, readTaskRecord, taskFiles} from './task-record.ts';
+import {hasBeenCreated, readTaskRecord} from './task-record.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
 /** Time for a killed process to end. */
@@ -241,10 +241,11 @@ async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<
   const run = runPath(stateDir, id);
   if (mayBeAlive(run, 'owner')) return {id, state: 'running'};
   if (mayBeAlive(run, 'runtime')) return {id, state: 'orphaned'};
-  const status = (await containerState(runtime, runtimeRoot(stateDir), id))?.status;
+  const task = readTaskRecord(run);
+  // The one that made it: another does not know of it.
+  const status = (await containerState(task?.runtime ?? runtime, runtimeRoot(stateDir), id))?.status;
   if (status === 'running' || status === 'paused') return {id, state: 'orphaned'};
   // One that was only created waits for a runtime that is gone.
-  const task = readTaskRecord(run);
   if (task !== undefined && task.io.kind !== 'inherit' && !task.removeOnExit && hasBeenCreated(run)) return {id, state: 'stopped'};
   const cgroup = cgroupOf(run);
   return {id, state: 'stale', ...(cgroup === undefined ? {} : {cgroup})};
@@ -287,14 +288,27 @@ export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt)
   }
 }
 
+const HINTS: Readonly<Record<Exclude<Run['state'], 'stale'>, (id: string) => string>> = {
+  running: (id) => `end it first: tasks stop ${id}`,
+  orphaned: (id) => `end it first: tasks rm --force ${id}`,
+  stopped: (id) => `remove its task first: tasks rm ${id}`,
+};
+
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
  *
  * @param onLeftover gets errors of removing dead runs; without it they are thrown
+ * @param options.takesStopped a task that has ended is cleared away, too
  * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
-export async function claimBundle(stateDir: string, id: string, runtime: Runtime, onLeftover: OnLeftover = throwIt): Promise<string> {
+export async function claimBundle(
+  stateDir: string,
+  id: string,
+  runtime: Runtime,
+  onLeftover: OnLeftover = throwIt,
+  {takesStopped = false}: {readonly takesStopped?: boolean} = {},
+): Promise<string> {
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
   const run = runPath(stateDir, id);
@@ -308,7 +322,8 @@ export async function claimBundle(stateDir: string, id: string, runtime: Runtime
       while (!ignoreErrno(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, run))) {
         const owner = recordedProcess(run, 'owner');
         const {state} = await inspect(stateDir, id, runtime);
-        if (state !== 'stale') throw new ErrdefsError('already_exists', `${what} is ${state}`);
+        if (state !== 'stale' && !(state === 'stopped' && takesStopped))
+          throw new ErrdefsError('already_exists', `${what} is ${state}`, {hint: HINTS[state](id)});
         // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         await removeStaleCgroup(run);
@@ -377,11 +392,10 @@ export async function cleanup(
   if (state === 'running' || (state === 'orphaned' && !kill))
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${state}`);
   if (state === 'orphaned') {
-    await deleteContainer(runtime, runtimeRoot(stateDir), id);
+    await deleteContainer(readTaskRecord(runPath(stateDir, id))?.runtime ?? runtime, runtimeRoot(stateDir), id);
     await endRuntime(runPath(stateDir, id));
   }
-  if (state === 'stopped') forgetTask(runPath(stateDir, id));
-  releaseBundle(await claimBundle(stateDir, id, runtime));
+  releaseBundle(await claimBundle(stateDir, id, runtime, throwIt, {takesStopped: true}));
 }
 
 /** Gives a run to another process. @param pid a child of this process */
@@ -394,20 +408,33 @@ export function giveBundle(run: string, pid: number): void {
 const SETTLE_MS = 10_000;
 
 /**
- * Ends a task if it has not ended, and removes it; succeeds if there is none. Waits for the process that holds it: conmon, or the command
- * that runs it.
+ * Removes a task; succeeds if there is none. Waits for the process that holds it: conmon, or the command that runs it.
+ *
+ * @param options.kill ends it first. Without it, one that was started meanwhile stays
+ * @throws failed_precondition it runs
  */
-export async function removeTask(stateDir: string, id: string, runtime: Runtime): Promise<void> {
+export async function removeTask(
+  stateDir: string,
+  id: string,
+  runtime: Runtime,
+  {kill = false}: {readonly kill?: boolean} = {},
+): Promise<void> {
   const run = runPath(stateDir, id);
-  await deleteContainer(runtime, runtimeRoot(stateDir), id);
-  await endRuntime(run, SETTLE_MS);
+  const holders = [recordedProcess(run, 'runtime'), recordedProcess(run, 'owner')].flatMap((found) =>
+    found === undefined ? [] : found.identity,
+  );
+  if (kill) {
+    await deleteContainer(runtime, runtimeRoot(stateDir), id);
+    await endRuntime(run, SETTLE_MS);
+  }
   // A command that lives cleans up itself.
-  for (let waited = 0; mayBeAlive(run, 'owner') && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
-  await cleanup(stateDir, id, runtime, {kill: true});
+  const held = (): boolean => holders.some((identity) => liveness(identity) !== 'dead');
+  for (let waited = 0; held() && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
+  await cleanup(stateDir, id, runtime, {kill});
 }
 
 /** Time for those that wait for a task to read how it ended. */
-const READ_MS = 2000;
+const READ_MS = 10_000;
 
 /** Removes a task that has ended, while conmon still waits for the command that does this, in the mount namespace of the task. */
 export async function removeEndedTask(stateDir: string, id: string, runtime: Runtime): Promise<void> {
@@ -439,14 +466,15 @@ export function announceWaiter(run: string): () => void {
   return () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
 }
 
+/** The identity of the process that owns a run, as text. */
+export const ownerOf = (run: string): string | undefined => {
+  const owner = recordedProcess(run, 'owner');
+  return owner === undefined ? undefined : formatIdentity(owner.identity);
+};
+
 const hasWaiters = (run: string): boolean =>
   list(run).some((name) => {
     const [, text = ''] = /^waiter\.(.+)\.\d+$/.exec(name) ?? [];
     const identity = parseIdentity(text);
     return identity !== undefined && liveness(identity) !== 'dead';
   });
-
-/** Makes a stopped task a stale run. */
-function forgetTask(run: string): void {
-  ignoreErrno(['ENOENT'], () => unlinkSync(taskFiles(run, '').initPid));
-}

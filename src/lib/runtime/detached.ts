@@ -2,12 +2,12 @@
  * Starts a container that outlives this process. The launcher (launcher.ts) becomes conmon, which makes the container by the runtime, keeps
  * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
  */
-import {closeSync, existsSync, mkdirSync, openSync, readFileSync} from 'node:fs';
+import {closeSync, existsSync, mkdirSync, openSync} from 'node:fs';
 import {resolve} from 'node:path';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {bundleIn, claimBundle, disconnect, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {announceWaiter, bundleIn, claimBundle, disconnect, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './run.ts';
 import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
@@ -61,7 +61,7 @@ function parseReport(line: string): Report {
 }
 
 async function start(run: DetachedRun, runtime: Runtime, directory: string, launcher: Launcher, signals: SignalForwarder): Promise<number> {
-  const {id, io, stateDir, removeOnExit = false} = run;
+  const {id, io, removeOnExit = false} = run;
   await configure(launcher, directory, run, {io, runtime, removeOnExit}, identityOf(launcher.pid), signals);
   const stopped = (): void => {
     if (signals.stop === undefined) return;
@@ -78,6 +78,24 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   if (pid === undefined || pid <= 0) throw failed(message ?? 'conmon ended before the container was made');
   // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
   giveBundle(directory, launcher.pid);
+  // One that ends at once and is removed then stays until this start has been told.
+  const leave = announceWaiter(directory);
+  try {
+    await startCreated(run, runtime, directory, pid, failed);
+  } finally {
+    leave();
+  }
+  return pid;
+}
+
+async function startCreated(
+  {id, stateDir, pidFile}: DetachedRun,
+  runtime: Runtime,
+  directory: string,
+  pid: number,
+  failed: (fallback: string) => ErrdefsError,
+): Promise<void> {
+  const files = taskFiles(directory, id);
   const {status, stderr} = await runRuntime(runtime, [
     '--root',
     runtimeRoot(stateDir),
@@ -90,8 +108,7 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   ]);
   if (status !== 0) throw failed(stderr.trim() || `${runtime.name} start ended with status ${status}`);
   closeSync(openSync(files.started, 'w', 0o600));
-  if (run.pidFile !== undefined) writePidFile(resolve(run.pidFile), readFileSync(files.initPid, 'latin1'));
-  return pid;
+  if (pidFile !== undefined) writePidFile(resolve(pidFile), String(pid));
 }
 
 /**

@@ -67,7 +67,7 @@ const isIn = (pid: number, cgroupsPath: string): boolean =>
   !/^State:\s+[XZ]/m.test(readText(`/proc/${pid}/status`)) &&
   readText(`/proc/${pid}/cgroup`)
     .split('\n')
-    .some((line) => line.endsWith(`:${cgroupsPath}`));
+    .some((line) => line.endsWith(`:${cgroupsPath}`) || line.includes(`:${cgroupsPath}/`));
 
 /** Execs of a run that have been started and not forgotten: their identifiers and pids on the host. */
 export function listExecs(directory: string): ReadonlyMap<number, string> {

@@ -27,9 +27,9 @@ import {Housekeeping} from './cleanup-warnings.ts';
 import {type Expected, verifyExpected} from './content-contract.ts';
 import {moveToTrash} from './layer-store.ts';
 import type {Layout} from './layout.ts';
+import {parseIngest, RECORD_VERSION} from './parse-records.ts';
 import {DEEP_REPAIR_HINT, REPAIR_HINT} from './record-files.ts';
 import type {IngestInfo} from './records.ts';
-import {parseIngest, RECORD_VERSION} from './schema.ts';
 
 /** Hash for a digest's algorithm. */
 export const hashFor = (digest: Digest): Hash => createHash(digestParts(digest)[0]);

@@ -2,6 +2,7 @@
 import {ErrdefsError, hasCode} from '../errdefs.ts';
 import {RECORD_KINDS, recordFile, recordPath} from './layout.ts';
 import type {Reader, Writer} from './metadata-contract.ts';
+import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './parse-records.ts';
 import type {ChangedKind, RecordChanges} from './record-changes.ts';
 import {misplacedRecord, REPAIR_HINT} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
@@ -14,7 +15,6 @@ import {
   referencesOfLease,
   referencesOfSnapshot,
 } from './refcounts.ts';
-import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './schema.ts';
 import type {WritableRecordSet} from './transaction-types.ts';
 
 /** One kind of record. */

@@ -1,4 +1,4 @@
-/** Types of the store's records, one small JSON file each. Only `schema.ts` parses them. */
+/** Types of the store's records, one small JSON file each. Only `parse-records.ts` parses them. */
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 
 /** `containerd.io/gc.*` labels direct garbage collection as in containerd. */

@@ -3,6 +3,7 @@ import {relative} from 'node:path';
 import {ErrdefsError, hasCode, isErrdefs} from '../errdefs.ts';
 import {RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {Reader} from './metadata-contract.ts';
+import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './parse-records.ts';
 import {isWrongType, misplacedRecord} from './record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
@@ -13,7 +14,6 @@ import {
   referencesOfLease,
   referencesOfSnapshot,
 } from './refcounts.ts';
-import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './schema.ts';
 
 /** An unusable record. */
 export interface Unreadable {

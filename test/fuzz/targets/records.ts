@@ -7,7 +7,7 @@ import {
   parseLease,
   parseNamespace,
   parseSnapshot,
-} from '../../../src/lib/store/schema.ts';
+} from '../../../src/lib/store/parse-records.ts';
 import type {Target} from '../target.ts';
 
 const PARSERS = [parseNamespace, parseImage, parseContent, parseSnapshot, parseLease, parseIngest, parseContainer];
@@ -37,7 +37,7 @@ export const target: Target = {
     }),
   ],
   tokens: ['{', '}', '[', ']', '"', ',', 'null', '1e999', '-1', '"version":', '"__proto__":', '"labels":', '2', '""', '{}'],
-  sources: ['/store/schema.ts'],
+  sources: ['/store/parse-records.ts'],
   refuses: ['data_loss', 'failed_precondition'],
   run(bytes) {
     let value: unknown;

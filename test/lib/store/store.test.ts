@@ -24,7 +24,7 @@ import {
   parseLease,
   parseNamespace,
   parseSnapshot,
-} from '../../../src/lib/store/schema.ts';
+} from '../../../src/lib/store/parse-records.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {withBallast} from '../../../src/lib/store/with-ballast.ts';
 import {startScript} from '../../support/children.ts';

@@ -40,6 +40,14 @@ function refuseRunning(name: string, running: readonly string[]): void {
 
 export function namespacesClient(context: Context): NamespacesClient {
   const {store, running} = context;
+  /** What runs, once tasks that have ended are out of the way: conmon lives a moment longer than they do. */
+  const runningAfterAll = async (name: string): Promise<Running> => {
+    const first = await running(name);
+    if (first.ids.length === 0) return first;
+    const {forgetStoppedTask} = await import('../tasks/find-task.ts');
+    for (const id of first.ids) await forgetStoppedTask(context, name, id);
+    return running(name);
+  };
   return {
     create: async (name, labels = {}) => {
       validateIdentifier(name);
@@ -78,7 +86,7 @@ export function namespacesClient(context: Context): NamespacesClient {
 
     delete: async (name, {recursive = false} = {}) => {
       validateIdentifier(name);
-      const {ids, hasBegun} = recursive ? await running(name) : NOTHING_RUNS;
+      const {ids, hasBegun} = recursive ? await runningAfterAll(name) : NOTHING_RUNS;
       refuseRunning(name, ids);
       const remove = (tx: StoreTransaction): void => {
         tx.namespaces.get(name);

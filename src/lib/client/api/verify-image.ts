@@ -4,7 +4,7 @@ import {parseReference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Context} from '../context.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
-import {remoteEvidence} from '../signatures/collect.ts';
+import {remoteEvidence} from '../signatures/signature-sources.ts';
 import type {ImageVerification, VerifyOptions} from '../types/index.ts';
 import {findImage} from './find-image.ts';
 

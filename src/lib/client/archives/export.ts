@@ -18,7 +18,7 @@ import {
   REF_NAME,
 } from '../../archive/archive-documents.ts';
 import {type NewEntry, writeTar} from '../../archive/outer-tar-writer.ts';
-import {ErrdefsError, fromErrno, hasCode, wrap} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../../errdefs.ts';
 import {sweepOwnTemporary, syncPath, temporaryName, unlinkIfPresent} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
@@ -67,7 +67,7 @@ export async function exportImages(
 }
 
 /**
- * Keeps what an export reads, whatever is removed meanwhile. On a full disk, which an export may be about, it goes without.
+ * Keeps what an export reads, whatever is removed meanwhile. On a full or a read-only disk, which an export may be about, it goes without.
  *
  * @throws not_found something was removed before it was held
  */
@@ -83,7 +83,7 @@ async function holdContent({store}: Context, namespace: string, {images, content
       stored.map(({digest}) => digest),
     );
   } catch (err) {
-    if (!hasCode(err, 'resource_exhausted')) throw err;
+    if (!isErrdefs(err)) throw err;
     store.housekeeping.warn(purpose, err);
   }
   const release = async (): Promise<void> => {
@@ -232,7 +232,10 @@ function mergeEntries(entries: readonly LayoutEntry[], images: readonly Descript
   const taken = new Map(others.map(({annotations, digest}) => [annotations?.[REF_NAME], digest]));
   const added = images.map((image) => {
     const {[REF_NAME]: short, ...annotations} = image.annotations!;
-    if (!taken.has(short)) return image;
+    if (!taken.has(short)) {
+      taken.set(short, image.digest);
+      return image;
+    }
     if (taken.get(short) !== image.digest)
       warnings.push(`another image of the layout is named ${short}, so that ${annotations[IMAGE_NAME]} has only its full name there`);
     return {...image, annotations};

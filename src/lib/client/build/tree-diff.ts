@@ -2,14 +2,14 @@
 import {join} from 'node:path';
 import {writeLayerDiff} from '../../archive/layer-diff.ts';
 import {findChanges, type TreeChange, type TreePair} from '../../archive/tree-changes.ts';
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {uniqueName} from '../../fs/process.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {startMountHolder} from '../../runtime/private-mount.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
-import {findTask} from '../tasks/find-task.ts';
+import {type FoundTask, findTask} from '../tasks/find-task.ts';
 import {freeze} from '../tasks/processes.ts';
 import type {ContainerChange} from '../types/index.ts';
 
@@ -33,7 +33,7 @@ export async function* withTrees<T>(context: Context, pair: SnapshotPair, use: (
   const record = snapshots.get(key);
   const against = pair.against ?? record.parent;
   const [lower, upper] = [against === undefined ? [] : snapshots.treeMounts(against), snapshots.treeMounts(key)];
-  const resume = await pauseUser(context, pair);
+  const {assertStill, resume} = await pauseUser(context, pair);
   try {
     const directory = join(runtimeStatePath.views(context.stateDir), `view-${uniqueName()}`);
     const holder = await startMountHolder(directory);
@@ -44,6 +44,7 @@ export async function* withTrees<T>(context: Context, pair: SnapshotPair, use: (
     } finally {
       await holder.close().catch((err: unknown) => context.store.housekeeping.warn(`view ${directory}`, err));
     }
+    await assertStill();
   } finally {
     await resume();
   }
@@ -58,26 +59,50 @@ function joined(lower: readonly Mount[], upper: readonly Mount[]): readonly Moun
   return [...lower, ...upper.map(({type, source, options}) => ({type, source: shift(source), options: options.map(shift)}))];
 }
 
-/** Pauses the container that writes to a snapshot, if it runs. @returns what lets it go on */
-async function pauseUser(context: Context, {namespace, snapshotter, key}: SnapshotPair): Promise<() => Promise<void>> {
+/** Holds the container that writes to a snapshot. */
+interface Hold {
+  /** @throws aborted it went on meanwhile, or was started */
+  assertStill(): Promise<void>;
+  /** Lets it go on, if this hold has paused it. */
+  resume(): Promise<void>;
+}
+
+async function pauseUser(context: Context, {namespace, snapshotter, key}: SnapshotPair): Promise<Hold> {
+  const nobody = async (): Promise<void> => {};
   const user = context.store.view((tx) =>
     tx
       .namespace(namespace)
       .containers.list()
       .find((one) => one.snapshotter === snapshotter && one.snapshotKey === key),
   );
-  if (user === undefined) return async () => {};
-  const found = await findTask(context, namespace, user.id).catch((err: unknown) => {
-    // Without a runtime nothing runs.
-    if (hasCode(err, 'not_found') || hasCode(err, 'unavailable')) return undefined;
-    throw err;
-  });
-  if (found?.task.status !== 'running') return async () => {};
-  await freeze(found, 'pause');
-  return async () => {
-    // It may have ended: what is killed ends although it is frozen.
-    const now = await findTask(context, namespace, user.id).catch(() => undefined);
-    if (now?.task.status === 'paused') await freeze(now, 'resume');
+  if (user === undefined) return {assertStill: nobody, resume: nobody};
+  const find = (): Promise<FoundTask | undefined> =>
+    findTask(context, namespace, user.id).catch((err: unknown) => {
+      // Without a runtime nothing runs.
+      if (hasCode(err, 'not_found') || hasCode(err, 'unavailable')) return undefined;
+      throw err;
+    });
+  const found = await find();
+  const pauses = found?.task.status === 'running';
+  if (pauses) await freeze(found, 'pause');
+  return {
+    assertStill: async () => {
+      const now = (await find())?.task;
+      // What is killed ends although it is frozen.
+      if (now === undefined || now.status === 'paused' || now.status === 'stopped' || now.status === 'created') return;
+      throw new ErrdefsError('aborted', `container ${JSON.stringify(user.id)} ran while its tree was read`, {hint: 'run it again'});
+    },
+    resume: async () => {
+      if (!pauses) return;
+      try {
+        const now = await find();
+        if (now?.task.status === 'paused') await freeze(now, 'resume');
+      } catch (err) {
+        const failure = fromErrno(err, `container ${JSON.stringify(user.id)} stays paused`);
+        if (!isErrdefs(failure)) throw err;
+        context.warn(new ErrdefsError(failure.code, failure.message, {cause: err, hint: `ctr -n ${namespace} tasks resume ${user.id}`}));
+      }
+    },
   };
 }
 

@@ -7,7 +7,7 @@ import {MAX_DEPTH} from '../../oci/walk.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Context} from '../context.ts';
 import {choose, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES, type PlatformChoice, platformChoice} from '../pull/plan.ts';
-import {verified} from '../registry/verified.ts';
+import {verified} from '../registry/verify-stream.ts';
 import type {CopyOptions, CopyResult, ProgressEvent, RegistryOptions} from '../types/index.ts';
 import {convert, needsConversion} from './convert-media-types.ts';
 import {openSource, openTarget} from './open.ts';

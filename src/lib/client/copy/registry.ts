@@ -40,7 +40,7 @@ export function registryTarget(
     keepsForeignLayers: true,
     takesAgain: true,
     // A registry takes a manifest only with all below it.
-    isCurrent: (root) => pusher.exists(root, {tag, signal}),
+    isCurrent: async (root) => (digest === undefined || digest === root.digest) && pusher.exists(root, {tag, signal}),
     hasManifest: (desc) => pusher.exists(desc, {signal}),
     blob: async (desc, open, {from, onProgress}) => {
       const repositories = from !== undefined && from.domain === domain ? [from.path] : [];
@@ -57,7 +57,20 @@ export function registryTarget(
       return descriptor;
     },
     addTagged: async (other, {descriptor, bytes}) => {
-      if (!(await pusher.exists(descriptor, {tag: other, signal}))) await pusher.manifest(descriptor, bytes, {tag: other, signal});
+      if (await pusher.exists(descriptor, {tag: other, signal})) return;
+      const there = await remote.resolve({domain: ref.domain, path: ref.path, tag: other}, {signal}).catch((err: unknown) => {
+        if (hasCode(err, 'not_found')) return undefined;
+        throw err;
+      });
+      if (there !== undefined)
+        throw new ErrdefsError(
+          'already_exists',
+          `the destination has other signatures, under the tag ${other}: ${there.descriptor.digest}`,
+          {
+            hint: 'copy without --referrers, or remove that tag first',
+          },
+        );
+      await pusher.manifest(descriptor, bytes, {tag: other, signal});
     },
     addReferrer: (subject, document) => pushReferrer(remote, ref, subject, document, signal),
     close: async () => {},

@@ -12,7 +12,7 @@ import type {RecordSurvey} from '../../store/survey-records.ts';
 import {allSources} from '../pull/distribution-source.ts';
 import {layerCandidates} from '../pull/layer-lookup.ts';
 import {makePlan, type Plan, type PlannedImage, type PlannedLayer, type PlannedManifest, platformChoice} from '../pull/plan.ts';
-import {signaturesOf} from '../signatures/collect.ts';
+import {signaturesOf} from '../signatures/signature-sources.ts';
 import type {Pause} from './yield-to-event-loop.ts';
 
 /** An image that a layer belongs to. */

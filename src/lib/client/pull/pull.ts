@@ -213,7 +213,7 @@ class Pull {
         repository: `${domain}/${path}`,
         document,
         more: async function* (digest) {
-          const {remoteEvidence} = await import('../signatures/collect.ts');
+          const {remoteEvidence} = await import('../signatures/signature-sources.ts');
           yield* remoteEvidence(remote, {domain, path}, digest, signal);
         },
       },

@@ -79,16 +79,27 @@ export async function leaseContent(
 export function endLease(ns: NamespaceTransaction, image: string, id: string | undefined): void {
   if (id !== undefined && !ns.leases.delete(id))
     throw new ErrdefsError('aborted', `namespace ${JSON.stringify(ns.name)} was emptied meanwhile`, {hint: 'run it again'});
-  for (const lease of ns.leases.list())
-    if (lease.labels[LEASE_IMAGE] === image && isLeaseOwnerAlive(lease) === false) ns.leases.delete(lease.id);
+  deleteDeadLeases(ns, image);
 }
 
-/** Removes leases, and collects what only they kept. If that fails, the leases expire. */
+/** Removes leases that killed attempts at the same have left. @returns whether there were any */
+function deleteDeadLeases(ns: NamespaceTransaction, image: string): boolean {
+  const dead = ns.leases.list().filter((lease) => lease.labels[LEASE_IMAGE] === image && isLeaseOwnerAlive(lease) === false);
+  for (const {id} of dead) ns.leases.delete(id);
+  return dead.length > 0;
+}
+
+/**
+ * Removes leases, and those of killed attempts at the same, and collects what only they kept. If that fails, the leases expire.
+ *
+ * @param purpose as for `leaseContent`
+ */
 export async function releaseLeases(store: Store, namespace: string, purpose: string, ids: readonly string[]): Promise<void> {
   await store
     .update(`end of ${purpose}`, (tx) => {
-      const {leases} = tx.namespace(namespace);
-      if (ids.map((id) => leases.delete(id)).includes(true)) collect(store, tx);
+      const ns = tx.namespace(namespace);
+      const released = ids.map((id) => ns.leases.delete(id));
+      if ([...released, deleteDeadLeases(ns, purpose)].includes(true)) collect(store, tx);
     })
     .then(() => store.layers.emptyTrash())
     .catch(() => {});

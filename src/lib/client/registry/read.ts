@@ -10,7 +10,7 @@ import type {Context} from '../context.ts';
 import {choose, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import type {RegistryCallOptions, RegistryListOptions, RemoteImage, RemoteImageOptions, RemoteObject} from '../types/index.ts';
 import {streamBlob} from './stream-blob.ts';
-import {verified} from './verified.ts';
+import {verified} from './verify-stream.ts';
 
 /** Calls `use` with a remote that is closed afterwards. */
 export async function withRemote<T>(context: Context, options: RegistryCallOptions, use: (remote: Remote) => Promise<T>): Promise<T> {

@@ -94,7 +94,7 @@ async function verify(
   const [{parseKey}, {verifyEvidence}, {localEvidence}] = await Promise.all([
     import('./keys.ts'),
     import('./evidence.ts'),
-    import('./collect.ts'),
+    import('./signature-sources.ts'),
   ]);
   const open = groups.map(({of, keys}) => {
     if (keys.length === 0)

@@ -2,6 +2,7 @@
 import {existsSync, readFileSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
+import {validateIdentifier} from '../../oci/identifier.ts';
 import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/bundle.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/runc.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
@@ -80,6 +81,7 @@ export async function listTasks(context: Context, namespace: string): Promise<re
 
 /** @throws not_found the container has no task, or there is no such container */
 export async function findTask(context: Context, namespace: string, id: string): Promise<FoundTask> {
+  validateIdentifier(id);
   const stateDir = runDirectory(context, namespace);
   const run = (await listRuns(stateDir, findRuntime(), id))[0];
   const found = run === undefined ? undefined : await inspectTask(stateDir, run);
@@ -98,6 +100,7 @@ export const exitOf = ({id, exitStatus}: Task): TaskExit => ({id, exitStatus: ex
 
 /** Removes what is left of a container's run if it has ended. */
 export async function forgetStoppedTask(context: Context, namespace: string, id: string): Promise<void> {
+  validateIdentifier(id);
   const stateDir = runDirectory(context, namespace);
   const [run] = existsSync(runPath(stateDir, id)) ? await listRuns(stateDir, findRuntime(), id) : [];
   const found = run === undefined ? undefined : await inspectTask(stateDir, run);

@@ -13,6 +13,9 @@ import type {NetworkOptions, RunResult, TaskStartOptions} from '../types/index.t
 import type {Connection} from './network.ts';
 import {tell} from './tell.ts';
 
+/** The state directory is often in memory. */
+const MAX_LOG_BYTES = 64 << 20;
+
 export interface Launch {
   readonly id: string;
   /** Called once the ID is taken. @param owner the process that holds the task: this one, or conmon */
@@ -94,7 +97,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
     const command = exitCommand(context, namespace, id);
     const pid = await startDetached({
       ...common,
-      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: tty, ...(maxLogSize === undefined ? {} : {maxLogSize})},
+      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: tty, maxLogSize: maxLogSize ?? MAX_LOG_BYTES},
       ...(command === undefined ? {} : {exitCommand: command}),
     });
     tell(context, namespace, id, 'start', {pid});

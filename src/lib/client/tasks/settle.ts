@@ -1,11 +1,11 @@
 /** Finishes what the end of a detached task leaves to be done. Done twice, or by two at once, it is done once. */
 import {isErrdefs} from '../../errdefs.ts';
-import {disconnect, removeEndedTask} from '../../runtime/bundle.ts';
+import {disconnect, ownerOf, removeEndedTask} from '../../runtime/bundle.ts';
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
-import {runDirectory} from '../running.ts';
+import {runDirectory, TRANSIENT} from '../running.ts';
 import {findTask} from './find-task.ts';
-import {tellExit} from './tell.ts';
+import {tell, tellExit} from './tell.ts';
 
 export async function settleTask(context: Context, namespace: string, id: string): Promise<void> {
   const found = await findTask(context, namespace, id).catch((err: unknown) => {
@@ -16,11 +16,9 @@ export async function settleTask(context: Context, namespace: string, id: string
   tellExit(context, namespace, found);
   await disconnect(found.directory);
   if (found.record?.removeOnExit !== true) return;
-  const layer = context.store.view((tx) => {
-    const ns = tx.namespace(namespace);
-    const record = ns.containers.find(id);
-    return record === undefined ? undefined : ns.snapshots(record.snapshotter).find(record.snapshotKey)?.layer;
-  });
-  await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
+  // Another container may have the ID by now.
+  const owner = ownerOf(found.directory);
+  await deleteContainer(context, namespace, id, {keepSnapshot: false, only: ({labels}) => labels[TRANSIENT] === owner});
   await removeEndedTask(runDirectory(context, namespace), id, found.runtime);
+  tell(context, namespace, id, 'delete', {exit_status: found.task.exitStatus ?? 255});
 }

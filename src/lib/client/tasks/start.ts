@@ -1,10 +1,13 @@
 /** `tasks start`: starts a container that exists, from the specification in its record. */
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Spec} from '../../runtime/spec.ts';
+import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
+import {assertAllowed} from '../signatures/assert-allowed.ts';
+import {policyOf} from '../signatures/policy.ts';
 import type {RunResult, TaskStartOptions} from '../types/index.ts';
 import {launch} from './launch.ts';
 import {recordedNetwork} from './network-options.ts';
@@ -26,6 +29,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
         hint: `remove it: ctr -n ${namespace} containers rm ${id}`,
       },
     );
+  await assertStillAllowed(context, namespace, record);
   const spec = record.spec as Spec;
   const network = recordedNetwork(record);
   const snapshots = new SnapshotStore(store, namespace, record.snapshotter);
@@ -34,7 +38,12 @@ async function startContainer(context: Context, namespace: string, id: string, o
     namespace,
     {
       id,
-      begin: async () => snapshots.mounts(record.snapshotKey),
+      begin: async () => {
+        const now = store.view((tx) => tx.namespace(namespace).containers.find(id));
+        if (now?.createdAt !== record.createdAt)
+          throw new ErrdefsError('aborted', 'the container was removed meanwhile', {hint: 'run it again'});
+        return snapshots.mounts(record.snapshotKey);
+      },
       makeSpec: () => spec,
       keepSpec: async (placed) => {
         await changeContainer(context, namespace, id, 'specification', () => ({spec: placed}));
@@ -47,4 +56,22 @@ async function startContainer(context: Context, namespace: string, id: string, o
     },
     options,
   );
+}
+
+/**
+ * What the namespace demands may have changed since the container was made. Asked is the image that has the name now.
+ *
+ * @throws failed_precondition it is not allowed, or is gone
+ */
+async function assertStillAllowed(context: Context, namespace: string, {image: name}: ContainerRecord): Promise<void> {
+  const {labels, image} = context.store.view((tx) => ({
+    labels: tx.namespaces.find(namespace)?.labels,
+    image: tx.namespace(namespace).images.find(name),
+  }));
+  if (policyOf(labels) === undefined) return;
+  if (image === undefined)
+    throw new ErrdefsError('failed_precondition', `image ${JSON.stringify(name)} is gone, so that its signature cannot be checked`, {
+      hint: `pull it again: ctr -n ${namespace} pull ${name}`,
+    });
+  await assertAllowed(context, namespace, image);
 }

@@ -50,6 +50,16 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     return /^\d+$/.test(text) ? Number(text) : STOP_TIMEOUT_MS;
   };
 
+  /** The number of the stop signal; of one that is not known SIGTERM's, as in docker. */
+  const stopNumber = (id: string): number => {
+    try {
+      return parseSignal(stopSignal(id));
+    } catch (err) {
+      context.store.housekeeping.warn(`stop signal of container ${JSON.stringify(id)}`, err);
+      return constants.signals.SIGTERM;
+    }
+  };
+
   /**
    * Polls until a task has ended and its end is recorded, or nobody is left to record it.
    *
@@ -138,7 +148,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
         const {runtime, runtimeRoot, task} = found;
         if (task.status === 'paused') await runRuntime(runtime, ['--root', runtimeRoot, 'resume', id]);
         if (task.status !== 'created') {
-          const ended = await waitForEnd(found, timeoutMs, signal, () => signalTask(found, parseSignal(stopSignal(id)), false));
+          const ended = await waitForEnd(found, timeoutMs, signal, () => signalTask(found, stopNumber(id), false));
           if (ended !== undefined) return released(ended);
         }
       }
@@ -162,7 +172,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       const kill = hasEnded(found) ? undefined : () => signalTask(found, constants.signals.SIGKILL, true);
       const end = (await waitForEnd(found, END_TIMEOUT_MS, undefined, kill)) ?? exitOf(found.task);
       tellExit(context, namespace, {...found, task: {...found.task, ...(end.known ? {exitStatus: end.exitStatus} : {})}});
-      await removeTask(runDirectory(context, namespace), id, found.runtime);
+      await removeTask(runDirectory(context, namespace), id, found.runtime, {kill: !hasEnded(found)});
       tell(context, namespace, id, 'delete', {exit_status: end.exitStatus});
       return end;
     },
@@ -200,11 +210,13 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     pause: async (id) => {
       const {freeze} = await import('./processes.ts');
       await freeze(await find(id), 'pause');
+      tell(context, namespace, id, 'paused');
     },
 
     resume: async (id) => {
       const {freeze} = await import('./processes.ts');
       await freeze(await find(id), 'resume');
+      tell(context, namespace, id, 'resumed');
     },
 
     settle: async (id) => {

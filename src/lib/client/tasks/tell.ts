@@ -5,7 +5,7 @@ import type {Context} from '../context.ts';
 import {emit} from '../events.ts';
 import type {FoundTask} from './find-task.ts';
 
-export type TaskTopic = 'start' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed' | 'exec-added' | 'exec-started';
+type TaskTopic = 'start' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed';
 
 export function tell(
   context: Context,

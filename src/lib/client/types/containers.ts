@@ -22,7 +22,7 @@ export interface RunOptions extends ContainerSettings, NetworkOptions {
   readonly detach?: boolean;
   /** Keeps no output of a detached container. */
   readonly nullIO?: boolean;
-  /** Bytes after which a detached container's log begins anew. */
+  /** Bytes after which a detached container's log begins anew. Default 64 MiB. */
   readonly maxLogSize?: number;
   readonly tty?: boolean;
   /** `KEY=value` sets, `KEY` alone removes. */

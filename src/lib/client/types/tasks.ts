@@ -46,7 +46,7 @@ export interface TaskStartOptions {
   readonly pidFile?: string;
   /** Keeps no output; for a detached task without a terminal. */
   readonly nullIO?: boolean;
-  /** Bytes after which a detached task's log begins anew. */
+  /** Bytes after which a detached task's log begins anew. Default 64 MiB. */
   readonly maxLogSize?: number;
   /** Standard streams of a task that is not detached. Default: the caller's. */
   readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
