@@ -207,8 +207,8 @@ function recordsOf(root: string): string {
 
 const outcome = ({status, stdout}: Result, root: string) => ({status, stdout: steady(stdout, root), records: recordsOf(root)});
 
-/** Clean-up whose failure every command reports. */
-const TOLD = /^\/(?:root\/(?:trash|layers|work|content)|state)\//;
+/** Clean-up whose failure every command reports. An event that cannot be written is lost without a word. */
+const TOLD = /^\/(?:root\/(?:trash|layers|work|content)|state\/(?!events\/))/;
 
 /**
  * Calls of the clean-up: after so many commits, and on what dead processes left.
