@@ -3,8 +3,8 @@
  *
  * What counts as changed, and in which order it is told, after containerd and its continuity (fs/diff.go, path.go): mode, owner and device
  * numbers; of all but directories size and mtime as well, and where neither mtime has a fraction of a second the content. An mtime alone
- * does not change a directory. A regular file that overlayfs has copied up counts as changed whatever it looks like: its capabilities may be
- * all that differs. Of two whole trees, attributes are not compared.
+ * does not change a directory. A regular file of one name that overlayfs has copied up counts as changed whatever it looks like: its
+ * capabilities may be all that differs. Of two whole trees, attributes are not compared.
  */
 import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
@@ -87,7 +87,7 @@ class Search {
       return;
     }
     // overlayfs has copied the file, and attributes, which cannot be read here, may be all that differs.
-    const isCollected = place.overlaid !== undefined && now.isFile();
+    const isCollected = place.overlaid !== undefined && now.isFile() && now.nlink === 1n;
     const isSame = before !== undefined && !isCollected && this.#isSame(now, before, place.upper.at(name), place.lower!.at(name));
     if (!isSame) {
       this.#found.push({kind: before === undefined ? 'added' : 'modified', path, stat: now});

@@ -223,6 +223,28 @@ describe('snapshots diff', () => {
     }
     await assert.rejects(ns.snapshots('overlayfs').diff('n0', {mediaType: 'text/plain'}), is('not_implemented'));
   });
+
+  it('has a file of which only a capability changed', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'setcap')) return;
+    const work = temporaryDirectory(t);
+    const client = openClient({root: temporaryDirectory(t), state: temporaryDirectory(t)});
+    onEnd(t, () => client.close());
+    const ns = client.namespace('difftest');
+    for (const snapshotter of ['overlayfs', 'erofs']) {
+      const snapshots = ns.snapshots(snapshotter);
+      await snapshots.prepare('work');
+      await change(ns, snapshotter, 'work', work, 'echo 1 >p');
+      await snapshots.commit('base', 'work');
+      await snapshots.prepare('k', 'base');
+      await change(ns, snapshotter, 'k', work, 'setcap cap_net_raw+ep p');
+      const entries = entriesOf(await collect(await snapshots.diff('k', {mediaType: TAR})));
+      assert.deepEqual(
+        entries.filter(({capability}) => capability !== undefined).map(({name}) => name),
+        ['p'],
+        snapshotter,
+      );
+    }
+  });
 });
 
 async function withImage(
