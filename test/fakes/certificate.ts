@@ -58,6 +58,6 @@ export function certificate(names: readonly string[], from: number, until: numbe
   const signed = sequence(body, ECDSA_WITH_SHA256, der(0x03, Buffer.concat([Buffer.from([0]), sign('sha256', body, privateKey)])));
   return {
     key: privateKey.export({type: 'pkcs8', format: 'pem'}) as string,
-    cert: `-----BEGIN CERTIFICATE-----\n${signed.toString('base64').replaceAll(/.{64}/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
+    cert: `-----BEGIN CERTIFICATE-----\n${signed.toString('base64').replaceAll(/.{64}(?=.)/g, '$&\n')}\n-----END CERTIFICATE-----\n`,
   };
 }
