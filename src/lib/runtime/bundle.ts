@@ -111,7 +111,7 @@ function cgroupOf(run: string): string | undefined {
       path = readFileSync(runtime.file, 'utf8');
     });
   // Only a cgroup of berth's own: in one that the user chose there may be others.
-  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)*\/[^/]+~[^/]+$/.test(path) ? path : undefined;
+  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)*\/[^/]+~\d+\.\d+\.\d+$/.test(path) ? path : undefined;
 }
 
 /** Removes a cgroup and those below it, once what is in it has ended. */

@@ -114,6 +114,9 @@ export function processesIn(dir: string): readonly string[] {
     });
 }
 
+/** How the name of a cgroup ends that is berth's own: others are left alone. */
+export const OWN = '~1.1.1';
+
 function cgroups(path: string): readonly string[] {
   return ['', ...readdirSync('/sys/fs/cgroup')].map((name) => join('/sys/fs/cgroup', name, path)).filter((dir) => existsSync(dir));
 }
@@ -143,7 +146,11 @@ export function newHarness(t: TestContext): RunHarness {
   const mounts: readonly Mount[] = [
     {type: 'overlay', source: 'overlay', options: [`workdir=${work}`, `upperdir=${upper}`, `lowerdir=${lower}`]},
   ];
-  const request: RunHarness['request'] = (id, options, image = {Env: ['PATH=/bin']}) => ({cgroupsPath: `${cgroup}/${id}`, image, options});
+  const request: RunHarness['request'] = (id, options, image = {Env: ['PATH=/bin']}) => ({
+    cgroupsPath: `${cgroup}/${id}${OWN}`,
+    image,
+    options,
+  });
   const argv: RunHarness['argv'] = (engine, options, {id = 'c', ...more} = {}) => [
     ...engine.argv,
     fileURLToPath(new URL('driver.ts', import.meta.url)),

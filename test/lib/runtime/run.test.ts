@@ -19,7 +19,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import type {Code, ErrdefsError} from '../../../src/lib/errdefs.ts';
 import type {SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
 import {is, onEnd, requiresProgram, slow} from '../../support/helpers.ts';
-import {ENGINES, eventually, initPid, NODE, newHarness, type RunHarness, requiresRuntime, watch} from './run-harness.ts';
+import {ENGINES, eventually, initPid, NODE, newHarness, OWN, type RunHarness, requiresRuntime, watch} from './run-harness.ts';
 
 const sh = (script: string): SpecRequest['options'] => ({args: ['sh', '-c', script]});
 
@@ -33,8 +33,8 @@ const fails =
 
 /** The host's path of a file of the container's memory or cpu cgroup, whichever version this machine has. */
 const cgroupFile = (harness: RunHarness, controller: string, v1: string, v2: string): string => {
-  const old = join('/sys/fs/cgroup', controller, harness.cgroup, 'c', v1);
-  return existsSync(old) ? old : join('/sys/fs/cgroup', harness.cgroup, 'c', v2);
+  const old = join('/sys/fs/cgroup', controller, harness.cgroup, `c${OWN}`, v1);
+  return existsSync(old) ? old : join('/sys/fs/cgroup', harness.cgroup, `c${OWN}`, v2);
 };
 
 describe('a run passes on', () => {
