@@ -1,11 +1,7 @@
-/** Flags and output of the commands that start tasks. */
-import type {RunResult} from '../lib/client/types/index.ts';
-import {ErrdefsError, isErrdefs} from '../lib/errdefs.ts';
+/** Flags of the commands that start tasks. */
+import {ErrdefsError} from '../lib/errdefs.ts';
 import {Flags} from './oclif-definitions.ts';
 import {size} from './shared-flags.ts';
-
-/** Exit status of an error in berth itself, as of `docker run`. */
-export const OWN_FAILURE = 125;
 
 /** How a task is started. */
 export const START_FLAGS = {
@@ -38,12 +34,3 @@ export function startOptions(flags: StartFlags): {detach: boolean; nullIO?: bool
     ...(maxLogSize === undefined ? {} : {maxLogSize}),
   };
 }
-
-/** 126 or 127 if the library says so in the detail `runExit`: the command cannot be executed, or is not found. */
-export function statusOfFailure(err: unknown): number {
-  const status = isErrdefs(err) ? err.details?.runExit : undefined;
-  return typeof status === 'number' ? status : OWN_FAILURE;
-}
-
-/** Whether the task was left running. */
-export const wasLeft = ({pid}: RunResult): boolean => pid !== undefined;

@@ -1,11 +1,10 @@
-import {BaseCommand} from '../cli/base-command.ts';
 import {CONTAINER_FLAGS, containerID, DOCKER_FLAGS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
-import {formatJSON, type Printable} from '../cli/printable.ts';
-import {START_FLAGS, startOptions, statusOfFailure, wasLeft} from '../cli/task-flags.ts';
+import {ProcessCommand} from '../cli/process-command.ts';
+import {START_FLAGS, startOptions} from '../cli/task-flags.ts';
 import type {RunResult} from '../lib/client/types/index.ts';
 
-export default class Run extends BaseCommand {
+export default class Run extends ProcessCommand {
   static override summary = 'run a container';
   static override description =
     `Everything after IMAGE and ID is the container's command. It replaces the image's ENTRYPOINT and CMD. The command ends with the
@@ -29,16 +28,6 @@ container, and with its exit status; with --detach the container runs on under c
     ...CONTAINER_FLAGS,
   };
 
-  /** Standard output belongs to the container, unless it is left running. */
-  protected override printResult(result: unknown): void {
-    if (wasLeft(result as RunResult)) super.printResult(result);
-    else this.context.stderr(`${formatJSON({result})}\n` as Printable);
-  }
-
-  protected override statusOf(err: unknown): number {
-    return statusOfFailure(err);
-  }
-
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Run);
     const namespace = await this.namespace(flags);
@@ -47,8 +36,6 @@ container, and with its exit status; with --detach the container runs on under c
     const result = await withContainerOptions(flags, this.tail, this.context, (options) =>
       namespace.run(args.image, id, {...options, ...started, signal: this.deadline}),
     );
-    if (wasLeft(result)) this.print(result.id);
-    this.status = result.exitStatus;
-    return result;
+    return this.conclude(result, result.id);
   }
 }

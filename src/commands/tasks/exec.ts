@@ -1,12 +1,10 @@
-import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {formatJSON, type Printable} from '../../cli/printable.ts';
+import {ProcessCommand} from '../../cli/process-command.ts';
 import {repeated} from '../../cli/shared-flags.ts';
-import {statusOfFailure} from '../../cli/task-flags.ts';
 import type {ExecResult} from '../../lib/client/types/index.ts';
 
-export default class Exec extends BaseCommand {
+export default class Exec extends ProcessCommand {
   static override summary = 'run one more process in a running container';
   static override description =
     `Everything after ID is the command. It has the container's capabilities, limits and filter of system calls, and ends with the exit status
@@ -29,16 +27,6 @@ of the process; 125 if it could not be started, 126 if the command cannot be exe
     'pid-file': Flags.string({helpValue: 'FILE', description: 'write the process ID to this file; with --detach'}),
   };
 
-  /** Standard output belongs to the process, unless it is left running. */
-  protected override printResult(result: unknown): void {
-    if ((result as ExecResult).pid !== undefined) super.printResult(result);
-    else this.context.stderr(`${formatJSON({result})}\n` as Printable);
-  }
-
-  protected override statusOf(err: unknown): number {
-    return statusOfFailure(err);
-  }
-
   async run(): Promise<ExecResult> {
     const {args, flags} = await this.parse(Exec);
     if (this.tail.length === 0) throw this.usage('tasks exec needs a command');
@@ -50,8 +38,6 @@ of the process; 125 if it could not be started, 126 if the command cannot be exe
       ...omitUndefined({execId: flags['exec-id'], cwd, env, user, pidFile: flags['pid-file']}),
       signal: this.deadline,
     });
-    if (result.pid !== undefined) this.print(result.execId);
-    this.status = result.exitStatus;
-    return result;
+    return this.conclude(result, result.execId);
   }
 }

@@ -232,7 +232,7 @@ export async function configure(
   launcher: Launcher,
   directory: string,
   {mounts: known, volatile = false, makeSpec}: Pick<ForegroundRun, 'makeSpec' | 'mounts' | 'volatile'>,
-  task: Pick<TaskRecord, 'io' | 'network' | 'removeOnExit' | 'runtime'>,
+  task: Pick<TaskRecord, 'io' | 'removeOnExit' | 'runtime'>,
   owner: ProcessIdentity,
   signals: SignalForwarder,
 ): Promise<Terminal | undefined> {

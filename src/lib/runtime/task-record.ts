@@ -32,8 +32,6 @@ export interface TaskRecord {
   readonly removeOnExit: boolean;
   /** Of the specification: what an exec starts from. */
   readonly process: Spec['process'];
-  /** Kept for whoever made the container's network, to remove it again. */
-  readonly network?: unknown;
 }
 
 const RECORD = 'task.json';

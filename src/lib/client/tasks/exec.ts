@@ -18,7 +18,7 @@ async function findTarget(context: Context, namespace: string, id: string): Prom
   const {task, record, directory, runtime, runtimeRoot} = await findTask(context, namespace, id);
   if (task.status !== 'running' && task.status !== 'paused')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${task.status}`, {
-      hint: `it must run: ctr -n ${namespace} tasks start ${id}`,
+      hint: `it must run: ctr -n ${namespace} ${task.status === 'stopped' ? `tasks rm ${id}, then ` : ''}tasks start --detach ${id}`,
     });
   if (task.status === 'paused')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is paused`, {

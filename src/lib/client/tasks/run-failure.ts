@@ -1,8 +1,6 @@
 /** Marks failures of a container that did not run: commands give them an exit status of their own. */
 import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
-
-/** Exit status of an error in berth itself, as of `docker run`. */
-const OWN_FAILURE = 125;
+import {RUN_FAILED} from '../../runtime/check-executable.ts';
 
 export async function asRunFailure<T>(start: () => Promise<T>): Promise<T> {
   try {
@@ -12,7 +10,7 @@ export async function asRunFailure<T>(start: () => Promise<T>): Promise<T> {
     throw new ErrdefsError(err.code, err.message, {
       cause: err,
       ...(err.hint === undefined ? {} : {hint: err.hint}),
-      details: {...err.details, runExit: OWN_FAILURE},
+      details: {...err.details, runExit: RUN_FAILED},
     });
   }
 }

@@ -4,7 +4,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {announceWaiter, disconnect, isClaimed, removeTask} from '../../runtime/bundle.ts';
-import {runRuntime} from '../../runtime/runc.ts';
+import {containerState, runRuntime} from '../../runtime/runc.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running.ts';
 import type {TaskExit, TasksClient} from '../types/index.ts';
@@ -29,12 +29,13 @@ function identify(pid: number): ProcessIdentity | undefined {
   }
 }
 
-/** Sends a signal through the runtime, which knows whether the process is still the container's. */
+/** Sends a signal through the runtime, which knows whether the process is still the container's. @returns false if the task has ended */
 async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: number, all: boolean): Promise<boolean> {
   const words = ['--root', runtimeRoot, 'kill', ...(all ? ['--all'] : []), task.id, String(signal)];
   const {status, stderr} = await runRuntime(runtime, words);
   if (status === 0) return true;
-  if (/not running|already finished|does not exist|no such process/i.test(stderr)) return false;
+  const state = await containerState(runtime, runtimeRoot, task.id);
+  if (state === undefined || state.status === 'stopped') return false;
   throw new ErrdefsError('unknown', `unable to signal task ${JSON.stringify(task.id)}: ${stderr.trim()}`);
 }
 

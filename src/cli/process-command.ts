@@ -1,0 +1,34 @@
+/** The base of commands that end with the status of a process in a container, or leave that process running: `run`, `tasks start`, `tasks exec`. */
+import {isErrdefs} from '../lib/errdefs.ts';
+import {BaseCommand} from './base-command.ts';
+import {formatJSON, type Printable} from './printable.ts';
+
+/** Exit status of an error in berth itself, as of `docker run`. */
+const OWN_FAILURE = 125;
+
+interface ProcessResult {
+  readonly exitStatus: number;
+  /** Present if the process was left running. */
+  readonly pid?: number;
+}
+
+export abstract class ProcessCommand extends BaseCommand {
+  /** Standard output belongs to the process, unless it is left running. */
+  protected override printResult(result: unknown): void {
+    if ((result as ProcessResult).pid !== undefined) super.printResult(result);
+    else this.context.stderr(`${formatJSON({result})}\n` as Printable);
+  }
+
+  /** 126 or 127 if the library says so in the detail `runExit`: the command cannot be executed, or is not found. */
+  protected override statusOf(err: unknown): number {
+    const status = isErrdefs(err) ? err.details?.runExit : undefined;
+    return typeof status === 'number' ? status : OWN_FAILURE;
+  }
+
+  /** Takes over the exit status of the process, and prints the identifier of one that was left running. */
+  protected conclude<T extends ProcessResult>(result: T, id: string): T {
+    if (result.pid !== undefined) this.print(id);
+    this.status = result.exitStatus;
+    return result;
+  }
+}
