@@ -104,7 +104,8 @@ function parse(args: readonly string[]): Options {
 
 /**
  * The environment in which a process sees another date. File times and monotonic clocks are not changed. Programs in Go see
- * today's date, because they read the clock without libc.
+ * today's date, because they read the clock without libc. Programs with jemalloc, such as Debian's redis-cli, never begin: start them
+ * without `LD_PRELOAD`.
  *
  * @param offset "+400d", or `undefined` for today
  */

@@ -1,5 +1,5 @@
 /** Runs a container in the foreground: mounts, starts it, forwards signals, waits, cleans up. */
-import {accessSync, constants, existsSync, lstatSync, readFileSync, writeFileSync} from 'node:fs';
+import {accessSync, constants, existsSync, lstatSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {constants as os} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -243,20 +243,23 @@ export async function configure(
   await Promise.race([launcher.mount(plan).then((found) => (terminal = found)), signals.stopped]);
   if (signals.stop !== undefined) return undefined;
   const rootfs = new RootReader(`/proc/${launcher.pid}/cwd/rootfs`);
+  const config = join(bundle, 'config.json');
   let cgroup: string;
   let main: Spec['process'];
   try {
     const spec = await makeSpec(rootfs);
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
-    writeFileSync(join(bundle, 'config.json'), JSON.stringify(sized), {mode: 0o600});
+    writeFileSync(config, JSON.stringify(sized), {mode: 0o600});
     cgroup = spec.linux.cgroupsPath;
     main = spec.process;
   } finally {
     rootfs.close();
   }
   noteCgroup(dirname(dirname(directory)), cgroup);
-  writeTaskRecord(directory, {version: 1, createdAt: new Date().toISOString(), ...task, cgroupsPath: cgroup, process: main});
+  // A file's time, as those of start and end are: the three are of one clock.
+  const createdAt = statSync(config).mtime.toISOString();
+  writeTaskRecord(directory, {version: 1, createdAt, ...task, cgroupsPath: cgroup, process: main});
   recordRuntime(directory, launcher.pid, cgroup);
   return terminal;
 }
