@@ -342,7 +342,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   'lib/client/api/leases.ts': 'when a lease expires',
   'lib/client/credentials/token-store.ts': 'what has expired',
   'lib/client/fsck/inspect-store.ts': 'what has expired, and ages of files',
-  'lib/client/pull/unpack.ts': 'when a lease expires',
+  'lib/client/pull/content-leases.ts': 'when a lease expires',
   'lib/client/space/prune.ts': 'what has expired, and ages of records',
   'lib/fs/lock.ts': 'what processes tell each other: tickets, and times of files',
   'lib/fs/process.ts': 'names that sort by age',

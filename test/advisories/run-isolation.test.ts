@@ -9,7 +9,7 @@ import {createHash} from 'node:crypto';
 import {chmodSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {findRuntime} from '../../src/lib/runtime/runc.ts';
+import {findRuntime} from '../../src/lib/runtime/oci-runtime.ts';
 import {eventually, newHarness, requiresRuntime} from '../lib/runtime/run-harness.ts';
 
 const fingerprint = (file: string): string => createHash('sha256').update(readFileSync(file)).digest('hex');

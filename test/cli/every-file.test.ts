@@ -45,7 +45,7 @@ import {
 import {checkStore} from '../support/invariants.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {stateOnLoops} from '../support/loop-devices.ts';
-import {program} from '../support/program.ts';
+import {program} from '../support/static-programs.ts';
 import {BASE_LAYER, file, tar} from '../support/tartest.ts';
 import {environment, root as project} from './harness.ts';
 import {ctrHere, type Place} from './run-in-process.ts';

@@ -84,7 +84,7 @@ export function openClient(options: OpenOptions = {}): Client {
       });
     },
     running: async (namespace) => {
-      const {running} = await import('./running.ts');
+      const {running} = await import('./running-containers.ts');
       return running(context, namespace);
     },
     snapshotterName: (namespace, asked) => {

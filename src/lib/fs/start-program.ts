@@ -5,7 +5,7 @@
 import type {Readable, Writable} from 'node:stream';
 import {fromErrno} from '../errdefs.ts';
 import {searchPath} from './spawn.ts';
-import type {ProcessExit, Stdio} from './spawn-channel.ts';
+import type {ProcessExit, Stdio} from './spawn-with-channel.ts';
 
 export interface StartedProgram {
   readonly pid: number;

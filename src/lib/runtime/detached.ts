@@ -7,10 +7,19 @@ import {resolve} from 'node:path';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {announceWaiter, bundleIn, claimBundle, disconnect, giveBundle, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
-import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './run.ts';
-import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
+import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './oci-runtime.ts';
+import {
+  announceWaiter,
+  bundleIn,
+  claimBundle,
+  disconnect,
+  giveBundle,
+  releaseBundle,
+  removeStaleCgroup,
+  runtimeRoot,
+} from './run-directory.ts';
 import {type TaskIO, taskFiles} from './task-record.ts';
 
 export interface DetachedRun

@@ -9,19 +9,19 @@ import {join} from 'node:path';
 import type {Readable, Writable} from 'node:stream';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
-import type {ProcessExit, Stdio} from '../fs/spawn-channel.ts';
+import type {ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
 import {startPiped, startProgram} from '../fs/start-program.ts';
 import {checkCommand} from './check-executable.ts';
+import {findTerminal, ownFailure, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, writePidFile} from './foreground-run.ts';
+import {containerState, type Runtime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
-import {findTerminal, ownFailure, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, writePidFile} from './run.ts';
-import {containerState, type Runtime, runtimeErrors} from './runc.ts';
 import {checkWorkingDirectory, mergeEnv, type Spec} from './spec.ts';
 import {requestedUser} from './user.ts';
 
 export interface ExecTarget {
   /** Of the container. */
   readonly id: string;
-  /** Of its run; see bundle.ts. */
+  /** Of its run; see run-directory.ts. */
   readonly directory: string;
   readonly runtime: Runtime;
   readonly runtimeRoot: string;

@@ -8,7 +8,7 @@
 import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-channel.ts';
+import {type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
 import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
 

@@ -2,9 +2,9 @@
 import {mkdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
-import {removeBundle} from './bundle.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
+import {removeBundle} from './run-directory.ts';
 
 /** The process that holds the mounts. It starts first, because the start takes longer than the mounts. */
 export interface MountHolder {

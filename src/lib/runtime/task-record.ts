@@ -1,7 +1,7 @@
 /**
  * What is known of a task: the process of a container, while it runs and after it has ended.
  *
- * `task.json` in a run's directory (bundle.ts) says how it was started; it is written before the runtime starts. The rest is read from what
+ * `task.json` in a run's directory (run-directory.ts) says how it was started; it is written before the runtime starts. The rest is read from what
  * others keep: conmon the exit status, the runtime the state, the kernel whether processes live. All of it ends with the boot.
  */
 import {existsSync, readFileSync, statSync, writeFileSync} from 'node:fs';

@@ -80,7 +80,7 @@ const ROOT: DirectoryRule = {
   }),
 };
 
-/** The runtime state directory. Its `runs` are examined elsewhere; see runtime/bundle.ts. */
+/** The runtime state directory. Its `runs` are examined elsewhere; see runtime/run-directory.ts. */
 const STATE: DirectoryRule = {
   files: (name) => name === 'erofs.json',
   directories: named({

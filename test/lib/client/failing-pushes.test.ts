@@ -16,7 +16,7 @@ import {type Code, codeOf} from '../../../src/lib/errdefs.ts';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient, SAMPLE, type Scope, TORTURE} from '../../support/helpers.ts';
-import {sample, tryAll} from '../../support/lanes.ts';
+import {sample, tryAll} from '../../support/sample-cases.ts';
 import {file, tar} from '../../support/tartest.ts';
 
 /** More than what an upload is resumed for. */

@@ -20,7 +20,7 @@ import {downloadKey} from '../../../src/lib/store/blob-store.ts';
 import {sizeOf} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {is, newClient, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {sample, tryAll} from '../../support/lanes.ts';
+import {sample, tryAll} from '../../support/sample-cases.ts';
 import {file, tar} from '../../support/tartest.ts';
 
 const LAYER = 200_000;

@@ -6,7 +6,7 @@ import {describe, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
-import {program} from '../../support/program.ts';
+import {program} from '../../support/static-programs.ts';
 import {char, file, tar} from '../../support/tartest.ts';
 
 const LAYER = tar(file('exit', program('exit'), 0o755), char('zero', 0, 0));

@@ -5,8 +5,8 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src/lib/fs/process.ts';
-import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/bundle.ts';
-import {findRuntime} from '../../../src/lib/runtime/runc.ts';
+import {findRuntime} from '../../../src/lib/runtime/oci-runtime.ts';
+import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/run-directory.ts';
 import {is, slow, temporaryDirectory} from '../../support/helpers.ts';
 import {ENGINES, eventually, initPid, NODE, newHarness, type RunHarness, requiresRuntime} from './run-harness.ts';
 

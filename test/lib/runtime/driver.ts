@@ -6,9 +6,9 @@
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {toJSON} from '../../../src/lib/errdefs.ts';
+import {runForeground} from '../../../src/lib/runtime/foreground-run.ts';
 import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
 import {resolveSpec, type SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
-import {runForeground} from '../../../src/lib/runtime/run.ts';
 
 export interface DriverRequest extends SpecRequest {
   readonly id: string;

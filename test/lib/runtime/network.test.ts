@@ -12,8 +12,8 @@ import {chooseSubnet} from '../../../src/lib/runtime/network/default-network.ts'
 import {hostsText, resolvConfText} from '../../../src/lib/runtime/network/network-files.ts';
 import {formatPort, overlap, type PortMapping, parsePort} from '../../../src/lib/runtime/network/ports.ts';
 import {is, onEnd, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {sample, tryAll} from '../../support/lanes.ts';
 import {CNI_PLUGINS, newTestNetwork, requiresCni, type TestNetwork} from '../../support/network-namespace.ts';
+import {sample, tryAll} from '../../support/sample-cases.ts';
 
 const DRIVER = fileURLToPath(new URL('network-driver.ts', import.meta.url));
 

@@ -19,9 +19,9 @@ import type {TestContext} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {fileURLToPath} from 'node:url';
 import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
+import {type ContainerExit, type ForegroundRun, runForeground} from '../../../src/lib/runtime/foreground-run.ts';
 import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
 import {resolveSpec, type SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
-import {type ContainerExit, type ForegroundRun, runForeground} from '../../../src/lib/runtime/run.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import type {DriverRequest} from './driver.ts';
 

@@ -35,7 +35,7 @@ export function containersClient(context: Context, namespace: string): Omit<Cont
       const {forgetStoppedTask} = await import('../tasks/find-task.ts');
       await forgetStoppedTask(context, namespace, id);
       const {ids, hasBegun} = await context.running(namespace);
-      const {cgroupOf, hasRun} = await import('../running.ts');
+      const {cgroupOf, hasRun} = await import('../running-containers.ts');
       const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
       const cgroup = record === undefined || hasRun(context, namespace, id) ? undefined : cgroupOf(namespace, record);
       const refuse = (): never => {
@@ -51,7 +51,7 @@ export function containersClient(context: Context, namespace: string): Omit<Cont
       await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
       // Nobody else knows of it any more.
       if (cgroup?.startsWith(`/${namespace}/${id}~`)) {
-        const {removeEmptyCgroup} = await import('../../runtime/bundle.ts');
+        const {removeEmptyCgroup} = await import('../../runtime/cgroups.ts');
         store.housekeeping.attempt(`cgroup ${cgroup}`, () => removeEmptyCgroup(cgroup));
       }
     },

@@ -22,7 +22,7 @@ import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {NamespaceTransaction, StoreTransaction, StoreView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
-import {ensureUnpacked} from '../pull/unpack.ts';
+import {ensureUnpacked} from '../pull/ensure-unpacked.ts';
 import type {HostMount, ImageMountOptions} from '../types/index.ts';
 import {findImage, planLocally} from './find-image.ts';
 

@@ -124,7 +124,7 @@ export function namespacesClient(context: Context): NamespacesClient {
       };
       await withBallast(store, async () => {
         await store.update(`removal of namespace ${name}`, remove);
-        if (recursive) await (await import('../running.ts')).sweepRuns(context, name);
+        if (recursive) await (await import('../running-containers.ts')).sweepRuns(context, name);
         store.layers.emptyTrash();
       });
     },

@@ -7,7 +7,7 @@ import {getSnapshotter} from '../../store/snapshotters.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
-import {ensureUnpacked} from '../pull/unpack.ts';
+import {ensureUnpacked} from '../pull/ensure-unpacked.ts';
 import type {Labels, SnapshotsClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 import {planLocally} from './find-image.ts';

@@ -25,7 +25,7 @@ import {kindOf} from '../../oci/mediatypes.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
 import type {Context} from '../context.ts';
-import {leaseContent, releaseLeases} from '../pull/unpack.ts';
+import {leaseContent, releaseLeases} from '../pull/content-leases.ts';
 import {lacksContent, visibleIn} from '../pull/visible-content.ts';
 import type {ExportOptions, ExportResult, ProgressEvent} from '../types/index.ts';
 import {assertPath} from './assert-path.ts';

@@ -53,6 +53,9 @@ export interface Plan {
   readonly warnings?: readonly string[];
 }
 
+/** Images of a plan: its manifests with a root filesystem. */
+export const imagesOf = (plan: Plan): readonly PlannedImage[] => plan.manifests.flatMap(({image}) => image ?? []);
+
 /** Which platforms to take from an index. */
 export interface PlatformChoice {
   /** One for each wanted platform. */

@@ -21,12 +21,13 @@ import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {ProgressEvent, PullOptions, PullOutcome, PullResult} from '../types/index.ts';
+import {endLease, leasePlan} from './content-leases.ts';
 import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
+import {recordSnapshots, snapshotLabel} from './image-snapshots.ts';
 import {findLayer} from './layer-lookup.ts';
-import {type DocumentSource, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
+import {type DocumentSource, imagesOf, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
 import {Slots} from './slots.ts';
-import {endLease, imagesOf, leasePlan, recordSnapshots, snapshotLabel} from './unpack.ts';
 
 const UNCOMPRESSED = 'containerd.io/uncompressed';
 

@@ -10,7 +10,7 @@ import {sourcesOf} from '../pull/distribution-source.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
 import type {PushObjectOptions, PushObjectResult} from '../types/index.ts';
 import {blobBytes} from './blob-bytes.ts';
-import {isDocument} from './tree.ts';
+import {isDocument} from './descriptor-tree.ts';
 
 const ANY_TYPE = 'application/octet-stream';
 

@@ -8,12 +8,12 @@ import type {BlobOutcome, Pusher} from '../../remotes/types.ts';
 import type {Labels} from '../../store/records.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
+import {leaseContent, releaseLeases} from '../pull/content-leases.ts';
 import {allSources, sourcesOf, withSource} from '../pull/distribution-source.ts';
 import {refKey} from '../pull/fetch-and-unpack.ts';
-import {leaseContent, releaseLeases} from '../pull/unpack.ts';
 import type {ProgressEvent, PushOptions, PushResult} from '../types/index.ts';
 import {blobBytes} from './blob-bytes.ts';
-import {isDocument, type Node, nodesOf, readTree} from './tree.ts';
+import {isDocument, type Node, nodesOf, readTree} from './descriptor-tree.ts';
 
 /** Milliseconds between two progress events of one blob. */
 const PROGRESS_MS = 100;

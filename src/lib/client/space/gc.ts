@@ -1,12 +1,12 @@
 /** `gc`: a full collection in all namespaces, with the housekeeping that deleting commands leave out. */
 import {sweepTemporary} from '../../fs/durable.ts';
-import {removeBundle} from '../../runtime/bundle.ts';
+import {removeBundle} from '../../runtime/run-directory.ts';
 import {collectAll} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
 import {abandonedScratchMounts} from '../pull/layer-lookup.ts';
-import {sweepRuns} from '../running.ts';
+import {sweepRuns} from '../running-containers.ts';
 import type {GcResult} from '../types/index.ts';
 
 /** Age at which the kernel has most likely written a layer back, in milliseconds: a sync then costs little. */

@@ -2,7 +2,7 @@
 import {release} from 'node:os';
 import {hasCode} from '../../errdefs.ts';
 import {formatPlatform, hostPlatform} from '../../oci/platform.ts';
-import {findRuntime, runtimeVersion} from '../../runtime/runc.ts';
+import {findRuntime, runtimeVersion} from '../../runtime/oci-runtime.ts';
 import {snapshotterNames} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
 import type {Info, NamespaceInfo} from '../types/index.ts';

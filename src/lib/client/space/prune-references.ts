@@ -8,7 +8,7 @@ import type {ContentRecord, Labels} from '../../store/records.ts';
 import type {NamespaceView} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
-import {isUnpacked} from '../pull/unpack.ts';
+import {isUnpacked} from '../pull/image-snapshots.ts';
 import type {ContentPruneOptions, ContentPruneResult} from '../types/index.ts';
 import {syncLayers} from './gc.ts';
 

@@ -6,7 +6,7 @@ import {blobKey, layerKey, type SharedKey} from '../../store/refcounts.ts';
 import type {NamespaceTransaction, StoreTransaction} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
 import type {Context} from '../context.ts';
-import {isAbandoned, runningContainers, sweepRuns} from '../running.ts';
+import {isAbandoned, runningContainers, sweepRuns} from '../running-containers.ts';
 import type {Pruned, PruneKind, PruneOptions, PruneResult} from '../types/index.ts';
 import {measure, measureOne} from './df.ts';
 import {sweepState} from './gc.ts';

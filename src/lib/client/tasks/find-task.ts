@@ -3,11 +3,11 @@ import {existsSync, readFileSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
-import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/bundle.ts';
-import {containerState, findRuntime, type Runtime} from '../../runtime/runc.ts';
+import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
+import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
-import {runDirectory} from '../running.ts';
+import {runDirectory} from '../running-containers.ts';
 import type {Task, TaskExit, TaskStatus} from '../types/index.ts';
 
 /** A task with what is needed to act on it. */
@@ -15,7 +15,7 @@ export interface FoundTask {
   readonly task: Task;
   /** Absent when a command was killed before it wrote it. */
   readonly record: TaskRecord | undefined;
-  /** Of the run: see runtime/bundle.ts. */
+  /** Of the run: see runtime/run-directory.ts. */
   readonly directory: string;
   readonly runtime: Runtime;
   readonly runtimeRoot: string;

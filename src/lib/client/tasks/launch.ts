@@ -3,12 +3,12 @@ import {existsSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
-import {cgroupPath} from '../../runtime/bundle.ts';
+import {cgroupPath} from '../../runtime/cgroups.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
-import {runDirectory} from '../running.ts';
+import {runDirectory} from '../running-containers.ts';
 import type {NetworkOptions, RunResult, TaskStartOptions} from '../types/index.ts';
 import type {Connection} from './network.ts';
 import {tell} from './tell.ts';
@@ -83,7 +83,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
   };
   const start = async (): Promise<RunResult> => {
     if (!detach) {
-      const {runForeground} = await import('../../runtime/run.ts');
+      const {runForeground} = await import('../../runtime/foreground-run.ts');
       const {exitStatus} = await runForeground({
         ...common,
         tty,

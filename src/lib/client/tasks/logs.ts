@@ -1,10 +1,10 @@
 /** `tasks logs`: the output of detached tasks. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {isClaimed} from '../../runtime/bundle.ts';
 import {readLog} from '../../runtime/logs.ts';
+import {isClaimed} from '../../runtime/run-directory.ts';
 import {taskFiles} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
-import {runDirectory} from '../running.ts';
+import {runDirectory} from '../running-containers.ts';
 import type {LogEntry, LogOptions} from '../types/index.ts';
 import {findTask} from './find-task.ts';
 

@@ -2,7 +2,7 @@
 import {readFileSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listExecs} from '../../runtime/exec.ts';
-import {runRuntime} from '../../runtime/runc.ts';
+import {runRuntime} from '../../runtime/oci-runtime.ts';
 import type {TaskProcess} from '../types/index.ts';
 import type {FoundTask} from './find-task.ts';
 

@@ -1,9 +1,9 @@
 /** Finishes what the end of a detached task leaves to be done. Done twice, or by two at once, it is done once. */
 import {isErrdefs} from '../../errdefs.ts';
-import {disconnect, ownerOf, removeEndedTask} from '../../runtime/bundle.ts';
+import {disconnect, ownerOf, removeEndedTask} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
-import {runDirectory, TRANSIENT} from '../running.ts';
+import {runDirectory, TRANSIENT} from '../running-containers.ts';
 import {findTask} from './find-task.ts';
 import {tell, tellExit} from './tell.ts';
 

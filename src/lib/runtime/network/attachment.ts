@@ -1,7 +1,7 @@
 /**
  * Attaches a container to a network by CNI's plugins, and detaches it.
  *
- * In a run's directory (bundle.ts) lie, for each attachment:
+ * In a run's directory (run-directory.ts) lie, for each attachment:
  *
  *     network.<id>.json        what DEL needs; written before the first ADD, removed after the last DEL
  *     network.<id>.<n>.in      what plugin n reads

@@ -5,7 +5,7 @@
 import {closeSync, openSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {requireProgram} from '../../fs/spawn.ts';
-import {spawnWithChannel} from '../../fs/spawn-channel.ts';
+import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 
 export interface NetworkNamespace {
   /** For other processes, while this one lives. */

@@ -4,20 +4,9 @@ import {join} from 'node:path';
 import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {
-  cgroupPath,
-  cleanup,
-  disconnect,
-  isClaimed,
-  listRuns,
-  populatedCgroups,
-  RUN_DIRECTORIES,
-  type Run,
-  removeNamespaceCgroup,
-  runPath,
-  sweepBundles,
-} from '../runtime/bundle.ts';
-import {findRuntime} from '../runtime/runc.ts';
+import {cgroupPath, populatedCgroups, removeNamespaceCgroup} from '../runtime/cgroups.ts';
+import {findRuntime} from '../runtime/oci-runtime.ts';
+import {cleanup, disconnect, isClaimed, listRuns, RUN_DIRECTORIES, type Run, runPath, sweepBundles} from '../runtime/run-directory.ts';
 import {runtimeStatePath} from '../store/layout.ts';
 import type {ContainerRecord} from '../store/records.ts';
 import type {Store} from '../store/store.ts';

@@ -7,20 +7,21 @@ import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
 import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import type {Stdio} from '../fs/spawn-channel.ts';
-import {bundleIn, claimBundle, disconnect, noteCgroup, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './bundle.ts';
+import type {Stdio} from '../fs/spawn-with-channel.ts';
+import {noteCgroup} from './cgroups.ts';
 import {RUN_FAILED} from './check-executable.ts';
 import {type Launcher, startLauncher, type Terminal} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
+import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
-import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './runc.ts';
+import {bundleIn, claimBundle, disconnect, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './run-directory.ts';
 import type {Spec} from './spec.ts';
 import {type TaskRecord, writeTaskRecord} from './task-record.ts';
 
 export interface ForegroundRun {
   /** Of containerd's identifiers; one container of this ID runs in `stateDir` at a time. */
   readonly id: string;
-  /** Directory of this machine that ends with the boot. Bundles and the runtime's state lie below it; see bundle.ts. */
+  /** Directory of this machine that ends with the boot. Bundles and the runtime's state lie below it; see run-directory.ts. */
   readonly stateDir: string;
   /**
    * Of the snapshot; or what makes it, called once the ID is taken and before anything is mounted, with the process that holds the run.

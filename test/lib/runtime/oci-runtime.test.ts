@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {checkRuncVersion, checkRuntime} from '../../../src/lib/runtime/doctor.ts';
-import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/runc.ts';
+import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/oci-runtime.ts';
 import {is, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {newHarness, requiresRuntime} from './run-harness.ts';
 
