@@ -9,10 +9,12 @@
  * are left out.
  */
 import type {BigIntStats} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
 import {streamOutput} from '../fs/spawn.ts';
 import {WHITEOUT_PREFIX} from './apply.ts';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from './layer-tar-headers.ts';
-import {createTarReader} from './tar.ts';
+import {attributesOf} from './overlay-view.ts';
+import {createTarReader, displayName} from './tar.ts';
 import {inodeOf, type TreeChange} from './tree-changes.ts';
 
 const TAR = [
@@ -65,6 +67,7 @@ function* steps(changes: readonly TreeChange[]): Generator<Step> {
   const firsts = new Map<string, string>();
   for (const {kind, path, stat} of changes) {
     if (kind === 'unmodified' || written.has(path) || stat?.isSocket() === true) continue;
+    if (stat !== undefined) assertNoWhiteout(path);
     yield* parentsOf(path);
     written.add(path);
     if (stat === undefined) {
@@ -92,7 +95,18 @@ function* steps(changes: readonly TreeChange[]): Generator<Step> {
   }
 }
 
-/** @param root the changed tree; nobody may change it meanwhile @throws internal tar(1) failed */
+function assertNoWhiteout(path: string): void {
+  if (!path.slice(path.lastIndexOf('/') + 1).startsWith(WHITEOUT_PREFIX)) return;
+  throw new ErrdefsError('failed_precondition', `a layer cannot have ${displayName(`/${path}`)}: the name would delete another file`, {
+    hint: 'remove or rename it',
+  });
+}
+
+/**
+ * @param root the changed tree; nobody may change it meanwhile
+ * @throws failed_precondition a file has the name of a whiteout, which a layer cannot carry
+ * @throws internal tar(1) failed
+ */
 export async function* writeLayerDiff(
   root: string,
   changes: readonly TreeChange[],
@@ -111,8 +125,8 @@ export async function* writeLayerDiff(
   const reader = createTarReader({
     entry: (header) => {
       const name = header.name.replace(/^\.\//, '').replace(/\/+$/, '');
-      for (flush(); next < plan.length && plan[next]!.path !== name; flush()) next++; // it has vanished
-      next++;
+      flush();
+      if (plan[next++]?.path !== name) throw new ErrdefsError('internal', `tar read ${displayName(name)} out of turn`);
       const xattrs = new Map([...header.xattrs].filter(([key]) => KEPT_XATTRS.test(key)));
       const {quirks: _, sparse: __, ...rest} = header;
       const isFile = header.type === 'file';
@@ -145,14 +159,14 @@ export async function* writeLayerDiff(
 function synthetic(step: Exclude<Step, {kind: 'read'}>, clamp: (sec: number) => number): Buffer {
   const common = {name: step.path, size: 0, mtimeNs: 0, devmajor: 0, devminor: 0, xattrs: new Map<string, Buffer>()};
   if (step.kind === 'whiteout') return encodeHeader({...common, type: 'file', linkname: '', mode: 0, uid: 0, gid: 0, mtimeSec: 0});
-  const {mode, uid, gid, mtimeMs} = step.stat;
+  const {mode, uid, gid, mtimeSec} = attributesOf(step.stat);
   return encodeHeader({
     ...common,
     type: 'link',
     linkname: step.target,
-    mode: Number(mode & 0o7777n),
-    uid: Number(uid),
-    gid: Number(gid),
-    mtimeSec: clamp(Number(mtimeMs / 1000n)),
+    mode,
+    uid,
+    gid,
+    mtimeSec: clamp(mtimeSec),
   });
 }

@@ -43,11 +43,33 @@ interface Place {
   readonly overlaid: Directory | undefined;
 }
 
+interface ListedPlace extends Place {
+  /** Those that may have changed, sorted. */
+  readonly names: readonly string[];
+}
+
+function listed(place: Place): ListedPlace {
+  const upper = new Set(namesIn(place.upper));
+  const own = place.overlaid === undefined ? undefined : new Set(namesIn(place.overlaid));
+  const names = [...new Set([...upper, ...namesIn(place.lower)])].filter((name) => !upper.has(name) || (own?.has(name) ?? true)).sort();
+  return {...place, names};
+}
+
+/** @returns `undefined` for a name that has vanished, or become something else, meanwhile */
+function unlessVanished<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (err) {
+    if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+    return undefined;
+  }
+}
+
 /** Changes in containerd's order: by name, a directory before what is in it. Names that vanish meanwhile are passed over. */
 export async function findChanges({lower, upper, overlaid}: TreePair, signal?: AbortSignal): Promise<readonly TreeChange[]> {
   const search = new Search(signal);
   const open = (path: string | undefined): Directory | undefined => (path === undefined ? undefined : new Directory(path));
-  await search.compare('', {lower: open(lower), upper: new Directory(upper), overlaid: open(overlaid)});
+  await search.compare('', listed({lower: open(lower), upper: new Directory(upper), overlaid: open(overlaid)}));
   return search.changes();
 }
 
@@ -67,11 +89,7 @@ class Search {
     return this.#found.filter(({kind, stat}) => kind !== 'unmodified' || this.#changedInodes.has(inodeOf(stat!)));
   }
 
-  async compare(path: string, place: Place): Promise<void> {
-    const upperNames = new Set(namesIn(place.upper));
-    const lowerNames = new Set(namesIn(place.lower));
-    const own = place.overlaid === undefined ? undefined : new Set(namesIn(place.overlaid));
-    const names = [...new Set([...upperNames, ...lowerNames])].filter((name) => !upperNames.has(name) || (own?.has(name) ?? true)).sort();
+  async compare(path: string, {names, ...place}: ListedPlace): Promise<void> {
     for (const name of names) {
       if (++this.#visited % TURN === 0) await setImmediate();
       this.#signal?.throwIfAborted();
@@ -88,7 +106,9 @@ class Search {
     }
     // overlayfs has copied the file, and attributes, which cannot be read here, may be all that differs.
     const isCollected = place.overlaid !== undefined && now.isFile() && now.nlink === 1n;
-    const isSame = before !== undefined && !isCollected && this.#isSame(now, before, place.upper.at(name), place.lower!.at(name));
+    const isSame =
+      before !== undefined && !isCollected && unlessVanished(() => this.#isSame(now, before, place.upper.at(name), place.lower!.at(name)));
+    if (isSame === undefined) return;
     if (!isSame) {
       this.#found.push({kind: before === undefined ? 'added' : 'modified', path, stat: now});
       if (!now.isDirectory() && now.nlink > 1n) this.#changedInodes.add(inodeOf(now));
@@ -104,13 +124,12 @@ class Search {
       return directory;
     };
     try {
-      const upper = enter(place.upper);
-      const lower = before?.isDirectory() === true ? enter(place.lower!) : undefined;
-      const overlaid = place.overlaid !== undefined && lower !== undefined ? enter(place.overlaid) : undefined;
-      await this.compare(path, {lower, upper, overlaid});
-    } catch (err) {
-      // It has vanished, or become something else.
-      if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+      const within = unlessVanished(() => {
+        const upper = enter(place.upper);
+        const lower = before?.isDirectory() === true ? enter(place.lower!) : undefined;
+        return listed({lower, upper, overlaid: place.overlaid !== undefined && lower !== undefined ? enter(place.overlaid) : undefined});
+      });
+      if (within !== undefined) await this.compare(path, within);
     } finally {
       for (const directory of entered) directory.close();
     }

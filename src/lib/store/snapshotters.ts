@@ -6,6 +6,7 @@ import {chmodSync, chownSync, existsSync, mkdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {copyTree} from '../fs/copy.ts';
+import {readIfPresent} from '../fs/durable.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {type TreeUsage, treeUsage} from './disk-usage.ts';
 import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './indexed-layer.ts';
@@ -86,10 +87,21 @@ function makeTree(directory: string): string {
   return tree;
 }
 
+const PARAMETERS = '/sys/module/overlay/parameters';
+
+/**
+ * Options that keep in the upper directory all that a container changed. By default some kernels note there only that a directory was
+ * renamed, or that attributes were changed, and neither a diff nor a layer could be made of that. Nothing to say where the default is off.
+ *
+ * @param parameters directory of the kernel's defaults; a kernel that has not loaded overlayfs yet has none
+ */
+export const wholeCopyUps = (parameters = PARAMETERS): readonly string[] =>
+  ['redirect_dir', 'metacopy'].flatMap((name) => (readIfPresent(join(parameters, name))?.trim() === 'N' ? [] : `${name}=off`));
+
 /** Mount of stacked directories. Layout and options after containerd, plugins/snapshots/overlay. */
 const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
   const lower = `lowerdir=${lowers.map((path) => path.replaceAll(/[\\:]/g, '\\$&')).join(':')}`;
-  const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower];
+  const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower, ...wholeCopyUps()];
   return {type: 'overlay', source: 'overlay', options};
 };
 

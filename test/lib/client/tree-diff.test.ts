@@ -3,8 +3,8 @@
  * generated changes; what overlayfs collected gives the same bytes as the comparison of whole trees; containerd writes the same entries.
  */
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
-import {existsSync, mkdirSync, readdirSync, readFileSync} from 'node:fs';
+import {execFileSync, spawn} from 'node:child_process';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {gunzipSync} from 'node:zlib';
@@ -33,6 +33,7 @@ import {
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
 import {dir, file, symlink, tar} from '../../support/tartest.ts';
+import {requiresTasks, taskRig} from '../../support/tasks.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
 import {APPLY_MODES} from '../archive/apply-modes.ts';
 
@@ -166,6 +167,20 @@ describe('the diff of two trees', () => {
     }
   });
 
+  it('keeps times before 1970', async (t) => {
+    if (!requiresRoot(t)) return;
+    const work = temporaryDirectory(t);
+    sh('echo 1 >f; ln f g; mkdir d; touch -d @-1.5 f d', work);
+    assert.deepEqual(
+      entriesOf(await layerOf(undefined, work)).map(({name, type, mtime}) => [name, type, mtime]),
+      [
+        ['d/', 'directory', '-2.0'],
+        ['f', 'file', '-2.0'],
+        ['g', 'link', '-2.0'],
+      ],
+    );
+  });
+
   it('of equal trees has no entry', async (t) => {
     if (!requiresRoot(t)) return;
     const work = temporaryDirectory(t);
@@ -293,12 +308,12 @@ describe('a container', () => {
     const options = {
       author: 'me',
       message: 'with data',
-      changes: ['CMD ["sh", "-c", "exit 7"]', 'ENV A=b c'],
+      changes: ['CMD ["sh", "-c", "exit 7"]', 'ENV A="b c" D=1'],
       created: '2001-02-03T04:05:06Z',
     };
     const image = await ns.containers.commit('c1', 'made:1', options);
     assert.equal((await ns.containers.commit('c1', 'made:2', options)).target.digest, image.target.digest);
-    const {exitStatus} = await run(ns, 'made:1', 'c2', '[ ! -e /old ] && read x </new/f && [ "$x" = hello ] && [ "$A" = "b c" ]');
+    const {exitStatus} = await run(ns, 'made:1', 'c2', '[ ! -e /old ] && read x </new/f && [ "$x" = hello ] && [ "$A$D" = "b c1" ]');
     assert.equal(exitStatus, 0);
     assert.equal((await ns.run('made:1', 'c3', {stdio: ['ignore', 'ignore', 'ignore']})).exitStatus, 7);
     const manifest: {config: {digest: string}} = await readDocument(ns, image.target.digest);
@@ -329,21 +344,72 @@ describe('a container', () => {
 
   it('is paused while what it changed is read, and runs on', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox', 'conmon')) return;
-    const {ns, ref} = await withImage(t);
+    const {ns, ref, root} = await withImage(t);
     const script = 'busybox mkdir /n; i=0; while :; do i=$((i + 1)); echo $i >/n/$i; busybox usleep 2000; done';
     await ns.run(ref, 'c1', {args: ['sh', '-c', script], detach: true, nullIO: true});
     const count = async (): Promise<number> => (await ns.containers.changes('c1')).filter(({path}) => path.startsWith('/n/')).length;
     await eventually('a container that writes', async () => (await count()) > 3);
-    const statuses = new Set<string>();
-    let files = 0;
-    for await (const chunk of await ns.snapshots().diff('c1', {mediaType: TAR})) {
-      statuses.add((await ns.tasks.get('c1')).status);
-      files += chunk.length;
-    }
-    assert.ok(files > 0);
-    assert.deepEqual([...statuses], ['paused']);
+    const layer = (await ns.snapshots().diff('c1', {mediaType: TAR}))[Symbol.asyncIterator]();
+    assert.ok(((await layer.next()).value as Uint8Array).length > 0);
+    // However long the reader takes for the rest.
     assert.equal((await ns.tasks.get('c1')).status, 'running');
     const before = await count();
     await eventually('a container that writes on', async () => (await count()) > before);
+    await layer.return?.();
+    assert.deepEqual(readdirSync(join(root, 'work')), []);
+  });
+
+  it('runs on when the command that has paused it is killed', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {ns, ref, namespace, root, state} = await taskRig(t);
+    const script = 'busybox mkdir /n; while :; do echo x >>/n/f; busybox usleep 1000; done';
+    await ns.run(ref, 'c1', {args: ['sh', '-c', script], detach: true, nullIO: true});
+    const main = join(import.meta.dirname, '../../../src/main.ts');
+    const status = async (): Promise<string> => (await ns.tasks.get('c1')).status;
+    // A program that takes part in the comparison, and waits until the command is killed.
+    const bin = temporaryDirectory(t);
+    writeFileSync(join(bin, 'mount'), '#!/bin/sh\nexec sleep 60\n', {mode: 0o755});
+    const command = spawn(process.execPath, [main, '--root', root, '--state', state, '-n', namespace, 'diff', 'c1'], {
+      env: {...process.env, PATH: `${bin}:${process.env.PATH}`},
+      stdio: 'ignore',
+    });
+    onEnd(t, () => command.kill('SIGKILL'));
+    await eventually('a paused container', async () => (await status()) === 'paused');
+    command.kill('SIGKILL');
+    await eventually('a container that runs on', async () => (await status()) === 'running');
+  });
+
+  it('has variables and labels as a Dockerfile writes them', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref} = await withImage(t);
+    await run(ns, ref, 'c1', ': >/x');
+    // By the Dockerfile reference, and moby's parser.
+    const written: Readonly<Record<string, readonly string[]>> = {
+      'ENV A=1 B=2': ['A=1', 'B=2'],
+      'ENV A=b\\ c "D"=e': ['A=b c', 'D=e'],
+      'ENV A="b c" D=\'e "f\'': ['A=b c', 'D=e "f'],
+      'ENV A="b \\"c\\" \\d"': ['A=b "c" \\d'],
+      'ENV A b  c=d': ['A=b  c=d'],
+      'ENV A=': ['A='],
+    };
+    for (const [change, env] of Object.entries(written)) {
+      const image = await ns.containers.commit('c1', 'made:1', {changes: [change]});
+      const manifest: {config: {digest: string}} = await readDocument(ns, image.target.digest);
+      const {config}: {config: {Env: readonly string[]}} = await readDocument(ns, manifest.config.digest);
+      assert.deepEqual(
+        config.Env.filter((entry) => !entry.startsWith('PATH=')),
+        env,
+        change,
+      );
+    }
+    for (const change of ['ENV A=1 B', 'ENV =1', 'LABEL a'])
+      await assert.rejects(ns.containers.commit('c1', 'made:1', {changes: [change]}), is('invalid_argument'), change);
+  });
+
+  it('is not committed with a file whose name would be a whiteout', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref} = await withImage(t);
+    await run(ns, ref, 'c1', ': >/old/.wh.f');
+    await assert.rejects(ns.containers.commit('c1', 'made:1'), {code: 'failed_precondition', message: /\/old\/\.wh\.f/});
   });
 });

@@ -5,6 +5,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {uniqueName} from '../../../src/lib/fs/process.ts';
 import {treeUsage} from '../../../src/lib/store/disk-usage.ts';
 import {SnapshotStore, snapshotChain} from '../../../src/lib/store/snapshots.ts';
+import {wholeCopyUps} from '../../../src/lib/store/snapshotters.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {snapshotterSuite} from '../../suites/snapshotter.ts';
 import {runScript, startScript} from '../../support/children.ts';
@@ -37,6 +38,16 @@ describe('snapshots', () => {
         (err: Error) => is('data_loss')(err) && text.test(err.message),
       );
     assert.throws(() => chain('absent'), is('not_found'));
+  });
+
+  it('are mounted so that the upper directory has all that changed, whatever the default of the kernel', (t) => {
+    const parameters = temporaryDirectory(t);
+    assert.deepEqual(wholeCopyUps(parameters), ['redirect_dir=off', 'metacopy=off']);
+    writeFileSync(join(parameters, 'redirect_dir'), 'Y\n');
+    writeFileSync(join(parameters, 'metacopy'), 'N\n');
+    assert.deepEqual(wholeCopyUps(parameters), ['redirect_dir=off']);
+    writeFileSync(join(parameters, 'redirect_dir'), 'N\n');
+    assert.deepEqual(wholeCopyUps(parameters), []);
   });
 
   it('are not created from a parent that was replaced meanwhile', async (t) => {

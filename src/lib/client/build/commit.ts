@@ -84,10 +84,10 @@ function parseChanges(changes: readonly string[]): MutateOptions {
         mutation.entrypoint = wordsOf(value);
         break;
       case 'ENV':
-        mutation.env = [...(mutation.env ?? []), pairOf(value)];
+        mutation.env = [...(mutation.env ?? []), ...pairsOf(value)];
         break;
       case 'LABEL':
-        mutation.labels = [...(mutation.labels ?? []), pairOf(value)];
+        mutation.labels = [...(mutation.labels ?? []), ...pairsOf(value)];
         break;
       case 'EXPOSE':
         mutation.expose = [...(mutation.expose ?? []), ...value.split(/\s+/)];
@@ -119,9 +119,28 @@ function wordsOf(value: string): readonly string[] {
   return ['/bin/sh', '-c', value];
 }
 
-/** `KEY=VALUE`, also written as `KEY VALUE`; the value may be in quotes. */
-function pairOf(value: string): string {
-  const [, key, rest] = /^([^\s=]+)[\s=](.*)$/s.exec(value) ?? [];
-  if (key === undefined) throw new ErrdefsError('invalid_argument', `${JSON.stringify(value)} is not KEY=VALUE`);
-  return `${key}=${rest!.replace(/^(["'])(.*)\1$/s, '$2')}`;
+/**
+ * Pairs as a Dockerfile has them: `KEY=VALUE …`, where quotes and backslashes keep spaces in a value, or one `KEY VALUE` up to the end.
+ *
+ * After moby's buildkit, frontend/dockerfile/parser (parseNameVal, parseWords).
+ */
+function pairsOf(text: string): readonly string[] {
+  const refuse = (word: string): never => {
+    throw new ErrdefsError('invalid_argument', `${JSON.stringify(word)} is not KEY=VALUE`);
+  };
+  const [, oldKey, oldValue] = /^([^\s=]+)\s+(.*)$/s.exec(text) ?? [];
+  if (oldKey !== undefined) return [`${oldKey}=${unquote(oldValue!)}`];
+  const words = text.match(/(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s"'\\])+|\S+/gs) ?? [];
+  if (words.length === 0) refuse(text);
+  return words.map((word) => {
+    const equals = word.indexOf('=');
+    return equals <= 0 ? refuse(word) : `${unquote(word.slice(0, equals))}=${unquote(word.slice(equals + 1))}`;
+  });
 }
+
+/** Without the quotes and backslashes of a shell. */
+const unquote = (text: string): string =>
+  text.replace(
+    /\\(.)|"((?:\\.|[^"\\])*)"|'([^']*)'/gs,
+    (_, escaped?: string, double?: string, single?: string) => escaped ?? single ?? double!.replace(/\\(["\\$])/g, '$1'),
+  );

@@ -1,10 +1,13 @@
 /** `snapshots diff`: the layer that makes one snapshot's tree of another's. */
-import {ErrdefsError} from '../../errdefs.ts';
+import {open} from 'node:fs/promises';
+import {join} from 'node:path';
+import {ErrdefsError, fromErrno} from '../../errdefs.ts';
+import {removeTree} from '../../fs/durable.ts';
 import {DOCKER_LAYER, OCI_LAYER} from '../../oci/mediatypes.ts';
 import type {Context} from '../context.ts';
 import type {SnapshotDiffOptions} from '../types/index.ts';
 import {openCompressor} from './new-blob.ts';
-import {snapshotLayer} from './tree-diff.ts';
+import {isInUse, snapshotLayer} from './tree-diff.ts';
 
 const COMPRESSIONS: Readonly<Record<string, 'none' | 'gzip' | 'zstd'>> = {
   [OCI_LAYER]: 'none',
@@ -13,6 +16,8 @@ const COMPRESSIONS: Readonly<Record<string, 'none' | 'gzip' | 'zstd'>> = {
   [DOCKER_LAYER]: 'none',
   [`${DOCKER_LAYER}.gzip`]: 'gzip',
 };
+
+const CHUNK_BYTES = 256 << 10;
 
 export async function diffSnapshots(
   context: Context,
@@ -27,7 +32,33 @@ export async function diffSnapshots(
       hint: `there are ${Object.keys(COMPRESSIONS).join(', ')}`,
     });
   const seconds = latest === undefined ? undefined : Math.floor(Date.parse(latest) / 1000);
-  return compressed(snapshotLayer(context, {namespace, snapshotter, key, against}, {latest: seconds, signal}), compression);
+  const pair = {namespace, snapshotter, key, against};
+  const layer = compressed(snapshotLayer(context, pair, {latest: seconds, signal}), compression);
+  return (await isInUse(context, pair)) ? spooled(context, layer) : layer;
+}
+
+/** Reads all before it gives the first byte, so that a slow reader does not keep a container paused. */
+async function* spooled(context: Context, source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const {layers, housekeeping} = context.store;
+  const work = layers.createWork();
+  try {
+    const file = await open(join(work, 'layer'), 'wx+', 0o600).catch((err: unknown) => {
+      throw fromErrno(err, work);
+    });
+    try {
+      for await (const chunk of source) await file.writeFile(chunk);
+      for (let position = 0; ; ) {
+        const {bytesRead, buffer} = await file.read(Buffer.allocUnsafe(CHUNK_BYTES), 0, CHUNK_BYTES, position);
+        if (bytesRead === 0) break;
+        position += bytesRead;
+        yield buffer.subarray(0, bytesRead);
+      }
+    } finally {
+      await file.close();
+    }
+  } finally {
+    housekeeping.attempt(`directory ${work}`, () => removeTree(work));
+  }
 }
 
 async function* compressed(source: AsyncIterable<Buffer>, compression: 'none' | 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {

@@ -10,7 +10,7 @@ import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
 import {type FoundTask, findTask} from '../tasks/find-task.ts';
-import {freeze} from '../tasks/processes.ts';
+import {pauseForNow} from '../tasks/processes.ts';
 import type {ContainerChange} from '../types/index.ts';
 
 /** A tree to compare, in a namespace and a snapshotter. */
@@ -67,40 +67,51 @@ interface Hold {
   resume(): Promise<void>;
 }
 
-async function pauseUser(context: Context, {namespace, snapshotter, key}: SnapshotPair): Promise<Hold> {
-  const nobody = async (): Promise<void> => {};
+/** Finds the task of the container that writes to a snapshot. */
+function taskOf(context: Context, {namespace, snapshotter, key}: SnapshotPair): (() => Promise<FoundTask | undefined>) | undefined {
   const user = context.store.view((tx) =>
     tx
       .namespace(namespace)
       .containers.list()
       .find((one) => one.snapshotter === snapshotter && one.snapshotKey === key),
   );
-  if (user === undefined) return {assertStill: nobody, resume: nobody};
-  const find = (): Promise<FoundTask | undefined> =>
+  if (user === undefined) return undefined;
+  return () =>
     findTask(context, namespace, user.id).catch((err: unknown) => {
       // Without a runtime nothing runs.
       if (hasCode(err, 'not_found') || hasCode(err, 'unavailable')) return undefined;
       throw err;
     });
+}
+
+/** Whether `withTrees` has to pause a container. */
+export const isInUse = async (context: Context, pair: SnapshotPair): Promise<boolean> =>
+  (await taskOf(context, pair)?.())?.task.status === 'running';
+
+async function pauseUser(context: Context, pair: SnapshotPair): Promise<Hold> {
+  const nothing = async (): Promise<void> => {};
+  const find = taskOf(context, pair);
+  if (find === undefined) return {assertStill: nothing, resume: nothing};
   const found = await find();
-  const pauses = found?.task.status === 'running';
-  if (pauses) await freeze(found, 'pause');
+  const goOn = found?.task.status === 'running' ? await pauseForNow(found) : undefined;
   return {
     assertStill: async () => {
       const now = (await find())?.task;
       // What is killed ends although it is frozen.
       if (now === undefined || now.status === 'paused' || now.status === 'stopped' || now.status === 'created') return;
-      throw new ErrdefsError('aborted', `container ${JSON.stringify(user.id)} ran while its tree was read`, {hint: 'run it again'});
+      throw new ErrdefsError('aborted', `container ${JSON.stringify(now.id)} ran while its tree was read`, {hint: 'run it again'});
     },
     resume: async () => {
-      if (!pauses) return;
+      if (goOn === undefined) return;
       try {
-        const now = await find();
-        if (now?.task.status === 'paused') await freeze(now, 'resume');
+        await goOn();
       } catch (err) {
-        const failure = fromErrno(err, `container ${JSON.stringify(user.id)} stays paused`);
+        // It was killed, or somebody else has let it go on.
+        if ((await find())?.task.status !== 'paused') return;
+        const {id} = found!.task;
+        const failure = fromErrno(err, `container ${JSON.stringify(id)} stays paused`);
         if (!isErrdefs(failure)) throw err;
-        context.warn(new ErrdefsError(failure.code, failure.message, {cause: err, hint: `ctr -n ${namespace} tasks resume ${user.id}`}));
+        context.warn(new ErrdefsError(failure.code, failure.message, {cause: err, hint: `ctr -n ${pair.namespace} tasks resume ${id}`}));
       }
     },
   };

@@ -1,6 +1,7 @@
 /** Processes of a container: their list, and the freezer. */
 import {readFileSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
+import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
 import {runRuntime} from '../../runtime/oci-runtime.ts';
 import type {TaskProcess} from '../types/index.ts';
@@ -40,4 +41,37 @@ export async function listProcesses(found: FoundTask): Promise<readonly TaskProc
 export async function freeze(found: FoundTask, verb: 'pause' | 'resume'): Promise<void> {
   assertStatus(found, [verb === 'pause' ? 'running' : 'paused'], verb === 'pause' ? 'running' : 'paused');
   await callRuntime(found, [verb]);
+}
+
+const RESUME_UNLESS_TOLD = 'read -r word <&3; test "$word" = resumed || exec "$@" 3<&-';
+
+/**
+ * Pauses a task, also beyond the life of this process: should it be killed, a shell that waits for its word lets the task go on.
+ *
+ * @returns lets it go on
+ */
+export async function pauseForNow(found: FoundTask): Promise<() => Promise<void>> {
+  const {task, runtime, runtimeRoot} = found;
+  const resume = [runtime.path, '--root', runtimeRoot, 'resume', task.id] as const;
+  const guard = await spawnWithChannel(['/bin/sh', '-c', RESUME_UNLESS_TOLD, 'sh', ...resume], {
+    cwd: '/',
+    stdio: ['ignore', 'ignore', 'ignore'],
+  });
+  const dismiss = async (): Promise<void> => {
+    guard.write('resumed\n');
+    await guard.ended;
+  };
+  try {
+    await freeze(found, 'pause');
+  } catch (err) {
+    await dismiss();
+    throw err;
+  }
+  return async () => {
+    try {
+      await freeze({...found, task: {...task, status: 'paused'}}, 'resume');
+    } finally {
+      await dismiss();
+    }
+  };
 }

@@ -41,7 +41,7 @@ export interface SnapshotsClient {
   commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
   /**
    * The layer that makes the tree of `key` from another one, by containerd's rules. The same trees give the same bytes. A container that
-   * runs in it is paused until the last byte was taken.
+   * runs in it is paused until all was read, which is before the first byte is given.
    *
    * @throws not_implemented an unknown media type
    */
