@@ -219,6 +219,10 @@ function processTree(pid: number): number[] {
 
 const kilobytes = (text: string, field: string): number => 1024 * Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0);
 
+/** Memory of processes and their descendants in bytes, pages that they share counted once. */
+export const proportionalMemory = (pids: readonly number[]): number =>
+  pids.flatMap(processTree).reduce((sum, pid) => sum + kilobytes(readProc(`${pid}/smaps_rollup`), 'Pss'), 0);
+
 async function runWatched(command: Command, daemon: number | undefined): Promise<Memory> {
   let together = 0;
   let largest = 0;
