@@ -14,7 +14,8 @@ import {imageBuildClient} from './build/client.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
-import {CLIENT, type ClosedState, checkArguments, guard, OPEN_OPTIONS} from './method-guards.ts';
+import {type ClosedState, checkArguments, guard} from './guard-methods.ts';
+import {CLIENT, OPEN_OPTIONS} from './method-arguments.ts';
 import type {Client, NamespaceClient, OpenOptions, TasksClient} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
 

@@ -1,8 +1,29 @@
-/**
- * Wraps every method of the library: it checks the arguments, refuses after `close()`, and turns every failure into an
- * `ErrdefsError`. Every method has an entry in `CLIENT` and every option one in its group; the types enforce it.
- */
-import {CLASSES, type Code, codeOf, ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
+/** The arguments of every method of the library: each method has an entry in `CLIENT`, each option one in its group. The types enforce it. */
+import {
+  abortSignal,
+  amount,
+  bytes,
+  callback,
+  chunk,
+  count,
+  date,
+  either,
+  eitherOf,
+  flag,
+  labels,
+  list,
+  type Members,
+  members,
+  oneOf,
+  optional,
+  options,
+  positive,
+  streams,
+  text,
+  time,
+  writable,
+} from './argument-kinds.ts';
+import type {Guards} from './guard-methods.ts';
 import type {
   AppendOptions,
   AttachFile,
@@ -13,7 +34,6 @@ import type {
   CommitOptions,
   ContainerSettings,
   ContentPruneOptions,
-  ContentWriter,
   ConvertOptions,
   CopyOptions,
   CreateOptions,
@@ -55,101 +75,6 @@ import type {
   VerifyOptions,
   Volume,
 } from './types/index.ts';
-
-/** A kind of argument. */
-export interface ArgumentKind {
-  /** Such as `a string`. */
-  readonly wants: string;
-  readonly accepts: (value: unknown) => boolean;
-  /** Which part of a value is wrong, if that can be told: `.signal must be …`. */
-  readonly explain?: (value: unknown) => string | undefined;
-}
-
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
-const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
-
-export const text: ArgumentKind = {wants: 'a string', accepts: (value) => typeof value === 'string'};
-export const flag: ArgumentKind = {wants: 'true or false', accepts: (value) => typeof value === 'boolean'};
-/** Milliseconds or bytes. */
-export const amount: ArgumentKind = {wants: 'a number, 0 or above', accepts: (value) => isNumber(value) && value >= 0};
-export const positive: ArgumentKind = {wants: 'a number above 0', accepts: (value) => isNumber(value) && value > 0};
-export const count: ArgumentKind = {
-  wants: 'a whole number above 0',
-  accepts: (value) => Number.isSafeInteger(value) && (value as number) > 0,
-};
-export const callback: ArgumentKind = {wants: 'a function', accepts: (value) => typeof value === 'function'};
-export const abortSignal: ArgumentKind = {
-  wants: 'an AbortSignal',
-  accepts: (value) => isObject(value) && typeof value.aborted === 'boolean' && typeof value.addEventListener === 'function',
-};
-export const labels: ArgumentKind = {
-  wants: 'an object of strings',
-  accepts: (value) => isObject(value) && !Array.isArray(value) && Object.values(value).every((inner) => typeof inner === 'string'),
-};
-const date: ArgumentKind = {wants: 'a Date', accepts: (value) => value instanceof Date && !Number.isNaN(value.getTime())};
-export const bytes: ArgumentKind = {
-  wants: 'an async iterable of bytes',
-  accepts: (value) => isObject(value) && Symbol.asyncIterator in value,
-};
-
-/** A stream of node:stream. */
-const writable: ArgumentKind = {
-  wants: 'a writable stream',
-  accepts: (value) =>
-    isObject(value) && typeof value.write === 'function' && typeof value.end === 'function' && typeof value.on === 'function',
-};
-const either = (a: ArgumentKind, b: ArgumentKind): ArgumentKind => ({
-  wants: `${a.wants} or ${b.wants}`,
-  accepts: (value) => a.accepts(value) || b.accepts(value),
-});
-export const chunk: ArgumentKind = {wants: 'a Uint8Array', accepts: (value) => value instanceof Uint8Array};
-
-export const optional = (kind: ArgumentKind): ArgumentKind => ({
-  wants: kind.wants,
-  accepts: (value) => value === undefined || kind.accepts(value),
-  ...(kind.explain === undefined ? {} : {explain: kind.explain}),
-});
-export const list = (kind: ArgumentKind): ArgumentKind => ({
-  wants: `an array, each of it ${kind.wants}`,
-  accepts: (value) => Array.isArray(value) && value.every((inner) => kind.accepts(inner)),
-});
-export const oneOf = (...values: readonly unknown[]): ArgumentKind => ({
-  wants: `one of ${values.map((value) => JSON.stringify(value)).join(', ')}`,
-  accepts: (value) => values.includes(value),
-});
-
-/** The explanation is that of `kind`. */
-const eitherOf = (other: ArgumentKind, kind: ArgumentKind): ArgumentKind => ({
-  ...kind,
-  wants: `${kind.wants} or ${other.wants}`,
-  accepts: (value) => other.accepts(value) || kind.accepts(value),
-});
-
-type Members<T> = {readonly [K in keyof Required<T>]: ArgumentKind};
-
-/** An object with these members. Other members are ignored. */
-export function members<T>(kinds: Members<T>): ArgumentKind {
-  const entries = Object.entries(kinds) as [string, ArgumentKind][];
-  return {
-    wants: 'an object',
-    accepts: (value) => isObject(value) && !Array.isArray(value) && entries.every(([name, kind]) => kind.accepts(value[name])),
-    explain: (value) => {
-      if (!isObject(value) || Array.isArray(value)) return undefined;
-      const wrong = entries.find(([name, kind]) => !kind.accepts(value[name]));
-      return wrong && `.${wrong[0]}${wrong[1].explain?.(value[wrong[0]]) ?? ` must be ${wrong[1].wants}, not ${nounFor(value[wrong[0]])}`}`;
-    },
-  };
-}
-
-/** Options of a method; the object and each member may be omitted. */
-const options = <T>(kinds: Members<T>): ArgumentKind => optional(members<T>(kinds));
-
-function nounFor(value: unknown): string {
-  if (value === null) return 'null';
-  if (Array.isArray(value)) return 'an array';
-  if (typeof value === 'number') return String(value);
-  return value === undefined ? 'undefined' : `${typeof value === 'object' ? 'an' : 'a'} ${typeof value}`;
-}
 
 const settings: Members<ContainerSettings> = {
   allowNewPrivileges: optional(flag),
@@ -211,15 +136,6 @@ const fetching: Members<FetchOptions> = {
 const pulling: Members<PullOptions> = {...fetching, unpack: optional(flag), snapshotter: optional(text), ifChanged: optional(flag)};
 const listing = options<ListOptions>({filters: optional(list(text))});
 const labelled = options<{labels?: unknown}>({labels: optional(labels)});
-const stream: ArgumentKind = {
-  wants: 'a file descriptor or "ignore"',
-  accepts: (value) => value === 'ignore' || (Number.isSafeInteger(value) && (value as number) >= 0),
-};
-const streams: ArgumentKind = {
-  wants: '"inherit" or three streams',
-  accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
-};
-
 const building: Members<BuildOptions> = {
   platforms: optional(list(text)),
   allPlatforms: optional(flag),
@@ -227,11 +143,6 @@ const building: Members<BuildOptions> = {
   signal: optional(abortSignal),
 };
 const compressing: Members<LayerCompression> = {compression: optional(oneOf('gzip', 'zstd', 'none')), level: optional(count)};
-const time: ArgumentKind = {
-  wants: 'a time as in RFC 3339',
-  accepts: (value) => typeof value === 'string' && /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/.test(value),
-};
-
 export const OPEN_OPTIONS = options<OpenOptions>({
   root: optional(text),
   state: optional(text),
@@ -239,17 +150,6 @@ export const OPEN_OPTIONS = options<OpenOptions>({
   onWarning: optional(callback),
   program: optional(list(text)),
 });
-
-/** Argument kinds of a method; of a method that returns an object with methods, or a promise of one; or of the methods of a member. */
-export type Guards<T> = {
-  readonly [K in keyof T as T[K] extends string | (() => Promise<void>) ? never : K]: T[K] extends (...args: never[]) => infer R
-    ? R extends Promise<infer V>
-      ? V extends ContentWriter
-        ? {readonly takes: readonly ArgumentKind[]; readonly resolves: Guards<V>}
-        : readonly ArgumentKind[]
-      : {readonly takes: readonly ArgumentKind[]; readonly gives: Guards<R>}
-    : Guards<T[K]>;
-};
 
 const creating: Members<CreateOptions> = {
   ...settings,
@@ -630,97 +530,3 @@ export const CLIENT: Guards<Client> = {
     options<EventsOptions>({filters: optional(list(text)), follow: optional(flag), since: optional(date), signal: optional(abortSignal)}),
   ],
 };
-
-/** @throws invalid_argument naming the method and the argument */
-export function checkArguments(method: string, kinds: readonly ArgumentKind[], args: readonly unknown[]): void {
-  for (const [i, kind] of kinds.entries()) {
-    const value = args[i];
-    if (kind.accepts(value)) continue;
-    const inner = kind.explain?.(value) ?? ` must be ${kind.wants}, not ${nounFor(value)}`;
-    throw new ErrdefsError('invalid_argument', `${method}: argument ${i + 1}${inner}`);
-  }
-}
-
-/** Whether the client is closed; shared by everything that came from it. */
-export interface ClosedState {
-  closed: boolean;
-}
-
-type Method = (...args: unknown[]) => unknown;
-
-/** The same object with each method of the table wrapped. Other members stay as they are. */
-export function guard<T extends object>(target: T, guards: Guards<T>, closedState: ClosedState, path = ''): T {
-  const guarded = {...target} as Record<string, unknown>;
-  for (const [name, entry] of Object.entries(guards) as [
-    string,
-    readonly ArgumentKind[] | {takes?: readonly ArgumentKind[]; gives?: object; resolves?: object},
-  ][]) {
-    const value = (target as Record<string, unknown>)[name];
-    const method = path + name;
-    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState);
-    else if ('resolves' in entry) {
-      const open = guardMethod(value as Method, method, entry.takes!, closedState);
-      guarded[name] = async (...args: unknown[]) =>
-        guard((await open(...args)) as object, entry.resolves as never, closedState, `${method}().`);
-    } else if ('takes' in entry)
-      guarded[name] = (...args: unknown[]) => {
-        checkArguments(method, entry.takes!, args);
-        return guard((value as Method)(...args) as object, entry.gives as never, closedState, path === '' ? '' : `${method}.`);
-      };
-    else guarded[name] = guard(value as object, entry as never, closedState, `${method}.`);
-  }
-  return guarded as T;
-}
-
-function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[], closedState: ClosedState): Method {
-  return async (...args) => {
-    checkArguments(name, kinds, args);
-    if (closedState.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
-    const signal = signalOf(args);
-    if (signal?.aborted) throw abortError(signal.reason, name);
-    try {
-      const result = await method(...args);
-      return isBytes(result) ? guardBytes(result, name) : result;
-    } catch (err) {
-      throw signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name);
-    }
-  };
-}
-
-function signalOf(args: readonly unknown[]): AbortSignal | undefined {
-  const found = args.find((arg): arg is {signal?: AbortSignal} => isObject(arg) && 'signal' in arg);
-  return found?.signal;
-}
-
-const isBytes = (value: unknown): value is AsyncIterable<unknown> => isObject(value) && Symbol.asyncIterator in value;
-
-async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncGenerator<unknown> {
-  try {
-    yield* source;
-  } catch (err) {
-    throw classified(err, name);
-  }
-}
-
-/**
- * The error of an aborted call, in the class of the signal's reason: `deadline_exceeded` for a timeout, the reason's own class where
- * it has one, else `canceled`.
- *
- * @param err the call's own failure; returned unchanged when it is of that class already
- */
-function abortError(reason: unknown, name: string, err?: unknown): ErrdefsError {
-  const found = codeOf(reason);
-  const code: Code = found === 'unknown' ? 'canceled' : found;
-  if (isErrdefs(err) && err.code === code) return err;
-  return new ErrdefsError(code, isErrdefs(reason) ? reason.message : `${name}: ${CLASSES[code].text}`, {
-    cause: err ?? reason,
-    ...(isErrdefs(err) && err.details !== undefined ? {details: err.details} : {}),
-  });
-}
-
-/** An error without a class gets that of its errno, else `unknown`, which is a bug; the cause keeps its stack. */
-function classified(err: unknown, name: string): ErrdefsError {
-  const known = fromErrno(err, name);
-  if (isErrdefs(known)) return known;
-  return new ErrdefsError(codeOf(err), err instanceof Error ? err.message : String(err), {cause: err});
-}
