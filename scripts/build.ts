@@ -14,7 +14,7 @@ import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
 import {type Part, partsOf} from './build-parts.ts';
 import {compileExecutable, WORKER} from './compile-executable.ts';
-import {namedBuiltins, sharedCore, withoutPatches} from './esbuild-plugins.ts';
+import {namedBuiltins, sharedCore, slimUndici, withoutPatches} from './esbuild-plugins.ts';
 import {executableOf, ownTarget, TARGETS, type Target} from './targets.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -97,7 +97,13 @@ async function buildNode(): Promise<void> {
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
     },
-    plugins: [namedBuiltins, withoutPatches, workerCode, sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts'))],
+    plugins: [
+      namedBuiltins,
+      withoutPatches,
+      slimUndici,
+      workerCode,
+      sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts')),
+    ],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
   rmSync(outdir, {recursive: true, force: true});
