@@ -1,11 +1,10 @@
 /**
- * Makes the packages for machines without npm, of the executables in dist, into dist/packages: `npm run package`, for every machine
- * `npm run package-all`
+ * Makes the packages for machines without npm, into dist/packages: `npm run package`
  *
  *     berth_<version>_<cpu>.deb              for Debian and its derivatives
- *     berth-<version>-<target>.tar.gz        for everything else: unpack it anywhere
+ *     berth-<version>-linux-<cpu>.tar.gz     for everything else: unpack it anywhere
  *     berth-<version>.cdx.json               what is inside: an SBOM in CycloneDX's format
- *     SHA256SUMS                             of all of them
+ *     SHA256SUMS                             of the three
  *
  * The same commit gives the same bytes. File times are those of SOURCE_DATE_EPOCH, else of the commit.
  */
@@ -14,7 +13,6 @@ import {createHash} from 'node:crypto';
 import {
   chmodSync,
   copyFileSync,
-  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -29,7 +27,6 @@ import {dirname, join} from 'node:path';
 import {gzipSync} from 'node:zlib';
 import {completionScript} from '../src/cli/completion-scripts.ts';
 import {manualPages} from './man-pages.ts';
-import {executableOf, TARGETS, type Target} from './targets.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -55,9 +52,9 @@ function putFile(path: string, from: string, mode = 0o644): void {
 }
 
 /** The launchers, and the executable where they look for it. */
-function putProgram(directory: string, target: Target): void {
+function putProgram(directory: string): void {
   for (const program of PROGRAMS) putFile(join(directory, 'bin', program), join(root, 'bin', program), 0o755);
-  const executable = `dist/${executableOf(target)}`;
+  const executable = `dist/berth-linux-${process.arch}`;
   putFile(join(directory, executable), join(root, executable), 0o755);
   putFile(join(directory, 'LICENSE'), join(root, 'LICENSE'));
   putFile(join(directory, 'THIRD-PARTY'), join(dist, 'node/THIRD-PARTY'));
@@ -128,8 +125,8 @@ ${license
   .join('\n')}
 `;
 
-async function putDebian(directory: string, target: Target): Promise<void> {
-  putProgram(join(directory, 'usr/lib/berth'), target);
+async function putDebian(directory: string): Promise<void> {
+  putProgram(join(directory, 'usr/lib/berth'));
   mkdirSync(join(directory, 'usr/bin'), {recursive: true, mode: 0o755});
   symlinkSync('../lib/berth/bin/berth', join(directory, 'usr/bin/berth'));
   for (const [name, page] of await manualPages('berth', version))
@@ -149,13 +146,13 @@ async function putDebian(directory: string, target: Target): Promise<void> {
   put(join(docs, 'README.Debian'), README);
 }
 
-function control(directory: string, {cpu}: Target): string {
+function control(directory: string): string {
   const bytes = readdirSync(directory, {withFileTypes: true, recursive: true})
     .filter((entry) => entry.isFile())
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
   return `Package: berth
 Version: ${version}
-Architecture: ${DEBIAN[cpu]}
+Architecture: ${DEBIAN[process.arch]}
 Maintainer: the authors of berth <berth@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: libc6, mount, util-linux, runc
@@ -168,24 +165,23 @@ Description: containers without a daemon
 `;
 }
 
-async function buildDebian(work: string, time: number, target: Target): Promise<string> {
+async function buildDebian(work: string, time: number): Promise<string> {
   const directory = join(work, 'deb');
-  await putDebian(directory, target);
-  put(join(directory, 'DEBIAN/control'), control(directory, target));
+  await putDebian(directory);
+  put(join(directory, 'DEBIAN/control'), control(directory));
   settle(directory, time);
-  const name = `berth_${version}_${DEBIAN[target.cpu]}.deb`;
+  const name = `berth_${version}_${DEBIAN[process.arch]}.deb`;
   execFileSync('dpkg-deb', ['--root-owner-group', '-Zzstd', '-z6', '--build', directory, join(work, name)], {
     env: {...process.env, SOURCE_DATE_EPOCH: String(time)},
     stdio: ['ignore', 'ignore', 'inherit'],
   });
-  rmSync(directory, {recursive: true});
   return name;
 }
 
-async function buildTarball(work: string, time: number, target: Target): Promise<string> {
-  const name = `berth-${version}-${target.name}`;
+async function buildTarball(work: string, time: number): Promise<string> {
+  const name = `berth-${version}-linux-${process.arch}`;
   const directory = join(work, name);
-  putProgram(directory, target);
+  putProgram(directory);
   putFile(join(directory, 'README.md'), join(root, 'README.md'));
   putFile(join(directory, 'CHANGELOG.md'), join(root, 'CHANGELOG.md'));
   for (const [page, text] of await manualPages('berth', version)) put(join(directory, 'share/man/man1', page), text);
@@ -227,18 +223,13 @@ function buildBom(work: string, time: number): string {
   return name;
 }
 
-const targets = TARGETS.filter((target) => existsSync(join(dist, executableOf(target))));
 const out = join(dist, 'packages');
 const work = `${out}.new`;
 rmSync(work, {recursive: true, force: true});
 mkdirSync(work, {recursive: true});
 const time = epoch();
-const names: string[] = [];
-for (const target of targets) {
-  if (target.libc === 'glibc') names.push(await buildDebian(work, time, target));
-  names.push(await buildTarball(work, time, target));
-}
-names.push(buildBom(work, time));
+const names = [await buildDebian(work, time), await buildTarball(work, time), buildBom(work, time)];
+rmSync(join(work, 'deb'), {recursive: true});
 const sums = names.map(
   (name) =>
     `${createHash('sha256')

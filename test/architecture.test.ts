@@ -61,6 +61,7 @@ const CLIENT_FLOORS = [
   'api',
   'push',
   'build',
+  'container-files',
   'run',
   'space',
   'fsck',

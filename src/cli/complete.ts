@@ -18,6 +18,7 @@ import {readFlag, splitArgv} from './split-argv.ts';
 /** What stands in an argument or a flag's value. */
 export type ValueKind =
   | 'container'
+  | 'container-path'
   | 'digest'
   | 'directory'
   | 'file'
@@ -34,6 +35,8 @@ export type ValueKind =
 /** Of arguments, by `<command> <argument>`, else by `<topic> <argument>`, else by the argument's name alone. */
 export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'attach file': 'file',
+  'containers cp dest': 'container-path',
+  'containers cp src': 'container-path',
   'containers create id': 'free',
   'containers create image': 'image',
   'containers id': 'container',
@@ -265,6 +268,7 @@ async function listValues(
   if (kind === 'free') return NONE;
   if (kind === 'file') return {candidates: [], shell: 'files'};
   if (kind === 'directory') return {candidates: [], shell: 'directories'};
+  if (kind === 'container-path' && /[/:.]/.test(given)) return {candidates: [], shell: 'files'};
   if (kind === 'platform') return begins(plain(PLATFORMS).candidates, given);
   if (kind === 'transport') {
     const local = /^(?:oci|oci-archive|docker-archive|dir):/.test(given);
@@ -282,20 +286,23 @@ async function listValues(
   try {
     if (kind === 'namespace') return begins(plain((await client.namespaces.list()).map(({name}) => name)).candidates, given);
     const namespace = client.namespace(text('namespace', 'CONTAINERD_NAMESPACE') ?? 'default');
-    return begins(plain(await namesOf(kind, namespace, text('snapshotter', 'CONTAINERD_SNAPSHOTTER'))).candidates, given);
+    const names = await namesOf(kind, namespace, text('snapshotter', 'CONTAINERD_SNAPSHOTTER'));
+    return {...begins(plain(names).candidates, given), ...(kind === 'container-path' ? {shell: 'files'} : {})};
   } finally {
     await client.close();
   }
 }
 
 async function namesOf(
-  kind: 'container' | 'digest' | 'image' | 'lease' | 'snapshot',
+  kind: 'container' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot',
   {containers, content, images, leases, snapshots}: NamespaceClient,
   snapshotterName: string | undefined,
 ): Promise<readonly string[]> {
   switch (kind) {
     case 'container':
       return (await containers.list()).map(({id}) => id);
+    case 'container-path':
+      return (await containers.list()).map(({id}) => `${id}:`);
     case 'digest':
       return (await content.list()).map(({digest}) => digest);
     case 'image':

@@ -9,6 +9,7 @@ export const COMMANDS: Commands = {
     completion: () => import('./completion.ts'),
     'config explain': () => import('./config/explain.ts'),
     'config show': () => import('./config/show.ts'),
+    'containers cp': () => import('./containers/cp.ts'),
     'containers create': () => import('./containers/create.ts'),
     'containers info': () => import('./containers/info.ts'),
     'containers label': () => import('./containers/label.ts'),
@@ -126,6 +127,7 @@ export const COMMANDS: Commands = {
   },
   // Short forms that docker's users type.
   aliases: {
+    'containers cp': ['cp'],
     'containers ls': ['ps'],
     'containers rm': ['rm'],
     'images rm': ['rmi'],

@@ -137,6 +137,8 @@ describe('completions', () => {
     for (const [words, shell] of [
       [['images', 'import', ''], 'files'],
       [['copy', 'oci:'], 'files'],
+      [['cp', 'r1:/'], 'files'],
+      [['cp', ''], 'files'],
       [['--root', ''], 'directories'],
       [['images', 'mount', ref, ''], 'directories'],
     ] as const)

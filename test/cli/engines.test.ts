@@ -65,6 +65,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   logout: ['logout --authfile /nowhere/auth.json 127.0.0.1:1', 5],
   catalog: ['catalog --connect-timeout 5s --plain-http 127.0.0.1:1', 14],
   check: ['check', 0],
+  'containers cp': ['containers cp c1:/x /nowhere', 5],
   'containers create': ['containers create nope a', 5],
   'containers info': ['containers info c1', 5],
   'containers label': ['containers label a b=c', 5],

@@ -198,6 +198,7 @@ const changes = (
   [['tasks', 'kill', '--signal', 'WINCH', 'c9']],
   [['tasks', 'stop', '--time', '10ms', 'c9']],
   [['tasks', 'rm', 'c9']],
+  [['containers', 'cp', archive, 'c1:/archive']],
   [['commit', '--progress', 'none', 'c1', 'mine:8']],
   [['images', 'rm', 'mine:8']],
   [['containers', 'rm', 'c1']],

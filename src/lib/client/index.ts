@@ -190,6 +190,14 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     },
     leases: leasesClient(context, name),
     containers: {
+      copyFiles: async (source, target, options = {}) => {
+        const {copyFiles} = await import('./container-files/copy-files.ts');
+        return copyFiles(context, name, source, target, options);
+      },
+      readFiles: async (id, path, options = {}) => {
+        const {readFiles} = await import('./container-files/copy-files.ts');
+        return readFiles(context, name, {container: id, path}, options);
+      },
       changes: async (id, options = {}) => {
         const {containerChanges} = await import('./build/tree-diff.ts');
         return containerChanges(context, name, id, options);

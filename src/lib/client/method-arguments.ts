@@ -35,7 +35,9 @@ import type {
   ContainerSettings,
   ContentPruneOptions,
   ConvertOptions,
+  CopyFilesOptions,
   CopyOptions,
+  CopyPlace,
   CreateOptions,
   EventsOptions,
   ExecOptions,
@@ -61,6 +63,7 @@ import type {
   PullOptions,
   PushObjectOptions,
   PushOptions,
+  ReadFilesOptions,
   RebaseOptions,
   RegistryCallOptions,
   RegistryDeleteOptions,
@@ -122,6 +125,7 @@ const registry: Members<RegistryOptions> = {
 };
 const expectedContent: Members<ExpectedContent> = {expectedSize: optional(amount), expectedDigest: optional(text)};
 const resource = members<LeaseResource>({id: text, type: text});
+const copyPlace = members<CopyPlace>({container: optional(text), path: text});
 const fetching: Members<FetchOptions> = {
   ...registry,
   platforms: optional(list(text)),
@@ -374,6 +378,12 @@ const NAMESPACE: Guards<NamespaceClient> = {
     delete: [text, options<{keepSnapshot?: boolean}>({keepSnapshot: optional(flag)})],
     create: [text, text, options<CreateOptions>(creating)],
     label: [text, labels],
+    copyFiles: [
+      eitherOf(bytes, copyPlace),
+      copyPlace,
+      options<CopyFilesOptions>({archive: optional(flag), followLink: optional(flag), signal: optional(abortSignal)}),
+    ],
+    readFiles: [text, text, options<ReadFilesOptions>({followLink: optional(flag), signal: optional(abortSignal)})],
     changes: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     commit: [
       text,

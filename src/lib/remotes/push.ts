@@ -65,7 +65,6 @@ interface Call {
   readonly fallback?: 'same-host';
   readonly scope?: TokenScope;
   readonly signal: AbortSignal | undefined;
-  readonly onSend?: (() => void) | undefined;
 }
 
 /** What pushes to one repository at one host have in common. */
@@ -201,7 +200,7 @@ async function putManifest(
   {digest, mediaType}: Descriptor,
   bytes: Buffer,
   what: string,
-  {tag, signal, onSend}: ManifestPushOptions,
+  {tag, signal}: ManifestPushOptions,
 ): Promise<ManifestPushResult> {
   for (let attempt = 1; ; attempt++) {
     const response = await at.send({
@@ -211,7 +210,6 @@ async function putManifest(
       headers: {'content-type': mediaType},
       body: bytes,
       signal,
-      onSend,
     });
     if (response.status < 300) {
       checkDigest(response, digest);

@@ -247,8 +247,6 @@ export interface ManifestPushOptions {
   /** Default: the manifest gets no tag. */
   readonly tag?: string | undefined;
   readonly signal?: AbortSignal | undefined;
-  /** Called when a connection takes the request, which it then writes; again for a retry. */
-  readonly onSend?: (() => void) | undefined;
 }
 
 export interface ManifestPushResult {

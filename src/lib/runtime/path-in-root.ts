@@ -51,6 +51,35 @@ function read(fd: number, stats: Stats, path: string, position: number, length: 
   }
 }
 
+/** Where a path leads. Its descriptors are valid until `close`, whatever happens to the path. */
+export interface Place {
+  /** Path in the root, without symbolic links but for the last name of an unfollowed one. Binary string. */
+  readonly path: string;
+  /** Of the directory that has the name, or would have it; an O_PATH descriptor. */
+  readonly directory: number;
+  /** Binary string; `.` for the root and for a directory on which something is to be mounted. */
+  readonly name: string;
+  /** O_PATH descriptor of the file; absent where there is none. */
+  readonly file?: number;
+  readonly stats?: Stats;
+  /** A file on which something is to be mounted: `directory` and `name` are those of what the mount hides. */
+  readonly isHidden?: boolean;
+  close(): void;
+}
+
+interface Step {
+  readonly fd: number;
+  readonly name: string;
+  /** Reached through the host path of a mount. */
+  readonly isMount?: boolean;
+}
+
+interface WalkOptions {
+  readonly mounts?: MountPoints;
+  /** Whether a symbolic link at the end is followed. Default true. */
+  readonly follow?: boolean;
+}
+
 export class RootReader {
   readonly #root: number;
 
@@ -69,7 +98,7 @@ export class RootReader {
    * @throws errors of the operating system (ENOENT, ENOTDIR, ELOOP, …); EXDEV the path crosses a mount whose content is not known yet
    */
   lookup<T>(path: string, use: (found: ResolvedFile) => T, mounts: MountPoints = NO_MOUNTS): T {
-    return this.#walk(path, mounts, (at, rest, fd, searched) => {
+    return this.#walk(toBytes(path), {mounts}, (at, rest, fd, searched) => {
       if (rest !== undefined) throw rest;
       const stats = fstatSync(fd);
       return use({path: fromBytes(at), stats, searched, read: (position, length) => read(fd, stats, at, position, length)});
@@ -78,7 +107,46 @@ export class RootReader {
 
   /** The path without symbolic links: where a mount on `path` would land. Names that do not exist are kept. */
   mountTarget(path: string, mounts: MountPoints = NO_MOUNTS): string {
-    return this.#walk(path, mounts, (at) => fromBytes(at));
+    return this.#walk(toBytes(path), {mounts}, (at) => fromBytes(at));
+  }
+
+  /**
+   * Opens a path, or the place where it would be.
+   *
+   * @param path binary string
+   * @throws as `lookup`; ENOENT, ENOTDIR also where a directory on the way is missing
+   */
+  place(path: string, options: WalkOptions = {}): Place {
+    return this.#walk(path, options, (at, rest, _fd, _searched, way) => {
+      const last = way.at(-1);
+      const isMissing = rest !== undefined && (rest as NodeJS.ErrnoException).code === 'ENOENT' && (way.at(-2)?.fd ?? this.#root) >= 0;
+      if (rest !== undefined && !isMissing) throw rest;
+      const opened: number[] = [];
+      const again = (fd: number, flags = 0): number => {
+        const copy = openSync(`/proc/self/fd/${fd}`, O_PATH | flags);
+        opened.push(copy);
+        return copy;
+      };
+      const close = (): void => {
+        for (const fd of opened.splice(0)) closeSync(fd);
+      };
+      try {
+        const stats = isMissing ? undefined : fstatSync(last?.fd ?? this.#root);
+        const isOwnParent = last === undefined || (last.isMount === true && stats?.isDirectory() === true);
+        const directory = again(isOwnParent ? (last?.fd ?? this.#root) : (way.at(-2)?.fd ?? this.#root), constants.O_DIRECTORY);
+        const name = isOwnParent ? '.' : last.name;
+        if (stats === undefined) return {path: at, directory, name, close};
+        // A descriptor of a link cannot be opened once more.
+        const isHidden = last?.isMount === true && !isOwnParent;
+        if (!stats.isSymbolicLink()) return {path: at, directory, name, file: again(last?.fd ?? this.#root), stats, isHidden, close};
+        const file = open(`/proc/self/fd/${directory}/${name}`, O_PATH | constants.O_NOFOLLOW);
+        opened.push(file);
+        return {path: at, directory, name, file, stats: fstatSync(file), close};
+      } catch (err) {
+        close();
+        throw err;
+      }
+    });
   }
 
   /**
@@ -101,10 +169,14 @@ export class RootReader {
     }
   }
 
-  #walk<T>(path: string, mounts: MountPoints, use: (at: string, rest: Error | undefined, fd: number, searched: readonly Stats[]) => T): T {
-    const way: {readonly fd: number; readonly name: string}[] = [];
+  #walk<T>(
+    path: string,
+    {mounts = NO_MOUNTS, follow = true}: WalkOptions,
+    use: (at: string, rest: Error | undefined, fd: number, searched: readonly Stats[], way: readonly Step[]) => T,
+  ): T {
+    const way: Step[] = [];
     const searched: Stats[] = [];
-    const todo = names(toBytes(path)).reverse();
+    const todo = names(path).reverse();
     let links = 0;
     let failure: Error | undefined;
     const up = (): void => {
@@ -131,12 +203,12 @@ export class RootReader {
           if (mounts.has(mountPoint)) {
             const source = mounts.get(mountPoint);
             if (source === undefined) throw errno('EXDEV', at);
-            way.push({fd: openSync(source, O_PATH), name});
+            way.push({fd: openSync(source, O_PATH), name, isMount: true});
             continue;
           }
           const fd = open(file, O_PATH | constants.O_NOFOLLOW);
           way.push({fd, name});
-          if (!fstatSync(fd).isSymbolicLink()) continue;
+          if (!fstatSync(fd).isSymbolicLink() || (!follow && todo.length === 0)) continue;
           up();
           if (++links > MAX_LINKS) throw errno('ELOOP', path);
           const target = readlinkSync(Buffer.from(file, 'latin1'), {encoding: 'buffer'}).toString('latin1');
@@ -149,7 +221,7 @@ export class RootReader {
           way.push({fd: -1, name});
         }
       }
-      return use(`/${way.map((step) => step.name).join('/')}`, failure, way.at(-1)?.fd ?? this.#root, searched);
+      return use(`/${way.map((step) => step.name).join('/')}`, failure, way.at(-1)?.fd ?? this.#root, searched, way);
     } finally {
       while (way.length > 0) up();
     }

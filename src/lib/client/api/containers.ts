@@ -9,7 +9,10 @@ import {notFoundIn} from '../not-found.ts';
 import type {ContainersClient} from '../types/index.ts';
 import {filtered} from './filter.ts';
 
-export function containersClient(context: Context, namespace: string): Omit<ContainersClient, 'changes' | 'commit' | 'create'> {
+export function containersClient(
+  context: Context,
+  namespace: string,
+): Omit<ContainersClient, 'changes' | 'commit' | 'copyFiles' | 'create' | 'readFiles'> {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   return {

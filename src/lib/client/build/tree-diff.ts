@@ -1,14 +1,12 @@
 /** What a snapshot changed: its tree and another one, mounted privately, compared, and written as a layer. */
-import {join} from 'node:path';
 import {writeLayerDiff} from '../../archive/layer-diff.ts';
 import {findChanges, type TreeChange, type TreePair} from '../../archive/tree-changes.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
-import {uniqueName} from '../../fs/process.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
-import {startMountHolder} from '../../runtime/private-mount.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
+import {startScratchMountHolder} from '../pull/layer-lookup.ts';
 import {type FoundTask, findTask} from '../tasks/find-task.ts';
 import {pauseForNow} from '../tasks/processes.ts';
 import type {ContainerChange} from '../types/index.ts';
@@ -35,14 +33,13 @@ export async function* withTrees<T>(context: Context, pair: SnapshotPair, use: (
   const [lower, upper] = [against === undefined ? [] : snapshots.treeMounts(against), snapshots.treeMounts(key)];
   const {assertStill, resume} = await pauseUser(context, pair);
   try {
-    const directory = join(runtimeStatePath.views(context.stateDir), `view-${uniqueName()}`);
-    const holder = await startMountHolder(directory);
+    const holder = await startScratchMountHolder(runtimeStatePath.views(context.stateDir), context.store.housekeeping);
     try {
       const paths = await holder.mount(joined(lower, upper));
       const overlaid = against === record.parent ? snapshots.ownTree(key) : undefined;
       yield* use({lower: lower.length === 0 ? undefined : paths[lower.length - 1], upper: paths.at(-1)!, overlaid});
     } finally {
-      await holder.close().catch((err: unknown) => context.store.housekeeping.warn(`view ${directory}`, err));
+      await holder.close();
     }
     await assertStill();
   } finally {

@@ -92,6 +92,40 @@ export interface CommitOptions extends LayerCompression {
   readonly signal?: AbortSignal;
 }
 
+/** A file or directory, in a container or on this machine. */
+export interface CopyPlace {
+  /** ID; absent for this machine. */
+  readonly container?: string;
+  /**
+   * In a container relative to its root, on this machine to the working directory of this process. A directory with `/.` at its end stands
+   * for what is in it.
+   */
+  readonly path: string;
+}
+
+/** Options of `containers.copyFiles`. */
+export interface CopyFilesOptions {
+  /**
+   * Keeps owners, set-ID bits and device nodes. Default: files in a container belong to root, those on this machine to the caller, and
+   * nothing is set-ID.
+   */
+  readonly archive?: boolean;
+  /** Copies what a symbolic link at the end of the source leads to. */
+  readonly followLink?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** Options of `containers.readFiles`. */
+export type ReadFilesOptions = Omit<CopyFilesOptions, 'archive'>;
+
+/** Result of `containers.copyFiles`. */
+export interface CopiedFiles {
+  /** Other than directories. */
+  readonly files: number;
+  /** Of their contents. */
+  readonly bytes: number;
+}
+
 /** Containers of one namespace. */
 export interface ContainersClient {
   list(options?: ListOptions): Promise<readonly ContainerRecord[]>;
@@ -105,6 +139,18 @@ export interface ContainersClient {
   /** Sets labels; an empty value removes one. */
   label(id: string, labels: Labels): Promise<ContainerRecord>;
   delete(id: string, options?: {readonly keepSnapshot?: boolean}): Promise<void>;
+  /**
+   * Copies files into a container, out of it, or between two, running or not, by docker's rules for `docker cp`. A running container is
+   * seen as its first process sees it, volumes included. Nothing outside of its root is read or written, whatever it does meanwhile.
+   * Extended attributes are left out. Each file appears whole; after a failure some may be there.
+   *
+   * @param source a place, or a tar that is extracted into the target, a directory
+   * @throws not_found @throws failed_precondition a directory would replace another file, or another file a directory
+   * @throws aborted the container was started or removed meanwhile
+   */
+  copyFiles(source: CopyPlace | AsyncIterable<Uint8Array>, target: CopyPlace, options?: CopyFilesOptions): Promise<CopiedFiles>;
+  /** A file or directory of a container as a tar, with its owners. Otherwise as `copyFiles`. */
+  readFiles(id: string, path: string, options?: ReadFilesOptions): Promise<AsyncIterable<Uint8Array>>;
   /** What a container changed in its filesystem, by name; mounts are left out. A running container is paused meanwhile. */
   changes(id: string, options?: {readonly signal?: AbortSignal}): Promise<readonly ContainerChange[]>;
   /**
