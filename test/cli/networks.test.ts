@@ -31,10 +31,12 @@ it('a redis in a container serves redis-cli on a published port, whatever ends i
   };
   const plugins = [bridge, {type: 'portmap', capabilities: {portMappings: true}}];
   writeFileSync(join(config, '10-t.conflist'), JSON.stringify({name: 'tests', cniVersion: '1.0.0', plugins}));
+  // One that cannot be read is passed over, with a warning.
+  writeFileSync(join(config, '05-half.conf'), '{"name":"half",');
   writeFileSync(join(config, '20-p.conf'), JSON.stringify({...bridge, name: 'portless', cniVersion: '1.0.0'}));
   const words = (args: readonly string[]): string[] => [
     ...['env', `NETCONFPATH=${config}`, `CNI_PATH=${CNI_PLUGINS}`, process.execPath, MAIN],
-    ...['--root', root, '--state', state, ...args],
+    ...(args[0] === '--root' ? args : ['--root', root, '--state', state, ...args]),
   ];
   const ctr = (...args: string[]): string => net.run(...words(args));
   const fails = (pattern: RegExp, ...args: string[]): void => {
@@ -83,6 +85,14 @@ it('a redis in a container serves redis-cli on a published port, whatever ends i
   assert.equal(ctr('run', '--rm', '--network', 'container:r1', 'localhost/redis:1', 'r3', 'redis-cli', 'get', 'a'), 'b\n');
 
   fails(/6399\/tcp is taken by container "r1"/, 'run', '-d', '-p', '6399:1', 'localhost/redis:1', 'r4');
+  // The host's ports are one, whatever store and state directory a container has.
+  const [otherRoot, otherState] = [temporaryDirectory(t), temporaryDirectory(t)];
+  ctr('--root', otherRoot, '--state', otherState, 'images', 'import', '--index-name', 'localhost/redis:1', '--progress', 'none', tarFile);
+  fails(
+    new RegExp(`6399/tcp is taken by container "r1" of namespace default \\(state directory ${state}\\)`),
+    ...['--root', otherRoot, '--state', otherState, 'run', '-d', '-p', '127.0.0.1:6399:1', 'localhost/redis:1', 'r4'],
+  );
+  fails(/05-half\.conf is not JSON/, 'run', '--network', 'nosuch', 'localhost/redis:1', 'r4');
   fails(/there are: tests, portless, berth/, 'run', '--network', 'nosuch', 'localhost/redis:1', 'r4');
   fails(/publishes no ports/, 'run', '--network', 'portless', '-p', '1:1', 'localhost/redis:1', 'r4');
   fails(/cannot be published/, 'run', '--network', 'none', '-p', '1:1', 'localhost/redis:1', 'r4');

@@ -209,6 +209,33 @@ describe('the cgroup of a namespace', () => {
     });
 });
 
+it('cgroups that a flag names go with the namespace as far as its runs have made them', async (t) => {
+  if (!requiresRuntime(t)) return;
+  const image = await published(t, 'busybox');
+  if (image === undefined) return;
+  const namespace = `cg-${process.pid}`;
+  const at = (path: string): string[] =>
+    ['', ...readdirSync(CGROUPS)].map((tree) => join(CGROUPS, tree, path)).filter((directory) => existsSync(directory));
+  const foreign = `${namespace}-there`;
+  const own = ['', 'pids', 'unified'].map((tree) => join(CGROUPS, tree)).find((tree) => existsSync(join(tree, 'cgroup.procs')))!;
+  onEnd(t, () => {
+    for (const path of [`${foreign}/made/leaf`, `${foreign}/made`, foreign, namespace]) for (const found of at(path)) rmdirSync(found);
+  });
+  // Nothing is in them, and yet they are somebody else's.
+  for (const name of [namespace, foreign]) mkdirSync(join(own, name));
+  const client = await newClient(t);
+  const ns = client.namespace(namespace);
+  await ns.pull(image.ref, {snapshotter: 'overlayfs'});
+  const cgroup = `/${foreign}/made/leaf`;
+  for (const id of ['one', 'two'])
+    assert.equal((await ns.run(image.ref, id, {args: ['true'], rm: true, cgroup, snapshotter: 'overlayfs'})).exitStatus, 0);
+  assert.ok(at(`${foreign}/made`).length > 0, 'a run has made it');
+  await client.namespaces.delete(namespace, {recursive: true});
+  assert.deepEqual(at(`${foreign}/made`), []);
+  assert.deepEqual(at(namespace), [join(own, namespace)]);
+  assert.ok(at(foreign).includes(join(own, foreign)));
+});
+
 describe('a container whose state directory was removed', () => {
   for (const flags of [[], ['--rm']])
     it(`keeps its snapshot as long as it runs ${flags.join('')}`, async (t) => {

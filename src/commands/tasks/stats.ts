@@ -8,15 +8,18 @@ const percent = (share: number): string => `${(share * 100).toFixed(2)}%`;
 export default class Stats extends BaseCommand {
   static override summary = 'print what containers use of processor and memory, until interrupted';
   static override description =
-    'CPU is of one processor. MEM is without the inactive part of the page cache. A signal ends it; with --json it prints one reading.';
+    'CPU is of one processor. MEM is without the inactive part of the page cache. A signal ends it, or the end of the tasks that are named; with --json it prints one reading.';
   static override args = {id: Args.string({multiple: true, description: 'task; by default all that have not ended'})};
   static override flags = {'no-stream': Flags.boolean({description: 'print one reading only'})};
 
   async run(): Promise<readonly TaskStats[]> {
     const {args, flags} = await this.parse(Stats);
     const {tasks} = await this.namespace(flags);
-    for (;;) {
+    for (let reading = 1; ; reading++) {
       const all = await tasks.stats(args.id ?? [], {signal: this.signal});
+      const isOver = flags['no-stream'] || this.json || (all.length === 0 && args.id !== undefined);
+      // Where nothing runs, one heading is enough.
+      if (all.length === 0 && reading > 1 && !isOver) continue;
       this.table(['NAME', 'CPU%', 'MEM', 'LIMIT', 'MEM%', 'PIDS'], all, ({id, cpu, memory, memoryLimit, pids}) => [
         id,
         percent(cpu),
@@ -25,7 +28,7 @@ export default class Stats extends BaseCommand {
         percent(memory / memoryLimit),
         String(pids),
       ]);
-      if (flags['no-stream'] || this.json) return all;
+      if (isOver) return all;
     }
   }
 }

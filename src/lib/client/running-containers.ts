@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {cgroupPath, populatedCgroups, removeNamespaceCgroup} from '../runtime/cgroups.ts';
+import {cgroupPath, populatedCgroups, removeNotedCgroups} from '../runtime/cgroups.ts';
 import {findRuntime} from '../runtime/oci-runtime.ts';
 import {cleanup, disconnect, isClaimed, listRuns, RUN_DIRECTORIES, type Run, runPath, sweepBundles} from '../runtime/run-directory.ts';
 import {runtimeStatePath} from '../store/layout.ts';
@@ -102,7 +102,7 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
     }
     sweepBundles(directory, (err) => housekeeping.warn(`directory ${directory}`, err));
     if (only === undefined) continue;
-    housekeeping.attempt(`cgroup /${namespace}`, () => removeNamespaceCgroup(directory, namespace));
+    housekeeping.attempt(`cgroups of namespace ${namespace}`, () => removeNotedCgroups(directory));
     for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
       housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
   }

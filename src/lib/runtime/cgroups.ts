@@ -1,8 +1,9 @@
 /** Control groups of containers: their names, and their removal. See cgroups(7); version 1 has one tree for each controller. */
-import {existsSync, readFileSync, rmdirSync, statSync, unlinkSync, writeFileSync} from 'node:fs';
+import {appendFileSync, existsSync, readFileSync, rmdirSync, statSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../errdefs.ts';
+import {readIfPresent, unlinkIfPresent} from '../fs/durable.ts';
 import type {ProcessIdentity} from '../fs/process.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 
@@ -28,23 +29,36 @@ export async function removeCgroups(path: string): Promise<void> {
   for (const directory of cgroupsAt(path)) await removeCgroup(directory);
 }
 
-/** Notes in a namespace's run directory that its cgroup was made for a run, and is not somebody else's. */
+/** Notes in a namespace's run directory which cgroups were made for its runs, and are not somebody else's; a path a line. */
 const CGROUP_NOTE = 'cgroup';
+
+/** Whether `cgroupPath` made it. */
+export const isOwnCgroup = (path: string): boolean => /^(?:\/(?!\.\.?(?:\/|$))[^/]+)*\/[^/]+~\d+\.\d+\.\d+$/.test(path);
 
 const cgroupsAt = (path: string): readonly string[] =>
   ['', ...list(CGROUPS)].map((tree) => join(CGROUPS, tree, path)).filter((directory) => existsSync(directory));
 
-/** To be called before a namespace's run: its cgroup belongs to berth if it does not exist yet. @param cgroup the container's */
+/**
+ * To be called before a namespace's run: what does not exist yet of its cgroup and those above belongs to berth. One of `cgroupPath` ends
+ * with its run, and is not noted.
+ *
+ * @param cgroup the container's: absolute, or empty where the runtime chooses
+ */
 export function noteCgroup(stateDir: string, cgroup: string): void {
-  if (cgroupsAt(dirname(cgroup)).length === 0) writeFileSync(join(stateDir, CGROUP_NOTE), '', {mode: 0o600});
+  if (!cgroup.startsWith('/') || cgroup.includes('\n')) return;
+  const made: string[] = [];
+  const lowest = isOwnCgroup(cgroup) ? dirname(cgroup) : cgroup;
+  for (let path = lowest; path !== '/' && cgroupsAt(path).length === 0; path = dirname(path)) made.push(`${path}\n`);
+  if (made.length > 0) appendFileSync(join(stateDir, CGROUP_NOTE), made.join(''), {mode: 0o600});
 }
 
-/** Removes the cgroup of a namespace that is about to be removed, if it was made for a run and is empty. */
-export function removeNamespaceCgroup(stateDir: string, namespace: string): void {
+/** Removes the cgroups that were made for a namespace's runs, and are empty. */
+export function removeNotedCgroups(stateDir: string): void {
   const note = join(stateDir, CGROUP_NOTE);
-  if (!existsSync(note)) return;
-  removeEmptyCgroup(`/${namespace}`);
-  unlinkSync(note);
+  const noted = new Set((readIfPresent(note) ?? '').split('\n').filter((path) => path.startsWith('/')));
+  // Those below first.
+  for (const path of [...noted].sort().reverse()) removeEmptyCgroup(path);
+  unlinkIfPresent(note);
 }
 
 /** Removes a cgroup, unless something is in it. */

@@ -88,7 +88,7 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
   giveBundle(directory, launcher.pid);
   // One that ends at once and is removed then stays until this start has been told.
-  const leave = announceWaiter(directory);
+  const {leave} = announceWaiter(directory);
   try {
     await startCreated(run, runtime, directory, pid, failed);
   } finally {

@@ -72,15 +72,32 @@ const VERSION_2: readonly Source[] = [
 ];
 
 /**
- * @param cgroupsPath of the container's specification
+ * The cgroup of a process in the tree of a controller of version 1, else in that of version 2. See cgroups(7).
+ *
+ * @returns `undefined` when the process has ended
+ */
+export function cgroupOfProcess(pid: number, controller: string): string | undefined {
+  const trees = (read(`/proc/${pid}/cgroup`) ?? '').split('\n').flatMap((line) => {
+    const [, controllers, path] = /^\d+:([^:]*):(.*)$/.exec(line) ?? [];
+    return controllers === undefined ? [] : [{controllers: controllers.split(','), path: path!}];
+  });
+  const found = [controller, ''].map((name) => trees.find(({controllers}) => controllers.includes(name)));
+  return (found[0] ?? found[1])?.path;
+}
+
+/**
+ * @param cgroupOf the container's cgroup in the tree of a controller, '' for version 2
  * @param root where cgroups are mounted
  * @returns only what the machine's controllers count
  */
-export function readMetrics(cgroupsPath: string, root = ROOT): {readonly version: CgroupVersion; readonly metrics: Metrics} {
+export function readMetrics(
+  cgroupOf: (controller: string) => string,
+  root = ROOT,
+): {readonly version: CgroupVersion; readonly metrics: Metrics} {
   const version = read(join(root, 'cgroup.controllers')) === undefined ? 1 : 2;
   const metrics: Record<string, number | readonly number[]> = {};
   for (const {controller, file, metric, list} of version === 1 ? VERSION_1 : VERSION_2) {
-    const text = read(join(root, controller, cgroupsPath, file));
+    const text = read(join(root, controller, cgroupOf(controller), file));
     if (text === undefined) continue;
     if (typeof metric === 'string') metrics[metric] = list === true ? text.split(/\s+/).map(Number) : numberOf(text);
     else {

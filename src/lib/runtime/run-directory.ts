@@ -19,7 +19,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import {removeCgroups} from './cgroups.ts';
+import {isOwnCgroup, removeCgroups} from './cgroups.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
 import {hasBeenCreated, readTaskRecord} from './task-record.ts';
@@ -81,8 +81,8 @@ function cgroupOf(run: string): string | undefined {
     ignoreErrno(['ENOENT', 'EISDIR', 'EIO', 'EACCES', 'ELOOP'], () => {
       path = readFileSync(runtime.file, 'utf8');
     });
-  // Only a cgroup of berth's own: in one that the user chose there may be others.
-  return /^(?:\/(?!\.\.?(?:\/|$))[^/]+)*\/[^/]+~\d+\.\d+\.\d+$/.test(path) ? path : undefined;
+  // In one that the user chose there may be others.
+  return isOwnCgroup(path) ? path : undefined;
 }
 
 /**
@@ -340,6 +340,7 @@ export async function removeTask(
   // A command that lives cleans up itself.
   const held = (): boolean => holders.some((identity) => liveness(identity) !== 'dead');
   for (let waited = 0; held() && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
+  await untilRead(run);
   await cleanup(stateDir, id, runtime, {kill});
 }
 
@@ -353,7 +354,7 @@ export async function removeEndedTask(stateDir: string, id: string, runtime: Run
   if (!existsSync(run)) return;
   await removeStaleCgroup(run);
   await disconnect(run);
-  for (let waited = 0; waited < READ_MS && hasWaiters(run); waited += POLL_MS) await delay(POLL_MS);
+  await untilRead(run);
   const mounted = mountsBelow(bundleIn(run));
   if (mounted.length > 0) await runProgram('umount', ['--lazy', ...mounted], {package: 'mount'});
   releaseBundle(run);
@@ -369,11 +370,20 @@ function mountsBelow(directory: string): readonly string[] {
   return points.filter((point) => point.startsWith(`${directory}/`)).reverse();
 }
 
-/** Says in a run's directory that this process waits for its end. @returns takes it back */
-export function announceWaiter(run: string): () => void {
+export interface Waiter {
+  /** Whether the run is still the one that is waited for. Another one may have its ID by now, but not this note. */
+  isSameRun(): boolean;
+  leave(): void;
+}
+
+/** Says in a run's directory that this process waits for its end. */
+export function announceWaiter(run: string): Waiter {
   const file = join(run, `waiter.${formatIdentity(ownIdentity())}.${++counter}`);
   ignoreErrno(['ENOENT'], () => writeFileSync(file, '', {mode: 0o600}));
-  return () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
+  return {
+    isSameRun: () => existsSync(file),
+    leave: () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file)),
+  };
 }
 
 /** The identity of the process that owns a run, as text. */
@@ -381,6 +391,10 @@ export const ownerOf = (run: string): string | undefined => {
   const owner = recordedProcess(run, 'owner');
   return owner === undefined ? undefined : formatIdentity(owner.identity);
 };
+
+async function untilRead(run: string): Promise<void> {
+  for (let waited = 0; waited < READ_MS && hasWaiters(run); waited += POLL_MS) await delay(POLL_MS);
+}
 
 const hasWaiters = (run: string): boolean =>
   list(run).some((name) => {

@@ -7,6 +7,7 @@
 import {existsSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
+import {readIfPresent} from '../fs/durable.ts';
 import type {Spec} from './spec.ts';
 
 /** Where a task's standard streams lead. */
@@ -80,11 +81,10 @@ export interface TaskEnd {
 /** The end that conmon has recorded; `undefined` before that, and when nobody was there to record it. */
 export function readTaskEnd(run: string, id: string): TaskEnd | undefined {
   const {exit} = taskFiles(run, id);
+  const text = readIfPresent(exit)?.trim();
   const stat = statSync(exit, {throwIfNoEntry: false});
-  if (stat === undefined) return undefined;
-  const text = readFileSync(exit, 'latin1').trim();
-  // It is being written.
-  if (text === '') return undefined;
+  // It is being written, or removed.
+  if (text === undefined || text === '' || stat === undefined) return undefined;
   if (!/^\d{1,3}$/.test(text)) throw new ErrdefsError('data_loss', `exit status ${JSON.stringify(text)} in ${exit} is not a number`);
   return {exitStatus: Number(text), exitedAt: stat.mtime};
 }

@@ -26,7 +26,7 @@ import {
   SIMPLE_SIGNING,
   type Signer,
 } from '../../support/cosign.ts';
-import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
+import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE, addBlob, addImage, addJSON, setTarget} from '../../support/layouts.ts';
 import {pushImage, sharedRegistry} from '../../support/registry.ts';
@@ -502,6 +502,30 @@ describe('a namespace that demands signatures', () => {
         await assert.rejects(start, (err: Error) => /\/none/.test(err.message), 'the image itself');
         assert.deepEqual(checkStore(w.client.root), []);
       }
+  });
+
+  it('starts a container by the signature of what it was made of, whatever has the name of its image now', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const w = await world(t);
+    const program = tar(file('busybox', readFileSync(findProgram('busybox')!), 0o755));
+    publishImage(w.registry, 'app', [program]);
+    const {namespace, ref} = w;
+    const create = (id: string) => namespace.containers.create(ref, id, {args: ['/busybox', 'true'], snapshotter: 'native'});
+    const start = (id: string) => namespace.tasks.start(id, {stdio: ['ignore', 'ignore', 'ignore']});
+    await namespace.pull(ref, {snapshotter: 'native'});
+    await create('unsigned');
+    const second = publishImage(w.registry, 'app', [program, LAYER]);
+    publishSimple(w.registry, 'app', second, SIGNER);
+    await demand(w, SIGNER);
+    await namespace.pull(ref, {snapshotter: 'native'});
+    await create('signed');
+    await assert.rejects(start('unsigned'), (err: Error) => refused(err) && /has no signature/.test(err.message));
+    assert.equal((await start('signed')).exitStatus, 0);
+    await namespace.images.tag(ref, 'other');
+    await namespace.images.delete(ref);
+    assert.equal((await start('signed')).exitStatus, 0);
+    await namespace.images.delete('other');
+    await assert.rejects(start('signed'), refused);
   });
 
   it('refuses what was being made when it began to demand them', async (t) => {

@@ -1,10 +1,12 @@
 /** Tasks: detached containers under the real conmon and runc, and what is left of them. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {existsSync, readdirSync, readFileSync, renameSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
+import {engineEnvironment} from '../../cli/harness.ts';
+import {start} from '../../e2e/fixtures.ts';
 import {conmonsOf, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const expectsError =
@@ -115,6 +117,38 @@ describe('a detached task', () => {
     );
     await ns.containers.delete('a');
     assert.deepEqual(r.left(), []);
+  });
+
+  it('is waited for itself, not another one that has its ID by then', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const again = async (): Promise<void> => {
+      await ns.run(ref, 'a', {detach: true, args: DEAF});
+    };
+    await again();
+    // Removed by others, who let it be read first.
+    const waiting = [ns.tasks.wait('a'), ns.tasks.wait('a')];
+    await ns.tasks.delete('a', {force: true});
+    await ns.containers.delete('a');
+    await again();
+    assert.deepEqual(await Promise.all(waiting), Array(2).fill({id: 'a', exitStatus: 137, known: true}));
+    // Removed by the wrong hands, with the note of a waiter that sleeps until another one runs.
+    const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
+    const lost = start({env} as never, ['-n', r.namespace, 'tasks', 'wait', '--json', 'a']);
+    const {pid} = await ns.tasks.get('a');
+    const bundles = join(r.state, 'runs', r.namespace, 'bundles');
+    await until('the waiter is known', () => readdirSync(join(bundles, 'a')).some((name) => name.startsWith('waiter.')));
+    lost.child.kill('SIGSTOP');
+    renameSync(join(bundles, 'a'), join(bundles, '.old'));
+    process.kill(pid, 'SIGKILL');
+    await until('conmon has ended', () => conmonsOf(r.state).length === 0);
+    await ns.containers.delete('a');
+    await again();
+    lost.child.kill('SIGCONT');
+    assert.match((await lost.ended).stdout, /"known": false/);
+    assert.equal((await ns.tasks.get('a')).status, 'running');
+    rmSync(join(bundles, '.old'), {recursive: true});
   });
 
   it('whose conmon was killed runs on, can be stopped, and has an unknown status', async (t) => {

@@ -5,6 +5,8 @@ import {dirname, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {hasCode} from '../../../src/lib/errdefs.ts';
 import {readMetrics, usageOf} from '../../../src/lib/runtime/metrics.ts';
+import {engineEnvironment} from '../../cli/harness.ts';
+import {start} from '../../e2e/fixtures.ts';
 import {temporaryDirectory} from '../../support/helpers.ts';
 import {requiresTasks, taskRig, until} from '../../support/tasks.ts';
 
@@ -44,6 +46,47 @@ describe('what a container uses', () => {
     await assert.rejects(ns.tasks.metrics('b'), (err) => hasCode(err, 'failed_precondition'));
   });
 
+  it('is counted, and its execs are known, where the runtime chooses the cgroup', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {ns, ref} = await taskRig(t);
+    await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'sleep 1000; true'], cgroup: '', memoryLimit: 64 << 20});
+    const {metrics, cgroupVersion} = await ns.tasks.metrics('a');
+    assert.equal(metrics[cgroupVersion === 1 ? 'memory.limit_in_bytes' : 'memory.usage_limit'], 64 << 20);
+    assert.deepEqual(
+      (await ns.tasks.stats()).map(({id, memoryLimit}) => [id, memoryLimit]),
+      [['a', 64 << 20]],
+    );
+    const {pid} = await ns.tasks.exec('a', ['busybox', 'sleep', '1000'], {detach: true, execId: 'one'});
+    await assert.rejects(ns.tasks.exec('a', ['busybox', 'true'], {execId: 'one'}), (err) => hasCode(err, 'already_exists'));
+    await ns.tasks.kill('a', {execId: 'one', signal: 'KILL'});
+    await until('it has ended', async () => !(await ns.tasks.ps('a')).some((one) => one.pid === pid));
+    await ns.containers.delete('a').catch((err: unknown) => assert.ok(hasCode(err, 'failed_precondition')));
+    await ns.tasks.delete('a', {force: true});
+  });
+
+  it('is printed until those that are named have ended, and one heading is enough while nothing runs', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
+    const stats = (...ids: string[]) => start({env} as never, ['-n', r.namespace, 'stats', ...ids]);
+    const all = stats();
+    let output = '';
+    all.child.stdout!.on('data', (text: string) => (output += text));
+    await until('it has begun', () => output.startsWith('NAME'));
+    await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'sleep 1000; true']});
+    const rows = (): number => output.split('\n').filter((line) => line.startsWith('a ')).length;
+    await until('it is seen', () => rows() > 0);
+    const named = stats('a');
+    named.child.stdout!.once('data', () => void ns.tasks.delete('a', {force: true}));
+    const {status, stdout} = await named.ended;
+    // The task may be gone, or be seen as ended.
+    assert.ok((status === 0 || status === 5) && stdout.includes('\na '), `${status} ${stdout}`);
+    all.child.kill('SIGINT');
+    assert.equal((await all.ended).status, 130);
+    assert.equal(output.split('\n').filter((line) => line.startsWith('NAME')).length, rows() + 1);
+  });
+
   it('is read from the files of version 2 as well', (t) => {
     const root = temporaryDirectory(t);
     for (const [path, text] of Object.entries({
@@ -58,7 +101,7 @@ describe('what a container uses', () => {
       mkdirSync(dirname(join(root, path)), {recursive: true});
       writeFileSync(join(root, path), text);
     }
-    const found = readMetrics('/ns/a', root);
+    const found = readMetrics(() => '/ns/a', root);
     assert.deepEqual(found, {
       version: 2,
       metrics: {

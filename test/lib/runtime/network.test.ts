@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type {ChildProcess} from 'node:child_process';
 import {once} from 'node:events';
-import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -102,13 +102,30 @@ describe('configurations of networks', () => {
     writeFileSync(join(directory, '10-a.conf'), JSON.stringify({name: 'a', type: 'bridge'}));
     writeFileSync(join(directory, '05-not.txt'), 'no');
     assert.deepEqual(
-      loadNetworks(directory).map(({name, cniVersion}) => [name, cniVersion]),
+      loadNetworks(directory, assert.fail).map(({name, cniVersion}) => [name, cniVersion]),
       [
         ['a', '0.1.0'],
         ['b', '1.0.0'],
       ],
     );
-    assert.deepEqual(loadNetworks(join(directory, 'missing')), []);
+    assert.deepEqual(loadNetworks(join(directory, 'missing'), assert.fail), []);
+  });
+
+  it('that cannot be read are passed over and told, and the first of several with one name counts', (t) => {
+    const directory = temporaryDirectory(t);
+    writeFileSync(join(directory, '10-a.conf'), JSON.stringify({name: 'a', type: 'bridge'}));
+    writeFileSync(join(directory, '11-half.conflist'), '{"name":"half",');
+    mkdirSync(join(directory, '12-directory.conf'));
+    symlinkSync('/no/such/file', join(directory, '13-link.conf'));
+    writeFileSync(join(directory, '20-a.conf'), JSON.stringify({name: 'a', type: 'ptp'}));
+    const bad: string[] = [];
+    const found = loadNetworks(directory, ({message}) => bad.push(message));
+    assert.deepEqual(
+      found.filter(({name}) => name === 'a').map(({plugins}) => plugins[0]!.type),
+      ['bridge', 'ptp'],
+    );
+    assert.deepEqual(found.length, 2);
+    for (const [i, name] of ['11-half.conflist', '12-directory.conf', '13-link.conf'].entries()) assert.ok(bad[i]!.includes(name), bad[i]);
   });
 
   for (const wrong of [

@@ -21,6 +21,7 @@ import {assertUnpacked} from '../pull/image-snapshots.ts';
 import {imagesOf} from '../pull/plan.ts';
 import {cgroupOf, isAbandoned, TRANSIENT} from '../running-containers.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
+import {IMAGE_DIGEST} from '../signatures/policy.ts';
 import {networkLabel, networkOptions} from '../tasks/network-options.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
@@ -85,7 +86,13 @@ export async function newContainer(
   const record: ContainerRecord = {
     id,
     image: image.name,
-    labels: {...containerLabels(config), ...options.labels, ...stopLabels(options), ...networkLabel(network)},
+    labels: {
+      ...containerLabels(config),
+      ...options.labels,
+      ...stopLabels(options),
+      ...networkLabel(network),
+      [IMAGE_DIGEST]: image.target.digest,
+    },
     runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
     snapshotter: snapshotter.name,
     snapshotKey: id,

@@ -44,7 +44,7 @@ export interface AllowedOptions {
 export async function assertAllowed(
   context: Context,
   namespace: string,
-  {name, target}: {readonly name: string; readonly target: Descriptor},
+  {name, target}: {readonly name: string; readonly target: Pick<Descriptor, 'digest'>},
   options: AllowedOptions = {},
 ): Promise<Approval> {
   const labels = context.store.view((tx) => tx.namespaces.find(namespace)?.labels);
@@ -86,7 +86,7 @@ async function verify(
   context: Context,
   namespace: string,
   name: string,
-  target: Descriptor,
+  target: Pick<Descriptor, 'digest'>,
   groups: readonly Demand[],
   {document, more, repository}: AllowedOptions,
 ): Promise<Pick<Approval, 'signatures' | 'evidence'>> {

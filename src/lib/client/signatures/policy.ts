@@ -5,6 +5,9 @@
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Labels} from '../../store/records.ts';
 
+/** Label of a container: digest of the image that it was made of. */
+export const IMAGE_DIGEST = 'berth/image-digest';
+
 const RESERVED = 'berth/';
 const REQUIRE = 'berth/require-signature';
 const KEY = /^berth\/verify-key(?:\.[A-Za-z0-9][A-Za-z0-9._-]*)?$/;

@@ -6,8 +6,11 @@ import {type ExecRequest, type ExecTarget, execDetached, execForeground, execPid
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import type {ExecOptions, ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
-import {type FoundTask, findTask} from './find-task.ts';
+import {cgroupOf, type FoundTask, findTask} from './find-task.ts';
 import {asRunFailure} from './run-failure.ts';
+
+/** Any that every runtime uses: an exec is in the container's cgroup of each. */
+const CONTROLLER = 'pids';
 
 interface Target extends ExecTarget {
   readonly cgroupsPath: string;
@@ -15,7 +18,8 @@ interface Target extends ExecTarget {
 
 /** @throws failed_precondition the container does not run */
 async function findTarget(context: Context, namespace: string, id: string): Promise<Target> {
-  const {task, record, directory, runtime, runtimeRoot} = await findTask(context, namespace, id);
+  const found = await findTask(context, namespace, id);
+  const {task, record, directory, runtime, runtimeRoot} = found;
   if (task.status !== 'running' && task.status !== 'paused')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${task.status}`, {
       hint: `it must run: ctr -n ${namespace} ${task.status === 'stopped' ? `tasks rm ${id}, then ` : ''}tasks start --detach ${id}`,
@@ -27,7 +31,7 @@ async function findTarget(context: Context, namespace: string, id: string): Prom
   // The command that started it may have been killed before it wrote a record.
   const spec = context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.spec as Spec | null | undefined;
   const process = record?.process ?? spec?.process;
-  const cgroupsPath = record?.cgroupsPath ?? spec?.linux.cgroupsPath;
+  const cgroupsPath = cgroupOf(found, CONTROLLER);
   if (process === undefined || cgroupsPath === undefined)
     throw new ErrdefsError('failed_precondition', `how task ${JSON.stringify(id)} was started is not known`, {
       hint: 'the command that started it was killed: stop it, and start it again',
@@ -83,8 +87,10 @@ export function execPipedTask(
 }
 
 /** @throws not_found there is no such exec, or it has ended */
-export function signalExec({task, record, directory}: FoundTask, execId: string, signal: number): void {
-  const pid = record === undefined ? undefined : execPid(directory, execId, record.cgroupsPath);
+export function signalExec(found: FoundTask, execId: string, signal: number): void {
+  const {task, directory} = found;
+  const cgroup = cgroupOf(found, CONTROLLER);
+  const pid = cgroup === undefined ? undefined : execPid(directory, execId, cgroup);
   try {
     if (pid !== undefined) {
       process.kill(pid, signal);

@@ -1,8 +1,10 @@
 /** Finds a task: its record, its state by the runtime, and its end by conmon. */
-import {existsSync, readFileSync, statSync} from 'node:fs';
+import {existsSync, statSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
+import {readIfPresent} from '../../fs/durable.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
+import {cgroupOfProcess} from '../../runtime/metrics.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
 import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
@@ -33,8 +35,7 @@ const timeOf = (file: string): string | undefined => statSync(file, {throwIfNoEn
 
 /** The pid that the runtime wrote; 0 if that process has ended. Another process may have it by now: the runtime knows. */
 function initPid(file: string): number {
-  if (!existsSync(file)) return 0;
-  const pid = Number(readFileSync(file, 'latin1'));
+  const pid = Number(readIfPresent(file) ?? 0);
   try {
     return Number.isSafeInteger(pid) && pid > 0 && liveness(identityOf(pid)) !== 'dead' ? pid : 0;
   } catch {
@@ -93,6 +94,16 @@ export async function findTask(context: Context, namespace: string, id: string):
     });
   const {notFoundIn} = await import('../not-found.ts');
   throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+}
+
+/**
+ * A task's cgroup in the tree of a controller: that of its specification, or where that leaves it to the runtime, that of its first process.
+ *
+ * @returns `undefined` when neither is known
+ */
+export function cgroupOf({record, task}: Pick<FoundTask, 'record' | 'task'>, controller: string): string | undefined {
+  if (record?.cgroupsPath.startsWith('/') === true) return record.cgroupsPath;
+  return task.pid === 0 ? undefined : cgroupOfProcess(task.pid, controller);
 }
 
 /** How a stopped task ended. */

@@ -3,13 +3,13 @@ import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
-import {acquireLock} from '../../fs/lock.ts';
-import {attach, checkPlugins, PLUGIN_DIRECTORIES, portsOf} from '../../runtime/network/attachment.ts';
+import {attach, checkPlugins, PLUGIN_DIRECTORIES} from '../../runtime/network/attachment.ts';
 import {loadNetworks, type NetworkConfig, publishesPorts} from '../../runtime/network/cni-config.ts';
 import {chooseSubnet, DEFAULT_NETWORK, defaultNetwork} from '../../runtime/network/default-network.ts';
 import {hostsText, type NetworkDns, resolvConfText} from '../../runtime/network/network-files.ts';
 import {type NetworkNamespace, openNetworkNamespace} from '../../runtime/network/network-namespace.ts';
-import {choosePorts, type PortMapping, parsePort} from '../../runtime/network/ports.ts';
+import {choosePorts, parsePort} from '../../runtime/network/ports.ts';
+import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/published-ports.ts';
 import {runPath} from '../../runtime/run-directory.ts';
 import type {MountSpec, Spec} from '../../runtime/spec.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -19,7 +19,6 @@ import type {NetworkOptions} from '../types/index.ts';
 import {findTask} from './find-task.ts';
 
 const CONFIG_DIRECTORY = '/etc/cni/net.d';
-const PORTS_LOCK_TIMEOUT_MS = 30_000;
 /** A host name has at most 64 characters. */
 const HOST_NAME_LENGTH = 63;
 
@@ -28,9 +27,9 @@ const configDirectory = (): string => process.env.NETCONFPATH || CONFIG_DIRECTOR
 const pluginDirectories = (): readonly string[] =>
   process.env.CNI_PATH?.split(':').filter((path) => path.startsWith('/')) ?? PLUGIN_DIRECTORIES;
 
-function findNetwork(name: string): NetworkConfig {
+function findNetwork({store}: Context, name: string): NetworkConfig {
   const directory = configDirectory();
-  const known = loadNetworks(directory);
+  const known = loadNetworks(directory, (err) => store.housekeeping.warn('networks', err));
   const found = known.find((network) => network.name === name);
   if (found !== undefined) return found;
   const [first] = known;
@@ -40,17 +39,13 @@ function findNetwork(name: string): NetworkConfig {
   throw new ErrdefsError('not_found', `network ${JSON.stringify(name)} is not in ${directory}`, {hint: `there are: ${names.join(', ')}`});
 }
 
-/** Ports of all containers of this machine's state, but of `run`. */
-function publishedPorts(stateDir: string, run: string): (PortMapping & {readonly container: string})[] {
+function runsOf(stateDir: string): readonly NamedRun[] {
   const runs = runtimeStatePath.runs(stateDir);
-  return listIfPresent(runs).flatMap((namespace) => {
-    const bundles = join(runs, namespace, 'bundles');
-    return listIfPresent(bundles)
-      .filter((id) => !id.startsWith('.') && join(bundles, id) !== run)
-      .flatMap((id) =>
-        portsOf(join(bundles, id)).map((port) => ({...port, container: `container ${JSON.stringify(id)} of namespace ${namespace}`})),
-      );
-  });
+  return listIfPresent(runs).flatMap((namespace) =>
+    listIfPresent(join(runs, namespace, 'bundles'))
+      .filter((id) => !id.startsWith('.'))
+      .map((id) => ({run: runPath(join(runs, namespace), id), container: `container ${JSON.stringify(id)} of namespace ${namespace}`})),
+  );
 }
 
 export interface Connection {
@@ -67,7 +62,7 @@ interface Place {
 }
 
 async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
-  const config = findNetwork(name);
+  const config = findNetwork(context, name);
   const directories = pluginDirectories();
   checkPlugins(config, directories);
   if (ports.length > 0 && !publishesPorts(config))
@@ -75,20 +70,13 @@ async function attachTo(context: Context, name: string, run: string, ports: read
       hint: 'add the plugin portmap with the capability portMappings to its configuration',
     });
   const requested = ports.flatMap(parsePort);
+  const others = () => publishedPorts(context.stateDir, runsOf, run);
   // A container that has ended may still have ports, and what has the notes of them; it loses both here.
-  if (
-    requested.length > 0 &&
-    publishedPorts(context.stateDir, run).some((port) => requested.some(({hostPort}) => hostPort === port.hostPort))
-  )
-    await sweepRuns(context);
+  if (requested.length > 0 && others().some((port) => requested.some(({hostPort}) => hostPort === port.hostPort))) await sweepRuns(context);
   const attached = await attach(run, async (write) => {
     if (requested.length === 0) return write({config, pluginDirectories: directories, ports: []});
-    using _lock = await acquireLock(context.store.layout.lock('ports'), {timeoutMs: PORTS_LOCK_TIMEOUT_MS, purpose: 'publishing ports'});
-    write({
-      config,
-      pluginDirectories: directories,
-      ports: await choosePorts(requested, publishedPorts(context.stateDir, run)),
-    });
+    using _lock = await lockPorts();
+    write({config, pluginDirectories: directories, ports: await choosePorts(requested, others())});
   });
   const {addresses, gateway, dns} = attached.attachment;
   return {

@@ -1,5 +1,6 @@
 /** `tasks start`: starts a container that exists, from the specification in its record. */
 import {ErrdefsError} from '../../errdefs.ts';
+import {parseDigest} from '../../oci/descriptor.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
@@ -7,7 +8,7 @@ import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
-import {policyOf} from '../signatures/policy.ts';
+import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {RunResult, TaskStartOptions} from '../types/index.ts';
 import {launch} from './launch.ts';
 import {recordedNetwork} from './network-options.ts';
@@ -59,16 +60,22 @@ async function startContainer(context: Context, namespace: string, id: string, o
 }
 
 /**
- * What the namespace demands may have changed since the container was made. Asked is the image that has the name now.
+ * What the namespace demands may have changed since the container was made, and its image's name may be another image's. Of a container
+ * that does not say what it was made of, the image that has the name now is asked.
  *
  * @throws failed_precondition it is not allowed, or is gone
  */
-async function assertStillAllowed(context: Context, namespace: string, {image: name}: ContainerRecord): Promise<void> {
+async function assertStillAllowed(context: Context, namespace: string, {image: name, labels: own}: ContainerRecord): Promise<void> {
   const {labels, image} = context.store.view((tx) => ({
     labels: tx.namespaces.find(namespace)?.labels,
     image: tx.namespace(namespace).images.find(name),
   }));
   if (policyOf(labels) === undefined) return;
+  const madeOf = own[IMAGE_DIGEST];
+  if (madeOf !== undefined) {
+    await assertAllowed(context, namespace, {name, target: {digest: parseDigest(madeOf)}});
+    return;
+  }
   if (image === undefined)
     throw new ErrdefsError('failed_precondition', `image ${JSON.stringify(name)} is gone, so that its signature cannot be checked`, {
       hint: `pull it again: ctr -n ${namespace} pull ${name}`,

@@ -4,7 +4,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime} from '../../runtime/oci-runtime.ts';
-import {announceWaiter, disconnect, isClaimed, removeTask} from '../../runtime/run-directory.ts';
+import {announceWaiter, disconnect, isClaimed, removeTask, type Waiter} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {TaskExit, TasksClient} from '../types/index.ts';
@@ -73,16 +73,17 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     signal?: AbortSignal,
     begin?: () => Promise<unknown>,
   ): Promise<TaskExit | undefined> => {
-    const leave = announceWaiter(found.directory);
+    const waiter = announceWaiter(found.directory);
     try {
       await begin?.();
-      return await pollForEnd(found.task.id, found, timeoutMs, signal);
+      return await pollForEnd(found, waiter, timeoutMs, signal);
     } finally {
-      leave();
+      waiter.leave();
     }
   };
 
-  const pollForEnd = async (id: string, first: FoundTask, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
+  const pollForEnd = async (first: FoundTask, waiter: Waiter, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
+    const {id} = first.task;
     const stateDir = runDirectory(context, namespace);
     let found: FoundTask | undefined = first;
     // Until this process has ended nobody needs to be asked.
@@ -94,7 +95,8 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       const isHeld = isClaimed(stateDir, id);
       if (main === undefined || liveness(main) === 'dead') {
         if (waited > 0) found = await findUnlessGone(id);
-        if (found === undefined) return {id, exitStatus: 255, known: false};
+        // Asked after it was found: so what was found is of the same run.
+        if (found === undefined || (waited > 0 && !waiter.isSameRun())) return {id, exitStatus: 255, known: false};
         const {task} = found;
         if (hasEnded(found)) {
           if (task.exitStatus !== undefined || !task.detached || !isHeld || endedMs >= END_TIMEOUT_MS) return exitOf(task);

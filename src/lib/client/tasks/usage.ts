@@ -4,28 +4,24 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
 import type {TaskMetrics, TaskStats} from '../types/index.ts';
-import type {FoundTask} from './find-task.ts';
+import {cgroupOf, type FoundTask} from './find-task.ts';
 
 /** Time between the two readings that a share of the processor is told from. */
 const SAMPLE_MS = 500;
 
-function cgroupOf({task, record}: FoundTask): string {
-  if (task.status === 'stopped') throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is stopped, not running`);
-  if (record !== undefined) return record.cgroupsPath;
-  throw new ErrdefsError('failed_precondition', `the cgroup of task ${JSON.stringify(task.id)} is not known`, {
-    hint: 'the command that started it was killed: stop it, and start it again',
-  });
-}
+const metricsOf = (found: FoundTask) => readMetrics((controller) => cgroupOf(found, controller) ?? '/none');
 
 export function taskMetrics(found: FoundTask): TaskMetrics {
-  const {version, metrics} = readMetrics(cgroupOf(found));
+  const {task} = found;
+  if (task.status === 'stopped') throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is stopped, not running`);
+  const {version, metrics} = metricsOf(found);
   return {id: found.task.id, timestamp: new Date().toISOString(), cgroupVersion: version, metrics};
 }
 
 /** @param tasks those that have ended are left out */
 export async function taskStats(tasks: readonly FoundTask[], signal?: AbortSignal): Promise<readonly TaskStats[]> {
-  const living = tasks.filter(({task, record}) => task.status !== 'stopped' && record !== undefined);
-  const look = () => living.map((found) => ({at: process.hrtime.bigint(), ...usageOf(readMetrics(cgroupOf(found)), totalmem())}));
+  const living = tasks.filter(({task}) => task.status !== 'stopped');
+  const look = () => living.map((found) => ({at: process.hrtime.bigint(), ...usageOf(metricsOf(found), totalmem())}));
   const before = look();
   await delay(SAMPLE_MS, undefined, signal === undefined ? {} : {signal}).catch(() => {
     throw new ErrdefsError('canceled', 'stats', {cause: signal?.reason});

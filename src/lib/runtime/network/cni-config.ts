@@ -5,7 +5,7 @@
  */
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {ErrdefsError, fromErrno} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 
 export interface PluginConfig {
   /** Name of the plugin's program. */
@@ -59,9 +59,9 @@ export function parseNetworkConfig(text: string, what: string): NetworkConfig {
 /**
  * Networks of a directory, in the order of their files' names. Several may have one name: the first counts.
  *
- * @throws invalid_argument a file is not a configuration
+ * @param onBad gets the error of a file that cannot be read or is not a configuration; it is passed over
  */
-export function loadNetworks(directory: string): readonly NetworkConfig[] {
+export function loadNetworks(directory: string, onBad: (err: ErrdefsError) => void): readonly NetworkConfig[] {
   let names: string[];
   try {
     names = readdirSync(directory);
@@ -72,15 +72,14 @@ export function loadNetworks(directory: string): readonly NetworkConfig[] {
   return names
     .filter((name) => /\.(?:conf|conflist|json)$/.test(name))
     .sort()
-    .map((name) => {
-      const file = join(directory, name);
-      let text: string;
+    .flatMap((name) => {
+      const what = `network configuration ${join(directory, name)}`;
       try {
-        text = readFileSync(file, 'utf8');
+        return parseNetworkConfig(readFileSync(join(directory, name), 'utf8'), what);
       } catch (err) {
-        throw fromErrno(err, `network configuration ${file}`);
+        onBad(isErrdefs(err) ? err : (fromErrno(err, what) as ErrdefsError));
+        return [];
       }
-      return parseNetworkConfig(text, `network configuration ${file}`);
     });
 }
 

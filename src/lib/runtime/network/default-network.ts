@@ -4,8 +4,8 @@ import type {NetworkConfig} from './cni-config.ts';
 
 export const DEFAULT_NETWORK = 'berth';
 export const DEFAULT_BRIDGE = 'berth0';
-/** Of all state directories alike, because they share the bridge; it ends with the boot, as the bridge does. */
-const ADDRESSES = '/run/berth-networks';
+/** Of all state directories alike, because they share the bridge and the host's ports; it ends with the boot, as the bridge does. */
+export const MACHINE_DIRECTORY = '/run/berth-networks';
 /** Second bytes of 10.x.0.0/16. */
 const FIRST = 90;
 const LAST = 254;
@@ -60,7 +60,7 @@ export const defaultNetwork = (second: number): NetworkConfig => ({
       hairpinMode: true,
       ipam: {
         type: 'host-local',
-        dataDir: ADDRESSES,
+        dataDir: MACHINE_DIRECTORY,
         ranges: [[{subnet: `10.${second}.0.0/16`, gateway: `10.${second}.0.1`}]],
         routes: [{dst: '0.0.0.0/0'}],
       },
