@@ -2,6 +2,7 @@
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {bunOf, ownTarget} from '../scripts/targets.ts';
 import {buildImage} from '../test/support/images.ts';
 import {type Command, type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
@@ -17,8 +18,9 @@ const ABOVE_NODE_MS = 35;
 function emptyExecutable(dir: string): string {
   const [source, outfile] = [join(dir, 'empty.js'), join(dir, 'empty')];
   writeFileSync(source, '');
-  const bun = join(import.meta.dirname, `../node_modules/@oven/bun-linux-${process.arch === 'arm64' ? 'aarch64' : process.arch}/bin/bun`);
-  execFileSync(bun, ['build', '--compile', '--minify', '--bytecode', '--format=esm', source, '--outfile', outfile], {stdio: 'ignore'});
+  execFileSync(bunOf(ownTarget()), ['build', '--compile', '--minify', '--bytecode', '--format=esm', source, '--outfile', outfile], {
+    stdio: 'ignore',
+  });
   return outfile;
 }
 

@@ -3,29 +3,22 @@
  *
  *     node    dist/node: JavaScript for Node: the program, the library's entry points, the worker thread
  *     types   dist/types: the library's declarations
- *     exe     dist/berth-linux-<cpu>: the program as one executable, compiled by Bun from dist/node, which is built first
- *     npm     dist/npm/<package>: the published packages: the library and program, and the executable, which the first one names as optional
+ *     exe     dist/berth-<target>: the program as one executable for this machine, compiled by Bun from dist/node, which is built first
+ *     all-exe the same for every target of targets.ts
+ *     npm     dist/npm/<package>: the published packages: the library and program, which names the executables as optional, and those
+ *             executables that were built from this dist/node
  */
 import {execFileSync} from 'node:child_process';
-import {
-  chmodSync,
-  copyFileSync,
-  cpSync,
-  existsSync,
-  linkSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import {copyFileSync, cpSync, existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
 import {type Part, partsOf} from './build-parts.ts';
-import {namedBuiltins, sharedCore, withoutPatches} from './esbuild-plugins.ts';
+import {compileExecutable, WORKER} from './compile-executable.ts';
+import {namedBuiltins, sharedCore, slimUndici, withoutPatches} from './esbuild-plugins.ts';
+import {executableOf, ownTarget, TARGETS, type Target} from './targets.ts';
 
 const root = join(import.meta.dirname, '..');
+const own = ownTarget();
 const dist = join(root, 'dist');
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown> & {
   name: string;
@@ -33,10 +26,7 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
   files: string[];
 };
 
-/** Bun's package for each CPU, which has Node's name. */
-const BUNS: Readonly<Record<string, string>> = {x64: '@oven/bun-linux-x64', arm64: '@oven/bun-linux-aarch64'};
-const executable = `berth-linux-${process.arch}`;
-const executablePackage = (cpu: string): string => `${manifest.name}-linux-${cpu}`;
+const executablePackage = ({name}: Target): string => `${manifest.name}-${name}`;
 
 /** The commit of the checkout, if this is one. */
 function revision(): string | undefined {
@@ -53,8 +43,6 @@ const REQUIRE = `const require = (id) => {
   if (found === undefined) throw Object.assign(new Error(\`Cannot find module '\${id}'\`), {code: 'MODULE_NOT_FOUND'});
   return found;
 };`.replace(/\s+/g, ' ');
-
-const WORKER = 'berth-worker';
 
 const COMMON = {
   absWorkingDir: root,
@@ -98,7 +86,6 @@ async function buildNode(): Promise<void> {
       index: 'src/index.ts',
       errdefs: 'src/lib/errdefs.ts',
       oci: 'src/oci.ts',
-      // A name that no other program uses: it is looked for beside the bundle of a program that contains the library.
       [WORKER]: 'src/lib/client/workers/thread.ts',
     },
     outdir: built,
@@ -110,10 +97,18 @@ async function buildNode(): Promise<void> {
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
     },
-    plugins: [namedBuiltins, withoutPatches, workerCode, sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts'))],
+    plugins: [
+      namedBuiltins,
+      withoutPatches,
+      slimUndici,
+      workerCode,
+      sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts')),
+    ],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
   rmSync(outdir, {recursive: true, force: true});
+  // Executables of other code.
+  for (const target of TARGETS) if (target.name !== own.name) rmSync(join(dist, executableOf(target)), {force: true});
   renameSync(built, outdir);
 }
 
@@ -137,29 +132,13 @@ function buildTypes(): void {
   execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', join(root, 'scripts/tsconfig.types.json')], {stdio: 'inherit'});
 }
 
-function buildExecutable(): void {
-  const bun = BUNS[process.arch];
-  if (bun === undefined) throw new Error(`there is no Bun for ${process.arch}`);
-  const outfile = join(dist, executable);
-  execFileSync(
-    join(root, 'node_modules', bun, 'bin/bun'),
-    [
-      ...['build', '--compile', '--splitting', '--minify', '--bytecode', '--format=esm'],
-      // `--splitting`, because a single chunk is read whole at the start. The last two, because files of the current
-      // directory must not change what the command does.
-      ...['--no-compile-autoload-dotenv', '--no-compile-autoload-bunfig'],
-      ...[join(dist, 'node/main.js'), join(dist, `node/${WORKER}.js`)],
-      ...['--outfile', outfile],
-    ],
-    {stdio: ['ignore', 'ignore', 'inherit']},
-  );
-  chmodSync(outfile, 0o755);
-}
+const buildExecutable = (target: Target): void => compileExecutable(target, join(dist, executableOf(target)));
 
 /** Makes the directories for `npm pack` and `npm publish`. */
 function stage(): void {
   const staged = join(dist, 'npm');
   rmSync(staged, {recursive: true, force: true});
+  const built = TARGETS.filter((target) => existsSync(join(dist, executableOf(target))));
   // Dependencies are bundled.
   const {scripts: _scripts, dependencies: _bundled, devDependencies: _tools, workspaces: _workspaces, ...published} = manifest;
   const packages = {
@@ -167,35 +146,48 @@ function stage(): void {
       files: [...manifest.files, 'README.md', 'LICENSE'].filter((path) => existsSync(join(root, path))),
       manifest: {
         ...published,
-        optionalDependencies: Object.fromEntries(Object.keys(BUNS).map((cpu) => [executablePackage(cpu), manifest.version])),
+        optionalDependencies: Object.fromEntries(TARGETS.map((target) => [executablePackage(target), manifest.version])),
       },
     },
-    [executablePackage(process.arch)]: {
-      files: [],
-      manifest: {
-        name: executablePackage(process.arch),
-        version: manifest.version,
-        description: `berth as one executable for linux on ${process.arch}`,
-        license: manifest.license,
-        os: ['linux'],
-        cpu: [process.arch],
-        libc: ['glibc'],
-        files: ['bin/berth', 'THIRD-PARTY'],
-      },
-    },
+    ...Object.fromEntries(
+      built.map((target) => [
+        executablePackage(target),
+        {
+          files: [],
+          manifest: {
+            name: executablePackage(target),
+            version: manifest.version,
+            description: `berth as one executable for linux on ${target.cpu} with ${target.libc}`,
+            license: manifest.license,
+            os: ['linux'],
+            cpu: [target.cpu],
+            libc: [target.libc],
+            files: ['bin/berth', 'THIRD-PARTY'],
+          },
+        },
+      ]),
+    ),
   };
   for (const [name, {files, manifest: content}] of Object.entries(packages)) {
     for (const path of files) cpSync(join(root, path), join(staged, name, path), {recursive: true});
     mkdirSync(join(staged, name), {recursive: true});
     writeFileSync(join(staged, name, 'package.json'), `${JSON.stringify(content, null, 2)}\n`);
   }
-  const binary = join(staged, executablePackage(process.arch), 'bin/berth');
-  mkdirSync(dirname(binary), {recursive: true});
-  linkSync(join(dist, executable), binary);
-  copyFileSync(join(dist, 'node/THIRD-PARTY'), join(staged, executablePackage(process.arch), 'THIRD-PARTY'));
+  for (const target of built) {
+    const binary = join(staged, executablePackage(target), 'bin/berth');
+    mkdirSync(dirname(binary), {recursive: true});
+    linkSync(join(dist, executableOf(target)), binary);
+    copyFileSync(join(dist, 'node/THIRD-PARTY'), join(staged, executablePackage(target), 'THIRD-PARTY'));
+  }
 }
 
-const MAKE: Readonly<Record<Part, () => void | Promise<void>>> = {node: buildNode, types: buildTypes, exe: buildExecutable, npm: stage};
+const MAKE: Readonly<Record<Part, () => void | Promise<void>>> = {
+  node: buildNode,
+  types: buildTypes,
+  exe: () => buildExecutable(own),
+  'all-exe': () => TARGETS.forEach(buildExecutable),
+  npm: stage,
+};
 
 for (const part of partsOf(process.argv.slice(2))) {
   const start = performance.now();

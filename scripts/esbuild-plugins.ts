@@ -57,6 +57,25 @@ export const withoutPatches: Plugin = {
   },
 };
 
+/** What undici loads of Node and its own parts, and berth does not use: on Bun they take as long to load as all the rest of it. */
+const UNUSED_BY_UNDICI: Readonly<Record<string, string>> = {
+  // `connect` and `IncomingMessage` are for its other interfaces.
+  'node:http': `module.exports = {maxHeaderSize: 16384, IncomingMessage: class {}};`,
+  './client-h2.js': `module.exports = () => { throw new Error('HTTP/2 is not in this build'); };`,
+};
+
+/** Leaves out HTTP/2, which no request uses, and node:http, of which undici reads one constant. */
+export const slimUndici: Plugin = {
+  name: 'slim-undici',
+  setup({onResolve, onLoad}) {
+    const namespace = 'slim-undici';
+    onResolve({filter: /^(node:http|\.\/client-h2\.js)$/}, ({path, importer}) =>
+      /\/undici\/lib\//.test(importer) ? {path, namespace} : undefined,
+    );
+    onLoad({filter: /.*/, namespace}, ({path}) => ({contents: UNUSED_BY_UNDICI[path]!}));
+  },
+};
+
 /** Paths of the modules below `directory` that others there import dynamically. */
 function lateModules(directory: string): ReadonlySet<string> {
   const files = readdirSync(directory, {recursive: true, encoding: 'utf8'}).filter((name) => name.endsWith('.ts'));

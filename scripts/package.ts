@@ -1,10 +1,11 @@
 /**
- * Makes the packages for machines without npm, into dist/packages: `npm run package`
+ * Makes the packages for machines without npm, of the executables in dist, into dist/packages: `npm run package`, for every machine
+ * `npm run package-all`
  *
  *     berth_<version>_<cpu>.deb              for Debian and its derivatives
- *     berth-<version>-linux-<cpu>.tar.gz     for everything else: unpack it anywhere
+ *     berth-<version>-<target>.tar.gz        for everything else: unpack it anywhere
  *     berth-<version>.cdx.json               what is inside: an SBOM in CycloneDX's format
- *     SHA256SUMS                             of the three
+ *     SHA256SUMS                             of all of them
  *
  * The same commit gives the same bytes. File times are those of SOURCE_DATE_EPOCH, else of the commit.
  */
@@ -13,6 +14,7 @@ import {createHash} from 'node:crypto';
 import {
   chmodSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -27,6 +29,7 @@ import {dirname, join} from 'node:path';
 import {gzipSync} from 'node:zlib';
 import {completionScript} from '../src/cli/completion-scripts.ts';
 import {manualPages} from './man-pages.ts';
+import {executableOf, TARGETS, type Target} from './targets.ts';
 
 const root = join(import.meta.dirname, '..');
 const dist = join(root, 'dist');
@@ -52,9 +55,9 @@ function putFile(path: string, from: string, mode = 0o644): void {
 }
 
 /** The launchers, and the executable where they look for it. */
-function putProgram(directory: string): void {
+function putProgram(directory: string, target: Target): void {
   for (const program of PROGRAMS) putFile(join(directory, 'bin', program), join(root, 'bin', program), 0o755);
-  const executable = `dist/berth-linux-${process.arch}`;
+  const executable = `dist/${executableOf(target)}`;
   putFile(join(directory, executable), join(root, executable), 0o755);
   putFile(join(directory, 'LICENSE'), join(root, 'LICENSE'));
   putFile(join(directory, 'THIRD-PARTY'), join(dist, 'node/THIRD-PARTY'));
@@ -125,8 +128,8 @@ ${license
   .join('\n')}
 `;
 
-async function putDebian(directory: string): Promise<void> {
-  putProgram(join(directory, 'usr/lib/berth'));
+async function putDebian(directory: string, target: Target): Promise<void> {
+  putProgram(join(directory, 'usr/lib/berth'), target);
   mkdirSync(join(directory, 'usr/bin'), {recursive: true, mode: 0o755});
   symlinkSync('../lib/berth/bin/berth', join(directory, 'usr/bin/berth'));
   for (const [name, page] of await manualPages('berth', version))
@@ -146,13 +149,13 @@ async function putDebian(directory: string): Promise<void> {
   put(join(docs, 'README.Debian'), README);
 }
 
-function control(directory: string): string {
+function control(directory: string, {cpu}: Target): string {
   const bytes = readdirSync(directory, {withFileTypes: true, recursive: true})
     .filter((entry) => entry.isFile())
     .reduce((sum, entry) => sum + statSync(join(entry.parentPath, entry.name)).size, 0);
   return `Package: berth
 Version: ${version}
-Architecture: ${DEBIAN[process.arch]}
+Architecture: ${DEBIAN[cpu]}
 Maintainer: the authors of berth <berth@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: libc6, mount, util-linux, runc
@@ -165,23 +168,24 @@ Description: containers without a daemon
 `;
 }
 
-async function buildDebian(work: string, time: number): Promise<string> {
+async function buildDebian(work: string, time: number, target: Target): Promise<string> {
   const directory = join(work, 'deb');
-  await putDebian(directory);
-  put(join(directory, 'DEBIAN/control'), control(directory));
+  await putDebian(directory, target);
+  put(join(directory, 'DEBIAN/control'), control(directory, target));
   settle(directory, time);
-  const name = `berth_${version}_${DEBIAN[process.arch]}.deb`;
+  const name = `berth_${version}_${DEBIAN[target.cpu]}.deb`;
   execFileSync('dpkg-deb', ['--root-owner-group', '-Zzstd', '-z6', '--build', directory, join(work, name)], {
     env: {...process.env, SOURCE_DATE_EPOCH: String(time)},
     stdio: ['ignore', 'ignore', 'inherit'],
   });
+  rmSync(directory, {recursive: true});
   return name;
 }
 
-async function buildTarball(work: string, time: number): Promise<string> {
-  const name = `berth-${version}-linux-${process.arch}`;
+async function buildTarball(work: string, time: number, target: Target): Promise<string> {
+  const name = `berth-${version}-${target.name}`;
   const directory = join(work, name);
-  putProgram(directory);
+  putProgram(directory, target);
   putFile(join(directory, 'README.md'), join(root, 'README.md'));
   putFile(join(directory, 'CHANGELOG.md'), join(root, 'CHANGELOG.md'));
   for (const [page, text] of await manualPages('berth', version)) put(join(directory, 'share/man/man1', page), text);
@@ -223,13 +227,18 @@ function buildBom(work: string, time: number): string {
   return name;
 }
 
+const targets = TARGETS.filter((target) => existsSync(join(dist, executableOf(target))));
 const out = join(dist, 'packages');
 const work = `${out}.new`;
 rmSync(work, {recursive: true, force: true});
 mkdirSync(work, {recursive: true});
 const time = epoch();
-const names = [await buildDebian(work, time), await buildTarball(work, time), buildBom(work, time)];
-rmSync(join(work, 'deb'), {recursive: true});
+const names: string[] = [];
+for (const target of targets) {
+  if (target.libc === 'glibc') names.push(await buildDebian(work, time, target));
+  names.push(await buildTarball(work, time, target));
+}
+names.push(buildBom(work, time));
 const sums = names.map(
   (name) =>
     `${createHash('sha256')

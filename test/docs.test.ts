@@ -222,7 +222,7 @@ describe('README.md', () => {
     assert.ok(page.includes(`The package is \`${name}\``));
     for (const [, command] of page.matchAll(/^(npm (?:install|pack) .+)$/gm))
       for (const word of command!.split(' ').filter((text) => text.includes('berth')))
-        assert.match(word, new RegExp(`(?:^|/)${name}(?:-linux-x64)?(?:-${version!.replaceAll('.', '[.]')}[.]tgz)?$`), command);
+        assert.match(word, new RegExp(`(?:^|/)${name}(?:-linux-x64(?:-musl)?)?(?:-${version!.replaceAll('.', '[.]')}[.]tgz)?$`), command);
   });
 
   it('and package.json claim no command that there is not', () => {

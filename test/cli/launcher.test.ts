@@ -126,7 +126,10 @@ describe('launcher', () => {
     mkdirSync(join(dir, 'dist/node'), {recursive: true});
     writeFileSync(join(dir, 'dist/node/main.js'), '');
     const noNode = await run(join(dir, 'bin/dist'), [], {env: {PATH: lonelyPath(t)}});
-    assert.deepEqual([noNode.status, noNode.stderr], [14, 'dist: Node 22.19 or newer is needed, or the package berth-oci-linux-<cpu>\n']);
+    assert.deepEqual(
+      [noNode.status, noNode.stderr],
+      [14, 'dist: Node 22.19 or newer is needed, or the package berth-oci-linux-<cpu> (on Alpine: with -musl, and libstdc++)\n'],
+    );
   });
 });
 

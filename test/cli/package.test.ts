@@ -6,6 +6,7 @@ import {dirname, join} from 'node:path';
 import {after, before, describe, it} from 'node:test';
 import {build} from 'esbuild';
 import {partsOf} from '../../scripts/build-parts.ts';
+import {ownTarget, TARGETS} from '../../scripts/targets.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
@@ -13,7 +14,7 @@ import {file, tar} from '../support/tartest.ts';
 import {executable, type Result, root, run} from './harness.ts';
 
 const NAME = 'berth-oci';
-const exeName = `${NAME}-linux-${process.arch}`;
+const exeName = `${NAME}-${ownTarget().name}`;
 
 async function must(program: string, args: readonly string[], options: Parameters<typeof run>[2]): Promise<Result> {
   const result = await run(program, args, {timeoutMs: 180_000, ...options});
@@ -123,15 +124,20 @@ describe('package', () => {
   it('is built from what is there now: no part without those that it is made from', () => {
     assert.deepEqual(partsOf(['exe']), ['node', 'exe']);
     assert.deepEqual(partsOf(['npm']), ['node', 'types', 'exe', 'npm']);
+    assert.deepEqual(partsOf(['all-exe']), ['node', 'all-exe']);
     assert.deepEqual(partsOf([]), ['node', 'types', 'exe', 'npm']);
     assert.throws(() => partsOf(['nope']), /unknown part nope/);
   });
 
   it('names the executables as optional, of its own version', () => {
     const manifest = JSON.parse(readFileSync(join(root, 'dist/npm', NAME, 'package.json'), 'utf8'));
-    assert.equal(manifest.optionalDependencies[exeName], manifest.version);
+    assert.deepEqual(
+      manifest.optionalDependencies,
+      Object.fromEntries(TARGETS.map((target) => [`${NAME}-${target.name}`, manifest.version])),
+    );
     const optional = JSON.parse(readFileSync(join(root, 'dist/npm', exeName, 'package.json'), 'utf8'));
     assert.equal(optional.version, manifest.version);
+    assert.deepEqual([optional.os, optional.cpu, optional.libc], [['linux'], [process.arch], [ownTarget().libc]]);
     for (const file of optional.files) assert.ok(existsSync(join(root, 'dist/npm', exeName, file)), file);
     assert.equal(manifest.dependencies, undefined);
     // Its types are in those of the library.

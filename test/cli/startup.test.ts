@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {startFakeRegistry} from '../fakes/registry.ts';
 import {slow, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, executable, root, run} from './harness.ts';
 
@@ -57,6 +58,18 @@ describe('start-up', () => {
       env: {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
     });
     assert.equal(stderr.trim(), 'node:buffer node:fs node:path');
+  });
+
+  it('a request loads neither HTTP/2 nor the HTTP client of Node', async (t) => {
+    const dir = temporaryDirectory(t);
+    const registry = await startFakeRegistry(t);
+    const watch = `data:text/javascript,const get = process.getBuiltinModule; const asked = new Set();
+      process.getBuiltinModule = (id) => { asked.add(id); return get(id); };
+      process.on('exit', () => console.error(asked.has('node:net'), [...asked].filter((id) => /http/.test(id)).join(' ')));`;
+    const {stderr, status} = await run(process.execPath, ['--import', watch, entry, 'ping', registry.host], {
+      env: {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
+    });
+    assert.deepEqual([status, stderr.trim()], [0, 'true']);
   });
 
   it('one command does not load another', async (t) => {

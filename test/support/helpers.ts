@@ -63,6 +63,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   ctr: 'containerd',
   unshare: 'util-linux',
   script: 'bsdutils',
+  'qemu-aarch64': 'qemu-user libc6-arm64-cross',
 };
 
 /** True for `npm test -- --short`: no slow tests, no large images. */

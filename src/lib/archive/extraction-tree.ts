@@ -6,18 +6,14 @@
  */
 
 import {chmodSync, lchownSync, lutimesSync, mkdirSync, readdirSync, readlinkSync, renameSync, rmdirSync, unlinkSync} from 'node:fs';
-import {ErrdefsError} from '../errdefs.ts';
 import {MAX_IMPLICIT_STEPS, tooManyImplicit} from './limits.ts';
 import {attributesOf, fsPath, type Lowerdirs, type LowerView, lstat, OPAQUE, ORIGIN} from './overlay-view.ts';
 import type {ProcessPrivileges} from './process-privileges.ts';
+import {type Found, resolveEntryPath} from './resolve-entry-path.ts';
 import {type Attributes, isExactTime, makeSpecialFiles, readXattrs, type SpecialEntry, setFileAttributes} from './special-files.ts';
-import {displayName} from './tar.ts';
 
 export type TreeForm = 'overlay' | 'plain';
 
-/** Most symbolic links for one name (as many as containerd allows), and most components in all. */
-export const MAX_LINKS = 255;
-export const MAX_STEPS = 65_536;
 /** Whiteouts that share a device node; file systems allow at least this many hard links. */
 const WHITEOUTS_PER_NODE = 30_000;
 
@@ -185,44 +181,18 @@ export class ExtractionTree {
     if (this.#implicitSteps > MAX_IMPLICIT_STEPS) throw tooManyImplicit();
   }
 
-  /**
-   * Follows a path of directories and of links to directories.
-   *
-   * @returns the last directory that exists, and the names after it that do not
-   * @throws failed_precondition a component is not a directory, or links form a cycle
-   */
+  /** As `resolveEntryPath`. */
   resolve(path: string): {dir: Dir; missing: string[]} {
-    let dir = this.rootDir;
-    const missing: string[] = [];
-    const todo = path.split('/').reverse();
-    let links = 0;
-    let steps = 0;
-    for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
-      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
-      if (name === '' || name === '.') continue;
-      if (name === '..') {
-        if (missing.length === 0) dir = dir.parent ?? dir;
-        else {
-          this.assumedAbsent.add(join(dir, missing.join('/')));
-          missing.pop();
-        }
-        continue;
-      }
-      const found = missing.length > 0 ? undefined : (dir.children?.get(name) ?? this.#lookup(dir, name));
-      if (found === undefined) missing.push(name);
-      else if (found instanceof Dir) dir = found;
-      else if (found === 'other') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is not a directory`);
-      else {
-        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
-        if (found.target.startsWith('/')) dir = this.rootDir;
-        todo.push(...found.target.split('/').reverse());
-      }
-    }
-    return {dir, missing};
+    return resolveEntryPath(
+      this.rootDir,
+      path,
+      (dir, name) => dir.children?.get(name) ?? this.#lookup(dir, name),
+      (absent) => this.assumedAbsent.add(absent),
+    );
   }
 
   /** Finds a name that is not among the known directories. */
-  #lookup(dir: Dir, name: string): Dir | {readonly target: string} | 'other' | undefined {
+  #lookup(dir: Dir, name: string): Found<Dir> {
     if (dir.whiteouts?.has(name) === true) return undefined;
     const stat = dir.disk === undefined ? undefined : lstat(this.absolute(dir, name));
     if (stat?.isDirectory() === true) return this.#add(new Dir(dir, name, 'existing', attributesOf(stat), attributesOf(stat)));

@@ -10,9 +10,10 @@
  */
 import {ErrdefsError} from '../errdefs.ts';
 import {cleanName, MAX_MTIME, OPAQUE_NAME, WHITEOUT_PREFIX, withEntry} from './apply.ts';
-import {inheritedGid, MAX_LINKS, MAX_STEPS, withoutTrusted} from './extraction-tree.ts';
+import {inheritedGid, withoutTrusted} from './extraction-tree.ts';
 import {ARCHIVE_END, contentBytes, encodeHeader, type LayerEntry, paddingFor} from './layer-tar-headers.ts';
 import {MAX_ENTRIES, MAX_LAYER_BYTES, MAX_NAME_BYTES, MAX_NAME_DEPTH} from './limits.ts';
+import {type Found, resolveEntryPath} from './resolve-entry-path.ts';
 import {isExactTime} from './special-files.ts';
 import {createTarReader, displayName, type TarHeader, type TarReader} from './tar.ts';
 
@@ -186,33 +187,14 @@ export class LayerMerge {
     else hide(dir, hidden, layer);
   }
 
-  /** As `ExtractionTree.resolve`. */
+  /** As `resolveEntryPath`. */
   #resolve(path: string): {dir: Dir; missing: string[]} {
-    let dir = this.#root;
-    const missing: string[] = [];
-    const todo = path.split('/').reverse();
-    let links = 0;
-    let steps = 0;
-    for (let name = todo.pop(); name !== undefined; name = todo.pop()) {
-      if (++steps > MAX_STEPS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
-      if (name === '' || name === '.') continue;
-      if (name === '..') {
-        if (missing.length === 0) dir = dir.parent ?? dir;
-        else missing.pop();
-        continue;
-      }
-      const found = missing.length > 0 ? undefined : dir.children.get(name);
-      if (found === undefined) missing.push(name);
-      else if (found instanceof Dir) dir = found;
-      else {
-        const {type, linkname} = found.inode.attributes;
-        if (type !== 'symlink') throw new ErrdefsError('failed_precondition', `${displayName(join(dir, name))} is not a directory`);
-        if (++links > MAX_LINKS) throw new ErrdefsError('failed_precondition', 'too many symbolic links in its path');
-        if (linkname.startsWith('/')) dir = this.#root;
-        todo.push(...linkname.split('/').reverse());
-      }
-    }
-    return {dir, missing};
+    return resolveEntryPath(this.#root, path, (dir, name): Found<Dir> => {
+      const found = dir.children.get(name);
+      if (found === undefined || found instanceof Dir) return found;
+      const {type, linkname} = found.inode.attributes;
+      return type === 'symlink' ? {target: linkname} : 'other';
+    });
   }
 
   /** All names of the result, parents first, sorted within each directory. */

@@ -24,7 +24,8 @@ import {liveness, parseIdentity, uniqueName} from './process.ts';
 /** A name beside `path` that no other process and no other call uses, and that tells whose it is (see `sweepTemporary`). */
 export const temporaryName = (path: string): string => join(dirname(path), `.tmp.${uniqueName()}`);
 
-const isErrno = (err: unknown, ...codes: string[]): boolean => codes.includes((err as NodeJS.ErrnoException | undefined)?.code ?? '');
+export const isErrno = (err: unknown, ...codes: string[]): boolean =>
+  codes.includes((err as NodeJS.ErrnoException | undefined)?.code ?? '');
 
 /** What a failed read of `path` is thrown as. What the caller may know a reason for, something else in its place, stays as it is. */
 const unreadable = (err: unknown, path: string): unknown => (isErrno(err, 'ENOTDIR', 'EISDIR', 'ELOOP') ? err : fromErrno(err, path));

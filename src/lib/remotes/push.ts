@@ -65,6 +65,7 @@ interface Call {
   readonly fallback?: 'same-host';
   readonly scope?: TokenScope;
   readonly signal: AbortSignal | undefined;
+  readonly onSend?: (() => void) | undefined;
 }
 
 /** What pushes to one repository at one host have in common. */
@@ -200,7 +201,7 @@ async function putManifest(
   {digest, mediaType}: Descriptor,
   bytes: Buffer,
   what: string,
-  {tag, signal}: ManifestPushOptions,
+  {tag, signal, onSend}: ManifestPushOptions,
 ): Promise<ManifestPushResult> {
   for (let attempt = 1; ; attempt++) {
     const response = await at.send({
@@ -210,6 +211,7 @@ async function putManifest(
       headers: {'content-type': mediaType},
       body: bytes,
       signal,
+      onSend,
     });
     if (response.status < 300) {
       checkDigest(response, digest);

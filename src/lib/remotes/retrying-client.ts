@@ -31,6 +31,8 @@ export interface Request {
   /** A fixed `Authorization` header. */
   readonly authorization?: string | undefined;
   readonly signal: AbortSignal | undefined;
+  /** See `Exchange`; called once per attempt. */
+  readonly onSend?: (() => void) | undefined;
   /** Returns the sink for the body of a success. Called once per attempt. */
   readonly onBody: (head: ResponseHead, context: RequestContext) => BodySink;
   /** A broken body is requested again from its start. Without it, that is a `WireError`. */
@@ -258,7 +260,7 @@ export class HttpClient {
    * sent, not even on a redirect back, and challenges are ignored.
    */
   async #attempt(request: Request, attempt: number, onStart: () => void): Promise<HttpResponse> {
-    const {what, method, form, bodyLength, patience, scope, signal, onBody} = request;
+    const {what, method, form, bodyLength, patience, scope, signal, onSend, onBody} = request;
     const host = scope?.host ?? request.host;
     const headers = host?.headers !== undefined && host.origin === request.url.origin ? host.headers : {};
     this.#authorizer.rememberHeaderSecrets(headers);
@@ -290,6 +292,7 @@ export class HttpClient {
         bodyLength,
         patience,
         signal,
+        onSend,
         onHead: (got) => {
           head = got;
           this.#responded.add(url.origin);

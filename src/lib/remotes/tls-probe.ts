@@ -53,7 +53,7 @@ const httpOf = (first: Buffer): 'http' | undefined => (/^HTTP\/1\.\d (?!400)\d{3
  * containerd falls back to HTTP when the reply is HTTP, containers/image and docker after any failure of TLS.
  */
 export async function speaksTLS(host: string, port: number, timeoutMs: number): Promise<boolean> {
-  const {connect} = await import('node:net');
+  const {connect} = process.getBuiltinModule('node:net');
   const sockets: Socket[] = [];
   const timers: NodeJS.Timeout[] = [];
   const after = (ms: number): Promise<undefined> =>

@@ -247,6 +247,8 @@ export interface ManifestPushOptions {
   /** Default: the manifest gets no tag. */
   readonly tag?: string | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Called when a connection takes the request, which it then writes; again for a retry. */
+  readonly onSend?: (() => void) | undefined;
 }
 
 export interface ManifestPushResult {

@@ -51,6 +51,8 @@ export interface Exchange {
   /** How long the server may take from the last byte of the body to the head of its response, in stall timeouts. Default 1. */
   readonly patience?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Called when a connection takes the request, which it then writes. */
+  readonly onSend?: (() => void) | undefined;
   /** Called once, with the head of the response; returns the sink for the body. An error it throws ends the exchange. */
   readonly onHead: (head: ResponseHead) => BodySink;
 }
@@ -297,7 +299,7 @@ export class Transport {
    */
   async exchange(exchange: Exchange): Promise<void> {
     if (this.#closed) throw new ErrdefsError('canceled', 'the remote was closed');
-    const {method, url, headers, connection, body, bodyLength, patience = 1, signal, onHead} = exchange;
+    const {method, url, headers, connection, body, bodyLength, patience = 1, signal, onSend, onHead} = exchange;
     if (this.#addresses.isBlocked(url.hostname)) throw Object.assign(new WireError('link_local'), {url});
     const agents = await this.#agentsFor(connection);
     signal?.throwIfAborted();
@@ -403,7 +405,8 @@ export class Transport {
         {
           onRequestStart(ctrl) {
             controller = ctrl;
-            if (failure !== undefined) ctrl.abort(new Error('aborted', {cause: failure.reason}));
+            if (failure === undefined) onSend?.();
+            else ctrl.abort(new Error('aborted', {cause: failure.reason}));
           },
           onResponseStart(_, status, responseHeaders) {
             // 1xx responses precede the final one.

@@ -6,6 +6,7 @@ import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} fr
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
+  isErrno,
   isTemporary,
   listIfPresent,
   makeDirectories,
@@ -134,6 +135,28 @@ export class LayerStore {
     } catch (err) {
       throw fromErrno(err, `state directory ${root}`);
     }
+  }
+
+  /**
+   * Removes the directory of an unpublished layer. A thread that was told to stop may still write there. Once the directory has another
+   * name, the thread's paths lead nowhere, so only a system call that is already under way can add an entry.
+   */
+  discardWork(directory: string): void {
+    this.#housekeeping.attempt(`incomplete layer ${directory}`, () => {
+      const discarded = `${directory}.discarded`;
+      try {
+        renameSync(directory, discarded);
+      } catch (err) {
+        if (isErrno(err, 'ENOENT')) return;
+        throw err;
+      }
+      try {
+        removeTree(discarded);
+      } catch (err) {
+        if (!isErrno(err, 'ENOTEMPTY')) throw err;
+        removeTree(discarded);
+      }
+    });
   }
 
   /** Tests the rename with an empty directory and renames it back. @returns false: `layers/` is on another filesystem */

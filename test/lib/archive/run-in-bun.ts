@@ -2,12 +2,11 @@
 import {execFileSync} from 'node:child_process';
 import {existsSync} from 'node:fs';
 import {join} from 'node:path';
-
-const PACKAGES: Readonly<Record<string, string>> = {x64: '@oven/bun-linux-x64', arm64: '@oven/bun-linux-aarch64'};
+import {ownTarget} from '../../../scripts/targets.ts';
 
 /** Path of Bun's executable, if installed. */
 export function findBun(): string | undefined {
-  const path = join(import.meta.dirname, '../../../node_modules', PACKAGES[process.arch] ?? '', 'bin/bun');
+  const path = join(import.meta.dirname, '../../../node_modules', ownTarget().bun, 'bin/bun');
   return existsSync(path) ? path : undefined;
 }
 

@@ -279,6 +279,20 @@ describe('a push', {concurrency: 4}, () => {
     for (const one of [ns, other]) assert.deepEqual(await sources(one, registry), new Set(['base/app,many/app']));
   });
 
+  it('notes where the blobs are while the registry takes the tag', async (t) => {
+    const {ns, registry, ref} = await made(t);
+    let go = (): void => {};
+    registry.fault({method: 'PUT', path: /manifests.v2$/, times: 1, until: new Promise<void>((resolve) => (go = resolve))});
+    const pushing = ns.push(`${registry.host}/team/app:v2`, {from: ref});
+    pushing.catch(() => {}); // awaited below
+    for (let i = 0; !(await sources(ns, registry)).has('base/app,team/app'); i++) {
+      assert.ok(i < 5000, 'the labels are written before the answer');
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    go();
+    await pushing;
+  });
+
   it('goes on with what was removed meanwhile, and leaves no lease', async (t) => {
     const {client, ns, ref, index} = await made(t);
     const target = await startFakeRegistry(t);

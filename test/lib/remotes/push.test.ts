@@ -128,6 +128,16 @@ describe('a pusher', () => {
       }
     });
 
+  it('tells of each attempt that a manifest is on its way, before the answer', async (t) => {
+    const {registry, pusher} = await setup(t);
+    const document = Buffer.from('{"schemaVersion": 2}');
+    const order: string[] = [];
+    registry.fault({method: 'PUT', times: 1, status: 503});
+    await pusher.manifest(describing(document, OCI_MANIFEST), document, {onSend: () => order.push('sent')});
+    order.push('answered');
+    assert.deepEqual(order, ['sent', 'sent', 'answered']);
+  });
+
   it('takes an answer for the blob only where its digest or its length says so', async (t) => {
     for (const [digest, length, counts] of [
       ['right', 'right', true],

@@ -23,6 +23,7 @@ import {type ContainerExit, type ForegroundRun, runForeground} from '../../../sr
 import type {Mount} from '../../../src/lib/runtime/mount-plan.ts';
 import {resolveSpec, type SpecRequest} from '../../../src/lib/runtime/resolve-spec.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {findBun} from '../archive/run-in-bun.ts';
 import type {DriverRequest} from './driver.ts';
 
 const APPLETS = 'sh cat echo env false grep head id kill ls mkdir mount pwd readlink sleep stat stty test touch trap true tty wc'.split(
@@ -77,12 +78,10 @@ export interface Engine {
   readonly argv: readonly [string, ...string[]];
 }
 
-const bun = fileURLToPath(
-  new URL(`../../../node_modules/@oven/bun-linux-${process.arch === 'arm64' ? 'aarch64' : 'x64'}/bin/bun`, import.meta.url),
-);
+const bun = findBun();
 export const NODE: Engine = {name: 'Node', argv: [process.execPath]};
 /** Both engines that the command runs on. */
-export const ENGINES: readonly Engine[] = [NODE, ...(existsSync(bun) ? [{name: 'Bun', argv: [bun]} as const] : [])];
+export const ENGINES: readonly Engine[] = [NODE, ...(bun === undefined ? [] : [{name: 'Bun', argv: [bun]} as const])];
 
 /** Waits until `probe` answers with something. */
 export async function eventually<T>(what: string | (() => string), probe: () => T | undefined | false, timeoutMs = 20_000): Promise<T> {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {uniqueName} from '../../../src/lib/fs/process.ts';
@@ -181,6 +181,32 @@ describe('layers', () => {
     store.layers.emptyTrash();
     store.layers.emptyTrash();
     store.layers.discard('absent');
+  });
+
+  it('that are unpublished are discarded while a thread still writes to them', async (t) => {
+    const warnings: Error[] = [];
+    const root = join(temporaryDirectory(t), 'root');
+    const store = new Store({root, lockTimeoutMs: 10_000, onWarning: (warning) => warnings.push(warning)});
+    store.ensureCreated();
+    const code = `
+      const fs = require('node:fs');
+      for (const dir of args) {
+        say('begun');
+        try {
+          for (let i = 0; ; i++) fs.writeFileSync(dir + '/' + i, '');
+        } catch (err) {
+          say(err.code);
+        }
+      }`;
+    const works = Array.from({length: 50}, () => store.layers.createWork());
+    const script = startScript(t, code, works);
+    for (const [i, work] of works.entries()) {
+      assert.equal(await script.line(), 'begun');
+      store.layers.discardWork(work);
+      assert.equal(await script.line(), 'ENOENT');
+      assert.equal(readdirSync(store.layout.work).length, works.length - i - 1);
+    }
+    assert.deepEqual(warnings, []);
   });
 
   it('are measured while a container changes files in them', async (t) => {

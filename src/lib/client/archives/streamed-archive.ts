@@ -10,7 +10,6 @@ import {detectCompression, openInflater} from '../../archive/inflate.ts';
 import {openFile, readRange, readTarStream} from '../../archive/outer-tar-reader.ts';
 import type {TarHeader} from '../../archive/tar.ts';
 import {ErrdefsError} from '../../errdefs.ts';
-import {removeTree} from '../../fs/durable.ts';
 import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Lock} from '../../fs/lock.ts';
 import {uniqueName} from '../../fs/process.ts';
@@ -264,7 +263,7 @@ export class StreamedArchive implements ArchiveFiles {
 
   #discardWork(work: string): void {
     this.#works.delete(work);
-    this.#o.context.store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
+    this.#o.context.store.layers.discardWork(work);
   }
 
   get storedDigests(): ReadonlySet<Digest> {

@@ -2,7 +2,7 @@
 import {existsSync, lstatSync} from 'node:fs';
 import {dirname, join} from 'node:path';
 import {ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
-import {isTemporary, removeTree, sweepTemporary} from '../../fs/durable.ts';
+import {isTemporary, sweepTemporary} from '../../fs/durable.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {formatReference, type Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
@@ -317,7 +317,7 @@ export class Repair {
       warnOfLayers(this.#context, made.warnings);
       return hasBlob ? 'rebuilt from its blob' : 'indexed again';
     } finally {
-      store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
+      store.layers.discardWork(work);
     }
   }
 

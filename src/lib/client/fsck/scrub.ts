@@ -3,7 +3,6 @@ import {createReadStream} from 'node:fs';
 import {basename, join} from 'node:path';
 import {findDifference} from '../../archive/compare-trees.ts';
 import {fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
-import {removeTree} from '../../fs/durable.ts';
 import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash, type Hash} from '../../oci/hash.ts';
 import {hashFor} from '../../store/blob-store.ts';
@@ -201,7 +200,7 @@ export async function verifyLayer(
     // A read error of this layer or of a lower one is damage; other layers can still be compared.
     return wrong(cannotBeRead(failure));
   } finally {
-    store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
+    store.layers.discardWork(work);
   }
 }
 

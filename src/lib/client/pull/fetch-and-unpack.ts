@@ -5,7 +5,6 @@
 import {existsSync} from 'node:fs';
 import {reconcile} from '../../archive/apply.ts';
 import {type Code, codeOf, ErrdefsError, hasCode, wrap} from '../../errdefs.ts';
-import {removeTree} from '../../fs/durable.ts';
 import {requireFreeSpace} from '../../fs/free-space.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {embeddedData} from '../../oci/hash.ts';
@@ -197,7 +196,7 @@ class FetchAndUnpack {
 
   /** Removes incomplete layers. Blobs and ingests stay. */
   dispose(): void {
-    for (const work of this.#workDirectories) this.#o.store.housekeeping.attempt(`incomplete layer ${work}`, () => removeTree(work));
+    for (const work of this.#workDirectories) this.#o.store.layers.discardWork(work);
   }
 
   #emit(desc: Descriptor, status: ProgressEvent['status'], offset: number): void {

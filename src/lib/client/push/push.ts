@@ -320,8 +320,10 @@ class Push {
     }
     this.#report(descriptor, 'uploading', 0);
     const bytes = this.#document(descriptor);
-    if (isRoot) void this.#note();
-    await this.#pusher.manifest(descriptor, bytes, {tag, signal: this.#signal});
+    // Writing the labels blocks the thread, so the request goes first.
+    const note = (): void => void (this.#signal.aborted || this.#note());
+    const onSend = (): void => void setImmediate(note);
+    await this.#pusher.manifest(descriptor, bytes, {tag, onSend: isRoot ? onSend : undefined, signal: this.#signal});
     this.#count(descriptor, 'uploaded');
   }
 
