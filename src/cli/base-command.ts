@@ -6,6 +6,7 @@ import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts
 import type {Call, Exit} from './command-types.ts';
 import {readSettings, type Settings} from './config-file.ts';
 import {formatTable} from './format-table.ts';
+import type {Formatted, Template} from './format-template.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {type Origin, originOf, parseFlags} from './parse-flags.ts';
 import {formatJSON, lines, type Printable} from './printable.ts';
@@ -23,8 +24,8 @@ const GRACE_MS = 5000;
 const LONGEST_MS = 2 ** 31 - 1;
 
 /**
- * A command parses its flags, makes one call, and prints. With `--json` the return value of `run` is printed, and nothing
- * that was passed to `print`, `list` or `table`.
+ * A command parses its flags, makes one call, and prints. With `--json` or `--format` the return value of `run` is printed, and
+ * nothing that was passed to `print`, `list` or `table`.
  *
  * Its static members have the shape that oclif's help asks for. It does not extend oclif's `Command`, which loads all of
  * oclif: docs/decisions/0010-flags.md.
@@ -45,7 +46,10 @@ export abstract class BaseCommand {
   /** Exit status if nothing fails. */
   protected status = 0;
   protected tail: readonly string[] = [];
+  /** Results are printed as what they are, by `--json` or `--format`, and not for people. */
   protected json = false;
+  #template: Template | undefined;
+  #quiet = false;
   #debug = false;
   readonly #call: Call;
   #split!: SplitArgv;
@@ -90,7 +94,7 @@ export abstract class BaseCommand {
         return {status: 0};
       }
       const result = await Promise.race([this.run(), this.#overdue]);
-      if (this.json && result !== undefined) this.printResult(result);
+      if (this.json && result !== undefined) await this.printResult(result);
     } catch (err) {
       if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
       await this.fail(this.#interruption(err));
@@ -130,6 +134,9 @@ export abstract class BaseCommand {
       this.usage(message, hint),
     );
     const flags = parsed.flags as F & GlobalFlags;
+    if (!Object.hasOwn(command.flags ?? {}, 'format')) this.#template = parsed.flags.format as Template | undefined;
+    this.json ||= this.#template !== undefined;
+    this.#quiet = parsed.flags.quiet === true;
     const {timeout} = flags;
     if (timeout > 0)
       this.#after(Math.min(timeout, LONGEST_MS), () =>
@@ -201,9 +208,35 @@ export abstract class BaseCommand {
     this.#endNow(reason);
   }
 
-  /** Prints the result with `--json`. */
-  protected printResult(result: unknown): void {
-    this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
+  /** Prints the result with `--json` or `--format`. */
+  protected async printResult(result: unknown): Promise<void> {
+    if (this.#template === undefined) {
+      this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
+      return;
+    }
+    const unknown = await this.#printFormatted(this.#template, result);
+    if (unknown !== undefined)
+      this.context.stderr(
+        lines([
+          `${this.context.program}: warning: nothing here has ${unknown.fields.join(', ')}`,
+          `hint: there are ${unknown.known.join(', ')}`,
+        ]),
+      );
+  }
+
+  /** Prints a record of a stream as it comes: a line of JSON, or what `--format` makes of it. */
+  protected async printRecord(record: unknown): Promise<void> {
+    if (this.#template === undefined) this.context.stdout(lines([formatJSON(record)]));
+    else await this.#printFormatted(this.#template, record);
+  }
+
+  async #printFormatted(template: Template, result: unknown): Promise<Formatted['unknown']> {
+    const {formatResult} = await import('./format-template.ts');
+    const {rows, heading, unknown} = formatResult(template, result);
+    const cells = (row: string): readonly string[] => row.split('\t');
+    const shown = heading === undefined ? rows : formatTable(cells(heading), rows.map(cells));
+    this.context.stdout(shown.map((row) => `${row}\n`).join('') as Printable);
+    return unknown;
   }
 
   /** Prints a line, for people. */
@@ -231,9 +264,10 @@ export abstract class BaseCommand {
     if (!this.json) this.context.stdout(`${formatJSON(value, 2)}\n` as Printable);
   }
 
-  /** Prints a table, for people. */
+  /** Prints a table, for people; with the command's `--quiet` only its first column, which is the key, without headings. */
   protected table<T>(columns: readonly string[], items: readonly T[], row: (item: T) => readonly string[]): void {
-    this.list(formatTable(columns, items.map(row)), (line) => line);
+    if (this.#quiet) this.list(items, (item) => row(item)[0]!);
+    else this.list(formatTable(columns, items.map(row)), (line) => line);
   }
 
   /**
@@ -260,16 +294,21 @@ export abstract class BaseCommand {
     return done;
   }
 
+  /** What standard error has is read by programs. */
+  protected get jsonErrors(): boolean {
+    return this.json && this.#template === undefined;
+  }
+
   /** Reports an error and lets the command continue. The first one decides the exit status. */
   protected async fail(err: unknown): Promise<void> {
     this.#failure ??= {err};
-    await reportError(err, this.context, {json: this.json, debug: this.#debug});
+    await reportError(err, this.context, {json: this.jsonErrors, debug: this.#debug});
   }
 
   async #end(): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal);
     if (this.#client !== undefined) await this.#client.close();
-    reportWarnings(this.#warnings, this.context, {json: this.json});
+    reportWarnings(this.#warnings, this.context, {json: this.jsonErrors});
   }
 }

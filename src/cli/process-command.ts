@@ -14,9 +14,9 @@ interface ProcessResult {
 
 export abstract class ProcessCommand extends BaseCommand {
   /** Standard output belongs to the process, unless it is left running. */
-  protected override printResult(result: unknown): void {
-    if ((result as ProcessResult).pid !== undefined) super.printResult(result);
-    else this.context.stderr(`${formatJSON({result})}\n` as Printable);
+  protected override async printResult(result: unknown): Promise<void> {
+    if ((result as ProcessResult).pid !== undefined) await super.printResult(result);
+    else if (this.jsonErrors) this.context.stderr(`${formatJSON({result})}\n` as Printable);
   }
 
   /** 126 or 127 if the library says so in the detail `runExit`: the command cannot be executed, or is not found. */

@@ -34,7 +34,7 @@ class Bars implements Progress {
 
   constructor(screen: Screen) {
     this.#screen = screen;
-    this.#green = new Chalk({level: process.env.NO_COLOR ? 0 : chalkStderr.level}).green;
+    this.#green = new Chalk({level: colorLevel()}).green;
     this.#multibar = new MultiBar({
       stream: screen,
       fps: 10,
@@ -113,6 +113,12 @@ class Bars implements Progress {
       `${status.padEnd(STATUS)} |${this.#green('+'.repeat(filled))}${'-'.repeat(bar - filled)}|${sizes}`
     );
   }
+}
+
+/** By the conventions of NO_COLOR, which wins, and CLICOLOR_FORCE; else what the terminal says that it can. */
+function colorLevel({NO_COLOR, CLICOLOR_FORCE}: NodeJS.ProcessEnv = process.env): typeof chalkStderr.level {
+  if (NO_COLOR) return 0;
+  return CLICOLOR_FORCE && CLICOLOR_FORCE !== '0' && chalkStderr.level === 0 ? 1 : chalkStderr.level;
 }
 
 /** Shortens a digest at its end and a reference at its beginning. */

@@ -1,5 +1,6 @@
 /** Flags that several commands take. */
 import type {FlagInput} from '@oclif/core/parser';
+import type {Template} from './format-template.ts';
 import {Flags} from './oclif-definitions.ts';
 import {parseCount, parseDecimal, parseDuration, parseSize} from './value-parsers.ts';
 
@@ -45,13 +46,20 @@ export const GLOBAL_FLAGS = {
     helpGroup,
   })(),
   json: Flags.boolean({description: 'print results and errors as JSON', helpGroup}),
+  format: Flags.custom<Template>({
+    helpValue: 'TEMPLATE',
+    description: `print results by a template, such as '{{.name}}', 'table {{.name}}\\t{{.target.digest}}' or /target/digest: fields as in --json`,
+    exclusive: ['json'],
+    helpGroup,
+    parse: async (input) => (await import('./format-template.ts')).parseTemplate(input),
+  })(),
   debug: Flags.boolean({description: 'show requests to registries and the stack of an error', helpGroup}),
   help: Flags.boolean({char: 'h', description: 'show this help', helpGroup}),
 };
 
 type FlagsOf<T> = T extends FlagInput<infer F> ? F : never;
-/** Values of the global flags. */
-export type GlobalFlags = FlagsOf<typeof GLOBAL_FLAGS>;
+/** Values of the global flags. `--format` is the base command's alone: a few commands have another one of that name. */
+export type GlobalFlags = FlagsOf<Omit<typeof GLOBAL_FLAGS, 'format'>>;
 
 export const quiet = (what: string) => Flags.boolean({char: 'q', description: `print ${what} only`});
 

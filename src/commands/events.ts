@@ -1,7 +1,6 @@
 import {BaseCommand} from '../cli/base-command.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
-import {formatJSON, lines} from '../cli/printable.ts';
 import {parseSince} from '../cli/value-parsers.ts';
 
 export default class Events extends BaseCommand {
@@ -30,6 +29,6 @@ export default class Events extends BaseCommand {
       follow: flags.follow,
       signal: this.signal,
     });
-    for await (const event of events) this.context.stdout(lines([formatJSON(event)]));
+    for await (const event of events) await this.printRecord(event);
   }
 }

@@ -29,14 +29,12 @@ export default class Referrers extends BaseCommand {
       ...omitUndefined({artifactType: flags['artifact-type']}),
       signal: this.signal,
     });
-    if (flags.quiet) this.list(found, ({digest}) => digest);
-    else
-      this.table(['DIGEST', 'ARTIFACT TYPE', 'SIZE', 'ANNOTATIONS'], found, ({digest, artifactType = '-', size, annotations = {}}) => [
-        digest,
-        artifactType,
-        formatSize(size),
-        formatLabels(annotations),
-      ]);
+    this.table(['DIGEST', 'ARTIFACT TYPE', 'SIZE', 'ANNOTATIONS'], found, ({digest, artifactType = '-', size, annotations = {}}) => [
+      digest,
+      artifactType,
+      formatSize(size),
+      formatLabels(annotations),
+    ]);
     return found;
   }
 }

@@ -75,7 +75,7 @@ forEachEngine('images import and export', (engine) => {
       ctr,
       ['images', 'export', '--json', '-', NAME],
       3,
-      /"--json and an archive on standard output exclude each other: invalid argument"/,
+      /"--json or --format and an archive on standard output exclude each other: invalid argument"/,
     );
     await refused(ctr, ['images', 'export', join(path, 'no/such/x.tar'), NAME], 5, /^ctr: archive ".*x\.tar": not found\n/);
     await refused(ctr, ['images', 'export', '/dev/full', NAME], 8, /^ctr: archive "\/dev\/full": .*resource exhausted\n/m);

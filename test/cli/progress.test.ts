@@ -4,6 +4,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {isatty} from 'node:tty';
 import {stripVTControlCharacters} from 'node:util';
+import {chalkStderr} from 'chalk';
 import {openProgress} from '../../src/cli/progress.ts';
 import {openBars} from '../../src/cli/progress-bars.ts';
 import {PlainProgress} from '../../src/cli/progress-lines.ts';
@@ -212,6 +213,27 @@ describe('bars', () => {
       '',
     ]);
   });
+
+  for (const [variables, green] of [
+    [{CLICOLOR_FORCE: '1'}, true],
+    [{CLICOLOR_FORCE: '0'}, false],
+    [{CLICOLOR_FORCE: '1', NO_COLOR: '1'}, false],
+  ] as const)
+    it(`are ${green ? 'green' : 'without colour'} with ${JSON.stringify(variables)}, where the terminal has no colours`, (t) => {
+      const terminal = new FakeTerminal();
+      const before = {...process.env};
+      onEnd(t, () => {
+        for (const name of ['CLICOLOR_FORCE', 'NO_COLOR'])
+          if (before[name] === undefined) delete process.env[name];
+          else process.env[name] = before[name];
+      });
+      delete process.env.NO_COLOR;
+      Object.assign(process.env, variables);
+      const bars = open(t, terminal);
+      bars.update(layer(1, 'done', MiB, MiB));
+      bars.finish(result);
+      if (green || chalkStderr.level === 0) assert.equal(terminal.sent.includes('\u001b[32m'), green);
+    });
 
   it('are seen to move', async (t) => {
     const terminal = new FakeTerminal();

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {quiet} from '../../cli/shared-flags.ts';
 import type {ContainerRecord, Task} from '../../lib/client/types/index.ts';
@@ -7,7 +7,10 @@ import type {ContainerRecord, Task} from '../../lib/client/types/index.ts';
 export default class List extends BaseCommand {
   static override summary = 'list containers';
   static override args = {filter: Args.string({multiple: true, description: 'filter, such as image~=redis'})};
-  static override flags = {quiet: quiet('the identifiers')};
+  static override flags = {
+    quiet: quiet('the identifiers'),
+    all: Flags.boolean({char: 'a', hidden: true, description: 'accepted for compatibility: all are listed'}),
+  };
 
   async run(): Promise<readonly (ContainerRecord & {readonly task?: Task})[]> {
     const {args, flags} = await this.parse(List);

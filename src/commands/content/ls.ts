@@ -14,14 +14,12 @@ export default class List extends BaseCommand {
     const {content} = await this.namespace(flags);
     const blobs = await content.list({filters: args.filter ?? []});
     const now = Date.now();
-    if (flags.quiet) this.list(blobs, ({digest}) => digest);
-    else
-      this.table(['DIGEST', 'SIZE', 'AGE', 'LABELS'], blobs, ({digest, size, createdAt, labels}) => [
-        digest,
-        formatSize(size),
-        formatAge(now - Date.parse(createdAt)),
-        formatLabels(labels),
-      ]);
+    this.table(['DIGEST', 'SIZE', 'AGE', 'LABELS'], blobs, ({digest, size, createdAt, labels}) => [
+      digest,
+      formatSize(size),
+      formatAge(now - Date.parse(createdAt)),
+      formatLabels(labels),
+    ]);
     return blobs;
   }
 }

@@ -37,7 +37,7 @@ export default class Export extends BaseCommand {
   async run(): Promise<ExportResult | undefined> {
     const {args, flags} = await this.parse(Export);
     const isStream = args.out === '-';
-    if (isStream && flags.json) throw this.usage('--json and an archive on standard output exclude each other');
+    if (isStream && this.json) throw this.usage('--json or --format and an archive on standard output exclude each other');
     if (isStream && isatty(1)) throw this.usage('standard output is a terminal: redirect it, or name a file');
     const {images} = await this.namespace(flags);
     const progress = await openProgress(flags, this.context);

@@ -1,7 +1,7 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {snapshotter} from '../../cli/shared-flags.ts';
+import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import type {HostMount} from '../../lib/client/types/index.ts';
 
 export default class Mount extends BaseCommand {
@@ -16,6 +16,7 @@ export default class Mount extends BaseCommand {
   static override flags = {
     rw: Flags.boolean({description: 'make the mount writable'}),
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
+    quiet: quiet('the directories, when mounts are listed'),
     snapshotter: snapshotter(),
   };
 

@@ -1,14 +1,14 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {snapshotter} from '../../cli/shared-flags.ts';
+import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import {formatSize} from '../../cli/value-formatters.ts';
 import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
   static override summary = 'show disk usage of the unpacked layers of an image';
   static override args = {ref: Args.string({required: true, description: 'image of the namespace'})};
-  static override flags = {snapshotter: snapshotter()};
+  static override flags = {quiet: quiet('the keys'), snapshotter: snapshotter()};
 
   async run(): Promise<readonly SnapshotUsage[]> {
     const {args, flags} = await this.parse(Usage);

@@ -13,14 +13,12 @@ export default class List extends BaseCommand {
     const {args, flags} = await this.parse(List);
     const client = await this.namespace(flags);
     const leases = await client.leases.list({filters: args.filter ?? []});
-    if (flags.quiet) this.list(leases, ({id}) => id);
-    else
-      this.table(['ID', 'CREATED AT', 'EXPIRES AT', 'LABELS'], leases, ({id, createdAt, expiresAt, labels}) => [
-        id,
-        createdAt,
-        expiresAt ?? '',
-        formatLabels(labels),
-      ]);
+    this.table(['ID', 'CREATED AT', 'EXPIRES AT', 'LABELS'], leases, ({id, createdAt, expiresAt, labels}) => [
+      id,
+      createdAt,
+      expiresAt ?? '',
+      formatLabels(labels),
+    ]);
     return leases;
   }
 }

@@ -13,8 +13,7 @@ export default class List extends BaseCommand {
     const {args, flags} = await this.parse(List);
     const client = await this.client(flags);
     const namespaces = await client.namespaces.list({filters: args.filter ?? []});
-    if (flags.quiet) this.list(namespaces, ({name}) => name);
-    else this.table(['NAME', 'LABELS'], namespaces, ({name, labels}) => [name, formatLabels(labels)]);
+    this.table(['NAME', 'LABELS'], namespaces, ({name, labels}) => [name, formatLabels(labels)]);
     return namespaces;
   }
 }

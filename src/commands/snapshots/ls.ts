@@ -14,8 +14,7 @@ export default class List extends BaseCommand {
     const {args, flags} = await this.parse(List);
     const client = await this.namespace(flags);
     const snapshots = await client.snapshots(flags.snapshotter).list({filters: args.filter ?? []});
-    if (flags.quiet) this.list(snapshots, ({key}) => key);
-    else this.table(['KEY', 'PARENT', 'KIND'], snapshots, ({key, parent, kind}) => [key, parent ?? '', KINDS[kind]]);
+    this.table(['KEY', 'PARENT', 'KIND'], snapshots, ({key, parent, kind}) => [key, parent ?? '', KINDS[kind]]);
     return snapshots;
   }
 }

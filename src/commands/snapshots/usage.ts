@@ -1,13 +1,17 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
-import {snapshotter} from '../../cli/shared-flags.ts';
+import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import {formatSize} from '../../cli/value-formatters.ts';
 import type {SnapshotUsage} from '../../lib/client/types/index.ts';
 
 export default class Usage extends BaseCommand {
   static override summary = 'show disk usage of snapshots';
   static override args = {key: Args.string({multiple: true, description: 'snapshot; by default all'})};
-  static override flags = {bytes: Flags.boolean({char: 'b', description: 'print sizes in bytes'}), snapshotter: snapshotter()};
+  static override flags = {
+    bytes: Flags.boolean({char: 'b', description: 'print sizes in bytes'}),
+    quiet: quiet('the keys'),
+    snapshotter: snapshotter(),
+  };
 
   async run(): Promise<readonly SnapshotUsage[]> {
     const {args, flags} = await this.parse(Usage);

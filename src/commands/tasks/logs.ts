@@ -1,7 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {formatJSON, lines} from '../../cli/printable.ts';
 import {count} from '../../cli/shared-flags.ts';
 import {parseSince} from '../../cli/value-parsers.ts';
 import type {LogEntry} from '../../lib/client/types/index.ts';
@@ -22,7 +21,7 @@ const asTime = (text: string | undefined): string | undefined => (text === undef
 export default class Logs extends BaseCommand {
   static override summary = 'print what a detached task has written';
   static override description =
-    `Its standard output goes to standard output, its standard error to standard error. With --json each line is an object with time, stream
+    `Its standard output goes to standard output, its standard error to standard error. With --json or --format each line is an object with time, stream
 and data. A log that has reached --log-max-size begins anew: what was in it before is gone.`;
   static override examples = ['tasks logs --tail 20 r1', 'tasks logs --follow --timestamps r1'];
   static override args = {id: Args.string({required: true, description: 'task'})};
@@ -46,7 +45,7 @@ and data. A log that has reached --log-max-size begins anew: what was in it befo
     for await (const {time: at, stream, data} of entries) {
       const bytes = flags.timestamps && !begun[stream] ? Buffer.concat([Buffer.from(`${at} `), data]) : data;
       begun[stream] = data.at(-1) !== 10;
-      if (this.json) this.context.stdout(lines([formatJSON(jsonOf({time: at, stream, data}))]));
+      if (this.json) await this.printRecord(jsonOf({time: at, stream, data}));
       else this.context[stream](bytes);
     }
   }

@@ -11,16 +11,14 @@ export default class List extends BaseCommand {
     const {flags} = await this.parse(List);
     const {tasks} = await this.namespace(flags);
     const all = await tasks.list();
-    if (flags.quiet) this.list(all, ({id}) => id);
-    else
-      this.table(['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'], all, ({id, pid, status, exitStatus, startedAt, exitedAt}) => [
-        id,
-        String(pid),
-        status.toUpperCase(),
-        status === 'stopped' ? String(exitStatus ?? '?') : '-',
-        startedAt ?? '-',
-        exitedAt ?? '-',
-      ]);
+    this.table(['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'], all, ({id, pid, status, exitStatus, startedAt, exitedAt}) => [
+      id,
+      String(pid),
+      status.toUpperCase(),
+      status === 'stopped' ? String(exitStatus ?? '?') : '-',
+      startedAt ?? '-',
+      exitedAt ?? '-',
+    ]);
     return all;
   }
 }
