@@ -12,27 +12,11 @@ import type {BigIntStats} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {streamOutput} from '../fs/spawn.ts';
 import {WHITEOUT_PREFIX} from './apply.ts';
+import {keptXattrs, TAR_READ, tarInput} from './kept-xattrs.ts';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from './layer-tar-headers.ts';
 import {attributesOf} from './overlay-view.ts';
 import {createTarReader, displayName} from './tar.ts';
 import {inodeOf, type TreeChange} from './tree-changes.ts';
-
-const TAR = [
-  '-c',
-  '--format=pax',
-  '--no-recursion',
-  '--xattrs',
-  '--xattrs-include=*',
-  '--hard-dereference',
-  '--null',
-  '-T',
-  '-',
-  '-f',
-  '-',
-];
-
-/** Of these a layer tells; the others are this machine's, as overlayfs' marks are. */
-const KEPT_XATTRS = /^(?:user\.|security\.capability$)/;
 
 export interface LayerDiffOptions {
   /** Latest mtime, in seconds since 1970: later ones become this. */
@@ -113,7 +97,7 @@ export async function* writeLayerDiff(
   {latest = Number.POSITIVE_INFINITY, signal}: LayerDiffOptions = {},
 ): AsyncGenerator<Buffer> {
   const plan = [...steps(changes)];
-  const toRead = plan.flatMap((step) => (step.kind === 'read' ? Buffer.from(`./${step.path}\0`, 'latin1') : []));
+  const toRead = plan.flatMap((step) => (step.kind === 'read' ? step.path : []));
   let out: Buffer[] = [];
   let next = 0;
   const clamp = (sec: number): number => Math.min(sec, latest);
@@ -127,7 +111,7 @@ export async function* writeLayerDiff(
       const name = header.name.replace(/^\.\//, '').replace(/\/+$/, '');
       flush();
       if (plan[next++]?.path !== name) throw new ErrdefsError('internal', `tar read ${displayName(name)} out of turn`);
-      const xattrs = new Map([...header.xattrs].filter(([key]) => KEPT_XATTRS.test(key)));
+      const xattrs = keptXattrs(header.xattrs);
       const {quirks: _, sparse: __, ...rest} = header;
       const isFile = header.type === 'file';
       const entry = {...rest, name, xattrs, mtimeSec: clamp(header.mtimeSec), mtimeNs: 0, size: isFile ? header.size : 0} as LayerEntry;
@@ -143,8 +127,8 @@ export async function* writeLayerDiff(
     },
   });
   if (toRead.length > 0) {
-    const options = {package: 'tar', cwd: root, input: Buffer.concat(toRead), ...(signal === undefined ? {} : {signal})};
-    for await (const chunk of streamOutput('tar', TAR, options)) {
+    const options = {package: 'tar', cwd: root, input: tarInput(toRead), ...(signal === undefined ? {} : {signal})};
+    for await (const chunk of streamOutput('tar', TAR_READ, options)) {
       reader.write(chunk);
       yield* out;
       out = [];

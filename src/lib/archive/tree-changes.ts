@@ -3,12 +3,13 @@
  *
  * What counts as changed, and in which order it is told, after containerd and its continuity (fs/diff.go, path.go): mode, owner and device
  * numbers; of all but directories size and mtime as well, and where neither mtime has a fraction of a second the content. An mtime alone
- * does not change a directory. A regular file of one name that overlayfs has copied up counts as changed whatever it looks like: its
- * capabilities may be all that differs. Of two whole trees, attributes are not compared.
+ * does not change a directory. Unlike there, the extended attributes that a layer keeps count as well. A regular file of one name that overlayfs has
+ * copied up counts as changed whatever it looks like.
  */
 import {type BigIntStats, closeSync, lstatSync, openSync, readdirSync, readlinkSync, readSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
 import {Directory} from '../fs/walk.ts';
+import {differingXattrs} from './kept-xattrs.ts';
 
 /** A name that was added, modified or deleted; or an unchanged name of a file that has a changed one. */
 export interface TreeChange {
@@ -31,6 +32,14 @@ export interface TreePair {
 const TURN = 500;
 const CHUNK_BYTES = 256 << 10;
 const NANOSECONDS = 1_000_000_000n;
+
+/** The kernel's limit for one path, with room for that of the tree. Of what lies deeper, attributes are not compared. */
+const MAX_PATH = 3000;
+
+interface Found extends TreeChange {
+  /** Attributes may be all that differs. */
+  readonly hasXattrs?: boolean;
+}
 
 const namesIn = (directory: Directory | undefined): readonly string[] =>
   directory === undefined ? [] : readdirSync(directory.path, {encoding: 'latin1'}).sort();
@@ -70,12 +79,13 @@ export async function findChanges({lower, upper, overlaid}: TreePair, signal?: A
   const search = new Search(signal);
   const open = (path: string | undefined): Directory | undefined => (path === undefined ? undefined : new Directory(path));
   await search.compare('', listed({lower: open(lower), upper: new Directory(upper), overlaid: open(overlaid)}));
+  if (lower !== undefined) await search.compareXattrs(lower, upper);
   return search.changes();
 }
 
 class Search {
   readonly #signal: AbortSignal | undefined;
-  readonly #found: TreeChange[] = [];
+  readonly #found: Found[] = [];
   /** Inodes with several names of which one is changed. */
   readonly #changedInodes = new Set<string>();
   #visited = 0;
@@ -86,7 +96,22 @@ class Search {
 
   /** Unchanged names only of files that have a changed one. */
   changes(): readonly TreeChange[] {
-    return this.#found.filter(({kind, stat}) => kind !== 'unmodified' || this.#changedInodes.has(inodeOf(stat!)));
+    return this.#found.filter(({kind, stat}) => kind !== 'unmodified' || (stat !== undefined && this.#changedInodes.has(inodeOf(stat))));
+  }
+
+  /** Looks for names that only their attributes tell apart. */
+  async compareXattrs(lower: string, upper: string): Promise<void> {
+    const alike = this.#found.flatMap((found, at) =>
+      found.hasXattrs === true && found.path.length < MAX_PATH ? {path: found.path, at} : [],
+    );
+    const paths = alike.map(({path}) => path);
+    for (const i of await differingXattrs([lower, upper], paths, this.#signal)) {
+      const {path, at} = alike[i]!;
+      const stat = unlessVanished(() => lstatSync(Buffer.from(`${upper}/${path}`, 'latin1'), {bigint: true}));
+      if (stat === undefined) continue;
+      this.#found[at] = {kind: 'modified', path, stat};
+      if (!stat.isDirectory() && stat.nlink > 1n) this.#changedInodes.add(inodeOf(stat));
+    }
   }
 
   async compare(path: string, {names, ...place}: ListedPlace): Promise<void> {
@@ -104,7 +129,6 @@ class Search {
       if (before !== undefined) this.#found.push({kind: 'deleted', path});
       return;
     }
-    // overlayfs has copied the file, and attributes, which cannot be read here, may be all that differs.
     const isCollected = place.overlaid !== undefined && now.isFile() && now.nlink === 1n;
     const isSame =
       before !== undefined && !isCollected && unlessVanished(() => this.#isSame(now, before, place.upper.at(name), place.lower!.at(name)));
@@ -112,7 +136,11 @@ class Search {
     if (!isSame) {
       this.#found.push({kind: before === undefined ? 'added' : 'modified', path, stat: now});
       if (!now.isDirectory() && now.nlink > 1n) this.#changedInodes.add(inodeOf(now));
-    } else if (!now.isDirectory() && now.nlink > 1n) this.#found.push({kind: 'unmodified', path, stat: now});
+    } else {
+      const hasXattrs = now.isFile() || now.isDirectory();
+      if (!now.isDirectory() && now.nlink > 1n) this.#found.push({kind: 'unmodified', path, stat: now, hasXattrs});
+      else if (hasXattrs) this.#found.push({kind: 'unmodified', path, hasXattrs});
+    }
     if (now.isDirectory()) await this.#descend(path, name, place, before);
   }
 

@@ -57,7 +57,7 @@ const BASE = `
   for f in a/1 a/b/2 a/b/c/3 d/4 etc/5; do echo $f >$f; done
   ln a/1 d/hard; ln a/b/2 a/b/hard2; ln -s ../etc/5 d/soft; ln -s nowhere a/dead; mkfifo d/fifo; mknod d/null c 1 3
   mkdir 'name with  space'; echo x >"$(printf 'd/\\344\\n')"
-  chmod 4755 a/1; chown 7:8 d/4
+  chmod 4755 a/1; chown 7:8 d/4; echo old >etc/old; setfattr -n user.old -v old etc/old
   find . -exec touch -h -d @1500000000 {} +`;
 
 /** Each is one change; a later one may undo an earlier one, or not apply. */
@@ -77,7 +77,7 @@ const CHANGES: readonly string[] = [
   'mkdir -p x/y/z; echo z >x/y/z/f; ln x/y/z/f x/g || true',
   'mv a moved || true',
   'touch -d @1400000000 d/4 || true',
-  'setfattr -n user.note -v hello etc || true',
+  'setfattr -n user.note -v hello etc; chmod 711 etc || true',
   'echo n >etc/n; setfattr -n user.note -v there etc/n; setcap cap_net_raw+ep etc/n || true',
   'mknod q b 7 1; mkfifo r || true',
   'rm -rf "name with  space"; rm -f d/*\\\\344* || true',
@@ -86,15 +86,24 @@ const CHANGES: readonly string[] = [
   'python3 -c "import socket; socket.socket(socket.AF_UNIX).bind(\\"sock\\")" || true',
   'echo same >s; n=$(printf "%0150d" 1); echo long >$n; mkdir -p $n.d/$n; echo deep >$n.d/$n/$n',
 ];
+/** Of which only attributes tell. containerd looks at capabilities of files alone. */
+const ATTRIBUTES: readonly string[] = [
+  'setfattr -n user.note -v only d',
+  'setfattr -n user.note -v only etc/5',
+  'setfattr -n user.note -v only a/b/2 # of two names',
+  'setcap cap_net_raw+ep a/b/c/3',
+  'setfattr -x user.old etc/old',
+  'setfattr -n user.old -v "" etc/old',
+];
 const WHOLE_SECONDS = `find . -newermt @1500000001 -exec touch -h -d @1600000000 {} +`;
 
 /** New names of files that have not changed, before and after the old ones. */
 const NEW_NAMES = 'ln a/1 0first; ln a/b/2 zlast';
 
-function changesFor(n: number): string {
+function changesFor(n: number, changes = CHANGES): string {
   if (n % 100 === 0) return NEW_NAMES;
   const random = randomOf(SAMPLE, n);
-  return Array.from({length: 1 + random.below(6)}, () => `(${random.pick(CHANGES)}) 2>/dev/null || true`).join('\n');
+  return Array.from({length: 1 + random.below(6)}, () => `(${random.pick(changes)}\n) 2>/dev/null || true`).join('\n');
 }
 
 interface Entry {
@@ -146,13 +155,13 @@ const inMount = (mount: string, at: string, script: string): void =>
 describe('the diff of two trees', () => {
   it('applied to the tree before gives the tree after, and tells nothing more', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'setfattr')) return;
-    for (let n = 0; n < (TORTURE ? 200 : 8); n++) {
+    for (let n = 0; n < (TORTURE ? 200 : 12); n++) {
       const work = temporaryDirectory(t);
       const [base, changed] = [join(work, 'base'), join(work, 'changed')];
       mkdirSync(base);
       sh(BASE, base);
       sh('cp -a base changed', work);
-      const script = changesFor(n);
+      const script = n < ATTRIBUTES.length ? ATTRIBUTES[n]! : changesFor(n, [...CHANGES, ...ATTRIBUTES]);
       sh(`${script}\n${WHOLE_SECONDS}`, changed);
       const layers = [await layerOf(undefined, base), await layerOf(base, changed)];
       assert.ok(layers[1]!.equals(await layerOf(base, changed)), 'the same bytes again');
@@ -239,25 +248,24 @@ describe('snapshots diff', () => {
     await assert.rejects(ns.snapshots('overlayfs').diff('n0', {mediaType: 'text/plain'}), is('not_implemented'));
   });
 
-  it('has a file of which only a capability changed', async (t) => {
-    if (!requiresRoot(t) || !requiresProgram(t, 'setcap')) return;
+  it('has what only attributes tell apart', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'setcap', 'setfattr')) return;
     const work = temporaryDirectory(t);
     const client = openClient({root: temporaryDirectory(t), state: temporaryDirectory(t)});
     onEnd(t, () => client.close());
     const ns = client.namespace('difftest');
-    for (const snapshotter of ['overlayfs', 'erofs']) {
+    for (const snapshotter of ['overlayfs', 'erofs', 'native']) {
       const snapshots = ns.snapshots(snapshotter);
       await snapshots.prepare('work');
-      await change(ns, snapshotter, 'work', work, 'echo 1 >p');
+      await change(ns, snapshotter, 'work', work, BASE);
       await snapshots.commit('base', 'work');
+      await snapshots.view('before', 'base');
       await snapshots.prepare('k', 'base');
-      await change(ns, snapshotter, 'k', work, 'setcap cap_net_raw+ep p');
-      const entries = entriesOf(await collect(await snapshots.diff('k', {mediaType: TAR})));
-      assert.deepEqual(
-        entries.filter(({capability}) => capability !== undefined).map(({name}) => name),
-        ['p'],
-        snapshotter,
-      );
+      await change(ns, snapshotter, 'k', work, [0, 1, 3, 4].map((n) => ATTRIBUTES[n]).join('\n'));
+      const tar = await collect(await snapshots.diff('k', {mediaType: TAR}));
+      const names = entriesOf(tar).map(({name}) => name);
+      assert.deepEqual(names, ['a/', 'a/b/', 'a/b/c/', 'a/b/c/3', 'd/', 'etc/', 'etc/5', 'etc/old'], snapshotter);
+      assert.ok(tar.equals(await collect(await snapshots.diff('k', {mediaType: TAR, against: 'before'}))), `${snapshotter}: whole trees`);
     }
   });
 });
