@@ -85,6 +85,16 @@ export function execPid(directory: string, execId: string, cgroupsPath: string):
   return pid > 0 && isIn(pid, cgroupsPath) ? pid : undefined;
 }
 
+/** The same, once it has started if it has only begun to. */
+export async function startedExecPid(directory: string, execId: string, cgroupsPath: string): Promise<number | undefined> {
+  const files = filesOf(directory, execId);
+  for (;;) {
+    const owner = parseIdentity(readText(files.claim));
+    if (existsSync(files.pid) || owner === undefined || liveness(owner) === 'dead') return execPid(directory, execId, cgroupsPath);
+    await new Promise((done) => setTimeout(done, POLL_MS));
+  }
+}
+
 function forget(directory: string, execId: string): void {
   const files = filesOf(directory, execId);
   // The claim last: while it is there, nobody else uses the others.

@@ -2,6 +2,7 @@
 import {existsSync, readFileSync} from 'node:fs';
 import {basename, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
+import {liveness, ownIdentity} from '../fs/process.ts';
 import {findProgram, type RunResult, run} from '../fs/spawn.ts';
 
 export interface Runtime {
@@ -68,8 +69,45 @@ export interface ContainerState {
 /** @returns `undefined` if the runtime has no such container */
 export async function containerState(runtime: Runtime, root: string, id: string): Promise<ContainerState | undefined> {
   if (!existsSync(join(root, id))) return undefined;
+  const running = runningState(join(root, id));
+  if (running !== undefined) return running;
   const {status, stdout} = await runRuntime(runtime, ['--root', root, 'state', id]);
   return status === 0 ? (JSON.parse(stdout.toString()) as ContainerState) : undefined;
+}
+
+/** The part in use of runc's `state.json`, which it replaces by a rename. */
+interface RuncState {
+  readonly init_process_pid: unknown;
+  readonly init_process_start: unknown;
+  readonly cgroup_paths: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * What the runtime says of a container that runs, without starting it, which takes 15 ms. `undefined` wherever it might say anything else:
+ * the runtime is asked then.
+ *
+ * After runc, libcontainer/container_linux.go (runType, isPaused).
+ *
+ * @param directory the runtime's own, of the container
+ */
+function runningState(directory: string): ContainerState | undefined {
+  try {
+    const state = JSON.parse(readFileSync(join(directory, 'state.json'), 'utf8')) as RuncState;
+    const {init_process_pid: pid, init_process_start: start, cgroup_paths: cgroups} = state;
+    if (typeof pid !== 'number' || typeof start !== 'number') return undefined;
+    if (liveness({...ownIdentity(), pid, startTime: String(start)}) !== 'alive') return undefined;
+    // It is there until the container is started.
+    if (existsSync(join(directory, 'exec.fifo'))) return undefined;
+    const {freezer, '': unified} = cgroups;
+    const reads = (file: string, text: string): boolean => readFileSync(file, 'latin1').trim() === text;
+    const thaws =
+      typeof freezer === 'string'
+        ? reads(join(freezer, 'freezer.state'), 'THAWED')
+        : typeof unified === 'string' && reads(join(unified, 'cgroup.freeze'), '0');
+    return thaws ? {status: 'running', pid} : undefined;
+  } catch {
+    return undefined; // another runtime, or one that is just ending
+  }
 }
 
 /**

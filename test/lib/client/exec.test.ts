@@ -147,6 +147,18 @@ describe('exec', () => {
     assert.deepEqual(r.left(), []);
   });
 
+  it('gets a signal that is sent before it has started', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {ns, ref} = await taskRig(t);
+    await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    for (let n = 0; n < 3; n += 1) {
+      const {execId, ended} = await ns.tasks.execPiped('a', SLEEP);
+      await ns.tasks.kill('a', {execId, signal: 'KILL'});
+      assert.equal((await ended).exitStatus, 137);
+    }
+    await assert.rejects(ns.tasks.kill('a', {execId: 'none'}), failsAs('not_found'));
+  });
+
   it('gives nothing of the host away (CVE-2019-5736, CVE-2024-21626, CVE-2016-9962)', async (t) => {
     if (!requiresTasks(t)) return;
     const r = await taskRig(t);

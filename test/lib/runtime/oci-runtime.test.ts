@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import {closeSync, mkdirSync, openSync, writeFileSync} from 'node:fs';
+import {execFileSync} from 'node:child_process';
+import {closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {checkRuncVersion, checkRuntime} from '../../../src/lib/runtime/doctor.ts';
-import {findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/oci-runtime.ts';
+import {containerState, findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/oci-runtime.ts';
 import {is, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {newHarness, requiresRuntime} from './run-harness.ts';
 
@@ -65,6 +66,55 @@ describe('the runtime', () => {
     assert.match(stdout, /c\.out\n/);
     assert.doesNotMatch(stdout, /secret|socket:/);
     assert.match(stdout, /\nPATH=[^\n]*\nPWD=[^\n]*\n$/);
+  });
+
+  it("is asked for a container's state only where the container may not run, and says the same as what was read", async (t) => {
+    if (!requiresRuntime(t)) return;
+    const harness = newHarness(t);
+    const dir = temporaryDirectory(t);
+    const [bundle, root, calls] = [join(dir, 'b'), join(dir, 'root'), join(dir, 'calls')];
+    mkdirSync(bundle);
+    const runc = findRuntime('runc').path;
+    const runtime = findRuntime(program(t, `echo "$*" >>${calls}; exec ${runc} "$@"`));
+    const act = (...words: readonly string[]): string =>
+      execFileSync(runc, ['--root', root, ...words], {cwd: bundle, encoding: 'utf8', stdio: ['ignore', 'ignore', 'ignore']});
+    act('spec');
+    const spec = JSON.parse(readFileSync(join(bundle, 'config.json'), 'utf8'));
+    spec.process = {...spec.process, terminal: false, args: ['/bin/sleep', '1000000']};
+    spec.root.path = harness.lower;
+    // A cgroup of its own, below those that the harness looks after.
+    spec.linux.cgroupsPath = `${harness.cgroup}/state`;
+    writeFileSync(join(bundle, 'config.json'), JSON.stringify(spec));
+    onEnd(t, () => act('delete', '--force', 'c'));
+    for (const [words, status, asked] of [
+      [['create', 'c'], 'created', true],
+      [['start', 'c'], 'running', false],
+      [['pause', 'c'], 'paused', true],
+      [['resume', 'c'], 'running', false],
+    ] as const) {
+      act(...words);
+      writeFileSync(calls, '');
+      const found = await containerState(runtime, root, 'c');
+      assert.equal(readFileSync(calls, 'utf8') !== '', asked, status);
+      const said = JSON.parse(execFileSync(runc, ['--root', root, 'state', 'c'], {encoding: 'utf8'})) as {status: string; pid: number};
+      assert.deepEqual({status: found?.status, pid: found?.pid}, {status: said.status, pid: said.pid});
+      assert.equal(said.status, status);
+    }
+    // What it cannot have written: it is asked.
+    const file = join(root, 'c', 'state.json');
+    const state = JSON.parse(readFileSync(file, 'utf8'));
+    for (const wrong of [{...state, init_process_start: 1}, {...state, init_process_pid: 'x'}, {...state, cgroup_paths: null}, 7]) {
+      writeFileSync(file, JSON.stringify(wrong));
+      writeFileSync(calls, '');
+      await containerState(runtime, root, 'c');
+      assert.notEqual(readFileSync(calls, 'utf8'), '', JSON.stringify(wrong).slice(0, 100));
+    }
+    writeFileSync(file, JSON.stringify(state));
+    act('kill', 'c', 'KILL');
+    while ((await containerState(runtime, root, 'c'))?.status !== 'stopped');
+    act('delete', 'c');
+    assert.equal(existsSync(join(root, 'c')), false);
+    assert.equal(await containerState(runtime, root, 'c'), undefined);
   });
 });
 

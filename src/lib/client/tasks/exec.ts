@@ -2,7 +2,7 @@
 import {randomBytes} from 'node:crypto';
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
-import {type ExecRequest, type ExecTarget, execDetached, execForeground, execPid, execPiped} from '../../runtime/exec.ts';
+import {type ExecRequest, type ExecTarget, execDetached, execForeground, execPiped, startedExecPid} from '../../runtime/exec.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import type {ExecOptions, ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
@@ -87,10 +87,10 @@ export function execPipedTask(
 }
 
 /** @throws not_found there is no such exec, or it has ended */
-export function signalExec(found: FoundTask, execId: string, signal: number): void {
+export async function signalExec(found: FoundTask, execId: string, signal: number): Promise<void> {
   const {task, directory} = found;
   const cgroup = cgroupOf(found, CONTROLLER);
-  const pid = cgroup === undefined ? undefined : execPid(directory, execId, cgroup);
+  const pid = cgroup === undefined ? undefined : await startedExecPid(directory, execId, cgroup);
   try {
     if (pid !== undefined) {
       process.kill(pid, signal);

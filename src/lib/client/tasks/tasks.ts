@@ -134,7 +134,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       const found = await find(id);
       if (execId !== undefined) {
         const {signalExec} = await import('./exec.ts');
-        signalExec(found, execId, number);
+        await signalExec(found, execId, number);
         return;
       }
       if (hasEnded(found) || !(await signalTask(found, number, all))) throw gone(id);
