@@ -9,8 +9,8 @@ import {ignoreErrno, list} from './ignore-errno.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
 /** Time for a killed process to end. */
-const KILL_TIMEOUT_MS = 5000;
-const POLL_MS = 5;
+export const KILL_TIMEOUT_MS = 5000;
+export const POLL_MS = 5;
 
 /** Removes a cgroup and those below it, once what is in it has ended. */
 async function removeCgroup(directory: string): Promise<void> {

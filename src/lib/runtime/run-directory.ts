@@ -19,16 +19,13 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import {isOwnCgroup, removeCgroups} from './cgroups.ts';
+import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroups.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
 import {hasBeenCreated, readTaskRecord} from './task-record.ts';
 
-/** Time for a killed process to end. */
-const KILL_TIMEOUT_MS = 5000;
 /** Time for a process to end by itself. */
 const GRACE_MS = 1000;
-const POLL_MS = 5;
 
 /** Names of the directories that runs make in a state directory. */
 export const RUN_DIRECTORIES = ['bundles', 'runtime'] as const;
