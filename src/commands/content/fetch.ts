@@ -10,12 +10,21 @@ import type {PullResult} from '../../lib/client/types/index.ts';
 
 export default class Fetch extends BaseCommand {
   static override summary = 'fetch the content of an image without unpacking it';
-  static override examples = ['content fetch redis', 'content fetch --all-platforms registry.example/app:1.2'];
+  static override examples = [
+    'content fetch redis',
+    'content fetch --metadata-only redis',
+    'content fetch --all-platforms registry.example/app:1.2',
+  ];
   static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = {
     ...REGISTRY_FLAGS,
     platform: repeated({helpValue: 'OS/ARCH', description: "platform to fetch; may be repeated; by default this machine's"}),
     'all-platforms': Flags.boolean({exclusive: ['platform'], description: 'fetch every platform'}),
+    'all-metadata': Flags.boolean({description: 'fetch manifests and configs of every platform, too'}),
+    'metadata-only': Flags.boolean({
+      exclusive: ['platform', 'all-platforms', 'all-metadata'],
+      description: 'fetch manifests and configs of every platform, and no layers',
+    }),
     'allow-foreign': allowForeign(),
     label: label('the image'),
     'max-concurrent-downloads': count({description: 'number of blobs to fetch at once'}),
@@ -30,6 +39,8 @@ export default class Fetch extends BaseCommand {
         ...(await registryOptions(flags, args.ref, this.context)),
         ...omitUndefined({platforms: flags.platform, maxConcurrentDownloads: flags['max-concurrent-downloads']}),
         allPlatforms: flags['all-platforms'],
+        allMetadata: flags['all-metadata'],
+        metadataOnly: flags['metadata-only'],
         allowForeign: flags['allow-foreign'],
         labels: parseLabels(flags.label ?? []),
         onEvent: (event) => progress.update(event),

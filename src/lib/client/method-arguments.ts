@@ -126,10 +126,11 @@ const registry: Members<RegistryOptions> = {
 const expectedContent: Members<ExpectedContent> = {expectedSize: optional(amount), expectedDigest: optional(text)};
 const resource = members<LeaseResource>({id: text, type: text});
 const copyPlace = members<CopyPlace>({container: optional(text), path: text});
-const fetching: Members<FetchOptions> = {
+const choosing: Members<Omit<PullOptions, 'unpack' | 'snapshotter' | 'ifChanged'>> = {
   ...registry,
   platforms: optional(list(text)),
   allPlatforms: optional(flag),
+  allMetadata: optional(flag),
   labels: optional(labels),
   verifyKeys: optional(list(text)),
   maxConcurrentDownloads: optional(count),
@@ -137,7 +138,8 @@ const fetching: Members<FetchOptions> = {
   onEvent: optional(callback),
   signal: optional(abortSignal),
 };
-const pulling: Members<PullOptions> = {...fetching, unpack: optional(flag), snapshotter: optional(text), ifChanged: optional(flag)};
+const fetching: Members<FetchOptions> = {...choosing, metadataOnly: optional(flag)};
+const pulling: Members<PullOptions> = {...choosing, unpack: optional(flag), snapshotter: optional(text), ifChanged: optional(flag)};
 const listing = options<ListOptions>({filters: optional(list(text))});
 const labelled = options<{labels?: unknown}>({labels: optional(labels)});
 const building: Members<BuildOptions> = {

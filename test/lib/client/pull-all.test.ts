@@ -1,16 +1,20 @@
 /** Several references in one pull, fetching without unpacking, and pulls on behalf of `run`. */
 import assert from 'node:assert/strict';
+import {execFile} from 'node:child_process';
 import {randomBytes} from 'node:crypto';
 import {describe, it, type TestContext} from 'node:test';
-import type {Client, PullPolicy} from '../../../src/lib/client/types/index.ts';
+import {promisify} from 'node:util';
+import type {Client, FetchOptions, PullPolicy} from '../../../src/lib/client/types/index.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {runOnFakes} from '../../cli/fake-client.ts';
+import {startContainerd} from '../../e2e/containerd.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {is, newClient, requiresProgram, requiresRoot} from '../../support/helpers.ts';
+import {findProgram, is, newClient, requiresProgram, requiresRoot} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
 import {file, tar} from '../../support/tartest.ts';
 
+const exec = promisify(execFile);
 const layer = (name: string): Buffer => tar(file(name, randomBytes(20_000)));
 
 function add(registry: FakeRegistry, name: string, layers: readonly Buffer[], tag = 'v1'): string {
@@ -95,7 +99,96 @@ describe('content fetch', () => {
     assert.equal((await ns.content.list()).length, 3);
     assert.deepEqual(await ns.snapshots('native').list(), []);
   });
+
+  it('of metadata fetches no layer, keeps all documents, and a pull later completes the image', async (t) => {
+    const registry = await startFakeRegistry(t);
+    const {ref, documents, layers} = addPlatforms(registry);
+    const client = await newClient(t);
+    const ns = client.namespace('default');
+    const stored = async (): Promise<readonly string[]> => (await ns.content.list()).map(({digest}) => digest).sort();
+    const {image} = await ns.content.fetch(ref, {metadataOnly: true});
+    assert.equal(image.name, ref);
+    assert.deepEqual(await stored(), [...documents].sort());
+    await client.gc();
+    assert.deepEqual(await stored(), [...documents].sort());
+    assert.deepEqual(checkStore(client.root), []);
+    assert.deepEqual((await client.check()).findings, []);
+    assert.deepEqual(
+      (await ns.images.check()).map(({status}) => status),
+      ['incomplete'],
+    );
+    assert.equal(registry.count('GET', new RegExp(layers.map(({digest}) => digest).join('|'))), 0);
+
+    await ns.pull(ref, {unpack: false});
+    const own = layers.filter(({architecture}) => architecture === ARCHITECTURE).map(({digest}) => digest);
+    assert.deepEqual(await stored(), [...documents, ...own].sort());
+    await ns.content.fetch(ref, {metadataOnly: true});
+    await client.gc();
+    assert.deepEqual(await stored(), [...documents, ...own].sort());
+    assert.deepEqual(
+      (await ns.images.check()).map(({status}) => status),
+      ['complete'],
+    );
+  });
+
+  it('fetches metadata of all platforms beside the layers of one', async (t) => {
+    const registry = await startFakeRegistry(t);
+    const {ref, documents, layers} = addPlatforms(registry);
+    const client = await newClient(t);
+    for (const [i, fetch] of (['fetch', 'pull'] as const).entries()) {
+      const ns = client.namespace(`n${i}`);
+      const options = {allMetadata: true, platforms: ['linux/s390x']};
+      await (fetch === 'fetch' ? ns.content.fetch(ref, options) : ns.pull(ref, {...options, unpack: false}));
+      const own = layers.filter(({architecture}) => architecture === 's390x').map(({digest}) => digest);
+      assert.deepEqual((await ns.content.list()).map(({digest}) => digest).sort(), [...documents, ...own].sort());
+    }
+    assert.deepEqual((await client.check()).findings, []);
+  });
+
+  it('stores what containerd stores, with each choice of platforms and metadata', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'ctr', 'containerd')) return;
+    const registry = await startFakeRegistry(t);
+    const {ref} = addPlatforms(registry);
+    const {socket, ctr} = await startContainerd(t);
+    const client = await newClient(t);
+    const choices: readonly (readonly [flags: readonly string[], options: FetchOptions])[] = [
+      [[], {}],
+      [['--platform', 'linux/s390x'], {platforms: ['linux/s390x']}],
+      [['--all-platforms'], {allPlatforms: true}],
+      [['--all-metadata'], {allMetadata: true}],
+      [['--all-metadata', '--platform', 'linux/s390x'], {allMetadata: true, platforms: ['linux/s390x']}],
+      [['--metadata-only'], {metadataOnly: true}],
+    ];
+    for (const [i, [flags, options]] of choices.entries()) {
+      const name = `choice-${i}`;
+      await exec(findProgram('ctr')!, ['--address', socket, '-n', name, 'content', 'fetch', '--plain-http', ...flags, ref]);
+      const {content} = client.namespace(name);
+      await content.fetch(ref, options);
+      const ours = (await content.list()).map(({digest}) => digest).sort();
+      assert.deepEqual(ours, ctr('-n', name, 'content', 'ls', '-q').trim().split('\n').sort(), flags.join(' '));
+    }
+  });
 });
+
+/** An image for two platforms. */
+function addPlatforms(registry: FakeRegistry): {
+  readonly ref: string;
+  readonly documents: readonly string[];
+  readonly layers: readonly {readonly architecture: string; readonly digest: string}[];
+} {
+  const documents: string[] = [];
+  const layers: {architecture: string; digest: string}[] = [];
+  const manifests = [ARCHITECTURE, 's390x'].map((architecture) => {
+    const bytes = layer(architecture);
+    const rootfs = {type: 'layers', diff_ids: [digestOf(bytes)]};
+    const image = registry.addImage('app', architecture, [bytes], {architecture, os: 'linux', rootfs});
+    documents.push(image.manifest.digest, image.config.digest);
+    layers.push(...image.layers.map(({digest}) => ({architecture, digest})));
+    return {...image.manifest, platform: {os: 'linux', architecture}};
+  });
+  const index = registry.addIndex('app', 'all', manifests);
+  return {ref: `${registry.host}/app:all`, documents: [...documents, index.digest], layers};
+}
 
 /** A run whose command is not in the image, so that it ends before a container runs. @returns the class of its failure */
 async function tryRun(client: Client, ref: string, pull: PullPolicy): Promise<string> {

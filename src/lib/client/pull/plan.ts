@@ -62,6 +62,10 @@ export interface PlatformChoice {
   readonly matchers: readonly PlatformMatcher[];
   /** Takes every platform instead. */
   readonly all: boolean;
+  /** Reads manifests and configs of the other platforms, too. */
+  readonly allMetadata: boolean;
+  /** Takes no layers. */
+  readonly metadataOnly: boolean;
   /** For messages. */
   readonly wanted: string;
 }
@@ -70,14 +74,20 @@ export interface PlatformChoice {
 export function platformChoice({
   platforms = [],
   allPlatforms = false,
+  allMetadata = false,
+  metadataOnly = false,
 }: {
   readonly platforms?: readonly string[];
   readonly allPlatforms?: boolean;
+  readonly allMetadata?: boolean;
+  readonly metadataOnly?: boolean;
 }): PlatformChoice {
   const wanted = platforms.length === 0 ? [hostPlatform()] : platforms.map(parsePlatform);
   return {
     matchers: wanted.map((platform) => matcher([platform])),
     all: allPlatforms,
+    allMetadata: allMetadata || metadataOnly,
+    metadataOnly,
     wanted: wanted.map(formatPlatform).join(', '),
   };
 }
@@ -88,7 +98,7 @@ export const MAX_DOCUMENTS_BYTES = 64 * 1024 * 1024;
 
 /**
  * Reads the documents below `root` and selects manifests of an index by platform. A manifest without an index is taken whatever its
- * platform, with a warning.
+ * platform, with a warning. A manifest that is read for its metadata alone has no gc labels for its layers, and is not among `manifests`.
  *
  * @throws not_found no platform matches; the hint lists those on offer
  * @throws invalid_argument a document is malformed, too large, or nested too deep
@@ -112,7 +122,7 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     return source(desc, limit);
   };
 
-  const visit = async (desc: Descriptor, depth: number): Promise<void> => {
+  const visit = async (desc: Descriptor, depth: number, withLayers: boolean): Promise<void> => {
     if (documents.has(desc.digest)) return;
     if (depth > MAX_DEPTH)
       throw new ErrdefsError('invalid_argument', `index ${root.digest} is nested more than ${MAX_DEPTH} deep`, {
@@ -125,10 +135,17 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     if (kind === 'index') {
       const {manifests: offered} = parseIndex(bytes, desc);
       documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, offered)});
-      for (const child of choose(offered, platforms)) await visit(child, depth + 1);
+      const chosen = withLayers && !platforms.metadataOnly ? choose(offered, platforms) : [];
+      // Of a manifest that occurs twice, the first visit decides.
+      for (const child of chosen) await visit(child, depth + 1, true);
+      if (platforms.allMetadata) for (const child of offered) await visit(child, depth + 1, false);
       return;
     }
     const manifest = parseManifest(bytes, desc);
+    if (!withLayers) {
+      await visitMetadata(desc, bytes, manifest);
+      return;
+    }
     documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, [manifest.config, ...manifest.layers])});
     for (const layer of manifest.layers) blobs.set(layer.digest, layer);
     if (kindOf(manifest.config.mediaType) !== 'config') {
@@ -152,7 +169,14 @@ export async function makePlan(root: Descriptor, source: DocumentSource, platfor
     manifests.push({descriptor: desc, manifest, image});
   };
 
-  await visit(root, 1);
+  const visitMetadata = async (desc: Descriptor, bytes: Buffer, {config}: Manifest): Promise<void> => {
+    const isImage = kindOf(config.mediaType) === 'config';
+    documents.set(desc.digest, {descriptor: desc, bytes, labels: gcLabels(desc, isImage ? [config] : [])});
+    if (!isImage || documents.has(config.digest)) return;
+    documents.set(config.digest, {descriptor: config, bytes: await read(config, MAX_CONFIG_BYTES), labels: {}});
+  };
+
+  await visit(root, 1, !platforms.metadataOnly);
   return {root, documents, manifests, blobs: [...blobs.values()], warnings};
 }
 

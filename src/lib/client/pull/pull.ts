@@ -20,7 +20,7 @@ import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
-import type {ProgressEvent, PullOptions, PullOutcome, PullResult} from '../types/index.ts';
+import type {FetchOptions, ProgressEvent, PullOptions, PullOutcome, PullResult} from '../types/index.ts';
 import {endLease, leasePlan} from './content-leases.ts';
 import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
@@ -29,9 +29,12 @@ import {findLayer} from './layer-lookup.ts';
 import {type DocumentSource, imagesOf, makePlan, type Plan, type PlatformChoice, platformChoice} from './plan.ts';
 import {Slots} from './slots.ts';
 
+/** Those of `pull`, `pullAll` and `content.fetch`. */
+type Options = PullOptions & FetchOptions;
+
 const UNCOMPRESSED = 'containerd.io/uncompressed';
 
-export async function pull(context: Context, namespace: string, text: string, options: PullOptions): Promise<PullResult> {
+export async function pull(context: Context, namespace: string, text: string, options: Options): Promise<PullResult> {
   validateLabels(options.labels ?? {});
   const ref = parseReference(text);
   const remote = await context.openRemote(options);
@@ -96,7 +99,7 @@ export async function pullAll(
   }
 }
 
-async function pullFrom(context: Context, namespace: string, ref: Reference, options: PullOptions, shared: Shared): Promise<PullResult> {
+async function pullFrom(context: Context, namespace: string, ref: Reference, options: Options, shared: Shared): Promise<PullResult> {
   const name = formatReference(ref);
   try {
     return await new Pull(context, namespace, ref, name, options, shared).run();
@@ -120,7 +123,7 @@ class Pull {
   readonly #namespace: string;
   readonly #ref: Reference;
   readonly #name: string;
-  readonly #o: PullOptions;
+  readonly #o: Options;
   readonly #shared: Shared;
   readonly #snapshotter: Snapshotter | undefined;
   readonly #emit: (event: ProgressEvent) => void;
@@ -130,7 +133,7 @@ class Pull {
   #transferred = 0;
   #layerWarnings: readonly string[] = [];
 
-  constructor(context: Context, namespace: string, ref: Reference, name: string, options: PullOptions, shared: Shared) {
+  constructor(context: Context, namespace: string, ref: Reference, name: string, options: Options, shared: Shared) {
     this.#context = context;
     this.#store = context.store;
     this.#namespace = namespace;

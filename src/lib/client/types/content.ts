@@ -62,7 +62,10 @@ export interface ContentWriter {
 }
 
 /** Options of `fetch`. */
-export type FetchOptions = Omit<PullOptions, 'unpack' | 'snapshotter' | 'ifChanged'>;
+export interface FetchOptions extends Omit<PullOptions, 'unpack' | 'snapshotter' | 'ifChanged'> {
+  /** Fetches manifests and configs of every platform, and no layers. Default false. */
+  readonly metadataOnly?: boolean;
+}
 
 /** Content of one namespace. */
 export interface ContentClient {

@@ -13,6 +13,8 @@ export interface PullOptions extends RegistryOptions {
   /** Such as `linux/arm64`; several are allowed. Default: this machine's. */
   readonly platforms?: readonly string[];
   readonly allPlatforms?: boolean;
+  /** Fetches manifests and configs of every platform, besides the layers of the chosen ones. Default false. */
+  readonly allMetadata?: boolean;
   /** Default true. */
   readonly unpack?: boolean;
   readonly snapshotter?: string;
