@@ -156,12 +156,20 @@ export abstract class BaseCommand {
   }
 
   protected async client(flags: GlobalFlags): Promise<Client> {
+    if (this.#client === undefined && process.geteuid?.() !== 0) await this.#enterUserNamespace(flags);
     this.#client ??= await this.context.open({
       ...omitUndefined({root: flags.root, state: flags.state}),
       lockTimeoutMs: Math.min(flags['lock-timeout'] || LONGEST_MS, LONGEST_MS),
       onWarning: (warning) => void this.#warnings.push(warning),
     });
     return this.#client;
+  }
+
+  /** Before anything is read or written besides flags: the command begins again. */
+  async #enterUserNamespace({root, state}: GlobalFlags): Promise<void> {
+    const {userNamespaceNeed} = await import('./user-namespace-needs.ts');
+    const need = userNamespaceNeed(this.#call.id, this.#split.flags.get('no-unpack') === true);
+    if (need !== 'never') await this.context.enterUserNamespace?.(need, omitUndefined({root, state}));
   }
 
   protected async namespace(flags: GlobalFlags): Promise<NamespaceClient> {

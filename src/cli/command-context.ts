@@ -1,8 +1,9 @@
 /** The outside of a command: program name, standard streams, and the library's client. Tests pass their own. */
 import {writeSync} from 'node:fs';
 import {resolve} from 'node:path';
-import type {Client, OpenOptions} from '../lib/client/types/index.ts';
+import type {Client, OpenOptions, ProgramCall} from '../lib/client/types/index.ts';
 import type {Printable} from './printable.ts';
+import type {UserNamespaceNeed} from './user-namespace-needs.ts';
 
 export interface Context {
   /** Name of the program in messages: `ctr`, `dist` or `berth`. */
@@ -12,6 +13,14 @@ export interface Context {
   /** Never throws: there is no other place for the error. */
   stderr(text: Printable | Uint8Array): void;
   open(options: OpenOptions): Promise<Client>;
+  /**
+   * Starts this command line again as root of a user namespace, unless it needs none.
+   *
+   * @throws unavailable, failed_precondition there can be none, and the command does not do without
+   */
+  enterUserNamespace?(need: UserNamespaceNeed, directories: Pick<OpenOptions, 'root' | 'state'>): Promise<void>;
+  /** Makes this process another program. */
+  become?(call: ProgramCall): void;
 }
 
 /** The reader of standard output has closed it, as `head` does. This ends the command and is not an error. */
@@ -61,5 +70,14 @@ export function processContext(name: string): Context {
       }
     },
     open: async (options) => (await import('../lib/client/index.ts')).openClient({program: ownProgram(), ...options}),
+    become: ({program, argv, env}) => process.execve!(program, argv, env),
+    enterUserNamespace: async (need, directories) => {
+      const {becomeRoot} = await import('../lib/client/user-namespace.ts');
+      await becomeRoot(directories, [...ownProgram(), ...process.argv.slice(2)], {
+        env: {BERTH_PROGRAM: name},
+        ifLayers: need === 'layers',
+        ifPossible: need !== 'always',
+      });
+    },
   };
 }

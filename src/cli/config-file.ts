@@ -6,6 +6,7 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {baseDirectory} from '../lib/base-directories.ts';
 import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
+import {userID} from '../lib/user-namespace.ts';
 import {nearest} from './did-you-mean.ts';
 
 /** The flags that a file may give a default. */
@@ -33,7 +34,7 @@ export type Settings = ReadonlyMap<string, Setting>;
 const MAX_FILE = 64 * 1024;
 
 /** Files that are read where they exist; a later one overrides an earlier one. `BERTH_CONFIG` names the only one. */
-export function configFiles(env: NodeJS.ProcessEnv = process.env, uid = process.getuid?.() ?? 0): readonly string[] {
+export function configFiles(env: NodeJS.ProcessEnv = process.env, uid = userID(env)): readonly string[] {
   if (env.BERTH_CONFIG) return [env.BERTH_CONFIG];
   const own = uid === 0 ? undefined : baseDirectory('config', env, uid);
   return ['/etc', ...(own === undefined ? [] : [own])].map((directory) => join(directory, 'berth/config.toml'));

@@ -99,6 +99,7 @@ export const COMMANDS: Commands = {
     'tasks stats': () => import('./tasks/stats.ts'),
     'tasks stop': () => import('./tasks/stop.ts'),
     'tasks wait': () => import('./tasks/wait.ts'),
+    unshare: () => import('./unshare.ts'),
     version: () => import('./version.ts'),
   },
   topics: {

@@ -1,5 +1,6 @@
 /** Directories for files of programs: root's after the FHS, other users' after the XDG base directories. */
 import {isAbsolute, join} from 'node:path';
+import {userID} from './user-namespace.ts';
 
 const BASE = {
   data: {root: '/var/lib', variable: 'XDG_DATA_HOME', home: '.local/share'},
@@ -13,11 +14,7 @@ const BASE = {
  *
  * @returns an absolute path; `undefined` if the environment names none
  */
-export function baseDirectory(
-  kind: keyof typeof BASE,
-  env: NodeJS.ProcessEnv = process.env,
-  uid = process.getuid?.() ?? 0,
-): string | undefined {
+export function baseDirectory(kind: keyof typeof BASE, env: NodeJS.ProcessEnv = process.env, uid = userID(env)): string | undefined {
   const {root, variable, home} = BASE[kind];
   const absolute = (name: string): string | undefined => (isAbsolute(env[name] ?? '') ? env[name] : undefined);
   if (uid === 0) return root;

@@ -151,6 +151,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'tasks stats': ['tasks stats --no-stream a', 5],
   'tasks stop': ['tasks stop a', 5],
   'tasks wait': ['tasks wait a', 5],
+  unshare: ['unshare true', 125],
   version: ['version', 0],
 };
 

@@ -159,7 +159,7 @@ const bundledWith = (first: Given, {char, value}: Given): string[][] =>
       : [[`-${first.char}${char}`, value], [`-${first.char}${char}${value}`], [`-${first.char}${char}=${value}`]];
 
 /** These exit with the status of a container. */
-const refusedStatus = ({id}: Spec): number => (['run', 'tasks exec', 'tasks start'].includes(id) ? 125 : 3);
+const refusedStatus = ({id}: Spec): number => (['run', 'tasks exec', 'tasks start', 'unshare'].includes(id) ? 125 : 3);
 
 /** Status 3, in a container's stead 125; one line, and a hint; no flag understood in another sense. */
 function assertRefused(spec: Spec, {status, stderr, understood}: Read, line: readonly string[], named: RegExp): void {

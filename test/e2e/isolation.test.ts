@@ -153,7 +153,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff)$/;
+  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff|unshare)$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (
@@ -305,7 +305,7 @@ describe('a namespace', () => {
       const called = [...alone.keys()];
       // Of the machine, or of registries without a store.
       const GLOBAL =
-        /^(version|doctor|df|completion|config (explain|show)|events|info|oci spec|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
+        /^(version|unshare|doctor|df|completion|config (explain|show)|events|info|oci spec|login|logout|ping|namespaces ls|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|content fetch-(object|blob))$/;
       const untried = Object.keys(COMMANDS.commands).filter(
         (id) => READING.test(id) && !GLOBAL.test(id) && !called.some((words) => words.startsWith(id)),
       );

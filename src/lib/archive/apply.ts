@@ -116,6 +116,8 @@ class LayerApplier implements Applier {
   #file: OpenFile | undefined;
   #size = 0;
   #entries = 0;
+  /** Entries of users that this process does not have, which it keeps for itself. */
+  #disowned = 0;
   #missingLinks = false;
   #opaqueRoot = false;
   #ended = false;
@@ -153,6 +155,7 @@ class LayerApplier implements Applier {
     try {
       this.#reader.end();
       this.#tree.complete();
+      if (this.#disowned > 0) this.#warn(`${this.#disowned} entries are of other users in the layer, and belong to this one here`);
       const {usedLowers, hasWhiteouts} = this.#tree;
       return {size: this.#size, entries: this.#entries, lowerDependencies: this.#lowerDependencies(), usedLowers, hasWhiteouts};
     } catch (err) {
@@ -221,7 +224,7 @@ class LayerApplier implements Applier {
       this.#applyWhiteout(parent, base, original);
       return;
     }
-    const header = this.#withoutUnsettable(original);
+    const header = this.#withOwner(this.#withoutUnsettable(original));
     const {type} = header;
     if ((type === 'char' || type === 'block') && !this.#privileges.canMknod) {
       this.#warn(`device ${displayName(name)} skipped: not permitted to make device nodes`);
@@ -233,6 +236,23 @@ class LayerApplier implements Applier {
     else if (type === 'symlink') this.#makeSymlink(dir, base, header);
     else if (type === 'link') this.#makeLink(dir, base, header);
     else this.#makePlaceholder(dir, base, {...header, type: type as 'char' | 'block' | 'fifo'});
+  }
+
+  /**
+   * The header with an owner that this process can give: itself, where it has no other.
+   *
+   * @throws failed_precondition this process has several users, and not this one
+   */
+  #withOwner(header: TarHeader): TarHeader {
+    const {ids} = this.#privileges;
+    const {uid, gid} = header;
+    if (ids === undefined || (ids.hasUser(uid) && ids.hasGroup(gid))) return header;
+    if (!ids.single)
+      throw new ErrdefsError('failed_precondition', `the user namespace has no owner ${uid}:${gid}`, {
+        hint: 'give this user a larger range in /etc/subuid and /etc/subgid',
+      });
+    this.#disowned++;
+    return {...header, uid: 0, gid: 0};
   }
 
   /** The header with only the time and the extended attributes that can be set. */

@@ -1,6 +1,7 @@
 /** Privileges of this process that decide how a layer is applied. */
 
 import {readFileSync} from 'node:fs';
+import {type IdSets, inInitialUserNamespace, mappedIds} from '../user-namespace.ts';
 
 export interface ProcessPrivileges {
   /** From /proc: `process.umask()` would change it for all threads for a moment. */
@@ -10,6 +11,8 @@ export interface ProcessPrivileges {
   readonly canMknod: boolean;
   /** This process may give files to other users. */
   readonly canChown: boolean;
+  /** Whom files can be given to; absent where that is everybody. */
+  readonly ids: IdSets | undefined;
 }
 
 const CAP_CHOWN = 0n;
@@ -18,8 +21,14 @@ const CAP_MKNOD = 27n;
 export function readPrivileges(): ProcessPrivileges {
   const status = readFileSync('/proc/self/status', 'latin1');
   const field = (name: string): string => new RegExp(`^${name}:\\s*(\\S+)`, 'm').exec(status)?.[1] ?? '0';
-  const inInitialUserNamespace = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync('/proc/self/uid_map', 'latin1'));
+  const isInitial = inInitialUserNamespace();
   const capable = (capability: bigint): boolean => ((BigInt(`0x${field('CapEff')}`) >> capability) & 1n) === 1n;
   const umask = Number.parseInt(field('Umask'), 8);
-  return {umask, inInitialUserNamespace, canMknod: inInitialUserNamespace && capable(CAP_MKNOD), canChown: capable(CAP_CHOWN)};
+  return {
+    umask,
+    inInitialUserNamespace: isInitial,
+    canMknod: isInitial && capable(CAP_MKNOD),
+    canChown: capable(CAP_CHOWN),
+    ids: isInitial ? undefined : mappedIds(),
+  };
 }

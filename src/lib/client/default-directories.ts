@@ -3,6 +3,7 @@ import {join, resolve} from 'node:path';
 import {baseDirectory} from '../base-directories.ts';
 import {ErrdefsError} from '../errdefs.ts';
 import {assertPrivate} from '../fs/private-directory.ts';
+import {userID} from '../user-namespace.ts';
 
 export interface Directories {
   readonly root: string;
@@ -28,7 +29,7 @@ function named(directory: string | undefined, what: 'root' | 'state'): string | 
 export function findDirectories(
   given: {readonly root?: string; readonly state?: string},
   env: NodeJS.ProcessEnv = process.env,
-  uid = process.getuid?.() ?? 0,
+  uid = userID(env),
 ): Directories {
   const variable = (name: string): string | undefined => (env[name] ? resolve(env[name]) : undefined);
   const root = named(given.root, 'root') ?? variable('BERTH_ROOT') ?? join(baseDirectory('data', env, uid) ?? '/.local/share', 'berth');

@@ -8,6 +8,7 @@ import {bootId} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/indexed-layer.ts';
 import {runtimeStatePath} from '../store/layout.ts';
+import {isRootless} from '../user-namespace.ts';
 
 /** Result of the probe. */
 export interface ErofsSupport {
@@ -42,7 +43,7 @@ function readProbeCache(file: string): ProbeCache {
  * @param root of a store; it need not exist yet
  */
 export function probeErofs(stateDir: string, root: string): ErofsSupport {
-  if (process.geteuid?.() !== 0) return {backing: undefined, reason: 'only root may mount'};
+  if (isRootless()) return {backing: undefined, reason: 'only root of the machine may mount them'};
   const file = runtimeStatePath.erofs(stateDir);
   const existing = nearestExisting(root);
   const filesystem = String(statSync(existing).dev);

@@ -3,6 +3,7 @@ import {validateIdentifier} from '../oci/identifier.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {maintainBallast} from '../store/with-ballast.ts';
+import {isRootless} from '../user-namespace.ts';
 import {containersClient} from './api/containers.ts';
 import {contentClient} from './api/content.ts';
 import {imagesClient} from './api/images.ts';
@@ -46,7 +47,7 @@ export function openClient(options: OpenOptions = {}): Client {
   const workers = new WorkerPool();
   let checkedState: string | undefined;
   /** Only root can mount, so the probe of other users needs no checked state directory. */
-  const support = (): ErofsSupport => probeErofs(process.geteuid?.() === 0 ? context.stateDir : state, root);
+  const support = (): ErofsSupport => probeErofs(isRootless() ? state : context.stateDir, root);
   const context: Context = {
     store,
     get stateDir() {
@@ -109,6 +110,10 @@ export function openClient(options: OpenOptions = {}): Client {
     check: async (options = {}) => {
       const {check} = await import('./fsck/check.ts');
       return check(context, options);
+    },
+    unshare: async (args) => {
+      const {unshareCall} = await import('./user-namespace.ts');
+      return unshareCall(directories, args);
     },
     defaultSpec: async () => {
       const {defaultSpec} = await import('./run/default-spec.ts');

@@ -527,6 +527,7 @@ export const CLIENT: Guards<Client> = {
   ],
   df: [],
   info: [],
+  unshare: [list(text)],
   defaultSpec: [],
   prune: [
     options<PruneOptions>({

@@ -7,9 +7,10 @@ import {resolve} from 'node:path';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
+import {requireRoot} from '../user-namespace.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
-import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './oci-runtime.ts';
+import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {
   announceWaiter,
   bundleIn,
@@ -39,7 +40,7 @@ function conmonArguments(conmon: string, runtime: Runtime, directory: string, {i
     io.kind === 'none'
       ? ['--log-path', 'none']
       : ['--log-path', `k8s-file:${files.log}`, ...(io.maxLogSize === undefined ? [] : ['--log-size-max', String(io.maxLogSize)])];
-  const runtimeArguments = ['--root', runtimeRoot(stateDir), '--log', files.runtimeLog, '--log-format', 'json'];
+  const runtimeArguments = ['--root', runtimeRoot(stateDir), ...rootlessFlags(runtime), '--log', files.runtimeLog, '--log-format', 'json'];
   const [program, ...words] = exitCommand;
   return [
     conmon,
@@ -140,8 +141,7 @@ export async function startDetached(run: DetachedRun): Promise<number> {
   };
   try {
     if (run.signal?.aborted === true) throw new ErrdefsError('canceled', 'start', {cause: run.signal.reason});
-    if (process.geteuid?.() !== 0)
-      throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
+    requireRoot('mount and run containers');
     if (run.pidFile !== undefined) checkPidFile(run.pidFile);
     const runtime = findRuntime(run.runtime);
     const conmon = requireProgram('conmon', 'conmon');

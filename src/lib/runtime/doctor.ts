@@ -4,6 +4,7 @@ import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {isOnOverlay} from '../fs/free-space.ts';
 import {findProgram, run} from '../fs/spawn.ts';
+import {isRootless} from '../user-namespace.ts';
 import {findRuntime, runtimeVersion} from './oci-runtime.ts';
 
 export interface Check {
@@ -96,8 +97,9 @@ export async function checkMounts(directory: string): Promise<Check> {
         detail: `no mount namespace: ${unshared.stderr.trim()}`,
         hint: 'root, or CAP_SYS_ADMIN in a container, is needed',
       };
-    const script = 'cd "$1" && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && : > merged/file';
-    const mounted = await run('unshare', [...isolate, script, 'sh', scratch], {package: 'util-linux'});
+    const options = `lowerdir=lower,upperdir=upper,workdir=work${isRootless() ? ',userxattr' : ''}`;
+    const script = 'cd "$1" && mount -t overlay overlay -o "$2" merged && : > merged/file';
+    const mounted = await run('unshare', [...isolate, script, 'sh', scratch, options], {package: 'util-linux'});
     if (mounted.status === 0) return {name, status: 'ok', detail: `mount namespaces and overlayfs work in ${directory}`};
     return {
       name,
@@ -122,6 +124,7 @@ function cgroupCheck(): Check {
     return {name, status: 'error', detail: 'none mounted on /sys/fs/cgroup', hint: 'mount cgroup2 on /sys/fs/cgroup'};
   const absent = ['cpu', 'memory', 'pids'].filter((controller) => !controllers.includes(controller));
   const detail = `${version}: ${controllers.join(' ')}`;
+  if (isRootless()) return {name, status: 'ok', detail: `${detail}; none for containers without root, so these have no limits`};
   if (absent.length === 0) return {name, status: 'ok', detail};
   return {name, status: 'warning', detail, hint: `limits need the controllers ${absent.join(', ')}`};
 }

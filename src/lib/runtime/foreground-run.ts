@@ -8,12 +8,14 @@ import {writeAtomic} from '../fs/durable.ts';
 import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import type {Stdio} from '../fs/spawn-with-channel.ts';
+import {requireRoot} from '../user-namespace.ts';
 import {noteCgroup} from './cgroups.ts';
 import {RUN_FAILED} from './check-executable.ts';
 import {type Launcher, startLauncher, type Terminal} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
-import {deleteContainer, findRuntime, type Runtime, runRuntime, runtimeErrors} from './oci-runtime.ts';
+import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
+import {asPermitted} from './rootless-spec.ts';
 import {bundleIn, claimBundle, disconnect, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './run-directory.ts';
 import type {Spec} from './spec.ts';
 import {type TaskRecord, writeTaskRecord} from './task-record.ts';
@@ -138,8 +140,7 @@ export async function terminalSettings(fd: number): Promise<string | undefined> 
 /** Checks that need nothing to exist yet. */
 async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): Promise<void> {
   if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
-  if (process.geteuid?.() !== 0)
-    throw new ErrdefsError('permission_denied', 'only root may mount and run containers', {hint: 'run the command as root'});
+  requireRoot('mount and run containers');
   if (tty && (await findTerminal(stdio)) === undefined)
     throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
   if (pidFile !== undefined) checkPidFile(pidFile);
@@ -248,7 +249,7 @@ export async function configure(
   let cgroup: string;
   let main: Spec['process'];
   try {
-    const spec = await makeSpec(rootfs);
+    const spec = asPermitted(await makeSpec(rootfs));
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
     writeFileSync(config, JSON.stringify(sized), {mode: 0o600});
@@ -319,7 +320,7 @@ async function supervise(
 async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: string, signals: SignalForwarder): Promise<ContainerExit> {
   const stdio = run.stdio ?? STDIO;
   const tty = run.tty === true ? await findTerminal(stdio) : undefined;
-  const options = ['--root', runtimeRoot(run.stateDir), '--log', '../log.json', '--log-format', 'json'];
+  const options = ['--root', runtimeRoot(run.stateDir), ...rootlessFlags(runtime), '--log', '../log.json', '--log-format', 'json'];
   const launcher = await startLauncher(
     bundleIn(directory),
     [runtime.path, ...options, 'run', '--pid-file', '../init.pid', run.id],

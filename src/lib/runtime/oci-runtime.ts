@@ -4,6 +4,7 @@ import {basename, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {liveness, ownIdentity} from '../fs/process.ts';
 import {findProgram, type RunResult, run} from '../fs/spawn.ts';
+import {isRootless} from '../user-namespace.ts';
 
 export interface Runtime {
   /** The file's name, such as `runc` or `crun`. */
@@ -27,6 +28,12 @@ export function findRuntime(name = process.env.RUNC): Runtime {
     hint: 'install runc 1.1.12 or newer',
   });
 }
+
+/**
+ * Global flags of a runtime that makes a container. In a user namespace of ours runc does without a cgroup if it is told; crun finds
+ * out by itself.
+ */
+export const rootlessFlags = ({name}: Runtime): readonly string[] => (isRootless() && name !== 'crun' ? ['--rootless=true'] : []);
 
 /** Runs a command of the runtime. */
 export const runRuntime = ({path}: Runtime, args: readonly string[]): Promise<RunResult> => run(path, args, {package: 'runc'});

@@ -55,7 +55,7 @@ export interface LayerDefect {
 }
 
 /** Whether a name has the form that snapshotters give to layers. */
-export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|own)-/.test(name);
+export const isLayerName = (name: string): boolean => /^[a-z]+-(?:sha\d+|chain|own|one)-/.test(name);
 
 /** A new ID for the writable tree of a snapshot, as opposed to an unpacked layer. */
 export const ownLayerName = (snapshotter: string): string => `${snapshotter}-own-${randomHex(12)}`;

@@ -51,6 +51,8 @@ export const runtimeStatePath = {
   erofs: (state: string): string => join(state, 'erofs.json'),
   /** Cool-downs of registries; see client/pull/shared-cool-downs.ts. */
   coolDowns: (state: string): string => join(state, 'cool-downs'),
+  /** Processes in the user namespace of a user without root; see client/user-namespace.ts. */
+  userNamespace: (state: string): string => join(state, 'user-namespace'),
 } as const;
 
 export interface Layout {

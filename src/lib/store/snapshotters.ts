@@ -8,6 +8,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {copyTree} from '../fs/copy.ts';
 import {readIfPresent} from '../fs/durable.ts';
 import type {Digest} from '../oci/descriptor.ts';
+import {inInitialUserNamespace, isRootless, mappedIds} from '../user-namespace.ts';
 import {type TreeUsage, treeUsage} from './disk-usage.ts';
 import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './indexed-layer.ts';
 
@@ -76,7 +77,14 @@ const emptyLower = (directory: string): readonly string[] => {
   return existsSync(path) ? [path] : [];
 };
 
-const hex = (digest: Digest): string => digest.replace(':', '-');
+/**
+ * Name of a layer. One unpacked where this user is the only one has lost its owners, so it has a name of its own: nobody who
+ * has more users takes it for whole.
+ */
+function layerName(snapshotter: string, digest: Digest, chain: boolean): string {
+  const single = !inInitialUserNamespace() && mappedIds().single;
+  return `${snapshotter}${single ? '-one' : ''}${chain ? '-chain' : ''}-${digest.replace(':', '-')}`;
+}
 const bind = (source: string, readonly: boolean): Mount => ({type: 'bind', source, options: [readonly ? 'ro' : 'rw', 'rbind']});
 
 /** Creates the tree that a container sees as `/`: accessible to all its users, whatever the umask. */
@@ -101,14 +109,16 @@ export const wholeCopyUps = (parameters = PARAMETERS): readonly string[] =>
 /** Mount of stacked directories. Layout and options after containerd, plugins/snapshots/overlay. */
 const overlay = (own: string | undefined, lowers: readonly string[]): Mount => {
   const lower = `lowerdir=${lowers.map((path) => path.replaceAll(/[\\:]/g, '\\$&')).join(':')}`;
-  const options = own === undefined ? [lower] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`, lower, ...wholeCopyUps()];
-  return {type: 'overlay', source: 'overlay', options};
+  const upper = own === undefined ? [] : [`workdir=${join(own, 'work')}`, `upperdir=${join(own, 'fs')}`];
+  // In a user namespace overlayfs has its marks in attributes that this user may write, and with those it copies up whole files only.
+  const marks = isRootless() ? ['userxattr'] : own === undefined ? [] : wholeCopyUps();
+  return {type: 'overlay', source: 'overlay', options: [...upper, lower, ...marks]};
 };
 
 const overlayfs: Snapshotter = {
   name: 'overlayfs',
   form: 'overlay',
-  layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `overlayfs-chain-${hex(chainID)}` : `overlayfs-${hex(diffID)}`),
+  layerId: (diffID, chainID, dependsOnParents) => layerName('overlayfs', dependsOnParents ? chainID : diffID, dependsOnParents),
   tree: (directory) => join(directory, 'fs'),
   layerMount: (directory) => bind(join(directory, 'fs'), true),
   usage: (directory) => treeUsage(join(directory, 'fs')),
@@ -144,7 +154,7 @@ function indexedMount(directory: string): Mount | undefined {
 const erofs: Snapshotter = {
   name: 'erofs',
   form: 'erofs',
-  layerId: (diffID, chainID, dependsOnParents) => (dependsOnParents ? `erofs-chain-${hex(chainID)}` : `erofs-${hex(diffID)}`),
+  layerId: (diffID, chainID, dependsOnParents) => layerName('erofs', dependsOnParents ? chainID : diffID, dependsOnParents),
   tree: overlayfs.tree,
   layerMount: (directory) => indexedMount(directory) ?? overlayfs.layerMount(directory),
   seed: overlayfs.seed,
@@ -166,7 +176,7 @@ const erofs: Snapshotter = {
 const native: Snapshotter = {
   name: 'native',
   form: 'plain',
-  layerId: (_diffID, chainID) => `native-chain-${hex(chainID)}`,
+  layerId: (_diffID, chainID) => layerName('native', chainID, true),
   tree: (directory) => join(directory, 'fs'),
   layerMount: (directory) => bind(join(directory, 'fs'), true),
   usage: (directory) => treeUsage(join(directory, 'fs')),

@@ -89,6 +89,7 @@ const STATE: DirectoryRule = {
     mounts: 'anything',
     runs: {directories: () => 'anything'},
     tokens: 'anything',
+    'user-namespace': 'anything',
     views: 'anything',
   }),
 };

@@ -156,7 +156,10 @@ function canonicalTarget(target: string): string {
 }
 
 function requireRoot(): void {
-  if (process.geteuid?.() !== 0) throw new ErrdefsError('permission_denied', 'only root may mount', {hint: 'run the command as root'});
+  if (process.geteuid?.() !== 0)
+    throw new ErrdefsError('permission_denied', 'only root may mount', {
+      hint: 'run it as root, or in a shell that sees the mount: berth unshare',
+    });
 }
 
 /** @returns false when the target has a record: renaming onto its directory, which is never empty, fails */

@@ -7,6 +7,7 @@
 import {isAbsolute, join, resolve} from 'node:path';
 import {baseDirectory} from '../../base-directories.ts';
 import {readIfPresent} from '../../fs/durable.ts';
+import {userID} from '../../user-namespace.ts';
 
 export interface AuthFile {
   /** Absolute path. */
@@ -26,7 +27,7 @@ export function dockerFile(env: Environment): AuthFile | undefined {
 }
 
 /** @param given the file that a flag names, which is then the only one */
-export function authFiles(given: string | undefined, env: Environment = process.env, uid = process.getuid?.() ?? 0): readonly AuthFile[] {
+export function authFiles(given: string | undefined, env: Environment = process.env, uid = userID(env)): readonly AuthFile[] {
   if (given !== undefined) return [{path: resolve(given), isDockers: false}];
   const runtime = absolute(env.XDG_RUNTIME_DIR);
   const config = absolute(env.XDG_CONFIG_HOME) ?? (absolute(env.HOME) && join(env.HOME!, '.config'));

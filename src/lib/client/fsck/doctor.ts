@@ -4,9 +4,11 @@ import {type ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {nearestExisting} from '../../fs/durable.ts';
 import {checkRuntime} from '../../runtime/doctor.ts';
 import {REPAIR_HINT} from '../../store/record-files.ts';
+import {isRootless, mappedIds, userID} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';
 import {type ErofsSupport, probeErofs} from '../erofs-probe.ts';
 import type {DoctorCheck} from '../types/index.ts';
+import {checkUserNamespace} from '../user-namespace.ts';
 
 /** Free space below which a pull is likely to fail, in bytes. */
 const LITTLE_SPACE = 1 << 30;
@@ -85,9 +87,24 @@ async function checkStore(context: Context): Promise<readonly DoctorCheck[]> {
   }
 }
 
+/** Whether this user can have a user namespace; root of the machine needs none. */
+function checkOwnUserNamespace(): readonly DoctorCheck[] {
+  if (!isRootless()) return [];
+  const name = 'user namespace';
+  try {
+    if (process.geteuid?.() !== 0) checkUserNamespace();
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return [failed(name, err)];
+  }
+  if (!mappedIds().single) return [{name, status: 'ok', detail: `of user ${userID()}: without root, with the users of /etc/subuid`}];
+  return [{name, status: 'warning', detail: `of user ${userID()}, who is the only one in it`, hint: 'files of an image lose their owners'}];
+}
+
 export async function doctor(context: Context): Promise<readonly DoctorCheck[]> {
   return [
     ...checkState(context),
+    ...checkOwnUserNamespace(),
     ...(await checkStore(context)),
     ...(await checkRuntime(nearestExisting(context.store.layout.root))),
     checkSnapshotter(context),

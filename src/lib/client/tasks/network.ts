@@ -13,6 +13,7 @@ import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/pu
 import {runPath} from '../../runtime/run-directory.ts';
 import type {MountSpec, Spec} from '../../runtime/spec.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {isRootless} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';
 import {runDirectory, sweepRuns} from '../running-containers.ts';
 import type {NetworkOptions} from '../types/index.ts';
@@ -62,6 +63,10 @@ interface Place {
 }
 
 async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
+  if (isRootless())
+    throw new ErrdefsError('failed_precondition', `network ${JSON.stringify(name)} needs root of the machine`, {
+      hint: "use the machine's network, --net-host, or none",
+    });
   const config = findNetwork(context, name);
   const directories = pluginDirectories();
   checkPlugins(config, directories);

@@ -4,6 +4,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
 import {runRuntime} from '../../runtime/oci-runtime.ts';
+import {isRootless} from '../../user-namespace.ts';
 import type {TaskProcess} from '../types/index.ts';
 import type {FoundTask} from './find-task.ts';
 
@@ -40,7 +41,16 @@ export async function listProcesses(found: FoundTask): Promise<readonly TaskProc
 
 export async function freeze(found: FoundTask, verb: 'pause' | 'resume'): Promise<void> {
   assertStatus(found, [verb === 'pause' ? 'running' : 'paused'], verb === 'pause' ? 'running' : 'paused');
+  assertFreezer(found);
   await callRuntime(found, [verb]);
+}
+
+/** A container of a user without root has no control group, and only that stops processes all at once. */
+function assertFreezer({task: {id}}: FoundTask): void {
+  if (isRootless())
+    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} cannot be paused without root`, {
+      hint: `stop it first: tasks stop ${id}`,
+    });
 }
 
 const RESUME_UNLESS_TOLD = 'read -r word <&3; test "$word" = resumed || exec "$@" 3<&-';
@@ -51,6 +61,7 @@ const RESUME_UNLESS_TOLD = 'read -r word <&3; test "$word" = resumed || exec "$@
  * @returns lets it go on
  */
 export async function pauseForNow(found: FoundTask): Promise<() => Promise<void>> {
+  assertFreezer(found);
   const {task, runtime, runtimeRoot} = found;
   const resume = [runtime.path, '--root', runtimeRoot, 'resume', task.id] as const;
   const guard = await spawnWithChannel(['/bin/sh', '-c', RESUME_UNLESS_TOLD, 'sh', ...resume], {

@@ -83,3 +83,13 @@ export interface RegistryOptions {
   /** Receives a line for each step of a connection and of a request, with its time. */
   readonly onTrace?: (line: string) => void;
 }
+
+/** A program for execve(2), or for `spawn(program, argv.slice(1), {env, argv0: argv[0]})`. */
+export interface ProgramCall {
+  /** Absolute path. */
+  readonly program: string;
+  /** From the name of the program on. */
+  readonly argv: readonly string[];
+  /** All variables. */
+  readonly env: Readonly<Record<string, string>>;
+}

@@ -1,4 +1,5 @@
 /** Arguments and results of the library; `--json` prints the same shapes. */
+import type {ProgramCall} from './common.ts';
 import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
 import type {ContentClient} from './content.ts';
 import type {BerthEvent, EventsOptions} from './events.ts';
@@ -81,6 +82,16 @@ export interface Client {
   df(): Promise<DiskUsage>;
   /** @throws data_loss a record cannot be read */
   info(): Promise<Info>;
+  /**
+   * How to start a program as root of this user's user namespace, for execve(2) or spawn. It has mounts of its own. A Node program that
+   * is not root unpacks and runs images if it is itself started so.
+   *
+   * @param args the program, of PATH or as a path, and its arguments
+   * @throws not_found there is no such program
+   * @throws failed_precondition this is root of the machine; or a setting of the machine, which the hint names, forbids it
+   * @throws unavailable a program that makes user namespaces is not installed
+   */
+  unshare(args: readonly string[]): Promise<ProgramCall>;
   /** The specification of the OCI runtime that a container has without an image and without options. */
   defaultSpec(): Promise<Readonly<Record<string, unknown>>>;
   /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */

@@ -1,0 +1,65 @@
+/** Which commands become the user's root in a user namespace, where the user is not root: docs/decisions/0040-rootless.md. */
+
+/**
+ * - `never`: reads records and blobs, or talks to a registry.
+ * - `layers`: may meet files of layers, which belong to other users; enters once the store has layers, and where that is possible.
+ * - `possible`: says what it finds there; enters where that is possible.
+ * - `always`: makes or mounts layers, or starts processes as other users, or signals them.
+ */
+export type UserNamespaceNeed = 'never' | 'layers' | 'possible' | 'always';
+
+const ALWAYS: readonly string[] = [
+  'commit',
+  'containers cp',
+  'containers create',
+  'diff',
+  'images import',
+  'pull',
+  'run',
+  'snapshots commit',
+  'snapshots diff',
+  'snapshots prepare',
+  'snapshots unpack',
+  'snapshots view',
+  'tasks exec',
+  'tasks kill',
+  'tasks pause',
+  'tasks resume',
+  'tasks rm',
+  'tasks start',
+  'tasks stop',
+];
+
+const LAYERS: readonly string[] = [
+  'check',
+  'containers rm',
+  'content edit',
+  'content fetch',
+  'content ingest',
+  'content prune',
+  'content rm',
+  'df',
+  'gc',
+  'images append',
+  'images convert',
+  'images flatten',
+  'images label',
+  'images mutate',
+  'images prune',
+  'images rebase',
+  'images rm',
+  'images tag',
+  'images usage',
+  'leases rm',
+  'namespaces rm',
+  'prune',
+  'snapshots rm',
+  'snapshots usage',
+];
+
+/** @param noUnpack flag --no-unpack, of the commands that have it */
+export function userNamespaceNeed(id: string, noUnpack: boolean): UserNamespaceNeed {
+  if (ALWAYS.includes(id)) return noUnpack ? 'layers' : 'always';
+  if (id === 'doctor') return 'possible';
+  return LAYERS.includes(id) ? 'layers' : 'never';
+}

@@ -1,0 +1,59 @@
+/** A specification for a container in a user namespace, where its runtime is root over some ids and over nothing of the machine. */
+import {readFileSync} from 'node:fs';
+import {ErrdefsError} from '../errdefs.ts';
+import {type IdSets, isRootless, mappedIds} from '../user-namespace.ts';
+import type {MountSpec, Spec} from './spec.ts';
+
+/** What the user namespace allows. */
+export interface UserNamespace {
+  readonly ids: IdSets;
+  /** Groups of a process may be set; not where one id alone is mapped. */
+  readonly setsGroups: boolean;
+}
+
+const ownNamespace = (): UserNamespace => ({
+  ids: mappedIds(),
+  setsGroups: readFileSync('/proc/self/setgroups', 'latin1').trim() === 'allow',
+});
+
+const refused = (what: string, hint: string): ErrdefsError => new ErrdefsError('failed_precondition', `without root: ${what}`, {hint});
+
+/** Mounts that need rights over the machine, in a form that needs none. */
+function adaptMount(mount: MountSpec, ownNetwork: boolean, {ids}: UserNamespace): MountSpec {
+  // sysfs shows the network namespace, so mounting it takes rights over that.
+  if (mount.type === 'sysfs' && !ownNetwork)
+    return {...mount, type: 'none', source: '/sys', options: ['rbind', 'nosuid', 'noexec', 'nodev', 'ro']};
+  if (mount.type !== 'devpts') return mount;
+  return {...mount, options: mount.options.filter((option) => !option.startsWith('gid=') || ids.hasGroup(Number(option.slice(4))))};
+}
+
+/**
+ * Without cgroup, because those belong to root. See also runc's `--rootless`.
+ *
+ * @throws failed_precondition it has limits of a cgroup, or a user or group that the namespace does not have
+ */
+export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
+  const {process, linux, mounts} = spec;
+  const {memory, cpu, pids} = linux.resources;
+  const limits = Object.entries({memory, cpu, pids}).flatMap(([name, limit]) => (limit === undefined ? [] : [name]));
+  if (limits.length > 0)
+    throw refused(`no control group, so no limit of ${limits.join(', ')}`, 'leave out the limits, or run the command as root');
+  const {uid, gid, additionalGids} = process.user;
+  const {ids} = namespace;
+  const missing = [
+    ...(ids.hasUser(uid) ? [] : [`user ${uid}`]),
+    ...[gid, ...(namespace.setsGroups ? additionalGids : [])].filter((id) => !ids.hasGroup(id)).map((id) => `group ${id}`),
+  ];
+  if (missing.length > 0)
+    throw refused(`the user namespace has no ${missing.join(', ')}`, 'give this user a larger range in /etc/subuid and /etc/subgid');
+  const ownNetwork = linux.namespaces.some(({type}) => type === 'network');
+  return {
+    ...spec,
+    process: {...process, user: namespace.setsGroups ? process.user : {...process.user, additionalGids: []}},
+    mounts: mounts.map((mount) => adaptMount(mount, ownNetwork, namespace)),
+    linux: {...linux, cgroupsPath: '', resources: {devices: []}},
+  };
+}
+
+/** The specification as this process can have it run. @throws as `withoutRoot` */
+export const asPermitted = (spec: Spec): Spec => (isRootless() ? withoutRoot(spec, ownNamespace()) : spec);

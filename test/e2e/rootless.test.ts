@@ -1,0 +1,250 @@
+/** Every command for a user without root. */
+import assert from 'node:assert/strict';
+import {existsSync, mkdirSync, readdirSync} from 'node:fs';
+import {join} from 'node:path';
+import {describe, it} from 'node:test';
+import {userNamespaceNeed} from '../../src/cli/user-namespace-needs.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
+import {commandLine, forEachEngine} from '../cli/harness.ts';
+import {requiresProgram, type Skippable, temporaryDirectory} from '../support/helpers.ts';
+import {requiresImage} from '../support/images.ts';
+import {type OrdinaryUser, ordinaryUser, requiresOrdinaryUser, type UserOptions} from '../support/ordinary-user.ts';
+import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
+
+const registry = sharedRegistry();
+const requires = (t: Skippable): boolean => requiresOrdinaryUser(t) && requiresProgram(t, 'runc', 'conmon');
+
+/** @returns its reference; `undefined` if it cannot be had here */
+async function published(
+  t: Skippable,
+  name: 'busybox' | 'redis' | 'awkward',
+): Promise<{readonly ref: string; readonly r: Registry} | undefined> {
+  const image = requiresImage(t, name);
+  const r = await registry(t);
+  if (image === undefined || r === undefined) return undefined;
+  await pushImage(r, `${name}:1`, image.layout);
+  return {ref: `${r.host}/${name}:1`, r};
+}
+
+const storeOf = (user: OrdinaryUser): string => join(user.home, '.local/share/berth');
+
+/**
+ * Type, mode, owner, size, time, link target and extended attributes of each entry, and a checksum of each file. The root's time is that
+ * of the extraction where layers are extracted and none of them carries it.
+ */
+const LISTING = `cd "$1" && find . -printf '%p %y %m %U:%G %T@ %l %s\\n' | sed 's/\\( d .*\\) [0-9]*$/\\1/; s/^\\(\\. d .*\\) [0-9.]* $/\\1/' | sort
+find . -type f -print0 | sort -z | xargs -0 sha256sum
+find . -print0 | sort -z | xargs -0 getfattr -h -d -m '^(user|security\\.capability)' --absolute-names 2>/dev/null`;
+
+forEachEngine('a user without root', (engine) => {
+  it('pulls, runs, executes, stops and removes', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const {ref} = image;
+    const user = ordinaryUser(t, engine);
+    await user.ok(['pull', '-q', '--plain-http', ref]);
+    assert.equal(await user.ok(['run', '--rm', ref, 'f1', 'id', '-u']), '0\n');
+    assert.equal(await user.ok(['run', '--rm', '--user', '65534:65534', ref, 'f2', 'id', '-u']), '65534\n');
+    assert.equal((await user.berth(['run', '--rm', '--net-host', ref, 'f3', 'sh', '-c', 'exit 7'])).status, 7);
+    await user.ok([
+      'run',
+      '-d',
+      ref,
+      'd1',
+      'sh',
+      '-c',
+      'trap exit TERM; touch /root/made; chown 33 /root/made; echo up; while :; do sleep 0.1; done',
+    ]);
+    assert.equal(await user.ok(['exec', 'd1', 'stat', '-c', '%u', '/root']), '0\n');
+    assert.match(await user.ok(['ps']), /d1 .*RUNNING/);
+    assert.match(await user.ok(['logs', 'd1']), /up/);
+    for (const args of [
+      ['diff', 'd1'],
+      ['commit', 'd1', 'made:1'],
+      ['tasks', 'pause', 'd1'],
+    ]) {
+      const {status, stderr} = await user.berth(args);
+      assert.match(stderr, /"d1" cannot be paused without root: failed precondition\nhint: stop it first/);
+      assert.equal(status, 9, args.join(' '));
+    }
+    await user.ok(['stop', 'd1']);
+    assert.match(await user.ok(['diff', 'd1']), /^C \/root\nA \/root\/made$/m);
+    await user.ok(['commit', 'd1', 'made:1']);
+    assert.equal(await user.ok(['run', '--rm', 'made:1', 'f4', 'stat', '-c', '%u', '/root/made']), '33\n');
+    await user.ok(['rm', 'd1']);
+    await user.ok(['rmi', ref, 'made:1']);
+    assert.match(await user.ok(['check']), /nothing wrong/);
+    for (const part of ['layers', 'trash', 'work']) assert.deepEqual(readdirSync(join(storeOf(user), part)), [], part);
+  });
+
+  it('has one user namespace for all that begins at once', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const user = ordinaryUser(t, engine);
+    await user.ok(['pull', '-q', '--plain-http', image.ref]);
+    const ids = ['a', 'b', 'c', 'd'];
+    await Promise.all(ids.map((id) => user.ok(['run', '-d', '--rm', image.ref, id, 'sleep', '1000'])));
+    const namespaces = await Promise.all(ids.map((id) => user.ok(['exec', id, 'readlink', '/proc/self/ns/user'])));
+    assert.equal(new Set(namespaces).size, 1, namespaces.join(' '));
+    await user.ok(['kill', '--signal', 'KILL', ...ids]);
+    while ((await user.ok(['containers', 'ls', '--quiet'])) !== '');
+    assert.match(await user.ok(['gc']), /layers/);
+  });
+});
+
+describe('a user without root', () => {
+  it('unpacks the tree that root unpacks', async (t) => {
+    if (!requires(t) || !requiresProgram(t, 'getfattr')) return;
+    const image = await published(t, 'redis');
+    if (image === undefined) return;
+    const {ref} = image;
+    const user = ordinaryUser(t);
+    const mine = join(user.home, 'mnt');
+    await user.ok(['pull', '-q', '--plain-http', ref]);
+    await user.run(['mkdir', mine]);
+    const seen = await user.berth([
+      'unshare',
+      'sh',
+      '-ec',
+      `"$2" images mount "$3" "$1" >/dev/null; ${LISTING}`,
+      'sh',
+      mine,
+      join(user.home, '../package/bin/berth'),
+      ref,
+    ]);
+    assert.equal(seen.status, 0, seen.stderr);
+
+    const root = commandLine(t, 'executable', 'berth');
+    await root.ok(['pull', '-q', '--plain-http', ref]);
+    const theirs = temporaryDirectory(t);
+    const target = join(theirs, 'mnt');
+    mkdirSync(target);
+    await root.ok(['images', 'mount', ref, target]);
+    try {
+      const {run} = await import('../cli/harness.ts');
+      const expected = await run('sh', ['-ec', LISTING, 'sh', target]);
+      assert.ok(expected.stdout.split('\n').length > 2000);
+      assert.deepEqual(seen.stdout.split('\n'), expected.stdout.split('\n'));
+    } finally {
+      await root.ok(['images', 'unmount', target]);
+    }
+  });
+
+  it('is told which owner of a layer its range lacks', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'redis');
+    if (image === undefined) return;
+    const user = ordinaryUser(t, 'executable', {subordinateIds: 900});
+    const {status, stderr} = await user.berth(['pull', '-q', '--plain-http', image.ref]);
+    assert.equal(status, 9);
+    assert.match(stderr, /has no owner \d+:\d+[\s\S]*larger range in \/etc\/subuid/);
+  });
+
+  it('with one id has all files, is told so, and does not take them for others', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'redis');
+    if (image === undefined) return;
+    const user = ordinaryUser(t);
+    const one = {env: {BERTH_ONE_ID: '1'}};
+    const {status, stderr} = await user.berth(['pull', '--progress', 'none', '--plain-http', image.ref], one);
+    assert.equal(status, 0, stderr);
+    assert.match(stderr, /entries are of other users in the layer, and belong to this one here/);
+    assert.match(await user.ok(['run', '--rm', image.ref, 'r', 'redis-server', '--version'], one), /Redis server/);
+    const before = readdirSync(join(storeOf(user), 'layers'));
+    assert.ok(before.length > 0 && before.every((name) => name.startsWith('overlayfs-one-')), before.join(' '));
+    await user.ok(['pull', '-q', '--plain-http', image.ref]);
+    const whole = readdirSync(join(storeOf(user), 'layers')).filter((name) => !name.startsWith('overlayfs-one-'));
+    assert.ok(whole.length > 0);
+  });
+
+  it('is refused what takes root of the machine, before anything is left behind', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const user = ordinaryUser(t);
+    await user.ok(['pull', '-q', '--plain-http', image.ref]);
+    for (const [flags, words] of [
+      [['--memory-limit', '100000000'], /no limit of memory/],
+      [['--pids-limit', '10'], /no limit of pids/],
+      [['--cpus', '1'], /no limit of cpu/],
+      [['--network', 'podman'], /needs root of the machine[\s\S]*--net-host/],
+    ] as const) {
+      const {status, stderr} = await user.berth(['run', '--rm', ...flags, image.ref, 'x', 'true']);
+      assert.equal(status, 125, stderr);
+      assert.match(stderr, words);
+    }
+    const {status, stderr} = await user.berth(['images', 'mount', image.ref, user.home]);
+    assert.equal(status, 7);
+    assert.match(stderr, /berth unshare/);
+    assert.match(await user.ok(['check']), /nothing wrong/);
+  });
+
+  const OFF: readonly (readonly [what: string, options: UserOptions, prefix: readonly string[], status: number, words: RegExp])[] = [
+    ['no newuidmap', {files: {'/usr/bin/newuidmap': '/dev/null'}}, [], 14, /newuidmap is not installed[\s\S]*package uidmap/],
+    ['no newgidmap', {files: {'/usr/bin/newgidmap': '/dev/null'}}, [], 14, /newgidmap is not installed[\s\S]*package uidmap/],
+    ['no range of ids', {subordinateIds: 0}, [], 9, /\/etc\/subuid has no range[\s\S]*usermod --add-subuids/],
+    ['a range for users alone', {files: {'/etc/subgid': ''}}, [], 9, /\/etc\/subgid has no range/],
+    ['user namespaces off', {files: {'/proc/sys/user/max_user_namespaces': '0\n'}}, [], 9, /sysctl user\.max_user_namespaces=/],
+    ['no new privileges', {}, ['setpriv', '--no-new-privs'], 9, /no_new_privs/],
+  ];
+  for (const [what, options, prefix, status, words] of OFF)
+    it(`is refused with ${what} before anything is made, and pulls without unpacking`, async (t) => {
+      if (!requires(t)) return;
+      const image = await published(t, 'busybox');
+      if (image === undefined) return;
+      const {ref} = image;
+      const user = ordinaryUser(t, 'executable', options);
+      const berth = (...args: readonly string[]) => user.run([...prefix, join(user.home, '../package/bin/berth'), ...args]);
+      for (const args of [
+        ['pull', '--plain-http', ref],
+        ['run', '--rm', ref, 'x', 'true'],
+        ['unshare', 'true'],
+      ]) {
+        const refused = await berth(...args);
+        assert.match(refused.stderr, words);
+        assert.equal(refused.status, args[0] === 'pull' ? status : 125, args.join(' '));
+      }
+      assert.ok(!existsSync(storeOf(user)));
+      assert.match((await berth('doctor')).stdout, /user namespace +error/);
+      for (const args of [
+        ['pull', '-q', '--no-unpack', '--plain-http', ref],
+        ['images', 'ls'],
+        ['push', '--plain-http', '--progress', 'none', ref],
+        ['copy', '--plain-http', '--progress', 'none', ref, `${ref.split('/')[0]}/copied:1`],
+        ['images', 'tag', ref, 'other'],
+        ['rmi', 'other', ref],
+        ['gc'],
+        ['df'],
+      ]) {
+        const {status: ended, stderr} = await berth(...args);
+        assert.equal(ended, 0, `${args.join(' ')}: ${stderr}`);
+      }
+    });
+
+  it('gets the status of a program that it starts in its namespace', async (t) => {
+    if (!requires(t)) return;
+    const user = ordinaryUser(t);
+    assert.equal((await user.berth(['unshare', 'sh', '-c', 'exit 7'])).status, 7);
+    assert.equal((await user.berth(['unshare', 'no-such-program'])).status, 127);
+    assert.equal(await user.ok(['unshare', 'sh', '-c', 'id -u; grep SigIgn /proc/self/status']), '0\nSigIgn:\t0000000000000000\n');
+    const inside = await user.ok(['unshare', join(user.home, '../package/bin/berth'), 'info', '--json']);
+    assert.equal((JSON.parse(inside) as {root: string}).root, storeOf(user));
+  });
+
+  it('has no command that is of two minds about the namespace', () => {
+    const needs = new Map(Object.keys(COMMANDS.commands).map((id) => [id, userNamespaceNeed(id, false)]));
+    const never = [...needs].flatMap(([id, need]) => (need === 'never' ? [id] : []));
+    // What these do, reading records or asking registries, meets no file of a layer. A new command is put here with that thought.
+    assert.deepEqual(
+      never.sort(),
+      NEVER.split(' ')
+        .map((id) => id.replaceAll('_', ' '))
+        .sort(),
+    );
+  });
+});
+
+const NEVER =
+  'attach catalog completion config_explain config_show containers_info containers_label containers_ls content_active content_fetch-blob content_fetch-object content_get content_label content_ls content_push-object copy events images_check images_export images_inspect images_ls images_mount images_unmount images_verify info inspect leases_create leases_ls login logout namespaces_create namespaces_label namespaces_ls oci_spec ping push referrers registry_rm resolve snapshots_info snapshots_label snapshots_ls snapshots_mounts snapshots_tree sync tags tasks_logs tasks_ls tasks_metrics tasks_ps tasks_stats tasks_wait unshare version';
