@@ -27,6 +27,7 @@ quickstart runc            runc             to run containers
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
 test       conmon          conmon           to leave containers running
+test       perl            perl-base        to attach to tasks
 test       setpriv         util-linux       to end a registry together with its test
 test       tini            tini             to run as the first process of a container
 test       skopeo          skopeo           to compare digests and configurations

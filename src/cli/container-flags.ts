@@ -59,7 +59,10 @@ export const CONTAINER_FLAGS = {
     description: 'name of the container, which then is not the second word; an empty one is made up',
   }),
   tty: Flags.boolean({char: 't', description: 'allocate a terminal'}),
-  interactive: Flags.boolean({char: 'i', description: 'connect standard input, which a container in the foreground has anyway'}),
+  interactive: Flags.boolean({
+    char: 'i',
+    description: 'connect standard input, which a container in the foreground has anyway; a detached one keeps it open for "tasks attach"',
+  }),
   env: repeated({
     char: 'e',
     helpValue: 'KEY[=VALUE]',

@@ -43,7 +43,7 @@ export function originOf(
 
 /**
  * Values of flags and arguments by their names. A flag that is not given has the value of its environment variable, else of the
- * configuration, else its default; a boolean flag is false.
+ * configuration, else its default; a boolean flag is false without one.
  *
  * @throws what `usage` makes, naming the flag or argument
  */
@@ -97,7 +97,7 @@ async function flagValue(
   settings: Settings,
   usage: UsageError,
 ): Promise<unknown> {
-  if (flag.type === 'boolean') return given === true;
+  if (flag.type === 'boolean') return given === undefined ? (flag as {readonly default?: unknown}).default === true : given === true;
   const rules = flag as unknown as FlagRules;
   const origin = originOf(name, omitUndefined({env: rules.env}), given, settings);
   const what = origin.kind === 'file' ? `configuration ${origin.name}: ${name}` : origin.kind === 'variable' ? origin.name : `--${name}`;

@@ -13,6 +13,7 @@ export const START_FLAGS = {
 };
 
 interface StartFlags {
+  readonly interactive: boolean;
   readonly detach: boolean;
   readonly 'pid-file'?: string | undefined;
   readonly 'null-io': boolean;
@@ -21,14 +22,21 @@ interface StartFlags {
 }
 
 /** @throws invalid_argument a log that berth cannot write */
-export function startOptions(flags: StartFlags): {detach: boolean; nullIO?: boolean; pidFile?: string; maxLogSize?: number} {
-  const {detach, 'null-io': nullIO, 'log-uri': uri, 'pid-file': pidFile, 'log-max-size': maxLogSize} = flags;
+export function startOptions(flags: StartFlags): {
+  detach: boolean;
+  stdin?: boolean;
+  nullIO?: boolean;
+  pidFile?: string;
+  maxLogSize?: number;
+} {
+  const {detach, interactive, 'null-io': nullIO, 'log-uri': uri, 'pid-file': pidFile, 'log-max-size': maxLogSize} = flags;
   if (uri !== undefined && uri !== 'none')
     throw new ErrdefsError('not_implemented', `--log-uri ${JSON.stringify(uri)}`, {
       hint: 'conmon writes the log, and "tasks logs" reads it; --log-uri none keeps none',
     });
   return {
     detach,
+    ...(detach && interactive ? {stdin: true} : {}),
     ...(nullIO || uri === 'none' ? {nullIO: true} : {}),
     ...(pidFile === undefined ? {} : {pidFile}),
     ...(maxLogSize === undefined ? {} : {maxLogSize}),

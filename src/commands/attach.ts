@@ -17,6 +17,7 @@ const parseFile = (word: string): AttachFile => {
 
 export default class Attach extends BaseCommand {
   static override summary = 'push files to a registry as an artifact that refers to an image';
+  static override description = 'The streams of a running container are another command: "tasks attach".';
   static override examples = ['attach --artifact-type application/spdx+json registry.example/app:1.2 sbom.json:application/spdx+json'];
   static override args = {
     ref: Args.string({required: true, description: 'reference of the image'}),

@@ -86,6 +86,7 @@ export const COMMANDS: Commands = {
     'snapshots view': () => import('./snapshots/view.ts'),
     sync: () => import('./sync.ts'),
     tags: () => import('./tags.ts'),
+    'tasks attach': () => import('./tasks/attach.ts'),
     'tasks exec': () => import('./tasks/exec.ts'),
     'tasks kill': () => import('./tasks/kill.ts'),
     'tasks logs': () => import('./tasks/logs.ts'),

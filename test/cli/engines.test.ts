@@ -140,6 +140,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   tags: ['tags --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'tasks exec': ['tasks exec a true', 125],
   'tasks kill': ['tasks kill a', 5],
+  'tasks attach': ['tasks attach a', 125],
   'tasks logs': ['tasks logs a', 5],
   'tasks ls': ['tasks ls', 0],
   'tasks metrics': ['tasks metrics a', 5],

@@ -159,7 +159,7 @@ const bundledWith = (first: Given, {char, value}: Given): string[][] =>
       : [[`-${first.char}${char}`, value], [`-${first.char}${char}${value}`], [`-${first.char}${char}=${value}`]];
 
 /** These exit with the status of a container. */
-const refusedStatus = ({id}: Spec): number => (['run', 'tasks exec', 'tasks start', 'unshare'].includes(id) ? 125 : 3);
+const refusedStatus = ({id}: Spec): number => (['run', 'tasks attach', 'tasks exec', 'tasks start', 'unshare'].includes(id) ? 125 : 3);
 
 /** Status 3, in a container's stead 125; one line, and a hint; no flag understood in another sense. */
 function assertRefused(spec: Spec, {status, stderr, understood}: Read, line: readonly string[], named: RegExp): void {
@@ -198,13 +198,14 @@ for (const spec of SPECS)
           for (const form of bundledWith(first, given)) await same([...words, ...given.needs, ...form, ...positionals], both.understood!);
         }
         if (given.value === undefined) {
-          const without = await read([...words, ...given.needs, ...positionals]);
+          const {understood} = await read([...words, ...given.needs, ...positionals]);
+          const without = {...understood!, flags: {...(understood!.flags as object), [given.name]: false}};
           for (const off of [
             `--${given.name}=false`,
             `-${given.name}=false`,
             ...(given.char === undefined ? [] : [`-${given.char}=false`]),
           ])
-            await same([...words, ...given.needs, off, ...positionals], without.understood!);
+            await same([...words, ...given.needs, off, ...positionals], without);
         }
       }
     });

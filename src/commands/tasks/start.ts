@@ -1,4 +1,4 @@
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {ProcessCommand} from '../../cli/process-command.ts';
 import {START_FLAGS, startOptions} from '../../cli/task-flags.ts';
 import type {RunResult} from '../../lib/client/types/index.ts';
@@ -8,7 +8,10 @@ export default class Start extends ProcessCommand {
   static override description = 'Without --detach it ends with the container, and with its exit status.';
   static override examples = ['tasks start r1', 'tasks start --detach r1'];
   static override args = {id: Args.string({required: true, description: 'container'})};
-  static override flags = START_FLAGS;
+  static override flags = {
+    ...START_FLAGS,
+    interactive: Flags.boolean({char: 'i', description: 'keep what it reads open, for "tasks attach"; with --detach'}),
+  };
 
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Start);

@@ -233,6 +233,8 @@ function tasksClient(context: Context, name: string): TasksClient {
     wait: async (id, options) => (await load()).wait(id, options),
     delete: async (id, options) => (await load()).delete(id, options),
     exec: async (id, args, options) => (await load()).exec(id, args, options),
+    attach: async (id, options) => (await load()).attach(id, options),
+    attachPiped: async (id, options) => (await load()).attachPiped(id, options),
     execPiped: async (id, args, options) => (await load()).execPiped(id, args, options),
     logs: async (id, options) => (await load()).logs(id, options),
     metrics: async (id) => (await load()).metrics(id),

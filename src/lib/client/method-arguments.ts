@@ -74,6 +74,7 @@ import type {
   RunOptions,
   SnapshotDiffOptions,
   SyncOptions,
+  TaskAttachOptions,
   TaskStartOptions,
   VerifyOptions,
   Volume,
@@ -201,6 +202,7 @@ const creating: Members<CreateOptions> = {
 };
 const starting: Members<TaskStartOptions> = {
   detach: optional(flag),
+  stdin: optional(flag),
   nullIO: optional(flag),
   maxLogSize: optional(positive),
   pidFile: optional(text),
@@ -421,6 +423,16 @@ const NAMESPACE: Guards<NamespaceClient> = {
       }),
     ],
     execPiped: [text, list(text), options<ExecOptions>(executing)],
+    attach: [
+      text,
+      options<TaskAttachOptions>({
+        stdin: optional(flag),
+        detachKeys: optional(text),
+        sigProxy: optional(flag),
+        signal: optional(abortSignal),
+      }),
+    ],
+    attachPiped: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     logs: [
       text,
       options<LogOptions>({

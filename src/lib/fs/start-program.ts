@@ -78,10 +78,18 @@ export async function startProgram(argv: readonly [string, ...string[]], {cwd, s
   }
 }
 
-/** As `startProgram`, with a pipe for each standard stream. */
-export async function startPiped(argv: readonly [string, ...string[]], cwd: string): Promise<PipedProgram> {
+/**
+ * As `startProgram`, with a pipe for each standard stream.
+ *
+ * @param descriptors of this process, passed on from 3 on
+ */
+export async function startPiped(
+  argv: readonly [string, ...string[]],
+  cwd: string,
+  descriptors: readonly number[] = [],
+): Promise<PipedProgram> {
   try {
-    const {child, pid, ended} = await spawn(argv, cwd, ['pipe', 'pipe', 'pipe']);
+    const {child, pid, ended} = await spawn(argv, cwd, ['pipe', 'pipe', 'pipe', ...descriptors]);
     const {stdin, stdout, stderr} = child as {stdin: Writable; stdout: Readable; stderr: Readable};
     return {pid, ended, stdin, stdout, stderr};
   } catch (err) {

@@ -46,7 +46,7 @@ function exitCommand(context: Context, namespace: string, id: string): readonly 
 export async function launch(context: Context, namespace: string, run: Launch, options: TaskStartOptions): Promise<RunResult> {
   const {store} = context;
   const {id, rm, tty} = run;
-  const {detach = false, nullIO = false, maxLogSize, stdio, pidFile} = options;
+  const {detach = false, stdin = tty, nullIO = false, maxLogSize, stdio, pidFile} = options;
   if (nullIO && tty)
     throw new ErrdefsError('invalid_argument', 'no output is kept of a container with a terminal', {hint: 'leave out --null-io or --tty'});
   if (!detach && (nullIO || maxLogSize !== undefined))
@@ -97,7 +97,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
     const command = exitCommand(context, namespace, id);
     const pid = await startDetached({
       ...common,
-      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: tty, maxLogSize: maxLogSize ?? MAX_LOG_BYTES},
+      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: stdin || tty, maxLogSize: maxLogSize ?? MAX_LOG_BYTES},
       ...(command === undefined ? {} : {exitCommand: command}),
     });
     tell(context, namespace, id, 'start', {pid});

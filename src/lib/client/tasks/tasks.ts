@@ -117,6 +117,9 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       throw err;
     });
 
+  const waitFor = async (found: FoundTask, signal?: AbortSignal): Promise<TaskExit> =>
+    (await waitForEnd(found, Number.POSITIVE_INFINITY, signal))!;
+
   return {
     list: async () => (await listTasks(context, namespace)).map(({task}) => task),
 
@@ -161,7 +164,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       return released(end);
     },
 
-    wait: async (id, {signal} = {}) => (await waitForEnd(await find(id), Number.POSITIVE_INFINITY, signal))!,
+    wait: async (id, {signal} = {}) => waitFor(await find(id), signal),
 
     delete: async (id, {force = false} = {}) => {
       const found = await find(id);
@@ -188,6 +191,16 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     execPiped: async (id, args, options = {}) => {
       const {execPipedTask} = await import('./exec.ts');
       return execPipedTask(context, namespace, id, args, options);
+    },
+
+    attach: async (id, options = {}) => {
+      const {attachTask} = await import('./attach.ts');
+      return attachTask(context, namespace, id, options, waitFor);
+    },
+
+    attachPiped: async (id, options = {}) => {
+      const {attachTaskPiped} = await import('./attach.ts');
+      return attachTaskPiped(context, namespace, id, options, waitFor);
     },
 
     logs: async (id, options = {}) => {

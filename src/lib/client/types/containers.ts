@@ -5,6 +5,7 @@ import type {LayerCompression} from './build.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
+import type {TaskStartOptions} from './tasks.ts';
 
 export type {MountSpec};
 
@@ -12,18 +13,12 @@ export type {MountSpec};
 export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
 
 /** Options of `run`; they override the image's config. */
-export interface RunOptions extends ContainerSettings, NetworkOptions {
+export interface RunOptions extends ContainerSettings, NetworkOptions, TaskStartOptions {
   /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
   readonly args?: readonly string[];
   /** Replaces Entrypoint, as docker does; `args` follow it. */
   readonly entrypoint?: string;
   readonly rm?: boolean;
-  /** Leaves the container running under conmon. */
-  readonly detach?: boolean;
-  /** Keeps no output of a detached container. */
-  readonly nullIO?: boolean;
-  /** Bytes after which a detached container's log begins anew. Default 64 MiB. */
-  readonly maxLogSize?: number;
   readonly tty?: boolean;
   /** `KEY=value` sets, `KEY` alone removes. */
   readonly env?: readonly string[];
@@ -43,7 +38,6 @@ export interface RunOptions extends ContainerSettings, NetworkOptions {
   /** Bytes. */
   readonly memoryLimit?: number;
   readonly cpus?: number;
-  readonly pidFile?: string;
   readonly platform?: string;
   readonly snapshotter?: string;
   /**
@@ -55,22 +49,10 @@ export interface RunOptions extends ContainerSettings, NetworkOptions {
   readonly registry?: RegistryOptions;
   /** Progress of the pull. */
   readonly onEvent?: (event: ProgressEvent) => void;
-  /** Standard streams of the container. Default: the caller's. */
-  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
-  readonly signal?: AbortSignal;
 }
 
 /** What a container is, without how it is started. */
-export type CreateOptions = Omit<RunOptions, 'detach' | 'maxLogSize' | 'nullIO' | 'pidFile' | 'rm' | 'stdio'>;
-
-/** Result of `run`. */
-export interface RunResult {
-  readonly id: string;
-  /** Of the container; 128+n when signal n ended it. 0 if it was left running. */
-  readonly exitStatus: number;
-  /** The host's pid of its first process, if it was left running. */
-  readonly pid?: number;
-}
+export type CreateOptions = Omit<RunOptions, Exclude<keyof TaskStartOptions, 'signal'> | 'rm'>;
 
 /** What a container changed at a path: `added`, `deleted`, or `modified`, as a directory is in which something is changed. */
 export interface ContainerChange {

@@ -1,6 +1,6 @@
 /** Arguments and results of the library; `--json` prints the same shapes. */
 import type {ProgramCall} from './common.ts';
-import type {ContainersClient, RunOptions, RunResult} from './containers.ts';
+import type {ContainersClient, RunOptions} from './containers.ts';
 import type {ContentClient} from './content.ts';
 import type {BerthEvent, EventsOptions} from './events.ts';
 import type {CheckOptions, CheckResult, DoctorCheck} from './fsck.ts';
@@ -12,7 +12,7 @@ import type {PushOptions, PushResult} from './push.ts';
 import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
-import type {TasksClient} from './tasks.ts';
+import type {RunResult, TasksClient} from './tasks.ts';
 
 export type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
 export type {

@@ -1,6 +1,5 @@
 /** Tasks: the processes of containers. */
 import type {Readable, Writable} from 'node:stream';
-import type {RunResult} from './containers.ts';
 import type {TaskNetwork} from './networks.ts';
 
 /**
@@ -44,6 +43,8 @@ export interface TaskStartOptions {
   readonly detach?: boolean;
   /** Gets the host's pid of the container's first process. */
   readonly pidFile?: string;
+  /** Keeps what a detached task reads open, for `attach`. Default: only with a terminal; else it reads /dev/null. */
+  readonly stdin?: boolean;
   /** Keeps no output; for a detached task without a terminal. */
   readonly nullIO?: boolean;
   /** Bytes after which a detached task's log begins anew. Default 64 MiB. */
@@ -51,6 +52,15 @@ export interface TaskStartOptions {
   /** Standard streams of a task that is not detached. Default: the caller's. */
   readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
   readonly signal?: AbortSignal;
+}
+
+/** Result of `run`. */
+export interface RunResult {
+  readonly id: string;
+  /** Of the container; 128+n when signal n ended it. 0 if it was left running. */
+  readonly exitStatus: number;
+  /** The host's pid of its first process, if it was left running. */
+  readonly pid?: number;
 }
 
 /** A further process of a container. What is not given is as for the container's own. */
@@ -99,6 +109,47 @@ export interface ExecProcess {
   readonly stderr: Readable;
   /** Rejects as `exec` does if it could not be started. */
   readonly ended: Promise<ExecResult>;
+}
+
+/** How the caller's streams are connected to a task. */
+export interface TaskAttachOptions {
+  /** Passes on what is typed, to a task that reads. Default true. */
+  readonly stdin?: boolean;
+  /**
+   * Keys that detach, typed at a terminal that the task's has taken over: characters, or `ctrl-` and one, separated by commas. Default
+   * `ctrl-p,ctrl-q`; empty: none.
+   */
+  readonly detachKeys?: string;
+  /** Passes signals on to a task, but from a terminal that the task's has taken over. Default true. Else they detach. */
+  readonly sigProxy?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/** How an attach ended. */
+export interface TaskAttachResult {
+  readonly id: string;
+  /** Of the task; 255 if nobody has recorded it. If it was left running: 0, or 128+n after signal n. */
+  readonly exitStatus: number;
+  /** It was left running. */
+  readonly detached: boolean;
+}
+
+/** A task whose streams the caller reads and writes, while it is connected. */
+export interface AttachedTask {
+  readonly id: string;
+  /** The task has a terminal: then all output is on `stdout`. */
+  readonly terminal: boolean;
+  /** Reaches a task that was started with `stdin` or a terminal. Its end does not: others may attach later. */
+  readonly stdin: Writable;
+  /** From the connection on. One of both that is not read holds the other back, and in the end the task. */
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** Sets the size of the task's terminal, in characters, at most 1000. */
+  resize(size: {readonly height: number; readonly width: number}): void;
+  /** Leaves the task running. What was written to `stdin` before reaches it. */
+  detach(): void;
+  /** Rejects with unavailable if conmon was killed, and with canceled if `signal` was aborted. */
+  readonly ended: Promise<TaskAttachResult>;
 }
 
 /** Which part of a log to read. */
@@ -202,6 +253,16 @@ export interface TasksClient {
   exec(id: string, args: readonly string[], options?: ExecStartOptions): Promise<ExecResult>;
   /** As `exec`, with streams of its own. */
   execPiped(id: string, args: readonly string[], options?: ExecOptions): Promise<ExecProcess>;
+  /**
+   * Connects the caller's standard streams to a detached task, until it ends or is left. With a terminal on both sides, the caller's is raw
+   * meanwhile, and the task's follows its size.
+   *
+   * @throws failed_precondition it is stopped or paused, or a command in the foreground has its streams; or perl is not installed
+   * @throws unavailable conmon, which has its streams, was killed
+   */
+  attach(id: string, options?: TaskAttachOptions): Promise<TaskAttachResult>;
+  /** As `attach`, with streams of its own. */
+  attachPiped(id: string, options?: {readonly signal?: AbortSignal}): Promise<AttachedTask>;
   /**
    * What a detached task has written, oldest first; also after its end. With a limit of its size, it begins where the log was begun anew; a
    * reader that follows misses nothing unless that happens twice between two of its looks, every 50 ms.
