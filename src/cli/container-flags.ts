@@ -1,16 +1,15 @@
 /** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
 import type {FlagInput} from '@oclif/core/parser';
 import type {CreateOptions, Labels, Namespace, ProgressEvent, Rlimit, Volume} from '../lib/client/types/index.ts';
-import {ErrdefsError} from '../lib/errdefs.ts';
+import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {parseMount} from './mount-flag.ts';
 import {Flags} from './oclif-definitions.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {openProgress} from './progress.ts';
 import {connectionOptions} from './registry-options.ts';
-import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, label, repeated, size, snapshotter} from './shared-flags.ts';
-import type {FlagHints} from './split-argv.ts';
-import {parseLabels} from './value-parsers.ts';
+import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, repeated, size, snapshotter} from './shared-flags.ts';
+import {parseLabels, parseSize} from './value-parsers.ts';
 
 const invalid = (message: string, hint?: string): ErrdefsError =>
   new ErrdefsError('invalid_argument', message, hint === undefined ? {} : {hint});
@@ -24,34 +23,17 @@ const limit = Flags.custom<number>({
   },
 });
 
-/** Flags of `docker` and `ctr` that have no equivalent here, each with what to do instead. */
-export const DOCKER_FLAGS: FlagHints = {
-  '--blockio-class': 'block I/O classes are not supported',
-  '--blockio-config-file': 'block I/O classes are not supported',
-  '--cgroupns': 'write --with-ns cgroup:/proc/1/ns/cgroup',
-  '--fifo-dir': 'there is no daemon that would need FIFOs: the streams are those of the command',
-  '--gidmap': 'user namespaces are not supported',
-  '--gpus': 'write --device for the devices, and --volume for the libraries: no hook of the vendor is called',
-  '--ipc': 'write --with-ns ipc:/proc/PID/ns/ipc',
-  '--isolation': 'write --with-ns',
-  '--link': 'containers reach each other by their network',
-  '--config': 'a specification is made from the image and flags; "containers info --spec" shows it',
-  '--net': 'write --network NAME',
-  '--no-pivot': 'the root is never a ramdisk: it is mounted from the snapshot',
-  '--rootfs': 'make an image of the directory: images import, or images append',
-  '--pid': 'write --with-ns pid:/proc/PID/ns/pid',
-  '--rdt-class': 'classes of cache and memory bandwidth (RDT) are not supported',
-  '--remap-labels': 'user namespaces are not supported',
-  '--restart': 'nothing of berth stays to restart a container: let systemd, in a unit that calls ctr run --rm',
-  '--runc-root': 'the state of the runtime is in the state directory: --state',
-  '--runc-systemd-cgroup': 'write --cgroup PATH',
-  '--runtime-config-path': 'write --runtime PROGRAM: it is called directly, without a shim',
-  '--sandbox': 'there are no sandboxes; --with-ns joins the namespaces of another container',
-  '--uidmap': 'user namespaces are not supported',
-  '--userns': 'user namespaces are not supported',
-  '--uts': 'write --with-ns uts:/proc/PID/ns/uts',
-  '--volumes-from': 'write --volume for each of them',
-};
+/** `host`, or `private`: the container's own. */
+const namespaceOf = (what: string, type: string) =>
+  Flags.custom<'host' | 'private'>({
+    helpValue: 'host|private',
+    description: `${what}: the host's, or its own`,
+    parse: async (input) => {
+      if (input !== 'host' && input !== 'private')
+        throw invalid(`${JSON.stringify(input)} is neither host nor private`, `to join one, write --with-ns ${type}:/proc/PID/ns/${type}`);
+      return input;
+    },
+  })();
 
 export const CONTAINER_FLAGS = {
   name: Flags.string({
@@ -63,6 +45,13 @@ export const CONTAINER_FLAGS = {
     char: 'i',
     description: 'connect standard input, which a container in the foreground has anyway; a detached one keeps it open for "tasks attach"',
   }),
+  rootfs: Flags.boolean({description: 'IMAGE is a directory, which is the root as it is: what the container changes stays'}),
+  config: Flags.string({
+    char: 'c',
+    helpValue: 'FILE',
+    description: 'runtime specification as it is, instead of IMAGE and of flags that would shape one',
+  }),
+  cidfile: Flags.string({helpValue: 'FILE', description: 'write the name of the container to this file, which must not exist'}),
   env: repeated({
     char: 'e',
     helpValue: 'KEY[=VALUE]',
@@ -90,6 +79,7 @@ export const CONTAINER_FLAGS = {
   'net-host': Flags.boolean({description: "use the host's network"}),
   cni: Flags.boolean({description: 'connect it to the default network; as --network default'}),
   network: Flags.string({
+    aliases: ['net'],
     helpValue: 'NAME',
     description: 'network of CNI; or default, host, none, container:ID; with --publish default is the default',
   }),
@@ -100,9 +90,13 @@ export const CONTAINER_FLAGS = {
   }),
   dns: repeated({helpValue: 'IP', description: "name server, instead of the host's; may be repeated"}),
   'dns-search': repeated({helpValue: 'DOMAIN', description: 'domain in which names are looked up; may be repeated'}),
-  'dns-option': repeated({helpValue: 'OPTION', description: 'option of resolv.conf(5); may be repeated'}),
+  'dns-option': repeated({aliases: ['dns-opt'], helpValue: 'OPTION', description: 'option of resolv.conf(5); may be repeated'}),
   'add-host': repeated({helpValue: 'NAME:IP', description: "entry of /etc/hosts; the IP host-gateway is the host's; may be repeated"}),
   'with-ns': repeated({helpValue: 'TYPE:PATH', description: 'join an existing namespace, such as network:/run/netns/a; may be repeated'}),
+  pid: namespaceOf('processes that the container sees', 'pid'),
+  ipc: namespaceOf('shared memory and message queues', 'ipc'),
+  uts: namespaceOf('host name', 'uts'),
+  cgroupns: namespaceOf("control groups that the container sees, by default the host's", 'cgroup'),
   hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
   'read-only': Flags.boolean({description: 'make the root filesystem read-only'}),
   'rootfs-propagation': Flags.string({helpValue: 'NAME', description: 'propagation of mounts in the root, such as rslave'}),
@@ -130,6 +124,21 @@ export const CONTAINER_FLAGS = {
   ulimit: repeated({helpValue: 'NAME=SOFT[:HARD]', description: 'resource limit, such as nofile=1024:4096; may be repeated'}),
   'rlimit-nofile': Flags.string({helpValue: 'SOFT:HARD', description: 'the same as --ulimit nofile=SOFT:HARD'}),
   'memory-limit': size({char: 'm', aliases: ['memory'], description: 'memory limit'}),
+  'memory-reservation': size({description: 'memory that the container keeps when memory is short'}),
+  'memory-swap': Flags.custom<number>({
+    helpValue: '1G',
+    description: 'limit of memory and swap together; -1 is no limit',
+    parse: async (input) => (input === '-1' ? -1 : parseSize(input)),
+  })(),
+  'oom-score-adj': Flags.custom<number>({
+    helpValue: 'N',
+    description: 'how soon the kernel ends it when memory is short: -1000, which is never, to 1000',
+    parse: async (input) => {
+      if (!/^-?\d{1,4}$/.test(input) || Math.abs(Number(input)) > 1000)
+        throw invalid(`${JSON.stringify(input)} is not a whole number from -1000 to 1000`);
+      return Number(input);
+    },
+  })(),
   cpus: decimal({description: 'CPU limit'}),
   'cpu-quota': limit({description: 'CPU time in each period, in microseconds; -1 is no limit'}),
   'cpu-period': count({description: 'period of the CPU quota, in microseconds'}),
@@ -143,7 +152,7 @@ export const CONTAINER_FLAGS = {
     description: "signal that asks the container to end; by default the image's, else SIGTERM",
   }),
   'stop-timeout': duration({description: 'how long a stop waits before it kills'}),
-  label: label('the container'),
+  label: repeated({char: 'l', helpValue: 'KEY=VALUE', description: 'label of the container; may be repeated'}),
   annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the runtime specification; may be repeated'}),
   runtime: Flags.string({helpValue: 'PROGRAM', description: 'runtime, such as crun or a path; by default runc, else crun'}),
   'runc-binary': Flags.string({helpValue: 'PROGRAM', description: 'the same as --runtime', exclusive: ['runtime']}),
@@ -162,7 +171,7 @@ type Parsed<T> = T extends FlagInput<infer F> ? F : never;
 export type ContainerFlags = Parsed<typeof CONTAINER_FLAGS>;
 
 /** Arguments of the commands with `CONTAINER_FLAGS` that a flag replaces. */
-export const REPLACED_ARGS = {id: 'name'} as const;
+export const REPLACED_ARGS = {image: 'config', id: 'name'} as const;
 
 /**
  * `SRC:DST[:OPTIONS]` of docker.
@@ -266,6 +275,7 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       volumes: flags.volume?.map(parseVolume),
       shmSize: flags['shm-size'],
       devices: flags.device,
+      namespaces: namespacesOf(flags),
       joinNamespaces: flags['with-ns']?.map(parseNamespace),
       hostname: flags.hostname,
       rootfsPropagation: flags['rootfs-propagation'],
@@ -273,7 +283,11 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       capDrop: flags['cap-drop'],
       sysctls: optionalLabels(flags.sysctl),
       rlimits: limits.length === 0 ? undefined : limits,
+      config: flags.config,
       memoryLimit: flags['memory-limit'],
+      memoryReservation: flags['memory-reservation'],
+      memorySwap: flags['memory-swap'],
+      oomScoreAdj: flags['oom-score-adj'],
       cpus: flags.cpus,
       cpuQuota: flags['cpu-quota'],
       cpuPeriod: flags['cpu-period'],
@@ -296,6 +310,7 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       snapshotLabels: optionalLabels(flags['snapshotter-label']),
     }),
     ...securityOptions(flags),
+    rootfs: flags.rootfs,
     init: flags.init,
     tty: flags.tty,
     netHost: flags['net-host'],
@@ -314,18 +329,47 @@ export async function containerID(argument: string | undefined, name: string | u
   return randomBytes(6).toString('hex');
 }
 
+function namespacesOf({pid, ipc, uts, cgroupns}: ContainerFlags): CreateOptions['namespaces'] {
+  const chosen = omitUndefined({pid, ipc, uts, cgroup: cgroupns});
+  return Object.keys(chosen).length === 0 ? undefined : chosen;
+}
+
 function networkOf({cni, network}: {readonly cni: boolean; readonly network?: string | undefined}): string | undefined {
   if (cni && network !== undefined) throw invalid('--cni and --network exclude each other', '--cni is --network default');
   return cni ? 'default' : network;
 }
 
 /**
+ * Calls `make` while the file says the container's name: from before its start, so that a script need not wait. Without a container there
+ * is no file.
+ *
+ * @throws already_exists the file is there
+ */
+async function withIDFile<T>(file: string | undefined, id: string, make: () => Promise<T>): Promise<T> {
+  if (file === undefined) return make();
+  const {unlinkSync, writeFileSync} = await import('node:fs');
+  try {
+    writeFileSync(file, id, {flag: 'wx', mode: 0o644});
+  } catch (err) {
+    throw fromErrno(err, `file ${JSON.stringify(file)} for the name of the container`);
+  }
+  try {
+    return await make();
+  } catch (err) {
+    unlinkSync(file);
+    throw err;
+  }
+}
+
+/**
  * Calls `make` with the options of a container, and shows the progress of the pull that they may ask for.
  *
+ * @param id for --cidfile
  * @param args the container's command
  */
 export async function withContainerOptions<T>(
   flags: ContainerFlags & GlobalFlags,
+  id: string,
   args: readonly string[],
   context: Context,
   make: (options: CreateOptions) => Promise<T>,
@@ -341,7 +385,7 @@ export async function withContainerOptions<T>(
     onEvent: (event: ProgressEvent): void => progress.update(event),
   };
   try {
-    return await make({args, ...pulling, ...options});
+    return await withIDFile(flags.cidfile, id, () => make({args, ...pulling, ...options}));
   } finally {
     progress?.close();
   }

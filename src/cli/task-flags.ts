@@ -7,6 +7,7 @@ import {size} from './shared-flags.ts';
 export const START_FLAGS = {
   detach: Flags.boolean({char: 'd', description: 'leave it running, and print its identifier'}),
   'pid-file': Flags.string({helpValue: 'FILE', description: 'write the process ID to this file'}),
+  'no-pivot': Flags.boolean({description: "move the root instead of pivoting to it, where the host's is a ramdisk"}),
   'null-io': Flags.boolean({description: 'keep no output; with --detach'}),
   'log-max-size': size({description: 'size after which the log begins anew, 64M by default; with --detach'}),
   'log-uri': Flags.string({helpValue: 'none', description: 'where the output goes: none keeps none; by default a log, for "tasks logs"'}),
@@ -16,6 +17,7 @@ interface StartFlags {
   readonly interactive: boolean;
   readonly detach: boolean;
   readonly 'pid-file'?: string | undefined;
+  readonly 'no-pivot': boolean;
   readonly 'null-io': boolean;
   readonly 'log-max-size'?: number | undefined;
   readonly 'log-uri'?: string | undefined;
@@ -25,6 +27,7 @@ interface StartFlags {
 export function startOptions(flags: StartFlags): {
   detach: boolean;
   stdin?: boolean;
+  noPivot?: boolean;
   nullIO?: boolean;
   pidFile?: string;
   maxLogSize?: number;
@@ -37,6 +40,7 @@ export function startOptions(flags: StartFlags): {
   return {
     detach,
     ...(detach && interactive ? {stdin: true} : {}),
+    ...(flags['no-pivot'] ? {noPivot: true} : {}),
     ...(nullIO || uri === 'none' ? {nullIO: true} : {}),
     ...(pidFile === undefined ? {} : {pidFile}),
     ...(maxLogSize === undefined ? {} : {maxLogSize}),

@@ -1,7 +1,8 @@
-import {CONTAINER_FLAGS, containerID, DOCKER_FLAGS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {ProcessCommand} from '../cli/process-command.ts';
 import {START_FLAGS, startOptions} from '../cli/task-flags.ts';
+import {UNSUPPORTED_FLAGS} from '../cli/unsupported-flags.ts';
 import type {RunResult} from '../lib/client/types/index.ts';
 
 export default class Run extends ProcessCommand {
@@ -17,7 +18,7 @@ container, and with its exit status; with --detach the container runs on under c
   ];
   static override positionals = 2;
   static override replacedArgs = REPLACED_ARGS;
-  static override flagHints = DOCKER_FLAGS;
+  static override flagHints = UNSUPPORTED_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
     id: Args.string({required: true, description: 'name of the new container'}),
@@ -33,8 +34,8 @@ container, and with its exit status; with --detach the container runs on under c
     const namespace = await this.namespace(flags);
     const id = await containerID(args.id, flags.name);
     const started = {...startOptions(flags), rm: flags.rm};
-    const result = await withContainerOptions(flags, this.tail, this.context, (options) =>
-      namespace.run(args.image, id, {...options, ...started, signal: this.deadline}),
+    const result = await withContainerOptions(flags, id, this.tail, this.context, (options) =>
+      namespace.run(args.image ?? '', id, {...options, ...started, signal: this.deadline}),
     );
     return this.conclude(result, result.id);
   }

@@ -278,7 +278,15 @@ describe('run', () => {
     const {status, stdout, stderr} = await runOnFakes('run --json --rm redis r1', {namespace});
     assert.deepEqual([status, stdout, stderr], [7, '', '{"result":{"id":"r1","exitStatus":7}}\n']);
   });
-  for (const flags of ['--restart always', '--restart=no', '--gpus 1', '--pid host', '--volumes-from x', '--userns=host', '--uidmap 0:1:2'])
+  for (const flags of [
+    '--restart always',
+    '--restart=no',
+    '--gpus 1',
+    '--log-driver x',
+    '--volumes-from x',
+    '--userns=host',
+    '--uidmap 0:1:2',
+  ])
     it(`says what docker's ${flags} is here`, async () => {
       const {status, stderr} = await runOnFakes(`run ${flags} img id`);
       assert.equal(status, 125);
@@ -316,6 +324,7 @@ describe('run', () => {
           snapshotter: 'native',
           rm: false,
           detach: false,
+          rootfs: false,
           init: false,
           privilegedWithoutHostDevices: false,
           tty: true,

@@ -1,13 +1,14 @@
 /** Flags of `run` in containers that run: what a program inside sees of each. */
 import assert from 'node:assert/strict';
-import {mkdirSync, readFileSync, realpathSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readFileSync, realpathSync, rmSync, writeFileSync} from 'node:fs';
+import {hostname} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {parseTmpfs, parseUlimit, parseVolume} from '../../src/cli/container-flags.ts';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {ctrHere} from '../cli/run-in-process.ts';
-import {is, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {is, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
@@ -48,6 +49,13 @@ const SEEN: readonly (readonly [flags: readonly string[], script: string, printe
   [['--security-opt', 'seccomp=unconfined'], 'grep ^Seccomp: /proc/self/status', /\t0$/],
   [['--seccomp', '--seccomp-profile', './profile.json'], 'mkdir /tmp/x 2>&1', /Read-only file system/],
   [['--privileged', '--privileged-without-host-devices'], 'ls /dev | grep -c loop', /^0$/],
+  [['--pid', 'host'], 'readlink /proc/self', /^\d{2,}$/],
+  [['--uts', 'host'], 'hostname', new RegExp(`^${hostname()}$`)],
+  [['--ipc', 'host'], 'cat /dev/shm/berth-flags-test', /^from the host$/],
+  [['--cgroupns', 'private'], 'tail -n 1 /proc/self/cgroup', /:\/$/],
+  [['--memory', '64m', '--memory-reservation', '32m', '--memory-swap=-1', '--oom-score-adj=500'], 'cat /proc/self/oom_score_adj', /^500$/],
+  [['--no-pivot'], 'ls -d /bin', /^\/bin$/],
+  [['--net', 'none', '--dns-opt', 'ndots:2'], 'grep ndots /etc/resolv.conf', /ndots:2/],
   [['--cgroup', '/berth-flags-test', '--pids-limit', '50'], 'grep -c /berth-flags-test /proc/self/cgroup', /^[1-9]/],
 ];
 
@@ -76,6 +84,13 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['--gpus', '1'], /--device/],
   [['--rdt-class', 'x'], /RDT/],
   [['--uidmap', '0:1000:1'], /user namespaces/],
+  [['--pid', 'container:x'], /--with-ns pid:\/proc\/PID\/ns\/pid/],
+  [['--pid', 'host', '--with-ns', 'pid:/proc/1/ns/pid'], /pid namespace: the host's and/],
+  [['--uts', 'host', '--hostname', 'h'], /the host's name is not the container's/],
+  [['--memory-swap', '1m'], /less than the memory limit/],
+  [['--memory', '1m', '--memory-reservation', '2m'], /above the limit/],
+  [['--oom-score-adj', '1001'], /-1000 to 1000/],
+  [['--cidfile', './profile.json'], /already exists/],
   [['--apparmor-profile', 'a', '--apparmor-default-profile', 'b'], /exclude each other/],
 ];
 
@@ -90,6 +105,8 @@ forEachEngine('flags of run', (engine) => {
     writeFileSync(join(here, 'shared/file'), 'from the host\n');
     const profile = {defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO', errnoRet: 30}]};
     writeFileSync(join(here, 'profile.json'), JSON.stringify(profile));
+    writeFileSync('/dev/shm/berth-flags-test', 'from the host\n');
+    onEnd(t, () => rmSync('/dev/shm/berth-flags-test', {force: true}));
     await ctr.ok(['pull', '--plain-http', busybox.ref]);
     const run = (flags: readonly string[], script: string) =>
       ctr(['run', '--rm', '--name', '', ...flags, busybox.ref, '/bin/sh', '-c', script], {cwd: here});
@@ -124,6 +141,73 @@ forEachEngine('flags of run', (engine) => {
     assert.equal(end!.exitStatus, 7);
     await ctr.ok(['tasks', 'rm', 'c1']);
     await ctr.ok(['containers', 'rm', 'c1']);
+  });
+});
+
+forEachEngine('containers without an image', (engine) => {
+  it('have a directory as their root, or a specification as it is, and start again', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'conmon', 'unshare', 'mount', 'cp')) return;
+    const busybox = await published(t, 'busybox');
+    if (busybox === undefined) return;
+    const ctr = commandLine(t, engine, 'ctr');
+    const here = realpathSync(temporaryDirectory(t));
+    await ctr.ok(['pull', '--plain-http', busybox.ref]);
+    const copy = 'cp -a /bin /etc /lib* /out/ 2>/dev/null; mkdir /out/proc /out/dev /out/sys /out/run /out/tmp';
+    mkdirSync(join(here, 'tree'));
+    await ctr.ok(['run', '--rm', '--name', '', '-v', './tree:/out', busybox.ref, '/bin/sh', '-c', copy], {cwd: here});
+
+    const script = 'echo once more >> /log; cat /log; exit 3';
+    const run = ['run', '--rootfs', '--cidfile', 'id', './tree', 'r1', '/bin/sh', '-c', script];
+    assert.deepEqual(await ctr(run, {cwd: here}), {status: 3, stdout: 'once more\n', stderr: ''});
+    assert.equal(readFileSync(join(here, 'id'), 'utf8'), 'r1');
+    assert.equal((await ctr(['tasks', 'start', 'r1'])).stdout, 'once more\nonce more\n');
+    assert.equal(readFileSync(join(here, 'tree/log'), 'utf8'), 'once more\nonce more\n');
+    const [listed] = JSON.parse(await ctr.ok(['containers', 'ls', '--json'])) as {image: string; snapshotKey: string}[];
+    assert.deepEqual([listed!.image, listed!.snapshotKey], ['', '']);
+    assert.match((await ctr(['diff', 'r1'])).stderr, /no snapshot/);
+    const missing = await ctr(['run', '--rm', '--rootfs', '--cidfile', 'id2', './tree', 'r2', '/absent'], {cwd: here});
+    assert.equal(missing.status, 127, missing.stderr);
+    assert.ok(!existsSync(join(here, 'id2')), 'no container, no file');
+
+    const spec = JSON.parse(await ctr.ok(['containers', 'info', '--spec', 'r1'])) as {
+      root: {path: string};
+      process: {args: string[]; env: string[]};
+      linux: {cgroupsPath?: string};
+      hostname?: string;
+    };
+    assert.equal(spec.root.path, join(here, 'tree'));
+    delete spec.linux.cgroupsPath;
+    const given = {
+      ...spec,
+      hostname: 'given',
+      root: {path: 'tree'},
+      process: {...spec.process, args: ['/bin/sh', '-c', 'hostname; exit 9']},
+    };
+    writeFileSync(join(here, 'config.json'), JSON.stringify(given));
+    const config = ['--config', join(here, 'config.json')];
+    assert.deepEqual(await ctr(['run', '--rm', ...config, 'g1']), {status: 9, stdout: 'given\n', stderr: ''});
+    await ctr.ok(['run', '--detach', ...config, '--label', 'a=b', 'g2']);
+    const [end] = JSON.parse(await ctr.ok(['tasks', 'wait', '--json', 'g2'])) as {exitStatus: number}[];
+    assert.equal(end!.exitStatus, 9);
+    await ctr(['tasks', 'rm', 'g2']);
+    const record = JSON.parse(await ctr.ok(['containers', 'info', 'g2'])) as {labels: unknown; spec: typeof spec};
+    assert.deepEqual(record.labels, {a: 'b'});
+    const {linux, ...rest} = record.spec;
+    const {cgroupsPath, ...others} = linux;
+    assert.match(cgroupsPath ?? '', /^\/default\/g2~/);
+    assert.deepEqual({...rest, linux: others}, {...given, root: {path: join(here, 'tree')}});
+    for (const [words, message] of [
+      [['--env', 'A=b', 'g3'], /excludes --env/],
+      [['--rootfs', 'g3'], /excludes --rootfs/],
+      [['g3', 'echo'], /excludes a command/],
+      [['--tty', 'g3'], /"process.terminal"/],
+    ] as const) {
+      const {status, stderr} = await ctr(['run', ...config, ...words]);
+      assert.deepEqual([status, message.test(stderr)], [125, true], stderr);
+    }
+    await ctr.ok(['containers', 'rm', 'r1', 'g2']);
+    assert.equal(readFileSync(join(here, 'tree/log'), 'utf8'), 'once more\nonce more\n', 'the directory stays');
+    assert.match(await ctr.ok(['check']), /nothing wrong/);
   });
 });
 

@@ -1,15 +1,19 @@
 /** Specifications of containers for generated flags, compared with those that containerd's own ctr makes for the same words. */
 import assert from 'node:assert/strict';
+import {realpathSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {CONTAINER_FLAGS, containerOptions} from '../../src/cli/container-flags.ts';
 import {parseFlags} from '../../src/cli/parse-flags.ts';
 import {splitArgv} from '../../src/cli/split-argv.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import type {ImageConfig} from '../../src/lib/oci/manifest.ts';
+import {readGivenSpec} from '../../src/lib/runtime/given-spec.ts';
 import {RootReader} from '../../src/lib/runtime/path-in-root.ts';
 import {resolveSpec} from '../../src/lib/runtime/resolve-spec.ts';
 import type {Spec} from '../../src/lib/runtime/spec.ts';
-import {findProgram, newClient, requiresProgram, requiresRoot} from '../support/helpers.ts';
+import type {User} from '../../src/lib/runtime/user.ts';
+import {findProgram, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {startContainerd} from './containerd.ts';
 import {document, type Manifest, publishedImages} from './fixtures.ts';
 
@@ -145,6 +149,8 @@ describe('a specification', () => {
     const config = document<ImageConfig>(busybox.image, document<Manifest>(busybox.image, busybox.image.target).config);
     const {ctr, pull, withImage} = await startContainerd(t);
     pull(busybox.ref);
+    // A runtime that does not exist: the container is made, and nothing starts.
+    const start = ['run', '--detach', '--snapshotter', 'overlayfs', '--runtime', 'io.containerd.none.v2'];
     // ctr's has no command, no environment, no groups and no devices yet.
     const template = (spec: Spec): unknown => {
       const {args: _, env: __, user: ___, ...process} = spec.process;
@@ -153,23 +159,25 @@ describe('a specification', () => {
     const own = (await (await newClient(t)).defaultSpec()) as unknown as Spec;
     assert.deepEqual(template(own), template(JSON.parse(ctr('oci', 'spec')) as Spec), 'oci spec');
     await withImage(busybox.ref, async (root) => {
+      // A directory as the root, and a specification as it is.
+      const tree = realpathSync(root);
+      assert.throws(() => ctr(...start, '--rootfs', tree, 'd1', '/bin/sh'), /none/);
+      const text = ctr('containers', 'info', '--spec', 'd1');
+      const expected = normal(JSON.parse(text.replaceAll('/default/d1', '/default/c')) as Spec);
+      const made = await ownSpec([], root, {...config, config: {}} as ImageConfig);
+      // ctr gives it no PATH, and root no groups.
+      const user = {uid: 0, gid: 0} as User;
+      assert.deepEqual(normal({...made, root: {path: tree}, process: {...made.process, env: [], user}}), expected, '--rootfs');
+      const file = join(temporaryDirectory(t), 'config.json');
+      writeFileSync(file, text);
+      assert.throws(() => ctr(...start, '--config', file, 'g1'), /none/);
+      const given = readGivenSpec(file, '/never').makeSpec(new RootReader(root));
+      const go = (spec: unknown): unknown => normal(spec as Spec);
+      assert.deepEqual(go(given), go(JSON.parse(ctr('containers', 'info', '--spec', 'g1'))), '--config');
       let id = 0;
       for (const argv of commandLines(30)) {
         const name = `c${++id}`;
-        // A runtime that does not exist: the container is made, and nothing starts.
-        const words = [
-          'run',
-          '--detach',
-          '--snapshotter',
-          'overlayfs',
-          '--runtime',
-          'io.containerd.none.v2',
-          ...argv,
-          busybox.ref,
-          name,
-          '/bin/sh',
-        ];
-        assert.throws(() => ctr(...words), /none/, argv.join(' '));
+        assert.throws(() => ctr(...start, ...argv, busybox.ref, name, '/bin/sh'), /none/, argv.join(' '));
         const text = ctr('containers', 'info', '--spec', name);
         const theirs = normal(JSON.parse(text.replaceAll(`/default/${name}`, '/default/c')) as Spec);
         assert.deepEqual(normal(await ownSpec(argv, root, config)), theirs, argv.join(' '));

@@ -1,6 +1,7 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {CONTAINER_FLAGS, containerID, DOCKER_FLAGS, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
+import {UNSUPPORTED_FLAGS} from '../../cli/unsupported-flags.ts';
 import type {ContainerRecord} from '../../lib/client/types/index.ts';
 
 export default class Create extends BaseCommand {
@@ -9,7 +10,7 @@ export default class Create extends BaseCommand {
   static override examples = ['containers create redis r1', 'containers create alpine a1 sleep 1h'];
   static override positionals = 2;
   static override replacedArgs = REPLACED_ARGS;
-  static override flagHints = DOCKER_FLAGS;
+  static override flagHints = UNSUPPORTED_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
     id: Args.string({required: true, description: 'name of the new container'}),
@@ -20,8 +21,8 @@ export default class Create extends BaseCommand {
     const {args, flags} = await this.parse(Create);
     const {containers} = await this.namespace(flags);
     const id = await containerID(args.id, flags.name);
-    return withContainerOptions(flags, this.tail, this.context, (options) =>
-      containers.create(args.image, id, {...options, signal: this.signal}),
+    return withContainerOptions(flags, id, this.tail, this.context, (options) =>
+      containers.create(args.image ?? '', id, {...options, signal: this.signal}),
     );
   }
 }

@@ -29,16 +29,16 @@ export async function deleteContainer(
         if (options.ifMissing !== undefined) throw options.ifMissing(id);
         return;
       }
-      const snapshots = ns.snapshots(record.snapshotter);
-      const snapshot = record.snapshotKey === '' ? undefined : snapshots.find(record.snapshotKey);
+      const snapshots = record.snapshotKey === '' ? undefined : ns.snapshots(record.snapshotter);
+      const snapshot = snapshots?.find(record.snapshotKey);
       if (options.only?.(record, snapshot) === false) return;
       ns.containers.delete(id);
       if (snapshot !== undefined && options.keepSnapshot) {
         // Nothing refers to the snapshot any more: without gc.root the next collection would remove it.
         const now = new Date().toISOString();
-        snapshots.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
+        snapshots!.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
       } else if (snapshot !== undefined) {
-        snapshots.delete(snapshot.key);
+        snapshots!.delete(snapshot.key);
       }
       collect(store, tx);
     });

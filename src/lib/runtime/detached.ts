@@ -26,7 +26,18 @@ import {type TaskIO, taskFiles} from './task-record.ts';
 export interface DetachedRun
   extends Pick<
     ForegroundRun,
-    'id' | 'makeSpec' | 'mounts' | 'onExit' | 'onLeftover' | 'pidFile' | 'removeOnExit' | 'runtime' | 'signal' | 'stateDir' | 'volatile'
+    | 'id'
+    | 'makeSpec'
+    | 'mounts'
+    | 'noPivot'
+    | 'onExit'
+    | 'onLeftover'
+    | 'pidFile'
+    | 'removeOnExit'
+    | 'runtime'
+    | 'signal'
+    | 'stateDir'
+    | 'volatile'
   > {
   readonly io: TaskIO;
   /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH alone. */
@@ -34,7 +45,8 @@ export interface DetachedRun
 }
 
 /** Arguments of conmon. Paths are absolute: it works in the bundle. */
-function conmonArguments(conmon: string, runtime: Runtime, directory: string, {id, io, stateDir, exitCommand = []}: DetachedRun): string[] {
+function conmonArguments(conmon: string, runtime: Runtime, directory: string, run: DetachedRun): string[] {
+  const {id, io, stateDir, noPivot = false, exitCommand = []} = run;
   const files = taskFiles(directory, id);
   const log =
     io.kind === 'none'
@@ -47,6 +59,7 @@ function conmonArguments(conmon: string, runtime: Runtime, directory: string, {i
     ...['--api-version', '1', '--sync', '--cid', id, '--cuuid', id, '--name', id],
     ...['--runtime', runtime.path, '--bundle', bundleIn(directory), '--container-pidfile', files.initPid],
     ...['--exit-dir', files.exitDirectory, '--persist-dir', directory, '--full-attach', ...log],
+    ...(noPivot ? ['--no-pivot'] : []),
     ...(io.terminal ? ['--terminal'] : []),
     ...(io.stdin ? ['--stdin', '--leave-stdin-open'] : []),
     ...(program === undefined ? [] : ['--exit-command', program]),

@@ -48,6 +48,8 @@ export interface ForegroundRun {
   readonly pidFile?: string;
   /** Called once the container runs, with the host's pid of its first process; a while later, or at its end. */
   readonly onStart?: (pid: number) => void;
+  /** The runtime leaves the old root by MS_MOVE and chroot instead of pivot_root(2), which a ramdisk refuses. */
+  readonly noPivot?: boolean;
   /** Program or path; default as `findRuntime`. */
   readonly runtime?: string;
   /** Forwards this process's signals to the container. Default true. */
@@ -323,7 +325,7 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
   const options = ['--root', runtimeRoot(run.stateDir), ...rootlessFlags(runtime), '--log', '../log.json', '--log-format', 'json'];
   const launcher = await startLauncher(
     bundleIn(directory),
-    [runtime.path, ...options, 'run', '--pid-file', '../init.pid', run.id],
+    [runtime.path, ...options, 'run', ...(run.noPivot === true ? ['--no-pivot'] : []), '--pid-file', '../init.pid', run.id],
     stdio,
     tty,
   );

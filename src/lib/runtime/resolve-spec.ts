@@ -23,18 +23,8 @@ import {hostPlatform} from '../oci/platform.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import type {RootReader} from './path-in-root.ts';
 import {defaultSeccomp, parseSeccomp} from './seccomp.ts';
-import {
-  CAPABILITIES,
-  checkWorkingDirectory,
-  createSpec,
-  type Device,
-  type HostFacts,
-  hasHostDevices,
-  isBind,
-  type MountSpec,
-  type Spec,
-  type SpecOptions,
-} from './spec.ts';
+import {CAPABILITIES, checkWorkingDirectory, createSpec, type Device, type HostFacts, hasHostDevices, isBind, type Spec} from './spec.ts';
+import type {ContainerOptions, MountSpec} from './spec-options.ts';
 import {groupID, imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {
@@ -42,19 +32,7 @@ export interface SpecRequest {
   readonly image: ExecConfig;
   /** Of the image, in Go's words. Default: this machine's. */
   readonly architecture?: string;
-  readonly options: SpecOptions & {
-    /** Overrides the image's USER. */
-    readonly user?: string;
-    /** Host paths; later files override earlier ones, `env` overrides all. */
-    readonly envFiles?: readonly string[];
-    /** Host paths of devices, or of directories with devices. */
-    readonly devices?: readonly string[];
-    /** Further groups, by name or number. */
-    readonly groupAdd?: readonly string[];
-    readonly init?: boolean;
-    /** `unconfined`, or a host path; default: berth's profile. */
-    readonly seccomp?: string;
-  };
+  readonly options: ContainerOptions;
   /** Cancels the wait for an environment file that is a FIFO. */
   readonly signal?: AbortSignal;
 }

@@ -2,7 +2,8 @@
 import {readFileSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {type IdSets, isRootless, mappedIds} from '../user-namespace.ts';
-import type {MountSpec, Spec} from './spec.ts';
+import type {Spec} from './spec.ts';
+import type {MountSpec} from './spec-options.ts';
 
 /** What the user namespace allows. */
 export interface UserNamespace {

@@ -10,37 +10,8 @@ import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import type {SeccompFilter} from './seccomp.ts';
+import type {MountSpec, Rlimit, SpecOptions, Volume} from './spec-options.ts';
 import type {User} from './user.ts';
-
-/** A mount of a container, as in the OCI runtime specification. */
-export interface MountSpec {
-  readonly destination: string;
-  readonly type: string;
-  readonly source: string;
-  readonly options: readonly string[];
-}
-
-/** A host directory or file in the container. */
-export interface Volume {
-  readonly source: string;
-  readonly destination: string;
-  /** Such as `ro`, `rslave`. */
-  readonly options?: readonly string[];
-}
-
-/** An existing namespace; `type` as in the OCI runtime specification. */
-export interface Namespace {
-  readonly type: string;
-  readonly path: string;
-}
-
-/** A limit of setrlimit(2). */
-export interface Rlimit {
-  /** Such as `RLIMIT_NOFILE`. */
-  readonly type: string;
-  readonly soft: number;
-  readonly hard: number;
-}
 
 export interface DeviceRule {
   readonly allow: boolean;
@@ -85,6 +56,7 @@ export interface Spec {
     readonly rlimits: readonly Rlimit[];
     readonly noNewPrivileges: boolean;
     readonly apparmorProfile?: string;
+    readonly oomScoreAdj?: number;
   };
   readonly root: {readonly path: string; readonly readonly?: boolean};
   readonly hostname?: string;
@@ -98,7 +70,7 @@ export interface Spec {
     readonly devices?: readonly Device[];
     readonly resources: {
       readonly devices: readonly DeviceRule[];
-      readonly memory?: {readonly limit: number};
+      readonly memory?: {readonly limit?: number; readonly reservation?: number; readonly swap?: number};
       readonly cpu?: CPULimits;
       readonly pids?: {readonly limit: number};
     };
@@ -106,51 +78,6 @@ export interface Spec {
     readonly maskedPaths?: readonly string[];
     readonly readonlyPaths?: readonly string[];
   };
-}
-
-/** Options of the caller; see the `run` command's flags of the same names. */
-export interface SpecOptions {
-  /** Replaces the image's Entrypoint and Cmd; empty: keeps them. */
-  readonly args?: readonly string[];
-  /** Replaces Entrypoint, and Cmd by `args`; empty: no Entrypoint. */
-  readonly entrypoint?: string;
-  readonly tty?: boolean;
-  /** `KEY=value` sets, `KEY` alone removes. */
-  readonly env?: readonly string[];
-  readonly cwd?: string;
-  /** Sources of bind mounts are absolute paths. */
-  readonly mounts?: readonly MountSpec[];
-  readonly netHost?: boolean;
-  readonly readOnly?: boolean;
-  readonly privileged?: boolean;
-  /** `CAP_…`, or `ALL`. */
-  readonly capAdd?: readonly string[];
-  readonly capDrop?: readonly string[];
-  readonly hostname?: string;
-  /** Become annotations too, over those of the same name. */
-  readonly labels?: Readonly<Record<string, string>>;
-  readonly annotations?: Readonly<Record<string, string>>;
-  /** Bytes; 0 is no limit. */
-  readonly memoryLimit?: number;
-  /** 0 is no limit. */
-  readonly cpus?: number;
-  readonly allowNewPrivileges?: boolean;
-  readonly apparmorProfile?: string;
-  readonly cgroup?: string;
-  readonly cpuQuota?: number;
-  readonly cpuPeriod?: number;
-  readonly cpuShares?: number;
-  readonly cpusetCpus?: string;
-  readonly cpusetMems?: string;
-  readonly joinNamespaces?: readonly Namespace[];
-  readonly pidsLimit?: number;
-  readonly privilegedWithoutHostDevices?: boolean;
-  readonly rlimits?: readonly Rlimit[];
-  readonly rootfsPropagation?: string;
-  readonly shmSize?: number;
-  readonly sysctls?: Readonly<Record<string, string>>;
-  /** Sources are absolute paths. */
-  readonly volumes?: readonly Volume[];
 }
 
 /** Facts of the host that the options need. */
@@ -355,7 +282,10 @@ function mounts(options: SpecOptions, host: HostFacts): readonly MountSpec[] {
   );
   const files = options.netHost === true ? host.files : [];
   const net = files.map((file) => ({destination: file, type: 'bind', source: file, options: ['rbind', 'ro']}));
-  return [...defaults.filter((m) => !taken.has(m.destination)), ...own, ...net.filter((m) => !taken.has(m.destination))];
+  // A tmpfs is no part of an IPC namespace; message queues are.
+  const shm = {destination: '/dev/shm', type: 'bind', source: '/dev/shm', options: ['rbind']};
+  const standard = defaults.map((mount) => (options.namespaces?.ipc === 'host' && mount.destination === '/dev/shm' ? shm : mount));
+  return [...standard.filter((m) => !taken.has(m.destination)), ...own, ...net.filter((m) => !taken.has(m.destination))];
 }
 
 function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpusetMems}: SpecOptions): CPULimits | undefined {
@@ -373,9 +303,24 @@ function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpuset
   return Object.keys(limits).length === 0 ? undefined : limits;
 }
 
-function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Spec['linux']['resources'] {
-  const {memoryLimit = 0, pidsLimit} = options;
+/** As the kernel's: swap counts memory too, and the kernel refuses less than the limit. */
+function memoryLimits({memoryLimit = 0, memoryReservation, memorySwap}: SpecOptions): Spec['linux']['resources']['memory'] {
   if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
+  if (memorySwap !== undefined && memorySwap !== -1 && (memoryLimit === 0 || memorySwap < memoryLimit))
+    throw invalid(`${memorySwap} B of memory and swap are less than the memory limit, or there is none`);
+  if (memoryReservation !== undefined && memoryLimit !== 0 && memoryReservation > memoryLimit)
+    throw invalid(`a memory reservation of ${memoryReservation} B is above the limit of ${memoryLimit} B`);
+  const limits = {
+    ...(memoryLimit === 0 ? {} : {limit: memoryLimit}),
+    ...(memoryReservation === undefined ? {} : {reservation: memoryReservation}),
+    ...(memorySwap === undefined ? {} : {swap: memorySwap}),
+  };
+  return Object.keys(limits).length === 0 ? undefined : limits;
+}
+
+function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Spec['linux']['resources'] {
+  const {pidsLimit} = options;
+  const memory = memoryLimits(options);
   const rules = DEFAULT_DEVICES.map(
     ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
   );
@@ -383,7 +328,7 @@ function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Sp
   const cpu = cpuLimits(options);
   return {
     devices: [...(hasHostDevices(options) ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules]), ...requested],
-    ...(memoryLimit === 0 ? {} : {memory: {limit: memoryLimit}}),
+    ...(memory === undefined ? {} : {memory}),
     ...(cpu === undefined ? {} : {cpu}),
     ...(pidsLimit === undefined ? {} : {pids: {limit: pidsLimit}}),
   };
@@ -398,13 +343,24 @@ export const hasHostDevices = ({privileged = false, privilegedWithoutHostDevices
 
 const NAMESPACES = ['pid', 'network', 'uts', 'mount', 'user', 'ipc', 'cgroup'];
 
-function namespaces({netHost = false, joinNamespaces = []}: SpecOptions): Spec['linux']['namespaces'] {
+function namespaces({
+  netHost = false,
+  joinNamespaces = [],
+  namespaces: chosen = {},
+  hostname = '',
+}: SpecOptions): Spec['linux']['namespaces'] {
   const odd = joinNamespaces.find(({type, path}) => !NAMESPACES.includes(type) || !posix.isAbsolute(path));
   if (odd !== undefined)
     throw new ErrdefsError('invalid_argument', `namespace ${JSON.stringify(`${odd.type}:${odd.path}`)}`, {
       hint: `write it as TYPE:PATH, with an absolute path and a type of ${NAMESPACES.join(', ')}`,
     });
-  const own = ['pid', 'ipc', 'uts', 'mount', 'network'].filter((type) => type !== 'network' || !netHost);
+  if (chosen.uts === 'host' && hostname !== '')
+    throw invalid("the host's name is not the container's to choose: hostname and its UTS namespace");
+  const hosts = Object.entries({network: netHost ? 'host' : undefined, ...chosen}).flatMap(([type, of]) => (of === 'host' ? type : []));
+  const twice = joinNamespaces.find(({type}) => hosts.includes(type));
+  if (twice !== undefined) throw invalid(`${twice.type} namespace: the host's and ${JSON.stringify(twice.path)}`);
+  const all = ['pid', 'ipc', 'uts', 'mount', 'network', ...(chosen.cgroup === 'private' ? ['cgroup'] : [])];
+  const own = all.filter((type) => !hosts.includes(type));
   const joined = new Map(joinNamespaces.map((namespace) => [namespace.type, namespace]));
   const others = [...joined.keys()].filter((type) => !own.includes(type));
   return [...own, ...others].map((type) => joined.get(type) ?? {type});
@@ -466,7 +422,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
     throw invalid(`hostname ${JSON.stringify(options.hostname)} is longer than 64 bytes`);
   const granted = capabilities(options, host);
   const annotations = {...options.annotations, ...options.labels};
-  const {apparmorProfile, sysctls = {}} = options;
+  const {apparmorProfile, oomScoreAdj, sysctls = {}} = options;
   const devices = [...(hasHostDevices(options) ? host.devices : []), ...(host.requestedDevices ?? [])];
 
   return {
@@ -481,6 +437,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
       rlimits: rlimits(options.rlimits),
       noNewPrivileges: options.allowNewPrivileges !== true,
       ...(apparmorProfile === undefined ? {} : {apparmorProfile}),
+      ...(oomScoreAdj === undefined ? {} : {oomScoreAdj}),
     },
     root: {path: 'rootfs', ...(options.readOnly === true ? {readonly: true} : {})},
     ...(options.hostname === undefined || options.hostname === '' ? {} : {hostname: options.hostname}),

@@ -1,7 +1,7 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
@@ -526,6 +526,22 @@ describe('a namespace that demands signatures', () => {
     assert.equal((await start('signed')).exitStatus, 0);
     await namespace.images.delete('other');
     await assert.rejects(start('signed'), refused);
+  });
+
+  it('makes and starts no container of a directory', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const w = await world(t);
+    const root = temporaryDirectory(t);
+    copyFileSync(findProgram('busybox')!, join(root, 'busybox'));
+    const create = (id: string) => w.namespace.containers.create(root, id, {rootfs: true, args: ['/busybox', 'true']});
+    await create('before');
+    await demand(w, SIGNER);
+    await assert.rejects(create('after'), refused);
+    await assert.rejects(w.namespace.tasks.start('before', {stdio: ['ignore', 'ignore', 'ignore']}), refused);
+    assert.deepEqual(
+      (await w.namespace.containers.list()).map(({id}) => id),
+      ['before'],
+    );
   });
 
   it('refuses what was being made when it began to demand them', async (t) => {

@@ -26,7 +26,8 @@ import {formatIdentity, ownIdentity} from '../../../src/lib/fs/process.ts';
 import {findRuntime} from '../../../src/lib/runtime/oci-runtime.ts';
 import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/run-directory.ts';
-import {createSpec, type MountSpec} from '../../../src/lib/runtime/spec.ts';
+import {createSpec} from '../../../src/lib/runtime/spec.ts';
+import type {MountSpec} from '../../../src/lib/runtime/spec-options.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {eventually, initPid, NODE, newHarness, requiresRuntime} from './run-harness.ts';
 

@@ -7,29 +7,25 @@ import {cgroupPath, populatedCgroups} from '../../runtime/cgroups.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {findRuntime} from '../../runtime/oci-runtime.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
-import {resolveSpec} from '../../runtime/resolve-spec.ts';
 import type {Spec} from '../../runtime/spec.ts';
-import type {ContainerRecord, Labels} from '../../store/records.ts';
+import type {ContainerRecord, Labels, SnapshotRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
-import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
-import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
-import {ensureUnpacked} from '../pull/ensure-unpacked.ts';
-import {assertUnpacked} from '../pull/image-snapshots.ts';
-import {imagesOf} from '../pull/plan.ts';
+import {directoryMounts} from '../directory-mounts.ts';
 import {cgroupOf, isAbandoned, TRANSIENT} from '../running-containers.ts';
-import {assertAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST} from '../signatures/policy.ts';
 import {networkLabel, networkOptions} from '../tasks/network-options.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
+import {containerSource} from './container-source.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
 
 export interface NewContainer {
   makeSpec(rootfs: RootReader): Spec;
+  readonly tty: boolean;
   readonly network: NetworkOptions | undefined;
   /**
    * Writes the record and makes the snapshot.
@@ -57,53 +53,34 @@ export async function newContainer(
   validateLabels(options.snapshotLabels ?? {});
   const network = networkOptions(options);
   const runtime = options.runtime === undefined ? findRuntime() : findRuntime(options.runtime);
-  const {pull: policy = 'never'} = options;
-  if (policy !== 'never') {
-    const {pullForRun} = await import('./pull-policy.ts');
-    await pullForRun(context, namespace, ref, policy, options);
-  }
-  const image = findImage(context, namespace, ref);
-  const approval = await assertAllowed(context, namespace, image);
-  const snapshotter = getSnapshotter(context.snapshotterName(namespace, options.snapshotter));
-  const plan = await planLocally(context, namespace, image, options.platform);
-  const chosen = imagesOf(plan)[0];
-  if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is not an image that can run`);
-  const config = chosen.config.config;
-  const cgroupsPath = cgroupPath(namespace, id, ownIdentity());
-  const {signal} = options;
-  const makeSpec = await resolveSpec({
-    cgroupsPath,
-    image: config,
-    architecture: chosen.config.architecture,
-    options: {...options, netHost: options.netHost === true || options.network === 'host'},
-    ...(signal === undefined ? {} : {signal}),
-  });
+  const source = await containerSource(context, namespace, ref, cgroupPath(namespace, id, ownIdentity()), options);
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
-  const parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, options.signal);
+  const {snapshotter, directory} = source;
+  const parent = await source.unpack();
 
-  const snapshots = new SnapshotStore(store, namespace, snapshotter.name);
   const now = new Date().toISOString();
   const record: ContainerRecord = {
     id,
-    image: image.name,
+    image: source.image,
     labels: {
-      ...containerLabels(config),
+      ...containerLabels(source.config),
       ...options.labels,
       ...stopLabels(options),
       ...networkLabel(network),
-      [IMAGE_DIGEST]: image.target.digest,
+      ...(source.imageDigest === undefined ? {} : {[IMAGE_DIGEST]: source.imageDigest}),
     },
     runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
-    snapshotter: snapshotter.name,
-    snapshotKey: id,
+    snapshotter,
+    snapshotKey: directory === undefined ? id : '',
     spec: null,
     createdAt: now,
     updatedAt: now,
   };
-  /** Key of the snapshot that `begin` has created. */
-  let layer: string | undefined;
+  /** Whether a container of this ID is the one that `begin` has made; the ID may have been taken anew since. */
+  let isOurs: ((record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean) | undefined;
   return {
-    makeSpec,
+    makeSpec: source.makeSpec,
+    tty: source.tty,
     network,
     begin: async (owner) => {
       // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.
@@ -111,20 +88,24 @@ export async function newContainer(
         refuseLiving(context, namespace, id);
         await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
       }
-      const within = (tx: StoreTransaction): void => {
-        approval.assertStill(tx, image.target);
-        assertUnpacked(context, tx, namespace, snapshotter.name, parent);
+      const put = (tx: StoreTransaction): void => {
+        source.assertStill(tx);
         const {containers} = tx.namespace(namespace);
         if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
         containers.put(owner === undefined ? record : {...record, labels: {...record.labels, [TRANSIENT]: formatIdentity(owner)}});
       };
-      const prepared = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, within, {transient: owner !== undefined});
-      layer = prepared.layer;
+      if (directory !== undefined) {
+        await store.update(`container ${id}`, put);
+        isOurs = ({createdAt}) => createdAt === record.createdAt;
+        return directoryMounts(directory);
+      }
+      const snapshots = new SnapshotStore(store, namespace, snapshotter);
+      const {layer} = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, put, {transient: owner !== undefined});
+      isOurs = (_, snapshot) => snapshot?.layer === layer;
       return snapshots.mounts(id);
     },
     remove: async () => {
-      if (layer !== undefined)
-        await deleteContainer(context, namespace, id, {keepSnapshot: false, only: (_, snapshot) => snapshot?.layer === layer});
+      if (isOurs !== undefined) await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isOurs});
     },
   };
 }

@@ -8,7 +8,7 @@ import {newContainer} from './new-container.ts';
 
 export function run(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {
   return asRunFailure(async () => {
-    const {rm = false, tty = false, signal} = options;
+    const {rm = false, signal} = options;
     const container = await newContainer(context, namespace, ref, id, options);
     return launch(
       context,
@@ -25,7 +25,7 @@ export function run(context: Context, namespace: string, ref: string, id: string
           if (rm || failed) await container.remove();
         },
         rm,
-        tty,
+        tty: container.tty,
         ...(container.network === undefined ? {} : {network: container.network}),
         ...(options.runtime === undefined ? {} : {runtime: options.runtime}),
         ...(signal === undefined ? {} : {signal}),

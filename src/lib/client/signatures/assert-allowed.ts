@@ -67,6 +67,16 @@ export async function assertAllowed(
   return {...approved, ...(await verify(context, namespace, name, target, groups, options))};
 }
 
+/** @throws failed_precondition the namespace requires signatures, and a root that is no image has none */
+export function assertUnsignedAllowed(view: StoreView, namespace: string): void {
+  if (policyOf(view.namespaces.find(namespace)?.labels) === undefined) return;
+  throw new ErrdefsError(
+    'failed_precondition',
+    `namespace ${JSON.stringify(namespace)} requires signatures, which a container without an image does not have`,
+    {hint: 'run it in another namespace, or make an image of it and sign that'},
+  );
+}
+
 /** Keys of which one must have signed. */
 interface Demand {
   /** Whose keys they are, for messages. */

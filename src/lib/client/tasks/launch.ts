@@ -46,7 +46,7 @@ function exitCommand(context: Context, namespace: string, id: string): readonly 
 export async function launch(context: Context, namespace: string, run: Launch, options: TaskStartOptions): Promise<RunResult> {
   const {store} = context;
   const {id, rm, tty} = run;
-  const {detach = false, stdin = tty, nullIO = false, maxLogSize, stdio, pidFile} = options;
+  const {detach = false, stdin = tty, noPivot = false, nullIO = false, maxLogSize, stdio, pidFile} = options;
   if (nullIO && tty)
     throw new ErrdefsError('invalid_argument', 'no output is kept of a container with a terminal', {hint: 'leave out --null-io or --tty'});
   if (!detach && (nullIO || maxLogSize !== undefined))
@@ -68,14 +68,17 @@ export async function launch(context: Context, namespace: string, run: Launch, o
       const own = spec.linux.cgroupsPath.startsWith(`/${namespace}/${id}~`);
       const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder)}} : spec;
       await run.keepSpec?.(placed);
-      if (run.network === undefined) return placed;
+      // Whatever the root is, it is mounted in the bundle.
+      const mounted = {...placed, root: {...placed.root, path: 'rootfs'}};
+      if (run.network === undefined) return mounted;
       const {connect} = await import('./network.ts');
-      connection = await connect(context, namespace, id, run.network, placed);
+      connection = await connect(context, namespace, id, run.network, mounted);
       return connection.spec;
     },
     onExit: async (failed: boolean) => run.onExit?.(failed),
     onLeftover: (err: unknown) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
     volatile: rm,
+    noPivot,
     removeOnExit: rm,
     ...(pidFile === undefined ? {} : {pidFile}),
     ...(run.runtime === undefined ? {} : {runtime: run.runtime}),

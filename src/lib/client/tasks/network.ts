@@ -11,7 +11,8 @@ import {type NetworkNamespace, openNetworkNamespace} from '../../runtime/network
 import {choosePorts, parsePort} from '../../runtime/network/ports.ts';
 import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/published-ports.ts';
 import {runPath} from '../../runtime/run-directory.ts';
-import type {MountSpec, Spec} from '../../runtime/spec.ts';
+import type {Spec} from '../../runtime/spec.ts';
+import type {MountSpec} from '../../runtime/spec-options.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {isRootless} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';

@@ -6,8 +6,9 @@ import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
+import {directoryMounts} from '../directory-mounts.ts';
 import {notFoundIn} from '../not-found.ts';
-import {assertAllowed} from '../signatures/assert-allowed.ts';
+import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {RunResult, TaskStartOptions} from '../types/index.ts';
 import {launch} from './launch.ts';
@@ -33,7 +34,6 @@ async function startContainer(context: Context, namespace: string, id: string, o
   await assertStillAllowed(context, namespace, record);
   const spec = record.spec as Spec;
   const network = recordedNetwork(record);
-  const snapshots = new SnapshotStore(store, namespace, record.snapshotter);
   return launch(
     context,
     namespace,
@@ -43,7 +43,8 @@ async function startContainer(context: Context, namespace: string, id: string, o
         const now = store.view((tx) => tx.namespace(namespace).containers.find(id));
         if (now?.createdAt !== record.createdAt)
           throw new ErrdefsError('aborted', 'the container was removed meanwhile', {hint: 'run it again'});
-        return snapshots.mounts(record.snapshotKey);
+        if (record.snapshotKey === '') return directoryMounts(spec.root.path);
+        return new SnapshotStore(store, namespace, record.snapshotter).mounts(record.snapshotKey);
       },
       makeSpec: () => spec,
       keepSpec: async (placed) => {
@@ -66,6 +67,10 @@ async function startContainer(context: Context, namespace: string, id: string, o
  * @throws failed_precondition it is not allowed, or is gone
  */
 async function assertStillAllowed(context: Context, namespace: string, {image: name, labels: own}: ContainerRecord): Promise<void> {
+  if (name === '') {
+    context.store.view((tx) => assertUnsignedAllowed(tx, namespace));
+    return;
+  }
   const {labels, image} = context.store.view((tx) => ({
     labels: tx.namespaces.find(namespace)?.labels,
     image: tx.namespace(namespace).images.find(name),

@@ -1,5 +1,4 @@
 /** Containers, and options for running one. */
-import type {MountSpec} from '../../runtime/spec.ts';
 import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts';
 import type {LayerCompression} from './build.ts';
 import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
@@ -7,37 +6,12 @@ import type {ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
 import type {TaskStartOptions} from './tasks.ts';
 
-export type {MountSpec};
-
 /** When `run` pulls its image first. */
 export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
 
 /** Options of `run`; they override the image's config. */
 export interface RunOptions extends ContainerSettings, NetworkOptions, TaskStartOptions {
-  /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
-  readonly args?: readonly string[];
-  /** Replaces Entrypoint, as docker does; `args` follow it. */
-  readonly entrypoint?: string;
   readonly rm?: boolean;
-  readonly tty?: boolean;
-  /** `KEY=value` sets, `KEY` alone removes. */
-  readonly env?: readonly string[];
-  readonly envFiles?: readonly string[];
-  readonly cwd?: string;
-  readonly user?: string;
-  /** A relative source of a bind mount is resolved against the working directory of this process. */
-  readonly mounts?: readonly MountSpec[];
-  readonly netHost?: boolean;
-  readonly readOnly?: boolean;
-  readonly privileged?: boolean;
-  readonly capAdd?: readonly string[];
-  readonly capDrop?: readonly string[];
-  readonly hostname?: string;
-  readonly labels?: Labels;
-  readonly annotations?: Labels;
-  /** Bytes. */
-  readonly memoryLimit?: number;
-  readonly cpus?: number;
   readonly platform?: string;
   readonly snapshotter?: string;
   /**

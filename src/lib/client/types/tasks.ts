@@ -45,6 +45,8 @@ export interface TaskStartOptions {
   readonly pidFile?: string;
   /** Keeps what a detached task reads open, for `attach`. Default: only with a terminal; else it reads /dev/null. */
   readonly stdin?: boolean;
+  /** Leaves the old root by MS_MOVE and chroot, for a host whose own root is a ramdisk. */
+  readonly noPivot?: boolean;
   /** Keeps no output; for a detached task without a terminal. */
   readonly nullIO?: boolean;
   /** Bytes after which a detached task's log begins anew. Default 64 MiB. */

@@ -1,0 +1,74 @@
+/** What people type who know ctr, docker and podman: each flag of their `run` is supported, or refused by name with what to do instead. */
+import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
+import {describe, it} from 'node:test';
+import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
+import {readFlag} from '../../src/cli/split-argv.ts';
+import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
+import Run from '../../src/commands/run.ts';
+import {ErrdefsError} from '../../src/lib/errdefs.ts';
+import {requiresProgram} from '../support/helpers.ts';
+
+const words = (text: string): readonly string[] => text.trim().split(/\s+/);
+
+/** `docker run --help` of 29. */
+const DOCKER = words(`
+  --add-host --annotation --attach --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-count
+  --cpu-percent --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares --cpus --cpuset-cpus --cpuset-mems --detach --detach-keys
+  --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --disable-content-trust --dns
+  --dns-opt --dns-option --dns-search --domainname --entrypoint --env --env-file --expose --gpus --group-add --health-cmd --health-interval
+  --health-retries --health-start-interval --health-start-period --health-timeout --help --hostname --init --interactive --io-maxbandwidth
+  --io-maxiops --ip --ip6 --ipc --isolation --kernel-memory --label --label-file --link --link-local-ip --log-driver --log-opt --mac-address
+  --memory --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck
+  --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish --publish-all --pull --quiet --read-only --restart
+  --rm --runtime --security-opt --shm-size --sig-proxy --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty --ulimit
+  --use-api-socket --user --userns --uts --volume --volume-driver --volumes-from --workdir
+  -a -d -e -h -i -l -m -p -P -q -t -u -v -w`);
+
+/** `ctr run --help` of containerd 1.7 and 2.2. */
+const CTR = words(`
+  --allow-new-privs --annotation --apparmor-default-profile --apparmor-profile --blockio-class --blockio-config-file --cap-add --cap-drop
+  --cgroup --cni --config --cpu-period --cpu-quota --cpu-shares --cpus --cpuset-cpus --cpuset-mems --cwd --detach --device --entrypoint --env
+  --env-file --fifo-dir --gidmap --gpus --hostname --label --log-uri --memory-limit --mount --net-host --no-pivot --null-io --pid-file
+  --platform --privileged --privileged-without-host-devices --rdt-class --read-only --remap-labels --rlimit-nofile --rm --rootfs
+  --rootfs-propagation --runc-binary --runc-root --runc-systemd-cgroup --runtime --runtime-config-path --sandbox --seccomp --seccomp-profile
+  --snapshotter --snapshotter-label --tty --uidmap --user --with-ns -c -d -t -u`);
+
+const flags = {...GLOBAL_FLAGS, ...Run.flags};
+/** A value that no flag converts: only names matter here. */
+const isKnown = (flag: string): boolean => {
+  try {
+    readFlag([flag, 'x'], 0, flags);
+    return true;
+  } catch (err) {
+    assert.ok(err instanceof ErrdefsError);
+    return !err.message.includes('unknown flag');
+  }
+};
+
+function assertAnswered(flag: string): void {
+  const hint = UNSUPPORTED_FLAGS[flag];
+  assert.notEqual(
+    isKnown(flag),
+    hint !== undefined,
+    `${flag}: supported and refused by name exclude each other, and one of them is needed`,
+  );
+}
+
+describe('flags of other programs', () => {
+  it('of docker and ctr are supported or refused by name', () => {
+    for (const flag of [...DOCKER, ...CTR]) assertAnswered(flag);
+  });
+
+  it('of the podman here, too', (t) => {
+    if (!requiresProgram(t, 'podman')) return;
+    const help = execFileSync('podman', ['run', '--help'], {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
+    const found = [...help.matchAll(/^ +(?:(-[a-zA-Z]), )?(--[a-z0-9-]+)/gm)].flatMap(([, short, long]) => [short ?? [], long!].flat());
+    assert.ok(found.length > 100, `${found.length} flags`);
+    for (const flag of found) assertAnswered(flag);
+  });
+
+  it('that are refused are not refused for nothing', () => {
+    for (const [flag, hint] of Object.entries(UNSUPPORTED_FLAGS)) assert.ok(!isKnown(flag), `${flag}: ${hint}`);
+  });
+});
