@@ -545,6 +545,8 @@ export class FakeRegistry {
       return;
     }
     const write = async (bytes: Buffer): Promise<void> => {
+      // A request that came while an answer before it was cut: its connection is closed already.
+      if (socket?.writable !== true) return;
       record.bytesSent += bytes.length;
       if (!response.write(bytes)) await once(response, 'drain').catch(() => undefined);
     };

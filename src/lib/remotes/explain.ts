@@ -4,29 +4,7 @@ import {registryHosts} from './hosts.ts';
 import {DEFAULT_HOST_CONFIG} from './hosts-config.ts';
 import {readRegistryConfig} from './hosts-dir.ts';
 import {proxyOrigin, proxyRules} from './proxy.ts';
-import {CAPABILITIES, type Capability, type RemoteOptions} from './types.ts';
-
-/** A host, in the order of use. Paths are absolute; no member is a secret. */
-export interface HostPlan {
-  /** Such as `https://registry-1.docker.io/v2`. */
-  readonly url: string;
-  /** The name under which its credentials are kept. */
-  readonly domain: string;
-  /** Whether the port is asked first which of HTTPS and HTTP it speaks; `url` then has HTTPS. */
-  readonly isProbed: boolean;
-  readonly isMirror: boolean;
-  readonly capabilities: readonly Capability[];
-  /** The file or directory with its configuration. */
-  readonly source?: string;
-  /** CAs that are trusted besides the system's. */
-  readonly ca: readonly string[];
-  readonly client: readonly {readonly cert: string; readonly key: string}[];
-  readonly skipVerify: boolean;
-  /** Names of additional headers. */
-  readonly headers: readonly string[];
-  /** Without credentials. */
-  readonly proxy?: {readonly url: string; readonly source: string};
-}
+import {CAPABILITIES, type HostPlan, type RemoteOptions} from './types.ts';
 
 /** @throws invalid_argument the configuration, or a variable with a proxy, is unusable */
 export async function explainHosts(domain: string, options: RemoteOptions): Promise<readonly HostPlan[]> {

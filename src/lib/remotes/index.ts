@@ -5,7 +5,7 @@
  * response, `undici-exchange.ts` has the connections. `hosts.ts` decides which hosts to ask, from the configuration that
  * `hosts-dir.ts` reads; `auth.ts` has credentials and tokens.
  */
-export {explainHosts, type HostPlan} from './explain.ts';
+export {explainHosts} from './explain.ts';
 export {hostsDirs} from './hosts-dir.ts';
 export {openRemote} from './remote.ts';
 export type * from './types.ts';

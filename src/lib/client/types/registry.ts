@@ -1,6 +1,7 @@
 /** Registries without a store: images are looked at, copied, referred to and deleted where they are. */
 import type {Code, ErrorJSON} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
+import type {HostPlan} from '../../remotes/types.ts';
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
 /** Options of a call to a registry. */
@@ -203,20 +204,7 @@ export interface HostAnswer {
 }
 
 /** How a host would be asked; no member is a secret. */
-export interface ExplainedHost {
-  readonly url: string;
-  /** Whether its port is asked first which of HTTPS and HTTP it speaks. */
-  readonly isProbed: boolean;
-  readonly isMirror: boolean;
-  readonly capabilities: readonly string[];
-  /** The file or directory with its configuration. */
-  readonly source?: string;
-  readonly ca: readonly string[];
-  readonly client: readonly {readonly cert: string; readonly key: string}[];
-  readonly skipVerify: boolean;
-  /** Names of additional headers. */
-  readonly headers: readonly string[];
-  readonly proxy?: {readonly url: string; readonly source: string};
+export interface ExplainedHost extends Omit<HostPlan, 'domain'> {
   /** Where credentials would be looked for, in order. Helpers are not asked. */
   readonly credentials: readonly {readonly source: string; readonly key?: string; readonly user?: string; readonly helper?: string}[];
 }
