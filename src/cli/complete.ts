@@ -61,6 +61,7 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'pull ref': 'image',
   'push local': 'image',
   'push remote': 'image',
+  'repack directory': 'directory',
   'run image': 'image',
   'snapshots commit name': 'free',
   'snapshots diff a': 'snapshot',
@@ -73,6 +74,8 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'snapshots parent': 'snapshot',
   'sync file': 'file',
   'tasks id': 'container',
+  'unpack directory': 'directory',
+  'unpack ref': 'image',
 };
 
 /** Of flags, by their names; others by the value that their help shows. */

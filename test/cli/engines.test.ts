@@ -123,6 +123,8 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   push: ['push --progress none --plain-http 127.0.0.1:1/x:latest', 5],
   referrers: ['referrers --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   'registry rm': ['registry rm --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
+  repack: ['repack /nowhere app:1', 9],
+  unpack: ['unpack app:1 /nowhere/bundle', 5],
   resolve: ['resolve --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
   run: ['run --rm nope r1 true', 125],
   'snapshots commit': ['snapshots commit a b', 5],

@@ -26,6 +26,8 @@ export interface TreePair {
   readonly upper: string;
   /** The directory with which overlayfs makes `upper` of `lower`: what it does not have is not changed, and not looked at. */
   readonly overlaid?: string | undefined;
+  /** `lower` came out of layers, which keep whole seconds: mtimes are the same within a second, and then contents are compared. */
+  readonly wholeSeconds?: boolean;
 }
 
 /** Batches of names after which other work gets its turn. */
@@ -75,8 +77,11 @@ function unlessVanished<T>(look: () => T): T | undefined {
 }
 
 /** Changes in containerd's order: by name, a directory before what is in it. Names that vanish meanwhile are passed over. */
-export async function findChanges({lower, upper, overlaid}: TreePair, signal?: AbortSignal): Promise<readonly TreeChange[]> {
-  const search = new Search(signal);
+export async function findChanges(
+  {lower, upper, overlaid, wholeSeconds = false}: TreePair,
+  signal?: AbortSignal,
+): Promise<readonly TreeChange[]> {
+  const search = new Search(wholeSeconds, signal);
   const open = (path: string | undefined): Directory | undefined => (path === undefined ? undefined : new Directory(path));
   await search.compare('', listed({lower: open(lower), upper: new Directory(upper), overlaid: open(overlaid)}));
   if (lower !== undefined) await search.compareXattrs(lower, upper);
@@ -84,13 +89,16 @@ export async function findChanges({lower, upper, overlaid}: TreePair, signal?: A
 }
 
 class Search {
+  /** In nanoseconds, as it is compared. */
+  readonly #timeOf: (stat: BigIntStats) => bigint;
   readonly #signal: AbortSignal | undefined;
   readonly #found: Found[] = [];
   /** Inodes with several names of which one is changed. */
   readonly #changedInodes = new Set<string>();
   #visited = 0;
 
-  constructor(signal: AbortSignal | undefined) {
+  constructor(wholeSeconds: boolean, signal: AbortSignal | undefined) {
+    this.#timeOf = wholeSeconds ? ({mtimeNs}) => mtimeNs - (((mtimeNs % NANOSECONDS) + NANOSECONDS) % NANOSECONDS) : ({mtimeNs}) => mtimeNs;
     this.#signal = signal;
   }
 
@@ -166,9 +174,10 @@ class Search {
   #isSame(now: BigIntStats, before: BigIntStats, path: Buffer, beforePath: Buffer): boolean {
     if (now.mode !== before.mode || now.uid !== before.uid || now.gid !== before.gid || now.rdev !== before.rdev) return false;
     if (now.isDirectory()) return true;
-    if (now.size !== before.size || now.mtimeNs !== before.mtimeNs) return false;
+    const time = this.#timeOf(now);
+    if (now.size !== before.size || time !== this.#timeOf(before)) return false;
     if (now.isSymbolicLink()) return readlinkSync(path, 'buffer').equals(readlinkSync(beforePath, 'buffer'));
-    if (!now.isFile() || now.mtimeNs % NANOSECONDS !== 0n) return true;
+    if (!now.isFile() || time % NANOSECONDS !== 0n) return true;
     return hasSameBytes(path, beforePath);
   }
 }

@@ -1,8 +1,9 @@
 /** Copies whole trees, with all attributes. */
-import {lstatSync, mkdirSync, readdirSync} from 'node:fs';
+import {lstatSync, mkdirSync, readdirSync, statfsSync} from 'node:fs';
+import {dirname} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from './durable.ts';
-import {runSync} from './spawn.ts';
+import {run, runSync} from './spawn.ts';
 import {Directory, isLong} from './walk.ts';
 
 /**
@@ -10,11 +11,23 @@ import {Directory, isLong} from './walk.ts';
  * path has room for both, each becomes a file of its own.
  *
  * @param to not there yet; after a failure the caller removes what is there
- * @throws unknown a program failed @throws unavailable it is not installed
+ * @throws unknown a program failed @throws unavailable it is not installed @throws resource_exhausted the disk is full
  */
 export function copyTree(from: string, to: string): void {
-  const {status, stderr} = runSync('cp', ['-a', '--reflink=auto', '-T', '--', from, to], {package: 'coreutils'});
+  complete(from, to, runSync('cp', [...COPY_TREE, from, to], {package: 'coreutils'}));
+}
+
+/** As `copyTree`, without blocking, but for paths beyond the kernel's limit. @param signal ends the copy */
+export async function copyTreeAside(from: string, to: string, signal?: AbortSignal): Promise<void> {
+  const options = {package: 'coreutils', ...(signal === undefined ? {} : {signal})};
+  complete(from, to, await run('cp', [...COPY_TREE, from, to], options));
+}
+
+const COPY_TREE = ['-a', '--reflink=auto', '-T', '--'];
+
+function complete(from: string, to: string, {status, stderr}: {readonly status: number; readonly stderr: string}): void {
   if (status === 0) return;
+  if (statfsSync(dirname(to)).bavail === 0) throw new ErrdefsError('resource_exhausted', `copy of ${from}: the disk is full`);
   // cp fails on paths longer than PATH_MAX.
   const source = new Directory(from);
   if (listPiece(source).deeper.length === 0) throw failed('cp', from, status, stderr);

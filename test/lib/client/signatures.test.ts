@@ -1,7 +1,7 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
@@ -340,6 +340,12 @@ const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unkn
   },
   mutate: ({namespace}, name) => namespace.images.mutate(name, 'made', {user: 'me'}),
   rebase: ({namespace}, name) => namespace.images.rebase(name, 'made', {oldBase: name, newBase: name}),
+  unpack: ({namespace, client}, name) => namespace.images.unpack(name, mkdtempSync(join(client.state, 'bundle-')), {snapshotter: 'native'}),
+  repack: async ({namespace, client}, name) => {
+    const directory = mkdtempSync(join(client.state, 'bundle-'));
+    await client.namespace('other').images.unpack(name, directory, {snapshotter: 'native'});
+    await namespace.images.repack(directory, 'made', {snapshotter: 'native'});
+  },
   run: ({namespace}, name) =>
     namespace.run(name, 'c1', {rm: true, args: ['/none'], snapshotter: 'native', stdio: ['ignore', 'ignore', 'ignore']}),
 };
@@ -347,7 +353,8 @@ const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unkn
 describe('a namespace that demands signatures', () => {
   for (const [creator, create] of Object.entries(CREATORS))
     it(`has no unsigned image by ${creator}, and others are not concerned`, async (t) => {
-      if (creator === 'run' && (!requiresRoot(t) || !requiresProgram(t, 'runc'))) return;
+      if (creator === 'run' && !requiresProgram(t, 'runc')) return;
+      if (['run', 'unpack', 'repack'].includes(creator) && !requiresRoot(t)) return;
       const w = await world(t);
       const {image} = await w.namespace.pull(w.ref, PULL);
       const other = {...w, namespace: w.client.namespace('other')};

@@ -24,5 +24,13 @@ export function imageBuildClient(context: Context, namespace: string): ImageBuil
       const {rebaseImage} = await import('./rebase.ts');
       return rebaseImage(context, namespace, source, target, options);
     },
+    unpack: async (ref, directory, options = {}) => {
+      const {unpackImage} = await import('./bundle.ts');
+      return unpackImage(context, namespace, ref, directory, options);
+    },
+    repack: async (directory, target, options = {}) => {
+      const {repackBundle} = await import('./repack.ts');
+      return repackBundle(context, namespace, directory, target, options);
+    },
   };
 }

@@ -1,15 +1,12 @@
 /** `commit`: an image of what a container changed, on top of the image that it was made from. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {documentType, layerType} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
 import type {CommitOptions, MutateOptions} from '../types/index.ts';
-import {deriveManifest, historyOf, withLayers} from './documents.ts';
 import {ImageBuild, sourceManifest} from './image-build.ts';
-import {targetCompression, writeLayer} from './layers.ts';
-import {changeConfig} from './mutate.ts';
+import {layerOnTop} from './layer-on-top.ts';
 import {checkLevel} from './new-blob.ts';
 import {containerPair, snapshotLayer} from './tree-diff.ts';
 
@@ -39,33 +36,20 @@ export async function commitContainer(
           hint: `give that image its name again; its top layer has the chain ID ${parent ?? '(none)'}`,
         },
       );
-    const from = sourceManifest(plan, planned);
-    const {family} = from;
-    const compression = targetCompression(family, asked, asked);
     // Only a time that the caller chose makes the same bytes of the same tree at any time.
     const latest = options.created === undefined ? undefined : Math.floor(Date.parse(created) / 1000);
-    const {digest, size, diffID} = await writeLayer(build, `commit ${id}`, {compression, level}, async (sink) => {
-      for await (const chunk of snapshotLayer(context, pair, {latest, signal})) await sink.write(chunk);
+    const manifest = await layerOnTop(build, sourceManifest(plan, planned), {
+      ref: `commit ${id}`,
+      author,
+      message,
+      createdBy: 'berth commit',
+      created,
+      changes: mutation,
+      content: snapshotLayer(context, pair, {latest, signal}),
+      compression: asked,
+      ...(level === undefined ? {} : {level}),
     });
-    build.emit({ref: `layer-${digest}`, status: 'done', offset: size, total: size});
-    const entry = {
-      created,
-      created_by: 'berth commit',
-      ...(author === undefined ? {} : {author}),
-      ...(message === undefined ? {} : {comment: message}),
-    };
-    const diffIDs = [...from.image.layers.map((layer) => layer.diffID), diffID];
-    const config = {
-      ...withLayers(changeConfig(from.config, mutation), diffIDs, historyOf(from)?.concat(entry)),
-      created,
-      ...(author === undefined ? {} : {author}),
-    };
-    const layer = {mediaType: layerType(family, compression), digest, size};
-    const manifest = deriveManifest(from, family, build.addDocument(documentType('config', family), config), [
-      ...from.manifest.layers,
-      layer,
-    ]);
-    return await build.commit(build.addDocument(documentType('manifest', family), manifest), {});
+    return await build.commit(manifest, {});
   } finally {
     await build.close();
   }

@@ -51,9 +51,14 @@ export class ImageBuild {
 
   /** Plans an image of the namespace, leases its content, and checks that all of it is present. @throws not_found */
   async source(text: string, options: Pick<BuildOptions, 'platforms' | 'allPlatforms'>): Promise<{image: ImageRecord; plan: Plan}> {
+    const image = findImage(this.context, this.namespace, text);
+    return {image, plan: await this.sourceOf(image, options)};
+  }
+
+  /** As `source`, of an image or of a manifest of one. */
+  async sourceOf(image: Pick<ImageRecord, 'name' | 'target'>, options: Pick<BuildOptions, 'platforms' | 'allPlatforms'>): Promise<Plan> {
     const {context, namespace} = this;
     const {store} = context;
-    const image = findImage(context, namespace, text);
     const isVisible = visibleIn(store, namespace);
     const documents: DocumentSource = async (desc) => {
       const bytes = readVisible(store, isVisible, desc);
@@ -64,7 +69,7 @@ export class ImageBuild {
     this.#leases.push(await leasePlan(store, namespace, this.name, plan, undefined));
     for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs])
       if (!hasBlob(store, isVisible, desc)) throw lacksContent(image.name, desc.digest);
-    return {image, plan};
+    return plan;
   }
 
   /** Begins a blob, which is discarded unless the image is committed. @param ref names it in `content active` */

@@ -1,4 +1,5 @@
 /** Images that are made from images. */
+import type {Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import type {ProgressEvent} from './common.ts';
 
@@ -64,6 +65,43 @@ export interface RebaseOptions extends BuildOptions, CreatedOption {
   readonly newBase?: string;
 }
 
+/** Options of `images.unpack`. */
+export interface UnpackImageOptions {
+  /** Such as `linux/arm64`. Default: this machine's. */
+  readonly platform?: string;
+  readonly snapshotter?: string;
+  readonly signal?: AbortSignal;
+}
+
+/** An image unpacked in a directory of its own, with umoci's layout: config.json, rootfs, umoci.json and an mtree file. */
+export interface Bundle {
+  /** Absolute path. */
+  readonly directory: string;
+  /** Name of the image. */
+  readonly image: string;
+  /** Of the manifest. */
+  readonly digest: Digest;
+}
+
+/** Options of `images.repack`. */
+export interface RepackOptions extends LayerCompression {
+  readonly author?: string;
+  /** Comment in the history. */
+  readonly message?: string;
+  /** RFC 3339, for config and history; later mtimes in the layer become this. Default: now, and the mtimes as they are. */
+  readonly created?: string;
+  /** Paths of the tree at which, and below which, changes are left out. */
+  readonly maskPaths?: readonly string[];
+  /** Leaves out the image's volumes. Default true. */
+  readonly maskVolumes?: boolean;
+  /** Lets the bundle be one of the new image afterwards. */
+  readonly refreshBundle?: boolean;
+  /** In which the image is unpacked for the comparison. */
+  readonly snapshotter?: string;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
 /**
  * Makes images from images. The source stays; the target is replaced if it exists, when the new image is complete. What does not change is
  * shared. The same input gives the same digest.
@@ -84,4 +122,19 @@ export interface ImageBuildClient {
   mutate(source: string, target: string, options?: MutateOptions): Promise<ImageRecord>;
   /** Replaces the lowest layers, those of `oldBase`, by those of `newBase`. @throws failed_precondition the source does not begin with them */
   rebase(source: string, target: string, options?: RebaseOptions): Promise<ImageRecord>;
+  /**
+   * Unpacks an image into a new or empty directory, which a runtime runs as a bundle, and `repack`, or `umoci repack`, makes an image of.
+   * After a failure the directory is empty.
+   *
+   * @throws not_found @throws failed_precondition the directory is not empty
+   */
+  unpack(ref: string, directory: string, options?: UnpackImageOptions): Promise<Bundle>;
+  /**
+   * Makes an image of what was changed in a bundle, on top of the image that it was unpacked from. Nothing may change its tree meanwhile.
+   * Without changes the image is the same one.
+   *
+   * @throws not_found the namespace does not have that image
+   * @throws failed_precondition the directory is no bundle
+   */
+  repack(directory: string, target: string, options?: RepackOptions): Promise<ImageRecord>;
 }

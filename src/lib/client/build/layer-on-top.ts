@@ -1,0 +1,52 @@
+/** One more layer on an image, with its entry in the history. */
+import {documentType, layerType} from '../../oci/mediatypes.ts';
+import type {LayerCompression, MutateOptions} from '../types/index.ts';
+import {deriveManifest, historyOf, type RawDescriptor, type SourceManifest, withLayers} from './documents.ts';
+import type {ImageBuild} from './image-build.ts';
+import {targetCompression, writeLayer} from './layers.ts';
+import {changeConfig} from './mutate.ts';
+
+export interface NewLayer extends LayerCompression {
+  /** Names the layer in `content active`. */
+  readonly ref: string;
+  readonly author?: string | undefined;
+  readonly message?: string | undefined;
+  readonly createdBy: string;
+  /** RFC 3339. */
+  readonly created: string;
+  readonly changes?: MutateOptions;
+  /** The tar. */
+  readonly content: AsyncIterable<Uint8Array>;
+}
+
+/** @returns the new manifest */
+export async function layerOnTop(
+  build: ImageBuild,
+  from: SourceManifest,
+  {ref, author, message, createdBy, created, changes = {}, content, compression: asked = 'gzip', level}: NewLayer,
+): Promise<RawDescriptor> {
+  const {family} = from;
+  const compression = targetCompression(family, asked, asked);
+  const {digest, size, diffID} = await writeLayer(build, ref, {compression, level}, async (sink) => {
+    for await (const chunk of content) await sink.write(chunk);
+  });
+  build.emit({ref: `layer-${digest}`, status: 'done', offset: size, total: size});
+  const entry = {
+    created,
+    created_by: createdBy,
+    ...(author === undefined ? {} : {author}),
+    ...(message === undefined ? {} : {comment: message}),
+  };
+  const diffIDs = [...from.image.layers.map((layer) => layer.diffID), diffID];
+  const config = {
+    ...withLayers(changeConfig(from.config, changes), diffIDs, historyOf(from)?.concat(entry)),
+    created,
+    ...(author === undefined ? {} : {author}),
+  };
+  const layer = {mediaType: layerType(family, compression), digest, size};
+  const manifest = deriveManifest(from, family, build.addDocument(documentType('config', family), config), [
+    ...from.manifest.layers,
+    layer,
+  ]);
+  return build.addDocument(documentType('manifest', family), manifest);
+}
