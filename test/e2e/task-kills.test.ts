@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {once} from 'node:events';
-import {existsSync, readdirSync, readFileSync, rmSync} from 'node:fs';
+import {existsSync, readdirSync, readFileSync, rmdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Task} from '../../src/lib/client/types/index.ts';
@@ -12,7 +12,7 @@ import {hasCode} from '../../src/lib/errdefs.ts';
 import {parseIdentity} from '../../src/lib/fs/process.ts';
 import {engineEnvironment} from '../cli/harness.ts';
 import {is, onEnd, TORTURE} from '../support/helpers.ts';
-import {requiresTasks, type TaskRig, taskRig, until} from '../support/tasks.ts';
+import {cgroupsOf, requiresTasks, type TaskRig, taskRig, until} from '../support/tasks.ts';
 import {names, start} from './fixtures.ts';
 
 /** Steps of a start, by the file of a run's directory, or of the runtime's, that shows each. */
@@ -97,18 +97,21 @@ async function assertRemovable(r: TaskRig, id: string, when: string): Promise<vo
   await ns.containers.list();
   let refusal: unknown;
   // What a killed command has begun may go on for a moment: conmon makes the container, and waits for somebody to start it.
-  await until(`the container can be removed ${when}: ${String(refusal)}`, async () => {
-    await ns.tasks.list();
-    await unlessAbsent(ns.tasks.delete(id, {force: true}));
-    try {
-      await unlessAbsent(ns.containers.delete(id));
-      return true;
-    } catch (err) {
-      if (!hasCode(err, 'failed_precondition')) throw err;
-      refusal = err;
-      return false;
-    }
-  });
+  await until(
+    () => `the container can be removed ${when}: ${String(refusal)}`,
+    async () => {
+      await ns.tasks.list();
+      await unlessAbsent(ns.tasks.delete(id, {force: true}));
+      try {
+        await unlessAbsent(ns.containers.delete(id));
+        return true;
+      } catch (err) {
+        if (!hasCode(err, 'failed_precondition')) throw err;
+        refusal = err;
+        return false;
+      }
+    },
+  );
   assert.deepEqual(await ns.containers.list(), [], when);
   assert.deepEqual(
     (await ns.snapshots().list()).filter(({kind}) => kind !== 'committed'),
@@ -117,7 +120,10 @@ async function assertRemovable(r: TaskRig, id: string, when: string): Promise<vo
   );
   // What has no container any more is swept by the next command that looks.
   await client.gc();
-  await until(`nothing is left ${when}: ${r.left().join(', ')}`, () => r.left().length === 0);
+  await until(
+    () => `nothing is left ${when}: ${r.left().join(', ')}`,
+    () => r.left().length === 0,
+  );
 }
 
 /** Ends by itself when it is asked, as its image wants it. It may be asked before it has set its trap. */
@@ -221,6 +227,8 @@ describe('a container', () => {
     for (const path of procs) for (const line of readFileSync(path, 'utf8').split('\n')) if (line !== '') kill(Number(line));
     await until('its end', () => !existsSync(`/proc/${pid}`));
     await assertRemovable(r, 'c', 'after its state directory was removed');
+    // What says that they are berth's went with that directory.
+    for (const path of cgroupsOf(r.namespace)) rmdirSync(path);
   });
 
   it('that has taken all its memory is told to be killed for that', async (t) => {

@@ -1,6 +1,6 @@
 /** Tasks for tests: a store with a small image, and what is left of its containers. */
 import assert from 'node:assert/strict';
-import {existsSync, readdirSync, readFileSync} from 'node:fs';
+import {existsSync, readdirSync, readFileSync, rmdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Client, type NamespaceClient, openClient} from '../../src/lib/client/index.ts';
@@ -46,6 +46,9 @@ export async function taskRig(t: Scope): Promise<TaskRig> {
     for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
     await client.namespaces.delete(namespace, {recursive: true}).catch(() => undefined);
     await client.close();
+    const cgroups = cgroupsOf(namespace);
+    for (const path of cgroups) rmdirSync(path);
+    assert.deepEqual(cgroups, [], 'cgroups are left');
   });
   await ns.pull(ref);
   const list = (path: string): readonly string[] => (existsSync(path) ? readdirSync(path) : []);
@@ -61,6 +64,12 @@ export async function taskRig(t: Scope): Promise<TaskRig> {
 }
 
 let rigs = 0;
+
+/** The cgroups of a namespace, in which those of its containers are. */
+export const cgroupsOf = (namespace: string): readonly string[] =>
+  readdirSync('/sys/fs/cgroup')
+    .map((tree) => join('/sys/fs/cgroup', tree, namespace))
+    .filter((path) => existsSync(path));
 
 /** Living processes that have the state directory in their words: launchers, conmons, runtimes and exit commands. */
 const processes = (state: string): readonly string[] =>
@@ -83,10 +92,10 @@ export const requiresTasks = (t: Parameters<typeof requiresRoot>[0]): boolean =>
   requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
 
 /** Waits for what another process does. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+export async function until(what: string | (() => string), holds: () => boolean | Promise<boolean>): Promise<void> {
   for (let waited = 0; waited < 30_000; waited += 20) {
     if (await holds()) return;
     await delay(20);
   }
-  assert.fail(`not within 30 s: ${what}`);
+  assert.fail(`not within 30 s: ${typeof what === 'string' ? what : what()}`);
 }

@@ -10,7 +10,7 @@ import {requireProgram} from '../fs/spawn.ts';
 import {requireRoot} from '../user-namespace.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
-import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
+import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors, runtimeFailure} from './oci-runtime.ts';
 import {
   announceWaiter,
   bundleIn,
@@ -98,28 +98,23 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   const line = await Promise.race([launcher.releaseConnected(), signals.stopped.then(() => '')]);
   stopped();
   const {data, pid = data, message} = parseReport(line);
-  if (pid === undefined || pid <= 0) throw failed(message ?? 'conmon ended before the container was made');
+  if (pid === undefined) throw new ErrdefsError('aborted', 'conmon ended before the container was made: it was killed');
+  if (pid <= 0) throw failed(message || `${runtime.name} ended before the container was made`);
   // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
   giveBundle(directory, launcher.pid);
   // One that ends at once and is removed then stays until this start has been told.
   const {leave} = announceWaiter(directory);
   try {
-    await startCreated(run, runtime, directory, pid, failed);
+    await startCreated(run, runtime, directory, pid);
   } finally {
     leave();
   }
   return pid;
 }
 
-async function startCreated(
-  {id, stateDir, pidFile}: DetachedRun,
-  runtime: Runtime,
-  directory: string,
-  pid: number,
-  failed: (fallback: string) => ErrdefsError,
-): Promise<void> {
+async function startCreated({id, stateDir, pidFile}: DetachedRun, runtime: Runtime, directory: string, pid: number): Promise<void> {
   const files = taskFiles(directory, id);
-  const {status, stderr} = await runRuntime(runtime, [
+  const result = await runRuntime(runtime, [
     '--root',
     runtimeRoot(stateDir),
     '--log',
@@ -129,7 +124,11 @@ async function startCreated(
     'start',
     id,
   ]);
-  if (status !== 0) throw failed(stderr.trim() || `${runtime.name} start ended with status ${status}`);
+  if (result.status !== 0)
+    throw runtimeFailure(runtime, 'unable to start the container', {
+      ...result,
+      stderr: runtimeErrors(files.runtimeLog).at(-1) ?? result.stderr,
+    });
   closeSync(openSync(files.started, 'w', 0o600));
   if (pidFile !== undefined) writePidFile(resolve(pidFile), String(pid));
 }

@@ -1,5 +1,6 @@
 /** Finds the OCI runtime (runc or crun), and runs its commands `--version`, `state` and `delete`. */
 import {existsSync, readFileSync} from 'node:fs';
+import {constants} from 'node:os';
 import {basename, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {liveness, ownIdentity} from '../fs/process.ts';
@@ -39,6 +40,17 @@ export const rootlessFlags = ({name}: Runtime): readonly string[] => (isRootless
 export const runRuntime = ({path}: Runtime, args: readonly string[]): Promise<RunResult> => run(path, args, {package: 'runc'});
 
 /**
+ * The error for a command of the runtime that failed. One that was killed says nothing itself.
+ *
+ * @param what what it was to do, such as `unable to pause task "a"`
+ */
+export function runtimeFailure({name}: Runtime, what: string, {status, stderr}: Pick<RunResult, 'status' | 'stderr'>): ErrdefsError {
+  const [signal] = Object.entries(constants.signals).find(([, number]) => number === status - 128) ?? [];
+  if (signal !== undefined) return new ErrdefsError('aborted', `${what}: ${name} was killed by ${signal}`, {hint: 'try again'});
+  return new ErrdefsError('unknown', `${what}: ${stderr.trim() || `${name} ended with status ${status}`}`);
+}
+
+/**
  * The runtime's version.
  *
  * @returns its numbers, such as `[1, 1, 15]`, and its text; `undefined` if the output is not that of a runtime
@@ -73,13 +85,19 @@ export interface ContainerState {
   readonly pid: number;
 }
 
-/** @returns `undefined` if the runtime has no such container */
+/**
+ * @returns `undefined` if the runtime has no such container
+ * @throws aborted the runtime was killed: what lives must not be taken for dead
+ */
 export async function containerState(runtime: Runtime, root: string, id: string): Promise<ContainerState | undefined> {
   if (!existsSync(join(root, id))) return undefined;
   const running = runningState(join(root, id));
   if (running !== undefined) return running;
-  const {status, stdout} = await runRuntime(runtime, ['--root', root, 'state', id]);
-  return status === 0 ? (JSON.parse(stdout.toString()) as ContainerState) : undefined;
+  const result = await runRuntime(runtime, ['--root', root, 'state', id]);
+  if (result.status === 0) return JSON.parse(result.stdout.toString()) as ContainerState;
+  const failure = runtimeFailure(runtime, `state of container ${JSON.stringify(id)}`, result);
+  if (failure.code === 'aborted') throw failure;
+  return undefined;
 }
 
 /** The part in use of runc's `state.json`, which it replaces by a rename. */
@@ -121,10 +139,11 @@ function runningState(directory: string): ContainerState | undefined {
  * Kills a container's processes and deletes its state; succeeds if there is none.
  *
  * @throws unknown the runtime failed
+ * @throws aborted it was killed
  */
 export async function deleteContainer(runtime: Runtime, root: string, id: string): Promise<void> {
   if (!existsSync(join(root, id))) return;
-  const {status, stderr} = await runRuntime(runtime, ['--root', root, 'delete', '--force', id]);
-  if (status !== 0 && existsSync(join(root, id)))
-    throw new ErrdefsError('unknown', `unable to delete container ${JSON.stringify(id)}: ${stderr.trim()}`);
+  const result = await runRuntime(runtime, ['--root', root, 'delete', '--force', id]);
+  if (result.status !== 0 && existsSync(join(root, id)))
+    throw runtimeFailure(runtime, `unable to delete container ${JSON.stringify(id)}`, result);
 }

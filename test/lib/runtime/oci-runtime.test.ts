@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
 import {checkRuncVersion, checkRuntime} from '../../../src/lib/runtime/doctor.ts';
-import {containerState, findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/oci-runtime.ts';
+import {containerState, deleteContainer, findRuntime, runtimeErrors, runtimeVersion} from '../../../src/lib/runtime/oci-runtime.ts';
 import {is, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 import {newHarness, requiresRuntime} from './run-harness.ts';
 
@@ -33,6 +33,19 @@ describe('the runtime', () => {
       ['something else', undefined],
     ] as const)
       assert.deepEqual(await runtimeVersion(findRuntime(program(t, `echo '${text}'`))), version);
+  });
+
+  it('that is killed is not taken for one that knows of no container', async (t) => {
+    const root = temporaryDirectory(t);
+    mkdirSync(join(root, 'c'));
+    const runtime = findRuntime(program(t, 'kill -9 $$'));
+    for (const call of [containerState, deleteContainer])
+      await assert.rejects(call(runtime, root, 'c'), (err: ErrdefsError) => {
+        assert.match(err.message, /container "c": runtime was killed by SIGKILL: aborted$/);
+        return err.code === 'aborted';
+      });
+    assert.equal(await containerState(findRuntime(program(t, 'exit 1')), root, 'c'), undefined);
+    await assert.rejects(deleteContainer(findRuntime(program(t, 'exit 3')), root, 'c'), /"c": runtime ended with status 3: unknown$/);
   });
 
   it('has its log read as far as it was written', (t) => {

@@ -3,7 +3,7 @@ import {readFileSync} from 'node:fs';
 import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
-import {runRuntime} from '../../runtime/oci-runtime.ts';
+import {runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {isRootless} from '../../user-namespace.ts';
 import type {TaskProcess} from '../types/index.ts';
 import type {FoundTask} from './find-task.ts';
@@ -22,9 +22,9 @@ function commandOf(pid: number): readonly string[] {
 }
 
 async function callRuntime({task, runtime, runtimeRoot}: FoundTask, words: readonly string[]): Promise<Buffer> {
-  const {status, stdout, stderr} = await runRuntime(runtime, ['--root', runtimeRoot, ...words, task.id]);
-  if (status === 0) return stdout;
-  throw new ErrdefsError('unknown', `unable to ${words[0]} task ${JSON.stringify(task.id)}: ${stderr.trim()}`);
+  const result = await runRuntime(runtime, ['--root', runtimeRoot, ...words, task.id]);
+  if (result.status === 0) return result.stdout;
+  throw runtimeFailure(runtime, `unable to ${words[0]} task ${JSON.stringify(task.id)}`, result);
 }
 
 export async function listProcesses(found: FoundTask): Promise<readonly TaskProcess[]> {

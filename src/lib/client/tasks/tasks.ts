@@ -3,7 +3,7 @@ import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
-import {containerState, runRuntime} from '../../runtime/oci-runtime.ts';
+import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {announceWaiter, disconnect, isClaimed, removeTask, type Waiter} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
@@ -32,11 +32,11 @@ function identify(pid: number): ProcessIdentity | undefined {
 /** Sends a signal through the runtime, which knows whether the process is still the container's. @returns false if the task has ended */
 async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: number, all: boolean): Promise<boolean> {
   const words = ['--root', runtimeRoot, 'kill', ...(all ? ['--all'] : []), task.id, String(signal)];
-  const {status, stderr} = await runRuntime(runtime, words);
-  if (status === 0) return true;
+  const result = await runRuntime(runtime, words);
+  if (result.status === 0) return true;
   const state = await containerState(runtime, runtimeRoot, task.id);
   if (state === undefined || state.status === 'stopped') return false;
-  throw new ErrdefsError('unknown', `unable to signal task ${JSON.stringify(task.id)}: ${stderr.trim()}`);
+  throw runtimeFailure(runtime, `unable to signal task ${JSON.stringify(task.id)}`, result);
 }
 
 export function tasksClient(context: Context, namespace: string): TasksClient {
