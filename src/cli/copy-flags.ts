@@ -37,6 +37,8 @@ export const SKOPEO_HINTS = {
   '--override-os': 'use --platform OS/ARCH',
   '--override-arch': 'use --platform OS/ARCH',
   '--multi-arch': 'use --all',
+  '--encryption-key': 'images are not encrypted; skopeo does it',
+  '--decryption-key': 'encrypted layers are copied as they are; skopeo decrypts them',
 };
 
 type EndFlags = Omit<RegistryFlags, 'user' | 'password-stdin' | 'refresh'> & {

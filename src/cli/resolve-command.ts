@@ -75,27 +75,35 @@ function readEarlyFlag(argv: readonly string[], i: number, program: string): Rea
   }
 }
 
-/** Commands of other tools that are no command here, with what to do instead. */
+/** Commands of other tools that are no command here, one word or two, with what to do instead. */
 const OTHER_TOOLS: Readonly<Record<string, string>> = {
   build: 'berth builds nothing from Dockerfiles; buildah does, and "images import" reads its archives',
   compose: 'berth runs single containers',
   checkpoint: 'containers cannot be checkpointed; "commit" keeps what one changed in its filesystem',
   cp: 'mount what is stopped: "snapshots mounts"; or run tar in what is running: "tasks exec"',
+  create: 'see "containers create"',
   history: 'see "images inspect"',
+  'images decrypt': 'encrypted layers cannot be read; skopeo copies them with --decryption-key',
+  'images encrypt': 'images are not encrypted; skopeo does it with --encryption-key',
   import: 'see "images import"',
+  'list-tags': 'see "tags"',
   load: 'see "images import"',
+  delete: 'see "registry rm"',
   export: 'see "images export"',
   manifest: 'see "inspect --raw"',
+  'manifest-digest': 'see "resolve"; of a file, sha256sum prints it',
   network: 'networks are those of /etc/cni/net.d',
   plugins: 'berth has no plugins: see "info" and "doctor"',
   pprof: 'there is no daemon to look into',
+  rename: 'a container keeps its identifier; "commit" makes an image for another one',
   restart: 'see "tasks stop" and "tasks start --detach"',
   sandboxes: 'berth has no sandboxes; containers can share namespaces',
   save: 'see "images export"',
   search: 'registries have no search: see "catalog" and "tags"',
   shim: 'conmon is in the place of the shim, and ends with its container',
   start: 'see "tasks start --detach"',
-  top: 'see "tasks ps"',
+  'standalone-sign': 'cosign signs; "images verify" and policies of namespaces check',
+  update: 'limits are chosen by "run" and "containers create"',
 };
 
 function unknownCommand<T>(
@@ -112,7 +120,8 @@ function unknownCommand<T>(
     [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
   );
   const near = suggestion(table, isTopic ? topic : undefined, verb ?? first);
-  const elsewhere = !isTopic && Object.hasOwn(OTHER_TOOLS, first) ? OTHER_TOOLS[first] : undefined;
+  const typed = isTopic ? `${topic} ${verb}` : first;
+  const elsewhere = Object.hasOwn(OTHER_TOOLS, typed) ? OTHER_TOOLS[typed] : undefined;
   const hint =
     elsewhere ??
     (swallowed !== undefined

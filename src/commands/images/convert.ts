@@ -23,6 +23,12 @@ export default class Convert extends BaseCommand {
     uncompress: Flags.boolean({exclusive: ['compression'], description: 'same as --compression none'}),
   };
 
+  static override flagHints = {
+    '--estargz': 'layers are indexed while they are pulled; use --compression gzip',
+    '--zstdchunked': 'layers are indexed while they are pulled; use --compression zstd',
+    '--zstd': 'use --compression zstd',
+  };
+
   async run(): Promise<ImageRecord> {
     const {args, flags} = await this.parse(Convert);
     const {images} = await this.namespace(flags);

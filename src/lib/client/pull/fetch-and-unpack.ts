@@ -80,6 +80,14 @@ function leastUnpackedSize({size, annotations}: Descriptor): number {
   return Number.isSafeInteger(stated) && stated > size ? stated : Math.floor(size * 0.99);
 }
 
+/** @throws not_implemented a layer that is to be unpacked is encrypted */
+function refuseEncrypted({mediaType, digest}: Descriptor): void {
+  if (mediaType.endsWith('+encrypted'))
+    throw new ErrdefsError('not_implemented', `layer ${digest} is encrypted (${mediaType})`, {
+      hint: 'decrypt it first: skopeo copy --decryption-key; or store it as it is: content fetch',
+    });
+}
+
 /** Error classes that another attempt with the same layer would repeat. */
 const PERMANENT_ERRORS: ReadonlySet<Code> = new Set<Code>(['invalid_argument', 'failed_precondition', 'data_loss', 'not_implemented']);
 
@@ -149,6 +157,7 @@ class FetchAndUnpack {
     const wanted = new Map<Digest, PlannedLayer>();
     for (const {layers} of this.#chains)
       for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
+    for (const {blob} of wanted.values()) refuseEncrypted(blob);
     this.#requireFreeSpace(wanted);
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
     this.#advanceChains();
