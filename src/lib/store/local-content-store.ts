@@ -19,6 +19,7 @@ import {
   writerClosed,
 } from './content-contract.ts';
 import {collect, collectIfTouched} from './gc.ts';
+import {assertWithinQuota} from './quota.ts';
 import type {ContentRecord, Labels} from './records.ts';
 import {mergeLabels} from './snapshots.ts';
 import type {Store} from './store.ts';
@@ -285,7 +286,9 @@ class LocalWriter implements ContentWriter {
         if (!blobs.has(got)) throw new ErrdefsError('aborted', `content ${got.digest} was removed meanwhile`, {hint: 'write it again'});
         const now = new Date().toISOString();
         const record: ContentRecord = {...got, labels, createdAt: now, updatedAt: now};
-        return content.put(record);
+        const put = content.put(record);
+        assertWithinQuota(this.#store, tx.namespace(this.#namespace));
+        return put;
       });
       blobs.discardIngestQuietly(this.#key);
       return made;

@@ -15,6 +15,7 @@ import {formatReference, parseReference} from '../../oci/reference.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {Quota} from '../../store/quota.ts';
 import type {ImageRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
@@ -255,6 +256,7 @@ class Import {
       workers,
       namespace: this.#namespace,
       plan,
+      quota: Quota.of(store, this.#namespace),
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       ...(prepared === undefined ? {} : {prepared}),
       source: {

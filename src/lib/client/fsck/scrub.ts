@@ -103,6 +103,8 @@ export async function rebuildLayer(
       manifests: [{...manifest, image: {...planned, layers}}],
       blobs: [layer.blob],
     },
+    // What is recorded is made again, and is no growth.
+    quota: undefined,
     snapshotter,
     erofsBacking: context.erofsBacking,
     maxConcurrentDownloads: 1,

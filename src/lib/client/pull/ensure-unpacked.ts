@@ -3,6 +3,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {collect} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {Quota} from '../../store/quota.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
 import {endLease, leasePlan} from './content-leases.ts';
@@ -40,6 +41,7 @@ export async function ensureUnpacked(
       workers,
       namespace,
       plan,
+      quota: Quota.of(store, namespace),
       snapshotter,
       erofsBacking: context.erofsBacking,
       maxConcurrentDownloads: 3,

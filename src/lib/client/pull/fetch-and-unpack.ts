@@ -12,6 +12,7 @@ import {kindOf} from '../../oci/mediatypes.ts';
 import type {Fetcher} from '../../remotes/types.ts';
 import type {MountHolder} from '../../runtime/private-mount.ts';
 import type {Backing} from '../../store/indexed-layer.ts';
+import type {Quota} from '../../store/quota.ts';
 import {type Snapshotter, seedLayer} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {ProgressEvent} from '../types/index.ts';
@@ -28,6 +29,8 @@ export interface FetchAndUnpackOptions {
   readonly workers: WorkerPool;
   readonly namespace: string;
   readonly plan: Plan;
+  /** Of the namespace, if it has one. */
+  readonly quota: Quota | undefined;
   /** Absent: blobs are only stored. */
   readonly snapshotter?: Snapshotter;
   /** Called only for layers that are indexed. */
@@ -122,6 +125,7 @@ export async function fetchAndUnpack(options: FetchAndUnpackOptions): Promise<Fe
 
 class FetchAndUnpack {
   readonly #o: FetchAndUnpackOptions;
+  readonly #quota: Quota | undefined;
   readonly #layers = new Map<Digest, string>();
   /** Layers that need their lower layers to be completed. */
   readonly #pendingLayers = new Map<Digest, PreparedLayer>();
@@ -145,6 +149,7 @@ class FetchAndUnpack {
 
   constructor(options: FetchAndUnpackOptions) {
     this.#o = options;
+    this.#quota = options.quota;
     this.#signal = options.signal === undefined ? this.#stop.signal : AbortSignal.any([options.signal, this.#stop.signal]);
     const images = options.snapshotter === undefined ? [] : options.plan.manifests.flatMap(({image}) => image ?? []);
     this.#missing = new Set(options.plan.blobs.map(({digest}) => digest));
@@ -158,6 +163,7 @@ class FetchAndUnpack {
     for (const {layers} of this.#chains)
       for (const layer of layers) if (!wanted.has(layer.blob.digest)) wanted.set(layer.blob.digest, layer);
     for (const {blob} of wanted.values()) refuseEncrypted(blob);
+    this.#takeFromQuota(wanted);
     this.#requireFreeSpace(wanted);
     for (const blob of plan.blobs) this.#emit(blob, 'waiting', 0);
     this.#advanceChains();
@@ -183,6 +189,14 @@ class FetchAndUnpack {
       }
     }
     return {transferredBytes: this.#transferred, layers: this.#layers, warnings: this.#warnings};
+  }
+
+  /** @throws resource_exhausted the namespace would hold more than its quota; thrown before any download */
+  #takeFromQuota(wanted: ReadonlyMap<Digest, PlannedLayer>): void {
+    const {plan, store, snapshotter} = this.#o;
+    if (this.#quota === undefined) return;
+    const here = snapshotter === undefined ? [] : [...wanted.values()].flatMap((layer) => findLayer(store, snapshotter, layer) ?? []);
+    this.#quota.takeContent([...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs], here);
   }
 
   /**
@@ -222,6 +236,7 @@ class FetchAndUnpack {
     this.#o.store.layers.publish(work, id, {snapshotter: this.#o.snapshotter!.name, diffID: layer.diffID});
     this.#workDirectories.delete(work);
     this.#layers.set(layer.chainID, id);
+    this.#quota?.takeLayer(id);
   }
 
   /** Whether nothing is left to do for a blob and its layer. */
@@ -351,6 +366,7 @@ class FetchAndUnpack {
       form: this.#o.snapshotter!.form,
       ...(this.#o.snapshotter!.form === 'erofs' ? {backing: this.#o.erofsBacking()} : {}),
       diffID: unpack.layer.diffID,
+      ...(this.#quota === undefined ? {} : {room: this.#quota.room}),
       ...(unpack.lowers === undefined ? {} : {lowers: unpack.lowers}),
     };
     const task = await this.#o.workers.run({what, size: blob.size, source, ...(unpackJob && {unpack: unpackJob})}, progress);

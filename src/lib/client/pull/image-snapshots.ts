@@ -3,6 +3,7 @@ import {existsSync} from 'node:fs';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
+import {assertWithinQuota} from '../../store/quota.ts';
 import {REPAIR_HINT} from '../../store/record-files.ts';
 import type {SnapshotRecord} from '../../store/records.ts';
 import {snapshotChain} from '../../store/snapshots.ts';
@@ -20,6 +21,7 @@ export const snapshotLabel = (snapshotter: Snapshotter): string => `containerd.i
  *
  * @throws aborted a layer was removed meanwhile
  * @throws failed_precondition a snapshot of the user's own has the name of a chain ID
+ * @throws resource_exhausted the namespace would hold more than its quota
  */
 export function recordSnapshots(
   store: Store,
@@ -61,6 +63,7 @@ export function recordSnapshots(
       parent = chainID;
     }
   }
+  assertWithinQuota(store, ns);
 }
 
 /**

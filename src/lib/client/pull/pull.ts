@@ -13,6 +13,7 @@ import type {Fetcher, Remote, Resolved} from '../../remotes/types.ts';
 import {downloadKey} from '../../store/blob-store.ts';
 import {collect} from '../../store/gc.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
+import {assertWithinQuota, isBeyondQuota, Quota} from '../../store/quota.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {getSnapshotter, type Snapshotter} from '../../store/snapshotters.ts';
@@ -21,7 +22,7 @@ import type {NamespaceTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import {type Approval, assertAllowed} from '../signatures/assert-allowed.ts';
 import type {FetchOptions, ProgressEvent, PullOptions, PullOutcome, PullResult} from '../types/index.ts';
-import {endLease, leasePlan} from './content-leases.ts';
+import {endLease, leasePlan, releaseLeases} from './content-leases.ts';
 import {withSource} from './distribution-source.ts';
 import {type FetchAndUnpackResult, fetchAndUnpack, refKey} from './fetch-and-unpack.ts';
 import {recordSnapshots, snapshotLabel} from './image-snapshots.ts';
@@ -152,7 +153,14 @@ class Pull {
     const {remote} = this.#shared;
     const fetcher = remote.fetcher(this.#ref);
     const {plan, layers} = await this.#resolveAndPlan(fetcher);
-    const image = (layers && (await this.#commitLocal(plan, layers))) ?? (await this.#fetchMissing(plan, fetcher));
+    let image: ImageRecord;
+    try {
+      image = (layers && (await this.#commitLocal(plan, layers))) ?? (await this.#fetchMissing(plan, fetcher));
+    } catch (err) {
+      // After other failures the lease keeps what has come for the next attempt.
+      if (isBeyondQuota(err) && this.#leaseID !== undefined) await releaseLeases(this.#store, this.#namespace, this.#name, [this.#leaseID]);
+      throw err;
+    }
     const warnings = [...(plan.warnings ?? []), ...this.#layerWarnings, ...(await this.#overlayWarning())];
     const elapsedMs = performance.now() - started;
     return {image, transferredBytes: this.#transferred, elapsedMs, unpacked: this.#unpacked(plan), warnings};
@@ -340,6 +348,7 @@ class Pull {
       workers: this.#context.workers,
       namespace: this.#namespace,
       plan,
+      quota: Quota.of(this.#store, this.#namespace),
       ...(this.#snapshotter === undefined ? {} : {snapshotter: this.#snapshotter}),
       source,
       ...(this.#shared.slots === undefined ? {} : {slots: this.#shared.slots}),
@@ -416,6 +425,7 @@ function requireImages(plan: Plan): void {
  *
  * @param origin.source the repository it came from; none for an image made here
  * @throws aborted a blob is missing
+ * @throws resource_exhausted the namespace would hold more than its quota
  */
 export function recordContent(
   store: Store,
@@ -444,4 +454,5 @@ export function recordContent(
       updatedAt: now,
     });
   }
+  assertWithinQuota(store, ns);
 }

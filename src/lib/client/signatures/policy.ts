@@ -3,6 +3,7 @@
  * of which one must have signed an image; `berth/require-signature` is `true`, as it is by default where there is a key, or `false`.
  */
 import {ErrdefsError} from '../../errdefs.ts';
+import {parseQuota, QUOTA} from '../../store/quota.ts';
 import type {Labels} from '../../store/records.ts';
 
 /** Label of a container: digest of the image that it was made of. */
@@ -30,7 +31,7 @@ export function policyOf(labels: Labels = {}): Policy | undefined {
 /**
  * Checks labels that a namespace is to be given; an empty value removes one.
  *
- * @throws invalid_argument a bad key, or a label of berth's that has no meaning: a policy with a typing error would not be one
+ * @throws invalid_argument a bad key, a quota that is no number, or a label of berth's that has no meaning: a policy with a typing error would not be one
  */
 export async function validatePolicyLabels(labels: Labels): Promise<void> {
   for (const [key, value] of Object.entries(labels)) {
@@ -47,9 +48,10 @@ export async function validatePolicyLabels(labels: Labels): Promise<void> {
           ...(err.hint === undefined ? {} : {hint: err.hint}),
         });
       }
-    } else if (key !== REQUIRE)
+    } else if (key === QUOTA) parseQuota(value);
+    else if (key !== REQUIRE)
       throw new ErrdefsError('invalid_argument', `${what} has no meaning`, {
-        hint: `berth/ labels are ${REQUIRE} and berth/verify-key[.NAME]`,
+        hint: `berth/ labels are ${QUOTA}, ${REQUIRE} and berth/verify-key[.NAME]`,
       });
     else if (value !== 'true' && value !== 'false') throw new ErrdefsError('invalid_argument', `${what} must be true or false`);
   }

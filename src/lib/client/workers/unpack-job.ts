@@ -12,6 +12,7 @@ import {FreeSpaceGuard} from '../../fs/free-space.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {createHash} from '../../oci/hash.ts';
 import {type Backing, EROFS_TAR} from '../../store/indexed-layer.ts';
+import type {Room} from '../../store/quota.ts';
 import {type LayerFormat, noteWhiteouts} from '../../store/snapshotters.ts';
 import {type ThreadError, toThreadError} from './errors.ts';
 import {writeLayerIndex} from './layer-index.ts';
@@ -28,6 +29,8 @@ export interface UnpackJob {
   readonly backing?: Backing;
   /** Trees of the lower layers, topmost first; absent while they are unknown. */
   readonly lowers?: readonly string[];
+  /** Most bytes that it may have when it is inflated, and why; absent: as many as there is space for. */
+  readonly room?: Room;
   /** Expected; absent while the image's config is unknown: the caller compares then. */
   readonly diffID?: Digest;
 }
@@ -120,6 +123,11 @@ class LayerUnpacker {
 
   write(chunk: Uint8Array): void {
     this.#freeSpace.check(this.#size);
+    const {what, room} = this.#job;
+    if (room !== undefined && this.#size + chunk.length > room.bytes)
+      throw new ErrdefsError('resource_exhausted', `${what}: unpacking stopped after ${this.#size} B: ${room.reason}`, {
+        details: {quota: room.quota},
+      });
     this.#hash.update(chunk);
     this.#target.write(chunk);
     this.#size += chunk.length;
