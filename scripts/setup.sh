@@ -46,7 +46,7 @@ test       igzip           isal             to compare decompression speed
 test       zsh             zsh              to complete command lines in it
 test       fish            fish             to complete command lines in it
 bench      podman          podman           to compare with
-bench      curl            curl             to measure the speed of a registry
+test       curl            curl             to fetch as the examples for CI do, and to measure the speed of a registry
 bench      unpigz          pigz             decompresses for containerd and podman
 bench      zstd            zstd             to compare the decompression speed of zstd
 bench      mkfs.ext4       e2fsprogs        to make a new file system for each run

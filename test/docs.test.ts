@@ -185,7 +185,18 @@ describe('documents for people', () => {
     readdirSync(new URL(dir, root), {recursive: true, encoding: 'utf8'}).map((name) => `/${dir}/${name}`),
   );
   const decisions = readdirSync(new URL('docs/decisions', root)).map((name) => `docs/decisions/${name}`);
-  const pages = ['CONTRIBUTING.md', 'README.md', 'docs/DESIGN.md', 'docs/GLOSSARY.md', 'docs/HOSTS.md', 'docs/STORE.md'];
+  const pages = [
+    'CONTRIBUTING.md',
+    'README.md',
+    'docs/CI.md',
+    'docs/FROM-CTR.md',
+    'docs/FROM-DOCKER.md',
+    'docs/FROM-SKOPEO.md',
+    'docs/DESIGN.md',
+    'docs/GLOSSARY.md',
+    'docs/HOSTS.md',
+    'docs/STORE.md',
+  ];
 
   for (const page of pages)
     it(`${page} names no file that there is not`, () => {
