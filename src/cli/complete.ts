@@ -76,6 +76,7 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'tasks id': 'container',
   'unpack directory': 'directory',
   'unpack ref': 'image',
+  'unshare program': 'file',
 };
 
 /** Of flags, by their names; others by the value that their help shows. */
