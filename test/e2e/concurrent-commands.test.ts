@@ -316,11 +316,12 @@ describe('concurrent imports and exports', () => {
       );
       await storm(t, ctr, count, ['images import ok', 'images export ok', 'images rm ok', 'gc ok'], (random) => {
         const {ref} = images[random(2)]!;
+        const space = random(2) === 0 ? [] : ['-n', `n${random(2)}`];
         const steps: readonly Step[] = [
-          {args: importing(archives[random(2)]!), or: []},
-          {args: importing(archives[random(2)]!), or: []},
-          {args: ['images', 'export', '--progress', 'none', join(place, `out${random(4)}.tar`), ref], or: ['not_found']},
-          {args: ['images', 'rm', ref], or: ['not_found']},
+          {args: [...space, ...importing(archives[random(2)]!)], or: []},
+          {args: [...space, ...importing(archives[random(2)]!)], or: []},
+          {args: [...space, 'images', 'export', '--progress', 'none', join(place, `out${random(4)}.tar`), ref], or: ['not_found']},
+          {args: [...space, 'images', 'rm', ref], or: ['not_found']},
           {args: ['gc'], or: []},
         ];
         return steps[random(steps.length)]!;
