@@ -7,6 +7,7 @@
 import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {Readable, Writable} from 'node:stream';
+import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
@@ -39,6 +40,8 @@ export interface ExecRequest {
   /** Ends it when the caller's process gets a signal before it runs; SIGKILL once it is aborted. */
   readonly signal?: AbortSignal;
   readonly pidFile?: string;
+  /** Called once it runs, with its pid on the host; a while later, or at its end. */
+  readonly onStart?: (pid: number) => void;
 }
 
 export interface ExecStreams {
@@ -48,6 +51,7 @@ export interface ExecStreams {
 }
 
 const POLL_MS = 2;
+const TELL_POLL_MS = 25;
 
 const filesOf = (directory: string, execId: string) => {
   const claim = join(directory, `exec.${execId}`);
@@ -176,13 +180,15 @@ async function prepare(target: ExecTarget, request: ExecRequest, words: readonly
 }
 
 /** The runtime's error if the process was not started, else `undefined`. */
-function startError({directory, runtime}: ExecTarget, execId: string, {status, signal}: ProcessExit): ErrdefsError | undefined {
+async function startError(target: ExecTarget, execId: string, {status, signal}: ProcessExit): Promise<ErrdefsError | undefined> {
+  const {id, directory, runtime, runtimeRoot} = target;
   const files = filesOf(directory, execId);
   if (existsSync(files.pid)) return undefined;
   if (!existsSync(files.claim)) return new ErrdefsError('not_found', 'it was removed');
   const said = runtimeErrors(files.log).at(-1) ?? `${runtime.name} ended with ${signal ?? `status ${status}`}`;
-  // runc has no class for it, and says the same in several ways.
-  return new ErrdefsError(/not running|stopped|paused/.test(said) ? 'failed_precondition' : 'unknown', said);
+  // The container may have ended, or been paused, since it was looked at.
+  const state = await containerState(runtime, runtimeRoot, id);
+  return new ErrdefsError(state?.status === 'running' ? 'unknown' : 'failed_precondition', said);
 }
 
 async function withClaim<T>(target: ExecTarget, {execId, signal}: ExecRequest, cgroupsPath: string, use: () => Promise<T>): Promise<T> {
@@ -195,7 +201,24 @@ async function withClaim<T>(target: ExecTarget, {execId, signal}: ExecRequest, c
   }
 }
 
-/** Kills an exec: what the runtime leaves when it is killed is the process itself. */
+/** Polls until the process runs, or has not been started. */
+async function untilStarted({directory}: ExecTarget, execId: string, pollMs: number, isOver: () => boolean): Promise<void> {
+  while (!isOver() && !existsSync(filesOf(directory, execId).pid)) await delay(pollMs, undefined, {ref: false});
+}
+
+/** Tells that an exec runs. Seldom looks: nobody waits for it. */
+async function tellStart(target: ExecTarget, {execId, onStart}: ExecRequest, ended: Promise<unknown>): Promise<void> {
+  if (onStart === undefined) return;
+  let over = false;
+  void ended.then(() => {
+    over = true;
+  });
+  await Promise.race([untilStarted(target, execId, TELL_POLL_MS, () => over), ended]);
+  const pid = Number(readText(filesOf(target.directory, execId).pid));
+  if (pid > 0) onStart(pid);
+}
+
+/** Kills an exec that runs: what the runtime leaves when it is killed is the process itself. */
 function killExec(target: ExecTarget, execId: string, cgroupsPath: string, runtimePid: number): void {
   const pid = execPid(target.directory, execId, cgroupsPath);
   for (const one of [pid, runtimePid]) {
@@ -233,9 +256,8 @@ export async function execForeground(
         const saved = terminal === undefined ? undefined : await terminalSettings(stdio[terminal] as number);
         const child = await startProgram(argv, {cwd: '/', stdio});
         let over = false;
-        const started = async (): Promise<void> => {
-          while (!over && !existsSync(filesOf(target.directory, execId).pid)) await new Promise((done) => setTimeout(done, POLL_MS));
-        };
+        const started = (): Promise<void> => untilStarted(target, execId, POLL_MS, () => over);
+        const told = tellStart(target, request, child.ended);
         let ready: Promise<void> | undefined;
         const passOn = (name: NodeJS.Signals): void => {
           ready ??= started();
@@ -250,9 +272,10 @@ export async function execForeground(
         });
         const end = await child.ended;
         over = true;
+        await told;
         if (end.signal !== null && saved !== undefined) await restoreTerminal(stdio[terminal!] as number, saved);
         if (signals.stop !== undefined) return stoppedExit(signals.stop);
-        const failed = startError(target, execId, end);
+        const failed = await startError(target, execId, end);
         if (failed !== undefined) throw failed;
         if (end.status === null) throw new ErrdefsError('aborted', `the runtime was killed by ${end.signal}: the exit status is unknown`);
         return {exitStatus: end.status};
@@ -276,13 +299,21 @@ export async function execPiped(
     try {
       const argv = await prepare(target, request, []);
       const {stdin, stdout, stderr, pid, ended: exit} = await startPiped(argv, '/');
-      const onAbort = (): void => killExec(target, execId, cgroupsPath, pid);
-      if (signal?.aborted === true) onAbort();
+      let over = false;
+      const onAbort = async (): Promise<void> => {
+        // A runtime that is killed earlier leaves a process of which nobody knows.
+        await untilStarted(target, execId, POLL_MS, () => over);
+        if (!over) killExec(target, execId, cgroupsPath, pid);
+      };
+      const told = tellStart(target, request, exit);
+      if (signal?.aborted === true) void onAbort();
       signal?.addEventListener('abort', onAbort, {once: true});
       stdin.on('error', () => undefined); // it ended before it read all of its input
-      const ended = exit.then((end) => {
+      const ended = exit.then(async (end) => {
+        over = true;
         signal?.removeEventListener('abort', onAbort);
-        const failed = signal?.aborted === true ? undefined : startError(target, execId, end);
+        await told;
+        const failed = signal?.aborted === true ? undefined : await startError(target, execId, end);
         forget(target.directory, execId);
         if (signal?.aborted === true) throw new ErrdefsError('canceled', 'exec', {cause: signal.reason});
         if (failed !== undefined) throw ownFailure(failed, `exec in container ${JSON.stringify(target.id)}`);
@@ -305,9 +336,10 @@ export async function execDetached(target: ExecTarget, request: ExecRequest, cgr
     try {
       const argv = await prepare(target, request, ['--detach']);
       const child = await startProgram(argv, {cwd: '/', stdio: ['ignore', 'ignore', 'ignore']});
-      const failed = startError(target, execId, await child.ended);
+      const failed = await startError(target, execId, await child.ended);
       if (failed !== undefined) throw failed;
       const pid = Number(readFileSync(files.pid, 'latin1'));
+      request.onStart?.(pid);
       if (request.pidFile !== undefined) writePidFile(request.pidFile, String(pid));
       // From here on it is the process that holds the identifier.
       if (existsSync(`/proc/${pid}`)) writeFileSync(files.claim, identityText(pid), {mode: 0o600});

@@ -8,7 +8,7 @@ import {text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import type {ExecOptions} from '../../../src/lib/client/index.ts';
 import {type Code, hasCode, isErrdefs} from '../../../src/lib/errdefs.ts';
-import {findProgram, temporaryDirectory} from '../../support/helpers.ts';
+import {findProgram, type Scope, temporaryDirectory} from '../../support/helpers.ts';
 import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const SLEEP = ['sh', '-c', 'trap "exit 0" TERM USR1; while :; do sleep 0.05; done'];
@@ -145,6 +145,88 @@ describe('exec', () => {
     await stopped;
     await ns.containers.delete('a');
     assert.deepEqual(r.left(), []);
+  });
+
+  /** A runtime that executes a script in place of `exec`. Of that, `$own` is the pid file, and `exec_with FILE "$@"` the real one with another. */
+  function runtimeWith(t: Scope, script: string): string {
+    const file = join(temporaryDirectory(t), 'runc');
+    const runc = findProgram('runc')!;
+    writeFileSync(
+      file,
+      `#!/bin/sh
+case " $* " in *' exec '*) ;; *) exec ${runc} "$@";; esac
+all="$*"; own=\${all##*--pid-file }; own=\${own%% *}
+exec_with() { file=$1; shift; for word; do [ "$word" = "$own" ] && word=$file; line="$line '$word'"; done; eval "exec ${runc} $line"; }
+${script}
+`,
+      {mode: 0o755},
+    );
+    return file;
+  }
+
+  it('that is aborted before its pid is known leaves no process', async (t) => {
+    if (!requiresTasks(t)) return;
+    const marks = temporaryDirectory(t);
+    const runtime = runtimeWith(
+      t,
+      `(exec_with ${marks}/pid "$@") & until [ -s ${marks}/pid ]; do sleep 0.02; done
+: >${marks}/runs; until [ -e ${marks}/go ]; do sleep 0.02; done; mv ${marks}/pid "$own"; wait`,
+    );
+    const {ns, ref} = await taskRig(t);
+    await ns.run(ref, 'a', {detach: true, args: SLEEP, runtime});
+    const abort = new AbortController();
+    const {ended} = await ns.tasks.execPiped('a', ['busybox', 'sleep', '1000'], {signal: abort.signal});
+    await until('it runs', () => existsSync(join(marks, 'runs')));
+    const pid = Number(readFileSync(join(marks, 'pid'), 'latin1'));
+    abort.abort();
+    await new Promise(setImmediate);
+    writeFileSync(join(marks, 'go'), '');
+    await assert.rejects(ended, failsAs('canceled'));
+    await until('its process has ended', () => !existsSync(`/proc/${pid}`));
+  });
+
+  it('asks for the state when the runtime fails, and does not read its words', async (t) => {
+    if (!requiresTasks(t)) return;
+    const runc = findProgram('runc')!;
+    const failing = runtimeWith(t, `echo '{"level":"error","msg":"it is not running, stopped or paused"}' >"\${own%:pid}:log"; exit 1`);
+    const pausing = runtimeWith(t, `root=$2; for id; do :; done; ${runc} --root "$root" pause $id; exit 1`);
+    const {ns, ref} = await taskRig(t);
+    for (const [runtime, code] of [
+      [failing, 'unknown'],
+      [pausing, 'failed_precondition'],
+    ] as const) {
+      await ns.run(ref, 'a', {detach: true, args: SLEEP, runtime});
+      await assert.rejects(ns.tasks.exec('a', ['busybox', 'true'], {stdio: ['ignore', 'ignore', 'ignore']}), failsAs(code, 125));
+      await ns.tasks.delete('a', {force: true});
+      await ns.containers.delete('a');
+    }
+  });
+
+  it('is told as containerd tells it', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {client, ns, ref} = await taskRig(t);
+    await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    const stdio = ['ignore', 'ignore', 'ignore'] as const;
+    await ns.tasks.exec('a', ['sh', '-c', 'exit 3'], {execId: 'one', stdio});
+    const two = await ns.tasks.execPiped('a', ['busybox', 'cat'], {execId: 'two'});
+    two.stdin.end();
+    await two.ended;
+    const {pid} = await ns.tasks.exec('a', ['busybox', 'true'], {execId: 'three', detach: true});
+    await assert.rejects(ns.tasks.exec('a', ['none'], {execId: 'four', stdio}));
+    const told: unknown[] = [];
+    for await (const {topic, event} of await client.events({filters: ['topic~=^/tasks/ex']}))
+      told.push([topic, event.container_id, event.exec_id ?? event.id, event.exit_status ?? typeof event.pid]);
+    assert.deepEqual(told, [
+      ['/tasks/exec-added', 'a', 'one', 'undefined'],
+      ['/tasks/exec-started', 'a', 'one', 'number'],
+      ['/tasks/exit', 'a', 'one', 3],
+      ['/tasks/exec-added', 'a', 'two', 'undefined'],
+      ['/tasks/exec-started', 'a', 'two', 'number'],
+      ['/tasks/exit', 'a', 'two', 0],
+      ['/tasks/exec-added', 'a', 'three', 'undefined'],
+      ['/tasks/exec-started', 'a', 'three', 'number'],
+    ]);
+    assert.equal(typeof pid, 'number');
   });
 
   it('gets a signal that is sent before it has started', async (t) => {

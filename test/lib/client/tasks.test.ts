@@ -58,6 +58,7 @@ describe('a detached task', () => {
     for await (const {topic, event} of await r.client.events())
       if (topic.startsWith('/tasks/')) told.push([topic, event.container_id, event.exit_status ?? event.pid]);
     assert.deepEqual(told, [
+      ['/tasks/create', 'a', pid],
       ['/tasks/start', 'a', pid],
       ['/tasks/exit', 'a', 7],
       ['/tasks/delete', 'a', 7],

@@ -8,6 +8,7 @@ import type {Context} from '../context.ts';
 import type {ExecOptions, ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
 import {cgroupOf, type FoundTask, findTask} from './find-task.ts';
 import {asRunFailure} from './run-failure.ts';
+import {tell} from './tell.ts';
 
 /** Any that every runtime uses: an exec is in the container's cgroup of each. */
 const CONTROLLER = 'pids';
@@ -46,6 +47,21 @@ function requestOf(args: readonly string[], options: ExecStartOptions): ExecRequ
   return {execId, args, ...rest};
 }
 
+/** Tells of an exec once it runs, and of its end where somebody sees that: of one that is left running, nobody does. */
+function tellExec(context: Context, namespace: string, id: string, execId: string) {
+  let running: number | undefined;
+  return {
+    started: (pid: number): void => {
+      running = pid;
+      tell(context, namespace, id, 'exec-added', {exec_id: execId});
+      tell(context, namespace, id, 'exec-started', {exec_id: execId, pid});
+    },
+    ended: (exitStatus: number): void => {
+      if (running !== undefined) tell(context, namespace, id, 'exit', {id: execId, pid: running, exit_status: exitStatus});
+    },
+  };
+}
+
 export function execTask(
   context: Context,
   namespace: string,
@@ -62,9 +78,13 @@ export function execTask(
     const request = requestOf(args, options);
     const target = await findTarget(context, namespace, id);
     const {execId} = request;
-    if (detach) return {id, execId, exitStatus: 0, pid: await execDetached(target, request, target.cgroupsPath)};
+    const told = tellExec(context, namespace, id, execId);
+    const heard = {...request, onStart: told.started};
+    if (detach) return {id, execId, exitStatus: 0, pid: await execDetached(target, heard, target.cgroupsPath)};
     const streams = stdio === undefined || stdio === 'inherit' ? undefined : stdio;
-    return {id, execId, ...(await execForeground(target, request, target.cgroupsPath, streams))};
+    const {exitStatus} = await execForeground(target, heard, target.cgroupsPath, streams);
+    told.ended(exitStatus);
+    return {id, execId, exitStatus};
   });
 }
 
@@ -79,8 +99,12 @@ export function execPipedTask(
     const request = requestOf(args, options);
     const target = await findTarget(context, namespace, id);
     const {execId} = request;
-    const {ended, ...streams} = await execPiped(target, request, target.cgroupsPath);
-    const result = ended.then((end): ExecResult => ({id, execId, ...end}));
+    const told = tellExec(context, namespace, id, execId);
+    const {ended, ...streams} = await execPiped(target, {...request, onStart: told.started}, target.cgroupsPath);
+    const result = ended.then(({exitStatus}): ExecResult => {
+      told.ended(exitStatus);
+      return {id, execId, exitStatus};
+    });
     result.catch(() => undefined);
     return {id, execId, ...streams, ended: result};
   });

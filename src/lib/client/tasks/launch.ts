@@ -11,7 +11,7 @@ import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {NetworkOptions, RunResult, TaskStartOptions} from '../types/index.ts';
 import type {Connection} from './network.ts';
-import {tell} from './tell.ts';
+import {tell, tellStart} from './tell.ts';
 
 /** The state directory is often in memory. */
 const MAX_LOG_BYTES = 64 << 20;
@@ -90,7 +90,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
       const {exitStatus} = await runForeground({
         ...common,
         tty,
-        onStart: (pid) => tell(context, namespace, id, 'start', {pid}),
+        onStart: (pid) => tellStart(context, namespace, id, pid),
         ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio}),
       });
       tell(context, namespace, id, 'exit', {id, exit_status: exitStatus});
@@ -103,7 +103,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
       io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: stdin || tty, maxLogSize: maxLogSize ?? MAX_LOG_BYTES},
       ...(command === undefined ? {} : {exitCommand: command}),
     });
-    tell(context, namespace, id, 'start', {pid});
+    tellStart(context, namespace, id, pid);
     return {id, exitStatus: 0, pid};
   };
   return start()

@@ -5,7 +5,7 @@ import type {Context} from '../context.ts';
 import {emit} from '../events.ts';
 import type {FoundTask} from './find-task.ts';
 
-type TaskTopic = 'start' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed';
+type TaskTopic = 'create' | 'start' | 'exec-added' | 'exec-started' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed';
 
 export function tell(
   context: Context,
@@ -15,6 +15,11 @@ export function tell(
   more: Readonly<Record<string, unknown>> = {},
 ): void {
   emit(() => context.stateDir, [{namespace, topic: `/tasks/${topic}`, event: {container_id: id, ...more}}]);
+}
+
+/** Tells that a task has been made and started, which is one step here. */
+export function tellStart(context: Context, namespace: string, id: string, pid: number): void {
+  for (const topic of ['create', 'start'] as const) tell(context, namespace, id, topic, {pid});
 }
 
 /** Tells the end of a detached task, by whoever sees it first. */
