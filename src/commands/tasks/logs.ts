@@ -1,3 +1,4 @@
+import {StringDecoder} from 'node:string_decoder';
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
@@ -41,14 +42,29 @@ and data. A log that has reached --log-max-size begins anew: what was in it befo
       ...omitUndefined({since: asTime(flags.since), until: asTime(flags.until), tail: flags.tail}),
       signal: this.signal,
     });
+    if (this.json) {
+      for await (const record of recordsOf(entries)) await this.printRecord(record);
+      return;
+    }
     const begun = {stdout: false, stderr: false};
     for await (const {time: at, stream, data} of entries) {
       const bytes = flags.timestamps && !begun[stream] ? Buffer.concat([Buffer.from(`${at} `), data]) : data;
       begun[stream] = data.at(-1) !== 10;
-      if (this.json) await this.printRecord(jsonOf({time: at, stream, data}));
-      else this.context[stream](bytes);
+      this.context[stream](bytes);
     }
   }
 }
 
-const jsonOf = ({time: at, stream, data}: LogEntry) => ({time: at, stream, data: data.toString()});
+/** With text: conmon cuts lines where its buffer ends, also within a character. */
+async function* recordsOf(entries: AsyncIterable<LogEntry>): AsyncGenerator<Omit<LogEntry, 'data'> & {readonly data: string}> {
+  const decoders = {stdout: new StringDecoder('utf8'), stderr: new StringDecoder('utf8')};
+  let last = '';
+  for await (const {time: at, stream, data} of entries) {
+    last = at;
+    yield {time: at, stream, data: decoders[stream].write(data)};
+  }
+  for (const stream of ['stdout', 'stderr'] as const) {
+    const data = decoders[stream].end();
+    if (data !== '') yield {time: last, stream, data};
+  }
+}

@@ -1,9 +1,11 @@
 /** `tasks logs`: what conmon keeps is what the container wrote. */
 import assert from 'node:assert/strict';
+import {execFile} from 'node:child_process';
 import {randomBytes} from 'node:crypto';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {promisify} from 'node:util';
 import type {LogEntry, LogOptions} from '../../../src/lib/client/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
 import {readLog} from '../../../src/lib/runtime/logs.ts';
@@ -55,6 +57,34 @@ describe('the log of a task', () => {
     }
     await ns.tasks.delete('a');
     await assert.rejects(read(r), (err) => hasCode(err, 'not_found'));
+  });
+
+  it('has whole characters as JSON, however conmon has cut them', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const source = temporaryDirectory(t);
+    const written = `a${'é€𝄞'.repeat(5000)}\n`;
+    writeFileSync(join(source, 'out'), Buffer.concat([Buffer.from(written), Buffer.from('end: é').subarray(0, -1)]));
+    await r.ns.run(r.ref, 'a', {
+      detach: true,
+      mounts: [{type: 'bind', source, destination: '/in', options: ['rbind', 'ro']}],
+      args: ['sh', '-c', 'cat /in/out; cat /in/out >&2'],
+    });
+    await r.ns.tasks.wait('a');
+    assert.ok(
+      (await read(r)).some(({data}) => data.toString().includes('\ufffd')),
+      'conmon cuts characters',
+    );
+    const words = ['--root', r.root, '--state', r.state, '-n', r.namespace, 'tasks', 'logs', '--json', 'a'];
+    const {stdout} = await promisify(execFile)(process.execPath, [join(import.meta.dirname, '../../../src/main.ts'), ...words]);
+    const lines = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as {readonly stream: string; readonly data: string});
+    for (const stream of ['stdout', 'stderr']) {
+      const text = lines.filter((line) => line.stream === stream).map(({data}) => data);
+      assert.equal(text.join('').trimEnd(), `${written}end: \ufffd`);
+    }
   });
 
   it('that is begun anew loses and repeats nothing for who follows', async (t) => {
