@@ -1,10 +1,11 @@
 /** Tells how the hosts of a registry would be asked, without a connection to any. */
 
+import type {HostPlan} from './host-plan.ts';
 import {registryHosts} from './hosts.ts';
 import {DEFAULT_HOST_CONFIG} from './hosts-config.ts';
 import {readRegistryConfig} from './hosts-dir.ts';
 import {proxyOrigin, proxyRules} from './proxy.ts';
-import {CAPABILITIES, type HostPlan, type RemoteOptions} from './types.ts';
+import {CAPABILITIES, type RemoteOptions} from './types.ts';
 
 /** @throws invalid_argument the configuration, or a variable with a proxy, is unusable */
 export async function explainHosts(domain: string, options: RemoteOptions): Promise<readonly HostPlan[]> {

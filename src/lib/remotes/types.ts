@@ -18,6 +18,7 @@ import type {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import type {Reference} from '../oci/reference.ts';
 import type {Resolver} from './address-filter.ts';
+import type {Capability} from './host-plan.ts';
 
 export interface RemoteOptions {
   /** Uses plain HTTP for every registry. Default: only for registries on loopback, see `hosts.ts`. */
@@ -87,9 +88,7 @@ export interface TokenStore {
   delete(key: string): void;
 }
 
-/** The capabilities of a host; `resolve` is to map a tag to a digest. */
-export const CAPABILITIES = ['pull', 'resolve', 'push', 'referrers'] as const;
-export type Capability = (typeof CAPABILITIES)[number];
+export {CAPABILITIES, type Capability} from './host-plan.ts';
 
 /** Connection settings of a host that override the remote's options. */
 export interface Connection {
@@ -359,26 +358,4 @@ export interface Remote {
 
   /** Closes every connection; running calls fail as canceled. */
   close(): Promise<void>;
-}
-
-/** How a host would be asked. Paths are absolute; no member is a secret. */
-export interface HostPlan {
-  /** Such as `https://registry-1.docker.io/v2`. */
-  readonly url: string;
-  /** The name under which its credentials are kept. */
-  readonly domain: string;
-  /** Whether the port is asked first which of HTTPS and HTTP it speaks; `url` then has HTTPS. */
-  readonly isProbed: boolean;
-  readonly isMirror: boolean;
-  readonly capabilities: readonly Capability[];
-  /** The file or directory with its configuration. */
-  readonly source?: string;
-  /** CAs that are trusted besides the system's. */
-  readonly ca: readonly string[];
-  readonly client: readonly {readonly cert: string; readonly key: string}[];
-  readonly skipVerify: boolean;
-  /** Names of additional headers. */
-  readonly headers: readonly string[];
-  /** Without credentials. */
-  readonly proxy?: {readonly url: string; readonly source: string};
 }
