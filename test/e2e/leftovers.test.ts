@@ -3,7 +3,7 @@
  * removes its bundle, cgroup, runtime state, mounts and processes.
  */
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync, statSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmdirSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -53,8 +53,8 @@ const STEPS: Readonly<Record<string, (ctr: CommandLine) => boolean>> = {
   'has begun': () => true,
   'has its id': (ctr) => existsSync(directoryOf(ctr)),
   'has its snapshot': (ctr) => names(join(ctr.env.BERTH_ROOT!, 'namespaces', NAMESPACE, 'containers')).length > 0,
+  'has its specification': (ctr) => existsSync(join(directoryOf(ctr), 'bundle/config.json')),
   'has told its runtime': (ctr) => names(directoryOf(ctr)).some((name) => name.startsWith('runtime.')),
-  'has its specification': (ctr) => statSync(join(directoryOf(ctr), 'bundle/config.json'), {throwIfNoEntry: false})?.isFile() === true,
   'has the runtime’s own state': (ctr) => names(join(runsOf(ctr), 'runtime')).length > 0,
   'has a cgroup': () => cgroups().length > 0,
   'has a process in its cgroup': (ctr) => pidOf(ctr, 'container') !== undefined,

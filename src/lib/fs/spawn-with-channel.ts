@@ -43,8 +43,6 @@ async function spawnInNode(argv: readonly [string, ...string[]], options: SpawnO
     child.once('exit', (status, signal) => done({status, signal}));
   });
   const socket = child.stdio[3] as Socket;
-  // What it has left behind, with the same descriptor, learns of its end.
-  void ended.then(() => socket.end());
   let text = '';
   let closed = false;
   let look = (): void => undefined;

@@ -1,7 +1,7 @@
 /** Runs a container in the foreground: mounts, starts it, forwards signals, waits, cleans up. */
 import {accessSync, constants, existsSync, lstatSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {constants as os} from 'node:os';
-import {basename, dirname, join, resolve} from 'node:path';
+import {dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
@@ -240,19 +240,21 @@ export async function configure(
   owner: ProcessIdentity,
   signals: SignalForwarder,
 ): Promise<Terminal | undefined> {
+  const bundle = bundleIn(directory);
   const mounts = typeof known === 'function' ? await known(owner) : known;
   const plan = planMounts(mounts, {volatile});
   let terminal: Terminal | undefined;
   await Promise.race([launcher.mount(plan).then((found) => (terminal = found)), signals.stopped]);
   if (signals.stop !== undefined) return undefined;
   const rootfs = new RootReader(`/proc/${launcher.pid}/cwd/rootfs`);
+  const config = join(bundle, 'config.json');
   let cgroup: string;
   let main: Spec['process'];
   try {
     const spec = asPermitted(await makeSpec(rootfs));
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
-    writeFileSync(launcher.config, JSON.stringify(sized), {mode: 0o600});
+    writeFileSync(config, JSON.stringify(sized), {mode: 0o600});
     cgroup = spec.linux.cgroupsPath;
     main = spec.process;
   } finally {
@@ -260,7 +262,7 @@ export async function configure(
   }
   noteCgroup(dirname(dirname(directory)), cgroup);
   // A file's time, as those of start and end are: the three are of one clock.
-  const createdAt = statSync(launcher.config).mtime.toISOString();
+  const createdAt = statSync(config).mtime.toISOString();
   writeTaskRecord(directory, {version: 1, createdAt, ...task, cgroupsPath: cgroup, process: main});
   recordRuntime(directory, launcher.pid, cgroup);
   return terminal;
@@ -308,13 +310,13 @@ async function supervise(
     void ready.then(() => launcher.kill(signal));
   });
   void signals.stopped.then(kill).catch(() => launcher.kill('SIGKILL'));
-  const released = launcher.release();
+  launcher.release();
   const written = run.pidFile === undefined ? undefined : tellPid(resolve(run.pidFile));
   const ended = launcher.ended.finally(() => {
     over = true;
   });
   const told = run.onStart === undefined ? undefined : tellStart(run.onStart);
-  await Promise.all([ended, released, written, told]);
+  await Promise.all([ended, written, told]);
 }
 
 async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: string, signals: SignalForwarder): Promise<ContainerExit> {
@@ -325,19 +327,13 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
     bundleIn(directory),
     [runtime.path, ...options, 'run', ...(run.noPivot === true ? ['--no-pivot'] : []), '--pid-file', '../init.pid', run.id],
     stdio,
-    // Of others it is not known how they read a specification.
-    {terminal: tty, early: tty === undefined && basename(runtime.path) === 'runc'},
+    tty,
   );
   let terminal: Terminal | undefined;
-  // Where somebody has removed the directory, the container most likely ran: what it wrote must not be taken for nothing.
-  const hasNotRun = (): boolean => existsSync(directory) && !existsSync(join(directory, 'init.pid'));
   try {
     const io = {kind: 'inherit', terminal: run.tty ?? false, stdin: true} as const;
     terminal = await configure(launcher, directory, run, {io, runtime, removeOnExit: run.removeOnExit ?? false}, ownIdentity(), signals);
     if (signals.stop === undefined) await supervise(launcher, directory, run, runtime, signals);
-  } catch (err) {
-    // A runtime that ended early takes its view of the root along: what it says itself tells more.
-    if (existsSync(`/proc/${launcher.pid}/cwd`) || !hasNotRun()) throw err;
   } finally {
     launcher.kill('SIGKILL');
     const {signal} = await launcher.ended;
@@ -346,7 +342,8 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
   if (signals.stop !== undefined) return stoppedExit(signals.stop);
   const {status, signal} = await launcher.ended;
   if (status === null) throw new ErrdefsError('aborted', `the runtime was killed by ${signal}: the status of the container is unknown`);
-  if (hasNotRun()) {
+  // Where somebody has removed the directory, the container most likely ran: what it wrote must not be taken for nothing.
+  if (existsSync(directory) && !existsSync(join(directory, 'init.pid'))) {
     const messages = runtimeErrors(join(directory, 'log.json'));
     throw new ErrdefsError('unknown', messages.at(-1) ?? `${runtime.name} ended with status ${status} before the container ran`);
   }

@@ -2,7 +2,7 @@
  * The directory of a run: its owner, and the OCI bundle.
  *
  *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, and the files of task-record.ts
- *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json (see launcher.ts), rootfs/
+ *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json, rootfs/
  *     <state>/runtime/<id>/          the runtime's own
  *
  * The owner is the process that runs the container, `runtime` the program it started for that, with the container's cgroup

@@ -93,20 +93,6 @@ describe('when the tool is killed', () => {
     await harness.assertNothingLeft();
   });
 
-  it('a runtime that waits for its specification ends with it', async (t) => {
-    if (!requiresRuntime(t)) return;
-    const harness = newHarness(t);
-    for (const step of ['config.json', 'fstab'])
-      for (const engine of ENGINES) {
-        const driven = harness.drive(engine, {args: ['sleep', '1000']});
-        await eventually(step, () => existsSync(join(harness.stateDir, 'bundles/c/bundle', step)));
-        driven.child.kill('SIGKILL');
-        await driven.ended.catch(() => undefined);
-        await cleanup(harness.stateDir, 'c', findRuntime(), {kill: true});
-        await harness.assertNothingLeft();
-      }
-  });
-
   it('the next run of that ID clears away what it left', async (t) => {
     if (!requiresRuntime(t)) return;
     const harness = newHarness(t);
