@@ -1,4 +1,5 @@
 /** Flags of the commands that start tasks. */
+import {fileURLToPath} from 'node:url';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import {Flags} from './oclif-definitions.ts';
 import {size} from './shared-flags.ts';
@@ -10,7 +11,10 @@ export const START_FLAGS = {
   'no-pivot': Flags.boolean({description: "move the root instead of pivoting to it, where the host's is a ramdisk"}),
   'null-io': Flags.boolean({description: 'keep no output; with --detach'}),
   'log-max-size': size({description: 'size after which the log begins anew, 64M by default; with --detach'}),
-  'log-uri': Flags.string({helpValue: 'none', description: 'where the output goes: none keeps none; by default a log, for "tasks logs"'}),
+  'log-uri': Flags.string({
+    helpValue: 'URI',
+    description: 'where the output goes: none, or file://PATH, with time and stream before each line; with --detach',
+  }),
 };
 
 interface StartFlags {
@@ -23,25 +27,37 @@ interface StartFlags {
   readonly 'log-uri'?: string | undefined;
 }
 
-/** @throws invalid_argument a log that berth cannot write */
+/** @throws not_implemented another kind of log, such as binary:// */
+function logFileOf(uri: string): string {
+  if (!/^file:/i.test(uri))
+    throw new ErrdefsError('not_implemented', `--log-uri ${JSON.stringify(uri)}`, {
+      hint: 'conmon writes the log, and "tasks logs" reads it: none, or file:///PATH; a program can read "tasks logs --follow"',
+    });
+  try {
+    return fileURLToPath(uri);
+  } catch (err) {
+    throw new ErrdefsError('invalid_argument', `--log-uri ${JSON.stringify(uri)}`, {cause: err, hint: 'such as file:///var/log/r1.log'});
+  }
+}
+
+/** @throws invalid_argument, not_implemented a log that berth cannot write */
 export function startOptions(flags: StartFlags): {
   detach: boolean;
   stdin?: boolean;
   noPivot?: boolean;
   nullIO?: boolean;
+  logFile?: string;
   pidFile?: string;
   maxLogSize?: number;
 } {
   const {detach, interactive, 'null-io': nullIO, 'log-uri': uri, 'pid-file': pidFile, 'log-max-size': maxLogSize} = flags;
-  if (uri !== undefined && uri !== 'none')
-    throw new ErrdefsError('not_implemented', `--log-uri ${JSON.stringify(uri)}`, {
-      hint: 'conmon writes the log, and "tasks logs" reads it; --log-uri none keeps none',
-    });
+  const logFile = uri === undefined || uri === 'none' ? undefined : logFileOf(uri);
   return {
     detach,
     ...(detach && interactive ? {stdin: true} : {}),
     ...(flags['no-pivot'] ? {noPivot: true} : {}),
     ...(nullIO || uri === 'none' ? {nullIO: true} : {}),
+    ...(logFile === undefined ? {} : {logFile}),
     ...(pidFile === undefined ? {} : {pidFile}),
     ...(maxLogSize === undefined ? {} : {maxLogSize}),
   };

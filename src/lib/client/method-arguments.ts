@@ -212,6 +212,7 @@ const starting: Members<TaskStartOptions> = {
   detach: optional(flag),
   stdin: optional(flag),
   nullIO: optional(flag),
+  logFile: optional(text),
   maxLogSize: optional(positive),
   noPivot: optional(flag),
   pidFile: optional(text),

@@ -51,7 +51,11 @@ function conmonArguments(conmon: string, runtime: Runtime, directory: string, ru
   const log =
     io.kind === 'none'
       ? ['--log-path', 'none']
-      : ['--log-path', `k8s-file:${files.log}`, ...(io.maxLogSize === undefined ? [] : ['--log-size-max', String(io.maxLogSize)])];
+      : [
+          '--log-path',
+          `k8s-file:${io.logFile ?? files.log}`,
+          ...(io.maxLogSize === undefined ? [] : ['--log-size-max', String(io.maxLogSize)]),
+        ];
   const runtimeArguments = ['--root', runtimeRoot(stateDir), ...rootlessFlags(runtime), '--log', files.runtimeLog, '--log-format', 'json'];
   const [program, ...words] = exitCommand;
   return [

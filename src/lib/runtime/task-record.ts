@@ -18,6 +18,8 @@ export interface TaskIO {
   readonly terminal: boolean;
   /** Standard input is open for `attach`. */
   readonly stdin: boolean;
+  /** Absolute path of the log, if the caller has named one. */
+  readonly logFile?: string;
   /** Bytes after which conmon begins the log anew. */
   readonly maxLogSize?: number;
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {execFile} from 'node:child_process';
 import {randomBytes} from 'node:crypto';
-import {writeFileSync} from 'node:fs';
+import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {promisify} from 'node:util';
@@ -57,6 +57,43 @@ describe('the log of a task', () => {
     }
     await ns.tasks.delete('a');
     await assert.rejects(read(r), (err) => hasCode(err, 'not_found'));
+  });
+
+  it('is in a file that the caller names, appended to, and left when the task goes', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const file = join(temporaryDirectory(t), 'a.log');
+    const words = (uri: string, flags: readonly string[]) =>
+      ['--root', r.root, '--state', r.state, '-n', r.namespace, 'run', ...flags, '--rm', '-d', '--log-uri', uri, r.ref, 'a'].concat([
+        ...['sh', '-c', 'echo out; echo err >&2; until [ -e /tmp/go ]; do sleep 0.02; done'],
+      ]);
+    const ctr = (uri: string, ...flags: readonly string[]) =>
+      promisify(execFile)(process.execPath, [join(import.meta.dirname, '../../../src/main.ts'), ...words(uri, flags)]);
+    for (let round = 1; round <= 2; round += 1) {
+      await ctr(`file://${file}`);
+      await until('it is logged', async () => (await read(r)).length === 2 * round);
+      await r.ns.tasks.exec('a', ['sh', '-c', ': >/tmp/go'], {stdio: ['ignore', 'ignore', 'ignore']});
+      await r.ns.tasks.wait('a');
+      await until('it is gone', () => r.left().length === 0);
+      const written = readFileSync(file, 'utf8')
+        .trim()
+        .split('\n')
+        .map((line) => line.replace(/^\S+ /, ''));
+      assert.deepEqual(written.toSorted(), [...Array(round).fill('stderr F err'), ...Array(round).fill('stdout F out')]);
+    }
+    for (const [uri, kind] of [
+      ['binary:///bin/logger', 'not_implemented'],
+      ['file://host/a', 'invalid_argument'],
+      [`file://${file}%3a`, 'invalid_argument'],
+      [`file://${file}/b`, 'failed_precondition'],
+      [`file://${file}/b/c`, 'failed_precondition'],
+      [`file://${join(file, '..')}`, 'failed_precondition'],
+      ['file:///nowhere/at/all', 'not_found'],
+    ] as const)
+      await assert.rejects(ctr(uri, '--json'), ({stderr}: {readonly stderr: string}) => {
+        assert.equal((JSON.parse(stderr) as {readonly error: {readonly kind: string}}).error.kind, kind, `${uri} ${stderr}`);
+        return true;
+      });
   });
 
   it('has whole characters as JSON, however conmon has cut them', async (t) => {

@@ -1,7 +1,8 @@
 /** Starts a container's task: in the foreground, or under conmon. */
-import {existsSync} from 'node:fs';
+import {accessSync, constants, existsSync, statSync} from 'node:fs';
+import {dirname, isAbsolute} from 'node:path';
 import {fileURLToPath} from 'node:url';
-import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
 import {cgroupPath} from '../../runtime/cgroups.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
@@ -43,14 +44,35 @@ function exitCommand(context: Context, namespace: string, id: string): readonly 
   return [...program, '__settle', context.store.layout.root, context.stateDir, namespace, id];
 }
 
+/** @throws invalid_argument, not_found or failed_precondition conmon could not write it; it would say so only to its own log */
+function checkLogFile(file: string, nullIO: boolean): void {
+  const what = `log ${JSON.stringify(file)}`;
+  if (nullIO) throw new ErrdefsError('invalid_argument', `${what} of a task whose output is not kept`, {hint: 'leave out --null-io'});
+  if (!isAbsolute(file))
+    throw new ErrdefsError('invalid_argument', `${what} is not an absolute path`, {hint: 'such as file:///var/log/r1.log'});
+  // It would end conmon's name of the file.
+  if (file.includes(':')) throw new ErrdefsError('invalid_argument', `${what} has a colon, which conmon does not take`);
+  const parent = dirname(file);
+  try {
+    if (!statSync(parent).isDirectory())
+      throw new ErrdefsError('failed_precondition', `${what}: ${JSON.stringify(parent)} is not a directory`, {hint: 'name another file'});
+    accessSync(parent, constants.W_OK);
+    if (statSync(file, {throwIfNoEntry: false})?.isFile() === false)
+      throw new ErrdefsError('failed_precondition', `${what} is not a regular file`, {hint: 'name another file'});
+  } catch (err) {
+    throw isErrdefs(err) ? err : fromErrno(err, `directory of ${what}`);
+  }
+}
+
 export async function launch(context: Context, namespace: string, run: Launch, options: TaskStartOptions): Promise<RunResult> {
   const {store} = context;
   const {id, rm, tty} = run;
-  const {detach = false, stdin = tty, noPivot = false, nullIO = false, maxLogSize, stdio, pidFile} = options;
+  const {detach = false, stdin = tty, noPivot = false, nullIO = false, logFile, maxLogSize, stdio, pidFile} = options;
   if (nullIO && tty)
     throw new ErrdefsError('invalid_argument', 'no output is kept of a container with a terminal', {hint: 'leave out --null-io or --tty'});
-  if (!detach && (nullIO || maxLogSize !== undefined))
+  if (!detach && (nullIO || logFile !== undefined || maxLogSize !== undefined))
     throw new ErrdefsError('invalid_argument', 'only a detached task has a log', {hint: 'add --detach'});
+  if (logFile !== undefined) checkLogFile(logFile, nullIO);
   let overlaid = false;
   let holder: ProcessIdentity;
   let connection: Connection | undefined;
@@ -100,7 +122,14 @@ export async function launch(context: Context, namespace: string, run: Launch, o
     const command = exitCommand(context, namespace, id);
     const pid = await startDetached({
       ...common,
-      io: {kind: nullIO ? 'none' : 'log', terminal: tty, stdin: stdin || tty, maxLogSize: maxLogSize ?? MAX_LOG_BYTES},
+      io: {
+        kind: nullIO ? 'none' : 'log',
+        terminal: tty,
+        stdin: stdin || tty,
+        ...(logFile === undefined
+          ? {maxLogSize: maxLogSize ?? MAX_LOG_BYTES}
+          : {logFile, ...(maxLogSize === undefined ? {} : {maxLogSize})}),
+      },
       ...(command === undefined ? {} : {exitCommand: command}),
     });
     tellStart(context, namespace, id, pid);

@@ -27,7 +27,7 @@ export async function taskLogs(context: Context, namespace: string, id: string, 
           : 'its output went to the command that ran it: --detach keeps a log',
     });
   const stateDir = runDirectory(context, namespace);
-  return readLog(taskFiles(directory, id).log, {
+  return readLog(record.io.logFile ?? taskFiles(directory, id).log, {
     ...rest,
     ...(times.since === undefined ? {} : {since: times.since}),
     ...(times.until === undefined ? {} : {until: times.until}),

@@ -49,7 +49,12 @@ export interface TaskStartOptions {
   readonly noPivot?: boolean;
   /** Keeps no output; for a detached task without a terminal. */
   readonly nullIO?: boolean;
-  /** Bytes after which a detached task's log begins anew. Default 64 MiB. */
+  /**
+   * Absolute path of a detached task's log, which is not removed with the task. A file that is there is appended to. Each line has time, stream and `F`, or
+   * `P` for a part of a line, before the text, as Kubernetes has it.
+   */
+  readonly logFile?: string;
+  /** Bytes after which a detached task's log begins anew. Default 64 MiB; with `logFile`, none. */
   readonly maxLogSize?: number;
   /** Standard streams of a task that is not detached. Default: the caller's. */
   readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
