@@ -6,6 +6,7 @@ import {profile} from './profile-pull.ts';
 import {pull} from './pull.ts';
 import {push} from './push.ts';
 import type {Report} from './report.ts';
+import {rootless} from './rootless.ts';
 import {run} from './run.ts';
 import {scale} from './scale.ts';
 import {startup} from './startup.ts';
@@ -18,13 +19,14 @@ interface Bench {
   readonly onDemand?: boolean;
 }
 
-export type BenchName = 'pull' | 'push' | 'copy' | 'run' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
+export type BenchName = 'pull' | 'push' | 'copy' | 'run' | 'rootless' | 'startup' | 'scale' | 'locks' | 'layers' | 'layers-4g' | 'profile';
 
 export const BENCHES: Readonly<Record<BenchName, Bench>> = {
   pull: {title: 'Pull', run: pull},
   push: {title: 'Push', run: push},
   copy: {title: 'Copy', run: copy},
   run: {title: 'Run', run},
+  rootless: {title: 'Without root', run: rootless},
   startup: {title: 'Start-up', run: startup},
   scale: {title: 'Scale', run: scale},
   locks: {title: 'Locks', run: locks},

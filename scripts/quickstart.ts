@@ -69,10 +69,6 @@ async function fill(registry: Registry): Promise<{busybox: string; redis: string
 }
 
 async function main([given, ...pullOptions]: readonly string[]): Promise<number> {
-  if (process.getuid?.() !== 0) {
-    process.stderr.write('quickstart: must run as root, because it runs containers\n');
-    return 7;
-  }
   const dir = mkdtempSync(join(tmpdir(), 'berth-quickstart-'));
   let registry: Registry | undefined;
   try {
@@ -91,11 +87,13 @@ async function main([given, ...pullOptions]: readonly string[]): Promise<number>
       if (actual !== status) return actual === 0 ? 1 : actual;
     }
     process.stdout.write(
-      `\nAll this used a store in ${dir}, which is removed now. The default store is /var/lib/berth; try: bin/ctr --help\n`,
+      `\nAll this used a store in ${dir}, which is removed now. The default store is ${process.getuid?.() === 0 ? '/var/lib/berth' : '~/.local/share/berth'}; try: bin/ctr --help\n`,
     );
     return 0;
   } finally {
     await registry?.stop();
+    // Without root, layers belong to the ids of /etc/subuid.
+    if (process.getuid?.() !== 0) await run(['berth', 'unshare', 'rm', '-rf', join(dir, 'root')], process.env);
     rmSync(dir, {recursive: true, force: true});
   }
 }

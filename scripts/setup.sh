@@ -26,6 +26,7 @@ needs='
 quickstart runc            runc             to run containers
 quickstart docker-registry docker-registry  the registry that images are pulled from
 quickstart busybox         busybox-static   the small image in it
+rootless   newuidmap       uidmap           to run containers without root
 test       conmon          conmon           to leave containers running
 test       perl            perl-base        to attach to tasks
 test       setpriv         util-linux       to end a registry together with its test
@@ -35,6 +36,8 @@ test       umoci           umoci            to compare unpacked trees, and to ma
 test       ctr             containerd       to compare commands and trees
 test       mkfs.erofs      erofs-utils      to compare indexes of layers
 test       debootstrap     debootstrap      to make the redis image
+test       newuidmap       uidmap           to be a user without root
+test       pgrep           procps           to find what such a user left running
 test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
@@ -57,6 +60,8 @@ interop    go              golang-go        to build a registry with the referre
 interop    go-containerregistry golang-github-google-go-containerregistry-dev to build it of
 clock      faketime        faketime         to run the tests on another day
 '
+
+[ "$(id -u)" = 0 ] || modes="$modes rootless"
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH

@@ -15,6 +15,7 @@ const ALWAYS: readonly string[] = [
   'diff',
   'images import',
   'pull',
+  'repack',
   'run',
   'snapshots commit',
   'snapshots diff',
@@ -28,6 +29,7 @@ const ALWAYS: readonly string[] = [
   'tasks rm',
   'tasks start',
   'tasks stop',
+  'unpack',
 ];
 
 const LAYERS: readonly string[] = [

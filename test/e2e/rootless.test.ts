@@ -1,6 +1,6 @@
 /** Every command for a user without root. */
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readdirSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {userNamespaceNeed} from '../../src/cli/user-namespace-needs.ts';
@@ -68,12 +68,43 @@ forEachEngine('a user without root', (engine) => {
       assert.match(stderr, /"d1" cannot be paused without root: failed precondition\nhint: stop it first/);
       assert.equal(status, 9, args.join(' '));
     }
+    const ps = JSON.parse(await user.ok(['tasks', 'ps', '--json', 'd1'])) as {command: string[]}[];
+    assert.deepEqual(ps[0]?.command[0], 'sh');
+    for (const args of [
+      ['tasks', 'metrics', 'd1'],
+      ['tasks', 'stats', '--no-stream', 'd1'],
+    ]) {
+      const {status, stderr} = await user.berth(args);
+      assert.match(stderr, /nothing is counted for task "d1"/);
+      assert.equal(status, 9, args.join(' '));
+    }
+    await user.ok(['cp', 'd1:/root/made', join(user.home, 'made')]);
     await user.ok(['stop', 'd1']);
     assert.match(await user.ok(['diff', 'd1']), /^C \/root\nA \/root\/made$/m);
     await user.ok(['commit', 'd1', 'made:1']);
     assert.equal(await user.ok(['run', '--rm', 'made:1', 'f4', 'stat', '-c', '%u', '/root/made']), '33\n');
     await user.ok(['rm', 'd1']);
-    await user.ok(['rmi', ref, 'made:1']);
+    // What does not hear SIGTERM is ended with all that it has started.
+    const deaf = ['sh', '-c', 'trap "" TERM; sleep 100000 & wait'];
+    await user.ok(['run', '-d', '--stop-timeout', '1s', ref, 'd2', ...deaf]);
+    while ((JSON.parse(await user.ok(['tasks', 'ps', '--json', 'd2'])) as unknown[]).length < 2);
+    await user.ok(['stop', 'd2']);
+    await user.ok(['tasks', 'rm', 'd2']);
+    await user.ok(['tasks', 'start', '--detach', 'd2']);
+    await user.ok(['tasks', 'kill', '--all', '--signal', 'KILL', 'd2']);
+    await user.ok(['tasks', 'wait', 'd2']);
+    await user.ok(['tasks', 'rm', 'd2']);
+    await user.ok(['tasks', 'start', '--detach', 'd2']);
+    await user.ok(['tasks', 'rm', '--force', 'd2']);
+    await user.ok(['containers', 'rm', 'd2']);
+    const bundle = join(user.home, 'bundle');
+    await user.ok(['unpack', 'made:1', bundle]);
+    assert.equal(statSync(join(bundle, 'rootfs/root/made')).uid, user.firstSubordinate + 32);
+    await user.ok(['unshare', 'rm', join(bundle, 'rootfs/root/made')]);
+    await user.ok(['repack', bundle, 'made:2']);
+    assert.equal((await user.berth(['run', '--rm', 'made:2', 'f5', 'test', '-e', '/root/made'])).status, 1);
+    await user.ok(['unshare', 'rm', '-r', bundle]);
+    await user.ok(['rmi', ref, 'made:1', 'made:2']);
     assert.match(await user.ok(['check']), /nothing wrong/);
     for (const part of ['layers', 'trash', 'work']) assert.deepEqual(readdirSync(join(storeOf(user), part)), [], part);
   });
@@ -223,6 +254,18 @@ describe('a user without root', () => {
       }
     });
 
+  it('has a quick start', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const user = ordinaryUser(t);
+    const at = (path: string): string => join(user.home, '../package', path);
+    const {status, stdout, stderr} = await user.run([at('node_modules/.bin/node'), at('scripts/quickstart.ts'), image.ref, '--plain-http']);
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /hello from process 1 on Linux/);
+    assert.deepEqual(readdirSync(join(user.home, '../tmp')), []);
+  });
+
   it('gets the status of a program that it starts in its namespace', async (t) => {
     if (!requires(t)) return;
     const user = ordinaryUser(t);
@@ -247,4 +290,4 @@ describe('a user without root', () => {
 });
 
 const NEVER =
-  'attach catalog completion config_explain config_show containers_info containers_label containers_ls content_active content_fetch-blob content_fetch-object content_get content_label content_ls content_push-object copy events images_check images_export images_inspect images_ls images_mount images_unmount images_verify info inspect leases_create leases_ls login logout namespaces_create namespaces_label namespaces_ls oci_spec ping push referrers registry_rm repack resolve snapshots_info snapshots_label snapshots_ls snapshots_mounts snapshots_tree sync tags tasks_attach tasks_logs tasks_ls tasks_metrics tasks_ps tasks_stats tasks_wait unpack unshare version';
+  'attach catalog completion config_explain config_show containers_info containers_label containers_ls content_active content_fetch-blob content_fetch-object content_get content_label content_ls content_push-object copy events images_check images_export images_inspect images_ls images_mount images_unmount images_verify info inspect leases_create leases_ls login logout namespaces_create namespaces_label namespaces_ls oci_spec ping push referrers registry_rm resolve snapshots_info snapshots_label snapshots_ls snapshots_mounts snapshots_tree sync tags tasks_attach tasks_logs tasks_ls tasks_metrics tasks_ps tasks_stats tasks_wait unshare version';

@@ -4,6 +4,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
 import {runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
+import {pidNeighbours} from '../../runtime/pid-namespace.ts';
 import {isRootless} from '../../user-namespace.ts';
 import type {TaskProcess} from '../types/index.ts';
 import type {FoundTask} from './find-task.ts';
@@ -29,7 +30,9 @@ async function callRuntime({task, runtime, runtimeRoot}: FoundTask, words: reado
 
 export async function listProcesses(found: FoundTask): Promise<readonly TaskProcess[]> {
   assertStatus(found, ['created', 'running', 'paused'], 'running');
-  const pids = JSON.parse((await callRuntime(found, ['ps', '--format', 'json'])).toString()) as readonly number[];
+  const pids = isRootless()
+    ? pidNeighbours(found.task.pid)
+    : (JSON.parse((await callRuntime(found, ['ps', '--format', 'json'])).toString()) as readonly number[]);
   const execs = listExecs(found.directory);
   return [...pids]
     .sort((a, b) => a - b)

@@ -4,7 +4,9 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
+import {signalNeighbours} from '../../runtime/pid-namespace.ts';
 import {announceWaiter, disconnect, isClaimed, removeTask, type Waiter} from '../../runtime/run-directory.ts';
+import {isRootless} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {TaskExit, TasksClient} from '../types/index.ts';
@@ -31,6 +33,8 @@ function identify(pid: number): ProcessIdentity | undefined {
 
 /** Sends a signal through the runtime, which knows whether the process is still the container's. @returns false if the task has ended */
 async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: number, all: boolean): Promise<boolean> {
+  // Without a control group the runtime does not know which these are.
+  if (all && isRootless()) return signalNeighbours(task.pid, signal);
   const words = ['--root', runtimeRoot, 'kill', ...(all ? ['--all'] : []), task.id, String(signal)];
   const result = await runRuntime(runtime, words);
   if (result.status === 0) return true;

@@ -3,17 +3,31 @@ import {totalmem} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
+import {isRootless} from '../../user-namespace.ts';
 import type {TaskMetrics, TaskStats} from '../types/index.ts';
 import {cgroupOf, type FoundTask} from './find-task.ts';
 
 /** Time between the two readings that a share of the processor is told from. */
 const SAMPLE_MS = 500;
 
+/** @throws failed_precondition nothing is counted: without root a container has no control group */
+function assertCounted({task: {id}}: FoundTask): void {
+  if (isRootless())
+    throw new ErrdefsError(
+      'failed_precondition',
+      `nothing is counted for task ${JSON.stringify(id)}: it has no control group without root`,
+      {
+        hint: `its processes: tasks ps ${id}`,
+      },
+    );
+}
+
 const metricsOf = (found: FoundTask) => readMetrics((controller) => cgroupOf(found, controller) ?? '/none');
 
 export function taskMetrics(found: FoundTask): TaskMetrics {
   const {task} = found;
   if (task.status === 'stopped') throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is stopped, not running`);
+  assertCounted(found);
   const {version, metrics} = metricsOf(found);
   return {id: found.task.id, timestamp: new Date().toISOString(), cgroupVersion: version, metrics};
 }
@@ -21,6 +35,7 @@ export function taskMetrics(found: FoundTask): TaskMetrics {
 /** @param tasks those that have ended are left out */
 export async function taskStats(tasks: readonly FoundTask[], signal?: AbortSignal): Promise<readonly TaskStats[]> {
   const living = tasks.filter(({task}) => task.status !== 'stopped');
+  living.forEach(assertCounted);
   const look = () => living.map((found) => ({at: process.hrtime.bigint(), ...usageOf(metricsOf(found), totalmem())}));
   const before = look();
   await delay(SAMPLE_MS, undefined, signal === undefined ? {} : {signal}).catch(() => {
