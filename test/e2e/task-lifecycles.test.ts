@@ -276,7 +276,14 @@ class Machine {
       if (before === 'absent' || before === 'made' || before === 'abandoned') orphaned.delete(id);
 
       log.push(`${command} ${[id, ...network].join(' ')} from ${before}; ${victim ?? 'nobody'} is to die at ${share}`);
+      const main = this.#pidsOf('container', id, undefined);
       const {ended, killed} = await this.#perform(command, id, before, network, victim, share);
+      // It is told to end, and takes its time for that.
+      if (
+        before === 'running' &&
+        (killed.has('container') || (outcome(command, before, kind).state !== before && command !== 'pause' && ended.code === undefined))
+      )
+        await until(`the end of ${id}`, () => processes().every(({pid}) => !main.includes(pid)));
       await this.#untilQuiet();
       states = await this.observe();
       const fire = killed.size === 0 ? '' : `, ${[...killed].join(' and ')} killed at ${share}`;

@@ -97,6 +97,8 @@ const BETWEEN: Readonly<Partial<Record<Command, readonly State[]>>> = {
   'run in the foreground': ['unfinished', 'made', 'waiting'],
   start: ['waiting'],
   'tasks rm --force': ['stopped'],
+  // The task of one that has ended goes before its record.
+  'containers rm': ['made'],
 };
 
 /** Who is killed: a process of the command, or one that stays. */
@@ -124,6 +126,8 @@ export function statesAfter(
   // Its first process is the runtime's until it starts.
   if (['container', 'runtime', 'conmon'].some((victim) => killed.has(victim as Victim)))
     for (const state of [...possible]) if (isLiving(state)) possible.add(endOf(kind));
+  // What is frozen gets its signal when it is thawed, which not every version of runc does for SIGKILL.
+  if (command === 'kill' && before === 'paused') possible.add('paused');
   // Nobody is left to remove what --rm promised: the next that cleans up does.
   if (kind === 'rm' && (killed.size > 0 || isOrphaned) && (possible.has('absent') || possible.has('running'))) possible.add('abandoned');
   return possible;

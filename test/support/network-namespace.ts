@@ -56,9 +56,9 @@ export async function newTestNetwork(scope: Scope): Promise<TestNetwork> {
         .flatMap((line) => /^\d+: ([^:@]+)/.exec(line)?.[1] ?? [])
         .filter((name) => name !== 'lo'),
     containerRules: () =>
-      run('iptables-save')
-        .split('\n')
+      ['iptables-save', 'ip6tables-save']
+        .flatMap((program) => run(program).split('\n'))
         // Chains of a container are named by a hash; the others stay, as the bridge does.
-        .filter((line) => /^:CNI-(?:DN-|SN-)?[0-9a-f]{8,}/.test(line) || / -[sd] \d|--dport/.test(line)),
+        .filter((line) => /^:CNI-(?:DN-|SN-)?[0-9a-f]{8,}/.test(line) || / -[sd] [\da-f]+[.:]|--dport/.test(line)),
   };
 }

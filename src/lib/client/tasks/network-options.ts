@@ -1,4 +1,5 @@
 /** Options of a container's network: checked when it is made, and kept with it for every start. */
+import {isIP} from 'node:net';
 import {ErrdefsError} from '../../errdefs.ts';
 import {checkNames, type NameOptions} from '../../runtime/network/network-files.ts';
 import {parsePort} from '../../runtime/network/ports.ts';
@@ -30,7 +31,14 @@ export function networkOptions({
     ...(addHosts === undefined ? {} : {addHosts}),
   };
   checkNames(names);
-  ports.forEach(parsePort);
+  const loopback = ports
+    .flatMap(parsePort)
+    .find(({hostIP = ''}) => isIP(hostIP) === 6 && new URL(`http://[${hostIP}]`).hostname === '[::1]');
+  // portmap would make its rules, and nobody would be answered: the kernel routes nothing from ::1 to another interface.
+  if (loopback !== undefined)
+    throw new ErrdefsError('invalid_argument', `port ${loopback.containerPort} cannot be published on [::1]`, {
+      hint: "publish it on 127.0.0.1, or on another of the machine's addresses",
+    });
   if (netHost && network !== undefined && network !== 'host')
     throw new ErrdefsError('invalid_argument', `the host's network and network ${JSON.stringify(network)} exclude each other`);
   const chosen = network ?? (netHost ? 'host' : ports.length > 0 ? 'default' : 'none');
