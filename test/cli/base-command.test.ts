@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {BrokenPipe} from '../../src/cli/command-context.ts';
-import type {NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types/index.ts';
+import type {MaybePiped} from '../../src/lib/client/tasks/with-streams.ts';
+import type {NamespaceClient, NamespaceRecord, PullOptions, RunOptions} from '../../src/lib/client/types/index.ts';
 import {CLASSES, CODES, ErrdefsError} from '../../src/lib/errdefs.ts';
 import {onEnd} from '../support/helpers.ts';
 import {runOnFakes} from './fake-client.ts';
@@ -208,7 +209,7 @@ describe('time', () => {
   });
   it('--timeout reaches a container that runs', async () => {
     const {status, stderr} = await runOnFakes('--timeout 20ms run x y', {
-      namespace: {run: (_ref: string, _id: string, options?: RunOptions) => never(options)},
+      namespace: {run: (_ref: string, _id: string, options?: MaybePiped<RunOptions>) => never(options)},
     });
     assert.deepEqual([status, stderr], [125, 'ctr: not done after 20 ms: deadline exceeded\n']);
   });
@@ -261,10 +262,10 @@ describe('run', () => {
     return {
       calls,
       namespace: {
-        run: async (ref: string, id: string, {signal: _, ...options}: RunOptions = {}) => {
+        run: (async (ref: string, id: string, {signal: _, ...options}: RunOptions = {}) => {
           calls.push([ref, id, options]);
           return {id, exitStatus};
-        },
+        }) as NamespaceClient['run'],
       },
     };
   };

@@ -100,8 +100,11 @@ const stream: ArgumentKind = {
   accepts: (value) => value === 'ignore' || (Number.isSafeInteger(value) && (value as number) >= 0),
 };
 export const streams: ArgumentKind = {
-  wants: '"inherit" or three streams',
-  accepts: (value) => value === 'inherit' || (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
+  wants: '"inherit", "pipe" or three streams',
+  accepts: (value) =>
+    value === 'inherit' ||
+    value === 'pipe' ||
+    (Array.isArray(value) && value.length === 3 && value.every((inner) => stream.accepts(inner))),
 };
 
 export const time: ArgumentKind = {

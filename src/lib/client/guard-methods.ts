@@ -64,11 +64,12 @@ function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[
     if (closedState.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
     const signal = signalOf(args);
     if (signal?.aborted) throw abortError(signal.reason, name);
+    const failure = (err: unknown): ErrdefsError => (signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name));
     try {
       const result = await method(...args);
-      return isBytes(result) ? guardBytes(result, name) : result;
+      return isBytes(result) ? guardBytes(result, name) : isLasting(result) ? {...result, ended: guardEnd(result.ended, failure)} : result;
     } catch (err) {
-      throw signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name);
+      throw failure(err);
     }
   };
 }
@@ -79,6 +80,17 @@ function signalOf(args: readonly unknown[]): AbortSignal | undefined {
 }
 
 const isBytes = (value: unknown): value is AsyncIterable<unknown> => isObject(value) && Symbol.asyncIterator in value;
+
+/** Whether a result, such as a process with streams, lasts longer than its call. */
+const isLasting = (value: unknown): value is {readonly ended: Promise<unknown>} => isObject(value) && value.ended instanceof Promise;
+
+function guardEnd(ended: Promise<unknown>, failure: (err: unknown) => ErrdefsError): Promise<unknown> {
+  const guarded = ended.catch((err: unknown) => {
+    throw failure(err);
+  });
+  guarded.catch(() => undefined); // one that nobody waits for does not end the program
+  return guarded;
+}
 
 async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncGenerator<unknown> {
   try {

@@ -17,7 +17,8 @@ import {assertState, findDirectories} from './default-directories.ts';
 import {type ErofsSupport, probeErofs} from './erofs-probe.ts';
 import {type ClosedState, checkArguments, guard} from './guard-methods.ts';
 import {CLIENT, OPEN_OPTIONS} from './method-arguments.ts';
-import type {Client, NamespaceClient, OpenOptions, TasksClient} from './types/index.ts';
+import type {MaybePiped} from './tasks/with-streams.ts';
+import type {Client, NamespaceClient, OpenOptions, RunOptions, TasksClient} from './types/index.ts';
 import {WorkerPool} from './workers/pool.ts';
 
 export type * from './types/index.ts';
@@ -167,10 +168,10 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       const {push} = await import('./push/push.ts');
       return push(context, name, ref, options);
     },
-    run: async (ref, id, options = {}) => {
+    run: (async (ref: string, id: string, options: MaybePiped<RunOptions> = {}) => {
       const {run} = await import('./run/run.ts');
       return run(context, name, ref, id, options);
-    },
+    }) as NamespaceClient['run'],
     images: {...imagesClient(context, name), ...imageBuildClient(context, name)},
     content: {
       ...contentClient(context, name),
@@ -223,25 +224,30 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
 
 /** Loaded when it is used: most commands have nothing to do with tasks. */
 function tasksClient(context: Context, name: string): TasksClient {
-  const load = async (): Promise<TasksClient> => (await import('./tasks/tasks.ts')).tasksClient(context, name);
+  type Method = (...args: readonly unknown[]) => unknown;
+  const later = <K extends keyof TasksClient>(method: K): TasksClient[K] => {
+    const call = async (...args: readonly unknown[]): Promise<unknown> => {
+      const tasks = (await import('./tasks/tasks.ts')).tasksClient(context, name);
+      return (tasks[method] as Method)(...args);
+    };
+    return call as TasksClient[K];
+  };
   return {
-    list: async () => (await load()).list(),
-    get: async (id) => (await load()).get(id),
-    start: async (id, options) => (await load()).start(id, options),
-    kill: async (id, options) => (await load()).kill(id, options),
-    stop: async (id, options) => (await load()).stop(id, options),
-    wait: async (id, options) => (await load()).wait(id, options),
-    delete: async (id, options) => (await load()).delete(id, options),
-    exec: async (id, args, options) => (await load()).exec(id, args, options),
-    attach: async (id, options) => (await load()).attach(id, options),
-    attachPiped: async (id, options) => (await load()).attachPiped(id, options),
-    execPiped: async (id, args, options) => (await load()).execPiped(id, args, options),
-    logs: async (id, options) => (await load()).logs(id, options),
-    metrics: async (id) => (await load()).metrics(id),
-    stats: async (ids, options) => (await load()).stats(ids, options),
-    ps: async (id) => (await load()).ps(id),
-    pause: async (id) => (await load()).pause(id),
-    resume: async (id) => (await load()).resume(id),
-    settle: async (id) => (await load()).settle(id),
+    list: later('list'),
+    get: later('get'),
+    start: later('start'),
+    kill: later('kill'),
+    stop: later('stop'),
+    wait: later('wait'),
+    delete: later('delete'),
+    exec: later('exec'),
+    attach: later('attach'),
+    logs: later('logs'),
+    metrics: later('metrics'),
+    stats: later('stats'),
+    ps: later('ps'),
+    pause: later('pause'),
+    resume: later('resume'),
+    settle: later('settle'),
   };
 }

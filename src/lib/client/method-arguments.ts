@@ -453,17 +453,16 @@ const NAMESPACE: Guards<NamespaceClient> = {
         stdio: starting.stdio,
       }),
     ],
-    execPiped: [text, list(text), options<ExecOptions>(executing)],
     attach: [
       text,
       options<TaskAttachOptions>({
         stdin: optional(flag),
         detachKeys: optional(text),
         sigProxy: optional(flag),
+        stdio: optional(oneOf('inherit', 'pipe')),
         signal: optional(abortSignal),
       }),
     ],
-    attachPiped: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     logs: [
       text,
       options<LogOptions>({

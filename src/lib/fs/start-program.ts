@@ -2,21 +2,16 @@
  * Starts a program with our streams, or with streams of its own, and lets it run. Its environment is PATH alone. In a session of its own, so
  * that signals of our terminal reach it only through us.
  */
-import type {Readable, Writable} from 'node:stream';
 import {fromErrno} from '../errdefs.ts';
 import {searchPath} from './spawn.ts';
-import type {ProcessExit, Stdio} from './spawn-with-channel.ts';
+import {type PipedStreams, type ProcessExit, pipedStreams, type Stdio} from './spawn-with-channel.ts';
 
 export interface StartedProgram {
   readonly pid: number;
   readonly ended: Promise<ProcessExit>;
 }
 
-export interface PipedProgram extends StartedProgram {
-  readonly stdin: Writable;
-  readonly stdout: Readable;
-  readonly stderr: Readable;
-}
+export interface PipedProgram extends StartedProgram, PipedStreams {}
 
 interface SpawnOptions {
   readonly cwd: string;
@@ -90,8 +85,7 @@ export async function startPiped(
 ): Promise<PipedProgram> {
   try {
     const {child, pid, ended} = await spawn(argv, cwd, ['pipe', 'pipe', 'pipe', ...descriptors]);
-    const {stdin, stdout, stderr} = child as {stdin: Writable; stdout: Readable; stderr: Readable};
-    return {pid, ended, stdin, stdout, stderr};
+    return {pid, ended, ...pipedStreams(child)!};
   } catch (err) {
     throw fromErrno(err, argv[0]);
   }

@@ -5,12 +5,12 @@
  * `:process` (no identifier has a colon).
  */
 import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {constants} from 'node:os';
 import {join} from 'node:path';
-import type {Readable, Writable} from 'node:stream';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
-import type {ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
+import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
 import {startPiped, startProgram} from '../fs/start-program.ts';
 import {checkCommand} from './check-executable.ts';
 import {findTerminal, ownFailure, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, writePidFile} from './foreground-run.ts';
@@ -37,17 +37,13 @@ export interface ExecRequest {
   readonly env?: readonly string[];
   readonly user?: string;
   readonly tty?: boolean;
-  /** Ends it when the caller's process gets a signal before it runs; SIGKILL once it is aborted. */
+  /** Kills it. */
   readonly signal?: AbortSignal;
   readonly pidFile?: string;
   /** Called once it runs, with its pid on the host; a while later, or at its end. */
   readonly onStart?: (pid: number) => void;
-}
-
-export interface ExecStreams {
-  readonly stdin: Writable;
-  readonly stdout: Readable;
-  readonly stderr: Readable;
+  /** Called with its exit status if it ran; also when it was aborted. */
+  readonly onEnd?: (exitStatus: number) => void;
 }
 
 const POLL_MS = 2;
@@ -231,8 +227,9 @@ function killExec(target: ExecTarget, execId: string, cgroupsPath: string, runti
 }
 
 /**
- * Runs a process to its end, with this process's streams or those given. Signals are passed on.
+ * Runs a process to its end, with this process's streams or those given. Signals are passed on, but not with pipes.
  *
+ * @param stdio `pipe`: streams that `onStreams` gets when it is about to run
  * @returns its exit status; 128+n when signal n ended it
  * @throws errors with `details.runExit`: 125, 126 or 127
  * @throws failed_precondition the container does not run, or there is no terminal for `tty`
@@ -241,20 +238,23 @@ export async function execForeground(
   target: ExecTarget,
   request: ExecRequest,
   cgroupsPath: string,
-  stdio: Stdio = [0, 1, 2],
+  stdio: Stdio | 'pipe' = [0, 1, 2],
+  onStreams: (streams: PipedStreams) => void = () => undefined,
 ): Promise<{readonly exitStatus: number}> {
-  const {execId, tty = false, signal} = request;
-  const signals = new SignalForwarder({tty, ...(signal === undefined ? {} : {signal})});
+  const {execId, tty = false, signal, onEnd = () => undefined} = request;
+  const piped = stdio === 'pipe';
+  const signals = new SignalForwarder({tty, forwardSignals: !piped, ...(signal === undefined ? {} : {signal})});
   try {
     return await withClaim(target, request, cgroupsPath, async () => {
       try {
-        const terminal = tty ? await findTerminal(stdio) : undefined;
+        const terminal = tty && !piped ? await findTerminal(stdio) : undefined;
         if (tty && terminal === undefined)
           throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
         const argv = await prepare(target, request, []);
-        if (signals.stop !== undefined) return stoppedExit(signals.stop);
+        if (signals.stop !== undefined) return stoppedExit(signals.stop, 'exec');
         const saved = terminal === undefined ? undefined : await terminalSettings(stdio[terminal] as number);
-        const child = await startProgram(argv, {cwd: '/', stdio});
+        const child = piped ? await startPiped(argv, '/') : await startProgram(argv, {cwd: '/', stdio});
+        if ('stdin' in child) onStreams(child);
         let over = false;
         const started = (): Promise<void> => untilStarted(target, execId, POLL_MS, () => over);
         const told = tellStart(target, request, child.ended);
@@ -274,10 +274,14 @@ export async function execForeground(
         over = true;
         await told;
         if (end.signal !== null && saved !== undefined) await restoreTerminal(stdio[terminal!] as number, saved);
-        if (signals.stop !== undefined) return stoppedExit(signals.stop);
+        if (signals.stop !== undefined) {
+          onEnd(end.status ?? 128 + constants.signals.SIGKILL);
+          return stoppedExit(signals.stop, 'exec');
+        }
         const failed = await startError(target, execId, end);
         if (failed !== undefined) throw failed;
         if (end.status === null) throw new ErrdefsError('aborted', `the runtime was killed by ${end.signal}: the exit status is unknown`);
+        onEnd(end.status);
         return {exitStatus: end.status};
       } finally {
         forget(target.directory, execId);
@@ -286,46 +290,6 @@ export async function execForeground(
   } finally {
     signals.dispose();
   }
-}
-
-/** Starts a process whose streams the caller reads and writes. `ended` is as the result of `execForeground`. */
-export async function execPiped(
-  target: ExecTarget,
-  request: ExecRequest,
-  cgroupsPath: string,
-): Promise<ExecStreams & {readonly ended: Promise<{readonly exitStatus: number}>}> {
-  const {execId, signal} = request;
-  return withClaim(target, request, cgroupsPath, async () => {
-    try {
-      const argv = await prepare(target, request, []);
-      const {stdin, stdout, stderr, pid, ended: exit} = await startPiped(argv, '/');
-      let over = false;
-      const onAbort = async (): Promise<void> => {
-        // A runtime that is killed earlier leaves a process of which nobody knows.
-        await untilStarted(target, execId, POLL_MS, () => over);
-        if (!over) killExec(target, execId, cgroupsPath, pid);
-      };
-      const told = tellStart(target, request, exit);
-      if (signal?.aborted === true) void onAbort();
-      signal?.addEventListener('abort', onAbort, {once: true});
-      stdin.on('error', () => undefined); // it ended before it read all of its input
-      const ended = exit.then(async (end) => {
-        over = true;
-        signal?.removeEventListener('abort', onAbort);
-        await told;
-        const failed = signal?.aborted === true ? undefined : await startError(target, execId, end);
-        forget(target.directory, execId);
-        if (signal?.aborted === true) throw new ErrdefsError('canceled', 'exec', {cause: signal.reason});
-        if (failed !== undefined) throw ownFailure(failed, `exec in container ${JSON.stringify(target.id)}`);
-        return {exitStatus: end.status ?? 255};
-      });
-      ended.catch(() => undefined);
-      return {stdin, stdout, stderr, ended};
-    } catch (err) {
-      forget(target.directory, execId);
-      throw err;
-    }
-  });
 }
 
 /** Starts a process and leaves it running; its streams are /dev/null, and nobody records its end. @returns its pid on the host */

@@ -7,7 +7,7 @@ import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
 import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import type {Stdio} from '../fs/spawn-with-channel.ts';
+import type {PipedStreams, Stdio} from '../fs/spawn-with-channel.ts';
 import {requireRoot} from '../user-namespace.ts';
 import {noteCgroup} from './cgroups.ts';
 import {RUN_FAILED} from './check-executable.ts';
@@ -42,8 +42,10 @@ export interface ForegroundRun {
   readonly makeSpec: (rootfs: RootReader) => Spec | Promise<Spec>;
   /** The container has a terminal of its own, connected to the one that is among `stdio`; as `process.terminal` of the specification. */
   readonly tty?: boolean;
-  /** Default: the process's own standard streams. */
-  readonly stdio?: Stdio;
+  /** Default: the process's own standard streams. `pipe`: those that `onStreams` gets. */
+  readonly stdio?: Stdio | 'pipe';
+  /** Called when the container is about to run: what can be found wrong before has been. */
+  readonly onStreams?: (streams: PipedStreams) => void;
   /** Gets the host's pid of the container's first process, once it runs; written whole or not at all. */
   readonly pidFile?: string;
   /** Called once the container runs, with the host's pid of its first process; a while later, or at its end. */
@@ -143,7 +145,7 @@ export async function terminalSettings(fd: number): Promise<string | undefined> 
 async function checkRun({tty = false, stdio = STDIO, pidFile, signal}: ForegroundRun): Promise<void> {
   if (signal?.aborted === true) throw new ErrdefsError('canceled', 'run', {cause: signal.reason});
   requireRoot('mount and run containers');
-  if (tty && (await findTerminal(stdio)) === undefined)
+  if (tty && (stdio === 'pipe' || (await findTerminal(stdio)) === undefined))
     throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
   if (pidFile !== undefined) checkPidFile(pidFile);
 }
@@ -226,9 +228,9 @@ export class SignalForwarder {
 }
 
 /** The result of a stopped run. */
-export function stoppedExit(stop: StopReason): ContainerExit {
+export function stoppedExit(stop: StopReason, what = 'run'): ContainerExit {
   if ('signal' in stop) return {exitStatus: 128 + os.signals[stop.signal]};
-  throw new ErrdefsError('canceled', 'run', {cause: stop.reason});
+  throw new ErrdefsError('canceled', what, {cause: stop.reason});
 }
 
 /** Mounts the tree, and writes the specification. */
@@ -284,8 +286,9 @@ async function supervise(
   };
   const kill = async (): Promise<void> => {
     await Promise.race([started(), delay(START_TIMEOUT_MS, undefined, {ref: false})]);
-    const {status} = await runRuntime(runtime, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
-    if (status !== 0) launcher.kill('SIGKILL');
+    await runRuntime(runtime, ['--root', runtimeRoot(run.stateDir), 'kill', run.id, 'KILL']);
+    // It would wait for the reader of what the container wrote. The container itself is looked after when it has ended.
+    launcher.kill('SIGKILL');
   };
   const tellPid = async (file: string): Promise<void> => {
     await started();
@@ -310,6 +313,7 @@ async function supervise(
     void ready.then(() => launcher.kill(signal));
   });
   void signals.stopped.then(kill).catch(() => launcher.kill('SIGKILL'));
+  if (launcher.streams !== undefined) run.onStreams?.(launcher.streams);
   launcher.release();
   const written = run.pidFile === undefined ? undefined : tellPid(resolve(run.pidFile));
   const ended = launcher.ended.finally(() => {
@@ -321,7 +325,7 @@ async function supervise(
 
 async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: string, signals: SignalForwarder): Promise<ContainerExit> {
   const stdio = run.stdio ?? STDIO;
-  const tty = run.tty === true ? await findTerminal(stdio) : undefined;
+  const tty = run.tty === true && stdio !== 'pipe' ? await findTerminal(stdio) : undefined;
   const options = ['--root', runtimeRoot(run.stateDir), ...rootlessFlags(runtime), '--log', '../log.json', '--log-format', 'json'];
   const launcher = await startLauncher(
     bundleIn(directory),

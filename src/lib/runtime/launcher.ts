@@ -8,7 +8,7 @@
 import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
+import {type PipedStreams, type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
 import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
 
@@ -34,6 +34,8 @@ export interface Launcher extends Mounter<Terminal | undefined> {
   /** Does nothing after the end. SIGKILL also kills the helpers, but not the container's processes, which have their own sessions. */
   kill(signal: NodeJS.Signals): void;
   readonly ended: Promise<ProcessExit>;
+  /** Of one that was started with pipes. */
+  readonly streams: PipedStreams | undefined;
 }
 
 // Descriptor 3 is a socket to us. All programs but the runtime write errors there; the runtime must not inherit it (CVE-2024-21626). conmon
@@ -57,7 +59,12 @@ const MOUNTED = 'mounted\n';
  * @param terminal the standard descriptor (0, 1 or 2) whose terminal settings to read
  * @throws unavailable unshare or mount is not installed
  */
-export async function startLauncher(bundle: string, runtime: readonly string[], stdio: Stdio, terminal?: number): Promise<Launcher> {
+export async function startLauncher(
+  bundle: string,
+  runtime: readonly string[],
+  stdio: Stdio | 'pipe',
+  terminal?: number,
+): Promise<Launcher> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount');
   const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
@@ -70,6 +77,7 @@ export async function startLauncher(bundle: string, runtime: readonly string[], 
   return {
     pid,
     ended,
+    streams: child.streams,
     kill: (signal) => {
       try {
         if (!over) process.kill(signal === 'SIGKILL' ? -pid : pid, signal);

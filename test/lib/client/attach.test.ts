@@ -1,4 +1,4 @@
-/** `tasks.attachPiped`: the streams of detached tasks, by the real conmon. What a task writes and its log are each other's oracle. */
+/** `tasks.attach` with streams: the streams of detached tasks, by the real conmon. What a task writes and its log are each other's oracle. */
 import assert from 'node:assert/strict';
 import {createHash} from 'node:crypto';
 import {once} from 'node:events';
@@ -29,7 +29,7 @@ interface Attached extends AttachedTask {
 }
 
 async function attach({ns}: TaskRig, options?: {readonly signal?: AbortSignal}): Promise<Attached> {
-  const attached = await ns.tasks.attachPiped('a', options);
+  const attached = await ns.tasks.attach('a', {...options, stdio: 'pipe'});
   return Object.assign(attached, {out: gather(attached.stdout), err: gather(attached.stderr)});
 }
 
@@ -136,7 +136,7 @@ describe('attach', () => {
     const r = await taskRig(t);
     const script = 'read x; busybox seq 200000; read x; busybox seq 200000 >&2; echo done; exit 3';
     await r.ns.run(r.ref, 'a', {detach: true, stdin: true, args: ['sh', '-c', script]});
-    const slow = await r.ns.tasks.attachPiped('a');
+    const slow = await r.ns.tasks.attach('a', {stdio: 'pipe'});
     const hash = createHash('sha256');
     slow.stdin.write('\n');
     await once(slow.stdout, 'readable');
@@ -150,7 +150,7 @@ describe('attach', () => {
     }
     assert.equal(hash.digest('hex'), createHash('sha256').update(expected).digest('hex'));
     // Nobody reads the second half: the task waits for its reader, then no more.
-    const stalled = await r.ns.tasks.attachPiped('a');
+    const stalled = await r.ns.tasks.attach('a', {stdio: 'pipe'});
     stalled.stdin.write('\n');
     slow.detach();
     await slow.ended;

@@ -23,7 +23,7 @@ const failsAs =
 
 /** What a process prints, and how it ends. */
 async function outputOf({ns}: TaskRig, args: readonly string[], options: ExecOptions = {}, input = '') {
-  const child = await ns.tasks.execPiped('a', args, options);
+  const child = await ns.tasks.exec('a', args, {...options, stdio: 'pipe'});
   child.stdin.end(input);
   const [stdout, stderr, {exitStatus}] = await Promise.all([text(child.stdout), text(child.stderr), child.ended]);
   return {stdout, stderr, exitStatus};
@@ -134,10 +134,10 @@ describe('exec', () => {
     });
     // Aborted, and the container's end: neither leaves a process or a file.
     const abort = new AbortController();
-    const child = await ns.tasks.execPiped('a', ['sh', '-c', 'echo up; sleep 1000'], {signal: abort.signal});
+    const child = await ns.tasks.exec('a', ['sh', '-c', 'echo up; sleep 1000'], {stdio: 'pipe', signal: abort.signal});
     child.stdout.once('data', () => abort.abort());
     await assert.rejects(child.ended, failsAs('canceled'));
-    const last = await ns.tasks.execPiped('a', ['sh', '-c', 'echo up; sleep 1000']);
+    const last = await ns.tasks.exec('a', ['sh', '-c', 'echo up; sleep 1000'], {stdio: 'pipe'});
     const stopped = new Promise((done) => {
       last.stdout.once('data', () => done(ns.tasks.stop('a')));
     });
@@ -175,7 +175,7 @@ ${script}
     const {ns, ref} = await taskRig(t);
     await ns.run(ref, 'a', {detach: true, args: SLEEP, runtime});
     const abort = new AbortController();
-    const {ended} = await ns.tasks.execPiped('a', ['busybox', 'sleep', '1000'], {signal: abort.signal});
+    const {ended} = await ns.tasks.exec('a', ['busybox', 'sleep', '1000'], {stdio: 'pipe', signal: abort.signal});
     await until('it runs', () => existsSync(join(marks, 'runs')));
     const pid = Number(readFileSync(join(marks, 'pid'), 'latin1'));
     abort.abort();
@@ -208,11 +208,15 @@ ${script}
     await ns.run(ref, 'a', {detach: true, args: SLEEP});
     const stdio = ['ignore', 'ignore', 'ignore'] as const;
     await ns.tasks.exec('a', ['sh', '-c', 'exit 3'], {execId: 'one', stdio});
-    const two = await ns.tasks.execPiped('a', ['busybox', 'cat'], {execId: 'two'});
+    const two = await ns.tasks.exec('a', ['busybox', 'cat'], {execId: 'two', stdio: 'pipe'});
     two.stdin.end();
     await two.ended;
     const {pid} = await ns.tasks.exec('a', ['busybox', 'true'], {execId: 'three', detach: true});
     await assert.rejects(ns.tasks.exec('a', ['none'], {execId: 'four', stdio}));
+    const abort = new AbortController();
+    const five = await ns.tasks.exec('a', ['sh', '-c', 'echo up; sleep 1000'], {execId: 'five', stdio: 'pipe', signal: abort.signal});
+    five.stdout.once('data', () => abort.abort());
+    await assert.rejects(five.ended, failsAs('canceled'));
     const told: unknown[] = [];
     for await (const {topic, event} of await client.events({filters: ['topic~=^/tasks/ex']}))
       told.push([topic, event.container_id, event.exec_id ?? event.id, event.exit_status ?? typeof event.pid]);
@@ -225,6 +229,9 @@ ${script}
       ['/tasks/exit', 'a', 'two', 0],
       ['/tasks/exec-added', 'a', 'three', 'undefined'],
       ['/tasks/exec-started', 'a', 'three', 'number'],
+      ['/tasks/exec-added', 'a', 'five', 'undefined'],
+      ['/tasks/exec-started', 'a', 'five', 'number'],
+      ['/tasks/exit', 'a', 'five', 137],
     ]);
     assert.equal(typeof pid, 'number');
   });
@@ -234,7 +241,7 @@ ${script}
     const {ns, ref} = await taskRig(t);
     await ns.run(ref, 'a', {detach: true, args: SLEEP});
     for (let n = 0; n < 3; n += 1) {
-      const {execId, ended} = await ns.tasks.execPiped('a', SLEEP);
+      const {execId, ended} = await ns.tasks.exec('a', SLEEP, {stdio: 'pipe'});
       await ns.tasks.kill('a', {execId, signal: 'KILL'});
       assert.equal((await ended).exitStatus, 137);
     }
@@ -263,11 +270,8 @@ ${script}
     const hash = (): string => createHash('sha256').update(readFileSync(runc)).digest('hex');
     const before = hash();
     await outputOf(r, ['sh', '-c', 'printf "#!/proc/self/exe\\n" >/tmp/evil; chmod +x /tmp/evil']);
-    const writer = await ns.tasks.execPiped('a', [
-      'sh',
-      '-c',
-      'while :; do for p in /proc/[0-9]*; do (echo x >$p/exe) 2>/dev/null; done; done',
-    ]);
+    const script = 'while :; do for p in /proc/[0-9]*; do (echo x >$p/exe) 2>/dev/null; done; done';
+    const writer = await ns.tasks.exec('a', ['sh', '-c', script], {stdio: 'pipe'});
     for (let n = 0; n < 3; n += 1) await outputOf(r, ['/tmp/evil']).catch(() => undefined);
     await ns.tasks.kill('a', {execId: writer.execId, signal: 'KILL'});
     await writer.ended;

@@ -3,10 +3,17 @@ import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {launch} from '../tasks/launch.ts';
 import {asRunFailure} from '../tasks/run-failure.ts';
-import type {RunOptions, RunResult} from '../types/index.ts';
+import type {MaybePiped} from '../tasks/with-streams.ts';
+import type {PipedTask, RunOptions, RunResult} from '../types/index.ts';
 import {newContainer} from './new-container.ts';
 
-export function run(context: Context, namespace: string, ref: string, id: string, options: RunOptions): Promise<RunResult> {
+export function run(
+  context: Context,
+  namespace: string,
+  ref: string,
+  id: string,
+  options: MaybePiped<RunOptions>,
+): Promise<RunResult | PipedTask> {
   return asRunFailure(async () => {
     const {rm = false, signal} = options;
     const container = await newContainer(context, namespace, ref, id, options);

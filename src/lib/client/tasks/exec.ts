@@ -1,14 +1,16 @@
 /** `tasks exec`: one more process in a container. */
 import {randomBytes} from 'node:crypto';
 import {ErrdefsError} from '../../errdefs.ts';
+import type {PipedStreams, Stdio} from '../../fs/spawn-with-channel.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
-import {type ExecRequest, type ExecTarget, execDetached, execForeground, execPiped, startedExecPid} from '../../runtime/exec.ts';
+import {type ExecRequest, type ExecTarget, execDetached, execForeground, startedExecPid} from '../../runtime/exec.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
-import type {ExecOptions, ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
+import type {ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
 import {cgroupOf, type FoundTask, findTask} from './find-task.ts';
 import {asRunFailure} from './run-failure.ts';
 import {tell} from './tell.ts';
+import {type MaybePiped, refuseWithStreams, withStreams} from './with-streams.ts';
 
 /** Any that every runtime uses: an exec is in the container's cgroup of each. */
 const CONTROLLER = 'pids';
@@ -40,8 +42,8 @@ async function findTarget(context: Context, namespace: string, id: string): Prom
   return {id, directory, runtime, runtimeRoot, process, cgroupsPath};
 }
 
-function requestOf(args: readonly string[], options: ExecStartOptions): ExecRequest {
-  const {execId = `exec-${randomBytes(6).toString('hex')}`, detach: _, stdio: _stdio, ...rest} = options;
+function requestOf(args: readonly string[], options: Omit<ExecStartOptions, 'detach' | 'pidFile' | 'stdio'>): ExecRequest {
+  const {execId = `exec-${randomBytes(6).toString('hex')}`, ...rest} = options;
   if (args.length === 0) throw new ErrdefsError('invalid_argument', 'exec needs a command');
   validateIdentifier(execId);
   return {execId, args, ...rest};
@@ -51,12 +53,12 @@ function requestOf(args: readonly string[], options: ExecStartOptions): ExecRequ
 function tellExec(context: Context, namespace: string, id: string, execId: string) {
   let running: number | undefined;
   return {
-    started: (pid: number): void => {
+    onStart: (pid: number): void => {
       running = pid;
       tell(context, namespace, id, 'exec-added', {exec_id: execId});
       tell(context, namespace, id, 'exec-started', {exec_id: execId, pid});
     },
-    ended: (exitStatus: number): void => {
+    onEnd: (exitStatus: number): void => {
       if (running !== undefined) tell(context, namespace, id, 'exit', {id: execId, pid: running, exit_status: exitStatus});
     },
   };
@@ -67,46 +69,28 @@ export function execTask(
   namespace: string,
   id: string,
   args: readonly string[],
-  options: ExecStartOptions,
-): Promise<ExecResult> {
+  options: MaybePiped<ExecStartOptions>,
+): Promise<ExecResult | ExecProcess> {
   return asRunFailure(async () => {
-    const {detach = false, tty = false, stdio, pidFile} = options;
+    const {detach = false, stdio, pidFile, ...rest} = options;
+    const {tty = false} = rest;
+    const piped = stdio === 'pipe';
+    if (piped) refuseWithStreams({detach, tty}, 'leave out detach and tty');
     if (detach && tty)
       throw new ErrdefsError('invalid_argument', 'a process that is left running has no terminal', {hint: 'leave out --tty or --detach'});
     if (!detach && pidFile !== undefined)
       throw new ErrdefsError('invalid_argument', 'a pid file is written of a process that is left running', {hint: 'add --detach'});
-    const request = requestOf(args, options);
+    const request = requestOf(args, rest);
     const target = await findTarget(context, namespace, id);
     const {execId} = request;
-    const told = tellExec(context, namespace, id, execId);
-    const heard = {...request, onStart: told.started};
+    const heard = {...request, ...tellExec(context, namespace, id, execId)};
     if (detach) return {id, execId, exitStatus: 0, pid: await execDetached(target, heard, target.cgroupsPath)};
-    const streams = stdio === undefined || stdio === 'inherit' ? undefined : stdio;
-    const {exitStatus} = await execForeground(target, heard, target.cgroupsPath, streams);
-    told.ended(exitStatus);
-    return {id, execId, exitStatus};
-  });
-}
-
-export function execPipedTask(
-  context: Context,
-  namespace: string,
-  id: string,
-  args: readonly string[],
-  options: ExecOptions,
-): Promise<ExecProcess> {
-  return asRunFailure(async () => {
-    const request = requestOf(args, options);
-    const target = await findTarget(context, namespace, id);
-    const {execId} = request;
-    const told = tellExec(context, namespace, id, execId);
-    const {ended, ...streams} = await execPiped(target, {...request, onStart: told.started}, target.cgroupsPath);
-    const result = ended.then(({exitStatus}): ExecResult => {
-      told.ended(exitStatus);
+    const run = async (streams?: Stdio | 'pipe', onStreams?: (streams: PipedStreams) => void): Promise<ExecResult> => {
+      const {exitStatus} = await execForeground(target, heard, target.cgroupsPath, streams, onStreams);
       return {id, execId, exitStatus};
-    });
-    result.catch(() => undefined);
-    return {id, execId, ...streams, ended: result};
+    };
+    if (!piped) return run(stdio === 'inherit' ? undefined : stdio);
+    return {id, execId, ...(await withStreams((onStreams) => run(stdio, onStreams)))};
   });
 }
 

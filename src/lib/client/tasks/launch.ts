@@ -4,15 +4,17 @@ import {dirname, isAbsolute} from 'node:path';
 import {fileURLToPath} from 'node:url';
 import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
+import type {PipedStreams} from '../../fs/spawn-with-channel.ts';
 import {cgroupPath} from '../../runtime/cgroups.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
-import type {NetworkOptions, RunResult, TaskStartOptions} from '../types/index.ts';
+import type {NetworkOptions, PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
 import type {Connection} from './network.ts';
 import {tell, tellStart} from './tell.ts';
+import {type MaybePiped, refuseWithStreams, withStreams} from './with-streams.ts';
 
 /** The state directory is often in memory. */
 const MAX_LOG_BYTES = 64 << 20;
@@ -64,7 +66,26 @@ function checkLogFile(file: string, nullIO: boolean): void {
   }
 }
 
-export async function launch(context: Context, namespace: string, run: Launch, options: TaskStartOptions): Promise<RunResult> {
+export async function launch(
+  context: Context,
+  namespace: string,
+  run: Launch,
+  options: MaybePiped<TaskStartOptions>,
+): Promise<RunResult | PipedTask> {
+  if (options.stdio !== 'pipe') return launchToEnd(context, namespace, run, options);
+  refuseWithStreams({detach: options.detach ?? false, tty: run.tty}, 'leave it running, with stdin or a terminal, and attach to it');
+  const streams = await withStreams((onStreams) => launchToEnd(context, namespace, run, options, onStreams));
+  return {id: run.id, ...streams};
+}
+
+/** Ends with the task, or when it is left running. */
+async function launchToEnd(
+  context: Context,
+  namespace: string,
+  run: Launch,
+  options: MaybePiped<TaskStartOptions>,
+  onStreams?: (streams: PipedStreams) => void,
+): Promise<RunResult> {
   const {store} = context;
   const {id, rm, tty} = run;
   const {detach = false, stdin = tty, noPivot = false, nullIO = false, logFile, maxLogSize, stdio, pidFile} = options;
@@ -114,6 +135,7 @@ export async function launch(context: Context, namespace: string, run: Launch, o
         tty,
         onStart: (pid) => tellStart(context, namespace, id, pid),
         ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio}),
+        ...(onStreams === undefined ? {} : {onStreams, forwardSignals: false}),
       });
       tell(context, namespace, id, 'exit', {id, exit_status: exitStatus});
       return {id, exitStatus};

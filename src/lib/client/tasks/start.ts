@@ -10,16 +10,19 @@ import {directoryMounts} from '../directory-mounts.ts';
 import {notFoundIn} from '../not-found.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
-import type {RunResult, TaskStartOptions} from '../types/index.ts';
+import type {PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
 import {launch} from './launch.ts';
 import {recordedNetwork} from './network-options.ts';
 import {asRunFailure} from './run-failure.ts';
+import type {MaybePiped} from './with-streams.ts';
 
-export function startTask(context: Context, namespace: string, id: string, options: TaskStartOptions): Promise<RunResult> {
+type StartOptions = MaybePiped<TaskStartOptions>;
+
+export function startTask(context: Context, namespace: string, id: string, options: StartOptions): Promise<RunResult | PipedTask> {
   return asRunFailure(() => startContainer(context, namespace, id, options));
 }
 
-async function startContainer(context: Context, namespace: string, id: string, options: TaskStartOptions): Promise<RunResult> {
+async function startContainer(context: Context, namespace: string, id: string, options: StartOptions): Promise<RunResult | PipedTask> {
   const {store} = context;
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);

@@ -9,10 +9,11 @@ import {announceWaiter, disconnect, isClaimed, removeTask, type Waiter} from '..
 import {isRootless} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
-import type {TaskExit, TasksClient} from '../types/index.ts';
+import type {ExecStartOptions, Piped, TaskAttachOptions, TaskExit, TaskStartOptions, TasksClient} from '../types/index.ts';
 import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from './stop-signal.ts';
 import {tell, tellExit} from './tell.ts';
+import type {MaybePiped} from './with-streams.ts';
 
 const STOP_TIMEOUT_MS = 10_000;
 /** Time for conmon to record the end of a process that is gone, and for the kernel to end one that was killed. */
@@ -129,10 +130,10 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
 
     get: async (id) => (await find(id)).task,
 
-    start: async (id, options = {}) => {
+    start: (async (id: string, options: MaybePiped<TaskStartOptions> = {}) => {
       const {startTask} = await import('./start.ts');
       return startTask(context, namespace, id, options);
-    },
+    }) as TasksClient['start'],
 
     kill: async (id, {signal, all = false, execId} = {}) => {
       if (execId !== undefined && all)
@@ -187,25 +188,17 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       return end;
     },
 
-    exec: async (id, args, options = {}) => {
+    exec: (async (id: string, args: readonly string[], options: MaybePiped<ExecStartOptions> = {}) => {
       const {execTask} = await import('./exec.ts');
       return execTask(context, namespace, id, args, options);
-    },
+    }) as TasksClient['exec'],
 
-    execPiped: async (id, args, options = {}) => {
-      const {execPipedTask} = await import('./exec.ts');
-      return execPipedTask(context, namespace, id, args, options);
-    },
-
-    attach: async (id, options = {}) => {
-      const {attachTask} = await import('./attach.ts');
-      return attachTask(context, namespace, id, options, waitFor);
-    },
-
-    attachPiped: async (id, options = {}) => {
-      const {attachTaskPiped} = await import('./attach.ts');
-      return attachTaskPiped(context, namespace, id, options, waitFor);
-    },
+    attach: (async (id: string, options: TaskAttachOptions | Piped<TaskAttachOptions> = {}) => {
+      const {attachTask, attachTaskPiped} = await import('./attach.ts');
+      return options.stdio === 'pipe'
+        ? attachTaskPiped(context, namespace, id, options, waitFor)
+        : attachTask(context, namespace, id, options, waitFor);
+    }) as TasksClient['attach'],
 
     logs: async (id, options = {}) => {
       const {taskLogs} = await import('./logs.ts');

@@ -12,7 +12,7 @@ import type {PushOptions, PushResult} from './push.ts';
 import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
-import type {RunResult, TasksClient} from './tasks.ts';
+import type {Piped, PipedTask, RunResult, TasksClient} from './tasks.ts';
 
 export type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
 export type {
@@ -125,6 +125,7 @@ export interface NamespaceClient {
    */
   push(ref: string, options?: PushOptions): Promise<PushResult>;
   /** Runs a container until it ends, or with `detach` leaves it running. */
+  run(ref: string, id: string, options: Piped<RunOptions>): Promise<PipedTask>;
   run(ref: string, id: string, options?: RunOptions): Promise<RunResult>;
   readonly images: ImagesClient;
   readonly content: ContentClient;

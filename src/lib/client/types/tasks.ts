@@ -2,6 +2,26 @@
 import type {Readable, Writable} from 'node:stream';
 import type {TaskNetwork} from './networks.ts';
 
+/** Standard streams of a process: the caller's own, or a file descriptor or /dev/null for each. */
+export type StandardStreams = 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+
+/** Options of a call that gives the streams of its process instead of waiting for its end. */
+export type Piped<T> = Omit<T, 'detach' | 'detachKeys' | 'pidFile' | 'sigProxy' | 'stdin' | 'stdio' | 'tty'> & {readonly stdio: 'pipe'};
+
+/**
+ * A process whose streams the caller reads and writes. It waits while its output is not read, as one that writes to a pipe does: read both,
+ * or let what is not wanted flow by `resume()`. Output that is destroyed cannot be written to any more. Signals of the caller's process are
+ * not passed on; `signal` kills it.
+ */
+export interface PipedProcess<R> {
+  /** Its end is passed on. No error of it is thrown when the process has ended before. */
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly stderr: Readable;
+  /** How it ended, once its output has been read or destroyed. Rejects as the call does without streams. */
+  readonly ended: Promise<R>;
+}
+
 /**
  * `created`: made and not started. `paused`: frozen. `stopped`: ended, and kept until it is deleted. `unknown`: the runtime cannot tell.
  */
@@ -56,9 +76,15 @@ export interface TaskStartOptions {
   readonly logFile?: string;
   /** Bytes after which a detached task's log begins anew. Default 64 MiB; with `logFile`, none. */
   readonly maxLogSize?: number;
-  /** Standard streams of a task that is not detached. Default: the caller's. */
-  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+  /** Of a task that is not detached. Default: the caller's. */
+  readonly stdio?: StandardStreams;
   readonly signal?: AbortSignal;
+}
+
+/** A container's first process, with streams. */
+export interface PipedTask extends PipedProcess<RunResult> {
+  /** Of the container. */
+  readonly id: string;
 }
 
 /** Result of `run`. */
@@ -93,7 +119,7 @@ export interface ExecStartOptions extends ExecOptions {
   /** Gets the host's pid; with `detach`. */
   readonly pidFile?: string;
   /** Default: the caller's. */
-  readonly stdio?: 'inherit' | readonly [stdin: number | 'ignore', stdout: number | 'ignore', stderr: number | 'ignore'];
+  readonly stdio?: StandardStreams;
 }
 
 /** How an exec ended, or that it was left running. */
@@ -107,15 +133,11 @@ export interface ExecResult {
   readonly pid?: number;
 }
 
-/** A process whose streams the caller reads and writes. */
-export interface ExecProcess {
+/** A further process of a container, with streams. */
+export interface ExecProcess extends PipedProcess<ExecResult> {
+  /** Of the container. */
   readonly id: string;
   readonly execId: string;
-  readonly stdin: Writable;
-  readonly stdout: Readable;
-  readonly stderr: Readable;
-  /** Rejects as `exec` does if it could not be started. */
-  readonly ended: Promise<ExecResult>;
 }
 
 /** How the caller's streams are connected to a task. */
@@ -129,6 +151,8 @@ export interface TaskAttachOptions {
   readonly detachKeys?: string;
   /** Passes signals on to a task, but from a terminal that the task's has taken over. Default true. Else they detach. */
   readonly sigProxy?: boolean;
+  /** Default: the caller's. */
+  readonly stdio?: 'inherit';
   readonly signal?: AbortSignal;
 }
 
@@ -225,6 +249,7 @@ export interface TasksClient {
    * @returns the exit status; or, detached, the host's pid of its first process
    * @throws already_exists it has a task
    */
+  start(id: string, options: Piped<TaskStartOptions>): Promise<PipedTask>;
   start(id: string, options?: TaskStartOptions): Promise<RunResult>;
   /**
    * Sends a signal once.
@@ -257,9 +282,8 @@ export interface TasksClient {
    * @throws failed_precondition the container does not run, or is paused
    * @throws already_exists an exec of that identifier runs
    */
+  exec(id: string, args: readonly string[], options: Piped<ExecStartOptions>): Promise<ExecProcess>;
   exec(id: string, args: readonly string[], options?: ExecStartOptions): Promise<ExecResult>;
-  /** As `exec`, with streams of its own. */
-  execPiped(id: string, args: readonly string[], options?: ExecOptions): Promise<ExecProcess>;
   /**
    * Connects the caller's standard streams to a detached task, until it ends or is left. With a terminal on both sides, the caller's is raw
    * meanwhile, and the task's follows its size.
@@ -267,9 +291,8 @@ export interface TasksClient {
    * @throws failed_precondition it is stopped or paused, or a command in the foreground has its streams; or perl is not installed
    * @throws unavailable conmon, which has its streams, was killed
    */
+  attach(id: string, options: Piped<TaskAttachOptions>): Promise<AttachedTask>;
   attach(id: string, options?: TaskAttachOptions): Promise<TaskAttachResult>;
-  /** As `attach`, with streams of its own. */
-  attachPiped(id: string, options?: {readonly signal?: AbortSignal}): Promise<AttachedTask>;
   /**
    * What a detached task has written, oldest first; also after its end. With a limit of its size, it begins where the log was begun anew; a
    * reader that follows misses nothing unless that happens twice between two of its looks, every 50 ms.
