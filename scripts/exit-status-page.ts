@@ -82,6 +82,9 @@ ${table(
   ],
 )}
 
+159, as for SYS, is what becomes of a 32-bit program in a 64-bit image: the filter of system calls knows the architecture of the image
+only ([LIMITS.md](LIMITS.md)). A warning says so.
+
 ## JSON
 
 With \`--json\` every line on standard error is a JSON object: errors, progress, and with \`--debug\` the answers of registries.

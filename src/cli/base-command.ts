@@ -307,6 +307,11 @@ export abstract class BaseCommand {
     return this.json && this.#template === undefined;
   }
 
+  /** Has a warning reported at the end. */
+  protected warn(message: string, hint: string): void {
+    this.#warnings.push(new ErrdefsError('failed_precondition', message, {hint}));
+  }
+
   /** Reports an error and lets the command continue. The first one decides the exit status. */
   protected async fail(err: unknown): Promise<void> {
     this.#failure ??= {err};

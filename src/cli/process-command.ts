@@ -3,6 +3,9 @@ import {isErrdefs} from '../lib/errdefs.ts';
 import {BaseCommand} from './base-command.ts';
 import {formatJSON, type Printable} from './printable.ts';
 
+/** 128 and SIGSYS, which is what a program gets for system calls of an architecture that its filter does not know. */
+const BAD_SYSTEM_CALL = 159;
+
 /** Exit status of an error in berth itself, as of `docker run`. */
 const OWN_FAILURE = 125;
 
@@ -29,6 +32,11 @@ export abstract class ProcessCommand extends BaseCommand {
   protected conclude<T extends ProcessResult>(result: T, id: string): T {
     if (result.pid !== undefined) this.print(id);
     this.status = result.exitStatus;
+    if (result.exitStatus === BAD_SYSTEM_CALL)
+      this.warn(
+        `status ${BAD_SYSTEM_CALL}: a system call ended the process, as it ends 32-bit programs in a 64-bit image`,
+        'run the image of their platform, such as linux/386, or allow every call: --security-opt seccomp=unconfined',
+      );
     return result;
   }
 }

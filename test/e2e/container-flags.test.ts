@@ -6,9 +6,11 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {parseTmpfs, parseUlimit, parseVolume} from '../../src/cli/container-flags.ts';
+import type {Spec} from '../../src/lib/runtime/spec.ts';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {ctrHere} from '../cli/run-in-process.ts';
 import {is, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
+import {program32} from '../support/static-programs.ts';
 import {publishedImages} from './fixtures.ts';
 
 const published = publishedImages();
@@ -209,6 +211,32 @@ forEachEngine('containers without an image', (engine) => {
     assert.equal(readFileSync(join(here, 'tree/log'), 'utf8'), 'once more\nonce more\n', 'the directory stays');
     assert.match(await ctr.ok(['check']), /nothing wrong/);
   });
+});
+
+it('a 32-bit program in a 64-bit image is killed, and a warning says why', async (t) => {
+  if (process.arch !== 'x64' || !requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
+  const tree = temporaryDirectory(t);
+  writeFileSync(join(tree, 'old'), program32(), {mode: 0o755});
+  for (const directory of ['proc', 'dev', 'sys', 'run']) mkdirSync(join(tree, directory));
+  const place = {root: temporaryDirectory(t), state: temporaryDirectory(t)};
+  const run = (...flags: readonly string[]) => ctrHere(place, ['run', '--rm', '--rootfs', ...flags, tree, 'old', '/old']);
+  const killed = await run();
+  assert.equal(killed.status, 159, killed.stderr);
+  assert.match(killed.stderr, /warning: status 159: .* 32-bit programs.*\nhint: .*linux\/386.*seccomp=unconfined/);
+  const free = await run('--security-opt', 'seccomp=unconfined');
+  assert.deepEqual([free.status, free.stderr], [0, '']);
+});
+
+it('the default specification is that of a platform', async (t) => {
+  const place = {root: temporaryDirectory(t), state: temporaryDirectory(t)};
+  const spec = async (...flags: readonly string[]) => ctrHere(place, ['oci', 'spec', ...flags]);
+  const architectures = async (platform: string): Promise<unknown> =>
+    (JSON.parse((await spec('--platform', platform)).stdout) as Spec).linux.seccomp?.architectures;
+  assert.deepEqual((await spec('--platform', 'linux')).stdout, (await spec()).stdout);
+  assert.deepEqual(await architectures('linux/386'), ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86']);
+  assert.equal(await architectures('linux/riscv64'), undefined);
+  assert.equal((await spec('--platform', 'windows/amd64')).status, 12);
+  assert.equal((await spec('--platform', 'pdp11')).status, 3);
 });
 
 it('a name takes the place of the second word', async (t) => {

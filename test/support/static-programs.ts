@@ -20,6 +20,28 @@ function words(...instructions: readonly number[]): readonly number[] {
 const ADDRESS = 0x400000;
 const HEADERS = 64 + 56;
 
+/** A 32-bit executable for x86 that ends at once with status 0. */
+export function program32(): Buffer {
+  // exit(0) by int 0x80
+  const code = Buffer.from([0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80]);
+  const headers = 52 + 32;
+  const file = Buffer.alloc(headers + code.length);
+  file.write('\x7fELF\x01\x01\x01', 'latin1');
+  const address = 0x8048000;
+  file.writeUInt16LE(2, 16);
+  file.writeUInt16LE(3, 18);
+  file.writeUInt32LE(1, 20);
+  file.writeUInt32LE(address + headers, 24);
+  file.writeUInt32LE(52, 28);
+  file.writeUInt16LE(52, 40);
+  file.writeUInt16LE(32, 42);
+  file.writeUInt16LE(1, 44);
+  // One segment, as above.
+  [1, 0, address, address, file.length, file.length, 5, 0x1000].forEach((value, i) => void file.writeUInt32LE(value, 52 + 4 * i));
+  code.copy(file, headers);
+  return file;
+}
+
 /** An ELF executable for this machine: one that ends at once with status 0, or one that waits until it is killed. */
 export function program(what: 'exit' | 'wait'): Buffer {
   const code = Buffer.from(CODE[process.arch]![what]);

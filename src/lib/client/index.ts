@@ -116,9 +116,9 @@ export function openClient(options: OpenOptions = {}): Client {
       const {unshareCall} = await import('./user-namespace.ts');
       return unshareCall(directories, args);
     },
-    defaultSpec: async () => {
+    defaultSpec: async (options = {}) => {
       const {defaultSpec} = await import('./run/default-spec.ts');
-      return {...(await defaultSpec())};
+      return {...(await defaultSpec(options))};
     },
     info: async () => {
       const {describe} = await import('./space/info.ts');

@@ -570,7 +570,7 @@ export const CLIENT: Guards<Client> = {
   df: [],
   info: [],
   unshare: [list(text)],
-  defaultSpec: [],
+  defaultSpec: [options<{platform?: string}>({platform: optional(text)})],
   prune: [
     options<PruneOptions>({
       namespace: optional(text),

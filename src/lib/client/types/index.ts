@@ -93,7 +93,7 @@ export interface Client {
    */
   unshare(args: readonly string[]): Promise<ProgramCall>;
   /** The specification of the OCI runtime that a container has without an image and without options. */
-  defaultSpec(): Promise<Readonly<Record<string, unknown>>>;
+  defaultSpec(options?: {readonly platform?: string}): Promise<Readonly<Record<string, unknown>>>;
   /** Removes unused images, idle ingests, leases of dead processes, and everything that becomes unreferenced. */
   prune(options?: PruneOptions): Promise<PruneResult>;
   /** What commands have changed since the boot, as far as the log of events reaches back: all namespaces, in order. */
