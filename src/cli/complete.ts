@@ -29,6 +29,7 @@ export type ValueKind =
   | 'snapshot'
   | 'snapshotter'
   | 'transport'
+  | 'volume'
   /** Nothing that could be listed: a new name, a number, an address, a filter. */
   | 'free';
 
@@ -77,6 +78,8 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'unpack directory': 'directory',
   'unpack ref': 'image',
   'unshare program': 'file',
+  'volumes create name': 'free',
+  'volumes name': 'volume',
 };
 
 /** Of flags, by their names; others by the value that their help shows. */
@@ -298,8 +301,8 @@ async function listValues(
 }
 
 async function namesOf(
-  kind: 'container' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot',
-  {containers, content, images, leases, snapshots}: NamespaceClient,
+  kind: 'container' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot' | 'volume',
+  {containers, content, images, leases, snapshots, volumes}: NamespaceClient,
   snapshotterName: string | undefined,
 ): Promise<readonly string[]> {
   switch (kind) {
@@ -315,5 +318,7 @@ async function namesOf(
       return (await leases.list()).map(({id}) => id);
     case 'snapshot':
       return (await snapshots(snapshotterName).list()).map(({key}) => key);
+    case 'volume':
+      return (await volumes.list()).map(({name}) => name);
   }
 }

@@ -1,6 +1,6 @@
 /** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
 import type {FlagInput} from '@oclif/core/parser';
-import type {CreateOptions, Labels, Namespace, ProgressEvent, Rlimit, Volume} from '../lib/client/types/index.ts';
+import type {CreateOptions, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
 import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {parseMount} from './mount-flag.ts';
@@ -10,6 +10,7 @@ import {openProgress} from './progress.ts';
 import {connectionOptions} from './registry-options.ts';
 import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, repeated, size, snapshotter} from './shared-flags.ts';
 import {parseLabels, parseSize} from './value-parsers.ts';
+import {volumesOf} from './volume-flag.ts';
 
 const invalid = (message: string, hint?: string): ErrdefsError =>
   new ErrdefsError('invalid_argument', message, hint === undefined ? {} : {hint});
@@ -65,9 +66,19 @@ export const CONTAINER_FLAGS = {
   init: Flags.boolean({description: 'run tini as the first process: it passes signals on and reaps zombies'}),
   volume: repeated({
     char: 'v',
-    helpValue: 'SRC:DST[:ro]',
-    description: 'file or directory of the host, relative to the current directory; options after a second colon; may be repeated',
+    helpValue: '[SRC:]DST[:ro]',
+    description:
+      'file or directory of the host, relative to the current directory; or the name of a volume, made if there is none; or nothing, for a volume that ends with the container; options after a second colon; may be repeated',
   }),
+  'image-volume': Flags.custom<'own' | 'tmpfs' | 'ignore'>({
+    helpValue: 'own|tmpfs|ignore',
+    description: "what the image's VOLUMEs become: volumes that end with the container, file systems in memory, or nothing",
+    parse: async (input) => {
+      if (input === 'bind' || input === 'anonymous') return 'own';
+      if (input === 'own' || input === 'tmpfs' || input === 'ignore') return input;
+      throw invalid(`${JSON.stringify(input)} is none of own, tmpfs, ignore`);
+    },
+  })(),
   mount: repeated({
     helpValue: 'KEY=VALUE,…',
     description:
@@ -173,25 +184,6 @@ export type ContainerFlags = Parsed<typeof CONTAINER_FLAGS>;
 /** Arguments of the commands with `CONTAINER_FLAGS` that a flag replaces. */
 export const REPLACED_ARGS = {image: 'config', id: 'name'} as const;
 
-/**
- * `SRC:DST[:OPTIONS]` of docker.
- *
- * @throws invalid_argument
- */
-export function parseVolume(text: string): Volume {
-  const [source = '', destination = '', options, ...more] = text.split(':');
-  const what = `volume ${JSON.stringify(text)}`;
-  if (more.length > 0) throw invalid(`${what} has too many colons`, 'paths with a colon can be given by --mount');
-  if (source === '' || destination === '') throw invalid(`${what} is not SRC:DST[:OPTIONS]`);
-  if (!source.includes('/') && source !== '.' && source !== '..')
-    throw invalid(`${what}: there are no named volumes`, `for a directory here, write ./${source}:${destination}`);
-  return {
-    source,
-    destination,
-    ...(options === undefined ? {} : {options: options.split(',').filter((option) => option !== 'z' && option !== 'Z')}),
-  };
-}
-
 /** `DST[:OPTIONS]` of docker's --tmpfs, with its defaults. @throws invalid_argument */
 export function parseTmpfs(text: string): {type: string; source: string; destination: string; options: readonly string[]} {
   const colon = text.indexOf(':');
@@ -262,7 +254,8 @@ const optionalLabels = (texts: readonly string[] | undefined): Labels | undefine
 export function containerOptions(flags: ContainerFlags): CreateOptions {
   const nofile = flags['rlimit-nofile'];
   const limits = [...(flags.ulimit ?? []), ...(nofile === undefined ? [] : [`nofile=${nofile}`])].map(parseUlimit);
-  const mounts = [...(flags.mount ?? []).map(parseMount), ...(flags.tmpfs ?? []).map(parseTmpfs)];
+  const requested = (flags.mount ?? []).map(parseMount);
+  const mounts = [...requested.filter(({type}) => type !== 'volume'), ...(flags.tmpfs ?? []).map(parseTmpfs)];
   return {
     ...omitUndefined({
       entrypoint: flags.entrypoint,
@@ -272,7 +265,8 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       user: flags.user,
       groupAdd: flags['group-add'],
       mounts: mounts.length === 0 ? undefined : mounts,
-      volumes: flags.volume?.map(parseVolume),
+      ...volumesOf(flags.volume ?? [], requested),
+      imageVolumes: flags['image-volume'],
       shmSize: flags['shm-size'],
       devices: flags.device,
       namespaces: namespacesOf(flags),

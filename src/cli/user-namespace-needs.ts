@@ -30,6 +30,7 @@ const ALWAYS: readonly string[] = [
   'tasks start',
   'tasks stop',
   'unpack',
+  'volumes create',
 ];
 
 const LAYERS: readonly string[] = [
@@ -57,6 +58,8 @@ const LAYERS: readonly string[] = [
   'prune',
   'snapshots rm',
   'snapshots usage',
+  'volumes prune',
+  'volumes rm',
 ];
 
 /** @param noUnpack flag --no-unpack, of the commands that have it */

@@ -104,6 +104,11 @@ export const COMMANDS: Commands = {
     unpack: () => import('./unpack.ts'),
     unshare: () => import('./unshare.ts'),
     version: () => import('./version.ts'),
+    'volumes create': () => import('./volumes/create.ts'),
+    'volumes inspect': () => import('./volumes/inspect.ts'),
+    'volumes ls': () => import('./volumes/ls.ts'),
+    'volumes prune': () => import('./volumes/prune.ts'),
+    'volumes rm': () => import('./volumes/rm.ts'),
   },
   topics: {
     config: 'show and explain the configuration',
@@ -116,6 +121,7 @@ export const COMMANDS: Commands = {
     registry: 'manage what a registry has',
     snapshots: 'manage snapshots',
     tasks: 'manage tasks: the processes of containers',
+    volumes: 'manage volumes: directories that outlive containers',
   },
   topicAliases: {
     containers: ['container', 'c'],
@@ -124,6 +130,7 @@ export const COMMANDS: Commands = {
     namespaces: ['namespace', 'ns'],
     snapshots: ['snapshot'],
     tasks: ['task', 't'],
+    volumes: ['volume'],
   },
   verbAliases: {
     ls: ['list'],

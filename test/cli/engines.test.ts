@@ -156,6 +156,11 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'tasks wait': ['tasks wait a', 5],
   unshare: ['unshare true', 125],
   version: ['version', 0],
+  'volumes create': ['volumes create -- -bad', 3],
+  'volumes inspect': ['volumes inspect v', 5],
+  'volumes ls': ['volumes ls', 0],
+  'volumes prune': ['volumes prune', 0],
+  'volumes rm': ['volumes rm v', 5],
 };
 
 /** What they answer is the machine's, or standard input's. */

@@ -361,6 +361,7 @@ const READS = [
   ['content', 'ls'],
   ['snapshots', 'ls'],
   ['leases', 'ls'],
+  ['volumes', 'ls'],
   ['containers', 'ls'],
   ['tasks', 'ls'],
   ['images', 'mount'],

@@ -5,7 +5,8 @@ import {hostname} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
-import {parseTmpfs, parseUlimit, parseVolume} from '../../src/cli/container-flags.ts';
+import {parseTmpfs, parseUlimit} from '../../src/cli/container-flags.ts';
+import {parseVolume} from '../../src/cli/volume-flag.ts';
 import type {Spec} from '../../src/lib/runtime/spec.ts';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {ctrHere} from '../cli/run-in-process.ts';
@@ -19,8 +20,9 @@ describe('values of flags', () => {
   it('are read as docker reads them', () => {
     assert.deepEqual(parseVolume('./a:/b'), {source: './a', destination: '/b'});
     assert.deepEqual(parseVolume('/a:/b:ro,rslave,z'), {source: '/a', destination: '/b', options: ['ro', 'rslave']});
-    for (const text of ['', 'a', '/a', '/a:', ':/b', 'name:/b', '/a:/b:ro:x'])
-      assert.throws(() => parseVolume(text), is('invalid_argument'), text);
+    assert.deepEqual(parseVolume('/a'), {destination: '/a'});
+    assert.deepEqual(parseVolume('data:/a:ro,nocopy'), {name: 'data', destination: '/a', options: ['ro'], noCopy: true});
+    for (const text of ['', 'a', '/a:', ':/b', 'name:', '/a:/b:ro:x']) assert.throws(() => parseVolume(text), is('invalid_argument'), text);
     assert.deepEqual(parseTmpfs('/t'), {type: 'tmpfs', source: 'tmpfs', destination: '/t', options: ['noexec', 'nosuid', 'nodev']});
     assert.deepEqual(parseTmpfs('/t:size=1m,exec').options, ['nosuid', 'nodev', 'size=1m', 'exec']);
     assert.deepEqual(parseUlimit('nofile=5'), {type: 'RLIMIT_NOFILE', soft: 5, hard: 5});
@@ -79,7 +81,11 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['--group-add', 'absent'], /no groups found/],
   [['--runtime', 'io.containerd.kata.v2'], /shim of containerd/],
   [['--runtime', 'absent-runtime'], /not installed/],
-  [['-v', 'data:/data'], /\.\/data:\/data/],
+  [['-v', 'da_-ta:/data'], /identifier "da_-ta"/],
+  [['-v', 'data:data'], /absolute path/],
+  [['-v', 'data:/data', '-v', '/tmp:/data'], /something else is mounted/],
+  [['--volumes-from', 'c'], /--volume for each/],
+  [['--image-volume', 'x'], /own, tmpfs, ignore/],
   [['-v', '/absent:/data'], /not found/],
   [['-v', '/tmp:/data:odd'], /unknown option "odd"/],
   [['--restart', 'always'], /systemd/],

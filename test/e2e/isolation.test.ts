@@ -92,6 +92,7 @@ async function visible({place}: World, namespace: string): Promise<unknown> {
     await ask('snapshots', 'ls', ...SNAPSHOTTER),
     await each(keys, 'snapshots', 'mounts', ...SNAPSHOTTER, '/mnt'),
     await ask('leases', 'ls'),
+    await ask('volumes', 'ls'),
     await each(containers, 'containers', 'info'),
     namespaces.find(({name}) => name === namespace),
   ];
@@ -114,7 +115,8 @@ async function fill({ctr, ref, layer}: World, namespace: string): Promise<void> 
   await ok(['snapshots', 'commit', ...SNAPSHOTTER, 'committed', 'work']);
   await ok(['snapshots', 'label', ...SNAPSHOTTER, 'committed', `whose=${namespace}`]);
   await ok(['snapshots', 'view', ...SNAPSHOTTER, 'view', 'committed']);
-  await ok(['run', ...SNAPSHOTTER, ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
+  await ok(['volumes', 'create', '--label', `whose=${namespace}`, 'v1']);
+  await ok(['run', ...SNAPSHOTTER, '-v', 'v1:/volume', ref, 'c1', '/bin/sh', '-c', `echo ${namespace} > /whose`]);
 }
 
 /** Results of each reading command in a namespace, with status and message, without times. */
@@ -137,13 +139,15 @@ async function answers(
     await ask('images', 'usage', ...SNAPSHOTTER, image);
     await ask('images', 'verify', image);
   }
-  for (const kind of ['images ls', 'content ls', 'content active', 'leases ls', 'containers ls', 'tasks ls']) await ask(...kind.split(' '));
+  for (const kind of ['images ls', 'content ls', 'content active', 'leases ls', 'containers ls', 'tasks ls', 'volumes ls'])
+    await ask(...kind.split(' '));
   await ask('images', 'check', ...SNAPSHOTTER);
   for (const digest of digests) await ask('content', 'get', digest);
   for (const word of ['ls', 'tree']) await ask('snapshots', word, ...SNAPSHOTTER);
   for (const word of ['info', 'usage']) await ask('snapshots', word, ...SNAPSHOTTER, 'mine');
   await ask('snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'mine');
   await ask('containers', 'info', 'c1');
+  await ask('volumes', 'inspect', 'v1');
   for (const word of ['attach', 'logs', 'metrics', 'ps', 'wait']) await ask('tasks', word, 'c1');
   await ask('tasks', 'stats', '--no-stream', 'c1');
   await ask('diff', 'c1');
@@ -153,7 +157,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|tasks (attach|ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff|unshare)$/;
+  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|volumes (ls|inspect)|tasks (attach|ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff|unshare)$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (
@@ -205,6 +209,9 @@ const changes = (
   [['repack', '--progress', 'none', ...SNAPSHOTTER, join(mountpoint, '../bundle'), 'mine:8']],
   [['images', 'rm', 'mine:8']],
   [['containers', 'rm', 'c1']],
+  [['volumes', 'create', 'v2']],
+  [['volumes', 'rm', 'v1']],
+  [['volumes', 'prune']],
   [['images', 'mount', ...SNAPSHOTTER, ref, mountpoint]],
   [['images', 'unmount', '--rm', mountpoint]],
   [['images', 'rm', ...[1, 2, 3, 4, 5, 6, 7].map((n) => `mine:${n}`)]],

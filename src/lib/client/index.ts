@@ -11,6 +11,7 @@ import {leasesClient} from './api/leases.ts';
 import {namespacesClient} from './api/namespaces.ts';
 import {registryClient} from './api/registry.ts';
 import {snapshotsClient} from './api/snapshots.ts';
+import {volumesClient} from './api/volumes.ts';
 import {imageBuildClient} from './build/client.ts';
 import type {Context} from './context.ts';
 import {assertState, findDirectories} from './default-directories.ts';
@@ -195,6 +196,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
       };
     },
     leases: leasesClient(context, name),
+    volumes: volumesClient(context, name),
     containers: {
       copyFiles: async (source, target, options = {}) => {
         const {copyFiles} = await import('./container-files/copy-files.ts');

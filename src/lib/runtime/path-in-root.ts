@@ -105,6 +105,17 @@ export class RootReader {
     });
   }
 
+  /**
+   * Calls `use` with a path at which other processes see the directory, too, while `use` runs.
+   *
+   * @returns `undefined` where there is no directory
+   */
+  withDirectory<T>(path: string, use: (path: string) => T): T | undefined {
+    return this.#walk(toBytes(path), {}, (_, rest, fd) =>
+      rest === undefined && fstatSync(fd).isDirectory() ? use(`/proc/${process.pid}/fd/${fd}`) : undefined,
+    );
+  }
+
   /** The path without symbolic links: where a mount on `path` would land. Names that do not exist are kept. */
   mountTarget(path: string, mounts: MountPoints = NO_MOUNTS): string {
     return this.#walk(toBytes(path), {mounts}, (at) => fromBytes(at));

@@ -23,8 +23,18 @@ import {hostPlatform} from '../oci/platform.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import type {RootReader} from './path-in-root.ts';
 import {defaultSeccomp, parseSeccomp} from './seccomp.ts';
-import {CAPABILITIES, checkWorkingDirectory, createSpec, type Device, type HostFacts, hasHostDevices, isBind, type Spec} from './spec.ts';
-import type {ContainerOptions, MountSpec} from './spec-options.ts';
+import {
+  CAPABILITIES,
+  checkWorkingDirectory,
+  createSpec,
+  type Device,
+  type HostFacts,
+  hasHostDevices,
+  isBind,
+  type Spec,
+  withVolumes,
+} from './spec.ts';
+import type {ContainerOptions, MountSpec, Volume} from './spec-options.ts';
 import {groupID, imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {
@@ -189,7 +199,7 @@ function checkSources(spec: Spec): void {
 }
 
 /**
- * Checks everything that needs no mounted root, and returns a function for the rest.
+ * Checks everything that needs no mounted root, and returns a function for the rest, which takes volumes that did not exist before.
  *
  * That function throws not_found for an unknown user or group or a missing command (`details.runExit` 127), permission_denied for a
  * command that cannot be executed (126), and the errors of `imageUser`.
@@ -199,7 +209,7 @@ function checkSources(spec: Spec): void {
  * @throws unavailable `init` without tini
  * @throws canceled `signal` was aborted
  */
-export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootReader) => Spec> {
+export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootReader, volumes?: readonly Volume[]) => Spec> {
   const {cgroupsPath, image, options, signal} = request;
   const envFile: string[] = [];
   const mounts = options.mounts?.map(withAbsoluteSource);
@@ -214,12 +224,12 @@ export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootRe
   const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
   const draft = await withSeccomp(plain, request);
   checkSources(draft);
-  return (rootfs) => {
+  return (rootfs, made = []) => {
     const found =
       options.user === undefined || options.user === '' ? imageUser(rootfs, image.User ?? '') : requestedUser(rootfs, options.user);
     const more = (options.groupAdd ?? []).map((group) => groupID(rootfs, group));
     const user = more.length === 0 ? found : {...found, additionalGids: [...new Set([...found.additionalGids, ...more])]};
-    const spec = {...draft, process: {...draft.process, user}};
+    const spec = withVolumes({...draft, process: {...draft.process, user}}, made);
     const points = mountPoints(rootfs, spec);
     try {
       rootfs.lookup(spec.process.cwd, () => undefined, points);

@@ -263,6 +263,22 @@ function volumeMount({source, destination, options = []}: Volume): MountSpec {
   return {type: 'bind', source, destination, options: [...bind, ...options, ...propagation]};
 }
 
+/** @throws invalid_argument unknown options, a relative path */
+export const checkVolume = (volume: Volume): void => void userMount(volumeMount(volume));
+
+/** A specification with further volumes, which take the place of default mounts; each comes before what is mounted in it. */
+export function withVolumes(spec: Spec, volumes: readonly Volume[]): Spec {
+  if (volumes.length === 0) return spec;
+  const own = volumes.map(volumeMount).map(userMount);
+  const taken = new Set(own.map(({destination}) => destination));
+  const mounts = spec.mounts.filter(({destination}) => !taken.has(destination));
+  for (const mount of own) {
+    const inside = mounts.findIndex(({destination}) => destination.startsWith(`${mount.destination}/`));
+    mounts.splice(inside === -1 ? mounts.length : inside, 0, mount);
+  }
+  return {...spec, mounts};
+}
+
 function withShmSize(bytes: number | undefined): readonly MountSpec[] {
   if (bytes === undefined) return DEFAULT_MOUNTS;
   return DEFAULT_MOUNTS.map((mount) =>

@@ -78,6 +78,11 @@ export class LayerStore {
     return this.#layout.layer(id);
   }
 
+  /** Where a container's layer keeps the volumes that end with it, beside its tree. */
+  ownVolumes(id: string): string {
+    return join(this.path(id), 'volumes');
+  }
+
   info(id: string): LayerInfo | undefined {
     try {
       return readInfo(this.path(id));

@@ -10,7 +10,7 @@ import type {TreeUsage} from './disk-usage.ts';
 import {collect, collectIfTouched, isMountLease} from './gc.ts';
 import {ownLayerName} from './layer-store.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
-import {snapshotNode} from './refcounts.ts';
+import {referencesOfContainer, snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
 import type {Store} from './store.ts';
 import type {RecordSet, StoreTransaction, StoreView} from './transaction-types.ts';
@@ -34,6 +34,13 @@ export function snapshotChain(snapshots: RecordSet<SnapshotRecord>, key: string)
     next = record.parent;
   }
   return chain;
+}
+
+/** How a snapshot is made; see `SnapshotStore.prepare`. */
+interface Creation {
+  readonly transient: boolean;
+  readonly fill?: (tree: string) => void;
+  readonly replaces?: (record: SnapshotRecord) => boolean;
 }
 
 export class SnapshotStore {
@@ -90,6 +97,8 @@ export class SnapshotStore {
    *
    * @param within further changes for the same transaction
    * @param options.transient the snapshot is of no use after a reboot and need not be synced
+   * @param options.fill makes the tree at a path that does not exist, instead of an empty one
+   * @param options.replaces whether the new snapshot may take the place of one with the same key; asked under the lock, too
    * @throws already_exists the key is taken
    * @throws not_found the parent is missing
    * @throws invalid_argument the parent is not committed
@@ -101,14 +110,14 @@ export class SnapshotStore {
     parent: string | undefined,
     labels: Labels,
     within?: (tx: StoreTransaction) => void,
-    {transient = false}: {readonly transient?: boolean} = {},
+    {transient = false, ...how}: Partial<Creation> = {},
   ): Promise<SnapshotRecord> {
-    return this.#create('active', key, parent, labels, {within, transient});
+    return this.#create('active', key, parent, labels, within, {transient, ...how});
   }
 
   /** Creates a read-only snapshot of `parent`, or an empty one; errors as `prepare`. */
   view(key: string, parent: string | undefined, labels: Labels, within?: (tx: StoreTransaction) => void): Promise<SnapshotRecord> {
-    return this.#create('view', key, parent, labels, {within, transient: false});
+    return this.#create('view', key, parent, labels, within, {transient: false});
   }
 
   async #create(
@@ -116,11 +125,13 @@ export class SnapshotStore {
     key: string,
     parent: string | undefined,
     labels: Labels,
-    {within, transient}: {readonly within: ((tx: StoreTransaction) => void) | undefined; readonly transient: boolean},
+    within: ((tx: StoreTransaction) => void) | undefined,
+    {transient, fill, replaces}: Creation,
   ): Promise<SnapshotRecord> {
     if (key === '') throw new ErrdefsError('invalid_argument', 'snapshot key must not be empty');
     const validate = (tx: StoreView): readonly string[] => {
-      if (this.#records(tx).find(key) !== undefined) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
+      const taken = this.#records(tx).find(key);
+      if (taken !== undefined && replaces?.(taken) !== true) throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(key)}`);
       return this.#usableParents(tx, parent);
     };
     const parents = this.#store.view(validate);
@@ -133,8 +144,10 @@ export class SnapshotStore {
     }
     const hadWork = work !== undefined;
     try {
-      if (work !== undefined) this.#seed(work, parents, kind === 'active', validate);
-      if (work !== undefined && parents.length > 0 && this.#snapshotter.form === 'plain' && !transient) this.#store.layers.sync();
+      if (work !== undefined && fill !== undefined) fill(this.#snapshotter.tree(work));
+      else if (work !== undefined) this.#seed(work, parents, kind === 'active', validate);
+      const isCopy = fill !== undefined || (parents.length > 0 && this.#snapshotter.form === 'plain');
+      if (work !== undefined && isCopy && !transient) this.#store.layers.sync();
       return await this.#store.update(`snapshot ${key}`, (tx) => {
         if (validate(tx).some((directory, i) => directory !== parents[i]))
           throw new ErrdefsError('aborted', `parent ${JSON.stringify(parent)} was replaced meanwhile`, {hint: 'run it again'});
@@ -253,7 +266,7 @@ export class SnapshotStore {
     const user = tx
       .namespace(this.#namespace)
       .containers.list()
-      .find((c) => c.snapshotter === this.#snapshotter.name && c.snapshotKey === key);
+      .find((container) => referencesOfContainer(container).nodes.includes(snapshotNode(this.#snapshotter.name, key)));
     if (user !== undefined)
       throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is used by container ${JSON.stringify(user.id)}`, {
         hint: 'remove the container first',

@@ -9,7 +9,7 @@ import {hostPlatform} from '../../oci/platform.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import {resolveSpec} from '../../runtime/resolve-spec.ts';
 import type {Spec} from '../../runtime/spec.ts';
-import type {ContainerOptions} from '../../runtime/spec-options.ts';
+import type {ContainerOptions, Volume} from '../../runtime/spec-options.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
@@ -19,6 +19,7 @@ import {assertUnpacked} from '../pull/image-snapshots.ts';
 import {imagesOf} from '../pull/plan.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import type {CreateOptions} from '../types/index.ts';
+import {volumesInMemory} from './container-volumes.ts';
 
 export interface ContainerSource {
   /** For the record: name of the image; empty for none. */
@@ -32,7 +33,8 @@ export interface ContainerSource {
   /** Root of a container without a snapshot; absolute. */
   readonly directory?: string;
   readonly tty: boolean;
-  readonly makeSpec: (rootfs: RootReader) => Spec;
+  /** @param volumes that were made for the container; none where its specification is given */
+  readonly makeSpec: (rootfs: RootReader, volumes?: readonly Volume[]) => Spec;
   /** In the transaction that makes the container. @throws the image may no longer be used, or its layers are gone */
   readonly assertStill: (tx: StoreTransaction) => void;
 }
@@ -73,8 +75,8 @@ export async function containerSource(
       throw new ErrdefsError('invalid_argument', 'a directory has no platform and no snapshotter', {hint: 'leave out --rootfs, or these'});
     const directory = checkDirectory(resolve(ref));
     const make = await resolveSpec({...request, image: {}, architecture: hostPlatform().architecture});
-    const makeSpec = (root: RootReader): Spec => {
-      const spec = make(root);
+    const makeSpec = (root: RootReader, volumes?: readonly Volume[]): Spec => {
+      const spec = make(root, volumes);
       return {...spec, root: {...spec.root, path: directory}};
     };
     return {...withoutImage(namespace), directory, tty, makeSpec};
@@ -91,7 +93,8 @@ export async function containerSource(
   const chosen = imagesOf(plan)[0];
   if (chosen === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is not an image that can run`);
   const {architecture, config} = chosen.config;
-  const makeSpec = await resolveSpec({...request, image: config, architecture});
+  const shaped = {...request.options, mounts: [...(options.mounts ?? []), ...volumesInMemory(config, options)]};
+  const makeSpec = await resolveSpec({...request, options: shaped, image: config, architecture});
   let parent: Digest | undefined;
   return {
     image: image.name,
@@ -168,7 +171,14 @@ const SHAPING: Readonly<Record<Exclude<keyof ContainerOptions, 'labels' | 'tty'>
 function refuseShaping(ref: string, options: CreateOptions): void {
   const isGiven = (value: unknown): boolean =>
     typeof value === 'object' && value !== null ? Object.keys(value).length > 0 : value !== undefined && value !== false;
-  const others = {rootfs: '--rootfs', platform: '--platform', snapshotter: '--snapshotter', network: '--network'} as const;
+  const others = {
+    rootfs: '--rootfs',
+    platform: '--platform',
+    snapshotter: '--snapshotter',
+    network: '--network',
+    storedVolumes: '--volume',
+    imageVolumes: '--image-volume',
+  } as const;
   const given = [...Object.entries(SHAPING), ...Object.entries(others)].filter(([name]) => isGiven(options[name as keyof CreateOptions]));
   const words = [...(ref === '' ? [] : ['an image']), ...given.map(([, flag]) => flag)];
   if (words.length > 0)

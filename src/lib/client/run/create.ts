@@ -23,7 +23,7 @@ export async function createContainer(
     const trees = await holder.mount(await container.begin());
     const rootfs = new RootReader(trees.at(-1)!);
     try {
-      const spec = container.makeSpec(rootfs);
+      const spec = await container.makeSpec(rootfs);
       return await changeContainer(context, namespace, id, 'specification', () => ({spec}));
     } finally {
       rootfs.close();

@@ -20,11 +20,13 @@ import {networkLabel, networkOptions} from '../tasks/network-options.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
 import {containerSource} from './container-source.ts';
+import {makeVolumes, plannedVolumes, volumeLabels} from './container-volumes.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
 
 export interface NewContainer {
-  makeSpec(rootfs: RootReader): Spec;
+  /** Makes the container's volumes, too; called after `begin`. */
+  makeSpec(rootfs: RootReader): Promise<Spec>;
   readonly tty: boolean;
   readonly network: NetworkOptions | undefined;
   /**
@@ -53,9 +55,12 @@ export async function newContainer(
   validateLabels(options.snapshotLabels ?? {});
   const network = networkOptions(options);
   const runtime = options.runtime === undefined ? findRuntime() : findRuntime(options.runtime);
+  let transient = false;
+  let ownLayer: string | undefined;
   const source = await containerSource(context, namespace, ref, cgroupPath(namespace, id, ownIdentity()), options);
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const {snapshotter, directory} = source;
+  const volumes = plannedVolumes(source.config, options, directory !== undefined);
   const parent = await source.unpack();
 
   const now = new Date().toISOString();
@@ -68,6 +73,7 @@ export async function newContainer(
       ...stopLabels(options),
       ...networkLabel(network),
       ...(source.imageDigest === undefined ? {} : {[IMAGE_DIGEST]: source.imageDigest}),
+      ...volumeLabels(volumes),
     },
     runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
     snapshotter,
@@ -79,10 +85,14 @@ export async function newContainer(
   /** Whether a container of this ID is the one that `begin` has made; the ID may have been taken anew since. */
   let isOurs: ((record: ContainerRecord, snapshot: SnapshotRecord | undefined) => boolean) | undefined;
   return {
-    makeSpec: source.makeSpec,
+    makeSpec: async (rootfs) => {
+      const from = directory === undefined ? rootfs : undefined;
+      return source.makeSpec(rootfs, await makeVolumes(context, namespace, volumes, {ownLayer, from, transient}));
+    },
     tty: source.tty,
     network,
     begin: async (owner) => {
+      transient = owner !== undefined;
       // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.
       if (refuseTaken(context, namespace, id, '')) {
         refuseLiving(context, namespace, id);
@@ -100,7 +110,8 @@ export async function newContainer(
         return directoryMounts(directory);
       }
       const snapshots = new SnapshotStore(store, namespace, snapshotter);
-      const {layer} = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, put, {transient: owner !== undefined});
+      const {layer} = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, put, {transient});
+      ownLayer = layer;
       isOurs = (_, snapshot) => snapshot?.layer === layer;
       return snapshots.mounts(id);
     },

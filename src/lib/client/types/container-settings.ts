@@ -4,6 +4,18 @@ import type {Labels} from '../../store/records.ts';
 
 export type {MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};
 
+/** A volume that the store keeps. */
+export interface StoredVolume {
+  /** Of the namespace's volumes; it is made if there is none. Absent: the container's own, which ends with it. */
+  readonly name?: string;
+  /** Absolute path in the container. */
+  readonly destination: string;
+  /** Such as `ro`. */
+  readonly options?: readonly string[];
+  /** A new volume stays empty. By default it gets what the image has at its path. */
+  readonly noCopy?: boolean;
+}
+
 /** Settings of a container that `run` and `containers create` have in common with `ctr` and `docker`; see their flags of the same names. */
 export interface ContainerSettings extends ContainerOptions {
   /**
@@ -16,6 +28,9 @@ export interface ContainerSettings extends ContainerOptions {
    * given. A relative `root.path` counts from the file's directory, as in a bundle.
    */
   readonly config?: string;
+  readonly storedVolumes?: readonly StoredVolume[];
+  /** What the image's VOLUMEs become: volumes of the container (the default), file systems in memory, or nothing. */
+  readonly imageVolumes?: 'own' | 'tmpfs' | 'ignore';
   /** Program of the runtime, such as `crun`, or its path. */
   readonly runtime?: string;
   readonly snapshotLabels?: Labels;

@@ -13,6 +13,7 @@ import type {RegistryClient} from './registry.ts';
 import type {SnapshotsClient} from './snapshots.ts';
 import type {DiskUsage, GcResult, PruneOptions, PruneResult} from './space.ts';
 import type {Piped, PipedTask, RunResult, TasksClient} from './tasks.ts';
+import type {VolumesClient} from './volumes.ts';
 
 export type {Descriptor, Digest, Platform} from '../../oci/descriptor.ts';
 export type {
@@ -43,6 +44,7 @@ export type * from './registry.ts';
 export type * from './snapshots.ts';
 export type * from './space.ts';
 export type * from './tasks.ts';
+export type * from './volumes.ts';
 
 /** Options of `openClient`. */
 export interface OpenOptions {
@@ -131,6 +133,7 @@ export interface NamespaceClient {
   readonly content: ContentClient;
   snapshots(snapshotter?: string): SnapshotsClient;
   readonly leases: LeasesClient;
+  readonly volumes: VolumesClient;
   readonly containers: ContainersClient;
   readonly tasks: TasksClient;
 }
