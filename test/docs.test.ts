@@ -19,6 +19,7 @@ import {
 import {MAX_ARCHIVE_ENTRIES} from '../src/lib/archive/outer-tar-reader.ts';
 import {parseMountRecord} from '../src/lib/client/api/host-mounts.ts';
 import {MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES} from '../src/lib/client/pull/plan.ts';
+import {MAX_IMAGE_VOLUMES} from '../src/lib/client/run/container-volumes.ts';
 import {CLASSES} from '../src/lib/errdefs.ts';
 import {parseIdentity} from '../src/lib/fs/process.ts';
 import {MAX_ANNOTATIONS_BYTES, MAX_BLOB_BYTES, MAX_CHILDREN, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES} from '../src/lib/oci/manifest.ts';
@@ -163,6 +164,7 @@ describe('docs/LIMITS.md', () => {
         MAX_HEADER_BYTES,
         MAX_PAX_RECORDS,
         MAX_EXTENDED_HEADERS,
+        MAX_IMAGE_VOLUMES,
         128 << 20,
       ],
     );
@@ -170,7 +172,7 @@ describe('docs/LIMITS.md', () => {
 
   it('names tests that there are', () => {
     const names = new Set(rows.map(({test}) => test));
-    assert.deepEqual([...names].sort(), ['advisories/limits', 'lib/archive/inflate', 'lib/client/archives', 'lib/oci/manifest', '–']);
+    assert.deepEqual([...names].sort(), ['advisories/limits', 'lib/archive/inflate', 'lib/client/archives', 'lib/client/volumes', 'lib/oci/manifest', '–']);
     for (const name of names) if (name !== '–') readFileSync(new URL(`${name}.test.ts`, import.meta.url));
   });
 

@@ -37,7 +37,7 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('volume-driver', 'volumes are directories of the state directory; mount others first, and give their path to --volume'),
   ...each('quiet q', 'write --progress none'),
   ...each('volumes-from', 'write --volume for each of them: "containers info" shows the mounts of a container'),
-  ...each('restart', 'nothing of berth stays to restart a container: let systemd, in a unit that calls ctr run --rm'),
+  ...each('restart', 'nothing of berth stays to restart a container: let systemd, by the unit of "ctr containers systemd ID"'),
   ...each('gpus', 'write --device for the devices, and --volume for the libraries: no hook of the vendor is called'),
   ...each('device-cgroup-rule', 'write --device for each device'),
   ...each('cgroup-parent cgroup-conf cgroups runc-systemd-cgroup', 'write --cgroup PATH'),

@@ -15,6 +15,7 @@ export const COMMANDS: Commands = {
     'containers label': () => import('./containers/label.ts'),
     'containers ls': () => import('./containers/ls.ts'),
     'containers rm': () => import('./containers/rm.ts'),
+    'containers systemd': () => import('./containers/systemd.ts'),
     'content active': () => import('./content/active.ts'),
     'content fetch-blob': () => import('./content/fetch-blob.ts'),
     'content fetch-object': () => import('./content/fetch-object.ts'),

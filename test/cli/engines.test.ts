@@ -70,6 +70,7 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'containers info': ['containers info c1', 5],
   'containers label': ['containers label a b=c', 5],
   'containers ls': ['containers ls', 0],
+  'containers systemd': ['containers systemd c', 5],
   'containers rm': ['containers rm c1 c2', 5],
   'content active': ['content active', 0],
   'content fetch-blob': [`content fetch-blob --connect-timeout 5s --plain-http 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 14],

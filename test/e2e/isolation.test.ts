@@ -147,6 +147,7 @@ async function answers(
   for (const word of ['info', 'usage']) await ask('snapshots', word, ...SNAPSHOTTER, 'mine');
   await ask('snapshots', 'mounts', ...SNAPSHOTTER, '/mnt', 'mine');
   await ask('containers', 'info', 'c1');
+  await ask('containers', 'systemd', 'c1');
   await ask('volumes', 'inspect', 'v1');
   for (const word of ['attach', 'logs', 'metrics', 'ps', 'wait']) await ask('tasks', word, 'c1');
   await ask('tasks', 'stats', '--no-stream', 'c1');
@@ -157,7 +158,7 @@ async function answers(
 
 /** Commands without visible changes. */
 const READING =
-  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info)|volumes (ls|inspect)|tasks (attach|ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff|unshare)$/;
+  /^(version|doctor|df|completion|config (explain|show)|login|logout|ping|attach|copy|sync|registry rm|resolve|tags|catalog|inspect|referrers|namespaces ls|images (ls|check|inspect|usage|verify)|content (ls|get|active|fetch-object|fetch-blob)|snapshots (ls|info|mounts|tree|usage)|leases ls|containers (ls|info|systemd)|volumes (ls|inspect)|tasks (attach|ls|wait|logs|metrics|ps|stats)|diff|events|info|oci spec|snapshots diff|unshare)$/;
 
 /** Every changing command, in an order in which each succeeds. */
 const changes = (

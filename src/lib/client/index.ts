@@ -206,6 +206,10 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
         const {readFiles} = await import('./container-files/copy-files.ts');
         return readFiles(context, name, {container: id, path}, options);
       },
+      systemdUnit: async (id, options = {}) => {
+        const {systemdUnit} = await import('./tasks/systemd-unit.ts');
+        return systemdUnit(context, name, id, options);
+      },
       changes: async (id, options = {}) => {
         const {containerChanges} = await import('./build/tree-diff.ts');
         return containerChanges(context, name, id, options);

@@ -78,6 +78,7 @@ import type {
   SnapshotDiffOptions,
   StoredVolume,
   SyncOptions,
+  SystemdUnitOptions,
   TaskAttachOptions,
   TaskStartOptions,
   UnpackImageOptions,
@@ -431,6 +432,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       options<CopyFilesOptions>({archive: optional(flag), followLink: optional(flag), signal: optional(abortSignal)}),
     ],
     readFiles: [text, text, options<ReadFilesOptions>({followLink: optional(flag), signal: optional(abortSignal)})],
+    systemdUnit: [text, options<SystemdUnitOptions>({restart: optional(oneOf('no', 'on-failure', 'always'))})],
     changes: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     commit: [
       text,

@@ -12,7 +12,7 @@ import {filtered} from './filter.ts';
 export function containersClient(
   context: Context,
   namespace: string,
-): Omit<ContainersClient, 'changes' | 'commit' | 'copyFiles' | 'create' | 'readFiles'> {
+): Omit<ContainersClient, 'changes' | 'commit' | 'copyFiles' | 'create' | 'readFiles' | 'systemdUnit'> {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   return {

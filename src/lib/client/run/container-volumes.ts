@@ -16,7 +16,7 @@ import type {CreateOptions, StoredVolume} from '../types/index.ts';
 const normalized = (path: string): string => posix.resolve('/', path);
 
 /** Docker's images have one or two. */
-const MAX_IMAGE_VOLUMES = 100;
+export const MAX_IMAGE_VOLUMES = 100;
 
 /** The image's VOLUMEs for which the options have nothing else. */
 function imageVolumes({Volumes = {}}: ExecConfig, {mounts = [], volumes = [], storedVolumes = []}: CreateOptions): readonly string[] {

@@ -38,12 +38,17 @@ export interface Launch {
   readonly signal?: AbortSignal;
 }
 
-/** Command that conmon calls; `undefined` where berth's program is not beside the library, as in a bundle. */
-function exitCommand(context: Context, namespace: string, id: string): readonly string[] | undefined {
+/** Program and first arguments of berth's command; `undefined` where it is not beside the library, as in a bundle. */
+export function berthCommand(context: Context): readonly string[] | undefined {
   const beside = ['../../bin/berth', '../../../../bin/berth'].map((path) => fileURLToPath(new URL(path, import.meta.url)));
   const program = context.program ?? beside.filter((path) => existsSync(path)).slice(0, 1);
-  if (program.length === 0) return undefined;
-  return [...program, '__settle', context.store.layout.root, context.stateDir, namespace, id];
+  return program.length === 0 ? undefined : program;
+}
+
+/** Command that conmon calls. */
+function exitCommand(context: Context, namespace: string, id: string): readonly string[] | undefined {
+  const program = berthCommand(context);
+  return program && [...program, '__settle', context.store.layout.root, context.stateDir, namespace, id];
 }
 
 /** @throws invalid_argument, not_found or failed_precondition conmon could not write it; it would say so only to its own log */

@@ -7,6 +7,13 @@ export const STOP_SIGNAL = 'io.containerd.image.config.stop-signal';
 /** Milliseconds until it is killed. */
 export const STOP_TIMEOUT = 'berth/stop-timeout';
 
+const STOP_TIMEOUT_MS = 10_000;
+
+/** Milliseconds that a container with these labels has to end. */
+export function stopTimeoutOf({[STOP_TIMEOUT]: text = ''}: Readonly<Record<string, string>>): number {
+  return /^\d+$/.test(text) ? Number(text) : STOP_TIMEOUT_MS;
+}
+
 /**
  * A signal by name, with or without SIG, or by number.
  *

@@ -11,11 +11,10 @@ import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {ExecStartOptions, Piped, TaskAttachOptions, TaskExit, TaskStartOptions, TasksClient} from '../types/index.ts';
 import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
-import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from './stop-signal.ts';
+import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT, stopTimeoutOf} from './stop-signal.ts';
 import {tell, tellExit} from './tell.ts';
 import type {MaybePiped} from './with-streams.ts';
 
-const STOP_TIMEOUT_MS = 10_000;
 /** Time for conmon to record the end of a process that is gone, and for the kernel to end one that was killed. */
 const END_TIMEOUT_MS = 10_000;
 const FIRST_POLL_MS = 2;
@@ -51,10 +50,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
   const label = (id: string, key: string): string | undefined =>
     context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.labels[key];
   const stopSignal = (id: string): string => label(id, STOP_SIGNAL) ?? 'SIGTERM';
-  const stopTimeout = (id: string): number => {
-    const text = label(id, STOP_TIMEOUT) ?? '';
-    return /^\d+$/.test(text) ? Number(text) : STOP_TIMEOUT_MS;
-  };
+  const stopTimeout = (id: string): number => stopTimeoutOf({[STOP_TIMEOUT]: label(id, STOP_TIMEOUT) ?? ''});
 
   /** The number of the stop signal; of one that is not known SIGTERM's, as in docker. */
   const stopNumber = (id: string): number => {

@@ -82,6 +82,19 @@ export interface CopiedFiles {
   readonly bytes: number;
 }
 
+/** Options of `containers.systemdUnit`. */
+export interface SystemdUnitOptions {
+  /** Default: `on-failure`. */
+  readonly restart?: 'no' | 'on-failure' | 'always';
+}
+
+/** A unit of systemd. */
+export interface SystemdUnit {
+  /** A name for its file. */
+  readonly name: string;
+  readonly text: string;
+}
+
 /** Containers of one namespace. */
 export interface ContainersClient {
   list(options?: ListOptions): Promise<readonly ContainerRecord[]>;
@@ -107,6 +120,8 @@ export interface ContainersClient {
   copyFiles(source: CopyPlace | AsyncIterable<Uint8Array>, target: CopyPlace, options?: CopyFilesOptions): Promise<CopiedFiles>;
   /** A file or directory of a container as a tar, with its owners. Otherwise as `copyFiles`. */
   readFiles(id: string, path: string, options?: ReadFilesOptions): Promise<AsyncIterable<Uint8Array>>;
+  /** A unit that runs the container: restarts it, starts it at boot, and keeps its output. Nothing is installed. */
+  systemdUnit(id: string, options?: SystemdUnitOptions): Promise<SystemdUnit>;
   /** What a container changed in its filesystem, by name; mounts are left out. A running container is paused meanwhile. */
   changes(id: string, options?: {readonly signal?: AbortSignal}): Promise<readonly ContainerChange[]>;
   /**
