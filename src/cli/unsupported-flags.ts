@@ -4,6 +4,15 @@ import type {FlagHints} from './split-argv.ts';
 const each = (names: string, hint: string): FlagHints =>
   Object.fromEntries(names.split(' ').map((name) => [name.length === 1 ? `-${name}` : `--${name}`, hint]));
 
+/** Of ctr's commands that start processes. */
+export const NO_FIFOS: FlagHints = each('fifo-dir', 'there is no daemon that would need FIFOs: the streams are those of the command');
+
+/** Of ctr's `tasks exec`. */
+export const EXEC_HINTS: FlagHints = {
+  ...NO_FIFOS,
+  ...each('log-uri', 'no log is kept of one more process: leave out --detach, or let the command write to a file'),
+};
+
 /** A test holds that each flag of the three programs is either supported or here. */
 export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('blkio-weight blkio-weight-device blockio-class blockio-config-file', 'block I/O classes and weights are not supported'),
@@ -42,7 +51,7 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('device-cgroup-rule', 'write --device for each device'),
   ...each('cgroup-parent cgroup-conf cgroups runc-systemd-cgroup', 'write --cgroup PATH'),
   ...each('userns subuidname subgidname hostuser gidmap uidmap remap-labels', 'user namespaces are not supported'),
-  ...each('fifo-dir', 'there is no daemon that would need FIFOs: the streams are those of the command'),
+  ...NO_FIFOS,
   ...each('rdt-class', 'classes of cache and memory bandwidth (RDT) are not supported'),
   ...each('runc-root', 'the state of the runtime is in the state directory: --state'),
   ...each('runtime-config-path', 'write --runtime PROGRAM: it is called directly, without a shim'),

@@ -6,6 +6,8 @@ import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {readFlag} from '../../src/cli/split-argv.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
 import Run from '../../src/commands/run.ts';
+import Exec from '../../src/commands/tasks/exec.ts';
+import Start from '../../src/commands/tasks/start.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {requiresProgram} from '../support/helpers.ts';
 
@@ -71,4 +73,20 @@ describe('flags of other programs', () => {
   it('that are refused are not refused for nothing', () => {
     for (const [flag, hint] of Object.entries(UNSUPPORTED_FLAGS)) assert.ok(!isKnown(flag), `${flag}: ${hint}`);
   });
+
+  // `--help` of containerd 1.7 and 2.2.
+  for (const [command, names] of [
+    [Start, '--null-io --log-uri --fifo-dir --pid-file --detach -d'],
+    [Exec, '--cwd --tty -t --detach -d --exec-id --fifo-dir --log-uri --user'],
+  ] as const)
+    it(`of ctr's ${command.name} are supported or refused by name`, () => {
+      const known = {...GLOBAL_FLAGS, ...command.flags};
+      for (const flag of words(names))
+        try {
+          readFlag([flag, 'x'], 0, known, command.flagHints);
+          assert.equal(command.flagHints[flag], undefined, flag);
+        } catch (err) {
+          assert.ok(err instanceof ErrdefsError && err.hint === command.flagHints[flag] && err.hint !== undefined, `${flag}: ${err}`);
+        }
+    });
 });

@@ -20,8 +20,8 @@ export interface TaskRig {
   left(): readonly string[];
 }
 
-/** A store with a small image to run. */
-export async function taskRig(t: Scope): Promise<TaskRig> {
+/** A store with a small image to run. @param options.state instead of a temporary directory; it is made, and its parent removed with the test */
+export async function taskRig(t: Scope, options: {readonly state?: string} = {}): Promise<TaskRig> {
   const namespace = `tasks-${process.pid}-${++rigs}`;
   const registry = await startFakeRegistry(t);
   const layer = tar(
@@ -38,7 +38,8 @@ export async function taskRig(t: Scope): Promise<TaskRig> {
   };
   registry.addImage('app', 'v1', [layer], config);
   const ref = `${registry.host}/app:v1`;
-  const [root, state] = [temporaryDirectory(t), temporaryDirectory(t)];
+  const root = temporaryDirectory(t);
+  const state = options.state ?? temporaryDirectory(t);
   // conmon calls the source, not what was built of it.
   const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../src/main.ts')]});
   const ns = client.namespace(namespace);

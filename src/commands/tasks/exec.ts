@@ -2,6 +2,7 @@ import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {ProcessCommand} from '../../cli/process-command.ts';
 import {repeated} from '../../cli/shared-flags.ts';
+import {EXEC_HINTS} from '../../cli/unsupported-flags.ts';
 import type {ExecResult} from '../../lib/client/types/index.ts';
 
 export default class Exec extends ProcessCommand {
@@ -11,6 +12,7 @@ export default class Exec extends ProcessCommand {
 of the process; 125 if it could not be started, 126 if the command cannot be executed, 127 if there is none.`;
   static override examples = ['tasks exec r1 redis-cli ping', 'tasks exec -t --user nobody a1 sh'];
   static override positionals = 1;
+  static override flagHints = EXEC_HINTS;
   static override args = {id: Args.string({required: true, description: 'container'})};
   static override flags = {
     'exec-id': Flags.string({helpValue: 'ID', description: 'identifier of the process; by default one is made up'}),

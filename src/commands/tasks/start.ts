@@ -1,12 +1,14 @@
 import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {ProcessCommand} from '../../cli/process-command.ts';
 import {START_FLAGS, startOptions} from '../../cli/task-flags.ts';
+import {NO_FIFOS} from '../../cli/unsupported-flags.ts';
 import type {RunResult} from '../../lib/client/types/index.ts';
 
 export default class Start extends ProcessCommand {
   static override summary = 'start a container that has no task';
   static override description = 'Without --detach it ends with the container, and with its exit status.';
   static override examples = ['tasks start r1', 'tasks start --detach r1'];
+  static override flagHints = NO_FIFOS;
   static override args = {id: Args.string({required: true, description: 'container'})};
   static override flags = {
     ...START_FLAGS,

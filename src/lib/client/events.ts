@@ -3,9 +3,11 @@
  *
  *     <state>/events/<n>     appended to; the highest number is the newest
  *
- * Each line is one write to a file opened for appending, so that writers need no lock. A full file is followed by the next number, and all
- * but the two newest are removed: several processes that do this at once, or are killed in between, do no harm. The log tells what
- * happened, and nothing is decided by it: an event that cannot be written is lost, and a damaged line is passed over.
+ * Each line is one write to a file opened for appending, so that writers need no lock. It begins with a newline of its own: what a kill or a full
+ * disk has cut damages no other event, whoever writes next. A full file is followed by the next number, and all but the two newest are removed:
+ * several processes that do this at once, or are killed in between, do no harm. The log tells what happened, and nothing is decided by it: an
+ * event that cannot be written is lost, and a damaged line is passed over. Where a disk was full, the next event that can be written is preceded
+ * by `/events/lost`; of a writer that was killed between a change and its event nobody knows.
  */
 import {closeSync, constants, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
@@ -22,11 +24,15 @@ const READ_BYTES = 1 << 16;
 /** What `emit` takes: the time is that of the call. */
 export type NewEvent = Omit<BerthEvent, 'timestamp'>;
 
-const numbersIn = (directory: string): readonly number[] =>
-  listIfPresent(directory)
+/** Name of an empty file: an event could not be written. */
+const LOST = 'lost';
+
+const numbersOf = (names: readonly string[]): readonly number[] =>
+  names
     .filter((name) => /^[1-9]\d{0,14}$/.test(name))
     .map(Number)
     .sort((a, b) => a - b);
+const numbersIn = (directory: string): readonly number[] => numbersOf(listIfPresent(directory));
 
 /**
  * Appends events to the log. Never fails: what was done is done, whether or not it is told.
@@ -35,31 +41,46 @@ const numbersIn = (directory: string): readonly number[] =>
  */
 export function emit(stateDir: () => string, events: readonly NewEvent[]): void {
   if (events.length === 0) return;
+  let directory: string | undefined;
   try {
-    const directory = runtimeStatePath.events(stateDir());
-    const timestamp = new Date().toISOString();
-    const lines = events.map(({namespace, topic, event}) => `${JSON.stringify({timestamp, namespace, topic, event})}\n`);
-    append(directory, Buffer.from(lines.join('')));
+    directory = runtimeStatePath.events(stateDir());
+    append(directory, events);
   } catch {
-    // See above.
+    if (directory !== undefined) noteLoss(directory);
   }
 }
 
-function append(directory: string, bytes: Buffer): void {
-  const newest = numbersIn(directory).at(-1);
+const {O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW} = constants;
+
+function append(directory: string, events: readonly NewEvent[]): void {
+  const names = listIfPresent(directory);
+  const newest = numbersOf(names).at(-1);
   if (newest === undefined) mkdirSync(directory, {recursive: true, mode: 0o700});
   const number = newest ?? 1;
-  const {O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW} = constants;
+  const hasLost = names.includes(LOST);
+  const lost: readonly NewEvent[] = hasLost ? [{namespace: '', topic: '/events/lost', event: {}}] : [];
+  const timestamp = new Date().toISOString();
+  const lines = [...lost, ...events].map(({namespace, topic, event}) => `\n${JSON.stringify({timestamp, namespace, topic, event})}\n`);
+  const bytes = Buffer.from(lines.join(''));
   const fd = openSync(join(directory, String(number)), O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
   try {
-    // The end of a line that a full disk has cut belongs to no other line.
-    if (writeSync(fd, bytes) < bytes.length) writeSync(fd, '\n');
+    if (writeSync(fd, bytes) < bytes.length) throw new Error('the disk is full');
+    if (hasLost) unlinkIfPresent(join(directory, LOST));
     if (fstatSync(fd).size < FULL_BYTES) return;
   } finally {
     closeSync(fd);
   }
   closeSync(openSync(join(directory, String(number + 1)), O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600));
   for (const old of numbersIn(directory)) if (old < number) unlinkIfPresent(join(directory, String(old)));
+}
+
+/** An empty file mostly finds room on a full disk, too. */
+function noteLoss(directory: string): void {
+  try {
+    closeSync(openSync(join(directory, LOST), O_WRONLY | O_CREAT | O_NOFOLLOW, 0o600));
+  } catch {
+    // Then nobody is told.
+  }
 }
 
 /** Reads the log from its beginning, and on each further call what has been added since. */

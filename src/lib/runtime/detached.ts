@@ -3,7 +3,7 @@
  * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
  */
 import {closeSync, existsSync, mkdirSync, openSync} from 'node:fs';
-import {resolve} from 'node:path';
+import {relative, resolve} from 'node:path';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
@@ -12,7 +12,7 @@ import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder
 import {type Launcher, startLauncher} from './launcher.ts';
 import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors, runtimeFailure} from './oci-runtime.ts';
 import {
-  announceWaiter,
+  announceStart,
   bundleIn,
   claimBundle,
   disconnect,
@@ -40,11 +40,11 @@ export interface DetachedRun
     | 'volatile'
   > {
   readonly io: TaskIO;
-  /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH alone. */
+  /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH and a locale. */
   readonly exitCommand?: readonly string[];
 }
 
-/** Arguments of conmon. Paths are absolute: it works in the bundle. */
+/** Arguments of conmon. Paths are absolute, as it works in the bundle; but of the log from there, because a colon would end its name. */
 function conmonArguments(conmon: string, runtime: Runtime, directory: string, run: DetachedRun): string[] {
   const {id, io, stateDir, noPivot = false, exitCommand = []} = run;
   const files = taskFiles(directory, id);
@@ -53,7 +53,7 @@ function conmonArguments(conmon: string, runtime: Runtime, directory: string, ru
       ? ['--log-path', 'none']
       : [
           '--log-path',
-          `k8s-file:${io.logFile ?? files.log}`,
+          `k8s-file:${io.logFile ?? relative(bundleIn(directory), files.log)}`,
           ...(io.maxLogSize === undefined ? [] : ['--log-size-max', String(io.maxLogSize)]),
         ];
   const runtimeArguments = ['--root', runtimeRoot(stateDir), ...rootlessFlags(runtime), '--log', files.runtimeLog, '--log-format', 'json'];
@@ -107,11 +107,11 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
   giveBundle(directory, launcher.pid);
   // One that ends at once and is removed then stays until this start has been told.
-  const {leave} = announceWaiter(directory);
+  const started = announceStart(directory);
   try {
     await startCreated(run, runtime, directory, pid);
   } finally {
-    leave();
+    started();
   }
   return pid;
 }
@@ -165,7 +165,8 @@ export async function startDetached(run: DetachedRun): Promise<number> {
     const directory = await claimBundle(run.stateDir, run.id, runtime, run.onLeftover);
     let launcher: Launcher | undefined;
     try {
-      const words = [env, '_OCI_SYNCPIPE=3', ...conmonArguments(conmon, runtime, directory, run)];
+      // conmon reads its arguments as text of the locale.
+      const words = [env, '_OCI_SYNCPIPE=3', 'LC_ALL=C.UTF-8', ...conmonArguments(conmon, runtime, directory, run)];
       launcher = await startLauncher(bundleIn(directory), words, ['ignore', 'ignore', 'ignore']);
       const pid = await start(run, runtime, directory, launcher, signals);
       launcher.leave();

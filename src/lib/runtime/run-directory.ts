@@ -13,8 +13,22 @@
  * A container may have got hold of its bundle. So nothing in it is read once the runtime has started, and what a later
  * command ends and removes is found by the files beside it and by the runtime's state.
  */
-import {existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, unlinkSync, writeFileSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
@@ -22,7 +36,7 @@ import {run as runProgram} from '../fs/spawn.ts';
 import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroups.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
-import {hasBeenCreated, readTaskRecord} from './task-record.ts';
+import {hasBeenCreated, readTaskEnd, readTaskRecord} from './task-record.ts';
 
 /** Time for a process to end by itself. */
 const GRACE_MS = 1000;
@@ -126,11 +140,13 @@ export async function disconnect(run: string): Promise<void> {
   await detach(run);
 }
 
-/** Releases an ID and removes its run's directory. The rename makes that atomic for the next claim. */
+/** Releases an ID and removes its run's directory. The rename makes that atomic for the next claim, and for those that wait for its end. */
 export function releaseBundle(run: string): void {
   const old = temporaryIn(dirname(run));
   // It is gone where somebody has removed the state directory.
-  if (ignoreErrno(['ENOENT'], () => renameSync(run, old))) removeBundle(old);
+  if (!ignoreErrno(['ENOENT'], () => renameSync(run, old))) return;
+  tellWaiters(old, basename(run));
+  removeBundle(old);
 }
 
 export interface Run {
@@ -236,7 +252,9 @@ export async function claimBundle(
         await removeStaleCgroup(run);
         await disconnect(run);
         const old = temporaryIn(bundles);
-        if (ignoreErrno(['ENOENT'], () => renameSync(run, old))) removeLeftover(old, onLeftover);
+        if (!ignoreErrno(['ENOENT'], () => renameSync(run, old))) continue;
+        tellWaiters(old, id);
+        removeLeftover(old, onLeftover);
       }
     } catch (err) {
       removeBundle(mine);
@@ -314,6 +332,16 @@ export function giveBundle(run: string, pid: number): void {
 /** Time for conmon's exit command, which may remove a network. */
 const SETTLE_MS = 10_000;
 
+/** The processes that hold a run, as recorded now: conmon, or the command that runs it and its runtime. */
+export const holdersOf = (run: string): readonly ProcessIdentity[] =>
+  (['runtime', 'owner'] as const).flatMap((role) => recordedProcess(run, role)?.identity ?? []);
+
+/** Waits for processes that clean up and end by themselves. */
+export async function untilEnded(holders: readonly ProcessIdentity[]): Promise<void> {
+  const live = (): boolean => holders.some((identity) => liveness(identity) !== 'dead');
+  for (let waited = 0; live() && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
+}
+
 /**
  * Removes a task; succeeds if there is none. Waits for the process that holds it: conmon, or the command that runs it.
  *
@@ -327,22 +355,19 @@ export async function removeTask(
   {kill = false}: {readonly kill?: boolean} = {},
 ): Promise<void> {
   const run = runPath(stateDir, id);
-  const holders = [recordedProcess(run, 'runtime'), recordedProcess(run, 'owner')].flatMap((found) =>
-    found === undefined ? [] : found.identity,
-  );
+  const holders = holdersOf(run);
   if (kill) {
     await deleteContainer(runtime, runtimeRoot(stateDir), id);
     await endRuntime(run, SETTLE_MS);
   }
   // A command that lives cleans up itself.
-  const held = (): boolean => holders.some((identity) => liveness(identity) !== 'dead');
-  for (let waited = 0; held() && waited < SETTLE_MS; waited += POLL_MS) await delay(POLL_MS);
-  await untilRead(run);
+  await untilEnded(holders);
+  await untilStarted(run);
   await cleanup(stateDir, id, runtime, {kill});
 }
 
-/** Time for those that wait for a task to read how it ended. */
-const READ_MS = 10_000;
+/** Time for the command that starts a task to finish that. */
+const START_MS = 10_000;
 
 /** Removes a task that has ended, while conmon still waits for the command that does this, in the mount namespace of the task. */
 export async function removeEndedTask(stateDir: string, id: string, runtime: Runtime): Promise<void> {
@@ -351,7 +376,7 @@ export async function removeEndedTask(stateDir: string, id: string, runtime: Run
   if (!existsSync(run)) return;
   await removeStaleCgroup(run);
   await disconnect(run);
-  await untilRead(run);
+  await untilStarted(run);
   const mounted = mountsBelow(bundleIn(run));
   if (mounted.length > 0) await runProgram('umount', ['--lazy', ...mounted], {package: 'mount'});
   releaseBundle(run);
@@ -367,20 +392,75 @@ function mountsBelow(directory: string): readonly string[] {
   return points.filter((point) => point.startsWith(`${directory}/`)).reverse();
 }
 
+const STARTER = 'starter';
+
+/**
+ * Says in a run's directory that this process is about to start the container, which may end, and be removed, before the runtime has told so.
+ *
+ * @returns says that it has
+ */
+export function announceStart(run: string): () => void {
+  const file = join(run, `${STARTER}.${formatIdentity(ownIdentity())}`);
+  ignoreErrno(['ENOENT'], () => writeFileSync(file, '', {mode: 0o600}));
+  return () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
+}
+
+async function untilStarted(run: string): Promise<void> {
+  const isStarting = (): boolean => {
+    const starter = list(run).find((name) => name.startsWith(`${STARTER}.`));
+    const identity = parseIdentity(starter?.slice(STARTER.length + 1) ?? '');
+    return identity !== undefined && liveness(identity) !== 'dead';
+  };
+  for (let waited = 0; waited < START_MS && isStarting(); waited += POLL_MS) await delay(POLL_MS);
+}
+
+const WAITER = 'waiter';
+/** What a waiter is told when nobody knows how the run ended. */
+const UNKNOWN = '-';
+
+/** Waits for the end of a run, through a note in its directory. Who removes the run writes the end into it, and does not wait for the waiter. */
 export interface Waiter {
   /** Whether the run is still the one that is waited for. Another one may have its ID by now, but not this note. */
   isSameRun(): boolean;
+  /** How a run that is gone has ended; `null`: nobody knows. `undefined`: not told, which comes soon unless the one that removes it is killed. */
+  told(): number | null | undefined;
   leave(): void;
 }
 
-/** Says in a run's directory that this process waits for its end. */
 export function announceWaiter(run: string): Waiter {
-  const file = join(run, `waiter.${formatIdentity(ownIdentity())}.${++counter}`);
-  ignoreErrno(['ENOENT'], () => writeFileSync(file, '', {mode: 0o600}));
+  const file = join(run, `${WAITER}.${formatIdentity(ownIdentity())}.${++counter}`);
+  let note: number | undefined;
+  ignoreErrno(['ENOENT'], () => {
+    note = openSync(file, 'wx+', 0o600);
+  });
   return {
     isSameRun: () => existsSync(file),
-    leave: () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file)),
+    told: () => {
+      if (note === undefined) return null;
+      const buffer = Buffer.alloc(8);
+      const text = buffer.toString('latin1', 0, readSync(note, buffer, 0, buffer.length, 0));
+      if (text !== '') return text === UNKNOWN ? null : Number(text);
+      return fstatSync(note).nlink === 0 ? null : undefined;
+    },
+    leave: () => {
+      if (note !== undefined) closeSync(note);
+      ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
+    },
   };
+}
+
+/** @param run its directory, which nobody finds any more */
+function tellWaiters(run: string, id: string): void {
+  const notes = list(run).filter((name) => name.startsWith(`${WAITER}.`));
+  if (notes.length === 0) return;
+  let text = UNKNOWN;
+  try {
+    const end = readTaskEnd(run, id);
+    if (end !== undefined) text = String(end.exitStatus);
+  } catch {
+    // Damaged: whoever asks for the task is told. Nobody knows the end.
+  }
+  for (const name of notes) ignoreErrno(['ENOENT', 'ENOSPC', 'EDQUOT'], () => writeFileSync(join(run, name), text, {flag: 'r+'}));
 }
 
 /** The identity of the process that owns a run, as text. */
@@ -388,14 +468,3 @@ export const ownerOf = (run: string): string | undefined => {
   const owner = recordedProcess(run, 'owner');
   return owner === undefined ? undefined : formatIdentity(owner.identity);
 };
-
-async function untilRead(run: string): Promise<void> {
-  for (let waited = 0; waited < READ_MS && hasWaiters(run); waited += POLL_MS) await delay(POLL_MS);
-}
-
-const hasWaiters = (run: string): boolean =>
-  list(run).some((name) => {
-    const [, text = ''] = /^waiter\.(.+)\.\d+$/.exec(name) ?? [];
-    const identity = parseIdentity(text);
-    return identity !== undefined && liveness(identity) !== 'dead';
-  });

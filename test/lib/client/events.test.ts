@@ -1,13 +1,14 @@
 /** The log of events: what was changed is told once, in order, whoever writes; the log stays bounded; nothing fails because of it. */
 import assert from 'node:assert/strict';
-import {appendFileSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {execFileSync} from 'node:child_process';
+import {appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/events.ts';
 import type {BerthEvent, Client} from '../../../src/lib/client/types/index.ts';
 import {RecordChanges} from '../../../src/lib/store/record-changes.ts';
 import {runScript} from '../../support/children.ts';
-import {is, newClient, temporaryDirectory} from '../../support/helpers.ts';
+import {is, newClient, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
 async function told(client: Client, filters: readonly string[] = []): Promise<readonly BerthEvent[]> {
   const all: BerthEvent[] = [];
@@ -139,6 +140,63 @@ describe('events', () => {
     assert.ok(files.length <= 2, files.join());
     for (const file of files) assert.ok(statSync(join(state, 'events', file)).size < FULL_BYTES + FULL_BYTES / 8);
     assert.equal(new EventReader(state).read().at(-1)?.event.i, 79);
+  });
+
+  it('survive what a kill cuts of another, at every byte', (t) => {
+    const state = temporaryDirectory(t);
+    const log = join(state, 'events/1');
+    const put = (i: number): void => emit(() => state, [{namespace: 'é', topic: '/t', event: {i}}]);
+    const indexes = (): readonly unknown[] => new EventReader(state).read().map(({event}) => event.i);
+    put(1);
+    const one = statSync(log).size;
+    put(2);
+    const whole = readFileSync(log);
+    for (let kept = one; kept <= whole.length; kept += 1) {
+      writeFileSync(log, whole.subarray(0, kept));
+      const before = new EventReader(state);
+      before.read();
+      put(3);
+      assert.deepEqual(before.read().at(-1)?.event.i, 3, `${kept} bytes`);
+      // Of the second all but its last newline may be there.
+      assert.deepEqual(indexes(), kept >= whole.length - 1 ? [1, 2, 3] : [1, 3], `${kept} bytes`);
+    }
+  });
+
+  it('are whole on a disk that fills up, and what is missing is said', (t) => {
+    if (!requiresRoot(t)) return;
+    const state = temporaryDirectory(t);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=128k', 'none', state]);
+    onEnd(t, () => void execFileSync('umount', [state]));
+    const filler = join(state, 'filler');
+    let written = 0;
+    const put = (bytes: number): void => {
+      written += 1;
+      emit(() => state, [{namespace: 'a', topic: '/t', event: {i: written, text: 'x'.repeat(bytes)}}]);
+    };
+    for (let round = 0; round < 8; round += 1) {
+      put(10);
+      // All that is left, and then some of it again.
+      for (let size = 1 << 16; size >= 1; size >>= 1)
+        try {
+          appendFileSync(filler, Buffer.alloc(size));
+        } catch {
+          // Full.
+        }
+      for (let n = 0; n < 8; n += 1) put(900 * (round + 1));
+      rmSync(filler);
+      put(10);
+    }
+    const events = new EventReader(state).read();
+    const told = events.map(({topic, event}) => (topic === '/t' ? (event.i as number) : 'lost'));
+    assert.equal(told.at(-1), written);
+    assert.ok(told.includes('lost'), 'the disk was full');
+    let last = 0;
+    for (const [at, i] of told.entries()) {
+      if (i === 'lost') continue;
+      assert.ok(i === last + 1 || told[at - 1] === 'lost', `${last}, ${i}`);
+      last = i;
+    }
+    assert.ok(!readdirSync(join(state, 'events')).includes('lost'));
   });
 
   it('are read around damaged lines', (t) => {

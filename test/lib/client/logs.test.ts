@@ -124,9 +124,9 @@ describe('the log of a task', () => {
     }
   });
 
-  it('that is begun anew loses and repeats nothing for who follows', async (t) => {
+  it('that is begun anew loses and repeats nothing for who follows, in a state directory of any name', async (t) => {
     if (!requiresTasks(t)) return;
-    const r = await taskRig(t);
+    const r = await taskRig(t, {state: join(temporaryDirectory(t), 'a:b %"\\ é')});
     const {ns, ref} = r;
     const script = 'i=0; while [ $i -lt 300 ]; do echo "line $i"; i=$((i+1)); sleep 0.005; done';
     await ns.run(ref, 'a', {detach: true, maxLogSize: 4096, args: ['sh', '-c', script]});

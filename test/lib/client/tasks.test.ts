@@ -1,12 +1,14 @@
 /** Tasks: detached containers under the real conmon and runc, and what is left of them. */
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
+import {execFileSync, spawn} from 'node:child_process';
 import {existsSync, readdirSync, readFileSync, renameSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
+import {text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
 import {engineEnvironment} from '../../cli/harness.ts';
 import {start} from '../../e2e/fixtures.ts';
+import {onEnd} from '../../support/helpers.ts';
 import {conmonsOf, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const expectsError =
@@ -146,10 +148,41 @@ describe('a detached task', () => {
     await until('conmon has ended', () => conmonsOf(r.state).length === 0);
     await ns.containers.delete('a');
     await again();
+    rmSync(join(bundles, '.old'), {recursive: true}); // else it would wait for a while for the hands to tell it
     lost.child.kill('SIGCONT');
     assert.match((await lost.ended).stdout, /"known": false/);
     assert.equal((await ns.tasks.get('a')).status, 'running');
-    rmSync(join(bundles, '.old'), {recursive: true});
+  });
+
+  it('is not held by those that wait for it: one that sleeps while it is removed learns the end all the same', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const words = [join(import.meta.dirname, '../../../src/main.ts'), '-n', r.namespace, 'tasks', 'wait', '--json', 'a'];
+    // Not in its words: what has the state directory there is something that is left.
+    const env = {...process.env, BERTH_ROOT: r.root, BERTH_STATE: r.state};
+    for (const rm of [false, true]) {
+      const {pid} = await ns.run(ref, 'a', {detach: true, rm, args: ['sh', '-c', 'until [ -e /tmp/go ]; do sleep 0.02; done; exit 6']});
+      const sleeper = spawn(process.execPath, words, {env, stdio: ['ignore', 'pipe', 'inherit']});
+      onEnd(t, () => void sleeper.kill('SIGKILL'));
+      const said = text(sleeper.stdout);
+      const directory = join(r.state, 'runs', r.namespace, 'bundles/a');
+      await until('it waits', () => readdirSync(directory).some((name) => name.startsWith('waiter.')));
+      sleeper.kill('SIGSTOP');
+      execFileSync('touch', [`/proc/${pid}/root/tmp/go`]);
+      assert.deepEqual(await ns.tasks.wait('a'), {id: 'a', exitStatus: 6, known: true});
+      if (!rm) {
+        await ns.tasks.delete('a');
+        await ns.containers.delete('a');
+      }
+      await until('it is gone', async () => (await ns.containers.list()).length === 0 && r.left().length === 0);
+      // Another one with its name, of another end.
+      await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'exit 7']});
+      sleeper.kill('SIGCONT');
+      assert.deepEqual(JSON.parse(await said), [{id: 'a', exitStatus: 6, known: true}]);
+      assert.equal((await ns.tasks.delete('a')).exitStatus, 7);
+      await ns.containers.delete('a');
+    }
   });
 
   it('whose conmon was killed runs on, can be stopped, and has an unknown status', async (t) => {

@@ -5,7 +5,7 @@ import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {signalNeighbours} from '../../runtime/pid-namespace.ts';
-import {announceWaiter, disconnect, isClaimed, removeTask, type Waiter} from '../../runtime/run-directory.ts';
+import {announceWaiter, disconnect, holdersOf, isClaimed, removeTask, untilEnded, type Waiter} from '../../runtime/run-directory.ts';
 import {isRootless} from '../../user-namespace.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
@@ -19,6 +19,13 @@ import type {MaybePiped} from './with-streams.ts';
 const END_TIMEOUT_MS = 10_000;
 const FIRST_POLL_MS = 2;
 const LONGEST_POLL_MS = 100;
+
+/** An end that was waited for. */
+interface SeenEnd {
+  readonly exit: TaskExit;
+  /** The task went when it ended, or was removed by somebody else. */
+  readonly removed: boolean;
+}
 
 const hasEnded = ({task}: FoundTask): boolean => task.status === 'stopped';
 
@@ -73,7 +80,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     timeoutMs: number,
     signal?: AbortSignal,
     begin?: () => Promise<unknown>,
-  ): Promise<TaskExit | undefined> => {
+  ): Promise<SeenEnd | undefined> => {
     const waiter = announceWaiter(found.directory);
     try {
       await begin?.();
@@ -83,7 +90,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     }
   };
 
-  const pollForEnd = async (first: FoundTask, waiter: Waiter, timeoutMs: number, signal?: AbortSignal): Promise<TaskExit | undefined> => {
+  const pollForEnd = async (first: FoundTask, waiter: Waiter, timeoutMs: number, signal?: AbortSignal): Promise<SeenEnd | undefined> => {
     const {id} = first.task;
     const stateDir = runDirectory(context, namespace);
     let found: FoundTask | undefined = first;
@@ -97,10 +104,15 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       if (main === undefined || liveness(main) === 'dead') {
         if (waited > 0) found = await findUnlessGone(id);
         // Asked after it was found: so what was found is of the same run.
-        if (found === undefined || (waited > 0 && !waiter.isSameRun())) return {id, exitStatus: 255, known: false};
-        const {task} = found;
-        if (hasEnded(found)) {
-          if (task.exitStatus !== undefined || !task.detached || !isHeld || endedMs >= END_TIMEOUT_MS) return exitOf(task);
+        if (found === undefined || (waited > 0 && !waiter.isSameRun())) {
+          const told = waiter.told();
+          if (told !== undefined || endedMs >= END_TIMEOUT_MS)
+            return {exit: {id, exitStatus: told ?? 255, known: typeof told === 'number'}, removed: true};
+          endedMs += poll;
+        } else if (hasEnded(found)) {
+          const {task} = found;
+          if (task.exitStatus !== undefined || !task.detached || !isHeld || endedMs >= END_TIMEOUT_MS)
+            return {exit: exitOf(task), removed: false};
           endedMs += poll;
         }
       }
@@ -119,7 +131,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     });
 
   const waitFor = async (found: FoundTask, signal?: AbortSignal): Promise<TaskExit> =>
-    (await waitForEnd(found, Number.POSITIVE_INFINITY, signal))!;
+    (await waitForEnd(found, Number.POSITIVE_INFINITY, signal))!.exit;
 
   return {
     list: async () => (await listTasks(context, namespace)).map(({task}) => task),
@@ -147,9 +159,10 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     stop: async (id, {timeoutMs = stopTimeout(id), signal} = {}) => {
       const found = await find(id);
       /** Its ports and addresses are free for the next, whether or not conmon's command has run by now. */
-      const released = async (end: TaskExit): Promise<TaskExit> => {
-        await disconnect(found.directory);
-        return end;
+      const released = async ({exit, removed}: SeenEnd): Promise<TaskExit> => {
+        // Another run may have the directory of one that was removed.
+        if (!removed) await disconnect(found.directory);
+        return exit;
       };
       if (!hasEnded(found)) {
         const {runtime, runtimeRoot, task} = found;
@@ -177,7 +190,13 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
         if (found.task.status === 'paused') await runRuntime(found.runtime, ['--root', found.runtimeRoot, 'resume', id]);
       }
       const kill = hasEnded(found) ? undefined : () => signalTask(found, constants.signals.SIGKILL, true);
-      const end = (await waitForEnd(found, END_TIMEOUT_MS, undefined, kill)) ?? exitOf(found.task);
+      const holders = holdersOf(found.directory);
+      const seen = await waitForEnd(found, END_TIMEOUT_MS, undefined, kill);
+      if (seen?.removed === true) {
+        await untilEnded(holders);
+        return seen.exit;
+      }
+      const end = seen?.exit ?? exitOf(found.task);
       tellExit(context, namespace, {...found, task: {...found.task, ...(end.known ? {exitStatus: end.exitStatus} : {})}});
       await removeTask(runDirectory(context, namespace), id, found.runtime, {kill: !hasEnded(found)});
       tell(context, namespace, id, 'delete', {exit_status: end.exitStatus});
