@@ -1,16 +1,21 @@
 /** `tasks exec`, `ps`, `pause` and `resume` under the real runc. */
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
+import {execFileSync, spawn} from 'node:child_process';
 import {createHash} from 'node:crypto';
+import {once} from 'node:events';
 import {closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import type {ExecOptions} from '../../../src/lib/client/index.ts';
 import {type Code, hasCode, isErrdefs} from '../../../src/lib/errdefs.ts';
-import {findProgram, type Scope, temporaryDirectory} from '../../support/helpers.ts';
+import {engineEnvironment} from '../../cli/harness.ts';
+import {randomOf} from '../../fuzz/seeded-random.ts';
+import {findProgram, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
+/** Execs at once. */
+const MANY = TORTURE ? 50 : 10;
 const SLEEP = ['sh', '-c', 'trap "exit 0" TERM USR1; while :; do sleep 0.05; done'];
 
 const failsAs =
@@ -145,6 +150,102 @@ describe('exec', () => {
     await stopped;
     await ns.containers.delete('a');
     assert.deepEqual(r.left(), []);
+  });
+
+  it('of many at once, of which every other one is aborted at some moment, leaves the rest as they are and nothing else', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const {pid} = await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    const {below} = randomOf(12, 50);
+    let settled = 0;
+    const one = async (n: number): Promise<unknown> => {
+      const abort = new AbortController();
+      const script = n % 2 === 1 ? 'sleep 1000' : `cat; exit ${n}`;
+      const child = await ns.tasks.exec('a', ['sh', '-c', script], {stdio: 'pipe', execId: `e${n}`, signal: abort.signal});
+      // Moments are counted in what the others have done, so that a slow machine sees them all, too.
+      const moment = settled + below(4);
+      const ended = Promise.allSettled([text(child.stdout), child.ended]);
+      if (n % 2 === 1) {
+        if (below(2) === 0) child.stdin.write('begun');
+        while (settled < moment) await new Promise(setImmediate);
+        abort.abort();
+      } else child.stdin.end(`input ${n}`);
+      const [out, end] = await ended;
+      settled += 4;
+      if (n % 2 === 0) return [out.status === 'fulfilled' && out.value, end.status === 'fulfilled' && end.value.exitStatus];
+      return end.status === 'rejected' && hasCode(end.reason, 'canceled');
+    };
+    const all = await Promise.all(Array.from({length: MANY}, (_, n) => one(n)));
+    assert.deepEqual(
+      all,
+      all.map((_, n) => (n % 2 === 1 ? true : [`input ${n}`, n])),
+    );
+    assert.deepEqual(execFiles(r), []);
+    await until('only its own process is left', async () => (await ns.tasks.ps('a')).every((process) => process.pid === pid));
+    assert.deepEqual((await ns.tasks.stop('a')).exitStatus, 0);
+    await ns.containers.delete('a');
+    assert.deepEqual(r.left(), []);
+  });
+
+  it('whose command is killed, of many at once, holds its identifier as long as its process lives, and no longer', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    await ns.run(ref, 'a', {detach: true, args: SLEEP});
+    const env = {...process.env, ...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
+    const {below} = randomOf(13, 50);
+    await Promise.all(
+      Array.from({length: MANY}, async (_, n) => {
+        const words = [
+          '-n',
+          r.namespace,
+          'tasks',
+          'exec',
+          ...(n % 5 === 0 ? ['-d'] : []),
+          '--exec-id',
+          `e${n}`,
+          'a',
+          'busybox',
+          'sleep',
+          '1000',
+        ];
+        // Not with pipes, which the runtime of a killed command would hold.
+        const child = spawn(join(import.meta.dirname, '../../../bin/ctr'), words, {env, stdio: 'ignore'});
+        const ended = once(child, 'exit');
+        const marks = [`exec.e${n}`, `exec.e${n}:process`, `exec.e${n}:log`, `exec.e${n}:pid`];
+        const mark = marks[below(marks.length)]!;
+        let over = false;
+        void ended.then(() => {
+          over = true;
+        });
+        while (!over && !execFiles(r).includes(mark)) await new Promise((done) => setTimeout(done, 5));
+        child.kill('SIGKILL');
+        await ended;
+      }),
+    );
+    for (let n = 0; n < MANY; n += 1) {
+      const execId = `e${n}`;
+      // What the killed command had started goes on; it ends when it is told to, and the identifier is free.
+      await until(`${execId} is free`, async () => {
+        try {
+          const {exitStatus} = await ns.tasks.exec('a', ['sh', '-c', 'exit 4'], {execId, stdio: ['ignore', 'ignore', 'ignore']});
+          assert.equal(exitStatus, 4);
+          return true;
+        } catch (err) {
+          failsAs('already_exists', 125)(err);
+          await ns.tasks.kill('a', {execId, signal: 'KILL'}).catch(failsAs('not_found'));
+          return false;
+        }
+      });
+    }
+    assert.deepEqual(execFiles(r), []);
+    assert.equal((await ns.tasks.stop('a')).exitStatus, 0);
+    await ns.containers.delete('a');
+    await until(
+      () => `nothing is left: ${r.left()}`,
+      () => r.left().length === 0,
+    );
   });
 
   /** A runtime that executes a script in place of `exec`. Of that, `$own` is the pid file, and `exec_with FILE "$@"` the real one with another. */
