@@ -59,11 +59,31 @@ describe('launcher', () => {
 
   it('gives the engine only settings that change something', async () => {
     const set = [...readFileSync(join(root, 'bin/ctr'), 'utf8').matchAll(/\bBUN_JSC_(\w+)=/g)].map(([, name]) => name!).sort();
-    const {stderr} = await run(join(root, 'bin/ctr'), ['version'], {env: {BUN_JSC_dumpOptions: '1'}});
+    const {stderr} = await run(join(root, 'bin/ctr'), ['run', '--help'], {env: {BUN_JSC_dumpOptions: '1'}});
     const changed = [...stderr.matchAll(/^ {3}(\w+)=(\S+) \(default: (\S+)\)$/gm)].filter(([, , value, usual]) => value !== usual);
     assert.notEqual(set.length, 0);
     assert.deepEqual(changed.flatMap(([, name]) => (name === 'dumpOptions' ? [] : name!)).sort(), set);
   });
+
+  for (const [line, isCompiled] of [
+    ['run --rm image name true', false],
+    ['-n space --root /x run image', false],
+    ['tasks exec name true', false],
+    ['tasks start -d name', false],
+    ['run --pull missing image', true],
+    ['-n space run --rm --pull=always image', true],
+    ['pull run', true],
+    ['images import run', true],
+    ['tasks logs -f name', true],
+    ['version', true],
+    ['', true],
+  ] as const)
+    it(`${isCompiled ? 'lets' : 'does not let'} the engine compile: ${line}`, async (t) => {
+      const dir = bare(t);
+      teller(join(dir, 'dist', exeName), 'jit=$BUN_JSC_useJIT');
+      const {stdout} = await run(join(dir, 'bin/ctr'), line === '' ? [] : line.split(' '), {env: {PATH: lonelyPath(t)}});
+      assert.equal(stdout, `jit=${isCompiled ? '' : '0'} ctr: ${line}\n`);
+    });
 
   it('finds its package through symbolic links, as npm makes them', async (t) => {
     const dir = bare(t);

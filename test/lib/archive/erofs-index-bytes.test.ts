@@ -88,10 +88,12 @@ describe('the memory of an index', () => {
     });
 });
 
-/** The settings of Bun's heap with which the launcher starts the executable. */
+/** The settings of Bun's engine with which the launcher starts the executable for a pull. */
 function launcherSettings(): NodeJS.ProcessEnv {
   const launcher = readFileSync(join(import.meta.dirname, '../../../bin/ctr'), 'utf8');
-  const settings = Object.fromEntries(Array.from(launcher.matchAll(/(BUN_JSC_\w+)=(\S+)/g), ([, name, value]) => [name!, value!]));
+  const settings = Object.fromEntries(
+    Array.from(launcher.matchAll(/(BUN_JSC_(?!useJIT)\w+)=(\S+)/g), ([, name, value]) => [name!, value!]),
+  );
   assert.ok('BUN_JSC_heapGrowthMaxIncrease' in settings, 'bin/ctr bounds the growth of the heap');
   return settings;
 }
