@@ -18,6 +18,7 @@ import {readFlag, splitArgv} from './split-argv.ts';
 /** What stands in an argument or a flag's value. */
 export type ValueKind =
   | 'container'
+  | 'container-or-image'
   | 'container-path'
   | 'digest'
   | 'directory'
@@ -45,7 +46,7 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'content digest': 'digest',
   'copy source': 'transport',
   'copy destination': 'transport',
-  'diff id': 'container',
+  'diff id': 'container-or-image',
   'images export out': 'file',
   'images export ref': 'image',
   'images import in': 'file',
@@ -301,13 +302,15 @@ async function listValues(
 }
 
 async function namesOf(
-  kind: 'container' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot' | 'volume',
+  kind: 'container' | 'container-or-image' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot' | 'volume',
   {containers, content, images, leases, snapshots, volumes}: NamespaceClient,
   snapshotterName: string | undefined,
 ): Promise<readonly string[]> {
   switch (kind) {
     case 'container':
       return (await containers.list()).map(({id}) => id);
+    case 'container-or-image':
+      return [...(await containers.list()).map(({id}) => id), ...(await images.records()).map(({name}) => name)];
     case 'container-path':
       return (await containers.list()).map(({id}) => `${id}:`);
     case 'digest':

@@ -106,6 +106,7 @@ describe('completions', () => {
       [['images', 'rm', '--namespace', 'foo', ''], [ref]],
       [['-n', 'foo', 'images', 'rm', ref, ''], []],
       [['images', 'rm', ''], []],
+      [['-n', 'foo', 'diff', ''], [ref]],
       [['-n', 'bar', 'content', 'get', 'sha256:'], [digest]],
       [['-n', 'foo', 'leases', 'rm', 'l'], ['lease1']],
       [['-n', 'foo', 'snapshots', '--snapshotter', 'native', 'info', ''], ['snap1']],

@@ -47,6 +47,7 @@ import type {
   ExportOptions,
   FetchOptions,
   FlattenOptions,
+  ImageChangesOptions,
   ImageMountOptions,
   ImportOptions,
   LayerCompression,
@@ -312,6 +313,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
         signal: optional(abortSignal),
       }),
     ],
+    changes: [text, options<ImageChangesOptions>({platform: optional(text), snapshotter: optional(text), signal: optional(abortSignal)})],
     unpack: [
       text,
       text,

@@ -13,6 +13,7 @@ import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {findChanges} from '../../../src/lib/archive/tree-changes.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import {ctrHere} from '../../cli/run-in-process.ts';
 import {startContainerd} from '../../e2e/containerd.ts';
 import {eventually} from '../../e2e/fixtures.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
@@ -262,6 +263,11 @@ describe('a container', () => {
     };
     const image = await ns.containers.commit('c1', 'made:1', options);
     assert.equal((await ns.containers.commit('c1', 'made:2', options)).target.digest, image.target.digest);
+    assert.deepEqual(await ns.images.changes('made:1'), await ns.containers.changes('c1'));
+    const lines = async (...words: readonly string[]): Promise<string> =>
+      (await ctrHere({root, state}, ['-n', 'difftest', ...words])).stdout;
+    assert.equal(await lines('diff', 'made:1'), await lines('diff', 'c1'));
+    assert.match(await lines('diff', ref), /^A \/bin\nA \/bin\/busybox\n/);
     const {exitStatus} = await run(ns, 'made:1', 'c2', '[ ! -e /old ] && read x </new/f && [ "$x" = hello ] && [ "$A$D" = "b c1" ]');
     assert.equal(exitStatus, 0);
     assert.equal((await ns.run('made:1', 'c3', {stdio: ['ignore', 'ignore', 'ignore']})).exitStatus, 7);
@@ -273,6 +279,22 @@ describe('a container', () => {
     ]);
     assert.deepEqual(checkStore(root, {deep: true}), []);
     assert.deepEqual(existsSync(join(state, 'views')) ? readdirSync(join(state, 'views')) : [], []);
+  });
+
+  it('has a layer that is kept as content on request, with labels, under the name of a transfer', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref, root, state} = await withImage(t);
+    await run(ns, ref, 'c1', ': >/x');
+    const words = ['-n', 'difftest', 'snapshots', 'diff', '--media-type', TAR, 'c1'];
+    const layer = await collect(await ns.snapshots().diff('c1', {mediaType: TAR}));
+    const kept = ['--keep', '--ref', 'mine', '--label', 'why=backup'];
+    const {status, stdout} = await ctrHere({root, state}, [...words, ...kept, '--json']);
+    assert.equal(status, 0);
+    const {digest, labels} = JSON.parse(stdout) as {digest: string; labels: Record<string, string>};
+    assert.deepEqual([digest, labels.why], [digestOf(layer), 'backup']);
+    assert.ok((await collect(await ns.content.open(digest))).equals(layer));
+    assert.equal((await ctrHere({root, state}, [...words, '--label', 'why=backup'])).status, 3);
+    assert.deepEqual(checkStore(root), []);
   });
 
   it('is not committed on another image than its own, with changes that make no sense, or where there is none', async (t) => {

@@ -19,18 +19,12 @@ import {RootReader} from '../../runtime/path-in-root.ts';
 import {withSeccomp} from '../../runtime/resolve-spec.ts';
 import {createSpec} from '../../runtime/spec.ts';
 import {imageUser} from '../../runtime/user.ts';
-import {runtimeStatePath} from '../../store/layout.ts';
-import {SnapshotStore} from '../../store/snapshots.ts';
-import {getSnapshotter} from '../../store/snapshotters.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
 import {assertPath} from '../archives/assert-path.ts';
 import type {Context} from '../context.ts';
-import {leasePlan, releaseLeases} from '../pull/content-leases.ts';
-import {ensureUnpacked} from '../pull/ensure-unpacked.ts';
-import {startScratchMountHolder} from '../pull/layer-lookup.ts';
-import type {Plan} from '../pull/plan.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {Bundle, UnpackImageOptions} from '../types/index.ts';
+import {withImageTree} from './unpacked-image.ts';
 
 const ROOTFS = 'rootfs';
 const METADATA = 'umoci.json';
@@ -83,32 +77,6 @@ export async function unpackImage(
     for (const name of readdirSync(directory)) removeTree(join(directory, name));
     if (isNew) rmSync(directory, {recursive: true, force: true});
     throw fromErrno(err, what);
-  }
-}
-
-/** Calls `use` with the tree of the plan's image, which stays meanwhile; `undefined` for an image without layers. */
-export async function withImageTree<T>(
-  context: Context,
-  namespace: string,
-  {name, plan}: {readonly name: string; readonly plan: Plan},
-  {snapshotter: asked, signal}: {readonly snapshotter?: string | undefined; readonly signal?: AbortSignal | undefined},
-  use: (tree: string | undefined) => Promise<T>,
-): Promise<T> {
-  const {store, stateDir} = context;
-  const snapshotter = getSnapshotter(context.snapshotterName(namespace, asked));
-  const lease = await leasePlan(store, namespace, name, plan, snapshotter);
-  try {
-    const top = await ensureUnpacked(context, namespace, name, plan, snapshotter, signal);
-    if (top === undefined) return await use(undefined);
-    const holder = await startScratchMountHolder(runtimeStatePath.views(stateDir), store.housekeeping);
-    try {
-      const trees = await holder.mount(new SnapshotStore(store, namespace, snapshotter.name).treeMounts(top));
-      return await use(trees.at(-1)!);
-    } finally {
-      await holder.close();
-    }
-  } finally {
-    await releaseLeases(store, namespace, `image ${name}`, [lease]);
   }
 }
 

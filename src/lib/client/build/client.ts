@@ -24,6 +24,10 @@ export function imageBuildClient(context: Context, namespace: string): ImageBuil
       const {rebaseImage} = await import('./rebase.ts');
       return rebaseImage(context, namespace, source, target, options);
     },
+    changes: async (ref, options = {}) => {
+      const {imageChanges} = await import('./tree-diff.ts');
+      return imageChanges(context, namespace, ref, options);
+    },
     unpack: async (ref, directory, options = {}) => {
       const {unpackImage} = await import('./bundle.ts');
       return unpackImage(context, namespace, ref, directory, options);

@@ -12,10 +12,11 @@ import type {Context} from '../context.ts';
 import {readVisible, visibleIn} from '../pull/visible-content.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {RepackOptions} from '../types/index.ts';
-import {describeBundle, openBundle, withImageTree} from './bundle.ts';
+import {describeBundle, openBundle} from './bundle.ts';
 import {ImageBuild, sourceManifest} from './image-build.ts';
 import {layerOnTop} from './layer-on-top.ts';
 import {checkLevel} from './new-blob.ts';
+import {withImageTree} from './unpacked-image.ts';
 
 export async function repackBundle(
   context: Context,

@@ -5,11 +5,13 @@ import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
+import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {startScratchMountHolder} from '../pull/layer-lookup.ts';
 import {type FoundTask, findTask} from '../tasks/find-task.ts';
 import {pauseForNow} from '../tasks/processes.ts';
-import type {ContainerChange} from '../types/index.ts';
+import type {ContainerChange, ImageChangesOptions} from '../types/index.ts';
+import {withUnpacked} from './unpacked-image.ts';
 
 /** A tree to compare, in a namespace and a snapshotter. */
 export interface SnapshotPair {
@@ -132,7 +134,24 @@ export async function containerChanges(
   id: string,
   {signal}: {readonly signal?: AbortSignal},
 ): Promise<readonly ContainerChange[]> {
-  const pair = containerPair(context, namespace, id);
+  return listChanges(context, containerPair(context, namespace, id), signal);
+}
+
+/** What the top layer of an image changes in those below it. @throws not_found */
+export async function imageChanges(
+  context: Context,
+  namespace: string,
+  ref: string,
+  {platform, snapshotter: asked, signal}: ImageChangesOptions,
+): Promise<readonly ContainerChange[]> {
+  const image = findImage(context, namespace, ref);
+  const plan = await planLocally(context, namespace, image, platform);
+  return withUnpacked(context, namespace, {name: image.name, plan}, {snapshotter: asked, signal}, async (snapshotter, top) =>
+    top === undefined ? [] : listChanges(context, {namespace, snapshotter, key: top}, signal),
+  );
+}
+
+async function listChanges(context: Context, pair: SnapshotPair, signal: AbortSignal | undefined): Promise<readonly ContainerChange[]> {
   const found: TreeChange[] = [];
   for await (const change of withTrees(context, pair, async function* list(trees) {
     yield* await findChanges(trees, signal);

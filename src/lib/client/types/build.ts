@@ -1,7 +1,7 @@
 /** Images that are made from images. */
 import type {Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord} from '../../store/records.ts';
-import type {ProgressEvent} from './common.ts';
+import type {ContainerChange, ProgressEvent} from './common.ts';
 
 /** Options of every method that makes an image from another one. */
 export interface BuildOptions {
@@ -65,6 +65,9 @@ export interface RebaseOptions extends BuildOptions, CreatedOption {
   readonly newBase?: string;
 }
 
+/** Options of `images.changes`. */
+export type ImageChangesOptions = UnpackImageOptions;
+
 /** Options of `images.unpack`. */
 export interface UnpackImageOptions {
   /** Such as `linux/arm64`. Default: this machine's. */
@@ -122,6 +125,8 @@ export interface ImageBuildClient {
   mutate(source: string, target: string, options?: MutateOptions): Promise<ImageRecord>;
   /** Replaces the lowest layers, those of `oldBase`, by those of `newBase`. @throws failed_precondition the source does not begin with them */
   rebase(source: string, target: string, options?: RebaseOptions): Promise<ImageRecord>;
+  /** What the top layer of an image changes in the tree of those below it, by name. @throws not_found */
+  changes(ref: string, options?: ImageChangesOptions): Promise<readonly ContainerChange[]>;
   /**
    * Unpacks an image into a new or empty directory, which a runtime runs as a bundle, and `repack`, or `umoci repack`, makes an image of.
    * After a failure the directory is empty.

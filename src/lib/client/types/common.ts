@@ -93,3 +93,10 @@ export interface ProgramCall {
   /** All variables. */
   readonly env: Readonly<Record<string, string>>;
 }
+
+/** What a container, or the top layer of an image, changed at a path: `added`, `deleted`, or `modified`, as a directory is in which something is changed. */
+export interface ContainerChange {
+  readonly kind: 'added' | 'modified' | 'deleted';
+  /** Absolute, in the container. */
+  readonly path: string;
+}

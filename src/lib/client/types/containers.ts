@@ -1,7 +1,7 @@
 /** Containers, and options for running one. */
 import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts';
 import type {LayerCompression} from './build.ts';
-import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
+import type {ContainerChange, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
 import type {TaskStartOptions} from './tasks.ts';
@@ -27,13 +27,6 @@ export interface RunOptions extends ContainerSettings, NetworkOptions, TaskStart
 
 /** What a container is, without how it is started. */
 export type CreateOptions = Omit<RunOptions, Exclude<keyof TaskStartOptions, 'signal'> | 'rm'>;
-
-/** What a container changed at a path: `added`, `deleted`, or `modified`, as a directory is in which something is changed. */
-export interface ContainerChange {
-  readonly kind: 'added' | 'modified' | 'deleted';
-  /** Absolute, in the container. */
-  readonly path: string;
-}
 
 /** Options of `containers.commit`. */
 export interface CommitOptions extends LayerCompression {
