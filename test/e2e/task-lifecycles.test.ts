@@ -21,7 +21,7 @@ import {names} from './fixtures.ts';
 
 const SEED = Number(process.env.BERTH_TEST_SEED ?? SAMPLE);
 /** Lives, and commands in each. */
-const [LIVES, STEPS] = [200, 20];
+const [LIVES, STEPS] = TORTURE ? [200, 20] : [1, 10];
 
 /** Of a command, on a busy machine. */
 const LIMIT_MS = 60_000;
@@ -278,11 +278,9 @@ class Machine {
       log.push(`${command} ${[id, ...network].join(' ')} from ${before}; ${victim ?? 'nobody'} is to die at ${share}`);
       const main = this.#pidsOf('container', id, undefined);
       const {ended, killed} = await this.#perform(command, id, before, network, victim, share);
-      // It is told to end, and takes its time for that.
-      if (
-        before === 'running' &&
-        (killed.has('container') || (outcome(command, before, kind).state !== before && command !== 'pause' && ended.code === undefined))
-      )
+      // It is told to end, and takes its time for that; what is frozen does not end before it is thawed.
+      const isToldToEnd = killed.has('container') || (outcome(command, before, kind).state !== before && ended.code === undefined);
+      if (before === 'running' && command !== 'pause' && isToldToEnd)
         await until(`the end of ${id}`, () => processes().every(({pid}) => !main.includes(pid)));
       await this.#untilQuiet();
       states = await this.observe();

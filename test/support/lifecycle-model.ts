@@ -121,6 +121,9 @@ export function statesAfter(
 ): ReadonlySet<State> {
   const {state: after, code: expected} = outcome(command, before, kind);
   const possible = new Set<State>([after]);
+  // What is frozen is thawed first, to hear the signal.
+  const thaws = before === 'paused' && (command === 'stop' || command === 'tasks rm --force');
+  if (thaws && code !== undefined) possible.add('running');
   // What succeeded was done; what failed was perhaps begun.
   if (code !== undefined || expected !== undefined) for (const state of [before, ...(BETWEEN[command] ?? [])]) possible.add(state);
   // Its first process is the runtime's until it starts.

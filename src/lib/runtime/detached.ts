@@ -2,8 +2,9 @@
  * Starts a container that outlives this process. The launcher (launcher.ts) becomes conmon, which makes the container by the runtime, keeps
  * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
  */
-import {closeSync, existsSync, mkdirSync, openSync} from 'node:fs';
+import {closeSync, existsSync, mkdirSync, openSync, readFileSync} from 'node:fs';
 import {relative, resolve} from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
@@ -87,6 +88,42 @@ function parseReport(line: string): Report {
   }
 }
 
+/** Between two looks at what conmon waits for. */
+const LOOK_MS = 2000;
+
+/** The words of each child of a process; those that have ended have none. */
+function childrenOf(pid: number): ReadonlyMap<string, readonly string[]> {
+  const words = (child: string): readonly string[] => {
+    try {
+      return readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0').slice(0, -1);
+    } catch {
+      return [];
+    }
+  };
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').split(' ').slice(0, -1);
+    return new Map(children.map((child) => [child, words(child)]));
+  } catch {
+    return new Map(); // it has ended, or the kernel keeps no such list
+  }
+}
+
+/**
+ * Resolves when conmon waits in vain: it reads the errors of a runtime that failed up to their end, and the first process of a container keeps them
+ * open when its runtime was killed between making it and saying so.
+ */
+async function waitsInVain(conmon: number, signal: AbortSignal): Promise<void> {
+  for (let before: readonly string[] = []; ; ) {
+    await delay(LOOK_MS, undefined, {signal, ref: false});
+    const children = [...childrenOf(conmon)];
+    // The runtime, and conmon's copy that becomes it, are on the way to an answer.
+    const isOnItsWay = children.some(([, words]) => words.includes('create') || words.includes('--cid'));
+    const left = isOnItsWay ? [] : children.filter(([, words]) => words.length > 0).map(([pid]) => pid);
+    if (left.some((pid) => before.includes(pid))) return;
+    before = left;
+  }
+}
+
 async function start(run: DetachedRun, runtime: Runtime, directory: string, launcher: Launcher, signals: SignalForwarder): Promise<number> {
   const {id, io, removeOnExit = false} = run;
   await configure(launcher, directory, run, {io, runtime, removeOnExit}, identityOf(launcher.pid), signals);
@@ -99,8 +136,14 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   const files = taskFiles(directory, id);
   mkdirSync(files.exitDirectory, {mode: 0o700});
   const failed = (fallback: string): ErrdefsError => new ErrdefsError('unknown', runtimeErrors(files.runtimeLog).at(-1) ?? fallback);
-  const line = await Promise.race([launcher.releaseConnected(), signals.stopped.then(() => '')]);
+  const answered = new AbortController();
+  const unheard = waitsInVain(launcher.pid, answered.signal).then(
+    () => 'unheard' as const,
+    () => new Promise<never>(() => undefined),
+  );
+  const line = await Promise.race([launcher.releaseConnected(), unheard, signals.stopped.then(() => '')]).finally(() => answered.abort());
   stopped();
+  if (line === 'unheard') throw new ErrdefsError('aborted', `${runtime.name} was killed while it made the container`);
   const {data, pid = data, message} = parseReport(line);
   if (pid === undefined) throw new ErrdefsError('aborted', 'conmon ended before the container was made: it was killed');
   if (pid <= 0) throw failed(message || `${runtime.name} ended before the container was made`);

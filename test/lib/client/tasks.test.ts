@@ -1,14 +1,14 @@
 /** Tasks: detached containers under the real conmon and runc, and what is left of them. */
 import assert from 'node:assert/strict';
 import {execFileSync, spawn} from 'node:child_process';
-import {existsSync, readdirSync, readFileSync, renameSync, rmSync} from 'node:fs';
+import {existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import {type Code, hasCode} from '../../../src/lib/errdefs.ts';
 import {engineEnvironment} from '../../cli/harness.ts';
 import {start} from '../../e2e/fixtures.ts';
-import {onEnd} from '../../support/helpers.ts';
+import {findProgram, onEnd, temporaryDirectory} from '../../support/helpers.ts';
 import {conmonsOf, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 const expectsError =
@@ -203,6 +203,25 @@ describe('a detached task', () => {
     );
     await ns.containers.delete('a');
     assert.deepEqual(r.left(), []);
+  });
+
+  it('whose runtime is killed between making it and saying so is not waited for, and leaves nothing', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const runtime = join(temporaryDirectory(t), 'runtime');
+    const real = findProgram('runc')!;
+    writeFileSync(runtime, `#!/bin/sh\ncase " $* " in *' create '*) ${real} "$@"; kill -9 $$ ;; *) exec ${real} "$@" ;; esac\n`, {
+      mode: 0o755,
+    });
+    await assert.rejects(
+      r.ns.run(r.ref, 'a', {detach: true, runtime, args: STUBBORN}),
+      expectsError('aborted', /runtime was killed while it made the container/),
+    );
+    assert.deepEqual(await r.ns.containers.list(), []);
+    await until(
+      () => `nothing is left: ${r.left().join(', ')}`,
+      () => r.left().length === 0,
+    );
   });
 
   it('that cannot start leaves nothing', async (t) => {
