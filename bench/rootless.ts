@@ -1,6 +1,7 @@
 /** What an ordinary user waits for, beside rootless podman: pull, start to end, start detached, exec. */
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
+import {chmodSync} from 'node:fs';
 import {join} from 'node:path';
 import {buildImage} from '../test/support/images.ts';
 import {ordinaryUser} from '../test/support/ordinary-user.ts';
@@ -17,57 +18,65 @@ const NAME = 'bench';
 interface User {
   readonly berth: (...words: readonly string[]) => Command;
   readonly podman: (...words: readonly string[]) => Command;
+  /** Ends what stays for this user. */
+  leave(): Promise<void>;
 }
 
-/** An ordinary user, in a mount namespace that is there before anything is timed. */
-async function makeUser(site: Site): Promise<User> {
+type NewUser = (home?: string) => Promise<User>;
+
+/** An ordinary user; each time in a mount namespace that is there before anything is timed. */
+function makeUser(site: Site): NewUser {
   const user = ordinaryUser({after: (fn) => site.after(fn)});
-  const [program, ...words] = user.argv('sh', '-c', 'echo ready; read -r end');
-  // An interrupt of the bench is none of it.
-  const holder = spawn(program, words, {stdio: ['pipe', 'pipe', 'inherit'], env: {...process.env, ...user.env}, detached: true});
-  await once(holder.stdout, 'data');
-  const env = {...user.env, PODMAN_IGNORE_CGROUPSV1_WARNING: '1'};
-  const enter = [
-    'nsenter',
-    `--target=${holder.pid}`,
-    '--mount',
-    `--setuid=${user.uid}`,
-    `--setgid=${user.uid}`,
-    `--wdns=${user.home}`,
-    '--',
-  ];
-  const as = (command: readonly string[]): Command => ({command: [...enter, ...command], env});
-  const self: User = {
-    berth: (...args) => as([join(user.home, '../package/bin/berth'), ...args]),
-    podman: (...args) => as(['podman', '--log-level=error', ...args]),
+  chmodSync(site.dir, 0o711);
+  return async (home = user.home) => {
+    const [program, ...words] = user.argv('sh', '-c', 'echo ready; read -r end');
+    // An interrupt of the bench is none of it.
+    const holder = spawn(program, words, {stdio: ['pipe', 'pipe', 'inherit'], env: {...process.env, ...user.env}, detached: true});
+    await once(holder.stdout, 'data');
+    const env = {...user.env, HOME: home, PODMAN_IGNORE_CGROUPSV1_WARNING: '1'};
+    const place = [`--target=${holder.pid}`, '--mount', `--setuid=${user.uid}`, `--setgid=${user.uid}`, '--wdns=/'];
+    const as = (command: readonly string[]): Command => ({command: ['nsenter', ...place, '--', ...command], env});
+    const podman: User['podman'] = (...args) => as(['podman', '--log-level=error', ...args]);
+    return {
+      berth: (...args) => as([join(user.home, '../package/bin/berth'), ...args]),
+      podman,
+      leave: async () => {
+        try {
+          prepareBy(podman('system', 'migrate')); // ends the process that keeps podman's user namespace
+        } finally {
+          const exit = once(holder, 'exit');
+          holder.stdin.end();
+          await exit;
+        }
+      },
+    };
   };
-  site.after(async () => {
-    prepareBy(self.podman('system', 'migrate')); // ends the process that keeps podman's user namespace
-    holder.stdin.end();
-    await once(holder, 'exit');
-  });
-  return self;
 }
 
-async function pullOf(site: Site, {berth, podman}: User, image: 'busybox' | 'redis'): Promise<readonly Result[]> {
+/** Each on a disk that is new. On one where many files were removed a minute ago ext4 looks at each of their inodes for every new file. */
+async function pullOf(site: Site, newUser: NewUser, image: 'busybox' | 'redis'): Promise<readonly Result[]> {
   const ref = await site.push(image, buildImage(image).layout);
-  const contenders: readonly Contender[] = [
-    {
-      name: 'berth pull',
-      prepare: () => {
-        prepareBy(berth('images', 'prune', '--all'));
-        return berth('pull', '--plain-http', ref);
+  const disk = site.disk();
+  const contender = (name: string, pull: (user: User) => Command): Contender => {
+    let user: User | undefined;
+    return {
+      name,
+      prepare: async () => {
+        const home = await disk.fresh();
+        chmodSync(home, 0o777);
+        user = await newUser(home);
+        return pull(user);
       },
-    },
-    {
-      name: 'podman pull',
-      prepare: () => {
-        prepareBy(podman('rmi', '--all', '--force'));
-        return podman('pull', '--tls-verify=false', ref);
-      },
-    },
-  ];
-  return compare(contenders, {rounds: site.rounds(PULL_ROUNDS)});
+      cleanUp: async () => user?.leave(),
+    };
+  };
+  return compare(
+    [
+      contender('berth pull', ({berth}) => berth('pull', '--plain-http', ref)),
+      contender('podman pull', ({podman}) => podman('pull', '--tls-verify=false', ref)),
+    ],
+    {rounds: site.rounds(PULL_ROUNDS)},
+  );
 }
 
 async function startsOf(
@@ -106,14 +115,16 @@ async function startsOf(
 }
 
 export async function rootless(site: Site): Promise<Report> {
-  const user = await makeUser(site);
+  const newUser = makeUser(site);
   const tables: Table[] = [];
   const goals: Goal[] = [];
   for (const image of site.tiny ? (['busybox'] as const) : (['busybox', 'redis'] as const)) {
-    const results = await pullOf(site, user, image);
+    const results = await pullOf(site, newUser, image);
     tables.push({title: `Pull of ${image} by an ordinary user`, results});
     if (image === 'redis') goals.push(faster('rootless pull of redis, faster than podman', PULL_OVER_PODMAN, results[0]!, results[1]!));
   }
+  const user = await newUser();
+  site.after(() => user.leave());
   const {ended, left, execs} = await startsOf(site, user);
   tables.push(
     {title: 'run --rm by an ordinary user', results: ended},
