@@ -237,7 +237,7 @@ export async function unshareCall(directories: Directories, [name = '', ...args]
 
 /** @returns false if another process was faster */
 function claimGeneration(directory: string, generation: number, own: string): boolean {
-  if (!createExclusive(join(directory, `g${generation}`), own)) return false;
+  if (!createExclusive(join(directory, `g${generation}`), own, {sync: false})) return false;
   for (const name of listIfPresent(directory))
     if (Number(GENERATION.exec(name)?.[1] ?? generation) < generation) unlinkIfPresent(join(directory, name));
   return true;

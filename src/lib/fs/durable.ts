@@ -233,11 +233,12 @@ export function writeAtomic(
  * Makes a file that must not exist yet, whole. Its bytes are on the disk before it has its name; for the name, sync the
  * directory.
  *
+ * @param options.sync without it, bytes and name may be lost with the power, and only then
  * @returns false when a file of that name was there already; it is left as it was
  */
-export function createExclusive(path: string, data: string | Uint8Array, mode = 0o600): boolean {
-  return withParent(path, {sync: true}, () => {
-    const temporary = writeTemporary(path, data, mode, true);
+export function createExclusive(path: string, data: string | Uint8Array, {sync = true}: {readonly sync?: boolean} = {}): boolean {
+  return withParent(path, {sync}, () => {
+    const temporary = writeTemporary(path, data, 0o600, sync);
     try {
       linkSync(temporary, path);
       return true;
