@@ -5,10 +5,10 @@ import {join} from 'node:path';
 import type {Readable} from 'node:stream';
 import {setTimeout as delay} from 'node:timers/promises';
 import {fromErrno} from '../errdefs.ts';
-import {run as runProgram} from '../fs/spawn.ts';
 import {connectStreams, type TaskStreams} from './attach-relay.ts';
 import {DetachKeys} from './detach-keys.ts';
-import {findTerminal, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings} from './foreground-run.ts';
+import {findTerminal, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, terminalSize} from './foreground-run.ts';
+import type {TerminalSize} from './launcher.ts';
 import {type Runtime, runRuntime} from './oci-runtime.ts';
 
 export interface AttachTarget {
@@ -35,11 +35,6 @@ export interface AttachRequest {
 /** `ended`: the task's output has. Else the caller has left it, by keys or a signal, with the exit status of that. */
 export type AttachEnd = {readonly ended: true} | {readonly ended: false; readonly exitStatus: number};
 
-interface Size {
-  readonly height: number;
-  readonly width: number;
-}
-
 /** conmon takes no more. */
 const LARGEST = 1000;
 /** What conmon reads at once. Before 2.2 it takes the first of several lines that it reads for each of them, so a line fills its buffer. */
@@ -47,7 +42,7 @@ const RESIZE_BYTES = 199;
 const RETRY_MS = 2;
 
 /** Sets the size of a container's terminal; does nothing once the task has ended. */
-export function resizeTerminal(bundle: string, {height, width}: Size): void {
+export function resizeTerminal(bundle: string, {height, width}: TerminalSize): void {
   const within = (n: number): number => Math.min(Math.max(Math.trunc(n), 0), LARGEST);
   try {
     // The FIFO behind `ctl`, which would put several lines into it without that room.
@@ -60,12 +55,6 @@ export function resizeTerminal(bundle: string, {height, width}: Size): void {
   } catch (err) {
     if (!['ENOENT', 'ENXIO', 'EPIPE', 'EAGAIN'].includes((err as NodeJS.ErrnoException).code ?? '')) throw fromErrno(err, 'terminal');
   }
-}
-
-async function sizeOf(fd: number): Promise<Size | undefined> {
-  const {status, stdout} = await runProgram('stty', ['size'], {package: 'coreutils', descriptors: [fd]});
-  const [height, width] = stdout.toString().trim().split(' ').map(Number) as [number, number];
-  return status === 0 && height > 0 && width > 0 ? {height, width} : undefined;
 }
 
 /** @returns false once the reader has gone */
@@ -139,7 +128,7 @@ export async function attachForeground(target: AttachTarget, request: AttachRequ
         let sized: Promise<unknown> = Promise.resolve();
         const resize = (grow = 0): void => {
           sized = sized
-            .then(() => sizeOf(screen!))
+            .then(() => terminalSize(screen!))
             .then((size) => size && resizeTerminal(bundle, {height: size.height + grow, width: size.width + grow}))
             .catch(() => undefined);
         };

@@ -13,7 +13,17 @@ import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
 import {startPiped, startProgram} from '../fs/start-program.ts';
 import {checkCommand} from './check-executable.ts';
-import {findTerminal, ownFailure, restoreTerminal, SignalForwarder, stoppedExit, terminalSettings, writePidFile} from './foreground-run.ts';
+import {
+  findTerminal,
+  ownFailure,
+  restoreTerminal,
+  SignalForwarder,
+  stoppedExit,
+  terminalSettings,
+  terminalSize,
+  writePidFile,
+} from './foreground-run.ts';
+import type {TerminalSize} from './launcher.ts';
 import {containerState, type Runtime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
 import {checkWorkingDirectory, mergeEnv, type Spec} from './spec.ts';
@@ -123,7 +133,7 @@ function claim(directory: string, execId: string, cgroupsPath: string): void {
  *
  * @throws the errors of `checkCommand`
  */
-function resolveProcess(rootfs: RootReader, main: Spec['process'], request: ExecRequest): Spec['process'] {
+function resolveProcess(rootfs: RootReader, main: Spec['process'], request: ExecRequest, size: TerminalSize | undefined): Spec['process'] {
   const {args, cwd = main.cwd, env = [], user, tty = false} = request;
   if (!cwd.startsWith('/')) throw new ErrdefsError('invalid_argument', `working directory ${JSON.stringify(cwd)} is not absolute`);
   checkWorkingDirectory(cwd);
@@ -139,6 +149,8 @@ function resolveProcess(rootfs: RootReader, main: Spec['process'], request: Exec
   const found: Spec['process'] = {
     ...rest,
     ...(tty ? {terminal: true} : {}),
+    // The runtime sets it again when it runs, but the process may have asked by then.
+    ...(size === undefined ? {} : {consoleSize: size}),
     args,
     cwd,
     env: tty && !merged.some((entry) => entry.startsWith('TERM=')) ? [...merged, 'TERM=xterm'] : merged,
@@ -149,7 +161,12 @@ function resolveProcess(rootfs: RootReader, main: Spec['process'], request: Exec
 }
 
 /** Writes the specification of the process. @returns words of the runtime */
-async function prepare(target: ExecTarget, request: ExecRequest, words: readonly string[]): Promise<[string, ...string[]]> {
+async function prepare(
+  target: ExecTarget,
+  request: ExecRequest,
+  words: readonly string[],
+  size?: TerminalSize,
+): Promise<[string, ...string[]]> {
   const {id, directory, runtime, runtimeRoot} = target;
   const files = filesOf(directory, request.execId);
   const notRunning = (): ErrdefsError =>
@@ -163,7 +180,7 @@ async function prepare(target: ExecTarget, request: ExecRequest, words: readonly
     rootfs = new RootReader(`/proc/${before.pid}/root`);
     // The pid was the container's when the root was opened if it is now: the runtime compares start times.
     if ((await containerState(runtime, runtimeRoot, id))?.pid !== before.pid) throw notRunning();
-    process = resolveProcess(rootfs, target.process, request);
+    process = resolveProcess(rootfs, target.process, request, size);
   } catch (err) {
     if (['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw notRunning();
     throw err;
@@ -250,9 +267,10 @@ export async function execForeground(
         const terminal = tty && !piped ? await findTerminal(stdio) : undefined;
         if (tty && terminal === undefined)
           throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
-        const argv = await prepare(target, request, []);
+        const fd = terminal === undefined ? undefined : (stdio[terminal] as number);
+        const [saved, size] = fd === undefined ? [] : await Promise.all([terminalSettings(fd), terminalSize(fd)]);
+        const argv = await prepare(target, request, [], size);
         if (signals.stop !== undefined) return stoppedExit(signals.stop, 'exec');
-        const saved = terminal === undefined ? undefined : await terminalSettings(stdio[terminal] as number);
         const child = piped ? await startPiped(argv, '/') : await startProgram(argv, {cwd: '/', stdio});
         if ('stdin' in child) onStreams(child);
         let over = false;
@@ -273,7 +291,7 @@ export async function execForeground(
         const end = await child.ended;
         over = true;
         await told;
-        if (end.signal !== null && saved !== undefined) await restoreTerminal(stdio[terminal!] as number, saved);
+        if (end.signal !== null && saved !== undefined) await restoreTerminal(fd!, saved);
         if (signals.stop !== undefined) {
           onEnd(end.status ?? 128 + constants.signals.SIGKILL);
           return stoppedExit(signals.stop, 'exec');

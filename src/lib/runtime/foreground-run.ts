@@ -11,7 +11,7 @@ import type {PipedStreams, Stdio} from '../fs/spawn-with-channel.ts';
 import {requireRoot} from '../user-namespace.ts';
 import {noteCgroup} from './cgroups.ts';
 import {RUN_FAILED} from './check-executable.ts';
-import {type Launcher, startLauncher, type Terminal} from './launcher.ts';
+import {type Launcher, startLauncher, type Terminal, type TerminalSize} from './launcher.ts';
 import {type Mount, planMounts} from './mount-plan.ts';
 import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
@@ -139,6 +139,13 @@ export async function restoreTerminal(fd: number, settings: string): Promise<voi
 export async function terminalSettings(fd: number): Promise<string | undefined> {
   const {status, stdout} = await runProgram('stty', ['-g'], {package: 'coreutils', descriptors: [fd]});
   return status === 0 ? stdout.toString().trim() : undefined;
+}
+
+/** @returns `undefined` if it is unknown */
+export async function terminalSize(fd: number): Promise<TerminalSize | undefined> {
+  const {status, stdout} = await runProgram('stty', ['size'], {package: 'coreutils', descriptors: [fd]});
+  const [height, width] = stdout.toString().trim().split(' ').map(Number) as [number, number];
+  return status === 0 && height > 0 && width > 0 ? {height, width} : undefined;
 }
 
 /** Checks that need nothing to exist yet. */

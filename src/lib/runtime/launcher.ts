@@ -12,11 +12,17 @@ import {type PipedStreams, type ProcessExit, type Stdio, spawnWithChannel} from 
 import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
 
+/** In characters. */
+export interface TerminalSize {
+  readonly height: number;
+  readonly width: number;
+}
+
 export interface Terminal {
   /** In the format of stty -g. */
   readonly settings: string;
-  /** In characters; 0 if unknown. */
-  readonly size: {readonly height: number; readonly width: number};
+  /** 0 if unknown. */
+  readonly size: TerminalSize;
 }
 
 /**
