@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import {once} from 'node:events';
 import {existsSync, readdirSync, readFileSync, rmdirSync, rmSync} from 'node:fs';
+import {constants} from 'node:os';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Task} from '../../src/lib/client/types/index.ts';
@@ -126,7 +127,17 @@ async function assertRemovable(r: TaskRig, id: string, when: string): Promise<vo
   );
 }
 
-/** Ends by itself when it is asked, as its image wants it. It may be asked before it has set its trap. */
+/** Whether a process hears SIGUSR1, or has ended: what runs `SLEEP` does not before it has set its trap. */
+function hears(pid: number): boolean {
+  try {
+    const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))![1]!;
+    return (BigInt(`0x${caught}`) & (1n << BigInt(constants.signals.SIGUSR1 - 1))) !== 0n;
+  } catch {
+    return true;
+  }
+}
+
+/** Ends by itself when it is asked, as its image wants it. */
 const SLEEP = ['sh', '-c', 'trap "exit 0" USR1; while :; do sleep 0.1; done'] as const;
 
 describe('a detached start, one of whose processes is killed', () => {
@@ -160,6 +171,7 @@ describe('a detached start, one of whose processes is killed', () => {
         if (status === 0) {
           // The command said that it runs: so it does, or its end is told.
           assert.ok(task !== undefined, when);
+          await until(`it hears its stop signal ${when}`, () => hears(task.pid));
           const {exitStatus, known} = await ns.tasks.stop(id, {timeoutMs: 2000});
           // The runtime that makes the container becomes its first process.
           const wasKilled = victim === 'container' || victim === 'runtime';
