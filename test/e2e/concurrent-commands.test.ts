@@ -15,6 +15,7 @@ import {gzipSync} from 'node:zlib';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, commandLine, environment, type Result, root as repository} from '../cli/harness.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
+import {randomNumbers} from '../fuzz/seeded-random.ts';
 import {startScript} from '../support/children.ts';
 import {
   findProgram,
@@ -43,12 +44,8 @@ const numbers = (count: number): readonly number[] => Array.from({length: count}
 
 /** The same numbers for the same seed, from 0 to below `n`. */
 function dice(seed: number): (n: number) => number {
-  let state = seed + 1;
-  // Numerical Recipes' linear congruential generator.
-  return (n) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * n);
-  };
+  const next = randomNumbers(seed);
+  return (n) => Math.floor(next() * n);
 }
 
 // ---- images ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
+import {randomNumbers} from '../fuzz/seeded-random.ts';
 import {isShort, requiresProgram, requiresRoot, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
@@ -29,16 +30,6 @@ const [PULLS, RUNS] = TORTURE ? [50, 30] : isShort() ? [10, 5] : [ENGINES.length
 const AT_ONCE_MS = 2000;
 
 const requiresRuntime = (t: Skippable): boolean => requiresRoot(t) && requiresProgram(t, 'runc', 'unshare', 'mount');
-
-/** The same numbers for the same seed, from 0 to below 1. */
-function random(seed: number): () => number {
-  let state = seed;
-  // Numerical Recipes' linear congruential generator.
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
 
 const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
 
@@ -83,7 +74,7 @@ describe('kill -9', () => {
     );
     const ctr = commandLine(t, 'executable');
     const root = ctr.env.BERTH_ROOT!;
-    const next = random(SEED);
+    const next = randomNumbers(SEED);
     const pull = (ref: string, snapshotter: string): readonly string[] => ['pull', '--progress', 'none', '--snapshotter', snapshotter, ref];
     /** How long pulls take that are not killed, in milliseconds. */
     const durations = new Map<string, number>();
@@ -179,7 +170,7 @@ describe('kill -9', () => {
     const ctr = commandLine(t, 'executable');
     await ctr.ok(['pull', ref]);
     const run = ['run', '--rm', ref, 'r', 'sh', '-c', 'sleep 0.1; echo ran'];
-    const next = random(SEED + 1);
+    const next = randomNumbers(SEED + 1);
     const begun = performance.now();
     await ctr.ok(run);
     const takes = performance.now() - begun;

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict';
 import {mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {randomNumbers} from '../fuzz/seeded-random.ts';
 import {runScript} from '../support/children.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
-import {type Change, compareTree, Disk, fingerprint, materialise, randomNumbers, readLog, recorderOptions, type Tree} from './powerloss.ts';
+import {type Change, compareTree, Disk, fingerprint, materialise, readLog, recorderOptions, type Tree} from './powerloss.ts';
 
 const META = {mode: 0o600, uid: 0, gid: 0};
 const text = (bytes: string): string => Buffer.from(bytes).toString('base64');

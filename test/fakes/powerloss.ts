@@ -407,18 +407,6 @@ function makeInode(kind: Found['kind'], meta: Meta, data = EMPTY): Inode {
   return {kind, data, meta, synced: {data: kind === 'link' ? data : EMPTY, meta}, entries: new Map()};
 }
 
-/** Numbers from 0 up to 1, the same for the same seed. After Tommy Ettinger's mulberry32. */
-export function randomNumbers(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** What became of what was done to an inode since its last sync. */
 type Fate = (inode: Inode) => {readonly data: Buffer; readonly meta: Meta};
 

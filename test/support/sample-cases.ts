@@ -1,15 +1,12 @@
 /** Generated cases: a sample of them, tried several at a time. */
+import {randomNumbers} from '../fuzz/seeded-random.ts';
 import type {Scope} from './helpers.ts';
 
 /** The same for the same seed. */
 export function sample<T>(items: readonly T[], count: number, seed: number): readonly T[] {
-  let state = seed;
+  const next = randomNumbers(seed);
   const left = [...items];
-  return Array.from({length: Math.min(count, items.length)}, () => {
-    // Numerical Recipes' linear congruential generator.
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return left.splice(Math.floor((state / 2 ** 32) * left.length), 1)[0]!;
-  });
+  return Array.from({length: Math.min(count, items.length)}, () => left.splice(Math.floor(next() * left.length), 1)[0]!);
 }
 
 /** Number of concurrent cases: they mostly wait. */

@@ -5,16 +5,14 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {ContentWriter, LeaseResource} from '../../../src/lib/client/types/index.ts';
 import {digestOf} from '../../fakes/registry.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {is, newClient, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 
-/** Numerical Recipes' linear congruential generator: numbers below `limit`. */
+/** Whole numbers below `limit`. */
 function numbers(seed: number): (limit: number) => number {
-  let state = seed >>> 0;
-  return (limit) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * limit);
-  };
+  const next = randomNumbers(seed);
+  return (limit) => Math.floor(next() * limit);
 }
 
 describe('a content writer', () => {

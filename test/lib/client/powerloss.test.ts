@@ -25,18 +25,9 @@ import {isOwnLayer} from '../../../src/lib/store/layer-store.ts';
 import {getSnapshotter} from '../../../src/lib/store/snapshotters.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {type RecordSurvey, surveyRecords} from '../../../src/lib/store/survey-records.ts';
-import {
-  type Change,
-  compareTree,
-  Disk,
-  type DiskState,
-  fingerprint,
-  materialise,
-  randomNumbers,
-  readLog,
-  recorderOptions,
-} from '../../fakes/powerloss.ts';
+import {type Change, compareTree, Disk, type DiskState, fingerprint, materialise, readLog, recorderOptions} from '../../fakes/powerloss.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {runScript} from '../../support/children.ts';
 import {isShort, onEnd, requiresRoot, type Scope, type Skippable, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';

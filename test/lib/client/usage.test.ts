@@ -37,12 +37,12 @@ describe('what a container uses', () => {
     assert.deepEqual([id, cgroupVersion, metrics['pids.current']], ['a', v1 ? 1 : 2, 2]);
     assert.equal(metrics[v1 ? 'memory.limit_in_bytes' : 'memory.usage_limit'], 64 << 20);
 
+    await ns.tasks.wait('b');
     const [stats, ...others] = await ns.tasks.stats();
     assert.deepEqual(others, [], 'one that has ended uses nothing');
     assert.deepEqual([stats!.id, stats!.memoryLimit, stats!.pids], ['a', 64 << 20, 2]);
     assert.ok(stats!.cpu > 0 && stats!.cpu <= 1.1, String(stats!.cpu));
     assert.ok(stats!.memory > 0 && stats!.memory < 64 << 20);
-    await ns.tasks.wait('b');
     await assert.rejects(ns.tasks.metrics('b'), (err) => hasCode(err, 'failed_precondition'));
   });
 

@@ -11,17 +11,14 @@ import {canonicalAddress, isLinkLocal} from '../../../src/lib/remotes/address-fi
 import {type HostSource, openRemote} from '../../../src/lib/remotes/index.ts';
 import {type FakeNetwork, fakeNetwork} from '../../fakes/network.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {streamed} from '../../suites/resolver.ts';
 import {is, onEnd, SAMPLE, TORTURE} from '../../support/helpers.ts';
 
 /** The same numbers for the same seed, from 0 to below `n`. */
 function dice(seed: number): (n: number) => number {
-  let state = seed;
-  // Numerical Recipes' linear congruential generator.
-  return (n) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * n);
-  };
+  const next = randomNumbers(seed);
+  return (n) => Math.floor(next() * n);
 }
 
 describe('link-local addresses', () => {

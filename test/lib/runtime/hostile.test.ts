@@ -28,6 +28,7 @@ import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/run-directory.ts';
 import {createSpec} from '../../../src/lib/runtime/spec.ts';
 import type {MountSpec} from '../../../src/lib/runtime/spec-options.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {eventually, initPid, NODE, newHarness, requiresRuntime} from './run-harness.ts';
 
@@ -36,12 +37,8 @@ const SEED = Number(process.env.BERTH_TEST_SEED ?? 1);
 
 /** The same choices for the same seed. */
 function choices(seed: number): <T>(values: readonly T[]) => T {
-  let state = seed;
-  return (values) => {
-    // Numerical Recipes' linear congruential generator.
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return values[Math.floor((state / 2 ** 32) * values.length)]!;
-  };
+  const next = randomNumbers(seed);
+  return (values) => values[Math.floor(next() * values.length)]!;
 }
 
 /** Files of ours that nobody may change, and a way to see that they are as they were. */

@@ -11,6 +11,7 @@ import {loadNetworks, type NetworkConfig, parseNetworkConfig} from '../../../src
 import {chooseSubnet} from '../../../src/lib/runtime/network/default-network.ts';
 import {hostsText, resolvConfText} from '../../../src/lib/runtime/network/network-files.ts';
 import {formatPort, overlap, type PortMapping, parsePort} from '../../../src/lib/runtime/network/ports.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {is, onEnd, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {CNI_PLUGINS, newTestNetwork, requiresCni, type TestNetwork} from '../../support/network-namespace.ts';
 import {sample, tryAll} from '../../support/sample-cases.ts';
@@ -151,11 +152,8 @@ it('the subnet of the default network touches no route of the host', () => {
     const mask = length === 0 ? 0 : (-1 << (32 - length)) >>> 0;
     return [device, hex(destination & mask), '00000000', '0001', 0, 0, 0, hex(mask), 0, 0, 0].join('\t');
   };
-  let state = 7;
-  const random = (below: number): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
+  const next = randomNumbers(7);
+  const random = (below: number): number => Math.floor(next() * below);
   for (let round = 0; round < 300; round++) {
     const routes = Array.from({length: random(120)}, () => ({
       base: ((10 << 24) | (random(255) << 16) | random(65536)) >>> 0,

@@ -13,6 +13,7 @@ import {hasCode as isCode} from '../../../src/lib/errdefs.ts';
 import {bootId} from '../../../src/lib/fs/process.ts';
 import {JournalBackend} from '../../../src/lib/store/journal.ts';
 import {createLayout} from '../../../src/lib/store/layout.ts';
+import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {TORTURE} from '../../support/helpers.ts';
 
 const SCHEDULES = TORTURE ? 10_000 : 200;
@@ -21,18 +22,6 @@ const SEED = Number(process.env.BERTH_TEST_SEED ?? 20_261);
 /** Calls by which a reader reads the disk. */
 const READS = ['readFileSync', 'readdirSync', 'existsSync', 'openSync', 'statSync', 'lstatSync'] as const;
 const real = {...fs};
-
-/** Random numbers in [0, 1). After "mulberry32". */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const digits = (generation: number): string => String(generation).padStart(16, '0');
 
@@ -105,7 +94,7 @@ describe('a reader among writers', () => {
     let retries = 0;
     let given = 0;
     for (let schedule = 0; schedule < SCHEDULES; schedule++) {
-      const next = random(SEED + schedule);
+      const next = randomNumbers(SEED + schedule);
       const root = real.mkdtempSync(join(memory, 'berth-test-'));
       const layout = createLayout(root);
       for (const directory of [layout.journal, join(root, 'd')]) real.mkdirSync(directory, {recursive: true});
