@@ -41,6 +41,8 @@ export abstract class BaseCommand {
   /** Flags that take the place of an argument, by its name: with the flag, the argument is not given. */
   static replacedArgs: Readonly<Record<string, string>> = {};
   static flagHints: FlagHints = {};
+  /** For an argument that is missing, by its name. */
+  static missingHints: Readonly<Record<string, string>> = {};
 
   protected readonly context: Context;
   /** Exit status if nothing fails. */
@@ -128,11 +130,10 @@ export abstract class BaseCommand {
   }): Promise<{flags: F & GlobalFlags; args: A}> {
     const definitions = {...GLOBAL_FLAGS, ...command.flags} as FlagInput;
     this.#settings = await readSettings();
-    const {replacedArgs} = this.constructor as typeof BaseCommand;
+    const {missingHints, replacedArgs} = this.constructor as typeof BaseCommand;
     const taken = Object.entries((command.args ?? {}) as ArgInput).filter(([name]) => !this.#split.flags.has(replacedArgs[name] ?? ''));
-    const parsed = await parseFlags(this.#split, definitions, Object.fromEntries(taken), this.#settings, (message, hint) =>
-      this.usage(message, hint),
-    );
+    const usage = (message: string, hint?: string): ErrdefsError => this.usage(message, hint);
+    const parsed = await parseFlags(this.#split, definitions, Object.fromEntries(taken), this.#settings, usage, missingHints);
     const flags = parsed.flags as F & GlobalFlags;
     if (!Object.hasOwn(command.flags ?? {}, 'format')) this.#template = parsed.flags.format as Template | undefined;
     this.json ||= this.#template !== undefined;

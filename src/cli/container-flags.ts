@@ -1,6 +1,6 @@
 /** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
 import type {FlagInput} from '@oclif/core/parser';
-import type {CreateOptions, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
+import type {ContainerLimits, CreateOptions, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
 import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {parseMount} from './mount-flag.ts';
@@ -35,6 +35,24 @@ const namespaceOf = (what: string, type: string) =>
       return input;
     },
   })();
+
+/** Limits of what a container may use. */
+export const LIMIT_FLAGS = {
+  'memory-limit': size({char: 'm', aliases: ['memory'], description: 'memory limit'}),
+  'memory-reservation': size({description: 'memory that the container keeps when memory is short'}),
+  'memory-swap': Flags.custom<number>({
+    helpValue: '1G',
+    description: 'limit of memory and swap together; -1 is no limit',
+    parse: async (input) => (input === '-1' ? -1 : parseSize(input)),
+  })(),
+  cpus: decimal({description: 'CPU limit'}),
+  'cpu-quota': limit({description: 'CPU time in each period, in microseconds; -1 is no limit'}),
+  'cpu-period': count({description: 'period of the CPU quota, in microseconds'}),
+  'cpu-shares': count({description: 'share of the CPU among those that want it'}),
+  'cpuset-cpus': Flags.string({helpValue: 'LIST', description: 'CPUs to run on, such as 0-2,7'}),
+  'cpuset-mems': Flags.string({helpValue: 'LIST', description: 'memory nodes to use'}),
+  'pids-limit': limit({description: 'most processes and threads; -1 is no limit'}),
+};
 
 export const CONTAINER_FLAGS = {
   name: Flags.string({
@@ -134,13 +152,7 @@ export const CONTAINER_FLAGS = {
   sysctl: repeated({helpValue: 'KEY=VALUE', description: 'kernel parameter of the container; may be repeated'}),
   ulimit: repeated({helpValue: 'NAME=SOFT[:HARD]', description: 'resource limit, such as nofile=1024:4096; may be repeated'}),
   'rlimit-nofile': Flags.string({helpValue: 'SOFT:HARD', description: 'the same as --ulimit nofile=SOFT:HARD'}),
-  'memory-limit': size({char: 'm', aliases: ['memory'], description: 'memory limit'}),
-  'memory-reservation': size({description: 'memory that the container keeps when memory is short'}),
-  'memory-swap': Flags.custom<number>({
-    helpValue: '1G',
-    description: 'limit of memory and swap together; -1 is no limit',
-    parse: async (input) => (input === '-1' ? -1 : parseSize(input)),
-  })(),
+  ...LIMIT_FLAGS,
   'oom-score-adj': Flags.custom<number>({
     helpValue: 'N',
     description: 'how soon the kernel ends it when memory is short: -1000, which is never, to 1000',
@@ -150,13 +162,6 @@ export const CONTAINER_FLAGS = {
       return Number(input);
     },
   })(),
-  cpus: decimal({description: 'CPU limit'}),
-  'cpu-quota': limit({description: 'CPU time in each period, in microseconds; -1 is no limit'}),
-  'cpu-period': count({description: 'period of the CPU quota, in microseconds'}),
-  'cpu-shares': count({description: 'share of the CPU among those that want it'}),
-  'cpuset-cpus': Flags.string({helpValue: 'LIST', description: 'CPUs to run on, such as 0-2,7'}),
-  'cpuset-mems': Flags.string({helpValue: 'LIST', description: 'memory nodes to use'}),
-  'pids-limit': limit({description: 'most processes and threads; -1 is no limit'}),
   cgroup: Flags.string({helpValue: 'PATH', description: 'control group; empty: what the runtime chooses'}),
   'stop-signal': Flags.string({
     helpValue: 'SIGNAL',
@@ -246,6 +251,23 @@ function runtimeProgram(name: string | undefined): string | undefined {
 
 const optionalLabels = (texts: readonly string[] | undefined): Labels | undefined => (texts === undefined ? undefined : parseLabels(texts));
 
+type LimitFlags = Pick<ContainerFlags, keyof typeof LIMIT_FLAGS>;
+
+/** The library's options for `LIMIT_FLAGS`. */
+export const limitOptions = (flags: LimitFlags): ContainerLimits =>
+  omitUndefined({
+    memoryLimit: flags['memory-limit'],
+    memoryReservation: flags['memory-reservation'],
+    memorySwap: flags['memory-swap'],
+    cpus: flags.cpus,
+    cpuQuota: flags['cpu-quota'],
+    cpuPeriod: flags['cpu-period'],
+    cpuShares: flags['cpu-shares'],
+    cpusetCpus: flags['cpuset-cpus'],
+    cpusetMems: flags['cpuset-mems'],
+    pidsLimit: flags['pids-limit'],
+  });
+
 /**
  * The library's options for `CONTAINER_FLAGS`.
  *
@@ -278,17 +300,7 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       sysctls: optionalLabels(flags.sysctl),
       rlimits: limits.length === 0 ? undefined : limits,
       config: flags.config,
-      memoryLimit: flags['memory-limit'],
-      memoryReservation: flags['memory-reservation'],
-      memorySwap: flags['memory-swap'],
       oomScoreAdj: flags['oom-score-adj'],
-      cpus: flags.cpus,
-      cpuQuota: flags['cpu-quota'],
-      cpuPeriod: flags['cpu-period'],
-      cpuShares: flags['cpu-shares'],
-      cpusetCpus: flags['cpuset-cpus'],
-      cpusetMems: flags['cpuset-mems'],
-      pidsLimit: flags['pids-limit'],
       cgroup: flags.cgroup,
       stopSignal: flags['stop-signal'],
       stopTimeoutMs: flags['stop-timeout'],
@@ -303,6 +315,7 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       addHosts: flags['add-host'],
       snapshotLabels: optionalLabels(flags['snapshotter-label']),
     }),
+    ...limitOptions(flags),
     ...securityOptions(flags),
     rootfs: flags.rootfs,
     init: flags.init,
@@ -316,8 +329,22 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
   };
 }
 
-/** The identifier of a new container: the argument, what --name says, or where that is empty a new one. */
-export async function containerID(argument: string | undefined, name: string | undefined): Promise<string> {
+const ID_HINT = "after IMAGE comes the container's ID; or leave it out, with --name NAME, or --name '' for one that is made up";
+
+export const MISSING_HINTS = {id: ID_HINT} as const;
+
+/**
+ * The identifier of a new container: the argument, what --name says, or where that is empty a new one.
+ *
+ * @param command of the container
+ * @throws invalid_argument the argument is the first word of a command, as docker reads it
+ */
+export async function containerID(argument: string | undefined, name: string | undefined, command: readonly string[]): Promise<string> {
+  if (argument !== undefined && command[0]?.startsWith('-') === true)
+    throw invalid(
+      `${JSON.stringify(command[0])} is no command: ${JSON.stringify(argument)} before it is taken as the container's ID`,
+      ID_HINT,
+    );
   if (argument !== undefined || (name !== undefined && name !== '')) return (argument ?? name)!;
   const {randomBytes} = await import('node:crypto');
   return randomBytes(6).toString('hex');

@@ -53,10 +53,11 @@ export async function parseFlags(
   args: ArgInput,
   settings: Settings,
   usage: UsageError,
+  missingHints: Readonly<Record<string, string>> = {},
 ): Promise<{flags: Record<string, unknown>; args: Record<string, unknown>}> {
   if (split.error !== undefined) throw usage(split.error.message, split.error.hint);
   checkCombinations(split, flags, usage);
-  const parsedArgs = bindArgs(split.positionals, args, usage);
+  const parsedArgs = bindArgs(split.positionals, args, usage, missingHints);
   const parsedFlags: Record<string, unknown> = {};
   for (const [name, flag] of Object.entries(flags)) parsedFlags[name] = await flagValue(name, flag, split.flags.get(name), settings, usage);
   return {flags: parsedFlags, args: parsedArgs};
@@ -74,11 +75,19 @@ function checkCombinations({flags: given}: SplitArgv, flags: FlagInput, usage: U
 }
 
 /** An argument with `multiple` is the last one. */
-function bindArgs(positionals: readonly string[], args: ArgInput, usage: UsageError): Record<string, unknown> {
+function bindArgs(
+  positionals: readonly string[],
+  args: ArgInput,
+  usage: UsageError,
+  missingHints: Readonly<Record<string, string>>,
+): Record<string, unknown> {
   const entries = Object.entries(args);
   const missing = entries.filter(([, {required}], i) => required && positionals[i] === undefined);
   if (missing.length > 0)
-    throw usage(`missing argument${missing.length === 1 ? '' : 's'}: ${missing.map(([name]) => name.toUpperCase()).join(', ')}`);
+    throw usage(
+      `missing argument${missing.length === 1 ? '' : 's'}: ${missing.map(([name]) => name.toUpperCase()).join(', ')}`,
+      missing.length === 1 ? missingHints[missing[0]![0]] : undefined,
+    );
   const isOpen = entries.at(-1)?.[1].multiple === true;
   if (!isOpen && positionals.length > entries.length) throw usage(`unexpected argument ${JSON.stringify(positionals[entries.length])}`);
   return Object.fromEntries(

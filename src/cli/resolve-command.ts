@@ -80,13 +80,14 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   build: 'berth builds nothing from Dockerfiles; buildah does, and "images import" reads its archives',
   compose: 'berth runs single containers',
   checkpoint: 'containers cannot be checkpointed; "commit" keeps what one changed in its filesystem',
-  cp: 'mount what is stopped: "snapshots mounts"; or run tar in what is running: "tasks exec"',
   create: 'see "containers create"',
   history: 'see "images inspect"',
   'images decrypt': 'encrypted layers cannot be read; skopeo copies them with --decryption-key',
   'images encrypt': 'images are not encrypted; skopeo does it with --encryption-key',
   import: 'see "images import"',
   'list-tags': 'see "tags"',
+  list: 'see "images ls", "containers ls" and "tasks ls"',
+  ls: 'see "images ls", "containers ls" and "tasks ls"',
   load: 'see "images import"',
   delete: 'see "registry rm"',
   export: 'see "images export"',
@@ -96,14 +97,12 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   plugins: 'berth has no plugins: see "info" and "doctor"',
   pprof: 'there is no daemon to look into',
   rename: 'a container keeps its identifier; "commit" makes an image for another one',
-  restart: 'see "tasks stop" and "tasks start --detach"',
   sandboxes: 'berth has no sandboxes; containers can share namespaces',
   save: 'see "images export"',
   search: 'registries have no search: see "catalog" and "tags"',
   shim: 'conmon is in the place of the shim, and ends with its container',
-  start: 'see "tasks start --detach"',
   'standalone-sign': 'cosign signs; "images verify" and policies of namespaces check',
-  update: 'limits are chosen by "run" and "containers create"',
+  system: 'see "df", "prune", "info" and "events"',
 };
 
 function unknownCommand<T>(
@@ -123,12 +122,9 @@ function unknownCommand<T>(
   const typed = isTopic ? `${topic} ${verb}` : first;
   const elsewhere = Object.hasOwn(OTHER_TOOLS, typed) ? OTHER_TOOLS[typed] : undefined;
   const hint =
-    elsewhere ??
-    (swallowed !== undefined
+    swallowed !== undefined
       ? `${swallowed[0]} has taken "${swallowed[1]}" as its value`
-      : near === undefined
-        ? help
-        : `did you mean "${program} ${near}"? Otherwise ${help}`);
+      : (elsewhere ?? (near === undefined ? help : `did you mean "${program} ${near}"? Otherwise ${help}`));
   return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {hint});
 }
 

@@ -3,6 +3,16 @@ import {fileURLToPath} from 'node:url';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import {Flags} from './oclif-definitions.ts';
 import {size} from './shared-flags.ts';
+import {parseDuration} from './value-parsers.ts';
+
+/** How long a task has to end by itself. */
+export const STOP_TIME = Flags.custom<number>({
+  char: 't',
+  helpValue: '10s',
+  description:
+    "time to end by itself; by default the container's --stop-timeout, else 10s; a number without a unit is seconds, as in docker",
+  parse: async (input) => parseDuration(/^\d+$/.test(input) ? `${input}s` : input),
+})();
 
 /** How a task is started. */
 export const START_FLAGS = {

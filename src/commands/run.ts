@@ -1,4 +1,4 @@
-import {CONTAINER_FLAGS, containerID, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
 import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {ProcessCommand} from '../cli/process-command.ts';
 import {START_FLAGS, startOptions} from '../cli/task-flags.ts';
@@ -18,6 +18,7 @@ container, and with its exit status; with --detach the container runs on under c
   ];
   static override positionals = 2;
   static override replacedArgs = REPLACED_ARGS;
+  static override missingHints = MISSING_HINTS;
   static override flagHints = UNSUPPORTED_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
@@ -32,7 +33,7 @@ container, and with its exit status; with --detach the container runs on under c
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Run);
     const namespace = await this.namespace(flags);
-    const id = await containerID(args.id, flags.name);
+    const id = await containerID(args.id, flags.name, this.tail);
     const started = {...startOptions(flags), rm: flags.rm};
     const result = await withContainerOptions(flags, id, this.tail, this.context, (options) =>
       namespace.run(args.image ?? '', id, {...options, ...started, signal: this.deadline}),

@@ -71,7 +71,10 @@ const ON_EMPTY: Readonly<Record<string, readonly [line: string, status: number]>
   'containers label': ['containers label a b=c', 5],
   'containers ls': ['containers ls', 0],
   'containers systemd': ['containers systemd c', 5],
+  'containers restart': ['containers restart a', 5],
   'containers rm': ['containers rm c1 c2', 5],
+  'containers start': ['containers start a b', 5],
+  'containers update': ['containers update --pids-limit 5 a', 5],
   'content active': ['content active', 0],
   'content fetch-blob': [`content fetch-blob --connect-timeout 5s --plain-http 127.0.0.1:1/x sha256:${'0'.repeat(64)}`, 14],
   'content fetch-object': ['content fetch-object --connect-timeout 5s --plain-http 127.0.0.1:1/x', 14],
@@ -199,7 +202,7 @@ describe('source, build and executable agree', () => {
     for (const json of ['', ' --json'])
       it(`on "${id}"${json} of an empty store`, async (t) => {
         const [head, ...tail] = line.split(' -- ');
-        const whole = [`${head}${json}`, ...tail].join(' -- ').replace(/^run (.*) --json$/, 'run --json $1');
+        const whole = [`${head}${json}`, ...tail].join(' -- ').replace(/^(run|containers create) (.*) --json$/, '$1 --json $2');
         const {status, stderr} = await everywhere(whole, {BERTH_ROOT: temporaryDirectory(t), BERTH_STATE: temporaryDirectory(t)});
         assert.equal(status, expected, stderr);
       });

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {CONTAINER_FLAGS, containerID, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
 import {Args} from '../../cli/oclif-definitions.ts';
 import {UNSUPPORTED_FLAGS} from '../../cli/unsupported-flags.ts';
 import type {ContainerRecord} from '../../lib/client/types/index.ts';
@@ -10,6 +10,7 @@ export default class Create extends BaseCommand {
   static override examples = ['containers create redis r1', 'containers create alpine a1 sleep 1h'];
   static override positionals = 2;
   static override replacedArgs = REPLACED_ARGS;
+  static override missingHints = MISSING_HINTS;
   static override flagHints = UNSUPPORTED_FLAGS;
   static override args = {
     image: Args.string({required: true, description: 'image'}),
@@ -20,7 +21,7 @@ export default class Create extends BaseCommand {
   async run(): Promise<ContainerRecord> {
     const {args, flags} = await this.parse(Create);
     const {containers} = await this.namespace(flags);
-    const id = await containerID(args.id, flags.name);
+    const id = await containerID(args.id, flags.name, this.tail);
     return withContainerOptions(flags, id, this.tail, this.context, (options) =>
       containers.create(args.image ?? '', id, {...options, signal: this.signal}),
     );

@@ -4,12 +4,15 @@ import {Args, Flags} from '../../cli/oclif-definitions.ts';
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more containers';
   static override args = {id: Args.string({required: true, multiple: true, description: 'container to remove'})};
-  static override flags = {'keep-snapshot': Flags.boolean({description: 'keep the snapshot'})};
+  static override flags = {
+    force: Flags.boolean({char: 'f', description: 'end those that run'}),
+    'keep-snapshot': Flags.boolean({description: 'keep the snapshot'}),
+  };
 
   async run(): Promise<{removed: string[]}> {
     const {args, flags} = await this.parse(Remove);
     const {containers} = await this.namespace(flags);
-    const keepSnapshot = flags['keep-snapshot'];
-    return {removed: await this.each('delete', args.id, (id) => containers.delete(id, {keepSnapshot}))};
+    const options = {force: flags.force, keepSnapshot: flags['keep-snapshot']};
+    return {removed: await this.each('delete', args.id, (id) => containers.delete(id, options))};
   }
 }

@@ -1,20 +1,14 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/oclif-definitions.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {parseDuration} from '../../cli/value-parsers.ts';
+import {STOP_TIME} from '../../cli/task-flags.ts';
 import type {TaskExit} from '../../lib/client/types/index.ts';
 
 export default class Stop extends BaseCommand {
   static override summary = "end tasks: by the image's stop signal or SIGTERM, and SIGKILL if that does not help";
   static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
   static override flags = {
-    time: Flags.custom<number>({
-      char: 't',
-      helpValue: '10s',
-      description:
-        "time to end by itself; by default the container's --stop-timeout, else 10s; a number without a unit is seconds, as in docker",
-      parse: async (input) => parseDuration(/^\d+$/.test(input) ? `${input}s` : input),
-    })(),
+    time: STOP_TIME,
   };
 
   async run(): Promise<readonly TaskExit[]> {

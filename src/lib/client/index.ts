@@ -242,6 +242,8 @@ function tasksClient(context: Context, name: string): TasksClient {
     list: later('list'),
     get: later('get'),
     start: later('start'),
+    startDetached: later('startDetached'),
+    restart: later('restart'),
     kill: later('kill'),
     stop: later('stop'),
     wait: later('wait'),

@@ -33,6 +33,7 @@ import type {
   CheckOptions,
   Client,
   CommitOptions,
+  ContainerLimits,
   ContainerSettings,
   ContentPruneOptions,
   ConvertOptions,
@@ -74,6 +75,7 @@ import type {
   RegistryOptions,
   RemoteImageOptions,
   RepackOptions,
+  RestartOptions,
   Rlimit,
   RunOptions,
   SnapshotDiffOptions,
@@ -91,7 +93,21 @@ const limit: ArgumentKind = {wants: 'a whole number above 0, or -1', accepts: (v
 const mount = members<MountSpec>({type: text, source: text, destination: text, options: list(text)});
 const shared = optional(oneOf('host', 'private'));
 
+const limits: Members<ContainerLimits> = {
+  cpuQuota: optional(limit),
+  cpuPeriod: optional(count),
+  cpuShares: optional(count),
+  cpus: optional(positive),
+  cpusetCpus: optional(text),
+  cpusetMems: optional(text),
+  memoryLimit: optional(positive),
+  memoryReservation: optional(count),
+  memorySwap: optional(limit),
+  pidsLimit: optional(limit),
+};
+
 const settings: Members<ContainerSettings> = {
+  ...limits,
   allowNewPrivileges: optional(flag),
   annotations: optional(labels),
   apparmorProfile: optional(text),
@@ -100,12 +116,6 @@ const settings: Members<ContainerSettings> = {
   capDrop: optional(list(text)),
   cgroup: optional(text),
   config: optional(text),
-  cpuQuota: optional(limit),
-  cpuPeriod: optional(count),
-  cpuShares: optional(count),
-  cpus: optional(positive),
-  cpusetCpus: optional(text),
-  cpusetMems: optional(text),
   cwd: optional(text),
   devices: optional(list(text)),
   entrypoint: optional(text),
@@ -117,9 +127,6 @@ const settings: Members<ContainerSettings> = {
   init: optional(flag),
   joinNamespaces: optional(list(members<Namespace>({type: text, path: text}))),
   labels: optional(labels),
-  memoryLimit: optional(positive),
-  memoryReservation: optional(count),
-  memorySwap: optional(limit),
   mounts: optional(list(mount)),
   namespaces: options<NonNullable<ContainerSettings['namespaces']>>({pid: shared, ipc: shared, uts: shared, cgroup: shared}),
   netHost: optional(flag),
@@ -127,7 +134,6 @@ const settings: Members<ContainerSettings> = {
     wants: 'a whole number from -1000 to 1000',
     accepts: (value) => Number.isInteger(value) && Math.abs(value as number) <= 1000,
   }),
-  pidsLimit: optional(limit),
   privileged: optional(flag),
   privilegedWithoutHostDevices: optional(flag),
   readOnly: optional(flag),
@@ -425,9 +431,10 @@ const NAMESPACE: Guards<NamespaceClient> = {
   containers: {
     list: [listing],
     get: [text],
-    delete: [text, options<{keepSnapshot?: boolean}>({keepSnapshot: optional(flag)})],
+    delete: [text, options<{keepSnapshot?: boolean; force?: boolean}>({keepSnapshot: optional(flag), force: optional(flag)})],
     create: [text, text, options<CreateOptions>(creating)],
     label: [text, labels],
+    update: [text, options<ContainerLimits>(limits)],
     copyFiles: [
       eitherOf(bytes, copyPlace),
       copyPlace,
@@ -454,6 +461,8 @@ const NAMESPACE: Guards<NamespaceClient> = {
     list: [],
     get: [text],
     start: [text, options<TaskStartOptions>(starting)],
+    startDetached: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
+    restart: [text, options<RestartOptions>({timeoutMs: optional(amount), signal: optional(abortSignal)})],
     kill: [
       text,
       options<{signal?: string; all?: boolean; execId?: string}>({signal: optional(text), all: optional(flag), execId: optional(text)}),

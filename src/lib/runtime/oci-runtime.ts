@@ -37,7 +37,8 @@ export function findRuntime(name = process.env.RUNC): Runtime {
 export const rootlessFlags = ({name}: Runtime): readonly string[] => (isRootless() && name !== 'crun' ? ['--rootless=true'] : []);
 
 /** Runs a command of the runtime. */
-export const runRuntime = ({path}: Runtime, args: readonly string[]): Promise<RunResult> => run(path, args, {package: 'runc'});
+export const runRuntime = ({path}: Runtime, args: readonly string[], options: {readonly input?: Uint8Array} = {}): Promise<RunResult> =>
+  run(path, args, {package: 'runc', ...options});
 
 /**
  * The error for a command of the runtime that failed. One that was killed says nothing itself.

@@ -33,8 +33,29 @@ export interface Rlimit {
 /** Kinds of namespaces that a container shares with the host, or not. */
 export type ShareableNamespace = 'pid' | 'ipc' | 'uts' | 'cgroup';
 
+/** Limits of what a container may use. */
+export interface ContainerLimits {
+  /** Bytes; 0 is no limit. */
+  readonly memoryLimit?: number;
+  /** Bytes that the container keeps when memory is short. */
+  readonly memoryReservation?: number;
+  /** Bytes of memory and swap together; -1 is no limit. */
+  readonly memorySwap?: number;
+  /** 0 is no limit. */
+  readonly cpus?: number;
+  /** Microseconds of each `cpuPeriod`; -1 is no limit. */
+  readonly cpuQuota?: number;
+  /** Microseconds. */
+  readonly cpuPeriod?: number;
+  readonly cpuShares?: number;
+  /** Such as `0-2,7`. */
+  readonly cpusetCpus?: string;
+  readonly cpusetMems?: string;
+  readonly pidsLimit?: number;
+}
+
 /** The one list of what can be said of a specification; all of it overrides the image's config. */
-export interface SpecOptions {
+export interface SpecOptions extends ContainerLimits {
   /** Replaces the image's Entrypoint and Cmd, as ctr does; when empty, those of the image are used. */
   readonly args?: readonly string[];
   /** Replaces Entrypoint, as docker does; `args` follow it. Empty: no Entrypoint. */
@@ -63,25 +84,8 @@ export interface SpecOptions {
   /** Become annotations too, over those of the same name. */
   readonly labels?: Readonly<Record<string, string>>;
   readonly annotations?: Readonly<Record<string, string>>;
-  /** Bytes; 0 is no limit. */
-  readonly memoryLimit?: number;
-  /** Bytes that the container keeps when memory is short. */
-  readonly memoryReservation?: number;
-  /** Bytes of memory and swap together; -1 is no limit. */
-  readonly memorySwap?: number;
   /** How soon the kernel ends its processes when memory is short: -1000 (never) to 1000. */
   readonly oomScoreAdj?: number;
-  /** 0 is no limit. */
-  readonly cpus?: number;
-  /** Microseconds of each `cpuPeriod`; -1 is no limit. */
-  readonly cpuQuota?: number;
-  /** Microseconds. */
-  readonly cpuPeriod?: number;
-  readonly cpuShares?: number;
-  /** Such as `0-2,7`. */
-  readonly cpusetCpus?: string;
-  readonly cpusetMems?: string;
-  readonly pidsLimit?: number;
   /** Path of the control group; empty lets the runtime choose. */
   readonly cgroup?: string;
   /** Existing namespaces to join, each by the path of its file. */

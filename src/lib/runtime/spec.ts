@@ -10,7 +10,7 @@ import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import type {SeccompFilter} from './seccomp.ts';
-import type {MountSpec, Rlimit, SpecOptions, Volume} from './spec-options.ts';
+import type {ContainerLimits, MountSpec, Rlimit, SpecOptions, Volume} from './spec-options.ts';
 import type {User} from './user.ts';
 
 export interface DeviceRule {
@@ -41,6 +41,13 @@ export interface CPULimits {
   readonly mems?: string;
 }
 
+/** Limits of a container's control group. */
+export interface Limits {
+  readonly memory?: {readonly limit?: number; readonly reservation?: number; readonly swap?: number};
+  readonly cpu?: CPULimits;
+  readonly pids?: {readonly limit: number};
+}
+
 export interface Spec {
   readonly ociVersion: string;
   readonly process: {
@@ -68,12 +75,7 @@ export interface Spec {
     readonly rootfsPropagation?: string;
     readonly sysctl?: Readonly<Record<string, string>>;
     readonly devices?: readonly Device[];
-    readonly resources: {
-      readonly devices: readonly DeviceRule[];
-      readonly memory?: {readonly limit?: number; readonly reservation?: number; readonly swap?: number};
-      readonly cpu?: CPULimits;
-      readonly pids?: {readonly limit: number};
-    };
+    readonly resources: Limits & {readonly devices: readonly DeviceRule[]};
     readonly seccomp?: SeccompFilter;
     readonly maskedPaths?: readonly string[];
     readonly readonlyPaths?: readonly string[];
@@ -304,7 +306,7 @@ function mounts(options: SpecOptions, host: HostFacts): readonly MountSpec[] {
   return [...standard.filter((m) => !taken.has(m.destination)), ...own, ...net.filter((m) => !taken.has(m.destination))];
 }
 
-function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpusetMems}: SpecOptions): CPULimits | undefined {
+function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpusetMems}: ContainerLimits): CPULimits | undefined {
   // The kernel's smallest quota is 1 ms.
   if (!Number.isFinite(cpus) || (cpus !== 0 && cpus < 0.01)) throw invalid(`cpus ${cpus} must be at least 0.01`);
   if (cpus !== 0 && (cpuQuota !== undefined || cpuPeriod !== undefined)) throw invalid('cpus and quota/period should be used separately');
@@ -320,7 +322,7 @@ function cpuLimits({cpus = 0, cpuQuota, cpuPeriod, cpuShares, cpusetCpus, cpuset
 }
 
 /** As the kernel's: swap counts memory too, and the kernel refuses less than the limit. */
-function memoryLimits({memoryLimit = 0, memoryReservation, memorySwap}: SpecOptions): Spec['linux']['resources']['memory'] {
+function memoryLimits({memoryLimit = 0, memoryReservation, memorySwap}: ContainerLimits): Limits['memory'] {
   if (!Number.isSafeInteger(memoryLimit) || memoryLimit < 0) throw invalid(`memory limit ${memoryLimit} must be a whole number of bytes`);
   if (memorySwap !== undefined && memorySwap !== -1 && (memoryLimit === 0 || memorySwap < memoryLimit))
     throw invalid(`${memorySwap} B of memory and swap are less than the memory limit, or there is none`);
@@ -334,19 +336,26 @@ function memoryLimits({memoryLimit = 0, memoryReservation, memorySwap}: SpecOpti
   return Object.keys(limits).length === 0 ? undefined : limits;
 }
 
-function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Spec['linux']['resources'] {
+/** @throws invalid_argument limits that contradict one another */
+export function limitsOf(options: ContainerLimits): Limits {
   const {pidsLimit} = options;
   const memory = memoryLimits(options);
+  const cpu = cpuLimits(options);
+  return {
+    ...(memory === undefined ? {} : {memory}),
+    ...(cpu === undefined ? {} : {cpu}),
+    ...(pidsLimit === undefined ? {} : {pids: {limit: pidsLimit}}),
+  };
+}
+
+function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Spec['linux']['resources'] {
   const rules = DEFAULT_DEVICES.map(
     ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
   );
   const requested = requestedDevices.map(({type, major, minor}): DeviceRule => ({allow: true, type, major, minor, access: 'rwm'}));
-  const cpu = cpuLimits(options);
   return {
     devices: [...(hasHostDevices(options) ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules]), ...requested],
-    ...(memory === undefined ? {} : {memory}),
-    ...(cpu === undefined ? {} : {cpu}),
-    ...(pidsLimit === undefined ? {} : {pids: {limit: pidsLimit}}),
+    ...limitsOf(options),
   };
 }
 

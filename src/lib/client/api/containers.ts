@@ -1,5 +1,5 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
@@ -15,6 +15,19 @@ export function containersClient(
 ): Omit<ContainersClient, 'changes' | 'commit' | 'copyFiles' | 'create' | 'readFiles' | 'systemdUnit'> {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+
+  /** @returns false if there was none */
+  const endTask = async (id: string): Promise<boolean> => {
+    const {tasksClient} = await import('../tasks/tasks.ts');
+    try {
+      await tasksClient(context, namespace).delete(id, {force: true});
+      return true;
+    } catch (err) {
+      if (hasCode(err, 'not_found')) return false;
+      throw err;
+    }
+  };
+
   return {
     list: async ({filters = []} = {}) =>
       filtered(
@@ -34,7 +47,13 @@ export function containersClient(
       return record;
     },
 
-    delete: async (id, {keepSnapshot = false} = {}) => {
+    update: async (id, limits) => {
+      const {updateLimits} = await import('../tasks/update-limits.ts');
+      return updateLimits(context, namespace, id, limits);
+    },
+
+    delete: async (id, {keepSnapshot = false, force = false} = {}) => {
+      const hasEnded = force && (await endTask(id));
       const {forgetStoppedTask} = await import('../tasks/find-task.ts');
       await forgetStoppedTask(context, namespace, id);
       const {ids, hasBegun} = await context.running(namespace);
@@ -51,7 +70,8 @@ export function containersClient(
       };
       if (ids.includes(id)) refuse();
       const only = (): boolean => !hasBegun(id) || refuse();
-      await deleteContainer(context, namespace, id, {keepSnapshot, ifMissing: missing, only});
+      // One that is removed when it ends may be gone by now.
+      await deleteContainer(context, namespace, id, {keepSnapshot, only, ...(hasEnded ? {} : {ifMissing: missing})});
       // Nobody else knows of it any more.
       if (cgroup?.startsWith(`/${namespace}/${id}~`)) {
         const {removeEmptyCgroup} = await import('../../runtime/cgroups.ts');

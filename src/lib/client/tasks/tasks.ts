@@ -133,7 +133,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
   const waitFor = async (found: FoundTask, signal?: AbortSignal): Promise<TaskExit> =>
     (await waitForEnd(found, Number.POSITIVE_INFINITY, signal))!.exit;
 
-  return {
+  const client: TasksClient = {
     list: async () => (await listTasks(context, namespace)).map(({task}) => task),
 
     get: async (id) => (await find(id)).task,
@@ -142,6 +142,16 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       const {startTask} = await import('./start.ts');
       return startTask(context, namespace, id, options);
     }) as TasksClient['start'],
+
+    startDetached: async (id, options = {}) => {
+      const {startInBackground} = await import('./restart.ts');
+      return startInBackground(context, namespace, client, id, options);
+    },
+
+    restart: async (id, options = {}) => {
+      const {restartInBackground} = await import('./restart.ts');
+      return restartInBackground(context, namespace, client, id, options);
+    },
 
     kill: async (id, {signal, all = false, execId} = {}) => {
       if (execId !== undefined && all)
@@ -252,4 +262,5 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       await settleTask(context, namespace, id);
     },
   };
+  return client;
 }

@@ -1,8 +1,16 @@
 /** What a container is told besides its command. */
-import type {ContainerOptions, MountSpec, Namespace, Rlimit, ShareableNamespace, Volume} from '../../runtime/spec-options.ts';
+import type {
+  ContainerLimits,
+  ContainerOptions,
+  MountSpec,
+  Namespace,
+  Rlimit,
+  ShareableNamespace,
+  Volume,
+} from '../../runtime/spec-options.ts';
 import type {Labels} from '../../store/records.ts';
 
-export type {MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};
+export type {ContainerLimits, MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};
 
 /** A volume that the store keeps. */
 export interface StoredVolume {

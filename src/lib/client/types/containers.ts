@@ -2,7 +2,7 @@
 import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts';
 import type {LayerCompression} from './build.ts';
 import type {ContainerChange, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
-import type {ContainerSettings} from './container-settings.ts';
+import type {ContainerLimits, ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
 import type {TaskStartOptions} from './tasks.ts';
 
@@ -100,7 +100,19 @@ export interface ContainersClient {
   create(ref: string, id: string, options?: CreateOptions): Promise<ContainerRecord>;
   /** Sets labels; an empty value removes one. */
   label(id: string, labels: Labels): Promise<ContainerRecord>;
-  delete(id: string, options?: {readonly keepSnapshot?: boolean}): Promise<void>;
+  /**
+   * Changes limits: those of its task at once, and those that its next one starts with. What is not given stays.
+   *
+   * @throws invalid_argument limits that contradict one another, or none
+   */
+  update(id: string, limits: ContainerLimits): Promise<ContainerRecord>;
+  /**
+   * Removes it, with the snapshot that it wrote to.
+   *
+   * @param options.force ends its task first
+   * @throws failed_precondition it runs
+   */
+  delete(id: string, options?: {readonly keepSnapshot?: boolean; readonly force?: boolean}): Promise<void>;
   /**
    * Copies files into a container, out of it, or between two, running or not, by docker's rules for `docker cp`. A running container is
    * seen as its first process sees it, volumes included. Nothing outside of its root is read or written, whatever it does meanwhile.

@@ -87,6 +87,13 @@ export interface PipedTask extends PipedProcess<RunResult> {
   readonly id: string;
 }
 
+/** How a container is stopped before it starts again. */
+export interface RestartOptions {
+  /** Time to end by itself. Default: the container's, else 10 000. */
+  readonly timeoutMs?: number;
+  readonly signal?: AbortSignal;
+}
+
 /** Result of `run`. */
 export interface RunResult {
   readonly id: string;
@@ -251,6 +258,18 @@ export interface TasksClient {
    */
   start(id: string, options: Piped<TaskStartOptions>): Promise<PipedTask>;
   start(id: string, options?: TaskStartOptions): Promise<RunResult>;
+  /**
+   * Starts a container in the background, in place of a task that has ended and with its streams. One that runs stays.
+   *
+   * @throws failed_precondition it is paused
+   */
+  startDetached(id: string, options?: {readonly signal?: AbortSignal}): Promise<RunResult>;
+  /**
+   * As `startDetached`, but stops one that runs.
+   *
+   * @throws failed_precondition it is removed when it ends
+   */
+  restart(id: string, options?: RestartOptions): Promise<RunResult>;
   /**
    * Sends a signal once.
    *

@@ -1,0 +1,55 @@
+/** `update`: other limits for a container, and for its task if it has one. */
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
+import {asPermitted} from '../../runtime/rootless-spec.ts';
+import {type Limits, limitsOf, type Spec} from '../../runtime/spec.ts';
+import type {ContainerLimits} from '../../runtime/spec-options.ts';
+import type {ContainerRecord} from '../../store/records.ts';
+import {changeContainer} from '../change-container.ts';
+import type {Context} from '../context.ts';
+import {notFoundIn} from '../not-found.ts';
+import {findTask} from './find-task.ts';
+
+/** Those that the container has, as options of its creation. */
+function asOptions({memory = {}, cpu = {}, pids}: Limits): ContainerLimits {
+  const {limit: memoryLimit, reservation: memoryReservation, swap: memorySwap} = memory;
+  const {shares: cpuShares, quota: cpuQuota, period: cpuPeriod, cpus: cpusetCpus, mems: cpusetMems} = cpu;
+  const options = {memoryLimit, memoryReservation, memorySwap, cpuShares, cpuQuota, cpuPeriod, cpusetCpus, cpusetMems};
+  return {...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)), ...(pids && {pidsLimit: pids.limit})};
+}
+
+/** @throws invalid_argument limits that contradict one another, or none */
+function changed(before: Limits, changes: ContainerLimits): Limits {
+  if (Object.keys(changes).length === 0) throw new ErrdefsError('invalid_argument', 'no limit is given');
+  const {cpuQuota, cpuPeriod, ...others} = asOptions(before);
+  const kept = changes.cpus === undefined ? {...others, ...(cpuQuota && {cpuQuota}), ...(cpuPeriod && {cpuPeriod})} : others;
+  return limitsOf({...kept, ...changes});
+}
+
+export async function updateLimits(context: Context, namespace: string, id: string, changes: ContainerLimits): Promise<ContainerRecord> {
+  const {store} = context;
+  const missing = (): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record === undefined) throw missing();
+  const withLimits = (spec: Spec): Spec => {
+    const {memory: _memory, cpu: _cpu, pids: _pids, ...resources} = spec.linux.resources;
+    return {...spec, linux: {...spec.linux, resources: {...resources, ...changed(spec.linux.resources, changes)}}};
+  };
+  if (record.spec === null) throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`);
+  const {resources} = asPermitted(withLimits(record.spec as Spec)).linux;
+  const found = await findTask(context, namespace, id).catch((err: unknown) => {
+    if (hasCode(err, 'not_found')) return undefined;
+    throw err;
+  });
+  if (found !== undefined && found.task.status !== 'stopped') {
+    const {memory, cpu, pids} = resources;
+    const input = Buffer.from(JSON.stringify({memory, cpu, pids}));
+    const words = ['--root', found.runtimeRoot, 'update', '--resources', '-', id];
+    const result = await runRuntime(found.runtime, words, {input});
+    const state = result.status === 0 ? undefined : await containerState(found.runtime, found.runtimeRoot, id);
+    // One that has just ended needs no limits.
+    if (state !== undefined && state.status !== 'stopped')
+      throw runtimeFailure(found.runtime, `unable to change the limits of task ${JSON.stringify(id)}`, result);
+  }
+  return changeContainer(context, namespace, id, 'limits', ({spec}) => ({spec: withLimits(spec as Spec)}), missing);
+}
