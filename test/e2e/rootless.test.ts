@@ -47,6 +47,7 @@ forEachEngine('a user without root', (engine) => {
     assert.equal(await user.ok(['run', '--rm', ref, 'f1', 'id', '-u']), '0\n');
     assert.equal(await user.ok(['run', '--rm', '--user', '65534:65534', ref, 'f2', 'id', '-u']), '65534\n');
     assert.equal((await user.berth(['run', '--rm', '--net-host', ref, 'f3', 'sh', '-c', 'exit 7'])).status, 7);
+    assert.equal(await user.ok(['run', '--rm', '--ipc', 'host', '--uts', 'host', '--net-host', ref, 'f3', 'echo', 'ran']), 'ran\n');
     await user.ok([
       'run',
       '-d',
@@ -200,6 +201,8 @@ describe('a user without root', () => {
       [['--memory-limit', '100000000'], /no limit of memory/],
       [['--pids-limit', '10'], /no limit of pids/],
       [['--cpus', '1'], /no limit of cpu/],
+      [['--pid', 'host'], /process namespace of others[\s\S]*leave out --pid/],
+      [['--with-ns', 'pid:/proc/1/ns/pid'], /process namespace of others/],
       [['--network', 'podman'], /needs root of the machine[\s\S]*--net-host/],
     ] as const) {
       const {status, stderr} = await user.berth(['run', '--rm', ...flags, image.ref, 'x', 'true']);

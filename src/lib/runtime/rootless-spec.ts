@@ -1,5 +1,5 @@
 /** A specification for a container in a user namespace, where its runtime is root over some ids and over nothing of the machine. */
-import {readFileSync} from 'node:fs';
+import {existsSync, readFileSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {type IdSets, isRootless, mappedIds} from '../user-namespace.ts';
 import type {Spec} from './spec.ts';
@@ -19,19 +19,27 @@ const ownNamespace = (): UserNamespace => ({
 
 const refused = (what: string, hint: string): ErrdefsError => new ErrdefsError('failed_precondition', `without root: ${what}`, {hint});
 
-/** Mounts that need rights over the machine, in a form that needs none. */
-function adaptMount(mount: MountSpec, ownNetwork: boolean, {ids}: UserNamespace): MountSpec {
-  // sysfs shows the network namespace, so mounting it takes rights over that.
-  if (mount.type === 'sysfs' && !ownNetwork)
-    return {...mount, type: 'none', source: '/sys', options: ['rbind', 'nosuid', 'noexec', 'nodev', 'ro']};
-  if (mount.type !== 'devpts') return mount;
-  return {...mount, options: mount.options.filter((option) => !option.startsWith('gid=') || ids.hasGroup(Number(option.slice(4))))};
+/** Mounts that show a namespace, so that mounting them takes rights over that: what the machine has takes their place. */
+const SHOWN: Readonly<Record<string, {readonly namespace: string; readonly source: string; readonly options: readonly string[]}>> = {
+  sysfs: {namespace: 'network', source: '/sys', options: ['ro']},
+  mqueue: {namespace: 'ipc', source: '/dev/mqueue', options: []},
+};
+
+/** A mount that needs rights over the machine, in a form that needs none; nothing where the machine has none such. */
+function adaptMount(mount: MountSpec, own: ReadonlySet<string>, {ids}: UserNamespace): readonly MountSpec[] {
+  const shown = SHOWN[mount.type];
+  if (shown !== undefined && !own.has(shown.namespace)) {
+    const {source, options} = shown;
+    return existsSync(source) ? [{...mount, type: 'none', source, options: ['rbind', 'nosuid', 'noexec', 'nodev', ...options]}] : [];
+  }
+  if (mount.type !== 'devpts') return [mount];
+  return [{...mount, options: mount.options.filter((option) => !option.startsWith('gid=') || ids.hasGroup(Number(option.slice(4))))}];
 }
 
 /**
  * Without cgroup, because those belong to root. See also runc's `--rootless`.
  *
- * @throws failed_precondition it has limits of a cgroup, or a user or group that the namespace does not have
+ * @throws failed_precondition it has limits of a cgroup, a process namespace of others, or a user or group that the namespace does not have
  */
 export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   const {process, linux, mounts} = spec;
@@ -39,6 +47,12 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   const limits = Object.entries({memory, cpu, pids}).flatMap(([name, limit]) => (limit === undefined ? [] : [name]));
   if (limits.length > 0)
     throw refused(`no control group, so no limit of ${limits.join(', ')}`, 'leave out the limits, or run the command as root');
+  const own = new Set(linux.namespaces.map(({type}) => type));
+  if (!linux.namespaces.some(({type, path}) => type === 'pid' && path === undefined))
+    throw refused(
+      "in a process namespace of others nobody could tell which processes are the container's",
+      'leave out --pid, or --with-ns pid',
+    );
   const {uid, gid, additionalGids} = process.user;
   const {ids} = namespace;
   const missing = [
@@ -47,11 +61,10 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   ];
   if (missing.length > 0)
     throw refused(`the user namespace has no ${missing.join(', ')}`, 'give this user a larger range in /etc/subuid and /etc/subgid');
-  const ownNetwork = linux.namespaces.some(({type}) => type === 'network');
   return {
     ...spec,
     process: {...process, user: namespace.setsGroups ? process.user : {...process.user, additionalGids: []}},
-    mounts: mounts.map((mount) => adaptMount(mount, ownNetwork, namespace)),
+    mounts: mounts.flatMap((mount) => adaptMount(mount, own, namespace)),
     linux: {...linux, cgroupsPath: '', resources: {devices: []}},
   };
 }
