@@ -124,6 +124,8 @@ export function statesAfter(
   // What is frozen is thawed first, to hear the signal.
   const thaws = before === 'paused' && (command === 'stop' || command === 'tasks rm --force');
   if (thaws && code !== undefined) possible.add('running');
+  // What a killed `run --rm` left is removed first.
+  if (before === 'abandoned' && code !== undefined && after !== before) possible.add('absent');
   // What succeeded was done; what failed was perhaps begun.
   if (code !== undefined || expected !== undefined) for (const state of [before, ...(BETWEEN[command] ?? [])]) possible.add(state);
   // Its first process is the runtime's until it starts.
