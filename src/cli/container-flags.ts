@@ -10,7 +10,7 @@ import {openProgress} from './progress.ts';
 import {connectionOptions} from './registry-options.ts';
 import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, repeated, size, snapshotter} from './shared-flags.ts';
 import {parseLabels, parseSize} from './value-parsers.ts';
-import {volumesOf} from './volume-flag.ts';
+import {parseVolumesFrom, volumesOf} from './volume-flag.ts';
 
 const invalid = (message: string, hint?: string): ErrdefsError =>
   new ErrdefsError('invalid_argument', message, hint === undefined ? {} : {hint});
@@ -54,6 +54,24 @@ export const LIMIT_FLAGS = {
   'pids-limit': limit({description: 'most processes and threads; -1 is no limit'}),
 };
 
+/** What scripts for docker say, and what is so here anyway. */
+const DOCKER_FLAGS = {
+  restart: Flags.custom<'no'>({
+    helpValue: 'no',
+    description: 'no: nothing of berth stays to restart a container; "containers systemd" prints a unit that does',
+    parse: async (input) => {
+      if (input !== 'no')
+        throw invalid(
+          `${JSON.stringify(input)} is not supported`,
+          'nothing of berth stays to restart a container: let systemd, by the unit of "ctr containers systemd ID"',
+        );
+      return input;
+    },
+  })(),
+  'no-healthcheck': Flags.boolean({description: 'no health is checked, with and without it'}),
+  expose: repeated({helpValue: 'PORT', description: 'every port can be reached in the networks of the container, with and without it'}),
+};
+
 export const CONTAINER_FLAGS = {
   name: Flags.string({
     helpValue: 'NAME',
@@ -88,6 +106,10 @@ export const CONTAINER_FLAGS = {
     description:
       'file or directory of the host, relative to the current directory; or the name of a volume, made if there is none; or nothing, for a volume that ends with the container; options after a second colon; may be repeated',
   }),
+  'volumes-from': repeated({
+    helpValue: 'ID[:ro]',
+    description: 'volumes of another container, and what it has mounted of the host; may be repeated',
+  }),
   'image-volume': Flags.custom<'own' | 'tmpfs' | 'ignore'>({
     helpValue: 'own|tmpfs|ignore',
     description: "what the image's VOLUMEs become: volumes that end with the container, file systems in memory, or nothing",
@@ -100,11 +122,14 @@ export const CONTAINER_FLAGS = {
   mount: repeated({
     helpValue: 'KEY=VALUE,…',
     description:
-      'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro; a relative src is relative to the current directory; may be repeated',
+      'mount, such as type=bind,src=/a,dst=/b,options=rbind:ro, or in the words of docker; a relative src is relative to the current directory; may be repeated',
   }),
   tmpfs: repeated({helpValue: 'DST[:OPTIONS]', description: 'file system in memory, such as /tmp:size=64m,exec; may be repeated'}),
   'shm-size': size({helpValue: '64M', description: 'size of /dev/shm'}),
-  device: repeated({helpValue: 'PATH', description: 'device of the host, or directory of devices; may be repeated'}),
+  device: repeated({
+    helpValue: 'PATH[:DST][:rwm]',
+    description: 'device of the host, or directory of devices; its path in the container; what it may do; may be repeated',
+  }),
   'net-host': Flags.boolean({description: "use the host's network"}),
   cni: Flags.boolean({description: 'connect it to the default network; as --network default'}),
   network: Flags.string({
@@ -147,7 +172,8 @@ export const CONTAINER_FLAGS = {
   }),
   'security-opt': repeated({
     helpValue: 'OPTION',
-    description: 'seccomp=unconfined, seccomp=FILE, apparmor=NAME, or no-new-privileges[=false]; may be repeated',
+    description:
+      'seccomp=unconfined, seccomp=FILE, apparmor=NAME, no-new-privileges[=false], or label=…, of which nothing is set; may be repeated',
   }),
   sysctl: repeated({helpValue: 'KEY=VALUE', description: 'kernel parameter of the container; may be repeated'}),
   ulimit: repeated({helpValue: 'NAME=SOFT[:HARD]', description: 'resource limit, such as nofile=1024:4096; may be repeated'}),
@@ -180,6 +206,7 @@ export const CONTAINER_FLAGS = {
     default: 'never' as const,
     description: 'pull the image first: always, if it is missing, or if the registry has a newer one',
   })(),
+  ...DOCKER_FLAGS,
   ...CONNECTION_FLAGS,
 };
 
@@ -229,6 +256,7 @@ function securityOptions(flags: ContainerFlags): SecurityOptions {
     else if (key === 'apparmor' && value) chosen.apparmorProfile = value;
     else if (key === 'no-new-privileges' && (value === undefined || value === 'true' || value === 'false'))
       chosen.allowNewPrivileges = value === 'false';
+    else if (key === 'label') continue;
     else throw invalid(`security option ${JSON.stringify(text)} is not supported`, 'see the help of --security-opt');
   }
   if (flags['allow-new-privs']) chosen.allowNewPrivileges = true;
@@ -240,6 +268,9 @@ function securityOptions(flags: ContainerFlags): SecurityOptions {
   if (apparmor !== undefined) chosen.apparmorProfile = apparmor;
   return chosen;
 }
+
+/** `NET_ADMIN` of docker is `CAP_NET_ADMIN`. */
+const capability = (name: string): string => (/^(?:ALL$|CAP_)/i.test(name) ? name : `CAP_${name}`).toUpperCase();
 
 /** A program; of containerd's names for runtimes that of runc, which is the default. */
 function runtimeProgram(name: string | undefined): string | undefined {
@@ -289,14 +320,15 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
       mounts: mounts.length === 0 ? undefined : mounts,
       ...volumesOf(flags.volume ?? [], requested),
       imageVolumes: flags['image-volume'],
+      volumesFrom: flags['volumes-from']?.map(parseVolumesFrom),
       shmSize: flags['shm-size'],
       devices: flags.device,
       namespaces: namespacesOf(flags),
       joinNamespaces: flags['with-ns']?.map(parseNamespace),
       hostname: flags.hostname,
       rootfsPropagation: flags['rootfs-propagation'],
-      capAdd: flags['cap-add'],
-      capDrop: flags['cap-drop'],
+      capAdd: flags['cap-add']?.map(capability),
+      capDrop: flags['cap-drop']?.map(capability),
       sysctls: optionalLabels(flags.sysctl),
       rlimits: limits.length === 0 ? undefined : limits,
       config: flags.config,

@@ -49,3 +49,11 @@ export function volumesOf(
     storedVolumes: storedVolumes.length === 0 ? undefined : storedVolumes,
   };
 }
+
+/** `ID[:ro|rw]` of docker's --volumes-from. @throws invalid_argument */
+export function parseVolumesFrom(text: string): {container: string; readOnly?: boolean} {
+  const [container = '', mode, ...more] = text.split(':');
+  if (container === '' || more.length > 0 || (mode !== undefined && !['ro', 'rw', 'z', 'Z'].includes(mode)))
+    throw invalid(`volumes of ${JSON.stringify(text)}: it is not ID[:ro]`);
+  return {container, ...(mode === 'ro' ? {readOnly: true} : {})};
+}

@@ -279,20 +279,21 @@ describe('run', () => {
     const {status, stdout, stderr} = await runOnFakes('run --json --rm redis r1', {namespace});
     assert.deepEqual([status, stdout, stderr], [7, '', '{"result":{"id":"r1","exitStatus":7}}\n']);
   });
-  for (const flags of [
-    '--restart always',
-    '--restart=no',
-    '--gpus 1',
-    '--log-driver x',
-    '--volumes-from x',
-    '--userns=host',
-    '--uidmap 0:1:2',
-  ])
+  for (const flags of ['--gpus 1', '--log-driver x', '--health-cmd true', '--userns=host', '--uidmap 0:1:2'])
     it(`says what docker's ${flags} is here`, async () => {
       const {status, stderr} = await runOnFakes(`run ${flags} img id`);
       assert.equal(status, 125);
       assert.match(stderr, /^ctr: unknown flag --[\w-]+: invalid argument\nhint: (?!see|did)[^\n]+\n$/);
     });
+  it('restarts nothing, and says what does', async () => {
+    const {namespace} = running(0);
+    assert.equal((await runOnFakes('run --restart no redis r1', {namespace})).status, 0);
+    for (const value of ['always', 'on-failure:3', '']) {
+      const {status, stderr} = await runOnFakes(['run', `--restart=${value}`, 'redis', 'r1'], {namespace});
+      assert.equal(status, 125);
+      assert.match(stderr, /^ctr: --restart: ".*" is not supported: invalid argument\nhint: .*containers systemd ID"\n$/);
+    }
+  });
   it('passes everything after the name to the container', async () => {
     const {namespace, calls} = running(0);
     await runOnFakes(['run', '--rm', 'redis', 'r1', 'sh', '-c', 'exit 7', '--json', '-h', 'sh'], {namespace});

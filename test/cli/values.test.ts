@@ -199,6 +199,22 @@ table(
     ['type=bind,src=/a,dst=/b,options=rbind:ro', {type: 'bind', source: '/a', destination: '/b', options: ['rbind', 'ro']}],
     ['type=tmpfs,destination=/t', {type: 'tmpfs', source: '', destination: '/t', options: []}],
     ['source=/a=b,destination=/b', {type: 'bind', source: '/a=b', destination: '/b', options: []}],
+    ['type=bind,source=/a,target=/b,readonly', {type: 'bind', source: '/a', destination: '/b', options: ['ro']}],
+    [
+      'type=bind,src=/a,dst=/b,options=bind,ro=true,bind-propagation=rslave',
+      {type: 'bind', source: '/a', destination: '/b', options: ['bind', 'ro', 'rslave']},
+    ],
+    ['type=volume,src=v,dst=/b,volume-nocopy', {type: 'volume', source: 'v', destination: '/b', options: ['nocopy']}],
+    ['type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=700', {type: 'tmpfs', source: '', destination: '/t', options: ['size=64m', 'mode=700']}],
   ],
-  ['', 'src=/a', 'ro', 'type=bind,src=/a,dst=/b,mode=ro', 'constructor=x,dst=/b'],
+  [
+    '',
+    'src=/a',
+    'ro',
+    'dst=/b,ro=false',
+    'dst=/b,tmpfs-size',
+    'dst=/b,bind-propagation=',
+    'type=bind,src=/a,dst=/b,mode=ro',
+    'constructor=x,dst=/b',
+  ],
 );

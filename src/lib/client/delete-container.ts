@@ -2,8 +2,20 @@
 import type {ErrdefsError} from '../errdefs.ts';
 import {collect} from '../store/gc.ts';
 import type {ContainerRecord, SnapshotRecord} from '../store/records.ts';
+import {referencesOfContainer, snapshotNode} from '../store/refcounts.ts';
+import type {StoreTransaction} from '../store/transaction-types.ts';
 import {withBallast} from '../store/with-ballast.ts';
 import type {Context} from './context.ts';
+
+/** Whether a container has volumes that lie in the snapshot of another one; it is garbage with the last of them. */
+function isHeld(tx: StoreTransaction, namespace: string, {snapshotter, key}: SnapshotRecord): boolean {
+  const node = snapshotNode(snapshotter, key);
+  if (tx.refs.isConsistent(namespace) && tx.refs.count(namespace, node) === 0) return false;
+  return tx
+    .namespace(namespace)
+    .containers.list()
+    .some((container) => referencesOfContainer(container).nodes.includes(node));
+}
 
 /**
  * Removes a container's record and the snapshot it wrote to.
@@ -37,7 +49,7 @@ export async function deleteContainer(
         // Nothing refers to the snapshot any more: without gc.root the next collection would remove it.
         const now = new Date().toISOString();
         snapshots!.put({...snapshot, labels: {...snapshot.labels, 'containerd.io/gc.root': now}, updatedAt: now});
-      } else if (snapshot !== undefined) {
+      } else if (snapshot !== undefined && !isHeld(tx, namespace, snapshot)) {
         snapshots!.delete(snapshot.key);
       }
       collect(store, tx);

@@ -153,6 +153,7 @@ const settings: Members<ContainerSettings> = {
   tty: optional(flag),
   user: optional(text),
   volumes: optional(list(members<Volume>({source: text, destination: text, options: optional(list(text))}))),
+  volumesFrom: optional(list(members<{container: string; readOnly?: boolean}>({container: text, readOnly: optional(flag)}))),
 };
 
 const registry: Members<RegistryOptions> = {

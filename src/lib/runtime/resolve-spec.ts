@@ -14,7 +14,7 @@ import {
   statSync,
 } from 'node:fs';
 import {hostname, release} from 'node:os';
-import {join, resolve} from 'node:path';
+import {join, posix, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, hasCode, wrap} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
@@ -69,7 +69,7 @@ function deviceAt(path: string, stats: BigIntStats): Device {
 }
 
 /** The device at a path, or the devices in a directory. @throws not_found @throws invalid_argument neither of both */
-function requestedDevices(path: string): readonly Device[] {
+function devicesAt(path: string): readonly Device[] {
   const what = `device ${JSON.stringify(path)}`;
   try {
     const stats = statSync(path, {bigint: true});
@@ -79,6 +79,19 @@ function requestedDevices(path: string): readonly Device[] {
     throw fromErrno(err, what);
   }
   throw new ErrdefsError('invalid_argument', `${what} is no device`);
+}
+
+/** `PATH[:PATH IN THE CONTAINER][:rwm]`; what there is by that name is a path, colons included. @throws as `devicesAt` */
+function requestedDevices(text: string): NonNullable<HostFacts['requestedDevices']> {
+  const [path = '', ...more] = existsSync(text) ? [text] : text.split(':');
+  const access = more.length > 0 && /^[rwm]+$/.test(more.at(-1)!) ? more.pop()! : 'rwm';
+  const [destination] = more;
+  const from = resolve(path);
+  const devices = devicesAt(from);
+  if (more.length > 1 || (destination !== undefined && !posix.isAbsolute(destination)))
+    throw new ErrdefsError('invalid_argument', `device ${JSON.stringify(text)} is not PATH[:PATH][:rwm]`);
+  const moved = (found: string): string => (destination === undefined ? found : posix.join(destination, posix.relative(from, found)));
+  return devices.map((device) => ({device: {...device, path: moved(device.path)}, access}));
 }
 
 /** Effective capabilities of this process; see proc_pid_status(5). */
@@ -94,7 +107,7 @@ function readHostFacts(options: SpecRequest['options']): HostFacts {
     files: netHost ? ['/etc/hosts', '/etc/resolv.conf'].filter((file) => existsSync(file)) : [],
     capabilities: privileged || capAdd.includes('ALL') ? ownCapabilities() : [],
     devices: hasHostDevices(options) ? hostDevices('/dev') : [],
-    requestedDevices: devices.flatMap((path) => requestedDevices(resolve(path))),
+    requestedDevices: devices.flatMap(requestedDevices),
   };
 }
 

@@ -108,7 +108,7 @@ export interface ContainerOptions extends SpecOptions {
   readonly groupAdd?: readonly string[];
   /** Host paths; later files override earlier ones, `env` overrides all. */
   readonly envFiles?: readonly string[];
-  /** Paths of devices of the host, or of directories with devices. */
+  /** Devices of the host, or directories with devices: `PATH[:PATH IN THE CONTAINER][:rwm]`. */
   readonly devices?: readonly string[];
   /** Runs tini as the container's first process. */
   readonly init?: boolean;

@@ -91,8 +91,8 @@ export interface HostFacts {
   readonly capabilities: readonly string[];
   /** All of /dev, for a privileged container. */
   readonly devices: readonly Device[];
-  /** Those of `options.devices`. */
-  readonly requestedDevices?: readonly Device[];
+  /** Those of `options.devices`, and what may be done with them: of `rwm`. */
+  readonly requestedDevices?: readonly {readonly device: Device; readonly access: string}[];
 }
 
 export interface SpecInput {
@@ -352,7 +352,9 @@ function resources(options: SpecOptions, {requestedDevices = []}: HostFacts): Sp
   const rules = DEFAULT_DEVICES.map(
     ([major, minor]): DeviceRule => ({allow: true, type: 'c', major, ...(minor === undefined ? {} : {minor}), access: 'rwm'}),
   );
-  const requested = requestedDevices.map(({type, major, minor}): DeviceRule => ({allow: true, type, major, minor, access: 'rwm'}));
+  const requested = requestedDevices.map(
+    ({device: {type, major, minor}, access}): DeviceRule => ({allow: true, type, major, minor, access}),
+  );
   return {
     devices: [...(hasHostDevices(options) ? [{allow: true, access: 'rwm'}] : [{allow: false, access: 'rwm'}, ...rules]), ...requested],
     ...limitsOf(options),
@@ -448,7 +450,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
   const granted = capabilities(options, host);
   const annotations = {...options.annotations, ...options.labels};
   const {apparmorProfile, oomScoreAdj, sysctls = {}} = options;
-  const devices = [...(hasHostDevices(options) ? host.devices : []), ...(host.requestedDevices ?? [])];
+  const devices = [...(hasHostDevices(options) ? host.devices : []), ...(host.requestedDevices ?? []).map(({device}) => device)];
 
   return {
     ociVersion: '1.1.0',

@@ -1,16 +1,18 @@
 /** Volumes: what stops at any step leaves a volume whole or not there at all; several containers that make one have one; users hold theirs. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {type Client, openClient} from '../../../src/lib/client/index.ts';
 import {plannedVolumes} from '../../../src/lib/client/run/container-volumes.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
+import type {Spec} from '../../../src/lib/runtime/spec.ts';
 import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {publishImage} from '../../support/built-images.ts';
 import {is, newClient, onEnd, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
 import {program} from '../../support/static-programs.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 
@@ -171,5 +173,45 @@ describe('volumes', () => {
     await client.namespaces.delete('default', {recursive: true});
     assert.deepEqual(readdirSync(join(client.root, 'layers')), []);
     onEnd(t, () => client.close());
+  });
+
+  it('of other containers are there until the last container that has them is removed', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'mount')) return;
+    const {client, ref} = await pulled(t);
+    const ns = client.namespace('default');
+    const host = temporaryDirectory(t);
+    const mountsOf = async (id: string) =>
+      new Map(((await ns.containers.get(id)).spec as Spec).mounts.map((mount) => [mount.destination, mount] as const));
+    const create = (id: string, options: object) => ns.containers.create(ref, id, {snapshotter: SNAPSHOTTER, ...options});
+    await create('a', {storedVolumes: CREATE.storedVolumes, volumes: [{source: host, destination: '/host'}], netHost: true});
+    const a = await mountsOf('a');
+    const own = a.get('/own')!.source;
+    writeFileSync(join(own, 'written'), 'by a');
+    // Of a container that has them of another one; what it has itself comes first.
+    await create('b', {volumesFrom: [{container: 'a', readOnly: true}], volumes: [{source: '/tmp', destination: '/host'}]});
+    await create('c', {volumesFrom: [{container: 'b'}], imageVolumes: 'ignore'});
+    const [b, c] = [await mountsOf('b'), await mountsOf('c')];
+    for (const destination of ['/data', '/own']) {
+      assert.equal(b.get(destination)?.source, a.get(destination)!.source, destination);
+      assert.ok(b.get(destination)!.options.includes('ro'), destination);
+      assert.deepEqual(c.get(destination), b.get(destination), destination);
+    }
+    assert.equal(b.get('/host')?.source, '/tmp');
+    assert.ok(a.has('/etc/hosts') && !b.has('/etc/hosts'), 'the files of its network are its own');
+    assert.deepEqual((await ns.volumes.get('v')).usedBy, ['a', 'b', 'c']);
+
+    await ns.containers.delete('a');
+    await ns.containers.delete('b');
+    await client.gc();
+    await client.prune({kinds: ['snapshots', 'content', 'leases', 'ingests']});
+    assert.equal(readFileSync(join(own, 'written'), 'utf8'), 'by a');
+    assert.equal((await client.check()).damage, 0);
+    assert.deepEqual(checkStore(client.root), []);
+    await assert.rejects(create('d', {volumesFrom: [{container: 'a'}]}), is('not_found'));
+    await ns.containers.delete('c');
+    assert.ok(!existsSync(own));
+    await ns.volumes.delete('v');
+    assert.deepEqual(checkStore(client.root, {litter: true}), []);
+    assert.equal(readdirSync(join(client.root, 'layers')).length, 1);
   });
 });

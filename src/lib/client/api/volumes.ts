@@ -23,10 +23,13 @@ const STATE = 'berth/volume';
 
 export const volumeKey = (name: string): string => `${PREFIX}${name}`;
 
+export const volumeName = ({key}: SnapshotRecord): string => key.slice(PREFIX.length);
+
 /** The label by which a container refers to a volume. */
 export const volumeReference = (name: string): string => `containerd.io/gc.ref.snapshot.${SNAPSHOTTER}/${volumeKey(name)}`;
 
-const isVolume = ({key, labels}: SnapshotRecord): boolean => key.startsWith(PREFIX) && labels[STATE] !== undefined;
+/** Whether a snapshot is a named volume. */
+export const isVolume = ({key, labels}: SnapshotRecord): boolean => key.startsWith(PREFIX) && labels[STATE] !== undefined;
 
 const rooted = (labels: Labels, state: 'used' | 'unused'): Labels => ({
   ...labels,
@@ -59,7 +62,7 @@ export function volumesClient(context: Context, namespace: string): VolumesClien
           const {key, labels, layer, createdAt} = record;
           const given = Object.entries(labels).filter(([label]) => !isOwn(label));
           const path = treeOf(context, layer!);
-          return {name: key.slice(PREFIX.length), labels: Object.fromEntries(given), path, usedBy: usedBy(key), createdAt};
+          return {name: volumeName(record), labels: Object.fromEntries(given), path, usedBy: usedBy(key), createdAt};
         });
     });
   const get = (name: string): VolumeInfo => {
@@ -112,7 +115,7 @@ function find(ns: NamespaceView, name: string): SnapshotRecord | undefined {
   return record !== undefined && isVolume(record) ? record : undefined;
 }
 
-const treeOf = ({store}: Context, layer: string): string => `${store.layers.path(layer)}/fs`;
+export const treeOf = ({store}: Context, layer: string): string => `${store.layers.path(layer)}/fs`;
 
 /**
  * The directory of a volume, for a container that refers to it already. A volume that does not exist is made; it, and one that no container

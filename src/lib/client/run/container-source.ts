@@ -178,6 +178,7 @@ function refuseShaping(ref: string, options: CreateOptions): void {
     network: '--network',
     storedVolumes: '--volume',
     imageVolumes: '--image-volume',
+    volumesFrom: '--volumes-from',
   } as const;
   const given = [...Object.entries(SHAPING), ...Object.entries(others)].filter(([name]) => isGiven(options[name as keyof CreateOptions]));
   const words = [...(ref === '' ? [] : ['an image']), ...given.map(([, flag]) => flag)];

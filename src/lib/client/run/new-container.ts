@@ -21,6 +21,7 @@ import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
 import {containerSource} from './container-source.ts';
 import {makeVolumes, plannedVolumes, volumeLabels} from './container-volumes.ts';
+import {inheritVolumes} from './inherited-volumes.ts';
 
 const RUNTIME = 'io.containerd.runc.v2';
 
@@ -47,10 +48,12 @@ export async function newContainer(
   namespace: string,
   ref: string,
   id: string,
-  options: CreateOptions,
+  given: CreateOptions,
 ): Promise<NewContainer> {
   const {store} = context;
   validateIdentifier(id);
+  const inherited = inheritVolumes(context, namespace, given);
+  const {options} = inherited;
   validateLabels(options.labels ?? {});
   validateLabels(options.snapshotLabels ?? {});
   const network = networkOptions(options);
@@ -74,6 +77,7 @@ export async function newContainer(
       ...networkLabel(network),
       ...(source.imageDigest === undefined ? {} : {[IMAGE_DIGEST]: source.imageDigest}),
       ...volumeLabels(volumes),
+      ...inherited.labels,
     },
     runtime: {name: options.runtime === undefined ? RUNTIME : runtime.path},
     snapshotter,
@@ -100,6 +104,7 @@ export async function newContainer(
       }
       const put = (tx: StoreTransaction): void => {
         source.assertStill(tx);
+        inherited.assertStill(tx);
         const {containers} = tx.namespace(namespace);
         if (containers.find(id) !== undefined) throw new ErrdefsError('already_exists', '');
         containers.put(owner === undefined ? record : {...record, labels: {...record.labels, [TRANSIENT]: formatIdentity(owner)}});

@@ -37,6 +37,8 @@ export interface ContainerSettings extends ContainerOptions {
    */
   readonly config?: string;
   readonly storedVolumes?: readonly StoredVolume[];
+  /** Containers whose volumes and mounted paths of the host it gets, except where it has something itself. */
+  readonly volumesFrom?: readonly {readonly container: string; readonly readOnly?: boolean}[];
   /** What the image's VOLUMEs become: volumes of the container (the default), file systems in memory, or nothing. */
   readonly imageVolumes?: 'own' | 'tmpfs' | 'ignore';
   /** Program of the runtime, such as `crun`, or its path. */
