@@ -221,6 +221,17 @@ forEachEngine('containers without an image', (engine) => {
       const {status, stderr} = await ctr(['run', ...config, ...words]);
       assert.deepEqual([status, message.test(stderr)], [125, true], stderr);
     }
+    for (const [words, message] of [
+      [['--rootfs', '--platform', 'linux/amd64', './tree', 'g4', '/bin/true'], /has no platform/],
+      [['--rootfs', '--snapshotter', 'native', './tree', 'g4', '/bin/true'], /no snapshotter/],
+      [['--rootfs', './config.json', 'g4', '/bin/true'], /is not a directory/],
+      [['--rootfs', './absent', 'g4', '/bin/true'], /root directory ".*\/absent": not found/],
+      [['--rootfs', '--cidfile', 'id', './tree', 'g4', '/bin/true'], /file "id" for the name of the container: already exists/],
+    ] as const) {
+      const {status, stderr} = await ctr(['run', ...words], {cwd: here});
+      assert.deepEqual([status, message.test(stderr)], [125, true], stderr);
+    }
+    assert.equal(readFileSync(join(here, 'id'), 'utf8'), 'r1');
     await ctr.ok(['containers', 'rm', 'r1', 'g2']);
     assert.equal(readFileSync(join(here, 'tree/log'), 'utf8'), 'once more\nonce more\n', 'the directory stays');
     assert.match(await ctr.ok(['check']), /nothing wrong/);

@@ -311,3 +311,40 @@ describe('other options', () => {
       assert.throws(() => spec(options), is('invalid_argument'));
   });
 });
+
+describe('namespaces', () => {
+  const of = (options: SpecOptions): readonly string[] =>
+    spec(options).linux.namespaces.map(({type, path}) => (path === undefined ? type : `${type}:${path}`));
+
+  it('are its own, those of the host, or joined', () => {
+    const own = ['pid', 'ipc', 'uts', 'mount', 'network'];
+    for (const type of ['pid', 'ipc', 'uts'] as const) {
+      assert.deepEqual(of({namespaces: {[type]: 'private'}}), own);
+      assert.deepEqual(
+        of({namespaces: {[type]: 'host'}}),
+        own.filter((one) => one !== type),
+      );
+      assert.deepEqual(
+        of({joinNamespaces: [{type, path: '/x'}]}),
+        own.map((one) => (one === type ? `${type}:/x` : one)),
+      );
+      assert.throws(() => of({namespaces: {[type]: 'host'}, joinNamespaces: [{type, path: '/x'}]}), is('invalid_argument'));
+    }
+    assert.deepEqual(of({namespaces: {cgroup: 'private'}}), [...own, 'cgroup']);
+    assert.deepEqual(of({namespaces: {cgroup: 'host'}}), own);
+    assert.deepEqual(of({joinNamespaces: [{type: 'user', path: '/x'}]}), [...own, 'user:/x']);
+    for (const odd of [
+      {type: 'net', path: '/x'},
+      {type: 'pid', path: 'x'},
+    ])
+      assert.throws(() => of({joinNamespaces: [odd]}), is('invalid_argument'));
+  });
+
+  it("with the host's come its shared memory, and not its name", () => {
+    const shm = (options: SpecOptions) => spec(options).mounts.find(({destination}) => destination === '/dev/shm');
+    assert.deepEqual(shm({namespaces: {ipc: 'host'}}), {destination: '/dev/shm', type: 'bind', source: '/dev/shm', options: ['rbind']});
+    assert.equal(shm({namespaces: {ipc: 'private'}})?.type, 'tmpfs');
+    assert.throws(() => spec({namespaces: {uts: 'host'}, hostname: 'h'}), is('invalid_argument'));
+    assert.equal(spec({namespaces: {uts: 'private'}, hostname: 'h'}).hostname, 'h');
+  });
+});
