@@ -257,6 +257,33 @@ describe('a user without root', () => {
       }
     });
 
+  it('pulls, pushes and copies in a container without privileges, and is told what does not work there', async (t) => {
+    if (!requires(t)) return;
+    const [image, busybox] = [await published(t, 'redis'), await published(t, 'busybox')];
+    if (image === undefined || busybox === undefined) return;
+    const root = commandLine(t, 'executable', 'berth');
+    await root.ok(['pull', '-q', '--plain-http', image.ref]);
+    const inside = async (user: string, script: string): Promise<string> => {
+      const where = ['--net-host', '--user', user, '--env', 'HOME=/tmp/h', '--volume', `${join(import.meta.dirname, '../..')}:/b:ro`];
+      const words = [
+        'sh',
+        '-c',
+        `mkdir /tmp/h; berth() { /b/bin/berth "$@" 2>&1; echo "status $?"; }; ${script}`,
+        'sh',
+        busybox.ref,
+        busybox.ref.split('/')[0]!,
+      ];
+      return root.ok(['run', '--rm', ...where, image.ref, `c${user}`, ...words]);
+    };
+    const works = 'berth push --plain-http --progress none "$1"; berth copy --plain-http --progress none "$1" "$2/copied:2"';
+    const asRoot = await inside('0', `berth pull -q --plain-http "$1"; ${works}; berth unpack "$1" /tmp/bundle`);
+    assert.deepEqual(asRoot.match(/status \d+/g), ['status 0', 'status 0', 'status 0', 'status 9'], asRoot);
+    assert.match(asRoot, /no mount namespace[\s\S]*SYS_ADMIN; pull, push and copy need no mount/);
+    const asUser = await inside('1000', `berth pull -q --no-unpack --plain-http "$1"; ${works}; berth pull -q --plain-http "$1"`);
+    assert.deepEqual(asUser.match(/status \d+/g), ['status 0', 'status 0', 'status 0', 'status 9'], asUser);
+    assert.match(asUser, /container that this runs in forbids it; without a user namespace: pull --no-unpack, push, copy/);
+  });
+
   it('has a quick start', async (t) => {
     if (!requires(t)) return;
     const image = await published(t, 'busybox');

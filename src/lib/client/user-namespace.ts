@@ -63,35 +63,45 @@ export function checkUserNamespace(env: NodeJS.ProcessEnv = process.env): readon
   if (setting('user/max_user_namespaces') === '0') throw refused('none is allowed', 'as root: sysctl user.max_user_namespaces=15000');
   const oneId = env[ONE_ID] === '1';
   const status = readFileSync('/proc/self/status', 'latin1');
-  const confined = /^Seccomp:\s*[12]/m.test(status) || setting('kernel/apparmor_restrict_unprivileged_userns') === '1';
-  if (!oneId) {
-    const own = `set ${ONE_ID}=1: every file then belongs to you`;
-    for (const program of ['newuidmap', 'newgidmap'])
-      if (findProgram(program) === undefined)
-        throw new ErrdefsError('unavailable', `${program} is not installed`, {
-          hint: `install the Debian package uidmap, or ${own}`,
-          details: {program, package: 'uidmap'},
-        });
-    for (const file of ['/etc/subuid', '/etc/subgid'] as const)
-      if (!hasRange(file))
-        throw refused(
-          `${file} has no range for it`,
-          `as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${ownNames()[0]}; or ${own}`,
-        );
-    if (/^NoNewPrivs:\s*1/m.test(status)) throw refused('it runs with no_new_privs, so newuidmap has no rights', own);
-  }
+  const restricted = setting('kernel/apparmor_restrict_unprivileged_userns') === '1';
   const options = ['--user', '--map-root-user', ...(oneId ? [] : ['--map-auto'])];
   // A namespace may be made and yet have no rights, so only a trial tells.
-  if (confined) {
-    const trial = runSync(unshare, [...options, '--mount', 'true'], {package: 'util-linux'});
+  const check = (words: readonly string[]): void => {
+    if (!restricted && !/^Seccomp:\s*[12]/m.test(status)) return;
+    const trial = runSync(unshare, [...words, '--mount', 'true'], {package: 'util-linux'});
     if (trial.status !== 0)
       throw refused(
         trial.stderr.trim() || `unshare ended with status ${trial.status}`,
-        setting('kernel/apparmor_restrict_unprivileged_userns') === '1'
+        restricted
           ? 'as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "userns"'
           : 'the container that this runs in forbids it; without a user namespace: pull --no-unpack, push, copy',
       );
+  };
+  if (!oneId) {
+    const own = `set ${ONE_ID}=1: every file then belongs to you`;
+    const instead = (err: ErrdefsError): ErrdefsError => {
+      check(['--user', '--map-root-user']); // nothing that is installed helps where it is forbidden
+      return err;
+    };
+    for (const program of ['newuidmap', 'newgidmap'])
+      if (findProgram(program) === undefined)
+        throw instead(
+          new ErrdefsError('unavailable', `${program} is not installed`, {
+            hint: `install the Debian package uidmap, or ${own}`,
+            details: {program, package: 'uidmap'},
+          }),
+        );
+    for (const file of ['/etc/subuid', '/etc/subgid'] as const)
+      if (!hasRange(file))
+        throw instead(
+          refused(
+            `${file} has no range for it`,
+            `as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ${ownNames()[0]}; or ${own}`,
+          ),
+        );
+    if (/^NoNewPrivs:\s*1/m.test(status)) throw instead(refused('it runs with no_new_privs, so newuidmap has no rights', own));
   }
+  check(options);
   return options;
 }
 

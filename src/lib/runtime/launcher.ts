@@ -109,9 +109,12 @@ export async function startLauncher(
         throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
           hint: 'end other containers, or create more devices /dev/loopN',
         });
-      throw new ErrdefsError('failed_precondition', `unable to mount: ${text.trim().split('\n', 1)[0] || 'no mount namespace'}`, {
-        hint: 'the kernel may say more: dmesg',
-      });
+      const said = text.trim().split('\n', 1)[0];
+      if (said === '')
+        throw new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
+          hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push and copy need no mount',
+        });
+      throw new ErrdefsError('failed_precondition', `unable to mount: ${said}`, {hint: 'the kernel may say more: dmesg'});
     },
     release: () => child.write('go\n'),
     releaseConnected: () => {
