@@ -20,6 +20,14 @@ const cgroupsBelow = (namespace: string): readonly string[] =>
     readdirSync(path, {withFileTypes: true}).flatMap((one) => (one.isDirectory() ? join(path, one.name) : [])),
   );
 
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err; // it has ended since it was listed
+  }
+}
+
 async function powerOff({namespace, state}: TaskRig, commands: readonly number[]): Promise<void> {
   // Nobody is left who could settle anything: conmons and commands go first.
   for (const pid of [...conmonsOf(state), ...commands]) process.kill(pid, 'SIGKILL');
@@ -27,8 +35,7 @@ async function powerOff({namespace, state}: TaskRig, commands: readonly number[]
     for (const cgroup of cgroupsBelow(namespace)) {
       const frozen = join(cgroup, 'freezer.state');
       if (existsSync(frozen)) writeFileSync(frozen, 'THAWED');
-      for (const pid of readFileSync(join(cgroup, 'cgroup.procs'), 'latin1').split('\n'))
-        if (pid !== '') process.kill(Number(pid), 'SIGKILL');
+      for (const pid of readFileSync(join(cgroup, 'cgroup.procs'), 'latin1').split('\n')) if (pid !== '') killIfThere(Number(pid));
     }
     return cgroupsBelow(namespace).every((cgroup) => readFileSync(join(cgroup, 'cgroup.procs'), 'latin1') === '');
   });
