@@ -39,8 +39,9 @@ export default class Check extends BaseCommand {
     const {findings, checked, damage} = result;
     this.list(findings, formatFinding);
     const {namespaces, records, blobs, layers, uncompared} = checked;
-    this.print(`${namespaces} namespaces, ${records} records, ${blobs} blobs, ${layers} layers: ${tally(findings)}`);
-    if (uncompared > 0) this.print(`${uncompared} layers could not be compared: no image in the store contains them`);
+    const counts = [counted(namespaces, 'namespace'), counted(records, 'record'), counted(blobs, 'blob'), counted(layers, 'layer')];
+    this.print(`${counts.join(', ')}: ${tally(findings)}`);
+    if (uncompared > 0) this.print(`${counted(uncompared, 'layer')} could not be compared: no image in the store contains them`);
     if (damage > 0)
       await this.fail(
         new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {
@@ -50,6 +51,8 @@ export default class Check extends BaseCommand {
     return result;
   }
 }
+
+const counted = (count: number, one: string): string => `${count} ${one}${count === 1 ? '' : 's'}`;
 
 function formatFinding({severity, object, namespace, problem, path, action, repaired}: Finding): string {
   const whose = namespace === undefined ? '' : `namespace ${JSON.stringify(namespace)} `;

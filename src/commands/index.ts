@@ -121,7 +121,7 @@ export const COMMANDS: Commands = {
     images: 'manage images',
     leases: 'manage leases',
     namespaces: 'manage namespaces',
-    oci: 'show what is of the OCI runtime',
+    oci: 'show runtime specifications',
     registry: 'manage what a registry has',
     snapshots: 'manage snapshots',
     tasks: 'manage tasks: the processes of containers',

@@ -92,7 +92,7 @@ forEachEngine('check of damage', (engine) => {
     const {status, stdout, stderr} = await ctr(['check']);
     assert.equal(status, 15);
     assert.match(lines(stdout)[0]!, /^damage: content sha256:[0-9a-f]{64}: has 0 B on disk instead of \d+ B \(\/\S+\)$/);
-    assert.equal(lines(stdout)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage');
+    assert.equal(lines(stdout)[1], '1 namespace, 6 records, 3 blobs, 1 layer: 1 damage, 0 suspect, 0 garbage');
     assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: repair it: check --repair\n');
 
     const repaired = await ctr.ok(['check', '--repair', '--progress', 'none']);
@@ -100,7 +100,7 @@ forEachEngine('check of damage', (engine) => {
       lines(repaired)[0]!,
       /^repaired damage: content sha256:\S+ has 0 B on disk instead of \d+ B \(\/\S+\): fetched from 127\.0\.0\.1:\d+\/library\/busybox$/,
     );
-    assert.equal(lines(repaired)[1], '1 namespaces, 6 records, 3 blobs, 1 layers: 1 damage, 0 suspect, 0 garbage, 1 repaired');
+    assert.equal(lines(repaired)[1], '1 namespace, 6 records, 3 blobs, 1 layer: 1 damage, 0 suspect, 0 garbage, 1 repaired');
     assert.match(await ctr.ok(['check', '--deep', '--progress', 'none']), /nothing wrong\n$/);
   });
 });
@@ -147,7 +147,7 @@ forOneEngine('check', (engine) => {
       if (store === undefined) return;
       assert.equal(
         await store.ctr.ok(['check', '--deep', '--progress', 'none']),
-        '1 namespaces, 6 records, 3 blobs, 1 layers: nothing wrong\n',
+        '1 namespace, 6 records, 3 blobs, 1 layer: nothing wrong\n',
       );
     }
   });
