@@ -130,9 +130,13 @@ export const fingerprint = (dir: string): string =>
 export const names = (dir: string): readonly string[] => (existsSync(dir) ? readdirSync(dir).sort() : []);
 
 /** Waits until `probe` returns a value. */
-export async function eventually<T>(what: string, probe: () => T | undefined | false, timeoutMs = 20_000): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  probe: () => T | undefined | false | Promise<T | undefined | false>,
+  timeoutMs = 20_000,
+): Promise<T> {
   for (let waited = 0; ; waited += 5) {
-    const value = probe();
+    const value = await probe();
     if (value !== undefined && value !== false) return value;
     if (waited >= timeoutMs) assert.fail(`${what} did not come about in ${timeoutMs} ms`);
     await delay(5);

@@ -48,6 +48,7 @@ describe('start and restart', () => {
     const {ns, ref} = await taskRig(t);
     await ns.run(ref, 'a', {detach: true, rm: true, args: ['busybox', 'sleep', '1000']});
     await assert.rejects(ns.tasks.restart('a'), expectsError('failed_precondition', /removed when it ends/));
+    await assert.rejects(ns.tasks.start('a'), expectsError('already_exists', /is running/));
     assert.equal((await ns.tasks.get('a')).status, 'running');
     for (const again of [ns.tasks.restart('b'), ns.tasks.startDetached('b')])
       await assert.rejects(again, expectsError('not_found', /container "b"/));

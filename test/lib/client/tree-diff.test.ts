@@ -7,15 +7,17 @@ import {execFileSync, spawn} from 'node:child_process';
 import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {setTimeout as delay} from 'node:timers/promises';
 import {gunzipSync} from 'node:zlib';
 import {writeLayerDiff} from '../../../src/lib/archive/layer-diff.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
 import {findChanges} from '../../../src/lib/archive/tree-changes.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import {engineEnvironment} from '../../cli/harness.ts';
 import {ctrHere} from '../../cli/run-in-process.ts';
 import {startContainerd} from '../../e2e/containerd.ts';
-import {eventually} from '../../e2e/fixtures.ts';
+import {eventually, start} from '../../e2e/fixtures.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
 import {readDocument} from '../../support/built-images.ts';
 import {ATTRIBUTES, BASE, CHANGES, changesFor, sh, WHOLE_SECONDS} from '../../support/changed-trees.ts';
@@ -348,6 +350,31 @@ describe('a container', () => {
     await eventually('a paused container', async () => (await status()) === 'paused');
     command.kill('SIGKILL');
     await eventually('a container that runs on', async () => (await status()) === 'running');
+  });
+
+  it('runs on when the command is killed while it pauses it', async (t) => {
+    if (!requiresTasks(t)) return;
+    const bin = temporaryDirectory(t); // goes last: tasks need their runtime
+    const {ns, ref, namespace, root, state} = await taskRig(t);
+    const runtime = join(bin, 'slow-to-pause');
+    const runc = findProgram('runc')!;
+    const pause = `: >${bin}/begun; until [ -e ${bin}/go ]; do sleep 0.02; done; ${runc} "$@"; : >${bin}/done`;
+    writeFileSync(
+      runtime,
+      `#!/bin/sh\ncase " $* " in *' pause '*) ${pause}; exit ;; *' resume '*) ${runc} "$@"; : >${bin}/resumed; exit ;; esac\nexec ${runc} "$@"\n`,
+      {mode: 0o755},
+    );
+    await ns.run(ref, 'c1', {args: ['busybox', 'sleep', '1000'], detach: true, runtime});
+    const env = {...engineEnvironment('executable'), BERTH_ROOT: root, BERTH_STATE: state};
+    const command = start({env} as never, ['-n', namespace, 'diff', 'c1']);
+    await eventually('the pause', () => existsSync(join(bin, 'begun')));
+    command.child.kill('SIGKILL');
+    await command.ended;
+    // Whoever lets it go on before it is paused has a second to do so.
+    for (let i = 0; i < 50 && !existsSync(join(bin, 'resumed')); i++) await delay(20);
+    writeFileSync(join(bin, 'go'), '');
+    await eventually('the end of the pause', () => existsSync(join(bin, 'done')));
+    await eventually('a container that runs on', async () => (await ns.tasks.get('c1')).status === 'running');
   });
 
   it('has variables and labels as a Dockerfile writes them', async (t) => {

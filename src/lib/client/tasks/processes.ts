@@ -1,5 +1,6 @@
 /** Processes of a container: their list, and the freezer. */
 import {readFileSync} from 'node:fs';
+import {constants} from 'node:os';
 import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
@@ -56,36 +57,48 @@ function assertFreezer({task: {id}}: FoundTask): void {
     });
 }
 
-const RESUME_UNLESS_TOLD = 'read -r word <&3; test "$word" = resumed || exec "$@" 3<&-';
+const PAUSED = 'paused\n';
+/** Words: runtime, its root, ID. A pause that fails may have frozen the container all the same, when the runtime was killed. */
+const PAUSE = `
+trap '' PIPE
+said=$("$1" --root "$2" pause "$3" 2>&1 3<&-) || {
+  status=$?
+  "$1" --root "$2" resume "$3" 3<&-
+  printf %s "$said" >&3
+  exit $status
+}
+echo paused >&3
+read -r word <&3
+test "$word" = resumed || exec "$1" --root "$2" resume "$3" 3<&-`;
 
 /**
- * Pauses a task, also beyond the life of this process: should it be killed, a shell that waits for its word lets the task go on.
+ * Pauses a task, also beyond the life of this process: a shell does it and waits for our word, and if we are killed, meanwhile or later, it
+ * lets the task go on.
  *
  * @returns lets it go on
  */
 export async function pauseForNow(found: FoundTask): Promise<() => Promise<void>> {
+  assertStatus(found, ['running'], 'running');
   assertFreezer(found);
   const {task, runtime, runtimeRoot} = found;
-  const resume = [runtime.path, '--root', runtimeRoot, 'resume', task.id] as const;
-  const guard = await spawnWithChannel(['/bin/sh', '-c', RESUME_UNLESS_TOLD, 'sh', ...resume], {
+  const guard = await spawnWithChannel(['/bin/sh', '-c', PAUSE, 'sh', runtime.path, runtimeRoot, task.id], {
     cwd: '/',
     stdio: ['ignore', 'ignore', 'ignore'],
   });
-  const dismiss = async (): Promise<void> => {
-    guard.write('resumed\n');
-    await guard.ended;
-  };
-  try {
-    await freeze(found, 'pause');
-  } catch (err) {
-    await dismiss();
-    throw err;
+  const said = await guard.receive(PAUSED);
+  if (said !== PAUSED) {
+    const {status} = await guard.ended;
+    throw runtimeFailure(runtime, `unable to pause task ${JSON.stringify(task.id)}`, {
+      status: status ?? 128 + constants.signals.SIGKILL,
+      stderr: said,
+    });
   }
   return async () => {
     try {
       await freeze({...found, task: {...task, status: 'paused'}}, 'resume');
     } finally {
-      await dismiss();
+      guard.write('resumed\n');
+      await guard.ended;
     }
   };
 }

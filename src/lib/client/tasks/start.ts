@@ -1,5 +1,5 @@
 /** `tasks start`: starts a container that exists, from the specification in its record. */
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
@@ -11,6 +11,7 @@ import {notFoundIn} from '../not-found.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
+import {findTask} from './find-task.ts';
 import {launch} from './launch.ts';
 import {recordedNetwork} from './network-options.ts';
 import {asRunFailure} from './run-failure.ts';
@@ -26,7 +27,12 @@ async function startContainer(context: Context, namespace: string, id: string, o
   const {store} = context;
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
-  if (record.spec === null)
+  if (record.spec === null) {
+    const task = await findTask(context, namespace, id).catch((err: unknown) => {
+      if (hasCode(err, 'not_found')) return undefined;
+      throw err;
+    });
+    if (task !== undefined) throw new ErrdefsError('already_exists', `container ${JSON.stringify(id)} is ${task.task.status}`);
     throw new ErrdefsError(
       'failed_precondition',
       `container ${JSON.stringify(id)} has no specification: the run that made it did not get that far`,
@@ -34,6 +40,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
         hint: `remove it: ctr -n ${namespace} containers rm ${id}`,
       },
     );
+  }
   await assertStillAllowed(context, namespace, record);
   const spec = record.spec as Spec;
   const network = recordedNetwork(record);
