@@ -20,13 +20,18 @@ const cgroupsBelow = (namespace: string): readonly string[] =>
     readdirSync(path, {withFileTypes: true}).flatMap((one) => (one.isDirectory() ? join(path, one.name) : [])),
   );
 
-function killIfThere(pid: number): void {
+/** Without a process or cgroup that has ended since it was listed. */
+function ifThere<T>(act: () => T): T | undefined {
   try {
-    process.kill(pid, 'SIGKILL');
+    return act();
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code !== 'ESRCH') throw err; // it has ended since it was listed
+    if (!['ENOENT', 'ENODEV', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw err;
+    return undefined;
   }
 }
+
+const pidsIn = (cgroup: string): readonly number[] =>
+  (ifThere(() => readFileSync(join(cgroup, 'cgroup.procs'), 'latin1')) ?? '').split('\n').flatMap((pid) => (pid === '' ? [] : Number(pid)));
 
 async function powerOff({namespace, state}: TaskRig, commands: readonly number[]): Promise<void> {
   // Nobody is left who could settle anything: conmons and commands go first.
@@ -34,13 +39,13 @@ async function powerOff({namespace, state}: TaskRig, commands: readonly number[]
   await until('the end of all processes', () => {
     for (const cgroup of cgroupsBelow(namespace)) {
       const frozen = join(cgroup, 'freezer.state');
-      if (existsSync(frozen)) writeFileSync(frozen, 'THAWED');
-      for (const pid of readFileSync(join(cgroup, 'cgroup.procs'), 'latin1').split('\n')) if (pid !== '') killIfThere(Number(pid));
+      ifThere(() => existsSync(frozen) && writeFileSync(frozen, 'THAWED'));
+      for (const pid of pidsIn(cgroup)) ifThere(() => process.kill(pid, 'SIGKILL'));
     }
-    return cgroupsBelow(namespace).every((cgroup) => readFileSync(join(cgroup, 'cgroup.procs'), 'latin1') === '');
+    return cgroupsBelow(namespace).every((cgroup) => pidsIn(cgroup).length === 0);
   });
   await until('the end of the conmons', () => conmonsOf(state).length === 0);
-  for (const path of [...cgroupsBelow(namespace), ...cgroupsOf(namespace)]) rmdirSync(path);
+  for (const path of [...cgroupsBelow(namespace), ...cgroupsOf(namespace)]) ifThere(() => rmdirSync(path));
   for (const name of names(state)) rmSync(join(state, name), {recursive: true});
 }
 

@@ -143,13 +143,14 @@ function findPlugin(type: string, directories: readonly string[]): string {
 }
 
 // ADD is for a namespace that must still exist when the lock is got. A DEL that was done is not done again: some plugins fail the second time.
-// The shell notes that also when the command that started it was killed.
+// The shell notes that also when the command that started it was killed; but a namespace that went with the command may have been missed.
 const SCRIPT = `
 if [ "$CNI_COMMAND" = DEL ]
 then [ ! -e "$3.done" ] || exit 0
 else [ -e "$CNI_NETNS" ] || exit 3
 fi
-"$1" <"$2" >"$3" && : >"$3.done"`;
+"$1" <"$2" >"$3" || exit
+[ -n "$CNI_NETNS" ] && [ ! -e "$CNI_NETNS" ] || : >"$3.done"`;
 
 async function callPlugin(
   run: string,
