@@ -1,13 +1,14 @@
 /** All benches, in the order in which they run and stand on the page. */
+
+import {run} from './container-starts.ts';
 import {copy} from './copy.ts';
-import {hugeLayer, layers} from './layers.ts';
+import {hugeLayer, layers} from './layer-growth.ts';
 import {locks} from './locks.ts';
 import {profile} from './profile-pull.ts';
 import {pull} from './pull.ts';
 import {push} from './push.ts';
 import type {Report} from './report.ts';
 import {rootless} from './rootless.ts';
-import {run} from './run.ts';
 import {scale} from './scale.ts';
 import {startup} from './startup.ts';
 import type {Site} from './workplace.ts';

@@ -4,7 +4,7 @@
  */
 import {rmSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {startRegistry} from '../test/support/registry.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {atMost, faster, merge, type Report} from './report.ts';

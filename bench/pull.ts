@@ -2,7 +2,7 @@
  * `pull` to ready, from a registry on loopback into an empty store: real images of three sizes, and shapes that are hard on one part
  * of it. Real images also into a second namespace.
  */
-import {buildImage, type ImageName} from '../test/support/images.ts';
+import {buildImage, type ImageName} from '../test/support/cached-images.ts';
 import {type Contender, compare, prepareBy, type Result, ratios, type Samples} from './measure.ts';
 import {
   berthPull,

@@ -3,7 +3,7 @@
  * it came from, and once more to where it is already.
  */
 import {join} from 'node:path';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {startRegistry} from '../test/support/registry.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';

@@ -3,7 +3,7 @@ import {spawn} from 'node:child_process';
 import {once} from 'node:events';
 import {chmodSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {ordinaryUser} from '../test/support/ordinary-user.ts';
 import {type Command, type Contender, compare, prepareBy, type Result} from './measure.ts';
 import {faster, type Goal, type Report, type Table} from './report.ts';

@@ -2,7 +2,7 @@
 import {spawnSync} from 'node:child_process';
 import {rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {fill, imageName} from './fill-store.ts';
 import {type Command, compare, prepareBy, type Result, ratios, times} from './measure.ts';
 import {ours} from './peers.ts';

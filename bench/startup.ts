@@ -3,7 +3,7 @@ import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {bunOf, ownTarget} from '../scripts/targets.ts';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {type Command, type Contender, compare, differences, prepareBy, ratios} from './measure.ts';
 import {containerdPull, ours, podman, startContainerd} from './peers.ts';
 import {atLeast, atMost, merge, type Report} from './report.ts';

@@ -7,7 +7,7 @@ import {pipeline} from 'node:stream/promises';
 import {createGzip, gunzipSync} from 'node:zlib';
 import {type Descriptor, type Digest, digestParts} from '../src/lib/oci/descriptor.ts';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts';
-import {buildImage} from '../test/support/images.ts';
+import {buildImage} from '../test/support/cached-images.ts';
 import {ARCHITECTURE, addImage, addJSON, getTarget, setTarget} from '../test/support/layouts.ts';
 import {dir, encode, file, tar} from '../test/support/tartest.ts';
 

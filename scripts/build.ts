@@ -12,7 +12,7 @@ import {execFileSync} from 'node:child_process';
 import {copyFileSync, cpSync, existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
-import {type Part, partsOf} from './build-parts.ts';
+import {type Part, partsOf} from './build-order.ts';
 import {compileExecutable, WORKER} from './compile-executable.ts';
 import {namedBuiltins, sharedCore, slimUndici, withoutPatches} from './esbuild-plugins.ts';
 import {executableOf, ownTarget, TARGETS, type Target} from './targets.ts';

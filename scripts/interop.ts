@@ -1,5 +1,5 @@
-/** `npm run interop`: runs every cell of the matrix in test/support/interop.ts, and prints it. Exits with 1 when a cell fails. */
-import {CELLS, type Cell, type Direction, FORMATS, interopImage, missingPrograms, TOOLS, World} from '../test/support/interop.ts';
+/** `npm run interop`: runs every cell of the matrix in test/support/interop-matrix.ts, and prints it. Exits with 1 when a cell fails. */
+import {CELLS, type Cell, type Direction, FORMATS, interopImage, missingPrograms, TOOLS, World} from '../test/support/interop-matrix.ts';
 
 const endings: (() => void | Promise<void>)[] = [];
 const scope = {after: (fn: () => void | Promise<void>) => void endings.push(fn)};

@@ -1,7 +1,7 @@
 /** Builds images for tests and benchmarks into the cache: `node scripts/make-test-images.ts [NAME…]`, by default those of the tests. */
 import {readdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
-import {buildImage, cachedImage, IMAGE_NAMES, type ImageName, imagesForTests} from '../test/support/images.ts';
+import {buildImage, cachedImage, IMAGE_NAMES, type ImageName, imagesForTests} from '../test/support/cached-images.ts';
 
 const isImageName = (name: string): name is ImageName => (IMAGE_NAMES as readonly string[]).includes(name);
 

@@ -9,7 +9,7 @@ import {once} from 'node:events';
 import {mkdtempSync, rmSync} from 'node:fs';
 import {constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
-import {buildImage, cachedImage} from '../test/support/images.ts';
+import {buildImage, cachedImage} from '../test/support/cached-images.ts';
 import {pushImage, type Registry, startRegistry} from '../test/support/registry.ts';
 
 interface Step {

@@ -60,7 +60,7 @@ const LONGEST_FIRST: readonly string[] = [
   'test/lib/client/check.test.ts',
   'test/e2e/unpacked-trees.test.ts',
   'test/e2e/concurrent-commands.test.ts',
-  'test/cli/every-file.test.ts',
+  'test/cli/damage-to-every-file.test.ts',
   'test/e2e/kills.test.ts',
   'test/e2e/task-kills.test.ts',
   'test/cli/engines.test.ts',
@@ -74,11 +74,11 @@ const LONGEST_FIRST: readonly string[] = [
   'test/lib/client/fulldisk.test.ts',
   'test/advisories/pull-tar.test.ts',
   'test/advisories/limits.test.ts',
-  'test/lib/archive/umoci-and-containerd.test.ts',
+  'test/lib/archive/same-trees-as-umoci-and-containerd.test.ts',
   'test/e2e/skopeo.test.ts',
   'test/lib/store/kill.test.ts',
   'test/cli/certificates.test.ts',
-  'test/e2e/isolation.test.ts',
+  'test/e2e/namespace-isolation.test.ts',
 ];
 
 interface Options {

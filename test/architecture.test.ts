@@ -97,7 +97,7 @@ const DATA: Readonly<Record<string, readonly Room[]>> = {'package.json': ['cli']
 const DOORS = ['src/index.ts', 'src/oci.ts'];
 
 /** Files beside the rooms of the library, which know nothing and which every room may know. */
-const BASE = ['src/lib/base-directories.ts', 'src/lib/duration.ts', 'src/lib/errdefs.ts', 'src/lib/user-namespace.ts'];
+const BASE = ['src/lib/base-directories.ts', 'src/lib/duration.ts', 'src/lib/errdefs.ts', 'src/lib/user-namespace-identity.ts'];
 
 /** @param file such as `src/lib/oci/reference.ts` */
 function roomOf(file: string): Room | undefined {
@@ -362,7 +362,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   'lib/remotes/cool-downs.ts': 'the end of a cool-down that processes share',
   'lib/remotes/errors.ts': 'a date for people',
   'lib/remotes/retry.ts': 'a date in Retry-After',
-  'lib/runtime/logs.ts': 'the time until which a log is asked for',
+  'lib/runtime/read-conmon-log.ts': 'the time until which a log is asked for',
   'lib/store/gc.ts': 'what has expired',
   'lib/store/journal.ts': 'ages of files',
   'lib/store/layer-store.ts': 'ages of files',

@@ -6,8 +6,8 @@ import {delimiter, join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {parse} from 'yaml';
 import {environment, executable, type Result, root, run} from './cli/harness.ts';
+import {requiresImage} from './support/cached-images.ts';
 import {onEnd, requiresProgram, requiresRoot, temporaryDirectory} from './support/helpers.ts';
-import {requiresImage} from './support/images.ts';
 import {pushImage, type Registry, startRegistry} from './support/registry.ts';
 
 const page = readFileSync(join(root, 'docs/CI.md'), 'utf8');

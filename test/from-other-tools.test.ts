@@ -8,8 +8,8 @@ import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts'
 import {environment, root, run} from './cli/harness.ts';
 import {ctrHere} from './cli/run-in-process.ts';
 import {digestOf, startFakeRegistry} from './fakes/registry.ts';
+import {requiresImage} from './support/cached-images.ts';
 import {is, newClient, onEnd, requiresRoot, temporaryDirectory} from './support/helpers.ts';
-import {requiresImage} from './support/images.ts';
 import {ARCHITECTURE} from './support/layouts.ts';
 import {pushImage, startRegistry} from './support/registry.ts';
 import {requiresTasks} from './support/tasks.ts';

@@ -10,9 +10,9 @@ import type {Formatted, Template} from './format-template.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {type Origin, originOf, parseFlags} from './parse-flags.ts';
 import {formatJSON, lines, type Printable} from './printable.ts';
+import {type FlagHints, type SplitArgv, splitArgv} from './read-flag-words.ts';
 import {reportError, reportWarnings} from './report-error.ts';
 import {GLOBAL_FLAGS, type GlobalFlags} from './shared-flags.ts';
-import {type FlagHints, type SplitArgv, splitArgv} from './split-argv.ts';
 
 const SIGNALS = {SIGHUP: 129, SIGINT: 130, SIGTERM: 143} as const;
 const SIGNAL_NAMES = Object.keys(SIGNALS) as (keyof typeof SIGNALS)[];

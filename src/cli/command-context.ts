@@ -72,7 +72,7 @@ export function processContext(name: string): Context {
     open: async (options) => (await import('../lib/client/index.ts')).openClient({program: ownProgram(), ...options}),
     become: ({program, argv, env}) => process.execve!(program, argv, env),
     enterUserNamespace: async (need, directories) => {
-      const {becomeRoot} = await import('../lib/client/user-namespace.ts');
+      const {becomeRoot} = await import('../lib/client/enter-user-namespace.ts');
       await becomeRoot(directories, [...ownProgram(), ...process.argv.slice(2)], {
         env: {BERTH_PROGRAM: name},
         ifLayers: need === 'layers',

@@ -1,7 +1,7 @@
 /** Types of the table of commands and of what it holds. */
 import type {ArgInput, FlagInput} from '@oclif/core/parser';
 import type {Context} from './command-context.ts';
-import type {FlagHints, GivenFlag} from './split-argv.ts';
+import type {FlagHints, GivenFlag} from './read-flag-words.ts';
 
 /** Commands by their words, and the aliases of both. */
 export interface CommandTable<T> {

@@ -11,9 +11,9 @@ import type {CommandClass, Commands} from './command-types.ts';
 import {readSettings} from './config-file.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {ownText} from './printable.ts';
+import {readFlag, splitArgv} from './read-flag-words.ts';
 import {canonicalID} from './resolve-command.ts';
 import {GLOBAL_FLAGS, snapshotter} from './shared-flags.ts';
-import {readFlag, splitArgv} from './split-argv.ts';
 
 /** What stands in an argument or a flag's value. */
 export type ValueKind =

@@ -6,7 +6,7 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {baseDirectory} from '../lib/base-directories.ts';
 import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
-import {userID} from '../lib/user-namespace.ts';
+import {userID} from '../lib/user-namespace-identity.ts';
 import {nearest} from './did-you-mean.ts';
 
 /** The flags that a file may give a default. */

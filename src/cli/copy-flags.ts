@@ -1,7 +1,7 @@
 /** Flags of the commands that have a registry at each end. */
 import type {RegistryOptions} from '../lib/client/types/index.ts';
 import type {Context} from './command-context.ts';
-import {Flags} from './oclif-definitions.ts';
+import {Flags} from './define-flags.ts';
 import {type RegistryFlags, registryOptions} from './registry-options.ts';
 import {count, REGISTRY_FLAGS} from './shared-flags.ts';
 

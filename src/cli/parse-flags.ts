@@ -3,7 +3,7 @@ import type {ArgInput, FlagInput} from '@oclif/core/parser';
 import {isErrdefs} from '../lib/errdefs.ts';
 import type {Settings} from './config-file.ts';
 import {omitUndefined} from './omit-undefined.ts';
-import type {SplitArgv} from './split-argv.ts';
+import type {SplitArgv} from './read-flag-words.ts';
 
 /** Members of oclif's definitions that its types give only some of them. */
 interface FlagRules {

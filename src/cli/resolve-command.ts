@@ -3,8 +3,8 @@ import type {FlagInput} from '@oclif/core/parser';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {CommandTable} from './command-types.ts';
 import {nearest} from './did-you-mean.ts';
+import {type GivenFlag, type ReadFlag, readFlag} from './read-flag-words.ts';
 import {GLOBAL_FLAGS, snapshotter} from './shared-flags.ts';
-import {type GivenFlag, type ReadFlag, readFlag} from './split-argv.ts';
 
 export type Resolved =
   /** `argv` are the words after the command, `earlyFlags` the flags before it. */

@@ -20,7 +20,7 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
       return {status: 0};
     }
     if (argv[0] === SETTLE) {
-      await (await import('./settle-task.ts')).settleTask(argv.slice(1), context);
+      await (await import('./on-conmon-exit.ts')).settleTask(argv.slice(1), context);
       return {status: 0};
     }
     const resolved = resolveCommand(argv, commands, context.program);

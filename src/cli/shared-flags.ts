@@ -1,7 +1,7 @@
 /** Flags that several commands take. */
 import type {FlagInput} from '@oclif/core/parser';
+import {Flags} from './define-flags.ts';
 import type {Template} from './format-template.ts';
-import {Flags} from './oclif-definitions.ts';
 import {parseCount, parseDecimal, parseDuration, parseSize} from './value-parsers.ts';
 
 /** A duration, in milliseconds. */

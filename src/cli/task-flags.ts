@@ -1,7 +1,7 @@
 /** Flags of the commands that start tasks. */
 import {fileURLToPath} from 'node:url';
 import {ErrdefsError} from '../lib/errdefs.ts';
-import {Flags} from './oclif-definitions.ts';
+import {Flags} from './define-flags.ts';
 import {size} from './shared-flags.ts';
 import {parseDuration} from './value-parsers.ts';
 

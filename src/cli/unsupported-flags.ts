@@ -1,5 +1,5 @@
 /** Flags of `run` of ctr, docker and podman that have no equivalent here, each with what to do instead. */
-import type {FlagHints} from './split-argv.ts';
+import type {FlagHints} from './read-flag-words.ts';
 
 const each = (names: string, hint: string): FlagHints =>
   Object.fromEntries(names.split(' ').map((name) => [name.length === 1 ? `-${name}` : `--${name}`, hint]));

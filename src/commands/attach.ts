@@ -1,6 +1,6 @@
 import {existsSync} from 'node:fs';
 import {BaseCommand} from '../cli/base-command.ts';
-import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {Args, Flags} from '../cli/define-flags.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry-options.ts';

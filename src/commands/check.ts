@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
-import {Flags} from '../cli/oclif-definitions.ts';
+import {Flags} from '../cli/define-flags.ts';
 import {openProgress} from '../cli/progress.ts';
 import {registryOptions} from '../cli/registry-options.ts';
 import {allowForeign, REGISTRY_FLAGS} from '../cli/shared-flags.ts';

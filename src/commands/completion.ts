@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
-import {Args} from '../cli/oclif-definitions.ts';
+import {Args} from '../cli/define-flags.ts';
 
 export default class Completion extends BaseCommand {
   static override summary = 'print a script that completes command lines in a shell';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
-import {Flags} from '../cli/oclif-definitions.ts';
+import {Flags} from '../cli/define-flags.ts';
 import {formatSize} from '../cli/value-formatters.ts';
 import type {DiskUsage, ShareOfDisk, SpaceUsed} from '../lib/client/types/index.ts';
 

@@ -1,10 +1,10 @@
 import {BaseCommand} from '../cli/base-command.ts';
+import {Args, Flags} from '../cli/define-flags.ts';
 import {readKeyFiles} from '../cli/key-files.ts';
-import {Args, Flags} from '../cli/oclif-definitions.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {lines} from '../cli/printable.ts';
 import {openProgress} from '../cli/progress.ts';
-import {type PulledJSON, pulledJSON, sumUp} from '../cli/pull-images.ts';
+import {type PulledJSON, pulledJSON, sumUp} from '../cli/pull-summary.ts';
 import {registryOptions} from '../cli/registry-options.ts';
 import {allowForeign, count, label, quiet, REGISTRY_FLAGS, repeated, snapshotter} from '../cli/shared-flags.ts';
 import {parseLabels} from '../cli/value-parsers.ts';

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../cli/base-command.ts';
-import {compressionFlags, compressionOptions, created} from '../cli/build-flags.ts';
-import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {Args, Flags} from '../cli/define-flags.ts';
+import {compressionFlags, compressionOptions, created} from '../cli/image-build-flags.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {openProgress} from '../cli/progress.ts';
 import {repeated, snapshotter} from '../cli/shared-flags.ts';

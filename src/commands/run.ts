@@ -1,6 +1,6 @@
 import {CONTAINER_FLAGS, containerID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
-import {Args, Flags} from '../cli/oclif-definitions.ts';
-import {ProcessCommand} from '../cli/process-command.ts';
+import {Args, Flags} from '../cli/define-flags.ts';
+import {ProcessCommand} from '../cli/process-base-command.ts';
 import {START_FLAGS, startOptions} from '../cli/task-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../cli/unsupported-flags.ts';
 import type {RunResult} from '../lib/client/types/index.ts';

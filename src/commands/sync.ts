@@ -1,7 +1,7 @@
 import {readFileSync} from 'node:fs';
 import {BaseCommand} from '../cli/base-command.ts';
 import {COPY_FLAGS, endOptions, SKOPEO_HINTS} from '../cli/copy-flags.ts';
-import {Args, Flags} from '../cli/oclif-definitions.ts';
+import {Args, Flags} from '../cli/define-flags.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {openProgress} from '../cli/progress.ts';
 import {count} from '../cli/shared-flags.ts';

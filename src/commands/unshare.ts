@@ -1,5 +1,5 @@
-import {Args} from '../cli/oclif-definitions.ts';
-import {ProcessCommand} from '../cli/process-command.ts';
+import {Args} from '../cli/define-flags.ts';
+import {ProcessCommand} from '../cli/process-base-command.ts';
 import type {ProgramCall} from '../lib/client/types/index.ts';
 
 export default class Unshare extends ProcessCommand {

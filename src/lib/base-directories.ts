@@ -1,6 +1,6 @@
 /** Directories for files of programs: root's after the FHS, other users' after the XDG base directories. */
 import {isAbsolute, join} from 'node:path';
-import {userID} from './user-namespace.ts';
+import {userID} from './user-namespace-identity.ts';
 
 const BASE = {
   data: {root: '/var/lib', variable: 'XDG_DATA_HOME', home: '.local/share'},

@@ -4,7 +4,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {DOCKER_FOREIGN_LAYER, OCI_LAYER} from '../../src/lib/oci/mediatypes.ts';
 import {openRemote} from '../../src/lib/remotes/index.ts';
 import {selfSigned} from '../fakes/certificate.ts';
-import {fakeNetwork} from '../fakes/network.ts';
+import {fakeNetwork} from '../fakes/fake-addresses.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {streamed} from '../suites/resolver.ts';
 import {is, onEnd} from '../support/helpers.ts';

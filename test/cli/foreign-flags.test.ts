@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {describe, it} from 'node:test';
+import {readFlag} from '../../src/cli/read-flag-words.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
-import {readFlag} from '../../src/cli/split-argv.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
 import Run from '../../src/commands/run.ts';
 import Exec from '../../src/commands/tasks/exec.ts';

@@ -4,9 +4,9 @@ import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, it} from 'node:test';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
-import {publishImage} from '../support/built-images.ts';
 import {envelopeFor, KEY_KINDS, newSigner, publishBundle, publishSimple} from '../support/cosign.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
+import {publishImage} from '../support/published-images.ts';
 import {dir, file, opaque, tar, whiteout} from '../support/tartest.ts';
 import {type CommandLine, commandLine, forEachEngine} from './harness.ts';
 

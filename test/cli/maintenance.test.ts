@@ -1,6 +1,6 @@
 /**
  * check, df, prune and gc, and unusual stores: all on the executable, a sample on Node, with `BERTH_TEST_TORTURE=1` all on both.
- * damaged-store.test.ts and every-file.test.ts have more damaged stores.
+ * damaged-store.test.ts and damage-to-every-file.test.ts have more damaged stores.
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawn} from 'node:child_process';

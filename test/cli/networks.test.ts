@@ -7,8 +7,8 @@ import {it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {openClient} from '../../src/lib/client/index.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
+import {requiresImage} from '../support/cached-images.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
-import {requiresImage} from '../support/images.ts';
 import {CNI_PLUGINS, newTestNetwork, requiresCni} from '../support/network-namespace.ts';
 import {dir, file, symlink, tar} from '../support/tartest.ts';
 

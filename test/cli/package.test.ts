@@ -5,7 +5,7 @@ import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, w
 import {dirname, join} from 'node:path';
 import {after, before, describe, it} from 'node:test';
 import {build} from 'esbuild';
-import {partsOf} from '../../scripts/build-parts.ts';
+import {partsOf} from '../../scripts/build-order.ts';
 import {ownTarget, TARGETS} from '../../scripts/targets.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, temporaryDirectory} from '../support/helpers.ts';

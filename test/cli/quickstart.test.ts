@@ -3,8 +3,8 @@ import {spawnSync} from 'node:child_process';
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
+import {requiresImage} from '../support/cached-images.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from '../support/helpers.ts';
-import {requiresImage} from '../support/images.ts';
 
 interface Outcome {
   readonly status: number | null;

@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {CONTAINER_FLAGS, containerOptions} from '../../src/cli/container-flags.ts';
 import {parseFlags} from '../../src/cli/parse-flags.ts';
-import {splitArgv} from '../../src/cli/split-argv.ts';
+import {splitArgv} from '../../src/cli/read-flag-words.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import type {ImageConfig} from '../../src/lib/oci/manifest.ts';
 import {readGivenSpec} from '../../src/lib/runtime/given-spec.ts';

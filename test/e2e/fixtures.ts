@@ -13,8 +13,8 @@ import {after} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Descriptor, digestParts} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, environment, type Result, root} from '../cli/harness.ts';
+import {type Image, type ImageName, requiresImage} from '../support/cached-images.ts';
 import {onEnd, type Scope, type Skippable} from '../support/helpers.ts';
-import {type Image, type ImageName, requiresImage} from '../support/images.ts';
 import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
 
 /** A scope that ends with the file, for objects that its tests share. Create it at the top of the file. */

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {type CommandLine, commandLine} from '../cli/harness.ts';
+import {imagesForTests} from '../support/cached-images.ts';
 import {requiresProgram, requiresRoot, type Skippable} from '../support/helpers.ts';
-import {imagesForTests} from '../support/images.ts';
 import {pushImage} from '../support/registry.ts';
 import {assertNoRuns, assertWhole, diskUsage, names, publishedImages, sizeOf} from './fixtures.ts';
 

@@ -8,7 +8,7 @@ import {describe, it} from 'node:test';
 import type {ImportOptions} from '../../src/lib/client/types/index.ts';
 import {digestOf} from '../../src/lib/oci/hash.ts';
 import {requiresProgram, requiresRoot} from '../support/helpers.ts';
-import {CELLS, interopImage, TOOLS, World} from '../support/interop.ts';
+import {CELLS, interopImage, TOOLS, World} from '../support/interop-matrix.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {file, tar} from '../support/tartest.ts';
 import {diffTrees, readTree} from '../support/tree.ts';

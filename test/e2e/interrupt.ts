@@ -45,7 +45,7 @@ export const commandOf = (place: Place, args: readonly string[]): readonly strin
   ...args.map((word) => word.replace('{place}', place)),
 ];
 
-/** Runs a command in this process. With no-threads.ts all of it happens in this thread. */
+/** Runs a command in this process. With in-thread-workers.ts all of it happens in this thread. */
 export async function command(place: Place, args: readonly string[], input?: string | Buffer): Promise<Result> {
   const output = {stdout: '', stderr: ''};
   const standard = Object.getOwnPropertyDescriptor(process, 'stdin')!;

@@ -12,13 +12,13 @@ import {existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'n
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
-import '../fakes/no-threads.ts';
+import '../fakes/in-thread-workers.ts';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {type Code, ErrdefsError, exitStatus} from '../../src/lib/errdefs.ts';
 import {type Engine, engineEnvironment, root} from '../cli/harness.ts';
 import {arm, disarm, killedHere} from '../fakes/failpoints.ts';
+import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/read-faults-by-strace.ts';
 import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
-import {type ReadFault, type Readings, recordReadings, runWithFault, type Traced} from '../fakes/strace.ts';
 import {visible} from '../lib/store/change-sequences.ts';
 import {
   isShort,

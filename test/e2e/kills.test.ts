@@ -12,8 +12,8 @@ import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
 import {formatIdentity, ownIdentity} from '../../src/lib/fs/process.ts';
 import {type CommandLine, commandLine, type Engine, engineEnvironment} from '../cli/harness.ts';
 import {randomNumbers} from '../fuzz/seeded-random.ts';
+import {type ImageName, imagesForTests} from '../support/cached-images.ts';
 import {isShort, requiresProgram, requiresRoot, type Skippable, TORTURE, temporaryDirectory} from '../support/helpers.ts';
-import {type ImageName, imagesForTests} from '../support/images.ts';
 import {assertNoRuns, assertWhole, blobsOf, names, publishedImages, start} from './fixtures.ts';
 
 const published = publishedImages();

@@ -6,8 +6,8 @@ import {describe, it} from 'node:test';
 import {userNamespaceNeed} from '../../src/cli/user-namespace-needs.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
+import {requiresImage} from '../support/cached-images.ts';
 import {requiresProgram, type Skippable, temporaryDirectory} from '../support/helpers.ts';
-import {requiresImage} from '../support/images.ts';
 import {type OrdinaryUser, ordinaryUser, requiresOrdinaryUser, type UserOptions} from '../support/ordinary-user.ts';
 import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
 

@@ -5,8 +5,8 @@ import {createHash} from 'node:crypto';
 import {describe, it} from 'node:test';
 import type {Descriptor, Platform} from '../../src/lib/oci/descriptor.ts';
 import {type CommandLine, commandLine, forEachEngine} from '../cli/harness.ts';
+import {type ImageName, imagesForTests} from '../support/cached-images.ts';
 import {requiresProgram, slow} from '../support/helpers.ts';
-import {type ImageName, imagesForTests} from '../support/images.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {document, type Published, publishedImages} from './fixtures.ts';
 

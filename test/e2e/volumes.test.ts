@@ -6,8 +6,8 @@ import {it} from 'node:test';
 import type {VolumeInfo} from '../../src/lib/client/types/index.ts';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {publishImage} from '../support/built-images.ts';
 import {findProgram, requiresProgram, requiresRoot, type Scope} from '../support/helpers.ts';
+import {publishImage} from '../support/published-images.ts';
 import {dir, file, symlink, tar} from '../support/tartest.ts';
 
 /** An image whose VOLUMEs are /data, which has files, /link, which leads to it in a roundabout way, and /none, which is not there. */

@@ -4,7 +4,7 @@ import {readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {probeErofs} from '../../src/lib/client/erofs-probe.ts';
-import {hasFreeLoopDevice} from '../../src/lib/runtime/loop-devices.ts';
+import {hasFreeLoopDevice} from '../../src/lib/runtime/verify-loop-devices.ts';
 import {requiresProgram, requiresRoot, type Scope, type Skippable, temporaryDirectory} from './helpers.ts';
 
 /** True when the test may go on: layers can be indexed, and mounted from loop devices. */

@@ -1,6 +1,6 @@
 import {isatty} from 'node:tty';
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {standardInput} from '../../cli/stdin.ts';
 import type {CopiedFiles, CopyPlace} from '../../lib/client/types/index.ts';
 

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {CONTAINER_FLAGS, containerID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../../cli/container-flags.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../../cli/unsupported-flags.ts';
 import type {ContainerRecord} from '../../lib/client/types/index.ts';
 

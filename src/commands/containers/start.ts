@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import type {RunResult} from '../../lib/client/types/index.ts';
 
 export default class Start extends BaseCommand {

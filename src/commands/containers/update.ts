@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {LIMIT_FLAGS, limitOptions} from '../../cli/container-flags.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 
 export default class Update extends BaseCommand {
   static override summary = 'change the limits of containers, of running ones at once';

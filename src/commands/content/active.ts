@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {quiet} from '../../cli/shared-flags.ts';
 import {formatAge, formatSize} from '../../cli/value-formatters.ts';
 import type {IngestStatus} from '../../lib/client/types/index.ts';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import type {ContentPruneResult} from '../../lib/client/types/index.ts';
 
 export default class Prune extends BaseCommand {

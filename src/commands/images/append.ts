@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {compressionFlags, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
+import {compressionFlags, compressionOptions, created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/image-build-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {standardInput} from '../../cli/stdin.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';

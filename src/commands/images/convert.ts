@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {compressionFlags, compressionOptions, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
+import {compressionFlags, compressionOptions, PLATFORM_FLAGS, withBuildProgress} from '../../cli/image-build-flags.ts';
 import type {ConvertOptions, ImageRecord} from '../../lib/client/types/index.ts';
 
 export default class Convert extends BaseCommand {

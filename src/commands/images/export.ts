@@ -1,7 +1,7 @@
 import {Writable} from 'node:stream';
 import {isatty} from 'node:tty';
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {lines} from '../../cli/printable.ts';
 import {openProgress} from '../../cli/progress.ts';

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {formatTree} from '../../cli/format-tree.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
 import {formatJSON} from '../../cli/printable.ts';
 import {formatSize} from '../../cli/value-formatters.ts';
 import type {ImageTree} from '../../lib/client/types/index.ts';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {formatLabels} from '../../cli/value-formatters.ts';
 import {parseLabels} from '../../cli/value-parsers.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';

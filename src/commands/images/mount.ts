@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import type {HostMount} from '../../lib/client/types/index.ts';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Flags} from '../../cli/oclif-definitions.ts';
+import {Flags} from '../../cli/define-flags.ts';
 import {lines} from '../../cli/printable.ts';
 import type {PruneResult} from '../../lib/client/types/index.ts';
 

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/build-flags.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
+import {created, PLATFORM_FLAGS, withBuildProgress} from '../../cli/image-build-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';
 

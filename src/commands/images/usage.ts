@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {quiet, snapshotter} from '../../cli/shared-flags.ts';
 import {formatSize} from '../../cli/value-formatters.ts';

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {readKeyFiles} from '../../cli/key-files.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
 import {registryOptions} from '../../cli/registry-options.ts';
 import {REGISTRY_FLAGS, repeated} from '../../cli/shared-flags.ts';
 import type {ImageVerification} from '../../lib/client/types/index.ts';

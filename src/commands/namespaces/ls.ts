@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {quiet} from '../../cli/shared-flags.ts';
 import {formatLabels, formatSize} from '../../cli/value-formatters.ts';
 import type {NamespaceRecord, NamespaceUsage} from '../../lib/client/types/index.ts';

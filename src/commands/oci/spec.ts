@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Flags} from '../../cli/oclif-definitions.ts';
+import {Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 
 export default class Spec extends BaseCommand {

@@ -1,7 +1,7 @@
 import {isatty} from 'node:tty';
 import {BaseCommand} from '../../cli/base-command.ts';
-import {created} from '../../cli/build-flags.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
+import {created} from '../../cli/image-build-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {label, snapshotter} from '../../cli/shared-flags.ts';
 import {parseLabels} from '../../cli/value-parsers.ts';

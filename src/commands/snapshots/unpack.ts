@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {snapshotter} from '../../cli/shared-flags.ts';
 
 export default class Unpack extends BaseCommand {

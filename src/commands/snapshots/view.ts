@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {MOUNT_FLAGS, snapshotter} from '../../cli/shared-flags.ts';
 import type {Mount} from '../../lib/client/types/index.ts';
 

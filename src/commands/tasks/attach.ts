@@ -1,5 +1,5 @@
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
-import {ProcessCommand} from '../../cli/process-command.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
+import {ProcessCommand} from '../../cli/process-base-command.ts';
 import type {TaskAttachResult} from '../../lib/client/types/index.ts';
 
 export default class Attach extends ProcessCommand {

@@ -1,6 +1,6 @@
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {ProcessCommand} from '../../cli/process-command.ts';
+import {ProcessCommand} from '../../cli/process-base-command.ts';
 import {repeated} from '../../cli/shared-flags.ts';
 import {EXEC_HINTS} from '../../cli/unsupported-flags.ts';
 import type {ExecResult} from '../../lib/client/types/index.ts';

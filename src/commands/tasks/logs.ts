@@ -1,6 +1,6 @@
 import {StringDecoder} from 'node:string_decoder';
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {count} from '../../cli/shared-flags.ts';
 import {parseSince} from '../../cli/value-parsers.ts';

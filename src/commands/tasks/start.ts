@@ -1,5 +1,5 @@
-import {Args, Flags} from '../../cli/oclif-definitions.ts';
-import {ProcessCommand} from '../../cli/process-command.ts';
+import {Args, Flags} from '../../cli/define-flags.ts';
+import {ProcessCommand} from '../../cli/process-base-command.ts';
 import {START_FLAGS, startOptions} from '../../cli/task-flags.ts';
 import {NO_FIFOS} from '../../cli/unsupported-flags.ts';
 import type {RunResult} from '../../lib/client/types/index.ts';

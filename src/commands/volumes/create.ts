@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {label} from '../../cli/shared-flags.ts';
 import {parseLabels} from '../../cli/value-parsers.ts';
 import type {VolumeInfo} from '../../lib/client/types/index.ts';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Flags} from '../../cli/oclif-definitions.ts';
+import {Flags} from '../../cli/define-flags.ts';
 
 export default class Prune extends BaseCommand {
   static override summary = 'remove the volumes that no container has, with what is in them';

@@ -1,5 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args} from '../../cli/oclif-definitions.ts';
+import {Args} from '../../cli/define-flags.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more volumes, with what is in them';

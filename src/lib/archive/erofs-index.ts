@@ -61,7 +61,7 @@ export interface ImplicitParent {
 export interface EncodedIndex {
   /** The index in chunks; its length is a multiple of the alignment. */
   readonly bytes: Iterable<Buffer>;
-  /** Parents first. They have default attributes; `implicit-parents.ts` sets those of the lower layers. */
+  /** Parents first. They have default attributes; `inherit-parent-attributes.ts` sets those of the lower layers. */
   readonly implicitParents: readonly ImplicitParent[];
   /** The layer has whiteouts or opaque marks, which only overlayfs understands. */
   readonly hasWhiteouts: boolean;

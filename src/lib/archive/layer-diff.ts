@@ -12,11 +12,11 @@ import type {BigIntStats} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {streamOutput} from '../fs/spawn.ts';
 import {WHITEOUT_PREFIX} from './apply.ts';
+import {inodeOf, type TreeChange} from './find-tree-changes.ts';
 import {keptXattrs, TAR_READ, tarInput} from './kept-xattrs.ts';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from './layer-tar-headers.ts';
 import {attributesOf} from './overlay-view.ts';
 import {createTarReader, displayName} from './tar.ts';
-import {inodeOf, type TreeChange} from './tree-changes.ts';
 
 export interface LayerDiffOptions {
   /** Latest mtime, in seconds since 1970: later ones become this. */

@@ -1,7 +1,7 @@
 /** Privileges of this process that decide how a layer is applied. */
 
 import {readFileSync} from 'node:fs';
-import {type IdSets, inInitialUserNamespace, mappedIds} from '../user-namespace.ts';
+import {type IdSets, inInitialUserNamespace, mappedIds} from '../user-namespace-identity.ts';
 
 export interface ProcessPrivileges {
   /** From /proc: `process.umask()` would change it for all threads for a moment. */

@@ -4,9 +4,9 @@
  */
 import {closeSync, constants, fstatSync, openSync, readdirSync, readlinkSync, readSync, statfsSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
+import {inodeOf} from './find-tree-changes.ts';
 import {attributesOf, fsPath} from './overlay-view.ts';
 import {displayName, type TarHeader} from './tar.ts';
-import {inodeOf} from './tree-changes.ts';
 
 const O_PATH = 0o10000000;
 const CHUNK_BYTES = 256 << 10;

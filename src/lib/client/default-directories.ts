@@ -2,8 +2,8 @@
 import {join, resolve} from 'node:path';
 import {baseDirectory} from '../base-directories.ts';
 import {ErrdefsError} from '../errdefs.ts';
-import {assertPrivate} from '../fs/private-directory.ts';
-import {userID} from '../user-namespace.ts';
+import {assertPrivate} from '../fs/assert-private-directory.ts';
+import {userID} from '../user-namespace-identity.ts';
 
 export interface Directories {
   readonly root: string;

@@ -8,7 +8,7 @@ import {bootId} from '../fs/process.ts';
 import {runSync} from '../fs/spawn.ts';
 import {type Backing, EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, writeIndex} from '../store/indexed-layer.ts';
 import {runtimeStatePath} from '../store/layout.ts';
-import {isRootless} from '../user-namespace.ts';
+import {isRootless} from '../user-namespace-identity.ts';
 
 /** Result of the probe. */
 export interface ErofsSupport {

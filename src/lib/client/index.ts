@@ -3,7 +3,7 @@ import {validateIdentifier} from '../oci/identifier.ts';
 import {getSnapshotter} from '../store/snapshotters.ts';
 import {Store} from '../store/store.ts';
 import {maintainBallast} from '../store/with-ballast.ts';
-import {isRootless} from '../user-namespace.ts';
+import {isRootless} from '../user-namespace-identity.ts';
 import {containersClient} from './api/containers.ts';
 import {contentClient} from './api/content.ts';
 import {imagesClient} from './api/images.ts';
@@ -42,7 +42,7 @@ export function openClient(options: OpenOptions = {}): Client {
     lockTimeoutMs,
     ...(onWarning === undefined ? {} : {onWarning}),
     onCommit: async (changes) => {
-      const {emit, eventsOf} = await import('./events.ts');
+      const {emit, eventsOf} = await import('./event-log.ts');
       emit(() => context.stateDir, eventsOf(changes));
     },
   });
@@ -114,7 +114,7 @@ export function openClient(options: OpenOptions = {}): Client {
       return check(context, options);
     },
     unshare: async (args) => {
-      const {unshareCall} = await import('./user-namespace.ts');
+      const {unshareCall} = await import('./enter-user-namespace.ts');
       return unshareCall(directories, args);
     },
     defaultSpec: async (options = {}) => {
@@ -177,7 +177,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
     content: {
       ...contentClient(context, name),
       prune: async (options = {}) => {
-        const {pruneReferences} = await import('./space/prune-references.ts');
+        const {pruneReferences} = await import('./space/prune-layer-blobs.ts');
         return pruneReferences(context, name, options);
       },
       push: async (ref, digest, options = {}) => {
@@ -211,7 +211,7 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
         return systemdUnit(context, name, id, options);
       },
       changes: async (id, options = {}) => {
-        const {containerChanges} = await import('./build/tree-diff.ts');
+        const {containerChanges} = await import('./build/snapshot-changes.ts');
         return containerChanges(context, name, id, options);
       },
       commit: async (id, ref, options = {}) => {

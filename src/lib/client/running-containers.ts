@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {cgroupPath, populatedCgroups, removeNotedCgroups} from '../runtime/cgroups.ts';
+import {cgroupPath, populatedCgroups, removeNotedCgroups} from '../runtime/cgroup-removal.ts';
 import {findRuntime} from '../runtime/oci-runtime.ts';
 import {cleanup, disconnect, isClaimed, listRuns, RUN_DIRECTORIES, type Run, runPath, sweepBundles} from '../runtime/run-directory.ts';
 import {runtimeStatePath} from '../store/layout.ts';

@@ -1,8 +1,8 @@
 /** Tells how the hosts of a registry would be asked, without a connection to any. */
 
-import type {HostPlan} from './host-plan.ts';
+import type {HostPlan} from './explained-host.ts';
+import {DEFAULT_HOST_CONFIG} from './host-config-types.ts';
 import {registryHosts} from './hosts.ts';
-import {DEFAULT_HOST_CONFIG} from './hosts-config.ts';
 import {readRegistryConfig} from './hosts-dir.ts';
 import {proxyOrigin, proxyRules} from './proxy.ts';
 import {CAPABILITIES, type RemoteOptions} from './types.ts';

@@ -7,7 +7,7 @@
 import {accessSync, constants, readdirSync, readFileSync, statSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
-import {DEFAULT_HOST_CONFIG, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
+import {DEFAULT_HOST_CONFIG, HOSTS_FILE, type HostConfig} from './host-config-types.ts';
 import type {Connection} from './types.ts';
 
 /** Searched by default, in this order. */

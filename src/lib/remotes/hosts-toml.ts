@@ -9,7 +9,7 @@ import {isAbsolute, join} from 'node:path';
 import {parse, TomlError} from 'smol-toml';
 import {durationMs} from '../duration.ts';
 import {ErrdefsError} from '../errdefs.ts';
-import {type Address, HOSTS_FILE, type HostConfig} from './hosts-config.ts';
+import {type Address, HOSTS_FILE, type HostConfig} from './host-config-types.ts';
 import {parseProxy} from './proxy.ts';
 import {CAPABILITIES, type Capability} from './types.ts';
 

@@ -1,7 +1,7 @@
 /** Lists the hosts of a registry: the mirrors of its `hosts.toml`, then the registry itself. */
 import {ErrdefsError} from '../errdefs.ts';
 import {isLoopback} from './address-filter.ts';
-import {DEFAULT_HOST_CONFIG, type HostConfig} from './hosts-config.ts';
+import {DEFAULT_HOST_CONFIG, type HostConfig} from './host-config-types.ts';
 import {connectionOf, hasTLS, readRegistryConfig} from './hosts-dir.ts';
 import {speaksTLS} from './tls-probe.ts';
 import type {Connection, Host, HostSource, RemoteOptions} from './types.ts';

@@ -11,9 +11,9 @@ import {type Descriptor, type Digest, digestParts, isDigest} from '../oci/descri
 import {kindOf} from '../oci/mediatypes.ts';
 import {formatReference, type Reference} from '../oci/reference.ts';
 import {pushScope, type TokenScope} from './auth.ts';
+import {limiter} from './concurrency-limit.ts';
 import {protocolError, WireError, wireFailure} from './errors.ts';
 import {urlOf} from './hosts.ts';
-import {limiter} from './limiter.ts';
 import {isTemporary, MAX_ATTEMPTS} from './retry.ts';
 import {type HttpClient, type HttpResponse, redirectTarget} from './retrying-client.ts';
 import type {BlobOutcome, BlobPushOptions, Host, ManifestPushOptions, ManifestPushResult, OpenBlob, Pusher} from './types.ts';

@@ -18,7 +18,7 @@ import type {ErrdefsError} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
 import type {Reference} from '../oci/reference.ts';
 import type {Resolver} from './address-filter.ts';
-import type {Capability} from './host-plan.ts';
+import type {Capability} from './explained-host.ts';
 
 export interface RemoteOptions {
   /** Uses plain HTTP for every registry. Default: only for registries on loopback, see `hosts.ts`. */
@@ -88,7 +88,7 @@ export interface TokenStore {
   delete(key: string): void;
 }
 
-export {CAPABILITIES, type Capability} from './host-plan.ts';
+export {CAPABILITIES, type Capability} from './explained-host.ts';
 
 /** Connection settings of a host that override the remote's options. */
 export interface Connection {

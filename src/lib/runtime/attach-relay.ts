@@ -12,7 +12,7 @@ import {Readable, Writable} from 'node:stream';
 import {ErrdefsError} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
 import type {ProcessExit} from '../fs/spawn-with-channel.ts';
-import {type PipedProgram, startPiped} from '../fs/start-program.ts';
+import {type PipedProgram, startPiped} from '../fs/start-in-own-session.ts';
 
 /** Name of the socket in the bundle. */
 const SOCKET = 'attach';

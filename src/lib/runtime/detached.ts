@@ -8,7 +8,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
-import {requireRoot} from '../user-namespace.ts';
+import {requireRoot} from '../user-namespace-identity.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors, runtimeFailure} from './oci-runtime.ts';

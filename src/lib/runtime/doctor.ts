@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {isOnOverlay} from '../fs/free-space.ts';
 import {findProgram, run} from '../fs/spawn.ts';
-import {isRootless} from '../user-namespace.ts';
+import {isRootless} from '../user-namespace-identity.ts';
 import {findRuntime, runtimeVersion} from './oci-runtime.ts';
 
 export interface Check {

@@ -11,7 +11,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
-import {startPiped, startProgram} from '../fs/start-program.ts';
+import {startPiped, startProgram} from '../fs/start-in-own-session.ts';
 import {checkCommand} from './check-executable.ts';
 import {
   findTerminal,

@@ -6,9 +6,9 @@ import {readMountInfo} from '../fs/mountinfo.ts';
 import {formatIdentity, identityOf} from '../fs/process.ts';
 import {requireProgram, run} from '../fs/spawn.ts';
 import {spawnWithChannel} from '../fs/spawn-with-channel.ts';
-import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, makeMountPoints, mountCommand} from './mount-plan.ts';
 import {removeBundle} from './run-directory.ts';
+import {hasFreeLoopDevice, verifyLoopDevices} from './verify-loop-devices.ts';
 
 /** Waits for our word, then mounts; complaints go to descriptor 3. */
 const SCRIPT = (command: string): string => `read -r go <&3 || exit\n{ ${command}\n} 2>&3`;

@@ -9,8 +9,8 @@ import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {requireProgram} from '../fs/spawn.ts';
 import {type PipedStreams, type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
-import {hasFreeLoopDevice, verifyLoopDevices} from './loop-devices.ts';
 import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
+import {hasFreeLoopDevice, verifyLoopDevices} from './verify-loop-devices.ts';
 
 /** In characters. */
 export interface TerminalSize {

@@ -5,7 +5,7 @@ import {basename, join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {liveness, ownIdentity} from '../fs/process.ts';
 import {findProgram, type RunResult, run} from '../fs/spawn.ts';
-import {isRootless} from '../user-namespace.ts';
+import {isRootless} from '../user-namespace-identity.ts';
 
 export interface Runtime {
   /** The file's name, such as `runc` or `crun`. */

@@ -34,7 +34,7 @@ import {
   type Spec,
   withVolumes,
 } from './spec.ts';
-import type {ContainerOptions, MountSpec, Volume} from './spec-options.ts';
+import type {ContainerOptions, MountSpec, Volume} from './spec-option-types.ts';
 import {groupID, imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {

@@ -1,9 +1,9 @@
 /** A specification for a container in a user namespace, where its runtime is root over some ids and over nothing of the machine. */
 import {existsSync, readFileSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
-import {type IdSets, isRootless, mappedIds} from '../user-namespace.ts';
+import {type IdSets, isRootless, mappedIds} from '../user-namespace-identity.ts';
 import type {Spec} from './spec.ts';
-import type {MountSpec} from './spec-options.ts';
+import type {MountSpec} from './spec-option-types.ts';
 
 /** What the user namespace allows. */
 export interface UserNamespace {

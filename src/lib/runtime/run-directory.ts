@@ -33,7 +33,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroups.ts';
+import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroup-removal.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
 import {hasBeenCreated, readTaskEnd, readTaskRecord} from './task-record.ts';

@@ -10,7 +10,7 @@ import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import type {SeccompFilter} from './seccomp.ts';
-import type {ContainerLimits, MountSpec, Rlimit, SpecOptions, Volume} from './spec-options.ts';
+import type {ContainerLimits, MountSpec, Rlimit, SpecOptions, Volume} from './spec-option-types.ts';
 import type {User} from './user.ts';
 
 export interface DeviceRule {

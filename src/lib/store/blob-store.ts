@@ -28,7 +28,7 @@ import {type Expected, verifyExpected} from './content-contract.ts';
 import {moveToTrash} from './layer-store.ts';
 import type {Layout} from './layout.ts';
 import {parseIngest, RECORD_VERSION} from './parse-records.ts';
-import {DEEP_REPAIR_HINT, REPAIR_HINT} from './record-files.ts';
+import {DEEP_REPAIR_HINT, REPAIR_HINT} from './read-record-files.ts';
 import type {IngestInfo} from './records.ts';
 
 /** Hash for a digest's algorithm. */

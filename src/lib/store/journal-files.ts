@@ -8,7 +8,7 @@ import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {listIfPresent, readIfPresent, writeAtomic} from '../fs/durable.ts';
 import {bootId} from '../fs/process.ts';
 import type {Layout} from './layout.ts';
-import {assertReplaceable} from './record-files.ts';
+import {assertReplaceable} from './read-record-files.ts';
 
 export type Documents = Readonly<Record<string, unknown>>;
 

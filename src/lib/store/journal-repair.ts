@@ -5,9 +5,9 @@ import {fromErrno, hasCode} from '../errdefs.ts';
 import {bootId} from '../fs/process.ts';
 import {type Documents, type JournalFiles, merged, parseApplied, parseCheckpoint, readOrUndefined} from './journal-files.ts';
 import {type Layout, recordPath} from './layout.ts';
+import {markNeedsFullGc} from './mark-needs-full-gc.ts';
 import type {Damage} from './metadata-contract.ts';
-import {markNeedsFullGc} from './needs-full-gc.ts';
-import {assertReplaceable, isWrongType, syncIfPresent} from './record-files.ts';
+import {assertReplaceable, isWrongType, syncIfPresent} from './read-record-files.ts';
 
 /** Damaged files of the journal, and files that stand where it writes. */
 export function findJournalDamage(layout: Layout, files: JournalFiles): readonly Damage[] {

@@ -26,9 +26,9 @@ import {Housekeeping} from './cleanup-warnings.ts';
 import {type Checkpoint, type Documents, JournalFiles, merged, newestGeneration, type Pending, type RedoRecord} from './journal-files.ts';
 import {findJournalDamage, repairJournal} from './journal-repair.ts';
 import type {Layout} from './layout.ts';
+import {markNeedsFullGc} from './mark-needs-full-gc.ts';
 import {type Backend, type Damage, type Reader, type Writer, WriteSet} from './metadata-contract.ts';
-import {markNeedsFullGc} from './needs-full-gc.ts';
-import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument, syncIfPresent} from './record-files.ts';
+import {assertReplaceable, isWrongType, listDirectories, listDocuments, readDocument, syncIfPresent} from './read-record-files.ts';
 
 /** Generations between two checkpoints, and generations that are kept before the newest. */
 const KEEP = 64;

@@ -43,7 +43,7 @@ export const runtimeStatePath = {
   views: (state: string): string => join(state, 'views'),
   /** Records of host mounts; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
-  /** Log of events; see client/events.ts. */
+  /** Log of events; see client/event-log.ts. */
   events: (state: string): string => join(state, 'events'),
   /** Tokens of registries; see client/credentials/token-store.ts. */
   tokens: (state: string): string => join(state, 'tokens'),
@@ -51,7 +51,7 @@ export const runtimeStatePath = {
   erofs: (state: string): string => join(state, 'erofs.json'),
   /** Cool-downs of registries; see client/pull/shared-cool-downs.ts. */
   coolDowns: (state: string): string => join(state, 'cool-downs'),
-  /** Processes in the user namespace of a user without root; see client/user-namespace.ts. */
+  /** Processes in the user namespace of a user without root; see client/enter-user-namespace.ts. */
   userNamespace: (state: string): string => join(state, 'user-namespace'),
 } as const;
 

@@ -1,7 +1,7 @@
 /** Parses records; no other module knows their fields. An invalid one is `data_loss`, and the message names file and field. */
 import {ErrdefsError} from '../errdefs.ts';
 import {type Descriptor, type Digest, isDigest} from '../oci/descriptor.ts';
-import {REPAIR_HINT} from './record-files.ts';
+import {REPAIR_HINT} from './read-record-files.ts';
 import type {
   ContainerRecord,
   ContentRecord,

@@ -1,10 +1,10 @@
 /** Sets of records over the documents of a metadata backend: lookup, listing, and changes that keep reference counts. */
 import {ErrdefsError, hasCode} from '../errdefs.ts';
+import type {ChangedKind, RecordChanges} from './changed-records.ts';
 import {RECORD_KINDS, recordFile, recordPath} from './layout.ts';
 import type {Reader, Writer} from './metadata-contract.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot, RECORD_VERSION} from './parse-records.ts';
-import type {ChangedKind, RecordChanges} from './record-changes.ts';
-import {misplacedRecord, REPAIR_HINT} from './record-files.ts';
+import {misplacedRecord, REPAIR_HINT} from './read-record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type RefCounts,

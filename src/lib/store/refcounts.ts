@@ -12,7 +12,7 @@ import {hasCode} from '../errdefs.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {recordFile, recordPath} from './layout.ts';
 import {type Reader, type Writer, WriteSet} from './metadata-contract.ts';
-import {isWrongType} from './record-files.ts';
+import {isWrongType} from './read-record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, Labels, LeaseRecord, SnapshotRecord} from './records.ts';
 
 /** An object of a namespace, as a key: `content/<digest>`, `image/<name>`, `snapshot/<snapshotter>/<key>`, `container/<id>`. */

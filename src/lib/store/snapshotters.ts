@@ -8,7 +8,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {copyTree} from '../fs/copy.ts';
 import {readIfPresent} from '../fs/durable.ts';
 import type {Digest} from '../oci/descriptor.ts';
-import {inInitialUserNamespace, isRootless, mappedIds} from '../user-namespace.ts';
+import {inInitialUserNamespace, isRootless, mappedIds} from '../user-namespace-identity.ts';
 import {type TreeUsage, treeUsage} from './disk-usage.ts';
 import {EROFS_IMAGE, EROFS_INDEX, EROFS_TAR, indexedUsage} from './indexed-layer.ts';
 

@@ -10,18 +10,18 @@ import {sweepLocks} from '../fs/lock.ts';
 import type {Digest} from '../oci/descriptor.ts';
 import {Ballast} from './ballast.ts';
 import {BlobStore} from './blob-store.ts';
+import type {RecordChange} from './changed-records.ts';
 import {Housekeeping, type OnWarning} from './cleanup-warnings.ts';
+import {syncBlobNames} from './fsync-blob-names.ts';
 import {JournalBackend} from './journal.ts';
 import {LayerStore} from './layer-store.ts';
 import {createLayout, type Layout, recordPath} from './layout.ts';
+import {markNeedsFullGc} from './mark-needs-full-gc.ts';
 import {type Backend, type Damage, type Reader, WriteSet} from './metadata-contract.ts';
 import {Formats, MIGRATIONS, type Migration} from './migrations.ts';
-import {markNeedsFullGc} from './needs-full-gc.ts';
 import {quarantine} from './quarantine.ts';
-import type {RecordChange} from './record-changes.ts';
 import type {SharedKey} from './refcounts.ts';
-import {StateDirectory} from './state-directory.ts';
-import {syncBlobNames} from './sync-blob-names.ts';
+import {StateDirectory} from './store-directory.ts';
 import {Transaction} from './transaction.ts';
 import type {StoreTransaction, StoreView} from './transaction-types.ts';
 
@@ -144,7 +144,7 @@ export class Store {
     return this.#view((reader) => fn(new Transaction(new WriteSet(reader))));
   }
 
-  /** See `syncBlobNames` of sync-blob-names.ts. */
+  /** See `syncBlobNames` of fsync-blob-names.ts. */
   syncBlobNames(digests: readonly Digest[]): void {
     syncBlobNames(this.blobs, digests, (fn) => this.view(fn));
   }

@@ -8,7 +8,7 @@ import {DIGEST_HEX_LENGTH} from '../oci/descriptor.ts';
 import {isIngestKey} from './blob-store.ts';
 import {isLayerName} from './layer-store.ts';
 import type {Layout} from './layout.ts';
-import {isDocument} from './record-files.ts';
+import {isDocument} from './read-record-files.ts';
 import {snapshotterNames} from './snapshotters.ts';
 
 const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);

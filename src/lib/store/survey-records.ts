@@ -4,7 +4,7 @@ import {ErrdefsError, hasCode, isErrdefs} from '../errdefs.ts';
 import {RECORD_KINDS, type RecordKind, recordFile, recordPath} from './layout.ts';
 import type {Reader} from './metadata-contract.ts';
 import {parseContainer, parseContent, parseImage, parseLease, parseNamespace, parseSnapshot} from './parse-records.ts';
-import {isWrongType, misplacedRecord} from './record-files.ts';
+import {isWrongType, misplacedRecord} from './read-record-files.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, LeaseRecord, NamespaceRecord, SnapshotRecord} from './records.ts';
 import {
   type References,

@@ -1,7 +1,8 @@
 /** Views and transactions of the store. */
+
+import {RecordChanges} from './changed-records.ts';
 import {type RecordKind, recordPath} from './layout.ts';
 import type {AfterCommit, Reader, Writer} from './metadata-contract.ts';
-import {RecordChanges} from './record-changes.ts';
 import {CONTAINER, CONTENT, IMAGE, LEASE, Namespaces, type RecordHooks, Records, type RecordType, SNAPSHOT} from './record-sets.ts';
 import type {Labels, NamespaceRecord} from './records.ts';
 import {

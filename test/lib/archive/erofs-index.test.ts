@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it, type TestContext} from 'node:test';
 import {createApplier} from '../../../src/lib/archive/apply.ts';
 import {createErofsIndex, type Reason} from '../../../src/lib/archive/erofs-index.ts';
-import {inheritAttributes} from '../../../src/lib/archive/implicit-parents.ts';
+import {inheritAttributes} from '../../../src/lib/archive/inherit-parent-attributes.ts';
 import {MAX_INDEXED_BYTES} from '../../../src/lib/archive/limits.ts';
 import {openExtracted} from '../../../src/lib/archive/lower-tree.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';

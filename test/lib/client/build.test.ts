@@ -10,6 +10,10 @@ import {codeOf} from '../../../src/lib/errdefs.ts';
 import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {layerType, type MediaTypeFamily, OCI_INDEX} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
+import {checkStore} from '../../support/invariants.ts';
+import {ARCHITECTURE} from '../../support/layouts.ts';
+import {assertValidLayout} from '../../support/oci-schemas.ts';
 import {
   COMPRESSIONS,
   compress,
@@ -20,11 +24,7 @@ import {
   readDocument,
   writeLayout,
   writeSkopeoDirectory,
-} from '../../support/built-images.ts';
-import {is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
-import {checkStore} from '../../support/invariants.ts';
-import {ARCHITECTURE} from '../../support/layouts.ts';
-import {assertValidLayout} from '../../support/oci-schemas.ts';
+} from '../../support/published-images.ts';
 import {dir, file, link, opaque, tar, whiteout} from '../../support/tartest.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';
 

@@ -7,14 +7,14 @@ import {execFileSync, spawnSync} from 'node:child_process';
 import {mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {findChanges} from '../../../src/lib/archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../../src/lib/archive/layer-diff.ts';
-import {findChanges} from '../../../src/lib/archive/tree-changes.ts';
 import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
-import {type PublishedImage, publishImage, writeLayout} from '../../support/built-images.ts';
 import {ATTRIBUTES, BASE, CHANGES, changesFor, sh, WHOLE_SECONDS} from '../../support/changed-trees.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
+import {type PublishedImage, publishImage, writeLayout} from '../../support/published-images.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 import {diffTrees, readTree, type TreeEntry} from '../../support/tree.ts';
 

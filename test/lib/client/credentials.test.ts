@@ -14,7 +14,7 @@ import {OCI_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {openRemote, type RemoteOptions} from '../../../src/lib/remotes/index.ts';
 import type {Credentials} from '../../../src/lib/remotes/types.ts';
 import {selfSigned} from '../../fakes/certificate.ts';
-import {fakeNetwork} from '../../fakes/network.ts';
+import {fakeNetwork} from '../../fakes/fake-addresses.ts';
 import {type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {streamed} from '../../suites/resolver.ts';
 import {is, onEnd, TORTURE, temporaryDirectory} from '../../support/helpers.ts';

@@ -4,9 +4,9 @@ import {execFileSync} from 'node:child_process';
 import {appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/events.ts';
+import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/event-log.ts';
 import type {BerthEvent, Client} from '../../../src/lib/client/types/index.ts';
-import {RecordChanges} from '../../../src/lib/store/record-changes.ts';
+import {RecordChanges} from '../../../src/lib/store/changed-records.ts';
 import {runScript} from '../../support/children.ts';
 import {is, newClient, onEnd, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
 
@@ -111,7 +111,7 @@ describe('events', () => {
   it('of many writers at once are whole lines, each once', async (t) => {
     const state = temporaryDirectory(t);
     const code = `
-      const {emit} = await lib('client/events.ts');
+      const {emit} = await lib('client/event-log.ts');
       const [state, name] = args;
       for (let i = 0; i < 200; i++) emit(() => state, [{namespace: name, topic: '/t', event: {i, text: 'x'.repeat(i)}}]);`;
     const names = ['a', 'b', 'c', 'd'];

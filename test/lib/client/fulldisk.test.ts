@@ -13,7 +13,7 @@ import {after, describe, it, type TestContext} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
-import {hasFreeLoopDevice} from '../../../src/lib/runtime/loop-devices.ts';
+import {hasFreeLoopDevice} from '../../../src/lib/runtime/verify-loop-devices.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {maintainBallast} from '../../../src/lib/store/with-ballast.ts';

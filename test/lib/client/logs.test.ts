@@ -8,7 +8,7 @@ import {describe, it} from 'node:test';
 import {promisify} from 'node:util';
 import type {LogEntry, LogOptions} from '../../../src/lib/client/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
-import {readLog} from '../../../src/lib/runtime/logs.ts';
+import {readLog} from '../../../src/lib/runtime/read-conmon-log.ts';
 import {temporaryDirectory} from '../../support/helpers.ts';
 import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 

@@ -10,8 +10,8 @@ import type {Client, NamespaceClient, ProgressEvent} from '../../../src/lib/clie
 import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {DOCKER_FOREIGN_LAYER, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeOptions, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
+import {requiresImage} from '../../support/cached-images.ts';
 import {is, newClient, requiresProgram, temporaryDirectory} from '../../support/helpers.ts';
-import {requiresImage} from '../../support/images.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
 import {pushImage, sharedRegistry} from '../../support/registry.ts';
 import {file, tar} from '../../support/tartest.ts';

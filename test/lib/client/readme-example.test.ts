@@ -4,8 +4,8 @@ import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {openClient} from '../../../src/lib/client/index.ts';
+import {requiresImage} from '../../support/cached-images.ts';
 import {onEnd, temporaryDirectory} from '../../support/helpers.ts';
-import {requiresImage} from '../../support/images.ts';
 import {requiresTasks, until} from '../../support/tasks.ts';
 
 const AsyncFunction = (async () => undefined).constructor as new (

@@ -4,16 +4,15 @@ import {spawnSync} from 'node:child_process';
 import {copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
-import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/evidence.ts';
 import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
 import {localEvidence} from '../../../src/lib/client/signatures/signature-sources.ts';
+import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/verify-evidence.ts';
 import type {Client, NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import type {Store} from '../../../src/lib/store/store.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {publishImage, writeLayout} from '../../support/built-images.ts';
 import {
   BUNDLE,
   envelopeFor,
@@ -29,6 +28,7 @@ import {
 import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE, addBlob, addImage, addJSON, setTarget} from '../../support/layouts.ts';
+import {publishImage, writeLayout} from '../../support/published-images.ts';
 import {pushImage, sharedRegistry} from '../../support/registry.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 

@@ -9,9 +9,9 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {gunzipSync} from 'node:zlib';
+import {findChanges} from '../../../src/lib/archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../../src/lib/archive/layer-diff.ts';
 import {createTarReader} from '../../../src/lib/archive/tar.ts';
-import {findChanges} from '../../../src/lib/archive/tree-changes.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
 import {engineEnvironment} from '../../cli/harness.ts';
@@ -19,7 +19,6 @@ import {ctrHere} from '../../cli/run-in-process.ts';
 import {startContainerd} from '../../e2e/containerd.ts';
 import {eventually, start} from '../../e2e/fixtures.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {readDocument} from '../../support/built-images.ts';
 import {ATTRIBUTES, BASE, CHANGES, changesFor, sh, WHOLE_SECONDS} from '../../support/changed-trees.ts';
 import {
   findProgram,
@@ -34,6 +33,7 @@ import {
 } from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
+import {readDocument} from '../../support/published-images.ts';
 import {dir, file, symlink, tar} from '../../support/tartest.ts';
 import {requiresTasks, taskRig} from '../../support/tasks.ts';
 import {diffTrees, readTree} from '../../support/tree.ts';

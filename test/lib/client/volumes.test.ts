@@ -10,9 +10,9 @@ import {hasCode} from '../../../src/lib/errdefs.ts';
 import type {Spec} from '../../../src/lib/runtime/spec.ts';
 import {arm, disarm, killedHere} from '../../fakes/failpoints.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
-import {publishImage} from '../../support/built-images.ts';
 import {is, newClient, onEnd, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
+import {publishImage} from '../../support/published-images.ts';
 import {program} from '../../support/static-programs.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 

@@ -4,7 +4,7 @@ import {execFileSync} from 'node:child_process';
 import {mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
-import {findDifference} from '../../../src/lib/archive/compare-trees.ts';
+import {findDifference} from '../../../src/lib/archive/find-tree-difference.ts';
 import {copyTree} from '../../../src/lib/fs/copy.ts';
 import {removeTree} from '../../../src/lib/fs/durable.ts';
 import {walk} from '../../../src/lib/fs/walk.ts';

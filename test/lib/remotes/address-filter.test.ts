@@ -9,7 +9,7 @@ import {describe, it, type TestContext} from 'node:test';
 import {DOCKER_FOREIGN_LAYER} from '../../../src/lib/oci/mediatypes.ts';
 import {canonicalAddress, isLinkLocal} from '../../../src/lib/remotes/address-filter.ts';
 import {type HostSource, openRemote} from '../../../src/lib/remotes/index.ts';
-import {type FakeNetwork, fakeNetwork} from '../../fakes/network.ts';
+import {type FakeNetwork, fakeNetwork} from '../../fakes/fake-addresses.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {streamed} from '../../suites/resolver.ts';

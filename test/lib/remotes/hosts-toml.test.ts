@@ -5,7 +5,7 @@ import {dirname, join} from 'node:path';
 import {describe, it} from 'node:test';
 import fc from 'fast-check';
 import {type ErrdefsError, isErrdefs} from '../../../src/lib/errdefs.ts';
-import type {HostConfig} from '../../../src/lib/remotes/hosts-config.ts';
+import type {HostConfig} from '../../../src/lib/remotes/host-config-types.ts';
 import {connectionOf, DEFAULT_HOSTS_DIRS, hostsDirs, namesOf, readRegistryConfig} from '../../../src/lib/remotes/hosts-dir.ts';
 import {MAX_HOSTS_FILE, parseHosts, ROOT_FIELDS} from '../../../src/lib/remotes/hosts-toml.ts';
 import {selfSigned} from '../../fakes/certificate.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
 import type {ExecConfig} from '../../../src/lib/oci/manifest.ts';
 import {CAPABILITIES, createSpec, type HostFacts, mergeEnv, type Spec, type SpecInput} from '../../../src/lib/runtime/spec.ts';
-import type {SpecOptions} from '../../../src/lib/runtime/spec-options.ts';
+import type {SpecOptions} from '../../../src/lib/runtime/spec-option-types.ts';
 import {is} from '../../support/helpers.ts';
 
 const host: HostFacts = {

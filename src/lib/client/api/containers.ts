@@ -74,7 +74,7 @@ export function containersClient(
       await deleteContainer(context, namespace, id, {keepSnapshot, only, ...(hasEnded ? {} : {ifMissing: missing})});
       // Nobody else knows of it any more.
       if (cgroup?.startsWith(`/${namespace}/${id}~`)) {
-        const {removeEmptyCgroup} = await import('../../runtime/cgroups.ts');
+        const {removeEmptyCgroup} = await import('../../runtime/cgroup-removal.ts');
         store.housekeeping.attempt(`cgroup ${cgroup}`, () => removeEmptyCgroup(cgroup));
       }
     },

@@ -3,7 +3,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {fromErrno} from '../../errdefs.ts';
 import {parseFilters} from '../../store/filters.ts';
 import type {Context} from '../context.ts';
-import {EventReader} from '../events.ts';
+import {EventReader} from '../event-log.ts';
 import type {BerthEvent, EventsOptions} from '../types/index.ts';
 
 /** The log is looked at so often: files tell nobody of what is appended on every filesystem. */

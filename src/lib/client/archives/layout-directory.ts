@@ -14,7 +14,7 @@ import {isTemporary, listIfPresent, readIfPresent, sweepOwnTemporary, syncPath, 
 import {acquireLock} from '../../fs/lock.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {OCI_INDEX} from '../../oci/mediatypes.ts';
-import {type BlobFileOptions, hasEntries, makeDirectory, writeBlobFile} from './blob-file.ts';
+import {type BlobFileOptions, hasEntries, makeDirectory, writeBlobFile} from './write-blob-file.ts';
 
 const LOCK_TIMEOUT_MS = 60_000;
 

@@ -25,7 +25,7 @@ export function imageBuildClient(context: Context, namespace: string): ImageBuil
       return rebaseImage(context, namespace, source, target, options);
     },
     changes: async (ref, options = {}) => {
-      const {imageChanges} = await import('./tree-diff.ts');
+      const {imageChanges} = await import('./snapshot-changes.ts');
       return imageChanges(context, namespace, ref, options);
     },
     unpack: async (ref, directory, options = {}) => {

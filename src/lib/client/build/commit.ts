@@ -8,7 +8,7 @@ import type {CommitOptions, MutateOptions} from '../types/index.ts';
 import {ImageBuild, sourceManifest} from './image-build.ts';
 import {layerOnTop} from './layer-on-top.ts';
 import {checkLevel} from './new-blob.ts';
-import {containerPair, snapshotLayer} from './tree-diff.ts';
+import {containerPair, snapshotLayer} from './snapshot-changes.ts';
 
 export async function commitContainer(
   context: Context,

@@ -1,8 +1,8 @@
 /** `repack`: an image of what was changed in a bundle, on top of the image that it was unpacked from. */
 import {lstatSync, rmSync} from 'node:fs';
 import {join, posix, resolve} from 'node:path';
+import {findChanges, type TreeChange} from '../../archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../archive/layer-diff.ts';
-import {findChanges, type TreeChange} from '../../archive/tree-changes.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {kindOf} from '../../oci/mediatypes.ts';

@@ -7,7 +7,7 @@ import {DOCKER_LAYER, OCI_LAYER} from '../../oci/mediatypes.ts';
 import type {Context} from '../context.ts';
 import type {SnapshotDiffOptions} from '../types/index.ts';
 import {openCompressor} from './new-blob.ts';
-import {isInUse, snapshotLayer} from './tree-diff.ts';
+import {isInUse, snapshotLayer} from './snapshot-changes.ts';
 
 const COMPRESSIONS: Readonly<Record<string, 'none' | 'gzip' | 'zstd'>> = {
   [OCI_LAYER]: 'none',

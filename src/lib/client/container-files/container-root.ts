@@ -4,7 +4,7 @@
  * Of a running container it is what its first process sees, volumes and other mounts included; it is not paused, because every file is
  * opened by descriptors. Of another one its snapshot is mounted privately, and the host paths of its bind mounts stand in for them.
  */
-import {openBelow} from '../../archive/tree-writer.ts';
+import {openBelow} from '../../archive/live-tree-writer.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {mountPoints} from '../../runtime/check-executable.ts';
 import {type MountPoints, type Place, RootReader} from '../../runtime/path-in-root.ts';

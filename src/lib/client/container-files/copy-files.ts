@@ -1,9 +1,9 @@
 /** `cp`: copies files into containers, out of them, and between them. */
 import {setImmediate} from 'node:timers/promises';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from '../../archive/layer-tar-headers.ts';
+import {openBelow, TreeWriter} from '../../archive/live-tree-writer.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {readEntries, type TreeEntry} from '../../archive/tree-entries.ts';
-import {openBelow, TreeWriter} from '../../archive/tree-writer.ts';
 import {ErrdefsError, wrap} from '../../errdefs.ts';
 import type {Place} from '../../runtime/path-in-root.ts';
 import type {Context} from '../context.ts';

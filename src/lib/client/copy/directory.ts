@@ -9,7 +9,7 @@ import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {digestOf, verifyBytes} from '../../oci/hash.ts';
 import {MAX_MANIFEST_BYTES, mediaTypeOfDocument} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
-import {hasEntries, makeDirectory, writeBlobFile} from '../archives/blob-file.ts';
+import {hasEntries, makeDirectory, writeBlobFile} from '../archives/write-blob-file.ts';
 import type {Document, ImageSource, ImageTarget} from './types.ts';
 
 const VERSION = 'Directory Transport Version: 1.1\n';

@@ -19,7 +19,7 @@ export async function openSource({remote, signal}: Opener, place: Place, options
     return registrySource(name, await remote(options), place.ref, signal);
   }
   if (place.transport === 'dir') return directorySource(name, place.path);
-  const {archivedSource} = await import('./archived.ts');
+  const {archivedSource} = await import('./archive-source.ts');
   return archivedSource(name, {...place, transport: place.transport}, signal);
 }
 
@@ -33,10 +33,10 @@ export async function openTarget({remote, ...limits}: Opener, place: Place, opti
     case 'dir':
       return directoryTarget(name, place.path, limits.signal);
     case 'oci':
-      return (await import('./layout.ts')).layoutTarget(name, place.path, place.name, limits.signal);
+      return (await import('./layout-target.ts')).layoutTarget(name, place.path, place.name, limits.signal);
     case 'oci-archive':
-      return (await import('./archive-file.ts')).layoutArchiveTarget(name, place.path, place.name);
+      return (await import('./archive-target.ts')).layoutArchiveTarget(name, place.path, place.name);
     case 'docker-archive':
-      return (await import('./archive-file.ts')).dockerArchiveTarget(name, place.path, place.name);
+      return (await import('./archive-target.ts')).dockerArchiveTarget(name, place.path, place.name);
   }
 }

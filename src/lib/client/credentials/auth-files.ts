@@ -7,7 +7,7 @@
 import {isAbsolute, join, resolve} from 'node:path';
 import {baseDirectory} from '../../base-directories.ts';
 import {readIfPresent} from '../../fs/durable.ts';
-import {userID} from '../../user-namespace.ts';
+import {userID} from '../../user-namespace-identity.ts';
 
 export interface AuthFile {
   /** Absolute path. */

@@ -4,8 +4,8 @@
  * It never changes a result: what cannot be read is not there, and what cannot be written is not kept.
  */
 import {join} from 'node:path';
+import {assertPrivate} from '../../fs/assert-private-directory.ts';
 import {listIfPresent, makeDirectories, readIfPresent, sweepTemporary, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
-import {assertPrivate} from '../../fs/private-directory.ts';
 import type {TokenStore} from '../../remotes/types.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 

@@ -3,12 +3,12 @@ import {accessSync, constants, existsSync, statfsSync} from 'node:fs';
 import {type ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {nearestExisting} from '../../fs/durable.ts';
 import {checkRuntime} from '../../runtime/doctor.ts';
-import {REPAIR_HINT} from '../../store/record-files.ts';
-import {isRootless, mappedIds, userID} from '../../user-namespace.ts';
+import {REPAIR_HINT} from '../../store/read-record-files.ts';
+import {isRootless, mappedIds, userID} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
+import {checkUserNamespace} from '../enter-user-namespace.ts';
 import {type ErofsSupport, probeErofs} from '../erofs-probe.ts';
 import type {DoctorCheck} from '../types/index.ts';
-import {checkUserNamespace} from '../user-namespace.ts';
 
 /** Free space below which a pull is likely to fail, in bytes. */
 const LITTLE_SPACE = 1 << 30;

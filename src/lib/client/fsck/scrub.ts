@@ -1,7 +1,7 @@
 /** `check --deep`: hashes blobs, and compares layers with their tars or blobs. */
 import {createReadStream} from 'node:fs';
 import {basename, join} from 'node:path';
-import {findDifference} from '../../archive/compare-trees.ts';
+import {findDifference} from '../../archive/find-tree-difference.ts';
 import {fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {type Digest, digestParts} from '../../oci/descriptor.ts';
 import {createHash, type Hash} from '../../oci/hash.ts';

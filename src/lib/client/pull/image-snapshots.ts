@@ -4,7 +4,7 @@ import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import {assertWithinQuota} from '../../store/quota.ts';
-import {REPAIR_HINT} from '../../store/record-files.ts';
+import {REPAIR_HINT} from '../../store/read-record-files.ts';
 import type {SnapshotRecord} from '../../store/records.ts';
 import {snapshotChain} from '../../store/snapshots.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';

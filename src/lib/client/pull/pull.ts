@@ -203,7 +203,7 @@ class Pull {
     try {
       let plan = await makePlan(descriptor, source, this.#platforms);
       if (this.#snapshotter !== undefined) requireImages(plan);
-      if (approval.evidence.length > 0) plan = (await import('./plan-with-signatures.ts')).withEvidence(plan, approval.evidence);
+      if (approval.evidence.length > 0) plan = (await import('./add-signatures-to-plan.ts')).withEvidence(plan, approval.evidence);
       const layers = this.#layersHere(plan);
       if (layers === undefined) await this.#lease(plan);
       return {plan, layers};

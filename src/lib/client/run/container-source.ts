@@ -9,7 +9,7 @@ import {hostPlatform} from '../../oci/platform.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import {resolveSpec} from '../../runtime/resolve-spec.ts';
 import type {Spec} from '../../runtime/spec.ts';
-import type {ContainerOptions, Volume} from '../../runtime/spec-options.ts';
+import type {ContainerOptions, Volume} from '../../runtime/spec-option-types.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {findImage, planLocally} from '../api/find-image.ts';

@@ -7,7 +7,7 @@ import {validateIdentifier} from '../../oci/identifier.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import {checkVolume} from '../../runtime/spec.ts';
-import type {MountSpec, Volume} from '../../runtime/spec-options.ts';
+import type {MountSpec, Volume} from '../../runtime/spec-option-types.ts';
 import type {Labels} from '../../store/records.ts';
 import {useVolume, volumeKey, volumeReference} from '../api/volumes.ts';
 import type {Context} from '../context.ts';

@@ -6,7 +6,7 @@ import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {startScratchMountHolder} from '../pull/layer-lookup.ts';
 import type {CreateOptions} from '../types/index.ts';
-import {newContainer} from './new-container.ts';
+import {newContainer} from './prepare-container.ts';
 
 export async function createContainer(
   context: Context,

@@ -2,10 +2,10 @@
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {launch} from '../tasks/launch.ts';
-import {asRunFailure} from '../tasks/run-failure.ts';
+import {asRunFailure} from '../tasks/mark-run-failure.ts';
 import type {MaybePiped} from '../tasks/with-streams.ts';
 import type {PipedTask, RunOptions, RunResult} from '../types/index.ts';
-import {newContainer} from './new-container.ts';
+import {newContainer} from './prepare-container.ts';
 
 export function run(
   context: Context,

@@ -7,8 +7,8 @@ import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {StoreView} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
 import type {ImageSignature} from '../types/index.ts';
-import type {Evidence, Signed} from './evidence.ts';
 import {type Policy, policyOf} from './policy.ts';
+import type {Evidence, Signed} from './verify-evidence.ts';
 
 /** An image that has been found to be allowed. */
 export interface Approval {
@@ -103,7 +103,7 @@ async function verify(
   const what = `image ${JSON.stringify(name)} (${target.digest})`;
   const [{parseKey}, {verifyEvidence}, {localEvidence}] = await Promise.all([
     import('./keys.ts'),
-    import('./evidence.ts'),
+    import('./verify-evidence.ts'),
     import('./signature-sources.ts'),
   ]);
   const open = groups.map(({of, keys}) => {

@@ -7,7 +7,7 @@ import type {Reference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
 import type {Labels} from '../../store/records.ts';
 import type {Store} from '../../store/store.ts';
-import {type Evidence, isSignature} from './evidence.ts';
+import {type Evidence, isSignature} from './verify-evidence.ts';
 
 /** Largest signature that is read, in bytes, and most manifests with signatures, and signatures in each. */
 const MAX_SIGNATURE_BYTES = 1 << 20;

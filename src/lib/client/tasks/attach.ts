@@ -7,7 +7,7 @@ import {bundleIn} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import type {AttachedTask, TaskAttachOptions, TaskAttachResult, TaskExit} from '../types/index.ts';
 import {type FoundTask, findTask} from './find-task.ts';
-import {asRunFailure} from './run-failure.ts';
+import {asRunFailure} from './mark-run-failure.ts';
 
 /** Waits for the end of a task that was found. */
 type Wait = (found: FoundTask, signal: AbortSignal) => Promise<TaskExit>;

@@ -7,9 +7,9 @@ import {type ExecRequest, type ExecTarget, execDetached, execForeground, started
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import type {ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
+import {tell} from './emit-task-event.ts';
 import {cgroupOf, type FoundTask, findTask} from './find-task.ts';
-import {asRunFailure} from './run-failure.ts';
-import {tell} from './tell.ts';
+import {asRunFailure} from './mark-run-failure.ts';
 import {type MaybePiped, refuseWithStreams, withStreams} from './with-streams.ts';
 
 /** Any that every runtime uses: an exec is in the container's cgroup of each. */

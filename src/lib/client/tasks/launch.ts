@@ -5,15 +5,15 @@ import {fileURLToPath} from 'node:url';
 import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
 import type {PipedStreams} from '../../fs/spawn-with-channel.ts';
-import {cgroupPath} from '../../runtime/cgroups.ts';
+import {cgroupPath} from '../../runtime/cgroup-removal.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {NetworkOptions, PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
+import {tell, tellStart} from './emit-task-event.ts';
 import type {Connection} from './network.ts';
-import {tell, tellStart} from './tell.ts';
 import {type MaybePiped, refuseWithStreams, withStreams} from './with-streams.ts';
 
 /** The state directory is often in memory. */

@@ -1,6 +1,6 @@
 /** `tasks logs`: the output of detached tasks. */
 import {ErrdefsError} from '../../errdefs.ts';
-import {readLog} from '../../runtime/logs.ts';
+import {readLog} from '../../runtime/read-conmon-log.ts';
 import {isClaimed} from '../../runtime/run-directory.ts';
 import {taskFiles} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';

@@ -8,13 +8,13 @@ import {loadNetworks, type NetworkConfig, publishesPorts} from '../../runtime/ne
 import {chooseSubnet, DEFAULT_NETWORK, defaultNetwork} from '../../runtime/network/default-network.ts';
 import {hostsText, type NetworkDns, resolvConfText} from '../../runtime/network/network-files.ts';
 import {type NetworkNamespace, openNetworkNamespace} from '../../runtime/network/network-namespace.ts';
+import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/port-claims.ts';
 import {choosePorts, parsePort} from '../../runtime/network/ports.ts';
-import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/published-ports.ts';
 import {runPath} from '../../runtime/run-directory.ts';
 import type {Spec} from '../../runtime/spec.ts';
-import type {MountSpec} from '../../runtime/spec-options.ts';
+import type {MountSpec} from '../../runtime/spec-option-types.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
-import {isRootless} from '../../user-namespace.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory, sweepRuns} from '../running-containers.ts';
 import type {NetworkOptions} from '../types/index.ts';

@@ -4,8 +4,8 @@ import {disconnect, ownerOf, removeEndedTask} from '../../runtime/run-directory.
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
 import {runDirectory, TRANSIENT} from '../running-containers.ts';
+import {tell, tellExit} from './emit-task-event.ts';
 import {findTask} from './find-task.ts';
-import {tell, tellExit} from './tell.ts';
 
 export async function settleTask(context: Context, namespace: string, id: string): Promise<void> {
   const found = await findTask(context, namespace, id).catch((err: unknown) => {

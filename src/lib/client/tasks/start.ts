@@ -6,15 +6,15 @@ import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
-import {directoryMounts} from '../directory-mounts.ts';
+import {directoryMounts} from '../host-directory-root.ts';
 import {notFoundIn} from '../not-found.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
 import {findTask} from './find-task.ts';
 import {launch} from './launch.ts';
+import {asRunFailure} from './mark-run-failure.ts';
 import {recordedNetwork} from './network-options.ts';
-import {asRunFailure} from './run-failure.ts';
 import type {MaybePiped} from './with-streams.ts';
 
 type StartOptions = MaybePiped<TaskStartOptions>;

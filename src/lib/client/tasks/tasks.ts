@@ -6,13 +6,13 @@ import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {signalNeighbours} from '../../runtime/pid-namespace.ts';
 import {announceWaiter, disconnect, holdersOf, isClaimed, removeTask, untilEnded, type Waiter} from '../../runtime/run-directory.ts';
-import {isRootless} from '../../user-namespace.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {ExecStartOptions, Piped, TaskAttachOptions, TaskExit, TaskStartOptions, TasksClient} from '../types/index.ts';
+import {tell, tellExit} from './emit-task-event.ts';
 import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT, stopTimeoutOf} from './stop-signal.ts';
-import {tell, tellExit} from './tell.ts';
 import type {MaybePiped} from './with-streams.ts';
 
 /** Time for conmon to record the end of a process that is gone, and for the kernel to end one that was killed. */
@@ -241,18 +241,18 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     },
 
     ps: async (id) => {
-      const {listProcesses} = await import('./processes.ts');
+      const {listProcesses} = await import('./processes-and-freezer.ts');
       return listProcesses(await find(id));
     },
 
     pause: async (id) => {
-      const {freeze} = await import('./processes.ts');
+      const {freeze} = await import('./processes-and-freezer.ts');
       await freeze(await find(id), 'pause');
       tell(context, namespace, id, 'paused');
     },
 
     resume: async (id) => {
-      const {freeze} = await import('./processes.ts');
+      const {freeze} = await import('./processes-and-freezer.ts');
       await freeze(await find(id), 'resume');
       tell(context, namespace, id, 'resumed');
     },

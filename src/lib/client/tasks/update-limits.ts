@@ -3,7 +3,7 @@ import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {asPermitted} from '../../runtime/rootless-spec.ts';
 import {type Limits, limitsOf, type Spec} from '../../runtime/spec.ts';
-import type {ContainerLimits} from '../../runtime/spec-options.ts';
+import type {ContainerLimits} from '../../runtime/spec-option-types.ts';
 import type {ContainerRecord} from '../../store/records.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';

@@ -3,7 +3,7 @@ import {totalmem} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
-import {isRootless} from '../../user-namespace.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {TaskMetrics, TaskStats} from '../types/index.ts';
 import {cgroupOf, type FoundTask} from './find-task.ts';
 

@@ -7,7 +7,7 @@ import type {
   Rlimit,
   ShareableNamespace,
   Volume,
-} from '../../runtime/spec-options.ts';
+} from '../../runtime/spec-option-types.ts';
 import type {Labels} from '../../store/records.ts';
 
 export type {ContainerLimits, MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};

@@ -1,7 +1,7 @@
 /** Registries without a store: images are looked at, copied, referred to and deleted where they are. */
 import type {Code, ErrorJSON} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
-import type {HostPlan} from '../../remotes/host-plan.ts';
+import type {HostPlan} from '../../remotes/explained-host.ts';
 import type {ProgressEvent, RegistryOptions} from './common.ts';
 
 /** Options of a call to a registry. */

@@ -3,7 +3,7 @@ import {createReadStream, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {createErofsIndex, type ErofsIndex, type ImplicitParent} from '../../archive/erofs-index.ts';
 import {openErofs} from '../../archive/erofs-reader.ts';
-import {inheritAttributes} from '../../archive/implicit-parents.ts';
+import {inheritAttributes} from '../../archive/inherit-parent-attributes.ts';
 import {type LowerTree, openExtracted} from '../../archive/lower-tree.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {type Backing, EROFS_TAR, indexFile, patchIndex, writeIndex} from '../../store/indexed-layer.ts';

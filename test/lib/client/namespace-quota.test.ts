@@ -5,8 +5,8 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {Client} from '../../../src/lib/client/index.ts';
 import {type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {publishImage} from '../../support/built-images.ts';
 import {is, newClient, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {publishImage} from '../../support/published-images.ts';
 import {file, tar} from '../../support/tartest.ts';
 
 const KB = 1000;

@@ -14,7 +14,7 @@ import {createExclusive, listIfPresent, readIfPresent, unlinkIfPresent, writeAto
 import {formatIdentity, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {findProgram, requireProgram, runSync, searchPath} from '../fs/spawn.ts';
 import {createLayout, runtimeStatePath} from '../store/layout.ts';
-import {isRootless, OUTSIDE_UID} from '../user-namespace.ts';
+import {isRootless, OUTSIDE_UID} from '../user-namespace-identity.ts';
 import {assertState, type Directories, findDirectories} from './default-directories.ts';
 import type {ProgramCall} from './types/index.ts';
 

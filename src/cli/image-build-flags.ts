@@ -1,7 +1,7 @@
 /** Flags of the commands that make images from images, and what they share. */
 import type {BuildOptions, LayerCompression} from '../lib/client/types/index.ts';
 import type {Context} from './command-context.ts';
-import {Flags} from './oclif-definitions.ts';
+import {Flags} from './define-flags.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {openProgress} from './progress.ts';
 import {count, type GlobalFlags, repeated} from './shared-flags.ts';

@@ -27,7 +27,7 @@ import {findRuntime} from '../../../src/lib/runtime/oci-runtime.ts';
 import {resolveSpec} from '../../../src/lib/runtime/resolve-spec.ts';
 import {bundleIn, cleanup, runPath} from '../../../src/lib/runtime/run-directory.ts';
 import {createSpec} from '../../../src/lib/runtime/spec.ts';
-import type {MountSpec} from '../../../src/lib/runtime/spec-options.ts';
+import type {MountSpec} from '../../../src/lib/runtime/spec-option-types.ts';
 import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {onEnd, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {eventually, initPid, NODE, newHarness, requiresRuntime} from './run-harness.ts';

@@ -1,11 +1,11 @@
 /** Starts of containers, in the foreground and detached, one and many, and processes in them; against peers and against the fewest steps. */
 import {chmodSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {buildImage} from '../test/support/cached-images.ts';
 import {findProgram} from '../test/support/helpers.ts';
-import {buildImage} from '../test/support/images.ts';
+import {type Starter, startStarters} from './container-starters.ts';
 import {type Command, type Contender, compare, differences, prepareBy, proportionalMemory, type Result, ratios} from './measure.ts';
 import {atMost, faster, type Grid, type Report} from './report.ts';
-import {type Starter, startStarters} from './starters.ts';
 import type {Site} from './workplace.ts';
 
 const ROUNDS = 31;

@@ -11,9 +11,9 @@ import {join} from 'node:path';
 import type {Client} from '../../src/lib/client/types/index.ts';
 import type {Descriptor} from '../../src/lib/oci/descriptor.ts';
 import {type Containerd, startContainerd} from '../e2e/containerd.ts';
+import {type Image, requiresImage} from './cached-images.ts';
 import {missingForGoRegistry, startGoRegistry} from './go-registry.ts';
 import {findProgram, newClient, type Scope, temporaryDirectory} from './helpers.ts';
-import {type Image, requiresImage} from './images.ts';
 import {type Registry, startRegistry} from './registry.ts';
 
 /** `referrers`: artifacts by the referrers API. */

@@ -13,7 +13,7 @@ import {createHash} from '../../oci/hash.ts';
 import {MAX_CONFIG_BYTES, pairLayers, parseImageConfig, parseManifest} from '../../oci/manifest.ts';
 import {kindOf, OCI_INDEX} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
-import {layoutEntry} from './layout.ts';
+import {layoutEntry} from './layout-target.ts';
 import type {ImageTarget} from './types.ts';
 
 /** A new file that gets its name when it is whole. */

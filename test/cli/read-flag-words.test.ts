@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {describe, it} from 'node:test';
+import {splitArgv} from '../../src/cli/read-flag-words.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
-import {splitArgv} from '../../src/cli/split-argv.ts';
 import Run from '../../src/commands/run.ts';
 
 const flags = {...GLOBAL_FLAGS, ...Run.flags};

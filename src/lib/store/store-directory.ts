@@ -6,7 +6,7 @@ import {isTemporary, makeDirectories, readIfPresent, writeAtomic} from '../fs/du
 import type {Layout} from './layout.ts';
 import type {Formats} from './migrations.ts';
 import {quarantine} from './quarantine.ts';
-import {assertDirectory, REPAIR_HINT} from './record-files.ts';
+import {assertDirectory, REPAIR_HINT} from './read-record-files.ts';
 
 export class StateDirectory {
   readonly #layout: Layout;

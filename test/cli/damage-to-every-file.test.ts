@@ -25,7 +25,7 @@ import {basename, dirname, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
 import {CLASSES} from '../../src/lib/errdefs.ts';
-import {hasFreeLoopDevice} from '../../src/lib/runtime/loop-devices.ts';
+import {hasFreeLoopDevice} from '../../src/lib/runtime/verify-loop-devices.ts';
 import {LocalContentStore} from '../../src/lib/store/local-content-store.ts';
 import {Store} from '../../src/lib/store/store.ts';
 import {eventually, fileScope, names} from '../e2e/fixtures.ts';

@@ -1,7 +1,7 @@
 /** A plan with the signatures of its image, which are stored, leased and recorded as the image's documents are. */
 import type {Digest} from '../../oci/descriptor.ts';
-import type {Evidence} from '../signatures/evidence.ts';
 import {signatureLabel} from '../signatures/signature-sources.ts';
+import type {Evidence} from '../signatures/verify-evidence.ts';
 import type {Plan} from './plan.ts';
 
 export function withEvidence(plan: Plan, evidence: readonly Evidence[]): Plan {

@@ -1,6 +1,7 @@
 /** What a snapshot changed: its tree and another one, mounted privately, compared, and written as a layer. */
+
+import {findChanges, type TreeChange, type TreePair} from '../../archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../archive/layer-diff.ts';
-import {findChanges, type TreeChange, type TreePair} from '../../archive/tree-changes.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -9,7 +10,7 @@ import {findImage, planLocally} from '../api/find-image.ts';
 import type {Context} from '../context.ts';
 import {startScratchMountHolder} from '../pull/layer-lookup.ts';
 import {type FoundTask, findTask} from '../tasks/find-task.ts';
-import {pauseForNow} from '../tasks/processes.ts';
+import {pauseForNow} from '../tasks/processes-and-freezer.ts';
 import type {ContainerChange, ImageChangesOptions} from '../types/index.ts';
 import {withUnpacked} from './unpacked-image.ts';
 

@@ -2,7 +2,7 @@
 import {closeSync, openSync} from 'node:fs';
 import {join} from 'node:path';
 import type {Context} from '../context.ts';
-import {emit} from '../events.ts';
+import {emit} from '../event-log.ts';
 import type {FoundTask} from './find-task.ts';
 
 type TaskTopic = 'create' | 'start' | 'exec-added' | 'exec-started' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed';

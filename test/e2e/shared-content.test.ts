@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {commandLine} from '../cli/harness.ts';
+import {imagesForTests} from '../support/cached-images.ts';
 import {requiresRoot} from '../support/helpers.ts';
-import {imagesForTests} from '../support/images.ts';
 import {blobGets} from '../support/registry.ts';
 import {
   assertWhole,

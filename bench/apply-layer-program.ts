@@ -1,4 +1,4 @@
-/** Applies a layer to an empty directory as a worker of ours does: `extract-layer.ts TAR DIRECTORY`. */
+/** Applies a layer to an empty directory as a worker of ours does: `apply-layer-program.ts TAR DIRECTORY`. */
 import {closeSync, openSync, readSync} from 'node:fs';
 import {createApplier} from '../src/lib/archive/apply.ts';
 

@@ -12,8 +12,8 @@
 import {closeSync, constants, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
 import {join} from 'node:path';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
+import type {RecordChange} from '../store/changed-records.ts';
 import {runtimeStatePath} from '../store/layout.ts';
-import type {RecordChange} from '../store/record-changes.ts';
 import type {ContainerRecord, ContentRecord, ImageRecord, SnapshotRecord} from '../store/records.ts';
 import type {BerthEvent} from './types/index.ts';
 

@@ -5,8 +5,8 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Descriptor} from '../src/lib/oci/descriptor.ts';
 import {DOCKER_MANIFEST, kindOf} from '../src/lib/oci/mediatypes.ts';
+import {type ImageName, imagesForTests, requiresImage} from './support/cached-images.ts';
 import {requiresProgram, requiresRoot, temporaryDirectory} from './support/helpers.ts';
-import {type ImageName, imagesForTests, requiresImage} from './support/images.ts';
 import {blobGets, pushImage, sharedRegistry} from './support/registry.ts';
 
 const registry = sharedRegistry();

@@ -6,7 +6,7 @@ import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
 import {runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {pidNeighbours} from '../../runtime/pid-namespace.ts';
-import {isRootless} from '../../user-namespace.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {TaskProcess} from '../types/index.ts';
 import type {FoundTask} from './find-task.ts';
 

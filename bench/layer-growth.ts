@@ -107,7 +107,7 @@ async function extraction(site: Site, disk: Disk): Promise<Report> {
   writeFileSync(archive, packagesTar(files));
   const program = site.path('extract.mjs');
   await build({
-    entryPoints: [join(import.meta.dirname, 'extract-layer.ts')],
+    entryPoints: [join(import.meta.dirname, 'apply-layer-program.ts')],
     outfile: program,
     bundle: true,
     platform: 'node',
