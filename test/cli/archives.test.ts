@@ -54,7 +54,9 @@ forEachEngine('images import and export', (engine) => {
   it('end as a program that SIGPIPE ended when the reader has gone', async (t) => {
     const ctr = commandLine(t, engine);
     await ctr.ok(importing(layout(t).path));
-    const script = `{ '${ctrProgram}' images export --progress none - ${NAME}; echo $? >&2; } | head -c 100 >/dev/null`;
+    const gone = join(temporaryDirectory(t), 'gone');
+    const write = `'${ctrProgram}' images export --progress none - ${NAME}; echo $? >&2`;
+    const script = `{ until [ -e '${gone}' ]; do sleep 0.02; done; ${write}; } | { exec <&-; : >'${gone}'; }`;
     const {stderr} = await run('sh', ['-c', script], {env: ctr.env});
     assert.equal(stderr, '141\n');
   });

@@ -4,6 +4,7 @@ import {existsSync, readdirSync, readFileSync, rmdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Client, type NamespaceClient, openClient} from '../../src/lib/client/index.ts';
+import {type Code, hasCode, isErrdefs} from '../../src/lib/errdefs.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, type Scope, temporaryDirectory} from './helpers.ts';
 import {dir, file, symlink, tar} from './tartest.ts';
@@ -91,6 +92,15 @@ export const conmonsOf = (state: string): readonly number[] =>
 
 export const requiresTasks = (t: Parameters<typeof requiresRoot>[0]): boolean =>
   requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
+
+/** For `assert.rejects`. @param runExit exit status that a command ends with for this error */
+export const failsAs =
+  (code: Code, runExit?: number) =>
+  (err: unknown): true => {
+    assert.ok(hasCode(err, code), String(err));
+    if (runExit !== undefined) assert.equal(isErrdefs(err) && err.details?.runExit, runExit, String(err));
+    return true;
+  };
 
 /** Waits for what another process does. */
 export async function until(what: string | (() => string), holds: () => boolean | Promise<boolean>): Promise<void> {

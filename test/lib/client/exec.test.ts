@@ -8,23 +8,15 @@ import {join} from 'node:path';
 import {text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import type {ExecOptions} from '../../../src/lib/client/index.ts';
-import {type Code, hasCode, isErrdefs} from '../../../src/lib/errdefs.ts';
+import {hasCode} from '../../../src/lib/errdefs.ts';
 import {engineEnvironment} from '../../cli/harness.ts';
 import {randomOf} from '../../fuzz/seeded-random.ts';
 import {findProgram, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
+import {failsAs, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 /** Execs at once. */
 const MANY = TORTURE ? 50 : 10;
 const SLEEP = ['sh', '-c', 'trap "exit 0" TERM USR1; while :; do sleep 0.05; done'];
-
-const failsAs =
-  (code: Code, runExit?: number) =>
-  (err: unknown): true => {
-    assert.ok(hasCode(err, code), String(err));
-    if (runExit !== undefined) assert.equal(isErrdefs(err) && err.details?.runExit, runExit, String(err));
-    return true;
-  };
 
 /** What a process prints, and how it ends. */
 async function outputOf({ns}: TaskRig, args: readonly string[], options: ExecOptions = {}, input = '') {

@@ -5,20 +5,12 @@ import {once} from 'node:events';
 import {buffer, text} from 'node:stream/consumers';
 import {describe, it} from 'node:test';
 import type {PipedProcess} from '../../../src/lib/client/index.ts';
-import {type Code, hasCode, isErrdefs} from '../../../src/lib/errdefs.ts';
-import {requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
+import {failsAs, requiresTasks, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 
 type Opened = PipedProcess<{readonly exitStatus: number}>;
 type Open = (rig: TaskRig, args: readonly string[], options?: {readonly signal?: AbortSignal}) => Promise<Opened>;
 
 const HOLD = ['sh', '-c', 'trap "exit 0" TERM USR1; while :; do sleep 0.05; done'];
-const failsAs =
-  (code: Code, runExit?: number) =>
-  (err: unknown): true => {
-    assert.ok(hasCode(err, code), String(err));
-    if (runExit !== undefined) assert.equal(isErrdefs(err) && err.details?.runExit, runExit, String(err));
-    return true;
-  };
 const shell = (script: string): readonly string[] => ['sh', '-c', script];
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 

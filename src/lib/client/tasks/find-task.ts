@@ -1,6 +1,6 @@
 /** Finds a task: its record, its state by the runtime, and its end by conmon. */
 import {existsSync, statSync} from 'node:fs';
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {readIfPresent} from '../../fs/durable.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
@@ -94,6 +94,16 @@ export async function findTask(context: Context, namespace: string, id: string):
     });
   const {notFoundIn} = await import('../not-found.ts');
   throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+}
+
+/** As `findTask`. @returns `undefined` when there is no such task, or no such container */
+export async function findTaskIfAny(context: Context, namespace: string, id: string): Promise<FoundTask | undefined> {
+  try {
+    return await findTask(context, namespace, id);
+  } catch (err) {
+    if (hasCode(err, 'not_found')) return undefined;
+    throw err;
+  }
 }
 
 /**

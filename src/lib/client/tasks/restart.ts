@@ -1,9 +1,9 @@
 /** `start` and `restart` of containers that stay in the background, with the streams that they had before. */
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError} from '../../errdefs.ts';
 import {readTaskRecord, type TaskIO} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
 import type {RestartOptions, RunResult, TaskStartOptions, TasksClient} from '../types/index.ts';
-import {type FoundTask, findTask} from './find-task.ts';
+import {type FoundTask, findTaskIfAny} from './find-task.ts';
 
 type Tasks = Pick<TasksClient, 'start' | 'stop' | 'delete'>;
 
@@ -17,17 +17,6 @@ function sameStreams(io: TaskIO | undefined): Pick<TaskStartOptions, 'stdin' | '
     ...(logFile === undefined ? {} : {logFile}),
     ...(maxLogSize === undefined ? {} : {maxLogSize}),
   };
-}
-
-/** @returns `undefined` for a container without a task */
-async function findIfAny(context: Context, namespace: string, id: string): Promise<FoundTask | undefined> {
-  try {
-    return await findTask(context, namespace, id);
-  } catch (err) {
-    const exists = context.store.view((tx) => tx.namespace(namespace).containers.find(id) !== undefined);
-    if (exists && hasCode(err, 'not_found')) return undefined;
-    throw err;
-  }
 }
 
 /** Starts it anew in place of a task that has ended. */
@@ -45,7 +34,7 @@ export async function startInBackground(
   id: string,
   {signal}: {readonly signal?: AbortSignal},
 ): Promise<RunResult> {
-  const found = await findIfAny(context, namespace, id);
+  const found = await findTaskIfAny(context, namespace, id);
   if (found === undefined || found.task.status === 'stopped') return startAnew(tasks, id, found, signal);
   const {status, pid} = found.task;
   if (status === 'running') return {id, exitStatus: 0, pid};
@@ -62,7 +51,7 @@ export async function restartInBackground(
   id: string,
   {signal, timeoutMs}: RestartOptions,
 ): Promise<RunResult> {
-  const found = await findIfAny(context, namespace, id);
+  const found = await findTaskIfAny(context, namespace, id);
   if (found?.record?.removeOnExit)
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is removed when it ends`, {
       hint: 'it was made by "run --rm": run it again',

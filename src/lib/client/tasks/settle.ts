@@ -1,17 +1,13 @@
 /** Finishes what the end of a detached task leaves to be done. Done twice, or by two at once, it is done once. */
-import {isErrdefs} from '../../errdefs.ts';
 import {disconnect, ownerOf, removeEndedTask} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import {deleteContainer} from '../delete-container.ts';
 import {runDirectory, TRANSIENT} from '../running-containers.ts';
 import {tell, tellExit} from './emit-task-event.ts';
-import {findTask} from './find-task.ts';
+import {findTaskIfAny} from './find-task.ts';
 
 export async function settleTask(context: Context, namespace: string, id: string): Promise<void> {
-  const found = await findTask(context, namespace, id).catch((err: unknown) => {
-    if (isErrdefs(err) && err.code === 'not_found') return undefined;
-    throw err;
-  });
+  const found = await findTaskIfAny(context, namespace, id);
   if (found === undefined || found.task.status !== 'stopped') return;
   tellExit(context, namespace, found);
   await disconnect(found.directory);

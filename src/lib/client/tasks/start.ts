@@ -1,5 +1,5 @@
 /** `tasks start`: starts a container that exists, from the specification in its record. */
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
@@ -11,7 +11,7 @@ import {notFoundIn} from '../not-found.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
-import {findTask} from './find-task.ts';
+import {findTaskIfAny} from './find-task.ts';
 import {launch} from './launch.ts';
 import {asRunFailure} from './mark-run-failure.ts';
 import {recordedNetwork} from './network-options.ts';
@@ -28,11 +28,8 @@ async function startContainer(context: Context, namespace: string, id: string, o
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   if (record.spec === null) {
-    const task = await findTask(context, namespace, id).catch((err: unknown) => {
-      if (hasCode(err, 'not_found')) return undefined;
-      throw err;
-    });
-    if (task !== undefined) throw new ErrdefsError('already_exists', `container ${JSON.stringify(id)} is ${task.task.status}`);
+    const found = await findTaskIfAny(context, namespace, id);
+    if (found !== undefined) throw new ErrdefsError('already_exists', `container ${JSON.stringify(id)} is ${found.task.status}`);
     throw new ErrdefsError(
       'failed_precondition',
       `container ${JSON.stringify(id)} has no specification: the run that made it did not get that far`,

@@ -1,7 +1,7 @@
 /** Tasks of one namespace: their list, their signals and their end. */
 import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {signalNeighbours} from '../../runtime/pid-namespace.ts';
@@ -11,7 +11,7 @@ import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {ExecStartOptions, Piped, TaskAttachOptions, TaskExit, TaskStartOptions, TasksClient} from '../types/index.ts';
 import {tell, tellExit} from './emit-task-event.ts';
-import {exitOf, type FoundTask, findTask, listTasks} from './find-task.ts';
+import {exitOf, type FoundTask, findTask, findTaskIfAny, listTasks} from './find-task.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT, stopTimeoutOf} from './stop-signal.ts';
 import type {MaybePiped} from './with-streams.ts';
 
@@ -102,7 +102,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       // Asked before the task is: who lives now may have recorded the end by then.
       const isHeld = isClaimed(stateDir, id);
       if (main === undefined || liveness(main) === 'dead') {
-        if (waited > 0) found = await findUnlessGone(id);
+        if (waited > 0) found = await findTaskIfAny(context, namespace, id);
         // Asked after it was found: so what was found is of the same run.
         if (found === undefined || (waited > 0 && !waiter.isSameRun())) {
           const told = waiter.told();
@@ -122,13 +122,6 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       });
     }
   };
-
-  /** @returns `undefined` when it was deleted, or was removed when it ended */
-  const findUnlessGone = (id: string): Promise<FoundTask | undefined> =>
-    find(id).catch((err: unknown) => {
-      if (hasCode(err, 'not_found')) return undefined;
-      throw err;
-    });
 
   const waitFor = async (found: FoundTask, signal?: AbortSignal): Promise<TaskExit> =>
     (await waitForEnd(found, Number.POSITIVE_INFINITY, signal))!.exit;

@@ -1,5 +1,5 @@
 /** `update`: other limits for a container, and for its task if it has one. */
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError} from '../../errdefs.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {asPermitted} from '../../runtime/rootless-spec.ts';
 import {type Limits, limitsOf, type Spec} from '../../runtime/spec.ts';
@@ -8,7 +8,7 @@ import type {ContainerRecord} from '../../store/records.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
-import {findTask} from './find-task.ts';
+import {findTaskIfAny} from './find-task.ts';
 
 /** Those that the container has, as options of its creation. */
 function asOptions({memory = {}, cpu = {}, pids}: Limits): ContainerLimits {
@@ -37,10 +37,7 @@ export async function updateLimits(context: Context, namespace: string, id: stri
   };
   if (record.spec === null) throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`);
   const {resources} = asPermitted(withLimits(record.spec as Spec)).linux;
-  const found = await findTask(context, namespace, id).catch((err: unknown) => {
-    if (hasCode(err, 'not_found')) return undefined;
-    throw err;
-  });
+  const found = await findTaskIfAny(context, namespace, id);
   if (found !== undefined && found.task.status !== 'stopped') {
     const {memory, cpu, pids} = resources;
     const input = Buffer.from(JSON.stringify({memory, cpu, pids}));
