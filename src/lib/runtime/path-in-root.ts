@@ -37,6 +37,16 @@ const names = (path: string): string[] => path.split('/').filter((name) => name 
 const errno = (code: string, path: string): Error => Object.assign(new Error(`${code}: ${path}`), {code, path});
 const open = (path: string, flags: number): number => openSync(Buffer.from(path, 'latin1'), flags);
 
+/** @returns its target; `undefined` if the name is no symbolic link any more */
+function readLink(path: string): string | undefined {
+  try {
+    return readlinkSync(Buffer.from(path, 'latin1'), {encoding: 'buffer'}).toString('latin1');
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code !== 'EINVAL') throw err;
+    return undefined;
+  }
+}
+
 function read(fd: number, stats: Stats, path: string, position: number, length: number): Buffer {
   if (!stats.isFile()) throw errno('EINVAL', path);
   // Opening through the checked descriptor guarantees that it is the same file.
@@ -222,7 +232,12 @@ export class RootReader {
           if (!fstatSync(fd).isSymbolicLink() || (!follow && todo.length === 0)) continue;
           up();
           if (++links > MAX_LINKS) throw errno('ELOOP', path);
-          const target = readlinkSync(Buffer.from(file, 'latin1'), {encoding: 'buffer'}).toString('latin1');
+          const target = readLink(file);
+          if (target === undefined) {
+            // Replaced since it was opened: what is there now is looked at.
+            todo.push(name);
+            continue;
+          }
           if (target.startsWith('/')) while (way.length > 0) up();
           todo.push(...names(target).reverse());
         } catch (err) {
