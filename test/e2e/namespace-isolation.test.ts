@@ -210,7 +210,7 @@ const changes = (
   [['containers', 'cp', archive, 'c1:/archive']],
   [['commit', '--progress', 'none', 'c1', 'mine:8']],
   [['images', 'rm', 'mine:8']],
-  [['unpack', ...SNAPSHOTTER, ref, join(mountpoint, '../bundle')]],
+  [['unpack', ref, join(mountpoint, '../bundle')]],
   [['repack', '--progress', 'none', ...SNAPSHOTTER, join(mountpoint, '../bundle'), 'mine:8']],
   [['images', 'rm', 'mine:8']],
   [['containers', 'rm', 'c1']],

@@ -276,9 +276,13 @@ describe('a user without root', () => {
       return root.ok(['run', '--rm', ...where, image.ref, `c${user}`, ...words]);
     };
     const works = 'berth push --plain-http --progress none "$1"; berth copy --plain-http --progress none "$1" "$2/copied:2"';
-    const asRoot = await inside('0', `berth pull -q --plain-http "$1"; ${works}; berth unpack "$1" /tmp/bundle`);
-    assert.deepEqual(asRoot.match(/status \d+/g), ['status 0', 'status 0', 'status 0', 'status 9'], asRoot);
-    assert.match(asRoot, /no mount namespace[\s\S]*SYS_ADMIN; pull, push and copy need no mount/);
+    const asRoot = await inside(
+      '0',
+      `berth pull -q --plain-http "$1"; ${works}; berth unpack "$1" /tmp/bundle; echo 1 >/tmp/bundle/rootfs/made; berth repack /tmp/bundle made:1; berth diff made:1`,
+    );
+    const statuses = [...Array<string>(5).fill('status 0'), 'status 9'];
+    assert.deepEqual(asRoot.match(/status \d+/g), statuses, asRoot);
+    assert.match(asRoot, /no mount namespace[\s\S]*SYS_ADMIN; pull, push, copy, unpack and repack need no mount/);
     const asUser = await inside('1000', `berth pull -q --no-unpack --plain-http "$1"; ${works}; berth pull -q --plain-http "$1"`);
     assert.deepEqual(asUser.match(/status \d+/g), ['status 0', 'status 0', 'status 0', 'status 9'], asUser);
     assert.match(asUser, /container that this runs in forbids it; without a user namespace: pull --no-unpack, push, copy/);

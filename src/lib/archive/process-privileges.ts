@@ -11,11 +11,14 @@ export interface ProcessPrivileges {
   readonly canMknod: boolean;
   /** This process may give files to other users. */
   readonly canChown: boolean;
+  /** This process may mount, in a mount namespace of its own. */
+  readonly canMount: boolean;
   /** Whom files can be given to; absent where that is everybody. */
   readonly ids: IdSets | undefined;
 }
 
 const CAP_CHOWN = 0n;
+const CAP_SYS_ADMIN = 21n;
 const CAP_MKNOD = 27n;
 
 export function readPrivileges(): ProcessPrivileges {
@@ -29,6 +32,7 @@ export function readPrivileges(): ProcessPrivileges {
     inInitialUserNamespace: isInitial,
     canMknod: isInitial && capable(CAP_MKNOD),
     canChown: capable(CAP_CHOWN),
+    canMount: capable(CAP_SYS_ADMIN),
     ids: isInitial ? undefined : mappedIds(),
   };
 }

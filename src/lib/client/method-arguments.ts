@@ -321,11 +321,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       }),
     ],
     changes: [text, options<ImageChangesOptions>({platform: optional(text), snapshotter: optional(text), signal: optional(abortSignal)})],
-    unpack: [
-      text,
-      text,
-      options<UnpackImageOptions>({platform: optional(text), snapshotter: optional(text), signal: optional(abortSignal)}),
-    ],
+    unpack: [text, text, options<UnpackImageOptions>({platform: optional(text), signal: optional(abortSignal)})],
     repack: [
       text,
       text,

@@ -3,7 +3,7 @@ import {lstatSync, mkdirSync, readdirSync, statfsSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from './durable.ts';
-import {run, runSync} from './spawn.ts';
+import {runSync} from './spawn.ts';
 import {Directory, isLong} from './walk.ts';
 
 /**
@@ -14,18 +14,7 @@ import {Directory, isLong} from './walk.ts';
  * @throws unknown a program failed @throws unavailable it is not installed @throws resource_exhausted the disk is full
  */
 export function copyTree(from: string, to: string): void {
-  complete(from, to, runSync('cp', [...COPY_TREE, from, to], {package: 'coreutils'}));
-}
-
-/** As `copyTree`, without blocking, but for paths beyond the kernel's limit. @param signal ends the copy */
-export async function copyTreeAside(from: string, to: string, signal?: AbortSignal): Promise<void> {
-  const options = {package: 'coreutils', ...(signal === undefined ? {} : {signal})};
-  complete(from, to, await run('cp', [...COPY_TREE, from, to], options));
-}
-
-const COPY_TREE = ['-a', '--reflink=auto', '-T', '--'];
-
-function complete(from: string, to: string, {status, stderr}: {readonly status: number; readonly stderr: string}): void {
+  const {status, stderr} = runSync('cp', [...COPY_TREE, from, to], {package: 'coreutils'});
   if (status === 0) return;
   if (statfsSync(dirname(to)).bavail === 0) throw new ErrdefsError('resource_exhausted', `copy of ${from}: the disk is full`);
   // cp fails on paths longer than PATH_MAX.
@@ -35,6 +24,8 @@ function complete(from: string, to: string, {status, stderr}: {readonly status: 
   mkdirSync(to);
   copyPiece(source, new Directory(to));
 }
+
+const COPY_TREE = ['-a', '--reflink=auto', '-T', '--'];
 
 const failed = (program: string, from: string, status: number, stderr: string): ErrdefsError =>
   new ErrdefsError('unknown', `copy of ${from}: ${program} ended with status ${status}: ${stderr.slice(0, 1000).trim()}`);

@@ -95,6 +95,26 @@ function removeSlowly(path: string): void {
 }
 
 /**
+ * Removes a directory to which a thread may still write that was told to stop; one that is not there is success. Once the directory has
+ * another name, the thread's paths lead nowhere, so only a system call that is already under way can add an entry.
+ */
+export function discardTree(path: string): void {
+  const discarded = `${path}.discarded`;
+  try {
+    renameSync(path, discarded);
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return;
+    throw err;
+  }
+  try {
+    removeTree(discarded);
+  } catch (err) {
+    if (!isErrno(err, 'ENOTEMPTY')) throw err;
+    removeTree(discarded);
+  }
+}
+
+/**
  * Removes a directory that cannot be renamed, `first` before everything else: from then on nobody takes it for a whole one.
  *
  * Everything is reached through the directory's descriptor. Should another process remove it too, and make a new one of that name

@@ -112,7 +112,7 @@ export async function startLauncher(
       const said = text.trim().split('\n', 1)[0];
       if (said === '')
         throw new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
-          hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push and copy need no mount',
+          hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
         });
       throw new ErrdefsError('failed_precondition', `unable to mount: ${said}`, {hint: 'the kernel may say more: dmesg'});
     },

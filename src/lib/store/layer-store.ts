@@ -6,7 +6,7 @@ import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} fr
 import {join} from 'node:path';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
-  isErrno,
+  discardTree,
   isTemporary,
   listIfPresent,
   makeDirectories,
@@ -142,26 +142,9 @@ export class LayerStore {
     }
   }
 
-  /**
-   * Removes the directory of an unpublished layer. A thread that was told to stop may still write there. Once the directory has another
-   * name, the thread's paths lead nowhere, so only a system call that is already under way can add an entry.
-   */
+  /** Removes the directory of an unpublished layer, as `discardTree`. */
   discardWork(directory: string): void {
-    this.#housekeeping.attempt(`incomplete layer ${directory}`, () => {
-      const discarded = `${directory}.discarded`;
-      try {
-        renameSync(directory, discarded);
-      } catch (err) {
-        if (isErrno(err, 'ENOENT')) return;
-        throw err;
-      }
-      try {
-        removeTree(discarded);
-      } catch (err) {
-        if (!isErrno(err, 'ENOTEMPTY')) throw err;
-        removeTree(discarded);
-      }
-    });
+    this.#housekeeping.attempt(`incomplete layer ${directory}`, () => discardTree(directory));
   }
 
   /** Tests the rename with an empty directory and renames it back. @returns false: `layers/` is on another filesystem */

@@ -4,12 +4,12 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
-import {mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {findChanges} from '../../../src/lib/archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../../src/lib/archive/layer-diff.ts';
-import type {NamespaceClient} from '../../../src/lib/client/types/index.ts';
+import type {NamespaceClient, PullOptions} from '../../../src/lib/client/types/index.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {ATTRIBUTES, BASE, CHANGES, changesFor, sh, WHOLE_SECONDS} from '../../support/changed-trees.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
@@ -37,7 +37,7 @@ interface World {
 }
 
 /** A namespace with an image whose tree is made by a script. */
-async function world(t: Scope, script: string, image: PublishedImage = {}): Promise<World> {
+async function world(t: Scope, script: string, image: PublishedImage = {}, options: PullOptions = {}): Promise<World> {
   const work = temporaryDirectory(t);
   mkdirSync(join(work, 'base'));
   sh(script, join(work, 'base'));
@@ -47,7 +47,7 @@ async function world(t: Scope, script: string, image: PublishedImage = {}): Prom
   const client = await newClient(t);
   const ns = client.namespace('default');
   const ref = `${registry.host}/app:latest`;
-  await ns.pull(ref);
+  await ns.pull(ref, options);
   return {root: client.root, ns, ref, work};
 }
 
@@ -88,25 +88,71 @@ describe('unpack', () => {
     await writeLayout(ns, ref, join(work, 'layout'));
     umoci('unpack', '--image', `${work}/layout:latest`, join(work, 'theirs'));
     const theirs = mtreeEntries(readFileSync(mtreeIn(join(work, 'theirs')), 'utf8'));
-    for (const snapshotter of ['overlayfs', 'native', 'erofs']) {
-      const at = join(work, snapshotter);
-      const {directory, digest} = await ns.images.unpack(ref, at, {snapshotter});
-      assert.equal(directory, at);
-      assert.equal(statSync(at).mode & 0o7777, 0o700);
-      // The root's own time is that of its making.
-      const lines = diffTrees(readTree(join(work, 'theirs/rootfs')), readTree(join(at, 'rootfs')), {
-        ignore: (path, field) => path === '.' && field === 'mtime',
-      });
-      assert.deepEqual(lines, [], snapshotter);
-      const ours = mtreeEntries(readFileSync(mtreeIn(at), 'utf8'));
-      assert.deepEqual([...ours.keys()].sort(), [...theirs.keys()].sort());
-      for (const [path, {tar_time: time, ...rest}] of theirs) {
-        const {tar_time: ourTime, ...own} = ours.get(path)!;
-        assert.deepEqual(own, rest, path);
-        if (path !== '.') assert.equal(ourTime, time, path);
-      }
-      assert.deepEqual(readdirSync(at).sort(), [`${digest.replace(':', '_')}.mtree`, 'config.json', 'rootfs', 'umoci.json'].sort());
+    const at = join(work, 'ours');
+    const {directory, digest} = await ns.images.unpack(ref, at);
+    assert.equal(directory, at);
+    assert.equal(statSync(at).mode & 0o7777, 0o700);
+    // The root's own time is that of its making.
+    const lines = diffTrees(readTree(join(work, 'theirs/rootfs')), readTree(join(at, 'rootfs')), {
+      ignore: (path, field) => path === '.' && field === 'mtime',
+    });
+    assert.deepEqual(lines, []);
+    const ours = mtreeEntries(readFileSync(mtreeIn(at), 'utf8'));
+    assert.deepEqual([...ours.keys()].sort(), [...theirs.keys()].sort());
+    for (const [path, {tar_time: time, ...rest}] of theirs) {
+      const {tar_time: ourTime, ...own} = ours.get(path)!;
+      assert.deepEqual(own, rest, path);
+      if (path !== '.') assert.equal(ourTime, time, path);
     }
+    assert.deepEqual(readdirSync(at).sort(), [`${digest.replace(':', '_')}.mtree`, 'config.json', 'rootfs', 'umoci.json'].sort());
+    assert.deepEqual(checkStore(root), []);
+  });
+
+  it('makes the same bundle without the right to mount, and repack the same image of it', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'setpriv', 'setfattr', 'getfattr')) return;
+    const {root, ns, ref, work} = await world(t, BASE, {}, {unpack: false});
+    const unprivileged = (method: 'unpack' | 'repack', ...args: readonly unknown[]): string => {
+      const script = `import {openClient} from ${JSON.stringify(join(import.meta.dirname, '../../../src/lib/client/index.ts'))};
+        const client = openClient(${JSON.stringify({root, state: join(work, 'state')})});
+        const {digest, target} = await client.namespace('default').images[${JSON.stringify(method)}](...${JSON.stringify(args)});
+        console.log(digest ?? target.digest);
+        await client.close();`;
+      writeFileSync(join(work, 'script.mjs'), script);
+      const node = [process.execPath, join(work, 'script.mjs')];
+      const {status, stdout, stderr} = spawnSync('setpriv', ['--bounding-set=-sys_admin', ...node], {encoding: 'utf8'});
+      assert.equal(status, 0, stderr);
+      return stdout.trim();
+    };
+    const created = '2030-01-01T00:00:00Z';
+    let image = ref;
+    for (let n = 0; n < (TORTURE ? 30 : 2); n++) {
+      const [one, other] = [join(work, `${n}`), join(work, `${n}-unprivileged`)];
+      await ns.images.unpack(image, one);
+      unprivileged('unpack', image, other);
+      assert.deepEqual(sameTree(readTree(join(one, 'rootfs')), readTree(join(other, 'rootfs'))), []);
+      assert.deepEqual(readdirSync(other), readdirSync(one));
+      const entries = (bundle: string) => mtreeEntries(readFileSync(mtreeIn(bundle), 'utf8').replace(/tar_time=\S+/, ''));
+      assert.deepEqual(entries(other), entries(one));
+      const script = changesFor(300 + n, [...CHANGES, ...ATTRIBUTES]);
+      for (const bundle of [one, other]) sh(`${script}\n${WHOLE_SECONDS}\nfind . -type s -delete`, join(bundle, 'rootfs'));
+      const {target} = await ns.images.repack(one, `one:${n}`, {created});
+      assert.equal(unprivileged('repack', other, `other:${n}`, {created}), target.digest, script);
+      image = `other:${n}`;
+    }
+    assert.deepEqual(checkStore(root), []);
+  });
+
+  it('leaves nothing in the directory when it is aborted', async (t) => {
+    if (!requiresRoot(t)) return;
+    const {root, ns, ref, work} = await world(t, 'for n in $(seq 2000); do echo $n >$n; done', {}, {unpack: false});
+    const at = join(work, 'aborted');
+    const aborter = new AbortController();
+    const unpacked = ns.images.unpack(ref, at, {signal: aborter.signal});
+    const files = (): number => (existsSync(join(at, 'fs')) ? readdirSync(join(at, 'fs')).length : 0);
+    const watch = setInterval(() => files() > 0 && aborter.abort(), 0);
+    await assert.rejects(unpacked, is('canceled'));
+    clearInterval(watch);
+    assert.equal(existsSync(at), false);
     assert.deepEqual(checkStore(root), []);
   });
 

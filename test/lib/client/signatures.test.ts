@@ -340,10 +340,10 @@ const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unkn
   },
   mutate: ({namespace}, name) => namespace.images.mutate(name, 'made', {user: 'me'}),
   rebase: ({namespace}, name) => namespace.images.rebase(name, 'made', {oldBase: name, newBase: name}),
-  unpack: ({namespace, client}, name) => namespace.images.unpack(name, mkdtempSync(join(client.state, 'bundle-')), {snapshotter: 'native'}),
+  unpack: ({namespace, client}, name) => namespace.images.unpack(name, mkdtempSync(join(client.state, 'bundle-'))),
   repack: async ({namespace, client}, name) => {
     const directory = mkdtempSync(join(client.state, 'bundle-'));
-    await client.namespace('other').images.unpack(name, directory, {snapshotter: 'native'});
+    await client.namespace('other').images.unpack(name, directory);
     await namespace.images.repack(directory, 'made', {snapshotter: 'native'});
   },
   run: ({namespace}, name) =>

@@ -6,13 +6,12 @@
  *     sha256_<hex>.mtree     the tree as it was unpacked, named after the manifest; for umoci, while we compare with the image
  *     umoci.json             the manifest's descriptor; written last
  */
-import {chmodSync, mkdirSync, readdirSync, readFileSync, rmSync} from 'node:fs';
+import {chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync} from 'node:fs';
 import {open} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {mtreeOf} from '../../archive/mtree.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
-import {copyTreeAside} from '../../fs/copy.ts';
-import {removeTree, writeAtomic} from '../../fs/durable.ts';
+import {discardTree, writeAtomic} from '../../fs/durable.ts';
 import {type Descriptor, parseDigest} from '../../oci/descriptor.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
 import {RootReader} from '../../runtime/path-in-root.ts';
@@ -24,7 +23,7 @@ import {assertPath} from '../archives/assert-path.ts';
 import type {Context} from '../context.ts';
 import {assertAllowed} from '../signatures/assert-allowed.ts';
 import type {Bundle, UnpackImageOptions} from '../types/index.ts';
-import {withImageTree} from './unpacked-image.ts';
+import {extractImage} from './extract-image.ts';
 
 const ROOTFS = 'rootfs';
 const METADATA = 'umoci.json';
@@ -43,7 +42,7 @@ export async function unpackImage(
   path: string,
   options: UnpackImageOptions,
 ): Promise<Bundle> {
-  const {platform, snapshotter, signal} = options;
+  const {platform, signal} = options;
   assertPath(path);
   const image = findImage(context, namespace, ref);
   await assertAllowed(context, namespace, image);
@@ -64,17 +63,14 @@ export async function unpackImage(
   }
   try {
     const rootfs = join(directory, ROOTFS);
-    await withImageTree(context, namespace, {name: image.name, plan}, {snapshotter, signal}, async (tree) => {
-      if (tree === undefined) mkdirSync(rootfs, {mode: 0o755});
-      else await copyTreeAside(tree, rootfs, signal);
-    });
+    renameSync(await extractImage(context, namespace, {name: image.name, plan}, directory, signal), rootfs);
     writeAtomic(join(directory, 'config.json'), `${JSON.stringify(await bundleSpec(config.config, rootfs), undefined, 2)}\n`, {
       sync: false,
     });
     await describeBundle(directory, planned.descriptor, signal);
     return {directory, image: image.name, digest: planned.descriptor.digest};
   } catch (err) {
-    for (const name of readdirSync(directory)) removeTree(join(directory, name));
+    for (const name of readdirSync(directory)) discardTree(join(directory, name));
     if (isNew) rmSync(directory, {recursive: true, force: true});
     throw fromErrno(err, what);
   }

@@ -1,4 +1,5 @@
 /** An image unpacked for the time of a call: leased, so that nothing of it is collected meanwhile. */
+import {readPrivileges} from '../../archive/process-privileges.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
@@ -7,13 +8,7 @@ import type {Context} from '../context.ts';
 import {leasePlan, releaseLeases} from '../pull/content-leases.ts';
 import {ensureUnpacked} from '../pull/ensure-unpacked.ts';
 import {startScratchMountHolder} from '../pull/layer-lookup.ts';
-import type {Plan} from '../pull/plan.ts';
-
-export interface PlannedTree {
-  /** Of the image. */
-  readonly name: string;
-  readonly plan: Plan;
-}
+import {extractImage, type PlannedTree} from './extract-image.ts';
 
 export interface UnpackedOptions {
   /** Default: the namespace's. */
@@ -39,8 +34,39 @@ export async function withUnpacked<T>(
   }
 }
 
-/** @param use gets the path of the mounted tree; `undefined` for an image without layers */
+/**
+ * Where this process may not mount, the tree is extracted for the time of the call.
+ *
+ * @param use gets the path of the mounted tree; `undefined` for an image without layers
+ */
 export const withImageTree = <T>(
+  context: Context,
+  namespace: string,
+  image: PlannedTree,
+  options: UnpackedOptions,
+  use: (tree: string | undefined) => Promise<T>,
+): Promise<T> =>
+  readPrivileges().canMount
+    ? withMountedTree(context, namespace, image, options, use)
+    : withExtractedTree(context, namespace, image, options, use);
+
+async function withExtractedTree<T>(
+  context: Context,
+  namespace: string,
+  image: PlannedTree,
+  {signal}: UnpackedOptions,
+  use: (tree: string) => Promise<T>,
+): Promise<T> {
+  const {layers} = context.store;
+  const work = layers.createWork();
+  try {
+    return await use(await extractImage(context, namespace, image, work, signal));
+  } finally {
+    layers.discardWork(work);
+  }
+}
+
+const withMountedTree = <T>(
   context: Context,
   namespace: string,
   image: PlannedTree,

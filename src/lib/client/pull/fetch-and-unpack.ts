@@ -69,7 +69,7 @@ export interface FetchAndUnpackResult {
 export const refKey = (desc: Descriptor): string => `${kindOf(desc.mediaType)}-${desc.digest}`;
 
 /** Name of a descriptor in messages. */
-const nameOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)} ${desc.digest}`;
+export const nameOf = (desc: Descriptor): string => `${kindOf(desc.mediaType)} ${desc.digest}`;
 
 /** Annotation of eStargz layers: their size unpacked. */
 const UNPACKED_SIZE = 'io.containers.estargz.uncompressed-size';
@@ -84,7 +84,7 @@ function leastUnpackedSize({size, annotations}: Descriptor): number {
 }
 
 /** @throws not_implemented a layer that is to be unpacked is encrypted */
-function refuseEncrypted({mediaType, digest}: Descriptor): void {
+export function refuseEncrypted({mediaType, digest}: Descriptor): void {
   if (mediaType.endsWith('+encrypted'))
     throw new ErrdefsError('not_implemented', `layer ${digest} is encrypted (${mediaType})`, {
       hint: 'decrypt it first: skopeo copy --decryption-key; or store it as it is: content fetch',

@@ -66,13 +66,14 @@ export interface RebaseOptions extends BuildOptions, CreatedOption {
 }
 
 /** Options of `images.changes`. */
-export type ImageChangesOptions = UnpackImageOptions;
+export interface ImageChangesOptions extends UnpackImageOptions {
+  readonly snapshotter?: string;
+}
 
 /** Options of `images.unpack`. */
 export interface UnpackImageOptions {
   /** Such as `linux/arm64`. Default: this machine's. */
   readonly platform?: string;
-  readonly snapshotter?: string;
   readonly signal?: AbortSignal;
 }
 
