@@ -215,12 +215,34 @@ describe('a user without root', () => {
     assert.match(await user.ok(['check']), /nothing wrong/);
   });
 
+  /** unshare(1) of a machine whose AppArmor lets nobody have rights in a user namespace. */
+  const RESTRICTED = '#!/bin/sh\necho "unshare: write failed /proc/self/uid_map: Operation not permitted" >&2\nexit 1\n';
   const OFF: readonly (readonly [what: string, options: UserOptions, prefix: readonly string[], status: number, words: RegExp])[] = [
     ['no newuidmap', {files: {'/usr/bin/newuidmap': '/dev/null'}}, [], 14, /newuidmap is not installed[\s\S]*package uidmap/],
     ['no newgidmap', {files: {'/usr/bin/newgidmap': '/dev/null'}}, [], 14, /newgidmap is not installed[\s\S]*package uidmap/],
     ['no range of ids', {subordinateIds: 0}, [], 9, /\/etc\/subuid has no range[\s\S]*usermod --add-subuids/],
     ['a range for users alone', {files: {'/etc/subgid': ''}}, [], 9, /\/etc\/subgid has no range/],
-    ['user namespaces off', {files: {'/proc/sys/user/max_user_namespaces': '0\n'}}, [], 9, /sysctl user\.max_user_namespaces=/],
+    [
+      'user namespaces off',
+      {files: {'/proc/sys/user/max_user_namespaces': '0\n'}},
+      [],
+      9,
+      /sysctl user\.max_user_namespaces=15000; [^\n]*\/etc\/sysctl\.d\//,
+    ],
+    [
+      'user namespaces off for all but root, as Debian can have them',
+      {kernelSettings: {unprivileged_userns_clone: '0'}},
+      [],
+      9,
+      /sysctl kernel\.unprivileged_userns_clone=1; [^\n]*\/etc\/sysctl\.d\//,
+    ],
+    [
+      'user namespaces restricted by AppArmor',
+      {kernelSettings: {apparmor_restrict_unprivileged_userns: '1'}, files: {'/usr/bin/unshare': RESTRICTED}},
+      [],
+      9,
+      /uid_map: Operation not permitted[\s\S]*sysctl kernel\.apparmor_restrict_unprivileged_userns=0; [^\n]*\/etc\/sysctl\.d\/[^\n]*\/etc\/apparmor\.d/,
+    ],
     ['no new privileges', {}, ['setpriv', '--no-new-privs'], 9, /no_new_privs/],
   ];
   for (const [what, options, prefix, status, words] of OFF)

@@ -17,6 +17,8 @@ export interface UserOptions {
   readonly subordinateIds?: number;
   /** Files by path that have other content; `/dev/null` as content hides a program. */
   readonly files?: Readonly<Record<string, string>>;
+  /** Names in /proc/sys/kernel that this machine's kernel does not have. */
+  readonly kernelSettings?: Readonly<Record<string, string>>;
 }
 
 export interface OrdinaryUser {
@@ -35,6 +37,7 @@ export interface OrdinaryUser {
 }
 
 const FIRST = 1_000_000_000;
+const KERNEL_SETTINGS = '/proc/sys/kernel';
 
 // The package may lie where only root may go; here it has another place. What is mounted ends with the namespace.
 const SCRIPT = `
@@ -49,7 +52,7 @@ exec setpriv --reuid=${UID} --regid=${UID} --clear-groups -- "$@"`;
 export function ordinaryUser(
   scope: Scope,
   engine: Engine = 'executable',
-  {subordinateIds = 65_536, files = {}}: UserOptions = {},
+  {subordinateIds = 65_536, files = {}, kernelSettings = {}}: UserOptions = {},
 ): OrdinaryUser {
   const directory = temporaryDirectory(scope, 'berth-user-');
   chmodSync(directory, 0o711);
@@ -72,9 +75,17 @@ export function ordinaryUser(
   const binds = Object.entries(changed).flatMap(([target, text], i) => {
     if (text === '/dev/null') return [text, target];
     const file = join(directory, `file-${i}`);
-    writeFileSync(file, text, {mode: 0o644});
+    writeFileSync(file, text, {mode: 0o755});
     return [file, target];
   });
+  if (Object.keys(kernelSettings).length > 0) {
+    const settings = join(directory, 'kernel');
+    mkdirSync(join(settings, 'random'), {recursive: true});
+    for (const name of ['cap_last_cap', 'overflowuid', 'overflowgid', 'ngroups_max', 'random/boot_id'])
+      writeFileSync(join(settings, name), readFileSync(join(KERNEL_SETTINGS, name)));
+    for (const [name, value] of Object.entries(kernelSettings)) writeFileSync(join(settings, name), `${value}\n`);
+    binds.push(settings, KERNEL_SETTINGS);
+  }
   const argv = (...command: readonly string[]): [string, ...string[]] => [
     'unshare',
     ...['--mount', '--propagation', 'private', 'sh', '-ec', SCRIPT, 'sh', root, directory, ...binds, '--', ...command],

@@ -30,6 +30,10 @@ const ENTER_TIMEOUT_MS = 10_000;
 const refused = (why: string, hint: string): ErrdefsError =>
   new ErrdefsError('failed_precondition', `no user namespace for user ${process.geteuid?.()}: ${why}`, {hint});
 
+/** How root changes a setting of the kernel, now and for good. */
+const sysctl = (assignment: string): string =>
+  `as root: sysctl ${assignment}; to keep it: echo ${assignment} >/etc/sysctl.d/60-userns.conf`;
+
 const setting = (file: string): string | undefined => readIfPresent(`/proc/sys/${file}`)?.trim();
 
 /** The user's name in /etc/passwd, and its number: subuid(5) takes either. */
@@ -59,8 +63,8 @@ export function checkUserNamespace(env: NodeJS.ProcessEnv = process.env): readon
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('nsenter', 'util-linux');
   if (setting('kernel/unprivileged_userns_clone') === '0')
-    throw refused('they are switched off', 'as root: sysctl kernel.unprivileged_userns_clone=1');
-  if (setting('user/max_user_namespaces') === '0') throw refused('none is allowed', 'as root: sysctl user.max_user_namespaces=15000');
+    throw refused('they are switched off', sysctl('kernel.unprivileged_userns_clone=1'));
+  if (setting('user/max_user_namespaces') === '0') throw refused('none is allowed', sysctl('user.max_user_namespaces=15000'));
   const oneId = env[ONE_ID] === '1';
   const status = readFileSync('/proc/self/status', 'latin1');
   const restricted = setting('kernel/apparmor_restrict_unprivileged_userns') === '1';
@@ -73,7 +77,7 @@ export function checkUserNamespace(env: NodeJS.ProcessEnv = process.env): readon
       throw refused(
         trial.stderr.trim() || `unshare ended with status ${trial.status}`,
         restricted
-          ? 'as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with "userns"'
+          ? `${sysctl('kernel.apparmor_restrict_unprivileged_userns=0')}; or a profile with "userns" in /etc/apparmor.d`
           : 'the container that this runs in forbids it; without a user namespace: pull --no-unpack, push, copy',
       );
   };
