@@ -5,6 +5,7 @@ import type {ImageRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {Context} from '../context.ts';
 import type {CommitOptions, MutateOptions} from '../types/index.ts';
+import type {RawDescriptor, SourceManifest} from './documents.ts';
 import {ImageBuild, sourceManifest} from './image-build.ts';
 import {layerOnTop} from './layer-on-top.ts';
 import {checkLevel} from './new-blob.ts';
@@ -17,42 +18,51 @@ export async function commitContainer(
   target: string,
   options: CommitOptions,
 ): Promise<ImageRecord> {
-  const {author, message, changes = [], created = new Date().toISOString(), compression: asked = 'gzip', level, signal} = options;
-  checkLevel(asked, level);
-  const mutation = parseChanges(changes);
-  const pair = containerPair(context, namespace, id);
-  const {parent} = new SnapshotStore(context.store, namespace, pair.snapshotter).get(pair.key);
-  const container = context.store.view((tx) => tx.namespace(namespace).containers.get(id));
-  if (container.image === '') throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} was not made from an image`);
+  checkLevel(options.compression ?? 'gzip', options.level);
+  const changes = parseChanges(options.changes ?? []);
   const build = new ImageBuild(context, namespace, formatReference(parseReference(target)), options);
   try {
-    const {plan} = await build.source(container.image, {});
-    const planned = plan.manifests.find(({image}) => image !== undefined && image.layers.at(-1)?.chainID === parent);
-    if (planned === undefined)
-      throw new ErrdefsError(
-        'failed_precondition',
-        `${container.image} is not the image any more from which container ${JSON.stringify(id)} was made`,
-        {
-          hint: `give that image its name again; its top layer has the chain ID ${parent ?? '(none)'}`,
-        },
-      );
-    // Only a time that the caller chose makes the same bytes of the same tree at any time.
-    const latest = options.created === undefined ? undefined : Math.floor(Date.parse(created) / 1000);
-    const manifest = await layerOnTop(build, sourceManifest(plan, planned), {
-      ref: `commit ${id}`,
-      author,
-      message,
-      createdBy: 'berth commit',
-      created,
-      changes: mutation,
-      content: snapshotLayer(context, pair, {latest, signal}),
-      compression: asked,
-      ...(level === undefined ? {} : {level}),
-    });
+    const {manifest} = await addCommitted(build, id, {...options, changes, createdBy: 'berth commit'});
     return await build.commit(manifest, {});
   } finally {
     await build.close();
   }
+}
+
+interface CommittedOptions extends Omit<CommitOptions, 'changes'> {
+  readonly changes?: MutateOptions;
+  /** For the history. */
+  readonly createdBy: string;
+}
+
+/** Adds the image of what a container changed. @returns its manifest, and that of the image that the container was made from */
+export async function addCommitted(
+  build: ImageBuild,
+  id: string,
+  options: CommittedOptions,
+): Promise<{readonly manifest: RawDescriptor; readonly base: SourceManifest}> {
+  const {context, namespace} = build;
+  const {author, message, changes, createdBy, created, compression = 'gzip', level, signal} = options;
+  const pair = containerPair(context, namespace, id);
+  const {parent} = new SnapshotStore(context.store, namespace, pair.snapshotter).get(pair.key);
+  const container = context.store.view((tx) => tx.namespace(namespace).containers.get(id));
+  if (container.image === '') throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} was not made from an image`);
+  const {plan} = await build.source(container.image, {});
+  const planned = plan.manifests.find(({image}) => image !== undefined && image.layers.at(-1)?.chainID === parent);
+  if (planned === undefined)
+    throw new ErrdefsError(
+      'failed_precondition',
+      `${container.image} is not the image any more from which container ${JSON.stringify(id)} was made`,
+      {hint: `give that image its name again; its top layer has the chain ID ${parent ?? '(none)'}`},
+    );
+  const base = sourceManifest(plan, planned);
+  const layer = {ref: `commit ${id}`, author, message, createdBy, created, compression, level};
+  const manifest = await layerOnTop(build, base, {
+    ...layer,
+    ...(changes === undefined ? {} : {changes}),
+    content: (latest) => snapshotLayer(context, pair, {latest, signal}),
+  });
+  return {manifest, base};
 }
 
 /** Instructions of a Dockerfile. @throws invalid_argument */

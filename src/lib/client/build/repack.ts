@@ -25,7 +25,7 @@ export async function repackBundle(
   target: string,
   options: RepackOptions,
 ): Promise<ImageRecord> {
-  const {author, message, created = new Date().toISOString(), compression = 'gzip', level, maskPaths = [], maskVolumes = true} = options;
+  const {author, message, created, compression = 'gzip', level, maskPaths = [], maskVolumes = true} = options;
   const {refreshBundle = false, snapshotter, signal} = options;
   checkLevel(compression, level);
   const {rootfs, manifest} = openBundle(path);
@@ -42,7 +42,6 @@ export async function repackBundle(
     const from = sourceManifest(plan, planned);
     const volumes = maskVolumes ? Object.keys((from.config.config as {Volumes?: object} | undefined)?.Volumes ?? {}) : [];
     const isMasked = maskOf([...maskPaths, ...volumes]);
-    const latest = options.created === undefined ? undefined : Math.floor(Date.parse(created) / 1000);
     const changes = await withImageTree(context, namespace, {name: base.name, plan}, {snapshotter, signal}, async (tree) =>
       (await findChanges({lower: tree, upper: rootfs, wholeSeconds: true}, signal)).filter((change) => !isMasked(change)),
     );
@@ -54,9 +53,9 @@ export async function repackBundle(
           message,
           createdBy: 'berth repack',
           created,
-          content: writeLayerDiff(rootfs, changes, {latest, signal}),
+          content: (latest) => writeLayerDiff(rootfs, changes, {latest, signal}),
           compression,
-          ...(level === undefined ? {} : {level}),
+          level,
         })
       : {...planned.descriptor};
     const made = await build.commit(repacked, {});
