@@ -137,6 +137,30 @@ describe('a sync', () => {
     assert.deepEqual([again.copied, again.exists, again.transferredBytes, [...blobGets(from!)]], [0, 7, 0, []]);
   });
 
+  it('reads and sends a blob once, and mounts it in the other repositories that have it', async (t) => {
+    if (!requiresProgram(t, 'docker-registry')) return;
+    const client = newClient(t);
+    const text = list('images:', '  web: []', '  team/app: []', '  other/app: []');
+    const dir = temporaryDirectory(t);
+    from!.clearLog();
+    await client.sync(text, `dir:${dir}`, {scoped: true});
+    const baseLayers = readdirSync(join(dir, from!.host, 'team')).length;
+    assert.equal(baseLayers, 4);
+    for (const source of [text, {directory: dir}]) {
+      const to = await startRegistry(t);
+      from!.clearLog();
+      const {copied, images} = await client.sync(source, to.host, {scoped: true, maxConcurrentImages: IMAGES.length});
+      assert.equal(copied, IMAGES.length);
+      for (const {destination, digest} of images) assert.equal((await client.resolve(destination.slice(9))).digest, digest);
+      const taken = to.requests().filter(({status}) => status === 201);
+      const uploads = taken.filter(({method, path}) => method === 'PUT' && path.includes('/blobs/uploads/'));
+      const mounts = taken.filter(({method}) => method === 'POST');
+      // A layer and a config of each image, and one layer of all; three repositories.
+      assert.deepEqual([uploads.length, mounts.length], [2 * IMAGES.length + 1, 2]);
+      if (typeof source === 'string') assert.ok([...blobGets(from!).values()].every(([requests]) => requests === 1));
+    }
+  });
+
   it('to a directory is one image a directory, and can be repeated', async (t) => {
     if (!requiresProgram(t, 'docker-registry')) return;
     const dir = temporaryDirectory(t);

@@ -9,6 +9,7 @@ import type {Context} from '../context.ts';
 import {choose, MAX_DOCUMENTS, MAX_DOCUMENTS_BYTES, type PlatformChoice, platformChoice} from '../pull/plan.ts';
 import {verified} from '../registry/verify-stream.ts';
 import type {CopyOptions, CopyResult, ProgressEvent, RegistryOptions} from '../types/index.ts';
+import {BlobLocations} from './blob-locations.ts';
 import {convert, needsConversion} from './convert-media-types.ts';
 import {openSource, openTarget} from './open.ts';
 import {formatPlace, parsePlace} from './place.ts';
@@ -25,8 +26,12 @@ export async function copy(context: Context, from: string, to: string, options: 
   }
 }
 
-/** Remotes of one or several copies: for the same options object one, so that copies share connections and tokens. */
+/**
+ * Remotes of one or several copies: for the same options object one, so that copies share connections and tokens, and what they find out
+ * about blobs at their destinations.
+ */
 export class SharedRemotes {
+  readonly blobLocations = new BlobLocations();
   readonly #context: Context;
   readonly #open = new Map<RegistryOptions, Promise<Remote>>();
 
@@ -65,7 +70,12 @@ export async function copyWith(remotes: SharedRemotes, from: string, to: string,
   const stop = new AbortController();
   const signal = options.signal === undefined ? stop.signal : AbortSignal.any([options.signal, stop.signal]);
   const {maxConcurrent = MAX_CONCURRENT} = options;
-  const opener = {remote: (registry: RegistryOptions) => remotes.get(registry), signal, maxConcurrent};
+  const opener = {
+    remote: (registry: RegistryOptions) => remotes.get(registry),
+    blobLocations: remotes.blobLocations,
+    signal,
+    maxConcurrent,
+  };
   let source: ImageSource | undefined;
   let target: ImageTarget | undefined;
   try {

@@ -1,13 +1,15 @@
 /** Opens the places of a copy. */
 import type {Remote} from '../../remotes/types.ts';
 import type {RegistryOptions} from '../types/index.ts';
+import type {BlobLocations} from './blob-locations.ts';
 import {directorySource, directoryTarget} from './directory.ts';
 import {formatPlace, type Place} from './place.ts';
 import type {ImageSource, ImageTarget} from './types.ts';
 
-/** What copies share: connections to registries, limits. */
+/** What copies share: connections to registries, where blobs are there, limits. */
 export interface Opener {
   remote(options: RegistryOptions): Promise<Remote>;
+  readonly blobLocations: BlobLocations;
   readonly signal: AbortSignal;
   readonly maxConcurrent: number;
 }

@@ -5,7 +5,8 @@ import type {Remote} from '../../remotes/types.ts';
 import {readDocument} from '../registry/read.ts';
 import {listReferrers, pushReferrer} from '../registry/referrers.ts';
 import {streamBlob} from '../registry/stream-blob.ts';
-import type {ImageSource, ImageTarget} from './types.ts';
+import type {BlobLocations} from './blob-locations.ts';
+import type {BlobOutcome, ImageSource, ImageTarget} from './types.ts';
 
 export function registrySource(name: string, remote: Remote, ref: Reference, signal: AbortSignal): ImageSource {
   const fetcher = remote.fetcher(ref);
@@ -31,7 +32,11 @@ export function registryTarget(
   name: string,
   remote: Remote,
   ref: Reference,
-  {signal, maxConcurrent}: {readonly signal: AbortSignal; readonly maxConcurrent: number},
+  {
+    blobLocations,
+    signal,
+    maxConcurrent,
+  }: {readonly blobLocations: BlobLocations; readonly signal: AbortSignal; readonly maxConcurrent: number},
 ): ImageTarget {
   const pusher = remote.pusher(ref, {maxConcurrentUploads: maxConcurrent});
   const {domain, tag, digest} = ref;
@@ -43,9 +48,12 @@ export function registryTarget(
     isCurrent: async (root) => (digest === undefined || digest === root.digest) && pusher.exists(root, {tag, signal}),
     hasManifest: (desc) => pusher.exists(desc, {signal}),
     blob: async (desc, open, {from, onProgress}) => {
-      const repositories = from !== undefined && from.domain === domain ? [from.path] : [];
-      const outcome = await pusher.blob(desc, open, {from: repositories, onProgress, signal});
-      return outcome === 'uploaded' ? 'copied' : outcome;
+      const source = from !== undefined && from.domain === domain ? [from.path] : [];
+      const put = async (known: readonly string[]): Promise<BlobOutcome> => {
+        const outcome = await pusher.blob(desc, open, {from: [...new Set([...source, ...known])], onProgress, signal});
+        return outcome === 'uploaded' ? 'copied' : outcome;
+      };
+      return blobLocations.put(ref, desc.digest, put, signal);
     },
     manifest: async ({descriptor, bytes}) => void (await pusher.manifest(descriptor, bytes, {signal})),
     commit: async ({descriptor, bytes}) => {
