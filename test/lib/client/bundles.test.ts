@@ -14,6 +14,7 @@ import {startFakeRegistry} from '../../fakes/registry.ts';
 import {ATTRIBUTES, BASE, CHANGES, changesFor, sh, WHOLE_SECONDS} from '../../support/changed-trees.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
+import {assertValidLayout} from '../../support/oci-schemas.ts';
 import {type PublishedImage, publishImage, writeLayout} from '../../support/published-images.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 import {diffTrees, readTree, type TreeEntry} from '../../support/tree.ts';
@@ -215,6 +216,8 @@ describe('repack', () => {
       assert.equal(one.target.digest, other.target.digest, script);
       await ns.images.unpack('mine:1', join(at, 'again'));
       assert.deepEqual(sameTree(wanted, readTree(join(at, 'again/rootfs'))), [], script);
+      await ns.images.export(`${at}/written/`, ['mine:1']);
+      assert.equal(assertValidLayout(join(at, 'written')), 4);
       // Theirs of ours has the same tree.
       umoci('repack', '--image', `${at}/layout:changed`, join(at, 'ours'));
       umoci('unpack', '--image', `${at}/layout:changed`, join(at, 'umoci'));

@@ -56,6 +56,20 @@ describe('start and restart', () => {
     assert.deepEqual(await ns.containers.list(), []);
   });
 
+  it('leave the task of a container alone that may not be started any more', async (t) => {
+    if (!requiresTasks(t)) return;
+    const {client, namespace, ns, ref} = await taskRig(t);
+    await ns.run(ref, 'a', {detach: true, args: ['busybox', 'sleep', '1000']});
+    const refused = expectsError('failed_precondition', /requires signatures/);
+    await client.namespaces.label(namespace, {'berth/require-signature': 'true'});
+    await assert.rejects(ns.tasks.restart('a', {timeoutMs: 0}), refused);
+    assert.equal((await ns.tasks.get('a')).status, 'running');
+    await ns.tasks.stop('a', {timeoutMs: 0});
+    for (const again of [ns.tasks.restart('a'), ns.tasks.startDetached('a')]) await assert.rejects(again, refused);
+    assert.equal((await ns.tasks.get('a')).exitStatus, 137);
+    await ns.containers.delete('a', {force: true});
+  });
+
   it('can be repeated after a kill at any time', async (t) => {
     if (!requiresTasks(t)) return;
     const r = await taskRig(t);

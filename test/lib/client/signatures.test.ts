@@ -1,7 +1,7 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
 import {spawnSync} from 'node:child_process';
-import {copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {copyFileSync, createReadStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
 import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
@@ -331,6 +331,11 @@ const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unkn
     await writeLayout(namespace, name, join(client.state, 'layout'));
     await namespace.images.import(join(client.state, 'layout'), {unpack: false});
   },
+  'import from a pipe': async ({namespace, client}, name) => {
+    const archive = join(client.state, 'archive.tar');
+    await client.namespace('other').images.export(archive, [name]);
+    await namespace.images.import(createReadStream(archive), {unpack: false});
+  },
   tag: ({namespace}, name) => namespace.images.tag(name, 'made'),
   convert: ({namespace}, name) => namespace.images.convert(name, 'made'),
   flatten: ({namespace}, name) => namespace.images.flatten(name, 'made'),
@@ -346,6 +351,7 @@ const CREATORS: Readonly<Record<string, (w: World, name: string) => Promise<unkn
     await client.namespace('other').images.unpack(name, directory);
     await namespace.images.repack(directory, 'made', {snapshotter: 'native'});
   },
+  create: ({namespace}, name) => namespace.containers.create(name, 'c1', {args: ['/none'], snapshotter: 'native'}),
   run: ({namespace}, name) =>
     namespace.run(name, 'c1', {rm: true, args: ['/none'], snapshotter: 'native', stdio: ['ignore', 'ignore', 'ignore']}),
 };
@@ -354,7 +360,9 @@ describe('a namespace that demands signatures', () => {
   for (const [creator, create] of Object.entries(CREATORS))
     it(`has no unsigned image by ${creator}, and others are not concerned`, async (t) => {
       if (creator === 'run' && !requiresProgram(t, 'runc')) return;
-      if (['run', 'unpack', 'repack'].includes(creator) && !requiresRoot(t)) return;
+      if (['create', 'run', 'unpack', 'repack'].includes(creator) && !requiresRoot(t)) return;
+      // Its command is no program.
+      const makesImages = creator !== 'create' && creator !== 'run';
       const w = await world(t);
       const {image} = await w.namespace.pull(w.ref, PULL);
       const other = {...w, namespace: w.client.namespace('other')};
@@ -372,9 +380,9 @@ describe('a namespace that demands signatures', () => {
       assert.deepEqual(await w.namespace.containers.list(), []);
       assert.deepEqual(await w.namespace.leases.list(), []);
       assert.deepEqual(checkStore(w.client.root), []);
-      if (creator !== 'run') await create(other, image.name);
+      if (makesImages) await create(other, image.name);
       await w.client.namespaces.label('default', {'berth/require-signature': 'false'});
-      if (creator !== 'run') await create(w, image.name);
+      if (makesImages) await create(w, image.name);
     });
 
   it('has what is signed, and verifies it again without the registry', async (t) => {
@@ -533,6 +541,23 @@ describe('a namespace that demands signatures', () => {
     assert.equal((await start('signed')).exitStatus, 0);
     await namespace.images.delete('other');
     await assert.rejects(start('signed'), refused);
+  });
+
+  it('has no unsigned image by a commit of a container that was there before', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'busybox')) return;
+    const w = await world(t);
+    const image = publishImage(w.registry, 'app', [tar(file('busybox', readFileSync(findProgram('busybox')!), 0o755))]);
+    await w.namespace.pull(w.ref, {snapshotter: 'native'});
+    await w.namespace.containers.create(w.ref, 'c1', {args: ['/busybox'], snapshotter: 'native'});
+    publishSimple(w.registry, 'app', image, SIGNER);
+    await demand(w, SIGNER);
+    await w.namespace.pull(w.ref, PULL);
+    const [records, content] = [await w.namespace.images.records(), await w.namespace.content.list()];
+    await assert.rejects(w.namespace.containers.commit('c1', 'made'), refused);
+    assert.deepEqual([await w.namespace.images.records(), await w.namespace.content.list()], [records, content]);
+    assert.deepEqual(checkStore(w.client.root), []);
+    await w.client.namespaces.label('default', {'berth/require-signature': 'false'});
+    await w.namespace.containers.commit('c1', 'made');
   });
 
   it('makes and starts no container of a directory', async (t) => {

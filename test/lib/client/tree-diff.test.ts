@@ -33,6 +33,7 @@ import {
 } from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
+import {assertValidLayout} from '../../support/oci-schemas.ts';
 import {readDocument} from '../../support/published-images.ts';
 import {dir, file, symlink, tar} from '../../support/tartest.ts';
 import {requiresTasks, taskRig} from '../../support/tasks.ts';
@@ -265,6 +266,9 @@ describe('a container', () => {
     };
     const image = await ns.containers.commit('c1', 'made:1', options);
     assert.equal((await ns.containers.commit('c1', 'made:2', options)).target.digest, image.target.digest);
+    const layout = join(temporaryDirectory(t), 'layout');
+    await ns.images.export(`${layout}/`, ['made:1']);
+    assert.equal(assertValidLayout(layout), 4);
     assert.deepEqual(await ns.images.changes('made:1'), await ns.containers.changes('c1'));
     const lines = async (...words: readonly string[]): Promise<string> =>
       (await ctrHere({root, state}, ['-n', 'difftest', ...words])).stdout;

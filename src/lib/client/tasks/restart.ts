@@ -4,6 +4,7 @@ import {readTaskRecord, type TaskIO} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
 import type {RestartOptions, RunResult, TaskStartOptions, TasksClient} from '../types/index.ts';
 import {type FoundTask, findTaskIfAny} from './find-task.ts';
+import {assertMayStart} from './start.ts';
 
 type Tasks = Pick<TasksClient, 'start' | 'stop' | 'delete'>;
 
@@ -35,7 +36,10 @@ export async function startInBackground(
   {signal}: {readonly signal?: AbortSignal},
 ): Promise<RunResult> {
   const found = await findTaskIfAny(context, namespace, id);
-  if (found === undefined || found.task.status === 'stopped') return startAnew(tasks, id, found, signal);
+  if (found === undefined || found.task.status === 'stopped') {
+    await assertMayStart(context, namespace, id);
+    return startAnew(tasks, id, found, signal);
+  }
   const {status, pid} = found.task;
   if (status === 'running') return {id, exitStatus: 0, pid};
   throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${status}`, {
@@ -56,6 +60,7 @@ export async function restartInBackground(
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is removed when it ends`, {
       hint: 'it was made by "run --rm": run it again',
     });
+  await assertMayStart(context, namespace, id);
   if (found !== undefined && found.task.status !== 'stopped')
     await tasks.stop(id, {...(timeoutMs === undefined ? {} : {timeoutMs}), ...(signal === undefined ? {} : {signal})});
   return startAnew(tasks, id, found, signal);

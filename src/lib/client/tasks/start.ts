@@ -23,6 +23,16 @@ export function startTask(context: Context, namespace: string, id: string, optio
   return asRunFailure(() => startContainer(context, namespace, id, options));
 }
 
+/**
+ * For those that would end a task first.
+ *
+ * @throws failed_precondition the namespace demands signatures, and the container's image has none
+ */
+export async function assertMayStart(context: Context, namespace: string, id: string): Promise<void> {
+  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record !== undefined) await assertStillAllowed(context, namespace, record);
+}
+
 async function startContainer(context: Context, namespace: string, id: string, options: StartOptions): Promise<RunResult | PipedTask> {
   const {store} = context;
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
