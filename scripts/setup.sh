@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the programs and packages that the project needs and the machine lacks. First lists each with its purpose.
 #
-#   scripts/setup.sh quickstart|test|bench|interop|clock
+#   scripts/setup.sh quickstart|test|bench|interop|clock|torture
 #
 # On Debian and derivatives, as root, it installs with apt-get. Elsewhere it lists what is missing and exits with 1.
 # npm installs the Node that the project runs on, in node_modules/.bin/node; the machine's own may be older.
@@ -15,8 +15,9 @@ case $mode in
   bench) modes='quickstart test bench' ;;
   interop) modes='quickstart test interop' ;;
   clock) modes='quickstart test clock' ;;
+  torture) modes='quickstart test torture' ;;
   *)
-    echo "usage: scripts/setup.sh quickstart|test|bench|interop|clock" >&2
+    echo "usage: scripts/setup.sh quickstart|test|bench|interop|clock|torture" >&2
     exit 3
     ;;
 esac
@@ -59,6 +60,10 @@ interop    oras            oras             to read and write layouts, and refer
 interop    go              golang-go        to build a registry with the referrers API
 interop    go-containerregistry golang-github-google-go-containerregistry-dev to build it of
 clock      faketime        faketime         to run the tests on another day
+torture    qemu-aarch64    qemu-user        to run the executable for ARM
+torture    arm-libraries   libc6-arm64-cross to run the executable for ARM
+torture    musl            musl             to run the executable for musl
+torture    cc              gcc              to make what the C++ library lacks on musl
 '
 
 [ "$(id -u)" = 0 ] || modes="$modes rootless"
@@ -72,7 +77,9 @@ installed() {
     busybox) command -v busybox >/dev/null && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
     # Programs outside of PATH.
     cni-plugins) [ -x /usr/lib/cni/bridge ] ;;
-    # A library.
+    # Libraries.
+    arm-libraries) [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] ;;
+    musl) [ -e /lib/ld-musl-x86_64.so.1 ] || [ "$(uname -m)" != x86_64 ] ;;
     go-containerregistry) [ -d /usr/share/gocode/src/github.com/google/go-containerregistry ] ;;
     *) command -v "$1" >/dev/null ;;
   esac

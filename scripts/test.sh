@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 case " $* " in
   *' --clock='*) sh scripts/setup.sh clock ;;
+  *' --torture '*) sh scripts/setup.sh torture ;;
   *) sh scripts/setup.sh test ;;
 esac
 PATH=$PWD/node_modules/.bin:$PATH
