@@ -12,6 +12,7 @@ import {execFileSync} from 'node:child_process';
 import {copyFileSync, cpSync, existsSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync} from 'node:fs';
 import {dirname, join, relative} from 'node:path';
 import {type BuildOptions, build, type Metafile, type Plugin} from 'esbuild';
+import {COMMANDS} from '../src/commands/index.ts';
 import {type Part, partsOf} from './build-order.ts';
 import {compileExecutable, WORKER} from './compile-executable.ts';
 import {namedBuiltins, sharedCore, slimUndici, withoutPatches} from './esbuild-plugins.ts';
@@ -75,6 +76,11 @@ const workerCode: Plugin = {
   },
 };
 
+async function summaries(): Promise<Record<string, string>> {
+  const entries = Object.entries(COMMANDS.commands).map(async ([id, load]) => [id, (await load()).default.summary] as const);
+  return Object.fromEntries(await Promise.all(entries));
+}
+
 async function buildNode(): Promise<void> {
   const outdir = join(dist, 'node');
   const built = `${outdir}.new`;
@@ -96,6 +102,7 @@ async function buildNode(): Promise<void> {
     define: {
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
+      BERTH_SUMMARIES: JSON.stringify(await summaries()),
     },
     plugins: [
       namedBuiltins,

@@ -224,14 +224,18 @@ function flagNames(flags: FlagInput): readonly Candidate[] {
     .map(([name, {description}]) => ({value: `--${name}`, ...omitUndefined({description})}));
 }
 
+/** Set by scripts/build.ts: the summary of each command, by its words. To load all of them takes longer than a user waits for. */
+declare const BERTH_SUMMARIES: Readonly<Record<string, string>> | undefined;
+
+const summaryOf = async (id: string, {commands}: Commands): Promise<string> =>
+  typeof BERTH_SUMMARIES === 'undefined' ? (await commands[id]!()).default.summary : BERTH_SUMMARIES[id]!;
+
 /** First words, or the verbs of a topic. An alias is not offered: it would be the same command twice. */
-async function nextWords(topic: string | undefined, {commands, topics}: Commands): Promise<readonly Candidate[]> {
+async function nextWords(topic: string | undefined, commands: Commands): Promise<readonly Candidate[]> {
   const prefix = topic === undefined ? '' : `${topic} `;
-  const ids = Object.keys(commands).filter((id) => id.startsWith(prefix) && !id.slice(prefix.length).includes(' '));
-  const own = await Promise.all(
-    ids.map(async (id) => ({value: id.slice(prefix.length), description: (await commands[id]!()).default.summary})),
-  );
-  const groups = Object.entries(topics).map(([value, description]) => ({value, description}));
+  const ids = Object.keys(commands.commands).filter((id) => id.startsWith(prefix) && !id.slice(prefix.length).includes(' '));
+  const own = await Promise.all(ids.map(async (id) => ({value: id.slice(prefix.length), description: await summaryOf(id, commands)})));
+  const groups = Object.entries(commands.topics).map(([value, description]) => ({value, description}));
   return [...own, ...(topic === undefined ? groups : [])].sort((a, b) => (a.value < b.value ? -1 : 1));
 }
 

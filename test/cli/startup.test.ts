@@ -83,6 +83,20 @@ describe('start-up', () => {
     assert.ok(functions.includes('probeErofs'), 'names of functions are no longer seen');
   });
 
+  for (const words of [[''], ['images', '']])
+    it(`a completion of ${JSON.stringify(words.join(' '))} loads no command, and tells what the source tells`, async (t) => {
+      const dir = temporaryDirectory(t);
+      const args = ['__complete', ...words];
+      const {chunks} = await loadedBy(args, dir);
+      for (const name of ['pull', 'run', 'doctor', 'ls', 'export', 'client']) assert.ok(!chunks.includes(name), `${name} is loaded`);
+      assert.ok(chunks.includes('complete'), 'names of files are no longer seen');
+      const [built, source] = [
+        await run(process.execPath, [entry, ...args]),
+        await run(process.execPath, [join(root, 'src/main.ts'), ...args]),
+      ];
+      assert.deepEqual([built.status, built.stdout], [0, source.stdout]);
+    });
+
   for (const [filter, expected] of [
     ['labels.team==x', false],
     ['name~=x', true],
