@@ -81,6 +81,13 @@ describe('df', () => {
     assert.deepEqual([own!.containers, own!.writable.count, other!.writable.count], [1, 1, 0]);
     assert.equal(after.content.disk, own!.content.shared + other!.content.unique, 'each thing once');
     assertWhole(after);
+    for (const {content, snapshots, writable, used, quota} of after.namespaces)
+      assert.deepEqual([used, quota], [content.size + snapshots.disk + writable.disk, undefined]);
+    await client.namespaces.label('other', {'berth/quota-bytes': '123456789'});
+    assert.deepEqual(
+      (await client.df()).namespaces.map(({quota}) => quota),
+      [undefined, 123_456_789],
+    );
   });
 
   it('fails when a record cannot be read', async (t) => {

@@ -6,6 +6,7 @@ import {Directory, walk} from '../../fs/walk.ts';
 import {DIGEST_HEX_LENGTH, type Digest} from '../../oci/descriptor.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
 import type {Layout} from '../../store/layout.ts';
+import {QUOTA} from '../../store/quota.ts';
 import type {SurveyedNamespace} from '../../store/survey-records.ts';
 import type {Context} from '../context.ts';
 import type {DiskUsage, NamespaceUsage, ShareOfDisk, SpaceUsed} from '../types/index.ts';
@@ -167,16 +168,18 @@ export async function diskUsage({store}: Context): Promise<DiskUsage> {
   };
   return {
     root: store.layout.root,
-    namespaces: named.map(
-      (one): NamespaceUsage => ({
+    namespaces: named.map((one): NamespaceUsage => {
+      const shares = {content: content.share(one), snapshots: snapshots.share(one), writable: writable.share(one)};
+      const quota = one.ns.record?.labels?.[QUOTA];
+      return {
         name: one.ns.name,
         images: one.ns.images.length,
         containers: one.ns.containers.length,
-        content: content.share(one),
-        snapshots: snapshots.share(one),
-        writable: writable.share(one),
-      }),
-    ),
+        ...shares,
+        used: shares.content.size + shares.snapshots.disk + shares.writable.disk,
+        ...(quota === undefined ? {} : {quota: Number(quota)}),
+      };
+    }),
     ...parts,
     disk: sum(Object.values(parts)).disk,
   };

@@ -27,6 +27,10 @@ export interface NamespaceUsage {
   readonly snapshots: ShareOfDisk;
   /** Writable layers of containers and prepared snapshots. */
   readonly writable: ShareOfDisk;
+  /** What counts for a quota, in bytes: blobs by their size, layers by their bytes on disk. */
+  readonly used: number;
+  /** The bytes that the namespace's label `berth/quota-bytes` lets it hold; missing without one. */
+  readonly quota?: number;
 }
 
 /** Disk usage below the root. Each object counts once, so the parts add up to `disk`, which equals the result of du(1). */
