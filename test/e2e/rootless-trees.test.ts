@@ -7,7 +7,7 @@ import {requiresProgram, SAMPLE, TORTURE, temporaryDirectory} from '../support/h
 import {addImage, setTarget} from '../support/layouts.ts';
 import {ordinaryUser, requiresOrdinaryUser} from '../support/ordinary-user.ts';
 import {pushImage, sharedRegistry} from '../support/registry.ts';
-import {dir, fifo, file, link, type More, MTIME, opaque, symlink, type TarEntry, tar, whiteout} from '../support/tartest.ts';
+import {block, char, dir, fifo, file, link, type More, MTIME, opaque, symlink, type TarEntry, tar, whiteout} from '../support/tartest.ts';
 
 const IMAGES = TORTURE ? 40 : 2;
 const LAYERS = 4;
@@ -57,7 +57,7 @@ function generateLayers(seed: number): readonly Buffer[] {
       const parent = pick(['', 'd0', 'd1', 'd0/d2', 'd1/d3', 'd0/d2/d4']);
       const name = pick(['0', '1', '2', '3']);
       const at = (kind: string): string => (parent === '' ? `${kind}${name}` : `${parent}/${kind}${name}`);
-      const kind = pick(['f', 'f', 'f', 's', 'h', 'p', 'remove', 'remove', 'opaque']);
+      const kind = pick(['f', 'f', 'f', 's', 'h', 'p', 'n', 'remove', 'remove', 'opaque']);
       if (kind === 'remove') {
         const path = lower.length === 0 ? undefined : pick(lower);
         if (path === undefined || written.has(path) || isGone(path) || [...written].some((one) => one.startsWith(`${path}/`))) continue;
@@ -88,6 +88,7 @@ function generateLayers(seed: number): readonly Buffer[] {
       enter(parent);
       written.add(path);
       if (kind === 's') entries.push(symlink(pick(['/etc/passwd', '../f0', 'd0/f1', 'nowhere']), path, more()));
+      else if (kind === 'n') entries.push(pick([char, block])(path, pick([1, 7]), pick([0, 3]), more()));
       else if (kind === 'p') entries.push(fifo(path, 0o620, more()));
       else if (kind === 'h') {
         const {name: target, mode, uid, gid, mtime} = pick(files);
@@ -126,7 +127,9 @@ describe('the tree that an ordinary user unpacks', () => {
           assert.equal(status, 0, `seed ${seed}: ${stderr}`);
           return stdout.split('\n');
         };
-        await user.ok(['pull', '-q', '--plain-http', ref]);
+        const pulled = await user.berth(['pull', '-q', '--plain-http', ref]);
+        assert.equal(pulled.status, 0, pulled.stderr);
+        assert.match(pulled.stderr, /device \S+ skipped: not permitted to make device nodes/);
         const mounted = `mkdir -p "$1" && "$2" images mount "$3" "$1" >/dev/null; ${LISTING}
 cd / && "$2" images unmount --rm "$1" >/dev/null`;
         const mine = await list([berth, 'unshare', 'sh', '-ec', mounted, 'sh', join(user.home, 'mnt'), berth, ref]);
