@@ -100,6 +100,10 @@ forEachEngine('a user without root and without a store', (engine) => {
     assert.match(await ok('sync', join(dir, 'list.yaml'), `${running.host}/${engine}/mirror`), /^(exists docker:\S+ docker:\S+\n){2}$/);
 
     writeFileSync(join(dir, 'sbom.json'), '{}');
+    assert.match(
+      await ok('content', 'push-object', app, join(dir, 'sbom.json'), 'text/plain'),
+      /^Pushed sha256:44136fa3\w+ text\/plain\n$/,
+    );
     const artifact = (await ok('attach', '--artifact-type', 'application/x', `${app}:v1`, `${dir}/sbom.json:application/spdx+json`)).trim();
     assert.equal(await ok('referrers', '-q', `${app}:v1`), `${artifact}\n`);
     assert.match(await ok('referrers', `${app}:v1`), new RegExp(`^DIGEST .*\n${artifact} application/x `));

@@ -207,6 +207,13 @@ export const OPEN_OPTIONS = options<OpenOptions>({
   program: optional(list(text)),
 });
 
+const pushingObject = options<PushObjectOptions>({
+  ...registry,
+  mediaType: optional(text),
+  onEvent: optional(callback),
+  signal: optional(abortSignal),
+});
+
 const creating: Members<CreateOptions> = {
   ...settings,
   network: optional(text),
@@ -372,11 +379,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     label: [text, labels],
     edit: [text, text],
     prune: [options<ContentPruneOptions>({dryRun: optional(flag)})],
-    push: [
-      text,
-      text,
-      options<PushObjectOptions>({...registry, mediaType: optional(text), onEvent: optional(callback), signal: optional(abortSignal)}),
-    ],
+    push: [text, text, pushingObject],
   },
   snapshots: {
     takes: [optional(text)],
@@ -530,6 +533,7 @@ const REGISTRY: Guards<Client['registry']> = {
   config: [text, remoteImage],
   fetchObject: [text, options<RegistryCallOptions>(registryCall)],
   fetchBlob: [text, text, options<RegistryCallOptions>(registryCall)],
+  pushObject: [text, either(text, bytes), pushingObject],
   referrers: [text, options<RegistryCallOptions & {artifactType?: string}>({...registryCall, artifactType: optional(text)})],
   login: [text, text, text, options<LoginOptions>({...withoutCredentials, signal: optional(abortSignal)})],
   logout: [optional(text), options<LogoutOptions>({all: optional(flag), authFile: optional(text), signal: optional(abortSignal)})],

@@ -166,6 +166,49 @@ describe('an image in a registry', () => {
   });
 });
 
+describe('an object that is pushed without a store', () => {
+  it('is a file or a stream, a blob or a manifest with the tag that is given, and leaves no temporary file', async (t) => {
+    const running = await registry(t);
+    if (running === undefined) return;
+    const {client} = clientWithoutStore(t);
+    const layout = temporaryDirectory(t);
+    const root = image(layout, false, ARCHITECTURE);
+    const bytesOf = (digest: Digest): Buffer => readFileSync(join(layout, 'blobs', ...digestParts(digest)));
+    const {config, layers} = JSON.parse(bytesOf(root.digest).toString()) as {config: Descriptor; layers: readonly Descriptor[]};
+    const repository = `${running.host}/objects/app`;
+    async function* stream(bytes: Buffer): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < bytes.length; at += 100) yield bytes.subarray(at, at + 100);
+    }
+    const held = temporaryDirectory(t);
+    const {TMPDIR} = process.env;
+    process.env.TMPDIR = held;
+    onEnd(t, () => {
+      if (TMPDIR === undefined) delete process.env.TMPDIR;
+      else process.env.TMPDIR = TMPDIR;
+    });
+    for (const [i, {digest, size}] of [config, ...layers].entries()) {
+      const source = i % 2 === 0 ? join(layout, 'blobs', ...digestParts(digest)) : stream(bytesOf(digest));
+      const result = await client.registry.pushObject(repository, source);
+      assert.deepEqual([result.digest, result.size, result.status], [digest, size, 'uploaded']);
+    }
+    const manifest = () => stream(bytesOf(root.digest));
+    await assert.rejects(client.registry.pushObject(`${repository}@${config.digest}`, manifest()), is('invalid_argument'));
+    await assert.rejects(client.registry.pushObject(`${running.host}/objects/other:v1`, manifest()), is('not_found'));
+    const result = await client.registry.pushObject(`${repository}:v1`, manifest());
+    assert.deepEqual([result.digest, result.mediaType, result.status], [root.digest, OCI_MANIFEST, 'uploaded']);
+    assert.equal((await client.registry.pushObject(`${repository}:v1`, manifest())).status, 'exists');
+    assert.equal((await client.registry.inspect(`${repository}:v1`)).Digest, root.digest);
+    await assert.rejects(client.registry.pushObject(repository, join(layout, 'nope')), is('not_found'));
+    await assert.rejects(client.registry.pushObject(repository, layout), is('invalid_argument'));
+    async function* failing(): AsyncGenerator<Uint8Array> {
+      yield Buffer.from('x');
+      throw new Error('the source failed');
+    }
+    await assert.rejects(client.registry.pushObject(repository, failing()), /the source failed/);
+    assert.deepEqual(readdirSync(held), []);
+  });
+});
+
 describe('bytes that a registry changes', () => {
   it('are an error after the last of them, of every length', async (t) => {
     const fake = await startFakeRegistry(t);

@@ -23,6 +23,7 @@ export function registryClient(context: Context): RegistryClient {
       const [{explain}, remote] = await Promise.all([import('../registry/ping-and-explain.ts'), context.remoteOptions(options)]);
       return explain(context, target, options, remote);
     },
+    pushObject: async (ref, source, options = {}) => (await import('../registry/push-object.ts')).pushObject(context, ref, source, options),
     attach: async (ref, artifactType, files, options = {}) =>
       (await import('../registry/attach.ts')).attach(context, ref, artifactType, files, options),
     delete: async (ref, options = {}) => (await import('../registry/delete.ts')).deleteFrom(context, ref, options),

@@ -44,7 +44,7 @@ export interface PushResult {
   readonly warnings: readonly string[];
 }
 
-/** Options of `content.push`. */
+/** Options of `content.push` and `registry.pushObject`. */
 export interface PushObjectOptions extends RegistryOptions {
   /** Default: what a manifest or index says of itself, `application/octet-stream` for anything else. */
   readonly mediaType?: string;
@@ -52,7 +52,7 @@ export interface PushObjectOptions extends RegistryOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Result of `content.push`. */
+/** Result of `content.push` and `registry.pushObject`. */
 export interface PushObjectResult extends Descriptor {
   readonly status: 'uploaded' | 'mounted' | 'exists';
 }

@@ -3,6 +3,7 @@ import type {Code, ErrorJSON} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {HostPlan} from '../../remotes/explained-host.ts';
 import type {ProgressEvent, RegistryOptions} from './common.ts';
+import type {PushObjectOptions, PushObjectResult} from './push.ts';
 
 /** Options of a call to a registry. */
 export interface RegistryCallOptions extends RegistryOptions {
@@ -238,6 +239,12 @@ export interface RegistryClient {
   fetchObject(ref: string, options?: RegistryCallOptions): Promise<RemoteObject>;
   /** Any blob or manifest of the repository. @throws failed_precondition after the last byte: the digest does not match */
   fetchBlob(ref: string, digest: string, options?: RegistryCallOptions): Promise<AsyncIterable<Uint8Array>>;
+  /**
+   * Pushes one blob, manifest or index, and nothing that it refers to. A manifest gets the tag of the reference if that has one.
+   *
+   * @param source a file, or bytes, which are kept in a temporary file meanwhile
+   */
+  pushObject(ref: string, source: string | AsyncIterable<Uint8Array>, options?: PushObjectOptions): Promise<PushObjectResult>;
   /** Artifacts that refer to a manifest: by the referrers API, else by the tag `sha256-<hex>`. */
   referrers(ref: string, options?: RegistryCallOptions & {readonly artifactType?: string}): Promise<readonly Descriptor[]>;
   /**
