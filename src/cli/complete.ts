@@ -21,6 +21,7 @@ export type ValueKind =
   | 'container-or-image'
   | 'container-path'
   | 'digest'
+  | 'digest-or-file'
   | 'directory'
   | 'file'
   | 'image'
@@ -44,6 +45,7 @@ export const ARGUMENT_KINDS: Readonly<Record<string, ValueKind>> = {
   'containers id': 'container',
   'commit id': 'container',
   'content digest': 'digest',
+  'content push-object object': 'digest-or-file',
   'copy source': 'transport',
   'copy destination': 'transport',
   'diff id': 'container-or-image',
@@ -299,14 +301,14 @@ async function listValues(
     if (kind === 'namespace') return begins(plain((await client.namespaces.list()).map(({name}) => name)).candidates, given);
     const namespace = client.namespace(text('namespace', 'CONTAINERD_NAMESPACE') ?? 'default');
     const names = await namesOf(kind, namespace, text('snapshotter', 'CONTAINERD_SNAPSHOTTER'));
-    return {...begins(plain(names).candidates, given), ...(kind === 'container-path' ? {shell: 'files'} : {})};
+    return {...begins(plain(names).candidates, given), ...(kind === 'container-path' || kind === 'digest-or-file' ? {shell: 'files'} : {})};
   } finally {
     await client.close();
   }
 }
 
 async function namesOf(
-  kind: 'container' | 'container-or-image' | 'container-path' | 'digest' | 'image' | 'lease' | 'snapshot' | 'volume',
+  kind: 'container' | 'container-or-image' | 'container-path' | 'digest' | 'digest-or-file' | 'image' | 'lease' | 'snapshot' | 'volume',
   {containers, content, images, leases, snapshots, volumes}: NamespaceClient,
   snapshotterName: string | undefined,
 ): Promise<readonly string[]> {
@@ -318,6 +320,7 @@ async function namesOf(
     case 'container-path':
       return (await containers.list()).map(({id}) => `${id}:`);
     case 'digest':
+    case 'digest-or-file':
       return (await content.list()).map(({digest}) => digest);
     case 'image':
       return (await images.records()).map(({name}) => name);

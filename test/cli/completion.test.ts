@@ -108,6 +108,7 @@ describe('completions', () => {
       [['images', 'rm', ''], []],
       [['-n', 'foo', 'diff', ''], [ref]],
       [['-n', 'bar', 'content', 'get', 'sha256:'], [digest]],
+      [['-n', 'bar', 'content', 'push-object', 'r.example/x', 'sha256:'], [digest]],
       [['-n', 'foo', 'leases', 'rm', 'l'], ['lease1']],
       [['-n', 'foo', 'snapshots', '--snapshotter', 'native', 'info', ''], ['snap1']],
       [['-n', 'foo', 'snapshots', 'rm', '--snapshotter', 'native', 's'], ['snap1']],
@@ -137,6 +138,7 @@ describe('completions', () => {
       assert.deepEqual((await answers(...words)).values, expected, words.join(' '));
     for (const [words, shell] of [
       [['images', 'import', ''], 'files'],
+      [['content', 'push-object', 'r.example/x', './'], 'files'],
       [['copy', 'oci:'], 'files'],
       [['cp', 'r1:/'], 'files'],
       [['cp', ''], 'files'],
