@@ -86,22 +86,24 @@ export async function pushObject(
   }
   const path = temporaryName(join(tmpdir(), 'object'));
   try {
-    await keep(source, path);
+    await keep(source, path, options.signal);
     return await putObject(context, text, ref, await describe(path, options.signal), options);
   } finally {
     removeTree(path);
   }
 }
 
-async function keep(source: AsyncIterable<Uint8Array>, path: string): Promise<void> {
+async function keep(source: AsyncIterable<Uint8Array>, path: string, signal: AbortSignal | undefined): Promise<void> {
   const file = await open(path, 'wx', 0o600).catch((err: unknown) => {
     throw fromErrno(err, `file ${JSON.stringify(path)}`);
   });
   try {
-    for await (const chunk of source)
+    for await (const chunk of source) {
+      signal?.throwIfAborted();
       await file.writeFile(chunk).catch((err: unknown) => {
         throw fromErrno(err, `file ${JSON.stringify(path)}`);
       });
+    }
   } finally {
     await file.close();
   }
