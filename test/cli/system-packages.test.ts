@@ -13,8 +13,14 @@ const {version} = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) a
 const CPU = {x64: 'amd64', arm64: 'arm64'}[process.arch as string]!;
 const deb = join(packages, `berth_${version}_${CPU}.deb`);
 
+/** The file times of the packages, fixed: somebody may commit between two builds. */
+const SOURCE_DATE_EPOCH = '1700000000';
+
 const make = async (): Promise<void> => {
-  const {status, stderr} = await run(process.execPath, ['scripts/package.ts'], {timeoutMs: 300_000});
+  const {status, stderr} = await run(process.execPath, ['scripts/package.ts'], {
+    env: {...process.env, SOURCE_DATE_EPOCH},
+    timeoutMs: 300_000,
+  });
   assert.equal(status, 0, stderr);
 };
 
