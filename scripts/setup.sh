@@ -33,12 +33,14 @@ test       perl            perl-base        to attach to tasks
 test       setpriv         util-linux       to end a registry together with its test
 test       tini            tini             to run as the first process of a container
 test       skopeo          skopeo           to compare digests and configurations
+test       podman          podman           to compare trees, logins and flags
 test       umoci           umoci            to compare unpacked trees, and to make images
 test       ctr             containerd       to compare commands and trees
 test       mkfs.erofs      erofs-utils      to compare indexes of layers
 test       debootstrap     debootstrap      to make the redis image
 test       newuidmap       uidmap           to be a user without root
 test       pgrep           procps           to find what such a user left running
+test       mkfs.ext4       e2fsprogs        to make filesystems
 test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes
 test       setcap          libcap2-bin      to make file capabilities
@@ -49,12 +51,9 @@ test       redis-cli       redis-tools      to speak to a container through a pu
 test       igzip           isal             to compare decompression speed
 test       zsh             zsh              to complete command lines in it
 test       fish            fish             to complete command lines in it
-bench      podman          podman           to compare with
 test       curl            curl             to fetch as the examples for CI do, and to measure the speed of a registry
 bench      unpigz          pigz             decompresses for containerd and podman
 bench      zstd            zstd             to compare the decompression speed of zstd
-bench      mkfs.ext4       e2fsprogs        to make a new file system for each run
-interop    podman          podman           to read and write archives
 interop    buildah         buildah          to read and write archives
 interop    oras            oras             to read and write layouts, and referrers
 interop    go              golang-go        to build a registry with the referrers API

@@ -4,7 +4,7 @@ import {existsSync, mkdirSync, readFileSync, statSync, writeFileSync} from 'node
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import {ErrdefsError} from '../src/lib/errdefs.ts';
-import {is, onEnd, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './support/helpers.ts';
+import {findProgram, is, onEnd, requiresProgram, requiresRoot, type Scope, slow, temporaryDirectory} from './support/helpers.ts';
 
 /** A scope that ends when it is told to. */
 function scope(): Scope & {end(): Promise<void>} {
@@ -53,8 +53,8 @@ describe('needs', () => {
     setenv(t, 'CI', undefined);
     setenv(t, 'PATH', '/nowhere');
     assert.equal(
-      outcome((s) => requiresProgram(s, 'sh', 'no-such-program')),
-      'needs sh, no-such-program (apt-get install sh no-such-program)',
+      outcome((s) => requiresProgram(s, 'tar', 'skopeo', 'setfattr')),
+      'needs tar, skopeo, setfattr (apt-get install tar skopeo attr)',
     );
     t.mock.method(process as {getuid(): number}, 'getuid', () => 1000);
     assert.equal(outcome(requiresRoot), 'needs root');
@@ -62,9 +62,15 @@ describe('needs', () => {
 
   it('fail with the reason under CI=true', (t) => {
     setenv(t, 'CI', 'true');
-    assert.throws(() => outcome((s) => requiresProgram(s, 'no-such-program')), /needs no-such-program .*CI=true insists/);
+    setenv(t, 'PATH', '/nowhere');
+    assert.throws(() => outcome((s) => requiresProgram(s, 'skopeo')), /needs skopeo .*CI=true insists/);
     t.mock.method(process as {getuid(): number}, 'getuid', () => 1000);
     assert.throws(() => outcome(requiresRoot), /needs root, and CI=true insists/);
+  });
+
+  it('refuse a program that a new machine would lack, though this one has it', () => {
+    assert.notEqual(findProgram('ls'), undefined);
+    assert.throws(() => outcome((s) => requiresProgram(s, 'ls')), /^Error: ls: scripts\/setup.sh does not install it/);
   });
 
   it('leave slow tests out only under --short, and then under CI=true as well', (t) => {

@@ -18,7 +18,7 @@ const SOURCE_DATE_EPOCH = '1700000000';
 
 const make = async (): Promise<void> => {
   const {status, stderr} = await run(process.execPath, ['scripts/package.ts'], {
-    env: {...process.env, SOURCE_DATE_EPOCH},
+    env: {...(process.env as Record<string, string>), SOURCE_DATE_EPOCH},
     timeoutMs: 300_000,
   });
   assert.equal(status, 0, stderr);

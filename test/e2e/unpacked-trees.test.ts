@@ -44,18 +44,31 @@ type Way = (typeof WAYS)[number];
 /** umoci 0.4 does not support zstd; it gets the same tar with another compression. */
 const STAND_INS: Partial<Record<ImageName, ImageName>> = {'busybox-zstd': 'busybox'};
 
-/** Trees of umoci, each unpacked once. skopeo converts the images, because umoci reads neither docker's types nor an index. */
-const umociTrees = new Map<string, TreeEntry[]>();
+interface Unpacked {
+  readonly tree: readonly TreeEntry[];
+  /** When unpacking began, in nanoseconds of the kernel's clock. */
+  readonly since: bigint;
+}
 
-function umociTree({ref}: Published): TreeEntry[] {
-  const known = umociTrees.get(ref);
-  if (known !== undefined) return known;
+async function unpacked(make: () => TreeEntry[] | Promise<TreeEntry[]>): Promise<Unpacked> {
+  const since = fileTime();
+  return {since, tree: await make()};
+}
+
+/** Trees of umoci, each unpacked once. skopeo converts the images, because umoci reads neither docker's types nor an index. */
+const umociTrees = new Map<string, Promise<Unpacked>>();
+
+function umociTree({ref}: Published): Promise<Unpacked> {
+  const known = umociTrees.get(ref) ?? unpacked(() => unpackByUmoci(ref));
+  umociTrees.set(ref, known);
+  return known;
+}
+
+function unpackByUmoci(ref: string): TreeEntry[] {
   const dir = temporaryDirectory(file, 'berth-umoci-');
   execFileSync('skopeo', ['copy', '--quiet', '--insecure-policy', '--src-tls-verify=false', `docker://${ref}`, `oci:${dir}/layout:latest`]);
   execFileSync('umoci', ['unpack', '--image', `${dir}/layout:latest`, join(dir, 'bundle')], {stdio: ['ignore', 'ignore', 'inherit']});
-  const tree = readTree(join(dir, 'bundle/rootfs'));
-  umociTrees.set(ref, tree);
-  return tree;
+  return readTree(join(dir, 'bundle/rootfs'));
 }
 
 /** An image's tree as berth's containers see it. */
@@ -115,11 +128,12 @@ const CONTAINERD: readonly Exemption[] = [
  * Compares ours with theirs. Where no layer says when a directory was changed, they leave the time at which they unpacked
  * it, and so do all of us for the root; elsewhere ours must be a time that some layer knows.
  */
-function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemptions: readonly Exemption[]): void {
+function compare(ours: Unpacked, theirs: Unpacked, exemptions: readonly Exemption[]): void {
   const now = fileTime();
-  const justNow = ({path, mtime}: TreeEntry): boolean => path === '.' || (mtime >= started && mtime <= now);
-  const unsaid = new Set(theirs.filter((entry) => entry.type === 'directory' && justNow(entry)).map(({path}) => path));
-  const lines = diffTrees(ours, theirs, {ignore: (path, field) => field === 'mtime' && unsaid.has(path)});
+  const unpackedThen = ({tree, since}: Unpacked): readonly TreeEntry[] =>
+    tree.filter(({path, mtime}) => path === '.' || (mtime >= since && mtime <= now));
+  const unsaid = new Set(unpackedThen(theirs).flatMap(({type, path}) => (type === 'directory' ? [path] : [])));
+  const lines = diffTrees(ours.tree, theirs.tree, {ignore: (path, field) => field === 'mtime' && unsaid.has(path)});
   assert.deepEqual(
     lines.filter((line) => !exemptions.some((exemption) => exemption.line.test(line))),
     [],
@@ -127,21 +141,18 @@ function compare(ours: readonly TreeEntry[], theirs: readonly TreeEntry[], exemp
   const idle = exemptions.filter((exemption) => !lines.some((line) => exemption.line.test(line)));
   assert.deepEqual(idle, [], 'what does not differ is not exempted');
   assert.deepEqual(
-    ours.filter((entry) => entry.path !== '.' && justNow(entry)),
+    unpackedThen(ours).filter(({path}) => path !== '.'),
     [],
     'every time is one that a layer gave',
   );
 }
 
-/** Current time in nanoseconds, of the filesystems' clock, which may be behind by a tick. */
-/** The kernel's time, in nanoseconds: that of files, whatever clock `--clock` shows to processes. */
+/** The kernel's time, in nanoseconds: that of files, which may be behind by a tick, whatever clock `--clock` shows to processes. */
 function fileTime(): bigint {
   const path = join(temporaryDirectory(file), 'now');
   writeFileSync(path, '');
   return statSync(path, {bigint: true}).mtimeNs;
 }
-
-const started = fileTime();
 
 const exemptionsFor = (all: readonly Exemption[], image: ImageName): readonly Exemption[] =>
   all.filter((exemption) => exemption.image === image);
@@ -156,7 +167,7 @@ forEachEngine('unpacked trees', (engine) => {
         const image = await published(t, name);
         const theirs = await published(t, STAND_INS[name] ?? name);
         if (image === undefined || theirs === undefined) return;
-        compare(await ourTree(t, engine, image.ref, way), umociTree(theirs), exemptionsFor(UMOCI, name));
+        compare(await unpacked(() => ourTree(t, engine, image.ref, way)), await umociTree(theirs), exemptionsFor(UMOCI, name));
       });
     }
 });
@@ -172,9 +183,11 @@ describe('unpacked trees, containerd', () => {
       if (image === undefined) return;
       running ??= startContainerd(file);
       const containerd = await running;
-      containerd.pull(image.ref);
-      const ours = await ourTree(t, 'executable', image.ref, 'overlayfs');
-      const theirs = await containerd.withImage(image.ref, readTree);
+      const theirs = await unpacked(() => {
+        containerd.pull(image.ref);
+        return containerd.withImage(image.ref, readTree);
+      });
+      const ours = await unpacked(() => ourTree(t, 'executable', image.ref, 'overlayfs'));
       compare(ours, theirs, exemptionsFor(CONTAINERD, name));
     });
 });

@@ -50,21 +50,26 @@ export function onEnd(scope: Scope, fn: () => unknown): void {
 /** A test that can be skipped. */
 export type Skippable = Pick<TestContext, 'skip'>;
 
-/** Debian's package of each program that tests ask for, where the two differ. */
-const PACKAGES: Readonly<Record<string, string>> = {
-  'mkfs.erofs': 'erofs-utils',
-  busybox: 'busybox-static',
-  igzip: 'isal',
-  unpigz: 'pigz',
-  setfattr: 'attr',
-  getfattr: 'attr',
-  setcap: 'libcap2-bin',
-  getcap: 'libcap2-bin',
-  ctr: 'containerd',
-  unshare: 'util-linux',
-  script: 'bsdutils',
-  'qemu-aarch64': 'qemu-user libc6-arm64-cross',
+/** Debian's package of each program that `scripts/setup.sh` installs for tests and for torture. */
+const INSTALLED = new Map(
+  Array.from(
+    readFileSync(join(import.meta.dirname, '../../scripts/setup.sh'), 'utf8').matchAll(/^(?:quickstart|test|torture) +(\S+) +(\S+) /gm),
+    ([, program, name]) => [program!, name!] as const,
+  ),
+);
+
+/** Programs that come in the package of another. */
+const COMES_WITH: Readonly<Record<string, string>> = {
+  'fsck.erofs': 'mkfs.erofs',
+  'iptables-save': 'iptables',
+  containerd: 'ctr',
+  newgidmap: 'newuidmap',
+  setfattr: 'getfattr',
 };
+
+/** Programs of npm, and of packages that every Debian has. */
+const ALWAYS_THERE =
+  /^(apt-get|bash|cp|dpkg-deb|flock|groff|losetup|mkfifo|mknod|mount|npm|nsenter|prlimit|script|sh|stty|systemd-analyze|tar|truncate|unshare|update-ca-certificates)$/;
 
 /** True for `npm test -- --short`: no slow tests, no large images. */
 export const isShort = (): boolean => process.env.BERTH_TEST_SHORT === '1';
@@ -123,11 +128,19 @@ export function findProgram(name: string): string | undefined {
   return undefined;
 }
 
-/** True when the test may go on: every one of these programs is installed. */
+/**
+ * True when the test may go on: every one of these programs is installed.
+ *
+ * @throws Error for a program that `scripts/setup.sh` would not install on a new machine, whether or not it is on this one
+ */
 export function requiresProgram(t: Skippable, ...names: string[]): boolean {
+  const packageOf = (name: string): string | undefined => INSTALLED.get(COMES_WITH[name] ?? name);
+  for (const name of names)
+    if (packageOf(name) === undefined && !ALWAYS_THERE.test(name))
+      throw new Error(`${name}: scripts/setup.sh does not install it for tests`);
   const missing = names.filter((name) => findProgram(name) === undefined);
   if (missing.length === 0) return true;
-  const packages = [...new Set(missing.map((name) => PACKAGES[name] ?? name))].join(' ');
+  const packages = [...new Set(missing.map((name) => packageOf(name) ?? name))].join(' ');
   return unmet(t, `needs ${missing.join(', ')} (apt-get install ${packages})`);
 }
 

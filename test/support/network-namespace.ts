@@ -10,7 +10,7 @@ export const CNI_PLUGINS = ['/usr/lib/cni', '/opt/cni/bin'].find((directory) => 
 export function requiresCni(t: Skippable): boolean {
   if (!requiresRoot(t) || !requiresProgram(t, 'unshare', 'nsenter', 'ip', 'iptables-save', 'flock')) return false;
   if (existsSync(`${CNI_PLUGINS}/bridge`)) return true;
-  return requiresProgram(t, 'containernetworking-plugins');
+  return requiresProgram(t, 'cni-plugins');
 }
 
 export interface TestNetwork {
