@@ -9,8 +9,8 @@
  * event that cannot be written is lost, and a damaged line is passed over. Where a disk was full, the next event that can be written is preceded
  * by `/events/lost`; of a writer that was killed between a change and its event nobody knows.
  */
-import {closeSync, constants, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
-import {join} from 'node:path';
+import {closeSync, constants, existsSync, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
 import type {RecordChange} from '../store/changed-records.ts';
 import {runtimeStatePath} from '../store/layout.ts';
@@ -55,7 +55,11 @@ const {O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW} = constants;
 function append(directory: string, events: readonly NewEvent[]): void {
   const names = listIfPresent(directory);
   const newest = numbersOf(names).at(-1);
-  if (newest === undefined) mkdirSync(directory, {recursive: true, mode: 0o700});
+  if (newest === undefined) {
+    // A task that ends after its state directory was removed does not make it again.
+    if (events.every(({topic}) => topic.startsWith('/tasks/')) && !existsSync(dirname(directory))) return;
+    mkdirSync(directory, {recursive: true, mode: 0o700});
+  }
   const number = newest ?? 1;
   const hasLost = names.includes(LOST);
   const lost: readonly NewEvent[] = hasLost ? [{namespace: '', topic: '/events/lost', event: {}}] : [];

@@ -1,7 +1,7 @@
 /** The log of events: what was changed is told once, in order, whoever writes; the log stays bounded; nothing fails because of it. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {appendFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
+import {appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/event-log.ts';
@@ -197,6 +197,14 @@ describe('events', () => {
       last = i;
     }
     assert.ok(!readdirSync(join(state, 'events')).includes('lost'));
+  });
+
+  it('of a task do not make a state directory again that was removed meanwhile; those of a change make it', (t) => {
+    const state = join(temporaryDirectory(t), 'state');
+    emit(() => state, [{namespace: 'a', topic: '/tasks/exit', event: {}}]);
+    assert.ok(!existsSync(state));
+    emit(() => state, [{namespace: 'a', topic: '/images/create', event: {}}]);
+    assert.equal(new EventReader(state).read().length, 1);
   });
 
   it('are read around damaged lines', (t) => {
