@@ -78,6 +78,7 @@ const LONGEST_FIRST: readonly string[] = [
   'test/e2e/skopeo.test.ts',
   'test/lib/store/kill.test.ts',
   'test/cli/certificates.test.ts',
+  'test/lib/client/aborted-calls.test.ts',
   'test/e2e/namespace-isolation.test.ts',
 ];
 

@@ -84,6 +84,8 @@ export interface Fault {
   readonly path?: RegExp;
   /** How many requests it befalls; default all. */
   readonly times?: number;
+  /** Passes over so many requests first. */
+  readonly after?: number;
   /** Answers this status instead; with `code` in the registry's error body. */
   readonly status?: number;
   readonly code?: string;
@@ -122,6 +124,9 @@ export interface FakeImage {
   readonly layers: readonly Descriptor[];
 }
 
+/** Names on a page of a list when a request does not say. */
+const LIST_PAGE = 2;
+
 interface Answer {
   status: number;
   headers: Record<string, string | readonly string[]>;
@@ -156,7 +161,7 @@ export class FakeRegistry {
   readonly #uploads = new Map<string, {readonly repository: string; bytes: Buffer; state: string; isShort: boolean}>();
   /** By `<repository> <tag or digest>`. */
   readonly #manifests = new Map<string, {bytes: Buffer; mediaType: string}>();
-  readonly #faults: {fault: Fault; left: number}[] = [];
+  readonly #faults: {fault: Fault; left: number; passed: number}[] = [];
   readonly #tokens = new Map<string, {scopes: readonly string[]; expires: number}>();
   #restarting: Promise<void> | undefined;
   #port = 0;
@@ -271,7 +276,7 @@ export class FakeRegistry {
 
   /** Makes requests fail from now on; the first fault that matches a request is its own. @returns undoes it */
   fault(fault: Fault): () => void {
-    const entry = {fault, left: fault.times ?? Number.POSITIVE_INFINITY};
+    const entry = {fault, left: fault.times ?? Number.POSITIVE_INFINITY, passed: 0};
     this.#faults.push(entry);
     return () => {
       entry.left = 0;
@@ -291,6 +296,11 @@ export class FakeRegistry {
   /** Every `Authorization` that has come, each once. */
   get authorizations(): string[] {
     return [...new Set(this.requests.flatMap(({authorization}) => authorization ?? []))];
+  }
+
+  /** Connections that are open now. */
+  openConnections(): Promise<number> {
+    return new Promise((resolve, reject) => this.#server.getConnections((err, count) => (err ? reject(err) : resolve(count))));
   }
 
   /** Forgets requests and faults. */
@@ -345,7 +355,11 @@ export class FakeRegistry {
 
   #faultFor(method: string, path: string): Fault {
     const entry = this.#faults.find(
-      ({fault, left}) => left > 0 && (fault.method ?? method) === method && (fault.path === undefined || fault.path.test(path)),
+      (one) =>
+        one.left > 0 &&
+        (one.fault.method ?? method) === method &&
+        (one.fault.path === undefined || one.fault.path.test(path)) &&
+        one.passed++ >= (one.fault.after ?? 0),
     );
     if (entry === undefined) return {};
     entry.left--;
@@ -371,12 +385,15 @@ export class FakeRegistry {
       if (upload[2] === '') return method === 'POST' ? this.#beginUpload(repository, url) : refuse(405, 'UNSUPPORTED', 'POST only');
       return this.#continueUpload(repository, upload[2]!, record, url, body);
     }
+    const listed = /^\/v2\/(?:_catalog|(.+)\/tags\/list)$/.exec(url.pathname);
+    if (listed !== null) return this.#list(listed[1], record, url);
     const match = /^\/v2\/(?:(.+)\/(manifests|blobs)\/([^/]+))?$/.exec(url.pathname);
     if (match === null) return refuse(404, 'NAME_UNKNOWN', 'no such path');
     const [, repository, kind, reference] = match;
     const challenge = this.#challenge(record.authorization, repository === undefined ? [] : [`repository:${repository}:pull`]);
     if (challenge !== undefined) return unauthorized(challenge);
     if (repository === undefined) return {status: 200, headers: {}, body: Buffer.from('{}')};
+    if (method === 'DELETE') return this.#delete(repository, reference!);
     if (kind === 'manifests') {
       const found = this.#manifests.get(`${repository} ${reference}`);
       const isKnown = [...this.#manifests.keys()].some((key) => key.startsWith(`${repository} `));
@@ -391,6 +408,33 @@ export class FakeRegistry {
     const answer = ranged(blob, reference!, fault.ignoreRange || ranges === 'ignored' ? undefined : record.range);
     if (answer.status !== 206 || ranges !== 'wrong') return answer;
     return {...answer, headers: {...answer.headers, 'content-range': `bytes 0-${blob.length - 1}/${blob.length}`}, body: blob};
+  }
+
+  /** A page of the tags of a repository, or of the repositories. */
+  #list(repository: string | undefined, {authorization}: RecordedRequest, {pathname, searchParams}: URL): Answer {
+    const challenge = this.#challenge(authorization, [repository === undefined ? 'registry:catalog:*' : `repository:${repository}:pull`]);
+    if (challenge !== undefined) return unauthorized(challenge);
+    const keys = [...this.#manifests.keys()].map((key) => key.split(' ') as [name: string, reference: string]);
+    const tags = keys.filter(([name, reference]) => name === repository && !reference.includes(':')).map(([, tag]) => tag);
+    const all = [...new Set(repository === undefined ? keys.map(([name]) => name) : tags)].sort();
+    const rest = all.filter((name) => name > (searchParams.get('last') ?? ''));
+    const page = rest.slice(0, Number(searchParams.get('n') ?? LIST_PAGE));
+    const next = `<${pathname}?n=${page.length}&last=${encodeURIComponent(page.at(-1) ?? '')}>; rel="next"`;
+    return {
+      status: 200,
+      headers: {'content-type': 'application/json', ...(page.length < rest.length ? {link: next} : {})},
+      body: Buffer.from(JSON.stringify(repository === undefined ? {repositories: page} : {name: repository, tags: page})),
+    };
+  }
+
+  /** Takes a manifest away, with the tags that name it, or a tag. */
+  #delete(repository: string, reference: string): Answer {
+    const found = this.manifestIn(repository, reference);
+    if (found === undefined) return refuse(404, 'MANIFEST_UNKNOWN', 'manifest unknown');
+    for (const [key, {bytes}] of this.#manifests)
+      if (key === `${repository} ${reference}` || (reference.includes(':') && key.startsWith(`${repository} `) && bytes.equals(found)))
+        this.#manifests.delete(key);
+    return {status: 202, headers: {}, body: Buffer.alloc(0)};
   }
 
   #beginUpload(repository: string, {searchParams}: URL): Answer {

@@ -21,6 +21,7 @@ export default class Ingest extends BaseCommand {
     const blob = await content.ingest(args.key, standardInput(this.signal), {
       ...omitUndefined({expectedSize: flags['expected-size'], expectedDigest: flags['expected-digest']}),
       labels: parseLabels(flags.label ?? []),
+      signal: this.signal,
     });
     this.print(blob.digest);
     return blob;

@@ -66,8 +66,12 @@ function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[
     if (signal?.aborted) throw abortError(signal.reason, name);
     const failure = (err: unknown): ErrdefsError => (signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name));
     try {
-      const result = await method(...args);
-      return isBytes(result) ? guardBytes(result, name) : isLasting(result) ? {...result, ended: guardEnd(result.ended, failure)} : result;
+      const result = await method(...(signal === undefined ? args : args.map((arg, i) => interruptible(arg, kinds[i], signal))));
+      return isBytes(result)
+        ? guardBytes(result, failure)
+        : isLasting(result)
+          ? {...result, ended: guardEnd(result.ended, failure)}
+          : result;
     } catch (err) {
       throw failure(err);
     }
@@ -92,11 +96,45 @@ function guardEnd(ended: Promise<unknown>, failure: (err: unknown) => ErrdefsErr
   return guarded;
 }
 
-async function* guardBytes(source: AsyncIterable<unknown>, name: string): AsyncGenerator<unknown> {
+async function* guardBytes(source: AsyncIterable<unknown>, failure: (err: unknown) => ErrdefsError): AsyncGenerator<unknown> {
   try {
     yield* source;
   } catch (err) {
-    throw classified(err, name);
+    throw failure(err);
+  }
+}
+
+/** An argument whose streams end with the signal: one that brings nothing more would hold up the call. */
+function interruptible(arg: unknown, kind: ArgumentKind | undefined, signal: AbortSignal): unknown {
+  if (Array.isArray(arg)) return arg.map((inner) => (isBytes(inner) ? untilAborted(inner, signal) : inner));
+  // A stream that a method writes to may be readable, too.
+  return isBytes(arg) && kind?.accepts(NOTHING) ? untilAborted(arg, signal) : arg;
+}
+
+const NOTHING: AsyncIterable<unknown> = {[Symbol.asyncIterator]: () => ({next: async () => ({done: true, value: undefined})})};
+
+async function* untilAborted(source: AsyncIterable<unknown>, signal: AbortSignal): AsyncGenerator<unknown> {
+  signal.throwIfAborted();
+  const iterator = source[Symbol.asyncIterator]();
+  let stop: (reason: unknown) => void = () => undefined;
+  const onAbort = (): void => stop(signal.reason);
+  signal.addEventListener('abort', onAbort, {once: true});
+  try {
+    for (;;) {
+      const {done, value} = await new Promise<IteratorResult<unknown>>((resolve, reject) => {
+        stop = reject;
+        iterator.next().then(resolve, reject);
+      });
+      if (done) return;
+      yield value;
+      signal.throwIfAborted();
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    const returning = iterator.return?.();
+    // What brings nothing does not answer this either.
+    if (signal.aborted) returning?.catch(() => undefined);
+    else await returning;
   }
 }
 

@@ -51,6 +51,7 @@ import type {
   ImageChangesOptions,
   ImageMountOptions,
   ImportOptions,
+  IngestOptions,
   LayerCompression,
   LeaseResource,
   ListOptions,
@@ -363,10 +364,10 @@ const NAMESPACE: Guards<NamespaceClient> = {
     fetch: [text, options<FetchOptions>(fetching)],
     list: [listing],
     get: [text],
-    open: [text],
-    ingest: [text, bytes, options<ExpectedContent & {labels?: unknown}>({...expectedContent, labels: optional(labels)})],
+    open: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
+    ingest: [text, bytes, options<IngestOptions>({...expectedContent, labels: optional(labels), signal: optional(abortSignal)})],
     writer: {
-      takes: [text, options<ExpectedContent>(expectedContent)],
+      takes: [text, options<ExpectedContent & {signal?: AbortSignal}>({...expectedContent, signal: optional(abortSignal)})],
       resolves: {
         status: [],
         write: [chunk],

@@ -81,8 +81,9 @@ export interface ContentStore {
    * @throws invalid_argument the ref is empty
    * @throws unavailable another writer has the ref
    * @throws already_exists the namespace has the expected digest
+   * @throws canceled | deadline_exceeded `signal` was aborted while another writer had the ref
    */
-  writer(ref: string, expected?: Expected): Promise<ContentWriter>;
+  writer(ref: string, expected?: Expected, options?: {readonly signal?: AbortSignal | undefined}): Promise<ContentWriter>;
   /** Ingests of this namespace, sorted by ref. */
   statuses(): readonly ContentStatus[];
   /** @throws not_found */

@@ -99,7 +99,7 @@ export class LocalContentStore implements ContentStore {
     };
   }
 
-  async writer(ref: string, expected: Expected = {}): Promise<ContentWriter> {
+  async writer(ref: string, expected: Expected = {}, {signal}: {readonly signal?: AbortSignal | undefined} = {}): Promise<ContentWriter> {
     validateRef(ref);
     const {blobs} = this.#store;
     const {digest} = expected;
@@ -107,7 +107,7 @@ export class LocalContentStore implements ContentStore {
     this.#store.ensureCreated();
     const key = ingestKey(this.namespace, ref);
     const what = `ingest ${JSON.stringify(ref)}`;
-    const lock = await blobs.lock(key, {timeoutMs: this.#lockTimeoutMs, purpose: what});
+    const lock = await blobs.lock(key, {timeoutMs: this.#lockTimeoutMs, purpose: what, ...(signal && {signal})});
     try {
       const before = blobs.ingestState(key);
       const total = expected.size ?? before?.total ?? 0;

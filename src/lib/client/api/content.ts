@@ -60,15 +60,16 @@ export function contentClient(context: Context, namespace: string): Omit<Content
 
     get: (text) => named(text, (digest) => content.info(digest)),
 
-    open: (text) => named(text, (digest) => content.read(digest)),
+    open: (text, {signal} = {}) => named(text, (digest) => readUntil(content.read(digest), signal)),
 
-    ingest: async (key, source, {labels = {}, ...promised} = {}) => {
+    ingest: async (key, source, {labels = {}, signal, ...promised} = {}) => {
       validateLabels(labels);
-      using writer = await content.writer(key, expected(promised));
+      using writer = await content.writer(key, expected(promised), {signal});
       // A stream cannot resume where an earlier one stopped, so a partial ingest is of no use.
       writer.truncate();
       try {
         for await (const chunk of source) writer.write(chunk);
+        signal?.throwIfAborted();
         return await writer.commit({}, {labels: {[ROOT_LABEL]: new Date().toISOString(), ...labels}});
       } catch (err) {
         writer.discard();
@@ -76,7 +77,7 @@ export function contentClient(context: Context, namespace: string): Omit<Content
       }
     },
 
-    writer: async (ref, options = {}) => writerOf(await content.writer(ref, expected(options))),
+    writer: async (ref, {signal, ...promised} = {}) => writerOf(await content.writer(ref, expected(promised), {signal})),
 
     active: async ({filters = []} = {}) => filtered(content.statuses(), filters, ({ref}) => ({ref})),
 
@@ -91,6 +92,13 @@ export function contentClient(context: Context, namespace: string): Omit<Content
         return (await editDocument(store.blobs.readSmall(digest), digest, editor, ingestDocument)) ?? before;
       }),
   };
+}
+
+async function* readUntil(source: AsyncIterable<Uint8Array>, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+  for await (const chunk of source) {
+    yield chunk;
+    signal?.throwIfAborted();
+  }
 }
 
 const writerOf = (writer: StoreWriter): ContentWriter => ({

@@ -153,8 +153,8 @@ export async function addLayer(
   options: LayerCompression,
 ): Promise<DerivedLayer> {
   const what = typeof tar === 'string' ? `layer ${JSON.stringify(tar)}` : 'layer of a stream';
+  const source = (typeof tar === 'string' ? fileBytes(tar) : givenBytes(tar, what))[Symbol.asyncIterator]();
   try {
-    const source = (typeof tar === 'string' ? fileBytes(tar) : givenBytes(tar, what))[Symbol.asyncIterator]();
     const head: Uint8Array[] = [];
     let length = 0;
     for (; length < 4; length += head.at(-1)!.length) {
@@ -184,6 +184,8 @@ export async function addLayer(
     return {descriptor: {mediaType: layerType(family, compression), digest, size}, diffID};
   } catch (err) {
     throw err instanceof ErrdefsError && !err.message.startsWith(what) ? wrap(what, err) : err;
+  } finally {
+    await source.return?.(undefined);
   }
 }
 

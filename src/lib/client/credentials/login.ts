@@ -98,13 +98,21 @@ function parsed(text: string, path: string): ReturnType<typeof parseAuthDocument
 }
 
 /** Changes a file under its lock. @param edit gives the new text; undefined leaves it */
-async function update({path: given}: AuthFile, lockTimeoutMs: number, edit: (text: string) => string | undefined): Promise<void> {
+async function update(
+  {path: given}: AuthFile,
+  {timeoutMs, signal}: {readonly timeoutMs: number; readonly signal: AbortSignal | undefined},
+  edit: (text: string) => string | undefined,
+): Promise<void> {
   const what = `credentials in ${JSON.stringify(given)}`;
   try {
     // A link to a file elsewhere stays one.
     const path = lstatSync(given, {throwIfNoEntry: false})?.isSymbolicLink() ? realpathSync(given) : given;
     makeDirectories(dirname(path), {sync: false, mode: 0o700});
-    using _lock = await acquireLock(join(dirname(path), `.${basename(path)}.berth-lock`), {timeoutMs: lockTimeoutMs, purpose: 'a login'});
+    using _lock = await acquireLock(join(dirname(path), `.${basename(path)}.berth-lock`), {
+      timeoutMs,
+      purpose: 'a login',
+      ...(signal && {signal}),
+    });
     const text = edit(readIfPresent(path) ?? '');
     if (text === undefined) return;
     const before = statSync(path, {throwIfNoEntry: false});
@@ -153,7 +161,7 @@ export async function login(context: Context, registry: string, credentials: Log
   const helper = place.repository === undefined ? helperOf(document, place.domain) : undefined;
   if (helper !== undefined) await storeInHelper(helper, serversOf(place.domain)[0]!, username, password, signal);
   const entry = helper === undefined ? {auth: Buffer.from(`${username}:${password}`).toString('base64')} : {};
-  await update(file, context.lockTimeoutMs, (text) => {
+  await update(file, {timeoutMs: context.lockTimeoutMs, signal}, (text) => {
     const current = parsed(text, file.path);
     const [first = keyOf(place, file), ...others] = keysOfPlace(current, file, place);
     return others.reduce((edited, key) => editMember(edited, 'auths', key, undefined), editMember(text, 'auths', first, entry));
@@ -231,7 +239,7 @@ export async function logout(context: Context, registry: string | undefined, opt
     }
     if (keys.length === 0) continue;
     let gone: readonly string[] = [];
-    await update(file, context.lockTimeoutMs, (text) => {
+    await update(file, {timeoutMs: context.lockTimeoutMs, signal}, (text) => {
       // Another process may have changed the file meanwhile.
       gone = keysIn(parsed(text, file.path), file);
       return gone.length === 0 ? undefined : gone.reduce((edited, key) => editMember(edited, 'auths', key, undefined), text);

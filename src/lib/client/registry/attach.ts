@@ -46,7 +46,7 @@ export async function attach(
       const layers: Descriptor[] = [];
       const pusher = remote.pusher(ref);
       for (const file of files) {
-        const layer = await describeFile(file);
+        const layer = await describeFile(file, signal);
         layers.push(layer);
         const key = `layer-${layer.digest}`;
         await pusher.blob(layer, (offset) => createReadStream(file.path, {start: offset}), {
@@ -86,12 +86,16 @@ export async function attach(
 }
 
 /** A layer for a file, which is read for its digest. The name alone becomes the title. */
-async function describeFile({path, mediaType = 'application/octet-stream'}: AttachFile): Promise<Descriptor> {
+async function describeFile(
+  {path, mediaType = 'application/octet-stream'}: AttachFile,
+  signal: AbortSignal | undefined,
+): Promise<Descriptor> {
   try {
     if (!(await stat(path)).isFile()) throw new ErrdefsError('invalid_argument', `${path}: not a regular file`);
     const hash = createHash('sha256');
     let size = 0;
     for await (const chunk of createReadStream(path)) {
+      signal?.throwIfAborted();
       hash.update(chunk as Buffer);
       size += (chunk as Buffer).length;
     }

@@ -35,6 +35,12 @@ export interface ExpectedContent {
   readonly expectedDigest?: string;
 }
 
+/** Options of `ingest`. */
+export interface IngestOptions extends ExpectedContent {
+  readonly labels?: Labels;
+  readonly signal?: AbortSignal;
+}
+
 /**
  * Writes one blob. What is written outlives the writer, and this process, until it is committed; it is removed a day after the last
  * write. One writer at a time has a ref.
@@ -74,15 +80,16 @@ export interface ContentClient {
   list(options?: ListOptions): Promise<readonly ContentRecord[]>;
   get(digest: string): Promise<ContentRecord>;
   /** Reads a blob and verifies its digest. @throws data_loss after the last byte: the digest does not match */
-  open(digest: string): Promise<AsyncIterable<Uint8Array>>;
-  ingest(key: string, source: AsyncIterable<Uint8Array>, options?: ExpectedContent & {readonly labels?: Labels}): Promise<ContentRecord>;
+  open(digest: string, options?: {readonly signal?: AbortSignal}): Promise<AsyncIterable<Uint8Array>>;
+  ingest(key: string, source: AsyncIterable<Uint8Array>, options?: IngestOptions): Promise<ContentRecord>;
   /**
    * Opens a writer, with what earlier ones of the ref have written, unless they expected another size.
    *
+   * @param options.signal ends the wait for another writer of the ref
    * @throws unavailable another writer has the ref
    * @throws already_exists the namespace has the expected content
    */
-  writer(ref: string, options?: ExpectedContent): Promise<ContentWriter>;
+  writer(ref: string, options?: ExpectedContent & {readonly signal?: AbortSignal}): Promise<ContentWriter>;
   /** Ingests. Filters can use the field `ref`. */
   active(options?: ListOptions): Promise<readonly IngestStatus[]>;
   delete(digest: string): Promise<void>;

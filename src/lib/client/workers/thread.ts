@@ -51,12 +51,13 @@ class UnpackerStopped extends Error {}
 class UnpackerHandle {
   readonly #port: Port<ToUnpacker, FromUnpacker>;
   readonly #writer: RingWriter;
-  readonly #answer: Promise<FromUnpacker>;
+  readonly #answer = Promise.withResolvers<FromUnpacker>();
 
   constructor({port, ring}: UnpackChannel) {
     this.#port = port as Port<ToUnpacker, FromUnpacker>;
     this.#writer = new RingWriter(ring, (length) => this.#port.postMessage(length));
-    this.#answer = new Promise((resolve) => void this.#port.on('message', resolve));
+    this.#port.on('message', (message) => this.#answer.resolve(message));
+    this.#answer.promise.catch(() => undefined);
   }
 
   /** Memory to inflate into. */
@@ -70,20 +71,22 @@ class UnpackerHandle {
 
   async end(): Promise<UnpackResult> {
     this.#port.postMessage('end');
-    const {result, error} = await this.#answer;
+    const {result, error} = await this.#answer.promise;
     if (error !== undefined) throw fromThreadError(error);
     return result;
   }
 
   /** @throws the error of the unpacking thread */
   async explain(): Promise<never> {
-    const {error} = await this.#answer;
+    const {error} = await this.#answer.promise;
     throw error === undefined ? new Error('a layer was completed before its last byte') : fromThreadError(error);
   }
 
   close(): void {
     this.#port.postMessage('close');
     this.#port.close();
+    // No answer will come. A job that waits for one holds its file.
+    this.#answer.reject(new UnpackerStopped());
   }
 }
 
