@@ -64,7 +64,8 @@ export function outcome(command: Command, state: State, kind: Kind): Outcome {
     case 'start':
       if (state === 'absent') return fails('not_found');
       if (state === 'unfinished' || state === 'abandoned') return fails('failed_precondition');
-      return hasTask(state) ? fails('already_exists') : becomes('running');
+      // What a killed start left is taken over.
+      return hasTask(state) && !(state === 'waiting' && kind === 'plain') ? fails('already_exists') : becomes('running');
     case 'stop':
       return needsTask(() => becomes(isLiving(state) ? endOf(kind) : state));
     case 'kill':
@@ -95,7 +96,7 @@ const BETWEEN: Readonly<Partial<Record<Command, readonly State[]>>> = {
   run: ['unfinished', 'made', 'waiting'],
   'run --rm': ['abandoned', 'waiting'],
   'run in the foreground': ['unfinished', 'made', 'waiting'],
-  start: ['waiting'],
+  start: ['waiting', 'made'],
   'tasks rm --force': ['stopped'],
   // The task of one that has ended goes before its record.
   'containers rm': ['made'],

@@ -11,7 +11,16 @@ import {requireProgram} from '../fs/spawn.ts';
 import {requireRoot} from '../user-namespace-identity.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
-import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors, runtimeFailure} from './oci-runtime.ts';
+import {
+  containerState,
+  deleteContainer,
+  findRuntime,
+  type Runtime,
+  rootlessFlags,
+  runRuntime,
+  runtimeErrors,
+  runtimeFailure,
+} from './oci-runtime.ts';
 import {
   announceStart,
   bundleIn,
@@ -147,11 +156,11 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   const {data, pid = data, message} = parseReport(line);
   if (pid === undefined) throw new ErrdefsError('aborted', 'conmon ended before the container was made: it was killed');
   if (pid <= 0) throw failed(message || `${runtime.name} ended before the container was made`);
-  // From here on the task belongs to conmon: whoever looks finds it created, and can delete it.
-  giveBundle(directory, launcher.pid);
-  // One that ends at once and is removed then stays until this start has been told.
+  // One that ends at once and is removed then stays until this start has been told; and nobody else is to start it meanwhile.
   const started = announceStart(directory);
   try {
+    // From here on the task belongs to conmon: whoever looks finds it created, and can delete it, or start it if we die.
+    giveBundle(directory, launcher.pid);
     await startCreated(run, runtime, directory, pid);
   } finally {
     started();
@@ -171,7 +180,8 @@ async function startCreated({id, stateDir, pidFile}: DetachedRun, runtime: Runti
     'start',
     id,
   ]);
-  if (result.status !== 0)
+  // A command that was killed may have started the container of this ID on its way.
+  if (result.status !== 0 && (await containerState(runtime, runtimeRoot(stateDir), id))?.status !== 'running')
     throw runtimeFailure(runtime, 'unable to start the container', {
       ...result,
       stderr: runtimeErrors(files.runtimeLog).at(-1) ?? result.stderr,

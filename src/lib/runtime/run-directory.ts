@@ -36,7 +36,7 @@ import {run as runProgram} from '../fs/spawn.ts';
 import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroup-removal.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
-import {hasBeenCreated, readTaskEnd, readTaskRecord} from './task-record.ts';
+import {hasBeenCreated, readTaskEnd, readTaskRecord, taskFiles} from './task-record.ts';
 
 /** Time for a process to end by itself. */
 const GRACE_MS = 1000;
@@ -185,6 +185,33 @@ export async function listRuns(stateDir: string, runtime: Runtime, only?: string
   return Promise.all([...new Set(ids)].sort().map((id) => inspect(stateDir, id, runtime)));
 }
 
+/** Whether a run was begun by a command that is dead, and what it has released has not made the container yet. */
+const isBeingMade = (run: string): boolean => !mayBeAlive(run, 'owner') && mayBeAlive(run, 'runtime') && !hasBeenCreated(run);
+
+/**
+ * Waits for the end of what nobody sees to any more: a command that starts a container was killed. Its launcher ends, or makes the container.
+ *
+ * @param timeoutMs default: time for a container to be made
+ */
+export async function untilMade(run: string, timeoutMs = START_MS): Promise<void> {
+  for (let waited = 0; waited < timeoutMs && isBeingMade(run); waited += POLL_MS) await delay(POLL_MS);
+}
+
+/**
+ * Whether a command that started a task in the background was killed before the container ran: nobody else is going to start it. One in
+ * the foreground is made and started by the runtime in one go.
+ */
+async function isAbandonedStart(stateDir: string, id: string): Promise<boolean> {
+  const run = runPath(stateDir, id);
+  const task = readTaskRecord(run);
+  if (task === undefined || task.io.kind === 'inherit' || existsSync(taskFiles(run, id).started) || isStarting(run)) return false;
+  const [owner, holder] = [recordedProcess(run, 'owner')?.identity, recordedProcess(run, 'runtime')?.identity];
+  // Until it is made it belongs to the command, and then to conmon.
+  const isOwned = owner !== undefined && owner.pid !== holder?.pid && liveness(owner) !== 'dead';
+  if (isOwned || (holder !== undefined && liveness(holder) === 'unknown')) return false;
+  return !hasBeenCreated(run) || (await containerState(task.runtime, runtimeRoot(stateDir), id))?.status === 'created';
+}
+
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
 
 /** Gets the error for a leftover of a dead run that could not be removed. */
@@ -218,7 +245,8 @@ const HINTS: Readonly<Record<Exclude<Run['state'], 'stale'>, (id: string) => str
 };
 
 /**
- * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left.
+ * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left, and a task that a killed
+ * command has begun to start.
  *
  * @param onLeftover gets errors of removing dead runs; without it they are thrown
  * @param options.takesStopped a task that has ended is cleared away, too
@@ -243,12 +271,15 @@ export async function claimBundle(
       writeFileSync(join(mine, OWNER()), '', {mode: 0o600});
       // A run's directory is never empty, so renaming onto one fails.
       while (!ignoreErrno(['ENOTEMPTY', 'EEXIST'], () => renameSync(mine, run))) {
+        await untilMade(run, GRACE_MS);
         const owner = recordedProcess(run, 'owner');
         const {state} = await inspect(stateDir, id, runtime);
-        if (state !== 'stale' && !(state === 'stopped' && takesStopped))
+        const isAbandoned = state !== 'stale' && (await isAbandonedStart(stateDir, id));
+        if (state !== 'stale' && !isAbandoned && !(state === 'stopped' && takesStopped))
           throw new ErrdefsError('already_exists', `${what} is ${state}`, {hint: HINTS[state](id)});
-        // Of several that find it stale, the one that puts its name in place of the dead owner's has it.
+        // Of several that find it stale or abandoned, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
+        if (isAbandoned) await endRuntime(run, 0);
         await removeStaleCgroup(run);
         await disconnect(run);
         const old = temporaryIn(bundles);
@@ -405,13 +436,15 @@ export function announceStart(run: string): () => void {
   return () => void ignoreErrno(['ENOENT', 'ENOTDIR'], () => unlinkSync(file));
 }
 
+/** Whether a living command is about to start the container. */
+function isStarting(run: string): boolean {
+  const starter = list(run).find((name) => name.startsWith(`${STARTER}.`));
+  const identity = parseIdentity(starter?.slice(STARTER.length + 1) ?? '');
+  return identity !== undefined && liveness(identity) !== 'dead';
+}
+
 async function untilStarted(run: string): Promise<void> {
-  const isStarting = (): boolean => {
-    const starter = list(run).find((name) => name.startsWith(`${STARTER}.`));
-    const identity = parseIdentity(starter?.slice(STARTER.length + 1) ?? '');
-    return identity !== undefined && liveness(identity) !== 'dead';
-  };
-  for (let waited = 0; waited < START_MS && isStarting(); waited += POLL_MS) await delay(POLL_MS);
+  for (let waited = 0; waited < START_MS && isStarting(run); waited += POLL_MS) await delay(POLL_MS);
 }
 
 const WAITER = 'waiter';

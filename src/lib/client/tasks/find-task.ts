@@ -6,7 +6,7 @@ import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
 import {cgroupOfProcess} from '../../runtime/metrics.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
-import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot} from '../../runtime/run-directory.ts';
+import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot, untilMade} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
@@ -84,6 +84,8 @@ export async function listTasks(context: Context, namespace: string): Promise<re
 export async function findTask(context: Context, namespace: string, id: string): Promise<FoundTask> {
   validateIdentifier(id);
   const stateDir = runDirectory(context, namespace);
+  // It would be said to have no task, and have one in a moment.
+  await untilMade(runPath(stateDir, id));
   const run = (await listRuns(stateDir, findRuntime(), id))[0];
   const found = run === undefined ? undefined : await inspectTask(stateDir, run);
   if (found !== undefined) return found;

@@ -1,5 +1,5 @@
 /** `start` and `restart` of containers that stay in the background, with the streams that they had before. */
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {readTaskRecord, type TaskIO} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
 import type {RestartOptions, RunResult, TaskStartOptions, TasksClient} from '../types/index.ts';
@@ -20,14 +20,22 @@ function sameStreams(io: TaskIO | undefined): Pick<TaskStartOptions, 'stdin' | '
   };
 }
 
-/** Starts it anew in place of a task that has ended. */
-async function startAnew(tasks: Tasks, id: string, ended: FoundTask | undefined, signal: AbortSignal | undefined): Promise<RunResult> {
-  const io = ended === undefined ? undefined : readTaskRecord(ended.directory)?.io;
-  if (ended !== undefined) await tasks.delete(id);
+/** Starts it anew in place of a task that has ended, or that a killed command has left created. */
+async function startAnew(
+  tasks: Tasks,
+  id: string,
+  before: FoundTask | undefined,
+  {signal, isCreated = false}: {readonly signal: AbortSignal | undefined; readonly isCreated?: boolean},
+): Promise<RunResult> {
+  const io = before === undefined ? undefined : readTaskRecord(before.directory)?.io;
+  if (before !== undefined && !isCreated) await tasks.delete(id);
   return tasks.start(id, {detach: true, ...sameStreams(io), ...(signal === undefined ? {} : {signal})});
 }
 
-/** @throws failed_precondition it is paused, or is just being made */
+/**
+ * @throws failed_precondition it is paused
+ * @throws already_exists it is just being started
+ */
 export async function startInBackground(
   context: Context,
   namespace: string,
@@ -36,9 +44,17 @@ export async function startInBackground(
   {signal}: {readonly signal?: AbortSignal},
 ): Promise<RunResult> {
   const found = await findTaskIfAny(context, namespace, id);
-  if (found === undefined || found.task.status === 'stopped') {
+  const isCreated = found?.task.status === 'created';
+  if (found === undefined || found.task.status === 'stopped' || isCreated) {
     await assertMayStart(context, namespace, id);
-    return startAnew(tasks, id, found, signal);
+    try {
+      return await startAnew(tasks, id, found, {signal, isCreated});
+    } catch (err) {
+      // What a killed command had begun, or another one that lives, may have got that far by now.
+      const now = hasCode(err, 'already_exists') ? await findTaskIfAny(context, namespace, id) : undefined;
+      if (now?.task.status === 'running') return {id, exitStatus: 0, pid: now.task.pid};
+      throw err;
+    }
   }
   const {status, pid} = found.task;
   if (status === 'running') return {id, exitStatus: 0, pid};
@@ -63,5 +79,5 @@ export async function restartInBackground(
   await assertMayStart(context, namespace, id);
   if (found !== undefined && found.task.status !== 'stopped')
     await tasks.stop(id, {...(timeoutMs === undefined ? {} : {timeoutMs}), ...(signal === undefined ? {} : {signal})});
-  return startAnew(tasks, id, found, signal);
+  return startAnew(tasks, id, found, {signal});
 }
