@@ -4,14 +4,15 @@
  *     config.json            specification; the runtime runs the bundle as it is
  *     rootfs/                the image's tree
  *     sha256_<hex>.mtree     the tree as it was unpacked, named after the manifest; for umoci, while we compare with the image
- *     umoci.json             the manifest's descriptor; written last
+ *     umoci.json             the manifest's descriptor; written last. Before, it is `.umoci.json.<identity>`, empty: who unpacks
  */
-import {chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync} from 'node:fs';
+import {chmodSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, writeFileSync} from 'node:fs';
 import {open} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {mtreeOf} from '../../archive/mtree.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
-import {discardTree, writeAtomic} from '../../fs/durable.ts';
+import {discardTree, isErrno, removeTree, sweepOwnTemporary, temporaryName, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
+import {describeProcess, liveness, parseIdentity, uniqueName} from '../../fs/process.ts';
 import {type Descriptor, parseDigest} from '../../oci/descriptor.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
 import {RootReader} from '../../runtime/path-in-root.ts';
@@ -26,7 +27,10 @@ import type {Bundle, UnpackImageOptions} from '../types/index.ts';
 import {extractImage} from './extract-image.ts';
 
 const ROOTFS = 'rootfs';
+const SPECIFICATION = 'config.json';
 const METADATA = 'umoci.json';
+/** Before the identity of a process that unpacks. */
+const CLAIM = `.${METADATA}.`;
 const MAX_METADATA_BYTES = 1 << 20;
 
 export interface OpenBundle {
@@ -49,31 +53,128 @@ export async function unpackImage(
   const plan = await planLocally(context, namespace, image, platform);
   const planned = plan.manifests.find((manifest) => manifest.image !== undefined);
   if (planned?.image === undefined) throw new ErrdefsError('failed_precondition', `${image.name} is not an image with a tree`);
-  const {config} = planned.image;
   const directory = resolve(path);
   const what = `bundle ${JSON.stringify(directory)}`;
   let isNew = false;
+  let claim: string;
   try {
     isNew = mkdirSync(directory, {recursive: true, mode: 0o700}) !== undefined;
-    if (readdirSync(directory).length > 0)
-      throw new ErrdefsError('failed_precondition', `directory ${JSON.stringify(directory)} is not empty`);
-    chmodSync(directory, 0o700); // its set-ID programs are for nobody else
+    claim = claimDirectory(directory);
   } catch (err) {
+    if (isNew) removeIfEmpty(directory);
     throw fromErrno(err, what);
   }
+  const work = temporaryName(join(directory, ROOTFS));
+  /** Whether what a bundle consists of is ours here. */
+  let isOurs = false;
   try {
-    const rootfs = join(directory, ROOTFS);
-    renameSync(await extractImage(context, namespace, {name: image.name, plan}, directory, signal), rootfs);
-    writeAtomic(join(directory, 'config.json'), `${JSON.stringify(await bundleSpec(config.config, rootfs), undefined, 2)}\n`, {
-      sync: false,
-    });
-    await describeBundle(directory, planned.descriptor, signal);
+    chmodSync(directory, 0o700); // its set-ID programs are for nobody else
+    mkdirSync(work, {mode: 0o700});
+    const tree = await extractImage(context, namespace, {name: image.name, plan}, work, signal);
+    const spec = `${JSON.stringify(await bundleSpec(planned.image.config.config, tree), undefined, 2)}\n`;
+    // Of several that began at once, one makes the bundle.
+    writeFileSync(join(work, SPECIFICATION), spec, {mode: 0o600});
+    isOurs = linkIfFree(join(work, SPECIFICATION), join(directory, SPECIFICATION));
+    if (!isOurs) throw notEmpty(directory);
+    renameSync(tree, join(directory, ROOTFS));
+    removeTree(work);
+    await describeBundle(directory, planned.descriptor, signal, claim);
     return {directory, image: image.name, digest: planned.descriptor.digest};
   } catch (err) {
-    for (const name of readdirSync(directory)) discardTree(join(directory, name));
-    if (isNew) rmSync(directory, {recursive: true, force: true});
+    try {
+      discardTree(work);
+      if (isOurs) removeParts(directory);
+      unlinkIfPresent(claim);
+      if (isNew) removeIfEmpty(directory);
+    } catch (left) {
+      context.store.housekeeping.warn(what, left);
+    }
     throw fromErrno(err, what);
   }
+}
+
+const notEmpty = (directory: string): ErrdefsError =>
+  new ErrdefsError('failed_precondition', `directory ${JSON.stringify(directory)} is not empty`, {hint: 'name a new or empty directory'});
+
+/**
+ * Takes an empty directory, or one that holds what a killed `unpack` has left, which is removed.
+ *
+ * The file that will be umoci.json is made first, under a name that tells whose it is: so a directory with one of a dead process was empty
+ * before that process came.
+ *
+ * @returns the path of that file
+ * @throws failed_precondition there is something in it, or another process unpacks into it
+ */
+function claimDirectory(directory: string): string {
+  const mine = join(directory, `${CLAIM}${uniqueName()}`);
+  for (;;) {
+    const names = readdirSync(directory);
+    const claims = names.flatMap((name) => {
+      const owner = name.startsWith(CLAIM) ? parseIdentity(name.slice(CLAIM.length)) : undefined;
+      return owner === undefined ? [] : [{path: join(directory, name), owner}];
+    });
+    const living = claims.find(({owner}) => liveness(owner) !== 'dead');
+    if (living !== undefined && !names.includes(METADATA))
+      throw new ErrdefsError('failed_precondition', `${describeProcess(living.owner)} unpacks into ${JSON.stringify(directory)}`, {
+        hint: 'name another directory, or wait for it',
+      });
+    if (claims.length === 0) {
+      if (names.length > 0) throw notEmpty(directory);
+      try {
+        writeFileSync(mine, '', {flag: 'wx', mode: 0o600});
+      } catch (err) {
+        unlinkIfPresent(mine);
+        throw err;
+      }
+      return mine;
+    }
+    const dead = claims.filter((one) => one !== living);
+    if (names.includes(METADATA)) {
+      // Another one was faster, and is whole.
+      sweepOwnTemporary(directory);
+      for (const {path} of dead) unlinkIfPresent(path);
+      throw notEmpty(directory);
+    }
+    // Of several that find it, the one that puts its name in place of the dead one's removes what there is.
+    if (!dead.map(({path}) => renameIfPresent(path, mine)).includes(true)) continue;
+    removeParts(directory);
+    sweepOwnTemporary(directory);
+    return mine;
+  }
+}
+
+function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (err) {
+    if (!isErrno(err, 'ENOTEMPTY', 'EEXIST', 'ENOENT')) throw err;
+  }
+}
+
+function linkIfFree(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch (err) {
+    if (isErrno(err, 'EEXIST')) return false;
+    throw err;
+  }
+}
+
+function renameIfPresent(from: string, to: string): boolean {
+  try {
+    renameSync(from, to);
+    return true;
+  } catch (err) {
+    if (isErrno(err, 'ENOENT')) return false;
+    throw err;
+  }
+}
+
+/** Removes what of a bundle has its name before umoci.json has. */
+function removeParts(directory: string): void {
+  for (const name of readdirSync(directory))
+    if (name === ROOTFS || name === SPECIFICATION || /^sha\d+_[0-9a-f]+\.mtree$/.test(name)) removeTree(join(directory, name));
 }
 
 /** What `umoci unpack` would run: the image's command, or a shell. */
@@ -96,30 +197,43 @@ async function bundleSpec(image: ExecConfig, rootfs: string): Promise<unknown> {
   }
 }
 
-/** Writes the description of the tree, and the descriptor of its manifest. */
+/**
+ * Writes the description of the tree, and the descriptor of its manifest.
+ *
+ * @param claim a file in the directory that becomes the last of it
+ */
 export async function describeBundle(
   directory: string,
   {mediaType, digest, size}: Pick<Descriptor, 'digest' | 'mediaType' | 'size'>,
   signal: AbortSignal | undefined,
+  claim?: string,
 ): Promise<void> {
   const name = `${digest.replace(':', '_')}.mtree`;
-  const temporary = join(directory, `.${name}`);
-  rmSync(temporary, {force: true});
-  const file = await open(temporary, 'wx', 0o644);
+  const temporary = temporaryName(join(directory, name));
   try {
-    for await (const text of mtreeOf(join(directory, ROOTFS), signal)) await file.writeFile(text, 'latin1');
-  } finally {
-    await file.close();
+    const file = await open(temporary, 'wx', 0o644);
+    try {
+      for await (const text of mtreeOf(join(directory, ROOTFS), signal)) await file.writeFile(text, 'latin1');
+    } finally {
+      await file.close();
+    }
+    renameSync(temporary, join(directory, name));
+  } catch (err) {
+    unlinkIfPresent(temporary);
+    throw err;
   }
-  writeAtomic(join(directory, name), readFileSync(temporary), {sync: false});
-  rmSync(temporary);
   const metadata = {
     umoci_version: '2',
     from_descriptor_path: {descriptor_walk: [{mediaType, digest, size}]},
     map_options: {uid_mappings: null, gid_mappings: null, rootless: false},
     whiteout_mode: 0,
   };
-  writeAtomic(join(directory, METADATA), `${JSON.stringify(metadata)}\n`, {sync: false});
+  const text = `${JSON.stringify(metadata)}\n`;
+  if (claim === undefined) writeAtomic(join(directory, METADATA), text, {sync: false});
+  else {
+    writeFileSync(claim, text);
+    renameSync(claim, join(directory, METADATA));
+  }
 }
 
 /**
