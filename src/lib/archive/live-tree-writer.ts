@@ -44,7 +44,17 @@ export interface TreeWriterOptions {
   open(path: string): number;
   /** Owner of all files. Absent: as in the entries, with set-ID bits, device nodes, and the attributes of directories that exist. */
   readonly owner?: {readonly uid: number; readonly gid: number} | undefined;
+  /** Called before anything is written, with the most bytes that it takes of the disk; may throw. */
+  readonly admit?: ((bytes: number) => void) | undefined;
 }
+
+/** Of a filesystem; the name of a file takes no more of its directory. */
+const BLOCK = 4096;
+
+/** The most bytes of the disk that an entry takes besides its contents: an inode's attributes, its name, and an overlay's copy of a directory. */
+const ENTRY_BYTES = 2 * BLOCK;
+
+const inBlocks = (bytes: number): number => Math.ceil(bytes / BLOCK) * BLOCK;
 
 /** A directory that was made, or gets other attributes. */
 interface MadeDirectory {
@@ -160,6 +170,7 @@ export class TreeWriter implements TarHandler {
     const [parent, name] = splitPath(path);
     const directory = this.#directory(parent);
     const existing = lstatSync(at(directory, name), {throwIfNoEntry: false});
+    this.#options.admit?.(ENTRY_BYTES + (header.type === 'file' ? inBlocks(contentBytes(header)) : 0));
     if (header.type === 'directory') {
       if (existing !== undefined && !existing.isDirectory())
         throw new ErrdefsError('failed_precondition', `${displayName(path)}: a directory cannot replace another file`);
@@ -204,6 +215,8 @@ export class TreeWriter implements TarHandler {
       const [parent, target] = splitPath(pathOf(header.linkname));
       const from = this.#options.open(parent);
       try {
+        // An overlay copies what it links to.
+        this.#options.admit?.(inBlocks(lstatSync(at(from, target), {throwIfNoEntry: false})?.size ?? 0));
         linkSync(at(from, target), made);
       } finally {
         closeSync(from);
@@ -266,6 +279,7 @@ export class TreeWriter implements TarHandler {
     const [parent, name] = splitPath(path);
     const above = this.#openOrMake(parent);
     try {
+      this.#options.admit?.(ENTRY_BYTES);
       mkdirSync(at(above, name), {mode: 0o755});
       const {uid, gid} = this.#options.owner ?? {uid: process.geteuid!(), gid: process.getegid!()};
       lchownSync(at(above, name), uid, gid);
@@ -289,6 +303,10 @@ export class TreeWriter implements TarHandler {
 }
 
 const O_PATH = 0o10000000;
+
+/** Bytes of a file's contents; of a sparse one, those of its regions, each in blocks of its own. */
+const contentBytes = ({size, sparse}: TarHeader): number =>
+  sparse === undefined ? size : sparse.reduce((sum, region) => sum + inBlocks(region.size) + BLOCK, 0);
 
 /** To a microsecond. Node takes a negative number for the present. */
 const timeOf = ({mtimeSec, mtimeNs}: TarHeader): number | Date =>

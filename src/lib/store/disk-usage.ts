@@ -9,7 +9,7 @@ export interface TreeUsage {
 }
 
 /** Disk usage of a tree; a file with several hard links counts once. @throws data_loss the tree is missing */
-export function treeUsage(root: string): TreeUsage {
+export function treeUsage(root: string | Buffer): TreeUsage {
   const seen = new Set<number>();
   let size = 0;
   try {
@@ -18,8 +18,9 @@ export function treeUsage(root: string): TreeUsage {
       seen.add(ino);
     });
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') throw new ErrdefsError('data_loss', `tree ${root} is not on disk`, {cause: err});
-    throw fromErrno(err, `tree ${root}`);
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new ErrdefsError('data_loss', `tree ${String(root)} is not on disk`, {cause: err});
+    throw fromErrno(err, `tree ${String(root)}`);
   }
   return {size, inodes: seen.size};
 }

@@ -19,7 +19,7 @@ import {
   writerClosed,
 } from './content-contract.ts';
 import {collect, collectIfTouched} from './gc.ts';
-import {assertWithinQuota} from './quota.ts';
+import {assertWithinQuota, Quota} from './quota.ts';
 import type {ContentRecord, Labels} from './records.ts';
 import {mergeLabels} from './snapshots.ts';
 import type {Store} from './store.ts';
@@ -104,6 +104,8 @@ export class LocalContentStore implements ContentStore {
     const {blobs} = this.#store;
     const {digest} = expected;
     if (digest !== undefined && this.#find(digest) !== undefined) throw contentExists(digest);
+    const quota = Quota.of(this.#store, this.namespace);
+    quota?.assertRoomFor(expected.size ?? 0);
     this.#store.ensureCreated();
     const key = ingestKey(this.namespace, ref);
     const what = `ingest ${JSON.stringify(ref)}`;
@@ -113,7 +115,7 @@ export class LocalContentStore implements ContentStore {
       const total = expected.size ?? before?.total ?? 0;
       if (before !== undefined && before.total !== total) blobs.discardIngest(key);
       const shared = digest === undefined ? undefined : blobs.size(digest);
-      const writer = new LocalWriter(this.#store, this.namespace, ref, {...expected, total}, lock);
+      const writer = new LocalWriter(this.#store, this.namespace, ref, {...expected, total}, lock, quota);
       if (shared !== undefined && shared === (expected.size ?? shared)) writer.share(shared);
       else writer.open();
       return writer;
@@ -181,6 +183,7 @@ class LocalWriter implements ContentWriter {
   readonly #namespace: string;
   readonly #expected: Expected & {readonly total: number};
   readonly #lock: Lock;
+  readonly #quota: Quota | undefined;
   readonly #key: string;
   readonly #what: string;
   readonly #openedAt = new Date().toISOString();
@@ -190,12 +193,20 @@ class LocalWriter implements ContentWriter {
   #shared: number | undefined;
   #closed = false;
 
-  constructor(store: Store, namespace: string, ref: string, expected: Expected & {readonly total: number}, lock: Lock) {
+  constructor(
+    store: Store,
+    namespace: string,
+    ref: string,
+    expected: Expected & {readonly total: number},
+    lock: Lock,
+    quota: Quota | undefined,
+  ) {
     this.ref = ref;
     this.#store = store;
     this.#namespace = namespace;
     this.#expected = expected;
     this.#lock = lock;
+    this.#quota = quota;
     this.#key = ingestKey(namespace, ref);
     this.#what = `ingest ${JSON.stringify(ref)}`;
   }
@@ -223,6 +234,7 @@ class LocalWriter implements ContentWriter {
 
   write(chunk: Uint8Array): void {
     this.#assertOpen();
+    this.#quota?.assertRoomFor(this.offset + chunk.length);
     (this.#ingest ?? this.#copyShared()).write(chunk);
   }
 

@@ -4,7 +4,7 @@
  */
 import {ErrdefsError, hasCode, isErrdefs} from '../errdefs.ts';
 import type {Descriptor, Digest} from '../oci/descriptor.ts';
-import {treeUsage} from './disk-usage.ts';
+import {type TreeUsage, treeUsage} from './disk-usage.ts';
 import {isOwnLayer} from './layer-store.ts';
 import type {Labels} from './records.ts';
 import type {Store} from './store.ts';
@@ -107,8 +107,12 @@ export class Quota {
   }
 
   #take(bytes: number, what: string): void {
-    if (bytes > 0 && this.#taken + bytes > this.#bytes) throw exceeded(this.#namespace, this.#bytes, this.#taken, bytes, what);
+    this.#check(bytes, what);
     this.#taken += bytes;
+  }
+
+  #check(bytes: number, what: string): void {
+    if (bytes > 0 && this.#taken + bytes > this.#bytes) throw exceeded(this.#namespace, this.#bytes, this.#taken, bytes, what);
   }
 
   /** @throws resource_exhausted these blobs, and layers that are on the disk for others, are too much */
@@ -125,6 +129,38 @@ export class Quota {
   /** @throws resource_exhausted the layer, which is unpacked now, is too much */
   takeLayer(id: string): void {
     if (!this.#held.layers.has(id)) this.#take(layerBytes(this.#store, id, this.#sizes), 'an unpacked layer needs');
+  }
+
+  /**
+   * For what is about to be written to what the namespace has already, where no transaction looks.
+   *
+   * @throws resource_exhausted so many bytes more are too much
+   */
+  takeBytes(bytes: number): void {
+    this.#take(bytes, 'this needs');
+  }
+
+  /** As `takeBytes`, for a copy of a tree. */
+  takeTree({size}: TreeUsage): void {
+    this.#take(size, 'a copy needs');
+  }
+
+  /** As `takeBytes`, and nothing is taken. */
+  assertRoomFor(bytes: number): void {
+    this.#check(bytes, 'this needs');
+  }
+
+  /**
+   * As `assertWithinQuota`; what was there when this was made is not measured again.
+   *
+   * @throws resource_exhausted the namespace would hold more than its quota, and more than before
+   */
+  assertWithin(ns: NamespaceView): void {
+    const after = heldBy(this.#store, ns, new Map(this.#held.layers));
+    const {content, layers} = this.#held;
+    const grows = [...after.content.keys()].some((key) => !content.has(key)) || [...after.layers.keys()].some((key) => !layers.has(key));
+    const [old, now] = [total(this.#held), total(after)];
+    if (grows && now > this.#bytes) throw exceeded(this.#namespace, this.#bytes, old, now - old, 'this needs');
   }
 
   /** For the thread that unpacks a layer: the bytes at which it stops, and why. */
@@ -144,13 +180,5 @@ export class Quota {
  * @throws resource_exhausted the namespace would hold more than its quota, and more than before
  */
 export function assertWithinQuota(store: Store, ns: NamespaceView): void {
-  const quota = store.view((tx) => quotaOf(tx.namespaces.find(ns.name)?.labels));
-  if (quota === undefined) return;
-  const sizes: LayerSizes = new Map();
-  const before = store.view((tx) => heldBy(store, tx.namespace(ns.name), sizes));
-  const after = heldBy(store, ns, sizes);
-  const grows =
-    [...after.content.keys()].some((key) => !before.content.has(key)) || [...after.layers.keys()].some((key) => !before.layers.has(key));
-  const [old, now] = [total(before), total(after)];
-  if (grows && now > quota) throw exceeded(ns.name, quota, old, now - old, 'this needs');
+  Quota.of(store, ns.name)?.assertWithin(ns);
 }

@@ -9,6 +9,7 @@ import {removeTree} from '../fs/durable.ts';
 import type {TreeUsage} from './disk-usage.ts';
 import {collect, collectIfTouched, isMountLease} from './gc.ts';
 import {ownLayerName} from './layer-store.ts';
+import {Quota} from './quota.ts';
 import type {Labels, SnapshotKind, SnapshotRecord} from './records.ts';
 import {referencesOfContainer, snapshotNode} from './refcounts.ts';
 import {getSnapshotter, type Mount, type Snapshotter, seedLayer} from './snapshotters.ts';
@@ -104,6 +105,7 @@ export class SnapshotStore {
    * @throws invalid_argument the parent is not committed
    * @throws data_loss a power loss may have torn the parent's tree
    * @throws aborted the parent was replaced meanwhile
+   * @throws resource_exhausted the namespace would hold more than its quota
    */
   prepare(
     key: string,
@@ -143,7 +145,10 @@ export class SnapshotStore {
       work = this.#store.layers.createWork();
     }
     const hadWork = work !== undefined;
+    const quota = layer === undefined ? undefined : Quota.of(this.#store, this.#namespace);
     try {
+      if (quota !== undefined && fill === undefined && this.#snapshotter.form === 'plain' && parents[0] !== undefined)
+        quota.assertRoomFor(this.#snapshotter.usage(parents[0]).size);
       if (work !== undefined && fill !== undefined) fill(this.#snapshotter.tree(work));
       else if (work !== undefined) this.#seed(work, parents, kind === 'active', validate);
       const isCopy = fill !== undefined || (parents.length > 0 && this.#snapshotter.form === 'plain');
@@ -166,8 +171,10 @@ export class SnapshotStore {
           createdAt: now,
           updatedAt: now,
         };
-        const made = tx.namespace(this.#namespace).snapshots(this.#snapshotter.name).put(record);
+        const ns = tx.namespace(this.#namespace);
+        const made = ns.snapshots(this.#snapshotter.name).put(record);
         within?.(tx);
+        quota?.assertWithin(ns);
         return made;
       });
     } catch (err) {

@@ -1,11 +1,15 @@
 /** `cp`: copies files into containers, out of them, and between them. */
+import {fstatSync, statSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from '../../archive/layer-tar-headers.ts';
 import {openBelow, TreeWriter} from '../../archive/live-tree-writer.ts';
+import {fsPath} from '../../archive/overlay-view.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {readEntries, type TreeEntry} from '../../archive/tree-entries.ts';
 import {ErrdefsError, wrap} from '../../errdefs.ts';
 import type {Place} from '../../runtime/path-in-root.ts';
+import {treeUsage} from '../../store/disk-usage.ts';
+import {Quota} from '../../store/quota.ts';
 import type {Context} from '../context.ts';
 import type {CopiedFiles, CopyFilesOptions, CopyPlace, ReadFilesOptions} from '../types/index.ts';
 import {containerRoot, type FileRoot, hostRoot} from './container-root.ts';
@@ -30,18 +34,44 @@ export async function copyFiles(
     throw new ErrdefsError('invalid_argument', 'neither source nor target is in a container', {hint: 'write CONTAINER:PATH'});
   const to = await openRoot(context, namespace, target, 'write');
   try {
-    if (!isPlace(source)) return await extract(source, to, target, options);
+    const room = target.container === undefined ? undefined : roomIn(context, namespace, to);
+    if (!isPlace(source)) return await extract(source, to, target, options, room);
     // One mount of a container that is both.
-    if (source.container === target.container) return await copy(to, source, to, target, options);
+    if (source.container === target.container) return await copy(to, source, to, target, options, room);
     const from = await openRoot(context, namespace, source, 'read');
     try {
-      return await copy(from, source, to, target, options);
+      return await copy(from, source, to, target, options, room);
     } finally {
       await from.close();
     }
   } finally {
     await to.close();
   }
+}
+
+/** What may still be written to a directory of a container's; `undefined`: as much as there is. */
+type RoomIn = (directory: number) => Quota | undefined;
+
+/** What is mounted from elsewhere into a container is nothing that its namespace holds. */
+function roomIn({store}: Context, namespace: string, to: FileRoot): RoomIn | undefined {
+  const quota = Quota.of(store, namespace);
+  if (quota === undefined) return undefined;
+  const root = to.place('/');
+  try {
+    const devices = new Set([fstatSync(root.file!).dev, statSync(store.layout.root).dev]);
+    return (directory) => (devices.has(fstatSync(directory).dev) ? quota : undefined);
+  } finally {
+    root.close();
+  }
+}
+
+/** Copies of the directories on the way, which an overlay makes. */
+const WAY_BYTES = 4096;
+
+function admitInto(room: RoomIn | undefined, {path, directory, file, stats}: Place): Quota | undefined {
+  const quota = room?.(stats?.isDirectory() === true ? file! : directory);
+  quota?.takeBytes(WAY_BYTES * path.split('/').length);
+  return quota;
 }
 
 /** The source's place; with a slash at its end a link is followed, as `ls -d` does. */
@@ -57,6 +87,7 @@ async function copy(
   to: FileRoot,
   target: CopyPlace,
   {archive = false, followLink = false, signal}: CopyFilesOptions,
+  room: RoomIn | undefined,
 ): Promise<CopiedFiles> {
   const start = placeOf(from, source, followLink);
   try {
@@ -74,7 +105,9 @@ async function copy(
         throw new ErrdefsError('failed_precondition', `${to.describe(target.path)} is a mount point, which nothing can replace`);
       const base = plan.how === 'into' ? end.file! : end.directory;
       const name = plan.how === 'into' ? (plan.name === undefined ? '' : Buffer.from(plan.name).toString('latin1')) : end.name;
-      const writer = writerInto((path) => openBelow(base, path), target, archive);
+      const quota = admitInto(room, end);
+      quota?.assertRoomFor(treeUsage(fsPath(`/proc/self/fd/${start.directory}/${start.name}`)).size);
+      const writer = writerInto((path) => openBelow(base, path), target, archive, quota);
       return await write(writer, to, async () => {
         for await (const {header, content} of entriesOf(start, name, signal)) {
           writer.entry(header);
@@ -104,9 +137,10 @@ async function* entriesOf(start: Place, name: string, signal: AbortSignal | unde
   }
 }
 
-const writerInto = (open: (path: string) => number, {container}: CopyPlace, archive: boolean): TreeWriter =>
+const writerInto = (open: (path: string) => number, {container}: CopyPlace, archive: boolean, quota: Quota | undefined): TreeWriter =>
   new TreeWriter({
     open,
+    ...(quota === undefined ? {} : {admit: (bytes: number) => quota.takeBytes(bytes)}),
     ...(archive ? {} : {owner: container === undefined ? {uid: process.geteuid!(), gid: process.getegid!()} : {uid: 0, gid: 0}}),
   });
 
@@ -127,13 +161,14 @@ async function extract(
   to: FileRoot,
   target: CopyPlace,
   {archive = false, signal}: CopyFilesOptions,
+  room: RoomIn | undefined,
 ): Promise<CopiedFiles> {
   const end = to.place(target.path);
   try {
     if (kindOf(end) === undefined) throw new ErrdefsError('not_found', to.describe(target.path));
     if (kindOf(end) === 'other')
       throw new ErrdefsError('failed_precondition', `${to.describe(target.path)} is not a directory, which an archive needs`);
-    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), target, archive);
+    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), target, archive, admitInto(room, end));
     return await write(writer, to, async () => {
       const reader = createTarReader(writer);
       for await (const chunk of source) {

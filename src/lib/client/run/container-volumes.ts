@@ -8,6 +8,8 @@ import type {ExecConfig} from '../../oci/manifest.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import {checkVolume} from '../../runtime/spec.ts';
 import type {MountSpec, Volume} from '../../runtime/spec-option-types.ts';
+import {treeUsage} from '../../store/disk-usage.ts';
+import {Quota} from '../../store/quota.ts';
 import type {Labels} from '../../store/records.ts';
 import {useVolume, volumeKey, volumeReference} from '../api/volumes.ts';
 import type {Context} from '../context.ts';
@@ -79,6 +81,7 @@ export async function makeVolumes(
   how: {readonly ownLayer: string | undefined; readonly from: RootReader | undefined; readonly transient: boolean},
 ): Promise<readonly Volume[]> {
   const {layers} = context.store;
+  const quota = planned.length === 0 ? undefined : Quota.of(context.store, namespace);
   const made: Volume[] = [];
   let hasCopied = false;
   for (const [index, {name, destination, options, noCopy = false}] of planned.entries()) {
@@ -89,20 +92,28 @@ export async function makeVolumes(
       source = join(directory, String(index));
       try {
         mkdirSync(directory, {recursive: true, mode: 0o700});
-        hasCopied = fillVolume(source, destination, from) || hasCopied;
+        hasCopied = fillVolume(source, destination, from, quota) || hasCopied;
       } catch (err) {
         throw fromErrno(err, `volume ${JSON.stringify(destination)}`);
       }
-    } else source = await useVolume(context, namespace, name, (tree) => void fillVolume(tree, destination, from));
+    } else source = await useVolume(context, namespace, name, (tree) => void fillVolume(tree, destination, from, quota));
     made.push({source, destination, ...(options === undefined ? {} : {options})});
   }
   if (hasCopied && !how.transient) layers.sync();
   return made;
 }
 
-/** Makes the directory `tree`, with what the container's root has at `path`. @returns whether it has anything */
-function fillVolume(tree: string, path: string, from: RootReader | undefined): boolean {
-  from?.withDirectory(path, (directory) => copyTree(`${directory}/.`, tree));
+/**
+ * Makes the directory `tree`, with what the container's root has at `path`.
+ *
+ * @returns whether it has anything
+ * @throws resource_exhausted the namespace would hold more than its quota
+ */
+function fillVolume(tree: string, path: string, from: RootReader | undefined, quota: Quota | undefined): boolean {
+  from?.withDirectory(path, (directory) => {
+    quota?.takeTree(treeUsage(`${directory}/.`));
+    copyTree(`${directory}/.`, tree);
+  });
   if (existsSync(tree)) return true;
   mkdirSync(tree);
   chmodSync(tree, 0o755);
