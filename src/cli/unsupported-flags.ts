@@ -13,6 +13,9 @@ export const EXEC_HINTS: FlagHints = {
   ...each('log-uri', 'no log is kept of one more process: leave out --detach, or let the command write to a file'),
 };
 
+/** Of ctr's `tasks delete`. */
+export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "tasks kill --exec-id" ends one');
+
 /** A test holds that each flag of the three programs is either supported or here. */
 export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('blkio-weight blkio-weight-device blockio-class blockio-config-file', 'block I/O classes and weights are not supported'),
@@ -49,6 +52,7 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('cgroup-parent cgroup-conf cgroups runc-systemd-cgroup', 'write --cgroup PATH'),
   ...each('userns subuidname subgidname hostuser gidmap uidmap remap-labels', 'user namespaces are not supported'),
   ...NO_FIFOS,
+  ...each('dump-config', 'make it with "containers create", and read it with "containers info --spec"'),
   ...each('rdt-class', 'classes of cache and memory bandwidth (RDT) are not supported'),
   ...each('runc-root', 'the state of the runtime is in the state directory: --state'),
   ...each('runtime-config-path', 'write --runtime PROGRAM: it is called directly, without a shim'),

@@ -5,8 +5,12 @@ import {describe, it} from 'node:test';
 import {readFlag} from '../../src/cli/read-flag-words.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
+import Create from '../../src/commands/containers/create.ts';
+import RemoveContainer from '../../src/commands/containers/rm.ts';
 import Run from '../../src/commands/run.ts';
 import Exec from '../../src/commands/tasks/exec.ts';
+import Kill from '../../src/commands/tasks/kill.ts';
+import Remove from '../../src/commands/tasks/rm.ts';
 import Start from '../../src/commands/tasks/start.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {requiresProgram} from '../support/helpers.ts';
@@ -30,8 +34,8 @@ const DOCKER = words(`
 /** `ctr run --help` of containerd 1.7 and 2.2. */
 const CTR = words(`
   --allow-new-privs --annotation --apparmor-default-profile --apparmor-profile --blockio-class --blockio-config-file --cap-add --cap-drop
-  --cgroup --cni --config --cpu-period --cpu-quota --cpu-shares --cpus --cpuset-cpus --cpuset-mems --cwd --detach --device --entrypoint --env
-  --env-file --fifo-dir --gidmap --gpus --hostname --label --log-uri --memory-limit --mount --net-host --no-pivot --null-io --pid-file
+  --cgroup --cni --config --cpu-period --cpu-quota --cpu-shares --cpus --cpuset-cpus --cpuset-mems --cwd --detach --device --dump-config --entrypoint
+  --env --env-file --fifo-dir --gidmap --gpus --hostname --label --log-uri --memory-limit --mount --net-host --no-pivot --null-io --pid-file
   --platform --privileged --privileged-without-host-devices --rdt-class --read-only --remap-labels --rlimit-nofile --rm --rootfs
   --rootfs-propagation --runc-binary --runc-root --runc-systemd-cgroup --runtime --runtime-config-path --sandbox --seccomp --seccomp-profile
   --snapshotter --snapshotter-label --tty --uidmap --user --with-ns -c -d -t -u`);
@@ -78,6 +82,10 @@ describe('flags of other programs', () => {
   for (const [command, names] of [
     [Start, '--null-io --log-uri --fifo-dir --pid-file --detach -d'],
     [Exec, '--cwd --tty -t --detach -d --exec-id --fifo-dir --log-uri --user'],
+    [Kill, '--signal -s --exec-id --all -a'],
+    [Remove, '--force -f --exec-id'],
+    [RemoveContainer, '--keep-snapshot'],
+    [Create, '--fifo-dir --dump-config'],
   ] as const)
     it(`of ctr's ${command.name} are supported or refused by name`, () => {
       const known = {...GLOBAL_FLAGS, ...command.flags};

@@ -1,9 +1,11 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
+import {DELETE_HINTS} from '../../cli/unsupported-flags.ts';
 import type {TaskExit} from '../../lib/client/types/index.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove tasks that have ended; their containers stay';
+  static override flagHints = DELETE_HINTS;
   static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
   static override flags = {force: Flags.boolean({char: 'f', description: 'end it first'})};
 
