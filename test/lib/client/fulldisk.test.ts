@@ -10,6 +10,7 @@ import {existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync} f
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
+import {volumeKey, volumeReference} from '../../../src/lib/client/api/volumes.ts';
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
@@ -20,7 +21,8 @@ import {maintainBallast} from '../../../src/lib/store/with-ballast.ts';
 import {fileScope} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
-import {file, tar} from '../../support/tartest.ts';
+import {program} from '../../support/static-programs.ts';
+import {dir, file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './pulled-store.ts';
 
 const SNAPSHOTTER = 'overlayfs';
@@ -35,7 +37,10 @@ interface Shape {
 }
 
 const imageOf = (name: string, count: number): {layers: Buffer[]; config: object} => {
-  const layers = Array.from({length: count}, (_, i) => tar(file(`${name}-${i}`, `${name} ${i} ${'x'.repeat(200)}`)));
+  const more = [file('p', program('exit'), 0o755), dir('data/'), file('data/seed', 's'.repeat(3000))];
+  const layers = Array.from({length: count}, (_, i) =>
+    tar(...(i === 0 ? more : []), file(`${name}-${i}`, `${name} ${i} ${'x'.repeat(200)}`)),
+  );
   return {layers, config: {...CONFIG, rootfs: {type: 'layers', diff_ids: layers.map((layer) => digestOf(layer))}}};
 };
 
@@ -62,7 +67,7 @@ async function images(layers: number): Promise<{readonly ref: string; readonly o
   return {ref: ref!, other: other!};
 }
 
-/** A container that was never run, with a file that it wrote. */
+/** A container that was never run, with a file that it wrote, a volume of its own, and one that it has by its name. */
 async function makeContainer(client: Client, image: string, id: string): Promise<void> {
   const store = new Store({root: client.root, lockTimeoutMs: 10_000});
   const snapshots = new SnapshotStore(store, 'default', SNAPSHOTTER);
@@ -70,11 +75,26 @@ async function makeContainer(client: Client, image: string, id: string): Promise
   const top = committed.find(({key}) => !committed.some(({parent}) => parent === key))!;
   const now = new Date().toISOString();
   const record = {
-    ...{id, image, labels: {}, runtime: {name: 'io.containerd.runc.v2'}, snapshotter: SNAPSHOTTER, snapshotKey: id},
+    ...{
+      id,
+      image,
+      labels: {[volumeReference('held')]: volumeKey('held')},
+      runtime: {name: 'io.containerd.runc.v2'},
+      snapshotter: SNAPSHOTTER,
+      snapshotKey: id,
+    },
     ...{spec: null, createdAt: now, updatedAt: now},
   };
   const {layer} = await snapshots.prepare(id, top.key, {}, (tx) => tx.namespace('default').containers.put(record));
   writeFileSync(join(client.root, 'layers', layer!, 'fs', 'written'), 'x'.repeat(5000));
+  const own = join(store.layers.ownVolumes(layer!), '0');
+  mkdirSync(own, {recursive: true});
+  writeFileSync(join(own, 'written'), 'x'.repeat(5000));
+}
+
+async function makeVolume(client: Client, name: string): Promise<void> {
+  const {path} = await client.namespace('default').volumes.create(name);
+  writeFileSync(join(path, 'written'), 'x'.repeat(5000));
 }
 
 /** A filesystem in a file, with a store that has an image and a container made of it. */
@@ -89,6 +109,7 @@ async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promi
     const {ref} = await images(layers);
     const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
     await client.namespace('default').pull(ref, {snapshotter: SNAPSHOTTER});
+    for (const name of ['held', 'v']) await makeVolume(client, name);
     await makeContainer(client, ref, 'c1');
     await client.close();
     // A copy of the mount in another mount namespace would keep the file busy.
@@ -126,6 +147,13 @@ const CHANGES: Readonly<Record<string, Change>> = {
   'pull of another image': (client, _, other) => client.namespace('default').pull(other, {snapshotter: SNAPSHOTTER}),
   tag: (client, ref) => client.namespace('default').images.tag(ref, 'example.com/tagged:1'),
   container: (client, ref) => makeContainer(client, ref, 'c2'),
+  volume: (client) => client.namespace('default').volumes.create('w'),
+  'container that fills volumes': (client, ref) =>
+    client.namespace('default').containers.create(ref, 'c3', {
+      snapshotter: SNAPSHOTTER,
+      args: ['/p'],
+      storedVolumes: [{name: 'filled', destination: '/data'}, {name: 'v', destination: '/v'}, {destination: '/data/own'}],
+    }),
   lease: (client) => client.namespace('c').leases.create({id: 'l'}),
   labels: (client, ref) => client.namespace('default').images.label(ref, {note: 'x'.repeat(3000)}),
 };
@@ -133,6 +161,8 @@ const CHANGES: Readonly<Record<string, Change>> = {
 const REMOVALS: Readonly<Record<string, (client: Client, ref: string) => Promise<unknown>>> = {
   'containers rm': (client) => client.namespace('default').containers.delete('c1'),
   'images rm': (client, ref) => client.namespace('default').images.delete(ref),
+  'volumes rm': (client) => client.namespace('default').volumes.delete('v'),
+  'volumes prune': (client) => client.namespace('default').volumes.prune(),
   'namespaces rm': (client) => client.namespaces.delete('default', {recursive: true}),
   prune: (client) => client.prune(),
   gc: (client) => client.gc(),
@@ -140,7 +170,7 @@ const REMOVALS: Readonly<Record<string, (client: Client, ref: string) => Promise
 };
 
 /** Removals that free something even as the first one: the image is in use. */
-const FREEING: readonly string[] = ['containers rm', 'namespaces rm'];
+const FREEING: readonly string[] = ['containers rm', 'volumes rm', 'volumes prune', 'namespaces rm'];
 
 interface Case {
   readonly what: 'bytes' | 'inodes';
@@ -185,11 +215,16 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
         fill(disk, what, 0);
         const before = statfsSync(disk);
         await REMOVALS[name]!(client, ref).catch((err: unknown) => {
-          // An earlier removal has removed it.
-          assert.ok(hasCode(err, 'not_found'), `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`);
+          // An earlier removal has removed it; or the new container has the volume.
+          const isHeld = name === 'volumes rm' && hasCode(err, 'failed_precondition') && change === 'container that fills volumes';
+          assert.ok(
+            hasCode(err, 'not_found') || isHeld,
+            `${when}: ${name}, after ${order.slice(0, order.indexOf(name))}: ${(err as Error).stack}`,
+          );
         });
         const after = statfsSync(disk);
-        if (name === order[0] && FREEING.includes(name))
+        const isFree = change !== 'container that fills volumes' || !name.startsWith('volumes');
+        if (name === order[0] && FREEING.includes(name) && isFree)
           assert.ok(what === 'bytes' ? after.bavail > before.bavail : after.ffree > before.ffree, `${when}: ${name} gave back nothing`);
       }
       rmSync(join(disk, 'filler'), {recursive: true});
