@@ -159,7 +159,7 @@ Architecture: ${DEBIAN[cpu]}
 Maintainer: the authors of berth <berth@localhost>
 Installed-Size: ${Math.ceil(bytes / 1024)}
 Depends: libc6, mount, util-linux, runc
-Recommends: ca-certificates, conmon, containernetworking-plugins, iproute2, iptables, perl-base, uidmap
+Recommends: ca-certificates, conmon, containernetworking-plugins, iproute2, iptables, passt, perl-base, uidmap
 Suggests: bash-completion
 Section: admin
 Priority: optional

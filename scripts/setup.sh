@@ -47,6 +47,7 @@ test       setcap          libcap2-bin      to make file capabilities
 test       cni-plugins     containernetworking-plugins to connect containers to networks
 test       ip              iproute2         to give tests a network of their own
 test       iptables        iptables         to publish the ports of containers
+test       pasta           passt            to connect containers without root to networks
 test       redis-cli       redis-tools      to speak to a container through a published port
 test       igzip           isal             to compare decompression speed
 test       zsh             zsh              to complete command lines in it

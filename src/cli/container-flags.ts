@@ -135,7 +135,8 @@ export const CONTAINER_FLAGS = {
   network: Flags.string({
     aliases: ['net'],
     helpValue: 'NAME',
-    description: 'network of CNI; or default, host, none, container:ID; with --publish default is the default',
+    description:
+      'network of CNI; or default, which without root is pasta; or host, none, container:ID; with --publish default is the default',
   }),
   publish: repeated({
     char: 'p',

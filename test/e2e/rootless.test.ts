@@ -203,7 +203,7 @@ describe('a user without root', () => {
       [['--cpus', '1'], /no limit of cpu/],
       [['--pid', 'host'], /process namespace of others[\s\S]*leave out --pid/],
       [['--with-ns', 'pid:/proc/1/ns/pid'], /process namespace of others/],
-      [['--network', 'podman'], /needs root of the machine[\s\S]*--net-host/],
+      [['--network', 'podman'], /needs root of the machine[\s\S]*there are: pasta, host, none/],
     ] as const) {
       const {status, stderr} = await user.berth(['run', '--rm', ...flags, image.ref, 'x', 'true']);
       assert.equal(status, 125, stderr);

@@ -1,5 +1,6 @@
 /** A user of this machine without root, with a range of subordinate ids: in a mount namespace of the test's own, where the accounts' files are others. */
 import assert from 'node:assert/strict';
+import {execFileSync} from 'node:child_process';
 import {chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {type Engine, engineEnvironment, type Result, root, run, type SpawnOptions} from '../cli/harness.ts';
@@ -17,6 +18,8 @@ export interface UserOptions {
   readonly subordinateIds?: number;
   /** Files by path that have other content; `/dev/null` as content hides a program. */
   readonly files?: Readonly<Record<string, string>>;
+  /** The user may open /dev/net/tun, which everybody may on most machines. */
+  readonly tun?: boolean;
   /** Names in /proc/sys/kernel that this machine's kernel does not have. */
   readonly kernelSettings?: Readonly<Record<string, string>>;
 }
@@ -52,7 +55,7 @@ exec setpriv --reuid=${UID} --regid=${UID} --clear-groups -- "$@"`;
 export function ordinaryUser(
   scope: Scope,
   engine: Engine = 'executable',
-  {subordinateIds = 65_536, files = {}, kernelSettings = {}}: UserOptions = {},
+  {subordinateIds = 65_536, files = {}, tun = false, kernelSettings = {}}: UserOptions = {},
 ): OrdinaryUser {
   const directory = temporaryDirectory(scope, 'berth-user-');
   chmodSync(directory, 0o711);
@@ -78,6 +81,12 @@ export function ordinaryUser(
     writeFileSync(file, text, {mode: 0o755});
     return [file, target];
   });
+  if (tun) {
+    // A node of its own: others use that of the machine meanwhile.
+    const node = join(directory, 'tun');
+    execFileSync('mknod', ['-m', '666', node, 'c', '10', '200']);
+    binds.push(node, '/dev/net/tun');
+  }
   if (Object.keys(kernelSettings).length > 0) {
     const settings = join(directory, 'kernel');
     mkdirSync(join(settings, 'random'), {recursive: true});

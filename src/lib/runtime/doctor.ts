@@ -129,10 +129,28 @@ function cgroupCheck(): Check {
   return {name, status: 'warning', detail, hint: `limits need the controllers ${absent.join(', ')}`};
 }
 
+/** Without pasta a user without root has no networks. */
+async function pastaCheck(): Promise<Check> {
+  const name = 'networks';
+  try {
+    const {findPasta} = await import('./network/pasta.ts');
+    return {name, status: 'ok', detail: `pasta (${findPasta()})`};
+  } catch (err) {
+    if (!isErrdefs(err)) throw err;
+    return {name, status: 'warning', detail: `none but the machine's: ${err.message}`, ...(err.hint === undefined ? {} : {hint: err.hint})};
+  }
+}
+
 /**
  * @param directory the existing directory of snapshots
  * @param runtime as for `findRuntime`
  */
 export async function checkRuntime(directory: string, runtime?: string): Promise<readonly Check[]> {
-  return [await runtimeCheck(runtime), await conmonCheck(), await checkMounts(directory), cgroupCheck()];
+  return [
+    await runtimeCheck(runtime),
+    await conmonCheck(),
+    await checkMounts(directory),
+    cgroupCheck(),
+    ...(isRootless() ? [await pastaCheck()] : []),
+  ];
 }

@@ -48,6 +48,15 @@ export interface Limits {
   readonly pids?: {readonly limit: number};
 }
 
+/** A program of the host that the runtime starts. */
+export interface Hook {
+  readonly path: string;
+  readonly args: readonly string[];
+  readonly env: readonly string[];
+  /** Seconds. */
+  readonly timeout: number;
+}
+
 export interface Spec {
   readonly ociVersion: string;
   readonly process: {
@@ -69,6 +78,7 @@ export interface Spec {
   readonly hostname?: string;
   readonly mounts: readonly MountSpec[];
   readonly annotations?: Readonly<Record<string, string>>;
+  readonly hooks?: {readonly createRuntime?: readonly Hook[]};
   readonly linux: {
     readonly cgroupsPath: string;
     readonly namespaces: readonly {readonly type: string; readonly path?: string}[];

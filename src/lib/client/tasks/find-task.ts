@@ -57,7 +57,9 @@ async function inspectTask(stateDir: string, {id, state}: Pick<Run, 'id' | 'stat
   const status = found === undefined ? 'stopped' : (STATUSES[found.status] ?? 'unknown');
   const detached = record !== undefined && record.io.kind !== 'inherit';
   const end = status === 'stopped' ? readTaskEnd(directory, id) : undefined;
-  const network = isConnected(directory) ? (await import('../../runtime/network/attachment.ts')).readAttachment(directory) : undefined;
+  const network = isConnected(directory)
+    ? (await import('../../runtime/network/attachment.ts')).readAttachment(directory, found?.pid ?? 0)
+    : undefined;
   const startedAt = timeOf(detached ? files.started : files.initPid);
   const task: Task = {
     id,

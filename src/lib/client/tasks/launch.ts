@@ -164,6 +164,11 @@ async function launchToEnd(
   };
   return start()
     .catch(async (err: unknown) => {
+      const explained = connection?.explain(err);
+      if (explained !== undefined) {
+        const {ownFailure} = await import('../../runtime/foreground-run.ts');
+        throw ownFailure(explained, `container ${JSON.stringify(id)}`);
+      }
       throw overlaid ? await explainMounts(err, store.layout.root) : err;
     })
     .finally(() => connection?.close());

@@ -4,6 +4,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import {checkNames, type NameOptions} from '../../runtime/network/network-files.ts';
 import {parsePort} from '../../runtime/network/ports.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
 
 /** Label of a container that keeps its `NetworkOptions` for every start. */
@@ -35,7 +36,7 @@ export function networkOptions({
     .flatMap(parsePort)
     .find(({hostIP = ''}) => isIP(hostIP) === 6 && new URL(`http://[${hostIP}]`).hostname === '[::1]');
   // portmap would make its rules, and nobody would be answered: the kernel routes nothing from ::1 to another interface.
-  if (loopback !== undefined)
+  if (loopback !== undefined && !isRootless())
     throw new ErrdefsError('invalid_argument', `port ${loopback.containerPort} cannot be published on [::1]`, {
       hint: "publish it on 127.0.0.1, or on another of the machine's addresses",
     });
@@ -44,7 +45,7 @@ export function networkOptions({
   const chosen = network ?? (netHost ? 'host' : ports.length > 0 ? 'default' : 'none');
   if (ports.length > 0 && (chosen === 'host' || chosen === 'none' || chosen.startsWith('container:')))
     throw new ErrdefsError('invalid_argument', `ports cannot be published with network ${JSON.stringify(chosen)}`, {
-      hint: 'leave out --network, or name a network of CNI',
+      hint: 'leave out --network, or name another network',
     });
   if ((chosen === 'none' || chosen === 'host') && Object.values(names).every((list) => list.length === 0)) return undefined;
   return {network: chosen, ...(ports.length === 0 ? {} : {ports}), ...names};

@@ -3,15 +3,27 @@ import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
-import {attach, checkPlugins, PLUGIN_DIRECTORIES} from '../../runtime/network/attachment.ts';
+import type {Lock} from '../../fs/lock.ts';
+import {attach, checkPlugins, PLUGIN_DIRECTORIES, recordPasta} from '../../runtime/network/attachment.ts';
 import {loadNetworks, type NetworkConfig, publishesPorts} from '../../runtime/network/cni-config.ts';
 import {chooseSubnet, DEFAULT_NETWORK, defaultNetwork} from '../../runtime/network/default-network.ts';
-import {hostsText, type NetworkDns, resolvConfText} from '../../runtime/network/network-files.ts';
+import {hostsText, type NetworkDns, nameServers, resolvConfText} from '../../runtime/network/network-files.ts';
 import {type NetworkNamespace, openNetworkNamespace} from '../../runtime/network/network-namespace.ts';
-import {lockPorts, type NamedRun, publishedPorts} from '../../runtime/network/port-claims.ts';
-import {choosePorts, parsePort} from '../../runtime/network/ports.ts';
+import {
+  checkPastaPorts,
+  findPasta,
+  openPastaLog,
+  PASTA_GATEWAY,
+  PASTA_NETWORK,
+  PASTA_OWN_ADDRESS,
+  type PastaLog,
+  pastaHook,
+  pastaNameServers,
+} from '../../runtime/network/pasta.ts';
+import {lockPorts, type NamedRun, type PublishedPort, portsBelow, publishedPorts} from '../../runtime/network/port-claims.ts';
+import {choosePorts, type PortMapping, parsePort, type RequestedPort} from '../../runtime/network/ports.ts';
 import {runPath} from '../../runtime/run-directory.ts';
-import type {Spec} from '../../runtime/spec.ts';
+import type {Hook, Spec} from '../../runtime/spec.ts';
 import type {MountSpec} from '../../runtime/spec-option-types.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
@@ -37,6 +49,10 @@ function findNetwork({store}: Context, name: string): NetworkConfig {
   const [first] = known;
   if (name === 'default' && first !== undefined) return first;
   if (['default', 'bridge', DEFAULT_NETWORK].includes(name)) return defaultNetwork(chooseSubnet(readFileSync('/proc/net/route', 'latin1')));
+  if (name === PASTA_NETWORK)
+    throw new ErrdefsError('failed_precondition', `network "${PASTA_NETWORK}" is that of users without root`, {
+      hint: 'use --network default',
+    });
   const names = [...new Set([...known.map((network) => network.name), DEFAULT_NETWORK, 'host', 'none', 'container:ID'])];
   throw new ErrdefsError('not_found', `network ${JSON.stringify(name)} is not in ${directory}`, {hint: `there are: ${names.join(', ')}`});
 }
@@ -52,22 +68,66 @@ function runsOf(stateDir: string): readonly NamedRun[] {
 
 export interface Connection {
   readonly spec: Spec;
+  /** What a failed start failed of, if that was the network. */
+  explain(err: unknown): ErrdefsError | undefined;
   /** To be called once the container runs, or will not. */
   close(): void;
 }
 
 interface Place {
   readonly namespace?: NetworkNamespace;
+  /** Connects the container when it has a network namespace. */
+  readonly pasta?: {readonly hook: Hook; readonly log: PastaLog};
   readonly addresses: readonly string[];
   readonly gateway?: string;
   readonly dns: NetworkDns;
 }
 
-async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
-  if (isRootless())
+/** Names of the one network that a user without root has: ours, and docker's for it. */
+const WITHOUT_ROOT: readonly string[] = ['default', 'bridge', PASTA_NETWORK];
+
+/** Publishes ports under a lock. @param write records them */
+async function withPorts<T>(
+  context: Context,
+  requested: readonly RequestedPort[],
+  others: () => readonly PublishedPort[],
+  lock: () => Promise<Lock>,
+  write: (ports: readonly PortMapping[]) => T,
+): Promise<T> {
+  if (requested.length === 0) return write([]);
+  // A container that has ended may still have ports, and what has the notes of them; it loses both here.
+  if (others().some((port) => requested.some(({hostPort}) => hostPort === port.hostPort))) await sweepRuns(context);
+  using _lock = await lock();
+  return write(await choosePorts(requested, others()));
+}
+
+async function connectByPasta(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
+  if (!WITHOUT_ROOT.includes(name))
     throw new ErrdefsError('failed_precondition', `network ${JSON.stringify(name)} needs root of the machine`, {
-      hint: "use the machine's network, --net-host, or none",
+      hint: `without root there are: ${PASTA_NETWORK}, host, none, container:ID`,
     });
+  const program = findPasta();
+  const requested = ports.flatMap(parsePort);
+  checkPastaPorts(requested);
+  const {stateDir} = context;
+  const {id, chosen} = await withPorts(
+    context,
+    requested,
+    () => portsBelow(stateDir, runsOf, run),
+    () => lockPorts(stateDir),
+    (chosen) => ({id: recordPasta(run, chosen), chosen}),
+  );
+  const hook = pastaHook(run, id, program, chosen);
+  const {all, usable} = nameServers(hostResolvConf());
+  return {
+    pasta: {hook, log: openPastaLog(run, id)},
+    addresses: [PASTA_OWN_ADDRESS],
+    gateway: PASTA_GATEWAY,
+    dns: {nameservers: pastaNameServers(all, usable)},
+  };
+}
+
+async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
   const config = findNetwork(context, name);
   const directories = pluginDirectories();
   checkPlugins(config, directories);
@@ -75,15 +135,12 @@ async function attachTo(context: Context, name: string, run: string, ports: read
     throw new ErrdefsError('failed_precondition', `network ${JSON.stringify(config.name)} publishes no ports`, {
       hint: 'add the plugin portmap with the capability portMappings to its configuration',
     });
-  const requested = ports.flatMap(parsePort);
   const others = () => publishedPorts(context.stateDir, runsOf, run);
-  // A container that has ended may still have ports, and what has the notes of them; it loses both here.
-  if (requested.length > 0 && others().some((port) => requested.some(({hostPort}) => hostPort === port.hostPort))) await sweepRuns(context);
-  const attached = await attach(run, async (write) => {
-    if (requested.length === 0) return write({config, pluginDirectories: directories, ports: []});
-    using _lock = await lockPorts();
-    write({config, pluginDirectories: directories, ports: await choosePorts(requested, others())});
-  });
+  const attached = await attach(run, (write) =>
+    withPorts(context, ports.flatMap(parsePort), others, lockPorts, (chosen) =>
+      write({config, pluginDirectories: directories, ports: chosen}),
+    ),
+  );
   const {addresses, gateway, dns} = attached.attachment;
   return {
     namespace: attached.namespace,
@@ -133,26 +190,32 @@ export async function connect(context: Context, namespace: string, id: string, o
     throw new ErrdefsError('invalid_argument', 'the container has no network namespace of its own to connect', {
       hint: 'leave out --network, --cni and --publish, or --net-host and --with-ns',
     });
+  const connectTo = isRootless() ? connectByPasta : attachTo;
   const place: Place =
-    joined?.place ?? (network === 'none' || network === 'host' ? {addresses: [], dns: {}} : await attachTo(context, network, run, ports));
-  const opened = place.namespace;
+    joined?.place ?? (network === 'none' || network === 'host' ? {addresses: [], dns: {}} : await connectTo(context, network, run, ports));
+  const {namespace: opened, pasta} = place;
+  const connected = opened !== undefined || pasta !== undefined;
+  const close = (): void => {
+    opened?.close();
+    pasta?.log.close();
+  };
   try {
-    const hostname = spec.hostname ?? (opened === undefined || joined !== undefined ? undefined : id.slice(0, HOST_NAME_LENGTH));
+    const hostname = spec.hostname ?? (!connected || joined !== undefined ? undefined : id.slice(0, HOST_NAME_LENGTH));
     const files: Record<string, string> = {};
     const shared = network === 'host';
     const named = (name: string): string | undefined => (joined === undefined ? undefined : readIfPresent(join(joined.run, name)));
     const wants = (lists: readonly (readonly string[] | undefined)[]): boolean =>
       lists.some((list) => list !== undefined && list.length > 0);
-    if (opened !== undefined || wants([options.dns, options.dnsSearch, options.dnsOptions]))
+    if (connected || wants([options.dns, options.dnsSearch, options.dnsOptions]))
       files['resolv.conf'] = named('resolv.conf') ?? resolvConfText(options, place.dns, hostResolvConf(), shared);
-    if (opened !== undefined || wants([options.addHosts]))
+    if (connected || wants([options.addHosts]))
       files.hosts = hostsText(
         options,
         {addresses: place.addresses, ...(hostname === undefined ? {} : {hostname})},
         shared ? '127.0.0.1' : place.gateway,
         named('hosts') ?? (shared ? readIfPresent('/etc/hosts') : undefined),
       );
-    if (opened !== undefined && hostname !== undefined) files.hostname = `${hostname}\n`;
+    if (connected && hostname !== undefined) files.hostname = `${hostname}\n`;
     const given = new Set(spec.mounts.filter(({source}) => !source.startsWith('/etc/')).map(({destination}) => destination));
     const mounts = Object.entries(files)
       .filter(([name]) => !given.has(`/etc/${name}`))
@@ -167,6 +230,7 @@ export async function connect(context: Context, namespace: string, id: string, o
       spec: {
         ...spec,
         ...(hostname === undefined ? {} : {hostname}),
+        ...(pasta === undefined ? {} : {hooks: {...spec.hooks, createRuntime: [pasta.hook, ...(spec.hooks?.createRuntime ?? [])]}}),
         mounts: [...spec.mounts.filter(({destination}) => !own.has(destination)), ...mounts],
         linux: {
           ...spec.linux,
@@ -175,10 +239,15 @@ export async function connect(context: Context, namespace: string, id: string, o
           ),
         },
       },
-      close: () => opened?.close(),
+      explain: (err) => {
+        const said = pasta?.log.read();
+        if (said === undefined) return undefined;
+        return new ErrdefsError('failed_precondition', `network "${PASTA_NETWORK}": ${said}`, {cause: err});
+      },
+      close,
     };
   } catch (err) {
-    opened?.close();
+    close();
     throw err;
   }
 }

@@ -4,7 +4,8 @@
 export interface NetworkOptions {
   /**
    * `none`, `host`, `container:ID` (that of a running container), `default`, or a network's name. Default: `none`, or with `ports` `default`:
-   * the first network of the configuration directory, or a bridge of berth's own where there is none.
+   * the first network of the configuration directory, or a bridge of berth's own where there is none. Without root `default` is `pasta`, and
+   * there is no other.
    */
   readonly network?: string;
   /** Published ports, each `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`, with ranges; without a HOST the system chooses one. */

@@ -24,6 +24,7 @@ import {findProgram, run as runProgram} from '../../fs/spawn.ts';
 import type {NetworkConfig, PluginConfig} from './cni-config.ts';
 import type {NetworkDns} from './network-files.ts';
 import {createNetworkNamespace, createStandIn, type NetworkNamespace} from './network-namespace.ts';
+import {addressesOf, endPasta, PASTA_NETWORK} from './pasta.ts';
 import {formatPort, type PortMapping} from './ports.ts';
 
 /** Name of the interface in the container. */
@@ -40,6 +41,8 @@ export interface AttachmentRequest {
 }
 
 interface AttachmentRecord extends AttachmentRequest {
+  /** Not CNI's: see pasta.ts. */
+  readonly pasta?: true;
   readonly version: 1;
   /** The plugins' name for the container. */
   readonly id: string;
@@ -111,14 +114,16 @@ const describe = (record: AttachmentRecord, result: CniResult | undefined): Atta
   };
 };
 
-/** The network that a run is attached to; ports as `parsePort` reads them. */
+/** The network that a run is attached to; ports as `parsePort` reads them. @param pid of the container's first process; 0 if it has ended */
 export function readAttachment(
   run: string,
+  pid: number,
 ): {readonly name: string; readonly addresses: readonly string[]; readonly ports: readonly string[]} | undefined {
   const record = recorded(run)[0];
   if (record === undefined) return undefined;
   const {network, addresses, ports} = describe(record, lastResult(run, record));
-  return {name: network, addresses, ports: ports.map(formatPort)};
+  const own = record.pasta === true && pid !== 0 ? addressesOf(pid) : addresses;
+  return {name: network, addresses: own, ports: ports.map(formatPort)};
 }
 
 /** Classes of the errors that the specification has numbers for; those of the plugins' own have none. */
@@ -241,6 +246,15 @@ export async function attach(
   }
 }
 
+/** Notes that pasta is about to connect a run. @returns its id */
+export function recordPasta(run: string, ports: readonly PortMapping[]): string {
+  const id = randomBytes(16).toString('hex');
+  const config = {name: PASTA_NETWORK, cniVersion: '1.0.0', plugins: []};
+  const record: AttachmentRecord = {version: 1, id, pasta: true, config, pluginDirectories: [], ports};
+  writeFileSync(recordFile(run, id), JSON.stringify(record), {mode: 0o600});
+  return id;
+}
+
 /**
  * These look up the container's addresses in its namespace and, without it, leave their rules for masquerading behind. The real namespace
  * ends with the container, so they get another one with the same interface and addresses.
@@ -254,6 +268,11 @@ const isPrefix = (text: string): boolean => {
 
 async function detachRecord(run: string, record: AttachmentRecord, living?: string): Promise<void> {
   const {id, config} = record;
+  if (record.pasta === true) {
+    await endPasta(run, id);
+    unlinkIfPresent(recordFile(run, id));
+    return;
+  }
   const result = lastResult(run, record);
   const addresses = describe(record, result).addresses.filter(isPrefix);
   const needed = living === undefined && addresses.length > 0 && config.plugins.some(({type}) => NEEDS_NAMESPACE.has(type));
@@ -295,7 +314,8 @@ export async function detach(run: string): Promise<void> {
   for (const record of recorded(run)) {
     try {
       // A plugin may still be about to answer; its answer is needed. It holds the lock until it has ended.
-      await runProgram('flock', ['-w', String(PLUGIN_TIMEOUT_MS / 1000), run, '/bin/true'], {package: 'util-linux'});
+      if (record.pasta !== true)
+        await runProgram('flock', ['-w', String(PLUGIN_TIMEOUT_MS / 1000), run, '/bin/true'], {package: 'util-linux'});
       await detachRecord(run, record);
     } catch (err) {
       throw wrap(`network ${JSON.stringify(record.config.name)} of ${JSON.stringify(run)}`, err as Error);

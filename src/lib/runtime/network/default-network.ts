@@ -17,7 +17,7 @@ interface Route {
 }
 
 /** Routes of the table that the kernel shows in /proc/net/route; numbers there are little-endian. */
-function parseRoutes(table: string): readonly Route[] {
+export function parseRoutes(table: string): readonly Route[] {
   const number = (hex = ''): number => Buffer.from(hex, 'hex').readUInt32LE();
   return table
     .split('\n')

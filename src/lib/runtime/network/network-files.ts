@@ -94,6 +94,13 @@ function parseResolvConf(text: string): ResolvConf {
   return {servers, search, options};
 }
 
+/** Name servers of the host's files: all, and those that a network of its own can reach. @param host as of `resolvConfText` */
+export function nameServers(host: readonly string[]): {readonly all: readonly string[]; readonly usable: readonly string[]} {
+  const files = host.map(parseResolvConf);
+  const usable = files.map(({servers}) => servers.filter((server) => !isLoopback(server))).find((servers) => servers.length > 0) ?? [];
+  return {all: files[0]?.servers ?? [], usable};
+}
+
 /**
  * Each of name servers, search and options is the caller's, else the network's, else the host's. Name servers on the host's own loopback
  * are left out of the host's: the container has another loopback. None is invented.

@@ -20,11 +20,19 @@ export interface PublishedPort extends PortMapping {
   readonly container: string;
 }
 
-/** To be held while ports are chosen and recorded. @throws unavailable another process holds it for 30 s */
-export function lockPorts(): Promise<Lock> {
-  mkdirSync(MACHINE_DIRECTORY, {recursive: true, mode: 0o755});
-  return acquireLock(join(MACHINE_DIRECTORY, 'ports.lock'), {timeoutMs: LOCK_TIMEOUT_MS, purpose: 'publishing ports'});
+/** To be held while ports are chosen and recorded. @param directory its place, where the host's cannot be written to @throws unavailable another process holds it for 30 s */
+export function lockPorts(directory = MACHINE_DIRECTORY): Promise<Lock> {
+  mkdirSync(directory, {recursive: true, mode: 0o755});
+  return acquireLock(join(directory, 'ports.lock'), {timeoutMs: LOCK_TIMEOUT_MS, purpose: 'publishing ports'});
 }
+
+type RunsOf = (stateDir: string) => readonly NamedRun[];
+
+/** Ports of the containers of one state directory. @param except the caller's run */
+export const portsBelow = (stateDir: string, runsOf: RunsOf, except: string): readonly PublishedPort[] =>
+  runsOf(stateDir)
+    .filter(({run}) => run !== except)
+    .flatMap(({run, container}) => portsOf(run).map((port) => ({...port, container})));
 
 /**
  * Ports of the containers of all state directories that publish in this network namespace. This one is among them from now on.
@@ -33,11 +41,7 @@ export function lockPorts(): Promise<Lock> {
  * @param runsOf the runs of a state directory
  * @param except the caller's run
  */
-export function publishedPorts(
-  stateDir: string,
-  runsOf: (stateDir: string) => readonly NamedRun[],
-  except: string,
-): readonly PublishedPort[] {
+export function publishedPorts(stateDir: string, runsOf: RunsOf, except: string): readonly PublishedPort[] {
   const states = join(MACHINE_DIRECTORY, 'states');
   const namespace = readlinkSync('/proc/self/ns/net').replaceAll(/\D/g, '');
   mkdirSync(states, {recursive: true, mode: 0o700});
@@ -53,9 +57,7 @@ export function publishedPorts(
     else if (name.startsWith(`${namespace}.`)) {
       const directory = readlinkSync(link);
       const where = name === own ? '' : ` (state directory ${directory})`;
-      return runsOf(directory)
-        .filter(({run}) => run !== except)
-        .flatMap(({run, container}) => portsOf(run).map((port) => ({...port, container: `${container}${where}`})));
+      return portsBelow(directory, runsOf, except).map((port) => ({...port, container: `${port.container}${where}`}));
     }
     return [];
   });

@@ -98,6 +98,7 @@ async function bind({hostIP = '0.0.0.0', hostPort, protocol}: PortMapping): Prom
  * @param others ports of other containers, each with the container's name
  * @throws already_exists a port is taken
  * @throws invalid_argument one port is asked for twice, or the host does not have the address
+ * @throws permission_denied this process may not listen on such a port
  */
 export async function choosePorts(
   requested: readonly RequestedPort[],
@@ -119,6 +120,11 @@ export async function choosePorts(
       for (;;) {
         const {port, release} = await bind(request).catch((err: NodeJS.ErrnoException) => {
           if (err.code === 'EADDRINUSE') throw taken(request, 'a program of the host');
+          if (err.code === 'EACCES')
+            throw new ErrdefsError('permission_denied', `${describe(request)} is for root of the machine`, {
+              cause: err,
+              hint: `publish another port; or as root: sysctl net.ipv4.ip_unprivileged_port_start=${request.hostPort}`,
+            });
           throw new ErrdefsError('invalid_argument', `${describe(request)} cannot be published`, {cause: err});
         });
         held.push(release);
