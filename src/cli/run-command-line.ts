@@ -2,8 +2,10 @@
 import {exitStatus} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
 import type {Commands, Exit} from './command-types.ts';
+import {readSettings} from './config-file.ts';
 import {reportError} from './report-error.ts';
 import {resolveCommand} from './resolve-command.ts';
+import {entersAtOnce} from './user-namespace-needs.ts';
 
 /** Asks for completions; only the scripts of `completion` do. */
 const COMPLETE = '__complete';
@@ -12,6 +14,16 @@ const SETTLE = '__settle';
 
 /** A word that may be a flag with a secret, in any of its forms. */
 const MAY_BE_SECRET = /^--?(?:user|refresh|src-creds|dest-creds|\w*u)/;
+
+/**
+ * Begins again in the user namespace, before the command and its flags are loaded, which takes as long as the rest of this start. What cannot be done here,
+ * or should not, is found, and said, by the command itself.
+ */
+async function enterAtOnce(context: Context): Promise<void> {
+  const settings = await readSettings().catch(() => undefined);
+  if (settings === undefined || settings.has('root') || settings.has('state')) return;
+  await context.enterUserNamespace?.('possible', {});
+}
 
 export async function runCommandLine(argv: readonly string[], commands: Commands, context: Context): Promise<Exit> {
   try {
@@ -28,6 +40,7 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
       // The --user of `run` is a user in the container, not a secret.
       if (!['run', 'containers create'].includes(resolved.id) && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
         (await import('./scrub-process-args.ts')).scrubProcessArgs();
+      if (process.geteuid?.() !== 0 && entersAtOnce(resolved.id, argv)) await enterAtOnce(context);
       const {default: Command} = await commands.commands[resolved.id]!();
       return await new Command({...resolved, commands, context}).execute();
     }

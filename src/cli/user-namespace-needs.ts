@@ -71,3 +71,12 @@ export function userNamespaceNeed(id: string, noUnpack: boolean): UserNamespaceN
   if (id === 'doctor') return 'possible';
   return LAYERS.includes(id) ? 'layers' : 'never';
 }
+
+/** Words that change where a command works, or whether it does. */
+const SLOW = /^--?(?:h|help|no-unpack|root|state)(?:=|$)/;
+
+/**
+ * Whether a command enters whatever its flags say, so that it can do so before it is loaded. A word of the container's own that looks like one of
+ * ours costs time only.
+ */
+export const entersAtOnce = (id: string, argv: readonly string[]): boolean => ALWAYS.includes(id) && !argv.some((word) => SLOW.test(word));
