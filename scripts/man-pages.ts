@@ -28,6 +28,9 @@ const roff = (text: string): string =>
     .replaceAll(/^(?=[.'])/gm, '\\&')
     .replaceAll(/\P{ASCII}/gu, (character) => `\\[u${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}]`);
 
+/** Fills in what the help, too, is given. */
+const named = (text: string, program: string): string => text.replaceAll('<%= config.bin %>', program);
+
 const paragraphs = (text: string): string[] => text.split('\n').flatMap((line) => (line === '' ? ['.PP'] : [roff(line), '.br']));
 
 async function flagLines(flags: Readonly<Record<string, Definition>>): Promise<string[]> {
@@ -72,7 +75,7 @@ export async function commandPage(
     `${roff(`${program}-${id.replaceAll(' ', '-')}`)} \\- ${roff(command.summary)}`,
     '.SH SYNOPSIS',
     `\\fB${roff(program)}\\fR ${roff(usageOf(id, command))}`,
-    ...(command.description === undefined ? [] : ['.SH DESCRIPTION', ...paragraphs(command.description)]),
+    ...(command.description === undefined ? [] : ['.SH DESCRIPTION', ...paragraphs(named(command.description, program))]),
     ...(args.length === 0 ? [] : ['.SH ARGUMENTS']),
     ...args.flatMap(([name, {description = '', multiple, options}]) => [
       '.TP',
@@ -82,7 +85,9 @@ export async function commandPage(
     ...(own.length === 0 ? [] : ['.SH OPTIONS', ...own]),
     '.SH GLOBAL OPTIONS',
     ...(await flagLines(GLOBAL_FLAGS as unknown as Readonly<Record<string, Definition>>)),
-    ...(command.examples.length === 0 ? [] : ['.SH EXAMPLES', '.nf', ...command.examples.map((line) => roff(`${program} ${line}`)), '.fi']),
+    ...(command.examples.length === 0
+      ? []
+      : ['.SH EXAMPLES', '.nf', ...command.examples.map((line) => roff(named(`${program} ${line}`, program))), '.fi']),
     ...(aliases.length === 0 ? [] : ['.SH ALIASES', ...aliases.flatMap((alias) => [roff(`${program} ${alias}`), '.br'])]),
     '.SH SEE ALSO',
     `\\fB${roff(program)}\\fR(1)`,

@@ -97,7 +97,13 @@ const DATA: Readonly<Record<string, readonly Room[]>> = {'package.json': ['cli']
 const DOORS = ['src/index.ts', 'src/oci.ts'];
 
 /** Files beside the rooms of the library, which know nothing and which every room may know. */
-const BASE = ['src/lib/base-directories.ts', 'src/lib/duration.ts', 'src/lib/errdefs.ts', 'src/lib/user-namespace-identity.ts'];
+const BASE = [
+  'src/lib/base-directories.ts',
+  'src/lib/berth-command.ts',
+  'src/lib/duration.ts',
+  'src/lib/errdefs.ts',
+  'src/lib/user-namespace-identity.ts',
+];
 
 /** @param file such as `src/lib/oci/reference.ts` */
 function roomOf(file: string): Room | undefined {

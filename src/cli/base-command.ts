@@ -11,7 +11,7 @@ import {omitUndefined} from './omit-undefined.ts';
 import {type Origin, originOf, parseFlags} from './parse-flags.ts';
 import {formatJSON, lines, type Printable} from './printable.ts';
 import {type FlagHints, type SplitArgv, splitArgv} from './read-flag-words.ts';
-import {reportError, reportWarnings} from './report-error.ts';
+import {type Here, reportError, reportWarnings, typedHere, whereFlags} from './report-error.ts';
 import {GLOBAL_FLAGS, type GlobalFlags} from './shared-flags.ts';
 
 const SIGNALS = {SIGHUP: 129, SIGINT: 130, SIGTERM: 143} as const;
@@ -53,6 +53,7 @@ export abstract class BaseCommand {
   #template: Template | undefined;
   #quiet = false;
   #debug = false;
+  #here: Here;
   readonly #call: Call;
   #split!: SplitArgv;
   #settings: Settings = new Map();
@@ -68,6 +69,7 @@ export abstract class BaseCommand {
   constructor(call: Call) {
     this.#call = call;
     this.context = call.context;
+    this.#here = {program: call.context.program, flags: []};
     this.#overdue = new Promise((_, reject) => {
       this.#endNow = reject;
     });
@@ -86,6 +88,7 @@ export abstract class BaseCommand {
       {early: earlyFlags, bound: ctor.positionals, replacing: Object.values(ctor.replacedArgs), hints: ctor.flagHints},
     );
     const {flags, tail} = this.#split;
+    this.#here = whereFlags(this.context.program, flags);
     this.#debug = flags.get('debug') === true;
     this.json = flags.get('json') === true;
     this.tail = tail;
@@ -135,6 +138,7 @@ export abstract class BaseCommand {
     const usage = (message: string, hint?: string): ErrdefsError => this.usage(message, hint);
     const parsed = await parseFlags(this.#split, definitions, Object.fromEntries(taken), this.#settings, usage, missingHints);
     const flags = parsed.flags as F & GlobalFlags;
+    this.#here = {...this.#here, namespace: flags.namespace};
     if (!Object.hasOwn(command.flags ?? {}, 'format')) this.#template = parsed.flags.format as Template | undefined;
     this.json ||= this.#template !== undefined;
     this.#quiet = parsed.flags.quiet === true;
@@ -152,7 +156,7 @@ export abstract class BaseCommand {
   }
 
   /** @param hint by default it points to the help */
-  protected usage(message: string, hint = `see "${this.context.program} ${this.#call.id} --help"`): ErrdefsError {
+  protected usage(message: string, hint = `see "berth ${this.#call.id} --help"`): ErrdefsError {
     return new ErrdefsError('invalid_argument', message, {hint});
   }
 
@@ -308,6 +312,11 @@ export abstract class BaseCommand {
     return this.json && this.#template === undefined;
   }
 
+  /** A text of the library with its commands as they are typed here. */
+  protected typedHere<T extends string | undefined>(text: T): T {
+    return (text === undefined ? text : typedHere(text, this.#here)) as T;
+  }
+
   /** Has a warning reported at the end. */
   protected warn(message: string, hint: string): void {
     this.#warnings.push(new ErrdefsError('failed_precondition', message, {hint}));
@@ -316,13 +325,13 @@ export abstract class BaseCommand {
   /** Reports an error and lets the command continue. The first one decides the exit status. */
   protected async fail(err: unknown): Promise<void> {
     this.#failure ??= {err};
-    await reportError(err, this.context, {json: this.jsonErrors, debug: this.#debug});
+    await reportError(err, this.context, {json: this.jsonErrors, debug: this.#debug, here: this.#here});
   }
 
   async #end(): Promise<void> {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const name of SIGNAL_NAMES) process.off(name, this.#onSignal);
     if (this.#client !== undefined) await this.#client.close();
-    reportWarnings(this.#warnings, this.context, {json: this.jsonErrors});
+    reportWarnings(this.#warnings, this.context, {json: this.jsonErrors, here: this.#here});
   }
 }

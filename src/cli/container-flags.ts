@@ -63,7 +63,7 @@ const DOCKER_FLAGS = {
       if (input !== 'no')
         throw invalid(
           `${JSON.stringify(input)} is not supported`,
-          'nothing of berth stays to restart a container: let systemd, by the unit of "ctr containers systemd ID"',
+          'nothing of berth stays to restart a container: let systemd, by the unit of "berth containers systemd ID"',
         );
       return input;
     },

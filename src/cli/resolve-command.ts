@@ -14,7 +14,7 @@ export type Resolved =
   | {readonly kind: 'version'};
 
 /** Flags that may stand before the command. ctr accepts --snapshotter there: `snapshots --snapshotter NAME ls`. */
-const EARLY_FLAGS: FlagInput = {snapshotter: snapshotter(), ...GLOBAL_FLAGS};
+export const EARLY_FLAGS: FlagInput = {snapshotter: snapshotter(), ...GLOBAL_FLAGS};
 
 const canonical = (aliases: Readonly<Record<string, readonly string[]>>, word: string): string =>
   Object.keys(aliases).find((name) => aliases[name]!.includes(word)) ?? word;
@@ -29,7 +29,7 @@ export function canonicalID<T>(table: CommandTable<T>, words: readonly string[])
 }
 
 /** @throws invalid_argument there is no such command; the hint is the nearest one */
-export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T>, program: string): Resolved {
+export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T>): Resolved {
   const earlyFlags: GivenFlag[] = [];
   const words: string[] = [];
   /** Early flags whose value was a word of its own, with that word. */
@@ -45,7 +45,7 @@ export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T
     }
     if ((word === '--version' || word === '-v') && words.length === 0) return {kind: 'version'};
     if (word.startsWith('-')) {
-      const {length, given} = readEarlyFlag(argv, i, program);
+      const {length, given} = readEarlyFlag(argv, i);
       if (length === 2) taken.set(word, argv[i + 1]!);
       earlyFlags.push(...given);
       i += length;
@@ -55,13 +55,13 @@ export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T
     i++;
     const id = canonicalID(table, words);
     if (Object.hasOwn(table.commands, id)) return help ? {kind: 'help', id} : {kind: 'command', id, earlyFlags, argv: argv.slice(i)};
-    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, taken, table, program);
+    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, taken, table);
   }
   return {kind: 'help', id: words.length === 0 ? '' : canonicalID(table, words)};
 }
 
 /** @throws invalid_argument this flag may not stand before a command */
-function readEarlyFlag(argv: readonly string[], i: number, program: string): ReadFlag {
+function readEarlyFlag(argv: readonly string[], i: number): ReadFlag {
   try {
     return readFlag(argv, i, EARLY_FLAGS);
   } catch (err) {
@@ -70,51 +70,46 @@ function readEarlyFlag(argv: readonly string[], i: number, program: string): Rea
     throw new ErrdefsError('invalid_argument', message, {
       hint: isAddress
         ? 'there is no daemon, so there is no address'
-        : (hint ?? `only global flags may stand before the command: see "${program} --help"`),
+        : (hint ?? `only global flags may stand before the command: see "berth --help"`),
     });
   }
 }
 
 /** Commands of other tools that are no command here, one word or two, with what to do instead. */
 const OTHER_TOOLS: Readonly<Record<string, string>> = {
-  build: 'berth builds nothing from Dockerfiles; buildah does, and "images import" reads its archives',
+  build: 'berth builds nothing from Dockerfiles; buildah does, and "berth images import" reads its archives',
   compose: 'berth runs single containers',
-  checkpoint: 'containers cannot be checkpointed; "commit" keeps what one changed in its filesystem',
-  create: 'see "containers create"',
-  history: 'see "images inspect"',
+  checkpoint: 'containers cannot be checkpointed; "berth commit" keeps what one changed in its filesystem',
+  create: 'see "berth containers create"',
+  history: 'see "berth images inspect"',
   'images decrypt': 'encrypted layers cannot be read; skopeo copies them with --decryption-key',
   'images encrypt': 'images are not encrypted; skopeo does it with --encryption-key',
-  import: 'see "images import"',
-  'list-tags': 'see "tags"',
-  list: 'see "images ls", "containers ls" and "tasks ls"',
-  ls: 'see "images ls", "containers ls" and "tasks ls"',
-  load: 'see "images import"',
-  delete: 'see "registry rm"',
-  export: 'see "images export"',
-  manifest: 'see "inspect --raw"',
-  'manifest-digest': 'see "resolve"; of a file, sha256sum prints it',
+  import: 'see "berth images import"',
+  'list-tags': 'see "berth tags"',
+  list: 'see "berth images ls", "berth containers ls" and "berth tasks ls"',
+  ls: 'see "berth images ls", "berth containers ls" and "berth tasks ls"',
+  load: 'see "berth images import"',
+  delete: 'see "berth registry rm"',
+  export: 'see "berth images export"',
+  manifest: 'see "berth inspect --raw"',
+  'manifest-digest': 'see "berth resolve"; of a file, sha256sum prints it',
   network: 'networks are those of /etc/cni/net.d',
-  plugins: 'berth has no plugins: see "info" and "doctor"',
+  plugins: 'berth has no plugins: see "berth info" and "berth doctor"',
   pprof: 'there is no daemon to look into',
-  rename: 'a container keeps its identifier; "commit" makes an image for another one',
+  rename: 'a container keeps its identifier; "berth commit" makes an image for another one',
   sandboxes: 'berth has no sandboxes; containers can share namespaces',
-  save: 'see "images export"',
-  search: 'registries have no search: see "catalog" and "tags"',
+  save: 'see "berth images export"',
+  search: 'registries have no search: see "berth catalog" and "berth tags"',
   shim: 'conmon is in the place of the shim, and ends with its container',
-  'standalone-sign': 'cosign signs; "images verify" and policies of namespaces check',
-  system: 'see "df", "prune", "info" and "events"',
+  'standalone-sign': 'cosign signs; "berth images verify" and policies of namespaces check',
+  system: 'see "berth df", "berth prune", "berth info" and "berth events"',
 };
 
-function unknownCommand<T>(
-  words: readonly string[],
-  taken: ReadonlyMap<string, string>,
-  table: CommandTable<T>,
-  program: string,
-): ErrdefsError {
+function unknownCommand<T>(words: readonly string[], taken: ReadonlyMap<string, string>, table: CommandTable<T>): ErrdefsError {
   const [first = '', verb] = words;
   const topic = canonical(table.topicAliases, first);
   const isTopic = Object.hasOwn(table.topics, topic);
-  const help = `see "${program} ${isTopic ? `${topic} ` : ''}--help"`;
+  const help = `see "berth ${isTopic ? `${topic} ` : ''}--help"`;
   const swallowed = [...taken].find(([, value]) =>
     [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
   );
@@ -124,7 +119,7 @@ function unknownCommand<T>(
   const hint =
     swallowed !== undefined
       ? `${swallowed[0]} has taken "${swallowed[1]}" as its value`
-      : (elsewhere ?? (near === undefined ? help : `did you mean "${program} ${near}"? Otherwise ${help}`));
+      : (elsewhere ?? (near === undefined ? help : `did you mean "berth ${near}"? Otherwise ${help}`));
   return new ErrdefsError('invalid_argument', `unknown command ${JSON.stringify(words.join(' '))}`, {hint});
 }
 

@@ -3,8 +3,9 @@ import {exitStatus} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
 import type {Commands, Exit} from './command-types.ts';
 import {readSettings} from './config-file.ts';
-import {reportError} from './report-error.ts';
-import {resolveCommand} from './resolve-command.ts';
+import {type GivenFlag, readFlag} from './read-flag-words.ts';
+import {type Here, reportError, whereFlags} from './report-error.ts';
+import {EARLY_FLAGS, resolveCommand} from './resolve-command.ts';
 import {entersAtOnce} from './user-namespace-needs.ts';
 
 /** Asks for completions; only the scripts of `completion` do. */
@@ -35,7 +36,7 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
       await (await import('./on-conmon-exit.ts')).settleTask(argv.slice(1), context);
       return {status: 0};
     }
-    const resolved = resolveCommand(argv, commands, context.program);
+    const resolved = resolveCommand(argv, commands);
     if (resolved.kind === 'command') {
       // The --user of `run` is a user in the container, not a secret.
       if (!['run', 'containers create'].includes(resolved.id) && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
@@ -49,7 +50,22 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
     return {status: 0};
   } catch (err) {
     if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
-    await reportError(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug')});
+    await reportError(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug'), here: whereOf(context.program, argv)});
     return {status: exitStatus(err)};
   }
+}
+
+/** Where a command line works of which no command is known: by the flags before its first word. */
+export function whereOf(program: string, argv: readonly string[]): Here {
+  const given: GivenFlag[] = [];
+  try {
+    for (let i = 0; argv[i]?.startsWith('-') === true; ) {
+      const {length, given: read} = readFlag(argv, i, EARLY_FLAGS);
+      given.push(...read);
+      i += length;
+    }
+  } catch {
+    // The error that is reported is this one, or one before it.
+  }
+  return whereFlags(program, new Map(given.map(({name, value}) => [name, value])));
 }

@@ -41,7 +41,7 @@ interface StartFlags {
 function logFileOf(uri: string): string {
   if (!/^file:/i.test(uri))
     throw new ErrdefsError('not_implemented', `--log-uri ${JSON.stringify(uri)}`, {
-      hint: 'conmon writes the log, and "tasks logs" reads it: none, or file:///PATH; a program can read "tasks logs --follow"',
+      hint: 'conmon writes the log, and "berth tasks logs" reads it: none, or file:///PATH; a program can read "berth tasks logs --follow"',
     });
   try {
     return fileURLToPath(uri);

@@ -14,7 +14,7 @@ export const EXEC_HINTS: FlagHints = {
 };
 
 /** Of ctr's `tasks delete`. */
-export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "tasks kill --exec-id" ends one');
+export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "berth tasks kill --exec-id" ends one');
 
 /** A test holds that each flag of the three programs is either supported or here. */
 export const UNSUPPORTED_FLAGS: FlagHints = {
@@ -25,13 +25,13 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ),
   ...each('cpu-rt-period cpu-rt-runtime', 'real-time scheduling is not supported: --cpu-shares and --cpus limit the CPU'),
   ...each('cpu-count cpu-percent isolation', 'this is for Windows'),
-  ...each('a attach', 'standard streams are those of the command; a detached task is attached by "tasks attach"'),
-  ...each('detach-keys sig-proxy', 'give it to "tasks attach"'),
+  ...each('a attach', 'standard streams are those of the command; a detached task is attached by "berth tasks attach"'),
+  ...each('detach-keys sig-proxy', 'give it to "berth tasks attach"'),
   ...each(
     'health-cmd health-interval health-log-destination health-max-log-count health-max-log-size health-on-failure health-retries health-start-interval health-start-period health-startup-cmd health-startup-interval health-startup-retries health-startup-success health-startup-timeout health-timeout',
-    'nothing of berth stays to check a health: let a timer of systemd call "ctr tasks exec"',
+    'nothing of berth stays to check a health: let a timer of systemd call "berth tasks exec"',
   ),
-  ...each('log-driver log-opt', 'conmon writes a log, which "tasks logs" reads; see --log-max-size and --null-io'),
+  ...each('log-driver log-opt', 'conmon writes a log, which "berth tasks logs" reads; see --log-max-size and --null-io'),
   ...each(
     'ip ip6 ip-address link-local-ip mac-address',
     'addresses are chosen by the plugins of the network: say it in its file in /etc/cni/net.d',
@@ -52,7 +52,7 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('cgroup-parent cgroup-conf cgroups runc-systemd-cgroup', 'write --cgroup PATH'),
   ...each('userns subuidname subgidname hostuser gidmap uidmap remap-labels', 'user namespaces are not supported'),
   ...NO_FIFOS,
-  ...each('dump-config', 'make it with "containers create", and read it with "containers info --spec"'),
+  ...each('dump-config', 'make it with "berth containers create", and read it with "berth containers info --spec"'),
   ...each('rdt-class', 'classes of cache and memory bandwidth (RDT) are not supported'),
   ...each('runc-root', 'the state of the runtime is in the state directory: --state'),
   ...each('runtime-config-path', 'write --runtime PROGRAM: it is called directly, without a shim'),
@@ -73,8 +73,8 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('pidfile conmon-pidfile', 'write --pid-file FILE'),
   ...each('preserve-fd preserve-fds', 'a container gets no descriptors but its standard streams'),
   ...each('read-only-tmpfs', 'write --tmpfs /tmp, and so on'),
-  ...each('replace', 'remove the other one first: ctr containers rm'),
-  ...each('rmi', 'remove the image afterwards: ctr images rm'),
+  ...each('replace', 'remove the other one first, with "berth containers rm"'),
+  ...each('rmi', 'remove the image afterwards, with "berth images rm"'),
   ...each('requires', 'let systemd order them, in units'),
   ...each('secret', 'write --volume FILE:/run/secrets/NAME:ro'),
   ...each('sdnotify', 'let the unit be of Type=exec'),

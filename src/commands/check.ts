@@ -37,7 +37,7 @@ export default class Check extends BaseCommand {
       progress.close();
     }
     const {findings, checked, damage} = result;
-    this.list(findings, formatFinding);
+    this.list(findings, (finding) => this.typedHere(formatFinding(finding)));
     const {namespaces, records, blobs, layers, uncompared} = checked;
     const counts = [counted(namespaces, 'namespace'), counted(records, 'record'), counted(blobs, 'blob'), counted(layers, 'layer')];
     this.print(`${counts.join(', ')}: ${tally(findings)}`);
@@ -45,7 +45,7 @@ export default class Check extends BaseCommand {
     if (damage > 0)
       await this.fail(
         new ErrdefsError('data_loss', `damage remains: ${damage} of ${findings.length} findings`, {
-          hint: flags.repair ? 'the lines above say why' : 'repair it: check --repair',
+          hint: flags.repair ? 'the lines above say why' : 'repair it: berth check --repair',
         }),
       );
     return result;

@@ -3,10 +3,10 @@ import {Args} from '../cli/define-flags.ts';
 
 export default class Completion extends BaseCommand {
   static override summary = 'print a script that completes command lines in a shell';
-  static override description = `bash:  source <(ctr completion bash)
-zsh:   source <(ctr completion zsh), after compinit
-fish:  ctr completion fish | source`;
-  static override examples = ['completion bash > /etc/bash_completion.d/ctr'];
+  static override description = `bash:  source <(<%= config.bin %> completion bash)
+zsh:   source <(<%= config.bin %> completion zsh), after compinit
+fish:  <%= config.bin %> completion fish | source`;
+  static override examples = ['completion bash > /etc/bash_completion.d/<%= config.bin %>'];
   static override args = {
     shell: Args.string({required: true, options: ['bash', 'zsh', 'fish'], description: 'shell to print the script for'}),
   };

@@ -1,4 +1,5 @@
 import {BaseCommand} from '../cli/base-command.ts';
+import {omitUndefined} from '../cli/omit-undefined.ts';
 import type {DoctorCheck} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
@@ -8,7 +9,7 @@ export default class Doctor extends BaseCommand {
   async run(): Promise<readonly DoctorCheck[]> {
     const {flags} = await this.parse(Doctor);
     const client = await this.client(flags);
-    const checks = await client.doctor();
+    const checks = (await client.doctor()).map(({hint, ...check}) => ({...check, ...omitUndefined({hint: this.typedHere(hint)})}));
     this.table(['CHECK', 'STATUS', 'DETAIL'], checks, ({name, status, detail}) => [name, status, detail]);
     this.list(
       checks.filter(({hint}) => hint !== undefined),

@@ -38,7 +38,7 @@ const MARK = Symbol.for('berth.errdefs');
 /** What an error carries besides its class and message. */
 export interface ErrorOptions {
   readonly cause?: unknown;
-  /** The next step, in one line; printed after the message. */
+  /** The next step, in one line; printed after the message. A command line in it calls the program `berth`, and leaves out `--root` and `--state`. */
   readonly hint?: string;
   /** Facts for programs: plain JSON values, never secrets. */
   readonly details?: Readonly<Record<string, unknown>>;
@@ -184,8 +184,8 @@ const NEXT: Readonly<Record<string, string>> = {
   EDQUOT: 'free space, or have the quota raised',
   EROFS: 'that filesystem is mounted read-only: mount it for writing',
   EACCES: 'run as root, or as the owner of the directory',
-  EIO: 'the disk has failed: see dmesg, and repair the store with check --repair',
-  EUCLEAN: 'the filesystem is damaged: run fsck, and repair the store with check --repair',
+  EIO: 'the disk has failed: see dmesg, and repair the store: berth check --repair',
+  EUCLEAN: 'the filesystem is damaged: run fsck, and repair the store: berth check --repair',
 };
 
 /** Names of Linux errnos that Node knows only by number; see errno(3). */

@@ -17,12 +17,15 @@ import {type FakeRegistry, startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, onEnd, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../support/helpers.ts';
 import {ARCHITECTURE} from '../support/layouts.ts';
 import {file, tar} from '../support/tartest.ts';
-import {type CommandLine, commandLine, forEachEngine, type Result, root, run} from './harness.ts';
+import {type CommandLine, commandLine, forEachEngine, type Program, type Result, root, run} from './harness.ts';
+import {assertNamed, commandsIn, runHint} from './hints.ts';
 
 /** Where a command line goes wrong: a store of its own, and a registry that does as it is told. */
 interface World {
   readonly t: TestContext;
   readonly ctr: CommandLine;
+  /** Its program. */
+  readonly program: Program;
   readonly registry: FakeRegistry;
   /** An image in the registry. */
   readonly ref: string;
@@ -64,6 +67,8 @@ function addImage(registry: FakeRegistry, layer: Buffer, config: object = {}): v
     rootfs: {type: 'layers', diff_ids: [diffID]},
   });
 }
+
+const exitOf = (code: Code): number => CLASSES[code].exit;
 
 const rootOf = ({ctr}: World): string => ctr.env.BERTH_ROOT!;
 
@@ -175,20 +180,20 @@ const CASES: readonly Case[] = [
     name: "somebody else's state directory",
     requires: (t) => requiresRoot(t) && requiresProgram(t, 'setpriv') && requiresPassage(t),
     prepare: ({ctr}) => ctr.ok(['namespaces', 'create', 'mine']),
-    fails: ({ctr}, flags) => {
-      return run('setpriv', [...NOBODY, join(root, 'bin/ctr'), ...flags, 'namespaces', 'create', 'theirs'], {env: ctr.env});
+    fails: ({ctr, program}, flags) => {
+      return run('setpriv', [...NOBODY, join(root, 'bin', program), ...flags, 'namespaces', 'create', 'theirs'], {env: ctr.env});
     },
   },
   {
     code: 'failed_precondition',
     name: 'a pull that would be unpacked, by a user who has no ids for the owners of files: nothing is asked for',
     requires: (t) => requiresRoot(t) && requiresProgram(t, 'setpriv') && requiresPassage(t),
-    fails: async ({ctr, ref, registry, t}, flags) => {
+    fails: async ({ctr, program, ref, registry, t}, flags) => {
       const home = temporaryDirectory(t);
       chownSync(home, 65534, 65534);
       const env = {...ctr.env, BERTH_ROOT: join(home, 'root'), BERTH_STATE: join(home, 'state')};
       const asNobody = (...more: string[]): Promise<Result> =>
-        run('setpriv', [...NOBODY, join(root, 'bin/ctr'), ...flags, 'pull', '--progress', 'none', ...more, ref], {env, cwd: '/'});
+        run('setpriv', [...NOBODY, join(root, 'bin', program), ...flags, 'pull', '--progress', 'none', ...more, ref], {env, cwd: '/'});
       const result = await asNobody();
       assert.match(result.stderr, /subuid|newuidmap/);
       assert.deepEqual([registry.requests.length, existsSync(join(home, 'root'))], [0, false]);
@@ -208,7 +213,7 @@ const CASES: readonly Case[] = [
       const full = join(rootOf(world), '..', `${rootOf(world).split('/').at(-1)}-full`);
       mkdirSync(full, {recursive: true});
       onEnd(world.t, () => rmSync(full, {recursive: true, force: true}));
-      const command = [join(root, 'bin/ctr'), ...flags, '--root', full, ...pull(world)];
+      const command = [join(root, 'bin', world.program), ...flags, '--root', full, ...pull(world)];
       return run('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', FULL_DISK, 'sh', full, ...command], {env: world.ctr.env});
     },
   },
@@ -345,8 +350,11 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** What differs from run to run: digests and numbers. */
-const steady = (text: string): string => text.replaceAll(/\b[0-9a-f]{64}\b|\d+(\.\d+)?/g, '#');
+/** What differs from run to run: digests and numbers, and which look finds that something is gone. */
+const steady = (text: string): string =>
+  text
+    .replaceAll(/\b[0-9a-f]{64}\b|\d+(\.\d+)?/g, '#')
+    .replace(/: (?:content|namespace) \S+ was (?:removed|emptied) meanwhile/, ': gone meanwhile');
 
 describe('classes of errors', () => {
   it('each has a test case', () => {
@@ -367,7 +375,8 @@ forEachEngine('a command line that fails', (engine) => {
         if (!requires(t)) return;
         const registry = await startFakeRegistry(t);
         addImage(registry, Buffer.from('a layer'));
-        const world: World = {t, registry, ctr: commandLine(t, engine), ref: `${registry.host}/image:latest`};
+        const program = engine === 'node' ? 'ctr' : 'berth';
+        const world: World = {t, registry, program, ctr: commandLine(t, engine, program), ref: `${registry.host}/image:latest`};
         await prepare?.(world);
         const {exit, text} = CLASSES[code];
 
@@ -375,7 +384,8 @@ forEachEngine('a command line that fails', (engine) => {
         assert.equal(plain.status, exit, plain.stderr);
         assert.equal(plain.stdout, '');
         const [line = '', ...rest] = plain.stderr.split('\n');
-        assert.match(line, /^ctr: \S/);
+        assert.match(line, new RegExp(`^${program}: \\S`));
+        assertNamed(program, plain.stderr);
         assert.ok(line.endsWith(`: ${text}`), line);
         assert.match(rest.join('\n'), /^(hint: \S.*\n)?$/, plain.stderr);
 
@@ -389,8 +399,13 @@ forEachEngine('a command line that fails', (engine) => {
         const {error} = JSON.parse(json.stderr) as {error: ErrorJSON};
         assert.equal(error.kind, code);
         assert.equal(error.code, exit);
-        assert.equal(steady(`ctr: ${error.message}`), steady(line));
+        assert.equal(steady(`${program}: ${error.message}`), steady(line));
         assert.equal(error.hint === undefined ? '' : steady(`hint: ${error.hint}\n`), steady(rest.join('\n')));
+        // Its registry may still be the one that fails; the line itself is right.
+        for (const command of commandsIn(error.hint ?? '')) {
+          const {status, stderr} = await runHint(command, {...world.ctr.env, BERTH_STATE: temporaryDirectory(t)});
+          assert.ok(status !== exitOf('invalid_argument') && status < 126, `${command}: ${status}: ${stderr}`);
+        }
       });
 });
 

@@ -75,12 +75,15 @@ export interface CommandLine {
   (args: readonly string[], options?: SpawnOptions): Promise<Result>;
   /** The same, but it must succeed. @returns its standard output */
   ok(args: readonly string[], options?: SpawnOptions): Promise<string>;
+  readonly program: Program;
   /** Environment of its store, for a process that a test starts itself. */
   readonly env: Readonly<Record<string, string>>;
 }
 
+export type Program = 'ctr' | 'dist' | 'berth';
+
 /** `ctr` on an engine, with a store of its own that is removed at the end of the scope. */
-export function commandLine(scope: Scope, engine: Engine, program: 'ctr' | 'dist' | 'berth' = 'ctr'): CommandLine {
+export function commandLine(scope: Scope, engine: Engine, program: Program = 'ctr'): CommandLine {
   const env = {
     ...engineEnvironment(engine),
     BERTH_ROOT: temporaryDirectory(scope, 'berth-root-'),
@@ -93,7 +96,7 @@ export function commandLine(scope: Scope, engine: Engine, program: 'ctr' | 'dist
     assert.equal(status, 0, `${program} ${args.join(' ')} ended with ${status}: ${stderr}`);
     return stdout;
   };
-  return Object.assign(call, {ok, env});
+  return Object.assign(call, {ok, env, program});
 }
 
 /** Declares the tests once for each engine. */

@@ -86,7 +86,7 @@ describe('ping', () => {
     ]);
     const none = await ctrHere(here, ['ping', '--authfile', here.auth, `${registry.host}/x`]);
     assert.equal(none.status, 16);
-    assert.match(none.stderr, /^ctr: no host of \S+ can be used: unauthenticated\nhint: log in with "login"/);
+    assert.match(none.stderr, /^ctr: no host of \S+ can be used: unauthenticated\nhint: log in with "ctr (?:--\w+ \S+ )*login REGISTRY"/);
     const good = await ctrHere(here, ['ping', '--user', `me:${LOGIN.password}`, '--json', `${registry.host}/`]);
     assert.deepEqual(
       (JSON.parse(good.stdout) as {code: string; status: number; credentials: boolean}[]).map(({code, status, credentials}) => [

@@ -93,7 +93,7 @@ forEachEngine('check of damage', (engine) => {
     assert.equal(status, 15);
     assert.match(lines(stdout)[0]!, /^damage: content sha256:[0-9a-f]{64}: has 0 B on disk instead of \d+ B \(\/\S+\)$/);
     assert.equal(lines(stdout)[1], '1 namespace, 6 records, 3 blobs, 1 layer: 1 damage, 0 suspect, 0 garbage');
-    assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: repair it: check --repair\n');
+    assert.equal(stderr, 'ctr: damage remains: 1 of 1 findings: data loss\nhint: repair it: ctr check --repair\n');
 
     const repaired = await ctr.ok(['check', '--repair', '--progress', 'none']);
     assert.match(

@@ -20,6 +20,7 @@ function commands(scope: Scope, engine: Engine): {ctr: CommandLine; dist: Comman
   const dist: CommandLine = Object.assign((args: readonly string[], options?: SpawnOptions) => other(args, same(options)), {
     ok: (args: readonly string[], options?: SpawnOptions) => other.ok(args, same(options)),
     env: ctr.env,
+    program: other.program,
   });
   return {ctr, dist};
 }

@@ -6,7 +6,7 @@ import {COMMANDS} from '../../src/commands/index.ts';
 import {is} from '../support/helpers.ts';
 
 const command = (line: string) => {
-  const found = resolveCommand(line === '' ? [] : line.split(' '), COMMANDS, 'ctr');
+  const found = resolveCommand(line === '' ? [] : line.split(' '), COMMANDS);
   assert.equal(found.kind, 'command', line);
   if (found.kind !== 'command') return '';
   const early = found.earlyFlags.map(({name, value}) => `--${name}=${value}`);
@@ -68,7 +68,7 @@ describe('flags before the command', () => {
     assert.equal(command('run --rm img id sh -c help --help -v'), 'run | --rm img id sh -c help --help -v'));
 
   for (const line of ['--nope images ls', '-a x images ls', '--rm run x y', '-qn foo images ls', '--=x images ls'])
-    it(`${line} is refused`, () => assert.throws(() => resolveCommand(line.split(' '), COMMANDS, 'ctr'), is('invalid_argument')));
+    it(`${line} is refused`, () => assert.throws(() => resolveCommand(line.split(' '), COMMANDS), is('invalid_argument')));
 });
 
 describe('help and version', () => {
@@ -86,7 +86,7 @@ describe('help and version', () => {
     ['-v', {kind: 'version'}],
   ];
   for (const [line, expected] of lines)
-    it(`"${line}"`, () => assert.deepEqual(resolveCommand(line === '' ? [] : line.split(' '), COMMANDS, 'ctr'), expected));
+    it(`"${line}"`, () => assert.deepEqual(resolveCommand(line === '' ? [] : line.split(' '), COMMANDS), expected));
 
   it('docker has shorter names for some', () => {
     for (const [line, expected] of [
@@ -106,33 +106,33 @@ describe('help and version', () => {
 
 describe('unknown commands', () => {
   const hints: readonly [string, RegExp][] = [
-    ['pul x', /did you mean "ctr pull"/],
-    ['pu x', /^see "ctr --help"$/],
-    ['x', /^see "ctr --help"$/],
-    ['gv', /^see "ctr --help"$/],
-    ['images l', /^see "ctr images --help"$/],
-    ['images xy', /^see "ctr images --help"$/],
+    ['pul x', /did you mean "berth pull"/],
+    ['pu x', /^see "berth --help"$/],
+    ['x', /^see "berth --help"$/],
+    ['gv', /^see "berth --help"$/],
+    ['images l', /^see "berth images --help"$/],
+    ['images xy', /^see "berth images --help"$/],
     ['build .', /buildah/],
-    ['save redis', /^see "images export"$/],
-    ['images build', /^see "ctr images --help"$/],
-    ['imges ls', /did you mean "ctr images"/],
-    ['images lss', /did you mean "ctr images ls"/],
-    ['ns craete', /did you mean "ctr namespaces create"/],
-    ['pulll redis', /did you mean "ctr pull"/],
-    ['images frobnicate', /^see "ctr images --help"$/],
-    ['xyzzy', /^see "ctr --help"$/],
-    ['constructor', /^see "ctr --help"$/],
+    ['save redis', /^see "berth images export"$/],
+    ['images build', /^see "berth images --help"$/],
+    ['imges ls', /did you mean "berth images"/],
+    ['images lss', /did you mean "berth images ls"/],
+    ['ns craete', /did you mean "berth namespaces create"/],
+    ['pulll redis', /did you mean "berth pull"/],
+    ['images frobnicate', /^see "berth images --help"$/],
+    ['xyzzy', /^see "berth --help"$/],
+    ['constructor', /^see "berth --help"$/],
   ];
   for (const [line, hint] of hints)
     it(line, () =>
       assert.throws(
-        () => resolveCommand(line.split(' '), COMMANDS, 'ctr'),
+        () => resolveCommand(line.split(' '), COMMANDS),
         (err: {code: string; hint: string}) => err.code === 'invalid_argument' && hint.test(err.hint),
       ),
     );
 
   it('suggests from a table of any size', () => {
     const table: CommandTable<true> = {commands: {}, topics: {}, topicAliases: {}, verbAliases: {}, aliases: {}};
-    assert.throws(() => resolveCommand(['x'], table, 'ctr'), is('invalid_argument'));
+    assert.throws(() => resolveCommand(['x'], table), is('invalid_argument'));
   });
 });

@@ -165,7 +165,7 @@ export interface Started {
 
 /** Starts a command that a test means to interrupt; the process is the command itself. */
 export function start(ctr: CommandLine, args: readonly string[], env: Readonly<Record<string, string>> = {}): Started {
-  const child = spawn(join(root, 'bin/ctr'), args, {
+  const child = spawn(join(root, 'bin', ctr.program), args, {
     cwd: root,
     env: {...environment(), ...ctr.env, ...env},
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -64,7 +64,7 @@ function program(scope: Scope): Pick<World, 'ctr' | 'place'> {
     assert.equal(status, 0, `ctr ${args.join(' ')}: ${stderr}`);
     return stdout;
   };
-  return {ctr: Object.assign(call, {ok, env}), place};
+  return {ctr: Object.assign(call, {ok, env, program: 'ctr' as const}), place};
 }
 
 const SNAPSHOTTER = ['--snapshotter', 'overlayfs'];

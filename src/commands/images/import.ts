@@ -44,7 +44,7 @@ export default class Import extends BaseCommand {
     if (flags['compress-blobs'])
       throw new ErrdefsError('not_implemented', '--compress-blobs', {hint: 'blobs are imported as they are, so that digests stay'});
     if (flags['discard-unpacked-layers'])
-      throw new ErrdefsError('not_implemented', '--discard-unpacked-layers', {hint: 'import, then run: content prune references'});
+      throw new ErrdefsError('not_implemented', '--discard-unpacked-layers', {hint: 'import, then run: berth content prune references'});
     if (args.in.includes('-') && process.stdin.isTTY) throw this.usage('standard input is a terminal, not an archive');
     const {images} = await this.namespace(flags);
     const progress = await openProgress(flags.quiet ? {...flags, progress: 'none'} : flags, this.context);

@@ -28,7 +28,7 @@ export function freeSpaceAt(path: string): FreeSpace {
   }
 }
 
-const HINT = 'free disk space: prune, or images rm';
+const HINT = 'free disk space with "berth prune" or "berth images rm REF"';
 
 /**
  * Checks that so many bytes fit.

@@ -335,7 +335,7 @@ function responseClass({from, status, credentials, insufficientScope}: ErrorResp
 
 const CREDENTIALS_HINT = {
   sent: 'the registry does not accept these credentials for it',
-  none: 'log in with "login", or give credentials with --user NAME; registries also answer this for a repository that does not exist',
+  none: 'log in with "berth login REGISTRY", or give credentials with --user NAME; registries also answer this for a repository that does not exist',
   plain_http: 'credentials are not sent over plain HTTP, except to this machine and with --plain-http',
   withheld: undefined,
 } as const;

@@ -105,7 +105,7 @@ async function startRelay(bundle: string, settings: string | undefined): Promise
   const perl = findProgram('perl');
   if (perl === undefined)
     throw new ErrdefsError('failed_precondition', 'perl is not installed: the socket of conmon is reached through it', {
-      hint: 'install perl-base; without it, read the output with "tasks logs --follow", and start a shell with "tasks exec -t"',
+      hint: 'install perl-base; without it, read the output with "berth tasks logs --follow ID", and start a shell with "berth tasks exec -t ID sh"',
       details: {program: 'perl', package: 'perl-base'},
     });
   const terminal = settings === undefined ? undefined : openTerminal();

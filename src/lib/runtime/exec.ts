@@ -4,10 +4,12 @@
  * Files of an exec, in the directory of the run: `exec.<id>` with the identity of the process that runs it, and `exec.<id>:pid`, `:log` and
  * `:process` (no identifier has a colon).
  */
+
 import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {constants} from 'node:os';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
+import {berth} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
@@ -170,10 +172,11 @@ async function prepare(
   const {id, directory, runtime, runtimeRoot} = target;
   const files = filesOf(directory, request.execId);
   const notRunning = (): ErrdefsError =>
-    new ErrdefsError('failed_precondition', 'it is not running', {hint: `start it: tasks start ${id}`});
+    new ErrdefsError('failed_precondition', 'it is not running', {hint: `start it: ${berth`tasks start ${id}`}`});
   const before = await containerState(runtime, runtimeRoot, id);
   if (before === undefined || before.pid === 0 || before.status === 'stopped') throw notRunning();
-  if (before.status === 'paused') throw new ErrdefsError('failed_precondition', 'it is paused', {hint: `let it go on: tasks resume ${id}`});
+  if (before.status === 'paused')
+    throw new ErrdefsError('failed_precondition', 'it is paused', {hint: `let it go on: ${berth`tasks resume ${id}`}`});
   let process: Spec['process'];
   let rootfs: RootReader | undefined;
   try {

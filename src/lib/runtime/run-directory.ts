@@ -13,6 +13,7 @@
  * A container may have got hold of its bundle. So nothing in it is read once the runtime has started, and what a later
  * command ends and removes is found by the files beside it and by the runtime's state.
  */
+
 import {
   closeSync,
   existsSync,
@@ -30,6 +31,7 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
+import {berth} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
@@ -239,9 +241,9 @@ export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt)
 }
 
 const HINTS: Readonly<Record<Exclude<Run['state'], 'stale'>, (id: string) => string>> = {
-  running: (id) => `end it first: tasks stop ${id}`,
-  orphaned: (id) => `end it first: tasks rm --force ${id}`,
-  stopped: (id) => `remove its task first: tasks rm ${id}`,
+  running: (id) => `end it first: ${berth`tasks stop ${id}`}`,
+  orphaned: (id) => `end it first: ${berth`tasks rm --force ${id}`}`,
+  stopped: (id) => `remove its task first: ${berth`tasks rm ${id}`}`,
 };
 
 /**

@@ -122,7 +122,7 @@ export class Ballast {
         if (isFree && this.#fill(fd, size)) return;
         ftruncateSync(fd, size);
         throw new ErrdefsError('resource_exhausted', `no disk space to set aside for removals below ${this.#layout.root}`, {
-          hint: 'free disk space: prune, or images rm',
+          hint: 'free disk space with "berth prune" or "berth images rm REF"',
         });
       });
     } catch (err) {

@@ -5,10 +5,10 @@ import {ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
 import {isTemporary} from '../fs/durable.ts';
 
 /** Hint for damage that `check --repair` repairs. */
-export const REPAIR_HINT = 'repair it: check --repair';
+export const REPAIR_HINT = 'repair it: berth check --repair';
 
 /** Hint for damage that is found only by reading every byte. */
-export const DEEP_REPAIR_HINT = 'repair it: check --deep --repair';
+export const DEEP_REPAIR_HINT = 'repair it: berth check --deep --repair';
 
 /** Whether a file name can be a record's; others are skipped. A key's leading dot is encoded. */
 export const isDocument = (name: string): boolean => name.endsWith('.json') && !name.startsWith('.');

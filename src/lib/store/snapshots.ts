@@ -3,7 +3,9 @@
  *
  * Semantics after containerd, core/snapshots/snapshotter.go.
  */
+
 import {basename} from 'node:path';
+import {berth} from '../berth-command.ts';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from '../fs/durable.ts';
 import type {TreeUsage} from './disk-usage.ts';
@@ -265,7 +267,7 @@ export class SnapshotStore {
       .find((one) => isMountLease(one) && one.snapshots.includes(`${this.#snapshotter.name}/${key}`));
     if (lease !== undefined)
       throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is mounted at ${JSON.stringify(lease.id)}`, {
-        hint: 'unmount it first: ctr images unmount',
+        hint: `unmount it first: ${berth`-n ${this.#namespace} images unmount ${lease.id}`}`,
       });
   }
 

@@ -469,11 +469,11 @@ describe('an export', () => {
     await assert.rejects(ns.images.export(out, [name], {allPlatforms: true}), {
       code: 'not_found',
       message: /is incomplete: content for linux\/s390x/,
-      hint: /^pull it: ctr images pull --all-platforms registry\.example\/app:latest/,
+      hint: /^export some platforms with --platform, or pull it: berth -n default images pull --all-platforms registry\.example\/app:latest/,
     });
     await assert.rejects(ns.images.export(out, [name], {platforms: ['linux/s390x']}), {
       code: 'not_found',
-      hint: /^pull it: ctr images pull --platform linux\/s390x registry/,
+      hint: /^pull it: berth -n default images pull --platform linux\/s390x registry/,
     });
     assert.equal(existsSync(out), false);
     await importInto(client, layout, {...options, allPlatforms: true});

@@ -150,7 +150,7 @@ describe('a push', {concurrency: 4}, () => {
         assert.match(err.message, new RegExp(`1 part of image "${ref}" is neither here nor at the registry: manifest ${digest} \\(linux/`));
         assert.equal(
           err.hint,
-          `pull the rest: ctr images pull --no-unpack --all-platforms ${ref}, or push one platform: --platform linux/${ARCHITECTURE}`,
+          `push one platform with --platform linux/${ARCHITECTURE}, or pull the rest: berth -n default images pull --no-unpack --all-platforms ${ref}`,
         );
         assert.deepEqual(err.details?.missing, [{mediaType, digest, size}]);
         return true;

@@ -1,4 +1,5 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
@@ -64,7 +65,7 @@ export function containersClient(
         throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {
           hint:
             cgroup === undefined
-              ? `stop it first: ctr -n ${namespace} tasks stop ${id}`
+              ? `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`
               : `its state directory was removed: end its processes, which are in cgroup ${cgroup}`,
         });
       };

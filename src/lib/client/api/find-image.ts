@@ -1,4 +1,5 @@
 /** Look-up of an image by name, and of its plan from local content. */
+import {berth} from '../../berth-command.ts';
 import type {ErrdefsError} from '../../errdefs.ts';
 import type {Descriptor} from '../../oci/descriptor.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
@@ -28,7 +29,7 @@ export function findImage(context: Context, namespace: string, text: string, nee
     const name = imageName(ns, text);
     const image = ns.images.find(name);
     if (image === undefined) {
-      throw missingImage(context, namespace, name, needsContent ? `pull it: ctr images pull ${name}` : undefined);
+      throw missingImage(context, namespace, name, needsContent ? `pull it: ${berth`-n ${namespace} images pull ${name}`}` : undefined);
     }
     return image;
   });
@@ -43,7 +44,7 @@ export function planLocally(context: Context, namespace: string, image: ImageRec
   const isVisible = visibleIn(context.store, namespace);
   const source = async (desc: Descriptor): Promise<Buffer> => {
     const bytes = readVisible(context.store, isVisible, desc);
-    if (bytes === undefined) throw lacksContent(image.name, desc.digest);
+    if (bytes === undefined) throw lacksContent(namespace, image.name, desc.digest);
     return bytes;
   };
   return makePlan(image.target, source, platformChoice(platform === undefined ? {} : {platforms: [platform]}));

@@ -6,9 +6,11 @@
  * The record is written first and removed last, so that whatever a killed process leaves is found through it. A lease, named after the
  * target as ctr's is, keeps the snapshot and its layers.
  */
+
 import {createHash} from 'node:crypto';
 import {mkdirSync, realpathSync, renameSync, rmSync, statSync} from 'node:fs';
 import {join} from 'node:path';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import {isTemporary, listIfPresent, readIfPresent, temporaryName, writeAtomic} from '../../fs/durable.ts';
 import {isNamespacePinned, type MountInfo, mountNamespace, mountsInNamespace} from '../../fs/mountinfo.ts';
@@ -192,7 +194,7 @@ async function claim(context: Context, record: MountRecord): Promise<string> {
           'already_exists',
           `mount of ${JSON.stringify(other!.image ?? other!.key)} at ${JSON.stringify(record.target)}`,
           {
-            hint: 'unmount it first: ctr images unmount',
+            hint: `unmount it first: ${berth`images unmount ${record.target}`}`,
           },
         );
       if (other === undefined) await removeMountDirectory(directory);
@@ -347,7 +349,7 @@ export async function mountImage(
     const existing = store.view((tx) => tx.namespace(namespace).snapshots(snapshotter.name).find(target));
     if (existing !== undefined && (existing.kind !== kind || existing.parent !== parent))
       throw new ErrdefsError('already_exists', `snapshot ${JSON.stringify(target)} of an earlier mount`, {
-        hint: `remove it first: ctr images unmount --rm ${target}`,
+        hint: `remove it first: ${berth`-n ${namespace} images unmount --rm ${target}`}`,
       });
     if (existing !== undefined) await store.update(`mount at ${target}`, within);
     else {
@@ -418,7 +420,7 @@ export async function unmountTarget(
     if (kept !== undefined) return kept;
     const isMounted = (mountsInNamespace(mountNamespace()) ?? []).some((mount) => mount.target === path);
     throw new ErrdefsError('not_found', what, {
-      hint: isMounted ? 'berth did not mount it: unmount it with umount(8)' : 'see "ctr images mount" for what is mounted',
+      hint: isMounted ? 'berth did not mount it: unmount it with umount(8)' : 'see "berth images mount" for what is mounted',
     });
   }
   const {record} = found;

@@ -191,7 +191,7 @@ async function checkImage(here: Here, context: Context, namespace: string, image
     const bytes = readVisible(here.store, here.isVisible, desc);
     if (bytes === undefined) {
       missing.add(desc.digest);
-      throw lacksContent(image.name, desc.digest);
+      throw lacksContent(namespace, image.name, desc.digest);
     }
     known.set(desc.digest, desc);
     return bytes;

@@ -1,4 +1,5 @@
 /** Leases of one namespace: they protect resources from collection for a time. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import {randomHex} from '../../oci/hash.ts';
@@ -28,7 +29,7 @@ function parseResource({id, type}: LeaseResource): {readonly field: 'content' | 
 
 const keepsMount = (id: string): ErrdefsError =>
   new ErrdefsError('failed_precondition', `lease ${JSON.stringify(id)} keeps what is mounted there`, {
-    hint: 'unmount it first: ctr images unmount',
+    hint: `unmount it first: ${berth`images unmount ${id}`}`,
   });
 
 export function leasesClient({store}: Context, namespace: string): LeasesClient {

@@ -1,4 +1,5 @@
 /** Namespaces: create, list, label and delete. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import {collectAll, isMountLease, recountIfInconsistent} from '../../store/gc.ts';
@@ -104,7 +105,7 @@ export function namespacesClient(context: Context): NamespacesClient {
             throw new ErrdefsError(
               'failed_precondition',
               `namespace ${JSON.stringify(name)} has snapshots mounted at ${mounted.map(({id}) => JSON.stringify(id)).join(', ')}`,
-              {hint: `unmount them first: ctr -n ${name} images unmount`},
+              {hint: `unmount them first: ${berth`-n ${name} images unmount ${mounted[0]!.id}`}`},
             );
           empty(ns);
         }

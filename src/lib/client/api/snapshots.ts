@@ -1,4 +1,5 @@
 /** Snapshots of one namespace and one snapshotter. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
@@ -70,7 +71,7 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
       );
       if (image === undefined)
         throw new ErrdefsError('not_found', `image with the target ${digest} in namespace ${JSON.stringify(namespace)}`, {
-          hint: 'images ls shows targets',
+          hint: `targets are in the list: ${berth`-n ${namespace} images ls`}`,
         });
       const plan = await planLocally(context, namespace, image);
       const chainID = await ensureUnpacked(context, namespace, image.name, plan, getSnapshotter(snapshotter), signal);

@@ -1,4 +1,5 @@
 /** `images verify`: whether an image is signed as the namespace, or the caller, demands it. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseReference} from '../../oci/reference.ts';
 import type {Remote} from '../../remotes/types.ts';
@@ -28,7 +29,7 @@ export async function verifyImage(context: Context, namespace: string, text: str
     );
     if (signatures.length === 0)
       throw new ErrdefsError('invalid_argument', `no key to verify image ${JSON.stringify(name)} with`, {
-        hint: `give one: --key cosign.pub, or label the namespace: ctr namespaces label ${namespace} berth/verify-key=BASE64`,
+        hint: `give one: --key cosign.pub, or label the namespace: ${berth`namespaces label ${namespace} berth/verify-key=BASE64`}`,
       });
     return {name, target, signatures};
   } finally {

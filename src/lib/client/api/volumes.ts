@@ -2,7 +2,9 @@
  * Named volumes: active snapshots of `native` under keys of their own. So collection, `df`, `check`, namespaces and kills treat them as
  * every other tree. A container refers to its volumes by labels (docs/decisions/0044-volumes.md).
  */
+
 import {readdirSync} from 'node:fs';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import {collect} from '../../store/gc.ts';
@@ -49,7 +51,7 @@ export function volumesClient(context: Context, namespace: string): VolumesClien
   const {store} = context;
   const snapshots = new SnapshotStore(store, namespace, SNAPSHOTTER);
   const missing = (name: string): ErrdefsError =>
-    notFoundIn(store, namespace, 'volume', name, (ns) => find(ns, name) !== undefined, 'volumes ls shows them');
+    notFoundIn(store, namespace, 'volume', name, (ns) => find(ns, name) !== undefined, `list them: ${berth`-n ${namespace} volumes ls`}`);
   const list = (): readonly VolumeInfo[] =>
     store.view((tx) => {
       const ns = tx.namespace(namespace);
@@ -89,7 +91,7 @@ export function volumesClient(context: Context, namespace: string): VolumesClien
       const {usedBy} = get(name);
       if (usedBy.length > 0)
         throw new ErrdefsError('failed_precondition', `volume ${JSON.stringify(name)} is used by ${usedBy.join(', ')}`, {
-          hint: `remove the containers first: ctr -n ${namespace} containers rm ${usedBy.join(' ')}`,
+          hint: `remove the containers first: ${berth`-n ${namespace} containers rm ${usedBy}`}`,
           details: {volume: name, usedBy},
         });
       await remove(name);
@@ -132,7 +134,7 @@ export async function useVolume(context: Context, namespace: string, name: strin
     const record = store.view((tx) => tx.namespace(namespace).snapshots(SNAPSHOTTER).find(key));
     if (record !== undefined && !isVolume(record))
       throw new ErrdefsError('failed_precondition', `volume ${JSON.stringify(name)}: snapshot ${JSON.stringify(key)} is no volume`, {
-        hint: `remove it: ctr -n ${namespace} snapshots rm --snapshotter ${SNAPSHOTTER} ${key}`,
+        hint: `remove it: ${berth`-n ${namespace} snapshots rm --snapshotter ${SNAPSHOTTER} ${key}`}`,
       });
     if (record?.labels[STATE] === 'used') return treeOf(context, record.layer!);
     const isUnused = (one: SnapshotRecord): boolean => one.labels[STATE] === 'unused' && isEmpty(treeOf(context, one.layer!));

@@ -1,5 +1,7 @@
 /** What an export writes: which documents and blobs of which images, after their presence was checked. */
+
 import {blobFile, type DockerImage, describeImage, dockerTag} from '../../archive/archive-documents.ts';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {digestOf} from '../../oci/hash.ts';
@@ -15,6 +17,7 @@ import type {ExportOptions} from '../types/index.ts';
 /** Where content is looked for. */
 export interface ContentView {
   readonly store: Store;
+  readonly namespace: string;
   readonly isVisible: IsVisible;
 }
 
@@ -97,7 +100,7 @@ async function planImage(here: ContentView, image: ImageRecord, options: ExportO
   const {platforms = [], allPlatforms = false} = options;
   const source = async (desc: Descriptor): Promise<Buffer> => {
     const bytes = readVisible(here.store, here.isVisible, desc);
-    if (bytes === undefined) throw lacksContent(image.name, desc.digest);
+    if (bytes === undefined) throw lacksContent(here.namespace, image.name, desc.digest);
     return bytes;
   };
   let plan: Plan;
@@ -108,7 +111,7 @@ async function planImage(here: ContentView, image: ImageRecord, options: ExportO
   }
   const all = [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs];
   const absent = all.filter((desc) => !hasBlob(here.store, here.isVisible, desc) && !isLeftOut(desc, options));
-  if (absent.length > 0) throw incomplete(here, image, options) ?? lacksContent(image.name, absent[0]!.digest);
+  if (absent.length > 0) throw incomplete(here, image, options) ?? lacksContent(here.namespace, image.name, absent[0]!.digest);
   const {mediaType, digest, size} = image.target;
   const target = {mediaType, digest, size};
   if (platforms.length === 0) {
@@ -148,7 +151,7 @@ function selectManifests({root, documents, manifests}: Plan): Buffer | undefined
 }
 
 /** The error for an image of which something is missing, naming all that is; `undefined` when nothing is. */
-function incomplete({store, isVisible}: ContentView, image: ImageRecord, options: ExportOptions): ErrdefsError | undefined {
+function incomplete({store, namespace, isVisible}: ContentView, image: ImageRecord, options: ExportOptions): ErrdefsError | undefined {
   const {platforms = [], allPlatforms = false} = options;
   const wanted = platformChoice({platforms}).matchers;
   const missing = new Map<Digest, string>();
@@ -171,10 +174,10 @@ function incomplete({store, isVisible}: ContentView, image: ImageRecord, options
   }
   if (missing.size === 0) return undefined;
   const names = [...new Set(missing.values())].filter((name) => name !== '').sort();
-  const flags = allPlatforms ? '--all-platforms ' : platforms.map((platform) => `--platform ${platform} `).join('');
+  const flags = allPlatforms ? ['--all-platforms'] : platforms.flatMap((platform) => ['--platform', platform]);
   const lacks = names.length === 0 ? [...missing.keys()].join(', ') : `content for ${names.join(', ')}`;
   return new ErrdefsError('not_found', `image ${JSON.stringify(image.name)} is incomplete: ${lacks}`, {
-    hint: `pull it: ctr images pull ${flags}${image.name}${allPlatforms ? ', or export some platforms with --platform' : ''}`,
+    hint: `${allPlatforms ? 'export some platforms with --platform, or pull it' : 'pull it'}: ${berth`-n ${namespace} images pull ${[...flags, image.name]}`}`,
     details: {image: image.name, missing: [...missing.keys()], platforms: names},
   });
 }

@@ -50,7 +50,7 @@ export async function exportImages(
   const started = performance.now();
   if (typeof target === 'string') assertPath(target);
   if (images.length === 0) throw new ErrdefsError('invalid_argument', 'no image to export');
-  const plan = await planExport({store: context.store, isVisible: visibleIn(context.store, namespace)}, images, options);
+  const plan = await planExport({store: context.store, namespace, isVisible: visibleIn(context.store, namespace)}, images, options);
   const warnings = [...plan.warnings];
   await using _ = await holdContent(context, namespace, plan);
   const blobs = new Blobs(context.store, plan, options);
@@ -92,7 +92,7 @@ async function holdContent({store}: Context, namespace: string, {images, content
   const gone = stored.find((desc) => !store.blobs.has(desc));
   if (gone === undefined) return {[Symbol.asyncDispose]: release};
   await release();
-  throw lacksContent(images[0]!.annotations![IMAGE_NAME]!, gone.digest);
+  throw lacksContent(namespace, images[0]!.annotations![IMAGE_NAME]!, gone.digest);
 }
 
 /** Contents of the blobs of an export. */

@@ -38,7 +38,7 @@ export async function appendLayers(
     const known = added.get(family);
     if (known === undefined && added.size > 0 && tars.some((tar) => typeof tar !== 'string'))
       throw new ErrdefsError('failed_precondition', `${source} has manifests of docker and of OCI, and a stream can be read once only`, {
-        hint: 'give the layer as a file, or convert the image first: images convert --oci',
+        hint: 'give the layer as a file, or convert the image first with "berth images convert --oci SOURCE TARGET"',
       });
     const all = known ?? (await addLayers(build, tars, family, options));
     added.set(family, all);

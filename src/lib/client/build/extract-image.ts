@@ -38,7 +38,7 @@ export async function extractImage(
     const isVisible = visibleIn(store, namespace);
     for (const {blob} of layers) {
       refuseEncrypted(blob);
-      if (!hasBlob(store, isVisible, blob)) throw lacksContent(name, blob.digest);
+      if (!hasBlob(store, isVisible, blob)) throw lacksContent(namespace, name, blob.digest);
     }
     seedLayer(plain, directory, [], false);
     for (const layer of layers) warnOfLayers(context, await extractLayer(context, layer, directory, signal));

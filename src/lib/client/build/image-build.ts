@@ -62,13 +62,13 @@ export class ImageBuild {
     const isVisible = visibleIn(store, namespace);
     const documents: DocumentSource = async (desc) => {
       const bytes = readVisible(store, isVisible, desc);
-      if (bytes === undefined) throw lacksContent(image.name, desc.digest);
+      if (bytes === undefined) throw lacksContent(namespace, image.name, desc.digest);
       return bytes;
     };
     const plan = await makePlan(image.target, documents, platformChoice(options));
     this.#leases.push(await leasePlan(store, namespace, this.name, plan, undefined));
     for (const desc of [...[...plan.documents.values()].map(({descriptor}) => descriptor), ...plan.blobs])
-      if (!hasBlob(store, isVisible, desc)) throw lacksContent(image.name, desc.digest);
+      if (!hasBlob(store, isVisible, desc)) throw lacksContent(namespace, image.name, desc.digest);
     return plan;
   }
 
@@ -99,7 +99,7 @@ export class ImageBuild {
     const isVisible = visibleIn(store, namespace);
     const documents: DocumentSource = async (desc) => {
       const bytes = this.#documents.get(desc.digest)?.bytes ?? readVisible(store, isVisible, desc);
-      if (bytes === undefined) throw lacksContent(name, desc.digest);
+      if (bytes === undefined) throw lacksContent(namespace, name, desc.digest);
       return bytes;
     };
     // Reads what was written as a pull would, so that nothing is named that could not be pulled.

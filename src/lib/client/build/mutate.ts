@@ -22,7 +22,7 @@ export async function mutateImage(
     const {family} = from;
     if (annotations.length > 0 && family === 'docker')
       throw new ErrdefsError('failed_precondition', `manifest ${from.descriptor.digest} is docker's, which has no annotations`, {
-        hint: 'convert the image first: images convert --oci',
+        hint: 'convert the image first with "berth images convert --oci SOURCE TARGET"',
       });
     const changed = changeConfig(from.config, options);
     const entry = {

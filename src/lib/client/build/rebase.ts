@@ -1,4 +1,5 @@
 /** `images rebase`: other layers in the place of an image's lowest ones. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import {documentType} from '../../oci/mediatypes.ts';
@@ -38,7 +39,7 @@ export async function rebaseImage(
     const isBased = below.every(({diffID}, i) => from.image.layers[i]?.diffID === diffID);
     if (!isBased)
       throw new ErrdefsError('failed_precondition', `manifest ${from.descriptor.digest} is not based on ${old.name}`, {
-        hint: 'its lowest layers must be those of --old-base: compare with images inspect',
+        hint: 'its lowest layers must be those of --old-base: compare both with "berth images inspect REF"',
         details: {layers: from.image.layers.map(({diffID}) => diffID), base: below.map(({diffID}) => diffID)},
       });
     const lower = [];
@@ -95,7 +96,7 @@ async function annotatedBase(build: ImageBuild, from: SourceManifest): Promise<s
   });
   if (found !== undefined) return found.name;
   throw new ErrdefsError('not_found', `base ${wanted} of manifest ${from.descriptor.digest}`, {
-    hint: `pull it: ctr images pull ${wanted}; or name an image that has the same layers with --old-base`,
+    hint: `name an image that has the same layers with --old-base, or pull it: ${berth`-n ${namespace} images pull ${wanted}`}`,
   });
 }
 

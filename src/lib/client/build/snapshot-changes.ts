@@ -2,6 +2,7 @@
 
 import {findChanges, type TreeChange, type TreePair} from '../../archive/find-tree-changes.ts';
 import {writeLayerDiff} from '../../archive/layer-diff.ts';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -111,7 +112,12 @@ async function pauseUser(context: Context, pair: SnapshotPair): Promise<Hold> {
         const {id} = found!.task;
         const failure = fromErrno(err, `container ${JSON.stringify(id)} stays paused`);
         if (!isErrdefs(failure)) throw err;
-        context.warn(new ErrdefsError(failure.code, failure.message, {cause: err, hint: `ctr -n ${pair.namespace} tasks resume ${id}`}));
+        context.warn(
+          new ErrdefsError(failure.code, failure.message, {
+            cause: err,
+            hint: `let it go on: ${berth`-n ${pair.namespace} tasks resume ${id}`}`,
+          }),
+        );
       }
     },
   };
@@ -174,7 +180,7 @@ export function containerPair(context: Context, namespace: string, id: string): 
   const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined)
     throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} in namespace ${JSON.stringify(namespace)}`, {
-      hint: `list them: ctr -n ${namespace} containers ls`,
+      hint: `list them: ${berth`-n ${namespace} containers ls`}`,
     });
   if (record.snapshotKey === '')
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no snapshot: its root is a directory`);

@@ -1,4 +1,5 @@
 /** Repairs missing and unreadable records: restores them from the journal, or moves them away and leases what they may have referenced. */
+import {berth} from '../../berth-command.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {isLeaseExpired, mark} from '../../store/gc.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
@@ -15,7 +16,7 @@ const RECOVERED_LABEL = 'berth/recovered';
 /** Labels of a namespace whose own are lost: they may have demanded signatures, so the new ones allow no image. */
 const DEMANDS_SIGNATURES = {'berth/require-signature': 'true'};
 const recreated = (name: string): string =>
-  `record recreated, its labels are lost; they may have demanded signatures, so no image is allowed until: namespaces label ${name} berth/require-signature=`;
+  `record recreated, its labels are lost; they may have demanded signatures, so no image is allowed until: ${berth`namespaces label ${name} berth/require-signature=`}`;
 
 export type RepairOutcome = readonly [finding: StoreFinding, action: string, done: boolean];
 

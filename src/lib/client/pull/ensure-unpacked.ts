@@ -32,7 +32,7 @@ export async function ensureUnpacked(
   const {store, workers, lockTimeoutMs} = context;
   const isVisible = visibleIn(store, namespace);
   const lacking = plan.blobs.find((blob) => !isVisible(blob.digest));
-  if (lacking !== undefined) throw lacksContent(name, lacking.digest);
+  if (lacking !== undefined) throw lacksContent(namespace, name, lacking.digest);
   const lease = await leasePlan(store, namespace, name, plan, snapshotter);
   const {fetchAndUnpack} = await import('./fetch-and-unpack.ts');
   try {

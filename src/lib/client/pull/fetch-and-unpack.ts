@@ -87,7 +87,7 @@ function leastUnpackedSize({size, annotations}: Descriptor): number {
 export function refuseEncrypted({mediaType, digest}: Descriptor): void {
   if (mediaType.endsWith('+encrypted'))
     throw new ErrdefsError('not_implemented', `layer ${digest} is encrypted (${mediaType})`, {
-      hint: 'decrypt it first: skopeo copy --decryption-key; or store it as it is: content fetch',
+      hint: 'decrypt it first, with skopeo copy --decryption-key; "berth content fetch REF" stores it as it is',
     });
 }
 

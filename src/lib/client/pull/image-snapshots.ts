@@ -1,5 +1,7 @@
 /** The snapshot records of images: written, and believed only while their layers are present. */
+
 import {existsSync} from 'node:fs';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {isOwnLayer} from '../../store/layer-store.ts';
@@ -46,7 +48,7 @@ export function recordSnapshots(
           'failed_precondition',
           `snapshot ${JSON.stringify(chainID)} has the name of a layer, and is not unpacked from it`,
           {
-            hint: `remove it: ctr -n ${ns.name} snapshots rm --snapshotter ${snapshotter.name} ${chainID}`,
+            hint: `remove it: ${berth`-n ${ns.name} snapshots rm --snapshotter ${snapshotter.name} ${chainID}`}`,
           },
         );
       if (before?.layer !== layer || before.parent !== parent)

@@ -406,7 +406,7 @@ class Pull {
 export function requirePrivileges(): void {
   if (process.geteuid?.() === 0 || readPrivileges().canChown) return;
   throw new ErrdefsError('permission_denied', "unpacking needs root, because a layer's files belong to several users", {
-    hint: 'run it as root, or in a user namespace: berth unshare PROGRAM; or fetch the image only: --no-unpack',
+    hint: 'fetch the image only, with --no-unpack; or run it as root, or in a user namespace: berth unshare PROGRAM',
   });
 }
 

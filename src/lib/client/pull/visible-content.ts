@@ -1,6 +1,7 @@
 /**
  * The blobs that a namespace sees are those it has a record of. Whether another namespace has the same bytes makes no difference to it.
  */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import {recordFile} from '../../store/layout.ts';
@@ -47,5 +48,7 @@ export function findDocument(store: Store, isVisible: IsVisible, desc: Descripto
 }
 
 /** The error for content of an image that its namespace lacks. */
-export const lacksContent = (image: string, digest: Digest): ErrdefsError =>
-  new ErrdefsError('not_found', `content ${digest} of image ${JSON.stringify(image)}`, {hint: `pull it: ctr images pull ${image}`});
+export const lacksContent = (namespace: string, image: string, digest: Digest): ErrdefsError =>
+  new ErrdefsError('not_found', `content ${digest} of image ${JSON.stringify(image)}`, {
+    hint: `pull it: ${berth`-n ${namespace} images pull ${image}`}`,
+  });

@@ -1,4 +1,5 @@
 /** `push REF`: look for what is missing here, put blobs and then manifests into the registry, and note where they are. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode, isErrdefs, wrap} from '../../errdefs.ts';
 import {type Descriptor, type Digest, parseDigest} from '../../oci/descriptor.ts';
 import {mediaTypeOfDocument} from '../../oci/manifest.ts';
@@ -51,7 +52,7 @@ async function findSubject(context: Context, namespace: string, name: string, op
     if (!isErrdefs(err) || err.code !== 'not_found' || err.details?.offered !== undefined) throw err;
     throw new ErrdefsError('not_found', err.message, {
       cause: err,
-      hint: `pull it: ctr images pull --no-unpack --platform ${platform} ${image.name}`,
+      hint: `pull it: ${berth`-n ${namespace} images pull --no-unpack --platform ${platform} ${image.name}`}`,
     });
   });
   const {mediaType, digest, size} = plan.manifests[0]!.descriptor;
@@ -183,15 +184,13 @@ class Push {
     const whole = children.find(
       ({isIncomplete, descriptor: {platform}}) => !isIncomplete && platform !== undefined && platform.os !== 'unknown',
     );
-    const hints = [
-      `pull the rest: ctr images pull --no-unpack ${kind === 'index' ? '--all-platforms ' : ''}${this.#origin()}`,
-      ...(whole === undefined ? [] : [`or push one platform: --platform ${formatPlatform(whole.descriptor.platform!)}`]),
-    ];
+    const words = [...(kind === 'index' ? ['--all-platforms'] : []), this.#origin()];
+    const pull = `pull the rest: ${berth`-n ${this.#namespace} images pull --no-unpack ${words}`}`;
     return new ErrdefsError(
       'failed_precondition',
       `${parts} of ${whose} ${missing.length === 1 ? 'is' : 'are'} neither here nor at the registry: ${named.join(', ')}${more}`,
       {
-        hint: hints.join(', '),
+        hint: whole === undefined ? pull : `push one platform with --platform ${formatPlatform(whole.descriptor.platform!)}, or ${pull}`,
         details: {missing: missing.map(({descriptor: {mediaType, digest, size}}) => ({mediaType, digest, size}))},
       },
     );

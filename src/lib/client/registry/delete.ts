@@ -1,4 +1,5 @@
 /** `registry rm`: a manifest by its digest, or a tag. */
+import {berth} from '../../berth-command.ts';
 import {type Code, ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import {parseIndex, parseManifest} from '../../oci/manifest.ts';
 import {kindOf} from '../../oci/mediatypes.ts';
@@ -38,7 +39,7 @@ export async function deleteFrom(context: Context, text: string, options: Regist
       if (!isErrdefs(err) || !NO_TAG_DELETION.has(err.code)) throw err;
       throw new ErrdefsError('not_implemented', `delete ${domain}/${path}:${tag}: this registry deletes no tags, or nothing at all`, {
         cause: err,
-        hint: `delete the manifest with all its tags: registry rm ${domain}/${path}@${found.descriptor.digest}`,
+        hint: `delete the manifest with all its tags: ${berth`registry rm --manifest ${`${domain}/${path}@${found.descriptor.digest}`}`}`,
         ...(err.details === undefined ? {} : {details: err.details}),
       });
     }

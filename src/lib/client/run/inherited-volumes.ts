@@ -1,5 +1,7 @@
 /** `--volumes-from`: what other containers have mounted of the host and of the store. */
+
 import {posix} from 'node:path';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {isBind, type Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord, Labels} from '../../store/records.ts';
@@ -64,7 +66,14 @@ export function inheritVolumes(context: Context, namespace: string, options: Cre
       return {record: one, places: one === undefined ? [] : volumePlaces(context, tx.namespace(namespace), one)};
     });
     if (record === undefined)
-      throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined, 'containers ls shows them');
+      throw notFoundIn(
+        store,
+        namespace,
+        'container',
+        id,
+        (ns) => ns.containers.find(id) !== undefined,
+        `list them: ${berth`-n ${namespace} containers ls`}`,
+      );
     if (record.spec === null)
       throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`, {
         hint: 'it is being made, or its making was ended: run it again',

@@ -1,4 +1,5 @@
 /** What a new container is made of: its image's tree and config, its record, its snapshot. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
@@ -134,7 +135,8 @@ export async function newContainer(
 function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined || isAbandoned(record)) return record !== undefined;
-  const hint = record.labels[TRANSIENT] === undefined ? `remove it: ctr -n ${namespace} containers rm ${id}` : 'it is removed when it ends';
+  const hint =
+    record.labels[TRANSIENT] === undefined ? `remove it: ${berth`-n ${namespace} containers rm ${id}`}` : 'it is removed when it ends';
   throw new ErrdefsError('already_exists', what, {hint});
 }
 

@@ -2,6 +2,7 @@
  * What asks a namespace's policy: whoever gives an image a name, or makes a container of one, calls `assertAllowed` first, and the
  * returned approval in the transaction that makes it.
  */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {StoreView} from '../../store/transaction-types.ts';
@@ -109,7 +110,7 @@ async function verify(
   const open = groups.map(({of, keys}) => {
     if (keys.length === 0)
       throw new ErrdefsError('failed_precondition', `${what}: ${of} requires signatures and has no key to verify them with`, {
-        hint: `give it one: ctr namespaces label ${namespace} berth/verify-key=BASE64`,
+        hint: `give it one: ${berth`namespaces label ${namespace} berth/verify-key=BASE64`}`,
       });
     return {of, keys: keys.map(parseKey)};
   });

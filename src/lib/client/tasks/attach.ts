@@ -1,4 +1,5 @@
 /** `tasks attach`: the streams of a task that runs under conmon. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {type AttachTarget, attachForeground, resizeTerminal} from '../../runtime/attach.ts';
 import {connectStreams, type TaskStreams} from '../../runtime/attach-relay.ts';
@@ -17,10 +18,13 @@ function targetOf({task, record, directory, runtime, runtimeRoot}: FoundTask, na
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} ${why}`, {hint});
   };
   const {id, status} = task;
-  if (status === 'stopped') refuse('is stopped', `read what it wrote: ctr -n ${namespace} tasks logs ${id}`);
-  if (status === 'paused') refuse('is paused', `let it go on: ctr -n ${namespace} tasks resume ${id}`);
+  if (status === 'stopped') refuse('is stopped', `read what it wrote: ${berth`-n ${namespace} tasks logs ${id}`}`);
+  if (status === 'paused') refuse('is paused', `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}`);
   if (record === undefined || record.io.kind === 'inherit')
-    return refuse('has the streams of the command that runs it', `start a shell beside it: ctr -n ${namespace} tasks exec -t ${id} sh`);
+    return refuse(
+      'has the streams of the command that runs it',
+      `start a shell beside it: ${berth`-n ${namespace} tasks exec -t ${id} sh`}`,
+    );
   const {terminal, stdin} = record.io;
   return {id, bundle: bundleIn(directory), runtime, runtimeRoot, terminal, stdin};
 }

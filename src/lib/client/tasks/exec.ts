@@ -1,5 +1,7 @@
 /** `tasks exec`: one more process in a container. */
+
 import {randomBytes} from 'node:crypto';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import type {PipedStreams, Stdio} from '../../fs/spawn-with-channel.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
@@ -25,11 +27,11 @@ async function findTarget(context: Context, namespace: string, id: string): Prom
   const {task, record, directory, runtime, runtimeRoot} = found;
   if (task.status !== 'running' && task.status !== 'paused')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${task.status}`, {
-      hint: `it must run: ctr -n ${namespace} ${task.status === 'stopped' ? `tasks rm ${id}, then ` : ''}tasks start --detach ${id}`,
+      hint: `start it: ${berth`-n ${namespace} ${task.status === 'stopped' ? ['containers', 'start'] : ['tasks', 'start', '--detach']} ${id}`}`,
     });
   if (task.status === 'paused')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is paused`, {
-      hint: `let it go on: ctr -n ${namespace} tasks resume ${id}`,
+      hint: `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}`,
     });
   // The command that started it may have been killed before it wrote a record.
   const spec = context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.spec as Spec | null | undefined;

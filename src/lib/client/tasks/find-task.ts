@@ -1,5 +1,7 @@
 /** Finds a task: its record, its state by the runtime, and its end by conmon. */
+
 import {existsSync, statSync} from 'node:fs';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {readIfPresent} from '../../fs/durable.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
@@ -94,7 +96,7 @@ export async function findTask(context: Context, namespace: string, id: string):
   const exists = context.store.view((tx) => tx.namespace(namespace).containers.find(id) !== undefined);
   if (exists)
     throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no task`, {
-      hint: `start it: ctr -n ${namespace} tasks start ${id}`,
+      hint: `start it: ${berth`-n ${namespace} tasks start ${id}`}`,
     });
   const {notFoundIn} = await import('../not-found.ts');
   throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);

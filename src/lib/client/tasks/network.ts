@@ -1,6 +1,8 @@
 /** Connects a task to a network, and gives it its files of names. */
+
 import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
 import type {Lock} from '../../fs/lock.ts';
@@ -156,7 +158,7 @@ async function joinContainer(context: Context, namespace: string, id: string): P
     const {task} = await findTask(context, namespace, id);
     if (task.status !== 'running' && task.status !== 'paused')
       throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)}, whose network is to be shared, is ${task.status}`, {
-        hint: `start it: ctr -n ${namespace} tasks start --detach ${id}`,
+        hint: `start it: ${berth`-n ${namespace} tasks start --detach ${id}`}`,
       });
     return task.pid;
   };

@@ -1,6 +1,8 @@
 /** Processes of a container: their list, and the freezer. */
+
 import {readFileSync} from 'node:fs';
 import {constants} from 'node:os';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
@@ -53,7 +55,7 @@ export async function freeze(found: FoundTask, verb: 'pause' | 'resume'): Promis
 function assertFreezer({task: {id}}: FoundTask): void {
   if (isRootless())
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} cannot be paused without root`, {
-      hint: `stop it first: tasks stop ${id}`,
+      hint: `stop it instead: ${berth`tasks stop ${id}`}`,
     });
 }
 

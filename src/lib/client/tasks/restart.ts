@@ -1,4 +1,5 @@
 /** `start` and `restart` of containers that stay in the background, with the streams that they had before. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {readTaskRecord, type TaskIO} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
@@ -59,7 +60,7 @@ export async function startInBackground(
   const {status, pid} = found.task;
   if (status === 'running') return {id, exitStatus: 0, pid};
   throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${status}`, {
-    hint: status === 'paused' ? `let it go on: ctr -n ${namespace} tasks resume ${id}` : 'try again',
+    hint: status === 'paused' ? `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}` : 'try again',
   });
 }
 

@@ -1,4 +1,5 @@
 /** `tasks start`: starts a container that exists, from the specification in its record. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import type {Spec} from '../../runtime/spec.ts';
@@ -44,7 +45,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
       'failed_precondition',
       `container ${JSON.stringify(id)} has no specification: the run that made it did not get that far`,
       {
-        hint: `remove it: ctr -n ${namespace} containers rm ${id}`,
+        hint: `remove it: ${berth`-n ${namespace} containers rm ${id}`}`,
       },
     );
   }

@@ -1,4 +1,5 @@
 /** A unit of systemd that runs a container: what restarts containers, starts them at boot and keeps their output, without a daemon of berth's. */
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
@@ -28,7 +29,7 @@ export function systemdUnit(context: Context, namespace: string, id: string, {re
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
   if (record.spec === null)
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`, {
-      hint: `remove it, and make it again: ctr -n ${namespace} containers rm ${id}`,
+      hint: `remove it, and make it again: ${berth`-n ${namespace} containers rm ${id}`}`,
     });
   if ((record.spec as {process?: {terminal?: boolean}}).process?.terminal === true)
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has a terminal, and a unit has none`, {

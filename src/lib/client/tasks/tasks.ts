@@ -1,6 +1,8 @@
 /** Tasks of one namespace: their list, their signals and their end. */
+
 import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
@@ -188,7 +190,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       if (!hasEnded(found)) {
         if (!force)
           throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${found.task.status}`, {
-            hint: `stop it first: ctr -n ${namespace} tasks stop ${id}; or end it: tasks delete --force`,
+            hint: `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`,
           });
         if (found.task.status === 'paused') await runRuntime(found.runtime, ['--root', found.runtimeRoot, 'resume', id]);
       }

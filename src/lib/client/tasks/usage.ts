@@ -1,6 +1,8 @@
 /** `tasks metrics` and `tasks stats`: what containers use. */
+
 import {totalmem} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
@@ -17,7 +19,7 @@ function assertCounted({task: {id}}: FoundTask): void {
       'failed_precondition',
       `nothing is counted for task ${JSON.stringify(id)}: it has no control group without root`,
       {
-        hint: `its processes: tasks ps ${id}`,
+        hint: `its processes: ${berth`tasks ps ${id}`}`,
       },
     );
 }
