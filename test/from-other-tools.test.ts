@@ -1,7 +1,7 @@
 /** docs/FROM-*.md: every command that they show is run, in the order of the page, on one store; every refusal is what berth says. */
 import assert from 'node:assert/strict';
 import {randomBytes} from 'node:crypto';
-import {readFileSync, writeFileSync} from 'node:fs';
+import {chmodSync, readFileSync, writeFileSync} from 'node:fs';
 import {delimiter, join} from 'node:path';
 import {describe, it} from 'node:test';
 import {OCI_CONFIG, OCI_LAYER, OCI_MANIFEST} from '../src/lib/oci/mediatypes.ts';
@@ -66,6 +66,7 @@ for (const page of ['FROM-DOCKER.md', 'FROM-CTR.md', 'FROM-SKOPEO.md'])
       const registry = await startRegistry(t);
       await pushImage(registry, 'app:1', image.layout);
       const dir = temporaryDirectory(t);
+      chmodSync(dir, 0o711); // a container with mapped users passes through it
       const host = registry.url.replace('http://', '');
       const env = {
         BERTH_ROOT: join(dir, 'root'),

@@ -1,6 +1,6 @@
 /** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
 import type {FlagInput} from '@oclif/core/parser';
-import type {ContainerLimits, CreateOptions, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
+import type {ContainerLimits, CreateOptions, IdMapping, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
 import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {Flags} from './define-flags.ts';
@@ -152,6 +152,19 @@ export const CONTAINER_FLAGS = {
   ipc: namespaceOf('shared memory and message queues', 'ipc'),
   uts: namespaceOf('host name', 'uts'),
   cgroupns: namespaceOf("control groups that the container sees, by default the host's", 'cgroup'),
+  uidmap: repeated({
+    helpValue: 'CONTAINER:HOST:SIZE',
+    description: 'users of the container, and which users of the host they are, such as 0:100000:65536; may be repeated',
+  }),
+  gidmap: repeated({helpValue: 'CONTAINER:HOST:SIZE', description: 'the same for groups; by default as --uidmap; may be repeated'}),
+  userns: Flags.custom<'host'>({
+    helpValue: 'host',
+    description: "users are the host's, which is the default",
+    parse: async (input) => {
+      if (input !== 'host') throw invalid(`${JSON.stringify(input)} is not supported`, 'name the users: --uidmap 0:100000:65536');
+      return input;
+    },
+  })(),
   hostname: Flags.string({helpValue: 'NAME', description: 'host name of the container'}),
   'read-only': Flags.boolean({description: 'make the root filesystem read-only'}),
   'rootfs-propagation': Flags.string({helpValue: 'NAME', description: 'propagation of mounts in the root, such as rslave'}),
@@ -241,6 +254,20 @@ function parseNamespace(text: string): Namespace {
   const colon = text.indexOf(':');
   if (colon < 1) throw invalid(`namespace ${JSON.stringify(text)} is not TYPE:PATH`);
   return {type: text.slice(0, colon), path: text.slice(colon + 1)};
+}
+
+function parseIdMapping(text: string): IdMapping {
+  const match = /^(\d{1,10}):(\d{1,10}):(\d{1,10})$/.exec(text);
+  if (match === null) throw invalid(`mapping ${JSON.stringify(text)} is not CONTAINER:HOST:SIZE`, 'such as 0:100000:65536');
+  const [containerID, hostID, size] = match.slice(1).map(Number) as [number, number, number];
+  return {containerID, hostID, size};
+}
+
+/** @throws invalid_argument mappings, and --userns host */
+function mappingsOf({uidmap, gidmap, userns}: ContainerFlags): Pick<CreateOptions, 'uidMappings' | 'gidMappings'> {
+  if (userns === 'host' && (uidmap ?? gidmap) !== undefined)
+    throw invalid('--userns host and mappings exclude each other', 'leave out one');
+  return omitUndefined({uidMappings: uidmap?.map(parseIdMapping), gidMappings: gidmap?.map(parseIdMapping)});
 }
 
 interface SecurityOptions {
@@ -350,6 +377,7 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
     }),
     ...limitOptions(flags),
     ...securityOptions(flags),
+    ...mappingsOf(flags),
     rootfs: flags.rootfs,
     init: flags.init,
     tty: flags.tty,

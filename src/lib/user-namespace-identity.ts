@@ -54,10 +54,13 @@ export interface IdSets {
   readonly single: boolean;
 }
 
-/** The ids of this process's user namespace. */
-export function mappedIds(): IdSets {
-  const users = lines('/proc/self/uid_map');
-  const groups = lines('/proc/self/gid_map');
+/** Lines of a map of a process: first id inside, first id outside, count. @param file `uid_map` or `gid_map` */
+export const idRanges = (process: number | 'self', file: string): readonly (readonly number[])[] => lines(`/proc/${process}/${file}`);
+
+/** The ids of a process's user namespace. */
+export function mappedIds(process: number | 'self' = 'self'): IdSets {
+  const users = idRanges(process, 'uid_map');
+  const groups = idRanges(process, 'gid_map');
   const has = (ranges: typeof users, id: number): boolean => ranges.some(([first = 0, , count = 0]) => id >= first && id < first + count);
   return {
     hasUser: (uid) => has(users, uid),

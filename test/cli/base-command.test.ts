@@ -279,7 +279,7 @@ describe('run', () => {
     const {status, stdout, stderr} = await runOnFakes('run --json --rm redis r1', {namespace});
     assert.deepEqual([status, stdout, stderr], [7, '', '{"result":{"id":"r1","exitStatus":7}}\n']);
   });
-  for (const flags of ['--gpus 1', '--log-opt x', '--health-cmd true', '--userns=host', '--uidmap 0:1:2'])
+  for (const flags of ['--gpus 1', '--log-opt x', '--health-cmd true', '--subuidname x'])
     it(`says what docker's ${flags} is here`, async () => {
       const {status, stderr} = await runOnFakes(`run ${flags} img id`);
       assert.equal(status, 125);

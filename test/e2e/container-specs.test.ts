@@ -47,6 +47,7 @@ const CHOICES: readonly (readonly (readonly string[])[])[] = [
   [['--tty']],
   [['--net-host'], ['--with-ns', 'network:/proc/1/ns/net'], ['--with-ns', 'cgroup:/proc/1/ns/cgroup', '--with-ns', 'ipc:/proc/1/ns/ipc']],
   [['--hostname', 'h']],
+  [['--uidmap', '0:100000:65536', '--gidmap', '0:200000:65536']],
   [['--privileged'], ['--privileged', '--privileged-without-host-devices']],
   [
     ['--cap-add', 'CAP_NET_ADMIN'],

@@ -43,9 +43,16 @@ export interface TreeWriterOptions {
    */
   open(path: string): number;
   /** Owner of all files. Absent: as in the entries, with set-ID bits, device nodes, and the attributes of directories that exist. */
-  readonly owner?: {readonly uid: number; readonly gid: number} | undefined;
+  readonly owner?: Owner | undefined;
+  /** What the tree's owners are for this process, where that differs. */
+  readonly mapOwner?: ((owner: Owner) => Owner) | undefined;
   /** Called before anything is written, with the most bytes that it takes of the disk; may throw. */
   readonly admit?: ((bytes: number) => void) | undefined;
+}
+
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
 }
 
 /** Of a filesystem; the name of a file takes no more of its directory. */
@@ -223,7 +230,7 @@ export class TreeWriter implements TarHandler {
       }
       return;
     }
-    const {uid, gid} = this.#options.owner ?? header;
+    const {uid, gid} = this.#ownerOf(header);
     if (header.type === 'symlink') {
       symlinkSync(fsPath(header.linkname), made);
       lchownSync(made, uid, gid);
@@ -281,12 +288,17 @@ export class TreeWriter implements TarHandler {
     try {
       this.#options.admit?.(ENTRY_BYTES);
       mkdirSync(at(above, name), {mode: 0o755});
-      const {uid, gid} = this.#options.owner ?? {uid: process.geteuid!(), gid: process.getegid!()};
+      const {uid, gid} = this.#ownerOf({uid: process.geteuid!(), gid: process.getegid!()});
       lchownSync(at(above, name), uid, gid);
     } finally {
       closeSync(above);
     }
     return this.#options.open(path);
+  }
+
+  #ownerOf(own: Owner): Owner {
+    const {owner = own, mapOwner = (one) => one} = this.#options;
+    return mapOwner(owner);
   }
 
   #modeOf({mode, type}: TarHeader): number {
@@ -295,7 +307,7 @@ export class TreeWriter implements TarHandler {
   }
 
   #setAttributes(fd: number, header: TarHeader): void {
-    const {uid, gid} = this.#options.owner ?? header;
+    const {uid, gid} = this.#ownerOf(header);
     fchownSync(fd, uid, gid);
     fchmodSync(fd, this.#modeOf(header));
     futimesSync(fd, timeOf(header), timeOf(header));

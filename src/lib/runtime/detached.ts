@@ -37,6 +37,7 @@ export interface DetachedRun
   extends Pick<
     ForegroundRun,
     | 'id'
+    | 'idMapped'
     | 'makeSpec'
     | 'mounts'
     | 'noPivot'

@@ -14,6 +14,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
 import {startPiped, startProgram} from '../fs/start-in-own-session.ts';
+import {mappedIds} from '../user-namespace-identity.ts';
 import {checkCommand} from './check-executable.ts';
 import {
   findTerminal,
@@ -25,6 +26,7 @@ import {
   terminalSize,
   writePidFile,
 } from './foreground-run.ts';
+import {assertMapped} from './id-mappings.ts';
 import type {TerminalSize} from './launcher.ts';
 import {containerState, type Runtime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
@@ -184,6 +186,7 @@ async function prepare(
     // The pid was the container's when the root was opened if it is now: the runtime compares start times.
     if ((await containerState(runtime, runtimeRoot, id))?.pid !== before.pid) throw notRunning();
     process = resolveProcess(rootfs, target.process, request, size);
+    assertMapped(process.user, mappedIds(before.pid));
   } catch (err) {
     if (['ENOENT', 'ESRCH'].includes((err as NodeJS.ErrnoException).code ?? '')) throw notRunning();
     throw err;

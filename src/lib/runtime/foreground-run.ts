@@ -11,8 +11,10 @@ import type {PipedStreams, Stdio} from '../fs/spawn-with-channel.ts';
 import {requireRoot} from '../user-namespace-identity.ts';
 import {noteCgroup} from './cgroup-removal.ts';
 import {RUN_FAILED} from './check-executable.ts';
+import type {IdMappings} from './id-mappings.ts';
+import {idmappedMounts} from './idmapped-mounts.ts';
 import {type Launcher, startLauncher, type Terminal, type TerminalSize} from './launcher.ts';
-import {type Mount, planMounts} from './mount-plan.ts';
+import {type Mount, type MountPlan, planMounts} from './mount-plan.ts';
 import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
 import {asPermitted} from './rootless-spec.ts';
@@ -34,6 +36,8 @@ export interface ForegroundRun {
   readonly onExit?: (failed: boolean) => Promise<void>;
   /** Gets errors of the clean-up; they do not change the result of the run. */
   readonly onLeftover?: (err: unknown) => void;
+  /** Of a container whose specification maps ids. */
+  readonly idMapped?: IdMappedRun;
   /** The snapshot is removed after the run, so its writes need not reach the disk. */
   readonly volatile?: boolean;
   /** For the task's record. */
@@ -58,6 +62,14 @@ export interface ForegroundRun {
   readonly forwardSignals?: boolean;
   /** Kills the container. */
   readonly signal?: AbortSignal;
+}
+
+export interface IdMappedRun {
+  readonly mappings: IdMappings;
+  /** Where the tree is mounted, privately: an existing directory that the container's root can reach. */
+  readonly target: string;
+  /** What lies in these belongs to the container's ids, and is idmapped: layers and volumes. */
+  readonly directories: readonly string[];
 }
 
 export interface ContainerExit {
@@ -244,14 +256,15 @@ export function stoppedExit(stop: StopReason, what = 'run'): ContainerExit {
 export async function configure(
   launcher: Launcher,
   directory: string,
-  {mounts: known, volatile = false, makeSpec}: Pick<ForegroundRun, 'makeSpec' | 'mounts' | 'volatile'>,
+  {mounts: known, volatile = false, makeSpec, idMapped}: Pick<ForegroundRun, 'idMapped' | 'makeSpec' | 'mounts' | 'volatile'>,
   task: Pick<TaskRecord, 'io' | 'removeOnExit' | 'runtime'>,
   owner: ProcessIdentity,
   signals: SignalForwarder,
 ): Promise<Terminal | undefined> {
   const bundle = bundleIn(directory);
   const mounts = typeof known === 'function' ? await known(owner) : known;
-  const plan = planMounts(mounts, {volatile});
+  // The kernel does not mount a volatile upper directory a second time.
+  const plan = planMounts(mounts, {volatile: volatile && idMapped === undefined});
   let terminal: Terminal | undefined;
   await Promise.race([launcher.mount(plan).then((found) => (terminal = found)), signals.stopped]);
   if (signals.stop !== undefined) return undefined;
@@ -259,8 +272,11 @@ export async function configure(
   const config = join(bundle, 'config.json');
   let cgroup: string;
   let main: Spec['process'];
+  let mapped: MountPlan | undefined;
   try {
-    const spec = asPermitted(await makeSpec(rootfs));
+    const permitted = asPermitted(await makeSpec(rootfs), idMapped?.mappings);
+    const spec = idMapped === undefined ? permitted : {...permitted, root: {...permitted.root, path: idMapped.target}};
+    if (idMapped !== undefined) mapped = idmappedMounts(planMounts(mounts, {volatile}), spec, idMapped);
     // The runtime sets the size again when it runs, but the container may have asked by then.
     const sized = terminal === undefined ? spec : {...spec, process: {...spec.process, consoleSize: terminal.size}};
     writeFileSync(config, JSON.stringify(sized), {mode: 0o600});
@@ -269,6 +285,7 @@ export async function configure(
   } finally {
     rootfs.close();
   }
+  if (mapped !== undefined) await launcher.remount(mapped, idMapped!.target);
   noteCgroup(dirname(dirname(directory)), cgroup);
   // A file's time, as those of start and end are: the three are of one clock.
   const createdAt = statSync(config).mtime.toISOString();

@@ -3,6 +3,7 @@ import {readFileSync} from 'node:fs';
 import {dirname, isAbsolute, resolve} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
+import {type IdMappings, idMappings} from './id-mappings.ts';
 import type {RootReader} from './path-in-root.ts';
 import {checkWorkingDirectory, isBind, type Spec} from './spec.ts';
 
@@ -10,6 +11,7 @@ export interface GivenSpec {
   /** Absolute path of the root on the host. */
   readonly root: string;
   readonly terminal: boolean;
+  readonly mappings: IdMappings | undefined;
   /** @throws not_found the command is missing; `details.runExit` 127 @throws permission_denied it cannot be executed; 126 */
   makeSpec(rootfs: RootReader): Spec;
 }
@@ -67,6 +69,7 @@ export function readGivenSpec(file: string, cgroupsPath: string): GivenSpec {
   return {
     root: path,
     terminal: spec.process.terminal === true,
+    mappings: idMappings(spec.linux),
     makeSpec: (rootfs) => {
       const {user, capabilities} = spec.process;
       const effective = capabilities?.effective ?? [];

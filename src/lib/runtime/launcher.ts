@@ -9,7 +9,7 @@ import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {requireProgram} from '../fs/spawn.ts';
 import {type PipedStreams, type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
-import {loopMounts, type Mounter, writeFstab} from './mount-plan.ts';
+import {loopMounts, type Mounter, type MountPlan, writeFstab} from './mount-plan.ts';
 import {hasFreeLoopDevice, verifyLoopDevices} from './verify-loop-devices.ts';
 
 /** In characters. */
@@ -31,6 +31,12 @@ export interface Terminal {
  */
 export interface Launcher extends Mounter<Terminal | undefined> {
   readonly pid: number;
+  /**
+   * Once after `mount`: replaces that tree by another one, on a directory of the caller's choice.
+   *
+   * @param target absolute path of a directory @throws failed_precondition a mount failed
+   */
+  remount(plan: MountPlan, target: string): Promise<void>;
   /** Starts the program. */
   release(): void;
   /** Starts the program with descriptor 3 still connected. @returns the line that it writes there; less if it ends before that */
@@ -52,6 +58,12 @@ read -r go <&3 || exit
 LIBMOUNT_FORCE_MOUNT2=always mount -a -T fstab >&3 2>&3 || exit
 { test "$1" = - || { stty -g && stty size; } <&"$1"; echo mounted; } >&3 2>&3
 read -r go <&3 || exit
+if test "$go" = remount
+then
+  umount -l rootfs >&3 2>&3 && LIBMOUNT_FORCE_MOUNT2=always mount -a -T fstab.2 >&3 2>&3 || exit
+  echo mounted >&3
+  read -r go <&3 || exit
+fi
 shift
 test "$go" = go || exec "$@"
 exec "$@" 3<&-`;
@@ -80,6 +92,14 @@ export async function startLauncher(
   void ended.then(() => {
     over = true;
   });
+  const failure = (text: string): ErrdefsError => {
+    const said = text.trim().split('\n', 1)[0];
+    if (said === '')
+      return new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
+        hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
+      });
+    return new ErrdefsError('failed_precondition', `unable to mount: ${said}`, {hint: 'the kernel may say more: dmesg'});
+  };
   return {
     pid,
     ended,
@@ -109,12 +129,13 @@ export async function startLauncher(
         throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
           hint: 'end other containers, or create more devices /dev/loopN',
         });
-      const said = text.trim().split('\n', 1)[0];
-      if (said === '')
-        throw new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
-          hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
-        });
-      throw new ErrdefsError('failed_precondition', `unable to mount: ${said}`, {hint: 'the kernel may say more: dmesg'});
+      throw failure(text);
+    },
+    remount: async (plan, target) => {
+      writeFstab(bundle, plan, target, 'fstab.2');
+      child.write('remount\n');
+      const text = await child.receive(MOUNTED);
+      if (!text.endsWith(MOUNTED)) throw failure(text);
     },
     release: () => child.write('go\n'),
     releaseConnected: () => {

@@ -6,11 +6,12 @@
  *
  *     l/<n>   links to the paths in options
  *     m/<n>   mount points of all mounts but the last
+ *     i/<n>   of those that are idmapped; see idmapped-mounts.ts
  *
  * After the last mount the others may be unmounted and the directory removed: overlayfs holds its layers itself.
  */
 import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
-import {isAbsolute, join} from 'node:path';
+import {isAbsolute, join, resolve} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /**
@@ -28,7 +29,7 @@ export interface Mount {
 
 /** A mount with all templates replaced. Relative paths start at the plan's directory. */
 export interface PlannedMount extends Mount {
-  /** Relative; absent for the last mount, whose target the caller chooses. */
+  /** Relative, or absolute where it exists already; absent for the last mount, whose target the caller chooses. */
   readonly mountPoint?: string;
 }
 
@@ -116,8 +117,8 @@ export const loopMounts = ({mounts}: MountPlan): readonly {readonly image: strin
 export function makeMountPoints(directory: string, {links, mounts}: MountPlan): void {
   if (links.length > 0) mkdirSync(join(directory, 'l'));
   for (const [i, target] of links.entries()) symlinkSync(target, join(directory, 'l', String(i)));
-  if (mounts.length > 1) mkdirSync(join(directory, 'm'));
-  for (const {mountPoint} of mounts) if (mountPoint !== undefined) mkdirSync(join(directory, mountPoint));
+  for (const {mountPoint} of mounts)
+    if (mountPoint !== undefined && !isAbsolute(mountPoint)) mkdirSync(join(directory, mountPoint), {recursive: true});
 }
 
 /** A field of fstab(5). */
@@ -129,16 +130,17 @@ const field = (text: string): string => text.replaceAll(/[\s\\#]/g, (char) => `\
  *
  * @param directory absolute path
  * @param target of the last mount, absolute
+ * @param name of the file
  */
-export function writeFstab(directory: string, plan: MountPlan, target: string): void {
+export function writeFstab(directory: string, plan: MountPlan, target: string, name = 'fstab'): void {
   makeMountPoints(directory, plan);
   const lines = plan.mounts.map(({type, source, options, mountPoint}) => {
     const from = /^m\/\d+$/.test(source) ? join(directory, source) : source;
-    const to = mountPoint === undefined ? target : join(directory, mountPoint);
+    const to = mountPoint === undefined ? target : resolve(directory, mountPoint);
     const fields = [from, to, type === 'bind' ? 'none' : type, options.join(',') || 'defaults'];
     return `${fields.map(field).join(' ')} 0 0\n`;
   });
-  writeFileSync(join(directory, 'fstab'), lines.join(''));
+  writeFileSync(join(directory, name), lines.join(''));
 }
 
 /**

@@ -21,6 +21,7 @@ import {findProgram} from '../fs/spawn.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import {hostPlatform} from '../oci/platform.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
+import {assertMapped, idMappings, idSets} from './id-mappings.ts';
 import type {RootReader} from './path-in-root.ts';
 import {defaultSeccomp, parseSeccomp} from './seccomp.ts';
 import {
@@ -92,6 +93,22 @@ function requestedDevices(text: string): NonNullable<HostFacts['requestedDevices
     throw new ErrdefsError('invalid_argument', `device ${JSON.stringify(text)} is not PATH[:PATH][:rwm]`);
   const moved = (found: string): string => (destination === undefined ? found : posix.join(destination, posix.relative(from, found)));
   return devices.map((device) => ({device: {...device, path: moved(device.path)}, access}));
+}
+
+/**
+ * In a user namespace the runtime cannot make device nodes, and binds the host's by their path in the container.
+ *
+ * @throws invalid_argument a device has another path there
+ */
+function refuseMoved(devices: NonNullable<HostFacts['requestedDevices']>): void {
+  for (const {device} of devices) {
+    const stats = statSync(device.path, {bigint: true, throwIfNoEntry: false});
+    const there = stats === undefined ? undefined : deviceAt(device.path, stats);
+    if (there?.type === device.type && there.major === device.major && there.minor === device.minor) continue;
+    throw new ErrdefsError('invalid_argument', `device ${JSON.stringify(device.path)} has another path on the host`, {
+      hint: 'a container with mapped users has devices by their own path: leave out the second one',
+    });
+  }
 }
 
 /** Effective capabilities of this process; see proc_pid_status(5). */
@@ -214,8 +231,8 @@ function checkSources(spec: Spec): void {
 /**
  * Checks everything that needs no mounted root, and returns a function for the rest, which takes volumes that did not exist before.
  *
- * That function throws not_found for an unknown user or group or a missing command (`details.runExit` 127), permission_denied for a
- * command that cannot be executed (126), and the errors of `imageUser`.
+ * That function throws not_found for an unknown user or group or a missing command (`details.runExit` 127), failed_precondition for ids that
+ * the mappings do not have, permission_denied for a command that cannot be executed (126), and the errors of `imageUser`.
  *
  * @throws invalid_argument an invalid option, or no command
  * @throws not_found an environment file, a device, a profile, or the source of a bind mount
@@ -234,14 +251,18 @@ export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootRe
     mounts: [...(mounts ?? []), ...(options.init === true ? [initMount()] : [])],
     ...(volumes === undefined ? {} : {volumes}),
   };
-  const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host: readHostFacts(options)});
+  const host = readHostFacts(options);
+  const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host});
   const draft = await withSeccomp(plain, request);
   checkSources(draft);
+  const mappings = idMappings(options);
+  if (mappings !== undefined) refuseMoved(host.requestedDevices ?? []);
   return (rootfs, made = []) => {
     const found =
       options.user === undefined || options.user === '' ? imageUser(rootfs, image.User ?? '') : requestedUser(rootfs, options.user);
     const more = (options.groupAdd ?? []).map((group) => groupID(rootfs, group));
     const user = more.length === 0 ? found : {...found, additionalGids: [...new Set([...found.additionalGids, ...more])]};
+    if (mappings !== undefined) assertMapped(user, idSets(mappings));
     const spec = withVolumes({...draft, process: {...draft.process, user}}, made);
     const points = mountPoints(rootfs, spec);
     try {

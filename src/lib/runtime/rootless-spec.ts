@@ -2,6 +2,7 @@
 import {existsSync, readFileSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {type IdSets, isRootless, mappedIds} from '../user-namespace-identity.ts';
+import {type IdMappings, idSets} from './id-mappings.ts';
 import type {Spec} from './spec.ts';
 import type {MountSpec} from './spec-option-types.ts';
 
@@ -26,7 +27,7 @@ const SHOWN: Readonly<Record<string, {readonly namespace: string; readonly sourc
 };
 
 /** A mount that needs rights over the machine, in a form that needs none; nothing where the machine has none such. */
-function adaptMount(mount: MountSpec, own: ReadonlySet<string>, {ids}: UserNamespace): readonly MountSpec[] {
+function adaptMount(mount: MountSpec, own: ReadonlySet<string>, ids: IdSets): readonly MountSpec[] {
   const shown = SHOWN[mount.type];
   if (shown !== undefined && !own.has(shown.namespace)) {
     const {source, options} = shown;
@@ -43,6 +44,11 @@ function adaptMount(mount: MountSpec, own: ReadonlySet<string>, {ids}: UserNames
  */
 export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   const {process, linux, mounts} = spec;
+  if (linux.uidMappings !== undefined)
+    throw refused(
+      'the container has no users but those of this user namespace',
+      'leave out --uidmap and --gidmap, or run the command as root',
+    );
   const {memory, cpu, pids} = linux.resources;
   const limits = Object.entries({memory, cpu, pids}).flatMap(([name, limit]) => (limit === undefined ? [] : [name]));
   if (limits.length > 0)
@@ -64,10 +70,27 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   return {
     ...spec,
     process: {...process, user: namespace.setsGroups ? process.user : {...process.user, additionalGids: []}},
-    mounts: mounts.flatMap((mount) => adaptMount(mount, own, namespace)),
+    mounts: mounts.flatMap((mount) => adaptMount(mount, own, ids)),
     linux: {...linux, cgroupsPath: '', resources: {devices: []}},
   };
 }
 
-/** The specification as this process can have it run. @throws as `withoutRoot` */
-export const asPermitted = (spec: Spec): Spec => (isRootless() ? withoutRoot(spec, ownNamespace()) : spec);
+/** For a container with a user namespace of its own, which has no rights over namespaces that do not belong to that. */
+function withMappedIds(spec: Spec, mappings: IdMappings): Spec {
+  const {namespaces} = spec.linux;
+  // A user namespace that was made for the container comes with the network in it.
+  const isMade = namespaces.some(({type, path}) => type === 'user' && path !== undefined);
+  const own = new Set(namespaces.filter(({path}) => path === undefined || isMade).map(({type}) => type));
+  return {...spec, mounts: spec.mounts.flatMap((mount) => adaptMount(mount, own, idSets(mappings)))};
+}
+
+/**
+ * The specification as this process can have it run.
+ *
+ * @param mappings of a container whose users are not the host's
+ * @throws as `withoutRoot`
+ */
+export function asPermitted(spec: Spec, mappings?: IdMappings): Spec {
+  if (isRootless()) return withoutRoot(spec, ownNamespace());
+  return mappings === undefined ? spec : withMappedIds(spec, mappings);
+}

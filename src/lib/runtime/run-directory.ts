@@ -2,7 +2,7 @@
  * The directory of a run: its owner, and the OCI bundle.
  *
  *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, and the files of task-record.ts
- *     <state>/bundles/<id>/bundle/   fstab, l/ and m/ (see mount-plan.ts), config.json, rootfs/
+ *     <state>/bundles/<id>/bundle/   fstab, l/, m/ and i/ (see mount-plan.ts), config.json, rootfs/
  *     <state>/runtime/<id>/          the runtime's own
  *
  * The owner is the process that runs the container, `runtime` the program it started for that, with the container's cgroup
@@ -118,8 +118,8 @@ export function removeBundle(bundle: string): void {
     if (!entry.isDirectory()) unlinkSync(path);
     else if (path === bundleIn(bundle)) removeBundle(path);
     else {
-      for (const name of ['l', 'm', 'exits'].includes(entry.name) ? readdirSync(path) : [])
-        if (entry.name === 'm') rmdirSync(join(path, name));
+      for (const name of ['l', 'm', 'i', 'exits'].includes(entry.name) ? readdirSync(path) : [])
+        if (entry.name === 'm' || entry.name === 'i') rmdirSync(join(path, name));
         else unlinkSync(join(path, name));
       rmdirSync(path);
     }

@@ -30,6 +30,16 @@ export interface Rlimit {
   readonly hard: number;
 }
 
+/** Ids of a container that are others on the host; as in the OCI runtime specification. */
+export interface IdMapping {
+  /** The first. */
+  readonly containerID: number;
+  /** The first. */
+  readonly hostID: number;
+  /** How many; at least 1. */
+  readonly size: number;
+}
+
 /** Kinds of namespaces that a container shares with the host, or not. */
 export type ShareableNamespace = 'pid' | 'ipc' | 'uts' | 'cgroup';
 
@@ -92,6 +102,13 @@ export interface SpecOptions extends ContainerLimits {
   readonly joinNamespaces?: readonly Namespace[];
   /** Whether a namespace is the host's or the container's own. Default: its own; the cgroup namespace is the host's. */
   readonly namespaces?: Readonly<Partial<Record<ShareableNamespace, 'host' | 'private'>>>;
+  /**
+   * Users of the container, in a user namespace of its own. What the image and volumes have belongs to the same users inside. Default: those
+   * of `gidMappings`, or without either the host's users.
+   */
+  readonly uidMappings?: readonly IdMapping[];
+  /** Groups of the container. Default: `uidMappings`. */
+  readonly gidMappings?: readonly IdMapping[];
   readonly rlimits?: readonly Rlimit[];
   /** `private`, `slave`, `shared`, `unbindable`, or the same with a leading `r`. */
   readonly rootfsPropagation?: string;

@@ -9,8 +9,9 @@ import {Buffer} from 'node:buffer';
 import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
+import {idMappings} from './id-mappings.ts';
 import type {SeccompFilter} from './seccomp.ts';
-import type {ContainerLimits, MountSpec, Rlimit, SpecOptions, Volume} from './spec-option-types.ts';
+import type {ContainerLimits, IdMapping, MountSpec, Rlimit, SpecOptions, Volume} from './spec-option-types.ts';
 import type {User} from './user.ts';
 
 export interface DeviceRule {
@@ -82,6 +83,8 @@ export interface Spec {
   readonly linux: {
     readonly cgroupsPath: string;
     readonly namespaces: readonly {readonly type: string; readonly path?: string}[];
+    readonly uidMappings?: readonly IdMapping[];
+    readonly gidMappings?: readonly IdMapping[];
     readonly rootfsPropagation?: string;
     readonly sysctl?: Readonly<Record<string, string>>;
     readonly devices?: readonly Device[];
@@ -380,12 +383,10 @@ export const hasHostDevices = ({privileged = false, privilegedWithoutHostDevices
 
 const NAMESPACES = ['pid', 'network', 'uts', 'mount', 'user', 'ipc', 'cgroup'];
 
-function namespaces({
-  netHost = false,
-  joinNamespaces = [],
-  namespaces: chosen = {},
-  hostname = '',
-}: SpecOptions): Spec['linux']['namespaces'] {
+function namespaces(
+  {netHost = false, joinNamespaces = [], namespaces: chosen = {}, hostname = ''}: SpecOptions,
+  hasMappings: boolean,
+): Spec['linux']['namespaces'] {
   const odd = joinNamespaces.find(({type, path}) => !NAMESPACES.includes(type) || !posix.isAbsolute(path));
   if (odd !== undefined)
     throw new ErrdefsError('invalid_argument', `namespace ${JSON.stringify(`${odd.type}:${odd.path}`)}`, {
@@ -400,7 +401,13 @@ function namespaces({
   const own = all.filter((type) => !hosts.includes(type));
   const joined = new Map(joinNamespaces.map((namespace) => [namespace.type, namespace]));
   const others = [...joined.keys()].filter((type) => !own.includes(type));
-  return [...own, ...others].map((type) => joined.get(type) ?? {type});
+  const mapped = hasMappings ? ['user'] : [];
+  if (hasMappings && (hosts.includes('pid') || joined.has('pid')))
+    throw new ErrdefsError('invalid_argument', 'a container with mapped users cannot see the processes of others', {
+      hint: 'leave out --uidmap and --gidmap, or --pid and --with-ns pid',
+    });
+  if (hasMappings && joined.has('user')) throw invalid('a user namespace to join, and mappings of a new one');
+  return [...own, ...mapped, ...others].map((type) => joined.get(type) ?? {type});
 }
 
 const RLIMITS = 'AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK'
@@ -458,6 +465,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
   if (options.hostname !== undefined && Buffer.byteLength(options.hostname) > 64)
     throw invalid(`hostname ${JSON.stringify(options.hostname)} is longer than 64 bytes`);
   const granted = capabilities(options, host);
+  const mappings = idMappings(options);
   const annotations = {...options.annotations, ...options.labels};
   const {apparmorProfile, oomScoreAdj, sysctls = {}} = options;
   const devices = [...(hasHostDevices(options) ? host.devices : []), ...(host.requestedDevices ?? []).map(({device}) => device)];
@@ -482,7 +490,8 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
     ...(Object.keys(annotations).length === 0 ? {} : {annotations}),
     linux: {
       cgroupsPath: cgroupOf(options.cgroup, cgroupsPath),
-      namespaces: namespaces(options),
+      namespaces: namespaces(options, mappings !== undefined),
+      ...(mappings === undefined ? {} : {uidMappings: mappings.users, gidMappings: mappings.groups}),
       ...propagation(options.rootfsPropagation),
       ...(Object.keys(sysctls).length === 0 ? {} : {sysctl: sysctls}),
       ...(options.privileged === true || devices.length > 0 ? {devices} : {}),

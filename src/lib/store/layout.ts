@@ -41,6 +41,8 @@ export const runtimeStatePath = {
   runs: (state: string): string => join(state, 'runs'),
   /** Temporary mount points. */
   views: (state: string): string => join(state, 'views'),
+  /** An empty directory, on which the tree of a container with mapped users is mounted privately: the container's root reaches it. */
+  rootfs: (state: string): string => join(state, 'rootfs'),
   /** Records of host mounts; see client/api/host-mounts.ts. */
   mounts: (state: string): string => join(state, 'mounts'),
   /** Log of events; see client/event-log.ts. */

@@ -7,6 +7,7 @@
 import {openBelow} from '../../archive/live-tree-writer.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {mountPoints} from '../../runtime/check-executable.ts';
+import {type IdMappings, mappingsOfProcess} from '../../runtime/id-mappings.ts';
 import {type MountPoints, type Place, RootReader} from '../../runtime/path-in-root.ts';
 import {isBind, type Spec} from '../../runtime/spec.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -18,6 +19,8 @@ import {startScratchMountHolder} from '../pull/layer-lookup.ts';
 import {type FoundTask, findTask} from '../tasks/find-task.ts';
 
 export interface FileRoot {
+  /** Ids of its files, where they are others for this process; absent: they are the same. */
+  readonly mappings?: IdMappings;
   /** How messages name a path in it. */
   describe(path: string): string;
   /** @param path text @param options.follow whether a link at its end is followed */
@@ -38,7 +41,7 @@ function rootOf(
   mounts: MountPoints,
   describe: (path: string) => string,
   base: string,
-  rest: Pick<FileRoot, 'assertStill' | 'close'>,
+  rest: Pick<FileRoot, 'assertStill' | 'close' | 'mappings'>,
 ): FileRoot {
   const explain = (err: unknown, path: string): unknown => {
     if ((err as NodeJS.ErrnoException).code !== 'EXDEV') return fromErrno(err, describe(path));
@@ -107,8 +110,10 @@ export async function containerRoot(context: Context, namespace: string, id: str
   const before = await task();
   if (before !== undefined && before.pid > 0) {
     let root: RootReader | undefined;
+    let mappings: IdMappings | undefined;
     try {
       root = new RootReader(`/proc/${before.pid}/root`);
+      mappings = mappingsOfProcess(before.pid);
       // The pid was the container's when the root was opened if it is now: the runtime compares start times.
       if ((await task())?.pid !== before.pid) throw changed();
     } catch (err) {
@@ -118,7 +123,11 @@ export async function containerRoot(context: Context, namespace: string, id: str
         : fromErrno(err, `container ${JSON.stringify(id)}`);
     }
     const opened = root;
-    return rootOf(opened, new Map(), describe, '', {assertStill: async () => {}, close: async () => opened.close()});
+    return rootOf(opened, new Map(), describe, '', {
+      assertStill: async () => {},
+      close: async () => opened.close(),
+      ...(mappings === undefined ? {} : {mappings}),
+    });
   }
   if (record.snapshotKey === '')
     throw new ErrdefsError(

@@ -2,11 +2,12 @@
 import {fstatSync, statSync} from 'node:fs';
 import {setImmediate} from 'node:timers/promises';
 import {ARCHIVE_END, encodeHeader, type LayerEntry, paddingFor} from '../../archive/layer-tar-headers.ts';
-import {openBelow, TreeWriter} from '../../archive/live-tree-writer.ts';
+import {type Owner, openBelow, TreeWriter} from '../../archive/live-tree-writer.ts';
 import {fsPath} from '../../archive/overlay-view.ts';
 import {createTarReader} from '../../archive/tar.ts';
 import {readEntries, type TreeEntry} from '../../archive/tree-entries.ts';
 import {ErrdefsError, wrap} from '../../errdefs.ts';
+import {inContainer, onHost} from '../../runtime/id-mappings.ts';
 import type {Place} from '../../runtime/path-in-root.ts';
 import {treeUsage} from '../../store/disk-usage.ts';
 import {Quota} from '../../store/quota.ts';
@@ -107,9 +108,9 @@ async function copy(
       const name = plan.how === 'into' ? (plan.name === undefined ? '' : Buffer.from(plan.name).toString('latin1')) : end.name;
       const quota = admitInto(room, end);
       quota?.assertRoomFor(treeUsage(fsPath(`/proc/self/fd/${start.directory}/${start.name}`)).size);
-      const writer = writerInto((path) => openBelow(base, path), target, archive, quota);
+      const writer = writerInto((path) => openBelow(base, path), to, target, archive, quota);
       return await write(writer, to, async () => {
-        for await (const {header, content} of entriesOf(start, name, signal)) {
+        for await (const {header, content} of entriesOf(from, start, name, signal)) {
           writer.entry(header);
           for (const chunk of content) {
             signal?.throwIfAborted();
@@ -128,19 +129,26 @@ async function copy(
 }
 
 /** @param name of the first entry; empty: what is in the directory, without it */
-async function* entriesOf(start: Place, name: string, signal: AbortSignal | undefined): AsyncGenerator<TreeEntry> {
+async function* entriesOf({mappings}: FileRoot, start: Place, name: string, signal: AbortSignal | undefined): AsyncGenerator<TreeEntry> {
   let count = 0;
   for (const entry of readEntries(start.file!, `/proc/self/fd/${start.directory}/${start.name}`, name)) {
     if (++count % TURN === 0) await setImmediate();
     signal?.throwIfAborted();
-    yield entry;
+    yield mappings === undefined ? entry : {...entry, header: {...entry.header, ...inContainer(mappings, entry.header)}};
   }
 }
 
-const writerInto = (open: (path: string) => number, {container}: CopyPlace, archive: boolean, quota: Quota | undefined): TreeWriter =>
+const writerInto = (
+  open: (path: string) => number,
+  {mappings}: FileRoot,
+  {container}: CopyPlace,
+  archive: boolean,
+  quota: Quota | undefined,
+): TreeWriter =>
   new TreeWriter({
     open,
     ...(quota === undefined ? {} : {admit: (bytes: number) => quota.takeBytes(bytes)}),
+    ...(mappings === undefined ? {} : {mapOwner: (owner: Owner) => onHost(mappings, owner)}),
     ...(archive ? {} : {owner: container === undefined ? {uid: process.geteuid!(), gid: process.getegid!()} : {uid: 0, gid: 0}}),
   });
 
@@ -168,7 +176,7 @@ async function extract(
     if (kindOf(end) === undefined) throw new ErrdefsError('not_found', to.describe(target.path));
     if (kindOf(end) === 'other')
       throw new ErrdefsError('failed_precondition', `${to.describe(target.path)} is not a directory, which an archive needs`);
-    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), target, archive, admitInto(room, end));
+    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), to, target, archive, admitInto(room, end));
     return await write(writer, to, async () => {
       const reader = createTarReader(writer);
       for await (const chunk of source) {
@@ -200,7 +208,7 @@ export async function* readFiles(
         throw wrap(`unable to read ${from.describe(source.path)}`, err);
       }
       const name = Buffer.from(plan.name ?? '.').toString('latin1');
-      for await (const {header, content} of entriesOf(start, name, signal)) {
+      for await (const {header, content} of entriesOf(from, start, name, signal)) {
         yield encodeHeader(header as LayerEntry);
         for (const chunk of content) yield Buffer.from(chunk);
         if (header.type === 'file') yield paddingFor(header.size);

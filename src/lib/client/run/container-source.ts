@@ -6,6 +6,7 @@ import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
 import {hostPlatform} from '../../oci/platform.ts';
+import {type IdMappings, idMappings} from '../../runtime/id-mappings.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import {resolveSpec} from '../../runtime/resolve-spec.ts';
 import type {Spec} from '../../runtime/spec.ts';
@@ -33,6 +34,8 @@ export interface ContainerSource {
   /** Root of a container without a snapshot; absolute. */
   readonly directory?: string;
   readonly tty: boolean;
+  /** Of users and groups; absent: they are the host's. */
+  readonly mappings?: IdMappings | undefined;
   /** @param volumes that were made for the container; none where its specification is given */
   readonly makeSpec: (rootfs: RootReader, volumes?: readonly Volume[]) => Spec;
   /** In the transaction that makes the container. @throws the image may no longer be used, or its layers are gone */
@@ -60,10 +63,10 @@ export async function containerSource(
   if (file !== undefined) {
     refuseShaping(ref, options);
     const {readGivenSpec} = await import('../../runtime/given-spec.ts');
-    const {root, terminal, makeSpec} = readGivenSpec(file, cgroupsPath);
+    const {root, terminal, mappings, makeSpec} = readGivenSpec(file, cgroupsPath);
     if (tty && !terminal)
       throw new ErrdefsError('invalid_argument', `--tty, but "process.terminal" of ${JSON.stringify(file)} is not true`);
-    return {...withoutImage(namespace), directory: checkDirectory(root), tty: terminal, makeSpec};
+    return {...withoutImage(namespace), directory: checkDirectory(root), tty: terminal, mappings, makeSpec};
   }
   const request = {
     cgroupsPath,
@@ -79,7 +82,7 @@ export async function containerSource(
       const spec = make(root, volumes);
       return {...spec, root: {...spec.root, path: directory}};
     };
-    return {...withoutImage(namespace), directory, tty, makeSpec};
+    return {...withoutImage(namespace), directory, tty, mappings: idMappings(options), makeSpec};
   }
   const {pull: policy = 'never'} = options;
   if (policy !== 'never') {
@@ -102,6 +105,7 @@ export async function containerSource(
     config,
     snapshotter: snapshotter.name,
     tty,
+    mappings: idMappings(options),
     unpack: async () => (parent = await ensureUnpacked(context, namespace, image.name, plan, snapshotter, signal)),
     makeSpec,
     assertStill: (tx) => {
@@ -143,6 +147,7 @@ const SHAPING: Readonly<Record<Exclude<keyof ContainerOptions, 'labels' | 'tty'>
   entrypoint: '--entrypoint',
   env: '--env',
   envFiles: '--env-file',
+  gidMappings: '--gidmap',
   groupAdd: '--group-add',
   hostname: '--hostname',
   init: '--init',
@@ -163,6 +168,7 @@ const SHAPING: Readonly<Record<Exclude<keyof ContainerOptions, 'labels' | 'tty'>
   seccomp: '--seccomp-profile or --security-opt',
   shmSize: '--shm-size',
   sysctls: '--sysctl',
+  uidMappings: '--uidmap',
   user: '--user',
   volumes: '--volume',
 };

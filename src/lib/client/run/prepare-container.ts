@@ -5,6 +5,7 @@ import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../fs/proces
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
 import {cgroupPath, populatedCgroups} from '../../runtime/cgroup-removal.ts';
+import type {IdMappings} from '../../runtime/id-mappings.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import {findRuntime} from '../../runtime/oci-runtime.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
@@ -17,6 +18,7 @@ import {deleteContainer} from '../delete-container.ts';
 import {directoryMounts} from '../host-directory-root.ts';
 import {cgroupOf, isAbandoned, TRANSIENT} from '../running-containers.ts';
 import {IMAGE_DIGEST} from '../signatures/policy.ts';
+import {assertMappable} from '../tasks/mapped-tree.ts';
 import {networkLabel, networkOptions} from '../tasks/network-options.ts';
 import {parseSignal, STOP_SIGNAL, STOP_TIMEOUT} from '../tasks/stop-signal.ts';
 import type {CreateOptions, NetworkOptions} from '../types/index.ts';
@@ -31,6 +33,8 @@ export interface NewContainer {
   makeSpec(rootfs: RootReader): Promise<Spec>;
   readonly tty: boolean;
   readonly network: NetworkOptions | undefined;
+  /** Of its users and groups; absent: they are the host's. */
+  readonly mappings: IdMappings | undefined;
   /**
    * Writes the record and makes the snapshot.
    *
@@ -65,6 +69,7 @@ export async function newContainer(
   refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const {snapshotter, directory} = source;
   const volumes = plannedVolumes(source.config, options, directory !== undefined);
+  if (source.mappings !== undefined) await assertMappable(context, source.mappings, directory !== undefined);
   const parent = await source.unpack();
 
   const now = new Date().toISOString();
@@ -96,6 +101,7 @@ export async function newContainer(
     },
     tty: source.tty,
     network,
+    mappings: source.mappings,
     begin: async (owner) => {
       transient = owner !== undefined;
       // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.

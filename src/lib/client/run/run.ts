@@ -33,6 +33,7 @@ export function run(
         },
         rm,
         tty: container.tty,
+        mappings: container.mappings,
         ...(container.network === undefined ? {} : {network: container.network}),
         ...(options.runtime === undefined ? {} : {runtime: options.runtime}),
         ...(signal === undefined ? {} : {signal}),

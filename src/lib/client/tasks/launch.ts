@@ -6,6 +6,7 @@ import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
 import type {PipedStreams} from '../../fs/spawn-with-channel.ts';
 import {cgroupPath} from '../../runtime/cgroup-removal.ts';
+import type {IdMappings} from '../../runtime/id-mappings.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
@@ -13,6 +14,7 @@ import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {NetworkOptions, PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
 import {tell, tellStart} from './emit-task-event.ts';
+import {mappedTree} from './mapped-tree.ts';
 import type {Connection} from './network.ts';
 import {type MaybePiped, refuseWithStreams, withStreams} from './with-streams.ts';
 
@@ -30,6 +32,8 @@ export interface Launch {
   /** Called once the container and its mounts are gone; of a detached task only if it could not be started. */
   readonly onExit?: (failed: boolean) => Promise<void>;
   readonly tty: boolean;
+  /** Of its users and groups; absent: they are the host's. */
+  readonly mappings: IdMappings | undefined;
   /** The container and its snapshot go when it ends. */
   readonly rm: boolean;
   /** Absent: none, or the host's. */
@@ -126,6 +130,7 @@ async function launchToEnd(
     onExit: async (failed: boolean) => run.onExit?.(failed),
     onLeftover: (err: unknown) => store.housekeeping.warn(`container ${JSON.stringify(id)}`, err),
     volatile: rm,
+    ...(run.mappings === undefined ? {} : {idMapped: mappedTree(context, run.mappings)}),
     noPivot,
     removeOnExit: rm,
     ...(pidFile === undefined ? {} : {pidFile}),

@@ -6,6 +6,7 @@ import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
 import type {Lock} from '../../fs/lock.ts';
+import {type IdMappings, idMappings} from '../../runtime/id-mappings.ts';
 import {attach, checkPlugins, PLUGIN_DIRECTORIES, recordPasta} from '../../runtime/network/attachment.ts';
 import {loadNetworks, type NetworkConfig, publishesPorts} from '../../runtime/network/cni-config.ts';
 import {chooseSubnet, DEFAULT_NETWORK, defaultNetwork} from '../../runtime/network/default-network.ts';
@@ -129,7 +130,13 @@ async function connectByPasta(context: Context, name: string, run: string, ports
   };
 }
 
-async function attachTo(context: Context, name: string, run: string, ports: readonly string[]): Promise<Place> {
+async function attachTo(
+  context: Context,
+  name: string,
+  run: string,
+  ports: readonly string[],
+  mappings: IdMappings | undefined,
+): Promise<Place> {
   const config = findNetwork(context, name);
   const directories = pluginDirectories();
   checkPlugins(config, directories);
@@ -138,10 +145,13 @@ async function attachTo(context: Context, name: string, run: string, ports: read
       hint: 'add the plugin portmap with the capability portMappings to its configuration',
     });
   const others = () => publishedPorts(context.stateDir, runsOf, run);
-  const attached = await attach(run, (write) =>
-    withPorts(context, ports.flatMap(parsePort), others, lockPorts, (chosen) =>
-      write({config, pluginDirectories: directories, ports: chosen}),
-    ),
+  const attached = await attach(
+    run,
+    (write) =>
+      withPorts(context, ports.flatMap(parsePort), others, lockPorts, (chosen) =>
+        write({config, pluginDirectories: directories, ports: chosen}),
+      ),
+    mappings,
   );
   const {addresses, gateway, dns} = attached.attachment;
   return {
@@ -177,6 +187,18 @@ async function joinContainer(context: Context, namespace: string, id: string): P
 const hostResolvConf = (): string[] =>
   ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'].map((file) => readIfPresent(file)).filter((text) => text !== undefined);
 
+/** The runtime joins the network, and the user namespace that it belongs to, which has its mappings already. */
+function joinedTo(opened: NetworkNamespace | undefined, linux: Spec['linux']): Spec['linux'] {
+  if (opened === undefined) return linux;
+  const {path, userPath} = opened;
+  const {uidMappings: _, gidMappings: __, ...others} = linux;
+  const namespaces = linux.namespaces.map((one) => {
+    if (one.type === 'network') return {...one, path};
+    return one.type === 'user' && userPath !== undefined ? {...one, path: userPath} : one;
+  });
+  return {...(userPath === undefined ? linux : others), namespaces};
+}
+
 /**
  * Connects the container of a run whose tree is mounted. What it adds is recorded in the run's directory, and removed with that.
  *
@@ -186,6 +208,7 @@ const hostResolvConf = (): string[] =>
  */
 export async function connect(context: Context, namespace: string, id: string, options: NetworkOptions, spec: Spec): Promise<Connection> {
   const {network = 'none', ports = []} = options;
+  const mappings = idMappings(spec.linux);
   const run = runPath(runDirectory(context, namespace), id);
   const joined = network.startsWith('container:') ? await joinContainer(context, namespace, network.slice('container:'.length)) : undefined;
   if (network !== 'none' && network !== 'host' && !spec.linux.namespaces.some((one) => one.type === 'network' && !('path' in one)))
@@ -194,7 +217,8 @@ export async function connect(context: Context, namespace: string, id: string, o
     });
   const connectTo = isRootless() ? connectByPasta : attachTo;
   const place: Place =
-    joined?.place ?? (network === 'none' || network === 'host' ? {addresses: [], dns: {}} : await connectTo(context, network, run, ports));
+    joined?.place ??
+    (network === 'none' || network === 'host' ? {addresses: [], dns: {}} : await connectTo(context, network, run, ports, mappings));
   const {namespace: opened, pasta} = place;
   const connected = opened !== undefined || pasta !== undefined;
   const close = (): void => {
@@ -234,12 +258,7 @@ export async function connect(context: Context, namespace: string, id: string, o
         ...(hostname === undefined ? {} : {hostname}),
         ...(pasta === undefined ? {} : {hooks: {...spec.hooks, createRuntime: [pasta.hook, ...(spec.hooks?.createRuntime ?? [])]}}),
         mounts: [...spec.mounts.filter(({destination}) => !own.has(destination)), ...mounts],
-        linux: {
-          ...spec.linux,
-          namespaces: spec.linux.namespaces.map((one) =>
-            one.type === 'network' && opened !== undefined ? {...one, path: opened.path} : one,
-          ),
-        },
+        linux: joinedTo(opened, spec.linux),
       },
       explain: (err) => {
         const said = pasta?.log.read();

@@ -2,6 +2,7 @@
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
+import {idMappings} from '../../runtime/id-mappings.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
@@ -14,6 +15,7 @@ import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
 import type {PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
 import {findTaskIfAny} from './find-task.ts';
 import {launch} from './launch.ts';
+import {assertMappable} from './mapped-tree.ts';
 import {asRunFailure} from './mark-run-failure.ts';
 import {recordedNetwork} from './network-options.ts';
 import type {MaybePiped} from './with-streams.ts';
@@ -51,6 +53,8 @@ async function startContainer(context: Context, namespace: string, id: string, o
   }
   await assertStillAllowed(context, namespace, record);
   const spec = record.spec as Spec;
+  const mappings = idMappings(spec.linux);
+  if (mappings !== undefined) await assertMappable(context, mappings, record.snapshotKey === '');
   const network = recordedNetwork(record);
   return launch(
     context,
@@ -69,6 +73,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
         await changeContainer(context, namespace, id, 'specification', () => ({spec: placed}));
       },
       tty: spec.process.terminal === true,
+      mappings,
       rm: false,
       ...(network === undefined ? {} : {network}),
       ...(record.runtime.name.startsWith('io.containerd.') ? {} : {runtime: record.runtime.name}),

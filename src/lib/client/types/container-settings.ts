@@ -2,6 +2,7 @@
 import type {
   ContainerLimits,
   ContainerOptions,
+  IdMapping,
   MountSpec,
   Namespace,
   Rlimit,
@@ -10,7 +11,7 @@ import type {
 } from '../../runtime/spec-option-types.ts';
 import type {Labels} from '../../store/records.ts';
 
-export type {ContainerLimits, MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};
+export type {ContainerLimits, IdMapping, MountSpec, Namespace, Rlimit, ShareableNamespace, Volume};
 
 /** A volume that the store keeps. */
 export interface StoredVolume {

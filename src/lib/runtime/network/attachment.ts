@@ -21,9 +21,10 @@ import {join} from 'node:path';
 import {type Code, ErrdefsError, wrap} from '../../errdefs.ts';
 import {readIfPresent, unlinkIfPresent} from '../../fs/durable.ts';
 import {findProgram, run as runProgram} from '../../fs/spawn.ts';
+import type {IdMappings} from '../id-mappings.ts';
 import type {NetworkConfig, PluginConfig} from './cni-config.ts';
 import type {NetworkDns} from './network-files.ts';
-import {createNetworkNamespace, createStandIn, type NetworkNamespace} from './network-namespace.ts';
+import {createMappedNetworkNamespace, createNetworkNamespace, createStandIn, type NetworkNamespace} from './network-namespace.ts';
 import {addressesOf, endPasta, PASTA_NETWORK} from './pasta.ts';
 import {formatPort, type PortMapping} from './ports.ts';
 
@@ -219,11 +220,13 @@ export function checkPlugins({plugins}: NetworkConfig, directories: readonly str
  *
  * @param run the run's directory
  * @param record called, once it is recorded, with nothing added yet
+ * @param mappings of the container's ids: it gets a user namespace, too
  * @returns the namespace, open: to be closed once the container runs in it
  */
 export async function attach(
   run: string,
   prepare: (write: (request: AttachmentRequest) => void) => Promise<void>,
+  mappings?: IdMappings,
 ): Promise<{readonly namespace: NetworkNamespace; readonly attachment: Attachment}> {
   const id = randomBytes(16).toString('hex');
   let record: AttachmentRecord | undefined;
@@ -234,7 +237,7 @@ export async function attach(
   if (record === undefined) throw new ErrdefsError('internal', 'no network was chosen');
   let namespace: NetworkNamespace | undefined;
   try {
-    namespace = await createNetworkNamespace();
+    namespace = await (mappings === undefined ? createNetworkNamespace() : createMappedNetworkNamespace(mappings));
     let result: CniResult | undefined;
     for (let index = 0; index < record.config.plugins.length; index++)
       result = (await callPlugin(run, record, index, 'ADD', namespace.path, result)) ?? result;
