@@ -43,6 +43,7 @@ test       pgrep           procps           to find what such a user left runnin
 test       mkfs.ext4       e2fsprogs        to make filesystems
 test       strace          strace           to observe and interrupt system calls
 test       getfattr        attr             to make and read extended attributes
+test       chattr          e2fsprogs        to make files that cannot be removed
 test       setcap          libcap2-bin      to make file capabilities
 test       cni-plugins     containernetworking-plugins to connect containers to networks
 test       ip              iproute2         to give tests a network of their own
