@@ -1,13 +1,13 @@
 /** Every command for a user without root. */
 import assert from 'node:assert/strict';
-import {existsSync, mkdirSync, readdirSync, statSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {userNamespaceNeed} from '../../src/cli/user-namespace-needs.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import {commandLine, forEachEngine} from '../cli/harness.ts';
+import {commandLine, forEachEngine, run} from '../cli/harness.ts';
 import {requiresImage} from '../support/cached-images.ts';
-import {requiresProgram, type Skippable, temporaryDirectory} from '../support/helpers.ts';
+import {onEnd, requiresProgram, type Skippable, temporaryDirectory} from '../support/helpers.ts';
 import {type OrdinaryUser, ordinaryUser, requiresOrdinaryUser, type UserOptions} from '../support/ordinary-user.ts';
 import {pushImage, type Registry, sharedRegistry} from '../support/registry.ts';
 
@@ -155,7 +155,6 @@ describe('a user without root', () => {
     mkdirSync(target);
     await root.ok(['images', 'mount', ref, target]);
     try {
-      const {run} = await import('../cli/harness.ts');
       const expected = await run('sh', ['-ec', LISTING, 'sh', target]);
       assert.ok(expected.stdout.split('\n').length > 2000);
       assert.deepEqual(seen.stdout.split('\n'), expected.stdout.split('\n'));
@@ -213,6 +212,31 @@ describe('a user without root', () => {
     assert.equal(status, 7);
     assert.match(stderr, /berth unshare/);
     assert.match(await user.ok(['check']), /nothing wrong/);
+  });
+
+  it('leaves a container in the control group of its command, which is where systemd limits both', async (t) => {
+    if (!requires(t)) return;
+    const image = await published(t, 'busybox');
+    if (image === undefined) return;
+    const user = ordinaryUser(t);
+    await user.ok(['pull', '-q', '--plain-http', image.ref]);
+    const tree = ['/sys/fs/cgroup/pids', '/sys/fs/cgroup'].find((directory) => existsSync(join(directory, 'cgroup.procs')))!;
+    const name = `berth-test-${process.pid}`;
+    mkdirSync(join(tree, name));
+    onEnd(t, () => rmdirSync(join(tree, name)));
+    const inside = async (...args: readonly string[]): Promise<string> => {
+      const command = user.argv(join(user.home, '../package/bin/berth'), ...args);
+      const script = 'echo $$ >"$0"; exec "$@"';
+      const {status, stdout, stderr} = await run('sh', ['-c', script, join(tree, name, 'cgroup.procs'), ...command], {env: user.env});
+      assert.equal(status, 0, stderr);
+      return stdout;
+    };
+    const place = ['cat', '/proc/self/cgroup'];
+    assert.match(await inside('run', '--rm', image.ref, 'f1', ...place), new RegExp(`/${name}$`, 'm'));
+    await inside('run', '-d', image.ref, 'd1', ...place);
+    await user.ok(['wait', 'd1']);
+    assert.match(await user.ok(['logs', 'd1']), new RegExp(`/${name}$`, 'm'));
+    await user.ok(['rm', 'd1']);
   });
 
   /** unshare(1) of a machine whose AppArmor lets nobody have rights in a user namespace. */

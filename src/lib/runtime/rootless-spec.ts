@@ -3,7 +3,7 @@ import {existsSync, readFileSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
 import {type IdSets, isRootless, mappedIds} from '../user-namespace-identity.ts';
 import {type IdMappings, idSets} from './id-mappings.ts';
-import type {Spec} from './spec.ts';
+import type {Limits, Spec} from './spec.ts';
 import type {MountSpec} from './spec-option-types.ts';
 
 /** What the user namespace allows. */
@@ -37,6 +37,45 @@ function adaptMount(mount: MountSpec, own: ReadonlySet<string>, ids: IdSets): re
   return [{...mount, options: mount.options.filter((option) => !option.startsWith('gid=') || ids.hasGroup(Number(option.slice(4))))}];
 }
 
+/** Where cgroups are of version 2 alone, so that systemd can give a user a part of them. See cgroups(7). */
+const UNIFIED = '/sys/fs/cgroup/cgroup.controllers';
+
+/**
+ * How systemd limits a command with all that it starts, in a scope of its user: a container without a cgroup of its own stays in that of the command.
+ *
+ * Units after systemd.resource-control(5); shares to weight as runc has it, libcontainer/cgroups/utils.go (ConvertCPUSharesToCgroupV2Value).
+ *
+ * @returns its words before the command; `undefined` for what it has no property for
+ */
+export function scopeCommand({memory, cpu, pids}: Limits): string | undefined {
+  const {limit, reservation, swap} = memory ?? {};
+  const {quota = -1, period = 100_000, shares, cpus, mems} = cpu ?? {};
+  const property = (name: string, value: number | string | undefined): readonly string[] =>
+    value === undefined || value === -1 ? [] : [`-p ${name}=${value}`];
+  const properties = [
+    ...property('MemoryMax', limit),
+    ...property('MemoryLow', reservation),
+    ...property('MemorySwapMax', swap === undefined || swap === -1 || limit === undefined ? undefined : swap - limit),
+    ...property('CPUQuota', quota === -1 ? undefined : `${Number(((quota / period) * 100).toFixed(2))}%`),
+    ...property(
+      'CPUWeight',
+      shares === undefined ? undefined : 1 + Math.trunc(((Math.min(Math.max(shares, 2), 262_144) - 2) * 9999) / 262_142),
+    ),
+    ...property('AllowedCPUs', cpus),
+    ...property('AllowedMemoryNodes', mems),
+    ...property('TasksMax', pids?.limit),
+  ];
+  return properties.length === 0 ? undefined : `systemd-run --user --scope ${properties.join(' ')}`;
+}
+
+/** What to do instead, by the cgroups that the machine has. */
+function limitsHint(limits: Limits, unified: boolean): string {
+  const otherwise = 'leave out the limits, or run the command as root';
+  if (!unified) return `${otherwise}; the cgroups of this machine are of version 1, of which a user gets no part`;
+  const scope = scopeCommand(limits);
+  return scope === undefined ? otherwise : `${otherwise}; or limit it with berth: ${scope} berth …`;
+}
+
 /**
  * Without cgroup, because those belong to root. See also runc's `--rootless`.
  *
@@ -52,7 +91,10 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
   const {memory, cpu, pids} = linux.resources;
   const limits = Object.entries({memory, cpu, pids}).flatMap(([name, limit]) => (limit === undefined ? [] : [name]));
   if (limits.length > 0)
-    throw refused(`no control group, so no limit of ${limits.join(', ')}`, 'leave out the limits, or run the command as root');
+    throw refused(
+      `no control group, so no limit of ${limits.join(', ')}`,
+      limitsHint({...(memory && {memory}), ...(cpu && {cpu}), ...(pids && {pids})}, existsSync(UNIFIED)),
+    );
   const own = new Set(linux.namespaces.map(({type}) => type));
   if (!linux.namespaces.some(({type, path}) => type === 'pid' && path === undefined))
     throw refused(
