@@ -65,6 +65,10 @@ torture    qemu-aarch64    qemu-user        to run the executable for ARM
 torture    arm-libraries   libc6-arm64-cross to run the executable for ARM
 torture    musl            musl             to run the executable for musl
 torture    cc              gcc              to make what the C++ library lacks on musl
+torture    qemu-system-x86_64 qemu-system-x86 to run a virtual machine
+torture    mmdebstrap      mmdebstrap       to make the root of a virtual machine
+torture    mke2fs          e2fsprogs        to make the disks of a virtual machine
+torture    apparmor_parser apparmor         to check the profile of containers
 '
 
 [ "$(id -u)" = 0 ] || modes="$modes rootless"

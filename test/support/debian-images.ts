@@ -4,7 +4,7 @@ import {closeSync, mkdirSync, openSync, readFileSync, rmSync} from 'node:fs';
 import {join} from 'node:path';
 
 /** Suite and mirror that this machine's apt installs from, by its configuration. */
-function debianArchive(): {suite: string; mirror: string} {
+export function debianArchive(): {suite: string; mirror: string} {
   const codename = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? '';
   const suites = [codename, 'stable', 'oldstable', 'testing', 'sid', 'unstable'];
   const format = '$(RELEASE) $(COMPONENT) $(REPO_URI)';
