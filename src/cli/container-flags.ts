@@ -178,16 +178,19 @@ export const CONTAINER_FLAGS = {
   'allow-new-privs': Flags.boolean({description: 'let programs gain privileges, as sudo does'}),
   seccomp: Flags.boolean({description: 'filter system calls, which is the default'}),
   'seccomp-profile': Flags.string({helpValue: 'FILE', description: "profile of system calls instead of berth's own"}),
-  'apparmor-profile': Flags.string({helpValue: 'NAME', description: 'AppArmor profile, which the kernel has loaded'}),
+  'apparmor-profile': Flags.string({
+    helpValue: 'NAME',
+    description: 'AppArmor profile, which the kernel has loaded; or unconfined, the default',
+  }),
   'apparmor-default-profile': Flags.string({
     helpValue: 'NAME',
-    description: 'the same: berth loads no profile of its own',
+    description: "AppArmor profile of berth's own, by this name; loaded when the container starts, unless there is one",
     exclusive: ['apparmor-profile'],
   }),
   'security-opt': repeated({
     helpValue: 'OPTION',
     description:
-      'seccomp=unconfined, seccomp=FILE, apparmor=NAME, no-new-privileges[=false], or label=…, of which nothing is set; may be repeated',
+      'seccomp=unconfined, seccomp=FILE, apparmor=unconfined, apparmor=NAME, no-new-privileges[=false], or label=…, of which nothing is set; may be repeated',
   }),
   sysctl: repeated({helpValue: 'KEY=VALUE', description: 'kernel parameter of the container; may be repeated'}),
   ulimit: repeated({helpValue: 'NAME=SOFT[:HARD]', description: 'resource limit, such as nofile=1024:4096; may be repeated'}),
@@ -273,11 +276,12 @@ function mappingsOf({uidmap, gidmap, userns}: ContainerFlags): Pick<CreateOption
 interface SecurityOptions {
   readonly seccomp?: string;
   readonly apparmorProfile?: string;
+  readonly apparmorDefaultProfile?: string;
   readonly allowNewPrivileges?: boolean;
 }
 
 function securityOptions(flags: ContainerFlags): SecurityOptions {
-  const chosen: {seccomp?: string; apparmorProfile?: string; allowNewPrivileges?: boolean} = {};
+  const chosen: {-readonly [name in keyof SecurityOptions]: SecurityOptions[name]} = {};
   for (const text of flags['security-opt'] ?? []) {
     const [, key = '', , value] = /^([^=:]*)([=:](.*))?$/s.exec(text) ?? [];
     if (key === 'seccomp' && value) chosen.seccomp = value === 'builtin' ? '' : value;
@@ -292,8 +296,9 @@ function securityOptions(flags: ContainerFlags): SecurityOptions {
   if (profile !== undefined && !flags.seccomp)
     throw invalid('seccomp must be set to true, if using a custom seccomp-profile', 'add --seccomp');
   if (profile !== undefined) chosen.seccomp = profile;
-  const apparmor = flags['apparmor-profile'] ?? flags['apparmor-default-profile'];
+  const {'apparmor-profile': apparmor, 'apparmor-default-profile': apparmorDefaultProfile} = flags;
   if (apparmor !== undefined) chosen.apparmorProfile = apparmor;
+  if (apparmorDefaultProfile !== undefined) chosen.apparmorDefaultProfile = apparmorDefaultProfile;
   return chosen;
 }
 

@@ -64,6 +64,7 @@ const SEEN: readonly (readonly [flags: readonly string[], script: string, printe
   [['--cgroupns', 'private'], 'tail -n 1 /proc/self/cgroup', /:\/$/],
   [['--memory', '64m', '--memory-reservation', '32m', '--memory-swap=-1', '--oom-score-adj=500'], 'cat /proc/self/oom_score_adj', /^500$/],
   [['--no-pivot'], 'ls -d /bin', /^\/bin$/],
+  [['--security-opt', 'apparmor=unconfined'], 'ls -d /bin', /^\/bin$/],
   [['--net', 'none', '--dns-opt', 'ndots:2'], 'grep ndots /etc/resolv.conf', /ndots:2/],
   [['--cgroup', '/berth-flags-test', '--pids-limit', '50'], 'grep -c /berth-flags-test /proc/self/cgroup', /^[1-9]/],
 ];
@@ -97,6 +98,8 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['-v', '/absent:/data'], /not found/],
   [['-v', '/tmp:/data:odd'], /unknown option "odd"/],
   [['--restart', 'always'], /systemd/],
+  [['--apparmor-default-profile', 'a b'], /AppArmor profile "a b"/],
+  [['--security-opt', 'apparmor=a', '--apparmor-default-profile', 'b'], /AppArmor profile "b", and "a" besides/],
   [['--gpus', '1'], /--device/],
   [['--rdt-class', 'x'], /RDT/],
   [['--uidmap', '1:1000:1'], /has the container's user 0/],

@@ -112,6 +112,7 @@ const settings: Members<ContainerSettings> = {
   ...limits,
   allowNewPrivileges: optional(flag),
   annotations: optional(labels),
+  apparmorDefaultProfile: optional(text),
   apparmorProfile: optional(text),
   args: optional(list(text)),
   capAdd: optional(list(text)),

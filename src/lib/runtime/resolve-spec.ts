@@ -20,6 +20,7 @@ import {ErrdefsError, fromErrno, hasCode, wrap} from '../errdefs.ts';
 import {findProgram} from '../fs/spawn.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import {hostPlatform} from '../oci/platform.ts';
+import {apparmorOf} from './apparmor.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import {assertMapped, idMappings, idSets} from './id-mappings.ts';
 import type {RootReader} from './path-in-root.ts';
@@ -246,8 +247,12 @@ export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootRe
   for (const path of options.envFiles ?? []) envFile.push(...(await readEnvFile(path, signal)));
   const root = {uid: 0, gid: 0, additionalGids: [0]};
   const volumes = options.volumes?.map((volume) => ({...volume, source: resolve(volume.source)}));
+  const {apparmorProfile: _, ...others} = options;
+  const {profile, annotations = {}} = apparmorOf(options);
   const given = {
-    ...options,
+    ...others,
+    ...(profile === undefined ? {} : {apparmorProfile: profile}),
+    annotations: {...options.annotations, ...annotations},
     mounts: [...(mounts ?? []), ...(options.init === true ? [initMount()] : [])],
     ...(volumes === undefined ? {} : {volumes}),
   };

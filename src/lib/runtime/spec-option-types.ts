@@ -88,8 +88,10 @@ export interface SpecOptions extends ContainerLimits {
   readonly capDrop?: readonly string[];
   /** Lets programs gain privileges, as sudo does. */
   readonly allowNewPrivileges?: boolean;
-  /** Name of an AppArmor profile that the kernel has loaded. */
+  /** Name of an AppArmor profile that the kernel has loaded, or `unconfined`, the default. */
   readonly apparmorProfile?: string;
+  /** Name for an AppArmor profile of berth's own, which is loaded by it when the container starts, unless there is one. */
+  readonly apparmorDefaultProfile?: string;
   readonly hostname?: string;
   /** Become annotations too, over those of the same name. */
   readonly labels?: Readonly<Record<string, string>>;

@@ -131,6 +131,7 @@ function checkDirectory(path: string): string {
 const SHAPING: Readonly<Record<Exclude<keyof ContainerOptions, 'labels' | 'tty'>, string>> = {
   allowNewPrivileges: '--allow-new-privs',
   annotations: '--annotation',
+  apparmorDefaultProfile: '--apparmor-default-profile',
   apparmorProfile: '--apparmor-profile',
   args: 'a command',
   capAdd: '--cap-add',

@@ -121,6 +121,7 @@ async function launchToEnd(
       const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder)}} : spec;
       await run.keepSpec?.(placed);
       // Whatever the root is, it is mounted in the bundle.
+      if (placed.process.apparmorProfile !== undefined) await (await import('../../runtime/apparmor.ts')).loadProfile(placed);
       const mounted = {...placed, root: {...placed.root, path: 'rootfs'}};
       if (run.network === undefined) return mounted;
       const {connect} = await import('./network.ts');
