@@ -15,7 +15,7 @@ export function registrySource(name: string, remote: Remote, ref: Reference, sig
     repository: {domain: ref.domain, path: ref.path},
     root: () => readDocument(remote, ref, signal),
     document: (desc, limit) => fetcher.bytes(desc, {limit, signal}),
-    blob: (desc, offset) => streamBlob(fetcher, desc, offset, signal),
+    blob: (desc, offset) => streamBlob(fetcher, desc, offset, {signal, passesOn: true}),
     rejected: (desc) => fetcher.rejected(desc),
     referrers: (subject) => listReferrers(remote, ref, subject, signal),
     tagged: (tag) =>
