@@ -12,13 +12,20 @@ export default class Start extends ProcessCommand {
   static override args = {id: Args.string({required: true, description: 'container'})};
   static override flags = {
     ...START_FLAGS,
+    'split-cgroup': Flags.boolean({
+      description: 'put its control group below that of this command, for a unit of systemd with Delegate=yes',
+    }),
     interactive: Flags.boolean({char: 'i', description: 'keep what it reads open, for "tasks attach"; with --detach'}),
   };
 
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Start);
     const {tasks} = await this.namespace(flags);
-    const result = await tasks.start(args.id, {...startOptions(flags), signal: this.deadline});
+    const result = await tasks.start(args.id, {
+      ...startOptions(flags),
+      ...(flags['split-cgroup'] ? {splitCgroup: true} : {}),
+      signal: this.deadline,
+    });
     return this.conclude(result, result.id);
   }
 }

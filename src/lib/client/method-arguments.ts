@@ -242,6 +242,7 @@ const starting: Members<TaskStartOptions> = {
   maxLogSize: optional(positive),
   noPivot: optional(flag),
   pidFile: optional(text),
+  splitCgroup: optional(flag),
   stdio: optional(streams),
   signal: optional(abortSignal),
 };

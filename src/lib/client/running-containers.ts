@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {listIfPresent} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
-import {cgroupPath, populatedCgroups, removeNotedCgroups} from '../runtime/cgroup-removal.ts';
+import {cgroupPath, isCgroupOf, isPopulated, populatedCgroups, removeNotedCgroups} from '../runtime/cgroup-removal.ts';
 import {findRuntime} from '../runtime/oci-runtime.ts';
 import {cleanup, disconnect, isClaimed, listRuns, RUN_DIRECTORIES, type Run, runPath, sweepBundles} from '../runtime/run-directory.ts';
 import {runtimeStatePath} from '../store/layout.ts';
@@ -56,9 +56,13 @@ export async function runningContainers(context: Context, namespace: string): Pr
   const living = new Set(populatedCgroups(namespace));
   // A cgroup that a dead runtime left is not a container.
   for (const {cgroup = ''} of runs) living.delete(cgroup);
-  if (living.size > 0)
-    for (const record of readableContainers(context.store, namespace))
-      if (living.has(cgroupOf(namespace, record) ?? '')) ids.add(record.id);
+  const dead = new Set(runs.map(({cgroup = ''}) => cgroup));
+  for (const record of readableContainers(context.store, namespace)) {
+    const cgroup = cgroupOf(namespace, record) ?? '';
+    // One below that of a unit of systemd is not in the namespace's.
+    const isElsewhere = isCgroupOf(record.id, cgroup) && !cgroup.startsWith(`/${namespace}/`) && !dead.has(cgroup);
+    if (living.has(cgroup) || (isElsewhere && isPopulated(cgroup))) ids.add(record.id);
+  }
   return [...ids].sort();
 }
 

@@ -1,6 +1,6 @@
 /** Control groups of containers: their names, and their removal. See cgroups(7); version 1 has one tree for each controller. */
 import {appendFileSync, existsSync, readFileSync, rmdirSync, statSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../errdefs.ts';
 import {readIfPresent, unlinkIfPresent} from '../fs/durable.ts';
@@ -66,9 +66,20 @@ export function removeEmptyCgroup(path: string): void {
   for (const directory of cgroupsAt(path)) ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(directory));
 }
 
-/** A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's. */
-export const cgroupPath = (namespace: string, id: string, {pid, startTime, pidNamespace}: ProcessIdentity): string =>
-  `/${namespace}/${id}~${pid}.${startTime}.${pidNamespace}`;
+/**
+ * A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's.
+ *
+ * @param parent default: one of the namespace's
+ */
+export const cgroupPath = (
+  namespace: string,
+  id: string,
+  {pid, startTime, pidNamespace}: ProcessIdentity,
+  parent = `/${namespace}`,
+): string => `${parent}/${id}~${pid}.${startTime}.${pidNamespace}`;
+
+/** Whether `cgroupPath` made it for a container of this ID. */
+export const isCgroupOf = (id: string, path: string): boolean => isOwnCgroup(path) && basename(path).startsWith(`${id}~`);
 
 function hasProcesses(cgroup: string): boolean {
   let procs = '';
@@ -82,7 +93,10 @@ function hasProcesses(cgroup: string): boolean {
   });
 }
 
-/** Those of `cgroupPath` that hold a process: what runs is seen here whatever became of its state directory. */
+/** Whether there is a process in a cgroup, or in one below it. */
+export const isPopulated = (path: string): boolean => cgroupsAt(path).some(hasProcesses);
+
+/** Those of `cgroupPath` in a namespace's own that hold a process: what runs is seen here whatever became of its state directory. */
 export function populatedCgroups(namespace: string): ReadonlySet<string> {
   const living = new Set<string>();
   for (const tree of ['', ...list(CGROUPS)])

@@ -5,11 +5,12 @@ import {fileURLToPath} from 'node:url';
 import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
 import type {PipedStreams} from '../../fs/spawn-with-channel.ts';
-import {cgroupPath} from '../../runtime/cgroup-removal.ts';
+import {cgroupPath, isCgroupOf} from '../../runtime/cgroup-removal.ts';
 import type {IdMappings} from '../../runtime/id-mappings.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {NetworkOptions, PipedTask, RunResult, TaskStartOptions} from '../types/index.ts';
@@ -97,12 +98,14 @@ async function launchToEnd(
 ): Promise<RunResult> {
   const {store} = context;
   const {id, rm, tty} = run;
-  const {detach = false, stdin = tty, noPivot = false, nullIO = false, logFile, maxLogSize, stdio, pidFile} = options;
+  const {detach = false, stdin = tty, noPivot = false, nullIO = false, logFile, maxLogSize, stdio, pidFile, splitCgroup = false} = options;
   if (nullIO && tty)
     throw new ErrdefsError('invalid_argument', 'no output is kept of a container with a terminal', {hint: 'leave out --null-io or --tty'});
   if (!detach && (nullIO || logFile !== undefined || maxLogSize !== undefined))
     throw new ErrdefsError('invalid_argument', 'only a detached task has a log', {hint: 'add --detach'});
   if (logFile !== undefined) checkLogFile(logFile, nullIO);
+  // Before anything is started, for that is to come along. Without root there is no group at all: what runs stays in ours.
+  const parent = splitCgroup && !isRootless() ? (await import('../../runtime/own-cgroup.ts')).splitOwnCgroup() : undefined;
   let overlaid = false;
   let holder: ProcessIdentity;
   let connection: Connection | undefined;
@@ -117,8 +120,8 @@ async function launchToEnd(
     },
     makeSpec: async (rootfs: RootReader) => {
       const spec = await run.makeSpec(rootfs);
-      const own = spec.linux.cgroupsPath.startsWith(`/${namespace}/${id}~`);
-      const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder)}} : spec;
+      const own = parent !== undefined || isCgroupOf(id, spec.linux.cgroupsPath);
+      const placed = own ? {...spec, linux: {...spec.linux, cgroupsPath: cgroupPath(namespace, id, holder, parent)}} : spec;
       await run.keepSpec?.(placed);
       // Whatever the root is, it is mounted in the bundle.
       if (placed.process.apparmorProfile !== undefined) await (await import('../../runtime/apparmor.ts')).loadProfile(placed);

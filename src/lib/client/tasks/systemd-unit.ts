@@ -54,12 +54,14 @@ export function systemdUnit(context: Context, namespace: string, id: string, {re
     'Type=exec',
     // A container that ended by itself has no task to stop, and a task that a killed command has left would hold its name.
     `ExecStartPre=-${command('tasks', 'rm', '--force')}`,
-    `ExecStart=${command('tasks', 'start')}`,
+    `ExecStart=${command('tasks', 'start', '--split-cgroup')}`,
     `ExecStop=-${command('tasks', 'stop')}`,
     `ExecStopPost=-${command('tasks', 'rm', '--force')}`,
     `Restart=${restart}`,
     // SIGTERM is how it is asked to end.
     'SuccessExitStatus=143',
+    // The container's control group is below the unit's: it is seen, counted and limited as the unit's, and ends with it.
+    'Delegate=yes',
     'KillMode=mixed',
     `TimeoutStopSec=${Math.ceil((stopTimeoutOf(record.labels) + MORE_MS) / 1000)}`,
     '',

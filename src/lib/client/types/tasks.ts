@@ -76,6 +76,11 @@ export interface TaskStartOptions {
   readonly logFile?: string;
   /** Bytes after which a detached task's log begins anew. Default 64 MiB; with `logFile`, none. */
   readonly maxLogSize?: number;
+  /**
+   * Puts the container's control group below that of this process, as for a unit of systemd with `Delegate=yes`; in version 2 this process moves to
+   * a group `supervisor` there.
+   */
+  readonly splitCgroup?: boolean;
   /** Of a task that is not detached. Default: the caller's. */
   readonly stdio?: StandardStreams;
   readonly signal?: AbortSignal;
