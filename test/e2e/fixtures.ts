@@ -163,9 +163,13 @@ export interface Started {
   readonly ended: Promise<Result>;
 }
 
-/** Starts a command that a test means to interrupt; the process is the command itself. */
-export function start(ctr: CommandLine, args: readonly string[], env: Readonly<Record<string, string>> = {}): Started {
-  const child = spawn(join(root, 'bin', ctr.program), args, {
+/** Starts a command that a test means to interrupt; the process is the command itself. Of several names it is `ctr`, unless `ctr` says another. */
+export function start(
+  ctr: Pick<CommandLine, 'env'> & Partial<CommandLine>,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Started {
+  const child = spawn(join(root, 'bin', ctr.program ?? 'ctr'), args, {
     cwd: root,
     env: {...environment(), ...ctr.env, ...env},
     stdio: ['ignore', 'pipe', 'pipe'],
