@@ -8,6 +8,7 @@ import {once} from 'node:events';
 import {existsSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import type {CreateOptions} from '../../src/lib/client/types/index.ts';
 import {engineEnvironment, environment, root as repository} from '../cli/harness.ts';
 import {type Failpoint, failpointOptions} from '../fakes/failpoints.ts';
 import {findProgram, is, TORTURE, temporaryDirectory} from '../support/helpers.ts';
@@ -37,14 +38,14 @@ const NEXT: Readonly<Record<string, (r: TaskRig) => Promise<unknown>>> = {
   'containers rm --force': ({ns}) => ns.containers.delete('a', {force: true}),
 };
 
-async function assertAsUndisturbed(r: TaskRig, next: string, when: string): Promise<void> {
+async function assertAsUndisturbed(r: TaskRig, next: string, when: string, options: CreateOptions = {}): Promise<void> {
   const {ns, ref} = r;
   await NEXT[next]!(r).catch((err: unknown) => {
     throw new Error(`${next} ${when}`, {cause: err});
   });
   if (next === 'containers rm --force') {
     assert.deepEqual(await ns.containers.list(), [], when);
-    await ns.containers.create(ref, 'a', {args: SLEEP});
+    await ns.containers.create(ref, 'a', {args: SLEEP, ...options});
     return;
   }
   assert.equal((await ns.tasks.get('a')).status, 'running', `${next} ${when}`);
@@ -80,7 +81,7 @@ exit $status
       for (const [n, next] of Object.keys(NEXT).entries()) {
         if (!TORTURE && (s + n + (s >> 1)) % 2 !== 0) continue;
         writeFileSync(at, step);
-        const {child} = start({env} as never, ['-n', r.namespace, 'start', 'a']);
+        const {child} = start({program: 'ctr', env} as never, ['-n', r.namespace, 'start', 'a']);
         writeFileSync(victim, String(child.pid));
         await once(child, 'exit');
         assert.equal(child.signalCode, 'SIGKILL', step);
@@ -93,35 +94,39 @@ exit $status
     assert.equal((await r.client.check()).damage, 0);
   });
 
-  it('at any of its own changes, is in the way of nothing', async (t) => {
-    if (!requiresTasks(t)) return;
-    const r = await taskRig(t);
-    const {ns, ref} = r;
-    const words = ['--root', r.root, '--state', r.state, '-n', r.namespace, 'start', 'a'];
-    const run = async (failpoint: Failpoint): Promise<NodeJS.Signals | null> => {
-      const {execArgv, env} = failpointOptions(failpoint);
-      const child = spawn(process.execPath, [...execArgv, join(repository, 'src/main.ts'), ...words], {
-        env: {...environment(), ...env},
-        stdio: 'ignore',
-      });
-      await once(child, 'exit');
-      return child.signalCode;
-    };
-    await ns.containers.create(ref, 'a', {args: SLEEP});
-    const nexts = Object.keys(NEXT);
-    let tried = 0;
-    // An odd stride meets every kind of call in a few runs of the test.
-    for (let n = 1; ; n += TORTURE ? 1 : 3) {
-      const signal = await run({below: r.state, action: 'kill', at: n});
-      if (signal === null) break;
-      assert.equal(signal, 'SIGKILL');
-      tried++;
-      await assertAsUndisturbed(r, nexts[(TORTURE ? tried : n) % nexts.length]!, `after a kill at call ${n}`);
-    }
-    assert.ok(tried > 3, `${tried} calls`);
-    t.diagnostic(`${tried} calls`);
-    await ns.containers.delete('a', {force: true});
-    assert.ok(existsSync(r.root));
-    assert.equal((await r.client.check()).damage, 0);
-  });
+  for (const [whose, mapped] of [
+    ['its own', {}],
+    ['its own, of a container with mapped users,', {uidMappings: [{containerID: 0, hostID: 100_000, size: 1000}]}],
+  ] as const)
+    it(`at any of ${whose} changes, is in the way of nothing`, async (t) => {
+      if (!requiresTasks(t)) return;
+      const r = await taskRig(t);
+      const {ns, ref} = r;
+      const words = ['--root', r.root, '--state', r.state, '-n', r.namespace, 'start', 'a'];
+      const run = async (failpoint: Failpoint): Promise<NodeJS.Signals | null> => {
+        const {execArgv, env} = failpointOptions(failpoint);
+        const child = spawn(process.execPath, [...execArgv, join(repository, 'src/main.ts'), ...words], {
+          env: {...environment(), ...env},
+          stdio: 'ignore',
+        });
+        await once(child, 'exit');
+        return child.signalCode;
+      };
+      await ns.containers.create(ref, 'a', {args: SLEEP, ...mapped});
+      const nexts = Object.keys(NEXT);
+      let tried = 0;
+      // An odd stride meets every kind of call in a few runs of the test.
+      for (let n = 1; ; n += TORTURE ? 1 : 3) {
+        const signal = await run({below: r.state, action: 'kill', at: n});
+        if (signal === null) break;
+        assert.equal(signal, 'SIGKILL');
+        tried++;
+        await assertAsUndisturbed(r, nexts[(TORTURE ? tried : n) % nexts.length]!, `after a kill at call ${n}`, mapped);
+      }
+      assert.ok(tried > 3, `${tried} calls`);
+      t.diagnostic(`${tried} calls`);
+      await ns.containers.delete('a', {force: true});
+      assert.ok(existsSync(r.root));
+      assert.equal((await r.client.check()).damage, 0);
+    });
 });

@@ -66,7 +66,7 @@ forEachEngine('a user without root', (engine) => {
       ['tasks', 'pause', 'd1'],
     ]) {
       const {status, stderr} = await user.berth(args);
-      assert.match(stderr, /"d1" cannot be paused without root: failed precondition\nhint: stop it first/);
+      assert.match(stderr, /"d1" cannot be paused without root: failed precondition\nhint: stop it instead: berth tasks stop d1\n/);
       assert.equal(status, 9, args.join(' '));
     }
     const ps = JSON.parse(await user.ok(['tasks', 'ps', '--json', 'd1'])) as {command: string[]}[];

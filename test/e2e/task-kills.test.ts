@@ -152,7 +152,7 @@ describe('a detached start, one of whose processes is killed', () => {
         const id = `c${s}`;
         const when = `after ${victim} was killed at ${step}`;
         const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
-        const {child, ended} = start({env} as never, ['-n', r.namespace, 'run', '-d', ref, id, ...SLEEP]);
+        const {child, ended} = start({program: 'ctr', env} as never, ['-n', r.namespace, 'run', '-d', ref, id, ...SLEEP]);
         let isOver = false;
         child.once('exit', () => {
           isOver = true;
@@ -198,7 +198,7 @@ describe('a foreground run whose command is killed', () => {
     const {ns, ref} = r;
     const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
     for (const end of ['stop', 'kill', 'delete'] as const) {
-      const {child} = start({env} as never, ['-n', r.namespace, 'run', ref, end, ...SLEEP]);
+      const {child} = start({program: 'ctr', env} as never, ['-n', r.namespace, 'run', ref, end, ...SLEEP]);
       let task: Task | undefined;
       await until('it runs', async () => {
         task = (await ns.tasks.list()).find(({id}) => id === end);
@@ -263,7 +263,9 @@ describe('a container', () => {
     const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
     const results = await Promise.all(
       ids.map(
-        (id, i) => start({env} as never, ['-n', r.namespace, 'run', '-d', ...(i % 3 === 0 ? ['--rm'] : []), ref, id, ...SLEEP]).ended,
+        (id, i) =>
+          start({program: 'ctr', env} as never, ['-n', r.namespace, 'run', '-d', ...(i % 3 === 0 ? ['--rm'] : []), ref, id, ...SLEEP])
+            .ended,
       ),
     );
     for (const {status, stderr} of results) assert.equal(status, 0, stderr);

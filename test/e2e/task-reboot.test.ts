@@ -74,7 +74,7 @@ it('after a reboot containers are there and tasks are not; each can be started a
   await ctr('run', '-d', '--rm', ref, 'passing', ...SLEEP);
   await ctr('tasks', 'pause', 'paused');
   await ctr('tasks', 'kill', '-s', 'KILL', 'stopped');
-  const foreground = start({env} as never, ['-n', namespace, 'run', ref, 'foreground', ...SLEEP]);
+  const foreground = start({program: 'ctr', env} as never, ['-n', namespace, 'run', ref, 'foreground', ...SLEEP]);
   await until('they are as they are named', async () => {
     const {stopped, foreground: last} = await tasks();
     return stopped === 'stopped' && last === 'running';

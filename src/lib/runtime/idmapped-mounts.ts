@@ -5,6 +5,7 @@
  */
 import {lstatSync} from 'node:fs';
 import {dirname} from 'node:path';
+import {quoteWord} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {containerId, hostId, type IdMappings, unusedId} from './id-mappings.ts';
 import type {MountPlan, PlannedMount} from './mount-plan.ts';
@@ -103,7 +104,7 @@ export function assertPassable(directory: string, {users, groups}: IdMappings): 
     const bit = stats.uid === uid ? 0o100 : stats.gid === gid ? 0o010 : 0o001;
     if ((stats.mode & bit) === 0)
       throw new ErrdefsError('failed_precondition', `the container's root, which is user ${uid} of the host, cannot pass through ${path}`, {
-        hint: `chmod o+x ${path}; or put the state directory elsewhere: --state DIRECTORY`,
+        hint: `chmod o+x ${quoteWord(path)}; or put the state directory elsewhere: --state DIRECTORY`,
       });
     if (path === '/') return;
   }
