@@ -34,6 +34,7 @@ test       setpriv         util-linux       to end a registry together with its 
 test       tini            tini             to run as the first process of a container
 test       skopeo          skopeo           to compare digests and configurations
 test       podman          podman           to compare trees, logins and flags
+test       cosign          cosign           to sign images, and to verify signatures
 test       umoci           umoci            to compare unpacked trees, and to make images
 test       ctr             containerd       to compare commands and trees
 test       mkfs.erofs      erofs-utils      to compare indexes of layers

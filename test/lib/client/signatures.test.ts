@@ -1,6 +1,6 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
-import {spawnSync} from 'node:child_process';
+import {execFile, spawnSync} from 'node:child_process';
 import {copyFileSync, createReadStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
@@ -25,11 +25,22 @@ import {
   SIMPLE_SIGNING,
   type Signer,
 } from '../../support/cosign.ts';
-import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
+import {
+  findProgram,
+  is,
+  newClient,
+  requiresProgram,
+  requiresRoot,
+  SAMPLE,
+  TORTURE,
+  temporaryDirectory,
+  temporaryInMemory,
+} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE, addBlob, addImage, addJSON, setTarget} from '../../support/layouts.ts';
 import {publishImage, writeLayout} from '../../support/published-images.ts';
 import {pushImage, sharedRegistry} from '../../support/registry.ts';
+import {sample} from '../../support/sample-cases.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 
 temporaryInMemory({after});
@@ -659,5 +670,142 @@ describe('skopeo', () => {
       const pull = namespace.pull(`${real.host}/app:latest`, {...PULL, verifyKeys: [pem]});
       await (status === 0 ? pull : assert.rejects(pull, refused));
     }
+  });
+});
+
+describe('cosign', () => {
+  interface Cosign {
+    readonly work: string;
+    readonly host: string;
+    readonly image: Descriptor;
+    /** @returns whether it succeeded, and what it printed */
+    run(...args: readonly string[]): Promise<{readonly ok: boolean; readonly output: string}>;
+    /** Makes a key pair. */
+    key(prefix: string): Promise<{readonly secret: string; readonly pem: string; readonly path: string}>;
+  }
+  const SIGN_TYPE = 'https://sigstore.dev/cosign/sign/v1';
+  const UNLOGGED = ['--tlog-upload=false', '--allow-http-registry', '--yes'];
+  const LOOSE = ['another media type', 'another size'];
+  const UNCHECKED = ['--insecure-ignore-tlog=true', '--allow-http-registry'];
+
+  async function cosign(t: TestContext, ...repositories: readonly string[]): Promise<Cosign | undefined> {
+    if (!requiresProgram(t, 'cosign')) return undefined;
+    const real = await registry(t);
+    if (real === undefined) return undefined;
+    const work = temporaryDirectory(t);
+    const layout = join(work, 'layout');
+    const image = setTarget(layout, addImage(layout, {layers: [LAYER]}));
+    await Promise.all(repositories.map((name) => pushImage(real, `${name}:latest`, layout)));
+    const run: Cosign['run'] = (...args) =>
+      new Promise((resolve) => {
+        const env = {PATH: process.env.PATH, HOME: work, COSIGN_PASSWORD: 'secret'};
+        execFile('cosign', args, {cwd: work, env}, (err, stdout, stderr) => resolve({ok: err === null, output: stdout + stderr}));
+      });
+    const key: Cosign['key'] = async (prefix) => {
+      const {ok, output} = await run('generate-key-pair', '--output-key-prefix', prefix);
+      assert.ok(ok, output);
+      const path = join(work, `${prefix}.pub`);
+      return {secret: `${prefix}.key`, pem: readFileSync(path, 'utf8'), path};
+    };
+    return {work, host: real.host, image, run, key};
+  }
+
+  const done = ({ok, output}: Awaited<ReturnType<Cosign['run']>>): void => assert.ok(ok, output);
+
+  it('signs what we verify, in each form', async (t) => {
+    const c = await cosign(t, 'team/simple', 'team/bundle', 'team/blob');
+    if (c === undefined) return;
+    const {secret, pem} = await c.key('own');
+    const [simple, bundled, blob] = ['simple', 'bundle', 'blob'].map((name) => `${c.host}/team/${name}`) as [string, string, string];
+    const {namespace, registry: registries} = await newClient(t);
+    done(await c.run('sign', '--key', secret, ...UNLOGGED, `${simple}@${c.image.digest}`));
+    writeFileSync(join(c.work, 'predicate'), '{}');
+    const attestation = ['--new-bundle-format', '--type', SIGN_TYPE, '--predicate', 'predicate'];
+    done(await c.run('attest', '--key', secret, ...attestation, ...UNLOGGED, `${bundled}@${c.image.digest}`));
+    // Of the manifest's bytes, attached by us.
+    const {bytes} = await registries.fetchObject(`${blob}:latest`);
+    writeFileSync(join(c.work, 'manifest'), bytes);
+    done(
+      await c.run('sign-blob', '--key', secret, '--new-bundle-format', '--bundle', 'bundle', '--tlog-upload=false', '--yes', 'manifest'),
+    );
+    await registries.attach(`${blob}:latest`, BUNDLE, [{path: join(c.work, 'bundle'), mediaType: BUNDLE}]);
+    for (const [i, repository] of [simple, blob].entries()) {
+      await namespace(`right${i}`).pull(`${repository}:latest`, {...PULL, verifyKeys: [pem]});
+      await assert.rejects(namespace(`wrong${i}`).pull(`${repository}:latest`, {...PULL, verifyKeys: [SIGNER.publicPEM]}), refused);
+    }
+    // It is found, under the type that cosign lists it with, and read: a statement v0.1 is no signature of an image.
+    const found = namespace('bundled').pull(`${bundled}:latest`, {...PULL, verifyKeys: [pem]});
+    await assert.rejects(found, (err: Error) => refused(err) && /the statement is of another type/.test(err.message));
+  });
+
+  it('refuses a damaged signature as we do, whatever the damage', async (t) => {
+    const c = await cosign(t, 'team/damaged');
+    if (c === undefined) return;
+    const {secret, pem, path} = await c.key('own');
+    const other = await c.key('other');
+    const {namespace, registry: registries} = await newClient(t);
+    const origin = `${c.host}/team/damaged`;
+    // Where a damaged one can be put.
+    const fake = await startFakeRegistry(t);
+    const repository = `${fake.host}/team/simple`;
+    done(await c.run('sign', '--key', secret, '--sign-container-identity', repository, ...UNLOGGED, `${origin}@${c.image.digest}`));
+    await registries.copy(`${origin}:latest`, `${repository}:latest`, {referrers: true});
+    const tag = `${c.image.digest.replace(':', '-')}.sig`;
+    const manifest = JSON.parse(fake.manifestIn('team/simple', tag)!.toString()) as {layers: [Descriptor]};
+    const [layer] = manifest.layers;
+    const payload = fake.blobIn('team/simple', layer.digest)!;
+    const name = 'dev.cosignproject.cosign/signature';
+    const signature = Buffer.from(layer.annotations![name]!, 'base64');
+    const publish = (bytes: Buffer, signed: string | undefined, over: object = {}): void => {
+      const {[name]: _, ...annotations} = layer.annotations!;
+      const layers = [
+        {
+          ...layer,
+          ...fake.addBlob(bytes, SIMPLE_SIGNING),
+          annotations: signed === undefined ? annotations : {...annotations, [name]: signed},
+          ...over,
+        },
+      ];
+      fake.addManifest('team/simple', {...manifest, layers}, OCI_MANIFEST, tag);
+    };
+    const flipped = (bytes: Buffer, i: number): Buffer => Buffer.from(bytes.map((byte, at) => (at === i ? byte ^ 1 : byte)));
+    const right = signature.toString('base64');
+    const cases: readonly (readonly [what: string, publish: () => void, keyPath?: string, keyPEM?: string])[] = [
+      ...[...variants(JSON.parse(payload.toString()) as object)].map(
+        (value, i) => [`payload ${i}`, () => publish(Buffer.from(JSON.stringify(value)), right)] as const,
+      ),
+      ...Array.from(payload, (_, i) => [`byte ${i} of the payload`, () => publish(flipped(payload, i), right)] as const),
+      ...Array.from(
+        signature,
+        (_, i) => [`byte ${i} of the signature`, () => publish(payload, flipped(signature, i).toString('base64'))] as const,
+      ),
+      ['no signature', () => publish(payload, undefined)],
+      ['an empty signature', () => publish(payload, '')],
+      ['another media type', () => publish(payload, right, {mediaType: 'application/json'})],
+      ['another size', () => publish(payload, right, {size: payload.length + 1})],
+      ['another digest', () => publish(payload, right, {digest: digestOf(Buffer.from('other'))})],
+      ['another key', () => publish(payload, right), other.path, other.pem],
+    ];
+    const tried = TORTURE ? cases : [...sample(cases.slice(0, -6), 6, SAMPLE), ...cases.slice(-6)];
+    const verdicts = async (i: number, keyPath = path, keyPEM = pem): Promise<readonly [ours: boolean, theirs: boolean]> => {
+      const pulled = await namespace(`case${i}`)
+        .pull(`${repository}:latest`, {...PULL, verifyKeys: [keyPEM]})
+        .then(
+          () => true,
+          (err: unknown) => !refused(err),
+        );
+      return [pulled, (await c.run('verify', '--key', keyPath, ...UNCHECKED, `${repository}:latest`)).ok];
+    };
+    publish(payload, right);
+    assert.deepEqual(await verdicts(0), [true, true]);
+    for (const [i, [what, damage, keyPath, keyPEM]] of tried.entries()) {
+      damage();
+      const [ours, theirs] = await verdicts(i + 1, keyPath, keyPEM);
+      assert.equal(ours, false, `${what}: ours`);
+      // cosign does not look at these.
+      if (!LOOSE.includes(what)) assert.equal(theirs, false, `${what}: theirs`);
+    }
+    publish(payload, right);
+    assert.deepEqual(await verdicts(tried.length + 1), [true, true]);
   });
 });

@@ -87,7 +87,11 @@ export async function* remoteEvidence(
         ? []
         : parseIndex(fallback.body ?? (await fetcher.bytes(fallback.descriptor, {limit: MAX_MANIFEST_BYTES, signal})), fallback.descriptor)
             .manifests;
-    return [...(listed ?? []), ...index].filter(({artifactType, mediaType}) => isBundle(artifactType) && kindOf(mediaType) === 'manifest');
+    const manifests = [...(listed ?? []), ...index].filter(({mediaType}) => kindOf(mediaType) === 'manifest');
+    // cosign lists its bundles under the fallback tag with the type of their empty config.
+    return [isBundle, (type: string | undefined) => type === OCI_EMPTY].flatMap((isIt) =>
+      manifests.filter(({artifactType}) => isIt(artifactType)),
+    );
   });
   for (const descriptor of (bundles ?? []).slice(0, MAX_MANIFESTS)) {
     const bundle = await attempt(() => load(descriptor));
@@ -95,6 +99,8 @@ export async function* remoteEvidence(
   }
   if (failures.length > 0) throw failures[0];
 }
+
+const OCI_EMPTY = 'application/vnd.oci.empty.v1+json';
 
 const isBundle = (artifactType: string | undefined): boolean => artifactType !== undefined && isSignature({mediaType: artifactType});
 
