@@ -12,8 +12,7 @@ import {type OrdinaryUser, ordinaryUser, requiresOrdinaryUser, type UserOptions}
 import {pushImage, sharedRegistry} from '../support/registry.ts';
 
 const registry = sharedRegistry();
-const requires = (t: Skippable): boolean =>
-  requiresOrdinaryUser(t) && requiresProgram(t, 'runc', 'conmon', 'pasta', 'ip', 'redis-cli', 'timeout');
+const requires = (t: Skippable): boolean => requiresOrdinaryUser(t) && requiresProgram(t, 'runc', 'conmon', 'pasta', 'ip', 'redis-cli');
 
 /** Both families, each with a route to somewhere. */
 const ADDRESSES = `
