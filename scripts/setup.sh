@@ -31,6 +31,7 @@ rootless   newuidmap       uidmap           to run containers without root
 test       conmon          conmon           to leave containers running
 test       perl            perl-base        to attach to tasks
 test       setpriv         util-linux       to end a registry together with its test
+test       criu            criu             to write running containers to disk, and let them go on
 test       tini            tini             to run as the first process of a container
 test       skopeo          skopeo           to compare digests and configurations
 test       podman          podman           to compare trees, logins and flags

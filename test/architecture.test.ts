@@ -330,8 +330,10 @@ describe('who names an image, or makes a container of one', () => {
     const files = readdirSync(join(ROOT, 'src/lib/client'), {recursive: true, encoding: 'utf8'}).filter((file) => file.endsWith('.ts'));
     const naming = files
       .map((file) => ({file, text: readFileSync(join(ROOT, 'src/lib/client', file), 'utf8')}))
-      // It changes the record of a container that exists, and nothing that the policy is about.
-      .filter(({file, text}) => file !== 'change-container.ts' && /\b(?:images|containers)\.put\(/.test(text));
+      // They change the record of a container that exists, and nothing that the policy is about.
+      .filter(
+        ({file, text}) => !['change-container.ts', 'tasks/checkpoint.ts'].includes(file) && /\b(?:images|containers)\.put\(/.test(text),
+      );
     assert.ok(naming.length > 3, 'the search finds hardly anything');
     /** With what it imports from its own folder. */
     const whole = ({file, text}: {file: string; text: string}): string =>

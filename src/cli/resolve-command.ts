@@ -79,7 +79,7 @@ function readEarlyFlag(argv: readonly string[], i: number): ReadFlag {
 const OTHER_TOOLS: Readonly<Record<string, string>> = {
   build: 'berth builds nothing from Dockerfiles; buildah does, and "berth images import" reads its archives',
   compose: 'berth runs single containers',
-  checkpoint: 'containers cannot be checkpointed; "berth commit" keeps what one changed in its filesystem',
+  checkpoint: 'see "berth containers checkpoint" and "berth containers restore"',
   create: 'see "berth containers create"',
   history: 'see "berth images inspect"',
   'images decrypt': 'encrypted layers cannot be read; skopeo copies them with --decryption-key',

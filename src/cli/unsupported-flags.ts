@@ -16,6 +16,32 @@ export const EXEC_HINTS: FlagHints = {
 /** Of ctr's `tasks delete`. */
 export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "berth tasks kill --exec-id" ends one');
 
+const STAYS = 'a checkpoint stays with its container, on this machine';
+const FILES_STAY = 'files stay in the snapshot of the container: "berth commit" keeps them in an image';
+
+/** Of `containers checkpoint` of ctr, and `container checkpoint` of podman. */
+export const CHECKPOINT_HINTS: FlagHints = {
+  ...each('rw image ignore-rootfs ignore-volumes', FILES_STAY),
+  ...each('task', 'leave it out: the processes are what is kept'),
+  ...each('e export c compress create-image', STAYS),
+  ...each('k keep print-stats', 'leave it out: the log of criu is shown when it fails'),
+  ...each('P pre-checkpoint with-previous', 'the memory is written at once'),
+  ...each('file-locks', 'leave it out: locks of files are kept'),
+  ...each('a all l latest', 'name the container'),
+};
+
+/** Of `containers restore` of ctr, and `container restore` of podman. */
+export const RESTORE_HINTS: FlagHints = {
+  ...each('rw ignore-rootfs ignore-volumes', FILES_STAY),
+  ...each('live', 'leave it out: the processes go on'),
+  ...each('i import n name pod', STAYS),
+  ...each('p publish ignore-static-ip ignore-static-mac', 'the network is that of the container'),
+  ...each('tcp-established', 'leave it out: the checkpoint says whether it has connections'),
+  ...each('print-stats', 'leave it out'),
+  ...each('file-locks', 'leave it out: locks of files are kept'),
+  ...each('a all l latest', 'name the container'),
+};
+
 /** A test holds that each flag of the three programs is either supported or here. */
 export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('blkio-weight blkio-weight-device blockio-class blockio-config-file', 'block I/O classes and weights are not supported'),

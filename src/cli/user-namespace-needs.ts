@@ -10,9 +10,11 @@ export type UserNamespaceNeed = 'never' | 'layers' | 'possible' | 'always';
 
 const ALWAYS: readonly string[] = [
   'commit',
+  'containers checkpoint',
   'containers cp',
   'containers create',
   'containers restart',
+  'containers restore',
   'containers start',
   'containers update',
   'diff',

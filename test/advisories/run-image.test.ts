@@ -1,7 +1,6 @@
 /**
  * Published attacks by an image's config, by the command: pulls from a registry and runs, with a canary beside the store. `run-*.test.ts`
- * have the details. berth has no `cp`, checkpoint or push yet, so the attacks on docker cp, CVE-2026-50195 and the upload of CVE-2026-50151
- * are not here.
+ * have the details. README.md of this directory says which attacks are elsewhere, or nowhere.
  */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';

@@ -5,7 +5,9 @@ import {describe, it} from 'node:test';
 import {readFlag} from '../../src/cli/read-flag-words.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
+import Checkpoint from '../../src/commands/containers/checkpoint.ts';
 import Create from '../../src/commands/containers/create.ts';
+import Restore from '../../src/commands/containers/restore.ts';
 import RemoveContainer from '../../src/commands/containers/rm.ts';
 import Run from '../../src/commands/run.ts';
 import Exec from '../../src/commands/tasks/exec.ts';
@@ -81,6 +83,8 @@ describe('flags of other programs', () => {
   // `--help` of containerd 1.7 and 2.2.
   for (const [command, names] of [
     [Start, '--null-io --log-uri --fifo-dir --pid-file --detach -d'],
+    [Checkpoint, '--rw --image --task'],
+    [Restore, '--rw --live'],
     [Exec, '--cwd --tty -t --detach -d --exec-id --fifo-dir --log-uri --user'],
     [Kill, '--signal -s --exec-id --all -a'],
     [Remove, '--force -f --exec-id'],

@@ -1,5 +1,6 @@
 /** Tasks for tests: a store with a small image, and what is left of its containers. */
 import assert from 'node:assert/strict';
+import {spawnSync} from 'node:child_process';
 import {existsSync, readdirSync, readFileSync, rmdirSync} from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -17,12 +18,14 @@ export interface TaskRig {
   readonly ref: string;
   readonly root: string;
   readonly state: string;
+  /** What conmon calls. */
+  readonly program: readonly string[];
   /** Every file, cgroup, mount and process that tasks of the rig have left. */
   left(): readonly string[];
 }
 
-/** A store with a small image to run. @param options.state instead of a temporary directory; it is made, and its parent removed with the test */
-export async function taskRig(t: Scope, options: {readonly state?: string} = {}): Promise<TaskRig> {
+/** A store with a small image to run. @param options directories instead of temporary ones; who gives them removes them */
+export async function taskRig(t: Scope, options: {readonly state?: string; readonly root?: string} = {}): Promise<TaskRig> {
   const namespace = `tasks-${process.pid}-${++rigs}`;
   const registry = await startFakeRegistry(t);
   const layer = tar(
@@ -39,10 +42,11 @@ export async function taskRig(t: Scope, options: {readonly state?: string} = {})
   };
   registry.addImage('app', 'v1', [layer], config);
   const ref = `${registry.host}/app:v1`;
-  const root = temporaryDirectory(t);
+  const root = options.root ?? temporaryDirectory(t);
   const state = options.state ?? temporaryDirectory(t);
   // conmon calls the source, not what was built of it.
-  const client = openClient({root, state, program: [process.execPath, join(import.meta.dirname, '../../src/main.ts')]});
+  const program = [process.execPath, join(import.meta.dirname, '../../src/main.ts')];
+  const client = openClient({root, state, program});
   const ns = client.namespace(namespace);
   onEnd(t, async () => {
     for (const {id} of await ns.tasks.list()) await ns.tasks.delete(id, {force: true});
@@ -62,7 +66,7 @@ export async function taskRig(t: Scope, options: {readonly state?: string} = {})
       .filter((line) => line.includes(root) || line.includes(state)),
     ...processes(state),
   ];
-  return {namespace, client, ns, ref, root, state, left};
+  return {namespace, client, ns, ref, root, state, program, left};
 }
 
 let rigs = 0;
@@ -92,6 +96,22 @@ export const conmonsOf = (state: string): readonly number[] =>
 
 export const requiresTasks = (t: Parameters<typeof requiresRoot>[0]): boolean =>
   requiresRoot(t) && ['busybox', 'runc', 'conmon'].every((program) => requiresProgram(t, program));
+
+/** Why criu does not work on this machine; `undefined` if it does. */
+export function criuFault(): string | undefined {
+  const criu = findProgram('criu');
+  if (criu === undefined) return 'it is not installed';
+  const {status, stderr} = spawnSync(criu, ['check'], {encoding: 'utf8'});
+  return status === 0 ? undefined : stderr.trim().split('\n').at(-1);
+}
+
+/** True when the test may go on: criu is installed, and the kernel has what it needs. */
+export function requiresCriu(t: Parameters<typeof requiresRoot>[0]): boolean {
+  if (!requiresTasks(t) || !requiresProgram(t, 'criu')) return false;
+  const fault = criuFault();
+  if (fault !== undefined) t.skip(`criu does not work on this machine: ${fault}`);
+  return fault === undefined;
+}
 
 /** For `assert.rejects`. @param runExit exit status that a command ends with for this error */
 export const failsAs =

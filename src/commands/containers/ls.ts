@@ -2,10 +2,18 @@ import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 import {quiet} from '../../cli/shared-flags.ts';
-import type {ContainerRecord, Task} from '../../lib/client/types/index.ts';
+import type {ContainerRecord, Labels, Task} from '../../lib/client/types/index.ts';
+
+const CHECKPOINTED = 'CHECKPOINTED';
+
+function statusOf(task: Task | undefined, labels: Labels): string {
+  if (task === undefined) return labels['berth/checkpoint'] === undefined ? '-' : CHECKPOINTED;
+  return task.checkpointed ? CHECKPOINTED : task.status.toUpperCase();
+}
 
 export default class List extends BaseCommand {
   static override summary = 'list containers';
+  static override description = 'CHECKPOINTED is one that "containers restore" lets go on.';
   static override args = {filter: Args.string({multiple: true, description: 'filter, such as image~=redis'})};
   static override flags = {
     quiet: quiet('the identifiers'),
@@ -21,11 +29,11 @@ export default class List extends BaseCommand {
       return containers;
     }
     const tasks = new Map(containers.length === 0 ? [] : (await client.tasks.list()).map((task) => [task.id, task]));
-    this.table(['CONTAINER', 'IMAGE', 'RUNTIME', 'STATUS'], containers, ({id, image, runtime}) => [
+    this.table(['CONTAINER', 'IMAGE', 'RUNTIME', 'STATUS'], containers, ({id, image, runtime, labels}) => [
       id,
       image === '' ? '-' : image,
       runtime.name,
-      tasks.get(id)?.status.toUpperCase() ?? '-',
+      statusOf(tasks.get(id), labels),
     ]);
     return containers.map((container) => ({...container, ...omitUndefined({task: tasks.get(container.id)})}));
   }

@@ -4,21 +4,26 @@ import type {Task} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {
   static override summary = 'list tasks: the processes of containers';
-  static override description = 'EXIT is the status of a task that has ended; "?" if nobody was there to record it.';
+  static override description =
+    'EXIT is the status of a task that has ended; "?" if nobody was there to record it. CHECKPOINTED is one that a checkpoint ended.';
   static override flags = {quiet: quiet('the identifiers')};
 
   async run(): Promise<readonly Task[]> {
     const {flags} = await this.parse(List);
     const {tasks} = await this.namespace(flags);
     const all = await tasks.list();
-    this.table(['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'], all, ({id, pid, status, exitStatus, startedAt, exitedAt}) => [
-      id,
-      String(pid),
-      status.toUpperCase(),
-      status === 'stopped' ? String(exitStatus ?? '?') : '-',
-      startedAt ?? '-',
-      exitedAt ?? '-',
-    ]);
+    this.table(
+      ['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'],
+      all,
+      ({id, pid, status, checkpointed, exitStatus, startedAt, exitedAt}) => [
+        id,
+        String(pid),
+        checkpointed ? 'CHECKPOINTED' : status.toUpperCase(),
+        status === 'stopped' ? String(exitStatus ?? '?') : '-',
+        startedAt ?? '-',
+        exitedAt ?? '-',
+      ],
+    );
     return all;
   }
 }

@@ -218,6 +218,18 @@ function namespaceClient(context: Context, name: string): NamespaceClient {
         const {commitContainer} = await import('./build/commit.ts');
         return commitContainer(context, name, id, ref, options);
       },
+      checkpoint: async (id, options = {}) => {
+        const {checkpointContainer} = await import('./tasks/checkpoint.ts');
+        return checkpointContainer(context, name, id, tasksClient(context, name), options);
+      },
+      restore: async (id, options = {}) => {
+        const {restoreContainer} = await import('./tasks/checkpoint.ts');
+        return restoreContainer(context, name, id, options);
+      },
+      removeCheckpoint: async (id) => {
+        const {removeCheckpoint} = await import('./tasks/checkpoint.ts');
+        return removeCheckpoint(context, name, id);
+      },
       ...containersClient(context, name),
       create: async (ref, id, options = {}) => {
         const {createContainer} = await import('./run/create.ts');

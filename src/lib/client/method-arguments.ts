@@ -31,6 +31,7 @@ import type {
   AttachOptions,
   BuildOptions,
   CheckOptions,
+  CheckpointOptions,
   Client,
   CommitOptions,
   ContainerLimits,
@@ -78,6 +79,7 @@ import type {
   RemoteImageOptions,
   RepackOptions,
   RestartOptions,
+  RestoreOptions,
   Rlimit,
   RunOptions,
   SnapshotDiffOptions,
@@ -447,6 +449,17 @@ const NAMESPACE: Guards<NamespaceClient> = {
       options<CopyFilesOptions>({archive: optional(flag), followLink: optional(flag), signal: optional(abortSignal)}),
     ],
     readFiles: [text, text, options<ReadFilesOptions>({followLink: optional(flag), signal: optional(abortSignal)})],
+    checkpoint: [
+      text,
+      options<CheckpointOptions>({
+        leaveRunning: optional(flag),
+        tcpEstablished: optional(flag),
+        onEvent: optional(callback),
+        signal: optional(abortSignal),
+      }),
+    ],
+    restore: [text, options<RestoreOptions>({keep: optional(flag), signal: optional(abortSignal)})],
+    removeCheckpoint: [text],
     systemdUnit: [text, options<SystemdUnitOptions>({restart: optional(oneOf('no', 'on-failure', 'always'))})],
     changes: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     commit: [

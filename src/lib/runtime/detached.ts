@@ -3,12 +3,13 @@
  * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
  */
 import {closeSync, existsSync, mkdirSync, openSync, readFileSync} from 'node:fs';
-import {relative, resolve} from 'node:path';
+import {join, relative, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
 import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
 import {requireRoot} from '../user-namespace-identity.ts';
+import {type CheckpointFlags, checkpointFlags, criuFailure} from './checkpoint.ts';
 import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {
@@ -31,7 +32,7 @@ import {
   removeStaleCgroup,
   runtimeRoot,
 } from './run-directory.ts';
-import {type TaskIO, taskFiles} from './task-record.ts';
+import {LOG, type TaskIO, taskFiles} from './task-record.ts';
 
 export interface DetachedRun
   extends Pick<
@@ -53,11 +54,18 @@ export interface DetachedRun
   readonly io: TaskIO;
   /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH and a locale. */
   readonly exitCommand?: readonly string[];
+  /** The container is not started, but goes on from a checkpoint; a task that has ended makes room for it, and leaves it its log. */
+  readonly restore?: Restoration;
+}
+
+export interface Restoration extends CheckpointFlags {
+  /** Directory of criu's images, as an absolute path. */
+  readonly images: string;
 }
 
 /** Arguments of conmon. Paths are absolute, as it works in the bundle; but of the log from there, because a colon would end its name. */
 function conmonArguments(conmon: string, runtime: Runtime, directory: string, run: DetachedRun): string[] {
-  const {id, io, stateDir, noPivot = false, exitCommand = []} = run;
+  const {id, io, stateDir, noPivot = false, exitCommand = [], restore} = run;
   const files = taskFiles(directory, id);
   const log =
     io.kind === 'none'
@@ -75,6 +83,7 @@ function conmonArguments(conmon: string, runtime: Runtime, directory: string, ru
     ...['--runtime', runtime.path, '--bundle', bundleIn(directory), '--container-pidfile', files.initPid],
     ...['--exit-dir', files.exitDirectory, '--persist-dir', directory, '--full-attach', ...log],
     ...(noPivot ? ['--no-pivot'] : []),
+    ...(restore === undefined ? [] : ['--restore', restore.images, ...checkpointFlags(restore).flatMap((flag) => ['--runtime-opt', flag])]),
     ...(io.terminal ? ['--terminal'] : []),
     ...(io.stdin ? ['--stdin', '--leave-stdin-open'] : []),
     ...(program === undefined ? [] : ['--exit-command', program]),
@@ -127,7 +136,7 @@ async function waitsInVain(conmon: number, signal: AbortSignal): Promise<void> {
     await delay(LOOK_MS, undefined, {signal, ref: false});
     const children = [...childrenOf(conmon)];
     // The runtime, and conmon's copy that becomes it, are on the way to an answer.
-    const isOnItsWay = children.some(([, words]) => words.includes('create') || words.includes('--cid'));
+    const isOnItsWay = children.some(([, words]) => ['create', 'restore', '--cid'].some((word) => words.includes(word)));
     const left = isOnItsWay ? [] : children.filter(([, words]) => words.length > 0).map(([pid]) => pid);
     if (left.some((pid) => before.includes(pid))) return;
     before = left;
@@ -156,20 +165,32 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
   if (line === 'unheard') throw new ErrdefsError('aborted', `${runtime.name} was killed while it made the container`);
   const {data, pid = data, message} = parseReport(line);
   if (pid === undefined) throw new ErrdefsError('aborted', 'conmon ended before the container was made: it was killed');
-  if (pid <= 0) throw failed(message || `${runtime.name} ended before the container was made`);
+  if (pid <= 0) {
+    const err = failed(message || `${runtime.name} ended before the container was made`);
+    if (run.restore === undefined) throw err;
+    throw await criuFailure('unable to restore', join(bundleIn(directory), 'restore.log'), err.message, directory);
+  }
   // One that ends at once and is removed then stays until this start has been told; and nobody else is to start it meanwhile.
   const started = announceStart(directory);
   try {
     // From here on the task belongs to conmon: whoever looks finds it created, and can delete it, or start it if we die.
     giveBundle(directory, launcher.pid);
-    await startCreated(run, runtime, directory, pid);
+    if (run.restore === undefined) await startCreated(run, runtime, directory, pid);
+    else noteStart(run, directory, pid);
   } finally {
     started();
   }
   return pid;
 }
 
-async function startCreated({id, stateDir, pidFile}: DetachedRun, runtime: Runtime, directory: string, pid: number): Promise<void> {
+/** Notes that the container runs. */
+function noteStart({id, pidFile}: DetachedRun, directory: string, pid: number): void {
+  closeSync(openSync(taskFiles(directory, id).started, 'w', 0o600));
+  if (pidFile !== undefined) writePidFile(resolve(pidFile), String(pid));
+}
+
+async function startCreated(run: DetachedRun, runtime: Runtime, directory: string, pid: number): Promise<void> {
+  const {id, stateDir} = run;
   const files = taskFiles(directory, id);
   const result = await runRuntime(runtime, [
     '--root',
@@ -187,8 +208,7 @@ async function startCreated({id, stateDir, pidFile}: DetachedRun, runtime: Runti
       ...result,
       stderr: runtimeErrors(files.runtimeLog).at(-1) ?? result.stderr,
     });
-  closeSync(openSync(files.started, 'w', 0o600));
-  if (pidFile !== undefined) writePidFile(resolve(pidFile), String(pid));
+  noteStart(run, directory, pid);
 }
 
 /**
@@ -216,7 +236,9 @@ export async function startDetached(run: DetachedRun): Promise<number> {
     const runtime = findRuntime(run.runtime);
     const conmon = requireProgram('conmon', 'conmon');
     const env = requireProgram('env', 'coreutils');
-    const directory = await claimBundle(run.stateDir, run.id, runtime, run.onLeftover);
+    const directory = await claimBundle(run.stateDir, run.id, runtime, run.onLeftover, {
+      ...(run.restore === undefined ? {} : {takesStopped: true, keeps: LOG}),
+    });
     let launcher: Launcher | undefined;
     try {
       // conmon reads its arguments as text of the locale.

@@ -67,6 +67,17 @@ async function conmonCheck(): Promise<Check> {
   return {name, status: 'ok', detail: `${stdout.toString().split('\n', 1)[0]!.replace(' version', '')} (${path})`};
 }
 
+/** criu, by which containers are checkpointed: nothing else needs it. */
+async function criuCheck(): Promise<readonly Check[]> {
+  const name = 'criu';
+  const path = findProgram('criu');
+  if (path === undefined) return [{name, status: 'ok', detail: 'not installed: only containers checkpoint and restore need it'}];
+  const {status, stderr} = await run(path, ['check'], {package: 'criu'});
+  if (status === 0) return [{name, status: 'ok', detail: path}];
+  const said = stderr.trim().split('\n').at(-1) ?? '';
+  return [{name, status: 'warning', detail: `${path} does not work: ${said}`, hint: 'containers cannot be checkpointed: see "criu check"'}];
+}
+
 export const OVERLAY_HINT = 'use --snapshotter native, or a root on ext4 or xfs';
 
 /** Tries a mount namespace, and in it an overlay with its upperdir in `directory`. */
@@ -151,6 +162,6 @@ export async function checkRuntime(directory: string, runtime?: string): Promise
     await conmonCheck(),
     await checkMounts(directory),
     cgroupCheck(),
-    ...(isRootless() ? [await pastaCheck()] : []),
+    ...(isRootless() ? [await pastaCheck()] : await criuCheck()),
   ];
 }

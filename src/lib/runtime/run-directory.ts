@@ -252,6 +252,7 @@ const HINTS: Readonly<Record<Exclude<Run['state'], 'stale'>, (id: string) => str
  *
  * @param onLeftover gets errors of removing dead runs; without it they are thrown
  * @param options.takesStopped a task that has ended is cleared away, too
+ * @param options.keeps name of a file that the new run takes over from it
  * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
@@ -260,7 +261,7 @@ export async function claimBundle(
   id: string,
   runtime: Runtime,
   onLeftover: OnLeftover = throwIt,
-  {takesStopped = false}: {readonly takesStopped?: boolean} = {},
+  {takesStopped = false, keeps}: {readonly takesStopped?: boolean; readonly keeps?: string} = {},
 ): Promise<string> {
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
@@ -287,6 +288,7 @@ export async function claimBundle(
         const old = temporaryIn(bundles);
         if (!ignoreErrno(['ENOENT'], () => renameSync(run, old))) continue;
         tellWaiters(old, id);
+        if (keeps !== undefined) ignoreErrno(['ENOENT', 'EEXIST'], () => renameSync(join(old, keeps), join(mine, keeps)));
         removeLeftover(old, onLeftover);
       }
     } catch (err) {

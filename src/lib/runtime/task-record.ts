@@ -38,6 +38,8 @@ export interface TaskRecord {
 }
 
 const RECORD = 'task.json';
+/** Name of the output of a detached task. */
+export const LOG = 'container.log';
 
 /** @param run a run's directory */
 export function writeTaskRecord(run: string, record: TaskRecord): void {
@@ -68,9 +70,11 @@ export const taskFiles = (run: string, id: string) =>
     initPid: join(run, 'init.pid'),
     exitDirectory: join(run, 'exits'),
     exit: join(run, 'exits', id),
-    log: join(run, 'container.log'),
+    log: join(run, LOG),
     runtimeLog: join(run, 'log.json'),
     oom: join(run, 'oom'),
+    /** Made when a checkpoint ends the container. */
+    checkpointed: join(run, 'checkpointed'),
     /** Made when the runtime has started the container; its time is that of the start. */
     started: join(run, 'started'),
   }) as const;

@@ -150,7 +150,7 @@ describe('doctor', () => {
     const checks = await checkRuntime(temporaryDirectory(t));
     assert.deepEqual(
       checks.map(({name}) => name),
-      ['runtime', 'conmon', 'mounts', 'cgroups'],
+      ['runtime', 'conmon', 'mounts', 'cgroups', 'criu'],
     );
     for (const {status, hint} of checks) assert.equal(hint === undefined, status === 'ok');
   });

@@ -13,7 +13,10 @@ import {filtered} from './filter.ts';
 export function containersClient(
   context: Context,
   namespace: string,
-): Omit<ContainersClient, 'changes' | 'commit' | 'copyFiles' | 'create' | 'readFiles' | 'systemdUnit'> {
+): Omit<
+  ContainersClient,
+  'changes' | 'checkpoint' | 'commit' | 'copyFiles' | 'create' | 'readFiles' | 'removeCheckpoint' | 'restore' | 'systemdUnit'
+> {
   const {store} = context;
   const missing = (id: string): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
 

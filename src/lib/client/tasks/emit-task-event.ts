@@ -5,7 +5,7 @@ import type {Context} from '../context.ts';
 import {emit} from '../event-log.ts';
 import type {FoundTask} from './find-task.ts';
 
-type TaskTopic = 'create' | 'start' | 'exec-added' | 'exec-started' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed';
+type TaskTopic = 'create' | 'start' | 'exec-added' | 'exec-started' | 'exit' | 'oom' | 'delete' | 'paused' | 'resumed' | 'checkpointed';
 
 export function tell(
   context: Context,

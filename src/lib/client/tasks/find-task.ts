@@ -70,6 +70,7 @@ async function inspectTask(stateDir: string, {id, state}: Pick<Run, 'id' | 'stat
     detached,
     ...(end === undefined ? {} : {exitStatus: end.exitStatus, exitedAt: end.exitedAt.toISOString()}),
     ...(existsSync(files.oom) ? {oomKilled: true} : {}),
+    ...(status === 'stopped' && existsSync(files.checkpointed) ? {checkpointed: true} : {}),
     ...(network === undefined ? {} : {network}),
     ...(record === undefined ? {} : {createdAt: record.createdAt}),
     ...(startedAt === undefined || status === 'created' ? {} : {startedAt}),

@@ -6,6 +6,7 @@ import {ErrdefsError, fromErrno, isErrdefs} from '../../errdefs.ts';
 import type {ProcessIdentity} from '../../fs/process.ts';
 import type {PipedStreams} from '../../fs/spawn-with-channel.ts';
 import {cgroupPath, isCgroupOf} from '../../runtime/cgroup-removal.ts';
+import type {Restoration} from '../../runtime/detached.ts';
 import type {IdMappings} from '../../runtime/id-mappings.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
@@ -40,6 +41,8 @@ export interface Launch {
   /** Absent: none, or the host's. */
   readonly network?: NetworkOptions;
   readonly runtime?: string;
+  /** Of a task that goes on from a checkpoint: it is detached. */
+  readonly restore?: Restoration;
   readonly signal?: AbortSignal;
 }
 
@@ -167,6 +170,7 @@ async function launchToEnd(
           : {logFile, ...(maxLogSize === undefined ? {} : {maxLogSize})}),
       },
       ...(command === undefined ? {} : {exitCommand: command}),
+      ...(run.restore === undefined ? {} : {restore: run.restore}),
     });
     tellStart(context, namespace, id, pid);
     return {id, exitStatus: 0, pid};

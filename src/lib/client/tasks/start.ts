@@ -2,6 +2,7 @@
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
+import type {Restoration} from '../../runtime/detached.ts';
 import {idMappings} from '../../runtime/id-mappings.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
@@ -20,7 +21,8 @@ import {asRunFailure} from './mark-run-failure.ts';
 import {recordedNetwork} from './network-options.ts';
 import type {MaybePiped} from './with-streams.ts';
 
-type StartOptions = MaybePiped<TaskStartOptions>;
+/** @property restore goes on from a checkpoint */
+type StartOptions = MaybePiped<TaskStartOptions> & {readonly restore?: Restoration};
 
 export function startTask(context: Context, namespace: string, id: string, options: StartOptions): Promise<RunResult | PipedTask> {
   return asRunFailure(() => startContainer(context, namespace, id, options));
@@ -36,7 +38,12 @@ export async function assertMayStart(context: Context, namespace: string, id: st
   if (record !== undefined) await assertStillAllowed(context, namespace, record);
 }
 
-async function startContainer(context: Context, namespace: string, id: string, options: StartOptions): Promise<RunResult | PipedTask> {
+export async function startContainer(
+  context: Context,
+  namespace: string,
+  id: string,
+  options: StartOptions,
+): Promise<RunResult | PipedTask> {
   const {store} = context;
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
@@ -77,6 +84,7 @@ async function startContainer(context: Context, namespace: string, id: string, o
       rm: false,
       ...(network === undefined ? {} : {network}),
       ...(record.runtime.name.startsWith('io.containerd.') ? {} : {runtime: record.runtime.name}),
+      ...(options.restore === undefined ? {} : {restore: options.restore}),
       ...(options.signal === undefined ? {} : {signal: options.signal}),
     },
     options,

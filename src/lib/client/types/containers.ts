@@ -4,7 +4,7 @@ import type {LayerCompression} from './build.ts';
 import type {ContainerChange, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerLimits, ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
-import type {TaskStartOptions} from './tasks.ts';
+import type {RunResult, TaskStartOptions} from './tasks.ts';
 
 /** When `run` pulls its image first. */
 export type PullPolicy = 'always' | 'missing' | 'never' | 'newer';
@@ -75,6 +75,34 @@ export interface CopiedFiles {
   readonly bytes: number;
 }
 
+/** Options of `containers.checkpoint`. */
+export interface CheckpointOptions {
+  /** Lets the container go on. */
+  readonly leaveRunning?: boolean;
+  /** Keeps TCP connections. Without it, a container that has some is refused. */
+  readonly tcpEstablished?: boolean;
+  readonly onEvent?: (event: ProgressEvent) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Result of `containers.checkpoint`. */
+export interface CheckpointResult {
+  /** Of the container. */
+  readonly id: string;
+  /** RFC 3339, UTC. */
+  readonly createdAt: string;
+  /** Bytes on disk. */
+  readonly size: number;
+  readonly leftRunning: boolean;
+}
+
+/** Options of `containers.restore`. */
+export interface RestoreOptions {
+  /** Keeps the checkpoint. Default: it is removed once the container runs. */
+  readonly keep?: boolean;
+  readonly signal?: AbortSignal;
+}
+
 /** Options of `containers.systemdUnit`. */
 export interface SystemdUnitOptions {
   /** Default: `on-failure`. */
@@ -135,4 +163,21 @@ export interface ContainersClient {
    * @throws failed_precondition the image's name has been given to another one, or the container was made from none
    */
   commit(id: string, ref: string, options?: CommitOptions): Promise<ImageRecord>;
+  /**
+   * Writes the processes of a detached container to disk by criu, and ends them. The checkpoint stays with the container until it is
+   * restored, replaced or removed, or the container is. Its files are not part of it: they stay in its snapshot.
+   *
+   * @throws failed_precondition criu is missing, or cannot dump it, in its own words; it goes on then
+   * @throws resource_exhausted the disk is full; it goes on then
+   */
+  checkpoint(id: string, options?: CheckpointOptions): Promise<CheckpointResult>;
+  /**
+   * Lets a container go on from its checkpoint, detached, with the streams and the log that it had.
+   *
+   * @throws not_found it has no checkpoint
+   * @throws failed_precondition it runs, or criu cannot restore it; the checkpoint stays
+   */
+  restore(id: string, options?: RestoreOptions): Promise<RunResult>;
+  /** @throws not_found the container has no checkpoint */
+  removeCheckpoint(id: string): Promise<void>;
 }

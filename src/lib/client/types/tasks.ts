@@ -40,6 +40,8 @@ export interface Task {
   readonly exitStatus?: number;
   /** The kernel ended it, or a part of it, for want of memory. */
   readonly oomKilled?: boolean;
+  /** A checkpoint ended it: `containers.restore` lets it go on. */
+  readonly checkpointed?: boolean;
   /** Absent without one of its own. */
   readonly network?: TaskNetwork;
   /** Times: RFC 3339, UTC. */

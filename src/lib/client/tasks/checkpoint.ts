@@ -1,0 +1,235 @@
+/**
+ * `containers checkpoint` and `containers restore`: a container's processes are written to disk by criu, and go on later, from there. Its
+ * files stay where they are, in its snapshot.
+ */
+import {mkdirSync, renameSync, writeFileSync} from 'node:fs';
+import {join} from 'node:path';
+import {berth} from '../../berth-command.ts';
+import {ErrdefsError, fromErrno} from '../../errdefs.ts';
+import {removeTree} from '../../fs/durable.ts';
+import {dumpContainer, requireCriu} from '../../runtime/checkpoint.ts';
+import {holdersOf, untilEnded} from '../../runtime/run-directory.ts';
+import {type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
+import {collect} from '../../store/gc.ts';
+import {assertWithinQuota} from '../../store/quota.ts';
+import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
+import {mergeLabels, SnapshotStore} from '../../store/snapshots.ts';
+import type {StoreTransaction} from '../../store/transaction-types.ts';
+import {withBallast} from '../../store/with-ballast.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
+import type {Context} from '../context.ts';
+import {
+  CHECKPOINT_SNAPSHOTTER,
+  type CheckpointDescription,
+  checkpointKey,
+  checkpointLabels,
+  descriptionIn,
+  findCheckpoint,
+  imagesIn,
+  isCheckpoint,
+  readCheckpoint,
+  snapshotLabels,
+} from '../kept-checkpoint.ts';
+import {notFoundIn} from '../not-found.ts';
+import type {CheckpointOptions, CheckpointResult, RestoreOptions, RunResult, TasksClient} from '../types/index.ts';
+import {tell} from './emit-task-event.ts';
+import {type FoundTask, findTask, findTaskIfAny} from './find-task.ts';
+import {asRunFailure} from './mark-run-failure.ts';
+import {listProcesses} from './processes-and-freezer.ts';
+import {startContainer} from './start.ts';
+
+/** @throws failed_precondition without root, or without criu */
+function requireMeans(id: string, verb: 'checkpointed' | 'restored'): void {
+  if (isRootless() || process.getuid?.() !== 0)
+    throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} cannot be ${verb} without root`, {
+      hint: 'criu needs root of the machine',
+    });
+  requireCriu();
+}
+
+const missing = ({store}: Context, namespace: string, id: string): ErrdefsError =>
+  notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
+
+/** How a task was started. @throws failed_precondition one of this kind cannot be checkpointed */
+function dumpableRecord({task, record}: FoundTask, namespace: string): TaskRecord {
+  const what = `container ${JSON.stringify(task.id)}`;
+  if (task.status !== 'running')
+    throw new ErrdefsError('failed_precondition', `${what} is ${task.status}, not running`, {
+      ...(task.status === 'paused' ? {hint: `let it go on: ${berth`-n ${namespace} tasks resume ${task.id}`}`} : {}),
+    });
+  if (record === undefined || record.io.kind === 'inherit')
+    throw new ErrdefsError('failed_precondition', `${what} runs in the foreground, with streams of its own that nobody could give back`, {
+      hint: 'only what was started with --detach can be checkpointed',
+    });
+  if (record.removeOnExit)
+    throw new ErrdefsError('failed_precondition', `${what} is removed when it ends, with its checkpoint`, {hint: 'run it without --rm'});
+  return record;
+}
+
+/** Notes why the task ends; without the note it has ended all the same. */
+function noteEnd({directory, task: {id}}: FoundTask): void {
+  try {
+    writeFileSync(taskFiles(directory, id).checkpointed, '', {mode: 0o600});
+  } catch {
+    // The state directory is full, or gone.
+  }
+}
+
+export async function checkpointContainer(
+  context: Context,
+  namespace: string,
+  id: string,
+  tasks: Pick<TasksClient, 'stop'>,
+  {leaveRunning = false, tcpEstablished = false, signal, onEvent = () => undefined}: CheckpointOptions,
+): Promise<CheckpointResult> {
+  const {store} = context;
+  const found = await findTask(context, namespace, id);
+  const {io} = dumpableRecord(found, namespace);
+  requireMeans(id, 'checkpointed');
+  const execs = (await listProcesses(found)).flatMap(({execId}) => execId ?? []);
+  if (execs.length > 0)
+    throw new ErrdefsError(
+      'failed_precondition',
+      `container ${JSON.stringify(id)} has processes of "tasks exec", which criu cannot write`,
+      {
+        hint: `end them first: ${execs.map((one) => berth`-n ${namespace} tasks kill --exec-id ${one} ${id}`).join(' && ')}`,
+        details: {execs},
+      },
+    );
+  const {task, runtime, runtimeRoot} = found;
+  const container = store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (container === undefined) throw missing(context, namespace, id);
+  const snapshots = new SnapshotStore(store, namespace, CHECKPOINT_SNAPSHOTTER);
+  const key = checkpointKey(id);
+  const progress = (status: 'reading' | 'committing' | 'done'): void => onEvent({ref: `checkpoint-${id}`, status, offset: 0, total: 0});
+  store.ensureCreated();
+  const work = store.layers.createWork();
+  try {
+    const [tree, log] = [join(work, 'tree'), join(work, 'log')];
+    try {
+      for (const directory of [tree, log, imagesIn(tree)]) mkdirSync(directory, {mode: 0o700});
+      const description: CheckpointDescription = {version: 1, io, tcpEstablished};
+      writeFileSync(descriptionIn(tree), `${JSON.stringify(description)}\n`, {mode: 0o600});
+    } catch (err) {
+      throw fromErrno(err, `checkpoint of container ${JSON.stringify(id)}`);
+    }
+    progress('reading');
+    const dumped = await dumpContainer({id, pid: task.pid, runtime, runtimeRoot}, {images: imagesIn(tree), log}, {tcpEstablished});
+    let isKept = false;
+    try {
+      signal?.throwIfAborted();
+      progress('committing');
+      const createdAt = new Date().toISOString();
+      const isOurs = (old: SnapshotRecord): boolean => isCheckpoint(old);
+      const put = (tx: StoreTransaction): void => {
+        const {containers} = tx.namespace(namespace);
+        const now = containers.find(id);
+        if (now?.createdAt !== container.createdAt)
+          throw new ErrdefsError('aborted', `container ${JSON.stringify(id)} was removed meanwhile`);
+        containers.put({...now, labels: {...now.labels, ...checkpointLabels(id, createdAt)}, updatedAt: createdAt});
+        assertWithinQuota(store, tx.namespace(namespace));
+        collect(store, tx);
+      };
+      const fill = (path: string): void => renameSync(tree, path);
+      await snapshots.prepare(key, undefined, snapshotLabels(createdAt), put, {fill, replaces: isOurs}).catch((err: unknown) => {
+        throw fromErrno(err, `checkpoint of container ${JSON.stringify(id)}`);
+      });
+      isKept = true;
+      store.layers.emptyTrash();
+      tell(context, namespace, id, 'checkpointed', {checkpoint: key});
+      const {size} = snapshots.usage(key);
+      if (leaveRunning) await dumped.resume();
+      else {
+        noteEnd(found);
+        await dumped.end();
+        // It has been killed: this waits until its end is recorded, and gives its addresses and ports back.
+        await tasks.stop(id, {timeoutMs: 0});
+      }
+      progress('done');
+      return {id, createdAt, size, leftRunning: leaveRunning};
+    } catch (err) {
+      if (!isKept) await dumped.resume();
+      throw err;
+    }
+  } finally {
+    store.housekeeping.attempt(`incomplete checkpoint ${work}`, () => removeTree(work));
+  }
+}
+
+/** Removes the checkpoint of a container. @param only whether to remove this one @returns whether there was one */
+async function dropCheckpoint(
+  context: Context,
+  namespace: string,
+  id: string,
+  only?: (record: SnapshotRecord) => boolean,
+): Promise<boolean> {
+  const {store} = context;
+  const dropped = await withBallast(store, () =>
+    store.update(`removal of the checkpoint of container ${id}`, (tx) => {
+      const {containers} = tx.namespace(namespace);
+      const container = containers.find(id);
+      if (container === undefined) throw missing(context, namespace, id);
+      const found = findCheckpoint(tx.namespace(namespace), container);
+      if (found === undefined || only?.(found) === false) return false;
+      const labels = mergeLabels(container.labels, checkpointLabels(id, undefined));
+      containers.put({...container, labels, updatedAt: new Date().toISOString()});
+      collect(store, tx);
+      return true;
+    }),
+  );
+  store.layers.emptyTrash();
+  return dropped;
+}
+
+const noCheckpoint = (namespace: string, id: string): ErrdefsError =>
+  new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no checkpoint`, {
+    hint: `make one while it runs: ${berth`-n ${namespace} containers checkpoint ${id}`}`,
+  });
+
+export async function removeCheckpoint(context: Context, namespace: string, id: string): Promise<void> {
+  if (!(await dropCheckpoint(context, namespace, id))) throw noCheckpoint(namespace, id);
+}
+
+/** The container, and its checkpoint. @throws not_found one of both is missing */
+function kept(context: Context, namespace: string, id: string): {readonly container: ContainerRecord; readonly checkpoint: SnapshotRecord} {
+  return context.store.view((tx) => {
+    const ns = tx.namespace(namespace);
+    const container = ns.containers.find(id);
+    if (container === undefined) throw missing(context, namespace, id);
+    const checkpoint = findCheckpoint(ns, container);
+    if (checkpoint === undefined) throw noCheckpoint(namespace, id);
+    return {container, checkpoint};
+  });
+}
+
+export function restoreContainer(
+  context: Context,
+  namespace: string,
+  id: string,
+  {keep = false, signal}: RestoreOptions,
+): Promise<RunResult> {
+  return asRunFailure(async () => {
+    const {checkpoint} = kept(context, namespace, id);
+    const found = await findTaskIfAny(context, namespace, id);
+    if (found !== undefined && found.task.status !== 'stopped')
+      throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${found.task.status}`, {
+        hint: `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`,
+      });
+    requireMeans(id, 'restored');
+    // The conmon of a task that has just ended still calls its command.
+    if (found !== undefined) await untilEnded(holdersOf(found.directory));
+    const {tree, description} = readCheckpoint(context, checkpoint);
+    const {kind, stdin, logFile, maxLogSize} = description.io;
+    const result = await startContainer(context, namespace, id, {
+      detach: true,
+      stdin,
+      ...(kind === 'none' ? {nullIO: true} : {}),
+      ...(logFile === undefined ? {} : {logFile}),
+      ...(maxLogSize === undefined ? {} : {maxLogSize}),
+      ...(signal === undefined ? {} : {signal}),
+      restore: {images: imagesIn(tree), tcpEstablished: description.tcpEstablished},
+    });
+    if (!keep) await dropCheckpoint(context, namespace, id, ({layer}) => layer === checkpoint.layer);
+    return result as RunResult;
+  });
+}

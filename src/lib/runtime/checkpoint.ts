@@ -1,0 +1,170 @@
+/**
+ * Checkpoints of containers by criu, which the runtime starts. A dump is made of a frozen container, so that nothing of it runs between
+ * its last image and what is done with that.
+ */
+import {closeSync, constants, fstatSync, openSync, readFileSync, readSync} from 'node:fs';
+import {constants as osConstants} from 'node:os';
+import {join} from 'node:path';
+import {ErrdefsError} from '../errdefs.ts';
+import {isNearlyFull} from '../fs/free-space.ts';
+import {findProgram, run} from '../fs/spawn.ts';
+import {spawnWithChannel} from '../fs/spawn-with-channel.ts';
+import type {Runtime} from './oci-runtime.ts';
+import {runtimeFailure} from './oci-runtime.ts';
+
+/** Options that a dump and its restoration have to agree on. */
+export interface CheckpointFlags {
+  /** Keeps TCP connections: both ends, addresses and ports stay what they are. */
+  readonly tcpEstablished: boolean;
+}
+
+/** Flags of runc and crun. Locks of files are those of the container: it sees files that only it has. */
+export const checkpointFlags = ({tcpEstablished}: CheckpointFlags): readonly string[] => [
+  '--file-locks',
+  ...(tcpEstablished ? ['--tcp-established'] : []),
+];
+
+/** @throws failed_precondition criu is not installed */
+export function requireCriu(): void {
+  if (findProgram('criu') === undefined)
+    throw new ErrdefsError('failed_precondition', 'criu is not installed', {
+      hint: 'install the Debian package criu, and try "criu check"',
+      details: {program: 'criu', package: 'criu'},
+    });
+}
+
+/** Of criu's log, so much of its end is read. */
+const LOG_TAIL = 64 << 10;
+/** Of criu's errors, so many are shown: the first ones say why, those behind them what was given up therefore. */
+const SHOWN_ERRORS = 3;
+
+/** Errors of a log of criu; empty without one. A container may have had a hand on the directory, so no link is followed. */
+function criuErrors(file: string): string {
+  let text = '';
+  try {
+    const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const {size} = fstatSync(fd);
+      const buffer = Buffer.alloc(Math.min(size, LOG_TAIL));
+      text = buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, Math.max(0, size - LOG_TAIL)));
+    } finally {
+      closeSync(fd);
+    }
+  } catch {
+    return ''; // criu did not get that far
+  }
+  return text
+    .split('\n')
+    .flatMap((line) => /\bError \([^)]*\): (.*)$/.exec(line)?.[1] ?? [])
+    .slice(0, SHOWN_ERRORS)
+    .join('; ');
+}
+
+/** Whether a process's network namespace has TCP connections; see proc(5). */
+function hasConnections(pid: number): boolean {
+  return ['tcp', 'tcp6'].some((name) => {
+    try {
+      const [, ...lines] = readFileSync(`/proc/${pid}/net/${name}`, 'latin1').trim().split('\n');
+      // The fourth field is the state: 0A listens, 07 is closed, 06 waits for its time.
+      return lines.some((line) => !['0A', '07', '06'].includes(line.trim().split(/\s+/)[3] ?? '0A'));
+    } catch {
+      return false; // it has ended
+    }
+  });
+}
+
+/**
+ * The error for criu's failure.
+ *
+ * @param what what it was to do
+ * @param log its log
+ * @param said by the runtime
+ * @param disk where its images are
+ */
+export async function criuFailure(what: string, log: string, said: string, disk: string, hint?: string): Promise<ErrdefsError> {
+  if (isNearlyFull(disk))
+    return new ErrdefsError('resource_exhausted', what, {hint: 'free disk space: "berth prune" or "berth images rm"'});
+  const checked = await run('criu', ['check'], {package: 'criu'});
+  const words = criuErrors(log);
+  if (checked.status !== 0) {
+    const [first = ''] = checked.stderr.trim().split('\n').slice(-1);
+    return new ErrdefsError('failed_precondition', `${what}: criu does not work on this machine: ${words || first || said}`, {
+      hint: '"criu check" says what the kernel lacks',
+    });
+  }
+  return new ErrdefsError('failed_precondition', `${what}: criu: ${words || said}`, hint === undefined ? {} : {hint});
+}
+
+/** A container that is dumped and frozen. Ends by one of the two. */
+export interface Dumped {
+  /** Lets it go on. */
+  resume(): Promise<void>;
+  /** Ends it by SIGKILL, without letting it go on. */
+  end(): Promise<void>;
+}
+
+const DUMPED = '\ndumped\n';
+/**
+ * Words: runtime, its root, ID, then the flags of the dump. A shell does it, which outlives us: if we are killed, the dump comes to its end
+ * and the container goes on. criu must not be met by a thaw from outside.
+ */
+const DUMP = `
+trap '' PIPE
+runtime=$1 root=$2 id=$3
+shift 3
+said=$("$runtime" --root "$root" pause "$id" 2>&1 3<&-) || {
+  status=$?
+  "$runtime" --root "$root" resume "$id" 3<&-
+  printf %s "$said" >&3
+  exit $status
+}
+said=$("$runtime" --root "$root" checkpoint --leave-running "$@" "$id" 2>&1 3<&-)
+printf '%s\\n%s\\ndumped\\n' "$?" "$said" >&3
+read -r word <&3
+if test "$word" = end; then "$runtime" --root "$root" kill --all "$id" KILL 3<&-; fi
+"$runtime" --root "$root" resume "$id" 3<&- || test "$word" = end`;
+
+/**
+ * Freezes a running container and dumps it.
+ *
+ * @param target.pid of its first process
+ * @param directories.images empty directory for criu's images, of mode 0700; `directories.log` for its log
+ * @throws failed_precondition criu cannot dump it; it goes on
+ * @throws resource_exhausted the disk is full; it goes on
+ * @throws aborted the runtime was killed
+ */
+export async function dumpContainer(
+  target: {readonly id: string; readonly pid: number; readonly runtime: Runtime; readonly runtimeRoot: string},
+  directories: {readonly images: string; readonly log: string},
+  flags: CheckpointFlags,
+): Promise<Dumped> {
+  const {id, pid, runtime, runtimeRoot} = target;
+  const what = `unable to checkpoint container ${JSON.stringify(id)}`;
+  const words = ['--image-path', directories.images, '--work-path', directories.log, ...checkpointFlags(flags)];
+  const guard = await spawnWithChannel(['/bin/sh', '-c', DUMP, 'sh', runtime.path, runtimeRoot, id, ...words], {
+    cwd: '/',
+    stdio: ['ignore', 'ignore', 'ignore'],
+  });
+  const said = await guard.receive(DUMPED);
+  const answer = /^(\d+)\n(.*)\ndumped\n$/s.exec(said);
+  if (answer === null) {
+    const {status} = await guard.ended;
+    throw runtimeFailure(runtime, what, {status: status ?? 128 + osConstants.signals.SIGKILL, stderr: said});
+  }
+  const conclude = async (word: 'resume' | 'end'): Promise<void> => {
+    guard.write(`${word}\n`);
+    const {status} = await guard.ended;
+    if (status !== 0)
+      throw runtimeFailure(runtime, `unable to resume container ${JSON.stringify(id)}`, {
+        status: status ?? 128 + osConstants.signals.SIGKILL,
+        stderr: '',
+      });
+  };
+  const status = Number(answer[1]);
+  if (status === 0) return {resume: () => conclude('resume'), end: () => conclude('end')};
+  const connected = !flags.tcpEstablished && hasConnections(pid);
+  await conclude('resume').catch(() => undefined); // the reason why it failed says more
+  if (status > 128) throw runtimeFailure(runtime, what, {status, stderr: answer[2]!});
+  const hint = connected ? 'it has TCP connections: keep them by --tcp-established, or end them first' : undefined;
+  throw await criuFailure(what, join(directories.log, 'dump.log'), answer[2]!.split('\n', 1)[0]!, directories.images, hint);
+}
