@@ -71,7 +71,7 @@ async function conmonCheck(): Promise<Check> {
 async function criuCheck(): Promise<readonly Check[]> {
   const name = 'criu';
   const path = findProgram('criu');
-  if (path === undefined) return [{name, status: 'ok', detail: 'not installed: only containers checkpoint and restore need it'}];
+  if (path === undefined) return [{name, status: 'ok', detail: 'not installed: only checkpoints of containers need it'}];
   const {status, stderr} = await run(path, ['check'], {package: 'criu'});
   if (status === 0) return [{name, status: 'ok', detail: path}];
   const said = stderr.trim().split('\n').at(-1) ?? '';

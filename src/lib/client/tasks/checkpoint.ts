@@ -88,14 +88,10 @@ export async function checkpointContainer(
   requireMeans(id, 'checkpointed');
   const execs = (await listProcesses(found)).flatMap(({execId}) => execId ?? []);
   if (execs.length > 0)
-    throw new ErrdefsError(
-      'failed_precondition',
-      `container ${JSON.stringify(id)} has processes of "tasks exec", which criu cannot write`,
-      {
-        hint: `end them first: ${execs.map((one) => berth`-n ${namespace} tasks kill --exec-id ${one} ${id}`).join(' && ')}`,
-        details: {execs},
-      },
-    );
+    throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has processes of exec, which criu cannot write`, {
+      hint: `end them first: ${execs.map((one) => berth`-n ${namespace} tasks kill --exec-id ${one} ${id}`).join(' && ')}`,
+      details: {execs},
+    });
   const {task, runtime, runtimeRoot} = found;
   const container = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (container === undefined) throw missing(context, namespace, id);
