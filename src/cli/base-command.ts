@@ -132,6 +132,12 @@ export abstract class BaseCommand {
     readonly args?: ArgInput<A>;
   }): Promise<{flags: F & GlobalFlags; args: A}> {
     const definitions = {...GLOBAL_FLAGS, ...command.flags} as FlagInput;
+    const unknown = this.#split.error?.details?.flag;
+    if (typeof unknown === 'string') {
+      const {foreignFlagHint} = await import('./foreign-flags.ts');
+      const {message, hint} = this.#split.error!;
+      throw this.usage(message, foreignFlagHint(this.#call.id, unknown) ?? hint);
+    }
     this.#settings = await readSettings();
     const {missingHints, replacedArgs} = this.constructor as typeof BaseCommand;
     const taken = Object.entries((command.args ?? {}) as ArgInput).filter(([name]) => !this.#split.flags.has(replacedArgs[name] ?? ''));
@@ -227,14 +233,8 @@ export abstract class BaseCommand {
       this.context.stdout(`${formatJSON(result, 2)}\n` as Printable);
       return;
     }
-    const unknown = await this.#printFormatted(this.#template, result);
-    if (unknown !== undefined)
-      this.context.stderr(
-        lines([
-          `${this.context.program}: warning: nothing here has ${unknown.fields.join(', ')}`,
-          `hint: there are ${unknown.known.join(', ')}`,
-        ]),
-      );
+    const absent = await this.#printFormatted(this.#template, result);
+    if (absent !== undefined) this.context.stderr(lines([`${this.context.program}: warning: nothing here has ${absent.join(', ')}`]));
   }
 
   /** Prints a record of a stream as it comes: a line of JSON, or what `--format` makes of it. */
@@ -243,13 +243,13 @@ export abstract class BaseCommand {
     else await this.#printFormatted(this.#template, record);
   }
 
-  async #printFormatted(template: Template, result: unknown): Promise<Formatted['unknown']> {
+  async #printFormatted(template: Template, result: unknown): Promise<Formatted['absent']> {
     const {formatResult} = await import('./format-template.ts');
-    const {rows, heading, unknown} = formatResult(template, result);
+    const {rows, heading, absent} = formatResult(template, result);
     const cells = (row: string): readonly string[] => row.split('\t');
     const shown = heading === undefined ? rows : formatTable(cells(heading), rows.map(cells));
     this.context.stdout(shown.map((row) => `${row}\n`).join('') as Printable);
-    return unknown;
+    return absent;
   }
 
   /** Prints a line, for people. */

@@ -1,7 +1,8 @@
 /** Flags of the commands that make a container, `run` and `containers create`, and the library's options for them. */
+import {readFileSync} from 'node:fs';
 import type {FlagInput} from '@oclif/core/parser';
 import type {ContainerLimits, CreateOptions, IdMapping, Labels, Namespace, ProgressEvent, Rlimit} from '../lib/client/types/index.ts';
-import {ErrdefsError, fromErrno} from '../lib/errdefs.ts';
+import {ErrdefsError, fromErrno, isErrdefs} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {Flags} from './define-flags.ts';
 import {parseMount} from './mount-flag.ts';
@@ -212,6 +213,7 @@ export const CONTAINER_FLAGS = {
   }),
   'stop-timeout': duration({description: 'how long a stop waits before it kills'}),
   label: repeated({char: 'l', helpValue: 'KEY=VALUE', description: 'label of the container; may be repeated'}),
+  'label-file': repeated({helpValue: 'FILE', description: 'file of labels, one a line; may be repeated'}),
   annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the runtime specification; may be repeated'}),
   runtime: Flags.string({helpValue: 'PROGRAM', description: 'runtime, such as crun or a path; by default runc, else crun'}),
   'runc-binary': Flags.string({helpValue: 'PROGRAM', description: 'the same as --runtime', exclusive: ['runtime']}),
@@ -223,6 +225,7 @@ export const CONTAINER_FLAGS = {
     default: 'never' as const,
     description: 'pull the image first: always, if it is missing, or if the registry has a newer one',
   })(),
+  quiet: Flags.boolean({char: 'q', description: 'show no progress of the pull'}),
   ...DOCKER_FLAGS,
   ...CONNECTION_FLAGS,
 };
@@ -390,9 +393,21 @@ export function containerOptions(flags: ContainerFlags): CreateOptions {
     readOnly: flags['read-only'],
     privileged: flags.privileged,
     privilegedWithoutHostDevices: flags['privileged-without-host-devices'],
-    labels: parseLabels(flags.label ?? []),
+    labels: parseLabels([...(flags['label-file'] ?? []).flatMap(labelLines), ...(flags.label ?? [])]),
     annotations: parseLabels(flags.annotation ?? []),
   };
+}
+
+/** Lines of a file of docker's --label-file. */
+function labelLines(file: string): readonly string[] {
+  try {
+    return readFileSync(file, 'utf8')
+      .split(/\r?\n/)
+      .map((line) => line.trim())
+      .filter((line) => line !== '' && !line.startsWith('#'));
+  } catch (err) {
+    throw fromErrno(err, `file ${JSON.stringify(file)} of labels`);
+  }
 }
 
 const ID_HINT = "after IMAGE comes the container's ID; or leave it out, with --name NAME, or --name '' for one that is made up";
@@ -414,6 +429,15 @@ export async function containerID(argument: string | undefined, name: string | u
   if (argument !== undefined || (name !== undefined && name !== '')) return (argument ?? name)!;
   const {randomBytes} = await import('node:crypto');
   return randomBytes(6).toString('hex');
+}
+
+/** The error of a command that was not found, with a hint where the word before it may have been meant as the command. */
+export function explainID(err: unknown, argument: string | undefined, command: readonly string[]): unknown {
+  if (argument === undefined || command.length === 0 || !isErrdefs(err)) return err;
+  const {code, message, hint, details} = err;
+  if (details?.runExit !== 126 && details?.runExit !== 127) return err;
+  const why = `${JSON.stringify(argument)} was taken as the container's ID, which stands before the command; with --name NAME it is left out`;
+  return new ErrdefsError(code, message, {cause: err, hint: hint === undefined ? why : `${hint}; ${why}`, details});
 }
 
 function namespacesOf({pid, ipc, uts, cgroupns}: ContainerFlags): CreateOptions['namespaces'] {
@@ -461,7 +485,8 @@ export async function withContainerOptions<T>(
   context: Context,
   make: (options: CreateOptions) => Promise<T>,
 ): Promise<T> {
-  const {pull, progress: mode} = flags;
+  const {pull, quiet} = flags;
+  const mode = quiet ? 'none' : flags.progress;
   // Lines, not bars: the terminal is the container's as soon as it runs.
   const lineMode = mode === 'auto' || mode === 'tty' ? (flags.json ? 'json' : 'plain') : mode;
   const options = containerOptions(flags);

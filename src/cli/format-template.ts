@@ -29,8 +29,8 @@ export interface Formatted {
   readonly rows: readonly Printable[];
   /** Of a table, whose columns tabs separate: the last names of the fields. */
   readonly heading?: string;
-  /** Fields that none of the items has, with the fields that the first one has. */
-  readonly unknown?: {readonly fields: readonly string[]; readonly known: readonly string[]};
+  /** Fields that none of the items has, and could have. */
+  readonly absent?: readonly string[];
 }
 
 const ACTION = /^(?:(json|join|index) +)?\.((?:[\w-]+(?:\.[\w-]+)*)?)((?: +(?:"(?:[^"\\]|\\.)*"|\d+))*)$/;
@@ -104,24 +104,66 @@ function render({kind, path, separator}: Action, item: unknown, missing: (path: 
 const plain = (value: unknown): string =>
   value === undefined || value === null ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
 
-/** A text for each item of a list, or one for anything else. A field that an item lacks is empty text. */
+/** Fields of results that an object may lack. Every one of the library's types is here: a test compares them. */
+export const OPTIONAL_FIELDS: ReadonlySet<string> = new Set(
+  `action annotations artifactType checkpointed compression content Created created createdAt data details digest error execId exitStatus exitedAt
+expectedDigest expectedSize expiresAt helper hint identity image key labels layer level mediaType message name namespace need needBytes network
+noCopy oomKilled options parent pid platform quota repository runtime size startedAt status task transferredBytes urls user Variant variant
+version`.split(/\s+/),
+);
+
+/** Fields whose own fields have names of others' choice. */
+const MAPS = /^(?:labels|annotations|event|metrics|env)$/i;
+
+/** A field that an item lacks: where its path ends, and whether there may be none. */
+interface Lack {
+  readonly known: readonly string[];
+  readonly isOptional: boolean;
+}
+
+/** How an item lacks what is at a path. */
+function lackOf(item: unknown, path: readonly Step[]): Lack {
+  let value = item;
+  for (const [i, step] of path.entries()) {
+    const next = field(value, step);
+    if (next !== undefined) {
+      value = next;
+      continue;
+    }
+    const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
+    const isOptional = OPTIONAL_FIELDS.has(String(step)) || MAPS.test(String(path[i - 1] ?? '')) || Array.isArray(value) || value === null;
+    return {known: isObject ? Object.keys(value as object) : [], isOptional};
+  }
+  return {known: [], isOptional: true};
+}
+
+/**
+ * A text for each item of a list, or one for anything else. A field that an item lacks is empty text.
+ *
+ * @throws invalid_argument there is no such field
+ */
 export function formatResult({parts, table}: Template, result: unknown): Formatted {
   // As `--json` shows it.
   const json: unknown = JSON.parse(JSON.stringify(result));
   const items: readonly unknown[] = Array.isArray(json) ? json : [json];
-  const lacking = new Map<string, number>();
-  const missing = (path: readonly Step[]): void => {
-    const name = path.join('.');
-    lacking.set(name, (lacking.get(name) ?? 0) + 1);
-  };
-  const rows = items.map(
-    (item) => parts.map((part) => (typeof part === 'string' ? part : render(part, item, missing))).join('') as Printable,
-  );
+  const lacking = new Map<string, Lack[]>();
+  const rows = items.map((item) => {
+    const missing = (path: readonly Step[]): void => {
+      const name = path.join('.');
+      lacking.set(name, [...(lacking.get(name) ?? []), lackOf(item, path)]);
+    };
+    return parts.map((part) => (typeof part === 'string' ? part : render(part, item, missing))).join('') as Printable;
+  });
   // An action may stand twice in a template.
-  const fields = [...lacking].flatMap(([name, times]) => (times >= items.length ? [name] : []));
+  const nowhere = [...lacking].filter(([, lacks]) => lacks.length >= items.length);
+  const unknown = nowhere.filter(([, lacks]) => !lacks.some(({isOptional}) => isOptional));
+  if (unknown.length > 0) {
+    const known = [...new Set(unknown.flatMap(([, lacks]) => lacks.flatMap((lack) => lack.known)))];
+    throw new ErrdefsError('invalid_argument', `--format: there is no ${unknown.map(([name]) => name).join(', ')}`, {
+      hint: known.length === 0 ? 'see the output of --json' : `fields are ${known.join(', ')}`,
+    });
+  }
   const heading = parts.map((part) => (typeof part === 'string' ? part : String(part.path.at(-1) ?? '').toUpperCase())).join('');
-  const formatted = {rows, ...(table ? {heading} : {})};
-  if (fields.length === 0) return formatted;
-  const [first] = items;
-  return {...formatted, unknown: {fields, known: typeof first === 'object' && first !== null ? Object.keys(first) : []}};
+  const absent = nowhere.map(([name]) => name);
+  return {rows, ...(table ? {heading} : {}), ...(absent.length === 0 ? {} : {absent})};
 }

@@ -30,6 +30,10 @@ function optionOf(key: string, value: string | undefined): string | undefined {
   return value === undefined || /^(true|1)$/.test(value) ? word : undefined;
 }
 
+/** Whether a word of docker's is switched off. */
+const isOff = (key: string, value: string | undefined): boolean =>
+  Object.hasOwn(WORDS, key) && typeof WORDS[key] === 'string' && /^(false|0)$/.test(value ?? '');
+
 /**
  * A mount such as `type=bind,src=/a,dst=/b,options=rbind:ro`, or `type=bind,source=/a,target=/b,readonly`.
  *
@@ -44,6 +48,7 @@ export function parseMount(text: string): MountSpec {
     const equals = word.indexOf('=');
     const [key, value] = equals === -1 ? [word, undefined] : [word.slice(0, equals), word.slice(equals + 1)];
     const option = optionOf(key, value);
+    if (isOff(key, value)) continue;
     if (option !== undefined) options.push(option);
     else if (value !== undefined && Object.hasOwn(KEYS, key)) fields[KEYS[key as keyof typeof KEYS]] = value;
     else

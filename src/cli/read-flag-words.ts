@@ -23,11 +23,17 @@ export type FlagHints = Readonly<Record<string, string>>;
 
 const quoteOdd = (word: string): string => (/^[\w-]+$/.test(word) ? word : JSON.stringify(word));
 
-const invalid = (message: string, hint?: string): ErrdefsError =>
-  new ErrdefsError('invalid_argument', message, hint === undefined ? {} : {hint});
+const invalid = (message: string, hint?: string, flag?: string): ErrdefsError =>
+  new ErrdefsError('invalid_argument', message, {
+    ...(hint === undefined ? {} : {hint}),
+    ...(flag === undefined ? {} : {details: {flag}}),
+  });
 
+/** With the flag in its details, where `hints` does not have it. */
 const unknownFlag = (word: string, flags: FlagInput, hints: FlagHints): ErrdefsError =>
-  invalid(`unknown flag ${quoteOdd(word)}`, Object.hasOwn(hints, word) ? hints[word] : nearestFlag(word, flags));
+  Object.hasOwn(hints, word)
+    ? invalid(`unknown flag ${quoteOdd(word)}`, hints[word])
+    : invalid(`unknown flag ${quoteOdd(word)}`, nearestFlag(word, flags), word);
 
 function nearestFlag(word: string, flags: FlagInput): string | undefined {
   const visible = Object.keys(flags).filter((name) => !flags[name]!.hidden);
@@ -99,7 +105,9 @@ export function readFlag(argv: readonly string[], i: number, flags: FlagInput, h
       if (whole !== undefined && (Object.hasOwn(hints, whole) || (given.length === 0 && !Object.hasOwn(hints, short))))
         throw unknownFlag(whole, flags, hints);
       const err = unknownFlag(short, {}, hints);
-      throw given.length > 0 && whole !== undefined ? invalid(`unknown flag ${quoteOdd(short)} in ${whole}`, err.hint) : err;
+      throw given.length > 0 && whole !== undefined
+        ? invalid(`unknown flag ${quoteOdd(short)} in ${whole}`, err.hint, err.details?.flag as string | undefined)
+        : err;
     }
     const form = `--${found} (-${char})`;
     const rest = word.slice(at + 1);

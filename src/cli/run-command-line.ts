@@ -14,7 +14,7 @@ const COMPLETE = '__complete';
 const SETTLE = '__settle';
 
 /** A word that may be a flag with a secret, in any of its forms. */
-const MAY_BE_SECRET = /^--?(?:user|refresh|src-creds|dest-creds|\w*u)/;
+const MAY_BE_SECRET = /^--?(?:user|refresh|creds|src-creds|dest-creds|\w*u)/;
 
 /**
  * Begins again in the user namespace, before the command and its flags are loaded, which takes as long as the rest of this start. What cannot be done here,
@@ -38,8 +38,11 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
     }
     const resolved = resolveCommand(argv, commands);
     if (resolved.kind === 'command') {
-      // The --user of `run` is a user in the container, not a secret.
-      if (!['run', 'containers create'].includes(resolved.id) && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
+      // The --user of `run` is a user in the container, not a secret. A login may wait for a user name after its password was given.
+      if (
+        resolved.id === 'login' ||
+        (!['run', 'containers create'].includes(resolved.id) && resolved.argv.some((word) => MAY_BE_SECRET.test(word)))
+      )
         (await import('./scrub-process-args.ts')).scrubProcessArgs();
       if (process.geteuid?.() !== 0 && entersAtOnce(resolved.id, argv)) await enterAtOnce(context);
       const {default: Command} = await commands.commands[resolved.id]!();

@@ -1,8 +1,8 @@
 /** Removes secrets from the process's arguments, which every user of the machine can read in /proc. */
 import {closeSync, openSync, readFileSync, readSync, writeSync} from 'node:fs';
 
-/** The password in `--src-creds`, `--dest-creds`, `--user` or `-u`, which may share its word with boolean flags, and the values of `--refresh` and `--password`. Words begin after a NUL. */
-const SECRET = /\0(?:(?:--?(?:user|src-creds|dest-creds)[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?(?:refresh|password)[=\0])([^\0]+)/dg;
+/** The password in `--creds`, `--src-creds`, `--dest-creds`, `--user`, `--username` or `-u`, which may share its word with boolean flags, and the values of `--refresh` and `--password`. Words begin after a NUL. */
+const SECRET = /\0(?:(?:--?(?:user(?:name)?|(?:src-|dest-)?creds)[=\0]|-[kqh]*u[=\0]?)[^:\0]*:|--?(?:refresh|password)[=\0])([^\0]+)/dg;
 
 /** The password of `login -p`; other commands may have another `-p`. */
 const SHORT_SECRET = /\0-[kh]*p[=\0]?([^\0]+)/dg;

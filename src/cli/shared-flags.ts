@@ -63,6 +63,10 @@ export type GlobalFlags = FlagsOf<Omit<typeof GLOBAL_FLAGS, 'format'>>;
 
 export const quiet = (what: string) => Flags.boolean({char: 'q', description: `print ${what} only`});
 
+/** Said by those who know other tools, and so here anyway. */
+export const compatible = (why: string, char?: 'a' | 'f' | 'v') =>
+  Flags.boolean({hidden: true, description: `accepted for compatibility: ${why}`, ...(char === undefined ? {} : {char})});
+
 export const snapshotter = () =>
   Flags.string({env: 'CONTAINERD_SNAPSHOTTER', helpValue: 'NAME', description: "snapshotter; by default the namespace's"});
 
@@ -99,6 +103,7 @@ export const REGISTRY_FLAGS = {
   ...CONNECTION_FLAGS,
   user: Flags.string({
     char: 'u',
+    aliases: ['username', 'creds'],
     helpValue: 'USER[:PASSWORD]',
     description: 'credentials; without a password, berth asks for it (other users can briefly see one that is given here)',
   }),

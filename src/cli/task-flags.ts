@@ -21,6 +21,17 @@ export const START_FLAGS = {
   'no-pivot': Flags.boolean({description: "move the root instead of pivoting to it, where the host's is a ramdisk"}),
   'null-io': Flags.boolean({description: 'keep no output; with --detach'}),
   'log-max-size': size({description: 'size after which the log begins anew, 64M by default; with --detach'}),
+  'log-driver': Flags.custom<'none' | 'json-file'>({
+    helpValue: 'none|json-file',
+    description: 'none keeps no output, as --null-io; json-file, which is so anyway, keeps it for "tasks logs", in conmon\'s format',
+    exclusive: ['log-uri'],
+    parse: async (input) => {
+      if (input === 'none' || input === 'json-file') return input;
+      throw new ErrdefsError('invalid_argument', `${JSON.stringify(input)} is neither none nor json-file`, {
+        hint: 'no process of berth stays to send a log elsewhere: give a program the output of "berth tasks logs --follow"',
+      });
+    },
+  })(),
   'log-uri': Flags.string({
     helpValue: 'URI',
     description: 'where the output goes: none, or file://PATH, with time and stream before each line; with --detach',
@@ -34,6 +45,7 @@ interface StartFlags {
   readonly 'no-pivot': boolean;
   readonly 'null-io': boolean;
   readonly 'log-max-size'?: number | undefined;
+  readonly 'log-driver'?: 'none' | 'json-file' | undefined;
   readonly 'log-uri'?: string | undefined;
 }
 
@@ -66,7 +78,7 @@ export function startOptions(flags: StartFlags): {
     detach,
     ...(detach && interactive ? {stdin: true} : {}),
     ...(flags['no-pivot'] ? {noPivot: true} : {}),
-    ...(nullIO || uri === 'none' ? {nullIO: true} : {}),
+    ...(nullIO || uri === 'none' || (detach && flags['log-driver'] === 'none') ? {nullIO: true} : {}),
     ...(logFile === undefined ? {} : {logFile}),
     ...(pidFile === undefined ? {} : {pidFile}),
     ...(maxLogSize === undefined ? {} : {maxLogSize}),

@@ -14,7 +14,7 @@ export const EXEC_HINTS: FlagHints = {
 };
 
 /** Of ctr's `tasks delete`. */
-export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "berth tasks kill --exec-id" ends one');
+export const DELETE_HINTS: FlagHints = each('exec-id', 'an exec is gone when it has ended; "berth tasks kill --exec-id EXEC ID" ends one');
 
 const STAYS = 'a checkpoint stays with its container, on this machine';
 const FILES_STAY = 'files stay in the snapshot of the container: "berth commit" keeps them in an image';
@@ -57,7 +57,7 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
     'health-cmd health-interval health-log-destination health-max-log-count health-max-log-size health-on-failure health-retries health-start-interval health-start-period health-startup-cmd health-startup-interval health-startup-retries health-startup-success health-startup-timeout health-timeout',
     'nothing of berth stays to check a health: let a timer of systemd call "berth tasks exec"',
   ),
-  ...each('log-driver log-opt', 'conmon writes a log, which "berth tasks logs" reads; see --log-max-size and --null-io'),
+  ...each('log-opt', 'conmon writes the log: --log-max-size bounds it'),
   ...each(
     'ip ip6 ip-address link-local-ip mac-address',
     'addresses are chosen by the plugins of the network: say it in its file in /etc/cni/net.d',
@@ -66,13 +66,11 @@ export const UNSUPPORTED_FLAGS: FlagHints = {
   ...each('P publish-all', 'name the ports: --publish PORT publishes one on a free port of the host'),
   ...each('no-hosts hosts-file no-hostname', 'mount a file of your own: --volume FILE:/etc/hosts'),
   ...each('domainname', 'write --hostname NAME.DOMAIN'),
-  ...each('label-file', 'write --label for each of them'),
   ...each('kernel-memory', 'the kernel has no such limit any more: --memory-limit counts its memory, too'),
   ...each('memory-swappiness', 'set vm.swappiness of the host, or --memory-swap'),
   ...each('oom-kill-disable', 'a container that waits for memory for ever helps nobody: --oom-score-adj -1000 spares it'),
   ...each('storage-opt', 'the root is as large as the disk; --tmpfs DST:size=N is a file system of a size'),
   ...each('volume-driver', 'volumes are directories of the state directory; mount others first, and give their path to --volume'),
-  ...each('quiet q', 'write --progress none'),
   ...each('gpus', 'write --device for the devices, and --volume for the libraries: no hook of the vendor is called'),
   ...each('device-cgroup-rule', 'write --device for each device'),
   ...each('cgroup-parent cgroup-conf runc-systemd-cgroup', 'write --cgroup PATH'),

@@ -1,7 +1,7 @@
 import {BaseCommand} from '../cli/base-command.ts';
 import {Args, Flags} from '../cli/define-flags.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
-import {duration, size} from '../cli/shared-flags.ts';
+import {compatible, duration, size} from '../cli/shared-flags.ts';
 import {formatSize} from '../cli/value-formatters.ts';
 import type {PruneKind, PruneResult} from '../lib/client/types/index.ts';
 
@@ -19,6 +19,7 @@ export default class Prune extends BaseCommand {
     'all-namespaces': Flags.boolean({char: 'A', description: 'prune every namespace'}),
     'older-than': duration({helpValue: '24h', description: 'only images, leases and downloads unchanged for this long'}),
     'keep-size': size({helpValue: '20G', description: 'remove images, oldest first, only until the store takes no more than this'}),
+    force: compatible('nothing is asked', 'f'),
     'dry-run': Flags.boolean({description: 'show what would be removed'}),
   };
 

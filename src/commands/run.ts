@@ -1,4 +1,4 @@
-import {CONTAINER_FLAGS, containerID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
+import {CONTAINER_FLAGS, containerID, explainID, MISSING_HINTS, REPLACED_ARGS, withContainerOptions} from '../cli/container-flags.ts';
 import {Args, Flags} from '../cli/define-flags.ts';
 import {ProcessCommand} from '../cli/process-base-command.ts';
 import {START_FLAGS, startOptions} from '../cli/task-flags.ts';
@@ -37,7 +37,9 @@ container, and with its exit status; with --detach the container runs on under c
     const started = {...startOptions(flags), rm: flags.rm};
     const result = await withContainerOptions(flags, id, this.tail, this.context, (options) =>
       namespace.run(args.image ?? '', id, {...options, ...started, signal: this.deadline}),
-    );
+    ).catch((err: unknown) => {
+      throw explainID(err, args.id, this.tail);
+    });
     return this.conclude(result, result.id);
   }
 }

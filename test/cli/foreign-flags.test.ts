@@ -1,14 +1,20 @@
 /** What people type who know ctr, docker and podman: each flag of their `run` is supported, or refused by name with what to do instead. */
 import assert from 'node:assert/strict';
-import {execFileSync} from 'node:child_process';
+import {execFileSync, spawnSync} from 'node:child_process';
+import {readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import type {CommandClass} from '../../src/cli/command-types.ts';
+import {foreignFlagHint} from '../../src/cli/foreign-flags.ts';
 import {readFlag} from '../../src/cli/read-flag-words.ts';
+import {canonicalID, resolveCommand} from '../../src/cli/resolve-command.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
 import Checkpoint from '../../src/commands/containers/checkpoint.ts';
 import Create from '../../src/commands/containers/create.ts';
 import Restore from '../../src/commands/containers/restore.ts';
 import RemoveContainer from '../../src/commands/containers/rm.ts';
+import {COMMANDS} from '../../src/commands/index.ts';
 import Run from '../../src/commands/run.ts';
 import Exec from '../../src/commands/tasks/exec.ts';
 import Kill from '../../src/commands/tasks/kill.ts';
@@ -16,6 +22,7 @@ import Remove from '../../src/commands/tasks/rm.ts';
 import Start from '../../src/commands/tasks/start.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
 import {requiresProgram} from '../support/helpers.ts';
+import {root} from './harness.ts';
 
 const words = (text: string): readonly string[] => text.trim().split(/\s+/);
 
@@ -101,4 +108,104 @@ describe('flags of other programs', () => {
           assert.ok(err instanceof ErrdefsError && err.hint === command.flagHints[flag] && err.hint !== undefined, `${flag}: ${err}`);
         }
     });
+});
+
+/** What a program prints with `--help`. */
+const helpOf = (program: string, line: readonly string[]): string => spawnSync(program, [...line, '--help'], {encoding: 'utf8'}).stdout;
+
+/** Commands that a program's help lists. */
+function listed(program: string, line: readonly string[] = []): readonly (readonly string[])[] {
+  const [, text = ''] = /(?:Commands|COMMANDS):\n([\s\S]*?)\n(?:Options|Flags|OPTIONS|GLOBAL OPTIONS):/.exec(helpOf(program, line)) ?? [];
+  return [...text.matchAll(/^ +([a-z][\w-]*)/gm)].map(([, name]) => [...line, name!]).filter((found) => found.at(-1) !== 'help');
+}
+
+const flagsIn = (help: string): readonly string[] =>
+  [...help.slice(Math.max(0, help.search(/OPTIONS:|Options:|Flags:/))).matchAll(/(?<=^ +|, )--?[a-zA-Z][a-zA-Z0-9-]*/gm)].map(
+    ([flag]) => flag,
+  );
+
+const commandOf = async (id: string): Promise<CommandClass> => (await COMMANDS.commands[id]!()).default;
+
+async function isAnswered(id: string, flag: string): Promise<boolean> {
+  const {flags: own, flagHints} = await commandOf(id);
+  try {
+    readFlag([flag, 'x'], 0, {...GLOBAL_FLAGS, ...own}, flagHints);
+    return true;
+  } catch (err) {
+    assert.ok(err instanceof ErrdefsError);
+    return !err.message.includes('unknown flag') || flagHints[flag] !== undefined || foreignFlagHint(id, flag) !== undefined;
+  }
+}
+
+/** Docker is no test's need: its commands are these, and podman has its flags. */
+const DOCKER_COMMANDS = [
+  ...words(`attach bake build builder buildx commit compose config container context cp create diff events exec export history image images
+    import info inspect kill load login logout logs manifest network node pause plugin port ps pull push rename restart rm rmi run save search
+    secret service stack start stats stop swarm system tag top trust unpause update version volume wait`).map((name) => [name]),
+  ...Object.entries({
+    container: `attach commit cp create diff exec export inspect kill logs ls pause port prune rename restart rm run start stats stop top unpause
+      update wait`,
+    image: 'build history import inspect load ls prune pull push rm save tag',
+    volume: 'create inspect ls prune rm update',
+  }).flatMap(([topic, verbs]) => words(verbs).map((verb) => [topic, verb])),
+];
+
+const PROGRAMS: Readonly<Record<string, () => readonly (readonly string[])[]>> = {
+  docker: () => DOCKER_COMMANDS,
+  podman: () => ['', 'container', 'image', 'volume', 'system'].flatMap((topic) => listed('podman', topic === '' ? [] : [topic])),
+  skopeo: () => listed('skopeo'),
+  ctr: () =>
+    ['', 'images', 'containers', 'content', 'snapshots', 'tasks', 'namespaces', 'leases'].flatMap((topic) =>
+      listed('ctr', topic === '' ? [] : [topic]),
+    ),
+};
+
+describe('commands of other programs', () => {
+  for (const [program, commands] of Object.entries(PROGRAMS)) {
+    it(`of ${program} are ours, or refused by name with what to do`, (t) => {
+      if (program !== 'docker' && !requiresProgram(t, program)) return;
+      const lines = commands();
+      assert.ok(lines.length > 5);
+      for (const line of lines)
+        try {
+          resolveCommand(line, COMMANDS);
+        } catch (err) {
+          assert.ok(err instanceof ErrdefsError);
+          assert.doesNotMatch(err.hint!, /^see "berth (?:\w+ )?--help"$|^did you mean/, line.join(' '));
+        }
+    });
+
+    if (program !== 'docker')
+      it(`of ${program} have flags that are ours, or refused by name with what to do`, async (t) => {
+        if (!requiresProgram(t, program)) return;
+        const unanswered: string[] = [];
+        for (const line of commands()) {
+          const id = canonicalID(COMMANDS, line);
+          if (!Object.hasOwn(COMMANDS.commands, id)) continue;
+          for (const flag of flagsIn(helpOf(program, line)))
+            if (!(await isAnswered(id, flag))) unanswered.push(`${line.join(' ')} ${flag}`);
+        }
+        assert.deepEqual(unanswered, []);
+      });
+  }
+});
+
+describe('hints about other programs', () => {
+  it('give commands and flags that there are', async () => {
+    const wrong: string[] = [];
+    for (const file of ['foreign-flags', 'unsupported-flags', 'resolve-command', 'container-flags', 'task-flags'])
+      for (const [, line] of readFileSync(join(root, `src/cli/${file}.ts`), 'utf8').matchAll(/"berth ([a-z][^"$`]*)"/g))
+        try {
+          const resolved = resolveCommand(words(line!), COMMANDS);
+          if (resolved.kind !== 'command') continue;
+          const {flags: own} = await commandOf(resolved.id);
+          // Words after a command in a container are that command's.
+          const until = resolved.id === 'tasks exec' ? resolved.argv.indexOf('ID') : resolved.argv.length;
+          for (const [i, word] of resolved.argv.entries())
+            if (word.startsWith('-') && word !== '-' && i < until) readFlag(resolved.argv, i, {...GLOBAL_FLAGS, ...own});
+        } catch (err) {
+          wrong.push(`${line}: ${(err as Error).message}`);
+        }
+    assert.deepEqual(wrong, []);
+  });
 });

@@ -1,12 +1,15 @@
 /** `--format`: the same fields as `--json`, by templates as docker's users type them, or by JSON pointers. */
 import assert from 'node:assert/strict';
+import {readdirSync, readFileSync} from 'node:fs';
+import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import fc from 'fast-check';
-import {formatResult, parseTemplate} from '../../src/cli/format-template.ts';
+import {formatResult, OPTIONAL_FIELDS, parseTemplate} from '../../src/cli/format-template.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import type {NamespaceRecord} from '../../src/lib/client/types/index.ts';
 import {is} from '../support/helpers.ts';
 import {runOnFakes} from './fake-client.ts';
+import {root} from './harness.ts';
 
 const text = (template: string, result: unknown): string =>
   formatResult(parseTemplate(template), result)
@@ -56,12 +59,55 @@ describe('templates', () => {
     );
   });
 
-  it('say which fields there are when no item has the one that is named', () => {
-    assert.equal(formatResult(parseTemplate('{{.size}}'), IMAGES).unknown, undefined);
-    assert.deepEqual(formatResult(parseTemplate('{{.Names}}{{.name}}'), IMAGES).unknown, {
-      fields: ['Names'],
-      known: ['name', 'target', 'platforms', 'labels', 'size'],
+  it('refuse a field that there is not, and name those that there are', () => {
+    const unknown = (template: string, result: unknown = IMAGES): string | undefined => {
+      try {
+        formatResult(parseTemplate(template), result);
+        return undefined;
+      } catch (err) {
+        assert.ok(is('invalid_argument')(err as Error));
+        return `${(err as Error).message}; ${(err as {hint?: string}).hint}`;
+      }
+    };
+    assert.equal(
+      unknown('{{.Names}}{{.name}}'),
+      '--format: there is no Names: invalid argument; fields are name, target, platforms, labels, size',
+    );
+    assert.equal(unknown('{{.target.digst}}'), '--format: there is no target.digst: invalid argument; fields are digest');
+    assert.equal(unknown('{{.nope}}', []), undefined, 'nothing is known of what is not there');
+    assert.equal(unknown('{{.labels.x}}{{index .platforms 9}}'), undefined, 'labels have the names that users give them');
+  });
+
+  it('give empty text for a field that none has now, and say so', () => {
+    const {rows, absent} = formatResult(parseTemplate('<{{.exitStatus}}{{.task.network.name}}>'), IMAGES);
+    assert.deepEqual(
+      [rows, absent],
+      [
+        ['<>', '<>'],
+        ['exitStatus', 'task.network.name'],
+      ],
+    );
+    assert.equal(formatResult(parseTemplate('{{.size}}'), IMAGES).absent, undefined);
+  });
+
+  it('know every field that results of the library may lack', () => {
+    const types = 'src/lib/client/types';
+    const files = [
+      ...readdirSync(join(root, types)).map((name) => `${types}/${name}`),
+      'src/lib/store/records.ts',
+      'src/lib/oci/descriptor.ts',
+    ];
+    const found = files.flatMap((file) => {
+      const source = readFileSync(join(root, file), 'utf8');
+      return [...source.matchAll(/(?:interface|type) (\w+)[^{;]*\{\n([\s\S]*?)\n\}/g)]
+        .filter(([, name]) => !/(?:Options|Client|Settings|Place)$/.test(name!))
+        .flatMap(([, , body]) => [...body!.matchAll(/readonly (\w+)\?:/g)].map(([, name]) => name!));
     });
+    assert.ok(found.length > 40);
+    assert.deepEqual(
+      [...new Set(found)].filter((name) => !OPTIONAL_FIELDS.has(name)),
+      [],
+    );
   });
 
   it('escape what a terminal would obey in values, and leave their own tabs', () =>
@@ -95,10 +141,14 @@ describe('--format', () => {
     const {stdout} = await runOnFakes(['ns', 'ls', '--format', 'table {{.Name}}\\t{{.CreatedAt}}'], listing);
     assert.equal(stdout, `NAME CREATEDAT\na    ${at}\nb    ${at}\n`);
   });
-  it('warns of a field that nothing has', async () => {
+  it('fails for a field that there is not', async () => {
     const {status, stdout, stderr} = await runOnFakes('ns ls --format {{.nope}}', listing);
-    assert.deepEqual([status, stdout], [0, '\n\n']);
-    assert.equal(stderr, 'ctr: warning: nothing here has nope\nhint: there are name, labels, createdAt, updatedAt\n');
+    assert.deepEqual([status, stdout], [3, '']);
+    assert.equal(stderr, 'ctr: --format: there is no nope: invalid argument\nhint: fields are name, labels, createdAt, updatedAt\n');
+  });
+  it('warns of a field that nothing has now', async () => {
+    const {status, stdout, stderr} = await runOnFakes('ns ls --format {{.image}}', listing);
+    assert.deepEqual([status, stdout, stderr], [0, '\n\n', 'ctr: warning: nothing here has image\n']);
   });
   it('is read before anything is done', async () => {
     let called = false;

@@ -35,6 +35,18 @@ const WAYS: readonly (readonly [given: readonly string[], shown: readonly string
   ],
   [[`--refresh=${TOKEN}`], [`--refresh=***************`]],
   [[`-user=me:${SECRET}`], ['-user=me:**************']],
+  // Aliases of --user.
+  [
+    ['--creds', `me:${SECRET}`],
+    ['--creds', 'me:**************'],
+  ],
+  [[`--creds=me:${SECRET}`], ['--creds=me:**************']],
+  [[`-creds=me:${SECRET}`], ['-creds=me:**************']],
+  [
+    ['--username', `me:${SECRET}`],
+    ['--username', 'me:**************'],
+  ],
+  [[`--username=me:${SECRET}`], ['--username=me:**************']],
   [
     ['-refresh', TOKEN],
     ['-refresh', '***************'],

@@ -65,6 +65,7 @@ const SEEN: readonly (readonly [flags: readonly string[], script: string, printe
   [['--memory', '64m', '--memory-reservation', '32m', '--memory-swap=-1', '--oom-score-adj=500'], 'cat /proc/self/oom_score_adj', /^500$/],
   [['--no-pivot'], 'ls -d /bin', /^\/bin$/],
   [['--security-opt', 'apparmor=unconfined'], 'ls -d /bin', /^\/bin$/],
+  [['--mount', 'type=tmpfs,dst=/w,readonly=false,ro=0', '--quiet', '--log-driver=none'], 'touch /w/x && ls /w', /^x$/],
   [['--net', 'none', '--dns-opt', 'ndots:2'], 'grep ndots /etc/resolv.conf', /ndots:2/],
   [['--cgroup', '/berth-flags-test', '--pids-limit', '50'], 'grep -c /berth-flags-test /proc/self/cgroup', /^[1-9]/],
 ];
@@ -81,6 +82,9 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['--cap-add', 'odd'], /"CAP_ODD" is not known/],
   [['--device', '/dev/null:null'], /is not PATH/],
   [['--mount', 'type=bind,src=/tmp,dst=/b,readonly=x'], /unknown option "readonly"/],
+  [['--label-file', '/absent'], /file "\/absent" of labels: not found/],
+  [['--log-driver', 'syslog'], /neither none nor json-file/],
+  [['--log-driver', 'none', '--log-uri', 'none'], /exclude each other/],
   [['--rootfs-propagation', 'odd'], /rprivate/],
   [['--cgroup', '../x'], /absolute path/],
   [['--ulimit', 'odd=1'], /not known/],

@@ -1,7 +1,7 @@
 import {BaseCommand} from '../../cli/base-command.ts';
-import {Args, Flags} from '../../cli/define-flags.ts';
+import {Args} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {quiet} from '../../cli/shared-flags.ts';
+import {compatible, quiet} from '../../cli/shared-flags.ts';
 import type {ContainerRecord, Labels, Task} from '../../lib/client/types/index.ts';
 
 const CHECKPOINTED = 'CHECKPOINTED';
@@ -17,7 +17,8 @@ export default class List extends BaseCommand {
   static override args = {filter: Args.string({multiple: true, description: 'filter, such as image~=redis'})};
   static override flags = {
     quiet: quiet('the identifiers'),
-    all: Flags.boolean({char: 'a', hidden: true, description: 'accepted for compatibility: all are listed'}),
+    all: compatible('all are listed', 'a'),
+    'no-trunc': compatible('nothing is shortened'),
   };
 
   async run(): Promise<readonly (ContainerRecord & {readonly task?: Task})[]> {

@@ -1,11 +1,13 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
+import {compatible} from '../../cli/shared-flags.ts';
 
 export default class Remove extends BaseCommand {
   static override summary = 'remove one or more containers';
   static override args = {id: Args.string({required: true, multiple: true, description: 'container to remove'})};
   static override flags = {
     force: Flags.boolean({char: 'f', description: 'end those that run'}),
+    volumes: compatible('volumes without a name go with their container', 'v'),
     'keep-snapshot': Flags.boolean({description: 'keep the snapshot'}),
   };
 

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args} from '../../cli/define-flags.ts';
-import {quiet} from '../../cli/shared-flags.ts';
+import {compatible, quiet} from '../../cli/shared-flags.ts';
 import {formatLabels, formatSize} from '../../cli/value-formatters.ts';
 import type {ImageRecord} from '../../lib/client/types/index.ts';
 
@@ -8,7 +8,11 @@ export default class List extends BaseCommand {
   static override summary = 'list images';
   static override description = 'SIZE is the compressed size for the platform of this machine; "images usage" shows the unpacked size.';
   static override args = {filter: Args.string({multiple: true, description: 'filter, such as name~=redis'})};
-  static override flags = {quiet: quiet('the references')};
+  static override flags = {
+    quiet: quiet('the references'),
+    all: compatible('all are listed', 'a'),
+    'no-trunc': compatible('nothing is shortened'),
+  };
 
   async run(): Promise<readonly ImageRecord[]> {
     const {args, flags} = await this.parse(List);

@@ -19,7 +19,7 @@ of the process; 125 if it could not be started, 126 if the command cannot be exe
     tty: Flags.boolean({char: 't', description: 'allocate a terminal'}),
     interactive: Flags.boolean({char: 'i', description: 'as in docker; standard input is connected with or without it'}),
     detach: Flags.boolean({char: 'd', description: 'leave it running, without input and output, and print its identifier'}),
-    cwd: Flags.string({helpValue: 'DIR', description: "working directory; by default the container's"}),
+    cwd: Flags.string({aliases: ['workdir'], char: 'w', helpValue: 'DIR', description: "working directory; by default the container's"}),
     env: repeated({
       char: 'e',
       helpValue: 'KEY[=VALUE]',

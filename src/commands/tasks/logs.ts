@@ -31,7 +31,7 @@ and data. A log that has reached --log-max-size begins anew: what was in it befo
     since: time('only from this time on: as in RFC 3339, or a duration before now, such as 10m'),
     until: time('only before this time'),
     tail: count({description: 'only the last lines'}),
-    timestamps: Flags.boolean({description: 'put its time before each line'}),
+    timestamps: Flags.boolean({char: 't', description: 'put its time before each line'}),
   };
 
   async run(): Promise<void> {

@@ -1,5 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
+import {compatible} from '../../cli/shared-flags.ts';
 import {formatSize} from '../../cli/value-formatters.ts';
 import type {TaskStats} from '../../lib/client/types/index.ts';
 
@@ -10,7 +11,10 @@ export default class Stats extends BaseCommand {
   static override description =
     'CPU is of one processor. MEM is without the inactive part of the page cache. A signal ends it, or the end of the tasks that are named; with --json it prints one reading.';
   static override args = {id: Args.string({multiple: true, description: 'task; by default all that have not ended'})};
-  static override flags = {'no-stream': Flags.boolean({description: 'print one reading only'})};
+  static override flags = {
+    'no-trunc': compatible('nothing is shortened'),
+    'no-stream': Flags.boolean({description: 'print one reading only'}),
+  };
 
   async run(): Promise<readonly TaskStats[]> {
     const {args, flags} = await this.parse(Stats);

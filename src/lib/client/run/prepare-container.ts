@@ -1,6 +1,6 @@
 /** What a new container is made of: its image's tree and config, its record, its snapshot. */
 import {berth} from '../../berth-command.ts';
-import {ErrdefsError} from '../../errdefs.ts';
+import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
@@ -11,6 +11,7 @@ import {findRuntime} from '../../runtime/oci-runtime.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord, Labels, SnapshotRecord} from '../../store/records.ts';
+import {referencesOfContainer, snapshotNode} from '../../store/refcounts.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import type {Context} from '../context.ts';
@@ -122,7 +123,9 @@ export async function newContainer(
         return directoryMounts(directory);
       }
       const snapshots = new SnapshotStore(store, namespace, snapshotter);
-      const {layer} = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, put, {transient});
+      const {layer} = await snapshots.prepare(id, parent, options.snapshotLabels ?? {}, put, {transient}).catch((err: unknown) => {
+        throw withHolder(context, namespace, {snapshotter, id}, err);
+      });
       ownLayer = layer;
       isOurs = (_, snapshot) => snapshot?.layer === layer;
       return snapshots.mounts(id);
@@ -144,6 +147,23 @@ function refuseTaken({store}: Context, namespace: string, id: string, what: stri
   const hint =
     record.labels[TRANSIENT] === undefined ? `remove it: ${berth`-n ${namespace} containers rm ${id}`}` : 'it is removed when it ends';
   throw new ErrdefsError('already_exists', what, {hint});
+}
+
+/** An error about a snapshot that has the ID, with the container that holds it: it has the volumes of one that was removed. */
+function withHolder({store}: Context, namespace: string, {snapshotter, id}: {snapshotter: string; id: string}, err: unknown): unknown {
+  if (!isErrdefs(err) || err.code !== 'already_exists' || err.hint !== undefined) return err;
+  const node = snapshotNode(snapshotter, id);
+  const holder = store.view((tx) =>
+    tx
+      .namespace(namespace)
+      .containers.list()
+      .find((one) => one.id !== id && referencesOfContainer(one).nodes.includes(node)),
+  );
+  if (holder === undefined) return err;
+  return new ErrdefsError(err.code, err.message, {
+    cause: err,
+    hint: `take another ID: container ${JSON.stringify(holder.id)} has the volumes of one that was called so, by --volumes-from`,
+  });
 }
 
 /** @throws already_exists an abandoned container has the ID and is still alive, although its state directory was removed */
