@@ -27,7 +27,7 @@ describe('commands in texts', () => {
     for (const path of [...library.map((name) => `src/lib/${name}`), 'src/cli/unsupported-flags.ts', 'src/cli/resolve-command.ts'])
       for (const [i, line] of readFileSync(join(root, path), 'utf8').split('\n').entries()) {
         if (/^\s*(?:\/?\*|\/\/|import |detail: )/.test(line)) continue;
-        if (/['"`: ](?:ctr|dist) [a-z]/.test(line)) wrong.push(`${path}:${i + 1}: ${line.trim()}`);
+        if (/['"`: ](?:ctr|dist) [a-z-]/.test(line)) wrong.push(`${path}:${i + 1}: ${line.trim()}`);
         for (const {index} of line.matchAll(command))
           if (!/berth[ `](?:-n \S+ )?$/.test(line.slice(0, index))) wrong.push(`${path}:${i + 1}: ${line.trim()}`);
       }

@@ -1,6 +1,7 @@
 /** Verifies that a directory is this user's alone, before berth trusts its content. */
 import {lstatSync, mkdirSync, type Stats, statSync} from 'node:fs';
 import {dirname} from 'node:path';
+import {quoteWord} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /** Whether users other than this one and root may make entries there. A group of this process's own does not count: many users have one each. */
@@ -42,7 +43,7 @@ export function assertPrivate(directory: string, what = `directory ${directory}`
     if (!stats.isDirectory()) throw new ErrdefsError('failed_precondition', `${what} is not a directory`, {hint});
     if (isOpen(stats))
       throw new ErrdefsError('permission_denied', `${what} is writable by others (mode ${(stats.mode & 0o7777).toString(8)})`, {
-        hint: `chmod go-w ${directory}`,
+        hint: `chmod go-w ${quoteWord(directory)}`,
       });
   } catch (err) {
     throw fromErrno(err, what);

@@ -7,6 +7,8 @@ import type {User} from './user.ts';
 
 /** As UID_GID_MAP_MAX_EXTENTS of the kernel. */
 const MAX_EXTENTS = 340;
+/** Bytes of a mapping's text: less than a page, which is written at once. See user_namespaces(7). */
+const MAX_TEXT = 4095;
 /** The largest id, and one more: what 32 bits can hold but `(uid_t)-1`. */
 const IDS = 2 ** 32 - 1;
 
@@ -26,7 +28,12 @@ const format = ({containerID, hostID, size}: IdMapping): string => `${containerI
 
 /** @param kind for messages @throws invalid_argument the kernel, or the runtime, would refuse it */
 function checkMapping(kind: 'user' | 'group', list: readonly IdMapping[]): void {
-  if (list.length > MAX_EXTENTS) throw invalid(`${list.length} mappings of ${kind}s are more than the kernel's ${MAX_EXTENTS}`);
+  const tooMany = (): ErrdefsError =>
+    invalid(
+      `${list.length} mappings of ${kind}s are more than the kernel takes`,
+      `it takes ${MAX_EXTENTS}, in a text of ${MAX_TEXT} bytes: use fewer that are longer`,
+    );
+  if (list.length > MAX_EXTENTS) throw tooMany();
   for (const mapping of list) {
     const {containerID, hostID, size} = mapping;
     const isId = (id: number): boolean => Number.isSafeInteger(id) && id >= 0 && id + size <= IDS;
@@ -43,6 +50,9 @@ function checkMapping(kind: 'user' | 'group', list: readonly IdMapping[]): void 
   }
   if (hostId(list, 0) === undefined)
     throw invalid(`no mapping of ${kind}s has the container's ${kind} 0`, 'the runtime sets the container up as its root: map 0, too');
+  const written = withHostRoot(list);
+  const text = written.map(({containerID, hostID, size}) => `${containerID} ${hostID} ${size}\n`).join('');
+  if (written.length > MAX_EXTENTS || text.length > MAX_TEXT) throw tooMany();
 }
 
 /**
@@ -126,7 +136,7 @@ export function onHost(mappings: IdMappings, {uid, gid}: Owner): Owner {
 }
 
 /** The highest id that the container has not. */
-export function unusedId(list: readonly IdMapping[]): number {
+function unusedId(list: readonly IdMapping[]): number {
   let id = IDS - 1;
   for (let taken = true; taken; ) {
     const at = list.find(({containerID, size}) => id >= containerID && id < containerID + size);
@@ -135,3 +145,10 @@ export function unusedId(list: readonly IdMapping[]): number {
   }
   return id;
 }
+
+/**
+ * The mappings of mounts. The host's root may make files there, too, as overlayfs does for its marks, and `cp` before it gives them their owners:
+ * on the disk they belong to an id that the container has not.
+ */
+export const withHostRoot = (list: readonly IdMapping[]): readonly IdMapping[] =>
+  containerId(list, 0) === undefined ? [...list, {containerID: unusedId(list), hostID: 0, size: 1}] : list;

@@ -7,20 +7,15 @@ import {lstatSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {quoteWord} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
-import {containerId, hostId, type IdMappings, unusedId} from './id-mappings.ts';
+import {hostId, type IdMappings, withHostRoot} from './id-mappings.ts';
 import type {MountPlan, PlannedMount} from './mount-plan.ts';
 import {isBind, type Spec} from './spec.ts';
 import type {IdMapping} from './spec-option-types.ts';
 
-/**
- * The option of mount(8). The host's root may make files there, too, as overlayfs does for its marks, and `cp` before it gives them their owners:
- * on the disk they belong to an id that the container has not.
- */
+/** The option of mount(8). */
 export function idmapOption({users, groups}: IdMappings): string {
-  const words = (letter: 'u' | 'g', list: readonly IdMapping[]): readonly string[] => {
-    const root = containerId(list, 0) === undefined ? [{containerID: unusedId(list), hostID: 0, size: 1}] : [];
-    return [...list, ...root].map(({containerID, hostID, size}) => `${letter}:${containerID}:${hostID}:${size}`);
-  };
+  const words = (letter: 'u' | 'g', list: readonly IdMapping[]): readonly string[] =>
+    withHostRoot(list).map(({containerID, hostID, size}) => `${letter}:${containerID}:${hostID}:${size}`);
   return `X-mount.idmap=${[...words('u', users), ...words('g', groups)].join(' ')}`;
 }
 

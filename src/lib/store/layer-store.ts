@@ -4,6 +4,7 @@
  */
 import {existsSync, lstatSync, realpathSync, renameSync, rmdirSync, statSync} from 'node:fs';
 import {join} from 'node:path';
+import {quoteWord} from '../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
 import {
   discardTree,
@@ -366,7 +367,7 @@ export class LayerStore {
 /** @throws failed_precondition something is mounted in `path`: its files are not ours to delete */
 function assertNotMounted(path: string, [point]: readonly string[]): void {
   if (point !== undefined)
-    throw new ErrdefsError('failed_precondition', `${path}: ${point} is a mount point`, {hint: `unmount it: umount ${point}`});
+    throw new ErrdefsError('failed_precondition', `${path}: ${point} is a mount point`, {hint: `unmount it: umount ${quoteWord(point)}`});
 }
 
 const isTrusted = (info: LayerInfo | undefined): boolean =>

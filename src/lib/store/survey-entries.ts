@@ -87,6 +87,7 @@ const STATE: DirectoryRule = {
     'cool-downs': 'anything',
     events: 'anything',
     mounts: 'anything',
+    rootfs: only(() => false),
     runs: {directories: () => 'anything'},
     tokens: 'anything',
     'user-namespace': 'anything',

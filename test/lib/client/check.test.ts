@@ -20,7 +20,9 @@ import {
 import {basename, dirname, join} from 'node:path';
 import {Readable} from 'node:stream';
 import {describe, it} from 'node:test';
+import {runtimeStatePath} from '../../../src/lib/store/layout.ts';
 import {Store} from '../../../src/lib/store/store.ts';
+import {surveyRuntimeState} from '../../../src/lib/store/survey-entries.ts';
 import {publishedImages} from '../../e2e/fixtures.ts';
 import {is, newClient, requiresRoot, slow, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {contentRecord, digestOf} from '../../support/records.ts';
@@ -613,4 +615,13 @@ describe('check', () => {
     };
     await Promise.all([busy('a'), busy('b'), look()]);
   });
+});
+
+it('check knows every entry of the runtime state directory', (t) => {
+  const state = temporaryDirectory(t);
+  for (const path of Object.values(runtimeStatePath).map((of) => of(state))) {
+    if (path.endsWith('.json')) writeFileSync(path, '{}');
+    else mkdirSync(path);
+  }
+  assert.deepEqual(surveyRuntimeState(state), []);
 });

@@ -391,6 +391,7 @@ describe('a container with mapped users', () => {
     await ns.run(ref, 'first', {rm: true, args: ['sh', '-c', 'exit 0']});
     const before = await made();
     const map = (containerID: number, hostID: number, size: number): IdMapping => ({containerID, hostID, size});
+    const each = (length: number, first: number): IdMapping[] => Array.from({length}, (_, n) => map(2 * n, first + 2 * n, 1));
     const wrong: readonly (readonly [Code, RegExp, RunOptions])[] = [
       ['invalid_argument', /has the container's user 0/, {uidMappings: [map(1, 100_000, 10)]}],
       ['invalid_argument', /has the container's group 0/, {uidMappings: ONE, gidMappings: [map(1, 100_000, 10)]}],
@@ -398,7 +399,11 @@ describe('a container with mapped users', () => {
       ['invalid_argument', /overlap/, {uidMappings: [map(0, 100_000, 10), map(10, 100_009, 10)]}],
       ['invalid_argument', /at least one/, {uidMappings: [map(0, 100_000, 0)]}],
       ['invalid_argument', /ids are 0 to/, {uidMappings: [map(0, 4_294_967_290, 10)]}],
-      ['invalid_argument', /341 mappings/, {uidMappings: Array.from({length: 341}, (_, n) => map(2 * n, 100_000 + 2 * n, 1))}],
+      ['invalid_argument', /341 mappings/, {uidMappings: each(341, 0)}],
+      // The host's root is one more.
+      ['invalid_argument', /340 mappings/, {uidMappings: each(340, 1)}],
+      // Longer than a page.
+      ['invalid_argument', /300 mappings/, {uidMappings: each(300, 100_000_000)}],
       ['invalid_argument', /processes of others/, {uidMappings: ONE, namespaces: {pid: 'host'}}],
       ['invalid_argument', /processes of others/, {uidMappings: ONE, joinNamespaces: [{type: 'pid', path: '/proc/1/ns/pid'}]}],
       ['invalid_argument', /to join/, {uidMappings: ONE, joinNamespaces: [{type: 'user', path: '/proc/1/ns/user'}]}],

@@ -114,7 +114,7 @@ async function assertStillAllowed(context: Context, namespace: string, {image: n
   }
   if (image === undefined)
     throw new ErrdefsError('failed_precondition', `image ${JSON.stringify(name)} is gone, so that its signature cannot be checked`, {
-      hint: `pull it again: ctr -n ${namespace} pull ${name}`,
+      hint: `pull it again: ${berth`-n ${namespace} images pull ${name}`}`,
     });
   await assertAllowed(context, namespace, image);
 }
