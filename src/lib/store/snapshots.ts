@@ -147,6 +147,7 @@ export class SnapshotStore {
       work = this.#store.layers.createWork();
     }
     const hadWork = work !== undefined;
+    let isRefused = false;
     const quota = layer === undefined ? undefined : Quota.of(this.#store, this.#namespace);
     try {
       if (quota !== undefined && fill === undefined && this.#snapshotter.form === 'plain' && parents[0] !== undefined)
@@ -174,13 +175,20 @@ export class SnapshotStore {
           updatedAt: now,
         };
         const ns = tx.namespace(this.#namespace);
-        const made = ns.snapshots(this.#snapshotter.name).put(record);
-        within?.(tx);
-        quota?.assertWithin(ns);
-        return made;
+        try {
+          const made = ns.snapshots(this.#snapshotter.name).put(record);
+          within?.(tx);
+          quota?.assertWithin(ns);
+          return made;
+        } catch (err) {
+          // Nobody knows its name, so the next collection need not look for it.
+          isRefused = layer === undefined || this.#store.housekeeping.attempt(`layer ${layer}`, () => this.#store.layers.discard(layer));
+          throw err;
+        }
       });
     } catch (err) {
-      if (hadWork && work === undefined) this.#store.markNeedsFullGc();
+      if (isRefused) this.#store.layers.emptyTrash();
+      else if (hadWork && work === undefined) this.#store.markNeedsFullGc();
       throw err;
     } finally {
       const left = work;

@@ -9,6 +9,7 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import type {Client, NamespaceClient} from '../../../src/lib/client/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
+import {listIfPresent} from '../../../src/lib/fs/durable.ts';
 import {startFakeRegistry} from '../../fakes/registry.ts';
 import {type Random, randomOf} from '../../fuzz/seeded-random.ts';
 import {is, newClient, requiresProgram, requiresRoot, SAMPLE, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
@@ -208,5 +209,29 @@ describe('a namespace with a quota', () => {
     // What is smaller, has room.
     await ns.volumes.create('v');
     await ns.content.ingest('k', bytesOf(randomBytes(10 * KB)));
+  });
+
+  it('leaves no directory of what the transaction refuses', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
+    const registry = await startFakeRegistry(t);
+    const client = await newClient(t);
+    publishImage(registry, 'app', [tar(file('p', program('exit'), 0o755))]);
+    const ref = `${registry.host}/app:latest`;
+    const ns = client.namespace('small');
+    await ns.pull(ref, {snapshotter: 'overlayfs'});
+    await client.namespaces.label('small', {[QUOTA]: '1'});
+    const entries = (): readonly string[] => ['layers', 'trash', 'work'].flatMap((name) => listIfPresent(join(client.root, name)));
+    const before = entries();
+    const ways: Readonly<Record<string, () => Promise<unknown>>> = {
+      'snapshots prepare': () => ns.snapshots('overlayfs').prepare('s'),
+      'containers create': () => ns.containers.create(ref, 'c', {snapshotter: 'overlayfs', args: ['/p']}),
+      run: () => ns.run(ref, 'c', {snapshotter: 'overlayfs', args: ['/p']}),
+      'volumes create': () => ns.volumes.create('v'),
+    };
+    for (const [name, way] of Object.entries(ways)) {
+      await assert.rejects(way(), is('resource_exhausted'), name);
+      assert.deepEqual(entries(), before, name);
+    }
+    assert.deepEqual((await client.check()).findings, []);
   });
 });
