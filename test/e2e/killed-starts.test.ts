@@ -8,6 +8,7 @@ import {once} from 'node:events';
 import {existsSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import {setTimeout as delay} from 'node:timers/promises';
 import type {CreateOptions} from '../../src/lib/client/types/index.ts';
 import {engineEnvironment, environment, root as repository} from '../cli/harness.ts';
 import {type Failpoint, failpointOptions} from '../fakes/failpoints.ts';
@@ -56,6 +57,78 @@ async function assertAsUndisturbed(r: TaskRig, next: string, when: string, optio
     () => r.left().length === 0,
   );
 }
+
+describe('a container that is removed when it ends, and dies at its start', () => {
+  it('is gone soon afterwards, whatever becomes of its command, and the next of its name is not touched', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    const {ns, ref} = r;
+    const work = temporaryDirectory(t);
+    const init = join(r.state, 'runs', r.namespace, 'bundles', 'a', 'init.pid');
+    const [action, victim] = [join(work, 'action'), join(work, 'pid')];
+    // Acts once, at a step of the runtime.
+    const script = `#!/bin/sh
+die() { kill -9 "$(cat '${init}')"; }
+command() { kill "$1" "$(cat '${victim}')"; }
+at() { [ -e '${action}' ] && [ "$(head -n 1 '${action}')" = "# $1" ] || return 0; mv '${action}' '${action}.taken'; . '${action}.taken'; }
+for word; do case $word in create|start|run) verb=$word; break;; esac; done
+[ -z "$verb" ] || at "before $verb"
+'${findProgram('runc')}' "$@"; status=$?
+[ -z "$verb" ] || at "after $verb"
+exit $status
+`;
+    const runtime = join(work, 'runc');
+    writeFileSync(runtime, script, {mode: 0o755});
+    const env = {...engineEnvironment('executable'), BERTH_ROOT: r.root, BERTH_STATE: r.state};
+    const whenMade = `(until [ -s '${init}' ]; do sleep 0.01; done; die) &`;
+    const cases: readonly (readonly [mode: 'detached' | 'foreground', step: string, act: string])[] = [
+      ['detached', 'after create', 'die'],
+      // What conmon calls comes before its command knows of the container.
+      ['detached', 'after create', 'command -STOP; die'],
+      ['detached', 'after create', 'command -KILL; die'],
+      ['detached', 'before start', 'die'],
+      ['detached', 'before start', 'command -STOP; die'],
+      ['detached', 'before start', 'command -KILL; die'],
+      ['detached', 'after start', 'die'],
+      ['detached', 'after start', 'command -STOP; die'],
+      ['detached', 'after start', 'command -KILL; die'],
+      ['foreground', 'before run', whenMade],
+      ['foreground', 'before run', `command -STOP; ${whenMade}`],
+    ];
+    for (const [mode, step, act] of cases.filter(
+      ([mode, step], n) => TORTURE || (mode === 'detached' && step === 'after create') || n % 2 === 1,
+    )) {
+      const what = `${mode}, ${step}: ${act}`;
+      writeFileSync(action, `# ${step}\n${act}\n`);
+      const words = ['run', ...(mode === 'detached' ? ['-d'] : []), '--rm', '--runtime', runtime, ref, 'a', ...SLEEP];
+      const {child} = start({env} as never, ['-n', r.namespace, ...words]);
+      writeFileSync(victim, String(child.pid));
+      const exit = once(child, 'exit');
+      await until(
+        () => `the runtime comes to its step: ${what}`,
+        () => !existsSync(action),
+      );
+      if (act.includes('-STOP')) {
+        await delay(1500);
+        const next = start({env} as never, ['-n', r.namespace, 'run', '-d', ref, 'a', ...SLEEP]).child;
+        const [status] = (await once(next, 'exit')) as [number | null];
+        child.kill('SIGCONT');
+        await exit;
+        if (status === 0) {
+          assert.equal((await ns.tasks.get('a').catch(() => undefined))?.status, 'running', `the next is not touched: ${what}`);
+          await ns.containers.delete('a', {force: true});
+        }
+      }
+      await exit;
+      await until(
+        () => `nothing is left: ${what}: ${r.left().join(', ')}`,
+        () => r.left().length === 0,
+      );
+      assert.deepEqual([await ns.tasks.list(), (await ns.containers.list()).map(({id}) => id)], [[], []], what);
+    }
+    assert.equal((await r.client.check()).damage, 0);
+  });
+});
 
 describe('a start in the background whose command is killed', () => {
   it('while the runtime makes or starts the container, is taken over by the next command', async (t) => {

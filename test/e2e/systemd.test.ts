@@ -16,18 +16,22 @@ import {requiresTasks, taskRig, until} from '../support/tasks.ts';
 const commandsOf = (text: string): Readonly<Record<string, string>> =>
   Object.fromEntries([...text.matchAll(/^(Exec\w+)=-?(.*)$/gm)].map(([, kind, command]) => [kind!, command!]));
 
-/** The control group of a unit, as systemd makes one, in every hierarchy; removed with the test, when nothing of berth's is left in it. */
+/** Where systemd makes no groups of units. */
+const UNKNOWN_TO_SYSTEMD = ['cpuset', 'freezer', 'hugetlb', 'net_cls', 'net_prio', 'perf_event', 'rdma', 'misc'];
+
+/** The control group of a unit, where systemd makes one; removed with the test, when nothing of berth's is left in it, and none elsewhere. */
 function unitCgroup(t: Scope, name: string): {readonly path: string; enter(command: string): string} {
-  const trees = ['', ...readdirSync('/sys/fs/cgroup')]
-    .map((tree) => join('/sys/fs/cgroup', tree))
-    .filter((tree) => existsSync(join(tree, 'cgroup.procs')) && !tree.includes('/cpuset'));
-  const groups = trees.map((tree) => join(tree, name));
+  const names = ['', ...readdirSync('/sys/fs/cgroup')].filter((tree) => existsSync(join('/sys/fs/cgroup', tree, 'cgroup.procs')));
+  const known = names.filter((tree) => !tree.split(',').some((controller) => UNKNOWN_TO_SYSTEMD.includes(controller)));
+  const groups = known.map((tree) => join('/sys/fs/cgroup', tree, name));
   for (const group of groups) mkdirSync(group);
   onEnd(t, () => {
     for (const group of groups) {
       if (existsSync(join(group, 'supervisor'))) rmdirSync(join(group, 'supervisor'));
       rmdirSync(group);
     }
+    const others = names.filter((tree) => existsSync(join('/sys/fs/cgroup', tree, name)));
+    assert.deepEqual(others, [], 'nothing is left of the unit in trees that systemd does not know');
   });
   const enter = groups.map((group) => `echo $$ >${group}/cgroup.procs`).join('; ');
   return {path: `/${name}`, enter: (command) => `${enter}; exec ${command}`};

@@ -164,16 +164,18 @@ class Machine {
     );
   }
 
-  #ownProcesses(): readonly Process[] {
-    return processes().filter(({words}) => words.some((word) => word.includes(this.#rig.state)));
+  #ownProcesses(all = processes()): readonly Process[] {
+    return all.filter(({words}) => words.some((word) => word.includes(this.#rig.state)));
   }
 
   /** Waits until nobody is on the way: what a killed command has begun may go on for a moment. */
   async #untilQuiet(): Promise<void> {
     const said = (): string => `the machine is quiet: ${JSON.stringify(this.#ownProcesses())}`;
     await until(said, () => {
-      const own = this.#ownProcesses();
-      const others = processes().filter(({pid}) => !own.some((one) => one.pid === pid));
+      // Of one look: what conmon calls between two would be taken for its container.
+      const all = processes();
+      const own = this.#ownProcesses(all);
+      const others = all.filter((one) => !own.includes(one));
       return own.every((one) => {
         // Both stay as long as their container, whose first process is `runc init` until it is started.
         const [main] = others.filter(({parent}) => parent === one.pid);

@@ -66,6 +66,19 @@ export function removeEmptyCgroup(path: string): void {
   for (const directory of cgroupsAt(path)) ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(directory));
 }
 
+/** The trees that systemd makes groups for its units in, and removes them from: in version 1 by controller. See systemd.resource-control(5). */
+const OF_SYSTEMD: readonly string[] = ['systemd', 'unified', 'cpu', 'cpuacct', 'blkio', 'memory', 'devices', 'pids'];
+
+/**
+ * Removes what the runtime has made of a unit's cgroup in the trees that systemd does not know, cpuset and freezer among them, where nobody else
+ * would. A unit has one container at a time, so none is about to start there.
+ */
+export function removeUnitCgroup(path: string): void {
+  for (const tree of list(CGROUPS))
+    if (existsSync(join(CGROUPS, tree, 'cgroup.procs')) && !tree.split(',').some((controller) => OF_SYSTEMD.includes(controller)))
+      ignoreErrno(['ENOENT', 'EBUSY', 'ENOTEMPTY'], () => rmdirSync(join(CGROUPS, tree, path)));
+}
+
 /**
  * A container's cgroup: no other run, of whatever store or state directory, has it, so that ending what is in it ends nobody else's.
  *

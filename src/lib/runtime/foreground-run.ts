@@ -18,7 +18,16 @@ import {type Mount, type MountPlan, planMounts} from './mount-plan.ts';
 import {deleteContainer, findRuntime, type Runtime, rootlessFlags, runRuntime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
 import {asPermitted} from './rootless-spec.ts';
-import {bundleIn, claimBundle, disconnect, recordRuntime, releaseBundle, removeStaleCgroup, runtimeRoot} from './run-directory.ts';
+import {
+  bundleIn,
+  claimBundle,
+  disconnect,
+  recordRuntime,
+  releaseBundle,
+  removeParentCgroup,
+  removeStaleCgroup,
+  runtimeRoot,
+} from './run-directory.ts';
 import type {Spec} from './spec.ts';
 import {type TaskRecord, writeTaskRecord} from './task-record.ts';
 
@@ -420,6 +429,8 @@ export async function runForeground(run: ForegroundRun): Promise<ContainerExit> 
     } finally {
       await tidy(async () => {
         await disconnect(directory);
+        // The runtime has removed the container's.
+        removeParentCgroup(directory);
         releaseBundle(directory);
       });
     }

@@ -35,7 +35,7 @@ import {berth} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
-import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups} from './cgroup-removal.ts';
+import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups, removeUnitCgroup} from './cgroup-removal.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
 import {hasBeenCreated, readTaskEnd, readTaskRecord, taskFiles} from './task-record.ts';
@@ -106,6 +106,14 @@ export async function removeStaleCgroup(run: string): Promise<void> {
   const path = cgroupOf(run);
   if (path === undefined) return;
   await removeCgroups(path);
+  removeParentCgroup(run);
+}
+
+/** Removes the group above the container's where it is of no use any more. That of the namespace is for the next container. */
+export function removeParentCgroup(run: string): void {
+  const parent = dirname(cgroupOf(run) ?? '/');
+  const namespace = basename(dirname(dirname(run)));
+  if (parent !== '/' && parent !== `/${namespace}`) removeUnitCgroup(parent);
 }
 
 /**
@@ -199,6 +207,12 @@ export async function untilMade(run: string, timeoutMs = START_MS): Promise<void
   for (let waited = 0; waited < timeoutMs && isBeingMade(run); waited += POLL_MS) await delay(POLL_MS);
 }
 
+/** Whether a run in the background belongs to a living command. Once the container is made it belongs to conmon. */
+function isWithItsCommand(run: string): boolean {
+  const owner = recordedProcess(run, 'owner')?.identity;
+  return owner !== undefined && owner.pid !== recordedProcess(run, 'runtime')?.identity.pid && liveness(owner) !== 'dead';
+}
+
 /**
  * Whether a command that started a task in the background was killed before the container ran: nobody else is going to start it. One in
  * the foreground is made and started by the runtime in one go.
@@ -207,10 +221,8 @@ async function isAbandonedStart(stateDir: string, id: string): Promise<boolean> 
   const run = runPath(stateDir, id);
   const task = readTaskRecord(run);
   if (task === undefined || task.io.kind === 'inherit' || existsSync(taskFiles(run, id).started) || isStarting(run)) return false;
-  const [owner, holder] = [recordedProcess(run, 'owner')?.identity, recordedProcess(run, 'runtime')?.identity];
-  // Until it is made it belongs to the command, and then to conmon.
-  const isOwned = owner !== undefined && owner.pid !== holder?.pid && liveness(owner) !== 'dead';
-  if (isOwned || (holder !== undefined && liveness(holder) === 'unknown')) return false;
+  const holder = recordedProcess(run, 'runtime')?.identity;
+  if (isWithItsCommand(run) || (holder !== undefined && liveness(holder) === 'unknown')) return false;
   return !hasBeenCreated(run) || (await containerState(task.runtime, runtimeRoot(stateDir), id))?.status === 'created';
 }
 
@@ -411,7 +423,6 @@ export async function removeEndedTask(stateDir: string, id: string, runtime: Run
   if (!existsSync(run)) return;
   await removeStaleCgroup(run);
   await disconnect(run);
-  await untilStarted(run);
   const mounted = mountsBelow(bundleIn(run));
   if (mounted.length > 0) await runProgram('umount', ['--lazy', ...mounted], {package: 'mount'});
   releaseBundle(run);
@@ -449,6 +460,16 @@ function isStarting(run: string): boolean {
 
 async function untilStarted(run: string): Promise<void> {
   for (let waited = 0; waited < START_MS && isStarting(run); waited += POLL_MS) await delay(POLL_MS);
+}
+
+/**
+ * Waits, after the end of a container, for the command that starts it: it has perhaps not been told yet that the container was made.
+ *
+ * @returns whether the run is conmon's; otherwise it is still that of the command, whose start fails, and which then clears it away
+ */
+export async function untilGiven(run: string): Promise<boolean> {
+  for (let waited = 0; waited < START_MS && (isWithItsCommand(run) || isStarting(run)); waited += POLL_MS) await delay(POLL_MS);
+  return !isWithItsCommand(run);
 }
 
 const WAITER = 'waiter';
@@ -500,8 +521,8 @@ function tellWaiters(run: string, id: string): void {
   for (const name of notes) ignoreErrno(['ENOENT', 'ENOSPC', 'EDQUOT'], () => writeFileSync(join(run, name), text, {flag: 'r+'}));
 }
 
-/** The identity of the process that owns a run, as text. */
-export const ownerOf = (run: string): string | undefined => {
-  const owner = recordedProcess(run, 'owner');
-  return owner === undefined ? undefined : formatIdentity(owner.identity);
-};
+/** The identity of the process that holds a container and its mounts, as text: conmon, or the runtime of one in the foreground. */
+export function holderOf(run: string): string | undefined {
+  const holder = recordedProcess(run, 'runtime');
+  return holder === undefined ? undefined : formatIdentity(holder.identity);
+}
