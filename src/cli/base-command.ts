@@ -287,7 +287,7 @@ export abstract class BaseCommand {
    * Calls `fn` for each name and prints each success and failure at once. The first failure decides the exit status.
    *
    * @param verb such as `delete`, for the message `unable to delete NAME: …`
-   * @param fn may return another name to print
+   * @param fn may return another name to print, or `null` when there was nothing to do
    * @returns the names that succeeded
    */
   protected async each(verb: string, names: readonly string[], fn: (name: string) => Promise<unknown>): Promise<string[]> {
@@ -296,6 +296,7 @@ export abstract class BaseCommand {
       let shown: string;
       try {
         const made = await fn(name);
+        if (made === null) continue;
         shown = typeof made === 'string' ? made : name;
       } catch (err) {
         await this.fail(isErrdefs(err) ? wrap(`unable to ${verb} ${name}`, err) : err);

@@ -144,7 +144,7 @@ forEachEngine('a user without root and without a store', (engine) => {
       [['sync', join(dir, 'bad.yaml'), running.host], 3, /not YAML/],
       [['sync', '--max-concurrent-images', '1', join(dir, 'partly.yaml'), `${running.host}/stopped`], 5, /nope: .*not found/],
       [['sync', '--keep-going', join(dir, 'partly.yaml'), `${running.host}/partly`], 5, /nope: .*not found/],
-      [['registry', 'rm', app], 12, /registry rm \S+@sha256:/],
+      [['registry', 'rm', app], 12, /registry rm --manifest \S+@sha256:/],
       [['attach', '--artifact-type', 'a/b', app, join(dir, 'nope')], 5, /nope/],
     ] as const) {
       const {status, stderr} = await ctr(args);

@@ -62,5 +62,8 @@ forEachEngine('a user of docker', (engine) => {
     assert.equal(held.status, 125);
     assert.match(held.stderr, /already exists\nhint: .*container "user" has the volumes/);
     await berth.ok(['rm', '-f', 'user']);
+
+    assert.equal((await berth(['rm', 'user'])).status, 5);
+    assert.equal(await berth.ok(['rm', '-f', 'user', 'never']), '');
   });
 });
