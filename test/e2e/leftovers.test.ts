@@ -248,7 +248,8 @@ describe('a container whose state directory was removed', () => {
       await ctr.ok(of('pull', '--progress', 'none', image.ref));
       const running = start(ctr, of('run', ...flags, image.ref, 'r', 'sleep', '1000'));
       const pid = await eventually('container', () => existsSync(join(directoryOf(ctr), 'init.pid')) && pidOf(ctr, 'container'));
-      for (const name of readdirSync(ctr.env.BERTH_STATE!)) rmSync(join(ctr.env.BERTH_STATE!, name), {recursive: true, force: true});
+      for (const name of readdirSync(ctr.env.BERTH_STATE!))
+        rmSync(join(ctr.env.BERTH_STATE!, name), {recursive: true, force: true, maxRetries: 3}); // The command still writes its events.
       if (flags.length > 0) running.child.kill('SIGKILL');
 
       const layers = names(join(ctr.env.BERTH_ROOT!, 'layers'));
