@@ -159,8 +159,12 @@ function findMembers(stateDir: string): {
   return {inside, pending, generation};
 }
 
-/** Opens the namespace before the last process in it can end; if it has, begins again. */
-const JOIN = `command exec 9<"$1" || { shift 2; exec "$@"; }
+/**
+ * Opens the namespace before the last process in it can end; if it has, begins again, without a word about it.
+ *
+ *     sh -c JOIN sh NAMESPACE-FILE NSENTER COMMAND…
+ */
+export const JOIN = `{ command exec 9<"$1"; } 2>/dev/null || { shift 2; exec "$@"; }
 n=$2; shift 2
 exec "$n" --user=/proc/self/fd/9 --preserve-credentials -- sh -c 'exec "$@" 9<&-' sh "$@"`;
 
