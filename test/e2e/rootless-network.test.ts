@@ -6,7 +6,7 @@ import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {type Engine, forEachEngine, type Result, run} from '../cli/harness.ts';
 import {requiresImage} from '../support/cached-images.ts';
-import {onEnd, requiresProgram, type Scope, type Skippable} from '../support/helpers.ts';
+import {onEnd, requiresProgram, type Scope, type Skippable, TORTURE} from '../support/helpers.ts';
 import {newTestNetwork, type TestNetwork} from '../support/network-namespace.ts';
 import {type OrdinaryUser, ordinaryUser, requiresOrdinaryUser, type UserOptions} from '../support/ordinary-user.ts';
 import {pushImage, sharedRegistry} from '../support/registry.ts';
@@ -112,6 +112,7 @@ async function untilGone(pid: number): Promise<void> {
 }
 
 forEachEngine('a user without root', (engine) => {
+  if (engine === 'node' && !TORTURE) return;
   it('publishes the ports of a container, which end with it', async (t) => {
     const bench = await prepare(t, engine);
     if (bench === undefined) return;

@@ -438,7 +438,7 @@ describe('deletion in a registry', () => {
     await pushImage(running, 'delete/tag:v2', layout);
     await assert.rejects(client.registry.delete(`${repository}:v2`), (err) => {
       is('not_implemented')(err);
-      assert.ok((err as ErrdefsError).hint?.endsWith(`registry rm ${repository}@${root.digest}`), String(err));
+      assert.ok((err as ErrdefsError).hint?.endsWith(`registry rm --manifest ${repository}@${root.digest}`), String(err));
       return true;
     });
     assert.equal((await client.registry.resolve(`${repository}:v2`)).digest, root.digest);
