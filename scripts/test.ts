@@ -64,6 +64,11 @@ const LONGEST_FIRST: readonly string[] = [
   'test/e2e/kills.test.ts',
   'test/e2e/task-kills.test.ts',
   'test/cli/engines.test.ts',
+  'test/e2e/rootless-network.test.ts',
+  'test/e2e/rootless.test.ts',
+  'test/e2e/killed-starts.test.ts',
+  'test/cli/escaped-output.test.ts',
+  'test/lib/client/method-arguments.test.ts',
   'test/cli/damaged-store.test.ts',
   'test/cli/errors.test.ts',
   'test/lib/client/host-mounts.test.ts',
@@ -80,6 +85,10 @@ const LONGEST_FIRST: readonly string[] = [
   'test/cli/certificates.test.ts',
   'test/lib/client/aborted-calls.test.ts',
   'test/e2e/namespace-isolation.test.ts',
+  'test/lib/client/many-layers.test.ts',
+  'test/lib/client/exec.test.ts',
+  'test/lib/client/checkpoints.test.ts',
+  'test/lib/client/bundle-faults.test.ts',
 ];
 
 interface Options {
