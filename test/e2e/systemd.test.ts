@@ -9,7 +9,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {openClient} from '../../src/lib/client/index.ts';
 import {systemdWord} from '../../src/lib/client/tasks/systemd-unit.ts';
 import {root as repository} from '../cli/harness.ts';
-import {is, onEnd, requiresProgram, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {is, onEnd, requiresOneClock, requiresProgram, type Scope, temporaryDirectory} from '../support/helpers.ts';
 import {requiresTasks, taskRig, until} from '../support/tasks.ts';
 
 /** The commands of a unit, by the kind of each. */
@@ -108,6 +108,7 @@ describe('a unit of systemd', () => {
 
   it('is run by a real systemd, which sees, stops and ends all its processes', async (t) => {
     if (!requiresTasks(t) || !requiresProgram(t, 'systemd-analyze', 'unshare')) return;
+    if (!requiresOneClock(t, "systemd compares its clock with the kernel's timers")) return;
     const systemd = '/usr/lib/systemd/systemd';
     const unified = ['/sys/fs/cgroup/unified', '/sys/fs/cgroup'].find((path) => existsSync(join(path, 'cgroup.controllers')));
     if (!existsSync(systemd) || unified === undefined) return t.skip('needs systemd, and control groups of version 2');
