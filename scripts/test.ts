@@ -271,7 +271,11 @@ async function main(): Promise<number> {
     }
     if (interrupt.signal.aborted) return 1;
     // For the processes of the tests: this one keeps the environment that it was started with.
-    Object.assign(process.env, clockEnvironment(options.clock), {BERTH_CONFIG: '/dev/null', BERTH_TEST_RUN: runId});
+    Object.assign(process.env, clockEnvironment(options.clock), {
+      BERTH_CONFIG: '/dev/null',
+      BERTH_TEST_RUN: runId,
+      NODE_COMPILE_CACHE: join(dir, 'node-compile-cache'),
+    });
     return await runFiles(files, options, runId, dir);
   } finally {
     const left = await sweep(runId, dir);

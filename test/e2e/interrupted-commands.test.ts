@@ -44,9 +44,9 @@ const STRIDE: Readonly<Record<'here' | 'child' | 'reads', Stride>> = TORTURE
   ? {here: [1, 1], child: [8, 1], reads: [4, 1]}
   : isShort()
     ? {here: [96, 2], child: [256, 1], reads: [192, 1]}
-    : {here: [96, 2], child: [256, 1], reads: [288, 2]};
-/** Number of the first tried call: the same calls each time. */
-const OFFSET = TORTURE ? 1 : 5;
+    : {here: [128, 1], child: [256, 1], reads: [288, 1]};
+/** Number of the first tried call of a scenario: the same calls each time, and others of each scenario. */
+const firstOf = (scenario: number, step: number): number => (TORTURE ? 1 : 1 + ((5 + 13 * scenario) % step));
 /** Whose turn it is of what takes turns. */
 const TURN = TORTURE ? SAMPLE % 4 : 0;
 /** The few calls that are tried of each command fail with other errors than those of the command before it. */
@@ -341,10 +341,12 @@ class Trial {
     return copyPlace(this.#origin, this.#place);
   }
 
-  /** Numbers of the calls that are tried. @param least so many at least */
-  points(stride: number, least: number): readonly number[] {
+  /** Numbers of the calls that are tried. @param least so many at least @param scenario its number */
+  points(stride: number, least: number, scenario: number): readonly number[] {
     const step = TORTURE ? stride : Math.min(stride * this.steps.length, Math.floor(this.calls / least));
-    return Array.from({length: Math.ceil((this.calls - OFFSET + 1) / step)}, (_, i) => OFFSET + i * step);
+    // One process of several makes its share of the calls.
+    const first = firstOf(scenario, Math.ceil(step / (2 * this.steps.length)));
+    return Array.from({length: Math.ceil((this.calls - first + 1) / step)}, (_, i) => first + i * step);
   }
 
   perform(place: Place): Promise<readonly Awaited<ReturnType<typeof command>>[]> {
@@ -509,7 +511,7 @@ describe('a command', () => {
         const trial = await begin(t);
         if (trial === undefined) return;
         let tried = 0;
-        for (const [n, at] of trial.points(stride, least).entries()) tried += await attempt(trial, at, n);
+        for (const [n, at] of trial.points(stride, least, number).entries()) tried += await attempt(trial, at, n);
         t.diagnostic(`${tried}, at ${trial.calls} calls`);
         assert.ok(tried > 0);
       };
@@ -525,7 +527,7 @@ describe('a command', () => {
           for (const engine of ['executable', 'node'] as const) {
             const readings = await trial.reads(engine);
             const step = Math.min(every, Math.floor(readings.faults.length / least));
-            for (let i = OFFSET + TURN; i < readings.faults.length; i += step)
+            for (let i = firstOf(number, step) + TURN; i < readings.faults.length; i += step)
               tried += await trial.misread(engine, readings, readings.faults[i]!);
             calls += readings.faults.length;
           }

@@ -24,7 +24,7 @@ const ENGINES: readonly Engine[] = ['executable', 'executable', 'node'];
 const SNAPSHOTTERS = ['erofs', 'overlayfs', 'erofs', 'overlayfs', 'erofs', 'overlayfs', 'native'] as const;
 
 /** Kills of a pull, at least one for each engine with each snapshotter, and kills of a run. */
-const [PULLS, RUNS] = TORTURE ? [50, 30] : isShort() ? [10, 5] : [ENGINES.length * SNAPSHOTTERS.length, 15];
+const [PULLS, RUNS] = TORTURE ? [50, 30] : isShort() ? [10, 5] : [ENGINES.length * SNAPSHOTTERS.length, 8];
 
 /** Time limit of a command after a kill, in milliseconds, on a busy machine. */
 const AT_ONCE_MS = 2000;

@@ -445,7 +445,8 @@ const LAYER_DAMAGE: Readonly<Record<string, readonly Damage[]>> = {
     spoil: ({layer}) => spoil(join(layer(0), 'fs')),
     finds: [`damage: layer …: ${problem}`],
   })),
-  native: TREES.map(([name, spoil, problem]) => ({
+  // They are compared as those of overlayfs are; torture looks at each.
+  native: TREES.filter((_, i) => TORTURE || i % 3 === 0).map(([name, spoil, problem]) => ({
     name,
     deep: true,
     spoil: ({layer}) => spoil(join(layer(0), 'fs')),

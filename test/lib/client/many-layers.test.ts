@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {digestOf, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, is, newClient, requiresProgram, requiresRoot, temporaryDirectory} from '../../support/helpers.ts';
+import {findProgram, is, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {assertNoLoops, requiresLoopDevices, stateOnLoops} from '../../support/loop-devices.ts';
 import {withMounted} from '../../support/mounted-snapshot.ts';
 import {openPrivateMount} from '../../support/private-mount.ts';
@@ -109,7 +109,8 @@ describe('directories with unusual names', () => {
     it(`work as root and state directory, ${way}`, async (t) => {
       if (!(await canUse(t, way))) return;
       const layers = [...layersOf(2), tar(file('only', 'x'))];
-      for (const name of NAMES) {
+      for (const [i, name] of NAMES.entries()) {
+        if (!TORTURE && i % 2 !== WAYS.indexOf(way) % 2) continue;
         const place = join(temporaryDirectory(t), name);
         mkdirSync(place);
         const root = join(place, 'root');
