@@ -9,7 +9,10 @@ import type {AddressInfo} from 'node:net';
 import {join} from 'node:path';
 import {after, before, it} from 'node:test';
 import {setTimeout as sleep} from 'node:timers/promises';
+import {hasWaiters, otherProcess} from '../support/held-lock.ts';
 import {requiresProgram, temporaryDirectory} from '../support/helpers.ts';
+import {addImage, setTarget} from '../support/layouts.ts';
+import {file, tar} from '../support/tartest.ts';
 import {commandLine, environment, forEachEngine, root} from './harness.ts';
 import {onTerminal} from './terminal.ts';
 
@@ -49,6 +52,35 @@ forEachEngine('a command that is interrupted', (engine) => {
       assert.deepEqual([code, by], [null, signal]);
       assert.match(stderr.split('\n').at(-2)!, new RegExp(`^ctr: .*interrupted by ${signal}: canceled$`));
     });
+
+  it('while another process has the lock of the store ends by the signal', async (t) => {
+    const call = commandLine(t, engine);
+    const layout = join(temporaryDirectory(t), 'layout');
+    setTarget(layout, addImage(layout, {layers: [tar(file('f', 'x'))]}));
+    await call.ok(['images', 'import', '--no-unpack', '--base-name', 'app', layout]);
+    const lock = join(call.env.BERTH_ROOT!, 'locks/store');
+    const give = otherProcess(t).take(lock);
+    assert.ok(give);
+    const commands = [
+      ['images', 'import', '--no-unpack', '--progress', 'none', '--base-name', 'other', layout],
+      ['images', 'rm', 'app:latest'],
+      ['images', 'tag', 'app:latest', 'other'],
+      ['namespaces', 'create', 'new'],
+      ['leases', 'create'],
+      ['gc'],
+    ];
+    for (const args of commands) {
+      const child = spawn(ctr, ['--lock-timeout', '1m', ...args], {env: {...environment(), ...call.env}, stdio: 'ignore'});
+      const ended = once(child, 'close');
+      while (child.exitCode === null && !hasWaiters(lock, child.pid)) await sleep(5);
+      const began = performance.now();
+      child.kill('SIGINT');
+      assert.deepEqual(await ended, [null, 'SIGINT'], args.join(' '));
+      assert.ok(performance.now() - began < 3000, `${args.join(' ')}: ${performance.now() - began} ms`);
+    }
+    give();
+    assert.deepEqual((await call.ok(['images', 'ls', '-q'])).split('\n').slice(0, -1), ['docker.io/library/app:latest']);
+  });
 
   it('by --timeout ends with 4', async (t) => {
     const {status, stderr} = await commandLine(t, engine)(['pull', '--timeout', '300ms', '--plain-http', '--progress', 'none', ref]);

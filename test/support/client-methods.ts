@@ -54,6 +54,28 @@ function methodsOf(guards: object, path: string, reach: (client: Client) => obje
 
 export const METHODS = methodsOf(CLIENT, '', (client) => client);
 
+export async function* nothing(): AsyncGenerator<Uint8Array> {}
+
+/** Address without a server. */
+export const REF = '127.0.0.1:1/x:1';
+const GOOD: Readonly<Record<string, unknown>> = {
+  'a string': REF,
+  'an object of strings': {},
+  'an async iterable of bytes': nothing(),
+  'a Uint8Array': new Uint8Array(3),
+  'an object': {oldBase: REF, newBase: REF, id: 'x', type: 'snapshots/native', container: 'x', path: '/x'},
+  'an object or an async iterable of bytes': {container: 'x', path: '/x'},
+  'an array, each of it a string': [REF],
+  'an array, each of it a string or an async iterable of bytes': [REF],
+  'a string or an object': REF,
+  'a string or an async iterable of bytes': nothing(),
+  'a string or a writable stream': '/nowhere/images.tar',
+  'an array, each of it an object': [],
+};
+
+/** A valid argument: none where it may be left out. */
+export const validFor = ({wants, accepts}: ArgumentKind): unknown => (accepts(undefined) ? undefined : GOOD[wants]);
+
 /** The error of a call; `undefined` when it succeeds. */
 export const failure = async (fn: () => Promise<unknown>): Promise<unknown> => {
   try {

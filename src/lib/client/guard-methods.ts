@@ -3,7 +3,8 @@
  * `ErrdefsError`.
  */
 import {CLASSES, type Code, codeOf, ErrdefsError, fromErrno, isErrdefs} from '../errdefs.ts';
-import {type ArgumentKind, isObject, nounFor} from './argument-kinds.ts';
+import {withLockWaitsUntil} from '../fs/lock.ts';
+import {type ArgumentKind, abortSignal, isObject, nounFor} from './argument-kinds.ts';
 import type {ContentWriter} from './types/index.ts';
 
 /** Argument kinds of a method; of a method that returns an object with methods, or a promise of one; or of the methods of a member. */
@@ -34,8 +35,12 @@ export interface ClosedState {
 
 type Method = (...args: unknown[]) => unknown;
 
-/** The same object with each method of the table wrapped. Other members stay as they are. */
-export function guard<T extends object>(target: T, guards: Guards<T>, closedState: ClosedState, path = ''): T {
+/**
+ * The same object with each method of the table wrapped. Other members stay as they are.
+ *
+ * @param lasting signal of the call that the object comes from: it ends the waits of its methods for locks
+ */
+export function guard<T extends object>(target: T, guards: Guards<T>, closedState: ClosedState, path = '', lasting?: AbortSignal): T {
   const guarded = {...target} as Record<string, unknown>;
   for (const [name, entry] of Object.entries(guards) as [
     string,
@@ -43,11 +48,11 @@ export function guard<T extends object>(target: T, guards: Guards<T>, closedStat
   ][]) {
     const value = (target as Record<string, unknown>)[name];
     const method = path + name;
-    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState);
+    if (Array.isArray(entry)) guarded[name] = guardMethod(value as Method, method, entry, closedState, lasting);
     else if ('resolves' in entry) {
       const open = guardMethod(value as Method, method, entry.takes!, closedState);
       guarded[name] = async (...args: unknown[]) =>
-        guard((await open(...args)) as object, entry.resolves as never, closedState, `${method}().`);
+        guard((await open(...args)) as object, entry.resolves as never, closedState, `${method}().`, signalOf(args));
     } else if ('takes' in entry)
       guarded[name] = (...args: unknown[]) => {
         checkArguments(method, entry.takes!, args);
@@ -58,7 +63,13 @@ export function guard<T extends object>(target: T, guards: Guards<T>, closedStat
   return guarded as T;
 }
 
-function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[], closedState: ClosedState): Method {
+function guardMethod(
+  method: Method,
+  name: string,
+  kinds: readonly ArgumentKind[],
+  closedState: ClosedState,
+  lasting?: AbortSignal,
+): Method {
   return async (...args) => {
     checkArguments(name, kinds, args);
     if (closedState.closed) throw new ErrdefsError('failed_precondition', `${name}: the client is closed`);
@@ -66,7 +77,9 @@ function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[
     if (signal?.aborted) throw abortError(signal.reason, name);
     const failure = (err: unknown): ErrdefsError => (signal?.aborted ? abortError(signal.reason, name, err) : classified(err, name));
     try {
-      const result = await method(...(signal === undefined ? args : args.map((arg, i) => interruptible(arg, kinds[i], signal))));
+      const call = () => method(...(signal === undefined ? args : args.map((arg, i) => interruptible(arg, kinds[i], signal))));
+      const untilWhen = signal ?? lasting;
+      const result = await (untilWhen === undefined ? call() : withLockWaitsUntil(untilWhen, call));
       return isBytes(result)
         ? guardBytes(result, failure)
         : isLasting(result)
@@ -79,7 +92,8 @@ function guardMethod(method: Method, name: string, kinds: readonly ArgumentKind[
 }
 
 function signalOf(args: readonly unknown[]): AbortSignal | undefined {
-  const found = args.find((arg): arg is {signal?: AbortSignal} => isObject(arg) && 'signal' in arg);
+  // Labels may have such a key, and `tasks.kill` has an option of this name.
+  const found = args.find((arg): arg is {signal: AbortSignal} => isObject(arg) && abortSignal.accepts(arg.signal));
   return found?.signal;
 }
 

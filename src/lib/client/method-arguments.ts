@@ -30,6 +30,7 @@ import type {
   AttachFile,
   AttachOptions,
   BuildOptions,
+  CallOptions,
   CheckOptions,
   CheckpointOptions,
   Client,
@@ -198,7 +199,8 @@ const choosing: Members<Omit<PullOptions, 'unpack' | 'snapshotter' | 'ifChanged'
 const fetching: Members<FetchOptions> = {...choosing, metadataOnly: optional(flag)};
 const pulling: Members<PullOptions> = {...choosing, unpack: optional(flag), snapshotter: optional(text), ifChanged: optional(flag)};
 const listing = options<ListOptions>({filters: optional(list(text))});
-const labelled = options<{labels?: unknown}>({labels: optional(labels)});
+const call = options<CallOptions>({signal: optional(abortSignal)});
+const labelled = options<CallOptions & {labels?: unknown}>({labels: optional(labels), signal: optional(abortSignal)});
 const building: Members<BuildOptions> = {
   platforms: optional(list(text)),
   allPlatforms: optional(flag),
@@ -279,9 +281,9 @@ const NAMESPACE: Guards<NamespaceClient> = {
     list: [listing],
     records: [listing],
     get: [text],
-    delete: [text],
-    tag: [text, text, options<{force?: boolean}>({force: optional(flag)})],
-    label: [text, labels, options<{replaceAll?: boolean}>({replaceAll: optional(flag)})],
+    delete: [text, call],
+    tag: [text, text, options<CallOptions & {force?: boolean}>({force: optional(flag), signal: optional(abortSignal)})],
+    label: [text, labels, options<CallOptions & {replaceAll?: boolean}>({replaceAll: optional(flag), signal: optional(abortSignal)})],
     verify: [text, options<VerifyOptions>({...registry, keys: optional(list(text)), signal: optional(abortSignal)})],
     inspect: [text, options<{content?: boolean}>({content: optional(flag)})],
     check: [options<ListOptions & {snapshotter?: string}>({filters: optional(list(text)), snapshotter: optional(text)})],
@@ -318,7 +320,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     ],
     rebase: [text, text, options<RebaseOptions>({...building, created: optional(time), oldBase: optional(text), newBase: optional(text)})],
     mounts: [],
-    unmount: [text, options<{rm?: boolean}>({rm: optional(flag)})],
+    unmount: [text, options<CallOptions & {rm?: boolean}>({rm: optional(flag), signal: optional(abortSignal)})],
     import: [
       either(text, bytes),
       options<ImportOptions>({
@@ -383,10 +385,10 @@ const NAMESPACE: Guards<NamespaceClient> = {
       },
     },
     active: [],
-    delete: [text],
-    label: [text, labels],
-    edit: [text, text],
-    prune: [options<ContentPruneOptions>({dryRun: optional(flag)})],
+    delete: [text, call],
+    label: [text, labels, call],
+    edit: [text, text, call],
+    prune: [options<ContentPruneOptions>({dryRun: optional(flag), signal: optional(abortSignal)})],
     push: [text, text, pushingObject],
   },
   snapshots: {
@@ -407,42 +409,50 @@ const NAMESPACE: Guards<NamespaceClient> = {
           signal: optional(abortSignal),
         }),
       ],
-      delete: [text],
+      delete: [text, call],
       mounts: [text],
       mountScript: [text, text],
-      mount: [text, text],
-      label: [text, labels],
+      mount: [text, text, call],
+      label: [text, labels, call],
       unpack: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     },
   },
   leases: {
     create: [
-      options<{id?: string; expiresMs?: number; labels?: unknown}>({
+      options<CallOptions & {id?: string; expiresMs?: number; labels?: unknown}>({
         id: optional(text),
         expiresMs: optional(amount),
         labels: optional(labels),
+        signal: optional(abortSignal),
       }),
     ],
     list: [listing],
-    delete: [text],
-    addResource: [text, resource],
+    delete: [text, call],
+    addResource: [text, resource, call],
     resources: [text],
-    deleteResource: [text, resource],
+    deleteResource: [text, resource, call],
   },
   volumes: {
     list: [listing],
     get: [text],
     create: [text, labelled],
-    delete: [text],
-    prune: [options<{dryRun?: boolean}>({dryRun: optional(flag)})],
+    delete: [text, call],
+    prune: [options<CallOptions & {dryRun?: boolean}>({dryRun: optional(flag), signal: optional(abortSignal)})],
   },
   containers: {
     list: [listing],
     get: [text],
-    delete: [text, options<{keepSnapshot?: boolean; force?: boolean}>({keepSnapshot: optional(flag), force: optional(flag)})],
+    delete: [
+      text,
+      options<CallOptions & {keepSnapshot?: boolean; force?: boolean}>({
+        keepSnapshot: optional(flag),
+        force: optional(flag),
+        signal: optional(abortSignal),
+      }),
+    ],
     create: [text, text, options<CreateOptions>(creating)],
-    label: [text, labels],
-    update: [text, options<ContainerLimits>(limits)],
+    label: [text, labels, call],
+    update: [text, options<ContainerLimits>(limits), call],
     copyFiles: [
       eitherOf(bytes, copyPlace),
       copyPlace,
@@ -459,7 +469,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
       }),
     ],
     restore: [text, options<RestoreOptions>({keep: optional(flag), signal: optional(abortSignal)})],
-    removeCheckpoint: [text],
+    removeCheckpoint: [text, call],
     systemdUnit: [text, options<SystemdUnitOptions>({restart: optional(oneOf('no', 'on-failure', 'always'))})],
     changes: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
     commit: [
@@ -524,7 +534,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
     resume: [text],
     stop: [text, options<{timeoutMs?: number; signal?: AbortSignal}>({timeoutMs: optional(amount), signal: optional(abortSignal)})],
     wait: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],
-    delete: [text, options<{force?: boolean}>({force: optional(flag)})],
+    delete: [text, options<CallOptions & {force?: boolean}>({force: optional(flag), signal: optional(abortSignal)})],
     settle: [text],
   },
 };
@@ -593,11 +603,11 @@ const REGISTRY: Guards<Client['registry']> = {
 
 export const CLIENT: Guards<Client> = {
   namespaces: {
-    create: [text, optional(labels)],
+    create: [text, optional(labels), call],
     list: [listing],
     get: [text],
-    label: [text, labels],
-    delete: [text, options<{recursive?: boolean}>({recursive: optional(flag)})],
+    label: [text, labels, call],
+    delete: [text, options<CallOptions & {recursive?: boolean}>({recursive: optional(flag), signal: optional(abortSignal)})],
   },
   namespace: {takes: [text], gives: NAMESPACE},
   registry: REGISTRY,
@@ -623,9 +633,10 @@ export const CLIENT: Guards<Client> = {
       olderThanMs: optional(amount),
       keepBytes: optional(amount),
       dryRun: optional(flag),
+      signal: optional(abortSignal),
     }),
   ],
-  gc: [],
+  gc: [call],
   events: [
     options<EventsOptions>({filters: optional(list(text)), follow: optional(flag), since: optional(date), signal: optional(abortSignal)}),
   ],

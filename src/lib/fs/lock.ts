@@ -3,6 +3,7 @@
  * holder, so that one whose holder was killed is free at once and one whose holder is merely stopped is never broken, and
  * lets those who wait form a queue.
  */
+import type {AsyncLocalStorage} from 'node:async_hooks';
 import {
   mkdirSync,
   readdirSync,
@@ -59,6 +60,20 @@ const PAUSE_BEHIND_MS = 40;
 const LONGEST_PAUSE_MS = 250;
 /** Tells one who waits that a lock is free. To a process that does not expect it, it means nothing. */
 const FREE_SIGNAL = 'SIGURG';
+/** How long an aborted call waits for a lock at most, in milliseconds: for what others hold for moments, so that it can clean up. */
+const ABORTED_MS = 500;
+
+/** The signal of the call that this code runs for. */
+let signals: AsyncLocalStorage<AbortSignal> | undefined;
+
+/**
+ * Runs a call whose waits for locks, however deep in it, last half a second at most once `signal` is aborted. Whoever holds a lock may be
+ * stopped, and the caller waits. What the call does then is mostly to clean up.
+ */
+export function withLockWaitsUntil<T>(signal: AbortSignal, call: () => T): T {
+  signals ??= new (process.getBuiltinModule('node:async_hooks').AsyncLocalStorage)<AbortSignal>();
+  return signals.run(signal, call);
+}
 
 const codeOf = (err: unknown): string | undefined => (err as NodeJS.ErrnoException).code;
 const errno = (code: string, path: string): NodeJS.ErrnoException => Object.assign(new Error(`${code}: ${path}`), {code, path});
@@ -382,6 +397,29 @@ class Listener {
   }
 }
 
+const anyOf = (...signals: readonly (AbortSignal | undefined)[]): AbortSignal | undefined => {
+  const [first, ...others] = signals.filter((signal) => signal !== undefined);
+  return first === undefined || others.length === 0 ? first : AbortSignal.any([first, ...others]);
+};
+
+/** A signal that is aborted so many milliseconds after another one, or after now where that one is aborted already. */
+function laterThan(first: AbortSignal, ms: number): Disposable & {readonly signal: AbortSignal} {
+  const later = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const begin = (): void => {
+    timer = setTimeout(() => later.abort(first.reason), ms);
+  };
+  if (first.aborted) begin();
+  else first.addEventListener('abort', begin, {once: true});
+  return {
+    signal: later.signal,
+    [Symbol.dispose]: () => {
+      clearTimeout(timer);
+      first.removeEventListener('abort', begin);
+    },
+  };
+}
+
 /**
  * Takes the lock at `path`, a directory that is made where it is missing.
  *
@@ -390,11 +428,14 @@ class Listener {
  * proper-lockfile's rule apply: no sign of life for 10 s. Those who wait are served in turn.
  *
  * @throws unavailable it was held for all of `timeoutMs`; the message names holder, purpose and age
- * @throws canceled | deadline_exceeded `signal` was aborted
+ * @throws canceled | deadline_exceeded `signal` was aborted, or half a second ago that of `withLockWaitsUntil`
  */
 export async function acquireLock(path: string, options: LockOptions): Promise<Lock> {
   // The machine's clock may be set while we wait.
   const started = performance.now();
+  const call = signals?.getStore();
+  using late = call && laterThan(call, ABORTED_MS);
+  const signal = anyOf(options.signal, late?.signal);
   let life: {readonly sign: number | undefined; readonly at: number} = {sign: undefined, at: started};
   const previous = queues.get(path);
   let leave = (): void => {};
@@ -420,13 +461,14 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
     if (previous !== undefined) {
       wait();
       const waited = new AbortController();
-      const signal = options.signal === undefined ? waited.signal : AbortSignal.any([waited.signal, options.signal]);
-      const timeout = sleep(options.whileAlive ? LONGEST_TIMER_MS : options.timeoutMs, signal).then(() => Promise.reject(held(path)));
+      const timeout = sleep(options.whileAlive ? LONGEST_TIMER_MS : options.timeoutMs, anyOf(waited.signal, signal)).then(() =>
+        Promise.reject(held(path)),
+      );
       await Promise.race([previous, timeout]).finally(() => waited.abort());
     }
     const {default: lockfile} = await import('proper-lockfile');
     for (;;) {
-      options.signal?.throwIfAborted();
+      signal?.throwIfAborted();
       ticket.draw();
       // Who is told of it tries though others came first: they are stopped.
       if (ticket.isFirst() || isTold || options.timeoutMs === 0) {
@@ -466,7 +508,7 @@ export async function acquireLock(path: string, options: LockOptions): Promise<L
       // What was told before we listen is not heard: the first pause is short.
       const pause = listener === undefined ? 1 : ticket.pause();
       listener ??= new Listener();
-      isTold = await listener.sleep(Math.min(pause, Math.max(deadline - performance.now(), 0)), options.signal);
+      isTold = await listener.sleep(Math.min(pause, Math.max(deadline - performance.now(), 0)), signal);
     }
   } catch (err) {
     leave();

@@ -13,14 +13,13 @@ import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client, ProgressEvent} from '../../../src/lib/client/types/index.ts';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {abortAt, failure, METHODS, REASONS} from '../../support/client-methods.ts';
+import {abortAt, failure, METHODS, nothing, REASONS, REF, validFor} from '../../support/client-methods.ts';
 import {findProgram, is, newClient, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
 import {ARCHITECTURE} from '../../support/layouts.ts';
 import {BASE_LAYER, file, tar} from '../../support/tartest.ts';
 
 const LIVE = new AbortController();
-async function* nothing(): AsyncGenerator<Uint8Array> {}
 
 /** Unusual arguments; some are valid for some parameters. */
 const ODD: readonly unknown[] = [
@@ -85,23 +84,6 @@ const ODD: readonly unknown[] = [
   ],
 ];
 
-/** Address without a server. */
-const REF = '127.0.0.1:1/x:1';
-const GOOD: Readonly<Record<string, unknown>> = {
-  'a string': REF,
-  'an object of strings': {},
-  'an async iterable of bytes': nothing(),
-  'a Uint8Array': new Uint8Array(3),
-  'an object': {oldBase: REF, newBase: REF, id: 'x', type: 'snapshots/native', container: 'x', path: '/x'},
-  'an object or an async iterable of bytes': {container: 'x', path: '/x'},
-  'an array, each of it a string': [REF],
-  'an array, each of it a string or an async iterable of bytes': [REF],
-  'a string or an object': REF,
-  'a string or an async iterable of bytes': nothing(),
-  'a string or a writable stream': '/nowhere/images.tar',
-  'an array, each of it an object': [],
-};
-
 // References that the odd values make lead to no registry in the world.
 const hosts = mkdtempSync(join(tmpdir(), 'berth-hosts-'));
 before(() => {
@@ -112,8 +94,7 @@ before(() => {
 after(() => rmSync(hosts, {recursive: true}));
 
 /** Valid arguments. */
-const argumentsOf = (kinds: readonly ArgumentKind[]): unknown[] =>
-  kinds.map(({wants, accepts}) => (accepts(undefined) ? undefined : GOOD[wants]));
+const argumentsOf = (kinds: readonly ArgumentKind[]): unknown[] => kinds.map(validFor);
 
 describe('arguments of the wrong type', () => {
   for (const {name, kinds, of} of METHODS)

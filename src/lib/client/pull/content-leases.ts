@@ -4,6 +4,7 @@ import {formatIdentity, ownIdentity} from '../../fs/process.ts';
 import type {Digest} from '../../oci/descriptor.ts';
 import {randomHex} from '../../oci/hash.ts';
 import {collect, isLeaseOwnerAlive, LEASE_OWNER} from '../../store/gc.ts';
+import type {LeaseRecord} from '../../store/records.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Store} from '../../store/store.ts';
 import type {NamespaceTransaction} from '../../store/transaction-types.ts';
@@ -71,15 +72,20 @@ export function endLease(ns: NamespaceTransaction, image: string, id: string | u
   deleteDeadLeases(ns, image);
 }
 
-/** Removes leases that killed attempts at the same have left. @returns whether there were any */
+/** Leases of this process that it could not remove. */
+const unreleased = new Set<string>();
+
+/** Removes leases that attempts at the same have left, killed ones and those that could not remove theirs. @returns whether there were any */
 function deleteDeadLeases(ns: NamespaceTransaction, image: string): boolean {
-  const dead = ns.leases.list().filter((lease) => lease.labels[LEASE_IMAGE] === image && isLeaseOwnerAlive(lease) === false);
+  const isDead = (lease: LeaseRecord): boolean => unreleased.has(lease.id) || isLeaseOwnerAlive(lease) === false;
+  const dead = ns.leases.list().filter((lease) => lease.labels[LEASE_IMAGE] === image && isDead(lease));
   for (const {id} of dead) ns.leases.delete(id);
   return dead.length > 0;
 }
 
 /**
- * Removes leases, and those of killed attempts at the same, and collects what only they kept. If that fails, the leases expire.
+ * Removes leases, and those of killed attempts at the same, and collects what only they kept. If that fails, the next attempt at the same
+ * does it, or they expire.
  *
  * @param purpose as for `leaseContent`
  */
@@ -91,5 +97,7 @@ export async function releaseLeases(store: Store, namespace: string, purpose: st
       if ([...released, deleteDeadLeases(ns, purpose)].includes(true)) collect(store, tx);
     })
     .then(() => store.layers.emptyTrash())
-    .catch(() => {});
+    .catch(() => {
+      for (const id of ids) unreleased.add(id);
+    });
 }

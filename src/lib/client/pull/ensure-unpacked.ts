@@ -6,7 +6,7 @@ import {runtimeStatePath} from '../../store/layout.ts';
 import {Quota} from '../../store/quota.ts';
 import type {Snapshotter} from '../../store/snapshotters.ts';
 import type {Context} from '../context.ts';
-import {endLease, leasePlan} from './content-leases.ts';
+import {endLease, leasePlan, releaseLeases} from './content-leases.ts';
 import {isUnpacked, recordSnapshots, snapshotLabel} from './image-snapshots.ts';
 import {imagesOf, type Plan} from './plan.ts';
 import {lacksContent, visibleIn} from './visible-content.ts';
@@ -65,13 +65,8 @@ export async function ensureUnpacked(
     store.layers.emptyTrash();
     warnOfLayers(context, warnings);
   } catch (err) {
-    // Nothing was downloaded, so another attempt needs no lease. If this fails, too, the lease expires.
-    await store
-      .update(`end of the unpacking of ${name}`, (tx) => {
-        if (tx.namespace(namespace).leases.delete(lease)) collect(store, tx);
-      })
-      .then(() => store.layers.emptyTrash())
-      .catch(() => {});
+    // Nothing was downloaded, so another attempt needs no lease.
+    await releaseLeases(store, namespace, name, [lease]);
     throw err;
   }
   return top;

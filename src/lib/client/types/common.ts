@@ -22,6 +22,12 @@ export interface ProgressEvent {
   readonly total: number;
 }
 
+/** Options of every call that changes the store, and of others that may take long. */
+export interface CallOptions {
+  /** Ends the call, and what it waits for: requests, locks that others hold. */
+  readonly signal?: AbortSignal;
+}
+
 /** Options of all lists. */
 export interface ListOptions {
   /** Filters in containerd's grammar; a record matches when any filter does. */

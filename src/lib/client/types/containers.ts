@@ -1,7 +1,7 @@
 /** Containers, and options for running one. */
 import type {ContainerRecord, ImageRecord, Labels} from '../../store/records.ts';
 import type {LayerCompression} from './build.ts';
-import type {ContainerChange, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
+import type {CallOptions, ContainerChange, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {ContainerLimits, ContainerSettings} from './container-settings.ts';
 import type {NetworkOptions} from './networks.ts';
 import type {RunResult, TaskStartOptions} from './tasks.ts';
@@ -127,20 +127,20 @@ export interface ContainersClient {
    */
   create(ref: string, id: string, options?: CreateOptions): Promise<ContainerRecord>;
   /** Sets labels; an empty value removes one. */
-  label(id: string, labels: Labels): Promise<ContainerRecord>;
+  label(id: string, labels: Labels, options?: CallOptions): Promise<ContainerRecord>;
   /**
    * Changes limits: those of its task at once, and those that its next one starts with. What is not given stays.
    *
    * @throws invalid_argument limits that contradict one another, or none
    */
-  update(id: string, limits: ContainerLimits): Promise<ContainerRecord>;
+  update(id: string, limits: ContainerLimits, options?: CallOptions): Promise<ContainerRecord>;
   /**
    * Removes it, with the snapshot that it wrote to.
    *
    * @param options.force ends its task first
    * @throws failed_precondition it runs
    */
-  delete(id: string, options?: {readonly keepSnapshot?: boolean; readonly force?: boolean}): Promise<void>;
+  delete(id: string, options?: CallOptions & {readonly keepSnapshot?: boolean; readonly force?: boolean}): Promise<void>;
   /**
    * Copies files into a container, out of it, or between two, running or not, by docker's rules for `docker cp`. A running container is
    * seen as its first process sees it, volumes included. Nothing outside of its root is read or written, whatever it does meanwhile.
@@ -179,5 +179,5 @@ export interface ContainersClient {
    */
   restore(id: string, options?: RestoreOptions): Promise<RunResult>;
   /** @throws not_found the container has no checkpoint */
-  removeCheckpoint(id: string): Promise<void>;
+  removeCheckpoint(id: string, options?: CallOptions): Promise<void>;
 }

@@ -1,6 +1,6 @@
 /** Content: blobs, and downloads in progress. */
 import type {ContentRecord, Labels} from '../../store/records.ts';
-import type {ListOptions} from './common.ts';
+import type {CallOptions, ListOptions} from './common.ts';
 import type {PullOptions, PullResult} from './images.ts';
 import type {PushObjectOptions, PushObjectResult} from './push.ts';
 
@@ -17,7 +17,7 @@ export interface IngestStatus {
 }
 
 /** Options of `content.prune`. */
-export interface ContentPruneOptions {
+export interface ContentPruneOptions extends CallOptions {
   /** Changes nothing; the result is the same. */
   readonly dryRun?: boolean;
 }
@@ -85,15 +85,15 @@ export interface ContentClient {
   /**
    * Opens a writer, with what earlier ones of the ref have written, unless they expected another size.
    *
-   * @param options.signal ends the wait for another writer of the ref
+   * @param options.signal ends the wait for another writer of the ref, and that of `commit` for a lock
    * @throws unavailable another writer has the ref
    * @throws already_exists the namespace has the expected content
    */
   writer(ref: string, options?: ExpectedContent & {readonly signal?: AbortSignal}): Promise<ContentWriter>;
   /** Ingests. Filters can use the field `ref`. */
   active(options?: ListOptions): Promise<readonly IngestStatus[]>;
-  delete(digest: string): Promise<void>;
-  label(digest: string, labels: Labels): Promise<ContentRecord>;
+  delete(digest: string, options?: CallOptions): Promise<void>;
+  label(digest: string, labels: Labels, options?: CallOptions): Promise<ContentRecord>;
   /**
    * Lets a person change a document in an editor, and stores the result as new content. The document itself stays.
    *
@@ -101,7 +101,7 @@ export interface ContentClient {
    * @throws failed_precondition the content is larger than any document
    * @throws aborted the editor failed
    */
-  edit(digest: string, editor: string): Promise<ContentRecord>;
+  edit(digest: string, editor: string, options?: CallOptions): Promise<ContentRecord>;
   /**
    * Gives up the blobs of layers that are unpacked, and syncs the unpacked layers. Containers run as before; an export or a push needs the
    * blobs, and the pull that fetches them again.

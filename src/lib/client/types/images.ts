@@ -4,7 +4,7 @@ import type {ErrdefsError} from '../../errdefs.ts';
 import type {Descriptor, Digest} from '../../oci/descriptor.ts';
 import type {ImageRecord, Labels} from '../../store/records.ts';
 import type {ImageBuildClient} from './build.ts';
-import type {ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
+import type {CallOptions, ListOptions, ProgressEvent, RegistryOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
 import type {SnapshotUsage} from './snapshots.ts';
 
@@ -179,9 +179,9 @@ export interface ImagesClient extends ImageBuildClient {
   /** As `list`, without size and platforms; reads no manifest. */
   records(options?: ListOptions): Promise<readonly ImageRecord[]>;
   get(name: string): Promise<ImageRecord>;
-  delete(name: string): Promise<void>;
-  tag(source: string, target: string, options?: {readonly force?: boolean}): Promise<ImageRecord>;
-  label(name: string, labels: Labels, options?: {readonly replaceAll?: boolean}): Promise<ImageRecord>;
+  delete(name: string, options?: CallOptions): Promise<void>;
+  tag(source: string, target: string, options?: CallOptions & {readonly force?: boolean}): Promise<ImageRecord>;
+  label(name: string, labels: Labels, options?: CallOptions & {readonly replaceAll?: boolean}): Promise<ImageRecord>;
   /**
    * Verifies that an image is signed: by signatures that a pull has kept, else by those in its registry.
    *
@@ -215,5 +215,5 @@ export interface ImagesClient extends ImageBuildClient {
    */
   export(target: string | Writable, names: readonly string[], options?: ExportOptions): Promise<ExportResult>;
   /** @param options.rm removes the image's snapshot, too; otherwise it is kept for 24 hours, or longer if it was writable */
-  unmount(target: string, options?: {readonly rm?: boolean}): Promise<HostMount>;
+  unmount(target: string, options?: CallOptions & {readonly rm?: boolean}): Promise<HostMount>;
 }

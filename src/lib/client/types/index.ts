@@ -1,5 +1,5 @@
 /** Arguments and results of the library; `--json` prints the same shapes. */
-import type {ProgramCall} from './common.ts';
+import type {CallOptions, ProgramCall} from './common.ts';
 import type {ContainersClient, RunOptions} from './containers.ts';
 import type {ContentClient} from './content.ts';
 import type {BerthEvent, EventsOptions} from './events.ts';
@@ -101,7 +101,7 @@ export interface Client {
   /** What commands have changed since the boot, as far as the log of events reaches back: all namespaces, in order. */
   events(options?: EventsOptions): Promise<AsyncIterable<BerthEvent>>;
   /** Removes unreferenced data in all namespaces. */
-  gc(): Promise<GcResult>;
+  gc(options?: CallOptions): Promise<GcResult>;
   /** Ends background work (worker threads, connections). All other methods fail afterwards. */
   close(): Promise<void>;
 }

@@ -1,7 +1,7 @@
 /** Snapshots, and their mounts. */
 import type {Digest} from '../../oci/descriptor.ts';
 import type {Labels, SnapshotRecord} from '../../store/records.ts';
-import type {ListOptions} from './common.ts';
+import type {CallOptions, ListOptions} from './common.ts';
 import type {HostMount} from './host-mounts.ts';
 
 /** Disk space of one snapshot, without its parents. */
@@ -36,9 +36,9 @@ export interface SnapshotsClient {
   list(options?: ListOptions): Promise<readonly SnapshotRecord[]>;
   get(key: string): Promise<SnapshotRecord>;
   usage(key: string): Promise<SnapshotUsage>;
-  prepare(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
-  view(key: string, parent?: string, options?: {readonly labels?: Labels}): Promise<readonly Mount[]>;
-  commit(name: string, key: string, options?: {readonly labels?: Labels}): Promise<SnapshotRecord>;
+  prepare(key: string, parent?: string, options?: CallOptions & {readonly labels?: Labels}): Promise<readonly Mount[]>;
+  view(key: string, parent?: string, options?: CallOptions & {readonly labels?: Labels}): Promise<readonly Mount[]>;
+  commit(name: string, key: string, options?: CallOptions & {readonly labels?: Labels}): Promise<SnapshotRecord>;
   /**
    * The layer that makes the tree of `key` from another one, by containerd's rules. The same trees give the same bytes. A container that
    * runs in it is paused until all was read, which is before the first byte is given.
@@ -46,7 +46,7 @@ export interface SnapshotsClient {
    * @throws not_implemented an unknown media type
    */
   diff(key: string, options?: SnapshotDiffOptions): Promise<AsyncIterable<Uint8Array>>;
-  delete(key: string): Promise<void>;
+  delete(key: string, options?: CallOptions): Promise<void>;
   mounts(key: string): Promise<readonly Mount[]>;
   /**
    * Lines of a script for a POSIX shell that mounts the snapshot at a directory. It leaves no other mounts.
@@ -55,8 +55,8 @@ export interface SnapshotsClient {
    */
   mountScript(key: string, target: string): Promise<readonly string[]>;
   /** Mounts an active snapshot or a view on this machine; `images.unmount` unmounts it. */
-  mount(key: string, target: string): Promise<HostMount>;
-  label(key: string, labels: Labels): Promise<SnapshotRecord>;
+  mount(key: string, target: string, options?: CallOptions): Promise<HostMount>;
+  label(key: string, labels: Labels, options?: CallOptions): Promise<SnapshotRecord>;
   /**
    * Unpacks the image of a manifest or index.
    *

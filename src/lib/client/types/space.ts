@@ -1,5 +1,7 @@
 /** Disk usage, and how to reduce it. */
+import type {CallOptions} from './common.ts';
 
+/** Space that some objects use. */
 export interface SpaceUsed {
   /** Number of objects; for records and leftovers, number of inodes. */
   readonly count: number;
@@ -57,7 +59,7 @@ export interface DiskUsage {
 export type PruneKind = 'images' | 'snapshots' | 'content' | 'ingests' | 'leases';
 
 /** Options of `prune`. */
-export interface PruneOptions {
+export interface PruneOptions extends CallOptions {
   /** Default: all. */
   readonly namespace?: string;
   /** Default: all. Every kind but `ingests` removes unreferenced data as well. */

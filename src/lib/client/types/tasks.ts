@@ -1,5 +1,6 @@
 /** Tasks: the processes of containers. */
 import type {Readable, Writable} from 'node:stream';
+import type {CallOptions} from './common.ts';
 import type {TaskNetwork} from './networks.ts';
 
 /** Standard streams of a process: the caller's own, or a file descriptor or /dev/null for each. */
@@ -300,7 +301,7 @@ export interface TasksClient {
    * @param options.force ends it first
    * @throws failed_precondition it has not ended
    */
-  delete(id: string, options?: {readonly force?: boolean}): Promise<TaskExit>;
+  delete(id: string, options?: CallOptions & {readonly force?: boolean}): Promise<TaskExit>;
   /**
    * Runs one more process in a running container, with its capabilities, limits and filter of system calls. Signals are passed on.
    *

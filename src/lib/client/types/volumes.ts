@@ -1,6 +1,6 @@
 /** Volumes. */
 import type {Labels} from '../../store/records.ts';
-import type {ListOptions} from './common.ts';
+import type {CallOptions, ListOptions} from './common.ts';
 
 /** A named volume of a namespace. */
 export interface VolumeInfo {
@@ -19,9 +19,9 @@ export interface VolumesClient {
   list(options?: ListOptions): Promise<readonly VolumeInfo[]>;
   get(name: string): Promise<VolumeInfo>;
   /** Makes an empty one. The first container that mounts it fills it with what its image has at that path. @throws already_exists */
-  create(name: string, options?: {readonly labels?: Labels}): Promise<VolumeInfo>;
+  create(name: string, options?: CallOptions & {readonly labels?: Labels}): Promise<VolumeInfo>;
   /** @throws failed_precondition a container has it */
-  delete(name: string): Promise<void>;
+  delete(name: string, options?: CallOptions): Promise<void>;
   /** Removes the volumes that no container has. @returns their names */
-  prune(options?: {readonly dryRun?: boolean}): Promise<readonly string[]>;
+  prune(options?: CallOptions & {readonly dryRun?: boolean}): Promise<readonly string[]>;
 }
