@@ -1,6 +1,7 @@
 /** Signatures: what counts as one, and that a namespace which demands them has no image without. */
 import assert from 'node:assert/strict';
 import {execFile, spawnSync} from 'node:child_process';
+import {generateKeyPairSync, type KeyObject} from 'node:crypto';
 import {copyFileSync, createReadStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
@@ -37,7 +38,7 @@ import {
   temporaryInMemory,
 } from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
-import {ARCHITECTURE, addBlob, addImage, addJSON, setTarget} from '../../support/layouts.ts';
+import {ARCHITECTURE, addImage, setTarget} from '../../support/layouts.ts';
 import {publishImage, writeLayout} from '../../support/published-images.ts';
 import {pushImage, sharedRegistry} from '../../support/registry.ts';
 import {sample} from '../../support/sample-cases.ts';
@@ -51,6 +52,7 @@ const DIGEST = digestOf(IMAGE);
 const REPOSITORY = 'registry.example/app';
 const SIGNED = {digest: DIGEST, bytes: IMAGE, repository: REPOSITORY};
 
+const CONFIG = 'application/vnd.oci.image.config.v1+json';
 const SIGNER = newSigner();
 
 /** A signature as it comes from a registry, without one. */
@@ -223,6 +225,86 @@ describe('a signature', () => {
       assert.throws(() => parseKey(text), is('invalid_argument'), text.slice(0, 20));
   });
 });
+
+const REFUSED_KEYS: readonly (readonly [name: RegExp, make: () => KeyObject])[] = [
+  [/the curve secp224r1/, () => generateKeyPairSync('ec', {namedCurve: 'secp224r1'}).publicKey],
+  [/the curve secp256k1/, () => generateKeyPairSync('ec', {namedCurve: 'secp256k1'}).publicKey],
+  [/the curve brainpoolP256r1/, () => generateKeyPairSync('ec', {namedCurve: 'brainpoolP256r1'}).publicKey],
+  [/an RSA key of 1024 bits/, () => generateKeyPairSync('rsa', {modulusLength: 1024}).publicKey],
+  [/a key of type rsa-pss/, () => generateKeyPairSync('rsa-pss', {modulusLength: 2048}).publicKey],
+  [/a key of type ed448/, () => generateKeyPairSync('ed448').publicKey],
+  [/a key of type x25519/, () => generateKeyPairSync('x25519').publicKey],
+  [/a key of type dsa/, () => generateKeyPairSync('dsa', {modulusLength: 1024, divisorLength: 160}).publicKey],
+];
+
+describe('a key of a kind that cosign does not sign with', () => {
+  for (const [name, make] of REFUSED_KEYS)
+    it(`is refused by name: ${name.source}`, () => {
+      const text = make().export({format: 'pem', type: 'spki'}) as string;
+      assert.throws(
+        () => parseKey(text),
+        (err: Error) => is('invalid_argument')(err) && name.test(err.message),
+      );
+    });
+});
+
+/** Every text in base64 below a value, with one byte of what it encodes changed. */
+function* damagedBytes(value: object): Generator<readonly [string, object]> {
+  for (const [key, inner] of Object.entries(value)) {
+    if (typeof inner === 'object' && inner !== null) {
+      const put = (other: object): object =>
+        Array.isArray(value) ? value.map((item, i) => (String(i) === key ? other : (item as unknown))) : {...value, [key]: other};
+      for (const [path, other] of damagedBytes(inner as object)) yield [`${key}.${path}`, put(other)];
+    } else if (typeof inner === 'string' && inner.length >= 16 && /^[A-Za-z0-9+/]+={0,2}$/.test(inner)) {
+      const bytes = Buffer.from(inner, 'base64');
+      for (let i = 0; i < bytes.length; i++)
+        yield [
+          `${key} byte ${i}`,
+          {...value, [key]: Buffer.from(bytes.map((byte, at) => (at === i ? byte ^ 1 : byte))).toString('base64')},
+        ];
+    }
+  }
+}
+
+/** Parts of a bundle that only help to find a key or a log, which nobody needs who has the key. */
+const HINTS = ['verificationMaterial', 'keyid', 'hint'];
+const withoutHints = (value: unknown): string => JSON.stringify(value, (key, inner: unknown) => (HINTS.includes(key) ? undefined : inner));
+
+describe('a damaged bundle', () => {
+  for (const [form, make] of [
+    ['a statement', (signer: Signer) => envelopeFor(signer, DIGEST)],
+    ['the bytes', (signer: Signer) => messageFor(signer, IMAGE)],
+  ] as const)
+    for (const kind of ['P-256', 'P-384', 'Ed25519', 'RSA'])
+      it(`that signs ${form} with ${kind} does not count, whatever the damage`, () => {
+        const signer = newSigner(kind);
+        const good = make(signer);
+        const counts = (value: object): boolean => accepts(bundle(value), signer);
+        assert.ok(counts(good));
+        const seen = {accepted: 0, refused: 0};
+        for (const other of variants(good)) {
+          // Unknown fields are those of newer versions: what is signed has none.
+          const isHarmless = withoutHints({...other, added: undefined}) === withoutHints(good) || isOnlyMore(good, other);
+          const counted = counts(other);
+          seen[counted ? 'accepted' : 'refused']++;
+          if (!isHarmless) assert.ok(!counted, JSON.stringify(other));
+        }
+        assert.ok(seen.refused >= 8, JSON.stringify(seen));
+        for (const [what, other] of damagedBytes(good)) assert.equal(counts(other), withoutHints(other) === withoutHints(good), what);
+        // As bytes: cut, or with a byte changed, and mostly no JSON any more.
+        const text = Buffer.from(JSON.stringify(good));
+        for (let cut = 0; cut < text.length; cut += TORTURE ? 1 : 37)
+          assert.ok(!accepts(evidenceOf(BUNDLE, text.subarray(0, cut)), signer), `${cut} bytes of it`);
+      });
+});
+
+/** Whether a value has all that another has, and more besides. */
+function isOnlyMore(value: unknown, other: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return value === other;
+  if (typeof other !== 'object' || other === null || Array.isArray(value) !== Array.isArray(other)) return false;
+  if (Array.isArray(value) && value.length !== (other as unknown[]).length) return false;
+  return Object.entries(value).every(([key, inner]) => HINTS.includes(key) || isOnlyMore(inner, (other as Record<string, unknown>)[key]));
+}
 
 interface World {
   readonly registry: FakeRegistry;
@@ -637,38 +719,51 @@ describe('skopeo', () => {
     const source = `oci:${layout}:latest`;
     const sign = ['--sign-by-sigstore-private-key', join(work, 'key.private'), '--sign-passphrase-file', join(work, 'passphrase')];
     done(skopeo('--insecure-policy', 'copy', '--dest-tls-verify=false', ...sign, source, `docker://${real.host}/signed:1`));
-    const namespace = (await newClient(t)).namespace('default');
+    const client = await newClient(t);
+    const namespace = client.namespace('default');
     const key = readFileSync(join(work, 'key.pub'), 'utf8');
     await namespace.pull(`${real.host}/signed:1`, {...PULL, verifyKeys: [key]});
     await assert.rejects(namespace.pull(`${real.host}/signed:1`, {...PULL, verifyKeys: [SIGNER.publicPEM]}), refused);
 
-    const signing = join(work, 'signing');
-    const payload = Buffer.from(JSON.stringify(payloadFor(image.digest, `${real.host}/app:latest`)));
-    const layer = {
-      ...addBlob(signing, SIMPLE_SIGNING, payload),
-      annotations: {'dev.cosignproject.cosign/signature': SIGNER.sign(payload).toString('base64')},
-    };
-    const config = addJSON(signing, 'application/vnd.oci.image.config.v1+json', {});
-    setTarget(signing, addJSON(signing, OCI_MANIFEST, {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [layer]}));
-    await pushImage(real, `app:${(image.digest as Digest).replace(':', '-')}.sig`, signing);
-    for (const [pem, status] of [
-      [SIGNER.publicPEM, 0],
-      [newSigner().publicPEM, 1],
-    ] as const) {
-      writeFileSync(join(work, 'pub.pem'), pem);
-      writeFileSync(join(work, 'policy.json'), JSON.stringify({default: [{type: 'sigstoreSigned', keyPath: join(work, 'pub.pem')}]}));
-      const args = [
-        '--policy',
-        join(work, 'policy.json'),
-        'copy',
-        '--src-tls-verify=false',
-        `docker://${real.host}/app:latest`,
-        `dir:${join(work, `out${status}`)}`,
-      ];
-      const result = skopeo(...args);
-      assert.equal(result.status, status, result.stderr);
-      const pull = namespace.pull(`${real.host}/app:latest`, {...PULL, verifyKeys: [pem]});
-      await (status === 0 ? pull : assert.rejects(pull, refused));
+    // A signature that we have put beside the image is found by the same tag, with keys of every kind that skopeo knows.
+    const {registry: registries} = client;
+    writeFileSync(join(work, 'config'), '{}');
+    const config = await registries.pushObject(`${real.host}/app`, join(work, 'config'), {mediaType: CONFIG});
+    for (const [i, kind] of ['P-256', 'P-384 with SHA-256', 'RSA', 'Ed25519'].entries()) {
+      const signer = newSigner(kind);
+      const payload = Buffer.from(JSON.stringify(payloadFor(image.digest, `${real.host}/app:latest`)));
+      writeFileSync(join(work, 'payload'), payload);
+      const {mediaType, digest, size} = await registries.pushObject(`${real.host}/app`, join(work, 'payload'), {mediaType: SIMPLE_SIGNING});
+      const annotations = {'dev.cosignproject.cosign/signature': signer.sign(payload).toString('base64')};
+      const manifest = {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [{mediaType, digest, size, annotations}]};
+      writeFileSync(join(work, 'manifest'), JSON.stringify(manifest));
+      const tag = `${image.digest.replace(':', '-')}.sig`;
+      await registries.pushObject(`${real.host}/app:${tag}`, join(work, 'manifest'), {mediaType: OCI_MANIFEST});
+      // And a copy of both, by us.
+      await registries.copy(`${real.host}/app:latest`, `${real.host}/copied${i}:latest`, {referrers: true});
+      for (const [pem, status] of [
+        [signer.publicPEM, 0],
+        [newSigner(kind).publicPEM, 1],
+      ] as const)
+        for (const repository of ['app', `copied${i}`]) {
+          writeFileSync(join(work, 'pub.pem'), pem);
+          const signedIdentity = {type: 'exactRepository', dockerRepository: `${real.host}/app`};
+          const requirement = {type: 'sigstoreSigned', keyPath: join(work, 'pub.pem'), signedIdentity};
+          writeFileSync(join(work, 'policy.json'), JSON.stringify({default: [requirement]}));
+          const from = `docker://${real.host}/${repository}:latest`;
+          const result = skopeo(
+            '--policy',
+            join(work, 'policy.json'),
+            'copy',
+            '--src-tls-verify=false',
+            from,
+            `dir:${mkdtempSync(join(work, 'out'))}`,
+          );
+          assert.equal(result.status, status, `${kind}, ${repository}: ${result.stderr}`);
+          if (repository !== 'app') continue;
+          const pull = client.namespace(`keys-${i}-${status}`).pull(`${real.host}/app:latest`, {...PULL, verifyKeys: [pem]});
+          await (status === 0 ? pull : assert.rejects(pull, refused));
+        }
     }
   });
 });
@@ -736,6 +831,48 @@ describe('cosign', () => {
     // It is found, under the type that cosign lists it with, and read: a statement v0.1 is no signature of an image.
     const found = namespace('bundled').pull(`${bundled}:latest`, {...PULL, verifyKeys: [pem]});
     await assert.rejects(found, (err: Error) => refused(err) && /the statement is of another type/.test(err.message));
+  });
+
+  it('signs with an imported key what we verify', async (t) => {
+    const c = await cosign(t, 'team/ed25519');
+    if (c === undefined) return;
+    const {publicKey, privateKey} = generateKeyPairSync('ed25519');
+    writeFileSync(join(c.work, 'ed25519.pem'), privateKey.export({format: 'pem', type: 'pkcs8'}));
+    done(await c.run('import-key-pair', '--key', 'ed25519.pem', '--output-key-prefix', 'imported'));
+    const ref = `${c.host}/team/ed25519`;
+    done(await c.run('sign', '--key', 'imported.key', ...UNLOGGED, `${ref}@${c.image.digest}`));
+    const {namespace} = await newClient(t);
+    const pem = publicKey.export({format: 'pem', type: 'spki'}) as string;
+    await namespace('right').pull(`${ref}:latest`, {...PULL, verifyKeys: [pem]});
+    await assert.rejects(namespace('wrong').pull(`${ref}:latest`, {...PULL, verifyKeys: [newSigner('Ed25519').publicPEM]}), refused);
+  });
+
+  it('counts no bundle less than we do', async (t) => {
+    const c = await cosign(t);
+    if (c === undefined) return;
+    const {secret, pem, path} = await c.key('own');
+    writeFileSync(join(c.work, 'manifest'), IMAGE);
+    done(
+      await c.run('sign-blob', '--key', secret, '--new-bundle-format', '--bundle', 'bundle', '--tlog-upload=false', '--yes', 'manifest'),
+    );
+    const good = JSON.parse(readFileSync(join(c.work, 'bundle'), 'utf8')) as object;
+    // Without one it asks the internet.
+    writeFileSync(join(c.work, 'root'), '{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}');
+    const key = parseKey(pem);
+    const verdicts = async (value: object): Promise<readonly [ours: boolean, theirs: boolean]> => {
+      writeFileSync(join(c.work, 'damaged'), JSON.stringify(value));
+      const args = ['--key', path, '--bundle', 'damaged', '--new-bundle-format', '--insecure-ignore-tlog=true'];
+      return [
+        verifyEvidence(SIGNED, [bundle(value)], [key]).verified !== undefined,
+        (await c.run('verify-blob', ...args, '--trusted-root', 'root', 'manifest')).ok,
+      ];
+    };
+    assert.deepEqual(await verdicts(good), [true, true]);
+    const cases = [...[...variants(good)].map((value, i) => [`variant ${i}`, value] as const), ...damagedBytes(good)];
+    for (const [what, value] of TORTURE ? cases : sample(cases, 8, SAMPLE)) {
+      const [ours, theirs] = await verdicts(value);
+      if (ours && !isOnlyMore(good, value)) assert.ok(theirs, `${what}: ${JSON.stringify(value)}`);
+    }
   });
 
   it('refuses a damaged signature as we do, whatever the damage', async (t) => {
