@@ -58,12 +58,26 @@ describe('launcher', () => {
     });
 
   it('gives the engine only settings that change something', async () => {
-    const set = [...readFileSync(join(root, 'bin/ctr'), 'utf8').matchAll(/\bBUN_JSC_(\w+)=/g)].map(([, name]) => name!).sort();
+    const found = readFileSync(join(root, 'bin/ctr'), 'utf8').matchAll(/\bBUN_JSC_(\w+)=/g);
+    const set = [...new Set([...found].map(([, name]) => name!))].sort();
     const {stderr} = await run(join(root, 'bin/ctr'), ['run', '--help'], {env: {BUN_JSC_dumpOptions: '1'}});
     const changed = [...stderr.matchAll(/^ {3}(\w+)=(\S+) \(default: (\S+)\)$/gm)].filter(([, , value, usual]) => value !== usual);
     assert.notEqual(set.length, 0);
     assert.deepEqual(changed.flatMap(([, name]) => (name === 'dumpOptions' ? [] : name!)).sort(), set);
   });
+
+  for (const [line, growth] of [
+    ['copy a b', '2'],
+    ['-n space sync list', '2'],
+    ['pull copy', '0.5'],
+    ['push image', '0.5'],
+  ] as const)
+    it(`lets the heap grow by ${growth}: ${line}`, async (t) => {
+      const dir = bare(t);
+      teller(join(dir, 'dist', exeName), 'heap=$BUN_JSC_heapGrowthMaxIncrease');
+      const {stdout} = await run(join(dir, 'bin/ctr'), line.split(' '), {env: {PATH: lonelyPath(t)}});
+      assert.equal(stdout, `heap=${growth} ctr: ${line}\n`);
+    });
 
   for (const [line, isCompiled] of [
     ['run --rm image name true', false],
