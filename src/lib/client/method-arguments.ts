@@ -573,7 +573,7 @@ const REGISTRY: Guards<Client['registry']> = {
     text,
     text,
     list(members<AttachFile>({path: text, mediaType: optional(text)})),
-    options<AttachOptions>({...registryCall, annotations: optional(labels), onEvent: optional(callback)}),
+    options<AttachOptions>({...registryCall, signature: optional(text), annotations: optional(labels), onEvent: optional(callback)}),
   ],
   delete: [text, options<RegistryDeleteOptions>({...registryCall, manifest: optional(flag)})],
   copy: [

@@ -28,7 +28,7 @@ import type {Descriptor} from '../../../src/lib/oci/descriptor.ts';
 import {OCI_MANIFEST} from '../../../src/lib/oci/mediatypes.ts';
 import {digestOf, type FakeRegistry, type Fault, startFakeRegistry} from '../../fakes/registry.ts';
 import {abortAt, failure, METHODS, REASONS, validFor} from '../../support/client-methods.ts';
-import {newSigner, publishSimple} from '../../support/cosign.ts';
+import {newSigner, publishSimple, SIMPLE_SIGNING} from '../../support/cosign.ts';
 import {hasWaiters, type OtherProcess, otherProcess} from '../../support/held-lock.ts';
 import {is, newClient, requiresRoot, SAMPLE, TORTURE, temporaryDirectory, temporaryInMemory} from '../../support/helpers.ts';
 import {checkStore} from '../../support/invariants.ts';
@@ -380,6 +380,21 @@ const REGISTRY: readonly Operation[] = [
         a.remote,
       ),
       published(w, a, w.image.digest.replace(':', '-')),
+    ],
+  },
+  {
+    method: 'registry.attach',
+    variant: 'of a signature',
+    before: (w, a) => {
+      own(w, a);
+      writeFileSync(join(w.dir, 'payload'), JSON.stringify({critical: {image: {'docker-manifest-digest': w.image.digest}}}));
+    },
+    call: async (w, a) => [
+      await w.client.registry.attach(`${w.registry.host}/${a.name}`, SIMPLE_SIGNING, [{path: join(w.dir, 'payload')}], {
+        ...a.remote,
+        signature: 'c2lnbmVk',
+      }),
+      published(w, a, `${w.image.digest.replace(':', '-')}.sig`),
     ],
   },
   {

@@ -5,6 +5,7 @@ import {generateKeyPairSync, type KeyObject} from 'node:crypto';
 import {copyFileSync, createReadStream, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {after, describe, it, type TestContext} from 'node:test';
+import {openClient} from '../../../src/lib/client/index.ts';
 import {parseKey} from '../../../src/lib/client/signatures/keys.ts';
 import {localEvidence} from '../../../src/lib/client/signatures/signature-sources.ts';
 import {type Evidence, verifyEvidence} from '../../../src/lib/client/signatures/verify-evidence.ts';
@@ -52,7 +53,6 @@ const DIGEST = digestOf(IMAGE);
 const REPOSITORY = 'registry.example/app';
 const SIGNED = {digest: DIGEST, bytes: IMAGE, repository: REPOSITORY};
 
-const CONFIG = 'application/vnd.oci.image.config.v1+json';
 const SIGNER = newSigner();
 
 /** A signature as it comes from a registry, without one. */
@@ -695,6 +695,39 @@ describe('images verify', () => {
   });
 });
 
+describe('attach of a signature', () => {
+  it('keeps all that are attached at once, and refuses what does not sign the image', async (t) => {
+    const w = await world(t);
+    const dir = temporaryDirectory(t);
+    const path = join(dir, 'payload');
+    const payload = Buffer.from(JSON.stringify(payloadFor(w.image.digest, `${w.registry.host}/app`)));
+    writeFileSync(path, payload);
+    const signers = [newSigner(), newSigner('Ed25519'), newSigner('P-384')];
+    const attach = (signature: string, type = SIMPLE_SIGNING, files = [{path}]): Promise<unknown> =>
+      w.client.registry.attach(w.ref, type, files, {signature});
+    const other = openClient({root: temporaryDirectory(t), state: temporaryDirectory(t)});
+    await Promise.all([
+      ...signers.slice(1).map((signer) => attach(signer.sign(payload).toString('base64'))),
+      other.registry.attach(w.ref, SIMPLE_SIGNING, [{path}], {signature: signers[0]!.sign(payload).toString('base64')}),
+    ]);
+    await other.close();
+    for (const [i, {publicPEM}] of signers.entries()) await w.client.namespace(`n${i}`).pull(w.ref, {...PULL, verifyKeys: [publicPEM]});
+    const right = SIGNER.sign(payload).toString('base64');
+    for (const wrong of ['', 'x', `${right}\n`, right.slice(1)]) await assert.rejects(attach(wrong), is('invalid_argument'), wrong);
+    await assert.rejects(attach(right, 'application/json'), is('invalid_argument'));
+    await assert.rejects(attach(right, SIMPLE_SIGNING, []), is('invalid_argument'));
+    for (const text of ['', '{', 'null', '[]', JSON.stringify(payloadFor(digestOf(IMAGE), 'app'))]) {
+      writeFileSync(path, text);
+      await assert.rejects(attach(right), is('invalid_argument'), text);
+    }
+    rmSync(path);
+    await assert.rejects(attach(right), is('not_found'));
+    w.registry.addIndex('app', `${w.image.digest.replace(':', '-')}.sig`, []);
+    writeFileSync(path, payload);
+    await assert.rejects(attach(right), is('failed_precondition'));
+  });
+});
+
 const registry = sharedRegistry();
 
 describe('skopeo', () => {
@@ -727,18 +760,15 @@ describe('skopeo', () => {
 
     // A signature that we have put beside the image is found by the same tag, with keys of every kind that skopeo knows.
     const {registry: registries} = client;
-    writeFileSync(join(work, 'config'), '{}');
-    const config = await registries.pushObject(`${real.host}/app`, join(work, 'config'), {mediaType: CONFIG});
     for (const [i, kind] of ['P-256', 'P-384 with SHA-256', 'RSA', 'Ed25519'].entries()) {
       const signer = newSigner(kind);
       const payload = Buffer.from(JSON.stringify(payloadFor(image.digest, `${real.host}/app:latest`)));
       writeFileSync(join(work, 'payload'), payload);
-      const {mediaType, digest, size} = await registries.pushObject(`${real.host}/app`, join(work, 'payload'), {mediaType: SIMPLE_SIGNING});
-      const annotations = {'dev.cosignproject.cosign/signature': signer.sign(payload).toString('base64')};
-      const manifest = {schemaVersion: 2, mediaType: OCI_MANIFEST, config, layers: [{mediaType, digest, size, annotations}]};
-      writeFileSync(join(work, 'manifest'), JSON.stringify(manifest));
-      const tag = `${image.digest.replace(':', '-')}.sig`;
-      await registries.pushObject(`${real.host}/app:${tag}`, join(work, 'manifest'), {mediaType: OCI_MANIFEST});
+      const signature = signer.sign(payload).toString('base64');
+      const attached = (): Promise<Descriptor> =>
+        registries.attach(`${real.host}/app:latest`, SIMPLE_SIGNING, [{path: join(work, 'payload')}], {signature});
+      // Those of before stay, and the same one again changes nothing.
+      assert.deepEqual(await attached(), await attached());
       // And a copy of both, by us.
       await registries.copy(`${real.host}/app:latest`, `${real.host}/copied${i}:latest`, {referrers: true});
       for (const [pem, status] of [
@@ -761,6 +791,21 @@ describe('skopeo', () => {
           );
           assert.equal(result.status, status, `${kind}, ${repository}: ${result.stderr}`);
           if (repository !== 'app') continue;
+          if (findProgram('cosign') !== undefined && kind !== 'P-384 with SHA-256') {
+            const verify: readonly string[] = [
+              'verify',
+              '--key',
+              join(work, 'pub.pem'),
+              '--insecure-ignore-tlog=true',
+              '--allow-http-registry',
+              `${real.host}/app:latest`,
+            ];
+            const {status: verdict, stderr}: {status: number | null; stderr: string} = spawnSync('cosign', verify, {
+              encoding: 'utf8',
+              env: {PATH: process.env.PATH, HOME: work},
+            });
+            assert.equal(verdict === 0, status === 0, `${kind}: ${stderr}`);
+          }
           const pull = client.namespace(`keys-${i}-${status}`).pull(`${real.host}/app:latest`, {...PULL, verifyKeys: [pem]});
           await (status === 0 ? pull : assert.rejects(pull, refused));
         }

@@ -1,5 +1,5 @@
 /** `attach`: pushes files as an artifact whose subject is a manifest. */
-import {createReadStream} from 'node:fs';
+import {createReadStream, readFileSync, statSync} from 'node:fs';
 import {stat} from 'node:fs/promises';
 import {basename} from 'node:path';
 import {ErrdefsError, fromErrno, wrap} from '../../errdefs.ts';
@@ -8,7 +8,10 @@ import {createHash, digestOf} from '../../oci/hash.ts';
 import {OCI_MANIFEST} from '../../oci/mediatypes.ts';
 import {formatReference, parseReference} from '../../oci/reference.ts';
 import type {Context} from '../context.ts';
+import {MAX_SIGNATURE_BYTES} from '../signatures/signature-sources.ts';
+import {SIMPLE_SIGNING} from '../signatures/verify-evidence.ts';
 import type {AttachFile, AttachOptions} from '../types/index.ts';
+import {attachSignature} from './attach-signature.ts';
 import {withRemote} from './read.ts';
 import {pushReferrer} from './referrers.ts';
 
@@ -39,10 +42,16 @@ export async function attach(
   const name = formatReference(ref);
   checkMediaType(artifactType);
   for (const {mediaType} of files) if (mediaType !== undefined) checkMediaType(mediaType);
-  const {signal, onEvent = () => {}} = options;
+  const {signal, signature, onEvent = () => {}} = options;
+  const [payload, ...others] = files;
+  if (signature !== undefined && (artifactType !== SIMPLE_SIGNING || payload === undefined || others.length > 0))
+    throw new ErrdefsError('invalid_argument', 'a signature needs one file, which it signs, and another type of artifact', {
+      hint: `write --artifact-type ${SIMPLE_SIGNING} --signature FILE REF PAYLOAD`,
+    });
   try {
     return await withRemote(context, options, async (remote) => {
       const {descriptor: subject} = await remote.resolve(ref, {forChange: true, signal});
+      if (signature !== undefined) return attachSignature(remote, ref, subject.digest, readPayload(payload!.path), signature, signal);
       const layers: Descriptor[] = [];
       const pusher = remote.pusher(ref);
       for (const file of files) {
@@ -82,6 +91,16 @@ export async function attach(
     });
   } catch (err) {
     throw wrap(`unable to attach to ${name}`, err);
+  }
+}
+
+function readPayload(path: string): Buffer {
+  try {
+    if (statSync(path).size > MAX_SIGNATURE_BYTES)
+      throw new ErrdefsError('invalid_argument', `${path} has more than the ${MAX_SIGNATURE_BYTES} B that a payload may have`);
+    return readFileSync(path);
+  } catch (err) {
+    throw fromErrno(err, `file ${JSON.stringify(path)}`);
   }
 }
 

@@ -3,10 +3,8 @@
  *
  * After the OCI distribution specification, "Listing Referrers" and "Referrers Tag Schema".
  */
-import {setTimeout as sleep} from 'node:timers/promises';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {type Descriptor, type Digest, digestParts} from '../../oci/descriptor.ts';
-import {digestOf} from '../../oci/hash.ts';
 import {MAX_CHILDREN, parseIndex} from '../../oci/manifest.ts';
 import {OCI_INDEX} from '../../oci/mediatypes.ts';
 import {parseReference, type Reference} from '../../oci/reference.ts';
@@ -14,6 +12,7 @@ import type {Remote} from '../../remotes/types.ts';
 import type {Context} from '../context.ts';
 import type {RegistryCallOptions} from '../types/index.ts';
 import {readDocument, withRemote} from './read.ts';
+import {rewriteTag} from './rewrite-tag.ts';
 
 type Repository = Pick<Reference, 'domain' | 'path'>;
 
@@ -49,7 +48,7 @@ export async function listReferrers(
 ): Promise<readonly Descriptor[]> {
   const listed = await remote.api(repository).referrers(subject, {signal});
   if (listed !== undefined && listed.length > 0) return listed;
-  return (await readTagIndex(remote, repository, subject, signal)).manifests;
+  return readTagIndex(remote, repository, subject, signal);
 }
 
 /** Pushes a manifest that has a subject, and lists it among the subject's referrers where the registry does not do that itself. */
@@ -65,41 +64,23 @@ export async function pushReferrer(
     await updateReferrersTag(remote, repository, subject, {add: descriptor}, signal);
 }
 
-interface TagIndex {
-  readonly manifests: readonly Descriptor[];
-  /** Absent where the tag does not exist. */
-  readonly digest?: Digest;
-}
-
 async function readTagIndex(
   remote: Remote,
   {domain, path}: Repository,
   subject: Digest,
   signal?: AbortSignal,
-  options: {readonly forChange?: boolean} = {},
-): Promise<TagIndex> {
+): Promise<readonly Descriptor[]> {
   try {
-    const {descriptor, bytes} = await readDocument(remote, {domain, path, tag: referrersTag(subject)}, signal, options);
-    return {manifests: parseIndex(bytes, descriptor).manifests, digest: descriptor.digest};
+    const {descriptor, bytes} = await readDocument(remote, {domain, path, tag: referrersTag(subject)}, signal);
+    return parseIndex(bytes, descriptor).manifests;
   } catch (err) {
-    if (hasCode(err, 'not_found')) return {manifests: []};
+    if (hasCode(err, 'not_found')) return [];
     throw err;
   }
 }
 
-/** Attempts at an index that others change at the same time. */
-const MAX_ATTEMPTS = 10;
-/** Shortest wait before the index is read again, in milliseconds. */
-const SETTLE_MS = 50;
-
-/** Changes of this process, one after the other for each index. */
-const queues = new Map<string, Promise<unknown>>();
-
 /**
  * Adds a manifest to the index of its subject's referrers, or removes it, where the registry has no referrers API.
- *
- * Registries have no conditional PUT, so that the change of another writer may overwrite ours. The index is therefore read again after
- * a time several times as long as our own reading and writing took, and changed again if it does not have our change.
  *
  * @throws aborted others kept overwriting it
  */
@@ -110,42 +91,20 @@ export async function updateReferrersTag(
   change: {readonly add: Descriptor} | {readonly remove: Digest},
   signal?: AbortSignal,
 ): Promise<void> {
-  const key = `${repository.domain}/${repository.path}@${subject}`;
-  const before = queues.get(key) ?? Promise.resolve();
-  const mine = before.then(() => writeTagIndex(remote, repository, subject, change, signal));
-  const settled = mine.catch(() => undefined);
-  queues.set(key, settled);
-  try {
-    await mine;
-  } finally {
-    if (queues.get(key) === settled) queues.delete(key);
-  }
-}
-
-async function writeTagIndex(
-  remote: Remote,
-  repository: Repository,
-  subject: Digest,
-  change: {readonly add: Descriptor} | {readonly remove: Digest},
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const isDone = ({manifests}: TagIndex): boolean =>
+  const isDone = (manifests: readonly Descriptor[]): boolean =>
     'add' in change ? manifests.some(({digest}) => digest === change.add.digest) : manifests.every(({digest}) => digest !== change.remove);
-  const tag = referrersTag(subject);
-  for (let attempt = 1; ; attempt++) {
-    const started = performance.now();
-    // Written back from a mirror that is behind, it would lack what others have added since.
-    const index = await readTagIndex(remote, repository, subject, signal, {forChange: true});
-    if (isDone(index)) return;
-    if (attempt > MAX_ATTEMPTS)
-      throw new ErrdefsError('aborted', `${repository.domain}/${repository.path}:${tag} was overwritten ${MAX_ATTEMPTS} times`, {
-        hint: 'others change the referrers of the same manifest: try again',
-      });
-    const manifests = 'add' in change ? [...index.manifests, change.add] : index.manifests.filter(({digest}) => digest !== change.remove);
-    if (manifests.length > MAX_CHILDREN) throw new ErrdefsError('resource_exhausted', `${subject} has more than ${MAX_CHILDREN} referrers`);
-    const bytes = Buffer.from(JSON.stringify({schemaVersion: 2, mediaType: OCI_INDEX, manifests}));
-    await remote.pusher(repository).manifest({mediaType: OCI_INDEX, digest: digestOf(bytes), size: bytes.length}, bytes, {tag, signal});
-    const settleMs = Math.max(SETTLE_MS, 4 * (performance.now() - started));
-    await sleep(settleMs * (0.5 + Math.random()), undefined, signal === undefined ? {} : {signal});
-  }
+  await rewriteTag(
+    remote,
+    repository,
+    referrersTag(subject),
+    async (before) => {
+      const listed = before === undefined ? [] : parseIndex(before.bytes, before.descriptor).manifests;
+      if (isDone(listed)) return undefined;
+      const manifests = 'add' in change ? [...listed, change.add] : listed.filter(({digest}) => digest !== change.remove);
+      if (manifests.length > MAX_CHILDREN)
+        throw new ErrdefsError('resource_exhausted', `${subject} has more than ${MAX_CHILDREN} referrers`);
+      return {mediaType: OCI_INDEX, bytes: Buffer.from(JSON.stringify({schemaVersion: 2, mediaType: OCI_INDEX, manifests}))};
+    },
+    signal,
+  );
 }

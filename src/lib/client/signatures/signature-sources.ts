@@ -10,7 +10,7 @@ import type {Store} from '../../store/store.ts';
 import {type Evidence, isSignature} from './verify-evidence.ts';
 
 /** Largest signature that is read, in bytes, and most manifests with signatures, and signatures in each. */
-const MAX_SIGNATURE_BYTES = 1 << 20;
+export const MAX_SIGNATURE_BYTES = 1 << 20;
 const MAX_MANIFESTS = 64;
 const MAX_SIGNATURES = 64;
 

@@ -55,6 +55,11 @@ export interface RemoteImage {
 
 /** Options of `attach`. */
 export interface AttachOptions extends RegistryCallOptions {
+  /**
+   * A signature of the one file, in base64: it is attached as cosign attaches its own, under the tag `sha256-<hex>.sig`, where skopeo and
+   * podman look for it. The file is the payload of a simple signing, and the artifact's type `application/vnd.dev.cosign.simplesigning.v1+json`.
+   */
+  readonly signature?: string;
   readonly annotations?: Readonly<Record<string, string>>;
   readonly onEvent?: (event: ProgressEvent) => void;
 }
@@ -251,7 +256,7 @@ export interface RegistryClient {
    * Pushes files as an artifact that refers to a manifest.
    *
    * @param artifactType a media type, such as `application/vnd.example.sbom`
-   * @returns the artifact's manifest
+   * @returns the artifact's manifest; with `signature` that of all signatures of the image
    */
   attach(ref: string, artifactType: string, files: readonly AttachFile[], options?: AttachOptions): Promise<Descriptor>;
   /** Checks credentials at a registry, and keeps them where podman and docker find them. @param registry or `registry/repository` */
