@@ -55,7 +55,7 @@ export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T
     i++;
     const id = canonicalID(table, words);
     if (Object.hasOwn(table.commands, id)) return help ? {kind: 'help', id} : {kind: 'command', id, earlyFlags, argv: argv.slice(i)};
-    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, taken, table);
+    if (words.length === 2 || !Object.hasOwn(table.topics, id)) throw unknownCommand(words, argv[i], taken, table);
   }
   return {kind: 'help', id: words.length === 0 ? '' : canonicalID(table, words)};
 }
@@ -147,7 +147,13 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   'volumes update': 'a volume has only labels, which "berth volumes create" gives it',
 };
 
-function unknownCommand<T>(words: readonly string[], taken: ReadonlyMap<string, string>, table: CommandTable<T>): ErrdefsError {
+/** @param next the word after those that are understood as a command's name */
+function unknownCommand<T>(
+  words: readonly string[],
+  next: string | undefined,
+  taken: ReadonlyMap<string, string>,
+  table: CommandTable<T>,
+): ErrdefsError {
   const [first = '', verb] = words;
   const topic = canonical(table.topicAliases, first);
   const isTopic = Object.hasOwn(table.topics, topic);
@@ -155,7 +161,10 @@ function unknownCommand<T>(words: readonly string[], taken: ReadonlyMap<string, 
   const swallowed = [...taken].find(([, value]) =>
     [table.commands, table.topics].some((all) => Object.hasOwn(all, canonicalID(table, [value]))),
   );
-  const near = suggestion(table, isTopic ? topic : undefined, verb ?? first);
+  const nearWord = suggestion(table, isTopic ? topic : undefined, verb ?? first);
+  // What follows a misspelt topic may be right.
+  const whole = nearWord === undefined || isTopic || next === undefined ? undefined : canonicalID(table, [nearWord, next]);
+  const near = whole !== undefined && Object.hasOwn(table.commands, whole) ? whole : nearWord;
   const typed = isTopic ? `${topic} ${verb}` : first;
   const elsewhere = [typed, ...(isTopic && verb !== undefined ? [verb] : [])]
     .map((line) => (Object.hasOwn(OTHER_TOOLS, line) ? OTHER_TOOLS[line] : undefined))

@@ -10,7 +10,7 @@ import {isErrdefs} from '../lib/errdefs.ts';
 export default class Inspect extends BaseCommand {
   static override summary = 'show an image in its registry, without fetching it; or a container';
   static override description =
-    "The output has the members of skopeo's inspect, but no RepoTags: the list of all tags can be long, see tags. For images of the namespace see images inspect. A name that is one word, without a tag, is that of a container if the namespace has one: containers info shows the same.";
+    "The output has the members of skopeo's inspect, but no RepoTags: the list of all tags can be long, see tags. For images of the namespace see images inspect. A name that is one word, without a tag, is that of a container if the namespace has one, and neither --platform, --raw, --config nor --user asks for an image: containers info shows the same.";
   static override examples = ['inspect redis:7', 'inspect --platform linux/arm64 --config redis', 'inspect --raw redis'];
   static override args = {ref: Args.string({required: true, description: 'reference, such as redis or registry.example/app:1.2'})};
   static override flags = {
@@ -22,7 +22,9 @@ export default class Inspect extends BaseCommand {
 
   async run(): Promise<unknown> {
     const {args, flags} = await this.parse(Inspect);
-    const container = flags.config || flags.raw ? undefined : await this.#container(args.ref, flags);
+    // Containers have none of these.
+    const isImage = flags.config || flags.raw || flags.platform !== undefined || flags.user !== undefined;
+    const container = isImage ? undefined : await this.#container(args.ref, flags);
     if (container !== undefined) {
       this.printJSON(container);
       return container;

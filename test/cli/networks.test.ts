@@ -95,6 +95,14 @@ it('a redis in a container serves redis-cli on a published port, whatever ends i
   fails(/05-half\.conf is not JSON/, 'run', '--network', 'nosuch', 'localhost/redis:1', 'r4');
   fails(/there are: tests, portless, berth/, 'run', '--network', 'nosuch', 'localhost/redis:1', 'r4');
   fails(/publishes no ports/, 'run', '--network', 'portless', '-p', '1:1', 'localhost/redis:1', 'r4');
+  fails(
+    /port 192\.0\.2\.9:6398\/tcp is of an address that this host does not have/,
+    'run',
+    '-p',
+    '192.0.2.9:6398:1',
+    'localhost/redis:1',
+    'r4',
+  );
   fails(/cannot be published/, 'run', '--network', 'none', '-p', '1:1', 'localhost/redis:1', 'r4');
 
   ctr('tasks', 'stop', 'r1');

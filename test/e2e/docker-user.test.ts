@@ -1,11 +1,12 @@
 /** What a user of docker types at a terminal, and what it says. */
 import assert from 'node:assert/strict';
-import {readFileSync, writeFileSync} from 'node:fs';
+import {mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {it} from 'node:test';
 import {commandLine, forEachEngine} from '../cli/harness.ts';
 import {startFakeRegistry} from '../fakes/registry.ts';
 import {findProgram, requiresProgram, requiresRoot, slow, temporaryDirectory} from '../support/helpers.ts';
+import {ARCHITECTURE} from '../support/layouts.ts';
 import {publishImage} from '../support/published-images.ts';
 import {dir, file, symlink, tar} from '../support/tartest.ts';
 
@@ -45,6 +46,16 @@ forEachEngine('a user of docker', (engine) => {
     assert.deepEqual([shown.id, shown.labels.team, shown.labels.tier], ['own', 'infra', 'two']);
     assert.equal(await berth.ok(['inspect', '--format', '{{.Id}}', 'own']), 'own\n');
     assert.match(await berth.ok(['inspect', ref]), /"Digest"/);
+    // What only an image has asks for the image of that name.
+    publishImage(registry, 'library/own', [layer], {exec: {}});
+    const hosts = temporaryDirectory(t);
+    mkdirSync(join(hosts, '_default'));
+    writeFileSync(join(hosts, '_default/hosts.toml'), `server = "http://${registry.host}"\n`);
+    for (const flags of [
+      ['--platform', `linux/${ARCHITECTURE}`],
+      ['--user', 'me:x'],
+    ])
+      assert.match(await berth.ok(['inspect', '--hosts-dir', hosts, ...flags, 'own']), /"Digest"/, flags[0]);
 
     const volume = (await berth.ok(['volume', 'create'])).trim();
     assert.match(volume, /^[0-9a-f]{64}$/);

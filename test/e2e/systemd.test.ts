@@ -89,7 +89,8 @@ describe('a unit of systemd', () => {
     const unit = unitCgroup(t, `berth-test-${process.pid}.service`);
     const sh = (command: string | undefined) => spawnSync('sh', ['-c', unit.enter(command!)], {encoding: 'utf8'});
     for (let round = 0; round < 2; round++) {
-      sh(ExecStartPre);
+      const before = sh(ExecStartPre);
+      assert.deepEqual([before.status, before.stdout, before.stderr], [0, '', ''], 'nothing for the journal');
       const {status, stdout, stderr} = sh(ExecStart);
       assert.deepEqual([status, stdout], [5, 'ran\n'], stderr);
       sh(ExecStopPost);
@@ -119,9 +120,15 @@ describe('a unit of systemd', () => {
     const text = (await ns.containers.systemdUnit('web')).text.replaceAll(words.join(' '), join(repository, 'bin/ctr'));
     const work = temporaryDirectory(t);
     const write = (name: string, ...lines: readonly string[]): void => writeFileSync(join(work, name), `${lines.join('\n')}\n`);
+    // Its first process does not listen to the signal that asks it to end.
+    await ns.containers.create(ref, 'deaf', {args: ['busybox', 'sleep', '1000'], stopTimeoutMs: 1000});
+    const deaf = (await ns.containers.systemdUnit('deaf')).text
+      .replaceAll(words.join(' '), join(repository, 'bin/ctr'))
+      .split('[Service]')[1]!;
     // No network, no mounts, and nothing else of this machine is to be started.
     const [, service] = text.split('[Service]') as [string, string];
     write('web.service', '[Unit]', 'DefaultDependencies=no', '[Service]', 'Environment=PATH=/usr/sbin:/usr/bin:/sbin:/bin', service);
+    write('deaf.service', '[Unit]', 'DefaultDependencies=no', '[Service]', 'Environment=PATH=/usr/sbin:/usr/bin:/sbin:/bin', deaf);
     write('steps.service', '[Unit]', 'DefaultDependencies=no', '[Service]', 'Type=oneshot', `ExecStart=/bin/sh ${work}/steps.sh`);
     write('test.target', '[Unit]', 'DefaultDependencies=no', 'Requires=steps.service');
     write(
@@ -148,6 +155,10 @@ describe('a unit of systemd', () => {
       'systemctl start web; runs; kill -9 "$(systemctl show -p MainPID --value web)"',
       'i=0; while [ "$(systemctl show -p NRestarts --value web)" = 0 ] && [ $i -lt 300 ]; do i=$((i+1)); sleep 0.1; done; runs; look restarted',
       'systemctl stop web; look stopped',
+      'd=/sys/fs/cgroup/system.slice/deaf.service; up() { i=0; while [ -z "$(cat $d/deaf~*/cgroup.procs 2>/dev/null)" ] && [ $i -lt 300 ]; do i=$((i+1)); sleep 0.1; done; }',
+      'systemctl start deaf; up; kill -9 $(cat $d/deaf~*/cgroup.procs)',
+      'i=0; while [ "$(systemctl show -p NRestarts --value deaf)" = 0 ] && [ $i -lt 300 ]; do i=$((i+1)); sleep 0.1; done; up; echo "killed by others: $(systemctl is-active deaf)"',
+      'systemctl stop deaf; echo "killed by its stop: $(systemctl is-active deaf)"',
       `ps -e -o args | grep -F ${state} | grep -v grep`,
       'echo end',
     );
@@ -179,7 +190,15 @@ describe('a unit of systemd', () => {
     }
     const running = 'active=active own=0 main=1 in=1';
     const stopped = 'active=inactive own=0 main=0 in=0';
-    assert.deepEqual(lines, [`started ${running}`, `stopped ${stopped}`, `restarted ${running}`, `stopped ${stopped}`, 'end']);
+    assert.deepEqual(lines, [
+      `started ${running}`,
+      `stopped ${stopped}`,
+      `restarted ${running}`,
+      `stopped ${stopped}`,
+      'killed by others: active',
+      'killed by its stop: inactive',
+      'end',
+    ]);
     assert.ok(existsSync(join(root, 'namespaces', namespace)));
   });
 

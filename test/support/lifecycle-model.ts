@@ -73,7 +73,7 @@ export function outcome(command: Command, state: State, kind: Kind): Outcome {
     case 'tasks rm':
       return needsTask(() => (isLiving(state) ? fails('failed_precondition') : becomes(removed(kind))));
     case 'tasks rm --force':
-      return needsTask(() => becomes(removed(kind)));
+      return becomes(hasTask(state) ? removed(kind) : state);
     case 'containers rm':
       if (state === 'absent') return fails('not_found');
       return isLiving(state) ? fails('failed_precondition') : becomes('absent');

@@ -5,8 +5,9 @@
  * Paths are binary strings as in `tar.ts`. Their parents must be real directories that the caller created or checked.
  */
 
-import {mkdtempSync, rmSync, statfsSync} from 'node:fs';
+import {mkdtempSync, rmSync} from 'node:fs';
 import {ErrdefsError} from '../errdefs.ts';
+import {isFull} from '../fs/free-space.ts';
 import {runSync} from '../fs/spawn.ts';
 import {createTarReader, type TarHeader} from './tar.ts';
 
@@ -122,11 +123,9 @@ function encodeTar(entries: readonly SpecialEntry[]): Buffer {
   return Buffer.concat([...blocks, Buffer.alloc(2 * BLOCK)]);
 }
 
-/** Error of a failed helper program. Asks the file system whether the disk is full, since messages have no fixed form. */
+/** Error of a failed helper program. */
 function programError(program: string, status: number, stderr: string, dir: string): ErrdefsError {
-  const {bavail, ffree, files} = statfsSync(dir);
-  const full = bavail === 0 || (files > 0 && ffree === 0);
-  return new ErrdefsError(full ? 'resource_exhausted' : 'internal', `${program} ended with status ${status}: ${stderr.trim()}`, {
+  return new ErrdefsError(isFull(dir) ? 'resource_exhausted' : 'internal', `${program} ended with status ${status}: ${stderr.trim()}`, {
     details: {program, status, path: dir},
   });
 }

@@ -1,8 +1,8 @@
 /** The running containers of a namespace, and the leftovers of dead runs. */
-import {existsSync, rmdirSync} from 'node:fs';
+import {existsSync} from 'node:fs';
 import {join} from 'node:path';
-import {fromErrno, hasCode, isErrdefs} from '../errdefs.ts';
-import {listIfPresent} from '../fs/durable.ts';
+import {hasCode, isErrdefs} from '../errdefs.ts';
+import {listIfPresent, removeIfEmpty} from '../fs/durable.ts';
 import {liveness, parseIdentity} from '../fs/process.ts';
 import {cgroupPath, isCgroupOf, isPopulated, populatedCgroups, removeNotedCgroups} from '../runtime/cgroup-removal.ts';
 import {findRuntime} from '../runtime/oci-runtime.ts';
@@ -109,14 +109,6 @@ export async function sweepRuns(context: Context, only?: string): Promise<void> 
     housekeeping.attempt(`cgroups of namespace ${namespace}`, () => removeNotedCgroups(directory));
     for (const path of [...RUN_DIRECTORIES.map((name) => join(directory, name)), directory])
       housekeeping.attempt(`directory ${directory}`, () => removeIfEmpty(path));
-  }
-}
-
-function removeIfEmpty(directory: string): void {
-  try {
-    rmdirSync(directory);
-  } catch (err) {
-    if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes((err as NodeJS.ErrnoException).code ?? '')) throw fromErrno(err, directory);
   }
 }
 

@@ -1,8 +1,9 @@
 /** Copies whole trees, with all attributes. */
-import {lstatSync, mkdirSync, readdirSync, statfsSync} from 'node:fs';
+import {lstatSync, mkdirSync, readdirSync} from 'node:fs';
 import {dirname} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from './durable.ts';
+import {isFull} from './free-space.ts';
 import {runSync} from './spawn.ts';
 import {Directory, isLong} from './walk.ts';
 
@@ -16,7 +17,7 @@ import {Directory, isLong} from './walk.ts';
 export function copyTree(from: string, to: string): void {
   const {status, stderr} = runSync('cp', [...COPY_TREE, from, to], {package: 'coreutils'});
   if (status === 0) return;
-  if (statfsSync(dirname(to)).bavail === 0) throw new ErrdefsError('resource_exhausted', `copy of ${from}: the disk is full`);
+  if (isFull(dirname(to))) throw new ErrdefsError('resource_exhausted', `copy of ${from}: the disk is full`);
   // cp fails on paths longer than PATH_MAX.
   const source = new Directory(from);
   if (listPiece(source).deeper.length === 0) throw failed('cp', from, status, stderr);

@@ -65,6 +65,15 @@ export function unlinkIfPresent(path: string): void {
   }
 }
 
+/** Removes a directory, unless there is something in it; does nothing if it is not there. @throws an error of node:fs */
+export function removeIfEmpty(directory: string): void {
+  try {
+    rmdirSync(directory);
+  } catch (err) {
+    if (!isErrno(err, 'ENOTEMPTY', 'EEXIST', 'ENOENT')) throw err;
+  }
+}
+
 /** Errno of an error for which Node's `rmSync` has no name: nearly all. */
 const UV_UNKNOWN = -4094;
 
@@ -138,11 +147,7 @@ export function removeInPlace(
   } finally {
     closeSync(fd);
   }
-  try {
-    rmdirSync(path);
-  } catch (err) {
-    if (!isErrno(err, 'ENOENT', 'ENOTEMPTY', 'EEXIST')) throw err;
-  }
+  removeIfEmpty(path);
 }
 
 /** Mount points at or below a directory. See proc_pid_mountinfo(5). */

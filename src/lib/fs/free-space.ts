@@ -102,6 +102,9 @@ export function hasRoom(path: string, bytes: number, inodes: number): boolean {
   return (blocks === 0 || bavail * bsize >= bytes) && (files === 0 || ffree >= inodes);
 }
 
+/** Whether nothing more can be written where `path` lies: why a program failed there, whose messages have no fixed form. @throws as `isNearlyFull` */
+export const isFull = (path: string): boolean => !hasRoom(path, 1, 1);
+
 /** OVERLAYFS_SUPER_MAGIC of statfs(2). */
 const OVERLAYFS = 0x794c7630;
 

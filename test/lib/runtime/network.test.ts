@@ -52,6 +52,8 @@ describe('the notation of ports', () => {
           const host = hostPort === 0 ? (hostIP === undefined ? '' : ':') : `${hostPort}:`;
           assert.deepEqual(parsePort(`${address}${host}80${protocol === 'tcp' ? '' : `/${protocol}`}`), [port]);
         }
+    for (const free of ['0:80', ':80']) assert.deepEqual(parsePort(free), parsePort('80'), free);
+    assert.deepEqual(parsePort('[::1]:0:80-81'), parsePort('[::1]::80-81'));
     assert.deepEqual(
       parsePort('8000-8002:80-82').map(({hostPort, containerPort}) => [hostPort, containerPort]),
       [

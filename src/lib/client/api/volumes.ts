@@ -91,7 +91,7 @@ export function volumesClient(context: Context, namespace: string): VolumesClien
       const {usedBy} = get(name);
       if (usedBy.length > 0)
         throw new ErrdefsError('failed_precondition', `volume ${JSON.stringify(name)} is used by ${usedBy.join(', ')}`, {
-          hint: `remove the containers first: ${berth`-n ${namespace} containers rm ${usedBy}`}`,
+          hint: `remove the containers first, with --force those that run: ${berth`-n ${namespace} containers rm ${usedBy}`}`,
           details: {volume: name, usedBy},
         });
       await remove(name);

@@ -6,12 +6,21 @@
  *     sha256_<hex>.mtree     the tree as it was unpacked, named after the manifest; for umoci, while we compare with the image
  *     umoci.json             the manifest's descriptor; written last. Before, it is `.umoci.json.<identity>`, empty: who unpacks
  */
-import {chmodSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, writeFileSync} from 'node:fs';
+import {chmodSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync} from 'node:fs';
 import {open} from 'node:fs/promises';
 import {join, resolve} from 'node:path';
 import {mtreeOf} from '../../archive/mtree.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
-import {discardTree, isErrno, removeTree, sweepOwnTemporary, temporaryName, unlinkIfPresent, writeAtomic} from '../../fs/durable.ts';
+import {
+  discardTree,
+  isErrno,
+  removeIfEmpty,
+  removeTree,
+  sweepOwnTemporary,
+  temporaryName,
+  unlinkIfPresent,
+  writeAtomic,
+} from '../../fs/durable.ts';
 import {describeProcess, liveness, parseIdentity, uniqueName} from '../../fs/process.ts';
 import {type Descriptor, parseDigest} from '../../oci/descriptor.ts';
 import type {ExecConfig} from '../../oci/manifest.ts';
@@ -140,14 +149,6 @@ function claimDirectory(directory: string): string {
     removeParts(directory);
     sweepOwnTemporary(directory);
     return mine;
-  }
-}
-
-function removeIfEmpty(directory: string): void {
-  try {
-    rmdirSync(directory);
-  } catch (err) {
-    if (!isErrno(err, 'ENOTEMPTY', 'EEXIST', 'ENOENT')) throw err;
   }
 }
 

@@ -145,7 +145,9 @@ function refuseTaken({store}: Context, namespace: string, id: string, what: stri
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined || isAbandoned(record)) return record !== undefined;
   const hint =
-    record.labels[TRANSIENT] === undefined ? `remove it: ${berth`-n ${namespace} containers rm ${id}`}` : 'it is removed when it ends';
+    record.labels[TRANSIENT] === undefined
+      ? `remove it, with --force if it runs: ${berth`-n ${namespace} containers rm ${id}`}`
+      : 'it is removed when it ends';
   throw new ErrdefsError('already_exists', what, {hint});
 }
 

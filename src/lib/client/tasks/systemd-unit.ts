@@ -58,8 +58,8 @@ export function systemdUnit(context: Context, namespace: string, id: string, {re
     `ExecStop=-${command('tasks', 'stop')}`,
     `ExecStopPost=-${command('tasks', 'rm', '--force')}`,
     `Restart=${restart}`,
-    // SIGTERM is how it is asked to end.
-    'SuccessExitStatus=143',
+    // SIGTERM is how it is asked to end, and SIGKILL ends one that does not listen. Killed by others, or for want of memory, it starts again.
+    ...(restart === 'no' ? ['SuccessExitStatus=143'] : ['SuccessExitStatus=143 137', 'RestartForceExitStatus=137']),
     // The container's control group is below the unit's: it is seen, counted and limited as the unit's, and ends with it.
     'Delegate=yes',
     'KillMode=mixed',

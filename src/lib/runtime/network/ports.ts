@@ -18,7 +18,7 @@ export type RequestedPort = PortMapping;
 const MOST_PORTS = 1024;
 
 /**
- * Parses `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`, where HOST and CONTAINER are ports or ranges of equal length. An IPv6 address stands in brackets.
+ * Parses `[[IP:][HOST]:]CONTAINER[/PROTOCOL]`, where HOST and CONTAINER are ports or ranges of equal length; HOST 0 is none. An IPv6 address stands in brackets.
  *
  * @throws invalid_argument it is something else
  */
@@ -43,7 +43,7 @@ export function parsePort(text: string): readonly RequestedPort[] {
   };
   const [firstInside, count] = range(container);
   if (count > MOST_PORTS) return fail(`has more than ${MOST_PORTS} ports`);
-  const [firstOutside, outside] = host === '' ? [0, count] : range(host);
+  const [firstOutside, outside] = host === '' || host === '0' ? [0, count] : range(host);
   if (outside !== count) return fail('has ranges of different lengths');
   return Array.from({length: count}, (_, index) => ({
     ...(hostIP === '' ? {} : {hostIP}),
@@ -125,7 +125,11 @@ export async function choosePorts(
               cause: err,
               hint: `publish another port; or as root: sysctl net.ipv4.ip_unprivileged_port_start=${request.hostPort}`,
             });
-          throw new ErrdefsError('invalid_argument', `${describe(request)} cannot be published`, {cause: err});
+          const reason = err.code === 'EADDRNOTAVAIL' ? 'is of an address that this host does not have' : 'cannot be published';
+          throw new ErrdefsError('invalid_argument', `${describe(request)} ${reason}`, {
+            cause: err,
+            ...(err.code === 'EADDRNOTAVAIL' ? {hint: 'its addresses: ip address'} : {}),
+          });
         });
         held.push(release);
         const result = {...request, hostPort: port};
