@@ -147,7 +147,7 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   'volumes update': 'a volume has only labels, which "berth volumes create" gives it',
 };
 
-/** @param next the word after those that are understood as a command's name */
+/** @param next the word after `words`, if there is one */
 function unknownCommand<T>(
   words: readonly string[],
   next: string | undefined,

@@ -12,7 +12,7 @@ import {TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {type Engine, engineEnvironment, type Result, root, run} from './harness.ts';
 
 const ENGINES: readonly Engine[] = ['node', 'executable'];
-/** Of two questions to one command, Node answers the first, and under torture both. */
+/** Who is asked for the help of a command, and for its `--json`: everybody runs it once, Node does these under torture only. */
 const MORE: readonly Engine[] = TORTURE ? ENGINES : ['executable'];
 
 /** From source in this process: a process each would take longest of all. */

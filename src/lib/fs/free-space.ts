@@ -102,7 +102,7 @@ export function hasRoom(path: string, bytes: number, inodes: number): boolean {
   return (blocks === 0 || bavail * bsize >= bytes) && (files === 0 || ffree >= inodes);
 }
 
-/** Whether nothing more can be written where `path` lies: why a program failed there, whose messages have no fixed form. @throws as `isNearlyFull` */
+/** Whether nothing more can be written where `path` lies. For programs that have failed there, whose messages have no fixed form. @throws as `isNearlyFull` */
 export const isFull = (path: string): boolean => !hasRoom(path, 1, 1);
 
 /** OVERLAYFS_SUPER_MAGIC of statfs(2). */
