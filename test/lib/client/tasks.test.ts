@@ -180,6 +180,7 @@ describe('a detached task', () => {
       await ns.run(ref, 'a', {detach: true, args: ['sh', '-c', 'exit 7']});
       sleeper.kill('SIGCONT');
       assert.deepEqual(JSON.parse(await said), [{id: 'a', exitStatus: 6, known: true}]);
+      await ns.tasks.wait('a');
       assert.equal((await ns.tasks.delete('a')).exitStatus, 7);
       await ns.containers.delete('a');
     }
