@@ -1,11 +1,11 @@
-/** A command loads only what it uses; start-up times, measured and printed. */
+/** A command loads only what it uses. What that takes is measured by bench/startup.ts. */
 import assert from 'node:assert/strict';
 import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {slow, temporaryDirectory} from '../support/helpers.ts';
-import {engineEnvironment, executable, root, run} from './harness.ts';
+import {temporaryDirectory} from '../support/helpers.ts';
+import {engineEnvironment, root, run} from './harness.ts';
 
 const entry = join(root, 'dist/node/main.js');
 
@@ -105,35 +105,4 @@ describe('start-up', () => {
       const {chunks} = await loadedBy(['content', 'ls', filter], temporaryDirectory(t));
       assert.equal(chunks.includes('regexp'), expected);
     });
-
-  it('is measured', {timeout: 120_000}, async (t) => {
-    if (!slow(t)) return;
-    engineEnvironment('executable');
-    const dir = temporaryDirectory(t);
-    const env = {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')};
-    await run(executable, ['namespaces', 'create', 'foo'], {env});
-    const programs: Readonly<Record<string, readonly [string, ...string[]]>> = {
-      'node -e 0': [process.execPath, '-e', '0'],
-      'ns ls, Node': [process.execPath, entry, 'namespaces', 'ls'],
-      'ns ls, executable': [executable, 'namespaces', 'ls'],
-      'ns ls, bin/ctr': [join(root, 'bin/ctr'), 'namespaces', 'ls'],
-    };
-    const times = new Map(Object.keys(programs).map((name) => [name, [] as number[]]));
-    // In turn, so that all of them see the same machine.
-    for (let round = 0; round < 25; round++)
-      for (const [name, [program, ...args]] of Object.entries(programs)) {
-        const start = performance.now();
-        await run(program, args, {env});
-        times.get(name)!.push(performance.now() - start);
-      }
-    // The fastest of a program is what it costs; the rest is what else the machine did.
-    const ms = (name: string): number => Math.min(...times.get(name)!);
-    for (const name of times.keys()) t.diagnostic(`${name}: ${ms(name).toFixed(1)} ms`);
-    // Ratios, because other work on the machine slows all of them alike. A busy one slows Node's threads most of all:
-    // far enough off to fail only when something broke.
-    const bare = ms('node -e 0');
-    assert.ok(ms('ns ls, Node') < 6 * bare, 'Node: over six times bare Node');
-    assert.ok(ms('ns ls, executable') < bare, 'the executable: slower than bare Node');
-    assert.ok(ms('ns ls, bin/ctr') - ms('ns ls, executable') < bare / 4, 'the launcher: over a quarter of bare Node');
-  });
 });

@@ -9,8 +9,8 @@
  * event that cannot be written is lost, and a damaged line is passed over. Where a disk was full, the next event that can be written is preceded
  * by `/events/lost`; of a writer that was killed between a change and its event nobody knows.
  */
-import {closeSync, constants, existsSync, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {closeSync, constants, fstatSync, mkdirSync, openSync, readSync, writeSync} from 'node:fs';
+import {join} from 'node:path';
 import {listIfPresent, unlinkIfPresent} from '../fs/durable.ts';
 import type {RecordChange} from '../store/changed-records.ts';
 import {runtimeStatePath} from '../store/layout.ts';
@@ -37,13 +37,15 @@ const numbersIn = (directory: string): readonly number[] => numbersOf(listIfPres
 /**
  * Appends events to the log. Never fails: what was done is done, whether or not it is told.
  *
- * @param stateDir `context.stateDir`; a function, because finding it may fail as well
+ * @param stateDir `context.stateDir`; a function, because finding it may fail as well. `undefined` tells nobody.
  */
-export function emit(stateDir: () => string, events: readonly NewEvent[]): void {
+export function emit(stateDir: () => string | undefined, events: readonly NewEvent[]): void {
   if (events.length === 0) return;
   let directory: string | undefined;
   try {
-    directory = runtimeStatePath.events(stateDir());
+    const state = stateDir();
+    if (state === undefined) return;
+    directory = runtimeStatePath.events(state);
     append(directory, events);
   } catch {
     if (directory !== undefined) noteLoss(directory);
@@ -55,11 +57,7 @@ const {O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW} = constants;
 function append(directory: string, events: readonly NewEvent[]): void {
   const names = listIfPresent(directory);
   const newest = numbersOf(names).at(-1);
-  if (newest === undefined) {
-    // A task that ends after its state directory was removed does not make it again.
-    if (events.every(({topic}) => topic.startsWith('/tasks/')) && !existsSync(dirname(directory))) return;
-    mkdirSync(directory, {recursive: true, mode: 0o700});
-  }
+  if (newest === undefined) mkdirSync(directory, {recursive: true, mode: 0o700});
   const number = newest ?? 1;
   const hasLost = names.includes(LOST);
   const lost: readonly NewEvent[] = hasLost ? [{namespace: '', topic: '/events/lost', event: {}}] : [];

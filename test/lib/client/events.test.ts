@@ -4,7 +4,9 @@ import {execFileSync} from 'node:child_process';
 import {appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
+import type {Context} from '../../../src/lib/client/context.ts';
 import {EventReader, emit, FULL_BYTES} from '../../../src/lib/client/event-log.ts';
+import {tell} from '../../../src/lib/client/tasks/emit-task-event.ts';
 import type {BerthEvent, Client} from '../../../src/lib/client/types/index.ts';
 import {RecordChanges} from '../../../src/lib/store/changed-records.ts';
 import {runScript} from '../../support/children.ts';
@@ -201,10 +203,15 @@ describe('events', () => {
 
   it('of a task do not make a state directory again that was removed meanwhile; those of a change make it', (t) => {
     const state = join(temporaryDirectory(t), 'state');
-    emit(() => state, [{namespace: 'a', topic: '/tasks/exit', event: {}}]);
+    const context = {stateDir: state} as Context;
+    tell(context, 'a', 'c', 'exit');
     assert.ok(!existsSync(state));
     emit(() => state, [{namespace: 'a', topic: '/images/create', event: {}}]);
-    assert.equal(new EventReader(state).read().length, 1);
+    tell(context, 'a', 'c', 'exit');
+    assert.deepEqual(
+      new EventReader(state).read().map(({topic}) => topic),
+      ['/images/create', '/tasks/exit'],
+    );
   });
 
   it('are read around damaged lines', (t) => {

@@ -1,5 +1,5 @@
 /** Tells the log of events what happens to tasks; topics and fields are containerd's. */
-import {closeSync, openSync} from 'node:fs';
+import {closeSync, existsSync, openSync} from 'node:fs';
 import {join} from 'node:path';
 import type {Context} from '../context.ts';
 import {emit} from '../event-log.ts';
@@ -14,7 +14,9 @@ export function tell(
   topic: TaskTopic,
   more: Readonly<Record<string, unknown>> = {},
 ): void {
-  emit(() => context.stateDir, [{namespace, topic: `/tasks/${topic}`, event: {container_id: id, ...more}}]);
+  // A task that ends after its state directory was removed does not make it again.
+  const stateDir = (): string | undefined => (existsSync(context.stateDir) ? context.stateDir : undefined);
+  emit(stateDir, [{namespace, topic: `/tasks/${topic}`, event: {container_id: id, ...more}}]);
 }
 
 /** Tells that a task has been made and started, which is one step here. */
