@@ -2,7 +2,8 @@
 import {mkdirSync, rmSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import type {CommandClass, Commands} from '../src/cli/command-types.ts';
-import {aliasesOf, RUN_STATUSES, STATUSES, SUMMARY, usageOf} from '../src/cli/help.ts';
+import {aliasesOf, RUN_STATUSES, STATUSES, SUMMARY, shortForms, usageOf} from '../src/cli/help.ts';
+import {canonicalID} from '../src/cli/resolve-command.ts';
 import {GLOBAL_FLAGS} from '../src/cli/shared-flags.ts';
 import {COMMANDS} from '../src/commands/index.ts';
 
@@ -109,6 +110,12 @@ async function programPage(program: string, commands: Commands, version: string)
     roff(SUMMARY),
     '.SH COMMANDS',
     ...rows,
+    '.SH SHORT FORMS',
+    ...shortForms(commands).flatMap((form) => [
+      '.TP',
+      `\\fB${roff(`${program} ${form}`)}\\fR`,
+      roff(`${program} ${canonicalID(commands, [form])}`),
+    ]),
     '.SH GLOBAL OPTIONS',
     ...(await flagLines(GLOBAL_FLAGS as unknown as Readonly<Record<string, Definition>>)),
     '.SH EXIT STATUS',

@@ -24,6 +24,8 @@ describe('the manual', () => {
     assert.deepEqual([...pages.keys()].sort(), ['berth.1', ...names.map((name) => `${name}.1`)].sort());
     const first = shown(pages.get('berth.1')!);
     for (const name of names) assert.ok(first.includes(`${name}(1)`), name);
+    const short = Object.entries(COMMANDS.aliases).flatMap(([id, aliases]) => aliases.map((alias) => [id, alias] as const));
+    for (const [id, alias] of short) if (!alias.includes(' ')) assert.ok(first.includes(` berth ${alias} berth ${id}`), alias);
   });
 
   it('has examples of the command itself, with its flags', async () => {

@@ -59,6 +59,8 @@ const ROWS: readonly Row[] = [
     'attach a interactive i detach-keys sig-proxy',
     '"berth tasks start" runs it in the foreground, "berth tasks attach" connects to it later',
   ],
+  ['containers create', 'rm', '"berth run --detach --rm" starts a container that is removed when it ends'],
+  ['containers create', 'init-ctr', 'berth runs single containers'],
   ['containers restart', 'running', 'name them: "berth tasks ls -q" prints those that run'],
   [
     'containers update',

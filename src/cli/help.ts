@@ -17,8 +17,16 @@ export const SUMMARY = 'Containers without a daemon: pull, store, unpack, run an
 export const RUN_STATUSES =
   '"run" exits with the status of the container; 125 is an error in berth itself, 126 a command that cannot be executed and 127 one that is not found.';
 
-const DESCRIPTION = `${SUMMARY}
+/** The aliases of one word: what users of docker type, such as `ps`. */
+export const shortForms = ({aliases}: Commands): readonly string[] =>
+  Object.values(aliases)
+    .flat()
+    .filter((alias) => !alias.includes(' '))
+    .sort();
+
+const describe = (commands: Commands): string => `${SUMMARY}
 Global flags, which the --help of every command lists, may also stand before the command.
+Short forms of commands: ${shortForms(commands).join(' ')}.
 
 Exit status:
 ${STATUSES.map((line) => `  ${line}`).join('\n')}
@@ -101,7 +109,7 @@ async function helpConfig(table: Commands, context: Context, info: BuildInfo): P
     commandIDs: commands.map(({id}) => id),
     findCommand: (id: string) => commands.find((command) => command.id === id),
     findTopic: (name: string) => topics.find((topic) => topic.name === name),
-    pjson: {oclif: {description: DESCRIPTION}},
+    pjson: {oclif: {description: describe(table)}},
     plugins: new Map(),
     platform: process.platform,
     topics: [...topics, ...children],

@@ -89,7 +89,6 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   compose: 'berth runs single containers',
   'containers prune': '"berth containers rm" removes them by name, and "berth containers ls -q" prints the names',
   context: 'there is no daemon, so there is nothing to connect to: --root names the store',
-  create: 'see "berth containers create"',
   delete: 'see "berth registry rm"',
   deprecations: 'see "berth doctor"',
   exists: 'the exit status of what does not exist is 5: see "berth containers info", "berth images inspect" and "berth volumes inspect"',

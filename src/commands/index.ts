@@ -145,6 +145,7 @@ export const COMMANDS: Commands = {
   // Short forms that docker's users type.
   aliases: {
     commit: ['containers commit'],
+    'containers create': ['create'],
     'containers cp': ['cp'],
     'containers info': ['containers inspect'],
     'containers ls': ['ps', 'containers ps'],
