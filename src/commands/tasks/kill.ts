@@ -4,7 +4,8 @@ import {omitUndefined} from '../../cli/omit-undefined.ts';
 
 export default class Kill extends BaseCommand {
   static override summary = 'send a signal to a task, once';
-  static override description = 'It does not wait for an end: "tasks stop" does.';
+  static override description =
+    'Without --signal it sends the stop signal of the image, or SIGTERM, as ctr does; docker and podman send SIGKILL, which is "--signal KILL" here. It does not wait for an end: "tasks stop" does.';
   static override args = {id: Args.string({required: true, multiple: true, description: 'task'})};
   static override flags = {
     signal: Flags.string({char: 's', helpValue: 'SIGNAL', description: "name or number; by default the image's stop signal, else SIGTERM"}),
