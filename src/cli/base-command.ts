@@ -146,7 +146,7 @@ export abstract class BaseCommand {
     const flags = parsed.flags as F & GlobalFlags;
     this.#here = {...this.#here, namespace: flags.namespace};
     if (!Object.hasOwn(command.flags ?? {}, 'format')) this.#template = parsed.flags.format as Template | undefined;
-    this.json ||= this.#template !== undefined;
+    if (this.#template !== undefined) await this.#useTemplate(this.#template);
     this.#quiet = parsed.flags.quiet === true;
     const {timeout} = flags;
     if (timeout > 0)
@@ -154,6 +154,12 @@ export abstract class BaseCommand {
         this.#interrupt(new ErrdefsError('deadline_exceeded', `not done after ${timeout} ms`)),
       );
     return {flags, args: parsed.args as A};
+  }
+
+  async #useTemplate(template: Template): Promise<void> {
+    const [{assertFields}, {RESULTS}] = await Promise.all([import('./format-template.ts'), import('./result-fields.ts')]);
+    assertFields(template, RESULTS[this.#call.id]!);
+    this.json = true;
   }
 
   /** Where a flag's value comes from, once the flags are parsed. */
@@ -244,8 +250,8 @@ export abstract class BaseCommand {
   }
 
   async #printFormatted(template: Template, result: unknown): Promise<Formatted['absent']> {
-    const {formatResult} = await import('./format-template.ts');
-    const {rows, heading, absent} = formatResult(template, result);
+    const [{formatResult}, {RESULTS}] = await Promise.all([import('./format-template.ts'), import('./result-fields.ts')]);
+    const {rows, heading, absent} = formatResult(template, RESULTS[this.#call.id]!, result);
     const cells = (row: string): readonly string[] => row.split('\t');
     const shown = heading === undefined ? rows : formatTable(cells(heading), rows.map(cells));
     this.context.stdout(shown.map((row) => `${row}\n`).join('') as Printable);

@@ -44,6 +44,11 @@ export interface Call {
   readonly context: Context;
 }
 
+/** What `--json` prints of a document that others made, such as a manifest. */
+export interface ForeignDocument {
+  readonly [field: string]: unknown;
+}
+
 /** How the process should end. */
 export interface Exit {
   readonly status: number;

@@ -7,6 +7,7 @@
  */
 import {ErrdefsError} from '../lib/errdefs.ts';
 import {formatJSON, type Printable, printable} from './printable.ts';
+import {type Shape, TYPES} from './result-fields.ts';
 
 type Step = string | number;
 
@@ -29,7 +30,7 @@ export interface Formatted {
   readonly rows: readonly Printable[];
   /** Of a table, whose columns tabs separate: the last names of the fields. */
   readonly heading?: string;
-  /** Fields that none of the items has, and could have. */
+  /** Fields that an item could have, and none has. */
   readonly absent?: readonly string[];
 }
 
@@ -93,9 +94,8 @@ function field(value: unknown, step: Step): unknown {
   return name === undefined ? undefined : (value as Record<string, unknown>)[name];
 }
 
-function render({kind, path, separator}: Action, item: unknown, missing: (path: readonly Step[]) => void): Printable {
+function render({kind, path, separator}: Action, item: unknown): Printable {
   const value = path.reduce(field, item);
-  if (value === undefined) missing(path);
   if (kind === 'json') return formatJSON(value ?? null);
   if (kind === 'join' && Array.isArray(value)) return printable(value.map(plain).join(separator));
   return printable(plain(value));
@@ -104,66 +104,63 @@ function render({kind, path, separator}: Action, item: unknown, missing: (path: 
 const plain = (value: unknown): string =>
   value === undefined || value === null ? '' : typeof value === 'object' ? JSON.stringify(value) : String(value);
 
-/** Fields of results that an object may lack. Every one of the library's types is here: a test compares them. */
-export const OPTIONAL_FIELDS: ReadonlySet<string> = new Set(
-  `action annotations artifactType checkpointed compression content Created created createdAt data details digest error execId exitStatus exitedAt
-expectedDigest expectedSize expiresAt helper hint identity image key labels layer level mediaType message name namespace need needBytes network
-noCopy oomKilled options parent pid platform quota repository runtime size startedAt status task transferredBytes urls user Variant variant
-version`.split(/\s+/),
-);
+/** Whether results have a field at a path: always or at times, perhaps, since others made the document, or never. */
+type Has = 'sometimes' | 'perhaps' | 'never';
 
-/** Fields whose own fields have names of others' choice. */
-const MAPS = /^(?:labels|annotations|event|metrics|env)$/i;
-
-/** A field that an item lacks: where its path ends, and whether there may be none. */
-interface Lack {
-  readonly known: readonly string[];
-  readonly isOptional: boolean;
+/** @returns with the fields that there are, where the path leaves them */
+function findInShape(path: readonly Step[], shape: Shape): {readonly has: Has; readonly known: readonly string[]} {
+  let at = shape;
+  for (const step of path) {
+    const fields = typeof at === 'string' ? TYPES[at] : at;
+    if (at === '*') return {has: 'perhaps', known: []};
+    const next = field(fields, step) ?? field(fields, '*');
+    if (next === undefined) return {has: 'never', known: Object.keys(fields ?? {})};
+    at = next as Shape;
+  }
+  return {has: at === '*' ? 'perhaps' : 'sometimes', known: []};
 }
 
-/** How an item lacks what is at a path. */
-function lackOf(item: unknown, path: readonly Step[]): Lack {
-  let value = item;
-  for (const [i, step] of path.entries()) {
-    const next = field(value, step);
-    if (next !== undefined) {
-      value = next;
-      continue;
-    }
-    const isObject = typeof value === 'object' && value !== null && !Array.isArray(value);
-    const isOptional = OPTIONAL_FIELDS.has(String(step)) || MAPS.test(String(path[i - 1] ?? '')) || Array.isArray(value) || value === null;
-    return {known: isObject ? Object.keys(value as object) : [], isOptional};
-  }
-  return {known: [], isOptional: true};
+const noField = (paths: readonly (readonly Step[])[], known: readonly string[]): ErrdefsError =>
+  new ErrdefsError('invalid_argument', `--format: there is no ${paths.map((path) => path.join('.')).join(', ')}`, {
+    hint: known.length === 0 ? 'see the output of --json' : `fields are ${[...new Set(known)].join(', ')}`,
+  });
+
+const pathsOf = ({parts}: Template): readonly (readonly Step[])[] => parts.flatMap((part) => (typeof part === 'string' ? [] : [part.path]));
+
+/** @throws invalid_argument no result has a field that the template names */
+export function assertFields(template: Template, shape: Shape): void {
+  const unknown = pathsOf(template).flatMap((path) => {
+    const {has, known} = findInShape(path, shape);
+    return has === 'never' ? [{path, known}] : [];
+  });
+  if (unknown.length > 0)
+    throw noField(
+      unknown.map(({path}) => path),
+      unknown.flatMap(({known}) => known),
+    );
 }
 
 /**
  * A text for each item of a list, or one for anything else. A field that an item lacks is empty text.
  *
- * @throws invalid_argument there is no such field
+ * @param shape of the result, which has been asked already
+ * @throws invalid_argument a document that others made has no such field
  */
-export function formatResult({parts, table}: Template, result: unknown): Formatted {
+export function formatResult(template: Template, shape: Shape, result: unknown): Formatted {
+  const {parts, table} = template;
   // As `--json` shows it.
   const json: unknown = JSON.parse(JSON.stringify(result));
   const items: readonly unknown[] = Array.isArray(json) ? json : [json];
-  const lacking = new Map<string, Lack[]>();
-  const rows = items.map((item) => {
-    const missing = (path: readonly Step[]): void => {
-      const name = path.join('.');
-      lacking.set(name, [...(lacking.get(name) ?? []), lackOf(item, path)]);
-    };
-    return parts.map((part) => (typeof part === 'string' ? part : render(part, item, missing))).join('') as Printable;
-  });
-  // An action may stand twice in a template.
-  const nowhere = [...lacking].filter(([, lacks]) => lacks.length >= items.length);
-  const unknown = nowhere.filter(([, lacks]) => !lacks.some(({isOptional}) => isOptional));
-  if (unknown.length > 0) {
-    const known = [...new Set(unknown.flatMap(([, lacks]) => lacks.flatMap((lack) => lack.known)))];
-    throw new ErrdefsError('invalid_argument', `--format: there is no ${unknown.map(([name]) => name).join(', ')}`, {
-      hint: known.length === 0 ? 'see the output of --json' : `fields are ${known.join(', ')}`,
-    });
-  }
+  const rows = items.map((item) => parts.map((part) => (typeof part === 'string' ? part : render(part, item))).join('') as Printable);
+  const isAbsent = (path: readonly Step[]): boolean => items.length > 0 && items.every((item) => path.reduce(field, item) === undefined);
+  const absent = pathsOf(template).filter(isAbsent);
+  const unknown = absent.filter((path) => isAbsent(path.slice(0, 1)) && findInShape(path, shape).has === 'perhaps');
+  if (unknown.length > 0)
+    throw noField(
+      unknown,
+      items.flatMap((item) => Object.keys(item ?? {})),
+    );
   const heading = parts.map((part) => (typeof part === 'string' ? part : String(part.path.at(-1) ?? '').toUpperCase())).join('');
-  const absent = nowhere.map(([name]) => name);
-  return {rows, ...(table ? {heading} : {}), ...(absent.length === 0 ? {} : {absent})};
+  const names = [...new Set(absent.map((path) => path.join('.')))];
+  return {rows, ...(table ? {heading} : {}), ...(names.length === 0 ? {} : {absent: names})};
 }

@@ -1,10 +1,11 @@
 import {BaseCommand} from '../cli/base-command.ts';
+import type {ForeignDocument} from '../cli/command-types.ts';
 import {Args, Flags} from '../cli/define-flags.ts';
 import {omitUndefined} from '../cli/omit-undefined.ts';
 import {registryOptions} from '../cli/registry-options.ts';
 import {type GlobalFlags, REGISTRY_FLAGS} from '../cli/shared-flags.ts';
 import {parseJSON} from '../cli/value-parsers.ts';
-import type {ContainerRecord, RemoteObject} from '../lib/client/types/index.ts';
+import type {ContainerRecord, RemoteImage, RemoteObject} from '../lib/client/types/index.ts';
 import {isErrdefs} from '../lib/errdefs.ts';
 
 export default class Inspect extends BaseCommand {
@@ -20,7 +21,7 @@ export default class Inspect extends BaseCommand {
     config: Flags.boolean({description: 'print the config of the image'}),
   };
 
-  async run(): Promise<unknown> {
+  async run(): Promise<ContainerRecord | RemoteImage | ForeignDocument | undefined> {
     const {args, flags} = await this.parse(Inspect);
     // Containers have none of these.
     const isImage = flags.config || flags.raw || flags.platform !== undefined || flags.user !== undefined;
@@ -38,7 +39,7 @@ export default class Inspect extends BaseCommand {
         this.context.stdout(bytes);
         return undefined;
       }
-      const document = parseJSON(bytes, `${flags.config ? 'the config' : 'the manifest'} of ${args.ref}`);
+      const document = parseJSON(bytes, `${flags.config ? 'the config' : 'the manifest'} of ${args.ref}`) as ForeignDocument;
       this.printJSON(document);
       return document;
     }

@@ -1,18 +1,23 @@
 /** `--format`: the same fields as `--json`, by templates as docker's users type them, or by JSON pointers. */
 import assert from 'node:assert/strict';
-import {readdirSync, readFileSync} from 'node:fs';
+import {execFileSync} from 'node:child_process';
+import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import fc from 'fast-check';
-import {formatResult, OPTIONAL_FIELDS, parseTemplate} from '../../src/cli/format-template.ts';
+import {assertFields, formatResult, parseTemplate} from '../../src/cli/format-template.ts';
+import {RESULTS, type Shape} from '../../src/cli/result-fields.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import type {NamespaceRecord} from '../../src/lib/client/types/index.ts';
 import {is} from '../support/helpers.ts';
 import {runOnFakes} from './fake-client.ts';
 import {root} from './harness.ts';
 
+/** Of what others made. */
+const ANYTHING = '*';
+
 const text = (template: string, result: unknown): string =>
-  formatResult(parseTemplate(template), result)
+  formatResult(parseTemplate(template), ANYTHING, result)
     .rows.map((row) => `${row}\n`)
     .join('');
 
@@ -59,55 +64,59 @@ describe('templates', () => {
     );
   });
 
-  it('refuse a field that there is not, and name those that there are', () => {
-    const unknown = (template: string, result: unknown = IMAGES): string | undefined => {
-      try {
-        formatResult(parseTemplate(template), result);
-        return undefined;
-      } catch (err) {
-        assert.ok(is('invalid_argument')(err as Error));
-        return `${(err as Error).message}; ${(err as {hint?: string}).hint}`;
-      }
-    };
+  const refusal = (call: () => unknown): string | undefined => {
+    try {
+      call();
+      return undefined;
+    } catch (err) {
+      assert.ok(is('invalid_argument')(err as Error));
+      return `${(err as Error).message}; ${(err as {hint?: string}).hint}`;
+    }
+  };
+
+  it('refuse a field that no result of the command has, and name those that there are', () => {
+    const asked = (template: string, shape: Shape = RESULTS['images ls']!): string | undefined =>
+      refusal(() => assertFields(parseTemplate(template), shape));
+    const own = 'name, target, labels, createdAt, updatedAt, size, platforms';
+    assert.equal(asked('{{.Names}}{{.name}}'), `--format: there is no Names: invalid argument; fields are ${own}`);
+    assert.match(asked('{{.target.digst}}')!, /no target\.digst: .*; fields are mediaType, digest, size, /);
+    assert.match(asked('{{.a}}{{json .name.x}}')!, /no a, name\.x: /);
+    assert.match(asked('/target/nope')!, /no target\.nope: /);
+    for (const good of ['{{.Target.Platform.OS}}', '{{.labels.x}}', '{{index .platforms 9}}', '{{index .labels "a.b"}}', '{{.}}', 'json'])
+      assert.equal(asked(good), undefined, good);
+    assert.equal(asked('{{.whatever.there.is}}', ANYTHING), undefined);
+    assert.equal(asked('{{.spec.process.args}}', RESULTS['containers info']), undefined);
+    assert.equal(asked('{{.children.x.children.y.descriptor.digest}}', RESULTS['images inspect']), undefined, 'a type within itself');
+  });
+
+  it('refuse a field that a document of others has not, when it is there', () => {
+    const unknown = (template: string, result: unknown = IMAGES): string | undefined =>
+      refusal(() => formatResult(parseTemplate(template), ANYTHING, result));
     assert.equal(
       unknown('{{.Names}}{{.name}}'),
       '--format: there is no Names: invalid argument; fields are name, target, platforms, labels, size',
     );
-    assert.equal(unknown('{{.target.digst}}'), '--format: there is no target.digst: invalid argument; fields are digest');
-    assert.equal(unknown('{{.nope}}', []), undefined, 'nothing is known of what is not there');
-    assert.equal(unknown('{{.labels.x}}{{index .platforms 9}}'), undefined, 'labels have the names that users give them');
+    assert.equal(unknown('{{.nope}}', {}), '--format: there is no nope: invalid argument; see the output of --json');
+    assert.equal(unknown('{{.labels.x}}{{.size}}'), undefined, 'below, who knows; and one item has a size');
   });
 
   it('give empty text for a field that none has now, and say so', () => {
-    const {rows, absent} = formatResult(parseTemplate('<{{.exitStatus}}{{.task.network.name}}>'), IMAGES);
+    const formatted = (template: string, result: unknown) => formatResult(parseTemplate(template), RESULTS['tasks ls']!, result);
+    const {rows, absent} = formatted('<{{.exitStatus}}{{.network.name}}{{.exitStatus}}>', [{id: 'a'}, {id: 'b'}]);
     assert.deepEqual(
       [rows, absent],
       [
         ['<>', '<>'],
-        ['exitStatus', 'task.network.name'],
+        ['exitStatus', 'network.name'],
       ],
     );
-    assert.equal(formatResult(parseTemplate('{{.size}}'), IMAGES).absent, undefined);
+    assert.equal(formatted('{{.pid}}', [{id: 'a'}, {id: 'b', pid: 1}]).absent, undefined);
+    assert.deepEqual(formatted('{{.pid}}', []), {rows: []});
   });
 
-  it('know every field that results of the library may lack', () => {
-    const types = 'src/lib/client/types';
-    const files = [
-      ...readdirSync(join(root, types)).map((name) => `${types}/${name}`),
-      'src/lib/store/records.ts',
-      'src/lib/oci/descriptor.ts',
-    ];
-    const found = files.flatMap((file) => {
-      const source = readFileSync(join(root, file), 'utf8');
-      return [...source.matchAll(/(?:interface|type) (\w+)[^{;]*\{\n([\s\S]*?)\n\}/g)]
-        .filter(([, name]) => !/(?:Options|Client|Settings|Place)$/.test(name!))
-        .flatMap(([, , body]) => [...body!.matchAll(/readonly (\w+)\?:/g)].map(([, name]) => name!));
-    });
-    assert.ok(found.length > 40);
-    assert.deepEqual(
-      [...new Set(found)].filter((name) => !OPTIONAL_FIELDS.has(name)),
-      [],
-    );
+  it('know the fields of all commands, by the types of their results', () => {
+    const printed = execFileSync(process.execPath, [join(root, 'scripts/result-fields.ts')], {encoding: 'utf8'});
+    assert.equal(readFileSync(join(root, 'src/cli/result-fields.ts'), 'utf8'), printed);
   });
 
   it('escape what a terminal would obey in values, and leave their own tabs', () =>
@@ -141,23 +150,22 @@ describe('--format', () => {
     const {stdout} = await runOnFakes(['ns', 'ls', '--format', 'table {{.Name}}\\t{{.CreatedAt}}'], listing);
     assert.equal(stdout, `NAME CREATEDAT\na    ${at}\nb    ${at}\n`);
   });
-  it('fails for a field that there is not', async () => {
-    const {status, stdout, stderr} = await runOnFakes('ns ls --format {{.nope}}', listing);
-    assert.deepEqual([status, stdout], [3, '']);
-    assert.equal(stderr, 'ctr: --format: there is no nope: invalid argument\nhint: fields are name, labels, createdAt, updatedAt\n');
-  });
   it('warns of a field that nothing has now', async () => {
-    const {status, stdout, stderr} = await runOnFakes('ns ls --format {{.image}}', listing);
-    assert.deepEqual([status, stdout, stderr], [0, '\n\n', 'ctr: warning: nothing here has image\n']);
+    const {status, stdout, stderr} = await runOnFakes('ns ls --format {{.quota}}', listing);
+    assert.deepEqual([status, stdout, stderr], [0, '\n\n', 'ctr: warning: nothing here has quota\n']);
   });
-  it('is read before anything is done', async () => {
-    let called = false;
-    const client = {namespaces: {create: async () => (called = true)}};
-    const {status, stderr} = await runOnFakes('ns create a --format {{.name', {client} as never);
-    assert.equal(status, 3);
-    assert.match(stderr, /^ctr: --format: template "{{.name": "{{" without "}}": invalid argument\n/);
-    assert.equal(called, false);
-  });
+  for (const [template, message] of [
+    ['{{.name', '--format: template "{{.name": "{{" without "}}": invalid argument'],
+    ['{{.nope}}', '--format: there is no nope: invalid argument'],
+  ] as const)
+    it(`${template} is refused before anything is done`, async () => {
+      let called = false;
+      const client = {namespaces: {create: async () => (called = true)}};
+      const {status, stderr} = await runOnFakes(['ns', 'create', 'a', '--format', template], {client} as never);
+      assert.equal(status, 3);
+      assert.equal(stderr.split('\n')[0], `ctr: ${message}`);
+      assert.equal(called, false);
+    });
   it('leaves errors as they are for people', async () => {
     const client = {namespaces: {list: async () => assert.fail('no')}};
     assert.match((await runOnFakes('ns ls --format {{.name}}', {client})).stderr, /^ctr: no/);

@@ -6,6 +6,7 @@ import {constants, tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {describe} from 'node:test';
 import {clockEnvironment, type Scope, temporaryDirectory} from '../support/helpers.ts';
+import {assertResultFields} from './assert-result-fields.ts';
 
 export const root = join(import.meta.dirname, '../..');
 export const executable = join(root, `dist/berth-linux-${process.arch}`);
@@ -61,6 +62,7 @@ export async function run(program: string, args: readonly string[], options: Spa
     128 + constants.signals.SIGKILL,
     `${program} ${args.join(' ')} was killed; it had printed ${JSON.stringify(result)}`,
   );
+  if (status === 0 && /\/(?:ctr|dist|berth)$/.test(program)) assertResultFields(args, result.stdout);
   return result;
 }
 

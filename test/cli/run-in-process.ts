@@ -2,6 +2,7 @@
 import {runCommandLine} from '../../src/cli/run-command-line.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import {openClient} from '../../src/lib/client/index.ts';
+import {assertResultFields} from './assert-result-fields.ts';
 import type {Result} from './harness.ts';
 
 export interface Place {
@@ -23,5 +24,6 @@ export async function ctrHere({root, state}: Place, words: readonly string[]): P
     },
     open: async (options) => openClient(options),
   });
+  if (status === 0) assertResultFields(words, stdout);
   return {status, stdout, stderr};
 }

@@ -2,7 +2,7 @@ import {BaseCommand} from '../../cli/base-command.ts';
 import {Args} from '../../cli/define-flags.ts';
 import {compatible, quiet} from '../../cli/shared-flags.ts';
 import {formatLabels, formatSize} from '../../cli/value-formatters.ts';
-import type {ImageRecord} from '../../lib/client/types/index.ts';
+import type {ImageRecord, ImageSummary} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {
   static override summary = 'list images';
@@ -14,7 +14,7 @@ export default class List extends BaseCommand {
     'no-trunc': compatible('nothing is shortened'),
   };
 
-  async run(): Promise<readonly ImageRecord[]> {
+  async run(): Promise<readonly (ImageRecord | ImageSummary)[]> {
     const {args, flags} = await this.parse(List);
     const {images} = await this.namespace(flags);
     const filters = args.filter ?? [];

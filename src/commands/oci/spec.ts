@@ -1,4 +1,5 @@
 import {BaseCommand} from '../../cli/base-command.ts';
+import type {ForeignDocument} from '../../cli/command-types.ts';
 import {Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
 
@@ -10,7 +11,7 @@ export default class Spec extends BaseCommand {
     platform: Flags.string({helpValue: 'OS/ARCH', description: "platform of the image; by default this machine's"}),
   };
 
-  async run(): Promise<unknown> {
+  async run(): Promise<ForeignDocument> {
     const {flags} = await this.parse(Spec);
     const spec = await (await this.client(flags)).defaultSpec(omitUndefined({platform: flags.platform}));
     this.printJSON(spec);
