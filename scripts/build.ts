@@ -100,6 +100,8 @@ async function buildNode(): Promise<void> {
     metafile: true,
     banner: {js: REQUIRE},
     define: {
+      // Bun writes this machine's path in its place, which nobody else has. oclif finds nothing there.
+      __dirname: 'undefined',
       BERTH_WORKER: JSON.stringify(`./${WORKER}.js`),
       BERTH_BUILD: JSON.stringify({version: manifest.version, revision: revision()}),
       BERTH_SUMMARIES: JSON.stringify(await summaries()),

@@ -147,6 +147,12 @@ describe('package', () => {
     );
   });
 
+  it('has no path of the machine that built it', () => {
+    const built = join(root, 'dist/node');
+    for (const path of [executable, ...readdirSync(built).map((name) => join(built, name))])
+      assert.ok(!readFileSync(path).includes(root), path);
+  });
+
   it('carries the licences of what is bundled', () => {
     const entries = readFileSync(join(root, 'dist/npm', NAME, 'dist/node/THIRD-PARTY'), 'utf8').split(`${'-'.repeat(80)}\n\n`);
     for (const entry of entries) assert.match(entry, /^\S+ \d+\.\d+\.\d+\S*: \S+\n\n\S/);
