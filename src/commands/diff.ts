@@ -10,7 +10,7 @@ const LETTERS: Readonly<Record<ContainerChange['kind'], string>> = {added: 'A', 
 export default class Diff extends BaseCommand {
   static override summary = 'list what a container changed in its filesystem, or the top layer of an image';
   static override description =
-    'A is added, C changed, D deleted, as in docker. Volumes and other mounts are left out. A name is that of a container, if there is one, else that of an image.';
+    'A is added, C changed, D deleted, as in docker. What is in volumes and other mounts is left out, and so are the empty directories and files that every start makes to mount on. A name is that of a container, if there is one, else that of an image.';
   static override examples = ['diff r1', 'diff docker.io/library/redis:7'];
   static override args = {id: Args.string({required: true, description: 'container, or image'})};
   static override flags = {

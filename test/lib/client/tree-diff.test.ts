@@ -287,6 +287,25 @@ describe('a container', () => {
     assert.deepEqual(existsSync(join(state, 'views')) ? readdirSync(join(state, 'views')) : [], []);
   });
 
+  it('has changed nothing by its start: what is made to mount on counts once something is in it', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
+    const {ns, ref} = await withImage(t);
+    const stdio = ['ignore', 'ignore', 'ignore'] as const;
+    await ns.run(ref, 'c1', {args: ['sh', '-c', ':'], dns: ['127.0.0.1'], addHosts: ['a:127.0.0.1'], stdio});
+    assert.deepEqual(await ns.containers.changes('c1'), []);
+    assert.deepEqual(await ns.images.changes((await ns.containers.commit('c1', 'made:1')).name), []);
+    // The snapshot has them, as containerd's has.
+    const names = entriesOf(
+      await collect(await ns.snapshots((await ns.containers.get('c1')).snapshotter).diff('c1', {mediaType: TAR})),
+    ).map(({name}) => name);
+    assert.deepEqual(names, ['dev/', 'etc/', 'etc/hosts', 'etc/resolv.conf', 'proc/', 'run/', 'sys/']);
+    await run(ns, ref, 'c2', 'busybox mkdir /etc /data && busybox touch /etc/hosts /etc/x /data/dev');
+    assert.deepEqual(
+      (await ns.containers.changes('c2')).map(({path}) => path),
+      ['/data', '/data/dev', '/etc', '/etc/x'],
+    );
+  });
+
   it('has a layer that is kept as content on request, with labels, under the name of a transfer', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'busybox')) return;
     const {ns, ref, root, state} = await withImage(t);

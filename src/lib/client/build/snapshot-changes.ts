@@ -22,6 +22,8 @@ export interface SnapshotPair {
   readonly key: string;
   /** The tree before; default: the parent's. */
   readonly against?: string | undefined;
+  /** A container's: what every start makes to mount on is no change of its own. */
+  readonly ofContainer?: boolean;
 }
 
 /**
@@ -123,6 +125,34 @@ async function pauseUser(context: Context, pair: SnapshotPair): Promise<Hold> {
   };
 }
 
+/** What the runtime makes in every tree that lacks it, to mount on; empty as long as nobody else puts something there. */
+const MOUNT_POINTS: Readonly<Record<'directories' | 'files', ReadonlySet<string>>> = {
+  directories: new Set(['dev', 'etc', 'proc', 'run', 'sys']),
+  files: new Set(['etc/hostname', 'etc/hosts', 'etc/resolv.conf']),
+};
+
+function withoutMountPoints(changes: readonly TreeChange[]): readonly TreeChange[] {
+  const holding = new Set<string>();
+  // What is in a directory comes before the directory.
+  const kept = changes.toReversed().filter(({kind, path, stat}) => {
+    const isDirectory = stat?.isDirectory() === true && MOUNT_POINTS.directories.has(path) && !holding.has(path);
+    const isFile = stat?.isFile() === true && MOUNT_POINTS.files.has(path) && stat.size === 0n;
+    if (kind === 'added' && (isDirectory || isFile)) return false;
+    holding.add(path.slice(0, path.lastIndexOf('/')));
+    return true;
+  });
+  return kept.toReversed();
+}
+
+async function changesIn(
+  trees: TreePair,
+  {ofContainer = false}: SnapshotPair,
+  signal: AbortSignal | undefined,
+): Promise<readonly TreeChange[]> {
+  const changes = await findChanges(trees, signal);
+  return ofContainer ? withoutMountPoints(changes) : changes;
+}
+
 /** The tar of a layer that makes the tree of `against` that of the snapshot. @param latest latest mtime, in seconds since 1970 */
 export function snapshotLayer(
   context: Context,
@@ -130,7 +160,7 @@ export function snapshotLayer(
   {latest, signal}: {readonly latest?: number | undefined; readonly signal?: AbortSignal | undefined},
 ): AsyncGenerator<Buffer> {
   return withTrees(context, pair, async function* write(trees) {
-    yield* writeLayerDiff(trees.upper, await findChanges(trees, signal), {latest, signal});
+    yield* writeLayerDiff(trees.upper, await changesIn(trees, pair, signal), {latest, signal});
   });
 }
 
@@ -161,7 +191,7 @@ export async function imageChanges(
 async function listChanges(context: Context, pair: SnapshotPair, signal: AbortSignal | undefined): Promise<readonly ContainerChange[]> {
   const found: TreeChange[] = [];
   for await (const change of withTrees(context, pair, async function* list(trees) {
-    yield* await findChanges(trees, signal);
+    yield* await changesIn(trees, pair, signal);
   }))
     found.push(change);
   const kinds = new Map<string, ContainerChange['kind']>();
@@ -184,5 +214,5 @@ export function containerPair(context: Context, namespace: string, id: string): 
     });
   if (record.snapshotKey === '')
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no snapshot: its root is a directory`);
-  return {namespace, snapshotter: record.snapshotter, key: record.snapshotKey};
+  return {namespace, snapshotter: record.snapshotter, key: record.snapshotKey, ofContainer: true};
 }

@@ -155,7 +155,7 @@ export interface ContainersClient {
   readFiles(id: string, path: string, options?: ReadFilesOptions): Promise<AsyncIterable<Uint8Array>>;
   /** A unit that runs the container: restarts it, starts it at boot, and keeps its output. Nothing is installed. */
   systemdUnit(id: string, options?: SystemdUnitOptions): Promise<SystemdUnit>;
-  /** What a container changed in its filesystem, by name; mounts are left out. A running container is paused meanwhile. */
+  /** What a container changed in its filesystem, by name; what is in mounts is left out, and what a start makes to mount on. A running container is paused meanwhile. */
   changes(id: string, options?: {readonly signal?: AbortSignal}): Promise<readonly ContainerChange[]>;
   /**
    * Makes an image of what a container changed, on top of the image that it was made from. A running container is paused meanwhile.
