@@ -9,7 +9,6 @@ import {existsSync, readdirSync, readFileSync, rmSync, writeFileSync} from 'node
 import {constants} from 'node:os';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {berth} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
@@ -28,6 +27,7 @@ import {
 } from './foreground-run.ts';
 import {assertMapped} from './id-mappings.ts';
 import type {TerminalSize} from './launcher.ts';
+import {hintToRun} from './next-command.ts';
 import {containerState, type Runtime, runtimeErrors} from './oci-runtime.ts';
 import {RootReader} from './path-in-root.ts';
 import {checkWorkingDirectory, mergeEnv, type Spec} from './spec.ts';
@@ -173,12 +173,10 @@ async function prepare(
 ): Promise<[string, ...string[]]> {
   const {id, directory, runtime, runtimeRoot} = target;
   const files = filesOf(directory, request.execId);
-  const notRunning = (): ErrdefsError =>
-    new ErrdefsError('failed_precondition', 'it is not running', {hint: `start it: ${berth`tasks start ${id}`}`});
+  const notRunning = (): ErrdefsError => new ErrdefsError('failed_precondition', 'it is not running', {hint: hintToRun(undefined, id)});
   const before = await containerState(runtime, runtimeRoot, id);
   if (before === undefined || before.pid === 0 || before.status === 'stopped') throw notRunning();
-  if (before.status === 'paused')
-    throw new ErrdefsError('failed_precondition', 'it is paused', {hint: `let it go on: ${berth`tasks resume ${id}`}`});
+  if (before.status === 'paused') throw new ErrdefsError('failed_precondition', 'it is paused', {hint: hintToRun(undefined, id, 'paused')});
   let process: Spec['process'];
   let rootfs: RootReader | undefined;
   try {

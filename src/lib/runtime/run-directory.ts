@@ -31,12 +31,12 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {berth} from '../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups, removeUnitCgroup} from './cgroup-removal.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
+import {hintToRemoveTask} from './next-command.ts';
 import {containerState, deleteContainer, type Runtime} from './oci-runtime.ts';
 import {hasBeenCreated, readTaskEnd, readTaskRecord, taskFiles} from './task-record.ts';
 
@@ -252,12 +252,6 @@ export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt)
   }
 }
 
-const HINTS: Readonly<Record<Exclude<Run['state'], 'stale'>, (id: string) => string>> = {
-  running: (id) => `end it first: ${berth`tasks stop ${id}`}`,
-  orphaned: (id) => `end it first: ${berth`tasks rm --force ${id}`}`,
-  stopped: (id) => `remove its task first: ${berth`tasks rm ${id}`}`,
-};
-
 /**
  * Takes an ID for a run, with a bundle that holds an empty `rootfs`; clears away what a dead run of that ID left, and a task that a killed
  * command has begun to start.
@@ -291,7 +285,7 @@ export async function claimBundle(
         const {state} = await inspect(stateDir, id, runtime);
         const isAbandoned = state !== 'stale' && (await isAbandonedStart(stateDir, id));
         if (state !== 'stale' && !isAbandoned && !(state === 'stopped' && takesStopped))
-          throw new ErrdefsError('already_exists', `${what} is ${state}`, {hint: HINTS[state](id)});
+          throw new ErrdefsError('already_exists', `${what} is ${state}`, {hint: hintToRemoveTask(undefined, id, state)});
         // Of several that find it stale or abandoned, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         if (isAbandoned) await endRuntime(run, 0);

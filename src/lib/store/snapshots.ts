@@ -287,6 +287,7 @@ export class SnapshotStore {
     if (user !== undefined)
       throw new ErrdefsError('failed_precondition', `snapshot ${JSON.stringify(key)} is used by container ${JSON.stringify(user.id)}`, {
         hint: 'remove the container first',
+        details: {container: user.id},
       });
   }
 

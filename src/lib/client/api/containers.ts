@@ -1,7 +1,8 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
-import {berth} from '../../berth-command.ts';
+
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
+import {hintToStop} from '../../runtime/next-command.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
@@ -68,7 +69,7 @@ export function containersClient(
         throw new ErrdefsError('failed_precondition', `cannot delete a non stopped container: ${id} is running`, {
           hint:
             cgroup === undefined
-              ? `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`
+              ? hintToStop(namespace, id)
               : `its state directory was removed: end its processes, which are in cgroup ${cgroup}`,
         });
       };

@@ -1,7 +1,9 @@
 /** Namespaces: create, list, label and delete. */
+
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {validateIdentifier, validateLabels} from '../../oci/identifier.ts';
+import {hintToStop} from '../../runtime/next-command.ts';
 import {collectAll, isMountLease, recountIfInconsistent} from '../../store/gc.ts';
 import type {NamespaceRecord} from '../../store/records.ts';
 import {mergeLabels} from '../../store/snapshots.ts';
@@ -34,7 +36,7 @@ const NOTHING_RUNS: Running = {ids: [], hasBegun: () => false};
 function refuseRunning(name: string, running: readonly string[]): void {
   if (running.length > 0)
     throw new ErrdefsError('failed_precondition', `namespace ${JSON.stringify(name)} has running containers: ${running.join(', ')}`, {
-      hint: 'stop them first',
+      hint: hintToStop(name, ...running),
       details: {namespace: name, running},
     });
 }

@@ -1,8 +1,9 @@
 /** Snapshots of one namespace and one snapshotter. */
 import {berth} from '../../berth-command.ts';
-import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {ErrdefsError, hasCode, isErrdefs} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import {validateLabels} from '../../oci/identifier.ts';
+import {hintToRemove} from '../../runtime/next-command.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {getSnapshotter} from '../../store/snapshotters.ts';
 import {withBallast} from '../../store/with-ballast.ts';
@@ -29,6 +30,18 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
       throw notFoundIn(store, namespace, 'snapshot', key, (ns) => ns.snapshots(snapshotter).find(key) !== undefined);
     }
   };
+  /** The error names the command that removes a container that uses the snapshot. */
+  const unused = async <T>(key: string, action: () => Promise<T>): Promise<T> => {
+    try {
+      return await named(key, action);
+    } catch (err) {
+      const user = isErrdefs(err) ? err.details?.container : undefined;
+      if (typeof user !== 'string') throw err;
+      const {code, message, details} = err as ErrdefsError;
+      const hint = hintToRemove(namespace, [user], (await context.running(namespace)).ids.includes(user));
+      throw new ErrdefsError(code, message, {cause: err, hint, ...(details === undefined ? {} : {details})});
+    }
+  };
   const create = async (kind: 'prepare' | 'view', key: string, parent: string | undefined, labels: Labels) => {
     validateLabels(labels);
     const record = await named(parent ?? key, () => snapshots[kind](key, parent, rooted(labels)));
@@ -44,9 +57,9 @@ export function snapshotsClient(context: Context, namespace: string, asked: stri
     view: (key, parent, {labels = {}} = {}) => create('view', key, parent, labels),
     commit: async (name, key, {labels = {}} = {}) => {
       validateLabels(labels);
-      return named(key, () => snapshots.commit(name, key, rooted(labels)));
+      return unused(key, () => snapshots.commit(name, key, rooted(labels)));
     },
-    delete: (key) => named(key, () => withBallast(context.store, () => snapshots.remove(key))),
+    delete: (key) => unused(key, () => withBallast(context.store, () => snapshots.remove(key))),
     mounts: (key) => named(key, () => snapshots.mounts(key)),
     mountScript: async (key, target) => {
       const {absoluteTarget, mountScript, planMounts} = await import('../../runtime/mount-plan.ts');

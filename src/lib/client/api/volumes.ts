@@ -7,6 +7,7 @@ import {readdirSync} from 'node:fs';
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
+import {hintToRemove} from '../../runtime/next-command.ts';
 import {collect} from '../../store/gc.ts';
 import type {Labels, SnapshotRecord} from '../../store/records.ts';
 import {referencesOfContainer, snapshotNode} from '../../store/refcounts.ts';
@@ -89,11 +90,17 @@ export function volumesClient(context: Context, namespace: string): VolumesClien
     },
     delete: async (name) => {
       const {usedBy} = get(name);
-      if (usedBy.length > 0)
+      if (usedBy.length > 0) {
+        const {ids} = await context.running(namespace);
         throw new ErrdefsError('failed_precondition', `volume ${JSON.stringify(name)} is used by ${usedBy.join(', ')}`, {
-          hint: `remove the containers first, with --force those that run: ${berth`-n ${namespace} containers rm ${usedBy}`}`,
+          hint: hintToRemove(
+            namespace,
+            usedBy,
+            usedBy.some((id) => ids.includes(id)),
+          ),
           details: {volume: name, usedBy},
         });
+      }
       await remove(name);
     },
     prune: async ({dryRun = false} = {}) => {

@@ -5,6 +5,7 @@ import {writeLayerDiff} from '../../archive/layer-diff.ts';
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno, hasCode, isErrdefs} from '../../errdefs.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
 import {findImage, planLocally} from '../api/find-image.ts';
@@ -117,7 +118,7 @@ async function pauseUser(context: Context, pair: SnapshotPair): Promise<Hold> {
         context.warn(
           new ErrdefsError(failure.code, failure.message, {
             cause: err,
-            hint: `let it go on: ${berth`-n ${pair.namespace} tasks resume ${id}`}`,
+            hint: hintToRun(pair.namespace, id, 'paused'),
           }),
         );
       }

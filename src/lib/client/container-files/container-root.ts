@@ -4,10 +4,12 @@
  * Of a running container it is what its first process sees, volumes and other mounts included; it is not paused, because every file is
  * opened by descriptors. Of another one its snapshot is mounted privately, and the host paths of its bind mounts stand in for them.
  */
+
 import {openBelow} from '../../archive/live-tree-writer.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {mountPoints} from '../../runtime/check-executable.ts';
 import {type IdMappings, mappingsOfProcess} from '../../runtime/id-mappings.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {type MountPoints, type Place, RootReader} from '../../runtime/path-in-root.ts';
 import {isBind, type Spec} from '../../runtime/spec.ts';
 import {runtimeStatePath} from '../../store/layout.ts';
@@ -41,7 +43,7 @@ function rootOf(
   mounts: MountPoints,
   describe: (path: string) => string,
   base: string,
-  rest: Pick<FileRoot, 'assertStill' | 'close' | 'mappings'>,
+  {hint, ...rest}: Pick<FileRoot, 'assertStill' | 'close' | 'mappings'> & {readonly hint?: string},
 ): FileRoot {
   const explain = (err: unknown, path: string): unknown => {
     if ((err as NodeJS.ErrnoException).code !== 'EXDEV') return fromErrno(err, describe(path));
@@ -49,7 +51,7 @@ function rootOf(
       'failed_precondition',
       `${describe(path)} is on a mount that only a running container has, or that is read-only`,
       {
-        hint: 'start the container first',
+        ...(hint === undefined ? {} : {hint}),
         cause: err,
       },
     );
@@ -133,6 +135,7 @@ export async function containerRoot(context: Context, namespace: string, id: str
     throw new ErrdefsError(
       'failed_precondition',
       `container ${JSON.stringify(id)} does not run, and has no snapshot: its root is a directory`,
+      {hint: hintToRun(namespace, id)},
     );
   const snapshots = new SnapshotStore(context.store, namespace, record.snapshotter);
   const holder = await startScratchMountHolder(runtimeStatePath.views(context.stateDir), context.store.housekeeping);
@@ -142,6 +145,7 @@ export async function containerRoot(context: Context, namespace: string, id: str
     root = new RootReader((await holder.mount(mounts)).at(-1)!);
     const opened = root;
     return rootOf(opened, standIns(opened, record.spec as Spec | null, use), describe, '', {
+      hint: hintToRun(namespace, id),
       assertStill: async () => {
         if ((await task()) !== undefined || find()?.createdAt !== record.createdAt) throw changed();
       },

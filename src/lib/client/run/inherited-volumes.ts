@@ -10,6 +10,7 @@ import type {NamespaceView, StoreTransaction} from '../../store/transaction-type
 import {isVolume, treeOf, volumeName} from '../api/volumes.ts';
 import type {Context} from '../context.ts';
 import {notFoundIn} from '../not-found.ts';
+import {TRANSIENT} from '../running-containers.ts';
 import type {CreateOptions, MountSpec, StoredVolume} from '../types/index.ts';
 
 export interface InheritedVolumes {
@@ -76,7 +77,10 @@ export function inheritVolumes(context: Context, namespace: string, options: Cre
       );
     if (record.spec === null)
       throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`, {
-        hint: 'it is being made, or its making was ended: run it again',
+        hint:
+          record.labels[TRANSIENT] === undefined
+            ? 'it is being made, or its making was ended: run it again'
+            : 'one of "run --rm" keeps none: run it without --rm',
       });
     others.push(record);
     for (const mount of (record.spec as Spec).mounts) {

@@ -1,5 +1,5 @@
 /** What a new container is made of: its image's tree and config, its record, its snapshot. */
-import {berth} from '../../berth-command.ts';
+
 import {ErrdefsError, isErrdefs} from '../../errdefs.ts';
 import {formatIdentity, ownIdentity, type ProcessIdentity} from '../../fs/process.ts';
 import {isReservedLabel, validateIdentifier, validateLabels} from '../../oci/identifier.ts';
@@ -7,6 +7,7 @@ import type {ExecConfig} from '../../oci/manifest.ts';
 import {cgroupPath, populatedCgroups} from '../../runtime/cgroup-removal.ts';
 import type {IdMappings} from '../../runtime/id-mappings.ts';
 import type {Mount} from '../../runtime/mount-plan.ts';
+import {hintToRemove, hintToStop} from '../../runtime/next-command.ts';
 import {findRuntime} from '../../runtime/oci-runtime.ts';
 import type {RootReader} from '../../runtime/path-in-root.ts';
 import type {Spec} from '../../runtime/spec.ts';
@@ -67,7 +68,7 @@ export async function newContainer(
   let transient = false;
   let ownLayer: string | undefined;
   const source = await containerSource(context, namespace, ref, cgroupPath(namespace, id, ownIdentity()), options);
-  refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
+  await refuseTaken(context, namespace, id, `container ${JSON.stringify(id)}`);
   const {snapshotter, directory} = source;
   const volumes = plannedVolumes(source.config, options, directory !== undefined);
   if (source.mappings !== undefined) await assertMappable(context, source.mappings, directory !== undefined);
@@ -106,7 +107,7 @@ export async function newContainer(
     begin: async (owner) => {
       transient = owner !== undefined;
       // This run holds the ID, so a record under it that a killed `run --rm` left is garbage.
-      if (refuseTaken(context, namespace, id, '')) {
+      if (await refuseTaken(context, namespace, id, '')) {
         refuseLiving(context, namespace, id);
         await deleteContainer(context, namespace, id, {keepSnapshot: false, only: isAbandoned});
       }
@@ -141,13 +142,14 @@ export async function newContainer(
  * @returns whether an abandoned container has the ID
  * @throws already_exists another container has it
  */
-function refuseTaken({store}: Context, namespace: string, id: string, what: string): boolean {
-  const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
+async function refuseTaken(context: Context, namespace: string, id: string, what: string): Promise<boolean> {
+  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined || isAbandoned(record)) return record !== undefined;
+  const isRunning = (await context.running(namespace)).ids.includes(id);
   const hint =
-    record.labels[TRANSIENT] === undefined
-      ? `remove it, with --force if it runs: ${berth`-n ${namespace} containers rm ${id}`}`
-      : 'it is removed when it ends';
+    record.labels[TRANSIENT] !== undefined && isRunning
+      ? `it is removed when it ends; ${hintToStop(namespace, id)}`
+      : hintToRemove(namespace, [id], isRunning);
   throw new ErrdefsError('already_exists', what, {hint});
 }
 

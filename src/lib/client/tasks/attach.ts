@@ -1,9 +1,11 @@
 /** `tasks attach`: the streams of a task that runs under conmon. */
+
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {type AttachTarget, attachForeground, resizeTerminal} from '../../runtime/attach.ts';
 import {connectStreams, type TaskStreams} from '../../runtime/attach-relay.ts';
 import {DETACH_KEYS, parseDetachKeys} from '../../runtime/detach-keys.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {bundleIn} from '../../runtime/run-directory.ts';
 import type {Context} from '../context.ts';
 import type {AttachedTask, TaskAttachOptions, TaskAttachResult, TaskExit} from '../types/index.ts';
@@ -19,7 +21,7 @@ function targetOf({task, record, directory, runtime, runtimeRoot}: FoundTask, na
   };
   const {id, status} = task;
   if (status === 'stopped') refuse('is stopped', `read what it wrote: ${berth`-n ${namespace} tasks logs ${id}`}`);
-  if (status === 'paused') refuse('is paused', `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}`);
+  if (status === 'paused') refuse('is paused', hintToRun(namespace, id, status));
   if (record === undefined || record.io.kind === 'inherit')
     return refuse(
       'has the streams of the command that runs it',

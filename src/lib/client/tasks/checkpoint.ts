@@ -2,17 +2,19 @@
  * `containers checkpoint` and `containers restore`: a container's processes are written to disk by criu, and go on later, from there. Its
  * files stay where they are, in its snapshot.
  */
+
 import {mkdirSync, renameSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {dumpContainer, requireCriu} from '../../runtime/checkpoint.ts';
+import {hintToRun, hintToStop} from '../../runtime/next-command.ts';
 import {holdersOf, untilEnded} from '../../runtime/run-directory.ts';
 import {type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
 import {collect} from '../../store/gc.ts';
 import {assertWithinQuota} from '../../store/quota.ts';
-import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
+import type {SnapshotRecord} from '../../store/records.ts';
 import {mergeLabels, SnapshotStore} from '../../store/snapshots.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
@@ -55,7 +57,7 @@ function dumpableRecord({task, record}: FoundTask, namespace: string): TaskRecor
   const what = `container ${JSON.stringify(task.id)}`;
   if (task.status !== 'running')
     throw new ErrdefsError('failed_precondition', `${what} is ${task.status}, not running`, {
-      ...(task.status === 'paused' ? {hint: `let it go on: ${berth`-n ${namespace} tasks resume ${task.id}`}`} : {}),
+      hint: hintToRun(namespace, task.id, task.status),
     });
   if (record === undefined || record.io.kind === 'inherit')
     throw new ErrdefsError('failed_precondition', `${what} runs in the foreground, with streams of its own that nobody could give back`, {
@@ -177,25 +179,35 @@ async function dropCheckpoint(
   return dropped;
 }
 
-const noCheckpoint = (namespace: string, id: string): ErrdefsError =>
-  new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no checkpoint`, {
-    hint: `make one while it runs: ${berth`-n ${namespace} containers checkpoint ${id}`}`,
-  });
+const noCheckpoint = (id: string, hint?: string): ErrdefsError =>
+  new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no checkpoint`, hint === undefined ? {} : {hint});
 
 export async function removeCheckpoint(context: Context, namespace: string, id: string): Promise<void> {
-  if (!(await dropCheckpoint(context, namespace, id))) throw noCheckpoint(namespace, id);
+  if (!(await dropCheckpoint(context, namespace, id))) throw noCheckpoint(id);
 }
 
-/** The container, and its checkpoint. @throws not_found one of both is missing */
-function kept(context: Context, namespace: string, id: string): {readonly container: ContainerRecord; readonly checkpoint: SnapshotRecord} {
-  return context.store.view((tx) => {
+/** How a container that has no checkpoint gets to run, or gets one. */
+async function hintInstead(context: Context, namespace: string, id: string): Promise<string | undefined> {
+  const found = await findTaskIfAny(context, namespace, id);
+  if (found?.task.status !== 'running') return hintToRun(namespace, id, found?.task.status);
+  try {
+    dumpableRecord(found, namespace);
+    return `make one: ${berth`-n ${namespace} containers checkpoint ${id}`}`;
+  } catch {
+    return undefined;
+  }
+}
+
+/** @throws not_found there is none, or no such container */
+async function keptCheckpoint(context: Context, namespace: string, id: string): Promise<SnapshotRecord> {
+  const checkpoint = context.store.view((tx) => {
     const ns = tx.namespace(namespace);
     const container = ns.containers.find(id);
     if (container === undefined) throw missing(context, namespace, id);
-    const checkpoint = findCheckpoint(ns, container);
-    if (checkpoint === undefined) throw noCheckpoint(namespace, id);
-    return {container, checkpoint};
+    return findCheckpoint(ns, container);
   });
+  if (checkpoint === undefined) throw noCheckpoint(id, await hintInstead(context, namespace, id));
+  return checkpoint;
 }
 
 export function restoreContainer(
@@ -205,11 +217,11 @@ export function restoreContainer(
   {keep = false, signal}: RestoreOptions,
 ): Promise<RunResult> {
   return asRunFailure(async () => {
-    const {checkpoint} = kept(context, namespace, id);
+    const checkpoint = await keptCheckpoint(context, namespace, id);
     const found = await findTaskIfAny(context, namespace, id);
     if (found !== undefined && found.task.status !== 'stopped')
       throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${found.task.status}`, {
-        hint: `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`,
+        hint: hintToStop(namespace, id),
       });
     requireMeans(id, 'restored');
     // The conmon of a task that has just ended still calls its command.

@@ -1,11 +1,11 @@
 /** `tasks exec`: one more process in a container. */
 
 import {randomBytes} from 'node:crypto';
-import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import type {PipedStreams, Stdio} from '../../fs/spawn-with-channel.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
 import {type ExecRequest, type ExecTarget, execDetached, execForeground, startedExecPid} from '../../runtime/exec.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {Context} from '../context.ts';
 import type {ExecProcess, ExecResult, ExecStartOptions} from '../types/index.ts';
@@ -25,13 +25,9 @@ interface Target extends ExecTarget {
 async function findTarget(context: Context, namespace: string, id: string): Promise<Target> {
   const found = await findTask(context, namespace, id);
   const {task, record, directory, runtime, runtimeRoot} = found;
-  if (task.status !== 'running' && task.status !== 'paused')
+  if (task.status !== 'running')
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${task.status}`, {
-      hint: `start it: ${berth`-n ${namespace} ${task.status === 'stopped' ? ['containers', 'start'] : ['tasks', 'start', '--detach']} ${id}`}`,
-    });
-  if (task.status === 'paused')
-    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is paused`, {
-      hint: `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}`,
+      hint: hintToRun(namespace, id, task.status),
     });
   // The command that started it may have been killed before it wrote a record.
   const spec = context.store.view((tx) => tx.namespace(namespace).containers.find(id))?.spec as Spec | null | undefined;

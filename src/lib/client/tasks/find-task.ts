@@ -1,12 +1,12 @@
 /** Finds a task: its record, its state by the runtime, and its end by conmon. */
 
 import {existsSync, statSync} from 'node:fs';
-import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {readIfPresent} from '../../fs/durable.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
 import {cgroupOfProcess} from '../../runtime/metrics.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
 import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot, untilMade} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
@@ -85,8 +85,16 @@ export async function listTasks(context: Context, namespace: string): Promise<re
   return (await Promise.all(runs.map((run) => inspectTask(stateDir, run)))).filter((task) => task !== undefined);
 }
 
-/** @throws not_found the container has no task, or there is no such container */
-export async function findTask(context: Context, namespace: string, id: string): Promise<FoundTask> {
+/**
+ * @param toEnd it is not to be started for this
+ * @throws not_found the container has no task, or there is no such container
+ */
+export async function findTask(
+  context: Context,
+  namespace: string,
+  id: string,
+  {toEnd = false}: {readonly toEnd?: boolean} = {},
+): Promise<FoundTask> {
   validateIdentifier(id);
   const stateDir = runDirectory(context, namespace);
   // It would be said to have no task, and have one in a moment.
@@ -96,9 +104,7 @@ export async function findTask(context: Context, namespace: string, id: string):
   if (found !== undefined) return found;
   const exists = context.store.view((tx) => tx.namespace(namespace).containers.find(id) !== undefined);
   if (exists)
-    throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no task`, {
-      hint: `start it: ${berth`-n ${namespace} tasks start ${id}`}`,
-    });
+    throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no task`, toEnd ? {} : {hint: hintToRun(namespace, id)});
   const {notFoundIn} = await import('../not-found.ts');
   throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
 }

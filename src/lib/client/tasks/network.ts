@@ -2,7 +2,6 @@
 
 import {readFileSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {listIfPresent, readIfPresent} from '../../fs/durable.ts';
 import type {Lock} from '../../fs/lock.ts';
@@ -25,6 +24,7 @@ import {
 } from '../../runtime/network/pasta.ts';
 import {lockPorts, type NamedRun, type PublishedPort, portsBelow, publishedPorts} from '../../runtime/network/port-claims.ts';
 import {choosePorts, type PortMapping, parsePort, type RequestedPort} from '../../runtime/network/ports.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {runPath} from '../../runtime/run-directory.ts';
 import type {Hook, Spec} from '../../runtime/spec.ts';
 import type {MountSpec} from '../../runtime/spec-option-types.ts';
@@ -168,7 +168,7 @@ async function joinContainer(context: Context, namespace: string, id: string): P
     const {task} = await findTask(context, namespace, id);
     if (task.status !== 'running' && task.status !== 'paused')
       throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)}, whose network is to be shared, is ${task.status}`, {
-        hint: `start it: ${berth`-n ${namespace} tasks start --detach ${id}`}`,
+        hint: hintToRun(namespace, id, task.status),
       });
     return task.pid;
   };

@@ -6,6 +6,7 @@ import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {spawnWithChannel} from '../../fs/spawn-with-channel.ts';
 import {listExecs} from '../../runtime/exec.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {pidNeighbours} from '../../runtime/pid-namespace.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
@@ -14,7 +15,12 @@ import type {FoundTask} from './find-task.ts';
 
 function assertStatus({task}: FoundTask, allowed: readonly string[], wanted: string): void {
   if (!allowed.includes(task.status))
-    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is ${task.status}, not ${wanted}`);
+    throw new ErrdefsError(
+      'failed_precondition',
+      `task ${JSON.stringify(task.id)} is ${task.status}, not ${wanted}`,
+      // What runs is not paused for the sake of being let go on.
+      task.status === 'running' ? {} : {hint: hintToRun(undefined, task.id, task.status)},
+    );
 }
 
 function commandOf(pid: number): readonly string[] {

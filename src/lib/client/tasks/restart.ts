@@ -1,6 +1,7 @@
 /** `start` and `restart` of containers that stay in the background, with the streams that they had before. */
-import {berth} from '../../berth-command.ts';
+
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {readTaskRecord, type TaskIO} from '../../runtime/task-record.ts';
 import type {Context} from '../context.ts';
 import type {RestartOptions, RunResult, TaskStartOptions, TasksClient} from '../types/index.ts';
@@ -60,7 +61,7 @@ export async function startInBackground(
   const {status, pid} = found.task;
   if (status === 'running') return {id, exitStatus: 0, pid};
   throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} is ${status}`, {
-    hint: status === 'paused' ? `let it go on: ${berth`-n ${namespace} tasks resume ${id}`}` : 'try again',
+    hint: status === 'paused' ? hintToRun(namespace, id, status) : 'try again',
   });
 }
 

@@ -10,6 +10,7 @@ import {SnapshotStore} from '../../store/snapshots.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {directoryMounts} from '../host-directory-root.ts';
+import {missingSpecification} from '../missing-specification.ts';
 import {notFoundIn} from '../not-found.ts';
 import {assertAllowed, assertUnsignedAllowed} from '../signatures/assert-allowed.ts';
 import {IMAGE_DIGEST, policyOf} from '../signatures/policy.ts';
@@ -50,13 +51,7 @@ export async function startContainer(
   if (record.spec === null) {
     const found = await findTaskIfAny(context, namespace, id);
     if (found !== undefined) throw new ErrdefsError('already_exists', `container ${JSON.stringify(id)} is ${found.task.status}`);
-    throw new ErrdefsError(
-      'failed_precondition',
-      `container ${JSON.stringify(id)} has no specification: the run that made it did not get that far`,
-      {
-        hint: `remove it: ${berth`-n ${namespace} containers rm ${id}`}`,
-      },
-    );
+    throw await missingSpecification(context, namespace, record);
   }
   await assertStillAllowed(context, namespace, record);
   const spec = record.spec as Spec;

@@ -1,7 +1,7 @@
 /** A unit of systemd that runs a container: what restarts containers, starts them at boot and keeps their output, without a daemon of berth's. */
-import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import type {Context} from '../context.ts';
+import {missingSpecification} from '../missing-specification.ts';
 import {notFoundIn} from '../not-found.ts';
 import type {SystemdUnit, SystemdUnitOptions} from '../types/index.ts';
 import {berthCommand} from './launch.ts';
@@ -23,14 +23,16 @@ export function systemdWord(text: string, {isCommand}: {readonly isCommand: bool
  * @throws not_found no such container
  * @throws failed_precondition it has no specification, or it is not known how to start berth
  */
-export function systemdUnit(context: Context, namespace: string, id: string, {restart = 'on-failure'}: SystemdUnitOptions): SystemdUnit {
+export async function systemdUnit(
+  context: Context,
+  namespace: string,
+  id: string,
+  {restart = 'on-failure'}: SystemdUnitOptions,
+): Promise<SystemdUnit> {
   const {store} = context;
   const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (record === undefined) throw notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
-  if (record.spec === null)
-    throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`, {
-      hint: `remove it, and make it again: ${berth`-n ${namespace} containers rm ${id}`}`,
-    });
+  if (record.spec === null) throw await missingSpecification(context, namespace, record);
   if ((record.spec as {process?: {terminal?: boolean}}).process?.terminal === true)
     throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has a terminal, and a unit has none`, {
       hint: 'make it again without --tty',

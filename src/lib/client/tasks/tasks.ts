@@ -2,12 +2,13 @@
 
 import {constants} from 'node:os';
 import {setTimeout as delay} from 'node:timers/promises';
-import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {identityOf, liveness, type ProcessIdentity} from '../../fs/process.ts';
+import {hintToStop} from '../../runtime/next-command.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {signalNeighbours} from '../../runtime/pid-namespace.ts';
 import {announceWaiter, disconnect, holdersOf, isClaimed, removeTask, untilEnded, type Waiter} from '../../runtime/run-directory.ts';
+import {readTaskEnd} from '../../runtime/task-record.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
@@ -54,6 +55,7 @@ async function signalTask({task, runtime, runtimeRoot}: FoundTask, signal: numbe
 
 export function tasksClient(context: Context, namespace: string): TasksClient {
   const find = (id: string): Promise<FoundTask> => findTask(context, namespace, id);
+  const findToEnd = (id: string): Promise<FoundTask> => findTask(context, namespace, id, {toEnd: true});
   const gone = (id: string): ErrdefsError => new ErrdefsError('not_found', `task ${JSON.stringify(id)} has ended`);
 
   const label = (id: string, key: string): string | undefined =>
@@ -107,6 +109,11 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
         if (waited > 0) found = await findTaskIfAny(context, namespace, id);
         // Asked after it was found: so what was found is of the same run.
         if (found === undefined || (waited > 0 && !waiter.isSameRun())) {
+          // Only files are left, and nobody who would remove them.
+          if (found === undefined && !isHeld && waiter.isSameRun()) {
+            const end = readTaskEnd(first.directory, id);
+            return {exit: {id, exitStatus: end?.exitStatus ?? 255, known: end !== undefined}, removed: false};
+          }
           const told = waiter.told();
           if (told !== undefined || endedMs >= END_TIMEOUT_MS)
             return {exit: {id, exitStatus: told ?? 255, known: typeof told === 'number'}, removed: true};
@@ -152,7 +159,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
       if (execId !== undefined && all)
         throw new ErrdefsError('invalid_argument', 'a signal goes to one exec or to all processes', {hint: 'leave out one of both'});
       const number = parseSignal(signal ?? (execId === undefined ? stopSignal(id) : 'SIGTERM'));
-      const found = await find(id);
+      const found = await findToEnd(id);
       if (execId !== undefined) {
         const {signalExec} = await import('./exec.ts');
         await signalExec(found, execId, number);
@@ -162,7 +169,7 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     },
 
     stop: async (id, {timeoutMs = stopTimeout(id), signal} = {}) => {
-      const found = await find(id);
+      const found = await findToEnd(id);
       /** Its ports and addresses are free for the next, whether or not conmon's command has run by now. */
       const released = async ({exit, removed}: SeenEnd): Promise<TaskExit> => {
         // Another run may have the directory of one that was removed.
@@ -186,11 +193,11 @@ export function tasksClient(context: Context, namespace: string): TasksClient {
     wait: async (id, {signal} = {}) => waitFor(await find(id), signal),
 
     delete: async (id, {force = false} = {}) => {
-      const found = await find(id);
+      const found = await findToEnd(id);
       if (!hasEnded(found)) {
         if (!force)
           throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} is ${found.task.status}`, {
-            hint: `stop it first: ${berth`-n ${namespace} tasks stop ${id}`}`,
+            hint: hintToStop(namespace, id),
           });
         if (found.task.status === 'paused') await runRuntime(found.runtime, ['--root', found.runtimeRoot, 'resume', id]);
       }

@@ -7,6 +7,7 @@ import type {ContainerLimits} from '../../runtime/spec-option-types.ts';
 import type {ContainerRecord} from '../../store/records.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
+import {missingSpecification} from '../missing-specification.ts';
 import {notFoundIn} from '../not-found.ts';
 import {findTaskIfAny} from './find-task.ts';
 
@@ -35,7 +36,7 @@ export async function updateLimits(context: Context, namespace: string, id: stri
     const {memory: _memory, cpu: _cpu, pids: _pids, ...resources} = spec.linux.resources;
     return {...spec, linux: {...spec.linux, resources: {...resources, ...changed(spec.linux.resources, changes)}}};
   };
-  if (record.spec === null) throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} has no specification`);
+  if (record.spec === null) throw await missingSpecification(context, namespace, record);
   const {resources} = asPermitted(withLimits(record.spec as Spec)).linux;
   const found = await findTaskIfAny(context, namespace, id);
   if (found !== undefined && found.task.status !== 'stopped') {

@@ -5,6 +5,7 @@ import {setTimeout as delay} from 'node:timers/promises';
 import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
+import {hintToRun} from '../../runtime/next-command.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
 import type {TaskMetrics, TaskStats} from '../types/index.ts';
 import {cgroupOf, type FoundTask} from './find-task.ts';
@@ -28,7 +29,10 @@ const metricsOf = (found: FoundTask) => readMetrics((controller) => cgroupOf(fou
 
 export function taskMetrics(found: FoundTask): TaskMetrics {
   const {task} = found;
-  if (task.status === 'stopped') throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is stopped, not running`);
+  if (task.status === 'stopped')
+    throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(task.id)} is stopped, not running`, {
+      hint: hintToRun(undefined, task.id),
+    });
   assertCounted(found);
   const {version, metrics} = metricsOf(found);
   return {id: found.task.id, timestamp: new Date().toISOString(), cgroupVersion: version, metrics};
