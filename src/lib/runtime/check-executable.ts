@@ -150,15 +150,27 @@ function checkSize(args: readonly string[], env: readonly string[]): void {
     );
 }
 
+/** @throws invalid_argument for execve(2) it would end a string; `details.runExit` 126 */
+function checkNul({args, env, cwd}: Spec['process']): void {
+  const variable = env.find((entry) => entry.includes('\0'))?.split(/[=\0]/, 1)[0];
+  const what = [
+    ...(args.some((arg) => arg.includes('\0')) ? ['an argument'] : []),
+    ...(variable === undefined ? [] : [`environment variable ${JSON.stringify(variable)}`]),
+    ...(cwd.includes('\0') ? ['the working directory'] : []),
+  ];
+  if (what.length > 0) throw new ErrdefsError('invalid_argument', `${what[0]} has a NUL byte`, {details: {runExit: NOT_EXECUTABLE}});
+}
+
 /**
  * Refuses a command that the kernel would refuse. Files that are not visible from here, such as those in a tmpfs of the container, are
  * left to the runtime.
  *
  * @throws not_found the command or its interpreter does not exist; `details.runExit` 127
  * @throws permission_denied it cannot be executed; `details.runExit` 126
- * @throws invalid_argument its arguments and environment are too large; `details.runExit` 126
+ * @throws invalid_argument its arguments and environment are too large, or have a NUL; `details.runExit` 126
  */
 export function checkCommand(rootfs: RootReader, {process}: Pick<Spec, 'process'>, mounts: MountPoints): void {
+  checkNul(process);
   /** Calls `use` with the executable at `path`; `undefined` if it is not visible. */
   const find = <T>(path: string, what: string, use: (program: Program) => T): T | undefined => {
     const look = (found: ResolvedFile): T => {

@@ -1,9 +1,11 @@
 /** A specification that the caller gives as a file, instead of options: `--config` of ctr. */
+
 import {readFileSync} from 'node:fs';
 import {dirname, isAbsolute, resolve} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {checkCommand, mountPoints} from './check-executable.ts';
 import {type IdMappings, idMappings} from './id-mappings.ts';
+import {checkHostName} from './network/network-files.ts';
 import type {RootReader} from './path-in-root.ts';
 import {checkWorkingDirectory, isBind, type Spec} from './spec.ts';
 
@@ -49,6 +51,10 @@ export function readGivenSpec(file: string, cgroupsPath: string): GivenSpec {
   if (typeof process.cwd !== 'string' || !isAbsolute(process.cwd)) throw wrong('"process.cwd" is no absolute path');
   if (process.env !== undefined && !isStrings(process.env)) throw wrong('"process.env" is no list of strings');
   if (!isObject(root) || typeof root.path !== 'string' || root.path === '') throw wrong('"root.path" is missing');
+  if (value.hostname !== undefined) {
+    if (typeof value.hostname !== 'string') throw wrong('"hostname" is no string');
+    if (value.hostname !== '') checkHostName(value.hostname);
+  }
   if (!isObject(linux)) throw wrong('"linux" is missing', 'it is a specification of a Linux container that berth runs');
   if (linux.cgroupsPath !== undefined && typeof linux.cgroupsPath !== 'string') throw wrong('"linux.cgroupsPath" is no string');
   if (!Array.isArray(mounts) || !mounts.every((mount) => isObject(mount) && typeof mount.destination === 'string'))

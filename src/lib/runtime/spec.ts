@@ -5,11 +5,12 @@
  * Defaults and order after containerd, pkg/oci/spec.go, mounts.go and cmd/ctr/commands/run/run_unix.go; field names are
  * those of opencontainers/runtime-spec.
  */
-import {Buffer} from 'node:buffer';
+
 import {posix} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import type {ExecConfig} from '../oci/manifest.ts';
 import {idMappings} from './id-mappings.ts';
+import {checkHostName} from './network/network-files.ts';
 import type {SeccompFilter} from './seccomp.ts';
 import type {ContainerLimits, IdMapping, MountSpec, Rlimit, SpecOptions, Volume} from './spec-option-types.ts';
 import type {User} from './user.ts';
@@ -462,8 +463,7 @@ export function createSpec({cgroupsPath, image, options, envFile, user, host}: S
   const cwd = posix.resolve('/', options.cwd || image.WorkingDir || '');
   checkWorkingDirectory(cwd);
 
-  if (options.hostname !== undefined && Buffer.byteLength(options.hostname) > 64)
-    throw invalid(`hostname ${JSON.stringify(options.hostname)} is longer than 64 bytes`);
+  if (options.hostname !== undefined && options.hostname !== '') checkHostName(options.hostname);
   const granted = capabilities(options, host);
   const mappings = idMappings(options);
   const annotations = {...options.annotations, ...options.labels};

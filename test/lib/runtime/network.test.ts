@@ -9,7 +9,7 @@ import {fileURLToPath} from 'node:url';
 import type {Attachment, AttachmentRequest} from '../../../src/lib/runtime/network/attachment.ts';
 import {loadNetworks, type NetworkConfig, parseNetworkConfig} from '../../../src/lib/runtime/network/cni-config.ts';
 import {chooseSubnet} from '../../../src/lib/runtime/network/default-network.ts';
-import {hostsText, resolvConfText} from '../../../src/lib/runtime/network/network-files.ts';
+import {checkNames, hostsText, resolvConfText} from '../../../src/lib/runtime/network/network-files.ts';
 import {formatPort, overlap, type PortMapping, parsePort} from '../../../src/lib/runtime/network/ports.ts';
 import {randomNumbers} from '../../fuzz/seeded-random.ts';
 import {is, onEnd, SAMPLE, type Scope, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
@@ -192,11 +192,22 @@ describe('the files of names', () => {
     );
   });
 
-  it('nothing but an entry gets into /etc/hosts', () => {
+  it('nothing but an entry gets into /etc/hosts and /etc/resolv.conf', () => {
     assert.match(
       hostsText({addHosts: ['db:10.1.2.3', 'six:fe80::1', 'up:host-gateway']}, {addresses: ['10.0.0.2'], hostname: 'c'}, '10.0.0.1'),
       /\n10\.0\.0\.2\tc\n10\.1\.2\.3\tdb\nfe80::1\tsix\n10\.0\.0\.1\tup\n$/,
     );
+    for (const odd of [' ', '\t', '\n', '\r', '\v', '\0', '\x7f', '#', ';', '\u2028', '\u0085'])
+      for (const options of [
+        {addHosts: [`a${odd}b:192.0.2.1`]},
+        {addHosts: [`a:192.0.2.1${odd}`]},
+        {addHosts: [`a:fe80::1%e${odd}b`]},
+        {dns: [`192.0.2.1${odd}`]},
+        {dns: [`fe80::1%e${odd}b`]},
+        {dnsSearch: [`a${odd}b`]},
+        {dnsOptions: [`a${odd}b`]},
+      ])
+        assert.throws(() => checkNames(options), is('invalid_argument'), JSON.stringify(options));
     for (const wrong of ['db', 'db:', ':1.2.3.4', 'a b:1.2.3.4', 'a\nb:1.2.3.4', 'a:1.2.3.4\n5.6.7.8 c', 'a#:1.2.3.4'])
       assert.throws(() => hostsText({addHosts: [wrong]}, {addresses: []}), is('invalid_argument'), wrong);
   });

@@ -116,6 +116,10 @@ describe('a run that cannot be', () => {
         copyFileSync(join(harness.lower, 'bin/busybox'), join(harness.lower, 'closed/sh'));
       },
     ],
+    'a NUL in an argument': ['invalid_argument', 126, {args: ['true', 'a\0b']}],
+    'a NUL in the command': ['invalid_argument', 126, {args: ['tr\0ue']}],
+    'a NUL in a variable': ['invalid_argument', 126, {args: ['true'], env: ['A=b\0c']}],
+    'a NUL in the working directory': ['invalid_argument', 126, {args: ['true'], cwd: '/a\0b'}],
     'no such user': ['not_found', 125, {args: ['true'], user: 'nobody'}],
     'a user beyond all users': ['invalid_argument', 125, {args: ['true'], user: '4294967296'}],
     'a working directory that is a file': ['unknown', 125, {args: ['true'], cwd: '/etc/passwd'}],

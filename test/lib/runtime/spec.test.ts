@@ -297,7 +297,15 @@ describe('other options', () => {
   it('read-only is the root alone', () => assert.deepEqual(spec({readOnly: true}).root, {path: 'rootfs', readonly: true}));
   it('hostname', () => {
     assert.equal(spec({hostname: 'h'}).hostname, 'h');
-    assert.throws(() => spec({hostname: 'h'.repeat(65)}), is('invalid_argument'));
+    for (const name of [
+      'h'.repeat(65),
+      '-',
+      'h-',
+      '.h',
+      ...[' ', '\t', '\n', '\r', '\0', '\x1b', '#', ';', '/', ':', 'é', '\u2028'].flatMap((odd) => [odd, `a${odd}b`, `a${odd}`]),
+    ])
+      assert.throws(() => spec({hostname: name}), is('invalid_argument'), JSON.stringify(name));
+    for (const name of ['h', '1', 'a-b.c_d', 'h'.repeat(64)]) assert.equal(spec({hostname: name}).hostname, name);
   });
   it('labels become annotations, over those of the same name', () => {
     assert.deepEqual(spec({annotations: {a: '1', b: '1'}, labels: {b: '2', c: '2'}}).annotations, {a: '1', b: '2', c: '2'});

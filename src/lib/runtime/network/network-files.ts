@@ -28,6 +28,23 @@ interface ExtraHost {
 /** A word of such a file: nothing that ends it, or the line. */
 const isWord = (text: string): boolean => /^[^\s#;\0]+$/.test(text) && !/\p{Cc}/u.test(text);
 
+/** Of the kernel: HOST_NAME_MAX. */
+const MAX_HOST_NAME_BYTES = 64;
+
+/**
+ * The kernel takes any bytes. What is no name in /etc/hosts is refused here, as programs inside would not understand it.
+ *
+ * @throws invalid_argument
+ */
+export function checkHostName(name: string): void {
+  if (Buffer.byteLength(name) > MAX_HOST_NAME_BYTES)
+    throw new ErrdefsError('invalid_argument', `hostname ${JSON.stringify(name)} is longer than ${MAX_HOST_NAME_BYTES} bytes`);
+  if (!/^[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?$/.test(name))
+    throw new ErrdefsError('invalid_argument', `hostname ${JSON.stringify(name)} is not one`, {
+      hint: 'it has letters, digits and "-", "_" and "." between them',
+    });
+}
+
 /** @throws invalid_argument an option would not be read as it is meant */
 export function checkNames({dns = [], dnsSearch = [], dnsOptions = [], addHosts = []}: NameOptions): void {
   for (const server of dns)
