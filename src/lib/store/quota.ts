@@ -75,6 +75,9 @@ const exceeded = (namespace: string, quota: number, held: number, more: number, 
 /** Whether an error, or one that caused it, tells that a namespace has no room. */
 export const isBeyondQuota = (err: unknown): boolean => isErrdefs(err) && (err.details?.quota !== undefined || isBeyondQuota(err.cause));
 
+/** Bytes that may be written where no transaction looks before the namespace is measured again. */
+const UNSEEN_BYTES = 16 * 2 ** 20;
+
 /** What an unpacked layer may take. */
 export interface Room {
   readonly bytes: number;
@@ -91,6 +94,8 @@ export class Quota {
   readonly #held: Held;
   /** Bytes that are admitted. */
   #taken: number;
+  /** Bytes written since the namespace was measured. */
+  #unseen = 0;
 
   private constructor(store: Store, namespace: string, bytes: number) {
     this.#store = store;
@@ -138,6 +143,20 @@ export class Quota {
    */
   takeBytes(bytes: number): void {
     this.#take(bytes, 'this needs');
+  }
+
+  /**
+   * After bytes were written that were taken before: measures the namespace now and then. So those who write side by side, each with room for
+   * itself, exceed the quota by `UNSEEN_BYTES` each at most.
+   *
+   * @throws resource_exhausted others have written as well, and the namespace holds more than its quota
+   */
+  wrote(bytes: number): void {
+    this.#unseen += bytes;
+    if (this.#unseen < UNSEEN_BYTES) return;
+    this.#unseen = 0;
+    const held = this.#store.view((tx) => total(heldBy(this.#store, tx.namespace(this.#namespace), this.#sizes)));
+    if (held > this.#bytes) throw exceeded(this.#namespace, this.#bytes, held, bytes, 'others write as well, and this needs');
   }
 
   /** As `takeBytes`, for a copy of a tree. */

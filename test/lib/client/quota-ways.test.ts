@@ -211,6 +211,35 @@ describe('a namespace with a quota', () => {
     await ns.content.ingest('k', bytesOf(randomBytes(10 * KB)));
   });
 
+  it('is exceeded by no more than 16 MiB by each of two copies that have room only alone', async (t) => {
+    if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
+    const MIB = 2 ** 20;
+    const registry = await startFakeRegistry(t);
+    const client = await newClient(t);
+    publishImage(registry, 'app', [tar(file('p', program('exit'), 0o755))]);
+    const ref = `${registry.host}/app:latest`;
+    const ns = client.namespace('small');
+    await ns.pull(ref, {snapshotter: 'overlayfs'});
+    for (const id of ['a', 'b']) await ns.containers.create(ref, id, {snapshotter: 'overlayfs', args: ['/p']});
+    const quota = (await used(client, 'small')) + 50 * MIB;
+    await client.namespaces.label('small', {[QUOTA]: String(quota)});
+    const other = tar(file('other', Buffer.alloc(30 * MIB, 'b')));
+    let parts = 0;
+    async function* beside(): AsyncGenerator<Uint8Array> {
+      for await (const part of bytesOf(tar(file('file', Buffer.alloc(40 * MIB, 'a'))))) {
+        if (++parts === 2) await ns.containers.copyFiles(bytesOf(other), {container: 'b', path: '/'});
+        yield part;
+      }
+    }
+    await assert.rejects(ns.containers.copyFiles(beside(), {container: 'a', path: '/'}), (err: Error) => {
+      assert.match(err.message, /others write as well/);
+      return is('resource_exhausted')(err);
+    });
+    // The file that was not whole is gone. Of its bytes no more than 16 MiB had come after the last that had room.
+    assert.ok(parts * 50_000 <= (50 - 30 + 16) * MIB, `${parts}`);
+    assert.ok((await used(client, 'small')) <= quota);
+  });
+
   it('leaves no directory of what the transaction refuses', async (t) => {
     if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
     const registry = await startFakeRegistry(t);

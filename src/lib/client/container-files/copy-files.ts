@@ -115,6 +115,7 @@ async function copy(
           for (const chunk of content) {
             signal?.throwIfAborted();
             writer.data(chunk);
+            quota?.wrote(chunk.length);
           }
           writer.entryEnd();
         }
@@ -176,12 +177,14 @@ async function extract(
     if (kindOf(end) === undefined) throw new ErrdefsError('not_found', to.describe(target.path));
     if (kindOf(end) === 'other')
       throw new ErrdefsError('failed_precondition', `${to.describe(target.path)} is not a directory, which an archive needs`);
-    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), to, target, archive, admitInto(room, end));
+    const quota = admitInto(room, end);
+    const writer = writerInto((path) => to.directory(`${end.path}/${path}`), to, target, archive, quota);
     return await write(writer, to, async () => {
       const reader = createTarReader(writer);
       for await (const chunk of source) {
         signal?.throwIfAborted();
         reader.write(chunk);
+        quota?.wrote(chunk.length);
       }
       reader.end();
     });
