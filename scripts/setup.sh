@@ -65,6 +65,8 @@ interop    go-containerregistry golang-github-google-go-containerregistry-dev to
 clock      faketime        faketime         to run the tests on another day
 torture    qemu-aarch64    qemu-user        to run the executable for ARM
 torture    arm-libraries   libc6-arm64-cross to run the executable for ARM
+torture    arm-c++         libstdc++6-arm64-cross to run the executable for ARM with musl
+torture    aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu to make what the C++ library lacks on musl for ARM
 torture    musl            musl             to run the executable for musl
 torture    cc              gcc              to make what the C++ library lacks on musl
 torture    qemu-system-x86_64 qemu-system-x86 to run a virtual machine
@@ -86,6 +88,7 @@ installed() {
     cni-plugins) [ -x /usr/lib/cni/bridge ] ;;
     # Libraries.
     arm-libraries) [ -e /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 ] ;;
+    arm-c++) [ -e /usr/aarch64-linux-gnu/lib/libstdc++.so.6 ] ;;
     musl) [ -e /lib/ld-musl-x86_64.so.1 ] || [ "$(uname -m)" != x86_64 ] ;;
     go-containerregistry) [ -d /usr/share/gocode/src/github.com/google/go-containerregistry ] ;;
     *) command -v "$1" >/dev/null ;;

@@ -7,7 +7,7 @@ import {compileExecutable} from '../../scripts/compile-executable.ts';
 import {executableOf, ownTarget, TARGETS, type Target} from '../../scripts/targets.ts';
 import {digestOf, startFakeRegistry} from '../fakes/registry.ts';
 import {requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
-import {hasMusl, muslLibraries} from '../support/musl-libraries.ts';
+import {ARM_MUSL_PROGRAMS, armMusl, hasMusl, muslLibraries} from '../support/musl-libraries.ts';
 import {program} from '../support/static-programs.ts';
 import {dir as directory, file, tar} from '../support/tartest.ts';
 import {type Result, root, run} from './harness.ts';
@@ -65,19 +65,23 @@ describe('executables', () => {
     return registry.host;
   };
 
-  it('for ARM pulls, unpacks and checks what is for ARM', async (t) => {
-    const target = TARGETS.find(({name}) => name === 'linux-arm64')!;
-    if (!TORTURE) return t.skip('an emulated processor takes minutes');
-    if (ownTarget() === target) return t.skip('this machine is ARM');
-    if (!requiresProgram(t, 'qemu-aarch64')) return;
-    const host = await registryFor(t, 'arm64');
-    const berth = executableFor(t, target, ['qemu-aarch64', '-L', LIBRARIES]);
-    assert.match((await berth('version')).stdout, /Platform: +linux\/arm64\b/);
-    await berth('pull', '--plain-http', '--snapshotter', 'native', `${host}/app`);
-    const [image] = JSON.parse((await berth('images', 'ls', '--json')).stdout);
-    assert.deepEqual(image.platforms, ['linux/arm64']);
-    assert.deepEqual(JSON.parse((await berth('check', '--deep', '--json')).stdout).findings, []);
-  });
+  for (const [name, title, programs, emulator] of [
+    ['linux-arm64', 'for ARM', ['qemu-aarch64'], () => ['qemu-aarch64', '-L', LIBRARIES]],
+    ['linux-arm64-musl', 'for ARM with musl', ARM_MUSL_PROGRAMS, armMusl],
+  ] as const)
+    it(`${title} pulls, unpacks and checks what is for ARM`, async (t) => {
+      const target = TARGETS.find((one) => one.name === name)!;
+      if (!TORTURE) return t.skip('an emulated processor takes minutes');
+      if (ownTarget().cpu === target.cpu) return t.skip('this machine is ARM');
+      if (!requiresProgram(t, ...programs)) return;
+      const host = await registryFor(t, 'arm64');
+      const berth = executableFor(t, target, emulator(temporaryDirectory(t)));
+      assert.match((await berth('version')).stdout, /Platform: +linux\/arm64\b/);
+      await berth('pull', '--plain-http', '--snapshotter', 'native', `${host}/app`);
+      const [image] = JSON.parse((await berth('images', 'ls', '--json')).stdout);
+      assert.deepEqual(image.platforms, ['linux/arm64']);
+      assert.deepEqual(JSON.parse((await berth('check', '--deep', '--json')).stdout).findings, []);
+    });
 
   it('with musl pulls, runs, exports and checks on musl', async (t) => {
     const target = TARGETS.find(({name}) => name === 'linux-x64-musl')!;

@@ -2,10 +2,10 @@
  * The C++ library for programs of Alpine on Debian, whose own is for glibc.
  *
  * musl is loaded in the place of glibc under every name that glibc's libraries have; what it does not define is added here, in a library
- * that takes the name of glibc's loader, which the C++ library asks for.
+ * of its own.
  */
 import {execFileSync} from 'node:child_process';
-import {copyFileSync, existsSync, writeFileSync} from 'node:fs';
+import {copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 
 const CODE = `
@@ -28,6 +28,8 @@ void strfromf128(void) { abort(); }
 void strtof128(void) { abort(); }
 char __cpu_model[64];
 int __cpu_indicator_init(void) { return 0; }
+unsigned long getauxval(unsigned long);
+unsigned long __getauxval(unsigned long type) { return getauxval(type); }
 `;
 
 /** musl's loader, from Debian's package. */
@@ -36,12 +38,50 @@ export const MUSL_LOADER = '/lib/ld-musl-x86_64.so.1';
 /** True if this machine has what `muslLibraries` takes, but for a C compiler. */
 export const hasMusl = (): boolean => process.arch === 'x64' && existsSync(MUSL_LOADER);
 
-/** Makes the libraries in a directory, which is then LD_LIBRARY_PATH of a program for musl. */
-export function muslLibraries(directory: string): void {
-  for (const library of ['libstdc++.so.6', 'libgcc_s.so.1'])
-    copyFileSync(join('/usr/lib/x86_64-linux-gnu', library), join(directory, library));
+/** Copies the C++ library from `libraries`, and makes what it lacks as `missing`. @param options besides, for the compiler */
+function putLibraries(directory: string, libraries: string, compiler: string, missing: string, options: readonly string[]): void {
+  for (const library of ['libstdc++.so.6', 'libgcc_s.so.1']) copyFileSync(join(libraries, library), join(directory, library));
   const source = join(directory, 'missing.c');
   writeFileSync(source, CODE);
-  const options = ['-shared', '-fPIC', '-nostdlib', '-fno-stack-protector', '-w', '-Wl,-soname,ld-linux-x86-64.so.2'];
-  execFileSync('cc', [...options, '-o', join(directory, 'ld-linux-x86-64.so.2'), source]);
+  execFileSync(compiler, [
+    '-shared',
+    '-fPIC',
+    '-nostdlib',
+    '-fno-stack-protector',
+    '-w',
+    ...options,
+    '-o',
+    join(directory, missing),
+    source,
+  ]);
+}
+
+/** Makes the libraries in a directory, which is then LD_LIBRARY_PATH of a program for musl. */
+export function muslLibraries(directory: string): void {
+  // The C++ library asks for glibc's loader by this name.
+  const loader = 'ld-linux-x86-64.so.2';
+  putLibraries(directory, '/usr/lib/x86_64-linux-gnu', 'cc', loader, [`-Wl,-soname,${loader}`]);
+}
+
+/** Programs that `armMusl` takes. */
+export const ARM_MUSL_PROGRAMS = ['qemu-aarch64', 'aarch64-linux-gnu-gcc', 'apt-get', 'dpkg-deb'] as const;
+
+/** Fetches musl for ARM from Debian into a directory, and makes the libraries there. @returns the words before a program for musl on ARM */
+export function armMusl(directory: string): readonly string[] {
+  const apt = (...words: readonly string[]): void => {
+    const own = ['APT::Architecture=arm64', 'APT::Architectures=arm64', `Dir::State=${directory}/state`, `Dir::Cache=${directory}/cache`];
+    const options = [...own, 'Dir::State::status=/dev/null', 'APT::Sandbox::User=root'].flatMap((option) => ['-o', option]);
+    execFileSync('apt-get', ['-qq', ...options, ...words], {cwd: directory, stdio: ['ignore', 'ignore', 'inherit']});
+  };
+  for (const path of ['state/lists/partial', 'cache/archives/partial', 'root/lib', 'libraries'])
+    mkdirSync(join(directory, path), {recursive: true});
+  apt('update');
+  apt('download', 'musl');
+  const root = join(directory, 'root');
+  execFileSync('dpkg-deb', ['-x', join(directory, readdirSync(directory).find((name) => name.endsWith('.deb'))!), root]);
+  // Where Debian keeps it, a link to it is in /usr/lib, which is /lib only in a whole system.
+  copyFileSync(join(root, 'usr/lib/ld-musl-aarch64.so.1'), join(root, 'lib/ld-musl-aarch64.so.1'));
+  const libraries = join(directory, 'libraries');
+  putLibraries(libraries, '/usr/aarch64-linux-gnu/lib', 'aarch64-linux-gnu-gcc', 'missing.so', []);
+  return ['qemu-aarch64', '-L', root, '-E', `LD_LIBRARY_PATH=${libraries}`, '-E', `LD_PRELOAD=${libraries}/missing.so`];
 }
