@@ -9,7 +9,7 @@ import {API, type Checker, type Type, TypeFlags, type TypeReference} from 'types
 import {COMMANDS} from '../src/commands/index.ts';
 
 /** As in the file that is printed. */
-type Shape = string | {readonly [field: string]: Shape};
+type Shape = string | readonly Shape[] | {readonly [field: string]: Shape};
 
 const root = join(import.meta.dirname, '..');
 const ANYTHING = '*';
@@ -29,17 +29,17 @@ class Shapes {
   ofItems(types: readonly Type[]): Shape {
     const isList = (type: Type): boolean => this.#checker.isArrayLikeType(type);
     const each = types.flatMap((type) => (type.isUnionType() ? type.getTypes() : [type]));
-    return this.#union(each.flatMap((type) => (isList(type) ? this.#checker.getTypeArguments(type as TypeReference) : [type])));
+    return this.#any(each.flatMap((type) => (isList(type) ? this.#checker.getTypeArguments(type as TypeReference) : [type])));
   }
 
   of(type: Type): Shape {
     if ((type.flags & TypeFlags.AnyOrUnknown) !== 0) return ANYTHING;
-    if (type.isUnionType()) return this.#union(type.getTypes());
+    if (type.isUnionType()) return this.#any(type.getTypes());
     const isText = type.isIntersectionType() && type.getTypes().some(({flags}) => (flags & TypeFlags.Primitive) !== 0);
     if (isText || (type.flags & (TypeFlags.Object | TypeFlags.Intersection)) === 0) return NO_FIELDS;
-    if (this.#checker.isArrayLikeType(type)) return {[ANYTHING]: this.#union(this.#checker.getTypeArguments(type as TypeReference))};
+    if (this.#checker.isArrayLikeType(type)) return {[ANYTHING]: this.#any(this.#checker.getTypeArguments(type as TypeReference))};
     const name = this.#nameOf(type);
-    if (name === undefined) return this.#fields(type);
+    if (name === undefined) return type.isIntersectionType() ? this.#any(type.getTypes()) : this.#fields(type);
     if (!this.types.has(name)) {
       this.types.set(name, NO_FIELDS); // A type may be a field of itself.
       this.types.set(name, this.#fields(type));
@@ -47,20 +47,11 @@ class Shapes {
     return name;
   }
 
-  #union(types: readonly Type[]): Shape {
-    const shapes = types.map((type) => this.of(type)).filter((shape) => shape !== NO_FIELDS);
-    if (shapes.length < 2) return shapes[0] ?? NO_FIELDS;
-    if (shapes.includes(ANYTHING)) return ANYTHING;
-    if (shapes.every((shape) => shape === shapes[0])) return shapes[0]!;
-    const all = shapes.map((shape) => (typeof shape === 'string' ? this.types.get(shape)! : shape) as Record<string, Shape>);
-    const merged: Record<string, Shape> = {};
-    for (const [name, shape] of all.flatMap((fields) => Object.entries(fields))) {
-      const before = merged[name];
-      const isSame = before === undefined || before === NO_FIELDS || JSON.stringify(before) === JSON.stringify(shape);
-      if (isSame) merged[name] = shape;
-      else if (shape !== NO_FIELDS) merged[name] = ANYTHING;
-    }
-    return merged;
+  /** Of one of several types, or of what is all of them. */
+  #any(types: readonly Type[]): Shape {
+    const shapes = new Map(types.map((type) => this.of(type)).map((shape) => [JSON.stringify(shape), shape]));
+    shapes.delete(JSON.stringify(NO_FIELDS));
+    return shapes.size < 2 ? ([...shapes.values()][0] ?? NO_FIELDS) : [...shapes.values()];
   }
 
   #fields(type: Type): Shape {
@@ -113,10 +104,10 @@ api.close();
 const source = `/** Fields of what commands print with \`--json\`. Written by scripts/result-fields.ts; change it there. */
 
 /**
- * What has these fields, or the name of one of TYPES; empty for what has none, such as a text. \`*\` is anything, and as a name each item of a list,
- * or what somebody else gives names to.
+ * What has these fields, or those of one of several shapes, or the name of one of TYPES; empty for what has none, such as a text. \`*\` is anything,
+ * and as a name each item of a list, or what somebody else gives names to.
  */
-export type Shape = string | {readonly [field: string]: Shape};
+export type Shape = string | readonly Shape[] | {readonly [field: string]: Shape};
 
 export const TYPES: Readonly<Record<string, Shape>> = ${JSON.stringify(Object.fromEntries([...shapes.types].sort()))};
 

@@ -107,17 +107,26 @@ const plain = (value: unknown): string =>
 /** Whether results have a field at a path: always or at times, perhaps, since others made the document, or never. */
 type Has = 'sometimes' | 'perhaps' | 'never';
 
+/** What a shape may be, without names of types. */
+const alternatives = (shape: Shape): readonly Shape[] =>
+  typeof shape === 'object'
+    ? Array.isArray(shape)
+      ? shape.flatMap(alternatives)
+      : [shape]
+    : Object.hasOwn(TYPES, shape)
+      ? alternatives(TYPES[shape]!)
+      : [shape];
+
 /** @returns with the fields that there are, where the path leaves them */
 function findInShape(path: readonly Step[], shape: Shape): {readonly has: Has; readonly known: readonly string[]} {
-  let at = shape;
+  let here = alternatives(shape);
   for (const step of path) {
-    const fields = typeof at === 'string' ? TYPES[at] : at;
-    if (at === '*') return {has: 'perhaps', known: []};
-    const next = field(fields, step) ?? field(fields, '*');
-    if (next === undefined) return {has: 'never', known: Object.keys(fields ?? {})};
-    at = next as Shape;
+    if (here.includes('*')) break;
+    const next = here.flatMap((fields) => (field(fields, step) ?? field(fields, '*') ?? []) as Shape | []);
+    if (next.length === 0) return {has: 'never', known: here.flatMap((fields) => Object.keys(fields))};
+    here = next.flatMap(alternatives);
   }
-  return {has: at === '*' ? 'perhaps' : 'sometimes', known: []};
+  return {has: here.includes('*') ? 'perhaps' : 'sometimes', known: []};
 }
 
 const noField = (paths: readonly (readonly Step[])[], known: readonly string[]): ErrdefsError =>
