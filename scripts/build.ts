@@ -81,6 +81,9 @@ async function summaries(): Promise<Record<string, string>> {
   return Object.fromEntries(await Promise.all(entries));
 }
 
+/** What every command line loads. */
+const CLI_CORE = ['base-command.ts', 'run-command-line.ts'].map((name) => join(root, 'src/cli', name));
+
 async function buildNode(): Promise<void> {
   const outdir = join(dist, 'node');
   const built = `${outdir}.new`;
@@ -111,7 +114,11 @@ async function buildNode(): Promise<void> {
       withoutPatches,
       slimUndici,
       workerCode,
-      sharedCore(join(root, 'src/lib'), join(root, 'src/lib/client/index.ts')),
+      sharedCore(join(root, 'src'), {
+        [join(root, 'src/lib')]: [join(root, 'src/lib/client/index.ts')],
+        [join(root, 'src/cli')]: CLI_CORE,
+        [join(root, 'src/commands')]: CLI_CORE,
+      }),
     ],
   });
   writeFileSync(join(built, 'THIRD-PARTY'), thirdParty(metafile));
@@ -124,7 +131,7 @@ async function buildNode(): Promise<void> {
 /** Licences of the bundled packages, which must be distributed with them. */
 function thirdParty(metafile: Metafile): string {
   const packages = new Set(
-    Object.keys(metafile.inputs).flatMap((path) => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []),
+    Object.keys(metafile.inputs).flatMap((path) => /^(?:[^:]*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? []),
   );
   return [...packages]
     .sort()

@@ -1,6 +1,6 @@
 /** Esbuild plugins that keep a module from doing more than berth needs. test/cli/startup.test.ts holds what they gain. */
 import {readdirSync, readFileSync} from 'node:fs';
-import {dirname, join} from 'node:path';
+import {dirname, join, relative} from 'node:path';
 import type {Plugin} from 'esbuild';
 
 /** Modules of Node that load when one of their functions is first called, or an object of theirs is first read. */
@@ -16,14 +16,16 @@ function access(path: string, name: string, late: unknown): string {
 /**
  * Imports single names of Node's modules. A normal import reads all names, which for node:fs loads streams, readline and
  * promises (2 ms). Unused names are dropped by tree shaking. Modules in `LATE` load at their first use: on Bun node:crypto
- * loads streams (2 ms), and node:os takes 0.5 ms.
+ * loads streams (2 ms), and node:os takes 0.5 ms. Each importer has names of its own: shared ones would be chunks of their own.
  */
 export const namedBuiltins: Plugin = {
   name: 'named-builtins',
   setup(build) {
     const namespace = 'named-builtins';
-    build.onResolve({filter: /^node:/}, ({path, kind}) =>
-      kind === 'import-statement' ? {path, namespace, sideEffects: false} : undefined,
+    build.onResolve({filter: /^node:/}, ({path, kind, importer}) =>
+      kind === 'import-statement'
+        ? {path, namespace, suffix: `?${relative(build.initialOptions.absWorkingDir!, importer)}`, sideEffects: false}
+        : undefined,
     );
     build.onLoad({filter: /.*/, namespace}, ({path}) => {
       const builtin = `process.getBuiltinModule(${JSON.stringify(path)})`;
@@ -77,31 +79,30 @@ export const slimUndici: Plugin = {
 };
 
 /** Paths of the modules below `directory` that others there import dynamically. */
-function lateModules(directory: string): ReadonlySet<string> {
+function lateModules(directory: string): readonly string[] {
   const files = readdirSync(directory, {recursive: true, encoding: 'utf8'}).filter((name) => name.endsWith('.ts'));
-  return new Set(
-    files.flatMap((name) => {
-      const file = join(directory, name);
-      return [...readFileSync(file, 'utf8').matchAll(/\bimport\('(\.[^']+)'\)/g)].map(([, path]) => join(dirname(file), path!));
-    }),
-  );
+  return files.flatMap((name) => {
+    const file = join(directory, name);
+    return [...readFileSync(file, 'utf8').matchAll(/\bimport\('(\.[^']+)'\)/g)].map(([, path]) => join(dirname(file), path!));
+  });
 }
 
 /**
- * Keeps in few chunks what every command loads that opens a client. The bundler puts modules into one chunk only where the same entry
- * points need them, and each module that is imported dynamically is one, with needs of its own: 44 chunks, of which Node
- * resolves each import. Here all modules that the library loads late need all of `core`, which is loaded before any of them.
+ * Keeps in few chunks what every command loads. The bundler puts modules into one chunk only where the same entry points need them, and each
+ * module that is imported dynamically is one, with needs of its own: 44 chunks for a listing, of which Node resolves each import. Here every module
+ * that is loaded late needs all of the core of its part, which is loaded before or with it anyway.
  *
- * @param core absolute path of the module, below `directory`, that loads the others late
+ * @param cores absolute path of the module that is the core, by the directory of the modules that need it
  */
-export const sharedCore = (directory: string, core: string): Plugin => ({
+export const sharedCore = (source: string, cores: Readonly<Record<string, readonly string[]>>): Plugin => ({
   name: 'shared-core',
   setup(build) {
-    const late = lateModules(directory);
-    build.onLoad({filter: /\.ts$/}, ({path}) =>
-      late.has(path) && path !== core
-        ? {contents: `${readFileSync(path, 'utf8')}\nimport ${JSON.stringify(core)};`, loader: 'ts'}
-        : undefined,
-    );
+    const late = new Set(lateModules(source));
+    build.onLoad({filter: /\.ts$/}, ({path}) => {
+      if (!late.has(path)) return undefined;
+      const [, core = []] = Object.entries(cores).find(([directory]) => path.startsWith(`${directory}/`)) ?? [];
+      const needs = core.filter((one) => one !== path).map((one) => `import ${JSON.stringify(one)};`);
+      return {contents: [readFileSync(path, 'utf8'), ...needs].join('\n'), loader: 'ts'};
+    });
   },
 });
