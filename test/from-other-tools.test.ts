@@ -84,7 +84,7 @@ for (const page of ['FROM-DOCKER.md', 'FROM-CTR.md', 'FROM-SKOPEO.md'])
       for (const {answer} of shown) {
         const command = /^`(.+)`$/.exec(answer)?.[1] ?? answer;
         assert.match(command, /\bberth /);
-        if (/containers (checkpoint|restore)/.test(command) && !hasCriu) continue;
+        if (/(containers|tasks) (checkpoint|restore)/.test(command) && !hasCriu) continue;
         const {status, stderr} = await run('sh', ['-ec', command.replaceAll('registry.example', host)], {cwd: dir, env});
         assert.equal(status, 0, `${command}: ${stderr}`);
       }

@@ -1,5 +1,6 @@
 /** Chooses how progress is shown on standard error: bars on a terminal, lines in a log, JSON for programs, or nothing. */
 import {isatty} from 'node:tty';
+import type {ProgressEvent} from '../lib/client/types/index.ts';
 import {ErrdefsError} from '../lib/errdefs.ts';
 import type {Context} from './command-context.ts';
 import {lines, type Printable} from './printable.ts';
@@ -33,5 +34,19 @@ export async function openProgress({progress, json, debug}: ProgressOptions, con
       return new JSONProgress((line) => context.stderr(`${line}\n` as Printable));
     case 'none':
       return {update: () => {}, finish: () => {}, close: () => {}};
+  }
+}
+
+/** Shows the progress of one call. @throws as `openProgress`, and what the call throws */
+export async function withProgress<T>(
+  options: ProgressOptions,
+  context: Context,
+  call: (onEvent: (event: ProgressEvent) => void) => Promise<T>,
+): Promise<T> {
+  const progress = await openProgress(options, context);
+  try {
+    return await call((event) => progress.update(event));
+  } finally {
+    progress.close();
   }
 }

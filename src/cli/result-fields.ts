@@ -318,6 +318,7 @@ export const RESULTS: Readonly<Record<string, Shape>> = {
   sync: 'SyncResult',
   tags: '',
   'tasks attach': 'TaskAttachResult',
+  'tasks checkpoint': 'CheckpointResult',
   'tasks exec': 'ExecResult',
   'tasks kill': {signaled: {'*': ''}},
   'tasks logs': [{time: '', stream: ''}, {data: ''}],

@@ -30,6 +30,12 @@ export const CHECKPOINT_HINTS: FlagHints = {
   ...each('a all l latest', 'name the container'),
 };
 
+/** Of ctr's `tasks checkpoint`. */
+export const TASK_CHECKPOINT_HINTS: FlagHints = {
+  ...each('image-path', STAYS),
+  ...each('work-path', 'leave it out: the log of criu is shown when it fails'),
+};
+
 /** Of `containers restore` of ctr, and `container restore` of podman. */
 export const RESTORE_HINTS: FlagHints = {
   ...each('rw ignore-rootfs ignore-volumes', FILES_STAY),

@@ -27,6 +27,7 @@ const ALWAYS: readonly string[] = [
   'snapshots prepare',
   'snapshots unpack',
   'snapshots view',
+  'tasks checkpoint',
   'tasks exec',
   'tasks kill',
   'tasks pause',

@@ -94,6 +94,7 @@ export const COMMANDS: Commands = {
     sync: () => import('./sync.ts'),
     tags: () => import('./tags.ts'),
     'tasks attach': () => import('./tasks/attach.ts'),
+    'tasks checkpoint': () => import('./tasks/checkpoint.ts'),
     'tasks exec': () => import('./tasks/exec.ts'),
     'tasks kill': () => import('./tasks/kill.ts'),
     'tasks logs': () => import('./tasks/logs.ts'),

@@ -16,6 +16,7 @@ import Restore from '../../src/commands/containers/restore.ts';
 import RemoveContainer from '../../src/commands/containers/rm.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
 import Run from '../../src/commands/run.ts';
+import CheckpointTask from '../../src/commands/tasks/checkpoint.ts';
 import Exec from '../../src/commands/tasks/exec.ts';
 import Kill from '../../src/commands/tasks/kill.ts';
 import Remove from '../../src/commands/tasks/rm.ts';
@@ -92,6 +93,7 @@ describe('flags of other programs', () => {
     [Start, '--null-io --log-uri --fifo-dir --pid-file --detach -d'],
     [Checkpoint, '--rw --image --task'],
     [Restore, '--rw --live'],
+    [CheckpointTask, '--exit --image-path --work-path'],
     [Exec, '--cwd --tty -t --detach -d --exec-id --fifo-dir --log-uri --user'],
     [Kill, '--signal -s --exec-id --all -a'],
     [Remove, '--force -f --exec-id'],

@@ -1,6 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
-import {openProgress} from '../../cli/progress.ts';
+import {withProgress} from '../../cli/progress.ts';
 import {CHECKPOINT_HINTS} from '../../cli/unsupported-flags.ts';
 import type {CheckpointResult} from '../../lib/client/types/index.ts';
 
@@ -25,18 +25,9 @@ export default class Checkpoint extends BaseCommand {
       this.print(args.id);
       return {removed: args.id};
     }
-    const progress = await openProgress(flags, this.context);
-    try {
-      const made = await containers.checkpoint(args.id, {
-        leaveRunning: flags['leave-running'],
-        tcpEstablished: flags['tcp-established'],
-        onEvent: (event) => progress.update(event),
-        signal: this.signal,
-      });
-      this.print(made.id);
-      return made;
-    } finally {
-      progress.close();
-    }
+    const options = {leaveRunning: flags['leave-running'], tcpEstablished: flags['tcp-established'], signal: this.signal};
+    const made = await withProgress(flags, this.context, (onEvent) => containers.checkpoint(args.id, {...options, onEvent}));
+    this.print(made.id);
+    return made;
   }
 }

@@ -1,5 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
+import {withProgress} from '../../cli/progress.ts';
 import {RESTORE_HINTS} from '../../cli/unsupported-flags.ts';
 import type {RunResult} from '../../lib/client/types/index.ts';
 
@@ -15,7 +16,8 @@ export default class Restore extends BaseCommand {
   async run(): Promise<RunResult> {
     const {args, flags} = await this.parse(Restore);
     const {containers} = await this.namespace(flags);
-    const restored = await containers.restore(args.id, {keep: flags.keep, signal: this.signal});
+    const options = {keep: flags.keep, signal: this.signal};
+    const restored = await withProgress(flags, this.context, (onEvent) => containers.restore(args.id, {...options, onEvent}));
     this.print(restored.id);
     return restored;
   }

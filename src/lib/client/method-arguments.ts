@@ -468,7 +468,7 @@ const NAMESPACE: Guards<NamespaceClient> = {
         signal: optional(abortSignal),
       }),
     ],
-    restore: [text, options<RestoreOptions>({keep: optional(flag), signal: optional(abortSignal)})],
+    restore: [text, options<RestoreOptions>({keep: optional(flag), onEvent: optional(callback), signal: optional(abortSignal)})],
     removeCheckpoint: [text, call],
     systemdUnit: [text, options<SystemdUnitOptions>({restart: optional(oneOf('no', 'on-failure', 'always'))})],
     changes: [text, options<{signal?: AbortSignal}>({signal: optional(abortSignal)})],

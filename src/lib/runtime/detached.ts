@@ -2,7 +2,7 @@
  * Starts a container that outlives this process. The launcher (launcher.ts) becomes conmon, which makes the container by the runtime, keeps
  * its output, records its exit status, and then calls a command of the caller. conmon holds the mount namespace, so the mounts end with it.
  */
-import {closeSync, existsSync, mkdirSync, openSync, readFileSync} from 'node:fs';
+import {closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync} from 'node:fs';
 import {join, relative, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, isErrdefs} from '../errdefs.ts';
@@ -29,10 +29,11 @@ import {
   disconnect,
   giveBundle,
   releaseBundle,
+  removeBefore,
   removeStaleCgroup,
   runtimeRoot,
 } from './run-directory.ts';
-import {LOG, type TaskIO, taskFiles} from './task-record.ts';
+import {type TaskIO, taskFiles} from './task-record.ts';
 
 export interface DetachedRun
   extends Pick<
@@ -54,7 +55,7 @@ export interface DetachedRun
   readonly io: TaskIO;
   /** What conmon executes once the container has ended, its program as an absolute path. Its environment is PATH and a locale. */
   readonly exitCommand?: readonly string[];
-  /** The container is not started, but goes on from a checkpoint; a task that has ended makes room for it, and leaves it its log. */
+  /** The container is not started, but goes on from a checkpoint, in place of a task that has ended, and with its log. */
   readonly restore?: Restoration;
 }
 
@@ -176,7 +177,10 @@ async function start(run: DetachedRun, runtime: Runtime, directory: string, laun
     // From here on the task belongs to conmon: whoever looks finds it created, and can delete it, or start it if we die.
     giveBundle(directory, launcher.pid);
     if (run.restore === undefined) await startCreated(run, runtime, directory, pid);
-    else noteStart(run, directory, pid);
+    else {
+      noteStart(run, directory, pid);
+      removeBefore(directory);
+    }
   } finally {
     started();
   }
@@ -237,7 +241,7 @@ export async function startDetached(run: DetachedRun): Promise<number> {
     const conmon = requireProgram('conmon', 'conmon');
     const env = requireProgram('env', 'coreutils');
     const directory = await claimBundle(run.stateDir, run.id, runtime, run.onLeftover, {
-      ...(run.restore === undefined ? {} : {takesStopped: true, keeps: LOG}),
+      continues: run.restore !== undefined,
     });
     let launcher: Launcher | undefined;
     try {
@@ -252,6 +256,8 @@ export async function startDetached(run: DetachedRun): Promise<number> {
       await launcher?.ended;
       await deleteContainer(runtime, runtimeRoot(run.stateDir), run.id);
       if (existsSync(directory)) await removeStaleCgroup(directory);
+      // The task that it was to go on from comes back, even if a container was made of it for a moment.
+      if (run.restore !== undefined) rmSync(taskFiles(directory, run.id).initPid, {force: true});
       if (isErrdefs(err)) await tidy(async () => run.onExit?.(true));
       await tidy(async () => {
         await disconnect(directory);

@@ -2,6 +2,7 @@
  * The directory of a run: its owner, and the OCI bundle.
  *
  *     <state>/bundles/<id>/          owner.<identity>, runtime.<identity>, and the files of task-record.ts
+ *     <state>/bundles/<id>/before/   while a restoration takes the place of a task that has ended: the directory of that
  *     <state>/bundles/<id>/bundle/   fstab, l/, m/ and i/ (see mount-plan.ts), config.json, rootfs/
  *     <state>/runtime/<id>/          the runtime's own
  *
@@ -18,6 +19,7 @@ import {
   closeSync,
   existsSync,
   fstatSync,
+  linkSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -31,7 +33,7 @@ import {
 } from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {ErrdefsError, fromErrno} from '../errdefs.ts';
+import {ErrdefsError, fromErrno, hasCode} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, type ProcessIdentity, parseIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import {isOwnCgroup, KILL_TIMEOUT_MS, POLL_MS, removeCgroups, removeUnitCgroup} from './cgroup-removal.ts';
@@ -125,6 +127,7 @@ export function removeBundle(bundle: string): void {
     const path = join(bundle, entry.name);
     if (!entry.isDirectory()) unlinkSync(path);
     else if (path === bundleIn(bundle)) removeBundle(path);
+    else if (path === beforeIn(bundle)) removeBefore(bundle);
     else {
       for (const name of ['l', 'm', 'i', 'exits'].includes(entry.name) ? readdirSync(path) : [])
         if (entry.name === 'm' || entry.name === 'i') rmdirSync(join(path, name));
@@ -133,6 +136,35 @@ export function removeBundle(bundle: string): void {
     }
   }
   rmdirSync(bundle);
+}
+
+const beforeIn = (run: string): string => join(run, 'before');
+
+/** Forgets the task whose place a run has taken: its container runs. */
+export function removeBefore(run: string): void {
+  for (const id of list(beforeIn(run))) removeBundle(join(beforeIn(run), id));
+  ignoreErrno(['ENOENT'], () => rmdirSync(beforeIn(run)));
+}
+
+/**
+ * Puts back the ended task whose place a run was to take that has come to nothing. One whose container was made has taken it.
+ *
+ * @param run a directory that is no run's any more, or not yet; by several at once, it is done once
+ */
+function putBack(run: string): void {
+  if (hasBeenCreated(run)) return;
+  for (const id of list(beforeIn(run))) {
+    const task = join(beforeIn(run), id);
+    const owner = recordedProcess(task, 'owner');
+    // The one that took it may live.
+    if (owner !== undefined) {
+      const holder = holderOf(task);
+      ignoreErrno(['ENOENT'], () =>
+        holder === undefined ? unlinkSync(owner.file) : renameSync(owner.file, join(task, `owner.${holder}`)),
+      );
+    }
+    ignoreErrno(['ENOENT', 'ENOTEMPTY', 'EEXIST'], () => renameSync(task, join(dirname(run), id)));
+  }
 }
 
 let counter = 0;
@@ -156,6 +188,7 @@ export function releaseBundle(run: string): void {
   // It is gone where somebody has removed the state directory.
   if (!ignoreErrno(['ENOENT'], () => renameSync(run, old))) return;
   tellWaiters(old, basename(run));
+  putBack(old);
   removeBundle(old);
 }
 
@@ -184,15 +217,28 @@ async function inspect(stateDir: string, id: string, runtime: Runtime): Promise<
   return {id, state: 'stale', ...(cgroup === undefined ? {} : {cgroup})};
 }
 
+/** As `inspect`; of a restoration that was killed, the task that it found. */
+async function find(stateDir: string, id: string, runtime: Runtime): Promise<Run> {
+  const run = await inspect(stateDir, id, runtime);
+  if (run.state !== 'stale' || !existsSync(beforeIn(runPath(stateDir, id))) || hasBeenCreated(runPath(stateDir, id))) return run;
+  try {
+    releaseBundle(await claimBundle(stateDir, id, runtime));
+  } catch (err) {
+    if (!hasCode(err, 'already_exists')) throw err; // it is back, or another one was faster
+  }
+  return inspect(stateDir, id, runtime);
+}
+
 /** Runs below a state directory, living and dead, sorted by ID. @param only the ID of the one to look for */
 export async function listRuns(stateDir: string, runtime: Runtime, only?: string): Promise<readonly Run[]> {
+  for (const path of abandonedIn(join(stateDir, 'bundles'))) putBack(path);
   if (only !== undefined) {
     const exists = existsSync(runPath(stateDir, only)) || existsSync(join(runtimeRoot(stateDir), only));
-    return exists ? [await inspect(stateDir, only, runtime)] : [];
+    return exists ? [await find(stateDir, only, runtime)] : [];
   }
   // Half-made and half-removed bundles begin with a dot, which no ID does.
   const ids = [...list(join(stateDir, 'bundles')), ...list(runtimeRoot(stateDir))].filter((name) => !name.startsWith('.'));
-  return Promise.all([...new Set(ids)].sort().map((id) => inspect(stateDir, id, runtime)));
+  return Promise.all([...new Set(ids)].sort().map((id) => find(stateDir, id, runtime)));
 }
 
 /** Whether a run was begun by a command that is dead, and what it has released has not made the container yet. */
@@ -243,12 +289,18 @@ function removeLeftover(path: string, onLeftover: OnLeftover): void {
   }
 }
 
+/** Half-made and half-removed directories of dead processes. */
+const abandonedIn = (bundles: string): readonly string[] =>
+  list(bundles).flatMap((name) => {
+    const maker = name.startsWith('.') ? parseIdentity(name.slice(1)) : undefined;
+    return maker !== undefined && liveness(maker) === 'dead' ? [join(bundles, name)] : [];
+  });
+
 /** Removes half-made and half-removed directories of dead processes. @param onLeftover as `claimBundle` */
 export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt): void {
-  const bundles = join(stateDir, 'bundles');
-  for (const name of list(bundles)) {
-    const maker = name.startsWith('.') ? parseIdentity(name.slice(1)) : undefined;
-    if (maker !== undefined && liveness(maker) === 'dead') removeLeftover(join(bundles, name), onLeftover);
+  for (const path of abandonedIn(join(stateDir, 'bundles'))) {
+    putBack(path);
+    removeLeftover(path, onLeftover);
   }
 }
 
@@ -258,7 +310,8 @@ export function sweepBundles(stateDir: string, onLeftover: OnLeftover = throwIt)
  *
  * @param onLeftover gets errors of removing dead runs; without it they are thrown
  * @param options.takesStopped a task that has ended is cleared away, too
- * @param options.keeps name of a file that the new run takes over from it
+ * @param options.continues one that has ended is kept in the new run's directory, whose log goes on where that one's was. It comes back with the
+ *   release of this run, unless `removeBefore` was called or a container was made
  * @returns the path of the run's directory
  * @throws already_exists a container of that ID runs
  */
@@ -267,7 +320,7 @@ export async function claimBundle(
   id: string,
   runtime: Runtime,
   onLeftover: OnLeftover = throwIt,
-  {takesStopped = false, keeps}: {readonly takesStopped?: boolean; readonly keeps?: string} = {},
+  {takesStopped = false, continues = false}: {readonly takesStopped?: boolean; readonly continues?: boolean} = {},
 ): Promise<string> {
   const what = `container ${JSON.stringify(id)}`;
   const bundles = join(stateDir, 'bundles');
@@ -284,20 +337,30 @@ export async function claimBundle(
         const owner = recordedProcess(run, 'owner');
         const {state} = await inspect(stateDir, id, runtime);
         const isAbandoned = state !== 'stale' && (await isAbandonedStart(stateDir, id));
-        if (state !== 'stale' && !isAbandoned && !(state === 'stopped' && takesStopped))
+        if (state !== 'stale' && !isAbandoned && !(state === 'stopped' && (takesStopped || continues)))
           throw new ErrdefsError('already_exists', `${what} is ${state}`, {hint: hintToRemoveTask(undefined, id, state)});
         // Of several that find it stale or abandoned, the one that puts its name in place of the dead owner's has it.
         if (owner !== undefined && !ignoreErrno(['ENOENT'], () => renameSync(owner.file, join(run, OWNER())))) continue;
         if (isAbandoned) await endRuntime(run, 0);
         await removeStaleCgroup(run);
         await disconnect(run);
-        const old = temporaryIn(bundles);
+        const isContinued = continues && state === 'stopped';
+        const old = isContinued ? join(beforeIn(mine), id) : temporaryIn(bundles);
+        if (isContinued) {
+          removeBefore(mine);
+          mkdirSync(beforeIn(mine), {mode: 0o700});
+        }
         if (!ignoreErrno(['ENOENT'], () => renameSync(run, old))) continue;
         tellWaiters(old, id);
-        if (keeps !== undefined) ignoreErrno(['ENOENT', 'EEXIST'], () => renameSync(join(old, keeps), join(mine, keeps)));
+        if (isContinued) {
+          ignoreErrno(['ENOENT'], () => linkSync(taskFiles(old, id).log, taskFiles(mine, id).log));
+          continue;
+        }
+        putBack(old);
         removeLeftover(old, onLeftover);
       }
     } catch (err) {
+      putBack(mine);
       removeBundle(mine);
       throw err;
     }

@@ -39,7 +39,7 @@ export interface TaskRecord {
 
 const RECORD = 'task.json';
 /** Name of the output of a detached task. */
-export const LOG = 'container.log';
+const LOG = 'container.log';
 
 /** @param run a run's directory */
 export function writeTaskRecord(run: string, record: TaskRecord): void {

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import {execFileSync, spawnSync} from 'node:child_process';
-import {existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync} from 'node:fs';
+import {existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {findChanges} from '../../../src/lib/archive/find-tree-changes.ts';
@@ -185,6 +185,17 @@ describe('unpack', () => {
     await assert.rejects(ns.images.unpack(ref, join(work, 'empty')), is('not_found'));
     assert.deepEqual(readdirSync(work).sort(), ['base', 'empty', 'full']);
     assert.deepEqual([readdirSync(join(work, 'empty')), readdirSync(join(work, 'full'))], [[], ['x']]);
+    writeFileSync(join(work, 'file'), '');
+    symlinkSync('nowhere', join(work, 'dangling'));
+    symlinkSync('file', join(work, 'tofile'));
+    symlinkSync('loop', join(work, 'loop'));
+    for (const name of ['file', 'dangling', 'tofile', 'loop'])
+      for (const below of ['', 'a', 'a/b'])
+        await assert.rejects(ns.images.unpack(ref, join(work, name, below)), (err: Error) => {
+          assert.match(err.message, new RegExp(`/${name}" is (a link to "\\w+", which is no|not a) directory`));
+          return is('failed_precondition')(err);
+        });
+    assert.ok(!existsSync(join(work, 'nowhere')));
     await assert.rejects(ns.images.unpack('none', join(work, 'new')), is('not_found'));
     assert.deepEqual(checkStore(root), []);
   });

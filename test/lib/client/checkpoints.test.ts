@@ -13,34 +13,7 @@ import {checkStore} from '../../support/invariants.ts';
 import {file, tar} from '../../support/tartest.ts';
 import {cgroupsOf, requiresCriu, type TaskRig, taskRig, until} from '../../support/tasks.ts';
 import type {CheckpointRequest} from './checkpoint-driver.ts';
-
-/** Writes 1, 2, 3 and so on. */
-const COUNT = ['sh', '-c', 'i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done'] as const;
-
-async function logOf({ns}: TaskRig, id: string): Promise<readonly number[]> {
-  const parts: Uint8Array[] = [];
-  for await (const {data} of await ns.tasks.logs(id)) parts.push(data);
-  return Buffer.concat(parts).toString().trim().split(/\r?\n/).map(Number);
-}
-
-const countedTo = (r: TaskRig, id: string, n: number): Promise<void> =>
-  until(`${id} has counted to ${n}`, async () => (await logOf(r, id)).includes(n));
-
-/** Every number once, in order. */
-function assertCounted(log: readonly number[]): void {
-  assert.deepEqual(
-    log,
-    log.map((_, i) => i + 1),
-  );
-}
-
-async function counting(r: TaskRig, id: string, options: CreateOptions = {}): Promise<void> {
-  await r.ns.run(r.ref, id, {detach: true, args: COUNT, ...options});
-  await countedTo(r, id, 5);
-}
-
-const hasCheckpoint = async ({ns}: TaskRig, id: string): Promise<boolean> =>
-  (await ns.snapshots('native').list()).some(({key}) => key === `checkpoints/${id}`);
+import {assertCounted, COUNT, countedTo, counting, hasCheckpoint, logOf} from './counting-container.ts';
 
 describe('a checkpoint', () => {
   it('ends the container, which goes on where it was: nothing is counted twice, and nothing is left out', async (t) => {
@@ -236,15 +209,28 @@ describe('a checkpoint', () => {
       );
     };
     await change('another text');
-    await assert.rejects(ns.containers.restore('c'), (err: Error) => {
-      assert.match(err.message, /criu: .*tmp\/open/);
-      return is('failed_precondition')(err);
-    });
-    assert.deepEqual(r.left(), []);
+    const bundle = (): readonly string[] => readdirSync(join(r.state, 'runs', r.namespace, 'bundles', 'c')).sort();
+    // Its end has been settled by then.
+    await until('the end of conmon', () => r.left().every((line) => !line.includes('conmon')));
+    const ended = {task: await ns.tasks.get('c'), log: await logOf(r, 'c'), files: bundle()};
+    for (let i = 0; i < 2; i++) {
+      await assert.rejects(ns.containers.restore('c'), (err: Error) => {
+        assert.match(err.message, /criu: .*tmp\/open/);
+        return is('failed_precondition')(err);
+      });
+      assert.deepEqual({task: await ns.tasks.get('c'), log: await logOf(r, 'c'), files: bundle()}, ended);
+    }
+    assert.deepEqual(r.left(), ['bundles/c']);
     assert.ok(await hasCheckpoint(r, 'c'));
     await change('text\n');
-    await ns.containers.restore('c');
+    const events: ProgressEvent[] = [];
+    await ns.containers.restore('c', {onEvent: (event) => events.push(event)});
+    assert.deepEqual(
+      events.map(({ref, status}) => `${ref} ${status}`),
+      ['waiting', 'reading', 'done'].map((status) => `restore-c ${status}`),
+    );
     assert.equal((await ns.tasks.get('c')).status, 'running');
+    assert.ok(!existsSync(join(r.state, 'runs', r.namespace, 'bundles', 'c', 'before')));
   });
 });
 
@@ -374,15 +360,17 @@ describe('a command that is killed at a change to the disk', () => {
         const when = `killed at change ${at} of ${changes}: ${status}`;
         assert.ok(status === 'running' || (await hasCheckpoint(r, 'c')), when);
         assert.equal((await client.check()).damage, 0, when);
+        // What the task before had is not lost.
+        assert.notEqual(status, 'absent', when);
+        if (status === 'stopped') {
+          const {exitStatus, checkpointed, startedAt} = await ns.tasks.get('c');
+          assert.deepEqual({exitStatus, checkpointed}, {exitStatus: 137, checkpointed: true}, when);
+          assert.ok(startedAt, when);
+        }
         if (status !== 'running') await ns.containers.restore('c');
         const {length} = await logOf(r, 'c');
         await until(`it writes, ${when}`, async () => (await logOf(r, 'c')).length > length + 3);
-        const log = await logOf(r, 'c');
-        assert.deepEqual(
-          log,
-          log.map((_, i) => log[0]! + i),
-          when,
-        );
+        assertCounted(await logOf(r, 'c'), when);
       }
       await ns.tasks.stop('c', {timeoutMs: 0});
       await ns.containers.delete('c');

@@ -6,9 +6,21 @@
  *     sha256_<hex>.mtree     the tree as it was unpacked, named after the manifest; for umoci, while we compare with the image
  *     umoci.json             the manifest's descriptor; written last. Before, it is `.umoci.json.<identity>`, empty: who unpacks
  */
-import {chmodSync, linkSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync} from 'node:fs';
+import {
+  chmodSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  type Stats,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import {open} from 'node:fs/promises';
-import {join, resolve} from 'node:path';
+import {dirname, join, resolve} from 'node:path';
 import {mtreeOf} from '../../archive/mtree.ts';
 import {ErrdefsError, fromErrno, hasCode} from '../../errdefs.ts';
 import {
@@ -71,7 +83,7 @@ export async function unpackImage(
     claim = claimDirectory(directory);
   } catch (err) {
     if (isNew) removeIfEmpty(directory);
-    throw fromErrno(err, what);
+    throw obstacle(directory) ?? fromErrno(err, what);
   }
   const work = temporaryName(join(directory, ROOTFS));
   /** Whether what a bundle consists of is ours here. */
@@ -104,6 +116,24 @@ export async function unpackImage(
 
 const notEmpty = (directory: string): ErrdefsError =>
   new ErrdefsError('failed_precondition', `directory ${JSON.stringify(directory)} is not empty`, {hint: 'name a new or empty directory'});
+
+/** The error for what stands in the place of a directory, or of one above it: errnos tell little of it, and Node and Bun give others. */
+function obstacle(directory: string): ErrdefsError | undefined {
+  const attempt = (look: () => Stats): Stats | undefined => {
+    try {
+      return look();
+    } catch {
+      return undefined; // there is nothing, or it may not be seen, or it is below the obstacle
+    }
+  };
+  for (let path = directory; ; path = dirname(path)) {
+    const there = attempt(() => lstatSync(path));
+    if (there === undefined) continue;
+    if (attempt(() => statSync(path))?.isDirectory() === true) return undefined;
+    const kind = there.isSymbolicLink() ? `a link to ${JSON.stringify(readlinkSync(path))}, which is no directory` : 'not a directory';
+    return new ErrdefsError('failed_precondition', `${JSON.stringify(path)} is ${kind}`, {hint: 'name a new or empty directory'});
+  }
+}
 
 /**
  * Takes an empty directory, or one that holds what a killed `unpack` has left, which is removed.

@@ -33,7 +33,7 @@ import {
   snapshotLabels,
 } from '../kept-checkpoint.ts';
 import {notFoundIn} from '../not-found.ts';
-import type {CheckpointOptions, CheckpointResult, RestoreOptions, RunResult, TasksClient} from '../types/index.ts';
+import type {CheckpointOptions, CheckpointResult, ProgressEvent, RestoreOptions, RunResult, TasksClient} from '../types/index.ts';
 import {tell} from './emit-task-event.ts';
 import {type FoundTask, findTask, findTaskIfAny} from './find-task.ts';
 import {asRunFailure} from './mark-run-failure.ts';
@@ -77,6 +77,13 @@ function noteEnd({directory, task: {id}}: FoundTask): void {
   }
 }
 
+type Progress = (status: 'waiting' | 'reading' | 'committing' | 'done') => void;
+
+const progressOf =
+  (verb: 'checkpoint' | 'restore', id: string, onEvent: (event: ProgressEvent) => void): Progress =>
+  (status) =>
+    onEvent({ref: `${verb}-${id}`, status, offset: 0, total: 0});
+
 export async function checkpointContainer(
   context: Context,
   namespace: string,
@@ -99,7 +106,7 @@ export async function checkpointContainer(
   if (container === undefined) throw missing(context, namespace, id);
   const snapshots = new SnapshotStore(store, namespace, CHECKPOINT_SNAPSHOTTER);
   const key = checkpointKey(id);
-  const progress = (status: 'reading' | 'committing' | 'done'): void => onEvent({ref: `checkpoint-${id}`, status, offset: 0, total: 0});
+  const progress = progressOf('checkpoint', id, onEvent);
   store.ensureCreated();
   const work = store.layers.createWork();
   try {
@@ -214,8 +221,9 @@ export function restoreContainer(
   context: Context,
   namespace: string,
   id: string,
-  {keep = false, signal}: RestoreOptions,
+  {keep = false, signal, onEvent = () => undefined}: RestoreOptions,
 ): Promise<RunResult> {
+  const progress = progressOf('restore', id, onEvent);
   return asRunFailure(async () => {
     const checkpoint = await keptCheckpoint(context, namespace, id);
     const found = await findTaskIfAny(context, namespace, id);
@@ -225,9 +233,13 @@ export function restoreContainer(
       });
     requireMeans(id, 'restored');
     // The conmon of a task that has just ended still calls its command.
-    if (found !== undefined) await untilEnded(holdersOf(found.directory));
+    if (found !== undefined) {
+      progress('waiting');
+      await untilEnded(holdersOf(found.directory));
+    }
     const {tree, description} = readCheckpoint(context, checkpoint);
     const {kind, stdin, logFile, maxLogSize} = description.io;
+    progress('reading');
     const result = await startContainer(context, namespace, id, {
       detach: true,
       stdin,
@@ -238,6 +250,7 @@ export function restoreContainer(
       restore: {images: imagesIn(tree), tcpEstablished: description.tcpEstablished},
     });
     if (!keep) await dropCheckpoint(context, namespace, id, ({layer}) => layer === checkpoint.layer);
+    progress('done');
     return result as RunResult;
   });
 }

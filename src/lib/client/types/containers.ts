@@ -100,6 +100,8 @@ export interface CheckpointResult {
 export interface RestoreOptions {
   /** Keeps the checkpoint. Default: it is removed once the container runs. */
   readonly keep?: boolean;
+  /** `waiting` for conmon of the task before, `reading` while criu restores, `done` when it runs. */
+  readonly onEvent?: (event: ProgressEvent) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -172,7 +174,8 @@ export interface ContainersClient {
    */
   checkpoint(id: string, options?: CheckpointOptions): Promise<CheckpointResult>;
   /**
-   * Lets a container go on from its checkpoint, detached, with the streams and the log that it had.
+   * Lets a container go on from its checkpoint, detached, with the streams and the log that it had. A failure leaves the task that has ended
+   * as it was: its exit status, its times and its log.
    *
    * @throws not_found it has no checkpoint
    * @throws failed_precondition it runs, or criu cannot restore it; the checkpoint stays
