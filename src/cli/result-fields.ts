@@ -219,7 +219,7 @@ export const TYPES: Readonly<Record<string, Shape>> = {
   TaskAttachResult: {id: '', exitStatus: '', detached: ''},
   TaskExit: {id: '', exitStatus: '', known: ''},
   TaskMetrics: {id: '', timestamp: '', cgroupVersion: '', metrics: {'*': {'*': ''}}},
-  TaskNetwork: {name: '', addresses: {'*': ''}, ports: {'*': ''}},
+  TaskNetwork: {name: '', addresses: {'*': ''}, ports: {'*': ''}, down: ''},
   TaskProcess: {pid: '', execId: '', command: {'*': ''}},
   TaskStats: {id: '', cpu: '', memory: '', memoryLimit: '', pids: ''},
   VolumeInfo: {name: '', labels: {'*': ''}, path: '', usedBy: {'*': ''}, createdAt: ''},

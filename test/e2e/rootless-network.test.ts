@@ -34,9 +34,10 @@ interface Bench {
   pastas(): Promise<readonly string[]>;
   /** Fails if it takes longer than pasta needs to notice. */
   untilNoPasta(): Promise<void>;
-  task(
-    id: string,
-  ): Promise<{readonly pid: number; readonly network?: {name: string; addresses: readonly string[]; ports: readonly string[]}}>;
+  task(id: string): Promise<{
+    readonly pid: number;
+    readonly network?: {name: string; addresses: readonly string[]; ports: readonly string[]; down?: true};
+  }>;
 }
 
 async function prepare(
@@ -104,6 +105,18 @@ async function prepare(
 }
 
 const SERVER = ['redis-server', '--bind', '*', '-::*', '--protected-mode', 'no'];
+/** The same, and what answers datagrams on port 5353. */
+const DATAGRAMS =
+  'my $s = IO::Socket::INET->new(LocalPort => 5353, Proto => "udp") or die $!; while ($s->recv(my $m, 100)) { $s->send("got $m") }';
+const BOTH_SERVERS = ['sh', '-c', `perl -MIO::Socket::INET -e '${DATAGRAMS}' & exec ${SERVER.map((word) => `'${word}'`).join(' ')}`];
+
+/** Sends a datagram until one comes back. */
+const DATAGRAM_CLIENT = `
+const socket = require('dgram').createSocket('udp4');
+socket.on('message', (message) => { console.log(String(message)); process.exit(); });
+socket.on('error', () => {});
+setInterval(() => socket.send('ping', Number(process.argv[2]), process.argv[1]), 100);
+setTimeout(() => process.exit(1), 20_000);`;
 const LOOPBACKS = ['127.0.0.1', '::1'];
 const parentOf = (pid: number): number => Number(/\nPPid:\t(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))![1]);
 
@@ -117,7 +130,7 @@ forEachEngine('a user without root', (engine) => {
     const bench = await prepare(t, engine);
     if (bench === undefined) return;
     const {ref, net, ok, berth, redis, untilReady, pastas, task} = bench;
-    await ok('run', '-d', '-p', '16399:6379', '-p', '127.0.0.1:16400:6379', '-p', '5353/udp', ref, 'r1', ...SERVER);
+    await ok('run', '-d', '-p', '16399:6379', '-p', '127.0.0.1:16400:6379', '-p', '5353/udp', ref, 'r1', ...BOTH_SERVERS);
     for (const address of [...LOOPBACKS, '198.51.100.7', '2001:db8::7']) await untilReady(address, 16399);
     assert.equal(redis('127.0.0.1', 16399, 'set', 'a', 'b'), 'OK');
     for (const address of [...LOOPBACKS, '198.51.100.7', '2001:db8::7']) assert.equal(redis(address, 16399, 'get', 'a'), 'b', address);
@@ -129,6 +142,8 @@ forEachEngine('a user without root', (engine) => {
     const [first, second, udp] = network.ports;
     assert.deepEqual([first, second], ['16399:6379/tcp', '127.0.0.1:16400:6379/tcp']);
     assert.match(udp!, /^\d+:5353\/udp$/);
+    for (const address of ['127.0.0.1', '198.51.100.7'])
+      assert.equal(net.run(process.execPath, '-e', DATAGRAM_CLIENT, address, udp!.split(':')[0]!), 'got ping\n', address);
 
     // Names, and another container in the same network.
     assert.equal(await ok('run', '--rm', '--network', 'container:r1', ref, 'r2', 'redis-cli', 'get', 'a'), 'b\n');
@@ -264,5 +279,25 @@ describe('pasta', () => {
     // A client of localhost goes on to the other address.
     assert.throws(() => bench.redis('::1', 16399, 'ping'), /refused/);
     assert.equal(bench.redis('localhost', 16399, 'ping'), 'PONG');
+    const {status, stderr} = await bench.berth('run', '--rm', '-p', '[::1]:16400:6379', bench.ref, 'r2', 'true');
+    assert.deepEqual(
+      [status, /port 6379 on ::1: this machine has no default route of IPv6[\s\S]*published on IPv4$/m.test(stderr)],
+      [125, true],
+      stderr,
+    );
+
+    // pasta is killed: the container runs on, is said to have no network, and has it again after a restart.
+    assert.equal((await bench.task('r1')).network?.down, undefined);
+    for (const pid of await bench.pastas()) process.kill(Number(pid), 'SIGKILL');
+    await bench.untilNoPasta();
+    assert.equal((await bench.task('r1')).network?.down, true);
+    const listed = await bench.berth('tasks', 'ls');
+    assert.match(listed.stderr, /container "r1" runs without its network[\s\S]*start it anew: berth restart r1/);
+    assert.equal(listed.status, 0);
+    assert.match((await bench.berth('check')).stdout, /suspect.*container "r1".*runs without its network/);
+    await bench.ok('restart', 'r1');
+    await bench.untilReady('127.0.0.1', 16399);
+    assert.equal((await bench.task('r1')).network?.down, undefined);
+    assert.match(await bench.ok('check'), /nothing wrong/);
   });
 });

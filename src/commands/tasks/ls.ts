@@ -1,5 +1,6 @@
 import {BaseCommand} from '../../cli/base-command.ts';
 import {quiet} from '../../cli/shared-flags.ts';
+import {berth} from '../../lib/berth-command.ts';
 import type {Task} from '../../lib/client/types/index.ts';
 
 export default class List extends BaseCommand {
@@ -10,7 +11,7 @@ export default class List extends BaseCommand {
 
   async run(): Promise<readonly Task[]> {
     const {flags} = await this.parse(List);
-    const {tasks} = await this.namespace(flags);
+    const {tasks, name} = await this.namespace(flags);
     const all = await tasks.list();
     this.table(
       ['TASK', 'PID', 'STATUS', 'EXIT', 'STARTED', 'ENDED'],
@@ -24,6 +25,12 @@ export default class List extends BaseCommand {
         exitedAt ?? '-',
       ],
     );
+    for (const {id, network} of all)
+      if (network?.down === true)
+        this.warn(
+          `container ${JSON.stringify(id)} runs without its network, whose process has ended`,
+          `start it anew: ${berth`-n ${name} restart ${id}`}`,
+        );
     return all;
   }
 }

@@ -243,9 +243,11 @@ class Check {
         });
       };
       for (const {id, state} of runs) {
+        const run = runPath(runDirectory(this.#context, namespace), id);
         if (state === 'stale') add('garbage', id, 'has ended and left files behind');
-        if (state === 'stopped' && isConnected(runPath(runDirectory(this.#context, namespace), id)))
-          add('garbage', id, 'has ended, and its network was not removed');
+        if (state === 'stopped' && isConnected(run)) add('garbage', id, 'has ended, and its network was not removed');
+        if (state === 'running' && isConnected(run) && (await import('../../runtime/network/attachment.ts')).hasLostNetwork(run))
+          add('suspect', id, 'runs without its network, whose process has ended, until it is restarted');
         if (state === 'orphaned') add('suspect', id, 'is still running, although the berth process that supervised it has ended');
       }
       const abandoned = namespaces.find(({name}) => name === namespace)?.containers.filter(isAbandoned) ?? [];

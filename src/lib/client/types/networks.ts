@@ -26,4 +26,6 @@ export interface TaskNetwork {
   readonly addresses: readonly string[];
   /** Published ports, each `[IP:]HOST:CONTAINER/PROTOCOL`. */
   readonly ports: readonly string[];
+  /** The process that is the network has ended: the container runs without one until it is started anew. Absent otherwise. */
+  readonly down?: true;
 }

@@ -25,7 +25,7 @@ import type {IdMappings} from '../id-mappings.ts';
 import type {NetworkConfig, PluginConfig} from './cni-config.ts';
 import type {NetworkDns} from './network-files.ts';
 import {createMappedNetworkNamespace, createNetworkNamespace, createStandIn, type NetworkNamespace} from './network-namespace.ts';
-import {addressesOf, endPasta, PASTA_NETWORK} from './pasta.ts';
+import {addressesOf, endPasta, hasPastaEnded, PASTA_NETWORK} from './pasta.ts';
 import {formatPort, type PortMapping} from './ports.ts';
 
 /** Name of the interface in the container. */
@@ -119,13 +119,19 @@ const describe = (record: AttachmentRecord, result: CniResult | undefined): Atta
 export function readAttachment(
   run: string,
   pid: number,
-): {readonly name: string; readonly addresses: readonly string[]; readonly ports: readonly string[]} | undefined {
+): {readonly name: string; readonly addresses: readonly string[]; readonly ports: readonly string[]; readonly down?: true} | undefined {
   const record = recorded(run)[0];
   if (record === undefined) return undefined;
   const {network, addresses, ports} = describe(record, lastResult(run, record));
   const own = record.pasta === true && pid !== 0 ? addressesOf(pid) : addresses;
-  return {name: network, addresses: own, ports: ports.map(formatPort)};
+  const down = pid !== 0 && isDown(run, record);
+  return {name: network, addresses: own, ports: ports.map(formatPort), ...(down ? {down} : {})};
 }
+
+const isDown = (run: string, {id, pasta}: AttachmentRecord): boolean => pasta === true && hasPastaEnded(run, id);
+
+/** Whether a run had a network whose process has ended; that of CNI has none. */
+export const hasLostNetwork = (run: string): boolean => recorded(run).some((record) => isDown(run, record));
 
 /** Classes of the errors that the specification has numbers for; those of the plugins' own have none. */
 const CLASSES: Readonly<Record<number, Code>> = {

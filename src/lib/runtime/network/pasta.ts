@@ -11,6 +11,7 @@
  *     network.<id>.log    what it said; empty when it has begun
  */
 import {closeSync, constants, openSync, readFileSync, writeFileSync} from 'node:fs';
+import {isIP} from 'node:net';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../../errdefs.ts';
@@ -56,9 +57,19 @@ export function findPasta(): string {
   return program;
 }
 
-/** @throws invalid_argument pasta does not publish these */
+/**
+ * @throws invalid_argument pasta does not publish these
+ * @throws failed_precondition a port is of an address that pasta does not answer on this machine
+ */
 export function checkPastaPorts(ports: readonly PortMapping[]): void {
   for (const port of ports) {
+    const family = isIP(port.hostIP ?? '');
+    if (family !== 0 && !servedFamilies().has(family))
+      throw new ErrdefsError(
+        'failed_precondition',
+        `network "${PASTA_NETWORK}" cannot publish port ${port.containerPort} on ${port.hostIP}: this machine has no default route of IPv${family}`,
+        {hint: `leave the address out: the port is then published on IPv${[...servedFamilies()].join(' and IPv')}`},
+      );
     if (port.protocol === 'sctp')
       throw new ErrdefsError(
         'invalid_argument',
@@ -78,16 +89,18 @@ export function checkPastaPorts(ports: readonly PortMapping[]): void {
 }
 
 /**
- * Whether the machine has a route to anywhere. Without one pasta makes up addresses, and of IPv6 only one that nobody can connect to: a client of
- * `localhost` that tries [::1] first would be accepted, and cut off.
+ * Versions of IP that pasta connects: those of which the machine has a default route. Without any route pasta makes up addresses, and of IPv6 only
+ * one that nobody can connect to: a client of `localhost` that tries [::1] first would be accepted, and cut off.
  */
-const hasDefaultRoute = (): boolean =>
-  parseRoutes(readIfPresent('/proc/net/route') ?? '').some(({mask, destination}) => mask === 0 && destination === 0) ||
-  /^0{32} 00 .* (?!lo$)\S+$/m.test(readIfPresent('/proc/net/ipv6_route') ?? '');
+function servedFamilies(): ReadonlySet<number> {
+  const four = parseRoutes(readIfPresent('/proc/net/route') ?? '').some(({mask, destination}) => mask === 0 && destination === 0);
+  const six = /^0{32} 00 .* (?!lo$)\S+$/m.test(readIfPresent('/proc/net/ipv6_route') ?? '');
+  return new Set([...(four || !six ? [4] : []), ...(six ? [6] : [])]);
+}
 
 /** `-t` and `-u` of pasta(1). */
 function portWords(ports: readonly PortMapping[]): readonly string[] {
-  const everywhere = hasDefaultRoute() ? '' : '0.0.0.0/';
+  const everywhere = servedFamilies().has(6) ? '' : '0.0.0.0/';
   const words = (flag: string, protocol: PortMapping['protocol']): readonly string[] => {
     const own = ports.filter((port) => port.protocol === protocol);
     if (own.length === 0) return [flag, 'none'];
@@ -156,6 +169,13 @@ function isPasta(pid: number, file: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** Whether pasta had begun, and has ended: the container has no network any more. */
+export function hasPastaEnded(run: string, id: string): boolean {
+  const file = pidFile(run, id);
+  const pid = Number(readIfPresent(file) ?? 0);
+  return Number.isSafeInteger(pid) && pid > 0 && !isPasta(pid, file);
 }
 
 /** Ends pasta, if it has not ended by itself, so that its ports are free. @throws deadline_exceeded it does not end */
