@@ -26,11 +26,7 @@ export const shortForms = ({aliases}: Commands): readonly string[] =>
 
 const describe = (commands: Commands): string => `${SUMMARY}
 Global flags, which the --help of every command lists, may also stand before the command.
-Short forms of commands: ${shortForms(commands).join(' ')}.
-
-Exit status:
-${STATUSES.map((line) => `  ${line}`).join('\n')}
-${RUN_STATUSES}`;
+Short forms of commands: ${shortForms(commands).join(' ')}.`;
 
 /** Adds to flags or arguments their names, and `defaultHelp` in place of defaults. */
 async function named(definitions: FlagInput | ArgInput): Promise<Record<string, object>> {
@@ -93,7 +89,11 @@ class TerminalHelp extends Help {
     const id = subject.replaceAll(' ', ':');
     const command = this.config.findCommand(id);
     if (command !== undefined) return this.showCommandHelp(command);
-    if (subject === '') return this.showRootHelp();
+    if (subject === '') {
+      await this.showRootHelp();
+      // After what a reader looks for first.
+      return this.log(this.section('EXIT STATUS', this.wrap([...STATUSES, RUN_STATUSES].join('\n'))));
+    }
     return this.showTopicHelp(this.config.findTopic(id, {must: true}));
   }
 }

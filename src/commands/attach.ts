@@ -41,7 +41,7 @@ export default class Attach extends BaseCommand {
     signature: Flags.string({
       helpValue: 'FILE',
       description:
-        "attach FILE, a signature in base64 of the one file, a simple signing's payload, where cosign, skopeo and podman look for it",
+        'FILE has the signature, in base64, of the file that is attached, the payload of a simple signing; cosign, skopeo and podman find it',
     }),
     annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the artifact; may be repeated'}),
   };

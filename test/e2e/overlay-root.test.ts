@@ -1,6 +1,6 @@
-/** A root on overlayfs, as in most containers: pull and run give the advice of doctor, and the advice works. */
+/** Roots that are not a whole machine's, on overlayfs as in most containers, or of a chroot: doctor gives advice, and the advice works. */
 import assert from 'node:assert/strict';
-import {mkdirSync} from 'node:fs';
+import {mkdirSync, symlinkSync} from 'node:fs';
 import {join} from 'node:path';
 import {it} from 'node:test';
 import {environment, type Result, root, run} from '../cli/harness.ts';
@@ -44,4 +44,24 @@ it('a root on overlayfs gives the same advice in doctor and run, and native work
   const native = await ctr(`$ctr pull ${quiet} --snapshotter native $ref >&2 && $ctr run --rm --snapshotter native $ref r echo works`);
   assert.deepEqual([native.status, native.stdout], [0, 'works\n'], native.stderr);
   assert.doesNotMatch(native.stderr, /overlayfs/);
+});
+
+it('a chroot needs its directory to be a mount point, as doctor says', async (t) => {
+  if (!requiresRoot(t) || !requiresProgram(t, 'runc', 'unshare', 'mount')) return;
+  const dir = temporaryDirectory(t);
+  for (const name of ['usr', 'proc', 'dev', 'tmp', 'checkout']) mkdirSync(join(dir, name));
+  for (const name of ['bin', 'lib', 'lib64', 'sbin']) symlinkSync(`usr/${name}`, join(dir, name));
+  const mounts = async (before: string): Promise<{readonly status: string; readonly hint?: string}> => {
+    const script = `cd ${dir} && ${before} && cd ${dir} && for p in usr dev; do mount --rbind /$p $p; done && mount -t proc proc proc \
+      && mount --bind ${root} checkout && exec chroot . /checkout/bin/ctr doctor --json`;
+    const {stdout, stderr} = await run(findProgram('unshare')!, ['--mount', '--propagation', 'private', 'sh', '-c', script], {
+      env: {...environment(), BERTH_ROOT: '/tmp/root', BERTH_STATE: '/tmp/state'},
+    });
+    assert.match(stdout, /^\[/, stderr);
+    return JSON.parse(stdout).find(({name}: {name: string}) => name === 'mounts');
+  };
+  const {status, hint} = await mounts('true');
+  assert.equal(status, 'error');
+  assert.match(hint!, /mount --bind DIR DIR/);
+  assert.notEqual((await mounts(`mount --bind ${dir} ${dir}`)).status, 'error');
 });

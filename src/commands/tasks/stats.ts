@@ -9,7 +9,7 @@ const percent = (share: number): string => `${(share * 100).toFixed(2)}%`;
 export default class Stats extends BaseCommand {
   static override summary = 'print what containers use of processor and memory, until interrupted';
   static override description =
-    'CPU is of one processor. MEM is without the inactive part of the page cache. It prints a table every second, to a file or a pipe as well, until a signal ends it or all tasks that are named have ended. With --no-stream or --json it prints one reading.';
+    'CPU is of one processor. MEM is without the inactive part of the page cache. It prints a table twice a second, to a file or a pipe as well, until a signal ends it or all tasks that are named have ended. With --no-stream or --json it prints one reading.';
   static override args = {id: Args.string({multiple: true, description: 'task; by default all that have not ended'})};
   static override flags = {
     'no-trunc': compatible('nothing is shortened'),

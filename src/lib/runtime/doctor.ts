@@ -3,6 +3,7 @@ import {existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync} from 'node:fs'
 import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {isOnOverlay} from '../fs/free-space.ts';
+import {readMountInfo} from '../fs/mountinfo.ts';
 import {findProgram, run} from '../fs/spawn.ts';
 import {isRootless} from '../user-namespace-identity.ts';
 import {findRuntime, runtimeVersion} from './oci-runtime.ts';
@@ -106,7 +107,10 @@ export async function checkMounts(directory: string): Promise<Check> {
         name,
         status: 'error',
         detail: `no mount namespace: ${unshared.stderr.trim()}`,
-        hint: 'root, or CAP_SYS_ADMIN in a container, is needed',
+        // The kernel changes the propagation of mount points only.
+        hint: readMountInfo('self').some(({target}) => target === '/')
+          ? 'root, or CAP_SYS_ADMIN in a container, is needed'
+          : 'in a chroot, its directory has to be a mount point: outside, mount --bind DIR DIR, then chroot DIR',
       };
     const options = `lowerdir=lower,upperdir=upper,workdir=work${isRootless() ? ',userxattr' : ''}`;
     const script = 'cd "$1" && mount -t overlay overlay -o "$2" merged && : > merged/file';
