@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
 import {writeFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {describe, it} from 'node:test';
+import {describe, it, type TestContext} from 'node:test';
 import {profileText} from '../../src/lib/runtime/apparmor.ts';
 import {executable} from '../cli/harness.ts';
 import {requiresImage} from '../support/cached-images.ts';
 import {temporaryDirectory} from '../support/helpers.ts';
-import {bootVirtualMachine, requiresVirtualMachine} from '../support/virtual-machine.ts';
+import {bootVirtualMachine, MACHINE_USER, requiresVirtualMachine, type VirtualMachine} from '../support/virtual-machine.ts';
 
 /** A container of runc's, `a`, confined by the profile `own`, with the capability that mounting takes. */
 const START = `
@@ -54,24 +54,60 @@ const CHANGES = '--memory 128M --memory-swap 160M --cpus 0.25 --pids-limit 30';
 const CHANGED = {...FILES, 'memory.max': '134217728', 'cpu.max': '25000 100000', 'pids.max': '30'};
 
 /** Of `limited`, whose first process is `sleep`. */
-const SHOW = `cgroup=/sys/fs/cgroup$(sed s/0::// /proc/$(pgrep -x sleep)/cgroup)
-for file in ${Object.keys(FILES).join(' ')}; do echo "$file=$(cat $cgroup/$file)"; done`;
+const showing = (files: Readonly<Record<string, string>>): string => `cgroup=/sys/fs/cgroup$(sed s/0::// /proc/$(pgrep -x sleep)/cgroup)
+for file in ${Object.keys(files).join(' ')}; do echo "$file=$(cat $cgroup/$file)"; done`;
+const SHOW = showing(FILES);
 const lines = (files: Readonly<Record<string, string>>): string =>
   Object.entries(files)
     .map(([name, value]) => `${name}=${value}\n`)
     .join('');
 
+/** What a user's manager is given by systemd: all but the processors' names. */
+const delegated = (files: Readonly<Record<string, string>>) =>
+  Object.fromEntries(Object.entries(files).filter(([name]) => !name.startsWith('cpuset.')));
+const DELEGATED = delegated(FILES);
+const SHOW_DELEGATED = showing(DELEGATED);
+const DELEGATED_LIMITS = LIMITS.replace(/ --cpuset.*/, '');
+
+/** `as SCRIPT`, as the machine's ordinary user, with the session of nobody; `groups` are those of the user that are left. */
+const USER = `
+cat >/usr/local/bin/as <<'END'
+#!/bin/sh
+exec setpriv --reuid ${MACHINE_USER.uid} --regid ${MACHINE_USER.uid} --init-groups env -i HOME=/home/${MACHINE_USER.name} PATH="$PATH" XDG_RUNTIME_DIR="$XDG_RUNTIME_DIR" sh -c "$1"
+END
+cat >/usr/local/bin/groups-left <<'END'
+#!/bin/sh
+for n in 1 2 3 4 5 6 7 8 9 10; do
+  left=$(find /sys/fs/cgroup -name '*~*' -o -path '*/user.slice/*' -name 'run-*.scope' -o -name supervisor)
+  test -n "$left" || exit 0
+  sleep 0.5
+done
+echo "$left"
+END
+chmod +x /usr/local/bin/as /usr/local/bin/groups-left`;
+
+/** The command, and busybox as an archive. @returns `undefined` where there is no such image */
+function filesWithImage(t: TestContext): Readonly<Record<string, string>> | undefined {
+  const layout = requiresImage(t, 'busybox')?.layout;
+  if (layout === undefined) return undefined;
+  const directory = temporaryDirectory(t);
+  const ctr = join(directory, 'ctr');
+  writeFileSync(ctr, '#!/bin/sh\nBERTH_PROGRAM=ctr exec /exchange/berth "$@"\n', {mode: 0o755});
+  const archive = join(directory, 'archive');
+  execFileSync('tar', ['-C', layout, '-cf', archive, 'blobs', 'index.json', 'oci-layout']);
+  return {berth: executable, ctr, archive};
+}
+
+async function machineWithImage(t: TestContext): Promise<VirtualMachine | undefined> {
+  const files = filesWithImage(t);
+  return files && bootVirtualMachine(t, {files});
+}
+
 describe('a virtual machine', () => {
   it('limits containers by cgroups of version 2, and leaves none', async (t) => {
     if (!requiresVirtualMachine(t)) return;
-    const layout = requiresImage(t, 'busybox')?.layout;
-    if (layout === undefined) return;
-    const directory = temporaryDirectory(t);
-    const ctr = join(directory, 'ctr');
-    writeFileSync(ctr, '#!/bin/sh\nBERTH_PROGRAM=ctr exec /exchange/berth "$@"\n', {mode: 0o755});
-    const archive = join(directory, 'archive');
-    execFileSync('tar', ['-C', layout, '-cf', archive, 'blobs', 'index.json', 'oci-layout']);
-    const machine = await bootVirtualMachine(t, {files: {berth: executable, ctr, archive}});
+    const machine = await machineWithImage(t);
+    if (machine === undefined) return;
     await machine.ok('ctr images import --progress none /exchange/archive');
     await machine.ok(`ctr run -d ${LIMITS} $(ctr images ls -q) limited sleep 1000`);
     assert.equal(await machine.ok(SHOW), lines(FILES));
@@ -80,6 +116,80 @@ describe('a virtual machine', () => {
     assert.match(await machine.ok('ctr tasks metrics limited'), /^memory\.usage_limit +134217728$/m);
     assert.equal(await machine.ok('ctr tasks pause limited >/tmp/said; cat /sys/fs/cgroup/default/limited*/cgroup.freeze'), '1\n');
     await machine.ok('ctr tasks resume limited; ctr containers rm -f limited; ! ls -d /sys/fs/cgroup/default/limited*');
+  });
+
+  it('limits those of a user without root by what systemd delegates, and leaves no group', async (t) => {
+    if (!requiresVirtualMachine(t)) return;
+    const machine = await machineWithImage(t);
+    if (machine === undefined) return;
+    const {uid} = MACHINE_USER;
+    const as = (script: string): string => `XDG_RUNTIME_DIR=$directory as '${script}'`;
+    const ok = (script: string, directory = `/run/user/${uid}`): Promise<string> => machine.ok(`directory=${directory}\n${as(script)}`);
+    const image = 'base';
+    await machine.ok(USER);
+    // No manager of this user's units: no group, and a container without limits needs none.
+    await machine.ok(`mkdir /tmp/state; chown ${uid} /tmp/state`);
+    await ok('ctr images import --progress none --base-name base /exchange/archive', '/tmp/state');
+    assert.match(await ok(`ctr run --rm ${image} a cat /proc/self/cgroup`, '/tmp/state'), /^0::\/system.slice\/agent.service$/m);
+    const none = await machine.run(`directory=/tmp/state\n${as(`ctr run --rm --memory 64M ${image} a true`)}`);
+    assert.match(none.output, new RegExp(`no limit of memory: failed precondition\nhint: .*loginctl enable-linger ${uid};`));
+
+    await machine.ok(`loginctl enable-linger ${uid}; until test -S /run/user/${uid}/systemd/private; do sleep 0.5; done`);
+    await ok(`ctr run -d ${DELEGATED_LIMITS} ${image} limited sleep 1000`);
+    assert.equal(await machine.ok(SHOW_DELEGATED), lines(DELEGATED));
+    const group = await machine.ok('cat /proc/$(pgrep -x sleep)/cgroup');
+    assert.match(group, /^0::\/user.slice\/.*\.scope\/limited~[\d.]+\n$/);
+    assert.equal(await ok('ctr exec limited cat /proc/self/cgroup'), group);
+    await ok('ctr exec -d limited sleep 1001');
+    assert.equal(await machine.ok('cat /proc/$(pgrep -f "^sleep 1001")/cgroup; pkill -f "^sleep 1001"'), group);
+    await ok(`ctr containers update ${CHANGES} limited`);
+    assert.equal(await machine.ok(SHOW_DELEGATED), lines(delegated(CHANGED)));
+    assert.match(await ok('ctr tasks metrics limited'), /^memory\.usage_limit +134217728$/m);
+    assert.match(await ok('ctr tasks stats --no-stream limited'), /^limited +\S+% +.* 128\.0 MiB /m);
+    assert.match(await ok('ctr pause limited >&2; ctr tasks ls; ctr resume limited >&2; ctr tasks ls'), /PAUSED[\s\S]*RUNNING/);
+    await ok('ctr commit limited made:1; ctr diff limited');
+    await ok('ctr containers rm -f limited');
+    assert.equal(await machine.ok('groups-left'), '');
+
+    // A controller that the manager has not.
+    const refused = await machine.run(`directory=/run/user/${uid}\n${as(`ctr run --rm --cpuset-cpus 0 ${image} a true`)}`);
+    assert.match(refused.output, /has not been given the controller cpuset: failed precondition\nhint: as root: /);
+    await machine.ok(/hint: as root: (.*); or leave/.exec(refused.output)![1]!);
+    await ok(`ctr run -d ${LIMITS} ${image} limited sleep 1000`);
+    assert.equal(await machine.ok(SHOW), lines(FILES));
+
+    // Whatever is killed, nothing is left.
+    await machine.ok('kill -9 $(pgrep -x conmon)');
+    await ok('ctr containers rm -f limited');
+    await machine.run(`directory=/run/user/${uid}\n${as(`timeout -s KILL 6 ctr run --rm --memory 64M ${image} killed sleep 1000`)}`);
+    await ok('ctr tasks rm -f killed || :; ctr gc >&2');
+    assert.equal(await machine.ok('groups-left'), '');
+
+    // Out of memory, in the foreground and not.
+    const eats = 'tail /dev/zero';
+    const limit = '--memory 16M --memory-swap 16M';
+    assert.match(await ok(`ctr run --rm ${limit} ${image} o1 ${eats} || echo status $?`), /^status 137$/m);
+    assert.equal(await ok(`ctr run -d ${limit} ${image} o2 ${eats} >/dev/null; ctr tasks wait o2`), '137\n');
+    assert.match(await ok('ctr events --since 10m | grep /tasks/oom'), /"container_id":"o2"/);
+    await ok('ctr containers rm -f o2');
+    assert.equal(await machine.ok('groups-left'), '');
+
+    // A group of the user's own, of systemd or not, is divided, and its limits hold.
+    const scope = 'systemd-run --user --scope --quiet -p Delegate=yes -p MemoryMax=300M';
+    await ok(`${scope} ctr run -d --memory 64M ${image} limited sleep 1000`);
+    assert.match(
+      await machine.ok('cat /proc/$(pgrep -x sleep)/cgroup; cat /sys/fs/cgroup/user.slice/*/*/*/run-*.scope/memory.max'),
+      /scope\/limited~.*\n314572800\n$/,
+    );
+    await ok('ctr containers rm -f limited');
+    assert.equal(await machine.ok('groups-left'), '');
+    await machine.ok(`loginctl disable-linger ${uid}; while test -d /run/user/${uid}; do sleep 0.5; done
+      mkdir -p /sys/fs/cgroup/own; chown -R ${uid} /sys/fs/cgroup/own; echo $$ >/sys/fs/cgroup/own/cgroup.procs
+      directory=/tmp/state
+      ${as(`ctr run -d --memory 64M ${image} limited sleep 1000`)}`);
+    assert.match(await machine.ok('cat /proc/$(pgrep -x sleep)/cgroup'), /^0::\/own\/limited~/);
+    await ok('ctr containers rm -f limited', '/tmp/state');
+    assert.equal(await machine.ok('ls -d /sys/fs/cgroup/own/*/'), '/sys/fs/cgroup/own/supervisor/\n');
   });
 
   it("confines a container by berth's AppArmor profile, and leaves it what containers do", async (t) => {

@@ -10,7 +10,7 @@ import {identityOf} from '../fs/process.ts';
 import {requireProgram} from '../fs/spawn.ts';
 import {requireRoot} from '../user-namespace-identity.ts';
 import {type CheckpointFlags, checkpointFlags, criuFailure} from './checkpoint.ts';
-import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, writePidFile} from './foreground-run.ts';
+import {checkPidFile, configure, type ForegroundRun, ownFailure, SignalForwarder, scopeOf, writePidFile} from './foreground-run.ts';
 import {type Launcher, startLauncher} from './launcher.ts';
 import {
   containerState,
@@ -247,7 +247,7 @@ export async function startDetached(run: DetachedRun): Promise<number> {
     try {
       // conmon reads its arguments as text of the locale.
       const words = [env, '_OCI_SYNCPIPE=3', 'LC_ALL=C.UTF-8', ...conmonArguments(conmon, runtime, directory, run)];
-      launcher = await startLauncher(bundleIn(directory), words, ['ignore', 'ignore', 'ignore']);
+      launcher = await startLauncher(bundleIn(directory), words, ['ignore', 'ignore', 'ignore'], {scope: await scopeOf(run.id)});
       const pid = await start(run, runtime, directory, launcher, signals);
       launcher.leave();
       return pid;

@@ -6,6 +6,7 @@ import {isOnOverlay} from '../fs/free-space.ts';
 import {readMountInfo} from '../fs/mountinfo.ts';
 import {findProgram, run} from '../fs/spawn.ts';
 import {isRootless} from '../user-namespace-identity.ts';
+import {expectedGroup} from './delegated-cgroup.ts';
 import {findRuntime, runtimeVersion} from './oci-runtime.ts';
 
 export interface Check {
@@ -139,7 +140,11 @@ function cgroupCheck(): Check {
     return {name, status: 'error', detail: 'none mounted on /sys/fs/cgroup', hint: 'mount cgroup2 on /sys/fs/cgroup'};
   const absent = ['cpu', 'memory', 'pids'].filter((controller) => !controllers.includes(controller));
   const detail = `${version}: ${controllers.join(' ')}`;
-  if (isRootless()) return {name, status: 'ok', detail: `${detail}; none for containers without root, so these have no limits`};
+  if (isRootless()) {
+    const own = [...(expectedGroup()?.controllers ?? [])].filter((controller) => controllers.includes(controller)).sort();
+    if (own.length === 0) return {name, status: 'ok', detail: `${detail}; none for containers without root, so these have no limits`};
+    return {name, status: 'ok', detail: `${detail}; for containers without root: ${own.join(' ')}`};
+  }
   if (absent.length === 0) return {name, status: 'ok', detail};
   return {name, status: 'warning', detail, hint: `limits need the controllers ${absent.join(', ')}`};
 }

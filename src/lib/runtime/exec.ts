@@ -13,7 +13,7 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 import {formatIdentity, identityOf, liveness, ownIdentity, parseIdentity} from '../fs/process.ts';
 import type {PipedStreams, ProcessExit, Stdio} from '../fs/spawn-with-channel.ts';
 import {startPiped, startProgram} from '../fs/start-in-own-session.ts';
-import {mappedIds} from '../user-namespace-identity.ts';
+import {isRootless, mappedIds} from '../user-namespace-identity.ts';
 import {checkCommand} from './check-executable.ts';
 import {
   findTerminal,
@@ -168,6 +168,7 @@ function resolveProcess(rootfs: RootReader, main: Spec['process'], request: Exec
 async function prepare(
   target: ExecTarget,
   request: ExecRequest,
+  cgroupsPath: string,
   words: readonly string[],
   size?: TerminalSize,
 ): Promise<[string, ...string[]]> {
@@ -193,7 +194,8 @@ async function prepare(
   }
   writeFileSync(files.process, JSON.stringify(process), {mode: 0o600});
   const options = ['--root', runtimeRoot, '--log', files.log, '--log-format', 'json'];
-  return [runtime.path, ...options, 'exec', ...words, '--process', files.process, '--pid-file', files.pid, id];
+  const scope = isRootless() ? (await import('./delegated-cgroup.ts')).scopeForJoining(cgroupsPath) : undefined;
+  return [...(scope ?? []), runtime.path, ...options, 'exec', ...words, '--process', files.process, '--pid-file', files.pid, id];
 }
 
 /** The runtime's error if the process was not started, else `undefined`. */
@@ -273,7 +275,7 @@ export async function execForeground(
           throw new ErrdefsError('failed_precondition', '--tty needs a terminal on a standard stream', {hint: 'leave out --tty'});
         const fd = terminal === undefined ? undefined : (stdio[terminal] as number);
         const [saved, size] = fd === undefined ? [] : await Promise.all([terminalSettings(fd), terminalSize(fd)]);
-        const argv = await prepare(target, request, [], size);
+        const argv = await prepare(target, request, cgroupsPath, [], size);
         if (signals.stop !== undefined) return stoppedExit(signals.stop, 'exec');
         const child = piped ? await startPiped(argv, '/') : await startProgram(argv, {cwd: '/', stdio});
         if ('stdin' in child) onStreams(child);
@@ -320,7 +322,7 @@ export async function execDetached(target: ExecTarget, request: ExecRequest, cgr
     const {execId} = request;
     const files = filesOf(target.directory, execId);
     try {
-      const argv = await prepare(target, request, ['--detach']);
+      const argv = await prepare(target, request, cgroupsPath, ['--detach']);
       const child = await startProgram(argv, {cwd: '/', stdio: ['ignore', 'ignore', 'ignore']});
       const failed = await startError(target, execId, await child.ended);
       if (failed !== undefined) throw failed;

@@ -1,15 +1,15 @@
 /** Runs a container in the foreground: mounts, starts it, forwards signals, waits, cleans up. */
 import {accessSync, constants, existsSync, lstatSync, readFileSync, statSync, writeFileSync} from 'node:fs';
 import {constants as os} from 'node:os';
-import {dirname, join, resolve} from 'node:path';
+import {basename, dirname, join, resolve} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError, fromErrno, isErrdefs, wrap} from '../errdefs.ts';
 import {writeAtomic} from '../fs/durable.ts';
 import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {run as runProgram} from '../fs/spawn.ts';
 import type {PipedStreams, Stdio} from '../fs/spawn-with-channel.ts';
-import {requireRoot} from '../user-namespace-identity.ts';
-import {noteCgroup} from './cgroup-removal.ts';
+import {isRootless, requireRoot} from '../user-namespace-identity.ts';
+import {cgroupPath, noteCgroup} from './cgroup-removal.ts';
 import {RUN_FAILED} from './check-executable.ts';
 import type {IdMappings} from './id-mappings.ts';
 import {idmappedMounts} from './idmapped-mounts.ts';
@@ -261,6 +261,10 @@ export function stoppedExit(stop: StopReason, what = 'run'): ContainerExit {
   throw new ErrdefsError('canceled', what, {cause: stop.reason});
 }
 
+/** See `scopeForContainer`. */
+export const scopeOf = async (id: string): Promise<readonly string[] | undefined> =>
+  isRootless() ? (await import('./delegated-cgroup.ts')).scopeForContainer(id) : undefined;
+
 /** Mounts the tree, and writes the specification. */
 export async function configure(
   launcher: Launcher,
@@ -283,7 +287,9 @@ export async function configure(
   let main: Spec['process'];
   let mapped: MountPlan | undefined;
   try {
-    const permitted = asPermitted(await makeSpec(rootfs), idMapped?.mappings);
+    const group = isRootless() ? (await import('./delegated-cgroup.ts')).divideGroupOf(launcher.pid) : undefined;
+    const place = group && {group, path: cgroupPath('', basename(directory), owner, group.path)};
+    const permitted = asPermitted(await makeSpec(rootfs), idMapped?.mappings, place);
     const spec = idMapped === undefined ? permitted : {...permitted, root: {...permitted.root, path: idMapped.target}};
     if (idMapped !== undefined) mapped = idmappedMounts(planMounts(mounts, {volatile}), spec, idMapped);
     // The runtime sets the size again when it runs, but the container may have asked by then.
@@ -364,7 +370,7 @@ async function runInBundle(run: ForegroundRun, runtime: Runtime, directory: stri
     bundleIn(directory),
     [runtime.path, ...options, 'run', ...(run.noPivot === true ? ['--no-pivot'] : []), '--pid-file', '../init.pid', run.id],
     stdio,
-    tty,
+    {terminal: tty, scope: await scopeOf(run.id)},
   );
   let terminal: Terminal | undefined;
   try {

@@ -69,23 +69,36 @@ test "$go" = go || exec "$@"
 exec "$@" 3<&-`;
 const MOUNTED = 'mounted\n';
 
+/** As the script, the words before it write errors to descriptor 3. */
+const IN_SCOPE = 'exec 4>&2 2>&3 "$@"';
+const SCOPED = 'scoped\n';
+const AS_BEFORE = 'exec 2>&4 4>&-; echo scoped >&3';
+
+export interface LauncherOptions {
+  /** The standard descriptor (0, 1 or 2) whose terminal settings to read. */
+  readonly terminal?: number | undefined;
+  /** Words before the command, which become it: see `scopeForContainer`. */
+  readonly scope?: readonly string[] | undefined;
+}
+
 /**
  * Starts the launcher in `bundle`, in its own session, so that signals of the caller's terminal do not reach it. The mounts need not be
  * known yet, so the start can overlap other work.
  *
  * @param runtime argv of the runtime, its program as an absolute path
- * @param terminal the standard descriptor (0, 1 or 2) whose terminal settings to read
  * @throws unavailable unshare or mount is not installed
  */
 export async function startLauncher(
   bundle: string,
   runtime: readonly string[],
   stdio: Stdio | 'pipe',
-  terminal?: number,
+  {terminal, scope}: LauncherOptions = {},
 ): Promise<Launcher> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount');
-  const argv = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', SCRIPT, 'sh', String(terminal ?? '-'), ...runtime] as const;
+  const [before, script] = scope === undefined ? [[], SCRIPT] : [['/bin/sh', '-c', IN_SCOPE, 'sh', ...scope], `${AS_BEFORE}${SCRIPT}`];
+  const own = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', script, 'sh', String(terminal ?? '-'), ...runtime];
+  const argv = [...before, ...own] as [string, ...string[]];
   const child = await spawnWithChannel(argv, {cwd: bundle, stdio});
   const {pid, ended} = child;
   let over = false;
@@ -118,6 +131,12 @@ export async function startLauncher(
         target: mountPoint === undefined ? rootfs : join(bundle, mountPoint),
       }));
       writeFstab(bundle, plan, rootfs);
+      // Nothing is written to one that may have ended: what it said would be lost.
+      const before = scope === undefined ? SCOPED : await child.receive(SCOPED);
+      if (!before.endsWith(SCOPED))
+        throw new ErrdefsError('unavailable', `no scope of systemd: ${before.trim() || 'systemd-run was killed'}`, {
+          hint: 'the manager of your units may say more: systemctl --user status',
+        });
       child.write('mount\n');
       const text = await child.receive(MOUNTED);
       if (text.endsWith(MOUNTED)) {

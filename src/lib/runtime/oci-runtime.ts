@@ -124,8 +124,9 @@ function runningState(directory: string): ContainerState | undefined {
     if (liveness({...ownIdentity(), pid, startTime: String(start)}) !== 'alive') return undefined;
     // It is there until the container is started.
     if (existsSync(join(directory, 'exec.fifo'))) return undefined;
-    if (isRootless()) return {status: 'running', pid}; // nothing could have paused it
     const {freezer, '': unified} = cgroups;
+    // Nothing could have paused one without a group.
+    if (isRootless() && !(typeof unified === 'string' && existsSync(unified))) return {status: 'running', pid};
     const reads = (file: string, text: string): boolean => readFileSync(file, 'latin1').trim() === text;
     const thaws =
       typeof freezer === 'string'

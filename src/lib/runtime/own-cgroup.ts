@@ -6,10 +6,10 @@ import {ErrdefsError, fromErrno} from '../errdefs.ts';
 const MOUNTS = ['/sys/fs/cgroup', '/sys/fs/cgroup/unified'];
 
 /** Where the process itself goes; also what `DelegateSubgroup=` of such a unit would say. */
-const SUPERVISOR = 'supervisor';
+export const SUPERVISOR = 'supervisor';
 
 /** Paths of a process by the words of its hierarchy, from /proc/PID/cgroup: `name=systemd`, empty for version 2. */
-function pathsOf(text: string): ReadonlyMap<string, string> {
+export function pathsOf(text: string): ReadonlyMap<string, string> {
   return new Map(
     text
       .trimEnd()

@@ -1,7 +1,9 @@
 /** A specification for a container in a user namespace, where its runtime is root over some ids and over nothing of the machine. */
 import {existsSync, readFileSync} from 'node:fs';
+import {dirname} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
-import {type IdSets, isRootless, mappedIds} from '../user-namespace-identity.ts';
+import {type IdSets, isRootless, mappedIds, userID} from '../user-namespace-identity.ts';
+import {type DelegatedGroup, isUnified} from './delegated-cgroup.ts';
 import {type IdMappings, idSets} from './id-mappings.ts';
 import type {Limits, Spec} from './spec.ts';
 import type {MountSpec} from './spec-option-types.ts';
@@ -37,51 +39,61 @@ function adaptMount(mount: MountSpec, own: ReadonlySet<string>, ids: IdSets): re
   return [{...mount, options: mount.options.filter((option) => !option.startsWith('gid=') || ids.hasGroup(Number(option.slice(4))))}];
 }
 
-/** Where cgroups are of version 2 alone, so that systemd can give a user a part of them. See cgroups(7). */
-const UNIFIED = '/sys/fs/cgroup/cgroup.controllers';
-
-/**
- * How systemd limits a command with all that it starts, in a scope of its user: a container without a cgroup of its own stays in that of the command.
- *
- * Units after systemd.resource-control(5); shares to weight as runc has it, libcontainer/cgroups/utils.go (ConvertCPUSharesToCgroupV2Value).
- *
- * @returns its words before the command; `undefined` for what it has no property for
- */
-export function scopeCommand({memory, cpu, pids}: Limits): string | undefined {
-  const {limit, reservation, swap} = memory ?? {};
-  const {quota = -1, period = 100_000, shares, cpus, mems} = cpu ?? {};
-  const property = (name: string, value: number | string | undefined): readonly string[] =>
-    value === undefined || value === -1 ? [] : [`-p ${name}=${value}`];
-  const properties = [
-    ...property('MemoryMax', limit),
-    ...property('MemoryLow', reservation),
-    ...property('MemorySwapMax', swap === undefined || swap === -1 || limit === undefined ? undefined : swap - limit),
-    ...property('CPUQuota', quota === -1 ? undefined : `${Number(((quota / period) * 100).toFixed(2))}%`),
-    ...property(
-      'CPUWeight',
-      shares === undefined ? undefined : 1 + Math.trunc(((Math.min(Math.max(shares, 2), 262_144) - 2) * 9999) / 262_142),
-    ),
-    ...property('AllowedCPUs', cpus),
-    ...property('AllowedMemoryNodes', mems),
-    ...property('TasksMax', pids?.limit),
+/** The controller of each kind of limit. See the files' names in cgroups(7). */
+const neededControllers = ({memory, cpu, pids}: Limits): readonly string[] => {
+  const {cpus, mems, ...times} = cpu ?? {};
+  return [
+    ...(memory === undefined ? [] : ['memory']),
+    ...(Object.values(times).every((value) => value === undefined) ? [] : ['cpu']),
+    ...(cpus === undefined && mems === undefined ? [] : ['cpuset']),
+    ...(pids === undefined ? [] : ['pids']),
   ];
-  return properties.length === 0 ? undefined : `systemd-run --user --scope ${properties.join(' ')}`;
+};
+
+const OTHERWISE = 'leave out the limits, or run the command as root';
+
+/** How a user without root comes to a control group, by the cgroups that the machine has. */
+const groupHint = (): string =>
+  isUnified()
+    ? `systemd gives this user one: as root, loginctl enable-linger ${userID()}; or ${OTHERWISE}`
+    : `${OTHERWISE}; the cgroups of this machine are of version 1, of which a user gets no part`;
+
+/** How root delegates further controllers, to the users' managers of systemd or from group to group. See systemd.resource-control(5). */
+function delegationHint({path, controllers}: DelegatedGroup, missing: readonly string[]): string {
+  const directory = '/etc/systemd/system/user@.service.d';
+  const words = [...controllers, ...missing].sort().join(' ');
+  const how = path.includes('/user@')
+    ? `mkdir -p ${directory}; printf '[Service]\\nDelegate=${words}\\n' >${directory}/delegate.conf; systemctl daemon-reload; systemctl restart user@${userID()}`
+    : `echo ${missing.map((name) => `+${name}`).join(' ')} >/sys/fs/cgroup${dirname(path)}/cgroup.subtree_control`;
+  return `as root: ${how}; or ${OTHERWISE}`;
 }
 
-/** What to do instead, by the cgroups that the machine has. */
-function limitsHint(limits: Limits, unified: boolean): string {
-  const otherwise = 'leave out the limits, or run the command as root';
-  if (!unified) return `${otherwise}; the cgroups of this machine are of version 1, of which a user gets no part`;
-  const scope = scopeCommand(limits);
-  return scope === undefined ? otherwise : `${otherwise}; or limit it with berth: ${scope} berth …`;
+/** @param group of which the container's is a part @throws failed_precondition it has no group, or one without a controller for a limit */
+export function assertLimitable(limits: Limits, group: DelegatedGroup | undefined): void {
+  const needed = neededControllers(limits);
+  if (needed.length === 0) return;
+  if (group === undefined) throw refused(`no control group, so no limit of ${needed.join(', ')}`, groupHint());
+  const missing = needed.filter((name) => !group.controllers.has(name));
+  if (missing.length > 0)
+    throw refused(
+      `control group ${group.path || '/'} has not been given the controller ${missing.join(', ')}`,
+      delegationHint(group, missing),
+    );
+}
+
+/** A container's place in a group of this user. */
+export interface GroupPlace {
+  readonly group: DelegatedGroup;
+  /** Of the container, below it. */
+  readonly path: string;
 }
 
 /**
- * Without cgroup, because those belong to root. See also runc's `--rootless`.
+ * Without cgroup unless the user has a group, because others belong to root. See also runc's `--rootless`.
  *
- * @throws failed_precondition it has limits of a cgroup, a process namespace of others, or a user or group that the namespace does not have
+ * @throws failed_precondition it has limits that it cannot have, a process namespace of others, or a user or group that the namespace does not have
  */
-export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
+export function withoutRoot(spec: Spec, namespace: UserNamespace, place?: GroupPlace): Spec {
   const {process, linux, mounts} = spec;
   if (linux.uidMappings !== undefined)
     throw refused(
@@ -89,12 +101,8 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
       'leave out --uidmap and --gidmap, or run the command as root',
     );
   const {memory, cpu, pids} = linux.resources;
-  const limits = Object.entries({memory, cpu, pids}).flatMap(([name, limit]) => (limit === undefined ? [] : [name]));
-  if (limits.length > 0)
-    throw refused(
-      `no control group, so no limit of ${limits.join(', ')}`,
-      limitsHint({...(memory && {memory}), ...(cpu && {cpu}), ...(pids && {pids})}, existsSync(UNIFIED)),
-    );
+  const limits: Limits = {...(memory && {memory}), ...(cpu && {cpu}), ...(pids && {pids})};
+  assertLimitable(limits, place?.group);
   const own = new Set(linux.namespaces.map(({type}) => type));
   if (!linux.namespaces.some(({type, path}) => type === 'pid' && path === undefined))
     throw refused(
@@ -113,7 +121,7 @@ export function withoutRoot(spec: Spec, namespace: UserNamespace): Spec {
     ...spec,
     process: {...process, user: namespace.setsGroups ? process.user : {...process.user, additionalGids: []}},
     mounts: mounts.flatMap((mount) => adaptMount(mount, own, ids)),
-    linux: {...linux, cgroupsPath: '', resources: {devices: []}},
+    linux: {...linux, cgroupsPath: place?.path ?? '', resources: {...limits, devices: []}},
   };
 }
 
@@ -130,9 +138,10 @@ function withMappedIds(spec: Spec, mappings: IdMappings): Spec {
  * The specification as this process can have it run.
  *
  * @param mappings of a container whose users are not the host's
+ * @param place without root, where there is one
  * @throws as `withoutRoot`
  */
-export function asPermitted(spec: Spec, mappings?: IdMappings): Spec {
-  if (isRootless()) return withoutRoot(spec, ownNamespace());
+export function asPermitted(spec: Spec, mappings?: IdMappings, place?: GroupPlace): Spec {
+  if (isRootless()) return withoutRoot(spec, ownNamespace(), place);
   return mappings === undefined ? spec : withMappedIds(spec, mappings);
 }

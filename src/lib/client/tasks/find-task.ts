@@ -10,6 +10,7 @@ import {hintToRun} from '../../runtime/next-command.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
 import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot, untilMade} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
 import type {Task, TaskExit, TaskStatus} from '../types/index.ts';
@@ -128,6 +129,9 @@ export function cgroupOf({record, task}: Pick<FoundTask, 'record' | 'task'>, con
   if (record?.cgroupsPath.startsWith('/') === true) return record.cgroupsPath;
   return task.pid === 0 ? undefined : cgroupOfProcess(task.pid, controller);
 }
+
+/** Whether a task has a cgroup to itself: without root, only where the user has a part of the machine's. */
+export const hasOwnCgroup = ({record}: Pick<FoundTask, 'record'>): boolean => !isRootless() || record?.cgroupsPath.startsWith('/') === true;
 
 /** How a stopped task ended. */
 export const exitOf = ({id, exitStatus}: Task): TaskExit => ({id, exitStatus: exitStatus ?? 255, known: exitStatus !== undefined});

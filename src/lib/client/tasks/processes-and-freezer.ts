@@ -11,7 +11,7 @@ import {runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
 import {pidNeighbours} from '../../runtime/pid-namespace.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
 import type {TaskProcess} from '../types/index.ts';
-import type {FoundTask} from './find-task.ts';
+import {type FoundTask, hasOwnCgroup} from './find-task.ts';
 
 function assertStatus({task}: FoundTask, allowed: readonly string[], wanted: string): void {
   if (!allowed.includes(task.status))
@@ -57,9 +57,10 @@ export async function freeze(found: FoundTask, verb: 'pause' | 'resume'): Promis
   await callRuntime(found, [verb]);
 }
 
-/** A container of a user without root has no control group, and only that stops processes all at once. */
-function assertFreezer({task: {id}}: FoundTask): void {
-  if (isRootless())
+/** A container of a user without root may have no control group, and only that stops processes all at once. */
+function assertFreezer(found: FoundTask): void {
+  const {id} = found.task;
+  if (!hasOwnCgroup(found))
     throw new ErrdefsError('failed_precondition', `task ${JSON.stringify(id)} cannot be paused without root`, {
       hint: `stop it instead: ${berth`tasks stop ${id}`}`,
     });

@@ -1,10 +1,11 @@
 /** `update`: other limits for a container, and for its task if it has one. */
 import {ErrdefsError} from '../../errdefs.ts';
 import {containerState, runRuntime, runtimeFailure} from '../../runtime/oci-runtime.ts';
-import {asPermitted} from '../../runtime/rootless-spec.ts';
+import {assertLimitable} from '../../runtime/rootless-spec.ts';
 import {type Limits, limitsOf, type Spec} from '../../runtime/spec.ts';
 import type {ContainerLimits} from '../../runtime/spec-option-types.ts';
 import type {ContainerRecord} from '../../store/records.ts';
+import {isRootless} from '../../user-namespace-identity.ts';
 import {changeContainer} from '../change-container.ts';
 import type {Context} from '../context.ts';
 import {missingSpecification} from '../missing-specification.ts';
@@ -27,6 +28,18 @@ function changed(before: Limits, changes: ContainerLimits): Limits {
   return limitsOf({...kept, ...changes});
 }
 
+/**
+ * Without root.
+ *
+ * @param cgroup of a task; empty where it has none. Absent: of one that is started later
+ * @throws failed_precondition nothing would limit it
+ */
+async function assertPermitted(limits: Limits, cgroup: string | undefined): Promise<void> {
+  const {expectedGroup, groupAbove} = await import('../../runtime/delegated-cgroup.ts');
+  const group = cgroup === undefined ? expectedGroup() : cgroup === '' ? undefined : groupAbove(cgroup);
+  assertLimitable(limits, group);
+}
+
 export async function updateLimits(context: Context, namespace: string, id: string, changes: ContainerLimits): Promise<ContainerRecord> {
   const {store} = context;
   const missing = (): ErrdefsError => notFoundIn(store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
@@ -37,9 +50,11 @@ export async function updateLimits(context: Context, namespace: string, id: stri
     return {...spec, linux: {...spec.linux, resources: {...resources, ...changed(spec.linux.resources, changes)}}};
   };
   if (record.spec === null) throw await missingSpecification(context, namespace, record);
-  const {resources} = asPermitted(withLimits(record.spec as Spec)).linux;
+  const {resources} = withLimits(record.spec as Spec).linux;
   const found = await findTaskIfAny(context, namespace, id);
-  if (found !== undefined && found.task.status !== 'stopped') {
+  const lives = found !== undefined && found.task.status !== 'stopped';
+  if (isRootless()) await assertPermitted(resources, lives ? (found.record?.cgroupsPath ?? '') : undefined);
+  if (lives) {
     const {memory, cpu, pids} = resources;
     const input = Buffer.from(JSON.stringify({memory, cpu, pids}));
     const words = ['--root', found.runtimeRoot, 'update', '--resources', '-', id];

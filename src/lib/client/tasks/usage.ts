@@ -6,16 +6,16 @@ import {berth} from '../../berth-command.ts';
 import {ErrdefsError} from '../../errdefs.ts';
 import {readMetrics, usageOf} from '../../runtime/metrics.ts';
 import {hintToRun} from '../../runtime/next-command.ts';
-import {isRootless} from '../../user-namespace-identity.ts';
 import type {TaskMetrics, TaskStats} from '../types/index.ts';
-import {cgroupOf, type FoundTask} from './find-task.ts';
+import {cgroupOf, type FoundTask, hasOwnCgroup} from './find-task.ts';
 
 /** Time between the two readings that a share of the processor is told from. */
 const SAMPLE_MS = 500;
 
-/** @throws failed_precondition nothing is counted: without root a container has no control group */
-function assertCounted({task: {id}}: FoundTask): void {
-  if (isRootless())
+/** @throws failed_precondition nothing is counted: without root a container may have no control group */
+function assertCounted(found: FoundTask): void {
+  const {id} = found.task;
+  if (!hasOwnCgroup(found))
     throw new ErrdefsError(
       'failed_precondition',
       `nothing is counted for task ${JSON.stringify(id)}: it has no control group without root`,
