@@ -167,8 +167,8 @@ class Pull {
   }
 
   /**
-   * Resolves the reference and plans. What a mirror resolves it to may be wrong or gone, and nobody's; then the others are asked to
-   * resolve it.
+   * Resolves the reference and plans. What a mirror resolves it to may be wrong or gone, and nobody's, and the failure that of any host; then the
+   * others are asked to resolve it.
    */
   async #resolveAndPlan(fetcher: Fetcher): Promise<Prepared> {
     const {remote} = this.#shared;
@@ -182,8 +182,7 @@ class Pull {
     try {
       return await this.#prepare(first, fetcher);
     } catch (err) {
-      const mayBeMirrors = first.isMirrors && (hasCode(err, 'not_found') || hasCode(err, 'failed_precondition'));
-      if (!mayBeMirrors || this.#o.signal?.aborted) throw err;
+      if (!first.isMirrors || this.#o.signal?.aborted) throw err;
       const {descriptor} = first;
       const second = await resolve(true).catch(() => first);
       if (second.descriptor.digest === descriptor.digest && second.descriptor.size === descriptor.size) throw err;
