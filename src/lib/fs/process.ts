@@ -1,5 +1,5 @@
 /** Identifies a process, so that others can tell whether it is alive. A pid alone is reused, and differs by pid namespace and boot. */
-import {readFileSync, readlinkSync} from 'node:fs';
+import {readdirSync, readFileSync, readlinkSync} from 'node:fs';
 import {basename} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 
@@ -37,6 +37,7 @@ interface ProcessStat {
   /** The pid as this /proc counts. */
   readonly pid: number;
   readonly state: string;
+  readonly session: number;
   readonly startTime: string;
 }
 
@@ -44,7 +45,7 @@ interface ProcessStat {
 function readStat(pid: number | 'self'): ProcessStat {
   const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return {pid: Number.parseInt(stat, 10), state: fields[0]!, startTime: fields[19]!};
+  return {pid: Number.parseInt(stat, 10), state: fields[0]!, session: Number(fields[3]), startTime: fields[19]!};
 }
 
 /** `undefined` where it cannot be known: the process is gone, or hidden from here, or there is no descriptor left to ask with. */
@@ -55,6 +56,13 @@ function processStat(pid: number): ProcessStat | undefined {
     return undefined;
   }
 }
+
+/** Whether a session has a process beside its leader: those that it has started may outlive it. See setsid(2). */
+export const hasFollowers = (session: number): boolean =>
+  readdirSync('/proc').some((name) => {
+    const stat = /^\d+$/.test(name) && Number(name) !== session ? processStat(Number(name)) : undefined;
+    return stat?.session === session && stat.state !== 'Z' && stat.state !== 'X';
+  });
 
 /** This process. @throws failed_precondition /proc is not mounted */
 export function ownIdentity(): ProcessIdentity {

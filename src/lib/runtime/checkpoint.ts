@@ -5,12 +5,13 @@
 import {closeSync, constants, fstatSync, openSync, readFileSync, readSync} from 'node:fs';
 import {constants as osConstants} from 'node:os';
 import {join} from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../errdefs.ts';
 import {isNearlyFull} from '../fs/free-space.ts';
+import {hasFollowers} from '../fs/process.ts';
 import {findProgram, run} from '../fs/spawn.ts';
 import {spawnWithChannel} from '../fs/spawn-with-channel.ts';
-import type {Runtime} from './oci-runtime.ts';
-import {runtimeFailure} from './oci-runtime.ts';
+import {containerState, type Runtime, runRuntime, runtimeFailure} from './oci-runtime.ts';
 
 /** Options that a dump and its restoration have to agree on. */
 export interface CheckpointFlags {
@@ -124,17 +125,42 @@ read -r word <&3
 if test "$word" = end; then "$runtime" --root "$root" kill --all "$id" KILL 3<&-; fi
 "$runtime" --root "$root" resume "$id" 3<&- || test "$word" = end`;
 
+/** Time for criu to end by itself, once nobody waits for it any more. */
+const CRIU_MS = 60_000;
+const POLL_MS = 10;
+
+/** When the runtime was killed, criu goes on, and leaves the container as it found it, frozen. @param session of those who started it */
+async function untilCriuEnds(session: number): Promise<void> {
+  for (let waited = 0; waited < CRIU_MS && hasFollowers(session); waited += POLL_MS) await delay(POLL_MS);
+}
+
+/** Lets a container go on whose shell, or the shell's runtime, was killed. @param session of the shell */
+async function thaw({id, runtime, runtimeRoot}: DumpTarget, session: number): Promise<void> {
+  await untilCriuEnds(session);
+  const {status, stderr} = await runRuntime(runtime, ['--root', runtimeRoot, 'resume', id]);
+  // One that was not frozen yet goes on, and one that was killed has ended.
+  if (status === 0 || (await containerState(runtime, runtimeRoot, id))?.status !== 'paused') return;
+  throw runtimeFailure(runtime, `unable to resume container ${JSON.stringify(id)}`, {status, stderr});
+}
+
+interface DumpTarget {
+  readonly id: string;
+  /** Of its first process. */
+  readonly pid: number;
+  readonly runtime: Runtime;
+  readonly runtimeRoot: string;
+}
+
 /**
  * Freezes a running container and dumps it.
  *
- * @param target.pid of its first process
  * @param directories.images empty directory for criu's images, of mode 0700; `directories.log` for its log
  * @throws failed_precondition criu cannot dump it; it goes on
  * @throws resource_exhausted the disk is full; it goes on
  * @throws aborted the runtime was killed
  */
 export async function dumpContainer(
-  target: {readonly id: string; readonly pid: number; readonly runtime: Runtime; readonly runtimeRoot: string},
+  target: DumpTarget,
   directories: {readonly images: string; readonly log: string},
   flags: CheckpointFlags,
 ): Promise<Dumped> {
@@ -149,19 +175,19 @@ export async function dumpContainer(
   const answer = /^(\d+)\n(.*)\ndumped\n$/s.exec(said);
   if (answer === null) {
     const {status} = await guard.ended;
+    if (status === null) await thaw(target, guard.pid).catch(() => undefined); // the reason why it failed says more
     throw runtimeFailure(runtime, what, {status: status ?? 128 + osConstants.signals.SIGKILL, stderr: said});
   }
   const conclude = async (word: 'resume' | 'end'): Promise<void> => {
     guard.write(`${word}\n`);
     const {status} = await guard.ended;
-    if (status !== 0)
-      throw runtimeFailure(runtime, `unable to resume container ${JSON.stringify(id)}`, {
-        status: status ?? 128 + osConstants.signals.SIGKILL,
-        stderr: '',
-      });
+    if (status === 0) return;
+    if (word === 'end') await runRuntime(runtime, ['--root', runtimeRoot, 'kill', '--all', id, 'KILL']);
+    await thaw(target, guard.pid);
   };
   const status = Number(answer[1]);
   if (status === 0) return {resume: () => conclude('resume'), end: () => conclude('end')};
+  if (status > 128) await untilCriuEnds(guard.pid);
   const connected = !flags.tcpEstablished && hasConnections(pid);
   await conclude('resume').catch(() => undefined); // the reason why it failed says more
   if (status > 128) throw runtimeFailure(runtime, what, {status, stderr: answer[2]!});
