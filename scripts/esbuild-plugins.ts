@@ -4,7 +4,7 @@ import {dirname, join, relative} from 'node:path';
 import type {Plugin} from 'esbuild';
 
 /** Modules of Node that load when one of their functions is first called, or an object of theirs is first read. */
-const LATE = ['node:crypto', 'node:os'];
+const LATE = ['node:crypto', 'node:net', 'node:os', 'node:tty', 'node:url'];
 
 /** Code that reads `path`. If it is late, `late` is its value, a function or an object, and it is read at the first use. */
 function access(path: string, name: string, late: unknown): string {

@@ -1,10 +1,10 @@
 /** Reads standard input: data, or a secret. */
-import {addAbortSignal, Writable} from 'node:stream';
 import {ErrdefsError} from '../lib/errdefs.ts';
 
 /** @throws the reason of `signal` when it is aborted */
 export async function* standardInput(signal: AbortSignal): AsyncGenerator<Uint8Array> {
   signal.throwIfAborted();
+  const {addAbortSignal} = await import('node:stream');
   yield* addAbortSignal(signal, process.stdin);
 }
 
@@ -22,7 +22,7 @@ export const askLine = (question: string): Promise<string | undefined> => ask(qu
 async function ask(question: string, echo: boolean): Promise<string | undefined> {
   const {stdin, stderr} = process;
   if (!stdin.isTTY) return undefined;
-  const {createInterface} = await import('node:readline');
+  const [{createInterface}, {Writable}] = await Promise.all([import('node:readline'), import('node:stream')]);
   const nowhere = new Writable({write: (_chunk, _encoding, done) => done()});
   // Echo is off before the question appears, so that a fast answer is not shown either.
   const lines = createInterface({input: stdin, output: echo ? stderr : nowhere, terminal: true});

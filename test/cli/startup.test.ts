@@ -4,7 +4,7 @@ import {readdirSync, readFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {startFakeRegistry} from '../fakes/registry.ts';
-import {temporaryDirectory} from '../support/helpers.ts';
+import {requiresRoot, temporaryDirectory} from '../support/helpers.ts';
 import {engineEnvironment, root, run} from './harness.ts';
 
 const entry = join(root, 'dist/node/main.js');
@@ -49,16 +49,23 @@ describe('start-up', () => {
     assert.ok(modules.includes('@oclif/core/lib/help/index.js'), `the names of modules are still seen: ${modules.length}`);
   });
 
-  it('a listing does not load slow modules of Node', async (t) => {
-    const dir = temporaryDirectory(t);
-    const watch = `data:text/javascript,const get = process.getBuiltinModule; const asked = new Set();
-      process.getBuiltinModule = (id) => { asked.add(id); return get(id); };
-      process.on('exit', () => console.error([...asked].sort().join(' ')));`;
-    const {stderr} = await run(process.execPath, ['--import', watch, entry, 'namespaces', 'ls'], {
-      env: {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
+  for (const [what, line, expected] of [
+    ['a listing', 'namespaces ls', 'node:buffer node:fs node:path'],
+    // Of an image that is missing; what `run` loads of Node afterwards, it uses.
+    ['run', 'run --rm missing x', 'node:async_hooks node:buffer node:fs node:path node:timers/promises'],
+    ['exec', 'tasks exec missing true', 'node:async_hooks node:buffer node:crypto node:fs node:path node:timers/promises'],
+  ] as const)
+    it(`${what} does not load slow modules of Node`, async (t) => {
+      if (line !== 'namespaces ls' && !requiresRoot(t)) return;
+      const dir = temporaryDirectory(t);
+      const watch = `data:text/javascript,const get = process.getBuiltinModule; const asked = new Set();
+        process.getBuiltinModule = (id) => { asked.add(id); return get(id); };
+        process.on('exit', () => console.error([...asked].sort().join(' ')));`;
+      const {stderr} = await run(process.execPath, ['--import', watch, entry, ...line.split(' ')], {
+        env: {BERTH_ROOT: join(dir, 'root'), BERTH_STATE: join(dir, 'state')},
+      });
+      assert.equal(stderr.trim().split('\n').at(-1), expected);
     });
-    assert.equal(stderr.trim(), 'node:buffer node:fs node:path');
-  });
 
   it('a request loads neither HTTP/2 nor the HTTP client of Node', async (t) => {
     const dir = temporaryDirectory(t);
