@@ -4,7 +4,7 @@ import {dirname} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {removeTree} from './durable.ts';
 import {isFull} from './free-space.ts';
-import {runSync} from './spawn.ts';
+import {requireProgram, runSync} from './spawn.ts';
 import {Directory, isLong} from './walk.ts';
 
 /**
@@ -38,6 +38,7 @@ const COPY = `{ tar -c --format=pax --sparse --no-recursion ${ATTRIBUTES} -C "$1
 
 /** Copies into an empty directory, as far as paths reach, and from there on. */
 function copyPiece(from: Directory, to: Directory): void {
+  requireProgram('tar', 'tar');
   const {names, deeper} = listPiece(from);
   const input = Buffer.concat(names.flatMap((name) => [name, Buffer.from('\0')]));
   const {status, stderr} = runSync('sh', ['-c', COPY, 'sh', String(from.path), String(to.path)], {package: 'tar', input});

@@ -1,7 +1,7 @@
 /** Finds system programs, and runs one until it ends. */
-import {statSync} from 'node:fs';
+import {realpathSync, statSync} from 'node:fs';
 import {constants} from 'node:os';
-import {isAbsolute, join, resolve as resolvePath} from 'node:path';
+import {basename, isAbsolute, join, resolve as resolvePath} from 'node:path';
 import {ErrdefsError, fromErrno} from '../errdefs.ts';
 
 /** Searched after PATH: a user's shell often lacks the sbin directories. */
@@ -68,17 +68,23 @@ const environment = (env: RunOptions['env']): NodeJS.ProcessEnv => ({
   ...env,
 });
 
+/** Programs of which busybox's lack options that keep extended attributes and exact times. */
+const NOT_OF_BUSYBOX = new Set(['cp', 'tar']);
+
+const isOfBusybox = (path: string): boolean => basename(realpathSync(path)).startsWith('busybox');
+
 /**
  * Absolute path of a program.
  *
- * @param name its Debian package
- * @throws unavailable it is not installed; the hint names the package
+ * @param name its package, in Debian and in Alpine
+ * @throws unavailable it is not installed, or only a part of busybox; the hint names the package
  */
 export function requireProgram(program: string, name: string): string {
   const path = findProgram(program);
-  if (path !== undefined) return path;
-  throw new ErrdefsError('unavailable', `${program} is not installed`, {
-    hint: `install the Debian package ${name}`,
+  const isPart = path !== undefined && NOT_OF_BUSYBOX.has(program) && isOfBusybox(path);
+  if (path !== undefined && !isPart) return path;
+  throw new ErrdefsError('unavailable', isPart ? `${program} of busybox lacks what is needed` : `${program} is not installed`, {
+    hint: isPart ? `install the package ${name}` : `install the Debian package ${name}`,
     details: {program, package: name},
   });
 }

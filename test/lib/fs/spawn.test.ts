@@ -1,14 +1,34 @@
 import assert from 'node:assert/strict';
-import {mkdirSync, writeFileSync} from 'node:fs';
+import {mkdirSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {isErrdefs} from '../../../src/lib/errdefs.ts';
-import {run, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
+import {requireProgram, run, runSync, searchPath} from '../../../src/lib/fs/spawn.ts';
 import {is, onEnd, temporaryDirectory} from '../../support/helpers.ts';
 
 const OPTIONS = {package: 'coreutils'};
 
 describe('running a program', () => {
+  it('takes no tar and no cp that are parts of busybox', (t) => {
+    const dir = temporaryDirectory(t);
+    writeFileSync(join(dir, 'busybox'), '', {mode: 0o755});
+    for (const name of ['cp', 'sh', 'tar']) symlinkSync('busybox', join(dir, name));
+    const path = process.env.PATH;
+    onEnd(t, () => {
+      process.env.PATH = path;
+    });
+    process.env.PATH = dir;
+    for (const [name, from] of [
+      ['cp', 'coreutils'],
+      ['tar', 'tar'],
+    ] as const)
+      assert.throws(
+        () => requireProgram(name, from),
+        (err) => isErrdefs(err) && err.code === 'unavailable' && err.hint === `install the package ${from}`,
+      );
+    assert.equal(requireProgram('sh', 'dash'), join(dir, 'sh'));
+  });
+
   for (const [name, start] of Object.entries({run, runSync})) {
     it(`returns status, stdout and stderr, and passes input on: ${name}`, async () => {
       const options = {...OPTIONS, input: Buffer.from([0, 255, 10])};
