@@ -1,11 +1,12 @@
 /** The packages for machines without npm: what is in them, that they work where nothing else is, and that nothing of them stays. */
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
-import {join} from 'node:path';
+import {copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync} from 'node:fs';
+import {dirname, join} from 'node:path';
 import {before, describe, it} from 'node:test';
+import {ownTarget} from '../../scripts/targets.ts';
 import {COMMANDS} from '../../src/commands/index.ts';
-import {requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
+import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../support/helpers.ts';
 import {root, run} from './harness.ts';
 
 const packages = join(root, 'dist/packages');
@@ -107,29 +108,65 @@ describe('packages', () => {
     assert.deepEqual(own(), []);
   });
 
-  it('are taken by apt in a clean Debian', async (t) => {
-    if (!TORTURE || !requiresRoot(t) || !requiresProgram(t, 'debootstrap')) return t.skip('a new Debian takes long');
+  it('are installed in a clean Debian, by apt, tar and npm, and removed without a trace', async (t) => {
+    if (!TORTURE || !requiresRoot(t) || !requiresProgram(t, 'debootstrap', 'npm')) return t.skip('a new Debian takes long');
     const dir = join(temporaryDirectory(t), 'root');
     execFileSync('debootstrap', ['--variant=minbase', 'stable', dir], {stdio: 'ignore'});
     const script = 'mount -t proc proc "$1/proc"; exec chroot "$@"';
     const inside = (...words: readonly string[]): string =>
       execFileSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-ec', script, 'sh', dir, ...words], {
         encoding: 'utf8',
-        env: {PATH: '/usr/sbin:/usr/bin:/sbin:/bin', DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C'},
+        env: {PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C'},
         stdio: ['ignore', 'pipe', 'pipe'],
       });
     const own = (): readonly string[] =>
       tree(dir).filter((path) => !/^(?:var|tmp|proc|sys|dev|run)\//.test(path) && !/ld\.so\.cache/.test(path));
     const clean = own();
+    const assertClean = (): void =>
+      assert.deepEqual(
+        own().filter((path) => !clean.includes(path)),
+        [],
+      );
+    const assertWorks = (program: string): void => {
+      assert.match(inside(program, 'version'), new RegExp(`${version}[^]*Engine: +bun `));
+      assert.match(inside(program, 'images', 'ls'), /^REF/);
+    };
     cpSync(deb, join(dir, 'tmp/berth.deb'));
     inside('apt-get', 'install', '--yes', '--no-install-recommends', '/tmp/berth.deb');
-    assert.match(inside('berth', 'version'), new RegExp(version));
-    assert.match(inside('berth', 'images', 'ls'), /^REF/);
+    assertWorks('berth');
     assert.ok(existsSync(join(dir, 'usr/sbin/runc')));
     inside('apt-get', 'purge', '--yes', '--autoremove', 'berth');
-    assert.deepEqual(
-      own().filter((path) => !clean.includes(path)),
-      [],
-    );
+    assertClean();
+
+    const unpacked = join(dir, `opt/berth-${version}-linux-${process.arch}`);
+    execFileSync('tar', ['-xzf', join(packages, `berth-${version}-linux-${process.arch}.tar.gz`), '-C', join(dir, 'opt')]);
+    assertWorks(join(unpacked.slice(dir.length), 'bin/ctr'));
+    rmSync(unpacked, {recursive: true});
+    assertClean();
+
+    // A Node that this Debian has not, and npm's own code, outside of what is compared.
+    const npmCode = dirname(dirname(realpathSync(findProgram('npm')!)));
+    copyFileSync(process.execPath, join(dir, 'tmp/node'));
+    cpSync(npmCode, join(dir, 'tmp/npm'), {recursive: true, dereference: true});
+    const npm = (...words: readonly string[]): string =>
+      inside(
+        'env',
+        'PATH=/tmp:/usr/bin:/bin',
+        'HOME=/tmp',
+        '/tmp/node',
+        '/tmp/npm/bin/npm-cli.js',
+        ...words,
+        '--global',
+        '--prefix',
+        '/usr/local',
+      );
+    const names = ['berth-oci', `berth-oci-${ownTarget().name}`];
+    for (const name of names)
+      execFileSync('npm', ['pack', '--silent', join(root, 'dist/npm', name)], {cwd: join(dir, 'tmp'), stdio: 'ignore'});
+    npm('install', '--offline', '--omit=optional', ...names.map((name) => `/tmp/${name}-${version}.tgz`));
+    assertWorks('dist');
+    npm('uninstall', ...names);
+    rmSync(join(dir, 'usr/local/lib/node_modules'), {recursive: true, force: true});
+    assertClean();
   });
 });
