@@ -63,6 +63,7 @@ const LONGEST_FIRST: readonly string[] = [
   'test/cli/damage-to-every-file.test.ts',
   'test/e2e/kills.test.ts',
   'test/e2e/task-kills.test.ts',
+  'test/e2e/as-user.test.ts',
   'test/cli/engines.test.ts',
   'test/e2e/rootless-network.test.ts',
   'test/e2e/rootless.test.ts',

@@ -12,7 +12,7 @@ import type {Task} from '../../src/lib/client/types/index.ts';
 import {hasCode} from '../../src/lib/errdefs.ts';
 import {parseIdentity} from '../../src/lib/fs/process.ts';
 import {engineEnvironment} from '../cli/harness.ts';
-import {is, onEnd, TORTURE} from '../support/helpers.ts';
+import {is, onEnd, requiresRootOfMachine, TORTURE} from '../support/helpers.ts';
 import {cgroupsOf, requiresTasks, type TaskRig, taskRig, until} from '../support/tasks.ts';
 import {names, start} from './fixtures.ts';
 
@@ -222,7 +222,7 @@ describe('a foreground run whose command is killed', () => {
 
 describe('a container', () => {
   it('whose state directory was removed is not believed to be gone: the error names its cgroup, by which it can be ended', async (t) => {
-    if (!requiresTasks(t)) return;
+    if (!requiresTasks(t) || !requiresRootOfMachine(t, 'control groups')) return;
     const r = await taskRig(t);
     const {ns, ref} = r;
     const {pid} = await ns.run(ref, 'c', {detach: true, args: SLEEP});
@@ -244,7 +244,7 @@ describe('a container', () => {
   });
 
   it('that has taken all its memory is told to be killed for that', async (t) => {
-    if (!requiresTasks(t)) return;
+    if (!requiresTasks(t) || !requiresRootOfMachine(t, 'control groups')) return;
     const r = await taskRig(t);
     const {ns, ref} = r;
     // The shell that takes the memory is the first process, which the kernel ends.

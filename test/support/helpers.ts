@@ -12,6 +12,7 @@ import {join} from 'node:path';
 import type {TestContext} from 'node:test';
 import type {Client, OpenOptions} from '../../src/lib/client/types/index.ts';
 import {type Code, codeOf} from '../../src/lib/errdefs.ts';
+import {inInitialUserNamespace} from '../../src/lib/user-namespace-identity.ts';
 
 /** A scope with clean-up at its end: a test's `t`, or `{after}` of node:test for a whole file. */
 export interface Scope {
@@ -113,6 +114,19 @@ export function requiresOneClock(t: Skippable, mixes: string): boolean {
 
 /** True when the test may go on: it runs as root. */
 export const requiresRoot = (t: Skippable): boolean => process.getuid?.() === 0 || unmet(t, 'needs root');
+
+/**
+ * True when the test may go on: it runs as root of the machine, not as a user's root in a user namespace, as the files of
+ * test/e2e/as-user.test.ts do there.
+ *
+ * @param needs what only that one has
+ */
+export function requiresRootOfMachine(t: Skippable, needs: string): boolean {
+  if (!requiresRoot(t)) return false;
+  if (inInitialUserNamespace()) return true;
+  t.skip(`${needs}: root of the machine alone has that`);
+  return false;
+}
 
 /** Absolute path of a program on PATH or in the system's sbin directories, which PATH of a non-login shell may lack. */
 export function findProgram(name: string): string | undefined {

@@ -5,7 +5,7 @@
  * space. Before each removal the test takes all space that is left.
  */
 import assert from 'node:assert/strict';
-import {execFileSync, spawnSync} from 'node:child_process';
+import {spawnSync} from 'node:child_process';
 import {existsSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync} from 'node:fs';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
@@ -14,13 +14,13 @@ import {volumeKey, volumeReference} from '../../../src/lib/client/api/volumes.ts
 import {openClient} from '../../../src/lib/client/index.ts';
 import type {Client} from '../../../src/lib/client/types/index.ts';
 import {hasCode} from '../../../src/lib/errdefs.ts';
-import {hasFreeLoopDevice} from '../../../src/lib/runtime/verify-loop-devices.ts';
 import {SnapshotStore} from '../../../src/lib/store/snapshots.ts';
 import {Store} from '../../../src/lib/store/store.ts';
 import {maintainBallast} from '../../../src/lib/store/with-ballast.ts';
 import {fileScope} from '../../e2e/fixtures.ts';
 import {digestOf, type FakeRegistry, startFakeRegistry} from '../../fakes/registry.ts';
-import {findProgram, requiresProgram, requiresRoot, TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {TORTURE, temporaryDirectory} from '../../support/helpers.ts';
+import {makeSmallDisk, requiresSmallDisk} from '../../support/small-disk.ts';
 import {program} from '../../support/static-programs.ts';
 import {dir, file, tar} from '../../support/tartest.ts';
 import {CONFIG} from './pulled-store.ts';
@@ -97,27 +97,17 @@ async function makeVolume(client: Client, name: string): Promise<void> {
   writeFileSync(join(path, 'written'), 'x'.repeat(5000));
 }
 
-/** A filesystem in a file, with a store that has an image and a container made of it. */
-async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promise<string> {
-  const dir = temporaryDirectory(t);
-  const [image, disk] = [join(dir, 'origin'), join(dir, 'disk')];
-  execFileSync('truncate', ['-s', String(60 << 20), image]);
-  execFileSync(findProgram('mkfs.ext4')!, ['-q', '-b', String(bytes), '-N', String(inodes), '-m', '0', '-O', '^resize_inode', image]);
-  mkdirSync(disk);
-  execFileSync('mount', ['-o', 'loop', image, disk]);
-  try {
+/** A disk with a store that has an image and a container made of it. @returns mounts a copy */
+async function makeOrigin(t: TestContext, {layers, bytes, inodes}: Shape): Promise<(at: string) => () => void> {
+  const features = '^resize_inode';
+  return makeSmallDisk(temporaryDirectory(t), {size: 60 << 20, blockSize: bytes, inodes, features}, async (disk) => {
     const {ref} = await images(layers);
     const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
     await client.namespace('default').pull(ref, {snapshotter: SNAPSHOTTER});
     for (const name of ['held', 'v']) await makeVolume(client, name);
     await makeContainer(client, ref, 'c1');
     await client.close();
-    // A copy of the mount in another mount namespace would keep the file busy.
-    execFileSync('sync', ['--file-system', disk]);
-  } finally {
-    execFileSync('umount', [disk]);
-  }
-  return image;
+  });
 }
 
 /** Fills a disk except for so many bytes. */
@@ -183,17 +173,12 @@ interface Case {
 }
 
 async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Promise<void> {
-  const origin = await makeOrigin(t, shape);
-  const dir = temporaryDirectory(t);
-  const disk = join(dir, 'disk');
+  const mount = await makeOrigin(t, shape);
+  const disk = temporaryDirectory(t);
   const {ref, other} = await images(shape.layers);
-  mkdirSync(disk);
-  for (const [i, {what, level, change, first, afterKill}] of cases.entries()) {
-    // A new directory each time: another mount namespace may have a copy of the mount, and keep it busy.
-    const image = join(dir, String(i));
+  for (const {what, level, change, first, afterKill} of cases) {
     const when = `${shape.layers} layers, blocks of ${shape.bytes}, ${level} ${what} left, ${change}${afterKill ? ', a kill' : ''}`;
-    execFileSync('cp', ['--sparse=always', origin, image]);
-    execFileSync('mount', ['-o', 'loop', image, disk]);
+    const unmount = mount(disk);
     const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
     try {
       fill(disk, what, level);
@@ -235,8 +220,7 @@ async function sweep(t: TestContext, shape: Shape, cases: readonly Case[]): Prom
         assert.deepEqual(readdirSync(join(disk, 'root', place)), [], when);
     } finally {
       await client.close();
-      execFileSync('umount', [disk]);
-      rmSync(image);
+      unmount();
     }
   }
 }
@@ -254,30 +238,24 @@ describe('a disk that fills up', () => {
   for (const bytes of [1024, 4096])
     for (const layers of [1, 24, 60]) {
       it(`leaves removals the space that they need: ${layers} layers, blocks of ${bytes}`, async (t) => {
-        if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-        if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
+        if (!(await requiresSmallDisk(t))) return;
         const step = layers === 1 ? 16 << 10 : 64 << 10;
         const levels = [...Array.from({length: 24}, (_, i) => i * step), PLENTY];
         await sweep(t, {layers, bytes, inodes: 3000}, cases('bytes', levels, 61));
       });
 
       it(`leaves removals their inodes: ${layers} layers, blocks of ${bytes}`, async (t) => {
-        if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-        if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
+        if (!(await requiresSmallDisk(t))) return;
         const levels = Array.from({length: 24}, (_, i) => i * (layers === 1 ? 4 : 20));
         await sweep(t, {layers, bytes, inodes: 3000}, cases('inodes', levels, 61));
       });
     }
 
   it('delays applying a change for lack of space, reports it, and applies it once there is space', async (t) => {
-    if (!requiresRoot(t) || !requiresProgram(t, 'mkfs.ext4', 'mount', 'losetup')) return;
-    if (!(await hasFreeLoopDevice())) return t.skip('needs loop devices');
-    const dir = temporaryDirectory(t);
-    const [image, disk] = [join(dir, 'image'), join(dir, 'disk')];
-    execFileSync('truncate', ['-s', String(20 << 20), image]);
-    execFileSync(findProgram('mkfs.ext4')!, ['-q', '-b', '4096', '-N', '500', '-m', '0', image]);
-    mkdirSync(disk);
-    execFileSync('mount', ['-o', 'loop', image, disk]);
+    if (!(await requiresSmallDisk(t))) return;
+    const disk = temporaryDirectory(t);
+    const shape = {size: 20 << 20, blockSize: 4096, inodes: 500};
+    const unmount = (await makeSmallDisk(temporaryDirectory(t), shape))(disk);
     const client = openClient({root: join(disk, 'root'), state: temporaryDirectory(t)});
     try {
       const store = new Store({root: client.root, lockTimeoutMs: 10_000});
@@ -305,7 +283,7 @@ describe('a disk that fills up', () => {
       assert.deepEqual(await client.namespaces.list().then((all) => all.map(({name}) => name)), ['first', waiting]);
     } finally {
       await client.close();
-      execFileSync('umount', [disk]);
+      unmount();
     }
   });
 });
