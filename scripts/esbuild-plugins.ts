@@ -92,7 +92,7 @@ function lateModules(directory: string): readonly string[] {
  * module that is imported dynamically is one, with needs of its own: 44 chunks for a listing, of which Node resolves each import. Here every module
  * that is loaded late needs all of the core of its part, which is loaded before or with it anyway.
  *
- * @param cores absolute path of the module that is the core, by the directory of the modules that need it
+ * @param cores absolute paths of the modules that are the core, by the module, or the directory of modules, that needs it; the first that fits counts
  */
 export const sharedCore = (source: string, cores: Readonly<Record<string, readonly string[]>>): Plugin => ({
   name: 'shared-core',
@@ -100,7 +100,7 @@ export const sharedCore = (source: string, cores: Readonly<Record<string, readon
     const late = new Set(lateModules(source));
     build.onLoad({filter: /\.ts$/}, ({path}) => {
       if (!late.has(path)) return undefined;
-      const [, core = []] = Object.entries(cores).find(([directory]) => path.startsWith(`${directory}/`)) ?? [];
+      const [, core = []] = Object.entries(cores).find(([of]) => path === of || path.startsWith(`${of}/`)) ?? [];
       const needs = core.filter((one) => one !== path).map((one) => `import ${JSON.stringify(one)};`);
       return {contents: [readFileSync(path, 'utf8'), ...needs].join('\n'), loader: 'ts'};
     });

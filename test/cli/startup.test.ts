@@ -90,6 +90,19 @@ describe('start-up', () => {
     assert.ok(functions.includes('probeErofs'), 'names of functions are no longer seen');
   });
 
+  it('what enters the user namespace loads no store', () => {
+    const dist = join(root, 'dist/node');
+    const files = new Set(readdirSync(dist).filter((name) => name.startsWith('enter-user-namespace-')));
+    let text = '';
+    for (const name of files) {
+      const code = readFileSync(join(dist, name), 'utf8');
+      for (const [, other] of code.matchAll(/(?:from|import)"\.\/([^"]+)"/g)) files.add(other!);
+      text += code;
+    }
+    assert.ok(text.includes('function claimGeneration'), 'names of functions are no longer seen');
+    assert.ok(!text.includes('JournalBackend=class'), `the store is loaded, ${text.length} bytes in all`);
+  });
+
   for (const words of [[''], ['images', '']])
     it(`a completion of ${JSON.stringify(words.join(' '))} loads no command, and tells what the source tells`, async (t) => {
       const dir = temporaryDirectory(t);
