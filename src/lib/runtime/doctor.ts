@@ -4,7 +4,7 @@ import {join} from 'node:path';
 import {isErrdefs} from '../errdefs.ts';
 import {isOnOverlay} from '../fs/free-space.ts';
 import {readMountInfo} from '../fs/mountinfo.ts';
-import {findProgram, run} from '../fs/spawn.ts';
+import {findProgram, requireProgram, run} from '../fs/spawn.ts';
 import {isRootless} from '../user-namespace-identity.ts';
 import {expectedGroup} from './delegated-cgroup.ts';
 import {findRuntime, runtimeVersion} from './oci-runtime.ts';
@@ -161,6 +161,19 @@ async function pastaCheck(): Promise<Check> {
   }
 }
 
+/** Programs without which some commands fail; those that are there are not listed. */
+function missingPrograms(): readonly Check[] {
+  return Object.entries({cp: 'coreutils', tar: 'tar'}).flatMap(([program, name]) => {
+    try {
+      requireProgram(program, name);
+      return [];
+    } catch (err) {
+      if (!isErrdefs(err)) throw err;
+      return {name: program, status: 'warning' as const, detail: err.message, ...(err.hint === undefined ? {} : {hint: err.hint})};
+    }
+  });
+}
+
 /**
  * @param directory the existing directory of snapshots
  * @param runtime as for `findRuntime`
@@ -172,5 +185,6 @@ export async function checkRuntime(directory: string, runtime?: string): Promise
     await checkMounts(directory),
     cgroupCheck(),
     ...(isRootless() ? [await pastaCheck()] : await criuCheck()),
+    ...missingPrograms(),
   ];
 }

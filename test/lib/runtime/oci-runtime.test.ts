@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import {execFileSync} from 'node:child_process';
-import {closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync} from 'node:fs';
+import {closeSync, existsSync, mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync} from 'node:fs';
 import {join} from 'node:path';
 import {describe, it, type TestContext} from 'node:test';
 import type {ErrdefsError} from '../../../src/lib/errdefs.ts';
@@ -153,6 +153,19 @@ describe('doctor', () => {
       ['runtime', 'conmon', 'mounts', 'cgroups', 'criu'],
     );
     for (const {status, hint} of checks) assert.equal(hint === undefined, status === 'ok');
+  });
+
+  it('names a tar that is only a part of busybox', async (t) => {
+    const dir = temporaryDirectory(t);
+    writeFileSync(join(dir, 'busybox'), '', {mode: 0o755});
+    symlinkSync('busybox', join(dir, 'tar'));
+    const path = process.env.PATH;
+    onEnd(t, () => {
+      process.env.PATH = path;
+    });
+    process.env.PATH = `${dir}:${path}`;
+    const {name, status, hint} = (await checkRuntime(temporaryDirectory(t))).at(-1)!;
+    assert.deepEqual([name, status, hint], ['tar', 'warning', 'install the package tar']);
   });
 
   it('names the remedy', async (t) => {
