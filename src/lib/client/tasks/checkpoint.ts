@@ -9,12 +9,14 @@ import {berth} from '../../berth-command.ts';
 import {ErrdefsError, fromErrno} from '../../errdefs.ts';
 import {removeTree} from '../../fs/durable.ts';
 import {dumpContainer, requireCriu} from '../../runtime/checkpoint.ts';
+import {idMappings} from '../../runtime/id-mappings.ts';
 import {hintToRun, hintToStop} from '../../runtime/next-command.ts';
 import {holdersOf, untilEnded} from '../../runtime/run-directory.ts';
+import type {Spec} from '../../runtime/spec.ts';
 import {type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
 import {collect} from '../../store/gc.ts';
 import {assertWithinQuota} from '../../store/quota.ts';
-import type {SnapshotRecord} from '../../store/records.ts';
+import type {ContainerRecord, SnapshotRecord} from '../../store/records.ts';
 import {mergeLabels, SnapshotStore} from '../../store/snapshots.ts';
 import type {StoreTransaction} from '../../store/transaction-types.ts';
 import {withBallast} from '../../store/with-ballast.ts';
@@ -37,6 +39,7 @@ import type {CheckpointOptions, CheckpointResult, ProgressEvent, RestoreOptions,
 import {tell} from './emit-task-event.ts';
 import {type FoundTask, findTask, findTaskIfAny} from './find-task.ts';
 import {asRunFailure} from './mark-run-failure.ts';
+import {recordedNetwork} from './network-options.ts';
 import {listProcesses} from './processes-and-freezer.ts';
 import {startContainer} from './start.ts';
 
@@ -66,6 +69,26 @@ function dumpableRecord({task, record}: FoundTask, namespace: string): TaskRecor
   if (record.removeOnExit)
     throw new ErrdefsError('failed_precondition', `${what} is removed when it ends, with its checkpoint`, {hint: 'run it without --rm'});
   return record;
+}
+
+/** @throws failed_precondition it has what criu dumps, and cannot restore */
+function assertRestorable(container: ContainerRecord): void {
+  const {id} = container;
+  const linux = (container.spec as Spec | null)?.linux;
+  const refuse = (reason: string, hint: string): never => {
+    throw new ErrdefsError('failed_precondition', `container ${JSON.stringify(id)} cannot be checkpointed: ${reason}`, {hint});
+  };
+  if (linux !== undefined && idMappings(linux) !== undefined)
+    refuse('it has mapped users, who may not restore what root has dumped', 'run it without --uidmap and --gidmap');
+  const {network = 'none'} = recordedNetwork(container) ?? {};
+  if (network !== 'none' && network !== 'host')
+    refuse(
+      `it is in network ${JSON.stringify(network)}, whose namespace criu would not find again`,
+      'run it with --net-host, or without a network',
+    );
+  const joined = linux?.namespaces.find(({path}) => path !== undefined);
+  if (joined !== undefined)
+    refuse(`its ${joined.type} namespace is that of others, and would be one of its own afterwards`, 'run it without --with-ns');
 }
 
 /** Notes why the task ends; without the note it has ended all the same. */
@@ -104,6 +127,7 @@ export async function checkpointContainer(
   const {task, runtime, runtimeRoot} = found;
   const container = store.view((tx) => tx.namespace(namespace).containers.find(id));
   if (container === undefined) throw missing(context, namespace, id);
+  assertRestorable(container);
   const snapshots = new SnapshotStore(store, namespace, CHECKPOINT_SNAPSHOTTER);
   const key = checkpointKey(id);
   const progress = progressOf('checkpoint', id, onEvent);

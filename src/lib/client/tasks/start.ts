@@ -4,6 +4,7 @@ import {ErrdefsError} from '../../errdefs.ts';
 import {parseDigest} from '../../oci/descriptor.ts';
 import type {Restoration} from '../../runtime/detached.ts';
 import {idMappings} from '../../runtime/id-mappings.ts';
+import type {Mount} from '../../runtime/mount-plan.ts';
 import type {Spec} from '../../runtime/spec.ts';
 import type {ContainerRecord} from '../../store/records.ts';
 import {SnapshotStore} from '../../store/snapshots.ts';
@@ -67,8 +68,12 @@ export async function startContainer(
         const now = store.view((tx) => tx.namespace(namespace).containers.find(id));
         if (now?.createdAt !== record.createdAt)
           throw new ErrdefsError('aborted', 'the container was removed meanwhile', {hint: 'run it again'});
-        if (record.snapshotKey === '') return directoryMounts(spec.root.path);
-        return new SnapshotStore(store, namespace, record.snapshotter).mounts(record.snapshotKey);
+        const mounts =
+          record.snapshotKey === ''
+            ? directoryMounts(spec.root.path)
+            : new SnapshotStore(store, namespace, record.snapshotter).mounts(record.snapshotKey);
+        // criu restores the mounts of a container, but of its root only what the runtime gives it.
+        return options.restore !== undefined && spec.root.readonly === true ? readOnly(mounts) : mounts;
       },
       makeSpec: () => spec,
       keepSpec: async (placed) => {
@@ -85,6 +90,12 @@ export async function startContainer(
     options,
   );
 }
+
+/** The last one is the root. */
+const readOnly = (mounts: readonly Mount[]): readonly Mount[] =>
+  mounts.map((mount, i) =>
+    i < mounts.length - 1 ? mount : {...mount, options: ['ro', ...mount.options.filter((option) => option !== 'rw')]},
+  );
 
 /**
  * What the namespace demands may have changed since the container was made, and its image's name may be another image's. Of a container
