@@ -9,7 +9,8 @@ import {parseMount} from './mount-flag.ts';
 import {omitUndefined} from './omit-undefined.ts';
 import {openProgress} from './progress.ts';
 import {connectionOptions} from './registry-options.ts';
-import {CONNECTION_FLAGS, count, decimal, duration, type GlobalFlags, repeated, size, snapshotter} from './shared-flags.ts';
+import {CONNECTION_FLAGS, count, decimal, type GlobalFlags, repeated, size, snapshotter} from './shared-flags.ts';
+import {STOP_TIMEOUT} from './task-flags.ts';
 import {parseLabels, parseSize} from './value-parsers.ts';
 import {parseVolumesFrom, volumesOf} from './volume-flag.ts';
 
@@ -211,7 +212,7 @@ export const CONTAINER_FLAGS = {
     helpValue: 'SIGNAL',
     description: "signal that asks the container to end; by default the image's, else SIGTERM",
   }),
-  'stop-timeout': duration({description: 'how long a stop waits before it kills'}),
+  'stop-timeout': STOP_TIMEOUT,
   label: repeated({char: 'l', helpValue: 'KEY=VALUE', description: 'label of the container; may be repeated'}),
   'label-file': repeated({helpValue: 'FILE', description: 'file of labels, one a line; may be repeated'}),
   annotation: repeated({helpValue: 'KEY=VALUE', description: 'annotation of the runtime specification; may be repeated'}),

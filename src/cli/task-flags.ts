@@ -5,13 +5,23 @@ import {Flags} from './define-flags.ts';
 import {size} from './shared-flags.ts';
 import {parseDuration} from './value-parsers.ts';
 
+/** Of a number without a unit, as docker has it. */
+const parseSeconds = async (input: string): Promise<number> => parseDuration(/^\d+$/.test(input) ? `${input}s` : input);
+
 /** How long a task has to end by itself. */
 export const STOP_TIME = Flags.custom<number>({
   char: 't',
   helpValue: '10s',
   description:
     "time to end by itself; by default the container's --stop-timeout, else 10s; a number without a unit is seconds, as in docker",
-  parse: async (input) => parseDuration(/^\d+$/.test(input) ? `${input}s` : input),
+  parse: parseSeconds,
+})();
+
+/** The same, of a container. */
+export const STOP_TIMEOUT = Flags.custom<number>({
+  helpValue: '10s',
+  description: 'how long a stop waits before it kills; a number without a unit is seconds, as in docker',
+  parse: parseSeconds,
 })();
 
 /** How a task is started. */

@@ -104,6 +104,9 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['--restart', 'always'], /systemd/],
   [['--apparmor-default-profile', 'a b'], /AppArmor profile "a b"/],
   [['--security-opt', 'apparmor=a', '--apparmor-default-profile', 'b'], /AppArmor profile "b", and "a" besides/],
+  [['--with-ns', 'network:/absent'], /network namespace "\/absent": not found/],
+  [['--with-ns', 'network:/etc/passwd'], /"\/etc\/passwd": it is none: invalid argument/],
+  [['--hostname', 'x y'], /hostname "x y" is not one/],
   [['--gpus', '1'], /--device/],
   [['--rdt-class', 'x'], /RDT/],
   [['--uidmap', '1:1000:1'], /has the container's user 0/],
@@ -159,7 +162,7 @@ forEachEngine('flags of run', (engine) => {
     const ctr = commandLine(t, engine, 'ctr');
     await ctr.ok(['pull', '--plain-http', busybox.ref]);
     const script = 'trap "exit 7" USR1; trap "" TERM; pwd > /ready; while :; do sleep 0.05; done';
-    const flags = ['-w', '/tmp', '--stop-signal', 'USR1', '--stop-timeout', '100s', '--name', 'c1'];
+    const flags = ['-w', '/tmp', '--stop-signal', 'USR1', '--stop-timeout', '100', '--name', 'c1'];
     await ctr.ok(['containers', 'create', ...flags, busybox.ref, '/bin/sh', '-c', script]);
     await ctr.ok(['tasks', 'start', '--detach', 'c1']);
     while ((await ctr(['tasks', 'exec', 'c1', 'cat', '/ready'])).stdout !== '/tmp\n') await delay(20);

@@ -221,7 +221,7 @@ describe('a foreground run whose command is killed', () => {
 });
 
 describe('a container', () => {
-  it('whose state directory was removed is not believed to be gone: the error names its cgroup, by which it can be ended', async (t) => {
+  it('whose state directory was removed is not believed to be gone: the error names its cgroup, by which it can be ended, and --force ends it', async (t) => {
     if (!requiresTasks(t) || !requiresRootOfMachine(t, 'control groups')) return;
     const r = await taskRig(t);
     const {ns, ref} = r;
@@ -239,6 +239,15 @@ describe('a container', () => {
     for (const path of procs) for (const line of readFileSync(path, 'utf8').split('\n')) if (line !== '') kill(Number(line));
     await until('its end', () => !existsSync(`/proc/${pid}`));
     await assertRemovable(r, 'c', 'after its state directory was removed');
+    for (const isPaused of [false, true]) {
+      const again = await ns.run(ref, 'd', {detach: true, args: SLEEP});
+      if (isPaused) await ns.tasks.pause('d');
+      rmSync(join(r.state, 'runs'), {recursive: true, force: true});
+      await assert.rejects(ns.containers.delete('d'), is('failed_precondition'));
+      await ns.containers.delete('d', {force: true});
+      assert.ok(!existsSync(`/proc/${again.pid}/exe`));
+      assert.deepEqual(await ns.containers.list(), []);
+    }
     // What says that they are berth's went with that directory.
     for (const path of cgroupsOf(r.namespace)) rmdirSync(path);
   });

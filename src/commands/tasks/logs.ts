@@ -2,9 +2,9 @@ import {StringDecoder} from 'node:string_decoder';
 import {BaseCommand} from '../../cli/base-command.ts';
 import {Args, Flags} from '../../cli/define-flags.ts';
 import {omitUndefined} from '../../cli/omit-undefined.ts';
-import {count} from '../../cli/shared-flags.ts';
 import {parseSince} from '../../cli/value-parsers.ts';
 import type {LogEntry} from '../../lib/client/types/index.ts';
+import {ErrdefsError} from '../../lib/errdefs.ts';
 
 const time = (description: string) =>
   Flags.custom<string>({
@@ -15,6 +15,19 @@ const time = (description: string) =>
       return input;
     },
   })();
+
+/** @throws invalid_argument neither a number of lines nor `all`, which docker writes for all of them, or any number below 0 */
+const TAIL = Flags.custom<number>({
+  helpValue: 'N',
+  description: 'only the last lines: a number, or all',
+  parse: async (input) => {
+    if (input === 'all' || /^-\d+$/.test(input)) return Number.MAX_SAFE_INTEGER;
+    const lines = Number(input);
+    if (!/^\d+$/.test(input) || !Number.isSafeInteger(lines))
+      throw new ErrdefsError('invalid_argument', `${JSON.stringify(input)} is neither a number of lines nor all`);
+    return lines;
+  },
+})();
 
 /** A duration counts from when the command runs. */
 const asTime = (text: string | undefined): string | undefined => (text === undefined ? undefined : parseSince(text).toISOString());
@@ -30,7 +43,7 @@ and data. A log that has reached --log-max-size begins anew: what was in it befo
     follow: Flags.boolean({char: 'f', description: 'go on until the task ends'}),
     since: time('only from this time on: as in RFC 3339, or a duration before now, such as 10m'),
     until: time('only before this time'),
-    tail: count({description: 'only the last lines'}),
+    tail: TAIL,
     timestamps: Flags.boolean({char: 't', description: 'put its time before each line'}),
   };
 

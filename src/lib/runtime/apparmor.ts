@@ -14,6 +14,7 @@ export const DEFAULT_RULES = 'berth/apparmor-default-profile';
 
 /** There only where the kernel confines programs by profiles. */
 const PROFILES = '/sys/kernel/security/apparmor/profiles';
+const MODULE = '/sys/module/apparmor';
 
 /** With the capabilities that a container has by default, it loses nothing by them but what masked and read-only paths forbid it, too. */
 export const profileText = (name: string): string => `
@@ -71,17 +72,24 @@ const isLoaded = (name: string, profiles: string): boolean =>
  * Loads the profile of a specification, if it has berth's rules, and the kernel does not have one of that name: it keeps profiles until the
  * machine ends.
  *
- * @throws failed_precondition it cannot be loaded
+ * @throws failed_precondition it cannot be loaded, or the kernel knows no profiles
  * @throws unavailable there is no parser for profiles
  */
-export async function loadProfile({process, annotations = {}}: Pick<Spec, 'process' | 'annotations'>, profiles = PROFILES): Promise<void> {
+export async function loadProfile(
+  {process, annotations = {}}: Pick<Spec, 'process' | 'annotations'>,
+  profiles = PROFILES,
+  module = MODULE,
+): Promise<void> {
   const {apparmorProfile: name} = process;
-  if (name === undefined || annotations[DEFAULT_RULES] !== name) return;
+  if (name === undefined) return;
+  const isOurs = annotations[DEFAULT_RULES] === name;
   const refused = (why: string): ErrdefsError =>
     new ErrdefsError('failed_precondition', `AppArmor profile ${JSON.stringify(name)}: ${why}`, {
-      hint: 'make the container without --apparmor-default-profile',
+      hint: `make the container without ${isOurs ? '--apparmor-default-profile' : '--security-opt apparmor'}`,
     });
-  if (!existsSync(profiles)) throw refused('the kernel has no AppArmor');
+  // Where securityfs is not mounted nobody sees its list, and the runtime can use a profile all the same.
+  if (!existsSync(isOurs ? profiles : module)) throw refused('the kernel has no AppArmor');
+  if (!isOurs) return;
   if (isLoaded(name, profiles)) return;
   const {status, stderr} = await run('apparmor_parser', ['--replace', '--skip-cache'], {
     package: 'apparmor',

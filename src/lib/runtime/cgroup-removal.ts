@@ -1,10 +1,10 @@
 /** Control groups of containers: their names, and their removal. See cgroups(7); version 1 has one tree for each controller. */
-import {appendFileSync, existsSync, readFileSync, rmdirSync, statSync} from 'node:fs';
+import {appendFileSync, existsSync, readFileSync, rmdirSync, statSync, writeFileSync} from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {ErrdefsError} from '../errdefs.ts';
 import {readIfPresent, unlinkIfPresent} from '../fs/durable.ts';
-import type {ProcessIdentity} from '../fs/process.ts';
+import {ownIdentity, type ProcessIdentity} from '../fs/process.ts';
 import {ignoreErrno, list} from './ignore-errno.ts';
 
 const CGROUPS = '/sys/fs/cgroup';
@@ -24,8 +24,15 @@ async function removeCgroup(directory: string): Promise<void> {
   }
 }
 
+/** Lets what is frozen go on: in version 1 it does not end before. */
+function thaw(path: string): void {
+  const ifThere = ['ENOENT', 'ENOTDIR', 'ENODEV', 'EINVAL'];
+  ignoreErrno(ifThere, () => writeFileSync(join(CGROUPS, 'freezer', path, 'freezer.state'), 'THAWED', {flag: 'r+'}));
+}
+
 /** Kills what is in a container's cgroup and those below it, and removes them. @throws unavailable one is still in use */
 export async function removeCgroups(path: string): Promise<void> {
+  thaw(path);
   for (const directory of cgroupsAt(path)) await removeCgroup(directory);
 }
 
@@ -90,6 +97,12 @@ export const cgroupPath = (
   {pid, startTime, pidNamespace}: ProcessIdentity,
   parent = `/${namespace}`,
 ): string => `${parent}/${id}~${pid}.${startTime}.${pidNamespace}`;
+
+/** The process that `cgroupPath` named a cgroup of this boot by; it holds the container. @param path of `cgroupPath` */
+export function holderOfCgroup(path: string): ProcessIdentity {
+  const [pid = '', startTime = '', pidNamespace = ''] = path.slice(path.lastIndexOf('~') + 1).split('.');
+  return {...ownIdentity(), pid: Number(pid), startTime, pidNamespace};
+}
 
 /** Whether `cgroupPath` made it for a container of this ID. */
 export const isCgroupOf = (id: string, path: string): boolean => isOwnCgroup(path) && basename(path).startsWith(`${id}~`);

@@ -26,7 +26,7 @@ export function findRuntime(name = process.env.RUNC): Runtime {
     if (path !== undefined) return {name: basename(path), path};
   }
   throw new ErrdefsError('unavailable', `runtime ${JSON.stringify(name || RUNTIMES[0])} is not installed`, {
-    hint: 'install runc 1.1.12 or newer',
+    hint: name === undefined || name === '' || name === 'runc' ? 'install runc 1.1.12 or newer' : 'install it, or name its path',
   });
 }
 

@@ -11,6 +11,7 @@ import {
   readFileSync,
   readlinkSync,
   readSync,
+  statfsSync,
   statSync,
 } from 'node:fs';
 import {hostname, release} from 'node:os';
@@ -36,7 +37,7 @@ import {
   type Spec,
   withVolumes,
 } from './spec.ts';
-import type {ContainerOptions, MountSpec, Volume} from './spec-option-types.ts';
+import type {ContainerOptions, MountSpec, SpecOptions, Volume} from './spec-option-types.ts';
 import {groupID, imageUser, requestedUser} from './user.ts';
 
 export interface SpecRequest {
@@ -229,6 +230,27 @@ function checkSources(spec: Spec): void {
   }
 }
 
+/** Of a process, where they are not called as in a specification. */
+const NAMESPACE_FILES: Readonly<Record<string, string>> = {network: 'net', mount: 'mnt'};
+
+/** See statfs(2). */
+const NSFS_MAGIC = 0x6e736673;
+
+/** Checks namespaces here, for the same reason. @throws not_found, permission_denied, invalid_argument it is none */
+function checkNamespaces({joinNamespaces = []}: SpecOptions): void {
+  for (const {type, path} of joinNamespaces) {
+    const what = `${type} namespace ${JSON.stringify(path)}`;
+    let isOne: boolean;
+    try {
+      isOne = statfsSync(path).type === NSFS_MAGIC;
+    } catch (err) {
+      throw fromErrno(err, what);
+    }
+    if (!isOne)
+      throw new ErrdefsError('invalid_argument', `${what}: it is none`, {hint: `such as /proc/PID/ns/${NAMESPACE_FILES[type] ?? type}`});
+  }
+}
+
 /**
  * Checks everything that needs no mounted root, and returns a function for the rest, which takes volumes that did not exist before.
  *
@@ -260,6 +282,7 @@ export async function resolveSpec(request: SpecRequest): Promise<(rootfs: RootRe
   const plain = createSpec({cgroupsPath, image, options: given, envFile, user: root, host});
   const draft = await withSeccomp(plain, request);
   checkSources(draft);
+  checkNamespaces(options);
   const mappings = idMappings(options);
   if (mappings !== undefined) refuseMoved(host.requestedDevices ?? []);
   return (rootfs, made = []) => {

@@ -48,7 +48,7 @@ describe('AppArmor', () => {
 
   it('gives the kernel the profile that it lacks, and no other', async (t) => {
     const {list, given} = kernel(t, {loaded: 'docker-default (enforce)\nname (v2) (complain)\n'});
-    for (const spec of [specOf(undefined), specOf('other'), specOf('other', {[DEFAULT_RULES]: 'own'})]) await loadProfile(spec, list);
+    for (const spec of [specOf(undefined), specOf('other'), specOf('other', {[DEFAULT_RULES]: 'own'})]) await loadProfile(spec, list, list);
     assert.equal(given(), '');
     for (const name of ['own', 'docker', 'name']) {
       await loadProfile(ours(name), list);
@@ -69,6 +69,9 @@ describe('AppArmor', () => {
         assert.match(err.message, why);
         return is('failed_precondition')(err);
       });
+    const theirs = {process: ours('own').process};
+    await assert.rejects(loadProfile(theirs, none, none), is('failed_precondition'), 'a profile of somebody else');
+    await loadProfile(theirs, none, list);
   });
 
   it('has a profile that the parser accepts', (t) => {

@@ -1,5 +1,6 @@
 /** Containers of one namespace: their records, and the snapshots they write to. */
 
+import {berth} from '../../berth-command.ts';
 import {ErrdefsError, hasCode} from '../../errdefs.ts';
 import {validateLabels} from '../../oci/identifier.ts';
 import {hintToStop} from '../../runtime/next-command.ts';
@@ -63,6 +64,7 @@ export function containersClient(
       await forgetStoppedTask(context, namespace, id);
       const {ids, hasBegun} = await context.running(namespace);
       const {cgroupOf, hasRun} = await import('../running-containers.ts');
+      const {holderOfCgroup, isCgroupOf, removeCgroups, removeEmptyCgroup} = await import('../../runtime/cgroup-removal.ts');
       const record = store.view((tx) => tx.namespace(namespace).containers.find(id));
       const cgroup = record === undefined || hasRun(context, namespace, id) ? undefined : cgroupOf(namespace, record);
       const refuse = (): never => {
@@ -70,18 +72,23 @@ export function containersClient(
           hint:
             cgroup === undefined
               ? hintToStop(namespace, id)
-              : `its state directory was removed: end its processes, which are in cgroup ${cgroup}`,
+              : isCgroupOf(id, cgroup)
+                ? `its state directory was removed, but its processes are in cgroup ${cgroup}, and can be ended with it: ${berth`-n ${namespace} containers rm --force ${id}`}`
+                : `its state directory was removed: end its processes, which are in cgroup ${cgroup}`,
         });
       };
-      if (ids.includes(id)) refuse();
+      // No runtime knows of it any more.
+      const endsHere = force && ids.includes(id) && cgroup !== undefined && isCgroupOf(id, cgroup);
+      if (endsHere) {
+        const {untilEnded} = await import('../../runtime/run-directory.ts');
+        await removeCgroups(cgroup);
+        await untilEnded([holderOfCgroup(cgroup)]);
+      } else if (ids.includes(id)) refuse();
       const only = (): boolean => !hasBegun(id) || refuse();
       // One that is removed when it ends may be gone by now.
       await deleteContainer(context, namespace, id, {keepSnapshot, only, ...(hasEnded ? {} : {ifMissing: missing})});
       // Nobody else knows of it any more.
-      if (cgroup?.startsWith(`/${namespace}/${id}~`)) {
-        const {removeEmptyCgroup} = await import('../../runtime/cgroup-removal.ts');
-        store.housekeeping.attempt(`cgroup ${cgroup}`, () => removeEmptyCgroup(cgroup));
-      }
+      if (cgroup?.startsWith(`/${namespace}/${id}~`)) store.housekeeping.attempt(`cgroup ${cgroup}`, () => removeEmptyCgroup(cgroup));
     },
   };
 }
