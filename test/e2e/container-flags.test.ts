@@ -107,6 +107,8 @@ const REFUSED: readonly (readonly [flags: readonly string[], message: RegExp])[]
   [['--with-ns', 'network:/absent'], /network namespace "\/absent": not found/],
   [['--with-ns', 'network:/etc/passwd'], /"\/etc\/passwd": it is none: invalid argument/],
   [['--hostname', 'x y'], /hostname "x y" is not one/],
+  [['-v', '/tmp:/data:idmap'], /mapped owners: not implemented/],
+  [['--mount', 'type=bind,src=/tmp,dst=/data,options=rbind:idmap'], /mapped owners: not implemented/],
   [['--gpus', '1'], /--device/],
   [['--rdt-class', 'x'], /RDT/],
   [['--uidmap', '1:1000:1'], /has the container's user 0/],

@@ -246,6 +246,14 @@ export function checkWorkingDirectory(cwd: string): void {
 /** Whether a mount's source is a host path. */
 export const isBind = ({type, options}: MountSpec): boolean => type === 'bind' || options.includes('bind') || options.includes('rbind');
 
+/** @throws not_implemented runc before 1.2 would take no notice of it */
+function refuseIdMapped({destination, options = []}: Pick<Volume, 'destination' | 'options'>): void {
+  if (options.some((option) => /^r?idmap(?:=|$)/.test(option)))
+    throw new ErrdefsError('not_implemented', `mount on ${JSON.stringify(destination)}: a host directory with mapped owners`, {
+      hint: 'leave out idmap: a container with --uidmap sees the owners of the host, as far as they are mapped; those of a volume of the store are mapped',
+    });
+}
+
 /** Options whose value is a host path. */
 const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
 
@@ -254,6 +262,7 @@ const PATH_OPTION = /^(?:lowerdir|upperdir|workdir)\+?=(?!\/)/;
  * no container must see.
  */
 function userMount(mount: MountSpec): MountSpec {
+  refuseIdMapped(mount);
   const relative = isBind(mount) ? !posix.isAbsolute(mount.source) : /^\.\.?(?:\/|$)/.test(mount.source);
   if (relative) throw invalid(`mount source ${JSON.stringify(mount.source)} must be an absolute path`);
   const option = mount.options.find((text) => PATH_OPTION.test(text));
@@ -269,6 +278,7 @@ const VOLUME_OPTIONS = ['ro', 'rw', 'bind', 'rbind', 'nosuid', 'nodev', 'noexec'
 
 /** A bind mount; recursive, and private as docker's, unless its options say otherwise. */
 function volumeMount({source, destination, options = []}: Volume): MountSpec {
+  refuseIdMapped({destination, options});
   const odd = options.find((option) => !VOLUME_OPTIONS.includes(option));
   if (odd !== undefined)
     throw new ErrdefsError('invalid_argument', `volume ${JSON.stringify(destination)}: unknown option ${JSON.stringify(odd)}`, {

@@ -295,6 +295,16 @@ describe('a privileged container', () => {
 
 describe('other options', () => {
   it('read-only is the root alone', () => assert.deepEqual(spec({readOnly: true}).root, {path: 'rootfs', readonly: true}));
+  it('refuses a mount with mapped owners, which the runtime would leave as they are', () => {
+    for (const option of ['idmap', 'ridmap', 'idmap=uids=0-1-10']) {
+      assert.throws(
+        () => spec({mounts: [{type: 'bind', source: '/a', destination: '/b', options: ['rbind', option]}]}),
+        is('not_implemented'),
+      );
+      assert.throws(() => spec({volumes: [{source: '/a', destination: '/b', options: [option]}]}), is('not_implemented'));
+    }
+  });
+
   it('hostname', () => {
     assert.equal(spec({hostname: 'h'}).hostname, 'h');
     for (const name of [
