@@ -43,6 +43,8 @@ export interface ForegroundRun {
   readonly mounts: readonly Mount[] | ((owner: ProcessIdentity) => Promise<readonly Mount[]>);
   /** Called after the container and its mounts are gone, while the ID is still taken. */
   readonly onExit?: (failed: boolean) => Promise<void>;
+  /** Called before `onExit` of a container that has run. */
+  readonly onEnd?: (exit: ContainerExit) => void;
   /** Gets errors of the clean-up; they do not change the result of the run. */
   readonly onLeftover?: (err: unknown) => void;
   /** Of a container whose specification maps ids. */
@@ -430,6 +432,7 @@ export async function runForeground(run: ForegroundRun): Promise<ContainerExit> 
         if (isErrdefs(err)) await tidy(async () => run.onExit?.(true));
         throw err;
       });
+      run.onEnd?.(ending);
       await tidy(async () => run.onExit?.(false));
       return ending;
     } finally {

@@ -105,8 +105,11 @@ export async function startLauncher(
   void ended.then(() => {
     over = true;
   });
-  const failure = (text: string): ErrdefsError => {
+  const failure = async (text: string): Promise<ErrdefsError> => {
     const said = text.trim().split('\n', 1)[0];
+    // It says nothing more, so it ends.
+    if (said === '' && (await ended).signal !== null)
+      return new ErrdefsError('aborted', 'unable to mount: the process that mounts was killed', {hint: 'run it again'});
     if (said === '')
       return new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
         hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
@@ -148,13 +151,13 @@ export async function startLauncher(
         throw new ErrdefsError('resource_exhausted', `not enough loop devices: ${loops.length} needed`, {
           hint: 'end other containers, or create more devices /dev/loopN',
         });
-      throw failure(text);
+      throw await failure(text);
     },
     remount: async (plan, target) => {
       writeFstab(bundle, plan, target, 'fstab.2');
       child.write('remount\n');
       const text = await child.receive(MOUNTED);
-      if (!text.endsWith(MOUNTED)) throw failure(text);
+      if (!text.endsWith(MOUNTED)) throw await failure(text);
     },
     release: () => child.write('go\n'),
     releaseConnected: () => {

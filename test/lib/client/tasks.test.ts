@@ -85,6 +85,15 @@ describe('a detached task', () => {
     assert.deepEqual(r.left(), []);
   });
 
+  it('tells its end before its removal, in the foreground, too', async (t) => {
+    if (!requiresTasks(t)) return;
+    const r = await taskRig(t);
+    await r.ns.run(r.ref, 'a', {rm: true});
+    const told: string[] = [];
+    for await (const {topic, event} of await r.client.events()) if (event.container_id === 'a' || event.id === 'a') told.push(topic);
+    assert.deepEqual(told, ['/containers/create', '/tasks/create', '/tasks/start', '/tasks/exit', '/containers/delete']);
+  });
+
   it('with rm is removed when it ends, and whoever waits is told how it did', async (t) => {
     if (!requiresTasks(t)) return;
     const r = await taskRig(t);

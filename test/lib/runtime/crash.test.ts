@@ -5,6 +5,8 @@ import {join} from 'node:path';
 import {describe, it} from 'node:test';
 import {setTimeout as delay} from 'node:timers/promises';
 import {formatIdentity, liveness, ownIdentity, parseIdentity} from '../../../src/lib/fs/process.ts';
+import {startLauncher} from '../../../src/lib/runtime/launcher.ts';
+import {planMounts} from '../../../src/lib/runtime/mount-plan.ts';
 import {findRuntime} from '../../../src/lib/runtime/oci-runtime.ts';
 import {claimBundle, cleanup, listRuns, removeBundle, runPath, runtimeRoot} from '../../../src/lib/runtime/run-directory.ts';
 import {is, slow, temporaryDirectory} from '../../support/helpers.ts';
@@ -203,4 +205,13 @@ describe('a claim', () => {
     assert.throws(() => removeBundle(join(dir, 'c')), {code: 'ENOTEMPTY'});
     assert.equal(readFileSync(join(dir, 'c/bundle/rootfs/image'), 'utf8'), 'canary');
   });
+});
+
+it('a process that mounts and is killed is not taken for one without the right to mount', async (t) => {
+  if (!requiresRuntime(t)) return;
+  const bundle = temporaryDirectory(t);
+  mkdirSync(join(bundle, 'rootfs'));
+  const launcher = await startLauncher(bundle, ['/bin/true'], ['ignore', 'ignore', 'ignore']);
+  process.kill(launcher.pid, 'SIGKILL');
+  await assert.rejects(launcher.mount(planMounts([{type: 'tmpfs', source: 'tmpfs', options: []}])), is('aborted'));
 });

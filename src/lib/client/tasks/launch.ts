@@ -151,10 +151,10 @@ async function launchToEnd(
         ...common,
         tty,
         onStart: (pid) => tellStart(context, namespace, id, pid),
+        onEnd: (exit) => tell(context, namespace, id, 'exit', {id, exit_status: exit.exitStatus}),
         ...(stdio === undefined || stdio === 'inherit' ? {} : {stdio}),
         ...(onStreams === undefined ? {} : {onStreams, forwardSignals: false}),
       });
-      tell(context, namespace, id, 'exit', {id, exit_status: exitStatus});
       return {id, exitStatus};
     }
     const {startDetached} = await import('../../runtime/detached.ts');
