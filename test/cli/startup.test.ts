@@ -90,17 +90,29 @@ describe('start-up', () => {
     assert.ok(functions.includes('probeErofs'), 'names of functions are no longer seen');
   });
 
-  it('what enters the user namespace loads no store', () => {
+  /** Names and code of the files that are loaded with these, by the beginnings of their names. */
+  function loadedWith(...beginnings: readonly string[]): {files: ReadonlySet<string>; text: string} {
     const dist = join(root, 'dist/node');
-    const files = new Set(readdirSync(dist).filter((name) => name.startsWith('enter-user-namespace-')));
+    const files = new Set(readdirSync(dist).filter((name) => beginnings.some((beginning) => name.startsWith(beginning))));
     let text = '';
     for (const name of files) {
       const code = readFileSync(join(dist, name), 'utf8');
       for (const [, other] of code.matchAll(/(?:from|import)"\.\/([^"]+)"/g)) files.add(other!);
       text += code;
     }
-    assert.ok(text.includes('function claimGeneration'), 'names of functions are no longer seen');
+    assert.ok(text.includes('formatIdentity'), 'names of functions are no longer seen');
+    return {files, text};
+  }
+
+  it('what enters the user namespace loads no store', () => {
+    const {text} = loadedWith('enter-user-namespace-');
     assert.ok(!text.includes('JournalBackend=class'), `the store is loaded, ${text.length} bytes in all`);
+  });
+
+  it('what runs a container is in few files', () => {
+    const {files, text} = loadedWith('main.js', 'run-', 'commands-', 'foreground-run-', 'proper-lockfile-', 'event-log-');
+    assert.ok(text.includes('JournalBackend=class'), 'names of classes are no longer seen');
+    assert.ok(files.size <= 38, `${files.size} files are loaded`);
   });
 
   for (const words of [[''], ['images', '']])

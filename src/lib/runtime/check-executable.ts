@@ -4,7 +4,6 @@
  */
 import {Buffer} from 'node:buffer';
 import {readdirSync, readFileSync, type Stats} from 'node:fs';
-import {arch} from 'node:os';
 import {ErrdefsError, hasCode} from '../errdefs.ts';
 import type {MountPoints, ResolvedFile, RootReader} from './path-in-root.ts';
 import {isBind, type Spec} from './spec.ts';
@@ -91,10 +90,10 @@ function interpreterOf({what, found}: Program): string | undefined {
   const u64 = (buffer: Buffer, at: number): number => Number(little ? buffer.readBigUInt64LE(at) : buffer.readBigUInt64BE(at));
   const word = wide ? u64 : u32;
   const machine = u16(head, 18);
-  if (!(MACHINES[arch()]?.includes(machine) ?? true)) {
+  if (!(MACHINES[process.arch]?.includes(machine) ?? true)) {
     if (knowsForeignFormats()) return undefined;
     throw denied(
-      `${what} is built for another machine (ELF ${machine}, this one is ${arch()})`,
+      `${what} is built for another machine (ELF ${machine}, this one is ${process.arch})`,
       'pull the image for the platform of this machine',
     );
   }

@@ -122,7 +122,7 @@ function ownCapabilities(): readonly string[] {
 function readHostFacts(options: SpecRequest['options']): HostFacts {
   const {privileged = false, netHost = false, capAdd = [], devices = []} = options;
   return {
-    hostname: hostname(),
+    hostname: netHost ? hostname() : '',
     files: netHost ? ['/etc/hosts', '/etc/resolv.conf'].filter((file) => existsSync(file)) : [],
     capabilities: privileged || capAdd.includes('ALL') ? ownCapabilities() : [],
     devices: hasHostDevices(options) ? hostDevices('/dev') : [],

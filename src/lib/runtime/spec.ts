@@ -98,6 +98,7 @@ export interface Spec {
 
 /** Facts of the host that the options need. */
 export interface HostFacts {
+  /** Looked up only for the network of the host. */
   readonly hostname: string;
   /** Those of /etc/hosts and /etc/resolv.conf that exist. */
   readonly files: readonly string[];
