@@ -352,6 +352,15 @@ describe('a virtual machine', () => {
     );
     await ok('ctr containers rm -f limited');
     assert.equal(await machine.ok('groups-left'), '');
+    // A unit that was not delegated is systemd's to divide, which would drop the limits.
+    await ok(`systemd-run --user --quiet --unit undivided -E PATH="$PATH" ctr run --memory 64M ${image} limited sleep 1000`);
+    await machine.ok('until pgrep -x sleep; do sleep 0.5; done');
+    await ok('systemctl --user set-property --runtime undivided MemoryMax=300M');
+    assert.match(
+      await machine.ok('g=$(sed s/0::// /proc/$(pgrep -x sleep)/cgroup); echo $g; cat /sys/fs/cgroup/$g/memory.max'),
+      /\.scope\/limited~.*\n67108864\n$/,
+    );
+    await ok('ctr containers rm -f limited');
     await machine.ok(`loginctl disable-linger ${uid}; while test -d /run/user/${uid}; do sleep 0.5; done
       mkdir -p /sys/fs/cgroup/own; chown -R ${uid} /sys/fs/cgroup/own; echo $$ >/sys/fs/cgroup/own/cgroup.procs
       directory=/tmp/state

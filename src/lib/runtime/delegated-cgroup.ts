@@ -8,7 +8,7 @@
 import {accessSync, constants, existsSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {basename, dirname, join} from 'node:path';
 import {fromErrno} from '../errdefs.ts';
-import {findProgram, requireProgram} from '../fs/spawn.ts';
+import {findProgram, requireProgram, runSync} from '../fs/spawn.ts';
 import {isRootless, userID} from '../user-namespace-identity.ts';
 import {ignoreErrno} from './ignore-errno.ts';
 import {pathsOf, SUPERVISOR} from './own-cgroup.ts';
@@ -53,11 +53,6 @@ const isOurs = (group: string): boolean =>
 
 const controllersOf = (group: string): ReadonlySet<string> => new Set(wordsOf(join(CGROUPS, group, 'cgroup.controllers')));
 
-/** Whether nobody but this process is in its own group, which is then divided without disturbing anybody. */
-function isAlone(group: string): boolean {
-  return isOurs(group) && wordsOf(join(CGROUPS, group, 'cgroup.procs')).every((pid) => pid === String(process.pid));
-}
-
 interface Manager {
   /** Its group. */
   readonly group: string;
@@ -76,6 +71,25 @@ function findManager(): Manager | undefined {
   const systemdRun = findProgram('systemd-run');
   return existsSync(join(CGROUPS, group)) && runtimeDirectory && systemdRun ? {group, runtimeDirectory, systemdRun} : undefined;
 }
+
+/**
+ * Whether a group of this user's may be divided. Those of units belong to the user, too, but systemd takes controllers away again from the groups below
+ * one that it has not delegated. In a group of no unit nobody but its owner changes anything.
+ */
+function isDelegated(group: string): boolean {
+  const manager = findManager();
+  const unit = /^(?:.*\/)?([^/]+\.(?:service|scope))(?:\/|$)/.exec(manager === undefined ? '' : group.slice(manager.group.length))?.[1];
+  if (manager === undefined || unit === undefined || !group.startsWith(`${manager.group}/`)) return true;
+  const {status, stdout} = runSync('systemctl', ['--user', 'show', '--property=Delegate', '--value', '--', unit], {
+    package: 'systemd',
+    env: {XDG_RUNTIME_DIR: manager.runtimeDirectory},
+  });
+  return status === 0 && stdout.toString().trim() === 'yes';
+}
+
+/** Whether this process is in a group that can be divided without disturbing anybody. */
+const isAlone = (group: string): boolean =>
+  isOurs(group) && wordsOf(join(CGROUPS, group, 'cgroup.procs')).every((pid) => pid === String(process.pid)) && isDelegated(group);
 
 /** Words before a command that then runs in a scope of its own, which ends with the last process in it. systemd-run becomes the command. */
 function scopeOf(description: string): Words | undefined {
