@@ -9,6 +9,7 @@ function strays(value: unknown, shape: Shape, path = ''): string[] {
   if (shape === '*' || typeof value !== 'object' || value === null) return [];
   if (typeof shape === 'string') return strays(value, TYPES[shape] ?? {}, path);
   const shapes = (Array.isArray(shape) ? shape : [shape]) as readonly Shape[];
+  if (shapes.includes('*')) return [];
   return Object.entries(value).flatMap(([name, inner]) => {
     const own = shapes.map((one) => (typeof one === 'string' ? TYPES[one]! : one) as Readonly<Record<string, Shape>>);
     const next = own.flatMap((fields) => fields[name] ?? fields['*'] ?? []);

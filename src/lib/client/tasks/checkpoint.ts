@@ -37,7 +37,7 @@ import {
 import {notFoundIn} from '../not-found.ts';
 import type {CheckpointOptions, CheckpointResult, ProgressEvent, RestoreOptions, RunResult, TasksClient} from '../types/index.ts';
 import {tell} from './emit-task-event.ts';
-import {type FoundTask, findTask, findTaskIfAny} from './find-task.ts';
+import {type FoundTask, findTask, findTaskIfAny, hintWithoutTask} from './find-task.ts';
 import {asRunFailure} from './mark-run-failure.ts';
 import {recordedNetwork} from './network-options.ts';
 import {listProcesses} from './processes-and-freezer.ts';
@@ -220,7 +220,9 @@ export async function removeCheckpoint(context: Context, namespace: string, id: 
 /** How a container that has no checkpoint gets to run, or gets one. */
 async function hintInstead(context: Context, namespace: string, id: string): Promise<string | undefined> {
   const found = await findTaskIfAny(context, namespace, id);
-  if (found?.task.status !== 'running') return hintToRun(namespace, id, found?.task.status);
+  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (found === undefined) return record && hintWithoutTask(namespace, record);
+  if (found.task.status !== 'running') return hintToRun(namespace, id, found.task.status);
   try {
     dumpableRecord(found, namespace);
     return `make one: ${berth`-n ${namespace} containers checkpoint ${id}`}`;

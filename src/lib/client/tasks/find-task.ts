@@ -6,10 +6,11 @@ import {readIfPresent} from '../../fs/durable.ts';
 import {identityOf, liveness} from '../../fs/process.ts';
 import {validateIdentifier} from '../../oci/identifier.ts';
 import {cgroupOfProcess} from '../../runtime/metrics.ts';
-import {hintToRun} from '../../runtime/next-command.ts';
+import {hintToRemove, hintToRun} from '../../runtime/next-command.ts';
 import {containerState, findRuntime, type Runtime} from '../../runtime/oci-runtime.ts';
 import {isConnected, listRuns, type Run, removeTask, runPath, runtimeRoot, untilMade} from '../../runtime/run-directory.ts';
 import {readTaskEnd, readTaskRecord, type TaskRecord, taskFiles} from '../../runtime/task-record.ts';
+import type {ContainerRecord} from '../../store/records.ts';
 import {isRootless} from '../../user-namespace-identity.ts';
 import type {Context} from '../context.ts';
 import {runDirectory} from '../running-containers.ts';
@@ -86,6 +87,10 @@ export async function listTasks(context: Context, namespace: string): Promise<re
   return (await Promise.all(runs.map((run) => inspectTask(stateDir, run)))).filter((task) => task !== undefined);
 }
 
+/** What to do with a container that has no task: one that was not made to its end cannot be started. */
+export const hintWithoutTask = (namespace: string, {id, spec}: Pick<ContainerRecord, 'id' | 'spec'>): string =>
+  spec === null ? hintToRemove(namespace, [id], false) : hintToRun(namespace, id);
+
 /**
  * @param toEnd it is not to be started for this
  * @throws not_found the container has no task, or there is no such container
@@ -103,9 +108,13 @@ export async function findTask(
   const run = (await listRuns(stateDir, findRuntime(), id))[0];
   const found = run === undefined ? undefined : await inspectTask(stateDir, run);
   if (found !== undefined) return found;
-  const exists = context.store.view((tx) => tx.namespace(namespace).containers.find(id) !== undefined);
-  if (exists)
-    throw new ErrdefsError('not_found', `container ${JSON.stringify(id)} has no task`, toEnd ? {} : {hint: hintToRun(namespace, id)});
+  const record = context.store.view((tx) => tx.namespace(namespace).containers.find(id));
+  if (record !== undefined)
+    throw new ErrdefsError(
+      'not_found',
+      `container ${JSON.stringify(id)} has no task`,
+      toEnd ? {} : {hint: hintWithoutTask(namespace, record)},
+    );
   const {notFoundIn} = await import('../not-found.ts');
   throw notFoundIn(context.store, namespace, 'container', id, (ns) => ns.containers.find(id) !== undefined);
 }
