@@ -95,7 +95,7 @@ interface Given {
   readonly needs: readonly string[];
 }
 
-const CANDIDATES = ['word', '3', '10s', '5M', 'type=tmpfs,dst=/x', '/name', 'host', 'tmpfs', 'no', 'none'];
+const CANDIDATES = ['word', '3', '10s', '5M', 'type=tmpfs,dst=/x', 'json', 'host', 'tmpfs', 'no', 'none'];
 
 async function valueFor({words, positionals}: Spec, name: string, needs: readonly string[]): Promise<string> {
   for (const value of CANDIDATES)
