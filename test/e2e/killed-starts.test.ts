@@ -139,11 +139,12 @@ describe('a start in the background whose command is killed', () => {
     const [at, victim] = [join(work, 'at'), join(work, 'pid')];
     // Kills the command, and takes its time: the next one meets what is half done.
     const script = `#!/bin/sh
-at() { [ "$(cat '${at}' 2>/dev/null)" = "$1" ] || return 0; rm '${at}'; kill -9 "$(cat '${victim}')"; sleep 0.3; }
-for word; do case $word in create|start) verb=$word; break;; esac; done
-[ -z "$verb" ] || at "before $verb"
+at() { [ "$(cat '${at}' 2>/dev/null)" = "$1" ] || return 0; rm '${at}'; kill -9 "$(cat '${victim}')"; sleep "$2"; }
+for word; do case $word in create|start|run) verb=$word; break;; esac; done
+[ "$verb" != run ] || at "before run" 3
+[ -z "$verb" ] || at "before $verb" 0.3
 '${findProgram('runc')}' "$@"; status=$?
-[ -z "$verb" ] || at "after $verb"
+[ -z "$verb" ] || at "after $verb" 0.3
 exit $status
 `;
     const runtime = join(work, 'runc');
@@ -163,6 +164,14 @@ exit $status
         await ns.containers.delete('a');
         await ns.containers.create(ref, 'a', {args: SLEEP, runtime});
       }
+    // One in the foreground whose container is not made yet is taken over, too.
+    writeFileSync(at, 'before run');
+    const {child} = start({program: 'ctr', env} as never, ['-n', r.namespace, 'tasks', 'start', 'a']);
+    writeFileSync(victim, String(child.pid));
+    await once(child, 'exit');
+    assert.equal(child.signalCode, 'SIGKILL');
+    await ns.tasks.start('a', {detach: true});
+    assert.equal((await ns.tasks.get('a')).detached, true);
     await ns.containers.delete('a', {force: true});
     assert.equal((await r.client.check()).damage, 0);
   });

@@ -39,27 +39,28 @@ const LOG_TAIL = 64 << 10;
 /** Of criu's errors, so many are shown: the first ones say why, those behind them what was given up therefore. */
 const SHOWN_ERRORS = 3;
 
-/** Errors of a log of criu; empty without one. A container may have had a hand on the directory, so no link is followed. */
-function criuErrors(file: string): string {
-  let text = '';
+/** The end of criu's log; empty without one. A container may have had a hand on the directory, so no link is followed. */
+function endOfLog(file: string): string {
   try {
     const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
       const {size} = fstatSync(fd);
       const buffer = Buffer.alloc(Math.min(size, LOG_TAIL));
-      text = buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, Math.max(0, size - LOG_TAIL)));
+      return buffer.toString('utf8', 0, readSync(fd, buffer, 0, buffer.length, Math.max(0, size - LOG_TAIL)));
     } finally {
       closeSync(fd);
     }
   } catch {
     return ''; // criu did not get that far
   }
-  return text
+}
+
+const criuErrors = (log: string): string =>
+  log
     .split('\n')
     .flatMap((line) => /\bError \([^)]*\): (.*)$/.exec(line)?.[1] ?? [])
     .slice(0, SHOWN_ERRORS)
     .join('; ');
-}
 
 /** Whether a process's network namespace has TCP connections; see proc(5). */
 function hasConnections(pid: number): boolean {
@@ -86,13 +87,17 @@ export async function criuFailure(what: string, log: string, said: string, disk:
   if (isNearlyFull(disk))
     return new ErrdefsError('resource_exhausted', what, {hint: 'free disk space: "berth prune" or "berth images rm"'});
   const checked = await run('criu', ['check'], {package: 'criu'});
-  const words = criuErrors(log);
+  const end = endOfLog(log);
+  const words = criuErrors(end);
   if (checked.status !== 0) {
     const [first = ''] = checked.stderr.trim().split('\n').slice(-1);
     return new ErrdefsError('failed_precondition', `${what}: criu does not work on this machine: ${words || first || said}`, {
       hint: '"criu check" says what the kernel lacks',
     });
   }
+  // Its last words, whatever it was to do.
+  if (end !== '' && !end.includes(' FAILED.'))
+    return new ErrdefsError('aborted', `${what}: criu ended in the middle, as when it is killed: ${said}`, {hint: 'try again'});
   return new ErrdefsError('failed_precondition', `${what}: criu: ${words || said}`, hint === undefined ? {} : {hint});
 }
 

@@ -260,16 +260,17 @@ function isWithItsCommand(run: string): boolean {
 }
 
 /**
- * Whether a command that started a task in the background was killed before the container ran: nobody else is going to start it. One in
- * the foreground is made and started by the runtime in one go.
+ * Whether a command that started a task was killed before the container ran: nobody else is going to start it. One in the foreground is made
+ * and started by the runtime in one go: it is abandoned until it is made.
  */
 async function isAbandonedStart(stateDir: string, id: string): Promise<boolean> {
   const run = runPath(stateDir, id);
   const task = readTaskRecord(run);
-  if (task === undefined || task.io.kind === 'inherit' || existsSync(taskFiles(run, id).started) || isStarting(run)) return false;
+  if (task === undefined || existsSync(taskFiles(run, id).started) || isStarting(run)) return false;
   const holder = recordedProcess(run, 'runtime')?.identity;
   if (isWithItsCommand(run) || (holder !== undefined && liveness(holder) === 'unknown')) return false;
-  return !hasBeenCreated(run) || (await containerState(task.runtime, runtimeRoot(stateDir), id))?.status === 'created';
+  if (!hasBeenCreated(run)) return true;
+  return task.io.kind !== 'inherit' && (await containerState(task.runtime, runtimeRoot(stateDir), id))?.status === 'created';
 }
 
 const OWNER = (): string => `owner.${formatIdentity(ownIdentity())}`;
