@@ -31,6 +31,18 @@ export function inInitialUserNamespace(): boolean {
 /** Whether this process may not mount and run as root of the machine: it is another user, or that user's root in a user namespace. */
 export const isRootless = (): boolean => process.geteuid?.() !== 0 || !inInitialUserNamespace();
 
+const CAP_SYS_ADMIN = 21n;
+
+/** Whether this process has the capability that mounts and their namespaces need; see proc_pid_status(5). Without /proc it is believed to. */
+export function mayMount(): boolean {
+  try {
+    const mask = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))![1];
+    return ((BigInt(`0x${mask}`) >> CAP_SYS_ADMIN) & 1n) === 1n;
+  } catch {
+    return true;
+  }
+}
+
 /** @param action for the message @throws permission_denied this process is not root, neither of the machine nor of a user namespace */
 export function requireRoot(action: string): void {
   if (process.geteuid?.() !== 0)

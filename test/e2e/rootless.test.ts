@@ -324,11 +324,14 @@ describe('a user without root', () => {
     const works = 'berth push --plain-http --progress none "$1"; berth copy --plain-http --progress none "$1" "$2/copied:2"';
     const asRoot = await inside(
       '0',
-      `berth pull -q --plain-http "$1"; ${works}; berth unpack "$1" /tmp/bundle; echo 1 >/tmp/bundle/rootfs/made; berth repack /tmp/bundle made:1; berth diff made:1`,
+      `berth pull -q --plain-http "$1"; ${works}; berth unpack "$1" /tmp/bundle; echo 1 >/tmp/bundle/rootfs/made; berth repack /tmp/bundle made:1; berth diff made:1; printf '#!/bin/sh\necho runc version 1.3.0' >/usr/bin/runc; chmod +x /usr/bin/runc; berth run --rm "$1" x true`,
     );
-    const statuses = [...Array<string>(5).fill('status 0'), 'status 9'];
+    const statuses = [...Array<string>(5).fill('status 0'), 'status 9', 'status 125'];
     assert.deepEqual(asRoot.match(/status \d+/g), statuses, asRoot);
     assert.match(asRoot, /no mount namespace[\s\S]*SYS_ADMIN; pull, push, copy, unpack and repack need no mount/);
+    // Once, and not by unshare(1) itself, too.
+    assert.match(asRoot, /\nberth: container "x": unable to mount: no mount namespace: .*\nhint: .*SYS_ADMIN.*\nstatus 125\n/);
+    assert.doesNotMatch(asRoot, /^unshare:/m);
     const asUser = await inside('1000', `berth pull -q --no-unpack --plain-http "$1"; ${works}; berth pull -q --plain-http "$1"`);
     assert.deepEqual(asUser.match(/status \d+/g), ['status 0', 'status 0', 'status 0', 'status 9'], asUser);
     assert.match(asUser, /container that this runs in forbids it; without a user namespace: pull --no-unpack, push, copy/);

@@ -110,7 +110,7 @@ export async function checkMounts(directory: string): Promise<Check> {
         detail: `no mount namespace: ${unshared.stderr.trim()}`,
         // The kernel changes the propagation of mount points only.
         hint: readMountInfo('self').some(({target}) => target === '/')
-          ? 'root, or CAP_SYS_ADMIN in a container, is needed'
+          ? 'root, or the capability SYS_ADMIN in a container, is needed; pull, push, copy, unpack and repack need no mount'
           : 'in a chroot, its directory has to be a mount point: outside, mount --bind DIR DIR, then chroot DIR',
       };
     const options = `lowerdir=lower,upperdir=upper,workdir=work${isRootless() ? ',userxattr' : ''}`;

@@ -9,6 +9,7 @@ import {join} from 'node:path';
 import {ErrdefsError} from '../errdefs.ts';
 import {requireProgram} from '../fs/spawn.ts';
 import {type PipedStreams, type ProcessExit, type Stdio, spawnWithChannel} from '../fs/spawn-with-channel.ts';
+import {mayMount} from '../user-namespace-identity.ts';
 import {loopMounts, type Mounter, type MountPlan, writeFstab} from './mount-plan.ts';
 import {hasFreeLoopDevice, verifyLoopDevices} from './verify-loop-devices.ts';
 
@@ -74,6 +75,11 @@ const IN_SCOPE = 'exec 4>&2 2>&3 "$@"';
 const SCOPED = 'scoped\n';
 const AS_BEFORE = 'exec 2>&4 4>&-; echo scoped >&3';
 
+const noNamespace = (): ErrdefsError =>
+  new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
+    hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
+  });
+
 export interface LauncherOptions {
   /** The standard descriptor (0, 1 or 2) whose terminal settings to read. */
   readonly terminal?: number | undefined;
@@ -86,7 +92,7 @@ export interface LauncherOptions {
  * known yet, so the start can overlap other work.
  *
  * @param runtime argv of the runtime, its program as an absolute path
- * @throws unavailable unshare or mount is not installed
+ * @throws unavailable unshare or mount is not installed @throws failed_precondition this process may not mount
  */
 export async function startLauncher(
   bundle: string,
@@ -96,6 +102,8 @@ export async function startLauncher(
 ): Promise<Launcher> {
   const unshare = requireProgram('unshare', 'util-linux');
   requireProgram('mount', 'mount');
+  // unshare would say so on the container's standard error.
+  if (!mayMount()) throw noNamespace();
   const [before, script] = scope === undefined ? [[], SCRIPT] : [['/bin/sh', '-c', IN_SCOPE, 'sh', ...scope], `${AS_BEFORE}${SCRIPT}`];
   const own = [unshare, '-m', '--propagation', 'slave', '/bin/sh', '-c', script, 'sh', String(terminal ?? '-'), ...runtime];
   const argv = [...before, ...own] as [string, ...string[]];
@@ -110,10 +118,7 @@ export async function startLauncher(
     // It says nothing more, so it ends.
     if (said === '' && (await ended).signal !== null)
       return new ErrdefsError('aborted', 'unable to mount: the process that mounts was killed', {hint: 'run it again'});
-    if (said === '')
-      return new ErrdefsError('failed_precondition', 'unable to mount: no mount namespace', {
-        hint: 'a container that this runs in needs the capability SYS_ADMIN; pull, push, copy, unpack and repack need no mount',
-      });
+    if (said === '') return noNamespace();
     return new ErrdefsError('failed_precondition', `unable to mount: ${said}`, {hint: 'the kernel may say more: dmesg'});
   };
   return {
