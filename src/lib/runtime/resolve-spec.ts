@@ -236,7 +236,7 @@ const NAMESPACE_FILES: Readonly<Record<string, string>> = {network: 'net', mount
 /** See statfs(2). */
 const NSFS_MAGIC = 0x6e736673;
 
-/** Checks namespaces here, for the same reason. @throws not_found, permission_denied, invalid_argument it is none */
+/** Checks namespaces here, for the same reason; those that cannot be looked at are left to the runtime. @throws not_found, invalid_argument it is none */
 function checkNamespaces({joinNamespaces = []}: SpecOptions): void {
   for (const {type, path} of joinNamespaces) {
     const what = `${type} namespace ${JSON.stringify(path)}`;
@@ -244,6 +244,7 @@ function checkNamespaces({joinNamespaces = []}: SpecOptions): void {
     try {
       isOne = statfsSync(path).type === NSFS_MAGIC;
     } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'EACCES') continue;
       throw fromErrno(err, what);
     }
     if (!isOne)
