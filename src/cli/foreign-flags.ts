@@ -1,9 +1,9 @@
 /**
- * Flags of docker, podman, skopeo and ctr that the command of that name here does not have, each with what to do instead. Loaded when one is
+ * Flags of docker, podman, skopeo, umoci and ctr that the command of that name here does not have, each with what to do instead. Loaded when one is
  * given. Those of `run` are in unsupported-flags.ts.
  */
 
-/** Commands, separated by commas, or all; flags, separated by blanks; what to do. The first row with both decides. */
+/** Commands, separated by commas, or all; berth for flags before a command; flags, separated by blanks; what to do. The first row with both decides. */
 type Row = readonly [commands: string, flags: string, hint: string];
 
 const LISTS = 'containers ls, images ls, volumes ls';
@@ -131,6 +131,37 @@ const ROWS: readonly Row[] = [
   ['content edit', 'validate', 'leave it out: the digest is computed anew'],
   ['tasks rm', 'exec-id', 'a process of "berth tasks exec" leaves nothing that had to be removed'],
   ['namespaces rm', 'c cgroup', 'a control group goes with its container'],
+  ['commit', 'no-pause', 'leave it out: a container that runs is paused meanwhile, so that nothing changes its tree'],
+  ['tasks logs', 'details', '"berth containers info" shows the labels of a container'],
+  ['push', 'a all-tags', 'name the references: "berth images ls -q" prints them'],
+  ['volumes ls', 'cluster', 'leave it out: volumes are of this machine'],
+  [
+    'tasks stop, containers restart',
+    's signal',
+    '"berth tasks kill --signal NAME" sends another one; "berth run --stop-signal NAME" names the one of a container',
+  ],
+  ['containers info', 'l latest s size', '"berth containers ls --json" and "berth df" show more'],
+  ['containers info', 'f', 'write --format'],
+  ['containers ls', 'tree', 'leave it out'],
+  ['images import', 'c change m message', 'it takes archives of images; "berth images append" makes an image of another one and a tar'],
+  ['images mount', 'a all', 'without arguments it lists what is mounted'],
+  ['images unmount', 'a all f force', 'name the directory: "berth images mount -q" prints those of all mounts'],
+  ['images rm, images inspect', 'platform', 'an image is removed and shown with all its platforms'],
+  ['images ls', 'tree', '"berth images inspect" shows the tree of an image'],
+  ['containers start', 'checkpoint checkpoint-dir', 'see "berth containers restore"'],
+  ['containers rm', 'link', 'there are no links; --force ends it first'],
+  ['images tag', 'image', 'write two references: "berth images tag OLD NEW"'],
+  ['unpack, repack', 'image', 'write a reference of the namespace: "berth images import LAYOUT" stores the images of a layout'],
+  ['unpack', 'uid-map gid-map', 'owners are those of the image; "berth run --uidmap MAP" maps them'],
+  ['unpack', 'rootless', 'leave it out: it works without root, in a user namespace that it makes'],
+  ['unpack', 'keep-dirlinks', 'leave it out: a directory takes the place of a link, as in containerd'],
+  ['repack', 'no-history', 'each layer has an entry in the history: leave it out'],
+  ['repack', 'history.author', 'write --author'],
+  ['repack', 'history.comment', 'write --message'],
+  ['repack', 'history.created', 'write --created'],
+  ['repack', 'history.created_by', 'it names what made the layer: leave it out'],
+  ['gc', 'layout', 'it collects in the store; "berth copy oci:OLD:TAG oci:NEW:TAG" leaves behind what an image does not need'],
+  ['containers rm', 'image', 'a tag of a layout cannot be removed; "berth copy oci:OLD:TAG oci:NEW:TAG" copies those that stay'],
   ['copy', 'additional-tag', 'copy it again to the other tag: nothing is sent twice'],
   ['copy, sync', 'src-authfile dest-authfile', 'write --authfile, for both'],
   ['copy, sync', 'src-username src-password', 'write --src-creds USER, and --src-password-stdin'],
@@ -156,6 +187,29 @@ const ROWS: readonly Row[] = [
   ['login', 'v verbose', 'write --debug'],
   ['login', 'secret', 'write --password-stdin <FILE'],
   ['logout', 'a', 'write --all'],
+  ['berth', 'a address H host c context connection url identity ssh r remote', 'there is no daemon, so there is no address'],
+  [
+    'berth',
+    'tls tlscacert tlscert tlskey tlsverify',
+    'there is no daemon; certificates of registries are flags of the commands that ask them',
+  ],
+  ['berth', 'command-timeout', 'write --timeout'],
+  ['berth', 'insecure-policy policy registries.d', 'what is trusted is a label of the namespace: berth/require-signature'],
+  ['berth', 'verbose log log-level l D', 'write --debug'],
+  ['berth', 'out syslog', 'results go to standard output and messages to standard error: redirect them'],
+  ['berth', 'tmpdir imagestore volumepath data-root transient-store', 'write --root: all that stays is below it'],
+  ['berth', 'runroot', 'write --state'],
+  ['berth', 'config module', 'the files with defaults are in /etc/berth and ~/.config/berth: see "berth config show"'],
+  ['berth', 'conmon', 'it is looked for in PATH'],
+  ['berth', 'events-backend', 'leave it out: see "berth events"'],
+  ['berth', 'hooks-dir', 'a specification with hooks is given by "berth run --config FILE"'],
+  ['berth', 'network-config-dir cni-netconfpath', 'the directory of networks is in the variable NETCONFPATH'],
+  ['berth', 'network-cmd-path cni-path', 'the directory of plugins is in the variable CNI_PATH, and pasta is looked for in PATH'],
+  ['berth', 'runtime runtime-flag', 'give --runtime to "berth run"'],
+  ['berth', 'cgroup-manager', 'give --cgroup to "berth run"; "berth containers systemd" prints a unit'],
+  ['berth', 'storage-driver storage-opt', 'write --snapshotter'],
+  ['berth', 'insecure-registry', 'write --plain-http or --skip-verify after the command'],
+  ['config', 'image', 'see "berth images mutate" and "berth config show"'],
   ['*', 'tls-verify', 'write --plain-http for a registry without TLS, or --skip-verify to accept any certificate'],
   ['*', 'cert-dir', '--hosts-dir has certificates for each registry; --tlscacert, --tlscert and --tlskey name them'],
   ['*', 'no-creds', 'write --authfile /dev/null'],

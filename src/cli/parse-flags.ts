@@ -57,7 +57,7 @@ export async function parseFlags(
 ): Promise<{flags: Record<string, unknown>; args: Record<string, unknown>}> {
   if (split.error !== undefined) throw usage(split.error.message, split.error.hint);
   checkCombinations(split, flags, usage);
-  const parsedArgs = bindArgs(split.positionals, args, usage, missingHints);
+  const parsedArgs = bindArgs(split, args, usage, missingHints);
   const parsedFlags: Record<string, unknown> = {};
   for (const [name, flag] of Object.entries(flags)) parsedFlags[name] = await flagValue(name, flag, split.flags.get(name), settings, usage);
   return {flags: parsedFlags, args: parsedArgs};
@@ -76,7 +76,7 @@ function checkCombinations({flags: given}: SplitArgv, flags: FlagInput, usage: U
 
 /** An argument with `multiple` is the last one. */
 function bindArgs(
-  positionals: readonly string[],
+  {positionals, lastTaken}: SplitArgv,
   args: ArgInput,
   usage: UsageError,
   missingHints: Readonly<Record<string, string>>,
@@ -86,7 +86,11 @@ function bindArgs(
   if (missing.length > 0)
     throw usage(
       `missing argument${missing.length === 1 ? '' : 's'}: ${missing.map(([name]) => name.toUpperCase()).join(', ')}`,
-      missing.length === 1 ? missingHints[missing[0]![0]] : undefined,
+      lastTaken !== undefined
+        ? `the last word is the value of ${lastTaken}`
+        : missing.length === 1
+          ? missingHints[missing[0]![0]]
+          : undefined,
     );
   const isOpen = entries.at(-1)?.[1].multiple === true;
   if (!isOpen && positionals.length > entries.length) throw usage(`unexpected argument ${JSON.stringify(positionals[entries.length])}`);

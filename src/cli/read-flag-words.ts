@@ -128,6 +128,8 @@ export interface SplitArgv {
   readonly positionals: readonly string[];
   /** The words after the command's own positionals, untouched. */
   readonly tail: readonly string[];
+  /** The flag, as it was written, whose value is the last word. */
+  readonly lastTaken: string | undefined;
   /** The first error. The rest is read all the same: `--json` and `--help` count wherever they are. */
   readonly error: ErrdefsError | undefined;
 }
@@ -165,6 +167,7 @@ export function splitArgv(
 
   let i = 0;
   let flagsEnded = false;
+  let lastTaken: string | undefined;
   const isWhole = (): boolean => positionals.length >= bound - replacing.filter((name) => values.has(name)).length;
   while (i < argv.length && !isWhole()) {
     const word = argv[i]!;
@@ -175,17 +178,19 @@ export function splitArgv(
     }
     if (flagsEnded || !word.startsWith('-') || word === '-') {
       positionals.push(word);
+      lastTaken = undefined;
       i++;
       continue;
     }
     try {
       const {length, given} = readFlag(argv, i, flags, hints);
       given.forEach(add);
+      lastTaken = length === 2 ? word : undefined;
       i += length;
     } catch (err) {
       error ??= err as ErrdefsError;
       i++;
     }
   }
-  return {flags: values, positionals, tail: argv.slice(i), error};
+  return {flags: values, positionals, tail: argv.slice(i), lastTaken, error};
 }

@@ -45,7 +45,7 @@ export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T
     }
     if ((word === '--version' || word === '-v') && words.length === 0) return {kind: 'version'};
     if (word.startsWith('-')) {
-      const {length, given} = readEarlyFlag(argv, i);
+      const {length, given} = readEarlyFlag(argv, i, words.length === 0 ? undefined : canonicalID(table, words), table);
       if (length === 2) taken.set(word, argv[i + 1]!);
       earlyFlags.push(...given);
       i += length;
@@ -60,17 +60,22 @@ export function resolveCommand<T>(argv: readonly string[], table: CommandTable<T
   return {kind: 'help', id: words.length === 0 ? '' : canonicalID(table, words)};
 }
 
-/** @throws invalid_argument this flag may not stand before a command */
-function readEarlyFlag(argv: readonly string[], i: number): ReadFlag {
+/**
+ * @param topic the word before the flag
+ * @throws invalid_argument this flag may not stand before a command
+ */
+function readEarlyFlag<T>(argv: readonly string[], i: number, topic: string | undefined, table: CommandTable<T>): ReadFlag {
   try {
     return readFlag(argv, i, EARLY_FLAGS);
   } catch (err) {
-    const {message, hint} = err as ErrdefsError;
-    const isAddress = /^(-a|--?address)\b/.test(argv[i]!);
+    const {message, hint, details} = err as ErrdefsError;
+    const list = `${topic} ls`;
+    const help = Object.hasOwn(table.commands, list)
+      ? `"berth ${list}" has flags of its own, and "berth ${topic} --help" lists the commands`
+      : `see "berth ${topic === undefined ? '' : `${topic} `}--help"`;
     throw new ErrdefsError('invalid_argument', message, {
-      hint: isAddress
-        ? 'there is no daemon, so there is no address'
-        : (hint ?? `only global flags may stand before the command: see "berth --help"`),
+      hint: hint ?? `only global flags may stand before the command: ${help}`,
+      ...(details?.flag === undefined ? {} : {details: {flag: details.flag, before: topic ?? 'berth'}}),
     });
   }
 }
@@ -101,7 +106,8 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   'images decrypt': 'encrypted layers cannot be read; skopeo copies them with --decryption-key',
   'images encrypt': 'images are not encrypted; skopeo does it with --encryption-key',
   import: 'see "berth images import"',
-  init: 'see "berth containers create"; --init runs tini in a container',
+  init: 'see "berth containers create"; --init runs tini in a container; a layout is made by what is copied to it: "berth copy REF oci:DIR"',
+  insert: 'see "berth images append" and "berth cp"',
   install: '"berth images export" and "berth unpack" write files of an image',
   kube: 'berth runs single containers',
   'list-tags': 'see "berth tags"',
@@ -113,18 +119,24 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   manifest: 'see "berth inspect --raw"',
   mount: 'see "berth images mount" and "berth snapshots mounts"; "berth cp" copies files of a container',
   network: 'networks are those of /etc/cni/net.d',
+  new: 'see "berth images append": it makes an image of another one and a tar',
   node: 'berth runs single containers, on one machine',
   plugin: 'berth has no plugins: see "berth info" and "berth doctor"',
   plugins: 'berth has no plugins: see "berth info" and "berth doctor"',
   pod: 'berth runs single containers; --with-ns joins the namespaces of another one',
   port: 'the ports of a container are in "berth tasks ls --json"',
   pprof: 'there is no daemon to look into',
+  raw: 'see "berth images append", "berth oci spec" and "berth unpack"',
   reload: 'there is nothing to load: volumes are directories of the state directory',
+  remove: 'see "berth images rm", "berth containers rm" and "berth tasks rm"',
   rename: 'a container keeps its identifier; "berth commit" makes an image for another one',
   restore: 'see "berth containers checkpoint" and "berth containers restore"',
   runlabel: '"berth images inspect --content" shows the labels of an image',
+  s: 'berth has no sandboxes; containers can share namespaces',
+  sandbox: 'berth has no sandboxes; containers can share namespaces',
   sandboxes: 'berth has no sandboxes; containers can share namespaces',
   save: 'see "berth images export"',
+  sb: 'berth has no sandboxes; containers can share namespaces',
   scp: 'see "berth copy", or "berth images export - REF" to a pipe',
   search: 'registries have no search: see "berth catalog" and "berth tags"',
   secret: 'mount a file: --volume FILE:/run/secrets/NAME:ro',
@@ -134,6 +146,7 @@ const OTHER_TOOLS: Readonly<Record<string, string>> = {
   stack: 'berth runs single containers',
   'standalone-sign': 'cosign signs; "berth images verify" and policies of namespaces check',
   'standalone-verify': 'see "berth images verify"',
+  stat: 'see "berth images inspect --content"',
   swarm: 'berth runs single containers, on one machine',
   system: 'see "berth df", "berth prune", "berth info" and "berth events"',
   tree: 'see "berth images inspect"',

@@ -1,5 +1,5 @@
 /** Runs a command line: finds the command, executes it, reports what fails. */
-import {exitStatus} from '../lib/errdefs.ts';
+import {ErrdefsError, exitStatus, isErrdefs} from '../lib/errdefs.ts';
 import {BROKEN_PIPE_STATUS, BrokenPipe, type Context} from './command-context.ts';
 import type {Commands, Exit} from './command-types.ts';
 import {readSettings} from './config-file.ts';
@@ -53,9 +53,22 @@ export async function runCommandLine(argv: readonly string[], commands: Commands
     return {status: 0};
   } catch (err) {
     if (err instanceof BrokenPipe) return {status: BROKEN_PIPE_STATUS};
-    await reportError(err, context, {json: argv.includes('--json'), debug: argv.includes('--debug'), here: whereOf(context.program, argv)});
+    await reportError(await explained(err), context, {
+      json: argv.includes('--json'),
+      debug: argv.includes('--debug'),
+      here: whereOf(context.program, argv),
+    });
     return {status: exitStatus(err)};
   }
+}
+
+/** An error of a flag before the command, with what to do instead if another tool has that flag. */
+async function explained(err: unknown): Promise<unknown> {
+  const {flag, before} = (isErrdefs(err) ? err.details : undefined) ?? {};
+  if (!isErrdefs(err) || typeof flag !== 'string' || typeof before !== 'string') return err;
+  const {foreignFlagHint} = await import('./foreign-flags.ts');
+  const hint = foreignFlagHint(before, flag) ?? err.hint;
+  return new ErrdefsError(err.code, err.message, {...(hint === undefined ? {} : {hint}), cause: err});
 }
 
 /** Where a command line works of which no command is known: by the flags before its first word. */

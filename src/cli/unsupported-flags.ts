@@ -40,7 +40,7 @@ export const TASK_CHECKPOINT_HINTS: FlagHints = {
 export const RESTORE_HINTS: FlagHints = {
   ...each('rw ignore-rootfs ignore-volumes', FILES_STAY),
   ...each('live', 'leave it out: the processes go on'),
-  ...each('i import n name pod', STAYS),
+  ...each('i import import-previous n name pod', STAYS),
   ...each('p publish ignore-static-ip ignore-static-mac', 'the network is that of the container'),
   ...each('tcp-established', 'leave it out: the checkpoint says whether it has connections'),
   ...each('print-stats', 'leave it out'),

@@ -9,7 +9,7 @@ export default class Logout extends BaseCommand {
   static override examples = ['logout registry.example', 'logout --all'];
   static override args = {registry: Args.string({description: 'registry, or a repository or directory of repositories in it'})};
   static override flags = {
-    all: Flags.boolean({description: 'remove the credentials of all registries'}),
+    all: Flags.boolean({char: 'a', description: 'remove the credentials of all registries'}),
     authfile: Flags.string({helpValue: 'FILE', description: 'the only file to remove them from'}),
   };
 

@@ -1,13 +1,13 @@
-/** What people type who know ctr, docker and podman: each flag of their `run` is supported, or refused by name with what to do instead. */
+/** What people type who know ctr, docker, podman, skopeo and umoci: each command and flag means the same here, or is refused by name with what to do instead. */
 import assert from 'node:assert/strict';
-import {execFileSync, spawnSync} from 'node:child_process';
 import {readFileSync} from 'node:fs';
 import {join} from 'node:path';
-import {describe, it} from 'node:test';
+import {describe, it, type TestContext} from 'node:test';
+import type {FlagInput} from '@oclif/core/parser';
 import type {CommandClass} from '../../src/cli/command-types.ts';
 import {foreignFlagHint} from '../../src/cli/foreign-flags.ts';
-import {readFlag} from '../../src/cli/read-flag-words.ts';
-import {canonicalID, resolveCommand} from '../../src/cli/resolve-command.ts';
+import {type FlagHints, readFlag} from '../../src/cli/read-flag-words.ts';
+import {EARLY_FLAGS, resolveCommand} from '../../src/cli/resolve-command.ts';
 import {GLOBAL_FLAGS} from '../../src/cli/shared-flags.ts';
 import {UNSUPPORTED_FLAGS} from '../../src/cli/unsupported-flags.ts';
 import Checkpoint from '../../src/commands/containers/checkpoint.ts';
@@ -22,33 +22,11 @@ import Kill from '../../src/commands/tasks/kill.ts';
 import Remove from '../../src/commands/tasks/rm.ts';
 import Start from '../../src/commands/tasks/start.ts';
 import {ErrdefsError} from '../../src/lib/errdefs.ts';
+import {commandsOf, DOCKER_COMMANDS, type ForeignCommand} from '../support/foreign-commands.ts';
 import {requiresProgram} from '../support/helpers.ts';
 import {root} from './harness.ts';
 
 const words = (text: string): readonly string[] => text.trim().split(/\s+/);
-
-/** `docker run --help` of 29. */
-const DOCKER = words(`
-  --add-host --annotation --attach --blkio-weight --blkio-weight-device --cap-add --cap-drop --cgroup-parent --cgroupns --cidfile --cpu-count
-  --cpu-percent --cpu-period --cpu-quota --cpu-rt-period --cpu-rt-runtime --cpu-shares --cpus --cpuset-cpus --cpuset-mems --detach --detach-keys
-  --device --device-cgroup-rule --device-read-bps --device-read-iops --device-write-bps --device-write-iops --disable-content-trust --dns
-  --dns-opt --dns-option --dns-search --domainname --entrypoint --env --env-file --expose --gpus --group-add --health-cmd --health-interval
-  --health-retries --health-start-interval --health-start-period --health-timeout --help --hostname --init --interactive --io-maxbandwidth
-  --io-maxiops --ip --ip6 --ipc --isolation --kernel-memory --label --label-file --link --link-local-ip --log-driver --log-opt --mac-address
-  --memory --memory-reservation --memory-swap --memory-swappiness --mount --name --net --net-alias --network --network-alias --no-healthcheck
-  --oom-kill-disable --oom-score-adj --pid --pids-limit --platform --privileged --publish --publish-all --pull --quiet --read-only --restart
-  --rm --runtime --security-opt --shm-size --sig-proxy --stop-signal --stop-timeout --storage-opt --sysctl --tmpfs --tty --ulimit
-  --use-api-socket --user --userns --uts --volume --volume-driver --volumes-from --workdir
-  -a -d -e -h -i -l -m -p -P -q -t -u -v -w`);
-
-/** `ctr run --help` of containerd 1.7 and 2.2. */
-const CTR = words(`
-  --allow-new-privs --annotation --apparmor-default-profile --apparmor-profile --blockio-class --blockio-config-file --cap-add --cap-drop
-  --cgroup --cni --config --cpu-period --cpu-quota --cpu-shares --cpus --cpuset-cpus --cpuset-mems --cwd --detach --device --dump-config --entrypoint
-  --env --env-file --fifo-dir --gidmap --gpus --hostname --label --log-uri --memory-limit --mount --net-host --no-pivot --null-io --pid-file
-  --platform --privileged --privileged-without-host-devices --rdt-class --read-only --remap-labels --rlimit-nofile --rm --rootfs
-  --rootfs-propagation --runc-binary --runc-root --runc-systemd-cgroup --runtime --runtime-config-path --sandbox --seccomp --seccomp-profile
-  --snapshotter --snapshotter-label --tty --uidmap --user --with-ns -c -d -t -u`);
 
 const flags = {...GLOBAL_FLAGS, ...Run.flags};
 /** A value that no flag converts: only names matter here. */
@@ -62,28 +40,7 @@ const isKnown = (flag: string): boolean => {
   }
 };
 
-function assertAnswered(flag: string): void {
-  const hint = UNSUPPORTED_FLAGS[flag];
-  assert.notEqual(
-    isKnown(flag),
-    hint !== undefined,
-    `${flag}: supported and refused by name exclude each other, and one of them is needed`,
-  );
-}
-
 describe('flags of other programs', () => {
-  it('of docker and ctr are supported or refused by name', () => {
-    for (const flag of [...DOCKER, ...CTR]) assertAnswered(flag);
-  });
-
-  it('of the podman here, too', (t) => {
-    if (!requiresProgram(t, 'podman')) return;
-    const help = execFileSync('podman', ['run', '--help'], {encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore']});
-    const found = [...help.matchAll(/^ +(?:(-[a-zA-Z]), )?(--[a-z0-9-]+)/gm)].flatMap(([, short, long]) => [short ?? [], long!].flat());
-    assert.ok(found.length > 100, `${found.length} flags`);
-    for (const flag of found) assertAnswered(flag);
-  });
-
   it('that are refused are not refused for nothing', () => {
     for (const [flag, hint] of Object.entries(UNSUPPORTED_FLAGS)) assert.ok(!isKnown(flag), `${flag}: ${hint}`);
   });
@@ -112,83 +69,126 @@ describe('flags of other programs', () => {
     });
 });
 
-/** What a program prints with `--help`. */
-const helpOf = (program: string, line: readonly string[]): string => spawnSync(program, [...line, '--help'], {encoding: 'utf8'}).stdout;
-
-/** Commands that a program's help lists. */
-function listed(program: string, line: readonly string[] = []): readonly (readonly string[])[] {
-  const [, text = ''] = /(?:Commands|COMMANDS):\n([\s\S]*?)\n(?:Options|Flags|OPTIONS|GLOBAL OPTIONS):/.exec(helpOf(program, line)) ?? [];
-  return [...text.matchAll(/^ +([a-z][\w-]*)/gm)].map(([, name]) => [...line, name!]).filter((found) => found.at(-1) !== 'help');
-}
-
-const flagsIn = (help: string): readonly string[] =>
-  [...help.slice(Math.max(0, help.search(/OPTIONS:|Options:|Flags:/))).matchAll(/(?<=^ +|, )--?[a-zA-Z][a-zA-Z0-9-]*/gm)].map(
-    ([flag]) => flag,
-  );
-
 const commandOf = async (id: string): Promise<CommandClass> => (await COMMANDS.commands[id]!()).default;
 
-async function isAnswered(id: string, flag: string): Promise<boolean> {
-  const {flags: own, flagHints} = await commandOf(id);
+/** The error of a line that is no command here. */
+function refusal(line: readonly string[]): ErrdefsError | undefined {
   try {
-    readFlag([flag, 'x'], 0, {...GLOBAL_FLAGS, ...own}, flagHints);
-    return true;
+    resolveCommand(line, COMMANDS);
+    return undefined;
   } catch (err) {
     assert.ok(err instanceof ErrdefsError);
-    return !err.message.includes('unknown flag') || flagHints[flag] !== undefined || foreignFlagHint(id, flag) !== undefined;
+    return err;
   }
 }
 
-/** Docker is no test's need: its commands are these, and podman has its flags. */
-const DOCKER_COMMANDS = [
-  ...words(`attach bake build builder buildx commit compose config container context cp create diff events exec export history image images
-    import info inspect kill load login logout logs manifest network node pause plugin port ps pull push rename restart rm rmi run save search
-    secret service stack start stats stop swarm system tag top trust unpause update version volume wait`).map((name) => [name]),
-  ...Object.entries({
-    container: `attach commit cp create diff exec export inspect kill logs ls pause port prune rename restart rm run start stats stop top unpause
-      update wait`,
-    image: 'build history import inspect load ls prune pull push rm save tag',
-    volume: 'create inspect ls prune rm update',
-  }).flatMap(([topic, verbs]) => words(verbs).map((verb) => [topic, verb])),
-];
+/** The id of the command or topic here; of `content prune references` the last word is an argument. */
+function idOf(line: readonly string[]): string {
+  const resolved = resolveCommand(line, COMMANDS);
+  assert.ok(resolved.kind !== 'version');
+  return resolved.id;
+}
 
-const PROGRAMS: Readonly<Record<string, () => readonly (readonly string[])[]>> = {
-  docker: () => DOCKER_COMMANDS,
-  podman: () => ['', 'container', 'image', 'volume', 'system'].flatMap((topic) => listed('podman', topic === '' ? [] : [topic])),
-  skopeo: () => listed('skopeo'),
-  ctr: () =>
-    ['', 'images', 'containers', 'content', 'snapshots', 'tasks', 'namespaces', 'leases'].flatMap((topic) =>
-      listed('ctr', topic === '' ? [] : [topic]),
-    ),
+const read: Readonly<Record<string, () => Promise<readonly ForeignCommand[]>>> = {
+  docker: async () => DOCKER_COMMANDS,
+  ...Object.fromEntries(
+    ['ctr', 'skopeo', 'umoci', 'podman'].map((program) => [
+      program,
+      memoized(() => commandsOf(program, (line) => line.length > 0 && refusal(line) !== undefined)),
+    ]),
+  ),
 };
 
+function memoized<T>(make: () => Promise<T>): () => Promise<T> {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make();
+    return made;
+  };
+}
+
+/** What a flag means here: our flag; `refused`, with what to do instead; `unknown`. */
+async function meaningOf(id: string | undefined, flag: string): Promise<{readonly name: string; readonly takesValue?: boolean}> {
+  const {flags: own, flagHints} = id === undefined ? {flags: EARLY_FLAGS, flagHints: {} as FlagHints} : await commandOf(id);
+  const known: FlagInput = {...GLOBAL_FLAGS, ...own};
+  try {
+    const {given} = readFlag([flag, 'x'], 0, known, flagHints);
+    assert.equal(given.length, 1, `${flag} is several flags here`);
+    return {name: given[0]!.name, takesValue: known[given[0]!.name]!.type === 'option'};
+  } catch (err) {
+    assert.ok(err instanceof ErrdefsError);
+    if (!err.message.includes('unknown flag')) throw err;
+    return {name: (flagHints[flag] ?? foreignFlagHint(id ?? 'berth', flag)) === undefined ? 'unknown' : 'refused'};
+  }
+}
+
+/** Short flags that mean something else here, and what happens. */
+const OTHERWISE: readonly (readonly [lines: RegExp, flag: string, meaning: string])[] = [
+  // A number is no namespace of anybody, and a command that misses its argument says that -n took it.
+  [/ inspect$| logs$| ls$| list$| ps$/, '-n', 'namespace'],
+  // As in ctr. A file that does not exist is refused.
+  [/ run$| create$/, '-c', 'config'],
+  // docker's --timeout is --time here, as in docker before; --timeout is the time limit of the command.
+  [/ stop$| restart$/, '-t', 'time'],
+  // As everywhere: help. The host name is --hostname.
+  [/ run$| create$/, '-h', 'help'],
+  // A container that is restored keeps its name.
+  [/ restore$/, '-n', 'namespace'],
+  // A filter of docker is no filter here, and is refused.
+  [/ events$/, '-f', 'follow'],
+];
+
+/** Aliases that are other commands here. */
+const OTHER_ALIASES = ['umoci rm'];
+
 describe('commands of other programs', () => {
-  for (const [program, commands] of Object.entries(PROGRAMS)) {
-    it(`of ${program} are ours, or refused by name with what to do`, (t) => {
-      if (program !== 'docker' && !requiresProgram(t, program)) return;
-      const lines = commands();
-      assert.ok(lines.length > 5);
-      for (const line of lines)
-        try {
-          resolveCommand(line, COMMANDS);
-        } catch (err) {
-          assert.ok(err instanceof ErrdefsError);
-          assert.doesNotMatch(err.hint!, /^see "berth (?:\w+ )?--help"$|^did you mean/, line.join(' '));
+  for (const [program, commands] of Object.entries(read)) {
+    const has = (t: TestContext): boolean => program === 'docker' || requiresProgram(t, program);
+
+    it(`of ${program} are ours, or refused by name with what to do`, async (t) => {
+      if (!has(t)) return;
+      const found = await commands();
+      assert.ok(found.length > 10, `${found.length} commands`);
+      for (const {line, aliases} of found) {
+        const err = refusal(line);
+        if (err !== undefined) assert.doesNotMatch(err.hint!, /^see "berth (?:\w+ )?--help"$|^did you mean/, line.join(' '));
+        for (const alias of aliases) {
+          const other = [...line.slice(0, -1), alias];
+          if (OTHER_ALIASES.includes(`${program} ${other.join(' ')}`)) continue;
+          if (err === undefined) assert.equal(idOf(other), idOf(line), other.join(' '));
+          else assert.doesNotMatch(refusal(other)?.hint ?? '', /^see "berth (?:\w+ )?--help"$|^did you mean|^$/, other.join(' '));
         }
+      }
     });
 
-    if (program !== 'docker')
-      it(`of ${program} have flags that are ours, or refused by name with what to do`, async (t) => {
-        if (!requiresProgram(t, program)) return;
-        const unanswered: string[] = [];
-        for (const line of commands()) {
-          const id = canonicalID(COMMANDS, line);
-          if (!Object.hasOwn(COMMANDS.commands, id)) continue;
-          for (const flag of flagsIn(helpOf(program, line)))
-            if (!(await isAnswered(id, flag))) unanswered.push(`${line.join(' ')} ${flag}`);
+    it(`of ${program} have flags that mean the same here, or are refused by name with what to do`, async (t) => {
+      if (!has(t)) return;
+      const wrong: string[] = [];
+      let count = 0;
+      for (const {line, flags: theirs} of await commands()) {
+        if (refusal(line) !== undefined) continue;
+        const id = line.length === 0 ? undefined : idOf(line);
+        if (id !== undefined && !Object.hasOwn(COMMANDS.commands, id)) continue;
+        const typed = [program, ...line].join(' ');
+        for (const {names, takesValue} of theirs) {
+          if (id === undefined && names.some((name) => /^--(?:help|version)$/.test(name))) continue;
+          count++;
+          const meanings = new Map<string, Awaited<ReturnType<typeof meaningOf>>>();
+          for (const name of names) meanings.set(name, await meaningOf(id, name));
+          const long = meanings.get(names.find((name) => name.startsWith('--')) ?? names[0]!)!;
+          for (const [name, ours] of meanings) {
+            if (ours.name === 'refused') continue;
+            if (OTHERWISE.some(([lines, flag, meaning]) => flag === name && meaning === ours.name && lines.test(typed))) continue;
+            if (ours.name === 'unknown') wrong.push(`${typed} ${name}: unknown`);
+            else if (ours.name !== long.name) wrong.push(`${typed} ${name}: is --${ours.name} here, and ${names.join(', ')} there`);
+            else if (takesValue !== undefined && ours.takesValue !== takesValue)
+              wrong.push(`${typed} ${name}: takes ${takesValue ? 'a' : 'no'} value there`);
+          }
         }
-        assert.deepEqual(unanswered, []);
-      });
+      }
+      assert.ok(count > 15, `${count} flags`);
+      assert.deepEqual(wrong, []);
+    });
   }
 });
 
